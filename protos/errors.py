@@ -1,0 +1,70 @@
+"""Every error that Twinspire raises on purpose.
+
+    TwinspireError
+    ├── InvalidInput          a request or a record is wrong: which field, and why
+    │   └── UnknownItem       an item id that the catalogue does not hold
+    ├── ConfigError           a TOML file is wrong: which file, which key, what was expected
+    ├── DataError             a data file is wrong: which file, row and column, what was expected
+    ├── BundleError           a bundle cannot be used
+    │   ├── BundleDamaged     a file is missing, or is not the one that the manifest describes
+    │   └── BundleTooNew      the manifest's schema is newer than this program
+    ├── MissingStage          a stage has nothing to work on yet: which command comes first
+    ├── GateRefused           a measured figure is outside its bound: which, and by how much
+    └── Unavailable           the service cannot answer now; the same request may succeed later
+
+No transport codes live here; `serving/status.py` maps each class to one.
+"""
+
+
+class TwinspireError(Exception):
+    """Base of every error raised on purpose; its text is fit to be shown to the person who caused it."""
+
+
+class InvalidInput(TwinspireError):
+    """A request or a record is wrong.
+
+    Args:
+        field: the field at fault, as its owner would write it (`query.text`, `k`).
+        reason: what was found and what was expected.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class UnknownItem(InvalidInput):
+    """An item id that the catalogue does not hold."""
+
+
+class ConfigError(TwinspireError):
+    """A TOML file is wrong; the text names file and key."""
+
+
+class DataError(TwinspireError):
+    """A data file is wrong; the text names file, row and column."""
+
+
+class BundleError(TwinspireError):
+    """A bundle cannot be used."""
+
+
+class BundleDamaged(BundleError):
+    """A file of a bundle is missing, or is not the one that the manifest describes."""
+
+
+class BundleTooNew(BundleError):
+    """The manifest's schema version is newer than this program understands."""
+
+
+class MissingStage(TwinspireError):
+    """A stage has nothing to work on yet; the text says which command comes first."""
+
+
+class GateRefused(TwinspireError):
+    """A measured figure is outside its bound; the text gives figure and bound."""
+
+
+class Unavailable(TwinspireError):
+    """The service cannot answer now; the same request may succeed later."""

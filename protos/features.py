@@ -1,0 +1,200 @@
+"""What a raw record becomes before it reaches a tower; training, export and serving all call this.
+
+A feature spec says which column feeds a tower and how. `to_arrays` turns columns of raw values into the
+arrays that a tower (torch or ONNX) takes, one per feature, batch first:
+
+| kind     | raw value            | array                                                       |
+|----------|----------------------|-------------------------------------------------------------|
+| text     | str                  | int32 (B, L): code points after NFKC and casefold, 0 is padding |
+| category | str, or list of str  | int64 (B, C): rows of the vocabulary, 0 is padding, 1 unknown   |
+| number   | float, None if absent | float32 (B, 1): the value as it is, NaN where absent        |
+
+Everything after that (word hashing, embedding, scaling) happens inside the tower's graph.
+"""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.errors import InvalidInput
+
+PADDING = 0
+UNKNOWN = 1
+FIRST_KNOWN = 2
+
+
+@dataclass(frozen=True)
+class TextFeature:
+    """Free text.
+
+    Args:
+        column: the column that is read in training and evaluation.
+        max_length: code points kept, counted after normalisation; the rest is cut off.
+        catalogue_column: the column that the served catalogue is encoded from, where it differs: an
+            item's text must not hold its own query while quality is measured, but may when served.
+    """
+
+    kind: Literal["text"]
+    column: str
+    max_length: int = 256
+    catalogue_column: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_length <= 65_536:
+            raise ValueError(f"max_length: expected 1 to 65536, got {self.max_length}")
+
+
+@dataclass(frozen=True)
+class CategoryFeature:
+    """One of a set of strings, or several.
+
+    Args:
+        column: the column that is read.
+        multi: a record holds a list of categories, not one.
+        min_count: categories seen less often in training data are treated as unknown.
+    """
+
+    kind: Literal["category"]
+    column: str
+    multi: bool = False
+    min_count: int = 2
+
+    def __post_init__(self) -> None:
+        if self.min_count < 1:
+            raise ValueError(f"min_count: expected at least 1, got {self.min_count}")
+
+
+@dataclass(frozen=True)
+class NumberFeature:
+    """A real number; absent values are allowed, and a tower learns what they mean."""
+
+    kind: Literal["number"]
+    column: str
+
+
+FeatureSpec = TextFeature | CategoryFeature | NumberFeature
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The features of both towers by name, and the vocabularies of the category features among them.
+
+    Args:
+        query: features of the query tower.
+        item: features of the item tower.
+        vocabularies: `"query.<feature>"` or `"item.<feature>"` -> known categories; the first is row 2.
+    """
+
+    query: dict[str, FeatureSpec]
+    item: dict[str, FeatureSpec]
+    vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for side in ("query", "item"):
+            if not getattr(self, side):
+                raise ValueError(f"{side}: expected at least one feature")
+
+    def side(self, side: Literal["query", "item"]) -> "TowerInputs":
+        """The inputs of one tower."""
+        return TowerInputs(side, getattr(self, side), self.vocabularies)
+
+
+class TowerInputs:
+    """Turns raw values into one tower's input arrays."""
+
+    def __init__(
+        self,
+        side: Literal["query", "item"],
+        features: Mapping[str, FeatureSpec],
+        vocabularies: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.side = side
+        self.features = dict(features)
+        self._rows = {
+            name: {value: FIRST_KNOWN + n for n, value in enumerate(vocabularies[f"{side}.{name}"])}
+            for name, spec in features.items()
+            if isinstance(spec, CategoryFeature)
+        }
+
+    def to_arrays(self, values: Mapping[str, Sequence[Any]]) -> Arrays:
+        """Feature name -> raw values of a batch, as feature name -> input array.
+
+        Raises:
+            InvalidInput: a value does not fit its feature; the field is `<side>.<feature>`.
+        """
+        arrays: Arrays = {}
+        for name, spec in self.features.items():
+            field_name = f"{self.side}.{name}"
+            if isinstance(spec, TextFeature):
+                arrays[name] = pad(*code_points(values[name], spec.max_length, field_name))
+            elif isinstance(spec, CategoryFeature):
+                arrays[name] = _categories(values[name], spec, self._rows[name], field_name)
+            else:
+                arrays[name] = _numbers(values[name], field_name)
+        return arrays
+
+
+def normalise(text: str) -> str:
+    """NFKC, then casefold, then NFKC again, because folding can undo the first."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def code_points(
+    texts: Sequence[str], max_length: int, field_name: str = "text"
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Texts as one run of code points and the length of each: int32 (sum of lengths,), int64 (B,).
+
+    Raises:
+        InvalidInput: a value is not a string.
+    """
+    for text in texts:
+        if not isinstance(text, str):
+            raise InvalidInput(field_name, f"expected a string, got {type(text).__name__}")
+    cut = [normalise(text)[:max_length] for text in texts]
+    joined = "".join(cut).encode("utf-32-le", "surrogatepass")
+    lengths = np.fromiter(map(len, cut), np.int64, len(cut))
+    return np.frombuffer(joined, np.int32), lengths
+
+
+def pad(
+    flat: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int32]:
+    """Runs of code points as rows, padded with 0 to the longest: int32 (B, L), L at least 1."""
+    width = max(1, int(lengths.max(initial=0)))
+    rows = np.zeros((len(lengths), width), np.int32)
+    rows[np.arange(width) < lengths[:, None]] = flat
+    return rows
+
+
+def _categories(
+    values: Sequence[Any], spec: CategoryFeature, rows: Mapping[str, int], field_name: str
+) -> npt.NDArray[np.int64]:
+    lists = values if spec.multi else [[] if value is None else [value] for value in values]
+    encoded = []
+    for each in lists:
+        if isinstance(each, str) or any(not isinstance(value, str) for value in each or ()):
+            expected = "a list of strings" if spec.multi else "a string"
+            raise InvalidInput(field_name, f"expected {expected}, got {each!r}")
+        encoded.append([rows.get(value, UNKNOWN) for value in each or ()])
+    width = max(1, max(map(len, encoded), default=1))
+    padded = np.full((len(encoded), width), PADDING, np.int64)
+    for n, row in enumerate(encoded):
+        padded[n, : len(row)] = row
+    return padded
+
+
+def _numbers(values: Sequence[Any], field_name: str) -> npt.NDArray[np.float32]:
+    for value in values:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise InvalidInput(field_name, f"expected a number, got {value!r}")
+    numbers = np.array([np.nan if value is None else value for value in values], np.float32)
+    if np.isinf(numbers).any():
+        raise InvalidInput(field_name, "expected a finite number, got an infinite one")
+    return numbers[:, None]

@@ -1,0 +1,50 @@
+"""What is answered: hits, and where the time went."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One item of an answer.
+
+    Args:
+        id: of the item.
+        score: cosine of query and item vector.
+        fields: the item's display fields; one that the item lacks is left out.
+    """
+
+    id: str
+    score: float
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds spent in each stage on the server, for the whole batch that a query was part of.
+
+    Args:
+        queue_us: from the arrival of the request to the start of its handler: the wait for a thread. 0
+            for requests inside a stream, which wait for nothing but the one before.
+        encode_us: queries to vectors.
+        search_us: vectors to hits.
+    """
+
+    queue_us: int = 0
+    encode_us: int = 0
+    search_us: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one query.
+
+    Args:
+        hits: best first.
+        bundle_version: of the bundle that answered.
+        timing: of the batch.
+    """
+
+    hits: tuple[Hit, ...]
+    bundle_version: str
+    timing: Timing

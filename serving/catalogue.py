@@ -1,0 +1,78 @@
+"""Rows to items and back: ids and display fields of the bundle's catalogue."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from protos.bundle import ITEMS, Manifest
+from protos.errors import BundleDamaged, UnknownItem
+
+
+class Catalogue:
+    """Ids and display fields of N items, in the order of the vectors.
+
+    Args:
+        folder: of a bundle whose files have been verified.
+        manifest: of that bundle.
+
+    Raises:
+        BundleDamaged: the file is not the one that the manifest describes.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        path = folder / ITEMS
+        table = _read(path)
+        self.ids: list[str] = table["ids"]
+        self._columns: dict[str, list[str | None]] = table["fields"]
+        self._rows = {item_id: row for row, item_id in enumerate(self.ids)}
+        lengths = {"ids": self.ids, **self._columns}
+        for name, values in lengths.items():
+            if len(values) != manifest.count:
+                raise BundleDamaged(
+                    f"{path}: {len(values)} {name}, but the manifest counts {manifest.count} items"
+                )
+        if len(self._rows) != len(self.ids):
+            raise BundleDamaged(f"{path}: an item id stands in it twice")
+        if set(self._columns) != set(manifest.display_fields):
+            raise BundleDamaged(
+                f"{path}: holds {sorted(self._columns)}, but the manifest's display fields are "
+                f"{sorted(manifest.display_fields)}"
+            )
+
+    def row(self, item_id: str, field: str) -> int:
+        """The row of an item.
+
+        Raises:
+            UnknownItem: the catalogue does not hold it; `field` says where the id was given.
+        """
+        try:
+            return self._rows[item_id]
+        except KeyError:
+            raise UnknownItem(field, f"the catalogue holds no item {item_id!r}") from None
+
+    def rows(self, item_ids: Iterable[str]) -> set[int]:
+        """The rows of those of the items that the catalogue holds."""
+        found = map(self._rows.get, item_ids)
+        return {row for row in found if row is not None}
+
+    def fields(self, row: int) -> dict[str, str]:
+        """The display fields of an item; one that it lacks is left out."""
+        values = ((name, column[row]) for name, column in self._columns.items())
+        return {name: value for name, value in values if value is not None}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_bytes())
+        columns = {"ids": table["ids"], **table["fields"]}
+        wrong = next((name for name, values in columns.items() if not _is_strings(values)), None)
+    except (ValueError, TypeError, KeyError):
+        raise BundleDamaged(f"{path}: expected JSON with ids and fields") from None
+    if wrong is not None or None in table["ids"]:
+        raise BundleDamaged(f"{path}: {wrong or 'ids'}: expected a list of strings")
+    return dict(table)
+
+
+def _is_strings(values: Any) -> bool:
+    return isinstance(values, list) and all(value is None or type(value) is str for value in values)

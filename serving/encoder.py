@@ -1,0 +1,103 @@
+"""Query to vector: the ONNX query tower on ONNX Runtime, preprocessing inside the graph."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from protos.bundle import QUERY_TOWER, Manifest
+from protos.errors import BundleDamaged, InvalidInput
+from protos.features import FeatureSpec, TowerInputs
+
+OUTPUT = "vector"
+ELEMENT_TYPES = {"text": "tensor(int32)", "category": "tensor(int64)", "number": "tensor(float)"}
+
+
+class Encoder:
+    """The query tower of a bundle; safe to call from several threads.
+
+    Args:
+        folder: of a bundle whose files have been verified.
+        manifest: of that bundle.
+        threads: that ONNX Runtime may use inside one call.
+
+    Raises:
+        BundleDamaged: the tower is not an ONNX model, or not one that the manifest describes.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int = 1) -> None:
+        path = folder / QUERY_TOWER
+        self.inputs = manifest.schema.side("query")
+        self._session = _open(path, threads)
+        _check(self._session, path, self.inputs.features, manifest.dimension)
+
+    def encode(
+        self, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
+    ) -> npt.NDArray[np.float32]:
+        """Unit vectors of queries, float32 (B, D).
+
+        Args:
+            rows: for each query, feature name -> raw value, None where absent.
+            names: what an error calls each query, such as `queries[3]`.
+
+        Raises:
+            InvalidInput: a value does not fit its feature; the field is `<name>.<feature>`.
+        """
+        try:
+            arrays = self.inputs.to_arrays(_columns(self.inputs, rows))
+        except InvalidInput:
+            _blame(self.inputs, rows, names)
+            raise
+        vectors: npt.NDArray[np.float32] = self._session.run([OUTPUT], arrays)[0]
+        if not np.isfinite(vectors).all():  # nothing that a query may hold should do this to a tower
+            raise ArithmeticError("the query tower gave a vector that is not finite")
+        return vectors
+
+
+def _columns(
+    inputs: TowerInputs, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, list[Any]]:
+    return {feature: [row[feature] for row in rows] for feature in inputs.features}
+
+
+def _blame(
+    inputs: TowerInputs, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> None:
+    """Raise the error of the first row that has one, under that row's name."""
+    for row, name in zip(rows, names, strict=True):
+        try:
+            inputs.to_arrays(_columns(inputs, [row]))
+        except InvalidInput as error:
+            feature = error.field.removeprefix(f"{inputs.side}.")
+            raise InvalidInput(f"{name}.{feature}", error.reason) from None
+
+
+def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no other base
+        raise BundleDamaged(f"{path}: ONNX Runtime cannot load it: {error}") from None
+
+
+def _check(
+    session: onnxruntime.InferenceSession,
+    path: Path,
+    features: Mapping[str, FeatureSpec],
+    dimension: int,
+) -> None:
+    expected = {name: ELEMENT_TYPES[spec.kind] for name, spec in features.items()}
+    found = {node.name: node.type for node in session.get_inputs()}
+    if found != expected:
+        raise BundleDamaged(f"{path}: takes {found}, but the manifest's features are {expected}")
+    outputs = {node.name: node.shape for node in session.get_outputs()}
+    if OUTPUT not in outputs:
+        raise BundleDamaged(f"{path}: gives {sorted(outputs)}, expected an output named {OUTPUT}")
+    shape = outputs[OUTPUT]
+    if len(shape) != 2 or shape[1] != dimension:
+        raise BundleDamaged(f"{path}: gives {shape}, but the manifest's dimension is {dimension}")

@@ -1,0 +1,125 @@
+"""Vector to rows: the HNSW graph of a bundle, and exact search where the graph is no use.
+
+Both give cosines: vectors are of unit length and the space is the inner product.
+"""
+
+from pathlib import Path
+
+import hnswlib
+import numpy as np
+import numpy.typing as npt
+
+from protos.bundle import INDEX, VECTORS, Manifest
+from protos.errors import BundleDamaged
+
+Vectors = npt.NDArray[np.float32]
+Found = tuple[npt.NDArray[np.int64], Vectors]  # rows (B, K) and scores (B, K), best first
+
+EXACT_SHARE = 8  # from an eighth of the catalogue on, comparing with all of it is as fast as the graph
+BLOCK = 16  # queries that exact search scores at once: bounds memory to 16 N floats
+
+
+class Index:
+    """N item vectors to search in; safe to call from several threads.
+
+    Args:
+        folder: of a bundle whose files have been verified: hnswlib does not survive a damaged file.
+        manifest: of that bundle.
+
+    Raises:
+        BundleDamaged: vectors or graph are not those that the manifest describes.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.count, self.dimension = manifest.count, manifest.dimension
+        self._ef = manifest.index.ef_search
+        self.vectors = self._load_vectors(folder / VECTORS)
+        self._graph = self._load_graph(folder / INDEX, manifest.index.space)
+
+    def search(self, queries: Vectors, k: int) -> Found:
+        """The `min(k, N)` items nearest to each query, float32 (B, D)."""
+        k = min(k, self.count)
+        width = self._width(k)
+        if width * EXACT_SHARE >= self.count:
+            return self.exact(queries, k)
+        try:
+            rows, distances = self._graph.knn_query(queries, k=width, num_threads=1)
+        except RuntimeError:  # the graph reached fewer items than were asked for
+            return self.exact(queries, k)
+        return rows[:, :k].astype(np.int64), 1 - distances[:, :k]
+
+    def exact(self, queries: Vectors, k: int) -> Found:
+        """The same as `search`, by comparing with every item; among equals the lower row is first."""
+        k = min(k, self.count)
+        rows = np.empty((len(queries), k), np.int64)
+        scores = np.empty((len(queries), k), np.float32)
+        for start in range(0, len(queries), BLOCK):
+            stop = start + BLOCK
+            all_scores = queries[start:stop] @ self.vectors.T  # (BLOCK, N)
+            rows[start:stop] = nearest(all_scores, k)
+            scores[start:stop] = np.take_along_axis(all_scores, rows[start:stop], axis=1)
+        return rows, scores
+
+    def _width(self, k: int) -> int:
+        """How many items to ask the graph for, so that its beam is at least twice as wide as `k`.
+
+        `set_ef` would change the beam of every other thread. But hnswlib searches with the larger of
+        ef and k, so asking for more, and keeping the best, widens the beam of this call alone.
+        """
+        return k if 2 * k <= self._ef else min(2 * k, self.count)
+
+    def _load_vectors(self, path: Path) -> Vectors:
+        try:
+            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise BundleDamaged(f"{path}: {error}") from None
+        expected = (self.count, self.dimension)
+        if vectors.dtype != np.float32 or vectors.shape != expected:
+            raise BundleDamaged(
+                f"{path}: {vectors.dtype} {vectors.shape}, expected float32 {expected}"
+            )
+        return np.asarray(vectors)
+
+    def _load_graph(self, path: Path, space: str) -> hnswlib.Index:
+        if space != "ip":
+            raise BundleDamaged(f"{path}: space {space!r}, but this program searches in 'ip'")
+        graph = hnswlib.Index(space=space, dim=self.dimension)
+        try:
+            graph.load_index(str(path))
+        except RuntimeError as error:
+            raise BundleDamaged(f"{path}: hnswlib cannot load it: {error}") from None
+        if graph.get_current_count() != self.count:
+            raise BundleDamaged(
+                f"{path}: {graph.get_current_count()} items, but the manifest counts {self.count}"
+            )
+        # A graph of another dimension loads without a word; its vectors then come out wrong.
+        sample = np.unique(np.linspace(0, self.count // 2, 8).astype(np.int64))
+        try:
+            same = np.array_equal(graph.get_items(sample, return_type="numpy"), self.vectors[sample])
+        except RuntimeError:
+            same = False
+        if not same:
+            raise BundleDamaged(f"{path}: holds other vectors than {VECTORS}")
+        graph.set_ef(self._ef)
+        return graph
+
+
+def nearest(scores: Vectors, k: int) -> npt.NDArray[np.int64]:
+    """Columns of the `k` highest scores of each row, best first, the lower column first among equals.
+
+    Args:
+        scores: float32 (B, N).
+        k: at most N.
+
+    Returns:
+        int64 (B, k).
+    """
+    if k < scores.shape[1]:
+        threshold = np.partition(scores, -k, axis=1)[:, -k]  # (B,)
+    else:
+        threshold = scores.min(axis=1)
+    best = np.empty((len(scores), k), np.int64)
+    for row, (values, least) in enumerate(zip(scores, threshold, strict=True)):
+        candidates = np.flatnonzero(values >= least)
+        best[row] = candidates[np.argsort(-values[candidates], kind="stable")[:k]]
+    return best

@@ -1,0 +1,1 @@
+"""From raw rows to a tracked run: data sets, towers, losses, metrics, baselines, and the loop."""

@@ -1,0 +1,197 @@
+"""From a data section of a TOML to two tables on the disk, made once.
+
+    dataset = prepare(read_experiment(path), path.parent)
+    dataset.items, dataset.part("train"), dataset.split_hash
+
+The folder `<cache>/<name>-<fingerprint>` holds `items.parquet`, `pairs.parquet` and `dataset.json`. The
+fingerprint covers the configuration, the code that reads and splits, and the identity of what is read;
+while it stays the same, the folder is loaded and nothing is read again.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+from rich.console import Console
+
+from protos.bundle import sync
+from protos.errors import DataError
+from protos.features import FeatureSpec, TextFeature
+from train import split
+from train.config import DebianData, Experiment, PydocsData
+from train.sources import debian, pydocs
+from train.sources.tables import RESERVED, Tables, sample_groups
+
+CACHE = Path(__file__).resolve().parent.parent / ".cache" / "data"
+ITEMS = "items.parquet"
+PAIRS = "pairs.parquet"
+REPORT = "dataset.json"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Items and (query, item) pairs, split.
+
+    Args:
+        folder: where they lie.
+        items: `item_id` first, then the columns of features and display fields.
+        pairs: columns of the query's features, `item_row`, `weight`, `group`, maybe `time`, `part`.
+        report: what was read, what was dropped and why, and what identifies all of it.
+    """
+
+    folder: Path
+    items: pl.DataFrame
+    pairs: pl.DataFrame
+    report: dict[str, Any]
+
+    def part(self, name: Literal["train", "validation", "test"]) -> pl.DataFrame:
+        """The pairs of one part of the split."""
+        return self.pairs.filter(pl.col("part") == name)
+
+    @property
+    def split_hash(self) -> str:
+        """sha256 over the parts and their pairs."""
+        return str(self.report["split_hash"])
+
+
+def prepare(
+    experiment: Experiment,
+    base: Path,
+    cache: Path = CACHE,
+    refresh: bool = False,
+    console: Console | None = None,
+) -> Dataset:
+    """The data set of an experiment, built if what it is made from has changed.
+
+    Args:
+        base: the folder of the TOML; paths in it are relative to this.
+        cache: parent of the folders of data sets.
+        refresh: fetch and read again, whatever is there.
+        console: for progress; standard error if None.
+
+    Raises:
+        DataError: the data is absent or at fault; the text names file, row and column.
+    """
+    console = console or Console(stderr=True)
+    identity, read = _open(experiment, base, cache, refresh, console)
+    fingerprint = _fingerprint(experiment, identity)
+    folder = cache / f"{experiment.name}-{fingerprint[:12]}"
+    if folder.is_dir() and not refresh:
+        return load(folder)
+    tables = sample_groups(read(), experiment.data.max_items, experiment.split.seed)
+    _check_columns(experiment, tables)
+    pairs = split.assign(tables.pairs, experiment.split)
+    report = _report(experiment, tables, pairs, fingerprint)
+    _write(folder, tables.items, pairs, report)
+    return load(folder)
+
+
+def load(folder: Path) -> Dataset:
+    """The data set that lies in `folder`.
+
+    Raises:
+        DataError: a file of it is missing or damaged.
+    """
+    try:
+        report = json.loads((folder / REPORT).read_bytes())
+        items, pairs = pl.read_parquet(folder / ITEMS), pl.read_parquet(folder / PAIRS)
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{folder}: damaged ({error}); delete it to build it again") from None
+    return Dataset(folder, items, pairs, report)
+
+
+def _open(
+    experiment: Experiment, base: Path, cache: Path, refresh: bool, console: Console
+) -> tuple[str, Callable[[], Tables]]:
+    """The identity of what will be read, and the function that reads it."""
+    data = experiment.data
+    if isinstance(data, PydocsData):
+        return pydocs.identity(), lambda: pydocs.read(console)
+    if isinstance(data, DebianData):
+        found = debian.lists(cache / "apt", console, refresh)
+        return found.sha256, lambda: debian.read(found)
+    raise DataError("files: not yet")
+
+
+def _fingerprint(experiment: Experiment, identity: str) -> str:
+    """sha256 over everything that the tables follow from."""
+    digest = hashlib.sha256(identity.encode())
+    columns = {
+        side: {name: _columns(spec) for name, spec in getattr(experiment, side).items()}
+        for side in ("query", "item")
+    }
+    sections = [dataclasses.asdict(experiment.data), dataclasses.asdict(experiment.split), columns]
+    digest.update(json.dumps(sections, sort_keys=True).encode())
+    here = Path(__file__).resolve().parent
+    for path in sorted([here / "dataset.py", here / "split.py", *(here / "sources").glob("*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _columns(spec: FeatureSpec) -> list[str]:
+    """The columns that a feature reads."""
+    served = spec.catalogue_column if isinstance(spec, TextFeature) else ""
+    return [spec.column, served] if served else [spec.column]
+
+
+def _check_columns(experiment: Experiment, tables: Tables) -> None:
+    """Every column that a feature reads is there."""
+    kind = experiment.data.kind
+    for side, table in (("query", tables.pairs), ("item", tables.items)):
+        present = [name for name in table.columns if side == "item" or name not in RESERVED]
+        for name, spec in getattr(experiment, side).items():
+            for column in _columns(spec):
+                if column not in present:
+                    raise DataError(
+                        f"{kind}: {side}.{name} reads column {column!r}, which the {side} table does "
+                        f"not have; it has {', '.join(present)}"
+                    )
+
+
+def _report(
+    experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerprint: str
+) -> dict[str, Any]:
+    texts = [spec for spec in experiment.item.values() if isinstance(spec, TextFeature)]
+    queries = sorted({column for spec in experiment.query.values() for column in _columns(spec)})
+    return {
+        "name": experiment.name,
+        "kind": experiment.data.kind,
+        "items": tables.items.height,
+        "pairs": pairs.height,
+        "groups": pairs["group"].n_unique(),
+        "parts": {part: pairs.filter(pl.col("part") == part).height for part in split.PARTS},
+        "display": list(tables.display),
+        "dropped": dict(sorted(tables.dropped.items())),
+        "evaluated_text": [spec.column for spec in texts],
+        "served_text": [spec.catalogue_column or spec.column for spec in texts],
+        "split": dataclasses.asdict(experiment.split),
+        "split_hash": split.split_hash(pairs, tables.items["item_id"], queries),
+        "fingerprint": fingerprint,
+        "origin": dict(tables.origin),
+    }
+
+
+def _write(folder: Path, items: pl.DataFrame, pairs: pl.DataFrame, report: dict[str, Any]) -> None:
+    """The folder, whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".dataset-", dir=folder.parent))
+    try:
+        items.write_parquet(draft / ITEMS)
+        pairs.write_parquet(draft / PAIRS)
+        (draft / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        for path in (*draft.iterdir(), draft):
+            sync(path)
+        draft.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(draft, folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

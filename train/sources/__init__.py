@@ -1,0 +1,1 @@
+"""Where rows come from; each module turns one kind of source into the same two tables."""
