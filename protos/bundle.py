@@ -200,9 +200,10 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         manifest: Manifest = parse(table, Manifest)
+        canonical = manifest.sealed(manifest.files).to_bytes()  # a figure may read as infinite
     except ValueError as error:
         raise BundleDamaged(f"{path}: {error}") from None
-    if manifest.sealed(manifest.files).to_bytes() != content:
+    if canonical != content:
         raise BundleDamaged(f"{path}: does not match its own version {manifest.bundle_version[:12]}")
     for name in REQUIRED:
         if name not in manifest.files:

@@ -34,7 +34,8 @@ def read(path: Path, schema: type[T]) -> T:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     try:
-        return parse(table, schema)
+        parsed: T = parse(table, schema)
+        return parsed
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -103,7 +104,7 @@ def _parse_union(value: Any, choices: tuple[Any, ...], key: str) -> Any:
         return None if value is None else parse(value, schema, key)
     if not isinstance(value, dict):
         raise _misfit(key, "a table", value)
-    if value.get("kind") not in kinds:
+    if not isinstance(value.get("kind"), str) or value["kind"] not in kinds:
         raise _misfit(_join(key, "kind"), "one of " + ", ".join(map(repr, kinds)), value.get("kind"))
     return _parse_dataclass(value, kinds[value["kind"]], key)
 

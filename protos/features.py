@@ -25,6 +25,7 @@ from protos.errors import InvalidInput
 PADDING = 0
 UNKNOWN = 1
 FIRST_KNOWN = 2
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ def _categories(
     lists = values if spec.multi else [[] if value is None else [value] for value in values]
     encoded = []
     for each in lists:
-        if isinstance(each, str) or any(not isinstance(value, str) for value in each or ()):
+        listed = each is None or isinstance(each, list | tuple)
+        if not listed or any(not isinstance(value, str) for value in each or ()):
             expected = "a list of strings" if spec.multi else "a string"
             raise InvalidInput(field_name, f"expected {expected}, got {each!r}")
         encoded.append([rows.get(value, UNKNOWN) for value in each or ()])
@@ -192,9 +194,11 @@ def _categories(
 
 def _numbers(values: Sequence[Any], field_name: str) -> npt.NDArray[np.float32]:
     for value in values:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidInput(field_name, f"expected a number, got {value!r}")
+        if abs(value) > LARGEST:
+            raise InvalidInput(field_name, f"expected a number that fits float32, got {value!r}")
     numbers = np.array([np.nan if value is None else value for value in values], np.float32)
-    if np.isinf(numbers).any():
-        raise InvalidInput(field_name, "expected a finite number, got an infinite one")
     return numbers[:, None]

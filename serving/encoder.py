@@ -44,7 +44,8 @@ class Encoder:
             names: what an error calls each query, such as `queries[3]`.
 
         Raises:
-            InvalidInput: a value does not fit its feature; the field is `<name>.<feature>`.
+            InvalidInput: a value does not fit its feature; the field is
+                `<name>.features.<feature>`.
         """
         try:
             arrays = self.inputs.to_arrays(_columns(self.inputs, rows))
@@ -52,27 +53,25 @@ class Encoder:
             _blame(self.inputs, rows, names)
             raise
         vectors: npt.NDArray[np.float32] = self._session.run([OUTPUT], arrays)[0]
-        if not np.isfinite(vectors).all():  # nothing that a query may hold should do this to a tower
+        if not np.isfinite(
+            vectors
+        ).all():  # nothing that a query may hold should do this to a tower
             raise ArithmeticError("the query tower gave a vector that is not finite")
         return vectors
 
 
-def _columns(
-    inputs: TowerInputs, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, list[Any]]:
+def _columns(inputs: TowerInputs, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {feature: [row[feature] for row in rows] for feature in inputs.features}
 
 
-def _blame(
-    inputs: TowerInputs, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
-) -> None:
+def _blame(inputs: TowerInputs, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     """Raise the error of the first row that has one, under that row's name."""
     for row, name in zip(rows, names, strict=True):
         try:
             inputs.to_arrays(_columns(inputs, [row]))
         except InvalidInput as error:
             feature = error.field.removeprefix(f"{inputs.side}.")
-            raise InvalidInput(f"{name}.{feature}", error.reason) from None
+            raise InvalidInput(f"{name}.features.{feature}", error.reason) from None
 
 
 def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:

@@ -15,7 +15,9 @@ from protos.errors import BundleDamaged
 Vectors = npt.NDArray[np.float32]
 Found = tuple[npt.NDArray[np.int64], Vectors]  # rows (B, K) and scores (B, K), best first
 
-EXACT_SHARE = 8  # from an eighth of the catalogue on, comparing with all of it is as fast as the graph
+EXACT_SHARE = (
+    8  # from an eighth of the catalogue on, comparing with all of it is as fast as the graph
+)
 BLOCK = 16  # queries that exact search scores at once: bounds memory to 16 N floats
 
 
@@ -49,7 +51,7 @@ class Index:
         return rows[:, :k].astype(np.int64), 1 - distances[:, :k]
 
     def exact(self, queries: Vectors, k: int) -> Found:
-        """The same as `search`, by comparing with every item; among equals the lower row is first."""
+        """As `search`, by comparing with every item; among equals the lower row is first."""
         k = min(k, self.count)
         rows = np.empty((len(queries), k), np.int64)
         scores = np.empty((len(queries), k), np.float32)
@@ -63,8 +65,8 @@ class Index:
     def _width(self, k: int) -> int:
         """How many items to ask the graph for, so that its beam is at least twice as wide as `k`.
 
-        `set_ef` would change the beam of every other thread. But hnswlib searches with the larger of
-        ef and k, so asking for more, and keeping the best, widens the beam of this call alone.
+        `set_ef` would change the beam of every other thread. But hnswlib searches with the larger
+        of ef and k, so asking for more, and keeping the best, widens the beam of this call alone.
         """
         return k if 2 * k <= self._ef else min(2 * k, self.count)
 
@@ -95,7 +97,9 @@ class Index:
         # A graph of another dimension loads without a word; its vectors then come out wrong.
         sample = np.unique(np.linspace(0, self.count // 2, 8).astype(np.int64))
         try:
-            same = np.array_equal(graph.get_items(sample, return_type="numpy"), self.vectors[sample])
+            same = np.array_equal(
+                graph.get_items(sample, return_type="numpy"), self.vectors[sample]
+            )
         except RuntimeError:
             same = False
         if not same:
@@ -105,7 +109,7 @@ class Index:
 
 
 def nearest(scores: Vectors, k: int) -> npt.NDArray[np.int64]:
-    """Columns of the `k` highest scores of each row, best first, the lower column first among equals.
+    """Columns of the `k` highest scores of each row, best first, the lower one among equals.
 
     Args:
         scores: float32 (B, N).

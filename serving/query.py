@@ -17,8 +17,8 @@ class Query:
     Args:
         text: fills the query tower's only text feature, or the one named `text`.
         history: item ids, oldest first; fills the query tower's history feature.
-        features: values of other features of the query tower, by name; a category or a number that is
-            not named here is absent.
+        features: values of other features of the query tower, by name; a category or a number that
+            is not named here is absent.
         item_id: "more like this": the item's own vector is the query; nothing else may be given.
     """
 
@@ -26,6 +26,11 @@ class Query:
     history: tuple[str, ...] = ()
     features: Mapping[str, Value] = field(default_factory=dict)
     item_id: str | None = None
+
+
+def example_query(example: Mapping[str, Value | None]) -> Query:
+    """One of the manifest's examples, feature name -> raw value, as a query."""
+    return Query(features={name: value for name, value in example.items() if value is not None})
 
 
 def text_feature(features: Mapping[str, FeatureSpec]) -> str | None:
@@ -87,8 +92,14 @@ def tower_values(
 
 def _checked(value: Value, spec: FeatureSpec, field_name: str) -> Value:
     if isinstance(value, float) and math.isnan(value):  # which inside a tower would mean "absent"
-        raise InvalidInput(field_name, "expected a number, got NaN; leave it out where it is unknown")
-    if isinstance(spec, CategoryFeature) and spec.multi and not isinstance(value, str | float | int):
+        raise InvalidInput(
+            field_name, "expected a number, got NaN; leave it out where it is unknown"
+        )
+    if (
+        isinstance(spec, CategoryFeature)
+        and spec.multi
+        and not isinstance(value, str | float | int)
+    ):
         return list(value)
     return value
 

@@ -1,7 +1,7 @@
 """Queries in, answers out: a bundle at work, without a transport.
 
-    retriever = Retriever.load(Path(".cache/bundles/3f2a9c0d1e5b"))
-    (answer,) = retriever.search([Query(text="eigenvalues of a symmetric matrix")], k=10)
+retriever = Retriever.load(Path(".cache/bundles/3f2a9c0d1e5b"))
+(answer,) = retriever.search([Query(text="eigenvalues of a symmetric matrix")], k=10)
 """
 
 import time
@@ -20,7 +20,7 @@ from serving.answer import Answer, Hit, Timing
 from serving.catalogue import Catalogue
 from serving.encoder import Encoder
 from serving.index import Index
-from serving.query import Query, check_item_query, text_feature, tower_values
+from serving.query import Query, check_item_query, example_query, text_feature, tower_values
 
 
 @dataclass(frozen=True)
@@ -140,22 +140,25 @@ class Retriever:
     def _encode_raw(
         self, queries: Sequence[Query], names: Sequence[str]
     ) -> npt.NDArray[np.float32]:
-        rows = [tower_values(*each) for each in zip(queries, [self._features] * len(queries), names)]
+        rows = [
+            tower_values(query, self._features, name)
+            for query, name in zip(queries, names, strict=True)
+        ]
         return self._encoder.encode(rows, names)
 
     def _hits(
         self, rows: list[int], scores: list[float], excluded: Collection[int], k: int
     ) -> tuple[Hit, ...]:
-        kept = [(row, score) for row, score in zip(rows, scores) if row not in excluded][:k]
+        kept = [
+            (row, score) for row, score in zip(rows, scores, strict=True) if row not in excluded
+        ][:k]
         catalogue = self.catalogue
         return tuple(Hit(catalogue.ids[row], score, catalogue.fields(row)) for row, score in kept)
 
     def _warm_up(self, folder: Path) -> None:
         """Answer a query before anyone asks one, so that the first is as fast as the rest."""
-        blank = {
-            name: "" for name, spec in self._features.items() if isinstance(spec, TextFeature)
-        }
-        examples = [Query(features=example) for example in self.manifest.examples[:8]]
+        blank = {name: "" for name, spec in self._features.items() if isinstance(spec, TextFeature)}
+        examples = [example_query(example) for example in self.manifest.examples[:8]]
         try:
             answers = self.search([*examples, Query(features=blank)], k=10)
         except (InvalidInput, ArithmeticError) as error:

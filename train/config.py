@@ -99,11 +99,13 @@ class SplitConfig:
 class BagTower:
     """Hashed words and character n-grams with learned weights; the default for text.
 
-    It starts as a random projection of TF-IDF (weights at IDF, residual part at zero), so learning only
-    adds to that.
+    It starts as TF-IDF brought down to D dimensions, and its residual part at zero, so learning only adds
+    to that.
 
     Args:
         dimension: D, of the vectors.
+        latent: of these, how many start as latent semantic analysis of the items (Deerwester et al. 1990);
+            the others start as a random projection of what that leaves over.
         orders: lengths of the character n-grams, `#` at word boundaries included.
         words: whole words are hashed too.
         buckets: rows of the hashed table.
@@ -111,11 +113,16 @@ class BagTower:
     """
 
     kind: Literal["bag"]
-    dimension: int = 256
-    orders: tuple[int, ...] = (3, 4)
+    dimension: int = 512
+    latent: int = 128
+    orders: tuple[int, ...] = (3,)
     words: bool = True
     buckets: int = 65_536
     hidden: int = 512
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.latent <= self.dimension:
+            raise ValueError(f"latent: expected 0 to dimension = {self.dimension}, got {self.latent}")
 
 
 @dataclass(frozen=True)

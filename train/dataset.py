@@ -27,7 +27,7 @@ from protos.errors import DataError
 from protos.features import FeatureSpec, TextFeature
 from train import split
 from train.config import DebianData, Experiment, PydocsData
-from train.sources import debian, pydocs
+from train.sources import debian, files, pydocs
 from train.sources.tables import RESERVED, Tables, sample_groups
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "data"
@@ -118,7 +118,8 @@ def _open(
     if isinstance(data, DebianData):
         found = debian.lists(cache / "apt", console, refresh)
         return found.sha256, lambda: debian.read(found)
-    raise DataError("files: not yet")
+    source = files.FilesSource(data, base, experiment.query, experiment.item)
+    return source.identity(), source.read
 
 
 def _fingerprint(experiment: Experiment, identity: str) -> str:
@@ -170,6 +171,7 @@ def _report(
         "parts": {part: pairs.filter(pl.col("part") == part).height for part in split.PARTS},
         "display": list(tables.display),
         "dropped": dict(sorted(tables.dropped.items())),
+        "changed": dict(sorted(tables.changed.items())),
         "evaluated_text": [spec.column for spec in texts],
         "served_text": [spec.catalogue_column or spec.column for spec in texts],
         "split": dataclasses.asdict(experiment.split),

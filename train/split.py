@@ -53,13 +53,16 @@ def _by_group(pairs: pl.DataFrame, config: SplitConfig) -> list[str]:
     order = np.random.default_rng(config.seed).permutation(sizes.height)
     shuffled = [sizes.row(int(position)) for position in order]
     part_of: dict[str, str] = {}
-    for part, share in (("test", config.test), ("validation", config.validation)):
-        wanted, filled = share * pairs.height, 0
-        for group, size in shuffled:
-            # A group larger than the whole part would leave too little to train on.
-            if filled < wanted and group not in part_of and size <= max(wanted, 1):
+    # The parts that come after need a group each, too.
+    for part, share, kept_back in (("test", config.test, 2), ("validation", config.validation, 1)):
+        left = [(group, size) for group, size in shuffled if group not in part_of]
+        room, filled, wanted = len(left) - kept_back, 0, share * pairs.height
+        for group, size in left:
+            if room > 0 and filled + size <= wanted:
                 part_of[group] = part
-                filled += size
+                room, filled = room - 1, filled + size
+        if not filled and room > 0:
+            part_of[min(left, key=lambda each: each[1])[0]] = part
     return [part_of.get(group, "train") for group in pairs["group"]]
 
 

@@ -1,22 +1,21 @@
-"""Towers: the features of a query or an item in, one unit vector out.
+"""Towers: the features of a batch of queries or items in, unit vectors out.
 
     raw features -> encoders -> sum -> multilayer part -> L2 norm
 
-The query tower and the item tower are two modules that may share a table. Both kinds put the same
-encoders in front; what differs is the table's start, the weights, and the multilayer part.
+The query tower and the item tower are two modules. A kind of tower is a way to start them: what a text's
+encoder is, whether the two sides share its table, and what the multilayer part is.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protos.features import CategoryFeature, FeatureSpec, Schema, TextFeature
+from protos.features import FIRST_KNOWN, CategoryFeature, Schema, TextFeature
 from train.config import BagTower, DssmTower
-from train.encoders import Bags, Category, HashedText, Number
+from train.encoders import Bags, Category, HashedText, Number, WeightedText
 from train.hashing import WordHashing
 
 Side = Literal["query", "item"]
@@ -38,8 +37,7 @@ class Tower(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Feature name -> code points, bags, rows or numbers of B records; unit vectors (B, D)."""
-        encoded = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
-        combined = torch.stack(encoded).sum(dim=0) if len(encoded) > 1 else encoded[0]  # (B, H)
+        combined = sum(encoder(inputs[name]) for name, encoder in self.encoders.items())  # (B, H)
         return F.normalize(self.deep(combined), dim=-1)
 
 
@@ -59,78 +57,78 @@ class Residual(nn.Module):
         return x + delta
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """What the towers' start takes from training data.
+class Bias(nn.Module):
+    """Adds a learned vector: the bias of a first layer whose matrix is the hashed table."""
 
-    Args:
-        idf: (buckets,) inverse document frequency of each row of the hashed table over the items.
-        numbers: `"<side>.<feature>"` -> mean and standard deviation.
-    """
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(width))
 
-    idf: Tensor
-    numbers: Mapping[str, tuple[float, float]]
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H) -> (B, H)."""
+        return x + self.bias
 
 
-def build_towers(
-    config: BagTower | DssmTower, schema: Schema, statistics: Statistics
-) -> tuple[Tower, Tower]:
-    """Query tower and item tower, at their start.
+def build_towers(config: BagTower | DssmTower, schema: Schema) -> tuple[Tower, Tower]:
+    """Query tower and item tower before anything was learned or taken from data.
 
     Everything random is drawn from torch's global generator.
     """
-    towers = _bag_towers if isinstance(config, BagTower) else _dssm_towers
-    query, item = towers(config, schema, statistics)  # type: ignore[arg-type]
-    return query, item
+    if isinstance(config, BagTower):
+        return _bag_towers(config, schema)
+    return _dssm_tower(config, schema, "query"), _dssm_tower(config, schema, "item")
 
 
-def _bag_towers(
-    config: BagTower, schema: Schema, statistics: Statistics
-) -> tuple[Tower, Tower]:
-    """A random projection of TF-IDF that both towers share, each with weights of its own."""
-    hashing = WordHashing(config.orders, config.words, config.buckets)
+def hashing_of(config: BagTower | DssmTower) -> WordHashing:
+    """The word hashing in front of both towers."""
+    words = isinstance(config, BagTower) and config.words
+    return WordHashing(config.orders, words, config.buckets)
+
+
+def _bag_towers(config: BagTower, schema: Schema) -> tuple[Tower, Tower]:
+    """Both sides share a random table; each has weights and a residual part of its own."""
+    hashing = hashing_of(config)
     table = nn.Parameter(torch.randn(config.buckets, config.dimension) / config.dimension**0.5)
 
     def tower(side: Side) -> Tower:
-        def text() -> HashedText:
-            return HashedText(hashing, table, nn.Parameter(statistics.idf.clone()), normalise=True)
+        def text() -> nn.Module:
+            weights = torch.ones(config.buckets)
+            return WeightedText(hashing, table, weights, saturate=side == "item")
 
-        encoders = {
-            name: text() if isinstance(spec, TextFeature)
-            else _other(side, name, spec, schema, statistics, config.dimension)
-            for name, spec in getattr(schema, side).items()
-        }
         deep = Residual(config.dimension, config.hidden) if config.hidden else nn.Identity()
-        return Tower(encoders, deep)
+        return Tower(_encoders(schema, side, config.dimension, text), deep)
 
     return tower("query"), tower("item")
 
 
-def _dssm_towers(
-    config: DssmTower, schema: Schema, statistics: Statistics
-) -> tuple[Tower, Tower]:
-    """Huang et al. 2013, equations 3 to 5: the first layer is the table, a row a trigram."""
+def _dssm_tower(config: DssmTower, schema: Schema, side: Side) -> Tower:
+    """Huang et al. 2013, equations 3 to 5; the paper's initialisation is uniform, as Xavier's."""
+    hashing = hashing_of(config)
+    widths = (*config.hidden, config.dimension)
 
-    def tower(side: Side) -> Tower:
-        widths = (*config.hidden, config.dimension)
-        hashing = WordHashing(config.orders, False, config.buckets)
+    def text() -> nn.Module:
+        table = nn.Parameter(torch.empty(config.buckets, widths[0]))
+        nn.init.xavier_uniform_(table)
+        return HashedText(hashing, table)
 
-        def text() -> HashedText:
-            table = nn.Parameter(torch.empty(config.buckets, widths[0]))
-            nn.init.xavier_uniform_(table)
-            return HashedText(hashing, table, None, normalise=False)
+    encoders = _encoders(schema, side, widths[0], text)
+    layers: list[nn.Module] = [Bias(widths[0]), nn.Tanh()]
+    for before, after in zip(widths, widths[1:], strict=False):
+        linear = nn.Linear(before, after)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.Tanh()]
+    return Tower(encoders, nn.Sequential(*layers))
 
-        encoders = {
-            name: text() if isinstance(spec, TextFeature)
-            else _other(side, name, spec, schema, statistics, widths[0])
-            for name, spec in getattr(schema, side).items()
-        }
-        layers: list[nn.Module] = [Bias(widths[0]), nn.Tanh()]
-        for before, after in zip(widths, widths[1:], strict=False):
-            linear = nn.Linear(before, after)
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
-            layers += [linear, nn.Tanh()]
-        return Tower(encoders, nn.Sequential(*layers))
 
-    return tower("query"), tower("item")
+def _encoders(
+    schema: Schema, side: Side, width: int, text: Callable[[], nn.Module]
+) -> dict[str, nn.Module]:
+    def encoder(name: str, spec: Any) -> nn.Module:
+        if isinstance(spec, TextFeature):
+            return text()
+        if isinstance(spec, CategoryFeature):
+            return Category(FIRST_KNOWN + len(schema.vocabularies[f"{side}.{name}"]), width)
+        return Number(width)
+
+    return {name: encoder(name, spec) for name, spec in getattr(schema, side).items()}

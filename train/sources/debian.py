@@ -6,6 +6,7 @@ root nor a change to the system is needed; `Packages` holds the short descriptio
 the long ones, and `Description-md5` ties them together.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -16,14 +17,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
 from rich.console import Console
 
 from protos.bundle import record, write_file
 from protos.errors import DataError
-from train.sources.tables import Tables, collapse, without
+from train.sources.tables import Tables, collapse, holds, one_query_each, without
 
 LISTS = "lists.json"
+MIN_TEXT_LENGTH = 20
 LICENCE = "package descriptions of the Debian archive, each under the licence of its package"
 
 _TARGET_FORMAT = "$(CREATED_BY)\t$(LABEL)\t$(COMPONENT)\t$(REPO_URI)\t$(LANGUAGE)\t$(FILENAME)"
@@ -82,16 +83,10 @@ def read(found: AptLists) -> Tables:
             for stanza in stanzas(file):
                 if packages.setdefault(stanza["Package"], stanza) is not stanza:
                     dropped["another version of a package already read"] += 1
-    rows = list(_rows(packages, long_of, dropped))
-    items = pl.DataFrame(rows, schema=_COLUMNS, orient="row")
-    pairs = items.select(
-        "query",
-        pl.int_range(pl.len(), dtype=pl.UInt32).alias("item_row"),
-        pl.lit(1.0, pl.Float32).alias("weight"),
-        "group",
-    )
+    changed: Counter[str] = Counter()
+    items, pairs = one_query_each(_rows(packages, long_of, dropped, changed), _COLUMNS)
     origin = {"licence": LICENCE, "apt_lists_sha256": found.sha256}
-    return Tables(items.drop("query", "group"), pairs, ("name", "section"), dict(dropped), origin)
+    return Tables(items, pairs, ("name", "section"), dict(dropped), dict(changed), origin)
 
 
 _COLUMNS = ("item_id", "name", "section", "text", "full_text", "query", "group")
@@ -101,6 +96,7 @@ def _rows(
     packages: dict[str, dict[str, str]],
     long_of: dict[str, tuple[str, str]],
     dropped: Counter[str],
+    changed: Counter[str],
 ) -> Iterator[tuple[str, ...]]:
     seen: set[tuple[str, str]] = set()
     for name in sorted(packages):
@@ -110,13 +106,14 @@ def _rows(
             dropped["package without an English short and long description"] += 1
             continue
         if (short, long) in seen:
-            dropped["package merged with one of the same description"] += 1
+            dropped["description of a package already read"] += 1
             continue
         seen.add((short, long))
         text = without(long, short)
-        if not text:
-            dropped["long description that says no more than the short one"] += 1
+        if len(text) < MIN_TEXT_LENGTH or holds(text, short):
+            dropped["text that says nothing, or still its query, once the query is cut out"] += 1
             continue
+        changed["query cut out of the text that repeats it"] += text != long
         source = stanza.get("Source", name).split(" ")[0]
         yield name, name, stanza.get("Section", ""), text, f"{name} {short} {long}", short, source
 
@@ -172,7 +169,8 @@ def _fetch(folder: Path) -> None:
     packages, translations = (
         [str(p.relative_to(folder.resolve())) for p in each] for each in files
     )
-    identity = " ".join(record(path).sha256 for each in files for path in each)
+    contents = " ".join(record(path).sha256 for each in files for path in each)
+    identity = hashlib.sha256(contents.encode()).hexdigest()
     table = {"packages": packages, "translations": translations, "sha256": identity}
     write_file(folder / LISTS, json.dumps(table, indent=2).encode())
 

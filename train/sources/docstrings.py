@@ -8,6 +8,7 @@ import ast
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 Statement = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -34,6 +35,11 @@ class Module:
     stars: tuple[str, ...] = ()
     exported: frozenset[str] | None = None
     error: str = ""
+
+    @cached_property
+    def documents(self) -> frozenset[str]:
+        """Top-level names that have a docstring or a member with one."""
+        return frozenset(path.partition(".")[0] for path in self.docstrings)
 
 
 def scan(path: Path, name: str) -> Module:

@@ -5,15 +5,13 @@ import re
 from train.sources.tables import collapse
 
 _SIGNATURE = re.compile(r"\A[\w.]+\([^\n]*\)(\s*->[^\n]*)?(\n|\Z)")
-_RULE = re.compile(r"(?m)^\s*([-=~^*#+_.])\1{2,}\s*$")
+_RULE = re.compile(r"(?m)^[ \t]*([-=~^*#+_.])\1{2,}[ \t]*$")
 _SECTION = re.compile(
     r"(?m)^\s*(:\w+[^\n]*:|@\w+|>>>|\.\. |[-*] |\d+\. |"
     r"(Args|Arguments|Parameters|Returns?|Raises|Examples?|Notes?|Usage|Yields):?\s*$)"
 )
-_END = re.compile(r"[.!?](?=\s+[^a-z\s])|[.!?]\s*\Z")
-_ABBREVIATION = re.compile(
-    r"(?i)\b(e\.g|i\.e|etc|cf|vs|resp|approx|fig|eq|no|al|dr|mr|st|[a-z])\.\Z"
-)
+_END = re.compile(r"[.!?](?=\s+[^a-z\s])|[.!?]\s*\Z|[。！？]")
+_ABBREVIATION = re.compile(r"(?i)\b(e\.g|i\.e|etc|cf|vs|resp|approx|fig|eq|al|dr|mr)\.\Z")
 
 
 def split_docstring(docstring: str) -> tuple[str, str]:
@@ -28,7 +26,7 @@ def split_docstring(docstring: str) -> tuple[str, str]:
     while start < len(text) and text[start].isspace():
         start += 1
     end = start + _sentence_length(text[start:])
-    query = collapse(text[start:end]).rstrip(".:!? ")
+    query = collapse(text[start:end]).rstrip(".:!?。！？ ")
     return query, collapse(f"{text[:start]} {text[end:]}")
 
 

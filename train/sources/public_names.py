@@ -22,7 +22,7 @@ def public_names(modules: Iterable[Module]) -> dict[tuple[str, str], str]:
     for module in by_name.values():
         if not is_public(module.name):
             continue
-        for name in _own(module):
+        for name in module.documents:
             _keep_shorter(names, (module.name, name), f"{module.name}.{name}")
         for name, origin in _passed_on(module, by_name):
             _keep_shorter(names, origin, f"{module.name}.{name}")
@@ -41,10 +41,6 @@ def _length(name: str) -> tuple[int, int, str]:
     return name.count("."), len(name), name
 
 
-def _own(module: Module) -> Iterator[str]:
-    return (path for path in module.docstrings if "." not in path)
-
-
 def _passed_on(
     module: Module, by_name: Mapping[str, Module]
 ) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -53,11 +49,10 @@ def _passed_on(
         return
     top = module.name.split(".")[0]
     offered = module.exported if module.exported is not None else _visible(module, by_name, set())
-    for name in offered:
+    for name in filter(is_public, offered):
         origin = _resolve(module.name, name, by_name, set())
-        if is_public(name) and origin and origin[0] != module.name:
-            if origin[0].split(".")[0] == top:
-                yield name, origin
+        if origin and origin[0] != module.name and origin[0].split(".")[0] == top:
+            yield name, origin
 
 
 def _visible(module: Module, by_name: Mapping[str, Module], seen: set[str]) -> set[str]:
@@ -67,7 +62,7 @@ def _visible(module: Module, by_name: Mapping[str, Module], seen: set[str]) -> s
     seen.add(module.name)
     if module.exported is not None:
         return set(module.exported)
-    names = {*_own(module), *module.imports}
+    names = {*module.documents, *module.imports}
     for star in module.stars:
         if star in by_name:
             names |= _visible(by_name[star], by_name, seen)
@@ -82,7 +77,7 @@ def _resolve(
     if module is None or (module_name, name) in seen:
         return None
     seen.add((module_name, name))
-    if name in module.docstrings:
+    if name in module.documents:
         return module_name, name
     if name in module.imports:
         return _resolve(*module.imports[name], by_name, seen)

@@ -17,24 +17,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import polars as pl
 from rich.console import Console
 from rich.progress import Progress
 
+from protos.features import normalise
 from train.sources.docstrings import Module, scan
 from train.sources.first_sentence import split_docstring
 from train.sources.public_names import public_names
-from train.sources.tables import Tables, collapse, without
+from train.sources.tables import Tables, collapse, holds, one_query_each, without
 
 WORKERS = 2
 MIN_QUERY_WORDS = 3
 MIN_BODY_LENGTH = 20
-SKIPPED_FOLDERS = frozenset(
-    "test tests _vendor vendor vendored _vendored extern externals third_party".split()
+TESTS = frozenset({"test", "tests"})
+VENDORED = frozenset(
+    {"_vendor", "vendor", "_vendored", "vendored", "extern", "externals", "third_party"}
 )
 SKIPPED_FILES = re.compile(r"(test_.*|.*_tests?|conftest|.*_pb2(_grpc)?|__main__)\.py")
 LICENCE = "docstrings of the installed packages, each under the licence of its package"
 
+_NOT_WALKED = TESTS | VENDORED | {"__pycache__"}
 _COLUMNS = ("item_id", "name", "package", "summary", "text", "full_text", "query", "group")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -59,17 +61,11 @@ def read(console: Console, folders: Sequence[Path] = ()) -> Tables:
     for module in modules:
         if module.error:
             dropped[f"file that is not valid Python ({module.error})"] += 1
-    rows = list(_rows(modules, dropped))
-    items = pl.DataFrame(rows, schema=dict.fromkeys(_COLUMNS, pl.String), orient="row")
-    pairs = items.select(
-        "query",
-        pl.int_range(pl.len(), dtype=pl.UInt32).alias("item_row"),
-        pl.lit(1.0, pl.Float32).alias("weight"),
-        "group",
-    )
-    origin = {"licence": LICENCE, "python": platform.python_version()}
-    items = items.drop("query", "group")
-    return Tables(items, pairs, ("name", "package", "summary"), dict(dropped), origin)
+    changed: Counter[str] = Counter()
+    items, pairs = one_query_each(_rows(modules, dropped, changed), _COLUMNS)
+    origin = {"licence": LICENCE, "python": platform.python_version(), "files": len(modules)}
+    display = ("name", "package", "summary")
+    return Tables(items, pairs, display, dict(dropped), dict(changed), origin)
 
 
 def _files(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
@@ -85,9 +81,6 @@ def _files(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
                     path = Path(folder, name)
                     parts = path.relative_to(root).with_suffix("").parts
                     yield path, ".".join(parts[:-1] if name == "__init__.py" else parts)
-
-
-_NOT_WALKED = SKIPPED_FOLDERS | {"__pycache__"}
 
 
 def _scan_all(files: Sequence[tuple[Path, str]], console: Console) -> list[Module]:
@@ -125,25 +118,29 @@ def _documented(modules: Sequence[Module], dropped: Counter[str]) -> Iterator[tu
         yield name, *found[name]
 
 
-def _rows(modules: Sequence[Module], dropped: Counter[str]) -> Iterator[tuple[str, ...]]:
-    seen: set[tuple[str, str]] = set()
+def _rows(
+    modules: Sequence[Module], dropped: Counter[str], changed: Counter[str]
+) -> Iterator[tuple[str, ...]]:
+    seen: set[str] = set()
     for name, module, docstring in _documented(modules, dropped):
         query, body = split_docstring(docstring)
         if len(query.split()) < MIN_QUERY_WORDS:
             dropped[f"first sentence of fewer than {MIN_QUERY_WORDS} words"] += 1
             continue
         if len(body) < MIN_BODY_LENGTH:
-            dropped["docstring of one sentence"] += 1
+            dropped["nothing beside the first sentence"] += 1
             continue
-        if (query, body) in seen:
-            dropped["merged with an item of the same docstring"] += 1
+        docstring = normalise(f"{query}. {body}")
+        if docstring in seen:
+            dropped["docstring of an item already read"] += 1
             continue
-        seen.add((query, body))
+        seen.add(docstring)
         rest = without(body, query)
-        text = rest and _named(name, rest)
-        if not text or len(rest or "") < MIN_BODY_LENGTH or query.casefold() in text.casefold():
-            dropped["text that cannot be had without its query"] += 1
+        text = _named(name, rest)
+        if len(rest) < MIN_BODY_LENGTH or holds(text, query):
+            dropped["text that says nothing, or still its query, once the query is cut out"] += 1
             continue
+        changed["query cut out of the text that repeats it"] += rest != body
         full_text = _named(name, f"{query}. {body}")
         yield name, name, name.split(".")[0], query, text, full_text, query, module
 

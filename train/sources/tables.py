@@ -6,12 +6,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+
+from protos.features import normalise
 
 RESERVED = ("item_row", "weight", "group", "time", "part")
 """Columns of `pairs` that the source and the split own; no query feature may bear their names."""
@@ -26,6 +28,7 @@ class Tables:
         pairs: query columns, `item_row`, `weight`, `group`, maybe `time`.
         display: columns of `items` that an answer shows beside an id.
         dropped: reason -> number of rows that were left out or merged.
+        changed: reason -> number of rows that are not as they were found.
         origin: where the rows come from and on what terms; goes into the report as it is.
     """
 
@@ -33,39 +36,50 @@ class Tables:
     pairs: pl.DataFrame
     display: tuple[str, ...]
     dropped: Mapping[str, int]
+    changed: Mapping[str, int] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
-def sample_groups(tables: Tables, max_items: int, seed: int) -> Tables:
-    """A seeded sample of whole groups with about `max_items` items; all of them if that is 0.
+def one_query_each(
+    rows: Iterable[Sequence[str]], columns: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Items and pairs from rows of `columns`, all strings, that hold one `query` and one `group`."""
+    table = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
+    pairs = table.select(
+        "query",
+        pl.int_range(pl.len(), dtype=pl.UInt32).alias("item_row"),
+        pl.lit(1.0, pl.Float32).alias("weight"),
+        "group",
+    )
+    return table.drop("query", "group"), pairs
 
-    Groups are taken in random order until they hold that many items. Items without a pair go.
+
+def sample_groups(tables: Tables, max_items: int, seed: int) -> Tables:
+    """A seeded sample of whole groups with about `max_items` items; everything if that is 0.
+
+    Groups are drawn until they hold that many items. Items without a drawn pair go.
     """
     if max_items == 0 or tables.items.height <= max_items:
         return tables
-    groups = tables.pairs["group"].unique().sort()
-    order = np.random.default_rng(seed).permutation(len(groups))
     rows_of = dict(tables.pairs.group_by("group").agg(pl.col("item_row").unique()).iter_rows())
+    groups = sorted(rows_of)
     kept: set[int] = set()
     drawn: list[str] = []
-    for position in order:
+    for position in np.random.default_rng(seed).permutation(len(groups)):
         if len(kept) >= max_items:
             break
-        drawn.append(groups[int(position)])
+        drawn.append(groups[position])
         kept.update(rows_of[drawn[-1]])
-    rows = pl.DataFrame({"item_row": sorted(kept)}, schema={"item_row": pl.UInt32})
-    pairs = (
-        tables.pairs.filter(pl.col("group").is_in(drawn))
-        .join(rows.with_row_index("new_row"), on="item_row", how="left", maintain_order="left")
-        .with_columns(pl.col("new_row").alias("item_row"))
-        .drop("new_row")
+    old_rows = pl.Series("item_row", sorted(kept), dtype=pl.UInt32)
+    new_rows = pl.DataFrame({"item_row": old_rows}).with_row_index("new_row")
+    pairs = tables.pairs.filter(pl.col("group").is_in(drawn)).join(
+        new_rows, on="item_row", how="left", maintain_order="left"
     )
+    pairs = pairs.with_columns(item_row=pl.col("new_row")).drop("new_row")
     dropped = Counter(tables.dropped)
-    dropped["items outside the sample of max_items"] += tables.items.height - len(kept)
-    dropped["pairs outside the sample of max_items"] += tables.pairs.height - pairs.height
-    return Tables(
-        tables.items[rows["item_row"]], pairs, tables.display, dict(dropped), tables.origin
-    )
+    dropped["item outside the sample of max_items"] += tables.items.height - len(kept)
+    dropped["pair outside the sample of max_items"] += tables.pairs.height - pairs.height
+    return replace(tables, items=tables.items[old_rows], pairs=pairs, dropped=dict(dropped))
 
 
 def collapse(text: str) -> str:
@@ -73,15 +87,19 @@ def collapse(text: str) -> str:
     return " ".join(text.split())
 
 
-def without(text: str, query: str) -> str | None:
-    """`text` with every mention of `query` taken out, whatever its case; None if one stays.
+def without(text: str, query: str) -> str:
+    """`text` with every mention of `query` as whole words taken out, whatever its case.
 
-    Only whole words are cut out. A query that is part of a longer word cannot be: that would leave
-    a torn word behind, and the caller drops the item instead.
+    A query that is part of a longer word stays, because cutting it out would leave a torn word: see
+    `holds`.
     """
-    folded = query.casefold()
-    if folded not in text.casefold():
+    if not holds(text, query):
         return text
-    phrase = re.compile(rf"(?<!\w){re.escape(query)}(?!\w)", re.IGNORECASE)
-    cut = collapse(phrase.sub(" ", text))
-    return None if folded in cut.casefold() else cut
+    words = r"\s+".join(map(re.escape, query.split()))
+    phrase = re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)
+    return collapse(phrase.sub(" ", text))
+
+
+def holds(text: str, query: str) -> bool:
+    """`text` mentions `query` as a tower reads both: normalised, and even inside a word."""
+    return normalise(query) in normalise(text)

@@ -1,0 +1,153 @@
+"""Between the wire's messages and the retriever's records, in both directions."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from protos import retrieval_pb2 as wire
+from protos.bundle import Manifest
+from protos.errors import InvalidInput
+from serving.answer import Answer, Hit, Timing
+from serving.limits import Limits
+from serving.query import Query, Value
+
+
+def query_from_wire(message: wire.Query, name: str) -> Query:
+    """A query as the retriever takes it.
+
+    Args:
+        message: as it was received.
+        name: what an error calls it, such as `queries[3]`.
+
+    Raises:
+        InvalidInput: a feature is named but holds no value.
+    """
+    return Query(
+        text=message.text if message.HasField("text") else None,
+        history=tuple(message.history),
+        features={
+            feature: _value_from_wire(value, f"{name}.features.{feature}")
+            for feature, value in message.features.items()
+        },
+        item_id=message.item_id if message.HasField("item_id") else None,
+    )
+
+
+def query_to_wire(query: Query, name: str = "query") -> wire.Query:
+    """A query as the service takes it.
+
+    Raises:
+        InvalidInput: a string in it is not Unicode: it holds one half of a surrogate pair.
+    """
+    try:
+        return wire.Query(
+            text=query.text,
+            history=query.history,
+            features={feature: _value_to_wire(value) for feature, value in query.features.items()},
+            item_id=query.item_id,
+        )
+    except UnicodeEncodeError:
+        raise InvalidInput(name, "expected Unicode, got a lone surrogate") from None
+
+
+def hits_to_wire(hits: Sequence[Hit]) -> list[wire.Hit]:
+    """Hits as the wire carries them."""
+    return [wire.Hit(id=hit.id, score=hit.score, fields=hit.fields) for hit in hits]
+
+
+def timing_to_wire(timing: Timing) -> wire.Timing:
+    """Times as the wire carries them."""
+    return wire.Timing(**dataclasses.asdict(timing))
+
+
+def answer_to_wire(answer: Answer) -> wire.SearchResponse:
+    """The answer to one query."""
+    return wire.SearchResponse(
+        hits=hits_to_wire(answer.hits),
+        bundle_version=answer.bundle_version,
+        timing=timing_to_wire(answer.timing),
+    )
+
+
+def answer_from_wire(hits: Sequence[wire.Hit], bundle_version: str, timing: wire.Timing) -> Answer:
+    """The answer to one query, as the client gives it."""
+    return Answer(
+        hits=tuple(Hit(hit.id, hit.score, dict(hit.fields)) for hit in hits),
+        bundle_version=bundle_version,
+        timing=timing_from_wire(timing),
+    )
+
+
+def timing_from_wire(timing: wire.Timing) -> Timing:
+    """Times, as the client gives them."""
+    return Timing(timing.queue_us, timing.encode_us, timing.search_us)
+
+
+def info_to_wire(manifest: Manifest, limits: Limits, uptime_seconds: float) -> wire.InfoResponse:
+    """What is being served."""
+    return wire.InfoResponse(
+        name=manifest.name,
+        bundle_version=manifest.bundle_version,
+        run_id=manifest.run_id,
+        dimension=manifest.dimension,
+        item_count=manifest.count,
+        query_features={name: spec.kind for name, spec in manifest.schema.query.items()},
+        display_fields=manifest.display_fields,
+        limits=wire.Limits(**dataclasses.asdict(limits)),
+        uptime_seconds=uptime_seconds,
+        manifest_json=manifest.to_bytes().decode(),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a server serves; `manifest` is the bundle's, as JSON gives it."""
+
+    name: str
+    bundle_version: str
+    run_id: str
+    dimension: int
+    item_count: int
+    query_features: dict[str, str]
+    display_fields: tuple[str, ...]
+    limits: Limits
+    uptime_seconds: float
+    manifest: dict[str, object]
+
+
+def info_from_wire(message: wire.InfoResponse) -> Info:
+    """What is being served, as the client gives it."""
+    limits = {
+        field.name: getattr(message.limits, field.name) for field in dataclasses.fields(Limits)
+    }
+    return Info(
+        name=message.name,
+        bundle_version=message.bundle_version,
+        run_id=message.run_id,
+        dimension=message.dimension,
+        item_count=message.item_count,
+        query_features=dict(message.query_features),
+        display_fields=tuple(message.display_fields),
+        limits=Limits(**limits),
+        uptime_seconds=message.uptime_seconds,
+        manifest=json.loads(message.manifest_json),
+    )
+
+
+def _value_from_wire(message: wire.FeatureValue, field_name: str) -> Value:
+    kind = message.WhichOneof("value")
+    if kind == "text":
+        return message.text
+    if kind == "number":
+        return message.number
+    if kind == "strings":
+        return tuple(message.strings.values)
+    raise InvalidInput(field_name, "expected a text, a number or strings, got none of them")
+
+
+def _value_to_wire(value: Value) -> wire.FeatureValue:
+    if isinstance(value, str):
+        return wire.FeatureValue(text=value)
+    if isinstance(value, int | float):
+        return wire.FeatureValue(number=value)
+    return wire.FeatureValue(strings=wire.StringList(values=value))

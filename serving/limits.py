@@ -1,0 +1,90 @@
+"""Bounds that a request must keep to; each is a flag of `python -m serving serve`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+from protos.errors import InvalidInput
+from serving.query import Query
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for.
+
+    Raises:
+        ValueError: a bound is below 1, or `default_k` is above `max_k`.
+    """
+
+    default_k: int = field(default=10, metadata={"help": "items in an answer where k is 0"})
+    max_k: int = field(default=1000, metadata={"help": "items in an answer"})
+    max_text_length: int = field(default=10_000, metadata={"help": "code points in a string"})
+    max_batch: int = field(default=256, metadata={"help": "queries in one request"})
+    max_exclude: int = field(default=1000, metadata={"help": "items that one request excludes"})
+    max_values: int = field(default=1000, metadata={"help": "strings in a history or a feature"})
+    max_message_bytes: int = field(default=4 << 20, metadata={"help": "size of one request"})
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if getattr(self, each.name) < 1:
+                raise ValueError(
+                    f"{each.name}: expected at least 1, got {getattr(self, each.name)}"
+                )
+        if self.default_k > self.max_k:
+            raise ValueError(
+                f"default_k: expected at most max_k = {self.max_k}, got {self.default_k}"
+            )
+
+    def k(self, asked: int) -> int:
+        """The k to answer with; 0 asks for the default.
+
+        Raises:
+            InvalidInput: it is above `max_k`.
+        """
+        if asked > self.max_k:
+            raise InvalidInput("k", f"expected at most {self.max_k}, got {asked}")
+        return asked or self.default_k
+
+    def check_exclude(self, exclude: Sequence[str]) -> None:
+        """Refuse too many excluded items.
+
+        Raises:
+            InvalidInput: there are more than `max_exclude`.
+        """
+        _check_count(len(exclude), self.max_exclude, "exclude", "items")
+
+    def check_batch(self, count: int) -> None:
+        """Refuse a batch without queries, or with too many.
+
+        Raises:
+            InvalidInput: `count` is 0 or above `max_batch`.
+        """
+        if not 1 <= count <= self.max_batch:
+            raise InvalidInput("queries", f"expected 1 to {self.max_batch} queries, got {count}")
+
+    def check_query(self, query: Query, name: str) -> None:
+        """Refuse a query that is too large.
+
+        Args:
+            query: what is asked.
+            name: what an error calls it, such as `queries[3]`.
+
+        Raises:
+            InvalidInput: a string or a list of strings is too long.
+        """
+        self._check_text(query.text or "", f"{name}.text")
+        self._check_text(query.item_id or "", f"{name}.item_id")
+        _check_count(len(query.history), self.max_values, f"{name}.history", "items")
+        for feature, value in query.features.items():
+            field_name = f"{name}.features.{feature}"
+            if isinstance(value, str):
+                self._check_text(value, field_name)
+            elif not isinstance(value, int | float):
+                _check_count(len(value), self.max_values, field_name, "strings")
+
+    def _check_text(self, text: str, field_name: str) -> None:
+        _check_count(len(text), self.max_text_length, field_name, "code points")
+
+
+def _check_count(count: int, most: int, field_name: str, unit: str) -> None:
+    if count > most:
+        raise InvalidInput(field_name, f"expected at most {most} {unit}, got {count}")

@@ -1,0 +1,83 @@
+"""A bundle as an MLflow model: code that MLflow runs on loading, and no pickled object.
+
+    log_model(
+        python_model="serving/pyfunc_model.py",
+        artifacts={"bundle": folder},
+        input_example=(["a query"], {"k": 10}),  # declares k, and tries the model before it is kept
+    )
+    mlflow.pyfunc.load_model("models:/pydocs@champion").predict(["a query"], params={"k": 5})
+
+It answers with the same `Retriever` as the service. Only MLflow runs this file.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.pyfunc.model import PythonModel
+
+from protos.errors import InvalidInput
+from serving.limits import Limits
+from serving.query import Query, example_query
+from serving.retriever import Retriever
+
+BATCH = 64  # queries that are encoded together: bounds memory, however long the input is
+
+
+class BundleModel(PythonModel):
+    """Answers queries from the bundle among the model's artefacts."""
+
+    def load_context(self, context: Any) -> None:
+        """Load and verify the bundle; called once by MLflow.
+
+        Raises:
+            BundleDamaged, BundleTooNew: as `Retriever.load` does.
+        """
+        self._retriever = Retriever.load(Path(context.artifacts["bundle"]))
+
+    def predict(
+        self, context: Any, model_input: list[Any], params: dict[str, Any] | None = None
+    ) -> list[list[dict[str, Any]]]:
+        """The items nearest to each query.
+
+        Args:
+            context: of the model; not needed.
+            model_input: each a text, or a dictionary of the query tower's features by name, where
+                the text may always be called `text`. MLflow turns a data frame of one column into
+                such a list; of a wider one, give `frame.to_dict("records")`.
+            params: `k`, 10 if not given.
+
+        Returns:
+            For each query its hits, best first, as `{"id": ..., "score": ..., "fields": {...}}`.
+
+        Raises:
+            InvalidInput: a query does not fit the bundle, or `k` is out of bounds.
+        """
+        k = Limits().k(int((params or {}).get("k", 0)))
+        queries = [_query(row, n) for n, row in enumerate(model_input)]
+        hits = []
+        for start in range(0, len(queries), BATCH):
+            batch = queries[start : start + BATCH]
+            names = [f"queries[{start + n}]" for n in range(len(batch))]
+            answers = self._retriever.nearest(self._retriever.encode(batch, names), k)
+            hits += [[vars(hit) for hit in answer.hits] for answer in answers]
+        return hits
+
+
+def _query(row: Any, number: int) -> Query:
+    if isinstance(row, str):
+        return Query(text=row)
+    if not isinstance(row, dict):
+        kind = type(row).__name__
+        raise InvalidInput(f"queries[{number}]", f"expected a text or a dictionary, got {kind}")
+    present = {name: value for name, value in row.items() if not _is_nan(value)}
+    text = present.pop("text", None)
+    return Query(text=text, features=example_query(present).features)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)  # pandas puts it where nothing is
+
+
+mlflow.models.set_model(BundleModel())

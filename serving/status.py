@@ -1,0 +1,120 @@
+"""Errors as gRPC status: the one table, and what becomes of an error that is not in it."""
+
+import logging
+import uuid
+from types import TracebackType
+
+import grpc
+
+from protos import errors
+
+log = logging.getLogger(__name__)
+
+CODES: dict[type[errors.TwinspireError], grpc.StatusCode] = {
+    errors.TwinspireError: grpc.StatusCode.INTERNAL,
+    errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnknownItem: grpc.StatusCode.NOT_FOUND,
+    errors.ConfigError: grpc.StatusCode.INTERNAL,
+    errors.DataError: grpc.StatusCode.INTERNAL,
+    errors.BundleError: grpc.StatusCode.INTERNAL,
+    errors.BundleDamaged: grpc.StatusCode.INTERNAL,
+    errors.BundleTooNew: grpc.StatusCode.INTERNAL,
+    errors.MissingStage: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.GateRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+
+LONGEST = 500  # code points; gRPC drops a status whose text does not fit into its trailers' 8 KiB
+
+
+class NobodyWaits(Exception):
+    """The client has gone, or its deadline has passed; there is no one to answer."""
+
+    def __init__(self, code: grpc.StatusCode, stage: str) -> None:
+        super().__init__(f"{code.name.lower()} before {stage}")
+        self.code = code
+
+
+def check_wanted(context: grpc.ServicerContext, stage: str) -> None:
+    """Stop here if nobody waits for the answer any more.
+
+    Args:
+        context: of the request.
+        stage: the work that would come next.
+
+    Raises:
+        NobodyWaits: the deadline has passed or the client has gone.
+    """
+    remaining = context.time_remaining()
+    if remaining is not None and remaining <= 0:
+        raise NobodyWaits(grpc.StatusCode.DEADLINE_EXCEEDED, stage)
+    if not context.is_active():
+        raise NobodyWaits(grpc.StatusCode.CANCELLED, stage)
+
+
+class Answering:
+    """Ends a request with the status of whatever is raised inside.
+
+    with Answering(context):
+        ...
+    """
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, grpc.RpcError) or not isinstance(error, Exception):
+            return  # nothing wrong, or gRPC's own way to end a stream whose client has gone
+        self._context.abort(*status(error))
+
+
+def status(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """The code and the text that a client gets to see.
+
+    An error that is none of the client's business is logged in full, under an id which is all that
+    the client is told.
+    """
+    if isinstance(error, NobodyWaits):
+        log.debug("skipped: %s", error)
+        return error.code, str(error)
+    code = CODES.get(type(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]
+    if code is grpc.StatusCode.INTERNAL:
+        incident = uuid.uuid4().hex[:12]
+        log.error("incident %s", incident, exc_info=error)
+        return code, f"internal error; the server's log has it as incident {incident}"
+    text = str(error)
+    return code, text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
+    """The other way round, for the client: a failed call as one of our errors.
+
+    Args:
+        failure: what gRPC raised.
+        address: of the server.
+    """
+    code, text = failure.code(), failure.details() or ""
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return errors.InvalidInput(*_field_and_reason(text))
+    if code is grpc.StatusCode.NOT_FOUND:
+        return errors.UnknownItem(*_field_and_reason(text))
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC itself, about the size of a message
+        return errors.InvalidInput("request", text)
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return errors.Unavailable(f"{address}: {text}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return errors.Unavailable(f"{address}: gave no answer before the deadline")
+    return errors.TwinspireError(f"{address}: {code.name}: {text}")
+
+
+def _field_and_reason(text: str) -> tuple[str, str]:
+    field, colon, reason = text.partition(": ")
+    return (field, reason) if colon else ("request", text)

@@ -1,0 +1,83 @@
+"""Answers, server and load as tables for a person to read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from serving.answer import Answer
+from serving.convert import Info
+
+WIDTH = 120  # where the output is no terminal
+
+
+def show_answer(console: Console, answer: Answer) -> None:
+    """Hits with rank, score and display fields, then where they come from."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    fields = _field_names(answer)
+    for name in [*fields, "id"]:
+        table.add_column(name, overflow="ellipsis", no_wrap=True)
+    for rank, hit in enumerate(answer.hits, 1):
+        shown = [*(hit.fields.get(name, "") for name in fields), hit.id]
+        table.add_row(str(rank), f"{hit.score:.4f}", *map(Text, shown))
+    console.print(table)
+    timing = answer.timing
+    console.print(
+        f"bundle {answer.bundle_version[:12]}, queue {timing.queue_us} us, "
+        f"encode {timing.encode_us} us, search {timing.search_us} us",
+        style="dim",
+        highlight=False,
+    )
+
+
+def show_vectors(
+    console: Console, texts: Sequence[str], vectors: Sequence[Sequence[float]]
+) -> None:
+    """The first coordinates of each vector."""
+    rows = {
+        text: " ".join(f"{value:+.3f}" for value in vector[:8])
+        + (" ..." if len(vector) > 8 else "")
+        for text, vector in zip(texts, vectors, strict=True)
+    }
+    show_pairs(console, rows)
+
+
+def show_info(console: Console, info: Info) -> None:
+    """What is being served."""
+    rows = {
+        "name": info.name,
+        "bundle version": info.bundle_version,
+        "run": info.run_id,
+        "items": f"{info.item_count:,}",
+        "dimension": info.dimension,
+        "query features": ", ".join(f"{n} ({kind})" for n, kind in info.query_features.items()),
+        "display fields": ", ".join(info.display_fields),
+        "uptime": f"{info.uptime_seconds:.0f} s",
+    }
+    show_pairs(console, {**rows, **vars(info.limits)})
+
+
+def show_pairs(console: Console, rows: Mapping[str, Any]) -> None:
+    """A table of names and values."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(Text(name), Text(str(value)))
+    console.print(table)
+
+
+def console() -> Console:
+    """Standard output, wide enough to be read where it is a file or a pipe."""
+    output = Console()
+    return output if output.is_terminal else Console(width=WIDTH)
+
+
+def _field_names(answer: Answer) -> list[str]:
+    """All display fields of the hits, `name` first."""
+    names = {name for hit in answer.hits for name in hit.fields}
+    return sorted(names, key=lambda name: (name != "name", name))

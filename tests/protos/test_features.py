@@ -1,0 +1,140 @@
+"""Raw values become arrays in one way, whatever is in them."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protos.errors import InvalidInput
+from protos.features import (
+    CategoryFeature,
+    NumberFeature,
+    Schema,
+    TextFeature,
+    TowerInputs,
+    code_points,
+    normalise,
+    pad,
+)
+
+UNICODE = st.text(st.characters(exclude_categories=("Cs",)), max_size=50)
+
+
+def inputs(max_length: int = 8) -> TowerInputs:
+    features = {
+        "text": TextFeature("text", column="text", max_length=max_length),
+        "country": CategoryFeature("category", column="country"),
+        "tags": CategoryFeature("category", column="tags", multi=True),
+        "age": NumberFeature("number", column="age"),
+    }
+    vocabularies = {"query.country": ("de", "fr"), "query.tags": ("new", "old")}
+    return Schema(features, {"text": features["text"]}, vocabularies).side("query")
+
+
+def arrays(**values: list[Any]) -> dict[str, Any]:
+    count = len(next(iter(values.values())))
+    blank: dict[str, list[Any]] = {
+        "text": [""] * count,
+        "country": [None] * count,
+        "tags": [None] * count,
+        "age": [None] * count,
+    }
+    return inputs().to_arrays({**blank, **values})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ABC", "abc"),
+        ("Straße", "strasse"),
+        ("ﬁ", "fi"),  # the ligature
+        ("Ａ１", "a1"),  # full width
+        ("e\u0301", "é"),
+        ("İ", "i̇"),
+        ("日本語", "日本語"),
+        ("", ""),
+        ("a\0b", "a\0b"),
+    ],
+)
+def test_text_is_folded(text: str, expected: str) -> None:
+    assert normalise(text) == expected
+
+
+@given(UNICODE)
+def test_folding_twice_changes_nothing(text: str) -> None:
+    assert normalise(normalise(text)) == normalise(text)
+
+
+@given(st.lists(UNICODE, min_size=1, max_size=8), st.integers(1, 20))
+def test_code_points_come_back_out_of_their_rows(texts: list[str], max_length: int) -> None:
+    rows = pad(*code_points(texts, max_length))
+    assert rows.dtype == np.int32
+    expected = [normalise(text)[:max_length] for text in texts]
+    assert rows.shape == (len(texts), max(1, *map(len, expected)))
+    for row, text in zip(rows.tolist(), expected, strict=True):
+        assert row == [*map(ord, text)] + [0] * (len(row) - len(text))
+
+
+def test_a_text_is_cut_after_folding() -> None:
+    assert inputs(max_length=3).to_arrays(
+        {"text": ["ﬃx"], "country": [None], "tags": [None], "age": [None]}
+    )["text"].tolist() == [[*map(ord, "ffi")]]
+
+
+def test_no_text_is_still_one_column_of_padding() -> None:
+    assert arrays(text=["", ""])["text"].tolist() == [[0], [0]]
+    assert pad(*code_points([], 8)).shape == (0, 1)
+
+
+def test_categories_are_rows_of_the_vocabulary() -> None:
+    found = arrays(country=["de", "fr", "es", None])["country"]
+    assert found.dtype == np.int64
+    assert found.tolist() == [[2], [3], [1], [0]]
+
+
+def test_several_categories_are_padded() -> None:
+    found = arrays(tags=[["old"], ["new", "?", "old"], [], None])["tags"]
+    assert found.tolist() == [[3, 0, 0], [2, 1, 3], [0, 0, 0], [0, 0, 0]]
+
+
+def test_an_absent_number_is_nan() -> None:
+    found = arrays(age=[3, 1.5, None, math.nan])["age"]
+    assert (found.dtype, found.shape) == (np.float32, (4, 1))
+    np.testing.assert_array_equal(found[:, 0], np.array([3, 1.5, np.nan, np.nan], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("text", None),
+        ("text", 7),
+        ("country", 7),
+        ("country", ["de"]),
+        ("tags", "new"),
+        ("tags", 7.0),
+        ("tags", ["new", None]),
+        ("age", "3"),
+        ("age", True),
+        ("age", math.inf),
+        ("age", -1e39),
+        ("age", 10**400),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        arrays(**{name: [value]})
+    assert caught.value.field == f"query.{name}"
+
+
+def test_a_tower_takes_at_least_one_feature() -> None:
+    with pytest.raises(ValueError, match="item: expected at least one feature"):
+        Schema({"age": NumberFeature("number", column="age")}, {})
+
+
+@pytest.mark.parametrize("max_length", [0, 65_537])
+def test_a_text_has_a_sensible_length(max_length: int) -> None:
+    with pytest.raises(ValueError, match="max_length"):
+        TextFeature("text", column="text", max_length=max_length)

@@ -1,0 +1,190 @@
+"""A data set is made once, whole, and again only when something that it follows from has changed."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from protos.errors import DataError
+from protos.features import TextFeature
+from train import dataset
+from train.config import (
+    BagTower,
+    DssmTower,
+    Experiment,
+    FilesData,
+    InBatchSoftmax,
+    PydocsData,
+    SplitConfig,
+)
+from train.dataset import Dataset, prepare
+from train.sources import pydocs
+from train.sources.tables import Tables, collapse, holds, sample_groups, without
+
+QUERY = TextFeature(kind="text", column="query")
+TITLE = TextFeature(kind="text", column="title", catalogue_column="full")
+ITEMS = "".join(f"{n:03},title of {n},full title of {n},shelf {n % 7}\n" for n in range(100))
+PAIRS = "".join(f"query {n},{n % 100:03},{1 if n % 50 else 0}\n" for n in range(400))
+
+DATA = FilesData("files", "items.csv", "pairs.csv", display=("shelf",), label="liked")
+EXPERIMENT = Experiment(
+    name="books",
+    data=DATA,
+    query={"text": QUERY},
+    item={"text": TITLE},
+    tower=BagTower("bag"),
+    loss=InBatchSoftmax("in_batch_softmax"),
+)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    (tmp_path / "items.csv").write_text("item_id,title,full,shelf\n" + ITEMS)
+    (tmp_path / "pairs.csv").write_text("query,item_id,liked\n" + PAIRS)
+    return tmp_path
+
+
+@pytest.fixture
+def made(base: Path) -> Callable[..., Dataset]:
+    def make(experiment: Experiment = EXPERIMENT, refresh: bool = False) -> Dataset:
+        console = Console(file=io.StringIO())
+        return prepare(experiment, base, base / "cache", refresh=refresh, console=console)
+
+    return make
+
+
+def test_a_data_set_is_two_tables_and_a_report(made: Callable[..., Dataset], base: Path) -> None:
+    data = made()
+    assert data.folder.parent == base / "cache"
+    assert data.folder.name == f"books-{data.report['fingerprint'][:12]}"
+    assert data.items.columns == ["item_id", "title", "full", "shelf"]
+    assert data.pairs.columns == ["query", "item_row", "weight", "group", "part"]
+    parts = {part: data.part(part).height for part in ("train", "validation", "test")}
+    assert data.report["parts"] == parts
+    assert sum(parts.values()) == data.pairs.height == data.report["pairs"] == 392
+    assert data.report["dropped"] == {"label not positive": 8}
+    assert data.report["evaluated_text"] == ["title"]
+    assert data.report["served_text"] == ["full"]
+    assert data.report["display"] == ["shelf"]
+    assert data.split_hash == data.report["split_hash"]
+    assert json.loads((data.folder / "dataset.json").read_text()) == data.report
+
+
+def test_it_is_made_once(made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = made()
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "_write", None)
+        second = made()
+    assert second.report == first.report
+    assert second.items.equals(first.items)
+    assert second.pairs.equals(first.pairs)
+    assert [path.name for path in first.folder.parent.iterdir()] == [first.folder.name]
+
+
+def test_it_is_made_again_on_demand_and_comes_out_the_same(made: Callable[..., Dataset]) -> None:
+    first = made()
+    written = (first.folder / "pairs.parquet").stat().st_mtime_ns
+    second = made(refresh=True)
+    assert second.folder == first.folder
+    assert (second.folder / "pairs.parquet").stat().st_mtime_ns > written
+    assert second.split_hash == first.split_hash
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(EXPERIMENT, split=SplitConfig(seed=1)),
+        replace(EXPERIMENT, data=replace(DATA, display=())),
+        replace(EXPERIMENT, item={"text": replace(TITLE, catalogue_column="")}),
+    ],
+)
+def test_what_the_tables_follow_from_makes_another(
+    made: Callable[..., Dataset], changed: Experiment
+) -> None:
+    assert made(changed).folder != made().folder
+
+
+def test_what_the_tables_do_not_follow_from_makes_no_other(made: Callable[..., Dataset]) -> None:
+    longer = replace(TITLE, max_length=512)
+    other = replace(EXPERIMENT, item={"text": longer}, tower=DssmTower("dssm"))
+    assert made(other).folder == made().folder
+
+
+def test_a_changed_file_makes_another(made: Callable[..., Dataset], base: Path) -> None:
+    first = made()
+    with (base / "pairs.csv").open("a") as file:
+        file.write("one more query,007,1\n")
+    second = made()
+    assert second.folder != first.folder
+    assert second.pairs.height == first.pairs.height + 1
+
+
+def test_a_fault_leaves_nothing_behind(made: Callable[..., Dataset], base: Path) -> None:
+    (base / "pairs.csv").write_text("query,item_id,liked\na,unknown,1\n")
+    with pytest.raises(DataError, match="unknown"):
+        made()
+    assert not (base / "cache").exists()
+
+
+def test_a_damaged_folder_is_named(made: Callable[..., Dataset]) -> None:
+    folder = made().folder
+    (folder / "pairs.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(DataError, match=rf"{folder.name}: damaged"):
+        made()
+
+
+def test_a_column_that_no_table_has_is_named(
+    made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = pl.DataFrame({"item_id": ["a"], "text": ["b"]})
+    pairs = pl.DataFrame({"query": ["q"], "item_row": [0], "weight": [1.0], "group": ["g"]})
+    monkeypatch.setattr(pydocs, "read", lambda _: Tables(items, pairs, (), {}))
+    lacking = replace(EXPERIMENT, data=PydocsData("pydocs"))
+    with pytest.raises(
+        DataError, match=r"pydocs: item\.text reads column 'title', .* it has item_id, text"
+    ):
+        made(lacking)
+
+
+def test_a_sample_takes_whole_groups_and_leaves_no_item_without_a_pair(
+    made: Callable[..., Dataset],
+) -> None:
+    data = replace(DATA, max_items=30)
+    small = made(replace(EXPERIMENT, data=data))
+    everything = made()
+    assert small.items.height == 30
+    assert small.report["dropped"]["item outside the sample of max_items"] == 70
+    assert small.pairs["item_row"].unique().sort().to_list() == list(range(30))
+    ids = small.items["item_id"]
+    wanted = everything.pairs.filter(
+        everything.items["item_id"].gather(everything.pairs["item_row"]).is_in(ids.implode())
+    )
+    kept = small.pairs.select("query", item_id=ids.gather(small.pairs["item_row"]))
+    assert kept["query"].to_list() == wanted["query"].to_list()
+    assert set(kept["item_id"]) == set(ids)
+
+
+def test_a_sample_is_seeded() -> None:
+    items = pl.DataFrame({"item_id": [str(n) for n in range(200)]})
+    rows = pl.int_range(200, dtype=pl.UInt32, eager=True)
+    pairs = pl.DataFrame({"item_row": rows, "group": (rows // 4).cast(pl.String)})
+    tables = Tables(items, pairs, (), {})
+    first, again, other = (sample_groups(tables, 50, seed).items for seed in (1, 1, 2))
+    assert first.equals(again)
+    assert not first.equals(other)
+    assert 50 <= first.height < 54
+    assert sample_groups(tables, 0, 1) is tables
+
+
+def test_a_query_is_cut_out_as_whole_words() -> None:
+    assert collapse(" a\n\tb ") == "a b"
+    assert without("Read a FILE, then read a\nfile.", "read a file") == ", then ."
+    assert without("Read a FILE, then read a filed thing", "read a file").endswith("a filed thing")
+    assert holds("read a filed thing", "Read a File")
+    assert holds("the \ufb01le", "FILE")
+    assert not holds("nothing of the sort", "read a file")

@@ -1,0 +1,203 @@
+"""apt's lists become items; nothing here touches the network."""
+
+import io
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from protos.errors import DataError
+from train.sources import debian
+from train.sources.tables import Tables
+
+PACKAGES = """\
+Package: eigen-tool
+Source: eigen (3.4.0-2)
+Version: 3.4.0-2+b1
+Description: compute eigenvalues on the command line
+Description-md5: aaa
+Tag: role::program,
+ use::analysing
+Section: math
+
+Package: eigen-tool
+Version: 3.3.0-1
+Description: compute eigenvalues on the command line
+Description-md5: aaa
+Section: math
+
+Package: zz-eigen-alias
+Description: compute eigenvalues on the command line
+Description-md5: aaa
+Section: oldlibs
+
+Package: paint
+Version: 1.0-1
+Description: Simple Drawing program
+Description-md5: bbb
+Section: graphics
+
+Package: echo-echo
+Description: program that says it twice
+Description-md5: ccc
+Section: misc
+
+Package: nothing-long
+Description: package without a translation
+Description-md5: ddd
+Section: misc
+"""
+
+TRANSLATION = """\
+Package: eigen-tool
+Description-md5: aaa
+Description-en: compute eigenvalues on the command line
+ Reads a matrix from standard input
+ and prints what a linear algebra course asks for.
+ .
+ Works on sparse input, too.
+
+Package: paint
+Description-md5: bbb
+Description-en: Simple Drawing program
+ This is a simple drawing  program for children of every age.
+
+Package: echo-echo
+Description-md5: ccc
+Description-en: program that says it twice
+ Program that says it twice.
+"""
+
+NO_CONSOLE = Console(file=io.StringIO())
+
+
+def write_lists(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "Packages").write_text(PACKAGES)
+    (folder / "Translation-en").write_text(TRANSLATION)
+    index = {"packages": ["Packages"], "translations": ["Translation-en"], "sha256": "f" * 64}
+    (folder / debian.LISTS).write_text(json.dumps(index))
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    write_lists(tmp_path / "apt")
+    return debian.read(debian.lists(tmp_path / "apt", NO_CONSOLE))
+
+
+def test_a_short_description_asks_for_the_long_one(tables: Tables) -> None:
+    item, pair = tables.items.row(0, named=True), tables.pairs.row(0, named=True)
+    assert item == {
+        "item_id": "eigen-tool",
+        "name": "eigen-tool",
+        "section": "math",
+        "text": "Reads a matrix from standard input and prints what a linear algebra course asks for. "
+        "Works on sparse input, too.",
+        "full_text": "eigen-tool compute eigenvalues on the command line Reads a matrix from standard "
+        "input and prints what a linear algebra course asks for. Works on sparse input, too.",
+    }
+    assert pair == {
+        "query": "compute eigenvalues on the command line",
+        "item_row": 0,
+        "weight": 1.0,
+        "group": "eigen",
+    }
+
+
+def test_a_package_without_a_source_field_is_its_own_source(tables: Tables) -> None:
+    assert tables.pairs["group"].to_list() == ["eigen", "paint"]
+
+
+def test_a_long_description_loses_the_short_one(tables: Tables) -> None:
+    assert tables.items["text"][1] == "This is a for children of every age."
+    assert "Simple Drawing program" in tables.items["full_text"][1]
+    assert tables.changed == {"query cut out of the text that repeats it": 1}
+
+
+def test_everything_left_out_is_counted(tables: Tables) -> None:
+    assert tables.dropped == {
+        "another version of a package already read": 1,
+        "description of a package already read": 1,
+        "package without an English short and long description": 1,
+        "text that says nothing, or still its query, once the query is cut out": 1,
+    }
+
+
+def test_stanzas_keep_the_lines_of_a_field_apart() -> None:
+    found = list(debian.stanzas("A: 1\nB: x\n y\n .\n z\n\n\nA: 2\n".splitlines(keepends=True)))
+    assert found == [{"A": "1", "B": "x\ny\n.\nz"}, {"A": "2"}]
+
+
+def test_without_apt_the_message_says_what_to_use_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(DataError, match=r'no apt-get here.*"pydocs".*"files"'):
+        debian.lists(tmp_path / "apt", NO_CONSOLE)
+
+
+def write_apt(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """An `apt-get` of our own, first and last on the PATH but for the shell's."""
+    folder.mkdir()
+    path = folder / "apt-get"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_apt_that_fails_is_told_in_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_apt(tmp_path / "bin", monkeypatch, 'echo "E: no space left" >&2; exit 100')
+    with pytest.raises(DataError, match="apt-get update failed: E: no space left"):
+        debian.lists(tmp_path / "apt", NO_CONSOLE)
+
+
+def test_apt_that_brings_no_descriptions_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_apt(tmp_path / "bin", monkeypatch, 'echo "W: cannot reach the archive" >&2')
+    with pytest.raises(DataError, match=r'"pydocs".*cannot reach the archive'):
+        debian.lists(tmp_path / "apt", NO_CONSOLE)
+    assert not (tmp_path / "apt" / debian.LISTS).exists()
+
+
+def test_lists_are_fetched_once_and_again_on_demand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apt, log = tmp_path / "apt", tmp_path / "log"
+    lists = apt / "state" / "lists"
+    write_apt(
+        tmp_path / "bin",
+        monkeypatch,
+        f"""
+echo "$@" >> {log}
+if [ "$1" = update ]; then
+  printf 'Package: a\\n' > {lists}/Packages; printf 'Package: a\\n' > {lists}/Translation-en
+  printf 'Package: a\\n' > {lists}/Other
+else
+  printf 'Packages\\tDebian\\tmain\\tscheme://archive\\t$(LANGUAGE)\\t{lists}/Packages\\n'
+  printf 'Translations\\tDebian\\tmain\\tscheme://archive\\ten\\t{lists}/Translation-en\\n'
+  printf 'Translations\\tDebian\\tmain\\tscheme://archive\\tde\\t{lists}/Other\\n'
+  printf 'Packages\\tDebian\\tcontrib\\tscheme://archive\\t$(LANGUAGE)\\t{lists}/Other\\n'
+  printf 'Packages\\tElsewhere\\tmain\\tscheme://archive\\t$(LANGUAGE)\\t{lists}/Other\\n'
+  printf 'Packages\\tDebian\\tmain\\tfile:/here\\t$(LANGUAGE)\\t{lists}/Other\\n'
+fi""",
+    )
+    first = debian.lists(apt, NO_CONSOLE)
+    assert [path.name for path in first.packages] == ["Packages"]
+    assert [path.name for path in first.translations] == ["Translation-en"]
+    assert debian.lists(apt, NO_CONSOLE) == first
+    assert log.read_text().count("update") == 1
+    assert "Acquire::Languages=en" in log.read_text()
+    assert debian.lists(apt, NO_CONSOLE, refresh=True) == first
+    assert log.read_text().count("update") == 2
+
+
+def test_a_list_that_has_gone_is_named(tmp_path: Path) -> None:
+    write_lists(tmp_path / "apt")
+    (tmp_path / "apt" / "Packages").unlink()
+    with pytest.raises(DataError, match="Packages: missing"):
+        debian.lists(tmp_path / "apt", NO_CONSOLE)

@@ -1,0 +1,26 @@
+"""When is a stage's output still good? When the fingerprint of all that it follows from is the same."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from train.places import ROOT
+
+
+def fingerprint(*parts: Any) -> str:
+    """sha256 over dataclasses, or anything else that JSON can say."""
+    plain = [dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part for part in parts]  # type: ignore[arg-type]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def source_code(*folders: str) -> str:
+    """sha256 over the Python files directly in some top-level folders: code is an input like any other."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted((ROOT / folder).glob("*.py")):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+

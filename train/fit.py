@@ -1,0 +1,158 @@
+"""One experiment, from its TOML to a finished run.
+
+    python -m train fit --config train/configs/pydocs.toml
+
+A run whose inputs have not changed is not trained again: its figures are read from MLflow.
+"""
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import mlflow
+import torch
+from mlflow.entities import Run
+from rich.console import Console
+
+from protos.errors import MissingStage
+from train import plots
+from train.baselines import bm25
+from train.checkpoint import load_run, load_towers
+from train.config import Experiment
+from train.dataset import Dataset
+from train.fingerprint import fingerprint, source_code
+from train.loop import Interrupted, Trainer
+from train.metrics import CUTOFFS, mean, per_query
+from train.model import ARTIFACTS, DESCRIPTION, Model, start_model
+from train.observer import BEST_TOWERS, RUN_STATE, RunObserver
+from train.places import CACHE
+from train.problem import Problem, problem_of, texts_of
+from train.tracking import find_run, flat, tracked
+
+STAGE = "fit"
+
+
+def fit(
+    experiment: Experiment, dataset: Dataset, console: Console, resume: bool = False
+) -> tuple[Run, bool]:
+    """The finished run of an experiment, and whether it had been there already.
+
+    Args:
+        resume: go on with the run that was interrupted last.
+
+    Raises:
+        Interrupted: a signal asked to stop; the run is marked as killed and can be resumed.
+        MissingStage: there is nothing to resume.
+    """
+    print_ = _fingerprint(experiment, dataset)
+    done = find_run(experiment.name, STAGE, print_)
+    if done is not None:
+        return done, True
+    interrupted = _interrupted(experiment, print_)
+    if resume and interrupted is None:
+        raise MissingStage(f"{experiment.name}: no interrupted run to resume; train without --resume")
+    if interrupted and not resume:
+        console.print(f"run {interrupted} was interrupted; --resume goes on with it; starting anew")
+    threads = experiment.training.threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    try:
+        with tracked(experiment.name, STAGE, print_, interrupted if resume else None) as run_id:
+            try:
+                _run(run_id, experiment, dataset, console, resume)
+            except Interrupted:
+                raise KeyboardInterrupt from None
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; --resume goes on with run {run_id}") from None
+    return mlflow.get_run(run_id), False
+
+
+def run_folder(run_id: str) -> Path:
+    """Where a run keeps its checkpoints while it is under way."""
+    return CACHE / "runs" / run_id
+
+
+def _fingerprint(experiment: Experiment, dataset: Dataset) -> str:
+    """Everything that a run's result follows from; export and index sections are not among it."""
+    learned = dataclasses.asdict(experiment)
+    for later in ("export", "index", "name"):
+        del learned[later]
+    return fingerprint(
+        learned, dataset.report["fingerprint"], source_code("train", "protos"), torch.__version__
+    )
+
+
+def _interrupted(experiment: Experiment, print_: str) -> str | None:
+    """The newest run that did not finish and left its state behind."""
+    for status in ("KILLED", "FAILED", "RUNNING"):
+        run = find_run(experiment.name, STAGE, print_, status)
+        if run is not None and (run_folder(run.info.run_id) / RUN_STATE).is_file():
+            return str(run.info.run_id)
+    return None
+
+
+def _run(
+    run_id: str, experiment: Experiment, dataset: Dataset, console: Console, resume: bool
+) -> None:
+    folder = run_folder(run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    with console.status("hashing texts"):
+        problem = problem_of(dataset, experiment.query, experiment.item)
+        model, corpora = start_model(experiment, problem)
+    trainer = Trainer(model.towers, problem, corpora, experiment.loss, experiment.training)
+    if resume:
+        load_run(folder / RUN_STATE, trainer)
+        console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
+    else:
+        _log_inputs(model, dataset)
+    begun = time.perf_counter()
+    with RunObserver(folder, console).watching() as observer:
+        trainer.fit(observer)
+    mlflow.log_metric("training_s", time.perf_counter() - begun)
+    load_towers(folder / BEST_TOWERS, model.towers)
+    trainer.forget_vectors()
+    with console.status("test evaluation, and BM25 beside it"):
+        metrics = trainer.evaluate("test") | _bm25_metrics(experiment, problem)
+    mlflow.log_metrics(metrics | {"best_epoch": trainer.state.best_epoch})
+    _log_outputs(folder, trainer, metrics, experiment)
+    (folder / RUN_STATE).unlink()
+    (folder / BEST_TOWERS).unlink()
+
+
+def _bm25_metrics(experiment: Experiment, problem: Problem) -> dict[str, float]:
+    queries, relevant = problem.parts["test"].by_query()
+    items = texts_of(problem.items, experiment.item)
+    asked = texts_of(problem.queries, experiment.query)
+    ranked = bm25(items, [asked[row] for row in queries], max(CUTOFFS))
+    return {f"bm25_{k}": v for k, v in mean(per_query(ranked, relevant)).items()}
+
+
+def _log_inputs(model: Model, dataset: Dataset) -> None:
+    mlflow.log_params(flat(dataclasses.asdict(model.experiment)))
+    report = dataset.report
+    mlflow.set_tags(
+        {
+            "dataset": f"{report['name']} {report['fingerprint'][:12]}",
+            "dataset.fingerprint": report["fingerprint"],
+            "split_hash": dataset.split_hash,
+        }
+    )
+    mlflow.log_dict(report, "dataset.json")
+    mlflow.log_metrics({"items": report["items"], "pairs": report["pairs"]})
+    parameters = {p for tower in model.towers for p in tower.parameters()}
+    mlflow.log_metric("parameters", sum(p.numel() for p in parameters))
+    mlflow.log_text(model.description().decode(), f"{ARTIFACTS}/{DESCRIPTION}")
+
+
+def _log_outputs(
+    folder: Path, trainer: Trainer, metrics: dict[str, float], experiment: Experiment
+) -> None:
+    mlflow.log_artifact(str(folder / BEST_TOWERS), ARTIFACTS)
+    figures: dict[str, matplotlib.figure.Figure] = {
+        "learning_curves.png": plots.learning_curves(trainer.state.history, trainer.state.losses),
+        "recall_beside_bm25.png": plots.recall_beside(metrics, "bm25_", "BM25", experiment.name),
+    }
+    for name, figure in figures.items():
+        mlflow.log_artifact(str(plots.save(figure, folder / name)), "plots")

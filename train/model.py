@@ -1,0 +1,87 @@
+"""A model as the later stages need it: towers, what they were built from, and the way back from a run."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import torch
+from mlflow.entities import Run
+
+from protos.config import parse
+from protos.errors import DataError, MissingStage
+from protos.features import Schema
+from train.checkpoint import load_towers
+from train.config import Experiment
+from train.corpus import Corpus
+from train.loop import Towers
+from train.observer import BEST_TOWERS
+from train.problem import Problem
+from train.start import schema_of, start_numbers, start_text
+from train.towers import build_towers, hashing_of
+
+ARTIFACTS = "model"
+DESCRIPTION = "description.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Two towers, the experiment they come from, and the schema of their inputs."""
+
+    experiment: Experiment
+    schema: Schema
+    towers: Towers
+
+    def description(self) -> bytes:
+        """Experiment and schema as JSON, enough to build the towers again."""
+        content = {
+            "experiment": dataclasses.asdict(self.experiment),
+            "schema": dataclasses.asdict(self.schema),
+        }
+        return json.dumps(content, indent=2, sort_keys=True).encode()
+
+
+def start_model(experiment: Experiment, problem: Problem) -> tuple[Model, tuple[Corpus, Corpus]]:
+    """A model at its start, and both sides of the data as its towers read them.
+
+    Seeds torch's global generator.
+    """
+    torch.manual_seed(experiment.training.seed)
+    training = problem.training_values()
+    schema = schema_of(experiment.query, experiment.item, training)
+    towers = build_towers(experiment.tower, schema)
+    hashing = hashing_of(experiment.tower)
+    queries = Corpus(schema, "query", problem.queries, hashing)
+    items = Corpus(schema, "item", problem.items, hashing)
+    latent = getattr(experiment.tower, "latent", 0)
+    start_text(towers, items, latent, experiment.training.seed)
+    for tower, side in zip(towers, ("query", "item"), strict=True):
+        start_numbers(tower, side, training)  # type: ignore[arg-type]
+    return Model(experiment, schema, towers), (queries, items)
+
+
+def restore(run: Run) -> Model:
+    """The model that a run's artifacts hold.
+
+    Raises:
+        MissingStage: the run holds no model.
+        DataError: its artifacts are damaged.
+    """
+    try:
+        uri = f"runs:/{run.info.run_id}/{ARTIFACTS}"
+        folder = Path(mlflow.artifacts.download_artifacts(uri))
+    except Exception:
+        raise MissingStage(f"run {run.info.run_id}: holds no model; train one first") from None
+    try:
+        content: dict[str, Any] = json.loads((folder / DESCRIPTION).read_bytes())
+        experiment = parse(content["experiment"], Experiment)
+        schema = parse(content["schema"], Schema)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder / DESCRIPTION}: damaged: {error}") from None
+    towers = build_towers(experiment.tower, schema)
+    load_towers(folder / BEST_TOWERS, towers)
+    for tower in towers:
+        tower.eval()
+    return Model(experiment, schema, towers)

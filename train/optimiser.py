@@ -1,0 +1,51 @@
+"""Adam, with a step that fits what a parameter is, warm-up and cosine decay."""
+
+import math
+
+import torch
+from torch import nn
+
+from train.encoders import WeightedText
+from train.towers import Tower
+
+WEIGHTS_FACTOR = 30.0  # a weight of an n-gram is of size 1 to 3; entries of matrices are far smaller
+WARM_UP = 0.05  # of all steps
+
+
+def adam(towers: tuple[Tower, Tower], learning_rate: float) -> torch.optim.Adam:
+    """Adam over both towers; a shared table is one parameter.
+
+    A table that starts as a random projection has entries of size 1 / sqrt(D), and its step is scaled
+    likewise. Second moments are averaged over about 50 steps, because epochs here are short.
+    """
+    tables: dict[nn.Parameter, None] = {}
+    weights: dict[nn.Parameter, None] = {}
+    for tower in towers:
+        for module in tower.modules():
+            if isinstance(module, WeightedText):
+                weights[module.weights] = None
+                tables[module.table] = None
+    plain = {
+        parameter: None
+        for tower in towers
+        for parameter in tower.parameters()
+        if parameter not in tables and parameter not in weights
+    }
+    groups = [{"params": list(plain), "lr": learning_rate}]
+    if tables:
+        width = next(iter(tables)).shape[1]
+        groups.append({"params": list(tables), "lr": learning_rate / math.sqrt(width)})
+        groups.append({"params": list(weights), "lr": learning_rate * WEIGHTS_FACTOR})
+    for group in groups:
+        group["peak"] = group["lr"]
+    return torch.optim.Adam(groups, betas=(0.9, 0.98))
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to zero at the last step; returns the share of the peak."""
+    warm_up = max(1, round(WARM_UP * steps))
+    rise = min(1.0, (step + 1) / warm_up)
+    share = rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak"] * share
+    return share

@@ -1,0 +1,117 @@
+"""A tower starts as its baseline, so that learning only adds to it.
+
+What is taken from data before the first step: vocabularies of categories, mean and deviation of numbers
+(both from training rows), and IDF from the catalogue's texts, which is no more than BM25 is given.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+import torch
+from sklearn.preprocessing import normalize
+from sklearn.utils.extmath import randomized_svd
+
+from protos.features import CategoryFeature, FeatureSpec, Schema
+from train.corpus import Corpus
+from train.encoders import Number, WeightedText
+from train.towers import Side, Tower
+
+Values = Mapping[str, Sequence[Any]]
+
+
+def schema_of(
+    query: dict[str, FeatureSpec], item: dict[str, FeatureSpec], training: Mapping[Side, Values]
+) -> Schema:
+    """The features with the vocabularies that training rows give them, most frequent first.
+
+    Args:
+        training: side -> feature name -> raw values of the training rows.
+    """
+    vocabularies = {}
+    sides: dict[Side, dict[str, FeatureSpec]] = {"query": query, "item": item}
+    for side, features in sides.items():
+        for name, spec in features.items():
+            if isinstance(spec, CategoryFeature):
+                known = _vocabulary(training[side][name], spec)
+                vocabularies[f"{side}.{name}"] = known
+    return Schema(query, item, vocabularies)
+
+
+def _vocabulary(values: Sequence[Any], spec: CategoryFeature) -> tuple[str, ...]:
+    lists = values if spec.multi else [[value] for value in values]
+    counts = Counter(value for each in lists for value in each or () if value is not None)
+    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    return tuple(value for value, count in ranked if count >= spec.min_count)
+
+
+def start_text(
+    towers: tuple[Tower, Tower], items: Corpus, latent: int, seed: int
+) -> None:
+    """Make weighted text TF-IDF: the weights the square root of IDF, the table a projection.
+
+    With the root on both sides a match counts as IDF, as in BM25. The first `latent` columns of the table
+    become the right singular vectors of the items' weighted counts, one row an item of unit length
+    (Deerwester et al. 1990), and the others keep what is random in them, less those directions. The first
+    keep what words have in common, the second what tells them apart.
+    """
+    encoders = [
+        encoder
+        for tower in towers
+        for encoder in tower.encoders.values()
+        if isinstance(encoder, WeightedText)
+    ]
+    if not encoders:
+        return
+    table = encoders[0].table
+    root = np.sqrt(inverse_document_frequency(items, len(table)))
+    with torch.no_grad():
+        for encoder in encoders:
+            encoder.weights.copy_(torch.from_numpy(root))
+        if latent:
+            directions = _directions(items, root, latent, seed)
+            rest = table[:, latent:] * (table.shape[1] / (table.shape[1] - latent)) ** 0.5
+            table[:, latent:] = rest - directions @ (directions.T @ rest)
+            table[:, :latent] = directions
+
+
+def _directions(
+    items: Corpus, weights: npt.NDArray[np.float32], count: int, seed: int
+) -> torch.Tensor:
+    """(buckets, count): right singular vectors of the items' weighted counts, strongest first."""
+    blocks = [
+        scipy.sparse.csr_matrix(
+            (np.sqrt(text.counts) * weights[text.rows], text.rows, text.starts),
+            shape=(len(items), len(weights)),
+        )
+        for text in items.texts.values()
+    ]
+    matrix = normalize(scipy.sparse.vstack(blocks, format="csr"))
+    _, _, right = randomized_svd(
+        matrix, min(count, *matrix.shape), n_iter=3, random_state=seed
+    )
+    directions = torch.zeros(len(weights), count)
+    directions[:, : len(right)] = torch.from_numpy(np.ascontiguousarray(right.T))
+    return directions
+
+
+def inverse_document_frequency(items: Corpus, buckets: int) -> npt.NDArray[np.float32]:
+    """(buckets,): IDF of each row of the table over all texts of the items."""
+    texts = items.texts.values()
+    frequency = sum(text.document_frequency(buckets) for text in texts)
+    total = len(items) * max(1, len(texts))
+    idf = np.log1p((total - frequency + 0.5) / (frequency + 0.5))
+    return np.asarray(idf, np.float32)
+
+
+def start_numbers(tower: Tower, side: Side, training: Mapping[Side, Values]) -> None:
+    """Give the number encoders mean and deviation of the training rows; absent values do not count."""
+    for name, encoder in tower.encoders.items():
+        if isinstance(encoder, Number):
+            values = [value for value in training[side][name] if value is not None]
+            if values:
+                encoder.mean.fill_(float(np.mean(values)))
+                encoder.deviation.fill_(float(np.std(values)) or 1.0)

@@ -1,0 +1,170 @@
+"""Everything that is said to MLflow tracking.
+
+The store is SQLite under `mlruns/` unless `MLFLOW_TRACKING_URI` names another; all stages behave the same
+against either.
+"""
+
+import fcntl
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Run, RunStatus, ViewType
+from mlflow.exceptions import MlflowException
+
+from protos.errors import MissingStage
+from train.places import MLRUNS, ROOT
+
+FINGERPRINT = "twinspire.fingerprint"
+STAGE = "twinspire.stage"
+
+
+def connect(folder: Path = MLRUNS) -> str:
+    """Point MLflow at its store, made first where it is local and missing; returns the tracking URI."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        uri = f"sqlite:///{_local_store(folder)}"
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI", uri))
+    return uri
+
+
+def _local_store(folder: Path) -> Path:
+    """The SQLite file under `folder`. It is made beside and renamed, by one process at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    database = folder / "mlflow.db"
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not database.exists():
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=folder) as draft:
+                made = Path(draft) / "mlflow.db"
+                store = SqlAlchemyStore(f"sqlite:///{made}", (folder / "artifacts").as_uri())
+                store.engine.dispose()
+                os.rename(made, database)
+    return database
+
+
+def experiment_id(name: str) -> str:
+    """The MLflow experiment of that name, made if there is none."""
+    found = mlflow.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    local = mlflow.get_tracking_uri().startswith("sqlite:///")
+    folder = Path(mlflow.get_tracking_uri().removeprefix("sqlite:///")).parent / "artifacts" / name
+    try:
+        return str(mlflow.create_experiment(name, folder.as_uri() if local else None))
+    except MlflowException:  # another process was faster
+        found = mlflow.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def find_run(
+    experiment: str, stage: str, fingerprint: str = "", status: str = "FINISHED"
+) -> Run | None:
+    """The newest run of a stage, with that fingerprint if one is given."""
+    found = mlflow.get_experiment_by_name(experiment)
+    if found is None:
+        return None
+    terms = [f"tags.`{STAGE}` = '{stage}'", f"attributes.status = '{status}'"]
+    if fingerprint:
+        terms.append(f"tags.`{FINGERPRINT}` = '{fingerprint}'")
+    runs = mlflow.search_runs(
+        [found.experiment_id],
+        " and ".join(terms),
+        ViewType.ACTIVE_ONLY,
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+        output_format="list",
+    )
+    return runs[0] if runs else None
+
+
+def get_run(run_id: str) -> Run:
+    """The run of that id.
+
+    Raises:
+        MissingStage: the tracking server has none.
+    """
+    try:
+        return mlflow.get_run(run_id)
+    except MlflowException:
+        raise MissingStage(f"run {run_id}: not known to {mlflow.get_tracking_uri()}") from None
+
+
+@contextmanager
+def tracked(
+    experiment: str, stage: str, fingerprint: str, resume: str | None = None
+) -> Iterator[str]:
+    """A run for as long as the block lasts; it ends as finished, failed, or killed if interrupted.
+
+    Args:
+        resume: the id of a run to go on with.
+
+    Yields:
+        the run's id.
+    """
+    mlflow.set_system_metrics_sampling_interval(5)
+    mlflow.start_run(
+        run_id=resume,
+        experiment_id=None if resume else experiment_id(experiment),
+        tags={STAGE: stage, FINGERPRINT: fingerprint, **environment()},
+        log_system_metrics=True,
+    )
+    active = mlflow.active_run()
+    assert active is not None
+    status = RunStatus.FAILED
+    try:
+        yield active.info.run_id
+        status = RunStatus.FINISHED
+    except KeyboardInterrupt:
+        status = RunStatus.KILLED
+        raise
+    finally:
+        mlflow.end_run(RunStatus.to_string(status))
+
+
+def environment() -> dict[str, str]:
+    """What the code and the machine are: tags of a run."""
+    return {
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "command": " ".join(sys.argv),
+    }
+
+
+def git_commit() -> str:
+    """The checkout's commit, with `+changes` where the tree differs from it; empty outside git."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one level of dotted keys, as MLflow's parameters are."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
