@@ -24,8 +24,8 @@ class Timing:
     """Microseconds spent in each stage on the server, for the whole batch that a query was part of.
 
     Args:
-        queue_us: from the arrival of the request to the start of its handler: the wait for a
-            thread. 0 for requests inside a stream, which wait for nothing but the one before.
+        queue_us: from the arrival of the call until a thread takes it. 0 for requests inside a
+            stream, which keep their thread.
         encode_us: queries to vectors.
         search_us: vectors to hits.
     """

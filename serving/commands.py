@@ -8,12 +8,12 @@ import dataclasses
 import logging
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from protos.bundle import write_file
+from protos.bundle import Manifest, write_file
 from protos.errors import InvalidInput, Unavailable
 from serving import bundles, loadtest, tables
 from serving.address import host_of, is_loopback
@@ -22,6 +22,9 @@ from serving.client import RetrievalClient
 from serving.convert import Info
 from serving.limits import Limits
 from serving.query import Query, Value
+
+if TYPE_CHECKING:
+    from serving.server import RetrievalServer
 
 log = logging.getLogger(__name__)
 
@@ -58,16 +61,8 @@ def serve(arguments: Namespace, ready: Callable[[Result], None]) -> None:
     server.start()
     if arguments.port_file:
         write_file(arguments.port_file, f"{server.port}\n".encode())
-    manifest = retriever.manifest
-    log.info("serving %s %s at %s", manifest.name, manifest.bundle_version[:12], server.address)
-    document = {
-        "address": server.address,
-        "port": server.port,
-        "name": manifest.name,
-        "bundle_version": manifest.bundle_version,
-        "item_count": manifest.count,
-    }
-    ready((document, lambda console: None))
+    log.info("serving at %s", server.address)
+    ready((_serving_document(server, retriever.manifest), lambda console: None))
     stopped.wait()
     log.info("stopping; requests in flight have %g s", arguments.grace)
     server.stop(arguments.grace)
@@ -155,6 +150,16 @@ def _limits(arguments: Namespace) -> Limits:
         return Limits(**{name: getattr(arguments, name) for name in names})
     except ValueError as error:
         raise Misuse(str(error)) from None
+
+
+def _serving_document(server: "RetrievalServer", manifest: Manifest) -> dict[str, Any]:
+    return {
+        "address": server.address,
+        "port": server.port,
+        "name": manifest.name,
+        "bundle_version": manifest.bundle_version,
+        "item_count": manifest.count,
+    }
 
 
 def _answer_document(answer: Answer) -> dict[str, Any]:

@@ -24,7 +24,8 @@ CODES: dict[type[errors.TwinspireError], grpc.StatusCode] = {
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 
-LONGEST = 500  # code points; gRPC drops a status whose text does not fit into its trailers' 8 KiB
+# Code points; gRPC drops a status whose text does not fit into its trailers' 8 KiB.
+LONGEST_FIELD, LONGEST_REASON = 200, 300
 
 
 class NobodyWaits(Exception):
@@ -90,8 +91,9 @@ def status(error: Exception) -> tuple[grpc.StatusCode, str]:
         incident = uuid.uuid4().hex[:12]
         log.error("incident %s", incident, exc_info=error)
         return code, f"internal error; the server's log has it as incident {incident}"
-    text = str(error)
-    return code, text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    if isinstance(error, errors.InvalidInput):
+        return code, f"{_cut(error.field, LONGEST_FIELD)}: {_cut(error.reason, LONGEST_REASON)}"
+    return code, _cut(str(error), LONGEST_REASON)
 
 
 def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
@@ -113,6 +115,10 @@ def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.Unavailable(f"{address}: gave no answer before the deadline")
     return errors.TwinspireError(f"{address}: {code.name}: {text}")
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def _field_and_reason(text: str) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """A tiny bundle, made by hand and without torch: real towers, a real index, a real manifest.
 
-Its towers count letters: a code point c adds 1 to coordinate c mod 32, and the sum is brought to unit
-length. Coordinate 0 is left out, so padding, NUL and the space count for nothing, and an empty text
-becomes the zero vector.
+Its towers count letters: a code point c adds 1 to coordinate c mod 32, and the sum is brought to
+unit length. Coordinate 0 is left out, so padding, NUL and the space count for nothing, and an empty
+text becomes the zero vector.
 """
 
 import json

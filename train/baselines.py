@@ -7,6 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import Stemmer
 
+from train.config import Experiment
+from train.metrics import CUTOFFS, mean, per_query
+from train.problem import Problem, texts_of
+
 Ranked = npt.NDArray[np.int64]
 
 
@@ -26,3 +30,13 @@ def bm25(items: Sequence[str], queries: Sequence[str], k: int) -> Ranked:
     model.index(tokens(items), show_progress=False)
     rows, scores = model.retrieve(tokens(queries), k=k, show_progress=False)
     return np.where(scores > 0, rows, -1).astype(np.int64)
+
+
+def bm25_metrics(experiment: Experiment, problem: Problem, part: str) -> dict[str, float]:
+    """`bm25_<metric>` on one part of the split, over the texts that the item tower reads."""
+    rows, relevant = problem.parts[part].by_query()
+    queries = texts_of(problem.queries, experiment.query)
+    ranked = bm25(
+        texts_of(problem.items, experiment.item), [queries[row] for row in rows], max(CUTOFFS)
+    )
+    return {f"bm25_{name}": value for name, value in mean(per_query(ranked, relevant)).items()}

@@ -8,10 +8,10 @@ learned from, `[tower] [loss] [training]` how, `[export] [index]` what becomes o
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from protos import config
-from protos.features import FeatureSpec
+from protos.features import FeatureSpec, TextFeature
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ class BagTower:
         orders: lengths of the character n-grams, `#` at word boundaries included.
         words: whole words are hashed too.
         buckets: rows of the hashed table.
-        hidden: width of the residual multilayer part; 0 leaves it out.
+        query_hidden: width of the query tower's residual multilayer part; 0 leaves it out.
+        item_hidden: the same for the item tower, which runs once an item and can afford more.
     """
 
     kind: Literal["bag"]
@@ -118,7 +119,8 @@ class BagTower:
     orders: tuple[int, ...] = (3,)
     words: bool = True
     buckets: int = 65_536
-    hidden: int = 512
+    query_hidden: int = 0
+    item_hidden: int = 1024
 
     def __post_init__(self) -> None:
         if not 0 <= self.latent <= self.dimension:
@@ -231,6 +233,7 @@ class Experiment:
 
     Args:
         name: of the MLflow experiment and of the registered model.
+        examples: queries to show, feature name -> value; the demo asks the first five.
     """
 
     name: str
@@ -243,6 +246,15 @@ class Experiment:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
+    examples: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        for side in ("query", "item"):
+            if not any(isinstance(spec, TextFeature) for spec in getattr(self, side).values()):
+                raise ValueError(f"{side}: expected at least one feature of kind \"text\"")
+        for n, example in enumerate(self.examples):
+            if set(example) != set(self.query):
+                raise ValueError(f"examples[{n}]: expected a value for each of {sorted(self.query)}")
 
 
 def read_experiment(path: Path) -> Experiment:

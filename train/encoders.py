@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.hashing import WordHashing
+from train.hashing import WordHashing, latest
 
 MOST_OCCURRENCES = 64  # of one n-gram or word in one text; more count as this many
 
@@ -43,6 +43,12 @@ class HashedText(nn.Module):
         super().__init__()
         self.hashing = hashing
         self.table = table
+        self.frozen: Tensor | None
+        self.register_buffer("frozen", None, persistent=False)
+
+    def freeze(self) -> None:
+        """Work the effective table out once and for all: for inference, which would do it in each call."""
+        self.frozen = self.effective_table().detach()
 
     def forward(self, text: Tensor | Bags) -> Tensor:
         """Code points (B, L) or bags of B texts -> (B, H): for each row, count times row."""
@@ -58,7 +64,14 @@ class HashedText(nn.Module):
 
     def sum_rows(self, rows: Tensor) -> Tensor:
         """Sum of the rows (B, F): (B, H). Row 0 adds nothing, so it needs no mask."""
-        return self.effective_table()[rows].sum(dim=1)
+        embedded = self.lookup(rows)  # (B, F, H)
+        present = rows.clamp(max=1).to(embedded.dtype).unsqueeze(1)
+        return (present @ embedded).squeeze(1)  # ONNX Runtime is faster at products than at sums
+
+    def lookup(self, rows: Tensor) -> Tensor:
+        """What each of the rows (B, F) adds: (B, F, H)."""
+        table = self.effective_table() if self.frozen is None else self.frozen
+        return F.embedding(rows, table)
 
     def effective_table(self) -> Tensor:
         """(buckets, H): what a row adds to the sum."""
@@ -66,7 +79,7 @@ class HashedText(nn.Module):
 
 
 class WeightedText(HashedText):
-    """As `HashedText`, with a learned weight for each row, scaled to unit length.
+    """As `HashedText`, with a learned weight for each row.
 
     With weights at IDF, a random table and `saturate` this is a random projection of TF-IDF with square
     roots of the counts (Salton and Buckley 1988 compare such weightings): a text that repeats a word is
@@ -75,14 +88,21 @@ class WeightedText(HashedText):
     Args:
         weights: (buckets,) of this tower alone.
         saturate: count each row by the square root of its occurrences.
+        normalise: scale the sum to unit length, so that it weighs as much as any other feature.
     """
 
     def __init__(
-        self, hashing: WordHashing, table: nn.Parameter, weights: Tensor, saturate: bool
+        self,
+        hashing: WordHashing,
+        table: nn.Parameter,
+        weights: Tensor,
+        saturate: bool,
+        normalise: bool = True,
     ) -> None:
         super().__init__(hashing, table)
         self.weights = nn.Parameter(weights)
         self.saturate = saturate
+        self.normalise = normalise
         places = torch.arange(MOST_OCCURRENCES + 1).sqrt()
         self.increments: Tensor
         self.register_buffer("increments", F.pad(places.diff(), (0, 1)), persistent=False)
@@ -96,7 +116,7 @@ class WeightedText(HashedText):
             total = self._sum_saturated(self.hashing(text))
         else:
             total = self.sum_rows(self.hashing(text))
-        return F.normalize(total, dim=-1)
+        return unit(total) if self.normalise else total
 
     def effective_table(self) -> Tensor:
         """(buckets, H): each row times its weight, row 0 at zero."""
@@ -105,13 +125,17 @@ class WeightedText(HashedText):
     def _sum_saturated(self, rows: Tensor) -> Tensor:
         """The n-th occurrence of a row adds sqrt(n) - sqrt(n - 1) times the row: (B, H)."""
         ordered, _ = rows.sort(dim=1)  # (B, F): occurrences of a row follow each other
-        place = torch.arange(1, rows.shape[1] + 1, device=rows.device)
         first = ordered != F.pad(ordered[:, :-1], (1, 0), value=-1)
-        reach = F.pad((place * first).float(), (MOST_OCCURRENCES - 1, 0)).unsqueeze(1)
-        start = F.max_pool1d(reach, MOST_OCCURRENCES, stride=1).squeeze(1).long()
+        place = torch.arange(1, rows.shape[1] + 1, device=rows.device)
+        start = latest(place * first, MOST_OCCURRENCES)
         nth = torch.where(start == 0, MOST_OCCURRENCES, place - start)  # from 0
-        embedded = self.effective_table()[ordered]  # (B, F, H)
-        return (self.increments[nth].unsqueeze(1) @ embedded).squeeze(1)
+        share = F.embedding(nth, self.increments[:, None])  # (B, F, 1)
+        return (share.transpose(1, 2) @ self.lookup(ordered)).squeeze(1)
+
+
+def unit(x: Tensor) -> Tensor:
+    """(B, H) scaled to unit length; zero stays zero. Fewer nodes than `F.normalize` when exported."""
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
 
 
 class Category(nn.Module):

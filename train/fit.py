@@ -19,17 +19,16 @@ from rich.console import Console
 
 from protos.errors import MissingStage
 from train import plots
-from train.baselines import bm25
+from train.baselines import bm25_metrics
 from train.checkpoint import load_run, load_towers
 from train.config import Experiment
 from train.dataset import Dataset
 from train.fingerprint import fingerprint, source_code
 from train.loop import Interrupted, Trainer
-from train.metrics import CUTOFFS, mean, per_query
 from train.model import ARTIFACTS, DESCRIPTION, Model, start_model
 from train.observer import BEST_TOWERS, RUN_STATE, RunObserver
 from train.places import CACHE
-from train.problem import Problem, problem_of, texts_of
+from train.problem import problem_of
 from train.tracking import find_run, flat, tracked
 
 STAGE = "fit"
@@ -44,7 +43,7 @@ def fit(
         resume: go on with the run that was interrupted last.
 
     Raises:
-        Interrupted: a signal asked to stop; the run is marked as killed and can be resumed.
+        KeyboardInterrupt: a signal asked to stop; the run is marked as killed and can be resumed.
         MissingStage: there is nothing to resume.
     """
     print_ = _fingerprint(experiment, dataset)
@@ -65,7 +64,7 @@ def fit(
             except Interrupted:
                 raise KeyboardInterrupt from None
     except KeyboardInterrupt:
-        raise Interrupted(f"stopped; --resume goes on with run {run_id}") from None
+        raise KeyboardInterrupt(f"stopped; --resume goes on with run {run_id}") from None
     return mlflow.get_run(run_id), False
 
 
@@ -114,19 +113,11 @@ def _run(
     load_towers(folder / BEST_TOWERS, model.towers)
     trainer.forget_vectors()
     with console.status("test evaluation, and BM25 beside it"):
-        metrics = trainer.evaluate("test") | _bm25_metrics(experiment, problem)
+        metrics = trainer.evaluate("test") | bm25_metrics(experiment, problem, "test")
     mlflow.log_metrics(metrics | {"best_epoch": trainer.state.best_epoch})
     _log_outputs(folder, trainer, metrics, experiment)
     (folder / RUN_STATE).unlink()
     (folder / BEST_TOWERS).unlink()
-
-
-def _bm25_metrics(experiment: Experiment, problem: Problem) -> dict[str, float]:
-    queries, relevant = problem.parts["test"].by_query()
-    items = texts_of(problem.items, experiment.item)
-    asked = texts_of(problem.queries, experiment.query)
-    ranked = bm25(items, [asked[row] for row in queries], max(CUTOFFS))
-    return {f"bm25_{k}": v for k, v in mean(per_query(ranked, relevant)).items()}
 
 
 def _log_inputs(model: Model, dataset: Dataset) -> None:

@@ -27,7 +27,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], losses: Sequence[flo
     right.set(xlabel="epoch (0 is the start)", ylabel="recall@10", title="Validation")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):
-        _quiet(axes)
+        quiet(axes)
     return figure
 
 
@@ -50,7 +50,7 @@ def recall_beside(
     axes.set_xticks(range(len(CUTOFFS)), [f"recall@{k}" for k in CUTOFFS])
     axes.set(ylim=(0, 1.08), title=f"{name}: test queries, exact search over all items")
     axes.legend(frameon=False, loc="upper left")
-    _quiet(axes)
+    quiet(axes)
     return figure
 
 
@@ -62,7 +62,8 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _quiet(axes: plt.Axes) -> None:
+def quiet(axes: plt.Axes) -> None:
+    """No frame above and to the right, faint lines behind."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e6ea", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -89,6 +89,14 @@ class Problem:
             for side in sides
         }
 
+    def sample(self, side: str, part: str, count: int, seed: int) -> dict[str, list[Any]]:
+        """Feature name -> raw values of up to `count` records drawn from one part's pairs."""
+        pairs = self.parts[part]
+        rows = np.unique(pairs.query if side == "query" else pairs.item)
+        drawn = np.random.default_rng(seed).permutation(rows)[:count]
+        values = self.queries if side == "query" else self.items
+        return {name: [column[row] for row in drawn] for name, column in values.items()}
+
 
 def problem_of(
     dataset: Dataset, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]

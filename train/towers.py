@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from protos.features import FIRST_KNOWN, CategoryFeature, Schema, TextFeature
 from train.config import BagTower, DssmTower
-from train.encoders import Bags, Category, HashedText, Number, WeightedText
+from train.encoders import Bags, Category, HashedText, Number, WeightedText, unit
 from train.hashing import WordHashing
 
 Side = Literal["query", "item"]
@@ -38,7 +38,7 @@ class Tower(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """Feature name -> code points, bags, rows or numbers of B records; unit vectors (B, D)."""
         combined = sum(encoder(inputs[name]) for name, encoder in self.encoders.items())  # (B, H)
-        return F.normalize(self.deep(combined), dim=-1)
+        return unit(self.deep(combined))
 
 
 class Residual(nn.Module):
@@ -91,11 +91,14 @@ def _bag_towers(config: BagTower, schema: Schema) -> tuple[Tower, Tower]:
     table = nn.Parameter(torch.randn(config.buckets, config.dimension) / config.dimension**0.5)
 
     def tower(side: Side) -> Tower:
+        hidden = config.item_hidden if side == "item" else config.query_hidden
+        alone = len(getattr(schema, side)) == 1 and not hidden  # then the tower's own norm is enough
+
         def text() -> nn.Module:
             weights = torch.ones(config.buckets)
-            return WeightedText(hashing, table, weights, saturate=side == "item")
+            return WeightedText(hashing, table, weights, side == "item", normalise=not alone)
 
-        deep = Residual(config.dimension, config.hidden) if config.hidden else nn.Identity()
+        deep = Residual(config.dimension, hidden) if hidden else nn.Identity()
         return Tower(_encoders(schema, side, config.dimension, text), deep)
 
     return tower("query"), tower("item")

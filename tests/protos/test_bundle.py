@@ -2,13 +2,13 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from protos import bundle
-from protos.bundle import MANIFEST, REQUIRED
+from protos.bundle import MANIFEST, REQUIRED, Manifest
 from protos.errors import BundleDamaged, BundleError, BundleTooNew
 from tests.tiny import TinyTower, item_ids, tiny_bundle, tiny_manifest
 
@@ -27,6 +27,15 @@ def positions(size: int) -> list[int]:
     """First, last, and some in between."""
     drawn = random.Random(0).sample(range(size), min(size, 20))
     return sorted({0, size - 1, *drawn})
+
+
+def refusal(read: Callable[[Path], Manifest], folder: Path) -> str:
+    """Why a bundle is refused; empty where it is not."""
+    try:
+        read(folder)
+    except BundleError as error:
+        return str(error)
+    return ""
 
 
 def altered(path: Path, choose: list[int], value: int | None = None) -> Iterator[int]:
@@ -54,20 +63,22 @@ def test_reads_what_was_written(folder: Path) -> None:
 def test_one_altered_byte_of_any_file_is_refused_by_name(folder: Path) -> None:
     for path in files(folder):
         for position in altered(path, positions(path.stat().st_size)):
-            with pytest.raises(BundleError, match=f"/{path.name}: "):
-                bundle.read(folder)
-                pytest.fail(f"byte {position} of {path.name} was altered and nobody noticed")
+            assert f"/{path.name}: " in refusal(bundle.read, folder), f"byte {position}"
     bundle.read(folder)
 
 
 def test_any_altered_byte_of_the_manifest_is_refused(folder: Path) -> None:
     path = folder / MANIFEST
-    everywhere = list(range(path.stat().st_size))
-    for value in (None, ord("9")):  # a digit makes other valid JSON, even an infinite number
-        for position in altered(path, everywhere, value):
-            with pytest.raises(BundleError, match=f"/{MANIFEST}: "):
-                bundle.read_manifest(folder)
-                pytest.fail(f"byte {position} was altered and nobody noticed")
+    for position in altered(path, list(range(path.stat().st_size))):
+        assert f"/{MANIFEST}: " in refusal(bundle.read_manifest, folder), f"byte {position}"
+    bundle.read(folder)
+
+
+def test_an_altered_number_of_the_manifest_is_refused(folder: Path) -> None:
+    path = folder / MANIFEST
+    signs = [n for n, byte in enumerate(path.read_bytes()) if byte in b"-.,:"]
+    for position in altered(path, signs, ord("9")):  # other valid JSON: 1.3e-07 becomes infinite
+        assert f"/{MANIFEST}: " in refusal(bundle.read_manifest, folder), f"byte {position}"
     bundle.read(folder)
 
 

@@ -16,7 +16,7 @@ def test_the_tree_in_the_docstring_shows_every_class_under_its_base() -> None:
             depth = (len(line) - len(line.lstrip("│├└─ "))) // 4 - 1
             path[depth:] = [name]
             shown[name] = path[depth - 1] if depth else "Exception"
-    assert shown == {name: each.__base__.__name__ for name, each in classes.items()}
+    assert shown == {name: each.__mro__[1].__name__ for name, each in classes.items()}
 
 
 def test_an_invalid_input_knows_its_field() -> None:

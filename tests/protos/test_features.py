@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from protos.errors import InvalidInput
 from protos.features import (
     CategoryFeature,
+    FeatureSpec,
     NumberFeature,
     Schema,
     TextFeature,
@@ -20,18 +21,22 @@ from protos.features import (
     pad,
 )
 
-UNICODE = st.text(st.characters(exclude_categories=("Cs",)), max_size=50)
+UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 
 
 def inputs(max_length: int = 8) -> TowerInputs:
-    features = {
-        "text": TextFeature("text", column="text", max_length=max_length),
+    text = TextFeature("text", column="text", max_length=max_length)
+    features: dict[str, FeatureSpec] = {
+        "text": text,
         "country": CategoryFeature("category", column="country"),
         "tags": CategoryFeature("category", column="tags", multi=True),
         "age": NumberFeature("number", column="age"),
     }
-    vocabularies = {"query.country": ("de", "fr"), "query.tags": ("new", "old")}
-    return Schema(features, {"text": features["text"]}, vocabularies).side("query")
+    vocabularies: dict[str, tuple[str, ...]] = {
+        "query.country": ("de", "fr"),
+        "query.tags": ("new", "old"),
+    }
+    return Schema(features, {"text": text}, vocabularies).side("query")
 
 
 def arrays(**values: list[Any]) -> dict[str, Any]:
@@ -51,7 +56,7 @@ def arrays(**values: list[Any]) -> dict[str, Any]:
         ("ABC", "abc"),
         ("Straße", "strasse"),
         ("ﬁ", "fi"),  # the ligature
-        ("Ａ１", "a1"),  # full width
+        ("\uff21\uff11", "a1"),  # full width
         ("e\u0301", "é"),
         ("İ", "i̇"),
         ("日本語", "日本語"),

@@ -1,0 +1,96 @@
+"""A tower as one ONNX file: raw arrays in, unit vectors out, batch and length free.
+
+The exported module is the trained one with its tables worked out (`HashedText.freeze`); nothing is
+written a second time. The same frozen tower is what the benchmark runs in torch.
+"""
+
+import copy
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from protos.features import Arrays, FeatureSpec, NumberFeature
+from train.encoders import HashedText
+from train.towers import Tower
+
+OUTPUT = "vector"
+
+
+class Positional(nn.Module):
+    """A tower that takes its features one by one, in the order of their names given here."""
+
+    def __init__(self, tower: Tower, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.tower = tower
+        self.names = names
+
+    def forward(self, *arrays: Tensor) -> Tensor:
+        """One array for each name -> unit vectors (B, D)."""
+        vectors: Tensor = self.tower(dict(zip(self.names, arrays, strict=True)))
+        return vectors
+
+
+def frozen(tower: Tower) -> Tower:
+    """A copy for inference: evaluation mode, no gradients, tables worked out."""
+    still = copy.deepcopy(tower).eval().requires_grad_(False)
+    for module in still.modules():
+        if isinstance(module, HashedText):
+            module.freeze()
+    return still
+
+
+def export_tower(
+    tower: Tower, features: Mapping[str, FeatureSpec], example: Arrays, path: Path
+) -> int:
+    """Write a frozen tower as ONNX.
+
+    Args:
+        features: of the tower's side; they name the graph's inputs, in this order.
+        example: input arrays of at least two records; what they hold does not matter.
+        path: of the file; weights are inside it.
+
+    Returns:
+        the number of nodes.
+    """
+    names = tuple(features)
+    shapes = tuple(_free_dimensions(name, spec) for name, spec in features.items())
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter's own making, not of the tower's
+        program = torch.onnx.export(
+            Positional(tower, names),
+            tuple(torch.from_numpy(example[name]) for name in names),
+            input_names=list(names),
+            output_names=[OUTPUT],
+            dynamic_shapes={"arrays": shapes},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = _without_traces(program.model_proto)
+    onnx.checker.check_model(model)
+    onnx.save_model(model, path)
+    return len(model.graph.node)
+
+
+def _free_dimensions(name: str, spec: FeatureSpec) -> dict[int, str]:
+    if isinstance(spec, NumberFeature):
+        return {0: "batch"}
+    return {0: "batch", 1: f"{name}_length"}
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the exporter's notes of source files and lines, which tell of the machine it ran on."""
+    messages = [model, model.graph, *model.graph.node, *model.graph.value_info]
+    messages += [*model.graph.input, *model.graph.output, *model.graph.initializer]
+    for message in messages:
+        del message.metadata_props[:]
+        message.doc_string = ""
+    del model.functions[:]
+    return model

@@ -1,0 +1,122 @@
+"""Item vectors into an HNSW graph, and the search width that its recall needs.
+
+`ef_search` is the smallest on a ladder whose recall@k against exact search reaches the target, with one
+standard error to spare, on validation queries; what is reported is measured on test queries.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hnswlib
+import numpy as np
+import numpy.typing as npt
+
+from protos.bundle import IndexParameters
+from train.config import IndexConfig
+
+Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+SPACE = "ip"  # of unit vectors: a cosine
+EF_LADDER = (10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
+_BLOCK = 256
+
+
+def build(vectors: Vectors, config: IndexConfig) -> hnswlib.Index:
+    """An HNSW graph over the rows of `vectors` (N, D); row n is label n."""
+    index = hnswlib.Index(SPACE, vectors.shape[1])
+    index.init_index(
+        len(vectors),
+        M=config.m,
+        ef_construction=config.ef_construction,
+        random_seed=config.seed,
+    )
+    index.add_items(vectors, np.arange(len(vectors)), config.threads or os.cpu_count() or 1)
+    return index
+
+
+def exact(queries: Vectors, vectors: Vectors, k: int) -> Rows:
+    """(Q, min(k, N)) rows of the largest inner products, best first."""
+    k = min(k, len(vectors))
+    found = []
+    for at in range(0, len(queries), _BLOCK):
+        scores = queries[at : at + _BLOCK] @ vectors.T
+        top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(scores, top, 1), axis=1, kind="stable")
+        found.append(np.take_along_axis(top, order, 1))
+    return np.concatenate(found)
+
+
+def approximate(index: hnswlib.Index, queries: Vectors, k: int, ef: int) -> Rows:
+    """(Q, min(k, N)) rows as the graph finds them with a search width of `ef`, on one thread."""
+    k = min(k, index.get_current_count())
+    index.set_ef(max(ef, k))
+    labels, _ = index.knn_query(queries, k, num_threads=1)
+    return np.asarray(labels, np.int64)
+
+
+def recalls(found: Rows, vectors: Vectors, queries: Vectors, k: int) -> npt.NDArray[np.float64]:
+    """(Q,) recall@k against exact search by score: an equal score is as good as the same row.
+
+    Many items may share one vector; which of them is returned is nobody's fault.
+    """
+    truth = exact(queries, vectors, k)
+    k = truth.shape[1]
+    bound = np.einsum("qd,qd->q", queries, vectors[truth[:, -1]])
+    scores = np.einsum("qd,qkd->qk", queries, vectors[found[:, :k]])
+    return np.asarray((scores >= bound[:, None] - 1e-6).sum(axis=1) / k, np.float64)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A search width, and how it was come by.
+
+    Args:
+        ef_search: the width.
+        reached: whether it reaches the target.
+        curve: for each width tried `ef`, `recall`, `us_per_query`.
+    """
+
+    ef_search: int
+    reached: bool
+    curve: Sequence[dict[str, Any]]
+
+
+def tune(
+    index: hnswlib.Index, vectors: Vectors, queries: Vectors, config: IndexConfig
+) -> Tuned:
+    """The smallest search width that reaches the target on these queries.
+
+    The ladder is walked one rung past the choice, so that the curve shows what it is a choice between.
+    """
+    curve: list[dict[str, Any]] = []
+    chosen = 0
+    for ef in EF_LADDER:
+        if ef < config.k:
+            continue
+        begun = time.perf_counter()
+        found = approximate(index, queries, config.k, ef)
+        taken = time.perf_counter() - begun
+        each = recalls(found, vectors, queries, config.k)
+        error = float(each.std() / len(each) ** 0.5)
+        point = {"ef": ef, "recall": float(each.mean()), "standard_error": error}
+        curve.append(point | {"us_per_query": 1e6 * taken / len(queries)})
+        if chosen or ef >= len(vectors):
+            break
+        if each.mean() - error >= config.recall_target:
+            chosen = ef
+    return Tuned(chosen or curve[-1]["ef"], bool(chosen), curve)
+
+
+def save(index: hnswlib.Index, path: Path) -> None:
+    """Write the graph; hnswlib leaves the search width out."""
+    index.save_index(str(path))
+
+
+def parameters(config: IndexConfig, ef_search: int) -> IndexParameters:
+    """What a manifest says of the index."""
+    return IndexParameters(SPACE, config.m, config.ef_construction, ef_search, config.seed)

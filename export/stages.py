@@ -1,0 +1,157 @@
+"""The commands of `python -m export`, each from its arguments to one JSON document."""
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.entities import Run
+from rich.console import Console
+
+from export import graph, index, quality, registry
+from export.assemble import BUNDLES, SIDES, assemble
+from export.backends import onnx_encoder
+from export.benchmark import benchmark
+from export.catalogue import encode_all
+from protos import bundle
+from protos.errors import MissingStage
+from train.config import Experiment, read_experiment
+from train.dataset import Dataset, prepare
+from train.fit import STAGE as FIT
+from train.model import restore
+from train.plots import save
+from train.problem import problem_of
+from train.tracking import connect, find_run, get_run
+
+PROGRESS = Console(stderr=True)
+TOWERS = {"query": bundle.QUERY_TOWER, "item": bundle.ITEM_TOWER}
+
+
+def make_bundle(arguments: Namespace) -> dict[str, Any]:
+    """Export the towers of a run, check and measure them, index the catalogue, write the bundle."""
+    connect()
+    experiment = read_experiment(arguments.config)
+    run = _run(experiment, arguments.run)
+    folder, reused = assemble(experiment, _dataset(experiment, arguments), run, PROGRESS)
+    return _told(folder) | {"reused": reused}
+
+
+def bench(arguments: Namespace) -> dict[str, Any]:
+    """Measure the latency of a bundle's towers again: ONNX Runtime beside torch eager."""
+    connect()
+    experiment = read_experiment(arguments.config)
+    folder, manifest = _bundle(experiment, arguments.bundle)
+    run = get_run(manifest.run_id)
+    model = restore(run)
+    threads = experiment.export.threads
+    towers = {
+        side: (
+            manifest.schema.side(side),
+            graph.frozen(tower),
+            onnx_encoder(folder / TOWERS[side], threads),
+        )
+        for side, tower in zip(SIDES, model.towers, strict=True)
+    }
+    problem = problem_of(_dataset(experiment, arguments), experiment.query, experiment.item)
+    values = {side: problem.sample(side, "test", 500, 0) for side in SIDES}
+    with PROGRESS.status("latency of both towers"):
+        report, figure = benchmark(towers, values, experiment)
+    with mlflow.start_run(run_id=run.info.run_id):
+        mlflow.log_metrics(report["metrics"])
+        mlflow.log_dict(report, "bench/latency.json")
+        mlflow.log_figure(figure, "bench/latency.png")
+    return report | {"bundle": str(folder), "bundle_version": manifest.bundle_version}
+
+
+def evaluate(arguments: Namespace) -> dict[str, Any]:
+    """Measure the quality of a bundle on the test split again: its own towers, an index like its own."""
+    connect()
+    experiment = read_experiment(arguments.config)
+    folder, manifest = _bundle(experiment, arguments.bundle)
+    dataset = _dataset(experiment, arguments)
+    if dataset.split_hash != manifest.split_hash:
+        raise MissingStage(f"{folder}: was made on another split; `make export` makes a new one")
+    problem = problem_of(dataset, experiment.query, experiment.item)
+    encoders = {side: onnx_encoder(folder / TOWERS[side], threads=0) for side in SIDES}
+    inputs = {side: manifest.schema.side(side) for side in SIDES}
+    items = encode_all(encoders["item"], inputs["item"], problem.items, PROGRESS, "items")
+    asked = quality.ask(encoders["query"], inputs["query"], problem, "test", PROGRESS)
+    with PROGRESS.status("search"):
+        graph_ = index.build(items, experiment.index)
+        metrics = quality.evaluate(
+            experiment, problem, asked, items, graph_, manifest.index.ef_search
+        )
+    return metrics | {"verdict": quality.verdict(metrics), "bundle": str(folder)}
+
+
+def register(arguments: Namespace) -> dict[str, Any]:
+    """Put a bundle into the MLflow model registry, as the challenger."""
+    connect()
+    experiment = read_experiment(arguments.config)
+    folder, manifest = _bundle(experiment, arguments.bundle)
+    version, reused = registry.register(folder)
+    return {
+        "model": f"models:/{manifest.name}/{version.version}",
+        "alias": registry.CHALLENGER,
+        "bundle_version": manifest.bundle_version,
+        "reused": reused,
+    }
+
+
+def promote(arguments: Namespace) -> dict[str, Any]:
+    """Make the challenger the champion, if its parity and index recall hold."""
+    connect()
+    name = read_experiment(arguments.config).name
+    move, version = registry.promote(name)
+    model = f"models:/{name}/{version.version}"
+    return {"model": model, "alias": registry.CHAMPION, "move": move and asdict(move)}
+
+
+def rollback(arguments: Namespace) -> dict[str, Any]:
+    """Make the champion before this one the champion again."""
+    connect()
+    name = read_experiment(arguments.config).name
+    move = registry.rollback(name)
+    return {"model": f"models:/{name}/{move.after}", "move": asdict(move)}
+
+
+def _dataset(experiment: Experiment, arguments: Namespace) -> Dataset:
+    return prepare(experiment, arguments.config.parent, console=PROGRESS)
+
+
+def _run(experiment: Experiment, run_id: str) -> Run:
+    run = get_run(run_id) if run_id else find_run(experiment.name, FIT)
+    if run is None:
+        raise MissingStage(f"{experiment.name}: nothing is trained yet; `make train` comes first")
+    return run
+
+
+def _bundle(experiment: Experiment, given: Path | None) -> tuple[Path, bundle.Manifest]:
+    """The bundle at a path, or the newest of the experiment."""
+    if given is not None:
+        return given, bundle.read(given)
+    found = sorted(BUNDLES.glob(f"[!.]*/{bundle.MANIFEST}"), key=lambda path: -path.stat().st_mtime)
+    for path in found:
+        if bundle.read_manifest(path.parent).name == experiment.name:
+            return path.parent, bundle.read(path.parent)
+    raise MissingStage(f"{experiment.name}: there is no bundle yet; `make export` comes first")
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """What a bundle says of itself."""
+    manifest = bundle.read_manifest(folder)
+    return {
+        "bundle": str(folder),
+        "bundle_version": manifest.bundle_version,
+        "run_id": manifest.run_id,
+        "items": manifest.count,
+        "dimension": manifest.dimension,
+        "ef_search": manifest.index.ef_search,
+        "quality": manifest.quality,
+        "parity": manifest.parity,
+        "ann": {k: v for k, v in manifest.ann.items() if k != "curve"},
+        "latency": {k: v for k, v in manifest.latency.items() if k != "towers"},
+        "size_mib": sum(record.size for record in manifest.files.values()) / 2**20,
+    }

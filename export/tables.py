@@ -1,0 +1,67 @@
+"""What the commands of `python -m export` print for people."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show_bundle(result: dict[str, Any], console: Console) -> None:
+    """Version, quality beside BM25, parity, index and latency of a bundle."""
+    again = ", unchanged" if result["reused"] else ""
+    console.print(f"bundle {result['bundle_version'][:12]}{again}: {result['bundle']}", soft_wrap=True)
+    show_quality(result["quality"], console)
+    ann, parity = result["ann"], result["parity"]
+    recall = next(name for name in ann if name.startswith("ann_recall"))
+    worst = max(side["max_abs_diff"] for side in parity.values())
+    console.print(
+        f"index: {recall} {ann[recall]:.4f} at ef_search {ann['ef_search']} "
+        f"(target {ann['target']}); parity: max_abs_diff {worst:.1e}",
+        highlight=False,
+    )
+    show_latency(result["latency"], console)
+
+
+def show_quality(metrics: dict[str, Any], console: Console) -> None:
+    """The served pipeline beside exact search and BM25."""
+    table = Table(f"test, {metrics['queries']:,} queries", "served", "exact", "BM25", box=None)
+    for name in ("recall_at_1", "recall_at_10", "recall_at_100", "mrr_at_10", "ndcg_at_10"):
+        figures = (metrics[prefix + name] for prefix in ("", "exact_", "bm25_"))
+        table.add_row(name, *(f"{figure:.4f}" for figure in figures))
+    console.print(table)
+    console.print(metrics["verdict"], highlight=False)
+
+
+def show_latency(report: dict[str, Any], console: Console) -> None:
+    """p50 of both backends by batch size."""
+    figures = report["metrics"]
+    budget = f"{report['threads']} thread{'s' if report['threads'] != 1 else ''}"
+    table = Table(f"p50, microseconds, {budget}", "ONNX Runtime", "torch eager", "ratio", box=None)
+    for side in ("query", "item"):
+        torch, ratio = ("", "") if side == "query" else ("item_tower_", "item_")
+        for batch in (1, 8, 32):
+            table.add_row(
+                f"{side} tower, batch {batch}",
+                f"{figures[f'{side}_tower_fp32_b{batch}_p50_us']:,.0f}",
+                f"{figures[f'{torch}torch_b{batch}_p50_us']:,.0f}",
+                f"{figures[f'{ratio}torch_over_onnx_b{batch}']:.1f}",
+            )
+    console.print(table)
+    machine = report["machine"]
+    console.print(f"on {machine['processor']}, {machine['cores']} cores", highlight=False)
+
+
+def show_registered(result: dict[str, Any], console: Console) -> None:
+    """The version and its alias."""
+    again = ", registered before" if result["reused"] else ""
+    console.print(f"{result['model']} is {result['alias']}{again}", highlight=False)
+
+
+def show_move(result: dict[str, Any], console: Console) -> None:
+    """Which version is champion now, and which was."""
+    move = result["move"]
+    if move is None:
+        console.print(f"{result['model']} is champion already", highlight=False)
+        return
+    before = f"; before: version {move['before']}" if move["before"] else ""
+    console.print(f"{result['model']} is champion{before}", highlight=False)

@@ -1,0 +1,105 @@
+"""Tiny bundles, and real servers on them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from serving.client import RetrievalClient
+from serving.retriever import Retriever
+from serving.server import RetrievalServer
+from tests.tiny import FULL, TinyTower, tiny_bundle
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of 300 items whose queries are texts."""
+    return tiny_bundle(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose queries have a feature of every kind."""
+    return tiny_bundle(tmp_path_factory.mktemp("full"), query_tower=TinyTower(FULL))
+
+
+@pytest.fixture(scope="session")
+def retriever(plain: Path) -> Retriever:
+    """The plain bundle at work, without a transport."""
+    return Retriever.load(plain)
+
+
+@pytest.fixture(scope="session")
+def full_retriever(full: Path) -> Retriever:
+    """The full bundle at work, without a transport."""
+    return Retriever.load(full)
+
+
+@pytest.fixture(scope="session")
+def server(retriever: Retriever) -> Iterator[RetrievalServer]:
+    """A server on the plain bundle, in this process, on a port of its own."""
+    with RetrievalServer(retriever) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: RetrievalServer) -> Iterator[RetrievalClient]:
+    """A client of `server`."""
+    with RetrievalClient(server.address) as client:
+        client.wait_ready()
+        yield client
+
+
+@pytest.fixture
+def channel(server: RetrievalServer) -> Iterator[grpc.Channel]:
+    """A bare connection, for what the typed client would never send."""
+    with grpc.insecure_channel(server.address) as channel:
+        yield channel
+
+
+@pytest.fixture(scope="session")
+def full_client(full_retriever: Retriever) -> Iterator[RetrievalClient]:
+    """A client of a server on the full bundle."""
+    with RetrievalServer(full_retriever) as server, RetrievalClient(server.address) as client:
+        yield client
+
+
+Start = Callable[..., tuple["subprocess.Popen[str]", str]]
+
+
+@pytest.fixture
+def start_server(plain: Path, tmp_path: Path) -> Iterator[Start]:
+    """Start `python -m serving serve` on the plain bundle; gives the process and its address."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*flags: str) -> tuple["subprocess.Popen[str]", str]:
+        port_file = tmp_path / f"port-{len(processes)}"
+        arguments = ["--bundle", str(plain), "--port", "0", "--port-file", str(port_file), *flags]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serving", "serve", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        processes.append(process)
+        until = time.monotonic() + 30
+        while not port_file.exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until, "the server did not start"
+            time.sleep(0.02)
+        return process, f"127.0.0.1:{port_file.read_text().strip()}"
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate()

@@ -1,0 +1,34 @@
+"""Serving stands alone: it runs where neither torch nor MLflow is installed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.serving.conftest import ROOT
+
+MODULES = sorted(
+    f"serving.{path.stem}"
+    for path in (ROOT / "serving").glob("*.py")
+    if path.stem not in ("__init__", "pyfunc_model")  # which MLflow runs
+)
+FORBIDDEN = ("torch", "mlflow", "polars", "pandas", "train", "export")
+
+
+@pytest.mark.parametrize("modules", [["serving.server"], ["serving.client"], MODULES], ids=str)
+def test_serving_imports_nothing_that_it_must_not(modules: list[str], tmp_path: Path) -> None:
+    code = (
+        "import importlib, sys\n"
+        f"for name in {FORBIDDEN}: sys.modules[name] = None\n"  # importing one fails
+        f"for name in {modules}: importlib.import_module(name)\n"
+        f"print([name for name in {FORBIDDEN} if sys.modules[name] is not None])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_client_needs_no_runtime_of_towers() -> None:
+    code = "import sys, serving.client; print({'onnxruntime', 'hnswlib'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "set()\n", done.stderr

@@ -1,0 +1,138 @@
+"""The graph finds what exact search finds, before and after a reload, at any k."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import hnswlib
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from protos.bundle import INDEX, VECTORS, IndexParameters, Manifest
+from protos.errors import BundleDamaged
+from serving.index import Index, nearest
+from tests.tiny import TinyTower, build_index, tiny_manifest
+
+COUNT, DIMENSION = 2000, 16
+Vectors = npt.NDArray[np.float32]
+
+
+def unit_vectors(count: int, seed: int) -> Vectors:
+    vectors = np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32)
+    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
+
+
+VECTORS_2000 = unit_vectors(COUNT, seed=1)
+QUERIES = unit_vectors(100, seed=2)
+PARAMETERS = IndexParameters(space="ip", m=8, ef_construction=64, ef_search=64, seed=0)
+
+
+def manifest(**changed: object) -> Manifest:
+    bare = tiny_manifest(COUNT, TinyTower(), dimension=DIMENSION, index=PARAMETERS)
+    return replace(bare, **changed)  # type: ignore[arg-type]
+
+
+def write(folder: Path, vectors: Vectors, graph: hnswlib.Index | None = None) -> Path:
+    np.save(folder / VECTORS, vectors)
+    (graph or build_index(vectors)).save_index(str(folder / INDEX))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("index"), VECTORS_2000)
+
+
+def recall(found: npt.NDArray[np.int64], exact: npt.NDArray[np.int64]) -> float:
+    shares = [
+        len({*a} & {*b}) / len(b) for a, b in zip(found.tolist(), exact.tolist(), strict=True)
+    ]
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("k", [1, 10, 32, 33, 64, 100])
+def test_recall_against_exact_search_at_any_k(folder: Path, k: int) -> None:
+    index = Index(folder, manifest())
+    found, scores = index.search(QUERIES, k)
+    exact, exact_scores = index.exact(QUERIES, k)
+    assert found.shape == scores.shape == (100, k)
+    assert recall(found, exact) >= 0.97
+    assert np.all(np.diff(scores, axis=1) <= 0)
+    np.testing.assert_allclose(scores[:, 0], exact_scores[:, 0], atol=1e-5)
+
+
+def test_a_reload_changes_nothing(folder: Path) -> None:
+    built = build_index(VECTORS_2000)
+    built.set_ef(PARAMETERS.ef_search)
+    labels, _ = built.knn_query(QUERIES, k=10, num_threads=1)
+    np.testing.assert_array_equal(Index(folder, manifest()).search(QUERIES, 10)[0], labels)
+
+
+def test_ef_search_comes_from_the_manifest(folder: Path) -> None:
+    narrow = Index(folder, manifest(index=replace(PARAMETERS, ef_search=2)))
+    exact, _ = narrow.exact(QUERIES, 1)
+    assert recall(narrow.search(QUERIES, 1)[0], exact) < 0.95
+    assert recall(Index(folder, manifest()).search(QUERIES, 1)[0], exact) >= 0.98
+
+
+def test_exact_search_agrees_with_sorting_everything(folder: Path) -> None:
+    rows, scores = Index(folder, manifest()).exact(QUERIES, 50)
+    cosines = QUERIES @ VECTORS_2000.T
+    expected = np.argsort(-cosines, axis=1, kind="stable")[:, :50]
+    np.testing.assert_allclose(scores, np.take_along_axis(cosines, expected, 1), atol=1e-6)
+    assert recall(rows, expected) == 1.0
+
+
+def test_among_equals_the_lower_row_is_first() -> None:
+    scores = np.array([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0]], np.float32)
+    assert nearest(scores, 3).tolist() == [[1, 3, 0], [0, 1, 2]]
+    assert nearest(scores, 5).tolist() == [[1, 3, 0, 2, 4], [0, 1, 2, 3, 4]]
+
+
+def test_more_than_the_catalogue_gives_all_of_it(folder: Path) -> None:
+    rows, _ = Index(folder, manifest()).search(QUERIES[:2], COUNT + 1)
+    np.testing.assert_array_equal(np.sort(rows, axis=1), [np.arange(COUNT)] * 2)
+
+
+def test_what_the_graph_cannot_reach_is_found_exactly(tmp_path: Path) -> None:
+    graph = build_index(VECTORS_2000)
+    kept = {*np.linspace(0, COUNT // 2, 8).astype(int).tolist(), *range(50)}
+    for row in sorted({*range(COUNT)} - kept):
+        graph.mark_deleted(row)
+    index = Index(write(tmp_path, VECTORS_2000, graph), manifest())
+    rows, _ = index.search(QUERIES, 100)  # the graph alone would raise
+    np.testing.assert_array_equal(rows, index.exact(QUERIES, 100)[0])
+
+
+def test_a_graph_of_other_vectors_is_refused(tmp_path: Path) -> None:
+    other = build_index(unit_vectors(COUNT, seed=3))
+    with pytest.raises(BundleDamaged, match=r"index\.hnsw: holds other vectors than vectors\.npy"):
+        Index(write(tmp_path, VECTORS_2000, other), manifest())
+
+
+@pytest.mark.parametrize("dimension", [8, 24])
+def test_a_graph_of_another_dimension_is_refused(tmp_path: Path, dimension: int) -> None:
+    vectors = np.resize(VECTORS_2000, (COUNT, dimension)).astype(np.float32)
+    with pytest.raises(BundleDamaged, match=r"index\.hnsw: "):
+        Index(write(tmp_path, VECTORS_2000, build_index(vectors)), manifest())
+
+
+def test_a_graph_of_another_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleDamaged, match=r"index\.hnsw: 1999 items"):
+        Index(write(tmp_path, VECTORS_2000, build_index(VECTORS_2000[1:])), manifest())
+
+
+def test_vectors_of_another_type_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, VECTORS_2000)
+    for wrong in (VECTORS_2000.astype(np.float64), np.array([None]), VECTORS_2000[:, 1:]):
+        np.save(tmp_path / VECTORS, wrong)
+        with pytest.raises(BundleDamaged, match=r"vectors\.npy: "):
+            Index(tmp_path, manifest())
+
+
+def test_something_else_than_a_graph_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, VECTORS_2000)
+    (tmp_path / INDEX).write_bytes(b"")
+    with pytest.raises(BundleDamaged, match=r"index\.hnsw: "):
+        Index(tmp_path, manifest())

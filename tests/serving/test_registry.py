@@ -1,0 +1,161 @@
+"""A bundle in MLflow's registry: served from there, and answering inside `mlflow.pyfunc`."""
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protos import bundle
+from protos.errors import BundleDamaged, InvalidInput, MissingStage
+from serving import bundles
+from serving.query import Query
+from serving.retriever import Retriever
+from tests.serving.conftest import ROOT
+from tests.tiny import tiny_bundle
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without MLflow's warnings about itself, for which it lifts every filter."""
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory, full: Path) -> Iterator[str]:
+    """The URI of a real registry that holds the full bundle as `tiny@champion`."""
+    with quiet():
+        import mlflow.pyfunc
+
+    folder = tmp_path_factory.mktemp("registry")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        patch.syspath_prepend(str(ROOT))
+        client = mlflow.MlflowClient()
+        experiment = client.create_experiment("tiny", f"{folder}/artifacts")
+        with quiet(), mlflow.start_run(experiment_id=experiment):
+            logged = mlflow.pyfunc.log_model(
+                name="bundle",
+                python_model=str(ROOT / "serving" / "pyfunc_model.py"),
+                artifacts={"bundle": str(full)},
+                registered_model_name="tiny",
+                input_example=(["a query"], {"k": 10}),
+                pip_requirements=[],
+            )
+        client.set_registered_model_alias("tiny", "champion", logged.registered_model_version)
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def model(registry: str) -> Any:
+    import mlflow
+
+    with quiet():
+        return mlflow.pyfunc.load_model("models:/tiny@champion")
+
+
+def test_the_champion_is_downloaded_whole_and_once(
+    registry: str, full: Path, tmp_path: Path
+) -> None:
+    folder = bundles.download("models:/tiny@champion", tmp_path)
+    assert folder == tmp_path / full.name
+    assert bundle.read(folder) == bundle.read(full)
+    written = folder.stat().st_ino
+    assert bundles.download("models:/tiny/1", tmp_path).stat().st_ino == written
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("model", ["models:/tiny@nobody", "models:/other/1", "nonsense"])
+def test_a_model_that_is_not_there_is_missing(registry: str, tmp_path: Path, model: str) -> None:
+    with pytest.raises(MissingStage, match=f"{model}: not in the registry"):
+        bundles.download(model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_store_the_message_says_what_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingStage, match=r"no registry at mlruns/mlflow\.db"):
+        bundles.download("models:/tiny@champion", tmp_path)
+
+
+def test_without_mlflow_the_message_says_so(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['mlflow'] = None\n"
+        "from serving.__main__ import main\n"
+        "sys.exit(main(['serve', '--model', 'models:/tiny@champion']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 1
+    assert "MLflow, which is not installed here" in done.stderr
+
+
+def test_the_newest_of_several_bundles_is_served(tmp_path: Path) -> None:
+    with pytest.raises(MissingStage, match="holds no bundle; `make export` writes one"):
+        bundles.newest(tmp_path)
+    old = tiny_bundle(tmp_path, items=5)
+    new = tiny_bundle(tmp_path, items=6)
+    os.utime(old / bundle.MANIFEST, (1, 1))
+    assert bundles.newest(tmp_path) == new
+    os.utime(new / bundle.MANIFEST, (0, 0))
+    assert bundles.newest(tmp_path) == old
+    assert bundles.newest(new) == new
+
+
+def test_the_model_answers_as_the_retriever_does(model: Any, full_retriever: Retriever) -> None:
+    found = model.predict(["bavuti xelike mopy", ""], params={"k": 3})
+    answers = full_retriever.search([Query("bavuti xelike mopy"), Query("")], k=3)
+    assert found == [[vars(hit) for hit in answer.hits] for answer in answers]
+    assert [len(hits) for hits in model.predict(["a"])] == [10]
+
+
+def test_the_model_takes_features_and_data_frames(model: Any, full_retriever: Retriever) -> None:
+    import pandas as pd
+
+    table = pd.DataFrame({"text": ["a", "b"], "age": [30.0, None], "country": ["de", "fr"]})
+    found = model.predict(table.to_dict("records"), params={"k": 2})
+    queries = [
+        Query("a", features={"age": 30.0, "country": "de"}),
+        Query("b", features={"country": "fr"}),
+    ]
+    expected = [[hit.id for hit in each.hits] for each in full_retriever.search(queries, k=2)]
+    assert [[hit["id"] for hit in hits] for hits in found] == expected
+    assert model.predict(table[["text"]]) == model.predict(["a", "b"])
+
+
+def test_the_model_refuses_by_name(model: Any) -> None:
+    with pytest.raises(InvalidInput, match="k: expected at most 1000"):
+        model.predict(["a"], params={"k": 5000})
+    queries: list[Any] = [{"text": "a"}] * 70 + [{"text": "a", "colour": "red"}]
+    with pytest.raises(InvalidInput, match=r"queries\[70\]\.features\.colour: unknown feature"):
+        model.predict(queries)
+
+
+def test_a_registered_bundle_that_was_altered_is_refused(registry: str, tmp_path: Path) -> None:
+    import mlflow
+
+    store = Path(mlflow.artifacts.download_artifacts("models:/tiny@champion"))
+    (path,) = store.rglob(bundle.ITEMS)
+    content = path.read_bytes()
+    path.write_bytes(content + b" ")
+    try:
+        with pytest.raises(BundleDamaged, match=bundle.ITEMS):
+            bundles.download("models:/tiny@champion", tmp_path)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        path.write_bytes(content)

@@ -1,0 +1,189 @@
+"""The service over a real socket: answers, order, bounds, and errors that name the field."""
+
+import logging
+import queue
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from protos.errors import InvalidInput, Unavailable, UnknownItem
+from serving.answer import Answer
+from serving.client import RetrievalClient
+from serving.limits import Limits
+from serving.query import Query
+from serving.retriever import Retriever
+from serving.server import RetrievalServer
+from tests.tiny import item_ids, item_names
+
+SERVICE = "retrieval.v1.Retrieval"
+
+
+def ids(answer: Answer) -> list[str]:
+    return [hit.id for hit in answer.hits]
+
+
+def test_search_answers_as_the_retriever_does(
+    client: RetrievalClient, retriever: Retriever
+) -> None:
+    answer = client.search("bavuti xelike mopy", k=5)
+    (expected,) = retriever.search([Query("bavuti xelike mopy")], k=5)
+    assert answer.hits == expected.hits
+    assert answer.bundle_version == retriever.manifest.bundle_version
+    assert answer.timing.encode_us > 0
+    assert answer.timing.search_us > 0
+
+
+def test_k_defaults_and_gives_what_there_is(client: RetrievalClient) -> None:
+    assert len(client.search("bake").hits) == 10
+    assert sorted(ids(client.search("bake", k=1000))) == item_ids(300)
+
+
+def test_an_empty_text_is_answered_and_an_absent_one_is_not(client: RetrievalClient) -> None:
+    assert len(client.search("").hits) == 10
+    with pytest.raises(InvalidInput, match=r"query\.text: required .* but missing"):
+        client.search(Query())
+
+
+def test_more_like_this_and_exclude(client: RetrievalClient) -> None:
+    like_this = client.search(Query(item_id="item-007"), k=5)
+    assert "item-007" not in ids(like_this)
+    rest = client.search(Query(item_id="item-007"), k=3, exclude=ids(like_this)[:2])
+    assert ids(rest) == ids(like_this)[2:]
+
+
+def test_a_batch_answers_in_order(client: RetrievalClient) -> None:
+    queries: list[Query | str] = [*item_names(20), Query(item_id="item-030")]
+    answers = client.search_batch(queries, k=3, exclude=["item-001"])
+    alone = [client.search(query, k=3, exclude=["item-001"]) for query in queries]
+    assert [ids(answer) for answer in answers] == [ids(answer) for answer in alone]
+    assert len({answer.timing for answer in answers}) == 1
+
+
+def test_a_stream_answers_in_order_while_it_is_open(client: RetrievalClient) -> None:
+    names = item_names(50)
+    asked: list[str] = []
+
+    def queries() -> Iterator[str]:
+        for name in names:
+            asked.append(name)
+            yield name
+
+    stream = client.search_stream(queries(), k=1)
+    assert [ids(answer) for answer in stream] == [[f"item-{n:03}"] for n in range(50)]
+    assert asked == names
+
+
+def test_a_stream_ends_with_the_error_of_the_first_bad_query(client: RetrievalClient) -> None:
+    stream = client.search_stream(["a", Query(item_id="item-999"), "b"], k=1)
+    assert len(next(stream).hits) == 1
+    with pytest.raises(UnknownItem, match=r"query\.item_id"):
+        next(stream)
+
+
+def test_streams_are_bounded_and_come_back(
+    retriever: Retriever, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        RetrievalServer(retriever, handlers=3, streams=1) as server,
+        RetrievalClient(server.address) as client,
+    ):
+        queries: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        queries.put("a")
+        first = client.search_stream(iter(queries.get, None), k=1)
+        next(first)
+        with pytest.raises(Unavailable, match="all streams are in use"):
+            list(client.search_stream(["a"]))
+        assert client.search("a").hits
+        first.close()  # type: ignore[attr-defined]
+        queries.put(None)
+        assert len(list(client.search_stream(["a", "b"], timeout=5))) == 2
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_encode_gives_unit_vectors(client: RetrievalClient, retriever: Retriever) -> None:
+    queries: list[Query | str] = ["a", "日本語", Query(item_id="item-003"), ""]
+    vectors = client.encode(queries)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (4, 32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 1, 1, 0], atol=1e-5)
+    (expected,) = retriever.encode([Query(item_names(300)[3])]).vectors
+    np.testing.assert_allclose(vectors[2], expected, atol=1e-6)
+
+
+def test_info_says_what_is_served(client: RetrievalClient, retriever: Retriever) -> None:
+    info = client.info()
+    assert info.bundle_version == retriever.manifest.bundle_version
+    assert (info.name, info.dimension, info.item_count) == ("tiny", 32, 300)
+    assert info.query_features == {"text": "text"}
+    assert info.display_fields == ("name", "section")
+    assert info.limits == Limits()
+    assert info.uptime_seconds > 0
+    assert info.manifest["examples"] == list(retriever.manifest.examples)
+
+
+def test_features_of_every_kind_reach_the_tower(full_client: RetrievalClient) -> None:
+    features: list[dict[str, Any]] = [
+        {},
+        {"age": 30.0},
+        {"country": "de"},
+        {"country": "nowhere"},
+        {"tags": ("new", "old")},
+    ]
+    vectors = full_client.encode([Query("ba", features=each) for each in features])
+    assert len({vector.tobytes() for vector in vectors}) == len(features)
+    assert full_client.info().query_features == {
+        "text": "text",
+        "country": "category",
+        "tags": "category",
+        "age": "number",
+    }
+
+
+def test_an_answer_may_be_larger_than_grpcs_own_bound(client: RetrievalClient) -> None:
+    answers = client.search_batch(["bake"] * 256, k=300, timeout=30)
+    assert sum(len(answer.hits) for answer in answers) == 256 * 300
+
+
+def test_health_knows_the_server_and_the_service(channel: grpc.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    for service in ("", SERVICE):
+        answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.RpcError) as caught:
+        health.Check(health_pb2.HealthCheckRequest(service="other"), timeout=5)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection_lists_the_services_and_describes_them(channel: grpc.Channel) -> None:
+    reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+    requests = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE),
+    ]
+    listed, described = reflection.ServerReflectionInfo(iter(requests), timeout=5)
+    names = {service.name for service in listed.list_services_response.service}
+    assert names >= {SERVICE, "grpc.health.v1.Health"}
+    assert described.file_descriptor_response.file_descriptor_proto
+
+
+def test_a_busy_port_is_an_error(retriever: Retriever, server: RetrievalServer) -> None:
+    with pytest.raises(Unavailable, match=f"127.0.0.1:{server.port}: cannot listen"):
+        RetrievalServer(retriever, port=server.port)
+
+
+def test_streams_leave_handlers_for_others(retriever: Retriever) -> None:
+    with pytest.raises(ValueError, match="streams: expected 1 to 3, got 4"):
+        RetrievalServer(retriever, handlers=4, streams=4)
+
+
+def test_nobody_there_is_unavailable() -> None:
+    with RetrievalClient("127.0.0.1:1", timeout=2) as client:
+        with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1: "):
+            client.search("a")
+        with pytest.raises(Unavailable, match="not serving after"):
+            client.wait_ready(timeout=0.3)
