@@ -39,9 +39,7 @@ def parser() -> argparse.ArgumentParser:
                 "--run", default="", help="id of the MLflow run to export (default: the newest)"
             )
         if name in ("bench", "evaluate", "register"):
-            command.add_argument(
-                "--bundle", type=Path, help="folder of the bundle (default: the newest)"
-            )
+            command.add_argument("--bundle", type=Path, help="folder of the bundle (default: the newest)")
         command.set_defaults(run_command=run, show=show)
     return top
 

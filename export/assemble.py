@@ -9,7 +9,7 @@ be loaded. A bundle whose inputs have not changed is not made again.
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ import numpy as np
 from mlflow.entities import Run
 from rich.console import Console
 
-from export import graph, index, latency, parity, plots, quality
+from export import graph, index, parity, plots, quality
 from export.backends import Encode, onnx_encoder, torch_encoder
 from export.benchmark import benchmark
 from export.catalogue import encode_all
 from protos import bundle
 from protos.errors import BundleError, MissingStage
-from protos.features import TextFeature, TowerInputs
+from protos.features import Side, TextFeature, TowerInputs
 from train.config import Experiment
 from train.dataset import Dataset
 from train.fingerprint import fingerprint, source_code
@@ -33,7 +33,7 @@ from train.model import Model, restore
 from train.places import CACHE
 from train.plots import save
 from train.problem import Problem, problem_of, values_of
-from train.towers import Side, Tower
+from train.towers import Tower
 
 BUNDLES = CACHE / "bundles"
 SIDES: tuple[Side, Side] = ("query", "item")
@@ -51,9 +51,7 @@ class Exported:
     onnx: Encode
 
 
-def assemble(
-    experiment: Experiment, dataset: Dataset, run: Run, console: Console
-) -> tuple[Path, bool]:
+def assemble(experiment: Experiment, dataset: Dataset, run: Run, console: Console) -> tuple[Path, bool]:
     """The bundle of a run, and whether it had been there already.
 
     Raises:
@@ -61,9 +59,7 @@ def assemble(
         GateRefused: torch and ONNX Runtime differ by more than the tolerance.
     """
     if run.data.tags.get("dataset.fingerprint") != dataset.report["fingerprint"]:
-        raise MissingStage(
-            f"run {run.info.run_id}: was trained on another state of the data; train again"
-        )
+        raise MissingStage(f"run {run.info.run_id}: was trained on another state of the data; train again")
     tag = "twinspire.bundle." + _fingerprint(experiment, run)[:12]
     known = run.data.tags.get(tag)
     if known:
@@ -91,9 +87,7 @@ def _fingerprint(experiment: Experiment, run: Run) -> str:
 class _Assembly:
     """The making of one bundle, step by step, in a folder of its own."""
 
-    def __init__(
-        self, experiment: Experiment, dataset: Dataset, run: Run, console: Console
-    ) -> None:
+    def __init__(self, experiment: Experiment, dataset: Dataset, run: Run, console: Console) -> None:
         self.experiment = experiment
         self.dataset = dataset
         self.run = run
@@ -203,9 +197,7 @@ class _Assembly:
         with self.console.status("quality on the test split, BM25 beside it"):
             searched = index.build(evaluated, self.experiment.index)
             asked = self._asked(query, "test")
-            metrics = quality.evaluate(
-                self.experiment, self.problem, asked, evaluated, searched, ef_search
-            )
+            metrics = quality.evaluate(self.experiment, self.problem, asked, evaluated, searched, ef_search)
         self.reports["quality"] = metrics | {
             "evaluated_text": self.dataset.report["evaluated_text"],
             "verdict": quality.verdict(metrics),
@@ -264,7 +256,8 @@ def export_metrics(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, float]
     found |= {name: ann[name] for name in ann if name.startswith("ann_recall")}
     found |= {"ef_search": ann["ef_search"], "index_build_s": ann["build_s"]}
     found |= {f"served_{k}": v for k, v in reports["quality"].items() if isinstance(v, float)}
-    return found | reports["latency"]["metrics"]
+    latencies: dict[str, float] = reports["latency"]["metrics"]
+    return found | latencies
 
 
 def _served_apart(experiment: Experiment) -> bool:

@@ -23,9 +23,7 @@ def onnx_encoder(path: Path, threads: int = 1) -> Encode:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def encode(arrays: Arrays) -> npt.NDArray[Any]:
         vectors: npt.NDArray[Any] = session.run(None, arrays)[0]

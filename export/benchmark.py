@@ -1,6 +1,6 @@
 """The latency report: both towers, both backends, with the machine and the thread budget it holds for.
 
-    python -m export bench --bundle .cache/bundles/pydocs/<version>
+python -m export bench --bundle .cache/bundles/pydocs/<version>
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from export.backends import Encode, torch_encoder
 from export.latency import machine, measure, metrics
 from export.plots import latency_by_batch
-from protos.features import TowerInputs
+from protos.features import Side, TowerInputs
 from train.config import Experiment
-from train.towers import Side, Tower
+from train.towers import Tower
 
 
 def benchmark(

@@ -42,9 +42,7 @@ def encode_all(
     return vectors
 
 
-def _lengths(
-    inputs: TowerInputs, values: Mapping[str, Sequence[Any]], total: int
-) -> npt.NDArray[np.int64]:
+def _lengths(inputs: TowerInputs, values: Mapping[str, Sequence[Any]], total: int) -> npt.NDArray[np.int64]:
     lengths = np.zeros(total, np.int64)
     for name, spec in inputs.features.items():
         if isinstance(spec, TextFeature):

@@ -1,7 +1,6 @@
 """A tower as one ONNX file: raw arrays in, unit vectors out, batch and length free.
 
-The exported module is the trained one with its tables worked out (`HashedText.freeze`); nothing is
-written a second time. The same frozen tower is what the benchmark runs in torch.
+The exported module is the trained one; nothing is written a second time.
 """
 
 import copy
@@ -9,13 +8,14 @@ import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
+from export.lean import lean
 from protos.features import Arrays, FeatureSpec, NumberFeature
-from train.encoders import HashedText
 from train.towers import Tower
 
 OUTPUT = "vector"
@@ -36,18 +36,12 @@ class Positional(nn.Module):
 
 
 def frozen(tower: Tower) -> Tower:
-    """A copy for inference: evaluation mode, no gradients, tables worked out."""
-    still = copy.deepcopy(tower).eval().requires_grad_(False)
-    for module in still.modules():
-        if isinstance(module, HashedText):
-            module.freeze()
-    return still
+    """A copy for inference: evaluation mode, no gradients."""
+    return copy.deepcopy(tower).eval().requires_grad_(False)
 
 
-def export_tower(
-    tower: Tower, features: Mapping[str, FeatureSpec], example: Arrays, path: Path
-) -> int:
-    """Write a frozen tower as ONNX.
+def export_tower(tower: Tower, features: Mapping[str, FeatureSpec], example: Arrays, path: Path) -> int:
+    """Write a tower as ONNX.
 
     Args:
         features: of the tower's side; they name the graph's inputs, in this order.
@@ -73,7 +67,7 @@ def export_tower(
             verbose=False,
         )
     assert program is not None
-    model = _without_traces(program.model_proto)
+    model = lean(_without_traces(program.model_proto))
     onnx.checker.check_model(model)
     onnx.save_model(model, path)
     return len(model.graph.node)
@@ -87,7 +81,7 @@ def _free_dimensions(name: str, spec: FeatureSpec) -> dict[int, str]:
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     """Without the exporter's notes of source files and lines, which tell of the machine it ran on."""
-    messages = [model, model.graph, *model.graph.node, *model.graph.value_info]
+    messages: list[Any] = [model, model.graph, *model.graph.node, *model.graph.value_info]
     messages += [*model.graph.input, *model.graph.output, *model.graph.initializer]
     for message in messages:
         del message.metadata_props[:]

@@ -86,9 +86,7 @@ class Tuned:
     curve: Sequence[dict[str, Any]]
 
 
-def tune(
-    index: hnswlib.Index, vectors: Vectors, queries: Vectors, config: IndexConfig
-) -> Tuned:
+def tune(index: hnswlib.Index, vectors: Vectors, queries: Vectors, config: IndexConfig) -> Tuned:
     """The smallest search width that reaches the target on these queries.
 
     The ladder is walked one rung past the choice, so that the curve shows what it is a choice between.

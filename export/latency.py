@@ -9,6 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,16 +49,13 @@ def measure(
     torch.set_num_threads(threads or os.cpu_count() or 1)
     try:
         return {
-            batch: _interleaved(backends, _varied(inputs, values, batch), iterations)
-            for batch in BATCHES
+            batch: _interleaved(backends, _varied(inputs, values, batch), iterations) for batch in BATCHES
         }
     finally:
         torch.set_num_threads(before)
 
 
-def _varied(
-    inputs: TowerInputs, values: Mapping[str, Sequence[Any]], batch: int
-) -> list[Arrays]:
+def _varied(inputs: TowerInputs, values: Mapping[str, Sequence[Any]], batch: int) -> list[Arrays]:
     """Up to 64 different batches of real records."""
     total = len(next(iter(values.values())))
     found = []
@@ -67,9 +65,7 @@ def _varied(
     return found
 
 
-def _interleaved(
-    backends: Backends, arrays: list[Arrays], iterations: int
-) -> dict[str, Measured]:
+def _interleaved(backends: Backends, arrays: list[Arrays], iterations: int) -> dict[str, Measured]:
     times: dict[str, list[float]] = {name: [] for name in backends}
     for encode in backends.values():
         for call in range(WARM_UP):
@@ -115,7 +111,7 @@ def machine() -> dict[str, Any]:
     """Where a latency was measured: it means little anywhere else."""
     name = platform.processor() or platform.machine()
     try:
-        with open("/proc/cpuinfo") as file:
+        with Path("/proc/cpuinfo").open() as file:
             models = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
         name = models[0] if models else name
     except OSError:

@@ -6,13 +6,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from protos.features import Side
 from train.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, quiet
 
 Measured = Mapping[int, Mapping[str, Mapping[str, Any]]]
 LABELS = {"fp32": ("ONNX Runtime", MODEL_COLOUR), "torch": ("torch eager", BASELINE_COLOUR)}
 
 
-def latency_by_batch(sides: Mapping[str, Measured], threads: int) -> Figure:
+def latency_by_batch(sides: Mapping[Side, Measured], threads: int) -> Figure:
     """p50 of each backend by batch size, with a band up to p95, one panel a tower."""
     figure, panels = plt.subplots(1, len(sides), figsize=(9, 3.6), layout="constrained", squeeze=False)
     for axes, (side, measured) in zip(panels[0], sides.items(), strict=True):

@@ -35,9 +35,7 @@ class Asked:
     relevant: list[npt.NDArray[np.int64]]
 
 
-def ask(
-    encode: Encode, inputs: TowerInputs, problem: Problem, part: str, console: Console
-) -> Asked:
+def ask(encode: Encode, inputs: TowerInputs, problem: Problem, part: str, console: Console) -> Asked:
     """The distinct queries of a part, encoded."""
     rows, relevant = problem.parts[part].by_query()
     values = {name: [column[row] for row in rows] for name, column in problem.queries.items()}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 from mlflow.entities import Run
 from rich.console import Console
 
@@ -21,7 +20,6 @@ from train.config import Experiment, read_experiment
 from train.dataset import Dataset, prepare
 from train.fit import STAGE as FIT
 from train.model import restore
-from train.plots import save
 from train.problem import problem_of
 from train.tracking import connect, find_run, get_run
 
@@ -80,9 +78,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     asked = quality.ask(encoders["query"], inputs["query"], problem, "test", PROGRESS)
     with PROGRESS.status("search"):
         graph_ = index.build(items, experiment.index)
-        metrics = quality.evaluate(
-            experiment, problem, asked, items, graph_, manifest.index.ef_search
-        )
+        metrics = quality.evaluate(experiment, problem, asked, items, graph_, manifest.index.ef_search)
     return metrics | {"verdict": quality.verdict(metrics), "bundle": str(folder)}
 
 

@@ -22,6 +22,8 @@ import numpy.typing as npt
 
 from protos.errors import InvalidInput
 
+Side = Literal["query", "item"]
+
 PADDING = 0
 UNKNOWN = 1
 FIRST_KNOWN = 2
@@ -100,7 +102,7 @@ class Schema:
             if not getattr(self, side):
                 raise ValueError(f"{side}: expected at least one feature")
 
-    def side(self, side: Literal["query", "item"]) -> "TowerInputs":
+    def side(self, side: Side) -> "TowerInputs":
         """The inputs of one tower."""
         return TowerInputs(side, getattr(self, side), self.vocabularies)
 
@@ -110,7 +112,7 @@ class TowerInputs:
 
     def __init__(
         self,
-        side: Literal["query", "item"],
+        side: Side,
         features: Mapping[str, FeatureSpec],
         vocabularies: Mapping[str, Sequence[str]],
     ) -> None:
@@ -164,9 +166,7 @@ def code_points(
     return np.frombuffer(joined, np.int32), lengths
 
 
-def pad(
-    flat: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int32]:
+def pad(flat: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
     """Runs of code points as rows, padded with 0 to the longest: int32 (B, L), L at least 1."""
     width = max(1, int(lengths.max(initial=0)))
     rows = np.zeros((len(lengths), width), np.int32)

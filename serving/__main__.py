@@ -94,9 +94,7 @@ def _add_serve(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=_port, default=50051, help="to listen on, 0 for any free one (%(default)s)"
     )
-    parser.add_argument(
-        "--port-file", type=Path, help="write the port here once requests are answered"
-    )
+    parser.add_argument("--port-file", type=Path, help="write the port here once requests are answered")
     parser.add_argument(
         "--handlers", type=_count, default=16, help="requests worked on at once (%(default)s)"
     )
@@ -116,13 +114,9 @@ def _add_serve(parser: ArgumentParser) -> None:
 
 def _add_search(parser: ArgumentParser) -> None:
     parser.add_argument("text", nargs="?", metavar="QUERY", help="a text")
-    parser.add_argument(
-        "--k", type=_k, default=0, help="how many items; 0 for the server's default"
-    )
+    parser.add_argument("--k", type=_k, default=0, help="how many items; 0 for the server's default")
     parser.add_argument("--item-id", help="more like this item")
-    parser.add_argument(
-        "--history", nargs="+", default=[], metavar="ITEM", help="item ids, oldest first"
-    )
+    parser.add_argument("--history", nargs="+", default=[], metavar="ITEM", help="item ids, oldest first")
     parser.add_argument(
         "--feature",
         action="append",
@@ -152,9 +146,7 @@ def _add_load(parser: ArgumentParser) -> None:
         help="to measure for (%(default)s)",
     )
     parser.add_argument("--queries", type=Path, help="a file with a query on each line")
-    parser.add_argument(
-        "--k", type=_k, default=0, help="how many items; 0 for the server's default"
-    )
+    parser.add_argument("--k", type=_k, default=0, help="how many items; 0 for the server's default")
     parser.add_argument("--seed", type=int, default=0, help="of the order of queries (%(default)s)")
 
 

@@ -61,9 +61,7 @@ def _fetch(model: str, draft: Path) -> Path:
         ) from None
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         if not STORE.is_file():
-            raise MissingStage(
-                f"{model}: there is no registry at {STORE}; `make register` makes one"
-            )
+            raise MissingStage(f"{model}: there is no registry at {STORE}; `make register` makes one")
         mlflow.set_tracking_uri(f"sqlite:///{STORE}")
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=str(draft)))

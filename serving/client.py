@@ -118,17 +118,13 @@ class RetrievalClient:
         responses = self._stub.SearchStream(requests, timeout=timeout)
         try:
             for response in responses:
-                yield convert.answer_from_wire(
-                    response.hits, response.bundle_version, response.timing
-                )
+                yield convert.answer_from_wire(response.hits, response.bundle_version, response.timing)
         except grpc.RpcError as failure:
             raise error_from(failure, self.address) from failure
         finally:
             responses.cancel()
 
-    def encode(
-        self, queries: Sequence[Query | str], timeout: float | None = None
-    ) -> npt.NDArray[np.float32]:
+    def encode(self, queries: Sequence[Query | str], timeout: float | None = None) -> npt.NDArray[np.float32]:
         """Unit vectors of queries, float32 (B, D); errors as in `search`."""
         request = wire.EncodeRequest(queries=_messages(queries))
         response = self._call(self._stub.Encode, request, timeout)

@@ -46,15 +46,11 @@ def serve(arguments: Namespace, ready: Callable[[Result], None]) -> None:
     if arguments.port_file:
         arguments.port_file.unlink(missing_ok=True)
     stopped = stop_signal()
-    folder = (
-        bundles.download(arguments.model) if arguments.model else bundles.newest(arguments.bundle)
-    )
+    folder = bundles.download(arguments.model) if arguments.model else bundles.newest(arguments.bundle)
     log.info("loading %s", folder)
     retriever = Retriever.load(folder, arguments.threads)
     if not is_loopback(arguments.host):
-        log.warning(
-            "%s: whoever reaches this address can ask; nothing is encrypted", arguments.host
-        )
+        log.warning("%s: whoever reaches this address can ask; nothing is encrypted", arguments.host)
     server = RetrievalServer(
         retriever, limits, arguments.host, arguments.port, arguments.handlers, arguments.streams
     )

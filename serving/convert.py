@@ -117,9 +117,7 @@ class Info:
 
 def info_from_wire(message: wire.InfoResponse) -> Info:
     """What is being served, as the client gives it."""
-    limits = {
-        field.name: getattr(message.limits, field.name) for field in dataclasses.fields(Limits)
-    }
+    limits = {field.name: getattr(message.limits, field.name) for field in dataclasses.fields(Limits)}
     return Info(
         name=message.name,
         bundle_version=message.bundle_version,

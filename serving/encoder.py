@@ -34,9 +34,7 @@ class Encoder:
         self._session = _open(path, threads)
         _check(self._session, path, self.inputs.features, manifest.dimension)
 
-    def encode(
-        self, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
-    ) -> npt.NDArray[np.float32]:
+    def encode(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> npt.NDArray[np.float32]:
         """Unit vectors of queries, float32 (B, D).
 
         Args:
@@ -53,9 +51,7 @@ class Encoder:
             _blame(self.inputs, rows, names)
             raise
         vectors: npt.NDArray[np.float32] = self._session.run([OUTPUT], arrays)[0]
-        if not np.isfinite(
-            vectors
-        ).all():  # nothing that a query may hold should do this to a tower
+        if not np.isfinite(vectors).all():  # nothing that a query may hold should do this to a tower
             raise ArithmeticError("the query tower gave a vector that is not finite")
         return vectors
 

@@ -15,9 +15,7 @@ from protos.errors import BundleDamaged
 Vectors = npt.NDArray[np.float32]
 Found = tuple[npt.NDArray[np.int64], Vectors]  # rows (B, K) and scores (B, K), best first
 
-EXACT_SHARE = (
-    8  # from an eighth of the catalogue on, comparing with all of it is as fast as the graph
-)
+EXACT_SHARE = 8  # from an eighth of the catalogue on, comparing with all of it is as fast as the graph
 BLOCK = 16  # queries that exact search scores at once: bounds memory to 16 N floats
 
 
@@ -77,9 +75,7 @@ class Index:
             raise BundleDamaged(f"{path}: {error}") from None
         expected = (self.count, self.dimension)
         if vectors.dtype != np.float32 or vectors.shape != expected:
-            raise BundleDamaged(
-                f"{path}: {vectors.dtype} {vectors.shape}, expected float32 {expected}"
-            )
+            raise BundleDamaged(f"{path}: {vectors.dtype} {vectors.shape}, expected float32 {expected}")
         return np.asarray(vectors)
 
     def _load_graph(self, path: Path, space: str) -> hnswlib.Index:
@@ -97,9 +93,7 @@ class Index:
         # A graph of another dimension loads without a word; its vectors then come out wrong.
         sample = np.unique(np.linspace(0, self.count // 2, 8).astype(np.int64))
         try:
-            same = np.array_equal(
-                graph.get_items(sample, return_type="numpy"), self.vectors[sample]
-            )
+            same = np.array_equal(graph.get_items(sample, return_type="numpy"), self.vectors[sample])
         except RuntimeError:
             same = False
         if not same:

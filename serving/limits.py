@@ -26,13 +26,9 @@ class Limits:
     def __post_init__(self) -> None:
         for each in fields(self):
             if getattr(self, each.name) < 1:
-                raise ValueError(
-                    f"{each.name}: expected at least 1, got {getattr(self, each.name)}"
-                )
+                raise ValueError(f"{each.name}: expected at least 1, got {getattr(self, each.name)}")
         if self.default_k > self.max_k:
-            raise ValueError(
-                f"default_k: expected at most max_k = {self.max_k}, got {self.default_k}"
-            )
+            raise ValueError(f"default_k: expected at most max_k = {self.max_k}, got {self.default_k}")
 
     def k(self, asked: int) -> int:
         """The k to answer with; 0 asks for the default.

@@ -55,9 +55,7 @@ def check_item_query(query: Query, name: str) -> None:
         raise InvalidInput(f"{name}.features", "expected either features or an item_id, got both")
 
 
-def tower_values(
-    query: Query, features: Mapping[str, FeatureSpec], name: str
-) -> dict[str, Value | None]:
+def tower_values(query: Query, features: Mapping[str, FeatureSpec], name: str) -> dict[str, Value | None]:
     """Feature name -> raw value, one for each feature of the query tower, None where absent.
 
     Args:
@@ -92,14 +90,8 @@ def tower_values(
 
 def _checked(value: Value, spec: FeatureSpec, field_name: str) -> Value:
     if isinstance(value, float) and math.isnan(value):  # which inside a tower would mean "absent"
-        raise InvalidInput(
-            field_name, "expected a number, got NaN; leave it out where it is unknown"
-        )
-    if (
-        isinstance(spec, CategoryFeature)
-        and spec.multi
-        and not isinstance(value, str | float | int)
-    ):
+        raise InvalidInput(field_name, "expected a number, got NaN; leave it out where it is unknown")
+    if isinstance(spec, CategoryFeature) and spec.multi and not isinstance(value, str | float | int):
         return list(value)
     return value
 

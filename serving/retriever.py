@@ -41,9 +41,7 @@ class Encoded:
 class Retriever:
     """Answers queries from one bundle; safe to call from several threads. Made by `load`."""
 
-    def __init__(
-        self, manifest: Manifest, encoder: Encoder, index: Index, catalogue: Catalogue
-    ) -> None:
+    def __init__(self, manifest: Manifest, encoder: Encoder, index: Index, catalogue: Catalogue) -> None:
         self.manifest = manifest
         self.catalogue = catalogue
         self._encoder = encoder
@@ -73,9 +71,7 @@ class Retriever:
         retriever._warm_up(folder)
         return retriever
 
-    def search(
-        self, queries: Sequence[Query], k: int, exclude: Collection[str] = ()
-    ) -> list[Answer]:
+    def search(self, queries: Sequence[Query], k: int, exclude: Collection[str] = ()) -> list[Answer]:
         """The `k` nearest items for each query, or all where the catalogue has fewer.
 
         Args:
@@ -125,9 +121,7 @@ class Retriever:
         rows, scores = self._index.search(encoded.vectors, k + len(excluded) + 1)
         hits = [
             self._hits(found, cosines, excluded if own is None else excluded | {own}, k)
-            for found, cosines, own in zip(
-                rows.tolist(), scores.tolist(), encoded.own_rows, strict=True
-            )
+            for found, cosines, own in zip(rows.tolist(), scores.tolist(), encoded.own_rows, strict=True)
         ]
         timing = Timing(encode_us=encoded.encode_us, search_us=_microseconds_since(started))
         return [Answer(each, self.manifest.bundle_version, timing) for each in hits]
@@ -138,21 +132,14 @@ class Retriever:
         check_item_query(query, name)
         return self.catalogue.row(query.item_id, f"{name}.item_id")
 
-    def _encode_raw(
-        self, queries: Sequence[Query], names: Sequence[str]
-    ) -> npt.NDArray[np.float32]:
-        rows = [
-            tower_values(query, self._features, name)
-            for query, name in zip(queries, names, strict=True)
-        ]
+    def _encode_raw(self, queries: Sequence[Query], names: Sequence[str]) -> npt.NDArray[np.float32]:
+        rows = [tower_values(query, self._features, name) for query, name in zip(queries, names, strict=True)]
         return self._encoder.encode(rows, names)
 
     def _hits(
         self, rows: list[int], scores: list[float], excluded: Collection[int], k: int
     ) -> tuple[Hit, ...]:
-        kept = [
-            (row, score) for row, score in zip(rows, scores, strict=True) if row not in excluded
-        ][:k]
+        kept = [(row, score) for row, score in zip(rows, scores, strict=True) if row not in excluded][:k]
         catalogue = self.catalogue
         return tuple(Hit(catalogue.ids[row], score, catalogue.fields(row)) for row, score in kept)
 

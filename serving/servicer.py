@@ -57,9 +57,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServicer):
         self._streams = threading.BoundedSemaphore(streams)
         self._started = time.monotonic()
 
-    def Search(
-        self, request: wire.SearchRequest, context: grpc.ServicerContext
-    ) -> wire.SearchResponse:
+    def Search(self, request: wire.SearchRequest, context: grpc.ServicerContext) -> wire.SearchResponse:
         """The k items nearest to one query."""
         with Answering(context):
             return self._search_one(request, context, HandlerPool.waited_us())
@@ -91,9 +89,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServicer):
             finally:
                 self._streams.release()
 
-    def Encode(
-        self, request: wire.EncodeRequest, context: grpc.ServicerContext
-    ) -> wire.EncodeResponse:
+    def Encode(self, request: wire.EncodeRequest, context: grpc.ServicerContext) -> wire.EncodeResponse:
         """The vectors of queries."""
         with Answering(context):
             queue_us = HandlerPool.waited_us()

@@ -34,13 +34,10 @@ def show_answer(console: Console, answer: Answer) -> None:
     )
 
 
-def show_vectors(
-    console: Console, texts: Sequence[str], vectors: Sequence[Sequence[float]]
-) -> None:
+def show_vectors(console: Console, texts: Sequence[str], vectors: Sequence[Sequence[float]]) -> None:
     """The first coordinates of each vector."""
     rows = {
-        text: " ".join(f"{value:+.3f}" for value in vector[:8])
-        + (" ..." if len(vector) > 8 else "")
+        text: " ".join(f"{value:+.3f}" for value in vector[:8]) + (" ..." if len(vector) > 8 else "")
         for text, vector in zip(texts, vectors, strict=True)
     }
     show_pairs(console, rows)

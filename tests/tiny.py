@@ -95,9 +95,7 @@ def tiny_bundle(
 def tiny_manifest(items: int, query_tower: TinyTower, **changed: Any) -> Manifest:
     """The manifest of a tiny bundle, without its files."""
     query = dict(query_tower.features)
-    known = {
-        name: VOCABULARIES[f"query.{name}"] for name in query if f"query.{name}" in VOCABULARIES
-    }
+    known = {name: VOCABULARIES[f"query.{name}"] for name in query if f"query.{name}" in VOCABULARIES}
     fields: dict[str, Any] = {
         "name": "tiny",
         "run_id": "0" * 32,
@@ -106,9 +104,7 @@ def tiny_manifest(items: int, query_tower: TinyTower, **changed: Any) -> Manifes
         "split_hash": "0" * 64,
         "dimension": DIMENSION,
         "count": items,
-        "schema": Schema(
-            query, dict(PLAIN), {f"query.{name}": rows for name, rows in known.items()}
-        ),
+        "schema": Schema(query, dict(PLAIN), {f"query.{name}": rows for name, rows in known.items()}),
         "index": IndexParameters(space="ip", m=8, ef_construction=64, ef_search=32, seed=0),
         "display_fields": ("name", "section"),
         "examples": tuple({"text": name} for name in item_names(items)[:20]),
@@ -159,9 +155,7 @@ def write_tower(path: Path, tower: TinyTower) -> None:
         part = f"{name}_sum"
         sums.append(part)
         if isinstance(spec, TextFeature):
-            inputs.append(
-                helper.make_tensor_value_info(name, TensorProto.INT32, ["batch", "length"])
-            )
+            inputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, ["batch", "length"]))
             letters = counted_letters(tower)
             nodes += text_nodes(name, part, tower.wraps)
         elif isinstance(spec, CategoryFeature):
@@ -175,9 +169,7 @@ def write_tower(path: Path, tower: TinyTower) -> None:
             nodes += number_nodes(name, part)
         tables.append(numpy_helper.from_array(letters.astype(np.float32), f"{name}_table"))
     nodes += unit_length(sums, tower.output)
-    output = helper.make_tensor_value_info(
-        tower.output, TensorProto.FLOAT, ["batch", tower.dimension]
-    )
+    output = helper.make_tensor_value_info(tower.output, TensorProto.FLOAT, ["batch", tower.dimension])
     read = {name for node in nodes for name in node.input}
     used = [value for value in constants() if value.name in read]
     graph = helper.make_graph(nodes, "tiny", inputs, [output], [*tables, *used])

@@ -29,9 +29,7 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
 
     dataset = _dataset(arguments)
     uri = connect()
-    run, reused = stage.fit(
-        read_experiment(arguments.config), dataset, PROGRESS, arguments.resume
-    )
+    run, reused = stage.fit(read_experiment(arguments.config), dataset, PROGRESS, arguments.resume)
     return {
         "run_id": run.info.run_id,
         "experiment": read_experiment(arguments.config).name,

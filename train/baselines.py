@@ -36,7 +36,5 @@ def bm25_metrics(experiment: Experiment, problem: Problem, part: str) -> dict[st
     """`bm25_<metric>` on one part of the split, over the texts that the item tower reads."""
     rows, relevant = problem.parts[part].by_query()
     queries = texts_of(problem.queries, experiment.query)
-    ranked = bm25(
-        texts_of(problem.items, experiment.item), [queries[row] for row in rows], max(CUTOFFS)
-    )
+    ranked = bm25(texts_of(problem.items, experiment.item), [queries[row] for row in rows], max(CUTOFFS))
     return {f"bm25_{name}": value for name, value in mean(per_query(ranked, relevant)).items()}

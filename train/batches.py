@@ -66,7 +66,7 @@ def batch_count(pairs: int, size: int) -> int:
 
 
 def _known(positives: Positives, queries: Rows, items: Rows) -> npt.NDArray[np.bool_]:
-    """bool (B, N): is the item a positive of the query, by any pair?"""
+    """Bool (B, N): is the item a positive of the query, by any pair?"""
     place, item = positives.of_queries(queries)
     column = np.searchsorted(items, item)
     present = (column < len(items)) & (items[np.minimum(column, len(items) - 1)] == item)

@@ -32,7 +32,7 @@ def load_towers(path: Path, towers: Towers) -> None:
 
 def save_run(path: Path, trainer: Trainer) -> None:
     """Towers, optimiser and state."""
-    content = {
+    content: dict[str, Any] = {
         "towers": _towers_state(trainer.towers),
         "optimiser": trainer.optimiser.state_dict(),
         "state": dataclasses.asdict(dataclasses.replace(trainer.state, hard=None)),

@@ -251,7 +251,7 @@ class Experiment:
     def __post_init__(self) -> None:
         for side in ("query", "item"):
             if not any(isinstance(spec, TextFeature) for spec in getattr(self, side).values()):
-                raise ValueError(f"{side}: expected at least one feature of kind \"text\"")
+                raise ValueError(f'{side}: expected at least one feature of kind "text"')
         for n, example in enumerate(self.examples):
             if set(example) != set(self.query):
                 raise ValueError(f"examples[{n}]: expected a value for each of {sorted(self.query)}")

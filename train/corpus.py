@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from protos.features import Arrays, Schema, TextFeature, TowerInputs, code_points, pad
+from protos.features import Arrays, Schema, Side, TextFeature, TowerInputs, code_points, pad
 from train.encoders import Bags
 from train.hashing import WordHashing
-from train.towers import Inputs, Side
+from train.towers import Inputs
 
 _CHUNK = 1024
 

@@ -157,9 +157,7 @@ def _check_columns(experiment: Experiment, tables: Tables) -> None:
                     )
 
 
-def _report(
-    experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerprint: str
-) -> dict[str, Any]:
+def _report(experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerprint: str) -> dict[str, Any]:
     texts = [spec for spec in experiment.item.values() if isinstance(spec, TextFeature)]
     queries = sorted({column for spec in experiment.query.values() for column in _columns(spec)})
     return {

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.hashing import WordHashing, latest
+from train.hashing import WordHashing, latest, look_up
 
 MOST_OCCURRENCES = 64  # of one n-gram or word in one text; more count as this many
 
@@ -32,110 +32,81 @@ class Bags:
 
 
 class HashedText(nn.Module):
-    """The sum of a table's rows over the n-grams and words of a text.
-
-    Args:
-        hashing: code points -> rows.
-        table: (buckets, H); may be shared between the two towers. Row 0 is not used.
-    """
-
-    def __init__(self, hashing: WordHashing, table: nn.Parameter) -> None:
-        super().__init__()
-        self.hashing = hashing
-        self.table = table
-        self.frozen: Tensor | None
-        self.register_buffer("frozen", None, persistent=False)
-
-    def freeze(self) -> None:
-        """Work the effective table out once and for all: for inference, which would do it in each call."""
-        self.frozen = self.effective_table().detach()
-
-    def forward(self, text: Tensor | Bags) -> Tensor:
-        """Code points (B, L) or bags of B texts -> (B, H): for each row, count times row."""
-        if isinstance(text, Bags):
-            return self.sum_bags(text, text.counts)
-        return self.sum_rows(self.hashing(text))
-
-    def sum_bags(self, bags: Bags, scale: Tensor) -> Tensor:
-        """Sum of the rows times `scale` (T,): (B, H)."""
-        return F.embedding_bag(
-            bags.rows, self.table, bags.offsets, mode="sum", per_sample_weights=scale
-        )
-
-    def sum_rows(self, rows: Tensor) -> Tensor:
-        """Sum of the rows (B, F): (B, H). Row 0 adds nothing, so it needs no mask."""
-        embedded = self.lookup(rows)  # (B, F, H)
-        present = rows.clamp(max=1).to(embedded.dtype).unsqueeze(1)
-        return (present @ embedded).squeeze(1)  # ONNX Runtime is faster at products than at sums
-
-    def lookup(self, rows: Tensor) -> Tensor:
-        """What each of the rows (B, F) adds: (B, F, H)."""
-        table = self.effective_table() if self.frozen is None else self.frozen
-        return F.embedding(rows, table)
-
-    def effective_table(self) -> Tensor:
-        """(buckets, H): what a row adds to the sum."""
-        return torch.cat([torch.zeros_like(self.table[:1]), self.table[1:]])
-
-
-class WeightedText(HashedText):
-    """As `HashedText`, with a learned weight for each row.
+    """The weighted sum of a table's rows over the n-grams and words of a text.
 
     With weights at IDF, a random table and `saturate` this is a random projection of TF-IDF with square
     roots of the counts (Salton and Buckley 1988 compare such weightings): a text that repeats a word is
-    not that many times more about it. An empty text stays zero.
+    not that many times more about it.
 
     Args:
-        weights: (buckets,) of this tower alone.
+        hashing: code points -> rows.
+        table: (buckets, H); may be shared between the two towers.
+        weights: (buckets,) of this tower alone; a parameter is learned. That of row 0, which stands for
+            "nothing here", is zero and stays so, because no bag holds it.
         saturate: count each row by the square root of its occurrences.
-        normalise: scale the sum to unit length, so that it weighs as much as any other feature.
+        normalise: scale the sum to unit length, so that it weighs as much as any other feature; an empty
+            text stays zero.
     """
+
+    weights: Tensor
+    increments: Tensor
 
     def __init__(
         self,
         hashing: WordHashing,
         table: nn.Parameter,
         weights: Tensor,
-        saturate: bool,
-        normalise: bool = True,
+        saturate: bool = False,
+        normalise: bool = False,
     ) -> None:
-        super().__init__(hashing, table)
-        self.weights = nn.Parameter(weights)
+        super().__init__()
+        self.hashing = hashing
+        self.table = table
+        if isinstance(weights, nn.Parameter):
+            self.weights = weights
+        else:
+            self.register_buffer("weights", weights, persistent=False)
+        with torch.no_grad():
+            self.weights[0] = 0
         self.saturate = saturate
         self.normalise = normalise
         places = torch.arange(MOST_OCCURRENCES + 1).sqrt()
-        self.increments: Tensor
         self.register_buffer("increments", F.pad(places.diff(), (0, 1)), persistent=False)
 
     def forward(self, text: Tensor | Bags) -> Tensor:
         """Code points (B, L) or bags of B texts -> (B, H)."""
-        if isinstance(text, Bags):
-            counts = text.counts.clamp(max=MOST_OCCURRENCES).sqrt() if self.saturate else text.counts
-            total = self.sum_bags(text, counts * self.weights[text.rows])
-        elif self.saturate:
-            total = self._sum_saturated(self.hashing(text))
-        else:
-            total = self.sum_rows(self.hashing(text))
+        total = self._of_bags(text) if isinstance(text, Bags) else self._of_rows(self.hashing(text))
         return unit(total) if self.normalise else total
 
-    def effective_table(self) -> Tensor:
-        """(buckets, H): each row times its weight, row 0 at zero."""
-        return super().effective_table() * self.weights[:, None]
+    def _of_bags(self, bags: Bags) -> Tensor:
+        counts = bags.counts.clamp(max=MOST_OCCURRENCES).sqrt() if self.saturate else bags.counts
+        scale = counts * self.weights[bags.rows]
+        return F.embedding_bag(bags.rows, self.table, bags.offsets, mode="sum", per_sample_weights=scale)
 
-    def _sum_saturated(self, rows: Tensor) -> Tensor:
-        """The n-th occurrence of a row adds sqrt(n) - sqrt(n - 1) times the row: (B, H)."""
-        ordered, _ = rows.sort(dim=1)  # (B, F): occurrences of a row follow each other
+    def _of_rows(self, rows: Tensor) -> Tensor:
+        """Rows (B, F) -> (B, H)."""
+        if self.saturate:
+            rows, _ = rows.sort(dim=1)  # occurrences of a row follow each other
+        scale = look_up(self.weights, rows)  # (B, F)
+        if self.saturate:
+            scale = scale * look_up(self.increments, self._nth(rows))
+        return (scale.unsqueeze(1) @ F.embedding(rows, self.table)).squeeze(1)
+
+    def _nth(self, ordered: Tensor) -> Tensor:
+        """For each place in sorted rows (B, F) the which occurrence it is, from 0.
+
+        The n-th occurrence adds sqrt(n + 1) - sqrt(n), which sums to the root of the count.
+        """
         first = ordered != F.pad(ordered[:, :-1], (1, 0), value=-1)
-        place = torch.arange(1, rows.shape[1] + 1, device=rows.device)
+        place = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
         start = latest(place * first, MOST_OCCURRENCES)
-        nth = torch.where(start == 0, MOST_OCCURRENCES, place - start)  # from 0
-        share = F.embedding(nth, self.increments[:, None])  # (B, F, 1)
-        return (share.transpose(1, 2) @ self.lookup(ordered)).squeeze(1)
+        return torch.where(start == 0, MOST_OCCURRENCES, place - start)
 
 
 def unit(x: Tensor) -> Tensor:
     """(B, H) scaled to unit length; zero stays zero. Fewer nodes than `F.normalize` when exported."""
-    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.clamp(min=1e-12)
 
 
 class Category(nn.Module):

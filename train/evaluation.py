@@ -21,9 +21,7 @@ def encode(tower: Tower, corpus: Corpus, rows: Rows | None = None) -> Tensor:
     was_training = tower.training
     tower.eval()
     with torch.inference_mode():
-        blocks = [
-            tower(corpus.batch(index[at : at + _BLOCK])) for at in range(0, len(index), _BLOCK)
-        ]
+        blocks = [tower(corpus.batch(index[at : at + _BLOCK])) for at in range(0, len(index), _BLOCK)]
     tower.train(was_training)
     return torch.cat(blocks).clone()
 

@@ -9,7 +9,6 @@ import dataclasses
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import mlflow
@@ -34,9 +33,7 @@ from train.tracking import find_run, flat, tracked
 STAGE = "fit"
 
 
-def fit(
-    experiment: Experiment, dataset: Dataset, console: Console, resume: bool = False
-) -> tuple[Run, bool]:
+def fit(experiment: Experiment, dataset: Dataset, console: Console, resume: bool = False) -> tuple[Run, bool]:
     """The finished run of an experiment, and whether it had been there already.
 
     Args:
@@ -92,9 +89,7 @@ def _interrupted(experiment: Experiment, print_: str) -> str | None:
     return None
 
 
-def _run(
-    run_id: str, experiment: Experiment, dataset: Dataset, console: Console, resume: bool
-) -> None:
+def _run(run_id: str, experiment: Experiment, dataset: Dataset, console: Console, resume: bool) -> None:
     folder = run_folder(run_id)
     folder.mkdir(parents=True, exist_ok=True)
     with console.status("hashing texts"):
@@ -137,9 +132,7 @@ def _log_inputs(model: Model, dataset: Dataset) -> None:
     mlflow.log_text(model.description().decode(), f"{ARTIFACTS}/{DESCRIPTION}")
 
 
-def _log_outputs(
-    folder: Path, trainer: Trainer, metrics: dict[str, float], experiment: Experiment
-) -> None:
+def _log_outputs(folder: Path, trainer: Trainer, metrics: dict[str, float], experiment: Experiment) -> None:
     mlflow.log_artifact(str(folder / BEST_TOWERS), ARTIFACTS)
     figures: dict[str, matplotlib.figure.Figure] = {
         "learning_curves.png": plots.learning_curves(trainer.state.history, trainer.state.losses),

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LAST_LETTER = 0x323AF  # of CJK extension H; the few letters beyond it separate words
-LONGEST_WORD = 63  # letters; of a longer one, what is hashed begins at the start of the text
+LONGEST_WORD = 31  # letters; of a longer one, what is hashed begins at the start of the text
 _WORD_MODULUS = 2**31 - 1  # prime
 
 
@@ -45,12 +45,12 @@ class WordHashing(nn.Module):
         self.modulus = _largest_prime(buckets)
         generator = torch.Generator().manual_seed(2013)
         highest = max(3, *self.orders)
-        self.multipliers = {
+        self.multipliers: dict[int, list[int]] = {
             order: torch.randint(1, 2**31, (order,), generator=generator).tolist()
             for order in range(1, highest + 1)
         }
         self._tail = max(2, *self.orders)
-        self.register_buffer("symbols", letters()[:, None], persistent=False)
+        self.register_buffer("symbols", letters(), persistent=False)
 
     def forward(self, code_points: Tensor) -> Tensor:
         """Rows of the hashed table.
@@ -63,7 +63,7 @@ class WordHashing(nn.Module):
         """
         marked = F.pad(code_points, (1, self._tail))  # # at both ends
         known = marked.clamp(max=LAST_LETTER + 1)
-        symbols = F.embedding(known, self.symbols).squeeze(-1)  # (B, 1 + L + tail)
+        symbols = look_up(self.symbols, known)  # (B, 1 + L + tail)
         hashes = [self._ngrams(symbols, order) for order in self.orders]
         if self.words:
             hashes.append(self._words(symbols))
@@ -94,6 +94,12 @@ class WordHashing(nn.Module):
         so_far = torch.cumsum(self._ngrams(symbols, 3) % _WORD_MODULUS, dim=1)
         before = latest(so_far * (1 - letter), LONGEST_WORD + 1)  # at the word's beginning
         return (so_far - before) * (1 - follows)
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """`table[index]` of a table with one dimension, in the form that exports to a Gather."""
+    found: Tensor = F.embedding(index, table[:, None]).squeeze(-1)
+    return found
 
 
 def latest(rising: Tensor, reach: int) -> Tensor:

@@ -119,7 +119,7 @@ class Trainer:
         return self.state.epoch - self.state.best_epoch > self.config.patience
 
     def _epoch(self, observer: Observer) -> None:
-        state, config = self.state, self.config
+        state = self.state
         if state.step == 0:
             state.hard = self._mine()
         report = observer.steps(state.epoch, self.epoch_steps, state.step)
@@ -136,9 +136,7 @@ class Trainer:
 
     def _remaining(self) -> Iterator[Batch]:
         config, state = self.config, self.state
-        plan = batches(
-            self.pairs, self.positives, state.hard, config.batch_size, (config.seed, state.epoch)
-        )
+        plan = batches(self.pairs, self.positives, state.hard, config.batch_size, (config.seed, state.epoch))
         for number, batch in enumerate(plan):
             if number >= state.step:
                 yield batch

@@ -54,8 +54,7 @@ class RunObserver:
     def watching(self) -> Iterator["RunObserver"]:
         """Show progress, and let Ctrl-C and SIGTERM ask for a stop instead of breaking a step off."""
         previous = {
-            number: signal.signal(number, self._ask_to_stop)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
             with self._progress:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from train.encoders import WeightedText
+from train.encoders import HashedText
 from train.towers import Tower
 
 WEIGHTS_FACTOR = 30.0  # a weight of an n-gram is of size 1 to 3; entries of matrices are far smaller
@@ -22,7 +22,7 @@ def adam(towers: tuple[Tower, Tower], learning_rate: float) -> torch.optim.Adam:
     weights: dict[nn.Parameter, None] = {}
     for tower in towers:
         for module in tower.modules():
-            if isinstance(module, WeightedText):
+            if isinstance(module, HashedText) and isinstance(module.weights, nn.Parameter):
                 weights[module.weights] = None
                 tables[module.table] = None
     plain = {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -31,9 +32,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], losses: Sequence[flo
     return figure
 
 
-def recall_beside(
-    metrics: Mapping[str, float], baseline: str, label: str, name: str
-) -> Figure:
+def recall_beside(metrics: Mapping[str, float], baseline: str, label: str, name: str) -> Figure:
     """recall@k of the model beside a baseline's, on the test part.
 
     Args:
@@ -62,7 +61,7 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def quiet(axes: plt.Axes) -> None:
+def quiet(axes: Axes) -> None:
     """No frame above and to the right, faint lines behind."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e6ea", linewidth=0.8)

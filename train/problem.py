@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from protos.features import FeatureSpec, TextFeature
+from protos.features import FeatureSpec, Side, TextFeature
 from train.dataset import Dataset
 
 Rows = npt.NDArray[np.int64]
@@ -79,17 +79,17 @@ class Problem:
     query_count: int
     item_count: int
 
-    def training_values(self) -> dict[str, dict[str, list[Any]]]:
-        """side -> feature name -> raw values of the records in training pairs."""
+    def training_values(self) -> dict[Side, dict[str, list[Any]]]:
+        """Side -> feature name -> raw values of the records in training pairs."""
         train = self.parts["train"]
-        rows = {"query": np.unique(train.query), "item": np.unique(train.item)}
-        sides = {"query": self.queries, "item": self.items}
+        rows: dict[Side, Rows] = {"query": np.unique(train.query), "item": np.unique(train.item)}
+        sides: dict[Side, Mapping[str, Sequence[Any]]] = {"query": self.queries, "item": self.items}
         return {
             side: {name: [values[n] for n in rows[side]] for name, values in sides[side].items()}
             for side in sides
         }
 
-    def sample(self, side: str, part: str, count: int, seed: int) -> dict[str, list[Any]]:
+    def sample(self, side: Side, part: str, count: int, seed: int) -> dict[str, list[Any]]:
         """Feature name -> raw values of up to `count` records drawn from one part's pairs."""
         pairs = self.parts[part]
         rows = np.unique(pairs.query if side == "query" else pairs.item)

@@ -15,10 +15,10 @@ import torch
 from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 
-from protos.features import CategoryFeature, FeatureSpec, Schema
+from protos.features import CategoryFeature, FeatureSpec, Schema, Side
 from train.corpus import Corpus
-from train.encoders import Number, WeightedText
-from train.towers import Side, Tower
+from train.encoders import HashedText, Number
+from train.towers import Tower
 
 Values = Mapping[str, Sequence[Any]]
 
@@ -48,9 +48,7 @@ def _vocabulary(values: Sequence[Any], spec: CategoryFeature) -> tuple[str, ...]
     return tuple(value for value, count in ranked if count >= spec.min_count)
 
 
-def start_text(
-    towers: tuple[Tower, Tower], items: Corpus, latent: int, seed: int
-) -> None:
+def start_text(towers: tuple[Tower, Tower], items: Corpus, latent: int, seed: int) -> None:
     """Make weighted text TF-IDF: the weights the square root of IDF, the table a projection.
 
     With the root on both sides a match counts as IDF, as in BM25. The first `latent` columns of the table
@@ -62,7 +60,7 @@ def start_text(
         encoder
         for tower in towers
         for encoder in tower.encoders.values()
-        if isinstance(encoder, WeightedText)
+        if isinstance(encoder, HashedText) and isinstance(encoder.weights, torch.nn.Parameter)
     ]
     if not encoders:
         return
@@ -70,7 +68,7 @@ def start_text(
     root = np.sqrt(inverse_document_frequency(items, len(table)))
     with torch.no_grad():
         for encoder in encoders:
-            encoder.weights.copy_(torch.from_numpy(root))
+            encoder.weights[1:] = torch.from_numpy(root[1:])
         if latent:
             directions = _directions(items, root, latent, seed)
             rest = table[:, latent:] * (table.shape[1] / (table.shape[1] - latent)) ** 0.5
@@ -78,9 +76,7 @@ def start_text(
             table[:, :latent] = directions
 
 
-def _directions(
-    items: Corpus, weights: npt.NDArray[np.float32], count: int, seed: int
-) -> torch.Tensor:
+def _directions(items: Corpus, weights: npt.NDArray[np.float32], count: int, seed: int) -> torch.Tensor:
     """(buckets, count): right singular vectors of the items' weighted counts, strongest first."""
     blocks = [
         scipy.sparse.csr_matrix(
@@ -90,9 +86,7 @@ def _directions(
         for text in items.texts.values()
     ]
     matrix = normalize(scipy.sparse.vstack(blocks, format="csr"))
-    _, _, right = randomized_svd(
-        matrix, min(count, *matrix.shape), n_iter=3, random_state=seed
-    )
+    _, _, right = randomized_svd(matrix, min(count, *matrix.shape), n_iter=3, random_state=seed)
     directions = torch.zeros(len(weights), count)
     directions[:, : len(right)] = torch.from_numpy(np.ascontiguousarray(right.T))
     return directions

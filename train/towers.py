@@ -6,19 +6,19 @@ The query tower and the item tower are two modules. A kind of tower is a way to 
 encoder is, whether the two sides share its table, and what the multilayer part is.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protos.features import FIRST_KNOWN, CategoryFeature, Schema, TextFeature
+from protos.features import FIRST_KNOWN, CategoryFeature, Schema, Side, TextFeature
 from train.config import BagTower, DssmTower
-from train.encoders import Bags, Category, HashedText, Number, WeightedText, unit
+from train.encoders import Bags, Category, HashedText, Number, unit
 from train.hashing import WordHashing
 
-Side = Literal["query", "item"]
 Inputs = Mapping[str, Tensor | Bags]
 
 
@@ -95,8 +95,8 @@ def _bag_towers(config: BagTower, schema: Schema) -> tuple[Tower, Tower]:
         alone = len(getattr(schema, side)) == 1 and not hidden  # then the tower's own norm is enough
 
         def text() -> nn.Module:
-            weights = torch.ones(config.buckets)
-            return WeightedText(hashing, table, weights, side == "item", normalise=not alone)
+            weights = nn.Parameter(torch.ones(config.buckets))
+            return HashedText(hashing, table, weights, side == "item", normalise=not alone)
 
         deep = Residual(config.dimension, hidden) if hidden else nn.Identity()
         return Tower(_encoders(schema, side, config.dimension, text), deep)
@@ -112,11 +112,11 @@ def _dssm_tower(config: DssmTower, schema: Schema, side: Side) -> Tower:
     def text() -> nn.Module:
         table = nn.Parameter(torch.empty(config.buckets, widths[0]))
         nn.init.xavier_uniform_(table)
-        return HashedText(hashing, table)
+        return HashedText(hashing, table, torch.ones(config.buckets))
 
     encoders = _encoders(schema, side, widths[0], text)
     layers: list[nn.Module] = [Bias(widths[0]), nn.Tanh()]
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         linear = nn.Linear(before, after)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
@@ -124,9 +124,7 @@ def _dssm_tower(config: DssmTower, schema: Schema, side: Side) -> Tower:
     return Tower(encoders, nn.Sequential(*layers))
 
 
-def _encoders(
-    schema: Schema, side: Side, width: int, text: Callable[[], nn.Module]
-) -> dict[str, nn.Module]:
+def _encoders(schema: Schema, side: Side, width: int, text: Callable[[], nn.Module]) -> dict[str, nn.Module]:
     def encoder(name: str, spec: Any) -> nn.Module:
         if isinstance(spec, TextFeature):
             return text()

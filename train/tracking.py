@@ -5,6 +5,7 @@ against either.
 """
 
 import fcntl
+import logging
 import os
 import platform
 import subprocess
@@ -28,6 +29,7 @@ STAGE = "twinspire.stage"
 
 def connect(folder: Path = MLRUNS) -> str:
     """Point MLflow at its store, made first where it is local and missing; returns the tracking URI."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # its notes of what goes well are many
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         uri = f"sqlite:///{_local_store(folder)}"
@@ -47,9 +49,11 @@ def _local_store(folder: Path) -> Path:
 
             with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=folder) as draft:
                 made = Path(draft) / "mlflow.db"
-                store = SqlAlchemyStore(f"sqlite:///{made}", (folder / "artifacts").as_uri())
+                store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]
+                    f"sqlite:///{made}", (folder / "artifacts").as_uri()
+                )
                 store.engine.dispose()
-                os.rename(made, database)
+                made.rename(database)
     return database
 
 
@@ -69,9 +73,7 @@ def experiment_id(name: str) -> str:
         return str(found.experiment_id)
 
 
-def find_run(
-    experiment: str, stage: str, fingerprint: str = "", status: str = "FINISHED"
-) -> Run | None:
+def find_run(experiment: str, stage: str, fingerprint: str = "", status: str = "FINISHED") -> Run | None:
     """The newest run of a stage, with that fingerprint if one is given."""
     found = mlflow.get_experiment_by_name(experiment)
     if found is None:
@@ -103,9 +105,7 @@ def get_run(run_id: str) -> Run:
 
 
 @contextmanager
-def tracked(
-    experiment: str, stage: str, fingerprint: str, resume: str | None = None
-) -> Iterator[str]:
+def tracked(experiment: str, stage: str, fingerprint: str, resume: str | None = None) -> Iterator[str]:
     """A run for as long as the block lasts; it ends as finished, failed, or killed if interrupted.
 
     Args:
@@ -114,7 +114,7 @@ def tracked(
     Yields:
         the run's id.
     """
-    mlflow.set_system_metrics_sampling_interval(5)
+    mlflow.set_system_metrics_sampling_interval(5)  # type: ignore[no-untyped-call]
     mlflow.start_run(
         run_id=resume,
         experiment_id=None if resume else experiment_id(experiment),

@@ -84,9 +84,9 @@ def test_code_points_come_back_out_of_their_rows(texts: list[str], max_length: i
 
 
 def test_a_text_is_cut_after_folding() -> None:
-    assert inputs(max_length=3).to_arrays(
-        {"text": ["ﬃx"], "country": [None], "tags": [None], "age": [None]}
-    )["text"].tolist() == [[*map(ord, "ffi")]]
+    assert inputs(max_length=3).to_arrays({"text": ["ﬃx"], "country": [None], "tags": [None], "age": [None]})[
+        "text"
+    ].tolist() == [[*map(ord, "ffi")]]
 
 
 def test_no_text_is_still_one_column_of_padding() -> None:

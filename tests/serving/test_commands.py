@@ -68,9 +68,7 @@ def test_search_prints_a_table(capsys: Capture, address: str) -> None:
     assert "encode" in last
 
 
-def test_search_prints_one_document(
-    capsys: Capture, address: str, full_retriever: Retriever
-) -> None:
+def test_search_prints_one_document(capsys: Capture, address: str, full_retriever: Retriever) -> None:
     found = document(capsys, "search", "bavuti xelike mopy", "--k", "1", "--address", address)
     (hit,) = found["hits"]
     assert (hit["rank"], hit["id"]) == (1, "item-063")
@@ -88,9 +86,7 @@ def test_search_takes_features_items_and_exclusions(capsys: Capture, address: st
     like = document(capsys, "search", "--item-id", "item-007", "--k", "3", "--address", address)
     ids = [hit["id"] for hit in like["hits"]]
     assert "item-007" not in ids
-    rest = document(
-        capsys, "search", "--item-id", "item-007", "--exclude", *ids[:2], "--address", address
-    )
+    rest = document(capsys, "search", "--item-id", "item-007", "--exclude", *ids[:2], "--address", address)
     assert not {*ids[:2]} & {hit["id"] for hit in rest["hits"]}
     assert rest["hits"][0]["score"] == like["hits"][2]["score"]  # two items tie for this place
 
@@ -140,9 +136,7 @@ def test_loadtest_reports_what_came_back(capsys: Capture, address: str, tmp_path
     assert report["distinct_queries"] == 3
     assert report["errors"]["INVALID_ARGUMENT"] > 0
     (tmp_path / "queries.txt").write_text("c" * 10_001)
-    assert "no request was answered: {'INVALID_ARGUMENT': " in failure(
-        capsys, "loadtest", *flags, *queries
-    )
+    assert "no request was answered: {'INVALID_ARGUMENT': " in failure(capsys, "loadtest", *flags, *queries)
     (tmp_path / "queries.txt").write_text("\n")
     assert "expected a query on each line" in failure(capsys, "loadtest", *flags, *queries)
 

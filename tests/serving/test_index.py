@@ -45,9 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recall(found: npt.NDArray[np.int64], exact: npt.NDArray[np.int64]) -> float:
-    shares = [
-        len({*a} & {*b}) / len(b) for a, b in zip(found.tolist(), exact.tolist(), strict=True)
-    ]
+    shares = [len({*a} & {*b}) / len(b) for a, b in zip(found.tolist(), exact.tolist(), strict=True)]
     return float(np.mean(shares))
 
 

@@ -47,9 +47,7 @@ def test_an_example_may_leave_values_out() -> None:
         (Query("a", features={"age": float("nan")}), FULL, "query.features.age"),
     ],
 )
-def test_a_misfit_is_refused_by_name(
-    query: Query, features: Mapping[str, FeatureSpec], field: str
-) -> None:
+def test_a_misfit_is_refused_by_name(query: Query, features: Mapping[str, FeatureSpec], field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         tower_values(query, features, "query")
     assert caught.value.field == field

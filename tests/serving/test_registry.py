@@ -64,9 +64,7 @@ def model(registry: str) -> Any:
         return mlflow.pyfunc.load_model("models:/tiny@champion")
 
 
-def test_the_champion_is_downloaded_whole_and_once(
-    registry: str, full: Path, tmp_path: Path
-) -> None:
+def test_the_champion_is_downloaded_whole_and_once(registry: str, full: Path, tmp_path: Path) -> None:
     folder = bundles.download("models:/tiny@champion", tmp_path)
     assert folder == tmp_path / full.name
     assert bundle.read(folder) == bundle.read(full)

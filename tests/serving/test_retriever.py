@@ -64,9 +64,7 @@ def test_a_batch_changes_nothing(full_retriever: Retriever) -> None:
 
 
 def test_more_like_this_leaves_the_item_itself_out(retriever: Retriever) -> None:
-    like_text, like_item = retriever.search(
-        [Query(item_names(300)[7]), Query(item_id="item-007")], k=9
-    )
+    like_text, like_item = retriever.search([Query(item_names(300)[7]), Query(item_id="item-007")], k=9)
     assert ids(like_text)[0] == "item-007"
     assert ids(like_item)[:8] == ids(like_text)[1:9]
     assert len(like_item.hits) == 9
@@ -101,9 +99,7 @@ def test_threads_do_not_disturb_each_other(retriever: Retriever) -> None:
     queries = [Query(name) for name in item_names(64)]
     alone = [ids(retriever.search([query], k=5 + n)[0]) for n, query in enumerate(queries)]
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(
-            lambda each: ids(retriever.search([each[1]], k=5 + each[0])[0]), enumerate(queries)
-        )
+        found = pool.map(lambda each: ids(retriever.search([each[1]], k=5 + each[0])[0]), enumerate(queries))
     assert list(found) == alone
 
 

@@ -27,9 +27,7 @@ def ids(answer: Answer) -> list[str]:
     return [hit.id for hit in answer.hits]
 
 
-def test_search_answers_as_the_retriever_does(
-    client: RetrievalClient, retriever: Retriever
-) -> None:
+def test_search_answers_as_the_retriever_does(client: RetrievalClient, retriever: Retriever) -> None:
     answer = client.search("bavuti xelike mopy", k=5)
     (expected,) = retriever.search([Query("bavuti xelike mopy")], k=5)
     assert answer.hits == expected.hits
@@ -85,9 +83,7 @@ def test_a_stream_ends_with_the_error_of_the_first_bad_query(client: RetrievalCl
         next(stream)
 
 
-def test_streams_are_bounded_and_come_back(
-    retriever: Retriever, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_streams_are_bounded_and_come_back(retriever: Retriever, caplog: pytest.LogCaptureFixture) -> None:
     with (
         RetrievalServer(retriever, handlers=3, streams=1) as server,
         RetrievalClient(server.address) as client,

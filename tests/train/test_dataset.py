@@ -103,9 +103,7 @@ def test_it_is_made_again_on_demand_and_comes_out_the_same(made: Callable[..., D
         replace(EXPERIMENT, item={"text": replace(TITLE, catalogue_column="")}),
     ],
 )
-def test_what_the_tables_follow_from_makes_another(
-    made: Callable[..., Dataset], changed: Experiment
-) -> None:
+def test_what_the_tables_follow_from_makes_another(made: Callable[..., Dataset], changed: Experiment) -> None:
     assert made(changed).folder != made().folder
 
 
@@ -145,9 +143,7 @@ def test_a_column_that_no_table_has_is_named(
     pairs = pl.DataFrame({"query": ["q"], "item_row": [0], "weight": [1.0], "group": ["g"]})
     monkeypatch.setattr(pydocs, "read", lambda _: Tables(items, pairs, (), {}))
     lacking = replace(EXPERIMENT, data=PydocsData("pydocs"))
-    with pytest.raises(
-        DataError, match=r"pydocs: item\.text reads column 'title', .* it has item_id, text"
-    ):
+    with pytest.raises(DataError, match=r"pydocs: item\.text reads column 'title', .* it has item_id, text"):
         made(lacking)
 
 

@@ -147,26 +147,20 @@ def write_apt(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-def test_apt_that_fails_is_told_in_its_own_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_apt_that_fails_is_told_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_apt(tmp_path / "bin", monkeypatch, 'echo "E: no space left" >&2; exit 100')
     with pytest.raises(DataError, match="apt-get update failed: E: no space left"):
         debian.lists(tmp_path / "apt", NO_CONSOLE)
 
 
-def test_apt_that_brings_no_descriptions_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_apt_that_brings_no_descriptions_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_apt(tmp_path / "bin", monkeypatch, 'echo "W: cannot reach the archive" >&2')
     with pytest.raises(DataError, match=r'"pydocs".*cannot reach the archive'):
         debian.lists(tmp_path / "apt", NO_CONSOLE)
     assert not (tmp_path / "apt" / debian.LISTS).exists()
 
 
-def test_lists_are_fetched_once_and_again_on_demand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lists_are_fetched_once_and_again_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apt, log = tmp_path / "apt", tmp_path / "log"
     lists = apt / "state" / "lists"
     write_apt(
@@ -201,3 +195,9 @@ def test_a_list_that_has_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "apt" / "Packages").unlink()
     with pytest.raises(DataError, match="Packages: missing"):
         debian.lists(tmp_path / "apt", NO_CONSOLE)
+
+
+def test_versions_of_one_source_are_one_group() -> None:
+    assert debian.family("gcc-13") == debian.family("gcc-14") == "gcc-"
+    assert debian.family("python3.11") == "python"
+    assert debian.family("2048") == "2048"

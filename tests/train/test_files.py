@@ -109,9 +109,7 @@ def test_features_have_the_type_of_their_kind(tmp_path: Path) -> None:
 
 
 def test_weight_group_and_time_are_read(tmp_path: Path) -> None:
-    pairs = (
-        "query,item_id,w,session,at\na,7,0.5,s1,1970-01-02\nb,7,2,s2,1970-01-01T01:00:00+01:00\n"
-    )
+    pairs = "query,item_id,w,session,at\na,7,0.5,s1,1970-01-02\nb,7,2,s2,1970-01-01T01:00:00+01:00\n"
     tables = read(tmp_path, pairs=pairs, weight="w", group="session", time="at")
     assert tables.pairs.rows() == [("a", 1, 0.5, "s1", 86400.0), ("b", 1, 2.0, "s2", 0.0)]
     numbers = "query,item_id,at\na,7,3\nb,7,1.5\n"

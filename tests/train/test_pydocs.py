@@ -78,9 +78,7 @@ def rows(tables: Tables) -> dict[str, dict[str, Any]]:
     """Item id -> the item and its pair as one row."""
     pairs = tables.pairs.rows(named=True)
     items = tables.items.rows(named=True)
-    return {
-        items[pair["item_row"]]["item_id"]: {**items[pair["item_row"]], **pair} for pair in pairs
-    }
+    return {items[pair["item_row"]]["item_id"]: {**items[pair["item_row"]], **pair} for pair in pairs}
 
 
 def test_items_are_public_and_bear_the_name_they_are_imported_under(tables: Tables) -> None:
@@ -98,9 +96,7 @@ def test_the_first_sentence_is_the_query_and_only_the_served_text_has_it(tables:
     circle = rows(tables)["shapes.Circle"]
     assert circle["query"] == "A round thing with a radius"
     assert circle["text"] == "shapes.Circle All its points are equally far from the centre."
-    assert circle["full_text"].startswith(
-        "shapes.Circle A round thing with a radius. All its points"
-    )
+    assert circle["full_text"].startswith("shapes.Circle A round thing with a radius. All its points")
     assert circle["package"] == "shapes"
 
 

@@ -114,8 +114,13 @@ def _rows(
             dropped["text that says nothing, or still its query, once the query is cut out"] += 1
             continue
         changed["query cut out of the text that repeats it"] += text != long
-        source = stanza.get("Source", name).split(" ")[0]
-        yield name, name, stanza.get("Section", ""), text, f"{name} {short} {long}", short, source
+        group = family(stanza.get("Source", name).split(" ")[0])
+        yield name, name, stanza.get("Section", ""), text, f"{name} {short} {long}", short, group
+
+
+def family(source: str) -> str:
+    """The source package without its version: gcc-13 and gcc-14 say the same of what they hold."""
+    return re.sub(r"[\d.]+", "", source) or source
 
 
 def stanzas(lines: Iterable[str]) -> Iterator[dict[str, str]]:
@@ -143,7 +148,7 @@ def _long(description: str) -> str:
 
 
 def _fetch(folder: Path) -> None:
-    """apt's lists into `folder`, and beside them the index that says which ones are wanted."""
+    """Apt's lists into `folder`, and beside them the index that says which ones are wanted."""
     if shutil.which("apt-get") is None:
         raise DataError(
             'data.kind = "debian" reads the Debian archive through apt, and there is no apt-get here: '
@@ -166,9 +171,7 @@ def _fetch(folder: Path) -> None:
             f'kind = "pydocs" or kind = "files" instead. apt said: {output.strip()[-500:]}'
         )
     files = wanted["Packages"], wanted["Translations"]
-    packages, translations = (
-        [str(p.relative_to(folder.resolve())) for p in each] for each in files
-    )
+    packages, translations = ([str(p.relative_to(folder.resolve())) for p in each] for each in files)
     contents = " ".join(record(path).sha256 for each in files for path in each)
     identity = hashlib.sha256(contents.encode()).hexdigest()
     table = {"packages": packages, "translations": translations, "sha256": identity}

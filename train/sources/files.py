@@ -75,9 +75,7 @@ class FilesSource:
         return self.base / self.data.pairs
 
     def _items(self) -> pl.DataFrame:
-        columns = _read(
-            self._items_path, [self.data.item_id, *_names(self.item), *self.data.display]
-        )
+        columns = _read(self._items_path, [self.data.item_id, *_names(self.item), *self.data.display])
         features = _features(columns, self.item)
         if self.data.item_id != "item_id" and "item_id" in {*features, *self.data.display}:
             raise DataError(
@@ -104,9 +102,9 @@ class FilesSource:
                 raise DataError(f"{columns.path}: a query feature cannot read {name!r}: rename it")
         wanted = columns.required(id_column, "an item id")
         rows = pl.DataFrame({"id": item_ids}).with_row_index("item_row")
-        item_row = pl.DataFrame({"id": wanted}).join(
-            rows, on="id", how="left", maintain_order="left"
-        )["item_row"]
+        item_row = pl.DataFrame({"id": wanted}).join(rows, on="id", how="left", maintain_order="left")[
+            "item_row"
+        ]
         expected = f"the id of an item in {self._items_path} ({data.item_id!r})"
         columns.refuse(id_column, item_row.is_null(), expected)
         table = {**_features(columns, self.query), "item_row": item_row}
@@ -165,15 +163,11 @@ def _positive(columns: Columns, column: str) -> pl.Series:
     return labels > 0
 
 
-def _distinct(
-    pairs: pl.DataFrame, positive: pl.Series, path: Path
-) -> tuple[pl.DataFrame, dict[str, int]]:
+def _distinct(pairs: pl.DataFrame, positive: pl.Series, path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
     """The positive pairs, each once, and how many went."""
     kept = pairs.filter(positive)
     if kept.is_empty():
-        raise DataError(
-            f"{path}: expected a pair with a positive label, got none in {pairs.height}"
-        )
+        raise DataError(f"{path}: expected a pair with a positive label, got none in {pairs.height}")
     once = kept.unique(maintain_order=True, keep="first")
     dropped = {
         "label not positive": pairs.height - kept.height,

@@ -29,9 +29,7 @@ def public_names(modules: Iterable[Module]) -> dict[tuple[str, str], str]:
     return names
 
 
-def _keep_shorter(
-    names: dict[tuple[str, str], str], origin: tuple[str, str], candidate: str
-) -> None:
+def _keep_shorter(names: dict[tuple[str, str], str], origin: tuple[str, str], candidate: str) -> None:
     known = names.get(origin)
     if known is None or _length(candidate) < _length(known):
         names[origin] = candidate
@@ -41,9 +39,7 @@ def _length(name: str) -> tuple[int, int, str]:
     return name.count("."), len(name), name
 
 
-def _passed_on(
-    module: Module, by_name: Mapping[str, Module]
-) -> Iterator[tuple[str, tuple[str, str]]]:
+def _passed_on(module: Module, by_name: Mapping[str, Module]) -> Iterator[tuple[str, tuple[str, str]]]:
     """Names that a public module offers on behalf of a module of the same top-level package."""
     if not module.is_package and module.exported is None:
         return

@@ -30,9 +30,7 @@ WORKERS = 2
 MIN_QUERY_WORDS = 3
 MIN_BODY_LENGTH = 20
 TESTS = frozenset({"test", "tests"})
-VENDORED = frozenset(
-    {"_vendor", "vendor", "_vendored", "vendored", "extern", "externals", "third_party"}
-)
+VENDORED = frozenset({"_vendor", "vendor", "_vendored", "vendored", "extern", "externals", "third_party"})
 SKIPPED_FILES = re.compile(r"(test_.*|.*_tests?|conftest|.*_pb2(_grpc)?|__main__)\.py")
 LICENCE = "docstrings of the installed packages, each under the licence of its package"
 

@@ -87,9 +87,7 @@ def _delimited(separator: str) -> Callable[[Path, Sequence[str]], pl.DataFrame]:
                     column_cells.append(row[position] or None)
         except csv.Error as error:
             raise DataError(f"{path}: row {count + 1} (line {rows.line_num}): {error}") from None
-        return pl.DataFrame(
-            [pl.Series(*each, dtype=pl.String) for each in zip(columns, cells, strict=True)]
-        )
+        return pl.DataFrame([pl.Series(*each, dtype=pl.String) for each in zip(columns, cells, strict=True)])
 
     return read
 
