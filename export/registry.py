@@ -11,6 +11,7 @@ import getpass
 import json
 import socket
 import tempfile
+import warnings
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from protos import bundle
-from protos.errors import GateRefused, MissingStage
+from protos.errors import BundleDamaged, GateRefused, MissingStage
 from train.places import ROOT
 
 CHALLENGER = "challenger"
@@ -133,12 +134,19 @@ def by_alias(name: str, alias: str) -> ModelVersion | None:
 
 
 def manifest_of(model: ModelVersion) -> bundle.Manifest:
-    """The manifest inside a model version."""
+    """The manifest inside a model version.
+
+    Raises:
+        BundleDamaged: the version holds no bundle, or its manifest is damaged.
+    """
+    uri = f"models:/{model.name}/{model.version}"
+    held = mlflow.artifacts.list_artifacts(f"{uri}/artifacts")
+    folders = [each.path for each in held or [] if each.is_dir]
+    if len(folders) != 1:
+        raise BundleDamaged(f"{uri}: holds {len(folders)} bundles, expected one")
     with tempfile.TemporaryDirectory() as folder:
-        path = mlflow.artifacts.download_artifacts(
-            f"models:/{model.name}/{model.version}/artifacts/{_ARTIFACT}/{bundle.MANIFEST}",
-            dst_path=folder,
-        )
+        remote = f"{uri}/artifacts/{Path(folders[0]).name}/{bundle.MANIFEST}"
+        path = mlflow.artifacts.download_artifacts(remote, dst_path=folder)
         return bundle.read_manifest(Path(path).parent)
 
 
@@ -146,9 +154,6 @@ def trail(name: str) -> list[Move]:
     """All moves of the champion, oldest first."""
     tags = mlflow.MlflowClient().get_registered_model(name).tags
     return [Move(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(TRAIL)]
-
-
-_ARTIFACT = "bundle"
 
 
 def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
@@ -161,11 +166,12 @@ def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
 def _log_model(folder: Path, manifest: bundle.Manifest) -> None:
     """Into the run that trained the towers, and from there into the registry."""
     example = [next(iter(query.values())) for query in manifest.examples[:1]]
-    with mlflow.start_run(run_id=manifest.run_id):
+    with mlflow.start_run(run_id=manifest.run_id), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Any type hint")  # a query may be text or a table
         logged = mlflow.pyfunc.log_model(
             name=manifest.name,
             python_model=str(ROOT / "serving" / "pyfunc_model.py"),
-            artifacts={_ARTIFACT: str(folder)},
+            artifacts={"bundle": str(folder)},
             code_paths=[str(ROOT / "serving"), str(ROOT / "protos")],
             input_example=(example, {"k": 10}),
             pip_requirements=[f"{package}=={version(package)}" for package in RUNTIME],

@@ -1,4 +1,4 @@
-"""`python -m serving serve | search | encode | info | loadtest`; each has --help."""
+"""`python -m serving serve | search | encode | info | demo | loadtest`; each has --help."""
 
 import json
 import logging
@@ -70,6 +70,8 @@ def _parser() -> ArgumentParser:
     encode.add_argument("texts", nargs="+", metavar="TEXT")
     _add_server(encode)
     _add_server(add("info", "Ask a server what it serves.", commands.info))
+    demo = add("demo", "Serve, ask the bundle's first examples, sum up, and stop.", commands.show_all)
+    _add_source(demo)
     _add_load(add("loadtest", "Send load to a server on this machine.", commands.load))
     return parser
 
@@ -81,7 +83,7 @@ def _add_server(parser: ArgumentParser) -> None:
     )
 
 
-def _add_serve(parser: ArgumentParser) -> None:
+def _add_source(parser: ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--bundle",
@@ -90,6 +92,10 @@ def _add_serve(parser: ArgumentParser) -> None:
         help="a bundle, or a folder whose newest bundle is served (%(default)s)",
     )
     source.add_argument("--model", help="a registered model, such as models:/pydocs@champion")
+
+
+def _add_serve(parser: ArgumentParser) -> None:
+    _add_source(parser)
     parser.add_argument("--host", default="127.0.0.1", help="to listen on (%(default)s)")
     parser.add_argument(
         "--port", type=_port, default=50051, help="to listen on, 0 for any free one (%(default)s)"

@@ -1,4 +1,7 @@
-"""Which bundle to serve: the one at a path, the newest in a folder, or a model version's."""
+"""Which bundle to serve: the one at a path, the newest in a folder, or a model version's.
+
+`TWINSPIRE_CACHE` names another folder than `.cache`, as it does for the stages that write bundles.
+"""
 
 import os
 import tempfile
@@ -7,7 +10,7 @@ from pathlib import Path
 from protos import bundle
 from protos.errors import BundleDamaged, MissingStage
 
-BUNDLES = Path(".cache/bundles")
+BUNDLES = Path(os.environ.get("TWINSPIRE_CACHE") or ".cache") / "bundles"
 STORE = Path("mlruns/mlflow.db")
 
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from protos.bundle import Manifest, write_file
 from protos.errors import InvalidInput, Unavailable
-from serving import bundles, loadtest, tables
+from serving import bundles, demo, loadtest, tables
 from serving.address import host_of, is_loopback
 from serving.answer import Answer
 from serving.client import RetrievalClient
@@ -64,6 +64,19 @@ def serve(arguments: Namespace, ready: Callable[[Result], None]) -> None:
     server.stop(arguments.grace)
     if arguments.port_file:
         arguments.port_file.unlink(missing_ok=True)
+
+
+def show_all(arguments: Namespace) -> Result:
+    """Serve, ask the first examples, sum up, and stop."""
+    source = ["--model", arguments.model] if arguments.model else ["--bundle", str(arguments.bundle)]
+    output = Console(stderr=True) if arguments.json else tables.console()
+    document = demo.run(source, output)
+
+    def show(console: Console) -> None:
+        console.print("6/6  summary", highlight=False)
+        tables.show_pairs(console, demo.summary(document["manifest"]))
+
+    return document, show
 
 
 def search(arguments: Namespace) -> Result:

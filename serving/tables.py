@@ -15,15 +15,19 @@ WIDTH = 120  # where the output is no terminal
 
 def show_answer(console: Console, answer: Answer) -> None:
     """Hits with rank, score and display fields, then where they come from."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right")
+    identified = all(hit.fields.get("name") == hit.id for hit in answer.hits)
     fields = _field_names(answer)
-    for name in [*fields, "id"]:
-        table.add_column(name, overflow="ellipsis", no_wrap=True)
-    for rank, hit in enumerate(answer.hits, 1):
-        shown = [*(hit.fields.get(name, "") for name in fields), hit.id]
-        table.add_row(str(rank), f"{hit.score:.4f}", *map(Text, shown))
+    rows = [
+        {**{name: hit.fields.get(name, "") for name in fields}, **({} if identified else {"id": hit.id})}
+        for hit in answer.hits
+    ]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rank", justify="right", width=4)
+    table.add_column("score", justify="right", width=6)
+    for name, width in _widths(rows, console.width - 14).items():
+        table.add_column(name, overflow="ellipsis", no_wrap=True, width=width)
+    for rank, (hit, row) in enumerate(zip(answer.hits, rows, strict=True), 1):
+        table.add_row(str(rank), f"{hit.score:.4f}", *map(Text, row.values()))
     console.print(table)
     timing = answer.timing
     console.print(
@@ -66,6 +70,15 @@ def show_pairs(console: Console, rows: Mapping[str, Any]) -> None:
     for name, value in rows.items():
         table.add_row(Text(name), Text(str(value)))
     console.print(table)
+
+
+def _widths(rows: Sequence[Mapping[str, str]], room: int) -> dict[str, int]:
+    """How wide each field's column is: as its widest value, the widest columns cut to fit the room."""
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in (rows[0] if rows else {})}
+    while sum(widths.values()) + 2 * len(widths) > room and max(widths.values()) > 8:
+        widest = max(widths, key=lambda name: widths[name])
+        widths[widest] -= 1
+    return widths
 
 
 def console() -> Console:

@@ -25,12 +25,12 @@ from rich.console import Console
 from protos.bundle import sync
 from protos.errors import DataError
 from protos.features import FeatureSpec, TextFeature
-from train import split
+from train import places, split
 from train.config import DebianData, Experiment, PydocsData
 from train.sources import debian, files, pydocs
 from train.sources.tables import RESERVED, Tables, sample_groups
 
-CACHE = Path(__file__).resolve().parent.parent / ".cache" / "data"
+CACHE = places.CACHE / "data"
 ITEMS = "items.parquet"
 PAIRS = "pairs.parquet"
 REPORT = "dataset.json"

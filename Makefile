@@ -1,0 +1,132 @@
+# Every command is a thin call of `python -m train | export | serving`; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.PHONY: setup data train export bench evaluate register promote rollback serve search loadtest \
+        demo ui test test-serving lint protos clean help
+
+PYTHON ?= python3
+CONFIG ?= train/configs/pydocs.toml
+ALIAS  ?= champion
+PORT   ?= 50051
+UI_PORT ?= 5000
+K      ?= 10
+CLIENTS ?= 16
+DURATION ?= 10
+NAME    = $(shell sed -n 's/^name *= *"\(.*\)".*/\1/p' $(CONFIG) | head -n 1)
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+
+# With JSON=path the result goes there as one JSON document, whole or not at all.
+define run
+	$(if $(JSON),$(PY) -m $(1) --json > "$(JSON).part" && mv "$(JSON).part" "$(JSON)",$(PY) -m $(1))
+endef
+
+setup: $(STAMP) ## make .venv with pip from pinned versions
+
+$(STAMP): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+	  echo "Twinspire needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2
+	  echo "Name another with: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || {
+	  echo "$(PYTHON) cannot make environments; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@command -v "$${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || {
+	  echo "hnswlib is compiled here and needs a C++ compiler, which is missing. To get one:" >&2
+	  echo "  Debian, Ubuntu  apt-get install g++ python3-dev" >&2
+	  echo "  Fedora          dnf install gcc-c++ python3-devel" >&2
+	  echo "  macOS           xcode-select --install" >&2; exit 1; }
+	@$(PYTHON) -c 'import pathlib, sys, sysconfig
+	sys.exit(not (pathlib.Path(sysconfig.get_paths()["include"]) / "Python.h").is_file())' || {
+	  echo "hnswlib needs the headers of Python; on Debian or Ubuntu: apt-get install python3-dev" >&2; exit 1; }
+	@echo "making $(VENV): a few minutes the first time" >&2
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar on -r requirements.txt
+	@touch $(STAMP)
+
+data: setup ## read, check and split the data set of CONFIG
+	@$(call run,train data --config $(CONFIG) $(if $(REFRESH),--refresh))
+
+train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an interrupted run
+	@$(call run,train fit --config $(CONFIG) $(if $(RESUME),--resume))
+
+export: setup ## towers to ONNX, vectors, index: a bundle of the newest run, or of RUN
+	@$(call run,export bundle --config $(CONFIG) $(if $(RUN),--run $(RUN)))
+
+bench: setup ## latency of the newest bundle's towers, or of BUNDLE's: ONNX Runtime beside torch
+	@$(call run,export bench --config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
+
+evaluate: setup ## quality of the newest bundle, or of BUNDLE, on the test split, BM25 beside it
+	@$(call run,export evaluate --config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
+
+register: setup ## the newest bundle, or BUNDLE, into the model registry as challenger
+	@$(call run,export register --config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
+
+promote: setup ## make the challenger the champion, if parity and index recall hold
+	@$(call run,export promote --config $(CONFIG))
+
+rollback: setup ## make the champion before this one the champion again
+	@$(call run,export rollback --config $(CONFIG))
+
+serve: setup ## answer over gRPC on PORT, from the model with alias ALIAS, or from BUNDLE
+	@exec $(PY) -m serving serve --port $(PORT) \
+	  $(if $(BUNDLE),--bundle $(BUNDLE),--model models:/$(NAME)@$(ALIAS)) $(if $(JSON),--json > "$(JSON)")
+
+search: setup ## ask the server on PORT: make search Q="..." [K=10]
+	@[ -n "$${Q:-}" ] || { echo 'ask something: make search Q="read a CSV file"' >&2; exit 2; }
+	$(call run,serving search --address 127.0.0.1:$(PORT) --k $(K) -- "$$Q")
+
+loadtest: setup ## load on the server on PORT: CLIENTS=16 DURATION=10
+	@$(call run,serving loadtest --address 127.0.0.1:$(PORT) --clients $(CLIENTS) --seconds $(DURATION))
+
+demo: setup ## everything: data, training, export, registry, a server, five queries, a summary
+	@step() { printf '\n%s\n' "$$1"; }
+	step "1/6  data";     $(PY) -m train data --config $(CONFIG)
+	step "2/6  training"; $(PY) -m train fit --config $(CONFIG)
+	step "3/6  bundle";   $(PY) -m export bundle --config $(CONFIG)
+	step "4/6  registry"; $(PY) -m export register --config $(CONFIG); $(PY) -m export promote --config $(CONFIG)
+	step "5/6  service";  $(call run,serving demo --model models:/$(NAME)@champion)
+
+ui: setup ## the MLflow UI on UI_PORT
+	@echo "http://127.0.0.1:$(UI_PORT)" >&2
+	exec $(VENV)/bin/mlflow ui --host 127.0.0.1 --port $(UI_PORT) \
+	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlruns/mlflow.db}"
+
+test: setup ## all tests, offline
+	@$(PY) -m pytest
+
+test-serving: ## what serves, tested in an environment of its own, without torch and MLflow
+	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare"' EXIT
+	$(PYTHON) -m venv "$$bare/venv"
+	"$$bare/venv/bin/pip" install --disable-pip-version-check --quiet -c requirements.txt .[serving]
+	cd "$$bare"
+	! venv/bin/python -c "import torch" 2>/dev/null || { echo "torch is here, so this proves nothing" >&2; exit 1; }
+	venv/bin/python -c "import serving.server, serving.client; print('serving runs without torch')"
+	venv/bin/python -m serving serve --help >/dev/null
+
+lint: setup ## ruff, mypy, import rules, and whether the generated stubs are fresh
+	@$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy .
+	$(VENV)/bin/lint-imports --no-logo
+	fresh="$$(mktemp -d)"; trap 'rm -rf "$$fresh"' EXIT
+	$(PY) -m grpc_tools.protoc -I. --python_out="$$fresh" --pyi_out="$$fresh" --grpc_python_out="$$fresh" protos/retrieval.proto
+	for stub in "$$fresh"/protos/*; do
+	  cmp -s "$$stub" "protos/$$(basename "$$stub")" || { echo "$$(basename "$$stub") is stale: make protos" >&2; exit 1; }
+	done
+
+protos: setup ## write the gRPC stubs anew
+	@$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/retrieval.proto
+
+clean: ## remove data sets, bundles and caches; .venv and mlruns stay
+	@rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	echo
+	echo "  CONFIG=train/configs/debian.toml names another experiment; JSON=path writes a command's result there."
+
+export Q
