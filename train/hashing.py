@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LAST_LETTER = 0x323AF  # of CJK extension H; the few letters beyond it separate words
-LONGEST_WORD = 31  # letters; of a longer one, what is hashed begins at the start of the text
+LONGEST_WORD = 23  # letters; of a longer one, what is hashed begins at the start of the text
 _WORD_MODULUS = 2**31 - 1  # prime
 
 

@@ -8,5 +8,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "train" / "configs"
-CACHE = Path(os.environ.get("TWINSPIRE_CACHE") or ROOT / ".cache").absolute()  # what can be made again: data sets, checkpoints, bundles
+# What can be made again: data sets, checkpoints, bundles.
+CACHE = Path(os.environ.get("TWINSPIRE_CACHE") or ROOT / ".cache").absolute()
 MLRUNS = ROOT / "mlruns"  # MLflow's own: mlflow.db and artifacts/

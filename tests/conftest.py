@@ -1,0 +1,90 @@
+"""What several folders of tests share: places of their own, a store that was made once, a trained bundle.
+
+Nothing here imports torch or MLflow before a test asks for them, so that the tests of serving run
+where neither is installed.
+"""
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tests.stdlib import Made
+
+hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
+
+
+def pytest_configure() -> None:
+    """Keep what the stages cache out of the checkout, and MLflow off the network."""
+    hypothesis.settings.load_profile("seeded")
+    os.environ["TWINSPIRE_CACHE"] = tempfile.mkdtemp(prefix="twinspire-tests-")
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["TWINSPIRE_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture
+def console() -> "Console":
+    """One that nobody looks at."""
+    from rich.console import Console
+
+    return Console(file=io.StringIO())
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database in which nothing was tracked yet: making one takes a second, copying it none."""
+    from tests.stdlib import tracking_at
+    from train.tracking import connect
+
+    folder = tmp_path_factory.mktemp("empty-store")
+    with tracking_at(""):
+        connect(folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path) -> Iterator[str]:
+    """The URI of an MLflow store of this test's own, which MLflow points at."""
+    from tests.stdlib import tracking_at
+
+    (tmp_path / "mlruns").mkdir()
+    database = shutil.copy(empty_store, tmp_path / "mlruns" / "mlflow.db")
+    with tracking_at(f"sqlite:///{database}") as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def stdlib(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the items and pairs of `tests.stdlib`."""
+    from tests.stdlib import write_tables
+
+    return write_tables(tmp_path_factory.mktemp("stdlib"))
+
+
+@pytest.fixture(scope="session")
+def made_once(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> "Made":
+    """A run and its bundle, made once; tests read them and change nothing."""
+    from tests.stdlib import make
+
+    return make(stdlib, empty_store, tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def made(made_once: "Made") -> Iterator["Made"]:
+    """`made_once`, with MLflow pointing at its store."""
+    from tests.stdlib import tracking_at
+
+    with tracking_at(made_once.uri):
+        yield made_once
