@@ -93,10 +93,10 @@ def _pad_in_pooling(graph: _Graph) -> None:
 
 
 def _normalise(graph: _Graph) -> None:
-    """x / max(|x|, tiny) over the last axis -> LpNormalization, which leaves zero as it is, too."""
+    """Division by max(|x|, tiny) over the last axis -> LpNormalization, which leaves zero as it is, too."""
     for division in [node for node in graph.graph.node if node.op_type == "Div"]:
         bound = graph.producer(division.input[1])
-        length = graph.producer(bound.input[0]) if bound is not None and bound.op_type == "Clip" else None
+        length = graph.producer(bound.input[2]) if bound is not None and bound.op_type == "Where" else None
         if length is None or length.op_type != "ReduceL2" or length.input[0] != division.input[0]:
             continue
         axes = numpy_helper.to_array(graph.constants[length.input[1]]).reshape(-1).tolist()

@@ -58,7 +58,7 @@ def recall_and_cost(curve: Sequence[Mapping[str, Any]], chosen: int, target: flo
     axes.set(
         xlabel="microseconds a query, one thread",
         ylabel="recall@k against exact search",
-        title=f"HNSW: ef_search = {chosen} is the smallest that reaches the target",
+        title=f"HNSW: recall and cost of a query, ef_search = {chosen} chosen",
     )
     quiet(axes)
     return figure

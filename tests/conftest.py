@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Keep what the stages cache out of the checkout, and MLflow off the network."""
+    config.addinivalue_line("filterwarnings", "ignore::Warning:mlflow")  # of what it does itself
     hypothesis.settings.load_profile("seeded")
     os.environ["TWINSPIRE_CACHE"] = tempfile.mkdtemp(prefix="twinspire-tests-")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from train.hashing import WordHashing, latest, look_up
 
 MOST_OCCURRENCES = 64  # of one n-gram or word in one text; more count as this many
+FARTHEST = 1000.0  # deviations of a number from its mean; what is farther would overflow
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,13 @@ class HashedText(nn.Module):
 
 
 def unit(x: Tensor) -> Tensor:
-    """(B, H) scaled to unit length; zero stays zero. Fewer nodes than `F.normalize` when exported."""
+    """(B, H) scaled to unit length; zero stays zero, and its gradient is that of x.
+
+    Dividing by a tiny bound instead would make that gradient tremendous, and one text without a letter
+    in the first batch would keep Adam from ever moving the biases behind it.
+    """
     length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / length.clamp(min=1e-12)
+    return x / length.masked_fill(length == 0, 1.0)
 
 
 class Category(nn.Module):
@@ -153,6 +158,7 @@ class Number(nn.Module):
     def forward(self, number: Tensor) -> Tensor:
         """float32 (B, 1), NaN where absent -> (B, H)."""
         absent = torch.isnan(number)
-        standard = torch.where(absent, 0.0, (number - self.mean) / self.deviation)
+        standard = ((number - self.mean) / self.deviation).clamp(-FARTHEST, FARTHEST)
+        standard = torch.where(absent, 0.0, standard)
         mapped: Tensor = self.map(torch.cat([standard, absent.float()], dim=1))
         return mapped

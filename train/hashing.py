@@ -44,12 +44,12 @@ class WordHashing(nn.Module):
         self.words = words
         self.modulus = _largest_prime(buckets)
         generator = torch.Generator().manual_seed(2013)
-        highest = max(3, *self.orders)
+        highest = max((3, *self.orders))
         self.multipliers: dict[int, list[int]] = {
             order: torch.randint(1, 2**31, (order,), generator=generator).tolist()
             for order in range(1, highest + 1)
         }
-        self._tail = max(2, *self.orders)
+        self._tail = max((2, *self.orders))
         self.register_buffer("symbols", letters(), persistent=False)
 
     def forward(self, code_points: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def start_text(towers: tuple[Tower, Tower], items: Corpus, latent: int, seed: in
             encoder.weights[1:] = torch.from_numpy(root[1:])
         if latent:
             directions = _directions(items, root, latent, seed)
-            rest = table[:, latent:] * (table.shape[1] / (table.shape[1] - latent)) ** 0.5
+            rest = table[:, latent:] * (table.shape[1] / max(1, table.shape[1] - latent)) ** 0.5
             table[:, latent:] = rest - directions @ (directions.T @ rest)
             table[:, :latent] = directions
 

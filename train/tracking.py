@@ -34,7 +34,6 @@ def connect(folder: Path = MLRUNS) -> str:
     if not uri:
         uri = f"sqlite:///{_local_store(folder)}"
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI", uri))
     return uri
 
 

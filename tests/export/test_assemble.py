@@ -1,0 +1,95 @@
+"""A run becomes a bundle: verified, complete, and made once."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from rich.console import Console
+
+from export.assemble import assemble
+from protos import bundle
+from protos.errors import MissingStage
+from serving.query import Query
+from serving.retriever import Retriever
+from tests.stdlib import FEATURES, Made, experiment_at, make, write_toml
+
+
+def test_a_bundle_says_what_was_measured_on_it(made: Made) -> None:
+    manifest = bundle.read(made.folder)
+    assert manifest.run_id == made.run.info.run_id
+    assert manifest.split_hash == made.dataset.split_hash
+    assert manifest.count == made.dataset.items.height
+    assert manifest.quality["evaluated_text"] == ["text"]
+    assert manifest.dataset["served_text"] == ["full_text"]
+    assert manifest.ann["searched_text"] == ["full_text"]
+    for prefix in ("", "exact_", "bm25_"):
+        assert 0 < manifest.quality[f"{prefix}recall_at_10"] <= 1
+    assert manifest.quality["exact_recall_at_10"] == pytest.approx(made.run.data.metrics["recall_at_10"])
+    assert manifest.latency["threads"] == 1
+    assert manifest.latency["machine"]["cores"]
+    for side in ("query", "item"):
+        assert manifest.parity[side]["max_abs_diff"] <= manifest.parity[side]["tolerance"]
+
+
+def test_reports_and_plots_are_in_the_bundle_and_in_the_run(made: Made) -> None:
+    names = {f"{name}.json" for name in ("quality", "parity", "latency", "index")}
+    names |= {"latency.png", "index.png"}
+    assert {path.name for path in (made.folder / bundle.REPORTS).iterdir()} == names
+    client = mlflow.MlflowClient()
+    logged = client.list_artifacts(made.run.info.run_id, "export")
+    assert {Path(each.path).name for each in logged} == names
+    report = json.loads((made.folder / bundle.REPORTS / "latency.json").read_text())
+    for key in ("query_tower_fp32_b1_p50_us", "torch_b1_p50_us", "torch_over_onnx_b1"):
+        assert made.run.data.metrics[key] == report["metrics"][key]
+
+
+def test_vectors_are_those_of_the_served_text(made: Made) -> None:
+    vectors = np.load(made.folder / bundle.VECTORS)
+    retriever = Retriever.load(made.folder)
+    (answer,) = retriever.search([Query(item_id=made.dataset.items["item_id"][3])], 5)
+    scores = vectors @ vectors[3]
+    scores[3] = -2
+    assert [hit.score for hit in answer.hits] == pytest.approx(np.sort(scores)[::-1][:5].tolist(), abs=1e-5)
+
+
+def test_a_bundle_is_made_once_and_again_when_damaged(
+    made_once: Made, tmp_path: Path, console: Console
+) -> None:
+    shutil.copytree(made_once.folder, tmp_path / "kept")
+    store = shutil.copy(made_once.uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{store}")
+    try:
+        arguments = made_once.experiment, made_once.dataset, made_once.run, console
+        assert assemble(*arguments) == (made_once.folder, True)
+        vectors = made_once.folder / bundle.VECTORS
+        vectors.write_bytes(vectors.read_bytes()[:-1])
+        shutil.move(made_once.folder, tmp_path / "damaged")
+        folder, reused = assemble(*arguments)
+        assert not reused
+        bundle.read(folder)
+    finally:
+        shutil.rmtree(made_once.folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "kept", made_once.folder)
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+def test_a_run_on_other_data_is_refused(made: Made, stdlib: Path, tmp_path: Path, console: Console) -> None:
+    changed: Any = {"data": {"max_items": 100}}
+    experiment, dataset = experiment_at(write_toml(stdlib, tmp_path / "a.toml", **changed))
+    with pytest.raises(MissingStage, match="was trained on another state of the data"):
+        assemble(experiment, dataset, made.run, console)
+
+
+def test_features_of_every_kind_are_served(stdlib: Path, empty_store: Path, tmp_path: Path) -> None:
+    made = make(stdlib, empty_store, tmp_path, FEATURES)
+    retriever = Retriever.load(made.folder)
+    features: dict[str, Any] = {"level": "long", "terms": ("configuration",), "words": 9.0}
+    plain, full = retriever.search(
+        [Query("read a configuration file"), Query("read a configuration file", features=features)], 10
+    )
+    assert len(plain.hits) == len(full.hits) == 10
+    assert [hit.score for hit in plain.hits] != [hit.score for hit in full.hits]

@@ -1,0 +1,86 @@
+"""A tower as one ONNX file: the same answers as torch, whatever is sent and however it is batched."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from export import parity
+from export.backends import onnx_encoder, torch_encoder
+from export.graph import export_tower, frozen
+from export.lean import lean
+from protos.errors import GateRefused
+from protos.features import Side
+from tests.stdlib import DSSM, FEATURES, PLAIN, Sections, started, write_toml
+from train.places import ROOT
+
+TEXTS = ("sort a list in place", "日本語 テキスト", "", "the the the the", "x" * 24)
+
+
+@pytest.fixture(params=["plain", "dssm", "features"])
+def sections(request: pytest.FixtureRequest) -> Sections:
+    kinds: dict[str, Sections] = {"plain": PLAIN, "dssm": DSSM, "features": FEATURES}
+    return kinds[request.param]
+
+
+@pytest.mark.parametrize("side", ["query", "item"])
+def test_torch_and_onnx_runtime_agree_on_real_and_hostile_records(
+    stdlib: Path, tmp_path: Path, sections: Sections, side: Side
+) -> None:
+    model, problem, _ = started(write_toml(stdlib, tmp_path / "a.toml", sections=sections))
+    tower, inputs = frozen(model.towers[side == "item"]), model.schema.side(side)
+    values = problem.sample(side, "test", 40, seed=1)
+    two = {name: column[:2] for name, column in values.items()}
+    path = tmp_path / "tower.onnx"
+    export_tower(tower, inputs.features, inputs.to_arrays(two), path)
+    report = parity.check(side, inputs, onnx_encoder(path), torch_encoder(tower), values, 1e-5)
+    assert report["records"] == 3 * (40 + len(parity.HOSTILE_TEXTS))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.toml", "tower.onnx"]
+    assert str(ROOT).encode() not in path.read_bytes()
+
+
+def test_towers_that_differ_are_refused(stdlib: Path, tmp_path: Path) -> None:
+    model, problem, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
+    inputs = model.schema.side("query")
+    values = problem.sample("query", "test", 8, seed=1)
+    tower = frozen(model.towers[0])
+    export_tower(tower, inputs.features, inputs.to_arrays(values), tmp_path / "tower.onnx")
+    onnx_side = onnx_encoder(tmp_path / "tower.onnx")
+    tower.encoders["text"].table.mul_(1 + 0.1 * np.pi).add_(0.01)  # type: ignore[operator, union-attr]
+    with pytest.raises(GateRefused, match=r"query tower: torch and ONNX Runtime differ by"):
+        parity.check("query", inputs, onnx_side, torch_encoder(tower), values, 1e-5)
+
+
+def test_a_vector_does_not_depend_on_its_batch(stdlib: Path, tmp_path: Path) -> None:
+    model, problem, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
+    for side, tower in zip(("query", "item"), model.towers, strict=True):
+        inputs = model.schema.side(side)  # type: ignore[arg-type]
+        example = inputs.to_arrays(problem.sample(side, "test", 2, seed=1))  # type: ignore[arg-type]
+        export_tower(frozen(tower), inputs.features, example, tmp_path / "tower.onnx")
+        encode = onnx_encoder(tmp_path / "tower.onnx")
+        together = encode(inputs.to_arrays({"text": TEXTS}))
+        for n, text in enumerate(TEXTS):
+            alone = encode(inputs.to_arrays({"text": [text]}))[0]
+            np.testing.assert_allclose(together[n], alone, atol=1e-6)
+        lengths = np.linalg.norm(together, axis=1)
+        np.testing.assert_allclose(np.delete(lengths, 2), 1, atol=1e-5)
+
+
+def test_rewrites_change_no_answer_and_leave_fewer_nodes(
+    stdlib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, problem, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
+    inputs = model.schema.side("item")
+    values = problem.sample("item", "test", 30, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("export.graph.lean", lambda model: model)
+        arguments = frozen(model.towers[1]), inputs.features, inputs.to_arrays(values)
+        before = export_tower(*arguments, tmp_path / "fat.onnx")
+    slim = lean(onnx.load(tmp_path / "fat.onnx"))
+    onnx.save_model(slim, tmp_path / "lean.onnx")
+    assert len(slim.graph.node) < before
+    hostile = {"text": [*values["text"], *parity.HOSTILE_TEXTS]}
+    fat, thin = (onnx_encoder(tmp_path / f"{name}.onnx") for name in ("fat", "lean"))
+    arrays = inputs.to_arrays(hostile)
+    np.testing.assert_allclose(fat(arrays), thin(arrays), atol=1e-7)

@@ -1,0 +1,147 @@
+"""Word hashing as tensor operations does what the paper says, told again here word by word."""
+
+import unicodedata
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protos.features import code_points, normalise, pad
+from train.hashing import LAST_LETTER, LONGEST_WORD, WordHashing
+
+BUCKETS = 4096
+PRIME = 4093  # the largest below BUCKETS
+WORD_PRIME = 2**31 - 1
+PAPER = WordHashing((3,), words=False, buckets=BUCKETS)
+WORDS = WordHashing((3,), words=True, buckets=BUCKETS)
+ALL_ORDERS = WordHashing((1, 2, 3, 4), words=True, buckets=BUCKETS)
+UNICODE = st.text(st.one_of(st.sampled_from("ab #-日\u0301"), st.characters()), max_size=60)
+
+
+def rows_of(hashing: WordHashing, *texts: str) -> list[Counter[int]]:
+    """How often each row occurs in each text."""
+    rows = hashing(torch.from_numpy(pad(*code_points(texts, 10_000))))
+    return [Counter(row[row > 0].tolist()) for row in rows]
+
+
+def rows_in(hashing: WordHashing, text: str) -> Counter[int]:
+    (rows,) = rows_of(hashing, text)
+    return rows
+
+
+def words_of(text: str) -> list[list[int]]:
+    """The runs of letters, marks and numbers, as code points."""
+    words: list[list[int]] = [[]]
+    for letter in normalise(text):
+        if unicodedata.category(letter)[0] in "LMN" and ord(letter) <= LAST_LETTER:
+            words[-1].append(ord(letter))
+        elif words[-1]:
+            words.append([])
+    return [word for word in words if word]
+
+
+def ngrams(word: list[int], order: int, multipliers: list[int]) -> list[int]:
+    """The hashes of the n-grams of `#word#`, not yet brought into the table."""
+    marked = [0, *word, 0]
+    return [
+        sum(m * c for m, c in zip(multipliers, marked[at : at + order], strict=True))
+        for at in range(len(marked) - order + 1)
+    ]
+
+
+def expected(hashing: WordHashing, text: str) -> Counter[int]:
+    """What `hashing` should give, one word after the other."""
+    found: Counter[int] = Counter()
+    before = 0  # of all words so far: what is hashed of a very long one begins there
+    for word in words_of(text):
+        for order in hashing.orders:
+            found.update(h % PRIME for h in ngrams(word, order, hashing.multipliers[order]))
+        if hashing.words:
+            own = sum(h % WORD_PRIME for h in ngrams(word, 3, hashing.multipliers[3]))
+            found[(own if len(word) <= LONGEST_WORD else before + own) % PRIME] += 1
+            before += own
+    del found[0]
+    return found
+
+
+@pytest.mark.parametrize("text", ["cat", "The cat sat.", "a", "a bc\tdef--ghij", "don't", "Ⅷ ﬁ 東京"])
+def test_a_text_is_the_letter_trigrams_of_its_words(text: str) -> None:
+    assert rows_in(PAPER, text) == expected(PAPER, text) != Counter()
+
+
+def test_a_word_has_as_many_trigrams_as_letters() -> None:
+    assert [sum(rows.values()) for rows in rows_of(PAPER, "", "a", "cat", "cat cat")] == [0, 1, 3, 6]
+
+
+@given(UNICODE)
+def test_any_text_is_hashed_as_it_is_told(text: str) -> None:
+    for hashing in (PAPER, ALL_ORDERS):
+        assert rows_in(hashing, text) == expected(hashing, text)
+
+
+@given(st.lists(UNICODE, min_size=1, max_size=5))
+def test_neighbours_and_padding_change_nothing(texts: list[str]) -> None:
+    together = rows_of(ALL_ORDERS, *texts, "x" * 200)[:-1]
+    assert together == [rows_in(ALL_ORDERS, text) for text in texts]
+
+
+@given(st.lists(st.text("abcé日", min_size=1, max_size=LONGEST_WORD), max_size=6), st.randoms())
+def test_the_order_of_words_does_not_matter(words: list[str], random: np.random.Generator) -> None:
+    shuffled = words.copy()
+    random.shuffle(shuffled)
+    assert rows_in(ALL_ORDERS, " ".join(words)) == rows_in(ALL_ORDERS, " ".join(shuffled))
+
+
+def test_whatever_is_no_letter_separates_words() -> None:
+    plain = rows_in(ALL_ORDERS, "read file")
+    for text in ("read-file", " read... file!", "read\x00file", "read#file", "read🐍file", "READ\n File"):
+        assert rows_in(ALL_ORDERS, text) == plain
+    for text in ("readfile", "read_1file", "file"):
+        assert rows_in(ALL_ORDERS, text) != plain
+    assert rows_of(ALL_ORDERS, "", " ", "...", "🐍#\x00", "\U000e0001") == [Counter()] * 5
+
+
+def word_row(word: str) -> int:
+    """The row of a word, told apart from those of its trigrams."""
+    (row,) = rows_in(WORDS, word) - rows_in(PAPER, word)
+    return row
+
+
+def test_words_are_told_apart_and_known_again() -> None:
+    assert word_row("listen") != word_row("silent")
+    assert word_row("listen") != word_row("listens")
+    for text in ("listen", "do listen to me", "silent, listen", "listen listen"):
+        assert word_row("listen") in rows_in(WORDS, text) - rows_in(PAPER, text)
+    assert word_row("listen") not in rows_in(WORDS, "listening glisten")
+
+
+def test_a_word_of_a_certain_length_may_still_stand_anywhere() -> None:
+    longest, longer = "x" * LONGEST_WORD, "x" * (LONGEST_WORD + 1)
+    assert word_row(longest) in rows_in(WORDS, f"before {longest} after")
+    assert rows_in(WORDS, f"before {longer}") == expected(WORDS, f"before {longer}")
+    assert word_row(longer) not in rows_in(WORDS, f"before {longer}")
+
+
+def test_one_two_and_three_code_points_find_chinese_words() -> None:
+    hashing = WordHashing((1, 2, 3), words=False, buckets=BUCKETS)
+    search, engine = rows_in(hashing, "搜索"), rows_in(hashing, "引擎")
+    both = rows_in(hashing, "搜索引擎")
+    assert len(search & both) >= 3  # two characters and the pair
+    assert len(engine & both) >= 3
+    assert not search & engine
+
+
+def test_rows_stay_inside_the_table() -> None:
+    text = "".join(map(chr, range(0x20, 0xD7FF, 7)))
+    rows = ALL_ORDERS(torch.from_numpy(pad(*code_points([text], len(text)))))
+    assert rows.dtype == torch.int64
+    assert 0 <= rows.min() < rows.max() < BUCKETS
+    assert rows.unique().numel() > BUCKETS / 2  # and fill it
+
+
+def test_words_alone_can_be_hashed() -> None:
+    hashing = WordHashing((), words=True, buckets=BUCKETS)
+    assert [sum(rows.values()) for rows in rows_of(hashing, "", "one", "one two two")] == [0, 1, 3]

@@ -1,0 +1,58 @@
+"""A step that fits what a parameter is, warm-up and decay."""
+
+import torch
+
+from protos.features import Schema, TextFeature
+from train.config import BagTower, DssmTower
+from train.optimiser import WEIGHTS_FACTOR, adam, set_learning_rate
+from train.towers import build_towers
+
+TEXT = TextFeature("text", "text")
+SCHEMA = Schema({"text": TEXT}, {"text": TEXT})
+
+
+def test_every_parameter_is_in_one_group() -> None:
+    for config in (BagTower("bag", 16, 0, buckets=64), DssmTower("dssm", 8, buckets=64, hidden=(4,))):
+        towers = build_towers(config, SCHEMA)
+        grouped = [p for group in adam(towers, 0.1).param_groups for p in group["params"]]
+        assert len(grouped) == len({*grouped})
+        assert {*grouped} == {p for tower in towers for p in tower.parameters()}
+
+
+def test_tables_and_weights_have_steps_of_their_size() -> None:
+    towers = build_towers(BagTower("bag", 16, 0, buckets=64), SCHEMA)
+    rates = {p: group["lr"] for group in adam(towers, 0.1).param_groups for p in group["params"]}
+    for tower in towers:
+        text = tower.encoders["text"]
+        assert rates[text.table] == 0.1 / 4  # type: ignore[index]
+        assert rates[text.weights] == 0.1 * WEIGHTS_FACTOR  # type: ignore[index]
+    assert rates[towers[1].deep.inner.weight] == 0.1  # type: ignore[index, union-attr]
+
+
+def test_the_rate_rises_then_falls_to_zero() -> None:
+    towers = build_towers(BagTower("bag", 16, 0, buckets=64), SCHEMA)
+    optimiser = adam(towers, 0.1)
+    shares = [set_learning_rate(optimiser, step, 200) for step in range(200)]
+    top = shares.index(max(shares))
+    assert shares[:top] == sorted(shares[:top])
+    assert shares[top:] == sorted(shares[top:], reverse=True)
+    assert 0 < shares[0] <= 0.1 < 0.95 < max(shares) <= 1
+    assert top <= 10
+    assert shares[-1] < 1e-3
+    assert all(group["lr"] == group["peak"] * shares[-1] for group in optimiser.param_groups)
+    assert set_learning_rate(optimiser, 0, 1) == 1
+
+
+def test_a_step_moves_every_part() -> None:
+    torch.manual_seed(0)
+    towers = build_towers(BagTower("bag", 16, 0, buckets=64), SCHEMA)
+    optimiser = adam(towers, 0.1)
+    before = [p.clone() for tower in towers for p in tower.parameters()]
+    for _ in range(2):  # the first moves only what is behind the zeros
+        arrays = SCHEMA.side("item").to_arrays({"text": ["read a file", "write"]})
+        inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        optimiser.zero_grad()
+        (towers[0](inputs) @ towers[1](inputs).T).diagonal().sum().neg().backward()
+        optimiser.step()
+    after = [p for tower in towers for p in tower.parameters()]
+    assert not any(torch.equal(*pair) for pair in zip(before, after, strict=True))
