@@ -21,7 +21,8 @@ STAMP  := $(VENV)/.installed
 
 # With JSON=path the result goes there as one JSON document, whole or not at all.
 define run
-	$(if $(JSON),$(PY) -m $(1) --json > "$(JSON).part" && mv "$(JSON).part" "$(JSON)",$(PY) -m $(1))
+	$(if $(JSON),$(PY) -m $(1) --json $(2) > "$(JSON).part" || { rm -f "$(JSON).part"; exit 1; }
+	mv "$(JSON).part" "$(JSON)",$(PY) -m $(1) $(2))
 endef
 
 setup: $(STAMP) ## make .venv with pip from pinned versions
@@ -47,28 +48,28 @@ $(STAMP): requirements.txt
 	@touch $(STAMP)
 
 data: setup ## read, check and split the data set of CONFIG
-	@$(call run,train data --config $(CONFIG) $(if $(REFRESH),--refresh))
+	@$(call run,train data,--config $(CONFIG) $(if $(REFRESH),--refresh))
 
 train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an interrupted run
-	@$(call run,train fit --config $(CONFIG) $(if $(RESUME),--resume))
+	@$(call run,train fit,--config $(CONFIG) $(if $(RESUME),--resume))
 
 export: setup ## towers to ONNX, vectors, index: a bundle of the newest run, or of RUN
-	@$(call run,export bundle --config $(CONFIG) $(if $(RUN),--run $(RUN)))
+	@$(call run,export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)))
 
 bench: setup ## latency of the newest bundle's towers, or of BUNDLE's: ONNX Runtime beside torch
-	@$(call run,export bench --config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
+	@$(call run,export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
 
 evaluate: setup ## quality of the newest bundle, or of BUNDLE, on the test split, BM25 beside it
-	@$(call run,export evaluate --config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
+	@$(call run,export evaluate,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
 
 register: setup ## the newest bundle, or BUNDLE, into the model registry as challenger
-	@$(call run,export register --config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
+	@$(call run,export register,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
 
 promote: setup ## make the challenger the champion, if parity and index recall hold
-	@$(call run,export promote --config $(CONFIG))
+	@$(call run,export promote,--config $(CONFIG))
 
 rollback: setup ## make the champion before this one the champion again
-	@$(call run,export rollback --config $(CONFIG))
+	@$(call run,export rollback,--config $(CONFIG))
 
 serve: setup ## answer over gRPC on PORT, from the model with alias ALIAS, or from BUNDLE
 	@exec $(PY) -m serving serve --port $(PORT) \
@@ -76,10 +77,10 @@ serve: setup ## answer over gRPC on PORT, from the model with alias ALIAS, or fr
 
 search: setup ## ask the server on PORT: make search Q="..." [K=10]
 	@[ -n "$${Q:-}" ] || { echo 'ask something: make search Q="read a CSV file"' >&2; exit 2; }
-	$(call run,serving search --address 127.0.0.1:$(PORT) --k $(K) -- "$$Q")
+	$(call run,serving search,--address 127.0.0.1:$(PORT) --k $(K) -- "$$Q")
 
 loadtest: setup ## load on the server on PORT: CLIENTS=16 DURATION=10
-	@$(call run,serving loadtest --address 127.0.0.1:$(PORT) --clients $(CLIENTS) --seconds $(DURATION))
+	@$(call run,serving loadtest,--address 127.0.0.1:$(PORT) --clients $(CLIENTS) --seconds $(DURATION))
 
 demo: setup ## everything: data, training, export, registry, a server, five queries, a summary
 	@step() { printf '\n%s\n' "$$1"; }
@@ -87,7 +88,7 @@ demo: setup ## everything: data, training, export, registry, a server, five quer
 	step "2/6  training"; $(PY) -m train fit --config $(CONFIG)
 	step "3/6  bundle";   $(PY) -m export bundle --config $(CONFIG)
 	step "4/6  registry"; $(PY) -m export register --config $(CONFIG); $(PY) -m export promote --config $(CONFIG)
-	step "5/6  service";  $(call run,serving demo --model models:/$(NAME)@champion)
+	step "5/6  service";  $(call run,serving demo,--model models:/$(NAME)@champion)
 
 ui: setup ## the MLflow UI on UI_PORT
 	@echo "http://127.0.0.1:$(UI_PORT)" >&2
@@ -98,7 +99,7 @@ test: setup ## all tests, offline
 	@$(PY) -m pytest
 
 test-serving: ## what serves, tested in an environment of its own, without torch and MLflow
-	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare"' EXIT
+	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare" build twinspire.egg-info' EXIT
 	$(PYTHON) -m venv "$$bare/venv"
 	"$$bare/venv/bin/pip" install --disable-pip-version-check --quiet -c requirements.txt .[serving]
 	cd "$$bare"
@@ -129,4 +130,6 @@ help: ## this list
 	echo
 	echo "  CONFIG=train/configs/debian.toml names another experiment; JSON=path writes a command's result there."
 
+# A query is text, not make: what looks like a variable in it stays as it is.
+override Q := $(value Q)
 export Q

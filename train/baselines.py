@@ -1,6 +1,7 @@
 """What a model has to be compared with, on the same split and by the same metrics."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import bm25s
 import numpy as np
@@ -23,11 +24,14 @@ def bm25(items: Sequence[str], queries: Sequence[str], k: int) -> Ranked:
     k = min(k, len(items))
     stemmer = Stemmer.Stemmer("english")
 
-    def tokens(texts: Sequence[str]) -> object:
+    def tokens(texts: Sequence[str]) -> Any:
         return bm25s.tokenize(list(texts), stopwords="en", stemmer=stemmer, show_progress=False)
 
+    words = tokens(items)
+    if not any(words.ids):
+        return np.full((len(queries), k), -1)
     model = bm25s.BM25()
-    model.index(tokens(items), show_progress=False)
+    model.index(words, show_progress=False)
     rows, scores = model.retrieve(tokens(queries), k=k, show_progress=False)
     return np.where(scores > 0, rows, -1).astype(np.int64)
 

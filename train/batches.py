@@ -94,12 +94,14 @@ def mine(
         items: (N, D) vectors of all items.
 
     Returns:
-        int64 (P, per_pair) item rows.
+        int64 (P, per_pair) item rows; fewer columns where there are fewer items. A query that too few items
+        are no positives of gets positives, which its loss masks.
     """
     generator = np.random.default_rng(seed)
     drawable = np.unique(pairs.item)
     vectors = items[drawable]
     depth = min(depth, len(drawable))
+    per_pair = min(per_pair, depth)
     mined = np.empty((len(pairs), per_pair), np.int64)
     for at in range(0, len(pairs), _BLOCK):
         rows = pairs.query[at : at + _BLOCK]
@@ -107,7 +109,8 @@ def mine(
         place, item = positives.of_queries(rows)
         column = np.searchsorted(drawable, item)
         scores[torch.from_numpy(place), torch.from_numpy(column)] = -torch.inf
-        nearest = torch.topk(scores, depth, dim=1).indices.numpy()
-        picks = generator.random(nearest.shape).argpartition(min(per_pair, depth) - 1, axis=1)
+        best = torch.topk(scores, depth, dim=1)
+        nearest, positive = best.indices.numpy(), best.values.isneginf().numpy()
+        picks = (generator.random(nearest.shape) + positive).argpartition(per_pair - 1, axis=1)
         mined[at : at + _BLOCK] = drawable[np.take_along_axis(nearest, picks[:, :per_pair], 1)]
     return mined

@@ -6,6 +6,7 @@ Every stage reads the same file and takes its own section: `[data] [split] [quer
 learned from, `[tower] [loss] [training]` how, `[export] [index]` what becomes of it.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -249,6 +250,8 @@ class Experiment:
     examples: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ValueError(f"name: expected letters, digits, '.', '_' and '-', got {self.name!r}")
         for side in ("query", "item"):
             if not any(isinstance(spec, TextFeature) for spec in getattr(self, side).values()):
                 raise ValueError(f'{side}: expected at least one feature of kind "text"')

@@ -47,7 +47,7 @@ def test_towers_that_differ_are_refused(stdlib: Path, tmp_path: Path) -> None:
     tower = frozen(model.towers[0])
     export_tower(tower, inputs.features, inputs.to_arrays(values), tmp_path / "tower.onnx")
     onnx_side = onnx_encoder(tmp_path / "tower.onnx")
-    tower.encoders["text"].table.mul_(1 + 0.1 * np.pi).add_(0.01)  # type: ignore[operator, union-attr]
+    tower.encoders["text"].table.mul_(1.3).add_(0.01)  # type: ignore[operator]
     with pytest.raises(GateRefused, match=r"query tower: torch and ONNX Runtime differ by"):
         parity.check("query", inputs, onnx_side, torch_encoder(tower), values, 1e-5)
 

@@ -14,7 +14,7 @@ CONFIG = IndexConfig(threads=1)
 
 def unit_vectors(count: int, dimension: int = 24, seed: int = 0) -> index.Vectors:
     vectors = np.random.default_rng(seed).standard_normal((count, dimension)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 ITEMS = unit_vectors(3000)
