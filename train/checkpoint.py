@@ -6,6 +6,7 @@ own. A file is written whole or not at all.
 
 import dataclasses
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,12 @@ def load_run(path: Path, trainer: Trainer) -> None:
         DataError: the file is damaged, or belongs to another experiment.
     """
     content = _load(path)
-    _restore_towers(path, content["towers"], trainer.towers)
-    trainer.optimiser.load_state_dict(content["optimiser"])
-    trainer.state = State(**content["state"])
+    try:
+        _restore_towers(path, content["towers"], trainer.towers)
+        trainer.optimiser.load_state_dict(content["optimiser"])
+        trainer.state = State(**content["state"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: does not fit this experiment: {error}") from None
     if "hard" in content:
         trainer.state.hard = content["hard"].numpy()
 
@@ -64,7 +68,7 @@ def _restore_towers(path: Path, content: dict[str, Any], towers: Towers) -> None
     try:
         for side, tower in zip(("query", "item"), towers, strict=True):
             tower.load_state_dict(content[side])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError) as error:
         raise DataError(f"{path}: does not fit the towers of this experiment: {error}") from None
 
 
@@ -76,6 +80,10 @@ def _save(path: Path, content: Any) -> None:
 
 def _load(path: Path) -> Any:
     try:
+        with zipfile.ZipFile(path) as file:  # torch's own reader does not look at the check sums
+            damaged = file.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} is not what was written")
         return torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such checkpoint") from None

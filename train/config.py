@@ -177,7 +177,7 @@ class TrainingConfig:
 
     Args:
         epochs: at most this many.
-        patience: stop after this many epochs without a better recall@10 on validation.
+        patience: this many epochs without a better recall@10 on validation are borne; one more ends the run.
         batch_size: pairs a step.
         learning_rate: of Adam, after a linear warm-up, decaying to zero along a cosine.
         seed: of everything random.

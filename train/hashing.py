@@ -10,6 +10,7 @@ What is no letter, mark or number in Unicode separates words. Separators and pad
 with 0 and 1, because every operation is a node of the exported graph, and a small graph is a fast one.
 """
 
+import functools
 import unicodedata
 from collections.abc import Sequence
 
@@ -117,6 +118,7 @@ def latest(rising: Tensor, reach: int) -> Tensor:
     return F.max_pool2d(padded, (1, reach), stride=1).squeeze((1, 2)).long()
 
 
+@functools.cache
 def letters() -> Tensor:
     """int64 (LAST_LETTER + 2,): the code point itself where it is a letter, mark or number, else 0."""
     table = torch.zeros(LAST_LETTER + 2, dtype=torch.int64)

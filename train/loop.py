@@ -145,7 +145,8 @@ class Trainer:
         query_tower, item_tower = self.towers
         queries = query_tower(self.queries.batch(batch.queries))  # (B, D)
         items = item_tower(self.items.batch(batch.items))  # (N, D)
-        loss = (self._loss(queries @ items.T, batch) * batch.weight).sum() / batch.weight.sum()
+        total = batch.weight.sum().clamp(min=1e-12)  # which may be 0
+        loss = (self._loss(queries @ items.T, batch) * batch.weight).sum() / total
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
