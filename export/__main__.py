@@ -1,6 +1,7 @@
 """python -m export bundle | bench | evaluate | register | promote | rollback: from a run to a champion."""
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -48,9 +49,10 @@ def main() -> int:
     """Run a command; 0 if it succeeded, 1 if not, 2 if it was asked wrongly."""
     arguments = parser().parse_args()
     try:
-        result = arguments.run_command(arguments)
+        with contextlib.redirect_stdout(sys.stderr):  # MLflow prints there, and a result may be piped
+            result = arguments.run_command(arguments)
     except TwinspireError as error:
-        stages.PROGRESS.print(f"error: {error}", style="red", highlight=False, markup=False)
+        stages.PROGRESS.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         return 130

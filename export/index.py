@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.bundle import IndexParameters
+from protos.errors import GateRefused
 from train.config import IndexConfig
 
 Vectors = npt.NDArray[np.float32]
@@ -52,10 +53,17 @@ def exact(queries: Vectors, vectors: Vectors, k: int) -> Rows:
 
 
 def approximate(index: hnswlib.Index, queries: Vectors, k: int, ef: int) -> Rows:
-    """(Q, min(k, N)) rows as the graph finds them with a search width of `ef`, on one thread."""
+    """(Q, min(k, N)) rows as the graph finds them with a search width of `ef`, on one thread.
+
+    Raises:
+        GateRefused: the graph is so torn that a query reaches fewer items than that.
+    """
     k = min(k, index.get_current_count())
     index.set_ef(max(ef, k))
-    labels, _ = index.knn_query(queries, k, num_threads=1)
+    try:
+        labels, _ = index.knn_query(queries, k, num_threads=1)
+    except RuntimeError:
+        raise GateRefused(f"index: a search reaches fewer than {k} items; raise index.m") from None
     return np.asarray(labels, np.int64)
 
 
@@ -93,9 +101,7 @@ def tune(index: hnswlib.Index, vectors: Vectors, queries: Vectors, config: Index
     """
     curve: list[dict[str, Any]] = []
     chosen = 0
-    for ef in EF_LADDER:
-        if ef < config.k:
-            continue
+    for ef in (config.k, *(ef for ef in EF_LADDER if ef > config.k)):
         begun = time.perf_counter()
         found = approximate(index, queries, config.k, ef)
         taken = time.perf_counter() - begun
@@ -103,10 +109,12 @@ def tune(index: hnswlib.Index, vectors: Vectors, queries: Vectors, config: Index
         error = float(each.std() / len(each) ** 0.5)
         point = {"ef": ef, "recall": float(each.mean()), "standard_error": error}
         curve.append(point | {"us_per_query": 1e6 * taken / len(queries)})
-        if chosen or ef >= len(vectors):
+        if chosen:
             break
         if each.mean() - error >= config.recall_target:
             chosen = ef
+        if ef >= len(vectors):
+            break
     return Tuned(chosen or curve[-1]["ef"], bool(chosen), curve)
 
 

@@ -20,7 +20,8 @@ from protos.features import Arrays, TowerInputs
 
 BATCHES = (1, 8, 32)
 WARM_UP = 30  # calls
-TURN = 10  # calls of one backend before the other's turn; the first of them is not counted
+TURN = 30  # counted calls of one backend before the other's turn
+SETTLING = 3  # calls at the start of a turn that are not counted
 PERCENTILES = (50, 95, 99)
 
 Backends = Mapping[str, Encode]
@@ -70,14 +71,14 @@ def _interleaved(backends: Backends, arrays: list[Arrays], iterations: int) -> d
     for encode in backends.values():
         for call in range(WARM_UP):
             encode(arrays[call % len(arrays)])
-    for turn in range(-(-iterations // (TURN - 1))):
+    for turn in range(-(-iterations // TURN)):
         for name in sorted(backends, reverse=bool(turn % 2)):
-            for call in range(TURN):
+            for call in range(SETTLING + TURN):
                 chosen = arrays[(turn * TURN + call) % len(arrays)]
                 begun = time.perf_counter()
                 backends[name](chosen)
                 taken = time.perf_counter() - begun
-                if call:
+                if call >= SETTLING:
                     times[name].append(taken)
     batch = len(next(iter(arrays[0].values())))
     return {name: _summary(np.array(taken), batch) for name, taken in times.items()}

@@ -23,7 +23,9 @@ from mlflow.exceptions import MlflowException
 
 from protos import bundle
 from protos.errors import BundleDamaged, GateRefused, MissingStage
+from protos.features import TextFeature
 from train.places import ROOT
+from train.tracking import get_run
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
@@ -56,10 +58,12 @@ def register(folder: Path) -> tuple[ModelVersion, bool]:
 
     Raises:
         BundleError: the bundle is damaged.
+        MissingStage: the run that trained its towers is tracked elsewhere.
     """
     manifest = bundle.read(folder)
     known = _version_of(manifest)
     if known is None:
+        get_run(manifest.run_id)
         _log_model(folder, manifest)
         known = _version_of(manifest)
         assert known is not None
@@ -98,7 +102,7 @@ def rollback(name: str) -> Move:
     """
     champion = by_alias(name, CHAMPION)
     standing: list[str] = []  # versions that were promoted and not rolled back
-    for move in trail(name):
+    for move in trail(name) if champion is not None else ():
         if move.action == "promote":
             standing.append(move.after)
         elif standing:
@@ -165,7 +169,8 @@ def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
 
 def _log_model(folder: Path, manifest: bundle.Manifest) -> None:
     """Into the run that trained the towers, and from there into the registry."""
-    example = [next(iter(query.values())) for query in manifest.examples[:1]]
+    text = next(name for name, spec in manifest.schema.query.items() if isinstance(spec, TextFeature))
+    example = [query[text] for query in manifest.examples[:1]]
     with mlflow.start_run(run_id=manifest.run_id), warnings.catch_warnings(record=True) as said:
         logged = mlflow.pyfunc.log_model(
             name=manifest.name,

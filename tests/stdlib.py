@@ -163,9 +163,11 @@ class Made:
     folder: Path
 
 
-def make(stdlib: Path, empty_store: Path, folder: Path, sections: Sections = PLAIN) -> Made:
+def make(
+    stdlib: Path, empty_store: Path, folder: Path, name: str = "stdlib", sections: Sections = PLAIN
+) -> Made:
     """Train an experiment in a store of its own in `folder`, and assemble its bundle."""
-    config = write_toml(stdlib, folder / "stdlib.toml", sections=sections)
+    config = write_toml(stdlib, folder / f"{name}.toml", name, sections)
     console = Console(file=io.StringIO())
     experiment, dataset = experiment_at(config)
     with tracking_at(f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}") as uri:

@@ -1,6 +1,7 @@
 """python -m train data | fit: from raw rows to a tracked run."""
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -96,12 +97,13 @@ def main() -> int:
     """Run a command; 0 if it succeeded, 1 if not, 2 if it was asked wrongly, 130 if interrupted."""
     arguments = parser().parse_args()
     try:
-        result = arguments.run(arguments)
+        with contextlib.redirect_stdout(sys.stderr):  # MLflow prints there, and a result may be piped
+            result = arguments.run(arguments)
     except TwinspireError as error:
-        PROGRESS.print(f"error: {error}", style="red", highlight=False, markup=False)
+        PROGRESS.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt as error:
-        PROGRESS.print(str(error) or "interrupted", highlight=False)
+        PROGRESS.print(str(error) or "interrupted", highlight=False, soft_wrap=True)
         return 130
     if arguments.json:
         json.dump(result, sys.stdout)

@@ -15,6 +15,22 @@ from protos import config
 from protos.features import FeatureSpec, TextFeature
 
 
+def _at_least(least: float, section: Any, *names: str) -> None:
+    """Refuse keys of a section that are below a bound."""
+    for name in names:
+        value = getattr(section, name)
+        if not value >= least:
+            raise ValueError(f"{name}: expected at least {least:g}, got {value}")
+
+
+def _above_zero(section: Any, *names: str) -> None:
+    """Refuse keys of a section that are not above 0."""
+    for name in names:
+        value = getattr(section, name)
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name}: expected a number above 0, got {value}")
+
+
 @dataclass(frozen=True)
 class PydocsData:
     """Docstrings of the installed packages and of the standard library.
@@ -25,6 +41,9 @@ class PydocsData:
 
     kind: Literal["pydocs"]
     max_items: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(0, self, "max_items")
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,9 @@ class DebianData:
 
     kind: Literal["debian"]
     max_items: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(0, self, "max_items")
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,9 @@ class FilesData:
     time: str = ""
     max_items: int = 0
 
+    def __post_init__(self) -> None:
+        _at_least(0, self, "max_items")
+
 
 @dataclass(frozen=True)
 class SplitConfig:
@@ -89,6 +114,7 @@ class SplitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _at_least(0, self, "seed")
         if self.validation <= 0 or self.test <= 0 or self.validation + self.test >= 1:
             raise ValueError(
                 f"validation: shares must be above 0 and leave something to train on, "
@@ -124,8 +150,13 @@ class BagTower:
     item_hidden: int = 1024
 
     def __post_init__(self) -> None:
+        _at_least(1, self, "dimension")
+        _at_least(2, self, "buckets")
+        _at_least(0, self, "query_hidden", "item_hidden")
         if not 0 <= self.latent <= self.dimension:
             raise ValueError(f"latent: expected 0 to dimension = {self.dimension}, got {self.latent}")
+        if min(self.orders, default=1) < 1 or not (self.orders or self.words):
+            raise ValueError(f"orders: expected lengths of at least 1, got {list(self.orders)}")
 
 
 @dataclass(frozen=True)
@@ -145,6 +176,14 @@ class DssmTower:
     buckets: int = 32_768
     hidden: tuple[int, ...] = (300, 300)
 
+    def __post_init__(self) -> None:
+        _at_least(1, self, "dimension")
+        _at_least(2, self, "buckets")
+        for name in ("orders", "hidden"):
+            sizes = getattr(self, name)
+            if not sizes or min(sizes) < 1:
+                raise ValueError(f"{name}: expected at least one number, each at least 1, got {list(sizes)}")
+
 
 @dataclass(frozen=True)
 class InBatchSoftmax:
@@ -161,6 +200,11 @@ class InBatchSoftmax:
     hard_negatives: int = 0
     mine_from: int = 40
 
+    def __post_init__(self) -> None:
+        _above_zero(self, "temperature")
+        _at_least(0, self, "hard_negatives")
+        _at_least(max(1, self.hard_negatives), self, "mine_from")
+
 
 @dataclass(frozen=True)
 class SampledSoftmax:
@@ -169,6 +213,10 @@ class SampledSoftmax:
     kind: Literal["sampled_softmax"]
     gamma: float = 10.0
     negatives: int = 4
+
+    def __post_init__(self) -> None:
+        _above_zero(self, "gamma")
+        _at_least(1, self, "negatives")
 
 
 @dataclass(frozen=True)
@@ -191,6 +239,11 @@ class TrainingConfig:
     seed: int = 0
     threads: int = 0
 
+    def __post_init__(self) -> None:
+        _at_least(0, self, "epochs", "patience", "seed", "threads")
+        _at_least(2, self, "batch_size")
+        _above_zero(self, "learning_rate")
+
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -205,6 +258,11 @@ class ExportConfig:
     parity_tolerance: float = 1e-5
     threads: int = 1
     iterations: int = 300
+
+    def __post_init__(self) -> None:
+        _above_zero(self, "parity_tolerance")
+        _at_least(0, self, "threads")
+        _at_least(1, self, "iterations")
 
 
 @dataclass(frozen=True)
@@ -226,6 +284,12 @@ class IndexConfig:
     k: int = 10
     seed: int = 0
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(2, self, "m")
+        _at_least(1, self, "ef_construction", "k")
+        _at_least(0, self, "seed", "threads")
+        _above_zero(self, "recall_target")
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def fit(experiment: Experiment, dataset: Dataset, console: Console, resume: bool
         console.print(f"run {interrupted} was interrupted; --resume goes on with it; starting anew")
     threads = experiment.training.threads or os.cpu_count() or 1
     torch.set_num_threads(threads)
+    run_id = ""
     try:
         with tracked(experiment.name, STAGE, print_, interrupted if resume else None) as run_id:
             try:
@@ -61,6 +62,8 @@ def fit(experiment: Experiment, dataset: Dataset, console: Console, resume: bool
             except Interrupted:
                 raise KeyboardInterrupt from None
     except KeyboardInterrupt:
+        if not (run_folder(run_id) / RUN_STATE).is_file():  # it had not begun
+            raise
         raise KeyboardInterrupt(f"stopped; --resume goes on with run {run_id}") from None
     return mlflow.get_run(run_id), False
 

@@ -30,6 +30,7 @@ STAGE = "twinspire.stage"
 def connect(folder: Path = MLRUNS) -> str:
     """Point MLflow at its store, made first where it is local and missing; returns the tracking URI."""
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # its notes of what goes well are many
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # which belongs to results
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         uri = f"sqlite:///{_local_store(folder)}"
@@ -62,7 +63,7 @@ def experiment_id(name: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     local = mlflow.get_tracking_uri().startswith("sqlite:///")
-    folder = Path(mlflow.get_tracking_uri().removeprefix("sqlite:///")).parent / "artifacts" / name
+    folder = Path(mlflow.get_tracking_uri().removeprefix("sqlite:///")).absolute().parent / "artifacts" / name
     try:
         return str(mlflow.create_experiment(name, folder.as_uri() if local else None))
     except MlflowException:  # another process was faster

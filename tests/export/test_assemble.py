@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from export import registry
 from export.assemble import assemble
 from protos import bundle
 from protos.errors import MissingStage
 from serving.query import Query
 from serving.retriever import Retriever
-from tests.stdlib import FEATURES, Made, experiment_at, make, write_toml
+from tests.stdlib import FEATURES, Made, experiment_at, make, tracking_at, write_toml
 
 
 def test_a_bundle_says_what_was_measured_on_it(made: Made) -> None:
@@ -85,11 +87,21 @@ def test_a_run_on_other_data_is_refused(made: Made, stdlib: Path, tmp_path: Path
 
 
 def test_features_of_every_kind_are_served(stdlib: Path, empty_store: Path, tmp_path: Path) -> None:
-    made = make(stdlib, empty_store, tmp_path, FEATURES)
+    made = make(stdlib, empty_store, tmp_path, "features", FEATURES)
+    manifest = bundle.read(made.folder)
+    assert {*manifest.examples[-1]} == {"text", "level", "terms", "words"}
+    assert manifest.schema.vocabularies.keys() == {
+        "query.level", "query.terms", "item.package", "item.parts"
+    }  # fmt: skip
     retriever = Retriever.load(made.folder)
     features: dict[str, Any] = {"level": "long", "terms": ("configuration",), "words": 9.0}
-    plain, full = retriever.search(
-        [Query("read a configuration file"), Query("read a configuration file", features=features)], 10
-    )
+    text = "read a configuration file"
+    plain, full = retriever.search([Query(text), Query(text, features=features)], 10)
     assert len(plain.hits) == len(full.hits) == 10
     assert [hit.score for hit in plain.hits] != [hit.score for hit in full.hits]
+    with tracking_at(made.uri), warnings.catch_warnings(record=True):  # MLflow lifts every filter
+        version, _ = registry.register(made.folder)
+        model = mlflow.pyfunc.load_model(f"models:/features/{version.version}")
+        record = {"text": text, **features, "terms": ["configuration"]}
+        answers = model.predict([text, record], params={"k": 10})
+    assert answers == [[vars(hit) for hit in answer.hits] for answer in (plain, full)]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from export import index
+from protos.errors import GateRefused
 from train.config import IndexConfig
 
 CONFIG = IndexConfig(threads=1)
@@ -76,3 +77,66 @@ def test_one_thread_builds_the_same_bytes(tmp_path: Path, seed: int) -> None:
     for name in ("a", "b"):
         index.save(index.build(ITEMS, config), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("count", [1, 9, 10, 20, 45])
+def test_a_catalogue_smaller_than_the_ladder_is_searched_whole(count: int) -> None:
+    graph = index.build(ITEMS[:count], CONFIG)
+    tuned = index.tune(graph, ITEMS[:count], QUERIES, CONFIG)
+    assert tuned.reached
+    assert tuned.ef_search <= max(count, CONFIG.k)
+    found = index.approximate(graph, QUERIES, CONFIG.k, tuned.ef_search)
+    assert found.shape == (len(QUERIES), min(count, CONFIG.k))
+    assert index.recalls(found, ITEMS[:count], QUERIES, CONFIG.k).mean() >= CONFIG.recall_target
+
+
+@pytest.mark.parametrize("twins", [2, 5, 60])
+def test_equal_items_keep_recall(twins: int) -> None:
+    items = np.concatenate([np.repeat(unit_vectors(1500 // twins), twins, axis=0), ITEMS[:500]])
+    graph = index.build(items, CONFIG)
+    tuned = index.tune(graph, items, QUERIES, CONFIG)
+    found = index.approximate(graph, QUERIES, CONFIG.k, tuned.ef_search)
+    assert tuned.reached
+    assert index.recalls(found, items, QUERIES, CONFIG.k).mean() >= CONFIG.recall_target
+    wide = index.approximate(graph, QUERIES, 100, tuned.ef_search)
+    assert all(len({*row}) == 100 for row in wide.tolist())
+
+
+def test_a_graph_that_equal_items_have_closed_is_told() -> None:
+    items = np.concatenate([np.repeat(unit_vectors(1), 1500, axis=0), ITEMS[:500]])
+    tuned = index.tune(index.build(items, CONFIG), items, QUERIES, CONFIG)
+    assert not tuned.reached  # the links of equal items lead to equal items, and promotion is refused
+    assert tuned.curve[-1]["recall"] < CONFIG.recall_target
+
+
+def test_a_torn_graph_is_refused() -> None:
+    graph = index.build(ITEMS, IndexConfig(m=2, ef_construction=1, threads=1))
+    with pytest.raises(GateRefused, match=r"index: a search reaches fewer than 1500 items; raise index\.m"):
+        index.approximate(graph, QUERIES, 1500, 10)
+
+
+def test_the_curve_rises_with_the_width() -> None:
+    graph = index.build(ITEMS, CONFIG)
+    curve = index.tune(graph, ITEMS, QUERIES, CONFIG).curve
+    assert [point["ef"] for point in curve] == list(index.EF_LADDER[: len(curve)])
+    assert len(curve) > 3
+    recalls = [point["recall"] for point in curve]
+    assert recalls == sorted(recalls)
+    assert all(point["us_per_query"] > 0 for point in curve)
+
+
+def test_a_k_beyond_the_ladder_is_its_own_width() -> None:
+    config = IndexConfig(threads=1, k=2500)
+    tuned = index.tune(index.build(ITEMS, config), ITEMS, QUERIES[:5], config)
+    assert tuned.ef_search >= 2500
+    assert tuned.reached
+
+
+def test_what_a_manifest_says_builds_the_same_index(tmp_path: Path) -> None:
+    said = index.parameters(CONFIG, 40)
+    assert (said.space, said.m, said.ef_construction, said.ef_search) == ("ip", 16, 200, 40)
+    index.save(index.build(ITEMS, CONFIG), tmp_path / "index.hnsw")
+    graph = hnswlib.Index(said.space, ITEMS.shape[1])
+    graph.load_index(str(tmp_path / "index.hnsw"))
+    assert (graph.M, graph.ef_construction) == (said.m, said.ef_construction)
+    np.testing.assert_array_equal(graph.get_items(range(9), return_type="numpy"), ITEMS[:9])

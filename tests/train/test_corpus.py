@@ -1,13 +1,14 @@
 """A side of the data in memory: hashed once, gathered by row, the same as hashing each batch anew."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.features import CategoryFeature, NumberFeature, Schema, TextFeature
+from protos.features import CategoryFeature, FeatureSpec, NumberFeature, Schema, TextFeature
 from train.corpus import Corpus, hash_texts
 from train.encoders import Bags
 from train.hashing import WordHashing
@@ -63,13 +64,17 @@ def test_no_texts_are_no_rows() -> None:
 
 
 def test_other_features_are_gathered_too() -> None:
-    features = {
+    features: dict[str, FeatureSpec] = {
         "text": TEXT,
         "tags": CategoryFeature("category", "tags", multi=True),
         "price": NumberFeature("number", "price"),
     }
     schema = Schema({"text": TEXT}, features, {"item.tags": ("a", "b")})
-    values = {"text": ["x", "y", "z"], "tags": [["a", "b"], [], ["c"]], "price": [1.5, None, 2.0]}
+    values: dict[str, list[Any]] = {
+        "text": ["x", "y", "z"],
+        "tags": [["a", "b"], [], ["c"]],
+        "price": [1.5, None, 2.0],
+    }
     corpus = Corpus(schema, "item", values, HASHING)
     assert len(corpus) == 3
     batch = corpus.batch(np.array([2, 0]))

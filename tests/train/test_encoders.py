@@ -77,7 +77,8 @@ def test_what_repeats_counts_by_its_root_up_to_a_bound() -> None:
 
     def of(text: HashedText, times: int) -> Tensor:
         with torch.no_grad():
-            return text(points(["ab " * times]))
+            found: Tensor = text(points(["ab " * times]))
+            return found
 
     assert MOST_OCCURRENCES == 64
     for times in (4, 9, 64):

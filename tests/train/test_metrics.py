@@ -14,7 +14,7 @@ RELEVANT = [np.array([5]), np.array([2, 0, 3]), np.array([9])]
 def test_by_hand() -> None:
     found = per_query(RANKED, RELEVANT)
     ideal = 1 + 1 / log2(3) + 1 / log2(4)
-    expected = {
+    expected: dict[str, list[float]] = {
         "recall_at_1": [0, 1 / 3, 0],
         "recall_at_10": [1, 2 / 3, 0],
         "recall_at_100": [1, 2 / 3, 0],

@@ -1,6 +1,7 @@
 """Equal queries are one query, and a query's positives are found by any of its pairs."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,7 @@ QUERY: dict[str, FeatureSpec] = {"text": TextFeature("text", "query")}
 ITEM: dict[str, FeatureSpec] = {"text": TextFeature("text", "title", catalogue_column="full")}
 
 
-def dataset(pairs: dict[str, list[object]], **types: pl.DataType) -> Dataset:
+def dataset(pairs: dict[str, list[Any]], **types: pl.DataType) -> Dataset:
     items = pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["A", "B", "C"], "full": ["AA", "BB", "CC"]})
     count = len(pairs["item_row"])
     frame = pl.DataFrame({"weight": [1.0] * count, "group": ["g"] * count, **pairs}, schema_overrides=types)

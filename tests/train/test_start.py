@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from protos.features import CategoryFeature, NumberFeature, Schema, TextFeature
+from protos.features import CategoryFeature, FeatureSpec, NumberFeature, Schema, TextFeature
 from tests.stdlib import FEATURES, started, write_toml
 from train.config import BagTower
 from train.corpus import Corpus
@@ -125,9 +125,9 @@ def test_vocabularies_are_of_training_rows_most_frequent_first() -> None:
 
 def test_numbers_are_standardised_by_the_rows_that_have_them() -> None:
     number = NumberFeature("number", "n")
-    features = {"text": TEXT, "age": number, "same": number, "never": number}
+    features: dict[str, FeatureSpec] = {"text": TEXT, "age": number, "same": number, "never": number}
     towers = build_towers(BagTower("bag", 8, 0, buckets=64), Schema({**features}, {**features}))
-    values = {"text": [], "age": [1.0, None, 5.0], "same": [2.0, 2.0], "never": [None]}
+    values: dict[str, list[Any]] = {"text": [], "age": [1.0, None, 5.0], "same": [2.0, 2.0], "never": [None]}
     start_numbers(towers[0], "query", {"query": values, "item": {}})
     found = {}
     for name, encoder in towers[0].encoders.items():

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,8 @@ plain = functools.cache(built)  # for tests that change nothing
 @torch.no_grad()
 def encoded(tower: Tower, texts: Sequence[str], schema: Schema = SCHEMA, side: Side = "item") -> Tensor:
     arrays = schema.side(side).to_arrays({"text": texts})
-    return tower({name: torch.from_numpy(array) for name, array in arrays.items()})
+    vectors: Tensor = tower({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return vectors
 
 
 @CONFIGS
@@ -124,8 +126,8 @@ def test_the_residual_part_adds_nothing_at_the_start() -> None:
 @CONFIGS
 def test_every_feature_counts_and_may_be_absent(config: DssmTower | BagTower) -> None:
     tower = built(config, FULL_SCHEMA)[0]
-    base = {"text": "read a file", "tags": ["new"], "price": 3.0}
-    others = [
+    base: dict[str, Any] = {"text": "read a file", "tags": ["new"], "price": 3.0}
+    others: list[dict[str, Any]] = [
         {"text": "write a file"},
         {"tags": ["old"]},
         {"tags": ["new", "old"]},

@@ -1,0 +1,180 @@
+"""The command line of export: one document on stdout, and the command that comes first where one does."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from export.__main__ import main
+from protos import bundle
+from tests.stdlib import Made, experiment_at, tracking_at, write_toml
+from train.places import ROOT
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def run(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a command; gives its exit code, what it printed, and what it said beside."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+        code = main()
+        captured = capsys.readouterr()
+        return code, captured.out, " ".join(captured.err.split())
+
+    return call
+
+
+@pytest.fixture
+def document(run: Any) -> Any:
+    """Run a command with `--json`; gives its document."""
+
+    def call(*arguments: str | Path) -> Any:
+        code, output, said = run(*arguments, "--json")
+        assert code == 0, said
+        assert output.count("\n") == 1
+        return json.loads(output)
+
+    return call
+
+
+@pytest.fixture
+def own(made_once: Made, tmp_path: Path) -> Iterator[Made]:
+    """`made_once`, its bundle the newest, with MLflow pointing at a copy of its store to write to."""
+    (made_once.folder / bundle.MANIFEST).touch()
+    with tracking_at(f"sqlite:///{shutil.copy(made_once.uri.removeprefix('sqlite:///'), tmp_path)}"):
+        yield made_once
+
+
+@pytest.fixture
+def untrained(store: str, stdlib: Path, tmp_path: Path) -> Path:
+    """The TOML of an experiment that has its data and nothing else."""
+    path = write_toml(stdlib, tmp_path / "a.toml", "never-run")
+    experiment_at(path)
+    return path
+
+
+def test_a_bundle_is_one_document(document: Any, own: Made) -> None:
+    found = document("bundle", "--config", own.config)
+    manifest = bundle.read(own.folder)
+    assert found["reused"]
+    assert found["bundle"] == str(own.folder)
+    assert found["bundle_version"] == manifest.bundle_version
+    assert (found["items"], found["dimension"]) == (manifest.count, 64)
+    assert found["quality"]["recall_at_10"] == manifest.quality["recall_at_10"]
+    assert found["ann"]["ann_recall_at_10"] == manifest.ann["ann_recall_at_10"]
+    assert found["latency"]["metrics"] == manifest.latency["metrics"]
+    assert document("bundle", "--config", own.config, "--run", own.run.info.run_id) == found
+
+
+def test_a_bundle_is_told_to_people(run: Any, own: Made) -> None:
+    code, output, _ = run("bundle", "--config", own.config)
+    assert code == 0
+    for part in (
+        f"bundle {own.folder.name}, unchanged",
+        "BM25",
+        "index: ann_recall_at_10",
+        "query tower, batch 1",
+    ):
+        assert part in output
+
+
+def test_quality_is_measured_again_to_the_same_figures(document: Any, own: Made) -> None:
+    found = document("evaluate", "--config", own.config, "--bundle", own.folder)
+    expected = bundle.read(own.folder).quality
+    for name in ("recall_at_10", "exact_ndcg_at_10", "bm25_mrr_at_10", "verdict", "queries"):
+        assert found[name] == expected[name]
+
+
+def test_latency_is_measured_again_and_logged(document: Any, own: Made) -> None:
+    found = document("bench", "--config", own.config)
+    assert found["bundle"] == str(own.folder)
+    assert {"query_tower_fp32_b1_p50_us", "torch_b1_p50_us", "torch_over_onnx_b32"} <= found["metrics"].keys()
+    run = mlflow.get_run(own.run.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["torch_b1_p50_us"] == found["metrics"]["torch_b1_p50_us"]
+    held = {each.path for each in mlflow.MlflowClient().list_artifacts(run.info.run_id, "bench")}
+    assert held == {"bench/latency.json", "bench/latency.png"}
+
+
+def test_from_bundle_to_champion_and_back(run: Any, document: Any, own: Made) -> None:
+    config = ("--config", own.config)
+    first = document("register", *config)
+    assert (first["model"], first["alias"], first["reused"]) == ("models:/stdlib/1", "challenger", False)
+    assert document("register", *config) == {**first, "reused": True}
+    moved = document("promote", *config)
+    assert (moved["model"], moved["alias"]) == ("models:/stdlib/1", "champion")
+    assert (moved["move"]["action"], moved["move"]["before"], moved["move"]["after"]) == ("promote", "", "1")
+    assert document("promote", *config)["move"] is None
+    code, output, _ = run("promote", *config)
+    assert (code, output) == (0, "models:/stdlib/1 is champion already\n")
+    code, output, said = run("rollback", *config)
+    assert (code, output) == (1, "")
+    assert "stdlib: there is no champion before this one to go back to" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "first"),
+    [
+        ("bundle", "nothing is trained yet; `make train` comes first"),
+        ("bench", "there is no bundle yet; `make export` comes first"),
+        ("evaluate", "there is no bundle yet; `make export` comes first"),
+        ("register", "there is no bundle yet; `make export` comes first"),
+        ("promote", "no version is challenger; `make register` makes one"),
+        ("rollback", "there is no champion before this one to go back to"),
+    ],
+)
+def test_a_stage_that_is_missing_is_told_with_its_command(
+    run: Any, untrained: Path, command: str, first: str
+) -> None:
+    code, output, said = run(command, "--config", untrained, "--json")
+    assert (code, output) == (1, "")
+    assert said == f"error: never-run: {first}"
+
+
+def test_a_run_or_a_bundle_that_is_not_there_is_named(run: Any, untrained: Path, tmp_path: Path) -> None:
+    code, _, said = run("bundle", "--config", untrained, "--run", "0123456789")
+    assert (code, said.startswith("error: run 0123456789: not known to")) == (1, True)
+    code, _, said = run("register", "--config", untrained, "--bundle", tmp_path)
+    assert code == 1
+    assert "manifest.json: cannot be read: No such file" in said
+
+
+def test_a_bundle_of_a_run_that_is_tracked_elsewhere_is_refused(
+    run: Any, made_once: Made, store: str
+) -> None:
+    for command in ("register", "bench"):
+        code, _, said = run(command, "--config", made_once.config, "--bundle", made_once.folder)
+        assert (code, said) == (1, f"error: run {made_once.run.info.run_id}: not known to {store}")
+
+
+def test_a_bundle_of_another_split_is_not_evaluated(
+    run: Any, own: Made, stdlib: Path, tmp_path: Path
+) -> None:
+    changed: Any = {"split": {"seed": 5}}
+    config = write_toml(stdlib, tmp_path / "a.toml", **changed)
+    code, _, said = run("evaluate", "--config", config, "--bundle", own.folder)
+    assert code == 1
+    assert "was made on another split; `make export` makes a new one" in said
+
+
+def test_a_wrong_configuration_is_misuse(run: Any, store: str, stdlib: Path, tmp_path: Path) -> None:
+    changed: Any = {"index": {"m": 1}}
+    config = write_toml(stdlib, tmp_path / "wrong.toml", **changed)
+    for command in ("bundle", "promote"):
+        code, output, said = run(command, "--config", config, "--json")
+        assert (code, output) == (2, "")
+        assert "wrong.toml: index.m: expected at least 2, got 1" in said
+
+
+def test_export_knows_no_transport() -> None:
+    code = "import sys, export.__main__; print({'grpc', 'serving'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "set()\n", done.stderr

@@ -1,0 +1,103 @@
+"""The command line of training: one document on stdout, the rest on stderr, 0, 1 or 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stdlib import Made, write_toml
+from train.__main__ import main
+from train.places import ROOT
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def run(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a command; gives its exit code, what it printed, and what it said beside."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
+        code = main()
+        captured = capsys.readouterr()
+        return code, captured.out, " ".join(captured.err.split())
+
+    return call
+
+
+def test_data_prints_one_document(run: Any, made: Made) -> None:
+    code, output, _ = run("data", "--config", made.config, "--json")
+    assert (code, output.count("\n")) == (0, 1)
+    assert json.loads(output) == made.dataset.report
+
+
+def test_data_tells_what_was_dropped(run: Any, stdlib: Path, tmp_path: Path) -> None:
+    changed: Any = {"data": {"max_items": 300}}
+    code, output, _ = run("data", "--config", write_toml(stdlib, tmp_path / "a.toml", **changed))
+    assert code == 0
+    assert output.startswith("stdlib: ")
+    assert "item outside the sample of max_items" in output
+
+
+def test_fit_prints_one_document(run: Any, made: Made) -> None:
+    code, output, said = run("fit", "--config", made.config, "--json")
+    assert (code, output.count("\n"), said) == (0, 1, "")
+    found = json.loads(output)
+    assert found["reused"]
+    assert found["run_id"] == made.run.info.run_id
+    assert found["tracking_uri"] == made.uri
+    assert found["split_hash"] == made.dataset.split_hash
+    for name in ("recall_at_10", "bm25_recall_at_10", "training_s", "pairs_per_s"):
+        assert found["metrics"][name] == made.run.data.metrics[name]
+
+
+def test_fit_tells_the_figures_beside_those_of_bm25(run: Any, made: Made) -> None:
+    code, output, _ = run("fit", "--config", made.config)
+    assert code == 0
+    assert f"run {made.run.info.run_id}, unchanged since it was trained" in output
+    (line,) = (line for line in output.splitlines() if "recall_at_10 " in line)
+    metrics = made.run.data.metrics
+    assert line.split()[1:] == [f"{metrics[prefix + 'recall_at_10']:.4f}" for prefix in ("", "bm25_")]
+
+
+def test_a_configuration_that_is_not_there_is_misuse(run: Any, tmp_path: Path) -> None:
+    for command in ("data", "fit"):
+        code, output, said = run(command, "--config", tmp_path / "none.toml", "--json")
+        assert (code, output) == (2, "")
+        assert "none.toml: there is no such file" in said
+
+
+def test_data_at_fault_is_a_failure_that_names_the_file(run: Any, stdlib: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.parquet").write_text("no table")
+    changed: Any = {"data": {"pairs": str(tmp_path / "pairs.parquet")}}
+    code, output, said = run("data", "--config", write_toml(stdlib, tmp_path / "a.toml", **changed))
+    assert (code, output) == (1, "")
+    assert "pairs.parquet: not a readable Parquet file" in said
+
+
+def test_nothing_to_resume_is_a_failure(run: Any, store: str, stdlib: Path, tmp_path: Path) -> None:
+    config = write_toml(stdlib, tmp_path / "a.toml", "never-run")
+    code, _, said = run("fit", "--config", config, "--resume")
+    assert code == 1
+    assert "never-run: no interrupted run to resume; train without --resume" in said
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["fit", "--epochs", "3"], ["data", "--resume"]])
+def test_an_unknown_option_is_misuse(run: Any, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+
+
+def test_help_and_errors_are_quick_and_the_rest_knows_no_transport() -> None:
+    code = (
+        "import sys, train.__main__\n"
+        "print({'torch', 'mlflow', 'grpc'} & {*sys.modules})\n"
+        "import train.fit\n"
+        "print({'grpc', 'serving', 'export'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "set()\nset()\n", done.stderr

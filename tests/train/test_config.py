@@ -1,0 +1,122 @@
+"""An experiment's TOML is checked whole, and what is wrong with it is told by file and key."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protos.errors import ConfigError
+from tests.stdlib import DSSM, write_toml
+from train.config import (
+    BagTower,
+    DssmTower,
+    Experiment,
+    ExportConfig,
+    InBatchSoftmax,
+    IndexConfig,
+    SampledSoftmax,
+    TrainingConfig,
+    read_experiment,
+)
+from train.places import CONFIGS
+
+SHIPPED = sorted(CONFIGS.glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_what_is_shipped_can_be_read(path: Path) -> None:
+    experiment = read_experiment(path)
+    assert experiment.name == path.stem
+    assert len(experiment.examples) >= 5
+    paper = path.stem.endswith("-dssm")
+    assert isinstance(experiment.tower, DssmTower if paper else BagTower)
+    assert isinstance(experiment.loss, SampledSoftmax if paper else InBatchSoftmax)
+    assert experiment.index.recall_target == 0.98
+
+
+def test_the_papers_model_is_the_papers() -> None:
+    tower, loss = DssmTower("dssm"), SampledSoftmax("sampled_softmax")
+    assert (tower.hidden, tower.dimension, tower.orders) == ((300, 300), 128, (3,))
+    assert loss.negatives == 4
+
+
+def test_an_experiment_is_frozen() -> None:
+    experiment = read_experiment(SHIPPED[0])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        experiment.name = "other"  # type: ignore[misc]
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"tower": {"dimension": 0}}, "tower.dimension: expected at least 1, got 0"),
+    ({"tower": {"latent": 65}}, "tower.latent: expected 0 to dimension = 64, got 65"),
+    ({"tower": {"orders": [3, 0]}}, r"tower.orders: expected lengths of at least 1, got \[3, 0\]"),
+    ({"tower": {"orders": [], "words": False}}, "tower.orders: expected lengths of at least 1"),
+    ({"tower": {"buckets": 1}}, "tower.buckets: expected at least 2, got 1"),
+    ({"tower": {"hidden": [300]}}, "tower.hidden: unknown key"),
+    ({"loss": {"temperature": 0}}, "loss.temperature: expected a number above 0, got 0"),
+    ({"loss": {"hard_negatives": 5, "mine_from": 4}}, "loss.mine_from: expected at least 5, got 4"),
+    ({"loss": {"gamma": 10}}, "loss.gamma: unknown key"),
+    ({"training": {"batch_size": 1}}, "training.batch_size: expected at least 2, got 1"),
+    ({"training": {"learning_rate": -1e-3}}, "training.learning_rate: expected a number above 0"),
+    ({"training": {"epochs": 2.5}}, "training.epochs: expected an integer, got 2.5"),
+    ({"training": {"seed": -1}}, "training.seed: expected at least 0, got -1"),
+    ({"export": {"iterations": 0}}, "export.iterations: expected at least 1, got 0"),
+    ({"index": {"m": 1}}, "index.m: expected at least 2, got 1"),
+    ({"index": {"k": 0}}, "index.k: expected at least 1, got 0"),
+    ({"data": {"max_items": -5}}, "data.max_items: expected at least 0, got -5"),
+    ({"split": {"test": 0.9}}, "split.validation: shares must be above 0"),
+    ({"query.text": {"kind": "image"}}, "query.text.kind: expected one of 'text', 'category', 'number'"),
+    ({"query.text": {"kind": "number"}}, "query.text.max_length: unknown key"),
+]
+
+
+@pytest.mark.parametrize(("changed", "said"), WRONG, ids=[said for _, said in WRONG])
+def test_what_does_not_fit_is_named(stdlib: Path, tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"a\.toml: {said}"):
+        read_experiment(write_toml(stdlib, tmp_path / "a.toml", **changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"tower": {"hidden": []}}, r"tower.hidden: expected at least one number, each at least 1, got \[\]"),
+        ({"loss": {"gamma": 0}}, "loss.gamma: expected a number above 0"),
+        ({"loss": {"negatives": 0}}, "loss.negatives: expected at least 1"),
+    ],
+)
+def test_the_papers_sections_are_checked_too(
+    stdlib: Path, tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_experiment(write_toml(stdlib, tmp_path / "a.toml", sections=DSSM, **changed))
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "../up", "models:", "-x"])
+def test_a_name_must_fit_files_and_registries(stdlib: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="name: expected letters"):
+        read_experiment(write_toml(stdlib, tmp_path / "a.toml", name))
+
+
+def test_both_sides_need_a_text() -> None:
+    experiment = read_experiment(SHIPPED[0])
+    for side in ("query", "item"):
+        with pytest.raises(ValueError, match=f'{side}: expected at least one feature of kind "text"'):
+            dataclasses.replace(experiment, **dict[str, Any]({side: {}}))
+
+
+def test_an_example_gives_every_feature_of_the_query() -> None:
+    experiment = read_experiment(SHIPPED[0])
+    with pytest.raises(ValueError, match=r"examples\[1\]: expected a value for each of \['text'\]"):
+        dataclasses.replace(experiment, examples=({"text": "a"}, {"txt": "b"}))
+
+
+def test_whatever_has_a_default_may_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(
+        'name = "a"\n[data]\nkind = "pydocs"\n[query.text]\nkind = "text"\ncolumn = "query"\n'
+        '[item.text]\nkind = "text"\ncolumn = "text"\n[tower]\nkind = "bag"\n'
+        '[loss]\nkind = "in_batch_softmax"\n'
+    )
+    found = read_experiment(tmp_path / "a.toml")
+    assert isinstance(found, Experiment)
+    assert (found.training, found.export, found.index) == (TrainingConfig(), ExportConfig(), IndexConfig())
