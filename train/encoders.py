@@ -81,7 +81,7 @@ class HashedText(nn.Module):
 
     def _of_bags(self, bags: Bags) -> Tensor:
         counts = bags.counts.clamp(max=MOST_OCCURRENCES).sqrt() if self.saturate else bags.counts
-        scale = counts * self.weights[bags.rows]
+        scale = counts * look_up(self.weights, bags.rows)  # indexing would learn in no fixed order
         return F.embedding_bag(bags.rows, self.table, bags.offsets, mode="sum", per_sample_weights=scale)
 
     def _of_rows(self, rows: Tensor) -> Tensor:
