@@ -69,7 +69,9 @@ def write_tables(folder: Path) -> Path:
     """Write `items.parquet` and `pairs.parquet`, with features of every kind, into a folder."""
     (folder / "lib").mkdir()
     for name in MODULES:
-        shutil.copy(Path(sysconfig.get_path("stdlib"), f"{name}.py"), folder / "lib")
+        path = Path(sysconfig.get_path("stdlib"), f"{name}.py")
+        if path.is_file():  # later versions of Python have made packages of some
+            shutil.copy(path, folder / "lib")
     tables = pydocs.read(Console(file=io.StringIO()), [folder / "lib"])
     items = tables.items.with_columns(
         parts=pl.col("name").str.split("."),

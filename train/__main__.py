@@ -25,10 +25,10 @@ def data(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train, choose the best epoch on validation, and evaluate it on test with BM25 beside it."""
+    dataset = _dataset(arguments)
     from train import fit as stage  # torch and MLflow take seconds to import
     from train.tracking import connect
 
-    dataset = _dataset(arguments)
     uri = connect()
     run, reused = stage.fit(read_experiment(arguments.config), dataset, PROGRESS, arguments.resume)
     return {

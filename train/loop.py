@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from protos.errors import DataError
 from train.batches import Batch, batch_count, batches, mine
 from train.config import InBatchSoftmax, SampledSoftmax, TrainingConfig
 from train.corpus import Corpus
@@ -93,6 +94,8 @@ class Trainer:
         self.loss = loss
         self.config = config
         self.pairs = problem.parts["train"]
+        if len(self.pairs) < 2:
+            raise DataError("the train part of the split holds a single pair: nothing can be told apart")
         self.positives = Positives.of(self.pairs, problem.query_count)
         self.optimiser = adam(towers, config.learning_rate)
         self.epoch_steps = batch_count(len(self.pairs), config.batch_size)

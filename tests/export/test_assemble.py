@@ -61,22 +61,22 @@ def test_vectors_are_those_of_the_served_text(made: Made) -> None:
 def test_a_bundle_is_made_once_and_again_when_damaged(
     made_once: Made, tmp_path: Path, console: Console
 ) -> None:
-    shutil.copytree(made_once.folder, tmp_path / "kept")
     store = shutil.copy(made_once.uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
-    mlflow.set_tracking_uri(f"sqlite:///{store}")
-    try:
-        arguments = made_once.experiment, made_once.dataset, made_once.run, console
+    arguments = made_once.experiment, made_once.dataset, made_once.run, console
+    vectors = made_once.folder / bundle.VECTORS
+    content = vectors.read_bytes()
+    with tracking_at(f"sqlite:///{store}"):
         assert assemble(*arguments) == (made_once.folder, True)
-        vectors = made_once.folder / bundle.VECTORS
-        vectors.write_bytes(vectors.read_bytes()[:-1])
-        shutil.move(made_once.folder, tmp_path / "damaged")
-        folder, reused = assemble(*arguments)
+        vectors.write_bytes(content[:-1])
+        try:
+            folder, reused = assemble(*arguments)
+        finally:
+            vectors.write_bytes(content)
         assert not reused
-        bundle.read(folder)
-    finally:
-        shutil.rmtree(made_once.folder, ignore_errors=True)
-        shutil.copytree(tmp_path / "kept", made_once.folder)
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        assert bundle.read(folder).run_id == made_once.run.info.run_id
+        run = mlflow.get_run(made_once.run.info.run_id)
+        assert assemble(made_once.experiment, made_once.dataset, run, console) == (folder, True)
+    assert [path.name for path in folder.parent.glob(".*")] == []
 
 
 def test_a_run_on_other_data_is_refused(made: Made, stdlib: Path, tmp_path: Path, console: Console) -> None:

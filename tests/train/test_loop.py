@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from protos.errors import DataError
 from tests.stdlib import DSSM, PLAIN, Sections, started, write_toml
 from train.checkpoint import load_run, save_run
 from train.loop import Interrupted, Trainer, draw_negatives
@@ -139,6 +140,19 @@ def test_the_same_seed_gives_the_same_weights(toml: Callable[..., Path]) -> None
 
 
 @KINDS
+def test_threads_do_not_make_a_run_a_matter_of_luck(toml: Callable[..., Path], sections: Sections) -> None:
+    path = toml(sections, epochs=1, batch_size=256)
+    runs = []
+    for _ in range(3):
+        trainer = trainer_at(path)
+        torch.set_num_threads(2)
+        trainer.fit(Watcher())
+        runs.append(weights(trainer))
+    for run in runs[1:]:
+        assert all(map(torch.equal, runs[0], run))
+
+
+@KINDS
 @pytest.mark.parametrize("stops", [[11], [8], [3, 6]], ids=["in an epoch", "between epochs", "twice"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     toml: Callable[..., Path], tmp_path: Path, sections: Sections, stops: list[int]
@@ -213,6 +227,16 @@ def test_a_batch_without_any_weight_leaves_the_towers_sound(toml: Callable[..., 
     trainer = one_epoch(toml(epochs=1), weighted(slice(None), 0.0))
     assert all(value.isfinite().all() for value in weights(trainer))
     assert set(trainer.state.losses) == {0.0}
+
+
+def test_a_single_pair_is_refused(toml: Callable[..., Path]) -> None:
+    def first(problem: Problem) -> Problem:
+        train = problem.parts["train"]
+        alone = replace(train, query=train.query[:1], item=train.item[:1], weight=train.weight[:1])
+        return replace(problem, parts={**problem.parts, "train": alone})
+
+    with pytest.raises(DataError, match="the train part of the split holds a single pair"):
+        trainer_at(toml(), first)
 
 
 def test_random_negatives_are_no_known_positives() -> None:

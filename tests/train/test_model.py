@@ -1,0 +1,50 @@
+"""The way from a run back to its towers."""
+
+import dataclasses
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+
+from protos.errors import DataError, MissingStage
+from tests.stdlib import FEATURES, Made, started, write_toml
+from train.checkpoint import save_towers
+from train.model import ARTIFACTS, DESCRIPTION, restore
+from train.tracking import tracked
+
+
+def test_a_model_of_every_kind_of_feature_comes_back(store: str, stdlib: Path, tmp_path: Path) -> None:
+    model, _, _ = started(write_toml(stdlib, tmp_path / "a.toml", sections=FEATURES))
+    save_towers(tmp_path / "towers.pt", model.towers)
+    with tracked("books", "fit", "a") as run_id:
+        mlflow.log_text(model.description().decode(), f"{ARTIFACTS}/{DESCRIPTION}")
+        mlflow.log_artifact(str(tmp_path / "towers.pt"), ARTIFACTS)
+    again = restore(mlflow.get_run(run_id))
+    assert again.experiment == model.experiment
+    assert again.schema == model.schema
+    for one, other in zip(again.towers, model.towers, strict=True):
+        assert not one.training
+        ours, theirs = one.state_dict(), other.state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_without_a_model_is_named(store: str) -> None:
+    with tracked("books", "fit", "a") as run_id:
+        pass
+    with pytest.raises(MissingStage, match=f"run {run_id}: holds no model; train one first"):
+        restore(mlflow.get_run(run_id))
+
+
+@pytest.mark.parametrize("description", ["{", "{}", '{"experiment": {"name": 3}, "schema": {}}'])
+def test_a_damaged_description_is_named(store: str, description: str) -> None:
+    with tracked("books", "fit", "a") as run_id:
+        mlflow.log_text(description, f"{ARTIFACTS}/{DESCRIPTION}")
+    with pytest.raises(DataError, match=rf"{DESCRIPTION}: damaged"):
+        restore(mlflow.get_run(run_id))
+
+
+def test_the_description_is_the_whole_experiment(made: Made) -> None:
+    model = restore(made.run)
+    assert dataclasses.asdict(model.experiment) == dataclasses.asdict(made.experiment)
