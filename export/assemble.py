@@ -178,6 +178,11 @@ class _Assembly:
             seconds = time.perf_counter() - begun
             index.save(graph_, folder / bundle.INDEX)
         tuned = index.tune(graph_, catalogue, self._asked(query, "validation").vectors, config)
+        if not tuned.reached:
+            self.console.print(
+                f"index: no ef_search up to {tuned.ef_search} is sure to reach {config.recall_target}; "
+                "a larger m or ef_construction in [index] may"
+            )
         asked = self._asked(query, "test")
         found = index.approximate(graph_, asked.vectors, config.k, tuned.ef_search)
         recall = float(index.recalls(found, catalogue, asked.vectors, config.k).mean())
@@ -185,6 +190,7 @@ class _Assembly:
             f"ann_recall_at_{config.k}": recall,
             "target": config.recall_target,
             "ef_search": tuned.ef_search,
+            "reached": tuned.reached,
             "build_s": seconds,
             "searched_text": self.dataset.report["served_text"],
             "curve": list(tuned.curve),

@@ -25,7 +25,7 @@ from protos import bundle
 from protos.errors import BundleDamaged, GateRefused, MissingStage
 from protos.features import TextFeature
 from train.places import ROOT
-from train.tracking import get_run
+from train.tracking import get_run, is_absent, unreachable
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
@@ -130,11 +130,17 @@ def check_gates(manifest: bundle.Manifest) -> None:
 
 
 def by_alias(name: str, alias: str) -> ModelVersion | None:
-    """The version that has an alias."""
+    """The version that has an alias.
+
+    Raises:
+        Unavailable: the registry does not answer, so nobody knows.
+    """
     try:
         return mlflow.MlflowClient().get_model_version_by_alias(name, alias)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        if is_absent(error):
+            return None
+        raise unreachable(error) from None
 
 
 def manifest_of(model: ModelVersion) -> bundle.Manifest:

@@ -7,7 +7,6 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Run
-from rich.console import Console
 
 from export import graph, index, quality, registry
 from export.assemble import BUNDLES, SIDES, assemble
@@ -16,6 +15,7 @@ from export.benchmark import benchmark
 from export.catalogue import encode_all
 from protos import bundle
 from protos.errors import MissingStage
+from train.command import PROGRESS
 from train.config import Experiment, read_experiment
 from train.dataset import Dataset, prepare
 from train.fit import STAGE as FIT
@@ -23,7 +23,6 @@ from train.model import restore
 from train.problem import problem_of
 from train.tracking import connect, find_run, get_run
 
-PROGRESS = Console(stderr=True)
 TOWERS = {"query": bundle.QUERY_TOWER, "item": bundle.ITEM_TOWER}
 
 

@@ -1,21 +1,15 @@
 """python -m train data | fit: from raw rows to a tracked run."""
 
 import argparse
-import contextlib
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from protos.errors import ConfigError, TwinspireError
+from train.command import PROGRESS, add_command, execute
 from train.config import read_experiment
 from train.dataset import Dataset, prepare
-from train.places import CONFIGS
-
-PROGRESS = Console(stderr=True)
 
 
 def data(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -74,43 +68,16 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser("python -m train", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="data | fit")
-    for name, run, show in (("data", data, show_data), ("fit", fit, show_fit)):
-        command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
-        command.add_argument(
-            "--config",
-            type=Path,
-            default=CONFIGS / "pydocs.toml",
-            help="the experiment's TOML (default: %(default)s)",
-        )
-        command.add_argument("--json", action="store_true", help="print one JSON document")
-        command.set_defaults(run=run, show=show)
-        if name == "data":
-            command.add_argument("--refresh", action="store_true", help="read everything again")
-        else:
-            command.add_argument(
-                "--resume", action="store_true", help="go on with the run that was interrupted"
-            )
+    read = add_command(commands, "data", data, show_data)
+    read.add_argument("--refresh", action="store_true", help="read everything again")
+    learn = add_command(commands, "fit", fit, show_fit)
+    learn.add_argument("--resume", action="store_true", help="go on with the run that was interrupted")
     return top
 
 
 def main() -> int:
-    """Run a command; 0 if it succeeded, 1 if not, 2 if it was asked wrongly, 130 if interrupted."""
-    arguments = parser().parse_args()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # MLflow prints there, and a result may be piped
-            result = arguments.run(arguments)
-    except TwinspireError as error:
-        PROGRESS.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        return 2 if isinstance(error, ConfigError) else 1
-    except KeyboardInterrupt as error:
-        PROGRESS.print(str(error) or "interrupted", highlight=False, soft_wrap=True)
-        return 130
-    if arguments.json:
-        json.dump(result, sys.stdout)
-        print()
-    else:
-        arguments.show(result, Console())
-    return 0
+    """Run a command and return its exit code."""
+    return execute(parser())
 
 
 if __name__ == "__main__":

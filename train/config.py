@@ -225,7 +225,7 @@ class TrainingConfig:
 
     Args:
         epochs: at most this many.
-        patience: this many epochs without a better recall@10 on validation are borne; one more ends the run.
+        patience: stop after this many epochs in a row without a better recall@10 on validation.
         batch_size: pairs a step.
         learning_rate: of Adam, after a linear warm-up, decaying to zero along a cosine.
         seed: of everything random.
@@ -240,7 +240,8 @@ class TrainingConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        _at_least(0, self, "epochs", "patience", "seed", "threads")
+        _at_least(0, self, "epochs", "seed", "threads")
+        _at_least(1, self, "patience")
         _at_least(2, self, "batch_size")
         _above_zero(self, "learning_rate")
 

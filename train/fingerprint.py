@@ -10,6 +10,7 @@ from train.places import ROOT
 # Code that changes no result: what is drawn, printed, tracked, or where it is kept.
 PRESENTATION = (
     "__main__.py",
+    "command.py",
     "fingerprint.py",
     "observer.py",
     "places.py",

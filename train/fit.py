@@ -5,9 +5,12 @@
 A run whose inputs have not changed is not trained again: its figures are read from MLflow.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -58,7 +61,8 @@ def fit(experiment: Experiment, dataset: Dataset, console: Console, resume: bool
     try:
         with tracked(experiment.name, STAGE, print_, interrupted if resume else None) as run_id:
             try:
-                _run(run_id, experiment, dataset, console, resume)
+                with _working_in(run_folder(run_id)):
+                    _run(run_id, experiment, dataset, console, resume)
             except Interrupted:
                 raise KeyboardInterrupt from None
     except KeyboardInterrupt:
@@ -87,14 +91,41 @@ def _interrupted(experiment: Experiment, print_: str) -> str | None:
     """The newest run that did not finish and left its state behind."""
     for status in ("KILLED", "FAILED", "RUNNING"):
         run = find_run(experiment.name, STAGE, print_, status)
-        if run is not None and (run_folder(run.info.run_id) / RUN_STATE).is_file():
+        if run is None or not (run_folder(run.info.run_id) / RUN_STATE).is_file():
+            continue
+        if not _under_way(run_folder(run.info.run_id)):
             return str(run.info.run_id)
     return None
 
 
+@contextlib.contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, so that no other process takes its run for an interrupted one.
+
+    The lock goes with the process, however that ends.
+
+    Raises:
+        MissingStage: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MissingStage(f"run {folder.name}: another process is training it") from None
+        yield
+
+
+def _under_way(folder: Path) -> bool:
+    try:
+        with _working_in(folder):
+            return False
+    except MissingStage:
+        return True
+
+
 def _run(run_id: str, experiment: Experiment, dataset: Dataset, console: Console, resume: bool) -> None:
     folder = run_folder(run_id)
-    folder.mkdir(parents=True, exist_ok=True)
     with console.status("hashing texts"):
         problem = problem_of(dataset, experiment.query, experiment.item)
         model, corpora = start_model(experiment, problem)

@@ -119,7 +119,7 @@ class Trainer:
             self._end_epoch(observer, time.perf_counter() - begun)
 
     def _out_of_patience(self) -> bool:
-        return self.state.epoch - self.state.best_epoch > self.config.patience
+        return self.state.epoch - self.state.best_epoch >= self.config.patience
 
     def _epoch(self, observer: Observer) -> None:
         state = self.state

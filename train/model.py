@@ -9,6 +9,7 @@ from typing import Any
 import mlflow
 import torch
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from protos.config import parse
 from protos.errors import DataError, MissingStage
@@ -72,8 +73,8 @@ def restore(run: Run) -> Model:
     try:
         uri = f"runs:/{run.info.run_id}/{ARTIFACTS}"
         folder = Path(mlflow.artifacts.download_artifacts(uri))
-    except Exception:
-        raise MissingStage(f"run {run.info.run_id}: holds no model; train one first") from None
+    except (MlflowException, OSError) as error:
+        raise MissingStage(f"run {run.info.run_id}: holds no model ({error}); train one first") from None
     try:
         content: dict[str, Any] = json.loads((folder / DESCRIPTION).read_bytes())
         experiment = parse(content["experiment"], Experiment)

@@ -20,7 +20,7 @@ import mlflow
 from mlflow.entities import Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 
-from protos.errors import MissingStage
+from protos.errors import MissingStage, Unavailable
 from train.places import MLRUNS, ROOT
 
 FINGERPRINT = "twinspire.fingerprint"
@@ -100,8 +100,20 @@ def get_run(run_id: str) -> Run:
     """
     try:
         return mlflow.get_run(run_id)
-    except MlflowException:
-        raise MissingStage(f"run {run_id}: not known to {mlflow.get_tracking_uri()}") from None
+    except MlflowException as error:
+        if is_absent(error):
+            raise MissingStage(f"run {run_id}: not known to {mlflow.get_tracking_uri()}") from None
+        raise unreachable(error) from None
+
+
+def is_absent(error: MlflowException) -> bool:
+    """Whether MLflow says that what was asked for is not there, and not that it cannot tell."""
+    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def unreachable(error: MlflowException) -> Unavailable:
+    """MLflow cannot tell."""
+    return Unavailable(f"{mlflow.get_tracking_uri()}: MLflow does not answer: {error.message}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 
 from export import registry
 from protos import bundle
-from protos.errors import GateRefused, MissingStage
+from protos.errors import GateRefused, MissingStage, Unavailable
 from tests.stdlib import Made, tracking_at
 from train.places import ROOT
 
@@ -103,4 +103,10 @@ def test_a_rollback_goes_back_one_champion_at_a_time(own: Made, tmp_path: Path) 
 def test_nothing_registered_is_said_with_the_command_that_comes_first(store: str) -> None:
     assert mlflow.get_tracking_uri() == store
     with pytest.raises(MissingStage, match="make register"):
+        registry.promote("stdlib")
+
+
+def test_a_registry_that_does_not_answer_is_not_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with tracking_at("http://127.0.0.1:9"), pytest.raises(Unavailable, match="MLflow does not answer"):
         registry.promote("stdlib")

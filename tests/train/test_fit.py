@@ -113,7 +113,7 @@ def interrupt_in_an_epoch(process: subprocess.Popen[str], folder: Path) -> None:
 def test_an_interrupted_run_goes_on_to_the_same_result(
     stdlib: Path, empty_store: Path, tmp_path: Path
 ) -> None:
-    changed: Any = {"training": {"epochs": 12, "batch_size": 16, "patience": 12}}
+    changed: Any = {"training": {"epochs": 12, "batch_size": 16, "patience": 12, "threads": 2}}
     config = write_toml(stdlib, tmp_path / "a.toml", **changed)
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     for folder in (straight, broken):
@@ -157,3 +157,38 @@ def test_a_wrong_key_is_misuse_that_names_file_and_key(
     assert not output
     assert "wrong.toml" in errors.replace("\n", "")
     assert said in " ".join(errors.split())
+
+
+def test_a_run_under_way_is_not_taken_for_an_interrupted_one(
+    stdlib: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    changed: Any = {"training": {"epochs": 200, "batch_size": 16, "patience": 200}}
+    config = write_toml(stdlib, tmp_path / "a.toml", **changed)
+    first = command(config, tmp_path)
+    try:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not list((tmp_path / "cache" / "runs").glob("*/run.pt")):
+            time.sleep(0.05)
+        second = command(config, tmp_path, "--resume")
+        output, said = second.communicate(timeout=60)
+        assert first.poll() is None, "the first run ended too early to tell"
+        assert second.returncode == 1, output
+        assert "no interrupted run to resume" in said
+    finally:
+        first.kill()
+        first.communicate()
+    third = command(config, tmp_path, "--resume")  # killed, so its run is one to go on with
+    time.sleep(0.5)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and third.poll() is None:
+        if only_run(tmp_path).info.status == "RUNNING" and _goes_on(third):
+            break
+    assert third.poll() is None
+    third.kill()
+    third.communicate()
+
+
+def _goes_on(process: subprocess.Popen[str]) -> bool:
+    assert process.stderr is not None
+    return any("going on with epoch" in line for line in iter(process.stderr.readline, ""))
