@@ -5,7 +5,7 @@
     item_tower.onnx       the same for items
     vectors.npy           item vectors, float32 (N, D), row n belongs to item n
     index.hnsw            hnswlib graph over the same rows
-    items.json            {"ids": [...], "fields": {"<display field>": [...]}}
+    items.json            {"ids": [...], "popularity": [...], "fields": {"<display field>": [...]}}
     reports/*             quality, parity, latency and recall in JSON, and their plots
 
 `write` puts a bundle down whole or not at all. `read` checks every byte before it returns anything. The
@@ -21,13 +21,13 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from protos.config import parse
-from protos.errors import BundleDamaged, BundleTooNew
+from protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
 from protos.features import Schema
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MANIFEST = "manifest.json"
 QUERY_TOWER = "query_tower.onnx"
@@ -43,8 +43,8 @@ REQUIRED = (QUERY_TOWER, ITEM_TOWER, VECTORS, INDEX, ITEMS)
 class IndexParameters:
     """How the HNSW graph was built and is searched (Malkov and Yashunin 2018, section 4).
 
-    `space` is hnswlib's name of the metric; the vectors are of unit length, so an inner product is a
-    cosine. hnswlib does not store `ef_search` in its file, so it travels here.
+    `space` is hnswlib's name of the metric; item vectors are of unit length, so the order by inner
+    product is the order by distance. hnswlib does not store `ef_search` in its file, so it travels here.
     """
 
     space: str
@@ -52,6 +52,21 @@ class IndexParameters:
     ef_construction: int
     ef_search: int
     seed: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the inner product of a query's and an item's vector is shown as.
+
+    Item vectors are of unit length; query vectors are where the kind is `cosine`.
+
+    Args:
+        kind: `cosine` and `inner_product` are the product as it is; `sigmoid` is 1 / (1 + e^-(x + bias)).
+        bias: of the sigmoid.
+    """
+
+    kind: Literal["cosine", "inner_product", "sigmoid"] = "cosine"
+    bias: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,7 @@ class Manifest:
         latency: of the towers, with thread budget and machine.
         files: path -> sha256 and size of each other file.
         bundle_version: sha256 of this manifest with this field empty.
+        score: what an inner product is shown as.
     """
 
     name: str
@@ -103,6 +119,7 @@ class Manifest:
     latency: dict[str, Any]
     files: dict[str, FileRecord] = field(default_factory=dict)
     bundle_version: str = ""
+    score: Score = Score()
     schema_version: int = SCHEMA_VERSION
 
     def to_bytes(self) -> bytes:
@@ -162,7 +179,7 @@ def read(folder: Path) -> Manifest:
 
     Raises:
         BundleDamaged: a file is missing or differs from its record; the text names the file.
-        BundleTooNew: the schema version is from the future.
+        BundleTooNew, BundleTooOld: the schema version is from the future, or no longer read.
     """
     manifest = read_manifest(folder)
     for name, expected in manifest.files.items():
@@ -182,7 +199,7 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         BundleDamaged: it is missing, is not JSON, or is not what was written.
-        BundleTooNew: the schema version is from the future.
+        BundleTooNew, BundleTooOld: the schema version is from the future, or no longer read.
     """
     path = folder / MANIFEST
     try:
@@ -194,6 +211,10 @@ def read_manifest(folder: Path) -> Manifest:
         version = table["schema_version"]
     except (ValueError, TypeError, KeyError):
         raise BundleDamaged(f"{path}: not a bundle's manifest") from None
+    if isinstance(version, int) and version < SCHEMA_VERSION:
+        raise BundleTooOld(
+            f"{path}: schema version {version}, but this program reads {SCHEMA_VERSION}: export it again"
+        )
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise BundleTooNew(
             f"{path}: schema version {version}, but this program reads up to {SCHEMA_VERSION}: update it"

@@ -7,7 +7,8 @@
     ├── DataError             a data file is wrong: which file, row and column, what was expected
     ├── BundleError           a bundle cannot be used
     │   ├── BundleDamaged     a file is missing, or is not the one that the manifest describes
-    │   └── BundleTooNew      the manifest's schema is newer than this program
+    │   ├── BundleTooNew      the manifest's schema is newer than this program
+    │   └── BundleTooOld      the manifest's schema is one that this program no longer reads
     ├── MissingStage          a stage has nothing to work on yet: which command comes first
     ├── GateRefused           a measured figure is outside its bound: which, and by how much
     └── Unavailable           the service cannot answer now; the same request may succeed later
@@ -56,6 +57,10 @@ class BundleDamaged(BundleError):
 
 class BundleTooNew(BundleError):
     """The manifest's schema version is newer than this program understands."""
+
+
+class BundleTooOld(BundleError):
+    """The manifest's schema version is one that this program no longer reads."""
 
 
 class MissingStage(TwinspireError):

@@ -8,6 +8,8 @@ arrays that a tower (torch or ONNX) takes, one per feature, batch first:
 | text     | str                  | int32 (B, L): code points after NFKC and casefold, 0 is padding |
 | category | str, or list of str  | int64 (B, C): rows of the vocabulary, 0 is padding, 1 unknown   |
 | number   | float, None if absent | float32 (B, 1): the value as it is, NaN where absent        |
+| id       | str                  | int64 (B, 1): row of the known items, 1 unknown                 |
+| history  | list of str          | int64 (B, L): rows of known items, newest last, 0 before them   |
 
 Everything after that (word hashing, embedding, scaling) happens inside the tower's graph.
 """
@@ -27,6 +29,7 @@ Side = Literal["query", "item"]
 PADDING = 0
 UNKNOWN = 1
 FIRST_KNOWN = 2
+ITEM_VOCABULARY = "items"
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -79,18 +82,54 @@ class NumberFeature:
     column: str
 
 
-FeatureSpec = TextFeature | CategoryFeature | NumberFeature
+@dataclass(frozen=True)
+class IdFeature:
+    """The item's own id, for what cannot be said of it in words.
+
+    Args:
+        column: the column that is read.
+        min_count: ids seen less often in training data are treated as unknown.
+    """
+
+    kind: Literal["id"]
+    column: str = "item_id"
+    min_count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.min_count < 1:
+            raise ValueError(f"min_count: expected at least 1, got {self.min_count}")
+
+
+@dataclass(frozen=True)
+class HistoryFeature:
+    """The items that a user has dealt with, oldest first. Items that training has not seen are skipped.
+
+    Args:
+        max_length: known items kept; older ones are cut off.
+    """
+
+    kind: Literal["history"]
+    column: str = "history"
+    max_length: int = 100
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_length <= 4096:
+            raise ValueError(f"max_length: expected 1 to 4096, got {self.max_length}")
+
+
+FeatureSpec = TextFeature | CategoryFeature | NumberFeature | IdFeature | HistoryFeature
 Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The features of both towers by name, and the vocabularies of the category features among them.
+    """The features of both towers by name, and the vocabularies that some of them need.
 
     Args:
         query: features of the query tower.
         item: features of the item tower.
-        vocabularies: `"query.<feature>"` or `"item.<feature>"` -> known categories; the first is row 2.
+        vocabularies: `"query.<feature>"` or `"item.<feature>"` -> known categories, and `"items"` ->
+            known item ids, which ids and histories share; the first is row 2.
     """
 
     query: dict[str, FeatureSpec]
@@ -118,11 +157,13 @@ class TowerInputs:
     ) -> None:
         self.side = side
         self.features = dict(features)
-        self._rows = {
-            name: {value: FIRST_KNOWN + n for n, value in enumerate(vocabularies[f"{side}.{name}"])}
-            for name, spec in features.items()
-            if isinstance(spec, CategoryFeature)
+        keys = {name: vocabulary_of(side, name, spec) for name, spec in features.items()}
+        tables = {
+            key: {value: FIRST_KNOWN + n for n, value in enumerate(vocabularies[key])}
+            for key in set(keys.values())
+            if key is not None
         }
+        self._rows = {name: tables[key] for name, key in keys.items() if key is not None}
 
     def to_arrays(self, values: Mapping[str, Sequence[Any]]) -> Arrays:
         """Feature name -> raw values of a batch, as feature name -> input array.
@@ -137,9 +178,25 @@ class TowerInputs:
                 arrays[name] = pad(*code_points(values[name], spec.max_length, field_name))
             elif isinstance(spec, CategoryFeature):
                 arrays[name] = _categories(values[name], spec, self._rows[name], field_name)
+            elif isinstance(spec, IdFeature):
+                arrays[name] = _ids(values[name], self._rows[name], field_name)
+            elif isinstance(spec, HistoryFeature):
+                arrays[name] = _histories(values[name], spec.max_length, self._rows[name], field_name)
             else:
                 arrays[name] = _numbers(values[name], field_name)
         return arrays
+
+    def unknown(self, name: str, ids: Sequence[str]) -> int:
+        """How many of the ids in a history the feature `name` has to skip."""
+        rows = self._rows[name]
+        return sum(each not in rows for each in ids)
+
+
+def vocabulary_of(side: Side, name: str, spec: FeatureSpec) -> str | None:
+    """The key of a feature's vocabulary in `Schema.vocabularies`, None where it needs none."""
+    if isinstance(spec, CategoryFeature):
+        return f"{side}.{name}"
+    return ITEM_VOCABULARY if isinstance(spec, IdFeature | HistoryFeature) else None
 
 
 def normalise(text: str) -> str:
@@ -189,6 +246,29 @@ def _categories(
     padded = np.full((len(encoded), width), PADDING, np.int64)
     for n, row in enumerate(encoded):
         padded[n, : len(row)] = row
+    return padded
+
+
+def _ids(values: Sequence[Any], rows: Mapping[str, int], field_name: str) -> npt.NDArray[np.int64]:
+    for value in values:
+        if value is not None and not isinstance(value, str):
+            raise InvalidInput(field_name, f"expected an item id, got {value!r}")
+    return np.array([[rows.get(value, UNKNOWN)] for value in values], np.int64).reshape(-1, 1)
+
+
+def _histories(
+    values: Sequence[Any], max_length: int, rows: Mapping[str, int], field_name: str
+) -> npt.NDArray[np.int64]:
+    encoded = []
+    for each in values:
+        listed = each is None or isinstance(each, list | tuple)
+        if not listed or any(not isinstance(value, str) for value in each or ()):
+            raise InvalidInput(field_name, f"expected a list of item ids, got {each!r}")
+        encoded.append([rows[value] for value in each or () if value in rows][-max_length:])
+    width = max(1, max(map(len, encoded), default=1))
+    padded = np.full((len(encoded), width), PADDING, np.int64)
+    for n, row in enumerate(encoded):
+        padded[n, width - len(row) :] = row
     return padded
 
 

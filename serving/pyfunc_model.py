@@ -32,7 +32,7 @@ class BundleModel(PythonModel):
         """Load and verify the bundle; called once by MLflow.
 
         Raises:
-            BundleDamaged, BundleTooNew: as `Retriever.load` does.
+            BundleDamaged, BundleTooNew, BundleTooOld: as `Retriever.load` does.
         """
         self._retriever = Retriever.load(Path(context.artifacts["bundle"]))
 

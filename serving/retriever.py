@@ -59,7 +59,7 @@ class Retriever:
 
         Raises:
             BundleDamaged: a file is missing, altered, or does not fit the others.
-            BundleTooNew: the bundle was written by a newer program.
+            BundleTooNew, BundleTooOld: the bundle was written by another version of this program.
         """
         manifest = bundle.read(folder)
         retriever = cls(

@@ -19,6 +19,7 @@ CODES: dict[type[errors.TwinspireError], grpc.StatusCode] = {
     errors.BundleError: grpc.StatusCode.INTERNAL,
     errors.BundleDamaged: grpc.StatusCode.INTERNAL,
     errors.BundleTooNew: grpc.StatusCode.INTERNAL,
+    errors.BundleTooOld: grpc.StatusCode.INTERNAL,
     errors.MissingStage: grpc.StatusCode.FAILED_PRECONDITION,
     errors.GateRefused: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,

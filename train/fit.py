@@ -82,9 +82,8 @@ def _fingerprint(experiment: Experiment, dataset: Dataset) -> str:
     learned = dataclasses.asdict(experiment)
     for later in ("export", "index", "name"):
         del learned[later]
-    return fingerprint(
-        learned, dataset.report["fingerprint"], source_code("train", "protos"), torch.__version__
-    )
+    code = source_code("train", "train/config", "protos")
+    return fingerprint(learned, dataset.report["fingerprint"], code, torch.__version__)
 
 
 def _interrupted(experiment: Experiment, print_: str) -> str | None:

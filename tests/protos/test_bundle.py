@@ -107,7 +107,7 @@ def test_a_manifest_from_the_future_is_refused(folder: Path) -> None:
     content = path.read_bytes()
     table = {**json.loads(content), "schema_version": 2, "something_new": True}
     path.write_text(json.dumps(table))
-    with pytest.raises(BundleTooNew, match=f"/{MANIFEST}: schema version 2"):
+    with pytest.raises(BundleTooNew, match=f"/{MANIFEST}: schema version 3"):
         bundle.read(folder)
     path.write_bytes(content)
 
