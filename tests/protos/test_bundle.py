@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from protos import bundle
-from protos.bundle import MANIFEST, REQUIRED, Manifest
-from protos.errors import BundleDamaged, BundleError, BundleTooNew
+from protos.bundle import MANIFEST, REQUIRED, SCHEMA_VERSION, Manifest
+from protos.errors import BundleDamaged, BundleError, BundleTooNew, BundleTooOld
 from tests.tiny import TinyTower, item_ids, tiny_bundle, tiny_manifest
 
 
@@ -105,14 +105,23 @@ def test_a_missing_file_is_refused_by_name(folder: Path) -> None:
 def test_a_manifest_from_the_future_is_refused(folder: Path) -> None:
     path = folder / MANIFEST
     content = path.read_bytes()
-    table = {**json.loads(content), "schema_version": 2, "something_new": True}
+    table = {**json.loads(content), "schema_version": SCHEMA_VERSION + 1, "something_new": True}
     path.write_text(json.dumps(table))
     with pytest.raises(BundleTooNew, match=f"/{MANIFEST}: schema version 3"):
         bundle.read(folder)
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"{}", b'{"schema_version": 1}', b"1"])
+def test_a_manifest_from_the_past_is_refused(folder: Path) -> None:
+    path = folder / MANIFEST
+    content = path.read_bytes()
+    path.write_text(json.dumps({**json.loads(content), "schema_version": SCHEMA_VERSION - 1}))
+    with pytest.raises(BundleTooOld, match="export it again"):
+        bundle.read(folder)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"{}", b'{"schema_version": 2}', b"1"])
 def test_something_else_than_a_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / MANIFEST).write_bytes(content)
     with pytest.raises(BundleDamaged, match=f"/{MANIFEST}: "):
