@@ -75,14 +75,18 @@ serve: setup ## answer over gRPC on PORT, from the model with alias ALIAS, or fr
 	@exec $(PY) -m serving serve --port $(PORT) \
 	  $(if $(BUNDLE),--bundle $(BUNDLE),--model models:/$(NAME)@$(ALIAS)) $(if $(JSON),--json > "$(JSON)")
 
-search: setup ## ask the server on PORT: make search Q="..." [K=10]
-	@[ -n "$${Q:-}" ] || { echo 'ask something: make search Q="read a CSV file"' >&2; exit 2; }
-	$(call run,serving search,--address 127.0.0.1:$(PORT) --k $(K) -- "$$Q")
+search: setup ## ask the server on PORT: make search Q="..." or HISTORY="id id id" [K=10]
+	@[ -n "$${Q:-}$${HISTORY:-}" ] || {
+	  echo 'ask something: make search Q="read a CSV file", or HISTORY="id id id"' >&2; exit 2; }
+	read -r -d '' -a ids <<< "$$HISTORY" || true
+	history=(--exclude-history)
+	for id in $${ids[@]+"$${ids[@]}"}; do history+=("--history=$$id"); done
+	$(call run,serving search,--address 127.0.0.1:$(PORT) --k $(K) "$${history[@]}" -- $${Q:+"$$Q"})
 
 loadtest: setup ## load on the server on PORT: CLIENTS=16 DURATION=10
 	@$(call run,serving loadtest,--address 127.0.0.1:$(PORT) --clients $(CLIENTS) --seconds $(DURATION))
 
-demo: setup ## everything: data, training, export, registry, a server, five queries, a summary
+demo: setup ## everything: data, training, export, registry, a server, example queries, a summary
 	@step() { printf '\n%s\n' "$$1"; }
 	step "1/6  data";     $(PY) -m train data --config $(CONFIG)
 	step "2/6  training"; $(PY) -m train fit --config $(CONFIG)
@@ -132,4 +136,5 @@ help: ## this list
 
 # A query is text, not make: what looks like a variable in it stays as it is.
 override Q := $(value Q)
-export Q
+override HISTORY := $(value HISTORY)
+export Q HISTORY

@@ -25,10 +25,11 @@ from export.benchmark import benchmark
 from export.catalogue import encode_all
 from protos import bundle
 from protos.errors import BundleError, MissingStage
-from protos.features import Side, TextFeature, TowerInputs
+from protos.features import HistoryFeature, Side, TextFeature, TowerInputs
 from train.config import Experiment
 from train.dataset import Dataset
 from train.fingerprint import fingerprint, source_code
+from train.heads import score_of
 from train.model import Model, restore
 from train.places import CACHE
 from train.plots import save
@@ -94,6 +95,7 @@ class _Assembly:
         self.console = console
         self.model: Model = restore(run)
         self.problem: Problem = problem_of(dataset, experiment.query, experiment.item)
+        self.score = score_of(self.model.towers[0])
         self.reports: dict[str, dict[str, Any]] = {}
 
     def write(self) -> Path:
@@ -167,8 +169,10 @@ class _Assembly:
         self.reports["latency"] = report
         save(figure, folder / bundle.REPORTS / "latency.png")
 
-    def _asked(self, query: Exported, part: str) -> quality.Asked:
-        return quality.ask(query.onnx, query.inputs, self.problem, part, self.console)
+    def _asked(self, query: Exported, part: str) -> Any:
+        rows, _ = self.problem.parts[part].by_query()
+        title = f"{part} queries"
+        return quality.encode_queries(query.onnx, query.inputs, self.problem, rows, self.console, title)
 
     def _index(self, query: Exported, catalogue: Any, folder: Path) -> int:
         config = self.experiment.index
@@ -177,15 +181,15 @@ class _Assembly:
             graph_ = index.build(catalogue, config)
             seconds = time.perf_counter() - begun
             index.save(graph_, folder / bundle.INDEX)
-        tuned = index.tune(graph_, catalogue, self._asked(query, "validation").vectors, config)
+        tuned = index.tune(graph_, catalogue, self._asked(query, "validation"), config)
         if not tuned.reached:
             self.console.print(
                 f"index: no ef_search up to {tuned.ef_search} is sure to reach {config.recall_target}; "
                 "a larger m or ef_construction in [index] may"
             )
         asked = self._asked(query, "test")
-        found = index.approximate(graph_, asked.vectors, config.k, tuned.ef_search)
-        recall = float(index.recalls(found, catalogue, asked.vectors, config.k).mean())
+        found = index.approximate(graph_, asked, config.k, tuned.ef_search)
+        recall = float(index.recalls(found, catalogue, asked, config.k).mean())
         self.reports["index"] = {
             f"ann_recall_at_{config.k}": recall,
             "target": config.recall_target,
@@ -200,19 +204,18 @@ class _Assembly:
         return tuned.ef_search
 
     def _quality(self, query: Exported, evaluated: Any, ef_search: int) -> None:
-        with self.console.status("quality on the test split, BM25 beside it"):
+        with self.console.status("quality on the test split, baselines beside it"):
             searched = index.build(evaluated, self.experiment.index)
-            asked = self._asked(query, "test")
-            metrics = quality.evaluate(self.experiment, self.problem, asked, evaluated, searched, ef_search)
-        self.reports["quality"] = metrics | {
-            "evaluated_text": self.dataset.report["evaluated_text"],
-            "verdict": quality.verdict(metrics),
-        }
+            model = quality.Searched(query.onnx, query.inputs, evaluated, searched, ef_search)
+            metrics = quality.evaluate(self.experiment, self.problem, model, self.score, self.console)
+        self.reports["quality"] = metrics | {"evaluated_text": self.dataset.report["evaluated_text"]}
 
     def _items(self, folder: Path) -> None:
         items = self.dataset.items
         fields = {name: items[name].to_list() for name in self.dataset.report["display"]}
-        content = {"ids": items["item_id"].to_list(), "fields": fields}
+        counts = self.problem.counts()
+        popularity = (counts / max(1, counts.sum())).tolist()
+        content = {"ids": items["item_id"].to_list(), "popularity": popularity, "fields": fields}
         (folder / bundle.ITEMS).write_text(json.dumps(content, ensure_ascii=False))
 
     def _write_reports(self, folder: Path) -> None:
@@ -223,6 +226,9 @@ class _Assembly:
     def _examples(self) -> list[dict[str, Any]]:
         """The queries that the experiment names, then some of the test split."""
         drawn = self._sample("query", EXAMPLES)
+        for name, spec in self.model.schema.query.items():
+            if isinstance(spec, HistoryFeature):
+                drawn[name] = [history[-spec.max_length :] for history in drawn[name]]
         sampled = [dict(zip(drawn, each, strict=True)) for each in zip(*drawn.values(), strict=True)]
         return [*self.experiment.examples, *sampled]
 
@@ -244,6 +250,7 @@ class _Assembly:
             parity=self.reports["parity"],
             ann=self.reports["index"],
             latency=self.reports["latency"],
+            score=self.score,
         )
 
     def _log(self, folder: Path) -> None:

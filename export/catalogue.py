@@ -8,7 +8,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from export.backends import Encode
-from protos.features import TextFeature, TowerInputs
+from protos.features import HistoryFeature, TextFeature, TowerInputs
 from train.observer import progress_bar
 
 BATCH = 64
@@ -21,9 +21,9 @@ def encode_all(
     console: Console,
     title: str,
 ) -> npt.NDArray[np.float32]:
-    """Unit vectors (N, D) of all records, in their order.
+    """Vectors (N, D) of all records, in their order.
 
-    Texts of like length go together, so that little is spent on padding.
+    Texts and histories of like length go together, so that little is spent on padding.
     """
     total = len(next(iter(values.values())))
     order = np.argsort(_lengths(inputs, values, total), kind="stable")
@@ -45,6 +45,6 @@ def encode_all(
 def _lengths(inputs: TowerInputs, values: Mapping[str, Sequence[Any]], total: int) -> npt.NDArray[np.int64]:
     lengths = np.zeros(total, np.int64)
     for name, spec in inputs.features.items():
-        if isinstance(spec, TextFeature):
-            lengths += np.array([min(len(text), spec.max_length) for text in values[name]])
+        if isinstance(spec, TextFeature | HistoryFeature):
+            lengths += np.array([min(len(each), spec.max_length) for each in values[name]])
     return lengths

@@ -1,4 +1,4 @@
-"""A tower as one ONNX file: raw arrays in, unit vectors out, batch and length free.
+"""A tower as one ONNX file: raw arrays in, vectors out, batch and length free.
 
 The exported module is the trained one; nothing is written a second time.
 """
@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
 from export.lean import lean
-from protos.features import Arrays, FeatureSpec, NumberFeature
+from protos.features import Arrays, FeatureSpec, IdFeature, NumberFeature
 from train.towers import Tower
 
 OUTPUT = "vector"
@@ -30,7 +31,7 @@ class Positional(nn.Module):
         self.names = names
 
     def forward(self, *arrays: Tensor) -> Tensor:
-        """One array for each name -> unit vectors (B, D)."""
+        """One array for each name -> vectors (B, D)."""
         vectors: Tensor = self.tower(dict(zip(self.names, arrays, strict=True)))
         return vectors
 
@@ -53,12 +54,13 @@ def export_tower(tower: Tower, features: Mapping[str, FeatureSpec], example: Arr
     """
     names = tuple(features)
     shapes = tuple(_free_dimensions(name, spec) for name, spec in features.items())
+    arrays = tuple(torch.from_numpy(_wide(example[name], features[name])) for name in names)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter's own making, not of the tower's
         program = torch.onnx.export(
             Positional(tower, names),
-            tuple(torch.from_numpy(example[name]) for name in names),
+            arrays,
             input_names=list(names),
             output_names=[OUTPUT],
             dynamic_shapes={"arrays": shapes},
@@ -74,9 +76,15 @@ def export_tower(tower: Tower, features: Mapping[str, FeatureSpec], example: Arr
 
 
 def _free_dimensions(name: str, spec: FeatureSpec) -> dict[int, str]:
-    if isinstance(spec, NumberFeature):
+    if isinstance(spec, NumberFeature | IdFeature):
         return {0: "batch"}
     return {0: "batch", 1: f"{name}_length"}
+
+
+def _wide(array: Any, spec: FeatureSpec) -> Any:
+    """The example with a free length of at least 2: the exporter takes 0 and 1 for constants."""
+    short = 0 if isinstance(spec, NumberFeature | IdFeature) else max(0, 2 - array.shape[1])
+    return np.pad(array, ((0, 0), (short, 0)))
 
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -14,15 +14,17 @@ from typing import Any
 import hnswlib
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from protos.bundle import IndexParameters
 from protos.errors import GateRefused
 from train.config import IndexConfig
+from train.evaluation import search
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-SPACE = "ip"  # of unit vectors: a cosine
+SPACE = "ip"  # item vectors are of unit length, so this orders as distance does
 EF_LADDER = (10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 SPARE = 0.005  # of recall beyond the target: test queries are harder than validation queries at times
 _BLOCK = 256
@@ -41,16 +43,13 @@ def build(vectors: Vectors, config: IndexConfig) -> hnswlib.Index:
     return index
 
 
-def exact(queries: Vectors, vectors: Vectors, k: int) -> Rows:
-    """(Q, min(k, N)) rows of the largest inner products, best first."""
-    k = min(k, len(vectors))
-    found = []
-    for at in range(0, len(queries), _BLOCK):
-        scores = queries[at : at + _BLOCK] @ vectors.T
-        top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        order = np.argsort(-np.take_along_axis(scores, top, 1), axis=1, kind="stable")
-        found.append(np.take_along_axis(top, order, 1))
-    return np.concatenate(found)
+def exact(queries: Vectors, vectors: Vectors, k: int, seen: Sequence[Rows] | None = None) -> Rows:
+    """(Q, min(k, N)) rows of the largest inner products, best first.
+
+    Args:
+        seen: for each query the rows that are no answer to it; -1 stands where there are no others.
+    """
+    return search(torch.from_numpy(queries), torch.from_numpy(vectors), k, seen)
 
 
 def approximate(index: hnswlib.Index, queries: Vectors, k: int, ef: int) -> Rows:
@@ -68,6 +67,25 @@ def approximate(index: hnswlib.Index, queries: Vectors, k: int, ef: int) -> Rows
     return np.asarray(labels, np.int64)
 
 
+def approximate_unseen(index: hnswlib.Index, queries: Vectors, k: int, ef: int, seen: Sequence[Rows]) -> Rows:
+    """As `approximate`, for answers that each query has not seen: it looks that much farther.
+
+    Returns:
+        (Q, min(k, N)) rows, -1 where only seen ones are left.
+    """
+    count = index.get_current_count()
+    lengths = np.fromiter(map(len, seen), np.int64, len(seen))
+    found = np.full((len(queries), min(k, count)), -1, np.int64)
+    order = np.argsort(lengths, kind="stable")
+    for at in range(0, len(order), _BLOCK):
+        block = order[at : at + _BLOCK]
+        deep = min(count, k + int(lengths[block].max(initial=0)))
+        for query, labels in zip(block, approximate(index, queries[block], deep, ef), strict=True):
+            kept = labels[~np.isin(labels, seen[query])][: found.shape[1]]
+            found[query, : len(kept)] = kept
+    return found
+
+
 def recalls(found: Rows, vectors: Vectors, queries: Vectors, k: int) -> npt.NDArray[np.float64]:
     """(Q,) recall@k against exact search by score: an equal score is as good as the same row.
 
@@ -77,7 +95,8 @@ def recalls(found: Rows, vectors: Vectors, queries: Vectors, k: int) -> npt.NDAr
     k = truth.shape[1]
     bound = np.einsum("qd,qd->q", queries, vectors[truth[:, -1]])
     scores = np.einsum("qd,qkd->qk", queries, vectors[found[:, :k]])
-    return np.asarray((scores >= bound[:, None] - 1e-6).sum(axis=1) / k, np.float64)
+    least = bound - 1e-6 * np.maximum(1, np.abs(bound))
+    return np.asarray((scores >= least[:, None]).sum(axis=1) / k, np.float64)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from export.backends import Encode
 from protos.errors import GateRefused
-from protos.features import CategoryFeature, TextFeature, TowerInputs
+from protos.features import CategoryFeature, HistoryFeature, IdFeature, TextFeature, TowerInputs
 
 BATCHES = (1, 2, 33)
 HOSTILE_TEXTS = (
@@ -42,7 +42,8 @@ def check(
 
     Args:
         values: feature name -> raw values of real records.
-        tolerance: largest allowed difference in any coordinate; coordinates are of size 1 / sqrt(D).
+        tolerance: largest allowed difference in any coordinate of a vector of unit length; of a longer
+            one, relative to its length.
 
     Returns:
         `max_abs_diff`, `tolerance` and the number of `records` compared.
@@ -57,7 +58,7 @@ def check(
         for batch in BATCHES:
             for at in range(0, total, batch):
                 arrays = inputs.to_arrays({k: v[at : at + batch] for k, v in source.items()})
-                difference = np.abs(onnx(arrays) - torch(arrays)).max()
+                difference = _difference(onnx(arrays), torch(arrays))
                 if not difference <= tolerance:
                     raise GateRefused(
                         f"{side} tower: torch and ONNX Runtime differ by {difference:.2e} "
@@ -66,6 +67,12 @@ def check(
                 worst = max(worst, float(difference))
             records += total
     return {"max_abs_diff": worst, "tolerance": tolerance, "records": records}
+
+
+def _difference(found: Any, expected: Any) -> float:
+    """The largest difference in any coordinate, relative to the length of vectors that are longer than 1."""
+    length = np.maximum(1, np.linalg.norm(expected, axis=1, keepdims=True))
+    return float((np.abs(found - expected) / length).max())
 
 
 def _hostile(inputs: TowerInputs, values: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
@@ -78,6 +85,19 @@ def _hostile(inputs: TowerInputs, values: Mapping[str, Sequence[Any]]) -> dict[s
         elif isinstance(spec, CategoryFeature):
             unknown: list[Any] = [["\x00", "\x00"], None] if spec.multi else ["\x00", None]
             hostile[name] = (unknown * count)[:count]
+        elif isinstance(spec, IdFeature):
+            hostile[name] = (["\x00", None, *inputs.known(name)[:1]] * count)[:count]
+        elif isinstance(spec, HistoryFeature):
+            known = inputs.known(name)
+            histories: list[Any] = [
+                [],
+                None,
+                ["\x00"],
+                known[:1],
+                known[:1] * 3,
+                known[: 2 * spec.max_length],
+            ]
+            hostile[name] = (histories * count)[:count]
         else:
             hostile[name] = ([None, 0.0, -1e30, 1e30] * count)[:count]
     return hostile

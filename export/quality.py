@@ -1,7 +1,7 @@
 """Quality as it is served: the test split through the ONNX towers and an HNSW index.
 
-Beside it stand exact search over the same vectors, which tells what the index costs, and BM25 on the same
-split, which tells what the model is worth.
+Beside it stand exact search over the same vectors, which tells what the index costs, and the baselines on
+the same split, which tell what the model is worth.
 """
 
 from collections.abc import Mapping
@@ -15,51 +15,72 @@ from rich.console import Console
 
 from export.backends import Encode
 from export.catalogue import encode_all
-from export.index import approximate, exact
+from export.index import approximate_unseen, exact
+from protos.bundle import Score
 from protos.features import TowerInputs
-from train.baselines import bm25_metrics
+from train.baselines import LABELS, baselines
 from train.config import Experiment
+from train.figures import cold_figures, figures, label_figures
 from train.metrics import CUTOFFS, mean, per_query
-from train.problem import Problem
+from train.plots import spelt
+from train.problem import Pairs, Problem
 
+Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 K = max(CUTOFFS)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The queries of a part: their vectors, and the item rows that are right for each."""
+class Searched:
+    """A model as it is served: the query tower, the vectors of all items, and a graph over them."""
 
-    rows: npt.NDArray[np.int64]
-    vectors: Vectors
-    relevant: list[npt.NDArray[np.int64]]
+    query: Encode
+    inputs: TowerInputs
+    items: Vectors
+    graph: hnswlib.Index
+    ef_search: int
 
 
-def ask(encode: Encode, inputs: TowerInputs, problem: Problem, part: str, console: Console) -> Asked:
-    """The distinct queries of a part, encoded."""
-    rows, relevant = problem.parts[part].by_query()
+def encode_queries(
+    encode: Encode, inputs: TowerInputs, problem: Problem, rows: Rows, console: Console, title: str
+) -> Vectors:
+    """Vectors (Q, D) of some queries of a problem."""
     values = {name: [column[row] for row in rows] for name, column in problem.queries.items()}
-    return Asked(rows, encode_all(encode, inputs, values, console, f"{part} queries"), relevant)
+    return encode_all(encode, inputs, values, console, title)
 
 
 def evaluate(
-    experiment: Experiment,
-    problem: Problem,
-    asked: Asked,
-    items: Vectors,
-    index: hnswlib.Index,
-    ef_search: int,
+    experiment: Experiment, problem: Problem, model: Searched, score: Score, console: Console
 ) -> dict[str, Any]:
-    """Metrics of the served pipeline; `exact_` and `bm25_` come before those of the other two."""
-    served = mean(per_query(approximate(index, asked.vectors, K, ef_search), asked.relevant))
-    searched = mean(per_query(exact(asked.vectors, items, K), asked.relevant))
-    metrics = served | {f"exact_{name}": value for name, value in searched.items()}
-    return metrics | bm25_metrics(experiment, problem, "test") | {"queries": len(asked.rows)}
+    """Metrics of the served pipeline on the test part; `exact_` and baselines' names come before others'."""
+
+    def vectors(rows: Rows) -> Vectors:
+        return encode_queries(model.query, model.inputs, problem, rows, console, "queries")
+
+    def served(rows: Rows) -> Rows:
+        seen = problem.seen(rows)
+        return approximate_unseen(model.graph, vectors(rows), K, model.ef_search, seen)
+
+    def products(pairs: Pairs) -> Vectors:
+        distinct, query = np.unique(pairs.query, return_inverse=True)
+        return np.asarray((vectors(distinct)[query] * model.items[pairs.item]).sum(axis=1))
+
+    queries, relevant = problem.parts["test"].by_query()
+    searched = exact(vectors(queries), model.items, K, problem.seen(queries))
+    metrics: dict[str, Any] = dict(figures(problem, "test", served, baselines(experiment, problem)))
+    metrics |= {f"exact_{k}": v for k, v in mean(per_query(searched, relevant)).items()}
+    metrics |= cold_figures(problem, served)
+    metrics |= label_figures(problem, "test", products, score)
+    return metrics | {"queries": len(queries), "verdict": verdict(metrics, experiment.training.selection)}
 
 
-def verdict(metrics: Mapping[str, float]) -> str:
-    """Who wins at recall@10, in a sentence."""
-    model, baseline = metrics["recall_at_10"], metrics["bm25_recall_at_10"]
+def verdict(metrics: Mapping[str, Any], metric: str) -> str:
+    """Who wins, in a sentence: the model or the best of the baselines."""
+    beside = {name: metrics[f"{name}_{metric}"] for name in LABELS if f"{name}_{metric}" in metrics}
+    if not beside:
+        return f"{spelt(metric)} {metrics[metric]:.3f}, with no baseline to compare it with"
+    best = max(beside, key=lambda name: beside[name])
+    model, baseline = metrics[metric], beside[best]
     if model >= baseline:
-        return f"better than BM25 at recall@10: {model:.3f} against {baseline:.3f}"
-    return f"BM25 is better at recall@10: {baseline:.3f} against {model:.3f}"
+        return f"better than {LABELS[best]} at {spelt(metric)}: {model:.3f} against {baseline:.3f}"
+    return f"{LABELS[best]} is better at {spelt(metric)}: {baseline:.3f} against {model:.3f}"

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
@@ -23,7 +24,6 @@ from mlflow.exceptions import MlflowException
 
 from protos import bundle
 from protos.errors import BundleDamaged, GateRefused, MissingStage
-from protos.features import TextFeature
 from train.places import ROOT
 from train.tracking import get_run, is_absent, unreachable
 
@@ -175,8 +175,7 @@ def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
 
 def _log_model(folder: Path, manifest: bundle.Manifest) -> None:
     """Into the run that trained the towers, and from there into the registry."""
-    text = next(name for name, spec in manifest.schema.query.items() if isinstance(spec, TextFeature))
-    example = [query[text] for query in manifest.examples[:1]]
+    example = [_example(manifest)]
     with mlflow.start_run(run_id=manifest.run_id), warnings.catch_warnings(record=True) as said:
         logged = mlflow.pyfunc.log_model(
             name=manifest.name,
@@ -202,6 +201,13 @@ def _log_model(folder: Path, manifest: bundle.Manifest) -> None:
         description=_description(manifest),
         model_id=logged.model_id,
     )
+
+
+def _example(manifest: bundle.Manifest) -> Any:
+    """The first example as a model takes it: a text where that is all there is, else features by name."""
+    query = manifest.examples[0]
+    (only, *others) = query.values()
+    return only if isinstance(only, str) and not others else query
 
 
 def _description(manifest: bundle.Manifest) -> str:

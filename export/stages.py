@@ -74,11 +74,11 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     encoders = {side: onnx_encoder(folder / TOWERS[side], threads=0) for side in SIDES}
     inputs = {side: manifest.schema.side(side) for side in SIDES}
     items = encode_all(encoders["item"], inputs["item"], problem.items, PROGRESS, "items")
-    asked = quality.ask(encoders["query"], inputs["query"], problem, "test", PROGRESS)
     with PROGRESS.status("search"):
         graph_ = index.build(items, experiment.index)
-        metrics = quality.evaluate(experiment, problem, asked, items, graph_, manifest.index.ef_search)
-    return metrics | {"verdict": quality.verdict(metrics), "bundle": str(folder)}
+        model = quality.Searched(encoders["query"], inputs["query"], items, graph_, manifest.index.ef_search)
+        metrics = quality.evaluate(experiment, problem, model, manifest.score, PROGRESS)
+    return metrics | {"bundle": str(folder)}
 
 
 def register(arguments: Namespace) -> dict[str, Any]:

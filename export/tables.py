@@ -5,6 +5,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from train.plots import spelt
+from train.tables import baseline_columns, show_cold
+
 
 def show_bundle(result: dict[str, Any], console: Console) -> None:
     """Version, quality beside BM25, parity, index and latency of a bundle."""
@@ -23,12 +26,13 @@ def show_bundle(result: dict[str, Any], console: Console) -> None:
 
 
 def show_quality(metrics: dict[str, Any], console: Console) -> None:
-    """The served pipeline beside exact search and BM25."""
-    table = Table(f"test, {metrics['queries']:,} queries", "served", "exact", "BM25", box=None)
-    for name in ("recall_at_1", "recall_at_10", "recall_at_100", "mrr_at_10", "ndcg_at_10"):
-        figures = (metrics[prefix + name] for prefix in ("", "exact_", "bm25_"))
-        table.add_row(name, *(f"{figure:.4f}" for figure in figures))
+    """The served pipeline beside exact search and the baselines."""
+    names = {"": "served", "exact_": "exact", **baseline_columns(metrics)}
+    table = Table(f"test, {int(metrics['queries']):,} queries", *names.values(), box=None)
+    for name in ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10"):
+        table.add_row(spelt(name), *(f"{metrics[prefix + name]:.4f}" for prefix in names))
     console.print(table)
+    show_cold(metrics, console)
     console.print(metrics["verdict"], highlight=False)
 
 

@@ -186,6 +186,10 @@ class TowerInputs:
                 arrays[name] = _numbers(values[name], field_name)
         return arrays
 
+    def known(self, name: str) -> list[str]:
+        """The values that the feature `name` knows, the most frequent first."""
+        return list(self._rows[name])
+
     def unknown(self, name: str, ids: Sequence[str]) -> int:
         """How many of the ids in a history the feature `name` has to skip."""
         rows = self._rows[name]

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/retrieval.proto\x12\x0cretrieval.v1\"\xd8\x01\n\x05Query\x12\x11\n\x04text\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x0f\n\x07history\x18\x02 \x03(\t\x12\x33\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32!.retrieval.v1.Query.FeaturesEntry\x12\x14\n\x07item_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x1aK\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.retrieval.v1.FeatureValue:\x02\x38\x01\x42\x07\n\x05_textB\n\n\x08_item_id\"f\n\x0c\x46\x65\x61tureValue\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12+\n\x07strings\x18\x03 \x01(\x0b\x32\x18.retrieval.v1.StringListH\x00\x42\x07\n\x05value\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"O\n\rSearchRequest\x12\"\n\x05query\x18\x01 \x01(\x0b\x32\x13.retrieval.v1.Query\x12\t\n\x01k\x18\x02 \x01(\r\x12\x0f\n\x07\x65xclude\x18\x03 \x03(\t\"~\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12-\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x1d.retrieval.v1.Hit.FieldsEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"o\n\x0eSearchResponse\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.retrieval.v1.Hit\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12$\n\x06timing\x18\x03 \x01(\x0b\x32\x14.retrieval.v1.Timing\"@\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x11\n\tencode_us\x18\x02 \x01(\x04\x12\x11\n\tsearch_us\x18\x03 \x01(\x04\"V\n\x12SearchBatchRequest\x12$\n\x07queries\x18\x01 \x03(\x0b\x32\x13.retrieval.v1.Query\x12\t\n\x01k\x18\x02 \x01(\r\x12\x0f\n\x07\x65xclude\x18\x03 \x03(\t\"{\n\x13SearchBatchResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.retrieval.v1.HitList\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12$\n\x06timing\x18\x03 \x01(\x0b\x32\x14.retrieval.v1.Timing\"*\n\x07HitList\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.retrieval.v1.Hit\"5\n\rEncodeRequest\x12$\n\x07queries\x18\x01 \x03(\x0b\x32\x13.retrieval.v1.Query\"u\n\x0e\x45ncodeResponse\x12%\n\x07vectors\x18\x01 \x03(\x0b\x32\x14.retrieval.v1.Vector\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12$\n\x06timing\x18\x03 \x01(\x0b\x32\x14.retrieval.v1.Timing\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\r\n\x0bInfoRequest\"\xd5\x02\n\x0cInfoResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x11\n\tdimension\x18\x04 \x01(\r\x12\x12\n\nitem_count\x18\x05 \x01(\x04\x12\x45\n\x0equery_features\x18\x06 \x03(\x0b\x32-.retrieval.v1.InfoResponse.QueryFeaturesEntry\x12\x16\n\x0e\x64isplay_fields\x18\x07 \x03(\t\x12$\n\x06limits\x18\x08 \x01(\x0b\x32\x14.retrieval.v1.Limits\x12\x16\n\x0euptime_seconds\x18\t \x01(\x01\x12\x15\n\rmanifest_json\x18\n \x01(\t\x1a\x34\n\x12QueryFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9a\x01\n\x06Limits\x12\r\n\x05max_k\x18\x01 \x01(\r\x12\x11\n\tdefault_k\x18\x02 \x01(\r\x12\x17\n\x0fmax_text_length\x18\x03 \x01(\r\x12\x11\n\tmax_batch\x18\x04 \x01(\r\x12\x13\n\x0bmax_exclude\x18\x05 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\r\x12\x12\n\nmax_values\x18\x07 \x01(\r2\xf7\x02\n\tRetrieval\x12\x43\n\x06Search\x12\x1b.retrieval.v1.SearchRequest\x1a\x1c.retrieval.v1.SearchResponse\x12R\n\x0bSearchBatch\x12 .retrieval.v1.SearchBatchRequest\x1a!.retrieval.v1.SearchBatchResponse\x12M\n\x0cSearchStream\x12\x1b.retrieval.v1.SearchRequest\x1a\x1c.retrieval.v1.SearchResponse(\x01\x30\x01\x12\x43\n\x06\x45ncode\x12\x1b.retrieval.v1.EncodeRequest\x1a\x1c.retrieval.v1.EncodeResponse\x12=\n\x04Info\x12\x19.retrieval.v1.InfoRequest\x1a\x1a.retrieval.v1.InfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/retrieval.proto\x12\x0cretrieval.v1\"\xd8\x01\n\x05Query\x12\x11\n\x04text\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x0f\n\x07history\x18\x02 \x03(\t\x12\x33\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32!.retrieval.v1.Query.FeaturesEntry\x12\x14\n\x07item_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x1aK\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.retrieval.v1.FeatureValue:\x02\x38\x01\x42\x07\n\x05_textB\n\n\x08_item_id\"f\n\x0c\x46\x65\x61tureValue\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12+\n\x07strings\x18\x03 \x01(\x0b\x32\x18.retrieval.v1.StringListH\x00\x42\x07\n\x05value\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"h\n\rSearchRequest\x12\"\n\x05query\x18\x01 \x01(\x0b\x32\x13.retrieval.v1.Query\x12\t\n\x01k\x18\x02 \x01(\r\x12\x0f\n\x07\x65xclude\x18\x03 \x03(\t\x12\x17\n\x0f\x65xclude_history\x18\x04 \x01(\x08\"~\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12-\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x1d.retrieval.v1.Hit.FieldsEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xac\x01\n\x0eSearchResponse\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.retrieval.v1.Hit\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12$\n\x06timing\x18\x03 \x01(\x0b\x32\x14.retrieval.v1.Timing\x12\x17\n\x0funknown_history\x18\x04 \x01(\r\x12\"\n\x05\x62\x61sis\x18\x05 \x01(\x0e\x32\x13.retrieval.v1.Basis\"@\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x11\n\tencode_us\x18\x02 \x01(\x04\x12\x11\n\tsearch_us\x18\x03 \x01(\x04\"o\n\x12SearchBatchRequest\x12$\n\x07queries\x18\x01 \x03(\x0b\x32\x13.retrieval.v1.Query\x12\t\n\x01k\x18\x02 \x01(\r\x12\x0f\n\x07\x65xclude\x18\x03 \x03(\t\x12\x17\n\x0f\x65xclude_history\x18\x04 \x01(\x08\"{\n\x13SearchBatchResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.retrieval.v1.HitList\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12$\n\x06timing\x18\x03 \x01(\x0b\x32\x14.retrieval.v1.Timing\"g\n\x07HitList\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.retrieval.v1.Hit\x12\x17\n\x0funknown_history\x18\x02 \x01(\r\x12\"\n\x05\x62\x61sis\x18\x03 \x01(\x0e\x32\x13.retrieval.v1.Basis\"5\n\rEncodeRequest\x12$\n\x07queries\x18\x01 \x03(\x0b\x32\x13.retrieval.v1.Query\"u\n\x0e\x45ncodeResponse\x12%\n\x07vectors\x18\x01 \x03(\x0b\x32\x14.retrieval.v1.Vector\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12$\n\x06timing\x18\x03 \x01(\x0b\x32\x14.retrieval.v1.Timing\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\r\n\x0bInfoRequest\"\xd5\x02\n\x0cInfoResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x11\n\tdimension\x18\x04 \x01(\r\x12\x12\n\nitem_count\x18\x05 \x01(\x04\x12\x45\n\x0equery_features\x18\x06 \x03(\x0b\x32-.retrieval.v1.InfoResponse.QueryFeaturesEntry\x12\x16\n\x0e\x64isplay_fields\x18\x07 \x03(\t\x12$\n\x06limits\x18\x08 \x01(\x0b\x32\x14.retrieval.v1.Limits\x12\x16\n\x0euptime_seconds\x18\t \x01(\x01\x12\x15\n\rmanifest_json\x18\n \x01(\t\x1a\x34\n\x12QueryFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9a\x01\n\x06Limits\x12\r\n\x05max_k\x18\x01 \x01(\r\x12\x11\n\tdefault_k\x18\x02 \x01(\r\x12\x17\n\x0fmax_text_length\x18\x03 \x01(\r\x12\x11\n\tmax_batch\x18\x04 \x01(\r\x12\x13\n\x0bmax_exclude\x18\x05 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\r\x12\x12\n\nmax_values\x18\x07 \x01(\r*>\n\x05\x42\x61sis\x12\x0f\n\x0b\x42\x41SIS_QUERY\x10\x00\x12\x11\n\rBASIS_CONTEXT\x10\x01\x12\x11\n\rBASIS_POPULAR\x10\x02\x32\xf7\x02\n\tRetrieval\x12\x43\n\x06Search\x12\x1b.retrieval.v1.SearchRequest\x1a\x1c.retrieval.v1.SearchResponse\x12R\n\x0bSearchBatch\x12 .retrieval.v1.SearchBatchRequest\x1a!.retrieval.v1.SearchBatchResponse\x12M\n\x0cSearchStream\x12\x1b.retrieval.v1.SearchRequest\x1a\x1c.retrieval.v1.SearchResponse(\x01\x30\x01\x12\x43\n\x06\x45ncode\x12\x1b.retrieval.v1.EncodeRequest\x1a\x1c.retrieval.v1.EncodeResponse\x12=\n\x04Info\x12\x19.retrieval.v1.InfoRequest\x1a\x1a.retrieval.v1.InfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HIT_FIELDSENTRY']._serialized_options = b'8\001'
   _globals['_INFORESPONSE_QUERYFEATURESENTRY']._loaded_options = None
   _globals['_INFORESPONSE_QUERYFEATURESENTRY']._serialized_options = b'8\001'
+  _globals['_BASIS']._serialized_start=1927
+  _globals['_BASIS']._serialized_end=1989
   _globals['_QUERY']._serialized_start=41
   _globals['_QUERY']._serialized_end=257
   _globals['_QUERY_FEATURESENTRY']._serialized_start=161
@@ -46,35 +48,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STRINGLIST']._serialized_start=363
   _globals['_STRINGLIST']._serialized_end=391
   _globals['_SEARCHREQUEST']._serialized_start=393
-  _globals['_SEARCHREQUEST']._serialized_end=472
-  _globals['_HIT']._serialized_start=474
-  _globals['_HIT']._serialized_end=600
-  _globals['_HIT_FIELDSENTRY']._serialized_start=555
-  _globals['_HIT_FIELDSENTRY']._serialized_end=600
-  _globals['_SEARCHRESPONSE']._serialized_start=602
-  _globals['_SEARCHRESPONSE']._serialized_end=713
-  _globals['_TIMING']._serialized_start=715
-  _globals['_TIMING']._serialized_end=779
-  _globals['_SEARCHBATCHREQUEST']._serialized_start=781
-  _globals['_SEARCHBATCHREQUEST']._serialized_end=867
-  _globals['_SEARCHBATCHRESPONSE']._serialized_start=869
-  _globals['_SEARCHBATCHRESPONSE']._serialized_end=992
-  _globals['_HITLIST']._serialized_start=994
-  _globals['_HITLIST']._serialized_end=1036
-  _globals['_ENCODEREQUEST']._serialized_start=1038
-  _globals['_ENCODEREQUEST']._serialized_end=1091
-  _globals['_ENCODERESPONSE']._serialized_start=1093
-  _globals['_ENCODERESPONSE']._serialized_end=1210
-  _globals['_VECTOR']._serialized_start=1212
-  _globals['_VECTOR']._serialized_end=1236
-  _globals['_INFOREQUEST']._serialized_start=1238
-  _globals['_INFOREQUEST']._serialized_end=1251
-  _globals['_INFORESPONSE']._serialized_start=1254
-  _globals['_INFORESPONSE']._serialized_end=1595
-  _globals['_INFORESPONSE_QUERYFEATURESENTRY']._serialized_start=1543
-  _globals['_INFORESPONSE_QUERYFEATURESENTRY']._serialized_end=1595
-  _globals['_LIMITS']._serialized_start=1598
-  _globals['_LIMITS']._serialized_end=1752
-  _globals['_RETRIEVAL']._serialized_start=1755
-  _globals['_RETRIEVAL']._serialized_end=2130
+  _globals['_SEARCHREQUEST']._serialized_end=497
+  _globals['_HIT']._serialized_start=499
+  _globals['_HIT']._serialized_end=625
+  _globals['_HIT_FIELDSENTRY']._serialized_start=580
+  _globals['_HIT_FIELDSENTRY']._serialized_end=625
+  _globals['_SEARCHRESPONSE']._serialized_start=628
+  _globals['_SEARCHRESPONSE']._serialized_end=800
+  _globals['_TIMING']._serialized_start=802
+  _globals['_TIMING']._serialized_end=866
+  _globals['_SEARCHBATCHREQUEST']._serialized_start=868
+  _globals['_SEARCHBATCHREQUEST']._serialized_end=979
+  _globals['_SEARCHBATCHRESPONSE']._serialized_start=981
+  _globals['_SEARCHBATCHRESPONSE']._serialized_end=1104
+  _globals['_HITLIST']._serialized_start=1106
+  _globals['_HITLIST']._serialized_end=1209
+  _globals['_ENCODEREQUEST']._serialized_start=1211
+  _globals['_ENCODEREQUEST']._serialized_end=1264
+  _globals['_ENCODERESPONSE']._serialized_start=1266
+  _globals['_ENCODERESPONSE']._serialized_end=1383
+  _globals['_VECTOR']._serialized_start=1385
+  _globals['_VECTOR']._serialized_end=1409
+  _globals['_INFOREQUEST']._serialized_start=1411
+  _globals['_INFOREQUEST']._serialized_end=1424
+  _globals['_INFORESPONSE']._serialized_start=1427
+  _globals['_INFORESPONSE']._serialized_end=1768
+  _globals['_INFORESPONSE_QUERYFEATURESENTRY']._serialized_start=1716
+  _globals['_INFORESPONSE_QUERYFEATURESENTRY']._serialized_end=1768
+  _globals['_LIMITS']._serialized_start=1771
+  _globals['_LIMITS']._serialized_end=1925
+  _globals['_RETRIEVAL']._serialized_start=1992
+  _globals['_RETRIEVAL']._serialized_end=2367
 # @@protoc_insertion_point(module_scope)

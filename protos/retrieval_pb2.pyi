@@ -1,10 +1,20 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Basis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BASIS_QUERY: _ClassVar[Basis]
+    BASIS_CONTEXT: _ClassVar[Basis]
+    BASIS_POPULAR: _ClassVar[Basis]
+BASIS_QUERY: Basis
+BASIS_CONTEXT: Basis
+BASIS_POPULAR: Basis
 
 class Query(_message.Message):
     __slots__ = ("text", "history", "features", "item_id")
@@ -42,14 +52,16 @@ class StringList(_message.Message):
     def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("query", "k", "exclude")
+    __slots__ = ("query", "k", "exclude", "exclude_history")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_HISTORY_FIELD_NUMBER: _ClassVar[int]
     query: Query
     k: int
     exclude: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ...) -> None: ...
+    exclude_history: bool
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ...) -> None: ...
 
 class Hit(_message.Message):
     __slots__ = ("id", "score", "fields")
@@ -69,14 +81,18 @@ class Hit(_message.Message):
     def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., fields: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("hits", "bundle_version", "timing")
+    __slots__ = ("hits", "bundle_version", "timing", "unknown_history", "basis")
     HITS_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_HISTORY_FIELD_NUMBER: _ClassVar[int]
+    BASIS_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     bundle_version: str
     timing: Timing
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
+    unknown_history: int
+    basis: Basis
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_us", "encode_us", "search_us")
@@ -89,14 +105,16 @@ class Timing(_message.Message):
     def __init__(self, queue_us: _Optional[int] = ..., encode_us: _Optional[int] = ..., search_us: _Optional[int] = ...) -> None: ...
 
 class SearchBatchRequest(_message.Message):
-    __slots__ = ("queries", "k", "exclude")
+    __slots__ = ("queries", "k", "exclude", "exclude_history")
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_HISTORY_FIELD_NUMBER: _ClassVar[int]
     queries: _containers.RepeatedCompositeFieldContainer[Query]
     k: int
     exclude: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ...) -> None: ...
+    exclude_history: bool
+    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ...) -> None: ...
 
 class SearchBatchResponse(_message.Message):
     __slots__ = ("results", "bundle_version", "timing")
@@ -109,10 +127,14 @@ class SearchBatchResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[HitList, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
 
 class HitList(_message.Message):
-    __slots__ = ("hits",)
+    __slots__ = ("hits", "unknown_history", "basis")
     HITS_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_HISTORY_FIELD_NUMBER: _ClassVar[int]
+    BASIS_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ...) -> None: ...
+    unknown_history: int
+    basis: Basis
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
     __slots__ = ("queries",)

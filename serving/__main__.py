@@ -66,8 +66,9 @@ def _parser() -> ArgumentParser:
 
     _add_serve(add("serve", "Answer over gRPC until SIGTERM or Ctrl-C.", None))
     _add_search(add("search", "Ask a server for the items nearest to a query.", commands.search))
-    encode = add("encode", "Ask a server for the vectors of texts.", commands.encode)
-    encode.add_argument("texts", nargs="+", metavar="TEXT")
+    encode = add("encode", "Ask a server for the vectors of queries.", commands.encode)
+    encode.add_argument("texts", nargs="*", metavar="TEXT", help="a text; each is a query of its own")
+    _add_features(encode)
     _add_server(encode)
     _add_server(add("info", "Ask a server what it serves.", commands.info))
     demo = add("demo", "Serve, ask the bundle's first examples, sum up, and stop.", commands.show_all)
@@ -122,7 +123,30 @@ def _add_search(parser: ArgumentParser) -> None:
     parser.add_argument("text", nargs="?", metavar="QUERY", help="a text")
     parser.add_argument("--k", type=_k, default=0, help="how many items; 0 for the server's default")
     parser.add_argument("--item-id", help="more like this item")
-    parser.add_argument("--history", nargs="+", default=[], metavar="ITEM", help="item ids, oldest first")
+    _add_features(parser)
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ITEM",
+        help="items to leave out of the answer",
+    )
+    parser.add_argument(
+        "--exclude-history", action="store_true", help="leave the items of the history out too"
+    )
+    _add_server(parser)
+
+
+def _add_features(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--history",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ITEM",
+        help="item ids, oldest first; may be given again for later ones",
+    )
     parser.add_argument(
         "--feature",
         action="append",
@@ -131,10 +155,6 @@ def _add_search(parser: ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="another feature of the query; again for each of several values",
     )
-    parser.add_argument(
-        "--exclude", nargs="+", default=[], metavar="ITEM", help="items to leave out of the answer"
-    )
-    _add_server(parser)
 
 
 def _add_load(parser: ArgumentParser) -> None:

@@ -1,7 +1,9 @@
-"""What is answered: hits, and where the time went."""
+"""What is answered: hits, what they rest on, and where the time went."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from serving.basis import Basis
 
 
 @dataclass(frozen=True)
@@ -10,7 +12,9 @@ class Hit:
 
     Args:
         id: of the item.
-        score: cosine of query and item vector.
+        score: the inner product of query and item vector as the manifest's `score` shows it, which
+            is their cosine where the kind is `cosine`. For an `item_id` the cosine of the two items;
+            on the basis POPULAR the item's share of the interactions that the towers learnt from.
         fields: the item's display fields; one that the item lacks is left out.
     """
 
@@ -43,8 +47,12 @@ class Answer:
         hits: best first.
         bundle_version: of the bundle that answered.
         timing: of the batch.
+        unknown_history: items of the history that were skipped, for the tower does not know them.
+        basis: what the answer rests on.
     """
 
     hits: tuple[Hit, ...]
     bundle_version: str
     timing: Timing
+    unknown_history: int = 0
+    basis: Basis = Basis.QUERY

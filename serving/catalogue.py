@@ -1,16 +1,19 @@
-"""Rows to items and back: ids and display fields of the bundle's catalogue."""
+"""Rows to items and back: ids, popularity and display fields of the bundle's catalogue."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from protos.bundle import ITEMS, Manifest
 from protos.errors import BundleDamaged, UnknownItem
+from protos.features import LARGEST
 
 
 class Catalogue:
-    """Ids and display fields of N items, in the order of the vectors.
+    """Ids, popularity and display fields of N items, in the order of the vectors.
 
     Args:
         folder: of a bundle whose files have been verified.
@@ -26,7 +29,8 @@ class Catalogue:
         self.ids: list[str] = table["ids"]
         self._columns: dict[str, list[str | None]] = table["fields"]
         self._rows = {item_id: row for row, item_id in enumerate(self.ids)}
-        lengths = {"ids": self.ids, **self._columns}
+        popularity = table["popularity"]
+        lengths = {"ids": self.ids, "popularity": popularity, **self._columns}
         for name, values in lengths.items():
             if len(values) != manifest.count:
                 raise BundleDamaged(
@@ -39,6 +43,10 @@ class Catalogue:
                 f"{path}: holds {sorted(self._columns)}, but the manifest's display fields are "
                 f"{sorted(manifest.display_fields)}"
             )
+
+        shares = np.array(popularity, np.float64)
+        self._popular: list[int] = np.argsort(-shares, kind="stable").tolist()
+        self._shares: list[float] = shares.astype(np.float32).tolist()
 
     def row(self, item_id: str, field: str) -> int:
         """The row of an item.
@@ -56,6 +64,14 @@ class Catalogue:
         found = map(self._rows.get, item_ids)
         return {row for row in found if row is not None}
 
+    def popular(self, k: int, excluded: Collection[int]) -> list[tuple[int, float]]:
+        """The `k` most popular items but for those `excluded`: row and popularity.
+
+        The highest comes first, and among equals the lower row.
+        """
+        rows = [row for row in self._popular[: k + len(excluded)] if row not in excluded]
+        return [(row, self._shares[row]) for row in rows[:k]]
+
     def fields(self, row: int) -> dict[str, str]:
         """The display fields of an item; one that it lacks is left out."""
         values = ((name, column[row]) for name, column in self._columns.items())
@@ -67,11 +83,18 @@ def _read(path: Path) -> dict[str, Any]:
         table = json.loads(path.read_bytes())
         columns = {"ids": table["ids"], **table["fields"]}
         wrong = next((name for name, values in columns.items() if not _is_strings(values)), None)
+        shares = table["popularity"]
     except (ValueError, TypeError, KeyError):
-        raise BundleDamaged(f"{path}: expected JSON with ids and fields") from None
+        raise BundleDamaged(f"{path}: expected JSON with ids, popularity and fields") from None
     if wrong is not None or None in table["ids"]:
         raise BundleDamaged(f"{path}: {wrong or 'ids'}: expected a list of strings")
+    if not isinstance(shares, list) or not all(map(_is_popularity, shares)):
+        raise BundleDamaged(f"{path}: popularity: expected a list of numbers, 0 or more")
     return dict(table)
+
+
+def _is_popularity(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= LARGEST
 
 
 def _is_strings(values: Any) -> bool:

@@ -3,6 +3,7 @@
     with RetrievalClient("127.0.0.1:50051") as client:
         answer = client.search("eigenvalues of a symmetric matrix", k=5)
         print([hit.id for hit in answer.hits])
+        answer = client.search(Query(history=("296", "593")), exclude_history=True)
 
 It raises the errors of `protos/errors.py`, never those of gRPC. gRPC itself repeats a call that
 ends in UNAVAILABLE, up to three times with growing pauses, within the call's deadline.
@@ -69,6 +70,7 @@ class RetrievalClient:
         k: int = 0,
         exclude: Collection[str] = (),
         timeout: float | None = None,
+        exclude_history: bool = False,
     ) -> Answer:
         """The `k` items nearest to one query.
 
@@ -77,15 +79,16 @@ class RetrievalClient:
             k: 0 for the server's default.
             exclude: item ids that must not be in the answer.
             timeout: in seconds.
+            exclude_history: nor may the items of the query's history be in it.
 
         Raises:
             InvalidInput: the server refuses the request; `field` says which part of it.
             UnknownItem: so it does where the catalogue has no item of that id.
             Unavailable: nobody answers, or not in time.
         """
-        request = _request(query, k, exclude)
+        request = _request(query, k, exclude, exclude_history)
         response = self._call(self._stub.Search, request, timeout)
-        return convert.answer_from_wire(response.hits, response.bundle_version, response.timing)
+        return convert.answer_from_wire(response, response.bundle_version, response.timing)
 
     def search_batch(
         self,
@@ -93,12 +96,15 @@ class RetrievalClient:
         k: int = 0,
         exclude: Collection[str] = (),
         timeout: float | None = None,
+        exclude_history: bool = False,
     ) -> list[Answer]:
         """One answer for each query, in order, in one call; arguments and errors as in `search`."""
-        request = wire.SearchBatchRequest(queries=_messages(queries), k=_k(k), exclude=exclude)
+        request = wire.SearchBatchRequest(
+            queries=_messages(queries), k=_k(k), exclude=exclude, exclude_history=exclude_history
+        )
         response = self._call(self._stub.SearchBatch, request, timeout)
         return [
-            convert.answer_from_wire(result.hits, response.bundle_version, response.timing)
+            convert.answer_from_wire(result, response.bundle_version, response.timing)
             for result in response.results
         ]
 
@@ -108,24 +114,28 @@ class RetrievalClient:
         k: int = 0,
         exclude: Collection[str] = (),
         timeout: float | None = None,
+        exclude_history: bool = False,
     ) -> Iterator[Answer]:
         """One answer for each query, in order, as they come; no deadline unless one is given.
 
         Raises:
             InvalidInput, UnknownItem, Unavailable: as in `search`; the stream ends with the error.
         """
-        requests = (_request(query, k, exclude) for query in queries)
+        requests = (_request(query, k, exclude, exclude_history) for query in queries)
         responses = self._stub.SearchStream(requests, timeout=timeout)
         try:
             for response in responses:
-                yield convert.answer_from_wire(response.hits, response.bundle_version, response.timing)
+                yield convert.answer_from_wire(response, response.bundle_version, response.timing)
         except grpc.RpcError as failure:
             raise error_from(failure, self.address) from failure
         finally:
             responses.cancel()
 
     def encode(self, queries: Sequence[Query | str], timeout: float | None = None) -> npt.NDArray[np.float32]:
-        """Unit vectors of queries, float32 (B, D); errors as in `search`."""
+        """Vectors of queries, float32 (B, D), of unit length where scores are cosines.
+
+        Errors are those of `search`.
+        """
         request = wire.EncodeRequest(queries=_messages(queries))
         response = self._call(self._stub.Encode, request, timeout)
         return np.array([vector.values for vector in response.vectors], np.float32)
@@ -174,8 +184,11 @@ class RetrievalClient:
             raise error_from(failure, self.address) from failure
 
 
-def _request(query: Query | str, k: int, exclude: Collection[str]) -> wire.SearchRequest:
-    return wire.SearchRequest(query=_message(query, "query"), k=_k(k), exclude=exclude)
+def _request(
+    query: Query | str, k: int, exclude: Collection[str], exclude_history: bool
+) -> wire.SearchRequest:
+    message = _message(query, "query")
+    return wire.SearchRequest(query=message, k=_k(k), exclude=exclude, exclude_history=exclude_history)
 
 
 def _messages(queries: Sequence[Query | str]) -> list[wire.Query]:

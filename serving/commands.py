@@ -68,9 +68,9 @@ def serve(arguments: Namespace, ready: Callable[[Result], None]) -> None:
 
 def show_all(arguments: Namespace) -> Result:
     """Serve, ask the first examples, sum up, and stop."""
-    source = ["--model", arguments.model] if arguments.model else ["--bundle", str(arguments.bundle)]
+    folder = bundles.download(arguments.model) if arguments.model else bundles.newest(arguments.bundle)
     output = Console(stderr=True) if arguments.json else tables.console()
-    document = demo.run(source, output)
+    document = demo.run(folder, output)
 
     def show(console: Console) -> None:
         console.print("6/6  summary", highlight=False)
@@ -82,18 +82,24 @@ def show_all(arguments: Namespace) -> Result:
 def search(arguments: Namespace) -> Result:
     """Ask one query."""
     with RetrievalClient(arguments.address, arguments.timeout) as client:
-        features = feature_values(arguments.feature, client.info()) if arguments.feature else {}
+        features = _features(arguments, client)
         query = Query(arguments.text, tuple(arguments.history), features, arguments.item_id)
-        answer = client.search(query, arguments.k, arguments.exclude)
+        answer = client.search(
+            query, arguments.k, arguments.exclude, exclude_history=arguments.exclude_history
+        )
     return _answer_document(answer), lambda console: tables.show_answer(console, answer)
 
 
 def encode(arguments: Namespace) -> Result:
-    """The vectors of texts."""
+    """The vectors of texts, or of a query without one; history and features are those of each."""
+    texts, history = arguments.texts, tuple(arguments.history)
     with RetrievalClient(arguments.address, arguments.timeout) as client:
-        vectors = client.encode(arguments.texts).tolist()
-    document = {"texts": arguments.texts, "vectors": vectors}
-    return document, lambda console: tables.show_vectors(console, arguments.texts, vectors)
+        features = _features(arguments, client)
+        queries = [Query(text, history, features) for text in texts or [None]]
+        vectors = client.encode(queries).tolist()
+    document = {"texts": texts, "history": list(history), "features": features, "vectors": vectors}
+    labels = texts or [", ".join([*history, *(f"{name}={value}" for name, value in arguments.feature)])]
+    return document, lambda console: tables.show_vectors(console, labels, vectors)
 
 
 def info(arguments: Namespace) -> Result:
@@ -137,13 +143,17 @@ def feature_values(pairs: list[tuple[str, str]], served: Info) -> dict[str, Valu
     for name, text in pairs:
         spec = schema["query"].get(name, {})
         field = f"query.features.{name}"
-        if spec.get("multi"):
+        if spec.get("multi") or spec.get("kind") == "history":
             values[name] = (*values.get(name, ()), text)  # type: ignore[misc]
         elif name in values:
             raise InvalidInput(field, "given twice, but it holds one value")
         else:
             values[name] = _number(text, field) if spec.get("kind") == "number" else text
     return values
+
+
+def _features(arguments: Namespace, client: RetrievalClient) -> dict[str, Value]:
+    return feature_values(arguments.feature, client.info()) if arguments.feature else {}
 
 
 def _number(text: str, field: str) -> float:
@@ -176,5 +186,10 @@ def _answer_document(answer: Answer) -> dict[str, Any]:
         {"rank": rank, "id": hit.id, "score": hit.score, "fields": dict(hit.fields)}
         for rank, hit in enumerate(answer.hits, 1)
     ]
-    timing = dataclasses.asdict(answer.timing)
-    return {"hits": hits, "bundle_version": answer.bundle_version, **timing}
+    return {
+        "hits": hits,
+        "basis": answer.basis,
+        "unknown_history": answer.unknown_history,
+        "bundle_version": answer.bundle_version,
+        **dataclasses.asdict(answer.timing),
+    }

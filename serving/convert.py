@@ -8,6 +8,7 @@ from protos import retrieval_pb2 as wire
 from protos.bundle import Manifest
 from protos.errors import InvalidInput
 from serving.answer import Answer, Hit, Timing
+from serving.basis import Basis
 from serving.limits import Limits
 from serving.query import Query, Value
 
@@ -55,6 +56,12 @@ def hits_to_wire(hits: Sequence[Hit]) -> list[wire.Hit]:
     return [wire.Hit(id=hit.id, score=hit.score, fields=hit.fields) for hit in hits]
 
 
+def basis_to_wire(basis: Basis) -> wire.Basis:
+    """What an answer rests on, as the wire carries it."""
+    value: wire.Basis = getattr(wire, f"BASIS_{basis.name}")
+    return value
+
+
 def timing_to_wire(timing: Timing) -> wire.Timing:
     """Times as the wire carries them."""
     return wire.Timing(**dataclasses.asdict(timing))
@@ -66,15 +73,37 @@ def answer_to_wire(answer: Answer) -> wire.SearchResponse:
         hits=hits_to_wire(answer.hits),
         bundle_version=answer.bundle_version,
         timing=timing_to_wire(answer.timing),
+        unknown_history=answer.unknown_history,
+        basis=basis_to_wire(answer.basis),
     )
 
 
-def answer_from_wire(hits: Sequence[wire.Hit], bundle_version: str, timing: wire.Timing) -> Answer:
+def answers_to_wire(answers: Sequence[Answer]) -> wire.SearchBatchResponse:
+    """The answers to a batch; version and timing are those of the first, as of them all."""
+    return wire.SearchBatchResponse(
+        results=[
+            wire.HitList(
+                hits=hits_to_wire(each.hits),
+                unknown_history=each.unknown_history,
+                basis=basis_to_wire(each.basis),
+            )
+            for each in answers
+        ],
+        bundle_version=answers[0].bundle_version,
+        timing=timing_to_wire(answers[0].timing),
+    )
+
+
+def answer_from_wire(
+    found: wire.SearchResponse | wire.HitList, bundle_version: str, timing: wire.Timing
+) -> Answer:
     """The answer to one query, as the client gives it."""
     return Answer(
-        hits=tuple(Hit(hit.id, hit.score, dict(hit.fields)) for hit in hits),
+        hits=tuple(Hit(hit.id, hit.score, dict(hit.fields)) for hit in found.hits),
         bundle_version=bundle_version,
         timing=timing_from_wire(timing),
+        unknown_history=found.unknown_history,
+        basis=Basis[wire.Basis.Name(found.basis).removeprefix("BASIS_")],
     )
 
 

@@ -12,28 +12,33 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from protos import bundle
 from protos.errors import Unavailable
+from protos.features import HistoryFeature, TextFeature
 from serving import tables
 from serving.answer import Answer
+from serving.catalogue import Catalogue
 from serving.client import RetrievalClient
 from serving.query import example_query
 
-QUERIES = 5
-HITS = 3
+TEXTS, TEXT_HITS = 5, 3  # queries to show, and answers to each
+HISTORIES, HISTORY_HITS = 3, 5
+RECENT = 5  # items of a history that are named
+NAMES = {"bm25": "BM25"}  # of baselines, where the metric's prefix is not one
 PATIENCE = 120.0  # seconds until the server answers, and until it has stopped
 
 
-def run(source: list[str], console: Console) -> dict[str, Any]:
-    """Serve `source`, ask the first examples of its manifest, and stop.
+def run(folder: Path, console: Console) -> dict[str, Any]:
+    """Serve a bundle, ask the first examples of its manifest, and stop.
 
     Args:
-        source: arguments of `serve` that name what to serve.
+        folder: of the bundle.
         console: for the answers.
 
     Returns:
@@ -42,28 +47,55 @@ def run(source: list[str], console: Console) -> dict[str, Any]:
     Raises:
         Unavailable: the server does not come up, or does not stop cleanly.
     """
-    with _server(source) as address, RetrievalClient(address) as client:
+    with _server(folder) as address, RetrievalClient(address) as client:
         client.wait_ready(PATIENCE)
         info = client.info()
-        manifest: Any = info.manifest
         console.print(f"serving {info.item_count:,} items at {address}\n", highlight=False)
+        manifest = bundle.read_manifest(folder)  # whose other files the server has verified
+        catalogue = Catalogue(folder, manifest)
+        histories = any(isinstance(spec, HistoryFeature) for spec in manifest.schema.query.values())
+        shown, hits = (HISTORIES, HISTORY_HITS) if histories else (TEXTS, TEXT_HITS)
         answered = []
-        for example in manifest["examples"][:QUERIES]:
-            answer = client.search(example_query(example), HITS)
-            console.print(", ".join(str(value) for value in example.values()), style="bold", markup=False)
+        for example in manifest.examples[:shown]:
+            answer = client.search(example_query(example), hits, exclude_history=True)
+            for line in _told(example, manifest, catalogue):
+                console.print(line, style="bold", markup=False, highlight=False)
             tables.show_answer(console, answer)
             console.print()
             answered.append({"query": example, **_document(answer)})
-    return {"answers": answered, "manifest": manifest, "stopped": "cleanly"}
+    return {"answers": answered, "manifest": info.manifest, "stopped": "cleanly"}
+
+
+def _told(example: Mapping[str, Any], manifest: bundle.Manifest, catalogue: Catalogue) -> Iterator[str]:
+    """A query as a person reads it, line by line; the items of a history by their names."""
+    for name, value in example.items():
+        spec = manifest.schema.query[name]
+        if value is None:
+            continue
+        if isinstance(spec, HistoryFeature):
+            yield f"{name}: {len(value)} items, the newest last" if value else f"{name}: empty"
+            if len(value) > RECENT:
+                yield f"  ... {len(value) - RECENT} before"
+            yield from (f"  {_title(item_id, manifest, catalogue)}" for item_id in value[-RECENT:])
+        else:
+            yield value if isinstance(spec, TextFeature) else f"{name}: {value}"
+
+
+def _title(item_id: str, manifest: bundle.Manifest, catalogue: Catalogue) -> str:
+    """The first of an item's display fields, or its id where that is all there is."""
+    rows = catalogue.rows([item_id])
+    fields = catalogue.fields(rows.pop()) if rows else {}
+    return next((fields[name] for name in manifest.display_fields[:1] if name in fields), item_id)
 
 
 @contextlib.contextmanager
-def _server(source: list[str]) -> Iterator[str]:
+def _server(folder: Path) -> Iterator[str]:
     """A server process for as long as the block lasts; its address."""
-    with tempfile.TemporaryDirectory() as folder:
-        port_file = Path(folder) / "port"
-        command = [sys.executable, "-m", "serving", "serve", "--port", "0", "--port-file", str(port_file)]
-        process = subprocess.Popen([*command, *source], stdout=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as place:
+        port_file = Path(place) / "port"
+        arguments = ["--bundle", str(folder), "--port", "0", "--port-file", str(port_file)]
+        command = [sys.executable, "-m", "serving", "serve", *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             yield f"127.0.0.1:{_port(process, port_file)}"
             process.send_signal(signal.SIGTERM)
@@ -87,25 +119,33 @@ def _port(process: subprocess.Popen[bytes], port_file: Path) -> int:
 
 
 def _document(answer: Answer) -> dict[str, Any]:
-    return {"hits": [dataclasses.asdict(hit) for hit in answer.hits], "bundle_version": answer.bundle_version}
+    return {
+        "hits": [dataclasses.asdict(hit) for hit in answer.hits],
+        "basis": answer.basis,
+        "unknown_history": answer.unknown_history,
+        "bundle_version": answer.bundle_version,
+    }
 
 
 def summary(manifest: dict[str, Any]) -> dict[str, str]:
     """What is known of a bundle, a line each."""
     data, quality, latency = manifest["dataset"], manifest["quality"], manifest["latency"]
-    parts = ", ".join(f"{data['parts'][part]:,} {part}" for part in ("train", "validation", "test"))
+    parts = ", ".join(
+        f"{data['parts'][part]:,} {part}"
+        for part in ("train", "validation", "test", "cold")
+        if part in data["parts"]
+    )
     ann = next(name for name in manifest["ann"] if name.startswith("ann_recall"))
     worst = max(side["max_abs_diff"] for side in manifest["parity"].values())
     figures = latency["metrics"]
     onnx, torch = figures["query_tower_fp32_b1_p50_us"], figures["torch_b1_p50_us"]
+    texts = {"evaluated on": data.get("evaluated_text"), "served text": data.get("served_text")}
     return {
         "data": f"{data['name']}: {data['items']:,} items; pairs: {parts}",
-        "evaluated on": f"{', '.join(data['evaluated_text'])}; {quality['queries']:,} test queries",
-        "recall@10": f"{quality['recall_at_10']:.3f} served, {quality['exact_recall_at_10']:.3f} exact, "
-        f"{quality['bm25_recall_at_10']:.3f} BM25",
-        "MRR@10": f"{quality['mrr_at_10']:.3f} served, {quality['exact_mrr_at_10']:.3f} exact, "
-        f"{quality['bm25_mrr_at_10']:.3f} BM25",
-        "served text": ", ".join(data["served_text"]),
+        "test queries": f"{quality['queries']:,}",
+        **{name: ", ".join(columns) for name, columns in texts.items() if columns},
+        "recall@10": _compared(quality, "recall_at_10"),
+        "MRR@10": _compared(quality, "mrr_at_10"),
         "index": f"{ann} {manifest['ann'][ann]:.4f} against exact search, "
         f"ef_search {manifest['index']['ef_search']}",
         "parity": f"torch and ONNX Runtime differ by at most {worst:.1e}",
@@ -115,3 +155,15 @@ def summary(manifest: dict[str, Any]) -> dict[str, str]:
         "run": manifest["run_id"],
         "MLflow UI": "make ui, then http://127.0.0.1:5000",
     }
+
+
+def _compared(quality: Mapping[str, Any], metric: str) -> str:
+    """A metric of the service, then of whatever was measured beside it."""
+    beside = {
+        name.removesuffix(f"_{metric}"): value
+        for name, value in quality.items()
+        if name.endswith(f"_{metric}") and isinstance(value, int | float)
+    }
+    names = sorted(beside, key=lambda name: (name != "exact", name))
+    figures = {"served": quality[metric], **{name: beside[name] for name in names}}
+    return ", ".join(f"{value:.3f} {NAMES.get(name, name)}" for name, value in figures.items())

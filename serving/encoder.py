@@ -10,10 +10,16 @@ import onnxruntime
 
 from protos.bundle import QUERY_TOWER, Manifest
 from protos.errors import BundleDamaged, InvalidInput
-from protos.features import FeatureSpec, TowerInputs
+from protos.features import Arrays, FeatureSpec, TowerInputs
 
 OUTPUT = "vector"
-ELEMENT_TYPES = {"text": "tensor(int32)", "category": "tensor(int64)", "number": "tensor(float)"}
+ELEMENT_TYPES = {
+    "text": "tensor(int32)",
+    "category": "tensor(int64)",
+    "number": "tensor(float)",
+    "id": "tensor(int64)",
+    "history": "tensor(int64)",
+}
 
 
 class Encoder:
@@ -34,8 +40,8 @@ class Encoder:
         self._session = _open(path, threads)
         _check(self._session, path, self.inputs.features, manifest.dimension)
 
-    def encode(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Unit vectors of queries, float32 (B, D).
+    def arrays(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Arrays:
+        """Queries as the tower's inputs, (B, ...) each.
 
         Args:
             rows: for each query, feature name -> raw value, None where absent.
@@ -46,10 +52,13 @@ class Encoder:
                 `<name>.features.<feature>`.
         """
         try:
-            arrays = self.inputs.to_arrays(_columns(self.inputs, rows))
+            return self.inputs.to_arrays(_columns(self.inputs, rows))
         except InvalidInput:
             _blame(self.inputs, rows, names)
             raise
+
+    def vectors(self, arrays: Arrays) -> npt.NDArray[np.float32]:
+        """The tower's vectors of its inputs, float32 (B, D)."""
         vectors: npt.NDArray[np.float32] = self._session.run([OUTPUT], arrays)[0]
         if not np.isfinite(vectors).all():  # nothing that a query may hold should do this to a tower
             raise ArithmeticError("the query tower gave a vector that is not finite")

@@ -1,6 +1,7 @@
 """Vector to rows: the HNSW graph of a bundle, and exact search where the graph is no use.
 
-Both give cosines: vectors are of unit length and the space is the inner product.
+Both give inner products. Item vectors are of unit length, so that the order is that of cosines, of
+whatever length a query's vector is.
 """
 
 from pathlib import Path

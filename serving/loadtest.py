@@ -63,7 +63,9 @@ def run(
     Returns:
         Counts, `requests_per_s` and latencies in milliseconds; latencies are of answered requests.
     """
-    requests = [wire.SearchRequest(query=query_to_wire(query), k=load.k) for query in queries]
+    requests = [  # nobody is shown what they have just dealt with
+        wire.SearchRequest(query=query_to_wire(query), k=load.k, exclude_history=True) for query in queries
+    ]
     start = time.perf_counter() + load.warm_up_seconds
     stop = start + load.seconds
     clients = [_Client(address, requests, load.seed + n, start, stop) for n in range(load.clients)]

@@ -3,7 +3,7 @@
     log_model(
         python_model="serving/pyfunc_model.py",
         artifacts={"bundle": folder},
-        input_example=(["a query"], {"k": 10}),  # declares k, and tries the model before it is kept
+        input_example=(["a query"], {"k": 10, "exclude_history": False}),  # declares both; tries it
     )
     mlflow.pyfunc.load_model("models:/pydocs@champion").predict(["a query"], params={"k": 5})
 
@@ -11,6 +11,7 @@ It answers with the same `Retriever` as the service. Only MLflow runs this file.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,11 @@ class BundleModel(PythonModel):
         Args:
             context: of the model; not needed.
             model_input: each a text, or a dictionary of the query tower's features by name, where
-                the text may always be called `text`. MLflow turns a data frame of one column into
-                such a list; of a wider one, give `frame.to_dict("records")`.
-            params: `k`, 10 if not given.
+                the text may always be called `text`, and a list of item ids `history`. MLflow turns a
+                data frame of one column into such a list; of a wider one, give
+                `frame.to_dict("records")`.
+            params: `k`, 10 if not given; `exclude_history`, whether the items of a query's history
+                are left out of its answer, false if not given.
 
         Returns:
             For each query its hits, best first, as `{"id": ..., "score": ..., "fields": {...}}`.
@@ -54,13 +57,16 @@ class BundleModel(PythonModel):
         Raises:
             InvalidInput: a query does not fit the bundle, or `k` is out of bounds.
         """
-        k = Limits().k(int((params or {}).get("k", 0)))
+        params = params or {}
+        k = Limits().k(int(params.get("k", 0)))
+        exclude_history = bool(params.get("exclude_history", False))
         queries = [_query(row, n) for n, row in enumerate(model_input)]
         hits = []
         for start in range(0, len(queries), BATCH):
             batch = queries[start : start + BATCH]
             names = [f"queries[{start + n}]" for n in range(len(batch))]
-            answers = self._retriever.nearest(self._retriever.encode(batch, names), k)
+            encoded = self._retriever.encode(batch, names)
+            answers = self._retriever.nearest(encoded, k, exclude_history=exclude_history)
             hits += [[vars(hit) for hit in answer.hits] for answer in answers]
         return hits
 
@@ -72,8 +78,10 @@ def _query(row: Any, number: int) -> Query:
         kind = type(row).__name__
         raise InvalidInput(f"queries[{number}]", f"expected a text or a dictionary, got {kind}")
     present = {name: value for name, value in row.items() if not _is_nan(value)}
-    text = present.pop("text", None)
-    return Query(text=text, features=example_query(present).features)
+    text, history = present.pop("text", None), present.pop("history", None)
+    if not isinstance(history, Sequence | None) or isinstance(history, str):
+        raise InvalidInput(f"queries[{number}].history", f"expected a list of item ids, got {history!r}")
+    return Query(text, tuple(history or ()), example_query(present).features)
 
 
 def _is_nan(value: Any) -> bool:

@@ -2,12 +2,14 @@
 
 retriever = Retriever.load(Path(".cache/bundles/3f2a9c0d1e5b"))
 (answer,) = retriever.search([Query(text="eigenvalues of a symmetric matrix")], k=10)
+(answer,) = retriever.search([Query(history=("296", "593"))], k=10, exclude_history=True)
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +17,31 @@ import numpy.typing as npt
 from protos import bundle
 from protos.bundle import Manifest
 from protos.errors import BundleDamaged, InvalidInput
-from protos.features import TextFeature
+from protos.features import HistoryFeature
+from serving import score
 from serving.answer import Answer, Hit, Timing
+from serving.basis import Basis, bases
 from serving.catalogue import Catalogue
 from serving.encoder import Encoder
 from serving.index import Index
-from serving.query import Query, check_item_query, example_query, text_feature, tower_values
+from serving.query import Query, blank_values, check_item_query, example_query, tower_values
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a search has to know of a query beside its vector.
+
+    Args:
+        own_row: the row of the item that it is, None where it is not one.
+        history_rows: rows of those items of its history that the catalogue holds.
+        unknown_history: items of its history that the tower does not know.
+        basis: what its answer rests on.
+    """
+
+    own_row: int | None = None
+    history_rows: frozenset[int] = frozenset()
+    unknown_history: int = 0
+    basis: Basis = Basis.QUERY
 
 
 @dataclass(frozen=True)
@@ -28,13 +49,13 @@ class Encoded:
     """Queries that have become vectors.
 
     Args:
-        vectors: float32 (B, D), of unit length.
-        own_rows: for each query, the row of the item that it is, None where it is not one.
+        vectors: float32 (B, D), of unit length where the query is an item or scores are cosines.
+        asked: the rest of what there is to know of each query.
         encode_us: microseconds that this took.
     """
 
     vectors: npt.NDArray[np.float32]
-    own_rows: tuple[int | None, ...]
+    asked: tuple[Asked, ...]
     encode_us: int
 
 
@@ -47,7 +68,7 @@ class Retriever:
         self._encoder = encoder
         self._index = index
         self._features = manifest.schema.query
-        self._text = text_feature(self._features)
+        self._histories = [n for n, spec in self._features.items() if isinstance(spec, HistoryFeature)]
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "Retriever":
@@ -71,22 +92,25 @@ class Retriever:
         retriever._warm_up(folder)
         return retriever
 
-    def search(self, queries: Sequence[Query], k: int, exclude: Collection[str] = ()) -> list[Answer]:
+    def search(
+        self, queries: Sequence[Query], k: int, exclude: Collection[str] = (), exclude_history: bool = False
+    ) -> list[Answer]:
         """The `k` nearest items for each query, or all where the catalogue has fewer.
 
         Args:
             queries: at least one.
             k: at least 1.
             exclude: item ids that must not be in any answer; unknown ones exclude nothing.
+            exclude_history: nor may the items of a query's own history be in its answer.
 
         Raises:
             InvalidInput: a query does not fit the bundle; the field is `queries[<n>].<field>`.
             UnknownItem: so is an `item_id` that the catalogue does not hold.
         """
-        return self.nearest(self.encode(queries), k, exclude)
+        return self.nearest(self.encode(queries), k, exclude, exclude_history)
 
     def encode(self, queries: Sequence[Query], names: Sequence[str] = ()) -> Encoded:
-        """Queries as unit vectors; that of an item where the query is an `item_id`.
+        """Queries as vectors; that of an item where the query is an `item_id`.
 
         Args:
             queries: at least one.
@@ -101,30 +125,34 @@ class Retriever:
         if not queries:
             raise InvalidInput("queries", "expected at least one")
         vectors = np.empty((len(queries), self.manifest.dimension), np.float32)
-        own_rows = [self._own_row(*each) for each in zip(queries, names, strict=True)]
-        for n, row in enumerate(own_rows):
-            if row is not None:
-                vectors[n] = self._index.vectors[row]
-        raw = [n for n, row in enumerate(own_rows) if row is None]
+        asked = [Asked(self._own_row(*each)) for each in zip(queries, names, strict=True)]
+        for n, each in enumerate(asked):
+            if each.own_row is not None:
+                vectors[n] = self._index.vectors[each.own_row]
+        raw = [n for n, each in enumerate(asked) if each.own_row is None]
         if raw:
-            vectors[raw] = self._encode_raw([queries[n] for n in raw], [names[n] for n in raw])
-        return Encoded(vectors, tuple(own_rows), _microseconds_since(started))
+            values = [tower_values(queries[n], self._features, names[n]) for n in raw]
+            vectors[raw], encoded = self._encode_values(values, [names[n] for n in raw])
+            for n, each in zip(raw, encoded, strict=True):
+                asked[n] = each
+        return Encoded(vectors, tuple(asked), _microseconds_since(started))
 
-    def nearest(self, encoded: Encoded, k: int, exclude: Collection[str] = ()) -> list[Answer]:
+    def nearest(
+        self, encoded: Encoded, k: int, exclude: Collection[str] = (), exclude_history: bool = False
+    ) -> list[Answer]:
         """The second half of `search`."""
         started = time.perf_counter_ns()
         if k < 1:
             raise InvalidInput("k", f"expected at least 1, got {k}")
-        excluded = self.catalogue.rows(exclude)
-        # One to spare for a query that is itself an item, even where none is: what else is in its
-        # batch must not change how far the search for a query looks.
-        rows, scores = self._index.search(encoded.vectors, k + len(excluded) + 1)
-        hits = [
-            self._hits(found, cosines, excluded if own is None else excluded | {own}, k)
-            for found, cosines, own in zip(rows.tolist(), scores.tolist(), encoded.own_rows, strict=True)
-        ]
+        everywhere = self.catalogue.rows(exclude)
+        excluded = [everywhere | _own_rows(asked, exclude_history) for asked in encoded.asked]
+        hits = [self._hits(rows) for rows in self._nearest_rows(encoded, k, excluded)]
         timing = Timing(encode_us=encoded.encode_us, search_us=_microseconds_since(started))
-        return [Answer(each, self.manifest.bundle_version, timing) for each in hits]
+        version = self.manifest.bundle_version
+        return [
+            Answer(each, version, timing, asked.unknown_history, asked.basis)
+            for each, asked in zip(hits, encoded.asked, strict=True)
+        ]
 
     def _own_row(self, query: Query, name: str) -> int | None:
         if query.item_id is None:
@@ -132,27 +160,61 @@ class Retriever:
         check_item_query(query, name)
         return self.catalogue.row(query.item_id, f"{name}.item_id")
 
-    def _encode_raw(self, queries: Sequence[Query], names: Sequence[str]) -> npt.NDArray[np.float32]:
-        rows = [tower_values(query, self._features, name) for query, name in zip(queries, names, strict=True)]
-        return self._encoder.encode(rows, names)
+    def _encode_values(
+        self, values: Sequence[Mapping[str, Any]], names: Sequence[str]
+    ) -> tuple[npt.NDArray[np.float32], list[Asked]]:
+        """Vectors (B, D) of raw values, and what else there is to know of them."""
+        arrays = self._encoder.arrays(values, names)
+        asked = []
+        for each, basis in zip(values, bases(self._features, arrays), strict=True):
+            histories = [(name, each[name] or ()) for name in self._histories]
+            rows = self.catalogue.rows(item_id for _, history in histories for item_id in history)
+            unknown = sum(self._encoder.inputs.unknown(name, history) for name, history in histories)
+            asked.append(Asked(None, frozenset(rows), unknown, basis))
+        return self._encoder.vectors(arrays), asked
 
-    def _hits(
-        self, rows: list[int], scores: list[float], excluded: Collection[int], k: int
-    ) -> tuple[Hit, ...]:
-        kept = [(row, score) for row, score in zip(rows, scores, strict=True) if row not in excluded][:k]
+    def _nearest_rows(
+        self, encoded: Encoded, k: int, excluded: Sequence[Collection[int]]
+    ) -> list[list[tuple[int, float]]]:
+        """For each query, the rows and scores of its `k` best items."""
+        found: list[list[tuple[int, float]]] = [[] for _ in encoded.asked]
+        together: dict[int, list[int]] = {}  # how many to look for -> queries
+        for n, asked in enumerate(encoded.asked):
+            if asked.basis is Basis.POPULAR:
+                found[n] = self.catalogue.popular(k, excluded[n])
+            else:  # what else is in its batch must not change how far the search for a query looks
+                together.setdefault(k + len(excluded[n]), []).append(n)
+        for width, batch in together.items():
+            rows, products = self._index.search(encoded.vectors[batch], width)
+            scores = score.shown(products, self.manifest.score)
+            for place, n in enumerate(batch):
+                values = scores if encoded.asked[n].own_row is None else products
+                best = zip(rows[place].tolist(), values[place].tolist(), strict=True)
+                found[n] = [(row, value) for row, value in best if row not in excluded[n]][:k]
+        return found
+
+    def _hits(self, found: Sequence[tuple[int, float]]) -> tuple[Hit, ...]:
         catalogue = self.catalogue
-        return tuple(Hit(catalogue.ids[row], score, catalogue.fields(row)) for row, score in kept)
+        return tuple(Hit(catalogue.ids[row], value, catalogue.fields(row)) for row, value in found)
 
     def _warm_up(self, folder: Path) -> None:
         """Answer a query before anyone asks one, so that the first is as fast as the rest."""
-        blank = {name: "" for name, spec in self._features.items() if isinstance(spec, TextFeature)}
         examples = [example_query(example) for example in self.manifest.examples[:8]]
         try:
-            answers = self.search([*examples, Query(features=blank)], k=10)
+            # A query that says nothing may not be one that a client can ask, but a tower bears it.
+            vectors, _ = self._encode_values([blank_values(self._features)], ["blank"])
+            answers = self.nearest(Encoded(vectors, (Asked(),), 0), k=10)
+            answers += self.search(examples, k=10) if examples else []
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise BundleDamaged(f"{folder}: does not answer its own examples: {error}") from error
         if not all(answer.hits for answer in answers):
             raise BundleDamaged(f"{folder}: holds nothing to answer with")
+
+
+def _own_rows(asked: Asked, with_history: bool) -> frozenset[int]:
+    """The rows that must not answer this query: itself, and what is in its history."""
+    own = frozenset() if asked.own_row is None else frozenset({asked.own_row})
+    return own | asked.history_rows if with_history else own
 
 
 def _microseconds_since(started: int) -> int:

@@ -70,11 +70,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServicer):
             queue_us = HandlerPool.waited_us()
             queries, names = self._batch(request.queries)
             answers = self._search(queries, names, request, context, queue_us)
-            return wire.SearchBatchResponse(
-                results=[wire.HitList(hits=convert.hits_to_wire(each.hits)) for each in answers],
-                bundle_version=answers[0].bundle_version,
-                timing=convert.timing_to_wire(answers[0].timing),
-            )
+            return convert.answers_to_wire(answers)
 
     def SearchStream(
         self, requests: Iterator[wire.SearchRequest], context: grpc.ServicerContext
@@ -128,7 +124,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServicer):
         self._limits.check_exclude(request.exclude)
         encoded = self._encode(queries, names, context)
         check_wanted(context, "search")
-        answers = self._retriever.nearest(encoded, k, request.exclude)
+        answers = self._retriever.nearest(encoded, k, request.exclude, request.exclude_history)
         timing = dataclasses.replace(answers[0].timing, queue_us=queue_us)
         return [dataclasses.replace(answer, timing=timing) for answer in answers]
 

@@ -8,27 +8,39 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.answer import Answer
+from serving.basis import Basis
 from serving.convert import Info
 
 WIDTH = 120  # where the output is no terminal
+HEADINGS = ("name", "title")  # display fields that come first
+RESTS_ON = {
+    Basis.CONTEXT: "no known item in the history: this rests on the other features alone",
+    Basis.POPULAR: "nothing known in the query: these are the most popular items, "
+    "with their share of all interactions",
+}
 
 
 def show_answer(console: Console, answer: Answer) -> None:
-    """Hits with rank, score and display fields, then where they come from."""
+    """Hits with rank, score and display fields, then what they rest on and where they come from."""
     identified = all(hit.fields.get("name") == hit.id for hit in answer.hits)
     fields = _field_names(answer)
     rows = [
         {**{name: hit.fields.get(name, "") for name in fields}, **({} if identified else {"id": hit.id})}
         for hit in answer.hits
     ]
+    popular = answer.basis is Basis.POPULAR
+    scores = [f"{hit.score:.2%}" if popular else f"{hit.score:.4f}" for hit in answer.hits]
+    score_width = max(map(len, ["score", *scores, "0.0000"]))
     table = Table(box=None, pad_edge=False)
     table.add_column("rank", justify="right", width=4)
-    table.add_column("score", justify="right", width=6)
-    for name, width in _widths(rows, console.width - 14).items():
+    table.add_column("share" if popular else "score", justify="right", width=score_width)
+    for name, width in _widths(rows, console.width - 8 - score_width).items():
         table.add_column(name, overflow="ellipsis", no_wrap=True, width=width)
-    for rank, (hit, row) in enumerate(zip(answer.hits, rows, strict=True), 1):
-        table.add_row(str(rank), f"{hit.score:.4f}", *map(Text, row.values()))
+    for rank, (score, row) in enumerate(zip(scores, rows, strict=True), 1):
+        table.add_row(str(rank), score, *map(Text, row.values()))
     console.print(table)
+    for remark in _remarks(answer):
+        console.print(remark, style="yellow", highlight=False)
     timing = answer.timing
     console.print(
         f"bundle {answer.bundle_version[:12]}, queue {timing.queue_us} us, "
@@ -36,6 +48,14 @@ def show_answer(console: Console, answer: Answer) -> None:
         style="dim",
         highlight=False,
     )
+
+
+def _remarks(answer: Answer) -> list[str]:
+    remarks = [RESTS_ON[answer.basis]] if answer.basis in RESTS_ON else []
+    if answer.unknown_history:
+        items = "1 item" if answer.unknown_history == 1 else f"{answer.unknown_history} items"
+        remarks.append(f"{items} of the history skipped: unknown to the query tower")
+    return remarks
 
 
 def show_vectors(console: Console, texts: Sequence[str], vectors: Sequence[Sequence[float]]) -> None:
@@ -88,6 +108,6 @@ def console() -> Console:
 
 
 def _field_names(answer: Answer) -> list[str]:
-    """All display fields of the hits, `name` first."""
+    """All display fields of the hits, a name or a title first."""
     names = {name for hit in answer.hits for name in hit.fields}
-    return sorted(names, key=lambda name: (name != "name", name))
+    return sorted(names, key=lambda name: (name not in HEADINGS, name))

@@ -1,62 +1,27 @@
 """A tiny bundle, made by hand and without torch: real towers, a real index, a real manifest.
 
-Its towers count letters: a code point c adds 1 to coordinate c mod 32, and the sum is brought to
-unit length. Coordinate 0 is left out, so padding, NUL and the space count for nothing, and an empty
-text becomes the zero vector.
+Its items are pseudo-words, and so are the queries of `tiny_bundle`; those of `watched_bundle` are
+histories of items and the country that somebody is in.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hnswlib
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
 
 from protos import bundle
-from protos.bundle import IndexParameters, Manifest
-from protos.features import (
-    FIRST_KNOWN,
-    CategoryFeature,
-    FeatureSpec,
-    NumberFeature,
-    Schema,
-    TextFeature,
-)
+from protos.bundle import IndexParameters, Manifest, Score
+from protos.features import FeatureSpec, Schema
+from tests.tiny_towers import DIMENSION, PLAIN, VOCABULARIES, WATCHED, TinyTower, write_tower
 
-DIMENSION = 32
-TEXT = TextFeature("text", column="text", max_length=64)
-PLAIN: Mapping[str, FeatureSpec] = {"text": TEXT}
-FULL: Mapping[str, FeatureSpec] = {
-    "text": TEXT,
-    "country": CategoryFeature("category", column="country"),
-    "tags": CategoryFeature("category", column="tags", multi=True),
-    "age": NumberFeature("number", column="age"),
-}
-VOCABULARIES = {"query.country": ("de", "fr", "jp"), "query.tags": ("new", "old")}
+INNER_PRODUCT = Score("inner_product")
+RETIRED = "item-retired"  # a tower knows it, and no catalogue holds it
 SYLLABLES = ("ba", "ke", "li", "mo", "nu", "py", "ra", "so", "ti", "vu", "xe", "zo")
-
-
-@dataclass(frozen=True)
-class TinyTower:
-    """What a tower does with its inputs.
-
-    Args:
-        features: that it takes.
-        dimension: of its output.
-        wraps: code points are taken mod 32; without it, one outside ASCII fails inside the graph.
-        output: name of its output.
-    """
-
-    features: Mapping[str, FeatureSpec] = field(default_factory=lambda: PLAIN)
-    dimension: int = DIMENSION
-    wraps: bool = True
-    output: str = "vector"
 
 
 def tiny_bundle(
@@ -76,15 +41,16 @@ def tiny_bundle(
         manifest: fields of the manifest that shall be something else.
     """
     query_tower = query_tower or TinyTower()
-    names = item_names(items)
+    names, ids = item_names(items), item_ids(items)
 
     def fill(folder: Path) -> None:
-        write_tower(folder / bundle.QUERY_TOWER, query_tower)
         write_tower(folder / bundle.ITEM_TOWER, TinyTower())
         vectors = encode(folder / bundle.ITEM_TOWER, names)
+        write_tower(folder / bundle.QUERY_TOWER, query_tower, known_vectors(vectors))
         np.save(folder / bundle.VECTORS, vectors)
         build_index(vectors).save_index(str(folder / bundle.INDEX))
-        table = {"ids": item_ids(items), "fields": {"name": names, "section": sections(items)}}
+        fields = {"name": names, "section": sections(items)}
+        table = {"ids": ids, "popularity": popularity(items), "fields": fields}
         (folder / bundle.ITEMS).write_text(json.dumps(table))
         (folder / bundle.REPORTS).mkdir()
         (folder / bundle.REPORTS / "quality.json").write_text(report)
@@ -92,10 +58,28 @@ def tiny_bundle(
     return bundle.write(parent, tiny_manifest(items, query_tower, **manifest), fill)
 
 
+def watched_bundle(
+    parent: Path, items: int = 300, features: Mapping[str, FeatureSpec] = WATCHED, **manifest: Any
+) -> Path:
+    """Write a tiny bundle whose queries are histories; arguments as of `tiny_bundle`."""
+    ids = item_ids(items)
+    examples: tuple[dict[str, Any], ...] = (
+        {"history": ids[1:7], "country": "de"},
+        {"history": ids[20:22], "country": None},
+        {"history": [], "country": "jp"},
+        {"history": [], "country": None},
+    )
+    shown = tuple({name: each.get(name) for name in features} for each in examples)
+    tower = TinyTower(features, unit=False)
+    return tiny_bundle(parent, items, tower, **{"score": INNER_PRODUCT, "examples": shown, **manifest})
+
+
 def tiny_manifest(items: int, query_tower: TinyTower, **changed: Any) -> Manifest:
     """The manifest of a tiny bundle, without its files."""
     query = dict(query_tower.features)
-    known = {name: VOCABULARIES[f"query.{name}"] for name in query if f"query.{name}" in VOCABULARIES}
+    vocabularies = {f"query.{name}": VOCABULARIES.get(f"query.{name}") for name in query}
+    if "history" in query:
+        vocabularies["items"] = known_items(items)
     fields: dict[str, Any] = {
         "name": "tiny",
         "run_id": "0" * 32,
@@ -104,7 +88,7 @@ def tiny_manifest(items: int, query_tower: TinyTower, **changed: Any) -> Manifes
         "split_hash": "0" * 64,
         "dimension": DIMENSION,
         "count": items,
-        "schema": Schema(query, dict(PLAIN), {f"query.{name}": rows for name, rows in known.items()}),
+        "schema": Schema(query, dict(PLAIN), {name: rows for name, rows in vocabularies.items() if rows}),
         "index": IndexParameters(space="ip", m=8, ef_construction=64, ef_search=32, seed=0),
         "display_fields": ("name", "section"),
         "examples": tuple({"text": name} for name in item_names(items)[:20]),
@@ -119,6 +103,24 @@ def tiny_manifest(items: int, query_tower: TinyTower, **changed: Any) -> Manifes
 def item_ids(items: int) -> list[str]:
     """`item-000`, `item-001`, and so on."""
     return [f"item-{n:03}" for n in range(items)]
+
+
+def known_items(items: int) -> tuple[str, ...]:
+    """The items that a tower knows, in an order of its own: all but every tenth, and one more."""
+    return (RETIRED, *(each for n, each in reversed([*enumerate(item_ids(items))]) if n % 10 > 0))
+
+
+def known_vectors(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The vectors of `known_items`, given those of all items: float32 (known items, D)."""
+    rows = {item_id: vectors[n] for n, item_id in enumerate(item_ids(len(vectors)))}
+    retired = np.eye(1, vectors.shape[1], 30, dtype=np.float32)[0]
+    return np.stack([rows.get(item_id, retired) for item_id in known_items(len(vectors))])
+
+
+def popularity(items: int) -> list[float]:
+    """Each item's share of the interactions; `item-006` has most, several others as much as it."""
+    counts = np.arange(items) * 3 % 19
+    return [float(share) for share in counts / counts.sum()]
 
 
 def item_names(items: int) -> list[str]:
@@ -146,91 +148,3 @@ def encode(tower: Path, texts: list[str]) -> npt.NDArray[np.float32]:
     arrays = Schema(dict(PLAIN), dict(PLAIN)).side("item").to_arrays({"text": texts})
     vectors: npt.NDArray[np.float32] = session.run(None, arrays)[0]
     return vectors
-
-
-def write_tower(path: Path, tower: TinyTower) -> None:
-    """Write a tower as an ONNX file."""
-    nodes, tables, inputs, sums = [], [], [], []
-    for name, spec in tower.features.items():
-        part = f"{name}_sum"
-        sums.append(part)
-        if isinstance(spec, TextFeature):
-            inputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, ["batch", "length"]))
-            letters = counted_letters(tower)
-            nodes += text_nodes(name, part, tower.wraps)
-        elif isinstance(spec, CategoryFeature):
-            inputs.append(helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", name]))
-            letters = np.eye(FIRST_KNOWN + len(VOCABULARIES[f"query.{name}"]), tower.dimension, 3)
-            letters[0] = 0
-            nodes += gathered_sum(name, part)
-        else:
-            inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1]))
-            letters = np.eye(1, tower.dimension, 9)
-            nodes += number_nodes(name, part)
-        tables.append(numpy_helper.from_array(letters.astype(np.float32), f"{name}_table"))
-    nodes += unit_length(sums, tower.output)
-    output = helper.make_tensor_value_info(tower.output, TensorProto.FLOAT, ["batch", tower.dimension])
-    read = {name for node in nodes for name in node.input}
-    used = [value for value in constants() if value.name in read]
-    graph = helper.make_graph(nodes, "tiny", inputs, [output], [*tables, *used])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-
-
-def counted_letters(tower: TinyTower) -> npt.NDArray[Any]:
-    """Which coordinate a code point counts in: (code points, D)."""
-    table = np.zeros((32 if tower.wraps else 128, tower.dimension))
-    for c in range(len(table)):
-        table[c, c % 32 % tower.dimension] = c % 32 > 0
-    return table
-
-
-def constants() -> list[onnx.TensorProto]:
-    """Values that the nodes refer to by name."""
-    values: dict[str, npt.NDArray[Any]] = {
-        "letters": np.array(32, np.int32),
-        "zero": np.array(0, np.float32),
-        "hundredth": np.array(0.01, np.float32),
-        "least": np.array(1e-6, np.float32),
-        "axis": np.array([1], np.int64),
-    }
-    return [numpy_helper.from_array(value, name) for name, value in values.items()]
-
-
-def text_nodes(name: str, part: str, wraps: bool) -> list[onnx.NodeProto]:
-    """Code points to letter counts."""
-    if not wraps:
-        return gathered_sum(name, part)
-    wrapped = f"{name}_wrapped"
-    mod = helper.make_node("Mod", [name, "letters"], [wrapped])
-    return [mod, *gathered_sum(name, part, wrapped)]
-
-
-def gathered_sum(name: str, part: str, indices: str = "") -> list[onnx.NodeProto]:
-    """Rows of the feature's table, summed: (B, L) -> (B, D)."""
-    gathered = f"{name}_rows"
-    return [
-        helper.make_node("Gather", [f"{name}_table", indices or name], [gathered]),
-        helper.make_node("ReduceSum", [gathered, "axis"], [part], keepdims=0),
-    ]
-
-
-def number_nodes(name: str, part: str) -> list[onnx.NodeProto]:
-    """A hundredth of the number in one coordinate, 0 where it is absent."""
-    return [
-        helper.make_node("IsNaN", [name], [f"{name}_absent"]),
-        helper.make_node("Where", [f"{name}_absent", "zero", name], [f"{name}_present"]),
-        helper.make_node("Mul", [f"{name}_present", "hundredth"], [f"{name}_scaled"]),
-        helper.make_node("MatMul", [f"{name}_scaled", f"{name}_table"], [part]),
-    ]
-
-
-def unit_length(sums: list[str], output: str) -> list[onnx.NodeProto]:
-    """The sum of the parts, brought to unit length; the zero vector stays what it is."""
-    return [
-        helper.make_node("Sum", sums, ["sum"]),
-        helper.make_node("ReduceL2", ["sum", "axis"], ["norm"], keepdims=1),
-        helper.make_node("Max", ["norm", "least"], ["divisor"]),
-        helper.make_node("Div", ["sum", "divisor"], [output]),
-    ]

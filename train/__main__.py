@@ -18,7 +18,7 @@ def data(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def fit(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train, choose the best epoch on validation, and evaluate it on test with BM25 beside it."""
+    """Train, choose the best epoch on validation, and evaluate it on test with baselines beside it."""
     dataset = _dataset(arguments)
     from train import fit as stage  # torch and MLflow take seconds to import
     from train.tracking import connect
@@ -53,15 +53,10 @@ def show_data(report: dict[str, Any], console: Console) -> None:
         console.print(table)
 
 
-def show_fit(result: dict[str, Any], console: Console) -> None:
-    """The test figures beside BM25's."""
-    again = ", unchanged since it was trained" if result["reused"] else ""
-    console.print(f"run {result['run_id']}{again}", highlight=False)
-    metrics = result["metrics"]
-    table = Table("test, exact search", "two-tower", "BM25", box=None)
-    for name in ("recall_at_1", "recall_at_10", "recall_at_100", "mrr_at_10", "ndcg_at_10"):
-        table.add_row(name, f"{metrics[name]:.4f}", f"{metrics['bm25_' + name]:.4f}")
-    console.print(table)
+def _show_fit(result: dict[str, Any], console: Console) -> None:
+    from train.tables import show_fit  # imports what plots need
+
+    show_fit(result, console)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="data | fit")
     read = add_command(commands, "data", data, show_data)
     read.add_argument("--refresh", action="store_true", help="read everything again")
-    learn = add_command(commands, "fit", fit, show_fit)
+    learn = add_command(commands, "fit", fit, _show_fit)
     learn.add_argument("--resume", action="store_true", help="go on with the run that was interrupted")
     return top
 

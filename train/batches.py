@@ -1,63 +1,52 @@
-"""Which pairs, and which other items, make a step."""
+"""Which pairs make a step.
+
+Pairs of one query stay together where queries have histories, because a query is then encoded once for
+all of them; elsewhere they are dealt out one by one.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from train.problem import Pairs, Positives
+from train.corpus import HistoryCorpus, Spans
+from train.problem import Pairs
 
 Rows = npt.NDArray[np.int64]
-_BLOCK = 1024
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's queries and candidate items.
+    """One step's pairs and queries.
 
     Args:
-        queries: int64 (B,), query rows.
-        items: int64 (N,), distinct item rows, N <= B (1 + hard negatives).
-        positive: int64 (B,), the column of each query's own item.
-        same: bool (B, N), true where the item is a known positive of the query.
-        weight: float32 (B,).
+        pairs: int64 (P,), which training pairs.
+        queries: int64 (B,), the query rows, each once where they have histories.
+        query: int64 (P,), the place of each pair's query among them.
+        spans: where histories share windows.
     """
 
+    pairs: Rows
     queries: Rows
-    items: Rows
-    positive: Tensor
-    same: Tensor
-    weight: Tensor
+    query: Rows
+    spans: Spans | None = None
 
 
-def batches(
-    pairs: Pairs, positives: Positives, hard: Rows | None, size: int, seed: tuple[int, int]
-) -> Iterator[Batch]:
+def batches(count: int, queries: Rows, size: int, seed: tuple[int, int]) -> Iterator[Batch]:
     """All pairs in a random order, `size` at a time; a last batch of fewer than two is left out.
 
     Args:
-        hard: (P, H) item rows, the hard negatives of each pair, or None.
+        count: number of pairs.
+        queries: int64 (count,), their query rows.
         seed: of the order; the same seed gives the same batches.
     """
-    order = np.random.default_rng(seed).permutation(len(pairs))
-    for at in range(0, len(order), size):
+    order = np.random.default_rng(seed).permutation(count)
+    for at in range(0, count, size):
         chosen = order[at : at + size]
         if len(chosen) < 2:
             return
-        own = pairs.item[chosen]
-        extra = own[:0] if hard is None else hard[chosen].ravel()
-        items = np.unique(np.concatenate([own, extra]))
-        queries = pairs.query[chosen]
-        yield Batch(
-            queries,
-            items,
-            torch.from_numpy(np.searchsorted(items, own)),
-            torch.from_numpy(_known(positives, queries, items)),
-            torch.from_numpy(pairs.weight[chosen]),
-        )
+        yield Batch(chosen, queries[chosen], np.arange(len(chosen)))
 
 
 def batch_count(pairs: int, size: int) -> int:
@@ -65,52 +54,75 @@ def batch_count(pairs: int, size: int) -> int:
     return pairs // size + (pairs % size >= 2)
 
 
-def _known(positives: Positives, queries: Rows, items: Rows) -> npt.NDArray[np.bool_]:
-    """Bool (B, N): is the item a positive of the query, by any pair?"""
-    place, item = positives.of_queries(queries)
-    column = np.searchsorted(items, item)
-    present = (column < len(items)) & (items[np.minimum(column, len(items) - 1)] == item)
-    known = np.zeros((len(queries), len(items)), bool)
-    known[place[present], column[present]] = True
-    return known
+class HistoryBatches:
+    """Batches of whole windows of users' histories, every place of a window a query.
 
-
-def mine(
-    queries: Tensor,
-    items: Tensor,
-    pairs: Pairs,
-    positives: Positives,
-    per_pair: int,
-    depth: int,
-    seed: tuple[int, int],
-) -> Rows:
-    """Hard negatives: for each pair some of the items that the model itself ranks high.
-
-    Drawn evenly from the `depth` nearest items of training pairs (Xiong et al. 2021, "ANCE", section
-    4), known positives left out.
+    A window begins at a random place of a user's history, so that an item is met at the beginning of a
+    history as well as at its end. Without sharing, each query is a window of its own, and sees all of its
+    history.
 
     Args:
-        queries: (Q, D) vectors of all queries.
-        items: (N, D) vectors of all items.
-
-    Returns:
-        int64 (P, per_pair) item rows; fewer columns where there are fewer items. A query that too few items
-        are no positives of gets positives, which its loss masks.
+        pairs: what is learned from.
+        histories: of all queries.
+        size: pairs in a batch, about: windows are not broken up.
+        shared: queries of a user share windows.
     """
-    generator = np.random.default_rng(seed)
-    drawable = np.unique(pairs.item)
-    vectors = items[drawable]
-    depth = min(depth, len(drawable))
-    per_pair = min(per_pair, depth)
-    mined = np.empty((len(pairs), per_pair), np.int64)
-    for at in range(0, len(pairs), _BLOCK):
-        rows = pairs.query[at : at + _BLOCK]
-        scores = queries[rows] @ vectors.T
-        place, item = positives.of_queries(rows)
-        column = np.searchsorted(drawable, item)
-        scores[torch.from_numpy(place), torch.from_numpy(column)] = -torch.inf
-        best = torch.topk(scores, depth, dim=1)
-        nearest, positive = best.indices.numpy(), best.values.isneginf().numpy()
-        picks = (generator.random(nearest.shape) + positive).argpartition(per_pair - 1, axis=1)
-        mined[at : at + _BLOCK] = drawable[np.take_along_axis(nearest, picks[:, :per_pair], 1)]
-    return mined
+
+    def __init__(self, pairs: Pairs, histories: HistoryCorpus, size: int, shared: bool) -> None:
+        self.size = size
+        self.shared = shared
+        self._by_query = np.argsort(pairs.query, kind="stable")
+        queries, self._first, self._count = np.unique(
+            pairs.query[self._by_query], return_index=True, return_counts=True
+        )
+        order = np.lexsort((histories.end[queries], histories.begin[queries]))
+        self._first, self._count = self._first[order], self._count[order]
+        self._queries = queries[order]
+        self._begin, self._end = histories.begin[self._queries], histories.end[self._queries]
+        self._length = histories.max_length
+
+    def draw(self, seed: tuple[int, int]) -> list[Batch]:
+        """All pairs, in batches; the same seed gives the same ones."""
+        generator = np.random.default_rng(seed)
+        window, begin = self._windows(generator)
+        starts = np.flatnonzero(np.r_[True, window[1:] != window[:-1]])  # of each window, among the queries
+        stops = np.r_[starts[1:], len(window)]
+        # Windows of like length go together, more or less, so that little is spent on padding.
+        lengths = self._end[stops - 1] - begin[starts]
+        order = np.argsort(lengths + generator.normal(0, 0.1 * self._length, len(lengths)), kind="stable")
+        pairs = np.add.reduceat(self._count, starts)[order]
+        cuts = np.flatnonzero(np.diff((np.cumsum(pairs) - 1) // self.size)) + 1
+        chunks = [chunk for chunk in np.split(order, cuts) if len(chunk)]
+        generator.shuffle(chunks)
+        return [self._batch(chunk, starts, stops, begin) for chunk in chunks]
+
+    def _windows(self, generator: np.random.Generator) -> tuple[Rows, Rows]:
+        """For each query, in order, the number of its window and the item that the window begins with."""
+        if not self.shared:
+            earliest = np.maximum(self._begin, self._end - self._length)
+            return np.arange(len(self._queries)), earliest
+        users, user = np.unique(self._begin, return_inverse=True)
+        longest = np.zeros(len(users), np.int64)
+        np.maximum.at(longest, user, self._end - self._begin)
+        offset = np.where(
+            longest > self._length, generator.integers(1, self._length + 1, len(users)), self._length
+        )[user]
+        behind = self._end - self._begin - offset  # above 0 where the first cut lies before the query
+        number = np.maximum(0, -(-behind // self._length))
+        begin = self._begin + np.where(number > 0, offset + (number - 1) * self._length, 0)
+        key = user * (number.max(initial=0) + 1) + number
+        return key, begin
+
+    def _batch(self, windows: Rows, starts: Rows, stops: Rows, begin: Rows) -> Batch:
+        places, window = _stretches(starts[windows], stops[windows])
+        chosen, query = _stretches(self._first[places], self._first[places] + self._count[places])
+        spans = Spans(begin[starts[windows]], self._end[stops[windows] - 1], window, self._end[places])
+        return Batch(self._by_query[chosen], self._queries[places], query, spans if self.shared else None)
+
+
+def _stretches(begin: Rows, end: Rows) -> tuple[Rows, Rows]:
+    """All numbers of some ranges, one after the other, and the range that each is of."""
+    lengths = end - begin
+    which = np.repeat(np.arange(len(begin)), lengths)
+    before = np.cumsum(lengths) - lengths
+    return begin[which] + np.arange(len(which)) - before[which], which

@@ -11,9 +11,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from protos.features import Arrays, Schema, Side, TextFeature, TowerInputs, code_points, pad
+from protos.features import (
+    FIRST_KNOWN,
+    ITEM_VOCABULARY,
+    Arrays,
+    HistoryFeature,
+    Schema,
+    Side,
+    TextFeature,
+    TowerInputs,
+    code_points,
+    pad,
+)
 from train.encoders import Bags
 from train.hashing import WordHashing
+from train.history import Windows
+from train.problem import Histories
 from train.towers import Inputs
 
 _CHUNK = 1024
@@ -69,6 +82,65 @@ def hash_texts(texts: Sequence[str], max_length: int, hashing: WordHashing) -> H
     )
 
 
+@dataclass(frozen=True)
+class Spans:
+    """Stretches of a run of histories that become one step's windows.
+
+    Args:
+        begin: int64 (W,), the first item of each window.
+        end: int64 (W,), behind its last.
+        window: int64 (B,), the window of each record.
+        last: int64 (B,), behind the last item of each record's history; equal to the window's `begin`
+            where the history is empty.
+    """
+
+    begin: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+    window: npt.NDArray[np.int64]
+    last: npt.NDArray[np.int64]
+
+
+class HistoryCorpus:
+    """Histories as rows of the known items; what the vocabulary does not hold is skipped.
+
+    Args:
+        histories: of every query.
+        known: the item vocabulary.
+        max_length: items kept of a history, the newest.
+    """
+
+    def __init__(self, histories: Histories, known: Sequence[str], max_length: int) -> None:
+        row_of = {item: FIRST_KNOWN + n for n, item in enumerate(known)}
+        rows = np.array([row_of.get(item, 0) for item in histories.ids], np.int64)[histories.run]
+        kept = np.concatenate([[0], np.cumsum(rows != 0)])
+        self.run = rows[rows != 0]
+        self.begin = kept[histories.begin]
+        self.end = kept[histories.end]
+        self.max_length = max_length
+
+    def rows(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
+        """int64 (B, L): newest last, 0 in front, as `TowerInputs` gives them."""
+        begin = np.maximum(self.begin[index], self.end[index] - self.max_length)
+        return self._aligned(begin, self.end[index], 1)
+
+    def windows(self, spans: Spans) -> Windows:
+        """The windows of some spans, with the place of each record in them."""
+        width = int((spans.end - spans.begin).max(initial=0)) + 1
+        rows = self._aligned(spans.begin, spans.end, width)
+        behind = spans.end[spans.window] - spans.last
+        places = spans.window * width + width - 1 - behind
+        return Windows(rows, torch.from_numpy(places))
+
+    def _aligned(self, begin: npt.NDArray[np.int64], end: npt.NDArray[np.int64], least: int) -> torch.Tensor:
+        """int64 (B, L): stretches of the run, ending in the last column; L is at least `least`."""
+        lengths = end - begin
+        width = max(least, int(lengths.max(initial=0)))
+        columns = np.arange(width) - (width - lengths)[:, None]  # (B, L), below 0 in front
+        source = np.where(columns >= 0, begin[:, None] + columns, 0)
+        run = self.run if len(self.run) else np.zeros(1, np.int64)
+        return torch.from_numpy(np.where(columns >= 0, run[source], 0))
+
+
 class Corpus:
     """All records of one side as tower inputs.
 
@@ -84,17 +156,29 @@ class Corpus:
     ) -> None:
         features = getattr(schema, side)
         texts = {k: v for k, v in features.items() if isinstance(v, TextFeature)}
-        rest = {k: v for k, v in features.items() if k not in texts}
+        histories = {k: v for k, v in features.items() if isinstance(v, HistoryFeature)}
+        rest = {k: v for k, v in features.items() if k not in texts and k not in histories}
         self.texts = {
             name: hash_texts(values[name], spec.max_length, hashing) for name, spec in texts.items()
         }
+        self.histories: dict[str, HistoryCorpus] = {}
+        for name, spec in histories.items():
+            told = values[name]
+            assert isinstance(told, Histories)
+            self.histories[name] = HistoryCorpus(told, schema.vocabularies[ITEM_VOCABULARY], spec.max_length)
         self.arrays: Arrays = TowerInputs(side, rest, schema.vocabularies).to_arrays(values)
         self.size = len(next(iter(values.values())))
 
     def __len__(self) -> int:
         return self.size
 
-    def batch(self, index: npt.NDArray[np.int64]) -> Inputs:
-        """The records at `index`, in that order."""
-        bags = {name: corpus.bags(index) for name, corpus in self.texts.items()}
-        return bags | {name: torch.from_numpy(a[index]) for name, a in self.arrays.items()}
+    def batch(self, index: npt.NDArray[np.int64], spans: Spans | None = None) -> Inputs:
+        """The records at `index`, in that order.
+
+        Args:
+            spans: where their histories share windows.
+        """
+        inputs: dict[str, Any] = {name: corpus.bags(index) for name, corpus in self.texts.items()}
+        for name, corpus in self.histories.items():
+            inputs[name] = corpus.rows(index) if spans is None else corpus.windows(spans)
+        return inputs | {name: torch.from_numpy(a[index]) for name, a in self.arrays.items()}

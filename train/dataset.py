@@ -3,9 +3,12 @@
     dataset = prepare(read_experiment(path), path.parent)
     dataset.items, dataset.part("train"), dataset.split_hash
 
-The folder `<cache>/<name>-<fingerprint>` holds `items.parquet`, `pairs.parquet` and `dataset.json`. The
-fingerprint covers the configuration, the code that reads and splits, and the identity of what is read;
-while it stays the same, the folder is loaded and nothing is read again.
+The folder `<cache>/<name>-<fingerprint>` holds `items.parquet`, `pairs.parquet` and `dataset.json`, and
+of events of users `history.parquet`: what each user dealt with, in order, one user after another. A pair's
+history is `history[begin:end]` of it.
+
+The fingerprint covers the configuration, the code that reads and splits, and the identity of what is
+read; while it stays the same, the folder is loaded and nothing is read again.
 """
 
 import dataclasses
@@ -19,20 +22,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 from rich.console import Console
 
 from protos.bundle import sync
 from protos.errors import DataError
-from protos.features import FeatureSpec, TextFeature
-from train import places, split
-from train.config import DebianData, Experiment, PydocsData
-from train.sources import debian, files, pydocs
-from train.sources.tables import RESERVED, Tables, sample_groups
+from protos.features import HistoryFeature, TextFeature
+from train import places, sequence_split, split
+from train.config import DebianData, EventsData, Experiment, MovielensData, PydocsData
+from train.sources import debian, events, files, movielens, pydocs
+from train.sources.feature_columns import names_of
+from train.sources.tables import Tables, sample_groups
 
 CACHE = places.CACHE / "data"
 ITEMS = "items.parquet"
 PAIRS = "pairs.parquet"
+HISTORY = "history.parquet"
 REPORT = "dataset.json"
 
 
@@ -43,16 +50,19 @@ class Dataset:
     Args:
         folder: where they lie.
         items: `item_id` first, then the columns of features and display fields.
-        pairs: columns of the query's features, `item_row`, `weight`, `group`, maybe `time`, `part`.
+        pairs: columns of the query's features, `item_row`, `weight`, `group`, maybe `time`, `part`; of
+            events also `label`, `position`, `user_start`, `begin`, `end`, maybe `session`.
         report: what was read, what was dropped and why, and what identifies all of it.
+        history: of events, int64 (H,), rows of items; that of a pair is `history[begin:end]`.
     """
 
     folder: Path
     items: pl.DataFrame
     pairs: pl.DataFrame
     report: dict[str, Any]
+    history: npt.NDArray[np.int64] | None = None
 
-    def part(self, name: Literal["train", "validation", "test"]) -> pl.DataFrame:
+    def part(self, name: Literal["train", "validation", "test", "cold"]) -> pl.DataFrame:
         """The pairs of one part of the split."""
         return self.pairs.filter(pl.col("part") == name)
 
@@ -89,8 +99,11 @@ def prepare(
     tables = sample_groups(read(), experiment.data.max_items, experiment.split.seed)
     _check_columns(experiment, tables)
     pairs = split.assign(tables.pairs, experiment.split)
+    history = None
+    if tables.history is not None:
+        history = sequence_split.history_of(pairs, experiment.split)
     report = _report(experiment, tables, pairs, fingerprint)
-    _write(folder, tables.items, pairs, report)
+    _write(folder, tables.items, pairs, history, report)
     return load(folder)
 
 
@@ -103,9 +116,13 @@ def load(folder: Path) -> Dataset:
     try:
         report = json.loads((folder / REPORT).read_bytes())
         items, pairs = pl.read_parquet(folder / ITEMS), pl.read_parquet(folder / PAIRS)
+        history = None
+        if "users" in report:
+            column = pl.read_parquet(folder / HISTORY)["history"]
+            history = column.cast(pl.Int64).to_numpy(writable=True)
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{folder}: damaged ({error}); delete it to build it again") from None
-    return Dataset(folder, items, pairs, report)
+    return Dataset(folder, items, pairs, report, history)
 
 
 def _open(
@@ -118,7 +135,14 @@ def _open(
     if isinstance(data, DebianData):
         found = debian.lists(cache / "apt", console, refresh)
         return found.sha256, lambda: debian.read(found)
-    source = files.FilesSource(data, base, experiment.query, experiment.item)
+    if isinstance(data, MovielensData):
+        wheel = movielens.wheel(cache / "movielens", console, refresh)
+        return movielens.SHA256, lambda: movielens.read(wheel, data)
+    features = experiment.query, experiment.item
+    if isinstance(data, EventsData):
+        log = events.EventsSource(data, base, *features, experiment.split.test_file)
+        return log.identity(), lambda: log.read(console)
+    source = files.FilesSource(data, base, *features, experiment.split.test_file)
     return source.identity(), source.read
 
 
@@ -126,30 +150,27 @@ def _fingerprint(experiment: Experiment, identity: str) -> str:
     """sha256 over everything that the tables follow from."""
     digest = hashlib.sha256(identity.encode())
     columns = {
-        side: {name: _columns(spec) for name, spec in getattr(experiment, side).items()}
+        side: {name: names_of({name: spec}) for name, spec in getattr(experiment, side).items()}
         for side in ("query", "item")
     }
     sections = [dataclasses.asdict(experiment.data), dataclasses.asdict(experiment.split), columns]
     digest.update(json.dumps(sections, sort_keys=True).encode())
     here = Path(__file__).resolve().parent
-    for path in sorted([here / "dataset.py", here / "split.py", *(here / "sources").glob("*.py")]):
+    splits = [here / name for name in ("split.py", "pair_split.py", "sequence_split.py")]
+    for path in sorted([here / "dataset.py", *splits, *(here / "sources").glob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _columns(spec: FeatureSpec) -> list[str]:
-    """The columns that a feature reads."""
-    served = spec.catalogue_column if isinstance(spec, TextFeature) else ""
-    return [spec.column, served] if served else [spec.column]
 
 
 def _check_columns(experiment: Experiment, tables: Tables) -> None:
     """Every column that a feature reads is there."""
     kind = experiment.data.kind
     for side, table in (("query", tables.pairs), ("item", tables.items)):
-        present = [name for name in table.columns if side == "item" or name not in RESERVED]
+        present = [name for name in table.columns if side == "item" or name not in tables.reserved]
         for name, spec in getattr(experiment, side).items():
-            for column in _columns(spec):
+            if isinstance(spec, HistoryFeature) and tables.history is None:
+                raise DataError(f"{kind}: {side}.{name} is a history, and these data know of no users")
+            for column in names_of({name: spec}):
                 if column not in present:
                     raise DataError(
                         f"{kind}: {side}.{name} reads column {column!r}, which the {side} table does "
@@ -159,8 +180,8 @@ def _check_columns(experiment: Experiment, tables: Tables) -> None:
 
 def _report(experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerprint: str) -> dict[str, Any]:
     texts = [spec for spec in experiment.item.values() if isinstance(spec, TextFeature)]
-    queries = sorted({column for spec in experiment.query.values() for column in _columns(spec)})
-    return {
+    queries = names_of(experiment.query) if tables.history is None else ["group", "position"]
+    report = {
         "name": experiment.name,
         "kind": experiment.data.kind,
         "items": tables.items.height,
@@ -173,19 +194,38 @@ def _report(experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerp
         "evaluated_text": [spec.column for spec in texts],
         "served_text": [spec.catalogue_column or spec.column for spec in texts],
         "split": dataclasses.asdict(experiment.split),
-        "split_hash": split.split_hash(pairs, tables.items["item_id"], queries),
+        "split_hash": split.split_hash(pairs, tables.items["item_id"], set(queries)),
         "fingerprint": fingerprint,
         "origin": dict(tables.origin),
     }
+    return report if tables.history is None else report | _report_of_users(tables, pairs)
 
 
-def _write(folder: Path, items: pl.DataFrame, pairs: pl.DataFrame, report: dict[str, Any]) -> None:
+def _report_of_users(tables: Tables, pairs: pl.DataFrame) -> dict[str, Any]:
+    """What there is to say of events beside what holds for all pairs."""
+    cold = pairs.filter(pl.col("part") == split.COLD)
+    return {
+        "users": pairs["group"].n_unique(),
+        "users_by_part": {
+            part: pairs.filter(pl.col("part") == part)["group"].n_unique() for part in split.PARTS
+        },
+        "order": tables.order,
+        "cold_items": cold["item_row"].n_unique(),
+        "cold_records": cold.height,
+    }
+
+
+def _write(
+    folder: Path, items: pl.DataFrame, pairs: pl.DataFrame, history: pl.Series | None, report: dict[str, Any]
+) -> None:
     """The folder, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".dataset-", dir=folder.parent))
     try:
         items.write_parquet(draft / ITEMS)
         pairs.write_parquet(draft / PAIRS)
+        if history is not None:
+            history.to_frame().write_parquet(draft / HISTORY)
         (draft / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         for path in (*draft.iterdir(), draft):
             sync(path)

@@ -21,16 +21,18 @@ from rich.console import Console
 
 from protos.errors import MissingStage
 from train import plots
-from train.baselines import bm25_metrics
+from train.baselines import baselines
 from train.checkpoint import load_run, load_towers
 from train.config import Experiment
 from train.dataset import Dataset
+from train.figures import cold_figures, figures, label_figures
 from train.fingerprint import fingerprint, source_code
+from train.heads import score_of
 from train.loop import Interrupted, Trainer
-from train.model import ARTIFACTS, DESCRIPTION, Model, start_model
+from train.model import ARTIFACTS, DESCRIPTION, Model, shares_windows, start_model
 from train.observer import BEST_TOWERS, RUN_STATE, RunObserver
 from train.places import CACHE
-from train.problem import problem_of
+from train.problem import Problem, problem_of
 from train.tracking import find_run, flat, tracked
 
 STAGE = "fit"
@@ -128,7 +130,14 @@ def _run(run_id: str, experiment: Experiment, dataset: Dataset, console: Console
     with console.status("hashing texts"):
         problem = problem_of(dataset, experiment.query, experiment.item)
         model, corpora = start_model(experiment, problem)
-    trainer = Trainer(model.towers, problem, corpora, experiment.loss, experiment.training)
+    trainer = Trainer(
+        model.towers,
+        problem,
+        corpora,
+        experiment.loss,
+        experiment.training,
+        shares_windows(experiment),
+    )
     if resume:
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
@@ -140,12 +149,19 @@ def _run(run_id: str, experiment: Experiment, dataset: Dataset, console: Console
     mlflow.log_metric("training_s", time.perf_counter() - begun)
     load_towers(folder / BEST_TOWERS, model.towers)
     trainer.forget_vectors()
-    with console.status("test evaluation, and BM25 beside it"):
-        metrics = trainer.evaluate("test") | bm25_metrics(experiment, problem, "test")
+    with console.status("test evaluation, and baselines beside it"):
+        metrics = _test(experiment, problem, trainer)
     mlflow.log_metrics(metrics | {"best_epoch": trainer.state.best_epoch})
     _log_outputs(folder, trainer, metrics, experiment)
     (folder / RUN_STATE).unlink()
     (folder / BEST_TOWERS).unlink()
+
+
+def _test(experiment: Experiment, problem: Problem, trainer: Trainer) -> dict[str, float]:
+    """The figures of the chosen towers, by exact search, beside those of the baselines."""
+    found = figures(problem, "test", trainer.rank, baselines(experiment, problem))
+    found |= cold_figures(problem, trainer.rank)
+    return found | label_figures(problem, "test", trainer.products, score_of(trainer.towers[0]))
 
 
 def _log_inputs(model: Model, dataset: Dataset) -> None:
@@ -168,8 +184,10 @@ def _log_inputs(model: Model, dataset: Dataset) -> None:
 def _log_outputs(folder: Path, trainer: Trainer, metrics: dict[str, float], experiment: Experiment) -> None:
     mlflow.log_artifact(str(folder / BEST_TOWERS), ARTIFACTS)
     figures: dict[str, matplotlib.figure.Figure] = {
-        "learning_curves.png": plots.learning_curves(trainer.state.history, trainer.state.losses),
-        "recall_beside_bm25.png": plots.recall_beside(metrics, "bm25_", "BM25", experiment.name),
+        "learning_curves.png": plots.learning_curves(
+            trainer.state.history, trainer.state.losses, experiment.training.selection
+        ),
+        "beside_baselines.png": plots.beside_baselines(metrics, experiment.name),
     }
     for name, figure in figures.items():
         mlflow.log_artifact(str(plots.save(figure, folder / name)), "plots")

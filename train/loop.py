@@ -1,34 +1,35 @@
 """The training loop.
 
-    every epoch:  mine hard negatives -> a step for each batch -> recall@10 on validation
+    every epoch:  mine hard negatives -> a step for each batch -> the metrics on validation
     at the end:   the best epoch's towers
 
 All that the loop is lies in its `State`, so that a run that was stopped goes on as if it had not been:
 the order of the pairs and the negatives follow from (seed, epoch), and everything else is saved.
 """
 
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from protos.errors import DataError
-from train.batches import Batch, batch_count, batches, mine
-from train.config import InBatchSoftmax, SampledSoftmax, TrainingConfig
+from train.batches import Batch, HistoryBatches, batch_count, batches
+from train.config import Loss, TrainingConfig
 from train.corpus import Corpus
-from train.evaluation import encode, search
-from train.losses import in_batch_softmax, sampled_softmax
+from train.evaluation import encode, encode_catalogue, search
 from train.metrics import mean, per_query
+from train.objective import Objective
 from train.optimiser import adam, set_learning_rate
-from train.problem import Positives, Problem
+from train.problem import Pairs, Problem
 from train.towers import Tower
 
 Towers = tuple[Tower, Tower]
-SELECTION_METRIC = "recall_at_10"
+Rows = npt.NDArray[np.int64]
 
 
 class Interrupted(Exception):
@@ -78,27 +79,32 @@ class Observer(Protocol):
 
 
 class Trainer:
-    """Two towers, what they learn from, and where they are in it."""
+    """Two towers, what they learn from, and where they are in it.
+
+    Args:
+        shared_windows: queries of one user share windows of their history; for towers that read every
+            place of a window at little cost.
+    """
 
     def __init__(
         self,
         towers: Towers,
         problem: Problem,
         corpora: tuple[Corpus, Corpus],
-        loss: InBatchSoftmax | SampledSoftmax,
+        loss: Loss,
         config: TrainingConfig,
+        shared_windows: bool = False,
     ) -> None:
         self.towers = towers
         self.problem = problem
         self.queries, self.items = corpora
-        self.loss = loss
         self.config = config
-        self.pairs = problem.parts["train"]
-        if len(self.pairs) < 2:
-            raise DataError("the train part of the split holds a single pair: nothing can be told apart")
-        self.positives = Positives.of(self.pairs, problem.query_count)
+        self.objective = Objective(loss, problem)
+        self.pairs = self.objective.pairs
         self.optimiser = adam(towers, config.learning_rate)
-        self.epoch_steps = batch_count(len(self.pairs), config.batch_size)
+        self.plan: HistoryBatches | None = None
+        for histories in self.queries.histories.values():
+            self.plan = HistoryBatches(self.pairs, histories, config.batch_size, shared_windows)
         self.state = State()
         self._item_vectors: Tensor | None = None  # of the towers as they are, once computed
 
@@ -115,21 +121,19 @@ class Trainer:
             begun = time.perf_counter()
             self._epoch(observer)
             state.epoch += 1
-            state.step = 0
             self._end_epoch(observer, time.perf_counter() - begun)
 
     def _out_of_patience(self) -> bool:
         return self.state.epoch - self.state.best_epoch >= self.config.patience
 
     def _epoch(self, observer: Observer) -> None:
-        state = self.state
+        state, config = self.state, self.config
         if state.step == 0:
-            state.hard = self._mine()
-        report = observer.steps(state.epoch, self.epoch_steps, state.step)
-        for batch in self._remaining():
-            total = self.config.epochs * self.epoch_steps
-            done = state.epoch * self.epoch_steps + state.step
-            set_learning_rate(self.optimiser, done, total)
+            state.hard = self.objective.mine(self._encoded, (config.seed, state.epoch))
+        count, plan = self._batches()
+        report = observer.steps(state.epoch, count, state.step)
+        for batch in itertools.islice(plan, state.step, None):
+            set_learning_rate(self.optimiser, state.epoch + state.step / count, config.epochs, count)
             state.losses.append(self._step(batch))
             state.step += 1
             report(state.losses[-1])
@@ -137,71 +141,70 @@ class Trainer:
                 observer.save(self)
                 raise Interrupted
 
-    def _remaining(self) -> Iterator[Batch]:
-        config, state = self.config, self.state
-        plan = batches(self.pairs, self.positives, state.hard, config.batch_size, (config.seed, state.epoch))
-        for number, batch in enumerate(plan):
-            if number >= state.step:
-                yield batch
+    def _batches(self) -> tuple[int, Iterable[Batch]]:
+        """The batches of the epoch under way, and how many they are."""
+        seed = (self.config.seed, self.state.epoch)
+        if self.plan is not None:
+            drawn = self.plan.draw(seed)
+            return len(drawn), drawn
+        count, size = len(self.pairs), self.config.batch_size
+        return batch_count(count, size), batches(count, self.pairs.query, size, seed)
 
     def _step(self, batch: Batch) -> float:
         query_tower, item_tower = self.towers
-        queries = query_tower(self.queries.batch(batch.queries))  # (B, D)
-        items = item_tower(self.items.batch(batch.items))  # (N, D)
-        total = batch.weight.sum().clamp(min=1e-12)  # which may be 0
-        loss = (self._loss(queries @ items.T, batch) * batch.weight).sum() / total
+        seed = (self.config.seed, self.state.epoch, self.state.step)
+        generator = np.random.default_rng(seed)
+        torch.manual_seed(int(generator.integers(2**63)))  # of dropout, so that a resumed run is the same
+        given = self.objective.candidates(batch, self.state.hard, generator)
+        queries = query_tower(self.queries.batch(batch.queries, batch.spans))  # (B, D)
+        items = item_tower(self.items.batch(given.items))  # (N, D)
+        losses = self.objective.losses(queries @ items.T, batch, given, generator)  # (P,)
+        weight = torch.from_numpy(self.pairs.weight[batch.pairs])
+        loss = (losses * weight).sum() / weight.sum().clamp(min=1e-12)  # which may be 0
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self._item_vectors = None
         return float(loss.detach())
 
-    def _loss(self, scores: Tensor, batch: Batch) -> Tensor:
-        if isinstance(self.loss, InBatchSoftmax):
-            return in_batch_softmax(scores, batch.positive, batch.same, self.loss.temperature)
-        negatives = draw_negatives(batch.same, self.loss.negatives, self._generator())
-        positive = scores.gather(1, batch.positive[:, None])[:, 0]
-        return sampled_softmax(positive, scores.gather(1, negatives), self.loss.gamma)
-
-    def _generator(self) -> torch.Generator:
-        seed = np.random.SeedSequence([self.config.seed, self.state.epoch, self.state.step])
-        return torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
-
-    def _mine(self) -> Any:
-        wanted = self.loss.hard_negatives if isinstance(self.loss, InBatchSoftmax) else 0
-        if not wanted or not isinstance(self.loss, InBatchSoftmax):
-            return None
-        queries = encode(self.towers[0], self.queries)
-        return mine(
-            queries,
-            self.item_vectors(),
-            self.pairs,
-            self.positives,
-            wanted,
-            self.loss.mine_from,
-            (self.config.seed, self.state.epoch),
-        )
+    def _encoded(self) -> tuple[Tensor, Tensor]:
+        """Vectors of all queries and of all items."""
+        return encode(self.towers[0], self.queries), self.item_vectors()
 
     def _end_epoch(self, observer: Observer, seconds: float) -> None:
         state = self.state
         record = {f"validation_{k}": v for k, v in self.evaluate("validation").items()}
         if seconds:
-            record["loss"] = float(np.mean(state.losses[-self.epoch_steps :]))
+            record["loss"] = float(np.mean(state.losses[-state.step :]))
             record["epoch_s"] = seconds
             record["pairs_per_s"] = len(self.pairs) / seconds
         state.history.append(record)
         observer.epoch(record, state.epoch)
-        if record[f"validation_{SELECTION_METRIC}"] > state.best:
-            state.best = record[f"validation_{SELECTION_METRIC}"]
+        figure = record[f"validation_{self.config.selection}"]
+        if figure > state.best:
+            state.best = figure
             state.best_epoch = state.epoch
             observer.best(self)
+        state.step = 0
         observer.save(self)
 
     def evaluate(self, part: str) -> dict[str, float]:
         """Metrics of the towers as they are, on one part, by exact search over all items."""
         queries, relevant = self.problem.parts[part].by_query()
+        return mean(per_query(self.rank(queries), relevant))
+
+    def rank(self, queries: Rows) -> Rows:
+        """The items that the towers rank first for some queries, (Q, K) rows, -1 where there is none."""
+        items = self.item_vectors()  # first, because it settles how vectors are compared
         vectors = encode(self.towers[0], self.queries, queries)
-        return mean(per_query(search(vectors, self.item_vectors()), relevant))
+        return search(vectors, items, seen=self.problem.seen(queries))
+
+    def products(self, pairs: Pairs) -> npt.NDArray[np.float32]:
+        """(P,): the inner product of each pair's vectors."""
+        items = self.item_vectors()
+        distinct, query = np.unique(pairs.query, return_inverse=True)
+        vectors = encode(self.towers[0], self.queries, distinct)
+        return (vectors[query] * items[pairs.item]).sum(dim=1).numpy()
 
     def forget_vectors(self) -> None:
         """The towers were changed from outside."""
@@ -210,15 +213,5 @@ class Trainer:
     def item_vectors(self) -> Tensor:
         """Unit vectors (N, D) of all items, by the item tower as it is."""
         if self._item_vectors is None:
-            self._item_vectors = encode(self.towers[1], self.items)
+            self._item_vectors = encode_catalogue(self.towers[1], self.items)
         return self._item_vectors
-
-
-def draw_negatives(same: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """For each query `count` random columns that are no known positive: int64 (B, count).
-
-    The columns of a batch are random items of training pairs, so a draw from them is one.
-    """
-    weights = (~same).float()
-    weights[weights.sum(dim=1) == 0] = 1.0  # a batch of one query's positives has no negatives
-    return torch.multinomial(weights, count, replacement=True, generator=generator)

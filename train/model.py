@@ -14,14 +14,14 @@ from mlflow.exceptions import MlflowException
 from protos.config import parse
 from protos.errors import DataError, MissingStage
 from protos.features import Schema
+from train.build import build_towers, hashing_of
 from train.checkpoint import load_towers
-from train.config import Experiment
+from train.config import Experiment, SequenceTower
 from train.corpus import Corpus
 from train.loop import Towers
 from train.observer import BEST_TOWERS
 from train.problem import Problem
-from train.start import schema_of, start_numbers, start_text
-from train.towers import build_towers, hashing_of
+from train.start import schema_of, start_factors, start_numbers, start_text
 
 ARTIFACTS = "model"
 DESCRIPTION = "description.json"
@@ -51,16 +51,24 @@ def start_model(experiment: Experiment, problem: Problem) -> tuple[Model, tuple[
     """
     torch.manual_seed(experiment.training.seed)
     training = problem.training_values()
-    schema = schema_of(experiment.query, experiment.item, training)
+    counts = dict(zip(problem.item_ids, problem.counts().tolist(), strict=True))
+    schema = schema_of(experiment.query, experiment.item, training, counts)
     towers = build_towers(experiment.tower, schema)
     hashing = hashing_of(experiment.tower)
     queries = Corpus(schema, "query", problem.queries, hashing)
     items = Corpus(schema, "item", problem.items, hashing)
     latent = getattr(experiment.tower, "latent", 0)
     start_text(towers, items, latent, experiment.training.seed)
+    if isinstance(experiment.tower, SequenceTower) and experiment.tower.latent:
+        start_factors(towers, problem, schema, experiment.tower.regularisation)
     for tower, side in zip(towers, ("query", "item"), strict=True):
         start_numbers(tower, side, training)  # type: ignore[arg-type]
     return Model(experiment, schema, towers), (queries, items)
+
+
+def shares_windows(experiment: Experiment) -> bool:
+    """Whether the query tower reads all places of a window at little more cost than the last."""
+    return isinstance(experiment.tower, SequenceTower) and experiment.tower.history == "attention"
 
 
 def restore(run: Run) -> Model:

@@ -29,7 +29,7 @@ def adam(towers: tuple[Tower, Tower], learning_rate: float) -> torch.optim.Adam:
         parameter: None
         for tower in towers
         for parameter in tower.parameters()
-        if parameter not in tables and parameter not in weights
+        if parameter.requires_grad and parameter not in tables and parameter not in weights
     }
     groups = [{"params": list(plain), "lr": learning_rate}]
     if tables:
@@ -41,11 +41,19 @@ def adam(towers: tuple[Tower, Tower], learning_rate: float) -> torch.optim.Adam:
     return torch.optim.Adam(groups, betas=(0.9, 0.98))
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to zero at the last step; returns the share of the peak."""
-    warm_up = max(1, round(WARM_UP * steps))
-    rise = min(1.0, (step + 1) / warm_up)
-    share = rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+def set_learning_rate(
+    optimiser: torch.optim.Optimizer, epochs_done: float, epochs: int, epoch_steps: int
+) -> float:
+    """Linear warm-up, then a cosine down to zero at the end; returns the share of the peak.
+
+    Args:
+        epochs_done: of `epochs`, with the part of the one under way.
+        epoch_steps: steps in an epoch; it may differ a little from epoch to epoch.
+    """
+    done = min(1.0, epochs_done / epochs)
+    warm_up = max(WARM_UP, 1 / (epochs * epoch_steps))
+    rise = min(1.0, (done + 1 / (epochs * epoch_steps)) / warm_up)
+    share = rise * 0.5 * (1 + math.cos(math.pi * done))
     for group in optimiser.param_groups:
         group["lr"] = group["peak"] * share
     return share

@@ -9,48 +9,75 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from train.metrics import CUTOFFS
+from train.baselines import LABELS
 
 matplotlib.use("Agg")
 
 MODEL_COLOUR = "#1f5fa8"
 BASELINE_COLOUR = "#c77d1e"
 QUIET_COLOUR = "#8a8f98"
+COLOURS = (MODEL_COLOUR, BASELINE_COLOUR, QUIET_COLOUR, "#5b8c5a")
+METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR"}
 
 
-def learning_curves(history: Sequence[Mapping[str, float]], losses: Sequence[float]) -> Figure:
-    """Loss of every step, and recall@10 on validation after each epoch; epoch 0 is the start."""
+def learning_curves(
+    history: Sequence[Mapping[str, float]], losses: Sequence[float], selection: str
+) -> Figure:
+    """Loss of every step, and a metric on validation after each epoch; epoch 0 is the start."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     left.plot(range(1, len(losses) + 1), losses, color=MODEL_COLOUR, linewidth=1)
     left.set(xlabel="step", ylabel="loss", title="Training loss")
-    recall = [record["validation_recall_at_10"] for record in history]
-    right.plot(range(len(recall)), recall, marker="o", color=MODEL_COLOUR)
-    right.set(xlabel="epoch (0 is the start)", ylabel="recall@10", title="Validation")
+    figures = [record[f"validation_{selection}"] for record in history]
+    right.plot(range(len(figures)), figures, marker="o", markersize=4, color=MODEL_COLOUR)
+    right.set(xlabel="epoch (0 is the start)", ylabel=spelt(selection), title="Validation")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):
         quiet(axes)
     return figure
 
 
-def recall_beside(metrics: Mapping[str, float], baseline: str, label: str, name: str) -> Figure:
-    """recall@k of the model beside a baseline's, on the test part.
-
-    Args:
-        baseline: prefix of the baseline's metrics, such as `bm25_`.
-        label: the baseline's name for people.
-    """
-    figure, axes = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
-    series = (("", "two-tower", MODEL_COLOUR), (baseline, label, BASELINE_COLOUR))
-    for n, (prefix, title, colour) in enumerate(series):
-        heights = [metrics[f"{prefix}recall_at_{k}"] for k in CUTOFFS]
-        places = [place + (n - 0.5) * 0.38 for place in range(len(CUTOFFS))]
-        bars = axes.bar(places, heights, 0.36, color=colour, label=title)
-        axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=2)
-    axes.set_xticks(range(len(CUTOFFS)), [f"recall@{k}" for k in CUTOFFS])
-    axes.set(ylim=(0, 1.08), title=f"{name}: test queries, exact search over all items")
-    axes.legend(frameon=False, loc="upper left")
+def beside_baselines(metrics: Mapping[str, float], name: str) -> Figure:
+    """The main metrics of the model beside those of each baseline, on the test part, with intervals."""
+    shown = ("recall_at_10", "recall_at_100", "ndcg_at_10", "mrr_at_10")
+    names = ["", *(baseline for baseline in LABELS if f"{baseline}_ndcg_at_10" in metrics)]
+    figure, axes = plt.subplots(figsize=(7.2, 3.8), layout="constrained")
+    width = 0.8 / len(names)
+    for n, baseline in enumerate(names):
+        prefix = f"{baseline}_" if baseline else ""
+        heights = [metrics[prefix + metric] for metric in shown]
+        errors = [_reach(metrics, prefix + metric) for metric in shown]
+        places = [place + (n - (len(names) - 1) / 2) * width for place in range(len(shown))]
+        bars = axes.bar(
+            places,
+            heights,
+            width * 0.92,
+            yerr=list(zip(*errors, strict=True)),
+            error_kw={"elinewidth": 0.8, "ecolor": "#444a54"},
+            color=COLOURS[n % len(COLOURS)],
+            label=LABELS[baseline] if baseline else "two-tower",
+        )
+        axes.bar_label(bars, fmt="%.3f", fontsize=7, padding=2)
+    axes.set_xticks(range(len(shown)), [spelt(metric) for metric in shown])
+    axes.set(title=f"{name}: test queries, exact search over all items")
+    axes.margins(y=0.12)
+    axes.legend(frameon=False, fontsize=8)
     quiet(axes)
     return figure
+
+
+def _reach(metrics: Mapping[str, float], metric: str) -> tuple[float, float]:
+    """How far the interval of a metric reaches below and above it; nowhere where it has none."""
+    value = metrics[metric]
+    return (
+        value - metrics.get(f"{metric}_low", value),
+        metrics.get(f"{metric}_high", value) - value,
+    )
+
+
+def spelt(metric: str) -> str:
+    """A metric's key as people write it: `ndcg_at_10` is nDCG@10."""
+    name, _, k = metric.partition("_at_")
+    return f"{METRIC_NAMES.get(name, name)}@{k}"
 
 
 def save(figure: Figure, path: Path) -> Path:

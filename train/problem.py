@@ -8,35 +8,74 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from protos.features import FeatureSpec, Side, TextFeature
+from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature
 from train.dataset import Dataset
 
 Rows = npt.NDArray[np.int64]
-PARTS = ("train", "validation", "test")
+Floats = npt.NDArray[np.float32]
+PARTS = ("train", "validation", "test", "cold")
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Positive pairs: `query[n]` was answered by `item[n]`.
+    """Pairs of a query and an item: `query[n]` was answered by `item[n]`, or was not.
 
     Args:
         query: int64 (P,), rows of the distinct queries.
         item: int64 (P,), rows of the items.
         weight: float32 (P,), how much a pair counts in the loss.
+        label: float32 (P,), above 0 where the pair is positive; None where all are.
     """
 
     query: Rows
     item: Rows
-    weight: npt.NDArray[np.float32]
+    weight: Floats
+    label: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.query)
 
+    def positive(self) -> "Pairs":
+        """The positive pairs among them."""
+        if self.label is None:
+            return self
+        kept = self.label > 0
+        return Pairs(self.query[kept], self.item[kept], self.weight[kept])
+
     def by_query(self) -> tuple[Rows, list[Rows]]:
-        """The distinct queries among the pairs, and the items of each."""
-        order = np.argsort(self.query, kind="stable")
-        queries, starts = np.unique(self.query[order], return_index=True)
-        return queries, [np.unique(each) for each in np.split(self.item[order], starts[1:])]
+        """The distinct queries among the positive pairs, and the items of each."""
+        pairs = self.positive()
+        order = np.argsort(pairs.query, kind="stable")
+        queries, starts = np.unique(pairs.query[order], return_index=True)
+        return queries, [np.unique(each) for each in np.split(pairs.item[order], starts[1:])]
+
+
+@dataclass(frozen=True)
+class Histories(Sequence[list[str]]):
+    """Each query's history, as a stretch of one long run of item rows.
+
+    Args:
+        run: int64 (E,), item rows, one user after another, each from the oldest to the newest.
+        begin: int64 (Q,), where each query's history begins in `run`.
+        end: int64 (Q,), where it ends.
+        ids: the item ids by row.
+    """
+
+    run: Rows
+    begin: Rows
+    end: Rows
+    ids: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.begin)
+
+    def __getitem__(self, query: Any) -> Any:
+        """Item ids of one query's history, oldest first."""
+        return [self.ids[row] for row in self.rows(query)]
+
+    def rows(self, query: int) -> Rows:
+        """Item rows of one query's history, oldest first."""
+        return self.run[self.begin[query] : self.end[query]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +87,8 @@ class Positives:
 
     @classmethod
     def of(cls, pairs: Pairs, queries: int) -> "Positives":
-        """The distinct pairs by query, for query rows below `queries`."""
+        """The distinct positive pairs by query, for query rows below `queries`."""
+        pairs = pairs.positive()
         distinct = np.unique(np.stack([pairs.query, pairs.item]), axis=1)
         sizes = np.bincount(distinct[0], minlength=queries)
         return cls(distinct[1], np.concatenate([[0], np.cumsum(sizes)]))
@@ -71,6 +111,9 @@ class Problem:
         queries: feature name -> raw values of the distinct queries.
         items: feature name -> raw values of the items, as trained and evaluated.
         parts: part -> its pairs.
+        item_ids: by row.
+        histories: of the queries, if they have any.
+        exclude_seen: whether the items of a query's history are no answers to it.
     """
 
     queries: Mapping[str, Sequence[Any]]
@@ -78,14 +121,31 @@ class Problem:
     parts: Mapping[str, Pairs]
     query_count: int
     item_count: int
+    item_ids: Sequence[str] = ()
+    histories: Histories | None = None
+    exclude_seen: bool = False
+
+    def counts(self) -> Rows:
+        """int64 (N,): positive training pairs of each item."""
+        return np.bincount(self.parts["train"].positive().item, minlength=self.item_count)
+
+    def seen(self, queries: Rows) -> list[Rows]:
+        """For each query the item rows that are no answers to it."""
+        if self.histories is None or not self.exclude_seen:
+            return [np.empty(0, np.int64) for _ in queries]
+        return [self.histories.rows(query) for query in queries]
 
     def training_values(self) -> dict[Side, dict[str, list[Any]]]:
-        """Side -> feature name -> raw values of the records in training pairs."""
+        """Side -> feature name -> raw values of the records in training pairs; histories are left out."""
         train = self.parts["train"]
         rows: dict[Side, Rows] = {"query": np.unique(train.query), "item": np.unique(train.item)}
         sides: dict[Side, Mapping[str, Sequence[Any]]] = {"query": self.queries, "item": self.items}
         return {
-            side: {name: [values[n] for n in rows[side]] for name, values in sides[side].items()}
+            side: {
+                name: [values[n] for n in rows[side]]
+                for name, values in sides[side].items()
+                if not isinstance(values, Histories)
+            }
             for side in sides
         }
 
@@ -102,7 +162,9 @@ def problem_of(
     dataset: Dataset, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]
 ) -> Problem:
     """The data set with equal queries made one."""
-    columns = list(dict.fromkeys(spec.column for spec in query.values()))
+    spans = ["begin", "end"] if dataset.history is not None else []
+    told = [spec.column for spec in query.values() if not isinstance(spec, HistoryFeature)]
+    columns = list(dict.fromkeys([*told, *spans]))
     keyed = dataset.pairs.with_columns(
         pl.struct(columns).rank("dense").cast(pl.Int64).sub(1).alias("__query")
     )
@@ -114,26 +176,51 @@ def problem_of(
             of_part["__query"].to_numpy(writable=True),
             of_part["item_row"].cast(pl.Int64).to_numpy(writable=True),
             of_part["weight"].to_numpy(writable=True),
+            of_part["label"].to_numpy(writable=True) if _has_negatives(keyed) else None,
         )
+    ids = dataset.items["item_id"].to_list()
+    histories = _histories(dataset, distinct, ids)
     return Problem(
-        values_of(distinct, query),
+        values_of(distinct, query, histories=histories),
         values_of(dataset.items, item),
         parts,
         distinct.height,
         dataset.items.height,
+        ids,
+        histories,
+        histories is not None and dataset.report.get("repeats", "first") == "first",
     )
 
 
+def _has_negatives(pairs: pl.DataFrame) -> bool:
+    return "label" in pairs.columns and bool((pairs["label"] <= 0).any())
+
+
+def _histories(dataset: Dataset, queries: pl.DataFrame, ids: Sequence[str]) -> Histories | None:
+    if dataset.history is None:
+        return None
+    begin, end = (queries[name].cast(pl.Int64).to_numpy(writable=True) for name in ("begin", "end"))
+    return Histories(dataset.history, begin, end, ids)
+
+
 def values_of(
-    table: pl.DataFrame, features: Mapping[str, FeatureSpec], catalogue: bool = False
-) -> dict[str, list[Any]]:
+    table: pl.DataFrame,
+    features: Mapping[str, FeatureSpec],
+    catalogue: bool = False,
+    histories: Histories | None = None,
+) -> dict[str, Sequence[Any]]:
     """Feature name -> raw values of every row.
 
     Args:
         catalogue: read a text feature's `catalogue_column` where it has one.
+        histories: the values of a history feature.
     """
-    values = {}
+    values: dict[str, Sequence[Any]] = {}
     for name, spec in features.items():
+        if isinstance(spec, HistoryFeature):
+            assert histories is not None  # the data set was checked for it
+            values[name] = histories
+            continue
         served = catalogue and isinstance(spec, TextFeature) and spec.catalogue_column
         values[name] = table[served or spec.column].to_list()
     return values

@@ -1,46 +1,57 @@
 """Which pairs are learned from, which choose the best epoch, and which are looked at once.
 
-    parts = assign(pairs, items["item_id"], SplitConfig(by="group", seed=0))
+    pairs = assign(tables.pairs, SplitConfig(by="group", seed=0))
 
-By group: groups are shuffled, and fill `test`, then `validation`, up to their shares of the pairs; a
-group is never torn apart, so what is tested has no near-twin in training. By time: the latest pairs are
-tested on, those before them validated on.
+Pairs of a query and an item are divided by `train.pair_split`, events of users, which have an order, by
+`train.sequence_split`.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection
 
-import numpy as np
 import polars as pl
 
 from protos.errors import DataError
+from train import pair_split, sequence_split
 from train.config import SplitConfig
 
 PARTS = ("train", "validation", "test")
+COLD = sequence_split.COLD
 
 
 def assign(pairs: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
     """`pairs` with a column `part`: train, validation or test.
 
+    Events of users (they have a `position`) may also be `cold`, and come with `begin` and `end`, the
+    bounds of a record's history in that of all, see `train.sequence_split`.
+
     Raises:
-        DataError: a part would be empty, or the split is by time and there is no time.
+        DataError: a part would be empty, or the split is by something that the pairs do not have.
     """
-    if config.by == "time" and "time" not in pairs.columns:
-        raise DataError('split.by = "time" needs data.time, the column of the pairs that holds it')
-    parts = _by_time(pairs, config) if config.by == "time" else _by_group(pairs, config)
-    divided = pairs.with_columns(pl.Series("part", parts, dtype=pl.String))
-    for part in PARTS:
-        if part not in parts:
+    _check(pairs, config)
+    if "position" in pairs.columns:
+        divided = sequence_split.divide(pairs, config)
+    else:
+        ways = {"time": pair_split.by_time, "file": pair_split.by_file, "group": pair_split.by_group}
+        parts = ways[config.by](pairs, config)
+        divided = pairs.with_columns(pl.Series("part", parts, dtype=pl.String))
+    for part in (*PARTS, COLD) if config.cold_items else PARTS:
+        if part not in divided["part"]:
             raise DataError(
                 f"the {part} part of the split is empty: {pairs.height} pairs in "
                 f"{pairs['group'].n_unique()} groups are too few for a split by {config.by}"
             )
-    return divided
+    return divided.drop("in_test_file", strict=False)
 
 
-def split_hash(pairs: pl.DataFrame, item_ids: pl.Series, query_columns: Sequence[str]) -> str:
-    """sha256 over (part, item id, query) of every pair, whatever the order of the rows."""
+def split_hash(pairs: pl.DataFrame, item_ids: pl.Series, query_columns: Collection[str]) -> str:
+    """sha256 over (part, item id, query) of every pair, whatever the order of the rows.
+
+    Args:
+        query_columns: what a query is; of events, `group` and `position`, so the hash follows the order
+            of what a user did.
+    """
     columns = [pairs["part"], item_ids.gather(pairs["item_row"])]
     columns += [pairs[name] for name in sorted(query_columns)]
     rows = zip(*(column.to_list() for column in columns), strict=True)
@@ -48,31 +59,15 @@ def split_hash(pairs: pl.DataFrame, item_ids: pl.Series, query_columns: Sequence
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _by_group(pairs: pl.DataFrame, config: SplitConfig) -> list[str]:
-    sizes = pairs.group_by("group").len().sort("group")
-    order = np.random.default_rng(config.seed).permutation(sizes.height)
-    shuffled = [sizes.row(int(position)) for position in order]
-    part_of: dict[str, str] = {}
-    # The parts that come after need a group each, too.
-    for part, share, kept_back in (("test", config.test, 2), ("validation", config.validation, 1)):
-        left = [(group, size) for group, size in shuffled if group not in part_of]
-        room, filled, wanted = len(left) - kept_back, 0, share * pairs.height
-        for group, size in left:
-            if room > 0 and filled + size <= wanted:
-                part_of[group] = part
-                room, filled = room - 1, filled + size
-        if not filled and room > 0:
-            part_of[min(left, key=lambda each: each[1])[0]] = part
-    return [part_of.get(group, "train") for group in pairs["group"]]
-
-
-def _by_time(pairs: pl.DataFrame, config: SplitConfig) -> list[str]:
-    count = pairs.height
-    test = round(config.test * count)
-    validation = round(config.validation * count)
-    # The sort is stable: of pairs at the same time, those further down in the file count as later.
-    order = pairs["time"].to_numpy().argsort(kind="stable")
-    parts = np.full(count, "train", dtype=object)
-    parts[order[count - test :]] = "test"
-    parts[order[count - test - validation : count - test]] = "validation"
-    return [str(part) for part in parts]
+def _check(pairs: pl.DataFrame, config: SplitConfig) -> None:
+    """Whether there is what the split goes by."""
+    by = config.by
+    if by == "time" and "time" not in pairs.columns:
+        raise DataError('split.by = "time" needs data.time, the column of the pairs that holds it')
+    if by == "last_session" and "session" not in pairs.columns:
+        raise DataError('split.by = "last_session" needs data.session, the column of events that holds it')
+    if by == "file" and "in_test_file" not in pairs.columns:
+        raise DataError('split.by = "file" needs data of kind "events" or "files"')
+    if "position" not in pairs.columns and (by in ("last", "last_session") or config.cold_items):
+        what = "split.cold_items" if config.cold_items else f'split.by = "{by}"'
+        raise DataError(f'{what} needs events of users: data of kind "events" or "movielens"')

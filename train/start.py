@@ -10,28 +10,50 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 import scipy.sparse
 import torch
 from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 
-from protos.features import CategoryFeature, FeatureSpec, Schema, Side
+from protos.features import (
+    FIRST_KNOWN,
+    ITEM_VOCABULARY,
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    Schema,
+    Side,
+)
+from train.collaborative import ease, interactions
 from train.corpus import Corpus
 from train.encoders import HashedText, Number
+from train.history import Ids, Pooled
+from train.problem import Problem
 from train.towers import Tower
 
 Values = Mapping[str, Sequence[Any]]
 
 
 def schema_of(
-    query: dict[str, FeatureSpec], item: dict[str, FeatureSpec], training: Mapping[Side, Values]
+    query: dict[str, FeatureSpec],
+    item: dict[str, FeatureSpec],
+    training: Mapping[Side, Values],
+    items: Mapping[str, int],
 ) -> Schema:
     """The features with the vocabularies that training rows give them, most frequent first.
 
     Args:
         training: side -> feature name -> raw values of the training rows.
+        items: item id -> its training interactions.
     """
-    vocabularies = {}
+    vocabularies: dict[str, tuple[str, ...]] = {}
+    specs = [*query.values(), *item.values()]
+    if any(isinstance(spec, IdFeature | HistoryFeature) for spec in specs):
+        least = min((spec.min_count for spec in item.values() if isinstance(spec, IdFeature)), default=1)
+        ranked = sorted(items.items(), key=lambda entry: (-entry[1], entry[0]))
+        vocabularies[ITEM_VOCABULARY] = tuple(each for each, count in ranked if count >= least)
     sides: dict[Side, dict[str, FeatureSpec]] = {"query": query, "item": item}
     for side, features in sides.items():
         for name, spec in features.items():
@@ -109,3 +131,27 @@ def start_numbers(tower: Tower, side: Side, training: Mapping[Side, Values]) -> 
             if values:
                 encoder.mean.fill_(float(np.mean(values)))
                 encoder.deviation.fill_(float(np.std(values)) or 1.0)
+
+
+def start_factors(towers: tuple[Tower, Tower], problem: Problem, schema: Schema, strength: float) -> None:
+    """Give the factors of a sequence tower those of EASE, fitted on training rows.
+
+    EASE scores item j for a history x by x B. With B = U S V', cut to D values, the query is the sum of
+    the rows of U sqrt(S), the item a row of V sqrt(S): the best two-tower model of D dimensions there is
+    for B (Eckart and Young 1936).
+
+    Args:
+        strength: lambda of EASE.
+    """
+    query, item = (next(iter(tower.factors.values()), None) for tower in towers)
+    if not isinstance(query, Pooled) or not isinstance(item, Ids):
+        return
+    row_of = {each: row for row, each in enumerate(problem.item_ids)}
+    known = np.array([row_of[each] for each in schema.vocabularies[ITEM_VOCABULARY]], np.int64)
+    weights = ease(interactions(problem)[:, known], strength)
+    left, values, right = scipy.linalg.svd(weights, full_matrices=False, overwrite_a=True)
+    width = min(item.table.shape[1], len(values))
+    root = np.sqrt(values[:width])
+    with torch.no_grad():
+        query.table[FIRST_KNOWN:, :width] = torch.from_numpy((left[:, :width] * root).astype(np.float32))
+        item.table[FIRST_KNOWN:, :width] = torch.from_numpy((right[:width].T * root).astype(np.float32))

@@ -10,7 +10,8 @@ import pytest
 from protos import bundle
 from protos.bundle import MANIFEST, REQUIRED, SCHEMA_VERSION, Manifest
 from protos.errors import BundleDamaged, BundleError, BundleTooNew, BundleTooOld
-from tests.tiny import TinyTower, item_ids, tiny_bundle, tiny_manifest
+from tests.tiny import item_ids, tiny_bundle, tiny_manifest
+from tests.tiny_towers import TinyTower
 
 
 @pytest.fixture(scope="module")

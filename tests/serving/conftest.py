@@ -14,7 +14,8 @@ import pytest
 from serving.client import RetrievalClient
 from serving.retriever import Retriever
 from serving.server import RetrievalServer
-from tests.tiny import FULL, TinyTower, tiny_bundle
+from tests.tiny import tiny_bundle, watched_bundle
+from tests.tiny_towers import FULL, TinyTower
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +30,12 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose queries have a feature of every kind."""
     return tiny_bundle(tmp_path_factory.mktemp("full"), query_tower=TinyTower(FULL))
+
+
+@pytest.fixture(scope="session")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose queries are histories, and the country that somebody is in."""
+    return watched_bundle(tmp_path_factory.mktemp("watched"))
 
 
 @pytest.fixture(scope="session")

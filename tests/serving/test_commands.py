@@ -26,6 +26,13 @@ def address(full_retriever: Retriever) -> Iterator[str]:
         yield server.address
 
 
+@pytest.fixture(scope="module")
+def watched_address(watched: Path) -> Iterator[str]:
+    """Of a server on the bundle whose queries are histories."""
+    with RetrievalServer(Retriever.load(watched)) as server:
+        yield server.address
+
+
 def document(capsys: Capture, *arguments: str) -> Any:
     assert main([*arguments, "--json"]) == 0
     output = capsys.readouterr().out
@@ -91,9 +98,57 @@ def test_search_takes_features_items_and_exclusions(capsys: Capture, address: st
     assert rest["hits"][0]["score"] == like["hits"][2]["score"]  # two items tie for this place
 
 
+def test_search_takes_histories(capsys: Capture, watched_address: str) -> None:
+    search = ("search", "--k", "4", "--address", watched_address)
+    found = document(capsys, *search, "--history", "item-001", "item-002", "item-003")
+    assert (found["basis"], found["unknown_history"]) == ("query", 0)
+    again = document(capsys, *search, "--history", "item-001", "item-002", "--history=item-003")
+    assert again["hits"] == found["hits"]
+    assert (
+        document(capsys, *search, *(f"--feature=history=item-00{n}" for n in "123"))["hits"] == found["hits"]
+    )
+    assert found["hits"][0]["id"] == "item-003"
+    flags = ("--history", "item-001", "item-002", "item-003", "a,b", "--exclude-history")
+    left = document(capsys, *search, *flags, "--exclude", found["hits"][1]["id"], "--exclude", "x")
+    assert not {"item-003", found["hits"][1]["id"]} & {hit["id"] for hit in left["hits"]}
+    assert left["unknown_history"] == 1
+
+
+def test_search_says_what_an_answer_rests_on(capsys: Capture, watched_address: str) -> None:
+    def lines(*flags: str) -> list[str]:
+        assert main(["search", "--k", "1", *flags, "--address", watched_address]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    assert len(lines("--history", "item-001")) == 3
+    head, first, *remarks, _ = lines("--history", "item-010", "x")
+    assert (head.split()[1], first.split()[1]) == ("share", "0.67%")
+    assert remarks == [
+        "nothing known in the query: these are the most popular items, with their share of all interactions",
+        "2 items of the history skipped: unknown to the query tower",
+    ]
+    head, _, *remarks, _ = lines("--history", "x", "--feature", "country=de")
+    assert head.split()[1] == "score"
+    assert remarks == [
+        "no known item in the history: this rests on the other features alone",
+        "1 item of the history skipped: unknown to the query tower",
+    ]
+    assert len(lines()) == 4
+
+
+def test_encode_takes_histories(capsys: Capture, watched_address: str) -> None:
+    flags = ("encode", "--history", "item-001", "item-002", "--feature", "country=de")
+    found = document(capsys, *flags, "--address", watched_address)
+    assert (found["texts"], found["history"]) == ([], ["item-001", "item-002"])
+    assert found["features"] == {"country": "de"}
+    assert [len(vector) for vector in found["vectors"]] == [32]
+    assert main([*flags, "--address", watched_address]) == 0
+    assert capsys.readouterr().out.startswith("item-001, item-002, country=de  +")
+
+
 def test_a_refused_query_is_a_failure(capsys: Capture, address: str) -> None:
     here = ("--address", address)
     assert "query.text: required" in failure(capsys, "search", *here)
+    assert "queries[0].text: required" in failure(capsys, "encode", *here)
     assert "query.item_id: the catalogue" in failure(capsys, "search", "--item-id", "x", *here)
     assert "query.history: " in failure(capsys, "search", "a", *here, "--history", "item-001")
     assert "query.features.age: expected a number, got 'old'" in failure(
@@ -121,6 +176,12 @@ def test_encode_and_info(capsys: Capture, address: str) -> None:
     assert capsys.readouterr().out.split()[:3] == ["abba", "+0.000", "+0.707"]
     assert main(["info", "--address", address]) == 0
     assert "text (text)" in capsys.readouterr().out
+
+
+def test_loadtest_asks_the_examples_histories(capsys: Capture, watched_address: str) -> None:
+    report = document(capsys, "loadtest", "--address", watched_address, "--seconds", "0.3")
+    assert (report["distinct_queries"], report["errors"]) == (4, {})
+    assert report["requests"] > 0
 
 
 def test_loadtest_reports_what_came_back(capsys: Capture, address: str, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from protos.features import TextFeature
 from serving.client import RetrievalClient
 from serving.retriever import Retriever
 from serving.server import RetrievalServer
-from tests.tiny import TinyTower, tiny_bundle
+from tests.tiny import tiny_bundle
+from tests.tiny_towers import TinyTower
 
 LENGTH, QUERIES = 10_000, 128
 

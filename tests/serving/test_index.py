@@ -11,7 +11,8 @@ import pytest
 from protos.bundle import INDEX, VECTORS, IndexParameters, Manifest
 from protos.errors import BundleDamaged
 from serving.index import Index, nearest
-from tests.tiny import TinyTower, build_index, tiny_manifest
+from tests.tiny import build_index, tiny_manifest
+from tests.tiny_towers import TinyTower
 
 COUNT, DIMENSION = 2000, 16
 Vectors = npt.NDArray[np.float32]

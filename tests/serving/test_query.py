@@ -9,7 +9,7 @@ from protos.features import FeatureSpec, NumberFeature, TextFeature
 from serving.limits import Limits
 from serving.query import Query, example_query, tower_values
 from serving.retriever import Retriever
-from tests.tiny import FULL, PLAIN
+from tests.tiny_towers import FULL, HISTORY, PLAIN, WATCHED
 
 TITLE = TextFeature("text", column="title")
 
@@ -29,6 +29,30 @@ def test_what_is_not_given_is_absent() -> None:
     assert tower_values(query, FULL, "query") == expected
 
 
+def test_a_history_fills_the_only_history_feature_whatever_its_name() -> None:
+    assert tower_values(Query(history=("a", "b")), {"seen": HISTORY}, "query") == {"seen": ["a", "b"]}
+
+
+def test_a_history_fills_the_feature_of_that_name_among_several() -> None:
+    query = Query(history=("a",), features={"liked": ("b",)})
+    expected = {"liked": ["b"], "history": ["a"]}
+    assert tower_values(query, {"liked": HISTORY, "history": HISTORY}, "query") == expected
+    with pytest.raises(InvalidInput, match=r"query\.history: no history feature for it"):
+        tower_values(query, {"liked": HISTORY, "seen": HISTORY}, "query")
+
+
+def test_beside_a_history_everything_may_be_absent() -> None:
+    features = {**PLAIN, **WATCHED}
+    assert tower_values(Query(), features, "query") == {"text": "", "history": None, "country": None}
+
+
+def test_an_example_with_a_history_is_a_query() -> None:
+    query = example_query({"history": ["a", "b"], "country": None})
+    assert tower_values(query, WATCHED, "query") == {"history": ["a", "b"], "country": None}
+    query = example_query({"history": [], "country": "de"})
+    assert tower_values(query, WATCHED, "query") == {"history": [], "country": "de"}
+
+
 def test_an_example_may_leave_values_out() -> None:
     assert example_query({"text": "a", "age": None}) == Query(features={"text": "a"})
 
@@ -42,6 +66,8 @@ def test_an_example_may_leave_values_out() -> None:
         (Query(features={"title": "a"}), {"title": TITLE, "body": TITLE}, "query.features.body"),
         (Query("a"), {"age": NumberFeature("number", column="age")}, "query.text"),
         (Query("a", history=("item-000",)), PLAIN, "query.history"),
+        (Query(history=("a",), features={"history": ("b",)}), WATCHED, "query.features.history"),
+        (Query("a"), WATCHED, "query.text"),
         (Query("a", features={"colour": "red"}), FULL, "query.features.colour"),
         (Query("a", features={"text": "b"}), PLAIN, "query.features.text"),
         (Query("a", features={"age": float("nan")}), FULL, "query.features.age"),

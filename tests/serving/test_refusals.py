@@ -14,7 +14,8 @@ from serving.client import RetrievalClient
 from serving.query import Query
 from serving.retriever import Retriever
 from serving.server import RetrievalServer
-from tests.tiny import TinyTower, tiny_bundle
+from tests.tiny import tiny_bundle
+from tests.tiny_towers import TinyTower
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def stub(channel: grpc.Channel) -> Any:
         (
             wire.SearchRequest(query={"text": "a", "history": ["item-000"]}),
             "INVALID_ARGUMENT",
-            "query.history: this bundle's query tower takes no history",
+            "query.history: no history feature for it; the query tower takes text (text)",
         ),
         (
             wire.SearchRequest(query={"text": "a", "features": {"age": {"number": 1}}}),

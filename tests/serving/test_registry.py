@@ -31,8 +31,8 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory, full: Path) -> Iterator[str]:
-    """The URI of a real registry that holds the full bundle as `tiny@champion`."""
+def registry(tmp_path_factory: pytest.TempPathFactory, full: Path, watched: Path) -> Iterator[str]:
+    """The URI of a real registry that holds the full bundle as `tiny@champion`, another as `watched`."""
     with quiet():
         import mlflow.pyfunc
 
@@ -43,16 +43,21 @@ def registry(tmp_path_factory: pytest.TempPathFactory, full: Path) -> Iterator[s
         patch.syspath_prepend(str(ROOT))
         client = mlflow.MlflowClient()
         experiment = client.create_experiment("tiny", f"{folder}/artifacts")
-        with quiet(), mlflow.start_run(experiment_id=experiment):
-            logged = mlflow.pyfunc.log_model(
-                name="bundle",
-                python_model=str(ROOT / "serving" / "pyfunc_model.py"),
-                artifacts={"bundle": str(full)},
-                registered_model_name="tiny",
-                input_example=(["a query"], {"k": 10}),
-                pip_requirements=[],
-            )
-        client.set_registered_model_alias("tiny", "champion", logged.registered_model_version)
+        asked: dict[str, tuple[Path, Any]] = {
+            "tiny": (full, "a query"),
+            "watched": (watched, {"history": ["item-001"]}),
+        }
+        for name, (folder, query) in asked.items():
+            with quiet(), mlflow.start_run(experiment_id=experiment):
+                logged = mlflow.pyfunc.log_model(
+                    name="bundle",
+                    python_model=str(ROOT / "serving" / "pyfunc_model.py"),
+                    artifacts={"bundle": str(folder)},
+                    registered_model_name=name,
+                    input_example=([query], {"k": 10, "exclude_history": False}),
+                    pip_requirements=[],
+                )
+            client.set_registered_model_alias(name, "champion", logged.registered_model_version)
         yield uri
 
 
@@ -134,6 +139,29 @@ def test_the_model_takes_features_and_data_frames(model: Any, full_retriever: Re
     expected = [[hit.id for hit in each.hits] for each in full_retriever.search(queries, k=2)]
     assert [[hit["id"] for hit in hits] for hits in found] == expected
     assert model.predict(table[["text"]]) == model.predict(["a", "b"])
+
+
+def test_the_model_takes_histories(registry: str, watched: Path) -> None:
+    import mlflow
+    import pandas as pd
+
+    with quiet():
+        model = mlflow.pyfunc.load_model("models:/watched@champion")
+    histories = [["item-001", "item-002"], ["item-010"], []]
+    retriever = Retriever.load(watched)
+    for exclude_history in (False, True):
+        answers = retriever.search(
+            [Query(history=tuple(each)) for each in histories], k=5, exclude_history=exclude_history
+        )
+        expected = [[vars(hit) for hit in answer.hits] for answer in answers]
+        params = {"k": 5, "exclude_history": exclude_history}
+        assert model.predict([{"history": each} for each in histories], params=params) == expected
+        table = pd.DataFrame({"history": histories, "country": [None] * 3})
+        assert model.predict(table.to_dict("records"), params=params) == expected
+    with pytest.raises(InvalidInput, match=r"queries\[0\]\.history: expected a list of item ids"):
+        model.predict([{"history": "item-001"}])
+    with pytest.raises(InvalidInput, match=r"queries\[0\]\.features\.history: expected a list of item ids"):
+        model.predict([{"history": [1, 2]}])
 
 
 def test_the_model_refuses_by_name(model: Any) -> None:

@@ -14,7 +14,8 @@ from protos.features import NumberFeature
 from serving.answer import Answer
 from serving.query import Query
 from serving.retriever import Retriever
-from tests.tiny import DIMENSION, TEXT, TinyTower, item_ids, item_names, tiny_bundle
+from tests.tiny import item_ids, item_names, tiny_bundle
+from tests.tiny_towers import DIMENSION, TEXT, TinyTower
 
 
 def ids(answer: Answer) -> list[str]:

@@ -10,12 +10,12 @@ import torch
 
 from protos.errors import DataError
 from protos.features import Schema, TextFeature
+from train.build import build_towers, hashing_of
 from train.checkpoint import load_run, load_towers, save_run, save_towers
 from train.config import BagTower, DssmTower, InBatchSoftmax, TrainingConfig
 from train.corpus import Corpus
 from train.loop import Towers, Trainer
 from train.problem import Pairs, Problem
-from train.towers import build_towers, hashing_of
 
 TEXT = TextFeature("text", "text")
 SCHEMA = Schema({"text": TEXT}, {"text": TEXT})

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from protos.features import Schema, TextFeature
+from train.build import build_towers
 from train.config import BagTower, DssmTower
 from train.optimiser import WEIGHTS_FACTOR, adam, set_learning_rate
-from train.towers import build_towers
 
 TEXT = TextFeature("text", "text")
 SCHEMA = Schema({"text": TEXT}, {"text": TEXT})

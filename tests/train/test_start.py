@@ -12,13 +12,14 @@ import torch
 
 from protos.features import CategoryFeature, FeatureSpec, NumberFeature, Schema, TextFeature
 from tests.stdlib import FEATURES, started, write_toml
+from train.build import build_towers, hashing_of
 from train.config import BagTower
 from train.corpus import Corpus
 from train.encoders import HashedText, Number
 from train.evaluation import encode, search
 from train.metrics import mean, per_query
 from train.start import inverse_document_frequency, schema_of, start_numbers, start_text
-from train.towers import Tower, build_towers, hashing_of
+from train.towers import Tower
 
 TEXT = TextFeature("text", "text")
 SCHEMA = Schema({"text": TEXT}, {"text": TEXT})

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from protos.features import CategoryFeature, FeatureSpec, NumberFeature, Schema, Side, TextFeature
+from train.build import build_towers, hashing_of
 from train.config import BagTower, DssmTower
 from train.corpus import Corpus
 from train.encoders import HashedText
-from train.towers import Tower, build_towers, hashing_of
+from train.towers import Tower
 
 DSSM = DssmTower("dssm", dimension=6, buckets=512, hidden=(10, 8))
 BAG = BagTower("bag", dimension=16, latent=0, buckets=512, query_hidden=0, item_hidden=8)

@@ -12,24 +12,35 @@ from pathlib import Path
 from typing import Any
 
 from protos import config
-from protos.features import FeatureSpec, TextFeature
-from train.config.data import DebianData, FilesData, PydocsData, SplitConfig
-from train.config.losses import InBatchSoftmax, SampledSoftmax
+from protos.features import FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from train.config.data import DebianData, FilesData, MovielensData, PydocsData, SplitConfig
+from train.config.events import EventsData
+from train.config.losses import Bce, Bpr, FullSoftmax, Hinge, InBatchSoftmax, Loss, SampledSoftmax
 from train.config.stages import ExportConfig, IndexConfig, TrainingConfig
-from train.config.towers import BagTower, DssmTower
+from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower, TowerConfig
 
 __all__ = [
     "BagTower",
+    "Bce",
+    "Bpr",
     "DebianData",
     "DssmTower",
+    "EventsData",
     "Experiment",
     "ExportConfig",
     "FilesData",
+    "FullSoftmax",
+    "Hinge",
     "InBatchSoftmax",
     "IndexConfig",
+    "Loss",
+    "MovielensData",
     "PydocsData",
     "SampledSoftmax",
+    "SequenceTower",
+    "SharedTower",
     "SplitConfig",
+    "TowerConfig",
     "TrainingConfig",
     "read_experiment",
 ]
@@ -45,11 +56,11 @@ class Experiment:
     """
 
     name: str
-    data: PydocsData | DebianData | FilesData
+    data: PydocsData | DebianData | FilesData | MovielensData | EventsData
     query: dict[str, FeatureSpec]
     item: dict[str, FeatureSpec]
-    tower: BagTower | DssmTower
-    loss: InBatchSoftmax | SampledSoftmax
+    tower: TowerConfig
+    loss: Loss
     split: SplitConfig = field(default_factory=SplitConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
@@ -59,12 +70,25 @@ class Experiment:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ValueError(f"name: expected letters, digits, '.', '_' and '-', got {self.name!r}")
-        for side in ("query", "item"):
-            if not any(isinstance(spec, TextFeature) for spec in getattr(self, side).values()):
-                raise ValueError(f'{side}: expected at least one feature of kind "text"')
+        _check_features(self.query, self.item)
         for n, example in enumerate(self.examples):
-            if set(example) != set(self.query):
-                raise ValueError(f"examples[{n}]: expected a value for each of {sorted(self.query)}")
+            unknown = set(example) - set(self.query)
+            if unknown or not example:
+                raise ValueError(f"examples[{n}]: expected values of {sorted(self.query)}, got {example}")
+
+
+def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec]) -> None:
+    """Each side has something to say, and nothing that belongs to the other."""
+    if not any(isinstance(spec, TextFeature | HistoryFeature) for spec in query.values()):
+        raise ValueError('query: expected at least one feature of kind "text" or "history"')
+    if not item:
+        raise ValueError("item: expected at least one feature")
+    for side, features, foreign in (("query", query, IdFeature), ("item", item, HistoryFeature)):
+        for name, spec in features.items():
+            if isinstance(spec, foreign):
+                raise ValueError(f'{side}.{name}: a feature of kind "{spec.kind}" is of the other side')
+    if sum(isinstance(spec, HistoryFeature) for spec in query.values()) > 1:
+        raise ValueError("query: expected at most one history")
 
 
 def read_experiment(path: Path) -> Experiment:

@@ -5,6 +5,9 @@ from typing import Literal
 
 from train.config.checks import at_least
 
+VALIDATION = 0.05
+TEST = 0.10
+
 
 @dataclass(frozen=True)
 class PydocsData:
@@ -72,26 +75,62 @@ class FilesData:
 
 
 @dataclass(frozen=True)
+class MovielensData:
+    """MovieLens-100K (Harper and Konstan 2015), fetched with pip as a file of the package recbole.
+
+    Args:
+        positive_from: a rating is positive if it is at least this; 0 takes every rating for a positive.
+        min_user_events: users with fewer ratings than this go.
+        max_items: keep a seeded sample of whole users with about this many items; 0 keeps all.
+    """
+
+    kind: Literal["movielens"]
+    positive_from: float = 0.0
+    min_user_events: int = 2
+    max_items: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "positive_from", "max_items")
+        at_least(1, self, "min_user_events")
+
+
+@dataclass(frozen=True)
 class SplitConfig:
     """Which pairs are learned from, which choose the best epoch, which are looked at once.
 
     Args:
         by: `group` draws whole groups at random; `time` takes the latest pairs for test, those before
-            them for validation.
+            them for validation; `last` takes each user's last event for test, the one before it for
+            validation; `last_session` does so with sessions; `file` takes `test_file` for test.
         validation: share of the pairs.
         test: share of the pairs.
         seed: of the draw.
+        min_history: with `last_session`, a session is tested on only if the user has this many positive
+            events before it.
+        cold_items: share of the items that are kept out of training, to see what is made of new ones.
+        test_file: with `file`, a table of the same columns; its path is relative to the TOML file.
     """
 
-    by: Literal["group", "time"] = "group"
-    validation: float = 0.05
-    test: float = 0.10
+    by: Literal["group", "time", "last", "last_session", "file"] = "group"
+    validation: float = VALIDATION
+    test: float = TEST
     seed: int = 0
+    min_history: int = 1
+    cold_items: float = 0.0
+    test_file: str = ""
 
     def __post_init__(self) -> None:
-        at_least(0, self, "seed")
+        at_least(0, self, "seed", "min_history")
         if self.validation <= 0 or self.test <= 0 or self.validation + self.test >= 1:
             raise ValueError(
                 f"validation: shares must be above 0 and leave something to train on, "
                 f"got validation = {self.validation}, test = {self.test}"
             )
+        if self.by in ("last", "last_session") and (self.validation, self.test) != (VALIDATION, TEST):
+            raise ValueError(f'validation: a split by "{self.by}" takes one of each user, not a share')
+        if not 0 <= self.cold_items < 1:
+            raise ValueError(f"cold_items: expected a share of at least 0 and below 1, got {self.cold_items}")
+        if (self.by == "file") != bool(self.test_file):
+            raise ValueError('test_file: goes with by = "file", and by = "file" goes with it')
+        if self.min_history != 1 and self.by != "last_session":
+            raise ValueError(f'min_history: goes with by = "last_session", not with by = "{self.by}"')

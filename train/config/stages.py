@@ -1,6 +1,7 @@
 """`[training]`, `[export]` and `[index]`: how a stage goes about its work."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from train.config.checks import above_zero, at_least
 
@@ -11,7 +12,8 @@ class TrainingConfig:
 
     Args:
         epochs: at most this many.
-        patience: stop after this many epochs in a row without a better recall@10 on validation.
+        patience: stop after this many epochs in a row without a better figure on validation.
+        selection: the figure that chooses the best epoch.
         batch_size: pairs a step.
         learning_rate: of Adam, after a linear warm-up, decaying to zero along a cosine.
         seed: of everything random.
@@ -24,6 +26,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     seed: int = 0
     threads: int = 0
+    selection: Literal["recall_at_10", "hr_at_10", "ndcg_at_10", "mrr_at_10"] = "recall_at_10"
 
     def __post_init__(self) -> None:
         at_least(0, self, "epochs", "seed", "threads")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from train.config.checks import at_least
+from train.config.checks import above_zero, at_least
 
 
 @dataclass(frozen=True)
@@ -67,3 +67,101 @@ class DssmTower:
             sizes = getattr(self, name)
             if not sizes or min(sizes) < 1:
                 raise ValueError(f"{name}: expected at least one number, each at least 1, got {list(sizes)}")
+
+
+@dataclass(frozen=True)
+class SequenceTower:
+    """A history as the query: what came in which order; the default for recommendation.
+
+    A vector has `latent` coordinates of EASE (Steck 2019), if that is above 0, and `dimension` learned
+    ones. EASE's item-item matrix, cut by a singular value decomposition, is itself a linear two-tower
+    model: the query is the sum of the history's left factors, the item is its right factors. The tower
+    starts there, and what it learns is added.
+
+    Args:
+        history: `attention` is causal self-attention (SASRec, Kang and McAuley 2018), `mean` the mean of
+            the items, weighted by how long ago each was, `latent` leaves it to EASE's coordinates.
+        dimension: learned coordinates, and the width of the shared item table.
+        layers: of the attention.
+        heads: of the attention; they divide the dimension.
+        dropout: inside the attention.
+        input_dropout: of the history's embedded items.
+        latent: coordinates that start as EASE; 0 for none.
+        regularisation: lambda of the EASE that it starts as.
+        latent_scale: what EASE's scores are multiplied by at the start, to be logits.
+        decay: how much the logarithm of an item's weight in EASE's sum falls with each item that came
+            after it, at the start.
+        id_dropout: share of the items that a step takes for unknown ones, so that content places them.
+        item_hidden: width of the item tower's residual multilayer part; 0 leaves it out.
+        buckets: rows of the hashed table of texts.
+        orders: lengths of the character n-grams of texts.
+        words: whole words of texts are hashed too.
+        similarity: `inner_product` lets items differ in length, `cosine` does not.
+    """
+
+    kind: Literal["sequence"]
+    history: Literal["attention", "mean", "latent"] = "attention"
+    dimension: int = 64
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.3
+    input_dropout: float = 0.5
+    latent: int = 0
+    regularisation: float = 300.0
+    latent_scale: float = 12.0
+    decay: float = 0.0
+    id_dropout: float = 0.0
+    item_hidden: int = 0
+    buckets: int = 8192
+    orders: tuple[int, ...] = (3,)
+    words: bool = True
+    similarity: Literal["inner_product", "cosine"] = "inner_product"
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "dimension", "layers", "heads")
+        at_least(0, self, "latent", "item_hidden", "decay")
+        at_least(2, self, "buckets")
+        above_zero(self, "regularisation", "latent_scale")
+        if self.history == "latent" and not self.latent:
+            raise ValueError('latent: expected at least 1 with history = "latent", got 0')
+        if self.dimension % self.heads:
+            raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
+        for name in ("dropout", "input_dropout", "id_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
+        if min(self.orders, default=1) < 1 or not (self.orders or self.words):
+            raise ValueError(f"orders: expected lengths of at least 1, got {list(self.orders)}")
+
+
+@dataclass(frozen=True)
+class SharedTower:
+    """One tower for both sides, and a linear layer over the elementwise product of its two vectors.
+
+    The score is sigmoid(w . (q * d) + b). The weights are folded into the query's vector, so that it is
+    an inner product that is searched, and the same score that is served.
+
+    Args:
+        dimension: D, of the vectors before the product.
+        hidden: widths of the shared layers before the last.
+        orders: lengths of the letter n-grams of texts.
+        words: whole words of texts are hashed too.
+        buckets: rows of the hashed table of texts.
+    """
+
+    kind: Literal["shared"]
+    dimension: int = 64
+    hidden: tuple[int, ...] = (128,)
+    orders: tuple[int, ...] = (3,)
+    words: bool = True
+    buckets: int = 8192
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "dimension")
+        at_least(2, self, "buckets")
+        if min(self.hidden, default=1) < 1:
+            raise ValueError(f"hidden: expected numbers of at least 1, got {list(self.hidden)}")
+        if min(self.orders, default=1) < 1 or not (self.orders or self.words):
+            raise ValueError(f"orders: expected lengths of at least 1, got {list(self.orders)}")
+
+
+TowerConfig = BagTower | DssmTower | SequenceTower | SharedTower

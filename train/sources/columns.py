@@ -23,10 +23,31 @@ class Columns:
     """The columns of one table, checked and converted on the way out.
 
     Every method raises `DataError` for the first value that does not fit.
+
+    Args:
+        path: of the file.
+        frame: its columns, or those of some of its rows.
+        rows: where the rows of `frame` stand in the file, from 0; None if it has them all, in order.
     """
 
     path: Path
     frame: pl.DataFrame
+    rows: pl.Series | None = None
+
+    def keep(self, kept: pl.Series) -> "Columns":
+        """The rows where `kept` holds; faults are still told by where they stand in the file."""
+        return Columns(self.path, self.frame.filter(kept), self.places.filter(kept))
+
+    @property
+    def places(self) -> pl.Series:
+        """Where the rows stand in the file, from 0."""
+        if self.rows is not None:
+            return self.rows
+        return pl.int_range(self.frame.height, eager=True)
+
+    def with_columns(self, *columns: pl.Series) -> "Columns":
+        """The same rows with columns added or replaced."""
+        return Columns(self.path, self.frame.with_columns(*columns), self.rows)
 
     def strings(self, column: str, expected: str = "a string") -> pl.Series:
         """Strings as they are, whole numbers and truth values spelt out, null where absent."""
@@ -48,7 +69,7 @@ class Columns:
         again = ~values.is_first_distinct()
         if again.any():
             first = values.index_of(values[again.arg_max() or 0])
-            expected = f"ids that occur once (this one stands in row {(first or 0) + 1} already)"
+            expected = f"ids that occur once (this one stands in row {self.places[first or 0] + 1} already)"
             self.refuse(column, again, expected)
         return values
 
@@ -99,7 +120,8 @@ class Columns:
             found = self.frame[column][row]
             found = found.to_list() if isinstance(found, pl.Series) else found
             raise DataError(
-                f"{self.path}: row {row + 1}, column {column!r}: expected {expected}, got {_show(found)}"
+                f"{self.path}: row {self.places[row] + 1}, column {column!r}: expected {expected}, "
+                f"got {_show(found)}"
             )
 
 

@@ -9,19 +9,19 @@ Only the columns that the TOML names are read. A fault in a file is an error tha
 is left out on purpose (labels that are not positive, repeated pairs) is counted.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from protos.bundle import record
 from protos.errors import DataError
-from protos.features import CategoryFeature, FeatureSpec, TextFeature
+from protos.features import FeatureSpec
 from train.config import FilesData
 from train.sources.columns import Columns
-from train.sources.table_files import read_table
+from train.sources.feature_columns import features_of, items_of, names_of, read_columns, rows_of, weights_of
+from train.sources.locate import identity_of, locate
 from train.sources.tables import RESERVED, Tables
 
 
@@ -34,26 +34,23 @@ class FilesSource:
         base: the folder of the TOML.
         query: features of the query tower.
         item: features of the item tower.
+        test_file: a second table of pairs, to be tested on.
     """
 
     data: FilesData
     base: Path
     query: Mapping[str, FeatureSpec]
     item: Mapping[str, FeatureSpec]
+    test_file: str = ""
 
     def identity(self) -> str:
-        """sha256 over the sha256 of both files.
+        """sha256 over the sha256 of the files.
 
         Raises:
             DataError: a file is missing.
         """
-        digest = hashlib.sha256()
-        for path in (self._items_path, self._pairs_path):
-            try:
-                digest.update(record(path).sha256.encode())
-            except OSError as error:
-                raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-        return digest.hexdigest()
+        paths = (self.data.items, self.data.pairs, self.test_file)
+        return identity_of(locate(self.base, name) for name in paths if name)
 
     def read(self) -> Tables:
         """Items and pairs.
@@ -61,98 +58,36 @@ class FilesSource:
         Raises:
             DataError: a value is at fault; the text names file, row and column.
         """
-        items = self._items()
-        pairs, dropped = self._pairs(items["item_id"])
+        path = locate(self.base, self.data.items)
+        others = [name for name in (*names_of(self.item), *self.data.display) if name != "item_id"]
+        columns = read_columns(path, [self.data.item_id, *others])
+        items = items_of(columns, self.data.item_id, self.item, self.data.display)
+        table = f"{path} ({self.data.item_id!r})"
+        pairs, dropped = self._pairs(self.data.pairs, items["item_id"], table)
+        if self.test_file:
+            tested, gone = self._pairs(self.test_file, items["item_id"], table)
+            pairs, both = _with_test_file(pairs, tested, names_of(self.query))
+            dropped = dict(Counter(dropped) + Counter(gone) + Counter(both))
         origin = {"items_file": self.data.items, "pairs_file": self.data.pairs}
+        origin |= {"test_file": self.test_file} if self.test_file else {}
         return Tables(items, pairs, self.data.display, dropped, origin=origin)
 
-    @property
-    def _items_path(self) -> Path:
-        return self.base / self.data.items
-
-    @property
-    def _pairs_path(self) -> Path:
-        return self.base / self.data.pairs
-
-    def _items(self) -> pl.DataFrame:
-        columns = _read(self._items_path, [self.data.item_id, *_names(self.item), *self.data.display])
-        features = _features(columns, self.item)
-        if self.data.item_id != "item_id" and "item_id" in {*features, *self.data.display}:
-            raise DataError(
-                f"{columns.path}: column 'item_id' is a feature or a display field, but the ids are in "
-                f"{self.data.item_id!r}: rename it"
-            )
-        ids = columns.unique_ids(self.data.item_id)
-        shown = {
-            name: columns.strings(name, "a string to show").fill_null("")
-            for name in self.data.display
-            if name not in features
-        }
-        table = {**features, **shown}
-        table.pop("item_id", None)
-        return pl.DataFrame({"item_id": ids, **table})
-
-    def _pairs(self, item_ids: pl.Series) -> tuple[pl.DataFrame, dict[str, int]]:
+    def _pairs(self, file: str, item_ids: pl.Series, table: str) -> tuple[pl.DataFrame, dict[str, int]]:
         data = self.data
         id_column = data.pair_item_id or data.item_id
         roles = [each for each in (data.label, data.weight, data.group, data.time) if each]
-        columns = _read(self._pairs_path, [*_names(self.query), id_column, *roles])
-        for name in _names(self.query):
+        columns = read_columns(locate(self.base, file), [*names_of(self.query), id_column, *roles])
+        for name in names_of(self.query):
             if name in RESERVED:
                 raise DataError(f"{columns.path}: a query feature cannot read {name!r}: rename it")
-        wanted = columns.required(id_column, "an item id")
-        rows = pl.DataFrame({"id": item_ids}).with_row_index("item_row")
-        item_row = pl.DataFrame({"id": wanted}).join(rows, on="id", how="left", maintain_order="left")[
-            "item_row"
-        ]
-        expected = f"the id of an item in {self._items_path} ({data.item_id!r})"
-        columns.refuse(id_column, item_row.is_null(), expected)
-        table = {**_features(columns, self.query), "item_row": item_row}
-        table["weight"] = _weights(columns, data.weight)
-        table["group"] = columns.required(data.group, "a group") if data.group else wanted
+        read = features_of(columns, self.query)
+        read["item_row"] = rows_of(columns, id_column, item_ids, table)
+        read["weight"] = weights_of(columns, data.weight)
+        read["group"] = columns.required(data.group or id_column, "a group" if data.group else "an item id")
         if data.time:
-            table["time"] = columns.times(data.time)
+            read["time"] = columns.times(data.time)
         positive = _positive(columns, data.label)
-        return _distinct(pl.DataFrame(table), positive, columns.path)
-
-
-def _read(path: Path, names: Iterable[str]) -> Columns:
-    return Columns(path, read_table(path, list(dict.fromkeys(names))))
-
-
-def _names(features: Mapping[str, FeatureSpec]) -> list[str]:
-    """The columns that features read, served texts included."""
-    served = [spec.catalogue_column for spec in features.values() if isinstance(spec, TextFeature)]
-    return [*(spec.column for spec in features.values()), *(name for name in served if name)]
-
-
-def _features(columns: Columns, features: Mapping[str, FeatureSpec]) -> dict[str, pl.Series]:
-    """The columns of one tower's features, each by its kind."""
-    read: dict[str, pl.Series] = {}
-    for name, spec in features.items():
-        for column in _names({name: spec}):
-            if isinstance(spec, TextFeature):
-                values = columns.required(column, "text")
-            elif isinstance(spec, CategoryFeature):
-                values = columns.categories(column) if spec.multi else columns.strings(column)
-            else:
-                values = columns.numbers(column)
-            if column in read and read[column].dtype != values.dtype:
-                raise DataError(
-                    f"{columns.path}: column {column!r} is read by two features as "
-                    f"{read[column].dtype} and as {values.dtype}"
-                )
-            read[column] = values
-    return read
-
-
-def _weights(columns: Columns, column: str) -> pl.Series:
-    if not column:
-        return pl.repeat(1.0, columns.frame.height, dtype=pl.Float32, eager=True)
-    expected = "a number of at least 0"
-    weights = columns.numbers(column, expected)
-    columns.refuse(column, weights.is_null() | (weights < 0), expected)
-    return weights.cast(pl.Float32)
+        return _distinct(pl.DataFrame(read), positive, columns.path)
 
 
 def _positive(columns: Columns, column: str) -> pl.Series:
@@ -174,3 +109,15 @@ def _distinct(pairs: pl.DataFrame, positive: pl.Series, path: Path) -> tuple[pl.
         "pair merged with an equal one": kept.height - once.height,
     }
     return once, {reason: count for reason, count in dropped.items() if count}
+
+
+def _with_test_file(
+    pairs: pl.DataFrame, tested: pl.DataFrame, query_columns: Sequence[str]
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Both tables, told apart by `in_test_file`; what both hold is only tested on."""
+    both = pl.concat(
+        [tested.with_columns(in_test_file=pl.lit(True)), pairs.with_columns(in_test_file=pl.lit(False))]
+    )
+    kept = both.unique([*query_columns, "item_row"], keep="first", maintain_order=True)
+    gone = both.height - kept.height
+    return kept, {"pair that the test file holds too": gone} if gone else {}

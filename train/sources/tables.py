@@ -2,6 +2,7 @@
 
 `items` opens with `item_id`, unique strings; the other columns are features and display fields.
 `pairs` holds the query's columns and `item_row` (row of `items`), `weight`, `group`, maybe `time`.
+Sources of events give more, see `train/sources/interactions.py`.
 """
 
 import re
@@ -14,9 +15,12 @@ import numpy as np
 import polars as pl
 
 from protos.features import normalise
+from train.sources.interactions import lay_out
 
-RESERVED = ("item_row", "weight", "group", "time", "part")
+RESERVED = ("item_row", "weight", "group", "time", "part", "in_test_file")
 """Columns of `pairs` that the source and the split own; no query feature may bear their names."""
+RESERVED_OF_EVENTS = (*RESERVED, "label", "position", "session", "user_start", "begin", "end")
+"""The same where pairs are events of users."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,15 @@ class Tables:
 
     Args:
         items: `item_id` first, then features and display fields.
-        pairs: query columns, `item_row`, `weight`, `group`, maybe `time`.
+        pairs: query columns, `item_row`, `weight`, `group`, maybe `time`; where a test file was read,
+            `in_test_file`.
         display: columns of `items` that an answer shows beside an id.
         dropped: reason -> number of rows that were left out or merged.
         changed: reason -> number of rows that are not as they were found.
         origin: where the rows come from and on what terms; goes into the report as it is.
+        history: of events, UInt32 rows of items: what each user dealt with, in order, one user after
+            another.
+        order: of events, what they are in order of.
     """
 
     items: pl.DataFrame
@@ -38,6 +46,13 @@ class Tables:
     dropped: Mapping[str, int]
     changed: Mapping[str, int] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    history: pl.Series | None = None
+    order: str = ""
+
+    @property
+    def reserved(self) -> tuple[str, ...]:
+        """Columns of `pairs` that no query feature reads."""
+        return RESERVED if self.history is None else RESERVED_OF_EVENTS
 
 
 def one_query_each(
@@ -57,7 +72,8 @@ def one_query_each(
 def sample_groups(tables: Tables, max_items: int, seed: int) -> Tables:
     """A seeded sample of whole groups with about `max_items` items; everything if that is 0.
 
-    Groups are drawn until they hold that many items. Items without a drawn pair go.
+    Groups are drawn until they hold that many items. Items without a drawn pair go. A group of events is
+    a user, who keeps the whole history.
     """
     if max_items == 0 or tables.items.height <= max_items:
         return tables
@@ -79,7 +95,11 @@ def sample_groups(tables: Tables, max_items: int, seed: int) -> Tables:
     dropped = Counter(tables.dropped)
     dropped["item outside the sample of max_items"] += tables.items.height - len(kept)
     dropped["pair outside the sample of max_items"] += tables.pairs.height - pairs.height
-    return replace(tables, items=tables.items[old_rows], pairs=pairs, dropped=dict(dropped))
+    history = None
+    if tables.history is not None:
+        pairs, history = lay_out(pairs)
+    sampled = replace(tables, items=tables.items[old_rows], pairs=pairs, history=history)
+    return replace(sampled, dropped=dict(dropped))
 
 
 def collapse(text: str) -> str:
