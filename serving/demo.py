@@ -30,7 +30,14 @@ from serving.query import example_query
 TEXTS, TEXT_HITS = 5, 3  # queries to show, and answers to each
 HISTORIES, HISTORY_HITS = 3, 5
 RECENT = 5  # items of a history that are named
-NAMES = {"bm25": "BM25"}  # of baselines, where the metric's prefix is not one
+METRICS = {"recall_at_10": "recall@10", "ndcg_at_10": "nDCG@10", "mrr_at_10": "MRR@10"}
+BESIDE = {  # what is measured on the same queries, by the prefix of its metrics
+    "exact": "exact",
+    "bm25": "BM25",
+    "popularity": "popularity",
+    "itemknn": "item-kNN",
+    "ease": "EASE",
+}
 PATIENCE = 120.0  # seconds until the server answers, and until it has stopped
 
 
@@ -144,8 +151,7 @@ def summary(manifest: dict[str, Any]) -> dict[str, str]:
         "data": f"{data['name']}: {data['items']:,} items; pairs: {parts}",
         "test queries": f"{quality['queries']:,}",
         **{name: ", ".join(columns) for name, columns in texts.items() if columns},
-        "recall@10": _compared(quality, "recall_at_10"),
-        "MRR@10": _compared(quality, "mrr_at_10"),
+        **{name: _compared(quality, metric) for metric, name in METRICS.items() if metric in quality},
         "index": f"{ann} {manifest['ann'][ann]:.4f} against exact search, "
         f"ef_search {manifest['index']['ef_search']}",
         "parity": f"torch and ONNX Runtime differ by at most {worst:.1e}",
@@ -160,10 +166,8 @@ def summary(manifest: dict[str, Any]) -> dict[str, str]:
 def _compared(quality: Mapping[str, Any], metric: str) -> str:
     """A metric of the service, then of whatever was measured beside it."""
     beside = {
-        name.removesuffix(f"_{metric}"): value
-        for name, value in quality.items()
-        if name.endswith(f"_{metric}") and isinstance(value, int | float)
+        name: quality[f"{prefix}_{metric}"]
+        for prefix, name in BESIDE.items()
+        if f"{prefix}_{metric}" in quality
     }
-    names = sorted(beside, key=lambda name: (name != "exact", name))
-    figures = {"served": quality[metric], **{name: beside[name] for name in names}}
-    return ", ".join(f"{value:.3f} {NAMES.get(name, name)}" for name, value in figures.items())
+    return ", ".join(f"{value:.3f} {name}" for name, value in {"served": quality[metric], **beside}.items())

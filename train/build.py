@@ -26,7 +26,7 @@ from train.config import BagTower, DssmTower, SequenceTower, SharedTower, TowerC
 from train.encoders import Category, HashedText, Number
 from train.hashing import WordHashing
 from train.heads import Lift, Logistic, Open, Unit
-from train.history import Attention, Forget, Ids, Nothing, Pooled, item_table
+from train.history import Attention, Forget, Ids, Nothing, Pooled, Thin, item_table
 from train.towers import Bias, Residual, Tower
 
 Towers = tuple[Tower, Tower]
@@ -71,7 +71,15 @@ def _sequence_towers(config: SequenceTower, schema: Schema) -> Towers:
     def history() -> nn.Module:
         if config.history == "attention":
             return Attention(ids, config.layers, config.heads, config.dropout, config.input_dropout, reach)
-        return Pooled(ids, reach, mean=True) if config.history == "mean" else Nothing(width)
+        if config.history == "mean":
+            import os
+            own = _item_table(schema, width, 0.0)
+            mode = os.environ.get("MODE", "own-sum")
+            if mode == "own-sum": return Pooled(own, reach, False, 1.0, config.decay)
+            if mode == "own-mean": return Pooled(own, reach, True, 1.0, config.decay)
+            if mode == "shared-mean": return Pooled(ids, reach, True, 1.0, config.decay)
+            return Pooled(ids, reach, False, 1.0, config.decay)
+        return Nothing(width)
 
     makers: Makers = {
         TextFeature: lambda: HashedText(hashing, texts, torch.ones(config.buckets)),
@@ -88,10 +96,12 @@ def _sequence_towers(config: SequenceTower, schema: Schema) -> Towers:
         query_factors = dict.fromkeys(_of_kind(schema.query, HistoryFeature), pooled)
         item_factors = {name: Ids(right) for name in _of_kind(schema.item, IdFeature)}
     forget = {name: Forget(config.id_dropout) for name in _of_kind(schema.item, IdFeature)}
+    thin = {name: Thin(config.history_dropout) for name in _of_kind(schema.query, HistoryFeature)}
+    query_deep = nn.Sequential(nn.Dropout(config.query_dropout), Bias(width))
     deep = Residual(width, config.item_hidden) if config.item_hidden else nn.Identity()
     query_head, item_head = _heads(config.similarity)
     return (
-        Tower(_encoders(schema, "query", width, makers), Bias(width), query_head, query_factors),
+        Tower(_encoders(schema, "query", width, makers), query_deep, query_head, query_factors, thin),
         Tower(_encoders(schema, "item", width, makers), deep, item_head, item_factors, forget),
     )
 

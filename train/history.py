@@ -223,6 +223,33 @@ class Nothing(nn.Module):
         return torch.zeros_like(records, dtype=torch.float32)[:, None].expand(-1, self.width)
 
 
+class Thin(nn.Module):
+    """Leaves items of a history out at random while training, of each history another share.
+
+    What is left has to tell what the whole did, as in a denoising autoencoder (Liang et al. 2018, section
+    2.1 drop half of the history). An item that is left out is no place to look at, but keeps its place.
+
+    Args:
+        most: the largest share that is left out; the share of a history is drawn evenly below it.
+    """
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, history: History) -> History:
+        """Rows (B, L) or windows -> the same with some rows 0."""
+        if not self.training or not self.most:
+            return history
+        if isinstance(history, Windows):
+            return Windows(self._thinned(history.rows), history.places)
+        return self._thinned(history)
+
+    def _thinned(self, rows: Tensor) -> Tensor:
+        share = self.most * torch.rand(len(rows), 1)
+        return rows.masked_fill(torch.rand(rows.shape) < share, 0)
+
+
 class Forget(nn.Module):
     """Takes some ids for unknown ones while training, so that items are placed by their content, too.
 

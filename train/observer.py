@@ -95,7 +95,7 @@ class RunObserver:
         name = f"epoch {number}" if number else "start  "
         self._progress.console.print(
             f"{name}  {loss}validation recall@10 {record['validation_recall_at_10']:.4f}  "
-            f"MRR@10 {record['validation_mrr_at_10']:.4f}{speed}",
+            f"nDCG@10 {record['validation_ndcg_at_10']:.4f}{speed}",
             highlight=False,
         )
 

@@ -50,7 +50,8 @@ def test_a_summary_names_what_was_measured_beside_the_service() -> None:
         "queries": 1200,
         "recall_at_10": 0.25,
         "exact_recall_at_10": 0.26,
-        "popular_recall_at_10": 0.125,
+        "popularity_recall_at_10": 0.125,
+        "cold_recall_at_10": 0.01,  # of other queries
         "bm25_recall_at_10": 0.2,
         "mrr_at_10": 0.1,
         "exact_mrr_at_10": 0.1,
@@ -69,9 +70,10 @@ def test_a_summary_names_what_was_measured_beside_the_service() -> None:
         "run_id": "0" * 32,
     }
     found = demo.summary(manifest)
-    assert found["recall@10"] == "0.250 served, 0.260 exact, 0.200 BM25, 0.125 popular"
+    assert found["recall@10"] == "0.250 served, 0.260 exact, 0.200 BM25, 0.125 popularity"
     assert found["data"] == "films: 3,000 items; pairs: 9,000 train, 1,200 test, 7 cold"
-    assert "served text" not in found
+    assert found["MRR@10"] == "0.100 served, 0.100 exact"
+    assert not {"served text", "nDCG@10"} & {*found}
 
 
 def test_a_server_that_cannot_start_is_an_error(tmp_path: Path) -> None:

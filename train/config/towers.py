@@ -85,7 +85,9 @@ class SequenceTower:
         layers: of the attention.
         heads: of the attention; they divide the dimension.
         dropout: inside the attention.
-        input_dropout: of the history's embedded items.
+        input_dropout: of the history's embedded items, before the attention.
+        query_dropout: of the query's learned coordinates.
+        history_dropout: of each history in a step, up to this share of its items is left out.
         latent: coordinates that start as EASE; 0 for none.
         regularisation: lambda of the EASE that it starts as.
         latent_scale: what EASE's scores are multiplied by at the start, to be logits.
@@ -106,6 +108,8 @@ class SequenceTower:
     heads: int = 2
     dropout: float = 0.3
     input_dropout: float = 0.5
+    query_dropout: float = 0.0
+    history_dropout: float = 0.0
     latent: int = 0
     regularisation: float = 300.0
     latent_scale: float = 12.0
@@ -126,7 +130,7 @@ class SequenceTower:
             raise ValueError('latent: expected at least 1 with history = "latent", got 0')
         if self.dimension % self.heads:
             raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
-        for name in ("dropout", "input_dropout", "id_dropout"):
+        for name in ("dropout", "input_dropout", "query_dropout", "history_dropout", "id_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
         if min(self.orders, default=1) < 1 or not (self.orders or self.words):

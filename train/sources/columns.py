@@ -105,9 +105,8 @@ class Columns:
         values = self.frame[column]
         if values.dtype in (pl.Date, pl.Datetime):
             times = values.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / 1e6
-        elif values.dtype == pl.String and values.cast(pl.Float64, strict=False).null_count():
-            seconds = [_seconds(value) for value in values]
-            times = pl.Series(column, seconds, dtype=pl.Float64)
+        elif values.dtype == pl.String and not _begins_with_a_number(values):
+            times = pl.Series(column, [_seconds(value) for value in values], dtype=pl.Float64)
         else:
             times = self.numbers(column, expected)
         self.refuse(column, times.is_null(), expected)
@@ -129,6 +128,11 @@ def _show(value: Any) -> str:
     """A value as an error names it: null by its name, and never a page of text."""
     text = "null" if value is None else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _begins_with_a_number(strings: pl.Series) -> bool:
+    """Whether the first of a column's times is a number, as then all of them are to be."""
+    return strings.head(1).cast(pl.Float64, strict=False).null_count() == 0
 
 
 def _seconds(value: str | None) -> float | None:
