@@ -44,7 +44,9 @@ def _dataset(arguments: argparse.Namespace) -> Dataset:
 def show_data(report: dict[str, Any], console: Console) -> None:
     """What was read, and every row that was dropped and why."""
     parts = ", ".join(f"{name} {count:,}" for name, count in report["parts"].items())
-    console.print(f"{report['name']}: {report['items']:,} items; pairs: {parts}", highlight=False)
+    users = f"{report['users']:,} users; " if report.get("users") else ""
+    told = f"{report['name']}: {report['items']:,} items; {users}pairs: {parts}"
+    console.print(told, highlight=False, soft_wrap=True)
     table = Table("dropped or changed", "rows", box=None)
     table.columns[1].justify = "right"
     for reason, count in {**report["dropped"], **report.get("changed", {})}.items():

@@ -22,7 +22,13 @@ from train.problem import Problem, texts_of
 Ranked = npt.NDArray[np.int64]
 Rank = Callable[[npt.NDArray[np.int64]], Ranked]  # query rows (Q,) -> item rows (Q, K), best first
 
-LABELS = {"bm25": "BM25", "popularity": "popularity", "itemknn": "item-kNN", "ease": "EASE"}
+LABELS = {
+    "bm25": "BM25",
+    "popularity": "popularity",
+    "itemknn": "item-kNN",
+    "ease": "EASE",
+    "itemmean": "item means",
+}
 LARGEST_MATRIX = 20_000  # items; item-item matrices grow with the square, EASE's time with the cube
 NEIGHBOURS = (10, 20, 50, 100, 200)
 STRENGTHS = (20.0, 50.0, 100.0, 200.0, 300.0, 400.0, 600.0, 800.0, 1200.0)

@@ -72,13 +72,9 @@ def _sequence_towers(config: SequenceTower, schema: Schema) -> Towers:
         if config.history == "attention":
             return Attention(ids, config.layers, config.heads, config.dropout, config.input_dropout, reach)
         if config.history == "mean":
-            import os
-            own = _item_table(schema, width, 0.0)
-            mode = os.environ.get("MODE", "own-sum")
-            if mode == "own-sum": return Pooled(own, reach, False, 1.0, config.decay)
-            if mode == "own-mean": return Pooled(own, reach, True, 1.0, config.decay)
-            if mode == "shared-mean": return Pooled(ids, reach, True, 1.0, config.decay)
-            return Pooled(ids, reach, False, 1.0, config.decay)
+            return Pooled(ids, reach, True, decay=config.decay)
+        if config.history == "sum":
+            return Pooled(_item_table(schema, width, 0.0), reach, False, decay=config.decay)
         return Nothing(width)
 
     makers: Makers = {

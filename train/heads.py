@@ -63,7 +63,7 @@ class Logistic(Open):
 
     def score(self) -> Score:
         """What a product is shown as."""
-        return Score("sigmoid", float(self.bias))
+        return Score("sigmoid", float(self.bias.detach()))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, D + 1)."""

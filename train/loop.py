@@ -22,6 +22,8 @@ from train.batches import Batch, HistoryBatches, batch_count, batches
 from train.config import Loss, TrainingConfig
 from train.corpus import Corpus
 from train.evaluation import encode, encode_catalogue, search
+from train.figures import label_figures
+from train.heads import score_of
 from train.metrics import mean, per_query
 from train.objective import Objective
 from train.optimiser import adam, set_learning_rate
@@ -191,7 +193,8 @@ class Trainer:
     def evaluate(self, part: str) -> dict[str, float]:
         """Metrics of the towers as they are, on one part, by exact search over all items."""
         queries, relevant = self.problem.parts[part].by_query()
-        return mean(per_query(self.rank(queries), relevant))
+        found = mean(per_query(self.rank(queries), relevant))
+        return found | label_figures(self.problem, part, self.products, score_of(self.towers[0]))
 
     def rank(self, queries: Rows) -> Rows:
         """The items that the towers rank first for some queries, (Q, K) rows, -1 where there is none."""

@@ -97,6 +97,7 @@ class RunObserver:
             f"{name}  {loss}validation recall@10 {record['validation_recall_at_10']:.4f}  "
             f"nDCG@10 {record['validation_ndcg_at_10']:.4f}{speed}",
             highlight=False,
+            soft_wrap=True,
         )
 
     def _send_losses(self) -> None:

@@ -17,7 +17,7 @@ MODEL_COLOUR = "#1f5fa8"
 BASELINE_COLOUR = "#c77d1e"
 QUIET_COLOUR = "#8a8f98"
 COLOURS = (MODEL_COLOUR, BASELINE_COLOUR, QUIET_COLOUR, "#5b8c5a")
-METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR"}
+METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC"}
 
 
 def learning_curves(
@@ -77,7 +77,7 @@ def _reach(metrics: Mapping[str, float], metric: str) -> tuple[float, float]:
 def spelt(metric: str) -> str:
     """A metric's key as people write it: `ndcg_at_10` is nDCG@10."""
     name, _, k = metric.partition("_at_")
-    return f"{METRIC_NAMES.get(name, name)}@{k}"
+    return f"{METRIC_NAMES.get(name, name)}@{k}" if k else METRIC_NAMES.get(name, name)
 
 
 def save(figure: Figure, path: Path) -> Path:

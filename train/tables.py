@@ -38,6 +38,7 @@ def show_cold(metrics: Mapping[str, Any], console: Console) -> None:
                 f"{int(metrics[f'{name}_queries']):,} queries {label}: "
                 f"HR@10 {metrics[f'{name}_hr_at_10']:.4f}, nDCG@10 {metrics[f'{name}_ndcg_at_10']:.4f}",
                 highlight=False,
+                soft_wrap=True,
             )
     if "cold_queries" in metrics:
         placed = ", ".join(
@@ -48,11 +49,12 @@ def show_cold(metrics: Mapping[str, Any], console: Console) -> None:
                 ("random_", "at random"),
             )
         )
-        console.print(f"items kept out of training, HR@50: {placed}", highlight=False)
+        console.print(f"items kept out of training, HR@50: {placed}", highlight=False, soft_wrap=True)
     if "auc" in metrics:
         loss = f", log loss {metrics['log_loss']:.4f}" if "log_loss" in metrics else ""
         console.print(
             f"labelled pairs: AUC {metrics['auc']:.4f}{loss}; by item means: "
             f"AUC {metrics['itemmean_auc']:.4f}, log loss {metrics['itemmean_log_loss']:.4f}",
             highlight=False,
+            soft_wrap=True,
         )

@@ -13,7 +13,7 @@ class TrainingConfig:
     Args:
         epochs: at most this many.
         patience: stop after this many epochs in a row without a better figure on validation.
-        selection: the figure that chooses the best epoch.
+        selection: the figure that chooses the best epoch; `auc` where the data has labels.
         batch_size: pairs a step.
         learning_rate: of Adam, after a linear warm-up, decaying to zero along a cosine.
         seed: of everything random.
@@ -26,7 +26,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     seed: int = 0
     threads: int = 0
-    selection: Literal["recall_at_10", "hr_at_10", "ndcg_at_10", "mrr_at_10"] = "recall_at_10"
+    selection: Literal["recall_at_10", "hr_at_10", "ndcg_at_10", "mrr_at_10", "auc"] = "recall_at_10"
 
     def __post_init__(self) -> None:
         at_least(0, self, "epochs", "seed", "threads")

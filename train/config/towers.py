@@ -79,8 +79,9 @@ class SequenceTower:
     starts there, and what it learns is added.
 
     Args:
-        history: `attention` is causal self-attention (SASRec, Kang and McAuley 2018), `mean` the mean of
-            the items, weighted by how long ago each was, `latent` leaves it to EASE's coordinates.
+        history: `attention` is causal self-attention (SASRec, Kang and McAuley 2018); `mean` the mean of
+            the items, weighted by how long ago each was; `sum` such a sum over a table of the query's
+            own, which starts at zero; `latent` leaves it to EASE's coordinates.
         dimension: learned coordinates, and the width of the shared item table.
         layers: of the attention.
         heads: of the attention; they divide the dimension.
@@ -91,8 +92,8 @@ class SequenceTower:
         latent: coordinates that start as EASE; 0 for none.
         regularisation: lambda of the EASE that it starts as.
         latent_scale: what EASE's scores are multiplied by at the start, to be logits.
-        decay: how much the logarithm of an item's weight in EASE's sum falls with each item that came
-            after it, at the start.
+        decay: how much the logarithm of an item's weight in a sum falls with each item that came after
+            it, at the start.
         id_dropout: share of the items that a step takes for unknown ones, so that content places them.
         item_hidden: width of the item tower's residual multilayer part; 0 leaves it out.
         buckets: rows of the hashed table of texts.
@@ -102,7 +103,7 @@ class SequenceTower:
     """
 
     kind: Literal["sequence"]
-    history: Literal["attention", "mean", "latent"] = "attention"
+    history: Literal["attention", "mean", "sum", "latent"] = "attention"
     dimension: int = 64
     layers: int = 2
     heads: int = 2
