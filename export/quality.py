@@ -75,7 +75,12 @@ def evaluate(
 
 
 def verdict(metrics: Mapping[str, Any], metric: str) -> str:
-    """Who wins, in a sentence: the model or the best of the baselines."""
+    """Who wins, in a sentence: the model or the best of the baselines.
+
+    Args:
+        metric: that decides; nDCG@10 where the test part does not have it, as with AUC without negatives.
+    """
+    metric = metric if metric in metrics else "ndcg_at_10"
     beside = {name: metrics[f"{name}_{metric}"] for name in LABELS if f"{name}_{metric}" in metrics}
     if not beside:
         return f"{spelt(metric)} {metrics[metric]:.3f}, with no baseline to compare it with"

@@ -182,7 +182,7 @@ def _log_model(folder: Path, manifest: bundle.Manifest) -> None:
             python_model=str(ROOT / "serving" / "pyfunc_model.py"),
             artifacts={"bundle": str(folder)},
             code_paths=[str(ROOT / "serving"), str(ROOT / "protos")],
-            input_example=(example, {"k": 10}),
+            input_example=(example, {"k": 10, "exclude_history": False}),
             pip_requirements=[f"{package}=={version(package)}" for package in RUNTIME],
         )
     for each in said:  # MLflow has no type hint for "a text or a table of features", and says so

@@ -89,3 +89,21 @@ def made(made_once: "Made") -> Iterator["Made"]:
 
     with tracking_at(made_once.uri):
         yield made_once
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the log of `tests.watched`."""
+    from tests.watched import write_log
+
+    return write_log(tmp_path_factory.mktemp("films"))
+
+
+@pytest.fixture(scope="session")
+def films_made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> "Made":
+    """A run on what people watched in which order, and its bundle; tests read them and change nothing."""
+    from tests.stdlib import make_of
+    from tests.watched import write_toml
+
+    folder = tmp_path_factory.mktemp("films-made")
+    return make_of(write_toml(films, folder / "watched.toml"), empty_store, folder)

@@ -108,8 +108,13 @@ def write_toml(
         "display": ["name", "summary"],
         "group": "group",
     }
+    return write_sections(path, name, {"data": data, **sections}, changed)
+
+
+def write_sections(path: Path, name: str, sections: Sections, changed: Sections) -> Path:
+    """Write an experiment, section by section, some keys of which are changed or added."""
     lines = [f'name = "{name}"']
-    for section, values in {"data": data, **sections}.items():
+    for section, values in sections.items():
         lines.append(f"[{section}]")
         for key, value in {**values, **changed.get(section, {})}.items():
             lines.append(f"{key} = {json.dumps(value)}")  # of these values, JSON is TOML
@@ -168,8 +173,12 @@ class Made:
 def make(
     stdlib: Path, empty_store: Path, folder: Path, name: str = "stdlib", sections: Sections = PLAIN
 ) -> Made:
+    """Train an experiment on the tables in `stdlib`, and assemble its bundle, in `folder`."""
+    return make_of(write_toml(stdlib, folder / f"{name}.toml", name, sections), empty_store, folder)
+
+
+def make_of(config: Path, empty_store: Path, folder: Path) -> Made:
     """Train an experiment in a store of its own in `folder`, and assemble its bundle."""
-    config = write_toml(stdlib, folder / f"{name}.toml", name, sections)
     console = Console(file=io.StringIO())
     experiment, dataset = experiment_at(config)
     with tracking_at(f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}") as uri:

@@ -91,8 +91,7 @@ class HistoryBatches:
         lengths = self._end[stops - 1] - begin[starts]
         order = np.argsort(lengths + generator.normal(0, 0.1 * self._length, len(lengths)), kind="stable")
         pairs = np.add.reduceat(self._count, starts)[order]
-        cuts = np.flatnonzero(np.diff((np.cumsum(pairs) - 1) // self.size)) + 1
-        chunks = [chunk for chunk in np.split(order, cuts) if len(chunk)]
+        chunks = np.split(order, self._cuts(pairs))
         generator.shuffle(chunks)
         return [self._batch(chunk, starts, stops, begin) for chunk in chunks]
 
@@ -112,6 +111,14 @@ class HistoryBatches:
         begin = self._begin + np.where(number > 0, offset + (number - 1) * self._length, 0)
         key = user * (number.max(initial=0) + 1) + number
         return key, begin
+
+    def _cuts(self, pairs: Rows) -> Rows:
+        """Where to cut windows that hold so many pairs each; no pair is left alone, without negatives."""
+        cuts = np.flatnonzero(np.diff((np.cumsum(pairs) - 1) // self.size)) + 1
+        held = np.add.reduceat(pairs, np.r_[0, cuts])
+        if held[0] < 2:
+            cuts, held = cuts[1:], held[1:]
+        return cuts[held[1:] >= 2]
 
     def _batch(self, windows: Rows, starts: Rows, stops: Rows, begin: Rows) -> Batch:
         places, window = _stretches(starts[windows], stops[windows])

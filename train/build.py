@@ -91,7 +91,8 @@ def _sequence_towers(config: SequenceTower, schema: Schema) -> Towers:
         pooled = Pooled(left, reach, False, config.latent_scale, config.decay)
         query_factors = dict.fromkeys(_of_kind(schema.query, HistoryFeature), pooled)
         item_factors = {name: Ids(right) for name in _of_kind(schema.item, IdFeature)}
-    forget = {name: Forget(config.id_dropout) for name in _of_kind(schema.item, IdFeature)}
+    known = len(ids) - FIRST_KNOWN
+    forget = {name: Forget(config.id_dropout, known) for name in _of_kind(schema.item, IdFeature)}
     thin = {name: Thin(config.history_dropout) for name in _of_kind(schema.query, HistoryFeature)}
     query_deep = nn.Sequential(nn.Dropout(config.query_dropout), Bias(width))
     deep = Residual(width, config.item_hidden) if config.item_hidden else nn.Identity()

@@ -198,7 +198,10 @@ def _report(experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerp
         "fingerprint": fingerprint,
         "origin": dict(tables.origin),
     }
-    return report if tables.history is None else report | _report_of_users(tables, pairs)
+    if tables.history is None:
+        return report
+    repeats = getattr(experiment.data, "repeats", "first")  # MovieLens has none
+    return report | {"repeats": repeats} | _report_of_users(tables, pairs)
 
 
 def _report_of_users(tables: Tables, pairs: pl.DataFrame) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from protos.bundle import Score
 from train.encoders import unit
 
+ROOM = 1.01  # of the radius beyond the longest item: the root of next to nothing would blow rounding up
+
 
 class Unit(nn.Module):
     """Unit length, on either side: the product is a cosine."""
@@ -74,7 +76,7 @@ class Lift(nn.Module):
     """The item's side of an inner product: x / radius, and what is missing to unit length.
 
     Args:
-        radius: (), the length of the longest item, once `enclose` has seen all of them.
+        radius: (), a little more than the longest item's length, once `enclose` has seen all of them.
     """
 
     radius: Tensor
@@ -95,7 +97,7 @@ class Lift(nn.Module):
         raw = vectors[:, :-1] * self.radius
         longest = torch.linalg.vector_norm(raw, dim=1).max()
         if longest > 0:
-            self.radius.copy_(longest)
+            self.radius.copy_(ROOM * longest)
         return self.forward(raw)
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protos.features import FIRST_KNOWN, UNKNOWN
+from train.hashing import look_up
 
 
 @dataclass(frozen=True)
@@ -254,14 +255,26 @@ class Forget(nn.Module):
     """Takes some ids for unknown ones while training, so that items are placed by their content, too.
 
     As DropoutNet (Volkovs et al. 2017, section 3) does with the preference half of its input.
+
+    Args:
+        share: of the items, in a step; 0 leaves all ids as they are.
+        known: items of the vocabulary.
     """
 
-    def __init__(self, share: float) -> None:
+    MOST = 0.8  # an item has to be itself now and then
+    rates: Tensor
+
+    def __init__(self, share: float, known: int) -> None:
         super().__init__()
         self.share = share
+        self.register_buffer("rates", torch.full((FIRST_KNOWN + known,), share), persistent=False)
+
+    def weigh(self, weights: Tensor) -> None:
+        """Forget items in proportion to weights (known,), the same share of all on average."""
+        self.rates[FIRST_KNOWN:] = (self.share * weights / weights.mean()).clamp(max=self.MOST)
 
     def forward(self, rows: Tensor) -> Tensor:
         """int64 (B, 1) -> int64 (B, 1)."""
         if not self.training or not self.share:
             return rows
-        return rows.masked_fill(torch.rand(rows.shape) < self.share, UNKNOWN)
+        return rows.masked_fill(torch.rand(rows.shape) < look_up(self.rates, rows), UNKNOWN)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from protos.errors import DataError
 from train.batches import Batch, HistoryBatches, batch_count, batches
 from train.config import Loss, TrainingConfig
 from train.corpus import Corpus
@@ -115,6 +116,7 @@ class Trainer:
 
         Raises:
             Interrupted: the observer asked to stop; the state has been saved.
+            DataError: the epoch is to be chosen by AUC, and validation has no labels to tell apart.
         """
         state = self.state
         if not state.history:
@@ -182,7 +184,9 @@ class Trainer:
             record["pairs_per_s"] = len(self.pairs) / seconds
         state.history.append(record)
         observer.epoch(record, state.epoch)
-        figure = record[f"validation_{self.config.selection}"]
+        figure = record.get(f"validation_{self.config.selection}")
+        if figure is None:  # only AUC may be lacking
+            raise DataError('training.selection = "auc", but validation pairs are all positive or all not')
         if figure > state.best:
             state.best = figure
             state.best_epoch = state.epoch

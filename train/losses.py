@@ -30,7 +30,7 @@ def full_softmax(
     Returns:
         (B,)
     """
-    logits = scores / temperature
+    logits = scores if temperature == 1 else scores / temperature  # a pass over (B, N) is what costs
     if seen is not None:
         logits = _without(logits, seen, positive)
     log_p = F.log_softmax(logits, dim=1)

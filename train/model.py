@@ -21,7 +21,7 @@ from train.corpus import Corpus
 from train.loop import Towers
 from train.observer import BEST_TOWERS
 from train.problem import Problem
-from train.start import schema_of, start_factors, start_numbers, start_text
+from train.start import schema_of, start_factors, start_forgetting, start_numbers, start_text
 
 ARTIFACTS = "model"
 DESCRIPTION = "description.json"
@@ -59,8 +59,10 @@ def start_model(experiment: Experiment, problem: Problem) -> tuple[Model, tuple[
     items = Corpus(schema, "item", problem.items, hashing)
     latent = getattr(experiment.tower, "latent", 0)
     start_text(towers, items, latent, experiment.training.seed)
-    if isinstance(experiment.tower, SequenceTower) and experiment.tower.latent:
-        start_factors(towers, problem, schema, experiment.tower.regularisation)
+    if isinstance(experiment.tower, SequenceTower):
+        start_forgetting(towers[1], schema, counts, experiment.tower.id_dropout_alpha)
+        if experiment.tower.latent:
+            start_factors(towers, problem, schema, experiment.tower.regularisation)
     for tower, side in zip(towers, ("query", "item"), strict=True):
         start_numbers(tower, side, training)  # type: ignore[arg-type]
     return Model(experiment, schema, towers), (queries, items)

@@ -61,6 +61,8 @@ class Objective:
             raise DataError("loss.negatives = 0, but every training pair is positive: nothing to tell apart")
         self.positives = Positives.of(self.pairs, problem.query_count)
         counts = problem.counts()
+        if not counts.any():
+            raise DataError("the train part of the split holds no positive pair")
         self._trained = np.flatnonzero(counts)
         self._share = counts / counts.sum()
         self._log_q: dict[int, Tensor] = {}  # by pairs in a batch

@@ -188,7 +188,7 @@ def problem_of(
         dataset.items.height,
         ids,
         histories,
-        histories is not None and dataset.report.get("repeats", "first") == "first",
+        histories is not None and dataset.report["repeats"] == "first",
     )
 
 

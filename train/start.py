@@ -29,7 +29,7 @@ from protos.features import (
 from train.collaborative import ease, interactions
 from train.corpus import Corpus
 from train.encoders import HashedText, Number
-from train.history import Ids, Pooled
+from train.history import Forget, Ids, Pooled
 from train.problem import Problem
 from train.towers import Tower
 
@@ -131,6 +131,18 @@ def start_numbers(tower: Tower, side: Side, training: Mapping[Side, Values]) -> 
             if values:
                 encoder.mean.fill_(float(np.mean(values)))
                 encoder.deviation.fill_(float(np.std(values)) or 1.0)
+
+
+def start_forgetting(tower: Tower, schema: Schema, items: Mapping[str, int], alpha: float) -> None:
+    """Let the item tower forget ids in proportion to interactions^alpha.
+
+    Args:
+        items: item id -> its training interactions.
+    """
+    for step in tower.prepare.values():
+        if isinstance(step, Forget):
+            counts = [items[each] for each in schema.vocabularies[ITEM_VOCABULARY]]
+            step.weigh(torch.tensor(counts, dtype=torch.float32) ** alpha)
 
 
 def start_factors(towers: tuple[Tower, Tower], problem: Problem, schema: Schema, strength: float) -> None:

@@ -110,7 +110,7 @@ def test_a_run_comes_back(tmp_path: Path) -> None:
     first.state.epoch, first.state.step, first.state.best = 2, 1, 0.5
     first.state.hard = np.arange(8)[:, None]
     first.state.losses, first.state.history = [1.0, 0.5], [{"loss": 0.75}]
-    for batch in first._remaining():
+    for batch in first._batches()[1]:
         first._step(batch)
     save_run(tmp_path / "run.pt", first)
     load_run(tmp_path / "run.pt", second)

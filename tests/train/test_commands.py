@@ -58,7 +58,7 @@ def test_fit_tells_the_figures_beside_those_of_bm25(run: Any, made: Made) -> Non
     code, output, _ = run("fit", "--config", made.config)
     assert code == 0
     assert f"run {made.run.info.run_id}, unchanged since it was trained" in output
-    (line,) = (line for line in output.splitlines() if "recall_at_10 " in line)
+    (line,) = (line for line in output.splitlines() if line.split()[:1] == ["recall@10"])
     metrics = made.run.data.metrics
     assert line.split()[1:] == [f"{metrics[prefix + 'recall_at_10']:.4f}" for prefix in ("", "bm25_")]
 

@@ -7,15 +7,20 @@ from typing import Any
 import pytest
 
 from protos.errors import ConfigError
+from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
 from tests.stdlib import DSSM, write_toml
 from train.config import (
     BagTower,
     DssmTower,
+    EventsData,
     Experiment,
     ExportConfig,
     InBatchSoftmax,
     IndexConfig,
+    MovielensData,
     SampledSoftmax,
+    SequenceTower,
+    SharedTower,
     TrainingConfig,
     read_experiment,
 )
@@ -28,11 +33,15 @@ SHIPPED = sorted(CONFIGS.glob("*.toml"))
 def test_what_is_shipped_can_be_read(path: Path) -> None:
     experiment = read_experiment(path)
     assert experiment.name == path.stem
+    assert experiment.index.recall_target == 0.98
+    if any(isinstance(spec, HistoryFeature) for spec in experiment.query.values()):
+        assert isinstance(experiment.data, EventsData | MovielensData)
+        assert isinstance(experiment.tower, SharedTower if path.stem.endswith("-ratings") else SequenceTower)
+        return
     assert len(experiment.examples) >= 5
     paper = path.stem.endswith("-dssm")
     assert isinstance(experiment.tower, DssmTower if paper else BagTower)
     assert isinstance(experiment.loss, SampledSoftmax if paper else InBatchSoftmax)
-    assert experiment.index.recall_target == 0.98
 
 
 def test_the_papers_model_is_the_papers() -> None:
@@ -98,17 +107,32 @@ def test_a_name_must_fit_files_and_registries(stdlib: Path, tmp_path: Path, name
         read_experiment(write_toml(stdlib, tmp_path / "a.toml", name))
 
 
-def test_both_sides_need_a_text() -> None:
-    experiment = read_experiment(SHIPPED[0])
-    for side in ("query", "item"):
-        with pytest.raises(ValueError, match=f'{side}: expected at least one feature of kind "text"'):
-            dataclasses.replace(experiment, **dict[str, Any]({side: {}}))
+HISTORY, ID, TEXT = HistoryFeature("history"), IdFeature("id"), TextFeature("text", "text")
+FEATURES: list[tuple[str, dict[str, FeatureSpec], str]] = [
+    ("query", {}, 'query: expected at least one feature of kind "text" or "history"'),
+    ("query", {"x": CategoryFeature("category", "x")}, "query: expected at least one feature of kind"),
+    ("query", {"id": ID, "text": TEXT}, 'query.id: a feature of kind "id" is of the other side'),
+    ("query", {"a": HISTORY, "b": HISTORY}, "query: expected at most one history"),
+    ("item", {}, "item: expected at least one feature"),
+    ("item", {"past": HISTORY}, 'item.past: a feature of kind "history" is of the other side'),
+]
 
 
-def test_an_example_gives_every_feature_of_the_query() -> None:
+@pytest.mark.parametrize(("side", "features", "said"), FEATURES, ids=[said for *_, said in FEATURES])
+def test_both_sides_need_features_of_their_own(
+    side: str, features: dict[str, FeatureSpec], said: str
+) -> None:
     experiment = read_experiment(SHIPPED[0])
-    with pytest.raises(ValueError, match=r"examples\[1\]: expected a value for each of \['text'\]"):
-        dataclasses.replace(experiment, examples=({"text": "a"}, {"txt": "b"}))
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(experiment, **dict[str, Any]({side: features}))
+    dataclasses.replace(experiment, query={"past": HISTORY}, item={"id": ID}, examples=())
+
+
+@pytest.mark.parametrize("example", [{"txt": "b"}, {}])
+def test_an_example_gives_features_of_the_query(example: dict[str, Any]) -> None:
+    experiment = read_experiment(CONFIGS / "pydocs.toml")
+    with pytest.raises(ValueError, match=r"examples\[1\]: expected values of \['text'\]"):
+        dataclasses.replace(experiment, examples=({"text": "a"}, example))
 
 
 def test_whatever_has_a_default_may_be_left_out(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from tests.stdlib import started, write_toml
-from train.baselines import bm25, bm25_metrics
+from train.baselines import baselines, bm25
 from train.evaluation import encode, search
+from train.figures import WITH_INTERVAL, figures
+from train.metrics import CUTOFFS
 
 
 def test_search_is_exact_and_best_first() -> None:
@@ -49,9 +51,19 @@ def test_bm25_of_items_without_words_finds_nothing(items: list[str]) -> None:
 
 def test_bm25_is_measured_as_the_model_is(stdlib: Path, tmp_path: Path) -> None:
     model, problem, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
-    found = bm25_metrics(model.experiment, problem, "test")
-    assert set(found) == {
-        f"bm25_{name}"
-        for name in ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")
-    }
+    rank = baselines(model.experiment, problem)
+    assert set(rank) == {"bm25"}
+    found = figures(problem, "test", rank["bm25"], rank)
+    names = {f"recall_at_{k}" for k in CUTOFFS} | {"hr_at_10", "hr_at_50", "mrr_at_10", "ndcg_at_10"}
+    names |= {f"{name}_{end}" for name in WITH_INTERVAL for end in ("low", "high")}
+    assert set(found) == names | {f"bm25_{name}" for name in names} | {"queries"}
+    assert all(found[name] == found[f"bm25_{name}"] for name in names)
     assert 0.4 < found["bm25_recall_at_10"] < found["bm25_recall_at_100"] < 1
+
+
+def test_what_a_query_has_seen_is_no_answer() -> None:
+    items = torch.eye(4)
+    queries = torch.tensor([[4.0, 3, 2, 1], [4, 3, 2, 1], [1, 2, 3, 4]])
+    seen = [np.array([0]), np.array([], np.int64), np.array([0, 1, 2, 3])]
+    found = search(queries, items, k=3, seen=seen)
+    assert found.tolist() == [[1, 2, 3], [0, 1, 2], [-1, -1, -1]]

@@ -43,7 +43,7 @@ def test_a_run_holds_what_it_takes_to_judge_and_repeat_it(made: Made) -> None:
     steps = client.get_metric_history(run.info.run_id, "step_loss")
     assert [point.step for point in steps] == list(range(1, len(steps) + 1))
     held = {a.path for name in ("plots", ARTIFACTS, "") for a in client.list_artifacts(run.info.run_id, name)}
-    assert {"plots/learning_curves.png", "plots/recall_beside_bm25.png", "dataset.json"} <= held
+    assert {"plots/learning_curves.png", "plots/beside_baselines.png", "dataset.json"} <= held
     assert {f"{ARTIFACTS}/towers.pt", f"{ARTIFACTS}/description.json"} <= held
 
 
@@ -143,7 +143,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     ("change", "said"),
     [
         ({"training": {"epoch": 3}}, r"training.epoch: unknown key; known here: batch_size, epochs"),
-        ({"loss": {"kind": "hinge"}}, r"loss.kind: expected one of 'in_batch_softmax', 'sampled_softmax'"),
+        ({"loss": {"kind": "hinges"}}, r"loss.kind: expected one of 'full_softmax', 'in_batch_softmax'"),
         ({"tower": {"dimension": "wide"}}, r"tower.dimension: expected an integer, got 'wide'"),
     ],
 )

@@ -13,8 +13,9 @@ import torch
 from protos.errors import DataError
 from tests.stdlib import DSSM, PLAIN, Sections, started, write_toml
 from train.checkpoint import load_run, save_run
-from train.loop import Interrupted, Trainer, draw_negatives
+from train.loop import Interrupted, Trainer
 from train.metrics import mean, per_query
+from train.objective import draw_columns
 from train.problem import Problem
 
 TIMES = ("epoch_s", "pairs_per_s")  # the figures that no two runs share
@@ -240,15 +241,15 @@ def test_a_single_pair_is_refused(toml: Callable[..., Path]) -> None:
 
 
 def test_random_negatives_are_no_known_positives() -> None:
-    generator = torch.Generator().manual_seed(0)
-    same = torch.rand(50, 30, generator=generator) < 0.5
+    generator = np.random.default_rng(0)
+    same = torch.from_numpy(generator.random((50, 30)) < 0.5)
     same[:, 3] = False
-    drawn = draw_negatives(same, 4, generator)
+    drawn = draw_columns(same, 4, generator)
     assert drawn.shape == (50, 4)
     assert not same.gather(1, drawn).any()
     assert len(set(drawn.flatten().tolist())) > 20
     nothing_else = torch.ones(2, 3, dtype=torch.bool)
-    assert draw_negatives(nothing_else, 4, generator).shape == (2, 4)
+    assert draw_columns(nothing_else, 4, generator).shape == (2, 4)
 
 
 def test_temperature_and_gamma_reach_the_loss(toml: Callable[..., Path]) -> None:

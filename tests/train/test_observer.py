@@ -32,7 +32,7 @@ def test_every_step_is_logged_also_beyond_what_one_call_takes(
         report = observer.steps(epoch=1, total=2100, done=100)
         for step in range(2000):
             report(step / 2)
-        observer.epoch({"validation_recall_at_10": 0.5, "validation_mrr_at_10": 0.25, "loss": 1.0}, 2)
+        observer.epoch({"validation_recall_at_10": 0.5, "validation_ndcg_at_10": 0.25, "loss": 1.0}, 2)
     client = mlflow.MlflowClient()
     steps = client.get_metric_history(run_id, "step_loss")
     assert [(point.step, point.value) for point in steps[:2]] == [(2201, 0.0), (2202, 0.5)]
@@ -43,10 +43,10 @@ def test_every_step_is_logged_also_beyond_what_one_call_takes(
 
 def test_an_epoch_is_told_in_a_line(store: str, tmp_path: Path, console: Console) -> None:
     observer = RunObserver(tmp_path, console)
-    figures = {"validation_recall_at_10": 0.5, "validation_mrr_at_10": 0.25}
+    figures = {"validation_recall_at_10": 0.5, "validation_ndcg_at_10": 0.25}
     with tracked("books", "fit", "a"):
         observer.epoch(figures, 0)
         observer.epoch({**figures, "loss": 1.5, "pairs_per_s": 12345.6}, 1)
     start, first = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert start == "start    validation recall@10 0.5000  MRR@10 0.2500"
-    assert first == "epoch 1  loss 1.5000  validation recall@10 0.5000  MRR@10 0.2500  12,346 pairs/s"
+    assert start == "start    validation recall@10 0.5000  nDCG@10 0.2500"
+    assert first == "epoch 1  loss 1.5000  validation recall@10 0.5000  nDCG@10 0.2500  12,346 pairs/s"

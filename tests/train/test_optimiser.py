@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from protos.features import Schema, TextFeature
+from protos.features import HistoryFeature, IdFeature, Schema, TextFeature
 from train.build import build_towers
-from train.config import BagTower, DssmTower
+from train.config import BagTower, DssmTower, SequenceTower
 from train.optimiser import WEIGHTS_FACTOR, adam, set_learning_rate
 
 TEXT = TextFeature("text", "text")
@@ -35,7 +35,7 @@ def test_tables_and_weights_have_steps_of_their_size() -> None:
 def test_the_rate_rises_then_falls_to_zero() -> None:
     towers = build_towers(BagTower("bag", 16, 0, buckets=64), SCHEMA)
     optimiser = adam(towers, 0.1)
-    shares = [set_learning_rate(optimiser, step, 200) for step in range(200)]
+    shares = [set_learning_rate(optimiser, step / 20, 10, 20) for step in range(200)]
     top = shares.index(max(shares))
     assert shares[:top] == sorted(shares[:top])
     assert shares[top:] == sorted(shares[top:], reverse=True)
@@ -44,7 +44,27 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
     assert top <= 10
     assert shares[-1] < 1e-3
     assert all(group["lr"] == group["peak"] * shares[-1] for group in optimiser.param_groups)
-    assert set_learning_rate(optimiser, 0, 1) == 1
+    assert set_learning_rate(optimiser, 0, 1, 1) == 1
+
+
+def test_the_rate_goes_by_epochs_whatever_their_length() -> None:
+    optimiser = adam(build_towers(BagTower("bag", 16, 0, buckets=64), SCHEMA), 0.1)
+    early, late = (
+        [set_learning_rate(optimiser, done, 10, steps) for steps in (20, 23)] for done in (0.2, 7.5)
+    )
+    assert late[0] == late[1] < 0.2
+    assert early[0] > early[1]  # the warm-up counts a step ahead, to begin above zero
+    assert set_learning_rate(optimiser, 10, 10, 20) == 0
+
+
+def test_what_is_not_learned_has_no_step() -> None:
+    features = IdFeature("id"), HistoryFeature("history", max_length=5)
+    schema = Schema({"history": features[1]}, {"id": features[0]}, {"items": ("a", "b")})
+    towers = build_towers(SequenceTower("sequence", latent=2), schema)
+    grouped = {p for group in adam(towers, 0.1).param_groups for p in group["params"]}
+    fixed: Any = [*towers[0].factors.values(), *towers[1].factors.values()]
+    assert not {each.table for each in fixed} & grouped
+    assert grouped == {p for tower in towers for p in tower.parameters() if p.requires_grad}
 
 
 def test_a_step_moves_every_part() -> None:

@@ -38,7 +38,7 @@ def test_equal_queries_become_one_across_parts() -> None:
     asked = {
         part: [problem.queries["text"][row] for row in pairs.query] for part, pairs in problem.parts.items()
     }
-    assert asked == {"train": ["read", "write"], "validation": ["read"], "test": ["read"]}
+    assert asked == {"train": ["read", "write"], "validation": ["read"], "test": ["read"], "cold": []}
     assert problem.items == {"text": ["A", "B", "C"]}
     assert values_of(data.items, ITEM, catalogue=True) == {"text": ["AA", "BB", "CC"]}
 

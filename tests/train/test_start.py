@@ -120,6 +120,7 @@ def test_vocabularies_are_of_training_rows_most_frequent_first() -> None:
             "query": {"text": [], "colour": ["red", "blue", None, "red", "green", "blue", "red"]},
             "item": {"text": [], "tags": [["b", "a"], None, [], ["a", "c"]]},
         },
+        {"x": 3},
     )
     assert schema.vocabularies == {"query.colour": ("red", "blue"), "item.tags": ("a", "b", "c")}
 

@@ -95,6 +95,9 @@ class SequenceTower:
         decay: how much the logarithm of an item's weight in a sum falls with each item that came after
             it, at the start.
         id_dropout: share of the items that a step takes for unknown ones, so that content places them.
+        id_dropout_alpha: items are drawn for that by their interactions to this power. 0 draws all alike,
+            and content says how popular an item is on average, which for most is hardly; 1 draws them as
+            often as they are met, and a new item is taken for one that people care for.
         item_hidden: width of the item tower's residual multilayer part; 0 leaves it out.
         buckets: rows of the hashed table of texts.
         orders: lengths of the character n-grams of texts.
@@ -116,6 +119,7 @@ class SequenceTower:
     latent_scale: float = 12.0
     decay: float = 0.0
     id_dropout: float = 0.0
+    id_dropout_alpha: float = 0.0
     item_hidden: int = 0
     buckets: int = 8192
     orders: tuple[int, ...] = (3,)
@@ -124,7 +128,7 @@ class SequenceTower:
 
     def __post_init__(self) -> None:
         at_least(1, self, "dimension", "layers", "heads")
-        at_least(0, self, "latent", "item_hidden", "decay")
+        at_least(0, self, "latent", "item_hidden", "decay", "id_dropout_alpha")
         at_least(2, self, "buckets")
         above_zero(self, "regularisation", "latent_scale")
         if self.history == "latent" and not self.latent:

@@ -1,0 +1,140 @@
+"""Towers of histories as ONNX files: the same answers as torch, whatever is sent and however it is batched."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from export import parity
+from export.backends import Encode, onnx_encoder, torch_encoder
+from export.graph import export_tower, frozen
+from protos.features import TowerInputs
+from tests.stdlib import Sections, started
+from tests.watched import ASKED, ATTENTION, LATENT, MEAN, RATINGS, write_toml
+from train.evaluation import encode_catalogue
+from train.towers import Tower
+
+KINDS: Mapping[str, Sections] = {
+    "attention": ATTENTION,
+    "mean": MEAN,
+    "latent": LATENT,
+    "shared": RATINGS,
+    "bag": ASKED,
+}
+LENGTHS = (0, 1, 2, 19, 20, 21, 60)  # around max_length, and far beyond it
+
+
+@dataclass(frozen=True)
+class Side:
+    """One tower in both forms."""
+
+    side: Literal["query", "item"]
+    inputs: TowerInputs
+    tower: Tower
+    onnx: Encode
+
+
+@dataclass(frozen=True)
+class Both:
+    """Two towers moved away from their start, where much is zero, and the items they are of."""
+
+    query: Side
+    item: Side
+    items: Mapping[str, Sequence[Any]]
+    known: Sequence[str]
+
+    def side(self, side: str) -> Side:
+        return self.query if side == "query" else self.item
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def both(request: pytest.FixtureRequest, films: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
+    folder = tmp_path_factory.mktemp("kind")
+    path = write_toml(films, folder / "a.toml", sections=KINDS[request.param])
+    model, problem, (_, items) = started(path)
+    with torch.no_grad():
+        for weights in {each for tower in model.towers for each in tower.parameters()}:
+            weights.add_(0.1 * torch.randn_like(weights))
+    encode_catalogue(model.towers[1], items)
+    known = model.schema.vocabularies["items"]
+    made: list[Side] = []
+    for side, trained in (("query", model.towers[0]), ("item", model.towers[1])):
+        tower, inputs = frozen(trained), model.schema.side(side)  # type: ignore[arg-type]
+        two = {name: values[:2] for name, values in records(inputs.features, known).items()}
+        export_tower(tower, inputs.features, inputs.to_arrays(two), folder / f"{side}.onnx")
+        made.append(Side(side, inputs, tower, onnx_encoder(folder / f"{side}.onnx")))  # type: ignore[arg-type]
+    return Both(*made, problem.items, known)
+
+
+def records(features: Iterable[str], known: Sequence[str]) -> dict[str, list[Any]]:
+    """Records of histories of many lengths, some with items that nobody knows, some empty or absent."""
+    random = np.random.default_rng(0)
+    histories = [random.choice(known, length).tolist() for length in LENGTHS * 6]
+    for n, history in enumerate(histories):
+        if n % 5 == 1:
+            history[::2] = ["nobody", "knows"] * (len(history[::2]) // 2) + ["these"] * (len(history[::2]) % 2)
+    histories[4], histories[11] = ["unknown"] * 30, None  # type: ignore[call-overload]
+    count = len(histories)
+    pools: dict[str, Sequence[Any]] = {
+        "country": ("de", "fr", None, "nowhere"),
+        "text": ("", "western river", "日本語", "anything"),
+        "id": [*known[:7], "new", None],
+        "title": ("river of the garden", "", "x" * 40),
+        "genre": ("Drama", None, "Musical"),
+    }
+    drawn = {name: [pool[n % len(pool)] for n in range(count)] for name, pool in pools.items()}
+    return {name: ({"history": histories} | drawn)[name] for name in features}
+
+
+@pytest.mark.parametrize("side", ["query", "item"])
+def test_torch_and_onnx_runtime_agree(both: Both, side: str) -> None:
+    of = both.side(side)
+    values = records(of.inputs.features, both.known)
+    report = parity.check(of.side, of.inputs, of.onnx, torch_encoder(of.tower), values, 1e-5)
+    assert report["records"] == len(parity.BATCHES) * (len(LENGTHS) * 6 + len(parity.HOSTILE_TEXTS))
+    vectors = of.onnx(of.inputs.to_arrays(values))
+    assert len(np.unique(vectors.round(4), axis=0)) > 5  # of which it is no feat to be equal
+
+
+@pytest.mark.parametrize("side", ["query", "item"])
+def test_a_vector_does_not_depend_on_its_batch(both: Both, side: str) -> None:
+    of = both.side(side)
+    values = records(of.inputs.features, both.known)
+    for encode in (of.onnx, torch_encoder(of.tower)):
+        together = encode(of.inputs.to_arrays(values))
+        size = max(1.0, float(np.linalg.norm(together, axis=1).max()))
+        for n in range(0, len(together), 3):
+            alone = encode(of.inputs.to_arrays({name: [each[n]] for name, each in values.items()}))[0]
+            np.testing.assert_allclose(together[n], alone, atol=2e-6 * size)
+
+
+def test_order_counts_and_what_is_too_old_or_unknown_does_not(both: Both) -> None:
+    inputs, known = both.query.inputs, list(both.known)
+
+    def encoded(*histories: Any) -> npt.NDArray[np.float32]:
+        rest = {name: "" if name == "text" else None for name in inputs.features}
+        values = {name: [value] * len(histories) for name, value in rest.items()}
+        return np.asarray(both.query.onnx(inputs.to_arrays({**values, "history": list(histories)})))
+
+    empty, absent, unknown = encoded([], None, ["nobody", "knows"])
+    np.testing.assert_allclose(empty, absent, atol=1e-6)
+    np.testing.assert_allclose(empty, unknown, atol=1e-6)
+    newest = known[3:23]  # max_length of them
+    short, long, mixed = encoded(newest, known[40:90] + newest, ["x", *newest[:7], "y", *newest[7:]])
+    np.testing.assert_allclose(short, long, atol=1e-5)
+    np.testing.assert_allclose(short, mixed, atol=1e-5)
+    one, other = encoded(newest, newest[::-1])
+    assert np.abs(one - other).max() > 1e-3
+    assert np.abs(one - empty).max() > 1e-2
+
+
+def test_items_are_of_unit_length_whatever_the_comparison(both: Both) -> None:
+    vectors = both.item.onnx(both.item.inputs.to_arrays(both.items))
+    assert len(vectors) == 120
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert len(np.unique(vectors[:, 0])) > 100

@@ -1,0 +1,111 @@
+"""What a product becomes on the way to unit vectors: the same product, and the same order by distance."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from protos.bundle import Score
+from train.heads import Lift, Logistic, Open, Unit
+
+RADII = pytest.mark.parametrize("radius", [0.05, 1.0, 37.0])
+
+
+def vectors(count: int, seed: int, dimension: int = 5) -> Tensor:
+    """Of very different lengths, one of them zero."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = 10 ** (2 * torch.rand(count, 1, generator=generator) - 1)
+    made = torch.randn(count, dimension, generator=generator) * lengths
+    made[count // 2] = 0
+    return made
+
+
+@RADII
+def test_an_inner_product_stays_what_it_is_whatever_the_radius(radius: float) -> None:
+    shared = torch.tensor(radius)
+    queries, items = vectors(20, 0), vectors(30, 1)
+    product = Open(shared)(queries) @ Lift(shared)(items).T
+    torch.testing.assert_close(product, queries @ items.T, rtol=1e-5, atol=1e-5)
+
+
+@RADII
+def test_enclosed_items_are_of_unit_length_and_products_stay(radius: float) -> None:
+    shared = torch.tensor(radius)
+    query_head, lift = Open(shared), Lift(shared)
+    queries, items = vectors(20, 0), vectors(30, 1)
+    enclosed = lift.enclose(lift(items))
+    assert enclosed.shape == (30, 6)
+    torch.testing.assert_close(enclosed.norm(dim=1), torch.ones(30))
+    torch.testing.assert_close(query_head(queries) @ enclosed.T, queries @ items.T, rtol=1e-4, atol=1e-4)
+    longest = float(items.norm(dim=1).max())
+    assert longest <= float(query_head.radius) < 1.1 * longest  # the query's side goes with it
+    assert torch.equal(lift(items), enclosed)
+    torch.testing.assert_close(lift.enclose(enclosed), enclosed)
+
+
+@given(st.integers(0, 1000))
+def test_the_order_by_product_is_the_order_by_distance(seed: int) -> None:
+    shared = torch.ones(())
+    query_head, lift = Open(shared), Lift(shared)
+    queries, items = vectors(4, seed).double(), vectors(12, seed + 1).double()
+    points = lift.enclose(lift(items))
+    products = queries @ items.T
+    asked = query_head(queries)
+    distances = torch.cdist(asked, points, compute_mode="donot_use_mm_for_euclid_dist")
+    for product, distance in zip(products, distances, strict=True):
+        if product.abs().max() > 0:  # to the zero vector all are as near
+            ranked = product[distance.argsort()]
+            assert (ranked.diff() <= 1e-9).all()
+
+
+def test_without_enclosing_the_radius_is_left_where_all_items_are_zero() -> None:
+    shared = torch.tensor(2.0)
+    lift = Lift(shared)
+    enclosed = lift.enclose(lift(torch.zeros(3, 4)))
+    assert float(shared) == 2
+    torch.testing.assert_close(enclosed.norm(dim=1), torch.ones(3))
+
+
+def test_the_longest_item_has_a_gradient_like_any_other() -> None:
+    items = torch.tensor([[3.0, 4.0], [0.3, 0.4]], requires_grad=True)
+    lift = Lift(torch.tensor(5.0))
+    (lift(items) @ torch.tensor([1.0, 1.0, 0.0])).sum().backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(items.grad, torch.full((2, 2), 0.2))
+
+
+@RADII
+def test_weights_and_bias_of_a_sigmoid_are_folded_in(radius: float) -> None:
+    torch.manual_seed(0)
+    shared = torch.tensor(radius)
+    query_head, lift = Logistic(shared, 5), Lift(shared)
+    with torch.no_grad():
+        query_head.weight.normal_()
+        query_head.bias.fill_(-0.7)
+    queries, items = vectors(20, 0) / 5, vectors(20, 1) / 5
+    points = lift.enclose(lift(items))
+    with torch.no_grad():
+        product = (query_head(queries) * points).sum(dim=1).double().numpy()
+    score = query_head.score()
+    assert score.kind == "sigmoid"
+    w = query_head.weight.detach().double().numpy()
+    logits = (queries.double().numpy() * items.double().numpy()) @ w - 0.7
+    expected = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(1 / (1 + np.exp(-(product + score.bias))), expected, atol=1e-6)
+    assert expected.std() > 0.1
+
+
+def test_a_cosine_leaves_the_length_out() -> None:
+    unit, made = Unit(), vectors(10, 0)
+    found = unit(made)
+    present = made.norm(dim=1) > 0
+    torch.testing.assert_close(found[present].norm(dim=1), torch.ones(9))
+    torch.testing.assert_close(unit(made * 7), found)
+    assert found[~present].abs().max() == 0
+
+
+def test_a_head_says_what_its_product_is() -> None:
+    assert Unit().score() == Score("cosine")
+    assert Open(torch.ones(())).score() == Score("inner_product")
+    assert Logistic(torch.ones(()), 3).score() == Score("sigmoid", 0.0)
