@@ -12,7 +12,7 @@ from protos.bundle import record
 from protos.errors import DataError
 from train.config import MovielensData
 from train.sources import movielens
-from train.sources.movielens import FACTS, WHEEL, read, wheel
+from train.sources.movielens import WHEEL, read, wheel
 
 FOLDER = "recbole/dataset_example/ml-100k/ml-100k"
 INTER = (
@@ -27,22 +27,13 @@ USER = (
     "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n"
     "1\t24\tM\ttechnician\t85711\n2\t53\tF\tother\t94043\n3\t9\tM\tstudent\t1\n"
 )
-LASSETER = ["m.lasseter", "m.hanks"]
-LINK = "item_id:token\tentity_id:token\n10\tm.toys\n20\tm.fargo\n"
-FACTS_TOLD = (
-    "head_id:token\trelation_id:token\ttail_id:token\n"
-    "m.toys\tfilm.film.directed_by\tm.lasseter\nm.toys\tfilm.film.actor\tm.hanks\n"
-    "m.toys\tfilm.film.written_by\tm.lasseter\nm.lasseter\tfilm.director.film\tm.toys\n"
-    "m.toys\tfilm.film.production_companies\tm.pixar\nm.fargo\tfilm.film.country\tm.usa\n"
-)
 
 
 def make_wheel(folder: Path, inter: str = INTER, item: str = ITEM, user: str = USER) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / WHEEL, "w") as archive:
         archive.writestr("recbole/__init__.py", "raise RuntimeError('imported')")
-        tables = {"inter": inter, "item": item, "user": user, "link": LINK, "kg": FACTS_TOLD}
-        for name, content in tables.items():
+        for name, content in (("inter", inter), ("item", item), ("user", user)):
             archive.writestr(f"{FOLDER}.{name}", content)
     return folder / WHEEL
 
@@ -50,11 +41,11 @@ def make_wheel(folder: Path, inter: str = INTER, item: str = ITEM, user: str = U
 def test_the_tables_of_the_wheel_are_read(tmp_path: Path) -> None:
     tables = read(make_wheel(tmp_path), MovielensData("movielens"))
     assert tables.items.rows() == [
-        ("10", "Toy Story", 1995.0, ["Animation", "Children's", "Comedy"], LASSETER, ["m.pixar"], [], []),
-        ("20", "Fargo", 1996.0, ["Film-Noir"], [], [], ["m.usa"], []),
-        ("30", "Lost", None, [], [], [], [], []),
+        ("10", "Toy Story", 1995.0, ["Animation", "Children's", "Comedy"]),
+        ("20", "Fargo", 1996.0, ["Film-Noir"]),
+        ("30", "Lost", None, []),
     ]
-    assert tables.items.columns == ["item_id", "title", "year", "genres", *FACTS]
+    assert tables.items.columns == ["item_id", "title", "year", "genres"]
     assert tables.display == ("title", "year")
     wanted = ["group", "item_row", "label", "time", "age", "gender", "occupation", "position", "user_start"]
     assert tables.pairs.select(wanted).rows() == [

@@ -34,13 +34,6 @@ LICENCE = (
     "https://doi.org/10.1145/2827872"
 )
 
-FACTS = {  # column of the items -> relations of Freebase, as KB4Rec (Zhao et al. 2019) links the films to it
-    "people": ("film.film.directed_by", "film.film.written_by", "film.film.produced_by", "film.film.actor"),
-    "studios": ("film.film.production_companies",),
-    "countries": ("film.film.country", "film.film.language"),
-    "ratings": ("film.film.rating",),
-}
-
 _TABLES = "recbole/dataset_example/ml-100k/ml-100k"
 _NO_YEAR = "release year that is no number, taken as absent"
 
@@ -110,23 +103,7 @@ def _items(path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
             "genres": genres.list.eval(pl.element().filter(pl.element() != "")),
         }
     )
-    items = items.join(_facts(path), on="item_id", how="left", maintain_order="left")
-    items = items.with_columns(pl.col(name).fill_null([]) for name in FACTS)
     return items, {_NO_YEAR: year.null_count()} if year.null_count() else {}
-
-
-def _facts(path: Path) -> pl.DataFrame:
-    """What Freebase says of the films that it knows: a list of entities in each column of `FACTS`."""
-    links = _table(path, "link").frame.select("item_id", "entity_id")
-    told = _table(path, "kg").frame.rename({"head_id": "entity_id"})
-    found = links
-    for name, relations in FACTS.items():
-        of_kind = told.filter(pl.col("relation_id").is_in(relations))
-        listed = of_kind.group_by("entity_id", maintain_order=True).agg(
-            pl.col("tail_id").unique(maintain_order=True).alias(name)
-        )
-        found = found.join(listed, on="entity_id", how="left", maintain_order="left")
-    return found.drop("entity_id").unique("item_id", keep="first", maintain_order=True)
 
 
 def _table(path: Path, name: str) -> Columns:
@@ -155,8 +132,6 @@ _COLUMNS = {
     "inter": ("user_id", "item_id", "rating", "timestamp"),
     "item": ("item_id", "movie_title", "release_year", "class"),
     "user": ("user_id", "age", "gender", "occupation"),
-    "link": ("item_id", "entity_id"),
-    "kg": ("head_id", "relation_id", "tail_id"),
 }
 
 
