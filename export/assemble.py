@@ -16,6 +16,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import polars as pl
 from mlflow.entities import Run
 from rich.console import Console
 
@@ -178,7 +179,7 @@ class _Assembly:
         config = self.experiment.index
         with self.console.status(f"HNSW over {len(catalogue):,} items"):
             begun = time.perf_counter()
-            graph_ = index.build(catalogue, config)
+            graph_ = index.build(catalogue, config, self.score)
             seconds = time.perf_counter() - begun
             index.save(graph_, folder / bundle.INDEX)
         tuned = index.tune(graph_, catalogue, self._asked(query, "validation"), config)
@@ -205,14 +206,15 @@ class _Assembly:
 
     def _quality(self, query: Exported, evaluated: Any, ef_search: int) -> None:
         with self.console.status("quality on the test split, baselines beside it"):
-            searched = index.build(evaluated, self.experiment.index)
+            searched = index.build(evaluated, self.experiment.index, self.score)
             model = quality.Searched(query.onnx, query.inputs, evaluated, searched, ef_search)
             metrics = quality.evaluate(self.experiment, self.problem, model, self.score, self.console)
         self.reports["quality"] = metrics | {"evaluated_text": self.dataset.report["evaluated_text"]}
 
     def _items(self, folder: Path) -> None:
         items = self.dataset.items
-        fields = {name: items[name].to_list() for name in self.dataset.report["display"]}
+        display = self.dataset.report["display"]
+        fields = {name: [_shown(value) for value in items[name]] for name in display}
         counts = self.problem.counts()
         popularity = (counts / max(1, counts.sum())).tolist()
         content = {"ids": items["item_id"].to_list(), "popularity": popularity, "fields": fields}
@@ -259,6 +261,15 @@ class _Assembly:
         for name, value in export_metrics(self.reports).items():
             client.log_metric(run_id, name, value)
         client.log_artifacts(run_id, str(folder / bundle.REPORTS), "export")
+
+
+def _shown(value: Any) -> str | None:
+    """A display field as an answer shows it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, pl.Series):
+        return ", ".join(map(str, value))
+    return None if value is None else str(value)
 
 
 def export_metrics(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

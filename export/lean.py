@@ -1,10 +1,13 @@
 """Rewrites that leave an exported graph smaller and its results the same.
 
 A tower takes a few microseconds, and each node costs about half of one whatever it does, so nodes are
-what there is to save. Each rewrite is exact but for the rounding of a division.
+what there is to save. Each rewrite is exact but for rounding.
 """
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
@@ -15,6 +18,9 @@ def lean(model: onnx.ModelProto) -> onnx.ModelProto:
     _gather_scalars(graph)
     _pad_in_pooling(graph)
     _normalise(graph)
+    _copied_dimensions(graph)
+    _scaled_layer(graph)
+    _shifted_norm(graph)
     graph.drop_unused()
     return model
 
@@ -31,6 +37,32 @@ class _Graph:
 
     def producer(self, name: str) -> onnx.NodeProto | None:
         return next((node for node in self.graph.node if name in node.output), None)
+
+    def values(self, name: str) -> npt.NDArray[Any] | None:
+        """A constant's values; None where it is none."""
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+    def constant(self, values: npt.NDArray[Any], name: str) -> str:
+        """Add a constant, and give its name."""
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        self.graph.initializer.append(self.constants[name])
+        return name
+
+    def before(self, node: onnx.NodeProto, place: int, kind: str) -> onnx.NodeProto | None:
+        """What gives the input at `place`, if it is of a kind and gives it to nobody else."""
+        found = self.producer(node.input[place])
+        alone = found is not None and len(self.consumers(node.input[place])) == 1
+        return found if found is not None and alone and found.op_type == kind else None
+
+    def give_instead(self, node: onnx.NodeProto, later: onnx.NodeProto) -> None:
+        """Take `later` out; `node`, which it alone reads, gives what it gave."""
+        node.output[0] = later.output[0]
+        self.graph.node.remove(later)
+
+    def dimensions(self, name: str) -> list[str | int]:
+        """What is known of a value's shape: a name for a free dimension, an empty one where nothing is."""
+        told = (each for each in (*self.graph.input, *self.graph.value_info) if each.name == name)
+        return [d.dim_param or d.dim_value or "" for each in told for d in each.type.tensor_type.shape.dim]
 
     def drop_unused(self) -> None:
         """Take out nodes and constants that nothing reads any more."""
@@ -107,3 +139,59 @@ def _normalise(graph: _Graph) -> None:
         del division.input[:]
         division.input.append(vector)
         division.attribute.extend([helper.make_attribute("axis", -1), helper.make_attribute("p", 2)])
+
+
+def _copied_dimensions(graph: _Graph) -> None:
+    """Reshape to dimensions put together from a shape -> Reshape with 0 where a dimension is copied."""
+    for reshape in [node for node in graph.graph.node if node.op_type == "Reshape"]:
+        target = graph.producer(reshape.input[1])
+        if target is None or target.op_type != "Concat":
+            continue
+        present = graph.dimensions(reshape.input[0])
+        wanted = [_dimension(graph, part) for part in target.input]
+        copied = [isinstance(each, str) for each in wanted]
+        if "" in wanted or any(
+            copies and wanted[at] != dict(enumerate(present)).get(at) for at, copies in enumerate(copied)
+        ):
+            continue
+        sizes = np.array([0 if isinstance(each, str) else each for each in wanted], np.int64)
+        reshape.input[1] = graph.constant(sizes, f"{reshape.output[0]}.shape")
+        del reshape.attribute[:]  # allowzero, which would make 0 a size
+
+
+def _dimension(graph: _Graph, part: str) -> str | int:
+    """One dimension of a shape that is put together: its name or size, an empty name if neither is known."""
+    values, source = graph.values(part), graph.producer(part)
+    if values is not None:
+        return int(values.item()) if values.size == 1 else ""
+    if source is None or source.op_type != "Shape":
+        return ""
+    span = {each.name: each.i for each in source.attribute}
+    known = graph.dimensions(source.input[0])[span.get("start", 0) : span.get("end")]
+    return known[0] if len(known) == 1 else ""
+
+
+def _scaled_layer(graph: _Graph) -> None:
+    """A linear layer, then Mul by a number -> a linear layer with scaled weights."""
+    for scaling in [node for node in graph.graph.node if node.op_type == "Mul"]:
+        scale, shift = graph.values(scaling.input[1]), graph.before(scaling, 0, "Add")
+        product = graph.before(shift, 0, "MatMul") if shift is not None else None
+        if scale is None or scale.size != 1 or shift is None or product is None:
+            continue
+        weights, bias = graph.values(product.input[1]), graph.values(shift.input[1])
+        if weights is None or bias is None:
+            continue
+        product.input[1] = graph.constant(weights * scale, f"{product.output[0]}.scaled")
+        shift.input[1] = graph.constant(bias * scale, f"{shift.output[0]}.scaled")
+        graph.give_instead(shift, scaling)
+
+
+def _shifted_norm(graph: _Graph) -> None:
+    """LayerNormalization, then Add a vector -> LayerNormalization with another bias."""
+    for shift in [node for node in graph.graph.node if node.op_type == "Add"]:
+        norm, vector = graph.before(shift, 0, "LayerNormalization"), graph.values(shift.input[1])
+        bias = graph.values(norm.input[2]) if norm is not None and len(norm.input) == 3 else None
+        if norm is None or vector is None or bias is None or vector.shape != bias.shape:
+            continue
+        norm.input[2] = graph.constant(bias + vector, f"{norm.output[0]}.shifted")
+        graph.give_instead(norm, shift)

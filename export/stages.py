@@ -75,7 +75,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     inputs = {side: manifest.schema.side(side) for side in SIDES}
     items = encode_all(encoders["item"], inputs["item"], problem.items, PROGRESS, "items")
     with PROGRESS.status("search"):
-        graph_ = index.build(items, experiment.index)
+        graph_ = index.build(items, experiment.index, manifest.score)
         model = quality.Searched(encoders["query"], inputs["query"], items, graph_, manifest.index.ef_search)
         metrics = quality.evaluate(experiment, problem, model, manifest.score, PROGRESS)
     return metrics | {"bundle": str(folder)}

@@ -43,8 +43,9 @@ REQUIRED = (QUERY_TOWER, ITEM_TOWER, VECTORS, INDEX, ITEMS)
 class IndexParameters:
     """How the HNSW graph was built and is searched (Malkov and Yashunin 2018, section 4).
 
-    `space` is hnswlib's name of the metric; item vectors are of unit length, so the order by inner
-    product is the order by distance. hnswlib does not store `ef_search` in its file, so it travels here.
+    `space` is hnswlib's name of the metric, always "ip", the inner product. Where scores are not cosines the
+    graph holds the items without their last coordinate, which only fills them up to unit length. hnswlib
+    does not store `ef_search` in its file, so it travels here.
     """
 
     space: str

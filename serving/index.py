@@ -1,7 +1,8 @@
 """Vector to rows: the HNSW graph of a bundle, and exact search where the graph is no use.
 
-Both give inner products. Item vectors are of unit length, so that the order is that of cosines, of
-whatever length a query's vector is.
+Both give inner products. Item vectors are of unit length. Where scores are not cosines, their last
+coordinate only fills them up to that, and the graph goes without it: a query from a tower has a zero there,
+and an item as a query is compared with every other.
 """
 
 from pathlib import Path
@@ -33,12 +34,13 @@ class Index:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.count, self.dimension = manifest.count, manifest.dimension
+        self.filled = manifest.score.kind != "cosine"
         self._ef = manifest.index.ef_search
         self.vectors = self._load_vectors(folder / VECTORS)
         self._graph = self._load_graph(folder / INDEX, manifest.index.space)
 
     def search(self, queries: Vectors, k: int) -> Found:
-        """The `min(k, N)` items nearest to each query, float32 (B, D)."""
+        """The `min(k, N)` items nearest to each query, float32 (B, D), as a tower gives it."""
         k = min(k, self.count)
         width = self._width(k)
         if width * EXACT_SHARE >= self.count:
@@ -50,7 +52,7 @@ class Index:
         return rows[:, :k].astype(np.int64), 1 - distances[:, :k]
 
     def exact(self, queries: Vectors, k: int) -> Found:
-        """As `search`, by comparing with every item; among equals the lower row is first."""
+        """As `search`, of any queries, by comparing with every item; among equals the lower row is first."""
         k = min(k, self.count)
         rows = np.empty((len(queries), k), np.int64)
         scores = np.empty((len(queries), k), np.float32)
@@ -94,7 +96,8 @@ class Index:
         # A graph of another dimension loads without a word; its vectors then come out wrong.
         sample = np.unique(np.linspace(0, self.count // 2, 8).astype(np.int64))
         try:
-            same = np.array_equal(graph.get_items(sample, return_type="numpy"), self.vectors[sample])
+            held, end = graph.get_items(sample, return_type="numpy"), -1 if self.filled else None
+            same = np.array_equal(held[:, :end], self.vectors[sample, :end])
         except RuntimeError:
             same = False
         if not same:

@@ -178,14 +178,17 @@ class Retriever:
     ) -> list[list[tuple[int, float]]]:
         """For each query, the rows and scores of its `k` best items."""
         found: list[list[tuple[int, float]]] = [[] for _ in encoded.asked]
-        together: dict[int, list[int]] = {}  # how many to look for -> queries
+        # How many to look for, and whether in the graph -> queries.
+        together: dict[tuple[int, bool], list[int]] = {}
         for n, asked in enumerate(encoded.asked):
             if asked.basis is Basis.POPULAR:
                 found[n] = self.catalogue.popular(k, excluded[n])
             else:  # what else is in its batch must not change how far the search for a query looks
-                together.setdefault(k + len(excluded[n]), []).append(n)
-        for width, batch in together.items():
-            rows, products = self._index.search(encoded.vectors[batch], width)
+                in_graph = asked.own_row is None or not self._index.filled
+                together.setdefault((k + len(excluded[n]), in_graph), []).append(n)
+        for (width, in_graph), batch in together.items():
+            search = self._index.search if in_graph else self._index.exact
+            rows, products = search(encoded.vectors[batch], width)
             scores = score.shown(products, self.manifest.score)
             for place, n in enumerate(batch):
                 values = scores if encoded.asked[n].own_row is None else products

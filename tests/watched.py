@@ -68,11 +68,7 @@ ASKED: Sections = {
     "tower": {"kind": "bag", "dimension": 32, "latent": 8, "buckets": 1024, "item_hidden": 0},
     "loss": {"kind": "in_batch_softmax"},
 }
-COLD: Sections = {
-    **ATTENTION,
-    "split": {"by": "last", "cold_items": 0.1},
-    "tower": {**ATTENTION["tower"], "id_dropout": 0.2},
-}
+COLD: Sections = {**ATTENTION, "split": {"by": "last", "cold_items": 0.1}}
 
 
 def write_log(folder: Path) -> Path:

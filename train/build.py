@@ -27,7 +27,7 @@ from train.encoders import Category, HashedText, Number
 from train.hashing import WordHashing
 from train.heads import Lift, Logistic, Open, Unit
 from train.history import Attention, Forget, Ids, Nothing, Pooled, Thin, item_table
-from train.towers import Bias, Residual, Tower
+from train.towers import Bias, Newcomers, Residual, Tower
 
 Towers = tuple[Tower, Tower]
 Makers = Mapping[type, Callable[..., nn.Module]]
@@ -64,43 +64,61 @@ def _sequence_towers(config: SequenceTower, schema: Schema) -> Towers:
     """The item table is shared; the query's bias lets items be popular, whatever the history."""
     width = config.dimension
     ids = _item_table(schema, width, 0.02)
-    texts = nn.Parameter(torch.randn(config.buckets, width) * 0.004)
-    reach = reach_of(schema)
-    hashing = hashing_of(config)
-
-    def history() -> nn.Module:
-        if config.history == "attention":
-            return Attention(ids, config.layers, config.heads, config.dropout, config.input_dropout, reach)
-        if config.history == "mean":
-            return Pooled(ids, reach, True, decay=config.decay)
-        if config.history == "sum":
-            return Pooled(_item_table(schema, width, 0.0), reach, False, decay=config.decay)
-        return Nothing(width)
-
     makers: Makers = {
-        TextFeature: lambda: HashedText(hashing, texts, torch.ones(config.buckets)),
+        **_texts(config, width),
         IdFeature: partial(Ids, ids),
-        HistoryFeature: history,
+        HistoryFeature: partial(_history, config, schema, ids),
     }
+    histories, named = _of_kind(schema.query, HistoryFeature), _of_kind(schema.item, IdFeature)
     query_factors: dict[str, nn.Module] = {}
     item_factors: dict[str, nn.Module] = {}
     if config.latent:
         left, right = (_item_table(schema, config.latent, 0.0) for _ in range(2))
         for table in (left, right):
             table.requires_grad_(False)  # learned beyond, by the coordinates beside it
-        pooled = Pooled(left, reach, False, config.latent_scale, config.decay)
-        query_factors = dict.fromkeys(_of_kind(schema.query, HistoryFeature), pooled)
-        item_factors = {name: Ids(right) for name in _of_kind(schema.item, IdFeature)}
-    known = len(ids) - FIRST_KNOWN
-    forget = {name: Forget(config.id_dropout, known) for name in _of_kind(schema.item, IdFeature)}
-    thin = {name: Thin(config.history_dropout) for name in _of_kind(schema.query, HistoryFeature)}
+        pooled = Pooled(left, reach_of(schema), False, config.latent_scale, config.decay)
+        query_factors = dict.fromkeys(histories, pooled)
+        item_factors = {name: Ids(right) for name in named}
+    thin = {name: Thin(config.history_dropout) for name in histories}
+    forget = {name: Forget(config.id_dropout, len(ids) - FIRST_KNOWN) for name in named}
     query_deep = nn.Sequential(nn.Dropout(config.query_dropout), Bias(width))
-    deep = Residual(width, config.item_hidden) if config.item_hidden else nn.Identity()
+    item_deep = Residual(width, config.item_hidden) if config.item_hidden else nn.Identity()
+    newcomers = (named[0], _newcomers(config, schema)) if named and config.newcomers == "fitted" else None
     query_head, item_head = _heads(config.similarity)
+    query = _encoders(schema, "query", width, makers)
+    item = _encoders(schema, "item", width, makers)
     return (
-        Tower(_encoders(schema, "query", width, makers), query_deep, query_head, query_factors, thin),
-        Tower(_encoders(schema, "item", width, makers), deep, item_head, item_factors, forget),
+        Tower(query, query_deep, query_head, query_factors, thin),
+        Tower(item, item_deep, item_head, item_factors, forget, newcomers),
     )
+
+
+def _texts(config: SequenceTower, width: int) -> Makers:
+    """Encoders of text with one table for all of them."""
+    hashing = hashing_of(config)
+    table = nn.Parameter(torch.randn(config.buckets, width) * 0.004)
+    return {TextFeature: lambda: HashedText(hashing, table, torch.ones(config.buckets))}
+
+
+def _history(config: SequenceTower, schema: Schema, ids: nn.Parameter) -> nn.Module:
+    width, reach = config.dimension, reach_of(schema)
+    if config.history == "attention":
+        return Attention(ids, config.layers, config.heads, config.dropout, config.input_dropout, reach)
+    if config.history == "mean":
+        return Pooled(ids, reach, True, decay=config.decay)
+    if config.history == "sum":
+        return Pooled(_item_table(schema, width, 0.0), reach, False, decay=config.decay)
+    return Nothing(width)
+
+
+def _newcomers(config: SequenceTower, schema: Schema) -> Newcomers:
+    """Encoders of an item's content beside those that are learned."""
+    encoders = {
+        name: _encoder(schema, "item", name, config.dimension, _texts(config, config.dimension))
+        for name, spec in schema.item.items()
+        if not isinstance(spec, IdFeature)
+    }
+    return Newcomers(encoders, config.dimension)
 
 
 def _heads(similarity: str) -> tuple[Unit | Open, Unit | Lift]:
@@ -186,14 +204,16 @@ def _layers(widths: tuple[int, ...]) -> list[nn.Module]:
 
 
 def _encoders(schema: Schema, side: Side, width: int, makers: Makers) -> dict[str, nn.Module]:
-    def encoder(name: str, spec: Any) -> nn.Module:
-        if type(spec) in makers:
-            return makers[type(spec)]()
-        if isinstance(spec, CategoryFeature):
-            return Category(FIRST_KNOWN + len(schema.vocabularies[f"{side}.{name}"]), width)
-        return Number(width)
+    return {name: _encoder(schema, side, name, width, makers) for name in getattr(schema, side)}
 
-    return {name: encoder(name, spec) for name, spec in getattr(schema, side).items()}
+
+def _encoder(schema: Schema, side: Side, name: str, width: int, makers: Makers) -> nn.Module:
+    spec = getattr(schema, side)[name]
+    if type(spec) in makers:
+        return makers[type(spec)]()
+    if isinstance(spec, CategoryFeature):
+        return Category(FIRST_KNOWN + len(schema.vocabularies[f"{side}.{name}"]), width)
+    return Number(width)
 
 
 def _item_table(schema: Schema, width: int, scale: float) -> nn.Parameter:

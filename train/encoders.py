@@ -157,8 +157,11 @@ class Number(nn.Module):
 
     def forward(self, number: Tensor) -> Tensor:
         """float32 (B, 1), NaN where absent -> (B, H)."""
+        mapped: Tensor = self.map(self.standard(number))
+        return mapped
+
+    def standard(self, number: Tensor) -> Tensor:
+        """float32 (B, 1), NaN where absent -> (B, 2), the standardised number and whether it is absent."""
         absent = torch.isnan(number)
         standard = ((number - self.mean) / self.deviation).clamp(-FARTHEST, FARTHEST)
-        standard = torch.where(absent, 0.0, standard)
-        mapped: Tensor = self.map(torch.cat([standard, absent.float()], dim=1))
-        return mapped
+        return torch.cat([torch.where(absent, 0.0, standard), absent.float()], dim=1)

@@ -22,14 +22,15 @@ from rich.console import Console
 from protos.errors import MissingStage
 from train import plots
 from train.baselines import baselines
-from train.checkpoint import load_run, load_towers
-from train.config import Experiment
+from train.checkpoint import load_run, load_towers, save_towers
+from train.config import Experiment, SequenceTower
 from train.dataset import Dataset
 from train.figures import cold_figures, figures, label_figures
 from train.fingerprint import fingerprint, source_code
 from train.heads import score_of
 from train.loop import Interrupted, Trainer
 from train.model import ARTIFACTS, DESCRIPTION, Model, shares_windows, start_model
+from train.newcomers import fit_newcomers
 from train.observer import BEST_TOWERS, RUN_STATE, RunObserver
 from train.places import CACHE
 from train.problem import Problem, problem_of
@@ -149,6 +150,11 @@ def _run(run_id: str, experiment: Experiment, dataset: Dataset, console: Console
     mlflow.log_metric("training_s", time.perf_counter() - begun)
     load_towers(folder / BEST_TOWERS, model.towers)
     trainer.forget_vectors()
+    if isinstance(experiment.tower, SequenceTower):
+        with console.status("placing new items by their content"):
+            settings = experiment.tower.newcomers_alpha, experiment.tower.newcomers_strength
+            fit_newcomers(model.towers[1], corpora[1], problem.counts(), *settings)
+        save_towers(folder / BEST_TOWERS, model.towers)
     with console.status("test evaluation, and baselines beside it"):
         metrics = _test(experiment, problem, trainer)
     mlflow.log_metrics(metrics | {"best_epoch": trainer.state.best_epoch})

@@ -1,9 +1,9 @@
 """The last step of a tower: from what it computes to the vector that is compared.
 
-Item vectors are always of unit length, because a graph of nearest neighbours needs a metric. A cosine
-makes them so by leaving the length out. An inner product keeps it: the item's vector gets one more
-coordinate that fills it up to one common length, and the query's a zero there (Bachrach et al. 2014,
-section 3.1), which changes no product and makes the order by product the order by distance.
+Item vectors are always of unit length, so that two items can be compared by distance, too. A cosine makes
+them so by leaving the length out. An inner product keeps it: the item's vector gets one more coordinate
+that fills it up to one common length, and the query's a zero there (Bachrach et al. 2014, section 3.1),
+which changes no product and makes the order by product the order by distance.
 """
 
 import torch
@@ -102,6 +102,12 @@ class Lift(nn.Module):
 
 
 Head = Unit | Open | Lift
+
+
+def logits_of(query_tower: nn.Module, products: Tensor) -> Tensor:
+    """Products of any shape of a query tower's vectors and items', with the bias where there is one."""
+    head = query_tower.head
+    return products + head.bias if isinstance(head, Logistic) else products
 
 
 def score_of(query_tower: nn.Module) -> Score:

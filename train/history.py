@@ -114,6 +114,7 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float, reach: int) -> None:
         super().__init__()
         self.heads = heads
+        self.scale = (width // heads) ** -0.5
         self.dropout = dropout
         self.attention_norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
@@ -124,41 +125,39 @@ class Block(nn.Module):
         self.inner = nn.Linear(width, 4 * width)
         self.outer = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor, visible: Tensor, asking: Tensor) -> Tensor:
+    def forward(self, x: Tensor, hidden: Tensor, distance: Tensor, asking: Tensor) -> Tensor:
         """One layer.
 
         Args:
             x: (B, L, H), all places.
-            visible: bool (B, 1, Q, L), what each asking place may look at.
+            hidden: bool (B, 1, Q, L), what each asking place may not look at.
+            distance: int64 (Q, L), how far back each place lies from each asking one.
             asking: (B, Q, H), the places that are computed: all of x, or the last alone.
 
         Returns:
             (B, Q, H)
         """
-        bias = self._bias(asking.shape[1], x.shape[1]).masked_fill(~visible, float("-inf"))
-        keys, values = self.key_value(self.attention_norm(x)).chunk(2, dim=-1)
-        attended = F.scaled_dot_product_attention(
-            self._split(self.query(self.attention_norm(asking))),
-            self._split(keys),
-            self._split(values),
-            attn_mask=bias,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        bias = F.embedding(distance, self.distance).permute(2, 0, 1)  # (heads, Q, L)
+        query = self._split(self.query(self.attention_norm(asking)) * self.scale, self.heads)
+        both = self._split(self.key_value(self.attention_norm(x)), 2 * self.heads)
+        keys, values = both.chunk(2, dim=1)
+        attended = self._attend(query, keys, values, bias.masked_fill(hidden, float("-inf")))
         joined = attended.transpose(1, 2).flatten(2)  # (B, Q, H)
         asking = asking + F.dropout(self.output(joined), self.dropout, self.training)
         inner = F.dropout(F.gelu(self.inner(self.forward_norm(asking))), self.dropout, self.training)
         return asking + F.dropout(self.outer(inner), self.dropout, self.training)
 
-    def _split(self, x: Tensor) -> Tensor:
-        """(B, L, H) -> (B, heads, L, H / heads)."""
-        batch, length, width = x.shape
-        return x.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """(B, heads, Q, H / heads): one call is faster to learn with, the plain formula to export."""
+        if self.training:
+            return F.scaled_dot_product_attention(query, keys, values, bias, self.dropout, scale=1.0)
+        return (query @ keys.transpose(2, 3) + bias).softmax(dim=-1) @ values
 
-    def _bias(self, asking: int, width: int) -> Tensor:
-        """(heads, Q, L): by how far back each place lies from each of the last Q."""
-        place = torch.arange(width)
-        distance = (place[width - asking :, None] - place).clamp(min=0)
-        return F.embedding(distance, self.distance).permute(2, 0, 1)
+    @staticmethod
+    def _split(x: Tensor, parts: int) -> Tensor:
+        """(B, L, parts * D) -> (B, parts, L, D)."""
+        batch, length, width = x.shape
+        return x.view(batch, length, parts, width // parts).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -195,20 +194,15 @@ class Attention(nn.Module):
 
     def _through(self, rows: Tensor, asking: int) -> Tensor:
         """(B, asking, H): the last places after all blocks; earlier places feed the last block only."""
-        visible = self._visible(rows)
+        place = torch.arange(rows.shape[1])
+        behind = place[:, None] - place  # (L, L)
+        hidden = (behind < 0) | (rows == 0)[:, None, None] & (behind > 0)  # a place always sees itself
+        distance = behind.clamp(min=0)
         x = F.dropout(F.embedding(rows, self.table), self.input_dropout, self.training)
         for block in self.blocks[:-1]:
-            x = block(x, visible, x)
-        last: Tensor = self.blocks[-1](x, visible[:, :, -asking:], x[:, -asking:])
+            x = block(x, hidden, distance, x)
+        last: Tensor = self.blocks[-1](x, hidden[:, :, -asking:], distance[-asking:], x[:, -asking:])
         return last
-
-    @staticmethod
-    def _visible(rows: Tensor) -> Tensor:
-        """Bool (B, 1, L, L): a place looks at itself and at the items before it."""
-        place = torch.arange(rows.shape[1])
-        before = place[:, None] > place
-        itself = place[:, None] == place
-        return (before & (rows != 0)[:, None] | itself)[:, None]
 
 
 class Nothing(nn.Module):

@@ -81,7 +81,7 @@ class Objective:
         if not wanted:
             return None
         queries, items = encoded()
-        return mine(queries, items, self.pairs, self.positives, wanted, depth, seed)
+        return mine(queries, items, self.pairs, self.positives, wanted, depth, seed, self._seen_marks)
 
     def _hard(self) -> tuple[int, int]:
         if isinstance(self.loss, InBatchSoftmax):

@@ -125,7 +125,10 @@ def inverse_document_frequency(items: Corpus, buckets: int) -> npt.NDArray[np.fl
 
 def start_numbers(tower: Tower, side: Side, training: Mapping[Side, Values]) -> None:
     """Give the number encoders mean and deviation of the training rows; absent values do not count."""
-    for name, encoder in tower.encoders.items():
+    encoders = list(tower.encoders.items())
+    if tower.newcomers is not None:
+        encoders += tower.newcomers.encoders.items()
+    for name, encoder in encoders:
         if isinstance(encoder, Number):
             values = [value for value in training[side][name] if value is not None]
             if values:

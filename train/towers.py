@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from protos.features import UNKNOWN
 from train.encoders import Bags
 from train.heads import Head, Lift
 from train.history import Windows
@@ -29,6 +30,7 @@ class Tower(nn.Module):
         factors: at most one more encoder, by the name of its feature; what it gives comes before what the
             multilayer part gives, and is not changed by it.
         prepare: what a feature goes through before it is encoded, by name.
+        newcomers: what stands in for the encoders where the feature `id_name` holds an unknown id.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Tower(nn.Module):
         head: Head | Lift,
         factors: Mapping[str, nn.Module] | None = None,
         prepare: Mapping[str, nn.Module] | None = None,
+        newcomers: "tuple[str, Newcomers] | None" = None,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
@@ -45,17 +48,59 @@ class Tower(nn.Module):
         self.head = head
         self.factors = nn.ModuleDict(factors or {})
         self.prepare = nn.ModuleDict(prepare or {})
+        self.id_name = newcomers[0] if newcomers else ""
+        self.newcomers: Newcomers | None = newcomers[1] if newcomers else None
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Feature name -> code points, bags, rows, windows or numbers of B records; vectors (B, D)."""
         ready = dict(inputs)
         for name, step in self.prepare.items():
             ready[name] = step(ready[name])
-        combined = sum(encoder(ready[name]) for name, encoder in self.encoders.items())  # (B, H)
+        combined = self.combined(ready)
+        if self.newcomers is not None:
+            combined = self.newcomers(ready, ready[self.id_name], combined)
         parts = [factors(ready[name]) for name, factors in self.factors.items()]
         parts.append(self.deep(combined))
         vectors: Tensor = self.head(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0])
         return vectors
+
+    def combined(self, inputs: Inputs) -> Tensor:
+        """The sum of the encoders, (B, H)."""
+        parts = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
+        total: Tensor = sum(parts[1:], start=parts[0])
+        return total
+
+
+class Newcomers(nn.Module):
+    """What an item of an unknown id is known by: what its content says, and what all have in common.
+
+    `train/newcomers.py` fits it.
+
+    Args:
+        encoders: of the content features, by name, all of width H; they are linear in what is fitted.
+        width: H.
+    """
+
+    def __init__(self, encoders: Mapping[str, nn.Module], width: int) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict(encoders)
+        self.common = nn.Parameter(torch.zeros(width))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+            parameter.requires_grad_(False)  # fitted, not learned
+
+    def forward(self, inputs: Inputs, rows: Tensor, known: Tensor) -> Tensor:
+        """What stands for each item: (B, H) `known` as it is, but of an unknown id what content says.
+
+        Args:
+            inputs: feature name -> values of B items.
+            rows: int64 (B, 1), of the ids.
+            known: (B, H), what the encoders of known items give.
+        """
+        said = self.common.expand_as(known)
+        for name, encoder in self.encoders.items():
+            said = said + encoder(inputs[name])
+        return torch.where(rows == UNKNOWN, said, known)
 
 
 class Residual(nn.Module):

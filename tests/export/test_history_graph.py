@@ -1,4 +1,4 @@
-"""Towers of histories as ONNX files: the same answers as torch, whatever is sent and however it is batched."""
+"""Towers of histories as ONNX files: the same answers as torch, whatever is sent, however it is batched."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,18 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 import torch
 
 from export import parity
 from export.backends import Encode, onnx_encoder, torch_encoder
 from export.graph import export_tower, frozen
+from export.lean import lean
 from protos.features import TowerInputs
 from tests.stdlib import Sections, started
 from tests.watched import ASKED, ATTENTION, LATENT, MEAN, RATINGS, write_toml
+from train.encoders import HashedText
 from train.evaluation import encode_catalogue
 from train.towers import Tower
 
@@ -60,15 +63,21 @@ def both(request: pytest.FixtureRequest, films: Path, tmp_path_factory: pytest.T
     with torch.no_grad():
         for weights in {each for tower in model.towers for each in tower.parameters()}:
             weights.add_(0.1 * torch.randn_like(weights))
+        for text in (
+            part for tower in model.towers for part in tower.modules() if isinstance(part, HashedText)
+        ):
+            text.weights[0] = 0  # as learning leaves it: nothing here
     encode_catalogue(model.towers[1], items)
     known = model.schema.vocabularies["items"]
-    made: list[Side] = []
-    for side, trained in (("query", model.towers[0]), ("item", model.towers[1])):
-        tower, inputs = frozen(trained), model.schema.side(side)  # type: ignore[arg-type]
+
+    def exported(side: Literal["query", "item"], trained: Tower) -> Side:
+        tower, inputs, path = frozen(trained), model.schema.side(side), folder / f"{side}.onnx"
         two = {name: values[:2] for name, values in records(inputs.features, known).items()}
-        export_tower(tower, inputs.features, inputs.to_arrays(two), folder / f"{side}.onnx")
-        made.append(Side(side, inputs, tower, onnx_encoder(folder / f"{side}.onnx")))  # type: ignore[arg-type]
-    return Both(*made, problem.items, known)
+        export_tower(tower, inputs.features, inputs.to_arrays(two), path)
+        return Side(side, inputs, tower, onnx_encoder(path))
+
+    query_tower, item_tower = model.towers
+    return Both(exported("query", query_tower), exported("item", item_tower), problem.items, known)
 
 
 def records(features: Iterable[str], known: Sequence[str]) -> dict[str, list[Any]]:
@@ -77,8 +86,10 @@ def records(features: Iterable[str], known: Sequence[str]) -> dict[str, list[Any
     histories = [random.choice(known, length).tolist() for length in LENGTHS * 6]
     for n, history in enumerate(histories):
         if n % 5 == 1:
-            history[::2] = ["nobody", "knows"] * (len(history[::2]) // 2) + ["these"] * (len(history[::2]) % 2)
-    histories[4], histories[11] = ["unknown"] * 30, None  # type: ignore[call-overload]
+            history[::2] = ["nobody", "knows"] * (len(history[::2]) // 2) + ["these"] * (
+                len(history[::2]) % 2
+            )
+    histories[4], histories[11] = ["unknown"] * 30, None
     count = len(histories)
     pools: dict[str, Sequence[Any]] = {
         "country": ("de", "fr", None, "nowhere"),
@@ -138,3 +149,22 @@ def test_items_are_of_unit_length_whatever_the_comparison(both: Both) -> None:
     assert len(vectors) == 120
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert len(np.unique(vectors[:, 0])) > 100
+
+
+def test_rewrites_change_no_answer_and_leave_fewer_nodes(
+    both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of, fat = both.query, tmp_path / "fat.onnx"
+    values = of.inputs.to_arrays(records(of.inputs.features, both.known))
+    monkeypatch.setattr("export.graph.lean", lambda model: model)
+    before = export_tower(of.tower, of.inputs.features, values, fat)
+    slim = lean(onnx.load(fat))
+    onnx.checker.check_model(slim, full_check=True)
+    assert len(slim.graph.node) <= before
+    if "Softmax" in (node.op_type for node in slim.graph.node):  # attention, where there is most to save
+        assert len(slim.graph.node) < 0.95 * before
+        assert not any(node.op_type == "Concat" for node in slim.graph.node)
+    onnx.save_model(slim, tmp_path / "slim.onnx")
+    found = onnx_encoder(tmp_path / "slim.onnx")(values)
+    size = max(1.0, float(np.abs(found).max()))
+    np.testing.assert_allclose(found, onnx_encoder(fat)(values), atol=1e-6 * size)

@@ -1,5 +1,7 @@
 """The index against exact search, before and after it was written."""
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import hnswlib
@@ -7,7 +9,12 @@ import numpy as np
 import pytest
 
 from export import index
+from protos import bundle
+from protos.bundle import Score
 from protos.errors import GateRefused
+from serving.query import Query
+from serving.retriever import Retriever
+from tests.tiny import watched_bundle
 from train.config import IndexConfig
 
 CONFIG = IndexConfig(threads=1)
@@ -140,3 +147,36 @@ def test_what_a_manifest_says_builds_the_same_index(tmp_path: Path) -> None:
     graph.load_index(str(tmp_path / "index.hnsw"))
     assert (graph.M, graph.ef_construction) == (said.m, said.ef_construction)
     np.testing.assert_array_equal(graph.get_items(range(9), return_type="numpy"), ITEMS[:9])
+
+
+def test_a_graph_by_product_leaves_out_what_only_fills_up() -> None:
+    products = Score("inner_product")
+    graph = index.build(ITEMS, CONFIG, products)
+    held = np.asarray(graph.get_items(range(9), return_type="numpy"))
+    np.testing.assert_array_equal(held[:, :-1], ITEMS[:9, :-1])
+    assert (held[:, -1] == 0).all()
+    assert (ITEMS[:, -1] != 0).all()  # the caller's are left as they are
+    queries = QUERIES * (np.arange(24) < 23)  # as towers give them
+    found = index.approximate(graph, queries, 10, 200)
+    assert index.recalls(found, ITEMS, queries, 10).mean() > 0.98
+
+
+def test_an_item_as_a_query_is_compared_with_whole_items(tmp_path: Path) -> None:
+    folder = watched_bundle(tmp_path / "whole", 3000)
+    manifest = dataclasses.replace(bundle.read(folder), files={}, bundle_version="")
+    vectors = unit_vectors(3000, manifest.dimension)
+
+    def fill(draft: Path) -> None:
+        shutil.copytree(folder, draft, dirs_exist_ok=True)
+        (draft / bundle.MANIFEST).unlink()
+        np.save(draft / bundle.VECTORS, vectors)
+        index.save(index.build(vectors, CONFIG, manifest.score), draft / bundle.INDEX)
+
+    retriever = Retriever.load(bundle.write(tmp_path, manifest, fill))
+    assert manifest.score == Score("inner_product")
+    queries = [Query(item_id="item-005"), Query(history=("item-001", "item-002")), Query(item_id="item-009")]
+    answers = retriever.search(queries, 10)
+    for answer, row in ((answers[0], 5), (answers[2], 9)):
+        cosines = np.sort(np.delete(vectors @ vectors[row], row))[::-1]
+        assert [hit.score for hit in answer.hits] == pytest.approx(cosines[:10].tolist(), abs=1e-6)
+    assert len(answers[1].hits) == 10

@@ -3,7 +3,6 @@
 import io
 
 import hnswlib
-import numpy as np
 import pytest
 from rich.console import Console
 

@@ -114,6 +114,7 @@ FEATURES: list[tuple[str, dict[str, FeatureSpec], str]] = [
     ("query", {"id": ID, "text": TEXT}, 'query.id: a feature of kind "id" is of the other side'),
     ("query", {"a": HISTORY, "b": HISTORY}, "query: expected at most one history"),
     ("item", {}, "item: expected at least one feature"),
+    ("item", {"a": ID, "b": ID}, "item: expected at most one id"),
     ("item", {"past": HISTORY}, 'item.past: a feature of kind "history" is of the other side'),
 ]
 
@@ -126,6 +127,18 @@ def test_both_sides_need_features_of_their_own(
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(experiment, **dict[str, Any]({side: features}))
     dataclasses.replace(experiment, query={"past": HISTORY}, item={"id": ID}, examples=())
+
+
+def test_factors_go_from_a_history_to_an_id() -> None:
+    experiment = dataclasses.replace(
+        read_experiment(SHIPPED[0]), query={"past": HISTORY}, item={"id": ID}, examples=()
+    )
+    tower = SequenceTower("sequence", latent=4)
+    assert dataclasses.replace(experiment, tower=tower).tower == tower
+    for side in ("query", "item"):
+        lacking: dict[str, Any] = {side: {"text": TEXT}}
+        with pytest.raises(ValueError, match=r"tower\.latent: expected 0 without a history and an id"):
+            dataclasses.replace(experiment, tower=tower, **lacking)
 
 
 @pytest.mark.parametrize("example", [{"txt": "b"}, {}])

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -14,7 +13,6 @@ from protos.features import UNKNOWN
 from train.history import Attention, Forget, Ids, Nothing, Pooled, Thin, Windows, item_table
 
 KNOWN, WIDTH, LONGEST = 12, 8, 6
-Doubles = npt.NDArray[np.float64]
 ENCODERS: dict[str, Callable[[nn.Parameter], nn.Module]] = {
     "attention": lambda table: Attention(table, 2, 2, 0.1, 0.2, LONGEST + 1),
     "one layer": lambda table: Attention(table, 1, 4, 0.1, 0.2, LONGEST + 1),
@@ -47,6 +45,7 @@ def as_rows(made: nn.Module, histories: list[list[int]], width: int = 0) -> Tens
 
 
 @KINDS
+@settings(max_examples=30)
 @given(runs=st.lists(HISTORY, min_size=1, max_size=4))
 def test_a_place_in_a_window_is_the_history_up_to_it(kind: str, runs: list[list[int]]) -> None:
     made = encoder(kind)
@@ -84,6 +83,7 @@ def test_no_gradient_comes_from_later_items_and_some_from_every_earlier_one(kind
 
 
 @KINDS
+@settings(max_examples=30)
 @given(histories=st.lists(HISTORY, min_size=1, max_size=4), width=st.integers(1, LONGEST + 1))
 def test_neither_padding_nor_neighbours_change_anything(
     kind: str, histories: list[list[int]], width: int
@@ -97,7 +97,7 @@ def test_neither_padding_nor_neighbours_change_anything(
 def test_items_order_and_what_a_history_opens_with_count(kind: str) -> None:
     made = encoder(kind)
     vectors = as_rows(made, [[2, 3, 4], [3, 2, 4], [5, 3, 4], [3, 4], [2, 3, 4, 4]])
-    assert len(vectors.round(decimals=4).unique(dim=0)) == len(vectors)
+    assert torch.cdist(vectors, vectors).add(torch.eye(len(vectors))).min() > 0.01
 
 
 def test_an_empty_history_is_the_start_however_it_is_padded() -> None:
@@ -150,50 +150,6 @@ def test_weights_start_as_told_and_those_that_are_used_are_learned() -> None:
     torch.testing.assert_close(mean[0], made.table.detach()[[5, 6, 5]].mean(dim=0))
 
 
-def normed(x: Doubles, norm: dict[str, Doubles]) -> Doubles:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    scale = np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
-    return np.asarray(centred / scale * norm["weight"] + norm["bias"], np.float64)
-
-
-@pytest.mark.parametrize("kind", ["attention", "one layer"])
-def test_attention_written_place_by_place(kind: str) -> None:
-    made = encoder(kind)
-    assert isinstance(made, Attention)
-    rows = [5, 3, 3, 11]
-    x = made.table.detach().double().numpy()[rows]
-    for block in made.blocks:
-        assert hasattr(block, "heads")
-        parts: dict[str, dict[str, Doubles]] = {}
-        for name, value in block.state_dict().items():
-            layer, _, kind = name.partition(".")
-            parts.setdefault(layer, {})[kind] = value.double().numpy()
-        linear = lambda layer, x: x @ parts[layer]["weight"].T + parts[layer]["bias"]  # noqa: B023, E731
-        inside = normed(x, parts["attention_norm"])
-        queries, (keys, values) = linear("query", inside), np.split(linear("key_value", inside), 2, axis=1)
-        size, joined = WIDTH // block.heads, np.zeros_like(x)
-        for head in range(block.heads):
-            part = slice(head * size, (head + 1) * size)
-            for place in range(len(rows)):
-                scores = keys[: place + 1, part] @ queries[place, part] / np.sqrt(size)
-                scores += parts["distance"][""][place - np.arange(place + 1), head]
-                weights = np.exp(scores) / np.exp(scores).sum()
-                joined[place, part] = weights @ values[: place + 1, part]
-        x = x + linear("output", joined)
-        inner = torch.from_numpy(linear("inner", normed(x, parts["forward_norm"])))
-        x = x + linear("outer", nn.functional.gelu(inner).numpy())
-    norm = {name: value.double().numpy() for name, value in made.norm.state_dict().items()}
-    np.testing.assert_allclose(as_rows(made, [rows])[0], normed(x[-1], norm), atol=1e-5)
-
-
-def test_dropout_is_for_training_alone() -> None:
-    made = encoder("attention")
-    rows = rows_of([[2, 3, 4]])
-    assert torch.equal(made(rows), made(rows))
-    made.train()
-    assert not torch.equal(made(rows), made(rows))
-
-
 def test_items_are_left_out_of_histories_while_training_and_keep_their_places() -> None:
     torch.manual_seed(0)
     thin, rows = Thin(0.8), torch.randint(2, 9, (1000, 40))
@@ -244,5 +200,8 @@ def test_an_id_is_its_row_and_nothing_is_nothing() -> None:
     table = item_table(KNOWN, WIDTH, 1.0)
     assert table.shape == (KNOWN + 2, WIDTH)
     assert torch.equal(Ids(table)(torch.tensor([[5], [1]])), table[[5, 1]])
-    for history in (torch.tensor([[0, 2], [0, 0], [3, 4]]), Windows(torch.ones(1, 4).long(), torch.arange(3))):
+    for history in (
+        torch.tensor([[0, 2], [0, 0], [3, 4]]),
+        Windows(torch.ones(1, 4).long(), torch.arange(3)),
+    ):
         assert torch.equal(Nothing(4)(history), torch.zeros(3, 4))

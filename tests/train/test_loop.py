@@ -15,7 +15,6 @@ from tests.stdlib import DSSM, PLAIN, Sections, started, write_toml
 from train.checkpoint import load_run, save_run
 from train.loop import Interrupted, Trainer
 from train.metrics import mean, per_query
-from train.objective import draw_columns
 from train.problem import Problem
 
 TIMES = ("epoch_s", "pairs_per_s")  # the figures that no two runs share
@@ -238,18 +237,6 @@ def test_a_single_pair_is_refused(toml: Callable[..., Path]) -> None:
 
     with pytest.raises(DataError, match="the train part of the split holds a single pair"):
         trainer_at(toml(), first)
-
-
-def test_random_negatives_are_no_known_positives() -> None:
-    generator = np.random.default_rng(0)
-    same = torch.from_numpy(generator.random((50, 30)) < 0.5)
-    same[:, 3] = False
-    drawn = draw_columns(same, 4, generator)
-    assert drawn.shape == (50, 4)
-    assert not same.gather(1, drawn).any()
-    assert len(set(drawn.flatten().tolist())) > 20
-    nothing_else = torch.ones(2, 3, dtype=torch.bool)
-    assert draw_columns(nothing_else, 4, generator).shape == (2, 4)
 
 
 def test_temperature_and_gamma_reach_the_loss(toml: Callable[..., Path]) -> None:

@@ -5,7 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.train.people import problem_of_people, random_people
+from train.config import Bpr
 from train.mining import mine
+from train.objective import Objective
 from train.problem import Pairs, Positives
 
 QUERIES, ITEMS = 12, 20
@@ -65,3 +68,15 @@ def test_mining_is_seeded() -> None:
     first, again, other = (mine(*arguments, (0, epoch)) for epoch in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+def test_what_a_query_has_seen_is_no_negative() -> None:
+    problem = problem_of_people(random_people(40, ITEMS), ITEMS)
+    assert problem.histories is not None
+    loss = Bpr("bpr", negatives=2, sampling="hard", mine_from=5)
+    objective = Objective(loss, problem)
+    vectors = unit(problem.query_count, 0), unit(ITEMS, 1)
+    found = objective.mine(lambda: vectors, (0, 0))
+    assert found is not None
+    for query, negatives in zip(objective.pairs.query, found, strict=True):
+        assert not {*problem.histories.rows(int(query))} & {*negatives}

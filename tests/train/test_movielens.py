@@ -41,11 +41,11 @@ def make_wheel(folder: Path, inter: str = INTER, item: str = ITEM, user: str = U
 def test_the_tables_of_the_wheel_are_read(tmp_path: Path) -> None:
     tables = read(make_wheel(tmp_path), MovielensData("movielens"))
     assert tables.items.rows() == [
-        ("10", "Toy Story", 1995.0, ["Animation", "Children's", "Comedy"]),
-        ("20", "Fargo", 1996.0, ["Film-Noir"]),
-        ("30", "Lost", None, []),
+        ("10", "Toy Story", 1995.0, "1995", ["Animation", "Children's", "Comedy"]),
+        ("20", "Fargo", 1996.0, "1996", ["Film-Noir"]),
+        ("30", "Lost", None, "V", []),
     ]
-    assert tables.items.columns == ["item_id", "title", "year", "genres"]
+    assert tables.items.columns == ["item_id", "title", "year", "released", "genres"]
     assert tables.display == ("title", "year")
     wanted = ["group", "item_row", "label", "time", "age", "gender", "occupation", "position", "user_start"]
     assert tables.pairs.select(wanted).rows() == [

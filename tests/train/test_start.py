@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from protos.features import CategoryFeature, FeatureSpec, NumberFeature, Schema, TextFeature
+from protos.features import (
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    NumberFeature,
+    Schema,
+    TextFeature,
+)
 from tests.stdlib import FEATURES, started, write_toml
 from train.build import build_towers, hashing_of
 from train.config import BagTower
@@ -123,6 +131,17 @@ def test_vocabularies_are_of_training_rows_most_frequent_first() -> None:
         {"x": 3},
     )
     assert schema.vocabularies == {"query.colour": ("red", "blue"), "item.tags": ("a", "b", "c")}
+
+
+def test_known_items_are_those_met_often_enough_in_training_most_frequent_first() -> None:
+    history, counts = HistoryFeature("history"), {"a": 1, "b": 5, "c": 0, "d": 5, "e": 2}
+    empty: Any = {"query": {}, "item": {}}
+    for least, known in ((1, ("b", "d", "e", "a")), (2, ("b", "d", "e")), (6, ())):
+        schema = schema_of({"past": history}, {"id": IdFeature("id", min_count=least)}, empty, counts)
+        assert schema.vocabularies == {"items": known}
+    without_ids = schema_of({"past": history}, {"text": TEXT}, empty, counts)
+    assert without_ids.vocabularies["items"] == ("b", "d", "e", "a")
+    assert schema_of({"text": TEXT}, {"text": TEXT}, empty, counts).vocabularies == {}
 
 
 def test_numbers_are_standardised_by_the_rows_that_have_them() -> None:

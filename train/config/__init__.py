@@ -71,6 +71,7 @@ class Experiment:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ValueError(f"name: expected letters, digits, '.', '_' and '-', got {self.name!r}")
         _check_features(self.query, self.item)
+        _check_latent(self.tower, self.query, self.item)
         for n, example in enumerate(self.examples):
             unknown = set(example) - set(self.query)
             if unknown or not example:
@@ -89,6 +90,17 @@ def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec])
                 raise ValueError(f'{side}.{name}: a feature of kind "{spec.kind}" is of the other side')
     if sum(isinstance(spec, HistoryFeature) for spec in query.values()) > 1:
         raise ValueError("query: expected at most one history")
+    if sum(isinstance(spec, IdFeature) for spec in item.values()) > 1:
+        raise ValueError("item: expected at most one id")
+
+
+def _check_latent(tower: TowerConfig, query: dict[str, FeatureSpec], item: dict[str, FeatureSpec]) -> None:
+    """EASE goes from the items of a history to an item: without either there is nothing to start as."""
+    if not isinstance(tower, SequenceTower) or not tower.latent:
+        return
+    told = any(isinstance(spec, HistoryFeature) for spec in query.values())
+    if not told or not any(isinstance(spec, IdFeature) for spec in item.values()):
+        raise ValueError("tower.latent: expected 0 without a history and an id")
 
 
 def read_experiment(path: Path) -> Experiment:

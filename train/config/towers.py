@@ -98,6 +98,11 @@ class SequenceTower:
         id_dropout_alpha: items are drawn for that by their interactions to this power. 0 draws all alike,
             and content says how popular an item is on average, which for most is hardly; 1 draws them as
             often as they are met, and a new item is taken for one that people care for.
+        newcomers: where items go that training has not seen: `fitted` regresses the learned vectors on
+            content once training is over; `learned` leaves it to `id_dropout`.
+        newcomers_alpha: with `fitted`, an item counts by its interactions to this power; the higher, the
+            more popular a newcomer is taken to be.
+        newcomers_strength: with `fitted`, lambda of the ridge regression.
         item_hidden: width of the item tower's residual multilayer part; 0 leaves it out.
         buckets: rows of the hashed table of texts.
         orders: lengths of the character n-grams of texts.
@@ -120,6 +125,9 @@ class SequenceTower:
     decay: float = 0.0
     id_dropout: float = 0.0
     id_dropout_alpha: float = 0.0
+    newcomers: Literal["fitted", "learned"] = "fitted"
+    newcomers_alpha: float = 1.0
+    newcomers_strength: float = 10.0
     item_hidden: int = 0
     buckets: int = 8192
     orders: tuple[int, ...] = (3,)
@@ -130,7 +138,10 @@ class SequenceTower:
         at_least(1, self, "dimension", "layers", "heads")
         at_least(0, self, "latent", "item_hidden", "decay", "id_dropout_alpha")
         at_least(2, self, "buckets")
-        above_zero(self, "regularisation", "latent_scale")
+        above_zero(self, "regularisation", "latent_scale", "newcomers_strength")
+        at_least(0, self, "newcomers_alpha")
+        if self.newcomers == "fitted" and self.id_dropout:
+            raise ValueError('newcomers: "fitted" places new items without id_dropout; choose one of them')
         if self.history == "latent" and not self.latent:
             raise ValueError('latent: expected at least 1 with history = "latent", got 0')
         if self.dimension % self.heads:

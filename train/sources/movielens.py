@@ -100,6 +100,7 @@ def _items(path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
             "item_id": films.unique_ids("item_id"),
             "title": films.required("movie_title", "a title"),
             "year": year,
+            "released": films.strings("release_year"),
             "genres": genres.list.eval(pl.element().filter(pl.element() != "")),
         }
     )

@@ -1,0 +1,22 @@
+"""A bundle of histories behind a real server; as above, nothing is imported before a test asks for it."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from serving.client import RetrievalClient
+    from tests.stdlib import Made
+
+
+@pytest.fixture(scope="session")
+def films_client(films_made: "Made") -> Iterator["RetrievalClient"]:
+    """A client of a server on the bundle of `films_made`."""
+    from serving.client import RetrievalClient
+    from serving.retriever import Retriever
+    from serving.server import RetrievalServer
+
+    server = RetrievalServer(Retriever.load(films_made.folder))
+    with server, RetrievalClient(server.address, timeout=30) as client:
+        yield client

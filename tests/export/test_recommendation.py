@@ -1,0 +1,139 @@
+"""From a log of events to answers: histories, context, popularity, the registry, new items, texts beside."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+
+from export import registry
+from protos import bundle
+from serving.basis import Basis
+from serving.client import RetrievalClient
+from serving.query import Query
+from serving.retriever import Retriever
+from serving.server import RetrievalServer
+from tests.stdlib import Made, make_of, tracking_at
+from tests.watched import ASKED, COLD, write_toml
+
+HISTORY = ("f001", "f002", "f003")
+
+
+def test_a_bundle_says_how_popular_items_are_and_what_its_scores_mean(films_made: Made) -> None:
+    manifest = bundle.read(films_made.folder)
+    assert manifest.score == bundle.Score("inner_product")
+    assert manifest.schema.vocabularies.keys() == {"items", "query.country", "item.genre"}
+    items = json.loads((films_made.folder / bundle.ITEMS).read_text())
+    assert items["ids"] == films_made.dataset.items["item_id"].to_list()
+    train = films_made.dataset.part("train")["item_row"].to_numpy()
+    shares = np.bincount(train, minlength=len(items["ids"])) / len(train)
+    assert items["popularity"] == pytest.approx(shares.tolist())
+    assert sum(items["popularity"]) == pytest.approx(1)
+    assert {*items["fields"]} == {"title", "genre"}
+    assert np.linalg.norm(np.load(films_made.folder / bundle.VECTORS), axis=1) == pytest.approx(1, abs=1e-5)
+    assert {*manifest.examples[0]} == {"history", "country"}
+    assert max(len(example["history"]) for example in manifest.examples) == 20  # no more than is read
+
+
+def test_a_history_leads_on_from_where_it_left_off(films_client: RetrievalClient) -> None:
+    answer = films_client.search(Query(history=("f041", "f042", "f043")), 5, exclude_history=True)
+    assert answer.basis is Basis.QUERY
+    assert "f044" in [hit.id for hit in answer.hits]
+    assert answer.hits[0].fields["genre"] == "Crime"
+
+
+def test_what_is_not_known_of_somebody_does_not_answer_for_them(
+    films_client: RetrievalClient, films_made: Made
+) -> None:
+    items = json.loads((films_made.folder / bundle.ITEMS).read_text())
+    share = dict(zip(items["ids"], items["popularity"], strict=True))
+    popular = sorted(share, key=lambda each: -share[each])
+    for query in (Query(), Query(history=("nobody", "knows")), Query(features={"country": "nowhere"})):
+        answer = films_client.search(query, 10)
+        assert answer.basis is Basis.POPULAR
+        assert [hit.id for hit in answer.hits] == popular[:10]
+        assert [hit.score for hit in answer.hits] == pytest.approx([share[each] for each in popular[:10]])
+    answers = [films_client.search(Query(features={"country": each}), 10) for each in ("de", "fr")]
+    assert [answer.basis for answer in answers] == [Basis.CONTEXT] * 2
+    assert answers[0].hits != answers[1].hits
+    lost = films_client.search(Query(history=("nobody", *HISTORY)), 10)
+    assert (lost.basis, lost.unknown_history) == (Basis.QUERY, 1)
+    assert lost.hits == films_client.search(Query(history=HISTORY), 10).hits
+
+
+def test_the_registry_gives_the_same_answers(
+    films_made: Made, films_client: RetrievalClient, tmp_path: Path
+) -> None:
+    store = f"sqlite:///{shutil.copy(films_made.uri.removeprefix('sqlite:///'), tmp_path)}"
+    with tracking_at(store), warnings.catch_warnings(record=True):  # MLflow lifts every filter
+        version, _ = registry.register(films_made.folder)
+        model = mlflow.pyfunc.load_model(f"models:/watched/{version.version}")
+        record = {"history": list(HISTORY)}
+        without, full = (
+            model.predict([record], params={"k": 5, "exclude_history": exclude})[0]
+            for exclude in (True, False)
+        )
+        (ten,) = model.predict([record])
+        (context,) = model.predict([{"country": "de", "history": None}], params={"k": 5})
+    query = Query(history=HISTORY)
+    for found, expected in (
+        (without, films_client.search(query, 5, exclude_history=True)),
+        (full, films_client.search(query, 5)),
+        (ten, films_client.search(query, 10)),
+        (context, films_client.search(Query(features={"country": "de"}), 5)),
+    ):
+        assert [hit["id"] for hit in found] == [hit.id for hit in expected.hits]
+        assert [hit["score"] for hit in found] == pytest.approx([hit.score for hit in expected.hits])
+    assert not {hit["id"] for hit in without} & {*HISTORY}
+    assert {hit["id"] for hit in full} & {*HISTORY}
+
+
+def test_new_items_are_placed_by_content_and_served(films: Path, empty_store: Path, tmp_path: Path) -> None:
+    made = make_of(write_toml(films, tmp_path / "a.toml", "cold", COLD), empty_store, tmp_path)
+    manifest = bundle.read(made.folder)
+    quality, logged = manifest.quality, made.run.data.metrics
+    assert manifest.dataset["cold_items"] == 12
+    assert quality["cold_queries"] == logged["cold_queries"] > 100
+    for name in ("cold_hr_at_50", "cold_ndcg_at_10", "cold_random_hr_at_50"):
+        assert quality[name] == pytest.approx(logged[name], abs=0.01)
+    assert quality["cold_hr_at_50"] > quality["cold_random_hr_at_50"] + 0.1
+    cold = {made.dataset.items["item_id"][row] for row in made.dataset.part("cold")["item_row"].unique()}
+    assert not cold & {*manifest.schema.vocabularies["items"]}
+    assert np.linalg.norm(np.load(made.folder / bundle.VECTORS), axis=1) == pytest.approx(1, abs=1e-5)
+    retriever = Retriever.load(made.folder)
+    (everything,) = retriever.search([Query(history=HISTORY)], 120)
+    assert {hit.id for hit in everything.hits} == {*made.dataset.items["item_id"]}
+    first = sorted(cold)[0]
+    (alike,) = retriever.search([Query(item_id=first)], 10)
+    assert len(alike.hits) == 10
+    (unknown,) = retriever.search([Query(history=(first, *HISTORY))], 120, exclude_history=True)
+    assert unknown.unknown_history == len({first, *HISTORY} & cold)
+    assert not {hit.id for hit in unknown.hits} & {first, *HISTORY}
+
+
+def test_a_text_and_a_history_ask_together_or_alone(films: Path, empty_store: Path, tmp_path: Path) -> None:
+    made = make_of(write_toml(films, tmp_path / "a.toml", "asked", ASKED), empty_store, tmp_path)
+    manifest = bundle.read(made.folder)
+    assert manifest.score == bundle.Score("cosine")
+    assert {*manifest.schema.query} == {"text", "history", "country"}
+    assert manifest.quality["ndcg_at_10"] > manifest.quality["popularity_ndcg_at_10"] + 0.1
+    text = "western"
+    with RetrievalServer(Retriever.load(made.folder)) as server, RetrievalClient(server.address) as client:
+        both, words, watched, neither = client.search_batch(
+            [Query(text, HISTORY), Query(text), Query(history=HISTORY), Query()]
+        )
+        vectors: Any = client.encode([Query(text, HISTORY), Query(text), Query("", HISTORY)])
+        (missing,) = client.encode([Query(history=HISTORY)])
+    assert [each.basis for each in (both, watched)] == [Basis.QUERY] * 2
+    assert (words.basis, neither.basis) == (Basis.CONTEXT, Basis.POPULAR)
+    genres = [[hit.fields["genre"] for hit in each.hits] for each in (both, words, watched)]
+    assert genres[1].count("Western") > genres[2].count("Western")
+    assert genres[2].count("Animation") > genres[1].count("Animation")
+    assert both.hits != words.hits
+    assert both.hits != watched.hits
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(vectors[2], missing, atol=1e-6)

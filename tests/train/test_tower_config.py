@@ -1,0 +1,56 @@
+"""The `[tower]` section of recommendation, as TOML gives it."""
+
+from typing import Any
+
+import pytest
+
+from protos.config import parse
+from train.config import SequenceTower, SharedTower, TowerConfig
+
+
+def test_a_kind_is_enough() -> None:
+    assert parse({"kind": "sequence"}, TowerConfig, "tower") == SequenceTower("sequence")
+    assert parse({"kind": "shared"}, TowerConfig, "tower") == SharedTower("shared")
+    assert SequenceTower("sequence").history == "attention"
+    assert SharedTower("shared", hidden=()).hidden == ()  # the one layer is the last
+
+
+SEQUENCE: dict[str, Any] = {"kind": "sequence"}
+SHARED: dict[str, Any] = {"kind": "shared"}
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({**SEQUENCE, "dimension": 0}, "tower.dimension: expected at least 1, got 0"),
+    ({**SEQUENCE, "layers": 0}, "tower.layers: expected at least 1, got 0"),
+    ({**SEQUENCE, "heads": 3}, "tower.heads: expected a divisor of dimension = 64, got 3"),
+    ({**SEQUENCE, "latent": -1}, "tower.latent: expected at least 0, got -1"),
+    ({**SEQUENCE, "decay": -0.1}, "tower.decay: expected at least 0, got -0.1"),
+    ({**SEQUENCE, "history": "latent"}, r'tower.latent: expected at least 1 with history = "latent", got 0'),
+    ({**SEQUENCE, "history": "last"}, "tower.history: expected one of 'attention', 'mean', 'sum', 'latent'"),
+    ({**SEQUENCE, "similarity": "euclidean"}, "tower.similarity: expected one of"),
+    ({**SEQUENCE, "regularisation": 0}, "tower.regularisation: expected a number above 0"),
+    ({**SEQUENCE, "latent_scale": 0}, "tower.latent_scale: expected a number above 0"),
+    ({**SEQUENCE, "orders": [0]}, r"tower.orders: expected lengths of at least 1, got \[0\]"),
+    ({**SEQUENCE, "buckets": 1}, "tower.buckets: expected at least 2, got 1"),
+    ({**SEQUENCE, "hidden": [8]}, "tower.hidden: unknown key"),
+    ({**SHARED, "dimension": 0}, "tower.dimension: expected at least 1, got 0"),
+    ({**SHARED, "hidden": [8, 0]}, r"tower.hidden: expected numbers of at least 1, got \[8, 0\]"),
+    ({**SHARED, "orders": [], "words": False}, "tower.orders: expected lengths of at least 1"),
+]
+WRONG += [
+    ({**SEQUENCE, name: 1.0}, f"tower.{name}: expected 0 to below 1, got 1.0")
+    for name in ("dropout", "input_dropout", "query_dropout", "history_dropout")
+]
+WRONG += [
+    (
+        {**SEQUENCE, "newcomers": "learned", "id_dropout": 1.0},
+        "tower.id_dropout: expected 0 to below 1, got 1.0",
+    ),
+    ({**SEQUENCE, "id_dropout": 0.5}, 'tower.newcomers: "fitted" places new items without id_dropout'),
+    ({**SEQUENCE, "newcomers_alpha": -1}, "tower.newcomers_alpha: expected at least 0, got -1"),
+    ({**SEQUENCE, "newcomers_strength": 0}, "tower.newcomers_strength: expected a number above 0"),
+]
+
+
+@pytest.mark.parametrize(("section", "said"), WRONG, ids=[said for _, said in WRONG])
+def test_what_does_not_fit_is_named(section: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse(section, TowerConfig, "tower")
