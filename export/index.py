@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from protos.beam import graph_width
 from protos.bundle import IndexParameters, Score
 from protos.errors import GateRefused
 from train.config import IndexConfig
@@ -36,7 +37,7 @@ def build(vectors: Vectors, config: IndexConfig, score: Score = COSINE) -> hnswl
 
     Where scores are not cosines, the last coordinate only fills an item up to unit length, and a query has
     a zero there. In the graph the items have one, too: no product changes, and links that go by product
-    find far more than links that go by distance after filling up (Morozov and Babenko 2018, section 5).
+    find far more than links that go by distance after filling up (Morozov and Babenko 2018).
     """
     if score.kind != COSINE.kind:
         vectors = vectors.copy()
@@ -76,20 +77,28 @@ def approximate(index: hnswlib.Index, queries: Vectors, k: int, ef: int) -> Rows
     return np.asarray(labels, np.int64)
 
 
-def approximate_unseen(index: hnswlib.Index, queries: Vectors, k: int, ef: int, seen: Sequence[Rows]) -> Rows:
-    """As `approximate`, for answers that each query has not seen: it looks that much farther.
+def served(
+    index: hnswlib.Index, queries: Vectors, vectors: Vectors, k: int, ef_search: int, seen: Sequence[Rows]
+) -> Rows:
+    """What the service answers: through the graph where it would go there, else by exact search.
+
+    Args:
+        vectors: (N, D), of the items.
+        seen: for each query the rows that are no answer to it; the search looks that much farther.
 
     Returns:
-        (Q, min(k, N)) rows, -1 where only seen ones are left.
+        (Q, min(k, N)) rows, best first, -1 where there are no others.
     """
-    count = index.get_current_count()
-    lengths = np.fromiter(map(len, seen), np.int64, len(seen))
+    count = len(vectors)
     found = np.full((len(queries), min(k, count)), -1, np.int64)
-    order = np.argsort(lengths, kind="stable")
-    for at in range(0, len(order), _BLOCK):
-        block = order[at : at + _BLOCK]
-        deep = min(count, k + int(lengths[block].max(initial=0)))
-        for query, labels in zip(block, approximate(index, queries[block], deep, ef), strict=True):
+    lengths = np.fromiter(map(len, seen), np.int64, len(seen))
+    for length in np.unique(lengths):
+        same = np.flatnonzero(lengths == length).tolist()
+        width = graph_width(k + int(length), ef_search, count)
+        if width is None:
+            found[same] = exact(queries[same], vectors, k, [seen[query] for query in same])
+            continue
+        for query, labels in zip(same, approximate(index, queries[same], width, ef_search), strict=True):
             kept = labels[~np.isin(labels, seen[query])][: found.shape[1]]
             found[query, : len(kept)] = kept
     return found

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from export import index
 from export.backends import Encode
 from export.catalogue import encode_all
-from export.index import approximate_unseen, exact
 from protos.bundle import Score
 from protos.features import TowerInputs
 from train.baselines import LABELS, baselines
@@ -28,6 +28,7 @@ from train.problem import Pairs, Problem
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 K = max(CUTOFFS)
+FIRST = 10  # items in a request, as most are
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,34 @@ def evaluate(
         return encode_queries(model.query, model.inputs, problem, rows, console, "queries")
 
     def served(rows: Rows) -> Rows:
-        seen = problem.seen(rows)
-        return approximate_unseen(model.graph, vectors(rows), K, model.ef_search, seen)
+        asked, seen = vectors(rows), problem.seen(rows)
+        found = [index.served(model.graph, asked, model.items, k, model.ef_search, seen) for k in (FIRST, K)]
+        return continued(*found)
 
     def products(pairs: Pairs) -> Vectors:
         distinct, query = np.unique(pairs.query, return_inverse=True)
         return np.asarray((vectors(distinct)[query] * model.items[pairs.item]).sum(axis=1))
 
     queries, relevant = problem.parts["test"].by_query()
-    searched = exact(vectors(queries), model.items, K, problem.seen(queries))
+    searched = index.exact(vectors(queries), model.items, K, problem.seen(queries))
     metrics: dict[str, Any] = dict(figures(problem, "test", served, baselines(experiment, problem)))
     metrics |= {f"exact_{k}": v for k, v in mean(per_query(searched, relevant)).items()}
     metrics |= cold_figures(problem, served)
     metrics |= label_figures(problem, "test", products, score)
     return metrics | {"queries": len(queries), "verdict": verdict(metrics, experiment.training.selection)}
+
+
+def continued(first: Rows, more: Rows) -> Rows:
+    """The answers to a request for a few items, then the others of a request for many.
+
+    A search for many looks farther, so its first few are better than what a request for a few is given.
+    """
+    found = np.full_like(more, -1)
+    found[:, : first.shape[1]] = first
+    for row, head, tail in zip(found, first, more, strict=True):
+        rest = tail[~np.isin(tail, head)][: len(row) - len(head)]
+        row[len(head) : len(head) + len(rest)] = rest
+    return found
 
 
 def verdict(metrics: Mapping[str, Any], metric: str) -> str:

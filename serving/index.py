@@ -11,13 +11,13 @@ import hnswlib
 import numpy as np
 import numpy.typing as npt
 
+from protos.beam import graph_width
 from protos.bundle import INDEX, VECTORS, Manifest
 from protos.errors import BundleDamaged
 
 Vectors = npt.NDArray[np.float32]
 Found = tuple[npt.NDArray[np.int64], Vectors]  # rows (B, K) and scores (B, K), best first
 
-EXACT_SHARE = 8  # from an eighth of the catalogue on, comparing with all of it is as fast as the graph
 BLOCK = 16  # queries that exact search scores at once: bounds memory to 16 N floats
 
 
@@ -42,8 +42,8 @@ class Index:
     def search(self, queries: Vectors, k: int) -> Found:
         """The `min(k, N)` items nearest to each query, float32 (B, D), as a tower gives it."""
         k = min(k, self.count)
-        width = self._width(k)
-        if width * EXACT_SHARE >= self.count:
+        width = graph_width(k, self._ef, self.count)
+        if width is None:
             return self.exact(queries, k)
         try:
             rows, distances = self._graph.knn_query(queries, k=width, num_threads=1)
@@ -62,14 +62,6 @@ class Index:
             rows[start:stop] = nearest(all_scores, k)
             scores[start:stop] = np.take_along_axis(all_scores, rows[start:stop], axis=1)
         return rows, scores
-
-    def _width(self, k: int) -> int:
-        """How many items to ask the graph for, so that its beam is at least twice as wide as `k`.
-
-        `set_ef` would change the beam of every other thread. But hnswlib searches with the larger
-        of ef and k, so asking for more, and keeping the best, widens the beam of this call alone.
-        """
-        return k if 2 * k <= self._ef else min(2 * k, self.count)
 
     def _load_vectors(self, path: Path) -> Vectors:
         try:

@@ -3,13 +3,14 @@
 import io
 
 import hnswlib
+import numpy as np
 import pytest
 from rich.console import Console
 
 from export import index
 from export.backends import onnx_encoder
 from export.catalogue import encode_all
-from export.quality import Searched, encode_queries, evaluate, verdict
+from export.quality import Searched, continued, encode_queries, evaluate, verdict
 from export.tables import show_quality
 from protos import bundle
 from tests.export.test_index import CONFIG
@@ -101,3 +102,8 @@ def test_a_model_of_histories_beats_popularity_and_says_how_sure_it_is(films_mad
             films_made.run.data.metrics[name], abs=0.005
         )
         assert quality[f"ease_{name}"] == pytest.approx(films_made.run.data.metrics[f"ease_{name}"])
+
+
+def test_the_first_ten_are_those_of_a_request_for_ten() -> None:
+    first, more = np.array([[3, 1], [4, 6]]), np.array([[1, 2, 3, 5], [6, 4, 7, -1]])
+    assert continued(first, more).tolist() == [[3, 1, 2, 5], [4, 6, 7, -1]]
