@@ -10,7 +10,7 @@ Correction = Literal["none", "logq", "khrylchenko"]
 
 @dataclass(frozen=True)
 class FullSoftmax:
-    """Softmax over the whole catalogue, known positives masked; for catalogues that fit in a step.
+    """Softmax over all items of training pairs, those of the history masked; for what fits in a step.
 
     Args:
         temperature: divides the scores.
