@@ -146,11 +146,12 @@ def summary(manifest: dict[str, Any]) -> dict[str, str]:
     worst = max(side["max_abs_diff"] for side in manifest["parity"].values())
     figures = latency["metrics"]
     onnx, torch = figures["query_tower_fp32_b1_p50_us"], figures["torch_b1_p50_us"]
+    differ = data.get("evaluated_text") != data.get("served_text")
     texts = {"evaluated on": data.get("evaluated_text"), "served text": data.get("served_text")}
     return {
         "data": f"{data['name']}: {data['items']:,} items; pairs: {parts}",
         "test queries": f"{quality['queries']:,}",
-        **{name: ", ".join(columns) for name, columns in texts.items() if columns},
+        **{name: ", ".join(columns) for name, columns in texts.items() if columns and differ},
         **{name: _compared(quality, metric) for metric, name in METRICS.items() if metric in quality},
         "index": f"{ann} {manifest['ann'][ann]:.4f} against exact search, "
         f"ef_search {manifest['index']['ef_search']}",
