@@ -17,7 +17,7 @@ Everything after that (word hashing, embedding, scaling) happens inside the towe
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -87,13 +87,12 @@ class IdFeature:
     """The item's own id, for what cannot be said of it in words.
 
     Args:
-        column: the column that is read.
         min_count: ids seen less often in training data are treated as unknown.
     """
 
     kind: Literal["id"]
-    column: str = "item_id"
     min_count: int = 1
+    column: ClassVar[str] = "item_id"
 
     def __post_init__(self) -> None:
         if self.min_count < 1:
@@ -109,7 +108,6 @@ class HistoryFeature:
     """
 
     kind: Literal["history"]
-    column: str = "history"
     max_length: int = 100
 
     def __post_init__(self) -> None:

@@ -53,8 +53,9 @@ ATTENTION: Sections = {
     "export": {"iterations": 5},
     "index": {"threads": 1},
 }
-MEAN: Sections = {**ATTENTION, "tower": {**ATTENTION["tower"], "history": "mean", "decay": 0.1}}
-LATENT: Sections = {**ATTENTION, "tower": {**ATTENTION["tower"], "history": "latent", "latent": 16}}
+PLAIN_TOWER: dict[str, Any] = {"kind": "sequence", "dimension": 32, "buckets": 512}
+MEAN: Sections = {**ATTENTION, "tower": {**PLAIN_TOWER, "history": "mean", "decay": 0.1}}
+LATENT: Sections = {**ATTENTION, "tower": {**PLAIN_TOWER, "history": "latent", "latent": 16}}
 RATINGS: Sections = {
     **ATTENTION,
     "data": {**DATA, "label": "stars", "positive_from": 4},

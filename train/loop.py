@@ -20,7 +20,7 @@ from torch import Tensor
 
 from protos.errors import DataError
 from train.batches import Batch, HistoryBatches, batch_count, batches
-from train.config import Bce, Loss, TrainingConfig
+from train.config import Loss, TrainingConfig
 from train.corpus import Corpus
 from train.evaluation import encode, encode_catalogue, search
 from train.figures import label_figures
@@ -162,9 +162,7 @@ class Trainer:
         given = self.objective.candidates(batch, self.state.hard, generator)
         queries = query_tower(self.queries.batch(batch.queries, batch.spans))  # (B, D)
         items = item_tower(self.items.batch(given.items))  # (N, D)
-        scores = queries @ items.T
-        if isinstance(self.objective.loss, Bce):  # to the others a bias is nothing
-            scores = logits_of(query_tower, scores)
+        scores = logits_of(query_tower, queries @ items.T)
         losses = self.objective.losses(scores, batch, given, generator)  # (P,)
         weight = torch.from_numpy(self.pairs.weight[batch.pairs])
         loss = (losses * weight).sum() / weight.sum().clamp(min=1e-12)  # which may be 0

@@ -14,6 +14,7 @@ import torch
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
+from protos.features import UNKNOWN
 from train.corpus import Corpus
 from train.encoders import Category, HashedText, Number
 from train.towers import Tower
@@ -29,14 +30,14 @@ def fit_newcomers(
     Args:
         tower: the item tower, trained.
         items: all of them.
-        counts: (N,), training interactions of each; items without one are not known.
+        counts: (N,), training interactions of each.
         alpha: an item counts by its interactions to this power. At 1 a newcomer is taken for what people
             who meet an item of its kind meet on average, and that is the better known ones.
         strength: lambda of the ridge regression.
     """
     if tower.newcomers is None:
         return
-    rows = np.flatnonzero(counts)
+    rows = np.flatnonzero(items.arrays[tower.id_name][:, 0] != UNKNOWN)
     with torch.no_grad():
         wanted = tower.combined(items.batch(rows)).numpy()  # (N, H)
     blocks = {name: _design(name, each, items, rows) for name, each in tower.newcomers.encoders.items()}

@@ -12,6 +12,7 @@ def test_a_kind_is_enough() -> None:
     assert parse({"kind": "sequence"}, TowerConfig, "tower") == SequenceTower("sequence")
     assert parse({"kind": "shared"}, TowerConfig, "tower") == SharedTower("shared")
     assert SequenceTower("sequence").history == "attention"
+    assert SequenceTower("sequence", history="sum", dimension=63).heads == 2  # which has no say in a sum
     assert SharedTower("shared", hidden=()).hidden == ()  # the one layer is the last
 
 
@@ -35,6 +36,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**SHARED, "hidden": [8, 0]}, r"tower.hidden: expected numbers of at least 1, got \[8, 0\]"),
     ({**SHARED, "orders": [], "words": False}, "tower.orders: expected lengths of at least 1"),
 ]
+IDLE: list[tuple[dict[str, Any], str]] = [
+    ({"history": "sum", "layers": 1}, 'layers: goes with history = "attention"'),
+    ({"history": "mean", "input_dropout": 0.1}, 'input_dropout: goes with history = "attention"'),
+    ({"regularisation": 10}, "regularisation: goes with latent above 0"),
+    ({"decay": 0.1}, "decay: goes with a sum over the history"),
+    ({"id_dropout_alpha": 1}, "id_dropout_alpha: goes with id_dropout above 0"),
+    ({"newcomers": "learned", "newcomers_alpha": 2}, 'newcomers_alpha: goes with newcomers = "fitted"'),
+]
+WRONG += [({**SEQUENCE, **changed}, f"tower.{expected}; leave it out") for changed, expected in IDLE]
 WRONG += [
     ({**SEQUENCE, name: 1.0}, f"tower.{name}: expected 0 to below 1, got 1.0")
     for name in ("dropout", "input_dropout", "query_dropout", "history_dropout")

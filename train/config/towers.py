@@ -1,6 +1,6 @@
 """`[tower]`: what a query and an item become vectors by."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from train.config.checks import above_zero, at_least
@@ -142,15 +142,33 @@ class SequenceTower:
         at_least(0, self, "newcomers_alpha")
         if self.newcomers == "fitted" and self.id_dropout:
             raise ValueError('newcomers: "fitted" places new items without id_dropout; choose one of them')
+        _refuse_idle(self)
         if self.history == "latent" and not self.latent:
             raise ValueError('latent: expected at least 1 with history = "latent", got 0')
-        if self.dimension % self.heads:
+        if self.history == "attention" and self.dimension % self.heads:
             raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
         for name in ("dropout", "input_dropout", "query_dropout", "history_dropout", "id_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
         if min(self.orders, default=1) < 1 or not (self.orders or self.words):
             raise ValueError(f"orders: expected lengths of at least 1, got {list(self.orders)}")
+
+
+def _refuse_idle(tower: SequenceTower) -> None:
+    """Refuse a key that was set but would change nothing, for want of what it belongs to."""
+    attention, fitted = tower.history == "attention", tower.newcomers == "fitted"
+    conditions = {
+        'history = "attention"': (attention, ("layers", "heads", "dropout", "input_dropout")),
+        "latent above 0": (tower.latent > 0, ("regularisation", "latent_scale")),
+        "a sum over the history": (tower.latent > 0 or tower.history in ("mean", "sum"), ("decay",)),
+        "id_dropout above 0": (tower.id_dropout > 0, ("id_dropout_alpha",)),
+        'newcomers = "fitted"': (fitted, ("newcomers_alpha", "newcomers_strength")),
+    }
+    defaults = {each.name: each.default for each in fields(tower)}
+    for condition, (holds, names) in conditions.items():
+        for name in names:
+            if not holds and getattr(tower, name) != defaults[name]:
+                raise ValueError(f"{name}: goes with {condition}; leave it out, it would change nothing")
 
 
 @dataclass(frozen=True)

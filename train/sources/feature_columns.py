@@ -64,7 +64,7 @@ def items_of(
     Raises:
         DataError: a value does not fit, an id stands twice, or `item_id` is another column of the table.
     """
-    id_features = {name: spec for name, spec in features.items() if spec.column == "item_id"}
+    id_features = {name: spec for name, spec in features.items() if names_of({name: spec}) == ["item_id"]}
     others = {name: spec for name, spec in features.items() if name not in id_features}
     if id_column != "item_id" and (
         "item_id" in display or any(not isinstance(spec, IdFeature) for spec in id_features.values())
