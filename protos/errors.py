@@ -11,7 +11,12 @@
     │   └── BundleTooOld      the manifest's schema is one that this program no longer reads
     ├── MissingStage          a stage has nothing to work on yet: which command comes first
     ├── GateRefused           a measured figure is outside its bound: which, and by how much
+    ├── AccessDenied          the service does not serve this caller
+    │   ├── NotAuthenticated  it does not know who is calling: no token, or none that it knows
+    │   └── NotAuthorised     it knows, and the caller's role does not reach as far
     └── Unavailable           the service cannot answer now; the same request may succeed later
+        ├── Overloaded        it has more to do than it bears, or this client asks too often: when to come back
+        └── DeadlineExceeded  it did not answer before the request's deadline
 
 No transport codes live here; `serving/status.py` maps each class to one.
 """
@@ -71,5 +76,34 @@ class GateRefused(TwinspireError):
     """A measured figure is outside its bound; the text gives figure and bound."""
 
 
+class AccessDenied(TwinspireError):
+    """The service does not serve this caller."""
+
+
+class NotAuthenticated(AccessDenied):
+    """The service does not know who is calling: there is no token, or none that it knows."""
+
+
+class NotAuthorised(AccessDenied):
+    """The service knows who is calling, and the caller's role does not reach as far as what is asked."""
+
+
 class Unavailable(TwinspireError):
     """The service cannot answer now; the same request may succeed later."""
+
+
+class Overloaded(Unavailable):
+    """The service has more to do than it bears, or this client asks more often than it may.
+
+    Args:
+        text: which of them it is.
+        retry_after: seconds after which the same request is worth sending again.
+    """
+
+    def __init__(self, text: str, retry_after: float) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(Unavailable):
+    """The service did not answer before the request's deadline."""

@@ -22,8 +22,18 @@ CODES: dict[type[errors.TwinspireError], grpc.StatusCode] = {
     errors.BundleTooOld: grpc.StatusCode.INTERNAL,
     errors.MissingStage: grpc.StatusCode.FAILED_PRECONDITION,
     errors.GateRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.AccessDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.NotAuthorised: grpc.StatusCode.PERMISSION_DENIED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+
+# A trailer that gRPC's own clients obey when they retry (gRFC A6): milliseconds to wait before that.
+PUSHBACK = "grpc-retry-pushback-ms"
+PATIENCE_SECONDS = 0.1  # to wait where a server that is overloaded does not say how long
+TOO_LARGE = "larger than max"  # what gRPC itself says of a message over its bound
 
 # Code points; gRPC drops a status whose text does not fit into its trailers' 8 KiB.
 LONGEST_FIELD, LONGEST_REASON = 200, 300
@@ -75,7 +85,16 @@ class Answering:
     ) -> None:
         if isinstance(error, grpc.RpcError) or not isinstance(error, Exception):
             return  # nothing wrong, or gRPC's own way to end a stream whose client has gone
+        if metadata := trailers(error):
+            self._context.set_trailing_metadata(metadata)
         self._context.abort(*status(error))
+
+
+def trailers(error: Exception) -> tuple[tuple[str, str], ...]:
+    """What a client is told beside code and text: when an overloaded service is worth asking again."""
+    if isinstance(error, errors.Overloaded):
+        return ((PUSHBACK, str(max(1, round(error.retry_after * 1000)))),)
+    return ()
 
 
 def status(error: Exception) -> tuple[grpc.StatusCode, str]:
@@ -109,13 +128,24 @@ def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
         return errors.InvalidInput(*_field_and_reason(text))
     if code is grpc.StatusCode.NOT_FOUND:
         return errors.UnknownItem(*_field_and_reason(text))
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC itself, about the size of a message
-        return errors.InvalidInput("request", text)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if TOO_LARGE in text:
+            return errors.InvalidInput("request", text)
+        return errors.Overloaded(f"{address}: {text}", _retry_after(failure))
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return errors.NotAuthenticated(f"{address}: {text}")
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return errors.NotAuthorised(f"{address}: {text}")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return errors.Unavailable(f"{address}: {text}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return errors.Unavailable(f"{address}: gave no answer before the deadline")
+        return errors.DeadlineExceeded(f"{address}: gave no answer before the deadline")
     return errors.TwinspireError(f"{address}: {code.name}: {text}")
+
+
+def _retry_after(failure: grpc.RpcError) -> float:
+    given = dict(failure.trailing_metadata() or ()).get(PUSHBACK, "")
+    return int(given) / 1000 if str(given).isdecimal() else PATIENCE_SECONDS
 
 
 def _cut(text: str, longest: int) -> str:
