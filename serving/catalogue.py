@@ -64,13 +64,13 @@ class Catalogue:
         found = map(self._rows.get, item_ids)
         return {row for row in found if row is not None}
 
-    def popular(self, k: int, excluded: Collection[int]) -> list[tuple[int, float]]:
-        """The `k` most popular items but for those `excluded`: row and popularity.
+    def popular(self, k: int, excluded: Collection[int]) -> tuple[list[int], list[float]]:
+        """The `k` most popular items but for those `excluded`: rows, and the popularity of each.
 
         The highest comes first, and among equals the lower row.
         """
         rows = [row for row in self._popular[: k + len(excluded)] if row not in excluded]
-        return [(row, self._shares[row]) for row in rows[:k]]
+        return rows[:k], [self._shares[row] for row in rows[:k]]
 
     def fields(self, row: int) -> dict[str, str]:
         """The display fields of an item; one that it lacks is left out."""

@@ -33,25 +33,10 @@ def example_query(example: Mapping[str, Value | None]) -> Query:
     return Query(features={name: value for name, value in example.items() if value is not None})
 
 
-def text_feature(features: Mapping[str, FeatureSpec]) -> str | None:
-    """The feature that `Query.text` fills, if the tower has one."""
-    return _slot(features, TextFeature, "text")
-
-
-def history_feature(features: Mapping[str, FeatureSpec]) -> str | None:
-    """The feature that `Query.history` fills, if the tower has one."""
-    return _slot(features, HistoryFeature, "history")
-
-
 def text_is_required(features: Mapping[str, FeatureSpec]) -> bool:
     """Whether a query must have a text: where there is one to read and no history instead of it."""
     kinds = {spec.kind for spec in features.values()}
     return "text" in kinds and "history" not in kinds
-
-
-def blank_values(features: Mapping[str, FeatureSpec]) -> dict[str, Value | None]:
-    """The raw values of a query that says nothing; an absent text is an empty one."""
-    return {name: "" if isinstance(spec, TextFeature) else None for name, spec in features.items()}
 
 
 def check_item_query(query: Query, name: str) -> None:
@@ -68,35 +53,63 @@ def check_item_query(query: Query, name: str) -> None:
         raise InvalidInput(f"{name}.features", "expected either features or an item_id, got both")
 
 
-def tower_values(query: Query, features: Mapping[str, FeatureSpec], name: str) -> dict[str, Value | None]:
-    """Feature name -> raw value, one for each feature of the query tower, as `blank_values` where absent.
+class QueryForm:
+    """What each part of a query fills in one query tower; worked out once, for every query pays for it.
 
     Args:
-        query: one without an `item_id`.
         features: of the query tower.
-        name: what an error calls the query, such as `queries[3]`.
-
-    Raises:
-        InvalidInput: the query does not fit the tower; the field begins with `name`.
     """
-    given: dict[str, Value] = {}
-    slots = {"text": text_feature(features), "history": history_feature(features)}
-    if query.text is not None:
-        given[_found(slots["text"], "text", features, name)] = query.text
-    if query.history:
-        given[_found(slots["history"], "history", features, name)] = list(query.history)
-    for feature, value in query.features.items():
+
+    def __init__(self, features: Mapping[str, FeatureSpec]) -> None:
+        self.features = dict(features)
+        self.text = _slot(features, TextFeature, "text")
+        self.history = _slot(features, HistoryFeature, "history")
+        self.blank: dict[str, Value | None] = {
+            name: "" if isinstance(spec, TextFeature) else None for name, spec in features.items()
+        }
+        texts = [name for name, spec in features.items() if isinstance(spec, TextFeature)]
+        self._required = texts if text_is_required(features) else []
+
+    def values(self, query: Query, name: str) -> dict[str, Value | None]:
+        """Feature name -> raw value, one for each feature of the query tower, as `blank` where absent.
+
+        Args:
+            query: one without an `item_id`.
+            name: what an error calls the query, such as `queries[3]`.
+
+        Raises:
+            InvalidInput: the query does not fit the tower; the field begins with `name`.
+        """
+        given: dict[str, Value] = {}
+        if query.text is not None:
+            given[self._found(self.text, f"{name}.text")] = query.text
+        if query.history:
+            given[self._found(self.history, f"{name}.history")] = list(query.history)
+        for feature, value in query.features.items():
+            given[feature] = self._checked(feature, value, given, name)
+        for feature in self._required:
+            if feature not in given:
+                field_name = f"{name}.text" if feature == self.text else f"{name}.features.{feature}"
+                raise InvalidInput(field_name, "required by this bundle's query tower, but missing")
+        return {**self.blank, **given}
+
+    def _found(self, slot: str | None, field_name: str) -> str:
+        if slot is None:
+            kind = field_name.rpartition(".")[2]
+            raise InvalidInput(field_name, f"no {kind} feature for it; {_known(self.features)}")
+        return slot
+
+    def _checked(self, feature: str, value: Value, given: Mapping[str, Value], name: str) -> Value:
         field_name = f"{name}.features.{feature}"
-        if feature not in features:
-            raise InvalidInput(field_name, f"unknown feature; {_known(features)}")
+        if feature not in self.features:
+            raise InvalidInput(field_name, f"unknown feature; {_known(self.features)}")
+        spec = self.features[feature]
         if feature in given:
-            raise InvalidInput(field_name, f"given twice, here and in {name}.{features[feature].kind}")
-        given[feature] = _checked(value, features[feature], field_name)
-    for feature, spec in features.items() if text_is_required(features) else ():
-        if isinstance(spec, TextFeature) and feature not in given:
-            field_name = f"{name}.text" if feature == slots["text"] else f"{name}.features.{feature}"
-            raise InvalidInput(field_name, "required by this bundle's query tower, but missing")
-    return {**blank_values(features), **given}
+            raise InvalidInput(field_name, f"given twice, here and in {name}.{spec.kind}")
+        if isinstance(value, float) and math.isnan(value):  # which inside a tower would mean "absent"
+            raise InvalidInput(field_name, "expected a number, got NaN; leave it out where it is unknown")
+        several = isinstance(spec, HistoryFeature) or (isinstance(spec, CategoryFeature) and spec.multi)
+        return list(value) if several and not isinstance(value, str | float | int) else value
 
 
 def _slot(features: Mapping[str, FeatureSpec], kind: type[FeatureSpec], name: str) -> str | None:
@@ -104,19 +117,6 @@ def _slot(features: Mapping[str, FeatureSpec], kind: type[FeatureSpec], name: st
     if name in found:
         return name
     return found[0] if len(found) == 1 else None
-
-
-def _found(slot: str | None, kind: str, features: Mapping[str, FeatureSpec], name: str) -> str:
-    if slot is None:
-        raise InvalidInput(f"{name}.{kind}", f"no {kind} feature for it; {_known(features)}")
-    return slot
-
-
-def _checked(value: Value, spec: FeatureSpec, field_name: str) -> Value:
-    if isinstance(value, float) and math.isnan(value):  # which inside a tower would mean "absent"
-        raise InvalidInput(field_name, "expected a number, got NaN; leave it out where it is unknown")
-    several = isinstance(spec, HistoryFeature) or (isinstance(spec, CategoryFeature) and spec.multi)
-    return list(value) if several and not isinstance(value, str | float | int) else value
 
 
 def _known(features: Mapping[str, FeatureSpec]) -> str:

@@ -7,7 +7,6 @@ retriever = Retriever.load(Path(".cache/bundles/3f2a9c0d1e5b"))
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +23,8 @@ from serving.basis import Basis, bases
 from serving.catalogue import Catalogue
 from serving.encoder import Encoder
 from serving.index import Index
-from serving.query import Query, blank_values, check_item_query, example_query, tower_values
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a search has to know of a query beside its vector.
-
-    Args:
-        own_row: the row of the item that it is, None where it is not one.
-        history_rows: rows of those items of its history that the catalogue holds.
-        unknown_history: items of its history that the tower does not know.
-        basis: what its answer rests on.
-    """
-
-    own_row: int | None = None
-    history_rows: frozenset[int] = frozenset()
-    unknown_history: int = 0
-    basis: Basis = Basis.QUERY
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Queries that have become vectors.
-
-    Args:
-        vectors: float32 (B, D), of unit length where the query is an item or scores are cosines.
-        asked: the rest of what there is to know of each query.
-        encode_us: microseconds that this took.
-    """
-
-    vectors: npt.NDArray[np.float32]
-    asked: tuple[Asked, ...]
-    encode_us: int
+from serving.query import Query, QueryForm, check_item_query, example_query, text_is_required
+from serving.stages import TEXT, Asked, Encoded, Found, Prepared, Wanted
 
 
 class Retriever:
@@ -67,8 +35,8 @@ class Retriever:
         self.catalogue = catalogue
         self._encoder = encoder
         self._index = index
-        self._features = manifest.schema.query
-        self._histories = [n for n, spec in self._features.items() if isinstance(spec, HistoryFeature)]
+        self._form = QueryForm(manifest.schema.query)
+        self._histories = [n for n, spec in self._form.features.items() if isinstance(spec, HistoryFeature)]
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "Retriever":
@@ -109,6 +77,18 @@ class Retriever:
         """
         return self.nearest(self.encode(queries), k, exclude, exclude_history)
 
+    def prepare(self, query: Query, name: str = "query") -> Prepared:
+        """A query, looked up and checked for itself: the part of `encode` that knows no batch.
+
+        Raises:
+            InvalidInput: the query does not fit the bundle; the field begins with `name`.
+            UnknownItem: an `item_id` that the catalogue does not hold.
+        """
+        if query.item_id is None:
+            return Prepared(name, self._form.values(query, name))
+        check_item_query(query, name)
+        return Prepared(name, None, self.catalogue.row(query.item_id, f"{name}.item_id"))
+
     def encode(self, queries: Sequence[Query], names: Sequence[str] = ()) -> Encoded:
         """Queries as vectors; that of an item where the query is an `item_id`.
 
@@ -124,17 +104,33 @@ class Retriever:
         names = names or [f"queries[{n}]" for n in range(len(queries))]
         if not queries:
             raise InvalidInput("queries", "expected at least one")
-        vectors = np.empty((len(queries), self.manifest.dimension), np.float32)
-        asked = [Asked(self._own_row(*each)) for each in zip(queries, names, strict=True)]
-        for n, each in enumerate(asked):
-            if each.own_row is not None:
-                vectors[n] = self._index.vectors[each.own_row]
-        raw = [n for n, each in enumerate(asked) if each.own_row is None]
-        if raw:
-            values = [tower_values(queries[n], self._features, names[n]) for n in raw]
-            vectors[raw], encoded = self._encode_values(values, [names[n] for n in raw])
-            for n, each in zip(raw, encoded, strict=True):
-                asked[n] = each
+        prepared = [self.prepare(*each) for each in zip(queries, names, strict=True)]
+        return self.encode_prepared(prepared, started)
+
+    def encode_prepared(self, prepared: Sequence[Prepared], started: int | None = None) -> Encoded:
+        """The vectors of prepared queries, at least one.
+
+        Args:
+            prepared: the queries.
+            started: `time.perf_counter_ns()` from which on `encode_us` counts; now if not given.
+
+        Raises:
+            InvalidInput: a value does not fit its feature; the field begins with the query's name.
+        """
+        started = time.perf_counter_ns() if started is None else started
+        raw = [each for each in prepared if each.values is not None]
+        if len(raw) == len(prepared):
+            vectors, asked = self._encode_values(raw)
+            return Encoded(vectors, tuple(asked), _microseconds_since(started))
+        vectors = np.empty((len(prepared), self.manifest.dimension), np.float32)
+        encoded = iter(zip(*self._encode_values(raw), strict=True) if raw else ())
+        asked = []
+        for n, each in enumerate(prepared):
+            if each.own_row is None:
+                vectors[n], one = next(encoded)
+            else:
+                vectors[n], one = self._index.vectors[each.own_row], Asked(each.own_row)
+            asked.append(one)
         return Encoded(vectors, tuple(asked), _microseconds_since(started))
 
     def nearest(
@@ -142,11 +138,9 @@ class Retriever:
     ) -> list[Answer]:
         """The second half of `search`."""
         started = time.perf_counter_ns()
-        if k < 1:
-            raise InvalidInput("k", f"expected at least 1, got {k}")
-        everywhere = self.catalogue.rows(exclude)
-        excluded = [everywhere | _own_rows(asked, exclude_history) for asked in encoded.asked]
-        hits = [self._hits(rows) for rows in self._nearest_rows(encoded, k, excluded)]
+        wanted = self.wanted(k, exclude, exclude_history)
+        found = self.find(encoded, [wanted] * len(encoded.asked))
+        hits = [self._hits(each) for each in found]
         timing = Timing(encode_us=encoded.encode_us, search_us=_microseconds_since(started))
         version = self.manifest.bundle_version
         return [
@@ -154,59 +148,71 @@ class Retriever:
             for each, asked in zip(hits, encoded.asked, strict=True)
         ]
 
-    def _own_row(self, query: Query, name: str) -> int | None:
-        if query.item_id is None:
-            return None
-        check_item_query(query, name)
-        return self.catalogue.row(query.item_id, f"{name}.item_id")
+    def wanted(self, k: int, exclude: Collection[str] = (), exclude_history: bool = False) -> Wanted:
+        """What `find` takes, from what a client says.
 
-    def _encode_values(
-        self, values: Sequence[Mapping[str, Any]], names: Sequence[str]
-    ) -> tuple[npt.NDArray[np.float32], list[Asked]]:
-        """Vectors (B, D) of raw values, and what else there is to know of them."""
-        arrays = self._encoder.arrays(values, names)
+        Raises:
+            InvalidInput: k is below 1.
+        """
+        if k < 1:
+            raise InvalidInput("k", f"expected at least 1, got {k}")
+        return Wanted(k, frozenset(self.catalogue.rows(exclude)) if exclude else frozenset(), exclude_history)
+
+    def find(self, encoded: Encoded, wanted: Sequence[Wanted]) -> list[Found]:
+        """For each query, the rows and scores of its best items.
+
+        Args:
+            encoded: the queries.
+            wanted: of each.
+        """
+        excluded = [asked.excluded(each) for asked, each in zip(encoded.asked, wanted, strict=True)]
+        found: list[Found | None] = [None] * len(wanted)
+        # How many to look for, and whether in the graph -> queries.
+        together: dict[tuple[int, bool], list[int]] = {}
+        for n, asked in enumerate(encoded.asked):
+            if asked.basis is Basis.POPULAR:
+                found[n] = Found(*self.catalogue.popular(wanted[n].k, excluded[n]), asked)
+            else:  # what else is in its batch must not change how far the search for a query looks
+                in_graph = asked.own_row is None or not self._index.filled
+                together.setdefault((wanted[n].k + len(excluded[n]), in_graph), []).append(n)
+        for (width, in_graph), batch in together.items():
+            whole = len(batch) == len(wanted)
+            search = self._index.search if in_graph else self._index.exact
+            rows, products = search(encoded.vectors if whole else encoded.vectors[batch], width)
+            scores = score.shown(products, self.manifest.score)
+            for place, n in enumerate(batch):
+                asked = encoded.asked[n]
+                values = scores if asked.own_row is None else products
+                best = rows[place].tolist(), values[place].tolist()
+                found[n] = Found(*_without(excluded[n], *best, wanted[n].k), asked)
+        return [each for each in found if each is not None]
+
+    def _encode_values(self, raw: Sequence[Prepared]) -> tuple[npt.NDArray[np.float32], list[Asked]]:
+        """Vectors (B, D) of queries that are no items, and what else there is to know of them."""
+        values: Sequence[Mapping[str, Any]] = [each.values or {} for each in raw]
+        arrays = self._encoder.arrays(values, [each.name for each in raw])
+        if not self._histories and text_is_required(self._form.features):
+            return self._encoder.vectors(arrays), [TEXT] * len(raw)
         asked = []
-        for each, basis in zip(values, bases(self._features, arrays), strict=True):
+        for each, basis in zip(values, bases(self._form.features, arrays), strict=True):
             histories = [(name, each[name] or ()) for name in self._histories]
             rows = self.catalogue.rows(item_id for _, history in histories for item_id in history)
             unknown = sum(self._encoder.inputs.unknown(name, history) for name, history in histories)
             asked.append(Asked(None, frozenset(rows), unknown, basis))
         return self._encoder.vectors(arrays), asked
 
-    def _nearest_rows(
-        self, encoded: Encoded, k: int, excluded: Sequence[Collection[int]]
-    ) -> list[list[tuple[int, float]]]:
-        """For each query, the rows and scores of its `k` best items."""
-        found: list[list[tuple[int, float]]] = [[] for _ in encoded.asked]
-        # How many to look for, and whether in the graph -> queries.
-        together: dict[tuple[int, bool], list[int]] = {}
-        for n, asked in enumerate(encoded.asked):
-            if asked.basis is Basis.POPULAR:
-                found[n] = self.catalogue.popular(k, excluded[n])
-            else:  # what else is in its batch must not change how far the search for a query looks
-                in_graph = asked.own_row is None or not self._index.filled
-                together.setdefault((k + len(excluded[n]), in_graph), []).append(n)
-        for (width, in_graph), batch in together.items():
-            search = self._index.search if in_graph else self._index.exact
-            rows, products = search(encoded.vectors[batch], width)
-            scores = score.shown(products, self.manifest.score)
-            for place, n in enumerate(batch):
-                values = scores if encoded.asked[n].own_row is None else products
-                best = zip(rows[place].tolist(), values[place].tolist(), strict=True)
-                found[n] = [(row, value) for row, value in best if row not in excluded[n]][:k]
-        return found
-
-    def _hits(self, found: Sequence[tuple[int, float]]) -> tuple[Hit, ...]:
+    def _hits(self, found: Found) -> tuple[Hit, ...]:
         catalogue = self.catalogue
-        return tuple(Hit(catalogue.ids[row], value, catalogue.fields(row)) for row, value in found)
+        best = zip(found.rows, found.scores, strict=True)
+        return tuple(Hit(catalogue.ids[row], value, catalogue.fields(row)) for row, value in best)
 
     def _warm_up(self, folder: Path) -> None:
         """Answer a query before anyone asks one, so that the first is as fast as the rest."""
         examples = [example_query(example) for example in self.manifest.examples[:8]]
         try:
             # A query that says nothing may not be one that a client can ask, but a tower bears it.
-            vectors, _ = self._encode_values([blank_values(self._features)], ["blank"])
-            answers = self.nearest(Encoded(vectors, (Asked(),), 0), k=10)
+            vectors, _ = self._encode_values([Prepared("blank", self._form.blank)])
+            answers = self.nearest(Encoded(vectors, (TEXT,), 0), k=10)
             answers += self.search(examples, k=10) if examples else []
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise BundleDamaged(f"{folder}: does not answer its own examples: {error}") from error
@@ -214,10 +220,14 @@ class Retriever:
             raise BundleDamaged(f"{folder}: holds nothing to answer with")
 
 
-def _own_rows(asked: Asked, with_history: bool) -> frozenset[int]:
-    """The rows that must not answer this query: itself, and what is in its history."""
-    own = frozenset() if asked.own_row is None else frozenset({asked.own_row})
-    return own | asked.history_rows if with_history else own
+def _without(
+    excluded: frozenset[int], rows: list[int], scores: list[float], k: int
+) -> tuple[list[int], list[float]]:
+    """The first `k` that are not excluded."""
+    if excluded:
+        kept = [place for place, row in enumerate(rows) if row not in excluded]
+        rows, scores = [rows[place] for place in kept], [scores[place] for place in kept]
+    return rows[:k], scores[:k]
 
 
 def _microseconds_since(started: int) -> int:

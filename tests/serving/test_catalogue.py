@@ -27,13 +27,13 @@ def catalogue(folder: Path, **changed: Any) -> Catalogue:
 
 def test_the_most_popular_come_first_and_among_equals_the_lower_row(tmp_path: Path) -> None:
     found = catalogue(tmp_path)
-    assert found.popular(4, ()) == [(2, 0.5), (0, 0.25), (3, 0.25), (1, 0.0)]
-    assert found.popular(2, {2, 3}) == [(0, 0.25), (1, 0.0)]
-    assert found.popular(9, {0, 1, 2, 3}) == []
+    assert found.popular(4, ()) == ([2, 0, 3, 1], [0.5, 0.25, 0.25, 0.0])
+    assert found.popular(2, {2, 3}) == ([0, 1], [0.25, 0.0])
+    assert found.popular(9, {0, 1, 2, 3}) == ([], [])
 
 
 def test_without_popularity_the_order_is_that_of_the_rows(tmp_path: Path) -> None:
-    assert catalogue(tmp_path, popularity=[0.0] * 4).popular(3, {1}) == [(0, 0.0), (2, 0.0), (3, 0.0)]
+    assert catalogue(tmp_path, popularity=[0.0] * 4).popular(3, {1}) == ([0, 2, 3], [0.0, 0.0, 0.0])
 
 
 @pytest.mark.parametrize(

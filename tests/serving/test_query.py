@@ -7,7 +7,7 @@ import pytest
 from protos.errors import InvalidInput, UnknownItem
 from protos.features import FeatureSpec, NumberFeature, TextFeature
 from serving.limits import Limits
-from serving.query import Query, example_query, tower_values
+from serving.query import Query, QueryForm, example_query
 from serving.retriever import Retriever
 from tests.tiny_towers import FULL, HISTORY, PLAIN, WATCHED
 
@@ -15,42 +15,42 @@ TITLE = TextFeature("text", column="title")
 
 
 def test_text_fills_the_only_text_feature_whatever_its_name() -> None:
-    assert tower_values(Query("a"), {"title": TITLE}, "query") == {"title": "a"}
+    assert QueryForm({"title": TITLE}).values(Query("a"), "query") == {"title": "a"}
 
 
 def test_text_fills_the_feature_of_that_name_among_several() -> None:
     query = Query("a", features={"title": "b"})
-    assert tower_values(query, {"title": TITLE, **PLAIN}, "q") == {"title": "b", "text": "a"}
+    assert QueryForm({"title": TITLE, **PLAIN}).values(query, "q") == {"title": "b", "text": "a"}
 
 
 def test_what_is_not_given_is_absent() -> None:
     query = Query("", features={"tags": ("new",), "age": 3.0})
     expected = {"text": "", "country": None, "tags": ["new"], "age": 3.0}
-    assert tower_values(query, FULL, "query") == expected
+    assert QueryForm(FULL).values(query, "query") == expected
 
 
 def test_a_history_fills_the_only_history_feature_whatever_its_name() -> None:
-    assert tower_values(Query(history=("a", "b")), {"seen": HISTORY}, "query") == {"seen": ["a", "b"]}
+    assert QueryForm({"seen": HISTORY}).values(Query(history=("a", "b")), "query") == {"seen": ["a", "b"]}
 
 
 def test_a_history_fills_the_feature_of_that_name_among_several() -> None:
     query = Query(history=("a",), features={"liked": ("b",)})
     expected = {"liked": ["b"], "history": ["a"]}
-    assert tower_values(query, {"liked": HISTORY, "history": HISTORY}, "query") == expected
+    assert QueryForm({"liked": HISTORY, "history": HISTORY}).values(query, "query") == expected
     with pytest.raises(InvalidInput, match=r"query\.history: no history feature for it"):
-        tower_values(query, {"liked": HISTORY, "seen": HISTORY}, "query")
+        QueryForm({"liked": HISTORY, "seen": HISTORY}).values(query, "query")
 
 
 def test_beside_a_history_everything_may_be_absent() -> None:
     features = {**PLAIN, **WATCHED}
-    assert tower_values(Query(), features, "query") == {"text": "", "history": None, "country": None}
+    assert QueryForm(features).values(Query(), "query") == {"text": "", "history": None, "country": None}
 
 
 def test_an_example_with_a_history_is_a_query() -> None:
     query = example_query({"history": ["a", "b"], "country": None})
-    assert tower_values(query, WATCHED, "query") == {"history": ["a", "b"], "country": None}
+    assert QueryForm(WATCHED).values(query, "query") == {"history": ["a", "b"], "country": None}
     query = example_query({"history": [], "country": "de"})
-    assert tower_values(query, WATCHED, "query") == {"history": [], "country": "de"}
+    assert QueryForm(WATCHED).values(query, "query") == {"history": [], "country": "de"}
 
 
 def test_an_example_may_leave_values_out() -> None:
@@ -75,7 +75,7 @@ def test_an_example_may_leave_values_out() -> None:
 )
 def test_a_misfit_is_refused_by_name(query: Query, features: Mapping[str, FeatureSpec], field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        tower_values(query, features, "query")
+        QueryForm(features).values(query, "query")
     assert caught.value.field == field
 
 
