@@ -194,7 +194,7 @@ class InfoResponse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., bundle_version: _Optional[str] = ..., run_id: _Optional[str] = ..., dimension: _Optional[int] = ..., item_count: _Optional[int] = ..., query_features: _Optional[_Mapping[str, str]] = ..., display_fields: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., manifest_json: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_k", "default_k", "max_text_length", "max_batch", "max_exclude", "max_message_bytes", "max_values")
+    __slots__ = ("max_k", "default_k", "max_text_length", "max_batch", "max_exclude", "max_message_bytes", "max_values", "max_in_flight")
     MAX_K_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_K_FIELD_NUMBER: _ClassVar[int]
     MAX_TEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -202,6 +202,7 @@ class Limits(_message.Message):
     MAX_EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_VALUES_FIELD_NUMBER: _ClassVar[int]
+    MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     max_k: int
     default_k: int
     max_text_length: int
@@ -209,4 +210,5 @@ class Limits(_message.Message):
     max_exclude: int
     max_message_bytes: int
     max_values: int
-    def __init__(self, max_k: _Optional[int] = ..., default_k: _Optional[int] = ..., max_text_length: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_exclude: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_values: _Optional[int] = ...) -> None: ...
+    max_in_flight: int
+    def __init__(self, max_k: _Optional[int] = ..., default_k: _Optional[int] = ..., max_text_length: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_exclude: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_values: _Optional[int] = ..., max_in_flight: _Optional[int] = ...) -> None: ...

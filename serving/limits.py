@@ -21,6 +21,7 @@ class Limits:
     max_batch: int = field(default=256, metadata={"help": "queries in one request"})
     max_exclude: int = field(default=1000, metadata={"help": "items that one request excludes"})
     max_values: int = field(default=1000, metadata={"help": "strings in a history or a feature"})
+    max_in_flight: int = field(default=64, metadata={"help": "requests of one stream on their way at once"})
     max_message_bytes: int = field(default=4 << 20, metadata={"help": "size of one request"})
 
     def __post_init__(self) -> None:

@@ -163,14 +163,16 @@ class Retriever:
 
         Args:
             encoded: the queries.
-            wanted: of each.
+            wanted: of each; `NOTHING` finds nothing and costs nothing.
         """
         excluded = [asked.excluded(each) for asked, each in zip(encoded.asked, wanted, strict=True)]
         found: list[Found | None] = [None] * len(wanted)
         # How many to look for, and whether in the graph -> queries.
         together: dict[tuple[int, bool], list[int]] = {}
         for n, asked in enumerate(encoded.asked):
-            if asked.basis is Basis.POPULAR:
+            if wanted[n].k == 0:
+                found[n] = Found([], [], asked)
+            elif asked.basis is Basis.POPULAR:
                 found[n] = Found(*self.catalogue.popular(wanted[n].k, excluded[n]), asked)
             else:  # what else is in its batch must not change how far the search for a query looks
                 in_graph = asked.own_row is None or not self._index.filled

@@ -13,16 +13,20 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from protos import retrieval_pb2, retrieval_pb2_grpc
+from protos import retrieval_pb2
 from protos.errors import Unavailable
 from serving.address import join
+from serving.batching import Arrivals, BatchingCore
 from serving.limits import Limits
+from serving.methods import Methods
+from serving.packed import PackedCatalogue
+from serving.pool import HandlerPool
 from serving.retriever import Retriever
-from serving.servicer import HandlerPool, RetrievalServicer
+from serving.servicer import RetrievalServicer
 
 log = logging.getLogger(__name__)
 
-SERVICE = retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"].full_name
+SERVICE = retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"]
 
 
 class RetrievalServer:
@@ -36,7 +40,8 @@ class RetrievalServer:
         limits: that requests must keep to.
         host: to listen on.
         port: to listen on; 0 lets the system choose, and `port` then says which.
-        handlers: requests that are worked on at once; one more waits for a thread.
+        handlers: requests that are worked on at once.
+        queue: requests that may wait for one of those to be done; one more is refused.
         streams: of them, calls of `SearchStream`.
 
     Raises:
@@ -52,18 +57,21 @@ class RetrievalServer:
         port: int = 0,
         handlers: int = 16,
         streams: int = 4,
+        queue: int = 256,
     ) -> None:
         limits = limits or Limits()
         if not 1 <= streams < handlers:
             raise ValueError(f"streams: expected 1 to {handlers - 1}, got {streams}")
-        self._pool = HandlerPool(handlers, thread_name_prefix="handler")
+        arrivals = Arrivals()
+        self._pool = HandlerPool(handlers, queue, arrivals)
         self._server = grpc.server(self._pool, options=_options(limits))
         self._health = health.HealthServicer()
         self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-        servicer = RetrievalServicer(retriever, limits, streams)
-        retrieval_pb2_grpc.add_RetrievalServicer_to_server(servicer, self._server)
+        self.core = core = BatchingCore(retriever, arrivals)
+        servicer = RetrievalServicer(core, PackedCatalogue(retriever.catalogue), limits, streams)
+        self._server.add_generic_rpc_handlers((Methods(SERVICE, servicer, self._pool, lambda: None),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self.host = host
         self.port = self._listen(port)
@@ -76,7 +84,7 @@ class RetrievalServer:
     def start(self) -> None:
         """Answer requests from now on."""
         self._server.start()
-        for service in ("", SERVICE):
+        for service in ("", SERVICE.full_name):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, grace_seconds: float = 10.0) -> None:

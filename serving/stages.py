@@ -30,7 +30,7 @@ class Wanted:
     """What is wanted of the items that a query finds.
 
     Args:
-        k: how many, at least 1.
+        k: how many.
         exclude: rows that must not be among them.
         exclude_history: nor may those of the query's own history.
     """
@@ -38,6 +38,9 @@ class Wanted:
     k: int
     exclude: frozenset[int] = frozenset()
     exclude_history: bool = False
+
+
+NOTHING = Wanted(0)  # of a query whose vector is all that matters
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,8 +144,10 @@ def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
 
 
 def _retry_after(failure: grpc.RpcError) -> float:
-    given = dict(failure.trailing_metadata() or ()).get(PUSHBACK, "")
-    return int(given) / 1000 if str(given).isdecimal() else PATIENCE_SECONDS
+    for name, value in failure.trailing_metadata() or ():
+        if name == PUSHBACK and str(value).isdecimal():
+            return int(value) / 1000
+    return PATIENCE_SECONDS
 
 
 def _cut(text: str, longest: int) -> str:

@@ -1,0 +1,44 @@
+"""What each worker counts, and in which cell of its row.
+
+Every label has a fixed set of values. So a row has a fixed width, no client can make it grow by inventing
+a label, and the memory of all rows is laid out before the first worker is forked.
+"""
+
+import grpc
+
+from serving.histogram import SECONDS, SIZES, width
+
+OTHER = "other"
+RETRIEVAL = ("Search", "SearchBatch", "SearchStream", "Encode", "Info")
+INFERENCE = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelInfer")
+METHODS = (*RETRIEVAL, *INFERENCE, OTHER)
+CODES = tuple(code.name for code in grpc.StatusCode)
+STAGES = ("queue", "encode", "search", "serialise")
+# Why a request was not worked on: the queue or the streams are full, its client asks too often, its
+# deadline passed or it went away while it waited, it may not ask, or the server is about to stop.
+REASONS = ("queue_full", "streams_full", "rate_limit", "deadline", "cancelled", "access", "stopping", OTHER)
+
+# Who holds the row. Written when a worker starts, and by its supervisor once it has ended.
+PID, UP, STARTED, STARTS = range(4)
+# What is so at the moment; a worker that has ended has none of it.
+QUEUE_DEPTH, IN_FLIGHT, STREAMS = GAUGES = range(4, 7)
+
+# What is counted: cells that never fall, whoever holds the row.
+COUNTED = 8
+REQUESTS = {
+    method: {code: COUNTED + m * len(CODES) + c for c, code in enumerate(CODES)}
+    for m, method in enumerate(METHODS)
+}
+_QUERIES = COUNTED + len(METHODS) * len(CODES)
+QUERIES = {method: _QUERIES + m for m, method in enumerate(METHODS)}
+_REFUSED = _QUERIES + len(METHODS)
+REFUSED = {reason: _REFUSED + r for r, reason in enumerate(REASONS)}
+_REQUEST_SECONDS = _REFUSED + len(REASONS)
+REQUEST_SECONDS = {method: _REQUEST_SECONDS + m * width(SECONDS) for m, method in enumerate(METHODS)}
+_STAGE_SECONDS = _REQUEST_SECONDS + len(METHODS) * width(SECONDS)
+STAGE_SECONDS = {stage: _STAGE_SECONDS + s * width(SECONDS) for s, stage in enumerate(STAGES)}
+BATCH_SIZE = _STAGE_SECONDS + len(STAGES) * width(SECONDS)
+_USED = BATCH_SIZE + width(SIZES)
+
+CELL_BYTES = 8
+ROW = -(-_USED // 8) * 8  # whole cache lines of 64 bytes, so that two workers never write to the same one

@@ -1,0 +1,117 @@
+"""Queries from a file: a text on each line, or a JSON object with the fields of `Query`."""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from protos.errors import DataError
+from serving.query import Query, Value
+
+Format = Literal["text", "jsonl"]
+SUFFIXES = (".jsonl", ".ndjson")  # of files with JSON on each line
+LONGEST_LINE = 16 << 20  # bytes; no server takes a request as large by default
+FIELDS = ("text", "history", "features", "item_id")
+
+
+def format_of(path: Path) -> Format:
+    """What a file holds, by its name."""
+    return "jsonl" if path.suffix in SUFFIXES else "text"
+
+
+def read_queries(file: BinaryIO, path: Path, form: Format) -> Iterator[tuple[int, Query]]:
+    """Line numbers, from 1, and the queries there; blank lines are left out.
+
+    Args:
+        file: which is read line by line.
+        path: what an error calls it.
+        form: what it holds.
+
+    Raises:
+        DataError: a line holds no query; the text names file and line.
+    """
+    for number in itertools.count(1):
+        try:
+            line = file.readline(LONGEST_LINE + 1)
+            if not line:
+                return
+            if len(line) > LONGEST_LINE:
+                raise ValueError(f"longer than {LONGEST_LINE} bytes")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            query = Query(text=text) if form == "text" or not text.strip() else _query(text)
+        except (OSError, ValueError, RecursionError) as error:  # JSON's and UTF-8's are ValueErrors
+            raise DataError(f"{path}: line {number}: {error}") from None
+        if text.strip():
+            yield number, query
+
+
+def count_lines(path: Path) -> int | None:
+    """Lines of a file, those left out among them; None where it can be read only once.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in iter(lambda: file.readline(LONGEST_LINE), b""))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _query(text: str) -> Query:
+    found = json.loads(text, parse_constant=_no_number)
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a JSON object, got {_kind(found)}")
+    if unknown := sorted(set(found) - set(FIELDS)):
+        raise ValueError(f"{unknown[0]}: unknown key; a query has {', '.join(FIELDS)}")
+    features = found.get("features") or {}
+    if not isinstance(features, dict):
+        raise ValueError(f"features: expected a JSON object, got {_kind(features)}")
+    return Query(
+        text=_text(found, "text"),
+        history=_strings(found.get("history") or [], "history"),
+        features={name: _value(value, f"features.{name}") for name, value in features.items()},
+        item_id=_text(found, "item_id"),
+    )
+
+
+def _text(found: dict[str, Any], key: str) -> str | None:
+    value = found.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{key}: expected a string, got {_kind(value)}")
+    return value
+
+
+def _strings(value: Any, key: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"{key}: expected an array of strings, got {_kind(value)}")
+    return tuple(value)
+
+
+def _value(value: Any, key: str) -> Value:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return _strings(value, key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{key}: expected a string, a number or an array of strings, got {_kind(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if math.isinf(number):
+        raise ValueError(f"{key}: expected a number that a double can hold")
+    return number
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"expected JSON, which has no {name}")

@@ -1,0 +1,116 @@
+"""How a client makes sure whom it talks to, and says who it is."""
+
+import re
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from protos.errors import DataError, InvalidInput
+from serving.address import host_of, is_loopback
+
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
+
+
+@dataclass(frozen=True)
+class Security:
+    """What a connection is protected by; as it stands, nothing.
+
+    The files are PEM, and are read when a client is made; a client made later reads them anew.
+
+    Args:
+        ca: certificates of the authorities that may vouch for the server.
+        certificate: of the client, and what leads from it to an authority, for mutual TLS.
+        key: of that certificate, not encrypted.
+        token: sent with every call as `authorization: Bearer <token>`.
+        server_name: that the server's certificate must hold, where it is not the host of the address.
+        tls: encrypt even where no file is given; gRPC's own list of authorities then vouches.
+
+    Raises:
+        InvalidInput: a certificate without a key, or the other way round; a name without TLS; or a
+            token with characters that no token has.
+    """
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    token: str | None = field(default=None, repr=False)
+    server_name: str | None = None
+    tls: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise InvalidInput("security.certificate", "expected a certificate and its key, or neither")
+        if self.server_name is not None and not self.encrypted:
+            raise InvalidInput("security.server_name", "means nothing without TLS")
+        if self.token is not None and not TOKEN.fullmatch(self.token):
+            raise InvalidInput(
+                "security.token", "expected letters, digits and -._~+/, with = at the end only"
+            )
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the connection uses TLS."""
+        return self.tls or self.ca is not None or self.certificate is not None
+
+    def authorization(self, address: str) -> tuple[tuple[str, str], ...]:
+        """The metadata that says who is calling.
+
+        Raises:
+            InvalidInput: the token would travel in the clear to another machine.
+        """
+        if self.token is None:
+            return ()
+        if not self.encrypted and not is_loopback(host_of(address)):
+            raise InvalidInput("security.token", f"would go to {address} in the clear; use TLS")
+        return (("authorization", f"Bearer {self.token}"),)
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """Those of an encrypted channel; None where it is not.
+
+        Raises:
+            DataError: a file cannot be read, or is not what it should be; the text names it.
+        """
+        if not self.encrypted:
+            return None
+        self._check_files()
+        return grpc.ssl_channel_credentials(*map(_content, (self.ca, self.key, self.certificate)))
+
+    def _check_files(self) -> None:
+        """Have them read by OpenSSL, which says what is wrong; gRPC would only fail to connect."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        for path in filter(None, (self.ca, self.certificate, self.key)):
+            _content(path)
+        try:
+            if self.ca:
+                context.load_verify_locations(self.ca)
+        except ssl.SSLError as error:
+            raise DataError(f"{self.ca}: expected certificates in PEM: {error}") from None
+        try:
+            if self.certificate and self.key:
+                context.load_cert_chain(self.certificate, self.key, password="")
+        except ssl.SSLError as error:
+            raise DataError(f"{self.certificate}, {self.key}: no certificate and its key: {error}") from None
+
+
+def read_token(path: Path) -> str:
+    """A token from a file; space around it does not belong to it.
+
+    Raises:
+        DataError: the file cannot be read, or holds none.
+    """
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    if not token:
+        raise DataError(f"{path}: expected a token, found none")
+    return token
+
+
+def _content(path: Path | None) -> bytes | None:
+    try:
+        return path.read_bytes() if path else None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None

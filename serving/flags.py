@@ -1,0 +1,44 @@
+"""What the values of flags are: numbers within bounds, and pairs."""
+
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+
+
+def bounded_count(most: int, least: int = 1) -> Callable[[str], int]:
+    """A whole number within bounds."""
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+            raise ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def bounded_seconds(most: float) -> Callable[[str], float]:
+    """Seconds, above 0 and within a bound."""
+
+    def parse(text: str) -> float:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = -1.0
+        if not 0 < seconds <= most:
+            raise ArgumentTypeError(f"expected seconds, above 0 and at most {most:g}, got {text!r}")
+        return seconds
+
+    return parse
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name, value
+
+
+count = bounded_count(2**31 - 1)
+count_or_none = bounded_count(2**31 - 1, least=0)
+port = bounded_count(65_535, least=0)
+seconds = bounded_seconds(3600.0)

@@ -1,0 +1,90 @@
+"""Answers as bytes: each item's part of an answer is serialised once, when the bundle is loaded.
+
+A protobuf message is the concatenation of its fields in any order, and parts of one that are
+concatenated are one (protobuf encoding, "Last One Wins"). So the bytes of an answer are those of its
+hits, each the item's own bytes and a score, and then the rest. That takes a third of the time of building the
+messages, and touches no Python object per item, whose count of references would unshare its memory
+page between worker processes.
+"""
+
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+from protos import retrieval_pb2 as wire
+from serving import convert
+from serving.answer import Timing
+from serving.catalogue import Catalogue
+from serving.stages import Found
+
+LENGTH_DELIMITED, FIXED_32 = 2, 5  # wire types
+
+
+def _tag(message: str, field: str, wire_type: int) -> bytes:
+    """The tag of a field; one byte, for all numbers here are below 16."""
+    number = wire.DESCRIPTOR.message_types_by_name[message].fields_by_name[field].number
+    return bytes([number << 3 | wire_type])
+
+
+HITS = _tag("SearchResponse", "hits", LENGTH_DELIMITED)  # the same as in HitList
+SCORE = _tag("Hit", "score", FIXED_32)
+RESULTS = _tag("SearchBatchResponse", "results", LENGTH_DELIMITED)
+_score = struct.Struct("<f").pack
+
+
+class PackedCatalogue:
+    """The items of a catalogue as parts of answers.
+
+    Args:
+        catalogue: of N items.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        parts = []
+        for row, item_id in enumerate(catalogue.ids):
+            hit = wire.Hit(id=item_id, fields=catalogue.fields(row)).SerializeToString()
+            # The score is the last field of the hit, so that its four bytes come behind all that is known.
+            parts.append(b"".join((HITS, varint(len(hit) + 5), hit, SCORE)))
+        self._bytes = b"".join(parts)
+        self._ends: list[int] = np.cumsum([0, *map(len, parts)]).tolist()
+
+    def response(self, found: Found, bundle_version: str, timing: Timing) -> bytes:
+        """A `SearchResponse`."""
+        rest = wire.SearchResponse(
+            bundle_version=bundle_version,
+            timing=convert.timing_to_wire(timing),
+            unknown_history=found.asked.unknown_history,
+            basis=convert.basis_to_wire(found.asked.basis),
+        )
+        return self._hits(found) + rest.SerializeToString()
+
+    def batch_response(self, found: Sequence[Found], bundle_version: str, timing: Timing) -> bytes:
+        """A `SearchBatchResponse`."""
+        parts: list[bytes] = []
+        for each in found:
+            rest = wire.HitList(
+                unknown_history=each.asked.unknown_history, basis=convert.basis_to_wire(each.asked.basis)
+            )
+            result = self._hits(each) + rest.SerializeToString()
+            parts += (RESULTS, varint(len(result)), result)
+        last = wire.SearchBatchResponse(bundle_version=bundle_version, timing=convert.timing_to_wire(timing))
+        return b"".join((*parts, last.SerializeToString()))
+
+    def _hits(self, found: Found) -> bytes:
+        """`hits`, as they stand in a `SearchResponse` or a `HitList`."""
+        items, ends = self._bytes, self._ends
+        parts: list[bytes] = []
+        for row, score in zip(found.rows, found.scores, strict=True):
+            parts += (items[ends[row] : ends[row + 1]], _score(score))
+        return b"".join(parts)
+
+
+def varint(number: int) -> bytes:
+    """A number as protobuf writes lengths: seven bits a byte, the lowest first."""
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)

@@ -1,0 +1,155 @@
+"""TLS from files that may be replaced while the service runs, and the rule of when it must be on.
+
+files = TlsFiles(certificate, key, client_ca)
+files.read()                                          # refuses what cannot work, before a fork
+server.add_secure_port(address, credentials(files))   # after it
+"""
+
+import logging
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from protos.errors import ConfigError
+from serving.address import is_loopback
+from serving.watch import FileWatch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the files hold, as PEM."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes | None
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """The files of a server that speaks TLS, all PEM.
+
+    Attributes:
+        certificate: the server's, followed by those between it and its root.
+        key: the private key of the first, not encrypted.
+        client_ca: if given, a client must show a certificate that one of these has signed.
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        given = (self.certificate, self.key, self.client_ca)
+        return tuple(path for path in given if path is not None)
+
+    def read(self) -> Material:
+        """What they hold, if a server can work with it.
+
+        Raises:
+            ConfigError: which file cannot be used, and why.
+        """
+        watch = FileWatch(self.paths)
+        material = Material(
+            _read(self.certificate), _read(self.key), _read(self.client_ca) if self.client_ca else None
+        )
+        _certificates(self.certificate, material.certificate)
+        if self.client_ca and not _certificates(self.client_ca, material.client_ca or b""):
+            raise ConfigError(f"{self.client_ca}: holds no certificate of an authority")
+        _check_pair(self.certificate, self.key)
+        if watch.changed():  # OpenSSL reads the pair by itself: it may have seen another one
+            raise ConfigError(f"{self.certificate}: was replaced while it was read")
+        return material
+
+
+def credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    """Credentials for one port, which look at the files before every handshake.
+
+    What has changed counts from the next connection on; connections that are open go on. Files that
+    cannot be used by then change nothing but the log.
+
+    Raises:
+        ConfigError: the files cannot be used.
+    """
+    watch = FileWatch(files.paths)
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        if not watch.changed():
+            return None
+        try:
+            material = files.read()
+        except ConfigError as error:
+            log.error("%s; new connections get the certificate read before", error)
+            return None
+        log.info("%s: read again", files.certificate)
+        return _configuration(material)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(files.read()),
+        fetch,  # type: ignore[arg-type]  # the stubs do not know that None means no change
+        require_client_authentication=files.client_ca is not None,
+    )
+
+
+def check_exposure(host: str, tls: bool, tokens: bool, allow_insecure: bool) -> None:
+    """Refuse to be open to a network in clear, unless told to.
+
+    Args:
+        host: to listen on.
+        tls: whether the port speaks TLS.
+        tokens: whether callers need one.
+        allow_insecure: whether somebody has said that this is meant.
+
+    Raises:
+        ConfigError: others could reach the service, or read what is sent to it.
+    """
+    if tls or allow_insecure or is_loopback(host):
+        return
+    if tokens:
+        reason = "tokens would cross the network in clear"
+    else:
+        reason = "whoever reaches this address could ask, and nothing would be encrypted"
+    raise ConfigError(f"{host}: {reason}; give a certificate and its key, or say --insecure")
+
+
+def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(material.key, material.certificate)], root_certificates=material.client_ca
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _certificates(path: Path, pem: bytes) -> int:
+    """How many authorities' certificates there are; raises ConfigError if there is none of any kind."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(cadata=pem.decode("ascii"))
+    except (ValueError, ssl.SSLError):
+        raise ConfigError(f"{path}: expected certificates as PEM") from None
+    return context.cert_store_stats()["x509_ca"]
+
+
+def _check_pair(certificate: Path, key: Path) -> None:
+    def refuse() -> str:
+        raise ValueError("is encrypted; expected a key without a password")
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key, password=refuse)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigError(f"{key}: is not the key of {certificate}") from None
+        raise ConfigError(f"{key}: cannot be used with {certificate}: {error.reason or error}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {error}") from None

@@ -1,0 +1,168 @@
+"""A line for a request: which requests get one, what it holds, and what it never does."""
+
+import io
+import json
+import random
+import threading
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from serving.call import Call, Metadata
+from serving.requestlog import RequestLog
+
+SECRET = "where I was last summer"
+
+
+def call(code: str = "OK", metadata: Metadata = (), **others: Any) -> Call:
+    """A search that waited for 1 ms before its handler began, and took 4 ms in all."""
+    stages = (
+        ("queue", 0, 1_000_000),
+        ("encode", 1_200_000, 1_500_000),
+        ("search", 1_500_000, 3_500_000),
+        ("serialise", 3_600_000, 3_650_000),
+    )
+    return Call("Search", code, metadata, 1_000_000, 4_000_000, stages, texts=(SECRET,), **others)
+
+
+def written(log: RequestLog, stream: io.StringIO, *calls: Call) -> list[dict[str, Any]]:
+    for each in calls:
+        log.write(each)
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_tells_of_the_request_and_of_its_stages() -> None:
+    stream = io.StringIO()
+    log = RequestLog(rate=1.0, worker=3, stream=stream)
+    metadata = (("user-agent", "grpc"), ("x-request-id", "job-7:42"))
+    (line,) = written(
+        log,
+        stream,
+        call(metadata=metadata, caller="nightly", k=10, queries=1, batch=8, bundle_version="3f2a"),
+    )
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(line.pop("time"))).total_seconds()) < 60
+    assert line == {
+        "request_id": "job-7:42",
+        "method": "Search",
+        "code": "OK",
+        "caller": "nightly",
+        "k": 10,
+        "queries": 1,
+        "batch": 8,
+        "total_us": 4000,
+        "queue_us": 1000,
+        "encode_us": 300,
+        "search_us": 2000,
+        "serialise_us": 50,
+        "bundle_version": "3f2a",
+        "worker": 3,
+    }
+
+
+def test_a_line_holds_no_text_and_no_token() -> None:
+    stream = io.StringIO()
+    log = RequestLog(rate=1.0, stream=stream)
+    each = call(metadata=(("authorization", "Bearer hunter2"), ("x-note-bin", b"hunter2")))
+    written(log, stream, each)
+    for told in (stream.getvalue(), repr(each)):
+        assert SECRET not in told
+        assert "hunter2" not in told
+
+
+def test_texts_are_written_where_they_were_asked_for_and_bounded() -> None:
+    stream = io.StringIO()
+    log = RequestLog(rate=1.0, texts=True, stream=stream)
+    many = Call("SearchBatch", "OK", (), 0, 1, texts=["x" * 10_000] * 256)
+    first, second = written(log, stream, call(), many)
+    assert first["texts"] == [SECRET]
+    assert second["texts"] == ["x" * 500] * 16
+
+
+def test_a_request_without_stages_took_no_time_in_any() -> None:
+    stream = io.StringIO()
+    (line,) = written(RequestLog(rate=1.0, stream=stream), stream, Call("Info", "OK", (), 0, 2_000))
+    assert (line["total_us"], line["queue_us"], line["search_us"]) == (2, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("7f3c-11", "7f3c-11"),
+        ('a"b\nc\x1b[31m', "abc31m"),
+        ("x" * 5000, "x" * 128),
+        ("日本 1", "1"),
+    ],
+)
+def test_a_clients_id_is_cleaned_and_bounded(given: str, kept: str) -> None:
+    assert call(metadata=(("x-request-id", given),)).request_id == kept
+
+
+@pytest.mark.parametrize("metadata", [(), (("x-request-id", ""),), (("x-request-id", "\n"),)], ids=repr)
+def test_a_request_without_an_id_gets_one_of_its_own(metadata: Metadata) -> None:
+    first, second = call(metadata=metadata), call(metadata=metadata)
+    assert uuid.UUID(first.request_id).version == 4
+    assert first.request_id == first.request_id != second.request_id
+
+
+def test_what_a_client_sends_cannot_begin_a_line() -> None:
+    stream = io.StringIO()
+    log = RequestLog(rate=1.0, texts=True, stream=stream)
+    forged = '\n{"method": "forged"}\u2028\r'
+    each = Call("Search", "OK", (("x-request-id", forged),), 0, 1, caller=forged * 50, texts=(forged,))
+    (line,) = written(log, stream, each)
+    assert line["method"] == "Search"
+    assert len(line["caller"]) == 128
+    assert stream.getvalue().isascii()
+
+
+def test_the_rate_is_the_part_that_gets_a_line() -> None:
+    random.seed(7)
+    log = RequestLog(rate=0.25)
+    wanted = sum(log.wants("OK") for _ in range(10_000))
+    assert 2300 < wanted < 2700
+    assert all(RequestLog(rate=1.0).wants("OK") for _ in range(100))
+    assert not any(RequestLog(rate=0.0).wants("NOT_FOUND") for _ in range(100))
+
+
+@pytest.mark.parametrize("code", ["INTERNAL", "UNKNOWN", "DATA_LOSS"])
+def test_faults_are_told_at_any_rate(code: str) -> None:
+    assert RequestLog(rate=0.0).wants(code)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+def test_a_rate_is_a_part(rate: float) -> None:
+    with pytest.raises(ValueError, match="rate: expected 0 to 1"):
+        RequestLog(rate)
+
+
+def test_a_stream_that_is_closed_costs_the_line_and_not_the_request() -> None:
+    stream = io.StringIO()
+    log = RequestLog(rate=1.0, stream=stream)
+    stream.close()
+    log.write(call())
+
+
+def test_lines_of_many_threads_stay_whole(capfd: pytest.CaptureFixture[str]) -> None:
+    log = RequestLog(rate=1.0)
+
+    def write(thread: int) -> None:
+        for n in range(50):
+            log.write(call(k=n, queries=thread))
+
+    threads = [threading.Thread(target=write, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert sorted((line["queries"], line["k"]) for line in lines) == [
+        (t, n) for t in range(4) for n in range(50)
+    ]
+
+
+def test_a_line_names_its_trace() -> None:
+    stream = io.StringIO()
+    RequestLog(rate=1.0, stream=stream).write(call(), trace_id="0af7651916cd43dd8448eb211c80319c")
+    assert json.loads(stream.getvalue())["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
