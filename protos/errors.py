@@ -2,7 +2,8 @@
 
     TwinspireError
     ├── InvalidInput          a request or a record is wrong: which field, and why
-    │   └── UnknownItem       an item id that the catalogue does not hold
+    │   ├── UnknownItem       an item id that the catalogue does not hold
+    │   └── UnknownModel      a model, or a version of one, that is not served
     ├── ConfigError           a TOML file is wrong: which file, which key, what was expected
     ├── DataError             a data file is wrong: which file, row and column, what was expected
     ├── BundleError           a bundle cannot be used
@@ -15,7 +16,8 @@
     │   ├── NotAuthenticated  it does not know who is calling: no token, or none that it knows
     │   └── NotAuthorised     it knows, and the caller's role does not reach as far
     └── Unavailable           the service cannot answer now; the same request may succeed later
-        ├── Overloaded        it has more to do than it bears, or this client asks too often: when to come back
+        ├── Overloaded        it has more to do than it bears: when to come back
+        │   └── RateLimited   this client asks more often than it may
         └── DeadlineExceeded  it did not answer before the request's deadline
 
 No transport codes live here; `serving/status.py` maps each class to one.
@@ -42,6 +44,10 @@ class InvalidInput(TwinspireError):
 
 class UnknownItem(InvalidInput):
     """An item id that the catalogue does not hold."""
+
+
+class UnknownModel(InvalidInput):
+    """A model, or a version of one, that is not served."""
 
 
 class ConfigError(TwinspireError):
@@ -93,16 +99,20 @@ class Unavailable(TwinspireError):
 
 
 class Overloaded(Unavailable):
-    """The service has more to do than it bears, or this client asks more often than it may.
+    """The service has more to do than it bears.
 
     Args:
-        text: which of them it is.
+        text: of what.
         retry_after: seconds after which the same request is worth sending again.
     """
 
     def __init__(self, text: str, retry_after: float) -> None:
         super().__init__(text)
         self.retry_after = retry_after
+
+
+class RateLimited(Overloaded):
+    """This client asks more often than it may."""
 
 
 class DeadlineExceeded(Unavailable):

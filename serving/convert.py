@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
 
 from protos import retrieval_pb2 as wire
 from protos.bundle import Manifest
@@ -11,6 +14,9 @@ from serving.answer import Answer, Hit, Timing
 from serving.basis import Basis
 from serving.limits import Limits
 from serving.query import Query, Value
+
+
+BASES = {basis: wire.Basis.Value(f"BASIS_{basis.name}") for basis in Basis}
 
 
 def query_from_wire(message: wire.Query, name: str) -> Query:
@@ -58,13 +64,12 @@ def hits_to_wire(hits: Sequence[Hit]) -> list[wire.Hit]:
 
 def basis_to_wire(basis: Basis) -> wire.Basis:
     """What an answer rests on, as the wire carries it."""
-    value: wire.Basis = getattr(wire, f"BASIS_{basis.name}")
-    return value
+    return BASES[basis]
 
 
 def timing_to_wire(timing: Timing) -> wire.Timing:
     """Times as the wire carries them."""
-    return wire.Timing(**dataclasses.asdict(timing))
+    return wire.Timing(queue_us=timing.queue_us, encode_us=timing.encode_us, search_us=timing.search_us)
 
 
 def answer_to_wire(answer: Answer) -> wire.SearchResponse:
@@ -112,8 +117,10 @@ def timing_from_wire(timing: wire.Timing) -> Timing:
     return Timing(timing.queue_us, timing.encode_us, timing.search_us)
 
 
-def info_to_wire(manifest: Manifest, limits: Limits, uptime_seconds: float) -> wire.InfoResponse:
-    """What is being served."""
+def info_to_wire(
+    manifest: Manifest, limits: Limits, uptime_seconds: float, state: Mapping[str, Any]
+) -> wire.InfoResponse:
+    """What is being served; `state` holds the fields of `ServiceState`."""
     return wire.InfoResponse(
         name=manifest.name,
         bundle_version=manifest.bundle_version,
@@ -125,12 +132,13 @@ def info_to_wire(manifest: Manifest, limits: Limits, uptime_seconds: float) -> w
         limits=wire.Limits(**dataclasses.asdict(limits)),
         uptime_seconds=uptime_seconds,
         manifest_json=manifest.to_bytes().decode(),
+        state=wire.ServiceState(**state),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What a server serves; `manifest` is the bundle's, as JSON gives it."""
+    """What a server serves; `manifest` is the bundle's, as JSON gives it, `state` the service's own."""
 
     name: str
     bundle_version: str
@@ -142,6 +150,7 @@ class Info:
     limits: Limits
     uptime_seconds: float
     manifest: dict[str, object]
+    state: dict[str, Any]
 
 
 def info_from_wire(message: wire.InfoResponse) -> Info:
@@ -158,7 +167,14 @@ def info_from_wire(message: wire.InfoResponse) -> Info:
         limits=Limits(**limits),
         uptime_seconds=message.uptime_seconds,
         manifest=json.loads(message.manifest_json),
+        state=_fields(message.state),
     )
+
+
+def _fields(message: Message) -> dict[str, Any]:
+    """The fields of a message of scalars and maps, those too that hold their default."""
+    values = {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
 
 
 def _value_from_wire(message: wire.FeatureValue, field_name: str) -> Value:

@@ -1,10 +1,9 @@
-"""One worker's figures: what its threads call while they answer, and what each call adds to its row.
+"""One worker's figures: what its reactor calls while it answers, and what each call adds to its row.
 
 The additions are written out where every request passes, for to call a function costs as much as two of
 them. In batches of 8 a request pays some 1.4 us for all of its figures, alone in its batch 2.1 us.
 """
 
-import threading
 from bisect import bisect_left
 from typing import TypeAlias
 
@@ -22,26 +21,18 @@ Row: TypeAlias = "memoryview[float]"
 class WorkerMetrics:
     """One worker's figures. Made by `SharedMetrics.worker`.
 
-    All but three methods may be called from any thread: a lock keeps their additions apart, taken without
-    `with` where every request passes, for that costs another 100 ns. `waited`, `batch` and `queued` take no
-    lock: they are for the one thread that leads a batch, and make this a `batching.Observer`. Queries are
-    counted as floats, because that is what the cells are.
+    For one thread. Queries are counted as floats, because that is what the cells are. `waited`, `batch` and
+    `queued` make this a `batching.Observer`.
     """
 
-    __slots__ = ("_cells", "_lock")
+    __slots__ = ("_cells",)
 
     def __init__(self, row: Row) -> None:
         self._cells = row
-        self._lock = threading.Lock()
 
     def began(self) -> None:
         """A request has come in; `finished` must follow."""
-        lock = self._lock
-        lock.acquire()
-        try:
-            self._cells[IN_FLIGHT] += 1.0
-        finally:
-            lock.release()
+        self._cells[IN_FLIGHT] += 1.0
 
     def finished(self, method: str, code: str, seconds: float) -> None:
         """A request has been answered, or refused.
@@ -59,15 +50,11 @@ class WorkerMetrics:
         count = REQUESTS[method][code]
         start = REQUEST_SECONDS[method]
         bucket = start + bisect_left(SECONDS, seconds)
-        row, lock = self._cells, self._lock
-        lock.acquire()
-        try:
-            row[count] += 1.0
-            row[bucket] += 1.0
-            row[start + _SUM] += seconds
-            row[IN_FLIGHT] -= 1.0
-        finally:
-            lock.release()
+        row = self._cells
+        row[count] += 1.0
+        row[bucket] += 1.0
+        row[start + _SUM] += seconds
+        row[IN_FLIGHT] -= 1.0
 
     def answered(self, method: str, seconds: float, queries: float = 1.0) -> None:
         """Queries have their answer: those of one call, or of one message of a stream.
@@ -79,14 +66,10 @@ class WorkerMetrics:
         """
         count = QUERIES[method if method in QUERIES else cells.OTHER]
         bucket = _SERIALISE + bisect_left(SECONDS, seconds)
-        row, lock = self._cells, self._lock
-        lock.acquire()
-        try:
-            row[count] += queries
-            row[bucket] += queries
-            row[_SERIALISE + _SUM] += seconds * queries
-        finally:
-            lock.release()
+        row = self._cells
+        row[count] += queries
+        row[bucket] += queries
+        row[_SERIALISE + _SUM] += seconds * queries
 
     def refused(self, reason: str, queries: float = 1.0) -> None:
         """Queries will have no answer.
@@ -95,8 +78,7 @@ class WorkerMetrics:
             KeyError: `reason` is not one of `cells.REASONS`.
         """
         cell = REFUSED[reason]
-        with self._lock:
-            self._cells[cell] += queries
+        self._cells[cell] += queries
 
     def turned_away(self, method: str, code: str, reason: str) -> None:
         """A call was refused before a handler began with it, and so took no time that is worth a figure.
@@ -113,19 +95,12 @@ class WorkerMetrics:
         """
         count = REQUESTS[method if method in REQUESTS else cells.OTHER][code]
         cell = REFUSED[reason]
-        with self._lock:
-            self._cells[count] += 1.0
-            self._cells[cell] += 1.0
+        self._cells[count] += 1.0
+        self._cells[cell] += 1.0
 
-    def stream_opened(self) -> None:
-        """A call of `SearchStream` has got its place; `stream_closed` must follow."""
-        with self._lock:
-            self._cells[STREAMS] += 1.0
-
-    def stream_closed(self) -> None:
-        """It has given its place back."""
-        with self._lock:
-            self._cells[STREAMS] -= 1.0
+    def streams(self, count: int) -> None:
+        """So many calls of many requests are open at the moment."""
+        self._cells[STREAMS] = count
 
     def queued(self, depth: int) -> None:
         """So many jobs wait at the moment."""

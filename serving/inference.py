@@ -12,30 +12,28 @@ first 12 digits of the bundle's. It takes a tensor for each feature, as `feature
 
 from collections.abc import Callable, Mapping, Sequence
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 
 from protos import open_inference_pb2 as wire
-from protos import open_inference_pb2_grpc
 from protos.bundle import Manifest
-from protos.errors import InvalidInput, UnknownItem
+from protos.errors import InvalidInput, UnknownModel
 from protos.features import Side
 from serving.feature_tensors import input_metadata, named_by_tensor, queries_from_wire
 from serving.limits import Limits
 from serving.query import Query
-from serving.status import Answering
+from serving.rpc import Rpc
 from serving.tensors import refuse_parameters
 
 SERVICE = wire.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 PLATFORM = "onnxruntime_onnx"
 OUTPUT, OUTPUT_DATATYPE = "vector", "FP32"
 
-# Queries of nothing but features, and the request's context -> vectors, float32 (B, D).
-Encode = Callable[[Sequence[Query], grpc.ServicerContext], npt.NDArray[np.float32]]
+# Queries of nothing but features, and the request's call -> vectors, float32 (B, D).
+Encode = Callable[[Sequence[Query], Rpc], npt.NDArray[np.float32]]
 
 
-class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
+class InferenceServicer:
     """Answers the service's calls.
 
     Args:
@@ -53,75 +51,71 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self._limits = limits
 
     def ServerLive(
-        self, request: wire.ServerLiveRequest, context: grpc.ServicerContext
+        self, request: wire.ServerLiveRequest, rpc: Rpc
     ) -> wire.ServerLiveResponse:
         """Whether the server is up."""
         return wire.ServerLiveResponse(live=True)
 
     def ServerReady(
-        self, request: wire.ServerReadyRequest, context: grpc.ServicerContext
+        self, request: wire.ServerReadyRequest, rpc: Rpc
     ) -> wire.ServerReadyResponse:
         """Whether the server can answer: it does not answer before it can."""
         return wire.ServerReadyResponse(ready=True)
 
     def ModelReady(
-        self, request: wire.ModelReadyRequest, context: grpc.ServicerContext
+        self, request: wire.ModelReadyRequest, rpc: Rpc
     ) -> wire.ModelReadyResponse:
         """Whether a tower can answer, so that a client may wait for a version that is to come."""
-        with Answering(context):
-            served = request.version in ("", version(self._manifest()))
-            return wire.ModelReadyResponse(ready=served and request.name in self._sides)
+        served = request.version in ("", version(self._manifest()))
+        return wire.ModelReadyResponse(ready=served and request.name in self._sides)
 
     def ServerMetadata(
-        self, request: wire.ServerMetadataRequest, context: grpc.ServicerContext
+        self, request: wire.ServerMetadataRequest, rpc: Rpc
     ) -> wire.ServerMetadataResponse:
         """The name and the version of what is being served."""
-        with Answering(context):
-            manifest = self._manifest()
-            return wire.ServerMetadataResponse(name=manifest.name, version=version(manifest))
+        manifest = self._manifest()
+        return wire.ServerMetadataResponse(name=manifest.name, version=version(manifest))
 
     def ModelMetadata(
-        self, request: wire.ModelMetadataRequest, context: grpc.ServicerContext
+        self, request: wire.ModelMetadataRequest, rpc: Rpc
     ) -> wire.ModelMetadataResponse:
         """The tensors that a tower takes and gives."""
-        with Answering(context):
-            manifest = self._manifest()
-            side = self._side(request.name, request.version, manifest, "")
-            output = wire.ModelMetadataResponse.TensorMetadata(
-                name=OUTPUT, datatype=OUTPUT_DATATYPE, shape=[-1, manifest.dimension]
-            )
-            return wire.ModelMetadataResponse(
-                name=request.name,
-                versions=[version(manifest)],
-                platform=PLATFORM,
-                inputs=[input_metadata(*each) for each in getattr(manifest.schema, side).items()],
-                outputs=[output],
-            )
+        manifest = self._manifest()
+        side = self._side(request.name, request.version, manifest, "")
+        output = wire.ModelMetadataResponse.TensorMetadata(
+            name=OUTPUT, datatype=OUTPUT_DATATYPE, shape=[-1, manifest.dimension]
+        )
+        return wire.ModelMetadataResponse(
+            name=request.name,
+            versions=[version(manifest)],
+            platform=PLATFORM,
+            inputs=[input_metadata(*each) for each in getattr(manifest.schema, side).items()],
+            outputs=[output],
+        )
 
     def ModelInfer(
-        self, request: wire.ModelInferRequest, context: grpc.ServicerContext
+        self, request: wire.ModelInferRequest, rpc: Rpc
     ) -> wire.ModelInferResponse:
         """The vectors of a batch."""
-        with Answering(context):
-            manifest = self._manifest()
-            side = self._side(request.model_name, request.model_version, manifest, "model_")
-            refuse_parameters(request.parameters, "parameters")
-            check_outputs(request.outputs)
-            queries = queries_from_wire(request, getattr(manifest.schema, side), self._limits)
-            with named_by_tensor():
-                vectors = self._towers[side](queries, context)
-            response = wire.ModelInferResponse(
-                model_name=request.model_name, model_version=version(manifest), id=request.id
-            )
-            add_vectors(response, vectors, raw=len(request.raw_input_contents) > 0)
-            return response
+        manifest = self._manifest()
+        side = self._side(request.model_name, request.model_version, manifest, "model_")
+        refuse_parameters(request.parameters, "parameters")
+        check_outputs(request.outputs)
+        queries = queries_from_wire(request, getattr(manifest.schema, side), self._limits)
+        with named_by_tensor():
+            vectors = self._towers[side](queries, rpc)
+        response = wire.ModelInferResponse(
+            model_name=request.model_name, model_version=version(manifest), id=request.id
+        )
+        add_vectors(response, vectors, raw=len(request.raw_input_contents) > 0)
+        return response
 
     def _side(self, name: str, asked_version: str, manifest: Manifest, prefix: str) -> Side:
         if name not in self._sides:
-            raise UnknownItem(f"{prefix}name", f"no model {name!r} is served, but {', '.join(self._sides)}")
+            raise UnknownModel(f"{prefix}name", f"no model {name!r} is served, but {', '.join(self._sides)}")
         if asked_version not in ("", version(manifest)):
             found = f"{asked_version!r} is not served, but {version(manifest)}"
-            raise UnknownItem(f"{prefix}version", found)
+            raise UnknownModel(f"{prefix}version", found)
         return self._sides[name]
 
 

@@ -1,7 +1,7 @@
 """How often one client may ask, counted once for all workers of a service.
 
     limit = RateLimit.create(per_second=100, burst=200)  # before the fork
-    limit.admit("search-frontend", cost=32)              # in any worker; raises Overloaded
+    limit.admit("search-frontend", cost=32)              # in any worker; raises RateLimited
 
 The generic cell rate algorithm (ITU-T I.371, annex A): a client is one number, the time at which it
 will have paid for all that it was given. That is a leaky bucket without anything that leaks, and so
@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from protos.errors import Overloaded
+from protos.errors import RateLimited
 
 SLOTS = 1 << 16  # 512 KiB; a client shares its slot with one of 1,000 others at about 1.5 %
 SLACK_SECONDS = 1e-6  # far above what doubles round off a clock, far below what a client could use
@@ -52,6 +52,7 @@ class RateLimit:
             raise ValueError(f"per_second: expected more than 0, got {per_second}")
         if burst < 1:
             raise ValueError(f"burst: expected at least 1, got {burst}")
+        self.per_second = per_second
         self._interval = 1 / per_second
         self._burst = burst
         self._paid = table  # by slot: when what was given is paid for, in seconds of the clock
@@ -86,7 +87,7 @@ class RateLimit:
             cost: queries in the request.
 
         Raises:
-            Overloaded: it has asked too often; the error's `retry_after` is when this request will
+            RateLimited: it has asked too often; the error's `retry_after` is when this request will
                 be let through, if the client sends nothing else until then.
             ValueError: the cost is below 1.
         """
@@ -100,7 +101,7 @@ class RateLimit:
             start = max(seen, now)
             wait, then = start - now - spared, start + cost * self._interval
             if wait > SLACK_SECONDS:
-                raise Overloaded("this client asks more often than it may", wait)
+                raise RateLimited("this client asks more often than it may", wait)
             if self._paid[slot] == seen:
                 self._paid[slot] = then
                 return

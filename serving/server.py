@@ -1,32 +1,88 @@
 """The gRPC server around a retriever: `python -m serving serve --port 50051`.
 
-Beside the service itself it answers `grpc.health.v1.Health` and server reflection, so that
-`grpcurl -plaintext 127.0.0.1:50051 list` works without files.
+Beside `retrieval.v1.Retrieval` it answers the Open Inference Protocol, `grpc.health.v1.Health` and server
+reflection, so that `grpcurl -plaintext 127.0.0.1:50051 list` works without files.
 """
 
-import logging
-import signal
-import threading
-from types import FrameType, TracebackType
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from types import TracebackType
+from typing import Any
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from protos import retrieval_pb2
-from protos.errors import Unavailable
+from serving import inference
 from serving.address import join
-from serving.batching import Arrivals, BatchingCore
+from serving.batching import Batcher
+from serving.guard import Guard
+from serving.inference import Encode, InferenceServicer
 from serving.limits import Limits
-from serving.methods import Methods
+from serving.methods import methods
+from serving.metrics import SharedMetrics
+from serving.observer import Observer
 from serving.packed import PackedCatalogue
-from serving.pool import HandlerPool
+from serving.ratelimit import RateLimit
+from serving.reactor import Reactor
+from serving.requestlog import RequestLog
 from serving.retriever import Retriever
-from serving.servicer import RetrievalServicer
+from serving.rpc import Rpc
+from serving.servicer import SERVICE, RetrievalServicer
+from serving.tls import TlsFiles, credentials
+from serving.tokens import TokenFile
+from serving.tracing import Tracing
 
-log = logging.getLogger(__name__)
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+SERVICES = ("", SERVICE.full_name, inference.SERVICE.full_name)  # whose health is told; "" is all of it
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
-SERVICE = retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"]
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a worker takes on; each is a flag of `python -m serving serve`.
+
+    Raises:
+        ValueError: a bound is below 1.
+    """
+
+    queue: int = field(default=256, metadata={"help": "queries that may wait; one more is refused"})
+    batch: int = field(default=64, metadata={"help": "queries that are answered together"})
+    streams: int = field(default=64, metadata={"help": "streams that may be open"})
+    connections: int = field(default=4096, metadata={"help": "connections that may be open"})
+    pending: int = field(
+        default=256, metadata={"help": "calls that gRPC keeps until they can be read; it refuses more by itself"}
+    )
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if getattr(self, each.name) < 1:
+                raise ValueError(f"{each.name}: expected at least 1, got {getattr(self, each.name)}")
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask, and how often.
+
+    Args:
+        tls: files to speak TLS with; without, nothing is encrypted.
+        tokens: that the service knows; without, everybody may do everything.
+        rate: that each client must keep to.
+    """
+
+    tls: TlsFiles | None = None
+    tokens: TokenFile | None = None
+    rate: RateLimit | None = None
+
+    def state(self) -> dict[str, Any]:
+        """The fields of `ServiceState` that tell of this."""
+        return {
+            "tls": self.tls is not None,
+            "client_certificates": self.tls is not None and self.tls.client_ca is not None,
+            "tokens": self.tokens is not None,
+            "rate_per_second": self.rate.per_second if self.rate is not None else 0.0,
+        }
 
 
 class RetrievalServer:
@@ -40,13 +96,19 @@ class RetrievalServer:
         limits: that requests must keep to.
         host: to listen on.
         port: to listen on; 0 lets the system choose, and `port` then says which.
-        handlers: requests that are worked on at once.
-        queue: requests that may wait for one of those to be done; one more is refused.
-        streams: of them, calls of `SearchStream`.
+        bounds: of what it takes on.
+        access: who may ask; everybody if not given.
+        packed: the retriever's catalogue, if it has been made already.
+        item_tower: encodes items, where that is on offer.
+        metrics: of all workers; those of this server alone if not given.
+        slot: of this worker in them.
+        log: of requests.
+        tracing: of requests.
+        share_port: other workers listen on the same port.
 
     Raises:
         Unavailable: nobody can listen there, most likely because somebody does.
-        ValueError: `streams` leaves no handler for other requests.
+        ConfigError: TLS files cannot be used.
     """
 
     def __init__(
@@ -55,26 +117,52 @@ class RetrievalServer:
         limits: Limits | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
-        handlers: int = 16,
-        streams: int = 4,
-        queue: int = 256,
+        bounds: Bounds | None = None,
+        access: Access | None = None,
+        packed: PackedCatalogue | None = None,
+        item_tower: Encode | None = None,
+        metrics: SharedMetrics | None = None,
+        slot: int = 0,
+        log: RequestLog | None = None,
+        tracing: Tracing | None = None,
+        share_port: bool = False,
     ) -> None:
-        limits = limits or Limits()
-        if not 1 <= streams < handlers:
-            raise ValueError(f"streams: expected 1 to {handlers - 1}, got {streams}")
-        arrivals = Arrivals()
-        self._pool = HandlerPool(handlers, queue, arrivals)
-        self._server = grpc.server(self._pool, options=_options(limits))
+        limits, bounds, access = limits or Limits(), bounds or Bounds(), access or Access()
+        metrics = metrics or SharedMetrics.create(workers=1)
+        counters = metrics.worker(slot)
+
+        def state() -> dict[str, Any]:
+            mine = {"worker_pid": os.getpid(), "queue_bound": bounds.queue}
+            return {**metrics.snapshot(), **access.state(), **mine}
+
+        packed = packed or PackedCatalogue(retriever.catalogue)
+        servicer = RetrievalServicer(retriever, packed, limits, access.rate, state)
+        towers: dict[Any, Encode] = {"query": servicer.encode}
+        if item_tower is not None:
+            towers["item"] = item_tower
         self._health = health.HealthServicer()
-        self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-        self.core = core = BatchingCore(retriever, arrivals)
-        servicer = RetrievalServicer(core, PackedCatalogue(retriever.catalogue), limits, streams)
-        self._server.add_generic_rpc_handlers((Methods(SERVICE, servicer, self._pool, lambda: None),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        for service in SERVICES:
+            self._health.set(service, NOT_SERVING)
+        names = (*SERVICES[1:], HEALTH.full_name, REFLECTION.full_name)
+        served = {
+            **methods(SERVICE, servicer),
+            **methods(inference.SERVICE, InferenceServicer(lambda: retriever.manifest, towers, limits)),
+            **methods(HEALTH, _Health(self._health)),
+            **methods(REFLECTION, _Reflection(names)),
+        }
+        self._reactor = Reactor(
+            served,
+            Batcher(retriever, counters, bounds.batch),
+            Observer(counters, retriever.manifest.bundle_version, log, tracing),
+            Guard(access.tokens),
+            bounds.queue,
+            bounds.streams,
+            limits.max_in_flight,
+            _options(limits, bounds, share_port),
+        )
         self.host = host
-        self.port = self._listen(port)
+        secured = None if access.tls is None else credentials(access.tls)
+        self.port = self._reactor.listen(join(host, port), secured)
 
     @property
     def address(self) -> str:
@@ -83,9 +171,9 @@ class RetrievalServer:
 
     def start(self) -> None:
         """Answer requests from now on."""
-        self._server.start()
-        for service in ("", SERVICE.full_name):
-            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        for service in SERVICES:
+            self._health.set(service, SERVING)
+        self._reactor.begin()
 
     def stop(self, grace_seconds: float = 10.0) -> None:
         """Say NOT_SERVING, take no new request, finish those in flight, and return.
@@ -93,16 +181,8 @@ class RetrievalServer:
         Args:
             grace_seconds: requests that take longer than this are broken off.
         """
-        self._health.enter_graceful_shutdown()
-        self._server.stop(grace_seconds).wait()
-        self._pool.shutdown(cancel_futures=True)
-
-    def _listen(self, port: int) -> int:
-        address = join(self.host, port)
-        try:
-            return self._server.add_insecure_port(address)
-        except RuntimeError:
-            raise Unavailable(f"{address}: cannot listen there; is the port in use?") from None
+        self._reactor.call_soon(self._health.enter_graceful_shutdown)
+        self._reactor.stop(grace_seconds)
 
     def __enter__(self) -> "RetrievalServer":
         self.start()
@@ -117,25 +197,35 @@ class RetrievalServer:
         self.stop()
 
 
-def stop_signal() -> threading.Event:
-    """An event that SIGTERM or SIGINT sets; a second one ends the process in the ordinary way.
+class _Health:
+    """grpcio's own health service, as the reactor calls it."""
 
-    Call it on the main thread, before the server starts, so that no signal is lost.
-    """
-    stopped = threading.Event()
+    def __init__(self, inner: health.HealthServicer) -> None:
+        self.Check, self.Watch = inner.Check, inner.Watch
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopped.set()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    return stopped
+    def List(self, request: health_pb2.HealthListRequest, rpc: Rpc) -> health_pb2.HealthListResponse:
+        """The health of each service."""
+        one = {name: self.Check(health_pb2.HealthCheckRequest(service=name), rpc) for name in SERVICES}
+        return health_pb2.HealthListResponse(statuses=one)
 
 
-def _options(limits: Limits) -> list[tuple[str, int]]:
+class _Reflection:
+    """grpcio's own reflection service, one request at a time."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._inner = reflection.ReflectionServicer(names)
+
+    def ServerReflectionInfo(self, request: reflection_pb2.ServerReflectionRequest, rpc: Rpc) -> Any:
+        """What the services look like."""
+        answers: Iterator[Any] = self._inner.ServerReflectionInfo(iter([request]), rpc)
+        return next(answers)
+
+
+def _options(limits: Limits, bounds: Bounds, share_port: bool) -> list[tuple[str, int]]:
     return [
-        ("grpc.so_reuseport", 0),  # a busy port is an error, not a port that two servers share
+        ("grpc.so_reuseport", int(share_port)),  # a busy port is an error, not one that strangers share
         ("grpc.max_receive_message_length", limits.max_message_bytes),
+        ("grpc.max_allowed_incoming_connections", bounds.connections),
+        ("grpc.server.max_pending_requests", bounds.pending),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * bounds.pending),
     ]

@@ -1,122 +1,118 @@
-"""The service `retrieval.v1.Retrieval`: converts, checks bounds, and lets the batching core answer."""
+"""The service `retrieval.v1.Retrieval`: reads requests, checks bounds, and says what is to be answered."""
 
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import grpc
+import numpy as np
+import numpy.typing as npt
 
 from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from protos.errors import InvalidInput, Unavailable
+from protos.errors import InvalidInput
 from serving import convert
-from serving.answer import Timing
-from serving.batching import BatchingCore, Job
+from serving.batching import Job
+from serving.guard import caller
 from serving.limits import Limits
 from serving.packed import PackedCatalogue
-from serving.pool import arrived_ns
 from serving.query import Query
+from serving.ratelimit import RateLimit
+from serving.retriever import Retriever
+from serving.rpc import Rpc
 from serving.stages import NOTHING, Wanted
-from serving.status import Answering, check_wanted
-from serving.streaming import answer_in_order
+
+SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"]
 
 
-class RetrievalServicer(retrieval_pb2_grpc.RetrievalServicer):
-    """Answers the service's calls; searches give their answers as bytes.
+class RetrievalServicer:
+    """Turns requests into jobs; searches give their answers as bytes.
 
     Args:
-        core: that answers.
-        packed: the catalogue of its retriever.
+        retriever: that answers.
+        packed: its catalogue.
         limits: that requests must keep to.
-        streams: calls of `SearchStream` that may be open at once; each takes a thread for as long
-            as it is, so without a bound a few idle ones would stop the server.
+        rate: that each client must keep to, if there is one.
+        state: gives what `Info` tells of the service itself.
     """
 
-    def __init__(self, core: BatchingCore, packed: PackedCatalogue, limits: Limits, streams: int) -> None:
-        self._core = core
+    def __init__(
+        self,
+        retriever: Retriever,
+        packed: PackedCatalogue,
+        limits: Limits,
+        rate: RateLimit | None,
+        state: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._retriever = retriever
         self._packed = packed
         self._limits = limits
-        self._streams = threading.BoundedSemaphore(streams)
+        self._rate = rate
+        self._state = state
+        self._version = retriever.manifest.bundle_version
         self._started = time.monotonic()
 
-    def Search(self, request: wire.SearchRequest, context: grpc.ServicerContext) -> bytes:  # type: ignore[override]
+    def Search(self, request: wire.SearchRequest, rpc: Rpc) -> Job:
         """The k items nearest to one query."""
-        with Answering(context):
-            job = self._core.run(self._search_job(request, context, arrived_ns()))
-            return self._packed.response(job.found[0], self._version, _timing(job))
-
-    def SearchBatch(  # type: ignore[override]
-        self, request: wire.SearchBatchRequest, context: grpc.ServicerContext
-    ) -> bytes:
-        """Many queries in one call."""
-        with Answering(context):
-            arrived = arrived_ns()
-            queries, names = self._batch(request.queries)
-            job = self._core.run(self._job(queries, names, self._wanted(request), context, arrived))
-            return self._packed.batch_response(job.found, self._version, _timing(job))
-
-    def SearchStream(  # type: ignore[override]
-        self, requests: Iterator[wire.SearchRequest], context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
-        """One answer for each request, in order."""
-        with Answering(context):
-            if not self._streams.acquire(blocking=False):
-                raise Unavailable("all streams are in use; try again, or use SearchBatch")
-            try:
-                jobs = answer_in_order(
-                    requests,
-                    lambda request: self._search_job(request, context, time.perf_counter_ns()),
-                    self._core,
-                    self._limits.max_in_flight,
-                )
-                for job in jobs:
-                    yield self._packed.response(job.found[0], self._version, _timing(job))
-            finally:
-                self._streams.release()
-
-    def Encode(self, request: wire.EncodeRequest, context: grpc.ServicerContext) -> wire.EncodeResponse:
-        """The vectors of queries."""
-        with Answering(context):
-            arrived = arrived_ns()
-            queries, names = self._batch(request.queries)
-            job = self._core.run(self._job(queries, names, NOTHING, context, arrived))
-            return wire.EncodeResponse(
-                vectors=[wire.Vector(values=vector) for vector in job.vectors.tolist()],
-                bundle_version=self._version,
-                timing=convert.timing_to_wire(_timing(job)),
-            )
-
-    def Info(self, request: wire.InfoRequest, context: grpc.ServicerContext) -> wire.InfoResponse:
-        """What is being served."""
-        with Answering(context):
-            uptime_seconds = time.monotonic() - self._started
-            return convert.info_to_wire(self._core.retriever.manifest, self._limits, uptime_seconds)
-
-    def _search_job(
-        self, request: wire.SearchRequest, context: grpc.ServicerContext, arrived: int
-    ) -> Job:
         if not request.HasField("query"):
             raise InvalidInput("query", "required, but missing")
-        query = self._query(request.query, "query")
-        return self._job([query], ["query"], self._wanted(request), context, arrived)
+        queries = [self._query(request.query, "query")]
+        return self._job(queries, ["query"], self._wanted(request), rpc, self._response)
 
-    def _wanted(self, request: wire.SearchRequest | wire.SearchBatchRequest) -> Wanted:
-        self._limits.check_exclude(request.exclude)
-        k = self._limits.k(request.k)
-        return self._core.retriever.wanted(k, request.exclude, request.exclude_history)
+    SearchStream = Search  # one answer for each request, in order
+
+    def SearchBatch(self, request: wire.SearchBatchRequest, rpc: Rpc) -> Job:
+        """Many queries in one call."""
+        queries, names = self._batch(request.queries)
+        return self._job(queries, names, self._wanted(request), rpc, self._batch_response)
+
+    def Encode(self, request: wire.EncodeRequest, rpc: Rpc) -> Job:
+        """The vectors of queries."""
+        queries, names = self._batch(request.queries)
+        return self._job(queries, names, NOTHING, rpc, self._vectors)
+
+    def Info(self, request: wire.InfoRequest, rpc: Rpc) -> wire.InfoResponse:
+        """What is being served."""
+        uptime_seconds = time.monotonic() - self._started
+        return convert.info_to_wire(self._retriever.manifest, self._limits, uptime_seconds, self._state())
+
+    def encode(self, queries: Sequence[Query], rpc: Rpc) -> npt.NDArray[np.float32]:
+        """The vectors of queries, at once; for who speaks another protocol."""
+        self._admit(rpc, len(queries))
+        rpc.queries += len(queries)
+        return self._retriever.encode(queries).vectors
 
     def _job(
         self,
         queries: Sequence[Query],
         names: Sequence[str],
         wanted: Wanted,
-        context: grpc.ServicerContext,
-        arrived: int,
+        rpc: Rpc,
+        answer: Callable[[Job], Any],
     ) -> Job:
-        retriever = self._core.retriever
-        prepared = [retriever.prepare(*each) for each in zip(queries, names, strict=True)]
-        return Job(prepared, wanted, partial(check_wanted, context), arrived)
+        self._admit(rpc, len(queries))
+        prepare = self._retriever.prepare
+        return Job([prepare(*each) for each in zip(queries, names, strict=True)], wanted, answer)
+
+    def _admit(self, rpc: Rpc, queries: int) -> None:
+        if self._rate is not None:
+            self._rate.admit(caller(rpc), queries)
+
+    def _response(self, job: Job) -> bytes:
+        return self._packed.response(job.found[0], self._version, job.timing)
+
+    def _batch_response(self, job: Job) -> bytes:
+        return self._packed.batch_response(job.found, self._version, job.timing)
+
+    def _vectors(self, job: Job) -> wire.EncodeResponse:
+        return wire.EncodeResponse(
+            vectors=[wire.Vector(values=vector) for vector in job.vectors.tolist()],
+            bundle_version=self._version,
+            timing=convert.timing_to_wire(job.timing),
+        )
+
+    def _wanted(self, request: wire.SearchRequest | wire.SearchBatchRequest) -> Wanted:
+        self._limits.check_exclude(request.exclude)
+        k = self._limits.k(request.k)
+        return self._retriever.wanted(k, request.exclude, request.exclude_history)
 
     def _batch(self, messages: Sequence[wire.Query]) -> tuple[list[Query], list[str]]:
         self._limits.check_batch(len(messages))
@@ -127,11 +123,3 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServicer):
         query = convert.query_from_wire(message, name)
         self._limits.check_query(query, name)
         return query
-
-    @property
-    def _version(self) -> str:
-        return self._core.retriever.manifest.bundle_version
-
-
-def _timing(job: Job) -> Timing:
-    return Timing(job.queue_us, job.encode_us, job.search_us)

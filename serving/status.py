@@ -1,8 +1,8 @@
 """Errors as gRPC status: the one table, and what becomes of an error that is not in it."""
 
 import logging
+import math
 import uuid
-from types import TracebackType
 
 import grpc
 
@@ -14,6 +14,7 @@ CODES: dict[type[errors.TwinspireError], grpc.StatusCode] = {
     errors.TwinspireError: grpc.StatusCode.INTERNAL,
     errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnknownItem: grpc.StatusCode.NOT_FOUND,
+    errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
     errors.ConfigError: grpc.StatusCode.INTERNAL,
     errors.DataError: grpc.StatusCode.INTERNAL,
     errors.BundleError: grpc.StatusCode.INTERNAL,
@@ -27,6 +28,7 @@ CODES: dict[type[errors.TwinspireError], grpc.StatusCode] = {
     errors.NotAuthorised: grpc.StatusCode.PERMISSION_DENIED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
@@ -47,53 +49,10 @@ class NobodyWaits(Exception):
         self.code = code
 
 
-def check_wanted(context: grpc.ServicerContext, stage: str) -> None:
-    """Stop here if nobody waits for the answer any more.
-
-    Args:
-        context: of the request.
-        stage: the work that would come next.
-
-    Raises:
-        NobodyWaits: the deadline has passed or the client has gone.
-    """
-    remaining = context.time_remaining()
-    if remaining is not None and remaining <= 0:
-        raise NobodyWaits(grpc.StatusCode.DEADLINE_EXCEEDED, stage)
-    if not context.is_active():
-        raise NobodyWaits(grpc.StatusCode.CANCELLED, stage)
-
-
-class Answering:
-    """Ends a request with the status of whatever is raised inside.
-
-    with Answering(context):
-        ...
-    """
-
-    def __init__(self, context: grpc.ServicerContext) -> None:
-        self._context = context
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, grpc.RpcError) or not isinstance(error, Exception):
-            return  # nothing wrong, or gRPC's own way to end a stream whose client has gone
-        if metadata := trailers(error):
-            self._context.set_trailing_metadata(metadata)
-        self._context.abort(*status(error))
-
-
 def trailers(error: Exception) -> tuple[tuple[str, str], ...]:
     """What a client is told beside code and text: when an overloaded service is worth asking again."""
     if isinstance(error, errors.Overloaded):
-        return ((PUSHBACK, str(max(1, round(error.retry_after * 1000)))),)
+        return ((PUSHBACK, str(max(1, math.ceil(error.retry_after * 1000)))),)
     return ()
 
 

@@ -1,0 +1,244 @@
+"""gRPC's C core on one thread: calls come in, batches are answered, answers go out.
+
+The servers of grpcio hand every call from the thread that polls to a thread of a pool and back, four times or
+more; that costs more than half of what a search does, and the threads then wait for one another's lock. Here one
+thread polls the completion queue. While there are events it reads calls and messages, and as soon as there are none
+left, or a whole batch waits, it answers a batch. Nothing is handed over, nothing is locked, and a lone
+request is answered as soon as it has been read. A process has one reactor; several cores are for several processes.
+
+It stands on `grpc._cython.cygrpc`, which is what grpcio's own servers are made of and no public interface; so
+pyproject.toml bounds the version of grpcio, and a test names what is used of it.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+from grpc._cython import cygrpc
+
+from protos.errors import AccessDenied, Overloaded, Unavailable
+from serving.batching import Batcher, Job
+from serving.guard import Guard
+from serving.methods import Method
+from serving.observer import Observer
+from serving.rpc import NO_FLAGS, OK, Rpc, StreamRpc
+from serving.status import status, trailers
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.2  # between looks at what other threads want
+UNEXPECTED = 64  # events that are still read while a whole batch waits: calls to refuse, answers that went out
+SHUTDOWN = "shutdown"
+
+
+class Reactor:
+    """Serves methods until it is stopped.
+
+    Args:
+        methods: by path.
+        batcher: answers their jobs.
+        observer: told of every call.
+        guard: says who may call what.
+        queue: queries that may wait; a request that would be one more is refused.
+        streams: calls of many requests that may be open.
+        window: requests of each of those on their way at once.
+        options: of gRPC's C core.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        batcher: Batcher,
+        observer: Observer,
+        guard: Guard,
+        queue: int,
+        streams: int,
+        window: int,
+        options: Sequence[tuple[str, int]],
+    ) -> None:
+        self.observer = observer
+        self.window = window
+        self._methods = methods
+        self._batcher = batcher
+        self._guard = guard
+        self._bound, self._streams = queue, streams
+        self._open = self._open_streams = 0
+        self._due = 0  # operations that gRPC has not yet finished
+        self._extra = 0
+        self._is_shut = False
+        self._soon: deque[Callable[[], None]] = deque()
+        self._completed = cygrpc.CompletionQueue()
+        self._server = cygrpc.Server(tuple(options), False)
+        self._server.register_completion_queue(self._completed)
+        self._thread = threading.Thread(target=self._run, name="reactor", daemon=True)
+
+    # From any thread.
+
+    def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Listen there; the port, which the system chooses where it is 0.
+
+        Raises:
+            Unavailable: nobody can listen there, most likely because somebody does.
+        """
+        secure: Any = () if credentials is None else (credentials._credentials,)
+        try:
+            port = int(self._server.add_http2_port(address.encode(), *secure))
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise Unavailable(f"{address}: cannot listen there; is the port in use?")
+        return port
+
+    def begin(self) -> None:
+        """Take calls from now on."""
+        self._server.start()
+        self._await_call()
+        self._thread.start()
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call this on the reactor's thread, within `IDLE_SECONDS`."""
+        self._soon.append(function)
+
+    def stop(self, grace_seconds: float) -> None:
+        """Take no new call, finish those there are, and return.
+
+        Args:
+            grace_seconds: calls that take longer than this are broken off.
+        """
+        if not self._thread.is_alive():
+            return
+        self._server.shutdown(self._completed, SHUTDOWN)
+        self._thread.join(grace_seconds)
+        if self._thread.is_alive():
+            self._server.cancel_all_calls()
+            self._thread.join()
+
+    # On the reactor's thread.
+
+    def start(self, call: Any, operations: Sequence[Any], finished: Callable[[Any], None]) -> None:
+        """Have gRPC do something for a call; `finished` gets the event of it."""
+        self._due += 1
+        call.start_server_batch(operations, finished)
+
+    def submit(self, job: Job, rpc: Rpc) -> None:
+        """Let a call's job wait for a batch.
+
+        Raises:
+            Overloaded: too much waits already.
+        """
+        queries = len(job.prepared)
+        waiting = self._batcher.queries
+        if waiting and waiting + queries > self._bound:
+            raise self._overloaded()
+        rpc.queries += queries
+        rpc.job = job
+        job.arrived = rpc.arrived if rpc.queries == queries else time.perf_counter_ns()
+        job.check = rpc.check
+        self._batcher.submit(job)
+
+    def ended(self, rpc: Rpc, code: int) -> None:
+        """A call is over."""
+        self._open -= 1
+        self.observer.ended(rpc, code)
+
+    def enter_stream(self, rpc: StreamRpc) -> bool:
+        """Whether there is room for one more call of many requests; the call fails if not."""
+        self._open_streams += 1
+        self.observer.streams(self._open_streams)
+        if self._open_streams > self._streams:
+            rpc.fail(Overloaded(f"all {self._streams} streams are in use", 1.0))
+            return False
+        return True
+
+    def leave_stream(self) -> None:
+        """One of them is over."""
+        self._open_streams -= 1
+        self.observer.streams(self._open_streams)
+
+    def _run(self) -> None:
+        poll, batcher = self._completed.poll, self._batcher
+        while not (self._is_shut and self._due == 0):
+            event = poll(0.0 if batcher.queries else time.time() + IDLE_SECONDS)
+            if event.completion_type == cygrpc.CompletionType.queue_timeout:
+                self._run_soon()
+                if batcher.queries:
+                    self._answer()
+            else:
+                self._handle(event)
+                if batcher.is_full:
+                    self._extra += 1
+                    if self._extra > UNEXPECTED:
+                        self._answer()
+            event = None  # or what it holds would live until the next one comes
+        self._server.destroy()
+
+    def _answer(self) -> None:
+        self._extra = 0
+        try:
+            self._batcher.answer()
+        except Exception:
+            log.exception("a batch could not be answered")
+
+    def _handle(self, event: Any) -> None:
+        if event.tag is SHUTDOWN:
+            self._is_shut = True
+            return
+        self._due -= 1
+        try:
+            event.tag(event)
+        except Exception:
+            log.exception("an event could not be dealt with")
+
+    def _run_soon(self) -> None:
+        while self._soon:
+            self._soon.popleft()()
+
+    def _await_call(self) -> None:
+        self._due += 1
+        self._server.request_call(self._completed, self._completed, self._called)
+
+    def _called(self, event: Any) -> None:
+        """A call has come in."""
+        if not event.success:
+            return  # the server is being shut down
+        self._await_call()
+        path = event.call_details.method.decode("utf-8", "replace")
+        method = self._methods.get(path)
+        if method is None:
+            self._turn_away(event, "other", cygrpc.StatusCode.unimplemented, b"there is no such method")
+            return
+        try:
+            token_name = self._guard.check(path, event.invocation_metadata)
+            if self._open >= self._bound + self._streams:
+                raise self._overloaded()
+        except (AccessDenied, Overloaded) as error:
+            code, text = status(error)
+            self.observer.turned_away(method.name, code, error)
+            self._turn_away(event, method.name, code.value[0], text.encode(), trailers(error))
+            return
+        self._open += 1
+        self.observer.began()
+        method.rpc(self, method, event, token_name)
+
+    def _turn_away(
+        self, event: Any, name: str, code: int, details: bytes, metadata: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """End a call before its message is read."""
+        operations = (
+            cygrpc.SendInitialMetadataOperation(None, NO_FLAGS),
+            cygrpc.ReceiveCloseOnServerOperation(NO_FLAGS),
+            cygrpc.SendStatusFromServerOperation(metadata, code, details, NO_FLAGS),
+        )
+        self.start(event.call, operations, _nothing)
+
+    def _overloaded(self) -> Overloaded:
+        seconds = max(0.01, self._batcher.seconds_waiting)
+        return Overloaded("more queries are waiting than the service can answer in time", seconds)
+
+
+def _nothing(event: Any) -> None:
+    """A call that was turned away is over."""
