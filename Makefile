@@ -117,13 +117,13 @@ lint: setup ## ruff, mypy, import rules, and whether the generated stubs are fre
 	$(VENV)/bin/mypy .
 	$(VENV)/bin/lint-imports --no-logo
 	fresh="$$(mktemp -d)"; trap 'rm -rf "$$fresh"' EXIT
-	$(PY) -m grpc_tools.protoc -I. --python_out="$$fresh" --pyi_out="$$fresh" --grpc_python_out="$$fresh" protos/retrieval.proto
+	$(PY) -m grpc_tools.protoc -I. --python_out="$$fresh" --pyi_out="$$fresh" --grpc_python_out="$$fresh" protos/*.proto
 	for stub in "$$fresh"/protos/*; do
 	  cmp -s "$$stub" "protos/$$(basename "$$stub")" || { echo "$$(basename "$$stub") is stale: make protos" >&2; exit 1; }
 	done
 
 protos: setup ## write the gRPC stubs anew
-	@$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/retrieval.proto
+	@$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/*.proto
 
 clean: ## remove data sets, bundles and caches; .venv and mlruns stay
 	@rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

@@ -1,7 +1,7 @@
 """Micro-batching: whatever is waiting is encoded and searched at once, at most so many queries at a time.
 
-There is no timer and nothing to tune. The reactor brings the jobs that have come in since the last batch; a lone
-one makes a batch of its own, and under load batches grow by themselves.
+There is no timer and nothing to tune. The reactor brings the jobs that have come in since the last batch; a
+lone one makes a batch of its own, and under load batches grow by themselves.
 """
 
 import time
@@ -49,8 +49,8 @@ class Job:
     """
 
     __slots__ = (
-        "answer", "arrived", "batch", "check", "done", "encode_started", "encode_us", "error", "found", "prepared",
-        "queue_us", "search_started", "search_us", "vectors", "wanted",
+        "answer", "arrived", "batch", "check", "done", "encode_started", "encode_us", "error", "found",
+        "prepared", "queue_us", "search_started", "search_us", "vectors", "wanted",
     )  # fmt: skip
 
     check: Callable[[str], None]

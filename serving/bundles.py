@@ -4,11 +4,13 @@
 """
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 from protos import bundle
-from protos.errors import BundleDamaged, MissingStage
+from protos.errors import BundleDamaged, MissingStage, TwinspireError
 
 BUNDLES = Path(os.environ.get("TWINSPIRE_CACHE") or ".cache") / "bundles"
 STORE = Path("mlruns/mlflow.db")
@@ -53,6 +55,19 @@ def download(model: str, folder: Path = BUNDLES) -> Path:
     return final
 
 
+def download_apart(model: str, folder: Path = BUNDLES) -> Path:
+    """As `download`, in a process of its own: MLflow starts threads, and a service forks.
+
+    Raises:
+        TwinspireError: with the text of what `download` raises.
+    """
+    command = [sys.executable, "-m", "serving.bundles", model, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise TwinspireError(done.stderr.strip().removeprefix("error: "))
+    return Path(done.stdout.strip())
+
+
 def _fetch(model: str, draft: Path) -> Path:
     try:
         import mlflow  # the service itself does without
@@ -72,3 +87,10 @@ def _fetch(model: str, draft: Path) -> Path:
         raise MissingStage(
             f"{model}: not in the registry ({error.message}); `make register promote` puts it there"
         ) from None
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(f"{download(sys.argv[1], Path(sys.argv[2]))}\n")
+    except TwinspireError as error:
+        sys.exit(f"error: {error}")

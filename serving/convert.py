@@ -15,8 +15,7 @@ from serving.basis import Basis
 from serving.limits import Limits
 from serving.query import Query, Value
 
-
-BASES = {basis: wire.Basis.Value(f"BASIS_{basis.name}") for basis in Basis}
+BASES: dict[Basis, Any] = {basis: wire.Basis.Value(f"BASIS_{basis.name}") for basis in Basis}
 
 
 def query_from_wire(message: wire.Query, name: str) -> Query:
@@ -62,8 +61,8 @@ def hits_to_wire(hits: Sequence[Hit]) -> list[wire.Hit]:
     return [wire.Hit(id=hit.id, score=hit.score, fields=hit.fields) for hit in hits]
 
 
-def basis_to_wire(basis: Basis) -> wire.Basis:
-    """What an answer rests on, as the wire carries it."""
+def basis_to_wire(basis: Basis) -> Any:
+    """What an answer rests on, as the wire carries it: a value of the enum `wire.Basis`."""
     return BASES[basis]
 
 

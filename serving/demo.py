@@ -100,7 +100,7 @@ def _server(folder: Path) -> Iterator[str]:
     """A server process for as long as the block lasts; its address."""
     with tempfile.TemporaryDirectory() as place:
         port_file = Path(place) / "port"
-        arguments = ["--bundle", str(folder), "--port", "0", "--port-file", str(port_file)]
+        arguments = ["--bundle", str(folder), "--port", "0", "--port-file", str(port_file), "--workers", "1"]
         command = [sys.executable, "-m", "serving", "serve", *arguments]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:

@@ -1,4 +1,4 @@
-"""Query to vector: the ONNX query tower on ONNX Runtime, preprocessing inside the graph."""
+"""Query or item to vector: an ONNX tower on ONNX Runtime, preprocessing inside the graph."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from protos.bundle import QUERY_TOWER, Manifest
+from protos.bundle import ITEM_TOWER, QUERY_TOWER, Manifest
 from protos.errors import BundleDamaged, InvalidInput
-from protos.features import Arrays, FeatureSpec, TowerInputs
+from protos.features import Arrays, FeatureSpec, Side, TowerInputs
 
 OUTPUT = "vector"
+TOWERS: dict[Side, str] = {"query": QUERY_TOWER, "item": ITEM_TOWER}
 ELEMENT_TYPES = {
     "text": "tensor(int32)",
     "category": "tensor(int64)",
@@ -23,20 +24,21 @@ ELEMENT_TYPES = {
 
 
 class Encoder:
-    """The query tower of a bundle; safe to call from several threads.
+    """A tower of a bundle; safe to call from several threads.
 
     Args:
         folder: of a bundle whose files have been verified.
         manifest: of that bundle.
         threads: that ONNX Runtime may use inside one call.
+        side: which of the two towers.
 
     Raises:
         BundleDamaged: the tower is not an ONNX model, or not one that the manifest describes.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int = 1) -> None:
-        path = folder / QUERY_TOWER
-        self.inputs = manifest.schema.side("query")
+    def __init__(self, folder: Path, manifest: Manifest, threads: int = 1, side: Side = "query") -> None:
+        path = folder / TOWERS[side]
+        self.inputs = manifest.schema.side(side)
         self._session = _open(path, threads)
         _check(self._session, path, self.inputs.features, manifest.dimension)
 
@@ -61,7 +63,7 @@ class Encoder:
         """The tower's vectors of its inputs, float32 (B, D)."""
         vectors: npt.NDArray[np.float32] = self._session.run([OUTPUT], arrays)[0]
         if not np.isfinite(vectors).all():  # nothing that a query may hold should do this to a tower
-            raise ArithmeticError("the query tower gave a vector that is not finite")
+            raise ArithmeticError(f"the {self.inputs.side} tower gave a vector that is not finite")
         return vectors
 
 

@@ -1,8 +1,8 @@
 """Who is calling, and may they: checked when a call comes in, before its message is read.
 
-    guard = Guard(TokenFile(path))
-    guard.check("/retrieval.v1.Retrieval/Search", metadata)  # the token's name
-    caller(rpc)
+guard = Guard(TokenFile(path))
+guard.check("/retrieval.v1.Retrieval/Search", metadata)  # the token's name
+caller(rpc)
 """
 
 import functools

@@ -50,35 +50,25 @@ class InferenceServicer:
         self._towers = towers
         self._limits = limits
 
-    def ServerLive(
-        self, request: wire.ServerLiveRequest, rpc: Rpc
-    ) -> wire.ServerLiveResponse:
+    def ServerLive(self, request: wire.ServerLiveRequest, rpc: Rpc) -> wire.ServerLiveResponse:
         """Whether the server is up."""
         return wire.ServerLiveResponse(live=True)
 
-    def ServerReady(
-        self, request: wire.ServerReadyRequest, rpc: Rpc
-    ) -> wire.ServerReadyResponse:
+    def ServerReady(self, request: wire.ServerReadyRequest, rpc: Rpc) -> wire.ServerReadyResponse:
         """Whether the server can answer: it does not answer before it can."""
         return wire.ServerReadyResponse(ready=True)
 
-    def ModelReady(
-        self, request: wire.ModelReadyRequest, rpc: Rpc
-    ) -> wire.ModelReadyResponse:
+    def ModelReady(self, request: wire.ModelReadyRequest, rpc: Rpc) -> wire.ModelReadyResponse:
         """Whether a tower can answer, so that a client may wait for a version that is to come."""
         served = request.version in ("", version(self._manifest()))
         return wire.ModelReadyResponse(ready=served and request.name in self._sides)
 
-    def ServerMetadata(
-        self, request: wire.ServerMetadataRequest, rpc: Rpc
-    ) -> wire.ServerMetadataResponse:
+    def ServerMetadata(self, request: wire.ServerMetadataRequest, rpc: Rpc) -> wire.ServerMetadataResponse:
         """The name and the version of what is being served."""
         manifest = self._manifest()
         return wire.ServerMetadataResponse(name=manifest.name, version=version(manifest))
 
-    def ModelMetadata(
-        self, request: wire.ModelMetadataRequest, rpc: Rpc
-    ) -> wire.ModelMetadataResponse:
+    def ModelMetadata(self, request: wire.ModelMetadataRequest, rpc: Rpc) -> wire.ModelMetadataResponse:
         """The tensors that a tower takes and gives."""
         manifest = self._manifest()
         side = self._side(request.name, request.version, manifest, "")
@@ -93,9 +83,7 @@ class InferenceServicer:
             outputs=[output],
         )
 
-    def ModelInfer(
-        self, request: wire.ModelInferRequest, rpc: Rpc
-    ) -> wire.ModelInferResponse:
+    def ModelInfer(self, request: wire.ModelInferRequest, rpc: Rpc) -> wire.ModelInferResponse:
         """The vectors of a batch."""
         manifest = self._manifest()
         side = self._side(request.model_name, request.model_version, manifest, "model_")

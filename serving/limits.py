@@ -1,4 +1,4 @@
-"""Bounds that a request must keep to; each is a flag of `python -m serving serve`."""
+"""Bounds of a request and of a worker; each is a flag of `python -m serving serve`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -25,9 +25,7 @@ class Limits:
     max_message_bytes: int = field(default=4 << 20, metadata={"help": "size of one request"})
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            if getattr(self, each.name) < 1:
-                raise ValueError(f"{each.name}: expected at least 1, got {getattr(self, each.name)}")
+        _check_positive(self)
         if self.default_k > self.max_k:
             raise ValueError(f"default_k: expected at most max_k = {self.max_k}, got {self.default_k}")
 
@@ -80,6 +78,33 @@ class Limits:
 
     def _check_text(self, text: str, field_name: str) -> None:
         _check_count(len(text), self.max_text_length, field_name, "code points")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a worker takes on.
+
+    Raises:
+        ValueError: a bound is below 1.
+    """
+
+    queue: int = field(default=256, metadata={"help": "queries that may wait; one more is refused"})
+    batch: int = field(default=64, metadata={"help": "queries that are answered together"})
+    streams: int = field(default=64, metadata={"help": "streams that may be open"})
+    connections: int = field(default=4096, metadata={"help": "connections that may be open"})
+    pending: int = field(
+        default=256,
+        metadata={"help": "calls that gRPC keeps until they can be read; it refuses more by itself"},
+    )
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+
+def _check_positive(bounds: Limits | Bounds) -> None:
+    for each in fields(bounds):
+        if getattr(bounds, each.name) < 1:
+            raise ValueError(f"{each.name}: expected at least 1, got {getattr(bounds, each.name)}")
 
 
 def _check_count(count: int, most: int, field_name: str, unit: str) -> None:

@@ -1,10 +1,10 @@
 """gRPC's C core on one thread: calls come in, batches are answered, answers go out.
 
-The servers of grpcio hand every call from the thread that polls to a thread of a pool and back, four times or
-more; that costs more than half of what a search does, and the threads then wait for one another's lock. Here one
-thread polls the completion queue. While there are events it reads calls and messages, and as soon as there are none
-left, or a whole batch waits, it answers a batch. Nothing is handed over, nothing is locked, and a lone
-request is answered as soon as it has been read. A process has one reactor; several cores are for several processes.
+grpcio's own servers hand every call from the thread that polls to a thread of a pool and back, four times or
+more, and the threads wait for one another's lock: half of what a search costs is that. Here one thread polls
+the completion queue. While there are events it reads calls and messages; as soon as there are none left, or a
+whole batch waits, it answers one. Nothing is handed over, nothing is locked, and a lone request is answered
+as soon as it has been read. A process has one reactor; several cores are for several processes.
 
 It stands on `grpc._cython.cygrpc`, which is what grpcio's own servers are made of and no public interface; so
 pyproject.toml bounds the version of grpcio, and a test names what is used of it.
@@ -18,20 +18,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from protos.errors import AccessDenied, Overloaded, Unavailable
 from serving.batching import Batcher, Job
 from serving.guard import Guard
 from serving.methods import Method
 from serving.observer import Observer
-from serving.rpc import NO_FLAGS, OK, Rpc, StreamRpc
+from serving.rpc import NO_FLAGS, Rpc, StreamRpc
 from serving.status import status, trailers
 
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.2  # between looks at what other threads want
-UNEXPECTED = 64  # events that are still read while a whole batch waits: calls to refuse, answers that went out
+UNEXPECTED = (
+    64  # events that are still read while a whole batch waits: calls to refuse, answers that went out
+)
 SHUTDOWN = "shutdown"
 
 
@@ -84,7 +86,7 @@ class Reactor:
         Raises:
             Unavailable: nobody can listen there, most likely because somebody does.
         """
-        secure: Any = () if credentials is None else (credentials._credentials,)
+        secure = () if credentials is None else (vars(credentials)["_credentials"],)
         try:
             port = int(self._server.add_http2_port(address.encode(), *secure))
         except RuntimeError:

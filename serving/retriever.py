@@ -60,6 +60,14 @@ class Retriever:
         retriever._warm_up(folder)
         return retriever
 
+    def open_encoder(self, folder: Path, threads: int) -> None:
+        """Open the query tower anew, with as many threads in one call; they do not survive a fork.
+
+        Raises:
+            BundleDamaged: as `load`.
+        """
+        self._encoder = Encoder(folder, self.manifest, threads)
+
     def search(
         self, queries: Sequence[Query], k: int, exclude: Collection[str] = (), exclude_history: bool = False
     ) -> list[Answer]:

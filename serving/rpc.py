@@ -2,7 +2,7 @@
 
 A method is a function of a request and its call. It returns the answer's message, or its bytes, or a `Job`
 whose answer will be made when it has been worked on; what it raises ends the call with the status of
-`status.py`. In a call of many requests each is answered so, in order. All of this happens on the reactor's thread.
+`status.py`. In a call of many requests each is answered so, in order. All of it runs on the reactor's thread.
 """
 
 import time
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from protos.errors import InvalidInput
 from serving.batching import Job
@@ -211,9 +211,9 @@ class UnaryRpc(Rpc):
 
 
 class StreamRpc(Rpc):
-    """Many requests, an answer to each in their order; so many are on their way at once, and no more are read.
+    """Many requests, and an answer to each in their order.
 
-    HTTP/2's flow control holds a client back that sends more.
+    So many are on their way at once, and no more are read: HTTP/2's flow control holds the client back.
     """
 
     def __init__(self, *arguments: Any) -> None:

@@ -6,7 +6,7 @@ reflection, so that `grpcurl -plaintext 127.0.0.1:50051 list` works without file
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +18,7 @@ from serving.address import join
 from serving.batching import Batcher
 from serving.guard import Guard
 from serving.inference import Encode, InferenceServicer
-from serving.limits import Limits
+from serving.limits import Bounds, Limits
 from serving.methods import methods
 from serving.metrics import SharedMetrics
 from serving.observer import Observer
@@ -37,28 +37,6 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 SERVICES = ("", SERVICE.full_name, inference.SERVICE.full_name)  # whose health is told; "" is all of it
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What a worker takes on; each is a flag of `python -m serving serve`.
-
-    Raises:
-        ValueError: a bound is below 1.
-    """
-
-    queue: int = field(default=256, metadata={"help": "queries that may wait; one more is refused"})
-    batch: int = field(default=64, metadata={"help": "queries that are answered together"})
-    streams: int = field(default=64, metadata={"help": "streams that may be open"})
-    connections: int = field(default=4096, metadata={"help": "connections that may be open"})
-    pending: int = field(
-        default=256, metadata={"help": "calls that gRPC keeps until they can be read; it refuses more by itself"}
-    )
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            if getattr(self, each.name) < 1:
-                raise ValueError(f"{each.name}: expected at least 1, got {getattr(self, each.name)}")
 
 
 @dataclass(frozen=True)
@@ -200,7 +178,7 @@ class RetrievalServer:
 class _Health:
     """grpcio's own health service, as the reactor calls it."""
 
-    def __init__(self, inner: health.HealthServicer) -> None:
+    def __init__(self, inner: Any) -> None:
         self.Check, self.Watch = inner.Check, inner.Watch
 
     def List(self, request: health_pb2.HealthListRequest, rpc: Rpc) -> health_pb2.HealthListResponse:
@@ -213,7 +191,7 @@ class _Reflection:
     """grpcio's own reflection service, one request at a time."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self._inner = reflection.ReflectionServicer(names)
+        self._inner: Any = reflection.ReflectionServicer(names)
 
     def ServerReflectionInfo(self, request: reflection_pb2.ServerReflectionRequest, rpc: Rpc) -> Any:
         """What the services look like."""

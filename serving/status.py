@@ -3,6 +3,7 @@
 import logging
 import math
 import uuid
+from typing import Any
 
 import grpc
 
@@ -103,7 +104,8 @@ def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
 
 
 def _retry_after(failure: grpc.RpcError) -> float:
-    for name, value in failure.trailing_metadata() or ():
+    metadata: Any = failure.trailing_metadata()  # pairs, which the stubs do not say
+    for name, value in metadata or ():
         if name == PUSHBACK and str(value).isdecimal():
             return int(value) / 1000
     return PATIENCE_SECONDS

@@ -2,10 +2,10 @@
 
 The supervisor loads the bundle, freezes it and forks: the workers share its memory, and the system spreads
 connections over them (SO_REUSEPORT). gRPC starts in the workers alone, for it does not survive a fork. A
-process that dies is forked anew, and the others do not notice; one SIGTERM to the supervisor drains them all; and if
-the supervisor itself is killed, they stop by themselves.
+process that dies is forked anew, and the others do not notice; one SIGTERM to the supervisor drains them all;
+and if the supervisor itself is killed, they stop by themselves.
 
-    supervise([Role("worker 0", run), Role("worker 1", run)], ready=print, grace_seconds=10)
+    Supervisor([Role("worker 0", run), Role("worker 1", run)], grace_seconds=10).run(ready=print)
 """
 
 import gc
@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 
 from protos.errors import TwinspireError, Unavailable
@@ -47,9 +47,9 @@ class Lifeline:
             signal.signal(number, _noted)
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
-    def ready(self) -> None:
-        """The process does its work from now on."""
-        os.write(self._ready, b".")
+    def ready(self, says: str = "") -> None:
+        """The process does its work from now on; the supervisor learns what it says."""
+        os.write(self._ready, f"{says}\n".encode())
         os.close(self._ready)
 
     def wait(self) -> None:
@@ -64,17 +64,20 @@ class Role:
     Args:
         name: for the log.
         run: what it does, from start to stop, given its `Lifeline`.
-        restarts: how often it has been started again.
+
+    Attributes:
+        says: what it said when it was ready.
+        pid: of the process, 0 where there is none.
     """
 
     name: str
     run: Callable[[Lifeline], None]
-    restarts: int = 0
+    says: str = ""
     pid: int = 0
     started: float = 0.0
     pause: float = 0.0
     due: float = 0.0
-    ready: int = field(default=-1, repr=False)
+    ready: int = -1
 
 
 def _noted(number: int, frame: FrameType | None) -> None:
@@ -87,15 +90,15 @@ class Supervisor:
     Args:
         roles: processes to keep.
         grace_seconds: in which they may finish what they do once they are told to stop.
-        restarted: told the number of a role's process that is about to be started again.
+        died: told of a role whose process has ended without being told to.
     """
 
     def __init__(
-        self, roles: Sequence[Role], grace_seconds: float, restarted: Callable[[int], None] = lambda role: None
+        self, roles: Sequence[Role], grace_seconds: float, died: Callable[[Role], None] = lambda role: None
     ) -> None:
         self._roles = list(roles)
         self._grace = grace_seconds
-        self._restarted = restarted
+        self._died = died
         self._alive = os.pipe()  # nobody writes; its end is the supervisor's
 
     def run(self, ready: Callable[[], None]) -> None:
@@ -143,8 +146,10 @@ class Supervisor:
             left = max(0.0, until - time.monotonic())
             if not select.select([role.ready], [], [], left)[0]:
                 raise Unavailable(f"{role.name}: not ready after {PATIENCE:g} s")
-            if os.read(role.ready, 1) != b".":
+            said = os.read(role.ready, 1024).decode()
+            if not said.endswith("\n"):
                 raise Unavailable(f"{role.name}: ended before it was ready; the log says why")
+            role.says = said.strip()
 
     def _watch(self) -> None:
         """Start again what dies, until a signal says stop."""
@@ -156,10 +161,8 @@ class Supervisor:
                 log.info("stopping; requests in flight have %g s", self._grace)
                 return
             self._bury()
-            for number, role in enumerate(self._roles):
+            for role in self._roles:
                 if role.pid == 0 and role.due <= time.monotonic():
-                    role.restarts += 1
-                    self._restarted(number)
                     self._fork(role)
 
     def _bury(self) -> None:
@@ -174,18 +177,20 @@ class Supervisor:
                 role.pause = min(LONGEST_PAUSE, max(0.1, role.pause * 2)) if series else 0.0
                 role.pid, role.due = 0, now + role.pause
                 os.close(role.ready)
+                self._died(role)
                 log.error("%s died (%s); starting it again", role.name, _cause(status))
 
     def _stop(self) -> None:
-        """Tell everybody to stop, wait, and kill who does not."""
+        """Tell everybody to stop, wait, and kill who does not; a second signal is the end of patience."""
         living = [role for role in self._roles if role.pid]
         for role in living:
             os.kill(role.pid, signal.SIGTERM)
         until = time.monotonic() + self._grace + SPARE
         while living and time.monotonic() < until:
             living = [role for role in living if os.waitpid(role.pid, os.WNOHANG)[0] == 0]
-            if living:
-                signal.sigtimedwait((signal.SIGCHLD,), 0.1)
+            caught = signal.sigtimedwait((*STOP, signal.SIGCHLD), 0.1) if living else None
+            if caught is not None and caught.si_signo in STOP:
+                break
         for role in living:
             log.error("%s does not stop; killed", role.name)
             os.kill(role.pid, signal.SIGKILL)

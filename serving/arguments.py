@@ -1,0 +1,126 @@
+"""The flags of `python -m serving serve`, and the plan that they make."""
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from serving import bundles, flags
+from serving.command import Misuse
+from serving.limits import Bounds, Limits
+from serving.plan import Plan, cores
+from serving.tls import TlsFiles
+
+
+def add_source(parser: ArgumentParser) -> None:
+    """What to serve."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--bundle",
+        type=Path,
+        default=bundles.BUNDLES,
+        help="a bundle, or a folder whose newest bundle is served (%(default)s)",
+    )
+    source.add_argument("--model", help="a registered model, such as models:/pydocs@champion")
+
+
+def add_serve(parser: ArgumentParser) -> None:
+    """Everything that `serve` can be told."""
+    add_source(parser)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="to listen on (%(default)s)")
+    add("--port", type=flags.port, default=50051, help="to listen on, 0 for any free one (%(default)s)")
+    add("--port-file", type=Path, help="write the port here once requests are answered")
+    add(
+        "--workers", type=flags.count, default=cores(), help="processes that answer (one a core: %(default)s)"
+    )
+    add("--threads", type=flags.count, default=1, help="of the query tower in one call (%(default)s)")
+    add("--grace", type=flags.seconds, default=10.0, help="seconds to finish requests in (%(default)s)")
+    add("--item-tower", action="store_true", help="offer the item tower too, by the Open Inference Protocol")
+    _add_access(parser.add_argument_group("who may ask"))
+    _add_observability(parser.add_argument_group("what is told of it"))
+    _add_fields(parser.add_argument_group("bounds of a request"), Limits)
+    _add_fields(parser.add_argument_group("bounds of a worker"), Bounds)
+
+
+def plan(arguments: Namespace) -> Plan:
+    """What the flags of `serve` ask for; a registered model has been downloaded.
+
+    Raises:
+        Misuse: they make no sense together.
+        TwinspireError: there is no such bundle or model.
+    """
+    if (arguments.tls_certificate is None) != (arguments.tls_key is None):
+        raise Misuse("--tls-certificate and --tls-key go together")
+    if arguments.client_ca and not arguments.tls_certificate:
+        raise Misuse("--client-ca goes with --tls-certificate and --tls-key")
+    tls = None
+    if arguments.tls_certificate:
+        tls = TlsFiles(arguments.tls_certificate, arguments.tls_key, arguments.client_ca)
+    try:
+        limits, bounds = _fields(arguments, Limits), _fields(arguments, Bounds)
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    direct = "host port port_file workers threads grace tokens insecure rate burst metrics_host metrics_port"
+    direct += " log_rate log_queries trace_endpoint trace_ratio item_tower"
+    return Plan(
+        folder(arguments),
+        limits=limits,
+        bounds=bounds,
+        tls=tls,
+        **{name: getattr(arguments, name) for name in direct.split()},
+    )
+
+
+def folder(arguments: Namespace) -> Path:
+    """The bundle that `add_source`'s flags name."""
+    if arguments.model:
+        return bundles.download_apart(arguments.model)
+    return bundles.newest(arguments.bundle)
+
+
+def _add_access(group: _ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--tls-certificate", type=Path, help="the server's certificates, PEM; read again when it changes")
+    add("--tls-key", type=Path, help="the key of the first of them, PEM; read again when it changes")
+    add("--client-ca", type=Path, help="clients must show a certificate that one of these has signed, PEM")
+    add("--tokens", type=Path, help="TOML of the tokens that count, as `python -m serving token` writes it")
+    add("--insecure", action="store_true", help="serve beyond this machine in the clear all the same")
+    add("--rate", type=_part(1e9), default=0.0, help="queries a second that a client may ask; 0: no bound")
+    add("--burst", type=flags.count, default=100, help="queries that a client may ask at once (%(default)s)")
+
+
+def _add_observability(group: _ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--metrics-port", type=flags.port, help="answer Prometheus over HTTP here; 0 for any free port")
+    add("--metrics-host", default="127.0.0.1", help="to listen on for that (%(default)s)")
+    add("--log-rate", type=_part(1), default=0.0, help="part of the requests that is logged, 0 to 1")
+    add("--log-queries", action="store_true", help="log the texts of queries too")
+    add("--trace-endpoint", help="send OpenTelemetry traces there, such as http://127.0.0.1:4317")
+    add(
+        "--trace-ratio", type=_part(1), default=0.01, help="part of the requests that is traced (%(default)s)"
+    )
+
+
+def _add_fields(group: _ArgumentGroup, bounds: type[Any]) -> None:
+    for field in fields(bounds):
+        flag = f"--{field.name.replace('_', '-')}"
+        text = f"{field.metadata['help']} (%(default)s)"
+        group.add_argument(flag, type=flags.count, default=field.default, help=text)
+
+
+def _fields(arguments: Namespace, bounds: type[Any]) -> Any:
+    return bounds(**{field.name: getattr(arguments, field.name) for field in fields(bounds)})
+
+
+def _part(most: float) -> Any:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= most:
+            raise ArgumentTypeError(f"expected a number from 0 to {most:g}, got {text!r}")
+        return value
+
+    return parse

@@ -1,0 +1,60 @@
+"""What to serve, and how: the flags of `python -m serving serve` as one record."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serving.limits import Bounds, Limits
+from serving.tls import TlsFiles
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to serve, and how.
+
+    Args:
+        folder: of the bundle.
+        host, port: to listen on; port 0 lets the system choose.
+        port_file: receives the port once requests are answered.
+        workers: processes that answer.
+        threads: of the query tower in one call.
+        grace: seconds in which requests may be finished at the end.
+        limits: of a request.
+        bounds: of a worker.
+        tls: files to speak TLS with.
+        tokens: file of the tokens that count.
+        insecure: serve beyond this machine in the clear.
+        rate, burst: queries a second, and at once, that each client may ask; no bound where the rate is 0.
+        metrics_host, metrics_port: where Prometheus finds metrics; nowhere where the port is None.
+        log_rate: the part of requests that gets a line in the log.
+        log_queries: the lines hold the texts of queries.
+        trace_endpoint, trace_ratio: where traces go, and of which part of the requests.
+        item_tower: offer the item tower too, to who speaks the Open Inference Protocol.
+    """
+
+    folder: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    port_file: Path | None = None
+    workers: int = 1
+    threads: int = 1
+    grace: float = 10.0
+    limits: Limits = field(default_factory=Limits)
+    bounds: Bounds = field(default_factory=Bounds)
+    tls: TlsFiles | None = None
+    tokens: Path | None = None
+    insecure: bool = False
+    rate: float = 0.0
+    burst: int = 100
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    log_rate: float = 0.0
+    log_queries: bool = False
+    trace_endpoint: str | None = None
+    trace_ratio: float = 0.01
+    item_tower: bool = False
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,165 @@
+"""The whole service: a bundle loaded once, workers that answer from it, and metrics over HTTP.
+
+serve(Plan(folder, port=50051, workers=4), ready=lambda serving: print(serving.address))
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from protos.bundle import Manifest, write_file
+from serving.address import is_loopback, join
+from serving.exposition import bundle_facts, serve_metrics
+from serving.item_tower import item_encoder
+from serving.metrics import SharedMetrics
+from serving.packed import PackedCatalogue
+from serving.plan import Plan
+from serving.ratelimit import RateLimit
+from serving.requestlog import RequestLog
+from serving.retriever import Retriever
+from serving.server import Access, RetrievalServer
+from serving.tls import check_exposure
+from serving.tokens import TokenFile
+from serving.tracing import Tracing, prepare
+from serving.workers import Lifeline, Role, Supervisor, reserved
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What is being served, and where."""
+
+    address: str
+    port: int
+    metrics_port: int | None
+    workers: int
+    manifest: Manifest
+
+    def document(self) -> dict[str, Any]:
+        """As JSON gives it."""
+        return {
+            "address": self.address,
+            "port": self.port,
+            "metrics_port": self.metrics_port,
+            "workers": self.workers,
+            "name": self.manifest.name,
+            "bundle_version": self.manifest.bundle_version,
+            "item_count": self.manifest.count,
+        }
+
+
+def serve(plan: Plan, ready: Callable[[Serving], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `ready` is called as soon as requests are answered.
+
+    Raises:
+        BundleError: the bundle cannot be used.
+        ConfigError: TLS or token files cannot be used, or the service would be open to strangers.
+        MissingStage: traces are asked for and their extra is not installed.
+        Unavailable: nobody can listen there, or a process did not come up.
+        ValueError: a rate, a ratio or the traces' endpoint is none.
+    """
+    if plan.port_file:
+        plan.port_file.unlink(missing_ok=True)
+    access = _access(plan)
+    if plan.trace_endpoint:
+        prepare(plan.trace_endpoint, plan.trace_ratio)
+    with reserved(plan.host, plan.port) as port:
+        log.info("loading %s", plan.folder)
+        service = _Service(plan, access, port)
+        roles = [Role(f"worker {n}", service.worker(n)) for n in range(plan.workers)]
+        metrics = Role("metrics", service.metrics)
+        watched = [*roles, metrics] if plan.metrics_port is not None else roles
+
+        def started() -> None:
+            metrics_port = int(metrics.says) if plan.metrics_port is not None else None
+            serving = Serving(join(plan.host, port), port, metrics_port, plan.workers, service.manifest)
+            if plan.port_file:
+                write_file(plan.port_file, f"{port}\n".encode())
+            log.info("serving at %s with %d workers", serving.address, plan.workers)
+            ready(serving)
+
+        def died(role: Role) -> None:
+            if role in roles:
+                service.shared.ended(roles.index(role))
+
+        try:
+            Supervisor(watched, plan.grace, died).run(started)
+        finally:
+            if plan.port_file:
+                plan.port_file.unlink(missing_ok=True)
+
+
+class _Service:
+    """What all processes share, and what each of them does."""
+
+    def __init__(self, plan: Plan, access: Access, port: int) -> None:
+        self._plan, self._access, self._port = plan, access, port
+        self._retriever = Retriever.load(plan.folder)
+        self._packed = PackedCatalogue(self._retriever.catalogue)
+        self._item_tower = item_encoder(plan.folder, self.manifest) if plan.item_tower else None
+        self.shared = SharedMetrics.create(plan.workers)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the bundle."""
+        return self._retriever.manifest
+
+    def worker(self, slot: int) -> Callable[[Lifeline], None]:
+        """What the worker of a slot does."""
+
+        def run(lifeline: Lifeline) -> None:
+            plan = self._plan
+            if plan.threads > 1:  # a session's own threads do not survive a fork
+                self._retriever.open_encoder(plan.folder, plan.threads)
+            endpoint = plan.trace_endpoint
+            tracing = Tracing(endpoint, plan.trace_ratio, slot) if endpoint else None
+            server = RetrievalServer(
+                self._retriever,
+                plan.limits,
+                plan.host,
+                self._port,
+                plan.bounds,
+                self._access,
+                self._packed,
+                self._item_tower,
+                self.shared,
+                slot,
+                RequestLog(plan.log_rate, slot, plan.log_queries),
+                tracing,
+                share_port=True,
+            )
+            server.start()
+            lifeline.ready()
+            lifeline.wait()
+            server.stop(plan.grace)
+            if tracing:
+                tracing.stop()
+
+        return run
+
+    def metrics(self, lifeline: Lifeline) -> None:
+        """Answer scrapes."""
+        plan = self._plan
+
+        def facts() -> Any:
+            return bundle_facts(self.manifest, plan.folder)
+
+        with serve_metrics(self.shared, plan.metrics_host, plan.metrics_port or 0, facts) as server:
+            lifeline.ready(str(server.port))
+            lifeline.wait()
+
+
+def _access(plan: Plan) -> Access:
+    check_exposure(plan.host, plan.tls is not None, plan.tokens is not None, plan.insecure)
+    if plan.metrics_port is not None and not is_loopback(plan.metrics_host):
+        log.warning("%s: whoever reaches this address can read the metrics", plan.metrics_host)
+    if plan.tls:
+        plan.tls.read()
+    RequestLog(plan.log_rate)  # refuses a rate that is none
+    return Access(
+        plan.tls,
+        TokenFile(plan.tokens) if plan.tokens else None,
+        RateLimit.create(plan.rate, plan.burst) if plan.rate else None,
+    )
