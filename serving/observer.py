@@ -41,14 +41,15 @@ class Observer:
         self._version = bundle_version
         self._log, self._tracing = log, tracing
 
-    def turned_away(self, name: str, code: grpc.StatusCode, error: Exception) -> None:
-        """A call was refused before its message was read."""
+    def turned_away(self, name: str, code: grpc.StatusCode, error: Exception | None) -> None:
+        """A call was refused before its message was read; without an error where there is no such method."""
         self.metrics.turned_away(name, code.name, _reason(error))
 
     def failed(self, rpc: Rpc, error: Exception) -> None:
         """A call ends with an error."""
         if isinstance(error, NobodyWaits | Overloaded):
-            self.metrics.refused(_reason(error), max(1, rpc.queries))
+            one_of_many = isinstance(rpc, StreamRpc)  # and those before it have been answered
+            self.metrics.refused(_reason(error), 1 if one_of_many else max(1, rpc.queries))
 
     def answered(self, rpc: Rpc, job: Job, started: int) -> None:
         """A job's answer has been made since `started`, in `time.perf_counter_ns()`."""
@@ -109,7 +110,7 @@ def _texts(job: Job) -> Sequence[str]:
     return [value for value in values if isinstance(value, str)]
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | None) -> str:
     if isinstance(error, NobodyWaits):
         return "deadline" if error.code is grpc.StatusCode.DEADLINE_EXCEEDED else "cancelled"
     if isinstance(error, RateLimited):

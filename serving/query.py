@@ -68,7 +68,8 @@ class QueryForm:
             name: "" if isinstance(spec, TextFeature) else None for name, spec in features.items()
         }
         texts = [name for name, spec in features.items() if isinstance(spec, TextFeature)]
-        self._required = texts if text_is_required(features) else []
+        self.needs_text = text_is_required(features)
+        self._required = texts if self.needs_text else []
 
     def values(self, query: Query, name: str) -> dict[str, Value | None]:
         """Feature name -> raw value, one for each feature of the query tower, as `blank` where absent.

@@ -20,8 +20,9 @@ from typing import Any
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from protos.errors import AccessDenied, Overloaded, Unavailable
+from protos.errors import Overloaded, Unavailable
 from serving.batching import Batcher, Job
+from serving.cells import OTHER
 from serving.guard import Guard
 from serving.methods import Method
 from serving.observer import Observer
@@ -123,8 +124,8 @@ class Reactor:
 
     def start(self, call: Any, operations: Sequence[Any], finished: Callable[[Any], None]) -> None:
         """Have gRPC do something for a call; `finished` gets the event of it."""
-        self._due += 1
         call.start_server_batch(operations, finished)
+        self._due += 1
 
     def submit(self, job: Job, rpc: Rpc) -> None:
         """Let a call's job wait for a batch.
@@ -134,18 +135,23 @@ class Reactor:
         """
         queries = len(job.prepared)
         waiting = self._batcher.queries
+        rpc.queries += queries
         if waiting and waiting + queries > self._bound:
             raise self._overloaded()
-        rpc.queries += queries
         rpc.job = job
-        job.arrived = rpc.arrived if rpc.queries == queries else time.perf_counter_ns()
+        # A stream may have been open for long before this message of it came.
+        job.arrived = time.perf_counter_ns() if isinstance(rpc, StreamRpc) else rpc.arrived
         job.check = rpc.check
         self._batcher.submit(job)
 
     def ended(self, rpc: Rpc, code: int) -> None:
         """A call is over."""
         self._open -= 1
-        self.observer.ended(rpc, code)
+        try:
+            self.observer.ended(rpc, code)
+        except Exception:  # whoever is told of it must not harm the others of its batch
+            log.exception("nobody could be told of the end of a call")
+        rpc.job = None  # which holds the call: in a circle neither would be freed at once
 
     def enter_stream(self, rpc: StreamRpc) -> bool:
         """Whether there is room for one more call of many requests; the call fails if not."""
@@ -200,8 +206,11 @@ class Reactor:
             self._soon.popleft()()
 
     def _await_call(self) -> None:
+        try:
+            self._server.request_call(self._completed, self._completed, self._called)
+        except ValueError:  # `stop` has begun to shut it down, on another thread
+            return
         self._due += 1
-        self._server.request_call(self._completed, self._completed, self._called)
 
     def _called(self, event: Any) -> None:
         """A call has come in."""
@@ -211,23 +220,24 @@ class Reactor:
         path = event.call_details.method.decode("utf-8", "replace")
         method = self._methods.get(path)
         if method is None:
-            self._turn_away(event, "other", cygrpc.StatusCode.unimplemented, b"there is no such method")
+            self.observer.turned_away(OTHER, grpc.StatusCode.UNIMPLEMENTED, None)
+            self._turn_away(event, cygrpc.StatusCode.unimplemented, b"there is no such method")
             return
         try:
             token_name = self._guard.check(path, event.invocation_metadata)
             if self._open >= self._bound + self._streams:
                 raise self._overloaded()
-        except (AccessDenied, Overloaded) as error:
+        except Exception as error:
             code, text = status(error)
             self.observer.turned_away(method.name, code, error)
-            self._turn_away(event, method.name, code.value[0], text.encode(), trailers(error))
+            self._turn_away(event, code.value[0], text.encode(), trailers(error))
             return
         self._open += 1
         self.observer.began()
         method.rpc(self, method, event, token_name)
 
     def _turn_away(
-        self, event: Any, name: str, code: int, details: bytes, metadata: Sequence[tuple[str, str]] = ()
+        self, event: Any, code: int, details: bytes, metadata: Sequence[tuple[str, str]] = ()
     ) -> None:
         """End a call before its message is read."""
         operations = (

@@ -23,7 +23,7 @@ from serving.basis import Basis, bases
 from serving.catalogue import Catalogue
 from serving.encoder import Encoder
 from serving.index import Index
-from serving.query import Query, QueryForm, check_item_query, example_query, text_is_required
+from serving.query import Query, QueryForm, check_item_query, example_query
 from serving.stages import TEXT, Asked, Encoded, Found, Prepared, Wanted
 
 
@@ -201,7 +201,7 @@ class Retriever:
         """Vectors (B, D) of queries that are no items, and what else there is to know of them."""
         values: Sequence[Mapping[str, Any]] = [each.values or {} for each in raw]
         arrays = self._encoder.arrays(values, [each.name for each in raw])
-        if not self._histories and text_is_required(self._form.features):
+        if self._form.needs_text:
             return self._encoder.vectors(arrays), [TEXT] * len(raw)
         asked = []
         for each, basis in zip(values, bases(self._form.features, arrays), strict=True):

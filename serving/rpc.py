@@ -106,7 +106,7 @@ class Rpc:
         """
         if self._deadline <= time.time():
             raise NobodyWaits(grpc.StatusCode.DEADLINE_EXCEEDED, stage)
-        if self._cancelled:
+        if not self.is_active():
             raise NobodyWaits(grpc.StatusCode.CANCELLED, stage)
 
     # What happens to it.
@@ -123,20 +123,28 @@ class Rpc:
     def _received(self, event: Any) -> None:
         raise NotImplementedError
 
-    def _answer(self, message: bytes) -> None:
+    def _answer(self, message: bytes | None) -> None:
         """Hand the call's method a request, and see to what it returns."""
         try:
-            try:
-                request = self.method.parse(message)
-            except DecodeError:
-                kind = self.method.name
-                raise InvalidInput("request", f"cannot be read as a request of {kind}") from None
-            outcome = self.method.behaviour(request, self)
+            outcome = self.method.behaviour(self._request(message), self)
             if isinstance(outcome, Job):
                 self._reactor.submit(outcome, self)
             self._outcome(outcome)
         except Exception as error:
             self._failed(error)
+
+    def _request(self, message: bytes | None) -> Any:
+        """A message as the method takes it.
+
+        Raises:
+            InvalidInput: there is none, or it is none of the method's.
+        """
+        if message is None:
+            raise InvalidInput("request", "there is none")
+        try:
+            return self.method.parse(message)
+        except DecodeError:
+            raise InvalidInput("request", f"cannot be read as a request of {self.method.name}") from None
 
     def _outcome(self, outcome: Any) -> None:
         raise NotImplementedError
@@ -175,7 +183,8 @@ class Rpc:
         """The client has gone, or has seen the end."""
         if event.batch_operations[0].cancelled():
             self._cancelled = True
-            self._end(cygrpc.StatusCode.cancelled, b"", None)
+            late = self._deadline <= time.time()  # then it is gRPC that has broken the call off
+            self._end(cygrpc.StatusCode.deadline_exceeded if late else cygrpc.StatusCode.cancelled, b"", None)
         callbacks, self._on_close = self._on_close, []
         for callback in callbacks:
             callback()
@@ -189,11 +198,8 @@ class UnaryRpc(Rpc):
         self._receive()
 
     def _received(self, event: Any) -> None:
-        message = event.batch_operations[0].message()
-        if message is not None:
-            self._answer(message)
-        elif not self._cancelled:
-            self.fail(InvalidInput("request", "there is none"))
+        if not self._ended:
+            self._answer(event.batch_operations[0].message())
 
     def _outcome(self, outcome: Any) -> None:
         if isinstance(outcome, Job):
@@ -292,11 +298,19 @@ class WatchRpc(StreamRpc):
 
     def _received(self, event: Any) -> None:
         message = event.batch_operations[0].message()
-        if message is not None and not self._ended:
-            self.method.behaviour(self.method.parse(message), self, self._push)
+        if self._ended or self._cancelled:
+            return
+        try:
+            self.method.behaviour(self._request(message), self, self._push)
+        except Exception as error:
+            self.fail(error)
 
     def _push(self, message: Any) -> None:
-        self._answers.append(_Answer(serialised(message)))
+        """Send an answer; None is the end."""
+        if message is None:
+            self._whole = True
+        else:
+            self._answers.append(_Answer(serialised(message)))
         self._send_on()
 
 

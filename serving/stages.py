@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +11,7 @@ from serving.basis import Basis
 from serving.query import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A query that fits the bundle, as far as can be told without encoding it.
 
     Args:
@@ -83,8 +83,7 @@ class Encoded:
     encode_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What one query has found.
 
     Args:

@@ -32,6 +32,7 @@ SERVICE_CONFIG = {
 OPTIONS = (
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
     ("grpc.max_receive_message_length", -1),  # the answer is as large as what was asked for
+    ("grpc.use_local_subchannel_pool", 1),  # each client has a connection, and so a worker, of its own
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),

@@ -1,0 +1,188 @@
+"""Workers on one port: one dies and the others do not notice, one signal stops them all, none is left."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from protos.errors import Unavailable
+from serving.client import RetrievalClient
+from serving.workers import Lifeline, Role, Supervisor, reserved
+from tests.serving.conftest import Start
+
+CLIENTS = 12
+
+
+class Asker(threading.Thread):
+    """A client with a connection of its own, which asks until it is told to stop."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(daemon=True)
+        self._address = address
+        self._stopped = threading.Event()
+        self.results: list[tuple[int, str]] = []  # which worker answers it, and what became of each request
+
+    def run(self) -> None:
+        with RetrievalClient(self._address, timeout=5.0, retries=False) as client:
+            pid = client.info().state["worker_pid"]
+            while not self._stopped.is_set():
+                try:
+                    found = len(client.search("bavuti xelike", k=3).hits)
+                    self.results.append((pid, "OK" if found == 3 else f"{found} hits"))
+                except Unavailable as error:
+                    self.results.append((pid, type(error).__name__))
+
+    def finish(self) -> list[tuple[int, str]]:
+        self._stopped.set()
+        self.join(30)
+        return self.results
+
+
+def wait_until(what: Callable[[], bool], seconds: float) -> float:
+    began = time.monotonic()
+    while not what():
+        assert time.monotonic() < began + seconds, "it did not happen in time"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def workers_of(process: "subprocess.Popen[str]", address: str, count: int = 2) -> set[int]:
+    """The processes that answer, which is not all that the supervisor has."""
+    found: set[int] = set()
+    for _ in range(200):
+        with RetrievalClient(address) as client:
+            found.add(int(client.info().state["worker_pid"]))
+        if len(found) == count:
+            break
+    assert found <= {child.pid for child in psutil.Process(process.pid).children()}
+    return found
+
+
+def scrape(port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        families = text_string_to_metric_families(response.read().decode())
+        return {
+            f"{sample.name}{sorted(sample.labels.values())}": sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+
+def test_a_worker_that_is_killed_comes_back_and_the_others_do_not_notice(start_server: Start) -> None:
+    process, address = start_server("--workers", "2", "--metrics-port", "0", "--json")
+    assert process.stdout is not None
+    metrics_port = json.loads(process.stdout.readline())["metrics_port"]
+    victim, other = sorted(workers_of(process, address))
+    before = scrape(metrics_port)["twinspire_requests_total['OK', 'Search']"]
+    askers = [Asker(address) for _ in range(CLIENTS)]
+    for asker in askers:
+        asker.start()
+    wait_until(lambda: all(len(asker.results) > 20 for asker in askers), 30)
+    os.kill(victim, signal.SIGKILL)
+
+    def is_back() -> bool:
+        with RetrievalClient(address) as client:
+            state = client.info().state
+        return bool(state["workers_up"] == 2 and state["restarts"] == 1)
+
+    assert wait_until(is_back, 10) < 3
+    assert victim not in workers_of(process, address)
+    results = [result for asker in askers for result in asker.finish()]
+    by_worker = {pid: Counter(code for who, code in results if who == pid) for pid in (victim, other)}
+    assert set(by_worker[other]) == {"OK"}
+    assert (
+        by_worker[victim].total() - by_worker[victim]["OK"] <= 2 * CLIENTS
+    )
+    after = scrape(metrics_port)
+    answered = sum(codes["OK"] for codes in by_worker.values())
+    counted = after["twinspire_requests_total['OK', 'Search']"] - before
+    assert answered <= counted <= answered + CLIENTS  # the killed worker may have answered what nobody got
+    assert sum(value for name, value in after.items() if name.startswith("twinspire_worker_up")) == 2
+
+
+def test_one_signal_stops_everybody(start_server: Start) -> None:
+    process, address = start_server("--workers", "2", "--metrics-port", "0")
+    everybody = psutil.Process(process.pid).children()
+    assert len(everybody) == 3
+    with RetrievalClient(address) as client:
+        client.search("bavuti")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert not any(psutil.pid_exists(child.pid) for child in everybody)
+
+
+def test_nobody_outlives_a_killed_supervisor(start_server: Start) -> None:
+    process, _ = start_server("--workers", "2")
+    everybody = psutil.Process(process.pid).children()
+    process.kill()
+    wait_until(lambda: not any(child.is_running() for child in everybody), 20)
+
+
+def test_workers_share_the_memory_of_the_bundle(start_server: Start) -> None:
+    process, address = start_server("--workers", "2")
+    workers = workers_of(process, address)
+    for pid in workers:
+        found = psutil.Process(pid).memory_full_info()
+        assert found.pss < 0.8 * found.rss
+
+
+def test_what_does_not_come_up_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(lifeline: Lifeline) -> None:
+        raise Unavailable("no room")
+
+    with pytest.raises(Unavailable, match="ended before it was ready"):
+        Supervisor([Role("worker 0", fail)], 1.0).run(lambda: pytest.fail("it is not ready"))
+
+
+@contextmanager
+def forked(main: Callable[[], None]) -> Iterator[int]:
+    """Run `main` in a process of its own; gives its id."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            main()
+        finally:
+            os._exit(0)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+
+
+def test_one_that_keeps_dying_is_given_pauses() -> None:
+    reader, writer = os.pipe()
+
+    def crash(lifeline: Lifeline) -> None:
+        lifeline.ready()
+        os.write(writer, b".")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with forked(lambda: Supervisor([Role("worker 0", crash)], 1.0).run(lambda: None)):
+        time.sleep(1.5)
+    os.close(writer)
+    assert 3 <= len(os.read(reader, 1000)) <= 6  # at once, then after 0.1, 0.2, 0.4, 0.8 s
+    os.close(reader)
+
+
+def test_a_port_that_somebody_has_is_refused_even_if_they_would_share_it() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(Unavailable, match="cannot listen there"), reserved("127.0.0.1", port):
+            pass
+    with reserved("127.0.0.1", 0) as free:
+        assert 0 < free < 65_536
