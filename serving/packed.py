@@ -16,7 +16,7 @@ from protos import retrieval_pb2 as wire
 from serving import convert
 from serving.answer import Timing
 from serving.catalogue import Catalogue
-from serving.stages import Found
+from serving.stages import TEXT, Found
 
 LENGTH_DELIMITED, FIXED_32 = 2, 5  # wire types
 
@@ -63,10 +63,13 @@ class PackedCatalogue:
         """A `SearchBatchResponse`."""
         parts: list[bytes] = []
         for each in found:
-            rest = wire.HitList(
-                unknown_history=each.asked.unknown_history, basis=convert.basis_to_wire(each.asked.basis)
-            )
-            result = self._hits(each) + rest.SerializeToString()
+            result = self._hits(each)
+            if each.asked is not TEXT:  # of which there is nothing else to say
+                asked = each.asked
+                rest = wire.HitList(
+                    unknown_history=asked.unknown_history, basis=convert.basis_to_wire(asked.basis)
+                )
+                result += rest.SerializeToString()
             parts += (RESULTS, varint(len(result)), result)
         last = wire.SearchBatchResponse(bundle_version=bundle_version, timing=convert.timing_to_wire(timing))
         return b"".join((*parts, last.SerializeToString()))

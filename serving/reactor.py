@@ -119,6 +119,7 @@ class Reactor:
         if self._thread.is_alive():
             self._server.cancel_all_calls()
             self._thread.join()
+        self._server.destroy()  # not by the reactor, which may be done before `shutdown` has returned here
 
     # On the reactor's thread.
 
@@ -182,7 +183,6 @@ class Reactor:
                     if self._extra > UNEXPECTED:
                         self._answer()
             event = None  # or what it holds would live until the next one comes
-        self._server.destroy()
 
     def _answer(self) -> None:
         self._extra = 0

@@ -26,6 +26,8 @@ from serving.index import Index
 from serving.query import Query, QueryForm, check_item_query, example_query
 from serving.stages import TEXT, Asked, Encoded, Found, Prepared, Wanted
 
+ENCODED_TOGETHER = 64  # queries in one call of the tower: beyond that memory grows and speed does not
+
 
 class Retriever:
     """Answers queries from one bundle; safe to call from several threads. Made by `load`."""
@@ -199,6 +201,12 @@ class Retriever:
 
     def _encode_values(self, raw: Sequence[Prepared]) -> tuple[npt.NDArray[np.float32], list[Asked]]:
         """Vectors (B, D) of queries that are no items, and what else there is to know of them."""
+        if len(raw) > ENCODED_TOGETHER:  # shorter ones need not be padded to the longest of them all
+            parts = [
+                self._encode_values(raw[start : start + ENCODED_TOGETHER])
+                for start in range(0, len(raw), ENCODED_TOGETHER)
+            ]
+            return np.concatenate([each for each, _ in parts]), [one for _, each in parts for one in each]
         values: Sequence[Mapping[str, Any]] = [each.values or {} for each in raw]
         arrays = self._encoder.arrays(values, [each.name for each in raw])
         if self._form.needs_text:

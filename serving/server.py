@@ -5,7 +5,7 @@ reflection, so that `grpcurl -plaintext 127.0.0.1:50051 list` works without file
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -118,14 +118,12 @@ class RetrievalServer:
         towers: dict[Any, Encode] = {"query": servicer.encode}
         if item_tower is not None:
             towers["item"] = item_tower
-        self._health = health.HealthServicer()
-        for service in SERVICES:
-            self._health.set(service, NOT_SERVING)
+        self._health = _Health()
         names = (*SERVICES[1:], HEALTH.full_name, REFLECTION.full_name)
         served = {
             **methods(SERVICE, servicer),
             **methods(inference.SERVICE, InferenceServicer(lambda: retriever.manifest, towers, limits)),
-            **methods(HEALTH, _Health(self._health)),
+            **methods(HEALTH, self._health),
             **methods(REFLECTION, _Reflection(names)),
         }
         self._reactor = Reactor(
@@ -149,8 +147,7 @@ class RetrievalServer:
 
     def start(self) -> None:
         """Answer requests from now on."""
-        for service in SERVICES:
-            self._health.set(service, SERVING)
+        self._health.set_all(SERVING)
         self._reactor.begin()
 
     def stop(self, grace_seconds: float = 10.0) -> None:
@@ -159,7 +156,7 @@ class RetrievalServer:
         Args:
             grace_seconds: requests that take longer than this are broken off.
         """
-        self._reactor.call_soon(self._health.enter_graceful_shutdown)
+        self._reactor.call_soon(self._health.shut_down)
         self._reactor.stop(grace_seconds)
 
     def __enter__(self) -> "RetrievalServer":
@@ -178,13 +175,34 @@ class RetrievalServer:
 class _Health:
     """grpcio's own health service, as the reactor calls it."""
 
-    def __init__(self, inner: Any) -> None:
-        self.Check, self.Watch = inner.Check, inner.Watch
+    def __init__(self) -> None:
+        self._inner: Any = health.HealthServicer()
+        self._watchers: set[Callable[[Any], None]] = set()
+        self.Check = self._inner.Check
+        self.set_all(NOT_SERVING)
 
     def List(self, request: health_pb2.HealthListRequest, rpc: Rpc) -> health_pb2.HealthListResponse:
         """The health of each service."""
-        one = {name: self.Check(health_pb2.HealthCheckRequest(service=name), rpc) for name in SERVICES}
+        check: Any = self.Check
+        one = {name: check(health_pb2.HealthCheckRequest(service=name), rpc) for name in SERVICES}
         return health_pb2.HealthListResponse(statuses=one)
+
+    def Watch(self, request: health_pb2.HealthCheckRequest, rpc: Rpc, push: Callable[[Any], None]) -> None:
+        """The health of one service, whenever it changes."""
+        self._watchers.add(push)
+        rpc.add_callback(lambda: self._watchers.discard(push))
+        self._inner.Watch(request, rpc, push)
+
+    def set_all(self, status: Any) -> None:
+        """The health of every service, and of all of it."""
+        for service in SERVICES:
+            self._inner.set(service, status)
+
+    def shut_down(self) -> None:
+        """Say NOT_SERVING from now on, and let those go who watch: they would hold a shutdown up."""
+        self._inner.enter_graceful_shutdown()
+        for push in list(self._watchers):
+            push(None)
 
 
 class _Reflection:

@@ -3,6 +3,7 @@
 serve(Plan(folder, port=50051, workers=4), ready=lambda serving: print(serving.address))
 """
 
+import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from serving.tracing import Tracing, prepare
 from serving.workers import Lifeline, Role, Supervisor, reserved
 
 log = logging.getLogger(__name__)
+
+GARBAGE = 20_000  # objects between two looks for cycles, of which requests leave none
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class _Service:
 
         def run(lifeline: Lifeline) -> None:
             plan = self._plan
+            gc.set_threshold(GARBAGE)
             if plan.threads > 1:  # a session's own threads do not survive a fork
                 self._retriever.open_encoder(plan.folder, plan.threads)
             endpoint = plan.trace_endpoint

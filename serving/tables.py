@@ -77,9 +77,31 @@ def show_info(console: Console, info: Info) -> None:
         "dimension": info.dimension,
         "query features": ", ".join(f"{n} ({kind})" for n, kind in info.query_features.items()),
         "display fields": ", ".join(info.display_fields),
-        "uptime": f"{info.uptime_seconds:.0f} s",
+        **_state_rows(info.state),
     }
     show_pairs(console, {**rows, **vars(info.limits)})
+
+
+def _state_rows(state: Mapping[str, Any]) -> dict[str, str]:
+    """The service itself: workers, what they did, what they do, and how it is protected."""
+    protection = {"TLS": "tls", "client certificates": "client_certificates", "tokens": "tokens"}
+    on = [name for name, key in protection.items() if state[key]]
+    rate = f"{state['rate_per_second']:g} queries/s a client" if state["rate_per_second"] else "no bound"
+    return {
+        "uptime": f"{state['uptime_seconds']:.0f} s",
+        "workers": f"{state['workers_up']} of {state['workers']} up, {state['restarts']} restarts; "
+        f"this is process {state['worker_pid']}",
+        "requests": _counts(state["requests"]),
+        "queries": f"{state['queries']:,} answered; refused: {_counts(state['refused'])}",
+        "now": f"{state['in_flight']} in flight, {state['queue_depth']} of {state['queue_bound']} queued, "
+        f"{state['streams']} streams",
+        "protection": ", ".join(on) or "none",
+        "rate": rate,
+    }
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items())) or "none"
 
 
 def show_pairs(console: Console, rows: Mapping[str, Any]) -> None:
