@@ -4,11 +4,11 @@ import logging
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from pathlib import Path
 
-from serving import arguments, commands, flags, loadtest
-from serving.client.arguments import ADDRESS, add_commands
+from serving import arguments, commands
+from serving.client.arguments import add_commands
 from serving.command import Result, add_command, execute, show
+from serving.load.arguments import add_arguments as add_load
 from serving.tokens import Role
 
 
@@ -52,29 +52,8 @@ def _parser() -> ArgumentParser:
     token.add_argument("--name", required=True, help="of whoever will use it, for logs and rate limits")
     roles = [role.name.lower() for role in Role if role is not Role.ANYONE]
     token.add_argument("--role", choices=roles, default="reader", help="what it may do (%(default)s)")
-    _add_load(add("loadtest", "Send load to a server on this machine.", commands.load))
+    add_load(add("loadtest", "Measure a bundle's service under load.", commands.load))
     return parser
-
-
-def _add_load(parser: ArgumentParser) -> None:
-    parser.add_argument("--address", default=ADDRESS, help="of a server here (%(default)s)")
-    parser.add_argument(
-        "--clients",
-        type=flags.bounded_count(loadtest.MAX_CLIENTS),
-        default=4,
-        help="that ask at the same time (%(default)s)",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=flags.bounded_seconds(loadtest.MAX_SECONDS),
-        default=10.0,
-        help="to measure for (%(default)s)",
-    )
-    parser.add_argument("--queries", type=Path, help="a file with a query on each line")
-    parser.add_argument(
-        "--k", type=flags.count_or_none, default=0, help="how many items; 0 for the server's default"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the order of queries (%(default)s)")
 
 
 if __name__ == "__main__":

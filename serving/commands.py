@@ -7,11 +7,9 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from protos.errors import Unavailable
-from serving import arguments, demo, loadtest, tables
-from serving.address import host_of, is_loopback
+from protos.errors import MissingStage
+from serving import arguments, demo, tables
 from serving.command import Misuse, Result
 from serving.tokens import new_token
 
@@ -52,23 +50,11 @@ def show_all(parsed: Namespace) -> Result:
 
 
 def load(parsed: Namespace) -> Result:
-    """Send load to a server on this machine."""
-    if not is_loopback(host_of(parsed.address)):
-        raise Misuse(f"--address: {parsed.address} is not this machine; load stays on loopback")
-    if parsed.queries:
-        queries = loadtest.read_queries(parsed.queries)
-    else:
-        queries = loadtest.example_queries(parsed.address)
-    plan = loadtest.Load(parsed.clients, parsed.seconds, parsed.k, seed=parsed.seed)
-    columns = (TextColumn("load"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("load", total=plan.seconds)
-        report = loadtest.run(
-            parsed.address,
-            queries,
-            plan,
-            lambda seconds: progress.update(task, completed=seconds),
-        )
-    if "search_p50_ms" not in report:
-        raise Unavailable(f"{parsed.address}: no request was answered: {report['errors']}")
-    return report, lambda console: tables.show_pairs(console, report)
+    """Measure a bundle's service under load, or put load on a server of this machine."""
+    try:
+        from serving.load import command  # serving itself does without what this needs
+    except ModuleNotFoundError as error:
+        raise MissingStage(
+            f"the load test takes {error.name}; install it with: pip install .[load]"
+        ) from None
+    return command.run(parsed)

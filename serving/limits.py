@@ -92,10 +92,7 @@ class Bounds:
     batch: int = field(default=64, metadata={"help": "queries that are answered together"})
     streams: int = field(default=64, metadata={"help": "streams that may be open"})
     connections: int = field(default=4096, metadata={"help": "connections that may be open"})
-    pending: int = field(
-        default=256,
-        metadata={"help": "calls that gRPC keeps until they can be read; it refuses more by itself"},
-    )
+    calls: int = field(default=100, metadata={"help": "calls of one connection that may be open at once"})
 
     def __post_init__(self) -> None:
         _check_positive(self)

@@ -26,15 +26,14 @@ from serving.cells import OTHER
 from serving.guard import Guard
 from serving.methods import Method
 from serving.observer import Observer
+from serving.refusals import Refusals
 from serving.rpc import NO_FLAGS, Rpc, StreamRpc
 from serving.status import status, trailers
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 0.2  # between looks at what other threads want
-UNEXPECTED = (
-    64  # events that are still read while a whole batch waits: calls to refuse, answers that went out
-)
+IDLE_SECONDS = 0.05  # between looks at what other threads want
+READ_ON = 1024  # events that are still read while a whole batch waits: what is refused is refused at once
 SHUTDOWN = "shutdown"
 
 
@@ -72,6 +71,7 @@ class Reactor:
         self._open = self._open_streams = 0
         self._due = 0  # operations that gRPC has not yet finished
         self._extra = 0
+        self._refusals = Refusals()
         self._is_shut = False
         self._soon: deque[Callable[[], None]] = deque()
         self._completed = cygrpc.CompletionQueue()
@@ -114,9 +114,11 @@ class Reactor:
         """
         if not self._thread.is_alive():
             return
-        self._server.shutdown(self._completed, SHUTDOWN)
+        # On the reactor's thread, when it has read all there is: what nobody has read is broken off.
+        self.call_soon(self._shut_down)
         self._thread.join(grace_seconds)
         if self._thread.is_alive():
+            self._shut_down()
             self._server.cancel_all_calls()
             self._thread.join()
         self._server.destroy()  # not by the reactor, which may be done before `shutdown` has returned here
@@ -168,28 +170,36 @@ class Reactor:
         self._open_streams -= 1
         self.observer.streams(self._open_streams)
 
+    def _shut_down(self) -> None:
+        self._server.shutdown(self._completed, SHUTDOWN)
+
     def _run(self) -> None:
         poll, batcher = self._completed.poll, self._batcher
         while not (self._is_shut and self._due == 0):
-            event = poll(0.0 if batcher.queries else time.time() + IDLE_SECONDS)
+            busy = batcher.queries or self._soon or self._refusals
+            event = poll(0.0 if busy else time.time() + IDLE_SECONDS)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:
                 self._run_soon()
                 if batcher.queries:
                     self._answer()
+                else:
+                    self._refusals.pay(idle=True)
             else:
                 self._handle(event)
                 if batcher.is_full:
                     self._extra += 1
-                    if self._extra > UNEXPECTED:
+                    if self._extra > READ_ON:
                         self._answer()
             event = None  # or what it holds would live until the next one comes
 
     def _answer(self) -> None:
         self._extra = 0
+        self._run_soon()  # or it would wait for as long as there is no pause
         try:
             self._batcher.answer()
         except Exception:
             log.exception("a batch could not be answered")
+        self._refusals.pay()
 
     def _handle(self, event: Any) -> None:
         if event.tag is SHUTDOWN:
@@ -203,7 +213,10 @@ class Reactor:
 
     def _run_soon(self) -> None:
         while self._soon:
-            self._soon.popleft()()
+            try:
+                self._soon.popleft()()
+            except Exception:
+                log.exception("something could not be done")
 
     def _await_call(self) -> None:
         try:
@@ -225,16 +238,20 @@ class Reactor:
             return
         try:
             token_name = self._guard.check(path, event.invocation_metadata)
-            if self._open >= self._bound + self._streams:
-                raise self._overloaded()
         except Exception as error:
-            code, text = status(error)
-            self.observer.turned_away(method.name, code, error)
-            self._turn_away(event, code.value[0], text.encode(), trailers(error))
+            self._refuse(event, method, error)
+            return
+        if self._open - self._open_streams >= self._bound and not method.always:
+            self._refusals.add(lambda: self._refuse(event, method, self._overloaded()))
             return
         self._open += 1
         self.observer.began()
         method.rpc(self, method, event, token_name)
+
+    def _refuse(self, event: Any, method: Method, error: Exception) -> None:
+        code, text = status(error)
+        self.observer.turned_away(method.name, code, error)
+        self._turn_away(event, code.value[0], text.encode(), trailers(error))
 
     def _turn_away(
         self, event: Any, code: int, details: bytes, metadata: Sequence[tuple[str, str]] = ()

@@ -198,8 +198,17 @@ class UnaryRpc(Rpc):
         self._receive()
 
     def _received(self, event: Any) -> None:
+        message = event.batch_operations[0].message()
+        if self._ended:
+            return
+        if message is None:  # the client may have gone; then that is what comes next
+            self._reactor.call_soon(self._none_came)
+        else:
+            self._answer(message)
+
+    def _none_came(self) -> None:
         if not self._ended:
-            self._answer(event.batch_operations[0].message())
+            self._answer(None)
 
     def _outcome(self, outcome: Any) -> None:
         if isinstance(outcome, Job):

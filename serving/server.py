@@ -35,6 +35,7 @@ from serving.tracing import Tracing
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+UNBOUNDED = 2**31 - 1
 SERVICES = ("", SERVICE.full_name, inference.SERVICE.full_name)  # whose health is told; "" is all of it
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -123,8 +124,8 @@ class RetrievalServer:
         served = {
             **methods(SERVICE, servicer),
             **methods(inference.SERVICE, InferenceServicer(lambda: retriever.manifest, towers, limits)),
-            **methods(HEALTH, self._health),
-            **methods(REFLECTION, _Reflection(names)),
+            **methods(HEALTH, self._health, always=True),
+            **methods(REFLECTION, _Reflection(names), always=True),
         }
         self._reactor = Reactor(
             served,
@@ -222,6 +223,8 @@ def _options(limits: Limits, bounds: Bounds, share_port: bool) -> list[tuple[str
         ("grpc.so_reuseport", int(share_port)),  # a busy port is an error, not one that strangers share
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         ("grpc.max_allowed_incoming_connections", bounds.connections),
-        ("grpc.server.max_pending_requests", bounds.pending),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * bounds.pending),
+        ("grpc.max_concurrent_streams", bounds.calls),
+        # gRPC would answer CANCELLED to what it refuses by itself; the reactor says when to come back.
+        ("grpc.server.max_pending_requests", UNBOUNDED),
+        ("grpc.server.max_pending_requests_hard_limit", UNBOUNDED),
     ]

@@ -1,8 +1,8 @@
 """One HTTP/2 connection that speaks just enough gRPC to put load on a server.
 
 Why not grpcio's own client: it spends 150 us and more of processor time on a request. With the load on the
-same two cores as the server, or on one beside it, what the load itself costs decides what can be measured; the
-requests of this one are bytes made beforehand, and an answer costs it 20 to 60 us.
+same two cores as the server, or on one beside it, what the load itself costs decides what can be
+measured; the requests of this one are bytes made beforehand, and an answer costs it 20 to 60 us.
 
 What it does: preface and SETTINGS, PING, flow control in both directions, as many streams as the server
 allows, the status out of trailers or of headers that are trailers too, RST_STREAM and GOAWAY. What it
@@ -13,12 +13,12 @@ import selectors
 import socket
 import struct
 import time
-from collections import deque
 from collections.abc import Callable
 
 from protos.errors import Unavailable
 from serving.load import frames
 from serving.load.frames import Status
+from serving.load.outgoing import Outgoing
 
 WINDOW = 16 << 20  # bytes that the server may send before it hears from us
 PATIENCE = 5.0  # seconds for the handshake
@@ -80,10 +80,7 @@ class Connection:
         self._finished, self._statuses, self._selector = finished, statuses, selector
         self._next = 1
         self._most = 100  # streams
-        self._window = self._initial = frames.DEFAULT_WINDOW
-        self._windows: dict[int, int] = {}  # of streams whose requests are more than one frame
-        self._outbox: deque[tuple[int, bytes, bool]] = deque()  # stream, what is left to send, is it the end
-        self._out: list[bytes] = []
+        self._outgoing = Outgoing()
         self._unsent = bytearray()
         self._rest = b""  # a frame of which the end is missing
         self._block: tuple[int, int, bytes] | None = None  # headers of which the end is missing
@@ -109,40 +106,29 @@ class Connection:
 
     def request(self, head: bytes, message: bytes, call: Call) -> None:
         """Begin a call with one message, and no more."""
-        stream, size = self._begin(head, call), len(message)
-        if size <= frames.LARGEST and size <= self._window and size <= self._initial and not self._outbox:
-            self._window -= size
-            header = frames.HEADER.pack(size >> 8, size & 255, frames.DATA, frames.END_STREAM, stream)
-            self._out += (header, message)
-        else:
-            self._windows[stream] = self._initial
-            self._outbox.append((stream, message, True))
-            self._pump()
+        self._outgoing.only(self._begin(head, call), message)
 
     def open(self, head: bytes, call: Call) -> int:
         """Begin a call of many messages; the stream that `send` wants."""
-        stream = self._begin(head, call)
-        self._windows[stream] = self._initial
-        return stream
+        return self._begin(head, call)
 
     def send(self, stream: int, message: bytes, last: bool = False) -> None:
         """Send a message of such a call, or just its end, where the message is empty."""
-        self._outbox.append((stream, message, last))
-        self._pump()
+        self._outgoing.part(stream, message, last)
 
     def cancel(self, stream: int) -> None:
         """Forget a call; the server hears of it, the caller does not."""
         del self.calls[stream]
-        self._windows.pop(stream, None)
-        self._out.append(frames.frame(frames.RST_STREAM, 0, stream, struct.pack(">I", frames.CANCEL)))
+        self._outgoing.forget(stream)
+        self._say(frames.frame(frames.RST_STREAM, 0, stream, struct.pack(">I", frames.CANCEL)))
 
     def flush(self) -> None:
         """Give the socket what there is to send, as far as it takes it."""
         if self.closed:
             return
-        if self._out:
-            self._unsent += b"".join(self._out)
-            self._out.clear()
+        if parts := self._outgoing.parts:
+            self._unsent += b"".join(parts)
+            parts.clear()
         if self._unsent:
             try:
                 del self._unsent[: self._socket.send(self._unsent)]
@@ -185,54 +171,40 @@ class Connection:
                 self._socket.settimeout(max(0.01, until - time.monotonic()))
                 data = self._socket.recv(RECEIVE)
                 if not data:
-                    raise OSError("the connection was closed")
+                    raise OSError("it closed the connection")
                 self._read(data)
-            self._socket.sendall(b"".join(self._out))
         except OSError as error:
             self._socket.close()
             raise Unavailable(f"{address}: does not speak HTTP/2: {error}") from None
-        self._out.clear()
         self._socket.setblocking(False)
 
     def _begin(self, head: bytes, call: Call) -> int:
-        stream, size = self._next, len(head)
+        stream = self._next
         self._next += 2
         self.calls[stream] = call
-        self._out += (frames.HEADER.pack(size >> 8, size & 255, frames.HEADERS, frames.END_HEADERS, stream), head)
+        self._outgoing.head(stream, head)
         return stream
 
-    def _pump(self) -> None:
-        """Send of what waits as much as the server has room for."""
-        while self._outbox:
-            stream, rest, last = self._outbox.popleft()
-            if stream not in self.calls:
-                continue  # the server has answered without it
-            size = min(len(rest), frames.LARGEST, self._window, self._windows[stream])
-            if rest and size <= 0:
-                self._outbox.appendleft((stream, rest, last))
-                return
-            self._window -= size
-            self._windows[stream] -= size
-            whole = size == len(rest)
-            end = frames.END_STREAM if last and whole else 0
-            self._out.append(frames.frame(frames.DATA, end, stream, rest[:size]))
-            if not whole:
-                self._outbox.appendleft((stream, rest[size:], last))
+    def _say(self, frame: bytes) -> None:
+        self._outgoing.parts.append(frame)
 
     def _receive(self) -> None:
         try:
             data = self._socket.recv(RECEIVE)
+            if not data:
+                raise OSError("it was closed")
+            self._read(data)
         except BlockingIOError:
             return
-        except OSError:
-            data = b""
-        if not data:
-            self._lose("the connection was closed")
-            return
-        self._read(data)
+        except OSError as error:
+            self._lose(f"the connection broke: {error}")
 
     def _read(self, data: bytes) -> None:
-        """Deal with every whole frame."""
+        """Deal with every whole frame.
+
+        Raises:
+            OSError: what came is none.
+        """
         self.now = time.perf_counter()
         if self._rest:
             data = self._rest + data
@@ -241,6 +213,8 @@ class Connection:
             upper, lower, kind, flags, stream = frames.HEADER.unpack_from(data, position)
             start = position + frames.HEADER_BYTES
             after = start + (upper << 8 | lower)
+            if after - start > frames.LARGEST:
+                raise OSError("what came is no HTTP/2")
             if after > end:
                 break
             position = after
@@ -255,7 +229,7 @@ class Connection:
     def _data(self, flags: int, stream: int, data: bytes, start: int, after: int) -> None:
         self._received += after - start
         if self._received > WINDOW // 2:
-            self._out.append(frames.window_update(0, self._received))
+            self._say(frames.window_update(0, self._received))
             self._received = 0
         call = self.calls.get(stream)
         if call is None:
@@ -264,7 +238,7 @@ class Connection:
             call.reader(data[start:after])
         call.received += after - start
         if call.received > WINDOW // 2:
-            self._out.append(frames.window_update(stream, call.received))
+            self._say(frames.window_update(stream, call.received))
             call.received = 0
         if flags & frames.END_STREAM:
             self._end(stream, Status("INTERNAL", "an answer without a status"))
@@ -274,12 +248,11 @@ class Connection:
         if kind == frames.SETTINGS and not flags & frames.ACK:
             self._settings(payload)
         elif kind == frames.PING and not flags & frames.ACK:
-            self._out.append(frames.frame(frames.PING, frames.ACK, 0, payload))
+            self._say(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif kind == frames.WINDOW_UPDATE:
-            self._widen(stream, int.from_bytes(payload) & 0x7FFF_FFFF)
+            self._outgoing.widen(stream, int.from_bytes(payload) & 0x7FFF_FFFF)
         elif kind == frames.RST_STREAM:
-            code = frames.RESETS.get(int.from_bytes(payload), "INTERNAL")
-            self._end(stream, Status(code, f"stream reset, reason {int.from_bytes(payload)}"))
+            self._end(stream, frames.reset(payload))
         elif kind == frames.GOAWAY:
             self._leave(int.from_bytes(payload[:4]) & 0x7FFF_FFFF, payload[8:].decode("utf-8", "replace"))
         elif kind == frames.HEADERS:
@@ -295,19 +268,9 @@ class Connection:
             if name == frames.MAX_CONCURRENT_STREAMS:
                 self._most = value
             elif name == frames.INITIAL_WINDOW_SIZE:
-                for stream in self._windows:
-                    self._windows[stream] += value - self._initial
-                self._initial = value
+                self._outgoing.set_initial(value)
         self._greeted = True
-        self._out.append(frames.frame(frames.SETTINGS, frames.ACK, 0))
-        self._pump()
-
-    def _widen(self, stream: int, size: int) -> None:
-        if stream == 0:
-            self._window += size
-        elif stream in self._windows:
-            self._windows[stream] += size
-        self._pump()
+        self._say(frames.frame(frames.SETTINGS, frames.ACK, 0))
 
     def _leave(self, last: int, reason: str) -> None:
         """The server takes no new call here, and has not begun those after the last."""
@@ -318,7 +281,7 @@ class Connection:
     def _end(self, stream: int, status: Status) -> None:
         call = self.calls.pop(stream, None)
         if call is not None:
-            self._windows.pop(stream, None)
+            self._outgoing.forget(stream)
             self._finished(self, call, status)
 
     def _lose(self, reason: str) -> None:

@@ -35,12 +35,9 @@ class Status(NamedTuple):
 
 
 CODES = {code.value[0]: code.name for code in grpc.StatusCode}
-RESETS = {  # reason of a reset -> code, where it is not INTERNAL
-    7: "UNAVAILABLE",
-    8: "CANCELLED",
-    11: "RESOURCE_EXHAUSTED",
-    12: "PERMISSION_DENIED",
-}
+RESETS = {8: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}  # reason -> code
+REFUSED = Status("UNAVAILABLE", "stream refused: nothing has been done for it")
+REFUSED_STREAM = 7  # the reason of that
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -57,6 +54,12 @@ def settings(values: Sequence[tuple[int, int]]) -> bytes:
 def window_update(stream: int, size: int) -> bytes:
     """A WINDOW_UPDATE frame: so many more bytes may come; on all streams together where it is 0."""
     return frame(WINDOW_UPDATE, 0, stream, struct.pack(">I", size))
+
+
+def reset(payload: bytes) -> Status:
+    """What an RST_STREAM frame says, to a caller who has not asked for it."""
+    reason = int.from_bytes(payload)
+    return REFUSED if reason == REFUSED_STREAM else Status(RESETS.get(reason, "INTERNAL"), f"reset, {reason}")
 
 
 def message(payload: bytes) -> bytes:

@@ -1,59 +1,52 @@
-"""A real server with interceptors and credentials, which answers every call with the name of its caller."""
+"""A real server with tokens and TLS, whose log tells who its callers are."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import io
+import json
+import queue
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from serving.auth import caller
+from serving.requestlog import RequestLog
+from serving.retriever import Retriever
+from serving.server import Access, RetrievalServer
+from tests.serving.token_files import Metadata
 
-THREADS = 8
 SERVICE = "retrieval.v1.Retrieval"
 REQUEST = wire.SearchRequest(query=wire.Query(text="bavuti"), k=2)
 
 
-class WhoIsCalling(retrieval_pb2_grpc.RetrievalServicer):
-    """Puts the caller where the service puts the version of its bundle."""
+class Lines(io.StringIO):
+    """The lines of a request log, each as soon as it has been written."""
 
-    def Search(self, request: wire.SearchRequest, context: grpc.ServicerContext) -> wire.SearchResponse:
-        return wire.SearchResponse(bundle_version=caller(context))
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
-    def SearchStream(
-        self, requests: Iterator[wire.SearchRequest], context: grpc.ServicerContext
-    ) -> Iterator[wire.SearchResponse]:
-        for request in requests:
-            yield self.Search(request, context)
+    def write(self, line: str) -> int:
+        self._lines.put(json.loads(line))
+        return len(line)
 
-    def Encode(self, request: wire.EncodeRequest, context: grpc.ServicerContext) -> wire.EncodeResponse:
-        return wire.EncodeResponse(bundle_version=caller(context))
+    def next(self) -> dict[str, Any]:
+        """The next line; a call's may be written after its answer has been sent."""
+        return self._lines.get(timeout=10)
 
 
 @contextmanager
-def guarded(
-    interceptors: "Sequence[grpc.ServerInterceptor[Any, Any]]" = (),
-    credentials: grpc.ServerCredentials | None = None,
-) -> Iterator[str]:
-    """Serve in this process; gives the address."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        server = grpc.server(pool, interceptors=list(interceptors), options=[("grpc.so_reuseport", 0)])
-        retrieval_pb2_grpc.add_RetrievalServicer_to_server(WhoIsCalling(), server)
-        health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
-        reflection.enable_server_reflection((SERVICE, reflection.SERVICE_NAME), server)
-        if credentials is None:
-            port = server.add_insecure_port("127.0.0.1:0")
-        else:
-            port = server.add_secure_port("127.0.0.1:0", credentials)
-        server.start()
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.stop(2).wait()
+def guarded(retriever: Retriever, access: Access) -> Iterator[tuple[str, Lines]]:
+    """Serve in this process; gives the address and the log."""
+    lines = Lines()
+    with RetrievalServer(retriever, access=access, log=RequestLog(1.0, stream=lines)) as server:
+        yield server.address, lines
+
+
+def name_of(lines: Lines, call: Any, request: Any, metadata: Metadata = ()) -> str:
+    """Who the service believes to be asked by."""
+    call(request, metadata=metadata, timeout=10)
+    return str(lines.next()["caller"])
 
 
 def code_of(call: Any, request: Any, **arguments: Any) -> tuple[grpc.StatusCode, str]:

@@ -8,18 +8,24 @@ import urllib.request
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import grpc
 import psutil
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from protos import bundle
+from protos import bundle, retrieval_pb2_grpc
+from protos import retrieval_pb2 as wire
 from protos.errors import Unavailable
 from serving.exposition import BundleFacts, bundle_facts, serve_metrics
 from serving.metrics import SharedMetrics
+from serving.retriever import Retriever
+from serving.server import RetrievalServer
 from tests.serving.conftest import ROOT
 from tests.serving.counting import CALLS
+from tests.serving.guarded import code_of
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -206,6 +212,48 @@ def test_the_figures_of_this_process_are_the_systems(shared: SharedMetrics) -> N
     assert not scrape.has("process_resident_bytes", process="supervisor")  # which is this worker
     if sys.platform == "linux":
         assert 0 < scrape.get("process_proportional_bytes", process="worker-0") <= resident
+
+
+def test_what_a_server_answers_is_what_a_scrape_shows(retriever: Retriever) -> None:
+    shared = SharedMetrics.create(workers=1)
+    one = wire.SearchRequest(query={"text": "bavuti"}, k=3)
+    bad = wire.SearchRequest(query={"item_id": "item-999"})
+    many = wire.SearchBatchRequest(queries=[one.query] * 5)
+    with (
+        RetrievalServer(retriever, metrics=shared) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
+        for _ in range(7):
+            stub.Search(one, timeout=5)
+        for _ in range(2):
+            stub.SearchBatch(many, timeout=5)
+            assert code_of(stub.Search, bad)[0] is grpc.StatusCode.NOT_FOUND
+        stub.Encode(wire.EncodeRequest(queries=[one.query] * 4), timeout=5)
+        assert len(list(stub.SearchStream(iter([one] * 6), timeout=5))) == 6
+        stub.Info(wire.InfoRequest(), timeout=5)
+        assert code_of(channel.unary_unary("/retrieval.v1.Retrieval/Drop"), b"")[0].name == "UNIMPLEMENTED"
+    with serve_metrics(shared) as metrics:
+        scrape = Scrape(metrics.port)
+    scrape.check_histograms()
+    requests = {("Search", "OK"): 7, ("Search", "NOT_FOUND"): 2, ("SearchBatch", "OK"): 2}
+    requests |= {(method, "OK"): 1 for method in ("Encode", "SearchStream", "Info")}
+    requests["other", "UNIMPLEMENTED"] = 1
+    for (method, code), count in requests.items():
+        assert scrape.get("requests_total", method=method, code=code) == count, (method, code)
+        if method != "other":
+            ended = sum(each for (name, _), each in requests.items() if name == method)
+            assert scrape.get("request_seconds_count", method=method) == ended
+    queries = {"Search": 7, "SearchBatch": 10, "SearchStream": 6, "Encode": 4, "Info": 0}
+    for method, count in queries.items():
+        assert scrape.get("queries_total", method=method) == count
+    for stage, count in (("queue", 27), ("encode", 27), ("search", 23), ("serialise", 27)):
+        assert scrape.get("stage_seconds_count", stage=stage) == count, stage
+        assert 0 < scrape.get("stage_seconds_sum", stage=stage) < 5
+    assert scrape["batch_size_sum"] == 27
+    assert 5 <= scrape["batch_size_count"] <= 16
+    for gauge in ("in_flight", "queue_depth", "streams"):
+        assert scrape.get(gauge, worker="0") == 0
 
 
 def test_a_port_in_use_is_said_and_a_stopped_one_is_free(shared: SharedMetrics) -> None:

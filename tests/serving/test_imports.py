@@ -9,14 +9,16 @@ import pytest
 from tests.serving.conftest import ROOT
 
 MODULES = sorted(
-    f"serving.{path.stem}"
-    for path in (ROOT / "serving").glob("*.py")
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "serving").rglob("*.py")
     if path.stem not in ("__init__", "pyfunc_model")  # which MLflow runs
 )
 FORBIDDEN = ("torch", "mlflow", "polars", "pandas", "train", "export")
 
 
-@pytest.mark.parametrize("modules", [["serving.server"], ["serving.client"], MODULES], ids=str)
+@pytest.mark.parametrize(
+    "modules", [["serving.server"], ["serving.client"], MODULES], ids=["server", "client", "all"]
+)
 def test_serving_imports_nothing_that_it_must_not(modules: list[str], tmp_path: Path) -> None:
     code = (
         "import importlib, sys\n"

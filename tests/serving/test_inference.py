@@ -5,7 +5,6 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from google.protobuf.descriptor import Descriptor
 from protos import open_inference_pb2 as wire
 from protos import open_inference_pb2_grpc
 from protos.bundle import ITEM_TOWER
-from protos.features import Side
-from serving.inference import Encode, InferenceServicer
+from serving.inference import Encode
 from serving.limits import Limits
 from serving.query import Query
 from serving.retriever import Retriever
+from serving.rpc import Rpc
+from serving.server import RetrievalServer
 from tests import tiny
 from tests.serving.conftest import ROOT
 from tests.tiny_towers import DIMENSION
@@ -33,20 +33,10 @@ LIMITS = Limits(max_batch=8, max_values=5, max_text_length=100)
 
 
 @contextmanager
-def serving(retriever: Retriever, more: Mapping[Side, Encode] | None = None) -> Iterator[str]:
-    """A server of this one service; gives its address."""
-
-    def encode(queries: Sequence[Query], context: grpc.ServicerContext) -> npt.NDArray[np.float32]:
-        return retriever.encode(queries).vectors
-
-    servicer = InferenceServicer(lambda: retriever.manifest, {"query": encode, **(more or {})}, LIMITS)
-    with ThreadPoolExecutor(4) as pool:
-        server = grpc.server(pool)
-        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        yield f"127.0.0.1:{port}"
-        server.stop(None).wait()
+def serving(retriever: Retriever, item_tower: Encode | None = None) -> Iterator[str]:
+    """A server of the retriever; gives its address."""
+    with RetrievalServer(retriever, LIMITS, item_tower=item_tower) as server:
+        yield server.address
 
 
 def triton(
@@ -223,11 +213,11 @@ def test_histories_are_filled_up_with_empty_strings(watched: Path) -> None:
 def test_the_item_tower_is_a_model_too(plain: Path, retriever: Retriever) -> None:
     names = tiny.item_names(8)
 
-    def encode(items: Sequence[Query], context: grpc.ServicerContext) -> npt.NDArray[np.float32]:
+    def encode(items: Sequence[Query], rpc: Rpc) -> npt.NDArray[np.float32]:
         texts = [str(item.features["text"]) for item in items]
         return tiny.encode(plain / ITEM_TOWER, texts)
 
-    with serving(retriever, {"item": encode}) as address:
+    with serving(retriever, encode) as address:
         found = triton(address, [{"inputs": [text(*names)]}], "item_tower")
     (result,) = found["results"]
     assert found["described"]["model"]["name"] == "item_tower"

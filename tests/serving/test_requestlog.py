@@ -8,10 +8,16 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+import grpc
 import pytest
 
+from protos import retrieval_pb2 as wire
+from protos import retrieval_pb2_grpc
 from serving.call import Call, Metadata
 from serving.requestlog import RequestLog
+from serving.retriever import Retriever
+from serving.server import RetrievalServer
+from tests.serving.guarded import Lines, code_of
 
 SECRET = "where I was last summer"
 
@@ -160,6 +166,56 @@ def test_lines_of_many_threads_stay_whole(capfd: pytest.CaptureFixture[str]) -> 
     assert sorted((line["queries"], line["k"]) for line in lines) == [
         (t, n) for t in range(4) for n in range(50)
     ]
+
+
+def test_a_server_writes_a_line_for_every_call(retriever: Retriever) -> None:
+    lines = Lines()
+    one = wire.SearchRequest(query={"text": SECRET}, k=3)
+    log = RequestLog(rate=1.0, worker=2, stream=lines)
+    with RetrievalServer(retriever, log=log) as server, grpc.insecure_channel(server.address) as channel:
+        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
+        stub.Search(one, metadata=(("x-request-id", "job-7"),), timeout=5)
+        searched = lines.next()
+        stub.SearchBatch(wire.SearchBatchRequest(queries=[one.query] * 5, k=4), timeout=5)
+        batch = lines.next()
+        stub.Encode(wire.EncodeRequest(queries=[one.query]), timeout=5)
+        encoded = lines.next()
+        list(stub.SearchStream(iter([one] * 6), timeout=5))
+        streamed = lines.next()
+        code_of(stub.Search, wire.SearchRequest(query={"text": SECRET, "item_id": "x"}))
+        refused = lines.next()
+    told = [searched, batch, encoded, streamed, refused]
+    assert SECRET not in str(told)
+    assert [(line["method"], line["code"]) for line in told] == [
+        *((name, "OK") for name in ("Search", "SearchBatch", "Encode", "SearchStream")),
+        ("Search", "INVALID_ARGUMENT"),
+    ]
+    assert searched["request_id"] == "job-7"
+    assert {line["caller"] for line in told} == {"127.0.0.1"}
+    assert {line["worker"] for line in told} == {2}
+    assert {line["bundle_version"] for line in told} == {retriever.manifest.bundle_version}
+    assert [(line["k"], line["queries"], line["batch"]) for line in told] == [
+        (3, 1, 1),
+        (4, 5, 5),
+        (0, 1, 1),
+        (3, 6, streamed["batch"]),
+        (0, 0, 0),
+    ]
+    for line in (searched, batch):
+        stages = [line[f"{stage}_us"] for stage in ("queue", "encode", "search", "serialise")]
+        assert all(each > 0 for each in stages[:3])
+        assert sum(stages) <= line["total_us"] < 5_000_000
+    assert encoded["search_us"] == 0 < encoded["encode_us"]
+    assert [streamed["encode_us"], refused["encode_us"]] == [0, 0]
+
+
+def test_texts_are_those_of_all_queries_where_they_were_asked_for(retriever: Retriever) -> None:
+    lines = Lines()
+    log = RequestLog(rate=1.0, texts=True, stream=lines)
+    with RetrievalServer(retriever, log=log) as server, grpc.insecure_channel(server.address) as channel:
+        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
+        stub.SearchBatch(wire.SearchBatchRequest(queries=[{"text": "a"}, {"text": "b"}]), timeout=5)
+    assert lines.next()["texts"] == ["a", "b"]
 
 
 def test_a_line_names_its_trace() -> None:

@@ -11,10 +11,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from protos import retrieval_pb2_grpc
 from protos.errors import InvalidInput, Unavailable, UnknownItem
 from serving.answer import Answer
 from serving.client import RetrievalClient
-from serving.limits import Limits
+from serving.limits import Bounds, Limits
 from serving.query import Query
 from serving.retriever import Retriever
 from serving.server import RetrievalServer
@@ -85,15 +86,17 @@ def test_a_stream_ends_with_the_error_of_the_first_bad_query(client: RetrievalCl
 
 def test_streams_are_bounded_and_come_back(retriever: Retriever, caplog: pytest.LogCaptureFixture) -> None:
     with (
-        RetrievalServer(retriever, handlers=3, streams=1) as server,
+        RetrievalServer(retriever, bounds=Bounds(streams=1)) as server,
         RetrievalClient(server.address) as client,
     ):
         queries: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         queries.put("a")
         first = client.search_stream(iter(queries.get, None), k=1)
         next(first)
-        with pytest.raises(Unavailable, match="all streams are in use"):
-            list(client.search_stream(["a"]))
+        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:
+            list(retrieval_pb2_grpc.RetrievalStub(channel).SearchStream(iter([]), timeout=5))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.details() == "all 1 streams are in use"
         assert client.search("a").hits
         first.close()  # type: ignore[attr-defined]
         queries.put(None)
@@ -172,9 +175,10 @@ def test_a_busy_port_is_an_error(retriever: Retriever, server: RetrievalServer) 
         RetrievalServer(retriever, port=server.port)
 
 
-def test_streams_leave_handlers_for_others(retriever: Retriever) -> None:
-    with pytest.raises(ValueError, match="streams: expected 1 to 3, got 4"):
-        RetrievalServer(retriever, handlers=4, streams=4)
+@pytest.mark.parametrize("bound", ["queue", "batch", "streams", "connections", "pending"])
+def test_a_bound_is_at_least_one(bound: str) -> None:
+    with pytest.raises(ValueError, match=f"{bound}: expected at least 1, got 0"):
+        Bounds(**{bound: 0})
 
 
 def test_nobody_there_is_unavailable() -> None:

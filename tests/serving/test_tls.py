@@ -13,11 +13,12 @@ from grpc import StatusCode
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
 from protos.errors import ConfigError
-from serving.auth import TokenInterceptor
+from serving.retriever import Retriever
+from serving.server import Access
 from serving.tls import TlsFiles, check_exposure, credentials
 from serving.tokens import TokenFile, new_token
 from tests.serving.certificates import Authority, Pair
-from tests.serving.guarded import REQUEST, code_of, guarded
+from tests.serving.guarded import REQUEST, Lines, code_of, guarded, name_of
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,9 @@ def search(channel: grpc.Channel) -> StatusCode:
         return code_of(retrieval_pb2_grpc.RetrievalStub(channel).Search, REQUEST)[0]
 
 
-def name_of_caller(channel: grpc.Channel) -> str:
+def name_of_caller(lines: Lines, channel: grpc.Channel) -> str:
     with channel:
-        return str(retrieval_pb2_grpc.RetrievalStub(channel).Search(REQUEST, timeout=10).bundle_version)
+        return name_of(lines, retrieval_pb2_grpc.RetrievalStub(channel).Search, REQUEST)
 
 
 def served_serial(address: str) -> int:
@@ -60,16 +61,20 @@ def served_serial(address: str) -> int:
     return x509.load_pem_x509_certificate(pem.encode()).serial_number
 
 
-def test_only_tls_that_trusts_the_certificate_connects(files: TlsFiles, authority: Authority) -> None:
-    with guarded(credentials=credentials(files)) as address:
+def test_only_tls_that_trusts_the_certificate_connects(
+    retriever: Retriever, files: TlsFiles, authority: Authority
+) -> None:
+    with guarded(retriever, Access(tls=files)) as (address, lines):
         assert search(connect(address, authority)) is StatusCode.OK
         assert search(connect(address, Authority("foreign"))) is StatusCode.UNAVAILABLE
         assert search(grpc.insecure_channel(address)) is StatusCode.UNAVAILABLE
-        assert name_of_caller(connect(address, authority)) == "127.0.0.1"
+        assert name_of_caller(lines, connect(address, authority)) == "127.0.0.1"
         assert search(connect(address, authority)) is StatusCode.OK
 
 
-def test_a_client_must_show_a_certificate_of_the_authority(mutual: TlsFiles, authority: Authority) -> None:
+def test_a_client_must_show_a_certificate_of_the_authority(
+    retriever: Retriever, mutual: TlsFiles, authority: Authority
+) -> None:
     refused = {
         "none": None,
         "foreign": Authority("foreign").client("frontend"),
@@ -77,34 +82,36 @@ def test_a_client_must_show_a_certificate_of_the_authority(mutual: TlsFiles, aut
         "expired": authority.client("frontend", expired=True),
         "a server's": authority.server(),
     }
-    with guarded(credentials=credentials(mutual)) as address:
+    with guarded(retriever, Access(tls=mutual)) as (address, lines):
         for why, client in refused.items():
             assert search(connect(address, authority, client)) is StatusCode.UNAVAILABLE, why
-        assert name_of_caller(connect(address, authority, authority.client("frontend"))) == "frontend"
+        assert name_of_caller(lines, connect(address, authority, authority.client("frontend"))) == "frontend"
         by_dns = authority.client("frontend.example")
-        assert name_of_caller(connect(address, authority, by_dns)) == "frontend.example"
+        assert name_of_caller(lines, connect(address, authority, by_dns)) == "frontend.example"
 
 
-def test_a_token_goes_before_a_certificate(mutual: TlsFiles, authority: Authority, tmp_path: Path) -> None:
+def test_a_token_goes_before_a_certificate(
+    retriever: Retriever, mutual: TlsFiles, authority: Authority, tmp_path: Path
+) -> None:
     token, entry = new_token("by-token", "reader")
     path = tmp_path / "tokens.toml"
     path.write_text(entry)
-    with guarded([TokenInterceptor(TokenFile(path))], credentials(mutual)) as address:
+    with guarded(retriever, Access(tls=mutual, tokens=TokenFile(path))) as (address, lines):
         client = authority.client("by-certificate")
         assert search(connect(address, authority, client)) is StatusCode.UNAUTHENTICATED
         with connect(address, authority, client) as channel:
             stub = retrieval_pb2_grpc.RetrievalStub(channel)
             metadata = (("authorization", f"Bearer {token}"),)
-            assert stub.Search(REQUEST, metadata=metadata, timeout=10).bundle_version == "by-token"
+            assert name_of(lines, stub.Search, REQUEST, metadata) == "by-token"
 
 
 def test_a_new_certificate_is_shown_to_new_connections_while_old_ones_go_on(
-    files: TlsFiles, authority: Authority, tmp_path: Path
+    retriever: Retriever, files: TlsFiles, authority: Authority, tmp_path: Path
 ) -> None:
     successor = Authority("successor")
     requests: queue.SimpleQueue[wire.SearchRequest | None] = queue.SimpleQueue()
     with (
-        guarded(credentials=credentials(files)) as address,
+        guarded(retriever, Access(tls=files)) as (address, _),
         connect(address, authority) as old,
     ):
         first = served_serial(address)
@@ -124,9 +131,9 @@ def test_a_new_certificate_is_shown_to_new_connections_while_old_ones_go_on(
 
 
 def test_a_pair_that_does_not_match_keeps_the_old_one(
-    files: TlsFiles, authority: Authority, caplog: pytest.LogCaptureFixture
+    retriever: Retriever, files: TlsFiles, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with guarded(credentials=credentials(files)) as address:
+    with guarded(retriever, Access(tls=files)) as (address, _):
         first, successor = served_serial(address), authority.server()
         files.certificate.write_bytes(successor.certificate)
         for _ in range(2):
@@ -141,11 +148,11 @@ def test_a_pair_that_does_not_match_keeps_the_old_one(
 
 
 def test_a_new_authority_of_clients_counts_for_new_connections(
-    mutual: TlsFiles, authority: Authority
+    retriever: Retriever, mutual: TlsFiles, authority: Authority
 ) -> None:
     successor = Authority("successor")
     assert mutual.client_ca
-    with guarded(credentials=credentials(mutual)) as address:
+    with guarded(retriever, Access(tls=mutual)) as (address, _):
         assert search(connect(address, authority, authority.client("a"))) is StatusCode.OK
         mutual.client_ca.write_bytes(successor.certificate)
         assert search(connect(address, authority, authority.client("a"))) is StatusCode.UNAVAILABLE

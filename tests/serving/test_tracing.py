@@ -14,10 +14,16 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from protos import retrieval_pb2 as wire
+from protos import retrieval_pb2_grpc
 from protos.errors import MissingStage
 from serving import tracing
 from serving.call import Call, Metadata
+from serving.requestlog import RequestLog
+from serving.retriever import Retriever
+from serving.server import RetrievalServer
 from serving.tracing import Tracing, prepare
+from tests.serving.guarded import Lines
 
 SECRET = "where I was last summer"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -141,6 +147,40 @@ def test_spans_go_out_while_the_server_runs(collector: Collector) -> None:
     made.record(call())
     assert len(collector.spans()) == 5
     made.stop()
+
+
+def test_a_server_sends_the_spans_of_its_calls(retriever: Retriever, collector: Collector) -> None:
+    lines = Lines()
+    made = Tracing(collector.endpoint, ratio=0.0, worker=1)
+    request = wire.SearchRequest(query={"text": SECRET}, k=3)
+    log = RequestLog(rate=1.0, stream=lines)
+    with (
+        RetrievalServer(retriever, log=log, tracing=made) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        search = retrieval_pb2_grpc.RetrievalStub(channel).Search
+        before = time.time_ns()
+        search(request, metadata=SAMPLED, timeout=5)
+        traced = lines.next()
+        search(request, timeout=5)
+        untraced = lines.next()
+        after = time.time_ns()
+    made.stop()
+    span, *stages = collector.spans()
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
+    assert (traced["trace_id"], untraced.get("trace_id")) == (TRACE, None)
+    assert before - 10**6 <= span.start_time_unix_nano <= span.end_time_unix_nano <= after + 10**6
+    assert [stage.name for stage in stages] == ["queue", "encode", "search", "serialise"]
+    for stage in stages:
+        assert stage.parent_span_id == span.span_id
+        assert span.start_time_unix_nano <= stage.start_time_unix_nano <= stage.end_time_unix_nano
+        assert stage.end_time_unix_nano <= span.end_time_unix_nano
+    told = attributes(span)
+    assert (told["rpc.method"], told["twinspire.k"], told["twinspire.queries"]) == (
+        "retrieval.v1.Retrieval/Search",
+        3,
+        1,
+    )
 
 
 @pytest.mark.parametrize("sent_parent", ["nonsense", f"00-{'0' * 32}-{PARENT}-01", f"ff-{TRACE}-{PARENT}-01"])

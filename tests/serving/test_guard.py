@@ -1,7 +1,6 @@
 """Tokens and roles over a real socket: who gets in, what the others are told, and what changes in between."""
 
 import logging
-import queue
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +12,13 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from protos import open_inference_pb2, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from serving.auth import TokenInterceptor, _host
+from serving.guard import _host
+from serving.retriever import Retriever
+from serving.server import Access
 from serving.tokens import METHODS, TokenFile
-from tests.serving.guarded import REQUEST, SERVICE, THREADS, code_of, guarded
+from tests.serving.guarded import REQUEST, SERVICE, Lines, code_of, guarded, name_of
 from tests.serving.token_files import Metadata, Tokens, bearer
 
 ENCODE = wire.EncodeRequest(queries=[wire.Query(text="ba")])
@@ -29,13 +30,20 @@ def tokens(tmp_path: Path) -> Tokens:
 
 
 @pytest.fixture
-def channel(tokens: Tokens) -> Iterator[grpc.Channel]:
-    """A connection to a server that looks at its token file before every call."""
-    interceptor = TokenInterceptor(TokenFile(tokens.path, period=0))
-    with (
-        guarded([interceptor]) as address,
-        grpc.insecure_channel(address) as channel,
-    ):
+def served(retriever: Retriever, tokens: Tokens) -> Iterator[tuple[str, Lines]]:
+    """A server that looks at its token file before every call."""
+    with guarded(retriever, Access(tokens=TokenFile(tokens.path, period=0))) as served:
+        yield served
+
+
+@pytest.fixture
+def lines(served: tuple[str, Lines]) -> Lines:
+    return served[1]
+
+
+@pytest.fixture
+def channel(served: tuple[str, Lines]) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(served[0]) as channel:
         yield channel
 
 
@@ -47,11 +55,6 @@ def stub(channel: grpc.Channel) -> retrieval_pb2_grpc.RetrievalStub:
 def unary(channel: grpc.Channel, method: str) -> Any:
     """A method by its name, of bytes, whether the server has it or not."""
     return channel.unary_unary(f"/{method}", None, None)
-
-
-def name_of(call: Any, request: Any, metadata: Metadata) -> str:
-    """Who the handler of a call believes to be asked by."""
-    return str(call(request, metadata=metadata, timeout=10).bundle_version)
 
 
 @pytest.mark.parametrize(
@@ -78,12 +81,12 @@ def test_without_a_token_nobody_gets_in(
 
 
 def test_an_expired_token_is_refused_and_a_later_date_is_not(
-    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Lines
 ) -> None:
     code, details = code_of(stub.Search, REQUEST, metadata=tokens.metadata("late"))
     assert (code, details) == (StatusCode.UNAUTHENTICATED, "the token has expired")
     tokens.write(tokens.entries["reader"] + "expires = 2999-12-31T23:59:59+01:00\n")
-    assert name_of(stub.Search, REQUEST, tokens.metadata("reader")) == "reader"
+    assert name_of(lines, stub.Search, REQUEST, tokens.metadata("reader")) == "reader"
 
 
 def test_what_is_refused_tells_no_token_and_no_name(
@@ -101,60 +104,39 @@ def test_a_flood_of_refusals_is_one_line_without_tokens(
     caplog.set_level(logging.DEBUG)
     for _ in range(50):
         code_of(stub.Search, REQUEST, metadata=tokens.metadata("late"))
-    lines = [each.getMessage() for each in caplog.records if each.name == "serving.auth"]
+    lines = [each.getMessage() for each in caplog.records if each.name == "serving.guard"]
     assert 1 <= len(lines) <= 3
-    assert lines[0].startswith("127.0.0.1: '/retrieval.v1.Retrieval/Search': the token has expired")
+    assert lines[0].startswith("'/retrieval.v1.Retrieval/Search': the token has expired")
     assert not [each for each in tokens.plain.values() if each in caplog.text]
 
 
-def test_refusals_take_no_thread_of_the_others(
-    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens
+def test_a_reader_reads_and_so_does_a_writer(
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Lines
 ) -> None:
-    queues: list[queue.SimpleQueue[wire.SearchRequest | None]] = []
-    for _ in range(THREADS):
-        requests: queue.SimpleQueue[wire.SearchRequest | None] = queue.SimpleQueue()
-        stream = stub.SearchStream(iter(requests.get, None), metadata=tokens.metadata("reader"), timeout=10)
-        queues.append(requests)
-        requests.put(REQUEST)
-        assert next(stream).bundle_version == "reader"
-    assert code_of(stub.Search, REQUEST)[0] is StatusCode.UNAUTHENTICATED
-    for requests in queues:
-        requests.put(None)
+    assert name_of(lines, stub.Search, REQUEST, tokens.metadata("reader")) == "reader"
+    scheme = (("authorization", f"bEARER {tokens.plain['reader']}"),)
+    assert name_of(lines, stub.Encode, ENCODE, scheme) == "reader"
+    assert name_of(lines, stub.Search, REQUEST, tokens.metadata("writer")) == "writer"
 
 
-def test_a_reader_reads_and_does_not_write(
-    channel: grpc.Channel, stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens
-) -> None:
-    reader = tokens.metadata("reader")
-    assert name_of(stub.Search, REQUEST, reader) == "reader"
-    assert name_of(stub.Encode, ENCODE, (("authorization", f"bEARER {tokens.plain['reader']}"),)) == "reader"
-    for method in ("Upsert", "Delete"):
-        call = unary(channel, f"{SERVICE}/{method}")
-        code, details = code_of(call, b"", metadata=reader)
-        assert code is StatusCode.PERMISSION_DENIED
-        assert details == "this method is for the role writer; the token's role is reader"
-        assert code_of(call, b"")[0] is StatusCode.UNAUTHENTICATED
-        assert code_of(call, b"", metadata=tokens.metadata("writer"))[0] is StatusCode.UNIMPLEMENTED
-    assert name_of(stub.Search, REQUEST, tokens.metadata("writer")) == "writer"
-
-
-def test_a_method_that_no_table_names_is_an_administrators(channel: grpc.Channel, tokens: Tokens) -> None:
-    call = unary(channel, f"{SERVICE}/DropEverything")
-    assert code_of(call, b"")[0] is StatusCode.UNAUTHENTICATED
-    assert code_of(call, b"", metadata=tokens.metadata("writer"))[0] is StatusCode.PERMISSION_DENIED
-    assert code_of(call, b"", metadata=tokens.metadata("admin"))[0] is StatusCode.UNIMPLEMENTED
+def test_a_method_that_there_is_not_is_nobodys(channel: grpc.Channel, tokens: Tokens) -> None:
+    for method in (f"{SERVICE}/DropEverything", f"{SERVICE}/", "/", "other.Service/Search", "日本"):
+        for metadata in ((), tokens.metadata("admin")):
+            assert code_of(unary(channel, method), b"", metadata=metadata)[0] is StatusCode.UNIMPLEMENTED
 
 
 def test_the_file_changes_the_role_of_a_method(
-    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Lines
 ) -> None:
     reader, writer = tokens.metadata("reader"), tokens.metadata("writer")
     methods = f'[methods]\n"{SERVICE}/Encode" = "writer"\n"{SERVICE}/Search" = "anyone"\n'
     tokens.write(*tokens.entries.values(), methods)
-    assert code_of(stub.Encode, ENCODE, metadata=reader)[0] is StatusCode.PERMISSION_DENIED
-    assert name_of(stub.Encode, ENCODE, writer) == "writer"
-    assert name_of(stub.Search, REQUEST, bearer("unknown")) == "127.0.0.1"
-    assert name_of(stub.Search, REQUEST, reader) == "127.0.0.1"
+    code, details = code_of(stub.Encode, ENCODE, metadata=reader)
+    assert code is StatusCode.PERMISSION_DENIED
+    assert details == "this method is for the role writer; the token's role is reader"
+    assert name_of(lines, stub.Encode, ENCODE, writer) == "writer"
+    assert name_of(lines, stub.Search, REQUEST, bearer("unknown")) == "127.0.0.1"
+    assert name_of(lines, stub.Search, REQUEST, reader) == "127.0.0.1"
 
 
 def test_health_is_open_and_reflection_is_not(channel: grpc.Channel, tokens: Tokens) -> None:
@@ -170,7 +152,7 @@ def test_health_is_open_and_reflection_is_not(channel: grpc.Channel, tokens: Tok
 
 
 def test_every_method_of_the_service_has_a_role() -> None:
-    for file in (wire, health_pb2):
+    for file in (wire, health_pb2, reflection_pb2, open_inference_pb2):
         for service in file.DESCRIPTOR.services_by_name.values():
             assert {f"{service.full_name}/{method.name}" for method in service.methods} <= {*METHODS}
 
@@ -178,7 +160,7 @@ def test_every_method_of_the_service_has_a_role() -> None:
 def test_nothing_that_a_stranger_sends_is_parsed(channel: grpc.Channel, tokens: Tokens) -> None:
     call, garbage = unary(channel, f"{SERVICE}/Search"), b"\xff" * 100_000
     assert code_of(call, garbage)[0] is StatusCode.UNAUTHENTICATED
-    assert code_of(call, garbage, metadata=tokens.metadata("reader"))[0] is StatusCode.INTERNAL
+    assert code_of(call, garbage, metadata=tokens.metadata("reader"))[0] is StatusCode.INVALID_ARGUMENT
 
 
 def test_the_file_is_read_again_and_a_broken_one_keeps_the_old_tokens(
@@ -205,17 +187,19 @@ def test_the_file_is_read_again_and_a_broken_one_keeps_the_old_tokens(
     assert code_of(stub.Search, REQUEST, metadata=writer)[0] is StatusCode.UNAUTHENTICATED
 
 
-def test_a_handler_knows_who_is_calling(stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens) -> None:
-    def ask(n: int) -> bool:
+def test_each_call_is_its_own_callers(
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Lines
+) -> None:
+    def ask(n: int) -> None:
         name = ("reader", "writer", "admin")[n % 3]
-        metadata = tokens.metadata(name)
-        streamed = stub.SearchStream(iter([REQUEST] * 2), metadata=metadata, timeout=10)
-        seen = [name_of(stub.Search, REQUEST, metadata)]
-        seen += [response.bundle_version for response in streamed]
-        return seen == [name] * 3
+        metadata = (*tokens.metadata(name), ("x-request-id", name))
+        stub.Search(REQUEST, metadata=metadata, timeout=10)
+        assert len(list(stub.SearchStream(iter([REQUEST] * 2), metadata=metadata, timeout=10))) == 2
 
     with ThreadPoolExecutor(6) as pool:
-        assert all(pool.map(ask, range(60)))
+        list(pool.map(ask, range(60)))
+    told = [lines.next() for _ in range(120)]
+    assert [line["caller"] for line in told] == [line["request_id"] for line in told]
 
 
 @pytest.mark.parametrize(

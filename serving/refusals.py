@@ -1,0 +1,63 @@
+"""How soon a call for which there is no room is refused: at once, unless refusing would be all that is done.
+
+To read a call and to refuse it costs a fifth of what a search does. Under many times the load that the service
+bears, refusing each at once would leave no time for answers, and whoever is refused would soon be back. So
+refusing has a share of the time. Calls beyond it wait for their refusal, which is what holds their clients
+back: a connection has only so many calls open (HTTP/2, RFC 9113, section 5.1.2).
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+SHARE = 0.1  # of the time, for refusing
+COST = 50e-6  # seconds, to read a call and to refuse it
+SAVED = 0.02  # seconds of that time that a quiet service may have saved up
+MOST = 8192  # calls that may wait for it; memory has a bound
+
+
+class Refusals:
+    """Who is to be refused, and how soon. For one thread.
+
+    Args:
+        clock: of seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._saved = SAVED
+        self._since = clock()
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def add(self, refuse: Callable[[], None]) -> None:
+        """Refuse a call by calling `refuse`, now or later."""
+        self._earn()
+        if (self._saved >= COST and not self._waiting) or len(self._waiting) >= MOST:
+            self._saved -= COST
+            refuse()
+        else:
+            self._waiting.append(refuse)
+
+    def pay(self, idle: bool = False) -> None:
+        """Refuse those that have waited longest, as many as there is time for.
+
+        Args:
+            idle: there is nothing else to do, so all the time is for that.
+        """
+        if not self._waiting:
+            return
+        self._earn()
+        if idle:
+            self._saved = SAVED
+        while self._waiting and self._saved >= COST:
+            self._saved -= COST
+            self._waiting.popleft()()
+
+    def _earn(self) -> None:
+        now = self._clock()
+        self._saved = min(SAVED, self._saved + (now - self._since) * SHARE)
+        self._since = now

@@ -1,0 +1,24 @@
+"""A server in a process of its own, whose memory and threads are its own: a program for `test_fuzz.py`.
+
+`python -m tests.serving.lone BUNDLE` prints its port, and ends with its standard input; its log is on
+standard error.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from serving.retriever import Retriever
+from serving.server import RetrievalServer
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    with RetrievalServer(Retriever.load(Path(sys.argv[1]))) as server:
+        sys.stdout.write(f"{server.port}\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

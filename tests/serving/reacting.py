@@ -1,0 +1,112 @@
+"""A reactor of its own with methods that do what a test says, beside the search of a real bundle."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from protos import retrieval_pb2 as wire
+from serving import cells
+from serving.batching import Batcher
+from serving.guard import Guard
+from serving.histogram import SIZES, cumulative, width
+from serving.limits import Limits
+from serving.methods import Method, methods
+from serving.metrics import SharedMetrics
+from serving.observer import Observer
+from serving.packed import PackedCatalogue
+from serving.reactor import Reactor
+from serving.retriever import Retriever
+from serving.rpc import Rpc, StreamRpc, UnaryRpc
+from serving.servicer import SERVICE, RetrievalServicer
+
+SEARCH = "/retrieval.v1.Retrieval/Search"
+SEARCH_STREAM = "/retrieval.v1.Retrieval/SearchStream"
+GOOD = wire.SearchRequest(query=wire.Query(text="bavuti"), k=3)
+ONE = GOOD.SerializeToString()
+
+
+class Reacting:
+    """What a test sees of it."""
+
+    def __init__(self, reactor: Reactor, metrics: SharedMetrics, port: int) -> None:
+        self.reactor, self.metrics = reactor, metrics
+        self.address = f"127.0.0.1:{port}"
+
+    def snapshot(self, key: str) -> Any:
+        """What is counted under this key."""
+        return self.metrics.snapshot()[key]
+
+    def becomes(self, key: str, value: Any, seconds: float = 5.0) -> bool:
+        """Whether what is counted comes to this value soon."""
+        return soon(lambda: bool(self.snapshot(key) == value), seconds)
+
+    def worked_on(self) -> float:
+        """Queries that were in batches."""
+        (row,) = self.metrics.read()
+        return cumulative(SIZES, row[cells.BATCH_SIZE : cells.BATCH_SIZE + width(SIZES)])[1]
+
+
+def soon(is_so: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether something is so within this time."""
+    until = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def sleep(request: bytes, rpc: Rpc) -> bytes:
+    """Hold the reactor up for as many milliseconds as the request says."""
+    time.sleep(int(request) / 1000)
+    return request
+
+
+def fail(request: bytes, rpc: Rpc) -> bytes:
+    """Fail in a way that nobody has foreseen, if asked to."""
+    if request == b"fail":
+        raise ZeroDivisionError("the secret")
+    return request
+
+
+@contextmanager
+def reacting(
+    retriever: Retriever, queue: int = 256, batch: int = 64, streams: int = 64, window: int = 64
+) -> Iterator[Reacting]:
+    """Serve the bundle, and `/test/Sleep`, `/test/Fail`, `/test/FailStream`."""
+    metrics = SharedMetrics.create(workers=1)
+    counters = metrics.worker(0)
+    servicer = RetrievalServicer(retriever, PackedCatalogue(retriever.catalogue), Limits(), None, dict)
+    served = methods(SERVICE, servicer)
+    for name, behaviour, kind in (
+        ("Sleep", sleep, UnaryRpc),
+        ("Fail", fail, UnaryRpc),
+        ("FailStream", fail, StreamRpc),
+    ):
+        served[f"/test/{name}"] = Method(f"/test/{name}", name, bytes, behaviour, kind)
+    reactor = Reactor(
+        served,
+        Batcher(retriever, counters, batch),
+        Observer(counters),
+        Guard(),
+        queue,
+        streams,
+        window,
+        [("grpc.so_reuseport", 0)],
+    )
+    port = reactor.listen("127.0.0.1:0")
+    reactor.begin()
+    try:
+        yield Reacting(reactor, metrics, port)
+    finally:
+        reactor.stop(5.0)
+
+
+def call(channel: grpc.Channel, name: str) -> Any:
+    """One of the test's own methods, of bytes."""
+    if name.endswith("Stream"):
+        return channel.stream_stream(f"/test/{name}", None, None)
+    return channel.unary_unary(f"/test/{name}", None, None)

@@ -1,0 +1,190 @@
+"""Batches: how large they get, in which order, what they tell of themselves, and whom an error reaches."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from protos.errors import InvalidInput
+from serving.answer import Timing
+from serving.batching import Batcher, Job
+from serving.query import Query
+from serving.retriever import Retriever
+from serving.stages import NOTHING, Wanted
+from serving.status import NobodyWaits
+from tests.tiny import item_names, tiny_bundle
+from tests.tiny_towers import TinyTower
+
+
+class Told:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, int]] = []
+        self.waits: list[tuple[int, int]] = []
+        self.depths: list[int] = []
+
+    def batch(self, queries: int, encode_us: int, search_us: int, searched: int) -> None:
+        assert encode_us >= 0 and search_us >= 0
+        self.batches.append((queries, searched))
+
+    def waited(self, queries: int, queue_us: int) -> None:
+        self.waits.append((queries, queue_us))
+
+    def queued(self, depth: int) -> None:
+        self.depths.append(depth)
+
+
+class Waiting:
+    """Jobs of one batcher, and the order in which they were done."""
+
+    def __init__(self, retriever: Retriever, most: int = 64) -> None:
+        self.told = Told()
+        self.batcher = Batcher(retriever, self.told, most)
+        self.done: list[Job] = []
+
+    def submit(self, *queries: Query | str, wanted: Wanted | None = None, gone: tuple[str, ...] = ()) -> Job:
+        """Let one request wait; nobody waits for it any more at the stages of `gone`."""
+        prepare = self.batcher.retriever.prepare
+        asked = [Query(each) if isinstance(each, str) else each for each in queries]
+        prepared = [prepare(each, f"queries[{n}]") for n, each in enumerate(asked)]
+        job = Job(prepared, wanted or Wanted(3), lambda job: job)
+        job.arrived = time.perf_counter_ns()
+
+        def check(stage: str) -> None:
+            if stage in gone:
+                raise NobodyWaits(grpc.StatusCode.CANCELLED, stage)
+
+        job.check, job.done = check, self.done.append
+        self.batcher.submit(job)
+        return job
+
+
+@pytest.fixture
+def waiting(retriever: Retriever) -> Waiting:
+    return Waiting(retriever, most=8)
+
+
+def test_a_batch_takes_what_waits_in_order_up_to_its_bound(waiting: Waiting) -> None:
+    jobs = [waiting.submit(name) for name in item_names(20)]
+    assert waiting.batcher.is_full
+    sizes = []
+    while waiting.batcher.queries:
+        before = len(waiting.done)
+        waiting.batcher.answer()
+        sizes.append(len(waiting.done) - before)
+    assert sizes == [8, 8, 4]
+    assert waiting.done == jobs
+    assert [job.found[0].rows[0] for job in jobs] == list(range(20))
+    assert [job.batch for job in jobs] == [8] * 16 + [4] * 4
+    assert waiting.told.batches == [(8, 8), (8, 8), (4, 4)]
+    assert waiting.told.depths == [12, 4, 0]
+    assert [queries for queries, _ in waiting.told.waits] == [1] * 20
+    assert not waiting.batcher.is_full
+
+
+def test_a_job_that_is_larger_than_a_batch_is_one_of_its_own(waiting: Waiting) -> None:
+    names = item_names(40)
+    small = waiting.submit(names[0])
+    large = waiting.submit(*names[:30])
+    last = waiting.submit(names[1])
+    for done in ([small], [small, large], [small, large, last]):
+        waiting.batcher.answer()
+        assert waiting.done == done
+    assert [found.rows[0] for found in large.found] == list(range(30))
+    assert waiting.told.batches == [(1, 1), (30, 30), (1, 1)]
+    assert waiting.batcher.queries == 0
+
+
+def test_nobody_overtakes_a_job_that_does_not_fit_any_more(waiting: Waiting) -> None:
+    first, second, third = waiting.submit(*"abcde"), waiting.submit(*"fghi"), waiting.submit("j")
+    waiting.batcher.answer()
+    assert waiting.done == [first]
+    waiting.batcher.answer()
+    assert waiting.done == [first, second, third]
+
+
+def test_each_gets_what_it_would_get_alone(waiting: Waiting, retriever: Retriever) -> None:
+    wanted = [Wanted(1), Wanted(7, frozenset({3, 5})), NOTHING, Wanted(300)]
+    queries: list[list[Query | str]] = [["a", "b"], [Query(item_id="item-004")], ["日本", ""], ["limo"]]
+    jobs = [waiting.submit(*each, wanted=one) for each, one in zip(queries, wanted, strict=True)]
+    waiting.batcher.answer()
+    for job, one in zip(jobs, wanted, strict=True):
+        alone = retriever.find(encoded := retriever.encode_prepared(job.prepared), [one] * len(job.prepared))
+        assert [each.rows for each in job.found] == [each.rows for each in alone]
+        for mine, other in zip(job.found, alone, strict=True):
+            np.testing.assert_allclose(mine.scores, other.scores, atol=1e-6)
+        np.testing.assert_allclose(job.vectors, encoded.vectors, atol=1e-6)
+    assert waiting.told.batches == [(6, 4)]
+
+
+def test_vectors_alone_are_not_searched_for(waiting: Waiting) -> None:
+    job = waiting.submit("a", "b", wanted=NOTHING)
+    waiting.batcher.answer()
+    assert job.vectors.shape == (2, 32)
+    assert [each.rows for each in job.found] == [[], []]
+    assert waiting.told.batches == [(2, 0)]
+
+
+@pytest.mark.parametrize(("stage", "batches"), [("encode", [(2, 2)]), ("search", [(3, 2)])])
+def test_a_job_that_nobody_waits_for_costs_nothing_from_then_on(
+    waiting: Waiting, stage: str, batches: list[tuple[int, int]]
+) -> None:
+    jobs = [waiting.submit("a"), waiting.submit("b", gone=(stage,)), waiting.submit("c")]
+    waiting.batcher.answer()
+    assert waiting.done == jobs
+    assert [type(job.error) for job in jobs] == [type(None), NobodyWaits, type(None)]
+    assert waiting.told.batches == batches
+    assert len(waiting.told.waits) == 3
+
+
+def test_a_batch_that_nobody_waits_for_is_no_batch(waiting: Waiting) -> None:
+    jobs = [waiting.submit("a", gone=("encode",)) for _ in range(3)]
+    waiting.batcher.answer()
+    assert waiting.done == jobs
+    assert waiting.told.batches == []
+    assert waiting.batcher.seconds_per_query == 0
+
+
+def test_an_error_reaches_the_job_that_it_is_of(full_retriever: Retriever, tmp_path: Path) -> None:
+    waiting = Waiting(full_retriever)
+    bad = Query("a", features={"country": 3.0})
+    jobs = [waiting.submit("a"), waiting.submit("b", bad), waiting.submit("c", "d")]
+    waiting.batcher.answer()
+    assert waiting.done == jobs
+    assert isinstance(jobs[1].error, InvalidInput)
+    assert jobs[1].error.field == "queries[1].features.country"
+    assert [job.error for job in (jobs[0], jobs[2])] == [None, None]
+    assert [len(job.found) for job in jobs] == [1, 0, 2]
+    broken = Waiting(Retriever.load(tiny_bundle(tmp_path, items=20, query_tower=TinyTower(wraps=False))))
+    torn: list[Any] = [broken.submit(text) for text in ("a", "日本", "b", "語", "c")]
+    broken.batcher.answer()
+    assert [job.error is None for job in torn] == [True, False, True, False, True]
+    assert broken.batcher.queries == 0
+
+
+def test_times_are_those_of_the_stages(waiting: Waiting) -> None:
+    began = time.perf_counter_ns()
+    jobs = [waiting.submit("a"), waiting.submit("b", "c")]
+    time.sleep(0.02)
+    waiting.batcher.answer()
+    ended = time.perf_counter_ns()
+    for job in jobs:
+        assert began < job.arrived < job.encode_started <= job.search_started < ended
+        assert 20_000 <= job.queue_us < (ended - began) / 1000
+        assert job.timing == Timing(job.queue_us, job.encode_us, job.search_us)
+        assert (job.queue_us + job.encode_us + job.search_us) * 1000 <= ended - began
+    assert waiting.told.waits == [(1, jobs[0].queue_us), (2, jobs[1].queue_us)]
+
+
+def test_what_waits_is_expected_to_take_as_long_as_it_did_of_late(waiting: Waiting) -> None:
+    assert waiting.batcher.seconds_waiting == 0
+    for _ in range(20):
+        waiting.submit(*"abcdefgh")
+        waiting.batcher.answer()
+    assert 1e-7 < waiting.batcher.seconds_per_query < 0.01
+    waiting.submit(*"abcd")
+    assert waiting.batcher.seconds_waiting == pytest.approx(4 * waiting.batcher.seconds_per_query)

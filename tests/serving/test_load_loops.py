@@ -1,0 +1,187 @@
+"""Closed and open loops on real servers: what they count, and from when."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from protos import retrieval_pb2 as wire
+from protos import retrieval_pb2_grpc
+from serving.load import closed_loop, content, open_loop, queries, reference, stream
+from serving.load.content import Content
+from serving.load.open_loop import Offer, Segment
+from serving.query import Query
+from serving.retriever import Retriever
+from serving.server import RetrievalServer
+
+K = 5
+PAUSE = 0.03  # seconds that the slow server takes for each request, one after the other
+
+
+@pytest.fixture(scope="module")
+def asked(retriever: Retriever) -> list[Query]:
+    return queries.of_bundle(retriever.manifest, seed=0)[:200]
+
+
+@pytest.fixture
+def expected(retriever: Retriever, asked: list[Query]) -> Content:
+    return Content(asked, K, content.expected(retriever, asked, K))
+
+
+class Slow(retrieval_pb2_grpc.RetrievalServicer):
+    def Search(self, request: wire.SearchRequest, context: grpc.ServicerContext) -> wire.SearchResponse:
+        time.sleep(PAUSE)
+        return wire.SearchResponse()
+
+
+@pytest.fixture
+def slow() -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(1))
+    retrieval_pb2_grpc.add_RetrievalServicer_to_server(Slow(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+@pytest.mark.parametrize("clients", [1, 7])
+def test_a_closed_loop_counts_and_compares(server: RetrievalServer, expected: Content, clients: int) -> None:
+    measured = closed_loop.run(server.address, expected.searches(), clients, 0.4, 0.1)
+    assert measured.errors == {}
+    assert measured.codes["OK"] == measured.offered == len(measured.latencies) > 0
+    assert measured.rps == pytest.approx(measured.offered / 0.4)
+    assert 0 < measured.percentile_us(50) <= measured.percentile_us(99)
+    assert expected.checked > 0
+    assert expected.different == 0
+
+
+def test_batches_and_streams_are_compared_too(server: RetrievalServer, expected: Content) -> None:
+    measured = closed_loop.run(server.address, expected.batches(32), 2, 0.3, 0.0)
+    assert measured.errors == {}
+    assert measured.qps == pytest.approx(32 * measured.rps)
+    checked = expected.checked
+    assert checked >= 32
+    measured = stream.run(server.address, expected.searches("SearchStream"), 16, 0.3, 0.0)
+    assert measured.errors == {}
+    assert measured.offered > 16
+    assert expected.checked > checked
+    assert (expected.different, expected.first) == (0, "")
+
+
+def test_another_answer_is_noticed(server: RetrievalServer, retriever: Retriever, asked: list[Query]) -> None:
+    hits = content.expected(retriever, asked, K)
+    wrong = [[*each[:-1], ("item-unknown", each[-1][1] - 0.1)] for each in hits]
+    for requests, method in (("searches", "Search"), ("batches", 32)):
+        compared = Content(asked, K, wrong)
+        closed_loop.run(server.address, getattr(compared, requests)(method), 1, 0.2, 0.0)
+        assert compared.different == compared.checked > 0
+        assert "item-unknown" not in compared.first.partition("got")[2]
+        assert compared.first.startswith("query ")
+
+
+def test_items_as_good_as_each_other_may_change_places() -> None:
+    hits = [("a", 0.9), ("b", 0.5), ("c", 0.5)]
+    assert content.same(hits, [("a", 0.9), ("c", 0.5), ("b", 0.5)])
+    assert content.same(hits, [("a", 0.9), ("b", 0.5), ("d", 0.5)])  # as good as the last
+    assert not content.same(hits, [("b", 0.9), ("a", 0.5), ("c", 0.5)])
+    assert not content.same(hits, [("a", 0.9), ("b", 0.5), ("b", 0.5)])
+    assert not content.same(hits, hits[:2])
+    assert not content.same(hits, [("a", 0.8), ("b", 0.5), ("c", 0.5)])
+    assert content.same([], [])
+
+
+@pytest.mark.parametrize("bundle", ["plain", "watched"])
+def test_the_naive_server_answers_as_ours(bundle: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(bundle)
+    retriever = Retriever.load(folder)
+    asked = queries.of_bundle(retriever.manifest, seed=1)[:100]
+    compared = Content(asked, K, content.expected(retriever, asked, K))
+    server, port = reference.start("naive", folder)
+    measured = closed_loop.run(f"127.0.0.1:{port}", compared.searches(), 4, 0.4, 0.0)
+    server.stop(None).wait()
+    assert measured.errors == {}
+    assert compared.checked > 4
+    assert (compared.different, compared.first) == (0, "")
+
+
+def test_the_noop_server_answers_as_much_as_ours(plain: Path, retriever: Retriever) -> None:
+    server, port = reference.start("noop", plain)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        request = wire.SearchRequest(query={"text": "a"})
+        answer = retrieval_pb2_grpc.RetrievalStub(channel).Search(request, timeout=10)
+    server.stop(None).wait()
+    assert len(answer.hits) == 10
+    assert answer.hits[0].fields
+    assert answer.bundle_version == retriever.manifest.bundle_version
+
+
+def test_arrivals_are_as_many_as_they_should_be_and_seeded() -> None:
+    segments = (Segment(1000, 2.0), Segment(5000, 1.0))
+    even = list(open_loop.arrivals(Offer(segments, spacing="even"), 10.0))
+    assert [sum(number == n for _, number in even) for n in (0, 1)] == pytest.approx([2000, 5000], abs=1)
+    assert even == sorted(even)
+    assert 10.0 < even[0][0] <= even[-1][0] < 13.0
+    poisson = list(open_loop.arrivals(Offer(segments), 10.0))
+    assert poisson == list(open_loop.arrivals(Offer(segments), 10.0))
+    assert poisson != list(open_loop.arrivals(Offer(segments, seed=1), 10.0))
+    assert sum(number == 1 for _, number in poisson) == pytest.approx(5000, abs=5 * 71)
+
+
+def test_an_open_loop_offers_what_it_should(server: RetrievalServer, expected: Content) -> None:
+    offer = Offer((Segment(100, 0.2), Segment(300, 0.4)), deadline=20.0, connections=3, spacing="even")
+    first, second = open_loop.run(server.address, expected.searches(), offer)
+    assert first.offered == pytest.approx(20, abs=1)
+    assert second.offered == pytest.approx(120, abs=1)
+    assert (first.errors, second.errors) == ({}, {})
+    assert first.codes["OK"] + second.codes["OK"] == first.offered + second.offered
+    assert len(second.lags) == second.offered
+    assert expected.checked > 0
+    assert expected.different == 0
+
+
+def test_latency_counts_from_when_a_request_should_have_been_sent(slow: str) -> None:
+    requests = Content([Query(text="a")], K, None).searches()
+    offer = Offer((Segment(100, 0.3),), deadline=20.0, connections=2, spacing="even")
+    (measured,) = open_loop.run(slow, requests, offer)
+    assert measured.errors == {}
+    # The server takes each PAUSE after the one before, so the last waits for them all.
+    expected = measured.offered * PAUSE - 0.3
+    assert max(measured.latencies) >= expected > 0.5
+    closed = closed_loop.run(slow, requests, 1, 0.5, 0.0)  # which never learns of that
+    assert min(closed.latencies) < 0.5
+
+
+def test_what_is_too_late_is_no_success(slow: str) -> None:
+    requests = Content([Query(text="a")], K, None).searches()
+    offer = Offer((Segment(200, 0.5),), deadline=0.2, connections=2, spacing="even")
+    (measured,) = open_loop.run(slow, requests, offer)
+    assert measured.codes.total() == measured.offered
+    assert set(measured.errors) == {"DEADLINE_EXCEEDED"}
+    assert measured.codes["OK"] > 0
+    assert all(latency <= 0.2 for latency in measured.latencies)
+
+
+def test_a_request_waits_where_the_server_allows_no_more() -> None:
+    server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_concurrent_streams", 1)])
+    retrieval_pb2_grpc.add_RetrievalServicer_to_server(Slow(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    requests = Content([Query(text="a")], K, None).searches()
+    offer = Offer((Segment(100, 0.4),), deadline=0.5, connections=1, spacing="even")
+    (measured,) = open_loop.run(f"127.0.0.1:{port}", requests, offer)
+    server.stop(None).wait()
+    assert set(measured.codes) == {"OK", "DEADLINE_EXCEEDED"}
+    assert measured.codes.total() == measured.offered
+
+
+def test_queries_are_many_and_different(retriever: Retriever, watched: Path) -> None:
+    made = queries.of_bundle(retriever.manifest, seed=0)
+    assert len(made) == len({query.text for query in made}) > 10 * len(retriever.manifest.examples)
+    assert made == queries.of_bundle(retriever.manifest, seed=0)
+    assert made != queries.of_bundle(retriever.manifest, seed=1)
+    histories = queries.of_bundle(Retriever.load(watched).manifest, seed=0)
+    assert all(query.history and query.text is None for query in histories)
+    assert len({(query.history, str(query.features)) for query in histories}) == len(histories) >= 4

@@ -1,0 +1,106 @@
+"""Packed answers: whatever they hold, they are the messages that protobuf would have made of it."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protos import bundle
+from protos import retrieval_pb2 as wire
+from serving import convert
+from serving.answer import Answer, Hit, Timing
+from serving.basis import Basis
+from serving.catalogue import Catalogue
+from serving.packed import PackedCatalogue, varint
+from serving.stages import TEXT, Asked, Found
+from tests.tiny import tiny_manifest
+from tests.tiny_towers import TinyTower
+
+NAMES = ("name", "größe", "日")
+texts = st.one_of(st.text(max_size=20), st.text(min_size=120, max_size=140), st.just("a" * 20_000))
+scores = st.floats(width=32, allow_nan=False)
+times = st.builds(Timing, *[st.integers(0, 2**64 - 1)] * 3)
+asked = st.one_of(
+    st.just(TEXT),
+    st.builds(Asked, unknown_history=st.integers(0, 2**32 - 1), basis=st.sampled_from(Basis)),
+)
+
+
+@st.composite
+def catalogues(draw: st.DrawFn) -> Catalogue:
+    """A catalogue of up to eight items whose ids and fields may be anything that JSON can hold as a text."""
+    ids = draw(st.lists(texts, min_size=1, max_size=8, unique=True))
+    names = NAMES[: draw(st.integers(0, len(NAMES)))]
+    column = st.lists(st.none() | texts, min_size=len(ids), max_size=len(ids))
+    table = {"ids": ids, "popularity": [0.0] * len(ids), "fields": {name: draw(column) for name in names}}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / bundle.ITEMS).write_text(json.dumps(table))
+        return Catalogue(Path(folder), tiny_manifest(len(ids), TinyTower(), display_fields=names))
+
+
+@st.composite
+def answered(draw: st.DrawFn) -> tuple[Catalogue, list[Found]]:
+    """A catalogue, and what up to four queries have found in it: no item, some, or all, in any order."""
+    catalogue = draw(catalogues())
+    rows = st.lists(st.integers(0, len(catalogue.ids) - 1), unique=True)
+    all_rows = draw(st.lists(rows, min_size=1, max_size=4))
+    return catalogue, [Found(best, [draw(scores) for _ in best], draw(asked)) for best in all_rows]
+
+
+def answer(catalogue: Catalogue, found: Found, version: str, timing: Timing) -> Answer:
+    """The same as the retriever gives it without a transport."""
+    best = zip(found.rows, found.scores, strict=True)
+    hits = tuple(Hit(catalogue.ids[row], score, catalogue.fields(row)) for row, score in best)
+    return Answer(hits, version, timing, found.asked.unknown_history, found.asked.basis)
+
+
+@given(answered(), st.text(max_size=70), times)
+def test_packed_answers_are_those_of_protobuf(
+    answered: tuple[Catalogue, list[Found]], version: str, timing: Timing
+) -> None:
+    catalogue, found = answered
+    packed = PackedCatalogue(catalogue)
+    answers = [answer(catalogue, each, version, timing) for each in found]
+    for each, expected in zip(found, answers, strict=True):
+        parsed = wire.SearchResponse.FromString(packed.response(each, version, timing))
+        assert parsed == convert.answer_to_wire(expected)
+    together = wire.SearchBatchResponse.FromString(packed.batch_response(found, version, timing))
+    assert together == convert.answers_to_wire(answers)
+
+
+@given(catalogues())
+def test_a_field_that_an_item_lacks_is_not_there(catalogue: Catalogue) -> None:
+    packed, rows = PackedCatalogue(catalogue), list(range(len(catalogue.ids)))
+    parsed = wire.SearchResponse.FromString(
+        packed.response(Found(rows, [0.0] * len(rows), TEXT), "", Timing())
+    )
+    assert [dict(hit.fields) for hit in parsed.hits] == [catalogue.fields(row) for row in rows]
+    assert [hit.id for hit in parsed.hits] == catalogue.ids
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_a_varint_is_what_protobuf_writes(number: int) -> None:
+    written: Any = wire.Timing(queue_us=number).SerializeToString()
+    assert varint(number) == (written[1:] or b"\0")
+
+
+@pytest.mark.parametrize("edge", [127, 128, 16_383, 16_384])
+def test_an_item_may_be_as_long_as_the_edge_of_a_length(edge: int, tmp_path: Path) -> None:
+    for length in range(edge - 12, edge + 3):
+        table = {"ids": ["x" * length], "popularity": [0.0], "fields": {}}
+        (tmp_path / bundle.ITEMS).write_text(json.dumps(table))
+        catalogue = Catalogue(tmp_path, tiny_manifest(1, TinyTower(), display_fields=()))
+        found = Found([0], [-0.0], TEXT)
+        for packed in (
+            PackedCatalogue(catalogue).response(found, "v", Timing()),
+            PackedCatalogue(catalogue).batch_response([found], "v", Timing()),
+        ):
+            assert b"x" * length in packed
+        parsed = wire.SearchResponse.FromString(
+            PackedCatalogue(catalogue).response(found, "v", Timing(1, 2, 3))
+        )
+        assert parsed == convert.answer_to_wire(answer(catalogue, found, "v", Timing(1, 2, 3)))
