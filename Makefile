@@ -10,6 +10,7 @@ PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
 ALIAS  ?= champion
 PORT   ?= 50051
+METRICS_PORT ?= 9464
 UI_PORT ?= 5000
 K      ?= 10
 CLIENTS ?= 16
@@ -71,8 +72,9 @@ promote: setup ## make the challenger the champion, if parity and index recall h
 rollback: setup ## make the champion before this one the champion again
 	@$(call run,export rollback,--config $(CONFIG))
 
-serve: setup ## answer over gRPC on PORT, from the model with alias ALIAS, or from BUNDLE
-	@exec $(PY) -m serving serve --port $(PORT) \
+serve: setup ## answer over gRPC on PORT, from the model with alias ALIAS, or from BUNDLE; FLAGS="--help"
+	@exec $(PY) -m serving serve --port $(PORT) --metrics-port $(METRICS_PORT) \
+	  $(if $(WORKERS),--workers $(WORKERS)) $(FLAGS) \
 	  $(if $(BUNDLE),--bundle $(BUNDLE),--model models:/$(NAME)@$(ALIAS)) $(if $(JSON),--json > "$(JSON)")
 
 search: setup ## ask the server on PORT: make search Q="..." or HISTORY="id id id" [K=10]
@@ -110,6 +112,7 @@ test-serving: ## what serves, tested in an environment of its own, without torch
 	! venv/bin/python -c "import torch" 2>/dev/null || { echo "torch is here, so this proves nothing" >&2; exit 1; }
 	venv/bin/python -c "import serving.server, serving.client; print('serving runs without torch')"
 	venv/bin/python -m serving serve --help >/dev/null
+	venv/bin/python -m serving.client --help >/dev/null
 
 lint: setup ## ruff, mypy, import rules, and whether the generated stubs are fresh
 	@$(VENV)/bin/ruff check .

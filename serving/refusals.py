@@ -1,6 +1,6 @@
 """How soon a call for which there is no room is refused: at once, unless refusing would be all that is done.
 
-To read a call and to refuse it costs a fifth of what a search does. Under many times the load that the service
+Reading a call and refusing it costs a fifth of what a search does. Under many times the load that the service
 bears, refusing each at once would leave no time for answers, and whoever is refused would soon be back. So
 refusing has a share of the time. Calls beyond it wait for their refusal, which is what holds their clients
 back: a connection has only so many calls open (HTTP/2, RFC 9113, section 5.1.2).

@@ -5,7 +5,6 @@ from when the generator came round to it: otherwise one stall of the server woul
 should have been sent meanwhile (Tene, "How NOT to Measure Latency": coordinated omission).
 """
 
-import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from serving.load.measured import CHECKED, Measured, Requests
 Spacing = Literal["poisson", "even"]
 CHUNK = 4096  # arrivals that are drawn together
 LATE = Status("DEADLINE_EXCEEDED", "no answer within the deadline")
+HOLD_SECONDS = 0.01  # after a stream was refused that should be allowed: others still count that have ended
 SWEEP_SECONDS = 0.01  # between looks for calls that are late
 SPIN_SECONDS = (
     0.002  # before an arrival in which nothing sleeps: the system's waits are of whole milliseconds
@@ -60,7 +60,8 @@ def run(
 ) -> list[Measured]:
     """Offer the load and report what became of each segment's requests.
 
-    A request that no connection has room for waits in the generator, and ends there once its deadline passes.
+    A request that no connection has room for waits in the generator, where its deadline may pass. The newest
+    goes first: otherwise an overload would be answered with nothing but what is just too late.
 
     Args:
         address: of a server on this machine.
@@ -116,6 +117,7 @@ class _Generator:
         numbers = np.random.default_rng(offer.seed + 1).permutation(len(requests.messages))
         self._order: list[int] = numbers.tolist()
         self._waiting: list[deque[_Call]] = [deque() for _ in range(offer.connections)]
+        self._held = [0.0] * offer.connections  # until when nothing is sent
 
     def go(self, tick: Callable[[float], None]) -> None:
         """Offer everything, and wait for the last answer or deadline."""
@@ -139,7 +141,8 @@ class _Generator:
         """Note what came back; whoever waits for the room takes it."""
         assert isinstance(call, _Call)
         if status is REFUSED and connection.now <= call.late:
-            self._waiting[connection.slot].appendleft(call)  # as gRPC's clients do (gRFC A6)
+            self._waiting[connection.slot].append(call)  # as gRPC's clients do (gRFC A6)
+            self._held[connection.slot] = connection.now + HOLD_SECONDS
             return
         if connection.now > call.late:
             status = LATE  # its client would have gone
@@ -176,8 +179,8 @@ class _Generator:
         waiting = self._waiting[slot]
         connection = self.loop.connection(slot)
         path, messages = self._requests.path, self._requests.messages
-        while waiting and connection.has_room:
-            call = waiting.popleft()
+        while waiting and connection.has_room and now >= self._held[slot]:
+            call = waiting.pop()
             timeout_ms = int((call.late - now) * 1000)
             if timeout_ms < 1:
                 self.measured[call.segment].add(LATE, 0.0)
@@ -190,8 +193,8 @@ class _Generator:
             while waiting and waiting[0].late <= now:
                 self.measured[waiting.popleft().segment].add(LATE, 0.0)
         for connection in self.loop.open_connections():
-            late = list(itertools.takewhile(lambda each: _late(each[1]) <= now, connection.calls.items()))
-            for stream, call in late:  # the first are those that began first
+            late = [each for each in connection.calls.items() if _late(each[1]) <= now]
+            for stream, call in late:
                 connection.cancel(stream)
                 self.finished(connection, call, LATE)
             if self._waiting[connection.slot]:

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, StrMethodFormatter
 
 from serving.load.plan import CLIENTS, OFFERED
 
@@ -121,8 +121,8 @@ def _latency(axes: Axes, report: Report) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.legend(frameon=False, fontsize=8)
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
 
 
 def _milliseconds(microseconds: float | None) -> float:

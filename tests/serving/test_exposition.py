@@ -232,7 +232,10 @@ def test_what_a_server_answers_is_what_a_scrape_shows(retriever: Retriever) -> N
         stub.Encode(wire.EncodeRequest(queries=[one.query] * 4), timeout=5)
         assert len(list(stub.SearchStream(iter([one] * 6), timeout=5))) == 6
         stub.Info(wire.InfoRequest(), timeout=5)
-        assert code_of(channel.unary_unary("/retrieval.v1.Retrieval/Drop"), b"")[0].name == "UNIMPLEMENTED"
+        assert (
+            code_of(channel.unary_unary("/retrieval.v1.Retrieval/Drop", None, None), b"")[0].name
+            == "UNIMPLEMENTED"
+        )
     with serve_metrics(shared) as metrics:
         scrape = Scrape(metrics.port)
     scrape.check_histograms()

@@ -172,7 +172,7 @@ def test_load_stays_on_this_machine() -> None:
 
 
 class Peer:
-    """Speaks HTTP/2 by hand to one client at a time: bytes to send for each request that comes, then OK to all."""
+    """Speaks HTTP/2 by hand to one client at a time: bytes for each request that comes, then OK to all."""
 
     def __init__(self, answers: list[bytes], settings: bytes | None = None) -> None:
         self.answers = answers

@@ -95,15 +95,10 @@ def test_without_a_store_the_message_says_what_comes_first(
 
 
 def test_without_mlflow_the_message_says_so(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.modules['mlflow'] = None\n"
-        "from serving.__main__ import main\n"
-        "sys.exit(main(['serve', '--model', 'models:/tiny@champion']))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
+    (tmp_path / "mlflow.py").write_text("raise ModuleNotFoundError")
+    command = [sys.executable, "-m", "serving", "serve", "--model", "models:/tiny@champion"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=30)
     assert done.returncode == 1
     assert "MLflow, which is not installed here" in done.stderr
 

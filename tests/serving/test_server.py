@@ -3,6 +3,7 @@
 import logging
 import queue
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import grpc
@@ -175,7 +176,7 @@ def test_a_busy_port_is_an_error(retriever: Retriever, server: RetrievalServer) 
         RetrievalServer(retriever, port=server.port)
 
 
-@pytest.mark.parametrize("bound", ["queue", "batch", "streams", "connections", "pending"])
+@pytest.mark.parametrize("bound", [each.name for each in fields(Bounds)])
 def test_a_bound_is_at_least_one(bound: str) -> None:
     with pytest.raises(ValueError, match=f"{bound}: expected at least 1, got 0"):
         Bounds(**{bound: 0})
