@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from protos.errors import Overloaded
 from serving.answer import Timing
 from serving.retriever import Retriever
 from serving.stages import NOTHING, Found, Prepared, Wanted
@@ -100,15 +101,15 @@ class Batcher:
         """Whether a whole batch waits."""
         return self.queries >= self.most
 
-    @property
-    def seconds_waiting(self) -> float:
-        """How long it will take to answer all that waits, as things go."""
-        return self.queries * self.seconds_per_query
-
     def submit(self, job: Job) -> None:
         """Let a job wait for the next batch."""
         self._jobs.append(job)
         self.queries += len(job.prepared)
+
+    def overloaded(self) -> Overloaded:
+        """One more is too much: how to refuse it."""
+        seconds = max(0.01, self.queries * self.seconds_per_query)
+        return Overloaded("more queries are waiting than the service can answer in time", seconds)
 
     def answer(self) -> None:
         """Take one batch and answer it."""
@@ -149,8 +150,9 @@ class Batcher:
             if len(batch) == 1:
                 batch[0].error = error
                 return
-            for job in batch:  # one of them is at fault, and only that one shall hear of it
-                self._answer([job])
+            half = len(batch) // 2  # one of them is at fault, and only that one shall hear of it
+            self._answer(batch[:half])
+            self._answer(batch[half:])
 
     def _work(self, batch: Sequence[Job]) -> None:
         """Encode the queries of all jobs, and search for those that want it."""

@@ -14,9 +14,9 @@ INFERENCE = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "Model
 METHODS = (*RETRIEVAL, *INFERENCE, OTHER)
 CODES = tuple(code.name for code in grpc.StatusCode)
 STAGES = ("queue", "encode", "search", "serialise")
-# Why a request was not worked on: the queue or the streams are full, its client asks too often, its
-# deadline passed or it went away while it waited, it may not ask, or the server is about to stop.
-REASONS = ("queue_full", "streams_full", "rate_limit", "deadline", "cancelled", "access", "stopping", OTHER)
+# Why a request was not worked on: there is no room, its client asks too often, its deadline passed or it
+# went away while it waited, or it may not ask.
+REASONS = ("no_room", "rate_limit", "deadline", "cancelled", "access", OTHER)
 
 # Who holds the row. Written when a worker starts, and by its supervisor once it has ended.
 PID, UP, STARTED, STARTS = range(4)

@@ -88,11 +88,11 @@ class Bounds:
         ValueError: a bound is below 1.
     """
 
-    queue: int = field(default=256, metadata={"help": "queries that may wait; one more is refused"})
-    batch: int = field(default=64, metadata={"help": "queries that are answered together"})
+    queue: int = field(default=64, metadata={"help": "queries that may wait; one more is refused"})
+    batch: int = field(default=32, metadata={"help": "queries that are answered together"})
     streams: int = field(default=64, metadata={"help": "streams that may be open"})
-    connections: int = field(default=4096, metadata={"help": "connections that may be open"})
-    calls: int = field(default=100, metadata={"help": "calls of one connection that may be open at once"})
+    connections: int = field(default=1024, metadata={"help": "connections that may be open"})
+    calls: int = field(default=16, metadata={"help": "calls of one connection that may be open at once"})
 
     def __post_init__(self) -> None:
         _check_positive(self)

@@ -117,4 +117,4 @@ def _reason(error: Exception | None) -> str:
         return "rate_limit"
     if isinstance(error, AccessDenied):
         return "access"
-    return "queue_full" if isinstance(error, Overloaded) else "other"
+    return "no_room" if isinstance(error, Overloaded) else "other"

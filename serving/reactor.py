@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from protos.errors import Overloaded, Unavailable
+from protos.errors import DeadlineExceeded, Overloaded, Unavailable
 from serving.batching import Batcher, Job
 from serving.cells import OTHER
 from serving.guard import Guard
@@ -32,6 +32,7 @@ from serving.status import status, trailers
 
 log = logging.getLogger(__name__)
 
+SILENT_SECONDS = 1.0  # that a call may be without its message where others need its room
 IDLE_SECONDS = 0.05  # between looks at what other threads want
 READ_ON = 1024  # events that are still read while a whole batch waits: what is refused is refused at once
 SHUTDOWN = "shutdown"
@@ -68,10 +69,11 @@ class Reactor:
         self._batcher = batcher
         self._guard = guard
         self._bound, self._streams = queue, streams
-        self._open = self._open_streams = 0
+        self._open_streams = 0
         self._due = 0  # operations that gRPC has not yet finished
         self._extra = 0
         self._refusals = Refusals()
+        self.silent: dict[Rpc, None] = {}  # calls whose message has not come, in their order
         self._is_shut = False
         self._soon: deque[Callable[[], None]] = deque()
         self._completed = cygrpc.CompletionQueue()
@@ -138,9 +140,8 @@ class Reactor:
         """
         queries = len(job.prepared)
         waiting = self._batcher.queries
-        rpc.queries += queries
         if waiting and waiting + queries > self._bound:
-            raise self._overloaded()
+            raise self._batcher.overloaded()
         rpc.job = job
         # A stream may have been open for long before this message of it came.
         job.arrived = time.perf_counter_ns() if isinstance(rpc, StreamRpc) else rpc.arrived
@@ -149,7 +150,6 @@ class Reactor:
 
     def ended(self, rpc: Rpc, code: int) -> None:
         """A call is over."""
-        self._open -= 1
         try:
             self.observer.ended(rpc, code)
         except Exception:  # whoever is told of it must not harm the others of its batch
@@ -241,12 +241,27 @@ class Reactor:
         except Exception as error:
             self._refuse(event, method, error)
             return
-        if self._open - self._open_streams >= self._bound and not method.always:
-            self._refusals.add(lambda: self._refuse(event, method, self._overloaded()))
+        if not method.always and not self._has_room():
+            self._refusals.add(lambda: self._refuse(event, method, self._batcher.overloaded()))
             return
-        self._open += 1
         self.observer.began()
         method.rpc(self, method, event, token_name)
+
+    def _has_room(self) -> bool:
+        """Whether one more query may wait.
+
+        A call counts from when it comes in, or many would be read only to be refused. The one that has been
+        without its message for longest gives way if that is long: whoever opens calls and sends no more would
+        keep all others out.
+        """
+        if self._batcher.queries + len(self.silent) < self._bound:
+            return True
+        oldest = next(iter(self.silent), None)
+        if oldest is None or time.perf_counter_ns() - oldest.arrived < SILENT_SECONDS * 1e9:
+            return False
+        del self.silent[oldest]
+        oldest.fail(DeadlineExceeded("the message of this call has not come, and others need its room"))
+        return True
 
     def _refuse(self, event: Any, method: Method, error: Exception) -> None:
         code, text = status(error)
@@ -263,10 +278,6 @@ class Reactor:
             cygrpc.SendStatusFromServerOperation(metadata, code, details, NO_FLAGS),
         )
         self.start(event.call, operations, _nothing)
-
-    def _overloaded(self) -> Overloaded:
-        seconds = max(0.01, self._batcher.seconds_waiting)
-        return Overloaded("more queries are waiting than the service can answer in time", seconds)
 
 
 def _nothing(event: Any) -> None:

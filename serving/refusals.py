@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-SHARE = 0.1  # of the time, for refusing
+SHARE = 0.05  # of the time, for refusing
 COST = 50e-6  # seconds, to read a call and to refuse it
 SAVED = 0.02  # seconds of that time that a quiet service may have saved up
 MOST = 8192  # calls that may wait for it; memory has a bound

@@ -116,6 +116,8 @@ class Rpc:
         code, text = status(error)
         self._reactor.observer.failed(self, error)
         self._end(code.value[0], text.encode(), None, trailers(error))
+        # Its frames hold this call: in a circle it would stay open for its connection until a collection.
+        error.__traceback__ = error.__context__ = None
 
     def _receive(self) -> None:
         self._reactor.start(self._call, (cygrpc.ReceiveMessageOperation(NO_FLAGS),), self._received)
@@ -195,9 +197,11 @@ class UnaryRpc(Rpc):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self._reactor.silent[self] = None
         self._receive()
 
     def _received(self, event: Any) -> None:
+        self._reactor.silent.pop(self, None)
         message = event.batch_operations[0].message()
         if self._ended:
             return

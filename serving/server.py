@@ -192,7 +192,11 @@ class _Health:
         """The health of one service, whenever it changes."""
         self._watchers.add(push)
         rpc.add_callback(lambda: self._watchers.discard(push))
-        self._inner.Watch(request, rpc, push)
+        if request.service in SERVICES:
+            self._inner.Watch(request, rpc, push)
+        else:  # whose name grpcio would keep for good
+            unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            push(health_pb2.HealthCheckResponse(status=unknown))
 
     def set_all(self, status: Any) -> None:
         """The health of every service, and of all of it."""

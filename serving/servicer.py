@@ -77,7 +77,7 @@ class RetrievalServicer:
     def encode(self, queries: Sequence[Query], rpc: Rpc) -> npt.NDArray[np.float32]:
         """The vectors of queries, at once; for who speaks another protocol."""
         self._admit(rpc, len(queries))
-        rpc.queries += len(queries)
+        rpc.check("encode")
         return self._retriever.encode(queries).vectors
 
     def _job(
@@ -93,6 +93,7 @@ class RetrievalServicer:
         return Job([prepare(*each) for each in zip(queries, names, strict=True)], wanted, answer)
 
     def _admit(self, rpc: Rpc, queries: int) -> None:
+        rpc.queries += queries
         if self._rate is not None:
             self._rate.admit(caller(rpc), queries)
 

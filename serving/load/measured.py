@@ -1,5 +1,6 @@
 """What a measurement sends, and what it finds."""
 
+import math
 from array import array
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
@@ -38,7 +39,9 @@ class Measured:
         seconds: that were measured.
         queries: in each call.
         offered: calls that should have been made.
-        latencies: seconds of each call that was answered.
+        latencies: seconds of each call that was answered within the time.
+        left_over: the same of those that were answered after it.
+        until: when the time ends, on the clock of `add`.
         lags: seconds from when a call should have been made until it was.
         codes: how calls ended, by the name of gRPC's code.
         messages: the first text that came with each code.
@@ -48,15 +51,17 @@ class Measured:
     queries: int = 1
     offered: int = 0
     latencies: "array[float]" = field(default_factory=lambda: array("d"))
+    left_over: "array[float]" = field(default_factory=lambda: array("d"))
+    until: float = math.inf
     lags: "array[float]" = field(default_factory=lambda: array("d"))
     codes: Counter[str] = field(default_factory=Counter)
     messages: dict[str, str] = field(default_factory=dict)
 
-    def add(self, status: Status, latency: float) -> None:
+    def add(self, status: Status, latency: float, now: float = 0.0) -> None:
         """A call has ended after so many seconds."""
         self.codes[status.code] += 1
         if status.code == "OK":
-            self.latencies.append(latency)
+            (self.latencies if now <= self.until else self.left_over).append(latency)
         else:
             self.messages.setdefault(status.code, status.message)
 
@@ -70,7 +75,7 @@ class Measured:
     @property
     def rps(self) -> float:
         """Calls answered a second."""
-        return self.codes["OK"] / self.seconds
+        return len(self.latencies) / self.seconds
 
     @property
     def qps(self) -> float:

@@ -61,7 +61,8 @@ def run(
     """Offer the load and report what became of each segment's requests.
 
     A request that no connection has room for waits in the generator, where its deadline may pass. The newest
-    goes first: otherwise an overload would be answered with nothing but what is just too late.
+    goes first: otherwise an overload would be answered with nothing but what is just too late. What a segment
+    has left waiting in the generator at its end may still be answered, but is not counted among its answers.
 
     Args:
         address: of a server on this machine.
@@ -122,7 +123,9 @@ class _Generator:
     def go(self, tick: Callable[[float], None]) -> None:
         """Offer everything, and wait for the last answer or deadline."""
         start = time.perf_counter() + 0.01
-        end = start + sum(segment.seconds for segment in self._offer.segments)
+        end = start
+        for measured in self.measured:
+            measured.until = end = end + measured.seconds
         due_calls = self._calls(start)
         following = next(due_calls, None)
         sweep, told = start + SWEEP_SECONDS, start
@@ -148,7 +151,7 @@ class _Generator:
             status = LATE  # its client would have gone
         elif call.parts is not None and status.code == "OK" and self._requests.check is not None:
             self._requests.check(call.number, b"".join(call.parts))
-        self.measured[call.segment].add(status, connection.now - call.started)
+        self.measured[call.segment].add(status, connection.now - call.started, connection.now)
         if self._waiting[connection.slot]:
             self._send(connection.slot, connection.now)
 

@@ -79,6 +79,7 @@ def _overload(
         "normal_p50_us": before.percentile_us(50),
         "normal_p99_us": usual,
         "normal_errors": sum(before.errors.values()),
+        "overload_left_over": len(over.left_over),
         "overload_p50_us": over.percentile_us(50),
         "overload_p99_us": over.percentile_us(99),
         "overload_p99_ratio": over.percentile_us(99) / usual,

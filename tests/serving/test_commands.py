@@ -1,5 +1,6 @@
 """The command line: results on stdout, the rest on stderr, 0 or 1 or 2."""
 
+import hashlib
 import json
 import signal
 import socket
@@ -178,30 +179,6 @@ def test_encode_and_info(capsys: Capture, address: str) -> None:
     assert "text (text)" in capsys.readouterr().out
 
 
-def test_loadtest_asks_the_examples_histories(capsys: Capture, watched_address: str) -> None:
-    report = document(capsys, "loadtest", "--address", watched_address, "--seconds", "0.3")
-    assert (report["distinct_queries"], report["errors"]) == (4, {})
-    assert report["requests"] > 0
-
-
-def test_loadtest_reports_what_came_back(capsys: Capture, address: str, tmp_path: Path) -> None:
-    flags = ("--address", address, "--clients", "2", "--seconds", "0.5")
-    report = document(capsys, "loadtest", *flags)
-    assert report["note"] == "closed loop; clients and server share one machine"
-    assert (report["clients"], report["distinct_queries"], report["errors"]) == (2, 20, {})
-    assert report["requests_per_s"] == pytest.approx(report["requests"] / 0.5, rel=0.01)
-    assert 0 < report["search_p50_ms"] <= report["search_p95_ms"] <= report["search_p99_ms"]
-    (tmp_path / "queries.txt").write_text("a\n\nb\n" + "c" * 10_001)
-    queries = ("--queries", str(tmp_path / "queries.txt"))
-    report = document(capsys, "loadtest", *flags, *queries)
-    assert report["distinct_queries"] == 3
-    assert report["errors"]["INVALID_ARGUMENT"] > 0
-    (tmp_path / "queries.txt").write_text("c" * 10_001)
-    assert "no request was answered: {'INVALID_ARGUMENT': " in failure(capsys, "loadtest", *flags, *queries)
-    (tmp_path / "queries.txt").write_text("\n")
-    assert "expected a query on each line" in failure(capsys, "loadtest", *flags, *queries)
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -212,7 +189,11 @@ def test_loadtest_reports_what_came_back(capsys: Capture, address: str, tmp_path
         (["search", "a", "--timeout", "0"], "expected seconds, above 0"),
         (["serve", "--port", "65536"], "expected a whole number from 0 to 65535"),
         (["serve", "--bundle", "a", "--model", "b"], "not allowed with argument"),
-        (["serve", "--streams", "16"], "--streams: expected 1 to 15"),
+        (["serve", "--tls-key", "key.pem"], "--tls-certificate and --tls-key go together"),
+        (["serve", "--client-ca", "ca.pem"], "--client-ca goes with --tls-certificate"),
+        (["serve", "--log-rate", "2"], "expected a number from 0 to 1, got '2'"),
+        (["serve", "--workers", "0"], "expected a whole number from 1"),
+        (["token"], "the following arguments are required: --name"),
         (["serve", "--max-k", "5"], "default_k: expected at most max_k = 5, got 10"),
         (["loadtest", "--clients", "257"], "from 1 to 256, got '257'"),
         (["loadtest", "--seconds", "301"], "at most 300, got '301'"),
@@ -240,6 +221,20 @@ def test_serve_says_where_in_one_document(start_server: Start, plain: Path) -> N
     assert served["address"] == address
     assert served["bundle_version"].startswith(plain.name)
     assert f"at {address}" in log
+
+
+def test_serve_is_not_open_to_strangers(capsys: Capture, plain: Path) -> None:
+    refused = failure(capsys, "serve", "--bundle", str(plain), "--host", "0.0.0.0", "--port", "0")
+    assert "0.0.0.0" in refused
+    assert "--insecure" in refused
+
+
+def test_a_token_is_told_once_with_what_the_file_must_say(capsys: Capture) -> None:
+    made = document(capsys, "token", "--name", "search-frontend", "--role", "writer")
+    assert hashlib.sha256(made["token"].encode()).hexdigest() in made["entry"]
+    assert 'role = "writer"' in made["entry"]
+    assert main(["token", "--name", "search-frontend"]) == 0
+    assert "[[token]]" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ def test_all_names_are_ours_and_all_figures_are_there_from_the_start(shared: Sha
     assert all(family.documentation for family in scrape.families)
     for method in ("Search", "SearchBatch", "SearchStream", "Encode", "Info"):
         assert scrape.get("requests_total", method=method, code="INTERNAL") == 0
-    assert scrape.get("refused_total", reason="queue_full") == 0
+    assert scrape.get("refused_total", reason="no_room") == 0
     assert scrape.get("bundle_info", name="pydocs", version="3f2a") == 1
     assert 60 <= scrape["bundle_age_seconds"] < 90
     assert (scrape["index_items"], scrape["index_bytes"]) == (300, 4096)

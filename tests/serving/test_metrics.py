@@ -37,10 +37,10 @@ def test_a_call_counts_under_its_method_and_code() -> None:
 
 def test_a_call_that_was_turned_away_took_no_time() -> None:
     shared = SharedMetrics.create(workers=1)
-    shared.worker(0).turned_away("Search", "RESOURCE_EXHAUSTED", "queue_full")
+    shared.worker(0).turned_away("Search", "RESOURCE_EXHAUSTED", "no_room")
     snapshot = shared.snapshot()
     assert snapshot["requests"] == {"RESOURCE_EXHAUSTED": 1}
-    assert snapshot["refused"] == {"queue_full": 1}
+    assert snapshot["refused"] == {"no_room": 1}
     assert snapshot["in_flight"] == 0
     (row,) = shared.read()
     assert histogram(row, cells.REQUEST_SECONDS["Search"], SECONDS) == ([0] * 20, 0)
@@ -77,8 +77,8 @@ def test_a_label_that_there_is_not_is_an_error_that_blocks_nobody() -> None:
         mine.refused("mood")
     with pytest.raises(TypeError):
         mine.finished("Search", "OK", "1 s")  # type: ignore[arg-type]
-    mine.refused("queue_full")
-    assert shared.snapshot()["refused"] == {"queue_full": 1}
+    mine.refused("no_room")
+    assert shared.snapshot()["refused"] == {"no_room": 1}
 
 
 def test_no_two_figures_share_a_cell() -> None:
@@ -194,7 +194,7 @@ def test_a_snapshot_is_the_sum_of_all_workers() -> None:
         mine.answered("SearchBatch", 0.001, queries=32)
         mine.finished("SearchBatch", "OK", 0.001)
         mine.began()
-        mine.refused("queue_full")
+        mine.refused("no_room")
         mine.finished("Search", "RESOURCE_EXHAUSTED", 0.0)
         mine.began()
         mine.streams(1)
@@ -206,7 +206,7 @@ def test_a_snapshot_is_the_sum_of_all_workers() -> None:
         "workers_up": 2,
         "restarts": 0,
         "requests": {"OK": 2, "RESOURCE_EXHAUSTED": 2},
-        "refused": {"queue_full": 2},
+        "refused": {"no_room": 2},
         "queries": 64,
         "queue_depth": 8,
         "in_flight": 2,

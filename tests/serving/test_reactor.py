@@ -214,7 +214,7 @@ def test_more_than_may_wait_is_refused_at_once_with_the_time_to_come_back(retrie
         singles = sum(each in refused for each in (one.exception() for one in calls[:30]))
         triples = len(refused) - singles
         # Some before their message was read, when nobody knows of how many queries.
-        assert len(refused) <= served.snapshot("refused")["queue_full"] <= singles + 3 * triples
+        assert len(refused) <= served.snapshot("refused")["no_room"] <= singles + 3 * triples
         for _ in range(10):
             assert stub.Search(GOOD, timeout=5).hits
         assert len(stub.SearchBatch(many, timeout=5).results) == 3
@@ -241,7 +241,7 @@ def test_a_stream_is_refused_behind_its_answers_and_counts_one_query(retriever: 
             raw.message(stream, ONE, last=n == 19)
         assert raw.status(stream).code == "RESOURCE_EXHAUSTED"
         assert raw.status(held_up).code == "OK"
-        assert served.snapshot("refused") == {"queue_full": 1}
+        assert served.snapshot("refused") == {"no_room": 1}
         assert served.becomes("streams", 0)
 
 
@@ -305,3 +305,18 @@ def test_a_call_that_is_over_leaves_nothing_for_the_collector(served: Reacting, 
         assert soon(lambda: sum(isinstance(each, Rpc) for each in gc.get_objects()) <= 1)
     finally:
         gc.enable()
+
+
+def test_calls_without_a_message_give_way_to_others(retriever: Retriever) -> None:
+    with reacting(retriever, queue=8) as served, Raw(served.address) as raw:
+        silent = [raw.begin(SEARCH) for _ in range(20)]
+        assert soon(lambda: served.snapshot("in_flight") == 8)
+        assert served.becomes("requests", {"RESOURCE_EXHAUSTED": 12})
+        time.sleep(1.05)
+        with grpc.insecure_channel(served.address) as channel:
+            assert retrieval_pb2_grpc.RetrievalStub(channel).Search(GOOD, timeout=5).hits
+        assert raw.status(silent[0]).code == "DEADLINE_EXCEEDED"
+        assert silent[1] not in raw.statuses
+        raw.message(silent[1], ONE, last=True)
+        assert raw.status(silent[1]).code == "OK"
+    assert served.snapshot("in_flight") == 0

@@ -101,9 +101,7 @@ def test_a_worker_that_is_killed_comes_back_and_the_others_do_not_notice(start_s
     results = [result for asker in askers for result in asker.finish()]
     by_worker = {pid: Counter(code for who, code in results if who == pid) for pid in (victim, other)}
     assert set(by_worker[other]) == {"OK"}
-    assert (
-        by_worker[victim].total() - by_worker[victim]["OK"] <= 2 * CLIENTS
-    )
+    assert by_worker[victim].total() - by_worker[victim]["OK"] <= 2 * CLIENTS
     after = scrape(metrics_port)
     answered = sum(codes["OK"] for codes in by_worker.values())
     counted = after["twinspire_requests_total['OK', 'Search']"] - before
