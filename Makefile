@@ -13,8 +13,6 @@ PORT   ?= 50051
 METRICS_PORT ?= 9464
 UI_PORT ?= 5000
 K      ?= 10
-CLIENTS ?= 16
-DURATION ?= 10
 NAME    = $(shell sed -n 's/^name *= *"\(.*\)".*/\1/p' $(CONFIG) | head -n 1)
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -85,8 +83,10 @@ search: setup ## ask the server on PORT: make search Q="..." or HISTORY="id id i
 	for id in $${ids[@]+"$${ids[@]}"}; do history+=("--history=$$id"); done
 	$(call run,serving search,--address 127.0.0.1:$(PORT) --k $(K) "$${history[@]}" -- $${Q:+"$$Q"})
 
-loadtest: setup ## load on the server on PORT: CLIENTS=16 DURATION=10
-	@$(call run,serving loadtest,--address 127.0.0.1:$(PORT) --clients $(CLIENTS) --seconds $(DURATION))
+loadtest: setup ## the service under load, beside a plain server and one that does nothing; ONLY=closed ROUNDS=3 SOAK=600
+	@$(call run,serving loadtest,$(if $(ADDRESS),--address $(ADDRESS) $(if $(CLIENTS),--clients $(CLIENTS)), \
+	  $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) \
+	  $(if $(SOAK),--soak $(SOAK)) $(if $(PLOT),--plot $(PLOT))) $(if $(QUERIES),--queries $(QUERIES)))
 
 demo: setup ## everything: data, training, export, registry, a server, example queries, a summary
 	@step() { printf '\n%s\n' "$$1"; }

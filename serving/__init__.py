@@ -1,9 +1,17 @@
 """A bundle in, answers out: `python -m serving serve`, then `python -m serving search "a query"`.
 
-Read in this order: `query.py` and `answer.py` (what is asked and answered), `encoder.py` (query to
-vector), `index.py` (vector to rows), `catalogue.py` (rows to items), `retriever.py` (all of that,
-without a transport); then the transport around it: `limits.py`, `convert.py`, `status.py`,
-`servicer.py`, `server.py`; then those who use it: `client.py`, `loadtest.py`, `commands.py`.
-`bundles.py` finds what is to be served, and `pyfunc_model.py` is the same retriever inside
-`mlflow.pyfunc`.
+Read in this order.
+
+- The retriever, without a transport: `query.py` and `answer.py` (what is asked and answered), `encoder.py`
+  (query to vector), `index.py` (vector to rows), `catalogue.py` (rows to items), `stages.py` and
+  `retriever.py` (all of that). `bundles.py` finds what is to be served; `pyfunc_model.py` is the same
+  retriever inside MLflow.
+- The service: `limits.py`, `convert.py`, `packed.py` and `status.py` (messages and errors), `servicer.py`
+  (what a request asks for), `inference.py` with `tensors.py` and `feature_tensors.py` (the towers, by the
+  Open Inference Protocol), `batching.py`, `methods.py`, `rpc.py`, `refusals.py` and `reactor.py` (calls in,
+  batches, answers out), `server.py` (one process of it), `workers.py`, `plan.py`, `service.py` (all of it).
+- Who may ask: `tokens.py`, `guard.py`, `tls.py`, `ratelimit.py`, and `THREATS.md`.
+- What is told of it: `cells.py`, `counters.py`, `metrics.py`, `exposition.py`, `processes.py`; `call.py`,
+  `tracing.py`, `requestlog.py`, `observer.py`.
+- Those who use it: `client/`, `load/`, `demo.py`, and the commands in `__main__.py`.
 """

@@ -28,8 +28,8 @@ class Timing:
     """Microseconds spent in each stage on the server, for the whole batch that a query was part of.
 
     Args:
-        queue_us: from the arrival of the call until a thread takes it. 0 for requests inside a
-            stream, which keep their thread.
+        queue_us: from when the call has been read until its batch begins. While a batch is worked on no call
+            is read.
         encode_us: queries to vectors.
         search_us: vectors to hits.
     """
