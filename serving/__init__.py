@@ -8,8 +8,9 @@ Read in this order.
   retriever inside MLflow.
 - The service: `limits.py`, `convert.py`, `packed.py` and `status.py` (messages and errors), `servicer.py`
   (what a request asks for), `inference.py` with `tensors.py` and `feature_tensors.py` (the towers, by the
-  Open Inference Protocol), `batching.py`, `methods.py`, `rpc.py`, `refusals.py` and `reactor.py` (calls in,
-  batches, answers out), `server.py` (one process of it), `workers.py`, `plan.py`, `service.py` (all of it).
+  Open Inference Protocol), `batching.py`, `methods.py`, `rpc.py`, `stream_rpc.py`, `refusals.py` and
+  `reactor.py` (calls in, batches, answers out), `server.py` (one process of it), `workers.py`, `plan.py`,
+  `service.py` (all of it).
 - Who may ask: `tokens.py`, `guard.py`, `tls.py`, `ratelimit.py`, and `THREATS.md`.
 - What is told of it: `cells.py`, `counters.py`, `metrics.py`, `exposition.py`, `processes.py`; `call.py`,
   `tracing.py`, `requestlog.py`, `observer.py`.

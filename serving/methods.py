@@ -7,7 +7,8 @@ from typing import Any
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from serving.rpc import Rpc, StreamRpc, UnaryRpc, WatchRpc
+from serving.rpc import Rpc, UnaryRpc
+from serving.stream_rpc import StreamRpc, WatchRpc
 
 
 @dataclass(frozen=True)

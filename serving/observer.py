@@ -11,8 +11,9 @@ from serving.call import Call
 from serving.counters import WorkerMetrics
 from serving.guard import caller
 from serving.requestlog import RequestLog
-from serving.rpc import Rpc, StreamRpc
+from serving.rpc import Rpc
 from serving.status import NobodyWaits
+from serving.stream_rpc import StreamRpc
 from serving.tracing import Tracing
 
 NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}

@@ -27,8 +27,9 @@ from serving.guard import Guard
 from serving.methods import Method
 from serving.observer import Observer
 from serving.refusals import Refusals
-from serving.rpc import NO_FLAGS, Rpc, StreamRpc
+from serving.rpc import NO_FLAGS, Rpc
 from serving.status import status, trailers
+from serving.stream_rpc import StreamRpc
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ from serving.observer import Observer
 from serving.packed import PackedCatalogue
 from serving.reactor import Reactor
 from serving.retriever import Retriever
-from serving.rpc import Rpc, StreamRpc, UnaryRpc
+from serving.rpc import Rpc, UnaryRpc
 from serving.servicer import SERVICE, RetrievalServicer
+from serving.stream_rpc import StreamRpc
 
 SEARCH = "/retrieval.v1.Retrieval/Search"
 SEARCH_STREAM = "/retrieval.v1.Retrieval/SearchStream"
