@@ -8,13 +8,15 @@ import logging
 import sys
 from pathlib import Path
 
+from serving.limits import Bounds
 from serving.retriever import Retriever
 from serving.server import RetrievalServer
 
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    with RetrievalServer(Retriever.load(Path(sys.argv[1]))) as server:
+    roomy = Bounds(queue=256, calls=100)  # what is sent together shall be read, not refused
+    with RetrievalServer(Retriever.load(Path(sys.argv[1])), bounds=roomy) as server:
         sys.stdout.write(f"{server.port}\n")
         sys.stdout.flush()
         sys.stdin.read()

@@ -33,7 +33,7 @@ SHIPPED = sorted(CONFIGS.glob("*.toml"))
 def test_what_is_shipped_can_be_read(path: Path) -> None:
     experiment = read_experiment(path)
     assert experiment.name == path.stem
-    assert experiment.index.recall_target == 0.98
+    assert experiment.index.recall_target == (0.93 if path.stem == "debian-128" else 0.98)
     if any(isinstance(spec, HistoryFeature) for spec in experiment.query.values()):
         assert isinstance(experiment.data, EventsData | MovielensData)
         assert isinstance(experiment.tower, SharedTower if path.stem.endswith("-ratings") else SequenceTower)
