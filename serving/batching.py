@@ -18,6 +18,7 @@ from serving.stages import NOTHING, Found, Prepared, Wanted
 from serving.status import NobodyWaits
 
 NONE = np.empty((0, 0), np.float32)
+OVERLOAD_SECONDS = 0.1  # that an overload lasts from its last refusal
 
 
 class Observer(Protocol):
@@ -93,6 +94,7 @@ class Batcher:
         self.most = most
         self.queries = 0  # that wait
         self.seconds_per_query = 0.0  # of late
+        self.overloaded_until = 0.0  # by `time.monotonic()`
         self._observer = observer
         self._jobs: deque[Job] = deque()
 
@@ -108,6 +110,7 @@ class Batcher:
 
     def overloaded(self) -> Overloaded:
         """One more is too much: how to refuse it."""
+        self.overloaded_until = time.monotonic() + OVERLOAD_SECONDS
         seconds = max(0.01, self.queries * self.seconds_per_query)
         return Overloaded("more queries are waiting than the service can answer in time", seconds)
 

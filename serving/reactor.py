@@ -141,7 +141,7 @@ class Reactor:
         """
         queries = len(job.prepared)
         waiting = self._batcher.queries
-        if waiting and waiting + queries > self._bound:
+        if waiting and waiting + queries > self._room():
             raise self._batcher.overloaded()
         rpc.job = job
         # A stream may have been open for long before this message of it came.
@@ -248,6 +248,14 @@ class Reactor:
         self.observer.began()
         method.rpc(self, method, event, token_name)
 
+    def _room(self) -> int:
+        """How many queries may wait: enough for a burst, and a quarter of it while one follows the other.
+
+        A long queue that never empties delays everybody and answers nobody more (Nichols and Jacobson 2012).
+        """
+        overloaded = time.monotonic() < self._batcher.overloaded_until
+        return max(1, self._bound // 4) if overloaded else self._bound
+
     def _has_room(self) -> bool:
         """Whether one more query may wait.
 
@@ -255,7 +263,7 @@ class Reactor:
         without its message for longest gives way if that is long: whoever opens calls and sends no more would
         keep all others out.
         """
-        if self._batcher.queries + len(self.silent) < self._bound:
+        if self._batcher.queries + len(self.silent) < self._room():
             return True
         oldest = next(iter(self.silent), None)
         if oldest is None or time.perf_counter_ns() - oldest.arrived < SILENT_SECONDS * 1e9:

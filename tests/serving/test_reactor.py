@@ -207,7 +207,7 @@ def test_more_than_may_wait_is_refused_at_once_with_the_time_to_come_back(retrie
         assert held_up.result() == b"200"
         refused = [error for each in calls if (error := each.exception()) is not None]
         assert {each.code() for each in refused} == {StatusCode.RESOURCE_EXHAUSTED}
-        assert 30 <= len(refused) <= 36
+        assert 30 <= len(refused) <= 39  # at least two fit before the first refusal, fewer after it
         for each in refused:
             assert "more queries are waiting" in each.details()
             assert 1 <= int(dict(each.trailing_metadata())["grpc-retry-pushback-ms"]) < 1000
