@@ -239,11 +239,12 @@ class Reactor:
             return
         try:
             token_name = self._guard.check(path, event.invocation_metadata)
-        except Exception as error:
-            self._refuse(event, method, error)
+        except Exception as denied:
+            self._refuse(event, method, denied)
             return
         if not method.always and not self._has_room():
-            self._refusals.add(lambda: self._refuse(event, method, self._batcher.overloaded()))
+            error = self._batcher.overloaded()  # now, however late it is told
+            self._refusals.add(lambda: self._refuse(event, method, error))
             return
         self.observer.began()
         method.rpc(self, method, event, token_name)

@@ -59,14 +59,10 @@ class Rpc(ABC):
         self._ended = False
         self._headed = False
         self._on_close: list[Callable[[], None]] = []
-        self._code, self._details = OK, b""
+        self._code = OK
         reactor.start(self._call, (cygrpc.ReceiveCloseOnServerOperation(NO_FLAGS),), self._closed)
 
     # What a servicer may ask: of grpc.ServicerContext as much as is used here.
-
-    def time_remaining(self) -> float:
-        """Seconds until the deadline."""
-        return max(0.0, self._deadline - time.time())
 
     def is_active(self) -> bool:
         """Whether somebody waits for the answer."""
@@ -219,7 +215,7 @@ class UnaryRpc(Rpc):
         if isinstance(outcome, Job):
             outcome.done = self._done
         else:
-            self._end(self._code, self._details, serialised(outcome) if self._code == OK else None)
+            self._end(self._code, b"", serialised(outcome) if self._code == OK else None)
 
     def _done(self, job: Job) -> None:
         try:
