@@ -196,7 +196,7 @@ class InfoResponse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., bundle_version: _Optional[str] = ..., run_id: _Optional[str] = ..., dimension: _Optional[int] = ..., item_count: _Optional[int] = ..., query_features: _Optional[_Mapping[str, str]] = ..., display_fields: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., manifest_json: _Optional[str] = ..., state: _Optional[_Union[ServiceState, _Mapping]] = ...) -> None: ...
 
 class ServiceState(_message.Message):
-    __slots__ = ("uptime_seconds", "workers", "workers_up", "restarts", "requests", "queries", "refused", "queue_depth", "in_flight", "streams", "worker_pid", "queue_bound", "tls", "client_certificates", "tokens", "rate_per_second")
+    __slots__ = ("uptime_seconds", "workers", "workers_up", "restarts", "requests", "queries", "refused", "queue_depth", "in_flight", "streams", "worker_pid", "queue_bound", "tls", "client_certificates", "tokens", "rate_per_second", "bundles", "following", "shadow")
     class RequestsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +227,9 @@ class ServiceState(_message.Message):
     CLIENT_CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     RATE_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    BUNDLES_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWING_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
     uptime_seconds: float
     workers: int
     workers_up: int
@@ -243,7 +246,78 @@ class ServiceState(_message.Message):
     client_certificates: bool
     tokens: bool
     rate_per_second: float
-    def __init__(self, uptime_seconds: _Optional[float] = ..., workers: _Optional[int] = ..., workers_up: _Optional[int] = ..., restarts: _Optional[int] = ..., requests: _Optional[_Mapping[str, int]] = ..., queries: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., queue_depth: _Optional[int] = ..., in_flight: _Optional[int] = ..., streams: _Optional[int] = ..., worker_pid: _Optional[int] = ..., queue_bound: _Optional[int] = ..., tls: _Optional[bool] = ..., client_certificates: _Optional[bool] = ..., tokens: _Optional[bool] = ..., rate_per_second: _Optional[float] = ...) -> None: ...
+    bundles: _containers.RepeatedCompositeFieldContainer[ServedBundle]
+    following: Following
+    shadow: Shadow
+    def __init__(self, uptime_seconds: _Optional[float] = ..., workers: _Optional[int] = ..., workers_up: _Optional[int] = ..., restarts: _Optional[int] = ..., requests: _Optional[_Mapping[str, int]] = ..., queries: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., queue_depth: _Optional[int] = ..., in_flight: _Optional[int] = ..., streams: _Optional[int] = ..., worker_pid: _Optional[int] = ..., queue_bound: _Optional[int] = ..., tls: _Optional[bool] = ..., client_certificates: _Optional[bool] = ..., tokens: _Optional[bool] = ..., rate_per_second: _Optional[float] = ..., bundles: _Optional[_Iterable[_Union[ServedBundle, _Mapping]]] = ..., following: _Optional[_Union[Following, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ...) -> None: ...
+
+class ServedBundle(_message.Message):
+    __slots__ = ("role", "bundle_version", "model_version", "share", "requests", "errors")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    bundle_version: str
+    model_version: str
+    share: float
+    requests: int
+    errors: int
+    def __init__(self, role: _Optional[str] = ..., bundle_version: _Optional[str] = ..., model_version: _Optional[str] = ..., share: _Optional[float] = ..., requests: _Optional[int] = ..., errors: _Optional[int] = ...) -> None: ...
+
+class Following(_message.Message):
+    __slots__ = ("model", "last_check", "next_check", "last_error", "failures", "candidate", "candidate_bundle", "candidate_stage", "swaps", "refused", "last_swap")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LAST_CHECK_FIELD_NUMBER: _ClassVar[int]
+    NEXT_CHECK_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_STAGE_FIELD_NUMBER: _ClassVar[int]
+    SWAPS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    LAST_SWAP_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    last_check: float
+    next_check: float
+    last_error: str
+    failures: int
+    candidate: str
+    candidate_bundle: str
+    candidate_stage: str
+    swaps: int
+    refused: int
+    last_swap: float
+    def __init__(self, model: _Optional[str] = ..., last_check: _Optional[float] = ..., next_check: _Optional[float] = ..., last_error: _Optional[str] = ..., failures: _Optional[int] = ..., candidate: _Optional[str] = ..., candidate_bundle: _Optional[str] = ..., candidate_stage: _Optional[str] = ..., swaps: _Optional[int] = ..., refused: _Optional[int] = ..., last_swap: _Optional[float] = ...) -> None: ...
+
+class Shadow(_message.Message):
+    __slots__ = ("model", "bundle_version", "model_version", "queries", "dropped", "errors", "overlap_at_10", "score_shift", "latency_ratio", "empty", "last_error")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_AT_10_FIELD_NUMBER: _ClassVar[int]
+    SCORE_SHIFT_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_RATIO_FIELD_NUMBER: _ClassVar[int]
+    EMPTY_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    bundle_version: str
+    model_version: str
+    queries: int
+    dropped: int
+    errors: int
+    overlap_at_10: float
+    score_shift: float
+    latency_ratio: float
+    empty: int
+    last_error: str
+    def __init__(self, model: _Optional[str] = ..., bundle_version: _Optional[str] = ..., model_version: _Optional[str] = ..., queries: _Optional[int] = ..., dropped: _Optional[int] = ..., errors: _Optional[int] = ..., overlap_at_10: _Optional[float] = ..., score_shift: _Optional[float] = ..., latency_ratio: _Optional[float] = ..., empty: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_k", "default_k", "max_text_length", "max_batch", "max_exclude", "max_message_bytes", "max_values", "max_in_flight")

@@ -38,6 +38,7 @@ class Job:
     """The queries of one request, and what becomes of them.
 
     Args:
+        retriever: that has prepared them, and answers them whatever is served by then.
         prepared: at least one query.
         wanted: of each query; `NOTHING` where only vectors are asked for.
         answer: makes the answer's message of the finished job.
@@ -52,14 +53,20 @@ class Job:
 
     __slots__ = (
         "answer", "arrived", "batch", "check", "done", "encode_started", "encode_us", "error", "found",
-        "prepared", "queue_us", "search_started", "search_us", "vectors", "wanted",
+        "prepared", "queue_us", "retriever", "search_started", "search_us", "vectors", "wanted",
     )  # fmt: skip
 
     check: Callable[[str], None]
     done: Callable[["Job"], None]
 
-    def __init__(self, prepared: Sequence[Prepared], wanted: Wanted, answer: Callable[["Job"], Any]) -> None:
-        self.prepared, self.wanted, self.answer = prepared, wanted, answer
+    def __init__(
+        self,
+        retriever: Retriever,
+        prepared: Sequence[Prepared],
+        wanted: Wanted,
+        answer: Callable[["Job"], Any],
+    ) -> None:
+        self.retriever, self.prepared, self.wanted, self.answer = retriever, prepared, wanted, answer
         self.found: list[Found] = []
         self.vectors = NONE
         self.error: Exception | None = None
@@ -84,13 +91,11 @@ class Batcher:
     """Jobs that wait, and how they are answered. For one thread.
 
     Args:
-        retriever: that answers.
         observer: told of every batch.
         most: queries in a batch; one job with more is a batch of its own.
     """
 
-    def __init__(self, retriever: Retriever, observer: Observer | None = None, most: int = 64) -> None:
-        self.retriever = retriever
+    def __init__(self, observer: Observer | None = None, most: int = 64) -> None:
         self.most = most
         self.queries = 0  # that wait
         self.seconds_per_query = 0.0  # of late
@@ -120,7 +125,8 @@ class Batcher:
         started = time.perf_counter()
         due = [job for job in batch if self._is_due(job)]
         if due:
-            self._answer(due)
+            for together in _by_retriever(due):
+                self._answer(together)
             spent = (time.perf_counter() - started) / sum(len(job.prepared) for job in due)
             self.seconds_per_query += (spent - self.seconds_per_query) / 8
         for job in batch:
@@ -158,17 +164,18 @@ class Batcher:
             self._answer(batch[half:])
 
     def _work(self, batch: Sequence[Job]) -> None:
-        """Encode the queries of all jobs, and search for those that want it."""
+        """Encode the queries of all jobs, and search for those that want it; all have one retriever."""
+        retriever = batch[0].retriever
         prepared = [each for job in batch for each in job.prepared]
         encode_started = time.perf_counter_ns()
-        encoded = self.retriever.encode_prepared(prepared, encode_started)
+        encoded = retriever.encode_prepared(prepared, encode_started)
         search_started = time.perf_counter_ns()
         wanted = [
             each
             for job in batch
             for each in [job.wanted if job.is_wanted("search") else NOTHING] * len(job.prepared)
         ]
-        found = self.retriever.find(encoded, wanted)
+        found = retriever.find(encoded, wanted)
         search_us = (time.perf_counter_ns() - search_started) // 1000
         first = 0
         for job in batch:
@@ -180,3 +187,14 @@ class Batcher:
         if self._observer is not None:
             searched = len(wanted) - wanted.count(NOTHING)
             self._observer.batch(len(prepared), encoded.encode_us, search_us, searched)
+
+
+def _by_retriever(batch: Sequence[Job]) -> list[Sequence[Job]]:
+    """The jobs of each retriever: of one, but while bundles are swapped or a part is asked of another."""
+    first = batch[0].retriever
+    if all(job.retriever is first for job in batch):
+        return [batch]
+    groups: dict[int, list[Job]] = {}
+    for job in batch:
+        groups.setdefault(id(job.retriever), []).append(job)
+    return list(groups.values())

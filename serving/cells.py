@@ -38,7 +38,27 @@ REQUEST_SECONDS = {method: _REQUEST_SECONDS + m * width(SECONDS) for m, method i
 _STAGE_SECONDS = _REQUEST_SECONDS + len(METHODS) * width(SECONDS)
 STAGE_SECONDS = {stage: _STAGE_SECONDS + s * width(SECONDS) for s, stage in enumerate(STAGES)}
 BATCH_SIZE = _STAGE_SECONDS + len(STAGES) * width(SECONDS)
-_USED = BATCH_SIZE + width(SIZES)
+# By version of the bundle: so many are remembered, the one that was not served for longest gives way. A cell
+# holds which it is, the first 13 hexadecimal digits of its version: as many bits as a float has for integers.
+VERSIONS = 4
+DIGITS = 13
+VERSION_REQUESTS = {code: 1 + c for c, code in enumerate(CODES)}  # from the start of a version's cells
+VERSION_SECONDS = 1 + len(CODES)
+VERSION_WIDTH = VERSION_SECONDS + width(SECONDS)
+_FIRST_VERSION = BATCH_SIZE + width(SIZES)
+VERSION_STARTS = tuple(_FIRST_VERSION + v * VERSION_WIDTH for v in range(VERSIONS))
+_USED = _FIRST_VERSION + VERSIONS * VERSION_WIDTH
+
+
+def version_cell(version: str) -> float:
+    """What the cell says that tells a version of a bundle; 0 is none."""
+    return float(int(version[:DIGITS] or "0", 16))
+
+
+def version_text(cell: float) -> str:
+    """The first 12 digits of the version that a cell tells, as its folder is named."""
+    return f"{int(cell):0{DIGITS}x}"[:12]
+
 
 CELL_BYTES = 8
 ROW = -(-_USED // 8) * 8  # whole cache lines of 64 bytes, so that two workers never write to the same one

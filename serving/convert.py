@@ -171,9 +171,19 @@ def info_from_wire(message: wire.InfoResponse) -> Info:
 
 
 def _fields(message: Message) -> dict[str, Any]:
-    """The fields of a message of scalars and maps, those too that hold their default."""
-    values = {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
-    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    """The fields of a message, those too that hold their default; a message that is not there has none."""
+    return {field.name: _plain(message, field.name) for field in message.DESCRIPTOR.fields}
+
+
+def _plain(message: Message, name: str) -> Any:
+    value = getattr(message, name)
+    if isinstance(value, Message):
+        return _fields(value) if message.HasField(name) else {}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, str | bytes | int | float):
+        return value
+    return [_fields(each) for each in value]
 
 
 def _value_from_wire(message: wire.FeatureValue, field_name: str) -> Value:

@@ -4,11 +4,24 @@ The additions are written out where every request passes, for to call a function
 them.
 """
 
+from array import array
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from serving import cells
-from serving.cells import IN_FLIGHT, QUERIES, QUEUE_DEPTH, REFUSED, REQUEST_SECONDS, REQUESTS, STREAMS
+from serving.cells import (
+    IN_FLIGHT,
+    QUERIES,
+    QUEUE_DEPTH,
+    REFUSED,
+    REQUEST_SECONDS,
+    REQUESTS,
+    STREAMS,
+    VERSION_REQUESTS,
+    VERSION_SECONDS,
+    VERSION_WIDTH,
+)
 from serving.histogram import SECONDS, SIZES
 
 _QUEUE, _ENCODE, _SEARCH, _SERIALISE = (cells.STAGE_SECONDS[stage] for stage in cells.STAGES)
@@ -25,10 +38,56 @@ class WorkerMetrics:
     `queued` make this a `batching.Observer`.
     """
 
-    __slots__ = ("_cells",)
+    __slots__ = ("_cells", "_versions")
 
     def __init__(self, row: Row) -> None:
         self._cells = row
+        # Where the cells of each version are, the one that was shown last at the end.
+        self._versions = {row[start]: start for start in cells.VERSION_STARTS if row[start]}
+
+    def shows(self, versions: Sequence[str]) -> None:
+        """These versions of bundles are served from now on; `versioned` counts no others.
+
+        Raises:
+            ValueError: they are more than there is room for.
+        """
+        if len(versions) > cells.VERSIONS:
+            raise ValueError(f"expected at most {cells.VERSIONS} versions, got {len(versions)}")
+        named = [cells.version_cell(version) for version in versions]
+        for name in named:
+            start = self._versions.pop(name, None)
+            if start is None:
+                start = self._room(named)
+                self._cells[start : start + VERSION_WIDTH] = array("d", bytes(8 * VERSION_WIDTH))
+                self._cells[start] = name  # at last: a reader must not take the counts of another for its own
+            self._versions[name] = start
+
+    def _room(self, needed: Sequence[float]) -> int:
+        """A start that nobody has, or whose version has not been shown for longest."""
+        free = [start for start in cells.VERSION_STARTS if start not in self._versions.values()]
+        if free:
+            return free[0]
+        return self._versions.pop(next(name for name in self._versions if name not in needed))
+
+    def versioned(self, version: float, code: str, seconds: float) -> None:
+        """A request has been answered, or refused, by a bundle; beside `finished`.
+
+        Args:
+            version: of the bundle, as `cells.version_cell` writes it.
+            code: name of the request's gRPC status.
+            seconds: as `finished` takes it.
+
+        Raises:
+            KeyError: there is no such status.
+        """
+        count = VERSION_REQUESTS[code]
+        start = self._versions.get(version)
+        if start is not None:
+            row = self._cells
+            row[start + count] += 1.0
+            start += VERSION_SECONDS
+            row[start + bisect_left(SECONDS, seconds)] += 1.0
+            row[start + _SUM] += seconds
 
     def began(self) -> None:
         """A request has come in; `finished` must follow."""

@@ -11,7 +11,7 @@ the workers' rows (`metrics.py`), and what the system says of the processes (`pr
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,13 +24,13 @@ from prometheus_client.core import HistogramMetricFamily as Histogram
 from prometheus_client.core import InfoMetricFamily as Info
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from protos.bundle import INDEX, MANIFEST, VECTORS, Manifest
 from protos.errors import Unavailable
 from serving import cells
 from serving.address import join
-from serving.histogram import SECONDS, SIZES, cumulative, width
+from serving.families import add_histogram
+from serving.histogram import SECONDS, SIZES, width
 from serving.metrics import SharedMetrics, restarts
 from serving.processes import process_metrics
 
@@ -105,6 +105,7 @@ def serve_metrics(
     host: str = "127.0.0.1",
     port: int = 0,
     describe: Callable[[], BundleFacts] | None = None,
+    more: Callable[[], Iterable[Metric]] = tuple,
 ) -> MetricsServer:
     """Answer scrapes from now on, on threads of their own.
 
@@ -113,12 +114,13 @@ def serve_metrics(
         host: to listen on.
         port: to listen on; 0 lets the system choose.
         describe: says at each scrape which bundle is served; None where there is none.
+        more: gives at each scrape what else there is to show.
 
     Raises:
         Unavailable: nobody can listen there, most likely because somebody does.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_ServiceCollector(shared, describe))
+    registry.register(_ServiceCollector(shared, describe, more))
     try:
         return MetricsServer(*start_http_server(port, host, registry))
     except OSError as error:
@@ -126,9 +128,15 @@ def serve_metrics(
 
 
 class _ServiceCollector(Collector):
-    def __init__(self, shared: SharedMetrics, describe: Callable[[], BundleFacts] | None) -> None:
+    def __init__(
+        self,
+        shared: SharedMetrics,
+        describe: Callable[[], BundleFacts] | None,
+        more: Callable[[], Iterable[Metric]],
+    ) -> None:
         self._shared = shared
         self._describe = describe
+        self._more = more
 
     def collect(self) -> Iterator[Metric]:
         rows = self._shared.read()
@@ -138,6 +146,7 @@ class _ServiceCollector(Collector):
         yield from _workers(rows)
         if self._describe:
             yield from _bundle(self._describe())
+        yield from self._more()
         yield from process_metrics(_process_ids(self._shared.supervisor, rows))
 
 
@@ -166,6 +175,12 @@ def _histograms(total: Sequence[float]) -> Iterator[Metric]:
     yield from (requests, stages, sizes)
 
 
+def _add(
+    family: Histogram, labels: list[str], bounds: Sequence[float], total: Sequence[float], start: int
+) -> None:
+    add_histogram(family, labels, bounds, total[start : start + width(bounds)])
+
+
 def _called(total: Sequence[float]) -> list[str]:
     """The service's own methods, and of the others those that somebody has called."""
     return [
@@ -173,17 +188,6 @@ def _called(total: Sequence[float]) -> list[str]:
         for method, codes in cells.REQUESTS.items()
         if method in cells.RETRIEVAL or any(total[cell] for cell in codes.values())
     ]
-
-
-def _add(
-    family: Histogram, labels: list[str], bounds: Sequence[float], total: Sequence[float], start: int
-) -> None:
-    buckets, observed = cumulative(bounds, total[start : start + width(bounds)])
-    family.add_metric(labels, [(_text(bound), count) for bound, count in buckets], observed)
-
-
-def _text(bound: float) -> str:
-    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
 
 
 def _workers(rows: Sequence[list[float]]) -> Iterator[Metric]:

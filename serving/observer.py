@@ -24,7 +24,6 @@ class Observer:
 
     Args:
         metrics: of this worker.
-        bundle_version: of the bundle that answers.
         log: of requests, if there is one.
         tracing: of requests, if there is any.
     """
@@ -32,14 +31,12 @@ class Observer:
     def __init__(
         self,
         metrics: WorkerMetrics,
-        bundle_version: str = "",
         log: RequestLog | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self.metrics = metrics
         self.began = metrics.began
         self.streams = metrics.streams
-        self._version = bundle_version
         self._log, self._tracing = log, tracing
 
     def turned_away(self, name: str, code: grpc.StatusCode, error: Exception | None) -> None:
@@ -61,7 +58,10 @@ class Observer:
         """A call is over, with this code."""
         name = NAMES[code]
         ended = time.perf_counter_ns()
-        self.metrics.finished(rpc.method.name, name, (ended - rpc.arrived) / 1e9)
+        seconds = (ended - rpc.arrived) / 1e9
+        self.metrics.finished(rpc.method.name, name, seconds)
+        if rpc.served is not None:
+            self.metrics.versioned(rpc.served.cell, name, seconds)
         traced = self._tracing is not None and self._tracing.wants(rpc.metadata)
         if traced or (self._log is not None and self._log.wants(name)):
             self._tell(rpc, name, ended, traced)
@@ -81,7 +81,7 @@ class Observer:
             k=0 if job is None else job.wanted.k,
             queries=rpc.queries,
             batch=0 if job is None else job.batch,
-            bundle_version=self._version,
+            bundle_version="" if rpc.served is None else rpc.served.version,
             texts=_texts(job) if job is not None and self._log is not None and self._log.texts else (),
         )
         trace_id = self._tracing.record(call) if traced and self._tracing is not None else ""

@@ -4,8 +4,34 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving.bundles import BUNDLES
 from serving.limits import Bounds, Limits
 from serving.tls import TlsFiles
+
+
+@dataclass(frozen=True)
+class Follow:
+    """An alias of the registry to serve, whatever it names.
+
+    Args:
+        model: such as `models:/pydocs@champion`.
+        poll_seconds: between two looks at the registry.
+        canary: an alias whose bundle answers a part of the requests; none where it is empty.
+        canary_share: of the requests, 0 to 1.
+        shadow: an alias whose bundle is asked too, off the answers' path; none where it is empty.
+        shadow_share: of the searches that it is asked.
+        memory: bytes that a new bundle may take in all workers; 0: what the machine has left.
+        cache: folder that keeps the bundles.
+    """
+
+    model: str
+    poll_seconds: float = 10.0
+    canary: str = ""
+    canary_share: float = 0.05
+    shadow: str = ""
+    shadow_share: float = 0.1
+    memory: int = 0
+    cache: Path = BUNDLES
 
 
 @dataclass(frozen=True)
@@ -13,7 +39,7 @@ class Plan:
     """What to serve, and how.
 
     Args:
-        folder: of the bundle.
+        folder: of the bundle that is served first.
         host, port: to listen on; port 0 lets the system choose.
         port_file: receives the port once requests are answered.
         workers: processes that answer.
@@ -30,6 +56,8 @@ class Plan:
         log_queries: the lines hold the texts of queries.
         trace_endpoint, trace_ratio: where traces go, and of which part of the requests.
         item_tower: offer the item tower too, to who speaks the Open Inference Protocol.
+        model_version: of the registry, where the bundle is from there.
+        follow: the alias that says what is served from then on; without, it is that bundle for good.
     """
 
     folder: Path
@@ -53,6 +81,8 @@ class Plan:
     trace_endpoint: str | None = None
     trace_ratio: float = 0.01
     item_tower: bool = False
+    model_version: str = ""
+    follow: Follow | None = None
 
 
 def cores() -> int:

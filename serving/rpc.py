@@ -21,6 +21,7 @@ from serving.status import NobodyWaits, status, trailers
 if TYPE_CHECKING:
     from serving.methods import Method
     from serving.reactor import Reactor
+    from serving.served import Served
 
 NO_FLAGS = 0
 OK = 0
@@ -41,6 +42,7 @@ class Rpc(ABC):
     Attributes:
         job: the last of the call, for who tells of it.
         queries: in all its requests.
+        served: the bundle that answers its last request, as soon as one has been chosen.
         serialised: start and end of making its last answer's message, in `time.perf_counter_ns()`.
     """
 
@@ -51,6 +53,7 @@ class Rpc(ABC):
         self.arrived = time.perf_counter_ns()
         self.job: Job | None = None
         self.queries = 0
+        self.served: Served | None = None
         self.serialised: tuple[int, int] | None = None
         self._reactor = reactor
         self._call = event.call

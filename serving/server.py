@@ -28,7 +28,8 @@ from serving.reactor import Reactor
 from serving.requestlog import RequestLog
 from serving.retriever import Retriever
 from serving.rpc import Rpc
-from serving.servicer import SERVICE, RetrievalServicer
+from serving.served import Lineup, Served
+from serving.servicer import SERVICE, RetrievalServicer, Tap
 from serving.tls import TlsFiles, credentials
 from serving.tokens import TokenFile
 from serving.tracing import Tracing
@@ -84,6 +85,8 @@ class RetrievalServer:
         log: of requests.
         tracing: of requests.
         share_port: other workers listen on the same port.
+        release: adds to what `Info` tells of the bundles that are served.
+        tap: gets a part of the answers.
 
     Raises:
         Unavailable: nobody can listen there, most likely because somebody does.
@@ -105,32 +108,36 @@ class RetrievalServer:
         log: RequestLog | None = None,
         tracing: Tracing | None = None,
         share_port: bool = False,
+        release: Callable[[], dict[str, Any]] = dict,
+        tap: Tap | None = None,
     ) -> None:
         limits, bounds, access = limits or Limits(), bounds or Bounds(), access or Access()
         metrics = metrics or SharedMetrics.create(workers=1)
-        counters = metrics.worker(slot)
+        self._counters = counters = metrics.worker(slot)
 
         def state() -> dict[str, Any]:
             mine = {"worker_pid": os.getpid(), "queue_bound": bounds.queue}
-            return {**metrics.snapshot(), **access.state(), **mine}
+            return {**metrics.snapshot(), **access.state(), **mine, **release()}
 
-        packed = packed or PackedCatalogue(retriever.catalogue)
-        servicer = RetrievalServicer(retriever, packed, limits, access.rate, state)
+        first = Served(retriever, packed or PackedCatalogue(retriever.catalogue), item_tower)
+        self._servicer = servicer = RetrievalServicer(Lineup(first), limits, access.rate, state, tap)
+        self._counters.shows([first.version])
         towers: dict[Any, Encode] = {"query": servicer.encode}
         if item_tower is not None:
-            towers["item"] = item_tower
+            towers["item"] = servicer.encode_items
         self._health = _Health()
         names = (*SERVICES[1:], HEALTH.full_name, REFLECTION.full_name)
+        inferring = InferenceServicer(lambda: servicer.lineup.champion.manifest, towers, limits)
         served = {
             **methods(SERVICE, servicer),
-            **methods(inference.SERVICE, InferenceServicer(lambda: retriever.manifest, towers, limits)),
+            **methods(inference.SERVICE, inferring),
             **methods(HEALTH, self._health, always=True),
             **methods(REFLECTION, _Reflection(names), always=True),
         }
         self._reactor = Reactor(
             served,
-            Batcher(retriever, counters, bounds.batch),
-            Observer(counters, retriever.manifest.bundle_version, log, tracing),
+            Batcher(counters, bounds.batch),
+            Observer(counters, log, tracing),
             Guard(access.tokens),
             bounds.queue,
             bounds.streams,
@@ -150,6 +157,21 @@ class RetrievalServer:
         """Answer requests from now on."""
         self._health.set_all(SERVING)
         self._reactor.begin()
+
+    def swap(self, lineup: Lineup, swapped: Callable[[], None] = lambda: None) -> None:
+        """Let others answer from now on; requests in flight finish with who began with them.
+
+        Args:
+            lineup: who answers; with item towers, where the server was made with one.
+            swapped: called when it is done, on the reactor's thread.
+        """
+
+        def swap() -> None:
+            self._counters.shows([each.version for each in lineup.all])
+            self._servicer.lineup = lineup
+            swapped()
+
+        self._reactor.call_soon(swap)
 
     def stop(self, grace_seconds: float = 10.0) -> None:
         """Say NOT_SERVING, take no new request, finish those in flight, and return.

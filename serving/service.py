@@ -5,21 +5,24 @@ serve(Plan(folder, port=50051, workers=4), ready=lambda serving: print(serving.a
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from protos import bundle
 from protos.bundle import Manifest, write_file
 from serving.address import is_loopback, join
-from serving.exposition import bundle_facts, serve_metrics
-from serving.item_tower import item_encoder
+from serving.board import Board
+from serving.exposition import BundleFacts, bundle_facts, serve_metrics
 from serving.metrics import SharedMetrics
-from serving.packed import PackedCatalogue
 from serving.plan import Plan
 from serving.ratelimit import RateLimit
+from serving.releases import FOLLOWING, Releases
 from serving.requestlog import RequestLog
-from serving.retriever import Retriever
+from serving.served import Lineup, Served
 from serving.server import Access, RetrievalServer
+from serving.swap import TARGET, Swapper, lineup_of, worker_name
 from serving.tls import check_exposure
 from serving.tokens import TokenFile
 from serving.tracing import Tracing, prepare
@@ -71,7 +74,7 @@ def serve(plan: Plan, ready: Callable[[Serving], None]) -> None:
     with reserved(plan.host, plan.port) as port:
         log.info("loading %s", plan.folder)
         service = _Service(plan, access, port)
-        roles = [Role(f"worker {n}", service.worker(n)) for n in range(plan.workers)]
+        roles = [Role(worker_name(n), service.worker(n)) for n in range(plan.workers)]
         metrics = Role("metrics", service.metrics)
         watched = [*roles, metrics] if plan.metrics_port is not None else roles
 
@@ -99,15 +102,19 @@ class _Service:
 
     def __init__(self, plan: Plan, access: Access, port: int) -> None:
         self._plan, self._access, self._port = plan, access, port
-        self._retriever = Retriever.load(plan.folder)
-        self._packed = PackedCatalogue(self._retriever.catalogue)
-        self._item_tower = item_encoder(plan.folder, self.manifest) if plan.item_tower else None
+        # A bundle that is served for good is loaded once, and the workers share its memory. One that may be
+        # swapped each of them loads for itself: what is swapped in later could not be shared either.
+        self._shared = None if plan.follow else self._load(plan.folder, plan.model_version)
+        self.manifest = self._shared.manifest if self._shared else bundle.read_manifest(plan.folder)
         self.shared = SharedMetrics.create(plan.workers)
-
-    @property
-    def manifest(self) -> Manifest:
-        """Of the bundle."""
-        return self._retriever.manifest
+        self.board = Board.create((TARGET, FOLLOWING, *map(worker_name, range(plan.workers))))
+        self._releases = Releases(self.board, self.shared.read)
+        first = {
+            "folder": str(plan.folder.absolute()),
+            "bundle_version": self.manifest.bundle_version,
+            "model_version": plan.model_version,
+        }
+        self.board.write(TARGET, {"serial": 1, "champion": first, "canary": None})
 
     def worker(self, slot: int) -> Callable[[Lifeline], None]:
         """What the worker of a slot does."""
@@ -115,28 +122,37 @@ class _Service:
         def run(lifeline: Lifeline) -> None:
             plan = self._plan
             gc.set_threshold(GARBAGE)
-            if plan.threads > 1:  # a session's own threads do not survive a fork
-                self._retriever.open_encoder(plan.folder, plan.threads)
+            if self._shared and plan.threads > 1:  # a session's own threads do not survive a fork
+                self._shared.retriever.open_encoder(plan.folder, plan.threads)
+            target = self.board.read(TARGET)
+            lineup = Lineup(self._shared or self._champion(target))
             endpoint = plan.trace_endpoint
             tracing = Tracing(endpoint, plan.trace_ratio, slot) if endpoint else None
             server = RetrievalServer(
-                self._retriever,
+                lineup.champion.retriever,
                 plan.limits,
                 plan.host,
                 self._port,
                 plan.bounds,
                 self._access,
-                self._packed,
-                self._item_tower,
+                lineup.champion.packed,
+                lineup.champion.item_tower,
                 self.shared,
                 slot,
                 RequestLog(plan.log_rate, slot, plan.log_queries),
                 tracing,
                 share_port=True,
+                release=self._releases.state,
             )
+            # A canary comes as all that is swapped in does: if it cannot be had, the champion answers.
+            serial = 0 if target["canary"] else target["serial"]
+            swapper = Swapper(self.board, worker_name(slot), lineup, serial, self._load, server.swap)
             server.start()
+            if plan.follow:
+                swapper.start()
             lifeline.ready()
             lifeline.wait()
+            swapper.stop()
             server.stop(plan.grace)
             if tracing:
                 tracing.stop()
@@ -146,13 +162,24 @@ class _Service:
     def metrics(self, lifeline: Lifeline) -> None:
         """Answer scrapes."""
         plan = self._plan
-
-        def facts() -> Any:
-            return bundle_facts(self.manifest, plan.folder)
-
-        with serve_metrics(self.shared, plan.metrics_host, plan.metrics_port or 0, facts) as server:
+        with serve_metrics(
+            self.shared, plan.metrics_host, plan.metrics_port or 0, self._facts, self._releases.metrics
+        ) as server:
             lifeline.ready(str(server.port))
             lifeline.wait()
+
+    def _facts(self) -> BundleFacts:
+        """Of the champion."""
+        folder = Path(self.board.read(TARGET)["champion"]["folder"])
+        return bundle_facts(bundle.read_manifest(folder), folder)
+
+    def _champion(self, target: Mapping[str, Any]) -> Served:
+        return lineup_of({"champion": target["champion"]}, self._load).champion
+
+    def _load(self, folder: Path, model_version: str) -> Served:
+        # Where workers are forked from what is loaded here, the tower's threads are made in each of them.
+        threads = self._plan.threads if self._plan.follow else 1
+        return Served.load(folder, threads, self._plan.item_tower, model_version)
 
 
 def _access(plan: Plan) -> Access:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,75 +13,126 @@ from serving import convert
 from serving.batching import Job
 from serving.guard import caller
 from serving.limits import Limits
-from serving.packed import PackedCatalogue
 from serving.query import Query
 from serving.ratelimit import RateLimit
-from serving.retriever import Retriever
 from serving.rpc import Rpc
+from serving.served import Lineup, Served
 from serving.stages import NOTHING, Wanted
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"]
+
+
+KEY = "x-request-key"  # metadata: requests with the same one are answered by the same bundle
+
+
+class Tap(Protocol):
+    """Takes a part of the searches and their answers to somewhere else."""
+
+    def wants(self) -> bool:
+        """Whether it takes the next search."""
+
+    def offer(self, request: wire.SearchRequest, response: bytes) -> None:
+        """A search that it wanted, and its answer; costs next to nothing and never fails."""
 
 
 class RetrievalServicer:
     """Turns requests into jobs; searches give their answers as bytes.
 
     Args:
-        retriever: that answers.
-        packed: its catalogue.
+        lineup: who answers; another may be put in its place on the reactor's thread.
         limits: that requests must keep to.
         rate: that each client must keep to, if there is one.
         state: gives what `Info` tells of the service itself.
+        tap: gets a part of the champion's answers, if there is one.
     """
 
     def __init__(
         self,
-        retriever: Retriever,
-        packed: PackedCatalogue,
+        lineup: Lineup,
         limits: Limits,
         rate: RateLimit | None,
         state: Callable[[], dict[str, Any]],
+        tap: Tap | None = None,
     ) -> None:
-        self._retriever = retriever
-        self._packed = packed
+        self.lineup = lineup
         self._limits = limits
         self._rate = rate
         self._state = state
-        self._version = retriever.manifest.bundle_version
+        self._tap = tap
         self._started = time.monotonic()
 
     def Search(self, request: wire.SearchRequest, rpc: Rpc) -> Job:
         """The k items nearest to one query."""
         if not request.HasField("query"):
             raise InvalidInput("query", "required, but missing")
+        served = self._choose(rpc, request.query)
         queries = [self._query(request.query, "query")]
-        return self._job(queries, ["query"], self._wanted(request), rpc, self._response)
+        answer: Callable[[Job], bytes] = served.response
+        if self._tap is not None and served is self.lineup.champion and self._tap.wants():
+            answer = self._tapped(request, served)
+        return self._job(served, queries, ["query"], self._wanted(served, request), rpc, answer)
 
     SearchStream = Search  # one answer for each request, in order
 
     def SearchBatch(self, request: wire.SearchBatchRequest, rpc: Rpc) -> Job:
         """Many queries in one call."""
         queries, names = self._batch(request.queries)
-        return self._job(queries, names, self._wanted(request), rpc, self._batch_response)
+        served = self._choose(rpc, request.queries[0])
+        return self._job(served, queries, names, self._wanted(served, request), rpc, served.batch_response)
 
     def Encode(self, request: wire.EncodeRequest, rpc: Rpc) -> Job:
         """The vectors of queries."""
         queries, names = self._batch(request.queries)
-        return self._job(queries, names, NOTHING, rpc, self._vectors)
+        served = self._choose(rpc, request.queries[0])
+        return self._job(served, queries, names, NOTHING, rpc, served.vectors_response)
 
     def Info(self, request: wire.InfoRequest, rpc: Rpc) -> wire.InfoResponse:
         """What is being served."""
         uptime_seconds = time.monotonic() - self._started
-        return convert.info_to_wire(self._retriever.manifest, self._limits, uptime_seconds, self._state())
+        return convert.info_to_wire(
+            self.lineup.champion.manifest, self._limits, uptime_seconds, self._state()
+        )
 
     def encode(self, queries: Sequence[Query], rpc: Rpc) -> npt.NDArray[np.float32]:
-        """The vectors of queries, at once; for who speaks another protocol."""
+        """The champion's vectors of queries, at once; for who speaks another protocol."""
+        rpc.served = self.lineup.champion
         self._admit(rpc, len(queries))
         rpc.check("encode")
-        return self._retriever.encode(queries).vectors
+        return self.lineup.champion.retriever.encode(queries).vectors
+
+    def encode_items(self, items: Sequence[Query], rpc: Rpc) -> npt.NDArray[np.float32]:
+        """The champion's vectors of items, at once."""
+        rpc.served = self.lineup.champion
+        tower = self.lineup.champion.item_tower
+        assert tower is not None, "offered only where it has been loaded"
+        return tower(items, rpc)
+
+    def _choose(self, rpc: Rpc, query: wire.Query) -> Served:
+        """Who answers: by the key that the client gives, or else by the query."""
+        lineup = self.lineup
+        if lineup.canary is None:
+            rpc.served = lineup.champion
+        else:
+            key = next((value for name, value in rpc.metadata if name == KEY), None)
+            if key is None:
+                key = query.SerializeToString(deterministic=True)
+            rpc.served = lineup.choose(key if isinstance(key, bytes) else key.encode())
+        return rpc.served
+
+    def _tapped(self, request: wire.SearchRequest, served: Served) -> Callable[[Job], bytes]:
+        """As `served.response`, and the tap is told of it."""
+
+        def answer(job: Job) -> bytes:
+            response = served.response(job)
+            if self._tap is not None:
+                self._tap.offer(request, response)
+            return response
+
+        return answer
 
     def _job(
         self,
+        served: Served,
         queries: Sequence[Query],
         names: Sequence[str],
         wanted: Wanted,
@@ -89,31 +140,19 @@ class RetrievalServicer:
         answer: Callable[[Job], Any],
     ) -> Job:
         self._admit(rpc, len(queries))
-        prepare = self._retriever.prepare
-        return Job([prepare(*each) for each in zip(queries, names, strict=True)], wanted, answer)
+        retriever = served.retriever
+        prepare = retriever.prepare
+        return Job(retriever, [prepare(*each) for each in zip(queries, names, strict=True)], wanted, answer)
 
     def _admit(self, rpc: Rpc, queries: int) -> None:
         rpc.queries += queries
         if self._rate is not None:
             self._rate.admit(caller(rpc), queries)
 
-    def _response(self, job: Job) -> bytes:
-        return self._packed.response(job.found[0], self._version, job.timing)
-
-    def _batch_response(self, job: Job) -> bytes:
-        return self._packed.batch_response(job.found, self._version, job.timing)
-
-    def _vectors(self, job: Job) -> wire.EncodeResponse:
-        return wire.EncodeResponse(
-            vectors=[wire.Vector(values=vector) for vector in job.vectors.tolist()],
-            bundle_version=self._version,
-            timing=convert.timing_to_wire(job.timing),
-        )
-
-    def _wanted(self, request: wire.SearchRequest | wire.SearchBatchRequest) -> Wanted:
+    def _wanted(self, served: Served, request: wire.SearchRequest | wire.SearchBatchRequest) -> Wanted:
         self._limits.check_exclude(request.exclude)
         k = self._limits.k(request.k)
-        return self._retriever.wanted(k, request.exclude, request.exclude_history)
+        return served.retriever.wanted(k, request.exclude, request.exclude_history)
 
     def _batch(self, messages: Sequence[wire.Query]) -> tuple[list[Query], list[str]]:
         self._limits.check_batch(len(messages))

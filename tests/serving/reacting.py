@@ -20,6 +20,7 @@ from serving.packed import PackedCatalogue
 from serving.reactor import Reactor
 from serving.retriever import Retriever
 from serving.rpc import Rpc, UnaryRpc
+from serving.served import Lineup, Served
 from serving.servicer import SERVICE, RetrievalServicer
 from serving.stream_rpc import StreamRpc
 
@@ -80,7 +81,8 @@ def reacting(
     """Serve the bundle, and `/test/Sleep`, `/test/Fail`, `/test/FailStream`."""
     metrics = SharedMetrics.create(workers=1)
     counters = metrics.worker(0)
-    servicer = RetrievalServicer(retriever, PackedCatalogue(retriever.catalogue), Limits(), None, dict)
+    lineup = Lineup(Served(retriever, PackedCatalogue(retriever.catalogue)))
+    servicer = RetrievalServicer(lineup, Limits(), None, dict)
     served = methods(SERVICE, servicer)
     for name, behaviour, kind in (
         ("Sleep", sleep, UnaryRpc),
@@ -90,7 +92,7 @@ def reacting(
         served[f"/test/{name}"] = Method(f"/test/{name}", name, bytes, behaviour, kind)
     reactor = Reactor(
         served,
-        Batcher(retriever, counters, batch),
+        Batcher(counters, batch),
         Observer(counters),
         Guard(),
         queue,

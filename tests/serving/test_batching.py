@@ -43,15 +43,16 @@ class Waiting:
 
     def __init__(self, retriever: Retriever, most: int = 64) -> None:
         self.told = Told()
-        self.batcher = Batcher(retriever, self.told, most)
+        self.retriever = retriever
+        self.batcher = Batcher(self.told, most)
         self.done: list[Job] = []
 
     def submit(self, *queries: Query | str, wanted: Wanted | None = None, gone: tuple[str, ...] = ()) -> Job:
         """Let one request wait; nobody waits for it any more at the stages of `gone`."""
-        prepare = self.batcher.retriever.prepare
+        prepare = self.retriever.prepare
         asked = [Query(each) if isinstance(each, str) else each for each in queries]
         prepared = [prepare(each, f"queries[{n}]") for n, each in enumerate(asked)]
-        job = Job(prepared, wanted or Wanted(3), lambda job: job)
+        job = Job(self.retriever, prepared, wanted or Wanted(3), lambda job: job)
         job.arrived = time.perf_counter_ns()
 
         def check(stage: str) -> None:
