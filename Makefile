@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: setup data train export bench evaluate register promote rollback serve search loadtest \
+.PHONY: setup data train export bench evaluate register promote rollback history serve search loadtest \
         demo ui test test-serving lint protos clean help
 
 PYTHON ?= python3
@@ -64,11 +64,14 @@ evaluate: setup ## quality of the newest bundle, or of BUNDLE, on the test split
 register: setup ## the newest bundle, or BUNDLE, into the model registry as challenger
 	@$(call run,export register,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
 
-promote: setup ## make the challenger the champion, if parity and index recall hold
-	@$(call run,export promote,--config $(CONFIG))
+promote: setup ## make the challenger the champion, if all gates hold; FORCE=1 REASON="..." even if not
+	@$(call run,export promote,--config $(CONFIG) $(if $(FORCE),--force) $${REASON:+"--reason=$$REASON"})
 
-rollback: setup ## make the champion before this one the champion again
-	@$(call run,export rollback,--config $(CONFIG))
+rollback: setup ## make the champion before this one the champion again, or version TO=; REASON="..."
+	@$(call run,export rollback,--config $(CONFIG) $${TO:+"--to=$$TO"} $${REASON:+"--reason=$$REASON"})
+
+history: setup ## every promotion, refusal and rollback: who, when, from, to, on which evidence, why
+	@$(call run,export history,--config $(CONFIG))
 
 serve: setup ## answer over gRPC on PORT, from the model with alias ALIAS, or from BUNDLE; FLAGS="--help"
 	@exec $(PY) -m serving serve --port $(PORT) --metrics-port $(METRICS_PORT) \
@@ -137,7 +140,9 @@ help: ## this list
 	echo
 	echo "  CONFIG=train/configs/debian.toml names another experiment; JSON=path writes a command's result there."
 
-# A query is text, not make: what looks like a variable in it stays as it is.
+# A query or a reason is text, not make: what looks like a variable in it stays as it is.
 override Q := $(value Q)
 override HISTORY := $(value HISTORY)
-export Q HISTORY
+override REASON := $(value REASON)
+override TO := $(value TO)
+export Q HISTORY REASON TO

@@ -1,10 +1,14 @@
-"""python -m export bundle | bench | evaluate | register | promote | rollback: from a run to a champion."""
+"""python -m export bundle | bench | evaluate | register | promote | rollback | history
+
+From a run to a bundle, and from a bundle to the champion.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
 from export import stages, tables
+from export.trail import REASON_LENGTH
 from train.command import add_command, execute
 
 COMMANDS = {
@@ -14,6 +18,7 @@ COMMANDS = {
     "register": (stages.register, tables.show_registered),
     "promote": (stages.promote, tables.show_move),
     "rollback": (stages.rollback, tables.show_move),
+    "history": (stages.history, tables.show_history),
 }
 
 
@@ -29,12 +34,38 @@ def parser() -> argparse.ArgumentParser:
             )
         if name in ("bench", "evaluate", "register"):
             command.add_argument("--bundle", type=Path, help="folder of the bundle (default: the newest)")
+        if name == "promote":
+            command.add_argument(
+                "--force", action="store_true", help="even if gates do not hold; takes --reason"
+            )
+        if name == "rollback":
+            command.add_argument(
+                "--to", default="", help="version to make champion (default: the champion before)"
+            )
+        if name in ("promote", "rollback"):
+            command.add_argument("--reason", type=_reason, default="", help="why, for the record")
     return top
+
+
+def _reason(text: str) -> str:
+    """Words that a registry can hold and a table can show.
+
+    Raises:
+        ArgumentTypeError: there are too many, or characters that are not text.
+    """
+    words = " ".join(text.split())
+    if len(words) > REASON_LENGTH or not words.isprintable():
+        raise argparse.ArgumentTypeError(f"expected up to {REASON_LENGTH} printable characters")
+    return words
 
 
 def main() -> int:
     """Run a command and return its exit code."""
-    return execute(parser())
+    top = parser()
+    asked = top.parse_args()
+    if getattr(asked, "force", False) and not asked.reason:
+        top.error("promote --force: say why with --reason")
+    return execute(top)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import polars as pl
 from mlflow.entities import Run
 from rich.console import Console
 
-from export import graph, index, parity, plots, quality
+from export import graph, index, parity, per_query, plots, quality
 from export.backends import Encode, onnx_encoder, torch_encoder
 from export.benchmark import benchmark
 from export.catalogue import encode_all
@@ -128,7 +128,7 @@ class _Assembly:
             values = values_of(self.dataset.items, self.experiment.item, catalogue=True)
             catalogue = encode_all(every_core, item_inputs, values, self.console, "items as served")
         ef_search = self._index(towers["query"], catalogue, folder)
-        self._quality(towers["query"], evaluated, ef_search)
+        self._quality(towers["query"], evaluated, ef_search, folder)
         np.save(folder / bundle.VECTORS, catalogue)
         self._items(folder)
         self._write_reports(folder)
@@ -204,11 +204,15 @@ class _Assembly:
         save(figure, folder / bundle.REPORTS / "index.png")
         return tuned.ef_search
 
-    def _quality(self, query: Exported, evaluated: Any, ef_search: int) -> None:
+    def _quality(self, query: Exported, evaluated: Any, ef_search: int, folder: Path) -> None:
         with self.console.status("quality on the test split, baselines beside it"):
             searched = index.build(evaluated, self.experiment.index, self.score)
             model = quality.Searched(query.onnx, query.inputs, evaluated, searched, ef_search)
-            metrics = quality.evaluate(self.experiment, self.problem, model, self.score, self.console)
+            answers = quality.ranked(self.problem, model, self.console)
+            metrics = quality.evaluate(
+                self.experiment, self.problem, model, self.score, self.console, answers
+            )
+        per_query.save(per_query.measure(self.problem, answers), folder)
         self.reports["quality"] = metrics | {"evaluated_text": self.dataset.report["evaluated_text"]}
 
     def _items(self, folder: Path) -> None:

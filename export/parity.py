@@ -1,13 +1,13 @@
 """Do torch and ONNX Runtime say the same? On real records, and on what someone will send all the same."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from export.backends import Encode
 from protos.errors import GateRefused
-from protos.features import CategoryFeature, HistoryFeature, IdFeature, TextFeature, TowerInputs
+from protos.features import Arrays, CategoryFeature, HistoryFeature, IdFeature, TextFeature, TowerInputs
 
 BATCHES = (1, 2, 33)
 HOSTILE_TEXTS = (
@@ -51,26 +51,56 @@ def check(
     Raises:
         GateRefused: a difference is above the tolerance, or a vector is not finite.
     """
-    hostile = _hostile(inputs, values)
     worst, records = 0.0, 0
-    for source in (values, hostile):
-        total = len(next(iter(source.values())))
-        for batch in BATCHES:
-            for at in range(0, total, batch):
-                arrays = inputs.to_arrays({k: v[at : at + batch] for k, v in source.items()})
-                difference = _difference(onnx(arrays), torch(arrays))
-                if not difference <= tolerance:
-                    raise GateRefused(
-                        f"{side} tower: torch and ONNX Runtime differ by {difference:.2e} "
-                        f"(tolerance {tolerance:.0e}) on records {at} to {at + batch - 1} of {total}"
-                    )
-                worst = max(worst, float(difference))
-            records += total
+    for batch in batches(inputs, values):
+        found = difference(onnx(batch.arrays), torch(batch.arrays))
+        if not found <= tolerance:
+            raise GateRefused(
+                f"{side} tower: torch and ONNX Runtime differ by {found:.2e} "
+                f"(tolerance {tolerance:.0e}) on {batch.records}"
+            )
+        worst = max(worst, found)
+        records += batch.size
     return {"max_abs_diff": worst, "tolerance": tolerance, "records": records}
 
 
-def _difference(found: Any, expected: Any) -> float:
-    """The largest difference in any coordinate, relative to the length of vectors that are longer than 1."""
+class Batch(NamedTuple):
+    """Records as a tower takes them.
+
+    Args:
+        records: which they are, in words.
+        size: how many.
+        arrays: the tower's inputs, (B, ...) each.
+    """
+
+    records: str
+    size: int
+    arrays: Arrays
+
+
+def batches(inputs: TowerInputs, values: Mapping[str, Sequence[Any]]) -> Iterator[Batch]:
+    """Ordinary and hostile records in batches of 1, 2 and 33.
+
+    Args:
+        values: feature name -> raw values of ordinary records.
+    """
+    for kind, source in (("ordinary", values), ("hostile", _hostile(inputs, values))):
+        total = len(next(iter(source.values())))
+        for size in BATCHES:
+            for at in range(0, total, size):
+                records = {name: column[at : at + size] for name, column in source.items()}
+                end = min(at + size, total)
+                yield Batch(
+                    f"{kind} records {at} to {end - 1} of {total}", end - at, inputs.to_arrays(records)
+                )
+
+
+def difference(found: Any, expected: Any) -> float:
+    """The largest difference in any coordinate, relative to the length of vectors that are longer than 1.
+
+    Args:
+        found, expected: float32 (B, D).
+    """
     length = np.maximum(1, np.linalg.norm(expected, axis=1, keepdims=True))
     return float((np.abs(found - expected) / length).max())
 

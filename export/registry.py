@@ -1,56 +1,36 @@
-"""Bundles in the MLflow model registry: register, promote by alias, roll back.
+"""Bundles in the MLflow model registry: register them, find them, get them onto this disk.
 
-    python -m export register | promote | rollback --config train/configs/pydocs.toml
+    python -m export register --config train/configs/pydocs.toml
 
 A registered version is a model that `mlflow.pyfunc.load_model("models:/pydocs@champion")` loads in any
-process. `challenger` is the version registered last, `champion` the one that is served. Every move of the
-champion is written to a trail of tags on the registered model, and a rollback reads it.
+process. `challenger` is the version registered last, `champion` the one that is served; what moves the
+champion is in `export/release.py`.
 """
 
-import getpass
-import json
-import socket
-import tempfile
+import os
+import subprocess
+import sys
 import warnings
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from export.assemble import BUNDLES, export_metrics
+from export.card import as_input, card, lineage, main_figures
 from protos import bundle
-from protos.errors import BundleDamaged, GateRefused, MissingStage
+from protos.errors import MissingStage, TwinspireError
 from train.places import ROOT
 from train.tracking import get_run, is_absent, unreachable
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 BUNDLE_VERSION = "bundle_version"
-TRAIL = "trail."
 RUNTIME = ("numpy", "onnxruntime", "hnswlib", "protobuf", "mlflow")
-
-
-@dataclass(frozen=True)
-class Move:
-    """One move of the champion alias.
-
-    Args:
-        at: UTC time, ISO 8601.
-        actor: user and host.
-        action: `promote` or `rollback`.
-        before: version that was champion, empty if none was.
-        after: version that is champion now.
-    """
-
-    at: str
-    actor: str
-    action: str
-    before: str
-    after: str
 
 
 def register(folder: Path) -> tuple[ModelVersion, bool]:
@@ -59,74 +39,17 @@ def register(folder: Path) -> tuple[ModelVersion, bool]:
     Raises:
         BundleError: the bundle is damaged.
         MissingStage: the run that trained its towers is tracked elsewhere.
+        Unavailable: the registry does not answer.
     """
     manifest = bundle.read(folder)
-    known = _version_of(manifest)
-    if known is None:
-        get_run(manifest.run_id)
-        _log_model(folder, manifest)
+    with answering():
         known = _version_of(manifest)
-        assert known is not None
-        registered = False
-    else:
-        registered = True
-    mlflow.MlflowClient().set_registered_model_alias(manifest.name, CHALLENGER, known.version)
+        registered = known is not None
+        if known is None:
+            get_run(manifest.run_id)
+            known = _log_model(folder, manifest)
+        mlflow.MlflowClient().set_registered_model_alias(manifest.name, CHALLENGER, known.version)
     return known, registered
-
-
-def promote(name: str) -> tuple[Move | None, ModelVersion]:
-    """Make the challenger the champion, if its parity and index recall hold.
-
-    Returns:
-        the move, or None where the challenger is the champion already; and the version.
-
-    Raises:
-        MissingStage: there is no challenger.
-        GateRefused: a figure is outside its bound.
-    """
-    challenger = by_alias(name, CHALLENGER)
-    if challenger is None:
-        raise MissingStage(f"{name}: no version is {CHALLENGER}; `make register` makes one")
-    check_gates(manifest_of(challenger))
-    champion = by_alias(name, CHAMPION)
-    if champion is not None and champion.version == challenger.version:
-        return None, challenger
-    return _move(name, "promote", champion, challenger.version), challenger
-
-
-def rollback(name: str) -> Move:
-    """Make the champion before this one the champion again.
-
-    Raises:
-        MissingStage: the trail knows of none before.
-    """
-    champion = by_alias(name, CHAMPION)
-    standing: list[str] = []  # versions that were promoted and not rolled back
-    for move in trail(name) if champion is not None else ():
-        if move.action == "promote":
-            standing.append(move.after)
-        elif standing:
-            standing.pop()
-    if champion is None or len(standing) < 2:
-        raise MissingStage(f"{name}: there is no champion before this one to go back to")
-    return _move(name, "rollback", champion, standing[-2])
-
-
-def check_gates(manifest: bundle.Manifest) -> None:
-    """Parity and index recall, as they were measured on the bundle.
-
-    Raises:
-        GateRefused: naming the figure and its bound.
-    """
-    for side, report in manifest.parity.items():
-        if not report["max_abs_diff"] <= report["tolerance"]:
-            raise GateRefused(
-                f"parity of the {side} tower: max_abs_diff {report['max_abs_diff']:.2e} "
-                f"is above {report['tolerance']:.0e}"
-            )
-    for name, recall in manifest.ann.items():
-        if name.startswith("ann_recall") and not recall >= manifest.ann["target"]:
-            raise GateRefused(f"{name} {recall:.4f} is below {manifest.ann['target']}")
 
 
 def by_alias(name: str, alias: str) -> ModelVersion | None:
@@ -143,27 +66,46 @@ def by_alias(name: str, alias: str) -> ModelVersion | None:
         raise unreachable(error) from None
 
 
-def manifest_of(model: ModelVersion) -> bundle.Manifest:
-    """The manifest inside a model version.
+def by_version(name: str, number: str) -> ModelVersion:
+    """The version of that number.
 
     Raises:
-        BundleDamaged: the version holds no bundle, or its manifest is damaged.
+        MissingStage: there is none, or no more.
+        Unavailable: the registry does not answer, so nobody knows.
     """
-    uri = f"models:/{model.name}/{model.version}"
-    held = mlflow.artifacts.list_artifacts(f"{uri}/artifacts")
-    folders = [each.path for each in held or [] if each.is_dir]
-    if len(folders) != 1:
-        raise BundleDamaged(f"{uri}: holds {len(folders)} bundles, expected one")
-    with tempfile.TemporaryDirectory() as folder:
-        remote = f"{uri}/artifacts/{Path(folders[0]).name}/{bundle.MANIFEST}"
-        path = mlflow.artifacts.download_artifacts(remote, dst_path=folder)
-        return bundle.read_manifest(Path(path).parent)
+    try:
+        return mlflow.MlflowClient().get_model_version(name, number)
+    except MlflowException as error:
+        if is_absent(error):
+            raise MissingStage(f"{name}: there is no version {number}") from None
+        raise unreachable(error) from None
 
 
-def trail(name: str) -> list[Move]:
-    """All moves of the champion, oldest first."""
-    tags = mlflow.MlflowClient().get_registered_model(name).tags
-    return [Move(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(TRAIL)]
+def fetch(name: str, number: str) -> tuple[Path, bundle.Manifest]:
+    """The bundle of a version, from the registry onto this disk, and its manifest.
+
+    One that lies here already, whole, is used as it is: a bundle's version is the hash of its content.
+
+    Raises:
+        TwinspireError: the registry does not have it whole; the text says what is wrong.
+    """
+    command = [sys.executable, "-m", "serving.bundles", f"models:/{name}/{number}", str(BUNDLES)]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+        raise TwinspireError(f"{name}: version {number} cannot be had: {said[-1].removeprefix('error: ')}")
+    folder = Path(done.stdout.splitlines()[-1])
+    return folder, bundle.read_manifest(folder)
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """What MLflow cannot do is told as `Unavailable`."""
+    try:
+        yield
+    except MlflowException as error:
+        raise unreachable(error) from None
 
 
 def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
@@ -173,9 +115,10 @@ def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
     return found[0] if found else None
 
 
-def _log_model(folder: Path, manifest: bundle.Manifest) -> None:
+def _log_model(folder: Path, manifest: bundle.Manifest) -> ModelVersion:
     """Into the run that trained the towers, and from there into the registry."""
-    example = [_example(manifest)]
+    example = [as_input(manifest.examples[0])]
+    client = mlflow.MlflowClient()
     with mlflow.start_run(run_id=manifest.run_id), warnings.catch_warnings(record=True) as said:
         logged = mlflow.pyfunc.log_model(
             name=manifest.name,
@@ -188,42 +131,28 @@ def _log_model(folder: Path, manifest: bundle.Manifest) -> None:
     for each in said:  # MLflow has no type hint for "a text or a table of features", and says so
         if "Any type hint" not in str(each.message):
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-    client = mlflow.MlflowClient()
+    mlflow.log_metrics(_metrics(manifest), run_id=manifest.run_id, model_id=logged.model_id)
     try:
         client.create_registered_model(manifest.name)
     except MlflowException:  # it is there
         client.get_registered_model(manifest.name)
-    client.create_model_version(
+    figures = {name: f"{value:.6g}" for name, value in main_figures(manifest).items()}
+    return client.create_model_version(
         manifest.name,
         logged.model_uri,
         manifest.run_id,
-        tags={BUNDLE_VERSION: manifest.bundle_version, "split_hash": manifest.split_hash},
-        description=_description(manifest),
+        tags=figures | lineage(manifest),
+        description=card(manifest),
         model_id=logged.model_id,
     )
 
 
-def _example(manifest: bundle.Manifest) -> Any:
-    """The first example as a model takes it: a text where that is all there is, else features by name."""
-    query = manifest.examples[0]
-    (only, *others) = query.values()
-    return only if isinstance(only, str) and not others else query
-
-
-def _description(manifest: bundle.Manifest) -> str:
-    ann = ", ".join(f"{k} {v:.4f}" for k, v in manifest.ann.items() if k.startswith("ann_recall"))
-    return (
-        f"{manifest.count:,} items, D = {manifest.dimension}; {manifest.quality['verdict']}; "
-        f"{ann}; bundle {manifest.bundle_version[:12]}"
-    )
-
-
-def _move(name: str, action: str, champion: ModelVersion | None, after: str) -> Move:
-    now = datetime.now(UTC)
-    before = champion.version if champion is not None else ""
-    actor = f"{getpass.getuser()}@{socket.gethostname()}"
-    move = Move(now.isoformat(timespec="milliseconds"), actor, action, str(before), str(after))
-    client = mlflow.MlflowClient()
-    client.set_registered_model_alias(name, CHAMPION, str(after))
-    client.set_registered_model_tag(name, f"{TRAIL}{now:%Y%m%dT%H%M%S%f}", json.dumps(asdict(move)))
-    return move
+def _metrics(manifest: bundle.Manifest) -> dict[str, float]:
+    """All figures of a bundle, which MLflow then shows beside the version."""
+    reports = {
+        "parity": manifest.parity,
+        "index": manifest.ann,
+        "quality": manifest.quality,
+        "latency": manifest.latency,
+    }
+    return export_metrics(reports) | {"size_mib": main_figures(manifest)["size_mib"]}

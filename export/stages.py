@@ -8,11 +8,13 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run
 
-from export import graph, index, quality, registry
+from export import graph, index, quality, registry, release
 from export.assemble import BUNDLES, SIDES, assemble
 from export.backends import onnx_encoder
 from export.benchmark import benchmark
 from export.catalogue import encode_all
+from export.history import history as history_of
+from export.rollback import rollback as roll_back
 from protos import bundle
 from protos.errors import MissingStage
 from train.command import PROGRESS
@@ -20,7 +22,7 @@ from train.config import Experiment, read_experiment
 from train.dataset import Dataset, prepare
 from train.fit import STAGE as FIT
 from train.model import restore
-from train.problem import problem_of
+from train.problem import Problem, problem_of
 from train.tracking import connect, find_run, get_run
 
 TOWERS = {"query": bundle.QUERY_TOWER, "item": bundle.ITEM_TOWER}
@@ -96,20 +98,40 @@ def register(arguments: Namespace) -> dict[str, Any]:
 
 
 def promote(arguments: Namespace) -> dict[str, Any]:
-    """Make the challenger the champion, if its parity and index recall hold."""
+    """Make the challenger the champion, if all gates hold."""
     connect()
-    name = read_experiment(arguments.config).name
-    move, version = registry.promote(name)
-    model = f"models:/{name}/{version.version}"
-    return {"model": model, "alias": registry.CHAMPION, "move": move and asdict(move)}
+    experiment = read_experiment(arguments.config)
+
+    def problem() -> Problem:
+        return problem_of(_dataset(experiment, arguments), experiment.query, experiment.item)
+
+    done = release.promote(experiment, problem, PROGRESS, arguments.force, arguments.reason)
+    return {
+        "model": f"models:/{experiment.name}/{done.version}",
+        "alias": registry.CHAMPION,
+        "move": done.record and asdict(done.record),
+        "decision": done.decision and done.decision.document(),
+        "run_id": done.run_id,
+    }
 
 
 def rollback(arguments: Namespace) -> dict[str, Any]:
-    """Make the champion before this one the champion again."""
+    """Make the champion before this one the champion again, or the version that is named."""
     connect()
     name = read_experiment(arguments.config).name
-    move = registry.rollback(name)
-    return {"model": f"models:/{name}/{move.after}", "move": asdict(move)}
+    move = roll_back(name, arguments.to, arguments.reason)
+    version = move.after if move else arguments.to
+    return {
+        "model": f"models:/{name}/{version}",
+        "alias": registry.CHAMPION,
+        "move": move and asdict(move),
+    }
+
+
+def history(arguments: Namespace) -> dict[str, Any]:
+    """Print every promotion, refusal and rollback of the champion, and whether the record is whole."""
+    connect()
+    return history_of(read_experiment(arguments.config).name)
 
 
 def _dataset(experiment: Experiment, arguments: Namespace) -> Dataset:

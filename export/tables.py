@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from train.plots import spelt
 from train.tables import baseline_columns, show_cold
@@ -62,10 +63,63 @@ def show_registered(result: dict[str, Any], console: Console) -> None:
 
 
 def show_move(result: dict[str, Any], console: Console) -> None:
-    """Which version is champion now, and which was."""
+    """The gates, which version is champion now, and which was."""
     move = result["move"]
     if move is None:
         console.print(f"{result['model']} is champion already", highlight=False)
         return
+    if move["gates"]:
+        table = Table("gate", "figure", "bound", "", box=None)
+        for gate in move["gates"]:
+            held = "pass" if gate["holds"] else "refused"
+            table.add_row(gate["name"], _gate_figure(gate["figure"]), _gate_figure(gate["bound"]), held)
+        console.print(table)
     before = f"; before: version {move['before']}" if move["before"] else ""
-    console.print(f"{result['model']} is champion{before}", highlight=False)
+    forced = ", forced" if move["action"] == "force" else ""
+    console.print(f"{result['model']} is champion{forced}{before}", highlight=False)
+
+
+def show_history(result: dict[str, Any], console: Console) -> None:
+    """Every record of the trail, oldest first, and what is wrong with it."""
+    if result["records"]:
+        table = Table("", "when (UTC)", "who", "action", "from", "to", "gates", "why", box=None)
+        for record in result["records"]:
+            table.add_row(
+                str(record["number"]),
+                f"{record['at'][:10]} {record['at'][11:19]}",
+                Text(record["actor"]),
+                record["action"] + _how_it_ended(record),
+                record["before"] or "none",
+                record["after"],
+                _gates_in_short(record["gates"]),
+                Text(record["reason"]),
+            )
+        console.print(table)
+    else:
+        console.print(f"{result['name']}: the champion was never moved", highlight=False)
+    console.print(f"champion: {result['champion'] or 'none'}", highlight=False)
+    for text in result["beside"]:
+        console.print(f"moved beside the trail {text}", style="yellow", highlight=False, markup=False)
+    for text in result["problems"]:
+        console.print(f"broken: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _how_it_ended(record: dict[str, Any]) -> str:
+    if record["outcome"] == "done":
+        return ""
+    if record["action"] == "refuse":
+        return f", {record['outcome']}"
+    return f", {record['outcome']}: the alias {'moved' if record['moved'] else 'did not move'}"
+
+
+def _gates_in_short(gates: list[dict[str, Any]]) -> str:
+    """How many held, and the names of those that did not."""
+    if not gates:
+        return ""
+    refused = [gate["name"] for gate in gates if not gate["holds"]]
+    held = f"{len(gates) - len(refused)} of {len(gates)}"
+    return f"{held}; not {', '.join(refused)}" if refused else held
+
+
+def _gate_figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

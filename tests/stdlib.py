@@ -48,6 +48,7 @@ PLAIN: Sections = {
     "training": {"epochs": 3, "batch_size": 64, "threads": 1},
     "export": {"iterations": 20},
     "index": {"threads": 1},
+    "gates": {"iterations": 2500},
 }
 DSSM: Sections = {
     **PLAIN,

@@ -10,15 +10,22 @@ from train.places import ROOT
 # Code that changes no result: what is drawn, printed, tracked, or where it is kept.
 PRESENTATION = (
     "__main__.py",
+    "card.py",
     "command.py",
     "fingerprint.py",
+    "history.py",
+    "lock.py",
+    "moves.py",
     "observer.py",
     "places.py",
     "plots.py",
     "registry.py",
+    "release.py",
+    "rollback.py",
     "stages.py",
     "tables.py",
     "tracking.py",
+    "trail.py",
 )
 
 

@@ -39,7 +39,7 @@ def test_a_bundle_says_what_was_measured_on_it(made: Made) -> None:
 
 def test_reports_and_plots_are_in_the_bundle_and_in_the_run(made: Made) -> None:
     names = {f"{name}.json" for name in ("quality", "parity", "latency", "index")}
-    names |= {"latency.png", "index.png"}
+    names |= {"latency.png", "index.png", "per_query.npz"}
     assert {path.name for path in (made.folder / bundle.REPORTS).iterdir()} == names
     client = mlflow.MlflowClient()
     logged = client.list_artifacts(made.run.info.run_id, "export")

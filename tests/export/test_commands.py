@@ -10,7 +10,9 @@ from typing import Any
 
 import mlflow
 import pytest
+from rich.console import Console
 
+from export import tables
 from export.__main__ import main
 from protos import bundle
 from tests.stdlib import Made, experiment_at, tracking_at, write_toml
@@ -109,15 +111,91 @@ def test_from_bundle_to_champion_and_back(run: Any, document: Any, own: Made) ->
     first = document("register", *config)
     assert (first["model"], first["alias"], first["reused"]) == ("models:/stdlib/1", "challenger", False)
     assert document("register", *config) == {**first, "reused": True}
-    moved = document("promote", *config)
+    assert document("history", *config)["records"] == []
+    moved = document("promote", *config, "--reason", "the first")
     assert (moved["model"], moved["alias"]) == ("models:/stdlib/1", "champion")
     assert (moved["move"]["action"], moved["move"]["before"], moved["move"]["after"]) == ("promote", "", "1")
+    assert moved["decision"]["accepted"]
+    assert {gate["name"] for gate in moved["move"]["gates"]} >= {"parity", "index_recall", "quality"}
     assert document("promote", *config)["move"] is None
+    (record,) = document("history", *config)["records"]
+    assert record == {**moved["move"], "run_id": moved["run_id"], "outcome": "done", "moved": True}
+    code, output, _ = run("history", *config)
+    assert code == 0
+    for part in ("promote", "none", "the first", "champion: 1"):
+        assert part in output
     code, output, _ = run("promote", *config)
     assert (code, output) == (0, "models:/stdlib/1 is champion already\n")
     code, output, said = run("rollback", *config)
     assert (code, output) == (1, "")
     assert "stdlib: there is no champion before this one to go back to" in said
+    assert document("rollback", *config, "--to", "1") == {
+        "model": "models:/stdlib/1",
+        "alias": "champion",
+        "move": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        (("promote", "--force"), "promote --force: say why with --reason"),
+        (("promote", "--force", "--reason", " "), "promote --force: say why with --reason"),
+        (("rollback", "--reason", "x" * 1001), "argument --reason: expected up to 1000 printable characters"),
+        (("promote", "--reason", "a\udce9"), "argument --reason: expected up to 1000 printable characters"),
+    ],
+)
+def test_a_reason_that_is_none_is_misuse(
+    run: Any, capsys: Capture, arguments: tuple[str, ...], first: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(*arguments)
+    assert ended.value.code == 2
+    assert first in " ".join(capsys.readouterr().err.split())
+
+
+def test_history_is_told_to_people(capsys: Capture) -> None:
+    gates = [{"name": "quality", "figure": None, "bound": 0.0, "holds": False}]
+    record = {
+        "number": 1,
+        "at": "2026-01-02T03:04:05.678+00:00",
+        "actor": "ann@[one]",
+        "action": "promote",
+        "before": "",
+        "after": "7",
+        "gates": [],
+        "reason": "[b]why[/b]",
+        "outcome": "done",
+        "moved": True,
+    }
+    forced = {
+        **record,
+        "number": 2,
+        "action": "force",
+        "gates": gates,
+        "outcome": "interrupted",
+        "moved": False,
+    }
+    result = {
+        "name": "a",
+        "champion": "7",
+        "records": [record, forced, {**record, "number": 3, "action": "refuse", "gates": gates}],
+        "beside": ["since the last record: from 8 to 7"],
+        "problems": ["record 2: was altered"],
+    }
+    tables.show_history(result, Console(width=200))
+    output = capsys.readouterr().out
+    for part in (
+        "2026-01-02 03:04:05",
+        "ann@[one]",
+        "[b]why[/b]",
+        "force, interrupted: the alias did not move",
+        "0 of 1; not quality",
+        "champion: 7",
+        "moved beside the trail since the last record: from 8 to 7",
+        "broken: record 2: was altered",
+    ):
+        assert part in output
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from train.config import (
     EventsData,
     Experiment,
     ExportConfig,
+    GatesConfig,
     InBatchSoftmax,
     IndexConfig,
     MovielensData,
@@ -73,6 +74,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"export": {"iterations": 0}}, "export.iterations: expected at least 1, got 0"),
     ({"index": {"m": 1}}, "index.m: expected at least 2, got 1"),
     ({"index": {"k": 0}}, "index.k: expected at least 1, got 0"),
+    ({"gates": {"parity_tolerance": 0}}, "gates.parity_tolerance: expected a number above 0, got 0"),
+    ({"gates": {"recall_target": 1.2}}, "gates.recall_target: expected above 0 and at most 1, got 1.2"),
+    ({"gates": {"recall_k": 0}}, "gates.recall_k: expected at least 1, got 0"),
+    (
+        {"gates": {"quality_metric": "auc"}},
+        "gates.quality_metric: expected one of 'selection', 'recall_at_1'",
+    ),
+    ({"gates": {"quality_margin": -0.1}}, "gates.quality_margin: expected at least 0 and below 1, got -0.1"),
+    ({"gates": {"retriever_p99_ratio": 0}}, "gates.retriever_p99_ratio: expected a number above 0, got 0"),
+    ({"gates": {"iterations": 10}}, "gates.iterations: expected at least 100, got 10"),
+    ({"gates": {"max_load_seconds": 0}}, "gates.max_load_seconds: expected a number above 0, got 0"),
+    ({"gates": {"min_shadow_queries": -1}}, "gates.min_shadow_queries: expected at least 0, got -1"),
+    ({"gates": {"margin": 1}}, "gates.margin: unknown key"),
     ({"data": {"max_items": -5}}, "data.max_items: expected at least 0, got -5"),
     ({"split": {"test": 0.9}}, "split.validation: shares must be above 0"),
     ({"query.text": {"kind": "image"}}, "query.text.kind: expected one of 'text', 'category', 'number'"),
@@ -157,3 +171,4 @@ def test_whatever_has_a_default_may_be_left_out(tmp_path: Path) -> None:
     found = read_experiment(tmp_path / "a.toml")
     assert isinstance(found, Experiment)
     assert (found.training, found.export, found.index) == (TrainingConfig(), ExportConfig(), IndexConfig())
+    assert found.gates == GatesConfig()

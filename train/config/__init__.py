@@ -3,7 +3,8 @@
     experiment = read_experiment(Path("train/configs/pydocs.toml"))
 
 Every stage reads the same file and takes its own section: `[data] [split] [query] [item]` say what is
-learned from, `[tower] [loss] [training]` how, `[export] [index]` what becomes of it.
+learned from, `[tower] [loss] [training]` how, `[export] [index]` what becomes of it, and `[gates]` whether
+that is fit to be served.
 """
 
 import re
@@ -16,7 +17,7 @@ from protos.features import FeatureSpec, HistoryFeature, IdFeature, TextFeature
 from train.config.data import DebianData, FilesData, MovielensData, PydocsData, SplitConfig
 from train.config.events import EventsData
 from train.config.losses import Bce, Bpr, FullSoftmax, Hinge, InBatchSoftmax, Loss, SampledSoftmax
-from train.config.stages import ExportConfig, IndexConfig, TrainingConfig
+from train.config.stages import ExportConfig, GatesConfig, IndexConfig, TrainingConfig
 from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower, TowerConfig
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ExportConfig",
     "FilesData",
     "FullSoftmax",
+    "GatesConfig",
     "Hinge",
     "InBatchSoftmax",
     "IndexConfig",
@@ -65,6 +67,7 @@ class Experiment:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
+    gates: GatesConfig = field(default_factory=GatesConfig)
     examples: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:

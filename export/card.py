@@ -1,0 +1,212 @@
+"""The model card: what a registered version is, what was measured on it, how to use it, where it is from.
+
+Markdown, rendered from the manifest alone; MLflow shows it as the version's description.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from protos.bundle import Manifest
+from train.plots import spelt
+from train.tables import METRICS, baseline_columns
+
+LIMIT = 5000  # characters that the registry's column holds; PostgreSQL refuses more, SQLite does not look
+CELL = 200  # characters of one value: a name or a sentence may be of any length
+MAIN = ("ndcg_at_10", "recall_at_10", "mrr_at_10")
+OTHERS = "_low", "_high"  # ends of a metric's interval
+
+
+def card(manifest: Manifest) -> str:
+    """The card of a bundle, at most `LIMIT` characters; where it would be longer, the longest parts go."""
+    parts = [
+        _head(manifest),
+        _data(manifest),
+        _quality(manifest.quality),
+        _index(manifest),
+        _parity(manifest.parity),
+        _latency(manifest.latency),
+        _use(manifest),
+        _lineage(manifest),
+    ]
+    parts = [part.replace("\0", "") for part in parts if part]
+    kept = {parts[0], parts[-1]}
+    while len("\n\n".join(parts)) > LIMIT and len(parts) > len(kept):
+        parts.remove(max((part for part in parts if part not in kept), key=len))
+    return "\n\n".join(parts)[:LIMIT]
+
+
+def lineage(manifest: Manifest) -> dict[str, str]:
+    """Where a bundle comes from, as tags of its version."""
+    dataset = manifest.dataset
+    known = {
+        "bundle_version": manifest.bundle_version,
+        "run_id": manifest.run_id,
+        "git_commit": manifest.git_commit,
+        "dataset": dataset.get("name") or dataset.get("kind"),
+        "dataset_fingerprint": dataset.get("fingerprint"),
+        "split_hash": manifest.split_hash,
+    }
+    return {name: _cell(value) for name, value in known.items() if value}
+
+
+def main_figures(manifest: Manifest) -> dict[str, float]:
+    """The figures that tell versions apart in a list, under the names that are used everywhere."""
+    found = {name: manifest.quality[name] for name in MAIN if name in manifest.quality}
+    found |= {name: value for name, value in manifest.ann.items() if name.startswith("ann_recall")}
+    differences = [report["max_abs_diff"] for report in manifest.parity.values() if isinstance(report, dict)]
+    if differences:
+        found["max_abs_diff"] = max(differences)
+    latencies = manifest.latency.get("metrics", {})
+    for side in ("query", "item"):
+        for percentile in (50, 99):
+            name = f"{side}_tower_fp32_b1_p{percentile}_us"
+            if name in latencies:
+                found[name] = latencies[name]
+    return found | {"size_mib": _size_mib(manifest)}
+
+
+def _head(manifest: Manifest) -> str:
+    query, item = (
+        ", ".join(name if name == spec.kind else f"{name} ({spec.kind})" for name, spec in side.items())
+        for side in (manifest.schema.query, manifest.schema.item)
+    )
+    return (
+        f"# {manifest.name}\n\n"
+        f"Two-tower retrieval: a query tower ({_cell(query)}) and an item tower ({_cell(item)}) in ONNX, "
+        f"D = {manifest.dimension}, an HNSW index over {manifest.count:,} items. "
+        f"Scores: {manifest.score.kind.replace('_', ' ')}."
+    )
+
+
+def _data(manifest: Manifest) -> str:
+    data = manifest.dataset
+    counted = [f"{data[name]:,} {name}" for name in ("items", "pairs", "groups") if _is_count(data.get(name))]
+    parts = data.get("parts")
+    if isinstance(parts, Mapping):
+        counted += [f"{name} {count:,}" for name, count in sorted(parts.items()) if _is_count(count)]
+    origin = data.get("origin")
+    licence = origin.get("licence") if isinstance(origin, Mapping) else None
+    lines = [f"## Data\n\n{_cell(data.get('name') or data.get('kind') or 'unnamed')}"]
+    lines += [": " + ", ".join(counted)] if counted else []
+    lines += [f". {_cell(licence)[:1].upper()}{_cell(licence)[1:]}"] if licence else []
+    return "".join(lines) + "."
+
+
+def _quality(metrics: Mapping[str, Any]) -> str:
+    names = {"": "served", "exact_": "exact search", **baseline_columns(metrics)}
+    rows = [name for name in METRICS if name in metrics]
+    if not rows:
+        return ""
+    lines = [
+        f"## Quality on the test split, {int(metrics.get('queries', 0)):,} queries",
+        "",
+        _row(["", *names.values()]),
+        _row(["---"] + ["---:"] * len(names)),
+    ]
+    lines += [_row([spelt(name), *(_figure(metrics, prefix + name) for prefix in names)]) for name in rows]
+    if metrics.get("verdict"):
+        lines += ["", f"Verdict: {_cell(metrics['verdict'])}."]
+    return "\n".join(lines)
+
+
+def _figure(metrics: Mapping[str, Any], name: str) -> str:
+    """A metric to four digits, with its interval where it has one."""
+    if name not in metrics:
+        return ""
+    low, high = (metrics.get(name + end) for end in OTHERS)
+    interval = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
+    return f"{metrics[name]:.4f}{interval}"
+
+
+def _index(manifest: Manifest) -> str:
+    index = manifest.index
+    recall = ", ".join(
+        f"{spelt(name.removeprefix('ann_'))} {value:.4f} against exact search"
+        for name, value in manifest.ann.items()
+        if name.startswith("ann_recall")
+    )
+    target = f" (target {manifest.ann['target']})" if "target" in manifest.ann else ""
+    return (
+        f"## Index\n\nHNSW, M = {index.m}, ef_construction = {index.ef_construction}, "
+        f"ef_search = {index.ef_search}: {recall}{target}."
+    )
+
+
+def _parity(parity: Mapping[str, Any]) -> str:
+    lines = [
+        f"- {side} tower: max_abs_diff {report['max_abs_diff']:.1e} over {report['records']:,} records "
+        f"(tolerance {report['tolerance']:.0e})"
+        for side, report in parity.items()
+        if isinstance(report, Mapping)
+    ]
+    return "\n".join(["## Parity of torch and ONNX Runtime", "", *lines]) if lines else ""
+
+
+def _latency(latency: Mapping[str, Any]) -> str:
+    figures = latency.get("metrics")
+    if not figures:
+        return ""
+    threads, machine = latency["threads"], latency["machine"]
+    lines = [
+        f"## Latency of the towers, microseconds a batch, {threads} thread{'s' if threads != 1 else ''}",
+        "",
+        _row(["", "p50", "p95", "p99"]),
+        _row(["---", "---:", "---:", "---:"]),
+    ]
+    for side in ("query", "item"):
+        for batch in (1, 8, 32):
+            names = [f"{side}_tower_fp32_b{batch}_p{percentile}_us" for percentile in (50, 95, 99)]
+            if all(name in figures for name in names):
+                lines.append(
+                    _row([f"{side} tower, batch {batch}", *(f"{figures[name]:,.0f}" for name in names)])
+                )
+    lines += ["", f"On {_cell(machine['processor'])}, {machine['cores']} cores, {_cell(machine['system'])}."]
+    return "\n".join(lines)
+
+
+def _use(manifest: Manifest) -> str:
+    uri = f"models:/{manifest.name}@champion"
+    query = json.dumps(as_input(manifest.examples[0]), ensure_ascii=False) if manifest.examples else '"..."'
+    query = query if len(query) <= CELL else '"..."'
+    return (
+        f"## Use\n\nBy alias as below, or by version as `models:/{manifest.name}/VERSION`; "
+        f"the files are {_size_mib(manifest):,.1f} MiB.\n\n"
+        "```python\n"
+        f'model = mlflow.pyfunc.load_model("{uri}")\n'
+        f'model.predict([{query}], params={{"k": 10}})\n'
+        "```\n\n"
+        "```sh\n"
+        f"python -m serving serve --model {uri}                # gRPC\n"
+        f"mlflow models serve -m {uri} --env-manager local     # JSON over HTTP\n"
+        "```"
+    )
+
+
+def as_input(query: Mapping[str, Any]) -> Any:
+    """A query as a registered model takes it: a text where that is all there is, else features by name."""
+    (only, *others) = query.values()
+    return only if isinstance(only, str) and not others else dict(query)
+
+
+def _lineage(manifest: Manifest) -> str:
+    lines = [f"- {name}: `{value}`" for name, value in lineage(manifest).items()]
+    return "\n".join(["## Lineage", "", *lines])
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(value: Any) -> str:
+    """A value on one line, of bounded length, that ends no table, code or line early."""
+    text = " ".join(str(value).replace("|", "/").replace("`", "'").split())
+    return text if len(text) <= CELL else text[: CELL - 1] + "…"
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _size_mib(manifest: Manifest) -> float:
+    return sum(record.size for record in manifest.files.values()) / 2**20

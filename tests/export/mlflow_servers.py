@@ -1,0 +1,136 @@
+"""Real servers for tests: `mlflow server` and `mlflow models serve` over HTTP, and PostgreSQL behind one."""
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+START_S = 90.0  # a machine that does other things beside takes its time
+
+
+@contextmanager
+def mlflow_server(folder: Path, backend: str) -> Iterator[str]:
+    """An MLflow server that keeps artefacts in `folder` and gives them out itself; its URL."""
+    arguments = ["server", "--workers", "1", "--backend-store-uri", backend, "--serve-artifacts"]
+    with _serving(
+        folder, [*arguments, "--artifacts-destination", str(folder / "artifacts")], "/health"
+    ) as url:
+        yield url
+
+
+@contextmanager
+def model_server(folder: Path, model: str, tracking_uri: str) -> Iterator[str]:
+    """A registered model behind `mlflow models serve`; its URL."""
+    arguments = ["models", "serve", "--model-uri", model, "--env-manager", "local"]
+    with _serving(folder, arguments, "/ping", MLFLOW_TRACKING_URI=tracking_uri) as url:
+        yield url
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """The URI of a PostgreSQL cluster of its own, on a socket in a temporary folder."""
+    programs = str(Path(shutil.which("initdb") or "").resolve().parent)
+    user = _unprivileged()
+    with tempfile.TemporaryDirectory(prefix="twinspire-pg-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        if user:
+            shutil.chown(folder, user)
+        data, settings = str(folder / "data"), ["-c", "listen_addresses=", "-c", "fsync=off"]
+        made = subprocess.run(
+            [f"{programs}/initdb", "-D", data, "-U", "twinspire", "-A", "trust", "-E", "UTF8", "--no-locale"],
+            user=user,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        assert made.returncode == 0, made.stderr
+        command = [f"{programs}/postgres", "-D", data, "-k", name, *settings]
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(command, user=user, cwd=folder, stdout=log, stderr=log)
+        try:
+            asks = [f"{programs}/pg_isready", "-q", "-h", name]
+            _wait(process, folder / "log", lambda: subprocess.run(asks).returncode == 0)
+            yield f"postgresql://twinspire@/postgres?host={name}"
+        finally:
+            process.send_signal(signal.SIGINT)  # to PostgreSQL: end now, and properly
+            process.wait(30)
+
+
+def without_postgres() -> str:
+    """Why PostgreSQL cannot be tested here; empty if it can."""
+    if shutil.which("initdb") is None:
+        return "PostgreSQL is not installed: there is no initdb on the PATH"
+    if importlib.util.find_spec("psycopg") is None:
+        return "the driver of PostgreSQL is not installed: there is no psycopg"
+    if os.geteuid() == 0 and _unprivileged() is None:
+        return "PostgreSQL does not run as root, and there is neither a user postgres nor nobody"
+    return ""
+
+
+def _unprivileged() -> str | None:
+    """Who is to run PostgreSQL, which refuses to run as root; None where we are not root."""
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    names = [name for name in ("postgres", "nobody") if name in known]
+    return names[0] if os.geteuid() == 0 and names else None
+
+
+@contextmanager
+def _serving(folder: Path, arguments: list[str], path: str, **environment: str) -> Iterator[str]:
+    """A process of `mlflow`, and those that it starts, until the block ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / f"{arguments[0]}.log"
+    variables = {**os.environ, **environment, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *arguments, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=folder,
+            env=variables,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(process, log, lambda: _answers(url + path))
+        yield url
+    finally:
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """The process and those that it started, gently first."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, number)
+            process.wait(20)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return int(answer.status) == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _wait(process: "subprocess.Popen[bytes]", log: Path, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_S
+    while not ready():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
