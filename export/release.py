@@ -21,8 +21,7 @@ from rich.console import Console
 from export import gates, lock, trail
 from export.gates import Decision, Gate, Side
 from export.moves import Standing, actor, move, recorded
-from export.registry import CHALLENGER, CHAMPION, answering, by_alias
-from export.registry import fetch as fetch
+from export.registry import CHALLENGER, CHAMPION, answering, by_alias, fetch
 from protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
 from train.config import Experiment
 from train.problem import Problem

@@ -8,7 +8,7 @@ from typing import Any
 from serving import bundles, flags
 from serving.command import Misuse
 from serving.limits import Bounds, Limits
-from serving.plan import Plan, cores
+from serving.plan import Follow, Plan, cores
 from serving.tls import TlsFiles
 
 
@@ -36,6 +36,7 @@ def add_serve(parser: ArgumentParser) -> None:
     )
     add("--threads", type=flags.count, default=1, help="of the query tower in one call (%(default)s)")
     add("--grace", type=flags.seconds, default=10.0, help="seconds to finish requests in (%(default)s)")
+    _add_release(parser.add_argument_group("which bundles, where --model is an alias"))
     add("--item-tower", action="store_true", help="offer the item tower too, by the Open Inference Protocol")
     _add_access(parser.add_argument_group("who may ask"))
     _add_observability(parser.add_argument_group("what is told of it"))
@@ -61,13 +62,20 @@ def plan(arguments: Namespace) -> Plan:
         limits, bounds = _fields(arguments, Limits), _fields(arguments, Bounds)
     except ValueError as error:
         raise Misuse(str(error)) from None
+    follow = _follow(arguments)
+    if follow:
+        first, model_version = bundles.first(follow.model, follow.cache, arguments.item_tower)
+    else:
+        first, model_version = folder(arguments), _number(arguments.model)
     direct = "host port port_file workers threads grace tokens insecure rate burst metrics_host metrics_port"
     direct += " log_rate log_queries trace_endpoint trace_ratio item_tower"
     return Plan(
-        folder(arguments),
+        first,
         limits=limits,
         bounds=bounds,
         tls=tls,
+        model_version=model_version,
+        follow=follow,
         **{name: getattr(arguments, name) for name in direct.split()},
     )
 
@@ -77,6 +85,55 @@ def folder(arguments: Namespace) -> Path:
     if arguments.model:
         return bundles.download_apart(arguments.model)
     return bundles.newest(arguments.bundle)
+
+
+def _follow(arguments: Namespace) -> Follow | None:
+    """What is followed; None where a bundle is served for good.
+
+    Raises:
+        Misuse: there is nothing to follow, but something goes with it.
+    """
+    model = arguments.model or ""
+    if "@" in model and not arguments.no_follow:
+        return Follow(
+            model,
+            arguments.poll,
+            arguments.canary,
+            arguments.canary_share,
+            arguments.shadow,
+            arguments.shadow_share,
+            arguments.memory << 20,
+        )
+    for flag in ("canary", "shadow"):
+        if getattr(arguments, flag):
+            raise Misuse(f"--{flag} goes with an alias to follow, such as --model models:/pydocs@champion")
+    return None
+
+
+def _number(model: str | None) -> str:
+    """The version of `models:/pydocs/3`; empty where it says none."""
+    return model.rpartition("/")[2] if model and "@" not in model else ""
+
+
+def _add_release(group: _ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--poll",
+        type=flags.seconds,
+        default=10.0,
+        help="seconds between two looks at the registry; what the alias names is then served (%(default)g)",
+    )
+    add("--no-follow", action="store_true", help="serve for good what the alias names now")
+    add("--canary", default="", help="an alias, such as models:/pydocs@challenger, that answers a part")
+    add("--canary-share", type=_part(1), default=0.05, help="part of the requests for it (%(default)g)")
+    add("--shadow", default="", help="an alias that is asked too, off the answers' path, and compared")
+    add("--shadow-share", type=_part(1), default=0.1, help="part of the searches for it (%(default)g)")
+    add(
+        "--memory",
+        type=flags.count,
+        default=0,
+        help="MiB that a new bundle may take in all workers (default: what the machine has left)",
+    )
 
 
 def _add_access(group: _ArgumentGroup) -> None:

@@ -1,19 +1,27 @@
 """Which bundle to serve: the one at a path, the newest in a folder, or a model version's.
 
+    python -m serving.bundles models:/pydocs@champion .cache/bundles   # prints the folder
+
 `TWINSPIRE_CACHE` names another folder than `.cache`, as it does for the stages that write bundles.
 """
 
+import logging
 import os
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from protos import bundle
-from protos.errors import BundleDamaged, MissingStage, TwinspireError
+from protos.errors import MissingStage, TwinspireError
+from serving.cache import DIGITS, Cache, last_served
+from serving.registry import STORE, MlflowRegistry
+from serving.registry_process import RegistryProcess
+from serving.trial import try_bundle
+
+log = logging.getLogger(__name__)
 
 BUNDLES = Path(os.environ.get("TWINSPIRE_CACHE") or ".cache") / "bundles"
-STORE = Path("mlruns/mlflow.db")
+
+__all__ = ["BUNDLES", "STORE", "download", "download_apart", "first", "newest"]
 
 
 def newest(path: Path = BUNDLES) -> Path:
@@ -31,66 +39,66 @@ def newest(path: Path = BUNDLES) -> Path:
 
 
 def download(model: str, folder: Path = BUNDLES) -> Path:
-    """The bundle inside a registered model, copied to `folder` and verified.
+    """The bundle inside a registered model, copied to `folder` and verified; used as it is if it is there.
 
     Args:
-        model: such as `models:/pydocs@champion` or `models:/pydocs/3`.
+        model: `models:/pydocs@champion` or `models:/pydocs/3`.
         folder: receives the bundle under the first digits of its version.
 
     Raises:
         MissingStage: MLflow is not installed, or its registry has no such model.
-        BundleDamaged: what the registry has is not a whole bundle.
+        BundleError: what the registry has is not a whole bundle, or one of another schema.
+        Unavailable: the registry does not answer, or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as draft:
-        manifests = sorted(_fetch(model, Path(draft)).rglob(bundle.MANIFEST))
-        if len(manifests) != 1:
-            raise BundleDamaged(f"{model}: holds {len(manifests)} bundles, expected one")
-        found = manifests[0].parent
-        final = folder / bundle.read(found).bundle_version[:12]
-        if final.exists():
-            bundle.read(final)
-        else:
-            found.rename(final)
-    return final
+    registry = MlflowRegistry()
+    return Cache(folder).take(registry.resolve(model), registry)
 
 
 def download_apart(model: str, folder: Path = BUNDLES) -> Path:
-    """As `download`, in a process of its own: MLflow starts threads, and a service forks.
+    """As `download`, with MLflow in a process of its own: it starts threads, and a service forks."""
+    with RegistryProcess() as registry:
+        return Cache(folder).take(registry.resolve(model), registry)
+
+
+def first(model: str, folder: Path = BUNDLES, item_tower: bool = False) -> tuple[Path, str]:
+    """What a service that follows an alias begins with: its bundle, and that one's version in the registry.
+
+    Where the registry does not answer, or what the alias names cannot be served, that is the bundle that was
+    served last. What was served before is not tried again.
+
+    Args:
+        model: such as `models:/pydocs@champion`.
+        folder: the cache.
+        item_tower: the item tower will be offered too.
 
     Raises:
-        TwinspireError: with the text of what `download` raises.
+        BundleError, MissingStage, Unavailable: as `download`, where nothing was served before.
     """
-    command = [sys.executable, "-m", "serving.bundles", model, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise TwinspireError(done.stderr.strip().removeprefix("error: "))
-    return Path(done.stdout.strip())
-
-
-def _fetch(model: str, draft: Path) -> Path:
+    cache = Cache(folder, owns=True)
     try:
-        import mlflow  # the service itself does without
-        from mlflow.exceptions import MlflowException
-    except ModuleNotFoundError:
-        raise MissingStage(
-            f"{model}: reading the registry takes MLflow, which is not installed here; "
-            "install it, or serve a folder with --bundle"
-        ) from None
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        if not STORE.is_file():
-            raise MissingStage(f"{model}: there is no registry at {STORE}; `make register` makes one")
-        mlflow.set_tracking_uri(f"sqlite:///{STORE}")
-    try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=str(draft)))
-    except MlflowException as error:
-        raise MissingStage(
-            f"{model}: not in the registry ({error.message}); `make register promote` puts it there"
-        ) from None
+        with RegistryProcess() as registry:
+            registered = registry.resolve(model)
+            found = cache.take(registered, registry)
+        pointer = cache.pointer(model)
+        if pointer and found.name != pointer.bundle_version[:DIGITS]:
+            try_bundle(found, item_tower)
+        return found, registered.version
+    except TwinspireError as error:
+        try:
+            found, version = last_served(cache, model)
+        except TwinspireError:
+            raise error from None
+        log.warning("%s; starting with version %s, which was served last", error, version)
+        return found, version
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the folder of a registered model's bundle."""
     try:
         sys.stdout.write(f"{download(sys.argv[1], Path(sys.argv[2]))}\n")
     except TwinspireError as error:
         sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -104,7 +104,7 @@ def serve_metrics(
     shared: SharedMetrics,
     host: str = "127.0.0.1",
     port: int = 0,
-    describe: Callable[[], BundleFacts] | None = None,
+    describe: Callable[[], BundleFacts | None] | None = None,
     more: Callable[[], Iterable[Metric]] = tuple,
 ) -> MetricsServer:
     """Answer scrapes from now on, on threads of their own.
@@ -113,7 +113,7 @@ def serve_metrics(
         shared: what the workers count.
         host: to listen on.
         port: to listen on; 0 lets the system choose.
-        describe: says at each scrape which bundle is served; None where there is none.
+        describe: says at each scrape which bundle is served, if anybody knows.
         more: gives at each scrape what else there is to show.
 
     Raises:
@@ -131,7 +131,7 @@ class _ServiceCollector(Collector):
     def __init__(
         self,
         shared: SharedMetrics,
-        describe: Callable[[], BundleFacts] | None,
+        describe: Callable[[], BundleFacts | None] | None,
         more: Callable[[], Iterable[Metric]],
     ) -> None:
         self._shared = shared
@@ -144,8 +144,9 @@ class _ServiceCollector(Collector):
         yield from _counters(total)
         yield from _histograms(total)
         yield from _workers(rows)
-        if self._describe:
-            yield from _bundle(self._describe())
+        facts = self._describe() if self._describe else None
+        if facts:
+            yield from _bundle(facts)
         yield from self._more()
         yield from process_metrics(_process_ids(self._shared.supervisor, rows))
 

@@ -1,7 +1,7 @@
 """What the service tells of its bundles: for `Info`, and for a scrape.
 
-The figures come from the workers' rows, each bundle's by its version, and from the board's notes: what is served
-in which role, how the alias is followed, and what the shadow has found.
+The figures come from the workers' rows, each bundle's by its version, and from the board's notes: what is
+served in which role, how the alias is followed, and what the shadow has found.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +18,9 @@ from serving.board import Board
 from serving.families import add_histogram
 from serving.histogram import SECONDS, width
 from serving.served import CANARY, CHAMPION
+from serving.shadow.channel import Channel
+from serving.shadow.process import NOTE as SHADOW
+from serving.shadow.report import shadow_metrics, shadow_state
 from serving.swap import TARGET
 
 FOLLOWING = "following"
@@ -29,11 +32,18 @@ class Releases:
     Args:
         board: of the service.
         read: gives the cells of every worker, as they are now.
+        channel: to the shadow, where there is one.
     """
 
-    def __init__(self, board: Board, read: Callable[[], Sequence[Sequence[float]]]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        read: Callable[[], Sequence[Sequence[float]]],
+        channel: Channel | None = None,
+    ) -> None:
         self._board = board
         self._read = read
+        self._channel = channel
 
     def state(self) -> dict[str, Any]:
         """The fields of `ServiceState` that tell of this."""
@@ -43,6 +53,7 @@ class Releases:
         return {
             "bundles": [wire.ServedBundle(**each) for each in self._bundles()],
             "following": wire.Following(**told) if told else None,
+            "shadow": self._shadow(),
         }
 
     def metrics(self) -> Iterator[Metric]:
@@ -60,6 +71,13 @@ class Releases:
         following = self._board.read(FOLLOWING)
         if following:
             yield from _following(following)
+        if self._channel:
+            yield from shadow_metrics(self._board.read(SHADOW), self._channel.dropped)
+
+    def _shadow(self) -> wire.Shadow | None:
+        if self._channel is None:
+            return None
+        return wire.Shadow(**shadow_state(self._board.read(SHADOW), self._channel.dropped))
 
     def _bundles(self) -> list[dict[str, Any]]:
         """The fields of `ServedBundle` of the champion, and of the canary where there is one."""

@@ -5,16 +5,18 @@ serve(Plan(folder, port=50051, workers=4), ready=lambda serving: print(serving.a
 
 import gc
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from protos import bundle
 from protos.bundle import Manifest, write_file
+from protos.errors import BundleError
 from serving.address import is_loopback, join
 from serving.board import Board
 from serving.exposition import BundleFacts, bundle_facts, serve_metrics
+from serving.follow import SHADOW_TARGET, follower
 from serving.metrics import SharedMetrics
 from serving.plan import Plan
 from serving.ratelimit import RateLimit
@@ -22,7 +24,11 @@ from serving.releases import FOLLOWING, Releases
 from serving.requestlog import RequestLog
 from serving.served import Lineup, Served
 from serving.server import Access, RetrievalServer
+from serving.shadow.channel import Channel, ShadowTap
+from serving.shadow.process import NOTE as SHADOW
+from serving.shadow.process import Shadow
 from serving.swap import TARGET, Swapper, lineup_of, worker_name
+from serving.target import Target, bundle_at
 from serving.tls import check_exposure
 from serving.tokens import TokenFile
 from serving.tracing import Tracing, prepare
@@ -76,7 +82,9 @@ def serve(plan: Plan, ready: Callable[[Serving], None]) -> None:
         service = _Service(plan, access, port)
         roles = [Role(worker_name(n), service.worker(n)) for n in range(plan.workers)]
         metrics = Role("metrics", service.metrics)
-        watched = [*roles, metrics] if plan.metrics_port is not None else roles
+        watched = [*roles, *service.followers()]
+        if plan.metrics_port is not None:
+            watched.append(metrics)
 
         def started() -> None:
             metrics_port = int(metrics.says) if plan.metrics_port is not None else None
@@ -107,14 +115,23 @@ class _Service:
         self._shared = None if plan.follow else self._load(plan.folder, plan.model_version)
         self.manifest = self._shared.manifest if self._shared else bundle.read_manifest(plan.folder)
         self.shared = SharedMetrics.create(plan.workers)
-        self.board = Board.create((TARGET, FOLLOWING, *map(worker_name, range(plan.workers))))
-        self._releases = Releases(self.board, self.shared.read)
-        first = {
-            "folder": str(plan.folder.absolute()),
-            "bundle_version": self.manifest.bundle_version,
-            "model_version": plan.model_version,
-        }
-        self.board.write(TARGET, {"serial": 1, "champion": first, "canary": None})
+        notes = (TARGET, FOLLOWING, SHADOW_TARGET, SHADOW)
+        self.board = Board.create((*notes, *map(worker_name, range(plan.workers))))
+        first = bundle_at(plan.folder, self.manifest.bundle_version, plan.model_version)
+        self.board.write(TARGET, Target(1, first).note())
+        has_shadow = plan.follow is not None and plan.follow.shadow
+        self._channel = Channel.create(plan.workers) if has_shadow else None
+        self._told: BundleFacts | None = None  # to whoever scraped last
+        self._releases = Releases(self.board, self.shared.read, self._channel)
+
+    def followers(self) -> Iterator[Role]:
+        """Who else there is where an alias is followed."""
+        plan = self._plan
+        if plan.follow:
+            yield Role("follower", follower(plan.follow, self.board, plan.workers, plan.item_tower))
+            if self._channel:
+                shadow = Shadow(self._channel, self.board, plan.follow.shadow, plan.limits)
+                yield Role("shadow", shadow.run)
 
     def worker(self, slot: int) -> Callable[[Lifeline], None]:
         """What the worker of a slot does."""
@@ -143,6 +160,7 @@ class _Service:
                 tracing,
                 share_port=True,
                 release=self._releases.state,
+                tap=self._tap(slot),
             )
             # A canary comes as all that is swapped in does: if it cannot be had, the champion answers.
             serial = 0 if target["canary"] else target["serial"]
@@ -162,16 +180,29 @@ class _Service:
     def metrics(self, lifeline: Lifeline) -> None:
         """Answer scrapes."""
         plan = self._plan
+        self._facts()
         with serve_metrics(
             self.shared, plan.metrics_host, plan.metrics_port or 0, self._facts, self._releases.metrics
         ) as server:
             lifeline.ready(str(server.port))
             lifeline.wait()
 
-    def _facts(self) -> BundleFacts:
-        """Of the champion."""
-        folder = Path(self.board.read(TARGET)["champion"]["folder"])
-        return bundle_facts(bundle.read_manifest(folder), folder)
+    def _facts(self) -> BundleFacts | None:
+        """Of the champion; None where nobody has looked at its folder before it was gone."""
+        champion = Target.of(self.board.read(TARGET)).champion
+        if self._told is None or self._told.version != champion.bundle_version:
+            folder = Path(champion.folder)
+            try:
+                self._told = bundle_facts(bundle.read_manifest(folder), folder)
+            except (BundleError, OSError):
+                return None
+        return self._told
+
+    def _tap(self, slot: int) -> ShadowTap | None:
+        """What hands a part of a worker's answers to the shadow."""
+        if self._channel is None or self._plan.follow is None:
+            return None
+        return self._channel.tap(slot, self._plan.follow.shadow_share)
 
     def _champion(self, target: Mapping[str, Any]) -> Served:
         return lineup_of({"champion": target["champion"]}, self._load).champion

@@ -31,8 +31,8 @@ class Tap(Protocol):
     def wants(self) -> bool:
         """Whether it takes the next search."""
 
-    def offer(self, request: wire.SearchRequest, response: bytes) -> None:
-        """A search that it wanted, and its answer; costs next to nothing and never fails."""
+    def offer(self, request: wire.SearchRequest, response: bytes, batch: int) -> None:
+        """A search that it wanted, its answer, and how many were worked on together; never waits or fails."""
 
 
 class RetrievalServicer:
@@ -125,7 +125,7 @@ class RetrievalServicer:
         def answer(job: Job) -> bytes:
             response = served.response(job)
             if self._tap is not None:
-                self._tap.offer(request, response)
+                self._tap.offer(request, response, job.batch)
             return response
 
         return answer

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from tests import tables
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -29,6 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("seeded")
     os.environ["TWINSPIRE_CACHE"] = tempfile.mkdtemp(prefix="twinspire-tests-")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the tables that tests have to show."""
+    for title, lines in tables.TABLES.items():
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 def pytest_unconfigure() -> None:

@@ -1,0 +1,198 @@
+"""Bundles of the registry on this disk, by their version: fetched once, verified each time.
+
+    cache = Cache(Path(".cache/bundles"))
+    folder = cache.take(registry.resolve("models:/pydocs@champion"), registry)
+
+    3f2a9c0d1e5b/                          a bundle, named as `bundle.write` names it
+    .served/pydocs@champion.json           what was served last by that name: what to start with when
+                                           the registry is down
+    .served/downloaded/3f2a9c0d1e5b        marks a bundle that a follower fetched, which it may remove;
+                                           one that was exported here is never removed
+    .download-<digits>                     a download on its way
+
+A bundle comes into its place by being renamed when all of it has been verified.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from protos import bundle
+from protos.errors import BundleDamaged, BundleError, Unavailable
+from serving import drafts
+from serving.registry import Registered, Registry
+
+log = logging.getLogger(__name__)
+
+DIGITS = 12  # of a bundle's version, that name its folder
+SPARE = 2  # downloads that are kept beside those that are needed: going back to them takes no download
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What was served last by an alias, and what before that."""
+
+    bundle_version: str
+    model_version: str
+    previous: str = ""
+
+
+class Cache:
+    """A folder of bundles.
+
+    Args:
+        folder: made when something comes into it.
+        owns: whether what is downloaded may be removed again when there is too much of it.
+    """
+
+    def __init__(self, folder: Path, owns: bool = False) -> None:
+        self.folder = folder
+        self._owns = owns
+        self._notes = folder / ".served"
+        self._marks = self._notes / "downloaded"
+
+    def find(self, bundle_version: str) -> Path | None:
+        """The folder of a bundle that is there and whole; one that is damaged is removed.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        folder = self.folder / bundle_version[:DIGITS]
+        if not bundle_version or not folder.exists():
+            return None
+        try:
+            if bundle.read(folder).bundle_version == bundle_version:
+                return folder
+            reason = "another version than its name says"
+        except BundleError as error:  # of whatever kind: the byte that differs may be the schema's
+            reason = str(error)
+        log.warning("%s is removed: %s", folder, reason)
+        drafts.remove(folder)
+        return None
+
+    def take(self, registered: Registered, registry: Registry) -> Path:
+        """The folder of a registered version's bundle, verified; downloaded where it is not there.
+
+        Raises:
+            BundleError: the registry holds no whole bundle of that version, or one of another schema.
+            MissingStage: the registry has no such version.
+            Unavailable: the registry does not answer, or the folder cannot be written: it is as it was.
+        """
+        try:
+            folder = self.find(registered.bundle_version)
+            if folder is None:
+                with drafts.draft(self.folder) as draft:
+                    registry.download(registered, draft)
+                    folder = self._place(registered, draft)
+            elif (mark := self._marks / folder.name).exists():
+                mark.touch()
+            return folder
+        except OSError as error:
+            raise Unavailable(f"{self.folder}: {error.strerror or error}") from None
+
+    def pointer(self, model: str) -> Pointer | None:
+        """What was served last by an alias such as `models:/pydocs@champion`; None where nobody knows."""
+        try:
+            table = json.loads(self._pointer_path(model).read_bytes())
+            pointer = Pointer(**table)
+            return pointer if all(isinstance(each, str) for each in table.values()) else None
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def point(self, model: str, bundle_version: str, model_version: str) -> None:
+        """Note what is served by an alias.
+
+        Raises:
+            Unavailable: it cannot be written; the note is as it was.
+        """
+        old = self.pointer(model)
+        if old and (old.bundle_version, old.model_version) == (bundle_version, model_version):
+            return
+        previous = ""
+        if old:
+            previous = old.previous if old.bundle_version == bundle_version else old.bundle_version
+        content = json.dumps(asdict(Pointer(bundle_version, model_version, previous)), indent=2)
+        try:
+            bundle.write_file(self._pointer_path(model), f"{content}\n".encode())
+        except OSError as error:
+            raise Unavailable(f"{self._notes}: {error.strerror or error}") from None
+
+    def prune(self, needed: Collection[str]) -> list[str]:
+        """Remove what followers downloaded and nobody needs, but for the newest; returns what went.
+
+        Args:
+            needed: versions that are served. Those that a pointer names, now or before, are kept too.
+        """
+        kept = {version[:DIGITS] for version in (*needed, *self._pointed())}
+        try:
+            marks = sorted(self._marks.glob("*"), key=lambda each: each.stat().st_mtime_ns, reverse=True)
+            spare = [mark for mark in marks if mark.name not in kept]
+            for mark in spare[SPARE:]:
+                drafts.remove(self.folder / mark.name)
+                mark.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s: cannot be tidied up: %s", self.folder, error.strerror or error)
+            return []
+        return [mark.name for mark in spare[SPARE:]]
+
+    def _place(self, registered: Registered, draft: Path) -> Path:
+        """What has been downloaded, verified and moved to where it belongs."""
+        manifests = sorted(draft.rglob(bundle.MANIFEST))
+        if len(manifests) != 1:
+            raise BundleDamaged(f"{registered.uri}: holds {len(manifests)} bundles, expected one")
+        found = manifests[0].parent
+        try:
+            manifest = bundle.read(found)
+        except BundleError as error:  # the place where it was tried says nothing to anybody
+            raise type(error)(f"{registered.uri}: {str(error).removeprefix(f'{found}/')}") from None
+        version = manifest.bundle_version
+        if registered.bundle_version not in ("", version):
+            expected = registered.bundle_version[:DIGITS]
+            raise BundleDamaged(f"{registered.uri}: holds bundle {version[:DIGITS]}, expected {expected}")
+        for name in (*manifest.files, bundle.MANIFEST):
+            bundle.sync(found / name)
+        final = self.folder / version[:DIGITS]
+        if self.find(version) is None:
+            if self._owns:
+                self._marks.mkdir(parents=True, exist_ok=True)
+                (self._marks / final.name).touch()
+            try:
+                os.rename(found, final)
+            except OSError:
+                if self.find(version) is None:  # nobody else has put it there meanwhile
+                    raise
+            bundle.sync(self.folder)
+        return final
+
+    def _pointed(self) -> set[str]:
+        found = set()
+        for path in self._notes.glob("*.json"):
+            try:
+                table = json.loads(path.read_bytes())
+                found |= {str(table["bundle_version"]), str(table["previous"])}
+            except (OSError, ValueError, TypeError, KeyError):
+                continue
+        return found
+
+    def _pointer_path(self, model: str) -> Path:
+        return self._notes / f"{quote(model.removeprefix('models:/'), safe='@')}.json"
+
+
+def last_served(cache: Cache, model: str) -> tuple[Path, str]:
+    """The bundle that was served last by an alias, and its version in the registry.
+
+    Raises:
+        Unavailable: it is not there any more, or there never was one.
+    """
+    pointer = cache.pointer(model)
+    try:
+        folder = cache.find(pointer.bundle_version) if pointer else None
+    except OSError as error:
+        raise Unavailable(f"{cache.folder}: {error.strerror or error}") from None
+    if pointer is None or folder is None:
+        raise Unavailable(f"{model}: nothing that was served before is in {cache.folder}")
+    return folder, pointer.model_version

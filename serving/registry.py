@@ -1,0 +1,229 @@
+"""What the service asks MLflow's registry, and what it tells it.
+
+    python -m serving.registry   # answers calls, a line of JSON each; see `registry_process.py`
+
+MLflow is imported when the first call comes, and in no process that answers requests.
+"""
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from protos.errors import MissingStage, TwinspireError, Unavailable
+
+STORE = Path("mlruns/mlflow.db")
+MODEL = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
+STAGE, CHALLENGER, CHAMPION = "twinspire.stage", "twinspire.challenger", "twinspire.champion"
+SERVER = "twinspire.server"  # the service that a run of a shadow belongs to
+SQLITE = "sqlite:///"
+LONGEST = 300  # characters of what MLflow says of a failure
+BUNDLE_VERSION = "bundle_version"  # tag of a model version
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+class Registered(NamedTuple):
+    """A version of a registered model.
+
+    Args:
+        name: of the model.
+        version: its number.
+        bundle_version: of the bundle in it; empty where the registry does not say.
+    """
+
+    name: str
+    version: str
+    bundle_version: str = ""
+
+    @property
+    def uri(self) -> str:
+        """As MLflow takes it."""
+        return f"models:/{self.name}/{self.version}"
+
+
+class ShadowPair(NamedTuple):
+    """Who has been compared, and by which service.
+
+    Args:
+        name: of the registered model, and of its experiment.
+        challenger, champion: versions of bundles.
+        server: names the service, from its start to its end.
+    """
+
+    name: str
+    challenger: str
+    champion: str
+    server: str
+
+
+class Registry(Protocol):
+    """The registry as the service needs it. All of it raises Unavailable where it does not answer."""
+
+    def resolve(self, model: str) -> Registered:
+        """The version that `models:/name@alias` or `models:/name/3` means.
+
+        Raises:
+            MissingStage: there is none.
+        """
+
+    def download(self, registered: Registered, draft: Path) -> None:
+        """Copy all that belongs to a version into a folder.
+
+        Raises:
+            MissingStage: there is no such version.
+        """
+
+    def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
+        """The id of a run for the figures of a shadow.
+
+        Args:
+            pair: that the figures are of.
+            resume: go on with the run of that pair that has not ended, if there is one.
+        """
+
+    def log_shadow(self, run_id: str, metrics: Mapping[str, float], step: int, ended: bool) -> None:
+        """Log figures into a run, and end it if there will be no more."""
+
+
+class MlflowRegistry:
+    """The registry, asked by MLflow in this process; MLflow's own patience is long."""
+
+    def resolve(self, model: str) -> Registered:
+        """As `Registry` says."""
+        parts = MODEL.fullmatch(model)
+        if parts is None:
+            raise MissingStage(
+                f"{model}: not in the registry, whose models are called models:/name@alias or models:/name/3"
+            )
+        with _asking(model) as client:
+            if parts["alias"]:
+                found = client.get_model_version_by_alias(parts["name"], parts["alias"])
+            else:
+                found = client.get_model_version(parts["name"], parts["version"])
+            return Registered(found.name, str(found.version), found.tags.get(BUNDLE_VERSION, ""))
+
+    def download(self, registered: Registered, draft: Path) -> None:
+        """As `Registry` says."""
+        with _asking(registered.uri, "it cannot be downloaded"):
+            import mlflow
+
+            mlflow.artifacts.download_artifacts(artifact_uri=registered.uri, dst_path=str(draft))
+
+    def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
+        """As `Registry` says."""
+        tags = {
+            STAGE: "shadow",
+            CHALLENGER: pair.challenger,
+            CHAMPION: pair.champion,
+            SERVER: pair.server,
+        }
+        with _asking(pair.name) as client:
+            experiment = _experiment(client, pair.name)
+            if resume:
+                wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+                query = " and ".join([*wanted, "attributes.status = 'RUNNING'"])
+                for run in client.search_runs([experiment], query, max_results=1):
+                    return str(run.info.run_id)
+            name = f"shadow-{pair.challenger[:12]}"
+            return str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+
+    def log_shadow(self, run_id: str, metrics: Mapping[str, float], step: int, ended: bool) -> None:
+        """As `Registry` says."""
+        with _asking(f"run {run_id}") as client:
+            for key, value in metrics.items():
+                client.log_metric(run_id, key, value, step=step)
+            if ended:
+                client.set_terminated(run_id)
+
+
+def store_uri() -> str:
+    """Where the registry is.
+
+    Raises:
+        MissingStage: it is a file that is not there; MLflow would make an empty one.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{STORE}"
+    registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+    for each in (uri, registry):
+        path = store_file(each)
+        if path is not None and not path.is_file():
+            raise MissingStage(f"there is no registry at {path}; `make register` makes one")
+    return uri
+
+
+def store_file(uri: str) -> Path | None:
+    """The file that a store is in, if it is in one."""
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
+
+
+def cleaned(text: str) -> str:
+    """What MLflow says of a failure: one line, without credentials, and the same each time."""
+    if "database is locked" in text:
+        return "its database is locked"
+    if "No space left on device" in text:
+        return "no space left on the disk"
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "it does not say why")
+    line = re.sub(r"://[^/\s@]*@", "://", line)
+    line = re.sub(r"\?[^\s'\")]+", "", line)  # a signed address has its key there
+    line = re.sub(r"<[^<>]* at 0x[0-9a-f]+>:? ?", "", line)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 3]} ... {line[-LONGEST // 2 :]}"
+
+
+@contextmanager
+def _asking(what: str, failure: str = "the registry does not answer") -> Iterator[Any]:
+    """MLflow's client, whose errors become this program's.
+
+    Args:
+        what: could not be told or had.
+        failure: says so.
+    """
+    try:
+        import mlflow
+        from mlflow.exceptions import MlflowException
+    except ModuleNotFoundError:
+        raise MissingStage(
+            f"{what}: reading the registry takes MLflow, which is not installed here; "
+            "install it, or serve a folder with --bundle"
+        ) from None
+    try:
+        uri = store_uri()
+    except MissingStage as error:
+        raise MissingStage(f"{what}: {error}") from None
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(record=True):
+            if not os.environ.get("MLFLOW_TRACKING_URI"):
+                mlflow.set_tracking_uri(uri)
+            yield mlflow.MlflowClient()
+    except TwinspireError:
+        raise
+    except MlflowException as error:
+        text = cleaned(error.message)
+        if error.error_code in ABSENT:
+            raise MissingStage(
+                f"{what}: not in the registry ({text}); `make register promote` puts it there"
+            ) from None
+        raise Unavailable(f"{what}: {failure}: {text}") from None
+    except Exception as error:  # of a database, an artefact store, a disk: they share no other base
+        raise Unavailable(f"{what}: {failure}: {cleaned(str(error))}") from None
+
+
+def _experiment(client: Any, name: str) -> str:
+    """The id of a model's experiment, made if there is none."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    uri = store_uri()
+    file = store_file(uri)
+    folder = (file.absolute().parent / "artifacts" / name).as_uri() if file else None
+    return str(client.create_experiment(name, folder))
+
+
+if __name__ == "__main__":
+    from serving.registry_process import answer_calls
+
+    answer_calls()

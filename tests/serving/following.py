@@ -1,0 +1,193 @@
+"""What the tests of the follower share: a registry in memory, a clock that is wound on, workers that obey."""
+
+import dataclasses
+import json
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from protos import bundle
+from protos.errors import BundleDamaged, MissingStage, Unavailable
+from serving.board import Board
+from serving.cache import Cache
+from serving.follow import Follower
+from serving.plan import Follow
+from serving.registry import Registered, ShadowPair
+from serving.target import Clock, Workers, bundle_at
+
+CHAMPION, CHALLENGER = "models:/tiny@champion", "models:/tiny@challenger"
+NAMES = ("target", "following", "worker 0", "worker 1", "shadow target", "shadow")
+
+
+class Shelf:
+    """A registry in memory, whose versions are bundles in folders."""
+
+    def __init__(self, *folders: Path) -> None:
+        self.folders = {str(n): folder for n, folder in enumerate(folders, 1)}
+        self.aliases: dict[str, str] = {CHAMPION: "1"}
+        self.down = ""  # why it does not answer
+        self.asked = 0
+        self.tags = True
+        self.runs: list[tuple[ShadowPair, bool]] = []
+        self.logged: list[tuple[str, dict[str, float], int, bool]] = []
+
+    def resolve(self, model: str) -> Registered:
+        self.asked += 1
+        self._answer()
+        if model not in self.aliases:
+            raise MissingStage(f"{model}: not in the registry")
+        version = self.aliases[model]
+        tag = bundle.read_manifest(self.folders[version]).bundle_version if self.tags else ""
+        return Registered("tiny", version, tag)
+
+    def download(self, registered: Registered, draft: Path) -> None:
+        self._answer()
+        shutil.copytree(self.folders[registered.version], draft / "bundle")
+
+    def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
+        self._answer()
+        self.runs.append((pair, resume))
+        return f"run {len(self.runs)}"
+
+    def log_shadow(self, run_id: str, metrics: Mapping[str, float], step: int, ended: bool) -> None:
+        self._answer()
+        self.logged.append((run_id, dict(metrics), step, ended))
+
+    def _answer(self) -> None:
+        if self.down:
+            raise Unavailable(self.down)
+
+
+class Wound(Clock):
+    """A clock that nobody waits for: a pause only winds it on, and lets others act."""
+
+    def __init__(self) -> None:
+        super().__init__(threading.Event())
+        self.now, self.shown = 1000.0, 1.7e9
+        self.meanwhile: list[Callable[[], None]] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.shown
+
+    def pause(self, seconds: float) -> bool:
+        self.now += seconds
+        self.shown += seconds
+        for act in self.meanwhile:
+            act()
+        return self.stop.is_set()
+
+
+class Crew:
+    """Workers that do as the board says, but for what a test makes of them."""
+
+    def __init__(self, board: Board, clock: Wound) -> None:
+        self.board = board
+        self.dead: set[int] = set()  # slots
+        self.cannot: dict[str, str] = {}  # bundle version -> why
+        self.serves: list[str] = [""] * 2
+        clock.meanwhile.append(self.obey)
+        self.obey()
+
+    def alive(self, pid: int) -> bool:
+        return pid - 100 not in self.dead
+
+    def obey(self) -> None:
+        target = self.board.read("target")
+        for slot in {0, 1} - self.dead:
+            note = self.board.read(f"worker {slot}") or {"serial": 0, "failed": 0, "error": ""}
+            wanted = [each["bundle_version"] for each in (target["champion"], target["canary"]) if each]
+            errors = [self.cannot[version] for version in wanted if version in self.cannot]
+            if errors and slot == 1:
+                note = {**note, "failed": target["serial"], "error": errors[0]}
+            else:
+                note = {"serial": target["serial"], "failed": 0, "error": ""}
+                self.serves[slot] = target["champion"]["bundle_version"]
+            self.board.write(f"worker {slot}", {**note, "pid": 100 + slot})
+
+
+@dataclass
+class Scene:
+    """A follower among all that it deals with; version 1 of `shelf` is being served."""
+
+    folder: Path
+    shelf: Shelf
+    follow: Follow
+    board: Board = field(default_factory=lambda: Board.create(NAMES))
+    clock: Wound = field(default_factory=Wound)
+    bad: dict[str, str] = field(default_factory=dict)  # bundle version -> why its trial fails
+    tried: list[tuple[str, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.cache = Cache(self.folder, owns=True)
+        first = self.cache.take(self.shelf.resolve(CHAMPION), self.shelf)
+        version = bundle.read_manifest(first).bundle_version
+        note = vars(bundle_at(first, version, "1"))
+        self.board.write("target", {"serial": 1, "champion": note, "canary": None})
+        self.crew = Crew(self.board, self.clock)
+        self.follower = self.start()
+
+    def start(self) -> Follower:
+        """Another process of the follower."""
+
+        def attempt(folder: Path, copies: int) -> float:
+            version = bundle.read_manifest(folder).bundle_version
+            self.tried.append((version, copies))
+            if version in self.bad:
+                raise BundleDamaged(self.bad[version])
+            return 0.5
+
+        workers = Workers(self.board, self.clock, self.crew.alive)
+        self.follower = Follower(
+            self.follow, self.board, self.cache, self.shelf, attempt, self.clock, 2, workers
+        )
+        self.follower.begin()
+        return self.follower
+
+    def step(self) -> float:
+        """One look, and the time until the next; gives how long that is."""
+        delay = self.follower.step()
+        self.clock.pause(delay)
+        return delay
+
+    def version(self, number: str) -> str:
+        """Of the bundle in a version on the shelf."""
+        return bundle.read_manifest(self.shelf.folders[number]).bundle_version
+
+    @property
+    def target(self) -> dict[str, Any]:
+        return self.board.read("target")
+
+    @property
+    def note(self) -> dict[str, Any]:
+        return self.board.read("following")
+
+    @property
+    def champion(self) -> str:
+        return str(self.target["champion"]["model_version"])
+
+
+def reseal(folder: Path, parent: Path, change: Callable[[Path], None], **manifest: Any) -> Path:
+    """A copy of a bundle, changed, whose manifest describes the files as they are then."""
+
+    def fill(draft: Path) -> None:
+        shutil.copytree(folder, draft, dirs_exist_ok=True)
+        (draft / bundle.MANIFEST).unlink()
+        change(draft)
+
+    return bundle.write(parent, dataclasses.replace(bundle.read_manifest(folder), **manifest), fill)
+
+
+def newer_schema(folder: Path, parent: Path) -> Path:
+    """A copy of a bundle that says it is of a schema from the future."""
+    copy = parent / "newer"
+    shutil.copytree(folder, copy)
+    path = copy / bundle.MANIFEST
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps({**table, "schema_version": bundle.SCHEMA_VERSION + 1}))
+    return copy

@@ -1,0 +1,148 @@
+"""Bundles on trial: a good one tells what it takes, a bad one harms nobody, a large one is not even tried."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from protos import bundle
+from protos.errors import BundleDamaged, Unavailable
+from serving import memory, trial
+from serving.memory import MIB
+from tests.serving.conftest import ROOT
+from tests.serving.following import reseal
+from tests.tiny import item_names, tiny_bundle
+from tests.tiny_towers import FULL, TinyTower
+
+
+def test_a_good_bundle_tells_what_it_takes(plain: Path, full: Path, watched: Path) -> None:
+    for folder in (plain, full, watched):
+        tried = trial.try_bundle(folder, item_tower=True)
+        assert tried.items == 300
+        assert tried.dimension == bundle.read_manifest(folder).dimension
+        assert tried.load_s > 0
+        assert 0 < tried.resident_bytes < 500 * MIB
+
+
+def test_the_command_prints_json(plain: Path) -> None:
+    command = [sys.executable, "-m", "serving.trial", str(plain)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(json.loads(done.stdout)) == set(trial.Tried._fields)
+
+
+def test_a_graph_that_ends_in_the_middle_is_refused_whatever_it_does(plain: Path, tmp_path: Path) -> None:
+    content = (plain / bundle.INDEX).read_bytes()
+    for n, cut in enumerate((b"", content[:50], content[: len(content) // 2], content[:96] + b"\xff" * 5000)):
+        broken = reseal(plain, tmp_path / str(n), _writes(bundle.INDEX, cut))
+        with pytest.raises(BundleDamaged, match=broken.name) as caught:
+            trial.try_bundle(broken)
+        assert str(tmp_path) not in str(caught.value)
+
+
+def _writes(name: str, content: bytes) -> Callable[[Path], None]:
+    """What puts another content into one file of a folder."""
+    return lambda folder: _write(folder / name, content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def test_a_tower_that_is_no_tower_is_refused(plain: Path, tmp_path: Path) -> None:
+    broken = reseal(plain, tmp_path, _writes(bundle.QUERY_TOWER, b"no tower"))
+    with pytest.raises(BundleDamaged, match="ONNX Runtime cannot load it"):
+        trial.try_bundle(broken)
+
+
+def test_an_item_tower_is_tried_where_it_is_offered(plain: Path, tmp_path: Path) -> None:
+    broken = reseal(plain, tmp_path, _writes(bundle.ITEM_TOWER, b"no tower"))
+    assert trial.try_bundle(broken).items == 300
+    with pytest.raises(BundleDamaged, match="ONNX Runtime cannot load it"):
+        trial.try_bundle(broken, item_tower=True)
+
+
+def test_examples_beyond_those_of_the_warm_up_are_asked_too(tmp_path: Path) -> None:
+    good = [{"text": name} for name in item_names(10)]
+    bad = tiny_bundle(tmp_path, examples=(*good, {"colour": "red"}))
+    with pytest.raises(BundleDamaged, match=r"does not answer its own examples.*unknown feature"):
+        trial.try_bundle(bad)
+
+
+def test_another_name_and_other_features_are_no_fault(tmp_path: Path) -> None:
+    assert trial.try_bundle(tiny_bundle(tmp_path, query_tower=TinyTower(FULL), name="other")).items == 300
+
+
+def test_a_bundle_that_is_altered_on_the_disk_is_refused(plain: Path, tmp_path: Path) -> None:
+    copy = reseal(plain, tmp_path, _writes("reports/more.json", b"{}"))
+    _write(copy / bundle.ITEMS, b"{}")
+    with pytest.raises(BundleDamaged, match=bundle.ITEMS):
+        trial.try_bundle(copy)
+
+
+def test_a_process_that_is_killed_is_a_refusal() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    code = trial._await(process, 60, None)
+    assert trial._reason(code, "", 60) == "the trial was ended by SIGKILL, most likely for want of memory"
+    process = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"])
+    assert trial._reason(trial._await(process, 60, None), "", 60) == "the trial was ended by SIGSEGV"
+
+
+def test_a_trial_that_does_not_end_is_ended(plain: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    assert trial._await(process, 0.2, None) is None
+    assert process.returncode == -9
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Unavailable, match="the trial was stopped"):
+        trial.try_bundle(plain, stop=stop)
+
+
+def test_what_is_too_large_is_told_with_both_figures(plain: Path) -> None:
+    each = memory.estimate(bundle.read_manifest(plain))
+    assert 0 < each < memory.estimate(bundle.read_manifest(plain), item_tower=True)
+    memory.check_room(100 * MIB, 2, memory=264 * MIB)
+    with pytest.raises(
+        Unavailable, match="2 times 100 MiB and a margin are 264 MiB, --memory allows 263 MiB"
+    ):
+        memory.check_room(100 * MIB, 2, memory=263 * MIB)
+    with pytest.raises(Unavailable, match="are free: 200 MiB"):
+        memory.check_room(100 * MIB, 2, free=200 * MIB)
+    with pytest.raises(Unavailable, match="too large for the memory"):
+        memory.check_room(1 << 60, 1)
+
+
+def test_a_limit_of_the_control_group_counts(tmp_path: Path) -> None:
+    groups, membership = tmp_path / "groups", tmp_path / "membership"
+    inner = groups / "outer" / "inner"
+    inner.mkdir(parents=True)
+    membership.write_text("0::/outer/inner\n")
+    free = memory.available(groups, membership)
+    assert free > 100 * MIB
+
+    def limit(folder: Path, most: str, used: int, droppable: int) -> None:
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {droppable}\n")
+
+    limit(inner, "max", 50 * MIB, 0)
+    limit(inner.parent, str(60 * MIB), 50 * MIB, 7 * MIB)
+    assert memory.available(groups, membership) == 17 * MIB
+    limit(inner, str(40 * MIB), 50 * MIB, 0)
+    assert memory.available(groups, membership) == 0
+
+
+def test_a_limit_of_the_older_kind_of_control_group_counts_too(tmp_path: Path) -> None:
+    groups, membership = tmp_path / "groups", tmp_path / "membership"
+    own = groups / "memory" / "box"
+    own.mkdir(parents=True)
+    membership.write_text("5:cpu,cpuacct:/else\n4:memory:/box\n")
+    (own / "memory.limit_in_bytes").write_text(str(30 * MIB))
+    (own / "memory.usage_in_bytes").write_text(str(20 * MIB))
+    (own / "memory.stat").write_text(f"total_inactive_file {MIB}\n")
+    assert memory.available(groups, membership) == 11 * MIB
+    assert memory.available(groups, tmp_path / "nothing") > 11 * MIB

@@ -1,0 +1,8 @@
+"""Tables that tests have to show, printed when all of them are done."""
+
+TABLES: dict[str, list[str]] = {}
+
+
+def add(title: str, line: str) -> None:
+    """Add a line to a table."""
+    TABLES.setdefault(title, []).append(line)
