@@ -3,8 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: setup data train export bench evaluate register promote rollback history serve search loadtest \
-        demo ui test test-serving lint protos clean help
+.PHONY: setup data train export bench evaluate register promote rollback history serve status search \
+        loadtest swaptest demo ui test test-serving lint protos clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
@@ -90,6 +90,14 @@ loadtest: setup ## the service under load, beside a plain server and one that do
 	@$(call run,serving loadtest,$(if $(ADDRESS),--address $(ADDRESS) $(if $(CLIENTS),--clients $(CLIENTS)), \
 	  $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) \
 	  $(if $(SOAK),--soak $(SOAK)) $(if $(PLOT),--plot $(PLOT))) $(if $(QUERIES),--queries $(QUERIES)))
+
+status: setup ## which bundles the server on PORT serves, what waits to be served, and what went wrong
+	@$(call run,serving status,--address 127.0.0.1:$(PORT))
+
+swaptest: setup ## two bundles swapped to and fro under load, every answer checked; BUNDLE= OTHER= SECONDS=60 SWAPS=10
+	@$(call run,serving swaptest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(OTHER),--other $(OTHER)) \
+	  $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(PAUSE),--pause $(PAUSE)) $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(SWAPS),--swaps $(SWAPS)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PLOT),--plot $(PLOT)))
 
 demo: setup ## everything: data, training, export, registry, a server, example queries, a summary
 	@step() { printf '\n%s\n' "$$1"; }

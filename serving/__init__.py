@@ -5,12 +5,15 @@ Read in this order.
 - The retriever, without a transport: `query.py` and `answer.py` (what is asked and answered), `encoder.py`
   (query to vector), `index.py` (vector to rows), `catalogue.py` (rows to items), `stages.py` and
   `retriever.py` (all of that). `bundles.py` finds what is to be served; `pyfunc_model.py` is the same
-  retriever inside MLflow.
+  retriever inside MLflow, `compare.py` two of them side by side.
 - The service: `limits.py`, `convert.py`, `packed.py` and `status.py` (messages and errors), `servicer.py`
   (what a request asks for), `inference.py` with `tensors.py` and `feature_tensors.py` (the towers, by the
   Open Inference Protocol), `batching.py`, `methods.py`, `rpc.py`, `stream_rpc.py`, `refusals.py` and
   `reactor.py` (calls in, batches, answers out), `server.py` (one process of it), `workers.py`, `plan.py`,
   `service.py` (all of it).
+- Which bundle answers: `served.py` (one, or one and a canary), `swap.py` (how a worker changes over), `board.py`
+  (what processes tell one another), `releases.py` (what is told of it); how an alias is followed:
+  `following/`; the shadow, a bundle that is asked too and that nobody waits for: `shadow/`.
 - Who may ask: `tokens.py`, `guard.py`, `tls.py`, `ratelimit.py`, and `THREATS.md`.
 - What is told of it: `cells.py`, `counters.py`, `metrics.py`, `exposition.py`, `processes.py`; `call.py`,
   `tracing.py`, `requestlog.py`, `observer.py`.

@@ -1,4 +1,7 @@
-"""`python -m serving serve | search | encode | info | batch | token | demo | loadtest`; each has --help."""
+"""`python -m serving serve | search | encode | info | status | batch | token | demo | loadtest | swaptest`.
+
+Each has --help.
+"""
 
 import logging
 import sys
@@ -9,6 +12,7 @@ from serving import arguments, commands
 from serving.client.arguments import add_commands
 from serving.command import Result, add_command, execute, show
 from serving.load.arguments import add_arguments as add_load
+from serving.load.arguments import add_swap_arguments
 from serving.tokens import Role
 
 
@@ -53,6 +57,9 @@ def _parser() -> ArgumentParser:
     roles = [role.name.lower() for role in Role if role is not Role.ANYONE]
     token.add_argument("--role", choices=roles, default="reader", help="what it may do (%(default)s)")
     add_load(add("loadtest", "Measure a bundle's service under load.", commands.load))
+    add_swap_arguments(
+        add("swaptest", "Swap two bundles under load, and look at every answer.", commands.swap_test)
+    )
     return parser
 
 

@@ -54,7 +54,18 @@ def load(parsed: Namespace) -> Result:
     try:
         from serving.load import command  # serving itself does without what this needs
     except ModuleNotFoundError as error:
-        raise MissingStage(
-            f"the load test takes {error.name}; install it with: pip install .[load]"
-        ) from None
+        raise _missing("load test", error) from None
     return command.run(parsed)
+
+
+def swap_test(parsed: Namespace) -> Result:
+    """Swap two bundles under load, and look at every answer."""
+    try:
+        from serving.load import swap_test
+    except ModuleNotFoundError as error:
+        raise _missing("swap test", error) from None
+    return swap_test.run(parsed)
+
+
+def _missing(test: str, error: ModuleNotFoundError) -> MissingStage:
+    return MissingStage(f"the {test} takes {error.name}; install it with: pip install .[load]")

@@ -1,5 +1,6 @@
 """Answers, server and load as tables for a person to read."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.text import Text
 from serving.answer import Answer
 from serving.basis import Basis
 from serving.convert import Info
+from serving.release_rows import duration, release_rows
 
 WIDTH = 120  # where the output is no terminal
 HEADINGS = ("name", "title")  # display fields that come first
@@ -77,9 +79,27 @@ def show_info(console: Console, info: Info) -> None:
         "dimension": info.dimension,
         "query features": ", ".join(f"{n} ({kind})" for n, kind in info.query_features.items()),
         "display fields": ", ".join(info.display_fields),
+        **release_rows(info.state, time.time()),
         **_state_rows(info.state),
     }
     show_pairs(console, {**rows, **vars(info.limits)})
+
+
+def show_status(console: Console, name: str, state: Mapping[str, Any]) -> None:
+    """Which bundles answer, what waits to, and what went wrong.
+
+    Args:
+        console: to show it on.
+        name: of what is served.
+        state: as `Info.state` has it.
+    """
+    rows = {
+        "name": name,
+        **release_rows(state, time.time()),
+        "workers": _workers(state),
+        "uptime": duration(state["uptime_seconds"]),
+    }
+    show_pairs(console, rows)
 
 
 def _state_rows(state: Mapping[str, Any]) -> dict[str, str]:
@@ -89,8 +109,7 @@ def _state_rows(state: Mapping[str, Any]) -> dict[str, str]:
     rate = f"{state['rate_per_second']:g} queries/s a client" if state["rate_per_second"] else "no bound"
     return {
         "uptime": f"{state['uptime_seconds']:.0f} s",
-        "workers": f"{state['workers_up']} of {state['workers']} up, {state['restarts']} restarts; "
-        f"this is process {state['worker_pid']}",
+        "workers": f"{_workers(state)}; this is process {state['worker_pid']}",
         "requests": _counts(state["requests"]),
         "queries": f"{state['queries']:,} answered; refused: {_counts(state['refused'])}",
         "now": f"{state['in_flight']} in flight, {state['queue_depth']} of {state['queue_bound']} queued, "
@@ -98,6 +117,10 @@ def _state_rows(state: Mapping[str, Any]) -> dict[str, str]:
         "protection": ", ".join(on) or "none",
         "rate": rate,
     }
+
+
+def _workers(state: Mapping[str, Any]) -> str:
+    return f"{state['workers_up']} of {state['workers']} up, {state['restarts']} restarts"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""`python -m serving.client search | encode | info | batch`; each has --help."""
+"""`python -m serving.client search | encode | info | status | batch`; each has --help."""
 
 import logging
 import sys

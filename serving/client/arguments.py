@@ -13,7 +13,7 @@ ADDRESS = "127.0.0.1:50051"
 
 
 def add_commands(subparsers: Any) -> None:
-    """`search`, `encode`, `info` and `batch`."""
+    """`search`, `encode`, `info`, `status` and `batch`."""
     search = add_command(
         subparsers, "search", "Ask a server for the items nearest to a query.", commands.search
     )
@@ -25,7 +25,10 @@ def add_commands(subparsers: Any) -> None:
     encode.add_argument("texts", nargs="*", metavar="TEXT", help="a text; each is a query of its own")
     _add_features(encode)
     info = add_command(subparsers, "info", "Ask a server what it serves.", commands.info)
-    for each in (search, encode, info):
+    status = add_command(
+        subparsers, "status", "Ask a server which bundles answer, and how it follows them.", commands.status
+    )
+    for each in (search, encode, info, status):
         each.add_argument(
             "--timeout",
             type=flags.seconds,
@@ -37,7 +40,7 @@ def add_commands(subparsers: Any) -> None:
         subparsers, "batch", "Ask a server each query of a file, over one stream.", commands.batch
     )
     _add_batch(batch)
-    for each in (search, encode, info, batch):
+    for each in (search, encode, info, status, batch):
         add_server(each)
 
 

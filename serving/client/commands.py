@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from serving.client.security import Security, read_token
 from serving.command import Misuse, Result
 from serving.convert import Info
 from serving.query import Query, Value
+from serving.release_rows import ages
 
 TOKEN = "TWINSPIRE_TOKEN"  # environment variable
 
@@ -52,6 +54,22 @@ def info(arguments: Namespace) -> Result:
     with connect(arguments) as client:
         found = client.info()
     return dataclasses.asdict(found), lambda console: tables.show_info(console, found)
+
+
+def status(arguments: Namespace) -> Result:
+    """Which bundles answer, what waits to, and what went wrong; a report, whatever it says."""
+    with connect(arguments) as client:
+        found = client.info()
+    state = found.state
+    following: dict[str, Any] = state["following"]
+    document = {
+        "name": found.name,
+        "bundles": state["bundles"],
+        "following": {**following, **ages(following, time.time())} if following else None,
+        "shadow": state["shadow"] or None,
+        **{key: state[key] for key in ("workers", "workers_up", "restarts", "uptime_seconds")},
+    }
+    return document, lambda console: tables.show_status(console, found.name, state)
 
 
 def batch(arguments: Namespace) -> Result:

@@ -1,4 +1,4 @@
-"""The arguments of `python -m serving loadtest`; nothing here needs what the load test is made of."""
+"""The arguments of `python -m serving loadtest` and `swaptest`; nothing here needs what they are made of."""
 
 from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
@@ -11,6 +11,7 @@ MAX_CLIENTS = 256
 MAX_SECONDS = 300.0
 MAX_SOAK_SECONDS = 3600.0
 MAX_ROUNDS = 50
+MAX_SWAPS = 1000
 # What goes with a server that runs already, and what with a bundle whose servers are started here.
 WITH_ADDRESS = ("clients",)
 WITH_BUNDLE = ("rounds", "overload_seconds", "soak", "deadline", "only", "plot")
@@ -36,6 +37,47 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--clients", type=flags.bounded_count(MAX_CLIENTS), help="that ask at the same time (4)"
     )
     _add_test(parser)
+
+
+def add_swap_arguments(parser: ArgumentParser) -> None:
+    """Of the swap test."""
+    add = parser.add_argument
+    add("--bundle", type=Path, help=f"a bundle, or a folder whose newest bundle is tested ({BUNDLES})")
+    add("--other", type=Path, help="another (the newest of the same model that lies beside the first)")
+    add(
+        "--clients",
+        type=flags.bounded_count(MAX_CLIENTS),
+        default=64,
+        help="that ask at the same time (%(default)s)",
+    )
+    add(
+        "--pause",
+        type=flags.bounded_seconds(60.0),
+        default=0.0,
+        metavar="SECONDS",
+        help="of a client between an answer and its next request (none: all the load that the service bears)",
+    )
+    add(
+        "--seconds",
+        type=flags.bounded_seconds(MAX_SOAK_SECONDS),
+        default=60.0,
+        help="of load, or more where the swaps take longer (%(default)g)",
+    )
+    add(
+        "--swaps",
+        type=flags.bounded_count(MAX_SWAPS),
+        default=10,
+        help="in that time, to and fro (%(default)s)",
+    )
+    add("--workers", type=flags.count, help="of the service (one a core)")
+    add(
+        "--memory-swaps",
+        type=flags.bounded_count(MAX_SWAPS),
+        default=20,
+        help="in all, before memory is compared; those beyond --swaps come after the load, and there is one "
+        "more where the service would end with the other bundle (%(default)s)",
+    )
+    add("--plot", type=Path, metavar="PNG", help=f"file ({BUNDLES.parent}/loadtest/swap-...png)")
 
 
 def _add_test(parser: ArgumentParser) -> None:

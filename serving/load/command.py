@@ -2,13 +2,8 @@
 
 import gc
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from protos.errors import DataError, MissingStage, Unavailable
 from serving import bundles, command, tables
@@ -22,6 +17,7 @@ from serving.load.cores import cores, on
 from serving.load.measured import Measured
 from serving.load.parts import PARTS
 from serving.load.plan import Plan, Work
+from serving.load.progress import progress
 from serving.query import Query
 from serving.retriever import Retriever
 
@@ -54,7 +50,7 @@ def _drive(arguments: Namespace) -> Result:
     asked = queries.from_file(arguments.queries) if arguments.queries else _served(address, arguments.seed)
     requests = Content(asked, arguments.k, None).searches()
     clients, seconds = arguments.clients or 4, arguments.seconds or 10.0
-    with _progress(seconds) as (_, tick):
+    with progress(seconds) as (_, tick):
         measured = closed_loop.run(address, requests, clients, seconds, 1.0, arguments.seed, tick)
     if not measured.latencies:
         raise Unavailable(f"{address}: no request was answered: {measured.errors}")
@@ -82,7 +78,7 @@ def _test(arguments: Namespace) -> Result:
     del retriever  # or it would share pages with the servers, and their memory would look less
     gc.collect()
     places = cores()
-    with _progress(report.seconds(plan)) as (say, tick), on(places.load):
+    with progress(report.seconds(plan)) as (say, tick), on(places.load):
         work = Work(plan, Content(asked, plan.k, expected), places, say, tick)
         document = report.measure(work, manifest.bundle_version)
     if plot is not None:
@@ -147,23 +143,3 @@ def _milliseconds(measured: Measured) -> dict[str, float]:
     return {
         f"search_p{percent}_ms": round(measured.percentile_us(percent) / 1000, 3) for percent in (50, 95, 99)
     }
-
-
-@contextmanager
-def _progress(seconds: float) -> Iterator[Any]:
-    """What says what is being done, and what says that so many seconds more of it are over.
-
-    A bar that drew itself in a thread of its own would take the interpreter from the load.
-    """
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
-        task = progress.add_task("load", total=seconds)
-
-        def say(text: str) -> None:
-            progress.update(task, description=text, refresh=True)
-
-        def tick(more: float) -> None:
-            progress.update(task, advance=more, refresh=True)
-
-        yield say, tick

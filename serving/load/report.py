@@ -61,7 +61,7 @@ def measure(work: Work, bundle_version: str) -> dict[str, Any]:
 def _about(work: Work, bundle_version: str) -> dict[str, Any]:
     plan = work.plan
     return {
-        "machine": _machine(),
+        "machine": machine(),
         "cores": os.cpu_count(),
         "pinned": work.cores.servers is not None,
         "notes": [work.cores.note] if work.cores.note else [],
@@ -88,7 +88,8 @@ def _content(content: Content) -> dict[str, Any]:
     }
 
 
-def _machine() -> str:
+def machine() -> str:
+    """The processor and the system."""
     names = []
     if CPUINFO.is_file():
         lines = CPUINFO.read_text(errors="replace").splitlines()

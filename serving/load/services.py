@@ -1,12 +1,13 @@
 """The processes that are measured: the service, what it is compared with, and the bundle without a server."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,14 @@ class Service:
     def memory(self) -> int:
         """Bytes of all its processes, what they share counted once (PSS; where nobody tells that, USS)."""
         root = psutil.Process(self.process.pid)
-        found = [each.memory_full_info() for each in (root, *root.children(recursive=True))]
-        return sum(int(getattr(each, "pss", each.uss)) for each in found)
+        found = 0
+        for process in (root, *root.children(recursive=True)):
+            try:
+                told = process.memory_full_info()
+            except psutil.NoSuchProcess:  # it has ended meanwhile
+                continue
+            found += int(getattr(told, "pss", told.uss))
+        return found
 
 
 def ours(bundle: Path, cores: Set, workers: int = 1) -> Any:
@@ -55,6 +62,27 @@ def ours(bundle: Path, cores: Set, workers: int = 1) -> Any:
     """
     arguments = ["-m", "serving", "serve", "--bundle", str(bundle), "--port", "0", "--workers", str(workers)]
     return _running("search", arguments, cores)
+
+
+def following(
+    model: str, store: str, folder: Path, cores: Set, poll: float, workers: int | None = None
+) -> Any:
+    """As `ours`, on whatever an alias of a registry names.
+
+    Args:
+        model: the alias.
+        store: URI of the registry.
+        folder: receives the bundles that it downloads.
+        cores: that it runs on.
+        poll: seconds between two looks at the registry.
+        workers: processes that answer; the service's own choice if not given.
+    """
+    arguments = ["-m", "serving", "serve", "--model", model, "--poll", str(poll), "--port", "0"]
+    if workers is not None:
+        arguments += ["--workers", str(workers)]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "TWINSPIRE_CACHE": str(folder)}
+    environment.pop("MLFLOW_REGISTRY_URI", None)
+    return _running("serve", arguments, cores, environment)
 
 
 def reference(kind: str, bundle: Path, cores: Set) -> Any:
@@ -102,12 +130,14 @@ def in_process(bundle: Path, cores: Set, queries: Path | None, k: int, seed: int
         process = subprocess.Popen(
             [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=ROOT
         )
-    with _ended(process):
+    with ended(process):
         yield InProcess(process)
 
 
 @contextmanager
-def _running(name: str, arguments: Sequence[str], cores: Set) -> Iterator[Service]:
+def _running(
+    name: str, arguments: Sequence[str], cores: Set, environment: Mapping[str, str] | None = None
+) -> Iterator[Service]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port_file = folder / "port"
@@ -115,9 +145,14 @@ def _running(name: str, arguments: Sequence[str], cores: Set) -> Iterator[Servic
         command = [sys.executable, *arguments, "--port-file", str(port_file)]
         with on(cores):
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, cwd=ROOT
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                cwd=ROOT,
+                env=environment,
             )
-        stack.enter_context(_ended(process))
+        stack.enter_context(ended(process))
         until = time.monotonic() + PATIENCE
         while not port_file.is_file():
             if process.poll() is not None or time.monotonic() > until:
@@ -128,7 +163,7 @@ def _running(name: str, arguments: Sequence[str], cores: Set) -> Iterator[Servic
 
 
 @contextmanager
-def _ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+def ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
     """End a process when the block does: the end of its input, a signal, and then by force."""
     try:
         yield
