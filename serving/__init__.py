@@ -11,8 +11,8 @@ Read in this order.
   Open Inference Protocol), `batching.py`, `methods.py`, `rpc.py`, `stream_rpc.py`, `refusals.py` and
   `reactor.py` (calls in, batches, answers out), `server.py` (one process of it), `workers.py`, `plan.py`,
   `service.py` (all of it).
-- Which bundle answers: `served.py` (one, or one and a canary), `swap.py` (how a worker changes over), `board.py`
-  (what processes tell one another), `releases.py` (what is told of it); how an alias is followed:
+- Which bundle answers: `served.py` (one, or one and a canary), `swap.py` (how a worker changes over),
+  `board.py` (what processes tell one another), `releases.py` (what is told of it); how an alias is followed:
   `following/`; the shadow, a bundle that is asked too and that nobody waits for: `shadow/`.
 - Who may ask: `tokens.py`, `guard.py`, `tls.py`, `ratelimit.py`, and `THREATS.md`.
 - What is told of it: `cells.py`, `counters.py`, `metrics.py`, `exposition.py`, `processes.py`; `call.py`,

@@ -153,6 +153,7 @@ class Follower:
         if removed:
             log.info("%d downloads that were broken off are removed", removed)
         self._note()
+        self._workers.forget()
         champion = self._workers.target.champion
         pointer = self._cache.pointer(self._follow.model)
         if pointer and pointer.bundle_version == champion.bundle_version:

@@ -27,7 +27,7 @@ from serving.server import Access, RetrievalServer
 from serving.shadow.channel import Channel, ShadowTap
 from serving.shadow.process import NOTE as SHADOW
 from serving.shadow.process import Shadow
-from serving.swap import TARGET, Swapper, lineup_of, worker_name
+from serving.swap import NEXT, TARGET, Swapper, lineup_of, worker_name
 from serving.target import Target, bundle_at
 from serving.tls import check_exposure
 from serving.tokens import TokenFile
@@ -115,7 +115,7 @@ class _Service:
         self._shared = None if plan.follow else self._load(plan.folder, plan.model_version)
         self.manifest = self._shared.manifest if self._shared else bundle.read_manifest(plan.folder)
         self.shared = SharedMetrics.create(plan.workers)
-        notes = (TARGET, FOLLOWING, SHADOW_TARGET, SHADOW)
+        notes = (TARGET, NEXT, FOLLOWING, SHADOW_TARGET, SHADOW)
         self.board = Board.create((*notes, *map(worker_name, range(plan.workers))))
         first = bundle_at(plan.folder, self.manifest.bundle_version, plan.model_version)
         self.board.write(TARGET, Target(1, first).note())
@@ -165,6 +165,7 @@ class _Service:
             # A canary comes as all that is swapped in does: if it cannot be had, the champion answers.
             serial = 0 if target["canary"] else target["serial"]
             swapper = Swapper(self.board, worker_name(slot), lineup, serial, self._load, server.swap)
+            del lineup  # or the first bundle would stay for as long as the worker
             server.start()
             if plan.follow:
                 swapper.start()

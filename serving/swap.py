@@ -1,10 +1,11 @@
-"""A worker's own part in a swap: it takes what the board's target names, beside what it serves.
+"""A worker's own part in a swap: it makes ready what comes next, beside what it serves, and changes over.
 
 The worker stays, and so do its connections. A new generation of workers that takes over the port would lose
 calls: gRPC's C core cancels those that arrive between its shutdown and the moment when the client has read
-GOAWAY. Here the new bundle is loaded and warmed on a thread of its own; then, on the reactor's thread and
-between two batches, one reference is changed. What had begun with the old bundle keeps it alive until
-it is done.
+GOAWAY. Here the new bundle is loaded and warmed on a thread of its own, as soon as the board's note `next`
+names it and says that it is this worker's turn. When all workers have it, `target` names it too; then, on the
+reactor's thread and between two batches, one reference is changed. What had begun with the old bundle keeps
+it alive until it is done. So all workers change within a tenth of a second, or none does.
 """
 
 import ctypes
@@ -22,10 +23,12 @@ from serving.served import Lineup, Served
 
 log = logging.getLogger(__name__)
 
-TARGET = "target"
+TARGET, NEXT = "target", "next"
 POLL_SECONDS = 0.1
 PATIENCE = 30.0  # seconds for the reactor to change a reference
 SLICE = 0.0005  # seconds that loading may keep a thread that answers waiting; a tenth of what Python has
+
+LONGEST = 2000  # characters of an error that the note has
 
 Load = Callable[[Path, str], Served]  # folder, version in the registry
 
@@ -57,7 +60,7 @@ def lineup_of(target: Mapping[str, Any], load: Load, served: Lineup | None = Non
 
 
 class Swapper:
-    """Watches the target, on a thread of its own, until it is stopped.
+    """Watches the board, on a thread of its own, until it is stopped.
 
     Args:
         board: of the service.
@@ -80,7 +83,9 @@ class Swapper:
         self._board, self._name = board, name
         self._lineup, self._serial = lineup, serial
         self._load, self._swap = load, swap
-        self._turn = 0
+        self._ready: tuple[int, Lineup] | None = None  # what comes next, by the serial of its target
+        self._failed, self._error = 0, ""
+        self._turns = (0, 0)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="swapper", daemon=True)
         self._note()
@@ -90,36 +95,70 @@ class Swapper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no further target; one that is being loaded is let go."""
+        """Take nothing further; what is being loaded is let go."""
         self._stopped.set()
 
     def _run(self) -> None:
         while not self._stopped.wait(POLL_SECONDS):
-            turn = self._board.turn(TARGET)
-            if turn != self._turn:
-                self._turn = turn
-                self._take(self._board.read(TARGET))
+            turns = self._board.turn(TARGET), self._board.turn(NEXT)
+            if turns != self._turns:
+                self._turns = turns
+                self._change(self._board.read(TARGET))
+                self._prepare(self._board.read(NEXT))
 
-    def _take(self, target: Mapping[str, Any]) -> None:
-        if target["serial"] == self._serial:
-            return
+    def _prepare(self, coming: Mapping[str, Any]) -> None:
+        """Make ready what comes next, when it is this worker's turn; let go of what comes no more."""
+        serial = coming.get("serial", 0)
+        if not coming.get("champion"):
+            if self._ready is not None:
+                self._ready = None
+                self._note()
+                _give_back()
+        elif self._name in coming["who"] and serial > max(self._serial, self._failed, self._ready_for):
+            self._ready = None
+            self._make_ready(coming)
+
+    def _make_ready(self, target: Mapping[str, Any]) -> None:
         try:
             with _yielding():
-                lineup = lineup_of(target, self._load, self._lineup)
+                self._ready = target["serial"], lineup_of(target, self._load, self._lineup)
         except Exception as error:  # whatever it is, what is being served goes on
             log.error("worker %d: stays with its bundle: %s", os.getpid(), error)
-            self._note(target["serial"], str(error))
+            self._ready, self._failed, self._error = None, target["serial"], str(error)
+        self._note()
+
+    def _change(self, target: Mapping[str, Any]) -> None:
+        """Serve the target, which is ready but where this worker has only just been started."""
+        serial = target["serial"]
+        if serial in (self._serial, self._failed):
             return
-        swapped = threading.Event()
+        if self._ready_for != serial:
+            self._make_ready(target)
+        if self._ready is None:
+            return
+        lineup, swapped = self._ready[1], threading.Event()
         self._swap(lineup, swapped.set)
         if not swapped.wait(PATIENCE) or self._stopped.is_set():
             return  # the reactor has stopped
-        self._lineup, self._serial = lineup, target["serial"]
+        self._lineup, self._serial, self._ready = lineup, serial, None
+        self._failed, self._error = 0, ""
         self._note()
+        del lineup
         _give_back()
 
-    def _note(self, failed: int = 0, error: str = "") -> None:
-        note = {"serial": self._serial, "failed": failed, "error": error[:2000], "pid": os.getpid()}
+    @property
+    def _ready_for(self) -> int:
+        """The serial of what is ready; 0 where nothing is."""
+        return self._ready[0] if self._ready else 0
+
+    def _note(self) -> None:
+        note = {
+            "serial": self._serial,
+            "ready": self._ready_for,
+            "failed": self._failed,
+            "error": self._error[:LONGEST],
+            "pid": os.getpid(),
+        }
         self._board.write(self._name, note)
 
 

@@ -10,12 +10,13 @@ from typing import Any, Self
 
 from protos.errors import Unavailable
 from serving.board import Board
-from serving.swap import TARGET
+from serving.swap import NEXT, TARGET
 
 SLICE = 0.05  # seconds between two looks at the workers' notes
 PATIENCE = 60.0  # seconds that all workers may take for a target, beside `FACTOR` times what a trial took
 FACTOR = 10.0
 GONE = 10.0  # seconds that a worker may be away meanwhile: one that died has long been started again
+PARTS = 4  # that workers load in, one after the other
 WORKER = "worker "  # how the names of the workers' notes begin
 
 
@@ -123,25 +124,42 @@ class Workers:
     def change(
         self, champion: Bundle, canary: Bundle | None, share: float = 0.0, load_s: float = 0.0
     ) -> None:
-        """Have every worker serve this, or else what they served before.
+        """Have all workers serve this, or none: they change over when each of them has it ready.
+
+        A part of them loads at a time, so that the others answer undisturbed.
 
         Args:
             champion, canary, share: as of `Target`.
             load_s: seconds that it took to load what is new in a trial.
 
         Raises:
-            Unavailable: a worker could not take it, or not all of them did in time; they have been told to go
-                back.
+            Unavailable: a worker could not take it, or not all of them did in time; all is as it was.
         """
         before = self.target
-        after = Target(before.serial + 1, champion, canary, share if canary else 0.0)
-        self._board.write(TARGET, after.note())
+        serial = 1 + max(before.serial, self._board.read(NEXT).get("serial", 0))  # none is used twice
+        after = Target(serial, champion, canary, share if canary else 0.0)
+        names = self._living()
+        together = -(-len(names) // PARTS)
         try:
-            self._wait(after.serial, self._living(), FACTOR * load_s, GONE)
+            for start in range(0, len(names), together):
+                who = names[: start + together]
+                self._board.write(NEXT, {**after.note(), "who": who})
+                self._wait("ready", serial, who[start:], FACTOR * load_s, GONE)
+            self._board.write(TARGET, after.note())
+            self._wait("serial", serial, names, FACTOR * load_s, GONE)
         except Unavailable:
-            back = Target(after.serial + 1, before.champion, before.canary, before.share)
-            self._board.write(TARGET, back.note())
+            if self.target.serial == serial:
+                back = Target(serial + 1, before.champion, before.canary, before.share)
+                self._board.write(TARGET, back.note())
             raise
+        finally:
+            self._board.write(NEXT, {"serial": serial})
+
+    def forget(self) -> None:
+        """Let go of what a follower before has had made ready, and did not come to have served."""
+        coming = self._board.read(NEXT)
+        if coming.get("champion"):
+            self._board.write(NEXT, {"serial": coming["serial"]})
 
     def settle(self) -> None:
         """Wait until every worker serves the target.
@@ -149,13 +167,14 @@ class Workers:
         Raises:
             Unavailable: a worker could not take it, or not all of them did in time.
         """
-        self._wait(self.target.serial, self._names, 0.0, PATIENCE)
+        self._wait("serial", self.target.serial, self._names, 0.0, PATIENCE)
 
     def _living(self) -> list[str]:
         notes = {name: self._board.read(name) for name in self._names}
         return [name for name, note in notes.items() if note and self._alive(note["pid"])]
 
-    def _wait(self, serial: int, names: list[str], longer: float, gone: float) -> None:
+    def _wait(self, what: str, serial: int, names: list[str], longer: float, gone: float) -> None:
+        """Until the notes of workers say under `what`, or that they serve, this serial or a later one."""
         begun = self._clock.monotonic()
         until, gone_since = begun + PATIENCE + longer, dict.fromkeys(names, begun)
         while True:
@@ -164,7 +183,7 @@ class Workers:
                 note = self._board.read(name)
                 if note and note["failed"] == serial:
                     raise Unavailable(f"{name} could not take it: {note['error']}")
-                if note and note["serial"] >= serial and self._alive(note["pid"]):
+                if note and max(note[what], note["serial"]) >= serial and self._alive(note["pid"]):
                     continue
                 waiting = True
                 if note and self._alive(note["pid"]):

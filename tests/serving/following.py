@@ -19,7 +19,7 @@ from serving.registry import Registered, ShadowPair
 from serving.target import Clock, Workers, bundle_at
 
 CHAMPION, CHALLENGER = "models:/tiny@champion", "models:/tiny@challenger"
-NAMES = ("target", "following", "worker 0", "worker 1", "shadow target", "shadow")
+NAMES = ("target", "next", "following", "worker 0", "worker 1", "shadow target", "shadow")
 
 
 class Shelf:
@@ -98,17 +98,26 @@ class Crew:
         return pid - 100 not in self.dead
 
     def obey(self) -> None:
-        target = self.board.read("target")
+        target, coming = self.board.read("target"), self.board.read("next")
         for slot in {0, 1} - self.dead:
-            note = self.board.read(f"worker {slot}") or {"serial": 0, "failed": 0, "error": ""}
-            wanted = [each["bundle_version"] for each in (target["champion"], target["canary"]) if each]
-            errors = [self.cannot[version] for version in wanted if version in self.cannot]
-            if errors and slot == 1:
-                note = {**note, "failed": target["serial"], "error": errors[0]}
+            name = f"worker {slot}"
+            note = self.board.read(name) or {"serial": 0, "ready": 0, "failed": 0, "error": ""}
+            if coming.get("champion") and name in coming["who"]:
+                if error := self._refuses(slot, coming):
+                    note = {**note, "failed": coming["serial"], "error": error}
+                else:
+                    note = {**note, "ready": coming["serial"]}
+            if error := self._refuses(slot, target):
+                note = {**note, "failed": target["serial"], "error": error}
             else:
-                note = {"serial": target["serial"], "failed": 0, "error": ""}
+                note = {**note, "serial": target["serial"]}
                 self.serves[slot] = target["champion"]["bundle_version"]
-            self.board.write(f"worker {slot}", {**note, "pid": 100 + slot})
+            self.board.write(name, {**note, "pid": 100 + slot})
+
+    def _refuses(self, slot: int, wanted: dict[str, Any]) -> str:
+        versions = [each["bundle_version"] for each in (wanted["champion"], wanted["canary"]) if each]
+        errors = [self.cannot[version] for version in versions if version in self.cannot]
+        return errors[0] if errors and slot == 1 else ""
 
 
 @dataclass

@@ -140,7 +140,7 @@ def main() -> None:
     follow = Follow(**{**arguments, "cache": Path(arguments["cache"])})
     folder, version = bundles.first(follow.model, follow.cache)
     board = Board.create(
-        ("target", "following", *map(worker_name, range(WORKERS)), "shadow target", "shadow")
+        ("target", "next", "following", *map(worker_name, range(WORKERS)), "shadow target", "shadow")
     )
     first = vars(bundle_at(folder, bundle.read_manifest(folder).bundle_version, version))
     board.write("target", {"serial": 1, "champion": first, "canary": None})

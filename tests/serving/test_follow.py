@@ -168,11 +168,11 @@ def test_an_alias_that_is_gone_changes_nothing_but_is_told(scene: Scene) -> None
     assert (scene.note["failures"], scene.note["last_error"]) == (0, "")
 
 
-def test_what_a_worker_cannot_take_is_taken_back(scene: Scene) -> None:
+def test_what_a_worker_cannot_take_is_served_by_none(scene: Scene) -> None:
     scene.shelf.aliases[CHAMPION] = "2"
     scene.crew.cannot[scene.version("2")] = "no memory"
     scene.step()
-    assert (scene.champion, scene.target["serial"]) == ("1", 3)
+    assert (scene.champion, scene.target["serial"]) == ("1", 1)
     assert "worker 1 could not take it: no memory" in scene.note["last_error"]
     assert (scene.note["refused"], scene.note["swaps"]) == (1, 0)
     scene.crew.obey()
@@ -220,7 +220,7 @@ def test_a_worker_that_hangs_is_not_waited_for_forever(scene: Scene) -> None:
     begun = scene.clock.monotonic()
     scene.step()
     assert scene.clock.monotonic() < begun + 120
-    assert (scene.champion, scene.target["serial"]) == ("1", 3)
+    assert (scene.champion, scene.target["serial"]) == ("1", 1)
     assert "not every worker had it" in scene.note["last_error"]
 
 
@@ -266,6 +266,30 @@ def test_or_taken_back_where_a_worker_could_not_take_it(scene: Scene) -> None:
     assert scene.crew.serves == [scene.version("1")] * 2
 
 
+def test_workers_load_one_after_the_other_and_change_together(scene: Scene) -> None:
+    scene.shelf.aliases[CHAMPION] = "2"
+    seen: list[tuple[int, int, int]] = []
+
+    def look() -> None:
+        ready = [scene.board.read(f"worker {slot}")["ready"] for slot in (0, 1)]
+        seen.append((*ready, scene.target["serial"]))
+
+    scene.clock.meanwhile.append(look)
+    scene.step()
+    assert [each for n, each in enumerate(seen) if each not in seen[:n]] == [(2, 0, 1), (2, 2, 1), (2, 2, 2)]
+    assert scene.board.read("next") == {"serial": 2}
+
+
+def test_what_a_killed_follower_had_made_ready_is_let_go(scene: Scene) -> None:
+    coming = {**scene.target, "serial": 2, "who": ["worker 0"]}
+    scene.board.write("next", coming)
+    scene.start()
+    assert scene.board.read("next") == {"serial": 2}
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.step()
+    assert (scene.champion, scene.target["serial"]) == ("2", 3)
+
+
 def test_a_clock_that_is_set_back_delays_nothing(scene: Scene) -> None:
     scene.step()
     scene.clock.shown -= 1e6
@@ -305,7 +329,7 @@ def test_a_canary_that_is_promoted_is_the_champion_at_once(make: Any) -> None:
     scene.shelf.aliases[CHAMPION] = "2"
     scene.step()
     assert scene.target["serial"] == 3
-    assert set(seen) == {("2", False)}
+    assert set(seen) == {("1", True), ("2", False)}  # and never both
     scene.step()
     assert scene.target["serial"] == 3
 
@@ -315,7 +339,7 @@ def test_a_canary_that_cannot_be_had_does_not_touch_the_champion(make: Any) -> N
     scene.shelf.aliases[CHALLENGER] = "2"
     scene.crew.cannot[scene.version("2")] = "no memory"
     scene.step()
-    assert (scene.champion, scene.target["canary"], scene.target["serial"]) == ("1", None, 3)
+    assert (scene.champion, scene.target["canary"], scene.target["serial"]) == ("1", None, 1)
     assert scene.note["last_error"] == ""
     assert "no memory" in scene.note["canary"]["last_error"]
     scene.shelf.aliases[CHAMPION] = "3"

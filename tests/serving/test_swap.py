@@ -25,7 +25,8 @@ from serving.releases import Releases, by_version
 from serving.retriever import Retriever
 from serving.served import Lineup, Served
 from serving.server import RetrievalServer
-from serving.swap import TARGET, Swapper
+from serving.swap import NEXT, TARGET, Swapper
+from tests.serving.reacting import soon
 from tests.tiny import item_names, tiny_bundle
 
 WORKER = "worker 0"
@@ -43,7 +44,7 @@ class Swapping:
 
     def __init__(self, bundles: tuple[Path, Path]) -> None:
         self.bundles = {str(n + 1): folder for n, folder in enumerate(bundles)}
-        self.board = Board.create((TARGET, "following", WORKER))
+        self.board = Board.create((TARGET, NEXT, "following", WORKER))
         self.metrics = SharedMetrics.create(1)
         self.releases = Releases(self.board, self.metrics.read)
         first = Served.load(bundles[0], item_tower=True, model_version="1")
@@ -57,10 +58,12 @@ class Swapping:
             release=self.releases.state,
         )
         self.serial = 0
+        self.loaded: list[str] = []
         self.aim("1")
         self.swapper = Swapper(self.board, WORKER, Lineup(first), 1, self.load, self.server.swap)
 
     def load(self, folder: Path, model_version: str) -> Served:
+        self.loaded.append(model_version)
         return Served.load(folder, item_tower=True, model_version=model_version)
 
     def aim(self, champion: str, canary: str = "", share: float = 0.5) -> None:
@@ -68,6 +71,11 @@ class Swapping:
         self.serial += 1
         other = {**self.one(canary), "share": share} if canary else None
         self.board.write(TARGET, {"serial": self.serial, "champion": self.one(champion), "canary": other})
+
+    def announce(self, champion: str, who: str = WORKER) -> None:
+        """Say what comes next, and whose turn it is."""
+        note = {"serial": self.serial + 1, "champion": self.one(champion), "canary": None, "who": [who]}
+        self.board.write(NEXT, note)
 
     def one(self, model_version: str) -> dict[str, str]:
         folder = self.bundles[model_version]
@@ -213,6 +221,32 @@ def test_a_bundle_that_cannot_be_loaded_leaves_the_one_before(
         assert client.search("bavuti").bundle_version.startswith(bundles[1].name)
 
 
+def test_what_comes_next_is_made_ready_and_served_only_when_it_is_the_target(swapping: Swapping) -> None:
+    with RetrievalClient(swapping.server.address) as client:
+        before = client.search("bavuti").bundle_version
+        swapping.announce("2")
+        swapping.note(ready=2)
+        assert swapping.loaded == ["2"]
+        assert client.search("bavuti").bundle_version == before
+        swapping.aim("2")
+        swapping.swapped()
+        assert client.search("bavuti").bundle_version != before
+    assert swapping.loaded == ["2"]
+    assert swapping.note(ready=0)["serial"] == 2
+
+
+def test_what_comes_no_more_is_let_go(swapping: Swapping) -> None:
+    swapping.announce("2", who="worker 1")
+    time.sleep(0.3)
+    assert swapping.loaded == []  # it is not this worker's turn
+    swapping.announce("2")
+    swapping.note(ready=2)
+    swapping.board.write(NEXT, {"serial": 2})
+    swapping.note(ready=0, serial=1)
+    with RetrievalClient(swapping.server.address) as client:
+        assert client.search("bavuti").bundle_version == swapping.one("1")["bundle_version"]
+
+
 def test_towers_and_what_info_tells_are_swapped_too(swapping: Swapping, bundles: tuple[Path, Path]) -> None:
     text = inference.ModelInferRequest.InferInputTensor(name="text", datatype="BYTES", shape=[1])
     text.contents.bytes_contents.append(b"bavuti")
@@ -279,10 +313,14 @@ def test_what_each_bundle_answered_is_counted_by_its_version(
         client.search("bavuti")
         with pytest.raises(Exception, match="holds no item"):
             client.search(Query(item_id="nothing"))
-    counted = by_version(swapping.metrics.read())
     ok, absent = (cells.VERSION_REQUESTS[code] for code in ("OK", "NOT_FOUND"))
-    first, second = (counted[folder.name] for folder in bundles)
-    assert (first[ok], second[ok], second[absent]) == (3, 1, 1)
+
+    def counts() -> tuple[float, ...]:
+        counted = by_version(swapping.metrics.read())
+        first, second = (counted[folder.name] for folder in bundles)
+        return first[ok], second[ok], second[absent]
+
+    assert soon(lambda: counts() == (3, 1, 1)), counts()  # a client may be told before it is counted
     samples = {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in swapping.releases.metrics()
