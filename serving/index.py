@@ -14,6 +14,7 @@ import numpy.typing as npt
 from protos.beam import graph_width
 from protos.bundle import INDEX, VECTORS, Manifest
 from protos.errors import BundleDamaged
+from serving.graph_file import read_graph
 
 Vectors = npt.NDArray[np.float32]
 Found = tuple[npt.NDArray[np.int64], Vectors]  # rows (B, K) and scores (B, K), best first
@@ -25,7 +26,7 @@ class Index:
     """N item vectors to search in; safe to call from several threads.
 
     Args:
-        folder: of a bundle whose files have been verified: hnswlib does not survive a damaged file.
+        folder: of a bundle whose files have been verified.
         manifest: of that bundle.
 
     Raises:
@@ -76,21 +77,17 @@ class Index:
     def _load_graph(self, path: Path, space: str) -> hnswlib.Index:
         if space != "ip":
             raise BundleDamaged(f"{path}: space {space!r}, but this program searches in 'ip'")
-        graph = hnswlib.Index(space=space, dim=self.dimension)
-        try:
-            graph.load_index(str(path))
-        except RuntimeError as error:
-            raise BundleDamaged(f"{path}: hnswlib cannot load it: {error}") from None
+        graph = read_graph(path, space, self.dimension)
         if graph.get_current_count() != self.count:
             raise BundleDamaged(
                 f"{path}: {graph.get_current_count()} items, but the manifest counts {self.count}"
             )
-        # A graph of another dimension loads without a word; its vectors then come out wrong.
+        # A graph can be whole, and yet be that of another bundle.
         sample = np.unique(np.linspace(0, self.count // 2, 8).astype(np.int64))
         try:
             held, end = graph.get_items(sample, return_type="numpy"), -1 if self.filled else None
             same = np.array_equal(held[:, :end], self.vectors[sample, :end])
-        except RuntimeError:
+        except RuntimeError:  # an item is marked as deleted
             same = False
         if not same:
             raise BundleDamaged(f"{path}: holds other vectors than {VECTORS}")

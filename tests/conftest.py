@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("seeded")
     os.environ["TWINSPIRE_CACHE"] = tempfile.mkdtemp(prefix="twinspire-tests-")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a tracking server alone is enough
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -113,7 +113,7 @@ def test_a_graph_of_other_vectors_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dimension", [8, 24])
 def test_a_graph_of_another_dimension_is_refused(tmp_path: Path, dimension: int) -> None:
     vectors = np.resize(VECTORS_2000, (COUNT, dimension)).astype(np.float32)
-    with pytest.raises(BundleDamaged, match=r"index\.hnsw: "):
+    with pytest.raises(BundleDamaged, match=r"index\.hnsw: size_data_per_element is "):
         Index(write(tmp_path, VECTORS_2000, build_index(vectors)), manifest())
 
 
@@ -132,6 +132,8 @@ def test_vectors_of_another_type_are_refused(tmp_path: Path) -> None:
 
 def test_something_else_than_a_graph_is_refused(tmp_path: Path) -> None:
     write(tmp_path, VECTORS_2000)
-    (tmp_path / INDEX).write_bytes(b"")
-    with pytest.raises(BundleDamaged, match=r"index\.hnsw: "):
-        Index(tmp_path, manifest())
+    whole = (tmp_path / INDEX).read_bytes()
+    for content in (b"", whole[:-1], whole[:-4], whole[: len(whole) // 2], whole[::-1]):
+        (tmp_path / INDEX).write_bytes(content)
+        with pytest.raises(BundleDamaged, match=r"index\.hnsw: "):
+            Index(tmp_path, manifest())
