@@ -23,7 +23,8 @@ from tests.serving.fuzzed_messages import messages
 from tests.serving.raw import Raw
 from tests.serving.reacting import soon
 
-MESSAGES, FRAMES = 50_000, 5_000  # in each of two rounds
+ROUNDS = 3
+MESSAGES, FRAMES = 34_000, 3_400  # in each of them
 TOGETHER, CONNECTIONS = 50, 4
 # What may become of a message; INTERNAL only where gRPC itself says so, of what is no message at all.
 CODES = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED", "INTERNAL"}
@@ -109,7 +110,7 @@ def is_well(lone: Lone) -> bool:
 def test_nothing_that_is_sent_does_harm(lone: Lone) -> None:
     assert is_well(lone)
     states = []
-    for seed in range(2):
+    for seed in range(ROUNDS):
         rng = random.Random(seed)
         with Raw(lone.address) as old:
             seen = send_messages(lone.address, rng, MESSAGES)
@@ -124,9 +125,9 @@ def test_nothing_that_is_sent_does_harm(lone: Lone) -> None:
             assert old.status(stream).code == "OK"
         assert is_well(lone)
         states.append(state(lone))
-    (files, threads, memory), (files_later, threads_later, memory_later) = states
+    _, (files, threads, memory), (files_later, threads_later, memory_later) = states  # the first warms up
     assert files_later <= files + 2
     assert threads_later <= threads + 2
-    assert memory_later <= memory + 8 * MEBIBYTE  # 150 bytes for a message
+    assert memory_later <= memory + 8 * MEBIBYTE  # 250 bytes for a message
     assert lone.stop() == 0
     assert lone.log.read_text() == ""
