@@ -80,8 +80,8 @@ def first(model: str, folder: Path = BUNDLES, item_tower: bool = False) -> tuple
             registered = registry.resolve(model)
             found = cache.take(registered, registry)
         pointer = cache.pointer(model)
-        if pointer and found.name != pointer.bundle_version[:DIGITS]:
-            try_bundle(found, item_tower)
+        if pointer is None or found.name != pointer.bundle_version[:DIGITS]:
+            try_bundle(found, item_tower, ready=cache.ready(found))
         return found, registered.version
     except TwinspireError as error:
         try:

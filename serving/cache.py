@@ -8,6 +8,7 @@
                                            the registry is down
     .served/downloaded/3f2a9c0d1e5b        marks a bundle that a follower fetched, which it may remove;
                                            one that was exported here is never removed
+    .served/ready/3f2a9c0d1e5b/            its catalogue, made ready for those who serve it (`ready.py`)
     .download-<digits>                     a download on its way
 
 A bundle comes into its place by being renamed when all of it has been verified.
@@ -54,6 +55,7 @@ class Cache:
         self._owns = owns
         self._notes = folder / ".served"
         self._marks = self._notes / "downloaded"
+        self._ready = self._notes / "ready"
 
     def find(self, bundle_version: str) -> Path | None:
         """The folder of a bundle that is there and whole; one that is damaged is removed.
@@ -94,6 +96,10 @@ class Cache:
         except OSError as error:
             raise Unavailable(f"{self.folder}: {error.strerror or error}") from None
 
+    def ready(self, folder: Path) -> Path:
+        """Where the catalogue of the bundle in a folder is made ready."""
+        return self._ready / folder.name
+
     def pointer(self, model: str) -> Pointer | None:
         """What was served last by an alias such as `models:/pydocs@champion`; None where nobody knows."""
         try:
@@ -124,6 +130,8 @@ class Cache:
     def prune(self, needed: Collection[str]) -> list[str]:
         """Remove what followers downloaded and nobody needs, but for the newest; returns what went.
 
+        A catalogue that was made ready goes with its bundle.
+
         Args:
             needed: versions that are served. Those that a pointer names, now or before, are kept too.
         """
@@ -134,10 +142,17 @@ class Cache:
             for mark in spare[SPARE:]:
                 drafts.remove(self.folder / mark.name)
                 mark.unlink(missing_ok=True)
+            self._prune_ready()
         except OSError as error:
             log.warning("%s: cannot be tidied up: %s", self.folder, error.strerror or error)
             return []
         return [mark.name for mark in spare[SPARE:]]
+
+    def _prune_ready(self) -> None:
+        drafts.clear(self._ready)
+        for each in self._ready.glob("[!.]*"):
+            if not (self.folder / each.name).exists():
+                drafts.remove(each)
 
     def _place(self, registered: Registered, draft: Path) -> Path:
         """What has been downloaded, verified and moved to where it belongs."""

@@ -1,15 +1,22 @@
 """Rows to items and back: ids, popularity and display fields of the bundle's catalogue."""
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from protos.bundle import ITEMS, Manifest
 from protos.errors import BundleDamaged, UnknownItem
 from protos.features import LARGEST
+
+
+class Rows(Protocol):
+    """Rows by item id, such as a dictionary."""
+
+    def get(self, item_id: str, /) -> int | None:
+        """The row of an item; None where there is no such item."""
 
 
 class Catalogue:
@@ -23,12 +30,17 @@ class Catalogue:
         BundleDamaged: the file is not the one that the manifest describes.
     """
 
+    ids: Sequence[str]  # by row
+    ranking: Sequence[int]  # rows, the most popular first, and among equals the lower one
+    shares: Sequence[float]  # popularity by row
+    _rows: Rows
+
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         path = folder / ITEMS
         table = _read(path)
-        self.ids: list[str] = table["ids"]
+        self.ids = table["ids"]
         self._columns: dict[str, list[str | None]] = table["fields"]
-        self._rows = {item_id: row for row, item_id in enumerate(self.ids)}
+        rows = {item_id: row for row, item_id in enumerate(self.ids)}
         popularity = table["popularity"]
         lengths = {"ids": self.ids, "popularity": popularity, **self._columns}
         for name, values in lengths.items():
@@ -36,7 +48,7 @@ class Catalogue:
                 raise BundleDamaged(
                     f"{path}: {len(values)} {name}, but the manifest counts {manifest.count} items"
                 )
-        if len(self._rows) != len(self.ids):
+        if len(rows) != len(self.ids):
             raise BundleDamaged(f"{path}: an item id stands in it twice")
         if set(self._columns) != set(manifest.display_fields):
             raise BundleDamaged(
@@ -45,8 +57,9 @@ class Catalogue:
             )
 
         shares = np.array(popularity, np.float64)
-        self._popular: list[int] = np.argsort(-shares, kind="stable").tolist()
-        self._shares: list[float] = shares.astype(np.float32).tolist()
+        self._rows = rows
+        self.ranking = np.argsort(-shares, kind="stable").data
+        self.shares = shares.astype(np.float32).data
 
     def row(self, item_id: str, field: str) -> int:
         """The row of an item.
@@ -54,10 +67,10 @@ class Catalogue:
         Raises:
             UnknownItem: the catalogue does not hold it; `field` says where the id was given.
         """
-        try:
-            return self._rows[item_id]
-        except KeyError:
-            raise UnknownItem(field, f"the catalogue holds no item {item_id!r}") from None
+        row = self._rows.get(item_id)
+        if row is None:
+            raise UnknownItem(field, f"the catalogue holds no item {item_id!r}")
+        return row
 
     def rows(self, item_ids: Iterable[str]) -> set[int]:
         """The rows of those of the items that the catalogue holds."""
@@ -69,8 +82,8 @@ class Catalogue:
 
         The highest comes first, and among equals the lower row.
         """
-        rows = [row for row in self._popular[: k + len(excluded)] if row not in excluded]
-        return rows[:k], [self._shares[row] for row in rows[:k]]
+        rows = [row for row in self.ranking[: k + len(excluded)] if row not in excluded]
+        return rows[:k], [self.shares[row] for row in rows[:k]]
 
     def fields(self, row: int) -> dict[str, str]:
         """The display fields of an item; one that it lacks is left out."""

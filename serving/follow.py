@@ -33,7 +33,7 @@ from serving.releases import FOLLOWING
 from serving.shadow_log import ShadowLog
 from serving.target import Bundle, Clock, Workers, bundle_at
 from serving.track import Place, Track
-from serving.trial import try_bundle
+from serving.trial import Tried, try_bundle
 from serving.workers import Lifeline
 
 log = logging.getLogger(__name__)
@@ -83,12 +83,21 @@ def follower(
 
 
 def trial(follow: Follow, item_tower: bool, stop: threading.Event) -> Callable[[Path, int], float]:
-    """How a bundle is tried for as many processes: for room, then for its answers; gives seconds to load."""
+    """How a bundle is tried for as many processes: for room, then for its answers; gives seconds to load.
+
+    A bundle that passes leaves its catalogue in the cache, made ready for the workers. It is not tried again:
+    to go back to what was served before takes no longer than to load it.
+    """
+    cache = Cache(follow.cache)
+    passed: dict[str, Tried] = {}
 
     def attempt(folder: Path, copies: int) -> float:
-        guess = memory.estimate(bundle.read_manifest(folder), item_tower)
-        memory.check_room(guess, copies, follow.memory)
-        tried = try_bundle(folder, item_tower, stop)
+        manifest = bundle.read_manifest(folder)
+        tried = passed.get(manifest.bundle_version)
+        if tried is None:
+            memory.check_room(memory.estimate(manifest, item_tower), copies, follow.memory)
+            tried = try_bundle(folder, item_tower, stop, cache.ready(folder))
+            passed[manifest.bundle_version] = tried
         memory.check_room(tried.resident_bytes, copies, follow.memory)
         return tried.load_s
 

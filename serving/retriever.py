@@ -6,7 +6,7 @@ retriever = Retriever.load(Path(".cache/bundles/3f2a9c0d1e5b"))
 """
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,15 @@ class Retriever:
         self._histories = [n for n, spec in self._form.features.items() if isinstance(spec, HistoryFeature)]
 
     @classmethod
-    def load(cls, folder: Path, threads: int = 1) -> "Retriever":
+    def load(
+        cls, folder: Path, threads: int = 1, catalogue: Callable[[Path, Manifest], Catalogue] = Catalogue
+    ) -> "Retriever":
         """A bundle, verified file by file before anything of it is used, and warmed up.
 
         Args:
             folder: of the bundle.
             threads: that the query tower may use inside one call.
+            catalogue: opens the catalogue of a bundle.
 
         Raises:
             BundleDamaged: a file is missing, altered, or does not fit the others.
@@ -57,7 +60,7 @@ class Retriever:
             manifest,
             Encoder(folder, manifest, threads),
             Index(folder, manifest),
-            Catalogue(folder, manifest),
+            catalogue(folder, manifest),
         )
         retriever._warm_up(folder)
         return retriever

@@ -6,17 +6,20 @@ request, so that its vector, its items and its version belong together whatever 
 
 import zlib
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from protos import retrieval_pb2 as wire
 from protos.bundle import Manifest
 from serving import convert
 from serving.batching import Job
+from serving.catalogue import Catalogue
 from serving.cells import version_cell
 from serving.inference import Encode
 from serving.item_tower import item_encoder
+from serving.mapped import MappedCatalogue
 from serving.packed import PackedCatalogue
+from serving.ready import open_catalogue
 from serving.retriever import Retriever
 
 CHAMPION, CANARY = "champion", "canary"
@@ -41,7 +44,12 @@ class Served:
 
     @classmethod
     def load(
-        cls, folder: Path, threads: int = 1, item_tower: bool = False, model_version: str = ""
+        cls,
+        folder: Path,
+        threads: int = 1,
+        item_tower: bool = False,
+        model_version: str = "",
+        ready: Path | None = None,
     ) -> "Served":
         """A bundle, verified and warmed up.
 
@@ -50,13 +58,16 @@ class Served:
             threads: that the query tower may use inside one call.
             item_tower: offer the item tower too.
             model_version: of the registry.
+            ready: where its catalogue may have been made ready.
 
         Raises:
             BundleError: it is damaged, or was written by another version of this program.
         """
-        retriever = Retriever.load(folder, threads)
+        retriever = Retriever.load(folder, threads, partial(open_catalogue, ready) if ready else Catalogue)
         tower = item_encoder(folder, retriever.manifest) if item_tower else None
-        return cls(retriever, PackedCatalogue(retriever.catalogue), tower, model_version)
+        catalogue = retriever.catalogue
+        packed = catalogue.packed if isinstance(catalogue, MappedCatalogue) else PackedCatalogue(catalogue)
+        return cls(retriever, packed, tower, model_version)
 
     @cached_property
     def version(self) -> str:

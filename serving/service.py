@@ -15,6 +15,7 @@ from protos.bundle import Manifest, write_file
 from protos.errors import BundleError
 from serving.address import is_loopback, join
 from serving.board import Board
+from serving.cache import Cache
 from serving.exposition import BundleFacts, bundle_facts, serve_metrics
 from serving.follow import SHADOW_TARGET, follower
 from serving.metrics import SharedMetrics
@@ -111,7 +112,8 @@ class _Service:
     def __init__(self, plan: Plan, access: Access, port: int) -> None:
         self._plan, self._access, self._port = plan, access, port
         # A bundle that is served for good is loaded once, and the workers share its memory. One that may be
-        # swapped each of them loads for itself: what is swapped in later could not be shared either.
+        # swapped each of them loads for itself: what is swapped in later could not be shared
+        # either, but for its catalogue.
         self._shared = None if plan.follow else self._load(plan.folder, plan.model_version)
         self.manifest = self._shared.manifest if self._shared else bundle.read_manifest(plan.folder)
         self.shared = SharedMetrics.create(plan.workers)
@@ -210,8 +212,11 @@ class _Service:
 
     def _load(self, folder: Path, model_version: str) -> Served:
         # Where workers are forked from what is loaded here, the tower's threads are made in each of them.
-        threads = self._plan.threads if self._plan.follow else 1
-        return Served.load(folder, threads, self._plan.item_tower, model_version)
+        plan = self._plan
+        if plan.follow is None:
+            return Served.load(folder, 1, plan.item_tower, model_version)
+        ready = Cache(plan.follow.cache).ready(folder)
+        return Served.load(folder, plan.threads, plan.item_tower, model_version, ready)
 
 
 def _access(plan: Plan) -> Access:

@@ -6,6 +6,8 @@ The files are verified, everything is loaded that a worker loads, and the bundle
 damaged graph may kill the process that searches in it, and a large one may use up its memory; here both are
 errors like any other.
 
+Where all goes well, the trial leaves the bundle's catalogue behind, made ready for workers (`ready.py`).
+
 A trial does not ask whether the bundle fits the one before: its name, its dimension and the features of its
 queries may be others. Whether a change of these is wanted was decided by who moved the alias.
 """
@@ -33,12 +35,15 @@ from protos.errors import BundleDamaged, TwinspireError, Unavailable
 if TYPE_CHECKING:
     from serving.served import Served
 
+log = logging.getLogger(__name__)
+
 NICE = 10
 SECONDS = 120.0  # that a trial may take, beside a second for every
 BYTES_PER_SECOND = 10_000_000
 SLICE = 0.05  # seconds between two looks whether it has ended
 TOGETHER = 32  # examples that are asked in one batch
 LONGEST = 500  # characters of an error that are told
+ERROR, WARNING = "error: ", "warning: "  # how lines begin that the process writes
 
 
 class Tried(NamedTuple):
@@ -56,13 +61,19 @@ class Tried(NamedTuple):
     dimension: int
 
 
-def try_bundle(folder: Path, item_tower: bool = False, stop: threading.Event | None = None) -> Tried:
+def try_bundle(
+    folder: Path,
+    item_tower: bool = False,
+    stop: threading.Event | None = None,
+    ready: Path | None = None,
+) -> Tried:
     """Load a bundle in another process and ask it its examples.
 
     Args:
         folder: of the bundle.
         item_tower: load that too, and ask it.
         stop: ends the trial.
+        ready: where its catalogue is made ready, which is no fault of the bundle if it fails.
 
     Raises:
         BundleDamaged: it cannot be loaded, does not answer, or takes the process down with it.
@@ -70,7 +81,9 @@ def try_bundle(folder: Path, item_tower: bool = False, stop: threading.Event | N
     """
     size = sum(each.size for each in bundle.read_manifest(folder).files.values())
     seconds = SECONDS + size / BYTES_PER_SECOND
-    command = [sys.executable, "-m", "serving.trial", str(folder), *(["--item-tower"] if item_tower else [])]
+    command = [sys.executable, "-m", "serving.trial", str(folder)]
+    command += ["--item-tower"] if item_tower else []
+    command += ["--ready", str(ready)] if ready else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complaint:
         try:
@@ -86,6 +99,8 @@ def try_bundle(folder: Path, item_tower: bool = False, stop: threading.Event | N
         if code is None and stop is not None and stop.is_set():
             raise Unavailable(f"{folder.name}: the trial was stopped")
         if code == 0:
+            for warning in _marked(text, WARNING):
+                log.warning("%s: %s", folder.name, warning)
             return Tried(**json.loads(said.read()))
     raise BundleDamaged(f"{folder.name}: {_reason(code, text, seconds).replace(f'{folder.parent}/', '')}")
 
@@ -109,9 +124,13 @@ def _reason(code: int | None, text: str, seconds: float) -> str:
         name = signal.Signals(-code).name
         hint = ", most likely for want of memory" if -code == signal.SIGKILL else ""
         return f"the trial was ended by {name}{hint}"
-    errors = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
-    last = errors or text.splitlines()[-1:] or ["it does not say why"]
+    last = _marked(text, ERROR) or text.splitlines()[-1:] or ["it does not say why"]
     return f"the trial failed: {last[-1][:LONGEST]}"
+
+
+def _marked(text: str, mark: str) -> list[str]:
+    """What stands behind the mark, in each line that begins with it."""
+    return [line.removeprefix(mark)[:LONGEST] for line in text.splitlines() if line.startswith(mark)]
 
 
 def main() -> int:
@@ -119,17 +138,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m serving.trial", description="Try a bundle.")
     parser.add_argument("folder", type=Path, help="of the bundle")
     parser.add_argument("--item-tower", action="store_true", help="try the item tower too")
+    parser.add_argument("--ready", type=Path, metavar="FOLDER", help="make its catalogue ready there")
     arguments = parser.parse_args()
     os.nice(NICE)
     try:
-        sys.stdout.write(f"{json.dumps(_try(arguments.folder, arguments.item_tower)._asdict())}\n")
+        tried = _try(arguments.folder, arguments.item_tower, arguments.ready)
+        sys.stdout.write(f"{json.dumps(tried._asdict())}\n")
     except TwinspireError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"{ERROR}{error}\n")
         return 1
     return 0
 
 
-def _try(folder: Path, item_tower: bool) -> Tried:
+def _try(folder: Path, item_tower: bool, ready: Path | None) -> Tried:
     from serving.served import Served
 
     logging.disable(logging.CRITICAL)
@@ -147,6 +168,8 @@ def _try(folder: Path, item_tower: bool) -> Tried:
         raise BundleDamaged(f"{folder.name}: does not answer its own examples: {error}") from None
     except Exception as error:  # of the towers' runtime or the index, which share no other base
         raise BundleDamaged(f"{folder.name}: does not answer its own examples: {error!r}") from None
+    if ready:
+        _make_ready(served, ready)
     manifest = served.manifest
     return Tried(round(load_s, 3), taken, manifest.count, manifest.dimension)
 
@@ -167,6 +190,15 @@ def _ask(served: "Served") -> None:
             hits = wire.SearchResponse.FromString(answer).hits
             if [hit.id for hit in hits] != [retriever.catalogue.ids[row] for row in found.rows]:
                 raise BundleDamaged("an answer that holds other items than were found")
+
+
+def _make_ready(served: "Served", place: Path) -> None:
+    from serving import ready
+
+    try:
+        ready.write(place, served.manifest, served.retriever.catalogue, served.packed)
+    except OSError as error:  # every worker will build its own
+        sys.stderr.write(f"{WARNING}no catalogue is made ready in {place}: {error.strerror or error}\n")
 
 
 def _encode_item(served: "Served", folder: Path) -> None:

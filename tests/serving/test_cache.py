@@ -249,6 +249,26 @@ def test_only_old_downloads_are_removed(shelf: Shelf, folders: list[Path], tmp_p
     assert cache.prune(needed) == []
 
 
+def test_a_catalogue_that_is_ready_goes_with_its_bundle(
+    shelf: Shelf, folders: list[Path], tmp_path: Path
+) -> None:
+    own = tiny_bundle(tmp_path, 25)
+    cache = Cache(tmp_path, owns=True)
+    cache.prune([])  # there is nothing yet
+    downloads = [cache.take(registered(shelf, version), shelf) for version in "1234"]
+    for n, folder in enumerate(downloads):
+        os.utime(tmp_path / ".served" / "downloaded" / folder.name, (n, n))
+    places = [cache.ready(folder) for folder in (own, *downloads, tmp_path / "gone")]
+    for place in (*places, places[0].with_name(f"{drafts.PREFIX}of-a-dead-process")):
+        place.mkdir(parents=True)
+        (place / "file").touch()
+    with drafts.draft(places[0].parent) as draft:
+        assert cache.prune([]) == [downloads[1].name, downloads[0].name]
+        kept = sorted([own.name, downloads[2].name, downloads[3].name])
+        assert visible(places[0].parent) == sorted([*kept, draft.name, f"{draft.name}{drafts.LOCK}"])
+    assert (cache.ready(own) / "file").exists()
+
+
 def test_two_processes_may_fetch_the_same(shelf: Shelf, tmp_path: Path) -> None:
     code = FULL.replace("try:", "import time; time.sleep(max(0, float(sys.argv[4]) - time.time()))\ntry:")
     at = time.time() + 2

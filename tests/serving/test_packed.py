@@ -1,7 +1,7 @@
 """Packed answers: whatever they hold, they are the messages that protobuf would have made of it."""
 
 import json
-import tempfile
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +17,16 @@ from serving.basis import Basis
 from serving.catalogue import Catalogue
 from serving.packed import PackedCatalogue, varint
 from serving.stages import TEXT, Asked, Found
+from tests.serving.catalogues import catalogues
 from tests.tiny import tiny_manifest
 from tests.tiny_towers import TinyTower
 
-NAMES = ("name", "größe", "日")
-texts = st.one_of(st.text(max_size=20), st.text(min_size=120, max_size=140), st.just("a" * 20_000))
 scores = st.floats(width=32, allow_nan=False)
 times = st.builds(Timing, *[st.integers(0, 2**64 - 1)] * 3)
 asked = st.one_of(
     st.just(TEXT),
     st.builds(Asked, unknown_history=st.integers(0, 2**32 - 1), basis=st.sampled_from(Basis)),
 )
-
-
-@st.composite
-def catalogues(draw: st.DrawFn) -> Catalogue:
-    """A catalogue of up to eight items whose ids and fields may be anything that JSON can hold as a text."""
-    ids = draw(st.lists(texts, min_size=1, max_size=8, unique=True))
-    names = NAMES[: draw(st.integers(0, len(NAMES)))]
-    column = st.lists(st.none() | texts, min_size=len(ids), max_size=len(ids))
-    table = {"ids": ids, "popularity": [0.0] * len(ids), "fields": {name: draw(column) for name in names}}
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / bundle.ITEMS).write_text(json.dumps(table))
-        return Catalogue(Path(folder), tiny_manifest(len(ids), TinyTower(), display_fields=names))
 
 
 @st.composite
@@ -80,6 +67,27 @@ def test_a_field_that_an_item_lacks_is_not_there(catalogue: Catalogue) -> None:
     )
     assert [dict(hit.fields) for hit in parsed.hits] == [catalogue.fields(row) for row in rows]
     assert [hit.id for hit in parsed.hits] == catalogue.ids
+
+
+@given(catalogues())
+def test_an_item_is_read_out_of_its_part_of_an_answer(catalogue: Catalogue) -> None:
+    packed = PackedCatalogue(catalogue)
+    hits = [packed.hit(row) for row in range(len(packed))]
+    expected = [wire.Hit(id=each, fields=catalogue.fields(row)) for row, each in enumerate(catalogue.ids)]
+    assert hits == expected
+
+
+@given(answered(), times)
+def test_what_is_packed_may_lie_elsewhere(answered: tuple[Catalogue, list[Found]], timing: Timing) -> None:
+    catalogue, found = answered
+    packed = PackedCatalogue(catalogue)
+    with mmap.mmap(-1, len(packed.content)) as elsewhere:
+        elsewhere[:] = packed.content[:]
+        other = PackedCatalogue.of(elsewhere, packed.ends)
+        assert len(other) == len(catalogue.ids)
+        for each in found:
+            assert other.response(each, "v", timing) == packed.response(each, "v", timing)
+        assert other.batch_response(found, "v", timing) == packed.batch_response(found, "v", timing)
 
 
 @given(st.integers(0, 2**64 - 1))

@@ -12,7 +12,9 @@ import pytest
 from protos import bundle
 from protos.errors import BundleDamaged, Unavailable
 from serving import memory, trial
+from serving.mapped import MappedCatalogue
 from serving.memory import MIB
+from serving.ready import open_catalogue
 from tests.serving.conftest import ROOT
 from tests.serving.following import reseal
 from tests.tiny import item_names, tiny_bundle
@@ -33,6 +35,27 @@ def test_the_command_prints_json(plain: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert set(json.loads(done.stdout)) == set(trial.Tried._fields)
+
+
+def test_a_bundle_that_passes_leaves_its_catalogue_ready(plain: Path, tmp_path: Path) -> None:
+    place, manifest = tmp_path / "ready" / plain.name, bundle.read(plain)
+    for _ in range(2):
+        assert trial.try_bundle(plain, ready=place).items == 300
+        assert type(open_catalogue(place, plain, manifest)) is MappedCatalogue
+    broken = tiny_bundle(tmp_path, examples=({"colour": "red"},))
+    with pytest.raises(BundleDamaged):
+        trial.try_bundle(broken, ready=tmp_path / "ready" / broken.name)
+    assert [each.name for each in place.parent.iterdir()] == [plain.name]
+
+
+def test_a_catalogue_that_cannot_be_made_ready_is_no_fault_of_the_bundle(
+    plain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert trial.try_bundle(plain, ready=tmp_path / "file" / plain.name).items == 300
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"{plain.name}: no catalogue is made ready in" in record.getMessage()
 
 
 def test_a_graph_that_ends_in_the_middle_is_refused_whatever_it_does(plain: Path, tmp_path: Path) -> None:
