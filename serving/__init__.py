@@ -3,10 +3,10 @@
 Read in this order.
 
 - The retriever, without a transport: `query.py` and `answer.py` (what is asked and answered), `encoder.py`
-  (query to vector), `index.py` and `graph_file.py` (vector to rows), `catalogue.py` (rows to items; `mapped.py`
-  and `ready.py`: from files that processes share), `stages.py` and `retriever.py` (all of that). `bundles.py`
-  finds what is to be served; `pyfunc_model.py` is the same retriever inside MLflow, `compare.py` two of them
-  side by side.
+  (query to vector), `index.py` and `graph_file.py` (vector to rows), `catalogue.py` (rows to items;
+  `mapped.py` and `ready.py`: from files that processes share), `stages.py` and `retriever.py` (all of that).
+  `bundles.py` finds what is to be served; `pyfunc_model.py` is the same retriever inside MLflow, `compare.py`
+  two of them side by side.
 - The service: `limits.py`, `convert.py`, `packed.py` and `status.py` (messages and errors), `servicer.py`
   (what a request asks for), `inference.py` with `tensors.py` and `feature_tensors.py` (the towers, by the
   Open Inference Protocol), `batching.py`, `methods.py`, `rpc.py`, `stream_rpc.py`, `refusals.py` and
