@@ -12,10 +12,10 @@ from pathlib import Path
 
 from protos import bundle
 from protos.errors import MissingStage, TwinspireError
-from serving.cache import DIGITS, Cache, last_served
-from serving.registry import STORE, MlflowRegistry
-from serving.registry_process import RegistryProcess
-from serving.trial import try_bundle
+from serving.following.cache import DIGITS, Cache, last_served
+from serving.following.registry import STORE, MlflowRegistry
+from serving.following.registry_process import RegistryProcess
+from serving.following.trial import try_bundle
 
 log = logging.getLogger(__name__)
 

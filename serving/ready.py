@@ -31,8 +31,8 @@ from protos import retrieval_pb2 as wire
 from protos.bundle import FileRecord, Manifest
 from protos.config import parse
 from protos.errors import BundleDamaged
-from serving import drafts
 from serving.catalogue import Catalogue
+from serving.following import drafts
 from serving.mapped import MappedCatalogue, slot_count, slots_of
 from serving.packed import PackedCatalogue
 

@@ -15,9 +15,10 @@ from protos.bundle import Manifest, write_file
 from protos.errors import BundleError
 from serving.address import is_loopback, join
 from serving.board import Board
-from serving.cache import Cache
 from serving.exposition import BundleFacts, bundle_facts, serve_metrics
-from serving.follow import SHADOW_TARGET, follower
+from serving.following.cache import Cache
+from serving.following.follow import SHADOW_TARGET, follower
+from serving.following.target import Target, bundle_at
 from serving.metrics import SharedMetrics
 from serving.plan import Plan
 from serving.ratelimit import RateLimit
@@ -29,7 +30,6 @@ from serving.shadow.channel import Channel, ShadowTap
 from serving.shadow.process import NOTE as SHADOW
 from serving.shadow.process import Shadow
 from serving.swap import NEXT, TARGET, Swapper, lineup_of, worker_name
-from serving.target import Target, bundle_at
 from serving.tls import check_exposure
 from serving.tokens import TokenFile
 from serving.tracing import Tracing, prepare

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -31,7 +31,23 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("seeded")
     os.environ["TWINSPIRE_CACHE"] = tempfile.mkdtemp(prefix="twinspire-tests-")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each of several processes has a core, not all of them
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a tracking server alone is enough
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of several hands its tables to the one that prints them."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["tables"] = tables.TABLES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the tables of a process that is done."""
+    for title, lines in getattr(node, "workeroutput", {}).get("tables", {}).items():
+        tables.TABLES.setdefault(title, []).extend(lines)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

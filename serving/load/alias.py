@@ -19,8 +19,8 @@ from pathlib import Path
 
 from protos import bundle
 from protos.errors import MissingStage, Unavailable
+from serving.following.registry import BUNDLE_VERSION, SQLITE
 from serving.load import services
-from serving.registry import BUNDLE_VERSION, SQLITE
 
 NAME, ALIAS = "swaptest", "champion"
 MODEL = f"models:/{NAME}@{ALIAS}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from export.assemble import assemble
 from export.gates import Decision, Side, compare, write_report
 from export.gates.page import UNITS
 from protos import bundle
+from tests import tables
 from tests.export import altered
 from tests.stdlib import DSSM, Made, experiment_at, tracking_at, write_toml
 from train.config import GatesConfig
@@ -107,7 +109,7 @@ def test_each_challenger_meets_its_gate(decide: Decide, tmp_path: Path, name: st
     assert ("latency.png" in plots) == ("latency" in decision.measured)
 
 
-def test_the_table_of_all_challengers(decide: Decide, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_all_challengers(decide: Decide) -> None:
     table = Table("challenger", "refused by", "figure", "bound", "measured", box=None)
     for name, refused_by in EXPECTED.items():
         decision = decide(name)
@@ -118,8 +120,10 @@ def test_the_table_of_all_challengers(decide: Decide, capsys: pytest.CaptureFixt
             table.add_row(name, gate.name, figure, shown(gate.bound), gate.text)
         if decision.accepted:
             table.add_row(name, "accepted", "", "", "")
-    with capsys.disabled():
-        Console(width=150).print("", table, sep="\n")
+    written = io.StringIO()
+    Console(width=150, file=written).print(table)
+    for line in written.getvalue().splitlines():
+        tables.add("challengers and gates", line)
 
 
 def test_what_cannot_be_measured_is_not_said_to_hold(decide: Decide) -> None:

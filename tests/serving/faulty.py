@@ -205,7 +205,7 @@ class Service:
 
     def follower(self) -> psutil.Process:
         """The process that follows the alias."""
-        return psutil.Process(self.processes("serving.registry")[0].ppid())
+        return psutil.Process(self.processes("serving.following.registry")[0].ppid())
 
 
 class Asker(threading.Thread):

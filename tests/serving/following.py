@@ -12,11 +12,11 @@ from typing import Any
 from protos import bundle
 from protos.errors import BundleDamaged, MissingStage, Unavailable
 from serving.board import Board
-from serving.cache import Cache
-from serving.follow import Follower
+from serving.following.cache import Cache
+from serving.following.follow import Follower
+from serving.following.registry import Registered, ShadowPair
+from serving.following.target import Clock, Workers, bundle_at
 from serving.plan import Follow
-from serving.registry import Registered, ShadowPair
-from serving.target import Clock, Workers, bundle_at
 
 CHAMPION, CHALLENGER = "models:/tiny@champion", "models:/tiny@challenger"
 NAMES = ("target", "next", "following", "worker 0", "worker 1", "shadow target", "shadow")

@@ -19,11 +19,11 @@ from protos import bundle
 from protos.bundle import write_file
 from serving import bundles
 from serving.board import Board
-from serving.follow import follower
+from serving.following.follow import follower
+from serving.following.target import bundle_at
 from serving.plan import Follow
 from serving.served import Lineup, Served
 from serving.swap import Swapper, lineup_of, worker_name
-from serving.target import bundle_at
 from serving.workers import Lifeline, Role, Supervisor
 from tests.serving.conftest import ROOT
 

@@ -11,9 +11,9 @@ import pytest
 
 from protos import bundle
 from protos.errors import BundleDamaged, Unavailable
-from serving import drafts
-from serving.cache import SPARE, Cache, last_served
-from serving.registry import Registered
+from serving.following import drafts
+from serving.following.cache import SPARE, Cache, last_served
+from serving.following.registry import Registered
 from tests.serving.conftest import ROOT
 from tests.serving.following import CHAMPION, Shelf
 from tests.tiny import tiny_bundle
@@ -116,7 +116,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from protos.errors import Unavailable
-from serving.cache import Cache
+from serving.following.cache import Cache
 from tests.serving.following import CHAMPION, Shelf
 shelf, cache = Shelf(Path(sys.argv[1])), Cache(Path(sys.argv[2]), owns=True)
 limit = int(sys.argv[3])
@@ -146,7 +146,7 @@ def test_a_disk_that_takes_no_more_leaves_the_cache_as_it_was(folders: list[Path
 KILLED = """
 import os, sys
 from pathlib import Path
-from serving.cache import Cache
+from serving.following.cache import Cache
 from tests.serving.following import CHAMPION, Shelf
 class Half(Shelf):
     def download(self, registered, draft):
@@ -174,7 +174,7 @@ def test_a_process_that_is_killed_in_the_middle_of_a_download_leaves_no_bundle(
 HANGING = """
 import sys, time
 from pathlib import Path
-from serving import drafts
+from serving.following import drafts
 with drafts.draft(Path(sys.argv[1])) as draft:
     (draft / "half").write_text("half")
     print(draft, flush=True)

@@ -367,7 +367,7 @@ def test_a_disk_that_is_full(world: World) -> None:
                 os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize)
             world.versions.point(coming)
             return filler.unlink
-        process = world.service.processes("serving.registry")[0]
+        process = world.service.processes("serving.following.registry")[0]
         before = process.rlimit(resource.RLIMIT_FSIZE)
         set_limit(process, (4096, before[1]))
         world.versions.point(coming)
@@ -397,7 +397,7 @@ def test_a_cache_that_is_no_folder(world: World) -> None:
 def test_a_download_that_is_killed(world: World) -> None:
     """The process that downloads is killed while it does, and so is the follower."""
     for name, victim in (
-        ("kill -9 of a download", lambda service: service.processes("serving.registry")[0]),
+        ("kill -9 of a download", lambda service: service.processes("serving.following.registry")[0]),
         ("kill -9 of the follower in a download", lambda service: service.follower()),
     ):
 

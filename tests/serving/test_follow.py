@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from protos.errors import Unavailable
+from serving.following.shadow_log import INTERVAL
+from serving.following.target import Workers
 from serving.plan import Follow
-from serving.shadow_log import INTERVAL
-from serving.target import Workers
 from tests.serving.following import CHALLENGER, CHAMPION, Scene, Shelf, newer_schema
 from tests.tiny import tiny_bundle
 

@@ -18,11 +18,11 @@ import pytest
 from protos import bundle
 from protos.errors import BundleDamaged, MissingStage, Unavailable
 from serving import bundles
-from serving.cache import Cache
-from serving.follow import trial
+from serving.following.cache import Cache
+from serving.following.follow import trial
+from serving.following.registry import Registered, ShadowPair, cleaned
+from serving.following.registry_process import RegistryProcess
 from serving.plan import Follow
-from serving.registry import Registered, ShadowPair, cleaned
-from serving.registry_process import RegistryProcess
 from tests.serving.conftest import ROOT
 from tests.serving.following import newer_schema
 from tests.serving.library import NAME, Library, Service, service
@@ -144,7 +144,7 @@ def test_errors_are_short_and_hold_no_secrets() -> None:
 
 def test_a_process_goes_with_the_one_that_asked(library: Library) -> None:
     code = (
-        "import sys, time; from serving.registry_process import RegistryProcess\n"
+        "import sys, time; from serving.following.registry_process import RegistryProcess\n"
         "registry = RegistryProcess(); registry.resolve(sys.argv[1])\n"
         "print(registry._process.pid, flush=True); time.sleep(60)"
     )

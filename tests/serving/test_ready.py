@@ -16,12 +16,13 @@ import psutil
 import pytest
 
 from protos import bundle
-from serving import drafts, ready
+from serving import ready
 from serving.answer import Timing
-from serving.cache import Cache
 from serving.catalogue import Catalogue
 from serving.client import RetrievalClient
-from serving.follow import trial
+from serving.following import drafts
+from serving.following.cache import Cache
+from serving.following.follow import trial
 from serving.load import alias, services
 from serving.mapped import MappedCatalogue
 from serving.packed import PackedCatalogue
@@ -203,7 +204,7 @@ def test_several_may_write_the_same(plain: Path, tmp_path: Path) -> None:
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from serving import trial
+from serving.following import trial
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 print(trial._try(Path(sys.argv[1]), False, Path(sys.argv[2])).items)
 """

@@ -11,9 +11,9 @@ import pytest
 
 from protos import bundle
 from protos.errors import BundleDamaged, Unavailable
-from serving import memory, trial
+from serving.following import memory, trial
+from serving.following.memory import MIB
 from serving.mapped import MappedCatalogue
-from serving.memory import MIB
 from serving.ready import open_catalogue
 from tests.serving.conftest import ROOT
 from tests.serving.following import reseal
@@ -31,7 +31,7 @@ def test_a_good_bundle_tells_what_it_takes(plain: Path, full: Path, watched: Pat
 
 
 def test_the_command_prints_json(plain: Path) -> None:
-    command = [sys.executable, "-m", "serving.trial", str(plain)]
+    command = [sys.executable, "-m", "serving.following.trial", str(plain)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert set(json.loads(done.stdout)) == set(trial.Tried._fields)

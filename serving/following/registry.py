@@ -1,6 +1,6 @@
 """What the service asks MLflow's registry, and what it tells it.
 
-    python -m serving.registry   # answers calls, a line of JSON each; see `registry_process.py`
+    python -m serving.following.registry   # answers calls, a line of JSON each; see `registry_process.py`
 
 MLflow is imported when the first call comes, and in no process that answers requests.
 """
@@ -224,6 +224,6 @@ def _experiment(client: Any, name: str) -> str:
 
 
 if __name__ == "__main__":
-    from serving.registry_process import answer_calls
+    from serving.following.registry_process import answer_calls
 
     answer_calls()

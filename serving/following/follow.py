@@ -23,17 +23,17 @@ from typing import Any
 
 from protos import bundle
 from protos.errors import TwinspireError
-from serving import drafts, memory
 from serving.board import Board
-from serving.cache import Cache, last_served
+from serving.following import drafts, memory
+from serving.following.cache import Cache, last_served
+from serving.following.registry import Registry
+from serving.following.registry_process import RegistryProcess
+from serving.following.shadow_log import ShadowLog
+from serving.following.target import Bundle, Clock, Workers, bundle_at
+from serving.following.track import Place, Track
+from serving.following.trial import Tried, try_bundle
 from serving.plan import Follow
-from serving.registry import Registry
-from serving.registry_process import RegistryProcess
 from serving.releases import FOLLOWING
-from serving.shadow_log import ShadowLog
-from serving.target import Bundle, Clock, Workers, bundle_at
-from serving.track import Place, Track
-from serving.trial import Tried, try_bundle
 from serving.workers import Lifeline
 
 log = logging.getLogger(__name__)

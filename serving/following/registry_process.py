@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from protos.errors import MissingStage, TwinspireError, Unavailable
-from serving.registry import MlflowRegistry, Registered, ShadowPair, store_file, store_uri
+from serving.following.registry import MlflowRegistry, Registered, ShadowPair, store_file, store_uri
 
 PATIENCE = 30.0  # seconds for an answer; a database that is locked is waited for, for 20 of them
 START_PATIENCE = 60.0  # for the first, before which MLflow has to be imported
@@ -125,7 +125,7 @@ class RegistryProcess:
         if self._process is None:
             environment = {**HTTP, **os.environ}
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "serving.registry"],
+                [sys.executable, "-m", "serving.following.registry"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -24,8 +24,8 @@ from urllib.parse import quote
 
 from protos import bundle
 from protos.errors import BundleDamaged, BundleError, Unavailable
-from serving import drafts
-from serving.registry import Registered, Registry
+from serving.following import drafts
+from serving.following.registry import Registered, Registry
 
 log = logging.getLogger(__name__)
 

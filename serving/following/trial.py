@@ -1,6 +1,6 @@
 """A bundle tried before it is served, in a process of its own: whatever it does there harms nobody.
 
-    python -m serving.trial .cache/bundles/3f2a9c0d1e5b   # prints what it took to load it, as JSON
+    python -m serving.following.trial .cache/bundles/3f2a9c0d1e5b   # prints what it took to load it, as JSON
 
 The files are verified, everything is loaded that a worker loads, and the bundle's own examples are asked. A
 damaged graph may kill the process that searches in it, and a large one may use up its memory; here both are
@@ -81,7 +81,7 @@ def try_bundle(
     """
     size = sum(each.size for each in bundle.read_manifest(folder).files.values())
     seconds = SECONDS + size / BYTES_PER_SECOND
-    command = [sys.executable, "-m", "serving.trial", str(folder)]
+    command = [sys.executable, "-m", "serving.following.trial", str(folder)]
     command += ["--item-tower"] if item_tower else []
     command += ["--ready", str(ready)] if ready else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -135,7 +135,7 @@ def _marked(text: str, mark: str) -> list[str]:
 
 def main() -> int:
     """Try the bundle that the command line names; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m serving.trial", description="Try a bundle.")
+    parser = argparse.ArgumentParser(prog="python -m serving.following.trial", description="Try a bundle.")
     parser.add_argument("folder", type=Path, help="of the bundle")
     parser.add_argument("--item-tower", action="store_true", help="try the item tower too")
     parser.add_argument("--ready", type=Path, metavar="FOLDER", help="make its catalogue ready there")

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from protos import bundle
 from protos.errors import MissingStage, TwinspireError, Unavailable
-from serving.cache import Cache
-from serving.registry import Registered, Registry
-from serving.target import Bundle, Clock, bundle_at
+from serving.following.cache import Cache
+from serving.following.registry import Registered, Registry
+from serving.following.target import Bundle, Clock, bundle_at
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import psutil
 
 from protos.errors import TwinspireError
 from serving.board import Board
-from serving.registry import Registry, ShadowPair
-from serving.target import Clock
+from serving.following.registry import Registry, ShadowPair
+from serving.following.target import Clock
 
 log = logging.getLogger(__name__)
 
