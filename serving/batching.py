@@ -19,6 +19,7 @@ from serving.status import NobodyWaits
 
 NONE = np.empty((0, 0), np.float32)
 OVERLOAD_SECONDS = 0.1  # that an overload lasts from its last refusal
+ONSET_SECONDS = 0.1  # of refusals that make an overload: a burst after a pause of the machine is none
 
 
 class Observer(Protocol):
@@ -102,6 +103,7 @@ class Batcher:
         self.overloaded_until = 0.0  # by `time.monotonic()`
         self._observer = observer
         self._jobs: deque[Job] = deque()
+        self._refusing_since = self._refused = 0.0  # by the same clock
 
     @property
     def is_full(self) -> bool:
@@ -115,7 +117,12 @@ class Batcher:
 
     def overloaded(self) -> Overloaded:
         """One more is too much: how to refuse it."""
-        self.overloaded_until = time.monotonic() + OVERLOAD_SECONDS
+        now = time.monotonic()
+        if now > self._refused + OVERLOAD_SECONDS:
+            self._refusing_since = now
+        self._refused = now
+        if now >= self._refusing_since + ONSET_SECONDS:
+            self.overloaded_until = now + OVERLOAD_SECONDS
         seconds = max(0.01, self.queries * self.seconds_per_query)
         return Overloaded("more queries are waiting than the service can answer in time", seconds)
 

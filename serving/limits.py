@@ -88,7 +88,7 @@ class Bounds:
         ValueError: a bound is below 1.
     """
 
-    queue: int = field(default=256, metadata={"help": "queries that may wait; a quarter in overload"})
+    queue: int = field(default=512, metadata={"help": "queries that may wait; an eighth in overload"})
     batch: int = field(default=32, metadata={"help": "queries that are answered together"})
     streams: int = field(default=64, metadata={"help": "streams that may be open"})
     connections: int = field(default=1024, metadata={"help": "connections that may be open"})

@@ -250,12 +250,12 @@ class Reactor:
         method.rpc(self, method, event, token_name)
 
     def _room(self) -> int:
-        """How many queries may wait: enough for a burst, and a quarter of it while one follows the other.
+        """How many queries may wait: enough for a burst, and an eighth of it while one follows the other.
 
         A long queue that never empties delays everybody and answers nobody more (Nichols and Jacobson 2012).
         """
         overloaded = time.monotonic() < self._batcher.overloaded_until
-        return max(1, self._bound // 4) if overloaded else self._bound
+        return max(1, self._bound // 8) if overloaded else self._bound
 
     def _has_room(self) -> bool:
         """Whether one more query may wait.
