@@ -43,7 +43,9 @@ LONGEST_SILENCE = 60.0  # seconds before a registry that does not answer is aske
 SILENT_POLLS = 8  # times what lies between two looks otherwise, where that is less
 JITTER = 0.1  # of the interval, so that many servers do not ask at once
 NICE = 10  # verifying a download shall take no time from who answers
-LAST_PATIENCE = 2.0  # seconds for the registry when the service stops
+LAST_PATIENCE = (
+    8.0  # seconds for the registry when the service stops: MLflow may have to be imported once more
+)
 
 
 def follower(

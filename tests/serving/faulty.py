@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +10,6 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +34,6 @@ def wait_for(what: Callable[[], Any], seconds: float = 30.0, otherwise: Callable
             return found
         assert time.monotonic() < until, f"it did not happen in time: {otherwise()}"
         time.sleep(0.02)
-
-
-def resealed(folder: Path, parent: Path, change: Callable[[Path], None], **fields: Any) -> Path:
-    """A bundle that differs from another in what `change` does to its files, and whose manifest says so."""
-    manifest = replace(bundle.read_manifest(folder), **fields)
-
-    def fill(draft: Path) -> None:
-        shutil.copytree(folder, draft, dirs_exist_ok=True, ignore=shutil.ignore_patterns(bundle.MANIFEST))
-        change(draft)
-
-    return bundle.write(parent, manifest, fill)
 
 
 class RegistryServer:
@@ -93,20 +80,26 @@ class RegistryServer:
 
 
 class Versions:
-    """Versions of the model in the registry."""
+    """Versions of the model in the registry.
 
-    def __init__(self, server: RegistryServer) -> None:
+    Args:
+        uri: of the registry.
+        artefacts: where it keeps files.
+        direct: the client writes them there, and no server does it.
+    """
+
+    def __init__(self, uri: str, artefacts: Path, direct: bool = False) -> None:
         import mlflow
 
-        mlflow.set_tracking_uri(server.uri)
+        mlflow.set_tracking_uri(uri)
         self.client = mlflow.MlflowClient()
-        self.server = server
+        self._artefacts = artefacts
         self.client.create_registered_model(NAME)
-        self._experiment = self.client.create_experiment(NAME)
+        self.experiment = self.client.create_experiment(NAME, artefacts.as_uri() if direct else None)
 
     def add(self, folder: Path | None, tag: str = "") -> str:
         """Register a bundle, or a folder that is none; gives the number of its version."""
-        run = self.client.create_run(self._experiment)
+        run = self.client.create_run(self.experiment)
         if folder:
             self.client.log_artifacts(run.info.run_id, str(folder), "bundle")
         source = f"{run.info.artifact_uri}/bundle"
@@ -118,14 +111,14 @@ class Versions:
         """Register a bundle with the tag that says which it is."""
         return self.add(folder, json.loads((folder / bundle.MANIFEST).read_bytes())["bundle_version"])
 
-    def point(self, version: str) -> None:
-        """Let the alias name a version."""
-        self.client.set_registered_model_alias(NAME, ALIAS, version)
+    def point(self, version: str, alias: str = ALIAS) -> None:
+        """Let an alias name a version."""
+        self.client.set_registered_model_alias(NAME, alias, version)
 
     def files(self, version: str) -> Path:
         """Where the server keeps the files of a version."""
         run_id = self.client.get_model_version(NAME, version).run_id
-        (found,) = self.server.artefacts.rglob(f"{run_id}/artifacts/bundle")
+        (found,) = self._artefacts.rglob(f"{run_id}/artifacts/bundle")
         return found
 
 

@@ -26,7 +26,8 @@ from protos.bundle import INDEX, ITEM_TOWER, ITEMS, MANIFEST, QUERY_TOWER, VECTO
 from serving.client import RetrievalClient
 from tests import tables
 from tests.serving.conftest import ROOT
-from tests.serving.faulty import ALIAS, NAME, Asker, RegistryServer, Service, Versions, resealed, wait_for
+from tests.serving.faulty import ALIAS, NAME, Asker, RegistryServer, Service, Versions, wait_for
+from tests.serving.following import reseal
 from tests.tiny import build_index, tiny_bundle
 from tests.tiny_towers import DIMENSION
 
@@ -45,7 +46,7 @@ class World:
         self.made = folder / "made"
         self.registry = RegistryServer(folder)
         self.registry.start()
-        self.versions = Versions(self.registry)
+        self.versions = Versions(self.registry.uri, self.registry.artefacts)
         self.bundles = {}
         for items in (300, 200):
             made = tiny_bundle(self.made, items)
@@ -75,7 +76,7 @@ class World:
 
     def bad(self, change: Callable[[Path], None], **fields: Any) -> str:
         """A new version: the first bundle with a change that its manifest knows of."""
-        return self.versions.add_bundle(resealed(self.bundles["1"], self.made, change, **fields))
+        return self.versions.add_bundle(reseal(self.bundles["1"], self.made, change, **fields))
 
 
 @pytest.fixture(scope="module")
