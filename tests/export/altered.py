@@ -93,7 +93,7 @@ def truncate(folder: Path, name: str = bundle.QUERY_TOWER) -> None:
 
 
 def mislead(folder: Path) -> None:
-    """Let the search in the index begin far outside of it, which no process survives."""
+    """Let the search in the index begin far outside of it, which hnswlib itself does not survive."""
     content = bytearray((folder / bundle.INDEX).read_bytes())
     struct.pack_into("<I", content, ENTRY_POINT, 2**31 - 1)
     (folder / bundle.INDEX).write_bytes(content)

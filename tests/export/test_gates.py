@@ -31,7 +31,7 @@ EXPECTED = {
     "weights altered": {"parity"},
     "tower truncated": {"load_time"},
     "item tower truncated": {"parity"},
-    "index kills": {"load_time"},
+    "index damaged": {"load_time"},
     "ef_search 1": {"index_recall"},
     "index slowed down": {"retriever_latency"},
     "tower slowed down": {"query_tower_latency", "retriever_latency"},
@@ -68,7 +68,7 @@ def decide(made_once: Made, tracked: Path, request: pytest.FixtureRequest) -> De
         "weights altered": altered.disturb,
         "tower truncated": altered.truncate,
         "item tower truncated": lambda folder: altered.truncate(folder, bundle.ITEM_TOWER),
-        "index kills": altered.mislead,
+        "index damaged": altered.mislead,
         "tower slowed down": altered.slow_down,
     }
     widths = {"ef_search 1": 1, "index slowed down": 700}
@@ -128,12 +128,12 @@ def test_the_table_of_all_challengers(decide: Decide) -> None:
 
 def test_what_cannot_be_measured_is_not_said_to_hold(decide: Decide) -> None:
     left_out = ["parity", "index_recall", "query_tower_latency", "retriever_latency"]
-    for name in ("tower truncated", "index kills"):
+    for name in ("tower truncated", "index damaged"):
         assert decide(name).measured["not_measured"] == left_out
         assert not {gate.name for gate in decide(name).gates} & {*left_out}
     assert decide("equal").measured["not_measured"] == []
-    (refused,) = decide("index kills").refused
-    assert "the challenger failed while loading: killed the process that did it (SIG" in refused.text
+    (refused,) = decide("index damaged").refused
+    assert "the challenger failed while loading: BundleDamaged: index.hnsw: " in refused.text
     (refused,) = decide("tower truncated").refused
     assert f"{bundle.QUERY_TOWER}" in refused.text
     (refused,) = decide("item tower truncated").refused

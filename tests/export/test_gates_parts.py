@@ -1,15 +1,19 @@
 """Each gate by itself: what it measures, what it says, and what it refuses."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
+import psutil
 import pytest
 from rich.console import Console
 
@@ -74,11 +78,33 @@ def test_a_champion_that_does_not_load_is_said_to_be_at_fault(made: Made, tmp_pa
     decision = compare(*sides, made.experiment, unasked, Console(quiet=True))
     (refused,) = decision.refused
     assert refused.name == "load_time"
-    assert refused.text.startswith("the champion failed while loading: killed the process")
+    assert refused.text.startswith("the champion failed while loading: BundleDamaged: index.hnsw: ")
     assert refused.text.endswith("nothing can be compared with it")
     assert {gate.name for gate in decision.gates if gate.holds} == {
         "parity", "quality", "bundle_size", "shadow"
     }  # fmt: skip
+
+
+def test_a_process_that_is_killed_is_a_failure_of_what_it_did(made: Made, tmp_path: Path) -> None:
+    """As a graph does that its runtime does not survive, or one that is too large for the memory."""
+
+    def kill() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            for each in psutil.Process().children():
+                with contextlib.suppress(psutil.Error):
+                    if apart.MODULE in each.cmdline():
+                        each.kill()
+                        return
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    endless = {"k": 10, "threads": 1, "iterations": 10**6, "rounds": 10, "loads": 3}
+    found = ask({"task": "measure", "bundles": {"challenger": str(made.folder)}, **endless}, tmp_path)
+    killer.join()
+    assert isinstance(found, Failure)
+    assert "killed the process that did it (SIGKILL)" in found.text
 
 
 def test_where_the_run_is_gone_the_manifest_stands_in(made: Made, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-import struct
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -24,7 +24,6 @@ from tests.serving.conftest import ROOT
 from tests.tiny import item_names, tiny_bundle, watched_bundle
 from tests.tiny_towers import TinyTower
 
-ENTRY_POINT = 52  # bytes before hnswlib's entry point in its file
 CODE = (
     "import sys\n"
     "for name in ('torch', 'mlflow', 'polars', 'grpc'): sys.modules[name] = None\n"  # importing one fails
@@ -33,11 +32,16 @@ CODE = (
 )
 
 
-def run(request: Mapping[str, Any], folder: Path) -> "subprocess.CompletedProcess[str]":
-    """What `python -m serving.compare` does with a request, where there is nothing but what serving needs."""
+def prepared(request: Mapping[str, Any], folder: Path) -> tuple[list[str], dict[str, str]]:
+    """`python -m serving.compare` with a request: the command, and its environment."""
     (folder / "request.json").write_text(json.dumps(request))
     command = [sys.executable, "-c", CODE, str(folder / "request.json")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return command, {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def run(request: Mapping[str, Any], folder: Path) -> "subprocess.CompletedProcess[str]":
+    """What `python -m serving.compare` does with a request, where there is nothing but what serving needs."""
+    command, environment = prepared(request, folder)
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
 
 
@@ -149,14 +153,20 @@ def test_an_altered_file_is_told(plain: Path, tmp_path: Path) -> None:
 
 
 def test_who_killed_the_process_can_be_read_from_its_last_step(plain: Path, tmp_path: Path) -> None:
-    def mislead(content: bytes) -> bytes:
-        return content[:ENTRY_POINT] + struct.pack("<I", 2**31 - 1) + content[ENTRY_POINT + 4 :]
-
-    deadly = sealed(tmp_path, bundle.INDEX, mislead)
-    done = run(measuring(champion=plain, challenger=deadly), tmp_path)
-    assert done.returncode < 0
-    assert done.stdout == ""
-    assert steps(done.stderr)[-1] == {"bundle": "challenger", "step": "loading"}
+    command, environment = prepared(measuring(champion=plain, challenger=plain), tmp_path)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        said = ""
+        for line in process.stderr:  # each step is told before it begins
+            said += line
+            if steps(line) == [{"bundle": "challenger", "step": "loading"}]:
+                break
+        process.kill()
+        assert process.stdout.read() == ""
+    assert process.returncode == -signal.SIGKILL
+    assert steps(said)[-1] == {"bundle": "challenger", "step": "loading"}
 
 
 def test_records_are_encoded_by_both_towers(plain: Path, tmp_path: Path) -> None:
