@@ -112,8 +112,9 @@ ui: setup ## the MLflow UI on UI_PORT
 	exec $(VENV)/bin/mlflow ui --host 127.0.0.1 --port $(UI_PORT) \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlruns/mlflow.db}"
 
-test: setup ## all tests, offline, on every core; TESTS="tests/serving -x" for some of them
-	@$(PY) -m pytest $(or $(TESTS),-n logical --dist loadfile)
+test: setup ## all tests, offline; TESTS="tests/serving -x" for some of them
+	@$(if $(TESTS),$(PY) -m pytest $(TESTS),$(PY) -m pytest -n logical --dist loadfile --ignore tests/serving
+	$(PY) -m pytest tests/serving)
 
 test-serving: ## what serves, tested in an environment of its own, without torch and MLflow
 	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare" build twinspire.egg-info' EXIT
