@@ -97,6 +97,12 @@ class Versions:
         self.client.create_registered_model(NAME)
         self.experiment = self.client.create_experiment(NAME, artefacts.as_uri() if direct else None)
 
+    def close(self) -> None:
+        """Let MLflow in this process point nowhere again."""
+        import mlflow
+
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
     def add(self, folder: Path | None, tag: str = "") -> str:
         """Register a bundle, or a folder that is none; gives the number of its version."""
         run = self.client.create_run(self.experiment)

@@ -49,6 +49,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     finally:
         if made.service.process.poll() is None:
             made.service.stop()
+        made.versions.close()
 
 
 def test_a_challenger_answers_a_part_and_is_asked_the_rest(scene: Scene) -> None:

@@ -63,6 +63,7 @@ class World:
     def close(self) -> None:
         self.asker.stop()
         self.service.stop()
+        self.versions.close()
         self.registry.stop()
         if self.disk:
             subprocess.run(["umount", str(self.disk)], check=True)
