@@ -14,7 +14,8 @@ from mlflow.entities.model_registry import ModelVersion
 
 from export import lock, trail
 from export.registry import CHALLENGER, CHAMPION, by_alias
-from train.tracking import STAGE, environment, experiment_id
+from protos.mlflow_names import STAGE
+from train.tracking import environment, experiment_id
 
 
 def actor() -> str:

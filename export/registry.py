@@ -24,12 +24,12 @@ from export.assemble import BUNDLES, export_metrics
 from export.card import as_input, card, lineage, main_figures
 from protos import bundle
 from protos.errors import MissingStage, TwinspireError
+from protos.mlflow_names import BUNDLE_VERSION
 from train.places import ROOT
 from train.tracking import get_run, is_absent, unreachable
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
-BUNDLE_VERSION = "bundle_version"
 RUNTIME = ("numpy", "onnxruntime", "hnswlib", "protobuf", "mlflow")
 
 

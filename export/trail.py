@@ -22,7 +22,8 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from protos.config import parse
-from train.tracking import STAGE, is_absent
+from protos.mlflow_names import STAGE
+from train.tracking import is_absent
 
 RELEASE = "release"
 MOVE = "twinspire.move"

@@ -11,6 +11,17 @@ from serving.limits import Bounds, Limits
 from serving.plan import Follow, Plan, cores
 from serving.tls import TlsFiles
 
+# Flags that go with an alias that is followed, and the fields of `Follow` that they are.
+FOLLOWING = {
+    "poll": "poll_seconds",
+    "canary": "canary",
+    "canary_share": "canary_share",
+    "shadow": "shadow",
+    "shadow_share": "shadow_share",
+    "memory": "memory_mib",
+}
+AN_ALIAS = "an alias, such as --model models:/pydocs@champion,"
+
 
 def add_source(parser: ArgumentParser) -> None:
     """What to serve."""
@@ -91,22 +102,20 @@ def _follow(arguments: Namespace) -> Follow | None:
     """What is followed; None where a bundle is served for good.
 
     Raises:
-        Misuse: there is nothing to follow, but something goes with it.
+        Misuse: a flag goes with something that is not there.
     """
-    model = arguments.model or ""
-    if "@" in model and not arguments.no_follow:
-        return Follow(
-            model,
-            arguments.poll,
-            arguments.canary,
-            arguments.canary_share,
-            arguments.shadow,
-            arguments.shadow_share,
-            arguments.memory << 20,
-        )
+    is_alias = "@" in (arguments.model or "")
+    given = {name: value for name in FOLLOWING if (value := getattr(arguments, name)) is not None}
     for flag in ("canary", "shadow"):
-        if getattr(arguments, flag):
-            raise Misuse(f"--{flag} goes with an alias to follow, such as --model models:/pydocs@champion")
+        if f"{flag}_share" in given and flag not in given:
+            raise Misuse(f"--{flag}-share goes with --{flag}")
+    if arguments.no_follow and not is_alias:
+        raise Misuse(f"--no-follow goes with {AN_ALIAS}")
+    if is_alias and not arguments.no_follow:
+        fields = {FOLLOWING[name]: value for name, value in given.items()}
+        return Follow(arguments.model, **fields)
+    for name in given:
+        raise Misuse(f"--{name.replace('_', '-')} goes with {AN_ALIAS} that is followed")
     return None
 
 
@@ -117,22 +126,22 @@ def _number(model: str | None) -> str:
 
 def _add_release(group: _ArgumentGroup) -> None:
     add = group.add_argument
+    usual = Follow("")
     add(
         "--poll",
         type=flags.seconds,
-        default=10.0,
-        help="seconds between two looks at the registry; what the alias names is then served (%(default)g)",
+        help="seconds between two looks at the registry; what the alias names is then served "
+        f"({usual.poll_seconds:g})",
     )
     add("--no-follow", action="store_true", help="serve for good what the alias names now")
-    add("--canary", default="", help="an alias, such as models:/pydocs@challenger, that answers a part")
-    add("--canary-share", type=_part(1), default=0.05, help="part of the requests for it (%(default)g)")
-    add("--shadow", default="", help="an alias that is asked too, off the answers' path, and compared")
-    add("--shadow-share", type=_part(1), default=0.1, help="part of the searches for it (%(default)g)")
+    add("--canary", help="an alias, such as models:/pydocs@challenger, that answers a part")
+    add("--canary-share", type=_part(1), help=f"part of the requests for it ({usual.canary_share:g})")
+    add("--shadow", help="an alias that is asked too, off the answers' path, and compared")
+    add("--shadow-share", type=_part(1), help=f"part of the searches for it ({usual.shadow_share:g})")
     add(
         "--memory",
         type=flags.count,
-        default=0,
-        help="MiB that a new bundle may take in all workers (default: what the machine has left)",
+        help="MiB that a new bundle may take in all workers (what the machine has left)",
     )
 
 

@@ -11,7 +11,7 @@ the workers' rows (`metrics.py`), and what the system says of the processes (`pr
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -106,6 +106,7 @@ def serve_metrics(
     port: int = 0,
     describe: Callable[[], BundleFacts | None] | None = None,
     more: Callable[[], Iterable[Metric]] = tuple,
+    processes: Callable[[], Mapping[str, int]] = dict,
 ) -> MetricsServer:
     """Answer scrapes from now on, on threads of their own.
 
@@ -115,12 +116,13 @@ def serve_metrics(
         port: to listen on; 0 lets the system choose.
         describe: says at each scrape which bundle is served, if anybody knows.
         more: gives at each scrape what else there is to show.
+        processes: gives at each scrape name -> id of the service's processes beside the workers.
 
     Raises:
         Unavailable: nobody can listen there, most likely because somebody does.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_ServiceCollector(shared, describe, more))
+    registry.register(_ServiceCollector(shared, describe, more, processes))
     try:
         return MetricsServer(*start_http_server(port, host, registry))
     except OSError as error:
@@ -133,10 +135,12 @@ class _ServiceCollector(Collector):
         shared: SharedMetrics,
         describe: Callable[[], BundleFacts | None] | None,
         more: Callable[[], Iterable[Metric]],
+        processes: Callable[[], Mapping[str, int]],
     ) -> None:
         self._shared = shared
         self._describe = describe
         self._more = more
+        self._processes = processes
 
     def collect(self) -> Iterator[Metric]:
         rows = self._shared.read()
@@ -148,7 +152,7 @@ class _ServiceCollector(Collector):
         if facts:
             yield from _bundle(facts)
         yield from self._more()
-        yield from process_metrics(_process_ids(self._shared.supervisor, rows))
+        yield from process_metrics(_process_ids(self._shared.supervisor, rows, self._processes()))
 
 
 def _counters(total: Sequence[float]) -> Iterator[Metric]:
@@ -217,8 +221,8 @@ def _bundle(facts: BundleFacts) -> Iterator[Metric]:
     yield Gauge("twinspire_index_bytes", "Size of index and vectors.", facts.index_bytes)
 
 
-def _process_ids(supervisor: int, rows: Sequence[list[float]]) -> dict[str, int]:
+def _process_ids(supervisor: int, rows: Sequence[list[float]], others: Mapping[str, int]) -> dict[str, int]:
     workers = {f"worker-{slot}": int(row[cells.PID]) for slot, row in enumerate(rows) if row[cells.UP]}
-    named = {"supervisor": supervisor, "metrics": os.getpid(), **workers}
+    named = {"supervisor": supervisor, "metrics": os.getpid(), **others, **workers}
     own = {pid: name for name, pid in named.items()}  # one process may be all of them: then a worker
     return {name: pid for pid, name in own.items()}

@@ -20,7 +20,7 @@ class Follow:
         canary_share: of the requests, 0 to 1.
         shadow: an alias whose bundle is asked too, off the answers' path; none where it is empty.
         shadow_share: of the searches that it is asked.
-        memory: bytes that a new bundle may take in all workers; 0: what the machine has left.
+        memory_mib: MiB that a new bundle may take in all workers; 0: what the machine has left.
         cache: folder that keeps the bundles.
     """
 
@@ -30,7 +30,7 @@ class Follow:
     canary_share: float = 0.05
     shadow: str = ""
     shadow_share: float = 0.1
-    memory: int = 0
+    memory_mib: int = 0
     cache: Path = BUNDLES
 
 

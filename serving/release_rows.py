@@ -76,9 +76,10 @@ def _shadow(shadow: Mapping[str, Any]) -> dict[str, str]:
         f"without an answer; {shadow['dropped']:,} dropped",
     }
     if shadow["queries"] > shadow["errors"]:
+        ratio = shadow["latency_ratio"]  # 0 is no ratio: no query was asked alone
         rows["beside the champion"] = (
-            f"overlap@10 {shadow['overlap_at_10']:.3f}, score {shadow['score_shift']:+.4f}, "
-            f"time {shadow['latency_ratio']:.2f} times"
+            f"overlap@10 {shadow['overlap_at_10']:.3f}, score {shadow['score_shift']:+.4f}"
+            + (f", time {ratio:.2f} times" if ratio else "")
         )
     if shadow["last_error"]:
         rows["shadow's error"] = shadow["last_error"]

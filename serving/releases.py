@@ -24,6 +24,7 @@ from serving.shadow.report import shadow_metrics, shadow_state
 from serving.swap import TARGET
 
 FOLLOWING = "following"
+PROCESSES = {"follower": FOLLOWING, "shadow": SHADOW}  # and the notes that say their ids
 
 
 class Releases:
@@ -73,6 +74,11 @@ class Releases:
             yield from _following(following)
         if self._channel:
             yield from shadow_metrics(self._board.read(SHADOW), self._channel.dropped)
+
+    def processes(self) -> dict[str, int]:
+        """Name -> id of the processes that follow and shadow, where there are any."""
+        pids = {name: self._board.read(note).get("pid") for name, note in PROCESSES.items()}
+        return {name: pid for name, pid in pids.items() if pid}
 
     def _shadow(self) -> wire.Shadow | None:
         if self._channel is None:

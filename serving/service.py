@@ -112,10 +112,10 @@ class _Service:
     def __init__(self, plan: Plan, access: Access, port: int) -> None:
         self._plan, self._access, self._port = plan, access, port
         # A bundle that is served for good is loaded once, and the workers share its memory. One that may be
-        # swapped each of them loads for itself: what is swapped in later could not be shared
-        # either, but for its catalogue.
-        self._shared = None if plan.follow else self._load(plan.folder, plan.model_version)
-        self.manifest = self._shared.manifest if self._shared else bundle.read_manifest(plan.folder)
+        # swapped each of them loads for itself: what is swapped in later could not be shared either, but for
+        # its catalogue.
+        self._for_good = None if plan.follow else self._load(plan.folder, plan.model_version)
+        self.manifest = self._for_good.manifest if self._for_good else bundle.read_manifest(plan.folder)
         self.shared = SharedMetrics.create(plan.workers)
         notes = (TARGET, NEXT, FOLLOWING, SHADOW_TARGET, SHADOW)
         self.board = Board.create((*notes, *map(worker_name, range(plan.workers))))
@@ -141,10 +141,10 @@ class _Service:
         def run(lifeline: Lifeline) -> None:
             plan = self._plan
             gc.set_threshold(GARBAGE)
-            if self._shared and plan.threads > 1:  # a session's own threads do not survive a fork
-                self._shared.retriever.open_encoder(plan.folder, plan.threads)
+            if self._for_good and plan.threads > 1:  # a session's own threads do not survive a fork
+                self._for_good.retriever.open_encoder(plan.folder, plan.threads)
             target = self.board.read(TARGET)
-            lineup = Lineup(self._shared or self._champion(target))
+            lineup = Lineup(self._for_good or self._champion(target))
             endpoint = plan.trace_endpoint
             tracing = Tracing(endpoint, plan.trace_ratio, slot) if endpoint else None
             server = RetrievalServer(
@@ -185,7 +185,12 @@ class _Service:
         plan = self._plan
         self._facts()
         with serve_metrics(
-            self.shared, plan.metrics_host, plan.metrics_port or 0, self._facts, self._releases.metrics
+            self.shared,
+            plan.metrics_host,
+            plan.metrics_port or 0,
+            self._facts,
+            self._releases.metrics,
+            self._releases.processes,
         ) as server:
             lifeline.ready(str(server.port))
             lifeline.wait()

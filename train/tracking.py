@@ -21,10 +21,10 @@ from mlflow.entities import Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 
 from protos.errors import MissingStage, Unavailable
+from protos.mlflow_names import STAGE
 from train.places import MLRUNS, ROOT
 
 FINGERPRINT = "twinspire.fingerprint"
-STAGE = "twinspire.stage"
 
 
 def connect(folder: Path = MLRUNS) -> str:

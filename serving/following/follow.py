@@ -97,10 +97,10 @@ def trial(follow: Follow, item_tower: bool, stop: threading.Event) -> Callable[[
         manifest = bundle.read_manifest(folder)
         tried = passed.get(manifest.bundle_version)
         if tried is None:
-            memory.check_room(memory.estimate(manifest, item_tower), copies, follow.memory)
+            memory.check_room(memory.estimate(manifest, item_tower), copies, follow.memory_mib << 20)
             tried = try_bundle(folder, item_tower, stop, cache.ready(folder))
             passed[manifest.bundle_version] = tried
-        memory.check_room(tried.resident_bytes, copies, follow.memory)
+        memory.check_room(tried.resident_bytes, copies, follow.memory_mib << 20)
         return tried.load_s
 
     return attempt
@@ -252,4 +252,4 @@ class Follower:
 
     def _note(self) -> None:
         others = {name: track.state for name, track in self._others.items()}
-        self._board.write(FOLLOWING, {**self._champion.state, **others})
+        self._board.write(FOLLOWING, {**self._champion.state, **others, "pid": os.getpid()})

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from protos.errors import MissingStage, TwinspireError, Unavailable
+from protos.mlflow_names import BUNDLE_VERSION, SHADOW, SHADOW_CHALLENGER, SHADOW_CHAMPION, STAGE
 
 STORE = Path("mlruns/mlflow.db")
 MODEL = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
-STAGE, CHALLENGER, CHAMPION = "twinspire.stage", "twinspire.challenger", "twinspire.champion"
 SERVER = "twinspire.server"  # the service that a run of a shadow belongs to
 SQLITE = "sqlite:///"
 LONGEST = 300  # characters of what MLflow says of a failure
-BUNDLE_VERSION = "bundle_version"  # tag of a model version
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -116,9 +115,9 @@ class MlflowRegistry:
     def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
         """As `Registry` says."""
         tags = {
-            STAGE: "shadow",
-            CHALLENGER: pair.challenger,
-            CHAMPION: pair.champion,
+            STAGE: SHADOW,
+            SHADOW_CHALLENGER: pair.challenger,
+            SHADOW_CHAMPION: pair.champion,
             SERVER: pair.server,
         }
         with _asking(pair.name) as client:

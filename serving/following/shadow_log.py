@@ -9,6 +9,13 @@ from typing import Any
 import psutil
 
 from protos.errors import TwinspireError
+from protos.mlflow_names import (
+    SHADOW_EMPTY,
+    SHADOW_LATENCY_RATIO,
+    SHADOW_OVERLAP,
+    SHADOW_QUERIES,
+    SHADOW_SCORE_SHIFT,
+)
 from serving.board import Board
 from serving.following.registry import Registry, ShadowPair
 from serving.following.target import Clock
@@ -20,9 +27,9 @@ INTERVAL = 30.0  # seconds between two times that figures are logged
 MOST_KEPT = 8  # pairs whose figures wait for a registry that does not answer
 # metric -> the mean in the shadow's note, and which of its sums says of how many queries that is
 MEANS = {
-    "shadow_overlap_at_10": ("overlap_at_10", "overlaps"),
-    "shadow_score_shift": ("score_shift", "shifts"),
-    "shadow_latency_ratio": ("latency_ratio", "log_ratios"),
+    SHADOW_OVERLAP: ("overlap_at_10", "overlaps"),
+    SHADOW_SCORE_SHIFT: ("score_shift", "shifts"),
+    SHADOW_LATENCY_RATIO: ("latency_ratio", "log_ratios"),
 }
 
 
@@ -104,7 +111,7 @@ class ShadowLog:
 def _figures(note: Mapping[str, Any]) -> dict[str, float]:
     """Metric -> value; a mean of nothing is left out."""
     means = {key: float(note[mean]) for key, (mean, count) in MEANS.items() if note["sums"][count]}
-    return {"shadow_queries": float(note["queries"]), "shadow_empty": float(note["empty"]), **means}
+    return {SHADOW_QUERIES: float(note["queries"]), SHADOW_EMPTY: float(note["empty"]), **means}
 
 
 def _server() -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from protos import bundle
 from protos.errors import MissingStage, Unavailable
-from serving.following.registry import BUNDLE_VERSION, SQLITE
+from protos.mlflow_names import BUNDLE_VERSION
+from serving.following.registry import SQLITE
 from serving.load import services
 
 NAME, ALIAS = "swaptest", "champion"

@@ -1,6 +1,9 @@
 """Small versions in a real registry, and decisions on them, without any training."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,3 +145,28 @@ def aliased(alias: str) -> str:
 def make_challenger(number: int) -> None:
     """Give the alias to a version."""
     mlflow.MlflowClient().set_registered_model_alias(NAME, registry.CHALLENGER, str(number))
+
+
+def answered_elsewhere(model: str, query: str, folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """The three hits of a registered model for a query, asked in a fresh process in another folder.
+
+    Returns:
+        the hits, and all that the process has printed.
+    """
+    code = (
+        "import json, mlflow, sys\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
+        "print(json.dumps(model.predict([sys.argv[2]], params={'k': 3})))\n"
+    )
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, model, query],
+        cwd=folder,
+        env=bare,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    (hits,) = json.loads(done.stdout.splitlines()[-1])
+    return hits, done.stdout

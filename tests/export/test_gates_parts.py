@@ -22,11 +22,12 @@ from export.gates.apart import Failure, ask
 from export.gates.decision import NAMES
 from export.gates.page import AT_LEAST, TITLES, UNITS
 from protos import bundle
+from protos.mlflow_names import SHADOW, SHADOW_CHALLENGER, STAGE
 from tests.export import altered
 from tests.stdlib import Made, tracking_at
 from train.config import Experiment, GatesConfig
 from train.problem import Problem
-from train.tracking import STAGE, experiment_id
+from train.tracking import experiment_id
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ def test_a_bundle_may_be_as_large_and_as_slow_to_load_as_the_toml_says(made: Mad
 def shadowed(name: str, bundle_version: str, **metrics: float) -> None:
     with mlflow.start_run(
         experiment_id=experiment_id(name),
-        tags={STAGE: "shadow", "twinspire.challenger": bundle_version},
+        tags={STAGE: SHADOW, SHADOW_CHALLENGER: bundle_version},
     ):
         mlflow.log_metrics(metrics)
 
@@ -205,7 +206,7 @@ def test_shadow_runs_of_the_challenger_are_summed(made_once: Made, tracked: Path
     assert (gate.holds, gate.bound) == (False, 100)
     name, version = made_once.experiment.name, side.manifest.bundle_version
     shadowed(name, version, shadow_queries=60, shadow_overlap_at_10=0.5)
-    shadowed(name, version, shadow_queries=30, shadow_overlap_at_10=0.8, shadow_empty=0.1)
+    shadowed(name, version, shadow_queries=30, shadow_overlap_at_10=0.8, shadow_empty=4)
     shadowed(name, version, shadow_queries=0, shadow_overlap_at_10=0.0)
     shadowed(name, "another", shadow_queries=1000)
     gate, measured = shadow.judge(side, demanding)
@@ -214,7 +215,7 @@ def test_shadow_runs_of_the_challenger_are_summed(made_once: Made, tracked: Path
         "runs": 2,
         "shadow_queries": 90,
         "shadow_overlap_at_10": pytest.approx(0.6),
-        "shadow_empty": pytest.approx(0.1),
+        "shadow_empty": 4,
     }
     shadowed(name, version, shadow_queries=10)
     assert shadow.judge(side, demanding)[0].holds

@@ -1,11 +1,7 @@
 """Bundles in a real registry: registered once, with a card, and fetched whole or not at all."""
 
 import dataclasses
-import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +11,7 @@ import pytest
 from export import card, registry
 from protos import bundle
 from protos.errors import MissingStage, TwinspireError
-from tests.export.releases import figures_beside
+from tests.export.releases import answered_elsewhere, figures_beside
 from tests.stdlib import Made, tracking_at
 from train.places import ROOT
 
@@ -36,20 +32,10 @@ def test_a_registered_version_answers_in_any_process(own: Made, tmp_path: Path) 
     assert challenger is not None
     assert challenger.version == version.version
     assert registry.by_alias("stdlib", registry.CHAMPION) is None
-    code = (
-        "import json, mlflow\n"
-        "model = mlflow.pyfunc.load_model('models:/stdlib@challenger')\n"
-        "print(json.dumps(model.predict(['parse command line arguments'], params={'k': 3})))\n"
-    )
-    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 0, done.stderr
-    (hits,) = json.loads(done.stdout.splitlines()[-1])
+    hits, printed = answered_elsewhere("models:/stdlib@challenger", "parse command line arguments", tmp_path)
     assert len(hits) == 3
     assert hits[0]["score"] >= hits[1]["score"] >= hits[2]["score"]
-    assert str(ROOT) not in done.stdout
+    assert str(ROOT) not in printed
 
 
 def test_a_version_carries_the_card_of_what_was_exported(own: Made) -> None:

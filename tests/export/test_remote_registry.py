@@ -23,7 +23,7 @@ from export.rollback import rollback
 from protos.errors import GateRefused
 from tests.export import releases
 from tests.export.mlflow_servers import mlflow_server, model_server, postgres, without_postgres
-from tests.export.releases import HELD, NAME, REFUSED, Decide, aliased, make_challenger
+from tests.export.releases import HELD, NAME, REFUSED, Decide, aliased, answered_elsewhere, make_challenger
 from tests.stdlib import tracking_at
 from train.places import ROOT
 
@@ -156,17 +156,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(clean: str, tm
 
 def test_the_champion_answers_in_a_fresh_process_elsewhere(clean: str, tmp_path: Path) -> None:
     mlflow.MlflowClient().set_registered_model_alias(NAME, registry.CHAMPION, "2")
-    code = (
-        "import json, mlflow\n"
-        "model = mlflow.pyfunc.load_model('models:/tiny@champion')\n"
-        "print(json.dumps(model.predict(['bavuti xelike mopy'], params={'k': 3})))\n"
-    )
-    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 0, done.stderr
-    (hits,) = json.loads(done.stdout.splitlines()[-1])
+    hits, _ = answered_elsewhere("models:/tiny@champion", "bavuti xelike mopy", tmp_path)
     assert len(hits) == 3
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from export import trail
 from export.trail import Action, Entry, Record, Trail
-from train.tracking import STAGE, experiment_id
+from protos.mlflow_names import STAGE
+from train.tracking import experiment_id
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -16,6 +17,10 @@ from serving.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.tiny import tiny_bundle, watched_bundle
 from tests.tiny_towers import FULL, TinyTower
+
+if TYPE_CHECKING:
+    from tests.serving.following import Scene
+    from tests.serving.world import World
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,6 +82,40 @@ def full_client(full_retriever: Retriever) -> Iterator[RetrievalClient]:
     """A client of a server on the full bundle."""
     with RetrievalServer(full_retriever) as server, RetrievalClient(server.address) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator["World"]:
+    """A service that follows an alias of a registry of its own, for faults to be injected."""
+    from tests.serving.world import World  # which takes MLflow
+
+    made = World(tmp_path_factory.mktemp("faults"))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def four_bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four bundles that differ."""
+    parent = tmp_path_factory.mktemp("versions")
+    return [tiny_bundle(parent, 20, report=f'{{"n": {n}}}\n') for n in range(4)]
+
+
+@pytest.fixture
+def make(four_bundles: list[Path], tmp_path: Path) -> Callable[..., "Scene"]:
+    """A follower among all that it deals with; arguments are those of `Follow`."""
+    from serving.plan import Follow
+    from tests.serving.following import CHAMPION, Scene, Shelf
+
+    return lambda **follow: Scene(tmp_path, Shelf(*four_bundles), Follow(CHAMPION, cache=tmp_path, **follow))
+
+
+@pytest.fixture
+def scene(make: Callable[..., "Scene"]) -> "Scene":
+    """A follower of the champion alone."""
+    return make()
 
 
 Start = Callable[..., tuple["subprocess.Popen[str]", str]]

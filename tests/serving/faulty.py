@@ -178,12 +178,13 @@ class Service:
         """The registry's version of the champion."""
         return str(self.state()["bundles"][0]["model_version"])
 
-    def metric(self, name: str) -> float:
-        """One figure of a scrape."""
+    def metric(self, name: str, **labels: str) -> float:
+        """One figure of a scrape: the first of that name that has these labels."""
         url = f"http://127.0.0.1:{self.told['metrics_port']}/metrics"
         with urllib.request.urlopen(url, timeout=10) as response:
             families = list(text_string_to_metric_families(response.read().decode()))
-        return next(s.value for family in families for s in family.samples if s.name == name)
+        samples = [each for family in families for each in family.samples if each.name == name]
+        return next(each.value for each in samples if labels.items() <= each.labels.items())
 
     def log(self, start: int = 0) -> str:
         """What it has logged."""

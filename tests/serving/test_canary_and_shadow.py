@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
+from protos.mlflow_names import SHADOW_CHALLENGER, STAGE
 from serving.client import RetrievalClient
-from serving.following.registry import CHALLENGER as CHALLENGER_TAG
-from serving.following.registry import STAGE
 from tests.serving.faulty import NAME, QUERY, Service, Versions, wait_for
 from tests.tiny import item_names, tiny_bundle
 
@@ -75,6 +74,8 @@ def test_a_challenger_answers_a_part_and_is_asked_the_rest(scene: Scene) -> None
     assert (shadow["model"], shadow["bundle_version"][:12], shadow["errors"]) == (MODEL, second, 0)
     assert 0 < shadow["overlap_at_10"] < 1
     assert service.metric("twinspire_shadow_queries_total") >= 20
+    for process in ("supervisor", "worker-1", "metrics", "follower", "shadow"):
+        assert service.metric("twinspire_process_resident_bytes", process=process) > 0
     # A promotion ends both, without a request that failed.
     scene.versions.point("2")
     wait_for(lambda: service.served() == "2" and set(scene.roles()) == {"champion"}, 60, service.log)
@@ -88,7 +89,7 @@ def test_a_challenger_answers_a_part_and_is_asked_the_rest(scene: Scene) -> None
     service.stop()
     assert "Traceback" not in service.log()
     (run,) = runs([scene.versions.experiment], found)
-    assert run.data.tags[CHALLENGER_TAG][:12] == second
+    assert run.data.tags[SHADOW_CHALLENGER][:12] == second
     assert run.data.metrics["shadow_queries"] >= 20
     assert 0 < run.data.metrics["shadow_overlap_at_10"] < 1
     assert run.info.status == "FINISHED"

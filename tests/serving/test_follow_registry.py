@@ -176,7 +176,7 @@ def test_figures_of_a_shadow_are_a_run(registry: RegistryProcess, library: Libra
 
 
 def test_a_bundle_that_is_too_large_is_not_even_tried(folders: list[Path]) -> None:
-    attempt = trial(Follow(CHAMPION, memory=1 << 20), False, threading.Event())
+    attempt = trial(Follow(CHAMPION, memory_mib=1), False, threading.Event())
     with pytest.raises(Unavailable, match="too large for the memory"):
         attempt(folders[0], 2)
     assert trial(Follow(CHAMPION), False, threading.Event())(folders[0], 2) > 0

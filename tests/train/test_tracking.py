@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from protos.errors import MissingStage
+from protos.mlflow_names import STAGE
 from tests.stdlib import Made, tracking_at
 from train import tracking
 from train.fit import fit
@@ -90,7 +91,7 @@ def test_a_run_says_what_made_it(store: str) -> None:
     with tracked("books", "fit", "a") as run_id:
         pass
     tags = mlflow.get_run(run_id).data.tags
-    assert tags[tracking.STAGE] == "fit"
+    assert tags[STAGE] == "fit"
     assert tags[tracking.FINGERPRINT] == "a"
     assert tags["git_commit"] == tracking.git_commit()
     assert tags["python"] == ".".join(map(str, sys.version_info[:3]))
