@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from protos.bundle import Manifest
+from protos.mlflow_names import BUNDLE_VERSION
 from train.plots import spelt
 from train.tables import METRICS, baseline_columns
 
 LIMIT = 5000  # characters that the registry's column holds; PostgreSQL refuses more, SQLite does not look
 CELL = 200  # characters of one value: a name or a sentence may be of any length
 MAIN = ("ndcg_at_10", "recall_at_10", "mrr_at_10")
-OTHERS = "_low", "_high"  # ends of a metric's interval
+ENDS = "_low", "_high"  # of a metric's interval, behind its name
 
 
 def card(manifest: Manifest) -> str:
@@ -40,7 +41,7 @@ def lineage(manifest: Manifest) -> dict[str, str]:
     """Where a bundle comes from, as tags of its version."""
     dataset = manifest.dataset
     known = {
-        "bundle_version": manifest.bundle_version,
+        BUNDLE_VERSION: manifest.bundle_version,
         "run_id": manifest.run_id,
         "git_commit": manifest.git_commit,
         "dataset": dataset.get("name") or dataset.get("kind"),
@@ -114,7 +115,7 @@ def _figure(metrics: Mapping[str, Any], name: str) -> str:
     """A metric to four digits, with its interval where it has one."""
     if name not in metrics:
         return ""
-    low, high = (metrics.get(name + end) for end in OTHERS)
+    low, high = (metrics.get(name + end) for end in ENDS)
     interval = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
     return f"{metrics[name]:.4f}{interval}"
 
