@@ -60,8 +60,8 @@ def history(trainer: Trainer) -> list[dict[str, float]]:
 
 
 def trainer_at(path: Path, changed: Callable[[Problem], Problem] = lambda problem: problem) -> Trainer:
+    torch.set_num_threads(1)  # first of all: what a tower starts as is rounded by the number of threads, too
     model, problem, corpora = started(path)
-    torch.set_num_threads(1)
     return Trainer(model.towers, changed(problem), corpora, model.experiment.loss, model.experiment.training)
 
 
