@@ -143,6 +143,8 @@ class Shadow:
         champion = wire.SearchResponse.FromString(offered.response)
         if champion.bundle_version != self._champion:
             return
+        if self._champion == self._retriever.manifest.bundle_version:
+            return  # the challenger has just become champion, and agrees with itself
         self._record.answer(self._champion, self._channel.dropped)
         self._is_noted = False
         try:

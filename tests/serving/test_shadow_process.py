@@ -149,6 +149,20 @@ def test_answers_of_two_champions_are_not_mixed(
     assert note["overlap_at_10"] < 1.0 == before["overlap_at_10"]
 
 
+def test_a_challenger_that_becomes_champion_is_not_compared_with_itself(
+    scene: Scene, champion: Champion, smaller: Path
+) -> None:
+    after = Champion(smaller)
+    scene.challenge(smaller, after.version)
+    scene.shadow.step(0)
+    scene.offer(champion, *asked(*TEXTS[:3]))
+    before = scene.note()
+    scene.serve(after.version)
+    scene.offer(after, *asked(*TEXTS))
+    assert scene.note()["sums"] == before["sums"]
+    assert scene.note()["champion"] == champion.version
+
+
 def test_another_challenger_begins_anew(scene: Scene, champion: Champion, equal: Path, smaller: Path) -> None:
     scene.challenge(smaller, version_of(smaller))
     scene.shadow.step(0)
