@@ -16,7 +16,9 @@ def lean(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with all rewrites applied, in place."""
     graph = _Graph(model.graph)
     _gather_scalars(graph)
+    _gather_in_place(graph)
     _pad_in_pooling(graph)
+    _bounded_above(graph)
     _normalise(graph)
     _copied_dimensions(graph)
     _scaled_layer(graph)
@@ -101,6 +103,37 @@ def _gather_scalars(graph: _Graph) -> None:
         gather.input[0] = name
         gather.output[0] = after[0].output[0]
         graph.graph.node.remove(after[0])
+
+
+def _gather_in_place(graph: _Graph) -> None:
+    """Squeeze, Gather from a (V,) table, Unsqueeze where the axis was -> Gather."""
+    for gather in [node for node in graph.graph.node if node.op_type == "Gather"]:
+        squeeze, after = graph.producer(gather.input[1]), graph.consumers(gather.output[0])
+        table = graph.constants.get(gather.input[0])
+        if (
+            squeeze is None
+            or squeeze.op_type != "Squeeze"
+            or [each.op_type for each in after] != ["Unsqueeze"]
+        ):
+            continue
+        taken, given = graph.values(squeeze.input[1]), graph.values(after[0].input[1])
+        if taken is None or given is None or table is None or len(table.dims) != 1:
+            continue
+        if taken.reshape(-1).tolist() == given.reshape(-1).tolist():
+            gather.input[1] = squeeze.input[0]
+            graph.give_instead(gather, after[0])
+
+
+def _bounded_above(graph: _Graph) -> None:
+    """Min with a number -> Clip, which need not ask whose shape is whose."""
+    for bound in [node for node in graph.graph.node if node.op_type == "Min" and len(node.input) == 2]:
+        highest = graph.values(bound.input[1])
+        if highest is not None and highest.size == 1:
+            name = graph.constant(highest.reshape(()), f"{bound.output[0]}.highest")
+            value = bound.input[0]
+            bound.op_type = "Clip"
+            del bound.input[:]
+            bound.input.extend([value, "", name])
 
 
 def _pad_in_pooling(graph: _Graph) -> None:

@@ -1,4 +1,4 @@
-"""Word hashing as tensor operations: code points in, rows of a hashed table out.
+"""Word hashing as a convolution: code points in, rows of a hashed table out.
 
 Huang et al. 2013, section 3.2: a word is marked with `#` at both ends and broken into letter n-grams,
 and a text is the bag of them. Here a text also holds its whole words, and n-grams and words share one
@@ -6,8 +6,12 @@ table by hashing. The operations are the same in training, in the exported graph
 there is no vocabulary and no tokenizer to keep in step.
 
 What is no letter, mark or number in Unicode separates words. Separators and padding are the same symbol,
-0, which is `#`: a text is its words with zeros between them, however it is padded. Masks are products
-with 0 and 1, because every operation is a node of the exported graph, and a small graph is a fast one.
+0, which is `#`: a text is its words with zeros between them, however it is padded.
+
+A hash that is linear in the symbols of a window is a convolution, and so is the question whether the
+window is an n-gram or a word. All n-grams and words of a text are therefore one convolution, whose output
+below zero means "none": a graph of few nodes, and few nodes are what makes it fast. The numbers are
+integers below 2^24, which single precision holds exactly, so every library gives the same rows.
 """
 
 import functools
@@ -19,17 +23,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LAST_LETTER = 0x323AF  # of CJK extension H; the few letters beyond it separate words
-LONGEST_WORD = 23  # letters; of a longer one, what is hashed begins at the start of the text
-_WORD_MODULUS = 2**31 - 1  # prime
+LONGEST_WORD = 12  # letters; a longer one is known by its first
+_BEFORE = 1  # symbols of a window before its place
+_EXACT = 2**24  # integers up to here are exact in single precision
+_DIGITS = 2  # numbers that tell a letter from others
+_DIGIT_RANGE = 128
 
 
 class WordHashing(nn.Module):
     """Hash the n-grams and words of a text into `1 .. buckets - 1`; 0 is "nothing here".
 
-    An n-gram's hash is linear in its symbols with random multipliers, modulo a prime: a universal family
-    (Carter and Wegman 1979, proposition 7), so two n-grams collide with probability 1 / buckets. A word's
-    hash is the sum of the hashes of its trigrams, which tell words apart (Huang et al. 2013, table 1: 22
-    collisions in 500,000 words), modulo another prime first.
+    A hash is the sum of the window's letters, two random digits each, times random multipliers, modulo a
+    prime (Carter and Wegman 1979, proposition 7).
 
     Args:
         orders: lengths of the character n-grams, at least 1.
@@ -38,6 +43,9 @@ class WordHashing(nn.Module):
     """
 
     symbols: Tensor
+    windows: Tensor
+    bias: Tensor
+    slots: Tensor
 
     def __init__(self, orders: Sequence[int], words: bool, buckets: int) -> None:
         super().__init__()
@@ -45,13 +53,21 @@ class WordHashing(nn.Module):
         self.words = words
         self.modulus = _largest_prime(buckets)
         generator = torch.Generator().manual_seed(2013)
-        highest = max((3, *self.orders))
-        self.multipliers: dict[int, list[int]] = {
-            order: torch.randint(1, 2**31, (order,), generator=generator).tolist()
-            for order in range(1, highest + 1)
-        }
-        self._tail = max((2, *self.orders))
-        self.register_buffer("symbols", letters(), persistent=False)
+        kernels = [_ngram(order, generator) for order in self.orders]
+        own = list(range(len(kernels)))  # the slot of each kernel
+        if words:
+            # A word stands at the separator before it, where no n-gram stands that has a letter there.
+            free = [slot for slot, order in enumerate(self.orders) if order != 2]
+            own += [free[0] if free else len(kernels)] * LONGEST_WORD
+            kernels += [_word(length, generator) for length in range(1, LONGEST_WORD + 1)]
+        width = max(weights.shape[1] for weights, _ in kernels)
+        windows = torch.stack([F.pad(weights, (0, width - weights.shape[1])) for weights, _ in kernels])
+        self.register_buffer("symbols", symbols(), persistent=False)
+        self.register_buffer("windows", windows, persistent=False)  # (kernels, 3, width)
+        self.register_buffer("bias", torch.tensor([bias for _, bias in kernels]), persistent=False)
+        slots = F.one_hot(torch.tensor(own)).T.float()[:, :, None]
+        self.register_buffer("slots", slots, persistent=False)  # (slots, kernels, 1)
+        self._after = width - _BEFORE - 1
 
     def forward(self, code_points: Tensor) -> Tensor:
         """Rows of the hashed table.
@@ -60,41 +76,56 @@ class WordHashing(nn.Module):
             code_points: integers (B, L), 0 is padding.
 
         Returns:
-            int64 (B, F), unordered; F = (L + 1) x (number of orders, and one more for words).
+            int32 (B, F), unordered; F = (L + 1) x (number of orders); words take places that n-grams leave
+            free, but where all n-grams are pairs.
         """
-        marked = F.pad(code_points, (1, self._tail))  # # at both ends
-        known = marked.clamp(max=LAST_LETTER + 1)
-        symbols = look_up(self.symbols, known)  # (B, 1 + L + tail)
-        hashes = [self._ngrams(symbols, order) for order in self.orders]
+        known = code_points.clamp(max=LAST_LETTER + 1)
+        letters = F.embedding(known, self.symbols).transpose(1, 2)  # (B, 3, L)
+        marked = F.pad(letters, (_BEFORE + 1, self._after))  # # at both ends
+        hashes = F.conv1d(marked, self.windows, self.bias).relu()  # (B, kernels, L + 1)
         if self.words:
-            hashes.append(self._words(symbols))
-        return torch.cat(hashes, dim=1) % self.modulus
+            hashes = F.conv1d(hashes, self.slots)  # of the kernels of a slot at most one is above zero
+        rows = hashes.int() % self.modulus
+        return rows.squeeze(1) if len(self.slots) == 1 else rows.flatten(1)
 
-    def _window(self, symbols: Tensor, n: int) -> Tensor:
-        """(B, L + 1): the n-th symbol after each place. Counted from the end, it exports as a constant."""
-        return symbols[:, n : n - self._tail] if n < self._tail else symbols[:, n:]
 
-    def _ngrams(self, symbols: Tensor, order: int) -> Tensor:
-        """(B, L + 1): the hash of the n-gram that begins at each place, 0 where there is none.
+def _ngram(order: int, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Weights (3, width) and bias of the n-grams around each place.
 
-        An n-gram may begin or end with a separator, but holds none inside.
-        """
-        parts = [self._window(symbols, n) for n in range(order)]
-        multipliers = self.multipliers[order]
-        total = parts[0] * multipliers[0]
-        for part, multiplier in zip(parts[1:], multipliers[1:], strict=True):
-            total = total + part * multiplier
-        for inside in parts[1:-1]:
-            total = total * inside.clamp(max=1)
-        return total
+    An n-gram may begin or end with a separator, but holds none inside. Of three and more symbols it begins
+    one place before.
+    """
+    inside = max(0, order - 2)
+    start = 0 if order < 3 else -_BEFORE
+    multipliers, bound = _multipliers(order, inside + 1, generator)
+    weights = torch.zeros(_DIGITS + 1, _BEFORE + start + order)
+    weights[:_DIGITS, _BEFORE + start :] = multipliers
+    if inside:
+        weights[_DIGITS, _BEFORE : _BEFORE + inside] = bound
+    return weights, -float(inside * bound)
 
-    def _words(self, symbols: Tensor) -> Tensor:
-        """(B, L + 1): the hash of a word one place before its last letter, 0 elsewhere."""
-        letter = self._window(symbols, 1).clamp(max=1)
-        follows = self._window(symbols, 2).clamp(max=1)
-        so_far = torch.cumsum(self._ngrams(symbols, 3) % _WORD_MODULUS, dim=1)
-        before = latest(so_far * (1 - letter), LONGEST_WORD + 1)  # at the word's beginning
-        return (so_far - before) * (1 - follows)
+
+def _word(length: int, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Weights (3, width) and bias of the words of a length that begin behind each place."""
+    multipliers, bound = _multipliers(length, length + 2, generator)
+    begin = _BEFORE + 1
+    weights = torch.zeros(_DIGITS + 1, begin + length + (length < LONGEST_WORD))
+    weights[:_DIGITS, begin : begin + length] = multipliers
+    weights[_DIGITS] = -bound  # the separators around the word
+    weights[_DIGITS, :_BEFORE] = 0
+    weights[_DIGITS, begin : begin + length] = bound
+    return weights, -float(length * bound)
+
+
+def _multipliers(letters: int, parts: int, generator: torch.Generator) -> tuple[Tensor, int]:
+    """Random multipliers (2, letters), and a bound that no hash of them exceeds.
+
+    Args:
+        parts: how often the bound may be added up on the way to a sum, and that still be exact.
+    """
+    bound = _EXACT // parts
+    highest = bound // (letters * _DIGITS * (_DIGIT_RANGE - 1))
+    return torch.randint(1, highest + 1, (_DIGITS, letters), generator=generator).float(), bound
 
 
 def look_up(table: Tensor, index: Tensor) -> Tensor:
@@ -119,13 +150,13 @@ def latest(rising: Tensor, reach: int) -> Tensor:
 
 
 @functools.cache
-def letters() -> Tensor:
-    """int64 (LAST_LETTER + 2,): the code point itself where it is a letter, mark or number, else 0."""
-    table = torch.zeros(LAST_LETTER + 2, dtype=torch.int64)
-    for point in range(LAST_LETTER + 1):
-        if unicodedata.category(chr(point))[0] in "LMN":
-            table[point] = point
-    return table
+def symbols() -> Tensor:
+    """(LAST_LETTER + 2, 3): of a letter, mark or number two random digits and a 1; of others zeros."""
+    generator = torch.Generator().manual_seed(1979)
+    table = torch.randint(1, _DIGIT_RANGE, (LAST_LETTER + 2, _DIGITS + 1), generator=generator).float()
+    table[:, _DIGITS] = 1
+    is_letter = [unicodedata.category(chr(point))[0] in "LMN" for point in range(LAST_LETTER + 1)]
+    return table * torch.tensor([*is_letter, False])[:, None]
 
 
 def _largest_prime(limit: int) -> int:
