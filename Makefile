@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: setup data train export bench evaluate register promote rollback history serve status search \
+.PHONY: setup data train export encode bench evaluate register promote rollback history serve status search \
         loadtest swaptest demo ui test test-serving lint protos clean help
 
 PYTHON ?= python3
@@ -54,6 +54,11 @@ train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an in
 
 export: setup ## towers to ONNX, vectors, index: a bundle of the newest run, or of RUN
 	@$(call run,export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)))
+
+encode: setup ## a table of ITEMS through the item tower of the newest bundle, or of BUNDLE, into OUTPUT; goes on after a kill
+	@[ -n "$(ITEMS)" ] && [ -n "$(OUTPUT)" ] || {
+	  echo 'say what and where: make encode ITEMS=items.parquet OUTPUT=vectors.npy' >&2; exit 2; }
+	$(call run,export encode,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) --items "$(ITEMS)" --output "$(OUTPUT)")
 
 bench: setup ## latency of the newest bundle's towers, or of BUNDLE's: ONNX Runtime beside torch
 	@$(call run,export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))

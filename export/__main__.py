@@ -1,4 +1,4 @@
-"""python -m export bundle | bench | evaluate | register | promote | rollback | history
+"""python -m export bundle | encode | bench | evaluate | register | promote | rollback | history
 
 From a run to a bundle, and from a bundle to the champion.
 """
@@ -7,12 +7,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from export import stages, tables
+from export import encode_command, stages, tables
 from export.trail import REASON_LENGTH
 from train.command import add_command, execute
 
 COMMANDS = {
     "bundle": (stages.make_bundle, tables.show_bundle),
+    "encode": (encode_command.encode, encode_command.show_encoded),
     "bench": (stages.bench, tables.show_latency),
     "evaluate": (stages.evaluate, tables.show_quality),
     "register": (stages.register, tables.show_registered),
@@ -32,8 +33,15 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--run", default="", help="id of the MLflow run to export (default: the newest)"
             )
-        if name in ("bench", "evaluate", "register"):
+        if name in ("bench", "encode", "evaluate", "register"):
             command.add_argument("--bundle", type=Path, help="folder of the bundle (default: the newest)")
+        if name == "encode":
+            command.add_argument(
+                "--items", type=Path, required=True, help="table of items: Parquet, CSV, TSV or JSONL"
+            )
+            command.add_argument(
+                "--output", type=encode_command.npy_path, required=True, help="the .npy file to write"
+            )
         if name == "promote":
             command.add_argument(
                 "--force", action="store_true", help="even if gates do not hold; takes --reason"

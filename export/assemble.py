@@ -7,9 +7,10 @@ be loaded. A bundle whose inputs have not changed is not made again.
 """
 
 import json
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from rich.console import Console
 from export import graph, index, parity, per_query, plots, quality
 from export.backends import Encode, onnx_encoder, torch_encoder
 from export.benchmark import benchmark
-from export.catalogue import encode_all
+from export.catalogue import ColumnRecords, ItemTower, encode_once
 from protos import bundle
 from protos.errors import BundleError, MissingStage
 from protos.features import HistoryFeature, Side, TextFeature, TowerInputs
@@ -38,6 +39,7 @@ from train.problem import Problem, problem_of, values_of
 from train.towers import Tower
 
 BUNDLES = CACHE / "bundles"
+ENCODING = CACHE / "encoding"  # vectors of bundles that are not finished yet
 SIDES: tuple[Side, Side] = ("query", "item")
 SAMPLE = 500  # records that parity and latency are measured on
 EXAMPLES = 200  # test queries that travel with the bundle
@@ -82,7 +84,7 @@ def _fingerprint(experiment: Experiment, run: Run) -> str:
         experiment.export,
         experiment.index,
         list(experiment.examples),
-        source_code("export", "protos"),
+        source_code("export", "export/catalogue", "protos"),
     )
 
 
@@ -98,6 +100,7 @@ class _Assembly:
         self.problem: Problem = problem_of(dataset, experiment.query, experiment.item)
         self.score = score_of(self.model.towers[0])
         self.reports: dict[str, dict[str, Any]] = {}
+        self.encoded: set[Path] = set()  # folders in ENCODING
 
     def write(self) -> Path:
         """Make everything, then put the bundle down whole."""
@@ -111,6 +114,8 @@ class _Assembly:
                     path.rename(draft / path.name)
 
             written = bundle.write(BUNDLES, manifest, fill)
+        for each in self.encoded:
+            shutil.rmtree(each, ignore_errors=True)
         self._log(written)
         return written
 
@@ -118,21 +123,26 @@ class _Assembly:
         towers = {side: self._export(side, folder) for side in SIDES}
         self.reports["parity"] = {side: self._parity(tower) for side, tower in towers.items()}
         self._latency(towers, folder)
-        every_core = onnx_encoder(folder / bundle.ITEM_TOWER, threads=0)
-        item_inputs = towers["item"].inputs
-        evaluated = encode_all(
-            every_core, item_inputs, self.problem.items, self.console, "items as evaluated"
-        )
+        path, inputs = folder / bundle.ITEM_TOWER, towers["item"].inputs
+        dimension = towers["item"].onnx(inputs.to_arrays(self._sample("item", 1))).shape[1]
+        tower = ItemTower(path, inputs, dimension, onnx_encoder(path, threads=0))
+        evaluated = self._encoded(tower, self.problem.items, "items as evaluated")
         catalogue = evaluated
         if _served_apart(self.experiment):
             values = values_of(self.dataset.items, self.experiment.item, catalogue=True)
-            catalogue = encode_all(every_core, item_inputs, values, self.console, "items as served")
+            catalogue = self._encoded(tower, values, "items as served")
         ef_search = self._index(towers["query"], catalogue, folder)
         self._quality(towers["query"], evaluated, ef_search, folder)
         np.save(folder / bundle.VECTORS, catalogue)
         self._items(folder)
         self._write_reports(folder)
         return self._manifest(catalogue, ef_search)
+
+    def _encoded(self, tower: ItemTower, values: Mapping[str, Sequence[Any]], title: str) -> Any:
+        """Vectors (N, D), in a file that outlives this process until the bundle is written."""
+        streamed = encode_once(ENCODING, tower, ColumnRecords(values, title), self.console, title)
+        self.encoded.add(streamed.path.parent)
+        return np.load(streamed.path, mmap_mode="c")  # torch warns of what it may not write to
 
     def _export(self, side: Side, folder: Path) -> Exported:
         tower = graph.frozen(self.model.towers[SIDES.index(side)])

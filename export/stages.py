@@ -41,7 +41,7 @@ def bench(arguments: Namespace) -> dict[str, Any]:
     """Measure the latency of a bundle's towers again: ONNX Runtime beside torch eager."""
     connect()
     experiment = read_experiment(arguments.config)
-    folder, manifest = _bundle(experiment, arguments.bundle)
+    folder, manifest = bundle_of(experiment, arguments.bundle)
     run = get_run(manifest.run_id)
     model = restore(run)
     threads = experiment.export.threads
@@ -68,7 +68,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     """Measure the quality of a bundle on the test split again: its own towers, an index like its own."""
     connect()
     experiment = read_experiment(arguments.config)
-    folder, manifest = _bundle(experiment, arguments.bundle)
+    folder, manifest = bundle_of(experiment, arguments.bundle)
     dataset = _dataset(experiment, arguments)
     if dataset.split_hash != manifest.split_hash:
         raise MissingStage(f"{folder}: was made on another split; `make export` makes a new one")
@@ -87,7 +87,7 @@ def register(arguments: Namespace) -> dict[str, Any]:
     """Put a bundle into the MLflow model registry, as the challenger."""
     connect()
     experiment = read_experiment(arguments.config)
-    folder, manifest = _bundle(experiment, arguments.bundle)
+    folder, manifest = bundle_of(experiment, arguments.bundle)
     version, reused = registry.register(folder)
     return {
         "model": f"models:/{manifest.name}/{version.version}",
@@ -145,7 +145,7 @@ def _run(experiment: Experiment, run_id: str) -> Run:
     return run
 
 
-def _bundle(experiment: Experiment, given: Path | None) -> tuple[Path, bundle.Manifest]:
+def bundle_of(experiment: Experiment, given: Path | None) -> tuple[Path, bundle.Manifest]:
     """The bundle at a path, or the newest of the experiment."""
     if given is not None:
         return given, bundle.read(given)

@@ -12,6 +12,7 @@ PRESENTATION = (
     "__main__.py",
     "card.py",
     "command.py",
+    "encode_command.py",
     "fingerprint.py",
     "history.py",
     "lock.py",
