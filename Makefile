@@ -60,8 +60,9 @@ encode: setup ## a table of ITEMS through the item tower of the newest bundle, o
 	  echo 'say what and where: make encode ITEMS=items.parquet OUTPUT=vectors.npy' >&2; exit 2; }
 	$(call run,export encode,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) --items "$(ITEMS)" --output "$(OUTPUT)")
 
-bench: setup ## latency of the newest bundle's towers, or of BUNDLE's: ONNX Runtime beside torch
-	@$(call run,export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
+bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever beside its parts, index
+	@$(call run,export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) \
+	  $(if $(ONLY),--only $(ONLY)) $(if $(OUTPUT),--output "$(OUTPUT)"))
 
 evaluate: setup ## quality of the newest bundle, or of BUNDLE, on the test split, BM25 beside it
 	@$(call run,export evaluate,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))

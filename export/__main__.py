@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 
 from export import encode_command, stages, tables
+from export.bench import command as bench_command
+from export.bench import tables as bench_tables
 from export.trail import REASON_LENGTH
 from train.command import add_command, execute
 
 COMMANDS = {
     "bundle": (stages.make_bundle, tables.show_bundle),
     "encode": (encode_command.encode, encode_command.show_encoded),
-    "bench": (stages.bench, tables.show_latency),
+    "bench": (bench_command.bench, bench_tables.show),
     "evaluate": (stages.evaluate, tables.show_quality),
     "register": (stages.register, tables.show_registered),
     "promote": (stages.promote, tables.show_move),
@@ -35,6 +37,8 @@ def parser() -> argparse.ArgumentParser:
             )
         if name in ("bench", "encode", "evaluate", "register"):
             command.add_argument("--bundle", type=Path, help="folder of the bundle (default: the newest)")
+        if name == "bench":
+            bench_command.add_options(command)
         if name == "encode":
             command.add_argument(
                 "--items", type=Path, required=True, help="table of items: Parquet, CSV, TSV or JSONL"

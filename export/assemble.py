@@ -23,7 +23,7 @@ from rich.console import Console
 
 from export import graph, index, parity, per_query, plots, quality
 from export.backends import Encode, onnx_encoder, torch_encoder
-from export.benchmark import benchmark
+from export.bench.quick import benchmark
 from export.catalogue import ColumnRecords, ItemTower, encode_once
 from protos import bundle
 from protos.errors import BundleError, MissingStage
@@ -84,7 +84,7 @@ def _fingerprint(experiment: Experiment, run: Run) -> str:
         experiment.export,
         experiment.index,
         list(experiment.examples),
-        source_code("export", "export/catalogue", "protos"),
+        source_code("export", "export/bench", "export/catalogue", "protos"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Plots of an export: latency by batch, recall and cost of the index."""
+"""The plot of an index: recall and cost of a query."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,35 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from protos.features import Side
-from train.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, quiet
-
-Measured = Mapping[int, Mapping[str, Mapping[str, Any]]]
-LABELS = {"fp32": ("ONNX Runtime", MODEL_COLOUR), "torch": ("torch eager", BASELINE_COLOUR)}
-
-
-def latency_by_batch(sides: Mapping[Side, Measured], threads: int) -> Figure:
-    """p50 of each backend by batch size, with a band up to p95, one panel a tower."""
-    figure, panels = plt.subplots(1, len(sides), figsize=(9, 3.6), layout="constrained", squeeze=False)
-    for axes, (side, measured) in zip(panels[0], sides.items(), strict=True):
-        batches = sorted(measured)
-        for backend, (label, colour) in LABELS.items():
-            middle = [measured[b][backend]["p50_us"] for b in batches]
-            high = [measured[b][backend]["p95_us"] for b in batches]
-            axes.plot(batches, middle, marker="o", color=colour, label=f"{label}, p50")
-            axes.fill_between(batches, middle, high, color=colour, alpha=0.15, label="to p95")
-        axes.set(
-            xscale="log",
-            yscale="log",
-            xlabel="batch size",
-            ylabel="microseconds a call",
-            title=f"{side} tower, {threads} thread{'s' if threads != 1 else ''}",
-        )
-        axes.set_xticks(batches, [str(b) for b in batches])
-        axes.minorticks_off()
-        axes.legend(frameon=False, fontsize=8)
-        quiet(axes)
-    return figure
+from train.plots import MODEL_COLOUR, QUIET_COLOUR, quiet
 
 
 def recall_and_cost(curve: Sequence[Mapping[str, Any]], chosen: int, target: float) -> Figure:

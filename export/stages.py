@@ -5,13 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from mlflow.entities import Run
 
-from export import graph, index, quality, registry, release
+from export import index, quality, registry, release
 from export.assemble import BUNDLES, SIDES, assemble
 from export.backends import onnx_encoder
-from export.benchmark import benchmark
 from export.catalogue import encode_all
 from export.history import history as history_of
 from export.rollback import rollback as roll_back
@@ -21,7 +19,6 @@ from train.command import PROGRESS
 from train.config import Experiment, read_experiment
 from train.dataset import Dataset, prepare
 from train.fit import STAGE as FIT
-from train.model import restore
 from train.problem import Problem, problem_of
 from train.tracking import connect, find_run, get_run
 
@@ -35,33 +32,6 @@ def make_bundle(arguments: Namespace) -> dict[str, Any]:
     run = _run(experiment, arguments.run)
     folder, reused = assemble(experiment, _dataset(experiment, arguments), run, PROGRESS)
     return _told(folder) | {"reused": reused}
-
-
-def bench(arguments: Namespace) -> dict[str, Any]:
-    """Measure the latency of a bundle's towers again: ONNX Runtime beside torch eager."""
-    connect()
-    experiment = read_experiment(arguments.config)
-    folder, manifest = bundle_of(experiment, arguments.bundle)
-    run = get_run(manifest.run_id)
-    model = restore(run)
-    threads = experiment.export.threads
-    towers = {
-        side: (
-            manifest.schema.side(side),
-            graph.frozen(tower),
-            onnx_encoder(folder / TOWERS[side], threads),
-        )
-        for side, tower in zip(SIDES, model.towers, strict=True)
-    }
-    problem = problem_of(_dataset(experiment, arguments), experiment.query, experiment.item)
-    values = {side: problem.sample(side, "test", 500, 0) for side in SIDES}
-    with PROGRESS.status("latency of both towers"):
-        report, figure = benchmark(towers, values, experiment)
-    with mlflow.start_run(run_id=run.info.run_id):
-        mlflow.log_metrics(report["metrics"])
-        mlflow.log_dict(report, "bench/latency.json")
-        mlflow.log_figure(figure, "bench/latency.png")
-    return report | {"bundle": str(folder), "bundle_version": manifest.bundle_version}
 
 
 def evaluate(arguments: Namespace) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
+from export.bench.machine import machine
 from export.gates import cost, latency, parity, quality, recall, shadow
 from export.gates.apart import Failure, ask
 from export.gates.decision import NAMES, Decision, Gate, Side
-from export.latency import machine
 from train.config import Experiment
 from train.problem import Problem
 

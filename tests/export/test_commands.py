@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 from rich.console import Console
 
@@ -93,17 +92,6 @@ def test_quality_is_measured_again_to_the_same_figures(document: Any, own: Made)
     expected = bundle.read(own.folder).quality
     for name in ("recall_at_10", "exact_ndcg_at_10", "bm25_mrr_at_10", "verdict", "queries"):
         assert found[name] == expected[name]
-
-
-def test_latency_is_measured_again_and_logged(document: Any, own: Made) -> None:
-    found = document("bench", "--config", own.config)
-    assert found["bundle"] == str(own.folder)
-    assert {"query_tower_fp32_b1_p50_us", "torch_b1_p50_us", "torch_over_onnx_b32"} <= found["metrics"].keys()
-    run = mlflow.get_run(own.run.info.run_id)
-    assert run.info.status == "FINISHED"
-    assert run.data.metrics["torch_b1_p50_us"] == found["metrics"]["torch_b1_p50_us"]
-    held = {each.path for each in mlflow.MlflowClient().list_artifacts(run.info.run_id, "bench")}
-    assert held == {"bench/latency.json", "bench/latency.png"}
 
 
 def test_from_bundle_to_champion_and_back(run: Any, document: Any, own: Made) -> None:

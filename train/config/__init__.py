@@ -14,6 +14,7 @@ from typing import Any
 
 from protos import config
 from protos.features import FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from train.config.bench import BenchConfig
 from train.config.data import DebianData, FilesData, MovielensData, PydocsData, SplitConfig
 from train.config.events import EventsData
 from train.config.losses import Bce, Bpr, FullSoftmax, Hinge, InBatchSoftmax, Loss, SampledSoftmax
@@ -23,6 +24,7 @@ from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower,
 __all__ = [
     "BagTower",
     "Bce",
+    "BenchConfig",
     "Bpr",
     "DebianData",
     "DssmTower",
@@ -68,6 +70,7 @@ class Experiment:
     export: ExportConfig = field(default_factory=ExportConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
     examples: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:

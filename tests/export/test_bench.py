@@ -1,0 +1,262 @@
+"""The benchmark measures what it says, under the names that are used everywhere."""
+
+import itertools
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from export.bench import compiled, machine
+from export.bench.figures import figures_of, tower_names
+from export.bench.inputs import histories_of_length, of_kind, texts_of_length, varied
+from export.bench.interval import Figure, percentile, ratio
+from export.bench.plan import AS_IS, LONG, SHORT, Cell, kinds, main_kind, plan
+from export.bench.quick import BATCHES, benchmark
+from export.bench.towers import effort, time_cell, torch_threads
+from export.bench.turns import Effort, take_turns
+from protos.config import parse
+from protos.features import Arrays, HistoryFeature, NumberFeature, Schema, TextFeature, TowerInputs
+from tests.stdlib import write_toml
+from train.config import read_experiment
+from train.config.bench import BenchConfig
+
+INPUTS = TowerInputs("query", {"text": TextFeature("text", "query", max_length=64)}, {})
+VALUES = {"text": [f"query number {n}" for n in range(100)]}
+SCHEMA = Schema(
+    {"history": HistoryFeature("history", 50)},
+    {"text": TextFeature("text", "text"), "price": NumberFeature("number", "price")},
+    {"items": tuple("abcdef")},
+)
+EVERY = Effort(20, 20, math.inf)
+
+
+def sleeper(seconds: float, seen: list[Any]) -> Any:
+    def encode(arrays: Arrays) -> Any:
+        seen.append((len(arrays["text"]), torch.get_num_threads(), arrays["text"].tobytes()))
+        time.sleep(seconds)
+        return np.zeros((len(arrays["text"]), 2))
+
+    return encode
+
+
+class Sleeper(torch.nn.Module):
+    """A tower that takes three milliseconds."""
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        time.sleep(0.003)
+        return torch.zeros(len(inputs["text"]), 2)
+
+
+def test_a_slower_backend_is_measured_slower_on_varied_inputs() -> None:
+    seen: list[Any] = []
+    backends = {"fp32": sleeper(0.001, seen), "torch": sleeper(0.003, [])}
+    before = torch.get_num_threads()
+    cell = Cell("query", 1, 1, AS_IS)
+    with torch_threads(1):
+        taken = time_cell(cell, backends, INPUTS, VALUES, EVERY)
+    assert torch.get_num_threads() == before
+    assert {(size, threads) for size, threads, _ in seen} == {(1, 1)}
+    assert len({content for *_, content in seen}) > 20
+    found = figures_of([(cell, taken)], "fp32", AS_IS, seed=0)
+    figures = found.metrics
+    assert figures["query_tower_fp32_b1_p50_us"] == figures["query_tower_b1_p50_us"] >= 1000
+    assert figures["torch_b1_p99_us"] >= figures["torch_b1_p95_us"] >= figures["torch_b1_p50_us"] >= 3000
+    expected = figures["torch_b1_p50_us"] / figures["query_tower_fp32_b1_p50_us"]
+    assert figures["torch_over_onnx_b1"] == pytest.approx(expected)
+    assert found.sure["torch_over_onnx_b1"].low > 1
+    rate = 1e6 / figures["torch_b1_mean_us"]
+    assert figures["torch_b1_records_per_s"] == pytest.approx(rate)
+
+
+def test_a_bundles_own_report_is_of_the_same_figures_as_ever(stdlib: Path, tmp_path: Path) -> None:
+    experiment = read_experiment(write_toml(stdlib, tmp_path / "a.toml"))
+    towers: Any = {side: (INPUTS, Sleeper(), sleeper(0.001, [])) for side in ("query", "item")}
+    report, _ = benchmark(towers, {"query": VALUES, "item": VALUES}, experiment)
+    percentiles = [f"b{batch}_p{p}_us" for batch in BATCHES for p in (50, 95, 99)]
+    expected = {f"torch_over_onnx_b{batch}" for batch in BATCHES}
+    expected |= {f"item_torch_over_onnx_b{batch}" for batch in BATCHES}
+    starts = ("torch_", "query_tower_fp32_", "item_tower_torch_", "item_tower_fp32_")
+    expected |= {start + each for start in starts for each in percentiles}
+    assert report["metrics"].keys() == expected
+    for batch in BATCHES:
+        own, other = (report["towers"]["item"][str(batch)][name]["p50_us"] for name in ("fp32", "torch"))
+        assert report["metrics"][f"item_torch_over_onnx_b{batch}"] == pytest.approx(other / own)
+    assert (report["threads"], report["machine"]) == (1, machine.machine())
+
+
+def test_contenders_take_the_same_places_in_alternating_order() -> None:
+    called: list[tuple[str, int]] = []
+
+    def calls(name: str) -> list[Any]:
+        return [lambda n=n: called.append((name, n)) for n in range(7)]
+
+    found = take_turns({"a": calls("a"), "b": calls("b")}, Effort(40, 40, math.inf))
+    assert {each.shape for each in found.values()} == {(10, 4)}
+    timed = called[-10 * 2 * 7 :]  # a turn: three calls that are not counted, then four
+    turns = [timed[at : at + 7] for at in range(0, len(timed), 7)]
+    assert [turn[0][0] for turn in turns] == ["a", "b", "b", "a"] * 5
+    for turn, (first, second) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
+        assert [n for _, n in first] == [n for _, n in second]
+        assert first[3][1] == turn * 4 % 7
+
+
+def test_no_more_than_the_fewest_calls_are_made_once_the_time_is_up() -> None:
+    def made(seconds: float) -> int:
+        slow: Any = {name: [lambda: time.sleep(0.001)] for name in "ab"}
+        return take_turns(slow, Effort(300, 40, seconds))["a"].size
+
+    assert made(0) == 60  # whole turns of 30
+    assert made(math.inf) == 300
+    config = BenchConfig()
+    assert effort(Cell("item", 1, 8, AS_IS), config).fewest == config.iterations == 300
+    assert effort(Cell("item", 1, 32, AS_IS), config).fewest == config.fewest
+    assert effort(Cell("item", 0, 8, AS_IS), config).seconds == 10 * config.cell_seconds
+    assert (
+        effort(Cell("item", 1, 32, AS_IS), config).pause
+        == 0
+        < effort(Cell("item", 0, 1, AS_IS), config).pause
+    )
+
+
+def test_the_interval_of_a_ratio_holds_the_ratio() -> None:
+    held, single = 0, 0
+    for seed in range(15):
+        random = np.random.default_rng(seed)
+        drift = random.uniform(1, 3, (10, 1))  # the machine is slower in some turns, for both
+        slow, fast = (factor * drift * random.gamma(20, 0.05, (10, 30)) for factor in (600.0, 200.0))
+        found = ratio([slow], [fast], seed)
+        assert found.low <= found.value <= found.high
+        held += found.low <= 3 <= found.high
+        alone = percentile(slow, 50, seed)
+        single += alone.high / alone.low > 1.2
+        assert found.high / found.low < 1.5  # the drift cancels
+    assert held >= 12
+    assert single >= 12  # and shows in a time by itself
+    assert found == ratio([slow], [fast], seed)
+
+
+def test_a_ratio_of_sums_and_figures_apart() -> None:
+    one, two, three = (np.full((5, 4), value) for value in (1.0, 2.0, 3.0))
+    assert ratio([three], [one, two], 0) == Figure(1.0, 1.0, 1.0)
+    assert percentile(two, 99, 0) == Figure(2.0, 2.0, 2.0)
+    assert Figure(1, 0.9, 1.1).apart(Figure(2, 1.2, 3)) and Figure(2, 1.2, 3).apart(Figure(1, 0.9, 1.1))
+    assert not Figure(1, 0.9, 1.3).apart(Figure(2, 1.2, 3))
+
+
+def test_the_plan_holds_what_it_says() -> None:
+    cells = plan(BenchConfig(), SCHEMA)
+    assert len(cells) == len(set(cells))
+    assert {(c.side, c.threads, c.batch) for c in cells if c.kind == AS_IS} == {
+        (side, threads, batch)
+        for side in ("query", "item")
+        for threads in (1, 0)
+        for batch in (1, 8, 32, 256)
+    }
+    assert {c.kind for c in cells if c.side == "query"} == {AS_IS, "history_5", "history_30", "history_50"}
+    assert {c.kind for c in cells if c.side == "item"} == {AS_IS, SHORT, LONG}
+    assert {(c.batch, c.threads) for c in cells if c.kind == LONG} == {(1, 1), (32, 1), (1, 0), (32, 0)}
+    assert kinds({"price": NumberFeature("number", "price")}) == [AS_IS]
+    assert kinds({"history": HistoryFeature("history", 5)}) == [AS_IS, "history_5"]
+    assert (main_kind(SCHEMA.query), main_kind(SCHEMA.item)) == (AS_IS, SHORT)
+    groups = [(c.threads, c.side) for c in cells]
+    assert len({(a, b) for a, b in itertools.pairwise(groups) if a != b}) == 3  # each once
+
+
+def test_inputs_have_the_length_that_their_kind_says() -> None:
+    for kind, length in ((SHORT, 20), (LONG, 64)):
+        for batch in (1, 8, 256):
+            batches = varied(INPUTS, of_kind(INPUTS, VALUES, kind), batch)
+            assert {each["text"].shape for each in batches} == {(batch, length)}
+            assert all((each["text"] > 0).all() for each in batches)
+            assert len({each["text"].tobytes() for each in batches}) == len(batches) >= 64
+    as_is = varied(INPUTS, of_kind(INPUTS, VALUES, AS_IS), 1)
+    assert {each["text"].shape[1] for each in as_is} == {14, 15}
+    assert texts_of_length(["", "ab", "cdefgh"], 4) == [" ab ", "ab c", "cdef"]
+    queries = SCHEMA.side("query")
+    values = {"history": [["a", "x", "b"], [], None, list("cdefab") * 9]}
+    for length in (5, 30, 50):
+        (found,) = varied(queries, of_kind(queries, values, f"history_{length}"), 4)[:1]
+        assert found["history"].shape == (4, length)
+        assert (found["history"] > 1).all()
+    assert histories_of_length([["x"], []], [], 3) == [[], []]
+    assert of_kind(queries, values, SHORT) == values
+
+
+def test_names_tell_tower_variant_kind_batch_and_threads() -> None:
+    names = tower_names(plan(BenchConfig(), SCHEMA), {"torch", "fp32", "exported", "int8"}, "int8", AS_IS)
+    for name in (
+        "query_tower_fp32_b1_p50_us",
+        "query_tower_int8_b256_all_cores_records_per_s",
+        "query_tower_b1_p99_us",
+        "torch_b1_p50_us",
+        "torch_history_30_b32_mean_us",
+        "item_tower_torch_b8_p95_us",
+        "item_tower_fp32_short_b1_p50_us",
+        "torch_over_onnx_b1",
+        "torch_over_onnx_as_is_b1",
+        "torch_over_onnx_b32_all_cores",
+        "item_torch_over_onnx_long_b32",
+        "exported_over_fp32_b1",
+    ):
+        assert name in names
+    assert "query_tower_torch_b1_p50_us" not in names
+    assert "torch_over_onnx_short_b1" not in names  # the query has no text
+
+
+def test_the_main_ratio_is_of_twenty_characters_where_there_is_a_text() -> None:
+    taken = {"torch": np.full((5, 4), 6.0), "fp32": np.full((5, 4), 2.0)}
+    short = {"torch": np.full((5, 4), 8.0), "fp32": np.full((5, 4), 2.0)}
+    cells = [(Cell("query", 1, 1, AS_IS), taken), (Cell("query", 1, 1, SHORT), short)]
+    found = figures_of(cells, "fp32", SHORT, 0).metrics
+    assert (found["torch_over_onnx_b1"], found["torch_over_onnx_as_is_b1"]) == (4.0, 3.0)
+    found = figures_of(cells, "fp32", AS_IS, 0).metrics
+    assert (found["torch_over_onnx_b1"], found["torch_over_onnx_short_b1"]) == (3.0, 4.0)
+
+
+class Doubling(torch.nn.Module):
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return 2.0 * inputs["x"].sum(dim=1, keepdim=True)
+
+
+class Untraceable(torch.nn.Module):
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        raise RuntimeError("nobody compiles this\nnor that")
+
+
+def test_a_tower_is_compiled_or_the_reason_is_told() -> None:
+    examples: list[Arrays] = [{"x": np.ones((size, 3), np.float32)} for size in (8,)]
+    found = compiled.compiled(Doubling(), examples)  # type: ignore[arg-type]
+    if isinstance(found, str):
+        assert "ompil" in found or "C++" in found  # there is no compiler here
+    else:
+        assert found.seconds > 0
+        for size, length in ((8, 3), (5, 9)):
+            vectors = found.encode({"x": np.ones((size, length), np.float32)})
+            np.testing.assert_array_equal(vectors, np.full((size, 1), 2.0 * length))
+    found = compiled.compiled(Untraceable(), examples)  # type: ignore[arg-type]
+    assert isinstance(found, str)
+    assert "nobody compiles this" in found
+    assert "nor that" not in found
+
+
+@pytest.mark.parametrize(
+    ("section", "text"),
+    [
+        ({"threads": [0]}, "bench.threads, batches: expected 1 among both"),
+        ({"threads": [1, 1]}, "bench.threads: expected different numbers from 0 on, got [1, 1]"),
+        ({"batches": []}, "bench.batches: expected different numbers from 1 on, got []"),
+        ({"fewest": 400}, "bench.fewest: expected at most iterations, 300, got 400"),
+        ({"cell_seconds": 0}, "bench.cell_seconds: expected a number above 0, got 0.0"),
+        ({"loads": 0}, "bench.loads: expected at least 1, got 0"),
+        ({"build_items": 10}, "bench.build_items: expected at least 100, got 10"),
+        ({"budgets": {"load_s": -1.0}}, "bench.budgets.load_s: expected a number above 0, got -1.0"),
+    ],
+)
+def test_a_section_that_makes_no_sense_is_refused(section: Any, text: str) -> None:
+    with pytest.raises(ValueError) as error:
+        parse(section, BenchConfig, "bench")
+    assert str(error.value).startswith(text)
