@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from serving.basis import Basis
 
 
-@dataclass(frozen=True)
-class Hit:
-    """One item of an answer.
+class Hit(NamedTuple):
+    """One item of an answer; a tuple, for ten are made for every query.
 
     Args:
         id: of the item.

@@ -87,8 +87,8 @@ class Catalogue:
 
     def fields(self, row: int) -> dict[str, str]:
         """The display fields of an item; one that it lacks is left out."""
-        values = ((name, column[row]) for name, column in self._columns.items())
-        return {name: value for name, value in values if value is not None}
+        columns = self._columns.items()
+        return {name: value for name, column in columns if (value := column[row]) is not None}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ The server is a process of its own on a free port, asked over gRPC, and ended by
 """
 
 import contextlib
-import dataclasses
 import signal
 import subprocess
 import sys
@@ -127,7 +126,7 @@ def _port(process: subprocess.Popen[bytes], port_file: Path) -> int:
 
 def _document(answer: Answer) -> dict[str, Any]:
     return {
-        "hits": [dataclasses.asdict(hit) for hit in answer.hits],
+        "hits": [hit._asdict() for hit in answer.hits],
         "basis": answer.basis,
         "unknown_history": answer.unknown_history,
         "bundle_version": answer.bundle_version,

@@ -178,6 +178,15 @@ class Retriever:
             encoded: the queries.
             wanted: of each; `NOTHING` finds nothing and costs nothing.
         """
+        k = wanted[0].k if wanted else 0
+        if k and all(asked is TEXT for asked in encoded.asked) and all(each.is_only(k) for each in wanted):
+            rows, products = self._index.search(encoded.vectors, k)
+            scores = score.shown(products, self.manifest.score)
+            return [Found(*best, TEXT) for best in zip(rows.tolist(), scores.tolist(), strict=True)]
+        return self._find_each(encoded, wanted)
+
+    def _find_each(self, encoded: Encoded, wanted: Sequence[Wanted]) -> list[Found]:
+        """As `find`, of queries that differ in what they exclude, how much they want or what they are."""
         excluded = [asked.excluded(each) for asked, each in zip(encoded.asked, wanted, strict=True)]
         found: list[Found | None] = [None] * len(wanted)
         # How many to look for, and whether in the graph -> queries.
@@ -223,9 +232,9 @@ class Retriever:
         return self._encoder.vectors(arrays), asked
 
     def _hits(self, found: Found) -> tuple[Hit, ...]:
-        catalogue = self.catalogue
+        ids, fields = self.catalogue.ids, self.catalogue.fields
         best = zip(found.rows, found.scores, strict=True)
-        return tuple(Hit(catalogue.ids[row], value, catalogue.fields(row)) for row, value in best)
+        return tuple([Hit(ids[row], value, fields(row)) for row, value in best])
 
     def _warm_up(self, folder: Path) -> None:
         """Answer a query before anyone asks one, so that the first is as fast as the rest."""

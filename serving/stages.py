@@ -39,6 +39,10 @@ class Wanted:
     exclude: frozenset[int] = frozenset()
     exclude_history: bool = False
 
+    def is_only(self, k: int) -> bool:
+        """Whether that is `k` items, whichever they are, of a query that has no history."""
+        return self.k == k and not self.exclude
+
 
 NOTHING = Wanted(0)  # of a query whose vector is all that matters
 
