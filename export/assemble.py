@@ -9,25 +9,23 @@ be loaded. A bundle whose inputs have not changed is not made again.
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
-import polars as pl
 from mlflow.entities import Run
 from rich.console import Console
 
-from export import graph, index, parity, per_query, plots, quality
-from export.backends import Encode, onnx_encoder, torch_encoder
-from export.bench.quick import benchmark
+from export import contents, index, per_query, quality
+from export.backends import onnx_encoder
 from export.catalogue import ColumnRecords, ItemTower, encode_once
+from export.towers import Exporting, Served, Towers
 from protos import bundle
 from protos.errors import BundleError, MissingStage
-from protos.features import HistoryFeature, Side, TextFeature, TowerInputs
+from protos.features import TextFeature
+from protos.vectors import rounded_vectors, write_vectors
 from train.config import Experiment
 from train.dataset import Dataset
 from train.fingerprint import fingerprint, source_code
@@ -36,23 +34,10 @@ from train.model import Model, restore
 from train.places import CACHE
 from train.plots import save
 from train.problem import Problem, problem_of, values_of
-from train.towers import Tower
 
 BUNDLES = CACHE / "bundles"
+CODE = ("export/bench", "export/catalogue", "export/index", "export/precision")
 ENCODING = CACHE / "encoding"  # vectors of bundles that are not finished yet
-SIDES: tuple[Side, Side] = ("query", "item")
-SAMPLE = 500  # records that parity and latency are measured on
-EXAMPLES = 200  # test queries that travel with the bundle
-
-
-@dataclass(frozen=True)
-class Exported:
-    """One tower in both forms."""
-
-    side: Side
-    inputs: TowerInputs
-    tower: Tower
-    onnx: Encode
 
 
 def assemble(experiment: Experiment, dataset: Dataset, run: Run, console: Console) -> tuple[Path, bool]:
@@ -82,9 +67,10 @@ def _fingerprint(experiment: Experiment, run: Run) -> str:
     return fingerprint(
         run.info.run_id,
         experiment.export,
+        experiment.precision,
         experiment.index,
         list(experiment.examples),
-        source_code("export", "export/bench", "export/catalogue", "protos"),
+        source_code("export", *CODE, "protos"),
     )
 
 
@@ -99,15 +85,19 @@ class _Assembly:
         self.model: Model = restore(run)
         self.problem: Problem = problem_of(dataset, experiment.query, experiment.item)
         self.score = score_of(self.model.towers[0])
+        self.filled = self.score.kind != "cosine"
         self.reports: dict[str, dict[str, Any]] = {}
         self.encoded: set[Path] = set()  # folders in ENCODING
 
     def write(self) -> Path:
         """Make everything, then put the bundle down whole."""
         BUNDLES.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".making-", dir=BUNDLES) as name:
+        with (
+            tempfile.TemporaryDirectory(prefix=".making-", dir=BUNDLES) as name,
+            tempfile.TemporaryDirectory(prefix=".variants-", dir=BUNDLES) as scratch,
+        ):
             folder = Path(name)
-            manifest = self._make(folder)
+            manifest = self._make(folder, Path(scratch))
 
             def fill(draft: Path) -> None:
                 for path in folder.iterdir():
@@ -119,105 +109,60 @@ class _Assembly:
         self._log(written)
         return written
 
-    def _make(self, folder: Path) -> bundle.Manifest:
-        towers = {side: self._export(side, folder) for side in SIDES}
-        self.reports["parity"] = {side: self._parity(tower) for side, tower in towers.items()}
-        self._latency(towers, folder)
-        path, inputs = folder / bundle.ITEM_TOWER, towers["item"].inputs
-        dimension = towers["item"].onnx(inputs.to_arrays(self._sample("item", 1))).shape[1]
-        tower = ItemTower(path, inputs, dimension, onnx_encoder(path, threads=0))
-        evaluated = self._encoded(tower, self.problem.items, "items as evaluated")
-        catalogue = evaluated
-        if _served_apart(self.experiment):
-            values = values_of(self.dataset.items, self.experiment.item, catalogue=True)
-            catalogue = self._encoded(tower, values, "items as served")
-        ef_search = self._index(towers["query"], catalogue, folder)
-        self._quality(towers["query"], evaluated, ef_search, folder)
-        np.save(folder / bundle.VECTORS, catalogue)
-        self._items(folder)
+    def _make(self, folder: Path, scratch: Path) -> bundle.Manifest:
+        exporting = Exporting(self.experiment, self.model, self.problem, self.filled, self.console)
+        towers = exporting.into(folder, scratch)
+        self.reports |= towers.reports
+        for name, figure in towers.figures.items():
+            save(figure, folder / bundle.REPORTS / f"{name}.png")
+        evaluated, catalogue = self._vectors(towers)
+        write_vectors(folder, catalogue, towers.vectors.precision, self.filled)
+        parameters = self._index(towers.served["query"], catalogue, folder)
+        self._quality(towers.served["query"], evaluated, parameters, folder)
+        contents.write_items(self.dataset, self.problem, folder)
         self._write_reports(folder)
-        return self._manifest(catalogue, ef_search)
+        return self._manifest(towers, catalogue, parameters)
 
-    def _encoded(self, tower: ItemTower, values: Mapping[str, Sequence[Any]], title: str) -> Any:
-        """Vectors (N, D), in a file that outlives this process until the bundle is written."""
-        streamed = encode_once(ENCODING, tower, ColumnRecords(values, title), self.console, title)
-        self.encoded.add(streamed.path.parent)
-        return np.load(streamed.path, mmap_mode="c")  # torch warns of what it may not write to
+    def _vectors(self, towers: Towers) -> tuple[Any, Any]:
+        """Vectors (N, D) of the items as they are evaluated and as they are served, as they are read back."""
+        item = towers.served["item"]
+        dimension = item.onnx(item.inputs.to_arrays(self.problem.sample("item", "test", 1, 0))).shape[1]
+        tower = ItemTower(item.path, item.inputs, dimension, onnx_encoder(item.path, threads=0))
 
-    def _export(self, side: Side, folder: Path) -> Exported:
-        tower = graph.frozen(self.model.towers[SIDES.index(side)])
-        inputs = self.model.schema.side(side)
-        path = folder / (bundle.QUERY_TOWER if side == "query" else bundle.ITEM_TOWER)
-        with self.console.status(f"exporting the {side} tower"):
-            one = self._sample(side, 1)
-            example = inputs.to_arrays({name: value * 2 for name, value in one.items()})
-            nodes = graph.export_tower(tower, inputs.features, example, path)
-        size = path.stat().st_size / 2**20
-        self.console.print(f"{side} tower: {nodes} nodes, {size:.1f} MiB", highlight=False)
-        return Exported(side, inputs, tower, onnx_encoder(path, self.experiment.export.threads))
+        def encoded(values: Mapping[str, Sequence[Any]], title: str) -> Any:
+            streamed = encode_once(ENCODING, tower, ColumnRecords(values, title), self.console, title)
+            self.encoded.add(streamed.path.parent)  # outlives this process until the bundle is written
+            vectors = np.load(streamed.path, mmap_mode="c")  # torch warns of what it may not write to
+            return rounded_vectors(vectors, towers.vectors.precision, self.filled)
 
-    def _sample(self, side: Side, count: int) -> dict[str, list[Any]]:
-        return self.problem.sample(side, "test", count, seed=0)
+        evaluated = encoded(self.problem.items, "items as evaluated")
+        if not _served_apart(self.experiment):
+            return evaluated, evaluated
+        values = values_of(self.dataset.items, self.experiment.item, catalogue=True)
+        return evaluated, encoded(values, "items as served")
 
-    def _parity(self, tower: Exported) -> dict[str, Any]:
-        with self.console.status(f"parity of the {tower.side} tower"):
-            return parity.check(
-                tower.side,
-                tower.inputs,
-                tower.onnx,
-                torch_encoder(tower.tower),
-                self._sample(tower.side, SAMPLE),
-                self.experiment.export.parity_tolerance,
-            )
-
-    def _latency(self, towers: Mapping[Side, Exported], folder: Path) -> None:
-        with self.console.status("latency of both towers"):
-            report, figure = benchmark(
-                {side: (tower.inputs, tower.tower, tower.onnx) for side, tower in towers.items()},
-                {side: self._sample(side, SAMPLE) for side in SIDES},
-                self.experiment,
-            )
-        self.reports["latency"] = report
-        save(figure, folder / bundle.REPORTS / "latency.png")
-
-    def _asked(self, query: Exported, part: str) -> Any:
+    def _asked(self, query: Served, part: str) -> Any:
         rows, _ = self.problem.parts[part].by_query()
         title = f"{part} queries"
         return quality.encode_queries(query.onnx, query.inputs, self.problem, rows, self.console, title)
 
-    def _index(self, query: Exported, catalogue: Any, folder: Path) -> int:
+    def _index(self, query: Served, catalogue: Any, folder: Path) -> bundle.IndexParameters:
         config = self.experiment.index
-        with self.console.status(f"HNSW over {len(catalogue):,} items"):
-            begun = time.perf_counter()
-            graph_ = index.build(catalogue, config, self.score)
-            seconds = time.perf_counter() - begun
-            index.save(graph_, folder / bundle.INDEX)
-        tuned = index.tune(graph_, catalogue, self._asked(query, "validation"), config)
-        if not tuned.reached:
-            self.console.print(
-                f"index: no ef_search up to {tuned.ef_search} is sure to reach {config.recall_target}; "
-                "a larger m or ef_construction in [index] may"
-            )
-        asked = self._asked(query, "test")
-        found = index.approximate(graph_, asked, config.k, tuned.ef_search)
-        recall = float(index.recalls(found, catalogue, asked, config.k).mean())
-        self.reports["index"] = {
-            f"ann_recall_at_{config.k}": recall,
-            "target": config.recall_target,
-            "ef_search": tuned.ef_search,
-            "reached": tuned.reached,
-            "build_s": seconds,
-            "searched_text": self.dataset.report["served_text"],
-            "curve": list(tuned.curve),
-        }
-        figure = plots.recall_and_cost(tuned.curve, tuned.ef_search, config.recall_target)
-        save(figure, folder / bundle.REPORTS / "index.png")
-        return tuned.ef_search
+        made = index.make(catalogue, self._asked(query, "validation"), config, self.score, self.console)
+        index.save(made.graph, folder / bundle.INDEX)
+        recall = index.recall_as_served(made, catalogue, self._asked(query, "test"), config.k)
+        served_text = {"searched_text": self.dataset.report["served_text"]}
+        self.reports["index"] = {f"ann_recall_at_{config.k}": recall, **made.report, **served_text}
+        save(made.figure, folder / bundle.REPORTS / "index.png")
+        return made.parameters
 
-    def _quality(self, query: Exported, evaluated: Any, ef_search: int, folder: Path) -> None:
+    def _quality(
+        self, query: Served, evaluated: Any, parameters: bundle.IndexParameters, folder: Path
+    ) -> None:
         with self.console.status("quality on the test split, baselines beside it"):
-            searched = index.build(evaluated, self.experiment.index, self.score)
-            model = quality.Searched(query.onnx, query.inputs, evaluated, searched, ef_search)
+            threads = self.experiment.index.threads
+            graph = index.build_as(parameters, evaluated, self.score, threads)
+            model = quality.Searched(query.onnx, query.inputs, evaluated, graph, parameters)
             answers = quality.ranked(self.problem, model, self.console)
             metrics = quality.evaluate(
                 self.experiment, self.problem, model, self.score, self.console, answers
@@ -225,30 +170,14 @@ class _Assembly:
         per_query.save(per_query.measure(self.problem, answers), folder)
         self.reports["quality"] = metrics | {"evaluated_text": self.dataset.report["evaluated_text"]}
 
-    def _items(self, folder: Path) -> None:
-        items = self.dataset.items
-        display = self.dataset.report["display"]
-        fields = {name: [_shown(value) for value in items[name]] for name in display}
-        counts = self.problem.counts()
-        popularity = (counts / max(1, counts.sum())).tolist()
-        content = {"ids": items["item_id"].to_list(), "popularity": popularity, "fields": fields}
-        (folder / bundle.ITEMS).write_text(json.dumps(content, ensure_ascii=False))
-
     def _write_reports(self, folder: Path) -> None:
         for name, report in self.reports.items():
             text = json.dumps(report, indent=2, sort_keys=True)
             (folder / bundle.REPORTS / f"{name}.json").write_text(text + "\n")
 
-    def _examples(self) -> list[dict[str, Any]]:
-        """The queries that the experiment names, then some of the test split."""
-        drawn = self._sample("query", EXAMPLES)
-        for name, spec in self.model.schema.query.items():
-            if isinstance(spec, HistoryFeature):
-                drawn[name] = [history[-spec.max_length :] for history in drawn[name]]
-        sampled = [dict(zip(drawn, each, strict=True)) for each in zip(*drawn.values(), strict=True)]
-        return [*self.experiment.examples, *sampled]
-
-    def _manifest(self, catalogue: Any, ef_search: int) -> bundle.Manifest:
+    def _manifest(
+        self, towers: Towers, catalogue: Any, parameters: bundle.IndexParameters
+    ) -> bundle.Manifest:
         report = self.dataset.report
         return bundle.Manifest(
             name=self.experiment.name,
@@ -259,14 +188,19 @@ class _Assembly:
             dimension=int(catalogue.shape[1]),
             count=len(catalogue),
             schema=self.model.schema,
-            index=index.parameters(self.experiment.index, ef_search),
+            index=parameters,
             display_fields=tuple(report["display"]),
-            examples=tuple(self._examples()),
+            examples=tuple(contents.examples(self.experiment, self.problem, self.model.schema)),
             quality=self.reports["quality"],
             parity=self.reports["parity"],
             ann=self.reports["index"],
             latency=self.reports["latency"],
             score=self.score,
+            precision=bundle.Precisions(
+                towers.served["query"].precision,
+                towers.served["item"].precision,
+                towers.vectors.precision,
+            ),
         )
 
     def _log(self, folder: Path) -> None:
@@ -275,15 +209,6 @@ class _Assembly:
         for name, value in export_metrics(self.reports).items():
             client.log_metric(run_id, name, value)
         client.log_artifacts(run_id, str(folder / bundle.REPORTS), "export")
-
-
-def _shown(value: Any) -> str | None:
-    """A display field as an answer shows it."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, pl.Series):
-        return ", ".join(map(str, value))
-    return None if value is None else str(value)
 
 
 def export_metrics(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -61,7 +61,7 @@ def main_figures(manifest: Manifest) -> dict[str, float]:
     latencies = manifest.latency.get("metrics", {})
     for side in ("query", "item"):
         for percentile in (50, 99):
-            name = f"{side}_tower_fp32_b1_p{percentile}_us"
+            name = f"{side}_tower_b1_p{percentile}_us"
             if name in latencies:
                 found[name] = latencies[name]
     return found | {"size_mib": _size_mib(manifest)}
@@ -157,7 +157,7 @@ def _latency(latency: Mapping[str, Any]) -> str:
     ]
     for side in ("query", "item"):
         for batch in (1, 8, 32):
-            names = [f"{side}_tower_fp32_b{batch}_p{percentile}_us" for percentile in (50, 95, 99)]
+            names = [f"{side}_tower_b{batch}_p{percentile}_us" for percentile in (50, 95, 99)]
             if all(name in figures for name in names):
                 lines.append(
                     _row([f"{side} tower, batch {batch}", *(f"{figures[name]:,.0f}" for name in names)])

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 def lean(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with all rewrites applied, in place."""
-    graph = _Graph(model.graph)
+    graph = Graph(model.graph)
     _gather_scalars(graph)
     _gather_in_place(graph)
     _pad_in_pooling(graph)
@@ -27,7 +27,7 @@ def lean(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-class _Graph:
+class Graph:
     """A graph with the look-ups that rewrites need."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -35,9 +35,11 @@ class _Graph:
         self.constants = {each.name: each for each in graph.initializer}
 
     def consumers(self, name: str) -> list[onnx.NodeProto]:
+        """What reads a value."""
         return [node for node in self.graph.node if name in node.input]
 
     def producer(self, name: str) -> onnx.NodeProto | None:
+        """What gives a value; None where it is an input or a constant."""
         return next((node for node in self.graph.node if name in node.output), None)
 
     def values(self, name: str) -> npt.NDArray[Any] | None:
@@ -80,7 +82,7 @@ class _Graph:
             self.graph.initializer.remove(constant)
 
 
-def _gather_scalars(graph: _Graph) -> None:
+def _gather_scalars(graph: Graph) -> None:
     """Gather from a (V, 1) table, then Squeeze -> Gather from a (V,) table."""
     for gather in [node for node in graph.graph.node if node.op_type == "Gather"]:
         column = graph.constants.get(gather.input[0])
@@ -105,7 +107,7 @@ def _gather_scalars(graph: _Graph) -> None:
         graph.graph.node.remove(after[0])
 
 
-def _gather_in_place(graph: _Graph) -> None:
+def _gather_in_place(graph: Graph) -> None:
     """Squeeze, Gather from a (V,) table, Unsqueeze where the axis was -> Gather."""
     for gather in [node for node in graph.graph.node if node.op_type == "Gather"]:
         squeeze, after = graph.producer(gather.input[1]), graph.consumers(gather.output[0])
@@ -124,7 +126,7 @@ def _gather_in_place(graph: _Graph) -> None:
             graph.give_instead(gather, after[0])
 
 
-def _bounded_above(graph: _Graph) -> None:
+def _bounded_above(graph: Graph) -> None:
     """Min with a number -> Clip, which need not ask whose shape is whose."""
     for bound in [node for node in graph.graph.node if node.op_type == "Min" and len(node.input) == 2]:
         highest = graph.values(bound.input[1])
@@ -136,7 +138,7 @@ def _bounded_above(graph: _Graph) -> None:
             bound.input.extend([value, "", name])
 
 
-def _pad_in_pooling(graph: _Graph) -> None:
+def _pad_in_pooling(graph: Graph) -> None:
     """Pad with zeros in front, then MaxPool -> MaxPool that pads itself.
 
     MaxPool pads with minus infinity; over values of at least 0, with at least one of them in each
@@ -157,7 +159,7 @@ def _pad_in_pooling(graph: _Graph) -> None:
         pool.input[0] = pad.input[0]
 
 
-def _normalise(graph: _Graph) -> None:
+def _normalise(graph: Graph) -> None:
     """Division by max(|x|, tiny) over the last axis -> LpNormalization, which leaves zero as it is, too."""
     for division in [node for node in graph.graph.node if node.op_type == "Div"]:
         bound = graph.producer(division.input[1])
@@ -174,7 +176,7 @@ def _normalise(graph: _Graph) -> None:
         division.attribute.extend([helper.make_attribute("axis", -1), helper.make_attribute("p", 2)])
 
 
-def _copied_dimensions(graph: _Graph) -> None:
+def _copied_dimensions(graph: Graph) -> None:
     """Reshape to dimensions put together from a shape -> Reshape with 0 where a dimension is copied."""
     for reshape in [node for node in graph.graph.node if node.op_type == "Reshape"]:
         target = graph.producer(reshape.input[1])
@@ -192,7 +194,7 @@ def _copied_dimensions(graph: _Graph) -> None:
         del reshape.attribute[:]  # allowzero, which would make 0 a size
 
 
-def _dimension(graph: _Graph, part: str) -> str | int:
+def _dimension(graph: Graph, part: str) -> str | int:
     """One dimension of a shape that is put together: its name or size, an empty name if neither is known."""
     values, source = graph.values(part), graph.producer(part)
     if values is not None:
@@ -204,7 +206,7 @@ def _dimension(graph: _Graph, part: str) -> str | int:
     return known[0] if len(known) == 1 else ""
 
 
-def _scaled_layer(graph: _Graph) -> None:
+def _scaled_layer(graph: Graph) -> None:
     """A linear layer, then Mul by a number -> a linear layer with scaled weights."""
     for scaling in [node for node in graph.graph.node if node.op_type == "Mul"]:
         scale, shift = graph.values(scaling.input[1]), graph.before(scaling, 0, "Add")
@@ -219,7 +221,7 @@ def _scaled_layer(graph: _Graph) -> None:
         graph.give_instead(shift, scaling)
 
 
-def _shifted_norm(graph: _Graph) -> None:
+def _shifted_norm(graph: Graph) -> None:
     """LayerNormalization, then Add a vector -> LayerNormalization with another bias."""
     for shift in [node for node in graph.graph.node if node.op_type == "Add"]:
         norm, vector = graph.before(shift, 0, "LayerNormalization"), graph.values(shift.input[1])

@@ -16,7 +16,7 @@ from rich.console import Console
 from export import index
 from export.backends import Encode
 from export.catalogue import encode_all
-from protos.bundle import Score
+from protos.bundle import IndexParameters, Score
 from protos.features import TowerInputs
 from train.baselines import LABELS, baselines
 from train.config import Experiment
@@ -33,13 +33,13 @@ FIRST = 10  # items in a request, as most are
 
 @dataclass(frozen=True)
 class Searched:
-    """A model as it is served: the query tower, the vectors of all items, and a graph over them."""
+    """A model as it is served: the query tower, the vectors of all items, and how they are searched."""
 
     query: Encode
     inputs: TowerInputs
     items: Vectors
     graph: hnswlib.Index
-    ef_search: int
+    parameters: IndexParameters
 
 
 def encode_queries(
@@ -94,8 +94,12 @@ def evaluate(
 def _served(problem: Problem, model: Searched, rows: Rows, console: Console) -> Rows:
     asked = encode_queries(model.query, model.inputs, problem, rows, console, "queries")
     seen = problem.seen(rows)
-    found = [index.served(model.graph, asked, model.items, k, model.ef_search, seen) for k in (FIRST, K)]
-    return continued(*found)
+    own = model.parameters
+
+    def found(k: int) -> Rows:
+        return index.served(model.graph, asked, model.items, k, own.ef_search, seen, own.exact)
+
+    return continued(found(FIRST), found(K))
 
 
 def continued(first: Rows, more: Rows) -> Rows:

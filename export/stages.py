@@ -1,5 +1,6 @@
 """The commands of `python -m export`, each from its arguments to one JSON document."""
 
+import json
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -8,21 +9,21 @@ from typing import Any
 from mlflow.entities import Run
 
 from export import index, quality, registry, release
-from export.assemble import BUNDLES, SIDES, assemble
+from export.assemble import BUNDLES, assemble
 from export.backends import onnx_encoder
 from export.catalogue import encode_all
 from export.history import history as history_of
 from export.rollback import rollback as roll_back
+from export.towers import FILES, SIDES
 from protos import bundle
 from protos.errors import MissingStage
+from protos.vectors import rounded_vectors
 from train.command import PROGRESS
 from train.config import Experiment, read_experiment
 from train.dataset import Dataset, prepare
 from train.fit import STAGE as FIT
 from train.problem import Problem, problem_of
 from train.tracking import connect, find_run, get_run
-
-TOWERS = {"query": bundle.QUERY_TOWER, "item": bundle.ITEM_TOWER}
 
 
 def make_bundle(arguments: Namespace) -> dict[str, Any]:
@@ -43,12 +44,13 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     if dataset.split_hash != manifest.split_hash:
         raise MissingStage(f"{folder}: was made on another split; `make export` makes a new one")
     problem = problem_of(dataset, experiment.query, experiment.item)
-    encoders = {side: onnx_encoder(folder / TOWERS[side], threads=0) for side in SIDES}
+    encoders = {side: onnx_encoder(folder / FILES[side], threads=0) for side in SIDES}
     inputs = {side: manifest.schema.side(side) for side in SIDES}
-    items = encode_all(encoders["item"], inputs["item"], problem.items, PROGRESS, "items")
+    encoded = encode_all(encoders["item"], inputs["item"], problem.items, PROGRESS, "items")
+    items = rounded_vectors(encoded, manifest.precision.vectors, manifest.score.kind != "cosine")
     with PROGRESS.status("search"):
-        graph_ = index.build(items, experiment.index, manifest.score)
-        model = quality.Searched(encoders["query"], inputs["query"], items, graph_, manifest.index.ef_search)
+        graph = index.build_as(manifest.index, items, manifest.score, experiment.index.threads)
+        model = quality.Searched(encoders["query"], inputs["query"], items, graph, manifest.index)
         metrics = quality.evaluate(experiment, problem, model, manifest.score, PROGRESS)
     return metrics | {"bundle": str(folder)}
 
@@ -138,7 +140,8 @@ def _told(folder: Path) -> dict[str, Any]:
         "ef_search": manifest.index.ef_search,
         "quality": manifest.quality,
         "parity": manifest.parity,
-        "ann": {k: v for k, v in manifest.ann.items() if k != "curve"},
+        "ann": {k: v for k, v in manifest.ann.items() if k not in ("curve", "grid")},
+        "precision": json.loads((folder / bundle.REPORTS / "precision.json").read_bytes()),
         "latency": {k: v for k, v in manifest.latency.items() if k != "towers"},
         "size_mib": sum(record.size for record in manifest.files.values()) / 2**20,
     }

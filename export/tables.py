@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from export.precision import show_precision
 from train.plots import spelt
 from train.tables import baseline_columns, show_cold
 
@@ -23,6 +24,7 @@ def show_bundle(result: dict[str, Any], console: Console) -> None:
         f"(target {ann['target']}); parity: max_abs_diff {worst:.1e}",
         highlight=False,
     )
+    show_precision(result["precision"], console)
     show_latency(result["latency"], console)
 
 
@@ -41,13 +43,13 @@ def show_latency(report: dict[str, Any], console: Console) -> None:
     """p50 of both backends by batch size."""
     figures = report["metrics"]
     budget = f"{report['threads']} thread{'s' if report['threads'] != 1 else ''}"
-    table = Table(f"p50, microseconds, {budget}", "ONNX Runtime", "torch eager", "ratio", box=None)
+    table = Table(f"p50, microseconds, {budget}", "as served", "torch eager", "ratio", box=None)
     for side in ("query", "item"):
         torch, ratio = ("", "") if side == "query" else ("item_tower_", "item_")
         for batch in (1, 8, 32):
             table.add_row(
                 f"{side} tower, batch {batch}",
-                f"{figures[f'{side}_tower_fp32_b{batch}_p50_us']:,.0f}",
+                f"{figures[f'{side}_tower_b{batch}_p50_us']:,.0f}",
                 f"{figures[f'{torch}torch_b{batch}_p50_us']:,.0f}",
                 f"{figures[f'{ratio}torch_over_onnx_b{batch}']:.1f}",
             )

@@ -3,7 +3,8 @@
     manifest.json         what this is, what was measured, and the sha256 and size of every other file
     query_tower.onnx      raw query arrays -> unit vectors, preprocessing inside
     item_tower.onnx       the same for items
-    vectors.npy           item vectors, float32 (N, D), row n belongs to item n
+    vectors.npy           item vectors (N, D), row n belongs to item n; with vector_scales.npy where they are
+                          int8 (`vectors.py`)
     index.hnsw            hnswlib graph over the same rows
     items.json            {"ids": [...], "popularity": [...], "fields": {"<display field>": [...]}}
     reports/*             quality, parity, latency and recall in JSON, and their plots
@@ -27,7 +28,7 @@ from protos.config import parse
 from protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
 from protos.features import Schema
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 MANIFEST = "manifest.json"
 QUERY_TOWER = "query_tower.onnx"
@@ -45,7 +46,9 @@ class IndexParameters:
 
     `space` is hnswlib's name of the metric, always "ip", the inner product. Where scores are not cosines the
     graph holds the items without their last coordinate, which only fills them up to unit length. hnswlib
-    does not store `ef_search` in its file, so it travels here.
+    does not store `ef_search` in its file, so it travels here. Where `exact` holds, every search
+    compares with every item, because that was measured to be no slower, or because the experiment says so;
+    the graph is there, and nobody asks it.
     """
 
     space: str
@@ -53,6 +56,7 @@ class IndexParameters:
     ef_construction: int
     ef_search: int
     seed: int
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,26 @@ class Score:
 
     kind: Literal["cosine", "inner_product", "sigmoid"] = "cosine"
     bias: float = 0.0
+
+
+Variant = Literal["fp32", "fp16_tables", "int8_tables", "int8_dynamic", "int8_static"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class Precisions:
+    """In how many bits towers and vectors are kept. What is computed from them is float32.
+
+    Args:
+        query: the query tower's variant. Its tables are float16 or int8 rows, each with its scale; with
+            `int8_dynamic` and `int8_static` they are int8, and dense layers are computed in int8, too.
+        item: the item tower's.
+        vectors: of the item vectors on the disk.
+    """
+
+    query: Variant = "fp32"
+    item: Variant = "fp32"
+    vectors: Precision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -101,6 +125,7 @@ class Manifest:
         files: path -> sha256 and size of each other file.
         bundle_version: sha256 of this manifest with this field empty.
         score: what an inner product is shown as.
+        precision: in how many bits towers and vectors are kept.
     """
 
     name: str
@@ -121,6 +146,7 @@ class Manifest:
     files: dict[str, FileRecord] = field(default_factory=dict)
     bundle_version: str = ""
     score: Score = Score()
+    precision: Precisions = Precisions()
     schema_version: int = SCHEMA_VERSION
 
     def to_bytes(self) -> bytes:

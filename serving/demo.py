@@ -144,7 +144,7 @@ def summary(manifest: dict[str, Any]) -> dict[str, str]:
     ann = next(name for name in manifest["ann"] if name.startswith("ann_recall"))
     worst = max(side["max_abs_diff"] for side in manifest["parity"].values())
     figures = latency["metrics"]
-    onnx, torch = figures["query_tower_fp32_b1_p50_us"], figures["torch_b1_p50_us"]
+    onnx, torch = figures["query_tower_b1_p50_us"], figures["torch_b1_p50_us"]
     differ = data.get("evaluated_text") != data.get("served_text")
     texts = {"evaluated on": data.get("evaluated_text"), "served text": data.get("served_text")}
     return {

@@ -1,4 +1,4 @@
-"""Vector to rows: the HNSW graph of a bundle, and exact search where the graph is no use.
+"""Vector to rows: the HNSW graph of a bundle, or exact search where the graph is no use.
 
 Both give inner products. Item vectors are of unit length. Where scores are not cosines, their last
 coordinate only fills them up to that, and the graph goes without it: a query from a tower has a zero there,
@@ -11,15 +11,14 @@ import hnswlib
 import numpy as np
 import numpy.typing as npt
 
-from protos.beam import graph_width
+from protos.beam import exact_search, graph_width
 from protos.bundle import INDEX, VECTORS, Manifest
 from protos.errors import BundleDamaged
+from protos.vectors import read_vectors
 from serving.graph_file import read_graph
 
 Vectors = npt.NDArray[np.float32]
 Found = tuple[npt.NDArray[np.int64], Vectors]  # rows (B, K) and scores (B, K), best first
-
-BLOCK = 16  # queries that exact search scores at once: bounds memory to 16 N floats
 
 
 class Index:
@@ -30,21 +29,24 @@ class Index:
         manifest: of that bundle.
 
     Raises:
-        BundleDamaged: vectors or graph are not those that the manifest describes.
+        BundleDamaged: vectors, or the graph where it is searched, are not those that the manifest describes.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.count, self.dimension = manifest.count, manifest.dimension
         self.filled = manifest.score.kind != "cosine"
-        self._ef = manifest.index.ef_search
-        self.vectors = self._load_vectors(folder / VECTORS)
-        self._graph = self._load_graph(folder / INDEX, manifest.index.space)
+        self._ef, self._exact = manifest.index.ef_search, manifest.index.exact
+        self.vectors = read_vectors(
+            folder, manifest.precision.vectors, self.count, self.dimension, self.filled
+        )
+        # A graph that nobody asks would only take memory.
+        self._graph = None if self._exact else self._load_graph(folder / INDEX, manifest.index.space)
 
     def search(self, queries: Vectors, k: int) -> Found:
         """The `min(k, N)` items nearest to each query, float32 (B, D), as a tower gives it."""
         k = min(k, self.count)
-        width = graph_width(k, self._ef, self.count)
-        if width is None:
+        width = graph_width(k, self._ef, self.count, self._exact)
+        if width is None or self._graph is None:
             return self.exact(queries, k)
         try:
             rows, distances = self._graph.knn_query(queries, k=width, num_threads=1)
@@ -54,25 +56,7 @@ class Index:
 
     def exact(self, queries: Vectors, k: int) -> Found:
         """As `search`, of any queries, by comparing with every item; among equals the lower row is first."""
-        k = min(k, self.count)
-        rows = np.empty((len(queries), k), np.int64)
-        scores = np.empty((len(queries), k), np.float32)
-        for start in range(0, len(queries), BLOCK):
-            stop = start + BLOCK
-            all_scores = queries[start:stop] @ self.vectors.T  # (BLOCK, N)
-            rows[start:stop] = nearest(all_scores, k)
-            scores[start:stop] = np.take_along_axis(all_scores, rows[start:stop], axis=1)
-        return rows, scores
-
-    def _load_vectors(self, path: Path) -> Vectors:
-        try:
-            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
-            raise BundleDamaged(f"{path}: {error}") from None
-        expected = (self.count, self.dimension)
-        if vectors.dtype != np.float32 or vectors.shape != expected:
-            raise BundleDamaged(f"{path}: {vectors.dtype} {vectors.shape}, expected float32 {expected}")
-        return np.asarray(vectors)
+        return exact_search(queries, self.vectors, k)
 
     def _load_graph(self, path: Path, space: str) -> hnswlib.Index:
         if space != "ip":
@@ -93,24 +77,3 @@ class Index:
             raise BundleDamaged(f"{path}: holds other vectors than {VECTORS}")
         graph.set_ef(self._ef)
         return graph
-
-
-def nearest(scores: Vectors, k: int) -> npt.NDArray[np.int64]:
-    """Columns of the `k` highest scores of each row, best first, the lower one among equals.
-
-    Args:
-        scores: float32 (B, N).
-        k: at most N.
-
-    Returns:
-        int64 (B, k).
-    """
-    if k < scores.shape[1]:
-        threshold = np.partition(scores, -k, axis=1)[:, -k]  # (B,)
-    else:
-        threshold = scores.min(axis=1)
-    best = np.empty((len(scores), k), np.int64)
-    for row, (values, least) in enumerate(zip(scores, threshold, strict=True)):
-        candidates = np.flatnonzero(values >= least)
-        best[row] = candidates[np.argsort(-values[candidates], kind="stable")[:k]]
-    return best

@@ -67,7 +67,9 @@ class Bench:
         self.index = Index(folder, manifest)
         self.retriever = Retriever(manifest, self.encoder, self.index, Catalogue(folder, manifest))
         self.k = k
-        self.width = graph_width(min(k, manifest.count), manifest.index.ef_search, manifest.count)
+        self.width = graph_width(
+            min(k, manifest.count), manifest.index.ef_search, manifest.count, manifest.index.exact
+        )
         self.queries = self._searched(folder)
 
     def _searched(self, folder: Path) -> list[Query]:
@@ -108,7 +110,7 @@ class Bench:
         return vectors
 
     def _search(self, vectors: Vectors) -> object:
-        if self.width is None:  # what is served compares with every item
+        if self.width is None or self.index._graph is None:  # what is served compares with every item
             scores = vectors @ self.index.vectors.T
             k = min(self.k, self.index.count)
             return np.argpartition(scores, -k, axis=1)[:, -k:]

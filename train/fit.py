@@ -83,7 +83,7 @@ def run_folder(run_id: str) -> Path:
 def _fingerprint(experiment: Experiment, dataset: Dataset) -> str:
     """Everything that a run's result follows from; export, index and gates are not among it."""
     learned = dataclasses.asdict(experiment)
-    for later in ("export", "index", "gates", "bench", "name"):
+    for later in ("export", "precision", "index", "gates", "bench", "name"):
         del learned[later]
     code = source_code("train", "train/config", "protos")
     return fingerprint(learned, dataset.report["fingerprint"], code, torch.__version__)

@@ -17,9 +17,10 @@ import mlflow
 from mlflow.entities import Metric
 
 from export.bench import budgets, index, previous, report, retriever, tables, towers
-from export.bench.figures import Figures, figures_of, tower_names
+from export.bench.figures import SERVED, Figures, figures_of, tower_names
 from export.bench.plan import main_kind, plan
-from export.bench.subject import Subject, forms_of, subject_of
+from export.bench.subject import SIZE_SHARES, Subject, forms_of, size_shares
+from export.precision import VARIANTS
 from export.stages import bundle_of
 from protos.errors import GateRefused
 from protos.mlflow_names import BUNDLE_VERSION
@@ -49,7 +50,7 @@ def bench(arguments: Namespace) -> Document:
     """Measure a bundle: towers in torch and ONNX Runtime, retriever, index; compare with the run before."""
     connect()
     experiment = read_experiment(arguments.config)
-    subject = subject_of(*bundle_of(experiment, arguments.bundle))
+    subject = Subject(*bundle_of(experiment, arguments.bundle))
 
     def problem() -> Problem:
         dataset = prepare(experiment, arguments.config.parent, console=PROGRESS)
@@ -97,12 +98,12 @@ def run(
 
 def _names(subject: Subject, config: BenchConfig) -> dict[str, set[str]]:
     """Part -> the names of all figures that it gives."""
-    backends = {towers.TORCH, towers.EXPORTED, *subject.variants}
+    backends = {towers.TORCH, towers.EXPORTED, SERVED, *VARIANTS}
     backends |= {towers.COMPILED} if config.compiled else set()
     schema = subject.manifest.schema
-    own = tower_names(plan(config, schema), backends, subject.chosen, main_kind(schema.query))
-    share = set() if subject.size_share is None else {"chosen_size_share"}
-    return {"towers": own | share, "retriever": retriever.names(), "index": set(index.NAMES)}
+    own = tower_names(plan(config, schema), backends, SERVED, main_kind(schema.query))
+    own |= set(SIZE_SHARES.values())
+    return {"towers": own, "retriever": retriever.names(), "index": set(index.NAMES)}
 
 
 def _measure(
@@ -115,7 +116,7 @@ def _measure(
     figures, parts = Figures(), Document()
     folder, manifest = subject.folder, subject.manifest
     if "towers" in only:
-        parts["towers"] = _towers(config, subject, problem(), figures)
+        parts["towers"] = _towers(experiment, config, subject, problem(), figures)
     if "retriever" in only:
         with PROGRESS.status("retriever beside its bare parts, and load time"):
             parts["retriever"], found = retriever.measure(folder, config)
@@ -127,16 +128,17 @@ def _measure(
     return figures, parts
 
 
-def _towers(config: BenchConfig, subject: Subject, problem: Problem, figures: Figures) -> Document:
+def _towers(
+    experiment: Experiment, config: BenchConfig, subject: Subject, problem: Problem, figures: Figures
+) -> Document:
     kind = main_kind(subject.manifest.schema.query)
     with tempfile.TemporaryDirectory(prefix="twinspire-bench-") as scratch:
-        with PROGRESS.status("exporting both towers without rewrites"):
-            forms = forms_of(subject, problem, Path(scratch))
+        with PROGRESS.status("exporting both towers in every precision, and without rewrites"):
+            forms = forms_of(subject, problem, experiment.precision, Path(scratch))
+        figures.metrics.update(size_shares(forms))
         cells = plan(config, subject.manifest.schema)
         measured = towers.measure(cells, forms, config, PROGRESS)
-    figures.add_all(figures_of(measured.cells, subject.chosen, kind, config.seed))
-    if subject.size_share is not None:
-        figures.metrics["chosen_size_share"] = subject.size_share
+    figures.add_all(figures_of(measured.cells, SERVED, kind, config.seed))
     return report.towers_part(measured, kind, config.seed)
 
 

@@ -14,7 +14,7 @@ records where they name nothing else.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from export.bench.plan import AS_IS, Cell
 from export.bench.towers import EXPORTED, TORCH
 from export.bench.turns import Times
 
-PLAIN = "fp32"  # the variant that others are compared with
+PLAIN: Literal["fp32"] = "fp32"  # the variant that others are compared with
+SERVED = "served"  # the one that the bundle holds
 PERCENTILES = (50, 95, 99)
 STATISTICS = ("p50_us", "p95_us", "p99_us", "mean_us", "records_per_s")
 

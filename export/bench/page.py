@@ -82,7 +82,9 @@ def _where(document: Document) -> str:
     told = (
         f"On {machine['processor']} with {machine['cores']} cores, {machine['system']}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + f". {document['at']}. Variant that is served: `{document['chosen']}`. "
+        + f". {document['at']}. Served: "
+        + ", ".join(f"{side} tower `{name}`" for side, name in document["chosen"].items())
+        + ". "
         + f"Commit of the bundle: `{document['git_commit'][:12] or '–'}`, of the bench: "
         + f"`{document['measured_by'] or '–'}`."
     )

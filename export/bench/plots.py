@@ -16,6 +16,7 @@ LABELS = {
     "torch": "torch eager",
     "compiled": "torch.compile",
     "exported": "ONNX Runtime, graph not rewritten",
+    "served": "ONNX Runtime, as served",
 }
 LINES = (*COLOURS, "#8a5ba8", "#b3362d", "#3aa6a6", "#444a54")
 PARTS = {

@@ -4,13 +4,15 @@
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from export.backends import Encode, torch_encoder
-from export.bench.figures import PERCENTILES, PLAIN, figures_of, summary
+from export.bench.figures import PERCENTILES, PLAIN, SERVED, figures_of, summary
+from export.bench.inputs import Values
 from export.bench.machine import machine
 from export.bench.plan import AS_IS, Cell
 from export.bench.plots import Panel, latency_by_batch
@@ -26,18 +28,24 @@ SEED = 0
 Cells = list[tuple[Cell, dict[str, Times]]]
 
 
-def benchmark(
-    towers: Mapping[Side, tuple[TowerInputs, Tower, Encode]],
-    values: Mapping[Side, Mapping[str, Sequence[Any]]],
-    experiment: Experiment,
-    chosen: str = PLAIN,
-) -> tuple[dict[str, Any], Figure]:
-    """Measure both towers at the thread budget of `[export]`.
+@dataclass(frozen=True)
+class Contenders:
+    """One tower, in torch and in ONNX Runtime.
 
     Args:
-        towers: side -> inputs, frozen torch tower, ONNX Runtime encoder with the declared threads.
-        values: side -> feature name -> raw values of real records.
-        chosen: name of the variant that the encoders run.
+        tower: for inference.
+        encoders: `fp32` and `served` -> encoder with the declared threads.
+        values: feature name -> raw values of real records.
+    """
+
+    inputs: TowerInputs
+    tower: Tower
+    encoders: Mapping[str, Encode]
+    values: Values
+
+
+def benchmark(towers: Mapping[Side, Contenders], experiment: Experiment) -> tuple[dict[str, Any], Figure]:
+    """Measure both towers at the thread budget of `[export]`.
 
     Returns:
         the report (`machine`, `threads`, `towers`, `metrics`) and its plot.
@@ -46,19 +54,19 @@ def benchmark(
     effort = Effort(config.iterations, config.iterations, math.inf)
     cells: Cells = []
     with torch_threads(config.threads):
-        for side, (inputs, tower, onnx) in towers.items():
-            encoders = {TORCH: torch_encoder(tower), chosen: onnx}
+        for side, each in towers.items():
+            encoders = {TORCH: torch_encoder(each.tower), **each.encoders}
             for batch in BATCHES:
                 cell = Cell(side, 1, batch, AS_IS)  # names say nothing of the threads; the report does
-                cells.append((cell, time_cell(cell, encoders, inputs, values[side], effort)))
+                cells.append((cell, time_cell(cell, encoders, each.inputs, each.values, effort)))
     report = {
         "machine": machine(),
         "threads": config.threads,
         "towers": _by_side(cells),
-        "metrics": _metrics(cells, chosen),
+        "metrics": _metrics(cells),
     }
     panels = [Panel(side, config.threads, found) for side, found in _by_side(cells).items()]
-    return report, latency_by_batch(panels, chosen)
+    return report, latency_by_batch(panels, SERVED)
 
 
 def _by_side(cells: Cells) -> dict[str, dict[str, dict[str, Any]]]:
@@ -70,12 +78,12 @@ def _by_side(cells: Cells) -> dict[str, dict[str, dict[str, Any]]]:
     return found
 
 
-def _metrics(cells: Cells, chosen: str) -> dict[str, float]:
-    """Percentiles of both backends, and their ratios."""
+def _metrics(cells: Cells) -> dict[str, float]:
+    """Percentiles of all backends, and the ratios of torch and what is served."""
     ends = tuple(f"_p{percent}_us" for percent in PERCENTILES)
-    metrics = figures_of(cells, chosen, AS_IS, SEED).metrics
+    metrics = figures_of(cells, SERVED, AS_IS, SEED).metrics
     own = {name: value for name, value in metrics.items() if name.endswith(ends)}
-    starts = (TORCH, *(f"{cell.side}_tower_{each}" for cell, _ in cells for each in (TORCH, chosen)))
+    starts = (TORCH, *(f"{cell.side}_tower_{each}" for cell, _ in cells for each in (TORCH, PLAIN, "b")))
     ratios = ("torch_over_onnx_b", "item_torch_over_onnx_b")
     return {
         **{name: value for name, value in own.items() if name.startswith(starts)},

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure as Plot
 
 from export.bench import page, plots
 from export.bench.budgets import Budget
-from export.bench.figures import Figures, summary
+from export.bench.figures import SERVED, Figures, summary
 from export.bench.machine import BUSY, machine, on_processor, versions
-from export.bench.plan import AS_IS
+from export.bench.plan import AS_IS, SIDES
 from export.bench.previous import DOCUMENT, changes
 from export.bench.subject import Subject
 from export.bench.towers import Measured
@@ -77,7 +77,7 @@ def document_of(
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(),
-        "chosen": subject.chosen,
+        "chosen": {side: subject.variant(side) for side in SIDES},
         **parts,
         "metrics": figures.metrics,
         "intervals": {name: [each.low, each.high] for name, each in figures.sure.items()},
@@ -138,7 +138,7 @@ def _latency(document: Document) -> Plot | None:
             found = by_panel.setdefault((cell["side"], cell["threads"]), {})
             found[str(cell["batch"])] = cell["backends"]
     panels = [plots.Panel(side, threads, found) for (side, threads), found in by_panel.items()]
-    return plots.latency_by_batch(panels, document["chosen"]) if panels else None
+    return plots.latency_by_batch(panels, SERVED) if panels else None
 
 
 def _retriever(document: Document) -> Plot | None:

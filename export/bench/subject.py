@@ -2,25 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from export import graph
+from export import graph, precision
 from export.bench.exported import export_unchanged
-from export.bench.figures import PLAIN
+from export.bench.figures import PLAIN, SERVED
 from export.bench.plan import SIDES
 from export.bench.towers import EXPORTED, Forms
-from protos import bundle
-from protos.bundle import Manifest
+from protos.bundle import ITEM_TOWER, QUERY_TOWER, Manifest, Variant
 from protos.features import Side
+from train.config import PrecisionConfig
 from train.model import restore
 from train.problem import Problem
 from train.tracking import get_run
 
-TOWERS: dict[Side, str] = {"query": bundle.QUERY_TOWER, "item": bundle.ITEM_TOWER}
+FILES: dict[Side, str] = {"query": QUERY_TOWER, "item": ITEM_TOWER}
+SIZE_SHARES: dict[Side, str] = {"query": "chosen_size_share", "item": "item_chosen_size_share"}
 RECORDS = 2000  # of each side
-
-Variants = Mapping[str, Mapping[Side, Path]]
 
 
 @dataclass(frozen=True)
@@ -28,43 +28,34 @@ class Subject:
     """A bundle that was verified.
 
     Args:
-        variants: name -> side -> ONNX file, for every precision that there is.
-        chosen: the name of the one that is served.
+        manifest: of that bundle.
     """
 
     folder: Path
     manifest: Manifest
-    variants: Variants
-    chosen: str
 
-    @property
-    def size_share(self) -> float | None:
-        """Bytes of both towers as they are served, over those of the plain ones; None without those."""
-        sizes = {
-            name: sum(path.stat().st_size for path in files.values()) for name, files in self.variants.items()
-        }
-        return sizes[self.chosen] / sizes[PLAIN] if PLAIN in sizes else None
+    def variant(self, side: Side) -> Variant:
+        """The variant of a tower that the bundle holds."""
+        own = self.manifest.precision
+        return own.query if side == "query" else own.item
 
 
-def subject_of(
-    folder: Path, manifest: Manifest, variants: Variants | None = None, chosen: str = PLAIN
-) -> Subject:
-    """A bundle as what is measured.
-
-    Args:
-        manifest: of that bundle, which has been verified.
-        variants: beside the bundle's own towers, which are the chosen one.
-    """
-    own = {side: folder / tower for side, tower in TOWERS.items()}
-    return Subject(folder, manifest, {chosen: own, **(variants or {})}, chosen)
+def size_shares(forms: Mapping[Side, Forms]) -> dict[str, float]:
+    """Bytes of each tower as it is served, over those in float32."""
+    sizes = {
+        side: {name: path.stat().st_size for name, path in each.variants.items()}
+        for side, each in forms.items()
+    }
+    return {SIZE_SHARES[side]: each[SERVED] / each[PLAIN] for side, each in sizes.items()}
 
 
-def forms_of(subject: Subject, problem: Problem, scratch: Path) -> dict[Side, Forms]:
-    """Both towers, in torch and as ONNX, the graph that was not rewritten among them.
+def forms_of(subject: Subject, problem: Problem, config: PrecisionConfig, scratch: Path) -> dict[Side, Forms]:
+    """Both towers in torch and as ONNX: as served, in every precision, and as the exporter leaves them.
 
     Args:
         problem: whose test part the records are of.
-        scratch: a folder for that graph.
+        config: how the variants are made that the bundle does not hold.
+        scratch: a folder for what the bundle does not hold.
 
     Raises:
         MissingStage: the run that trained the bundle's towers is not known, or holds none.
@@ -77,6 +68,12 @@ def forms_of(subject: Subject, problem: Problem, scratch: Path) -> dict[Side, Fo
         few = inputs.to_arrays({name: (column * 2)[:2] for name, column in values.items()})
         path = scratch / f"{side}-{EXPORTED}.onnx"
         export_unchanged(tower, inputs, few, path)
-        files = {name: each[side] for name, each in subject.variants.items()}
-        forms[side] = Forms(inputs, tower, {**files, EXPORTED: path}, values)
+        plain = scratch / f"{side}.onnx"
+        graph.export_tower(tower, inputs.features, few, plain)
+        wanted = [name for name in precision.VARIANTS if name != subject.variant(side)]
+        training = partial(precision.calibration, problem, side, inputs, config)
+        made = precision.make_variants(plain, scratch, training, wanted)
+        files: dict[str, Path] = {SERVED: subject.folder / FILES[side], EXPORTED: path}
+        files |= dict(made.files.items())
+        forms[side] = Forms(inputs, tower, files, values)
     return forms

@@ -16,6 +16,7 @@ from export import graph, parity
 from export.backends import Encode, torch_encoder
 from export.gates.apart import Failure, ask
 from export.gates.decision import Gate, Side
+from export.precision import rounded
 from protos import bundle, features
 from protos.errors import DataError, MissingStage
 from protos.features import CategoryFeature, FeatureSpec, IdFeature, TextFeature, TowerInputs
@@ -27,6 +28,7 @@ SIDES: tuple[features.Side, features.Side] = ("query", "item")
 ITEMS = 200  # made-up items
 
 Batches = Mapping[features.Side, Sequence[parity.Batch]]
+Bounds = Mapping[features.Side, float]
 
 
 def judge(challenger: Side, experiment: Experiment, scratch: Path) -> tuple[Gate, dict[str, Any]]:
@@ -35,31 +37,37 @@ def judge(challenger: Side, experiment: Experiment, scratch: Path) -> tuple[Gate
     Raises:
         Unavailable: MLflow does not answer.
     """
-    bound = _tolerance(challenger, experiment)
+    bounds = {side: _tolerance(challenger, side, experiment) for side in SIDES}
     batches = {side: list(parity.batches(*_records(challenger, side))) for side in SIDES}
     found = _onnx(challenger.folder, batches, scratch)
     if isinstance(found, Failure):
         text = f"{found.bundle} tower, {found.text}" if found.bundle else found.text
-        return Gate("parity", None, bound, False, text), {"error": text}
+        return Gate("parity", None, min(bounds.values()), False, text), {"error": text}
     try:
         towers = restore(get_run(challenger.manifest.run_id)).towers
     except (MissingStage, DataError) as error:
-        return _claimed(challenger, bound, str(error))
-    torch = {side: torch_encoder(graph.frozen(tower)) for side, tower in zip(SIDES, towers, strict=True)}
-    return _measured(batches, found, torch, bound)
+        return _claimed(challenger, bounds, str(error))
+    own = challenger.manifest.precision
+    kept = {"query": own.query, "item": own.item}
+    torch = {
+        side: torch_encoder(rounded(graph.frozen(tower), kept[side]))
+        for side, tower in zip(SIDES, towers, strict=True)
+    }
+    return _measured(batches, found, torch, bounds)
 
 
 def _measured(
-    batches: Batches, found: Mapping[str, Any], torch: Mapping[features.Side, Encode], bound: float
+    batches: Batches, found: Mapping[str, Any], torch: Mapping[features.Side, Encode], bounds: Bounds
 ) -> tuple[Gate, dict[str, Any]]:
+    """The gate tells of the batch that comes nearest to its tower's tolerance, or is farthest beyond it."""
     measured: dict[str, Any] = {}
-    worst, where = -1.0, ""
+    worst, bound, where = -1.0, 1.0, ""
     for side in SIDES:
         most, records = 0.0, 0
         for batch, vectors in zip(batches[side], found[side], strict=True):
             difference = _difference(vectors, torch[side](batch.arrays))
-            if difference > worst:
-                worst, where = difference, f"{side} tower, {batch.records}"
+            if difference / bounds[side] > worst / bound:
+                worst, bound, where = difference, bounds[side], f"{side} tower, {batch.records}"
             most, records = max(most, difference), records + batch.size
         measured[side] = {"max_abs_diff": most if math.isfinite(most) else None, "records": records}
     holds = worst <= bound
@@ -76,23 +84,28 @@ def _difference(found: Any, expected: Any) -> float:
     return difference if math.isfinite(difference) else math.inf
 
 
-def _claimed(challenger: Side, bound: float, why: str) -> tuple[Gate, dict[str, Any]]:
+def _claimed(challenger: Side, bounds: Bounds, why: str) -> tuple[Gate, dict[str, Any]]:
     """What the manifest says, where the run's own towers cannot be had."""
-    sides = [each for each in challenger.manifest.parity.values() if isinstance(each, dict)]
-    figures = [each["max_abs_diff"] for each in sides if isinstance(each.get("max_abs_diff"), int | float)]
-    figure = float(max(figures)) if figures else None
+    claimed = {side: _said(challenger, side, "max_abs_diff") for side in SIDES}
+    known = [(each / bounds[side], each, bounds[side]) for side, each in claimed.items() if each is not None]
+    _, figure, bound = max(known) if known else (0.0, None, min(bounds.values()))
     claims = f"the manifest claims {figure:.1e}" if figure is not None else "the manifest claims nothing"
     text = f"not measured anew ({why}); {claims}"
     holds = figure is not None and figure <= bound
     return Gate("parity", figure, bound, holds, text), {"claimed": figure, "error": why}
 
 
-def _tolerance(challenger: Side, experiment: Experiment) -> float:
+def _tolerance(challenger: Side, side: features.Side, experiment: Experiment) -> float:
     if experiment.gates.parity_tolerance is not None:
         return experiment.gates.parity_tolerance
-    sides = [each for each in challenger.manifest.parity.values() if isinstance(each, dict)]
-    own = [each["tolerance"] for each in sides if isinstance(each.get("tolerance"), int | float)]
-    return float(min(own)) if own else experiment.export.parity_tolerance
+    return _said(challenger, side, "tolerance") or experiment.export.parity_tolerance
+
+
+def _said(challenger: Side, side: features.Side, name: str) -> float | None:
+    """A figure of one tower's parity in the manifest."""
+    told = challenger.manifest.parity.get(side)
+    value = told.get(name) if isinstance(told, dict) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _records(challenger: Side, side: features.Side) -> tuple[TowerInputs, dict[str, list[Any]]]:

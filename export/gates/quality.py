@@ -18,7 +18,8 @@ from export.gates.decision import Gate, Side
 from export.per_query import PerQuery
 from protos import bundle
 from protos.errors import DataError, TwinspireError
-from train.config import Experiment, IndexConfig
+from protos.vectors import rounded_vectors
+from train.config import Experiment
 from train.figures import WITH_INTERVAL
 from train.metrics import interval
 from train.plots import spelt
@@ -189,18 +190,17 @@ def _evaluate(side: Side, problem: Problem, threads: int, console: Console) -> P
     manifest = side.manifest
     _check_features(side, problem)
     query, item = manifest.schema.side("query"), manifest.schema.side("item")
-    items = encode_all(
+    encoded = encode_all(
         onnx_encoder(side.folder / bundle.ITEM_TOWER, threads=0),
         item,
         problem.items,
         console,
         f"items by version {side.version}",
     )
-    own = manifest.index
-    config = IndexConfig(own.m, own.ef_construction, seed=own.seed, threads=threads)
-    graph = index.build(items, config, manifest.score)
+    items = rounded_vectors(encoded, manifest.precision.vectors, manifest.score.kind != "cosine")
+    graph = index.build_as(manifest.index, items, manifest.score, threads)
     encode = onnx_encoder(side.folder / bundle.QUERY_TOWER, threads=0)
-    model = quality.Searched(encode, query, items, graph, own.ef_search)
+    model = quality.Searched(encode, query, items, graph, manifest.index)
     return per_query.measure(problem, quality.ranked(problem, model, console))
 
 

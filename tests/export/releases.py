@@ -40,7 +40,7 @@ LATENCY = {
     "threads": 1,
     "machine": {"processor": "A processor", "cores": 2, "system": "Linux"},
     "metrics": {
-        f"{side}_tower_fp32_b{batch}_p{percentile}_us": 40.0 + batch + percentile
+        f"{side}_tower_b{batch}_p{percentile}_us": 40.0 + batch + percentile
         for side in ("query", "item")
         for batch in (1, 8, 32)
         for percentile in (50, 95, 99)

@@ -15,7 +15,7 @@ from export.bench.figures import figures_of, tower_names
 from export.bench.inputs import histories_of_length, of_kind, texts_of_length, varied
 from export.bench.interval import Figure, percentile, ratio
 from export.bench.plan import AS_IS, LONG, SHORT, Cell, kinds, main_kind, plan
-from export.bench.quick import BATCHES, benchmark
+from export.bench.quick import BATCHES, Contenders, benchmark
 from export.bench.towers import effort, time_cell, torch_threads
 from export.bench.turns import Effort, take_turns
 from protos.config import parse
@@ -74,16 +74,19 @@ def test_a_slower_backend_is_measured_slower_on_varied_inputs() -> None:
 
 def test_a_bundles_own_report_is_of_the_same_figures_as_ever(stdlib: Path, tmp_path: Path) -> None:
     experiment = read_experiment(write_toml(stdlib, tmp_path / "a.toml"))
-    towers: Any = {side: (INPUTS, Sleeper(), sleeper(0.001, [])) for side in ("query", "item")}
-    report, _ = benchmark(towers, {"query": VALUES, "item": VALUES}, experiment)
+    encoders = {"fp32": sleeper(0.002, []), "served": sleeper(0.001, [])}
+    sleepy: Any = Sleeper()
+    towers: Any = {side: Contenders(INPUTS, sleepy, encoders, VALUES) for side in ("query", "item")}
+    report, _ = benchmark(towers, experiment)
     percentiles = [f"b{batch}_p{p}_us" for batch in BATCHES for p in (50, 95, 99)]
     expected = {f"torch_over_onnx_b{batch}" for batch in BATCHES}
     expected |= {f"item_torch_over_onnx_b{batch}" for batch in BATCHES}
-    starts = ("torch_", "query_tower_fp32_", "item_tower_torch_", "item_tower_fp32_")
+    starts = ["torch_", "query_tower_fp32_", "item_tower_torch_", "item_tower_fp32_"]
+    starts += ["query_tower_", "item_tower_"]
     expected |= {start + each for start in starts for each in percentiles}
     assert report["metrics"].keys() == expected
     for batch in BATCHES:
-        own, other = (report["towers"]["item"][str(batch)][name]["p50_us"] for name in ("fp32", "torch"))
+        own, other = (report["towers"]["item"][str(batch)][name]["p50_us"] for name in ("served", "torch"))
         assert report["metrics"][f"item_torch_over_onnx_b{batch}"] == pytest.approx(other / own)
     assert (report["threads"], report["machine"]) == (1, machine.machine())
 

@@ -74,7 +74,7 @@ def test_main_figures_are_those_of_the_manifest(manifest: Manifest) -> None:
     assert found["ndcg_at_10"] == 0.9123
     assert found["ann_recall_at_10"] == 0.9876
     assert found["max_abs_diff"] == 1.3e-7
-    assert found["query_tower_fp32_b1_p99_us"] == 140.0
+    assert found["query_tower_b1_p99_us"] == 140.0
     assert found["size_mib"] == sum(each.size for each in manifest.files.values()) / 2**20
 
 

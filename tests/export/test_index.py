@@ -10,12 +10,13 @@ import pytest
 
 from export import index
 from protos import bundle
-from protos.bundle import Score
+from protos.bundle import IndexParameters, Score
 from protos.errors import GateRefused
+from serving.graph_file import read_graph
 from serving.query import Query
 from serving.retriever import Retriever
 from tests.tiny import watched_bundle
-from train.config import IndexConfig
+from train.config.index import IndexConfig
 
 CONFIG = IndexConfig(threads=1)
 
@@ -74,15 +75,16 @@ def test_the_smallest_width_that_reaches_the_target_is_chosen() -> None:
 
 def test_a_target_out_of_reach_is_said_to_be() -> None:
     graph = index.build(ITEMS, IndexConfig(m=2, ef_construction=3, threads=1))
-    tuned = index.tune(graph, ITEMS, QUERIES, IndexConfig(threads=1, recall_target=1.1))
+    tuned = index.tune(graph, ITEMS, QUERIES, IndexConfig(threads=1, recall_target=1.0))
     assert not tuned.reached
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_one_thread_builds_the_same_bytes(tmp_path: Path, seed: int) -> None:
-    config = IndexConfig(threads=1, seed=seed)
+@pytest.mark.parametrize("copies", [1, 20])
+def test_one_thread_builds_the_same_bytes(tmp_path: Path, seed: int, copies: int) -> None:
+    config, items = IndexConfig(threads=1, seed=seed), np.repeat(ITEMS[: 2000 // copies], copies, axis=0)
     for name in ("a", "b"):
-        index.save(index.build(ITEMS, config), tmp_path / name)
+        index.save(index.build(items, config), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -109,11 +111,79 @@ def test_equal_items_keep_recall(twins: int) -> None:
     assert all(len({*row}) == 100 for row in wide.tolist())
 
 
-def test_a_graph_that_equal_items_have_closed_is_told() -> None:
-    items = np.concatenate([np.repeat(unit_vectors(1), 1500, axis=0), ITEMS[:500]])
-    tuned = index.tune(index.build(items, CONFIG), items, QUERIES, CONFIG)
-    assert not tuned.reached  # the links of equal items lead to equal items, and promotion is refused
-    assert tuned.curve[-1]["recall"] < CONFIG.recall_target
+@pytest.mark.parametrize("name", ["one of many", "first of all", "each often", "rounded apart"])
+def test_a_vector_that_many_items_share_closes_nothing(name: str) -> None:
+    items = COPIED[name]
+    graph = index.build(items, CONFIG)
+    tuned = index.tune(graph, items, QUERIES[:100], CONFIG)
+    assert tuned.reached
+    near = index.exact(QUERIES[100:], items, 1)[:, 0]
+    for queries in (QUERIES[100:], items[near], items[:1]):
+        found = index.approximate(graph, queries, CONFIG.k, tuned.ef_search)
+        assert index.recalls(found, items, queries, CONFIG.k).mean() >= CONFIG.recall_target
+        assert all(len({*row}) == CONFIG.k for row in found.tolist())
+
+
+def copied(name: str) -> index.Vectors:
+    random, shared = np.random.default_rng(5), unit_vectors(60, seed=6)
+    if name == "first of all":
+        return np.concatenate([np.repeat(shared[:1], 1500, axis=0), ITEMS[:1000]])
+    if name == "each often":
+        return np.repeat(shared, 40, axis=0)
+    items = np.concatenate([np.repeat(shared[:3], 400, axis=0), ITEMS[:2000]])[random.permutation(3200)]
+    if name == "rounded apart":
+        return np.asarray(items + 1e-7 * random.standard_normal(items.shape), np.float32)
+    return items
+
+
+COPIED = {name: copied(name) for name in ("one of many", "first of all", "each often", "rounded apart")}
+
+
+def test_copies_are_whole_items_to_whoever_reads_the_graph(tmp_path: Path) -> None:
+    items = COPIED["rounded apart"]
+    graph = index.build(items, CONFIG)
+    index.save(graph, tmp_path / "index.hnsw")
+    read = read_graph(tmp_path / "index.hnsw", index.SPACE, 24)
+    assert read.get_current_count() == len(items)
+    held = np.asarray(read.get_items(range(len(items)), return_type="numpy"))
+    np.testing.assert_array_equal(held, items)
+    found = index.approximate(graph, QUERIES, 30, 60)
+    np.testing.assert_array_equal(found, index.approximate(read, QUERIES, 30, 60))
+    _, all_of_them = read.knn_query(held[:1], 700, num_threads=1)
+    assert np.isfinite(all_of_them).all()
+
+
+def test_every_copy_of_a_vector_is_found() -> None:
+    items = COPIED["one of many"]
+    values, counts = np.unique(items, axis=0, return_counts=True)
+    shared = values[counts == 400]
+    assert len(shared) == 3
+    found = index.approximate(index.build(items, CONFIG), shared, 400, 400)
+    for query, rows in zip(shared, found, strict=True):
+        assert {*rows.tolist()} == {*np.flatnonzero((items == query).all(axis=1)).tolist()}
+
+
+def test_few_copies_are_left_to_hnswlib(tmp_path: Path) -> None:
+    items = np.concatenate([np.repeat(ITEMS[:100], 3, axis=0), ITEMS[100:600]])
+    bare = hnswlib.Index(index.SPACE, 24)
+    bare.init_index(len(items), M=16, ef_construction=200, random_seed=0)
+    bare.add_items(items, np.arange(len(items)), num_threads=1)
+    index.save(bare, tmp_path / "bare")
+    index.save(index.build(items, CONFIG), tmp_path / "ours")
+    assert (tmp_path / "bare").read_bytes() == (tmp_path / "ours").read_bytes()
+
+
+def test_copies_by_product_are_those_without_what_fills_up() -> None:
+    random = np.random.default_rng(3)
+    items = np.repeat(unit_vectors(50, seed=2), 30, axis=0)
+    items[:, -1] *= random.choice([-1, 1], len(items))
+    graph = index.build(items, CONFIG, Score("inner_product"))
+    held = np.asarray(graph.get_items(range(len(items)), return_type="numpy"))
+    np.testing.assert_array_equal(held[:, :-1], items[:, :-1])
+    assert (held[:, -1] == 0).all()
+    queries = QUERIES * (np.arange(24) < 23)
+    found = index.approximate(graph, queries, 10, 400)
+    assert index.recalls(found, items, queries, 10).mean() >= 0.98
 
 
 def test_a_torn_graph_is_refused() -> None:
@@ -140,9 +210,9 @@ def test_a_k_beyond_the_ladder_is_its_own_width() -> None:
 
 
 def test_what_a_manifest_says_builds_the_same_index(tmp_path: Path) -> None:
-    said = index.parameters(CONFIG, 40)
-    assert (said.space, said.m, said.ef_construction, said.ef_search) == ("ip", 16, 200, 40)
-    index.save(index.build(ITEMS, CONFIG), tmp_path / "index.hnsw")
+    said = index.parameters(IndexConfig(m=12, ef_construction=90, seed=3, threads=1), 40, exact=True)
+    assert said == IndexParameters("ip", 12, 90, 40, 3, True)
+    index.save(index.build_as(said, ITEMS, threads=1), tmp_path / "index.hnsw")
     graph = hnswlib.Index(said.space, ITEMS.shape[1])
     graph.load_index(str(tmp_path / "index.hnsw"))
     assert (graph.M, graph.ef_construction) == (said.m, said.ef_construction)

@@ -36,7 +36,8 @@ def items(made: Made, problem: Problem, console: Console) -> index.Vectors:
 
 def searched(made: Made, items: index.Vectors, graph: hnswlib.Index, ef_search: int) -> Searched:
     inputs = bundle.read(made.folder).schema.side("query")
-    return Searched(onnx_encoder(made.folder / bundle.QUERY_TOWER), inputs, items, graph, ef_search)
+    parameters = index.parameters(made.experiment.index, ef_search)
+    return Searched(onnx_encoder(made.folder / bundle.QUERY_TOWER), inputs, items, graph, parameters)
 
 
 def narrow(items: index.Vectors) -> hnswlib.Index:

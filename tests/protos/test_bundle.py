@@ -108,7 +108,7 @@ def test_a_manifest_from_the_future_is_refused(folder: Path) -> None:
     content = path.read_bytes()
     table = {**json.loads(content), "schema_version": SCHEMA_VERSION + 1, "something_new": True}
     path.write_text(json.dumps(table))
-    with pytest.raises(BundleTooNew, match=f"/{MANIFEST}: schema version 3"):
+    with pytest.raises(BundleTooNew, match=f"/{MANIFEST}: schema version 4"):
         bundle.read(folder)
     path.write_bytes(content)
 
@@ -122,7 +122,7 @@ def test_a_manifest_from_the_past_is_refused(folder: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"{}", b'{"schema_version": 2}', b"1"])
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"{}", b'{"schema_version": 3}', b"1"])
 def test_something_else_than_a_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / MANIFEST).write_bytes(content)
     with pytest.raises(BundleDamaged, match=f"/{MANIFEST}: "):

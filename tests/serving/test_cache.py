@@ -78,7 +78,7 @@ def test_what_is_damaged_is_fetched_anew(shelf: Shelf, tmp_path: Path, name: str
 def test_a_schema_of_the_future_in_the_cache_is_damage_too(shelf: Shelf, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     path = cache.take(registered(shelf), shelf) / bundle.MANIFEST
-    path.write_bytes(path.read_bytes().replace(b'"schema_version": 2', b'"schema_version": 3'))
+    path.write_bytes(path.read_bytes().replace(b'"schema_version": 3', b'"schema_version": 4'))
     assert bundle.read(cache.take(registered(shelf), shelf))
 
 

@@ -61,7 +61,7 @@ def test_a_summary_names_what_was_measured_beside_the_service() -> None:
         "quality": quality,
         "latency": {
             "threads": 1,
-            "metrics": {"query_tower_fp32_b1_p50_us": 50.0, "torch_b1_p50_us": 400.0},
+            "metrics": {"query_tower_b1_p50_us": 50.0, "torch_b1_p50_us": 400.0},
         },
         "ann": {"ann_recall_at_10": 0.999},
         "index": {"ef_search": 64},

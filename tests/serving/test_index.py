@@ -10,7 +10,7 @@ import pytest
 
 from protos.bundle import INDEX, VECTORS, IndexParameters, Manifest
 from protos.errors import BundleDamaged
-from serving.index import Index, nearest
+from serving.index import Index
 from tests.tiny import build_index, tiny_manifest
 from tests.tiny_towers import TinyTower
 
@@ -83,10 +83,18 @@ def test_exact_search_agrees_with_sorting_everything(folder: Path) -> None:
     assert recall(rows, expected) == 1.0
 
 
-def test_among_equals_the_lower_row_is_first() -> None:
-    scores = np.array([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0]], np.float32)
-    assert nearest(scores, 3).tolist() == [[1, 3, 0], [0, 1, 2]]
-    assert nearest(scores, 5).tolist() == [[1, 3, 0, 2, 4], [0, 1, 2, 3, 4]]
+@pytest.mark.parametrize("k", [1, 10, 100])
+def test_every_search_of_an_exact_bundle_is_exact_and_asks_no_graph(tmp_path: Path, k: int) -> None:
+    exact = manifest(index=replace(PARAMETERS, ef_search=2, exact=True))
+    index = Index(write(tmp_path, VECTORS_2000), exact)
+    rows, scores = index.search(QUERIES, k)
+    expected = np.argsort(-(QUERIES @ VECTORS_2000.T), axis=1, kind="stable")[:, :k]
+    assert recall(rows, expected) == 1.0
+    np.testing.assert_allclose(scores, (QUERIES @ VECTORS_2000.T)[np.arange(100)[:, None], rows], atol=1e-6)
+    through_graph = Index(tmp_path, replace(exact, index=replace(exact.index, exact=False)))
+    assert k > 1 or recall(through_graph.search(QUERIES, k)[0], expected) < 0.95
+    (tmp_path / INDEX).unlink()  # it takes no memory
+    np.testing.assert_array_equal(Index(tmp_path, exact).search(QUERIES, k)[0], rows)
 
 
 def test_more_than_the_catalogue_gives_all_of_it(folder: Path) -> None:

@@ -17,8 +17,10 @@ from protos.features import FeatureSpec, HistoryFeature, IdFeature, TextFeature
 from train.config.bench import BenchConfig
 from train.config.data import DebianData, FilesData, MovielensData, PydocsData, SplitConfig
 from train.config.events import EventsData
+from train.config.index import IndexConfig
 from train.config.losses import Bce, Bpr, FullSoftmax, Hinge, InBatchSoftmax, Loss, SampledSoftmax
-from train.config.stages import ExportConfig, GatesConfig, IndexConfig, TrainingConfig
+from train.config.precision import PrecisionConfig
+from train.config.stages import ExportConfig, GatesConfig, TrainingConfig
 from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower, TowerConfig
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "IndexConfig",
     "Loss",
     "MovielensData",
+    "PrecisionConfig",
     "PydocsData",
     "SampledSoftmax",
     "SequenceTower",
@@ -71,6 +74,7 @@ class Experiment:
     index: IndexConfig = field(default_factory=IndexConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     examples: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:

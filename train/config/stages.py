@@ -1,4 +1,4 @@
-"""`[training]`, `[export]`, `[index]` and `[gates]`: how a stage goes about its work."""
+"""`[training]`, `[export]` and `[gates]`: how a stage goes about its work."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -53,33 +53,6 @@ class ExportConfig:
         above_zero(self, "parity_tolerance")
         at_least(0, self, "threads")
         at_least(1, self, "iterations")
-
-
-@dataclass(frozen=True)
-class IndexConfig:
-    """HNSW (Malkov and Yashunin 2018).
-
-    Args:
-        m: links of a node.
-        ef_construction: width of the search while building.
-        recall_target: ef_search is the smallest that reaches this recall@k against exact search.
-        k: at which recall is measured.
-        seed: of the level draw.
-        threads: of the build; 1 makes it reproducible byte for byte, 0 takes all cores.
-    """
-
-    m: int = 16
-    ef_construction: int = 200
-    recall_target: float = 0.98
-    k: int = 10
-    seed: int = 0
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        at_least(2, self, "m")
-        at_least(1, self, "ef_construction", "k")
-        at_least(0, self, "seed", "threads")
-        above_zero(self, "recall_target")
 
 
 @dataclass(frozen=True)

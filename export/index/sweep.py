@@ -1,0 +1,205 @@
+"""Which graph to build: M and ef_construction compared on a sample of the items.
+
+The sample is drawn evenly, and its graphs are searched with validation queries. Recall gets harder with the
+number of items, and for sparse graphs faster than for dense ones; how fast shows between a quarter of the
+sample and all of it, and the cost is carried on to the whole catalogue at that rate.
+
+Graphs are tried from the sparsest to the densest, one at a time in memory beside the first, which all are
+timed beside. Once two in a row take clearly longer to the same recall than the best so far, still
+denser ones are left out.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hnswlib
+import numpy as np
+from rich.console import Console
+
+from export.index.clock import Clock, graph_search
+from export.index.graph import SPACE, Vectors, build_as, links_size
+from export.index.search import Shares, least_scores
+from export.index.width import Point, aim, walk
+from protos.bundle import IndexParameters, Score
+from protos.errors import GateRefused
+from train.config.index import IndexConfig
+
+GRID = ((8, 100), (16, 100), (16, 200), (32, 200), (32, 400), (48, 400))  # M and ef_construction
+PART = 4  # of a sample a quarter shows how costs grow
+QUERIES = 400  # validation queries that each graph of the sweep is asked
+ALIKE = 1.15  # costs that differ by less are the same: then memory decides, then time to build
+DEARER = 1.25  # a cost of so many times the best is clearly higher
+SAME_RECALL = 0.002  # within a budget, recalls that differ by less are the same
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A graph of the sweep.
+
+    Args:
+        m: links of a node.
+        ef_construction: width of the search while building.
+        build_s: seconds that building over the sample took.
+        bytes_per_item: beyond the vectors.
+        curve: `ef`, `recall`, `standard_error` and `us_per_query` of each width.
+        cost_us: microseconds of a query at the target, between two widths; None where it is out of reach.
+        expected_us: the same on all items, at the rate that it grew at up to here.
+    """
+
+    m: int
+    ef_construction: int
+    build_s: float
+    bytes_per_item: float
+    curve: Sequence[Point]
+    cost_us: float | None
+    expected_us: float | None
+
+
+def grid(config: IndexConfig) -> list[tuple[int, int]]:
+    """What to try, from sparse to dense, with what the configuration settles settled."""
+    pairs = ((config.m or m, config.ef_construction or ef) for m, ef in GRID)
+    return sorted(dict.fromkeys(pairs))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What graphs are compared on.
+
+    Args:
+        items: (S, D).
+        queries: (Q, D).
+        least: (Q,) what the best k score at least.
+        whole: N, items that it was drawn from.
+        part: a smaller one, in which growth begins; None where this one is the whole.
+    """
+
+    items: Vectors
+    queries: Vectors
+    least: Shares
+    whole: int
+    part: "Sample | None" = None
+
+
+def drawn(vectors: Vectors, queries: Vectors, config: IndexConfig) -> Sample:
+    """A seeded sample of items and queries, with a quarter of it inside."""
+    random, whole = np.random.default_rng(config.seed), len(vectors)
+    asked = queries
+    if len(queries) > QUERIES:
+        asked = queries[np.sort(random.choice(len(queries), QUERIES, replace=False))]
+    if whole <= config.sample:
+        return Sample(vectors, asked, least_scores(vectors, asked, config.k), whole)
+    rows = random.choice(whole, config.sample, replace=False)
+    few, many = (vectors[np.sort(rows[:size])] for size in (config.sample // PART, config.sample))
+    part = Sample(few, asked, least_scores(few, asked, config.k), whole)
+    return Sample(many, asked, least_scores(many, asked, config.k), whole, part)
+
+
+def sweep(sample: Sample, config: IndexConfig, score: Score, console: Console) -> list[Swept]:
+    """The graphs that were tried, from sparse to dense."""
+    found: list[Swept] = []
+    clock: Clock | None = None
+    target = aim(config.recall_target)
+    for m, ef_construction in grid(config):
+        chosen = IndexParameters(SPACE, m, ef_construction, config.k, config.seed)
+        with console.status(
+            f"index: M {m}, ef_construction {ef_construction} on {len(sample.items):,} items"
+        ):
+            begun = time.perf_counter()
+            graph = build_as(chosen, sample.items, score, config.threads)
+            seconds = time.perf_counter() - begun
+            clock = clock or Clock(graph_search(graph, config.k, 4 * config.k), sample.queries)
+            curve, size = _curve(graph, sample, config, clock), links_size(graph)
+            cost = expected = cost_at(curve, target)
+            if cost is not None and sample.part is not None and config.latency_budget_us is None:
+                graph = build_as(chosen, sample.part.items, score, config.threads)
+                smaller = cost_at(_curve(graph, sample.part, config, clock), target)
+                expected = carried_on(smaller, cost, sample.whole / len(sample.items))
+        found.append(Swept(m, ef_construction, seconds, size, curve, cost, expected))
+        if past_the_best(found, config):
+            break
+    return found
+
+
+def carried_on(smaller: float | None, cost: float, times: float) -> float:
+    """The cost on so many times the items, given that on a `PART`-th of them and that on all of them.
+
+    It grows with a power of their number, as far as can be told; it never falls.
+    """
+    if smaller is None or smaller >= cost:
+        return cost
+    return float(cost * (cost / smaller) ** (math.log(times) / math.log(PART)))
+
+
+def _curve(graph: hnswlib.Index, sample: Sample, config: IndexConfig, clock: Clock) -> list[Point]:
+    """From the narrowest search to the first that reaches the target, or breaks the budget."""
+    curve: list[Point] = []
+    target, budget = aim(config.recall_target), config.latency_budget_us
+    try:
+        for point in walk(graph, sample.items, sample.queries, config, clock, sample.least):
+            curve.append(point)
+            if point["recall"] >= target if budget is None else point["us_per_query"] > budget:
+                break
+    except GateRefused:  # torn: whatever it reaches, no search may rely on it
+        curve.clear()
+    return curve
+
+
+def cost_at(curve: Sequence[Point], target: float) -> float | None:
+    """Microseconds of a query at a recall, by a straight line between the widths around it."""
+    below: Point | None = None
+    for point in curve:
+        if point["recall"] >= target:
+            if below is None:
+                return float(point["us_per_query"])
+            share = (target - below["recall"]) / (point["recall"] - below["recall"])
+            return float(below["us_per_query"] + share * (point["us_per_query"] - below["us_per_query"]))
+        below = point
+    return None
+
+
+def recall_within(curve: Sequence[Point], budget: float) -> float:
+    """The recall that a budget of microseconds a query pays for; 0 where it pays for none."""
+    return max((point["recall"] for point in curve if point["us_per_query"] <= budget), default=0.0)
+
+
+def past_the_best(found: Sequence[Swept], config: IndexConfig) -> bool:
+    """Whether the two densest graphs so far are clearly dearer than a sparser one.
+
+    One alone may be: its M is larger, and its ef_construction too small for that. With a budget to fill,
+    none is too dear.
+    """
+    if config.latency_budget_us is not None:
+        return False
+    costs = [each.expected_us for each in found]
+    dearest = DEARER * min((cost for cost in costs if cost is not None), default=math.inf)
+    return len(costs) > 2 and all(cost is not None and cost > dearest for cost in costs[-2:])
+
+
+def choose(found: Sequence[Swept], config: IndexConfig) -> Swept:
+    """The graph of least cost, or of the best recall within the budget; between equals the smaller.
+
+    Where none reaches the target on the sample, the one of the highest recall.
+    """
+    budget = config.latency_budget_us
+    if budget is not None:
+        best = max(recall_within(each.curve, budget) for each in found)
+        even = [each for each in found if recall_within(each.curve, budget) >= best - SAME_RECALL]
+    elif costs := [each.expected_us for each in found if each.expected_us is not None]:
+        most = ALIKE * min(costs)
+        even = [each for each in found if each.expected_us is not None and each.expected_us <= most]
+    else:
+        best = max(_highest(each) for each in found)
+        even = [each for each in found if _highest(each) == best]
+    return min(even, key=lambda each: (each.bytes_per_item, each.build_s))
+
+
+def _highest(each: Swept) -> float:
+    return max((point["recall"] for point in each.curve), default=0.0)
+
+
+def as_report(each: Swept) -> dict[str, Any]:
+    """A graph of the sweep as JSON says it."""
+    return {**each.__dict__, "curve": list(each.curve)}
