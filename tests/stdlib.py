@@ -47,7 +47,7 @@ PLAIN: Sections = {
     "loss": {"kind": "in_batch_softmax", "hard_negatives": 1},
     "training": {"epochs": 3, "batch_size": 64, "threads": 1},
     "export": {"iterations": 20},
-    "index": {"threads": 1},
+    "index": {"threads": 1, "m": 8, "ef_construction": 100, "search": "graph"},
     "gates": {"iterations": 2500},
 }
 DSSM: Sections = {

@@ -51,7 +51,7 @@ ATTENTION: Sections = {
         "selection": "ndcg_at_10",
     },
     "export": {"iterations": 5},
-    "index": {"threads": 1},
+    "index": {"threads": 1, "m": 16, "ef_construction": 200, "search": "graph"},
 }
 PLAIN_TOWER: dict[str, Any] = {"kind": "sequence", "dimension": 32, "buckets": 512}
 MEAN: Sections = {**ATTENTION, "tower": {**PLAIN_TOWER, "history": "mean", "decay": 0.1}}

@@ -22,16 +22,18 @@ from rich.console import Console
 from export.index.clock import Clock, graph_search
 from export.index.graph import SPACE, Vectors, build_as, links_size
 from export.index.search import Shares, least_scores
-from export.index.width import Point, aim, walk
+from export.index.width import EF_LADDER, Point, aim, walk
 from protos.bundle import IndexParameters, Score
 from protos.errors import GateRefused
 from train.config.index import IndexConfig
 
 GRID = ((8, 100), (16, 100), (16, 200), (32, 200), (32, 400), (48, 400))  # M and ef_construction
+LADDER = EF_LADDER[::2]  # enough to see where a target lies
 PART = 4  # of a sample a quarter shows how costs grow
 QUERIES = 400  # validation queries that each graph of the sweep is asked
 ALIKE = 1.15  # costs that differ by less are the same: then memory decides, then time to build
 DEARER = 1.25  # a cost of so many times the best is clearly higher
+MISSED = 1e-4  # the least share that counts as missed, for its logarithm
 SAME_RECALL = 0.002  # within a budget, recalls that differ by less are the same
 
 
@@ -138,7 +140,7 @@ def _curve(graph: hnswlib.Index, sample: Sample, config: IndexConfig, clock: Clo
     curve: list[Point] = []
     target, budget = aim(config.recall_target), config.latency_budget_us
     try:
-        for point in walk(graph, sample.items, sample.queries, config, clock, sample.least):
+        for point in walk(graph, sample.items, sample.queries, config, clock, sample.least, LADDER):
             curve.append(point)
             if point["recall"] >= target if budget is None else point["us_per_query"] > budget:
                 break
@@ -148,14 +150,20 @@ def _curve(graph: hnswlib.Index, sample: Sample, config: IndexConfig, clock: Clo
 
 
 def cost_at(curve: Sequence[Point], target: float) -> float | None:
-    """Microseconds of a query at a recall, by a straight line between the widths around it."""
+    """Microseconds of a query at a recall, from the widths around it; None where no width reaches it.
+
+    Between two widths time is taken as a power of the share that is missed, which it nearly is.
+    """
     below: Point | None = None
     for point in curve:
         if point["recall"] >= target:
             if below is None:
                 return float(point["us_per_query"])
-            share = (target - below["recall"]) / (point["recall"] - below["recall"])
-            return float(below["us_per_query"] + share * (point["us_per_query"] - below["us_per_query"]))
+            high, low, wanted = (
+                math.log(max(MISSED, 1 - recall)) for recall in (below["recall"], point["recall"], target)
+            )
+            share = 1.0 if high == low else (high - wanted) / (high - low)
+            return float(below["us_per_query"] ** (1 - share) * point["us_per_query"] ** share)
         below = point
     return None
 

@@ -91,6 +91,7 @@ def walk(
     config: IndexConfig,
     clock: Clock | None = None,
     least: Shares | None = None,
+    ladder: Sequence[int] = EF_LADDER,
 ) -> Iterator[Point]:
     """Recall and time at each rung of the ladder, from `k` on; it ends where the graph does.
 
@@ -99,6 +100,7 @@ def walk(
     Args:
         clock: that times the searches; one of this graph alone if not given.
         least: `least_scores` of these queries, where they are known already.
+        ladder: widths to try beyond k.
 
     Raises:
         GateRefused: the graph is so torn that a query reaches fewer than k items.
@@ -106,7 +108,7 @@ def walk(
     least = least_scores(vectors, queries, config.k) if least is None else least
     clock = clock or Clock(graph_search(index, config.k, config.k), queries)
     first, rest = _first_and_rest(len(queries), config.seed)
-    for ef in (config.k, *(ef for ef in EF_LADDER if ef > config.k)):
+    for ef in (config.k, *(ef for ef in ladder if ef > config.k)):
 
         def shares(some: Rows, ef: int = ef) -> Shares:
             asked = queries[some]

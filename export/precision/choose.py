@@ -26,8 +26,9 @@ from train.towers import Tower
 
 COUNTS: Mapping[Side, int] = {"query": 1, "item": 32}  # batch size at which the fastest is chosen
 BATCH = 32  # of calibration
-BATCH_DEPENDENT: Mapping[str, str] = {
-    "int8_dynamic": "a vector depends on what else is in its batch; it is taken only where it is asked for"
+ASKED_FOR: Mapping[str, str] = {  # never chosen by itself -> why not
+    "int8_dynamic": "taken only where it is asked for: a vector depends on what else is in its batch",
+    "int8_static": "taken only where it is asked for: what calibration has not seen may come out far off",
 }
 ROOM = 2.0  # between what int8 layers differ by here and what they may differ by elsewhere
 
@@ -102,9 +103,9 @@ def choose_tower(
     batch = COUNTS[side]
     candidates = [_candidate(name, each, batch) for name, each in measured.items()]
     if asked == "auto":
-        steady = [each for each in candidates if each.name not in BATCH_DEPENDENT]
+        steady = [each for each in candidates if each.name not in ASKED_FOR]
         picked = pick(steady, config.max_loss, f"at batch {batch}")
-        picked.verdicts.update({each: BATCH_DEPENDENT[each] for each in measured if each in BATCH_DEPENDENT})
+        picked.verdicts.update({each: ASKED_FOR[each] for each in measured if each in ASKED_FOR})
     else:
         picked = fixed(asked, candidates, config.max_loss, side)
     variant = next(name for name in measured if name == picked.name)

@@ -49,7 +49,11 @@ def disturb(folder: Path, share: float = 0.02) -> None:
     """Add noise to the largest table of weights of the query tower, as much as a share of their spread."""
     model = onnx.load(folder / bundle.QUERY_TOWER)
     (weights,) = sorted(
-        (each for each in model.graph.initializer if each.data_type == TensorProto.FLOAT),
+        (
+            each
+            for each in model.graph.initializer
+            if each.data_type == TensorProto.FLOAT and not each.name.endswith("symbols")
+        ),
         key=lambda each: int(np.prod(each.dims)),
     )[-1:]
     values = numpy_helper.to_array(weights)

@@ -202,9 +202,12 @@ def test_a_budget_chooses_what_finds_most_within_it() -> None:
 
 
 def test_a_cost_lies_between_the_widths_around_the_target() -> None:
-    points = curve((10, 0.9), (20, 0.96), (40, 1.0))
-    assert cost_at(points, 0.98) == pytest.approx(30)
+    points = curve((10, 0.9), (20, 0.96), (80, 0.99), (100, 1.0))
+    assert cost_at(points, 0.98) == pytest.approx(40)  # half as much is missed at each doubling
+    assert cost_at(points, 0.96) == 20
     assert cost_at(points, 0.8) == 10
+    assert 80 < (cost_at(points, 0.995) or 0) < 100
+    assert cost_at(points, 1.0) == pytest.approx(100)
     assert cost_at(points[:2], 0.98) is None
 
 

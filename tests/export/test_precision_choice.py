@@ -160,7 +160,8 @@ def test_what_is_asked_for_is_made_whatever_it_costs_or_refused(texts: World, tm
 
 def test_vectors_are_the_smallest_within_the_bound(texts: World, chosen: dict[Side, Chosen]) -> None:
     queries, items = (chosen[side].vectors for side in SIDES)
-    found = precision.choose_vectors(texts.trial, queries, items, False, PrecisionConfig())
+    auto = PrecisionConfig(vectors="auto")
+    found = precision.choose_vectors(texts.trial, queries, items, False, auto)
     json.dumps(found.report, allow_nan=False)
     figures = found.report["variants"]
     assert [figures[name]["bytes_per_item"] for name in ("fp32", "fp16", "int8")] == [256, 128, 68]
@@ -169,12 +170,12 @@ def test_vectors_are_the_smallest_within_the_bound(texts: World, chosen: dict[Si
     together = texts.trial.judge(queries, rounded_vectors(items, found.precision))["recall_at_10"].mean()
     assert found.report["together"]["recall_at_10"] == pytest.approx(together)
     kept = precision.choose_vectors(texts.trial, queries, items, False, PrecisionConfig(vectors="fp32"))
-    assert (kept.precision, set(kept.report["variants"])) == ("fp32", {"fp32"})
+    assert (kept.precision, set(kept.report["variants"])) == ("fp32", {"fp32", "fp16", "int8"})
     forced = precision.choose_vectors(texts.trial, queries, items, False, PrecisionConfig(vectors="fp16"))
-    assert (forced.precision, set(forced.report["variants"])) == ("fp16", {"fp32", "fp16"})
+    assert (forced.precision, set(forced.report["not_chosen"])) == ("fp16", {"fp32", "int8"})
     few = items.copy()
     few[:, 0] = 200  # of another scale than the others: int8 has no room for them
-    lossy = precision.choose_vectors(texts.trial, queries, few, False, PrecisionConfig())
+    lossy = precision.choose_vectors(texts.trial, queries, few, False, auto)
     assert lossy.precision != "int8"
     assert lossy.report["variants"]["int8"]["recall_at_10_delta"] < -0.1
 

@@ -12,8 +12,9 @@ class PrecisionConfig:
     """Variants of towers and vectors, measured on the test part against float32.
 
     Args:
-        query: the query tower's variant; `auto` is the fastest whose loss is within `max_loss`, but never
-            `int8_dynamic`, with which a vector depends on what else is in its batch.
+        query: the query tower's variant; `auto` is the fastest whose loss is within `max_loss`, of those
+            that compute in float32. `int8_dynamic`, with which a vector depends on what else is in its batch,
+            and `int8_static`, which is off where calibration has seen nothing like it, have to be asked for.
         item: the item tower's.
         vectors: precision of the item vectors on the disk; `auto` is the smallest within `max_loss`. Those in
             `fp32` are mapped, and shared by all processes; others each process brings back for itself.
