@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: setup data train export encode bench evaluate register promote rollback history serve status search \
+.PHONY: setup data train export encode bench scale evaluate register promote rollback history serve status search \
         loadtest swaptest demo ui test test-serving lint protos clean help
 
 PYTHON ?= python3
@@ -63,6 +63,9 @@ encode: setup ## a table of ITEMS through the item tower of the newest bundle, o
 bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever beside its parts, index
 	@$(call run,export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) \
 	  $(if $(ONLY),--only $(ONLY)) $(if $(OUTPUT),--output "$(OUTPUT)"))
+
+scale: setup ## what one machine holds: SIZES=10000,100000,1000000 VECTORS=10000000; writes export/SCALE.md
+	@$(call run,export scale,$(if $(SIZES),--sizes $(SIZES)) $(if $(VECTORS),--vectors $(VECTORS)))
 
 evaluate: setup ## quality of the newest bundle, or of BUNDLE, on the test split, BM25 beside it
 	@$(call run,export evaluate,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))

@@ -1,4 +1,4 @@
-"""python -m export bundle | encode | bench | evaluate | register | promote | rollback | history
+"""python -m export bundle | encode | bench | scale | evaluate | register | promote | rollback | history
 
 From a run to a bundle, and from a bundle to the champion.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from export import encode_command, stages, tables
 from export.bench import command as bench_command
 from export.bench import tables as bench_tables
+from export.scale.command import add_scale
 from export.trail import REASON_LENGTH
 from train.command import add_command, execute
 
@@ -28,7 +29,7 @@ COMMANDS = {
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser("python -m export", description=__doc__)
-    commands = top.add_subparsers(required=True, metavar=" | ".join(COMMANDS))
+    commands = top.add_subparsers(required=True, metavar=" | ".join([*COMMANDS, "scale"]))
     for name, (run, show) in COMMANDS.items():
         command = add_command(commands, name, run, show)
         if name == "bundle":
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
             )
         if name in ("promote", "rollback"):
             command.add_argument("--reason", type=_reason, default="", help="why, for the record")
+    add_scale(commands)
     return top
 
 

@@ -95,7 +95,7 @@ def _width(account: Account) -> str:
         fate = "reaches" if account.tuned.reached else "is the widest tried and does not surely reach"
         return f"ef_search {point['ef']} {fate} {config.recall_target}: {told}"
     fate = "the widest" if point["us_per_query"] <= config.latency_budget_us else "the narrowest, yet not"
-    floor = "" if account.tuned.reached else f", below the {config.recall_target} that was asked for"
+    floor = "" if account.tuned.reached else f", not surely the {config.recall_target} that was asked for"
     return f"ef_search {point['ef']} is {fate} within {config.latency_budget_us:g} us: {told}{floor}"
 
 

@@ -107,13 +107,13 @@ def recall_as_served(made: Made, vectors: Vectors, queries: Vectors, k: int) -> 
 
 
 def _is_small(vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, sparsest: Shape) -> bool:
-    """Whether even the narrowest search of the sparsest graph is no faster than exact search."""
-    if graph_width(config.k, config.k, len(vectors)) is None:
+    """Whether the narrowest search that is served, of the sparsest graph, is no faster than exact search."""
+    if graph_width(config.k, 2 * config.k, len(vectors)) is None:
         return True
     if len(vectors) > config.sample:
         return False
     graph = build_as(_parameters(sparsest, config), vectors, score, config.threads)
-    return compare(graph, vectors, queries, config.k, config.k, sizes=(1,)).exact_is_no_slower
+    return compare(graph, vectors, queries, config.k, 2 * config.k, sizes=(1,)).exact_is_no_slower
 
 
 def _parameters(shape: Shape, config: IndexConfig) -> IndexParameters:

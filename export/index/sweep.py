@@ -21,6 +21,7 @@ from rich.console import Console
 
 from export.index.clock import Clock, graph_search
 from export.index.graph import SPACE, Vectors, build_as, links_size
+from export.index.growth import PART, Growth, cost_at
 from export.index.search import Shares, least_scores
 from export.index.width import EF_LADDER, Point, aim, walk
 from protos.bundle import IndexParameters, Score
@@ -28,12 +29,9 @@ from protos.errors import GateRefused
 from train.config.index import IndexConfig
 
 GRID = ((8, 100), (16, 100), (16, 200), (32, 200), (32, 400), (48, 400))  # M and ef_construction
-LADDER = EF_LADDER[::2]  # enough to see where a target lies
-PART = 4  # of a sample a quarter shows how costs grow
 QUERIES = 400  # validation queries that each graph of the sweep is asked
 ALIKE = 1.15  # costs that differ by less are the same: then memory decides, then time to build
 DEARER = 1.25  # a cost of so many times the best is clearly higher
-MISSED = 1e-4  # the least share that counts as missed, for its logarithm
 SAME_RECALL = 0.002  # within a budget, recalls that differ by less are the same
 
 
@@ -49,6 +47,7 @@ class Swept:
         curve: `ef`, `recall`, `standard_error` and `us_per_query` of each width.
         cost_us: microseconds of a query at the target, between two widths; None where it is out of reach.
         expected_us: the same on all items, at the rate that it grew at up to here.
+        expected_recall: what a budget of time pays for on all items; None without a budget.
     """
 
     m: int
@@ -58,6 +57,7 @@ class Swept:
     curve: Sequence[Point]
     cost_us: float | None
     expected_us: float | None
+    expected_recall: float | None = None
 
 
 def grid(config: IndexConfig) -> list[tuple[int, int]]:
@@ -103,74 +103,43 @@ def sweep(sample: Sample, config: IndexConfig, score: Score, console: Console) -
     """The graphs that were tried, from sparse to dense."""
     found: list[Swept] = []
     clock: Clock | None = None
-    target = aim(config.recall_target)
     for m, ef_construction in grid(config):
         chosen = IndexParameters(SPACE, m, ef_construction, config.k, config.seed)
-        with console.status(
-            f"index: M {m}, ef_construction {ef_construction} on {len(sample.items):,} items"
-        ):
+        told = f"index: M {m}, ef_construction {ef_construction} on {len(sample.items):,} items"
+        with console.status(told):
             begun = time.perf_counter()
             graph = build_as(chosen, sample.items, score, config.threads)
             seconds = time.perf_counter() - begun
             clock = clock or Clock(graph_search(graph, config.k, 4 * config.k), sample.queries)
-            curve, size = _curve(graph, sample, config, clock), links_size(graph)
-            cost = expected = cost_at(curve, target)
-            if cost is not None and sample.part is not None and config.latency_budget_us is None:
+            curve, smaller, size = _curve(graph, sample, config, clock), list[Point](), links_size(graph)
+            if sample.part is not None:
                 graph = build_as(chosen, sample.part.items, score, config.threads)
-                smaller = cost_at(_curve(graph, sample.part, config, clock), target)
-                expected = carried_on(smaller, cost, sample.whole / len(sample.items))
-        found.append(Swept(m, ef_construction, seconds, size, curve, cost, expected))
+                smaller = _curve(graph, sample.part, config, clock)
+        growth = Growth(curve, smaller, sample.whole / len(sample.items), aim(config.recall_target))
+        budget, cost = config.latency_budget_us, cost_at(curve, growth.target)
+        recall = None if budget is None else growth.recall_within(budget)
+        found.append(Swept(m, ef_construction, seconds, size, curve, cost, growth.cost_us(), recall))
         if past_the_best(found, config):
             break
     return found
 
 
-def carried_on(smaller: float | None, cost: float, times: float) -> float:
-    """The cost on so many times the items, given that on a `PART`-th of them and that on all of them.
-
-    It grows with a power of their number, as far as can be told; it never falls.
-    """
-    if smaller is None or smaller >= cost:
-        return cost
-    return float(cost * (cost / smaller) ** (math.log(times) / math.log(PART)))
-
-
 def _curve(graph: hnswlib.Index, sample: Sample, config: IndexConfig, clock: Clock) -> list[Point]:
-    """From the narrowest search to the first that reaches the target, or breaks the budget."""
+    """From the narrowest search to the first that reaches the target, or breaks the budget.
+
+    It begins below what is served, for the whole needs wider searches; every second rung tells enough.
+    """
     curve: list[Point] = []
     target, budget = aim(config.recall_target), config.latency_budget_us
+    ladder = (config.k, *(ef for ef in EF_LADDER[::2] if ef > config.k))
     try:
-        for point in walk(graph, sample.items, sample.queries, config, clock, sample.least, LADDER):
+        for point in walk(graph, sample.items, sample.queries, config, clock, sample.least, ladder):
             curve.append(point)
             if point["recall"] >= target if budget is None else point["us_per_query"] > budget:
                 break
     except GateRefused:  # torn: whatever it reaches, no search may rely on it
         curve.clear()
     return curve
-
-
-def cost_at(curve: Sequence[Point], target: float) -> float | None:
-    """Microseconds of a query at a recall, from the widths around it; None where no width reaches it.
-
-    Between two widths time is taken as a power of the share that is missed, which it nearly is.
-    """
-    below: Point | None = None
-    for point in curve:
-        if point["recall"] >= target:
-            if below is None:
-                return float(point["us_per_query"])
-            high, low, wanted = (
-                math.log(max(MISSED, 1 - recall)) for recall in (below["recall"], point["recall"], target)
-            )
-            share = 1.0 if high == low else (high - wanted) / (high - low)
-            return float(below["us_per_query"] ** (1 - share) * point["us_per_query"] ** share)
-        below = point
-    return None
-
-
-def recall_within(curve: Sequence[Point], budget: float) -> float:
-    """The recall that a budget of microseconds a query pays for; 0 where it pays for none."""
-    return max((point["recall"] for point in curve if point["us_per_query"] <= budget), default=0.0)
 
 
 def past_the_best(found: Sequence[Swept], config: IndexConfig) -> bool:
@@ -191,10 +160,9 @@ def choose(found: Sequence[Swept], config: IndexConfig) -> Swept:
 
     Where none reaches the target on the sample, the one of the highest recall.
     """
-    budget = config.latency_budget_us
-    if budget is not None:
-        best = max(recall_within(each.curve, budget) for each in found)
-        even = [each for each in found if recall_within(each.curve, budget) >= best - SAME_RECALL]
+    if config.latency_budget_us is not None:
+        best = max(each.expected_recall or 0 for each in found)
+        even = [each for each in found if (each.expected_recall or 0) >= best - SAME_RECALL]
     elif costs := [each.expected_us for each in found if each.expected_us is not None]:
         most = ALIKE * min(costs)
         even = [each for each in found if each.expected_us is not None and each.expected_us <= most]

@@ -91,24 +91,24 @@ def walk(
     config: IndexConfig,
     clock: Clock | None = None,
     least: Shares | None = None,
-    ladder: Sequence[int] = EF_LADDER,
+    ladder: Sequence[int] = (),
 ) -> Iterator[Point]:
-    """Recall and time at each rung of the ladder, from `k` on; it ends where the graph does.
+    """Recall and time at each rung of the ladder; it ends where the graph does.
 
     A width that is clearly short of the target after some hundred queries is not asked the others.
 
     Args:
         clock: that times the searches; one of this graph alone if not given.
         least: `least_scores` of these queries, where they are known already.
-        ladder: widths to try beyond k.
+        ladder: widths to try, at least k; all of `rungs` if not given.
 
     Raises:
         GateRefused: the graph is so torn that a query reaches fewer than k items.
     """
     least = least_scores(vectors, queries, config.k) if least is None else least
-    clock = clock or Clock(graph_search(index, config.k, config.k), queries)
+    clock = clock or Clock(graph_search(index, config.k, 2 * config.k), queries)
     first, rest = _first_and_rest(len(queries), config.seed)
-    for ef in (config.k, *(ef for ef in ladder if ef > config.k)):
+    for ef in ladder or rungs(config.k, len(vectors)):
 
         def shares(some: Rows, ef: int = ef) -> Shares:
             asked = queries[some]
@@ -124,6 +124,17 @@ def walk(
         yield {"ef": ef, **_point(each), "us_per_query": us}
         if ef >= len(vectors):
             break
+
+
+def rungs(k: int, count: int) -> tuple[int, ...]:
+    """Widths to try: none below twice k, for no search is served that is narrower (`protos/beam.py`).
+
+    Args:
+        k: items wanted.
+        count: N, items in the graph.
+    """
+    least = max(k, min(2 * k, count))
+    return least, *(ef for ef in EF_LADDER if ef > least)
 
 
 def _first_and_rest(count: int, seed: int) -> tuple[Rows, Rows]:
