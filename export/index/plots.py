@@ -107,7 +107,8 @@ def _dress(axes: Axes, report: Mapping[str, Any], title: str) -> None:
         title=title,
     )
     axes.set_ylim(report["target"] - SHOWN, 1 + 0.05 * SHOWN)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     quiet(axes)

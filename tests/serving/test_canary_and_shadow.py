@@ -55,7 +55,7 @@ def test_a_challenger_answers_a_part_and_is_asked_the_rest(scene: Scene) -> None
     first, second = (folder.name for folder in scene.bundles)
     service = scene.service
     assert set(scene.roles()) == {"champion"}
-    assert service.state()["shadow"]["last_error"]  # says that there is nobody to ask
+    wait_for(lambda: service.state()["shadow"]["last_error"], 60, service.log)  # there is nobody to ask
     assert scene.ask(20) == {first}
     scene.versions.point("2", CHALLENGER)
     wait_for(lambda: "canary" in scene.roles(), 60, service.log)
