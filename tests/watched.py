@@ -58,6 +58,7 @@ MEAN: Sections = {**ATTENTION, "tower": {**PLAIN_TOWER, "history": "mean", "deca
 LATENT: Sections = {**ATTENTION, "tower": {**PLAIN_TOWER, "history": "latent", "latent": 16}}
 RATINGS: Sections = {
     **ATTENTION,
+    "precision": {"query": "fp32", "item": "fp32"},  # the formula is that of torch's own tables
     "data": {**DATA, "label": "stars", "positive_from": 4},
     "tower": {"kind": "shared", "dimension": 16, "hidden": [32], "buckets": 512},
     "loss": {"kind": "bce", "negatives": 0},
