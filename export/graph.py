@@ -42,16 +42,21 @@ def frozen(tower: Tower) -> Tower:
 
 
 def export_tower(tower: Tower, features: Mapping[str, FeatureSpec], example: Arrays, path: Path) -> int:
-    """Write a tower as ONNX.
+    """Write a tower as ONNX, made lean; gives the number of nodes.
 
     Args:
         features: of the tower's side; they name the graph's inputs, in this order.
         example: input arrays of at least two records; what they hold does not matter.
         path: of the file; weights are inside it.
-
-    Returns:
-        the number of nodes.
     """
+    model = lean(_without_traces(as_exported(tower, features, example)))
+    onnx.checker.check_model(model)
+    onnx.save_model(model, path)
+    return len(model.graph.node)
+
+
+def as_exported(tower: Tower, features: Mapping[str, FeatureSpec], example: Arrays) -> onnx.ModelProto:
+    """A tower as torch's exporter leaves it; arguments as of `export_tower`."""
     names = tuple(features)
     shapes = tuple(_free_dimensions(name, spec) for name, spec in features.items())
     arrays = tuple(torch.from_numpy(_wide(example[name], features[name])) for name in names)
@@ -69,10 +74,7 @@ def export_tower(tower: Tower, features: Mapping[str, FeatureSpec], example: Arr
             verbose=False,
         )
     assert program is not None
-    model = lean(_without_traces(program.model_proto))
-    onnx.checker.check_model(model)
-    onnx.save_model(model, path)
-    return len(model.graph.node)
+    return program.model_proto
 
 
 def _free_dimensions(name: str, spec: FeatureSpec) -> dict[int, str]:

@@ -10,17 +10,15 @@ A row of int8 keeps the length of the row that it was rounded from: its scale is
 lengths, so scores stay cosines. float16 changes a length by less than 0.0005, and is left as it is.
 """
 
-import os
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from protos.bundle import VECTORS, Precision, sync
+from protos.bundle import VECTORS, Precision, whole_file
 from protos.errors import BundleDamaged
 
 Vectors = npt.NDArray[np.float32]
@@ -133,29 +131,11 @@ def _blocks(count: int) -> Iterator[slice]:
 
 def _write(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], blocks: Any) -> None:
     """Write a `.npy` file as `numpy.save` does, without holding all of it."""
-
-    def fill(file: BinaryIO) -> None:
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with whole_file(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
         for block in blocks:
             file.write(np.ascontiguousarray(block).data)
-
-    _put_down(path, fill)
-
-
-def _put_down(path: Path, fill: Callable[[BinaryIO], None]) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        os.rename(temporary, path)
-        sync(path.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _read(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:

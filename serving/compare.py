@@ -27,13 +27,14 @@ from protos import bundle
 from protos.bundle import Manifest
 from protos.errors import MissingStage
 from protos.features import Arrays, Side
+from protos.turns import Call
 from serving.basis import Basis
 from serving.encoder import Encoder
 from serving.index import Index
 from serving.query import Query, example_query
 from serving.retriever import Retriever
 from serving.stages import Wanted
-from serving.turns import Call, take_turns
+from serving.turns import take_turns
 
 STEP = "step: "  # what a line on standard error begins with that says what comes next
 ALIKE = 1e-6  # products that differ by no more are equal

@@ -8,13 +8,14 @@ were made before, `bare_search` on vectors that were made before, with the same 
 the other in one call, as the retriever has to do them, so that each finds in the processor's caches what the
 other has left. `prepare` makes the arrays; `encode` and `nearest` are the retriever's two halves.
 
-All take short turns, as in serving/turns.py, but single calls are counted here, and what they took is told
+All take short turns (`protos/turns.py`), and what single calls took is told
 turn by turn, so that whoever asks can tell how sure a ratio is: by the clock, and as this thread's time on a
 processor, for where others use the machine, a long call is interrupted more often than the short ones that it
 is made of. `--load` tells how long a fresh process takes until a bundle is verified, loaded and warm.
 """
 
 import argparse
+import dataclasses
 import gc
 import json
 import sys
@@ -22,7 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import psutil
@@ -30,22 +31,16 @@ import psutil
 from protos import bundle
 from protos.beam import graph_width
 from protos.errors import MissingStage, TwinspireError
+from protos.turns import Call, Effort, take_turns
 from serving.basis import Basis
 from serving.catalogue import Catalogue
 from serving.encoder import OUTPUT, Encoder
 from serving.index import Index, Vectors
 from serving.query import Query, example_query
 from serving.retriever import Retriever
-from serving.turns import Call
 
-TURN = 30  # counted calls of one contender before the other's turn, fewer where they take long
-TURNS = 10  # at least
-TURN_SECONDS = 0.25  # of the whole retriever
-SETTLING = 3  # calls at the start of a turn that are not counted
-WARM_UP = 10  # calls of each before the first turn
 GROUPS = 64  # different batches
 Document = dict[str, Any]
-Turns = dict[str, list[list[float]]]
 
 
 class Bench:
@@ -120,20 +115,6 @@ class Bench:
         return self._search(self._run(arrays))
 
 
-class Effort(NamedTuple):
-    """How much is measured at each batch size.
-
-    Args:
-        iterations: counted calls of each contender.
-        fewest: that are made however long they take; at a batch of 1 all are.
-        seconds: after which no more than `fewest` are made.
-    """
-
-    iterations: int
-    fewest: int
-    seconds: float
-
-
 def measure(folder: Path, threads: int, k: int, batches: Sequence[int], effort: Effort) -> Document:
     """The whole retriever and its parts.
 
@@ -143,51 +124,24 @@ def measure(folder: Path, threads: int, k: int, batches: Sequence[int], effort: 
     bench = Bench(folder, threads, k)
     gc.collect()
     gc.freeze()
-    alone = effort._replace(fewest=effort.iterations)
+    alone = dataclasses.replace(effort, fewest=effort.iterations)
     taken = {str(n): take_turns(bench.contenders(n), alone if n == 1 else effort) for n in batches}
+
+    def told(place: int) -> dict[str, dict[str, list[list[float]]]]:
+        return {
+            batch: {name: times[place].tolist() for name, times in each.items()}
+            for batch, each in taken.items()
+        }
+
     return {
         "bundle_version": bench.manifest.bundle_version,
         "threads": threads,
         "k": k,
         "search": "exact" if bench.width is None else "graph",
         "queries": len(bench.queries),
-        "wall_us": {batch: wall for batch, (wall, _) in taken.items()},
-        "cpu_us": {batch: cpu for batch, (_, cpu) in taken.items()},
+        "wall_us": told(0),
+        "cpu_us": told(1),
     }
-
-
-def take_turns(contenders: Mapping[str, Sequence[Call]], effort: Effort) -> tuple[Turns, Turns]:
-    """Microseconds of each counted call by the clock, and on a processor: name -> turns -> calls.
-
-    All contenders take those at the same places in each turn.
-    """
-    shortest = min(_timed(call)[0] for call in contenders["retriever"][:WARM_UP])
-    for calls in contenders.values():
-        for call in calls[:WARM_UP]:
-            call()
-    length = max(1, min(TURN, effort.iterations // TURNS, int(TURN_SECONDS * 1e6 / shortest)))
-    settling = SETTLING if length > SETTLING else 1
-    wall: Turns = {name: [] for name in contenders}
-    cpu: Turns = {name: [] for name in contenders}
-    until = time.perf_counter() + effort.seconds
-    for turn in range(-(-effort.iterations // length)):
-        if turn * length >= effort.fewest and time.perf_counter() > until:
-            break
-        for name in sorted(contenders, reverse=bool(turn % 2)):
-            calls, first = contenders[name], turn * length
-            times = [_timed(calls[(first + n) % len(calls)]) for n in range(-settling, length)][settling:]
-            wall[name].append([each for each, _ in times])
-            cpu[name].append([each for _, each in times])
-    return wall, cpu
-
-
-def _timed(call: Call) -> tuple[float, float]:
-    """Microseconds that a call takes, and that this thread spends on a processor meanwhile."""
-    on_cpu = time.thread_time_ns()
-    begun = time.perf_counter_ns()
-    call()
-    taken = time.perf_counter_ns() - begun
-    return taken / 1000, (time.thread_time_ns() - on_cpu) / 1000
 
 
 def load(folder: Path, threads: int) -> Document:

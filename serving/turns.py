@@ -5,17 +5,15 @@ the interruptions. So each query is timed five times, at different moments, and 
 left in the tail are the queries that take long.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Call = Callable[[], object]
+from protos.turns import Call, turn
 
 TURN = 25  # counted calls of one contender before the other's turn
-SETTLING = 3  # calls at the start of a turn that are not counted: the caches hold the other's traces
 PASSES = 5  # calls of a query in a round, of which the median counts
 WARM_UP = 50  # calls of each before the first turn
 QUANTILES = 101  # evenly spaced, from the shortest to the longest
@@ -40,23 +38,12 @@ def take_turns(
             calls[n % len(calls)]()
     taken = {name: np.empty((rounds, PASSES, turns * TURN)) for name in contenders}
     for n in range(rounds * PASSES * turns):
-        round_, pass_, turn = np.unravel_index(n, (rounds, PASSES, turns))
+        round_, pass_, own = np.unravel_index(n, (rounds, PASSES, turns))
         for name in sorted(contenders, reverse=bool(n % 2)):
-            first = int(round_ * turns + turn) * TURN
-            place = slice(turn * TURN, (turn + 1) * TURN)
-            taken[name][round_, pass_, place] = _turn(contenders[name], first)
+            first = int(round_ * turns + own) * TURN
+            place = slice(own * TURN, (own + 1) * TURN)
+            taken[name][round_, pass_, place] = [wall for wall, _ in turn(contenders[name], first, TURN)]
     return {name: _summary(np.median(each, axis=1)) for name, each in taken.items()}
-
-
-def _turn(calls: Sequence[Call], first: int) -> list[float]:
-    """Microseconds of each counted call of a turn."""
-    taken = []
-    for n in range(-SETTLING, TURN):
-        call = calls[(first + n) % len(calls)]
-        begun = time.perf_counter_ns()
-        call()
-        taken.append((time.perf_counter_ns() - begun) / 1000)
-    return taken[SETTLING:]
 
 
 def _summary(microseconds: npt.NDArray[np.float64]) -> dict[str, Any]:

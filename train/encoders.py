@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.hashing import WordHashing, latest, look_up
+from train.hashing import WordHashing, look_up
 
 MOST_OCCURRENCES = 64  # of one n-gram or word in one text; more count as this many
 FARTHEST = 1000.0  # deviations of a number from its mean; what is farther would overflow
@@ -102,6 +102,21 @@ class HashedText(nn.Module):
         place = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
         start = latest(place * first, MOST_OCCURRENCES)
         return torch.where(start == 0, MOST_OCCURRENCES, place - start)
+
+
+def latest(rising: Tensor, reach: int) -> Tensor:
+    """The largest value at or before each place, at most `reach - 1` places back, or 0.
+
+    A running maximum by pooling, because ONNX has no cumulative maximum.
+
+    Args:
+        rising: integers (B, L) at least 0 and below 2^53, where doubles are exact.
+
+    Returns:
+        int64 (B, L)
+    """
+    padded = F.pad(rising.double()[:, None, None], (reach - 1, 0))
+    return F.max_pool2d(padded, (1, reach), stride=1).squeeze((1, 2)).long()
 
 
 def unit(x: Tensor) -> Tensor:

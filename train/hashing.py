@@ -134,21 +134,6 @@ def look_up(table: Tensor, index: Tensor) -> Tensor:
     return found
 
 
-def latest(rising: Tensor, reach: int) -> Tensor:
-    """The largest value at or before each place, at most `reach - 1` places back, or 0.
-
-    A running maximum by pooling, because ONNX has no cumulative maximum.
-
-    Args:
-        rising: integers (B, L) at least 0 and below 2^53, where doubles are exact.
-
-    Returns:
-        int64 (B, L)
-    """
-    padded = F.pad(rising.double()[:, None, None], (reach - 1, 0))
-    return F.max_pool2d(padded, (1, reach), stride=1).squeeze((1, 2)).long()
-
-
 @functools.cache
 def symbols() -> Tensor:
     """(LAST_LETTER + 2, 3): of a letter, mark or number two random digits and a 1; of others zeros."""

@@ -21,7 +21,7 @@ import numpy as np
 from export.bench.interval import Figure, percentile, ratio
 from export.bench.plan import AS_IS, Cell
 from export.bench.towers import EXPORTED, TORCH
-from export.bench.turns import Times
+from protos.turns import Times
 
 PLAIN: Literal["fp32"] = "fp32"  # the variant that others are compared with
 SERVED = "served"  # the one that the bundle holds

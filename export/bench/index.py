@@ -13,10 +13,9 @@ from rich.console import Console
 from export import index
 from export.bench.figures import Figures
 from export.bench.interval import ratio
-from export.bench.turns import Times
-from protos import bundle
 from protos.bundle import IndexParameters, Manifest
-from train.config import IndexConfig
+from protos.turns import Times
+from protos.vectors import read_vectors
 from train.config.bench import BenchConfig
 
 NAMES = frozenset({"build_over_bare", "build_s", "build_bare_s"})
@@ -30,16 +29,13 @@ def measure(
     Args:
         threads: of the builds; 0 takes all cores.
     """
-    vectors = _sample(folder, config)
+    vectors = _sample(folder, manifest, config)
     parameters = manifest.index
     budget = threads or os.cpu_count() or 1
-    own = IndexConfig(
-        m=parameters.m, ef_construction=parameters.ef_construction, seed=parameters.seed, threads=threads
-    )
     with console.status(f"building the index over {len(vectors):,} items, {2 * config.build_rounds} times"):
         seconds = _in_turn(
             {
-                "build_s": lambda: index.build(vectors, own, manifest.score),
+                "build_s": lambda: index.build_as(parameters, vectors, manifest.score, budget),
                 "build_bare_s": lambda: _bare(vectors, parameters, budget),
             },
             config.build_rounds,
@@ -48,23 +44,21 @@ def measure(
     for name, taken in seconds.items():
         figures.add(name, ratio([taken], [np.ones_like(taken)], config.seed))
     figures.add("build_over_bare", ratio([seconds["build_s"]], [seconds["build_bare_s"]], config.seed))
-    curve = manifest.ann.get("curve")
     report = {
         "items": len(vectors),
         "of": manifest.count,
         "dimension": manifest.dimension,
         "threads": budget,
         "rounds": config.build_rounds,
-        "ef_search": parameters.ef_search,
-        "target": manifest.ann.get("target"),
-        "curve": curve if isinstance(curve, list) else [],
+        "tuned": manifest.ann if "curve" in manifest.ann else None,
     }
     return report, figures
 
 
-def _sample(folder: Path, config: BenchConfig) -> index.Vectors:
+def _sample(folder: Path, manifest: Manifest, config: BenchConfig) -> index.Vectors:
     """So many of the bundle's vectors, in memory."""
-    vectors = np.load(folder / bundle.VECTORS, mmap_mode="r", allow_pickle=False)
+    filled = manifest.score.kind != "cosine"
+    vectors = read_vectors(folder, manifest.precision.vectors, manifest.count, manifest.dimension, filled)
     drawn = np.random.default_rng(config.seed).permutation(len(vectors))[: config.build_items]
     return np.ascontiguousarray(vectors[np.sort(drawn)], np.float32)
 

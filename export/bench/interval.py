@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.bench.turns import Times
+from protos.turns import Times
 
 DRAWS = 1000
 

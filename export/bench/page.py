@@ -1,12 +1,13 @@
 """The page of a bench, in Markdown: the main figures first, then what they rest on."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from export.bench.budgets import shown
 from export.bench.machine import BUSY, on_processor
 from export.bench.plan import AS_IS, HISTORY, LONG, SHORT
 from export.bench.plots import LABELS
+from export.markdown import picture, table
 
 KINDS = {AS_IS: "real records", SHORT: "20 characters", LONG: "as long as the tower reads"}
 HOW = (
@@ -38,13 +39,13 @@ def page(document: Document, plots: Collection[str] = ()) -> str:
     if document["budgets"]:
         parts += ["## Budgets", _budgets(document)]
     if "towers" in document:
-        parts += ["## Towers", HOW, _picture("latency.png", "Latency by batch size", plots)]
+        parts += ["## Towers", HOW, picture("latency.png", "Latency by batch size", plots)]
         parts += [*_towers(document), _skipped(document["towers"])]
     if "retriever" in document:
         parts += ["## Retriever", _retriever(document)]
-        parts += [_picture("retriever.png", "Where the time of the retriever goes", plots)]
+        parts += [picture("retriever.png", "Where the time of the retriever goes", plots)]
     if "index" in document:
-        parts += ["## Index", _index(document), _picture("index.png", "Recall and cost of the index", plots)]
+        parts += ["## Index", _index(document), picture("index.png", "Recall and cost of the index", plots)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -99,9 +100,9 @@ def _main(document: Document) -> str:
     for name in document["main"]:
         row = [f"`{name}`", shown(name, document["metrics"][name]), between(document, name)]
         rows.append([*row, *([change(document, name)] if previous else [])])
-    table = _table(heads, rows, "lrr" + "r" * bool(previous))
+    figures_table = table(heads, rows, "lrr" + "r" * bool(previous))
     if not previous:
-        return f"{table}\n\nThere is no bench of this name on this machine to compare it with."
+        return f"{figures_table}\n\nThere is no bench of this name on this machine to compare it with."
     told = (
         f"Changes are against the bench of {previous['at']}, bundle `{previous['bundle_version'][:12]}`, run "
         f"`{previous['run_id']}`; an asterisk where the intervals of both do not meet, which counts for "
@@ -110,7 +111,7 @@ def _main(document: Document) -> str:
     )
     own, other = document["versions"], previous["versions"] or {}
     moved = [f"{name} was {other[name]}" for name in own if name in other and other[name] != own[name]]
-    return f"{table}\n\n{told}" + (f" Meanwhile: {', '.join(moved)}." if moved else "")
+    return f"{figures_table}\n\n{told}" + (f" Meanwhile: {', '.join(moved)}." if moved else "")
 
 
 def _budgets(document: Document) -> str:
@@ -120,7 +121,7 @@ def _budgets(document: Document) -> str:
         relation = "≥" if each["at_least"] else "≤"
         bound = f"{relation} {shown(each['name'], each['bound'])}"
         rows.append([f"`{each['name']}`", figure, bound, "holds" if each["holds"] else "**broken**"])
-    return _table(["figure", "", "budget", ""], rows, "lrrl")
+    return table(["figure", "", "budget", ""], rows, "lrrl")
 
 
 def _towers(document: Document) -> list[str]:
@@ -145,7 +146,7 @@ def _towers(document: Document) -> list[str]:
         parts += [
             f"### {side.capitalize()} tower, {budget}",
             "µs a call, p50 / p95 / p99, and records a second.",
-            _table(heads, rows, "lr" + "r" * len(backends) + "r"),
+            table(heads, rows, "lr" + "r" * len(backends) + "r"),
         ]
     return parts
 
@@ -196,7 +197,7 @@ def _retriever(document: Document) -> str:
         for name in (f"retriever{each}_share_b{batch}" for each in ("", "_pair", "_cpu"))
     ]
     loads = f"Loaded {len(found['loads'])} times in a fresh process: {between(document, 'load_s')}."
-    tables = [_table(heads, rows, "rlrrrrr"), _table(["share", "", "95 %"], shares, "lrr")]
+    tables = [table(heads, rows, "rlrrrrr"), table(["share", "", "95 %"], shares, "lrr")]
     return "\n\n".join([told, *tables, loads])
 
 
@@ -208,13 +209,3 @@ def _index(document: Document) -> str:
         f"{metrics['build_bare_s']:.2f} s; ratio {metrics['build_over_bare']:.3f} "
         f"({between(document, 'build_over_bare')})."
     )
-
-
-def _picture(name: str, text: str, plots: Collection[str]) -> str:
-    return f"![{text}]({name})" if name in plots else ""
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -> str:
-    rules = ["--:" if each == "r" else ":--" for each in alignment]
-    lines = [heads, rules, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

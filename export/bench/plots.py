@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from train.plots import BASELINE_COLOUR, COLOURS, MODEL_COLOUR, QUIET_COLOUR, quiet
+from train.plots import COLOURS, quiet
 
 ByBatch = Mapping[str, Mapping[str, Mapping[str, Any]]]  # batch -> backend -> summary
 LABELS = {
@@ -54,40 +54,6 @@ def latency_by_batch(panels: Sequence[Panel], chosen: str) -> Figure:
         place.set_axis_off()
     lines, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    return figure
-
-
-def recall_and_latency(curve: Sequence[Mapping[str, Any]], chosen: int, target: float) -> Figure:
-    """recall@k of the index against the time of a query, a point a search width."""
-    figure, axes = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
-    cost = [point["us_per_query"] for point in curve]
-    recall = [point["recall"] for point in curve]
-    axes.plot(cost, recall, marker="o", markersize=4, color=MODEL_COLOUR)
-    axes.axhline(target, color=QUIET_COLOUR, linestyle="--", linewidth=1)
-    axes.annotate(
-        f" target {target}",
-        (0, target),
-        (0, 3),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        fontsize=8,
-    )
-    for n, point in enumerate(curve):
-        own = point["ef"] == chosen
-        if own:
-            axes.plot(point["us_per_query"], point["recall"], "o", markersize=9, color=BASELINE_COLOUR)
-        if own or n % 2 == 0 or len(curve) <= 6:
-            where = (point["us_per_query"], point["recall"])
-            weight = "bold" if own else "normal"
-            text = f"ef {point['ef']}"
-            axes.annotate(text, where, (6, -11), textcoords="offset points", fontsize=8, fontweight=weight)
-    axes.set(
-        xlabel="microseconds a query, one thread",
-        ylabel="recall@k against exact search",
-        title=f"Index: recall and cost of a query, ef_search {chosen} is served",
-    )
-    axes.margins(x=0.16, y=0.12)
-    quiet(axes)
     return figure
 
 

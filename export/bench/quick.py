@@ -17,8 +17,8 @@ from export.bench.machine import machine
 from export.bench.plan import AS_IS, Cell
 from export.bench.plots import Panel, latency_by_batch
 from export.bench.towers import TORCH, time_cell, torch_threads
-from export.bench.turns import Effort, Times
 from protos.features import Side, TowerInputs
+from protos.turns import Effort, Times
 from train.config import Experiment
 from train.towers import Tower
 

@@ -17,6 +17,7 @@ from export.bench.plan import AS_IS, SIDES
 from export.bench.previous import DOCUMENT, changes
 from export.bench.subject import Subject
 from export.bench.towers import Measured
+from export.index import frontier
 from protos.bundle import write_file
 from train.plots import save
 from train.tracking import git_commit
@@ -148,6 +149,4 @@ def _retriever(document: Document) -> Plot | None:
 
 def _index(document: Document) -> Plot | None:
     found = document.get("index")
-    if not found or not found["curve"]:
-        return None
-    return plots.recall_and_latency(found["curve"], found["ef_search"], found["target"])
+    return frontier(found["tuned"]) if found and found["tuned"] else None

@@ -15,9 +15,9 @@ import numpy as np
 
 from export.bench.figures import Figures, summary
 from export.bench.interval import ratio
-from export.bench.turns import Times
 from export.gates.apart import LIBRARIES, PATIENCE
 from protos.errors import BundleDamaged
+from protos.turns import Times
 from train.config.bench import BenchConfig
 from train.places import ROOT
 

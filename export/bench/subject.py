@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from export import graph, precision
-from export.bench.exported import export_unchanged
 from export.bench.figures import PLAIN, SERVED
 from export.bench.plan import SIDES
 from export.bench.towers import EXPORTED, Forms
@@ -67,7 +68,7 @@ def forms_of(subject: Subject, problem: Problem, config: PrecisionConfig, scratc
         values: dict[str, list[Any]] = problem.sample(side, "test", RECORDS, seed=0)
         few = inputs.to_arrays({name: (column * 2)[:2] for name, column in values.items()})
         path = scratch / f"{side}-{EXPORTED}.onnx"
-        export_unchanged(tower, inputs, few, path)
+        onnx.save_model(graph.as_exported(tower, inputs.features, few), path)
         plain = scratch / f"{side}.onnx"
         graph.export_tower(tower, inputs.features, few, plain)
         wanted = [name for name in precision.VARIANTS if name != subject.variant(side)]

@@ -16,8 +16,8 @@ from export.bench.compiled import compiled
 from export.bench.inputs import Values, of_kind, varied
 from export.bench.machine import cores
 from export.bench.plan import AS_IS, SMALL, Cell
-from export.bench.turns import Effort, Times, take_turns
 from protos.features import Side, TowerInputs
+from protos.turns import Effort, Times, take_turns
 from train.config.bench import BenchConfig
 from train.observer import progress_bar
 from train.towers import Tower
@@ -106,7 +106,7 @@ def time_cell(
     """Backend -> microseconds (turns, calls) of one cell; torch's threads are as the caller has set them."""
     arrays = varied(inputs, of_kind(inputs, values, cell.kind), cell.batch)
     contenders = {name: [partial(encode, each) for each in arrays] for name, encode in encoders.items()}
-    return take_turns(contenders, effort)
+    return {name: taken.wall for name, taken in take_turns(contenders, effort).items()}
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """The page of a decision, in Markdown: the verdict first, then what it rests on."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from export.gates.decision import Decision, Side
+from export.markdown import picture, table
 from train.baselines import LABELS
 from train.plots import spelt
 
@@ -51,10 +52,10 @@ def page(decision: Decision, plots: Collection[str] = ()) -> str:
         _bundles(decision),
         "## Quality",
         _quality(decision),
-        _picture("quality.png", "Paired difference of quality, with its interval and the margin", plots),
+        picture("quality.png", "Paired difference of quality, with its interval and the margin", plots),
         "## Latency",
         _latency(decision),
-        _picture("latency.png", "Distribution of latencies of query towers and retrievers", plots),
+        picture("latency.png", "Distribution of latencies of query towers and retrievers", plots),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -80,7 +81,7 @@ def _gates(decision: Decision) -> str:
         rows.append([TITLES[gate.name], figure, f"{relation} {shown(gate.bound)}", outcome, gate.text])
     left_out = decision.measured.get("not_measured", ())
     rows += [[TITLES[name], "–", "–", "not measured", "see what refuses"] for name in left_out]
-    return _table(["gate", "figure", "bound", "outcome", "measured"], rows, "lrrll") + f"\n\n{HOW}"
+    return table(["gate", "figure", "bound", "outcome", "measured"], rows, "lrrll") + f"\n\n{HOW}"
 
 
 def _bundles(decision: Decision) -> str:
@@ -105,7 +106,7 @@ def _bundles(decision: Decision) -> str:
         row("size", lambda name, _: f"{sizes[name]:,.1f} MiB" if name in sizes else "–"),
         row("load", lambda name, _: f"{loads[name]:.2f} s" if name in loads else "–"),
     ]
-    return _table(["", *sides], rows, "l" + "l" * len(sides))
+    return table(["", *sides], rows, "l" + "l" * len(sides))
 
 
 def _quality(decision: Decision) -> str:
@@ -125,14 +126,14 @@ def _quality(decision: Decision) -> str:
         row += [_with_interval(manifest, f"{name}_{metric}", manifest) for name in baselines]
         rows.append(row)
     heads = ["metric", *means, *(["difference (95 %)"] if differences else []), *baselines.values()]
-    table = _table(heads, rows, "l" + "r" * (len(heads) - 1))
+    figures_table = table(heads, rows, "l" + "r" * (len(heads) - 1))
     told = f"Means over {measured['queries']:,} test queries, as served, with 95 % intervals."
     if measured["evaluated_anew"]:
         told += f" Evaluated anew on the challenger's data, because {measured['evaluated_anew']}."
     if baselines:
         told += " Baselines are those of the challenger's own report: "
         told += f"{manifest.get('verdict', '')}."
-    return f"{told}\n\n{table}"
+    return f"{told}\n\n{figures_table}"
 
 
 def _with_interval(figures: Mapping[str, Any], name: str, intervals: Mapping[str, Any]) -> str:
@@ -165,19 +166,9 @@ def _latency(decision: Decision) -> str:
         f"{machine['processor']} with {machine['cores']} cores. "
         "Each query counts with the median of five calls; figures are medians over rounds."
     )
-    return f"{told}\n\n{_table(heads, rows, 'll' + 'r' * (len(heads) - 2))}"
+    return f"{told}\n\n{table(heads, rows, 'll' + 'r' * (len(heads) - 2))}"
 
 
 def _sides(decision: Decision) -> dict[str, Side]:
     sides = {"challenger": decision.challenger}
     return sides if decision.champion is None else {**sides, "champion": decision.champion}
-
-
-def _picture(name: str, text: str, plots: Collection[str]) -> str:
-    return f"![{text}]({name})" if name in plots else ""
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -> str:
-    rules = ["--:" if each == "r" else ":--" for each in alignment]
-    lines = [heads, rules, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,6 +1,6 @@
 """What a variant costs and what it saves: quality, difference, size and latency, each beside float32."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,16 @@ import numpy as np
 from rich.console import Console
 
 from export import parity
-from export.backends import onnx_encoder
+from export.backends import Encode, onnx_encoder
 from export.bench.figures import summary
+from export.bench.inputs import Values
 from export.bench.plan import AS_IS, Cell
 from export.bench.towers import time_cell
-from export.bench.turns import Effort
 from export.precision.trial import METRICS, PerQuery, Trial, Vectors
 from export.precision.variants import node_count
 from protos.bundle import Variant
 from protos.features import Side, TowerInputs
+from protos.turns import Effort
 from train.metrics import interval
 
 BATCHES = (1, 32)
@@ -61,7 +62,10 @@ def measure(
         `latency`, batch size -> percentiles.
     """
     with console.status(f"latency of the {side} tower's variants"):
-        latency = _latency(side, inputs, files, trial, threads, iterations, seed)
+        encoders = {name: onnx_encoder(path, threads) for name, path in files.items()}
+        values: Values = dict(trial.problem.sample(side, "test", RECORDS, seed=0))
+        effort = Effort(iterations, min(FEWEST, iterations), SECONDS)
+        latency = _latency(inputs, encoders, values, effort, seed)
     plain = files["fp32"].stat().st_size
     found = {}
     for name, path in files.items():
@@ -108,21 +112,14 @@ def losses(judged: PerQuery, baseline: PerQuery, seed: int) -> dict[str, float]:
 
 
 def _latency(
-    side: Side,
-    inputs: TowerInputs,
-    files: Mapping[Variant, Path],
-    trial: Trial,
-    threads: int,
-    iterations: int,
-    seed: int,
+    inputs: TowerInputs, encoders: Mapping[Variant, Encode], values: Values, effort: Effort, seed: int
 ) -> dict[Variant, dict[str, Any]]:
     """Name -> batch size -> summary; all variants take short turns in one process."""
-    values: dict[str, Sequence[Any]] = dict(trial.problem.sample(side, "test", RECORDS, seed=0))
-    encoders = {str(name): onnx_encoder(path, threads) for name, path in files.items()}
-    found: dict[Variant, dict[str, Any]] = {name: {} for name in files}
-    effort = Effort(iterations, min(FEWEST, iterations), SECONDS)
+    found: dict[Variant, dict[str, Any]] = {name: {} for name in encoders}
+    contenders = {str(name): encode for name, encode in encoders.items()}
     for batch in BATCHES:
-        taken = time_cell(Cell(side, threads, batch, AS_IS), encoders, inputs, values, effort)
-        for name in files:
+        # How many threads an encoder has, it knows itself.
+        taken = time_cell(Cell(inputs.side, 1, batch, AS_IS), contenders, inputs, values, effort)
+        for name in encoders:
             found[name][str(batch)] = summary(taken[name], batch, seed)
     return found

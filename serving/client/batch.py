@@ -8,17 +8,16 @@ memory. The file of answers appears when it is whole, or not at all.
 
 import contextlib
 import dataclasses
+import io
 import json
-import os
 import queue
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from protos.bundle import sync
+from protos import bundle
 from protos.errors import DataError, InvalidInput
 from serving.answer import Answer
 from serving.client.blocking import RetrievalClient
@@ -110,18 +109,10 @@ def whole_file(path: Path) -> Iterator[TextIO]:
     if path.exists() and not path.is_file():
         raise DataError(f"{path}: expected a file, or nothing yet")
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            os.rename(name, path)
-            sync(path.parent)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with bundle.whole_file(path) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8")
+            yield text
+            text.detach()  # which writes what is left
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from None
 

@@ -25,14 +25,20 @@ KINDS = (
 
 
 def estimate(manifest: Manifest, item_tower: bool = False) -> int:
-    """Bytes that one process will need for a bundle, guessed from its files; vectors are shared by all.
+    """Bytes that one process will need for a bundle, guessed from its files.
+
+    Vectors in float32 are mapped, and shared by all; others each process brings back for itself. A graph that
+    nobody asks is not loaded.
 
     Args:
         manifest: of the bundle.
         item_tower: it is loaded too.
     """
-    times = {**TIMES, ITEM_TOWER: 1.5} if item_tower else TIMES
-    return int(sum(manifest.files[name].size * factor for name, factor in times.items()))
+    times = {**TIMES, ITEM_TOWER: 1.5} if item_tower else dict(TIMES)
+    if manifest.index.exact:
+        del times[INDEX]
+    own = 0 if manifest.precision.vectors == "fp32" else 4 * manifest.count * manifest.dimension
+    return own + int(sum(manifest.files[name].size * factor for name, factor in times.items()))
 
 
 def check_room(each: int, copies: int, memory: int = 0, free: int | None = None) -> None:

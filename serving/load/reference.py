@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import hnswlib
 import onnxruntime
 
 from protos import bundle, retrieval_pb2_grpc
@@ -25,6 +24,7 @@ from protos.features import TextFeature
 from serving import score
 from serving.catalogue import Catalogue
 from serving.convert import query_from_wire
+from serving.index import Index
 from serving.query import QueryForm
 
 THREADS = 16
@@ -44,9 +44,7 @@ class Naive(retrieval_pb2_grpc.RetrievalServicer):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # it has one core
         self._session = onnxruntime.InferenceSession(folder / bundle.QUERY_TOWER, options)
-        self._graph = hnswlib.Index(space=manifest.index.space, dim=manifest.dimension)
-        self._graph.load_index(str(folder / bundle.INDEX))
-        self._graph.set_ef(manifest.index.ef_search)
+        self._index = Index(folder, manifest)
         self._catalogue = Catalogue(folder, manifest)
         self._inputs = manifest.schema.side("query")
         self._form = QueryForm(manifest.schema.query)
@@ -63,8 +61,8 @@ class Naive(retrieval_pb2_grpc.RetrievalServicer):
             values = self._form.values(query_from_wire(request.query, "query"), "query")
             columns = {name: [value] for name, value in values.items()}
         vector = self._session.run(["vector"], self._inputs.to_arrays(columns))[0]
-        rows, distances = self._graph.knn_query(vector, k=request.k or DEFAULT_K, num_threads=1)
-        scores = score.shown(1 - distances, self._score)
+        rows, products = self._index.search(vector, request.k or DEFAULT_K)
+        scores = score.shown(products, self._score)
         ids, fields = self._catalogue.ids, self._catalogue.fields
         found = zip(rows[0].tolist(), scores[0].tolist(), strict=True)
         return wire.SearchResponse(

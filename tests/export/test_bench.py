@@ -17,9 +17,9 @@ from export.bench.interval import Figure, percentile, ratio
 from export.bench.plan import AS_IS, LONG, SHORT, Cell, kinds, main_kind, plan
 from export.bench.quick import BATCHES, Contenders, benchmark
 from export.bench.towers import effort, time_cell, torch_threads
-from export.bench.turns import Effort, take_turns
 from protos.config import parse
 from protos.features import Arrays, HistoryFeature, NumberFeature, Schema, TextFeature, TowerInputs
+from protos.turns import Effort, take_turns
 from tests.stdlib import write_toml
 from train.config import read_experiment
 from train.config.bench import BenchConfig
@@ -98,7 +98,7 @@ def test_contenders_take_the_same_places_in_alternating_order() -> None:
         return [lambda n=n: called.append((name, n)) for n in range(7)]
 
     found = take_turns({"a": calls("a"), "b": calls("b")}, Effort(40, 40, math.inf))
-    assert {each.shape for each in found.values()} == {(10, 4)}
+    assert {times.shape for each in found.values() for times in each} == {(10, 4)}
     timed = called[-10 * 2 * 7 :]  # a turn: three calls that are not counted, then four
     turns = [timed[at : at + 7] for at in range(0, len(timed), 7)]
     assert [turn[0][0] for turn in turns] == ["a", "b", "b", "a"] * 5
@@ -110,7 +110,7 @@ def test_contenders_take_the_same_places_in_alternating_order() -> None:
 def test_no_more_than_the_fewest_calls_are_made_once_the_time_is_up() -> None:
     def made(seconds: float) -> int:
         slow: Any = {name: [lambda: time.sleep(0.001)] for name in "ab"}
-        return take_turns(slow, Effort(300, 40, seconds))["a"].size
+        return take_turns(slow, Effort(300, 40, seconds))["a"].wall.size
 
     assert made(0) == 60  # whole turns of 30
     assert made(math.inf) == 300

@@ -15,11 +15,12 @@ import pytest
 from protos import bundle
 from protos.bundle import IndexParameters
 from protos.errors import MissingStage
+from protos.turns import SETTLING
 from serving.compare import STEP, recall
 from serving.encoder import Encoder
 from serving.query import example_query
 from serving.retriever import Retriever
-from serving.turns import PASSES, SETTLING, TURN, WARM_UP, take_turns
+from serving.turns import PASSES, TURN, WARM_UP, take_turns
 from tests.serving.conftest import ROOT
 from tests.tiny import item_names, tiny_bundle, watched_bundle
 from tests.tiny_towers import TinyTower

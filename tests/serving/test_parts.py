@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from protos.errors import MissingStage
-from serving.parts import Bench, Effort, main, take_turns
+from serving.parts import Bench, main
 from serving.query import Query
 from tests.serving.conftest import ROOT
 from tests.tiny import watched_bundle
@@ -91,21 +91,6 @@ def test_where_the_service_compares_with_all_items_so_does_the_bare_part(plain: 
     for vector, rows, answer in zip(vectors, best, answers, strict=True):
         scores = np.sort(bench.index.vectors[rows] @ vector)[::-1]  # several items may be as good as the last
         np.testing.assert_allclose(scores, [hit.score for hit in answer.hits], atol=1e-6)
-
-
-def test_all_contenders_take_the_same_places() -> None:
-    called: list[tuple[str, int]] = []
-
-    def calls(name: str) -> list[Any]:
-        return [lambda n=n: called.append((name, n)) for n in range(9)]
-
-    wall, cpu = take_turns({name: calls(name) for name in ("other", "retriever")}, Effort(40, 40, 1.0))
-    assert {np.array(each).shape for each in (*wall.values(), *cpu.values())} == {(10, 4)}
-    timed = called[-10 * 2 * 7 :]  # a turn: three calls that are not counted, then four
-    turns = [timed[at : at + 7] for at in range(0, len(timed), 7)]
-    assert [turn[0][0] for turn in turns] == ["other", "retriever", "retriever", "other"] * 5
-    for first, second in zip(turns[::2], turns[1::2], strict=True):
-        assert [n for _, n in first] == [n for _, n in second]
 
 
 def test_a_bundle_that_cannot_be_measured_is_told(watched: Path, tmp_path: Path) -> None:

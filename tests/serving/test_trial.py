@@ -1,5 +1,6 @@
 """Bundles on trial: a good one tells what it takes, a bad one harms nobody, a large one is not even tried."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -128,6 +129,11 @@ def test_a_trial_that_does_not_end_is_ended(plain: Path) -> None:
 def test_what_is_too_large_is_told_with_both_figures(plain: Path) -> None:
     each = memory.estimate(bundle.read_manifest(plain))
     assert 0 < each < memory.estimate(bundle.read_manifest(plain), item_tower=True)
+    manifest = bundle.read_manifest(plain)
+    own = dataclasses.replace(manifest, precision=bundle.Precisions(vectors="int8"))
+    assert memory.estimate(own) == each + 4 * manifest.count * manifest.dimension  # brought back by each
+    unasked = dataclasses.replace(manifest, index=dataclasses.replace(manifest.index, exact=True))
+    assert memory.estimate(unasked) == each - manifest.files[bundle.INDEX].size  # a graph that is not loaded
     memory.check_room(100 * MIB, 2, memory=264 * MIB)
     with pytest.raises(
         Unavailable, match="2 times 100 MiB and a margin are 264 MiB, --memory allows 263 MiB"

@@ -7,6 +7,7 @@ of each are not counted. They are short enough that whatever slows the machine d
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,48 +39,67 @@ class Effort:
     pause: float = 0.0
 
 
-def take_turns(contenders: Mapping[str, Sequence[Call]], effort: Effort) -> dict[str, Times]:
+class Taken(NamedTuple):
+    """Microseconds of each counted call, (turns, calls).
+
+    Args:
+        wall: by the clock.
+        cpu: that the calling thread spent on a processor meanwhile; less where others use the machine, too.
+    """
+
+    wall: Times
+    cpu: Times
+
+
+def take_turns(contenders: Mapping[str, Sequence[Call]], effort: Effort) -> dict[str, Taken]:
     """Time each contender's calls, one after the other and again from the first.
 
     Args:
         contenders: name -> calls, each on other inputs; in a turn all take those at the same places.
 
     Returns:
-        name -> microseconds (turns, calls), of the same shape for all.
+        name -> what its calls took, of the same shape for all.
     """
     slowest = max(_warmed_up(calls) for calls in contenders.values())
     length = max(1, min(TURN, effort.iterations // TURNS, int(TURN_SECONDS / slowest)))
     settling = SETTLING if length > SETTLING else 1
-    taken: dict[str, list[list[float]]] = {name: [] for name in contenders}
+    taken: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in contenders}
     until = time.perf_counter() + effort.seconds
-    for turn in range(-(-effort.iterations // length)):
-        if turn * length >= effort.fewest and time.perf_counter() > until:
+    for number in range(-(-effort.iterations // length)):
+        if number * length >= effort.fewest and time.perf_counter() > until:
             break
-        for name in sorted(contenders, reverse=bool(turn % 2)):
+        for name in sorted(contenders, reverse=bool(number % 2)):
             time.sleep(effort.pause)
-            taken[name].append(_turn(contenders[name], turn * length, length, settling))
-    return {name: np.array(each) for name, each in taken.items()}
+            taken[name].append(turn(contenders[name], number * length, length, settling))
+    both = {name: np.moveaxis(np.array(each), -1, 0) for name, each in taken.items()}  # (2, turns, calls)
+    return {name: Taken(*each) for name, each in both.items()}
+
+
+def turn(
+    calls: Sequence[Call], first: int, length: int, settling: int = SETTLING
+) -> list[tuple[float, float]]:
+    """Microseconds by the clock and on a processor of so many calls, after some that are not counted.
+
+    Args:
+        calls: to be called one after the other, and again from the first.
+        first: place of the first that counts.
+    """
+    return [_timed(calls[(first + n) % len(calls)]) for n in range(-settling, length)][settling:]
+
+
+def _timed(call: Call) -> tuple[float, float]:
+    on_cpu = time.thread_time_ns()
+    begun = time.perf_counter_ns()
+    call()
+    taken = time.perf_counter_ns() - begun
+    return taken / 1000, (time.thread_time_ns() - on_cpu) / 1000
 
 
 def _warmed_up(calls: Sequence[Call]) -> float:
     """Seconds that a call takes once it is warm: the shortest seen."""
     shortest, until = float("inf"), time.perf_counter() + TURN_SECONDS
     for n in range(WARM_UP):
-        begun = time.perf_counter()
-        calls[n % len(calls)]()
-        now = time.perf_counter()
-        shortest = min(shortest, now - begun)
-        if n and now > until:
+        shortest = min(shortest, _timed(calls[n % len(calls)])[0] / 1e6)
+        if n and time.perf_counter() > until:
             break
     return shortest
-
-
-def _turn(calls: Sequence[Call], first: int, length: int, settling: int) -> list[float]:
-    """Microseconds of each counted call of a turn."""
-    taken = []
-    for n in range(-settling, length):
-        call = calls[(first + n) % len(calls)]
-        begun = time.perf_counter_ns()
-        call()
-        taken.append((time.perf_counter_ns() - begun) / 1000)
-    return taken[settling:]
