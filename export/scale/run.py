@@ -31,7 +31,15 @@ WORK = CACHE / "scale"
 MODULE = "export.scale.measuring"
 CATALOGUE = ("encode", "build", "search", "load")  # steps of a catalogue of documents, in order
 VECTORS = ("vectors", "exact")  # of vectors alone
-SOURCES = ("protos", "export/catalogue", "export/index", "export/scale/measuring")
+SOURCES = (
+    "protos",
+    "train",
+    "export",
+    "export/catalogue",
+    "export/index",
+    "export/scale/measuring",
+    "serving",
+)
 
 Document = dict[str, Any]
 Launch = Callable[[str, Path, int, int], None]  # step, folder, items, seed
