@@ -5,6 +5,7 @@ the champion's, and `Info`, metrics and log must tell of it. When the fault goes
 serve what the alias names, without a restart.
 """
 
+import json
 import os
 import resource
 import shutil
@@ -204,6 +205,12 @@ def test_two_promotions_at_once_end_with_what_the_registry_says(world: World) ->
 def test_a_start_without_the_registry(world: World, tmp_path: Path) -> None:
     """From the cache, with what was served last; and it follows when the registry comes back."""
     served = world.service.served()
+
+    def is_noted() -> bool:  # which comes after the workers have changed
+        (note,) = world.service.cache.parent.rglob(".served/*.json")
+        return bool(json.loads(note.read_text())["model_version"] == served)
+
+    wait_for(is_noted, 30, world.service.log)
     world.registry.stop()
     try:
         cache = tmp_path / "cache"
