@@ -8,8 +8,10 @@ Weights have seven bits, one scale an output: processors without VNNI add up pro
 bits overflow, and then the quality that was measured here would not be the one that is served there.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def dynamic(model: onnx.ModelProto, path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     layers = dense_layers(model)
-    with tempfile.TemporaryDirectory(prefix="twinspire-int8-") as scratch:
+    with _log_left_alone(), tempfile.TemporaryDirectory(prefix="twinspire-int8-") as scratch:
         written = Path(scratch) / "dynamic.onnx"
         quantize_dynamic(
             _prepared(model),
@@ -63,7 +65,7 @@ def static(model: onnx.ModelProto, path: Path, calibration: Iterable[Arrays]) ->
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    with tempfile.TemporaryDirectory(prefix="twinspire-int8-") as scratch:
+    with _log_left_alone(), tempfile.TemporaryDirectory(prefix="twinspire-int8-") as scratch:
         written = Path(scratch) / "static.onnx"
         quantize_static(
             _prepared(model),
@@ -79,6 +81,17 @@ def static(model: onnx.ModelProto, path: Path, calibration: Iterable[Arrays]) ->
             extra_options={"OpTypesToExcludeOutputQuantization": list(KINDS)},
         )
         _put_down(written, path)
+
+
+@contextmanager
+def _log_left_alone() -> Iterator[None]:
+    """The quantiser configures the log of the whole program, and then every library is heard."""
+    root = logging.getLogger()
+    handlers = [*root.handlers]
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
 
 
 def _reader(calibration: Iterable[Arrays]) -> Any:

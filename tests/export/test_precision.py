@@ -1,5 +1,7 @@
 """Towers in fewer bits: which parts are rounded and which never, and torch rounded the same way agrees."""
 
+import functools
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -281,3 +283,13 @@ def test_dense_layers_are_those_with_constant_weights(made: Made) -> None:
     for node in graph.node:
         dims: Any = names.get(node.input[1], []) if node.op_type in ("MatMul", "Gemm") else []
         assert (node.name in layers) == (len(dims) == 2 and min(dims) >= 16)
+
+
+def test_the_quantiser_does_not_configure_the_log(
+    both: dict[Side, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    for made in both.values():
+        arrays = made.inputs.to_arrays(made.values)
+        make_variants(made.path("fp32"), tmp_path, functools.partial(list, (arrays,)), DENSE)
+    assert logging.getLogger().handlers == []
