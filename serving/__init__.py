@@ -20,3 +20,9 @@ Read in this order.
   `tracing.py`, `requestlog.py`, `observer.py`.
 - Those who use it: `client/`, `load/`, `demo.py`, and the commands in `__main__.py`.
 """
+
+import os
+
+# Read when gRPC is imported, so it stands here: connections are read by the thread that answers, as
+# `reactor.py` says, which a variable that is set already may say otherwise. Clients are not touched by it.
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")

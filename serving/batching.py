@@ -106,6 +106,11 @@ class Batcher:
         self._refusing_since = self._refused = 0.0  # by the same clock
 
     @property
+    def is_overloaded(self) -> bool:
+        """Whether refusals have lasted, and the last one is not long ago."""
+        return time.monotonic() < self.overloaded_until
+
+    @property
     def is_full(self) -> bool:
         """Whether a whole batch waits."""
         return self.queries >= self.most
@@ -125,6 +130,14 @@ class Batcher:
             self.overloaded_until = now + OVERLOAD_SECONDS
         seconds = max(0.01, self.queries * self.seconds_per_query)
         return Overloaded("more queries are waiting than the service can answer in time", seconds)
+
+    def shed(self, most: int) -> list[Job]:
+        """Take out the jobs that have waited longest, until at most so many queries wait."""
+        jobs: list[Job] = []
+        while self.queries > most:
+            jobs.append(self._jobs.popleft())
+            self.queries -= len(jobs[-1].prepared)
+        return jobs
 
     def answer(self) -> None:
         """Take one batch and answer it."""

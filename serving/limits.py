@@ -97,6 +97,15 @@ class Bounds:
     def __post_init__(self) -> None:
         _check_positive(self)
 
+    @property
+    def part(self) -> int:
+        """Calls that one connection may add to the queue between two batches of an overload.
+
+        As few connections as can fill the queue bring a batch so, and one that asks more than others has no
+        more of it.
+        """
+        return max(1, -(-self.batch * self.calls // self.queue))
+
 
 def _check_positive(bounds: Limits | Bounds) -> None:
     for each in fields(bounds):

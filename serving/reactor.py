@@ -6,6 +6,11 @@ the completion queue. While there are events it reads calls and messages; as soo
 whole batch waits, it answers one. Nothing is handed over, nothing is locked, and a lone request is answered
 as soon as it has been read. A process has one reactor; several cores are for several processes.
 
+Left to itself gRPC reads connections on threads of its EventEngine, and wakes the reactor for each call. The
+package (`__init__.py`) has it listen with the poller of the completion queue instead, so that the thread that
+answers is also the one that reads: a fifth more requests a second on one core, and two workers answer 1.7
+times as many as one where it was 1.4.
+
 It stands on `grpc._cython.cygrpc`, which is what grpcio's own servers are made of and no public interface; so
 pyproject.toml bounds the version of grpcio, and a test names what is used of it.
 """
@@ -15,6 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -24,9 +30,10 @@ from protos.errors import DeadlineExceeded, Overloaded, Unavailable
 from serving.batching import Batcher, Job
 from serving.cells import OTHER
 from serving.guard import Guard
+from serving.limits import Bounds
 from serving.methods import Method
 from serving.observer import Observer
-from serving.refusals import Refusals
+from serving.refusals import IDLE_SHARE, Refusals
 from serving.rpc import NO_FLAGS, Rpc
 from serving.status import status, trailers
 from serving.stream_rpc import StreamRpc
@@ -35,6 +42,7 @@ log = logging.getLogger(__name__)
 
 SILENT_SECONDS = 1.0  # that a call may be without its message where others need its room
 IDLE_SECONDS = 0.05  # between looks at what other threads want
+EMPTY = 2  # looks without an event that tell that nothing waits: one may have read a part of a call
 READ_ON = 1024  # events that are still read while a whole batch waits: what is refused is refused at once
 SHUTDOWN = "shutdown"
 
@@ -47,8 +55,7 @@ class Reactor:
         batcher: answers their jobs.
         observer: told of every call.
         guard: says who may call what.
-        queue: queries that may wait; a request that would be one more is refused.
-        streams: calls of many requests that may be open.
+        bounds: of queries that wait, and of calls of many requests that are open; one more is refused.
         window: requests of each of those on their way at once.
         options: of gRPC's C core.
     """
@@ -59,8 +66,7 @@ class Reactor:
         batcher: Batcher,
         observer: Observer,
         guard: Guard,
-        queue: int,
-        streams: int,
+        bounds: Bounds,
         window: int,
         options: Sequence[tuple[str, int]],
     ) -> None:
@@ -69,10 +75,12 @@ class Reactor:
         self._methods = methods
         self._batcher = batcher
         self._guard = guard
-        self._bound, self._streams = queue, streams
+        self._bounds = bounds
         self._open_streams = 0
         self._due = 0  # operations that gRPC has not yet finished
         self._extra = 0
+        self._empty = 0
+        self._brought: dict[bytes, int] = {}  # calls of each connection since the last batch of an overload
         self._refusals = Refusals()
         self.silent: dict[Rpc, None] = {}  # calls whose message has not come, in their order
         self._is_shut = False
@@ -161,8 +169,8 @@ class Reactor:
         """Whether there is room for one more call of many requests; the call fails if not."""
         self._open_streams += 1
         self.observer.streams(self._open_streams)
-        if self._open_streams > self._streams:
-            rpc.fail(Overloaded(f"all {self._streams} streams are in use", 1.0))
+        if self._open_streams > self._bounds.streams:
+            rpc.fail(Overloaded(f"all {self._bounds.streams} streams are in use", 1.0))
             return False
         return True
 
@@ -180,12 +188,16 @@ class Reactor:
             busy = batcher.queries or self._soon or self._refusals
             event = poll(0.0 if busy else time.time() + IDLE_SECONDS)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:
+                self._empty += 1
+                if batcher.queries and self._empty < EMPTY:
+                    continue
                 self._run_soon()
                 if batcher.queries:
                     self._answer()
-                else:
-                    self._refusals.pay(idle=True)
+                elif self._refusals:
+                    self._catch_up()
             else:
+                self._empty = 0
                 self._handle(event)
                 if batcher.is_full:
                     self._extra += 1
@@ -194,13 +206,22 @@ class Reactor:
             event = None  # or what it holds would live until the next one comes
 
     def _answer(self) -> None:
-        self._extra = 0
+        self._extra = self._empty = 0
+        self._brought.clear()
         self._run_soon()  # or it would wait for as long as there is no pause
         try:
             self._batcher.answer()
         except Exception:
             log.exception("a batch could not be answered")
         self._refusals.pay()
+
+    def _catch_up(self) -> None:
+        """Nothing waits for an answer: see to those who wait for a refusal."""
+        room = min(self._batcher.most, self._room() - len(self.silent))
+        if room < 1 or self._batcher.is_overloaded:
+            self._refusals.pay(IDLE_SHARE)
+        else:
+            self._refusals.relent(room)
 
     def _handle(self, event: Any) -> None:
         if event.tag is SHUTDOWN:
@@ -242,10 +263,16 @@ class Reactor:
         except Exception as denied:
             self._refuse(event, method, denied)
             return
-        if not method.always and not self._has_room():
+        if not (method.always or (self._has_room() and self._has_part(event.call))):
             error = self._batcher.overloaded()  # now, however late it is told
-            self._refusals.add(lambda: self._refuse(event, method, error))
+            self._refusals.add(
+                lambda: self._refuse(event, method, error), lambda: self._begin(event, method, token_name)
+            )
+            self._shed(error)
             return
+        self._begin(event, method, token_name)
+
+    def _begin(self, event: Any, method: Method, token_name: str | None) -> None:
         self.observer.began()
         method.rpc(self, method, event, token_name)
 
@@ -254,8 +281,29 @@ class Reactor:
 
         A long queue that never empties delays everybody and answers nobody more (Nichols and Jacobson 2012).
         """
-        overloaded = time.monotonic() < self._batcher.overloaded_until
-        return max(1, self._bound // 8) if overloaded else self._bound
+        return max(1, self._bounds.queue // 8) if self._batcher.is_overloaded else self._bounds.queue
+
+    def _shed(self, error: Exception) -> None:
+        """Refuse what has waited longest in a burst that has turned out to be an overload."""
+
+        def drop(job: Job) -> None:
+            job.error = error
+            job.done(job)
+
+        for job in self._batcher.shed(self._room()):
+            self._refusals.add(partial(drop, job), partial(self._batcher.submit, job))
+
+    def _has_part(self, call: Any) -> bool:
+        """Whether a connection may have one more call wait, for others have their part of an overload, too.
+
+        An answer makes room for a call on its own connection. So without this, those that are answered would
+        be those that are answered next, as fast as they can ask, and others would wait for nothing.
+        """
+        if not self._batcher.is_overloaded:
+            return True
+        connection = call.peer()
+        brought = self._brought[connection] = self._brought.get(connection, 0) + 1
+        return brought <= self._bounds.part
 
     def _has_room(self) -> bool:
         """Whether one more query may wait.

@@ -3,14 +3,16 @@
 Reading a call and refusing it costs a fifth of what a search does. Under many times the load that the service
 bears, refusing each at once would leave no time for answers, and whoever is refused would soon be back. So
 refusing has a share of the time. Calls beyond it wait for their refusal, which is what holds their clients
-back: a connection has only so many calls open (HTTP/2, RFC 9113, section 5.1.2).
+back: a connection has only so many calls open (HTTP/2, RFC 9113, section 5.1.2). Where the overload is over
+first they are answered after all, the newest first, for the clients of others may have given up.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable
 
-SHARE = 0.05  # of the time, for refusing
+SHARE = 0.06  # of the time, for refusing
+IDLE_SHARE = 0.25  # of the time in which nothing waits for an answer: it will not last, the refused come back
 COST = 50e-6  # seconds, to read a call and to refuse it
 SAVED = 0.02  # seconds of that time that a quiet service may have saved up
 MOST = 8192  # calls that may wait for it; memory has a bound
@@ -25,7 +27,7 @@ class Refusals:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[tuple[Callable[[], None], Callable[[], None]]] = deque()
         self._saved = SAVED
         self._since = clock()
 
@@ -33,31 +35,36 @@ class Refusals:
         """How many wait."""
         return len(self._waiting)
 
-    def add(self, refuse: Callable[[], None]) -> None:
-        """Refuse a call by calling `refuse`, now or later."""
+    def add(self, refuse: Callable[[], None], answer: Callable[[], None]) -> None:
+        """Refuse a call by calling `refuse`, now or later, or have it answered by calling `answer`."""
         self._earn()
         if (self._saved >= COST and not self._waiting) or len(self._waiting) >= MOST:
             self._saved -= COST
             refuse()
         else:
-            self._waiting.append(refuse)
+            self._waiting.append((refuse, answer))
 
-    def pay(self, idle: bool = False) -> None:
+    def pay(self, share: float = SHARE) -> None:
         """Refuse those that have waited longest, as many as there is time for.
 
         Args:
-            idle: there is nothing else to do, so all the time is for that.
+            share: of the time since the last look that is for that.
         """
         if not self._waiting:
             return
-        self._earn()
-        if idle:
-            self._saved = SAVED
+        self._earn(share)
         while self._waiting and self._saved >= COST:
             self._saved -= COST
-            self._waiting.popleft()()
+            refuse, _ = self._waiting.popleft()
+            refuse()
 
-    def _earn(self) -> None:
+    def relent(self, most: int) -> None:
+        """There is room: have the newest answered, so many of them."""
+        for _ in range(min(most, len(self._waiting))):
+            _, answer = self._waiting.pop()
+            answer()
+
+    def _earn(self, share: float = SHARE) -> None:
         now = self._clock()
-        self._saved = min(SAVED, self._saved + (now - self._since) * SHARE)
+        self._saved = min(SAVED, self._saved + (now - self._since) * share)
         self._since = now

@@ -139,8 +139,7 @@ class RetrievalServer:
             Batcher(counters, bounds.batch),
             Observer(counters, log, tracing),
             Guard(access.tokens),
-            bounds.queue,
-            bounds.streams,
+            bounds,
             limits.max_in_flight,
             _options(limits, bounds, share_port),
         )

@@ -86,8 +86,9 @@ def following(
 
 
 def reference(kind: str, bundle: Path, cores: Set) -> Any:
-    """As `ours`, one of the servers of `reference.py`."""
-    return _running(kind, ["-m", "serving.load.reference", kind, "--bundle", str(bundle)], cores)
+    """As `ours`, one of the servers of `reference.py`, with gRPC as it is by itself."""
+    arguments = ["-m", "serving.load.reference", kind, "--bundle", str(bundle)]
+    return _running(kind, arguments, cores, {**os.environ, "GRPC_EXPERIMENTS": ""})
 
 
 class InProcess:

@@ -12,7 +12,7 @@ from serving import cells
 from serving.batching import Batcher
 from serving.guard import Guard
 from serving.histogram import SIZES, cumulative, width
-from serving.limits import Limits
+from serving.limits import Bounds, Limits
 from serving.methods import Method, methods
 from serving.metrics import SharedMetrics
 from serving.observer import Observer
@@ -95,8 +95,7 @@ def reacting(
         Batcher(counters, batch),
         Observer(counters),
         Guard(),
-        queue,
-        streams,
+        Bounds(queue=queue, batch=batch, streams=streams),
         window,
         [("grpc.so_reuseport", 0)],
     )

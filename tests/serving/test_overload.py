@@ -1,0 +1,192 @@
+"""What happens when more is asked than can be answered: who is refused, how soon, and who is not."""
+
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from grpc import StatusCode
+
+from protos import retrieval_pb2_grpc
+from serving import refusals
+from serving.batching import Batcher, Job
+from serving.limits import Bounds
+from serving.refusals import COST, IDLE_SHARE, SAVED, SHARE, Refusals
+from serving.retriever import Retriever
+from serving.stages import Wanted
+from tests.serving.conftest import ROOT
+from tests.serving.reacting import GOOD, Reacting, call, reacting, soon
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Calls:
+    """Calls that came one after the other, and what became of each."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.refused: list[int] = []
+        self.answered: list[int] = []
+        self.refusals = Refusals(clock)
+
+    def come(self, *numbers: int) -> None:
+        """There is no room for these."""
+        for n in numbers:
+            self.refusals.add(self._note(self.refused, n), self._note(self.answered, n))
+
+    def _note(self, where: list[int], number: int) -> Callable[[], None]:
+        return lambda: where.append(number)
+
+
+AT_ONCE = round(SAVED / COST) - 1  # refusals that a quiet service has saved up; the last is lost in rounding
+
+
+def test_refusing_is_quick_until_it_is_all_that_is_done() -> None:
+    clock = Clock()
+    calls = Calls(clock)
+    calls.come(*range(AT_ONCE + 300))
+    assert calls.refused == [*range(AT_ONCE)]
+    assert len(calls.refusals) == 300
+    for share in (SHARE, IDLE_SHARE):
+        before = len(calls.refused)
+        clock.now += 100 * COST / share
+        calls.refusals.pay(share)
+        assert len(calls.refused) - before == pytest.approx(100, abs=1)
+    assert calls.refused == [*range(len(calls.refused))]  # those who have waited longest
+    assert calls.answered == []
+
+
+def test_who_waits_for_a_refusal_is_answered_where_there_is_room_the_newest_first() -> None:
+    calls = Calls(Clock())
+    calls.come(*range(AT_ONCE + 5))
+    calls.refusals.relent(3)
+    assert calls.answered == [AT_ONCE + 4, AT_ONCE + 3, AT_ONCE + 2]
+    calls.refusals.relent(3)
+    assert calls.answered[3:] == [AT_ONCE + 1, AT_ONCE]
+    assert calls.refused == [*range(AT_ONCE)]
+
+
+def test_only_so_many_wait_for_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "MOST", 10)
+    calls = Calls(Clock())
+    calls.come(*range(AT_ONCE + 12))
+    assert len(calls.refusals) == 10
+    assert calls.refused == [*range(AT_ONCE), AT_ONCE + 10, AT_ONCE + 11]
+
+
+def test_those_that_have_waited_longest_are_shed(retriever: Retriever) -> None:
+    batcher = Batcher(most=2)
+    jobs = []
+    for queries in (1, 3, 1, 1):
+        prepared = [retriever.prepare(query) for query in [_query()] * queries]
+        jobs.append(Job(retriever, prepared, Wanted(3), lambda job: job))
+        batcher.submit(jobs[-1])
+    assert batcher.shed(6) == []
+    assert batcher.shed(4) == jobs[:2]
+    assert batcher.queries == 2
+    assert batcher.shed(0) == jobs[2:]
+    assert batcher.queries == 0
+
+
+@pytest.mark.parametrize(
+    ("bounds", "part"),
+    [(Bounds(), 1), (Bounds(queue=64), 8), (Bounds(queue=100_000), 1), (Bounds(calls=100), 7)],
+)
+def test_as_few_connections_as_can_fill_the_queue_bring_a_whole_batch(bounds: Bounds, part: int) -> None:
+    assert bounds.part == part
+    assert math.ceil(bounds.queue / bounds.calls) * bounds.part >= min(bounds.batch, bounds.queue)
+
+
+def test_in_an_overload_no_connection_has_more_than_its_part(retriever: Retriever) -> None:
+    with reacting(retriever, queue=512, batch=32) as served, _connection(served) as greedy:
+        stub: Any = retrieval_pb2_grpc.RetrievalStub(greedy)
+        held_up = call(greedy, "Sleep").future(b"300", timeout=5)
+        time.sleep(0.05)
+        _overload(served, 0.5)
+        calls = [stub.Search.future(GOOD, timeout=5) for _ in range(20)]
+        with ThreadPoolExecutor() as pool:
+            modest = [*pool.map(lambda _: _ask(served), range(8))]
+        assert held_up.result() == b"300"
+        assert modest == [StatusCode.OK] * 8
+        codes = [each.code() for each in calls]
+        assert codes.count(StatusCode.OK) == served.reactor._bounds.part == 1
+        assert codes.count(StatusCode.RESOURCE_EXHAUSTED) == 19
+        _overload(served, 0)
+        codes = [each.code() for each in [stub.Search.future(GOOD, timeout=5) for _ in range(20)]]
+        assert codes == [StatusCode.OK] * 20
+
+
+def test_a_burst_that_turns_out_to_be_an_overload_is_shed(retriever: Retriever) -> None:
+    with reacting(retriever, queue=64, batch=4) as served, _connection(served) as channel:
+        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
+        held_up = call(channel, "Sleep").future(b"300", timeout=5)
+        time.sleep(0.05)
+        batcher = served.reactor._batcher
+        since = time.monotonic() - 1  # refusals have lasted by the time that the burst is read
+        batcher._refusing_since, batcher._refused = since, time.monotonic() + 0.3
+        calls = [stub.Search.future(GOOD, timeout=5) for _ in range(100)]
+        codes = [each.code() for each in calls]
+        assert held_up.result() == b"300"
+        answered = [n for n, code in enumerate(codes) if code is StatusCode.OK]
+        assert codes.count(StatusCode.RESOURCE_EXHAUSTED) == 100 - len(answered)
+        assert 8 <= len(answered) < 64  # an eighth of the queue, and what has come while there was room again
+        assert 0 not in answered
+        assert served.snapshot("refused")["no_room"] == 100 - len(answered)
+
+
+def test_who_still_waits_for_a_refusal_when_the_overload_is_over_is_answered(retriever: Retriever) -> None:
+    with reacting(retriever, queue=4, batch=4) as served, _connection(served) as channel:
+        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
+        held_up = call(channel, "Sleep").future(b"200", timeout=5)
+        time.sleep(0.05)
+        served.reactor._refusals._saved = -60.0  # all time for refusing is spent, for long
+        calls = [stub.Search.future(GOOD, timeout=5) for _ in range(30)]
+        codes = [each.code() for each in calls]
+        assert held_up.result() == b"200"
+        assert codes == [StatusCode.OK] * 30
+        assert soon(lambda: served.snapshot("in_flight") == 0)
+
+
+@pytest.mark.parametrize("given", [None, "", "tcp_rcv_lowat"])
+def test_the_poller_is_one_that_grpc_knows_and_the_variable_is_the_operators(given: str | None) -> None:
+    code = "import os, serving, grpc\nserver = grpc.server(None)\nprint(os.environ['GRPC_EXPERIMENTS'])"
+    environment = {} if given is None else {"GRPC_EXPERIMENTS": given}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+    )
+    assert done.stdout.strip() == ("-event_engine_listener" if given is None else given)
+    assert "experiment" not in done.stderr
+
+
+def _query() -> Any:
+    from serving.query import Query
+
+    return Query("bavuti")
+
+
+def _connection(served: Reacting) -> grpc.Channel:
+    """A channel that shares its connection with no other."""
+    return grpc.insecure_channel(served.address, [("grpc.use_local_subchannel_pool", 1)])
+
+
+def _ask(served: Reacting) -> StatusCode:
+    with _connection(served) as channel:
+        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
+        asked = stub.Search.future(GOOD, timeout=5)
+        return asked.code()  # type: ignore[no-any-return]
+
+
+def _overload(served: Reacting, seconds: float) -> None:
+    served.reactor._batcher.overloaded_until = time.monotonic() + seconds
