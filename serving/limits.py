@@ -88,7 +88,9 @@ class Bounds:
         ValueError: a bound is below 1.
     """
 
-    queue: int = field(default=512, metadata={"help": "queries that may wait; an eighth in overload"})
+    queue: int = field(
+        default=512, metadata={"help": "queries that may wait; in overload one batch and a third"}
+    )
     batch: int = field(default=32, metadata={"help": "queries that are answered together"})
     streams: int = field(default=64, metadata={"help": "streams that may be open"})
     connections: int = field(default=1024, metadata={"help": "connections that may be open"})
@@ -96,6 +98,11 @@ class Bounds:
 
     def __post_init__(self) -> None:
         _check_positive(self)
+
+    @property
+    def overload(self) -> int:
+        """Queries that may wait in an overload: a batch, and a third of one that comes meanwhile."""
+        return min(self.queue, self.batch + self.batch // 3)
 
     @property
     def part(self) -> int:

@@ -217,11 +217,10 @@ class Reactor:
 
     def _catch_up(self) -> None:
         """Nothing waits for an answer: see to those who wait for a refusal."""
-        room = min(self._batcher.most, self._room() - len(self.silent))
-        if room < 1 or self._batcher.is_overloaded:
+        if self._batcher.is_overloaded:
             self._refusals.pay(IDLE_SHARE)
         else:
-            self._refusals.relent(room)
+            self._refusals.settle(self._room() - len(self.silent))
 
     def _handle(self, event: Any) -> None:
         if event.tag is SHUTDOWN:
@@ -277,11 +276,11 @@ class Reactor:
         method.rpc(self, method, event, token_name)
 
     def _room(self) -> int:
-        """How many queries may wait: enough for a burst, and an eighth of it while one follows the other.
+        """How many queries may wait: enough for a burst, and little more than a batch in an overload.
 
         A long queue that never empties delays everybody and answers nobody more (Nichols and Jacobson 2012).
         """
-        return max(1, self._bounds.queue // 8) if self._batcher.is_overloaded else self._bounds.queue
+        return self._bounds.overload if self._batcher.is_overloaded else self._bounds.queue
 
     def _shed(self, error: Exception) -> None:
         """Refuse what has waited longest in a burst that has turned out to be an overload."""

@@ -3,18 +3,19 @@
 Reading a call and refusing it costs a fifth of what a search does. Under many times the load that the service
 bears, refusing each at once would leave no time for answers, and whoever is refused would soon be back. So
 refusing has a share of the time. Calls beyond it wait for their refusal, which is what holds their clients
-back: a connection has only so many calls open (HTTP/2, RFC 9113, section 5.1.2). Where the overload is over
-first they are answered after all, the newest first, for the clients of others may have given up.
+back: a connection has only so many calls open (HTTP/2, RFC 9113, section 5.1.2). When the overload is over,
+those that have not waited for long are answered after all, and the others hear at once that they are not.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable
 
-SHARE = 0.06  # of the time, for refusing
+SHARE = 0.05  # of the time, for refusing
 IDLE_SHARE = 0.25  # of the time in which nothing waits for an answer: it will not last, the refused come back
 COST = 50e-6  # seconds, to read a call and to refuse it
 SAVED = 0.02  # seconds of that time that a quiet service may have saved up
+FRESH = 0.05  # seconds that a call may have waited and still be answered
 MOST = 8192  # calls that may wait for it; memory has a bound
 
 
@@ -27,7 +28,7 @@ class Refusals:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._waiting: deque[tuple[Callable[[], None], Callable[[], None]]] = deque()
+        self._waiting: deque[tuple[float, Callable[[], None], Callable[[], None]]] = deque()
         self._saved = SAVED
         self._since = clock()
 
@@ -42,7 +43,7 @@ class Refusals:
             self._saved -= COST
             refuse()
         else:
-            self._waiting.append((refuse, answer))
+            self._waiting.append((self._since, refuse, answer))
 
     def pay(self, share: float = SHARE) -> None:
         """Refuse those that have waited longest, as many as there is time for.
@@ -55,14 +56,20 @@ class Refusals:
         self._earn(share)
         while self._waiting and self._saved >= COST:
             self._saved -= COST
-            refuse, _ = self._waiting.popleft()
+            _, refuse, _ = self._waiting.popleft()
             refuse()
 
-    def relent(self, most: int) -> None:
-        """There is room: have the newest answered, so many of them."""
-        for _ in range(min(most, len(self._waiting))):
-            _, answer = self._waiting.pop()
-            answer()
+    def settle(self, room: int) -> None:
+        """There is time for all: answer as many as there is room for, of the fresh; refuse all others."""
+        self._earn()
+        waiting, self._waiting = self._waiting, deque()
+        while waiting:
+            since, refuse, answer = waiting.pop()
+            if room > 0 and self._since - since <= FRESH:
+                room -= 1
+                answer()
+            else:
+                refuse()
 
     def _earn(self, share: float = SHARE) -> None:
         now = self._clock()
