@@ -121,13 +121,17 @@ class Batcher:
         self.queries += len(job.prepared)
 
     def overloaded(self) -> Overloaded:
-        """One more is too much: how to refuse it."""
+        """One more is too much: note it, and how to refuse it."""
         now = time.monotonic()
         if now > self._refused + OVERLOAD_SECONDS:
             self._refusing_since = now
         self._refused = now
         if now >= self._refusing_since + ONSET_SECONDS:
             self.overloaded_until = now + OVERLOAD_SECONDS
+        return self.refusal()
+
+    def refusal(self) -> Overloaded:
+        """How to refuse one more, with the time that what waits will take."""
         seconds = max(0.01, self.queries * self.seconds_per_query)
         return Overloaded("more queries are waiting than the service can answer in time", seconds)
 

@@ -211,16 +211,19 @@ class Reactor:
         self._run_soon()  # or it would wait for as long as there is no pause
         try:
             self._batcher.answer()
+            self._refusals.pay()
         except Exception:
             log.exception("a batch could not be answered")
-        self._refusals.pay()
 
     def _catch_up(self) -> None:
         """Nothing waits for an answer: see to those who wait for a refusal."""
-        if self._batcher.is_overloaded:
-            self._refusals.pay(IDLE_SHARE)
-        else:
-            self._refusals.settle(self._room() - len(self.silent))
+        try:
+            if self._batcher.is_overloaded:
+                self._refusals.pay(IDLE_SHARE)
+            else:
+                self._refusals.settle(self._room() - len(self.silent))
+        except Exception:
+            log.exception("a call could not be refused")
 
     def _handle(self, event: Any) -> None:
         if event.tag is SHUTDOWN:
@@ -262,18 +265,26 @@ class Reactor:
         except Exception as denied:
             self._refuse(event, method, denied)
             return
-        if not (method.always or (self._has_room() and self._has_part(event.call))):
-            error = self._batcher.overloaded()  # now, however late it is told
+        error = None if method.always else self._too_much(event.call)
+        if error is None:
+            self._begin(event, method, token_name)
+        else:
             self._refusals.add(
                 lambda: self._refuse(event, method, error), lambda: self._begin(event, method, token_name)
             )
-            self._shed(error)
-            return
-        self._begin(event, method, token_name)
 
     def _begin(self, event: Any, method: Method, token_name: str | None) -> None:
         self.observer.began()
         method.rpc(self, method, event, token_name)
+
+    def _too_much(self, call: Any) -> Overloaded | None:
+        """Why a call is refused; None where it is not. Noted now, however late it is told."""
+        if not self._has_room():
+            error = self._batcher.overloaded()
+            self._shed(error)
+            return error
+        # What is refused for this alone makes no overload last: few connections would end it never.
+        return None if self._has_part(call) else self._batcher.refusal()
 
     def _room(self) -> int:
         """How many queries may wait: enough for a burst, and little more than a batch in an overload.

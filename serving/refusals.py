@@ -62,9 +62,8 @@ class Refusals:
     def settle(self, room: int) -> None:
         """There is time for all: answer as many as there is room for, of the fresh; refuse all others."""
         self._earn()
-        waiting, self._waiting = self._waiting, deque()
-        while waiting:
-            since, refuse, answer = waiting.pop()
+        while self._waiting:
+            since, refuse, answer = self._waiting.pop()
             if room > 0 and self._since - since <= FRESH:
                 room -= 1
                 answer()

@@ -136,6 +136,18 @@ def test_in_an_overload_no_connection_has_more_than_its_part(retriever: Retrieve
         assert codes == [StatusCode.OK] * 20
 
 
+def test_a_few_connections_that_ask_more_than_their_part_make_no_overload_last(retriever: Retriever) -> None:
+    with reacting(retriever) as served, _connection(served) as channel:
+        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
+        _overload(served, 0.3)
+        refused, until = 0, time.monotonic() + 0.5
+        while time.monotonic() < until:
+            codes = [each.code() for each in [stub.Search.future(GOOD, timeout=5) for _ in range(16)]]
+            refused += codes.count(StatusCode.RESOURCE_EXHAUSTED)
+        assert refused
+        assert codes == [StatusCode.OK] * 16
+
+
 def test_a_burst_that_turns_out_to_be_an_overload_is_shed(retriever: Retriever) -> None:
     with reacting(retriever, queue=64, batch=4) as served, _connection(served) as channel:
         stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
@@ -155,8 +167,9 @@ def test_a_burst_that_turns_out_to_be_an_overload_is_shed(retriever: Retriever) 
 
 
 def test_who_still_waits_for_a_refusal_when_the_overload_is_over_is_answered_if_it_is_fresh(
-    retriever: Retriever,
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(refusals, "FRESH", 5.0)
     with reacting(retriever, queue=6, batch=3) as served, _connection(served) as channel:
         stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
         held_up = call(channel, "Sleep").future(b"200", timeout=5)
