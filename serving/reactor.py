@@ -283,8 +283,10 @@ class Reactor:
             error = self._batcher.overloaded()
             self._shed(error)
             return error
-        # What is refused for this alone makes no overload last: few connections would end it never.
-        return None if self._has_part(call) else self._batcher.refusal()
+        if self._has_part(call):
+            return None
+        # Connections so few that their parts make no batch must not be refused for good.
+        return self._batcher.overloaded() if self._batcher.is_full else self._batcher.refusal()
 
     def _room(self) -> int:
         """How many queries may wait: enough for a burst, and little more than a batch in an overload.
