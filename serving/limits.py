@@ -89,7 +89,7 @@ class Bounds:
     """
 
     queue: int = field(
-        default=512, metadata={"help": "queries that may wait; in overload one batch and a third"}
+        default=512, metadata={"help": "queries that may wait; in an overload a batch and a half"}
     )
     batch: int = field(default=32, metadata={"help": "queries that are answered together"})
     streams: int = field(default=64, metadata={"help": "streams that may be open"})
@@ -101,8 +101,8 @@ class Bounds:
 
     @property
     def overload(self) -> int:
-        """Queries that may wait in an overload: a batch, and a third of one that comes meanwhile."""
-        return min(self.queue, self.batch + self.batch // 3)
+        """Queries that may wait in an overload: a batch, and half of one that comes meanwhile."""
+        return min(self.queue, self.batch + self.batch // 2)
 
     @property
     def part(self) -> int:

@@ -285,8 +285,9 @@ class Reactor:
             return error
         if self._has_part(call):
             return None
-        # Connections so few that their parts make no batch must not be refused for good.
-        return self._batcher.overloaded() if self._batcher.is_full else self._batcher.refusal()
+        # So few connections that the queue would hold all their calls must not be refused for good.
+        many = self._batcher.queries + len(self._refusals) >= self._bounds.queue
+        return self._batcher.overloaded() if many else self._batcher.refusal()
 
     def _room(self) -> int:
         """How many queries may wait: enough for a burst, and little more than a batch in an overload.

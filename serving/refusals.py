@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 SHARE = 0.05  # of the time, for refusing
-IDLE_SHARE = 0.25  # of the time in which nothing waits for an answer: it will not last, the refused come back
+IDLE_SHARE = 1.0  # of the time in which nothing waits for an answer
 COST = 50e-6  # seconds, to read a call and to refuse it
 SAVED = 0.02  # seconds of that time that a quiet service may have saved up
 FRESH = 0.05  # seconds that a call may have waited and still be answered
