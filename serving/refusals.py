@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-SHARE = 0.05  # of the time, for refusing
+SHARE = 0.04  # of the time, for refusing
 IDLE_SHARE = 1.0  # of the time in which nothing waits for an answer
 COST = 50e-6  # seconds, to read a call and to refuse it
 SAVED = 0.02  # seconds of that time that a quiet service may have saved up
