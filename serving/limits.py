@@ -100,12 +100,12 @@ class Bounds:
         _check_positive(self)
 
     @property
-    def overload(self) -> int:
+    def overload_queue(self) -> int:
         """Queries that may wait in an overload: a batch, and half of one that comes meanwhile."""
         return min(self.queue, self.batch + self.batch // 2)
 
     @property
-    def part(self) -> int:
+    def fair_share(self) -> int:
         """Calls that one connection may add to the queue between two batches of an overload.
 
         As few connections as can fill the queue bring a batch so, and one that asks more than others has no

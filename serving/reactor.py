@@ -214,7 +214,7 @@ class Reactor:
             self._batcher.answer()
             self._refusals.pay()
         except Exception:
-            log.exception("a batch could not be answered")
+            log.exception("a batch could not be answered, or a call not be refused")
 
     def _catch_up(self) -> None:
         """Nothing waits for an answer: see to those who wait for a refusal."""
@@ -284,9 +284,9 @@ class Reactor:
             error = self._batcher.overloaded()
             self._shed(error)
             return error
-        if self._has_part(call):
+        if self._is_fair(call):
             return None
-        # So few connections that the queue would hold all their calls must not be refused for good.
+        # Connections so few that the queue would hold all their calls must not be refused for good.
         many = self._batcher.queries + len(self._refusals) >= self._bounds.queue
         return self._batcher.overloaded() if many else self._batcher.refusal()
 
@@ -295,7 +295,7 @@ class Reactor:
 
         A long queue that never empties delays everybody and answers nobody more (Nichols and Jacobson 2012).
         """
-        return self._bounds.overload if self._batcher.is_overloaded else self._bounds.queue
+        return self._bounds.overload_queue if self._batcher.is_overloaded else self._bounds.queue
 
     def _shed(self, error: Exception) -> None:
         """Refuse what has waited longest in a burst that has turned out to be an overload."""
@@ -307,8 +307,8 @@ class Reactor:
         for job in self._batcher.shed(self._room()):
             self._refusals.add(partial(drop, job), partial(self._batcher.submit, job))
 
-    def _has_part(self, call: Any) -> bool:
-        """Whether a connection may have one more call wait, for others have their part of an overload, too.
+    def _is_fair(self, call: Any) -> bool:
+        """Whether a connection may have one more call wait, for others have their share in an overload, too.
 
         An answer makes room for a call on its own connection. So without this, those that are answered would
         be those that are answered next, as fast as they can ask, and others would wait for nothing.
@@ -317,7 +317,7 @@ class Reactor:
             return True
         connection = call.peer()
         brought = self._brought[connection] = self._brought.get(connection, 0) + 1
-        return brought <= self._bounds.part
+        return brought <= self._bounds.fair_share
 
     def _has_room(self) -> bool:
         """Whether one more query may wait.

@@ -1,10 +1,11 @@
 """How soon a call for which there is no room is refused: at once, unless refusing would be all that is done.
 
-Reading a call and refusing it costs a fifth of what a search does. Under many times the load that the service
-bears, refusing each at once would leave no time for answers, and whoever is refused would soon be back. So
-refusing has a share of the time. Calls beyond it wait for their refusal, which is what holds their clients
-back: a connection has only so many calls open (HTTP/2, RFC 9113, section 5.1.2). When the overload is over,
-those that have not waited for long are answered after all, and the others hear at once that they are not.
+Reading a call and refusing it costs about a quarter of what a search does. Under many times the load that the
+service bears, refusing each at once would leave no time for answers, and whoever is refused would soon be
+back. So refusing has a share of the time. Calls beyond it wait for their refusal, which is what holds their
+clients back: a connection has only so many calls open (HTTP/2, RFC 9113, section 5.1.2). When the overload is
+over, those that have not waited for long are answered after all, and the others hear at once that they are
+not.
 """
 
 import time
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 SHARE = 0.04  # of the time, for refusing
-IDLE_SHARE = 1.0  # of the time in which nothing waits for an answer
+IDLE_SHARE = 1.0  # the same while nothing waits for an answer
 COST = 50e-6  # seconds, to read a call and to refuse it
 SAVED = 0.02  # seconds of that time that a quiet service may have saved up
 FRESH = 0.05  # seconds that a call may have waited and still be answered

@@ -16,6 +16,7 @@ from protos import retrieval_pb2_grpc
 from serving import refusals
 from serving.batching import Batcher, Job
 from serving.limits import Bounds
+from serving.query import Query
 from serving.refusals import COST, FRESH, IDLE_SHARE, SAVED, SHARE, Refusals
 from serving.retriever import Retriever
 from serving.stages import Wanted
@@ -97,7 +98,7 @@ def test_those_that_have_waited_longest_are_shed(retriever: Retriever) -> None:
     batcher = Batcher(most=2)
     jobs = []
     for queries in (1, 3, 1, 1):
-        prepared = [retriever.prepare(query) for query in [_query()] * queries]
+        prepared = [retriever.prepare(query) for query in [Query("bavuti")] * queries]
         jobs.append(Job(retriever, prepared, Wanted(3), lambda job: job))
         batcher.submit(jobs[-1])
     assert batcher.shed(6) == []
@@ -108,16 +109,16 @@ def test_those_that_have_waited_longest_are_shed(retriever: Retriever) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bounds", "part"),
+    ("bounds", "share"),
     [(Bounds(), 1), (Bounds(queue=64), 8), (Bounds(queue=100_000), 1), (Bounds(calls=100), 7)],
 )
-def test_as_few_connections_as_can_fill_the_queue_bring_a_whole_batch(bounds: Bounds, part: int) -> None:
-    assert bounds.part == part
-    assert bounds.part <= bounds.overload <= bounds.queue
-    assert math.ceil(bounds.queue / bounds.calls) * bounds.part >= min(bounds.batch, bounds.queue)
+def test_as_few_connections_as_can_fill_the_queue_bring_a_whole_batch(bounds: Bounds, share: int) -> None:
+    assert bounds.fair_share == share
+    assert bounds.fair_share <= bounds.overload_queue <= bounds.queue
+    assert math.ceil(bounds.queue / bounds.calls) * bounds.fair_share >= min(bounds.batch, bounds.queue)
 
 
-def test_in_an_overload_no_connection_has_more_than_its_part(retriever: Retriever) -> None:
+def test_in_an_overload_no_connection_has_more_than_its_share(retriever: Retriever) -> None:
     with reacting(retriever, queue=512, batch=32) as served, _connection(served) as greedy:
         stub: Any = retrieval_pb2_grpc.RetrievalStub(greedy)
         held_up = call(greedy, "Sleep").future(b"300", timeout=5)
@@ -129,14 +130,14 @@ def test_in_an_overload_no_connection_has_more_than_its_part(retriever: Retrieve
         assert held_up.result() == b"300"
         assert modest == [StatusCode.OK] * 8
         codes = [each.code() for each in calls]
-        assert codes.count(StatusCode.OK) == served.reactor._bounds.part == 1
+        assert codes.count(StatusCode.OK) == served.reactor._bounds.fair_share == 1
         assert codes.count(StatusCode.RESOURCE_EXHAUSTED) == 19
         _overload(served, 0)
         codes = [each.code() for each in [stub.Search.future(GOOD, timeout=5) for _ in range(20)]]
         assert codes == [StatusCode.OK] * 20
 
 
-def test_a_few_connections_that_ask_more_than_their_part_make_no_overload_last(retriever: Retriever) -> None:
+def test_a_few_connections_that_ask_more_than_their_share_make_no_overload_last(retriever: Retriever) -> None:
     with reacting(retriever) as served, _connection(served) as channel:
         stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
         _overload(served, 1.0)
@@ -191,12 +192,6 @@ def test_the_poller_is_one_that_grpc_knows_and_the_variable_is_the_operators(giv
     )
     assert done.stdout.strip() == ("-event_engine_listener" if given is None else given)
     assert "experiment" not in done.stderr
-
-
-def _query() -> Any:
-    from serving.query import Query
-
-    return Query("bavuti")
 
 
 def _connection(served: Reacting) -> grpc.Channel:
