@@ -173,7 +173,7 @@ class TowerInputs:
         for name, spec in self.features.items():
             field_name = f"{self.side}.{name}"
             if isinstance(spec, TextFeature):
-                arrays[name] = pad(*code_points(values[name], spec.max_length, field_name))
+                arrays[name] = code_point_rows(values[name], spec.max_length, field_name)
             elif isinstance(spec, CategoryFeature):
                 arrays[name] = _categories(values[name], spec, self._rows[name], field_name)
             elif isinstance(spec, IdFeature):
@@ -216,10 +216,7 @@ def code_points(
     Raises:
         InvalidInput: a value is not a string.
     """
-    for text in texts:
-        if not isinstance(text, str):
-            raise InvalidInput(field_name, f"expected a string, got {type(text).__name__}")
-    cut = [normalise(text)[:max_length] for text in texts]
+    cut = _cut(texts, max_length, field_name)
     joined = "".join(cut).encode("utf-32-le", "surrogatepass")
     lengths = np.fromiter(map(len, cut), np.int64, len(cut))
     return np.frombuffer(joined, np.int32), lengths
@@ -231,6 +228,25 @@ def pad(flat: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> npt.NDAr
     rows = np.zeros((len(lengths), width), np.int32)
     rows[np.arange(width) < lengths[:, None]] = flat
     return rows
+
+
+def code_point_rows(texts: Sequence[str], max_length: int, field_name: str = "text") -> npt.NDArray[np.int32]:
+    """As `pad(*code_points(...))`, in the fewest steps: what a lone query waits for is steps, not work.
+
+    Raises:
+        InvalidInput: a value is not a string.
+    """
+    cut = _cut(texts, max_length, field_name)
+    width = max(map(len, cut), default=0) or 1
+    joined = "".join([each.ljust(width, "\0") for each in cut]).encode("utf-32-le", "surrogatepass")
+    return np.frombuffer(bytearray(joined), np.int32).reshape(len(cut), width)
+
+
+def _cut(texts: Sequence[str], max_length: int, field_name: str) -> list[str]:
+    for text in texts:
+        if not isinstance(text, str):
+            raise InvalidInput(field_name, f"expected a string, got {type(text).__name__}")
+    return [normalise(text)[:max_length] for text in texts]
 
 
 def _categories(

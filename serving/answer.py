@@ -1,7 +1,6 @@
 """What is answered: hits, what they rest on, and where the time went."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from serving.basis import Basis
@@ -23,8 +22,7 @@ class Hit(NamedTuple):
     fields: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """Microseconds spent in each stage on the server, for the whole batch that a query was part of.
 
     Args:
@@ -39,8 +37,7 @@ class Timing:
     search_us: int = 0
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The answer to one query.
 
     Args:

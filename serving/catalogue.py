@@ -1,7 +1,7 @@
 """Rows to items and back: ids, popularity and display fields of the bundle's catalogue."""
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,6 +89,43 @@ class Catalogue:
         """The display fields of an item; one that it lacks is left out."""
         columns = self._columns.items()
         return {name: value for name, column in columns if (value := column[row]) is not None}
+
+
+class Fields(Mapping[str, str]):
+    """The display fields of an item, read when somebody looks at them: of ten hits a query, hardly all.
+
+    Args:
+        catalogue: that holds the item, and is held by this.
+        row: of the item.
+    """
+
+    __slots__ = ("_catalogue", "_row", "_values")
+    _values: dict[str, str]  # as soon as somebody has looked
+
+    def __init__(self, catalogue: Catalogue, row: int) -> None:
+        self._catalogue, self._row = catalogue, row
+
+    def __getitem__(self, name: str) -> str:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+    def __reduce__(self) -> tuple[type[dict[str, str]], tuple[dict[str, str]]]:
+        return dict, (self._read(),)  # a copy does not take the catalogue along
+
+    def _read(self) -> dict[str, str]:
+        try:
+            return self._values
+        except AttributeError:
+            self._values = self._catalogue.fields(self._row)
+            return self._values
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Index:
             rows, distances = self._graph.knn_query(queries, k=width, num_threads=1)
         except RuntimeError:  # the graph reached fewer items than were asked for
             return self.exact(queries, k)
-        return rows[:, :k].astype(np.int64), 1 - distances[:, :k]
+        return rows[:, :k].view(np.int64), 1 - distances[:, :k]
 
     def exact(self, queries: Vectors, k: int) -> Found:
         """As `search`, of any queries, by comparing with every item; among equals the lower row is first."""

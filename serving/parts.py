@@ -32,14 +32,16 @@ from protos import bundle
 from protos.beam import graph_width
 from protos.errors import MissingStage, TwinspireError
 from protos.turns import Call, Effort, take_turns
+from serving import varied
 from serving.basis import Basis
 from serving.catalogue import Catalogue
 from serving.encoder import OUTPUT, Encoder
 from serving.index import Index, Vectors
-from serving.query import Query, example_query
+from serving.query import Query
 from serving.retriever import Retriever
 
-GROUPS = 64  # different batches
+SEED = 0
+MOST_GROUPS = 1024  # different batches
 Document = dict[str, Any]
 
 
@@ -68,8 +70,12 @@ class Bench:
         self.queries = self._searched(folder)
 
     def _searched(self, folder: Path) -> list[Query]:
-        """The bundle's examples but for those that what is popular answers, for they search nothing."""
-        queries = [example_query(example) for example in self.manifest.examples]
+        """Many and varied queries but for those that what is popular answers, for they search nothing.
+
+        In a loop over the bundle's few examples a bare part would find in the processor's caches all that it
+        touches; in a service nobody does.
+        """
+        queries = varied.of_bundle(self.manifest, SEED)
         asked = self.retriever.encode(queries).asked if queries else ()
         kept = [q for q, each in zip(queries, asked, strict=True) if each.basis is not Basis.POPULAR]
         if not kept:
@@ -80,7 +86,7 @@ class Bench:
         """The whole and its parts, each on the same batches of queries."""
         groups = [
             [self.queries[(start * batch + n) % len(self.queries)] for n in range(batch)]
-            for start in range(GROUPS)
+            for start in range(min(MOST_GROUPS, -(-len(self.queries) // batch)))
         ]
         arrays = [self._prepare(group) for group in groups]
         vectors = [self._run(each) for each in arrays]

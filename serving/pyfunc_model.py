@@ -67,7 +67,9 @@ class BundleModel(PythonModel):
             names = [f"queries[{start + n}]" for n in range(len(batch))]
             encoded = self._retriever.encode(batch, names)
             answers = self._retriever.nearest(encoded, k, exclude_history=exclude_history)
-            hits += [[hit._asdict() for hit in answer.hits] for answer in answers]
+            hits += [
+                [{**hit._asdict(), "fields": dict(hit.fields)} for hit in answer.hits] for answer in answers
+            ]
         return hits
 
 

@@ -25,8 +25,7 @@ class Prepared(NamedTuple):
     own_row: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What is wanted of the items that a query finds.
 
     Args:
@@ -72,8 +71,7 @@ class Asked:
 TEXT = Asked()  # a query without item or history, as most are
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """Queries that have become vectors.
 
     Args:

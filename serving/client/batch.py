@@ -95,7 +95,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
         "basis": answer.basis,
         "unknown_history": answer.unknown_history,
         "bundle_version": answer.bundle_version,
-        **dataclasses.asdict(answer.timing),
+        **answer.timing._asdict(),
     }
 
 

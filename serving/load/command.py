@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import DataError, MissingStage, Unavailable
-from serving import bundles, command, tables
+from serving import bundles, command, tables, varied
 from serving.address import host_of, is_loopback
 from serving.client import RetrievalClient
 from serving.command import Misuse, Result
@@ -73,7 +73,7 @@ def _test(arguments: Namespace) -> Result:
     plot = _plot(arguments, plan)
     retriever = Retriever.load(plan.bundle)
     manifest = retriever.manifest
-    asked = queries.from_file(plan.queries) if plan.queries else queries.of_bundle(manifest, plan.seed)
+    asked = queries.from_file(plan.queries) if plan.queries else varied.of_bundle(manifest, plan.seed)
     expected = content.expected(retriever, asked, plan.k)
     del retriever  # or it would share pages with the servers, and their memory would look less
     gc.collect()
@@ -136,7 +136,7 @@ def _served(address: str, seed: int) -> list[Query]:
     kinds = {name: spec["kind"] for name, spec in manifest["schema"]["query"].items()}
     histories = [name for name, kind in kinds.items() if kind == "history"]
     texts = [name for name, kind in kinds.items() if kind == "text"]
-    return queries.made(manifest["examples"], histories, texts, seed)
+    return varied.made(manifest["examples"], histories, texts, seed)
 
 
 def _milliseconds(measured: Measured) -> dict[str, float]:

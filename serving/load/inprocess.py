@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from serving import varied
 from serving.load import queries
 from serving.query import Query
 from serving.retriever import Retriever
@@ -23,7 +24,7 @@ WARM_UP = 8  # batches
 
 
 def measure(
-    retriever: Retriever, asked: Sequence[Query], k: int, size: int, seconds: float
+    retriever: Retriever, asked: Sequence[Query], k: int, size: int, seconds: float, pause: float = 0.0
 ) -> dict[str, float]:
     """Search in batches for a while.
 
@@ -33,21 +34,32 @@ def measure(
         k: items in an answer.
         size: of a batch.
         seconds: to measure for.
+        pause: seconds asleep before each batch, as a server is until the next request comes.
 
     Returns:
-        `qps`, queries a second, and `p50_us`, microseconds a batch.
+        `qps`, queries a second, and `p50_us`, microseconds a batch, without the pause before it.
     """
     batches = [[asked[(first + n) % len(asked)] for n in range(size)] for first in range(0, len(asked), size)]
     for batch in batches[:WARM_UP]:
-        retriever.search(batch, k)
+        _search(retriever, batch, k)
     took: list[float] = []
-    started = before = time.perf_counter()
-    while before - started < seconds:
-        retriever.search(batches[(len(took) + WARM_UP) % len(batches)], k)
+    started = now = time.perf_counter()
+    while now - started < seconds:
+        if pause:
+            time.sleep(pause)
+            now = time.perf_counter()
+        before = now
+        _search(retriever, batches[(len(took) + WARM_UP) % len(batches)], k)
         now = time.perf_counter()
         took.append(now - before)
-        before = now
-    return {"qps": len(took) * size / (before - started), "p50_us": float(np.median(took)) * 1e6}
+    return {"qps": len(took) * size / (now - started), "p50_us": float(np.median(took)) * 1e6}
+
+
+def _search(retriever: Retriever, batch: Sequence[Query], k: int) -> None:
+    """Search, and read all that the service would send: a hit's fields are looked up when they are read."""
+    for answer in retriever.search(batch, k):
+        for hit in answer.hits:
+            len(hit.fields)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,10 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if parsed.queries:
         asked = queries.from_file(parsed.queries)
     else:
-        asked = queries.of_bundle(retriever.manifest, parsed.seed)
+        asked = varied.of_bundle(retriever.manifest, parsed.seed)
     for line in sys.stdin:
-        size, seconds = line.split()
-        sys.stdout.write(json.dumps(measure(retriever, asked, parsed.k, int(size), float(seconds))) + "\n")
+        size, *seconds = line.split()
+        found = measure(retriever, asked, parsed.k, int(size), *map(float, seconds))
+        sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
 
 

@@ -22,7 +22,8 @@ def seconds(plan: Plan) -> float:
     cells = 3 * len(CLIENTS) if "closed" in parts else 2 if "open" in parts else 0
     cells += len(BATCHES) + 1 if "batch" in parts else 0
     found = plan.rounds * cells * one
-    found += plan.rounds * len(SIZES) * plan.seconds if {"closed", "batch"} & {*parts} else 0.0
+    without = len(SIZES) + ("closed" in parts)
+    found += plan.rounds * without * plan.seconds if {"closed", "batch"} & {*parts} else 0.0
     found += plan.rounds * 2 * len(OFFERED) * one if "open" in parts else 0.0
     found += STARTING + overload.seconds(plan) if "overload" in parts else 0.0
     found += workers.seconds(plan) if "workers" in parts else 0.0

@@ -4,6 +4,7 @@ A machine that is shared is faster in one minute than in the next. So what is co
 after the other, every other round the other way round, and ratios are those of a round.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -85,6 +86,8 @@ class Rounds:
             cells.append((f"a stream, {IN_FLIGHT} in flight", partial(self._stream, servers[0])))
         if {"closed", "batch"} & {*parts}:
             cells += [(f"without a server, {size}", partial(self._without, without, size)) for size in SIZES]
+        if "closed" in parts:
+            cells.append(("without a server, after pauses", partial(self._paced, without)))
         return cells
 
     def _closed(self, server: Service, clients: int, number: int) -> None:
@@ -105,12 +108,20 @@ class Rounds:
         self._note("search_stream", measured)
 
     def _without(self, without: InProcess, size: int, number: int) -> None:
-        found = without.measure(size, self.work.plan.seconds)
+        seconds = self.work.plan.seconds
+        found = without.measure(size, seconds)
+        self.work.tick(seconds)
         if size == 1:
             self.figures.add(inprocess_single_us=found["p50_us"])
         else:
             self.figures.add(**{f"inprocess_batch{size}_qps": found["qps"]})
-        self.work.tick(self.work.plan.seconds)
+
+    def _paced(self, without: InProcess, number: int) -> None:
+        """One query after the other, as far apart as a lone client's are on a server that does nothing."""
+        seconds, pause = self.work.plan.seconds, self.figures.median("noop_c1_p50_us") / 1e6
+        if not math.isnan(pause):  # the server has answered
+            self.figures.add(inprocess_paced_us=without.measure(1, seconds, pause)["p50_us"])
+        self.work.tick(seconds)
 
     def _sweep(self, server: Service) -> None:
         """Latency against offered load, in percent of what the server bore with 64 clients."""
@@ -143,6 +154,7 @@ class Rounds:
                 name = f"ratio_to_{other}_c{clients}"
                 figures.divide(name, f"search_c{clients}_rps", f"{other}_c{clients}_rps")
         figures.divide("p50_c1_over_parts", "search_c1_p50_us", "noop_c1_p50_us", "inprocess_single_us")
+        figures.divide("p50_c1_over_paced_parts", "search_c1_p50_us", "noop_c1_p50_us", "inprocess_paced_us")
         for size in BATCHES:
             figures.divide(f"batch{size}_share", f"search_batch{size}_qps", f"inprocess_batch{size}_qps")
         figures.divide(f"stream{IN_FLIGHT}_share", f"search_stream{IN_FLIGHT}_qps", "inprocess_batch32_qps")

@@ -101,8 +101,8 @@ class InProcess:
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._process = process
 
-    def measure(self, size: int, seconds: float) -> dict[str, float]:
-        """Batches of so many queries for a while: `qps`, and `p50_us` of a batch.
+    def measure(self, size: int, seconds: float, pause: float = 0.0) -> dict[str, float]:
+        """Batches of so many queries for a while, after a pause each: `qps`, and `p50_us` of a batch.
 
         Raises:
             Unavailable: the process has ended.
@@ -110,7 +110,7 @@ class InProcess:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(f"{size} {seconds}\n".encode())
+            self._process.stdin.write(f"{size} {seconds} {pause}\n".encode())
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except OSError:

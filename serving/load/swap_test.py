@@ -16,10 +16,10 @@ from typing import Any
 from protos import bundle
 from protos.bundle import Manifest
 from protos.errors import DataError, InvalidInput, MissingStage, Unavailable
-from serving import bundles, command
+from serving import bundles, command, varied
 from serving.client import RetrievalClient
 from serving.command import Misuse, Result
-from serving.load import alias, content, queries, services, swap_plot, swap_report, swap_table, swapping
+from serving.load import alias, content, services, swap_plot, swap_report, swap_table, swapping
 from serving.load.alias import Alias
 from serving.load.content import Content
 from serving.load.measured import Requests
@@ -73,7 +73,7 @@ def run(arguments: Namespace) -> Result:
     """
     folders = pair(arguments.bundle or bundles.BUNDLES, arguments.other)
     manifests = [bundle.read(each) for each in folders]
-    asked = queries.of_bundle(manifests[0], seed=0)
+    asked = varied.of_bundle(manifests[0], seed=0)
     versions = Versions([each.bundle_version for each in manifests], _expected(folders, asked))
     if not versions.telling:
         raise MissingStage("the two bundles answer every query alike, so that nobody could tell them apart")

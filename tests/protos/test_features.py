@@ -16,6 +16,7 @@ from protos.features import (
     Schema,
     TextFeature,
     TowerInputs,
+    code_point_rows,
     code_points,
     normalise,
     pad,
@@ -81,6 +82,9 @@ def test_code_points_come_back_out_of_their_rows(texts: list[str], max_length: i
     assert rows.shape == (len(texts), max(1, *map(len, expected)))
     for row, text in zip(rows.tolist(), expected, strict=True):
         assert row == [*map(ord, text)] + [0] * (len(row) - len(text))
+    at_once = code_point_rows(texts, max_length)
+    np.testing.assert_array_equal(at_once, rows, strict=True)
+    assert at_once.flags.writeable
 
 
 def test_a_text_is_cut_after_folding() -> None:
@@ -91,7 +95,7 @@ def test_a_text_is_cut_after_folding() -> None:
 
 def test_no_text_is_still_one_column_of_padding() -> None:
     assert arrays(text=["", ""])["text"].tolist() == [[0], [0]]
-    assert pad(*code_points([], 8)).shape == (0, 1)
+    assert pad(*code_points([], 8)).shape == code_point_rows([], 8).shape == (0, 1)
 
 
 def test_categories_are_rows_of_the_vocabulary() -> None:

@@ -71,6 +71,8 @@ def test_the_report_is_one_flat_document(report: Any) -> None:
     for each in targets.TARGETS:
         assert each.key in report
     assert report["one_worker_pss_mib"] > 10
+    assert report["inprocess_paced_us"] > 0
+    assert report["p50_c1_over_paced_parts"] > 0
     assert report["targets_missed"] == targets.missed(report)
     assert report["distinct_queries"] > 100
 

@@ -10,7 +10,8 @@ import pytest
 
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
-from serving.load import closed_loop, content, open_loop, queries, reference, stream
+from serving import varied
+from serving.load import closed_loop, content, open_loop, reference, stream
 from serving.load.content import Content
 from serving.load.open_loop import Offer, Segment
 from serving.query import Query
@@ -23,7 +24,7 @@ PAUSE = 0.03  # seconds that the slow server takes for each request, one after t
 
 @pytest.fixture(scope="module")
 def asked(retriever: Retriever) -> list[Query]:
-    return queries.of_bundle(retriever.manifest, seed=0)[:200]
+    return varied.of_bundle(retriever.manifest, seed=0)[:200]
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_items_as_good_as_each_other_may_change_places() -> None:
 def test_the_naive_server_answers_as_ours(bundle: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(bundle)
     retriever = Retriever.load(folder)
-    asked = queries.of_bundle(retriever.manifest, seed=1)[:100]
+    asked = varied.of_bundle(retriever.manifest, seed=1)[:100]
     compared = Content(asked, K, content.expected(retriever, asked, K))
     server, port = reference.start("naive", folder)
     measured = closed_loop.run(f"127.0.0.1:{port}", compared.searches(), 4, 0.4, 0.0)
@@ -180,10 +181,10 @@ def test_a_request_waits_where_the_server_allows_no_more() -> None:
 
 
 def test_queries_are_many_and_different(retriever: Retriever, watched: Path) -> None:
-    made = queries.of_bundle(retriever.manifest, seed=0)
+    made = varied.of_bundle(retriever.manifest, seed=0)
     assert len(made) == len({query.text for query in made}) > 10 * len(retriever.manifest.examples)
-    assert made == queries.of_bundle(retriever.manifest, seed=0)
-    assert made != queries.of_bundle(retriever.manifest, seed=1)
-    histories = queries.of_bundle(Retriever.load(watched).manifest, seed=0)
+    assert made == varied.of_bundle(retriever.manifest, seed=0)
+    assert made != varied.of_bundle(retriever.manifest, seed=1)
+    histories = varied.of_bundle(Retriever.load(watched).manifest, seed=0)
     assert all(query.history and query.text is None for query in histories)
     assert len({(query.history, str(query.features)) for query in histories}) == len(histories) >= 4

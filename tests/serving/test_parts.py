@@ -39,7 +39,8 @@ def test_whole_and_parts_are_timed_turn_by_turn(plain: Path) -> None:
     done = run("--bundle", str(plain), "--iterations", "40", "--fewest", "12", "--seconds", "0", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert (found["search"], found["threads"], found["k"], found["queries"]) == ("graph", 1, 10, 20)
+    assert (found["search"], found["threads"], found["k"]) == ("graph", 1, 10)
+    assert found["queries"] > 200  # of 20 examples
     for clock in ("wall_us", "cpu_us"):
         assert {batch: parts.keys() for batch, parts in found[clock].items()} == {"1": PARTS, "32": PARTS}
         for batch, calls in (("1", 40), ("32", 12)):
@@ -67,7 +68,7 @@ def test_the_parts_do_what_the_whole_does(plain: Path, full: Path, watched: Path
     for folder in (plain, watched):
         bench = Bench(folder, 1, 10)
         contenders = bench.contenders(3)
-        for n in (0, 1, 63):
+        for n in (0, 1):
             answers: Any = contenders["retriever"][n]()
             pair: Any = contenders["pair"][n]()
             ids = [[bench.retriever.catalogue.ids[row] for row in each[:10]] for each in pair[0]]
@@ -77,7 +78,9 @@ def test_the_parts_do_what_the_whole_does(plain: Path, full: Path, watched: Path
             np.testing.assert_array_equal(vectors, encoded.vectors)
             apart: Any = contenders["bare_search"][n]()
             np.testing.assert_array_equal(apart[0], pair[0])
-    assert len(Bench(watched, 1, 10).queries) == 3  # the blank one is answered by what is popular
+    queries = Bench(watched, 1, 10).queries
+    assert len(queries) >= 4
+    assert all(query.history for query in queries)  # without one the answer is what is popular
 
 
 def test_where_the_service_compares_with_all_items_so_does_the_bare_part(plain: Path) -> None:
@@ -98,6 +101,6 @@ def test_a_bundle_that_cannot_be_measured_is_told(watched: Path, tmp_path: Path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: {tmp_path}/manifest.json: cannot be read")
     blank = watched_bundle(tmp_path, examples=({"history": [], "country": None},))
-    with pytest.raises(MissingStage, match="brings no query whose answer takes a search"):
+    with pytest.raises(MissingStage, match="no example queries to make others from"):
         Bench(blank, 1, 10)
     assert Query() not in Bench(watched, 1, 10).queries

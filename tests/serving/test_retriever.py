@@ -13,7 +13,7 @@ from protos.errors import BundleDamaged, InvalidInput
 from protos.features import NumberFeature
 from serving.answer import Answer
 from serving.query import Query
-from serving.retriever import Retriever
+from serving.retriever import ENCODED_TOGETHER, Retriever
 from tests.tiny import item_ids, item_names, tiny_bundle
 from tests.tiny_towers import DIMENSION, TEXT, TinyTower
 
@@ -62,6 +62,33 @@ def test_a_batch_changes_nothing(full_retriever: Retriever) -> None:
     alone = [full_retriever.encode([query]).vectors[0] for query in queries]
     np.testing.assert_allclose(together, alone, atol=1e-6)
     assert len({vector.tobytes() for vector in together}) == len(queries)
+
+
+def test_queries_of_about_one_length_are_encoded_together(
+    full_retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = np.random.default_rng(0)
+    lengths = draw.permutation(np.arange(1, 61).repeat(8)).tolist()
+    queries = [Query("".join(draw.choice(list("abcdef "), each))) for each in lengths]
+    queries[3] = Query(item_id="item-007")
+    one_by_one = np.concatenate([full_retriever.encode([query]).vectors for query in queries])
+
+    shapes: list[tuple[int, int]] = []
+    vectors = full_retriever._encoder.vectors
+
+    def noted(arrays: dict[str, Any]) -> Any:
+        shapes.append(arrays["text"].shape)
+        return vectors(arrays)
+
+    monkeypatch.setattr(full_retriever._encoder, "vectors", noted)
+    together = full_retriever.encode(queries).vectors
+    np.testing.assert_allclose(together, one_by_one, atol=1e-6)
+    most = ENCODED_TOGETHER // DIMENSION
+    assert sum(count for count, _ in shapes) == len(queries) - 1
+    assert all(count * width <= most for count, width in shapes)
+    padded = sum(count * width for count, width in shapes)
+    assert len(shapes) < 8
+    assert padded < 1.3 * sum(lengths)  # all at once it would be twice as much
 
 
 def test_more_like_this_leaves_the_item_itself_out(retriever: Retriever) -> None:
