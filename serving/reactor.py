@@ -219,7 +219,7 @@ class Reactor:
     def _catch_up(self) -> None:
         """Nothing waits for an answer: see to those who wait for a refusal."""
         try:
-            if self._batcher.is_overloaded:
+            if self._batcher.overload.is_on:
                 self._refusals.pay(IDLE_SHARE)
             else:
                 self._refusals.settle(self._room() - len(self.silent))
@@ -295,7 +295,7 @@ class Reactor:
 
         A long queue that never empties delays everybody and answers nobody more (Nichols and Jacobson 2012).
         """
-        return self._bounds.overload_queue if self._batcher.is_overloaded else self._bounds.queue
+        return self._bounds.overload_queue if self._batcher.overload.is_on else self._bounds.queue
 
     def _shed(self, error: Exception) -> None:
         """Refuse what has waited longest in a burst that has turned out to be an overload."""
@@ -313,7 +313,7 @@ class Reactor:
         An answer makes room for a call on its own connection. So without this, those that are answered would
         be those that are answered next, as fast as they can ask, and others would wait for nothing.
         """
-        if not self._batcher.is_overloaded:
+        if not self._batcher.overload.is_on:
             return True
         connection = call.peer()
         brought = self._brought[connection] = self._brought.get(connection, 0) + 1

@@ -1,5 +1,6 @@
 """Batches: how large they get, in which order, what they tell of themselves, and whom an error reaches."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from protos.errors import InvalidInput
 from serving.answer import Timing
 from serving.batching import Batcher, Job
+from serving.overload import CALM_BATCHES
 from serving.query import Query
 from serving.retriever import Retriever
 from serving.stages import NOTHING, Wanted
@@ -192,18 +194,16 @@ def test_what_waits_is_expected_to_take_as_long_as_it_did_of_late(waiting: Waiti
     assert waiting.batcher.overloaded().retry_after == pytest.approx(1.0)
 
 
-def test_only_refusals_that_last_make_an_overload(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("serving.batching.time.monotonic", lambda: now)
-    batcher = Batcher()
-    for moment in (100.0, 100.02, 100.09, 100.3, 100.35):  # a burst after a pause, and another
-        now = moment
-        batcher.overloaded()
-        assert batcher.overloaded_until <= now
-    for moment in (100.41, 100.45, 100.54):
-        now = moment
-        batcher.overloaded()
-        assert batcher.overloaded_until == now + 0.1
-    now = 100.7  # nobody was refused for long enough
-    batcher.overloaded()
-    assert batcher.overloaded_until < now
+def test_in_the_aftermath_of_an_overload_what_came_last_goes_first(waiting: Waiting) -> None:
+    waiting.batcher.most = 2
+    jobs = [waiting.submit(text) for text in "abcdef"]
+    waiting.batcher.answer()
+    waiting.batcher.overload.until = time.monotonic()
+    for _ in range(CALM_BATCHES):
+        waiting.batcher.overload.answered()
+    waiting.batcher.answer()
+    waiting.batcher.overload.until = -math.inf  # long ago
+    waiting.batcher.answer()
+    order = sorted(jobs, key=lambda job: job.encode_started)
+    assert [{jobs.index(job) for job in order[n : n + 2]} for n in (0, 2, 4)] == [{0, 1}, {4, 5}, {2, 3}]
+    assert waiting.batcher.queries == 0

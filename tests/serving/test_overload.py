@@ -16,6 +16,7 @@ from protos import retrieval_pb2_grpc
 from serving import refusals
 from serving.batching import Batcher, Job
 from serving.limits import Bounds
+from serving.overload import AFTERMATH_SECONDS, CALM_BATCHES, CALM_SECONDS, LASTING_SECONDS, Overload
 from serving.query import Query
 from serving.refusals import COST, FRESH, IDLE_SHARE, SAVED, SHARE, Refusals
 from serving.retriever import Retriever
@@ -49,6 +50,48 @@ class Calls:
 
     def _note(self, where: list[int | str], number: int | str) -> Callable[[], None]:
         return lambda: where.append(number)
+
+
+def test_only_refusals_that_last_make_an_overload() -> None:
+    clock = Clock()
+    overload = Overload(clock)
+    for moment in (100.0, 100.02, 100.09, 100.3, 100.35):  # a burst after a pause, and another
+        clock.now = moment
+        overload.refused()
+        assert not overload.is_on
+    for moment in (100.41, 100.45, 100.54):
+        clock.now = moment
+        overload.refused()
+        assert overload.is_on
+    for _ in range(CALM_BATCHES):
+        overload.answered()
+    clock.now += LASTING_SECONDS * 0.99
+    assert overload.is_on
+    clock.now += LASTING_SECONDS * 0.02
+    assert not overload.is_on
+    overload.refused()  # one alone does not bring it back
+    assert not overload.is_on
+
+
+def test_an_overload_outlives_a_pause_of_the_machine() -> None:
+    clock = Clock()
+    overload = Overload(clock)
+    for _ in range(3):
+        clock.now += 0.06
+        overload.refused()
+    clock.now += 0.9 * CALM_SECONDS
+    assert overload.is_on
+    for _ in range(CALM_BATCHES):
+        assert overload.is_on
+        assert not overload.is_aftermath
+        overload.answered()
+    assert not overload.is_on
+    assert overload.is_aftermath
+    overload.refused()
+    clock.now += 1.2 * CALM_SECONDS  # nobody asks any more
+    assert not overload.is_on
+    clock.now = overload.until + 1.01 * AFTERMATH_SECONDS
+    assert not overload.is_aftermath
 
 
 AT_ONCE = round(SAVED / COST) - 1  # refusals that a quiet service has saved up; the last is lost in rounding
@@ -110,7 +153,7 @@ def test_those_that_have_waited_longest_are_shed(retriever: Retriever) -> None:
 
 @pytest.mark.parametrize(
     ("bounds", "share"),
-    [(Bounds(), 1), (Bounds(queue=64), 8), (Bounds(queue=100_000), 1), (Bounds(calls=100), 7)],
+    [(Bounds(), 1), (Bounds(queue=64), 8), (Bounds(queue=100_000), 1), (Bounds(calls=100), 5)],
 )
 def test_as_few_connections_as_can_fill_the_queue_bring_a_whole_batch(bounds: Bounds, share: int) -> None:
     assert bounds.fair_share == share
@@ -154,9 +197,9 @@ def test_a_burst_that_turns_out_to_be_an_overload_is_shed(retriever: Retriever) 
         stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
         held_up = call(channel, "Sleep").future(b"300", timeout=5)
         time.sleep(0.05)
-        batcher = served.reactor._batcher
+        overload = served.reactor._batcher.overload
         since = time.monotonic() - 1  # refusals have lasted by the time that the burst is read
-        batcher._refusing_since, batcher._refused = since, time.monotonic() + 5.0
+        overload._since, overload._refused = since, time.monotonic() + 5.0
         calls = [stub.Search.future(GOOD, timeout=5) for _ in range(100)]
         codes = [each.code() for each in calls]
         assert held_up.result() == b"300"
@@ -207,4 +250,5 @@ def _ask(served: Reacting) -> StatusCode:
 
 
 def _overload(served: Reacting, seconds: float) -> None:
-    served.reactor._batcher.overloaded_until = time.monotonic() + seconds
+    overload = served.reactor._batcher.overload
+    overload.until, overload._calm = time.monotonic() + seconds, 0 if seconds else CALM_BATCHES
