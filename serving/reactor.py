@@ -36,7 +36,7 @@ from serving.methods import Method
 from serving.observer import Observer
 from serving.refusals import IDLE_SHARE, Refusals
 from serving.rpc import NO_FLAGS, Rpc
-from serving.status import status, trailers
+from serving.status import NobodyWaits, status, trailers
 from serving.stream_rpc import StreamRpc
 
 log = logging.getLogger(__name__)
@@ -271,7 +271,10 @@ class Reactor:
             self._begin(event, method, token_name)
         else:
             self._refusals.add(
-                lambda: self._refuse(event, method, error), lambda: self._begin(event, method, token_name)
+                lambda: self._refuse(event, method, error),
+                lambda: self._begin(event, method, token_name),
+                lambda: self._expire(method),  # and with the last of these the call goes
+                event.call_details.deadline,
             )
 
     def _begin(self, event: Any, method: Method, token_name: str | None) -> None:
@@ -305,7 +308,8 @@ class Reactor:
             job.done(job)
 
         for job in self._batcher.shed(self._room()):
-            self._refusals.add(partial(drop, job), partial(self._batcher.submit, job))
+            drop_it = partial(drop, job)
+            self._refusals.add(drop_it, partial(self._batcher.submit, job), drop_it)
 
     def _is_fair(self, call: Any) -> bool:
         """Whether a connection may have one more call wait, for others have their share in an overload, too.
@@ -339,6 +343,11 @@ class Reactor:
         code, text = status(error)
         self.observer.turned_away(method.name, code, error)
         self._turn_away(event, code.value[0], text.encode(), trailers(error))
+
+    def _expire(self, method: Method) -> None:
+        """The deadline of a call has passed before it could be refused."""
+        late = NobodyWaits(grpc.StatusCode.DEADLINE_EXCEEDED, "its refusal")
+        self.observer.turned_away(method.name, late.code, late)
 
     def _turn_away(
         self, event: Any, code: int, details: bytes, metadata: Sequence[tuple[str, str]] = ()

@@ -41,12 +41,16 @@ class Calls:
     def __init__(self, clock: Clock) -> None:
         self.refused: list[int | str] = []
         self.answered: list[int | str] = []
+        self.expired: list[int | str] = []
         self.refusals = Refusals(clock)
 
-    def come(self, *numbers: int | str) -> None:
+    def come(self, *numbers: int | str, late: float = math.inf) -> None:
         """There is no room for these."""
         for n in numbers:
-            self.refusals.add(self._note(self.refused, n), self._note(self.answered, n))
+            refuse, answer, expire = (
+                self._note(where, n) for where in (self.refused, self.answered, self.expired)
+            )
+            self.refusals.add(refuse, answer, expire, late)
 
     def _note(self, where: list[int | str], number: int | str) -> Callable[[], None]:
         return lambda: where.append(number)
@@ -127,6 +131,22 @@ def test_when_the_overload_is_over_the_fresh_are_answered_and_others_hear_that_t
     calls.come("later")
     calls.refusals.settle(0)
     assert calls.refused[-1] == "later"
+
+
+def test_those_whose_deadline_has_passed_are_not_told_and_cost_nothing() -> None:
+    clock = Clock()
+    calls = Calls(clock)
+    calls.come(*range(AT_ONCE))
+    calls.refusals._saved = 0.0
+    calls.come("late", "too late", late=time.time() - 0.001)
+    calls.come("waiting", late=time.time() + 60)
+    calls.come("late behind it", late=time.time() - 0.001)
+    calls.refusals.pay()
+    assert calls.expired == ["late", "too late"]
+    assert len(calls.refusals) == 2
+    calls.refusals.settle(2)
+    assert calls.expired == ["late", "too late", "late behind it"]
+    assert (calls.refused[AT_ONCE:], calls.answered) == ([], ["waiting"])
 
 
 def test_only_so_many_wait_for_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,3 +272,18 @@ def _ask(served: Reacting) -> StatusCode:
 def _overload(served: Reacting, seconds: float) -> None:
     overload = served.reactor._batcher.overload
     overload.until, overload._calm = time.monotonic() + seconds, 0 if seconds else CALM_BATCHES
+
+
+def test_a_call_that_is_late_before_it_is_refused_is_let_go(retriever: Retriever) -> None:
+    with reacting(retriever, queue=6, batch=3) as served, _connection(served) as channel:
+        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
+        held_up = call(channel, "Sleep").future(b"300", timeout=5)
+        time.sleep(0.05)
+        served.reactor._refusals._saved = -60.0  # all time for refusing is spent, for long
+        calls = [stub.Search.future(GOOD, timeout=5) for _ in range(6)]
+        calls += [stub.Search.future(GOOD, timeout=0.1) for _ in range(20)]
+        codes = [each.code() for each in calls]
+        assert held_up.result() == b"300"
+        assert codes == [StatusCode.OK] * 6 + [StatusCode.DEADLINE_EXCEEDED] * 20
+        assert served.becomes("refused", {"deadline": 20})
+        assert len(served.reactor._refusals) == 0
