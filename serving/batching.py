@@ -150,7 +150,7 @@ class Batcher:
         batch: list[Job] = []
         queries = 0
         jobs = self._jobs
-        place, take = (-1, jobs.pop) if self.overload.is_aftermath else (0, jobs.popleft)
+        place, take = (-1, jobs.pop) if self.overload.newest_first else (0, jobs.popleft)
         while jobs and (not batch or queries + len(jobs[place].prepared) <= self.most):
             job = take()
             queries += len(job.prepared)

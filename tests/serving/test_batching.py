@@ -1,6 +1,5 @@
 """Batches: how large they get, in which order, what they tell of themselves, and whom an error reaches."""
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from protos.errors import InvalidInput
 from serving.answer import Timing
 from serving.batching import Batcher, Job
-from serving.overload import CALM_BATCHES
+from serving.overload import AFTERMATH_SECONDS
 from serving.query import Query
 from serving.retriever import Retriever
 from serving.stages import NOTHING, Wanted
@@ -194,16 +193,21 @@ def test_what_waits_is_expected_to_take_as_long_as_it_did_of_late(waiting: Waiti
     assert waiting.batcher.overloaded().retry_after == pytest.approx(1.0)
 
 
-def test_in_the_aftermath_of_an_overload_what_came_last_goes_first(waiting: Waiting) -> None:
-    waiting.batcher.most = 2
+def test_after_a_refusal_what_came_last_goes_first(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = waiting.batcher
+    batcher.most = 2
     jobs = [waiting.submit(text) for text in "abcdef"]
-    waiting.batcher.answer()
-    waiting.batcher.overload.until = time.monotonic()
-    for _ in range(CALM_BATCHES):
-        waiting.batcher.overload.answered()
-    waiting.batcher.answer()
-    waiting.batcher.overload.until = -math.inf  # long ago
-    waiting.batcher.answer()
+    batcher.answer()
+    batcher.overloaded()
+    batcher.answer()
+    now = time.monotonic()
+    monkeypatch.setattr(batcher.overload, "_clock", lambda: now + 1.1 * AFTERMATH_SECONDS)
+    jobs.append(waiting.submit("g"))
+    batcher.answer()
+    batcher.answer()
     order = sorted(jobs, key=lambda job: job.encode_started)
-    assert [{jobs.index(job) for job in order[n : n + 2]} for n in (0, 2, 4)] == [{0, 1}, {4, 5}, {2, 3}]
-    assert waiting.batcher.queries == 0
+    places = [jobs.index(job) for job in order]
+    assert [{*places[:2]}, {*places[2:4]}, {*places[4:6]}, {*places[6:]}] == [{0, 1}, {4, 5}, {2, 3}, {6}]
+    assert batcher.queries == 0

@@ -16,7 +16,14 @@ from protos import retrieval_pb2_grpc
 from serving import refusals
 from serving.batching import Batcher, Job
 from serving.limits import Bounds
-from serving.overload import AFTERMATH_SECONDS, CALM_BATCHES, CALM_SECONDS, LASTING_SECONDS, Overload
+from serving.overload import (
+    AFTERMATH_SECONDS,
+    CALM_BATCHES,
+    GAP_SECONDS,
+    LASTING_SECONDS,
+    ONSET_SECONDS,
+    Overload,
+)
 from serving.query import Query
 from serving.refusals import COST, FRESH, IDLE_SHARE, SAVED, SHARE, Refusals
 from serving.retriever import Retriever
@@ -59,20 +66,21 @@ class Calls:
 def test_only_refusals_that_last_make_an_overload() -> None:
     clock = Clock()
     overload = Overload(clock)
-    for moment in (100.0, 100.02, 100.09, 100.3, 100.35):  # a burst after a pause, and another
-        clock.now = moment
+    for seconds in (0.0, 0.9 * ONSET_SECONDS, 1.1 * GAP_SECONDS, 0.5 * ONSET_SECONDS):  # two bursts
+        clock.now += seconds
         overload.refused()
         assert not overload.is_on
-    for moment in (100.41, 100.45, 100.54):
-        clock.now = moment
+    for _ in range(3):
+        clock.now += 0.6 * ONSET_SECONDS
         overload.refused()
         assert overload.is_on
     for _ in range(CALM_BATCHES):
         overload.answered()
-    clock.now += LASTING_SECONDS * 0.99
+    clock.now += 0.99 * LASTING_SECONDS
     assert overload.is_on
-    clock.now += LASTING_SECONDS * 0.02
+    clock.now += 0.02 * LASTING_SECONDS
     assert not overload.is_on
+    clock.now += GAP_SECONDS
     overload.refused()  # one alone does not bring it back
     assert not overload.is_on
 
@@ -80,22 +88,40 @@ def test_only_refusals_that_last_make_an_overload() -> None:
 def test_an_overload_outlives_a_pause_of_the_machine() -> None:
     clock = Clock()
     overload = Overload(clock)
-    for _ in range(3):
-        clock.now += 0.06
+    for _ in range(4):
+        clock.now += 0.5 * ONSET_SECONDS
         overload.refused()
-    clock.now += 0.9 * CALM_SECONDS
-    assert overload.is_on
+    clock.now = overload.until + 0.9 * AFTERMATH_SECONDS
     for _ in range(CALM_BATCHES):
         assert overload.is_on
-        assert not overload.is_aftermath
         overload.answered()
     assert not overload.is_on
-    assert overload.is_aftermath
-    overload.refused()
-    clock.now += 1.2 * CALM_SECONDS  # nobody asks any more
+    for _ in range(4):
+        clock.now += 0.5 * ONSET_SECONDS
+        overload.refused()
+    clock.now = overload.until + 1.1 * AFTERMATH_SECONDS  # nobody asks any more
     assert not overload.is_on
-    clock.now = overload.until + 1.01 * AFTERMATH_SECONDS
-    assert not overload.is_aftermath
+
+
+def test_around_an_overload_what_came_last_goes_first() -> None:
+    clock = Clock()
+    overload = Overload(clock)
+    assert not overload.newest_first
+    overload.refused()
+    assert overload.newest_first
+    clock.now += 0.8 * ONSET_SECONDS
+    overload.refused()
+    assert overload.newest_first
+    clock.now += 0.8 * ONSET_SECONDS
+    overload.refused()
+    assert overload.is_on
+    assert not overload.newest_first  # few wait, and none of them for long
+    for _ in range(CALM_BATCHES):
+        overload.answered()
+    clock.now += 1.01 * LASTING_SECONDS
+    assert overload.newest_first
+    clock.now += AFTERMATH_SECONDS
+    assert not overload.newest_first
 
 
 AT_ONCE = round(SAVED / COST) - 1  # refusals that a quiet service has saved up; the last is lost in rounding
