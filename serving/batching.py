@@ -13,12 +13,13 @@ import numpy as np
 
 from protos.errors import Overloaded
 from serving.answer import Timing
-from serving.overload import Overload
 from serving.retriever import Retriever
 from serving.stages import NOTHING, Found, Prepared, Wanted
 from serving.status import NobodyWaits
 
 NONE = np.empty((0, 0), np.float32)
+OVERLOAD_SECONDS = 0.1  # that an overload lasts from its last refusal
+ONSET_SECONDS = 0.1  # of refusals that make an overload: a burst after a pause of the machine is none
 
 
 class Observer(Protocol):
@@ -99,9 +100,15 @@ class Batcher:
         self.most = most
         self.queries = 0  # that wait
         self.seconds_per_query = 0.0  # of late
-        self.overload = Overload()
+        self.overloaded_until = 0.0  # by `time.monotonic()`
         self._observer = observer
         self._jobs: deque[Job] = deque()
+        self._refusing_since = self._refused = 0.0  # by the same clock
+
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether refusals have lasted, and the last one is not long ago."""
+        return time.monotonic() < self.overloaded_until
 
     @property
     def is_full(self) -> bool:
@@ -115,7 +122,12 @@ class Batcher:
 
     def overloaded(self) -> Overloaded:
         """One more is too much: note it, and how to refuse it."""
-        self.overload.refused()
+        now = time.monotonic()
+        if now > self._refused + OVERLOAD_SECONDS:
+            self._refusing_since = now
+        self._refused = now
+        if now >= self._refusing_since + ONSET_SECONDS:
+            self.overloaded_until = now + OVERLOAD_SECONDS
         return self.refusal()
 
     def refusal(self) -> Overloaded:
@@ -134,7 +146,6 @@ class Batcher:
     def answer(self) -> None:
         """Take one batch and answer it."""
         batch = self._take()
-        self.overload.answered()
         started = time.perf_counter()
         due = [job for job in batch if self._is_due(job)]
         if due:
@@ -146,13 +157,12 @@ class Batcher:
             job.done(job)
 
     def _take(self) -> list[Job]:
-        """What is waiting, in its order or the other way round, up to the size of a batch."""
+        """What is waiting, in its order, up to the size of a batch."""
         batch: list[Job] = []
         queries = 0
         jobs = self._jobs
-        place, take = (-1, jobs.pop) if self.overload.newest_first else (0, jobs.popleft)
-        while jobs and (not batch or queries + len(jobs[place].prepared) <= self.most):
-            job = take()
+        while jobs and (not batch or queries + len(jobs[0].prepared) <= self.most):
+            job = jobs.popleft()
             queries += len(job.prepared)
             batch.append(job)
         self.queries -= queries

@@ -89,7 +89,7 @@ class Bounds:
     """
 
     queue: int = field(
-        default=768, metadata={"help": "queries that may wait; in an overload a batch and a half"}
+        default=512, metadata={"help": "queries that may wait; in an overload a batch and a half"}
     )
     batch: int = field(default=32, metadata={"help": "queries that are answered together"})
     streams: int = field(default=64, metadata={"help": "streams that may be open"})

@@ -68,11 +68,6 @@ class QueryForm:
             name: "" if isinstance(spec, TextFeature) else None for name, spec in features.items()
         }
         texts = [name for name, spec in features.items() if isinstance(spec, TextFeature)]
-        self._sequences = [
-            (name, spec.max_length)
-            for name, spec in features.items()
-            if isinstance(spec, TextFeature | HistoryFeature)
-        ]
         self.needs_text = text_is_required(features)
         self._required = texts if self.needs_text else []
 
@@ -99,14 +94,6 @@ class QueryForm:
                 raise InvalidInput(field_name, "required by this bundle's query tower, but missing")
         return {**self.blank, **given}
 
-    def length(self, values: Mapping[str, Value | None]) -> int:
-        """Of a query's text and history the longer, as the tower reads it; at least 1.
-
-        Args:
-            values: as `values` gives them, or what a client has put in their place.
-        """
-        return max([1, *(min(_length(values[name]), most) for name, most in self._sequences)])
-
     def _found(self, slot: str | None, field_name: str) -> str:
         if slot is None:
             kind = field_name.rpartition(".")[2]
@@ -124,10 +111,6 @@ class QueryForm:
             raise InvalidInput(field_name, "expected a number, got NaN; leave it out where it is unknown")
         several = isinstance(spec, HistoryFeature) or (isinstance(spec, CategoryFeature) and spec.multi)
         return list(value) if several and not isinstance(value, str | float | int) else value
-
-
-def _length(value: Value | None) -> int:
-    return len(value) if isinstance(value, str | list | tuple) else 0
 
 
 def _slot(features: Mapping[str, FeatureSpec], kind: type[FeatureSpec], name: str) -> str | None:

@@ -36,7 +36,7 @@ from serving.methods import Method
 from serving.observer import Observer
 from serving.refusals import IDLE_SHARE, Refusals
 from serving.rpc import NO_FLAGS, Rpc
-from serving.status import NobodyWaits, status, trailers
+from serving.status import status, trailers
 from serving.stream_rpc import StreamRpc
 
 log = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ class Reactor:
     def _catch_up(self) -> None:
         """Nothing waits for an answer: see to those who wait for a refusal."""
         try:
-            if self._batcher.overload.is_on:
+            if self._batcher.is_overloaded:
                 self._refusals.pay(IDLE_SHARE)
             else:
                 self._refusals.settle(self._room() - len(self.silent))
@@ -271,10 +271,7 @@ class Reactor:
             self._begin(event, method, token_name)
         else:
             self._refusals.add(
-                lambda: self._refuse(event, method, error),
-                lambda: self._begin(event, method, token_name),
-                lambda: self._expire(method),  # and with the last of these the call goes
-                event.call_details.deadline,
+                lambda: self._refuse(event, method, error), lambda: self._begin(event, method, token_name)
             )
 
     def _begin(self, event: Any, method: Method, token_name: str | None) -> None:
@@ -298,7 +295,7 @@ class Reactor:
 
         A long queue that never empties delays everybody and answers nobody more (Nichols and Jacobson 2012).
         """
-        return self._bounds.overload_queue if self._batcher.overload.is_on else self._bounds.queue
+        return self._bounds.overload_queue if self._batcher.is_overloaded else self._bounds.queue
 
     def _shed(self, error: Exception) -> None:
         """Refuse what has waited longest in a burst that has turned out to be an overload."""
@@ -308,8 +305,7 @@ class Reactor:
             job.done(job)
 
         for job in self._batcher.shed(self._room()):
-            drop_it = partial(drop, job)
-            self._refusals.add(drop_it, partial(self._batcher.submit, job), drop_it)
+            self._refusals.add(partial(drop, job), partial(self._batcher.submit, job))
 
     def _is_fair(self, call: Any) -> bool:
         """Whether a connection may have one more call wait, for others have their share in an overload, too.
@@ -317,7 +313,7 @@ class Reactor:
         An answer makes room for a call on its own connection. So without this, those that are answered would
         be those that are answered next, as fast as they can ask, and others would wait for nothing.
         """
-        if not self._batcher.overload.is_on:
+        if not self._batcher.is_overloaded:
             return True
         connection = call.peer()
         brought = self._brought[connection] = self._brought.get(connection, 0) + 1
@@ -343,11 +339,6 @@ class Reactor:
         code, text = status(error)
         self.observer.turned_away(method.name, code, error)
         self._turn_away(event, code.value[0], text.encode(), trailers(error))
-
-    def _expire(self, method: Method) -> None:
-        """The deadline of a call has passed before it could be refused."""
-        late = NobodyWaits(grpc.StatusCode.DEADLINE_EXCEEDED, "its refusal")
-        self.observer.turned_away(method.name, late.code, late)
 
     def _turn_away(
         self, event: Any, code: int, details: bytes, metadata: Sequence[tuple[str, str]] = ()

@@ -27,7 +27,6 @@ from serving.query import Query, QueryForm, check_item_query, example_query
 from serving.stages import TEXT, Asked, Encoded, Found, Prepared, Wanted
 
 _tuple = tuple.__new__  # what a NamedTuple calls, for a third of the time
-ENCODED_TOGETHER = 1 << 17  # numbers: a vector for each place of a text or history; the caches hold no more
 
 
 class Retriever:
@@ -215,9 +214,9 @@ class Retriever:
 
     def _encode_values(self, raw: Sequence[Prepared]) -> tuple[npt.NDArray[np.float32], list[Asked]]:
         """Vectors (B, D) of queries that are no items, and what else there is to know of them."""
-        if len(raw) > 1 and len(parts := self._parts(raw)) > 1:
-            return self._encode_parts(raw, parts)
         values: Sequence[Mapping[str, Any]] = [each.values or {} for each in raw]
+        if len(raw) > 1 and len(parts := self._encoder.together(values)) > 1:
+            return self._encode_parts(raw, parts)
         arrays = self._encoder.arrays(values, [each.name for each in raw])
         if self._form.needs_text:
             return self._encoder.vectors(arrays), [TEXT] * len(raw)
@@ -228,24 +227,6 @@ class Retriever:
             unknown = sum(self._encoder.inputs.unknown(name, history) for name, history in histories)
             asked.append(Asked(None, frozenset(rows), unknown, basis))
         return self._encoder.vectors(arrays), asked
-
-    def _parts(self, raw: Sequence[Prepared]) -> list[list[int]]:
-        """The places of queries that are encoded together: of about the same length, and not too many.
-
-        A tower makes a vector of each place of each query, padding among them, before it sums them up. What
-        the processor's caches do not hold of that is written to memory and read again, and costs more than a
-        call of the tower.
-        """
-        lengths = [self._form.length(each.values or {}) for each in raw]
-        most = max(1, ENCODED_TOGETHER // self.manifest.dimension)
-        if max(lengths) * len(raw) <= most:
-            return [list(range(len(raw)))]
-        parts: list[list[int]] = [[]]
-        for place in sorted(range(len(raw)), key=lengths.__getitem__):
-            if parts[-1] and (len(parts[-1]) + 1) * lengths[place] > most:
-                parts.append([])
-            parts[-1].append(place)
-        return parts
 
     def _encode_parts(
         self, raw: Sequence[Prepared], parts: Sequence[Sequence[int]]

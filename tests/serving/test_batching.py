@@ -11,7 +11,6 @@ import pytest
 from protos.errors import InvalidInput
 from serving.answer import Timing
 from serving.batching import Batcher, Job
-from serving.overload import AFTERMATH_SECONDS
 from serving.query import Query
 from serving.retriever import Retriever
 from serving.stages import NOTHING, Wanted
@@ -193,21 +192,18 @@ def test_what_waits_is_expected_to_take_as_long_as_it_did_of_late(waiting: Waiti
     assert waiting.batcher.overloaded().retry_after == pytest.approx(1.0)
 
 
-def test_after_a_refusal_what_came_last_goes_first(
-    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batcher = waiting.batcher
-    batcher.most = 2
-    jobs = [waiting.submit(text) for text in "abcdef"]
-    batcher.answer()
+def test_only_refusals_that_last_make_an_overload(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("serving.batching.time.monotonic", lambda: now)
+    batcher = Batcher()
+    for moment in (100.0, 100.02, 100.09, 100.3, 100.35):  # a burst after a pause, and another
+        now = moment
+        batcher.overloaded()
+        assert batcher.overloaded_until <= now
+    for moment in (100.41, 100.45, 100.54):
+        now = moment
+        batcher.overloaded()
+        assert batcher.overloaded_until == now + 0.1
+    now = 100.7  # nobody was refused for long enough
     batcher.overloaded()
-    batcher.answer()
-    now = time.monotonic()
-    monkeypatch.setattr(batcher.overload, "_clock", lambda: now + 1.1 * AFTERMATH_SECONDS)
-    jobs.append(waiting.submit("g"))
-    batcher.answer()
-    batcher.answer()
-    order = sorted(jobs, key=lambda job: job.encode_started)
-    places = [jobs.index(job) for job in order]
-    assert [{*places[:2]}, {*places[2:4]}, {*places[4:6]}, {*places[6:]}] == [{0, 1}, {4, 5}, {2, 3}, {6}]
-    assert batcher.queries == 0
+    assert batcher.overloaded_until < now

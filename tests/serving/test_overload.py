@@ -16,14 +16,6 @@ from protos import retrieval_pb2_grpc
 from serving import refusals
 from serving.batching import Batcher, Job
 from serving.limits import Bounds
-from serving.overload import (
-    AFTERMATH_SECONDS,
-    CALM_BATCHES,
-    GAP_SECONDS,
-    LASTING_SECONDS,
-    ONSET_SECONDS,
-    Overload,
-)
 from serving.query import Query
 from serving.refusals import COST, FRESH, IDLE_SHARE, SAVED, SHARE, Refusals
 from serving.retriever import Retriever
@@ -48,80 +40,15 @@ class Calls:
     def __init__(self, clock: Clock) -> None:
         self.refused: list[int | str] = []
         self.answered: list[int | str] = []
-        self.expired: list[int | str] = []
         self.refusals = Refusals(clock)
 
-    def come(self, *numbers: int | str, late: float = math.inf) -> None:
+    def come(self, *numbers: int | str) -> None:
         """There is no room for these."""
         for n in numbers:
-            refuse, answer, expire = (
-                self._note(where, n) for where in (self.refused, self.answered, self.expired)
-            )
-            self.refusals.add(refuse, answer, expire, late)
+            self.refusals.add(self._note(self.refused, n), self._note(self.answered, n))
 
     def _note(self, where: list[int | str], number: int | str) -> Callable[[], None]:
         return lambda: where.append(number)
-
-
-def test_only_refusals_that_last_make_an_overload() -> None:
-    clock = Clock()
-    overload = Overload(clock)
-    for seconds in (0.0, 0.9 * ONSET_SECONDS, 1.1 * GAP_SECONDS, 0.5 * ONSET_SECONDS):  # two bursts
-        clock.now += seconds
-        overload.refused()
-        assert not overload.is_on
-    for _ in range(3):
-        clock.now += 0.6 * ONSET_SECONDS
-        overload.refused()
-        assert overload.is_on
-    for _ in range(CALM_BATCHES):
-        overload.answered()
-    clock.now += 0.99 * LASTING_SECONDS
-    assert overload.is_on
-    clock.now += 0.02 * LASTING_SECONDS
-    assert not overload.is_on
-    clock.now += GAP_SECONDS
-    overload.refused()  # one alone does not bring it back
-    assert not overload.is_on
-
-
-def test_an_overload_outlives_a_pause_of_the_machine() -> None:
-    clock = Clock()
-    overload = Overload(clock)
-    for _ in range(4):
-        clock.now += 0.5 * ONSET_SECONDS
-        overload.refused()
-    clock.now = overload.until + 0.9 * AFTERMATH_SECONDS
-    for _ in range(CALM_BATCHES):
-        assert overload.is_on
-        overload.answered()
-    assert not overload.is_on
-    for _ in range(4):
-        clock.now += 0.5 * ONSET_SECONDS
-        overload.refused()
-    clock.now = overload.until + 1.1 * AFTERMATH_SECONDS  # nobody asks any more
-    assert not overload.is_on
-
-
-def test_around_an_overload_what_came_last_goes_first() -> None:
-    clock = Clock()
-    overload = Overload(clock)
-    assert not overload.newest_first
-    overload.refused()
-    assert overload.newest_first
-    clock.now += 0.8 * ONSET_SECONDS
-    overload.refused()
-    assert overload.newest_first
-    clock.now += 0.8 * ONSET_SECONDS
-    overload.refused()
-    assert overload.is_on
-    assert not overload.newest_first  # few wait, and none of them for long
-    for _ in range(CALM_BATCHES):
-        overload.answered()
-    clock.now += 1.01 * LASTING_SECONDS
-    assert overload.newest_first
-    clock.now += AFTERMATH_SECONDS
-    assert not overload.newest_first
 
 
 AT_ONCE = round(SAVED / COST) - 1  # refusals that a quiet service has saved up; the last is lost in rounding
@@ -159,22 +86,6 @@ def test_when_the_overload_is_over_the_fresh_are_answered_and_others_hear_that_t
     assert calls.refused[-1] == "later"
 
 
-def test_those_whose_deadline_has_passed_are_not_told_and_cost_nothing() -> None:
-    clock = Clock()
-    calls = Calls(clock)
-    calls.come(*range(AT_ONCE))
-    calls.refusals._saved = 0.0
-    calls.come("late", "too late", late=time.time() - 0.001)
-    calls.come("waiting", late=time.time() + 60)
-    calls.come("late behind it", late=time.time() - 0.001)
-    calls.refusals.pay()
-    assert calls.expired == ["late", "too late"]
-    assert len(calls.refusals) == 2
-    calls.refusals.settle(2)
-    assert calls.expired == ["late", "too late", "late behind it"]
-    assert (calls.refused[AT_ONCE:], calls.answered) == ([], ["waiting"])
-
-
 def test_only_so_many_wait_for_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusals, "MOST", 10)
     calls = Calls(Clock())
@@ -199,7 +110,7 @@ def test_those_that_have_waited_longest_are_shed(retriever: Retriever) -> None:
 
 @pytest.mark.parametrize(
     ("bounds", "share"),
-    [(Bounds(), 1), (Bounds(queue=64), 8), (Bounds(queue=100_000), 1), (Bounds(calls=100), 5)],
+    [(Bounds(), 1), (Bounds(queue=64), 8), (Bounds(queue=100_000), 1), (Bounds(calls=100), 7)],
 )
 def test_as_few_connections_as_can_fill_the_queue_bring_a_whole_batch(bounds: Bounds, share: int) -> None:
     assert bounds.fair_share == share
@@ -243,9 +154,9 @@ def test_a_burst_that_turns_out_to_be_an_overload_is_shed(retriever: Retriever) 
         stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
         held_up = call(channel, "Sleep").future(b"300", timeout=5)
         time.sleep(0.05)
-        overload = served.reactor._batcher.overload
+        batcher = served.reactor._batcher
         since = time.monotonic() - 1  # refusals have lasted by the time that the burst is read
-        overload._since, overload._refused = since, time.monotonic() + 5.0
+        batcher._refusing_since, batcher._refused = since, time.monotonic() + 5.0
         calls = [stub.Search.future(GOOD, timeout=5) for _ in range(100)]
         codes = [each.code() for each in calls]
         assert held_up.result() == b"300"
@@ -296,20 +207,4 @@ def _ask(served: Reacting) -> StatusCode:
 
 
 def _overload(served: Reacting, seconds: float) -> None:
-    overload = served.reactor._batcher.overload
-    overload.until, overload._calm = time.monotonic() + seconds, 0 if seconds else CALM_BATCHES
-
-
-def test_a_call_that_is_late_before_it_is_refused_is_let_go(retriever: Retriever) -> None:
-    with reacting(retriever, queue=6, batch=3) as served, _connection(served) as channel:
-        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
-        held_up = call(channel, "Sleep").future(b"300", timeout=5)
-        time.sleep(0.05)
-        served.reactor._refusals._saved = -60.0  # all time for refusing is spent, for long
-        calls = [stub.Search.future(GOOD, timeout=5) for _ in range(6)]
-        calls += [stub.Search.future(GOOD, timeout=0.1) for _ in range(20)]
-        codes = [each.code() for each in calls]
-        assert held_up.result() == b"300"
-        assert codes == [StatusCode.OK] * 6 + [StatusCode.DEADLINE_EXCEEDED] * 20
-        assert served.becomes("refused", {"deadline": 20})
-        assert len(served.reactor._refusals) == 0
+    served.reactor._batcher.overloaded_until = time.monotonic() + seconds
