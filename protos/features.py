@@ -17,6 +17,7 @@ Everything after that (word hashing, embedding, scaling) happens inside the towe
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import add
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -173,7 +174,7 @@ class TowerInputs:
         for name, spec in self.features.items():
             field_name = f"{self.side}.{name}"
             if isinstance(spec, TextFeature):
-                arrays[name] = code_point_rows(values[name], spec.max_length, field_name)
+                arrays[name] = code_point_rows(folded(values[name], spec.max_length, field_name))
             elif isinstance(spec, CategoryFeature):
                 arrays[name] = _categories(values[name], spec, self._rows[name], field_name)
             elif isinstance(spec, IdFeature):
@@ -183,6 +184,21 @@ class TowerInputs:
             else:
                 arrays[name] = _numbers(values[name], field_name)
         return arrays
+
+    def lengths(self, values: Mapping[str, Sequence[Any]], count: int) -> list[int]:
+        """How long the texts and histories of each record are together, as a tower reads them.
+
+        Args:
+            values: feature name -> raw values of a batch, as `to_arrays` takes them; one that is none of its
+                feature counts as nothing.
+            count: records in the batch.
+        """
+        lengths = [0] * count
+        for name, spec in self.features.items():
+            if isinstance(spec, TextFeature | HistoryFeature):
+                more = [min(_length(value), spec.max_length) for value in values[name]]
+                lengths = [*map(add, lengths, more)]
+        return lengths
 
     def known(self, name: str) -> list[str]:
         """The values that the feature `name` knows, the most frequent first."""
@@ -208,45 +224,27 @@ def normalise(text: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
-def code_points(
-    texts: Sequence[str], max_length: int, field_name: str = "text"
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Texts as one run of code points and the length of each: int32 (sum of lengths,), int64 (B,).
+def folded(texts: Sequence[str], max_length: int, field_name: str = "text") -> list[str]:
+    """Texts as a tower reads them: normalised, then cut to so many code points.
 
     Raises:
         InvalidInput: a value is not a string.
     """
-    cut = _cut(texts, max_length, field_name)
-    joined = "".join(cut).encode("utf-32-le", "surrogatepass")
-    lengths = np.fromiter(map(len, cut), np.int64, len(cut))
-    return np.frombuffer(joined, np.int32), lengths
-
-
-def pad(flat: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """Runs of code points as rows, padded with 0 to the longest: int32 (B, L), L at least 1."""
-    width = max(1, int(lengths.max(initial=0)))
-    rows = np.zeros((len(lengths), width), np.int32)
-    rows[np.arange(width) < lengths[:, None]] = flat
-    return rows
-
-
-def code_point_rows(texts: Sequence[str], max_length: int, field_name: str = "text") -> npt.NDArray[np.int32]:
-    """As `pad(*code_points(...))`, in the fewest steps: what a lone query waits for is steps, not work.
-
-    Raises:
-        InvalidInput: a value is not a string.
-    """
-    cut = _cut(texts, max_length, field_name)
-    width = max(map(len, cut), default=0) or 1
-    joined = "".join([each.ljust(width, "\0") for each in cut]).encode("utf-32-le", "surrogatepass")
-    return np.frombuffer(bytearray(joined), np.int32).reshape(len(cut), width)
-
-
-def _cut(texts: Sequence[str], max_length: int, field_name: str) -> list[str]:
     for text in texts:
         if not isinstance(text, str):
             raise InvalidInput(field_name, f"expected a string, got {type(text).__name__}")
     return [normalise(text)[:max_length] for text in texts]
+
+
+def code_point_rows(texts: Sequence[str]) -> npt.NDArray[np.int32]:
+    """The code points of each text, padded with 0 to the longest: int32 (B, L), L at least 1."""
+    width = max(map(len, texts), default=0) or 1
+    joined = "".join([text.ljust(width, "\0") for text in texts]).encode("utf-32-le", "surrogatepass")
+    return np.frombuffer(bytearray(joined), np.int32).reshape(len(texts), width)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, str | list | tuple) else 0
 
 
 def _categories(

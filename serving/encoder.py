@@ -11,7 +11,7 @@ import onnxruntime
 
 from protos.bundle import ITEM_TOWER, QUERY_TOWER, Manifest
 from protos.errors import BundleDamaged, InvalidInput
-from protos.features import Arrays, FeatureSpec, HistoryFeature, Side, TextFeature, TowerInputs
+from protos.features import Arrays, FeatureSpec, Side, TowerInputs
 from serving.together import together
 
 OUTPUT = "vector"
@@ -42,11 +42,6 @@ class Encoder:
     def __init__(self, folder: Path, manifest: Manifest, threads: int = 1, side: Side = "query") -> None:
         path = folder / TOWERS[side]
         self.inputs = manifest.schema.side(side)
-        self._sequences = [
-            (name, spec.max_length)
-            for name, spec in self.inputs.features.items()
-            if isinstance(spec, TextFeature | HistoryFeature)
-        ]
         self._session = _open(path, threads)
         # The session's own `run` asks again, of every call, what `_check` has seen to.
         self._run = getattr(self._session, "_sess", self._session).run
@@ -71,22 +66,15 @@ class Encoder:
 
     def together(self, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         """Places of the queries, as `arrays` takes them, that one call had better encode together."""
-        lengths = [0] * len(rows)
-        for name, most in self._sequences:
-            lengths = [n + min(_length(row[name]), most) for n, row in zip(lengths, rows, strict=True)]
-        return together(lengths)
+        return together(self.inputs.lengths(_columns(self.inputs, rows), len(rows)))
 
     def vectors(self, arrays: Arrays) -> npt.NDArray[np.float32]:
         """The tower's vectors of its inputs, float32 (B, D)."""
         vectors: npt.NDArray[np.float32] = self._run(OUTPUTS, arrays, None)[0]
-        # Nothing that a query may hold should do this to a tower. One sum tells in a fraction of the time.
+        # Nothing that a query may hold should do this to a tower. One sum tells in half the time.
         if not math.isfinite(np.vdot(vectors, vectors)) and not np.isfinite(vectors).all():
             raise ArithmeticError(f"the {self.inputs.side} tower gave a vector that is not finite")
         return vectors
-
-
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, str | list | tuple) else 0  # what it should be is told later
 
 
 def _columns(inputs: TowerInputs, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

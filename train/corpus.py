@@ -20,8 +20,8 @@ from protos.features import (
     Side,
     TextFeature,
     TowerInputs,
-    code_points,
-    pad,
+    code_point_rows,
+    folded,
 )
 from train.encoders import Bags
 from train.hashing import WordHashing
@@ -59,15 +59,13 @@ class HashedCorpus:
 
 def hash_texts(texts: Sequence[str], max_length: int, hashing: WordHashing) -> HashedCorpus:
     """All texts through the word hashing, in chunks of like length."""
-    flat, lengths = code_points(texts, max_length)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    order = np.argsort(lengths, kind="stable")
+    read = folded(texts, max_length)
+    order = np.argsort([*map(len, read)], kind="stable")
     found: list[tuple[npt.NDArray[Any], ...]] = []
     for at in range(0, len(order), _CHUNK):
         chunk = order[at : at + _CHUNK]
-        run = np.concatenate([flat[starts[n] : starts[n + 1]] for n in chunk])
         with torch.inference_mode():
-            rows = hashing(torch.from_numpy(pad(run, lengths[chunk]))).numpy()
+            rows = hashing(torch.from_numpy(code_point_rows([read[n] for n in chunk]))).numpy()
         text, place = np.nonzero(rows)
         key, count = np.unique(chunk[text] << 32 | rows[text, place], return_counts=True)
         found.append((key, count))

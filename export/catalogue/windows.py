@@ -9,7 +9,7 @@ import numpy.typing as npt
 from export.backends import Encode
 from export.catalogue.records import WINDOW, Records, Values
 from protos.errors import DataError, InvalidInput
-from protos.features import Arrays, HistoryFeature, TextFeature, TowerInputs
+from protos.features import Arrays, TowerInputs
 
 BATCH = 64
 
@@ -53,17 +53,9 @@ def encoded_windows(
 
 def _batches(inputs: TowerInputs, values: Values, size: int) -> Iterator[Rows]:
     """Rows of a window, the shortest first, up to `BATCH` of them at a time."""
-    lengths = np.zeros(size, np.int64)
-    for name, spec in inputs.features.items():
-        if isinstance(spec, TextFeature | HistoryFeature):
-            lengths += np.array([min(_length(each), spec.max_length) for each in values[name]])
-    order = np.argsort(lengths, kind="stable")
+    order = np.argsort(inputs.lengths(values, size), kind="stable")
     for at in range(0, size, BATCH):
         yield order[at : at + BATCH]
-
-
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, str | list | tuple) else 0  # what it should be is told later
 
 
 def _arrays(inputs: TowerInputs, values: Values, rows: Rows, begin: int, name: str) -> Arrays:

@@ -63,7 +63,7 @@ def _search(retriever: Retriever, batch: Sequence[Query], k: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what standard input asks for until it ends."""
+    """Measure what standard input asks for, `size seconds pause` on each line, until it ends."""
     parser = ArgumentParser(prog="python -m serving.load.inprocess", description="Search without a server.")
     parser.add_argument("--bundle", type=Path, required=True, help="to search in")
     parser.add_argument("--queries", type=Path, help="a file with a query on each line")
@@ -76,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         asked = varied.of_bundle(retriever.manifest, parsed.seed)
     for line in sys.stdin:
-        size, *seconds = line.split()
-        found = measure(retriever, asked, parsed.k, int(size), *map(float, seconds))
+        size, seconds, pause = line.split()
+        found = measure(retriever, asked, parsed.k, int(size), float(seconds), float(pause))
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
 

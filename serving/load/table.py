@@ -25,7 +25,7 @@ def show(console: Console, report: Report) -> None:
     console.print(_targets(report))
     if "p50_c1_over_paced_parts" in report:
         paced = _reach(report, "p50_c1_over_paced_parts")
-        text = "p50 of 1 client over no-op p50 + in-process single that is as long asleep before: "
+        text = "p50 of 1 client over no-op p50 + in-process single after a sleep as long as no-op's p50: "
         console.print(f"{text}{paced}", style="dim", highlight=False)
     for remark in _remarks(report):
         console.print(remark, style="yellow", highlight=False, markup=False)

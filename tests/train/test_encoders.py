@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from protos.features import code_points, pad
+from protos.features import code_point_rows, folded
 from train.corpus import hash_texts
 from train.encoders import MOST_OCCURRENCES, Bags, Category, HashedText, Number
 from train.hashing import WordHashing
@@ -31,7 +31,7 @@ def encoder(saturate: bool = False, normalise: bool = False) -> HashedText:
 
 
 def points(texts: Sequence[str]) -> Tensor:
-    return torch.from_numpy(pad(*code_points(texts, 2000)))
+    return torch.from_numpy(code_point_rows(folded(texts, 2000)))
 
 
 def bags(texts: Sequence[str]) -> Bags:

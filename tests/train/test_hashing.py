@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.features import code_points, normalise, pad
+from protos.features import code_point_rows, folded, normalise
 from train.hashing import LAST_LETTER, LONGEST_WORD, WordHashing, symbols
 
 BUCKETS = 4096
@@ -22,7 +22,7 @@ UNICODE = st.text(st.one_of(st.sampled_from("ab #-日\u0301"), st.characters()),
 
 def rows_of(hashing: WordHashing, *texts: str) -> list[Counter[int]]:
     """How often each row occurs in each text."""
-    rows = hashing(torch.from_numpy(pad(*code_points(texts, 10_000))))
+    rows = hashing(torch.from_numpy(code_point_rows(folded(texts, 10_000))))
     return [Counter(row[row > 0].tolist()) for row in rows]
 
 
@@ -146,7 +146,7 @@ def test_one_two_and_three_code_points_find_chinese_words() -> None:
 
 def test_rows_stay_inside_the_table() -> None:
     text = "".join(map(chr, range(0x20, 0xD7FF, 7)))
-    rows = ALL_ORDERS(torch.from_numpy(pad(*code_points([text], len(text)))))
+    rows = ALL_ORDERS(torch.from_numpy(code_point_rows(folded([text], len(text)))))
     assert rows.dtype == torch.int32
     assert 0 <= rows.min() < rows.max() < BUCKETS
     assert rows.unique().numel() > BUCKETS / 2  # and fill it
