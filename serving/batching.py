@@ -13,13 +13,12 @@ import numpy as np
 
 from protos.errors import Overloaded
 from serving.answer import Timing
+from serving.overload import Overload
 from serving.retriever import Retriever
 from serving.stages import NOTHING, Found, Prepared, Wanted
 from serving.status import NobodyWaits
 
 NONE = np.empty((0, 0), np.float32)
-OVERLOAD_SECONDS = 0.1  # that an overload lasts from its last refusal
-ONSET_SECONDS = 0.1  # of refusals that make an overload: a burst after a pause of the machine is none
 
 
 class Observer(Protocol):
@@ -94,21 +93,18 @@ class Batcher:
     Args:
         observer: told of every batch.
         most: queries in a batch; one job with more is a batch of its own.
+        overload: told of every batch.
     """
 
-    def __init__(self, observer: Observer | None = None, most: int = 64) -> None:
+    def __init__(
+        self, observer: Observer | None = None, most: int = 64, overload: Overload | None = None
+    ) -> None:
         self.most = most
         self.queries = 0  # that wait
         self.seconds_per_query = 0.0  # of late
-        self.overloaded_until = 0.0  # by `time.monotonic()`
+        self.overload = overload or Overload()
         self._observer = observer
         self._jobs: deque[Job] = deque()
-        self._refusing_since = self._refused = 0.0  # by the same clock
-
-    @property
-    def is_overloaded(self) -> bool:
-        """Whether refusals have lasted, and the last one is not long ago."""
-        return time.monotonic() < self.overloaded_until
 
     @property
     def is_full(self) -> bool:
@@ -119,16 +115,6 @@ class Batcher:
         """Let a job wait for the next batch."""
         self._jobs.append(job)
         self.queries += len(job.prepared)
-
-    def overloaded(self) -> Overloaded:
-        """One more is too much: note it, and how to refuse it."""
-        now = time.monotonic()
-        if now > self._refused + OVERLOAD_SECONDS:
-            self._refusing_since = now
-        self._refused = now
-        if now >= self._refusing_since + ONSET_SECONDS:
-            self.overloaded_until = now + OVERLOAD_SECONDS
-        return self.refusal()
 
     def refusal(self) -> Overloaded:
         """How to refuse one more, with the time that what waits will take."""
@@ -155,6 +141,7 @@ class Batcher:
             self.seconds_per_query += (spent - self.seconds_per_query) / 8
         for job in batch:
             job.done(job)
+        self.overload.answered()
 
     def _take(self) -> list[Job]:
         """What is waiting, in its order, up to the size of a batch."""

@@ -89,7 +89,10 @@ class Bounds:
     """
 
     queue: int = field(
-        default=512, metadata={"help": "queries that may wait; in an overload a batch and a half"}
+        default=512, metadata={"help": "queries that may wait for long; in an overload a batch and a half"}
+    )
+    backlog: int = field(
+        default=2048, metadata={"help": "queries that may wait for a moment, after a pause of the machine"}
     )
     batch: int = field(default=32, metadata={"help": "queries that are answered together"})
     streams: int = field(default=64, metadata={"help": "streams that may be open"})
@@ -98,6 +101,11 @@ class Bounds:
 
     def __post_init__(self) -> None:
         _check_positive(self)
+
+    @property
+    def room(self) -> int:
+        """Queries that may wait where there is no overload."""
+        return max(self.queue, self.backlog)
 
     @property
     def overload_queue(self) -> int:

@@ -150,8 +150,10 @@ class Reactor:
         """
         queries = len(job.prepared)
         waiting = self._batcher.queries
+        if isinstance(rpc, StreamRpc):
+            self._batcher.overload.called(waiting)
         if waiting and waiting + queries > self._room():
-            raise self._batcher.overloaded()
+            raise self._overloaded()
         rpc.job = job
         # A stream may have been open for long before this message of it came.
         job.arrived = time.perf_counter_ns() if isinstance(rpc, StreamRpc) else rpc.arrived
@@ -219,7 +221,7 @@ class Reactor:
     def _catch_up(self) -> None:
         """Nothing waits for an answer: see to those who wait for a refusal."""
         try:
-            if self._batcher.is_overloaded:
+            if self._batcher.overload.is_on:
                 self._refusals.pay(IDLE_SHARE)
             else:
                 self._refusals.settle(self._room() - len(self.silent))
@@ -280,22 +282,26 @@ class Reactor:
 
     def _too_much(self, call: Any) -> Overloaded | None:
         """Why a call is refused; None where it is not. Noted now, however late it is told."""
+        self._batcher.overload.called(self._batcher.queries + len(self.silent))
         if not self._has_room():
-            error = self._batcher.overloaded()
+            error = self._overloaded()
             self._shed(error)
             return error
         if self._is_fair(call):
             return None
         # Connections so few that the queue would hold all their calls must not be refused for good.
         many = self._batcher.queries + len(self._refusals) >= self._bounds.queue
-        return self._batcher.overloaded() if many else self._batcher.refusal()
+        return self._overloaded() if many else self._batcher.refusal()
+
+    def _overloaded(self) -> Overloaded:
+        """There is no room for one more: how to refuse it. An overload lasts from here on."""
+        if self._batcher.overload.is_on:
+            self._batcher.overload.refused()
+        return self._batcher.refusal()
 
     def _room(self) -> int:
-        """How many queries may wait: enough for a burst, and little more than a batch in an overload.
-
-        A long queue that never empties delays everybody and answers nobody more (Nichols and Jacobson 2012).
-        """
-        return self._bounds.overload_queue if self._batcher.is_overloaded else self._bounds.queue
+        """How many queries may wait: what a pause leaves, and little more than a batch in an overload."""
+        return self._bounds.overload_queue if self._batcher.overload.is_on else self._bounds.room
 
     def _shed(self, error: Exception) -> None:
         """Refuse what has waited longest in a burst that has turned out to be an overload."""
@@ -313,7 +319,7 @@ class Reactor:
         An answer makes room for a call on its own connection. So without this, those that are answered would
         be those that are answered next, as fast as they can ask, and others would wait for nothing.
         """
-        if not self._batcher.is_overloaded:
+        if not self._batcher.overload.is_on:
             return True
         connection = call.peer()
         brought = self._brought[connection] = self._brought.get(connection, 0) + 1

@@ -22,6 +22,7 @@ from serving.limits import Bounds, Limits
 from serving.methods import methods
 from serving.metrics import SharedMetrics
 from serving.observer import Observer
+from serving.overload import Overload
 from serving.packed import PackedCatalogue
 from serving.ratelimit import RateLimit
 from serving.reactor import Reactor
@@ -136,7 +137,7 @@ class RetrievalServer:
         }
         self._reactor = Reactor(
             served,
-            Batcher(counters, bounds.batch),
+            Batcher(counters, bounds.batch, Overload(bounds.queue)),
             Observer(counters, log, tracing),
             Guard(access.tokens),
             bounds,

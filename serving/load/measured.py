@@ -41,6 +41,7 @@ class Measured:
         offered: calls that should have been made.
         latencies: seconds of each call that was answered within the time.
         left_over: the same of those that were answered after it.
+        given_up: calls that were never sent, for their clients went before there was room.
         until: when the time ends, on the clock of `add`.
         lags: seconds from when a call should have been made until it was.
         codes: how calls ended, by the name of gRPC's code.
@@ -52,6 +53,7 @@ class Measured:
     offered: int = 0
     latencies: "array[float]" = field(default_factory=lambda: array("d"))
     left_over: "array[float]" = field(default_factory=lambda: array("d"))
+    given_up: int = 0
     until: float = math.inf
     lags: "array[float]" = field(default_factory=lambda: array("d"))
     codes: Counter[str] = field(default_factory=Counter)

@@ -30,10 +30,18 @@ SPIN_SECONDS = (
 
 @dataclass(frozen=True)
 class Segment:
-    """A rate for a while: requests a second, and seconds."""
+    """A rate for a while.
+
+    Args:
+        rate: requests a second.
+        seconds: of it.
+        leaves: its clients go when it ends: requests that no connection has had room for are given up.
+            Otherwise they go on, and are sent until their deadline.
+    """
 
     rate: float
     seconds: float
+    leaves: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,8 +137,11 @@ class _Generator:
         due_calls = self._calls(start)
         following = next(due_calls, None)
         sweep, told = start + SWEEP_SECONDS, start
+        leaving = [n for n, segment in enumerate(self._offer.segments) if segment.leaves]
         while (now := time.perf_counter()) < end or self._is_busy():
             following = self._send_due(following, due_calls, now)
+            while leaving and now >= self.measured[leaving[0]].until:
+                self._give_up(leaving.pop(0))
             if now >= sweep:
                 self._expire(now)
                 sweep = now + SWEEP_SECONDS
@@ -189,6 +200,12 @@ class _Generator:
                 self.measured[call.segment].add(LATE, 0.0)
                 continue
             connection.request(self.loop.head(path, timeout_ms), messages[call.number], call)
+
+    def _give_up(self, segment: int) -> None:
+        """The clients of a segment go, and with them what they have not been able to send."""
+        for slot, waiting in enumerate(self._waiting):
+            self._waiting[slot] = deque(call for call in waiting if call.segment != segment)
+            self.measured[segment].given_up += len(waiting) - len(self._waiting[slot])
 
     def _expire(self, now: float) -> None:
         """Give up what is late, as gRPC's clients do."""

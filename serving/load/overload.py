@@ -14,12 +14,14 @@ TIMES = 10  # what the server bears
 ALLOWED = {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
 BEFORE, AFTER = 2.5, 1.5  # of the seconds of a figure; percentiles of latencies want many
 RECOVERY_SECONDS = 1.0
+FIRST = 0.1  # of the time, after which memory is looked at: it shall not grow from there on
 
 
 def seconds(plan: Plan) -> float:
     """How long it takes, without starting the server."""
     around = plan.warm_up + (BEFORE + AFTER) * plan.seconds + RECOVERY_SECONDS
-    return plan.rounds * (plan.seconds + plan.warm_up) + around + plan.overload_seconds + plan.soak_seconds
+    bearing = 2 * plan.rounds * (plan.seconds + plan.warm_up)
+    return bearing + around + plan.overload_seconds + plan.soak_seconds
 
 
 def run(work: Work, figures: Figures, errors: dict[str, int]) -> dict[str, float | None]:
@@ -36,57 +38,73 @@ def run(work: Work, figures: Figures, errors: dict[str, int]) -> dict[str, float
     plan = work.plan
     with services.ours(plan.bundle, work.cores.servers) as server, on(work.cores.load):
         probes = Figures()
-        for number in range(plan.rounds):
-            work.say("what the service bears")
-            requests = work.content.searches()
-            bears = closed_loop.run(server.address, requests, 64, plan.seconds, plan.warm_up, number)
-            probes.add(rps=bears.rps)
-            work.tick(plan.seconds + plan.warm_up)
+        _bear(work, server, probes)
         saturation = probes.median("rps")
-        found = _overload(work, server, saturation, figures, errors)
+        found = _overload(work, server, saturation, errors)
+        _bear(work, server, probes)  # once more: a shared machine is faster in one minute than in the next
+        peak = max(probes.median("rps"), *(_swept(figures, percent) for percent in (80, 90, 100, 110, 120)))
+        found |= {
+            "overload_peak_rps": peak,
+            "overload_goodput_share": found["overload_goodput_rps"] / peak,
+        }
         if plan.soak_seconds:
             found |= _soak(work, server, saturation, errors)
     return rounded_all(found)
 
 
-def _overload(
-    work: Work, server: Service, saturation: float, figures: Figures, errors: dict[str, int]
-) -> dict[str, float]:
+def _bear(work: Work, server: Service, probes: Figures) -> None:
+    """Add what 64 clients are answered a second, in each round."""
+    for number in range(work.plan.rounds):
+        work.say("what the service bears")
+        plan, requests = work.plan, work.content.searches()
+        bears = closed_loop.run(server.address, requests, 64, plan.seconds, plan.warm_up, number)
+        probes.add(rps=bears.rps)
+        work.tick(plan.seconds + plan.warm_up)
+
+
+def _overload(work: Work, server: Service, saturation: float, errors: dict[str, int]) -> dict[str, float]:
     plan = work.plan
     normal, flood = NORMAL * saturation, TIMES * saturation
     segments = (
         Segment(normal, plan.warm_up),
         Segment(normal, BEFORE * plan.seconds),
-        Segment(flood, plan.overload_seconds),
+        Segment(flood, plan.overload_seconds, leaves=True),  # or the flood would last until its deadlines
         Segment(normal, RECOVERY_SECONDS),
         Segment(normal, AFTER * plan.seconds),
     )
     offer = Offer(segments, plan.deadline, CONNECTIONS, plan.seed)
     work.say(f"{TIMES} times as much as it bears")
-    memory = server.memory()
-    _, before, over, recovering, after = open_loop.run(
-        server.address, work.content.searches(), offer, work.tick
-    )
+    memory = [server.memory()]
+    passed, begun = 0.0, plan.warm_up + BEFORE * plan.seconds + FIRST * plan.overload_seconds
+
+    def tick(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+        if passed >= begun and len(memory) == 1:
+            memory.append(server.memory())
+        work.tick(seconds)
+
+    _, before, over, recovering, after = open_loop.run(server.address, work.content.searches(), offer, tick)
+    memory.append(server.memory())
     for name, measured in (("80 %", before), ("overload", over), ("after the overload", after)):
         measured.note(name, errors, ALLOWED if measured is over else {"OK"})
-    peak = max(saturation, *(_swept(figures, percent) for percent in (80, 90, 100, 110, 120)))
     usual = before.percentile_us(99)
     return {
-        "overload_peak_rps": peak,
         "overload_offered_rps": over.offered / over.seconds,
         "overload_goodput_rps": over.rps,
-        "overload_goodput_share": over.rps / peak,
         "normal_p50_us": before.percentile_us(50),
         "normal_p99_us": usual,
         "normal_errors": sum(before.errors.values()),
         "overload_left_over": len(over.left_over),
+        "overload_given_up": over.given_up,
         "overload_p50_us": over.percentile_us(50),
         "overload_p99_us": over.percentile_us(99),
         "overload_p99_ratio": over.percentile_us(99) / usual,
         **_codes(over),
         "overload_generator_lag_p99_us": over.lag_us(99),
-        "overload_memory_mib": memory / 2**20,
-        "overload_memory_growth": server.memory() / memory - 1,
+        "overload_memory_mib": memory[-1] / 2**20,
+        "overload_memory_growth": memory[-1] / memory[-2] - 1,
+        "overload_memory_added_mib": (memory[-1] - memory[0]) / 2**20,
         "recovering_p99_us": recovering.percentile_us(99),
         "recovered_p99_us": after.percentile_us(99),
         "recovered_p99_ratio": after.percentile_us(99) / usual,
@@ -96,7 +114,7 @@ def _overload(
 
 def _codes(over: Measured) -> dict[str, float]:
     """What became of the rest: of all that was offered, the share of each code."""
-    total = max(1, over.codes.total())
+    total = max(1, over.offered)
     shares = {f"overload_{code.lower()}_share": over.codes[code] / total for code in sorted(ALLOWED)}
     others = {code: count for code, count in over.codes.items() if code not in ALLOWED}
     return {**shares, "overload_other_codes": sum(others.values())}
@@ -108,12 +126,12 @@ def _swept(figures: Figures, percent: int) -> float:
 
 
 def _soak(work: Work, server: Service, saturation: float, errors: dict[str, int]) -> dict[str, float]:
-    """Four fifths of what it bears for long; memory from the end of the first tenth on."""
+    """Four fifths of what it bears for long."""
     plan = work.plan
     work.say("soak")
-    failed, memory = 0, 0
-    for share in (0.1, 0.9):
-        memory = server.memory() if share == 0.9 else 0
+    failed = 0
+    for share in (FIRST, 1 - FIRST):
+        memory = server.memory()
         span = plan.soak_seconds * share
         offer = Offer((Segment(NORMAL * saturation, span),), plan.deadline, CONNECTIONS, plan.seed + 1)
         (measured,) = open_loop.run(server.address, work.content.searches(), offer, work.tick)

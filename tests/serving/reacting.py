@@ -16,6 +16,7 @@ from serving.limits import Bounds, Limits
 from serving.methods import Method, methods
 from serving.metrics import SharedMetrics
 from serving.observer import Observer
+from serving.overload import Overload
 from serving.packed import PackedCatalogue
 from serving.reactor import Reactor
 from serving.retriever import Retriever
@@ -76,7 +77,12 @@ def fail(request: bytes, rpc: Rpc) -> bytes:
 
 @contextmanager
 def reacting(
-    retriever: Retriever, queue: int = 256, batch: int = 64, streams: int = 64, window: int = 64
+    retriever: Retriever,
+    queue: int = 256,
+    batch: int = 64,
+    streams: int = 64,
+    window: int = 64,
+    backlog: int = 1,
 ) -> Iterator[Reacting]:
     """Serve the bundle, and `/test/Sleep`, `/test/Fail`, `/test/FailStream`."""
     metrics = SharedMetrics.create(workers=1)
@@ -92,10 +98,10 @@ def reacting(
         served[f"/test/{name}"] = Method(f"/test/{name}", name, bytes, behaviour, kind)
     reactor = Reactor(
         served,
-        Batcher(counters, batch),
+        Batcher(counters, batch, Overload(queue)),
         Observer(counters),
         Guard(),
-        Bounds(queue=queue, batch=batch, streams=streams),
+        Bounds(queue=queue, backlog=backlog, batch=batch, streams=streams),
         window,
         [("grpc.so_reuseport", 0)],
     )

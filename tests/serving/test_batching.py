@@ -182,28 +182,11 @@ def test_times_are_those_of_the_stages(waiting: Waiting) -> None:
 
 
 def test_what_waits_is_expected_to_take_as_long_as_it_did_of_late(waiting: Waiting) -> None:
-    assert waiting.batcher.overloaded().retry_after == 0.01  # at least
+    assert waiting.batcher.refusal().retry_after == 0.01  # at least
     for _ in range(20):
         waiting.submit(*"abcdefgh")
         waiting.batcher.answer()
     assert 1e-7 < waiting.batcher.seconds_per_query < 0.01
     waiting.batcher.seconds_per_query = 0.25
     waiting.submit(*"abcd")
-    assert waiting.batcher.overloaded().retry_after == pytest.approx(1.0)
-
-
-def test_only_refusals_that_last_make_an_overload(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("serving.batching.time.monotonic", lambda: now)
-    batcher = Batcher()
-    for moment in (100.0, 100.02, 100.09, 100.3, 100.35):  # a burst after a pause, and another
-        now = moment
-        batcher.overloaded()
-        assert batcher.overloaded_until <= now
-    for moment in (100.41, 100.45, 100.54):
-        now = moment
-        batcher.overloaded()
-        assert batcher.overloaded_until == now + 0.1
-    now = 100.7  # nobody was refused for long enough
-    batcher.overloaded()
-    assert batcher.overloaded_until < now
+    assert waiting.batcher.refusal().retry_after == pytest.approx(1.0)

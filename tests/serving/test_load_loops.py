@@ -144,6 +144,16 @@ def test_an_open_loop_offers_what_it_should(server: RetrievalServer, expected: C
     assert expected.different == 0
 
 
+def test_what_clients_have_not_sent_when_they_leave_is_given_up(slow: str) -> None:
+    requests = Content([Query(text="a")], K, None).searches()
+    segments = (Segment(1000, 0.3, leaves=True), Segment(10, 1.0))
+    flood, calm = open_loop.run(slow, requests, Offer(segments, 20.0, connections=1, spacing="even"))
+    assert flood.given_up > 100
+    assert flood.codes.total() + flood.given_up == flood.offered
+    assert set(flood.codes) == {"OK"}  # what has been sent is answered
+    assert (calm.given_up, calm.codes.total()) == (0, calm.offered)
+
+
 def test_latency_counts_from_when_a_request_should_have_been_sent(slow: str) -> None:
     requests = Content([Query(text="a")], K, None).searches()
     offer = Offer((Segment(100, 0.3),), deadline=20.0, connections=2, spacing="even")

@@ -16,6 +16,7 @@ from protos import retrieval_pb2_grpc
 from serving import refusals
 from serving.batching import Batcher, Job
 from serving.limits import Bounds
+from serving.overload import CALM_BATCHES, CALM_SECONDS, LASTING_SECONDS, ONSET_SECONDS, SHORT, Overload
 from serving.query import Query
 from serving.refusals import COST, FRESH, IDLE_SHARE, SAVED, SHARE, Refusals
 from serving.retriever import Retriever
@@ -94,6 +95,116 @@ def test_only_so_many_wait_for_a_refusal(monkeypatch: pytest.MonkeyPatch) -> Non
     assert calls.refused == [*range(AT_ONCE), AT_ONCE + 10, AT_ONCE + 11]
 
 
+class Queue:
+    """Calls that come to one server at even times, and are answered at even times but in its pauses."""
+
+    def __init__(self, long: int = 512, rate: int = 5000, answers: int = 6000) -> None:
+        self.clock = Clock()
+        self.overload = Overload(long, self.clock)
+        self.rate, self.answers = rate, answers
+        self.waiting = 0
+        self._in_arrear = self._spare = 0.0
+
+    def go(self, seconds: float, times: float = 1.0, open_calls: int = 100_000) -> list[bool]:
+        """Whether there was an overload at each millisecond; of no more than so many calls may any wait."""
+        told = []
+        for _ in range(round(seconds * 1000)):
+            self._in_arrear += self.rate * times / 1000
+            self.clock.now += 0.001
+            while self._in_arrear >= 1 and self.waiting < open_calls:
+                self._in_arrear -= 1
+                self.overload.called(self.waiting)
+                self.waiting += 1
+            self._in_arrear = min(self._in_arrear, self.rate / 1000 * times)
+            self._spare = min(self._spare + self.answers / 1000, 32.0 + self.answers / 1000)
+            while self._spare >= 32 and self.waiting:
+                self._spare -= 32
+                self.waiting -= min(32, self.waiting)
+                self.overload.answered()
+            told.append(self.overload.is_on)
+        return told
+
+    def pause(self, seconds: float) -> None:
+        """Nothing is read or answered, but calls are made."""
+        self.clock.now += seconds
+        for _ in range(round(seconds * self.rate)):
+            self.overload.called(self.waiting)
+            self.waiting += 1
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.35])
+def test_what_comes_at_once_after_a_pause_is_no_overload(seconds: float) -> None:
+    queue = Queue()
+    assert not any(queue.go(2.0))
+    for _ in range(3):
+        queue.pause(seconds)
+        assert queue.waiting >= seconds * 5000
+        assert not any(queue.go(2.0))
+        assert queue.waiting < SHORT
+
+
+def test_a_pause_may_follow_before_what_the_last_one_left_has_been_answered() -> None:
+    queue = Queue()
+    queue.go(2.0)
+    queue.pause(0.2)
+    queue.go(0.1)
+    queue.pause(0.1)
+    assert queue.waiting > 1200
+    assert not any(queue.go(2.0))
+    assert queue.waiting < SHORT
+
+
+def test_an_overload_is_told_as_soon_as_the_queue_has_been_long_for_a_moment() -> None:
+    queue = Queue()
+    queue.go(2.0)
+    told = queue.go(0.5, times=10, open_calls=1024)
+    assert 0.01 < told.index(True) / 1000 < 0.01 + 2 * ONSET_SECONDS
+    assert all(told[told.index(True) :][:100])
+
+
+def test_an_overload_is_told_where_no_call_has_come_before_and_where_pauses_were_short() -> None:
+    assert any(Queue().go(0.2, times=10, open_calls=1024))
+    queue = Queue()
+    queue.go(2.0)
+    queue.pause(0.05)
+    assert any(queue.go(0.2, times=10, open_calls=1024))
+
+
+def test_a_load_little_above_what_is_answered_is_an_overload_in_time() -> None:
+    queue = Queue(rate=6600)
+    told = queue.go(3.0)
+    assert told.index(True) / 1000 == pytest.approx(512 / 600, abs=0.15)
+
+
+def test_silence_while_more_waits_than_was_to_be_expected_puts_no_call_in_arrear() -> None:
+    queue = Queue()
+    queue.go(2.0)
+    queue.go(0.02, times=10, open_calls=500)
+    queue.pause(0.2)  # the clients', whose calls all wait
+    assert any(queue.go(0.05))
+
+
+def test_an_overload_lasts_from_its_last_refusal_and_through_a_pause() -> None:
+    clock = Clock()
+    overload = Overload(8, clock)
+    overload.refused()
+    assert overload.is_on
+    for _ in range(CALM_BATCHES):
+        overload.answered()
+    clock.now += LASTING_SECONDS * 0.9
+    assert overload.is_on
+    overload.refused()
+    clock.now += LASTING_SECONDS * 5
+    for _ in range(CALM_BATCHES - 1):
+        overload.answered()
+    assert overload.is_on  # so few batches since: the machine has paused
+    overload.answered()
+    assert not overload.is_on
+    overload.refused()
+    clock.now += LASTING_SECONDS + CALM_SECONDS
+    assert not overload.is_on  # nobody calls any more
+
+
 def test_those_that_have_waited_longest_are_shed(retriever: Retriever) -> None:
     batcher = Batcher(most=2)
     jobs = []
@@ -150,13 +261,16 @@ def test_a_few_connections_that_ask_more_than_their_share_make_no_overload_last(
 
 
 def test_a_burst_that_turns_out_to_be_an_overload_is_shed(retriever: Retriever) -> None:
-    with reacting(retriever, queue=64, batch=4) as served, _connection(served) as channel:
+    with (
+        reacting(retriever, queue=64, backlog=1000, batch=4) as served,
+        _connection(served) as channel,
+    ):
         stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
         held_up = call(channel, "Sleep").future(b"300", timeout=5)
         time.sleep(0.05)
-        batcher = served.reactor._batcher
-        since = time.monotonic() - 1  # refusals have lasted by the time that the burst is read
-        batcher._refusing_since, batcher._refused = since, time.monotonic() + 5.0
+        overload = served.reactor._batcher.overload
+        # The queue has been long for a while by the time that the burst is read.
+        overload._since, overload._long_at = time.monotonic() - 1, time.monotonic() + 5.0
         calls = [stub.Search.future(GOOD, timeout=5) for _ in range(100)]
         codes = [each.code() for each in calls]
         assert held_up.result() == b"300"
@@ -207,4 +321,4 @@ def _ask(served: Reacting) -> StatusCode:
 
 
 def _overload(served: Reacting, seconds: float) -> None:
-    served.reactor._batcher.overloaded_until = time.monotonic() + seconds
+    served.reactor._batcher.overload.until = time.monotonic() + seconds if seconds else -math.inf
