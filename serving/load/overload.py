@@ -12,14 +12,14 @@ from serving.load.services import Service
 
 TIMES = 10  # what the server bears
 ALLOWED = {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
-BEFORE, AFTER = 2.5, 1.5  # of the seconds of a figure; percentiles of latencies want many
+AROUND = 2.5  # of the seconds of a figure, before and after: percentiles of latencies want many
 RECOVERY_SECONDS = 1.0
 FIRST = 0.1  # of the time, after which memory is looked at: it shall not grow from there on
 
 
 def seconds(plan: Plan) -> float:
     """How long it takes, without starting the server."""
-    around = plan.warm_up + (BEFORE + AFTER) * plan.seconds + RECOVERY_SECONDS
+    around = plan.warm_up + (2 * AROUND) * plan.seconds + RECOVERY_SECONDS
     bearing = 2 * plan.rounds * (plan.seconds + plan.warm_up)
     return bearing + around + plan.overload_seconds + plan.soak_seconds
 
@@ -67,15 +67,15 @@ def _overload(work: Work, server: Service, saturation: float, errors: dict[str, 
     normal, flood = NORMAL * saturation, TIMES * saturation
     segments = (
         Segment(normal, plan.warm_up),
-        Segment(normal, BEFORE * plan.seconds),
+        Segment(normal, AROUND * plan.seconds),
         Segment(flood, plan.overload_seconds, leaves=True),  # or the flood would last until its deadlines
         Segment(normal, RECOVERY_SECONDS),
-        Segment(normal, AFTER * plan.seconds),
+        Segment(normal, AROUND * plan.seconds),
     )
     offer = Offer(segments, plan.deadline, CONNECTIONS, plan.seed)
     work.say(f"{TIMES} times as much as it bears")
     memory = [server.memory()]
-    passed, begun = 0.0, plan.warm_up + BEFORE * plan.seconds + FIRST * plan.overload_seconds
+    passed, begun = 0.0, plan.warm_up + AROUND * plan.seconds + FIRST * plan.overload_seconds
 
     def tick(seconds: float) -> None:
         nonlocal passed
