@@ -31,6 +31,7 @@ PADDING = 0
 UNKNOWN = 1
 FIRST_KNOWN = 2
 ITEM_VOCABULARY = "items"
+BYTE_ORDER_MARK = 4  # bytes before UTF-32 in the machine's own order, which Python writes without a look-up
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -239,8 +240,8 @@ def folded(texts: Sequence[str], max_length: int, field_name: str = "text") -> l
 def code_point_rows(texts: Sequence[str]) -> npt.NDArray[np.int32]:
     """The code points of each text, padded with 0 to the longest: int32 (B, L), L at least 1."""
     width = max(map(len, texts), default=0) or 1
-    joined = "".join([text.ljust(width, "\0") for text in texts]).encode("utf-32-le", "surrogatepass")
-    return np.frombuffer(bytearray(joined), np.int32).reshape(len(texts), width)
+    joined = "".join([text.ljust(width, "\0") for text in texts]).encode("utf-32", "surrogatepass")
+    return np.ndarray((len(texts), width), np.int32, bytearray(joined), BYTE_ORDER_MARK)
 
 
 def _length(value: Any) -> int:

@@ -54,6 +54,22 @@ class Index:
             return self.exact(queries, k)
         return rows[:, :k].view(np.int64), 1 - distances[:, :k]
 
+    def search_one(self, query: Vectors, k: int) -> tuple[list[int], list[float]]:
+        """As `search`, of one query (1, D), in lists.
+
+        After a search numpy's code is in no cache: each of its calls takes microseconds then.
+        """
+        width = graph_width(min(k, self.count), self._ef, self.count, self._exact)
+        if width is not None and self._graph is not None:
+            try:
+                rows, distances = self._graph.knn_query(query, k=width, num_threads=1)
+            except RuntimeError:  # as above
+                pass
+            else:
+                return rows.tolist()[0][:k], [1 - each for each in distances.tolist()[0][:k]]
+        best, scores = self.exact(query, k)
+        return best.tolist()[0], scores.tolist()[0]
+
     def exact(self, queries: Vectors, k: int) -> Found:
         """As `search`, of any queries, by comparing with every item; among equals the lower row is first."""
         return exact_search(queries, self.vectors, k)

@@ -5,6 +5,7 @@ retriever = Retriever.load(Path(".cache/bundles/3f2a9c0d1e5b"))
 (answer,) = retriever.search([Query(history=("296", "593"))], k=10, exclude_history=True)
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from serving import score
 from serving.answer import Answer, Hit, Timing
 from serving.basis import Basis, bases
 from serving.catalogue import Catalogue, Fields
-from serving.encoder import Encoder
+from serving.encoder import NOT_FINITE, Encoder, checked
 from serving.index import Index
 from serving.query import Query, QueryForm, check_item_query, example_query
 from serving.stages import TEXT, Asked, Encoded, Found, Prepared, Wanted
@@ -38,6 +39,7 @@ class Retriever:
         self._encoder = encoder
         self._index = index
         self._form = QueryForm(manifest.schema.query)
+        self._shows_products = score.is_product(manifest.score)
         self._histories = [n for n, spec in self._form.features.items() if isinstance(spec, HistoryFeature)]
 
     @classmethod
@@ -88,7 +90,7 @@ class Retriever:
             InvalidInput: a query does not fit the bundle; the field is `queries[<n>].<field>`.
             UnknownItem: so is an `item_id` that the catalogue does not hold.
         """
-        return self.nearest(self.encode(queries), k, exclude, exclude_history)
+        return self.nearest(self._encode(queries, ()), k, exclude, exclude_history)
 
     def prepare(self, query: Query, name: str = "query") -> Prepared:
         """A query, looked up and checked for itself: the part of `encode` that knows no batch.
@@ -112,7 +114,13 @@ class Retriever:
         Raises:
             InvalidInput: a query does not fit the bundle; the field begins with its name.
             UnknownItem: an `item_id` that the catalogue does not hold.
+            ArithmeticError: a vector is not finite.
         """
+        encoded = self._encode(queries, names)
+        checked(encoded.vectors)
+        return encoded
+
+    def _encode(self, queries: Sequence[Query], names: Sequence[str]) -> Encoded:
         started = time.perf_counter_ns()
         names = names or [f"queries[{n}]" for n in range(len(queries))]
         if not queries:
@@ -121,7 +129,7 @@ class Retriever:
         return self.encode_prepared(prepared, started)
 
     def encode_prepared(self, prepared: Sequence[Prepared], started: int | None = None) -> Encoded:
-        """The vectors of prepared queries, at least one.
+        """The vectors of prepared queries, at least one; `find` tells whether they are finite.
 
         Args:
             prepared: the queries.
@@ -177,14 +185,28 @@ class Retriever:
         Args:
             encoded: the queries.
             wanted: of each; `NOTHING` finds nothing and costs nothing.
+
+        Raises:
+            ArithmeticError: a query's vector is not finite.
         """
         k = wanted[0].k if wanted else 0
         plain = k and encoded.asked[0] is TEXT and encoded.asked.count(TEXT) == len(wanted)
         if plain and all(each.is_only(k) for each in wanted):
+            if len(wanted) == 1 and self._shows_products:
+                return [self._find_one(encoded.vectors, k)]
+            checked(encoded.vectors)
             rows, products = self._index.search(encoded.vectors, k)
             scores = score.shown(products, self.manifest.score)
             return [Found(*best, TEXT) for best in zip(rows.tolist(), scores.tolist(), strict=True)]
+        checked(encoded.vectors)
         return self._find_each(encoded, wanted)
+
+    def _find_one(self, vector: npt.NDArray[np.float32], k: int) -> Found:
+        """As `find`, of a lone text."""
+        rows, products = self._index.search_one(vector, k)
+        if not math.isfinite(products[0]):  # as it would be if anything in the vector were not
+            raise ArithmeticError(NOT_FINITE)
+        return _tuple(Found, (rows, products, TEXT))
 
     def _find_each(self, encoded: Encoded, wanted: Sequence[Wanted]) -> list[Found]:
         """As `find`, of queries that differ in what they exclude, how much they want or what they are."""
@@ -219,14 +241,14 @@ class Retriever:
             return self._encode_parts(raw, parts)
         arrays = self._encoder.arrays(values, [each.name for each in raw])
         if self._form.needs_text:
-            return self._encoder.vectors(arrays), [TEXT] * len(raw)
+            return self._encoder.unchecked(arrays), [TEXT] * len(raw)
         asked = []
         for each, basis in zip(values, bases(self._form.features, arrays), strict=True):
             histories = [(name, each[name] or ()) for name in self._histories]
             rows = self.catalogue.rows(item_id for _, history in histories for item_id in history)
             unknown = sum(self._encoder.inputs.unknown(name, history) for name, history in histories)
             asked.append(Asked(None, frozenset(rows), unknown, basis))
-        return self._encoder.vectors(arrays), asked
+        return self._encoder.unchecked(arrays), asked
 
     def _encode_parts(
         self, raw: Sequence[Prepared], parts: Sequence[Sequence[int]]
