@@ -157,6 +157,7 @@ class TowerInputs:
     ) -> None:
         self.side = side
         self.features = dict(features)
+        self._named = [(name, spec, f"{side}.{name}") for name, spec in features.items()]
         keys = {name: vocabulary_of(side, name, spec) for name, spec in features.items()}
         tables = {
             key: {value: FIRST_KNOWN + n for n, value in enumerate(vocabularies[key])}
@@ -172,8 +173,7 @@ class TowerInputs:
             InvalidInput: a value does not fit its feature; the field is `<side>.<feature>`.
         """
         arrays: Arrays = {}
-        for name, spec in self.features.items():
-            field_name = f"{self.side}.{name}"
+        for name, spec, field_name in self._named:
             if isinstance(spec, TextFeature):
                 arrays[name] = code_point_rows(folded(values[name], spec.max_length, field_name))
             elif isinstance(spec, CategoryFeature):

@@ -105,6 +105,7 @@ class Batcher:
         self.overload = overload or Overload()
         self._observer = observer
         self._jobs: deque[Job] = deque()
+        self._worked: list[tuple[int, int, int, int]] = []  # what `Observer.batch` is to be told
 
     @property
     def is_full(self) -> bool:
@@ -141,7 +142,18 @@ class Batcher:
             self.seconds_per_query += (spent - self.seconds_per_query) / 8
         for job in batch:
             job.done(job)
+        # Who only wants to know comes after those who wait.
         self.overload.answered()
+        if self._observer is not None:
+            self._tell(self._observer, batch)
+
+    def _tell(self, observer: Observer, batch: Sequence[Job]) -> None:
+        observer.queued(len(self._jobs))
+        for job in batch:
+            observer.waited(len(job.prepared), job.queue_us)
+        for worked in self._worked:
+            observer.batch(*worked)
+        self._worked.clear()
 
     def _take(self) -> list[Job]:
         """What is waiting, in its order, up to the size of a batch."""
@@ -153,14 +165,10 @@ class Batcher:
             queries += len(job.prepared)
             batch.append(job)
         self.queries -= queries
-        if self._observer is not None:
-            self._observer.queued(len(jobs))
         return batch
 
     def _is_due(self, job: Job) -> bool:
         job.queue_us = (time.perf_counter_ns() - job.arrived) // 1000
-        if self._observer is not None:
-            self._observer.waited(len(job.prepared), job.queue_us)
         return job.is_wanted("encode")
 
     def _answer(self, batch: Sequence[Job]) -> None:
@@ -195,9 +203,8 @@ class Batcher:
             job.encode_us, job.search_us, job.batch = encoded.encode_us, search_us, len(prepared)
             job.encode_started, job.search_started = encode_started, search_started
             first = last
-        if self._observer is not None:
-            searched = len(wanted) - wanted.count(NOTHING)
-            self._observer.batch(len(prepared), encoded.encode_us, search_us, searched)
+        searched = len(wanted) - wanted.count(NOTHING)
+        self._worked.append((len(prepared), encoded.encode_us, search_us, searched))
 
 
 def _by_retriever(batch: Sequence[Job]) -> list[Sequence[Job]]:

@@ -15,6 +15,7 @@ from serving.basis import Basis
 from serving.limits import Limits
 from serving.query import Query, Value
 
+TEXT = wire.Query.DESCRIPTOR.fields_by_name["text"]
 BASES: dict[Basis, Any] = {basis: wire.Basis.Value(f"BASIS_{basis.name}") for basis in Basis}
 
 
@@ -28,6 +29,9 @@ def query_from_wire(message: wire.Query, name: str) -> Query:
     Raises:
         InvalidInput: a feature is named but holds no value.
     """
+    given = message.ListFields()
+    if len(given) == 1 and given[0][0] is TEXT:  # as most are
+        return Query(given[0][1])
     return Query(
         text=message.text if message.HasField("text") else None,
         history=tuple(message.history),

@@ -49,10 +49,10 @@ class Observer:
             one_of_many = isinstance(rpc, StreamRpc)  # and those before it have been answered
             self.metrics.refused(_reason(error), 1 if one_of_many else max(1, rpc.queries))
 
-    def answered(self, rpc: Rpc, job: Job, started: int) -> None:
-        """A job's answer has been made since `started`, in `time.perf_counter_ns()`."""
-        rpc.serialised = started, time.perf_counter_ns()
-        self.metrics.answered(rpc.method.name, (rpc.serialised[1] - started) / 1e9, len(job.prepared))
+    def answered(self, rpc: Rpc, job: Job) -> None:
+        """A job's answer has been made and sent."""
+        started, made = rpc.serialised or (0, 0)
+        self.metrics.answered(rpc.method.name, (made - started) / 1e9, len(job.prepared))
 
     def ended(self, rpc: Rpc, code: int) -> None:
         """A call is over, with this code."""

@@ -45,6 +45,8 @@ class Overload:
     @property
     def is_on(self) -> bool:
         """Whether more comes than can be answered."""
+        if self.until < 0:  # as it is as long as there has been none
+            return False
         over_for = self._clock() - self.until
         return over_for < 0 or (over_for < CALM_SECONDS and self._calm < CALM_BATCHES)
 

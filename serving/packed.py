@@ -21,7 +21,7 @@ from serving.answer import Timing
 from serving.catalogue import Catalogue
 from serving.stages import TEXT, Found
 
-LENGTH_DELIMITED, FIXED_32 = 2, 5  # wire types
+VARINT, LENGTH_DELIMITED, FIXED_32 = 0, 2, 5  # wire types
 
 
 def _tag(message: str, field: str, wire_type: int) -> bytes:
@@ -32,6 +32,9 @@ def _tag(message: str, field: str, wire_type: int) -> bytes:
 
 HITS = _tag("SearchResponse", "hits", LENGTH_DELIMITED)  # the same as in HitList
 SCORE = _tag("Hit", "score", FIXED_32)
+VERSION = _tag("SearchResponse", "bundle_version", LENGTH_DELIMITED)  # the same as in SearchBatchResponse
+TIMING = _tag("SearchResponse", "timing", LENGTH_DELIMITED)  # so is this
+TIMES = [_tag("Timing", name, VARINT) for name in Timing._fields]
 RESULTS = _tag("SearchBatchResponse", "results", LENGTH_DELIMITED)
 _score = struct.Struct("<f").pack
 
@@ -74,28 +77,27 @@ class PackedCatalogue:
 
     def response(self, found: Found, bundle_version: str, timing: Timing) -> bytes:
         """A `SearchResponse`."""
-        rest = wire.SearchResponse(
-            bundle_version=bundle_version,
-            timing=convert.timing_to_wire(timing),
-            unknown_history=found.asked.unknown_history,
-            basis=convert.basis_to_wire(found.asked.basis),
-        )
-        return self._hits(found) + rest.SerializeToString()
+        answer = self._hits(found) + _origin(bundle_version, timing)
+        asked = found.asked
+        if asked is not TEXT:  # of which there is nothing else to say
+            basis = convert.basis_to_wire(asked.basis)
+            rest = wire.SearchResponse(unknown_history=asked.unknown_history, basis=basis)
+            answer += rest.SerializeToString()
+        return answer
 
     def batch_response(self, found: Sequence[Found], bundle_version: str, timing: Timing) -> bytes:
         """A `SearchBatchResponse`."""
         parts: list[bytes] = []
         for each in found:
             result = self._hits(each)
-            if each.asked is not TEXT:  # of which there is nothing else to say
+            if each.asked is not TEXT:  # as above
                 asked = each.asked
                 rest = wire.HitList(
                     unknown_history=asked.unknown_history, basis=convert.basis_to_wire(asked.basis)
                 )
                 result += rest.SerializeToString()
             parts += (RESULTS, varint(len(result)), result)
-        last = wire.SearchBatchResponse(bundle_version=bundle_version, timing=convert.timing_to_wire(timing))
-        return b"".join((*parts, last.SerializeToString()))
+        return b"".join((*parts, _origin(bundle_version, timing)))
 
     def _hits(self, found: Found) -> bytes:
         """`hits`, as they stand in a `SearchResponse` or a `HitList`."""
@@ -106,8 +108,17 @@ class PackedCatalogue:
         return b"".join(parts)
 
 
+def _origin(bundle_version: str, timing: Timing) -> bytes:
+    """`bundle_version` and `timing`, as they stand in a `SearchResponse` or a `SearchBatchResponse`."""
+    version = bundle_version.encode()
+    times = b"".join([part for tag, us in zip(TIMES, timing, strict=True) for part in (tag, varint(us))])
+    return b"".join((VERSION, varint(len(version)), version, TIMING, varint(len(times)), times))
+
+
 def varint(number: int) -> bytes:
     """A number as protobuf writes lengths: seven bits a byte, the lowest first."""
+    if number < 0x4000:  # as most are: in one byte or two
+        return bytes((number & 0x7F | 0x80, number >> 7)) if number > 0x7F else bytes((number,))
     written = bytearray()
     while number > 0x7F:
         written.append(number & 0x7F | 0x80)

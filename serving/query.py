@@ -70,7 +70,7 @@ class QueryForm:
         texts = [name for name, spec in features.items() if isinstance(spec, TextFeature)]
         self.needs_text = text_is_required(features)
         self._required = texts if self.needs_text else []
-        self._is_one_text = self._required == [*features]
+        self._only_text = self.text if self.needs_text and len(features) == 1 else None
 
     def values(self, query: Query, name: str) -> dict[str, Value | None]:
         """Feature name -> raw value, one for each feature of the query tower, as `blank` where absent.
@@ -82,8 +82,8 @@ class QueryForm:
         Raises:
             InvalidInput: the query does not fit the tower; the field begins with `name`.
         """
-        if self._is_one_text and query.text is not None and not query.history and not query.features:
-            return {self._required[0]: query.text}  # as most are
+        if self._only_text and query.text is not None and not query.history and not query.features:
+            return {self._only_text: query.text}  # as most are
         given: dict[str, Value] = {}
         if query.text is not None:
             given[self._found(self.text, f"{name}.text")] = query.text

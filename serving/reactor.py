@@ -160,11 +160,18 @@ class Reactor:
         job.check = rpc.check
         self._batcher.submit(job)
 
+    def answered(self, rpc: Rpc, job: Job) -> None:
+        """A job's answer has been sent."""
+        try:
+            self.observer.answered(rpc, job)
+        except Exception:  # whoever is told of it must not harm the others of its batch
+            log.exception("nobody could be told of an answer")
+
     def ended(self, rpc: Rpc, code: int) -> None:
         """A call is over."""
         try:
             self.observer.ended(rpc, code)
-        except Exception:  # whoever is told of it must not harm the others of its batch
+        except Exception:  # as above
             log.exception("nobody could be told of the end of a call")
         rpc.job = None  # which holds the call: in a circle neither would be freed at once
 

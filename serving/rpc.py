@@ -164,7 +164,7 @@ class Rpc(ABC):
             raise job.error
         started = time.perf_counter_ns()
         message = serialised(job.answer(job))
-        self._reactor.observer.answered(self, job, started)
+        self.serialised = started, time.perf_counter_ns()
         return message
 
     def _end(self, code: int, details: bytes, message: bytes | None, metadata: Trailers = ()) -> None:
@@ -227,6 +227,7 @@ class UnaryRpc(Rpc):
             self.fail(error)
         else:
             self._end(OK, b"", message)
+            self._reactor.answered(self, job)
 
 
 def serialised(answer: Any) -> bytes:

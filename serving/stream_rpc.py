@@ -62,6 +62,8 @@ class StreamRpc(Rpc):
         except Exception as error:
             answer.error = error
         self._send_on()
+        if answer.error is None:
+            self._reactor.answered(self, job)
 
     def _send_on(self) -> None:
         """Send the next answer if it is ready, or the end if there are no more."""

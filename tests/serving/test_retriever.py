@@ -14,6 +14,7 @@ from protos.features import NumberFeature
 from serving.answer import Answer
 from serving.query import Query
 from serving.retriever import Retriever
+from serving.stages import NOTHING, Wanted
 from tests.tiny import item_ids, item_names, tiny_bundle
 from tests.tiny_towers import DIMENSION, TEXT, TinyTower
 
@@ -74,19 +75,42 @@ def test_queries_of_about_one_length_are_encoded_together(
     one_by_one = np.concatenate([full_retriever.encode([query]).vectors for query in queries])
 
     shapes: list[tuple[int, int]] = []
-    vectors = full_retriever._encoder.vectors
+    vectors = full_retriever._encoder.unchecked
 
     def noted(arrays: dict[str, Any]) -> Any:
         shapes.append(arrays["text"].shape)
         return vectors(arrays)
 
-    monkeypatch.setattr(full_retriever._encoder, "vectors", noted)
+    monkeypatch.setattr(full_retriever._encoder, "unchecked", noted)
     together = full_retriever.encode(queries).vectors
     np.testing.assert_allclose(together, one_by_one, atol=1e-6)
     assert sum(count for count, _ in shapes) == len(queries) - 1
     padded = sum(count * width for count, width in shapes)
     assert len(shapes) < 12
     assert padded < 1.15 * sum(lengths)  # all at once it would be twice as much
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_vector_that_is_not_finite_is_told_and_answers_nobody(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    run = retriever._encoder._run
+
+    def faulty(*arguments: Any) -> list[Any]:
+        (vectors,) = run(*arguments)
+        vectors[-1, 3] = wrong
+        return [vectors]
+
+    monkeypatch.setattr(retriever._encoder, "_run", faulty)
+    for count in (1, 3):
+        prepared = [retriever.prepare(Query("a"))] * count
+        for wanted in (Wanted(3), Wanted(3, frozenset({1})), NOTHING):
+            with pytest.raises(ArithmeticError, match="not finite"):
+                retriever.find(retriever.encode_prepared(prepared), [wanted] * count)
+        for ask in (retriever.encode, lambda queries: retriever.search(queries, 3)):
+            with pytest.raises(ArithmeticError, match="not finite"):
+                ask([Query("a")] * count)
+    assert np.isfinite(retriever._index.vectors).all()
 
 
 def test_more_like_this_leaves_the_item_itself_out(retriever: Retriever) -> None:
