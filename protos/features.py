@@ -175,7 +175,7 @@ class TowerInputs:
         arrays: Arrays = {}
         for name, spec, field_name in self._named:
             if isinstance(spec, TextFeature):
-                arrays[name] = code_point_rows(folded(values[name], spec.max_length, field_name))
+                arrays[name] = text_rows(values[name], spec, field_name)
             elif isinstance(spec, CategoryFeature):
                 arrays[name] = _categories(values[name], spec, self._rows[name], field_name)
             elif isinstance(spec, IdFeature):
@@ -235,6 +235,15 @@ def folded(texts: Sequence[str], max_length: int, field_name: str = "text") -> l
         if not isinstance(text, str):
             raise InvalidInput(field_name, f"expected a string, got {type(text).__name__}")
     return [normalise(text)[:max_length] for text in texts]
+
+
+def text_rows(texts: Sequence[str], spec: TextFeature, field_name: str = "text") -> npt.NDArray[np.int32]:
+    """Texts as a tower takes them: int32 (B, L).
+
+    Raises:
+        InvalidInput: a value is not a string.
+    """
+    return code_point_rows(folded(texts, spec.max_length, field_name))
 
 
 def code_point_rows(texts: Sequence[str]) -> npt.NDArray[np.int32]:

@@ -9,9 +9,9 @@ Read in this order.
   two of them side by side.
 - The service: `limits.py`, `convert.py`, `packed.py` and `status.py` (messages and errors), `servicer.py`
   (what a request asks for), `inference.py` with `tensors.py` and `feature_tensors.py` (the towers, by the
-  Open Inference Protocol), `batching.py`, `methods.py`, `rpc.py`, `stream_rpc.py`, `refusals.py` and
-  `reactor.py` (calls in, batches, answers out), `server.py` (one process of it), `workers.py`, `plan.py`,
-  `service.py` (all of it).
+  Open Inference Protocol), `batching.py`, `methods.py`, `rpc.py`, `stream_rpc.py`, `overload.py`,
+  `refusals.py` and `reactor.py` (calls in, batches, answers out), `server.py` (one process of it),
+  `workers.py`, `plan.py`, `service.py` (all of it).
 - Which bundle answers: `served.py` (one, or one and a canary), `swap.py` (how a worker changes over),
   `board.py` (what processes tell one another), `releases.py` (what is told of it); how an alias is followed:
   `following/`; the shadow, a bundle that is asked too and that nobody waits for: `shadow/`.
@@ -26,3 +26,7 @@ import os
 # Read when gRPC is imported, so it stands here: connections are read by the thread that answers, as
 # `reactor.py` says, which a variable that is set already may say otherwise. Clients are not touched by it.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+
+# ONNX Runtime's builds for Linux tell their maker of the models that they load (its docs/Privacy.md), by way
+# of a database in the user's home. What is served is nobody else's business, unless the operator says so: 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

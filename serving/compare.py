@@ -127,7 +127,7 @@ def _latency(
         encoder = Encoder(folders[name], retriever.manifest, request["threads"])
         prepared = [retriever.prepare(query) for query in queries[name]]
         rows = [[each.values or {}] for each in prepared]
-        towers[name] = [_encoding(encoder, encoder.arrays(row, ["query"])) for row in rows]
+        towers[name] = [_encoding(encoder, encoder.arrays(row)) for row in rows]
         wholes[name] = [_searching(retriever, query, request["k"]) for query in queries[name]]
     found = {}
     gc.collect()

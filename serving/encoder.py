@@ -11,7 +11,7 @@ import onnxruntime
 
 from protos.bundle import ITEM_TOWER, QUERY_TOWER, Manifest
 from protos.errors import BundleDamaged, InvalidInput
-from protos.features import Arrays, FeatureSpec, Side, TowerInputs
+from protos.features import Arrays, FeatureSpec, Side, TextFeature, TowerInputs, text_rows
 from serving.together import together
 
 OUTPUT = "vector"
@@ -43,27 +43,44 @@ class Encoder:
     def __init__(self, folder: Path, manifest: Manifest, threads: int = 1, side: Side = "query") -> None:
         path = folder / TOWERS[side]
         self.inputs = manifest.schema.side(side)
+        features = [*self.inputs.features.items()]
+        name, spec = features[0]
+        self._text = (name, spec) if len(features) == 1 and isinstance(spec, TextFeature) else None
         self._session = _open(path, threads)
         # The session's own `run` asks again, of every call, what `_check` has seen to.
         self._run = getattr(self._session, "_sess", self._session).run
         _check(self._session, path, self.inputs.features, manifest.dimension)
 
-    def arrays(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Arrays:
+    def arrays(self, rows: Sequence[Mapping[str, Any]]) -> Arrays:
         """Queries as the tower's inputs, (B, ...) each.
 
         Args:
             rows: for each query, feature name -> raw value, None where absent.
-            names: what an error calls each query, such as `queries[3]`.
 
         Raises:
-            InvalidInput: a value does not fit its feature; the field is
-                `<name>.features.<feature>`.
+            InvalidInput: a value does not fit its feature; `blame` tells whose.
         """
-        try:
-            return self.inputs.to_arrays(_columns(self.inputs, rows))
-        except InvalidInput:
-            _blame(self.inputs, rows, names)
-            raise
+        if self._text is not None and len(rows) == 1:  # as most are: one text and nothing else
+            name, spec = self._text
+            return {name: text_rows([rows[0][name]], spec)}
+        return self.inputs.to_arrays(_columns(self.inputs, rows))
+
+    def blame(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+        """Where `arrays` does not take them all: name the first that it does not take.
+
+        Args:
+            rows: as `arrays` takes them.
+            names: what an error calls each, such as `queries[3]`.
+
+        Raises:
+            InvalidInput: the field is `<name>.features.<feature>`.
+        """
+        for row, name in zip(rows, names, strict=True):
+            try:
+                self.inputs.to_arrays(_columns(self.inputs, [row]))
+            except InvalidInput as error:
+                feature = error.field.removeprefix(f"{self.inputs.side}.")
+                raise InvalidInput(f"{name}.features.{feature}", error.reason) from None
 
     def together(self, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         """Places of the queries, as `arrays` takes them, that one call had better encode together."""
@@ -97,16 +114,6 @@ def checked(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _columns(inputs: TowerInputs, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {feature: [row[feature] for row in rows] for feature in inputs.features}
-
-
-def _blame(inputs: TowerInputs, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Raise the error of the first row that has one, under that row's name."""
-    for row, name in zip(rows, names, strict=True):
-        try:
-            inputs.to_arrays(_columns(inputs, [row]))
-        except InvalidInput as error:
-            feature = error.field.removeprefix(f"{inputs.side}.")
-            raise InvalidInput(f"{name}.features.{feature}", error.reason) from None
 
 
 def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:

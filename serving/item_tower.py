@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.bundle import Manifest
+from protos.errors import InvalidInput
 from serving.encoder import Encoder
 from serving.inference import Encode
 from serving.query import Query
@@ -34,6 +35,11 @@ def item_encoder(folder: Path, manifest: Manifest, threads: int = 1) -> Encode:
         rpc.check("encode")
         names = [f"queries[{n}]" for n in range(len(items))]
         values = [{name: item.features.get(name) for name in encoder.inputs.features} for item in items]
-        return encoder.vectors(encoder.arrays(values, names))
+        try:
+            arrays = encoder.arrays(values)
+        except InvalidInput:
+            encoder.blame(values, names)
+            raise
+        return encoder.vectors(arrays)
 
     return encode

@@ -104,7 +104,7 @@ class Bench:
 
     def _prepare(self, group: Sequence[Query]) -> dict[str, Any]:
         prepared = [self.retriever.prepare(query) for query in group]
-        return self.encoder.arrays([each.values or {} for each in prepared], [each.name for each in prepared])
+        return self.encoder.arrays([each.values or {} for each in prepared])
 
     def _run(self, arrays: Mapping[str, Any]) -> Vectors:
         vectors: Vectors = self.encoder._session.run([OUTPUT], arrays)[0]

@@ -8,6 +8,7 @@ retriever = Retriever.load(Path(".cache/bundles/3f2a9c0d1e5b"))
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from serving.index import Index
 from serving.query import Query, QueryForm, check_item_query, example_query
 from serving.stages import TEXT, Asked, Encoded, Found, Prepared, Wanted
 
+ONE_TEXT = (TEXT,)
 _tuple = tuple.__new__  # what a NamedTuple calls, in little more than half the time
 
 
@@ -109,7 +111,7 @@ class Retriever:
 
         Args:
             queries: at least one.
-            names: what an error calls each query; `queries[0]`, `queries[1]`... if not given.
+            names: what an error calls each query; `queries[0]`, `queries[1]`... if there are none.
 
         Raises:
             InvalidInput: a query does not fit the bundle; the field begins with its name.
@@ -122,10 +124,9 @@ class Retriever:
 
     def _encode(self, queries: Sequence[Query], names: Sequence[str]) -> Encoded:
         started = time.perf_counter_ns()
-        names = names or [f"queries[{n}]" for n in range(len(queries))]
         if not queries:
             raise InvalidInput("queries", "expected at least one")
-        prepared = [self.prepare(*each) for each in zip(queries, names, strict=True)]
+        prepared = [*map(self.prepare, queries, names or _numbered(len(queries)))]
         return self.encode_prepared(prepared, started)
 
     def encode_prepared(self, prepared: Sequence[Prepared], started: int | None = None) -> Encoded:
@@ -139,7 +140,8 @@ class Retriever:
             InvalidInput: a value does not fit its feature; the field begins with the query's name.
         """
         started = time.perf_counter_ns() if started is None else started
-        raw = [each for each in prepared if each.values is not None]
+        lone = len(prepared) == 1 and prepared[0].values is not None
+        raw = prepared if lone else [each for each in prepared if each.values is not None]
         if len(raw) == len(prepared):
             vectors, asked = self._encode_values(raw)
             return Encoded(vectors, tuple(asked), _microseconds_since(started))
@@ -161,7 +163,7 @@ class Retriever:
         started = time.perf_counter_ns()
         wanted = self.wanted(k, exclude, exclude_history)
         found = self.find(encoded, [wanted] * len(encoded.asked))
-        hits = [self._hits(each) for each in found]
+        hits = [*map(self._hits, found)]
         timing = Timing(encode_us=encoded.encode_us, search_us=_microseconds_since(started))
         version = self.manifest.bundle_version
         return [
@@ -190,15 +192,14 @@ class Retriever:
             ArithmeticError: a query's vector is not finite.
         """
         k = wanted[0].k if wanted else 0
+        if k and encoded.asked == ONE_TEXT and self._shows_products and wanted[0].is_only(k):
+            return [self._find_one(encoded.vectors, k)]
+        checked(encoded.vectors)
         plain = k and encoded.asked[0] is TEXT and encoded.asked.count(TEXT) == len(wanted)
         if plain and all(each.is_only(k) for each in wanted):
-            if len(wanted) == 1 and self._shows_products:
-                return [self._find_one(encoded.vectors, k)]
-            checked(encoded.vectors)
             rows, products = self._index.search(encoded.vectors, k)
             scores = score.shown(products, self.manifest.score)
             return [Found(*best, TEXT) for best in zip(rows.tolist(), scores.tolist(), strict=True)]
-        checked(encoded.vectors)
         return self._find_each(encoded, wanted)
 
     def _find_one(self, vector: npt.NDArray[np.float32], k: int) -> Found:
@@ -239,7 +240,11 @@ class Retriever:
         values: Sequence[Mapping[str, Any]] = [each.values or {} for each in raw]
         if len(raw) > 1 and len(parts := self._encoder.together(values)) > 1:
             return self._encode_parts(raw, parts)
-        arrays = self._encoder.arrays(values, [each.name for each in raw])
+        try:
+            arrays = self._encoder.arrays(values)
+        except InvalidInput:
+            self._encoder.blame(values, [each.name for each in raw])
+            raise
         if self._form.needs_text:
             return self._encoder.unchecked(arrays), [TEXT] * len(raw)
         asked = []
@@ -279,6 +284,11 @@ class Retriever:
             raise BundleDamaged(f"{folder}: does not answer its own examples: {error}") from error
         if not all(answer.hits for answer in answers):
             raise BundleDamaged(f"{folder}: holds nothing to answer with")
+
+
+@lru_cache(maxsize=64)
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"queries[{n}]" for n in range(count))
 
 
 def _without(

@@ -207,7 +207,7 @@ def _encode_item(served: "Served", folder: Path) -> None:
 
     encoder = Encoder(folder, served.manifest, side="item")
     blank = QueryForm(encoder.inputs.features).blank
-    encoder.vectors(encoder.arrays([blank], ["item"]))
+    encoder.vectors(encoder.arrays([blank]))
 
 
 def _own_memory() -> int:

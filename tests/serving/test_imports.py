@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from protos.bundle import QUERY_TOWER
 from tests.serving.conftest import ROOT
 
 MODULES = sorted(
@@ -28,6 +29,20 @@ def test_serving_imports_nothing_that_it_must_not(modules: list[str], tmp_path: 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize(("given", "tells"), [(None, False), ("0", True)])
+@pytest.mark.parametrize("package", ["serving", "export"])
+def test_nobody_is_told_of_the_models_that_are_loaded_unless_the_operator_says_so(
+    plain: Path, tmp_path: Path, package: str, given: str | None, tells: bool
+) -> None:
+    code = (
+        f"import {package}, onnxruntime\n"
+        f"onnxruntime.InferenceSession({str(plain / QUERY_TOWER)!r}, providers=['CPUExecutionProvider'])"
+    )
+    environment = {"HOME": str(tmp_path)} | ({"ORT_DISABLE_TELEMETRY": given} if given else {})
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+    assert bool([each for each in tmp_path.rglob("*") if each.is_file()]) == tells
 
 
 def test_the_client_needs_no_runtime_of_towers() -> None:
