@@ -146,6 +146,7 @@ class Batcher:
         self.overload.answered()
         if self._observer is not None:
             self._tell(self._observer, batch)
+        self._worked.clear()
 
     def _tell(self, observer: Observer, batch: Sequence[Job]) -> None:
         observer.queued(len(self._jobs))
@@ -153,7 +154,6 @@ class Batcher:
             observer.waited(len(job.prepared), job.queue_us)
         for worked in self._worked:
             observer.batch(*worked)
-        self._worked.clear()
 
     def _take(self) -> list[Job]:
         """What is waiting, in its order, up to the size of a batch."""
