@@ -17,7 +17,8 @@ LASTING_SECONDS = 0.1  # that an overload lasts from its last refusal
 CALM_BATCHES = 4  # that must have been answered since, for time passes in a pause of the machine, too
 CALM_SECONDS = 1.0  # after which it is over without as many
 SILENCE_SECONDS = 0.03  # without a call, after which some are in arrear
-ARREARS_SECONDS = 2.0  # within which those are answered
+LONGEST_SECONDS = 0.5  # of a silence that counts
+DRAIN = 8  # times as long as the silence it takes to answer those, while others come
 READ_SECONDS = 0.2  # within which those are read; that the queue is short tells nothing before
 RATE_SECONDS = 0.5  # over which calls are counted
 SHORT = 64  # queries in a queue that holds nobody up
@@ -40,7 +41,7 @@ class Overload:
         self._waiting = self._calls = 0  # at the last call; since they were counted
         self._rate = 0.0  # calls a second
         self._arrears = 0.0  # calls
-        self._silent_at = -math.inf  # when the last silence ended
+        self._silent_at = self._arrears_until = -math.inf  # when the last silence ended, and so the arrears
 
     @property
     def is_on(self) -> bool:
@@ -73,14 +74,15 @@ class Overload:
 
     def _expect(self, now: float, waiting: int) -> None:
         """Know how many calls are in arrear."""
-        since = now - self._silent_at
-        if since > ARREARS_SECONDS or (since > READ_SECONDS and waiting < SHORT):
+        if now > self._arrears_until or (now > self._silent_at + READ_SECONDS and waiting < SHORT):
             self._arrears = 0.0
         silence, self._called_at = now - self._called_at, now
         # Where more waited than was to be expected it is the queue that keeps clients from calling.
         if silence > SILENCE_SECONDS and self._waiting < SHORT + self._arrears:
-            self._arrears += self._rate * min(silence, CALM_SECONDS)
+            silence = min(silence, LONGEST_SECONDS)
+            self._arrears += self._rate * silence
             self._silent_at = now
+            self._arrears_until = max(now, self._arrears_until) + READ_SECONDS + DRAIN * silence
         self._calls += 1
         counted = now - self._counted_at
         if counted >= RATE_SECONDS:

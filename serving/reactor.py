@@ -3,8 +3,9 @@
 grpcio's own servers hand every call from the thread that polls to a thread of a pool and back, four times or
 more, and the threads wait for one another's lock: half of what a search costs is that. Here one thread polls
 the completion queue. While there are events it reads calls and messages; as soon as there are none left, or a
-whole batch waits, it answers one. Nothing is handed over, nothing is locked, and a lone request is answered
-as soon as it has been read. A process has one reactor; several cores are for several processes.
+whole batch waits, it answers one. Calls that come one by one, with pauses between them, are answered as soon
+as they have been read. Nothing is handed over, nothing is locked. A process has one reactor; several cores
+are for several processes.
 
 Left to itself gRPC reads connections on threads of its EventEngine, and wakes the reactor for each call. The
 package (`__init__.py`) has it listen with the poller of the completion queue instead, so that the thread that
@@ -45,6 +46,8 @@ SILENT_SECONDS = 1.0  # that a call may be without its message where others need
 IDLE_SECONDS = 0.05  # between looks at what other threads want
 EMPTY = 2  # looks without an event that tell that nothing waits: one may have read a part of a call
 READ_ON = 1024  # events that are still read while a whole batch waits: what is refused is refused at once
+ALONE_NS = 50_000  # without work, after which a call comes alone
+ALONE = 16  # such calls in a row, after which nobody else is looked for before one is answered
 SHUTDOWN = "shutdown"
 
 
@@ -81,6 +84,8 @@ class Reactor:
         self._due = 0  # operations that gRPC has not yet finished
         self._extra = 0
         self._empty = 0
+        self._alone = 0  # calls in a row that came when there was nothing to do
+        self._free_since = 0  # when the last batch was answered, in `time.perf_counter_ns()`
         self._brought: dict[bytes, int] = {}  # calls of each connection since the last batch of an overload
         self._refusals = Refusals()
         self.silent: dict[Rpc, None] = {}  # calls whose message has not come, in their order
@@ -150,14 +155,17 @@ class Reactor:
         """
         queries = len(job.prepared)
         waiting = self._batcher.queries
-        if isinstance(rpc, StreamRpc):
+        is_stream = isinstance(rpc, StreamRpc)
+        if is_stream:
             self._batcher.overload.called(waiting)
         if waiting and waiting + queries > self._room():
             raise self._overloaded()
         rpc.job = job
         # A stream may have been open for long before this message of it came.
-        job.arrived = time.perf_counter_ns() if isinstance(rpc, StreamRpc) else rpc.arrived
+        job.arrived = time.perf_counter_ns() if is_stream else rpc.arrived
         job.check = rpc.check
+        comes_alone = not (waiting or is_stream) and job.arrived - self._free_since > ALONE_NS
+        self._alone = self._alone + 1 if comes_alone else 0
         self._batcher.submit(job)
 
     def answered(self, rpc: Rpc, job: Job) -> None:
@@ -209,7 +217,9 @@ class Reactor:
             else:
                 self._empty = 0
                 self._handle(event)
-                if batcher.is_full:
+                if self._alone > ALONE and batcher.queries:
+                    self._answer()
+                elif batcher.is_full:
                     self._extra += 1
                     if self._extra > READ_ON:
                         self._answer()
@@ -224,6 +234,7 @@ class Reactor:
             self._refusals.pay()
         except Exception:
             log.exception("a batch could not be answered, or a call not be refused")
+        self._free_since = time.perf_counter_ns()
 
     def _catch_up(self) -> None:
         """Nothing waits for an answer: see to those who wait for a refusal."""

@@ -16,6 +16,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
+from serving import reactor
 from serving.load import frames
 from serving.retriever import Retriever
 from serving.rpc import Rpc
@@ -97,6 +98,25 @@ def test_a_stream_answers_slow_and_fast_in_order_until_the_first_error(stub: Any
     assert found == [stub.Search(request, timeout=5).hits[0].id for request in requests[:40]]
     assert caught.value.code() is StatusCode.NOT_FOUND
     assert (caught.value.details() or "").startswith("query.item_id: ")
+
+
+def test_calls_that_come_one_by_one_are_answered_as_soon_as_they_have_been_read(
+    stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(times: int) -> None:
+        for _ in range(times):
+            time.sleep(0.002)
+            assert stub.Search(GOOD, timeout=5).hits
+
+    ask(reactor.ALONE + 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(reactor, "EMPTY", 10**9)  # looks for others, before any is answered
+        ask(5)
+        patched.setattr(reactor, "ALONE_NS", 10**18)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Search(GOOD, timeout=0.2)
+        assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
+    ask(1)
 
 
 def test_a_stream_that_is_closed_at_once_is_fine_and_a_call_without_a_message_is_not(
