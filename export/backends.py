@@ -24,9 +24,11 @@ def onnx_encoder(path: Path, threads: int = 1) -> Encode:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    outputs = [node.name for node in session.get_outputs()]
+    run = getattr(session, "_sess", session).run  # as the service calls it, without the checks of each call
 
-    def encode(arrays: Arrays) -> npt.NDArray[Any]:
-        vectors: npt.NDArray[Any] = session.run(None, arrays)[0]
+    def encode(arrays: Arrays, _session: object = session) -> npt.NDArray[Any]:
+        vectors: npt.NDArray[Any] = run(outputs, arrays, None)[0]
         return vectors
 
     return encode
