@@ -27,7 +27,7 @@ def onnx_encoder(path: Path, threads: int = 1) -> Encode:
     outputs = [node.name for node in session.get_outputs()]
     run = getattr(session, "_sess", session).run  # as the service calls it, without the checks of each call
 
-    def encode(arrays: Arrays, _session: object = session) -> npt.NDArray[Any]:
+    def encode(arrays: Arrays) -> npt.NDArray[Any]:
         vectors: npt.NDArray[Any] = run(outputs, arrays, None)[0]
         return vectors
 

@@ -44,14 +44,10 @@ class Index:
 
     def search(self, queries: Vectors, k: int) -> Found:
         """The `min(k, N)` items nearest to each query, float32 (B, D), as a tower gives it."""
-        k = min(k, self.count)
-        width = graph_width(k, self._ef, self.count, self._exact)
-        if width is None or self._graph is None:
+        found = self._in_graph(queries, k := min(k, self.count))
+        if found is None:
             return self.exact(queries, k)
-        try:
-            rows, distances = self._graph.knn_query(queries, k=width, num_threads=1)
-        except RuntimeError:  # the graph reached fewer items than were asked for
-            return self.exact(queries, k)
+        rows, distances = found
         return rows[:, :k].view(np.int64), 1 - distances[:, :k]
 
     def search_one(self, query: Vectors, k: int) -> tuple[list[int], list[float]]:
@@ -59,20 +55,28 @@ class Index:
 
         After a search numpy's code is in no cache: each of its calls takes microseconds then.
         """
-        width = graph_width(min(k, self.count), self._ef, self.count, self._exact)
-        if width is not None and self._graph is not None:
-            try:
-                rows, distances = self._graph.knn_query(query, k=width, num_threads=1)
-            except RuntimeError:  # as above
-                pass
-            else:
-                return rows.tolist()[0][:k], [1 - each for each in distances.tolist()[0][:k]]
-        best, scores = self.exact(query, k)
-        return best.tolist()[0], scores.tolist()[0]
+        found = self._in_graph(query, k := min(k, self.count))
+        if found is None:
+            best, scores = self.exact(query, k)
+            return best.tolist()[0], scores.tolist()[0]
+        rows, distances = found
+        return rows.tolist()[0][:k], [1 - each for each in distances.tolist()[0][:k]]
 
     def exact(self, queries: Vectors, k: int) -> Found:
         """As `search`, of any queries, by comparing with every item; among equals the lower row is first."""
         return exact_search(queries, self.vectors, k)
+
+    def _in_graph(self, queries: Vectors, k: int) -> tuple[npt.NDArray[np.uint64], Vectors] | None:
+        """At least `k` rows and their distances, the nearest first; None where the graph is no use."""
+        width = graph_width(k, self._ef, self.count, self._exact)
+        if width is None or self._graph is None:
+            return None
+        try:
+            found: tuple[npt.NDArray[np.uint64], Vectors]
+            found = self._graph.knn_query(queries, k=width, num_threads=1)
+        except RuntimeError:  # it reached fewer items than were asked for
+            return None
+        return found
 
     def _load_graph(self, path: Path, space: str) -> hnswlib.Index:
         if space != "ip":

@@ -118,6 +118,8 @@ class Retriever:
             UnknownItem: an `item_id` that the catalogue does not hold.
             ArithmeticError: a vector is not finite.
         """
+        if names and len(names) != len(queries):
+            raise ValueError(f"names: expected {len(queries)}, one for each query, got {len(names)}")
         encoded = self._encode(queries, names)
         checked(encoded.vectors)
         return encoded

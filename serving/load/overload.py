@@ -19,7 +19,7 @@ FIRST = 0.1  # of the time, after which memory is looked at: it shall not grow f
 
 def seconds(plan: Plan) -> float:
     """How long it takes, without starting the server."""
-    around = plan.warm_up + (2 * AROUND) * plan.seconds + RECOVERY_SECONDS
+    around = plan.warm_up + 2 * AROUND * plan.seconds + RECOVERY_SECONDS
     bearing = 2 * plan.rounds * (plan.seconds + plan.warm_up)
     return bearing + around + plan.overload_seconds + plan.soak_seconds
 

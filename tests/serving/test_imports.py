@@ -36,6 +36,8 @@ def test_serving_imports_nothing_that_it_must_not(modules: list[str], tmp_path: 
 def test_nobody_is_told_of_the_models_that_are_loaded_unless_the_operator_says_so(
     plain: Path, tmp_path: Path, package: str, given: str | None, tells: bool
 ) -> None:
+    if tells and sys.platform != "linux":
+        pytest.skip("other builds may tell nobody, or by other ways")
     code = (
         f"import {package}, onnxruntime\n"
         f"onnxruntime.InferenceSession({str(plain / QUERY_TOWER)!r}, providers=['CPUExecutionProvider'])"

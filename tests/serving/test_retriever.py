@@ -113,6 +113,24 @@ def test_a_vector_that_is_not_finite_is_told_and_answers_nobody(
     assert np.isfinite(retriever._index.vectors).all()
 
 
+def test_as_many_names_as_queries_are_wanted(retriever: Retriever) -> None:
+    with pytest.raises(ValueError, match="names: expected 2, one for each query, got 1"):
+        retriever.encode([Query("a"), Query("b")], ["first"])
+
+
+@pytest.mark.parametrize("k", [1, 7, 300])
+def test_a_lone_text_finds_what_it_finds_among_others(retriever: Retriever, k: int) -> None:
+    queries = [Query(name) for name in (*item_names(3), "bavuti lo", "日本")]
+    together = [{hit.id: hit.score for hit in each.hits} for each in retriever.search(queries, k)]
+    for query, expected in zip(queries, together, strict=True):
+        (alone,) = retriever.search([query], k)
+        found = [hit.score for hit in alone.hits]
+        np.testing.assert_allclose(found, list(expected.values()), atol=1e-6)
+        same = [(hit.score, expected[hit.id]) for hit in alone.hits if hit.id in expected]
+        assert len(same) >= k - 1  # the last of several that are as good may be another
+        assert all(abs(one - other) < 1e-6 for one, other in same)
+
+
 def test_more_like_this_leaves_the_item_itself_out(retriever: Retriever) -> None:
     like_text, like_item = retriever.search([Query(item_names(300)[7]), Query(item_id="item-007")], k=9)
     assert ids(like_text)[0] == "item-007"
