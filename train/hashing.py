@@ -10,11 +10,14 @@ What is no letter, mark or number in Unicode separates words. Separators and pad
 
 A hash that is linear in the symbols of a window is a convolution, and so is the question whether the
 window is an n-gram or a word. All n-grams and words of a text are therefore one convolution, whose output
-below zero means "none": a graph of few nodes, and few nodes are what makes it fast. The numbers are
-integers below 2^24, which single precision holds exactly, so every library gives the same rows.
+below zero means "none": a graph of few nodes, and few nodes are what makes it fast. A letter is two random
+digits, the first of them on top of a base that all letters share, and that weighs more than all digits of a
+window: a sum tells by it whether a letter is missing. The numbers are integers below 2^24, which single
+precision holds exactly, so every library gives the same rows.
 """
 
 import functools
+import math
 import unicodedata
 from collections.abc import Sequence
 
@@ -22,22 +25,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SCHEME = 3  # of the way from a text to its rows: towers that have learned from other rows know nothing
 LAST_LETTER = 0x323AF  # of CJK extension H; the few letters beyond it separate words
-LONGEST_WORD = 12  # letters; a longer one is known by its first
+LONGEST_WORD = 8  # letters; a longer one is known by its first, which are mostly its stem
 _BEFORE = 1  # symbols of a window before its place
 _EXACT = 2**24  # integers up to here are exact in single precision
-_DIGITS = 2  # numbers that tell a letter from others
-_DIGIT_RANGE = 128
+_DIGIT = 127  # the highest of the two that tell a letter from others
+_END = 8  # parts of a letter's multiplier that the base has at the ends of an n-gram, which may be separators
 
 
 class WordHashing(nn.Module):
     """Hash the n-grams and words of a text into `1 .. buckets - 1`; 0 is "nothing here".
 
-    A hash is the sum of the window's letters, two random digits each, times random multipliers, modulo a
-    prime (Carter and Wegman 1979, proposition 7).
+    A hash is the sum of the window's letters, two numbers each, times random multipliers, modulo a prime
+    (Carter and Wegman 1979, proposition 7).
 
     Args:
-        orders: lengths of the character n-grams, at least 1.
+        orders: lengths of the character n-grams, 1 to 16.
         words: hash whole words too.
         buckets: rows of the table, row 0 included.
     """
@@ -53,17 +57,18 @@ class WordHashing(nn.Module):
         self.words = words
         self.modulus = _largest_prime(buckets)
         generator = torch.Generator().manual_seed(2013)
-        kernels = [_ngram(order, generator) for order in self.orders]
+        base = 4 * _DIGIT * max(LONGEST_WORD, 2 * max(self.orders, default=0))
+        kernels = [_ngram(order, base, generator) for order in self.orders]
         own = list(range(len(kernels)))  # the slot of each kernel
         if words:
             # A word stands at the separator before it, where no n-gram stands that has a letter there.
             free = [slot for slot, order in enumerate(self.orders) if order != 2]
             own += [free[0] if free else len(kernels)] * LONGEST_WORD
-            kernels += [_word(length, generator) for length in range(1, LONGEST_WORD + 1)]
+            kernels += [_word(length, base, generator) for length in range(1, LONGEST_WORD + 1)]
         width = max(weights.shape[1] for weights, _ in kernels)
         windows = torch.stack([F.pad(weights, (0, width - weights.shape[1])) for weights, _ in kernels])
-        self.register_buffer("symbols", symbols(), persistent=False)
-        self.register_buffer("windows", windows, persistent=False)  # (kernels, 3, width)
+        self.register_buffer("symbols", symbols(base), persistent=False)
+        self.register_buffer("windows", windows, persistent=False)  # (kernels, 2, width)
         self.register_buffer("bias", torch.tensor([bias for _, bias in kernels]), persistent=False)
         slots = F.one_hot(torch.tensor(own)).T.float()[:, :, None]
         self.register_buffer("slots", slots, persistent=False)  # (slots, kernels, 1)
@@ -80,7 +85,7 @@ class WordHashing(nn.Module):
             free, but where all n-grams are pairs.
         """
         known = code_points.clamp(max=LAST_LETTER + 1)
-        letters = F.embedding(known, self.symbols).transpose(1, 2)  # (B, 3, L)
+        letters = F.embedding(known, self.symbols).transpose(1, 2)  # (B, 2, L)
         marked = F.pad(letters, (_BEFORE + 1, self._after))  # # at both ends
         hashes = F.conv1d(marked, self.windows, self.bias).relu()  # (B, kernels, L + 1)
         if self.words:
@@ -89,43 +94,44 @@ class WordHashing(nn.Module):
         return rows.squeeze(1) if len(self.slots) == 1 else rows.flatten(1)
 
 
-def _ngram(order: int, generator: torch.Generator) -> tuple[Tensor, float]:
-    """Weights (3, width) and bias of the n-grams around each place.
+def _ngram(order: int, base: int, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Weights (2, width) and bias of the n-grams around each place.
 
     An n-gram may begin or end with a separator, but holds none inside. Of three and more symbols it begins
     one place before.
     """
     inside = max(0, order - 2)
-    start = 0 if order < 3 else -_BEFORE
-    multipliers, bound = _multipliers(order, inside + 1, generator)
-    weights = torch.zeros(_DIGITS + 1, _BEFORE + start + order)
-    weights[:_DIGITS, _BEFORE + start :] = multipliers
-    if inside:
-        weights[_DIGITS, _BEFORE : _BEFORE + inside] = bound
-    return weights, -float(inside * bound)
+    highest = _highest(inside, order - inside, base)
+    begin = _BEFORE if order < 3 else 0
+    weights = torch.zeros(2, begin + order)
+    weights[0, begin:] = _random(1, highest // _END, order, generator)
+    weights[0, _BEFORE : _BEFORE + inside] = _random(highest - highest // 2, highest, inside, generator)
+    weights[1, begin:] = _random(1, highest, order, generator)
+    return weights, -base * float(weights[0, _BEFORE : _BEFORE + inside].sum())
 
 
-def _word(length: int, generator: torch.Generator) -> tuple[Tensor, float]:
-    """Weights (3, width) and bias of the words of a length that begin behind each place."""
-    multipliers, bound = _multipliers(length, length + 2, generator)
+def _word(length: int, base: int, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Weights (2, width) and bias of the words of a length that begin behind each place."""
+    highest = _highest(length, 0, base)
     begin = _BEFORE + 1
-    weights = torch.zeros(_DIGITS + 1, begin + length + (length < LONGEST_WORD))
-    weights[:_DIGITS, begin : begin + length] = multipliers
-    weights[_DIGITS] = -bound  # the separators around the word
-    weights[_DIGITS, :_BEFORE] = 0
-    weights[_DIGITS, begin : begin + length] = bound
-    return weights, -float(length * bound)
+    weights = torch.zeros(2, begin + length + (length < LONGEST_WORD))
+    weights[0, _BEFORE:] = -math.ceil(2 * _DIGIT * length * highest / base)  # the separators around the word
+    weights[0, begin : begin + length] = _random(highest - highest // 2, highest, length, generator)
+    weights[1, begin : begin + length] = _random(1, highest, length, generator)
+    return weights, -base * float(weights[0, begin : begin + length].sum())
 
 
-def _multipliers(letters: int, parts: int, generator: torch.Generator) -> tuple[Tensor, int]:
-    """Random multipliers (2, letters), and a bound that no hash of them exceeds.
+def _highest(letters: int, ends: int, base: int) -> int:
+    """The highest multiplier with which all sums over a window are exact.
 
-    Args:
-        parts: how often the bound may be added up on the way to a sum, and that still be exact.
+    Multipliers of the base are at least half of it for letters that must be there, and at most an eighth for
+    the ends of an n-gram: then the base of a missing letter is more than all that the others add to theirs.
     """
-    bound = _EXACT // parts
-    highest = bound // (letters * _DIGITS * (_DIGIT_RANGE - 1))
-    return torch.randint(1, highest + 1, (_DIGITS, letters), generator=generator).float(), bound
+    return _EXACT // (letters * (base + 8 * _DIGIT) + ends * (base // _END + 2 * _DIGIT))
+
+
+def _random(lowest: int, highest: int, count: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(lowest, highest + 1, (count,), generator=generator).float()
 
 
 def look_up(table: Tensor, index: Tensor) -> Tensor:
@@ -135,11 +141,11 @@ def look_up(table: Tensor, index: Tensor) -> Tensor:
 
 
 @functools.cache
-def symbols() -> Tensor:
-    """(LAST_LETTER + 2, 3): of a letter, mark or number two random digits and a 1; of others zeros."""
+def symbols(base: int) -> Tensor:
+    """(LAST_LETTER + 2, 2): two random digits of a letter, mark or number, the first on a base; else zeros."""
     generator = torch.Generator().manual_seed(1979)
-    table = torch.randint(1, _DIGIT_RANGE, (LAST_LETTER + 2, _DIGITS + 1), generator=generator).float()
-    table[:, _DIGITS] = 1
+    table = torch.randint(1, _DIGIT + 1, (LAST_LETTER + 2, 2), generator=generator).float()
+    table[:, 0] += base
     is_letter = [unicodedata.category(chr(point))[0] in "LMN" for point in range(LAST_LETTER + 1)]
     return table * torch.tensor([*is_letter, False])[:, None]
 

@@ -13,11 +13,12 @@ from mlflow.exceptions import MlflowException
 
 from protos.config import parse
 from protos.errors import DataError, MissingStage
-from protos.features import Schema
+from protos.features import Schema, TextFeature
 from train.build import build_towers, hashing_of
 from train.checkpoint import load_towers
 from train.config import Experiment, SequenceTower
 from train.corpus import Corpus
+from train.hashing import SCHEME
 from train.loop import Towers
 from train.observer import BEST_TOWERS
 from train.problem import Problem
@@ -36,8 +37,9 @@ class Model:
     towers: Towers
 
     def description(self) -> bytes:
-        """Experiment and schema as JSON, enough to build the towers again."""
+        """Experiment, schema and the way of hashing as JSON, enough to build the towers again."""
         content = {
+            "hashing": SCHEME,
             "experiment": dataclasses.asdict(self.experiment),
             "schema": dataclasses.asdict(self.schema),
         }
@@ -77,7 +79,7 @@ def restore(run: Run) -> Model:
     """The model that a run's artifacts hold.
 
     Raises:
-        MissingStage: the run holds no model.
+        MissingStage: the run holds no model, or one of texts that are no longer hashed as it has learned.
         DataError: its artifacts are damaged.
     """
     try:
@@ -91,8 +93,18 @@ def restore(run: Run) -> Model:
         schema = parse(content["schema"], Schema)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{folder / DESCRIPTION}: damaged: {error}") from None
+    if _reads_text(schema) and content.get("hashing") != SCHEME:
+        raise MissingStage(
+            f"run {run.info.run_id}: its towers learned from texts that were hashed in another way (scheme "
+            f"{content.get('hashing', 'unknown')}, here {SCHEME}); train them again"
+        )
     towers = build_towers(experiment.tower, schema)
     load_towers(folder / BEST_TOWERS, towers)
     for tower in towers:
         tower.eval()
     return Model(experiment, schema, towers)
+
+
+def _reads_text(schema: Schema) -> bool:
+    features = [*schema.query.values(), *schema.item.values()]
+    return any(isinstance(spec, TextFeature) for spec in features)

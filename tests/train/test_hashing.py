@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.features import code_point_rows, folded, normalise
-from train.hashing import LAST_LETTER, LONGEST_WORD, WordHashing, symbols
+from train.config.towers import LONGEST_NGRAM
+from train.hashing import LAST_LETTER, LONGEST_WORD, SCHEME, WordHashing
 
 BUCKETS = 4096
 PRIME = 4093  # the largest below BUCKETS
 PAPER = WordHashing((3,), words=False, buckets=BUCKETS)
 WORDS = WordHashing((3,), words=True, buckets=BUCKETS)
 ALL_ORDERS = WordHashing((1, 2, 3, 4), words=True, buckets=BUCKETS)
+LONG_NGRAMS = WordHashing((1, 5, LONGEST_NGRAM), words=True, buckets=BUCKETS)
 UNICODE = st.text(st.one_of(st.sampled_from("ab #-日\u0301"), st.characters()), max_size=60)
 
 
@@ -42,26 +44,24 @@ def words_of(text: str) -> list[list[int]]:
     return [word for word in words if word]
 
 
-def hashed(letters: list[int], multipliers: torch.Tensor) -> int:
-    """The hash of some symbols by their multipliers (2, symbols), in whole numbers."""
-    digits = symbols()[letters, :2].T.long()
-    return int((digits * multipliers.long()).sum()) % PRIME
+def hashed(hashing: WordHashing, letters: list[int], kernel: int, start: int) -> int:
+    """The hash of some symbols by a kernel's multipliers from a place on, in whole numbers."""
+    multipliers = hashing.windows[kernel, :, start : start + len(letters)].long()
+    numbers = hashing.symbols[letters].T.long()
+    return (int((numbers * multipliers).sum()) + int(hashing.bias[kernel])) % PRIME
 
 
 def expected(hashing: WordHashing, text: str) -> Counter[int]:
     """What `hashing` should give, one word after the other."""
     found: Counter[int] = Counter()
-    kernels = hashing.windows[:, :2]  # (kernels, 2, width): n-grams, then words, each by its length
     for word in words_of(text):
         marked = [0, *word, 0]
         for place, order in enumerate(hashing.orders):
-            start = 1 if order < 3 else 0
-            own = kernels[place, :, start : start + order]
-            found.update(hashed(marked[at : at + order], own) for at in range(len(marked) - order + 1))
+            grams = [marked[at : at + order] for at in range(len(marked) - order + 1)]
+            found.update(hashed(hashing, gram, place, 1 if order < 3 else 0) for gram in grams)
         if hashing.words:
             known = word[:LONGEST_WORD]
-            kernel = kernels[len(hashing.orders) + len(known) - 1]
-            found[hashed(known, kernel[:, 2 : 2 + len(known)])] += 1
+            found[hashed(hashing, known, len(hashing.orders) + len(known) - 1, 2)] += 1
     del found[0]
     return found
 
@@ -77,7 +77,7 @@ def test_a_word_has_as_many_trigrams_as_letters() -> None:
 
 @given(UNICODE)
 def test_any_text_is_hashed_as_it_is_told(text: str) -> None:
-    for hashing in (PAPER, ALL_ORDERS):
+    for hashing in (PAPER, ALL_ORDERS, LONG_NGRAMS):
         assert rows_in(hashing, text) == expected(hashing, text)
 
 
@@ -126,13 +126,22 @@ def test_a_long_word_is_known_by_its_first_letters() -> None:
 
 
 def test_every_sum_of_a_hash_is_exact_in_single_precision() -> None:
-    highest = symbols().max(dim=0).values[None, :, None]
-    for hashing in (PAPER, WORDS, ALL_ORDERS):
-        parts = hashing.windows * highest
+    for hashing in (PAPER, WORDS, ALL_ORDERS, LONG_NGRAMS):
+        parts = hashing.windows * hashing.symbols.max(dim=0).values[None, :, None]
         assert parts.clamp(min=0).sum(dim=(1, 2)).max() <= 2**24
         assert (parts.clamp(max=0).sum(dim=(1, 2)) + hashing.bias.clamp(max=0)).min() >= -(2**24)
-        for values in (hashing.windows, hashing.bias, symbols()):
+        for values in (hashing.windows, hashing.bias, hashing.symbols):
             assert torch.equal(values, values.round())
+
+
+def test_rows_that_change_ask_for_another_scheme() -> None:
+    """Or towers that were trained before would be exported as if they knew these rows."""
+    rows = {
+        "an": [204, 254, 758, 1601, 1923, 2435, 2621, 2758, 3401],
+        "日本": [283, 397, 474, 1885, 2069, 2425, 2558, 2703, 4002],
+    }
+    assert {text: sorted(rows_in(ALL_ORDERS, text).elements()) for text in rows} == rows
+    assert SCHEME == 3
 
 
 def test_one_two_and_three_code_points_find_chinese_words() -> None:

@@ -1,6 +1,7 @@
 """The way from a run back to its towers."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import mlflow
@@ -10,6 +11,7 @@ import torch
 from protos.errors import DataError, MissingStage
 from tests.stdlib import FEATURES, Made, started, write_toml
 from train.checkpoint import save_towers
+from train.hashing import SCHEME
 from train.model import ARTIFACTS, DESCRIPTION, restore
 from train.tracking import tracked
 
@@ -34,6 +36,24 @@ def test_a_run_without_a_model_is_named(store: str) -> None:
     with tracked("books", "fit", "a") as run_id:
         pass
     with pytest.raises(MissingStage, match=f"run {run_id}: holds no model .*; train one first"):
+        restore(mlflow.get_run(run_id))
+
+
+@pytest.mark.parametrize("scheme", [None, SCHEME - 1])
+def test_towers_that_know_texts_by_other_rows_are_refused(
+    store: str, stdlib: Path, tmp_path: Path, scheme: int | None
+) -> None:
+    model, _, _ = started(write_toml(stdlib, tmp_path / "a.toml", sections=FEATURES))
+    save_towers(tmp_path / "towers.pt", model.towers)
+    description = json.loads(model.description())
+    assert description.pop("hashing") == SCHEME
+    if scheme is not None:
+        description["hashing"] = scheme
+    with tracked("books", "fit", "a") as run_id:
+        mlflow.log_dict(description, f"{ARTIFACTS}/{DESCRIPTION}")
+        mlflow.log_artifact(str(tmp_path / "towers.pt"), ARTIFACTS)
+    told = "unknown" if scheme is None else scheme
+    with pytest.raises(MissingStage, match=rf"hashed in another way \(scheme {told}, here {SCHEME}\); train"):
         restore(mlflow.get_run(run_id))
 
 

@@ -29,12 +29,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**SEQUENCE, "similarity": "euclidean"}, "tower.similarity: expected one of"),
     ({**SEQUENCE, "regularisation": 0}, "tower.regularisation: expected a number above 0"),
     ({**SEQUENCE, "latent_scale": 0}, "tower.latent_scale: expected a number above 0"),
-    ({**SEQUENCE, "orders": [0]}, r"tower.orders: expected lengths of at least 1, got \[0\]"),
+    ({**SEQUENCE, "orders": [0]}, r"tower.orders: expected lengths of 1 to 16, got \[0\]"),
     ({**SEQUENCE, "buckets": 1}, "tower.buckets: expected at least 2, got 1"),
     ({**SEQUENCE, "hidden": [8]}, "tower.hidden: unknown key"),
     ({**SHARED, "dimension": 0}, "tower.dimension: expected at least 1, got 0"),
     ({**SHARED, "hidden": [8, 0]}, r"tower.hidden: expected numbers of at least 1, got \[8, 0\]"),
-    ({**SHARED, "orders": [], "words": False}, "tower.orders: expected lengths of at least 1"),
+    ({**SHARED, "orders": [], "words": False}, "tower.orders: expected lengths of 1 to 16, got"),
 ]
 IDLE: list[tuple[dict[str, Any], str]] = [
     ({"history": "sum", "layers": 1}, 'layers: goes with history = "attention"'),

@@ -5,6 +5,8 @@ from typing import Literal
 
 from train.config.checks import above_zero, at_least
 
+LONGEST_NGRAM = 16  # symbols; of more a hash has too few multipliers to choose from
+
 
 @dataclass(frozen=True)
 class BagTower:
@@ -39,8 +41,7 @@ class BagTower:
         at_least(0, self, "query_hidden", "item_hidden")
         if not 0 <= self.latent <= self.dimension:
             raise ValueError(f"latent: expected 0 to dimension = {self.dimension}, got {self.latent}")
-        if min(self.orders, default=1) < 1 or not (self.orders or self.words):
-            raise ValueError(f"orders: expected lengths of at least 1, got {list(self.orders)}")
+        _check_orders(self.orders, self.words)
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ class DssmTower:
     def __post_init__(self) -> None:
         at_least(1, self, "dimension")
         at_least(2, self, "buckets")
-        for name in ("orders", "hidden"):
-            sizes = getattr(self, name)
-            if not sizes or min(sizes) < 1:
-                raise ValueError(f"{name}: expected at least one number, each at least 1, got {list(sizes)}")
+        _check_orders(self.orders, words=False)
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(
+                f"hidden: expected at least one number, each at least 1, got {list(self.hidden)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,13 @@ class SequenceTower:
         for name in ("dropout", "input_dropout", "query_dropout", "history_dropout", "id_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
-        if min(self.orders, default=1) < 1 or not (self.orders or self.words):
-            raise ValueError(f"orders: expected lengths of at least 1, got {list(self.orders)}")
+        _check_orders(self.orders, self.words)
+
+
+def _check_orders(orders: tuple[int, ...], words: bool) -> None:
+    """Refuse lengths of n-grams that a text cannot be hashed by."""
+    if not (orders or words) or not all(1 <= order <= LONGEST_NGRAM for order in orders):
+        raise ValueError(f"orders: expected lengths of 1 to {LONGEST_NGRAM}, got {list(orders)}")
 
 
 def _refuse_idle(tower: SequenceTower) -> None:
@@ -198,8 +205,7 @@ class SharedTower:
         at_least(2, self, "buckets")
         if min(self.hidden, default=1) < 1:
             raise ValueError(f"hidden: expected numbers of at least 1, got {list(self.hidden)}")
-        if min(self.orders, default=1) < 1 or not (self.orders or self.words):
-            raise ValueError(f"orders: expected lengths of at least 1, got {list(self.orders)}")
+        _check_orders(self.orders, self.words)
 
 
 TowerConfig = BagTower | DssmTower | SequenceTower | SharedTower
