@@ -142,7 +142,7 @@ def look_up(table: Tensor, index: Tensor) -> Tensor:
 
 @functools.cache
 def symbols(base: int) -> Tensor:
-    """(LAST_LETTER + 2, 2): two random digits of a letter, mark or number, the first on a base; else zeros."""
+    """(LAST_LETTER + 2, 2): of letters, marks and numbers two random digits, the first on a base."""
     generator = torch.Generator().manual_seed(1979)
     table = torch.randint(1, _DIGIT + 1, (LAST_LETTER + 2, 2), generator=generator).float()
     table[:, 0] += base
