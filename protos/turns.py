@@ -4,8 +4,9 @@ Turns are long enough that no contender pays for another's traces in the process
 of each are not counted. They are short enough that whatever slows the machine down meets all of them.
 """
 
+import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,8 @@ import numpy.typing as npt
 Call = Callable[[], object]
 Times = npt.NDArray[np.float64]  # microseconds, (turns, calls)
 
-WARM_UP = 30  # calls of each before the first turn; fewer where they would take longer than a turn
+WARM_UP = 0.25  # seconds that are not counted: what is short gets faster for hundreds of calls
+FIRST = 30  # calls of each that tell how long turns may be; fewer where they would take longer than a turn
 TURN = 30  # counted calls of one contender before the other's turn
 TURNS = 10  # at least, for a bootstrap draws whole turns
 TURN_SECONDS = 0.25  # of the slowest contender
@@ -60,17 +62,25 @@ def take_turns(contenders: Mapping[str, Sequence[Call]], effort: Effort) -> dict
     Returns:
         name -> what its calls took, of the same shape for all.
     """
-    slowest = max(_warmed_up(calls) for calls in contenders.values())
+    warm = time.perf_counter() + WARM_UP
+    slowest = max(_shortest(calls) for calls in contenders.values())
     length = max(1, min(TURN, effort.iterations // TURNS, int(TURN_SECONDS / slowest)))
     settling = SETTLING if length > SETTLING else 1
+
+    def turns(number: int) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+        for name in sorted(contenders, reverse=bool(number % 2)):
+            time.sleep(effort.pause)
+            yield name, turn(contenders[name], number * length, length, settling)
+
+    for number in itertools.takewhile(lambda _: time.perf_counter() < warm, itertools.count()):
+        dict(turns(number))
     taken: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in contenders}
     until = time.perf_counter() + effort.seconds
     for number in range(-(-effort.iterations // length)):
         if number * length >= effort.fewest and time.perf_counter() > until:
             break
-        for name in sorted(contenders, reverse=bool(number % 2)):
-            time.sleep(effort.pause)
-            taken[name].append(turn(contenders[name], number * length, length, settling))
+        for name, times in turns(number):
+            taken[name].append(times)
     both = {name: np.moveaxis(np.array(each), -1, 0) for name, each in taken.items()}  # (2, turns, calls)
     return {name: Taken(*each) for name, each in both.items()}
 
@@ -95,10 +105,10 @@ def _timed(call: Call) -> tuple[float, float]:
     return taken / 1000, (time.thread_time_ns() - on_cpu) / 1000
 
 
-def _warmed_up(calls: Sequence[Call]) -> float:
-    """Seconds that a call takes once it is warm: the shortest seen."""
+def _shortest(calls: Sequence[Call]) -> float:
+    """Seconds that the shortest of the first calls takes."""
     shortest, until = float("inf"), time.perf_counter() + TURN_SECONDS
-    for n in range(WARM_UP):
+    for n in range(FIRST):
         shortest = min(shortest, _timed(calls[n % len(calls)])[0] / 1e6)
         if n and time.perf_counter() > until:
             break
