@@ -9,6 +9,7 @@ import onnxruntime
 import torch
 
 from protos.features import Arrays
+from protos.huge_pages import on_huge_pages
 from train.towers import Tower
 
 Encode = Callable[[Arrays], npt.NDArray[Any]]
@@ -23,7 +24,8 @@ def onnx_encoder(path: Path, threads: int = 1) -> Encode:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    with on_huge_pages():  # as the service has it
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     outputs = [node.name for node in session.get_outputs()]
     run = getattr(session, "_sess", session).run  # as the service calls it, without the checks of each call
 

@@ -12,6 +12,7 @@ import onnxruntime
 from protos.bundle import ITEM_TOWER, QUERY_TOWER, Manifest
 from protos.errors import BundleDamaged, InvalidInput
 from protos.features import Arrays, FeatureSpec, Side, TextFeature, TowerInputs, text_rows
+from protos.huge_pages import on_huge_pages
 from serving.together import together
 
 OUTPUT = "vector"
@@ -121,7 +122,8 @@ def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        with on_huge_pages():
+            return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no other base
         raise BundleDamaged(f"{path}: ONNX Runtime cannot load it: {error}") from None
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from protos.beam import exact_search, graph_width
 from protos.bundle import INDEX, VECTORS, Manifest
 from protos.errors import BundleDamaged
+from protos.huge_pages import on_huge_pages
 from protos.vectors import read_vectors
 from serving.graph_file import read_graph
 
@@ -81,7 +82,8 @@ class Index:
     def _load_graph(self, path: Path, space: str) -> hnswlib.Index:
         if space != "ip":
             raise BundleDamaged(f"{path}: space {space!r}, but this program searches in 'ip'")
-        graph = read_graph(path, space, self.dimension)
+        with on_huge_pages():
+            graph = read_graph(path, space, self.dimension)
         if graph.get_current_count() != self.count:
             raise BundleDamaged(
                 f"{path}: {graph.get_current_count()} items, but the manifest counts {self.count}"

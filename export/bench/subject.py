@@ -14,6 +14,7 @@ from export.bench.plan import SIDES
 from export.bench.towers import EXPORTED, Forms
 from protos.bundle import ITEM_TOWER, QUERY_TOWER, Manifest, Variant
 from protos.features import Side
+from protos.huge_pages import on_huge_pages
 from train.config import PrecisionConfig
 from train.model import restore
 from train.problem import Problem
@@ -64,7 +65,9 @@ def forms_of(subject: Subject, problem: Problem, config: PrecisionConfig, scratc
     towers = restore(get_run(subject.manifest.run_id)).towers
     forms = {}
     for side, trained in zip(SIDES, towers, strict=True):
-        tower, inputs = graph.frozen(trained), subject.manifest.schema.side(side)
+        inputs = subject.manifest.schema.side(side)
+        with on_huge_pages():  # as the ONNX files that it is held against
+            tower = graph.frozen(trained)
         values: dict[str, list[Any]] = problem.sample(side, "test", RECORDS, seed=0)
         few = inputs.to_arrays({name: (column * 2)[:2] for name, column in values.items()})
         path = scratch / f"{side}-{EXPORTED}.onnx"

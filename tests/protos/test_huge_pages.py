@@ -1,0 +1,101 @@
+"""Memory that a block takes is on huge pages afterwards, and what was there before is left alone."""
+
+import mmap
+import os
+import platform
+import re
+from pathlib import Path
+
+import pytest
+
+from protos import huge_pages
+from protos.huge_pages import Span, on_huge_pages
+
+SIZE = 32 * 2**20
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+RELEASE = tuple(int(each) for each in re.findall(r"\d+", platform.release())[:2])
+LINUX_6_1 = pytest.mark.skipif(
+    platform.system() != "Linux" or RELEASE < (6, 1) or huge_pages._page_size() == 0,
+    reason="this system moves nothing to huge pages on request",
+)
+
+
+def taken() -> mmap.mmap:
+    """Memory as a library takes it."""
+    memory = mmap.mmap(-1, SIZE, flags=PRIVATE)
+    memory[:] = os.urandom(4096) * (SIZE // 4096)
+    return memory
+
+
+def on_huge() -> int:
+    """Bytes of this process that are on huge pages."""
+    told = re.search(r"AnonHugePages: +(\d+) kB", Path("/proc/self/smaps_rollup").read_text())
+    assert told
+    return int(told[1]) * 1024
+
+
+@LINUX_6_1
+def test_what_a_block_takes_is_moved_to_huge_pages_and_stays_the_same() -> None:
+    before = on_huge()
+    with on_huge_pages():
+        memory = taken()
+        content = memory[:]
+    assert on_huge() - before >= SIZE - 2 * 2**21  # but for its ends
+    assert memory[:] == content
+    memory.close()
+
+
+@LINUX_6_1
+def test_what_was_there_before_is_left_alone() -> None:
+    memory = taken()
+    before = on_huge()
+    with on_huge_pages():
+        pass
+    assert on_huge() == before
+    memory.close()
+
+
+@LINUX_6_1
+def test_what_is_hardly_used_is_left_alone() -> None:
+    before = on_huge()
+    with on_huge_pages():
+        memory = mmap.mmap(-1, SIZE, flags=PRIVATE)
+        memory[: SIZE // 2] = bytes(SIZE // 2)
+    assert on_huge() == before
+    memory.close()
+
+
+@LINUX_6_1
+@pytest.mark.parametrize("told", ["always madvise [never]\n", None])
+def test_nobody_asks_where_the_system_has_none(
+    told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if told:
+        (tmp_path / "enabled").write_text(told)
+        (tmp_path / "hpage_pmd_size").write_text("2097152\n")
+    monkeypatch.setattr(huge_pages, "SYSTEM", tmp_path)
+    before = on_huge()
+    with on_huge_pages():
+        memory = taken()
+    assert on_huge() == before
+    memory.close()
+
+
+def test_an_error_inside_the_block_is_told() -> None:
+    with pytest.raises(ZeroDivisionError), on_huge_pages():
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("others", "left"),
+    [
+        ([], [(10, 20)]),
+        ([(0, 5), (25, 30)], [(10, 20)]),
+        ([(10, 20)], []),
+        ([(5, 12), (14, 16)], [(12, 14), (16, 20)]),
+        ([(12, 25)], [(10, 12)]),
+        ([(0, 10), (20, 30)], [(10, 20)]),
+    ],
+)
+def test_what_is_left_of_a_piece_of_memory(others: list[Span], left: list[Span]) -> None:
+    assert [(a, b) for a, b in huge_pages._without((10, 20), others) if a < b] == left
