@@ -72,8 +72,11 @@ def take_turns(contenders: Mapping[str, Sequence[Call]], effort: Effort) -> dict
             time.sleep(effort.pause)
             yield name, turn(contenders[name], number * length, length, settling)
 
-    for number in itertools.takewhile(lambda _: time.perf_counter() < warm, itertools.count()):
-        dict(turns(number))
+    for number in itertools.count():
+        if time.perf_counter() >= warm:
+            break
+        for _ in turns(number):
+            pass
     taken: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in contenders}
     until = time.perf_counter() + effort.seconds
     for number in range(-(-effort.iterations // length)):

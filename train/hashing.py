@@ -31,7 +31,7 @@ LONGEST_WORD = 8  # letters; a longer one is known by its first, which are mostl
 _BEFORE = 1  # symbols of a window before its place
 _EXACT = 2**24  # integers up to here are exact in single precision
 _DIGIT = 127  # the highest of the two that tell a letter from others
-_END = 8  # parts of a letter's multiplier that the base has at the ends of an n-gram, which may be separators
+_END = 8  # an end of an n-gram, which may be a separator, weighs at most an eighth of a letter's highest
 
 
 class WordHashing(nn.Module):

@@ -19,7 +19,7 @@ from export.bench.quick import BATCHES, Contenders, benchmark
 from export.bench.towers import effort, time_cell, torch_threads
 from protos.config import parse
 from protos.features import Arrays, HistoryFeature, NumberFeature, Schema, TextFeature, TowerInputs
-from protos.turns import Effort, take_turns
+from protos.turns import FIRST, Effort, take_turns
 from tests.stdlib import write_toml
 from train.config import read_experiment
 from train.config.bench import BenchConfig
@@ -99,6 +99,7 @@ def test_contenders_take_the_same_places_in_alternating_order() -> None:
 
     found = take_turns({"a": calls("a"), "b": calls("b")}, Effort(40, 40, math.inf))
     assert {times.shape for each in found.values() for times in each} == {(10, 4)}
+    assert len(called) > 2 * (FIRST + 10 * 2 * 7)  # some turns are not counted
     timed = called[-10 * 2 * 7 :]  # a turn: three calls that are not counted, then four
     turns = [timed[at : at + 7] for at in range(0, len(timed), 7)]
     assert [turn[0][0] for turn in turns] == ["a", "b", "b", "a"] * 5

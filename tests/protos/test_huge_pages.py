@@ -7,6 +7,7 @@ import platform
 import re
 from pathlib import Path
 
+import psutil
 import pytest
 
 from protos import huge_pages
@@ -80,6 +81,21 @@ def test_nobody_asks_where_the_system_has_none(
     before = on_huge()
     with on_huge_pages():
         memory = taken()
+    assert on_huge() == before
+    memory.close()
+
+
+@LINUX_6_1
+def test_nobody_asks_where_a_process_may_not_know_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise psutil.AccessDenied
+
+    before = on_huge()
+    with monkeypatch.context() as patched:
+        patched.setattr(psutil.Process, "memory_maps", refused)
+        with on_huge_pages():
+            memory = taken()
+            patched.undo()  # what is known only afterwards says nothing of who shares it
     assert on_huge() == before
     memory.close()
 

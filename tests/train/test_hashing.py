@@ -134,6 +134,23 @@ def test_every_sum_of_a_hash_is_exact_in_single_precision() -> None:
             assert torch.equal(values, values.round())
 
 
+def test_a_missing_letter_is_told_whatever_the_others_are() -> None:
+    for hashing in (PAPER, WORDS, ALL_ORDERS, LONG_NGRAMS):
+        known = hashing.symbols[hashing.symbols[:, 0] > 0]
+        highest, lowest = known.max(dim=0).values, known.min(dim=0).values
+        for kernel, (weights, bias) in enumerate(zip(hashing.windows, hashing.bias, strict=True)):
+            most = (weights * highest[:, None]).clamp(min=0).sum(dim=0)  # of each place
+            order = hashing.orders[kernel] if kernel < len(hashing.orders) else None
+            letters = weights[0] > 0 if order is None else torch.arange(len(most)) < 0
+            if order is not None:
+                letters[1 : order - 1] = order > 2  # those inside an n-gram
+            for place in letters.nonzero():
+                assert most.sum() - most[place] + bias <= 0
+            for place in (weights[0] < 0).nonzero():  # a letter where a word must have ended
+                assert most.sum() + weights[0, place] * lowest[0] + bias <= 0
+            assert (weights * lowest[:, None])[:, letters].sum() + bias >= letters.any()  # and none is missed
+
+
 def test_rows_that_change_ask_for_another_scheme() -> None:
     """Or towers that were trained before would be exported as if they knew these rows."""
     rows = {
