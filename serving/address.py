@@ -13,6 +13,24 @@ def host_of(address: str) -> str:
     return address.rpartition(":")[0].strip("[]")
 
 
+def client_of(host: str) -> str:
+    """The client that an address stands for, in rate limits and in bounds of connections.
+
+    Returns:
+        An IPv4 address itself, also where it is written as an IPv6 address. Of other IPv6 addresses the first
+        64 bits, for one client has as many at least. Loopback addresses, and names, as they are.
+    """
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(address) if address.is_loopback else str(ipaddress.ip_network((address, 64), strict=False))
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine, seen from itself. A name other than `localhost` is not."""
     try:

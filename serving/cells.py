@@ -18,6 +18,10 @@ STAGES = ("queue", "encode", "search", "serialise")
 # went away while it waited, or it may not ask.
 REASONS = ("no_room", "rate_limit", "deadline", "cancelled", "access", OTHER)
 
+# Why the server closed a connection: it made no call in time, its address has too many, the worker is nearly
+# full, or it sent frames without end.
+CLOSED_REASONS = ("first_call", "address", "full", "flood")
+
 # Who holds the row. Written when a worker starts, and by its supervisor once it has ended.
 PID, UP, STARTED, STARTS = range(4)
 # What is so at the moment; a worker that has ended has none of it.
@@ -33,7 +37,9 @@ _QUERIES = COUNTED + len(METHODS) * len(CODES)
 QUERIES = {method: _QUERIES + m for m, method in enumerate(METHODS)}
 _REFUSED = _QUERIES + len(METHODS)
 REFUSED = {reason: _REFUSED + r for r, reason in enumerate(REASONS)}
-_REQUEST_SECONDS = _REFUSED + len(REASONS)
+_CLOSED = _REFUSED + len(REASONS)
+CONNECTIONS_CLOSED = {reason: _CLOSED + r for r, reason in enumerate(CLOSED_REASONS)}
+_REQUEST_SECONDS = _CLOSED + len(CLOSED_REASONS)
 REQUEST_SECONDS = {method: _REQUEST_SECONDS + m * width(SECONDS) for m, method in enumerate(METHODS)}
 _STAGE_SECONDS = _REQUEST_SECONDS + len(METHODS) * width(SECONDS)
 STAGE_SECONDS = {stage: _STAGE_SECONDS + s * width(SECONDS) for s, stage in enumerate(STAGES)}

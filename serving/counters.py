@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from serving import cells
 from serving.cells import (
+    CONNECTIONS_CLOSED,
     IN_FLIGHT,
     QUERIES,
     QUEUE_DEPTH,
@@ -156,6 +157,14 @@ class WorkerMetrics:
         cell = REFUSED[reason]
         self._cells[count] += 1.0
         self._cells[cell] += 1.0
+
+    def closed_connection(self, reason: str) -> None:
+        """The server has closed a connection; called on the monitor's thread, which alone writes these cells.
+
+        Raises:
+            KeyError: `reason` is not one of `cells.CLOSED_REASONS`.
+        """
+        self._cells[CONNECTIONS_CLOSED[reason]] += 1.0
 
     def streams(self, count: int) -> None:
         """So many calls of many requests are open at the moment."""

@@ -165,7 +165,10 @@ def _counters(total: Sequence[float]) -> Iterator[Metric]:
     refused = Counter("twinspire_refused", "Queries that were not worked on.", labels=["reason"])
     for reason, cell in cells.REFUSED.items():
         refused.add_metric([reason], total[cell])
-    yield from (requests, queries, refused)
+    closed = Counter("twinspire_connections_closed", "Connections that the server closed.", labels=["reason"])
+    for reason, cell in cells.CONNECTIONS_CLOSED.items():
+        closed.add_metric([reason], total[cell])
+    yield from (requests, queries, refused, closed)
 
 
 def _histograms(total: Sequence[float]) -> Iterator[Metric]:

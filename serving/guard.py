@@ -6,7 +6,6 @@ caller(rpc)
 """
 
 import functools
-import ipaddress
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from protos.errors import AccessDenied, NotAuthenticated, NotAuthorised
+from serving.address import client_of
 from serving.tokens import Role, TokenFile
 
 log = logging.getLogger(__name__)
@@ -117,11 +117,4 @@ def _bearer(metadata: Sequence[tuple[str, str | bytes]]) -> str:
 @functools.lru_cache(maxsize=4096)
 def _host(peer: str) -> str:
     kind, _, host = unquote(peer).partition(":")
-    if kind == "ipv4":
-        return host
-    if kind != "ipv6":
-        return kind  # a Unix socket's peers have no names
-    address = ipaddress.IPv6Address(host.strip("[]").partition("%")[0])
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(address) if address.is_loopback else str(ipaddress.ip_network((address, 64), strict=False))
+    return client_of(host.strip("[]")) if kind in ("ipv4", "ipv6") else kind  # a Unix socket has no address

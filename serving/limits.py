@@ -95,9 +95,30 @@ class Bounds:
         default=2048, metadata={"help": "queries that may wait for a moment, after a pause of the machine"}
     )
     batch: int = field(default=32, metadata={"help": "queries that are answered together"})
-    streams: int = field(default=64, metadata={"help": "streams that may be open"})
+    streams: int = field(
+        default=64,
+        metadata={"help": "streams that may be open; an idle one is ended where another needs room"},
+    )
+    watches: int = field(
+        default=4, metadata={"help": "Health/Watch calls of one connection that may be open"}
+    )
     connections: int = field(default=1024, metadata={"help": "connections that may be open"})
+    connections_per_address: int = field(
+        default=256, metadata={"help": "connections of one address; beyond, the least used ones are closed"}
+    )
     calls: int = field(default=16, metadata={"help": "calls of one connection that may be open at once"})
+    first_call_seconds: int = field(
+        default=10, metadata={"help": "seconds after which a connection without a call is closed"}
+    )
+    idle_seconds: int = field(
+        default=300, metadata={"help": "seconds without an open call after which a connection is closed"}
+    )
+    age_seconds: int = field(
+        default=3600, metadata={"help": "seconds after which a connection is replaced; its calls may finish"}
+    )
+    keepalive_seconds: int = field(
+        default=60, metadata={"help": "seconds between pings that find connections whose client has gone"}
+    )
 
     def __post_init__(self) -> None:
         _check_positive(self)

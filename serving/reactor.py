@@ -43,6 +43,7 @@ from serving.stream_rpc import StreamRpc
 log = logging.getLogger(__name__)
 
 SILENT_SECONDS = 1.0  # that a call may be without its message where others need its room
+IDLE_STREAM_SECONDS = 5.0  # without a message, after which a stream is ended where another needs its room
 IDLE_SECONDS = 0.05  # between looks at what other threads want
 EMPTY = 2  # looks without an event that tell that nothing waits: one may have read a part of a call
 READ_ON = 1024  # events that are still read while a whole batch waits: what is refused is refused at once
@@ -80,7 +81,6 @@ class Reactor:
         self._batcher = batcher
         self._guard = guard
         self._bounds = bounds
-        self._open_streams = 0
         self._due = 0  # operations that gRPC has not yet finished
         self._extra = 0
         self._empty = 0
@@ -89,6 +89,9 @@ class Reactor:
         self._brought: dict[bytes, int] = {}  # calls of each connection since the last batch of an overload
         self._refusals = Refusals()
         self.silent: dict[Rpc, None] = {}  # calls whose message has not come, in their order
+        self.polls = 0  # since the start
+        self.last_calls: dict[bytes, int] = {}  # peer -> when its last call or message came, perf_counter_ns
+        self._streams: dict[StreamRpc, None] = {}  # in the order of their last messages
         self._is_shut = False
         self._soon: deque[Callable[[], None]] = deque()
         self._completed = cygrpc.CompletionQueue()
@@ -185,17 +188,35 @@ class Reactor:
 
     def enter_stream(self, rpc: StreamRpc) -> bool:
         """Whether there is room for one more call of many requests; the call fails if not."""
-        self._open_streams += 1
-        self.observer.streams(self._open_streams)
-        if self._open_streams > self._bounds.streams:
+        if len(self._streams) >= self._bounds.streams and not self._end_idle_stream():
             rpc.fail(Overloaded(f"all {self._bounds.streams} streams are in use", 1.0))
             return False
+        self._streams[rpc] = None
+        self.observer.streams(len(self._streams))
         return True
 
-    def leave_stream(self) -> None:
+    def message_of_stream(self, rpc: StreamRpc) -> None:
+        """A stream has sent a request or taken an answer: it goes to the end of the order of idleness."""
+        if self._streams.pop(rpc, True) is None:
+            self._streams[rpc] = None
+            self.last_calls[rpc.connection] = time.perf_counter_ns()
+
+    def leave_stream(self, rpc: StreamRpc) -> None:
         """One of them is over."""
-        self._open_streams -= 1
-        self.observer.streams(self._open_streams)
+        self._streams.pop(rpc, None)
+        self.observer.streams(len(self._streams))
+
+    def _end_idle_stream(self) -> bool:
+        """End the stream that has been idle for longest, if that is long; whether there was one."""
+        idle_since = time.perf_counter_ns() - IDLE_STREAM_SECONDS * 1e9
+        for stream in self._streams:
+            if stream.active_at > idle_since:
+                return False
+            if not stream.is_working:
+                stream.fail(Overloaded("this stream was idle, and another needed its room", 1.0))
+                self.leave_stream(stream)
+                return True
+        return False
 
     def _shut_down(self) -> None:
         self._server.shutdown(self._completed, SHUTDOWN)
@@ -203,6 +224,7 @@ class Reactor:
     def _run(self) -> None:
         poll, batcher = self._completed.poll, self._batcher
         while not (self._is_shut and self._due == 0):
+            self.polls += 1
             busy = batcher.queries or self._soon or self._refusals
             event = poll(0.0 if busy else time.time() + IDLE_SECONDS)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:
@@ -286,6 +308,7 @@ class Reactor:
         except Exception as denied:
             self._refuse(event, method, denied)
             return
+        self.last_calls[event.call.peer()] = time.perf_counter_ns()
         error = None if method.always else self._too_much(event.call)
         if error is None:
             self._begin(event, method, token_name)

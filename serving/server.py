@@ -5,6 +5,7 @@ reflection, so that `grpcurl -plaintext 127.0.0.1:50051 list` works without file
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,9 +14,11 @@ from typing import Any
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from protos.errors import Overloaded
 from serving import inference
 from serving.address import join
 from serving.batching import Batcher
+from serving.connection_monitor import ConnectionMonitor
 from serving.guard import Guard
 from serving.inference import Encode, InferenceServicer
 from serving.limits import Bounds, Limits
@@ -38,6 +41,8 @@ from serving.tracing import Tracing
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 UNBOUNDED = 2**31 - 1
+KEEPALIVE_TIMEOUT_SECONDS = 20  # for the answer to a ping, and for a client to read what is sent
+READ_CHUNK_BYTES = 16 << 10
 SERVICES = ("", SERVICE.full_name, inference.SERVICE.full_name)  # whose health is told; "" is all of it
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -126,7 +131,7 @@ class RetrievalServer:
         towers: dict[Any, Encode] = {"query": servicer.encode}
         if item_tower is not None:
             towers["item"] = servicer.encode_items
-        self._health = _Health()
+        self._health = _Health(bounds.watches)
         names = (*SERVICES[1:], HEALTH.full_name, REFLECTION.full_name)
         inferring = InferenceServicer(lambda: servicer.lineup.champion.manifest, towers, limits)
         served = {
@@ -147,6 +152,14 @@ class RetrievalServer:
         self.host = host
         secured = None if access.tls is None else credentials(access.tls)
         self.port = self._reactor.listen(join(host, port), secured)
+        self._monitor = ConnectionMonitor(
+            self.port,
+            bounds,
+            limits.max_message_bytes,
+            lambda: self._reactor.polls,
+            self._reactor.last_calls,
+            counters.closed_connection,
+        )
 
     @property
     def address(self) -> str:
@@ -157,6 +170,7 @@ class RetrievalServer:
         """Answer requests from now on."""
         self._health.set_all(SERVING)
         self._reactor.begin()
+        self._monitor.start()
 
     def swap(self, lineup: Lineup, swapped: Callable[[], None] = lambda: None) -> None:
         """Let others answer from now on; requests in flight finish with who began with them.
@@ -181,6 +195,7 @@ class RetrievalServer:
         """
         self._reactor.call_soon(self._health.shut_down)
         self._reactor.stop(grace_seconds)
+        self._monitor.stop()
 
     def __enter__(self) -> "RetrievalServer":
         self.start()
@@ -196,11 +211,17 @@ class RetrievalServer:
 
 
 class _Health:
-    """grpcio's own health service, as the reactor calls it."""
+    """grpcio's own health service, as the reactor calls it.
 
-    def __init__(self) -> None:
+    Args:
+        watches: calls of `Watch` that one connection may have open.
+    """
+
+    def __init__(self, watches: int) -> None:
         self._inner: Any = health.HealthServicer()
         self._watchers: set[Callable[[Any], None]] = set()
+        self._most = watches
+        self._of_connection: Counter[str] = Counter()
         self.Check = self._inner.Check
         self.set_all(NOT_SERVING)
 
@@ -211,9 +232,24 @@ class _Health:
         return health_pb2.HealthListResponse(statuses=one)
 
     def Watch(self, request: health_pb2.HealthCheckRequest, rpc: Rpc, push: Callable[[Any], None]) -> None:
-        """The health of one service, whenever it changes."""
+        """The health of one service, whenever it changes.
+
+        Raises:
+            Overloaded: the connection has as many of these calls open as it may have.
+        """
+        connection = rpc.peer()
+        if self._of_connection[connection] >= self._most:
+            raise Overloaded(f"a connection may have {self._most} calls of Watch open", 1.0)
+        self._of_connection[connection] += 1
         self._watchers.add(push)
-        rpc.add_callback(lambda: self._watchers.discard(push))
+
+        def ended() -> None:
+            self._watchers.discard(push)
+            self._of_connection[connection] -= 1
+            if not self._of_connection[connection]:
+                del self._of_connection[connection]
+
+        rpc.add_callback(ended)
         if request.service in SERVICES:
             self._inner.Watch(request, rpc, push)
         else:  # whose name grpcio would keep for good
@@ -250,6 +286,17 @@ def _options(limits: Limits, bounds: Bounds, share_port: bool) -> list[tuple[str
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         ("grpc.max_allowed_incoming_connections", bounds.connections),
         ("grpc.max_concurrent_streams", bounds.calls),
+        ("grpc.server_handshake_timeout_ms", 1000 * bounds.first_call_seconds),
+        ("grpc.max_connection_idle_ms", 1000 * bounds.idle_seconds),
+        ("grpc.max_connection_age_ms", 1000 * bounds.age_seconds),
+        ("grpc.keepalive_time_ms", 1000 * bounds.keepalive_seconds),
+        ("grpc.keepalive_timeout_ms", 1000 * KEEPALIVE_TIMEOUT_SECONDS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # gRPC parses all that one read returns before it does anything else, 4 MiB by default.
+        ("grpc.experimental.tcp_max_read_chunk_size", READ_CHUNK_BYTES),
+        # To complain of a ping costs gRPC 15 us, to answer it .5 us. gRPC stops reading from a client that does
+        # not read, and `connection_monitor.py` closes a connection that pings without end.
+        ("grpc.http2.max_ping_strikes", 0),
         # gRPC would answer CANCELLED to what it refuses by itself; the reactor says when to come back.
         ("grpc.server.max_pending_requests", UNBOUNDED),
         ("grpc.server.max_pending_requests_hard_limit", UNBOUNDED),

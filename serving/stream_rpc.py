@@ -1,5 +1,6 @@
 """Calls of many messages: an answer to each request in order, or answers whenever there are some."""
 
+import time
 from collections import deque
 from typing import Any
 
@@ -21,9 +22,23 @@ class StreamRpc(Rpc):
         super().__init__(*arguments)
         self._answers: deque[_Answer] = deque()
         self._sending = self._receiving = self._whole = False
-        self._on_close.append(self._reactor.leave_stream)
+        self.active_at = self.arrived
+        self.connection: bytes = self._call.peer()
+        self._enter()
+
+    def _enter(self) -> None:
         if self._reactor.enter_stream(self):
+            self._on_close.append(lambda: self._reactor.leave_stream(self))
             self._read_on()
+
+    @property
+    def is_working(self) -> bool:
+        """Whether one of its requests has no answer yet."""
+        return any(each.message is None and each.error is None for each in self._answers)
+
+    def _is_active(self) -> None:
+        self.active_at = time.perf_counter_ns()
+        self._reactor.message_of_stream(self)
 
     def _read_on(self) -> None:
         room = len(self._answers) < self._reactor.window
@@ -38,6 +53,7 @@ class StreamRpc(Rpc):
             self._whole = True
             self._send_on()
         elif not self._ended:
+            self._is_active()
             self._answers.append(_Answer())
             self._answer(message)
             self._read_on()
@@ -86,12 +102,19 @@ class StreamRpc(Rpc):
 
     def _sent(self, event: Any) -> None:
         self._sending = False
+        self._is_active()
         self._send_on()
         self._read_on()
 
 
 class WatchRpc(StreamRpc):
-    """One request, and answers whenever there are some, until the client goes."""
+    """One request, and answers whenever there are some, until the client goes.
+
+    It takes none of the room for streams: the method that answers bounds it.
+    """
+
+    def _enter(self) -> None:
+        self._read_on()
 
     def _received(self, event: Any) -> None:
         message = event.batch_operations[0].message()

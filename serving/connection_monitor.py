@@ -1,0 +1,321 @@
+"""Closes connections that take a worker's room or time and make no calls.
+
+gRPC's C core accepts connections and reads their frames by itself. The event loop hears of a connection when
+a call of it arrives, so it can refuse calls, but no connection that makes none. The monitor is a thread that
+looks at the server's sockets from outside, by the file descriptors of the process:
+
+- A connection that has made no call within `first_call_seconds` is closed.
+- Where one address has more than `connections_per_address`, or all of them together nearly reach
+  `connections`, those are closed whose last call was longest ago. nginx frees its idle connections in the
+  same situation.
+- A connection that goes on sending without a call is closed. HTTP/2's flow control holds only messages back.
+  With other frames (PING, SETTINGS, PRIORITY, unknown ones) a client can keep gRPC's poller reading one
+  socket, so that the event loop does not run. The monitor then closes the socket that is being read.
+
+Closed connections count in `twinspire_connections_closed_total`, and are logged once a second. A client that
+reconnects without end, or sends megabytes at once, still takes time; that is for a proxy or a firewall in
+front of the service.
+"""
+
+import fcntl
+import functools
+import ipaddress
+import logging
+import os
+import socket
+import stat
+import struct
+import termios
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from serving.address import client_of
+from serving.limits import Bounds
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.04  # between two looks at the event loop
+SWEEP_SECONDS = 0.2  # between two looks at all connections, at least
+SWEEP_SHARE = 0.01  # of the time, at most, that these looks take
+STALL_SECONDS = 0.1  # for which the poller may stay in one call; without events it returns after 0.05
+FIRST_BYTES = 64 << 10  # that a client may send before its first call: a handshake and one header block
+NEARLY_FULL = 7 / 8  # of the connections that a worker accepts
+QUIET_SECONDS = 1.0  # without a call, after which a connection may be closed to make room
+FORGET_SECONDS = 5.0  # after which a call of a connection that is not open is forgotten
+UNKNOWN = -1
+LOG_SECONDS = 1.0  # between two lines about closed connections
+DRAIN_BYTES = 1 << 20  # unread bytes that are thrown away in one call, and how many calls there are at most
+DRAINS = 64
+BYTES_RECEIVED = 128  # offset of tcpi_bytes_received in Linux's struct tcp_info, an unsigned 64-bit integer
+DESCRIPTORS = Path("/dev/fd")
+
+
+class Endpoint(NamedTuple):
+    """The client's end of a connection; gRPC and the system may write its address in different ways."""
+
+    address: str
+    port: int
+
+    @classmethod
+    def of(cls, address: str, port: int) -> "Endpoint":
+        """The one way to write it: an IPv4 address as such, also where a socket of IPv6 has accepted it."""
+        plain = ipaddress.ip_address(address.strip("[]").partition("%")[0])
+        mapped = plain.ipv4_mapped if isinstance(plain, ipaddress.IPv6Address) else None
+        return cls(str(mapped or plain), port)
+
+
+@dataclass
+class Connection:
+    """A connection that the server has accepted.
+
+    Args:
+        inode: of the socket, which tells it from all others.
+        descriptor: of the socket, in this process; it may be another's by now.
+        peer: the client's end.
+        opened: when the monitor first saw it, in `time.monotonic()` seconds.
+        read_at_call: bytes that gRPC had read from it when its last call was seen.
+    """
+
+    inode: int
+    descriptor: int
+    peer: Endpoint
+    opened: float
+    read_at_call: int = 0
+
+    @property
+    def client(self) -> str:
+        """The client that it is counted for."""
+        return client_of(self.peer.address)
+
+    @contextmanager
+    def socket(self) -> Iterator[socket.socket | None]:
+        """The socket, by a descriptor of its own; None if it is closed."""
+        with _duplicate(self.descriptor) as sock:
+            is_same = sock is not None and os.fstat(sock.fileno()).st_ino == self.inode
+            yield sock if is_same else None
+
+    def read_bytes(self) -> int:
+        """Bytes that gRPC has read from it; -1 where the system does not tell."""
+        with self.socket() as sock:
+            if sock is None or not hasattr(socket, "TCP_INFO"):
+                return -1
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_RECEIVED + 8)
+            if len(info) < BYTES_RECEIVED + 8:
+                return -1
+            (received,) = struct.unpack_from("=Q", info, BYTES_RECEIVED)
+            (unread,) = struct.unpack("=i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
+            return int(received) - int(unread)
+
+
+class ConnectionMonitor:
+    """Looks at the connections of one server until it is stopped.
+
+    Args:
+        port: that the server listens on.
+        bounds: of a worker.
+        max_message_bytes: size of the largest message that the server takes.
+        polls: counts the event loop's polls; while the count stands still, the loop is busy or stuck in one.
+        last_calls: peer of a call, as gRPC writes it -> when its last call or message arrived, in
+            `time.perf_counter_ns()`. The event loop adds to it, and the monitor removes what is over.
+        closed: called with the reason for each connection that is closed: `first_call`, `address`, `full` or
+            `flood`.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        bounds: Bounds,
+        max_message_bytes: int,
+        polls: Callable[[], int],
+        last_calls: MutableMapping[bytes, int],
+        closed: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self._port, self._bounds, self._polls = port, bounds, polls
+        self._last_calls, self._closed = last_calls, closed
+        self._quiet_bytes = 2 * max_message_bytes  # since the last call: a message of it may still be coming
+        self._connections: dict[int, Connection | None] = {}  # by inode; None is a socket of something else
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="connection-monitor", daemon=True)
+        self._log_at = -LOG_SECONDS
+        self._unlogged: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Look at connections from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look at no more, and return when the thread has ended."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        polls, since, next_sweep = -1, 0.0, 0.0
+        while not self._stop.wait(TICK_SECONDS):
+            now = time.monotonic()
+            try:
+                if polls != (polls := self._polls()):
+                    since = now
+                elif now - since >= STALL_SECONDS:
+                    self._break_stall(polls)
+                if now >= next_sweep:
+                    self.sweep()
+                    ended = time.monotonic()
+                    next_sweep = ended + max(SWEEP_SECONDS, (ended - now) / SWEEP_SHARE)
+            except Exception:
+                log.exception("the connections could not be looked at")
+
+    def sweep(self) -> None:
+        """Look at all connections once, and close those that break a rule."""
+        now = time.monotonic()
+        connections = self._update(now)
+        called = self._called_at(connections, now)
+        remaining = [each for each in connections if not self._breaks_rule(each, called, now)]
+        remaining.sort(key=lambda each: called.get(each.peer, each.opened))
+        self._make_room(remaining, called, now)
+
+    def _breaks_rule(self, connection: Connection, called: Mapping[Endpoint, float], now: float) -> bool:
+        """Close a connection that has been without a call for too long, or has sent too much without one."""
+        last = called.get(connection.peer)
+        if last is None:
+            if now - connection.opened > self._bounds.first_call_seconds:
+                return self._close(connection, "first_call")
+            return connection.read_bytes() > FIRST_BYTES and self._close(connection, "flood")
+        if now - last <= QUIET_SECONDS:
+            connection.read_at_call = UNKNOWN
+            return False
+        read = connection.read_bytes()
+        if connection.read_at_call == UNKNOWN:
+            connection.read_at_call = read
+        return read - connection.read_at_call > self._quiet_bytes and self._close(connection, "flood")
+
+    def _make_room(self, remaining: list[Connection], called: Mapping[Endpoint, float], now: float) -> None:
+        """Close those whose last call was longest ago, by address and in all; the list begins with them."""
+        of_client = Counter(each.client for each in remaining)
+        room = int(self._bounds.connections * NEARLY_FULL)
+        left = len(remaining)
+        for each in remaining:
+            is_quiet = now - called.get(each.peer, each.opened) > QUIET_SECONDS
+            if of_client[each.client] > self._bounds.connections_per_address:
+                reason = "address"
+            elif left > room and is_quiet:
+                reason = "full"
+            else:
+                continue
+            if self._close(each, reason):
+                of_client[each.client] -= 1
+                left -= 1
+
+    def _break_stall(self, polls: int) -> None:
+        """Close the connections whose socket is being read, if the event loop is stuck reading.
+
+        The event loop's thread is the only one that reads. So in one call of the poller the bytes of other
+        connections stay where they are, and in a long batch those of all of them do.
+        """
+        connections = self._update(time.monotonic())
+        growing = [(each, each.read_bytes()) for each in connections]
+        for _ in range(2):
+            if self._stop.wait(TICK_SECONDS) or self._polls() != polls:
+                return
+            read = [(each, before, each.read_bytes()) for each, before in growing]
+            growing = [(each, after) for each, before, after in read if after > before >= 0]
+        for each, _ in growing:
+            self._close(each, "flood")
+
+    def _update(self, now: float) -> list[Connection]:
+        """The connections that are open; new ones are noted, and those that have ended forgotten."""
+        found: dict[int, Connection | None] = {}
+        for inode, descriptor in _sockets():
+            if inode in self._connections:
+                connection = self._connections[inode]
+            else:
+                peer = _accepted_from(descriptor, self._port)
+                connection = None if peer is None else Connection(inode, descriptor, peer, now)
+            if connection is not None:
+                connection.descriptor = descriptor
+            found[inode] = connection
+        self._connections = found
+        return [each for each in found.values() if each is not None]
+
+    def _called_at(self, connections: list[Connection], now: float) -> dict[Endpoint, float]:
+        """When the last call of each connection arrived, in `time.monotonic()` seconds."""
+        peers = {each.peer for each in connections}
+        ahead = now - time.perf_counter()
+        called: dict[Endpoint, float] = {}
+        for peer, nanoseconds in list(self._last_calls.items()):
+            endpoint, at = _endpoint(peer), nanoseconds / 1e9 + ahead
+            if endpoint in peers:
+                called[endpoint] = at
+            elif now - at > FORGET_SECONDS:  # a younger one may be of a connection that is not yet known
+                self._last_calls.pop(peer, None)
+        return called
+
+    def _close(self, connection: Connection, reason: str) -> bool:
+        """Close a connection; whether it was open."""
+        with connection.socket() as sock:
+            if sock is None:
+                return False
+            with suppress(OSError):  # all has been read, or the client was faster
+                sock.shutdown(socket.SHUT_RDWR)
+                # gRPC would go on to parse what has been received before.
+                for _ in range(DRAINS):
+                    if not sock.recv(DRAIN_BYTES, socket.MSG_DONTWAIT | socket.MSG_TRUNC):
+                        break
+        self._closed(reason)
+        self._unlogged[reason] += 1
+        if time.monotonic() - self._log_at >= LOG_SECONDS:
+            log.warning(
+                "closed a connection from %s (%s); since the last line: %s",
+                connection.peer.address,
+                reason,
+                ", ".join(f"{count} {each}" for each, count in self._unlogged.items()),
+            )
+            self._unlogged.clear()
+            self._log_at = time.monotonic()
+        return True
+
+
+def _sockets() -> Iterator[tuple[int, int]]:
+    """Inode and descriptor of each socket of this process."""
+    for entry in DESCRIPTORS.iterdir():
+        descriptor = int(entry.name)
+        with suppress(OSError):  # closed meanwhile, as the descriptor of this listing is
+            status = os.fstat(descriptor)
+            if stat.S_ISSOCK(status.st_mode):
+                yield status.st_ino, descriptor
+
+
+@contextmanager
+def _duplicate(descriptor: int) -> Iterator[socket.socket | None]:
+    """A socket by another descriptor, so that it stays the same one while it is looked at."""
+    try:
+        sock = socket.socket(fileno=os.dup(descriptor))
+    except OSError:
+        yield None
+        return
+    with sock:
+        yield sock
+
+
+def _accepted_from(descriptor: int, port: int) -> Endpoint | None:
+    """The client's end of a connection to this port; None if the socket is none."""
+    with _duplicate(descriptor) as sock, suppress(OSError):  # a socket that listens has no peer
+        is_tcp = sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6)
+        if sock is not None and is_tcp and sock.getsockname()[1] == port:
+            return Endpoint.of(*sock.getpeername()[:2])
+    return None
+
+
+@functools.lru_cache(maxsize=8192)
+def _endpoint(peer: bytes) -> Endpoint:
+    """The client's end, of what gRPC writes: `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
+    _, _, rest = unquote(peer.decode("ascii", "replace")).partition(":")
+    address, _, port = rest.rpartition(":")
+    return Endpoint.of(address, int(port))

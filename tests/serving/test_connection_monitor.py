@@ -1,0 +1,232 @@
+"""Connections that make no calls, against a real server over real sockets."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from protos import retrieval_pb2_grpc as rpcs
+from serving import cells, reactor
+from serving.client import RetrievalClient
+from serving.limits import Bounds
+from serving.load import frames
+from serving.metrics import SharedMetrics
+from serving.retriever import Retriever
+from serving.server import RetrievalServer
+from tests.serving.raw import Raw
+from tests.serving.reacting import GOOD, soon
+
+WATCH = "/grpc.health.v1.Health/Watch"
+SEARCH_STREAM = "/retrieval.v1.Retrieval/SearchStream"
+UNKNOWN_FRAME = 200
+
+
+class Served:
+    """A server with bounds of a test's own, and what it counts."""
+
+    def __init__(self, server: RetrievalServer, metrics: SharedMetrics) -> None:
+        self.server, self.metrics = server, metrics
+        self.address = server.address
+
+    def closed(self, reason: str) -> float:
+        """Connections that were closed for this reason."""
+        (row,) = self.metrics.read()
+        return row[cells.CONNECTIONS_CLOSED[reason]]
+
+    def answers(self, deadline: float = 10.0) -> bool:
+        """Whether a new connection gets an answer within this time."""
+
+        def ask() -> bool:
+            with RetrievalClient(self.address) as client, contextlib.suppress(Exception):
+                return bool(client.search("bavuti", timeout=1.0).hits)
+            return False
+
+        return soon(ask, deadline)
+
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def serve(retriever: Retriever) -> Iterator[Serve]:
+    """Start a server on the plain bundle with these bounds."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**bounds: int) -> Served:
+            metrics = SharedMetrics.create(1)
+            server = RetrievalServer(retriever, bounds=Bounds(**bounds), metrics=metrics)
+            return Served(stack.enter_context(server), metrics)
+
+        yield start
+
+
+@contextlib.contextmanager
+def connected(
+    address: str, count: int, source: str = "127.0.0.1", sends: bytes = b""
+) -> Iterator[list[socket.socket]]:
+    """Connections from one address that send a few bytes and then nothing."""
+    host, port = address.rsplit(":", 1)
+    made = []
+    for _ in range(count):
+        made.append(socket.create_connection((host, int(port)), 10, source_address=(source, 0)))
+        made[-1].sendall(sends)
+    try:
+        yield made
+    finally:
+        for each in made:
+            each.close()
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the server has closed it; what it has sent before is read."""
+    connection.settimeout(0.01)
+    try:
+        while connection.recv(1 << 16):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+HALF_A_FRAME = frames.PREFACE + frames.settings(()) + frames.frame(frames.HEADERS, 0, 1, bytes(100))[:50]
+
+
+@pytest.mark.parametrize(
+    "sends", [b"", frames.PREFACE, HALF_A_FRAME], ids=["silent", "preface", "half a frame"]
+)
+def test_connections_without_a_call_do_not_keep_others_out(serve: Serve, sends: bytes) -> None:
+    served = serve(connections=16, first_call_seconds=2)
+    with connected(served.address, 16, "127.0.0.2", sends) as silent:
+        assert served.answers()
+        assert soon(lambda: all(is_closed(each) for each in silent), 20)
+    assert served.closed("first_call") + served.closed("full") > 0
+
+
+def test_one_address_has_a_part_of_the_connections(serve: Serve) -> None:
+    served = serve(connections_per_address=4)
+    with RetrievalClient(served.address) as client, connected(served.address, 12, "127.0.0.2") as many:
+        assert client.search("bavuti").hits
+        assert soon(lambda: sum(is_closed(each) for each in many) == 8)
+        assert served.closed("address") == 8
+        assert [is_closed(each) for each in many] == [True] * 8 + [
+            False
+        ] * 4  # those that came first are closed
+        assert client.search("bavuti").hits  # another address is not affected
+
+
+def test_a_connection_that_has_made_a_call_may_be_silent(serve: Serve) -> None:
+    served = serve(first_call_seconds=1)
+    with grpc.insecure_channel(served.address) as channel:
+        search = rpcs.RetrievalStub(channel).Search
+        states: list[grpc.ChannelConnectivity] = []
+        assert search(GOOD).hits
+        channel.subscribe(states.append)
+        with connected(served.address, 1) as (silent,):
+            assert soon(lambda: is_closed(silent), 10)  # so the time is over
+        assert search(GOOD).hits
+    assert states == [grpc.ChannelConnectivity.READY]
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        frames.frame(frames.PING, 0, 0, bytes(8)),
+        frames.settings([(4, 70_000)]),
+        frames.frame(UNKNOWN_FRAME, 0, 0, bytes(8)),
+        frames.window_update(0, 1),
+    ],
+    ids=["ping", "settings", "unknown", "window"],
+)
+def test_a_flood_of_frames_without_calls_is_closed(serve: Serve, flood: bytes) -> None:
+    served = serve()
+    block = flood * (64_000 // len(flood))
+    with connected(served.address, 1, sends=frames.PREFACE + frames.settings(())) as (attacker,):
+        attacker.settimeout(0.2)
+        until = time.monotonic() + 20
+        with contextlib.suppress(ConnectionError), RetrievalClient(served.address) as client:
+            while time.monotonic() < until:
+                with contextlib.suppress(TimeoutError):
+                    attacker.send(block)
+                assert client.search("bavuti", timeout=10).hits
+            pytest.fail("the flood goes on")
+    assert served.closed("flood") == 1
+    assert served.answers()
+
+
+def test_a_large_message_is_no_flood(serve: Serve) -> None:
+    """It may come slowly, for longer than a second after its call."""
+    served = serve()
+    with Raw(served.address) as raw:
+        stream = raw.begin("/retrieval.v1.Retrieval/SearchBatch")
+        whole = frames.message(bytes(3 << 20))
+        for start in range(0, len(whole), 64_000):
+            part = whole[start : start + 16_000], whole[start + 16_000 : start + 32_000]
+            rest = whole[start + 32_000 : start + 48_000], whole[start + 48_000 : start + 64_000]
+            raw.send(*(frames.frame(frames.DATA, 0, stream, each) for each in (*part, *rest)))
+            raw.read(0.04)
+        raw.send(frames.frame(frames.DATA, frames.END_STREAM, stream, b""))
+        assert raw.status(stream, 20).code == "INVALID_ARGUMENT"
+    assert served.closed("flood") == 0
+
+
+def test_watches_leave_streams_to_others(serve: Serve) -> None:
+    served = serve(watches=4)
+    request = health_pb2.HealthCheckRequest().SerializeToString()
+    with contextlib.ExitStack() as stack:
+        storm = [stack.enter_context(Raw(served.address)) for _ in range(5)]
+        for raw in storm:
+            watches = [raw.ask(WATCH, request, 600_000) for _ in range(16)]
+            for refused in watches[4:]:
+                assert raw.status(refused).code == "RESOURCE_EXHAUSTED"
+            assert soon(
+                lambda raw=raw, watches=watches: raw.read(0.05) or set(watches[:4]) <= set(raw.received)
+            )
+        with grpc.insecure_channel(served.address) as channel:
+            assert next(rpcs.RetrievalStub(channel).SearchStream(iter([GOOD]))).hits
+            status = next(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
+            assert status.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_watch_that_has_ended_makes_room_for_another(serve: Serve) -> None:
+    served = serve(watches=1)
+    request = health_pb2.HealthCheckRequest().SerializeToString()
+    with Raw(served.address) as raw:
+        for _ in range(3):
+            watch = raw.ask(WATCH, request, 600_000)
+            assert soon(lambda watch=watch: raw.read(0.05) or watch in raw.received)
+            raw.reset(watch)
+            assert served.answers()  # the reset has been read before
+
+
+def test_an_idle_stream_makes_room_for_another(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reactor, "IDLE_STREAM_SECONDS", 0.5)
+    served = serve(streams=2)
+    with Raw(served.address) as idle, grpc.insecure_channel(served.address) as channel:
+        streams = [idle.begin(SEARCH_STREAM, 600_000) for _ in range(2)]
+        assert soon(lambda: served.metrics.snapshot()["streams"] == 2)
+        stub = rpcs.RetrievalStub(channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            next(stub.SearchStream(iter([GOOD])))
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        time.sleep(0.6)
+        assert next(stub.SearchStream(iter([GOOD]))).hits
+        assert idle.status(streams[0]).code == "RESOURCE_EXHAUSTED"
+        assert streams[1] not in idle.statuses
+
+
+def test_calls_of_closed_connections_are_forgotten(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.connection_monitor.FORGET_SECONDS", 0.1)
+    served = serve()
+    last_calls = served.server._reactor.last_calls
+    for _ in range(5):
+        with RetrievalClient(served.address) as client:
+            client.search("bavuti")
+            known = len(last_calls)
+            assert known >= 1
+    assert soon(lambda: not last_calls, 10)
