@@ -20,7 +20,7 @@ pyproject.toml bounds the version of grpcio, and a test names what is used of it
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from protos.errors import DeadlineExceeded, Overloaded, Unavailable
 from serving.batching import Batcher, Job
 from serving.cells import OTHER
-from serving.guard import Guard
+from serving.guard import Guard, caller
 from serving.limits import Bounds
 from serving.methods import Method
 from serving.observer import Observer
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 SILENT_SECONDS = 1.0  # that a call may be without its message where others need its room
 IDLE_STREAM_SECONDS = 5.0  # without a message, after which a stream is ended where another needs its room
+IDLE_SPARE_STREAM_SECONDS = 0.2  # the same, of a caller that has more streams than others
 IDLE_SECONDS = 0.05  # between looks at what other threads want
 EMPTY = 2  # looks without an event that tell that nothing waits: one may have read a part of a call
 READ_ON = 1024  # events that are still read while a whole batch waits: what is refused is refused at once
@@ -188,7 +189,7 @@ class Reactor:
 
     def enter_stream(self, rpc: StreamRpc) -> bool:
         """Whether there is room for one more call of many requests; the call fails if not."""
-        if len(self._streams) >= self._bounds.streams and not self._end_idle_stream():
+        if len(self._streams) >= self._bounds.streams and not self._end_idle_stream(rpc):
             rpc.fail(Overloaded(f"all {self._bounds.streams} streams are in use", 1.0))
             return False
         self._streams[rpc] = None
@@ -206,13 +207,18 @@ class Reactor:
         self._streams.pop(rpc, None)
         self.observer.streams(len(self._streams))
 
-    def _end_idle_stream(self) -> bool:
-        """End the stream that has been idle for longest, if that is long; whether there was one."""
-        idle_since = time.perf_counter_ns() - IDLE_STREAM_SECONDS * 1e9
+    def _end_idle_stream(self, newcomer: StreamRpc) -> bool:
+        """End the stream that has been idle for longest, if that is long; whether there was one.
+
+        A caller with more streams than the newcomer's keeps an idle one for a shorter time, so one caller cannot
+        hold all of them by opening them again.
+        """
+        held = Counter(map(caller, self._streams))
+        most = held[caller(newcomer)] + 1
+        now = time.perf_counter_ns()
         for stream in self._streams:
-            if stream.active_at > idle_since:
-                return False
-            if not stream.is_working:
+            may_be_idle = IDLE_STREAM_SECONDS if held[caller(stream)] <= most else IDLE_SPARE_STREAM_SECONDS
+            if now - stream.active_at > may_be_idle * 1e9 and not stream.is_working:
                 stream.fail(Overloaded("this stream was idle, and another needed its room", 1.0))
                 self.leave_stream(stream)
                 return True

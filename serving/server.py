@@ -294,8 +294,8 @@ def _options(limits: Limits, bounds: Bounds, share_port: bool) -> list[tuple[str
         ("grpc.keepalive_permit_without_calls", 1),
         # gRPC parses all that one read returns before it does anything else, 4 MiB by default.
         ("grpc.experimental.tcp_max_read_chunk_size", READ_CHUNK_BYTES),
-        # To complain of a ping costs gRPC 15 us, to answer it .5 us. gRPC stops reading from a client that does
-        # not read, and `connection_monitor.py` closes a connection that pings without end.
+        # To complain of a ping costs gRPC 15 us, to answer it .5 us. gRPC stops reading from a client that
+        # does not read, and `connection_monitor.py` closes a connection that pings without end.
         ("grpc.http2.max_ping_strikes", 0),
         # gRPC would answer CANCELLED to what it refuses by itself; the reactor says when to come back.
         ("grpc.server.max_pending_requests", UNBOUNDED),

@@ -220,6 +220,16 @@ def test_an_idle_stream_makes_room_for_another(serve: Serve, monkeypatch: pytest
         assert streams[1] not in idle.statuses
 
 
+def test_an_address_with_many_idle_streams_makes_room_soon(serve: Serve) -> None:
+    served = serve(streams=8)
+    with Raw(served.address, source="127.0.0.2") as storm, grpc.insecure_channel(served.address) as channel:
+        streams = [storm.begin(SEARCH_STREAM, 600_000) for _ in range(8)]
+        assert soon(lambda: served.metrics.snapshot()["streams"] == 8)
+        time.sleep(0.3)
+        assert next(rpcs.RetrievalStub(channel).SearchStream(iter([GOOD]))).hits
+        assert storm.status(streams[0]).code == "RESOURCE_EXHAUSTED"
+
+
 def test_calls_of_closed_connections_are_forgotten(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.connection_monitor.FORGET_SECONDS", 0.1)
     served = serve()
