@@ -210,8 +210,8 @@ class Reactor:
     def _end_idle_stream(self, newcomer: StreamRpc) -> bool:
         """End the stream that has been idle for longest, if that is long; whether there was one.
 
-        A caller with more streams than the newcomer's keeps an idle one for a shorter time, so one caller cannot
-        hold all of them by opening them again.
+        A caller with more streams than the newcomer's keeps an idle one for a shorter time, so one caller
+        cannot hold all of them by opening them again.
         """
         held = Counter(map(caller, self._streams))
         most = held[caller(newcomer)] + 1
