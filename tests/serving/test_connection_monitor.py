@@ -1,6 +1,7 @@
 """Connections that make no calls, against a real server over real sockets."""
 
 import contextlib
+import functools
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -94,6 +95,12 @@ def is_closed(connection: socket.socket) -> bool:
     return True
 
 
+def answered(raw: Raw, streams: list[int]) -> bool:
+    """Whether each of these streams has had a message by now."""
+    raw.read(0.05)
+    return set(streams) <= set(raw.received)
+
+
 HALF_A_FRAME = frames.PREFACE + frames.settings(()) + frames.frame(frames.HEADERS, 0, 1, bytes(100))[:50]
 
 
@@ -184,9 +191,7 @@ def test_watches_leave_streams_to_others(serve: Serve) -> None:
             watches = [raw.ask(WATCH, request, 600_000) for _ in range(16)]
             for refused in watches[4:]:
                 assert raw.status(refused).code == "RESOURCE_EXHAUSTED"
-            assert soon(
-                lambda raw=raw, watches=watches: raw.read(0.05) or set(watches[:4]) <= set(raw.received)
-            )
+            assert soon(functools.partial(answered, raw, watches[:4]))
         with grpc.insecure_channel(served.address) as channel:
             assert next(rpcs.RetrievalStub(channel).SearchStream(iter([GOOD]))).hits
             status = next(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
@@ -199,7 +204,7 @@ def test_a_watch_that_has_ended_makes_room_for_another(serve: Serve) -> None:
     with Raw(served.address) as raw:
         for _ in range(3):
             watch = raw.ask(WATCH, request, 600_000)
-            assert soon(lambda watch=watch: raw.read(0.05) or watch in raw.received)
+            assert soon(functools.partial(answered, raw, [watch]))
             raw.reset(watch)
             assert served.answers()  # the reset has been read before
 
