@@ -125,7 +125,7 @@ class Bounds:
     connections: int = field(default=1024, metadata={"help": "connections that may be open"})
     calls: int = field(default=16, metadata={"help": "calls of one connection that may be open at once"})
     unsent_bytes: int = field(
-        default=128 << 20, metadata={"help": "bytes of answers above 16 KiB that clients have not read"}
+        default=64 << 20, metadata={"help": "bytes of answers above 16 KiB that clients have not read"}
     )
     connection_unsent_bytes: int = field(
         default=16 << 20,
