@@ -16,7 +16,7 @@ from protos.errors import Overloaded
 from serving.answer import Timing
 from serving.overload import Overload
 from serving.retriever import Retriever
-from serving.slices import LongJob, LongJobs
+from serving.slices import LongJobs
 from serving.stages import NOTHING, Found, Prepared, Wanted
 from serving.status import NobodyWaits
 
@@ -48,7 +48,8 @@ class Job:
         answer_bytes: expected size of that message.
 
     Attributes:
-        cost: items that its searches look for, in all: those wanted and those excluded.
+        cost: items that its searches look for, in all: those wanted and those excluded, with those of the
+            histories where these are excluded.
         check: raises NobodyWaits when the answer is of no use any more; asked before each stage, by its name.
         done: called once, when the job has its results or its error.
         arrived: `time.perf_counter_ns()` from which on the wait counts.
@@ -91,6 +92,7 @@ class Job:
         """The queries from `first` to before `last`, as a job of their own."""
         part = Job(self.retriever, self.prepared[first:last], self.wanted, self.answer)
         part.arrived, part.check = self.arrived, self.check
+        part.cost = self.cost * len(part.prepared) // len(self.prepared)
         return part
 
     def is_wanted(self, stage: str) -> bool:
@@ -117,7 +119,7 @@ class Batcher:
         self.most = most
         self.queries = 0  # that wait, those of long jobs included
         self.short_queries = 0  # that wait, those of long jobs excluded
-        self.long = LongJobs()
+        self.long = LongJobs(most, BATCH_COST)
         self.seconds_per_query = 0.0  # of late
         self.overload = overload or Overload()
         self._observer = observer
@@ -137,7 +139,7 @@ class Batcher:
         """Let a job wait for the next batch, or for its slices."""
         self.queries += len(job.prepared)
         if self.is_long(job):
-            self.long.add(LongJob(job, BATCH_COST))
+            self.long.begin(job)
         else:
             self._jobs.append(job)
             self.short_queries += len(job.prepared)
@@ -190,13 +192,13 @@ class Batcher:
         long = self.long.take()
         part = long.slice()
         self.queries -= len(part.prepared)
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.thread_time()
         if self._is_due(part):
             self._answer((part,))
-        seconds = time.perf_counter() - started
+        used = time.thread_time() - used  # not by the clock: others on this machine must not shorten slices
         if part.error is None:
-            self.long.worked(len(part.prepared), seconds)
-        if long.merge(part, seconds):
+            self.long.worked(part, time.perf_counter() - started, used)
+        if long.merge(part, used):
             self.queries -= long.queries  # which a failed job leaves
             long.job.done(long.job)
         else:

@@ -106,14 +106,14 @@ def test_a_job_that_is_larger_than_a_batch_is_worked_on_in_slices_between_batche
     assert waiting.done == [small, last, large]
     assert [found.rows[0] for found in large.found] == list(range(30))
     assert large.vectors.shape == (30, 32)
-    assert waiting.told.batches == [(16, 16), (2, 2), (14, 14)]
+    assert waiting.told.batches == [(8, 8), (2, 2), (22, 22)]
     assert sum(queries for queries, _ in waiting.told.waits) == 32
-    assert large.batch == 16
+    assert large.batch == 22
     assert large.queue_us + large.encode_us + large.search_us > 0
 
 
 def test_one_query_of_many_items_is_a_slice_and_many_queries_of_few_items_are_one(waiting: Waiting) -> None:
-    for k, queries, first in ((1000, 4, 1), (100, 20, 10), (3, 30, 16)):
+    for k, queries, first in ((1000, 4, 1), (200, 20, 5), (3, 30, 8)):
         job = waiting.submit(*["a"] * queries, wanted=Wanted(k))
         waiting.batcher.answer()
         assert waiting.told.batches[-1] == (first, first)
@@ -160,7 +160,7 @@ def test_a_long_job_that_its_client_gave_up_ends_with_the_slice_before(waiting: 
     waiting.answer_all()
     assert waiting.done == [job]
     assert isinstance(job.error, NobodyWaits)
-    assert waiting.told.batches == [(16, 16)]
+    assert waiting.told.batches == [(8, 8)]
     assert (waiting.batcher.queries, waiting.batcher.long.queries) == (0, 0)
 
 
