@@ -196,7 +196,7 @@ class InfoResponse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., bundle_version: _Optional[str] = ..., run_id: _Optional[str] = ..., dimension: _Optional[int] = ..., item_count: _Optional[int] = ..., query_features: _Optional[_Mapping[str, str]] = ..., display_fields: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., manifest_json: _Optional[str] = ..., state: _Optional[_Union[ServiceState, _Mapping]] = ...) -> None: ...
 
 class ServiceState(_message.Message):
-    __slots__ = ("uptime_seconds", "workers", "workers_up", "restarts", "requests", "queries", "refused", "queue_depth", "in_flight", "streams", "worker_pid", "queue_bound", "tls", "client_certificates", "tokens", "rate_per_second", "bundles", "following", "shadow")
+    __slots__ = ("uptime_seconds", "workers", "workers_up", "restarts", "requests", "queries", "refused", "queue_depth", "in_flight", "streams", "worker_pid", "queue_bound", "tls", "client_certificates", "tokens", "rate_per_second", "bundles", "following", "shadow", "unsent_bytes_bound", "connection_unsent_bytes_bound")
     class RequestsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -230,6 +230,8 @@ class ServiceState(_message.Message):
     BUNDLES_FIELD_NUMBER: _ClassVar[int]
     FOLLOWING_FIELD_NUMBER: _ClassVar[int]
     SHADOW_FIELD_NUMBER: _ClassVar[int]
+    UNSENT_BYTES_BOUND_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_UNSENT_BYTES_BOUND_FIELD_NUMBER: _ClassVar[int]
     uptime_seconds: float
     workers: int
     workers_up: int
@@ -249,7 +251,9 @@ class ServiceState(_message.Message):
     bundles: _containers.RepeatedCompositeFieldContainer[ServedBundle]
     following: Following
     shadow: Shadow
-    def __init__(self, uptime_seconds: _Optional[float] = ..., workers: _Optional[int] = ..., workers_up: _Optional[int] = ..., restarts: _Optional[int] = ..., requests: _Optional[_Mapping[str, int]] = ..., queries: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., queue_depth: _Optional[int] = ..., in_flight: _Optional[int] = ..., streams: _Optional[int] = ..., worker_pid: _Optional[int] = ..., queue_bound: _Optional[int] = ..., tls: _Optional[bool] = ..., client_certificates: _Optional[bool] = ..., tokens: _Optional[bool] = ..., rate_per_second: _Optional[float] = ..., bundles: _Optional[_Iterable[_Union[ServedBundle, _Mapping]]] = ..., following: _Optional[_Union[Following, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ...) -> None: ...
+    unsent_bytes_bound: int
+    connection_unsent_bytes_bound: int
+    def __init__(self, uptime_seconds: _Optional[float] = ..., workers: _Optional[int] = ..., workers_up: _Optional[int] = ..., restarts: _Optional[int] = ..., requests: _Optional[_Mapping[str, int]] = ..., queries: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., queue_depth: _Optional[int] = ..., in_flight: _Optional[int] = ..., streams: _Optional[int] = ..., worker_pid: _Optional[int] = ..., queue_bound: _Optional[int] = ..., tls: _Optional[bool] = ..., client_certificates: _Optional[bool] = ..., tokens: _Optional[bool] = ..., rate_per_second: _Optional[float] = ..., bundles: _Optional[_Iterable[_Union[ServedBundle, _Mapping]]] = ..., following: _Optional[_Union[Following, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., unsent_bytes_bound: _Optional[int] = ..., connection_unsent_bytes_bound: _Optional[int] = ...) -> None: ...
 
 class ServedBundle(_message.Message):
     __slots__ = ("role", "bundle_version", "model_version", "share", "requests", "errors")
@@ -320,7 +324,7 @@ class Shadow(_message.Message):
     def __init__(self, model: _Optional[str] = ..., bundle_version: _Optional[str] = ..., model_version: _Optional[str] = ..., queries: _Optional[int] = ..., dropped: _Optional[int] = ..., errors: _Optional[int] = ..., overlap_at_10: _Optional[float] = ..., score_shift: _Optional[float] = ..., latency_ratio: _Optional[float] = ..., empty: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_k", "default_k", "max_text_length", "max_batch", "max_exclude", "max_message_bytes", "max_values", "max_in_flight")
+    __slots__ = ("max_k", "default_k", "max_text_length", "max_batch", "max_exclude", "max_message_bytes", "max_values", "max_in_flight", "max_hits", "max_answer_bytes")
     MAX_K_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_K_FIELD_NUMBER: _ClassVar[int]
     MAX_TEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -329,6 +333,8 @@ class Limits(_message.Message):
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_VALUES_FIELD_NUMBER: _ClassVar[int]
     MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    MAX_HITS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ANSWER_BYTES_FIELD_NUMBER: _ClassVar[int]
     max_k: int
     default_k: int
     max_text_length: int
@@ -337,4 +343,6 @@ class Limits(_message.Message):
     max_message_bytes: int
     max_values: int
     max_in_flight: int
-    def __init__(self, max_k: _Optional[int] = ..., default_k: _Optional[int] = ..., max_text_length: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_exclude: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_values: _Optional[int] = ..., max_in_flight: _Optional[int] = ...) -> None: ...
+    max_hits: int
+    max_answer_bytes: int
+    def __init__(self, max_k: _Optional[int] = ..., default_k: _Optional[int] = ..., max_text_length: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_exclude: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_values: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_hits: _Optional[int] = ..., max_answer_bytes: _Optional[int] = ...) -> None: ...

@@ -9,6 +9,7 @@ from serving import bundles, flags
 from serving.command import Misuse
 from serving.limits import Bounds, Limits
 from serving.plan import Follow, Plan, cores
+from serving.ratelimit import ITEMS_PER_TOKEN
 from serving.tls import TlsFiles
 
 # Flags that go with an alias that is followed, and the fields of `Follow` that they are.
@@ -152,8 +153,14 @@ def _add_access(group: _ArgumentGroup) -> None:
     add("--client-ca", type=Path, help="clients must show a certificate that one of these has signed, PEM")
     add("--tokens", type=Path, help="TOML of the tokens that count, as `python -m serving token` writes it")
     add("--insecure", action="store_true", help="serve beyond this machine in the clear all the same")
-    add("--rate", type=_part(1e9), default=0.0, help="queries a second that a client may ask; 0: no bound")
-    add("--burst", type=flags.count, default=100, help="queries that a client may ask at once (%(default)s)")
+    add(
+        "--rate",
+        type=_part(1e9),
+        default=0.0,
+        help="tokens a second that a client may spend; 0: no bound. A query costs 1 token, and 1 more for "
+        f"each {ITEMS_PER_TOKEN} items that it asks for or excludes",
+    )
+    add("--burst", type=flags.count, default=100, help="tokens that a client may spend at once (%(default)s)")
 
 
 def _add_observability(group: _ArgumentGroup) -> None:

@@ -16,6 +16,7 @@ from serving.limits import Limits
 from serving.query import Query, Value
 
 TEXT = wire.Query.DESCRIPTOR.fields_by_name["text"]
+NO_BOUND = 2**32 - 1  # of a server that is older than a limit
 BASES: dict[Basis, Any] = {basis: wire.Basis.Value(f"BASIS_{basis.name}") for basis in Basis}
 
 
@@ -158,7 +159,9 @@ class Info:
 
 def info_from_wire(message: wire.InfoResponse) -> Info:
     """What is being served, as the client gives it."""
-    limits = {field.name: getattr(message.limits, field.name) for field in dataclasses.fields(Limits)}
+    limits = {
+        field.name: getattr(message.limits, field.name) or NO_BOUND for field in dataclasses.fields(Limits)
+    }
     return Info(
         name=message.name,
         bundle_version=message.bundle_version,

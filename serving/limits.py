@@ -6,13 +6,15 @@ from dataclasses import dataclass, field, fields
 from protos.errors import InvalidInput
 from serving.query import Query
 
+ASK_LESS = "use a smaller k, fewer queries, or SearchStream"
+
 
 @dataclass(frozen=True)
 class Limits:
     """What one request may ask for.
 
     Raises:
-        ValueError: a bound is below 1, or `default_k` is above `max_k`.
+        ValueError: a bound is below 1, `default_k` is above `max_k`, or `max_k` is above `max_hits`.
     """
 
     default_k: int = field(default=10, metadata={"help": "items in an answer where k is 0"})
@@ -23,9 +25,15 @@ class Limits:
     max_values: int = field(default=1000, metadata={"help": "strings in a history or a feature"})
     max_in_flight: int = field(default=64, metadata={"help": "requests of one stream on their way at once"})
     max_message_bytes: int = field(default=4 << 20, metadata={"help": "size of one request"})
+    max_hits: int = field(default=16_384, metadata={"help": "items in one answer: queries times k"})
+    max_answer_bytes: int = field(
+        default=4_000_000, metadata={"help": "size of one answer; gRPC clients receive 4 MiB by default"}
+    )
 
     def __post_init__(self) -> None:
         _check_positive(self)
+        if self.max_hits < self.max_k:  # or the largest k could not be asked for
+            raise ValueError(f"max_hits: expected at least max_k = {self.max_k}, got {self.max_hits}")
         if self.default_k > self.max_k:
             raise ValueError(f"default_k: expected at most max_k = {self.max_k}, got {self.default_k}")
 
@@ -39,6 +47,23 @@ class Limits:
             raise InvalidInput("k", f"expected at most {self.max_k}, got {asked}")
         return asked or self.default_k
 
+    def check_hits(self, queries: int, k: int) -> None:
+        """Refuse a request for too many items.
+
+        Args:
+            queries: in the request.
+            k: items for each query.
+
+        Raises:
+            InvalidInput: `queries * k` is above `max_hits`.
+        """
+        if queries * k > self.max_hits:
+            raise InvalidInput(
+                "k",
+                f"expected at most {self.max_hits} items in one answer, got {queries} queries x {k} items"
+                f" = {queries * k}; {ASK_LESS}",
+            )
+
     def check_exclude(self, exclude: Sequence[str]) -> None:
         """Refuse too many excluded items.
 
@@ -47,14 +72,15 @@ class Limits:
         """
         _check_count(len(exclude), self.max_exclude, "exclude", "items")
 
-    def check_batch(self, count: int) -> None:
-        """Refuse a batch without queries, or with too many.
+    def check_batch(self, count: int) -> int:
+        """Refuse a batch without queries, or with too many; gives `count`.
 
         Raises:
             InvalidInput: `count` is 0 or above `max_batch`.
         """
         if not 1 <= count <= self.max_batch:
             raise InvalidInput("queries", f"expected 1 to {self.max_batch} queries, got {count}")
+        return count
 
     def check_query(self, query: Query, name: str) -> None:
         """Refuse a query that is too large.
@@ -118,6 +144,13 @@ class Bounds:
     )
     keepalive_seconds: int = field(
         default=60, metadata={"help": "seconds between pings that find connections whose client has gone"}
+    )
+    unsent_bytes: int = field(
+        default=64 << 20, metadata={"help": "bytes of answers above 16 KiB that clients have not read"}
+    )
+    connection_unsent_bytes: int = field(
+        default=16 << 20,
+        metadata={"help": "the same, of one connection; large requests beyond it are refused"},
     )
 
     def __post_init__(self) -> None:

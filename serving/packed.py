@@ -36,6 +36,7 @@ VERSION = _tag("SearchResponse", "bundle_version", LENGTH_DELIMITED)  # the same
 TIMING = _tag("SearchResponse", "timing", LENGTH_DELIMITED)  # so is this
 TIMES = [_tag("Timing", name, VARINT) for name in Timing._fields]
 RESULTS = _tag("SearchBatchResponse", "results", LENGTH_DELIMITED)
+SCORE_BYTES = 4  # behind an item's own bytes
 _score = struct.Struct("<f").pack
 
 
@@ -44,6 +45,9 @@ class PackedCatalogue:
 
     Args:
         catalogue: of N items.
+
+    Attributes:
+        average, largest: bytes of an item in an answer, score included; the average is rounded up.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -54,6 +58,7 @@ class PackedCatalogue:
             parts.append(b"".join((HITS, varint(len(hit) + 5), hit, SCORE)))
         self.content: bytes | mmap = b"".join(parts)
         self.ends: Sequence[int] = np.cumsum([0, *map(len, parts)], dtype=np.int64).data
+        self.average, self.largest = _sizes(self.ends)
 
     @classmethod
     def of(cls, content: bytes | mmap, ends: Sequence[int]) -> Self:
@@ -65,6 +70,7 @@ class PackedCatalogue:
         """
         packed = cls.__new__(cls)
         packed.content, packed.ends = content, ends
+        packed.average, packed.largest = _sizes(ends)
         return packed
 
     def __len__(self) -> int:
@@ -74,6 +80,11 @@ class PackedCatalogue:
         """An item, without a score."""
         part = self.content[self.ends[row] : self.ends[row + 1]] + _score(0)
         return wire.SearchResponse.FromString(part).hits[0]
+
+    def size(self, found: Found) -> int:
+        """Bytes of the hits of one query in an answer."""
+        ends = self.ends
+        return sum([ends[row + 1] - ends[row] for row in found.rows]) + SCORE_BYTES * len(found.rows)
 
     def response(self, found: Found, bundle_version: str, timing: Timing) -> bytes:
         """A `SearchResponse`."""
@@ -106,6 +117,15 @@ class PackedCatalogue:
         for row, score in zip(found.rows, found.scores, strict=True):
             parts += (items[ends[row] : ends[row + 1]], _score(score))
         return b"".join(parts)
+
+
+def _sizes(ends: Sequence[int]) -> tuple[int, int]:
+    """Mean, rounded up, and maximum of the bytes of an item in an answer."""
+    items = len(ends) - 1
+    if items < 1:
+        return 0, 0
+    largest = int(np.diff(np.asarray(ends, np.int64)).max())
+    return -(-(ends[-1] - ends[0]) // items) + SCORE_BYTES, largest + SCORE_BYTES
 
 
 def _origin(bundle_version: str, timing: Timing) -> bytes:

@@ -50,7 +50,8 @@ class Plan:
         tls: files to speak TLS with.
         tokens: file of the tokens that count.
         insecure: serve beyond this machine in the clear.
-        rate, burst: queries a second, and at once, that each client may ask; no bound where the rate is 0.
+        rate, burst: tokens (`ratelimit.tokens`) a second, and at once, that each client may spend; no bound
+            where the rate is 0.
         metrics_host, metrics_port: where Prometheus finds metrics; nowhere where the port is None.
         log_rate: the part of requests that gets a line in the log.
         log_queries: the lines hold the texts of queries.

@@ -39,6 +39,7 @@ from serving.refusals import IDLE_SHARE, Refusals
 from serving.rpc import NO_FLAGS, Rpc
 from serving.status import status, trailers
 from serving.stream_rpc import StreamRpc
+from serving.unsent import Unsent
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Reactor:
         self._free_since = 0  # when the last batch was answered, in `time.perf_counter_ns()`
         self._brought: dict[bytes, int] = {}  # calls of each connection since the last batch of an overload
         self._refusals = Refusals()
+        self.unsent = Unsent(bounds.connection_unsent_bytes, bounds.unsent_bytes)
         self.silent: dict[Rpc, None] = {}  # calls whose message has not come, in their order
         self.polls = 0  # since the start
         self.last_calls: dict[bytes, int] = {}  # peer -> when its last call or message came, perf_counter_ns
@@ -155,15 +157,21 @@ class Reactor:
         """Let a call's job wait for a batch.
 
         Raises:
-            Overloaded: too much waits already.
+            Overloaded: too much waits already, or the client has too many answers to read.
         """
         queries = len(job.prepared)
-        waiting = self._batcher.queries
+        waiting = self._batcher.short_queries
         is_stream = isinstance(rpc, StreamRpc)
         if is_stream:
             self._batcher.overload.called(waiting)
-        if waiting and waiting + queries > self._room():
+        if self._batcher.is_long(job):  # long jobs wait by themselves, and are no sign of an overload
+            waiting = self._batcher.long.queries
+            if waiting and waiting + queries > self._bounds.room:
+                raise self._batcher.refusal(is_long=True)
+        elif waiting and waiting + queries > self._room():
             raise self._overloaded()
+        if not is_stream:
+            rpc.reserve(job.answer_bytes)
         rpc.job = job
         # A stream may have been open for long before this message of it came.
         job.arrived = time.perf_counter_ns() if is_stream else rpc.arrived
@@ -245,7 +253,7 @@ class Reactor:
             else:
                 self._empty = 0
                 self._handle(event)
-                if self._alone > ALONE and batcher.queries:
+                if self._alone > ALONE and batcher.short_queries:
                     self._answer()
                 elif batcher.is_full:
                     self._extra += 1
@@ -329,7 +337,7 @@ class Reactor:
 
     def _too_much(self, call: Any) -> Overloaded | None:
         """Why a call is refused; None where it is not. Noted now, however late it is told."""
-        self._batcher.overload.called(self._batcher.queries + len(self.silent))
+        self._batcher.overload.called(self._batcher.short_queries + len(self.silent))
         if not self._has_room():
             error = self._overloaded()
             self._shed(error)
@@ -337,7 +345,7 @@ class Reactor:
         if self._is_fair(call):
             return None
         # Connections so few that the queue would hold all their calls must not be refused for good.
-        many = self._batcher.queries + len(self._refusals) >= self._bounds.queue
+        many = self._batcher.short_queries + len(self._refusals) >= self._bounds.queue
         return self._overloaded() if many else self._batcher.refusal()
 
     def _overloaded(self) -> Overloaded:
@@ -379,7 +387,7 @@ class Reactor:
         without its message for longest gives way if that is long: whoever opens calls and sends no more would
         keep all others out.
         """
-        if self._batcher.queries + len(self.silent) < self._room():
+        if self._batcher.short_queries + len(self.silent) < self._room():
             return True
         oldest = next(iter(self.silent), None)
         if oldest is None or time.perf_counter_ns() - oldest.arrived < SILENT_SECONDS * 1e9:

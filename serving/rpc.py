@@ -5,6 +5,7 @@ whose answer will be made when it has been worked on; what it raises ends the ca
 `status.py`. In a call of many requests each is answered so, in order. All of it runs on the reactor's thread.
 """
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -17,6 +18,9 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from protos.errors import InvalidInput
 from serving.batching import Job
 from serving.status import NobodyWaits, status, trailers
+from serving.unsent import UNCOUNTED
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from serving.methods import Method
@@ -44,6 +48,7 @@ class Rpc(ABC):
         queries: in all its requests.
         served: the bundle that answers its last request, as soon as one has been chosen.
         serialised: start and end of making its last answer's message, in `time.perf_counter_ns()`.
+        counted: whether its answer is among those of `Unsent`.
     """
 
     def __init__(self, reactor: "Reactor", method: "Method", event: Any, token_name: str | None) -> None:
@@ -55,6 +60,7 @@ class Rpc(ABC):
         self.queries = 0
         self.served: Served | None = None
         self.serialised: tuple[int, int] | None = None
+        self.counted = False
         self._reactor = reactor
         self._call = event.call
         self._deadline: float = event.call_details.deadline  # seconds since the epoch
@@ -83,6 +89,21 @@ class Rpc(ABC):
         """What the client's certificate says."""
         found = cygrpc.auth_context(self._call) or {}
         return {key.decode(): value for key, value in found.items()}
+
+    def reserve(self, answer_bytes: int) -> None:
+        """Count the answer by its expected size, if it is a large one, before anything is done for it.
+
+        Raises:
+            Overloaded: the client has too many bytes to read.
+        """
+        if answer_bytes > UNCOUNTED and not self.counted:
+            self._reactor.unsent.hold(self, answer_bytes)
+            self.counted = True
+
+    def break_off(self, reason: str) -> None:
+        """End the call even though its answer is not sent."""
+        log.info("%s: cancelled: %s", self.method.name, reason)
+        self._call.cancel(cygrpc.StatusCode.resource_exhausted, reason)
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Call this when the call is over."""
@@ -175,11 +196,21 @@ class Rpc(ABC):
         operations = [cygrpc.SendStatusFromServerOperation(metadata, code, details, NO_FLAGS)]
         if not self._headed:
             operations.append(cygrpc.SendInitialMetadataOperation(None, NO_FLAGS))
+        finished = self._written if self.counted else _nothing
         if message is not None:
             operations.append(cygrpc.SendMessageOperation(message, NO_FLAGS))
+            if len(message) > UNCOUNTED and not self._cancelled:
+                self._reactor.unsent.sent(self, len(message))
+                finished = self._written
         if not self._cancelled:
-            self._reactor.start(self._call, operations, _nothing)
+            self._reactor.start(self._call, operations, finished)
+        elif self.counted:
+            self._reactor.unsent.release(self)
         self._reactor.ended(self, code)
+
+    def _written(self, event: Any) -> None:
+        """The whole answer has been written, or the call is over."""
+        self._reactor.unsent.release(self)
 
     def _closed(self, event: Any) -> None:
         """The client has gone, or has seen the end."""
@@ -218,7 +249,9 @@ class UnaryRpc(Rpc):
         if isinstance(outcome, Job):
             outcome.done = self._done
         else:
-            self._end(self._code, b"", serialised(outcome) if self._code == OK else None)
+            message = serialised(outcome) if self._code == OK else None
+            self.reserve(len(message or b""))
+            self._end(self._code, b"", message)
 
     def _done(self, job: Job) -> None:
         try:

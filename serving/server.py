@@ -122,7 +122,12 @@ class RetrievalServer:
         self._counters = counters = metrics.worker(slot)
 
         def state() -> dict[str, Any]:
-            mine = {"worker_pid": os.getpid(), "queue_bound": bounds.queue}
+            mine = {
+                "worker_pid": os.getpid(),
+                "queue_bound": bounds.queue,
+                "unsent_bytes_bound": bounds.unsent_bytes,
+                "connection_unsent_bytes_bound": bounds.connection_unsent_bytes,
+            }
             return {**metrics.snapshot(), **access.state(), **mine, **release()}
 
         first = Served(retriever, packed or PackedCatalogue(retriever.catalogue), item_tower)

@@ -10,11 +10,12 @@ import numpy.typing as npt
 from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput
 from serving import convert
+from serving.answer_bytes import Answer, AnswerBytes
 from serving.batching import Job
 from serving.guard import caller
 from serving.limits import Limits
 from serving.query import Query
-from serving.ratelimit import RateLimit
+from serving.ratelimit import RateLimit, tokens
 from serving.rpc import Rpc
 from serving.served import Lineup, Served
 from serving.stages import NOTHING, Wanted
@@ -57,6 +58,7 @@ class RetrievalServicer:
         self.lineup = lineup
         self._limits = limits
         self._rate = rate
+        self._sizes = AnswerBytes(limits.max_answer_bytes)
         self._state = state
         self._tap = tap
         self._started = time.monotonic()
@@ -67,24 +69,34 @@ class RetrievalServicer:
             raise InvalidInput("query", "required, but missing")
         served = self._choose(rpc, request.query)
         queries = [self._query(request.query, "query")]
-        answer: Callable[[Job], bytes] = served.response
+        wanted = self._wanted(served, request)
+        answer = self._sizes.checked(served, 1, wanted.k, served.response)
         if self._tap is not None and served is self.lineup.champion and self._tap.wants():
-            answer = self._tapped(request, served)
-        return self._job(served, queries, ["query"], self._wanted(served, request), rpc, answer)
+            answer = self._tapped(request, answer)
+        size = wanted.k * served.packed.average
+        return self._job(served, queries, ["query"], wanted, rpc, answer, size)
 
     SearchStream = Search  # one answer for each request, in order
 
     def SearchBatch(self, request: wire.SearchBatchRequest, rpc: Rpc) -> Job:
         """Many queries in one call."""
+        count = self._limits.check_batch(len(request.queries))
+        self._limits.check_hits(count, self._limits.k(request.k))  # before any query is read
         queries, names = self._batch(request.queries)
         served = self._choose(rpc, request.queries[0])
-        return self._job(served, queries, names, self._wanted(served, request), rpc, served.batch_response)
+        wanted = self._wanted(served, request)
+        self._sizes.check_estimate(served, count, wanted.k)
+        answer = self._sizes.checked(served, count, wanted.k, served.batch_response)
+        size = self._sizes.expected(served, count, wanted.k)
+        return self._job(served, queries, names, wanted, rpc, answer, size)
 
     def Encode(self, request: wire.EncodeRequest, rpc: Rpc) -> Job:
         """The vectors of queries."""
+        count = self._limits.check_batch(len(request.queries))
         queries, names = self._batch(request.queries)
         served = self._choose(rpc, request.queries[0])
-        return self._job(served, queries, names, NOTHING, rpc, served.vectors_response)
+        size = self._sizes.check_vectors(served.manifest.dimension, count)
+        return self._job(served, queries, names, NOTHING, rpc, served.vectors_response, size)
 
     def Info(self, request: wire.InfoRequest, rpc: Rpc) -> wire.InfoResponse:
         """What is being served."""
@@ -94,8 +106,9 @@ class RetrievalServicer:
         )
 
     def encode(self, queries: Sequence[Query], rpc: Rpc) -> npt.NDArray[np.float32]:
-        """The champion's vectors of queries, at once; for who speaks another protocol."""
+        """The champion's vectors of queries, at once; for the Open Inference Protocol."""
         rpc.served = self.lineup.champion
+        rpc.reserve(self._sizes.check_vectors(rpc.served.manifest.dimension, len(queries)))
         self._admit(rpc, len(queries))
         rpc.check("encode")
         return self.lineup.champion.retriever.encode(queries).vectors
@@ -103,6 +116,7 @@ class RetrievalServicer:
     def encode_items(self, items: Sequence[Query], rpc: Rpc) -> npt.NDArray[np.float32]:
         """The champion's vectors of items, at once."""
         rpc.served = self.lineup.champion
+        rpc.reserve(self._sizes.check_vectors(rpc.served.manifest.dimension, len(items)))
         tower = self.lineup.champion.item_tower
         assert tower is not None, "offered only where it has been loaded"
         return tower(items, rpc)
@@ -119,16 +133,16 @@ class RetrievalServicer:
             rpc.served = lineup.choose(key if isinstance(key, bytes) else key.encode())
         return rpc.served
 
-    def _tapped(self, request: wire.SearchRequest, served: Served) -> Callable[[Job], bytes]:
-        """As `served.response`, and the tap is told of it."""
+    def _tapped(self, request: wire.SearchRequest, answer: Answer) -> Answer:
+        """As `answer`, and the tap gets the response too."""
 
-        def answer(job: Job) -> bytes:
-            response = served.response(job)
+        def tapped(job: Job) -> bytes:
+            response = answer(job)
             if self._tap is not None:
                 self._tap.offer(request, response, job.batch)
             return response
 
-        return answer
+        return tapped
 
     def _job(
         self,
@@ -138,16 +152,23 @@ class RetrievalServicer:
         wanted: Wanted,
         rpc: Rpc,
         answer: Callable[[Job], Any],
+        size: int,
     ) -> Job:
-        self._admit(rpc, len(queries))
+        width = wanted.k + len(wanted.exclude)
+        history = sum(map(_history, queries)) if wanted.exclude_history else 0
+        self._admit(rpc, len(queries), len(queries) * width + history)
         retriever = served.retriever
         prepare = retriever.prepare
-        return Job(retriever, [prepare(*each) for each in zip(queries, names, strict=True)], wanted, answer)
+        prepared = [prepare(*each) for each in zip(queries, names, strict=True)]
+        job = Job(retriever, prepared, wanted, answer, size)
+        job.cost += history
+        return job
 
-    def _admit(self, rpc: Rpc, queries: int) -> None:
+    def _admit(self, rpc: Rpc, queries: int, items: int = 0) -> None:
+        """Count queries, and the items that their searches look for."""
         rpc.queries += queries
         if self._rate is not None:
-            self._rate.admit(caller(rpc), queries)
+            self._rate.admit(caller(rpc), tokens(queries, items))
 
     def _wanted(self, served: Served, request: wire.SearchRequest | wire.SearchBatchRequest) -> Wanted:
         self._limits.check_exclude(request.exclude)
@@ -155,7 +176,6 @@ class RetrievalServicer:
         return served.retriever.wanted(k, request.exclude, request.exclude_history)
 
     def _batch(self, messages: Sequence[wire.Query]) -> tuple[list[Query], list[str]]:
-        self._limits.check_batch(len(messages))
         names = [f"queries[{n}]" for n in range(len(messages))]
         return [self._query(*each) for each in zip(messages, names, strict=True)], names
 
@@ -163,3 +183,9 @@ class RetrievalServicer:
         query = convert.query_from_wire(message, name)
         self._limits.check_query(query, name)
         return query
+
+
+def _history(query: Query) -> int:
+    """Items of a query's history at most, wherever the query holds it."""
+    values = query.features.values()
+    return len(query.history) + sum(len(each) for each in values if isinstance(each, tuple))

@@ -9,18 +9,22 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from serving.batching import Job
 from serving.rpc import NO_FLAGS, OK, Rpc, serialised
 
+WINDOW_BYTES = 1 << 20  # of the answers of one stream that are being made or wait to be sent
 MORE_FOLLOWS = cygrpc.WriteFlag.buffer_hint
 
 
 class StreamRpc(Rpc):
     """Many requests, and an answer to each in their order.
 
-    So many are on their way at once, and no more are read: HTTP/2's flow control holds the client back.
+    Up to `Reactor.window` requests are in progress at once, fewer if their answers have more than
+    `WINDOW_BYTES`. No further request is read meanwhile: HTTP/2's flow control holds the client back.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._answers: deque[_Answer] = deque()
+        self._bytes = 0  # of the answers, expected or made, and of the one that is being sent
+        self._sending_bytes = 0
         self._sending = self._receiving = self._whole = False
         self.active_at = self.arrived
         self.connection: bytes = self._call.peer()
@@ -41,7 +45,7 @@ class StreamRpc(Rpc):
         self._reactor.message_of_stream(self)
 
     def _read_on(self) -> None:
-        room = len(self._answers) < self._reactor.window
+        room = len(self._answers) < self._reactor.window and self._bytes < WINDOW_BYTES
         if room and not (self._receiving or self._whole or self._ended or self._cancelled):
             self._receiving = True
             self._receive()
@@ -62,8 +66,11 @@ class StreamRpc(Rpc):
         answer = self._answers[-1]
         if isinstance(outcome, Job):
             outcome.done = lambda job: self._done(answer, job)
+            answer.size = outcome.answer_bytes
+            self._bytes += answer.size
         else:
             answer.message = serialised(outcome)
+            self._resize(answer)
             self._send_on()
 
     def _failed(self, error: Exception) -> None:
@@ -75,11 +82,18 @@ class StreamRpc(Rpc):
     def _done(self, answer: "_Answer", job: Job) -> None:
         try:
             answer.message = self._message(job)
+            self._resize(answer)
         except Exception as error:
             answer.error = error
         self._send_on()
         if answer.error is None:
             self._reactor.answered(self, job)
+
+    def _resize(self, answer: "_Answer") -> None:
+        """An answer has been made: count its real size."""
+        size = len(answer.message or b"")
+        self._bytes += size - answer.size
+        answer.size = size
 
     def _send_on(self) -> None:
         """Send the next answer if it is ready, or the end if there are no more."""
@@ -98,11 +112,13 @@ class StreamRpc(Rpc):
             message = cygrpc.SendMessageOperation(first.message, MORE_FOLLOWS if more else NO_FLAGS)
             head = () if self._headed else (cygrpc.SendInitialMetadataOperation(None, NO_FLAGS),)
             self._headed = self._sending = True
+            self._sending_bytes = first.size
             self._reactor.start(self._call, (*head, message), self._sent)
 
     def _sent(self, event: Any) -> None:
         self._sending = False
         self._is_active()
+        self._bytes -= self._sending_bytes
         self._send_on()
         self._read_on()
 
@@ -137,8 +153,9 @@ class WatchRpc(StreamRpc):
 class _Answer:
     """An answer's place in a stream."""
 
-    __slots__ = ("error", "message")
+    __slots__ = ("error", "message", "size")
 
     def __init__(self, message: bytes | None = None) -> None:
         self.message = message
+        self.size = 0  # bytes, expected until the message is made
         self.error: Exception | None = None

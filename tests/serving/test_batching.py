@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from protos.errors import InvalidInput
+from serving import slices
 from serving.answer import Timing
 from serving.batching import Batcher, Job
 from serving.query import Query
@@ -63,6 +64,11 @@ class Waiting:
         self.batcher.submit(job)
         return job
 
+    def answer_all(self) -> None:
+        """Work until nothing waits."""
+        while self.batcher.queries:
+            self.batcher.answer()
+
 
 @pytest.fixture
 def waiting(retriever: Retriever) -> Waiting:
@@ -87,17 +93,85 @@ def test_a_batch_takes_what_waits_in_order_up_to_its_bound(waiting: Waiting) -> 
     assert not waiting.batcher.is_full
 
 
-def test_a_job_that_is_larger_than_a_batch_is_one_of_its_own(waiting: Waiting) -> None:
+def test_a_job_that_is_larger_than_a_batch_is_worked_on_in_slices_between_batches(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "SLICE_SECONDS", 60.0)  # or the size of the second depends on the machine
     names = item_names(40)
     small = waiting.submit(names[0])
     large = waiting.submit(*names[:30])
     last = waiting.submit(names[1])
-    for done in ([small], [small, large], [small, large, last]):
-        waiting.batcher.answer()
-        assert waiting.done == done
+    assert (waiting.batcher.queries, waiting.batcher.short_queries) == (32, 2)
+    waiting.answer_all()
+    assert waiting.done == [small, last, large]
     assert [found.rows[0] for found in large.found] == list(range(30))
-    assert waiting.told.batches == [(1, 1), (30, 30), (1, 1)]
-    assert waiting.batcher.queries == 0
+    assert large.vectors.shape == (30, 32)
+    assert waiting.told.batches == [(8, 8), (2, 2), (22, 22)]
+    assert sum(queries for queries, _ in waiting.told.waits) == 32
+    assert large.batch == 22
+    assert large.queue_us + large.encode_us + large.search_us > 0
+
+
+def test_one_query_of_many_items_is_a_slice_and_many_queries_of_few_items_are_one(waiting: Waiting) -> None:
+    for k, queries, first in ((1000, 4, 1), (200, 20, 5), (3, 30, 8)):
+        job = waiting.submit(*["a"] * queries, wanted=Wanted(k))
+        waiting.batcher.answer()
+        assert waiting.told.batches[-1] == (first, first)
+        waiting.answer_all()
+        assert len(job.found) == queries
+        assert all(len(found.rows) == min(k, 300) for found in job.found)
+
+
+def test_a_batch_ends_where_its_searches_look_for_enough_items(waiting: Waiting) -> None:
+    jobs = [waiting.submit("a", wanted=Wanted(300)) for _ in range(5)]
+    waiting.answer_all()
+    assert waiting.done == jobs
+    assert waiting.told.batches == [(3, 3), (2, 2)]
+
+
+def test_long_jobs_take_turns_and_a_short_job_waits_for_one_slice_at_most(waiting: Waiting) -> None:
+    long = [waiting.submit(*["a"] * 40, wanted=Wanted(300)) for _ in range(2)]
+    turns, begun = 0, []
+    while waiting.batcher.long:
+        if not waiting.batcher.short_queries:
+            waiting.submit("b")
+        before = len(waiting.done)
+        waiting.batcher.answer()
+        turns += waiting.batcher.short_queries
+        begun.append([len(job.found) > 0 for job in long])
+        assert waiting.batcher.short_queries or len(waiting.done) == before + 1
+    shorts = [job for job in waiting.done if job not in long]
+    assert [True, False] in begun and [False, True] not in begun
+    assert all(len(job.found) == 40 for job in long)
+    assert len(shorts) >= turns - 1 > 2
+
+
+def test_a_long_job_that_its_client_gave_up_ends_with_the_slice_before(waiting: Waiting) -> None:
+    gone: list[str] = []
+    job = waiting.submit(*["a"] * 30)
+
+    def check(stage: str) -> None:
+        if gone:
+            raise NobodyWaits(grpc.StatusCode.CANCELLED, stage)
+
+    job.check = check
+    waiting.batcher.answer()
+    gone.append("client")
+    waiting.answer_all()
+    assert waiting.done == [job]
+    assert isinstance(job.error, NobodyWaits)
+    assert waiting.told.batches == [(8, 8)]
+    assert (waiting.batcher.queries, waiting.batcher.long.queries) == (0, 0)
+
+
+def test_the_error_of_one_slice_is_that_of_the_whole_job(full_retriever: Retriever) -> None:
+    waiting = Waiting(full_retriever, most=8)
+    job = waiting.submit(*["a"] * 20, Query("b", features={"country": 3.0}), *["c"] * 80)
+    waiting.answer_all()
+    assert waiting.done == [job]
+    assert isinstance(job.error, InvalidInput)
+    assert job.error.field == "queries[20].features.country"
+    assert (waiting.batcher.queries, waiting.batcher.long.queries) == (0, 0)
 
 
 def test_nobody_overtakes_a_job_that_does_not_fit_any_more(waiting: Waiting) -> None:

@@ -206,7 +206,7 @@ def test_an_overload_lasts_from_its_last_refusal_and_through_a_pause() -> None:
 
 
 def test_those_that_have_waited_longest_are_shed(retriever: Retriever) -> None:
-    batcher = Batcher(most=2)
+    batcher = Batcher(most=4)
     jobs = []
     for queries in (1, 3, 1, 1):
         prepared = [retriever.prepare(query) for query in [Query("bavuti")] * queries]

@@ -144,8 +144,10 @@ def test_features_of_every_kind_reach_the_tower(full_client: RetrievalClient) ->
     }
 
 
-def test_an_answer_may_be_larger_than_grpcs_own_bound(client: RetrievalClient) -> None:
-    answers = client.search_batch(["bake"] * 256, k=300, timeout=30)
+def test_an_answer_may_be_larger_than_grpcs_own_bound(retriever: Retriever) -> None:
+    limits = Limits(max_hits=256 * 300, max_answer_bytes=8 << 20)
+    with RetrievalServer(retriever, limits) as server, RetrievalClient(server.address) as client:
+        answers = client.search_batch(["bake"] * 256, k=300, timeout=30)
     assert sum(len(answer.hits) for answer in answers) == 256 * 300
 
 
