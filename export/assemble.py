@@ -8,7 +8,6 @@ be loaded. A bundle whose inputs have not changed is not made again.
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from export import contents, index, per_query, quality
 from export.backends import onnx_encoder
 from export.catalogue import ColumnRecords, ItemTower, encode_once
 from export.towers import Exporting, Served, Towers
-from protos import bundle
-from protos.errors import BundleError, MissingStage
+from protos import bundle, drafts, names
+from protos.errors import BundleDamaged, BundleError, MissingStage
 from protos.features import TextFeature
 from protos.vectors import rounded_vectors, write_vectors
 from train.config import Experiment
@@ -50,17 +49,32 @@ def assemble(experiment: Experiment, dataset: Dataset, run: Run, console: Consol
     if run.data.tags.get("dataset.fingerprint") != dataset.report["fingerprint"]:
         raise MissingStage(f"run {run.info.run_id}: was trained on another state of the data; train again")
     tag = "twinspire.bundle." + _fingerprint(experiment, run)[:12]
-    known = run.data.tags.get(tag)
-    if known:
-        folder = BUNDLES / known
-        try:
-            bundle.read(folder)
-            return folder, True
-        except BundleError:
-            console.print(f"bundle {known} is missing or damaged; making it again")
+    known = known_bundle(run, tag, console)
+    if known is not None:
+        return known, True
     folder = _Assembly(experiment, dataset, run, console).write()
     mlflow.MlflowClient().set_tag(run.info.run_id, tag, folder.name)
     return folder, False
+
+
+def known_bundle(run: Run, tag: str, console: Console) -> Path | None:
+    """The bundle whose folder a tag of a run names; None where there is no such bundle, or it is not whole.
+
+    Args:
+        tag: name of the tag. Its value comes from the tracking server, so it may be any text.
+        console: is told why the bundle has to be made again.
+    """
+    known = run.data.tags.get(tag)
+    if known is None:
+        return None
+    try:
+        if not names.is_bundle_folder(known):
+            raise BundleDamaged(f"tag {tag} of run {run.info.run_id} does not name a bundle")
+        bundle.read(BUNDLES / known)
+        return BUNDLES / known
+    except BundleError as error:
+        console.print(f"{error}; making the bundle again", highlight=False, markup=False)
+        return None
 
 
 def _fingerprint(experiment: Experiment, run: Run) -> str:
@@ -91,13 +105,11 @@ class _Assembly:
 
     def write(self) -> Path:
         """Make everything, then put the bundle down whole."""
-        BUNDLES.mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryDirectory(prefix=".making-", dir=BUNDLES) as name,
-            tempfile.TemporaryDirectory(prefix=".variants-", dir=BUNDLES) as scratch,
-        ):
-            folder = Path(name)
-            manifest = self._make(folder, Path(scratch))
+        with drafts.draft(BUNDLES, ".making-") as made:
+            folder, scratch = made / "bundle", made / "variants"
+            folder.mkdir()
+            scratch.mkdir()
+            manifest = self._make(folder, scratch)
 
             def fill(draft: Path) -> None:
                 for path in folder.iterdir():

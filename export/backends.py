@@ -10,6 +10,7 @@ import torch
 
 from protos.features import Arrays
 from protos.huge_pages import on_huge_pages
+from protos.onnx_file import check_self_contained
 from train.towers import Tower
 
 Encode = Callable[[Arrays], npt.NDArray[Any]]
@@ -20,7 +21,11 @@ def onnx_encoder(path: Path, threads: int = 1) -> Encode:
 
     Args:
         threads: intra-op threads; 0 takes all cores.
+
+    Raises:
+        BundleDamaged: the model has weights outside its file.
     """
+    check_self_contained(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

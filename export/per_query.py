@@ -74,11 +74,12 @@ def load(folder: Path) -> PerQuery | None:
     Raises:
         BundleDamaged: the file is not what `save` writes.
     """
-    path = folder / bundle.REPORTS / FILE
-    if not path.is_file():
+    name = f"{bundle.REPORTS}/{FILE}"
+    path = folder / name
+    if name not in bundle.read_manifest(folder).files:
         return None
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with bundle.open_file(folder, name) as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         queries = arrays.pop(QUERIES)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from export.assemble import BUNDLES, export_metrics
 from export.card import as_input, card, lineage, main_figures
 from protos import bundle
-from protos.errors import MissingStage, TwinspireError
+from protos.errors import MissingStage, TwinspireError, Unavailable
 from protos.mlflow_names import BUNDLE_VERSION
 from train.places import ROOT
 from train.tracking import get_run, is_absent, unreachable
@@ -106,6 +106,8 @@ def answering() -> Iterator[None]:
         yield
     except MlflowException as error:
         raise unreachable(error) from None
+    except RecursionError:
+        raise Unavailable(f"{mlflow.get_tracking_uri()}: MLflow answers with JSON nested too deep") from None
 
 
 def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:

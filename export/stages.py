@@ -1,6 +1,5 @@
 """The commands of `python -m export`, each from its arguments to one JSON document."""
 
-import json
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,8 @@ from export.history import history as history_of
 from export.rollback import rollback as roll_back
 from export.towers import FILES, SIDES
 from protos import bundle
-from protos.errors import MissingStage
+from protos.documents import parse_json
+from protos.errors import BundleDamaged, MissingStage
 from protos.vectors import rounded_vectors
 from train.command import PROGRESS
 from train.config import Experiment, read_experiment
@@ -141,7 +141,19 @@ def _told(folder: Path) -> dict[str, Any]:
         "quality": manifest.quality,
         "parity": manifest.parity,
         "ann": {k: v for k, v in manifest.ann.items() if k not in ("curve", "grid")},
-        "precision": json.loads((folder / bundle.REPORTS / "precision.json").read_bytes()),
+        "precision": _precision(folder, manifest),
         "latency": {k: v for k, v in manifest.latency.items() if k != "towers"},
         "size_mib": sum(record.size for record in manifest.files.values()) / 2**20,
     }
+
+
+def _precision(folder: Path, manifest: bundle.Manifest) -> Any:
+    """The report on precisions that a bundle lists."""
+    name = f"{bundle.REPORTS}/precision.json"
+    if name not in manifest.files:
+        raise BundleDamaged(f"{folder}: lists no {name}")
+    with bundle.open_file(folder, name) as file:
+        try:
+            return parse_json(file.read())
+        except ValueError as error:
+            raise BundleDamaged(f"{folder / name}: {error}") from None

@@ -22,6 +22,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from protos.config import parse
+from protos.documents import parse_json
 from protos.mlflow_names import STAGE
 from train.tracking import is_absent
 
@@ -113,7 +114,7 @@ def read(name: str) -> Trail:
     for run in runs:
         text = run.data.tags[MOVE]
         try:
-            record: Record = parse(json.loads(text), Record)
+            record: Record = parse(parse_json(text), Record)
         except (ValueError, TypeError):
             unreadable.append(run.info.run_id)
             continue
@@ -223,7 +224,7 @@ def _head(name: str) -> tuple[int, str]:
             return 0, ""
         raise
     try:
-        table = json.loads(tags.get(HEAD, '{"number": 0, "sha256": ""}'))
+        table = parse_json(tags.get(HEAD, '{"number": 0, "sha256": ""}'))
         return int(table["number"]), str(table["sha256"])
     except (ValueError, TypeError, KeyError):
         return -1, ""

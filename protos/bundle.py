@@ -11,13 +11,20 @@
 
 `write` puts a bundle down whole or not at all. `read` checks every byte before it returns anything. The
 bundle version is the sha256 of the manifest, which holds the sha256 of everything else.
+
+A manifest may come from anybody who can write to the registry. The files that it lists are regular files
+inside the bundle's folder: a name that leads out of it, a link or a device is refused before anything is read
+from it.
 """
 
 import dataclasses
+import errno
 import hashlib
+import io
 import json
 import os
-import shutil
+import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +32,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from protos import drafts, names
 from protos.config import parse
+from protos.documents import parse_json
 from protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
 from protos.features import Schema
 
@@ -39,6 +48,12 @@ INDEX = "index.hnsw"
 ITEMS = "items.json"
 REPORTS = "reports"
 REQUIRED = (QUERY_TOWER, ITEM_TOWER, VECTORS, INDEX, ITEMS)
+SCALES = "vector_scales.npy"  # required where vectors are int8
+DRAFT = ".bundle-"  # how the names of folders begin in which bundles are written
+
+MOST_LINKS = 10_000  # hnswlib takes no larger M
+LARGEST = 2**31 - 1  # of counts and beams: rows are int32 in places
+LARGEST_DIMENSION = 65_536
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,12 @@ class IndexParameters:
     ef_search: int
     seed: int
     exact: bool = False
+
+    def __post_init__(self) -> None:
+        _expect_within("m", self.m, 2, MOST_LINKS)
+        _expect_within("ef_construction", self.ef_construction, 1, LARGEST)
+        _expect_within("ef_search", self.ef_search, 1, LARGEST)
+        _expect_within("seed", self.seed, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -101,6 +122,11 @@ class FileRecord:
 
     sha256: str
     size: int
+
+    def __post_init__(self) -> None:
+        if not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"sha256: expected 64 lowercase hexadecimal digits, got {self.sha256[:80]!r}")
+        _expect_within("size", self.size, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -150,6 +176,14 @@ class Manifest:
     precision: Precisions = Precisions()
     schema_version: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        for key, check in (("name", names.model_name), ("run_id", names.run_id)):
+            _check_name(key, check, getattr(self, key))
+        for name in self.files:
+            _check_name("files", names.file_name, name)
+        _expect_within("dimension", self.dimension, 1, LARGEST_DIMENSION)
+        _expect_within("count", self.count, 1, LARGEST)
+
     def to_bytes(self) -> bytes:
         """The one way to write this manifest down: sorted keys, two spaces, a newline at the end."""
         text = json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False)
@@ -176,9 +210,7 @@ def write(parent: Path, manifest: Manifest, fill: Callable[[Path], None]) -> Pat
     Raises:
         BundleDamaged: `fill` left out a required file.
     """
-    parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".bundle-", dir=parent))
-    try:
+    with drafts.draft(parent, DRAFT) as draft:
         fill(draft)
         for name in REQUIRED:
             if not (draft / name).is_file():
@@ -191,34 +223,33 @@ def write(parent: Path, manifest: Manifest, fill: Callable[[Path], None]) -> Pat
             sync(path)
         draft.chmod(0o755)
         sync(draft)
-        final = parent / sealed.bundle_version[:12]
+        final = parent / names.bundle_folder(sealed.bundle_version)
         if final.exists():
             read(final)
             return final
         os.rename(draft, final)
         sync(parent)
         return final
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def read(folder: Path) -> Manifest:
     """The manifest of a bundle in which every file has been verified.
 
     Raises:
-        BundleDamaged: a file is missing or differs from its record; the text names the file.
+        BundleDamaged: a file is missing, is not a regular file inside the folder, or differs from its record;
+            the text names the file.
         BundleTooNew, BundleTooOld: the schema version is from the future, or no longer read.
     """
     manifest = read_manifest(folder)
     for name, expected in manifest.files.items():
         path = folder / name
-        if not path.is_file():
-            raise BundleDamaged(f"{path}: missing")
-        found = record(path)
-        if found.size != expected.size:
-            raise BundleDamaged(f"{path}: {found.size} bytes, expected {expected.size}")
-        if found.sha256 != expected.sha256:
-            raise BundleDamaged(f"{path}: sha256 is {found.sha256}, expected {expected.sha256}")
+        with open_file(folder, name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != expected.size:
+                raise BundleDamaged(f"{path}: {size} bytes, expected {expected.size}")
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if sha256 != expected.sha256:
+            raise BundleDamaged(f"{path}: sha256 is {sha256}, expected {expected.sha256}")
     return manifest
 
 
@@ -226,19 +257,20 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest alone, itself verified; the other files are not looked at.
 
     Raises:
-        BundleDamaged: it is missing, is not JSON, or is not what was written.
+        BundleDamaged: it is missing, is not JSON, is not what was written, or names a file outside the
+            folder.
         BundleTooNew, BundleTooOld: the schema version is from the future, or no longer read.
     """
     path = folder / MANIFEST
+    with open_file(folder, MANIFEST) as file:
+        content = file.read()
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BundleDamaged(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        table = json.loads(content)
-        version = table["schema_version"]
-    except (ValueError, TypeError, KeyError):
-        raise BundleDamaged(f"{path}: not a bundle's manifest") from None
+        table = parse_json(content)
+    except ValueError as error:
+        raise BundleDamaged(f"{path}: not a bundle's manifest: {error}") from None
+    version = table.get("schema_version") if isinstance(table, dict) else None
+    if version is None:
+        raise BundleDamaged(f"{path}: not a bundle's manifest: it has no schema_version")
     if isinstance(version, int) and version < SCHEMA_VERSION:
         raise BundleTooOld(
             f"{path}: schema version {version}, but this program reads {SCHEMA_VERSION}: export it again"
@@ -254,10 +286,47 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleDamaged(f"{path}: {error}") from None
     if canonical != content:
         raise BundleDamaged(f"{path}: does not match its own version {manifest.bundle_version[:12]}")
-    for name in REQUIRED:
+    for name in (*REQUIRED, *((SCALES,) if manifest.precision.vectors == "int8" else ())):
         if name not in manifest.files:
             raise BundleDamaged(f"{path}: lists no {name}")
     return manifest
+
+
+def open_file(folder: Path, name: str) -> io.BufferedReader:
+    """A regular file inside a bundle's folder, open for reading; no link below the folder is followed.
+
+    Args:
+        folder: of the bundle; may itself be a link.
+        name: as the manifest lists it, such as `reports/quality.json`.
+
+    Raises:
+        BundleDamaged: there is none of that name, or it is a link, a device, a FIFO or a socket.
+    """
+    path = folder / name
+    try:
+        *parents, last = names.file_name(name).split("/")
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for each in parents:
+                inner = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
+                os.close(place)
+                place = inner
+            # Opening a FIFO for reading would wait for a writer.
+            descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
+        finally:
+            os.close(place)
+    except ValueError as error:
+        raise BundleDamaged(f"{folder / MANIFEST}: files: {error}") from None
+    except FileNotFoundError:
+        raise BundleDamaged(f"{path}: missing") from None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+            raise BundleDamaged(f"{path}: {_NOT_REGULAR}") from None
+        raise BundleDamaged(f"{path}: cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BundleDamaged(f"{path}: {_NOT_REGULAR}")
+    return os.fdopen(descriptor, "rb")
 
 
 def record(path: Path) -> FileRecord:
@@ -298,3 +367,19 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NOT_REGULAR = "a link, a folder or a special file, expected a regular file inside the bundle"
+
+
+def _check_name(key: str, check: Callable[[str], str], name: str) -> None:
+    try:
+        check(name)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def _expect_within(key: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{key}: expected {least} to {most}, got {value}")

@@ -9,12 +9,12 @@ the literal in their `kind` field.
 """
 
 import dataclasses
-import tomllib
 import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from protos.documents import parse_toml
 from protos.errors import ConfigError
 
 T = TypeVar("T")
@@ -28,10 +28,12 @@ def read(path: Path, schema: type[T]) -> T:
     """
     try:
         with path.open("rb") as file:
-            table = tomllib.load(file)
+            content = file.read()
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    try:
+        table = parse_toml(content)
+    except ValueError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     try:
         parsed: T = parse(table, schema)

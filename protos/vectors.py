@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos.bundle import VECTORS, Precision, whole_file
+from protos.bundle import SCALES, VECTORS, Precision, whole_file
 from protos.errors import BundleDamaged
 
 Vectors = npt.NDArray[np.float32]
 Whole = npt.NDArray[np.int8]
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-SCALES = "vector_scales.npy"
 HIGHEST = 127  # of int8; -128 is not used, so that rounding knows no sign
 BLOCK = 8192  # rows that are converted at a time
+LENGTH_TOLERANCE = 0.01  # float16 changes a length by less than 0.0005, int8 by less than 0.004
 _TYPES: dict[Precision, np.dtype[Any]] = {
     "fp32": np.dtype(np.float32),
     "fp16": np.dtype(np.float16),
@@ -106,6 +106,32 @@ def read_vectors(
         else:
             _restore(stored[rows], scales[rows], filled, found[rows])
     return found
+
+
+def check_lengths(vectors: Vectors, filled: bool = False) -> None:
+    """Make sure that vectors (N, D) are what scores are worked out from.
+
+    Each is of unit length. A tower gives the zero vector for an item that it knows nothing of, so single
+    items may have that one, too, unless the last coordinate fills up each row.
+
+    Args:
+        filled: as `rounded_vectors` has it.
+
+    Raises:
+        ValueError: a vector is of another length or not finite, or all of them are zero.
+    """
+    zeros = 0
+    for rows in _blocks(len(vectors)):
+        lengths = np.linalg.norm(vectors[rows], axis=1)
+        fits = np.abs(lengths - 1) <= LENGTH_TOLERANCE
+        if not filled:
+            fits |= lengths == 0
+            zeros += int((lengths == 0).sum())
+        if not fits.all():
+            row = int(np.argmin(fits))
+            raise ValueError(f"row {rows.start + row} has length {lengths[row]:g}, expected 1")
+    if zeros == len(vectors):
+        raise ValueError("all vectors are zero")
 
 
 def _int8(vectors: Vectors, filled: bool) -> tuple[Whole, Vectors]:

@@ -10,9 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from protos import bundle
-from protos.errors import MissingStage, TwinspireError
-from serving.following.cache import DIGITS, Cache, last_served
+from protos import bundle, names
+from protos.errors import MissingStage, TwinspireError, Unavailable
+from serving.following.cache import Cache, last_served
 from serving.following.registry import STORE, MlflowRegistry
 from serving.following.registry_process import RegistryProcess
 from serving.following.trial import try_bundle
@@ -64,7 +64,7 @@ def first(model: str, folder: Path = BUNDLES, item_tower: bool = False) -> tuple
     """What a service that follows an alias begins with: its bundle, and that one's version in the registry.
 
     Where the registry does not answer, or what the alias names cannot be served, that is the bundle that was
-    served last. What was served before is not tried again.
+    served last, whatever the error. What was served before is not tried again.
 
     Args:
         model: such as `models:/pydocs@champion`.
@@ -80,15 +80,20 @@ def first(model: str, folder: Path = BUNDLES, item_tower: bool = False) -> tuple
             registered = registry.resolve(model)
             found = cache.take(registered, registry)
         pointer = cache.pointer(model)
-        if pointer is None or found.name != pointer.bundle_version[:DIGITS]:
+        if pointer is None or found.name != names.bundle_folder(pointer.bundle_version):
             try_bundle(found, item_tower, ready=cache.ready(found))
         return found, registered.version
-    except TwinspireError as error:
+    except Exception as error:  # of any kind: a bundle may do anything to what reads it
+        foreseen = isinstance(error, TwinspireError)
+        text = str(error) if foreseen else f"{model}: {type(error).__name__}: {error}"
         try:
             found, version = last_served(cache, model)
         except TwinspireError:
-            raise error from None
-        log.warning("%s; starting with version %s, which was served last", error, version)
+            if foreseen:
+                raise error from None
+            raise Unavailable(text) from error
+        cause = None if foreseen else error
+        log.warning("%s; starting with version %s, which was served last", text, version, exc_info=cause)
         return found, version
 
 

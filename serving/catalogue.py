@@ -1,6 +1,5 @@
 """Rows to items and back: ids, popularity and display fields of the bundle's catalogue."""
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from protos.bundle import ITEMS, Manifest
+from protos.documents import parse_json
 from protos.errors import BundleDamaged, UnknownItem
 from protos.features import LARGEST
 
@@ -130,7 +130,7 @@ class Fields(Mapping[str, str]):
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        table = json.loads(path.read_bytes())
+        table = parse_json(path.read_bytes())
         columns = {"ids": table["ids"], **table["fields"]}
         wrong = next((name for name, values in columns.items() if not _is_strings(values)), None)
         shares = table["popularity"]

@@ -1,7 +1,6 @@
 """Between the wire's messages and the retriever's records, in both directions."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,8 @@ from google.protobuf.message import Message
 
 from protos import retrieval_pb2 as wire
 from protos.bundle import Manifest
-from protos.errors import InvalidInput
+from protos.documents import parse_json
+from protos.errors import BundleDamaged, InvalidInput
 from serving.answer import Answer, Hit, Timing
 from serving.basis import Basis
 from serving.limits import Limits
@@ -158,7 +158,11 @@ class Info:
 
 
 def info_from_wire(message: wire.InfoResponse) -> Info:
-    """What is being served, as the client gives it."""
+    """What is being served, as the client gives it.
+
+    Raises:
+        BundleDamaged: the answer's manifest is not JSON.
+    """
     limits = {
         field.name: getattr(message.limits, field.name) or NO_BOUND for field in dataclasses.fields(Limits)
     }
@@ -172,9 +176,17 @@ def info_from_wire(message: wire.InfoResponse) -> Info:
         display_fields=tuple(message.display_fields),
         limits=Limits(**limits),
         uptime_seconds=message.uptime_seconds,
-        manifest=json.loads(message.manifest_json),
+        manifest=_manifest(message.manifest_json),
         state=_fields(message.state),
     )
+
+
+def _manifest(text: str) -> dict[str, object]:
+    try:
+        manifest: dict[str, object] = parse_json(text)
+    except ValueError as error:
+        raise BundleDamaged(f"manifest_json: not JSON: {error}") from None
+    return manifest
 
 
 def _fields(message: Message) -> dict[str, Any]:

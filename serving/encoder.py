@@ -13,6 +13,7 @@ from protos.bundle import ITEM_TOWER, QUERY_TOWER, Manifest
 from protos.errors import BundleDamaged, InvalidInput
 from protos.features import Arrays, FeatureSpec, Side, TextFeature, TowerInputs, text_rows
 from protos.huge_pages import on_huge_pages
+from protos.onnx_file import check_self_contained
 from serving.together import together
 
 OUTPUT = "vector"
@@ -38,7 +39,8 @@ class Encoder:
         side: which of the two towers.
 
     Raises:
-        BundleDamaged: the tower is not an ONNX model, or not one that the manifest describes.
+        BundleDamaged: the tower is not an ONNX model, has weights outside its file, or is not the one that
+            the manifest describes.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int = 1, side: Side = "query") -> None:
@@ -118,6 +120,7 @@ def _columns(inputs: TowerInputs, rows: Sequence[Mapping[str, Any]]) -> dict[str
 
 
 def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    check_self_contained(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -28,6 +28,7 @@ import hnswlib
 import numpy as np
 import numpy.typing as npt
 
+from protos.bundle import MOST_LINKS
 from protos.errors import BundleDamaged
 
 State = dict[str, Any]  # by the names that hnswlib gives in `Index.__getstate__`
@@ -59,7 +60,6 @@ FIXED = (  # follow from space, dimension, M and ef_construction
     "max_M0",
     "ef_construction",
 )
-MOST_LINKS = 10_000  # hnswlib takes no larger M
 DELETED = np.uint32(1 << 16)  # mark beside the number of links
 STEP = 4096  # elements that numpy looks at in one go: it does not let go of Python's lock
 

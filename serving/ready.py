@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos import bundle
+from protos import bundle, drafts
 from protos import retrieval_pb2 as wire
 from protos.bundle import FileRecord, Manifest
 from protos.config import parse
+from protos.documents import parse_json
 from protos.errors import BundleDamaged
 from serving.catalogue import Catalogue
-from serving.following import drafts
 from serving.mapped import MappedCatalogue, slot_count, slots_of
 from serving.packed import PackedCatalogue
 
@@ -123,7 +123,7 @@ def _map(place: Path, manifest: Manifest) -> MappedCatalogue:
     """What is in the files, verified."""
     path = place / CONTENTS
     try:
-        contents: Contents = parse(json.loads(path.read_bytes()), Contents)
+        contents: Contents = parse(parse_json(path.read_bytes()), Contents)
     except ValueError as error:
         raise BundleDamaged(f"{path}: {error}") from None
     expected = {"format": FORMAT, "wire": WIRE, "bundle_version": manifest.bundle_version}

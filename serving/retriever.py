@@ -69,6 +69,11 @@ class Retriever:
         retriever._warm_up(folder)
         return retriever
 
+    @property
+    def item_vectors(self) -> npt.NDArray[np.float32]:
+        """Vectors of the catalogue, (N, D); row n belongs to item n."""
+        return self._index.vectors
+
     def open_encoder(self, folder: Path, threads: int) -> None:
         """Open the query tower anew, with as many threads in one call; they do not survive a fork.
 

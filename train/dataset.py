@@ -28,6 +28,7 @@ import polars as pl
 from rich.console import Console
 
 from protos.bundle import sync
+from protos.documents import parse_json
 from protos.errors import DataError
 from protos.features import HistoryFeature, TextFeature
 from train import places, sequence_split, split
@@ -114,7 +115,7 @@ def load(folder: Path) -> Dataset:
         DataError: a file of it is missing or damaged.
     """
     try:
-        report = json.loads((folder / REPORT).read_bytes())
+        report = parse_json((folder / REPORT).read_bytes())
         items, pairs = pl.read_parquet(folder / ITEMS), pl.read_parquet(folder / PAIRS)
         history = None
         if "users" in report:

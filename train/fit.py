@@ -19,7 +19,8 @@ import torch
 from mlflow.entities import Run
 from rich.console import Console
 
-from protos.errors import MissingStage
+from protos import names
+from protos.errors import DataError, MissingStage
 from train import plots
 from train.baselines import baselines
 from train.checkpoint import load_run, load_towers, save_towers
@@ -69,15 +70,22 @@ def fit(experiment: Experiment, dataset: Dataset, console: Console, resume: bool
             except Interrupted:
                 raise KeyboardInterrupt from None
     except KeyboardInterrupt:
-        if not (run_folder(run_id) / RUN_STATE).is_file():  # it had not begun
+        if not run_id or not (run_folder(run_id) / RUN_STATE).is_file():  # it had not begun
             raise
         raise KeyboardInterrupt(f"stopped; --resume goes on with run {run_id}") from None
     return mlflow.get_run(run_id), False
 
 
 def run_folder(run_id: str) -> Path:
-    """Where a run keeps its checkpoints while it is under way."""
-    return CACHE / "runs" / run_id
+    """Where a run keeps its checkpoints while it is under way.
+
+    Raises:
+        DataError: the tracking server's id of the run cannot be the name of a folder.
+    """
+    try:
+        return CACHE / "runs" / names.run_id(run_id)
+    except ValueError as error:
+        raise DataError(f"run id: {error}") from None
 
 
 def _fingerprint(experiment: Experiment, dataset: Dataset) -> str:

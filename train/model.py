@@ -12,6 +12,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from protos.config import parse
+from protos.documents import parse_json
 from protos.errors import DataError, MissingStage
 from protos.features import Schema, TextFeature
 from train.build import build_towers, hashing_of
@@ -88,10 +89,10 @@ def restore(run: Run) -> Model:
     except (MlflowException, OSError) as error:
         raise MissingStage(f"run {run.info.run_id}: holds no model ({error}); train one first") from None
     try:
-        content: dict[str, Any] = json.loads((folder / DESCRIPTION).read_bytes())
+        content: dict[str, Any] = parse_json((folder / DESCRIPTION).read_bytes())
         experiment = parse(content["experiment"], Experiment)
         schema = parse(content["schema"], Schema)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / DESCRIPTION}: damaged: {error}") from None
     if _reads_text(schema) and content.get("hashing") != SCHEME:
         raise MissingStage(

@@ -11,6 +11,7 @@ from export.bench.budgets import unit
 from export.bench.figures import Figures
 from export.bench.interval import Figure
 from export.bench.machine import machine
+from protos.documents import parse_json
 from train.fingerprint import fingerprint
 from train.tracking import find_run
 
@@ -45,12 +46,11 @@ def find(experiment: str, bundle_name: str) -> dict[str, Any] | None:
     if run is None:
         return None
     try:
-        document: dict[str, Any] = mlflow.artifacts.load_dict(
-            f"{run.info.artifact_uri}/{ARTIFACTS}/{DOCUMENT}"
-        )
+        text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{ARTIFACTS}/{DOCUMENT}")
+        document = parse_json(text)
     except (MlflowException, OSError, ValueError):
         return None
-    return {**document, "run_id": run.info.run_id}
+    return {**document, "run_id": run.info.run_id} if isinstance(document, dict) else None
 
 
 def changes(

@@ -4,7 +4,6 @@ Serving measures itself, `python -m serving.parts`, for nothing here may import 
 times is worked out here.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 from export.bench.figures import Figures, summary
 from export.bench.interval import ratio
 from export.gates.apart import LIBRARIES, PATIENCE
+from protos.documents import parse_json
 from protos.errors import BundleDamaged
 from protos.turns import Times
 from train.config.bench import BenchConfig
@@ -114,5 +114,8 @@ def _ask(folder: Path, *arguments: str) -> dict[str, Any]:
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ")
         raise BundleDamaged(f"{folder}: the retriever ended with {done.returncode}: {last}")
-    document: dict[str, Any] = json.loads(done.stdout)
+    try:
+        document: dict[str, Any] = parse_json(done.stdout)
+    except ValueError as error:
+        raise BundleDamaged(f"{folder}: the retriever printed no document: {error}") from None
     return document

@@ -27,6 +27,7 @@ from rich.console import Console
 from export.catalogue.records import WINDOW
 from protos.bundle import sync, write_file
 from protos.config import parse
+from protos.documents import parse_json
 from protos.errors import DataError, Unavailable
 
 
@@ -159,7 +160,7 @@ def _header(shape: tuple[int, int]) -> bytes:
 def _read(path: Path, of: dict[str, str], console: Console) -> Journal | None:
     """The journal at `path`, if it is of the same; None if not."""
     try:
-        journal: Journal = parse(json.loads(path.read_bytes()), Journal)
+        journal: Journal = parse(parse_json(path.read_bytes()), Journal)
     except FileNotFoundError:
         return None
     except ValueError:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from protos.documents import parse_json
 from train.places import ROOT
 
 MODULE = "serving.compare"
@@ -65,7 +66,7 @@ def ask(
     if done.returncode < 0:
         return _failure(at, f"killed the process that did it ({_signal(-done.returncode)})")
     try:
-        document: dict[str, Any] = json.loads(done.stdout)
+        document: dict[str, Any] = parse_json(done.stdout)
     except ValueError:
         last = done.stderr.strip().rpartition("\n")[2]
         return _failure(at, f"ended the process that did it with {done.returncode}: {last}")

@@ -4,7 +4,6 @@ The ONNX towers run in a process of their own, on the bundle's example queries, 
 that the bundle holds, and on what someone will send all the same.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ from export.gates.apart import Failure, ask
 from export.gates.decision import Gate, Side
 from export.precision import rounded
 from protos import bundle, features
-from protos.errors import DataError, MissingStage
+from protos.documents import parse_json
+from protos.errors import BundleDamaged, DataError, MissingStage
 from protos.features import CategoryFeature, FeatureSpec, IdFeature, TextFeature, TowerInputs
 from train.config import Experiment
 from train.model import restore
@@ -118,8 +118,12 @@ def _records(challenger: Side, side: features.Side) -> tuple[TowerInputs, dict[s
         }
         rows = [{**blank, **{k: v for k, v in each.items() if k in blank}} for each in examples or ({},)]
         return inputs, {name: [row[name] for row in rows] for name in inputs.features}
-    table = json.loads((challenger.folder / bundle.ITEMS).read_bytes())
-    shown = [value for values in table["fields"].values() for value in values if value]
+    path = challenger.folder / bundle.ITEMS
+    try:
+        table = parse_json(path.read_bytes())
+        shown = [str(value) for values in table["fields"].values() for value in values if value]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise BundleDamaged(f"{path}: expected JSON with ids, popularity and fields") from None
     asked = [value for each in examples for value in each.values() if isinstance(value, str)]
     words = _spread([*shown, *asked] or [""], ITEMS)
     return inputs, {name: _made_up(inputs, name, spec, words) for name, spec in inputs.features.items()}

@@ -1,12 +1,12 @@
 """Queries from a file: a text on each line, or a JSON object with the fields of `Query`."""
 
 import itertools
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from protos.documents import parse_json
 from protos.errors import DataError
 from serving.query import Query, Value
 
@@ -41,7 +41,7 @@ def read_queries(file: BinaryIO, path: Path, form: Format) -> Iterator[tuple[int
                 raise ValueError(f"longer than {LONGEST_LINE} bytes")
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             query = Query(text=text) if form == "text" or not text.strip() else _query(text)
-        except (OSError, ValueError, RecursionError) as error:  # JSON's and UTF-8's are ValueErrors
+        except (OSError, ValueError) as error:  # JSON's and UTF-8's are ValueErrors
             raise DataError(f"{path}: line {number}: {error}") from None
         if text.strip():
             yield number, query
@@ -63,7 +63,7 @@ def count_lines(path: Path) -> int | None:
 
 
 def _query(text: str) -> Query:
-    found = json.loads(text, parse_constant=_no_number)
+    found = parse_json(text, parse_constant=_no_number)
     if not isinstance(found, dict):
         raise ValueError(f"expected a JSON object, got {_kind(found)}")
     if unknown := sorted(set(found) - set(FIELDS)):

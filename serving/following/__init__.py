@@ -1,7 +1,7 @@
 """How a service follows an alias of the registry: `follow.py` is the process that does it.
 
 Read in this order: `registry.py` and `registry_process.py` (what is asked of MLflow, and how it can be given
-up on), `drafts.py` and `cache.py` (bundles on this disk), `memory.py` and `trial.py` (whether one can be
+up on), `cache.py` (bundles on this disk), `memory.py` and `trial.py` (whether one can be
 served), `target.py` (what the workers are told), `track.py` (one alias), `shadow_log.py` (what the shadow has
 found, told to MLflow), `follow.py` (all of it).
 

@@ -4,32 +4,41 @@
     folder = cache.take(registry.resolve("models:/pydocs@champion"), registry)
 
     3f2a9c0d1e5b/                          a bundle, named as `bundle.write` names it
+    3f2a9c0d1e5b/.fetched                  marks a bundle that a cache fetched, and may remove when it is
+                                           damaged
     .served/pydocs@champion.json           what was served last by that name: what to start with when
                                            the registry is down
-    .served/downloaded/3f2a9c0d1e5b        marks a bundle that a follower fetched, which it may remove;
-                                           one that was exported here is never removed
+    .served/downloaded/3f2a9c0d1e5b        marks a bundle that a follower fetched, which it removes when there
+                                           are too many
     .served/ready/3f2a9c0d1e5b/            its catalogue, made ready for those who serve it (`ready.py`)
-    .download-<digits>                     a download on its way
+    .download-<digits>                     a download that has not ended (`protos/drafts.py`)
 
-A bundle comes into its place by being renamed when all of it has been verified.
+A bundle comes into its place by being renamed when all of it has been verified. Only the files that its
+manifest lists come with it.
+
+The text of a registry's tag names a folder only if it is a bundle version. The cache removes a folder only if
+that folder is its own child, has the name of a bundle's folder, and has one of the two marks. So a bundle
+that was exported here is never removed. Where one without a mark is damaged, it stays, and the error names
+it; caches of programs that knew only the second mark stay in use.
 """
 
 import json
 import logging
 import os
+import stat
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from protos import bundle
+from protos import bundle, drafts, names
+from protos.documents import parse_json
 from protos.errors import BundleDamaged, BundleError, Unavailable
-from serving.following import drafts
 from serving.following.registry import Registered, Registry
 
 log = logging.getLogger(__name__)
 
-DIGITS = 12  # of a bundle's version, that name its folder
+FETCHED = ".fetched"  # no manifest can list a file of this name
 SPARE = 2  # downloads that are kept beside those that are needed: going back to them takes no download
 
 
@@ -58,20 +67,33 @@ class Cache:
         self._ready = self._notes / "ready"
 
     def find(self, bundle_version: str) -> Path | None:
-        """The folder of a bundle that is there and whole; one that is damaged is removed.
+        """The folder of a bundle that is there and whole; one that was fetched and is damaged is removed.
 
         Raises:
+            BundleDamaged: the text is not a bundle version.
+            Unavailable: a folder that was not fetched has the bundle's place, and is damaged.
             OSError: it cannot be read.
         """
-        folder = self.folder / bundle_version[:DIGITS]
-        if not bundle_version or not folder.exists():
+        try:
+            folder = self.folder / names.bundle_folder(bundle_version)
+        except ValueError as error:
+            raise BundleDamaged(f"bundle version: {error}") from None
+        if not os.path.lexists(folder):
             return None
         try:
-            if bundle.read(folder).bundle_version == bundle_version:
+            found = bundle.read(folder).bundle_version
+            if found == bundle_version:
                 return folder
+            if found.startswith(folder.name):
+                return None  # whole: it is the wanted version that only begins like it
             reason = "another version than its name says"
-        except BundleError as error:  # of whatever kind: the byte that differs may be the schema's
+        except BundleError as error:  # of any kind: the byte that differs may be the schema's
             reason = str(error)
+        if not self._is_own(folder):
+            raise Unavailable(
+                f"{folder}: was not fetched by this cache, so it is not removed, but is no whole bundle; "
+                f"move it away ({reason})"
+            )
         log.warning("%s is removed: %s", folder, reason)
         drafts.remove(folder)
         return None
@@ -80,12 +102,14 @@ class Cache:
         """The folder of a registered version's bundle, verified; downloaded where it is not there.
 
         Raises:
-            BundleError: the registry holds no whole bundle of that version, or one of another schema.
+            BundleError: the registry holds no whole bundle of that version, or one of another schema, or its
+                tag is not a bundle version.
             MissingStage: the registry has no such version.
             Unavailable: the registry does not answer, or the folder cannot be written: it is as it was.
         """
+        registered.check()
         try:
-            folder = self.find(registered.bundle_version)
+            folder = self.find(registered.bundle_version) if registered.bundle_version else None
             if folder is None:
                 with drafts.draft(self.folder) as draft:
                     registry.download(registered, draft)
@@ -103,8 +127,9 @@ class Cache:
     def pointer(self, model: str) -> Pointer | None:
         """What was served last by an alias such as `models:/pydocs@champion`; None where nobody knows."""
         try:
-            table = json.loads(self._pointer_path(model).read_bytes())
+            table = parse_json(self._pointer_path(model).read_bytes())
             pointer = Pointer(**table)
+            names.bundle_version(pointer.bundle_version)
             return pointer if all(isinstance(each, str) for each in table.values()) else None
         except (OSError, ValueError, TypeError):
             return None
@@ -135,9 +160,10 @@ class Cache:
         Args:
             needed: versions that are served. Those that a pointer names, now or before, are kept too.
         """
-        kept = {version[:DIGITS] for version in (*needed, *self._pointed())}
+        kept = {version[: names.DIGITS] for version in (*needed, *self._pointed())}
         try:
-            marks = sorted(self._marks.glob("*"), key=lambda each: each.stat().st_mtime_ns, reverse=True)
+            found = [mark for mark in self._marks.glob("*") if names.is_bundle_folder(mark.name)]
+            marks = sorted(found, key=lambda each: each.stat().st_mtime_ns, reverse=True)
             spare = [mark for mark in marks if mark.name not in kept]
             for mark in spare[SPARE:]:
                 drafts.remove(self.folder / mark.name)
@@ -162,15 +188,14 @@ class Cache:
         found = manifests[0].parent
         try:
             manifest = bundle.read(found)
-        except BundleError as error:  # the place where it was tried says nothing to anybody
+        except BundleError as error:  # the place of the download says nothing to a reader
             raise type(error)(f"{registered.uri}: {str(error).removeprefix(f'{found}/')}") from None
         version = manifest.bundle_version
-        if registered.bundle_version not in ("", version):
-            expected = registered.bundle_version[:DIGITS]
-            raise BundleDamaged(f"{registered.uri}: holds bundle {version[:DIGITS]}, expected {expected}")
-        for name in (*manifest.files, bundle.MANIFEST):
-            bundle.sync(found / name)
-        final = self.folder / version[:DIGITS]
+        final = self.folder / names.bundle_folder(version)
+        if registered.bundle_version not in (None, version):
+            expected = names.bundle_folder(registered.bundle_version)
+            raise BundleDamaged(f"{registered.uri}: holds bundle {final.name}, expected {expected}")
+        found = _listed_files(found, manifest, draft)
         if self.find(version) is None:
             if self._owns:
                 self._marks.mkdir(parents=True, exist_ok=True)
@@ -183,11 +208,20 @@ class Cache:
             bundle.sync(self.folder)
         return final
 
+    def _is_own(self, folder: Path) -> bool:
+        """Whether a folder is one that a cache fetched into this place."""
+        try:
+            is_folder = stat.S_ISDIR(folder.lstat().st_mode)
+            marked = (self._marks / folder.name).exists() or stat.S_ISREG((folder / FETCHED).lstat().st_mode)
+        except OSError:
+            return False
+        return is_folder and marked and folder.parent == self.folder and names.is_bundle_folder(folder.name)
+
     def _pointed(self) -> set[str]:
         found = set()
         for path in self._notes.glob("*.json"):
             try:
-                table = json.loads(path.read_bytes())
+                table = parse_json(path.read_bytes())
                 found |= {str(table["bundle_version"]), str(table["previous"])}
             except (OSError, ValueError, TypeError, KeyError):
                 continue
@@ -195,6 +229,19 @@ class Cache:
 
     def _pointer_path(self, model: str) -> Path:
         return self._notes / f"{quote(model.removeprefix('models:/'), safe='@')}.json"
+
+
+def _listed_files(found: Path, manifest: bundle.Manifest, draft: Path) -> Path:
+    """A new folder in the draft: a verified bundle's manifest, the files that it lists, and the mark."""
+    folder = draft / FETCHED / names.bundle_folder(manifest.bundle_version)
+    folder.mkdir(parents=True)
+    for name in (*manifest.files, bundle.MANIFEST):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(found / name, target)
+        bundle.sync(target)
+    (folder / FETCHED).touch()
+    return folder
 
 
 def last_served(cache: Cache, model: str) -> tuple[Path, str]:

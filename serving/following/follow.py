@@ -21,10 +21,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from protos import bundle
-from protos.errors import TwinspireError
+from protos import bundle, drafts
 from serving.board import Board
-from serving.following import drafts, memory
+from serving.following import memory
 from serving.following.cache import Cache, last_served
 from serving.following.registry import Registry
 from serving.following.registry_process import RegistryProcess
@@ -172,7 +171,7 @@ class Follower:
         try:
             self._workers.settle()
             self._cache.point(self._follow.model, champion.bundle_version, champion.model_version)
-        except TwinspireError as error:
+        except Exception as error:  # of any kind: the follower goes on
             if not self._clock.stop.is_set():
                 log.warning("%s: version %s: %s", self._follow.model, champion.model_version, error)
                 if self._workers.target.serial > 1:
@@ -242,7 +241,7 @@ class Follower:
             folder, model_version = last_served(self._cache, self._follow.model)
             version = bundle.read_manifest(folder).bundle_version
             self._workers.change(bundle_at(folder, version, model_version), self._workers.target.canary)
-        except TwinspireError as error:
+        except Exception as error:
             log.error("%s: no way back to what was served before: %s", self._follow.model, error)
 
     def _at_work(self) -> Iterator[Bundle]:

@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from protos.errors import MissingStage, TwinspireError, Unavailable
+from protos import names
+from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
 from protos.mlflow_names import BUNDLE_VERSION, SHADOW, SHADOW_CHALLENGER, SHADOW_CHAMPION, STAGE
 
 STORE = Path("mlruns/mlflow.db")
 MODEL = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
+NUMBER = re.compile(r"[0-9]{1,18}")
 SERVER = "twinspire.server"  # the service that a run of a shadow belongs to
 SQLITE = "sqlite:///"
 LONGEST = 300  # characters of what MLflow says of a failure
@@ -31,17 +33,32 @@ class Registered(NamedTuple):
     Args:
         name: of the model.
         version: its number.
-        bundle_version: of the bundle in it; empty where the registry does not say.
+        bundle_version: of the bundle in it, as the version's tag has it, which may be any text; None where
+        there
+            is no tag.
     """
 
     name: str
     version: str
-    bundle_version: str = ""
+    bundle_version: str | None = None
 
     @property
     def uri(self) -> str:
         """As MLflow takes it."""
         return f"models:/{self.name}/{self.version}"
+
+    def check(self) -> None:
+        """Make sure that the tag, if there is one, is a bundle version.
+
+        Raises:
+            BundleDamaged: it is another text.
+        """
+        if self.bundle_version is None:
+            return
+        try:
+            names.bundle_version(self.bundle_version)
+        except ValueError as error:
+            raise BundleDamaged(f"{self.uri}: tag {BUNDLE_VERSION}: {error}") from None
 
 
 class ShadowPair(NamedTuple):
@@ -103,7 +120,10 @@ class MlflowRegistry:
                 found = client.get_model_version_by_alias(parts["name"], parts["alias"])
             else:
                 found = client.get_model_version(parts["name"], parts["version"])
-            return Registered(found.name, str(found.version), found.tags.get(BUNDLE_VERSION, ""))
+            number = str(found.version)
+            if not NUMBER.fullmatch(number):
+                raise Unavailable(f"{model}: the registry answers with a version that is no number")
+            return Registered(parts["name"], number, found.tags.get(BUNDLE_VERSION))
 
     def download(self, registered: Registered, draft: Path) -> None:
         """As `Registry` says."""
@@ -218,6 +238,10 @@ def _experiment(client: Any, name: str) -> str:
         return str(found.experiment_id)
     uri = store_uri()
     file = store_file(uri)
+    try:
+        names.model_name(name)
+    except ValueError as error:
+        raise MissingStage(f"experiment: {error}") from None
     folder = (file.absolute().parent / "artifacts" / name).as_uri() if file else None
     return str(client.create_experiment(name, folder))
 

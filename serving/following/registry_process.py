@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from protos.documents import parse_json
 from protos.errors import MissingStage, TwinspireError, Unavailable
 from serving.following.registry import MlflowRegistry, Registered, ShadowPair, store_file, store_uri
 
@@ -106,7 +107,7 @@ class RegistryProcess:
         try:
             process.stdin.write(json.dumps([call, *arguments]).encode() + b"\n")
             process.stdin.flush()
-            answer = json.loads(self._line(process, progress))
+            answer = parse_json(self._line(process, progress))
         except (OSError, ValueError, Unavailable) as error:
             code = process.poll()
             self.close()

@@ -95,9 +95,9 @@ class Track:
             self.silent = 0 if self.place.optional else self.silent + 1
             self._absent(str(error))
             return
-        except TwinspireError as error:
+        except Exception as error:  # of any kind: what is served goes on
             self.silent += 1
-            self._fail(str(error), self.silent)
+            self._fail(_text(error), self.silent, error)
             return
         self.silent = 0
         if self.place.optional and named.bundle_version == self.place.other():
@@ -117,8 +117,8 @@ class Track:
             if self.place.served() is not None:
                 self.place.install(None, 0.0)
                 log.info("%s: now no version", self.model)
-        except TwinspireError as failed:
-            self._fail(str(failed), self.state["failures"] + 1)
+        except Exception as failed:
+            self._fail(_text(failed), self.state["failures"] + 1, failed)
         else:
             self._well()
 
@@ -127,12 +127,14 @@ class Track:
         return (
             served is not None
             and served.model_version == named.version
-            and named.bundle_version in ("", served.bundle_version)
+            and named.bundle_version in (None, served.bundle_version)
         )
 
     def _take(self, named: Registered) -> None:
-        self._show(named.version, named.bundle_version, DOWNLOADING)
+        self._show(named.version, "", DOWNLOADING)
         try:
+            named.check()
+            self._show(named.version, named.bundle_version or "", DOWNLOADING)
             folder = self._cache.take(named, self._registry)
             version = bundle.read_manifest(folder).bundle_version
             if self.place.optional and version == self.place.other():
@@ -143,9 +145,9 @@ class Track:
             self._show(named.version, version, LOADING)
             new = bundle_at(folder, version, named.version)
             self.place.install(new, load_s)
-        except TwinspireError as error:
+        except Exception as error:  # of any kind: a bundle may do anything to what reads it
             if not self._clock.stop.is_set():
-                self._refuse(named, str(error))
+                self._refuse(named, error)
             return
         self.state["swaps"] += 1
         self.state["last_swap"] = self._clock.time()
@@ -153,7 +155,7 @@ class Track:
         self._well()
         self._keep(new)
 
-    def _refuse(self, named: Registered, error: str) -> None:
+    def _refuse(self, named: Registered, error: Exception) -> None:
         """Not this one, for a while."""
         if named != self._refused:
             self._refused, self._refusals = named, 0
@@ -162,7 +164,7 @@ class Track:
         self._again = self._clock.monotonic() + wait
         self._refusals += 1
         self.state["candidate_stage"] = REFUSED
-        self._fail(f"version {named.version} is refused: {error}", self._refusals)
+        self._fail(f"version {named.version} is refused: {_text(error)}", self._refusals, error)
 
     def _well(self) -> None:
         """What the alias names is served."""
@@ -179,12 +181,17 @@ class Track:
         except Unavailable as error:
             log.warning("%s: a start without the registry would not find this version: %s", self.model, error)
 
-    def _fail(self, error: str, failures: int) -> None:
-        """Note an error, and log it if it is not the one before."""
+    def _fail(self, error: str, failures: int, cause: Exception | None = None) -> None:
+        """Note an error, and log it if it is not the one before.
+
+        Args:
+            cause: is logged with its traceback, unless it is an error of Twinspire's own.
+        """
         if error != self._told:
             served = self.place.served()
             stays = f"; version {served.model_version or served.bundle_version[:12]} stays" if served else ""
-            log.warning("%s: %s%s", self.model, error, stays)
+            unforeseen = None if isinstance(cause, TwinspireError) else cause
+            log.warning("%s: %s%s", self.model, error, stays, exc_info=unforeseen)
         self._told = error
         # Where the cache lies on this machine is nothing for those who may ask for `Info`.
         shown = error.replace(str(self._cache.folder), "the cache")
@@ -194,3 +201,7 @@ class Track:
     def _show(self, candidate: str, candidate_bundle: str, stage: str) -> None:
         self.state.update(candidate=candidate, candidate_bundle=candidate_bundle, candidate_stage=stage)
         self._changed()
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, TwinspireError) else f"{type(error).__name__}: {error}"

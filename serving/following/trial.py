@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 
 from protos import bundle
+from protos.documents import parse_json
 from protos.errors import BundleDamaged, TwinspireError, Unavailable
 
 if TYPE_CHECKING:
@@ -101,7 +102,10 @@ def try_bundle(
         if code == 0:
             for warning in _marked(text, WARNING):
                 log.warning("%s: %s", folder.name, warning)
-            return Tried(**json.loads(said.read()))
+            try:
+                return Tried(**parse_json(said.read()))
+            except (ValueError, TypeError):
+                raise BundleDamaged(f"{folder.name}: the trial printed no result") from None
     raise BundleDamaged(f"{folder.name}: {_reason(code, text, seconds).replace(f'{folder.parent}/', '')}")
 
 
@@ -160,6 +164,7 @@ def _try(folder: Path, item_tower: bool, ready: Path | None) -> Tried:
     load_s = time.perf_counter() - begun
     gc.collect()
     taken = max(0, _own_memory() - before)
+    _check_vectors(folder, served)
     try:
         _ask(served)
         if item_tower:
@@ -174,15 +179,36 @@ def _try(folder: Path, item_tower: bool, ready: Path | None) -> Tried:
     return Tried(round(load_s, 3), taken, manifest.count, manifest.dimension)
 
 
+def _check_vectors(folder: Path, served: "Served") -> None:
+    """Refuse items whose scores would mean nothing.
+
+    Raises:
+        BundleDamaged: vectors are all zero, or not of unit length.
+    """
+    from protos.vectors import check_lengths
+
+    try:
+        check_lengths(served.retriever.item_vectors, served.manifest.score.kind != "cosine")
+    except ValueError as error:
+        raise BundleDamaged(f"{folder / bundle.VECTORS}: {error}") from None
+
+
 def _ask(served: "Served") -> None:
-    """Ask the examples as requests do, and read the answers as clients do."""
+    """Ask the examples as requests do, and read the answers as clients do.
+
+    Raises:
+        BundleDamaged: an answer is empty, has scores that are not finite, or the query tower gives only
+            zeros.
+    """
     from protos import retrieval_pb2 as wire
     from serving.answer import Timing
     from serving.query import example_query
 
     retriever, examples = served.retriever, [example_query(each) for each in served.manifest.examples]
+    silent = bool(examples)
     for start in range(0, len(examples), TOGETHER):
         encoded = retriever.encode(examples[start : start + TOGETHER])
+        silent = silent and not encoded.vectors.any()
         for found in retriever.find(encoded, [retriever.wanted(10, (), False)] * len(encoded.asked)):
             if not found.rows or not all(map(math.isfinite, found.scores)):
                 raise BundleDamaged("an answer without items, or with scores that are no numbers")
@@ -190,6 +216,8 @@ def _ask(served: "Served") -> None:
             hits = wire.SearchResponse.FromString(answer).hits
             if [hit.id for hit in hits] != [retriever.catalogue.ids[row] for row in found.rows]:
                 raise BundleDamaged("an answer that holds other items than were found")
+    if silent:
+        raise BundleDamaged("the vectors of all of them are zero")
 
 
 def _make_ready(served: "Served", place: Path) -> None:

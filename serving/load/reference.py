@@ -21,6 +21,7 @@ from protos import bundle, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
 from protos.bundle import Manifest, write_file
 from protos.features import TextFeature
+from protos.onnx_file import check_self_contained
 from serving import score
 from serving.catalogue import Catalogue
 from serving.convert import query_from_wire
@@ -43,6 +44,7 @@ class Naive(retrieval_pb2_grpc.RetrievalServicer):
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # it has one core
+        check_self_contained(folder / bundle.QUERY_TOWER)
         self._session = onnxruntime.InferenceSession(folder / bundle.QUERY_TOWER, options)
         self._index = Index(folder, manifest)
         self._catalogue = Catalogue(folder, manifest)

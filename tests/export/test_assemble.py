@@ -1,6 +1,7 @@
 """A run becomes a bundle: verified, complete, and made once."""
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+from mlflow.entities import Run, RunData, RunTag
 from rich.console import Console
 
 from export import registry
-from export.assemble import assemble
+from export.assemble import assemble, known_bundle
 from protos import bundle
 from protos.errors import MissingStage
 from serving.query import Query
@@ -59,6 +61,16 @@ def test_vectors_are_those_of_the_served_text(made: Made) -> None:
     assert [hit.score for hit in answer.hits] == pytest.approx(np.sort(scores)[::-1][:5].tolist(), abs=1e-5)
 
 
+def test_a_tag_that_is_a_path_names_no_bundle(made: Made, tmp_path: Path, console: Console) -> None:
+    outside = shutil.copytree(made.folder, tmp_path / made.folder.name)
+    (tag,) = (name for name in made.run.data.tags if name.startswith("twinspire.bundle."))
+    assert known_bundle(made.run, tag, console) == made.folder
+    for text in (str(outside), os.path.relpath(outside, made.folder.parent), ".", "..", ""):
+        tags = [RunTag(tag, text)]
+        run = Run(made.run.info, RunData(tags=tags))
+        assert known_bundle(run, tag, console) is None
+
+
 def test_a_bundle_is_made_once_and_again_when_damaged(
     made_once: Made, tmp_path: Path, console: Console
 ) -> None:
@@ -69,6 +81,9 @@ def test_a_bundle_is_made_once_and_again_when_damaged(
     with tracking_at(f"sqlite:///{store}"):
         assert assemble(*arguments) == (made_once.folder, True)
         vectors.write_bytes(content[:-1])
+        for prefix in (".making-", ".bundle-"):  # of processes that were killed
+            (made_once.folder.parent / f"{prefix}0123456789ab" / "variants").mkdir(parents=True)
+            (made_once.folder.parent / f"{prefix}0123456789ab.lock").touch()
         try:
             folder, reused = assemble(*arguments)
         finally:

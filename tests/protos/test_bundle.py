@@ -1,15 +1,21 @@
 """A bundle is whole, unaltered and known, or it is refused with an error that names the file."""
 
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from protos import bundle
 from protos.bundle import MANIFEST, REQUIRED, SCHEMA_VERSION, Manifest
 from protos.errors import BundleDamaged, BundleError, BundleTooNew, BundleTooOld
+from tests.tampered import DEEP, listed, tampered
 from tests.tiny import item_ids, tiny_bundle, tiny_manifest
 from tests.tiny_towers import TinyTower
 
@@ -130,7 +136,7 @@ def test_something_else_than_a_manifest_is_refused(tmp_path: Path, content: byte
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleDamaged, match=f"/{MANIFEST}: cannot be read"):
+    with pytest.raises(BundleDamaged, match=f"/{MANIFEST}: missing"):
         bundle.read(tmp_path)
 
 
@@ -171,3 +177,152 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         bundle.write_file(path, None)  # type: ignore[arg-type]
     assert path.read_bytes() == b"2"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A file outside every bundle."""
+    path = tmp_path / "secret"
+    path.write_text("not for readers")
+    return path
+
+
+@pytest.mark.parametrize("name", ["{absolute}", "../secret", "reports/../../secret", "..\\secret", ".secret"])
+def test_a_manifest_that_names_a_file_outside_is_refused_without_reading_it(
+    folder: Path, tmp_path: Path, secret: Path, name: str
+) -> None:
+    name = name.format(absolute=secret)
+    record = {"sha256": "0" * 64, "size": secret.stat().st_size}
+    made = tampered(folder, tmp_path / "made", lambda table: table["files"].update({name: record}))
+    text = refusal(bundle.read, made)
+    assert "files: expected a plain relative file name, got" in text
+    assert listed(secret)["sha256"] not in text
+
+
+@pytest.mark.parametrize("name", ["secret", "reports/secret"])
+def test_links_on_the_way_to_a_file_are_refused(
+    folder: Path, tmp_path: Path, secret: Path, name: str
+) -> None:
+    made = tampered(folder, tmp_path / "made", lambda table: table["files"].update({name: listed(secret)}))
+    if name == "secret":
+        (made / name).symlink_to(secret)
+    else:
+        outside = (made / "reports").rename(tmp_path / "reports")
+        (made / "reports").symlink_to(outside)
+        (outside / "secret").write_bytes(secret.read_bytes())
+    assert "expected a regular file inside the bundle" in refusal(bundle.read, made)
+    linked = tmp_path / "link"
+    linked.symlink_to(folder)  # of a user, who may put bundles elsewhere
+    assert bundle.read(linked) == bundle.read(folder)
+
+
+def test_special_files_are_refused_without_waiting(folder: Path, tmp_path: Path) -> None:
+    made = tampered(folder, tmp_path / "made", lambda table: None)
+    aside = (made / bundle.ITEMS).rename(tmp_path / "items")
+    os.mkfifo(made / bundle.ITEMS)
+    assert "items.json: a link, a folder or a special file" in refusal(bundle.read, made)
+    (made / bundle.ITEMS).unlink()
+    (made / bundle.ITEMS).mkdir()
+    assert "items.json: a link, a folder or a special file" in refusal(bundle.read, made)
+    (made / bundle.ITEMS).rmdir()
+    aside.rename(made / bundle.ITEMS)
+    (made / MANIFEST).rename(tmp_path / MANIFEST)
+    (made / MANIFEST).symlink_to("/dev/zero")
+    assert "manifest.json: a link, a folder or a special file" in refusal(bundle.read_manifest, made)
+
+
+def test_scales_that_are_not_listed_are_not_read(folder: Path, tmp_path: Path) -> None:
+    made = tampered(folder, tmp_path / "made", lambda table: table["precision"].update(vectors="int8"))
+    assert "lists no vector_scales.npy" in refusal(bundle.read, made)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"index": {"ef_search": 0}}, "index.ef_search: expected 1 to "),
+        ({"index": {"ef_search": -1}}, "index.ef_search: expected 1 to "),
+        ({"index": {"ef_search": 2**64}}, "index.ef_search: expected 1 to "),
+        ({"index": {"ef_search": float("nan")}}, "index.ef_search: expected an integer, got nan"),
+        ({"index": {"m": 0}}, "index.m: expected 2 to "),
+        ({"index": {"ef_construction": 0}}, "index.ef_construction: expected 1 to "),
+        ({"index": {"seed": -1}}, "index.seed: expected 0 to "),
+        ({"count": 0}, "count: expected 1 to "),
+        ({"count": -5}, "count: expected 1 to "),
+        ({"dimension": 0}, "dimension: expected 1 to "),
+        ({"dimension": 1 << 40}, "dimension: expected 1 to "),
+        ({"score": {"bias": float("nan")}}, "not JSON compliant"),
+        ({"name": "../x"}, "name: expected letters"),
+        ({"name": "x' or name != '"}, "name: expected letters"),
+        ({"run_id": "../../x"}, "run_id: expected 1 to 256 letters"),
+        ({"files": {"items.json": {"sha256": "A" * 64, "size": 1}}}, "sha256: expected 64 lowercase"),
+        ({"files": {"items.json": {"sha256": "a" * 64, "size": -1}}}, "size: expected 0 to "),
+    ],
+)
+def test_values_out_of_range_are_refused_by_key(
+    folder: Path, tmp_path: Path, change: dict[str, Any], expected: str
+) -> None:
+    def apply(table: dict[str, Any]) -> None:
+        for key, value in change.items():
+            table[key] = {**table[key], **value} if isinstance(value, dict) else value
+
+    made = tampered(folder, tmp_path / "made", apply)
+    assert expected in refusal(bundle.read_manifest, made)
+
+
+@pytest.mark.parametrize(
+    "content", [DEEP, b'{"schema_version": 3, "dataset": ' + b'{"a": ' * 500 + b"1" + b"}" * 501]
+)
+def test_a_manifest_that_nests_too_deep_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / MANIFEST).write_bytes(content)
+    with pytest.raises(BundleDamaged, match=f"/{MANIFEST}: not a bundle's manifest: .*nested more than"):
+        bundle.read(tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from protos import bundle
+from tests.tiny import tiny_manifest
+from tests.tiny_towers import TinyTower
+def fill(folder):
+    (folder / bundle.ITEMS).write_text("half")
+    print(folder, flush=True)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.read()
+bundle.write(Path(sys.argv[1]), tiny_manifest(20, TinyTower()), fill)
+"""
+
+
+def writer(parent: Path, how: str) -> tuple["subprocess.Popen[str]", Path]:
+    """A process in the middle of writing a bundle, and the folder that it fills."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(parent), how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_the_draft_of_a_killed_writer_is_removed_by_the_next_and_that_of_a_living_one_is_not(
+    tmp_path: Path,
+) -> None:
+    dead, left = writer(tmp_path, "killed")
+    alive, filling = writer(tmp_path, "waiting")
+    try:
+        dead.communicate(timeout=60)
+        assert dead.returncode == -signal.SIGKILL
+        made = tiny_bundle(tmp_path, items=20)
+        assert not left.exists()
+        assert (filling / bundle.ITEMS).read_text() == "half"
+        drafts_now = {filling.name, f"{filling.name}.lock"}
+        assert {each.name for each in tmp_path.iterdir()} == {made.name, *drafts_now}
+    finally:
+        alive.kill()
+        alive.communicate(timeout=60)
+    assert tiny_bundle(tmp_path, items=20) == made
+    assert [each.name for each in tmp_path.iterdir()] == [made.name]

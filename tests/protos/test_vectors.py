@@ -7,12 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from protos.bundle import VECTORS, Precision
+from protos.bundle import SCALES, VECTORS, Precision
 from protos.errors import BundleDamaged
 from protos.vectors import (
     BLOCK,
     PRECISIONS,
-    SCALES,
     int8_rows,
     read_vectors,
     rounded_vectors,

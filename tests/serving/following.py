@@ -29,6 +29,7 @@ class Shelf:
         self.folders = {str(n): folder for n, folder in enumerate(folders, 1)}
         self.aliases: dict[str, str] = {CHAMPION: "1"}
         self.down = ""  # why it does not answer
+        self.broken: Exception | None = None  # what every call raises
         self.asked = 0
         self.tags = True
         self.runs: list[tuple[ShadowPair, bool]] = []
@@ -40,8 +41,11 @@ class Shelf:
         if model not in self.aliases:
             raise MissingStage(f"{model}: not in the registry")
         version = self.aliases[model]
-        tag = bundle.read_manifest(self.folders[version]).bundle_version if self.tags else ""
-        return Registered("tiny", version, tag)
+        return Registered("tiny", version, self.version(version) if self.tags else None)
+
+    def version(self, number: str) -> str:
+        """Of the bundle in a version."""
+        return bundle.read_manifest(self.folders[number]).bundle_version
 
     def download(self, registered: Registered, draft: Path) -> None:
         self._answer()
@@ -57,6 +61,8 @@ class Shelf:
         self.logged.append((run_id, dict(metrics), step, ended))
 
     def _answer(self) -> None:
+        if self.broken:
+            raise self.broken
         if self.down:
             raise Unavailable(self.down)
 
@@ -130,6 +136,7 @@ class Scene:
     board: Board = field(default_factory=lambda: Board.create(NAMES))
     clock: Wound = field(default_factory=Wound)
     bad: dict[str, str] = field(default_factory=dict)  # bundle version -> why its trial fails
+    unforeseen: dict[str, Exception] = field(default_factory=dict)  # bundle version -> what its trial raises
     tried: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -147,6 +154,8 @@ class Scene:
         def attempt(folder: Path, copies: int) -> float:
             version = bundle.read_manifest(folder).bundle_version
             self.tried.append((version, copies))
+            if version in self.unforeseen:
+                raise self.unforeseen[version]
             if version in self.bad:
                 raise BundleDamaged(self.bad[version])
             return 0.5
@@ -166,7 +175,7 @@ class Scene:
 
     def version(self, number: str) -> str:
         """Of the bundle in a version on the shelf."""
-        return bundle.read_manifest(self.shelf.folders[number]).bundle_version
+        return self.shelf.version(number)
 
     @property
     def target(self) -> dict[str, Any]:

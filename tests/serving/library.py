@@ -99,7 +99,7 @@ class Service:
         """Its notes, as soon as they tell of an error."""
         return self.until(lambda notes: text in notes["following"].get("last_error", ""))
 
-    def until(self, holds: Callable[[Any], bool], seconds: float = 40.0) -> Any:
+    def until(self, holds: Callable[[Any], bool], seconds: float = 120.0) -> Any:
         """Its notes, as soon as something holds of them."""
         limit, notes = time.monotonic() + seconds, None
         while time.monotonic() < limit:
@@ -126,7 +126,7 @@ def service(folder: Path, **follow: Any) -> Iterator[Service]:
     try:
         yield Service(process, state)
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         for each in [*psutil.Process(process.pid).children(True)] if process.poll() is None else []:
             each.kill()

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from protos import bundle
+from protos import bundle, drafts
 from protos.errors import BundleDamaged, Unavailable
-from serving.following import drafts
 from serving.following.cache import SPARE, Cache, last_served
 from serving.following.registry import Registered
 from tests.serving.conftest import ROOT
@@ -36,6 +35,11 @@ def shelf(folders: list[Path]) -> Shelf:
 def registered(shelf: Shelf, version: str = "1") -> Registered:
     shelf.aliases[CHAMPION] = version
     return shelf.resolve(CHAMPION)
+
+
+def version_of(shelf: Shelf) -> str:
+    """The version of the champion's bundle."""
+    return shelf.version(shelf.aliases[CHAMPION])
 
 
 def visible(folder: Path) -> list[str]:
@@ -69,7 +73,7 @@ def test_what_is_damaged_is_fetched_anew(shelf: Shelf, tmp_path: Path, name: str
     else:
         middle = len(content) // 2
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    assert cache.find(shelf.resolve(CHAMPION).bundle_version) is None
+    assert cache.find(version_of(shelf)) is None
     assert cache.take(registered(shelf), shelf) == folder
     assert path.read_bytes() == content
     assert visible(tmp_path) == [folder.name]
@@ -165,7 +169,7 @@ def test_a_process_that_is_killed_in_the_middle_of_a_download_leaves_no_bundle(
     assert list(tmp_path.glob(f"{drafts.PREFIX}*/bundle"))
     assert visible(tmp_path) == [each for each in visible(tmp_path) if each.startswith(drafts.PREFIX)]
     cache = Cache(tmp_path)
-    assert cache.find(registered(shelf).bundle_version) is None
+    assert cache.find(version_of(shelf)) is None
     assert drafts.clear(tmp_path) == 1
     assert bundle.read(cache.take(registered(shelf), shelf))
     assert visible(tmp_path) == [shelf.folders["1"].name]
@@ -174,7 +178,7 @@ def test_a_process_that_is_killed_in_the_middle_of_a_download_leaves_no_bundle(
 HANGING = """
 import sys, time
 from pathlib import Path
-from serving.following import drafts
+from protos import drafts
 with drafts.draft(Path(sys.argv[1])) as draft:
     (draft / "half").write_text("half")
     print(draft, flush=True)
@@ -225,7 +229,7 @@ def test_what_was_served_last_is_found_where_it_is_whole(shelf: Shelf, tmp_path:
     with pytest.raises(Unavailable, match="nothing that was served before"):
         last_served(cache, CHAMPION)
     folder = cache.take(registered(shelf, "2"), shelf)
-    cache.point(CHAMPION, shelf.resolve(CHAMPION).bundle_version, "2")
+    cache.point(CHAMPION, version_of(shelf), "2")
     assert last_served(cache, CHAMPION) == (folder, "2")
     (folder / bundle.INDEX).write_bytes(b"")
     with pytest.raises(Unavailable, match="nothing that was served before"):
@@ -240,7 +244,7 @@ def test_only_old_downloads_are_removed(shelf: Shelf, folders: list[Path], tmp_p
     assert len(downloads) == SPARE + 3
     for n, folder in enumerate(downloads):
         os.utime(tmp_path / ".served" / "downloaded" / folder.name, (n, n))
-    cache.point("models:/other@champion", shelf.resolve(CHAMPION).bundle_version, "6")
+    cache.point("models:/other@champion", version_of(shelf), "6")
     needed = [bundle.read_manifest(downloads[0]).bundle_version]
     # The first is needed, the last is pointed at, and of the three between the newest two may stay.
     assert cache.prune(needed) == [downloads[1].name]

@@ -106,7 +106,7 @@ def test_json_holds_all_that_a_query_can(client: RetrievalClient, tmp_path: Path
         (b'{"features": {"age": NaN}}', "expected JSON, which has no NaN"),
         (b'{"features": {"age": 1e999}}', "features.age: expected a number that a double can hold"),
         (b'{"features": {"age": 1' + b"0" * 400 + b"}}", "features.age: expected a number that"),
-        (b"[" * 100_000, "recursion"),
+        (b"[" * 100_000, "nested more than 64 levels deep"),
         (b'{"text": "\\ud800"}', "query: expected Unicode, got a lone surrogate"),
         (b'{"text": "a", "features": {"colour": "red"}}', "query.features.colour: unknown feature"),
         (b'{"item_id": "x"}', "query.item_id: the catalogue holds no item 'x'"),

@@ -292,3 +292,34 @@ def test_workers_that_never_come_up_are_told(scene: Scene) -> None:
     scene.clock.meanwhile.clear()
     with pytest.raises(Unavailable, match=r"worker 0 died|not every worker"):
         Workers(scene.board, scene.clock, scene.crew.alive).settle()
+
+
+@pytest.mark.parametrize("error", [RecursionError("too deep"), KeyError("x"), OverflowError(), MemoryError()])
+def test_an_unforeseen_error_of_a_bundle_is_a_refusal_that_is_tried_again_ever_later(
+    scene: Scene, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.unforeseen[scene.version("2")] = error
+    scene.shelf.aliases[CHAMPION] = "2"
+    for _ in range(20):
+        scene.step()
+    assert scene.champion == "1"
+    assert scene.note["last_error"].startswith(f"version 2 is refused: {type(error).__name__}: ")
+    assert (scene.note["candidate"], scene.note["candidate_stage"]) == ("2", "refused")
+    assert 2 <= len(scene.tried) <= 6  # in 200 s, and not every 10 s
+    (record,) = [each for each in caplog.records if "is refused" in each.getMessage()]
+    assert record.exc_info and record.exc_info[1] is error
+    scene.unforeseen.clear()
+    for _ in range(40):
+        scene.step()
+    assert (scene.champion, scene.note["last_error"]) == ("2", "")
+
+
+def test_an_unforeseen_error_of_the_registry_is_asked_for_ever_later(scene: Scene) -> None:
+    scene.shelf.broken = RecursionError("too deep")
+    delays = [scene.step() for _ in range(4)]
+    assert delays[-1] > 2 * delays[0]
+    assert scene.champion == "1"
+    assert scene.note["last_error"] == "RecursionError: too deep"
+    scene.shelf.broken = None
+    scene.step()
+    assert scene.note["last_error"] == ""

@@ -15,12 +15,11 @@ import numpy as np
 import psutil
 import pytest
 
-from protos import bundle
+from protos import bundle, drafts
 from serving import ready
 from serving.answer import Timing
 from serving.catalogue import Catalogue
 from serving.client import RetrievalClient
-from serving.following import drafts
 from serving.following.cache import Cache
 from serving.following.follow import trial
 from serving.load import alias, services

@@ -17,6 +17,7 @@ ENTRY = '[[token]]\nname = "a"\nrole = "reader"\nsha256 = "' + "0" * 64 + '"\n'
     [
         ("", "token: required, but missing"),
         ("[[token", "not valid TOML"),
+        ("token = " + "[" * 200_000, "not valid TOML: arrays and objects are nested more than"),
         (ENTRY.replace("reader", "root"), r"token\[0\].role: expected one of 'reader', 'writer', 'admin'"),
         (ENTRY.replace("0" * 64, "secret"), r"token\[0\].sha256: expected 64 hexadecimal digits"),
         (ENTRY.replace('"a"', '"a b"'), r"token\[0\].name: expected 1 to 64 of"),
@@ -45,6 +46,18 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         TokenFile(tmp_path / "tokens.toml")
     with pytest.raises(ConfigError, match="cannot be read"):
         TokenFile(tmp_path)
+
+
+def test_a_file_that_nests_too_deep_leaves_the_tokens_that_were_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token, entry = new_token("a", "reader")
+    path = tmp_path / "tokens.toml"
+    path.write_text(entry)
+    tokens = TokenFile(path, period=0)
+    path.write_text("token = " + "[" * 200_000)
+    assert tokens.identify(token).name == "a"
+    assert "nested more than 64 levels deep; the tokens read before still count" in caplog.text
 
 
 def test_a_new_token_is_not_in_its_entry() -> None:

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from protos import bundle
@@ -18,7 +20,8 @@ from serving.mapped import MappedCatalogue
 from serving.ready import open_catalogue
 from tests.serving.conftest import ROOT
 from tests.serving.following import reseal
-from tests.tiny import item_names, tiny_bundle
+from tests.tampered import tampered
+from tests.tiny import build_index, item_names, tiny_bundle
 from tests.tiny_towers import FULL, TinyTower
 
 
@@ -79,14 +82,14 @@ def _write(path: Path, content: bytes) -> None:
 
 def test_a_tower_that_is_no_tower_is_refused(plain: Path, tmp_path: Path) -> None:
     broken = reseal(plain, tmp_path, _writes(bundle.QUERY_TOWER, b"no tower"))
-    with pytest.raises(BundleDamaged, match="ONNX Runtime cannot load it"):
+    with pytest.raises(BundleDamaged, match="not an ONNX model"):
         trial.try_bundle(broken)
 
 
 def test_an_item_tower_is_tried_where_it_is_offered(plain: Path, tmp_path: Path) -> None:
     broken = reseal(plain, tmp_path, _writes(bundle.ITEM_TOWER, b"no tower"))
     assert trial.try_bundle(broken).items == 300
-    with pytest.raises(BundleDamaged, match="ONNX Runtime cannot load it"):
+    with pytest.raises(BundleDamaged, match="not an ONNX model"):
         trial.try_bundle(broken, item_tower=True)
 
 
@@ -175,3 +178,56 @@ def test_a_limit_of_the_older_kind_of_control_group_counts_too(tmp_path: Path) -
     (own / "memory.stat").write_text(f"total_inactive_file {MIB}\n")
     assert memory.available(groups, membership) == 11 * MIB
     assert memory.available(groups, tmp_path / "nothing") > 11 * MIB
+
+
+@pytest.mark.parametrize("length", [0.0, 0.5, np.nan])
+def test_vectors_that_are_zero_or_not_of_unit_length_are_refused(
+    plain: Path, tmp_path: Path, length: float
+) -> None:
+    def scale(folder: Path) -> None:
+        vectors = np.load(folder / bundle.VECTORS)
+        scaled = np.zeros_like(vectors) if length == 0 else vectors * np.float32(length)
+        np.save(folder / bundle.VECTORS, scaled)
+        (folder / bundle.INDEX).unlink()
+        build_index(scaled).save_index(str(folder / bundle.INDEX))
+
+    broken = reseal(plain, tmp_path, scale)
+    expected = "all vectors are zero" if length == 0 else "row 0 has length "
+    with pytest.raises(BundleDamaged, match=expected if np.isfinite(length) else r"vectors|length nan"):
+        trial.try_bundle(broken)
+
+
+def test_a_query_tower_that_gives_only_zeros_is_refused(plain: Path, tmp_path: Path) -> None:
+    silent = reseal(plain, tmp_path, lambda folder: None, examples=({"text": ""}, {"text": " "}))
+    with pytest.raises(BundleDamaged, match="the vectors of all of them are zero"):
+        trial.try_bundle(silent)
+    half = reseal(plain, tmp_path, lambda folder: None, examples=({"text": ""}, {"text": "xelike"}))
+    assert trial.try_bundle(half).items == 300
+
+
+def test_an_index_that_is_searched_with_an_empty_beam_is_refused(plain: Path, tmp_path: Path) -> None:
+    broken = tampered(plain, tmp_path / "broken", lambda table: table["index"].update(ef_search=0))
+    with pytest.raises(BundleDamaged, match=r"index\.ef_search: expected 1 to \d+, got 0"):
+        trial.try_bundle(broken)
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "{absolute}"])
+@pytest.mark.parametrize("tower", [bundle.QUERY_TOWER, bundle.ITEM_TOWER])
+def test_a_tower_with_weights_outside_its_file_is_refused(
+    plain: Path, tmp_path: Path, tower: str, location: str
+) -> None:
+    weights = tmp_path / "weights.bin"
+
+    def move_out(folder: Path) -> None:
+        model = onnx.load(folder / tower)
+        tensor = model.graph.initializer[0]
+        place = folder / location.format(absolute=weights)
+        place.write_bytes(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location.format(absolute=weights))
+        (folder / tower).write_bytes(model.SerializeToString())
+
+    broken = reseal(plain, tmp_path / "made", move_out)
+    with pytest.raises(BundleDamaged, match=f"{tower}: a tensor has external data"):
+        trial.try_bundle(broken, item_tower=True)

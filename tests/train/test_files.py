@@ -230,6 +230,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"names": ("items.csv", "pairs.jsonl"), "pairs": '{"query": "a", "item_id": "7"}\n{"query'},
         r"pairs\.jsonl: row 2: not valid JSON",
     ),
+    "JSON that nests too deep": (
+        {"names": ("items.csv", "pairs.jsonl"), "pairs": '{"query": "a", "item_id": "7"}\n' + "[" * 200_000},
+        r"pairs\.jsonl: row 2: not valid JSON: arrays and objects are nested more than",
+    ),
     "JSON array": (
         {"names": ("items.csv", "pairs.jsonl"), "pairs": '["a", "7"]\n'},
         r"pairs\.jsonl: row 1: expected a JSON object, got '\[",

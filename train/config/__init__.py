@@ -7,12 +7,11 @@ learned from, `[tower] [loss] [training]` how, `[export] [index]` what becomes o
 that is fit to be served.
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from protos import config
+from protos import config, names
 from protos.features import FeatureSpec, HistoryFeature, IdFeature, TextFeature
 from train.config.bench import BenchConfig
 from train.config.data import DebianData, FilesData, MovielensData, PydocsData, SplitConfig
@@ -78,8 +77,10 @@ class Experiment:
     examples: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ValueError(f"name: expected letters, digits, '.', '_' and '-', got {self.name!r}")
+        try:
+            names.model_name(self.name)
+        except ValueError as error:
+            raise ValueError(f"name: {error}") from None
         _check_features(self.query, self.item)
         _check_latent(self.tower, self.query, self.item)
         for n, example in enumerate(self.examples):

@@ -65,7 +65,7 @@ class Filter:
         if given[0] in ("matches", "not_matches"):
             try:
                 re.compile(self.value)
-            except re.error as error:
+            except (re.error, RecursionError, OverflowError) as error:
                 raise ValueError(f"{given[0]}: not a regular expression: {error}") from None
 
     @property

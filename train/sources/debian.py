@@ -19,7 +19,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from protos import names
 from protos.bundle import record, write_file
+from protos.documents import parse_json
 from protos.errors import DataError
 from train.sources.tables import Tables, collapse, holds, one_query_each, without
 
@@ -56,11 +58,11 @@ def lists(folder: Path, console: Console, refresh: bool = False) -> AptLists:
         with console.status("apt: fetching the package lists of the Debian archive"):
             _fetch(folder)
     try:
-        table = json.loads(index.read_bytes())
-        packages = tuple(folder / name for name in table["packages"])
-        translations = tuple(folder / name for name in table["translations"])
+        table = parse_json(index.read_bytes())
+        packages = tuple(folder / names.file_name(name) for name in table["packages"])
+        translations = tuple(folder / names.file_name(name) for name in table["translations"])
         found = AptLists(packages, translations, table["sha256"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{index}: not the index of apt's lists; delete {folder}") from None
     for path in (*packages, *translations):
         if not path.is_file():

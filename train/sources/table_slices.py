@@ -6,7 +6,6 @@ empty cell is null. A JSONL file has one object a line, whose values keep their 
 """
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from protos.documents import parse_json
 from protos.errors import DataError
 
 T = TypeVar("T")
@@ -158,7 +158,7 @@ def _lines(path: Path, file: Iterable[str]) -> Iterator[str]:
 
 def _object(path: Path, row: int, line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError as error:
         raise DataError(f"{path}: row {row}: not valid JSON: {error}") from None
     if not isinstance(value, dict):

@@ -1,0 +1,78 @@
+"""JSON and TOML from outside: parsed with a bound on nesting.
+
+    table = parse_json(path.read_bytes())
+
+Python's parsers recurse: a text of 200,000 `[` ends them with `RecursionError`, which is not a `ValueError`.
+Here it is one. A value that has passed can also be copied, printed and written again: those recurse too.
+"""
+
+import json
+import tomllib
+from collections.abc import Callable
+from typing import Any
+
+MOST_LEVELS = 64  # of arrays and objects inside one another; a bundle's manifest has about 10
+_CONTAINERS = frozenset((dict, list))
+TOO_DEEP = f"arrays and objects are nested more than {MOST_LEVELS} levels deep"
+
+
+def parse_json(text: str | bytes, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """The value that a JSON text holds.
+
+    Args:
+        text: bytes are UTF-8, UTF-16 or UTF-32.
+        parse_constant: is given `NaN`, `Infinity` or `-Infinity`, as for `json.loads`.
+
+    Raises:
+        ValueError: it is not JSON, not Unicode, or nested more than `MOST_LEVELS` levels deep.
+    """
+    try:
+        value = json.loads(text, parse_constant=parse_constant)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    _check_depth(value, text)
+    return value
+
+
+def parse_toml(content: bytes) -> dict[str, Any]:
+    """The table that a TOML file holds.
+
+    Raises:
+        ValueError: it is not TOML, not UTF-8, or nested more than `MOST_LEVELS` levels deep.
+    """
+    text = content.decode()
+    try:
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    _check_levels(table)  # a key such as `a.b.c` nests without any bracket
+    return table
+
+
+def _check_depth(value: Any, text: str | bytes) -> None:
+    """Check the levels of a JSON value, unless its text has too few brackets for more than are allowed."""
+    brackets = text.count("[") + text.count("{") if isinstance(text, str) else _brackets(text)
+    if brackets > MOST_LEVELS:
+        _check_levels(value)
+
+
+def _brackets(content: bytes) -> int:
+    return content.count(b"[") + content.count(b"{")
+
+
+def _check_levels(value: Any) -> None:
+    """Go through all containers level by level, without recursion."""
+    level = [value] if type(value) in _CONTAINERS else []
+    for _ in range(MOST_LEVELS):
+        level = [inner for each in level for inner in _inner(each)]
+        if not level:
+            return
+    raise ValueError(TOO_DEEP)
+
+
+def _inner(container: Any) -> list[Any]:
+    """The containers directly inside one."""
+    values = container.values() if type(container) is dict else container
+    if _CONTAINERS.isdisjoint(map(type, values)):  # a long list of texts takes a tenth of the time so
+        return []
+    return [each for each in values if type(each) in _CONTAINERS]

@@ -1,0 +1,85 @@
+"""Names from outside that become a part of a path, a query or an address: checked before they do.
+
+A bundle version comes from a registry's tag, a file name from a bundle's manifest, a model name from a
+manifest or a configuration, a run id from a tracking server. Each check returns the text, or raises a
+`ValueError` that says what was expected; callers add where the text was found.
+"""
+
+import re
+
+DIGITS = 12  # of a bundle's version: the name of its folder
+LONGEST_PART = 255  # characters of a file's name, which Linux allows in bytes
+LONGEST_SHOWN = 80  # characters of a refused text that an error shows
+
+_VERSION = re.compile(r"[0-9a-f]{64}")
+_FOLDER = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\:]")
+
+
+def bundle_version(text: str) -> str:
+    """A bundle's version, which is a sha256.
+
+    Raises:
+        ValueError: it is not 64 lowercase hexadecimal digits.
+    """
+    return _matching(_VERSION, text, "64 lowercase hexadecimal digits")
+
+
+def bundle_folder(version: str) -> str:
+    """The name of the folder of a bundle, given the bundle's version.
+
+    Raises:
+        ValueError: the version is not 64 lowercase hexadecimal digits.
+    """
+    return bundle_version(version)[:DIGITS]
+
+
+def is_bundle_folder(name: str) -> bool:
+    """Whether a folder has the name of a bundle's folder."""
+    return _FOLDER.fullmatch(name) is not None
+
+
+def model_name(text: str) -> str:
+    """The name of a registered model and of its experiment.
+
+    Raises:
+        ValueError: it has other characters than letters, digits, `.`, `_` and `-`, or begins with one of
+            these three.
+    """
+    return _matching(_MODEL, text, "letters, digits, '.', '_' and '-', beginning with a letter or a digit")
+
+
+def run_id(text: str) -> str:
+    """The id of an MLflow run.
+
+    Raises:
+        ValueError: it has other characters than letters, digits, `_` and `-`.
+    """
+    return _matching(_RUN, text, "1 to 256 letters, digits, '_' and '-'")
+
+
+def file_name(text: str) -> str:
+    """The name of a file inside a folder, such as `reports/quality.json`.
+
+    Raises:
+        ValueError: it is absolute, has a part that is empty or begins with a dot, or has a backslash, a colon
+            or a control character.
+    """
+    parts = text.split("/")
+    fits = all(part and not part.startswith(".") and len(part) <= LONGEST_PART for part in parts)
+    if not fits or _UNSAFE.search(text):
+        raise ValueError(f"expected a plain relative file name, got {_shown(text)}")
+    return text
+
+
+def _matching(pattern: re.Pattern[str], text: str, expected: str) -> str:
+    if not isinstance(text, str) or not pattern.fullmatch(text):
+        raise ValueError(f"expected {expected}, got {_shown(text)}")
+    return text
+
+
+def _shown(text: object) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[: LONGEST_SHOWN - 3]}..."
