@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from serving import cells
 from serving.cells import (
+    HEARTBEAT,
     IN_FLIGHT,
     QUERIES,
     QUEUE_DEPTH,
@@ -88,6 +89,10 @@ class WorkerMetrics:
             start += VERSION_SECONDS
             row[start + bisect_left(SECONDS, seconds)] += 1.0
             row[start + _SUM] += seconds
+
+    def beat(self) -> None:
+        """The event loop has made a turn."""
+        self._cells[HEARTBEAT] += 1.0
 
     def began(self) -> None:
         """A request has come in; `finished` must follow."""

@@ -201,8 +201,9 @@ class Reactor:
         self._server.shutdown(self._completed, SHUTDOWN)
 
     def _run(self) -> None:
-        poll, batcher = self._completed.poll, self._batcher
+        poll, batcher, beat = self._completed.poll, self._batcher, self.observer.beat
         while not (self._is_shut and self._due == 0):
+            beat()
             busy = batcher.queries or self._soon or self._refusals
             event = poll(0.0 if busy else time.time() + IDLE_SECONDS)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:
