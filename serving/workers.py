@@ -38,6 +38,7 @@ PATIENCE = 60.0  # seconds until the first processes must be ready
 QUICK = 5.0  # seconds of life below which a death is one of a series
 LONGEST_PAUSE = 5.0  # seconds before a process that keeps dying is started again
 SPARE = 5.0  # seconds beyond the grace after which a process is killed
+REPEAT_SECONDS = 1.0  # in which another signal to stop is taken for a copy of the first
 STARTING = 300.0  # seconds in which a process that is started again must show its first heartbeat
 TICK = 1.0  # seconds between two looks at the heartbeats, at most
 
@@ -141,6 +142,9 @@ class Supervisor:
     def run(self, ready: Callable[[], None]) -> None:
         """Start everything, call `ready` once it all is, and return when all has been stopped.
 
+        From then on this process ignores the signals to stop, since it is expected to exit: one that is sent
+        to a process group may arrive twice, and the second must not turn the exit code into a failure.
+
         Raises:
             Unavailable: a process was not ready in time, or ended before it was.
         """
@@ -155,6 +159,8 @@ class Supervisor:
                 self._watch()
             finally:
                 self._stop()
+            for number in HANDLED:
+                signal.signal(number, signal.SIG_IGN)
 
     def _fork(self, role: Role) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -254,15 +260,20 @@ class Supervisor:
                 log.error("%s died (%s); starting it again", role.name, _cause(status))
 
     def _stop(self) -> None:
-        """Tell everybody to stop, wait, and kill who does not; a second signal is the end of patience."""
+        """Tell all processes to stop, wait, and kill those that do not; another signal ends the wait.
+
+        A signal within `REPEAT_SECONDS` does not: where a process group is told to stop, `make` sends its
+        child the signal that the child has got already.
+        """
         living = [role for role in self._roles if role.pid]
         for role in living:
             os.kill(role.pid, signal.SIGTERM)
+        impatient = time.monotonic() + REPEAT_SECONDS
         until = time.monotonic() + self._grace + SPARE
         while living and time.monotonic() < until:
             living = [role for role in living if os.waitpid(role.pid, os.WNOHANG)[0] == 0]
             caught = signal.sigtimedwait((*STOP, signal.SIGCHLD), 0.1) if living else None
-            if caught is not None and caught.si_signo in STOP:
+            if caught is not None and caught.si_signo in STOP and time.monotonic() >= impatient:
                 break
         for role in living:
             log.error("%s does not stop; killed", role.name)
