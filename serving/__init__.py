@@ -15,7 +15,8 @@ Read in this order.
 - Which bundle answers: `served.py` (one, or one and a canary), `swap.py` (how a worker changes over),
   `board.py` (what processes tell one another), `releases.py` (what is told of it); how an alias is followed:
   `following/`; the shadow, a bundle that is asked too and that nobody waits for: `shadow/`.
-- Who may ask: `tokens.py`, `guard.py`, `tls.py`, `ratelimit.py`, and `THREATS.md`.
+- Who may ask: `tokens.py`, `guard.py`, `tls.py`, `expiry.py`, `watch.py` (files that are replaced),
+  `access_files.py` (the same in the supervisor), `ratelimit.py`, and `THREATS.md`.
 - What is told of it: `cells.py`, `counters.py`, `metrics.py`, `exposition.py`, `processes.py`; `call.py`,
   `tracing.py`, `requestlog.py`, `observer.py`.
 - Those who use it: `client/`, `load/`, `demo.py`, and the commands in `__main__.py`.

@@ -48,6 +48,12 @@ def add_serve(parser: ArgumentParser) -> None:
     )
     add("--threads", type=flags.count, default=1, help="of the query tower in one call (%(default)s)")
     add("--grace", type=flags.seconds, default=10.0, help="seconds to finish requests in (%(default)s)")
+    add(
+        "--worker-timeout",
+        type=flags.seconds_or_none,
+        default=30.0,
+        help="seconds without a heartbeat after which a worker is replaced; 0: never (%(default)s)",
+    )
     _add_release(parser.add_argument_group("which bundles, where --model is an alias"))
     add("--item-tower", action="store_true", help="offer the item tower too, by the Open Inference Protocol")
     _add_access(parser.add_argument_group("who may ask"))
@@ -79,8 +85,8 @@ def plan(arguments: Namespace) -> Plan:
         first, model_version = bundles.first(follow.model, follow.cache, arguments.item_tower)
     else:
         first, model_version = folder(arguments), _number(arguments.model)
-    direct = "host port port_file workers threads grace tokens insecure rate burst metrics_host metrics_port"
-    direct += " log_rate log_queries trace_endpoint trace_ratio item_tower"
+    direct = "host port port_file workers threads grace worker_timeout tokens insecure rate burst"
+    direct += " metrics_host metrics_port log_rate log_queries trace_endpoint trace_ratio item_tower"
     return Plan(
         first,
         limits=limits,
@@ -148,10 +154,19 @@ def _add_release(group: _ArgumentGroup) -> None:
 
 def _add_access(group: _ArgumentGroup) -> None:
     add = group.add_argument
-    add("--tls-certificate", type=Path, help="the server's certificates, PEM; read again when it changes")
+    add(
+        "--tls-certificate",
+        type=Path,
+        help="the server's certificates, PEM; read again when it changes, and on SIGHUP",
+    )
     add("--tls-key", type=Path, help="the key of the first of them, PEM; read again when it changes")
     add("--client-ca", type=Path, help="clients must show a certificate that one of these has signed, PEM")
-    add("--tokens", type=Path, help="TOML of the tokens that count, as `python -m serving token` writes it")
+    add(
+        "--tokens",
+        type=Path,
+        help="TOML of the tokens that count, as `python -m serving token` writes it; read again when it "
+        "changes, and on SIGHUP; deleting it revokes no token, `token = []` in it revokes all",
+    )
     add("--insecure", action="store_true", help="serve beyond this machine in the clear all the same")
     add(
         "--rate",

@@ -27,8 +27,13 @@ PID, UP, STARTED, STARTS = range(4)
 # What is so at the moment; a worker that has ended has none of it.
 QUEUE_DEPTH, IN_FLIGHT, STREAMS = GAUGES = range(4, 7)
 
+# Written by the worker on each turn of its event loop; 0 until the loop has started.
+HEARTBEAT = 7
+# Workers killed in this slot because their heartbeat had stopped. Written by the supervisor.
+HANGS = 8
+
 # What is counted: cells that never fall, whoever holds the row.
-COUNTED = 8
+COUNTED = 9
 REQUESTS = {
     method: {code: COUNTED + m * len(CODES) + c for c, code in enumerate(CODES)}
     for m, method in enumerate(METHODS)

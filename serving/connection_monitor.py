@@ -121,7 +121,7 @@ class ConnectionMonitor:
         port: that the server listens on.
         bounds: of a worker.
         max_message_bytes: size of the largest message that the server takes.
-        polls: counts the event loop's polls; while the count stands still, the loop is busy or stuck in one.
+        heartbeat: counts the turns of the event loop; while it stands still, the loop is at work or stuck.
         last_calls: peer of a call, as gRPC writes it -> when its last call or message arrived, in
             `time.perf_counter_ns()`. The event loop adds to it, and the monitor removes what is over.
         closed: called with the reason for each connection that is closed: `first_call`, `address`, `full` or
@@ -133,11 +133,11 @@ class ConnectionMonitor:
         port: int,
         bounds: Bounds,
         max_message_bytes: int,
-        polls: Callable[[], int],
+        heartbeat: Callable[[], float],
         last_calls: MutableMapping[bytes, int],
         closed: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        self._port, self._bounds, self._polls = port, bounds, polls
+        self._port, self._bounds, self._heartbeat = port, bounds, heartbeat
         self._last_calls, self._closed = last_calls, closed
         self._quiet_bytes = 2 * max_message_bytes  # since the last call: a message of it may still be coming
         self._connections: dict[int, Connection | None] = {}  # by inode; None is a socket of something else
@@ -157,14 +157,14 @@ class ConnectionMonitor:
             self._thread.join()
 
     def _run(self) -> None:
-        polls, since, next_sweep = -1, 0.0, 0.0
+        beat, since, next_sweep = -1.0, 0.0, 0.0
         while not self._stop.wait(TICK_SECONDS):
             now = time.monotonic()
             try:
-                if polls != (polls := self._polls()):
+                if beat != (beat := self._heartbeat()):
                     since = now
                 elif now - since >= STALL_SECONDS:
-                    self._break_stall(polls)
+                    self._break_stall(beat)
                 if now >= next_sweep:
                     self.sweep()
                     ended = time.monotonic()
@@ -213,7 +213,7 @@ class ConnectionMonitor:
                 of_client[each.client] -= 1
                 left -= 1
 
-    def _break_stall(self, polls: int) -> None:
+    def _break_stall(self, beat: float) -> None:
         """Close the connections whose socket is being read, if the event loop is stuck reading.
 
         The event loop's thread is the only one that reads. So in one call of the poller the bytes of other
@@ -222,7 +222,7 @@ class ConnectionMonitor:
         connections = self._update(time.monotonic())
         growing = [(each, each.read_bytes()) for each in connections]
         for _ in range(2):
-            if self._stop.wait(TICK_SECONDS) or self._polls() != polls:
+            if self._stop.wait(TICK_SECONDS) or self._heartbeat() != beat:
                 return
             read = [(each, before, each.read_bytes()) for each, before in growing]
             growing = [(each, after) for each, before, after in read if after > before >= 0]

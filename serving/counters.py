@@ -12,6 +12,7 @@ from typing import TypeAlias
 from serving import cells
 from serving.cells import (
     CONNECTIONS_CLOSED,
+    HEARTBEAT,
     IN_FLIGHT,
     QUERIES,
     QUEUE_DEPTH,
@@ -89,6 +90,14 @@ class WorkerMetrics:
             start += VERSION_SECONDS
             row[start + bisect_left(SECONDS, seconds)] += 1.0
             row[start + _SUM] += seconds
+
+    def beat(self) -> None:
+        """The event loop has made a turn."""
+        self._cells[HEARTBEAT] += 1.0
+
+    def heartbeat(self) -> float:
+        """Turns of the event loop; 0 until it has started."""
+        return self._cells[HEARTBEAT]
 
     def began(self) -> None:
         """A request has come in; `finished` must follow."""

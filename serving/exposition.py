@@ -209,11 +209,15 @@ def _workers(rows: Sequence[list[float]]) -> Iterator[Metric]:
         cells.STREAMS: Gauge("twinspire_streams", "Streams that are open.", labels=["worker"]),
     }
     restarted = Counter("twinspire_worker_restarts", "Workers that had to be replaced.", labels=["worker"])
+    hung = Counter(
+        "twinspire_worker_hangs", "Workers killed because their heartbeat had stopped.", labels=["worker"]
+    )
     for slot, row in enumerate(rows):
         for cell, gauge in gauges.items():
             gauge.add_metric([str(slot)], row[cell])
         restarted.add_metric([str(slot)], restarts(row))
-    yield from (*gauges.values(), restarted)
+        hung.add_metric([str(slot)], row[cells.HANGS])
+    yield from (*gauges.values(), restarted, hung)
 
 
 def _bundle(facts: BundleFacts) -> Iterator[Metric]:

@@ -15,16 +15,17 @@ def bounded_count(most: int, least: int = 1) -> Callable[[str], int]:
     return parse
 
 
-def bounded_seconds(most: float) -> Callable[[str], float]:
-    """Seconds, above 0 and within a bound."""
+def bounded_seconds(most: float, or_none: bool = False) -> Callable[[str], float]:
+    """Seconds, above 0 and within a bound; or 0, where that means none."""
+    least = "0 or above" if or_none else "above 0"
 
     def parse(text: str) -> float:
         try:
             seconds = float(text)
         except ValueError:
             seconds = -1.0
-        if not 0 < seconds <= most:
-            raise ArgumentTypeError(f"expected seconds, above 0 and at most {most:g}, got {text!r}")
+        if not (0 < seconds <= most or (or_none and seconds == 0)):
+            raise ArgumentTypeError(f"expected seconds, {least} and at most {most:g}, got {text!r}")
         return seconds
 
     return parse
@@ -42,3 +43,4 @@ count = bounded_count(2**31 - 1)
 count_or_none = bounded_count(2**31 - 1, least=0)
 port = bounded_count(65_535, least=0)
 seconds = bounded_seconds(3600.0)
+seconds_or_none = bounded_seconds(3600.0, or_none=True)

@@ -68,9 +68,17 @@ class SharedMetrics:
     def ended(self, slot: int) -> None:
         """The worker of this slot is no more; for its supervisor, who has seen it end."""
         row = self._rows[slot]
-        row[cells.UP] = 0.0
+        row[cells.UP] = row[cells.HEARTBEAT] = 0.0
         for gauge in cells.GAUGES:
             row[gauge] = 0.0
+
+    def heartbeat(self, slot: int) -> float:
+        """A number that changes while the event loop of the slot's worker turns; 0 before it has started."""
+        return self._rows[slot][cells.HEARTBEAT]
+
+    def hung(self, slot: int) -> None:
+        """Count a worker of this slot whose heartbeat has stopped; for its supervisor."""
+        self._rows[slot][cells.HANGS] += 1.0
 
     def read(self) -> list[list[float]]:
         """The cells of every slot, as they are now."""

@@ -36,6 +36,7 @@ class Observer:
     ) -> None:
         self.metrics = metrics
         self.began = metrics.began
+        self.beat = metrics.beat
         self.streams = metrics.streams
         self._log, self._tracing = log, tracing
 

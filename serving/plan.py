@@ -45,6 +45,7 @@ class Plan:
         workers: processes that answer.
         threads: of the query tower in one call.
         grace: seconds in which requests may be finished at the end.
+        worker_timeout: seconds without a heartbeat after which a worker is replaced; 0: never.
         limits: of a request.
         bounds: of a worker.
         tls: files to speak TLS with.
@@ -68,6 +69,7 @@ class Plan:
     workers: int = 1
     threads: int = 1
     grace: float = 10.0
+    worker_timeout: float = 30.0
     limits: Limits = field(default_factory=Limits)
     bounds: Bounds = field(default_factory=Bounds)
     tls: TlsFiles | None = None

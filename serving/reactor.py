@@ -92,7 +92,6 @@ class Reactor:
         self._refusals = Refusals()
         self.unsent = Unsent(bounds.connection_unsent_bytes, bounds.unsent_bytes)
         self.silent: dict[Rpc, None] = {}  # calls whose message has not come, in their order
-        self.polls = 0  # since the start
         self.last_calls: dict[bytes, int] = {}  # peer -> when its last call or message came, perf_counter_ns
         self._streams: dict[StreamRpc, None] = {}  # in the order of their last messages
         self._is_shut = False
@@ -236,9 +235,9 @@ class Reactor:
         self._server.shutdown(self._completed, SHUTDOWN)
 
     def _run(self) -> None:
-        poll, batcher = self._completed.poll, self._batcher
+        poll, batcher, beat = self._completed.poll, self._batcher, self.observer.beat
         while not (self._is_shut and self._due == 0):
-            self.polls += 1
+            beat()
             busy = batcher.queries or self._soon or self._refusals
             event = poll(0.0 if busy else time.time() + IDLE_SECONDS)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:

@@ -34,9 +34,10 @@ from serving.retriever import Retriever
 from serving.rpc import Rpc
 from serving.served import Lineup, Served
 from serving.servicer import SERVICE, RetrievalServicer, Tap
-from serving.tls import TlsFiles, credentials
+from serving.tls import ServerTls, credentials
 from serving.tokens import TokenFile
 from serving.tracing import Tracing
+from serving.watch import Reloaded
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
@@ -52,20 +53,36 @@ class Access:
     """Who may ask, and how often.
 
     Args:
-        tls: files to speak TLS with; without, nothing is encrypted.
+        tls: certificate and key to speak TLS with; without, nothing is encrypted.
         tokens: that the service knows; without, everybody may do everything.
         rate: that each client must keep to.
     """
 
-    tls: TlsFiles | None = None
+    tls: ServerTls | None = None
     tokens: TokenFile | None = None
     rate: RateLimit | None = None
+
+    @property
+    def files(self) -> dict[str, Reloaded[Any]]:
+        """The files that may be replaced while the service runs."""
+        named: dict[str, Reloaded[Any] | None] = {"tokens": self.tokens, "tls": self.tls}
+        return {name: file for name, file in named.items() if file is not None}
+
+    def quiet(self) -> None:
+        """Leave successful reads of the files out of this process's log."""
+        for file in self.files.values():
+            file.quiet = True
+
+    def reload(self) -> None:
+        """Read all files again."""
+        for file in self.files.values():
+            file.reload()
 
     def state(self) -> dict[str, Any]:
         """The fields of `ServiceState` that tell of this."""
         return {
             "tls": self.tls is not None,
-            "client_certificates": self.tls is not None and self.tls.client_ca is not None,
+            "client_certificates": self.tls is not None and self.tls.files.client_ca is not None,
             "tokens": self.tokens is not None,
             "rate_per_second": self.rate.per_second if self.rate is not None else 0.0,
         }
@@ -96,7 +113,6 @@ class RetrievalServer:
 
     Raises:
         Unavailable: nobody can listen there, most likely because somebody does.
-        ConfigError: TLS files cannot be used.
     """
 
     def __init__(
@@ -119,6 +135,7 @@ class RetrievalServer:
     ) -> None:
         limits, bounds, access = limits or Limits(), bounds or Bounds(), access or Access()
         metrics = metrics or SharedMetrics.create(workers=1)
+        self._access = access
         self._counters = counters = metrics.worker(slot)
 
         def state() -> dict[str, Any]:
@@ -161,7 +178,7 @@ class RetrievalServer:
             self.port,
             bounds,
             limits.max_message_bytes,
-            lambda: self._reactor.polls,
+            counters.heartbeat,
             self._reactor.last_calls,
             counters.closed_connection,
         )
@@ -191,6 +208,10 @@ class RetrievalServer:
             swapped()
 
         self._reactor.call_soon(swap)
+
+    def reload(self) -> None:
+        """Read the files of tokens and certificates again, soon and on the reactor's thread."""
+        self._reactor.call_soon(self._access.reload)
 
     def stop(self, grace_seconds: float = 10.0) -> None:
         """Say NOT_SERVING, take no new request, finish those in flight, and return.

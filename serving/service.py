@@ -5,14 +5,20 @@ serve(Plan(folder, port=50051, workers=4), ready=lambda serving: print(serving.a
 
 import gc
 import logging
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from prometheus_client.core import Metric
 
 from protos import bundle
 from protos.bundle import Manifest, write_file
 from protos.errors import BundleError
+from serving.access_files import NOTE as ACCESS
+from serving.access_files import AccessFiles, access_metrics
 from serving.address import is_loopback, join
 from serving.board import Board
 from serving.exposition import BundleFacts, bundle_facts, serve_metrics
@@ -30,10 +36,10 @@ from serving.shadow.channel import Channel, ShadowTap
 from serving.shadow.process import NOTE as SHADOW
 from serving.shadow.process import Shadow
 from serving.swap import NEXT, TARGET, Swapper, lineup_of, worker_name
-from serving.tls import check_exposure
+from serving.tls import ServerTls, check_exposure
 from serving.tokens import TokenFile
 from serving.tracing import Tracing, prepare
-from serving.workers import Lifeline, Role, Supervisor, reserved
+from serving.workers import Lifeline, Role, Supervisor, blocked, reserved
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +72,8 @@ class Serving:
 def serve(plan: Plan, ready: Callable[[Serving], None]) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is called as soon as requests are answered.
 
+    SIGHUP makes all workers read the files of tokens and certificates again.
+
     Raises:
         BundleError: the bundle cannot be used.
         ConfigError: TLS or token files cannot be used, or the service would be open to strangers.
@@ -78,10 +86,14 @@ def serve(plan: Plan, ready: Callable[[Serving], None]) -> None:
     access = _access(plan)
     if plan.trace_endpoint:
         prepare(plan.trace_endpoint, plan.trace_ratio)
-    with reserved(plan.host, plan.port) as port:
+    # A SIGHUP that comes while the bundle is loaded waits for the supervisor.
+    with blocked((signal.SIGHUP,)), reserved(plan.host, plan.port) as port:
         log.info("loading %s", plan.folder)
         service = _Service(plan, access, port)
-        roles = [Role(worker_name(n), service.worker(n)) for n in range(plan.workers)]
+        roles = [
+            Role(worker_name(n), service.worker(n), partial(service.shared.heartbeat, n))
+            for n in range(plan.workers)
+        ]
         metrics = Role("metrics", service.metrics)
         watched = [*roles, *service.followers()]
         if plan.metrics_port is not None:
@@ -99,8 +111,16 @@ def serve(plan: Plan, ready: Callable[[Serving], None]) -> None:
             if role in roles:
                 service.shared.ended(roles.index(role))
 
+        def hung(role: Role) -> None:
+            service.shared.hung(roles.index(role))
+
+        files = AccessFiles(access, service.board)
+        files.check()
+        supervisor = Supervisor(
+            watched, plan.grace, died, plan.worker_timeout, hung, tick=files.check, reload=files.reload
+        )
         try:
-            Supervisor(watched, plan.grace, died).run(started)
+            supervisor.run(started)
         finally:
             if plan.port_file:
                 plan.port_file.unlink(missing_ok=True)
@@ -117,7 +137,7 @@ class _Service:
         self._for_good = None if plan.follow else self._load(plan.folder, plan.model_version)
         self.manifest = self._for_good.manifest if self._for_good else bundle.read_manifest(plan.folder)
         self.shared = SharedMetrics.create(plan.workers)
-        notes = (TARGET, NEXT, FOLLOWING, SHADOW_TARGET, SHADOW)
+        notes = (TARGET, NEXT, FOLLOWING, SHADOW_TARGET, SHADOW, ACCESS)
         self.board = Board.create((*notes, *map(worker_name, range(plan.workers))))
         first = bundle_at(plan.folder, self.manifest.bundle_version, plan.model_version)
         self.board.write(TARGET, Target(1, first).note())
@@ -141,6 +161,7 @@ class _Service:
         def run(lifeline: Lifeline) -> None:
             plan = self._plan
             gc.set_threshold(GARBAGE)
+            self._access.quiet()  # the supervisor logs what is read
             if self._for_good and plan.threads > 1:  # a session's own threads do not survive a fork
                 self._for_good.retriever.open_encoder(plan.folder, plan.threads)
             target = self.board.read(TARGET)
@@ -172,7 +193,7 @@ class _Service:
             if plan.follow:
                 swapper.start()
             lifeline.ready()
-            lifeline.wait()
+            lifeline.wait(server.reload)
             swapper.stop()
             server.stop(plan.grace)
             if tracing:
@@ -189,11 +210,15 @@ class _Service:
             plan.metrics_host,
             plan.metrics_port or 0,
             self._facts,
-            self._releases.metrics,
+            self._metrics,
             self._releases.processes,
         ) as server:
             lifeline.ready(str(server.port))
             lifeline.wait()
+
+    def _metrics(self) -> Iterator[Metric]:
+        yield from self._releases.metrics()
+        yield from access_metrics(self.board.read(ACCESS))
 
     def _facts(self) -> BundleFacts | None:
         """Of the champion; None where nobody has looked at its folder before it was gone."""
@@ -228,11 +253,9 @@ def _access(plan: Plan) -> Access:
     check_exposure(plan.host, plan.tls is not None, plan.tokens is not None, plan.insecure)
     if plan.metrics_port is not None and not is_loopback(plan.metrics_host):
         log.warning("%s: whoever reaches this address can read the metrics", plan.metrics_host)
-    if plan.tls:
-        plan.tls.read()
     RequestLog(plan.log_rate)  # refuses a rate that is none
     return Access(
-        plan.tls,
+        ServerTls(plan.tls) if plan.tls else None,
         TokenFile(plan.tokens) if plan.tokens else None,
         RateLimit.create(plan.rate, plan.burst) if plan.rate else None,
     )

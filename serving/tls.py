@@ -1,11 +1,9 @@
 """TLS from files that may be replaced while the service runs, and the rule of when it must be on.
 
-files = TlsFiles(certificate, key, client_ca)
-files.read()                                          # refuses what cannot work, before a fork
-server.add_secure_port(address, credentials(files))   # after it
+tls = ServerTls(TlsFiles(certificate, key, client_ca))  # refuses what cannot work, before a fork
+server.add_secure_port(address, credentials(tls))       # after it
 """
 
-import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +12,18 @@ import grpc
 
 from protos.errors import ConfigError
 from serving.address import is_loopback
-from serving.watch import FileWatch
-
-log = logging.getLogger(__name__)
+from serving.expiry import Certificate, certificates, date
+from serving.watch import FileWatch, Reloaded
 
 
 @dataclass(frozen=True)
 class Material:
-    """What the files hold, as PEM."""
+    """The content of the files, as PEM, and the validity of all certificates in it."""
 
     certificate: bytes
     key: bytes
     client_ca: bytes | None
+    certificates: tuple[Certificate, ...]
 
 
 @dataclass(frozen=True)
@@ -55,44 +53,58 @@ class TlsFiles:
             ConfigError: which file cannot be used, and why.
         """
         watch = FileWatch(self.paths)
-        material = Material(
-            _read(self.certificate), _read(self.key), _read(self.client_ca) if self.client_ca else None
-        )
-        _certificates(self.certificate, material.certificate)
-        if self.client_ca and not _certificates(self.client_ca, material.client_ca or b""):
-            raise ConfigError(f"{self.client_ca}: holds no certificate of an authority")
+        certificate, key = _read(self.certificate), _read(self.key)
+        found, client_ca = certificates(self.certificate, certificate), None
+        if self.client_ca:
+            client_ca = _read(self.client_ca)
+            found += certificates(self.client_ca, client_ca)
+            _check_authorities(self.client_ca, client_ca)
         _check_pair(self.certificate, self.key)
         if watch.changed():  # OpenSSL reads the pair by itself: it may have seen another one
             raise ConfigError(f"{self.certificate}: was replaced while it was read")
-        return material
+        return Material(certificate, key, client_ca, found)
 
 
-def credentials(files: TlsFiles) -> grpc.ServerCredentials:
+class ServerTls(Reloaded[Material]):
+    """The TLS files of a server, and the last content of them that it can work with.
+
+    Args:
+        files: the files.
+
+    Attributes:
+        files: the files.
+
+    Raises:
+        ConfigError: which file cannot be used, and why.
+    """
+
+    def __init__(self, files: TlsFiles) -> None:
+        self.files = files
+        super().__init__(
+            files.paths, files.read, _validity, "new connections get the certificate read before"
+        )
+
+
+def credentials(tls: ServerTls) -> grpc.ServerCredentials:
     """Credentials for one port, which look at the files before every handshake.
 
     What has changed counts from the next connection on; connections that are open go on. Files that
     cannot be used by then change nothing but the log.
-
-    Raises:
-        ConfigError: the files cannot be used.
     """
-    watch = FileWatch(files.paths)
+    configured = tls.content
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
-        if not watch.changed():
+        nonlocal configured
+        tls.refresh()
+        if tls.content is configured:
             return None
-        try:
-            material = files.read()
-        except ConfigError as error:
-            log.error("%s; new connections get the certificate read before", error)
-            return None
-        log.info("%s: read again", files.certificate)
-        return _configuration(material)
+        configured = tls.content
+        return _configuration(configured)
 
     return grpc.dynamic_ssl_server_credentials(
-        _configuration(files.read()),
+        _configuration(configured),
         fetch,  # type: ignore[arg-type]  # the stubs do not know that None means no change
-        require_client_authentication=files.client_ca is not None,
+        require_client_authentication=tls.files.client_ca is not None,
     )
 
 
@@ -130,14 +142,19 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _certificates(path: Path, pem: bytes) -> int:
-    """How many authorities' certificates there are; raises ConfigError if there is none of any kind."""
+def _validity(material: Material) -> str:
+    return f"valid until {date(min(each.not_after for each in material.certificates))}"
+
+
+def _check_authorities(path: Path, pem: bytes) -> None:
+    """Raise ConfigError unless there is an authority's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_verify_locations(cadata=pem.decode("ascii"))
     except (ValueError, ssl.SSLError):
         raise ConfigError(f"{path}: expected certificates as PEM") from None
-    return context.cert_store_stats()["x509_ca"]
+    if not context.cert_store_stats()["x509_ca"]:
+        raise ConfigError(f"{path}: holds no certificate of an authority")
 
 
 def _check_pair(certificate: Path, key: Path) -> None:

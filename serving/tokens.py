@@ -15,7 +15,6 @@ choose; a token of 256 random bits can be found neither by guessing nor in a tab
 
 import hashlib
 import hmac
-import logging
 import math
 import re
 import secrets
@@ -24,13 +23,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from protos import config
 from protos.errors import ConfigError, InvalidInput, NotAuthenticated
-from serving.watch import FileWatch
-
-log = logging.getLogger(__name__)
+from serving.watch import Reloaded
 
 RELOAD_SECONDS = 1.0  # between looks at the file: a new or a revoked token counts after that
 TOKEN_BYTES = 32
@@ -132,10 +129,23 @@ class Token:
     until: float
 
 
-class TokenFile:
+class Table(NamedTuple):
+    """The content of a token file.
+
+    Args:
+        tokens: that count.
+        roles: path of a method -> the role that it asks for.
+    """
+
+    tokens: tuple[Token, ...]
+    roles: dict[str, Role]
+
+
+class TokenFile(Reloaded[Table]):
     """The tokens of a file, which is read again when it has changed.
 
-    A file that is broken by then changes nothing but the log.
+    A file that is broken or deleted by then revokes no token: the tokens read before still count, and an
+    error is logged. To revoke all tokens, write `token = []`.
 
     Args:
         path: of the file.
@@ -146,9 +156,7 @@ class TokenFile:
     """
 
     def __init__(self, path: Path, period: float = RELOAD_SECONDS) -> None:
-        self._path = path
-        self._watch = FileWatch([path], period)
-        self._tokens, self._roles = _load(path)
+        super().__init__([path], lambda: _load(path), _count, "the tokens read before still count", period)
 
     def role(self, method: str) -> Role:
         """The role that a method asks for.
@@ -156,8 +164,8 @@ class TokenFile:
         Args:
             method: as gRPC names it, `/retrieval.v1.Retrieval/Search`.
         """
-        self._refresh()
-        return self._roles.get(method, Role.ADMIN)
+        self.refresh()
+        return self.content.roles.get(method, Role.ADMIN)
 
     def identify(self, token: str) -> Token:
         """What the service knows of a token.
@@ -168,10 +176,10 @@ class TokenFile:
         Raises:
             NotAuthenticated: it is none that the service knows, or it has expired.
         """
-        self._refresh()
+        self.refresh()
         digest = hashlib.sha256(token.encode()).digest()
         found = None
-        for known in self._tokens:
+        for known in self.content.tokens:
             if hmac.compare_digest(known.digest, digest):
                 found = known
         if found is None:
@@ -179,16 +187,6 @@ class TokenFile:
         if time.time() >= found.until:
             raise NotAuthenticated("the token has expired")
         return found
-
-    def _refresh(self) -> None:
-        if not self._watch.changed():
-            return
-        try:
-            self._tokens, self._roles = _load(self._path)
-        except ConfigError as error:
-            log.error("%s; the tokens read before still count", error)
-        else:
-            log.info("%s: read again, %d tokens", self._path, len(self._tokens))
 
 
 def new_token(name: str, role: str) -> tuple[str, str]:
@@ -214,7 +212,7 @@ def new_token(name: str, role: str) -> tuple[str, str]:
     return token, "\n".join(["[[token]]", *lines]) + "\n"
 
 
-def _load(path: Path) -> tuple[tuple[Token, ...], dict[str, Role]]:
+def _load(path: Path) -> Table:
     try:
         table = config.read(path, TokenTable)
     except OSError as error:
@@ -224,4 +222,8 @@ def _load(path: Path) -> tuple[tuple[Token, ...], dict[str, Role]]:
         for entry in table.token
     )
     given = {method: Role[name.upper()] for method, name in table.methods.items()}
-    return tokens, {f"/{method}": role for method, role in {**METHODS, **given}.items()}
+    return Table(tokens, {f"/{method}": role for method, role in {**METHODS, **given}.items()})
+
+
+def _count(table: Table) -> str:
+    return f"{len(table.tokens)} tokens"

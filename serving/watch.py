@@ -1,20 +1,33 @@
-"""Files that may be replaced while the service runs: are they still those that were read?"""
+"""Files that may be replaced while the service runs: detect the change, and keep the last usable content."""
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
-State = tuple[tuple[int, int, int] | None, ...]
+from protos.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0  # before files that could not be used are read again, even if they have not changed
+
+Identity = tuple[int, ...]  # of one file
+State = tuple[Identity | None, ...]
+Content = TypeVar("Content")
 
 
 class FileWatch:
-    """Tells files apart by time of change, size and inode, which costs a few microseconds.
+    """Tells whether files were replaced or written to, which costs a few microseconds.
 
-    Make it before the files are read for the first time, so that no change between the two is lost.
+    A file is the same while its times of modification and of status change, its size, inode and device are.
+    A program can set the time of modification back, but not the time of status change.
+
+    Create it before the files are read for the first time, so that a change between the two is detected.
 
     Args:
-        paths: the files; one that is missing counts as changed when it appears.
-        period: seconds in which it looks once at most.
+        paths: the files; a missing one counts as changed when it appears.
+        period: seconds between two looks at the files, at least.
     """
 
     def __init__(self, paths: Sequence[Path], period: float = 0.0) -> None:
@@ -24,7 +37,7 @@ class FileWatch:
         self._next = time.monotonic() + period
 
     def changed(self) -> bool:
-        """Whether the files differ from what they were at the last change that this told of."""
+        """Whether the files differ from their state at the last call that returned True."""
         now = time.monotonic()
         if now < self._next:
             return False
@@ -33,13 +46,83 @@ class FileWatch:
         return self._seen != before
 
     def state(self) -> State:
-        """What tells the files from other ones of the same names."""
-        return tuple(map(_state, self._paths))
+        """The identity of each file; None for one that is missing."""
+        return tuple(map(_identity, self._paths))
 
 
-def _state(path: Path) -> tuple[int, int, int] | None:
+class Reloaded(Generic[Content]):
+    """The last usable content of files, which are read again when they have changed.
+
+    Files that cannot be used change nothing: the content read before stays, an error is logged once, and the
+    files are tried again every `RETRY_SECONDS`.
+
+    Args:
+        paths: the files; the first one names them in the log.
+        read: reads all of them; raises ConfigError.
+        describe: describes the content in the log.
+        kept: says in the log what an unusable file means.
+        period: seconds between two looks at the files, at least.
+
+    Attributes:
+        content: the last usable content.
+        error: why the files cannot be used now; empty if they can.
+        quiet: whether a successful read is left out of the log.
+
+    Raises:
+        ConfigError: the files cannot be used.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        read: Callable[[], Content],
+        describe: Callable[[Content], str],
+        kept: str,
+        period: float = 0.0,
+    ) -> None:
+        self._path = paths[0]
+        self._read, self._describe, self._kept = read, describe, kept
+        self._retry = 0.0
+        self._watch = FileWatch(paths, period)
+        self.content = read()
+        self.error = ""
+        self.quiet = False
+
+    @property
+    def description(self) -> str:
+        """The file and its content, or why it cannot be used, for the log."""
+        if self.error:
+            return f"{self.error}; {self._kept}"
+        return f"{self._path}: {self._describe(self.content)}"
+
+    def refresh(self) -> bool:
+        """Read the files again if they have changed; returns whether the content is new."""
+        if not (self._watch.changed() or (self.error and time.monotonic() >= self._retry)):
+            return False
+        self._load()
+        if not (self.error or self.quiet):
+            log.info("%s: read again, %s", self._path, self._describe(self.content))
+        return not self.error
+
+    def reload(self) -> None:
+        """Read the files again, whether they have changed or not; only a new error is logged."""
+        self._watch.changed()
+        self._load()
+
+    def _load(self) -> None:
+        before, self.error = self.error, ""
+        try:
+            self.content = self._read()
+        except ConfigError as error:
+            self.error = str(error)
+            self._retry = time.monotonic() + RETRY_SECONDS
+            if self.error != before:
+                log.error("%s; %s", error, self._kept)
+
+
+def _identity(path: Path) -> Identity | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev

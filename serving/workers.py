@@ -2,8 +2,9 @@
 
 The supervisor loads the bundle, freezes it and forks: the workers share its memory, and the system spreads
 connections over them (SO_REUSEPORT). gRPC starts in the workers alone, for it does not survive a fork. A
-process that dies is forked anew, and the others do not notice; one SIGTERM to the supervisor drains them all;
-and if the supervisor itself is killed, they stop by themselves.
+process that dies is forked anew, and the others do not notice. A process whose heartbeat stops is killed and
+forked anew. One SIGTERM to the supervisor drains them all, and SIGHUP makes them reload their files. If the
+supervisor itself is killed, they stop by themselves.
 
     Supervisor([Role("worker 0", run), Role("worker 1", run)], grace_seconds=10).run(ready=print)
 """
@@ -21,18 +22,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import TypeVar
 
 from protos.errors import TwinspireError, Unavailable
 from serving.address import join
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 STOP = (signal.SIGTERM, signal.SIGINT)
+HANDLED = (*STOP, signal.SIGHUP)
 CRASHED = 3  # exit code of a process that could not start or broke off
 PATIENCE = 60.0  # seconds until the first processes must be ready
 QUICK = 5.0  # seconds of life below which a death is one of a series
 LONGEST_PAUSE = 5.0  # seconds before a process that keeps dying is started again
 SPARE = 5.0  # seconds beyond the grace after which a process is killed
+REPEAT_SECONDS = 1.0  # in which another signal to stop is taken for a copy of the first
+STARTING = 300.0  # seconds in which a process that is started again must show its first heartbeat
+TICK = 1.0  # seconds between two looks at the heartbeats, at most
 
 
 class Lifeline:
@@ -43,7 +51,7 @@ class Lifeline:
         self._wake, self._woken = os.pipe()
         os.set_blocking(self._woken, False)
         signal.set_wakeup_fd(self._woken)
-        for number in STOP:
+        for number in HANDLED:
             signal.signal(number, _noted)
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
@@ -52,9 +60,19 @@ class Lifeline:
         os.write(self._ready, f"{says}\n".encode())
         os.close(self._ready)
 
-    def wait(self) -> None:
-        """Return when it is time to stop: a signal has come, or the supervisor has gone."""
-        select.select([self._alive, self._wake], [], [])
+    def wait(self, reload: Callable[[], None] = lambda: None) -> None:
+        """Return when it is time to stop: a signal has come, or the supervisor has gone.
+
+        Args:
+            reload: called after each SIGHUP.
+        """
+        while True:
+            readable = select.select([self._alive, self._wake], [], [])[0]
+            if self._alive in readable:
+                return
+            if any(number in STOP for number in os.read(self._wake, 512)):
+                return
+            reload()
 
 
 @dataclass
@@ -64,20 +82,26 @@ class Role:
     Args:
         name: for the log.
         run: what it does, from start to stop, given its `Lifeline`.
+        heartbeat: gives a number that changes while the process works; 0 until it has started. A process
+            whose number stays the same for too long is replaced; without it, the process is not checked.
 
     Attributes:
         says: what it said when it was ready.
         pid: of the process, 0 where there is none.
+        silent: seconds, in the supervisor's ticks, since the heartbeat last changed.
     """
 
     name: str
     run: Callable[[Lifeline], None]
+    heartbeat: Callable[[], float] | None = None
     says: str = ""
     pid: int = 0
     started: float = 0.0
     pause: float = 0.0
     due: float = 0.0
     ready: int = -1
+    beat: float = 0.0
+    silent: float = 0.0
 
 
 def _noted(number: int, frame: FrameType | None) -> None:
@@ -91,25 +115,42 @@ class Supervisor:
         roles: processes to keep.
         grace_seconds: in which they may finish what they do once they are told to stop.
         died: told of a role whose process has ended without being told to.
+        timeout: seconds without a heartbeat after which a process is killed and started again; 0: never.
+        hung: told of a role whose process is killed for that.
+        tick: called every second, or more often; returns whether the processes are to reload.
+        reload: called on SIGHUP, before the processes are told to reload.
     """
 
     def __init__(
-        self, roles: Sequence[Role], grace_seconds: float, died: Callable[[Role], None] = lambda role: None
+        self,
+        roles: Sequence[Role],
+        grace_seconds: float,
+        died: Callable[[Role], None] = lambda role: None,
+        timeout: float = 0.0,
+        hung: Callable[[Role], None] = lambda role: None,
+        tick: Callable[[], bool] = lambda: False,
+        reload: Callable[[], None] = lambda: None,
     ) -> None:
         self._roles = list(roles)
         self._grace = grace_seconds
-        self._died = died
+        self._died, self._hung, self._tick, self._reload = died, hung, tick, reload
+        self._timeout = timeout
+        self._tick_seconds = min(TICK, timeout / 4) if timeout else TICK
+        self._ticked = 0.0
         self._alive = os.pipe()  # nobody writes; its end is the supervisor's
 
     def run(self, ready: Callable[[], None]) -> None:
         """Start everything, call `ready` once it all is, and return when all has been stopped.
+
+        From then on this process ignores the signals to stop, since it is expected to exit: one that is sent
+        to a process group may arrive twice, and the second must not turn the exit code into a failure.
 
         Raises:
             Unavailable: a process was not ready in time, or ended before it was.
         """
         gc.collect()
         gc.freeze()  # what is shared from here on shall not be written to by a collection
-        with _blocked((*STOP, signal.SIGCHLD)):
+        with blocked((*HANDLED, signal.SIGCHLD)):
             try:
                 for role in self._roles:
                     self._fork(role)
@@ -118,11 +159,13 @@ class Supervisor:
                 self._watch()
             finally:
                 self._stop()
+            for number in HANDLED:
+                signal.signal(number, signal.SIG_IGN)
 
     def _fork(self, role: Role) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        role.started = time.monotonic()
+        role.started, role.beat, role.silent = time.monotonic(), 0.0, 0.0
         role.ready, ready = os.pipe()
         role.pid = os.fork()
         if role.pid == 0:
@@ -152,18 +195,54 @@ class Supervisor:
             role.says = said.strip()
 
     def _watch(self) -> None:
-        """Start again what dies, until a signal says stop."""
+        """Start again what dies or hangs, until a signal says stop."""
+        self._ticked = time.monotonic()
         while True:
-            waiting = [role.due for role in self._roles if role.pid == 0]
-            timeout = max(0.0, min(waiting) - time.monotonic()) if waiting else 3600.0
-            caught = signal.sigtimedwait((*STOP, signal.SIGCHLD), timeout)
+            due = [role.due for role in self._roles if role.pid == 0]
+            wake = min([self._ticked + self._tick_seconds, *due])
+            caught = signal.sigtimedwait((*HANDLED, signal.SIGCHLD), max(0.0, wake - time.monotonic()))
             if caught is not None and caught.si_signo in STOP:
                 log.info("stopping; requests in flight have %g s", self._grace)
                 return
+            if caught is not None and caught.si_signo == signal.SIGHUP:
+                _guarded(self._reload)
+                self._tell_to_reload()
             self._bury()
+            if time.monotonic() >= self._ticked + self._tick_seconds:
+                self._on_tick()
             for role in self._roles:
                 if role.pid == 0 and role.due <= time.monotonic():
                     self._fork(role)
+
+    def _tell_to_reload(self) -> None:
+        for role in self._roles:
+            if role.pid:
+                os.kill(role.pid, signal.SIGHUP)
+
+    def _on_tick(self) -> None:
+        """Kill processes whose heartbeat has stopped, and call `tick`.
+
+        A process is charged one tick each time, however long ago the tick before was: if the supervisor did
+        not run either, because the machine slept or all processes were stopped, that time says nothing about
+        the process.
+        """
+        self._ticked = time.monotonic()
+        for role in self._roles:
+            if self._timeout and role.pid and role.heartbeat is not None:
+                self._check_heartbeat(role, role.heartbeat())
+        if _guarded(self._tick):
+            self._tell_to_reload()
+
+    def _check_heartbeat(self, role: Role, beat: float) -> None:
+        if beat != role.beat:
+            role.beat, role.silent = beat, 0.0
+            return
+        role.silent += self._tick_seconds
+        if role.silent >= (self._timeout if beat else max(STARTING, self._timeout)):
+            log.error("%s hangs: no heartbeat for %g s; killed", role.name, role.silent)
+            role.silent = 0.0
+            self._hung(role)
+            os.kill(role.pid, signal.SIGKILL)
 
     def _bury(self) -> None:
         """Note who has died, and when each is due to live again."""
@@ -181,15 +260,20 @@ class Supervisor:
                 log.error("%s died (%s); starting it again", role.name, _cause(status))
 
     def _stop(self) -> None:
-        """Tell everybody to stop, wait, and kill who does not; a second signal is the end of patience."""
+        """Tell all processes to stop, wait, and kill those that do not; another signal ends the wait.
+
+        A signal within `REPEAT_SECONDS` does not: where a process group is told to stop, `make` sends its
+        child the signal that the child has got already.
+        """
         living = [role for role in self._roles if role.pid]
         for role in living:
             os.kill(role.pid, signal.SIGTERM)
+        impatient = time.monotonic() + REPEAT_SECONDS
         until = time.monotonic() + self._grace + SPARE
         while living and time.monotonic() < until:
             living = [role for role in living if os.waitpid(role.pid, os.WNOHANG)[0] == 0]
             caught = signal.sigtimedwait((*STOP, signal.SIGCHLD), 0.1) if living else None
-            if caught is not None and caught.si_signo in STOP:
+            if caught is not None and caught.si_signo in STOP and time.monotonic() >= impatient:
                 break
         for role in living:
             log.error("%s does not stop; killed", role.name)
@@ -197,9 +281,18 @@ class Supervisor:
             os.waitpid(role.pid, 0)
 
 
+def _guarded(function: Callable[[], Result]) -> Result | None:
+    """Call it; an error is logged, and does not end the supervisor."""
+    try:
+        return function()
+    except Exception:
+        log.exception("the supervisor goes on after an error")
+        return None
+
+
 @contextmanager
-def _blocked(signals: Sequence[int]) -> Iterator[None]:
-    """Signals that come in here wait until somebody asks for them."""
+def blocked(signals: Sequence[int]) -> Iterator[None]:
+    """Block signals within the block; one that comes is pending until it is asked for."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield

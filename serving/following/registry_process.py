@@ -131,6 +131,7 @@ class RegistryProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=environment,
+                start_new_session=True,  # it ends after this process, even if a signal goes to the group
             )
             self._store, self._fresh = store, True
         return self._process

@@ -42,6 +42,8 @@ NICE = 10
 SECONDS = 120.0  # that a trial may take, beside a second for every
 BYTES_PER_SECOND = 10_000_000
 SLICE = 0.05  # seconds between two looks whether it has ended
+STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes after a signal to the process group
+STOP_SECONDS = 1.0  # in which such a signal reaches this process too
 TOGETHER = 32  # examples that are asked in one batch
 LONGEST = 500  # characters of an error that are told
 ERROR, WARNING = "error: ", "warning: "  # how lines begin that the process writes
@@ -94,6 +96,8 @@ def try_bundle(
         except OSError as error:
             raise Unavailable(f"{folder.name}: cannot be tried: {error.strerror}") from None
         code = _await(process, seconds, stop)
+        if code in STOPPED and stop is not None and stop.wait(STOP_SECONDS):
+            code = None  # the same signal stops the service: the bundle has not failed
         said.seek(0)
         complaint.seek(0)
         text = complaint.read().decode(errors="replace").strip()

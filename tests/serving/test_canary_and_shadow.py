@@ -1,9 +1,11 @@
 """The whole service with a canary and a shadow: both follow their alias, and both are told of."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from protos.mlflow_names import SHADOW_CHALLENGER, STAGE
@@ -107,3 +109,9 @@ def test_a_canary_that_cannot_be_had_costs_nobody_an_answer(scene: Scene, tmp_pa
     assert not service.following()["last_error"]  # of the champion's alias nothing is wrong
     scene.versions.point("2", CHALLENGER)
     wait_for(lambda: "canary" in scene.roles(), 60, service.log)
+    # As systemd and a terminal do it: all processes get the signal at once.
+    for each in (psutil.Process(service.process.pid), *service.processes()):
+        each.send_signal(signal.SIGINT)
+    assert service.process.wait(30) == 0
+    assert "Traceback" not in service.log()
+    service.stop()

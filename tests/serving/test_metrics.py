@@ -82,7 +82,7 @@ def test_a_label_that_there_is_not_is_an_error_that_blocks_nobody() -> None:
 
 
 def test_no_two_figures_share_a_cell() -> None:
-    used = [cells.PID, cells.UP, cells.STARTED, cells.STARTS, *cells.GAUGES]
+    used = [cells.PID, cells.UP, cells.STARTED, cells.STARTS, *cells.GAUGES, cells.HEARTBEAT, cells.HANGS]
     used += [cell for codes in cells.REQUESTS.values() for cell in codes.values()]
     used += [*cells.QUERIES.values(), *cells.REFUSED.values()]
     starts = (*cells.REQUEST_SECONDS.values(), *cells.STAGE_SECONDS.values())

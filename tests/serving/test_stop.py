@@ -1,18 +1,25 @@
 """SIGTERM: no new request is taken, the one in flight is finished, the process ends with 0."""
 
+import os
 import queue
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.errors import Unavailable
 from serving.client import RetrievalClient
-from tests.serving.conftest import Start
+from tests.serving.conftest import ROOT, Start
+from tests.serving.operated import log_until, wait_until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -74,6 +81,87 @@ def test_what_takes_longer_than_the_grace_period_is_broken_off(start_server: Sta
     process.communicate(timeout=10)
     assert process.returncode == 0
     assert time.monotonic() - began < 5
+
+
+@pytest.fixture
+def make_serve(plain: Path, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """`make serve` with two workers in a process group of its own; gives the process and the address."""
+    port_file = tmp_path / "port"
+    variables = [f"PY={sys.executable}", f"BUNDLE={plain}", "PORT=0", "METRICS_PORT=0", "WORKERS=2"]
+    process = subprocess.Popen(
+        ["make", "-o", ".venv/.installed", "serve", *variables, f"FLAGS=--port-file {port_file}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        wait_until(port_file.exists)
+        yield process, f"127.0.0.1:{port_file.read_text().strip()}"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_an_idle_service_of_make_stops_cleanly_when_its_process_group_is_stopped(
+    make_serve: tuple["subprocess.Popen[str]", str], tmp_path: Path
+) -> None:
+    process, _ = make_serve
+    (supervisor,) = psutil.Process(process.pid).children()
+    os.killpg(process.pid, signal.SIGTERM)
+    _, log = process.communicate(timeout=20)
+    assert not supervisor.is_running()
+    assert not (tmp_path / "port").exists()
+    assert not [word for word in ("killed", "died", "Traceback") if word in log]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_process_group_of_make_finishes_what_is_in_flight(
+    make_serve: tuple["subprocess.Popen[str]", str], number: signal.Signals
+) -> None:
+    process, address = make_serve
+    queries: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    with RetrievalClient(address) as client:
+        stream = client.search_stream(iter(queries.get, None), k=1)
+        queries.put("before")
+        assert len(next(stream).hits) == 1
+        for each in psutil.Process(process.pid).children(recursive=True):
+            each.send_signal(number)
+        # The group gets it in any order. If make is last, the SIGTERM that it sends on is a second one.
+        log_until(process, "stopping; requests in flight have")
+        process.send_signal(number)
+        time.sleep(0.5)
+        queries.put("in flight")
+        assert len(next(stream).hits) == 1
+        queries.put(None)
+        assert list(stream) == []
+    _, log = process.communicate(timeout=20)
+    assert "killed" not in log
+    assert "Traceback" not in log
+
+
+def test_a_signal_more_than_a_second_after_the_first_ends_the_wait(start_server: Start) -> None:
+    process, address = start_server("--grace", "60")
+    ended = threading.Event()
+
+    def queries() -> Iterator[str]:
+        yield "one"
+        ended.wait(30)
+
+    with RetrievalClient(address) as client:
+        stream = client.search_stream(queries(), k=1)
+        next(stream)
+        process.send_signal(signal.SIGTERM)
+        log_until(process, "stopping; requests in flight have")
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=20)
+        ended.set()
+    assert "does not stop; killed" in log
 
 
 def test_ctrl_c_ends_an_idle_server_at_once(start_server: Start) -> None:

@@ -15,7 +15,7 @@ from protos import retrieval_pb2_grpc
 from protos.errors import ConfigError
 from serving.retriever import Retriever
 from serving.server import Access
-from serving.tls import TlsFiles, check_exposure, credentials
+from serving.tls import ServerTls, TlsFiles, check_exposure
 from serving.tokens import TokenFile, new_token
 from tests.serving.certificates import Authority, Pair
 from tests.serving.guarded import REQUEST, Lines, code_of, guarded, name_of
@@ -64,7 +64,7 @@ def served_serial(address: str) -> int:
 def test_only_tls_that_trusts_the_certificate_connects(
     retriever: Retriever, files: TlsFiles, authority: Authority
 ) -> None:
-    with guarded(retriever, Access(tls=files)) as (address, lines):
+    with guarded(retriever, Access(tls=ServerTls(files))) as (address, lines):
         assert search(connect(address, authority)) is StatusCode.OK
         assert search(connect(address, Authority("foreign"))) is StatusCode.UNAVAILABLE
         assert search(grpc.insecure_channel(address)) is StatusCode.UNAVAILABLE
@@ -82,7 +82,7 @@ def test_a_client_must_show_a_certificate_of_the_authority(
         "expired": authority.client("frontend", expired=True),
         "a server's": authority.server(),
     }
-    with guarded(retriever, Access(tls=mutual)) as (address, lines):
+    with guarded(retriever, Access(tls=ServerTls(mutual))) as (address, lines):
         for why, client in refused.items():
             assert search(connect(address, authority, client)) is StatusCode.UNAVAILABLE, why
         assert name_of_caller(lines, connect(address, authority, authority.client("frontend"))) == "frontend"
@@ -96,7 +96,7 @@ def test_a_token_goes_before_a_certificate(
     token, entry = new_token("by-token", "reader")
     path = tmp_path / "tokens.toml"
     path.write_text(entry)
-    with guarded(retriever, Access(tls=mutual, tokens=TokenFile(path))) as (address, lines):
+    with guarded(retriever, Access(tls=ServerTls(mutual), tokens=TokenFile(path))) as (address, lines):
         client = authority.client("by-certificate")
         assert search(connect(address, authority, client)) is StatusCode.UNAUTHENTICATED
         with connect(address, authority, client) as channel:
@@ -111,7 +111,7 @@ def test_a_new_certificate_is_shown_to_new_connections_while_old_ones_go_on(
     successor = Authority("successor")
     requests: queue.SimpleQueue[wire.SearchRequest | None] = queue.SimpleQueue()
     with (
-        guarded(retriever, Access(tls=files)) as (address, _),
+        guarded(retriever, Access(tls=ServerTls(files))) as (address, _),
         connect(address, authority) as old,
     ):
         first = served_serial(address)
@@ -133,7 +133,7 @@ def test_a_new_certificate_is_shown_to_new_connections_while_old_ones_go_on(
 def test_a_pair_that_does_not_match_keeps_the_old_one(
     retriever: Retriever, files: TlsFiles, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with guarded(retriever, Access(tls=files)) as (address, _):
+    with guarded(retriever, Access(tls=ServerTls(files))) as (address, _):
         first, successor = served_serial(address), authority.server()
         files.certificate.write_bytes(successor.certificate)
         for _ in range(2):
@@ -152,7 +152,7 @@ def test_a_new_authority_of_clients_counts_for_new_connections(
 ) -> None:
     successor = Authority("successor")
     assert mutual.client_ca
-    with guarded(retriever, Access(tls=mutual)) as (address, _):
+    with guarded(retriever, Access(tls=ServerTls(mutual))) as (address, _):
         assert search(connect(address, authority, authority.client("a"))) is StatusCode.OK
         mutual.client_ca.write_bytes(successor.certificate)
         assert search(connect(address, authority, authority.client("a"))) is StatusCode.UNAVAILABLE
@@ -191,7 +191,7 @@ def test_files_that_cannot_work_are_refused_at_start(
         (tmp_path / name).unlink()
     else:
         (tmp_path / name).write_bytes(content)
-    for use in (mutual.read, lambda: credentials(mutual)):
+    for use in (mutual.read, lambda: ServerTls(mutual)):
         with pytest.raises(ConfigError, match=message):
             use()
 

@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 
 from protos import bundle
@@ -127,6 +129,25 @@ def test_a_trial_that_does_not_end_is_ended(plain: Path) -> None:
     stop.set()
     with pytest.raises(Unavailable, match="the trial was stopped"):
         trial.try_bundle(plain, stop=stop)
+
+
+def test_a_trial_that_a_signal_ends_together_with_the_service_is_no_fault_of_the_bundle(plain: Path) -> None:
+    stop = threading.Event()
+
+    def signal_group() -> None:
+        """SIGTERM for the trial first, and a moment later for the service."""
+        children: list[psutil.Process] = []
+        while not children:
+            children = [each for each in psutil.Process().children() if "trial" in " ".join(each.cmdline())]
+        children[0].terminate()
+        time.sleep(0.2)
+        stop.set()
+
+    sender = threading.Thread(target=signal_group)
+    sender.start()
+    with pytest.raises(Unavailable, match="the trial was stopped"):
+        trial.try_bundle(plain, stop=stop)
+    sender.join()
 
 
 def test_what_is_too_large_is_told_with_both_figures(plain: Path) -> None:

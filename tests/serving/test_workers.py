@@ -4,22 +4,20 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 
 import psutil
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from protos.errors import Unavailable
 from serving.client import RetrievalClient
 from serving.workers import Lifeline, Role, Supervisor, reserved
 from tests.serving.conftest import Start
+from tests.serving.operated import scrape, wait_until, workers
 
 CLIENTS = 12
 
@@ -49,41 +47,11 @@ class Asker(threading.Thread):
         return self.results
 
 
-def wait_until(what: Callable[[], bool], seconds: float) -> float:
-    began = time.monotonic()
-    while not what():
-        assert time.monotonic() < began + seconds, "it did not happen in time"
-        time.sleep(0.02)
-    return time.monotonic() - began
-
-
-def workers_of(process: "subprocess.Popen[str]", address: str, count: int = 2) -> set[int]:
-    """The processes that answer, which is not all that the supervisor has."""
-    found: set[int] = set()
-    for _ in range(200):
-        with RetrievalClient(address) as client:
-            found.add(int(client.info().state["worker_pid"]))
-        if len(found) == count:
-            break
-    assert found <= {child.pid for child in psutil.Process(process.pid).children()}
-    return found
-
-
-def scrape(port: int) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
-        families = text_string_to_metric_families(response.read().decode())
-        return {
-            f"{sample.name}{sorted(sample.labels.values())}": sample.value
-            for family in families
-            for sample in family.samples
-        }
-
-
 def test_a_worker_that_is_killed_comes_back_and_the_others_do_not_notice(start_server: Start) -> None:
     process, address = start_server("--workers", "2", "--metrics-port", "0", "--json")
     assert process.stdout is not None
     metrics_port = json.loads(process.stdout.readline())["metrics_port"]
-    victim, other = sorted(workers_of(process, address))
+    victim, other = sorted(workers(process, address))
     before = scrape(metrics_port)["twinspire_requests_total['OK', 'Search']"]
     askers = [Asker(address) for _ in range(CLIENTS)]
     for asker in askers:
@@ -96,8 +64,10 @@ def test_a_worker_that_is_killed_comes_back_and_the_others_do_not_notice(start_s
             state = client.info().state
         return bool(state["workers_up"] == 2 and state["restarts"] == 1)
 
-    assert wait_until(is_back, 10) < 3
-    assert victim not in workers_of(process, address)
+    killed = time.monotonic()
+    wait_until(is_back, 10)
+    assert time.monotonic() - killed < 3
+    assert victim not in workers(process, address)
     wait_until(lambda: all(asker.results[-1][1] == "OK" for asker in askers), 10)
     answered, told = 0, set()
     for asker in askers:
@@ -136,8 +106,7 @@ def test_nobody_outlives_a_killed_supervisor(start_server: Start) -> None:
 
 def test_workers_share_the_memory_of_the_bundle(start_server: Start) -> None:
     process, address = start_server("--workers", "2")
-    workers = workers_of(process, address)
-    for pid in workers:
+    for pid in workers(process, address):
         found = psutil.Process(pid).memory_full_info()
         assert found.pss < 0.8 * found.rss
 

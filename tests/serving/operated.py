@@ -1,0 +1,54 @@
+"""A server process as its operator sees it: its log while it runs, its workers, and its metrics."""
+
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.client import RetrievalClient
+from serving.client.security import Security
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for a condition; fails if it does not hold in time."""
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def log_until(process: "subprocess.Popen[str]", text: str) -> list[str]:
+    """The lines of the log up to the first that holds the text."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return lines
+    raise AssertionError(f"the log ended without {text!r}: {''.join(lines)}")
+
+
+def workers(process: "subprocess.Popen[str]", address: str, security: Security | None = None) -> set[int]:
+    """The ids of the processes that answer new connections; there are two."""
+    found: set[int] = set()
+    for _ in range(200):
+        with RetrievalClient(address, security=security) as client:
+            found.add(int(client.info().state["worker_pid"]))
+        if len(found) == 2:
+            break
+    assert found <= {child.pid for child in psutil.Process(process.pid).children()}
+    return found
+
+
+def scrape(port: int) -> dict[str, float]:
+    """The metrics: name and values of labels -> figure."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        families = text_string_to_metric_families(response.read().decode())
+        return {
+            f"{sample.name}{sorted(sample.labels.values())}": sample.value
+            for family in families
+            for sample in family.samples
+        }

@@ -1,0 +1,120 @@
+"""A worker that hangs is killed and replaced, and a pause of the whole machine kills none."""
+
+import json
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from protos.errors import TwinspireError
+from serving.client import RetrievalClient
+from serving.workers import Lifeline, Role, Supervisor
+from tests.serving.conftest import Start
+from tests.serving.operated import log_until, scrape, wait_until, workers
+
+
+def answers(address: str) -> bool:
+    """Whether a request on a new connection is answered within a second."""
+    try:
+        with RetrievalClient(address, timeout=1.0, retries=False) as client:
+            return len(client.search("bavuti xelike", k=3).hits) == 3
+    except TwinspireError:
+        return False
+
+
+def test_a_stopped_worker_is_replaced_and_new_connections_are_answered_again(start_server: Start) -> None:
+    process, address = start_server(
+        "--workers", "2", "--worker-timeout", "2", "--metrics-port", "0", "--json"
+    )
+    assert process.stdout is not None
+    metrics_port = json.loads(process.stdout.readline())["metrics_port"]
+    victim, other = sorted(workers(process, address))
+    os.kill(victim, signal.SIGSTOP)
+    last: deque[bool] = deque(maxlen=20)
+
+    def well_again() -> bool:
+        last.append(answers(address))
+        return len(last) == 20 and all(last) and not psutil.pid_exists(victim)
+
+    wait_until(well_again, 60)
+    assert "no heartbeat for 2 s; killed" in log_until(process, " hangs: ")[-1]
+    now = workers(process, address)
+    assert other in now
+    assert victim not in now
+    figures = scrape(metrics_port)
+    assert {figures[f"twinspire_worker_hangs_total['{slot}']"] for slot in (0, 1)} == {0, 1}
+    assert sum(figures[f"twinspire_worker_restarts_total['{slot}']"] for slot in (0, 1)) == 1
+
+
+def test_a_pause_of_all_processes_kills_none(start_server: Start) -> None:
+    process, address = start_server("--workers", "2", "--worker-timeout", "4")
+    before = workers(process, address)
+    supervisor = psutil.Process(process.pid)
+    children = supervisor.children()
+    for child in children:
+        child.suspend()
+    time.sleep(1.2)  # the supervisor sees that the heartbeats have stopped
+    supervisor.suspend()
+    time.sleep(4)
+    supervisor.resume()
+    time.sleep(0.1)  # it runs again before the workers do
+    for child in children:
+        child.resume()
+    time.sleep(1)
+    assert workers(process, address) == before
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=20)
+    assert "hangs" not in log
+    assert process.returncode == 0
+
+
+@contextmanager
+def supervised(role: Role, timeout: float) -> Iterator[None]:
+    """Run a supervisor of one role in a process of its own."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            Supervisor([role], 1.0, timeout=timeout).run(lambda: None)
+        finally:
+            os._exit(0)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+
+
+def starting(folder: Path) -> Callable[[Lifeline], None]:
+    """A process that leaves a file with its id when it starts."""
+
+    def run(lifeline: Lifeline) -> None:
+        (folder / str(os.getpid())).touch()
+        lifeline.ready()
+        lifeline.wait()
+
+    return run
+
+
+def test_a_process_that_has_not_started_yet_may_take_longer_than_the_timeout(tmp_path: Path) -> None:
+    """Loading a large bundle shows no heartbeat."""
+    run = starting(tmp_path)
+
+    def starts() -> int:
+        return len(list(tmp_path.iterdir()))
+
+    with supervised(Role("loading", run, heartbeat=lambda: 0.0), timeout=0.2):
+        time.sleep(1)
+        assert starts() == 1
+    with supervised(Role("hanging", run, heartbeat=lambda: 1.0), timeout=0.2):
+        wait_until(lambda: starts() >= 3)
+
+
+def test_a_timeout_of_0_replaces_no_process(tmp_path: Path) -> None:
+    with supervised(Role("hanging", starting(tmp_path), heartbeat=lambda: 1.0), timeout=0.0):
+        time.sleep(0.5)
+        assert len(list(tmp_path.iterdir())) == 1
