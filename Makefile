@@ -24,6 +24,14 @@ define run
 	mv "$(JSON).part" "$(JSON)",$(PY) -m $(1) $(2))
 endef
 
+# One recipe at a time: $(1) is a Python, $(2) says what another process may be doing, $(3) is a file to lock. The
+# shell holds the lock on its descriptor 9 until it and what it started have ended. macOS has no flock(1).
+LOCK := -c 'import fcntl, sys; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB * int(sys.argv[1]))'
+define alone
+	exec 9< "$(3)"
+	$(1) $(LOCK) 1 2>/dev/null || { echo "another $(2) is at work here; waiting for it" >&2; $(1) $(LOCK) 0; }
+endef
+
 setup: $(STAMP) ## make .venv with pip from pinned versions
 
 $(STAMP): requirements.txt
@@ -40,6 +48,8 @@ $(STAMP): requirements.txt
 	@$(PYTHON) -c 'import pathlib, sys, sysconfig
 	sys.exit(not (pathlib.Path(sysconfig.get_paths()["include"]) / "Python.h").is_file())' || {
 	  echo "hnswlib needs the headers of Python; on Debian or Ubuntu: apt-get install python3-dev" >&2; exit 1; }
+	@$(call alone,$(PYTHON),make setup,requirements.txt)
+	@[ ! $(STAMP) -nt requirements.txt ] || exit 0 # the other one has made it
 	@echo "making $(VENV): a few minutes the first time" >&2
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
@@ -109,7 +119,8 @@ swaptest: setup ## two bundles swapped to and fro under load, every answer check
 	  $(if $(SWAPS),--swaps $(SWAPS)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PLOT),--plot $(PLOT)))
 
 demo: setup ## everything: data, training, export, registry, a server, example queries, a summary
-	@step() { printf '\n%s\n' "$$1"; }
+	@$(call alone,$(PY),make demo of $(NAME),$(CONFIG))
+	step() { printf '\n%s\n' "$$1"; }
 	step "1/6  data";     $(PY) -m train data --config $(CONFIG)
 	step "2/6  training"; $(PY) -m train fit --config $(CONFIG)
 	step "3/6  bundle";   $(PY) -m export bundle --config $(CONFIG)

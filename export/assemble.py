@@ -6,9 +6,12 @@ Everything is measured on what is written: the ONNX files, the vectors that they
 be loaded. A bundle whose inputs have not changed is not made again.
 """
 
+import dataclasses
+import fcntl
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from protos.features import TextFeature
 from protos.vectors import rounded_vectors, write_vectors
 from train.config import Experiment
 from train.dataset import Dataset
-from train.fingerprint import fingerprint, source_code
+from train.fingerprint import fingerprint, program
 from train.heads import score_of
 from train.model import Model, restore
 from train.places import CACHE
@@ -35,7 +38,7 @@ from train.plots import save
 from train.problem import Problem, problem_of, values_of
 
 BUNDLES = CACHE / "bundles"
-CODE = ("export/bench", "export/catalogue", "export/index", "export/precision")
+LOCKS = CACHE / "locks"
 ENCODING = CACHE / "encoding"  # vectors of bundles that are not finished yet
 
 
@@ -46,14 +49,21 @@ def assemble(experiment: Experiment, dataset: Dataset, run: Run, console: Consol
         MissingStage: the run holds no model, or was trained on other data.
         GateRefused: torch and ONNX Runtime differ by more than the tolerance.
     """
-    if run.data.tags.get("dataset.fingerprint") != dataset.report["fingerprint"]:
-        raise MissingStage(f"run {run.info.run_id}: was trained on another state of the data; train again")
+    trained_on = run.data.tags.get("dataset.fingerprint", "")
+    if trained_on != dataset.report["fingerprint"]:
+        raise MissingStage(
+            f"run {run.info.run_id}: was trained on another state of the data ({trained_on[:12] or 'none'}, "
+            f"now {dataset.report['fingerprint'][:12]}): the data, their settings, or the code or libraries "
+            "that read them have changed; train again"
+        )
     tag = "twinspire.bundle." + _fingerprint(experiment, run)[:12]
-    known = known_bundle(run, tag, console)
-    if known is not None:
-        return known, True
-    folder = _Assembly(experiment, dataset, run, console).write()
-    mlflow.MlflowClient().set_tag(run.info.run_id, tag, folder.name)
+    with _alone(tag, console):
+        # The run is read again: another process may have made the bundle meanwhile.
+        known = known_bundle(mlflow.get_run(run.info.run_id), tag, console)
+        if known is not None:
+            return known, True
+        folder = _Assembly(experiment, dataset, run, console).write()
+        mlflow.MlflowClient().set_tag(run.info.run_id, tag, folder.name)
     return folder, False
 
 
@@ -77,15 +87,28 @@ def known_bundle(run: Run, tag: str, console: Console) -> Path | None:
         return None
 
 
+@contextmanager
+def _alone(tag: str, console: Console) -> Iterator[None]:
+    """One process at a time makes the bundle of a tag; another one waits and then finds it made.
+
+    The lock ends with the process, however that ends.
+    """
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    with (LOCKS / f"{tag}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.print("another process is making this bundle; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _fingerprint(experiment: Experiment, run: Run) -> str:
-    return fingerprint(
-        run.info.run_id,
-        experiment.export,
-        experiment.precision,
-        experiment.index,
-        list(experiment.examples),
-        source_code("export", *CODE, "protos"),
-    )
+    """Everything that a bundle follows from: the run stands for its data and its towers."""
+    settings = dataclasses.asdict(experiment)
+    for later in ("gates", "bench"):
+        del settings[later]
+    return fingerprint(run.info.run_id, settings, program(__name__))
 
 
 class _Assembly:

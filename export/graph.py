@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxscript  # noqa: F401 - torch.onnx needs it; its version counts in the key of a bundle
 import torch
 from torch import Tensor, nn
 

@@ -4,13 +4,16 @@ Aliases are last-writer-wins, but the name of a registered model is unique, and 
 that. So the lock of `pydocs` is the registered model `pydocs.release-lock`: who creates it holds it, and
 its tags, written in the same transaction, say who that is.
 
-A holder that died leaves the lock behind. After `STALE_S` seconds, by the server's own clock, anybody may
-break it: renaming it to a name that ends in its token, which can be done once, because that name is then
-taken. The renamed model stays, as a trace. A holder lets go the same way and deletes what it renamed, but
-only while nobody can have thought it dead. So nobody ever removes a lock that is not the one it saw.
+A holder that died leaves the lock behind. A process on the same host that sees that the holder has ended
+breaks the lock at once; any process does after `STALE_S` seconds, by the server's own clock. To break a
+lock is to rename it to a name that ends in its token. That can be done once, because the name is then
+taken. The renamed model stays, with tags that say who broke the lock and why. A holder releases the lock in
+the same way and deletes what it renamed, but only while no process can have broken it. So no process
+removes a lock other than the one that it saw. For a holder that has ended this takes a second look at the
+lock after it was seen to have ended: from then on only a process that breaks the lock can remove it.
 """
 
-import contextlib
+import dataclasses
 import logging
 import time
 import uuid
@@ -23,6 +26,7 @@ import mlflow
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
+from export.holder import Holder
 from protos.errors import Unavailable
 from train.tracking import is_absent, unreachable
 
@@ -31,6 +35,7 @@ STALE_S = 300.0  # a release holds it for a second or two
 WAIT_S = 30.0
 POLL_S = 0.2
 WHO, SINCE, TOKEN = "twinspire.holder", "twinspire.since", "twinspire.token"
+BROKEN_BY, BROKEN_AT, BROKEN_WHY = "twinspire.broken_by", "twinspire.broken_at", "twinspire.broken_because"
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +47,12 @@ class Lock:
     Args:
         name: of the registered model whose champion it guards.
         token: of this holder, and no other.
+        broke: the locks that were broken to take this one: who held each, since when, and why it was broken.
     """
 
     name: str
     token: str
+    broke: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Make sure that it is still held, and for long enough to do one more thing.
@@ -72,51 +79,62 @@ def held(name: str, who: str, wait_s: float | None = None) -> Iterator[Lock]:
         wait_s: for how long to wait while somebody else holds it; `WAIT_S` if not given.
 
     Raises:
-        Unavailable: somebody holds it still, and the text says who; or MLflow does not answer.
+        Unavailable: another process still holds it, and the text says which, since when and until when; or
+            MLflow does not answer.
     """
     lock = Lock(name, uuid.uuid4().hex)
     try:
         try:
-            _take(lock, who, time.monotonic() + (WAIT_S if wait_s is None else wait_s))
+            broke = _take(lock, who, time.monotonic() + (WAIT_S if wait_s is None else wait_s))
         except MlflowException as error:
             raise unreachable(error) from None
-        yield lock
+        yield dataclasses.replace(lock, broke=broke)
     finally:
         _release(lock)
 
 
 def holder(name: str) -> str:
-    """Who holds the lock of a registered model now, or nobody: an empty text."""
+    """User and host of the process that holds the lock of a registered model; empty if none does.
+
+    A lock whose holder has ended on this host is held by none.
+    """
     try:
         found = mlflow.MlflowClient().get_registered_model(name + SUFFIX)
     except MlflowException as error:
         if is_absent(error):
             return ""
         raise unreachable(error) from None
-    return str(found.tags.get(WHO, "somebody"))
+    process = Holder.of(found.tags)
+    return "" if process is not None and process.has_died() else _who(found)
 
 
-def _take(lock: Lock, who: str, deadline: float) -> None:
+def _take(lock: Lock, who: str, deadline: float) -> tuple[str, ...]:
+    """Take the lock; returns what is said of the locks that were broken for it."""
+    broke: list[str] = []
     while not _create(lock, who):
         found = _look(lock.name)
         if found is not None:
             if found.tags.get(TOKEN) == lock.token:
-                return  # the request went out twice, as its answer was lost
-            if _age(found) >= STALE_S:
-                _break(lock.name, found)
+                break  # the request went out twice, as its answer was lost
+            why = _why_broken(lock.name, found)
+            if why:
+                broke += _break(lock.name, found, who, why)
             elif time.monotonic() > deadline:
                 raise Unavailable(_taken(lock.name, found))
             else:
                 time.sleep(POLL_S)
         if time.monotonic() > deadline + WAIT_S:  # it changes hands each time we look
             raise Unavailable(f"{lock.name}: the release lock could not be had; try again")
+    return tuple(broke)
 
 
 def _create(lock: Lock, who: str) -> bool:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         mlflow.MlflowClient().create_registered_model(
-            lock.name + SUFFIX, {WHO: who, SINCE: now, TOKEN: lock.token}, _description(lock.name)
+            lock.name + SUFFIX,
+            {WHO: who, SINCE: now, TOKEN: lock.token, **Holder.current().tags()},
+            _description(lock.name),
         )
     except MlflowException as error:
         if error.error_code == "RESOURCE_ALREADY_EXISTS" or is_absent(error):  # absent: gone since
@@ -149,11 +167,35 @@ def _age(model: RegisteredModel) -> float:
     return float(model.last_updated_timestamp - model.creation_timestamp) / 1000
 
 
-def _break(name: str, found: RegisteredModel) -> None:
-    """Put a lock aside whose holder has died; nothing happens where another was faster."""
-    with contextlib.suppress(MlflowException):  # the next look at it tells what is true
-        mlflow.MlflowClient().rename_registered_model(name + SUFFIX, _aside(name, found.tags.get(TOKEN, "")))
-        log.warning("%s: broke the release lock that %s left", name, found.tags.get(WHO, "somebody"))
+def _why_broken(name: str, found: RegisteredModel) -> str:
+    """Why a lock may be broken; empty if it may not."""
+    if _age(found) >= STALE_S:
+        return f"it was held for longer than {STALE_S:.0f} s"
+    process = Holder.of(found.tags)
+    if process is None or not process.has_died():
+        return ""
+    again = _look(name)  # it may have released the lock before it ended, and another may hold it by now
+    if again is None or again.tags.get(TOKEN) != found.tags.get(TOKEN):
+        return ""
+    return "its process has ended"
+
+
+def _break(name: str, found: RegisteredModel, who: str, why: str) -> list[str]:
+    """Put a lock aside, and say whose it was; an empty list where another process was faster."""
+    client, aside = mlflow.MlflowClient(), _aside(name, found.tags.get(TOKEN, ""))
+    try:
+        client.rename_registered_model(name + SUFFIX, aside)
+    except MlflowException:  # the next look at it tells what is true
+        return []
+    told = f"{_whose(found)}: {why}"
+    log.warning("%s: broke the release lock of %s", name, told)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        for key, value in ((BROKEN_BY, who), (BROKEN_AT, now), (BROKEN_WHY, why)):
+            client.set_registered_model_tag(aside, key, value)
+    except MlflowException as error:
+        log.warning("%s: cannot note on %s who broke it: %s", name, aside, error.message)
+    return [told]
 
 
 def _release(lock: Lock) -> None:
@@ -180,10 +222,26 @@ def _description(name: str) -> str:
     return f"Held while the champion of {name} is moved; gone when that is done. Not a model."
 
 
+def _who(found: RegisteredModel) -> str:
+    return str(found.tags.get(WHO, "an unknown user"))
+
+
+def _whose(found: RegisteredModel) -> str:
+    """User, host, process and command of the holder of a lock, and since when it was held."""
+    process = Holder.of(found.tags)
+    told = _who(found) if process is None else f"{_who(found)} ({process})"
+    return f"{told}, held since {_time(found.creation_timestamp)}"
+
+
+def _time(timestamp: float) -> str:
+    """Milliseconds since 1970 as UTC time, ISO 8601."""
+    return datetime.fromtimestamp(timestamp / 1000, UTC).isoformat(timespec="seconds")
+
+
 def _taken(name: str, found: RegisteredModel) -> str:
+    until = _time(found.creation_timestamp + 1000 * STALE_S)
     return (
-        f"{name}: {found.tags.get(WHO, 'somebody')} holds the release lock since "
-        f"{found.tags.get(SINCE, 'an unknown time')} ({_age(found):.0f} s); try again later. If that process "
-        f"has died, the lock is broken {STALE_S / 60:.0f} minutes after it was taken; to do so at once, "
-        f"delete the registered model {name}{SUFFIX}"
+        f"{name}: the release lock is taken by {_whose(found)} ({_age(found):.0f} s), until {until} at the "
+        "latest; try again later. The lock of a process that has ended is broken at once by a release on the "
+        f"same host; to do so from another host before {until}, delete the registered model {name}{SUFFIX}"
     )

@@ -72,7 +72,7 @@ def move(
     """The record, then the alias, then the end of the run: killed between, it leaves a trace."""
     client = mlflow.MlflowClient()
     held.check()
-    record = trail.append(name, run_id, actor(), action, before, after, summary or (), reason)
+    record = trail.append(name, run_id, actor(), action, before, after, summary or (), reason, held.broke)
     if action in trail.MOVES:
         held.check()
         client.set_registered_model_alias(name, CHAMPION, after)

@@ -75,7 +75,7 @@ def promote(arguments: Namespace) -> dict[str, Any]:
     experiment = read_experiment(arguments.config)
 
     def problem() -> Problem:
-        return problem_of(_dataset(experiment, arguments), experiment.query, experiment.item)
+        return _challengers_problem(experiment, _dataset(experiment, arguments))
 
     done = release.promote(experiment, problem, PROGRESS, arguments.force, arguments.reason)
     return {
@@ -108,6 +108,23 @@ def history(arguments: Namespace) -> dict[str, Any]:
 
 def _dataset(experiment: Experiment, arguments: Namespace) -> Dataset:
     return prepare(experiment, arguments.config.parent, console=PROGRESS)
+
+
+def _challengers_problem(experiment: Experiment, dataset: Dataset) -> Problem:
+    """What the challenger is evaluated on.
+
+    Raises:
+        MissingStage: the data have changed since, so that it may be tested on what it was trained on.
+    """
+    version = registry.by_alias(experiment.name, registry.CHALLENGER)
+    split_hash = "" if version is None else version.tags.get("split_hash", "")
+    if version is not None and split_hash != dataset.split_hash:
+        raise MissingStage(
+            f"{experiment.name}: version {version.version} was made on another split of the data "
+            f"({split_hash[:12] or 'unknown'}, now {dataset.split_hash[:12]}), so it cannot be evaluated; "
+            "train, export and register again"
+        )
+    return problem_of(dataset, experiment.query, experiment.item)
 
 
 def _run(experiment: Experiment, run_id: str) -> Run:

@@ -49,6 +49,7 @@ class Record:
         gates: name, figure, bound and `holds` of each gate; none where nothing was compared.
         reason: why, in the actor's words; of a refusal without gates, what had come between.
         previous: sha256 of the record before; empty in the first.
+        broke: release locks that were broken for this record: who held each, since when, and why.
     """
 
     number: int
@@ -60,6 +61,7 @@ class Record:
     gates: tuple[dict[str, Any], ...] = ()
     reason: str = ""
     previous: str = ""
+    broke: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,13 @@ def append(
     after: str,
     gates: Iterable[Mapping[str, Any]] = (),
     reason: str = "",
+    broke: tuple[str, ...] = (),
 ) -> Record:
     """Write the next record into a run. Only who holds the lock may.
 
     Args:
         gates: with `name`, `figure`, `bound` and `holds`; a figure that is no number becomes None.
+        broke: what is said of the release locks that were broken for it.
     """
     known = read(name).entries
     record = Record(
@@ -150,6 +154,7 @@ def append(
         gates=tuple({key: _plain(value) for key, value in gate.items()} for gate in gates),
         reason=reason[:REASON_LENGTH],
         previous=known[-1].sha256 if known else "",
+        broke=broke,
     )
     text = json.dumps(asdict(record), ensure_ascii=False, sort_keys=True, allow_nan=False)
     client = mlflow.MlflowClient()

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -11,7 +12,10 @@ from typing import Any
 from rich.console import Console
 
 from protos.errors import ConfigError, TwinspireError
-from train.places import CONFIGS
+from train.places import CACHE, CONFIGS
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the quota, within `ulimit -f`
+SQLITE_NO_ROOM = ("database or disk is full", "disk I/O error")  # SQLAlchemy passes SQLite's text on
 
 PROGRESS = Console(stderr=True)
 
@@ -42,6 +46,13 @@ def execute(parser: argparse.ArgumentParser) -> int:
     except TwinspireError as error:
         PROGRESS.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2 if isinstance(error, ConfigError) else 1
+    except Exception as error:
+        where = _without_room(error)
+        if where is None:
+            raise
+        told = f"error: {where}; nothing half-written is used: make room and run the same command again"
+        PROGRESS.print(told, style="red", highlight=False, markup=False, soft_wrap=True)
+        return 1
     except KeyboardInterrupt as error:
         PROGRESS.print(str(error) or "interrupted", highlight=False, soft_wrap=True)
         return 130
@@ -51,3 +62,16 @@ def execute(parser: argparse.ArgumentParser) -> int:
     else:
         arguments.show(result, Console())
     return 0
+
+
+def _without_room(error: BaseException) -> str | None:
+    """Which file could not be written for want of room, and why; None if an error has another cause."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in NO_ROOM:
+            return f"{seen.filename or f'a file below {CACHE}'}: cannot be written: {seen.strerror}"
+        for text in SQLITE_NO_ROOM:
+            if text in str(seen):
+                return f"the database of MLflow cannot be written: {text}"
+        seen = seen.__cause__ or seen.__context__
+    return None

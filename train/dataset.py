@@ -7,8 +7,8 @@ The folder `<cache>/<name>-<fingerprint>` holds `items.parquet`, `pairs.parquet`
 of events of users `history.parquet`: what each user dealt with, in order, one user after another. A pair's
 history is `history[begin:end]` of it.
 
-The fingerprint covers the configuration, the code that reads and splits, and the identity of what is
-read; while it stays the same, the folder is loaded and nothing is read again.
+The fingerprint covers the configuration, the code and the libraries of this module, and the identity of what
+is read; while it stays the same, the folder is loaded and nothing is read again.
 """
 
 import dataclasses
@@ -33,6 +33,7 @@ from protos.errors import DataError
 from protos.features import HistoryFeature, TextFeature
 from train import places, sequence_split, split
 from train.config import DebianData, EventsData, Experiment, MovielensData, PydocsData
+from train.fingerprint import program
 from train.sources import debian, events, files, movielens, pydocs
 from train.sources.feature_columns import names_of
 from train.sources.tables import Tables, sample_groups
@@ -92,19 +93,24 @@ def prepare(
         DataError: the data is absent or at fault; the text names file, row and column.
     """
     console = console or Console(stderr=True)
-    identity, read = _open(experiment, base, cache, refresh, console)
+    identify, read = _open(experiment, base, cache, refresh, console)
+    identity = identify()
     fingerprint = _fingerprint(experiment, identity)
     folder = cache / f"{experiment.name}-{fingerprint[:12]}"
     if folder.is_dir() and not refresh:
         return load(folder)
     tables = sample_groups(read(), experiment.data.max_items, experiment.split.seed)
+    if identify() != identity:
+        raise DataError(
+            f"{experiment.data.kind}: the data changed while they were read; run the command again"
+        )
     _check_columns(experiment, tables)
     pairs = split.assign(tables.pairs, experiment.split)
     history = None
     if tables.history is not None:
         history = sequence_split.history_of(pairs, experiment.split)
     report = _report(experiment, tables, pairs, fingerprint)
-    _write(folder, tables.items, pairs, history, report)
+    _write(folder, tables.items, pairs, history, report, refresh)
     return load(folder)
 
 
@@ -128,23 +134,23 @@ def load(folder: Path) -> Dataset:
 
 def _open(
     experiment: Experiment, base: Path, cache: Path, refresh: bool, console: Console
-) -> tuple[str, Callable[[], Tables]]:
-    """The identity of what will be read, and the function that reads it."""
+) -> tuple[Callable[[], str], Callable[[], Tables]]:
+    """A function that gives the identity of the data as they are now, and one that reads them."""
     data = experiment.data
     if isinstance(data, PydocsData):
-        return pydocs.identity(), lambda: pydocs.read(console)
+        return pydocs.identity, lambda: pydocs.read(console)
     if isinstance(data, DebianData):
         found = debian.lists(cache / "apt", console, refresh)
-        return found.sha256, lambda: debian.read(found)
+        return found.identity, lambda: debian.read(found)
     if isinstance(data, MovielensData):
         wheel = movielens.wheel(cache / "movielens", console, refresh)
-        return movielens.SHA256, lambda: movielens.read(wheel, data)
+        return lambda: movielens.SHA256, lambda: movielens.read(wheel, data)
     features = experiment.query, experiment.item
     if isinstance(data, EventsData):
         log = events.EventsSource(data, base, *features, experiment.split.test_file)
-        return log.identity(), lambda: log.read(console)
+        return log.identity, lambda: log.read(console)
     source = files.FilesSource(data, base, *features, experiment.split.test_file)
-    return source.identity(), source.read
+    return source.identity, source.read
 
 
 def _fingerprint(experiment: Experiment, identity: str) -> str:
@@ -156,10 +162,7 @@ def _fingerprint(experiment: Experiment, identity: str) -> str:
     }
     sections = [dataclasses.asdict(experiment.data), dataclasses.asdict(experiment.split), columns]
     digest.update(json.dumps(sections, sort_keys=True).encode())
-    here = Path(__file__).resolve().parent
-    splits = [here / name for name in ("split.py", "pair_split.py", "sequence_split.py")]
-    for path in sorted([here / "dataset.py", *splits, *(here / "sources").glob("*.py")]):
-        digest.update(path.read_bytes())
+    digest.update(program(__name__).encode())
     return digest.hexdigest()
 
 
@@ -220,11 +223,45 @@ def _report_of_users(tables: Tables, pairs: pl.DataFrame) -> dict[str, Any]:
 
 
 def _write(
-    folder: Path, items: pl.DataFrame, pairs: pl.DataFrame, history: pl.Series | None, report: dict[str, Any]
+    folder: Path,
+    items: pl.DataFrame,
+    pairs: pl.DataFrame,
+    history: pl.Series | None,
+    report: dict[str, Any],
+    refresh: bool,
 ) -> None:
-    """The folder, whole or not at all."""
+    """The folder, whole or not at all. One that another process has put there meanwhile is kept.
+
+    Args:
+        refresh: replace the folder if it is there.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".dataset-", dir=folder.parent))
+    try:
+        _fill(draft, items, pairs, history, report)
+        draft.chmod(0o755)
+        if refresh and folder.is_dir():
+            old = Path(tempfile.mkdtemp(prefix=".dataset-", dir=folder.parent))
+            folder.rename(old)  # onto an empty folder
+            shutil.rmtree(old, ignore_errors=True)
+        try:
+            os.rename(draft, folder)
+        except OSError:
+            if not (folder / REPORT).is_file():
+                raise
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _fill(
+    draft: Path, items: pl.DataFrame, pairs: pl.DataFrame, history: pl.Series | None, report: dict[str, Any]
+) -> None:
+    """Write all files of a data set into a folder.
+
+    Raises:
+        DataError: they cannot be written, for example because the disk is full.
+    """
     try:
         items.write_parquet(draft / ITEMS)
         pairs.write_parquet(draft / PAIRS)
@@ -233,9 +270,5 @@ def _write(
         (draft / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         for path in (*draft.iterdir(), draft):
             sync(path)
-        draft.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.rename(draft, folder)
-        sync(folder.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{draft.parent}: the data set cannot be written: {error}") from None

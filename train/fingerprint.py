@@ -1,33 +1,28 @@
-"""When is a stage's output still good? When the fingerprint of all that it follows from is the same."""
+"""Keys of cached results: a result is reused while everything that it follows from is the same.
 
+A stage's key covers its settings, the identity of its inputs, and `program` of the stage's module: its code
+and its libraries. The code is found by reading the import statements, so there is no list to maintain, and a
+file that moves is still covered.
+"""
+
+import ast
 import dataclasses
+import functools
 import hashlib
+import importlib.metadata
 import json
+import platform
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from train.places import ROOT
 
-# Code that changes no result: what is drawn, printed, tracked, or where it is kept.
-PRESENTATION = (
-    "__main__.py",
-    "card.py",
-    "command.py",
-    "encode_command.py",
-    "fingerprint.py",
-    "history.py",
-    "lock.py",
-    "moves.py",
-    "observer.py",
-    "places.py",
-    "plots.py",
-    "registry.py",
-    "release.py",
-    "rollback.py",
-    "stages.py",
-    "tables.py",
-    "tracking.py",
-    "trail.py",
-)
+PACKAGES = ("protos", "train", "export", "serving")
+
+_MODULE = re.compile(rf"({'|'.join(PACKAGES)})(\.[A-Za-z_]\w*)+")
 
 
 def fingerprint(*parts: Any) -> str:
@@ -39,11 +34,85 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def source_code(*folders: str) -> str:
-    """sha256 over the Python files directly in some top-level folders: code is an input like any other."""
-    digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted((ROOT / folder).glob("*.py")):
-            if path.name not in PRESENTATION:
-                digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+def program(*entries: str) -> str:
+    """sha256 over the code and the libraries that some modules of this project depend on.
+
+    It covers every source file of this project that the entries import, directly or not, by path and content;
+    the versions of the libraries that these files import; and the version of Python. Libraries that only
+    other libraries import are not covered.
+
+    Args:
+        entries: full names of modules, such as `train.fit`; a caller passes its own `__name__`.
+    """
+    files, libraries = _reachable(ROOT, entries)
+    code = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    return fingerprint(code, _versions(libraries), platform.python_version())
+
+
+def _reachable(root: Path, entries: tuple[str, ...]) -> tuple[dict[str, Path], set[str]]:
+    """The source files that modules import, by path below `root`, and the import names of the libraries."""
+    files: dict[str, Path] = {}
+    libraries: set[str] = set()
+    seen: set[str] = set()
+    pending = list(entries)
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        top, _, _ = name.partition(".")
+        if top not in PACKAGES:
+            libraries.add(top)
+            continue
+        if "." in name:
+            pending.append(name.rpartition(".")[0])  # importing a module runs its packages first
+        path = _source(root, name)
+        if path is not None:
+            files[path.relative_to(root).as_posix()] = path
+            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            pending.extend(_imported(path.read_bytes(), package))
+    return files, libraries - sys.stdlib_module_names
+
+
+def _source(root: Path, name: str) -> Path | None:
+    """The file of a module; None where a name is not a module, but something that a module defines."""
+    base = root.joinpath(*name.split("."))
+    found = (path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file())
+    return next(found, None)
+
+
+@functools.cache
+def _imported(source: bytes, package: str) -> tuple[str, ...]:
+    """Full names of the modules that a source file imports, on any level, and of what it imports from them.
+
+    A string that is the name of a module counts: it may be used by `importlib` or `python -m`.
+    """
+    return tuple(name for node in ast.walk(ast.parse(source)) for name in _names(node, package))
+
+
+def _names(node: ast.AST, package: str) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+        base = ".".join([*above, *([node.module] if node.module else [])])
+        yield base
+        yield from (f"{base}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _MODULE.fullmatch(node.value):
+        yield node.value
+        yield f"{node.value}.__main__"
+
+
+def _versions(libraries: set[str]) -> Mapping[str, str]:
+    """Distribution -> version, of all that provide these import names."""
+    return {each: _version(each) for name in libraries for each in _providers().get(name, ())}
+
+
+@functools.cache
+def _providers() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+@functools.cache
+def _version(distribution: str) -> str:
+    return importlib.metadata.version(distribution)

@@ -27,7 +27,7 @@ from train.checkpoint import load_run, load_towers, save_towers
 from train.config import Experiment, SequenceTower
 from train.dataset import Dataset
 from train.figures import cold_figures, figures, label_figures
-from train.fingerprint import fingerprint, source_code
+from train.fingerprint import fingerprint, program
 from train.heads import score_of
 from train.loop import Interrupted, Trainer
 from train.model import ARTIFACTS, DESCRIPTION, Model, shares_windows, start_model
@@ -93,8 +93,7 @@ def _fingerprint(experiment: Experiment, dataset: Dataset) -> str:
     learned = dataclasses.asdict(experiment)
     for later in ("export", "precision", "index", "gates", "bench", "name"):
         del learned[later]
-    code = source_code("train", "train/config", "protos")
-    return fingerprint(learned, dataset.report["fingerprint"], code, torch.__version__)
+    return fingerprint(learned, dataset.report["fingerprint"], program(__name__))
 
 
 def _interrupted(experiment: Experiment, print_: str) -> str | None:

@@ -10,34 +10,13 @@ from types import FrameType
 import mlflow
 from mlflow.entities import Metric
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from train.checkpoint import save_run, save_towers
 from train.loop import Trainer
+from train.progress import progress_bar
 
 RUN_STATE = "run.pt"
 BEST_TOWERS = "towers.pt"
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar with count, time spent and time left, on standard error."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    )
 
 
 class RunObserver:

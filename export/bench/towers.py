@@ -19,7 +19,7 @@ from export.bench.plan import AS_IS, SMALL, Cell
 from protos.features import Side, TowerInputs
 from protos.turns import Effort, Times, take_turns
 from train.config.bench import BenchConfig
-from train.observer import progress_bar
+from train.progress import progress_bar
 from train.towers import Tower
 
 TORCH = "torch"

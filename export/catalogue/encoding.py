@@ -1,7 +1,6 @@
 """The two ways to encode: into an array in memory, or into a file that survives a kill."""
 
 import dataclasses
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from rich.console import Console
 
 from export.backends import Encode
@@ -20,8 +18,8 @@ from export.catalogue.windows import BATCH, Vectors, encoded_windows
 from protos.bundle import VECTORS, record
 from protos.errors import BundleDamaged, InvalidInput
 from protos.features import TowerInputs, vocabulary_of
-from train.fingerprint import fingerprint, source_code
-from train.observer import progress_bar
+from train.fingerprint import fingerprint, program
+from train.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -153,13 +151,12 @@ def _follows_from(tower: ItemTower, records: Records) -> dict[str, str]:
         ]
         for name, spec in inputs.features.items()
     ]
-    versions = [onnxruntime.__version__, np.__version__, platform.python_version()]
     return {
         "tower": record(tower.file).sha256,
         "features": fingerprint(features),
         "items": records.identity(),
         "shape": f"{len(records)} x {tower.dimension}",
-        "program": fingerprint(source_code("protos", "export/catalogue"), versions, WINDOW, BATCH),
+        "program": fingerprint(program(__name__), WINDOW, BATCH),
     }
 
 

@@ -1,5 +1,6 @@
 """Item vectors into an HNSW graph (Malkov and Yashunin 2018), and its parameters into a manifest."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -80,8 +81,15 @@ def _without_filling(block: Vectors) -> Vectors:
 
 
 def save(graph: hnswlib.Index, path: Path) -> None:
-    """Write the graph; hnswlib leaves the search width out."""
+    """Write the graph; hnswlib leaves the search width out.
+
+    Raises:
+        OSError: it was not written whole, for example because the disk is full. hnswlib does not notice that.
+    """
     graph.save_index(str(path))
+    expected, written = graph.index_file_size(), path.stat().st_size if path.exists() else 0
+    if written != expected:
+        raise OSError(errno.ENOSPC, f"hnswlib wrote {written:,} of {expected:,} bytes", str(path))
 
 
 def links_size(graph: hnswlib.Index) -> float:

@@ -24,22 +24,14 @@ from rich.console import Console
 from export.bench.machine import machine, versions
 from protos.bundle import write_file
 from protos.errors import Unavailable
-from train.fingerprint import fingerprint, source_code
+from train.fingerprint import fingerprint, program
 from train.places import CACHE, ROOT
 
 WORK = CACHE / "scale"
 MODULE = "export.scale.measuring"
 CATALOGUE = ("encode", "build", "search", "load")  # steps of a catalogue of documents, in order
 VECTORS = ("vectors", "exact")  # of vectors alone
-SOURCES = (
-    "protos",
-    "train",
-    "export",
-    "export/catalogue",
-    "export/index",
-    "export/scale/measuring",
-    "serving",
-)
+RETRIEVER = "serving.retriever"  # loaded by the step `load`, in a process of its own
 
 Document = dict[str, Any]
 Launch = Callable[[str, Path, int, int], None]  # step, folder, items, seed
@@ -62,9 +54,8 @@ class Subject:
     @property
     def name(self) -> str:
         """Says what it is, and stands for everything that its figures follow from."""
-        followed = fingerprint(
-            self.items, list(self.steps), self.seed, source_code(*SOURCES), machine(), versions()
-        )
+        code = program(__name__, RETRIEVER)
+        followed = fingerprint(self.items, list(self.steps), self.seed, code, machine(), versions())
         return f"{self.items}-{followed[:12]}"
 
 

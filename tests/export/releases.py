@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from export.gates import Decision, Gate, Side
 from tests.stdlib import write_toml
 from tests.tiny import tiny_bundle
 from train.config import Experiment, read_experiment
+from train.places import ROOT
 from train.problem import Problem
 from train.tracking import experiment_id
 
@@ -145,6 +147,39 @@ def aliased(alias: str) -> str:
 def make_challenger(number: int) -> None:
     """Give the alias to a version."""
     mlflow.MlflowClient().set_registered_model_alias(NAME, registry.CHALLENGER, str(number))
+
+
+@contextmanager
+def killed_while_it_holds_the_lock(name: str, reaped: bool = True) -> Iterator[int]:
+    """A process that took the release lock in the store that MLflow points at, and was killed; its id.
+
+    Args:
+        reaped: whether its parent has waited for it; if not, it stays a zombie until the block ends.
+    """
+    code = (
+        "import sys, time\n"
+        "from export import lock\n"
+        "from train.tracking import connect\n"
+        "connect()\n"
+        "with lock.held(sys.argv[1], 'ann@one'):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, name], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        process.kill()
+        if reaped:
+            process.wait(60)
+        else:  # it is dead, and its status is left for `wait` below
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def answered_elsewhere(model: str, query: str, folder: Path) -> tuple[list[dict[str, Any]], str]:

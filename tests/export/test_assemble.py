@@ -1,9 +1,13 @@
 """A run becomes a bundle: verified, complete, and made once."""
 
+import fcntl
+import io
 import json
 import os
 import shutil
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from mlflow.entities import Run, RunData, RunTag
 from rich.console import Console
 
 from export import registry
-from export.assemble import assemble, known_bundle
+from export.assemble import LOCKS, _fingerprint, assemble, known_bundle
 from protos import bundle
 from protos.errors import MissingStage
 from serving.query import Query
@@ -93,6 +97,27 @@ def test_a_bundle_is_made_once_and_again_when_damaged(
         run = mlflow.get_run(made_once.run.info.run_id)
         assert assemble(made_once.experiment, made_once.dataset, run, console) == (folder, True)
     assert [path.name for path in folder.parent.glob(".*")] == []
+
+
+def test_of_two_that_make_a_bundle_at_once_the_second_waits_and_finds_it(
+    made_once: Made, tmp_path: Path
+) -> None:
+    store = shutil.copy(made_once.uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
+    output = io.StringIO()
+    arguments = made_once.experiment, made_once.dataset, made_once.run, Console(file=output)
+    tag = f"twinspire.bundle.{_fingerprint(made_once.experiment, made_once.run)[:12]}"
+    with tracking_at(f"sqlite:///{store}"), ThreadPoolExecutor(1) as pool:
+        client, run_id = mlflow.MlflowClient(), made_once.run.info.run_id
+        client.delete_tag(run_id, tag)  # as it is while the first makes its bundle
+        with (LOCKS / f"{tag}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            second = pool.submit(assemble, *arguments)
+            until = time.monotonic() + 60
+            while "another process is making this bundle" not in output.getvalue():
+                assert time.monotonic() < until and not second.done(), output.getvalue()
+                time.sleep(0.01)
+            client.set_tag(run_id, tag, made_once.folder.name)
+        assert second.result(60) == (made_once.folder, True)
 
 
 def test_a_run_on_other_data_is_refused(made: Made, stdlib: Path, tmp_path: Path, console: Console) -> None:

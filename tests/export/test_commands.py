@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from rich.console import Console
 
-from export import tables
+from export import stages, tables
 from export.__main__ import main
+from export.assemble import BUNDLES
 from protos import bundle
+from protos.errors import MissingStage
+from tests.limited import files_limited_to
 from tests.stdlib import Made, experiment_at, tracking_at, write_toml
 from train.places import ROOT
 
@@ -231,6 +235,23 @@ def test_a_bundle_of_another_split_is_not_evaluated(
     assert "was made on another split; `make export` makes a new one" in said
 
 
+def test_a_challenger_is_not_evaluated_on_data_that_have_changed_since(
+    store: str, stdlib: Path, tmp_path: Path
+) -> None:
+    client, name = mlflow.MlflowClient(), "changed"
+    experiment, dataset = experiment_at(write_toml(stdlib, tmp_path / "a.toml", name))
+    client.create_registered_model(name)
+    client.create_model_version(name, f"{tmp_path}/unread", tags={"split_hash": dataset.split_hash})
+    client.set_registered_model_alias(name, "challenger", "1")
+    assert stages._challengers_problem(experiment, dataset).items
+    smaller: Any = {"data": {"max_items": 100}}
+    other = experiment_at(write_toml(stdlib, tmp_path / "b.toml", name, **smaller))
+    with pytest.raises(
+        MissingStage, match=r"version 1 was made on another split of the data .*register again"
+    ):
+        stages._challengers_problem(*other)
+
+
 def test_a_wrong_configuration_is_misuse(run: Any, store: str, stdlib: Path, tmp_path: Path) -> None:
     changed: Any = {"index": {"m": 1}}
     config = write_toml(stdlib, tmp_path / "wrong.toml", **changed)
@@ -238,6 +259,28 @@ def test_a_wrong_configuration_is_misuse(run: Any, store: str, stdlib: Path, tmp
         code, output, said = run(command, "--config", config, "--json")
         assert (code, output) == (2, "")
         assert "wrong.toml: index.m: expected at least 2, got 1" in said
+
+
+def test_without_room_on_the_disk_an_export_says_so_and_leaves_nothing(
+    run: Any, own: Made, stdlib: Path, tmp_path: Path
+) -> None:
+    changed: Any = {"export": {"iterations": 19}}  # another bundle than the one that is there
+    config = write_toml(stdlib, tmp_path / "a.toml", own.experiment.name, **changed)
+    before = sorted(BUNDLES.iterdir())
+    with files_limited_to(50_000):
+        code, _, said = run("bundle", "--config", config)
+    assert (code, "Traceback" in said) == (1, False)
+    assert "cannot be written: File too large" in said
+    assert "make room and run the same command again" in said
+    assert sorted(BUNDLES.iterdir()) == before
+
+
+def test_without_room_for_the_database_of_mlflow_a_registration_says_so(run: Any, own: Made) -> None:
+    with files_limited_to(4096):
+        code, _, said = run("register", "--config", own.config, "--bundle", own.folder)
+    assert (code, "Traceback" in said) == (1, False)
+    assert "error: " in said
+    assert "disk I/O error" in said
 
 
 def test_export_knows_no_transport() -> None:

@@ -1,6 +1,7 @@
 """The index against exact search, before and after it was written."""
 
 import dataclasses
+import errno
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from protos.errors import GateRefused
 from serving.graph_file import read_graph
 from serving.query import Query
 from serving.retriever import Retriever
+from tests.limited import files_limited_to
 from tests.tiny import watched_bundle
 from train.config.index import IndexConfig
 
@@ -251,3 +253,13 @@ def test_an_item_as_a_query_is_compared_with_whole_items(tmp_path: Path) -> None
         cosines = np.sort(np.delete(vectors @ vectors[row], row))[::-1]
         assert [hit.score for hit in answer.hits] == pytest.approx(cosines[:10].tolist(), abs=1e-6)
     assert len(answers[1].hits) == 10
+
+
+def test_a_graph_that_hnswlib_wrote_in_part_is_an_error(tmp_path: Path) -> None:
+    graph = index.build(unit_vectors(2000), CONFIG)
+    path = tmp_path / "index.hnsw"
+    with files_limited_to(graph.index_file_size() - 1), pytest.raises(OSError, match="hnswlib wrote") as told:
+        index.save(graph, path)
+    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(path))
+    index.save(graph, path)
+    assert path.stat().st_size == graph.index_file_size()

@@ -1,15 +1,25 @@
-"""The release lock: one holder at a time, told to the others, broken safely when its holder has died."""
+"""The release lock: one holder at a time, named to the others, broken safely when its holder has died."""
 
+import dataclasses
+import json
+import logging
+import os
+import socket
+import sys
 import threading
 import time
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 
 from export import lock
+from export.holder import TAG, Holder
 from protos.errors import Unavailable
+from tests.export.releases import killed_while_it_holds_the_lock
 from tests.stdlib import tracking_at
 
 
@@ -22,6 +32,14 @@ def left_by(who: str) -> lock.Lock:
     left = lock.Lock("a", uuid.uuid4().hex)
     lock._take(left, who, time.monotonic())
     return left
+
+
+def described(**changed: Any) -> None:
+    """Describe the holder of the lock of `a` as a process that differs from this one in some fields."""
+    other = dataclasses.replace(Holder.current(), **changed)
+    mlflow.MlflowClient().set_registered_model_tag(
+        "a.release-lock", TAG, json.dumps(dataclasses.asdict(other))
+    )
 
 
 def test_it_is_there_while_it_is_held_and_gone_after(store: str) -> None:
@@ -42,8 +60,23 @@ def test_who_comes_second_is_told_who_holds_it_and_what_to_do(store: str) -> Non
     with lock.held("a", "ann@one") as first:
         with pytest.raises(Unavailable) as told, lock.held("a", "bob@two", wait_s=0.0):
             pytest.fail("both hold it")
-        for part in ("a: ann@one holds the release lock since 2", "try again later", "a.release-lock"):
+        model = mlflow.MlflowClient().get_registered_model("a.release-lock")
+        since, until = (
+            datetime.fromtimestamp(model.creation_timestamp / 1000 + seconds, UTC).isoformat(
+                timespec="seconds"
+            )
+            for seconds in (0, lock.STALE_S)
+        )
+        here = f"process {os.getpid()} on {socket.gethostname()}, `"
+        for part in (
+            "a: the release lock is taken by ann@one (",
+            here,
+            f"held since {since}",
+            f"until {until}",
+        ):
             assert part in str(told.value)
+        assert Path(sys.executable).name in str(told.value)
+        assert "delete the registered model a.release-lock" in str(told.value)
         first.check()  # it is not touched by who did not get it
 
 
@@ -86,11 +119,124 @@ def test_of_two_who_would_break_it_one_does(store: str, monkeypatch: pytest.Monk
     assert seen is not None
     monkeypatch.setattr(lock, "STALE_S", 0.0)
     with lock.held("a", "bob@two") as held:
-        lock._break("a", seen)  # a third, who saw the same, comes too late
+        assert (
+            lock._break("a", seen, "eve@three", "it is old") == []
+        )  # a third, who saw the same, is too late
         monkeypatch.undo()
         held.check()
         assert lock.holder("a") == "bob@two"
     assert names() == [f"a.release-lock-{left.token}"]
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+def test_the_lock_of_a_killed_process_is_broken_at_once(
+    store: str, reaped: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with killed_while_it_holds_the_lock("a", reaped) as pid:
+        token = mlflow.MlflowClient().get_registered_model("a.release-lock").tags[lock.TOKEN]
+        assert lock.holder("a") == ""
+        with caplog.at_level(logging.WARNING), lock.held("a", "bob@two", wait_s=0.0) as held:
+            held.check()
+            assert lock.holder("a") == "bob@two"
+    (told,) = held.broke
+    assert told.startswith(f"ann@one (process {pid} on {socket.gethostname()}, `")
+    assert told.endswith(": its process has ended")
+    assert f"a: broke the release lock of {told}" in caplog.text
+    tags = mlflow.MlflowClient().get_registered_model(f"a.release-lock-{token}").tags
+    assert (tags[lock.BROKEN_BY], tags[lock.BROKEN_WHY]) == ("bob@two", "its process has ended")
+
+
+def test_a_process_that_reuses_the_id_of_a_dead_holder_is_not_taken_for_it(store: str) -> None:
+    left_by("ann@one")
+    described(started="1")  # this process runs, but it started at another time
+    with lock.held("a", "bob@two", wait_s=0.0) as held:
+        assert len(held.broke) == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"host": "another"},
+        {"machine": "boot 6fd6afc5 pid:[4026531836]"},
+        {"machine": ""},
+        {"pid": 0},
+        {"pid": -1},
+        {"pid": 10**30},
+    ],
+)
+def test_a_holder_that_this_host_cannot_look_up_keeps_the_lock_for_its_lease(
+    store: str, changed: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_by("ann@one")
+    described(**{"pid": 2**22 + 1, **changed})  # beyond any process id
+    with pytest.raises(Unavailable, match="taken by ann@one"), lock.held("a", "bob@two", wait_s=0.0):
+        pytest.fail("its process may be alive")
+    monkeypatch.setattr(lock, "STALE_S", 0.0)
+    with lock.held("a", "bob@two", wait_s=0.0) as held:
+        assert held.broke[0].endswith("it was held for longer than 0 s")
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"pid": 1}', "[" * 99_999])
+def test_a_holder_that_is_not_described_keeps_the_lock_for_its_lease(store: str, text: str) -> None:
+    left_by("ann@one")
+    mlflow.MlflowClient().set_registered_model_tag("a.release-lock", TAG, text)
+    with (
+        pytest.raises(Unavailable, match="taken by ann@one, held since"),
+        lock.held("a", "bob@two", wait_s=0.0),
+    ):
+        pytest.fail("its process may be alive")
+
+
+def test_control_characters_in_a_command_do_not_reach_the_terminal(store: str) -> None:
+    left_by("ann@one")
+    described(command="\x1b]0;title\x07 promote\n")
+    with pytest.raises(Unavailable) as told, lock.held("a", "bob@two", wait_s=0.0):
+        pytest.fail("its process is alive")
+    assert str(told.value).isprintable()
+    assert "`?]0;title? promote?`" in str(told.value)
+
+
+def test_of_many_that_see_a_dead_holder_at_once_one_breaks_its_lock(store: str) -> None:
+    inside, most, broke = [0], [0], list[str]()
+    start = threading.Barrier(4)
+
+    def work(n: int) -> None:
+        start.wait(30)
+        with lock.held("a", f"user-{n}@host") as held:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            broke.extend(held.broke)
+            held.check()
+            inside[0] -= 1
+
+    with killed_while_it_holds_the_lock("a"):
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert most == [1]
+    assert len(broke) == 1
+
+
+def test_the_lock_of_a_process_that_released_it_and_ended_is_not_taken_from_the_next(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = left_by("ann@one")
+    others: list[lock.Lock] = []
+
+    def ended(holder: Holder) -> bool:
+        """The first holder releases the lock and ends just now, and another process takes it."""
+        if not others:
+            lock._release(left)
+            others.append(left_by("eve@three"))
+            return True
+        return False
+
+    monkeypatch.setattr(Holder, "has_died", ended)
+    with pytest.raises(Unavailable, match="taken by eve@three"), lock.held("a", "bob@two", wait_s=1.0):
+        pytest.fail("both hold it")
+    others[0].check()
 
 
 def test_a_holder_that_was_too_slow_goes_no_further(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from protos.errors import DataError
 from protos.features import TextFeature
+from tests.limited import files_limited_to
 from train import dataset
 from train.config import (
     BagTower,
@@ -23,7 +25,7 @@ from train.config import (
     SplitConfig,
 )
 from train.dataset import Dataset, prepare
-from train.sources import pydocs
+from train.sources import files, pydocs
 from train.sources.tables import Tables, collapse, holds, sample_groups, without
 
 QUERY = TextFeature(kind="text", column="query")
@@ -122,11 +124,61 @@ def test_a_changed_file_makes_another(made: Callable[..., Dataset], base: Path) 
     assert second.pairs.height == first.pairs.height + 1
 
 
+@pytest.mark.parametrize("name", ["items.csv", "pairs.csv"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    made: Callable[..., Dataset], base: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    read = files.FilesSource.read
+
+    def edited(source: files.FilesSource) -> Tables:
+        tables = read(source)
+        with (base / name).open("a") as file:
+            file.write("\n")
+        return tables
+
+    monkeypatch.setattr(files.FilesSource, "read", edited)
+    with pytest.raises(DataError, match="files: the data changed while they were read"):
+        made()
+    assert not (base / "cache").exists()
+    monkeypatch.undo()
+    assert made().folder.is_dir()
+
+
+def test_of_two_that_make_it_at_once_the_second_keeps_what_the_first_has_made(
+    made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, inner = files.FilesSource.read, list[os.stat_result]()
+
+    def overtaken(source: files.FilesSource) -> Tables:
+        monkeypatch.undo()
+        inner.append(made().folder.stat())
+        return read(source)
+
+    monkeypatch.setattr(files.FilesSource, "read", overtaken)
+    folder = made().folder
+    assert folder.stat().st_ino == inner[0].st_ino
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert made(refresh=True).folder.stat().st_ino != inner[0].st_ino
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 def test_a_fault_leaves_nothing_behind(made: Callable[..., Dataset], base: Path) -> None:
     (base / "pairs.csv").write_text("query,item_id,liked\na,unknown,1\n")
     with pytest.raises(DataError, match="unknown"):
         made()
     assert not (base / "cache").exists()
+
+
+def test_without_room_on_the_disk_nothing_is_left_and_the_next_call_makes_it(
+    made: Callable[..., Dataset], base: Path
+) -> None:
+    with (
+        files_limited_to(500),
+        pytest.raises(DataError, match=r"cache: the data set cannot be written: .*File too large"),
+    ):
+        made()
+    assert list((base / "cache").iterdir()) == []
+    assert made().items.height == 100
 
 
 def test_a_damaged_folder_is_named(made: Callable[..., Dataset]) -> None:

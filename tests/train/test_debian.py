@@ -2,13 +2,17 @@
 
 import io
 import json
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from protos.errors import DataError
+from train.places import ROOT
 from train.sources import debian
 from train.sources.tables import Tables
 
@@ -77,7 +81,8 @@ def write_lists(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "Packages").write_text(PACKAGES)
     (folder / "Translation-en").write_text(TRANSLATION)
-    index = {"packages": ["Packages"], "translations": ["Translation-en"], "sha256": "f" * 64}
+    identity = debian._identity([folder / "Packages", folder / "Translation-en"])
+    index = {"packages": ["Packages"], "translations": ["Translation-en"], "sha256": identity}
     (folder / debian.LISTS).write_text(json.dumps(index))
 
 
@@ -190,11 +195,62 @@ fi""",
     assert log.read_text().count("update") == 2
 
 
-def test_a_list_that_has_gone_is_named(tmp_path: Path) -> None:
-    write_lists(tmp_path / "apt")
-    (tmp_path / "apt" / "Packages").unlink()
-    with pytest.raises(DataError, match="Packages: missing"):
-        debian.lists(tmp_path / "apt", NO_CONSOLE)
+def fetching_apt(folder: Path, apt: Path, before: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An `apt-get` that fetches two new lists; the path of the log of its steps.
+
+    Args:
+        before: shell commands that it runs when the first list is there and the second is not.
+    """
+    log = folder / "log"
+    script = f"""
+if [ "$1" = update ]; then
+  echo begin >> {log}; printf 'Package: new\\n' > {apt}/Packages
+  {before}
+  printf 'Package: new\\n' > {apt}/Translation-en; echo end >> {log}
+else
+  printf 'Packages\\tDebian\\tmain\\tscheme://archive\\ten\\t{apt}/Packages\\n'
+  printf 'Translations\\tDebian\\tmain\\tscheme://archive\\ten\\t{apt}/Translation-en\\n'
+fi"""
+    write_apt(folder / "bin", monkeypatch, script)
+    return log
+
+
+@pytest.mark.parametrize("name", ["Packages", "Translation-en"])
+def test_a_list_that_is_missing_or_altered_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    apt = tmp_path / "apt"
+    write_lists(apt)
+    log = fetching_apt(tmp_path, apt, "", monkeypatch)
+    known = debian.lists(apt, NO_CONSOLE)
+    assert not log.exists()
+    with (apt / name).open("a") as file:
+        file.write("\nPackage: more\n")
+    altered = debian.lists(apt, NO_CONSOLE)
+    assert altered.sha256 == altered.identity() != known.sha256
+    (apt / name).unlink()
+    assert debian.lists(apt, NO_CONSOLE) == altered
+    assert log.read_text() == "begin\nend\n" * 2
+
+
+def test_a_refresh_that_was_killed_is_done_again_when_its_apt_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apt = tmp_path / "apt"
+    write_lists(apt)
+    killed = tmp_path / "killed"
+    kill = f"[ -e {killed} ] || {{ touch {killed}; kill -9 $PPID; sleep 1; }}"
+    log = fetching_apt(tmp_path, apt, kill, monkeypatch)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom rich.console import Console\n"
+        "from train.sources import debian\n"
+        "debian.lists(Path(sys.argv[1]), Console(stderr=True), refresh=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(apt)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    assert done.returncode == -signal.SIGKILL
+    found = debian.lists(apt, NO_CONSOLE)
+    assert found.sha256 == found.identity()
+    assert log.read_text() == "begin\nend\n" * 2
 
 
 def test_versions_of_one_source_are_one_group() -> None:

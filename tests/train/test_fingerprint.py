@@ -1,4 +1,4 @@
-"""A fingerprint follows what a result follows from, and nothing else."""
+"""A key changes with everything that a result follows from, and with nothing else."""
 
 import dataclasses
 import os
@@ -10,8 +10,36 @@ import pytest
 
 from train import fingerprint
 from train.config import IndexConfig, TrainingConfig
-from train.fingerprint import PRESENTATION, source_code
+from train.fingerprint import program
 from train.places import ROOT
+
+SOURCES = {
+    "train/__init__.py": "",
+    "train/stage.py": "import numpy\nfrom . import model, sources\ndef f():\n    import export.late\n",
+    "train/model.py": "from protos.deep import value\n",
+    "train/plots.py": "one = 1\n",
+    "train/sources/__init__.py": "from .reader import read\n",
+    "train/sources/reader.py": "from ...protos import nothing\nfrom ..relative import read\n",
+    "train/relative.py": "read = 1\n",
+    "protos/__init__.py": "",
+    "protos/deep.py": "value = __import__('importlib').import_module('export.named')\n",
+    "export/__init__.py": "",
+    "export/late.py": "",
+    "export/named/__init__.py": "",
+    "export/named/__main__.py": "",
+    "export/plots.py": "",
+}
+NOT_IMPORTED = {"train/plots.py", "export/plots.py"}
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small project whose `train.stage` imports in every way that is used."""
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    for name, text in SOURCES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
 
 
 def test_every_value_counts() -> None:
@@ -27,25 +55,43 @@ def test_every_value_counts() -> None:
     assert len({known, *(fingerprint.fingerprint(*other) for other in others)}) == 5
 
 
-def test_code_counts_where_it_changes_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
-    for folder in ("train", "protos"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "loop.py").write_text("one\n")
-        (tmp_path / folder / "plots.py").write_text("one\n")
-    known = source_code("train", "protos")
-    (tmp_path / "train" / "plots.py").write_text("two\n")
-    (tmp_path / "train" / "notes.md").write_text("two\n")
-    assert source_code("train", "protos") == known
-    (tmp_path / "protos" / "loop.py").write_text("two\n")
-    changed = source_code("train", "protos")
-    (tmp_path / "train" / "more.py").touch()
-    assert len({known, changed, source_code("train", "protos"), source_code("train")}) == 4
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_file_counts_if_the_entry_imports_it_directly_or_not(tree: Path, name: str) -> None:
+    known = program("train.stage")
+    assert program("train.stage") == known
+    with (tree / name).open("a") as file:
+        file.write("more = 1\n")
+    assert (program("train.stage") == known) == (name in NOT_IMPORTED)
 
 
-def test_what_is_left_out_of_it_exists() -> None:
-    found = {path.name for folder in ("train", "export") for path in (ROOT / folder).glob("*.py")}
-    assert {*PRESENTATION} <= found
+def test_a_file_that_is_new_moved_or_removed_counts(tree: Path) -> None:
+    keys = {program("train.stage")}
+    (tree / "train" / "relative.py").rename(tree / "train" / "elsewhere.py")
+    keys.add(program("train.stage"))
+    (tree / "train" / "sources" / "reader.py").write_text("from train.elsewhere import read\n")
+    keys.add(program("train.stage"))
+    (tree / "train" / "relative").mkdir()
+    (tree / "train" / "relative" / "__init__.py").touch()
+    keys.add(program("train.stage", "train.relative"))
+    keys.add(program("export.late"))
+    assert len(keys) == 5
+
+
+def test_files_that_no_module_imports_do_not_count(tree: Path) -> None:
+    known = program("train.stage")
+    (tree / "tests").mkdir()
+    for name in ("README.md", "tests/test_stage.py", "train/notes.md", "train/new.py", "numpy.py"):
+        (tree / name).write_text("pass\n")
+    assert program("train.stage") == known
+
+
+def test_the_versions_of_imported_libraries_count(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, version = program("train.stage"), fingerprint._version
+    for changed, same in (("torch", True), ("numpy", False)):
+        monkeypatch.setattr(
+            fingerprint, "_version", lambda name, it=changed: "0" if name == it else version(name)
+        )
+        assert (program("train.stage") == known) == same
 
 
 def test_another_cache_is_honoured_by_every_stage(tmp_path: Path) -> None:

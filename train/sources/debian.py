@@ -6,6 +6,7 @@ root nor a change to the system is needed; `Packages` holds the short descriptio
 the long ones, and `Description-md5` ties them together.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 
@@ -46,17 +48,46 @@ class AptLists:
     translations: tuple[Path, ...]
     sha256: str
 
+    def identity(self) -> str:
+        """sha256 of the lists as they are now.
+
+        Raises:
+            DataError: a list is missing.
+        """
+        try:
+            return _identity((*self.packages, *self.translations))
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
+
 
 def lists(folder: Path, console: Console, refresh: bool = False) -> AptLists:
-    """The lists in `folder`; fetched if they are not there, or if `refresh` asks for it.
+    """The lists in `folder`; fetched if they are not there and whole, or if `refresh` asks for it.
+
+    One process at a time fetches them; another one waits for it.
 
     Raises:
         DataError: apt is absent, fails, or knows no English descriptions of the Debian archive.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with console.status("apt: the package lists of the Debian archive"), (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = None if refresh else _indexed(folder)
+        if found is None:
+            _fetch(folder, lock)
+            found = _indexed(folder)
+    if found is None:
+        raise DataError(f"{folder}: the lists changed while they were read; run the command again")
+    return found
+
+
+def _indexed(folder: Path) -> AptLists | None:
+    """The lists that the index names; None if they are not there, or not those that it was written for.
+
+    A process that was killed while apt replaced the lists leaves the second case.
+    """
     index = folder / LISTS
-    if refresh or not index.is_file():
-        with console.status("apt: fetching the package lists of the Debian archive"):
-            _fetch(folder)
+    if not index.is_file():
+        return None
     try:
         table = parse_json(index.read_bytes())
         packages = tuple(folder / names.file_name(name) for name in table["packages"])
@@ -64,10 +95,13 @@ def lists(folder: Path, console: Console, refresh: bool = False) -> AptLists:
         found = AptLists(packages, translations, table["sha256"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{index}: not the index of apt's lists; delete {folder}") from None
-    for path in (*packages, *translations):
-        if not path.is_file():
-            raise DataError(f"{path}: missing; delete {folder} to fetch it again")
-    return found
+    paths = (*packages, *translations)
+    return found if all(path.is_file() for path in paths) and _identity(paths) == found.sha256 else None
+
+
+def _identity(paths: Iterable[Path]) -> str:
+    """sha256 over the contents of files."""
+    return hashlib.sha256(" ".join(record(path).sha256 for path in paths).encode()).hexdigest()
 
 
 def read(found: AptLists) -> Tables:
@@ -149,8 +183,13 @@ def _long(description: str) -> str:
     return collapse(re.sub(r"(?m)^\s*\.$", " ", description))
 
 
-def _fetch(folder: Path) -> None:
-    """Apt's lists into `folder`, and beside them the index that says which ones are wanted."""
+def _fetch(folder: Path, lock: IO[str]) -> None:
+    """Apt's lists into `folder`, and beside them the index that says which ones are wanted.
+
+    Args:
+        lock: held by this process. apt inherits it, so that it stays held as long as apt runs, even if this
+            process is killed.
+    """
     if shutil.which("apt-get") is None:
         raise DataError(
             'data.kind = "debian" reads the Debian archive through apt, and there is no apt-get here: '
@@ -159,9 +198,9 @@ def _fetch(folder: Path) -> None:
     for name in ("state/lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "state/status").touch()
-    output = _apt(folder, "update", "-q")
+    output = _apt(folder, lock, "update", "-q")
     wanted: dict[str, list[Path]] = {"Packages": [], "Translations": []}
-    for line in _apt(folder, "indextargets", "--format", _TARGET_FORMAT).splitlines():
+    for line in _apt(folder, lock, "indextargets", "--format", _TARGET_FORMAT).splitlines():
         kind, label, component, repository, language, filename = line.split("\t")
         official = label == "Debian" and component == "main" and not repository.startswith("file:")
         english = kind == "Packages" or language == "en"
@@ -174,13 +213,12 @@ def _fetch(folder: Path) -> None:
         )
     files = wanted["Packages"], wanted["Translations"]
     packages, translations = ([str(p.relative_to(folder.resolve())) for p in each] for each in files)
-    contents = " ".join(record(path).sha256 for each in files for path in each)
-    identity = hashlib.sha256(contents.encode()).hexdigest()
+    identity = _identity(path for each in files for path in each)
     table = {"packages": packages, "translations": translations, "sha256": identity}
     write_file(folder / LISTS, json.dumps(table, indent=2).encode())
 
 
-def _apt(folder: Path, *arguments: str) -> str:
+def _apt(folder: Path, lock: IO[str], *arguments: str) -> str:
     """apt-get with the system's sources, but with lists and caches in `folder`; what it printed."""
     root = folder.resolve()
     options = {
@@ -197,7 +235,14 @@ def _apt(folder: Path, *arguments: str) -> str:
         command += ["-o", f"{name}={value}"]
     environment = {**os.environ, "LC_ALL": "C"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=True,
+            pass_fds=[lock.fileno()],
+        )
     except subprocess.CalledProcessError as error:
         raise DataError(f"apt-get {arguments[0]} failed: {error.stderr.strip()[-500:]}") from None
     return done.stdout + done.stderr if arguments[0] == "update" else done.stdout

@@ -12,7 +12,7 @@ from export.scale.measuring.quantised import Best, Vectors
 from export.scale.measuring.subject import CODES, DIMENSION, NEAREST, QUERY_VECTORS, SCALES, K
 from protos.vectors import int8_rows
 from train.command import PROGRESS
-from train.observer import progress_bar
+from train.progress import progress_bar
 
 BLOCK = 65_536  # vectors that are made at a time
 SPREAD = 0.6  # length of what tells a vector from its topic, on average; the topic's own is 1

@@ -1,0 +1,88 @@
+"""Recipes of the Makefile that must not run twice at once in one folder."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from train.places import ROOT
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+# Stands in for Python: writes down what a recipe runs and, the first time, waits for the file `go`.
+STAND_IN = """#!/bin/bash
+case "$1 $2" in
+  "-m venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
+  -m*) ;;
+  *) exec {python} "$@" ;;
+esac
+echo "begin $2 $3" >> log
+until [ -e go ]; do sleep 0.02; done
+echo "end $2 $3" >> log
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the Makefile, an experiment, and a stand-in for Python."""
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "a.toml").write_text('name = "a"\n')
+    (tmp_path / "python").write_text(STAND_IN.format(python=sys.executable))
+    (tmp_path / "python").chmod(0o755)
+    return tmp_path
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("target", ["setup", "demo"])
+def test_the_second_of_two_at_once_waits_for_the_first(folder: Path, target: str) -> None:
+    log, go = folder / "log", folder / "go"
+    if target == "demo":  # made before
+        (folder / ".venv" / "bin").mkdir(parents=True)
+        shutil.copy(folder / "python", folder / ".venv" / "bin" / "python")
+        (folder / ".venv" / ".installed").touch()
+
+    def start(name: str) -> "subprocess.Popen[bytes]":
+        command = ["make", target, f"PYTHON={folder}/python", "CONFIG=a.toml"]
+        with (folder / name).open("wb") as output:
+            return subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+
+    first = start("first")
+    wait_for(log.exists)
+    second = start("second")
+    try:
+        wait_for(lambda: b"is at work here; waiting for it" in (folder / "second").read_bytes())
+        assert log.read_text().count("begin") == 1
+    finally:
+        go.touch()
+        codes = first.wait(60), second.wait(60)
+    assert codes == (0, 0), (folder / "first").read_text() + (folder / "second").read_text()
+    lines = log.read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["begin", "end"] * (len(lines) // 2)
+    assert lines.count(lines[0]) == {"setup": 1, "demo": 2}[target]
+
+
+def test_a_killed_demo_does_not_block_the_next(folder: Path) -> None:
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    shutil.copy(folder / "python", folder / ".venv" / "bin" / "python")
+    (folder / ".venv" / ".installed").touch()
+    command = ["make", "demo", f"PYTHON={folder}/python", "CONFIG=a.toml"]
+    first = subprocess.Popen(command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL)
+    wait_for((folder / "log").exists)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait(60)
+    (folder / "go").touch()
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
