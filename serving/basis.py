@@ -55,7 +55,7 @@ class Blank:
     def places(self, vectors: Vectors, encode_alone: Callable[[int], Vectors]) -> list[int]:
         """The places in a batch of the queries that say nothing; the same as for each query alone.
 
-        The first coordinate alone rules out most single queries, for every query passes here.
+        Every query passes here, so the first coordinate rules out most of them at once.
 
         Args:
             vectors: of the batch, float32 (B, D).
@@ -65,12 +65,12 @@ class Blank:
             if not abs(vectors.item(0) - self._first) <= self.EQUAL * self._largest:
                 return []
             return [0] if self._equals(vectors) else []
-        near = np.abs(vectors - self._vector).max(axis=1) <= self.NEAR * self._largest
-        return [
-            place
-            for place in np.flatnonzero(near).tolist()
-            if self._equals(vectors[place]) or self._equals(encode_alone(place))
-        ]
+        bound = self.NEAR * self._largest
+        likely = np.flatnonzero(np.abs(vectors[:, 0] - self._first) <= bound)
+        if not likely.size:
+            return []
+        near = likely[np.abs(vectors[likely] - self._vector).max(axis=1) <= bound].tolist()
+        return [n for n in near if self._equals(vectors[n]) or self._equals(encode_alone(n))]
 
     def _equals(self, vector: Vectors) -> bool:
         return bool(np.abs(vector - self._vector).max() <= self.EQUAL * self._largest)
