@@ -75,9 +75,7 @@ class BundleModel(PythonModel):
 
 
 def _hits(answer: Answer) -> list[dict[str, Any]]:
-    return [
-        {**hit._asdict(), "fields": dict(hit.fields), "basis": str(answer.basis)} for hit in answer.hits
-    ]
+    return [{**hit._asdict(), "fields": dict(hit.fields), "basis": str(answer.basis)} for hit in answer.hits]
 
 
 def _query(row: Any, number: int) -> Query:
