@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
 _INLINE = re.compile(r"[\\`*\[\]~]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word marks nothing
-_BLOCK = re.compile(r"^(?:[-+=#]|\d+(?=[.)]))")  # at the start of a line: a list, a rule or a heading
+_BLOCK = re.compile(r"^(?:[-+=#]|\d+(?=[.)](?:\s|$)))")  # at the start of a line: a list, a rule or a heading
 _LINK = re.compile(
     r"://|www\.|mailto:|xmpp:|[\w.+-]@[\w-]+\.\w", re.IGNORECASE
 )  # what GitHub's Markdown makes a link of

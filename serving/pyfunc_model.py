@@ -53,9 +53,9 @@ class BundleModel(PythonModel):
                 are left out of its answer, false if not given.
 
         Returns:
-            For each query its hits, best first, as `{"id": ..., "score": ..., "fields": {...}, "basis": ...}`.
-            The basis is `query`, `context` or `popular`, see `serving.basis.Basis`. A query that says nothing
-            to the bundle has no hits where the bundle does not know popular items.
+            For each query its hits, best first, each `{"id": ..., "score": ..., "fields": {...},
+            "basis": ...}`. The basis is `query`, `context` or `popular`, see `serving.basis.Basis`. A query
+            that says nothing to the bundle has no hits where the bundle does not know popular items.
 
         Raises:
             InvalidInput: a query does not fit the bundle, or `k` is out of bounds.

@@ -224,9 +224,7 @@ class Retriever:
         # How many to look for, and whether in the graph -> queries.
         together: dict[tuple[int, bool], list[int]] = {}
         for n, asked in enumerate(encoded.asked):
-            if wanted[n].k == 0:
-                found[n] = Found([], [], asked)
-            elif asked.basis is Basis.NONE:
+            if wanted[n].k == 0 or asked.basis is Basis.NONE:
                 found[n] = Found([], [], asked)
             elif asked.basis is Basis.POPULAR:
                 found[n] = Found(*self.catalogue.popular(wanted[n].k, excluded[n]), asked)

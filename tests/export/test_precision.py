@@ -301,7 +301,7 @@ def test_a_text_without_a_letter_says_nothing_in_any_variant(both: dict[Side, Ma
     if made.kind not in ("bag", "dssm"):
         pytest.skip("its queries have no text")
     texts = ["", "\U0001f600", "\u2060 \0", "sort a list", "e", "\u65e5\u672c"]
-    absent: dict[str, Any] = {name: None for name in made.inputs.features}
+    absent: dict[str, Any] = dict.fromkeys(made.inputs.features)
     rows = [{**absent, "text": text} for text in texts]
 
     for variant, path in made.variants.files.items():
