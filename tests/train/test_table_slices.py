@@ -46,8 +46,8 @@ def write_table(path: Path, titles: list[str]) -> Path:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         separator = "\t" if path.suffix == ".tsv" else ","
-        rows = [separator.join(row) for row in zip(["item_id", *ids], ["title", *titles], strict=True)]
-        path.write_text("\n".join(rows) + "\n")
+        lines = [separator.join(row) for row in zip(["item_id", *ids], ["title", *titles], strict=True)]
+        path.write_text("\n".join(lines) + "\n")
     return path
 
 

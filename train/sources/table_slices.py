@@ -11,7 +11,8 @@ characters, so that a longer one is refused before it fills the memory.
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,15 +93,15 @@ def _delimited(separator: str) -> Reader:
     def read(path: Path, columns: Sequence[str], size: int, first: int) -> Iterator[pl.DataFrame]:
         csv.field_size_limit(MOST_ROW)
         with _opened(path, newline="") as file:
-            row = _Row(file)
-            lines = csv.reader(row, delimiter=separator, strict=True)
+            row = _Row()
+            lines = csv.reader(row.lines_of(file), delimiter=separator, strict=True)
             header = _header(path, lines, row)
             for column in columns:
                 if column not in header:
                     raise _missing(path, column, header)
             positions = [header.index(column) for column in columns]
-            rows = islice(_rows(path, lines, header, row), first, None)
-            for chunk in _chunks(_checked(path, rows, columns, positions, first), size):
+            rows = islice(_rows(path, lines, header, row, columns), first, None)
+            for chunk in _chunks(rows, size):
                 cells = [[row[position] or None for row in chunk] for position in positions]
                 yield pl.DataFrame(cells, dict.fromkeys(columns, pl.String), orient="col")
 
@@ -115,37 +116,35 @@ class _RowTooLong(Exception):
     """A row has more than `MOST_ROW` characters."""
 
 
-class _Row(Iterator[str]):
-    """The lines of a file, and those of the row that is being read.
+class _Row:
+    """What has been read of the current row of CSV or TSV, which may have several lines."""
 
-    Raises:
-        _RowTooLong: by `next`; `begun` holds the beginning of the row.
-    """
+    __slots__ = ("length", "lines")
 
-    def __init__(self, file: io.TextIOWrapper) -> None:
-        self._read = file.readline
-        self._lines: list[str] = []
-        self._room = MOST_ROW
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.length = 0  # characters
 
-    def __next__(self) -> str:
-        line = self._read(self._room + 1)
-        if not line:
-            raise StopIteration
-        self._lines.append(line)
-        self._room -= len(line)
-        if self._room < 0:
-            raise _RowTooLong
-        return line
+    def lines_of(self, file: io.TextIOWrapper) -> Iterator[str]:
+        """The lines of a file.
 
-    @property
-    def begun(self) -> list[str]:
-        """What has been read of a row that is too long, without the character that was one too many."""
-        return [*self._lines[:-1], self._lines[-1][:-1]]
+        Raises:
+            _RowTooLong: the current row is longer than `MOST_ROW`.
+        """
+        kept = self.lines
+        for line in iter(partial(file.readline, MOST_ROW + 1), ""):
+            kept.append(line)
+            self.length += len(line)
+            if self.length > MOST_ROW:
+                raise _RowTooLong
+            yield line
 
-    def end(self) -> None:
-        """The row is complete."""
-        self._lines.clear()
-        self._room = MOST_ROW
+    def long_cell(self, header: Sequence[str], delimiter: str) -> str | None:
+        """The column of the first cell that is too long, in a row that is too long."""
+        text = io.StringIO("".join(self.lines)[:MOST_ROW], newline="")
+        begun: list[str] = next(csv.reader(text, delimiter=delimiter), [])
+        named = zip(header, begun, strict=False)
+        return next((name for name, cell in named if len(cell) > MOST_CELL), None)
 
 
 def _too_long(path: Path, row: int, column: str | None) -> DataError:
@@ -164,7 +163,8 @@ def _header(path: Path, lines: Any, row: _Row) -> list[str]:
         raise DataError(f"{path}: line 1: {error}") from None
     except _RowTooLong:
         raise DataError(f"{path}: line 1: expected at most {MOST_ROW:,} characters, got more") from None
-    row.end()
+    row.lines.clear()
+    row.length = 0
     if not header:
         raise DataError(f"{path}: line 1: expected a header with column names, got nothing")
     if len(set(header)) < len(header):
@@ -173,18 +173,24 @@ def _header(path: Path, lines: Any, row: _Row) -> list[str]:
     return header
 
 
-def _rows(path: Path, lines: Any, header: list[str], read: _Row) -> Iterator[list[str]]:
+def _rows(
+    path: Path, lines: Any, header: list[str], read: _Row, columns: Sequence[str]
+) -> Iterator[list[str]]:
     """Rows of the header's width; blank lines may only stand at the end."""
+    width = len(header)
     fault: DataError | None = None
     number = 0
     try:
         for number, row in enumerate(lines, 1):
-            read.end()
-            if fault is None and len(row) != len(header):
+            if fault is None and len(row) != width:
                 fault = DataError(
-                    f"{path}: row {number} (ends on line {lines.line_num}): expected {len(header)} fields as "
-                    f"in the header, got {len(row)}"
+                    f"{path}: row {number} (ends on line {lines.line_num}): expected {width} fields as in "
+                    f"the header, got {len(row)}"
                 )
+            elif read.length > MOST_CELL:
+                _check_row(path, number, dict(zip(header, row, strict=True)), columns)
+            read.lines.clear()
+            read.length = 0
             if row and fault is not None:
                 raise fault
             if row:
@@ -192,21 +198,15 @@ def _rows(path: Path, lines: Any, header: list[str], read: _Row) -> Iterator[lis
     except csv.Error as error:
         raise DataError(f"{path}: row {number + 1} (line {lines.line_num}): {error}") from None
     except _RowTooLong:
-        begun: list[str] = next(csv.reader(read.begun, delimiter=lines.dialect.delimiter), [])
-        named = zip(header, begun, strict=False)
-        column = next((name for name, cell in named if len(cell) > MOST_CELL), None)
+        column = read.long_cell(header, lines.dialect.delimiter)
         raise _too_long(path, number + 1, column) from None
 
 
-def _checked(
-    path: Path, rows: Iterable[list[str]], columns: Sequence[str], positions: Sequence[int], first: int
-) -> Iterator[list[str]]:
-    """The rows, none of whose cells in the columns that are read is too long."""
-    for number, row in enumerate(rows, first + 1):
-        for column, position in zip(columns, positions, strict=True):
-            if len(row[position]) > MOST_CELL:
-                raise _too_long(path, number, column)
-        yield row
+def _check_row(path: Path, row: int, cells: Mapping[str, Any], columns: Iterable[str]) -> None:
+    """Refuse a cell that is read and too long."""
+    for column in columns:
+        if _longest(cells.get(column)) > MOST_CELL:
+            raise _too_long(path, row, column)
 
 
 def _jsonl(path: Path, columns: Sequence[str], size: int, first: int) -> Iterator[pl.DataFrame]:
@@ -244,9 +244,7 @@ def _object(path: Path, row: int, line: str, columns: Sequence[str]) -> dict[str
     if not isinstance(value, dict):
         raise DataError(f"{path}: row {row}: expected a JSON object, got {line.rstrip()[:80]!r}")
     if len(line) > MOST_CELL:
-        for column in columns:
-            if _longest(value.get(column)) > MOST_CELL:
-                raise _too_long(path, row, column)
+        _check_row(path, row, value, columns)
     return value
 
 
