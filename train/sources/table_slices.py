@@ -141,8 +141,8 @@ class _Row:
 
     def long_cell(self, header: Sequence[str], delimiter: str) -> str | None:
         """The column of the first cell that is too long, in a row that is too long."""
-        text = io.StringIO("".join(self.lines)[:MOST_ROW], newline="")
-        begun: list[str] = next(csv.reader(text, delimiter=delimiter), [])
+        text = "".join(self.lines)[:MOST_ROW]
+        begun: list[str] = next(csv.reader([text], delimiter=delimiter), [])
         named = zip(header, begun, strict=False)
         return next((name for name, cell in named if len(cell) > MOST_CELL), None)
 
