@@ -4,9 +4,11 @@ Markdown, rendered from the manifest alone; MLflow shows it as the version's des
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from export.markdown import code, one_line, plain, table
 from protos.bundle import Manifest
 from protos.mlflow_names import BUNDLE_VERSION
 from train.plots import spelt
@@ -48,7 +50,7 @@ def lineage(manifest: Manifest) -> dict[str, str]:
         "dataset_fingerprint": dataset.get("fingerprint"),
         "split_hash": manifest.split_hash,
     }
-    return {name: _cell(value) for name, value in known.items() if value}
+    return {name: one_line(value, CELL) for name, value in known.items() if value}
 
 
 def main_figures(manifest: Manifest) -> dict[str, float]:
@@ -73,8 +75,8 @@ def _head(manifest: Manifest) -> str:
         for side in (manifest.schema.query, manifest.schema.item)
     )
     return (
-        f"# {manifest.name}\n\n"
-        f"Two-tower retrieval: a query tower ({_cell(query)}) and an item tower ({_cell(item)}) in ONNX, "
+        f"# {_plain(manifest.name)}\n\n"
+        f"Two-tower retrieval: a query tower ({_plain(query)}) and an item tower ({_plain(item)}) in ONNX, "
         f"D = {manifest.dimension}, an HNSW index over {manifest.count:,} items. "
         f"Scores: {manifest.score.kind.replace('_', ' ')}."
     )
@@ -85,12 +87,12 @@ def _data(manifest: Manifest) -> str:
     counted = [f"{data[name]:,} {name}" for name in ("items", "pairs", "groups") if _is_count(data.get(name))]
     parts = data.get("parts")
     if isinstance(parts, Mapping):
-        counted += [f"{name} {count:,}" for name, count in sorted(parts.items()) if _is_count(count)]
+        counted += [f"{_plain(name)} {count:,}" for name, count in sorted(parts.items()) if _is_count(count)]
     origin = data.get("origin")
     licence = origin.get("licence") if isinstance(origin, Mapping) else None
-    lines = [f"## Data\n\n{_cell(data.get('name') or data.get('kind') or 'unnamed')}"]
+    lines = [f"## Data\n\n{_plain(data.get('name') or data.get('kind') or 'unnamed')}"]
     lines += [": " + ", ".join(counted)] if counted else []
-    lines += [f". {_cell(licence)[:1].upper()}{_cell(licence)[1:]}"] if licence else []
+    lines += [f". {_plain(f'{licence}'[:1].upper() + f'{licence}'[1:])}"] if licence else []
     return "".join(lines) + "."
 
 
@@ -99,16 +101,13 @@ def _quality(metrics: Mapping[str, Any]) -> str:
     rows = [name for name in METRICS if name in metrics]
     if not rows:
         return ""
-    lines = [
+    cells = [[spelt(name), *(_figure(metrics, prefix + name) for prefix in names)] for name in rows]
+    parts = [
         f"## Quality on the test split, {int(metrics.get('queries', 0)):,} queries",
-        "",
-        _row(["", *names.values()]),
-        _row(["---"] + ["---:"] * len(names)),
+        table(["", *names.values()], cells, "l" + "r" * len(names)),
     ]
-    lines += [_row([spelt(name), *(_figure(metrics, prefix + name) for prefix in names)]) for name in rows]
-    if metrics.get("verdict"):
-        lines += ["", f"Verdict: {_cell(metrics['verdict'])}."]
-    return "\n".join(lines)
+    parts += [f"Verdict: {_plain(metrics['verdict'])}."] if metrics.get("verdict") else []
+    return "\n\n".join(parts)
 
 
 def _figure(metrics: Mapping[str, Any], name: str) -> str:
@@ -123,11 +122,11 @@ def _figure(metrics: Mapping[str, Any], name: str) -> str:
 def _index(manifest: Manifest) -> str:
     index = manifest.index
     recall = ", ".join(
-        f"{spelt(name.removeprefix('ann_'))} {value:.4f} against exact search"
+        f"{_plain(spelt(name.removeprefix('ann_')))} {value:.4f} against exact search"
         for name, value in manifest.ann.items()
         if name.startswith("ann_recall")
     )
-    target = f" (target {manifest.ann['target']})" if "target" in manifest.ann else ""
+    target = f" (target {_plain(manifest.ann['target'])})" if "target" in manifest.ann else ""
     return (
         f"## Index\n\nHNSW, M = {index.m}, ef_construction = {index.ef_construction}, "
         f"ef_search = {index.ef_search}: {recall}{target}."
@@ -136,8 +135,8 @@ def _index(manifest: Manifest) -> str:
 
 def _parity(parity: Mapping[str, Any]) -> str:
     lines = [
-        f"- {side} tower: max_abs_diff {report['max_abs_diff']:.1e} over {report['records']:,} records "
-        f"(tolerance {report['tolerance']:.0e})"
+        f"- {_plain(side)} tower: max_abs_diff {report['max_abs_diff']:.1e} "
+        f"over {report['records']:,} records (tolerance {report['tolerance']:.0e})"
         for side, report in parity.items()
         if isinstance(report, Mapping)
     ]
@@ -149,37 +148,36 @@ def _latency(latency: Mapping[str, Any]) -> str:
     if not figures:
         return ""
     threads, machine = latency["threads"], latency["machine"]
-    lines = [
-        f"## Latency of the towers, microseconds a batch, {threads} thread{'s' if threads != 1 else ''}",
-        "",
-        _row(["", "p50", "p95", "p99"]),
-        _row(["---", "---:", "---:", "---:"]),
-    ]
+    rows = []
     for side in ("query", "item"):
         for batch in (1, 8, 32):
             names = [f"{side}_tower_b{batch}_p{percentile}_us" for percentile in (50, 95, 99)]
             if all(name in figures for name in names):
-                lines.append(
-                    _row([f"{side} tower, batch {batch}", *(f"{figures[name]:,.0f}" for name in names)])
-                )
-    lines += ["", f"On {_cell(machine['processor'])}, {machine['cores']} cores, {_cell(machine['system'])}."]
-    return "\n".join(lines)
+                rows.append([f"{side} tower, batch {batch}", *(f"{figures[name]:,.0f}" for name in names)])
+    budget = f"{_plain(threads)} thread{'s' if threads != 1 else ''}"
+    parts = [
+        f"## Latency of the towers, microseconds a batch, {budget}",
+        table(["", "p50", "p95", "p99"], rows, "lrrr"),
+        f"On {_plain(machine['processor'])}, {_plain(machine['cores'])} cores, {_plain(machine['system'])}.",
+    ]
+    return "\n\n".join(parts)
 
 
 def _use(manifest: Manifest) -> str:
-    uri = f"models:/{manifest.name}@champion"
+    name = one_line(manifest.name, CELL)
+    uri = f"models:/{name}@champion"
     query = json.dumps(as_input(manifest.examples[0]), ensure_ascii=False) if manifest.examples else '"..."'
     query = query if len(query) <= CELL else '"..."'
     return (
-        f"## Use\n\nBy alias as below, or by version as `models:/{manifest.name}/VERSION`; "
+        f"## Use\n\nBy alias as below, or by version as {code(f'models:/{name}/VERSION')}; "
         f"the files are {_size_mib(manifest):,.1f} MiB.\n\n"
         "```python\n"
-        f'model = mlflow.pyfunc.load_model("{uri}")\n'
+        f"model = mlflow.pyfunc.load_model({json.dumps(uri, ensure_ascii=False)})\n"
         f'model.predict([{query}], params={{"k": 10}})\n'
         "```\n\n"
         "```sh\n"
-        f"python -m serving serve --model {uri}                # gRPC\n"
-        f"mlflow models serve -m {uri} --env-manager local     # JSON over HTTP\n"
+        f"python -m serving serve --model {shlex.quote(uri)}                # gRPC\n"
+        f"mlflow models serve -m {shlex.quote(uri)} --env-manager local     # JSON over HTTP\n"
         "```"
     )
 
@@ -191,18 +189,12 @@ def as_input(query: Mapping[str, Any]) -> Any:
 
 
 def _lineage(manifest: Manifest) -> str:
-    lines = [f"- {name}: `{value}`" for name, value in lineage(manifest).items()]
+    lines = [f"- {name}: {code(value)}" for name, value in lineage(manifest).items()]
     return "\n".join(["## Lineage", "", *lines])
 
 
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _cell(value: Any) -> str:
-    """A value on one line, of bounded length, that ends no table, code or line early."""
-    text = " ".join(str(value).replace("|", "/").replace("`", "'").split())
-    return text if len(text) <= CELL else text[: CELL - 1] + "…"
+def _plain(value: Any) -> str:
+    return plain(value, CELL)
 
 
 def _is_count(value: Any) -> bool:

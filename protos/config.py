@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from protos.documents import parse_toml
 from protos.errors import ConfigError
+from protos.regular import open_regular
 
 T = TypeVar("T")
 
@@ -24,13 +25,15 @@ def read(path: Path, schema: type[T]) -> T:
     """The TOML file at `path` as an instance of the dataclass `schema`.
 
     Raises:
-        ConfigError: the file is missing, is not TOML, or does not fit the schema.
+        ConfigError: the file is missing, is no regular file, is not TOML, or does not fit the schema.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read()
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:
         table = parse_toml(content)
     except ValueError as error:

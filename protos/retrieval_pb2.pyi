@@ -12,9 +12,11 @@ class Basis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BASIS_QUERY: _ClassVar[Basis]
     BASIS_CONTEXT: _ClassVar[Basis]
     BASIS_POPULAR: _ClassVar[Basis]
+    BASIS_NONE: _ClassVar[Basis]
 BASIS_QUERY: Basis
 BASIS_CONTEXT: Basis
 BASIS_POPULAR: Basis
+BASIS_NONE: Basis
 
 class Query(_message.Message):
     __slots__ = ("text", "history", "features", "item_id")

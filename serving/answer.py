@@ -41,7 +41,7 @@ class Answer(NamedTuple):
     """The answer to one query.
 
     Args:
-        hits: best first.
+        hits: best first; none where the basis is NONE.
         bundle_version: of the bundle that answered.
         timing: of the batch.
         unknown_history: items of the history that were skipped, for the tower does not know them.

@@ -1,6 +1,6 @@
-"""What an answer rests on: the query as it was asked, its context alone, or what is popular."""
+"""What an answer rests on: the query as it was asked, its context alone, what is popular, or nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -10,22 +10,74 @@ import numpy.typing as npt
 from protos.features import FIRST_KNOWN, PADDING, Arrays, FeatureSpec, HistoryFeature
 from serving.query import text_is_required
 
+Vectors = npt.NDArray[np.float32]
+
 
 class Basis(StrEnum):
     """What an answer rests on.
 
     QUERY: the query as it was asked. CONTEXT: the query's other features; the query tower takes a
-    history, but knows no item of the one given. POPULAR: nothing; the query tower knows nothing of
-    what was given, so the most popular items answer.
+    history, but knows no item of the one given. POPULAR: the most popular items; the query tower knows
+    nothing of what was given. NONE: nothing, so there are no hits; as POPULAR, but in the bundle no item is
+    more popular than others.
     """
 
     QUERY = "query"
     CONTEXT = "context"
     POPULAR = "popular"
+    NONE = "none"
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the index is searched for the answer."""
+        return self in (Basis.QUERY, Basis.CONTEXT)
+
+
+class Blank:
+    """Finds the queries that say nothing to a query tower that takes a text.
+
+    Such a query has the vector of the blank query, in which everything is absent: its text has no n-gram or
+    word that the tower gives a weight, and it has no other feature. That vector is zero in many towers, but
+    not in those with a bias.
+
+    Args:
+        vector: of the blank query, float32 (1, D).
+    """
+
+    EQUAL = 1e-5  # of the largest coordinate: rounding of float32
+    NEAR = 0.25  # as EQUAL, in a batch: layers in int8 may take their scales from the whole batch
+
+    def __init__(self, vector: Vectors) -> None:
+        self._vector = vector
+        self._first = float(vector[0, 0])
+        self._largest = float(np.abs(vector).max())
+
+    def places(self, vectors: Vectors, encode_alone: Callable[[int], Vectors]) -> list[int]:
+        """The places in a batch of the queries that say nothing; the same as for each query alone.
+
+        Every query passes here, so the first coordinate rules out most of them at once.
+
+        Args:
+            vectors: of the batch, float32 (B, D).
+            encode_alone: gives the vector (1, D) of the query at a place, encoded without the others.
+        """
+        if len(vectors) == 1:
+            if not abs(vectors.item(0) - self._first) <= self.EQUAL * self._largest:
+                return []
+            return [0] if self._equals(vectors) else []
+        bound = self.NEAR * self._largest
+        likely = np.flatnonzero(np.abs(vectors[:, 0] - self._first) <= bound)
+        if not likely.size:
+            return []
+        near = likely[np.abs(vectors[likely] - self._vector).max(axis=1) <= bound].tolist()
+        return [n for n in near if self._equals(vectors[n]) or self._equals(encode_alone(n))]
+
+    def _equals(self, vector: Vectors) -> bool:
+        return bool(np.abs(vector - self._vector).max() <= self.EQUAL * self._largest)
 
 
 def bases(features: Mapping[str, FeatureSpec], arrays: Arrays) -> list[Basis]:
-    """What the answer to each query of a batch can rest on.
+    """What the answer to each query of a batch can rest on, as far as the tower's inputs show it.
 
     Args:
         features: of the query tower.

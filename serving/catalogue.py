@@ -1,6 +1,7 @@
 """Rows to items and back: ids, popularity and display fields of the bundle's catalogue."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,6 +77,17 @@ class Catalogue:
         """The rows of those of the items that the catalogue holds."""
         found = map(self._rows.get, item_ids)
         return {row for row in found if row is not None}
+
+    @cached_property
+    def knows_popular(self) -> bool:
+        """Whether some items are more popular than others, of those that occur in interactions at all.
+
+        Where every item has one interaction, as where it is made of one document, "popular" would mean the
+        first rows.
+        """
+        shares = np.asarray(self.shares)
+        positive = shares[shares > 0]
+        return bool(positive.size and positive.max() > positive.min())
 
     def popular(self, k: int, excluded: Collection[int]) -> tuple[list[int], list[float]]:
         """The `k` most popular items but for those `excluded`: rows, and the popularity of each.

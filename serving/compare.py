@@ -28,7 +28,6 @@ from protos.bundle import Manifest
 from protos.errors import MissingStage
 from protos.features import Arrays, Side
 from protos.turns import Call
-from serving.basis import Basis
 from serving.encoder import Encoder
 from serving.index import Index
 from serving.query import Query, example_query
@@ -94,14 +93,13 @@ def measure(request: Mapping[str, Any], step: Step) -> Document:
 def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     """recall@k of the index as it is served against exact search, for each of the bundle's examples.
 
-    An equal product is as good as the same row. A query that is answered by what is popular is left out,
-    for no index is searched for it.
+    An equal product is as good as the same row. A query for which no index is searched is left out.
 
     Raises:
         MissingStage: none is left.
     """
     encoded = retriever.encode(_examples(retriever.manifest))
-    asked = [n for n, each in enumerate(encoded.asked) if each.basis is not Basis.POPULAR]
+    asked = [n for n, each in enumerate(encoded.asked) if each.basis.is_searched]
     if not asked:
         raise MissingStage(f"{folder}: no example is answered by its index")
     found = retriever.find(encoded, [Wanted(k)] * len(encoded.asked))

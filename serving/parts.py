@@ -33,7 +33,6 @@ from protos.beam import graph_width
 from protos.errors import MissingStage, TwinspireError
 from protos.turns import Call, Effort, take_turns
 from serving import varied
-from serving.basis import Basis
 from serving.catalogue import Catalogue
 from serving.encoder import OUTPUT, Encoder
 from serving.index import Index, Vectors
@@ -70,14 +69,14 @@ class Bench:
         self.queries = self._searched(folder)
 
     def _searched(self, folder: Path) -> list[Query]:
-        """Many and varied queries but for those that what is popular answers, for they search nothing.
+        """Many and varied queries, without those for which the index is not searched.
 
         In a loop over the bundle's few examples a bare part would find in the processor's caches all that it
         touches; in a service nobody does.
         """
         queries = varied.of_bundle(self.manifest, SEED)
         asked = self.retriever.encode(queries).asked if queries else ()
-        kept = [q for q, each in zip(queries, asked, strict=True) if each.basis is not Basis.POPULAR]
+        kept = [q for q, each in zip(queries, asked, strict=True) if each.basis.is_searched]
         if not kept:
             raise MissingStage(f"{folder}: brings no query whose answer takes a search")
         return kept

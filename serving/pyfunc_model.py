@@ -19,6 +19,7 @@ import mlflow
 from mlflow.pyfunc.model import PythonModel
 
 from protos.errors import InvalidInput
+from serving.answer import Answer
 from serving.limits import Limits
 from serving.query import Query, example_query
 from serving.retriever import Retriever
@@ -52,7 +53,9 @@ class BundleModel(PythonModel):
                 are left out of its answer, false if not given.
 
         Returns:
-            For each query its hits, best first, as `{"id": ..., "score": ..., "fields": {...}}`.
+            For each query its hits, best first, each `{"id": ..., "score": ..., "fields": {...},
+            "basis": ...}`. The basis is `query`, `context` or `popular`, see `serving.basis.Basis`. A query
+            that says nothing to the bundle has no hits where the bundle does not know popular items.
 
         Raises:
             InvalidInput: a query does not fit the bundle, or `k` is out of bounds.
@@ -67,10 +70,12 @@ class BundleModel(PythonModel):
             names = [f"queries[{start + n}]" for n in range(len(batch))]
             encoded = self._retriever.encode(batch, names)
             answers = self._retriever.nearest(encoded, k, exclude_history=exclude_history)
-            hits += [
-                [{**hit._asdict(), "fields": dict(hit.fields)} for hit in answer.hits] for answer in answers
-            ]
+            hits += [_hits(answer) for answer in answers]
         return hits
+
+
+def _hits(answer: Answer) -> list[dict[str, Any]]:
+    return [{**hit._asdict(), "fields": dict(hit.fields), "basis": str(answer.basis)} for hit in answer.hits]
 
 
 def _query(row: Any, number: int) -> Query:

@@ -8,6 +8,7 @@ retriever = Retriever.load(Path(".cache/bundles/3f2a9c0d1e5b"))
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ import numpy.typing as npt
 from protos import bundle
 from protos.bundle import Manifest
 from protos.errors import BundleDamaged, InvalidInput
-from protos.features import HistoryFeature
+from protos.features import Arrays, HistoryFeature, TextFeature
 from serving import score
 from serving.answer import Answer, Hit, Timing
-from serving.basis import Basis, bases
+from serving.basis import Basis, Blank, bases
 from serving.catalogue import Catalogue, Fields
 from serving.encoder import NOT_FINITE, Encoder, checked
 from serving.index import Index
@@ -43,6 +44,11 @@ class Retriever:
         self._form = QueryForm(manifest.schema.query)
         self._shows_products = score.is_product(manifest.score)
         self._histories = [n for n, spec in self._form.features.items() if isinstance(spec, HistoryFeature)]
+        self._no_basis = Basis.POPULAR if catalogue.knows_popular else Basis.NONE
+        self._unknown_text = Asked(basis=self._no_basis)
+        self._blank: Blank | None = None
+        if any(isinstance(spec, TextFeature) for spec in self._form.features.values()):
+            self._blank = Blank(self._encode_blank())
 
     @classmethod
     def load(
@@ -223,7 +229,7 @@ class Retriever:
         # How many to look for, and whether in the graph -> queries.
         together: dict[tuple[int, bool], list[int]] = {}
         for n, asked in enumerate(encoded.asked):
-            if wanted[n].k == 0:
+            if wanted[n].k == 0 or asked.basis is Basis.NONE:
                 found[n] = Found([], [], asked)
             elif asked.basis is Basis.POPULAR:
                 found[n] = Found(*self.catalogue.popular(wanted[n].k, excluded[n]), asked)
@@ -252,15 +258,29 @@ class Retriever:
         except InvalidInput:
             self._encoder.blame(values, [each.name for each in raw])
             raise
-        if self._form.needs_text:
-            return self._encoder.unchecked(arrays), [TEXT] * len(raw)
+        vectors = self._encoder.unchecked(arrays)
+        asked = [TEXT] * len(raw) if self._form.needs_text else self._asked(values, arrays)
+        if self._blank is None:
+            return vectors, asked
+
+        def alone(place: int) -> npt.NDArray[np.float32]:
+            return self._encoder.unchecked(self._encoder.arrays(values[place : place + 1]))
+
+        for place in self._blank.places(vectors, alone):
+            known = asked[place]
+            asked[place] = self._unknown_text if known is TEXT else replace(known, basis=self._no_basis)
+        return vectors, asked
+
+    def _asked(self, values: Sequence[Mapping[str, Any]], arrays: Arrays) -> list[Asked]:
+        """What a search needs to know of queries for which a text is not required."""
         asked = []
         for each, basis in zip(values, bases(self._form.features, arrays), strict=True):
             histories = [(name, each[name] or ()) for name in self._histories]
             rows = self.catalogue.rows(item_id for _, history in histories for item_id in history)
             unknown = sum(self._encoder.inputs.unknown(name, history) for name, history in histories)
+            basis = self._no_basis if basis is Basis.POPULAR else basis
             asked.append(Asked(None, frozenset(rows), unknown, basis))
-        return self._encoder.unchecked(arrays), asked
+        return asked
 
     def _encode_parts(
         self, raw: Sequence[Prepared], parts: Sequence[Sequence[int]]
@@ -279,17 +299,29 @@ class Retriever:
         best = zip(found.rows, found.scores, strict=True)
         return tuple([_tuple(Hit, (ids[row], value, Fields(catalogue, row))) for row, value in best])
 
+    def _encode_blank(self) -> npt.NDArray[np.float32]:
+        """The vector (1, D) of a query in which everything is absent.
+
+        Clients cannot send it to every tower, but every tower has to encode it.
+
+        Raises:
+            BundleDamaged: the query tower cannot.
+        """
+        try:
+            return self._encoder.unchecked(self._encoder.arrays([self._form.blank]))
+        except Exception as error:  # ONNX Runtime's errors share no other base
+            name = self.manifest.bundle_version[:12]
+            raise BundleDamaged(f"bundle {name}: the query tower fails on an empty query: {error}") from error
+
     def _warm_up(self, folder: Path) -> None:
-        """Answer a query before anyone asks one, so that the first is as fast as the rest."""
+        """Answer queries before the first client does, so that its query is as fast as the rest."""
         examples = [example_query(example) for example in self.manifest.examples[:8]]
         try:
-            # A query that says nothing may not be one that a client can ask, but a tower bears it.
-            vectors, _ = self._encode_values([Prepared("blank", self._form.blank)])
-            answers = self.nearest(Encoded(vectors, (TEXT,), 0), k=10)
+            answers = self.nearest(Encoded(self._encode_blank(), (TEXT,), 0), k=10)
             answers += self.search(examples, k=10) if examples else []
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise BundleDamaged(f"{folder}: does not answer its own examples: {error}") from error
-        if not all(answer.hits for answer in answers):
+        if not all(answer.hits or answer.basis is Basis.NONE for answer in answers):
             raise BundleDamaged(f"{folder}: holds nothing to answer with")
 
 

@@ -19,6 +19,7 @@ RESTS_ON = {
     Basis.CONTEXT: "no known item in the history: this rests on the other features alone",
     Basis.POPULAR: "nothing known in the query: these are the most popular items, "
     "with their share of all interactions",
+    Basis.NONE: "nothing known in the query, and no item is more popular than others: no hits",
 }
 
 

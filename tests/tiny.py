@@ -5,7 +5,7 @@ histories of items and the country that somebody is in.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def tiny_bundle(
     items: int = 300,
     query_tower: TinyTower | None = None,
     report: str = "{}\n",
+    shares: Sequence[float] = (),
     **manifest: Any,
 ) -> Path:
     """Write a tiny bundle into `parent`.
@@ -37,6 +38,7 @@ def tiny_bundle(
         parent: receives the bundle.
         items: N.
         query_tower: another than the plain one.
+        shares: popularity of each item; `popularity` by default.
         report: content of `reports/quality.json`, to make two bundles differ.
         manifest: fields of the manifest that shall be something else.
     """
@@ -50,7 +52,7 @@ def tiny_bundle(
         np.save(folder / bundle.VECTORS, vectors)
         build_index(vectors).save_index(str(folder / bundle.INDEX))
         fields = {"name": names, "section": sections(items)}
-        table = {"ids": ids, "popularity": popularity(items), "fields": fields}
+        table = {"ids": ids, "popularity": list(shares) or popularity(items), "fields": fields}
         (folder / bundle.ITEMS).write_text(json.dumps(table))
         (folder / bundle.REPORTS).mkdir()
         (folder / bundle.REPORTS / "quality.json").write_text(report)

@@ -52,6 +52,7 @@ class TinyTower:
         wraps: code points are taken mod 32; without it, one outside ASCII fails inside the graph.
         output: name of its output.
         unit: the sum of its parts is brought to unit length.
+        bias: a constant is added to the sum, so that an empty query has a vector other than zero.
     """
 
     features: Mapping[str, FeatureSpec] = field(default_factory=lambda: PLAIN)
@@ -59,6 +60,7 @@ class TinyTower:
     wraps: bool = True
     output: str = "vector"
     unit: bool = True
+    bias: bool = False
 
 
 def write_tower(path: Path, tower: TinyTower, items: npt.NDArray[np.float32] | None = None) -> None:
@@ -86,6 +88,9 @@ def write_tower(path: Path, tower: TinyTower, items: npt.NDArray[np.float32] | N
             letters = np.eye(1, tower.dimension, 9)
             nodes += number_nodes(name, part)
         tables.append(numpy_helper.from_array(letters.astype(np.float32), f"{name}_table"))
+    if tower.bias:
+        sums.append("bias")
+        tables.append(numpy_helper.from_array(np.eye(1, tower.dimension, 5, np.float32), "bias"))
     nodes += (
         unit_length(sums, tower.output) if tower.unit else [helper.make_node("Sum", sums, [tower.output])]
     )

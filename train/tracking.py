@@ -25,36 +25,69 @@ from protos.mlflow_names import STAGE
 from train.places import MLRUNS, ROOT
 
 FINGERPRINT = "twinspire.fingerprint"
+SQLITE = "sqlite:///"
 
 
 def connect(folder: Path = MLRUNS) -> str:
-    """Point MLflow at its store, made first where it is local and missing; returns the tracking URI."""
+    """Point MLflow at its store, which is made first where it is an SQLite file and missing.
+
+    Returns:
+        the tracking URI.
+
+    Raises:
+        Unavailable: the store cannot be made.
+    """
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # its notes of what goes well are many
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # which belongs to results
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        uri = f"sqlite:///{_local_store(folder)}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{folder / 'mlflow.db'}"
+    database = _database(uri)
+    if database is not None:
+        _make_store(database)
     mlflow.set_tracking_uri(uri)
     return uri
 
 
-def _local_store(folder: Path) -> Path:
-    """The SQLite file under `folder`. It is made beside and renamed, by one process at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    database = folder / "mlflow.db"
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not database.exists():
+def _database(uri: str) -> Path | None:
+    """The SQLite file that a tracking URI names; None where the store is another one."""
+    name = uri.removeprefix(SQLITE).partition("?")[0]
+    if not uri.startswith(SQLITE) or not name or name.startswith((":memory:", "file:")):
+        return None
+    return Path(name)
+
+
+def _make_store(database: Path) -> None:
+    """Make an SQLite store that is missing or empty.
+
+    MLflow makes its tables step by step in the file itself, and fails where another process does the same.
+    So the file is made beside its place and renamed, by one process at a time.
+
+    Raises:
+        Unavailable: the folder cannot be written.
+    """
+    if _is_made(database):
+        return
+    folder = database.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f".{database.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_made(database):
+                return
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-            with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=folder) as draft:
+            with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=folder.absolute()) as draft:
                 made = Path(draft) / "mlflow.db"
                 store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]
-                    f"sqlite:///{made}", (folder / "artifacts").as_uri()
+                    f"{SQLITE}{made}", (folder.absolute() / "artifacts").as_uri()
                 )
                 store.engine.dispose()
                 made.rename(database)
-    return database
+    except OSError as error:
+        raise Unavailable(f"{database}: the store cannot be made: {error.strerror or error}") from None
+
+
+def _is_made(database: Path) -> bool:
+    return database.exists() and (not database.is_file() or database.stat().st_size > 0)
 
 
 def experiment_id(name: str) -> str:
@@ -62,10 +95,10 @@ def experiment_id(name: str) -> str:
     found = mlflow.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    local = mlflow.get_tracking_uri().startswith("sqlite:///")
-    folder = Path(mlflow.get_tracking_uri().removeprefix("sqlite:///")).absolute().parent / "artifacts" / name
+    database = _database(mlflow.get_tracking_uri())
+    place = None if database is None else (database.absolute().parent / "artifacts" / name).as_uri()
     try:
-        return str(mlflow.create_experiment(name, folder.as_uri() if local else None))
+        return str(mlflow.create_experiment(name, place))
     except MlflowException:  # another process was faster
         found = mlflow.get_experiment_by_name(name)
         if found is None:

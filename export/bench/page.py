@@ -7,7 +7,7 @@ from export.bench.budgets import shown
 from export.bench.machine import BUSY, on_processor
 from export.bench.plan import AS_IS, HISTORY, LONG, SHORT
 from export.bench.plots import LABELS
-from export.markdown import picture, table
+from export.markdown import code, picture, plain, table
 
 KINDS = {AS_IS: "real records", SHORT: "20 characters", LONG: "as long as the tower reads"}
 HOW = (
@@ -33,8 +33,8 @@ def page(document: Document, plots: Collection[str] = ()) -> str:
     Args:
         plots: names of the plots that lie beside it.
     """
-    version = document["bundle_version"][:12]
-    parts = [f"# {document['name']}: bench of bundle `{version}`", _broken(document), _where(document)]
+    version = code(document["bundle_version"][:12])
+    parts = [f"# {plain(document['name'])}: bench of bundle {version}", _broken(document), _where(document)]
     parts += ["## Main figures", _main(document)]
     if document["budgets"]:
         parts += ["## Budgets", _budgets(document)]
@@ -74,20 +74,20 @@ def between(document: Document, name: str) -> str:
 
 
 def _broken(document: Document) -> str:
-    lines = [f"- {each['text']}" for each in document["budgets"] if not each["holds"]]
+    lines = [f"- {plain(each['text'])}" for each in document["budgets"] if not each["holds"]]
     return "**Over budget.**\n\n" + "\n".join(lines) if lines else ""
 
 
 def _where(document: Document) -> str:
     machine, versions = document["machine"], document["versions"]
     told = (
-        f"On {machine['processor']} with {machine['cores']} cores, {machine['system']}; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + f". {document['at']}. Served: "
-        + ", ".join(f"{side} tower `{name}`" for side, name in document["chosen"].items())
+        f"On {plain(machine['processor'])} with {machine['cores']} cores, {plain(machine['system'])}; "
+        + ", ".join(plain(f"{name} {version}") for name, version in versions.items())
+        + f". {plain(document['at'])}. Served: "
+        + ", ".join(f"{plain(side)} tower {code(name)}" for side, name in document["chosen"].items())
         + ". "
-        + f"Commit of the bundle: `{document['git_commit'][:12] or '–'}`, of the bench: "
-        + f"`{document['measured_by'] or '–'}`."
+        + f"Commit of the bundle: {code(document['git_commit'][:12] or '–')}, of the bench: "
+        + f"{code(document['measured_by'] or '–')}."
     )
     warning = busy(document)
     return f"{told}\n\n**Beware:** {warning}." if warning else told
@@ -98,19 +98,20 @@ def _main(document: Document) -> str:
     heads = ["figure", "", "95 %", *(["change"] if previous else [])]
     rows = []
     for name in document["main"]:
-        row = [f"`{name}`", shown(name, document["metrics"][name]), between(document, name)]
+        row = [code(name), shown(name, document["metrics"][name]), between(document, name)]
         rows.append([*row, *([change(document, name)] if previous else [])])
     figures_table = table(heads, rows, "lrr" + "r" * bool(previous))
     if not previous:
         return f"{figures_table}\n\nThere is no bench of this name on this machine to compare it with."
     told = (
-        f"Changes are against the bench of {previous['at']}, bundle `{previous['bundle_version'][:12]}`, run "
-        f"`{previous['run_id']}`; an asterisk where the intervals of both do not meet, which counts for "
-        "times only where nobody else used the machine. Intervals are of the turns of one bench: two of the "
-        "same bundle can lie farther apart, so an asterisk asks for a second bench."
+        f"Changes are against the bench of {plain(previous['at'])}, bundle "
+        f"{code(previous['bundle_version'][:12])}, run {code(previous['run_id'])}; an asterisk where the "
+        "intervals of both do not meet, which counts for times only where nobody else used the machine. "
+        "Intervals are of the turns of one bench: two of the same bundle can lie farther apart, so an "
+        "asterisk asks for a second bench."
     )
     own, other = document["versions"], previous["versions"] or {}
-    moved = [f"{name} was {other[name]}" for name in own if name in other and other[name] != own[name]]
+    moved = [plain(f"{name} was {other[name]}") for name in own if name in other and other[name] != own[name]]
     return f"{figures_table}\n\n{told}" + (f" Meanwhile: {', '.join(moved)}." if moved else "")
 
 
@@ -120,7 +121,7 @@ def _budgets(document: Document) -> str:
         figure = "–" if each["figure"] is None else shown(each["name"], each["figure"])
         relation = "≥" if each["at_least"] else "≤"
         bound = f"{relation} {shown(each['name'], each['bound'])}"
-        rows.append([f"`{each['name']}`", figure, bound, "holds" if each["holds"] else "**broken**"])
+        rows.append([code(each["name"]), figure, bound, "holds" if each["holds"] else "**broken**"])
     return table(["figure", "", "budget", ""], rows, "lrrl")
 
 
@@ -153,7 +154,7 @@ def _towers(document: Document) -> list[str]:
 
 def _kind(kind: str) -> str:
     """A kind of input in words."""
-    return KINDS.get(kind) or f"histories of {kind.removeprefix(HISTORY)}"
+    return KINDS.get(kind) or f"histories of {plain(kind.removeprefix(HISTORY))}"
 
 
 def _cell(told: Document) -> str:
@@ -162,9 +163,10 @@ def _cell(told: Document) -> str:
 
 
 def _skipped(towers: Document) -> str:
-    lines = [f"- {name}: not measured, {reason}" for name, reason in towers["skipped"].items()]
+    lines = [f"- {plain(name)}: not measured, {plain(reason)}" for name, reason in towers["skipped"].items()]
     lines += [
-        f"- torch.compile, {name}: {took:.1f} s to compile" for name, took in towers["compile_s"].items()
+        f"- torch.compile, {plain(name)}: {took:.1f} s to compile"
+        for name, took in towers["compile_s"].items()
     ]
     return "\n".join(lines)
 

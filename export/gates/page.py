@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from export.gates.decision import Decision, Side
-from export.markdown import picture, table
+from export.markdown import code, picture, plain, table
 from train.baselines import LABELS
 from train.plots import spelt
 
@@ -45,7 +45,7 @@ def page(decision: Decision, plots: Collection[str] = ()) -> str:
     """
     challenger, outcome = decision.challenger, "accepted" if decision.accepted else "refused"
     parts = [
-        f"# {challenger.manifest.name}: version {challenger.version} is {outcome}",
+        f"# {plain(challenger.manifest.name)}: version {plain(challenger.version)} is {outcome}",
         _verdict(decision),
         _gates(decision),
         "## The bundles",
@@ -63,12 +63,14 @@ def page(decision: Decision, plots: Collection[str] = ()) -> str:
 def _verdict(decision: Decision) -> str:
     champion = decision.champion
     beside = (
-        f"Compared with the champion, version {champion.version}" if champion else "There is no champion yet"
+        f"Compared with the champion, version {plain(champion.version)}"
+        if champion
+        else "There is no champion yet"
     )
     if decision.accepted:
         return f"**Accepted.** All {len(decision.gates)} gates hold. {beside}."
     lines = [f"**Refused.** {beside}. What does not hold:"]
-    lines += [f"- **{TITLES[gate.name]}**: {gate.text}" for gate in decision.refused]
+    lines += [f"- **{TITLES[gate.name]}**: {plain(gate.text)}" for gate in decision.refused]
     return "\n\n".join([lines[0], "\n".join(lines[1:])])
 
 
@@ -78,7 +80,7 @@ def _gates(decision: Decision) -> str:
         shown, relation = UNITS[gate.name], "≥" if gate.name in AT_LEAST else "≤"
         figure = "–" if gate.figure is None else shown(gate.figure)
         outcome = "pass" if gate.holds else "**refuse**"
-        rows.append([TITLES[gate.name], figure, f"{relation} {shown(gate.bound)}", outcome, gate.text])
+        rows.append([TITLES[gate.name], figure, f"{relation} {shown(gate.bound)}", outcome, plain(gate.text)])
     left_out = decision.measured.get("not_measured", ())
     rows += [[TITLES[name], "–", "–", "not measured", "see what refuses"] for name in left_out]
     return table(["gate", "figure", "bound", "outcome", "measured"], rows, "lrrll") + f"\n\n{HOW}"
@@ -93,14 +95,14 @@ def _bundles(decision: Decision) -> str:
         return [title, *(tell(name, side) for name, side in sides.items())]
 
     rows = [
-        row("version", lambda _, side: side.version),
-        row("bundle", lambda _, side: f"`{side.manifest.bundle_version[:12]}`"),
-        row("run", lambda _, side: f"`{side.manifest.run_id}`"),
+        row("version", lambda _, side: plain(side.version)),
+        row("bundle", lambda _, side: code(side.manifest.bundle_version[:12])),
+        row("run", lambda _, side: code(side.manifest.run_id)),
         row(
             "commit",
-            lambda _, side: f"`{side.manifest.git_commit[:12]}`" if side.manifest.git_commit else "–",
+            lambda _, side: code(side.manifest.git_commit[:12]) if side.manifest.git_commit else "–",
         ),
-        row("split", lambda _, side: f"`{side.manifest.split_hash[:12]}`"),
+        row("split", lambda _, side: code(side.manifest.split_hash[:12])),
         row("items × D", lambda _, side: f"{side.manifest.count:,} × {side.manifest.dimension}"),
         row("index", lambda _, side: f"M {side.manifest.index.m}, ef_search {side.manifest.index.ef_search}"),
         row("size", lambda name, _: f"{sizes[name]:,.1f} MiB" if name in sizes else "–"),
@@ -112,7 +114,7 @@ def _bundles(decision: Decision) -> str:
 def _quality(decision: Decision) -> str:
     measured = decision.measured.get("quality", {})
     if "means" not in measured:
-        return str(measured.get("error", "Not measured."))
+        return plain(measured.get("error", "Not measured."))
     means, differences = measured["means"], measured.get("differences", {})
     manifest = decision.challenger.manifest.quality
     baselines = {name: label for name, label in LABELS.items() if f"{name}_ndcg_at_10" in manifest}
@@ -129,10 +131,10 @@ def _quality(decision: Decision) -> str:
     figures_table = table(heads, rows, "l" + "r" * (len(heads) - 1))
     told = f"Means over {measured['queries']:,} test queries, as served, with 95 % intervals."
     if measured["evaluated_anew"]:
-        told += f" Evaluated anew on the challenger's data, because {measured['evaluated_anew']}."
+        told += f" Evaluated anew on the challenger's data, because {plain(measured['evaluated_anew'])}."
     if baselines:
         told += " Baselines are those of the challenger's own report: "
-        told += f"{manifest.get('verdict', '')}."
+        told += f"{plain(manifest.get('verdict', ''))}."
     return f"{told}\n\n{figures_table}"
 
 
@@ -163,7 +165,7 @@ def _latency(decision: Decision) -> str:
     budget = f"{threads} thread{'s' if threads != 1 else ''}" if threads else "all threads"
     told = (
         f"One query at a time, {budget}, both bundles in short turns in one process, on "
-        f"{machine['processor']} with {machine['cores']} cores. "
+        f"{plain(machine['processor'])} with {machine['cores']} cores. "
         "Each query counts with the median of five calls; figures are medians over rounds."
     )
     return f"{told}\n\n{table(heads, rows, 'll' + 'r' * (len(heads) - 2))}"

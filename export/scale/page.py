@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from export.markdown import code, plain, table
 from export.scale import verdict
 from export.scale.capacity import at_target
 from export.scale.fits import PowerLaw, power_law
 from export.scale.measuring.documents import ITEMS_A_TOPIC
 from export.scale.measuring.subject import DIMENSION, SAMPLE, TOWER
-from export.scale.wording import milliseconds, size, table
+from export.scale.wording import milliseconds, size
 
 BUSY = 0.95  # share of its time on a processor; below it others have used the machine
 
@@ -49,10 +50,10 @@ def busy(document: Document) -> str:
 def _where(document: Document) -> str:
     machine, versions = document["machine"], document["versions"]
     told = (
-        f"{machine['processor']}, {machine['cores']} cores, {size(machine['memory_bytes'])} of memory, "
-        f"{machine['system']}; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + f". {document['at']}, commit `{_commit(document)}`, seed {document['seed']}. "
+        f"{plain(machine['processor'])}, {machine['cores']} cores, "
+        f"{size(machine['memory_bytes'])} of memory, {plain(machine['system'])}; "
+        + ", ".join(plain(f"{name} {version}") for name, version in versions.items())
+        + f". {plain(document['at'])}, commit {code(_commit(document))}, seed {document['seed']}. "
         "`make scale` writes this page."
     )
     warning = busy(document)
@@ -69,11 +70,11 @@ def _how(document: Document) -> str:
     encode, build, search = first["encode"], first["build"], first["search"]
     return (
         f"Items are made-up documents of about {encode['characters']:.0f} characters, such as "
-        f"“{encode['example']}”, one topic for every {ITEMS_A_TOPIC} of them, topics as unequal in size as "
-        "words are in use. Queries are other documents of the same topics. Both go through `bag` towers with "
-        f"D = {DIMENSION} (the rest as by default, {TOWER.buckets:,} buckets) at their start, IDF and latent "
-        f"directions taken from up to {SAMPLE:,} documents. They have not been trained, on which their speed "
-        "does not depend. "
+        f"“{plain(encode['example'])}”, one topic for every {ITEMS_A_TOPIC} of them, topics as unequal in "
+        "size as words are in use. Queries are other documents of the same topics. Both go through `bag` "
+        f"towers with D = {DIMENSION} (the rest as by default, {TOWER.buckets:,} buckets) at their start, "
+        f"IDF and latent directions taken from up to {SAMPLE:,} documents. They have not been trained, on "
+        "which their speed does not depend. "
         f"HNSW has M {build['m']} and ef_construction {build['ef_construction']}; ef_search is chosen for "
         f"recall@{search['k']} ≥ {search['target']} on half of the queries, and recall and times are of the "
         f"other {search['queries']:,}, each asked {search['graph']['passes']} times; the median counts. "
@@ -183,7 +184,7 @@ def _tenfold(law: PowerLaw) -> float:
 def _vectors(document: Document) -> str:
     vectors = document["vectors"]
     if vectors is None:
-        return f"Vectors alone were not measured: {document['left_out']}."
+        return f"Vectors alone were not measured: {plain(document['left_out'])}."
     found = vectors["exact"]
     rows = []
     for threads, name in ((1, "one_thread"), (found["threads"], "all_threads")):

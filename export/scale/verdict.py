@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from export.markdown import table
 from export.scale.capacity import USABLE, at_target
 from export.scale.measuring.subject import DIMENSION
-from export.scale.wording import about, duration, milliseconds, share, size, table
+from export.scale.wording import about, duration, milliseconds, share, size
 
 Document = Mapping[str, Any]
 WIDE = "512"

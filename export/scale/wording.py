@@ -1,7 +1,5 @@
 """Figures as people read them."""
 
-from collections.abc import Iterable, Sequence
-
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 
@@ -39,10 +37,3 @@ def milliseconds(micro: float) -> str:
 def share(part: float) -> str:
     """A share as a percentage of up to two digits."""
     return f"{float(f'{100 * part:.2g}'):g} %"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -> str:
-    """A table of Markdown; `l` or `r` for each column."""
-    rules = ["--:" if each == "r" else ":--" for each in alignment]
-    lines = [heads, rules, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

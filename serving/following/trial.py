@@ -206,6 +206,7 @@ def _ask(served: "Served") -> None:
     """
     from protos import retrieval_pb2 as wire
     from serving.answer import Timing
+    from serving.basis import Basis
     from serving.query import example_query
 
     retriever, examples = served.retriever, [example_query(each) for each in served.manifest.examples]
@@ -214,6 +215,8 @@ def _ask(served: "Served") -> None:
         encoded = retriever.encode(examples[start : start + TOGETHER])
         silent = silent and not encoded.vectors.any()
         for found in retriever.find(encoded, [retriever.wanted(10, (), False)] * len(encoded.asked)):
+            if found.asked.basis is Basis.NONE:
+                continue
             if not found.rows or not all(map(math.isfinite, found.scores)):
                 raise BundleDamaged("an answer without items, or with scores that are no numbers")
             answer = served.packed.response(found, served.version, Timing(0, 0, 0))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from protos.errors import DataError
+from protos.regular import open_regular
 from serving.client.queries import read_queries
 from serving.query import Query
 
@@ -14,7 +15,7 @@ def from_file(path: Path) -> list[Query]:
         DataError: the file cannot be read, or holds none.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             queries = [query for _, query in read_queries(file, path, "text")]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None

@@ -340,3 +340,10 @@ def test_the_command_encodes_a_table(tmp_path: Path, console: Console) -> None:
     assert "1,234 items/s, resumed at 16,384; peak memory 512 MiB" in said(console)
     with pytest.raises(Exception, match=r"expected a name that ends in \.npy, got 'items\.csv'"):
         npy_path("items.csv")
+
+
+def test_only_a_regular_file_is_encoded(tmp_path: Path) -> None:
+    path = tmp_path / "items.jsonl"
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=r"items\.jsonl: cannot be read: expected a regular file"):
+        TableRecords.open(path, PLAIN)

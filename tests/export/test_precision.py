@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from export import parity
-from export.backends import onnx_encoder, torch_encoder
+from export.backends import Encode, onnx_encoder, torch_encoder
 from export.graph import export_tower, frozen
 from export.precision import VARIANTS, rounded
 from export.precision.dense import dense_layers
@@ -23,6 +23,7 @@ from export.precision.tables import LEAST_BYTES, rounded_table, tables_of, with_
 from export.precision.variants import NO_LAYERS, NO_TABLES, Variants, make_variants
 from protos.bundle import Variant
 from protos.features import Arrays, HistoryFeature, NumberFeature, Side, TextFeature, TowerInputs
+from serving.basis import Blank
 from tests import watched
 from tests.stdlib import DSSM, FEATURES, Sections, started
 from tests.stdlib import write_toml as write_texts
@@ -293,3 +294,26 @@ def test_the_quantiser_does_not_configure_the_log(
         arrays = made.inputs.to_arrays(made.values)
         make_variants(made.path("fp32"), tmp_path, functools.partial(list, (arrays,)), DENSE)
     assert logging.getLogger().handlers == []
+
+
+def test_a_text_without_a_letter_says_nothing_in_any_variant(both: dict[Side, Made]) -> None:
+    made = both["query"]
+    if made.kind not in ("bag", "dssm"):
+        pytest.skip("its queries have no text")
+    texts = ["", "\U0001f600", "\u2060 \0", "sort a list", "e", "\u65e5\u672c"]
+    absent: dict[str, Any] = dict.fromkeys(made.inputs.features)
+    rows = [{**absent, "text": text} for text in texts]
+
+    for variant, path in made.variants.files.items():
+        encode = onnx_encoder(path)
+
+        def vectors(chosen: list[dict[str, Any]], encode: Encode = encode) -> Any:
+            columns = {name: [row[name] for row in chosen] for name in absent}
+            return encode(made.inputs.to_arrays(columns))
+
+        def alone(place: int, vectors: Any = vectors) -> Any:
+            return vectors(rows[place : place + 1])
+
+        blank = Blank(alone(0))
+        assert blank.places(vectors(rows), alone) == [0, 1, 2], variant
+        assert [blank.places(alone(n), alone) for n in range(6)] == [[0]] * 3 + [[]] * 3, variant

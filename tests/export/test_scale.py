@@ -24,6 +24,7 @@ from export.scale.run import CATALOGUE, VECTORS, Subject, measured
 from export.scale.wording import about, duration, milliseconds, size
 from protos.errors import Unavailable
 from protos.vectors import int8_rows
+from tests.export.rendered import HOSTILE, elements
 
 SIZES = (500, 1500)
 COUNT = 3_000
@@ -198,6 +199,18 @@ def test_a_size_that_misses_the_recall_has_no_times(document: Document) -> None:
     assert [cell.strip() for cell in row.split("|")[4:7]] == ["not reached"] * 3
     laws = laws_of(missed["sizes"])
     assert laws is not None and laws.p50_us is None
+
+
+def test_names_from_outside_are_shown_as_text(document: Document) -> None:
+    pages = []
+    for text in (" ".join(HOSTILE), "x"):
+        changed = copy.deepcopy(document)
+        changed["machine"] |= {"processor": text, "system": text}
+        changed |= {"versions": {"numpy": text}, "at": text, "measured_by": text, "vectors": None}
+        changed["left_out"] = text
+        changed["sizes"][0]["encode"]["example"] = text
+        pages.append([each for each in elements(page.page(changed, "scale.png")) if each[0] != "code"])
+    assert pages[0] == pages[1]
 
 
 def test_capacity_is_what_memory_and_rebuilding_allow(document: Document) -> None:

@@ -111,7 +111,7 @@ def test_connections_without_a_call_do_not_keep_others_out(serve: Serve, sends: 
     served = serve(connections=16, first_call_seconds=2)
     with connected(served.address, 16, "127.0.0.2", sends) as silent:
         assert served.answers()
-        assert soon(lambda: all(is_closed(each) for each in silent), 20)  # some by gRPC's time for a handshake
+        assert soon(lambda: all(is_closed(each) for each in silent), 20)  # some by gRPC itself
 
 
 def test_one_address_has_a_part_of_the_connections(serve: Serve) -> None:

@@ -118,7 +118,9 @@ def test_the_newest_of_several_bundles_is_served(tmp_path: Path) -> None:
 def test_the_model_answers_as_the_retriever_does(model: Any, full_retriever: Retriever) -> None:
     found = model.predict(["bavuti xelike mopy", ""], params={"k": 3})
     answers = full_retriever.search([Query("bavuti xelike mopy"), Query("")], k=3)
-    assert found == [[hit._asdict() for hit in answer.hits] for answer in answers]
+    assert found == [
+        [{**hit._asdict(), "basis": str(answer.basis)} for hit in answer.hits] for answer in answers
+    ]
     assert [len(hits) for hits in model.predict(["a"])] == [10]
 
 
@@ -148,7 +150,9 @@ def test_the_model_takes_histories(registry: str, watched: Path) -> None:
         answers = retriever.search(
             [Query(history=tuple(each)) for each in histories], k=5, exclude_history=exclude_history
         )
-        expected = [[hit._asdict() for hit in answer.hits] for answer in answers]
+        expected = [
+            [{**hit._asdict(), "basis": str(answer.basis)} for hit in answer.hits] for answer in answers
+        ]
         params = {"k": 5, "exclude_history": exclude_history}
         assert model.predict([{"history": each} for each in histories], params=params) == expected
         table = pd.DataFrame({"history": histories, "country": [None] * 3})

@@ -10,7 +10,7 @@ import mlflow
 import pytest
 from rich.console import Console
 
-from protos.errors import MissingStage
+from protos.errors import MissingStage, Unavailable
 from protos.mlflow_names import STAGE
 from tests.stdlib import Made, tracking_at
 from train import tracking
@@ -19,7 +19,9 @@ from train.places import ROOT
 from train.tracking import experiment_id, find_run, flat, get_run, tracked
 
 
-def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [False, True], ids=["default", "named by the environment"])
+def test_two_processes_may_make_the_store_at_once(tmp_path: Path, named: bool) -> None:
+    uri = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     code = (
         "import sys, mlflow\n"
         "from pathlib import Path\n"
@@ -27,6 +29,8 @@ def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
         "print(connect(Path(sys.argv[1])), experiment_id('books'))\n"
     )
     bare = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
+    if named:
+        bare["MLFLOW_TRACKING_URI"] = uri
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path / "mlruns")],
@@ -41,8 +45,15 @@ def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
     outputs = [(process.communicate(timeout=100), process.returncode) for process in started]
     assert [code for _, code in outputs] == [0, 0], outputs
     first, second = (output for (output, _), _ in outputs)
-    assert first == second == f"sqlite:///{tmp_path}/mlruns/mlflow.db 1\n"
-    assert sorted(path.name for path in (tmp_path / "mlruns").iterdir()) == [".lock", "mlflow.db"]
+    assert first == second == f"{uri} 1\n"
+    assert sorted(path.name for path in (tmp_path / "mlruns").iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+
+
+def test_a_store_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = pytest.raises(Unavailable, match=r"mlflow\.db: the store cannot be made: ")
+    with refused, tracking_at(f"sqlite:///{tmp_path}/file/mlflow.db"):
+        pass
 
 
 def test_another_store_is_honoured(store: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from protos.bundle import record
 from protos.errors import DataError
+from protos.regular import check_regular
 
 VARIABLE = "TWINSPIRE_DATA"
 
@@ -28,11 +29,12 @@ def identity_of(paths: Iterable[Path]) -> str:
     """sha256 over the sha256 of the files.
 
     Raises:
-        DataError: a file is missing.
+        DataError: a file is missing, or is no regular file.
     """
     digest = hashlib.sha256()
     for path in paths:
         try:
+            check_regular(path)
             digest.update(record(path).sha256.encode())
         except OSError as error:
             hint = "" if path.exists() else f"; {VARIABLE} may name the folder that it lies in"

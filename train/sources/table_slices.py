@@ -3,10 +3,16 @@
 Every fault is told by file, row and column; rows are counted from 1, a header not among them. CSV and TSV
 quote as RFC 4180 has it, and their cells stay the strings that they are, because "007" is no number; an
 empty cell is null. A JSONL file has one object a line, whose values keep their type.
+
+A cell holds at most `MOST_CELL` characters. A row of CSV, TSV or JSONL is read only up to `MOST_ROW`
+characters, so that a longer one is refused before it fills the memory.
 """
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,11 +21,13 @@ import polars as pl
 
 from protos.documents import parse_json
 from protos.errors import DataError
+from protos.regular import check_regular, open_regular
 
 T = TypeVar("T")
 Reader = Callable[[Path, Sequence[str], int, int], Iterator[pl.DataFrame]]
 
-_FIELD_LIMIT = 2**31 - 1
+MOST_CELL = 1 << 20  # characters; towers read at most 65,536 of a text
+MOST_ROW = 1 << 24  # characters, as they stand in the file
 
 
 def read_slices(path: Path, columns: Sequence[str], size: int, first: int = 0) -> Iterator[pl.DataFrame]:
@@ -39,6 +47,7 @@ def read_slices(path: Path, columns: Sequence[str], size: int, first: int = 0) -
         endings = ", ".join(_READERS)
         raise DataError(f"{path}: expected a file that ends in {endings}, got {path.suffix!r}")
     try:
+        check_regular(path)
         yield from reader(path, columns, size, first)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
@@ -62,8 +71,8 @@ def _missing(path: Path, column: str, present: Iterable[str]) -> DataError:
 def _not_unicode(path: Path) -> DataError:
     """Where the first byte stands that is not UTF-8: a text file only knows it by the chunk."""
     offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+    with open_regular(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(4 * MOST_ROW), b""), 1):
             try:
                 line.decode()
             except UnicodeDecodeError as error:
@@ -83,15 +92,16 @@ def _delimited(separator: str) -> Reader:
     """
 
     def read(path: Path, columns: Sequence[str], size: int, first: int) -> Iterator[pl.DataFrame]:
-        csv.field_size_limit(_FIELD_LIMIT)
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, delimiter=separator, strict=True)
-            header = _header(path, lines)
+        csv.field_size_limit(MOST_ROW)
+        with _opened(path, newline="") as file:
+            row = _Row()
+            lines = csv.reader(row.lines_of(file), delimiter=separator, strict=True)
+            header = _header(path, lines, row)
             for column in columns:
                 if column not in header:
                     raise _missing(path, column, header)
             positions = [header.index(column) for column in columns]
-            rows = islice(_rows(path, lines, len(header)), first, None)
+            rows = islice(_rows(path, lines, header, row, columns), first, None)
             for chunk in _chunks(rows, size):
                 cells = [[row[position] or None for row in chunk] for position in positions]
                 yield pl.DataFrame(cells, dict.fromkeys(columns, pl.String), orient="col")
@@ -99,11 +109,63 @@ def _delimited(separator: str) -> Reader:
     return read
 
 
-def _header(path: Path, lines: Any) -> list[str]:
+def _opened(path: Path, newline: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline=newline)
+
+
+class _RowTooLong(Exception):
+    """A row has more than `MOST_ROW` characters."""
+
+
+class _Row:
+    """What has been read of the current row of CSV or TSV, which may have several lines."""
+
+    __slots__ = ("length", "lines")
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.length = 0  # characters
+
+    def lines_of(self, file: io.TextIOWrapper) -> Iterator[str]:
+        """The lines of a file.
+
+        Raises:
+            _RowTooLong: the current row is longer than `MOST_ROW`.
+        """
+        kept = self.lines
+        for line in iter(partial(file.readline, MOST_ROW + 1), ""):
+            kept.append(line)
+            self.length += len(line)
+            if self.length > MOST_ROW:
+                raise _RowTooLong
+            yield line
+
+    def long_cell(self, header: Sequence[str], delimiter: str) -> str | None:
+        """The column of the first cell that is too long, in a row that is too long."""
+        text = "".join(self.lines)[:MOST_ROW]
+        begun: list[str] = next(csv.reader([text], delimiter=delimiter), [])
+        named = zip(header, begun, strict=False)
+        return next((name for name, cell in named if len(cell) > MOST_CELL), None)
+
+
+def _too_long(path: Path, row: int, column: str | None) -> DataError:
+    """The error of a cell, or of a row none of whose cells is too long by itself."""
+    if column is None:
+        return DataError(f"{path}: row {row}: expected at most {MOST_ROW:,} characters in a row, got more")
+    return DataError(
+        f"{path}: row {row}, column {column!r}: expected at most {MOST_CELL:,} characters, got more"
+    )
+
+
+def _header(path: Path, lines: Any, row: _Row) -> list[str]:
     try:
         header: list[str] = next(lines, [])
     except csv.Error as error:
         raise DataError(f"{path}: line 1: {error}") from None
+    except _RowTooLong:
+        raise DataError(f"{path}: line 1: expected at most {MOST_ROW:,} characters, got more") from None
+    row.lines.clear()
+    row.length = 0
     if not header:
         raise DataError(f"{path}: line 1: expected a header with column names, got nothing")
     if len(set(header)) < len(header):
@@ -112,8 +174,11 @@ def _header(path: Path, lines: Any) -> list[str]:
     return header
 
 
-def _rows(path: Path, lines: Any, width: int) -> Iterator[list[str]]:
+def _rows(
+    path: Path, lines: Any, header: list[str], read: _Row, columns: Sequence[str]
+) -> Iterator[list[str]]:
     """Rows of the header's width; blank lines may only stand at the end."""
+    width = len(header)
     fault: DataError | None = None
     number = 0
     try:
@@ -123,20 +188,34 @@ def _rows(path: Path, lines: Any, width: int) -> Iterator[list[str]]:
                     f"{path}: row {number} (ends on line {lines.line_num}): expected {width} fields as in "
                     f"the header, got {len(row)}"
                 )
+            elif read.length > MOST_CELL:
+                _check_row(path, number, dict(zip(header, row, strict=True)), columns)
+            read.lines.clear()
+            read.length = 0
             if row and fault is not None:
                 raise fault
             if row:
                 yield row
     except csv.Error as error:
         raise DataError(f"{path}: row {number + 1} (line {lines.line_num}): {error}") from None
+    except _RowTooLong:
+        column = read.long_cell(header, lines.dialect.delimiter)
+        raise _too_long(path, number + 1, column) from None
+
+
+def _check_row(path: Path, row: int, cells: Mapping[str, Any], columns: Iterable[str]) -> None:
+    """Refuse a cell that is read and too long."""
+    for column in columns:
+        if _longest(cells.get(column)) > MOST_CELL:
+            raise _too_long(path, row, column)
 
 
 def _jsonl(path: Path, columns: Sequence[str], size: int, first: int) -> Iterator[pl.DataFrame]:
     types: dict[str, str] = {}
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
+    with _opened(path, newline="\n") as file:
         for n, lines in enumerate(_chunks(islice(_lines(path, file), first, None), size)):
             begin = first + n * size
-            objects = [_object(path, row, line) for row, line in enumerate(lines, begin + 1)]
+            objects = [_object(path, row, line, columns) for row, line in enumerate(lines, begin + 1)]
             if begin == 0:
                 _check_names(path, columns, objects)
             yield pl.DataFrame(
@@ -144,10 +223,12 @@ def _jsonl(path: Path, columns: Sequence[str], size: int, first: int) -> Iterato
             )
 
 
-def _lines(path: Path, file: Iterable[str]) -> Iterator[str]:
+def _lines(path: Path, file: io.TextIOWrapper) -> Iterator[str]:
     """Lines with something on them; blank ones may only stand at the end."""
     blank = 0
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(iter(lambda: file.readline(MOST_ROW + 1), ""), 1):
+        if len(line) > MOST_ROW:
+            raise _too_long(path, number, _unfinished_key(line))
         if not line.strip():
             blank = blank or number
         elif blank:
@@ -156,14 +237,42 @@ def _lines(path: Path, file: Iterable[str]) -> Iterator[str]:
             yield line
 
 
-def _object(path: Path, row: int, line: str) -> dict[str, Any]:
+def _object(path: Path, row: int, line: str, columns: Sequence[str]) -> dict[str, Any]:
     try:
         value = parse_json(line)
     except ValueError as error:
         raise DataError(f"{path}: row {row}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: row {row}: expected a JSON object, got {line.rstrip()[:80]!r}")
+    if len(line) > MOST_CELL:
+        _check_row(path, row, value, columns)
     return value
+
+
+def _longest(value: Any) -> int:
+    """Characters of a string, or of the longest in a list."""
+    if isinstance(value, list):
+        return max(map(_longest, value), default=0)
+    return len(value) if isinstance(value, str) else 0
+
+
+def _unfinished_key(line: str) -> str | None:
+    """The key whose value is too long and cut off, in a line that begins a JSON object."""
+    decoder, key, at = json.JSONDecoder(), None, line.find("{") + 1
+    try:
+        while True:
+            key, at = decoder.raw_decode(line, _next(line, at, ","))
+            at = _next(line, at, ":")
+            _, at = decoder.raw_decode(line, at)
+    except (ValueError, RecursionError):
+        return key if isinstance(key, str) and len(line) - at > MOST_CELL else None
+
+
+def _next(line: str, at: int, separator: str) -> int:
+    """Where something other than white space and the separator stands."""
+    while line[at : at + 1] and line[at] in f" \t\r\n{separator}":
+        at += 1
+    return at
 
 
 def _check_names(path: Path, columns: Sequence[str], objects: Sequence[dict[str, Any]]) -> None:
@@ -171,9 +280,9 @@ def _check_names(path: Path, columns: Sequence[str], objects: Sequence[dict[str,
     present = dict.fromkeys(name for each in objects for name in each)
     if all(column in present for column in columns):
         return
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
+    with _opened(path, newline="\n") as file:
         for row, line in enumerate(_lines(path, file), 1):
-            present.update(dict.fromkeys(_object(path, row, line)))
+            present.update(dict.fromkeys(_object(path, row, line, columns)))
     for column in columns:
         if column not in present:
             raise _missing(path, column, present)
@@ -230,9 +339,27 @@ def _parquet(path: Path, columns: Sequence[str], size: int, first: int) -> Itera
         count = table.select(pl.len()).collect().item()
         for at in range(first, count, size):
             # one slice at a time: Polars' own batches run ahead, and hold whole row groups
-            yield table.slice(at, size).collect()
+            slice_ = table.slice(at, size).collect()
+            _check_cells(path, slice_, at)
+            yield slice_
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}") from None
+
+
+def _check_cells(path: Path, frame: pl.DataFrame, begin: int) -> None:
+    """Refuse a string, or a string in a list, that is too long."""
+    for column in frame:
+        if isinstance(column.dtype, pl.Categorical | pl.Enum):
+            column = column.cast(pl.String)
+        if column.dtype == pl.List(pl.String):
+            lengths = column.list.eval(pl.element().str.len_chars()).list.max()
+        elif column.dtype == pl.String:
+            lengths = column.str.len_chars()
+        else:
+            continue
+        long = (lengths > MOST_CELL).fill_null(False)
+        if long.any():
+            raise _too_long(path, begin + (long.arg_max() or 0) + 1, column.name)
 
 
 _READERS: dict[str, Reader] = {
