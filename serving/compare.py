@@ -27,6 +27,7 @@ from protos import bundle
 from protos.bundle import Manifest
 from protos.errors import MissingStage
 from protos.features import Arrays, Side
+from protos.scores import SCORE_TOLERANCE
 from protos.turns import Call
 from serving.basis import Basis
 from serving.encoder import Encoder
@@ -37,7 +38,6 @@ from serving.stages import Wanted
 from serving.turns import take_turns
 
 STEP = "step: "  # what a line on standard error begins with that says what comes next
-ALIKE = 1e-6  # products that differ by no more are equal
 SIDES: tuple[Side, Side] = ("query", "item")
 
 Document = dict[str, Any]
@@ -94,8 +94,8 @@ def measure(request: Mapping[str, Any], step: Step) -> Document:
 def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     """recall@k of the index as it is served against exact search, for each of the bundle's examples.
 
-    An equal product is as good as the same row. A query that is answered by what is popular is left out,
-    for no index is searched for it.
+    An item whose product is within `SCORE_TOLERANCE` of the k-th counts as found. A query that is answered by
+    what is popular is left out, for no index is searched for it.
 
     Raises:
         MissingStage: none is left.
@@ -110,7 +110,7 @@ def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     recalls = []
     for n, best in zip(asked, exact, strict=True):
         products = index.vectors[found[n].rows] @ encoded.vectors[n]
-        least = best[-1] - ALIKE * max(1, abs(best[-1]))
+        least = best[-1] - SCORE_TOLERANCE * max(1, abs(best[-1]))
         recalls.append(float((products >= least).sum() / len(best)))
     return recalls
 

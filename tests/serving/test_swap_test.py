@@ -13,9 +13,10 @@ import pytest
 from protos import bundle
 from protos import retrieval_pb2 as wire
 from protos.errors import Unavailable
+from protos.scores import Hits, difference
 from serving.limits import Limits
 from serving.load import content, frames, swap_report
-from serving.load.content import Content, Hits
+from serving.load.content import Content
 from serving.load.loop import Loop
 from serving.load.swap_clients import Clients, Seen
 from serving.load.swap_test import pair
@@ -78,7 +79,7 @@ def test_what_a_server_answers_is_recognised(folders: tuple[Path, Path]) -> None
     retriever = Retriever.load(folders[0])
     asked = [Query(name) for name in item_names(40)]
     answers = [content.expected(each, asked, 10) for each in (retriever, Retriever.load(folders[1]))]
-    telling = [n for n in range(40) if not content.same(answers[0][n], answers[1][n])]
+    telling = [n for n in range(40) if difference(answers[0][n], answers[1][n])]
     assert len(telling) > 20
     asked = [asked[n] for n in telling]
     own, other = ([each[n] for n in telling] for each in answers)
