@@ -12,6 +12,7 @@ import pytest
 
 from protos import bundle
 from protos import retrieval_pb2 as wire
+from protos.bundle import Precisions
 from protos.errors import Unavailable
 from protos.scores import Hits, difference
 from serving.limits import Limits
@@ -207,6 +208,13 @@ def test_misuse_is_told_apart(capsys: Capture, folders: tuple[Path, Path], tmp_p
     assert "from 1 to 256, got '257'" in misuse(capsys, "swaptest", "--clients", "257")
     assert "from 1 to 1000, got '0'" in misuse(capsys, "swaptest", "--swaps", "0")
     assert "holds no bundle" in failure(capsys, "swaptest", "--bundle", str(tmp_path))
+
+
+def test_answers_that_depend_on_the_batch_cannot_be_told_apart(capsys: Capture, tmp_path: Path) -> None:
+    for items in (50, 60):
+        tiny_bundle(tmp_path, items, precision=Precisions(query="int8_dynamic"))
+    refused = failure(capsys, "swaptest", "--bundle", str(tmp_path))
+    assert "the query tower computes in int8, so scores depend on the batch" in refused
 
 
 def test_bundles_that_answer_alike_cannot_be_told_apart(capsys: Capture, tmp_path: Path) -> None:
