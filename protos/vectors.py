@@ -3,8 +3,10 @@
     vectors.npy           (N, D): float32, float16 or int8
     vector_scales.npy     float32 (N,), beside int8 alone: what a row of whole numbers is multiplied by
 
-Whatever lies on the disk is read as float32. `rounded_vectors` gives, bit for bit, what will be read back,
-so that a graph can be built over the very vectors that it is served beside.
+Whatever lies on the disk is read as float32. `rounded_vectors` gives, bit for bit, what will be read back, so
+that a graph can be built over the very vectors that it is served beside. Each value that is read back is one
+float32 product, which every processor rounds alike; the coordinate that `filled` adds is a sum, and is equal
+only on one processor.
 
 A row of int8 keeps the length of the row that it was rounded from: its scale is the quotient of the two
 lengths, so scores stay cosines. float16 changes a length by less than 0.0005, and is left as it is.

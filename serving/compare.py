@@ -27,6 +27,7 @@ from protos import bundle
 from protos.bundle import Manifest
 from protos.errors import MissingStage
 from protos.features import Arrays, Side
+from protos.scores import SCORE_TOLERANCE
 from protos.turns import Call
 from serving.encoder import Encoder
 from serving.index import Index
@@ -36,7 +37,6 @@ from serving.stages import Wanted
 from serving.turns import take_turns
 
 STEP = "step: "  # what a line on standard error begins with that says what comes next
-ALIKE = 1e-6  # products that differ by no more are equal
 SIDES: tuple[Side, Side] = ("query", "item")
 
 Document = dict[str, Any]
@@ -93,7 +93,8 @@ def measure(request: Mapping[str, Any], step: Step) -> Document:
 def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     """recall@k of the index as it is served against exact search, for each of the bundle's examples.
 
-    An equal product is as good as the same row. A query for which no index is searched is left out.
+    An item whose product is within `SCORE_TOLERANCE` of the k-th counts as found. A query for which no index is
+    searched is left out.
 
     Raises:
         MissingStage: none is left.
@@ -108,7 +109,7 @@ def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     recalls = []
     for n, best in zip(asked, exact, strict=True):
         products = index.vectors[found[n].rows] @ encoded.vectors[n]
-        least = best[-1] - ALIKE * max(1, abs(best[-1]))
+        least = best[-1] - SCORE_TOLERANCE * max(1, abs(best[-1]))
         recalls.append(float((products >= least).sum() / len(best)))
     return recalls
 

@@ -88,7 +88,8 @@ class Index:
             raise BundleDamaged(
                 f"{path}: {graph.get_current_count()} items, but the manifest counts {self.count}"
             )
-        # A graph can be whole, and yet be that of another bundle.
+        # A graph can be whole, and yet be that of another bundle. The bits of its vectors are equal on every
+        # processor (`protos/vectors.py`), but for the coordinate that fills up.
         sample = np.unique(np.linspace(0, self.count // 2, 8).astype(np.int64))
         try:
             held, end = graph.get_items(sample, return_type="numpy"), -1 if self.filled else None

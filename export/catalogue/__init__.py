@@ -4,7 +4,9 @@
 
 Records are read a window at a time (`records`), encoded (`windows`), and either gathered in
 memory, `encode_all`, or written to a file that survives a kill, `encode_into` (`draft`). Both give the same
-vectors byte for byte: which records share a batch depends on nothing but where they stand.
+vectors byte for byte on one processor, with one number of threads: which records share a batch depends only
+on their position. A draft that is continued on another processor is as good, but its vectors differ by
+rounding.
 """
 
 from export.catalogue.encoding import ItemTower, Streamed, encode_all, encode_into, encode_once

@@ -90,8 +90,9 @@ def encode_all(
 def encode_into(output: Path, tower: ItemTower, records: Records, console: Console, title: str) -> Streamed:
     """Encode all records into the `.npy` file `output`, going on where an earlier process was ended.
 
-    The file is there when it is complete, and not before; its bytes are those that `numpy.save` makes of
-    what `encode_all` gives, however often the work was interrupted. Memory is bounded by a window.
+    The file is there when it is complete, and not before. On one processor its bytes are those that
+    `numpy.save` makes of what `encode_all` gives, however often the work was interrupted. Memory is bounded
+    by a window.
 
     Raises:
         InvalidInput, DataError: a record, or the file of them, is at fault; the text names the row.

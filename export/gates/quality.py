@@ -96,7 +96,7 @@ def stored(challenger: Side, champion: Side | None) -> Evaluated | str:
         return "the champion brings no metrics of single queries"
     if challenger.manifest.split_hash != champion.manifest.split_hash:
         return "the splits differ"
-    if not np.array_equal(own.queries, other.queries):
+    if not np.array_equal(own.queries, other.queries):  # hashes of texts, not vectors
         return "the towers do not read the same of each query"
     return Evaluated(own, other, "")
 

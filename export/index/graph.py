@@ -41,7 +41,7 @@ def build_as(
 
     Args:
         chosen: m, ef_construction and seed; how it is searched is no matter here.
-        threads: 0 takes all cores; with 1 the same vectors give the same bytes.
+        threads: 0 takes all cores; with 1 the same vectors give the same bytes on one processor.
     """
     filled = score.kind != COSINE.kind
     threads = threads or os.cpu_count() or 1

@@ -10,11 +10,11 @@ import torch
 from export.index.graph import Rows, Vectors
 from protos.beam import graph_width
 from protos.errors import GateRefused
+from protos.scores import SCORE_TOLERANCE
 from train.evaluation import search
 
 Shares = npt.NDArray[np.float64]
 
-ALIKE = 1e-6  # products that differ by no more are equal
 _SCORES = 1 << 22  # products that exact search holds at once: 16 MiB, whatever the catalogue's size
 _BLOCK = 256  # queries whose found vectors are gathered at once
 
@@ -83,10 +83,10 @@ def served(
 
 
 def least_scores(vectors: Vectors, queries: Vectors, k: int) -> Shares:
-    """(Q,) what an item has to score to be among the best k of all; equal scores are equally good."""
+    """(Q,) what an item has to score to be among the best k of all, less `SCORE_TOLERANCE`."""
     last = exact(queries, vectors, k)[:, -1]
     bound = np.einsum("qd,qd->q", queries, vectors[last])
-    return np.asarray(bound - ALIKE * np.maximum(1, np.abs(bound)), np.float64)
+    return np.asarray(bound - SCORE_TOLERANCE * np.maximum(1, np.abs(bound)), np.float64)
 
 
 def shares_above(found: Rows, vectors: Vectors, queries: Vectors, least: Shares) -> Shares:

@@ -220,6 +220,7 @@ def _ask(served: "Served") -> None:
             if not found.rows or not all(map(math.isfinite, found.scores)):
                 raise BundleDamaged("an answer without items, or with scores that are no numbers")
             answer = served.packed.response(found, served.version, Timing(0, 0, 0))
+            # Equal ids: it is the same answer, packed and read back. No other answer is compared with it.
             hits = wire.SearchResponse.FromString(answer).hits
             if [hit.id for hit in hits] != [retriever.catalogue.ids[row] for row in found.rows]:
                 raise BundleDamaged("an answer that holds other items than were found")

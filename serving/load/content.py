@@ -6,6 +6,7 @@ A load generator that does not look takes an error, or an empty answer, for a qu
 from collections.abc import Sequence
 
 from protos import retrieval_pb2 as wire
+from protos.scores import Hits, difference
 from serving.convert import query_to_wire
 from serving.load import frames
 from serving.load.measured import Requests
@@ -14,18 +15,14 @@ from serving.retriever import Retriever
 
 PATH = "/retrieval.v1.Retrieval/"
 BATCH = 64
-# Scores that differ by less are of one item: a batch of another size is summed up in another order. Items
-# whose scores are as close may change places.
-TOLERANCE = 1e-5
-
-Hits = Sequence[tuple[str, float]]  # ids and scores, best first
 
 
 class Content:
     """Expected answers, and how many of those that came were looked at and found to be others.
 
     Args:
-        expected: of each query, or None where nobody knows what to expect: then nothing is looked at.
+        expected: the answer to each query, compared as `protos/scores.py` says. None if no answer is known;
+            nothing is compared then.
         queries: all that are asked.
         k: items in an answer.
 
@@ -41,6 +38,11 @@ class Content:
         self._expected = expected
         self._k = k
         self._queries = [query_to_wire(query) for query in queries]
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether answers are compared with expected ones."""
+        return self._expected is not None
 
     @property
     def distinct(self) -> int:
@@ -86,25 +88,13 @@ class Content:
     def _compare(self, number: int, found: Hits) -> None:
         self.checked += 1
         assert self._expected is not None
-        if not same(self._expected[number], found):
-            self._note(number, f"expected {self._expected[number][:3]}..., got {list(found[:3])}...")
+        wrong = difference(self._expected[number], found)
+        if wrong:
+            self._note(number, wrong)
 
     def _note(self, number: int, text: str) -> None:
         self.different += 1
         self.first = self.first or f"query {number}: {text}"
-
-
-def same(expected: Hits, found: Hits) -> bool:
-    """Whether two answers say the same, but for the order of items that are as good as each other."""
-    if len(expected) != len(found):
-        return False
-    scores = dict(expected)
-    last = expected[-1][1] if expected else 0.0
-    ids = {item_id for item_id, _ in found}
-    return len(ids) == len(found) and all(
-        abs(score - wanted) <= TOLERANCE and abs(score - scores.get(item_id, last)) <= TOLERANCE
-        for (_, wanted), (item_id, score) in zip(expected, found, strict=True)
-    )
 
 
 def expected(retriever: Retriever, queries: Sequence[Query], k: int) -> list[Hits]:

@@ -14,6 +14,10 @@ from serving.load.rounds import BATCHES, SIZES, Rounds
 
 PACKAGES = ("grpcio", "hnswlib", "onnxruntime", "numpy", "protobuf")
 CPUINFO = Path("/proc/cpuinfo")
+UNCOMPARED = (
+    "answers were not compared with the bundle's own: "
+    "its query tower computes in int8, so scores depend on the batch"
+)
 
 
 def seconds(plan: Plan) -> float:
@@ -65,7 +69,7 @@ def _about(work: Work, bundle_version: str) -> dict[str, Any]:
         "machine": machine(),
         "cores": os.cpu_count(),
         "pinned": work.cores.servers is not None,
-        "notes": [work.cores.note] if work.cores.note else [],
+        "notes": [each for each in (work.cores.note, "" if work.content.is_compared else UNCOMPARED) if each],
         "python": platform.python_version(),
         **{f"{name}_version": version(name) for name in PACKAGES},
         "bundle_version": bundle_version,

@@ -16,6 +16,7 @@ from typing import Any
 from protos import bundle
 from protos.bundle import Manifest
 from protos.errors import DataError, InvalidInput, MissingStage, Unavailable
+from protos.scores import Hits, is_bounded
 from serving import bundles, command, varied
 from serving.client import RetrievalClient
 from serving.command import Misuse, Result
@@ -66,7 +67,8 @@ def run(arguments: Namespace) -> Result:
     """Do what the arguments say.
 
     Raises:
-        DataError: a request failed, or an answer mixed two bundles; the report has been shown.
+        DataError: a request failed, or an answer mixed two bundles; the report has been shown. Or the
+            answers of a bundle cannot be compared.
         Misuse: the two bundles are one.
         MissingStage: there are no two bundles.
         Unavailable: the service does not come up, or does not take a bundle.
@@ -123,12 +125,18 @@ def pair(path: Path, other: Path | None) -> tuple[Path, Path]:
     )
 
 
-def _expected(folders: Sequence[Path], asked: Sequence[Any]) -> list[list[content.Hits]]:
+def _expected(folders: Sequence[Path], asked: Sequence[Any]) -> list[list[Hits]]:
     """What each bundle finds for each query."""
     found = []
     for folder in folders:
+        retriever = Retriever.load(folder)
+        if not is_bounded(retriever.manifest):
+            raise DataError(
+                f"{folder}: the query tower computes in int8, so scores depend on the batch; "
+                "expected a bundle whose answers can be compared"
+            )
         try:
-            found.append(content.expected(Retriever.load(folder), asked, K))
+            found.append(content.expected(retriever, asked, K))
         except InvalidInput as error:
             raise DataError(f"{folder}: cannot be asked what the other bundle can: {error}") from None
     return found

@@ -1,14 +1,14 @@
 """Of which bundle each answer is: every answer is looked at, for little more than comparing bytes.
 
 An answer is right where the ids and scores in it are those that the bundle of its `bundle_version` gives in
-this process. Then its bytes up to the version are remembered, and the next answer that begins with them needs
-no other look: what follows are only times.
+this process, compared as `protos/scores.py` says. Then its bytes up to the version are remembered, and the
+next answer that begins with them needs no other look: what follows are only times.
 """
 
 from collections.abc import Sequence
 
 from protos import retrieval_pb2 as wire
-from serving.load.content import Hits, same
+from protos.scores import Hits, difference
 
 PREFIX = 5  # bytes that gRPC writes before a message
 MIXED = -1
@@ -36,7 +36,7 @@ class Versions:
         self.first = ""
         self._places = {version: place for place, version in enumerate(versions)}
         self._expected = expected
-        self.telling = sum(not same(*pair) for pair in zip(expected[0], expected[1], strict=True))
+        self.telling = sum(bool(difference(*pair)) for pair in zip(expected[0], expected[1], strict=True))
         self._known: list[list[tuple[bytes, int]]] = [[] for _ in expected[0]]
 
     def of(self, number: int, body: bytes) -> int:
@@ -57,10 +57,11 @@ class Versions:
         answer = wire.SearchResponse.FromString(message)
         place = self._places.get(answer.bundle_version, MIXED)
         found = [(hit.id, hit.score) for hit in answer.hits]
-        if place == MIXED or not same(self._expected[place][number], found):
+        wrong = "unknown version" if place == MIXED else difference(self._expected[place][number], found)
+        if wrong:
             self.mixed += 1
             text = f"query {number}: bundle {answer.bundle_version[:12] or 'unknown'} with {found[:3]}..."
-            self.first = self.first or text
+            self.first = self.first or f"{text}: {wrong}"
             return MIXED
         self._remember(number, message, answer, place)
         return place

@@ -145,4 +145,5 @@ def test_features_of_every_kind_are_served(stdlib: Path, empty_store: Path, tmp_
         model = mlflow.pyfunc.load_model(f"models:/features/{version.version}")
         record = {"text": text, **features, "terms": ["configuration"]}
         answers = model.predict([text, record], params={"k": 10})
+    # Equal bits: both are one batch of two, in the same process.
     assert answers == [[hit._asdict() for hit in answer.hits] for answer in (plain, full)]

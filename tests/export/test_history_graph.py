@@ -133,12 +133,14 @@ def test_order_counts_and_what_is_too_old_or_unknown_does_not(both: Both) -> Non
         return np.asarray(both.query.onnx(inputs.to_arrays({**values, "history": list(histories)})))
 
     empty, absent, unknown = encoded([], None, ["nobody", "knows"])
-    np.testing.assert_allclose(empty, absent, atol=1e-6)
-    np.testing.assert_allclose(empty, unknown, atol=1e-6)
+    size = max(1.0, float(np.linalg.norm(empty)))
+    np.testing.assert_allclose(empty, absent, atol=2e-6 * size)
+    np.testing.assert_allclose(empty, unknown, atol=2e-6 * size)
     newest = known[3:23]  # max_length of them
     short, long, mixed = encoded(newest, known[40:90] + newest, ["x", *newest[:7], "y", *newest[7:]])
-    np.testing.assert_allclose(short, long, atol=1e-5)
-    np.testing.assert_allclose(short, mixed, atol=1e-5)
+    size = max(1.0, float(np.linalg.norm(short)))
+    np.testing.assert_allclose(short, long, atol=1e-5 * size)
+    np.testing.assert_allclose(short, mixed, atol=1e-5 * size)
     one, other = encoded(newest, newest[::-1])
     assert np.abs(one - other).max() > 1e-3
     assert np.abs(one - empty).max() > 1e-2

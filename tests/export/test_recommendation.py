@@ -62,6 +62,7 @@ def test_what_is_not_known_of_somebody_does_not_answer_for_them(
     assert answers[0].hits != answers[1].hits
     lost = films_client.search(Query(history=("nobody", *HISTORY)), 10)
     assert (lost.basis, lost.unknown_history) == (Basis.QUERY, 1)
+    # Equal bits: both are batches of one with the same inputs, in the same server.
     assert lost.hits == films_client.search(Query(history=HISTORY), 10).hits
 
 

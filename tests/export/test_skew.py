@@ -12,13 +12,14 @@ from export import index
 from export.backends import onnx_encoder
 from export.quality import K, encode_queries
 from protos import bundle
+from protos.scores import difference
+from serving.answer import Answer
 from serving.client import RetrievalClient
 from serving.query import Query, example_query
+from tests.answers import hits_of
 from tests.stdlib import Made
 from train.metrics import mean, per_query
 from train.problem import Problem, problem_of
-
-EQUAL = 1e-5  # scores closer than this may come in either order: batches of another size round otherwise
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +59,21 @@ def asked(problem: Problem) -> list[Query]:
     ]
 
 
-def served(client: RetrievalClient, problem: Problem, k: int, one_by_one: bool) -> npt.NDArray[np.int64]:
-    """(Q, k) item rows, -1 where there are no more."""
-    row_of = {item: row for row, item in enumerate(problem.item_ids)}
-    found = np.full((len(rows_of(problem)), k), -1)
+def served(client: RetrievalClient, problem: Problem, k: int, one_by_one: bool) -> list[Answer]:
+    """The service's answers to the test users."""
     questions = asked(problem)
     if one_by_one:
-        answers = [client.search(query, k, exclude_history=True) for query in questions]
-    else:
-        answers = []
-        for at in range(0, len(questions), 100):
-            answers += client.search_batch(questions[at : at + 100], k, exclude_history=True)
+        return [client.search(query, k, exclude_history=True) for query in questions]
+    answers: list[Answer] = []
+    for at in range(0, len(questions), 100):
+        answers += client.search_batch(questions[at : at + 100], k, exclude_history=True)
+    return answers
+
+
+def rows_in(answers: list[Answer], problem: Problem, k: int) -> npt.NDArray[np.int64]:
+    """(Q, k) item rows, -1 where there are no more."""
+    row_of = {item: row for row, item in enumerate(problem.item_ids)}
+    found = np.full((len(answers), k), -1)
     for row, answer in zip(found, answers, strict=True):
         row[: len(answer.hits)] = [row_of[hit.id] for hit in answer.hits]
     return found
@@ -86,12 +91,13 @@ def test_the_service_ranks_as_the_evaluation_does(
     assert len(queries) == 300
     assert min(map(len, seen)) > 0
     expected = index.exact(queries, vectors, K, seen)
-    found = served(films_client, problem, K, one_by_one)
-    other = np.argwhere(found != expected)
-    assert len(other) <= found.size / 1000
-    for query, place in other:  # next to equal in score, or it is another answer
-        pair = vectors[[found[query, place], expected[query, place]]] @ queries[query]
-        assert abs(pair[0] - pair[1]) < EQUAL
+    answers = served(films_client, problem, K, one_by_one)
+    for query, best, answer in zip(queries, expected, answers, strict=True):
+        rows = best[best >= 0]
+        ids = [problem.item_ids[row] for row in rows]
+        ranked = [*zip(ids, (vectors[rows] @ query).tolist(), strict=True)]
+        assert difference(ranked, hits_of(answer)) == ""
+    found = rows_in(answers, problem, K)
     assert all(not set(row) & set(known.tolist()) for row, known in zip(found.tolist(), seen, strict=True))
 
 
@@ -99,7 +105,8 @@ def test_the_figures_of_the_manifest_are_those_of_the_service(
     films_client: RetrievalClient, problem: Problem, manifest: bundle.Manifest
 ) -> None:
     _, relevant = problem.parts["test"].by_query()
-    figures = mean(per_query(served(films_client, problem, K, one_by_one=True), relevant))
+    answers = served(films_client, problem, K, one_by_one=True)
+    figures = mean(per_query(rows_in(answers, problem, K), relevant))
     for name, value in figures.items():
         assert value == pytest.approx(manifest.quality[f"exact_{name}"], abs=1 / 300)
     assert figures["hr_at_10"] > 0.3  # of which there is something to lose

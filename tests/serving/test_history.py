@@ -21,6 +21,7 @@ from serving.limits import Limits
 from serving.query import Query
 from serving.retriever import Retriever
 from serving.server import RetrievalServer
+from tests.answers import differences
 from tests.tiny import RETIRED, item_ids, popularity, watched_bundle
 from tests.tiny_towers import HISTORY, TEXT
 
@@ -152,18 +153,15 @@ def test_more_like_this_is_as_it_was(client: RetrievalClient, vectors: npt.NDArr
 
 @pytest.mark.parametrize("exclude_history", [False, True])
 def test_a_batch_and_a_stream_answer_as_one_by_one(client: RetrievalClient, exclude_history: bool) -> None:
-    def told(answer: Answer) -> tuple[list[str], list[float], Basis, int]:
-        scores = [round(hit.score, 5) for hit in answer.hits]
-        return ids(answer), scores, answer.basis, answer.unknown_history
-
-    alone = [
-        told(client.search(query, 7, ["item-063"], exclude_history=exclude_history)) for query in QUERIES
-    ]
+    alone = [client.search(query, 7, ["item-063"], exclude_history=exclude_history) for query in QUERIES]
     batch = client.search_batch(QUERIES, 7, ["item-063"], exclude_history=exclude_history)
-    stream = client.search_stream(QUERIES, 7, ["item-063"], exclude_history=exclude_history)
-    assert [told(answer) for answer in batch] == alone
-    assert [told(answer) for answer in stream] == alone
-    assert [basis for _, _, basis, _ in alone[:4]] == ["query", "query", "context", "popular"]
+    stream = [*client.search_stream(QUERIES, 7, ["item-063"], exclude_history=exclude_history)]
+    for found in (batch, stream):
+        assert differences(alone, found) == []
+        assert [(each.basis, each.unknown_history) for each in found] == [
+            (each.basis, each.unknown_history) for each in alone
+        ]
+    assert [each.basis for each in alone[:4]] == ["query", "query", "context", "popular"]
 
 
 def test_a_sigmoid_is_shown_of_queries_and_not_of_items(tmp_path: Path, client: RetrievalClient) -> None:

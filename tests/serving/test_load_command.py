@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from protos.bundle import Precisions
 from serving.load import table, targets
 from serving.load.figures import Figures
 from serving.load.plan import CLIENTS, OFFERED
+from serving.load.report import UNCOMPARED
 from serving.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.serving.conftest import ROOT
 from tests.serving.test_commands import Capture, document, failure, misuse
+from tests.tiny import tiny_bundle
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,18 @@ def test_the_report_is_one_flat_document(report: Any) -> None:
 def test_answers_are_compared_and_right(report: Any) -> None:
     assert report["content_checked"] > 0
     assert (report["content_different"], report["content_first_difference"]) == (0, "")
+
+
+def test_answers_that_depend_on_the_batch_are_not_compared(tmp_path: Path) -> None:
+    folder = tiny_bundle(tmp_path, 20, precision=Precisions(query="int8_dynamic"))
+    flags = ["--bundle", str(folder), "--json", "--only", "batch", "--rounds", "1", "--seconds", "0.1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "serving", "loadtest", *flags], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["content_checked"], report["content_different"]) == (0, 0)
+    assert UNCOMPARED in report["notes"]
 
 
 def test_the_plot_is_a_picture(report: Any) -> None:

@@ -75,7 +75,9 @@ def test_the_parts_do_what_the_whole_does(plain: Path, full: Path, watched: Path
             assert ids == [[hit.id for hit in answer.hits] for answer in answers]
             vectors: Any = contenders["session_run"][n]()
             encoded: Any = contenders["encode"][n]()
-            np.testing.assert_array_equal(vectors, encoded.vectors)
+            np.testing.assert_array_equal(
+                vectors, encoded.vectors
+            )  # equal bits: the same batch in one process
             apart: Any = contenders["bare_search"][n]()
             np.testing.assert_array_equal(apart[0], pair[0])
     queries = Bench(watched, 1, 10).queries

@@ -176,6 +176,7 @@ def test_what_is_being_used_may_be_removed(plain: Path, place: Path) -> None:
     before = served.retriever.search([Query(text="bavuti")], 10)[0].hits
     drafts.remove(place)
     assert list(place.parent.iterdir()) == []
+    # Equal bits: the same batch in the same process.
     assert served.retriever.search([Query(text="bavuti")], 10)[0].hits == before
     assert served.retriever.catalogue.row("item-042", "") == 42
 

@@ -118,6 +118,7 @@ def test_the_newest_of_several_bundles_is_served(tmp_path: Path) -> None:
 def test_the_model_answers_as_the_retriever_does(model: Any, full_retriever: Retriever) -> None:
     found = model.predict(["bavuti xelike mopy", ""], params={"k": 3})
     answers = full_retriever.search([Query("bavuti xelike mopy"), Query("")], k=3)
+    # Equal bits: both are one batch of two, in the same process.
     assert found == [
         [{**hit._asdict(), "basis": str(answer.basis)} for hit in answer.hits] for answer in answers
     ]
@@ -144,7 +145,7 @@ def test_the_model_takes_histories(registry: str, watched: Path) -> None:
 
     with quiet():
         model = mlflow.pyfunc.load_model("models:/watched@champion")
-    histories = [["item-001", "item-002"], ["item-010"], []]
+    histories = [["item-001", "item-002"], ["item-010"], []]  # one batch everywhere, hence equal bits
     retriever = Retriever.load(watched)
     for exclude_history in (False, True):
         answers = retriever.search(

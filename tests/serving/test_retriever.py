@@ -168,7 +168,7 @@ def test_threads_do_not_disturb_each_other(retriever: Retriever) -> None:
     alone = [ids(retriever.search([query], k=5 + n)[0]) for n, query in enumerate(queries)]
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(lambda each: ids(retriever.search([each[1]], k=5 + each[0])[0]), enumerate(queries))
-    assert list(found) == alone
+    assert list(found) == alone  # equal bits: each query is a batch of one, whichever thread asks
 
 
 @pytest.mark.parametrize(

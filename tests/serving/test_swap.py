@@ -15,6 +15,7 @@ from protos import open_inference_pb2 as inference
 from protos import open_inference_pb2_grpc as inference_stubs
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc as stubs
+from protos.scores import Hits, difference
 from serving import cells
 from serving.board import Board
 from serving.client import RetrievalClient
@@ -26,6 +27,7 @@ from serving.retriever import Retriever
 from serving.served import Lineup, Served
 from serving.server import RetrievalServer
 from serving.swap import NEXT, TARGET, Swapper
+from tests.answers import hits_of
 from tests.serving.reacting import soon
 from tests.tiny import item_names, tiny_bundle
 
@@ -105,31 +107,31 @@ def swapping(bundles: tuple[Path, Path]) -> Iterator[Swapping]:
 
 
 @pytest.fixture(scope="module")
-def expected(bundles: tuple[Path, Path]) -> dict[str, dict[str, list[str]]]:
-    """Bundle version -> query -> the ids that answer it."""
+def expected(bundles: tuple[Path, Path]) -> dict[str, dict[str, Hits]]:
+    """Bundle version -> query -> the ids that answer it, with their scores."""
     found = {}
     for folder in bundles:
         retriever = Retriever.load(folder)
         answers = retriever.search([Query(name) for name in item_names(300)], k=10)
-        ids = {name: [hit.id for hit in a.hits] for name, a in zip(item_names(300), answers, strict=True)}
-        found[retriever.manifest.bundle_version] = ids
+        hits = {name: hits_of(answer) for name, answer in zip(item_names(300), answers, strict=True)}
+        found[retriever.manifest.bundle_version] = hits
     first, second = found.values()
-    assert first != second
+    assert any(difference(first[name], second[name]) for name in first)
     return found
 
 
 class Load:
     """Clients that ask one after the other until they are told to stop, and what they got."""
 
-    def __init__(self, ask: Callable[[int], tuple[str, str, list[str]]], clients: int) -> None:
-        self.answers: list[tuple[str, str, list[str]]] = []  # query, version, ids
+    def __init__(self, ask: Callable[[int], tuple[str, str, Hits]], clients: int) -> None:
+        self.answers: list[tuple[str, str, Hits]] = []  # query, version, ids and scores
         self.errors: list[Exception] = []
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(ask, n)) for n in range(clients)]
         for thread in self._threads:
             thread.start()
 
-    def _run(self, ask: Callable[[int], tuple[str, str, list[str]]], start: int) -> None:
+    def _run(self, ask: Callable[[int], tuple[str, str, Hits]], start: int) -> None:
         for n in itertools.count(start * 37):
             if self._stopped.is_set():
                 return
@@ -145,15 +147,15 @@ class Load:
 
 
 def test_no_request_fails_and_no_answer_mixes_two_bundles(
-    swapping: Swapping, expected: dict[str, dict[str, list[str]]]
+    swapping: Swapping, expected: dict[str, dict[str, Hits]]
 ) -> None:
     names = item_names(300)
     with RetrievalClient(swapping.server.address, retries=False) as client:
 
-        def ask(n: int) -> tuple[str, str, list[str]]:
+        def ask(n: int) -> tuple[str, str, Hits]:
             name = names[n % len(names)]
             answer = client.search(name, k=10)
-            return name, answer.bundle_version, [hit.id for hit in answer.hits]
+            return name, answer.bundle_version, hits_of(answer)
 
         load = Load(ask, clients=8)
         for champion in "212121":
@@ -165,13 +167,15 @@ def test_no_request_fails_and_no_answer_mixes_two_bundles(
         load.stop()
     assert load.errors == []
     assert {version for _, version, _ in load.answers} == set(expected)
-    wrong = [(name, version) for name, version, ids in load.answers if ids != expected[version][name]]
+    wrong = [
+        (name, version, text)
+        for name, version, hits in load.answers
+        if (text := difference(expected[version][name], hits))
+    ]
     assert wrong == []
 
 
-def test_a_stream_goes_on_through_a_swap(
-    swapping: Swapping, expected: dict[str, dict[str, list[str]]]
-) -> None:
+def test_a_stream_goes_on_through_a_swap(swapping: Swapping, expected: dict[str, dict[str, Hits]]) -> None:
     names = item_names(300)
     asked = threading.Semaphore(16)
 
@@ -184,7 +188,7 @@ def test_a_stream_goes_on_through_a_swap(
     with grpc.insecure_channel(swapping.server.address) as channel:
         answers = stubs.RetrievalStub(channel).SearchStream(requests(), timeout=60)
         for n, (name, answer) in enumerate(zip(names, answers, strict=True)):
-            assert [hit.id for hit in answer.hits] == expected[answer.bundle_version][name]
+            assert difference(expected[answer.bundle_version][name], hits_of(answer)) == ""
             versions.append(answer.bundle_version)
             if n == 100:
                 swapping.aim("2")

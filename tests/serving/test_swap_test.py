@@ -12,10 +12,12 @@ import pytest
 
 from protos import bundle
 from protos import retrieval_pb2 as wire
+from protos.bundle import Precisions
 from protos.errors import Unavailable
+from protos.scores import Hits, difference
 from serving.limits import Limits
 from serving.load import content, frames, swap_report
-from serving.load.content import Content, Hits
+from serving.load.content import Content
 from serving.load.loop import Loop
 from serving.load.swap_clients import Clients, Seen
 from serving.load.swap_test import pair
@@ -78,7 +80,7 @@ def test_what_a_server_answers_is_recognised(folders: tuple[Path, Path]) -> None
     retriever = Retriever.load(folders[0])
     asked = [Query(name) for name in item_names(40)]
     answers = [content.expected(each, asked, 10) for each in (retriever, Retriever.load(folders[1]))]
-    telling = [n for n in range(40) if not content.same(answers[0][n], answers[1][n])]
+    telling = [n for n in range(40) if difference(answers[0][n], answers[1][n])]
     assert len(telling) > 20
     asked = [asked[n] for n in telling]
     own, other = ([each[n] for n in telling] for each in answers)
@@ -206,6 +208,13 @@ def test_misuse_is_told_apart(capsys: Capture, folders: tuple[Path, Path], tmp_p
     assert "from 1 to 256, got '257'" in misuse(capsys, "swaptest", "--clients", "257")
     assert "from 1 to 1000, got '0'" in misuse(capsys, "swaptest", "--swaps", "0")
     assert "holds no bundle" in failure(capsys, "swaptest", "--bundle", str(tmp_path))
+
+
+def test_answers_that_depend_on_the_batch_cannot_be_told_apart(capsys: Capture, tmp_path: Path) -> None:
+    for items in (50, 60):
+        tiny_bundle(tmp_path, items, precision=Precisions(query="int8_dynamic"))
+    refused = failure(capsys, "swaptest", "--bundle", str(tmp_path))
+    assert "the query tower computes in int8, so scores depend on the batch" in refused
 
 
 def test_bundles_that_answer_alike_cannot_be_told_apart(capsys: Capture, tmp_path: Path) -> None:
