@@ -1,0 +1,180 @@
+"""What the attackers share: the target, the pace, and a bare HTTP/2 connection that follows no rules."""
+
+import contextlib
+import errno
+import random
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from serving.load import frames
+
+SETTINGS = ((frames.HEADER_TABLE_SIZE, 0), (frames.ENABLE_PUSH, 0))
+CONNECT_SECONDS = 1.0
+MOST_UNSENT = 1 << 20  # bytes of one connection that wait to be sent
+
+
+@dataclass
+class Attack:
+    """What one attacker needs, and what it counts.
+
+    Args:
+        host: of the service.
+        port: of the service.
+        source: address that the attacker connects from.
+        until: end of the attack, in `time.monotonic()`.
+        seed: of the attacker's random numbers.
+    """
+
+    host: str
+    port: int
+    source: str
+    until: float
+    seed: int
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+
+    def ticks(self, seconds: float) -> Iterator[None]:
+        """Yield at most once in `seconds`, until the attack is over."""
+        due = time.monotonic()
+        while (now := time.monotonic()) < self.until:
+            yield
+            due = max(due + seconds, now)
+            time.sleep(max(0.0, min(due, self.until) - time.monotonic()))
+
+    def line(
+        self, settings: Sequence[tuple[int, int]] | None = SETTINGS, receive_bytes: int | None = None
+    ) -> "Line":
+        """A new connection.
+
+        Args:
+            settings: sent behind the preface; None sends neither.
+            receive_bytes: size of the socket's receive buffer; the system's own if not given.
+        """
+        return Line(self, settings, receive_bytes)
+
+    def renewed(self, line: "Line") -> "Line":
+        """The same connection while it is open, otherwise a new one."""
+        return line if not line.closed else self.line()
+
+
+class Line:
+    """A connection. It never waits for the server, and a closed one ignores what is sent."""
+
+    def __init__(
+        self, attack: Attack, settings: Sequence[tuple[int, int]] | None, receive_bytes: int | None
+    ) -> None:
+        self.closed = False
+        self.opened = time.monotonic()
+        self.blocked_since: float | None = None
+        self._stream = -1
+        self._unsent = bytearray()
+        self._counts = attack.counts
+        self._socket = socket.socket()
+        try:
+            if receive_bytes is not None:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+            self._socket.settimeout(CONNECT_SECONDS)
+            self._socket.bind((attack.source, 0))
+            self._socket.connect((attack.host, attack.port))
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A closed connection leaves no TIME_WAIT behind: thousands would use the ports up.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._socket.setblocking(False)
+        except OSError as error:
+            self._counts[f"connect failed: {errno.errorcode.get(error.errno or 0, 'timeout')}"] += 1
+            self.close()
+            return
+        self._counts["connections"] += 1
+        if settings is not None:
+            self.send(frames.PREFACE + frames.settings(settings))
+
+    def stream(self) -> int:
+        """The number of the next stream."""
+        self._stream += 2
+        return self._stream
+
+    def begin(self, block: bytes, flags: int = frames.END_HEADERS) -> int:
+        """Send the HEADERS of a new stream; returns its number."""
+        stream = self.stream()
+        self.send(frames.frame(frames.HEADERS, flags, stream, block))
+        return stream
+
+    def ask(self, block: bytes, framed: bytes) -> int:
+        """Send a whole call: its HEADERS and the bytes of its message; returns its stream."""
+        stream = self.begin(block)
+        pieces = [framed[n : n + frames.LARGEST] for n in range(0, len(framed), frames.LARGEST)] or [b""]
+        for piece in pieces[:-1]:
+            self.send(frames.frame(frames.DATA, 0, stream, piece))
+        self.send(frames.frame(frames.DATA, frames.END_STREAM, stream, pieces[-1]))
+        return stream
+
+    def send(self, data: bytes) -> bool:
+        """Send bytes behind those that still wait; False where too many wait, and nothing is added."""
+        if self.closed:
+            return False
+        if len(self._unsent) > MOST_UNSENT:
+            self.flush()
+            if len(self._unsent) > MOST_UNSENT:
+                return False
+        self._unsent += data
+        self.flush()
+        return True
+
+    def flush(self) -> None:
+        """Give the socket what it takes."""
+        try:
+            while self._unsent and not self.closed:
+                sent = self._socket.send(self._unsent)
+                self._counts["bytes sent"] += sent
+                del self._unsent[:sent]
+                self.blocked_since = None
+        except BlockingIOError:
+            self.blocked_since = self.blocked_since or time.monotonic()
+        except OSError:
+            self._lose()
+
+    def drain(self) -> None:
+        """Read and forget what has come; notes whether the server has closed the connection."""
+        try:
+            while not self.closed:
+                data = self._socket.recv(1 << 18)
+                self._counts["bytes received"] += len(data)
+                if not data:
+                    self._lose()
+        except BlockingIOError:
+            return
+        except OSError:
+            self._lose()
+
+    def was_closed(self) -> bool:
+        """Whether the server has closed the connection; what it sent stays unread."""
+        if not self.closed:
+            try:
+                if not self._socket.recv(1, socket.MSG_PEEK):
+                    self._lose()
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._lose()
+        return self.closed
+
+    def close(self) -> None:
+        """Close the connection with a TCP reset."""
+        self.closed = True
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+    def _lose(self) -> None:
+        self._counts["closed by the server"] += 1
+        self.close()
+
+
+def blocked(line: Line, seconds: float) -> bool:
+    """Whether the server has taken nothing off this connection for some seconds."""
+    return line.blocked_since is not None and time.monotonic() - line.blocked_since > seconds
