@@ -7,7 +7,7 @@ rates are constants here: an attack is bounded in time, in connections and in ca
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from grpc_health.v1 import health_pb2
 
@@ -15,7 +15,7 @@ from protos import retrieval_pb2 as wire
 from serving.load import frames
 from tests.serving import fuzzed_frames, fuzzed_messages
 from tests.serving.fuzzed_messages import HEALTH, RETRIEVAL, SEARCH
-from tests.serving.hostile.lines import Attack, Line, blocked
+from tests.serving.hostile.lines import OPEN, SHUT, Attack, Line, blocked
 from tests.serving.raw import head
 
 TICK = 0.01  # seconds
@@ -62,7 +62,6 @@ def broken_messages(attack: Attack) -> None:
             path, framed = next(sent)
             line.ask(head(path, DEADLINE_MS), framed)
             attack.counts["calls"] += 1
-        line.send(frames.window_update(0, 1 << 20))
         line.drain()
 
 
@@ -94,20 +93,21 @@ def _calls(
         for line in lines:
             line.flush()
             line.drain()
-            line.send(frames.window_update(0, 1 << 20))
 
 
 # Floods: frames below the requests, and streams that are opened and reset.
 
 
 def pings(attack: Attack) -> None:
-    """PING frames, up to 200,000 a second, from connections that read nothing."""
-    _flood(attack, lambda line: frames.frame(frames.PING, 0, 0, bytes(8)) * 256)
+    """PING frames, up to 2 million a second, from connections that read nothing."""
+    some = frames.frame(frames.PING, 0, 0, bytes(8)) * 2560
+    _flood(attack, lambda line: some)
 
 
 def settings(attack: Attack) -> None:
-    """SETTINGS frames, up to 100,000 a second, from connections that read nothing."""
-    _flood(attack, lambda line: frames.settings([(frames.INITIAL_WINDOW_SIZE, 65_535)]) * 128)
+    """SETTINGS frames, up to 1 million a second, from connections that read nothing."""
+    some = frames.settings([(frames.INITIAL_WINDOW_SIZE, 65_535)]) * 1280
+    _flood(attack, lambda line: some)
 
 
 def resets(attack: Attack) -> None:
@@ -177,15 +177,15 @@ def _reset(stream: int) -> bytes:
 
 def unread_calls(attack: Attack) -> None:
     """Large answers on streams whose HTTP/2 window is zero."""
-    _unread(attack, [(frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, 0)], None)
+    _unread(attack, SHUT, None)
 
 
 def unread_sockets(attack: Attack) -> None:
     """Large answers on connections with open HTTP/2 windows whose socket is never read."""
-    _unread(attack, [(frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, 2**31 - 1)], 4096)
+    _unread(attack, OPEN, 4096)
 
 
-def _unread(attack: Attack, settings: list[tuple[int, int]], receive_bytes: int | None) -> None:
+def _unread(attack: Attack, settings: Sequence[tuple[int, int]], receive_bytes: int | None) -> None:
     """Each second a connection with two such calls; up to 32 of them are held."""
     held: deque[Line] = deque()
     framed = batch(256, 1000)
@@ -193,7 +193,6 @@ def _unread(attack: Attack, settings: list[tuple[int, int]], receive_bytes: int 
         if len(held) >= 32:
             held.popleft().close()
         line = attack.line(settings, receive_bytes)
-        line.send(frames.window_update(0, 2**31 - 1 - frames.DEFAULT_WINDOW))
         for _ in range(2):
             line.ask(head(SEARCH_BATCH, 99_999_999), framed)
             attack.counts["calls"] += 1

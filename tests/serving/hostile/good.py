@@ -16,6 +16,7 @@ from serving.client import RetrievalClient
 
 DEADLINE = 2.0  # seconds, retries included
 K = 10
+STREAM_EVERY = 10  # calls, of which one is a stream
 QUERIES = ("bavuti xelike mopy", "nusora tivuxe", "zobake limonu")
 
 
@@ -96,9 +97,7 @@ def _ask(connect: Any, rate: float, seconds: float) -> dict[str, Any]:
         error: Exception | None = None
         try:
             with connect() as client:
-                hits = client.search(QUERIES[number % len(QUERIES)], k=K).hits
-                if len(hits) != K:
-                    error = ValueError(f"expected {K} items, got {len(hits)}")
+                error = _checked(client, number)
         except Exception as failure:  # every failure counts, whatever it is
             error = failure
         found.add(time.monotonic() - started, error)
@@ -109,3 +108,18 @@ def _ask(connect: Any, rate: float, seconds: float) -> dict[str, Any]:
             time.sleep(max(0.0, start + number / rate - time.monotonic()))
             pool.submit(ask, number)
     return found.document()
+
+
+def _checked(client: RetrievalClient, number: int) -> Exception | None:
+    """One call, each tenth a stream of three queries; an answer of another size is an error, too.
+
+    Raises:
+        TwinspireError: the call failed.
+    """
+    if number % STREAM_EVERY:
+        answers = [client.search(QUERIES[number % len(QUERIES)], k=K)]
+    else:
+        answers = list(client.search_stream(QUERIES, k=K, timeout=DEADLINE))
+    expected = 1 if number % STREAM_EVERY else len(QUERIES)
+    sizes = [len(answer.hits) for answer in answers]
+    return None if sizes == [K] * expected else ValueError(f"expected {expected} x {K} items, got {sizes}")

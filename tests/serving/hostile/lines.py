@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 
 from serving.load import frames
 
-SETTINGS = ((frames.HEADER_TABLE_SIZE, 0), (frames.ENABLE_PUSH, 0))
+WINDOW = 2**31 - 1
+OPEN = ((frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, WINDOW))
+SHUT = ((frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, 0))
+COUNTED = {frames.RST_STREAM: "calls reset by the server", frames.GOAWAY: "GOAWAY received"}
 CONNECT_SECONDS = 1.0
 MOST_UNSENT = 1 << 20  # bytes of one connection that wait to be sent
 
@@ -48,12 +51,12 @@ class Attack:
             time.sleep(max(0.0, min(due, self.until) - time.monotonic()))
 
     def line(
-        self, settings: Sequence[tuple[int, int]] | None = SETTINGS, receive_bytes: int | None = None
+        self, settings: Sequence[tuple[int, int]] | None = OPEN, receive_bytes: int | None = None
     ) -> "Line":
         """A new connection.
 
         Args:
-            settings: sent behind the preface; None sends neither.
+            settings: sent behind the preface, with the largest window of the connection; None sends nothing.
             receive_bytes: size of the socket's receive buffer; the system's own if not given.
         """
         return Line(self, settings, receive_bytes)
@@ -74,6 +77,7 @@ class Line:
         self.blocked_since: float | None = None
         self._stream = -1
         self._unsent = bytearray()
+        self._rest = b""  # the start of a frame of which the end has not come
         self._counts = attack.counts
         self._socket = socket.socket()
         try:
@@ -92,7 +96,8 @@ class Line:
             return
         self._counts["connections"] += 1
         if settings is not None:
-            self.send(frames.PREFACE + frames.settings(settings))
+            window = frames.window_update(0, WINDOW - frames.DEFAULT_WINDOW)
+            self.send(frames.PREFACE + frames.settings(settings) + window)
 
     def stream(self) -> int:
         """The number of the next stream."""
@@ -140,13 +145,13 @@ class Line:
             self._lose()
 
     def drain(self) -> None:
-        """Read and forget what has come; notes whether the server has closed the connection."""
+        """Read what has come and count it; SETTINGS and PING are acknowledged, as a client should."""
         try:
             while not self.closed:
                 data = self._socket.recv(1 << 18)
-                self._counts["bytes received"] += len(data)
                 if not data:
                     self._lose()
+                self._read(data)
         except BlockingIOError:
             return
         except OSError:
@@ -169,6 +174,24 @@ class Line:
         self.closed = True
         with contextlib.suppress(OSError):
             self._socket.close()
+
+    def _read(self, data: bytes) -> None:
+        self._counts["bytes received"] += len(data)
+        data, start = self._rest + data, 0
+        while len(data) - start >= frames.HEADER_BYTES:
+            upper, lower, kind, flags, _ = frames.HEADER.unpack_from(data, start)
+            end = start + frames.HEADER_BYTES + (upper << 8 | lower)
+            if end > len(data):
+                break
+            if kind in (frames.SETTINGS, frames.PING) and not flags & frames.ACK:
+                payload = data[start + frames.HEADER_BYTES : end] if kind == frames.PING else b""
+                self.send(frames.frame(kind, frames.ACK, 0, payload))
+            elif kind == frames.HEADERS and flags & frames.END_STREAM:
+                self._counts["calls answered"] += 1
+            elif kind in COUNTED:
+                self._counts[COUNTED[kind]] += 1
+            start = end
+        self._rest = data[start:]
 
     def _lose(self) -> None:
         self._counts["closed by the server"] += 1

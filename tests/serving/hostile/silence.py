@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from serving.load import frames
 from tests.serving.fuzzed_messages import SEARCH
-from tests.serving.hostile.lines import SETTINGS, Attack, Line
+from tests.serving.hostile.lines import OPEN, Attack, Line
 from tests.serving.raw import head
 
 CONNECTIONS = 1024  # of each attacker
@@ -50,7 +50,7 @@ def _hold(
     looked = time.monotonic()
     for _ in attack.ticks(TICK):
         for _ in range(min(OPENED, connections - len(held))):
-            line = attack.line(SETTINGS if preface else None)
+            line = attack.line(OPEN if preface else None)
             if line.closed:
                 break
             begin(line)
