@@ -135,9 +135,9 @@ test-serving: ## what serves, tested in an environment of its own, without torch
 	venv/bin/python -m serving serve --help >/dev/null
 	venv/bin/python -m serving.client --help >/dev/null
 
-test-hostile: setup ## attack a real service for SECONDS=180, beside good clients; ONLY=floods,watch FLAGS="--streams 8" JSON=path
+test-hostile: setup ## attack a real service for SECONDS=180, beside good clients; ONLY=floods,watch HAPROXY=1 JSON=path
 	@$(PY) -m tests.serving.hostile $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ONLY),--only $(ONLY)) \
-	  $(if $(FLAGS),"--flags=$(FLAGS)") $(if $(JSON),--json "$(JSON)")
+	  $(if $(HAPROXY),--haproxy) $(if $(FLAGS),"--flags=$(FLAGS)") $(if $(JSON),--json "$(JSON)")
 
 lint: setup ## ruff, mypy, import rules, and whether the generated stubs are fresh
 	@$(VENV)/bin/ruff check .

@@ -1,8 +1,5 @@
 """A real HAProxy with `serving/deploy/haproxy.cfg` in front of a real server."""
 
-import os
-import re
-import shutil
 import socket
 import subprocess
 import time
@@ -17,72 +14,29 @@ from serving.client import RetrievalClient
 from serving.client.security import Security
 from serving.load import frames
 from serving.server import RetrievalServer
+from tests.serving import haproxy
 from tests.serving.certificates import Authority
-from tests.serving.conftest import ROOT
-from tests.serving.faulty import wait_for
 from tests.serving.fuzzed_messages import HEALTH, SEARCH
 from tests.serving.raw import Raw, head
 
-CONFIG = ROOT / "serving" / "deploy" / "haproxy.cfg"
-HAPROXY = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin") or ""
-OLDEST = 3  # major version: `glitch_rate` and the thresholds for glitches are new in 3.0
 QUERY = "bavuti xelike mopy"
 FLOODER = "127.0.0.2"
 
-
-def missing() -> str:
-    """Why there is no HAProxy to test with; empty where there is one."""
-    if not HAPROXY:
-        return "HAProxy is not installed: there is no haproxy on the PATH"
-    said = subprocess.run([HAPROXY, "-v"], capture_output=True, text=True).stdout
-    found = re.search(r"version (\d+)\.", said)
-    if found is None or int(found[1]) < OLDEST:
-        return f"HAProxy {OLDEST}.0 or newer is needed, and this is: {said.splitlines()[:1]}"
-    return ""
-
-
-MISSING = missing()
+MISSING = haproxy.missing()
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 Start = Callable[..., str]
 
 
-def environment(address: str, service: str, **settings: str) -> dict[str, str]:
-    return {**os.environ, "TWINSPIRE_LISTEN": address, "TWINSPIRE_SERVICE": service, **settings}
-
-
 @pytest.fixture
-def start_haproxy(server: RetrievalServer, tmp_path: Path) -> Iterator[Start]:
+def start_haproxy(server: RetrievalServer) -> Iterator[Start]:
     """Start HAProxy in front of the server, or of another address; gives its address."""
-    processes = []
+    with ExitStack() as stack:
 
-    def start(service: str = "", **settings: str) -> str:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        log = tmp_path / "haproxy.log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [HAPROXY, "-db", "-f", str(CONFIG)],
-                stdout=file,
-                stderr=file,
-                env=environment(address, service or server.address, **settings),
-            )
-        processes.append(process)
+        def start(service: str = "", **settings: str) -> str:
+            return stack.enter_context(haproxy.running(service or server.address, **settings))
 
-        def listens() -> bool:
-            assert process.poll() is None, log.read_text()
-            host, port = address.split(":")
-            with socket.socket() as probe:
-                return probe.connect_ex((host, int(port))) == 0
-
-        wait_for(listens, 30, log.read_text)
-        return address
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
+        yield start
 
 
 def test_haproxy_accepts_the_configuration_without_a_warning(tmp_path: Path) -> None:
@@ -91,10 +45,10 @@ def test_haproxy_accepts_the_configuration_without_a_warning(tmp_path: Path) -> 
     bundle.write_bytes(pair.certificate + pair.key)
     for settings in ({}, {"TWINSPIRE_CERTIFICATE": str(bundle)}):
         checked = subprocess.run(
-            [HAPROXY, "-c", "-dW", "-f", str(CONFIG)],
+            [haproxy.PROGRAM, "-c", "-dW", "-f", str(haproxy.CONFIG)],
             capture_output=True,
             text=True,
-            env=environment("127.0.0.1:1", "127.0.0.1:2", **settings),
+            env=haproxy.environment("127.0.0.1:1", "127.0.0.1:2", **settings),
         )
         assert checked.returncode == 0, checked.stderr
 
@@ -167,6 +121,5 @@ def test_calls_end_with_unavailable_where_the_service_is_down(start_haproxy: Sta
     with socket.socket() as nothing:
         nothing.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         address = start_haproxy(service=f"127.0.0.1:{nothing.getsockname()[1]}")
-        with RetrievalClient(address, timeout=20, retries=False) as through:
-            with pytest.raises(Unavailable):
-                through.search(QUERY)
+        with RetrievalClient(address, timeout=20, retries=False) as through, pytest.raises(Unavailable):
+            through.search(QUERY)

@@ -12,6 +12,7 @@ from rich.console import Console
 from protos.bundle import write_file
 from protos.errors import TwinspireError
 from serving import flags
+from tests.serving import haproxy
 from tests.serving.hostile import report
 from tests.serving.hostile.run import Plan, names, run
 from tests.tiny import tiny_bundle
@@ -26,6 +27,9 @@ def main(argv: list[str] | None = None) -> int:
         0, or 1 where a bound was missed or the service did not start.
     """
     parsed = _parser().parse_args(argv)
+    if parsed.haproxy and (why := haproxy.missing()):
+        sys.stderr.write(f"error: {why}\n")
+        return 1
     only = [each for each in parsed.only.split(",") if each]
     with tempfile.TemporaryDirectory(prefix="twinspire-hostile-") as folder:
         bundle = parsed.bundle or tiny_bundle(Path(folder), parsed.items)
@@ -36,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
             only=only,
             kill_every=parsed.kill_every,
             flags=shlex.split(parsed.flags),
+            behind_haproxy=parsed.haproxy,
         )
         try:
             figures = run(plan)
@@ -61,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--items", type=flags.count, default=ITEMS, help="of the bundle that is made (%(default)s)")
     add("--bundle", type=Path, help="serve this one instead; its queries must be texts")
     add("--flags", default="", help="further flags of `python -m serving serve`")
+    add("--haproxy", action="store_true", help="put serving/deploy/haproxy.cfg in front of the service")
     add("--json", type=Path, help="write the figures here as one JSON document")
     return parser
 

@@ -15,7 +15,7 @@ from protos import retrieval_pb2 as wire
 from serving.load import frames
 from tests.serving import fuzzed_frames, fuzzed_messages
 from tests.serving.fuzzed_messages import HEALTH, RETRIEVAL, SEARCH
-from tests.serving.hostile.lines import OPEN, SHUT, Attack, Line, blocked
+from tests.serving.hostile.connection import OPEN, SHUT, Attack, Connection, blocked
 from tests.serving.raw import head
 
 TICK = 0.01  # seconds
@@ -42,57 +42,54 @@ def search(k: int = 10) -> bytes:
 
 
 def large_batches(attack: Attack) -> None:
-    """SearchBatch of 256 queries with k = 1,000, four on their way at once; the answers are read."""
-    _calls(attack, [(SEARCH_BATCH, batch(256, 1000))], connections=2, every=0.5)
+    """SearchBatch of 256 queries with k = 1,000, twelve calls a second; the answers are read."""
+    _calls(attack, [(SEARCH_BATCH, batch(256, 1000))])
 
 
 def large_messages(attack: Attack) -> None:
-    """The largest permitted batch: 256 texts of 10,000 letters; and messages just above 4 MiB."""
+    """The largest permitted batch, 256 texts of 10,000 letters, and a message just above 4 MiB."""
     above = frames.message(b"\x0a" * ((4 << 20) + 1))
-    _calls(attack, [(SEARCH_BATCH, batch(256, 10, "k" * 10_000)), (SEARCH, above)], connections=2, every=0.5)
+    _calls(attack, [(SEARCH_BATCH, batch(256, 10, "k" * 10_000)), (SEARCH, above)])
 
 
 def broken_messages(attack: Attack) -> None:
     """Mutated, deeply nested and oversized protobuf messages, 500 a second."""
-    line = attack.line()
+    connection = attack.connect()
     sent = fuzzed_messages.messages(attack.rng, 1 << 62)
     for _ in attack.ticks(TICK):
-        line = attack.renewed(line)
+        connection = attack.renewed(connection)
         for _ in range(5):
             path, framed = next(sent)
-            line.ask(head(path, DEADLINE_MS), framed)
+            connection.ask(head(path, DEADLINE_MS), framed)
             attack.counts["calls"] += 1
-        line.drain()
+        connection.drain()
 
 
 def broken_frames(attack: Attack) -> None:
     """Connections that break the rules of HTTP/2 in many ways, 50 a second."""
     for _ in attack.ticks(0.02):
-        line = attack.line(settings=None)
+        connection = attack.connect(settings=None)
         for part in fuzzed_frames.attack(attack.rng):
-            line.send(part)
+            connection.send(part)
             attack.counts["frames"] += 1
-        line.drain()
-        line.close()
+        connection.drain()
+        connection.close()
 
 
-def _calls(
-    attack: Attack, calls: list[tuple[str, bytes]], connections: int, every: float, together: int = 2
-) -> None:
-    """Make calls on several connections, `together` at once on each, and read the answers."""
-    lines = [attack.line() for _ in range(connections)]
+def _calls(attack: Attack, calls: list[tuple[str, bytes]]) -> None:
+    """Make each call on six connections, twice a second, and read the answers."""
+    connections = [attack.connect() for _ in range(6)]
     due = time.monotonic()
     for _ in attack.ticks(TICK):
-        lines = [attack.renewed(line) for line in lines]
+        connections = [attack.renewed(connection) for connection in connections]
         if time.monotonic() >= due:
-            due = time.monotonic() + every
-            for line in lines:
-                for path, framed in calls * together:
-                    line.ask(head(path, DEADLINE_MS), framed)
+            due = time.monotonic() + 0.5
+            for connection in connections:
+                for path, framed in calls:
+                    connection.ask(head(path, DEADLINE_MS), framed)
                     attack.counts["calls"] += 1
-        for line in lines:
-            line.flush()
-            line.drain()
+        for connection in connections:
+            connection.drain()
 
 
 # Floods: frames below the requests, and streams that are opened and reset.
@@ -101,22 +98,22 @@ def _calls(
 def pings(attack: Attack) -> None:
     """PING frames, up to 2 million a second, from connections that read nothing."""
     some = frames.frame(frames.PING, 0, 0, bytes(8)) * 2560
-    _flood(attack, lambda line: some)
+    _flood(attack, lambda connection: some)
 
 
 def settings(attack: Attack) -> None:
     """SETTINGS frames, up to 1 million a second, from connections that read nothing."""
     some = frames.settings([(frames.INITIAL_WINDOW_SIZE, 65_535)]) * 1280
-    _flood(attack, lambda line: some)
+    _flood(attack, lambda connection: some)
 
 
 def resets(attack: Attack) -> None:
     """Rapid reset: streams that are opened and reset at once, 2,000 a second."""
 
-    def some(line: Line) -> bytes:
+    def some(connection: Connection) -> bytes:
         parts = []
         for _ in range(5):
-            stream = line.stream()
+            stream = connection.stream()
             parts.append(frames.frame(frames.HEADERS, frames.END_HEADERS, stream, head(SEARCH, DEADLINE_MS)))
             parts.append(_reset(stream))
         return b"".join(parts)
@@ -127,10 +124,10 @@ def resets(attack: Attack) -> None:
 def headers(attack: Attack) -> None:
     """Calls of methods that do not exist, 2,000 a second."""
 
-    def some(line: Line) -> bytes:
+    def some(connection: Connection) -> bytes:
         flags = frames.END_HEADERS | frames.END_STREAM
         block = head("/no.such.Service/Method", DEADLINE_MS)
-        return b"".join(frames.frame(frames.HEADERS, flags, line.stream(), block) for _ in range(5))
+        return b"".join(frames.frame(frames.HEADERS, flags, connection.stream(), block) for _ in range(5))
 
     _flood(attack, some, every=0.02, reads=True)
 
@@ -138,9 +135,9 @@ def headers(attack: Attack) -> None:
 def continuations(attack: Attack) -> None:
     """Header blocks that never end: CONTINUATION frames, up to 4 MB a second."""
 
-    def some(line: Line) -> bytes:
+    def some(connection: Connection) -> bytes:
         piece = frames.frame(frames.CONTINUATION, 0, 1, b"\0\1a\1b" * 100)
-        if line.stream() == 1:
+        if connection.stream() == 1:
             return frames.frame(frames.HEADERS, 0, 1, head(SEARCH, DEADLINE_MS)) + piece
         return piece * 10
 
@@ -148,24 +145,24 @@ def continuations(attack: Attack) -> None:
 
 
 def _flood(
-    attack: Attack, some: Callable[[Line], bytes], every: float = TICK, reads: bool = False
+    attack: Attack, some: Callable[[Connection], bytes], every: float = TICK, reads: bool = False
 ) -> None:
     """Send what `some` gives on several connections; a connection that is full for long is replaced."""
-    lines = [attack.line() for _ in range(FLOODING)]
+    connections = [attack.connect() for _ in range(FLOODING)]
     for _ in attack.ticks(every):
-        for n, line in enumerate(lines):
-            if blocked(line, PATIENCE):
+        for n, connection in enumerate(connections):
+            if blocked(connection, PATIENCE):
                 attack.counts["connections that took no more"] += 1
-                line.close()
-            if line.was_closed():
-                lines[n] = attack.line()
-            elif line.blocked_since is None:
-                line.send(some(line))
+                connection.close()
+            if connection.was_closed():
+                connections[n] = attack.connect()
+            elif connection.blocked_since is None:
+                connection.send(some(connection))
                 attack.counts["bursts"] += 1
             else:
-                line.flush()
+                connection.flush()
             if reads:
-                line.drain()
+                connection.drain()
 
 
 def _reset(stream: int) -> bytes:
@@ -187,16 +184,16 @@ def unread_sockets(attack: Attack) -> None:
 
 def _unread(attack: Attack, settings: Sequence[tuple[int, int]], receive_bytes: int | None) -> None:
     """Each second a connection with two such calls; up to 32 of them are held."""
-    held: deque[Line] = deque()
+    held: deque[Connection] = deque()
     framed = batch(256, 1000)
     for _ in attack.ticks(1.0):
         if len(held) >= 32:
             held.popleft().close()
-        line = attack.line(settings, receive_bytes)
+        connection = attack.connect(settings, receive_bytes)
         for _ in range(2):
-            line.ask(head(SEARCH_BATCH, 99_999_999), framed)
+            connection.ask(head(SEARCH_BATCH, 99_999_999), framed)
             attack.counts["calls"] += 1
-        held.append(line)
+        held.append(connection)
         attack.counts["closed by the server, seen"] = sum(each.was_closed() for each in held)
 
 
@@ -214,16 +211,16 @@ def streams(attack: Attack) -> None:
 
 
 def _streams(attack: Attack, path: str, framed: bytes) -> None:
-    lines = [attack.line() for _ in range(10)]
+    connections = [attack.connect() for _ in range(10)]
     for _ in attack.ticks(0.5):
-        for n, line in enumerate(lines):
-            line.drain()
-            if line.closed or time.monotonic() - line.opened > 30:
-                line.close()
-                lines[n] = line = attack.line()
+        for n, connection in enumerate(connections):
+            connection.drain()
+            if connection.closed or time.monotonic() - connection.opened > 30:
+                connection.close()
+                connections[n] = connection = attack.connect()
             for _ in range(16):
-                stream = line.begin(head(path, 99_999_999))
-                line.send(frames.frame(frames.DATA, 0, stream, framed))
+                stream = connection.begin(head(path, 99_999_999))
+                connection.send(frames.frame(frames.DATA, 0, stream, framed))
                 attack.counts["calls"] += 1
 
 
@@ -232,22 +229,22 @@ def _streams(attack: Attack, path: str, framed: bytes) -> None:
 
 def cancels(attack: Attack) -> None:
     """Whole calls that are reset at once or a moment later: 600 Search and 50 SearchBatch a second."""
-    lines = [attack.line() for _ in range(FLOODING)]
+    connections = [attack.connect() for _ in range(FLOODING)]
     one, many = search(), batch(64, 100)
-    begun: list[tuple[Line, int]] = []
+    begun: list[tuple[Connection, int]] = []
     for number, _ in enumerate(attack.ticks(0.02)):
-        for line, stream in begun:
-            line.send(_reset(stream))
+        for connection, stream in begun:
+            connection.send(_reset(stream))
         begun.clear()
-        lines = [attack.renewed(line) for line in lines]
+        connections = [attack.renewed(connection) for connection in connections]
         for n in range(12):
-            line = attack.rng.choice(lines)
-            begun.append((line, line.ask(head(SEARCH, DEADLINE_MS), one)))
+            connection = attack.rng.choice(connections)
+            begun.append((connection, connection.ask(head(SEARCH, DEADLINE_MS), one)))
             if n % 2:
-                line, stream = begun.pop()
-                line.send(_reset(stream))
-        line = lines[number % len(lines)]
-        begun.append((line, line.ask(head(SEARCH_BATCH, DEADLINE_MS), many)))
+                connection, stream = begun.pop()
+                connection.send(_reset(stream))
+        connection = connections[number % len(connections)]
+        begun.append((connection, connection.ask(head(SEARCH_BATCH, DEADLINE_MS), many)))
         attack.counts["calls"] += 13
-        for line in lines:
-            line.drain()
+        for connection in connections:
+            connection.drain()

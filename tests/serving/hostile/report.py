@@ -30,7 +30,9 @@ def missed(figures: Mapping[str, Any]) -> list[str]:
 def show(console: Console, figures: Mapping[str, Any]) -> None:
     """Print the figures."""
     table = Table("figure", "got", "bound", title=f"{figures['seconds']:g} s of attack")
-    for name, bound in [(n, f">= {b:g}") for n, b in LEAST.items()] + [(n, f"<= {b:g}") for n, b in MOST.items()]:
+    for name, bound in [(n, f">= {b:g}") for n, b in LEAST.items()] + [
+        (n, f"<= {b:g}") for n, b in MOST.items()
+    ]:
         table.add_row(name, f"{figures[name]:g}", bound)
     console.print(table)
     clients = Table("good calls", "calls", "answered", "p50 ms", "p99 ms", "longest gap s", "errors")

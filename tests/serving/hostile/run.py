@@ -1,8 +1,8 @@
 """One run: the service, the well-behaved clients, the attackers, and what came of it.
 
 The figures before the attack are taken after a few seconds of good calls, those after it `rest` seconds after
-the last attacker has ended. Every attacker is a process of its own with an address of its own (127.0.1.x),
-and gives way to the service and the good clients on the processor, since attackers have machines of their own.
+the last attacker has ended. Every attacker is a process of its own with an address of its own (127.0.1.x).
+It has a lower priority than the service and the good clients, since real attackers use other machines.
 """
 
 import multiprocessing
@@ -10,19 +10,21 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
-from tests.serving.hostile import attacks, good, silence
-from tests.serving.hostile.lines import Attack
+from tests.serving import haproxy
+from tests.serving.hostile import attacks, good, idle
+from tests.serving.hostile.connection import Attack
 from tests.serving.hostile.service import Service, serving
 
 GROUPS: dict[str, tuple[Callable[[Attack], None], ...]] = {
     "bombs": (attacks.large_batches, attacks.large_messages, attacks.broken_messages, attacks.broken_frames),
     "floods": (attacks.pings, attacks.settings, attacks.resets, attacks.headers, attacks.continuations),
-    "silent": (silence.idle_connections, silence.half_frames, silence.prefaces, silence.silent_calls),
+    "silent": (idle.idle_connections, idle.half_frames, idle.prefaces, idle.silent_calls),
     "unread": (attacks.unread_calls, attacks.unread_sockets),
     "watch": (attacks.watches, attacks.streams),
     "cancels": (attacks.cancels,),
@@ -51,6 +53,7 @@ class Plan:
         kill_every: seconds between two kills of a worker.
         workers: of the service.
         flags: further flags of the service.
+        behind_haproxy: whether everything reaches the service through HAProxy.
     """
 
     bundle: Path
@@ -62,6 +65,7 @@ class Plan:
     kill_every: float = 20.0
     workers: int = 2
     flags: Sequence[str] = ()
+    behind_haproxy: bool = False
 
     def attackers(self) -> list[Callable[[Attack], None]]:
         """The attackers to start."""
@@ -87,63 +91,71 @@ def run(plan: Plan) -> dict[str, Any]:
     """Attack, and give the figures.
 
     Raises:
-        Unavailable: the service did not start.
+        Unavailable: the service or HAProxy did not start.
     """
     with serving(plan.bundle, plan.workers, plan.flags) as service:
-        warm_up = min(WARM_UP, plan.seconds)
-        warmed = [_Child(each, *_asked(plan, service, each, warm_up)) for each in CLIENTS]
-        for child in warmed:
-            child.result(warm_up)
-        time.sleep(SETTLE)
-        before, descriptors = service.resident(), service.descriptors()
-        clients = [_Child(each, *_asked(plan, service, each, plan.seconds)) for each in CLIENTS]
-        seen = _attack(plan, service)
-        one, new = (client.result(plan.seconds) for client in clients)
-        peak = max(seen.pop("resident_peak"), service.resident())
-        time.sleep(plan.rest)
-        after = service.resident()
-        return {
-            "good_share_one_connection": one["share"],
-            "good_share_new_connections": new["share"],
-            "rss_peak_ratio": round(peak / before, 3),
-            "rss_after_ratio": round(after / before, 3),
-            "descriptors_left": service.descriptors() - descriptors,
-            "seconds": plan.seconds,
-            "rest_seconds": plan.rest,
-            "resident_mib": {"before": before >> 20, "peak": peak >> 20, "after": after >> 20},
-            "descriptors_before": descriptors,
-            "one_connection": one,
-            "new_connections": new,
-            **seen,
-            "log_bytes": service.log_bytes(),
-            "log_end": service.log_end(),
-            "exit_code": service.exit_code(),
-        }
+        front = haproxy.running(service.address) if plan.behind_haproxy else nullcontext(service.address)
+        with front as address:
+            return _run(plan, service, address)
 
 
-CLIENTS = (good.one_connection, good.new_connections)
+def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
+    warm_up = min(WARM_UP, plan.seconds)
+    _good_calls(plan, address, warm_up, lambda: None)
+    time.sleep(SETTLE)
+    before, descriptors = service.resident(), service.descriptors()
+    seen: dict[str, Any] = {}
+    one, new = _good_calls(plan, address, plan.seconds, lambda: seen.update(_attack(plan, service, address)))
+    peak = max(seen.pop("resident_peak"), service.resident())
+    time.sleep(plan.rest)
+    after = service.resident()
+    return {
+        "good_share_one_connection": one["share"],
+        "good_share_new_connections": new["share"],
+        "rss_peak_ratio": round(peak / before, 3),
+        "rss_after_ratio": round(after / before, 3),
+        "descriptors_left": service.descriptors() - descriptors,
+        "seconds": plan.seconds,
+        "rest_seconds": plan.rest,
+        "behind_haproxy": plan.behind_haproxy,
+        "resident_mib": {"before": before >> 20, "peak": peak >> 20, "after": after >> 20},
+        "descriptors_before": descriptors,
+        "one_connection": one,
+        "new_connections": new,
+        **seen,
+        "log_bytes": service.log_bytes(),
+        "log_end": service.log_end(),
+        "exit_code": service.exit_code(),
+    }
 
 
-def _asked(plan: Plan, service: Service, client: Any, seconds: float) -> tuple[Any, ...]:
-    rate = plan.rate if client is good.one_connection else plan.new_rate
-    return service.address, rate, seconds
+def _good_calls(
+    plan: Plan, address: str, seconds: float, meanwhile: Callable[[], None]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The figures of both good clients."""
+    one = _Child(good.one_connection, address, plan.rate, seconds)
+    new = _Child(good.new_connections, address, plan.new_rate, seconds)
+    meanwhile()
+    return one.result(seconds), new.result(seconds)
 
 
-def _attack(plan: Plan, service: Service) -> dict[str, Any]:
+def _attack(plan: Plan, service: Service, address: str) -> dict[str, Any]:
     """Start the attackers, kill workers, and watch the service until the attack is over."""
-    until = time.monotonic() + plan.seconds
-    children = {}
+    now = time.monotonic()
+    until, kill_due = now + plan.seconds, now + plan.kill_every / 2
+    children, port = {}, int(address.rpartition(":")[2])
     for number, attacker in enumerate(plan.attackers()):
-        attack = Attack("127.0.0.1", service.port, f"127.0.1.{number + 1}", until, number)
+        attack = Attack("127.0.0.1", port, f"127.0.1.{number + 1}", until, number)
         children[attacker.__name__] = _Child(_attacker, attacker, attack)
     rng = random.Random(0)
-    kills, kill_due = 0, time.monotonic() + plan.kill_every / 2
-    peak, cpu = 0, service.cpu_seconds()
-    while time.monotonic() < until:
+    kills, peak, cpu = 0, 0, service.cpu_seconds()
+    while True:
         peak = max(peak, service.resident())
         if plan.kills and time.monotonic() > kill_due:
             kill_due += plan.kill_every
             kills += service.kill_worker(rng)
+        if time.monotonic() > until:
+            break
         time.sleep(SLICE)
     busy = service.cpu_seconds() - cpu  # without that of killed workers
     counts = {name: child.result(0) for name, child in children.items()}
@@ -181,6 +193,6 @@ class _Child:
         return found
 
 
-def _hand_over(pipe: Connection, function: Callable[..., dict[str, Any]], arguments: Sequence[Any]) -> None:
+def _hand_over(pipe: Pipe, function: Callable[..., dict[str, Any]], arguments: Sequence[Any]) -> None:
     pipe.send(function(*arguments))
     pipe.close()

@@ -36,11 +36,11 @@ class Service:
 
     def resident(self) -> int:
         """Resident bytes of all its processes."""
-        return self._sum(lambda process: process.memory_info().rss)
+        return int(self._sum(lambda process: process.memory_info().rss))
 
     def descriptors(self) -> int:
         """Open descriptors of all its processes."""
-        return self._sum(lambda process: process.num_fds())
+        return int(self._sum(lambda process: process.num_fds()))
 
     def cpu_seconds(self) -> float:
         """CPU time of the processes that live now."""
@@ -105,6 +105,8 @@ def serving(bundle: Path, workers: int, flags: Sequence[str] = ()) -> Iterator[S
             until = time.monotonic() + START_SECONDS
             while not port_file.is_file():
                 if process.poll() is not None or time.monotonic() > until:
-                    raise Unavailable(f"the service did not start:\n{log.read_text(errors='replace')[-2000:]}")
+                    raise Unavailable(
+                        f"the service did not start:\n{log.read_text(errors='replace')[-2000:]}"
+                    )
                 time.sleep(0.02)
             yield Service(process, int(port_file.read_text()), log)

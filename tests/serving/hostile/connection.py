@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from serving.load import frames
+from serving.load.outgoing import Outgoing
 
 WINDOW = 2**31 - 1
 OPEN = ((frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, WINDOW))
 SHUT = ((frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, 0))
-COUNTED = {frames.RST_STREAM: "calls reset by the server", frames.GOAWAY: "GOAWAY received"}
 CONNECT_SECONDS = 1.0
 MOST_UNSENT = 1 << 20  # bytes of one connection that wait to be sent
 
@@ -50,23 +50,23 @@ class Attack:
             due = max(due + seconds, now)
             time.sleep(max(0.0, min(due, self.until) - time.monotonic()))
 
-    def line(
+    def connect(
         self, settings: Sequence[tuple[int, int]] | None = OPEN, receive_bytes: int | None = None
-    ) -> "Line":
+    ) -> "Connection":
         """A new connection.
 
         Args:
             settings: sent behind the preface, with the largest window of the connection; None sends nothing.
             receive_bytes: size of the socket's receive buffer; the system's own if not given.
         """
-        return Line(self, settings, receive_bytes)
+        return Connection(self, settings, receive_bytes)
 
-    def renewed(self, line: "Line") -> "Line":
+    def renewed(self, connection: "Connection") -> "Connection":
         """The same connection while it is open, otherwise a new one."""
-        return line if not line.closed else self.line()
+        return connection if not connection.closed else self.connect()
 
 
-class Line:
+class Connection:
     """A connection. It never waits for the server, and a closed one ignores what is sent."""
 
     def __init__(
@@ -77,6 +77,7 @@ class Line:
         self.blocked_since: float | None = None
         self._stream = -1
         self._unsent = bytearray()
+        self._outgoing = Outgoing()
         self._rest = b""  # the start of a frame of which the end has not come
         self._counts = attack.counts
         self._socket = socket.socket()
@@ -111,25 +112,29 @@ class Line:
         return stream
 
     def ask(self, block: bytes, framed: bytes) -> int:
-        """Send a whole call: its HEADERS and the bytes of its message; returns its stream."""
-        stream = self.begin(block)
-        pieces = [framed[n : n + frames.LARGEST] for n in range(0, len(framed), frames.LARGEST)] or [b""]
-        for piece in pieces[:-1]:
-            self.send(frames.frame(frames.DATA, 0, stream, piece))
-        self.send(frames.frame(frames.DATA, frames.END_STREAM, stream, pieces[-1]))
+        """Make a whole call within the server's windows; returns its stream.
+
+        Args:
+            block: of its HEADERS.
+            framed: its message with the five bytes before it, or whatever stands in their place.
+        """
+        stream = self.stream()
+        if not self.is_full:
+            self._outgoing.head(stream, block)
+            self._outgoing.part(stream, framed, True)
+            self._send_on()
         return stream
 
-    def send(self, data: bytes) -> bool:
-        """Send bytes behind those that still wait; False where too many wait, and nothing is added."""
-        if self.closed:
-            return False
-        if len(self._unsent) > MOST_UNSENT:
+    def send(self, data: bytes) -> None:
+        """Send bytes behind those that still wait; nothing where too many wait."""
+        if not self.is_full:
+            self._unsent += data
             self.flush()
-            if len(self._unsent) > MOST_UNSENT:
-                return False
-        self._unsent += data
-        self.flush()
-        return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether too many bytes wait to be sent, or the connection is closed."""
+        return self.closed or len(self._unsent) > MOST_UNSENT
 
     def flush(self) -> None:
         """Give the socket what it takes."""
@@ -179,25 +184,43 @@ class Line:
         self._counts["bytes received"] += len(data)
         data, start = self._rest + data, 0
         while len(data) - start >= frames.HEADER_BYTES:
-            upper, lower, kind, flags, _ = frames.HEADER.unpack_from(data, start)
+            upper, lower, kind, flags, stream = frames.HEADER.unpack_from(data, start)
             end = start + frames.HEADER_BYTES + (upper << 8 | lower)
             if end > len(data):
                 break
-            if kind in (frames.SETTINGS, frames.PING) and not flags & frames.ACK:
-                payload = data[start + frames.HEADER_BYTES : end] if kind == frames.PING else b""
-                self.send(frames.frame(kind, frames.ACK, 0, payload))
-            elif kind == frames.HEADERS and flags & frames.END_STREAM:
-                self._counts["calls answered"] += 1
-            elif kind in COUNTED:
-                self._counts[COUNTED[kind]] += 1
+            self._frame(kind, flags, stream, data[start + frames.HEADER_BYTES : end])
             start = end
         self._rest = data[start:]
+        self._send_on()
+
+    def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind in (frames.SETTINGS, frames.PING) and not flags & frames.ACK:
+            self._unsent += frames.frame(kind, frames.ACK, 0, payload if kind == frames.PING else b"")
+            for name, value in struct.iter_unpack(">HI", payload) if kind == frames.SETTINGS else ():
+                if name == frames.INITIAL_WINDOW_SIZE:
+                    self._outgoing.set_initial(value)
+        elif kind == frames.WINDOW_UPDATE:
+            self._outgoing.widen(stream, int.from_bytes(payload) & WINDOW)
+        elif kind == frames.HEADERS and flags & frames.END_STREAM:
+            self._counts["calls answered"] += 1
+            self._outgoing.forget(stream)
+        elif kind == frames.RST_STREAM:
+            self._counts["calls reset by the server"] += 1
+            self._outgoing.forget(stream)
+        elif kind == frames.GOAWAY:
+            self._counts["GOAWAY received"] += 1
+
+    def _send_on(self) -> None:
+        """Send what the server's windows have room for."""
+        self._unsent += b"".join(self._outgoing.parts)
+        self._outgoing.parts.clear()
+        self.flush()
 
     def _lose(self) -> None:
         self._counts["closed by the server"] += 1
         self.close()
 
 
-def blocked(line: Line, seconds: float) -> bool:
+def blocked(connection: Connection, seconds: float) -> bool:
     """Whether the server has taken nothing off this connection for some seconds."""
-    return line.blocked_since is not None and time.monotonic() - line.blocked_since > seconds
+    return connection.blocked_since is not None and time.monotonic() - connection.blocked_since > seconds
