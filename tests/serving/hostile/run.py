@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
+from protos.errors import Unavailable
 from tests.serving import haproxy
 from tests.serving.hostile import attacks, good, idle
 from tests.serving.hostile.connection import Attack
@@ -180,16 +181,21 @@ class _Child:
         others.close()
 
     def result(self, seconds: float) -> dict[str, Any]:
-        """What the function returned, which should take so many seconds from now at most."""
+        """What the function returned, which should take so many seconds from now at most.
+
+        Raises:
+            Unavailable: the process gave nothing in time, or has died.
+        """
         try:
-            found: dict[str, Any] = self._mine.recv() if self._mine.poll(seconds + PATIENCE) else {}
+            if not self._mine.poll(seconds + PATIENCE):
+                raise EOFError
+            found: dict[str, Any] = self._mine.recv()
         except EOFError:
-            found = {}
-        self._process.join(1.0)
-        self._process.kill()
-        self._mine.close()
-        if not found:
-            raise RuntimeError(f"{self._name}: this child process gave no figures")
+            raise Unavailable(f"{self._name}: this process gave no figures") from None
+        finally:
+            self._mine.close()
+            self._process.join(1.0)
+            self._process.kill()
         return found
 
 
