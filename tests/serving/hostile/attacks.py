@@ -15,12 +15,13 @@ from protos import retrieval_pb2 as wire
 from serving.load import frames
 from tests.serving import fuzzed_frames, fuzzed_messages
 from tests.serving.fuzzed_messages import HEALTH, RETRIEVAL, SEARCH
-from tests.serving.hostile.connection import OPEN, SHUT, Attack, Connection, blocked
+from tests.serving.hostile.connection import OPEN, SHUT, Attack, Connection
 from tests.serving.raw import head
 
 TICK = 0.01  # seconds
 FLOODING = 8  # connections of one flood, so that each worker has some
-PATIENCE = 2.0  # seconds that a flood stays on a connection that takes no more bytes
+BURST = 4 << 20  # bytes of one burst
+HELD = 10  # connections that stay open after their burst
 DEADLINE_MS = 10_000
 TEXTS = ("bavuti xelike mopy", "nusora tivuxe", "zobake limonu")
 SEARCH_BATCH, SEARCH_STREAM = f"{RETRIEVAL}/SearchBatch", f"{RETRIEVAL}/SearchStream"
@@ -96,15 +97,13 @@ def _calls(attack: Attack, calls: list[tuple[str, bytes]]) -> None:
 
 
 def pings(attack: Attack) -> None:
-    """PING frames, up to 2 million a second, from connections that read nothing."""
-    some = frames.frame(frames.PING, 0, 0, bytes(8)) * 2560
-    _flood(attack, lambda connection: some)
+    """PING frames from connections that read nothing: each second a connection with 4 MB of them."""
+    _burst(attack, frames.frame(frames.PING, 0, 0, bytes(8)))
 
 
 def settings(attack: Attack) -> None:
-    """SETTINGS frames, up to 1 million a second, from connections that read nothing."""
-    some = frames.settings([(frames.INITIAL_WINDOW_SIZE, 65_535)]) * 1280
-    _flood(attack, lambda connection: some)
+    """SETTINGS frames from connections that read nothing: each second a connection with 4 MB of them."""
+    _burst(attack, frames.settings([(frames.INITIAL_WINDOW_SIZE, 65_535)]))
 
 
 def resets(attack: Attack) -> None:
@@ -118,7 +117,7 @@ def resets(attack: Attack) -> None:
             parts.append(_reset(stream))
         return b"".join(parts)
 
-    _flood(attack, some, every=0.02, reads=True)
+    _flood(attack, some, every=0.02)
 
 
 def headers(attack: Attack) -> None:
@@ -129,40 +128,52 @@ def headers(attack: Attack) -> None:
         block = head("/no.such.Service/Method", DEADLINE_MS)
         return b"".join(frames.frame(frames.HEADERS, flags, connection.stream(), block) for _ in range(5))
 
-    _flood(attack, some, every=0.02, reads=True)
+    _flood(attack, some, every=0.02)
 
 
 def continuations(attack: Attack) -> None:
-    """Header blocks that never end: CONTINUATION frames, up to 4 MB a second."""
-
-    def some(connection: Connection) -> bytes:
-        piece = frames.frame(frames.CONTINUATION, 0, 1, b"\0\1a\1b" * 100)
-        if connection.stream() == 1:
-            return frames.frame(frames.HEADERS, 0, 1, head(SEARCH, DEADLINE_MS)) + piece
-        return piece * 10
-
-    _flood(attack, some)
+    """Header blocks that break off: each second a connection with 1 MB of CONTINUATION frames."""
+    start = frames.frame(frames.HEADERS, 0, 1, head(SEARCH, DEADLINE_MS))
+    piece = frames.frame(frames.CONTINUATION, 0, 1, b"\0\1a\1b" * 100)
+    block = piece * ((1 << 20) // len(piece))
+    _held(attack, [start, block, frames.frame(frames.PING, 0, 0, bytes(8))])
 
 
-def _flood(
-    attack: Attack, some: Callable[[Connection], bytes], every: float = TICK, reads: bool = False
-) -> None:
-    """Send what `some` gives on several connections; a connection that is full for long is replaced."""
+def _burst(attack: Attack, frame: bytes) -> None:
+    _held(attack, [frame * (BURST // 16 // len(frame))] * 16)
+
+
+def _held(attack: Attack, parts: Sequence[bytes]) -> None:
+    """Send these on a new connection each second, as fast as the server takes them; some stay open."""
+    held: deque[tuple[Connection, int]] = deque()
+    due = time.monotonic()
+    for _ in attack.ticks(TICK):
+        if time.monotonic() >= due:
+            due = time.monotonic() + 1.0
+            if len(held) >= HELD:
+                held.popleft()[0].close()
+            held.append((attack.connect(), 0))
+        for n, (connection, sent) in enumerate(held):
+            if connection.is_blocked:
+                connection.flush()
+            elif sent < len(parts) and not connection.was_closed():
+                connection.send(parts[sent])
+                held[n] = connection, sent + 1
+
+
+def _flood(attack: Attack, some: Callable[[Connection], bytes], every: float = TICK) -> None:
+    """Send what `some` gives on several connections, and read what comes."""
     connections = [attack.connect() for _ in range(FLOODING)]
     for _ in attack.ticks(every):
         for n, connection in enumerate(connections):
-            if blocked(connection, PATIENCE):
-                attack.counts["connections that took no more"] += 1
-                connection.close()
-            if connection.was_closed():
+            connection.drain()
+            if connection.closed:
                 connections[n] = attack.connect()
-            elif connection.blocked_since is None:
+            elif connection.is_blocked:
+                connection.flush()
+            else:
                 connection.send(some(connection))
                 attack.counts["bursts"] += 1
-            else:
-                connection.flush()
-            if reads:
-                connection.drain()
 
 
 def _reset(stream: int) -> bytes:

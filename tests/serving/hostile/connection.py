@@ -74,7 +74,7 @@ class Connection:
     ) -> None:
         self.closed = False
         self.opened = time.monotonic()
-        self.blocked_since: float | None = None
+        self.is_blocked = False  # the server takes no more bytes for now
         self._stream = -1
         self._unsent = bytearray()
         self._outgoing = Outgoing()
@@ -143,9 +143,9 @@ class Connection:
                 sent = self._socket.send(self._unsent)
                 self._counts["bytes sent"] += sent
                 del self._unsent[:sent]
-                self.blocked_since = None
+                self.is_blocked = False
         except BlockingIOError:
-            self.blocked_since = self.blocked_since or time.monotonic()
+            self.is_blocked = True
         except OSError:
             self._lose()
 
@@ -219,8 +219,3 @@ class Connection:
     def _lose(self) -> None:
         self._counts["closed by the server"] += 1
         self.close()
-
-
-def blocked(connection: Connection, seconds: float) -> bool:
-    """Whether the server has taken nothing off this connection for some seconds."""
-    return connection.blocked_since is not None and time.monotonic() - connection.blocked_since > seconds

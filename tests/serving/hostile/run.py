@@ -37,7 +37,8 @@ WARM_UP = 5.0  # seconds of good calls before the figures from before are taken,
 SLICE = 0.25  # seconds between two looks at the service
 SETTLE = 1.0  # seconds for the service to see that connections have been closed
 PATIENCE = 30.0  # seconds for a child process to hand over its figures
-FORK = multiprocessing.get_context("fork")  # imports are paid for once
+FORK = multiprocessing.get_context("fork")  # for attackers: imports are paid for once
+SPAWN = multiprocessing.get_context("spawn")  # for the good clients: gRPC should not be forked
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,8 @@ def _good_calls(
     plan: Plan, address: str, seconds: float, meanwhile: Callable[[], None]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The figures of both good clients."""
-    one = _Child(good.one_connection, address, plan.rate, seconds)
-    new = _Child(good.new_connections, address, plan.new_rate, seconds)
+    one = _Child(SPAWN, good.one_connection, address, plan.rate, seconds)
+    new = _Child(SPAWN, good.new_connections, address, plan.new_rate, seconds)
     meanwhile()
     return one.result(seconds), new.result(seconds)
 
@@ -147,7 +148,7 @@ def _attack(plan: Plan, service: Service, address: str) -> dict[str, Any]:
     children, port = {}, int(address.rpartition(":")[2])
     for number, attacker in enumerate(plan.attackers()):
         attack = Attack("127.0.0.1", port, f"127.0.1.{number + 1}", until, number)
-        children[attacker.__name__] = _Child(_attacker, attacker, attack)
+        children[attacker.__name__] = _Child(FORK, _attacker, attacker, attack)
     rng = random.Random(0)
     kills, peak, cpu = 0, 0, service.cpu_seconds()
     while True:
@@ -173,10 +174,10 @@ def _attacker(attacker: Callable[[Attack], None], attack: Attack) -> dict[str, i
 class _Child:
     """A function in a process of its own, and what it returned."""
 
-    def __init__(self, function: Callable[..., dict[str, Any]], *arguments: Any) -> None:
+    def __init__(self, context: Any, function: Callable[..., dict[str, Any]], *arguments: Any) -> None:
         self._name = function.__name__
-        self._mine, others = FORK.Pipe(duplex=False)
-        self._process = FORK.Process(target=_hand_over, args=(others, function, arguments), daemon=True)
+        self._mine, others = context.Pipe(duplex=False)
+        self._process = context.Process(target=_hand_over, args=(others, function, arguments), daemon=True)
         self._process.start()
         others.close()
 
@@ -191,7 +192,9 @@ class _Child:
                 raise EOFError
             found: dict[str, Any] = self._mine.recv()
         except EOFError:
-            raise Unavailable(f"{self._name}: this process gave no figures") from None
+            self._process.join(1.0)
+            code = self._process.exitcode
+            raise Unavailable(f"{self._name}: this process gave no figures; exit code {code}") from None
         finally:
             self._mine.close()
             self._process.join(1.0)
