@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 .PHONY: setup data train export encode bench scale evaluate register promote rollback history serve status search \
-        loadtest swaptest demo ui test test-serving lint protos clean help
+        loadtest swaptest demo ui test test-serving test-hostile lint protos clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
@@ -145,6 +145,10 @@ test-serving: ## what serves, tested in an environment of its own, without torch
 	venv/bin/python -c "import serving.server, serving.client; print('serving runs without torch')"
 	venv/bin/python -m serving serve --help >/dev/null
 	venv/bin/python -m serving.client --help >/dev/null
+
+test-hostile: setup ## attack a real service for SECONDS=180, beside good clients; ONLY=floods,watch HAPROXY=1 JSON=path
+	@$(PY) -m tests.serving.hostile $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ONLY),--only $(ONLY)) \
+	  $(if $(HAPROXY),--haproxy) $(if $(FLAGS),"--flags=$(FLAGS)") $(if $(JSON),--json "$(JSON)")
 
 lint: setup ## ruff, mypy, import rules, and whether the generated stubs are fresh
 	@$(VENV)/bin/ruff check .

@@ -93,8 +93,8 @@ def measure(request: Mapping[str, Any], step: Step) -> Document:
 def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     """recall@k of the index as it is served against exact search, for each of the bundle's examples.
 
-    An item whose product is within `SCORE_TOLERANCE` of the k-th counts as found. A query for which no index is
-    searched is left out.
+    An item whose product is within `SCORE_TOLERANCE` of the k-th counts as found. A query for which no index
+    is searched is left out.
 
     Raises:
         MissingStage: none is left.

@@ -27,7 +27,7 @@ class Raw:
     Args:
         address: of the server.
         settings: to begin with; None sends nothing, not even the preface.
-        source: address of this end.
+        source: address to connect from; the system's choice if empty.
 
     Attributes:
         statuses: of calls that are over, by stream; of those that were reset, too.
@@ -36,10 +36,7 @@ class Raw:
     """
 
     def __init__(
-        self,
-        address: str,
-        settings: Sequence[tuple[int, int]] | None = OPEN_WINDOWS,
-        source: str = "127.0.0.1",
+        self, address: str, settings: Sequence[tuple[int, int]] | None = OPEN_WINDOWS, source: str = ""
     ) -> None:
         host, port = address.rsplit(":", 1)
         self.statuses: dict[int, Status] = {}
@@ -49,7 +46,8 @@ class Raw:
         self._rest = b""
         self._unsent: list[bytes] = []
         self._socket = socket.create_connection((host, int(port)), 10, (source, 0))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # a server that refuses this address may have closed it already
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if settings is not None:
             self.send(frames.PREFACE, frames.settings(settings))
             self.send(frames.window_update(0, WINDOW - frames.DEFAULT_WINDOW))

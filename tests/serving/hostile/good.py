@@ -1,0 +1,125 @@
+"""The well-behaved clients: calls at a steady rate, with a deadline of two seconds and the usual retries."""
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from serving.client import RetrievalClient
+
+DEADLINE = 2.0  # seconds, retries included
+K = 10
+STREAM_EVERY = 10  # calls, of which one is a stream
+QUERIES = ("bavuti xelike mopy", "nusora tivuxe", "zobake limonu")
+
+
+@dataclass
+class Answered:
+    """What became of the calls of one client; safe to add to from several threads.
+
+    Attributes:
+        calls: that were made.
+        seconds: of each that was answered.
+        errors: kind of error to number of calls.
+        texts: kind of error to the text of the first.
+        longest_gap: seconds in which no call was answered.
+    """
+
+    calls: int = 0
+    seconds: list[float] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+    texts: dict[str, str] = field(default_factory=dict)
+    longest_gap: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = time.monotonic()
+
+    def add(self, seconds: float, error: Exception | None) -> None:
+        """Note a call that is over."""
+        with self._lock:
+            self.calls += 1
+            now = time.monotonic()
+            if error is None:
+                self.longest_gap = max(self.longest_gap, now - self._last)
+                self._last = now
+                self.seconds.append(seconds)
+                return
+            kind = type(error).__name__
+            self.errors[kind] += 1
+            self.texts.setdefault(kind, str(error)[:300])
+
+    def document(self) -> dict[str, Any]:
+        """The figures, for JSON; latencies are those of answered calls."""
+        gap = max(self.longest_gap, time.monotonic() - self._last)
+        p50, p99 = np.percentile(self.seconds, (50, 99)) * 1000 if self.seconds else (None, None)
+        return {
+            "calls": self.calls,
+            "answered": len(self.seconds),
+            "share": round(len(self.seconds) / self.calls, 5) if self.calls else 0.0,
+            "p50_ms": None if p50 is None else round(float(p50), 2),
+            "p99_ms": None if p99 is None else round(float(p99), 2),
+            "longest_gap_seconds": round(gap, 2),
+            "errors": dict(self.errors),
+            "error_texts": self.texts,
+        }
+
+
+def one_connection(address: str, rate: float, seconds: float) -> dict[str, Any]:
+    """Calls on one long-lived connection."""
+    with RetrievalClient(address, timeout=DEADLINE) as client:
+
+        @contextmanager
+        def same() -> Iterator[RetrievalClient]:
+            yield client
+
+        return _ask(same, rate, seconds)
+
+
+def new_connections(address: str, rate: float, seconds: float) -> dict[str, Any]:
+    """Each call on a connection of its own."""
+    return _ask(lambda: RetrievalClient(address, timeout=DEADLINE), rate, seconds)
+
+
+def _ask(connect: Any, rate: float, seconds: float) -> dict[str, Any]:
+    """Begin `rate` calls a second, however long earlier ones take."""
+    found = Answered()
+
+    def ask(number: int) -> None:
+        started = time.monotonic()
+        error: Exception | None = None
+        try:
+            with connect() as client:
+                error = _checked(client, number)
+        except Exception as failure:  # every failure counts, whatever it is
+            error = failure
+        found.add(time.monotonic() - started, error)
+
+    start = time.monotonic()
+    with ThreadPoolExecutor(math.ceil(rate * DEADLINE * 1.5)) as pool:
+        for number in range(int(rate * seconds)):
+            time.sleep(max(0.0, start + number / rate - time.monotonic()))
+            pool.submit(ask, number)
+    return found.document()
+
+
+def _checked(client: RetrievalClient, number: int) -> Exception | None:
+    """One call, each tenth a stream of three queries; an answer of another size is an error, too.
+
+    Raises:
+        TwinspireError: the call failed.
+    """
+    if number % STREAM_EVERY:
+        answers = [client.search(QUERIES[number % len(QUERIES)], k=K)]
+    else:
+        answers = list(client.search_stream(QUERIES, k=K, timeout=DEADLINE))
+    expected = 1 if number % STREAM_EVERY else len(QUERIES)
+    sizes = [len(answer.hits) for answer in answers]
+    return None if sizes == [K] * expected else ValueError(f"expected {expected} x {K} items, got {sizes}")

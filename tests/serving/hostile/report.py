@@ -1,0 +1,48 @@
+"""The bounds that a run must keep to, and the table that shows it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+LEAST = {"good_share_one_connection": 0.99, "good_share_new_connections": 0.97}
+MOST = {"rss_peak_ratio": 2.5, "rss_after_ratio": 1.2, "descriptors_left": 0}
+
+
+def missed(figures: Mapping[str, Any]) -> list[str]:
+    """Each bound that the figures do not keep to, in words."""
+    found = [
+        f"{name}: expected at least {least:g}, got {figures[name]:g}"
+        for name, least in LEAST.items()
+        if figures[name] < least
+    ]
+    found += [
+        f"{name}: expected at most {most:g}, got {figures[name]:g}"
+        for name, most in MOST.items()
+        if figures[name] > most
+    ]
+    if figures["exit_code"] is not None:
+        found.append(f"the service ended by itself with exit code {figures['exit_code']}")
+    return found
+
+
+def show(console: Console, figures: Mapping[str, Any]) -> None:
+    """Print the figures."""
+    table = Table("figure", "got", "bound", title=f"{figures['seconds']:g} s of attack")
+    for name, bound in [(n, f">= {b:g}") for n, b in LEAST.items()] + [
+        (n, f"<= {b:g}") for n, b in MOST.items()
+    ]:
+        table.add_row(name, f"{figures[name]:g}", bound)
+    console.print(table)
+    clients = Table("good calls", "calls", "answered", "p50 ms", "p99 ms", "longest gap s", "errors")
+    for name in ("one_connection", "new_connections"):
+        client = figures[name]
+        errors = ", ".join(f"{kind} {count}" for kind, count in client["errors"].items())
+        columns = ("calls", "answered", "p50_ms", "p99_ms", "longest_gap_seconds")
+        clients.add_row(name, *(str(client[column]) for column in columns), errors)
+    console.print(clients)
+    attackers = Table("attack", "counts")
+    for name, counts in figures["attacks"].items():
+        attackers.add_row(name, ", ".join(f"{what} {count:,}" for what, count in counts.items()))
+    console.print(attackers)

@@ -1,0 +1,207 @@
+"""One run: the service, the well-behaved clients, the attackers, and what came of it.
+
+The figures before the attack are taken after a few seconds of good calls, those after it `rest` seconds after
+the last attacker has ended. Every attacker is a process of its own with an address of its own (127.0.1.x).
+It has a lower priority than the service and the good clients, since real attackers use other machines.
+"""
+
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any
+
+from protos.errors import Unavailable
+from tests.serving import haproxy
+from tests.serving.hostile import attacks, good, idle
+from tests.serving.hostile.connection import Attack
+from tests.serving.hostile.service import Service, serving
+
+GROUPS: dict[str, tuple[Callable[[Attack], None], ...]] = {
+    "bombs": (attacks.large_batches, attacks.large_messages, attacks.broken_messages, attacks.broken_frames),
+    "floods": (attacks.pings, attacks.settings, attacks.resets, attacks.headers, attacks.continuations),
+    "silent": (idle.idle_connections, idle.half_frames, idle.prefaces, idle.silent_calls),
+    "unread": (attacks.unread_calls, attacks.unread_sockets),
+    "watch": (attacks.watches, attacks.streams),
+    "cancels": (attacks.cancels,),
+    "kills": (),  # by this process itself
+}
+KILLS = "kills"
+NICE = 5  # of attackers
+WARM_UP = 5.0  # seconds of good calls before the figures from before are taken, at most
+SLICE = 0.25  # seconds between two looks at the service
+SETTLE = 1.0  # seconds for the service to see that connections have been closed
+PATIENCE = 30.0  # seconds for a child process to hand over its figures
+FORK = multiprocessing.get_context("fork")  # for attackers: imports are paid for once
+SPAWN = multiprocessing.get_context("spawn")  # for the good clients: gRPC should not be forked
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Args:
+        bundle: that is served.
+        seconds: of attack.
+        rest: seconds between the end of the attack and the last figures.
+        only: groups or single attackers; all if empty.
+        rate: calls a second of the good client on one connection.
+        new_rate: calls a second of the good client that connects for each call.
+        kill_every: seconds between two kills of a worker.
+        workers: of the service.
+        flags: further flags of the service.
+        behind_haproxy: whether everything reaches the service through HAProxy.
+    """
+
+    bundle: Path
+    seconds: float = 180.0
+    rest: float = 60.0
+    only: Sequence[str] = ()
+    rate: float = 50.0
+    new_rate: float = 20.0
+    kill_every: float = 20.0
+    workers: int = 2
+    flags: Sequence[str] = ()
+    behind_haproxy: bool = False
+
+    def attackers(self) -> list[Callable[[Attack], None]]:
+        """The attackers to start."""
+        return [
+            attacker
+            for group, attackers in GROUPS.items()
+            for attacker in attackers
+            if not self.only or group in self.only or attacker.__name__ in self.only
+        ]
+
+    @property
+    def kills(self) -> bool:
+        """Whether workers are killed."""
+        return not self.only or KILLS in self.only
+
+
+def names() -> list[str]:
+    """Everything that `only` may hold."""
+    return [*GROUPS, *(attacker.__name__ for attackers in GROUPS.values() for attacker in attackers)]
+
+
+def run(plan: Plan) -> dict[str, Any]:
+    """Attack, and give the figures.
+
+    Raises:
+        Unavailable: the service or HAProxy did not start.
+    """
+    with serving(plan.bundle, plan.workers, plan.flags) as service:
+        front = haproxy.running(service.address) if plan.behind_haproxy else nullcontext(service.address)
+        with front as address:
+            return _run(plan, service, address)
+
+
+def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
+    warm_up = min(WARM_UP, plan.seconds)
+    _good_calls(plan, address, warm_up, lambda: None)
+    time.sleep(SETTLE)
+    before, descriptors = service.resident(), service.descriptors()
+    seen: dict[str, Any] = {}
+    one, new = _good_calls(plan, address, plan.seconds, lambda: seen.update(_attack(plan, service, address)))
+    peak = max(seen.pop("resident_peak"), service.resident())
+    time.sleep(plan.rest)
+    after = service.resident()
+    return {
+        "good_share_one_connection": one["share"],
+        "good_share_new_connections": new["share"],
+        "rss_peak_ratio": round(peak / before, 3),
+        "rss_after_ratio": round(after / before, 3),
+        "descriptors_left": service.descriptors() - descriptors,
+        "seconds": plan.seconds,
+        "rest_seconds": plan.rest,
+        "behind_haproxy": plan.behind_haproxy,
+        "resident_mib": {"before": before >> 20, "peak": peak >> 20, "after": after >> 20},
+        "descriptors_before": descriptors,
+        "one_connection": one,
+        "new_connections": new,
+        **seen,
+        "log_bytes": service.log_bytes(),
+        "log_end": service.log_end(),
+        "exit_code": service.exit_code(),
+    }
+
+
+def _good_calls(
+    plan: Plan, address: str, seconds: float, meanwhile: Callable[[], None]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The figures of both good clients."""
+    one = _Child(SPAWN, good.one_connection, address, plan.rate, seconds)
+    new = _Child(SPAWN, good.new_connections, address, plan.new_rate, seconds)
+    meanwhile()
+    return one.result(seconds), new.result(seconds)
+
+
+def _attack(plan: Plan, service: Service, address: str) -> dict[str, Any]:
+    """Start the attackers, kill workers, and watch the service until the attack is over."""
+    now = time.monotonic()
+    until, kill_due = now + plan.seconds, now + plan.kill_every / 2
+    children, port = {}, int(address.rpartition(":")[2])
+    for number, attacker in enumerate(plan.attackers()):
+        attack = Attack("127.0.0.1", port, f"127.0.1.{number + 1}", until, number)
+        children[attacker.__name__] = _Child(FORK, _attacker, attacker, attack)
+    rng = random.Random(0)
+    kills, peak, cpu = 0, 0, service.cpu_seconds()
+    while True:
+        peak = max(peak, service.resident())
+        if plan.kills and time.monotonic() > kill_due:
+            kill_due += plan.kill_every
+            kills += service.kill_worker(rng)
+        if time.monotonic() > until:
+            break
+        time.sleep(SLICE)
+    busy = service.cpu_seconds() - cpu  # without that of killed workers
+    counts = {name: child.result(0) for name, child in children.items()}
+    counts |= {"kills": {"workers killed": kills}} if plan.kills else {}
+    return {"resident_peak": peak, "service_cpu_seconds": round(busy, 1), "attacks": counts}
+
+
+def _attacker(attacker: Callable[[Attack], None], attack: Attack) -> dict[str, int]:
+    os.nice(NICE)
+    attacker(attack)
+    return dict(attack.counts)
+
+
+class _Child:
+    """A function in a process of its own, and what it returned."""
+
+    def __init__(self, context: Any, function: Callable[..., dict[str, Any]], *arguments: Any) -> None:
+        self._name = function.__name__
+        self._mine, others = context.Pipe(duplex=False)
+        self._process = context.Process(target=_hand_over, args=(others, function, arguments), daemon=True)
+        self._process.start()
+        others.close()
+
+    def result(self, seconds: float) -> dict[str, Any]:
+        """What the function returned, which should take so many seconds from now at most.
+
+        Raises:
+            Unavailable: the process gave nothing in time, or has died.
+        """
+        try:
+            if not self._mine.poll(seconds + PATIENCE):
+                raise EOFError
+            found: dict[str, Any] = self._mine.recv()
+        except EOFError:
+            self._process.join(1.0)
+            code = self._process.exitcode
+            raise Unavailable(f"{self._name}: this process gave no figures; exit code {code}") from None
+        finally:
+            self._mine.close()
+            self._process.join(1.0)
+            self._process.kill()
+        return found
+
+
+def _hand_over(pipe: Pipe, function: Callable[..., dict[str, Any]], arguments: Sequence[Any]) -> None:
+    pipe.send(function(*arguments))
+    pipe.close()

@@ -1,0 +1,125 @@
+"""A real HAProxy with `serving/deploy/haproxy.cfg` in front of a real server."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from protos.errors import Unavailable
+from serving.client import RetrievalClient
+from serving.client.security import Security
+from serving.load import frames
+from serving.server import RetrievalServer
+from tests.serving import haproxy
+from tests.serving.certificates import Authority
+from tests.serving.fuzzed_messages import HEALTH, SEARCH
+from tests.serving.raw import Raw, head
+
+QUERY = "bavuti xelike mopy"
+FLOODER = "127.0.0.2"
+
+MISSING = haproxy.missing()
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+Start = Callable[..., str]
+
+
+@pytest.fixture
+def start_haproxy(server: RetrievalServer) -> Iterator[Start]:
+    """Start HAProxy in front of the server, or of another address; gives its address."""
+    with ExitStack() as stack:
+
+        def start(service: str = "", **settings: str) -> str:
+            return stack.enter_context(haproxy.running(service or server.address, **settings))
+
+        yield start
+
+
+def test_haproxy_accepts_the_configuration_without_a_warning(tmp_path: Path) -> None:
+    pair = Authority().server()
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(pair.certificate + pair.key)
+    for settings in ({}, {"TWINSPIRE_CERTIFICATE": str(bundle)}):
+        checked = subprocess.run(
+            [haproxy.PROGRAM, "-c", "-dW", "-f", str(haproxy.CONFIG)],
+            capture_output=True,
+            text=True,
+            env=haproxy.environment("127.0.0.1:1", "127.0.0.1:2", **settings),
+        )
+        assert checked.returncode == 0, checked.stderr
+
+
+def test_calls_and_streams_are_answered_through_haproxy(
+    server: RetrievalServer, start_haproxy: Start, client: RetrievalClient
+) -> None:
+    expected = client.search(QUERY, k=5)
+    with RetrievalClient(start_haproxy(), timeout=20) as through:
+        assert through.search(QUERY, k=5).hits == expected.hits
+        assert [answer.hits for answer in through.search_stream([QUERY] * 3, k=5)] == [expected.hits] * 3
+        assert len(through.search_batch([QUERY] * 100, k=100)) == 100
+        assert through.info().name == client.info().name
+
+
+def test_haproxy_takes_tls_off(start_haproxy: Start, tmp_path: Path) -> None:
+    authority = Authority()
+    pair = authority.server()
+    bundle, ca = tmp_path / "bundle.pem", tmp_path / "ca.pem"
+    bundle.write_bytes(pair.certificate + pair.key)
+    ca.write_bytes(authority.certificate)
+    address = start_haproxy(TWINSPIRE_CERTIFICATE=str(bundle))
+    with RetrievalClient(address, timeout=20, security=Security(ca=ca)) as through:
+        assert len(through.search(QUERY, k=5).hits) == 5
+
+
+def test_an_address_with_too_many_connections_is_refused_and_another_is_served(start_haproxy: Start) -> None:
+    address = start_haproxy(TWINSPIRE_CONNECTIONS="20")
+    flood: list[Raw] = []
+    with ExitStack() as stack:
+        for _ in range(30):
+            with suppress(OSError):  # HAProxy may close a connection while it is being made
+                flood.append(stack.enter_context(Raw(address, source=FLOODER)))
+        for raw in flood:
+            raw.read(1.0)
+        assert sum(not raw.closed for raw in flood) == 20
+        with RetrievalClient(address, timeout=20) as other:
+            assert len(other.search(QUERY, k=5).hits) == 5
+
+
+def test_an_address_with_too_many_calls_is_refused_and_another_is_served(start_haproxy: Start) -> None:
+    address = start_haproxy(TWINSPIRE_CALLS="20")
+    with Raw(address, source=FLOODER) as raw:
+        codes = [raw.status(raw.ask(f"{HEALTH}/Check", b"")).code for _ in range(30)]
+        assert codes == ["OK"] * 20 + ["RESOURCE_EXHAUSTED"] * 10
+    with RetrievalClient(address, timeout=20) as other:
+        assert len(other.search(QUERY, k=5).hits) == 5
+
+
+def test_health_is_answered_but_not_watched_through_haproxy(start_haproxy: Start) -> None:
+    with Raw(start_haproxy()) as raw:
+        assert raw.status(raw.ask(f"{HEALTH}/Check", b"")).code == "OK"
+        assert raw.status(raw.ask(f"{HEALTH}/Watch", b"")).code == "UNIMPLEMENTED"
+
+
+def test_a_header_block_without_end_is_cut_off(start_haproxy: Start) -> None:
+    address = start_haproxy()
+    with Raw(address) as raw:
+        raw.send(frames.frame(frames.HEADERS, 0, 1, head(SEARCH, 1000)))
+        until = time.monotonic() + 20
+        while not raw.closed and time.monotonic() < until:
+            raw.send(frames.frame(frames.CONTINUATION, 0, 1, b"\0\1a\1b" * 100))
+            raw.read(0.001)
+        assert raw.closed
+    with RetrievalClient(address, timeout=20) as other:
+        assert len(other.search(QUERY, k=5).hits) == 5
+
+
+def test_calls_end_with_unavailable_where_the_service_is_down(start_haproxy: Start) -> None:
+    with socket.socket() as nothing:
+        nothing.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        address = start_haproxy(service=f"127.0.0.1:{nothing.getsockname()[1]}")
+        with RetrievalClient(address, timeout=20, retries=False) as through, pytest.raises(Unavailable):
+            through.search(QUERY)
