@@ -15,6 +15,7 @@ from rich.table import Table
 from export.assemble import assemble
 from export.gates import Decision, Side, compare, write_report
 from export.gates.page import UNITS
+from export.markdown import plain
 from protos import bundle
 from tests import tables
 from tests.export import altered
@@ -103,7 +104,7 @@ def test_each_challenger_meets_its_gate(decide: Decide, tmp_path: Path, name: st
     assert page.startswith(f"# {decision.challenger.manifest.name}: version 2 is ")
     assert page.count("**refuse**") == len(EXPECTED[name])
     for gate in decision.gates:
-        assert gate.text in page
+        assert plain(gate.text) in page
     plots = {path.name for path in tmp_path.glob("*.png")}
     assert plots == {each for each in ("latency.png", "quality.png") if f"]({each})" in page}
     assert ("latency.png" in plots) == ("latency" in decision.measured)
