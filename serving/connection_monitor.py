@@ -43,10 +43,11 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.04  # between two looks at the event loop
 SWEEP_SECONDS = 0.2  # between two looks at all connections, at least
-SWEEP_SHARE = 0.01  # of the time, at most, that these looks take
+SWEEP_SHARE = 0.05  # of the time, at most, that these looks take; 64 connections take a tenth of that
+LONGEST_PAUSE = 1.0  # seconds between them all the same
 STALL_SECONDS = 0.1  # for which the poller may stay in one call; without events it returns after 0.05
 FIRST_BYTES = 64 << 10  # that a client may send before its first call: a handshake and one header block
-NEARLY_FULL = 7 / 8  # of the connections that a worker accepts
+NEARLY_FULL = 3 / 4  # of the connections that a worker accepts
 QUIET_SECONDS = 1.0  # without a call, after which a connection may be closed to make room
 FORGET_SECONDS = 5.0  # after which a call of a connection that is not open is forgotten
 UNKNOWN = -1
@@ -168,7 +169,7 @@ class ConnectionMonitor:
                 if now >= next_sweep:
                     self.sweep()
                     ended = time.monotonic()
-                    next_sweep = ended + max(SWEEP_SECONDS, (ended - now) / SWEEP_SHARE)
+                    next_sweep = ended + min(LONGEST_PAUSE, max(SWEEP_SECONDS, (ended - now) / SWEEP_SHARE))
             except Exception:
                 log.exception("the connections could not be looked at")
 

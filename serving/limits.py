@@ -130,7 +130,7 @@ class Bounds:
     )
     connections: int = field(default=1024, metadata={"help": "connections that may be open"})
     connections_per_address: int = field(
-        default=256, metadata={"help": "connections of one address; beyond, the least used ones are closed"}
+        default=128, metadata={"help": "connections of one address; beyond, the least used ones are closed"}
     )
     calls: int = field(default=16, metadata={"help": "calls of one connection that may be open at once"})
     first_call_seconds: int = field(
@@ -143,7 +143,7 @@ class Bounds:
         default=3600, metadata={"help": "seconds after which a connection is replaced; its calls may finish"}
     )
     keepalive_seconds: int = field(
-        default=60, metadata={"help": "seconds between pings that find connections whose client has gone"}
+        default=30, metadata={"help": "seconds between pings that find connections whose client has gone"}
     )
     unsent_bytes: int = field(
         default=64 << 20, metadata={"help": "bytes of answers above 16 KiB that clients have not read"}

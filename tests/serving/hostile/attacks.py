@@ -43,8 +43,8 @@ def search(k: int = 10) -> bytes:
 
 
 def large_batches(attack: Attack) -> None:
-    """SearchBatch of 256 queries with k = 1,000, twelve calls a second; the answers are read."""
-    _calls(attack, [(SEARCH_BATCH, batch(256, 1000))])
+    """A SearchBatch of 256 queries with k = 1,000, which is refused, and the largest that is answered."""
+    _calls(attack, [(SEARCH_BATCH, batch(256, 1000)), (SEARCH_BATCH, batch(256, 64))])
 
 
 def large_messages(attack: Attack) -> None:
