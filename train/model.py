@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from protos.config import parse
 from protos.documents import parse_json
-from protos.errors import DataError, MissingStage
+from protos.errors import DataError, MissingStage, Unavailable
 from protos.features import Schema, TextFeature
 from train.build import build_towers, hashing_of
 from train.checkpoint import load_towers
@@ -82,11 +83,18 @@ def restore(run: Run) -> Model:
     Raises:
         MissingStage: the run holds no model, or one of texts that are no longer hashed as it has learned.
         DataError: its artifacts are damaged.
+        Unavailable: it holds a model that cannot be downloaded, for example because the disk is full.
     """
     try:
         uri = f"runs:/{run.info.run_id}/{ARTIFACTS}"
         folder = Path(mlflow.artifacts.download_artifacts(uri))
     except (MlflowException, OSError) as error:
+        if mlflow.MlflowClient().list_artifacts(run.info.run_id, ARTIFACTS):
+            where = tempfile.gettempdir()
+            raise Unavailable(
+                f"run {run.info.run_id}: its model cannot be downloaded to {where}; is the disk full? "
+                f"({error})"
+            ) from None
         raise MissingStage(f"run {run.info.run_id}: holds no model ({error}); train one first") from None
     try:
         content: dict[str, Any] = parse_json((folder / DESCRIPTION).read_bytes())
