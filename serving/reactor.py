@@ -43,7 +43,7 @@ from serving.unsent import Unsent
 
 log = logging.getLogger(__name__)
 
-SILENT_SECONDS = 1.0  # that a call may be without its message where others need its room
+MESSAGE_SECONDS = 0.5  # after which a call without its message no longer counts as one that waits
 IDLE_STREAM_SECONDS = 5.0  # without a message, after which a stream is ended where another needs its room
 IDLE_SPARE_STREAM_SECONDS = 0.2  # the same, of a caller that has more streams than others
 IDLE_SECONDS = 0.05  # between looks at what other threads want
@@ -91,7 +91,8 @@ class Reactor:
         self._brought: dict[bytes, int] = {}  # calls of each connection since the last batch of an overload
         self._refusals = Refusals()
         self.unsent = Unsent(bounds.connection_unsent_bytes, bounds.unsent_bytes)
-        self.silent: dict[Rpc, None] = {}  # calls whose message has not come, in their order
+        self.awaiting_message: dict[Rpc, None] = {}  # calls whose message has not come yet, oldest first
+        self.late_messages: dict[Rpc, None] = {}  # those that have waited for it for `MESSAGE_SECONDS`
         self.last_calls: dict[bytes, int] = {}  # peer -> when its last call or message came, perf_counter_ns
         self._streams: dict[StreamRpc, None] = {}  # in the order of their last messages
         self._is_shut = False
@@ -277,7 +278,7 @@ class Reactor:
             if self._batcher.overload.is_on:
                 self._refusals.pay(IDLE_SHARE)
             else:
-                self._refusals.settle(self._room() - len(self.silent))
+                self._refusals.settle(self._room() - len(self.awaiting_message))
         except Exception:
             log.exception("a call could not be refused")
 
@@ -336,7 +337,8 @@ class Reactor:
 
     def _too_much(self, call: Any) -> Overloaded | None:
         """Why a call is refused; None where it is not. Noted now, however late it is told."""
-        self._batcher.overload.called(self._batcher.short_queries + len(self.silent))
+        self._pass_over_late_messages()
+        self._batcher.overload.called(self._batcher.short_queries + len(self.awaiting_message))
         if not self._has_room():
             error = self._overloaded()
             self._shed(error)
@@ -382,18 +384,23 @@ class Reactor:
     def _has_room(self) -> bool:
         """Whether one more query may wait.
 
-        A call counts from when it comes in, or many would be read only to be refused. The one that has been
-        without its message for longest gives way if that is long: whoever opens calls and sends no more would
-        keep all others out.
+        A call counts from when it comes in, or many would be read only to be refused. One whose message has
+        not come after `MESSAGE_SECONDS` no longer counts, since a client that opens calls and sends no more
+        would keep all others out.
         """
-        if self._batcher.short_queries + len(self.silent) < self._room():
-            return True
-        oldest = next(iter(self.silent), None)
-        if oldest is None or time.perf_counter_ns() - oldest.arrived < SILENT_SECONDS * 1e9:
-            return False
-        del self.silent[oldest]
-        oldest.fail(DeadlineExceeded("the message of this call has not come, and others need its room"))
-        return True
+        return self._batcher.short_queries + len(self.awaiting_message) < self._room()
+
+    def _pass_over_late_messages(self) -> None:
+        """No longer count the calls whose message is late, and end the oldest if they are too many."""
+        late_since = time.perf_counter_ns() - MESSAGE_SECONDS * 1e9
+        awaiting, late = self.awaiting_message, self.late_messages
+        while awaiting and (oldest := next(iter(awaiting))).arrived < late_since:
+            del awaiting[oldest]
+            late[oldest] = None
+        while len(late) > self._bounds.room:
+            oldest = next(iter(late))
+            del late[oldest]
+            oldest.fail(DeadlineExceeded("the message of this call has not come, and others need its room"))
 
     def _refuse(self, event: Any, method: Method, error: Exception) -> None:
         code, text = status(error)

@@ -228,11 +228,12 @@ class UnaryRpc(Rpc):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._reactor.silent[self] = None
+        self._reactor.awaiting_message[self] = None
         self._receive()
 
     def _received(self, event: Any) -> None:
-        self._reactor.silent.pop(self, None)
+        if self._reactor.awaiting_message.pop(self, self) is self:
+            self._reactor.late_messages.pop(self, None)
         message = event.batch_operations[0].message()
         if self._ended:
             return

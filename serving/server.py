@@ -20,6 +20,7 @@ from serving.address import join
 from serving.batching import Batcher
 from serving.connection_monitor import ConnectionMonitor
 from serving.guard import Guard
+from serving.heap import HeapTrimmer
 from serving.inference import Encode, InferenceServicer
 from serving.limits import Bounds, Limits
 from serving.methods import methods
@@ -183,6 +184,8 @@ class RetrievalServer:
             counters.closed_connection,
         )
 
+        self._trimmer = HeapTrimmer()
+
     @property
     def address(self) -> str:
         """`host:port`, as a client takes it."""
@@ -193,6 +196,7 @@ class RetrievalServer:
         self._health.set_all(SERVING)
         self._reactor.begin()
         self._monitor.start()
+        self._trimmer.start()
 
     def swap(self, lineup: Lineup, swapped: Callable[[], None] = lambda: None) -> None:
         """Let others answer from now on; requests in flight finish with who began with them.
@@ -222,6 +226,7 @@ class RetrievalServer:
         self._reactor.call_soon(self._health.shut_down)
         self._reactor.stop(grace_seconds)
         self._monitor.stop()
+        self._trimmer.stop()
 
     def __enter__(self) -> "RetrievalServer":
         self.start()

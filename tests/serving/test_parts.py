@@ -101,7 +101,7 @@ def test_where_the_service_compares_with_all_items_so_does_the_bare_part(plain: 
 def test_a_bundle_that_cannot_be_measured_is_told(watched: Path, tmp_path: Path) -> None:
     done = run("--bundle", str(tmp_path), "--json")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"error: {tmp_path}/manifest.json: cannot be read")
+    assert done.stderr.startswith(f"error: {tmp_path}/manifest.json: missing")
     blank = watched_bundle(tmp_path, examples=({"history": [], "country": None},))
     with pytest.raises(MissingStage, match="no example queries to make others from"):
         Bench(blank, 1, 10)

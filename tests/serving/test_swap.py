@@ -217,7 +217,7 @@ def test_a_bundle_that_cannot_be_loaded_leaves_the_one_before(
     swapping.aim("3")
     note = swapping.note(failed=2)
     assert note["serial"] == 1
-    assert "manifest.json: cannot be read" in note["error"]
+    assert "manifest.json: missing" in note["error"]
     with RetrievalClient(swapping.server.address) as client:
         assert client.search("bavuti").bundle_version.startswith(bundles[0].name)
         swapping.aim("2")
