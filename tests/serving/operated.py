@@ -1,15 +1,20 @@
 """A server process as its operator sees it: its log while it runs, its workers, and its metrics."""
 
+import gc
+import os
+import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.client import RetrievalClient
 from serving.client.security import Security
+from serving.workers import Role, Supervisor
 
 
 def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -52,3 +57,20 @@ def scrape(port: int) -> dict[str, float]:
             for family in families
             for sample in family.samples
         }
+
+
+@contextmanager
+def supervised(role: Role, timeout: float = 0.0) -> Iterator[None]:
+    """Run a supervisor of one role in a process of its own."""
+    gc.collect()  # gRPC's threads do not exist in a fork, so nothing of gRPC may be destroyed there
+    pid = os.fork()
+    if pid == 0:
+        try:
+            Supervisor([role], 1.0, timeout=timeout).run(lambda: None)
+        finally:
+            os._exit(0)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)

@@ -5,17 +5,16 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from protos.errors import TwinspireError
 from serving.client import RetrievalClient
-from serving.workers import Lifeline, Role, Supervisor
+from serving.workers import Lifeline, Role
 from tests.serving.conftest import Start
-from tests.serving.operated import log_until, scrape, wait_until, workers
+from tests.serving.operated import log_until, scrape, supervised, wait_until, workers
 
 
 def answers(address: str) -> bool:
@@ -71,22 +70,6 @@ def test_a_pause_of_all_processes_kills_none(start_server: Start) -> None:
     _, log = process.communicate(timeout=20)
     assert "hangs" not in log
     assert process.returncode == 0
-
-
-@contextmanager
-def supervised(role: Role, timeout: float) -> Iterator[None]:
-    """Run a supervisor of one role in a process of its own."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            Supervisor([role], 1.0, timeout=timeout).run(lambda: None)
-        finally:
-            os._exit(0)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGTERM)
-        os.waitpid(pid, 0)
 
 
 def starting(folder: Path) -> Callable[[Lifeline], None]:

@@ -3,9 +3,7 @@
 import logging
 import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,7 +15,8 @@ from serving.query import Query
 from serving.retriever import Retriever
 from serving.shadow.process import NOTHING
 from serving.shadow.report import shadow_state
-from serving.workers import Lifeline, Role, Supervisor
+from serving.workers import Role
+from tests.serving.operated import supervised
 from tests.serving.shadowing import Champion, Scene, asked, wait_until
 from tests.tiny import item_names, tiny_bundle
 from tests.tiny_towers import TinyTower
@@ -233,22 +232,6 @@ def test_the_next_shadow_goes_on_where_the_one_before_ended(
     assert scene.tap.wants()
 
 
-@contextmanager
-def supervised(run: Callable[[Lifeline], None]) -> Iterator[None]:
-    """Keep a role alive by a supervisor in a process of its own."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            Supervisor([Role("shadow", run)], 1.0).run(lambda: None)
-        finally:
-            os._exit(0)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGTERM)
-        os.waitpid(pid, 0)
-
-
 def test_a_shadow_that_is_killed_is_started_again_and_goes_on(
     scene: Scene, champion: Champion, equal: Path
 ) -> None:
@@ -257,7 +240,7 @@ def test_a_shadow_that_is_killed_is_started_again_and_goes_on(
     def queries() -> int:
         return int(scene.board.read("shadow").get("queries", 0))
 
-    with supervised(scene.shadow.run):
+    with supervised(Role("shadow", scene.shadow.run)):
         wait_until(scene.tap.wants)
         scene.offer(champion, *asked(*TEXTS))
         wait_until(lambda: queries() == 40)
