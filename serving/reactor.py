@@ -337,7 +337,8 @@ class Reactor:
 
     def _too_much(self, call: Any) -> Overloaded | None:
         """Why a call is refused; None where it is not. Noted now, however late it is told."""
-        self._pass_over_late_messages()
+        if self.awaiting_message:
+            self._pass_over_late_messages()
         self._batcher.overload.called(self._batcher.short_queries + len(self.awaiting_message))
         if not self._has_room():
             error = self._overloaded()

@@ -146,4 +146,6 @@ def test_features_of_every_kind_are_served(stdlib: Path, empty_store: Path, tmp_
         record = {"text": text, **features, "terms": ["configuration"]}
         answers = model.predict([text, record], params={"k": 10})
     # Equal bits: both are one batch of two, in the same process.
-    assert answers == [[hit._asdict() for hit in answer.hits] for answer in (plain, full)]
+    assert answers == [
+        [{**hit._asdict(), "basis": "query"} for hit in answer.hits] for answer in (plain, full)
+    ]

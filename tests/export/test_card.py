@@ -26,7 +26,7 @@ def test_it_says_what_it_is_how_good_how_fast_and_where_from(manifest: Manifest)
         "|  | served | exact search | BM25 |",
         "| nDCG@10 | 0.9123 (0.900 to 0.920) | 0.7500 | 0.7500 |",
         "Verdict: better than BM25 at nDCG@10: 0.912 against 0.750.",
-        "ef_search = 32: recall@10 0.9876 against exact search (target 0.95)",
+        "ef_search = 64: recall@10 0.9876 against exact search (target 0.95)",
         "- query tower: max_abs_diff 1.3e-07 over 1,548 records (tolerance 1e-05)",
         "microseconds a batch, 1 thread\n",
         "| item tower, batch 8 | 98 | 143 | 147 |",

@@ -159,6 +159,7 @@ def test_history_is_told_to_people(capsys: Capture) -> None:
         "reason": "[b]why[/b]",
         "outcome": "done",
         "moved": True,
+        "broke": [],
     }
     forced = {
         **record,
@@ -214,7 +215,7 @@ def test_a_run_or_a_bundle_that_is_not_there_is_named(run: Any, untrained: Path,
     assert (code, said.startswith("error: run 0123456789: not known to")) == (1, True)
     code, _, said = run("register", "--config", untrained, "--bundle", tmp_path)
     assert code == 1
-    assert "manifest.json: cannot be read: No such file" in said
+    assert "manifest.json: missing" in said
 
 
 def test_a_bundle_of_a_run_that_is_tracked_elsewhere_is_refused(

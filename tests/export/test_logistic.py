@@ -55,7 +55,10 @@ def test_the_served_score_is_that_of_the_formula(rated: Made) -> None:
 
     questions = [example_query({name: values[n] for name, values in people.items()}) for n in range(len(q))]
     with RetrievalServer(Retriever.load(rated.folder)) as server, RetrievalClient(server.address) as client:
-        answers = client.search_batch(questions[:200], len(d)) + client.search_batch(questions[200:], len(d))
+        parts = [
+            questions[n : n + 100] for n in range(0, len(questions), 100)
+        ]  # an answer has a bound on items
+        answers = [answer for part in parts for answer in client.search_batch(part, len(d))]
     assert len(answers) == len(expected) > 250
     row_of = {item: row for row, item in enumerate(problem.item_ids)}
     for answer, scores in zip(answers, expected, strict=True):

@@ -170,4 +170,4 @@ def test_the_champion_answers_over_http(clean: str, tmp_path: Path, request: pyt
         with urllib.request.urlopen(post, timeout=60) as answer:
             found = json.load(answer)["predictions"]
     assert [len(hits) for hits in found] == [3, 3]
-    assert found[0][0].keys() == {"id", "score", "fields"}
+    assert found[0][0].keys() == {"id", "score", "fields", "basis"}
