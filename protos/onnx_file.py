@@ -38,6 +38,7 @@ EXTERNAL_DATA, DATA_LOCATION = 13, 14  # fields of a TensorProto
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
 LONGEST_VARINT = 10  # bytes
 HIGHEST_TAG = 2**32 - 1
+MOST_LEVELS = 100  # of messages inside one another, as protobuf itself allows
 
 Span = tuple[int, int]  # first byte, and the one after the last
 
@@ -60,17 +61,22 @@ def check_self_contained(path: Path) -> None:
 
 
 def _has_external_data(content: mmap.mmap) -> bool:
-    waiting: list[tuple[str, Span]] = [("ModelProto", (0, len(content)))]
-    while waiting:
-        message, span = waiting.pop()
-        inner = FIELDS[message]
-        for number, wire_type, value in _fields(content, span):
+    # One iterator for each level, so that memory does not grow with the number of messages.
+    levels = [("ModelProto", _fields(content, (0, len(content))))]
+    while levels:
+        message, fields = levels[-1]
+        for number, wire_type, value in fields:
             if message == "TensorProto":
                 # An absent location and location 0 both mean: in the tensor itself.
                 if number == EXTERNAL_DATA or (number == DATA_LOCATION and value != (0, 0)):
                     return True
-            elif wire_type == LENGTH and number in inner:
-                waiting.append((inner[number], value))
+            elif wire_type == LENGTH and number in FIELDS[message]:
+                if len(levels) == MOST_LEVELS:
+                    raise ValueError(f"messages are nested more than {MOST_LEVELS} levels deep")
+                levels.append((FIELDS[message][number], _fields(content, value)))
+                break
+        else:
+            levels.pop()
     return False
 
 

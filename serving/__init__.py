@@ -8,10 +8,11 @@ Read in this order.
   `bundles.py` finds what is to be served; `pyfunc_model.py` is the same retriever inside MLflow, `compare.py`
   two of them side by side.
 - The service: `limits.py`, `convert.py`, `packed.py` and `status.py` (messages and errors), `servicer.py`
-  (what a request asks for), `inference.py` with `tensors.py` and `feature_tensors.py` (the towers, by the
-  Open Inference Protocol), `batching.py`, `methods.py`, `rpc.py`, `stream_rpc.py`, `overload.py`,
-  `refusals.py` and `reactor.py` (calls in, batches, answers out), `server.py` (one process of it),
-  `workers.py`, `plan.py`, `service.py` (all of it).
+  (what a request asks for), `answer_bytes.py` and `unsent.py` (bounds on answers), `inference.py` with
+  `tensors.py` and `feature_tensors.py` (the towers, by the Open Inference Protocol), `batching.py` and
+  `slices.py`, `methods.py`, `rpc.py`, `stream_rpc.py`, `overload.py`, `refusals.py` and `reactor.py` (calls
+  in, batches, answers out), `connection_monitor.py` (connections without calls), `heap.py`, `server.py` (one
+  process of it), `workers.py`, `plan.py`, `service.py` (all of it).
 - Which bundle answers: `served.py` (one, or one and a canary), `swap.py` (how a worker changes over),
   `board.py` (what processes tell one another), `releases.py` (what is told of it); how an alias is followed:
   `following/`; the shadow, a bundle that is asked too and that nobody waits for: `shadow/`.

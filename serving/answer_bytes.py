@@ -7,9 +7,9 @@ from serving.batching import Job
 from serving.limits import ASK_LESS
 from serving.served import Served
 
-REST = 1024  # bytes of an answer beside its hits, at most, for one query
-REST_EACH = 32  # the same for each query of a batch
-Answer = Callable[[Job], bytes]
+ENVELOPE_BYTES = 1024  # bytes of an answer beside its hits, at most, for one query
+ENVELOPE_BYTES_EACH = 32  # the same for each query of a batch
+MakeAnswer = Callable[[Job], bytes]
 
 
 class AnswerBytes:
@@ -21,7 +21,7 @@ class AnswerBytes:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._surely = most - REST  # hits of no more bytes make no larger answer
+        self._most_hit_bytes = most - ENVELOPE_BYTES  # hits of no more bytes make no larger answer
 
     def check_estimate(self, served: Served, queries: int, k: int) -> None:
         """Refuse a batch whose answer would be too large with items of average size.
@@ -37,7 +37,7 @@ class AnswerBytes:
 
     def expected(self, served: Served, queries: int, k: int) -> int:
         """The size of an answer whose items are of average size."""
-        return queries * (REST_EACH + min(k, served.manifest.count) * served.packed.average)
+        return queries * (ENVELOPE_BYTES_EACH + min(k, served.manifest.count) * served.packed.average)
 
     def check_vectors(self, dimension: int, queries: int) -> int:
         """The size of an answer of `queries` vectors of float32.
@@ -45,14 +45,14 @@ class AnswerBytes:
         Raises:
             InvalidInput: it is above the bound.
         """
-        size = queries * (REST_EACH + 4 * dimension)
+        size = queries * (ENVELOPE_BYTES_EACH + 4 * dimension)
         if size > self._most:
             raise InvalidInput(
                 "queries", f"expected an answer of at most {self._most} bytes, got {size}; use fewer queries"
             )
         return size
 
-    def checked(self, served: Served, queries: int, k: int, answer: Answer) -> Answer:
+    def checked(self, served: Served, queries: int, k: int, answer: MakeAnswer) -> MakeAnswer:
         """`answer`, with a check of its size where it can be too large.
 
         Args:
@@ -61,7 +61,8 @@ class AnswerBytes:
             k: items for each.
             answer: makes the answer; returned unchanged where even the largest items fit.
         """
-        if queries * k * served.packed.largest <= self._surely - queries * REST_EACH:
+        most_hits = queries * min(k, served.manifest.count)
+        if most_hits * served.packed.largest <= self._most_hit_bytes - queries * ENVELOPE_BYTES_EACH:
             return answer
 
         def check(job: Job) -> bytes:

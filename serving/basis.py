@@ -45,7 +45,9 @@ class Blank:
     """
 
     EQUAL = 1e-5  # of the largest coordinate: rounding of float32
-    NEAR = 0.25  # as EQUAL, in a batch: layers in int8 may take their scales from the whole batch
+    # As EQUAL, in a batch, where int8 layers may take their scales from the whole batch. A wide bound, chosen
+    # and not measured: a query within it is encoded again alone, and EQUAL decides.
+    NEAR = 0.25
 
     def __init__(self, vector: Vectors) -> None:
         self._vector = vector

@@ -147,6 +147,8 @@ class Batcher:
     def refusal(self, is_long: bool = False) -> Overloaded:
         """How to refuse one more job, with the time that the queries that wait will take."""
         seconds = self.short_queries * self.seconds_per_query
+        if self.long:  # which take half of the time
+            seconds *= 2
         if is_long:
             seconds += self.long.queries * self.long.seconds_per_query
         seconds = max(0.01, seconds)
@@ -167,7 +169,6 @@ class Batcher:
             self._answer_slice()
         else:
             self._answer_batch()
-        self.overload.answered()
         self._worked.clear()
 
     def _answer_batch(self) -> None:
@@ -181,6 +182,7 @@ class Batcher:
             self.seconds_per_query += (spent - self.seconds_per_query) / 8
         for job in batch:
             job.done(job)
+        self.overload.answered()
         if self.long:
             self.long.gave_way(time.perf_counter() - started)
         # Observers come after the clients.

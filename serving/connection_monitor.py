@@ -4,7 +4,8 @@ gRPC's C core accepts connections and reads their frames by itself. The event lo
 a call of it arrives, so it can refuse calls, but no connection that makes none. The monitor is a thread that
 looks at the server's sockets from outside, by the file descriptors of the process:
 
-- A connection that has made no call within `first_call_seconds` is closed.
+- A connection that has made no call within `first_call_seconds` is closed. A call without a valid token does
+  not count.
 - Where one address has more than `connections_per_address`, or all of them together nearly reach
   `connections`, those are closed whose last call was longest ago. nginx frees its idle connections in the
   same situation.
@@ -14,7 +15,7 @@ looks at the server's sockets from outside, by the file descriptors of the proce
 
 Closed connections count in `twinspire_connections_closed_total`, and are logged once a second. A client that
 reconnects without end, or sends megabytes at once, still takes time; that is for a proxy or a firewall in
-front of the service.
+front of the service. Clients behind one address, such as a proxy's, share its part of the connections.
 """
 
 import fcntl
@@ -80,14 +81,16 @@ class Connection:
         inode: of the socket, which tells it from all others.
         descriptor: of the socket, in this process; it may be another's by now.
         peer: the client's end.
-        opened: when the monitor first saw it, in `time.monotonic()` seconds.
-        read_at_call: bytes that gRPC had read from it when its last call was seen.
+        opened: when the monitor first saw it, in `time.perf_counter()` seconds.
+        called: when its last call came, at the last look; None before the first call.
+        read_at_call: bytes that gRPC had read from it when that call was seen.
     """
 
     inode: int
     descriptor: int
     peer: Endpoint
     opened: float
+    called: float | None = None
     read_at_call: int = 0
 
     @property
@@ -102,17 +105,21 @@ class Connection:
             is_same = sock is not None and os.fstat(sock.fileno()).st_ino == self.inode
             yield sock if is_same else None
 
-    def read_bytes(self) -> int:
-        """Bytes that gRPC has read from it; -1 where the system does not tell."""
+    def read_bytes(self) -> tuple[int, int]:
+        """Bytes that gRPC has read from it: at least, and at most, for more may arrive meanwhile.
+
+        Both are 0 where the system does not tell.
+        """
         with self.socket() as sock:
             if sock is None or not hasattr(socket, "TCP_INFO"):
-                return -1
+                return 0, 0
+            before = _unread(sock)
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_RECEIVED + 8)
             if len(info) < BYTES_RECEIVED + 8:
-                return -1
+                return 0, 0
             (received,) = struct.unpack_from("=Q", info, BYTES_RECEIVED)
-            (unread,) = struct.unpack("=i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
-            return int(received) - int(unread)
+            after = _unread(sock)
+            return received - max(before, after), received - min(before, after)
 
 
 class ConnectionMonitor:
@@ -121,7 +128,7 @@ class ConnectionMonitor:
     Args:
         port: that the server listens on.
         bounds: of a worker.
-        max_message_bytes: size of the largest message that the server takes.
+        max_message_bytes: size of the largest message that the server takes, in bytes.
         heartbeat: counts the turns of the event loop; while it stands still, the loop is at work or stuck.
         last_calls: peer of a call, as gRPC writes it -> when its last call or message arrived, in
             `time.perf_counter_ns()`. The event loop adds to it, and the monitor removes what is over.
@@ -140,12 +147,14 @@ class ConnectionMonitor:
     ) -> None:
         self._port, self._bounds, self._heartbeat = port, bounds, heartbeat
         self._last_calls, self._closed = last_calls, closed
-        self._quiet_bytes = 2 * max_message_bytes  # since the last call: a message of it may still be coming
+        # Since the last call: the messages of as many calls as a connection may have may still be arriving.
+        self._quiet_bytes = (bounds.calls + 1) * max_message_bytes
         self._connections: dict[int, Connection | None] = {}  # by inode; None is a socket of something else
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="connection-monitor", daemon=True)
         self._log_at = -LOG_SECONDS
         self._unlogged: Counter[str] = Counter()
+        self._last_closed = ""
 
     def start(self) -> None:
         """Look at connections from now on."""
@@ -160,22 +169,24 @@ class ConnectionMonitor:
     def _run(self) -> None:
         beat, since, next_sweep = -1.0, 0.0, 0.0
         while not self._stop.wait(TICK_SECONDS):
-            now = time.monotonic()
+            now = time.perf_counter()
             try:
                 if beat != (beat := self._heartbeat()):
                     since = now
                 elif now - since >= STALL_SECONDS:
                     self._break_stall(beat)
                 if now >= next_sweep:
+                    next_sweep = now + LONGEST_PAUSE  # where the sweep fails
                     self.sweep()
-                    ended = time.monotonic()
+                    ended = time.perf_counter()
                     next_sweep = ended + min(LONGEST_PAUSE, max(SWEEP_SECONDS, (ended - now) / SWEEP_SHARE))
+                self._log_closed(now)
             except Exception:
                 log.exception("the connections could not be looked at")
 
     def sweep(self) -> None:
         """Look at all connections once, and close those that break a rule."""
-        now = time.monotonic()
+        now = time.perf_counter()
         connections = self._update(now)
         called = self._called_at(connections, now)
         remaining = [each for each in connections if not self._breaks_rule(each, called, now)]
@@ -188,11 +199,12 @@ class ConnectionMonitor:
         if last is None:
             if now - connection.opened > self._bounds.first_call_seconds:
                 return self._close(connection, "first_call")
-            return connection.read_bytes() > FIRST_BYTES and self._close(connection, "flood")
+            return connection.read_bytes()[0] > FIRST_BYTES and self._close(connection, "flood")
+        if last != connection.called:
+            connection.called, connection.read_at_call = last, UNKNOWN
         if now - last <= QUIET_SECONDS:
-            connection.read_at_call = UNKNOWN
             return False
-        read = connection.read_bytes()
+        read, _ = connection.read_bytes()
         if connection.read_at_call == UNKNOWN:
             connection.read_at_call = read
         return read - connection.read_at_call > self._quiet_bytes and self._close(connection, "flood")
@@ -200,7 +212,7 @@ class ConnectionMonitor:
     def _make_room(self, remaining: list[Connection], called: Mapping[Endpoint, float], now: float) -> None:
         """Close those whose last call was longest ago, by address and in all; the list begins with them."""
         of_client = Counter(each.client for each in remaining)
-        room = int(self._bounds.connections * NEARLY_FULL)
+        room = max(1, int(self._bounds.connections * NEARLY_FULL))
         left = len(remaining)
         for each in remaining:
             is_quiet = now - called.get(each.peer, each.opened) > QUIET_SECONDS
@@ -220,15 +232,16 @@ class ConnectionMonitor:
         The event loop's thread is the only one that reads. So in one call of the poller the bytes of other
         connections stay where they are, and in a long batch those of all of them do.
         """
-        connections = self._update(time.monotonic())
-        growing = [(each, each.read_bytes()) for each in connections]
+        connections = self._update(time.perf_counter())
+        growing = {id(each): each.read_bytes() for each in connections}
         for _ in range(2):
             if self._stop.wait(TICK_SECONDS) or self._heartbeat() != beat:
                 return
-            read = [(each, before, each.read_bytes()) for each, before in growing]
-            growing = [(each, after) for each, before, after in read if after > before >= 0]
-        for each, _ in growing:
-            self._close(each, "flood")
+            read = {id(each): each.read_bytes() for each in connections if id(each) in growing}
+            growing = {key: after for key, after in read.items() if after[0] > growing[key][1]}
+        for each in connections:
+            if id(each) in growing:
+                self._close(each, "flood")
 
     def _update(self, now: float) -> list[Connection]:
         """The connections that are open; new ones are noted, and those that have ended forgotten."""
@@ -236,23 +249,23 @@ class ConnectionMonitor:
         for inode, descriptor in _sockets():
             if inode in self._connections:
                 connection = self._connections[inode]
-            else:
+                if connection is not None:
+                    connection.descriptor = descriptor
+                found[inode] = connection
+                continue
+            with suppress(OSError):  # no descriptor is free, or it was closed meanwhile: looked at again
                 peer = _accepted_from(descriptor, self._port)
-                connection = None if peer is None else Connection(inode, descriptor, peer, now)
-            if connection is not None:
-                connection.descriptor = descriptor
-            found[inode] = connection
+                found[inode] = None if peer is None else Connection(inode, descriptor, peer, now)
         self._connections = found
         return [each for each in found.values() if each is not None]
 
     def _called_at(self, connections: list[Connection], now: float) -> dict[Endpoint, float]:
-        """When the last call of each connection arrived, in `time.monotonic()` seconds."""
+        """When the last call of each connection arrived, in `time.perf_counter()` seconds."""
         peers = {each.peer for each in connections}
-        ahead = now - time.perf_counter()
         called: dict[Endpoint, float] = {}
-        for peer, nanoseconds in list(self._last_calls.items()):
-            endpoint, at = _endpoint(peer), nanoseconds / 1e9 + ahead
-            if endpoint in peers:
+        for peer, nanoseconds in dict(self._last_calls).items():  # the event loop adds to it meanwhile
+            endpoint, at = _endpoint(peer), nanoseconds / 1e9
+            if endpoint is not None and endpoint in peers:
                 called[endpoint] = at
             elif now - at > FORGET_SECONDS:  # a younger one may be of a connection that is not yet known
                 self._last_calls.pop(peer, None)
@@ -271,16 +284,16 @@ class ConnectionMonitor:
                         break
         self._closed(reason)
         self._unlogged[reason] += 1
-        if time.monotonic() - self._log_at >= LOG_SECONDS:
-            log.warning(
-                "closed a connection from %s (%s); since the last line: %s",
-                connection.peer.address,
-                reason,
-                ", ".join(f"{count} {each}" for each, count in self._unlogged.items()),
-            )
-            self._unlogged.clear()
-            self._log_at = time.monotonic()
+        self._last_closed = connection.peer.address
         return True
+
+    def _log_closed(self, now: float) -> None:
+        """Log what has been closed since the last line, if that was `LOG_SECONDS` ago."""
+        if self._unlogged and now - self._log_at >= LOG_SECONDS:
+            counts = ", ".join(f"{count} {each}" for each, count in self._unlogged.items())
+            log.warning("closed connections: %s; the last one from %s", counts, self._last_closed)
+            self._unlogged.clear()
+            self._log_at = now
 
 
 def _sockets() -> Iterator[tuple[int, int]]:
@@ -306,17 +319,30 @@ def _duplicate(descriptor: int) -> Iterator[socket.socket | None]:
 
 
 def _accepted_from(descriptor: int, port: int) -> Endpoint | None:
-    """The client's end of a connection to this port; None if the socket is none."""
-    with _duplicate(descriptor) as sock, suppress(OSError):  # a socket that listens has no peer
-        is_tcp = sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6)
-        if sock is not None and is_tcp and sock.getsockname()[1] == port:
-            return Endpoint.of(*sock.getpeername()[:2])
-    return None
+    """The client's end of a connection to this port; None if the socket is none.
+
+    Raises:
+        OSError: the socket cannot be looked at.
+    """
+    with socket.socket(fileno=os.dup(descriptor)) as sock:
+        if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.getsockname()[1] != port:
+            return None
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return None
+        return Endpoint.of(*sock.getpeername()[:2])
+
+
+def _unread(sock: socket.socket) -> int:
+    """Bytes that have been received and not been read."""
+    return int(struct.unpack("=i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))[0])
 
 
 @functools.lru_cache(maxsize=8192)
-def _endpoint(peer: bytes) -> Endpoint:
+def _endpoint(peer: bytes) -> Endpoint | None:
     """The client's end, of what gRPC writes: `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
     _, _, rest = unquote(peer.decode("ascii", "replace")).partition(":")
     address, _, port = rest.rpartition(":")
-    return Endpoint.of(address, int(port))
+    try:
+        return Endpoint.of(address, int(port))
+    except ValueError:  # gRPC does not know it any more
+        return None

@@ -106,8 +106,8 @@ def _stage(certificate: Certificate, now: float) -> str:
 
 def _text(certificate: Certificate, now: float) -> str:
     if now >= certificate.not_after:
-        return f"expired on {date(certificate.not_after)}; clients will refuse it"
+        return f"expired on {date(certificate.not_after)}; certificates like it are refused"
     if now < certificate.not_before:
-        return f"is not valid before {date(certificate.not_before)}; clients will refuse it"
+        return f"is not valid before {date(certificate.not_before)}; certificates like it are refused"
     left = (certificate.not_after - now) / DAY
     return f"expires on {date(certificate.not_after)}, in {left:.1f} days"

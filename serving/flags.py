@@ -15,16 +15,16 @@ def bounded_count(most: int, least: int = 1) -> Callable[[str], int]:
     return parse
 
 
-def bounded_seconds(most: float, or_none: bool = False) -> Callable[[str], float]:
-    """Seconds, above 0 and within a bound; or 0, where that means none."""
-    least = "0 or above" if or_none else "above 0"
+def bounded_seconds(most: float, or_none: bool = False, shortest: float = 0.0) -> Callable[[str], float]:
+    """Seconds, above 0 and within bounds; or 0, where that means none."""
+    least = f"0, or {shortest:g} or more" if or_none else "above 0"
 
     def parse(text: str) -> float:
         try:
             seconds = float(text)
         except ValueError:
             seconds = -1.0
-        if not (0 < seconds <= most or (or_none and seconds == 0)):
+        if not ((0 < seconds <= most and seconds >= shortest) or (or_none and seconds == 0)):
             raise ArgumentTypeError(f"expected seconds, {least} and at most {most:g}, got {text!r}")
         return seconds
 
@@ -43,4 +43,4 @@ count = bounded_count(2**31 - 1)
 count_or_none = bounded_count(2**31 - 1, least=0)
 port = bounded_count(65_535, least=0)
 seconds = bounded_seconds(3600.0)
-seconds_or_none = bounded_seconds(3600.0, or_none=True)
+seconds_or_none = bounded_seconds(3600.0, or_none=True, shortest=1.0)

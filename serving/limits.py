@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from protos.errors import InvalidInput
 from serving.query import Query
 
+LONGEST_SECONDS = (2**31 - 1) // 1000  # gRPC holds milliseconds in 32 bits: 24 days
 ASK_LESS = "use a smaller k, fewer queries, or SearchStream"
 
 
@@ -128,9 +129,15 @@ class Bounds:
     watches: int = field(
         default=4, metadata={"help": "Health/Watch calls of one connection that may be open"}
     )
-    connections: int = field(default=1024, metadata={"help": "connections that may be open"})
+    connections: int = field(
+        default=1024,
+        metadata={"help": "connections that may be open; from 3/4 of them on the least used ones are closed"},
+    )
     connections_per_address: int = field(
-        default=128, metadata={"help": "connections of one address; beyond, the least used ones are closed"}
+        default=128,
+        metadata={
+            "help": "connections of one address; the least used are closed beyond. Raise it behind a proxy"
+        },
     )
     calls: int = field(default=16, metadata={"help": "calls of one connection that may be open at once"})
     first_call_seconds: int = field(
@@ -140,21 +147,26 @@ class Bounds:
         default=300, metadata={"help": "seconds without an open call after which a connection is closed"}
     )
     age_seconds: int = field(
-        default=3600, metadata={"help": "seconds after which a connection is replaced; its calls may finish"}
+        default=3600,
+        metadata={"help": "seconds after which a client is asked to connect anew; open calls go on"},
     )
     keepalive_seconds: int = field(
         default=30, metadata={"help": "seconds between pings that find connections whose client has gone"}
     )
     unsent_bytes: int = field(
-        default=64 << 20, metadata={"help": "bytes of answers above 16 KiB that clients have not read"}
+        default=64 << 20,
+        metadata={"help": "bytes of unread answers of more than 16 KiB each; streams are not included"},
     )
     connection_unsent_bytes: int = field(
         default=16 << 20,
-        metadata={"help": "the same, of one connection; large requests beyond it are refused"},
+        metadata={"help": "bytes of such answers on one connection; beyond, large requests are refused"},
     )
 
     def __post_init__(self) -> None:
         _check_positive(self)
+        for name in ("first_call_seconds", "idle_seconds", "age_seconds", "keepalive_seconds"):
+            if getattr(self, name) > LONGEST_SECONDS:
+                raise ValueError(f"{name}: expected at most {LONGEST_SECONDS}, got {getattr(self, name)}")
 
     @property
     def room(self) -> int:

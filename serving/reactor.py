@@ -31,7 +31,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from protos.errors import DeadlineExceeded, Overloaded, Unavailable
 from serving.batching import Batcher, Job
 from serving.cells import OTHER
-from serving.guard import Guard, caller
+from serving.guard import Guard
 from serving.limits import Bounds
 from serving.methods import Method
 from serving.observer import Observer
@@ -221,11 +221,11 @@ class Reactor:
         A caller with more streams than the newcomer's keeps an idle one for a shorter time, so one caller
         cannot hold all of them by opening them again.
         """
-        held = Counter(map(caller, self._streams))
-        most = held[caller(newcomer)] + 1
+        held = Counter(stream.caller for stream in self._streams)
+        most = held[newcomer.caller] + 1
         now = time.perf_counter_ns()
         for stream in self._streams:
-            may_be_idle = IDLE_STREAM_SECONDS if held[caller(stream)] <= most else IDLE_SPARE_STREAM_SECONDS
+            may_be_idle = IDLE_STREAM_SECONDS if held[stream.caller] <= most else IDLE_SPARE_STREAM_SECONDS
             if now - stream.active_at > may_be_idle * 1e9 and not stream.is_working:
                 stream.fail(Overloaded("this stream was idle, and another needed its room", 1.0))
                 self.leave_stream(stream)

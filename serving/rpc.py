@@ -196,13 +196,15 @@ class Rpc(ABC):
         operations = [cygrpc.SendStatusFromServerOperation(metadata, code, details, NO_FLAGS)]
         if not self._headed:
             operations.append(cygrpc.SendInitialMetadataOperation(None, NO_FLAGS))
-        finished = self._written if self.counted else _nothing
+        size = 0
         if message is not None:
             operations.append(cygrpc.SendMessageOperation(message, NO_FLAGS))
-            if len(message) > UNCOUNTED and not self._cancelled:
-                self._reactor.unsent.sent(self, len(message))
-                finished = self._written
+            size = len(message)
         if not self._cancelled:
+            finished = _nothing
+            if self.counted or size > UNCOUNTED:  # a reservation is replaced, also by a small answer
+                self._reactor.unsent.sent(self, size)
+                finished = self._written
             self._reactor.start(self._call, operations, finished)
         elif self.counted:
             self._reactor.unsent.release(self)

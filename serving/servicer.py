@@ -10,7 +10,7 @@ import numpy.typing as npt
 from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput
 from serving import convert
-from serving.answer_bytes import Answer, AnswerBytes
+from serving.answer_bytes import AnswerBytes, MakeAnswer
 from serving.batching import Job
 from serving.guard import caller
 from serving.limits import Limits
@@ -73,7 +73,7 @@ class RetrievalServicer:
         answer = self._sizes.checked(served, 1, wanted.k, served.response)
         if self._tap is not None and served is self.lineup.champion and self._tap.wants():
             answer = self._tapped(request, answer)
-        size = wanted.k * served.packed.average
+        size = self._sizes.expected(served, 1, wanted.k)
         return self._job(served, queries, ["query"], wanted, rpc, answer, size)
 
     SearchStream = Search  # one answer for each request, in order
@@ -117,6 +117,8 @@ class RetrievalServicer:
         """The champion's vectors of items, at once."""
         rpc.served = self.lineup.champion
         rpc.reserve(self._sizes.check_vectors(rpc.served.manifest.dimension, len(items)))
+        self._admit(rpc, len(items))
+        rpc.check("encode")
         tower = self.lineup.champion.item_tower
         assert tower is not None, "offered only where it has been loaded"
         return tower(items, rpc)
@@ -133,7 +135,7 @@ class RetrievalServicer:
             rpc.served = lineup.choose(key if isinstance(key, bytes) else key.encode())
         return rpc.served
 
-    def _tapped(self, request: wire.SearchRequest, answer: Answer) -> Answer:
+    def _tapped(self, request: wire.SearchRequest, answer: MakeAnswer) -> MakeAnswer:
         """As `answer`, and the tap gets the response too."""
 
         def tapped(job: Job) -> bytes:

@@ -21,7 +21,7 @@ Kind = tuple[int, int, int]
 Vectors = npt.NDArray[np.float32]
 
 SLICE_SECONDS = 0.02
-REST = 1.5  # slices that the rest of a job may be to be worked on at once
+REST = 1.5  # a rest of at most this many slices becomes one slice, since each slice has a cost of its own
 GROWTH = 4  # a slice has at most this many times the queries of the slice before it
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from serving.batching import Job
+from serving.guard import caller
 from serving.rpc import NO_FLAGS, OK, Rpc, serialised
 
 WINDOW_BYTES = 1 << 20  # of the answers of one stream that are being made or wait to be sent
@@ -28,6 +29,7 @@ class StreamRpc(Rpc):
         self._sending = self._receiving = self._whole = False
         self.active_at = self.arrived
         self.connection: bytes = self._call.peer()
+        self.caller = caller(self)
         self._enter()
 
     def _enter(self) -> None:

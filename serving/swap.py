@@ -8,7 +8,6 @@ reactor's thread and between two batches, one reference is changed. What had beg
 it alive until it is done. So all workers change within a tenth of a second, or none does.
 """
 
-import ctypes
 import logging
 import os
 import sys
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from serving import heap
 from serving.board import Board
 from serving.served import Lineup, Served
 
@@ -113,7 +113,7 @@ class Swapper:
             if self._ready is not None:
                 self._ready = None
                 self._note()
-                _give_back()
+                heap.trim()
         elif self._name in coming["who"] and serial > max(self._serial, self._failed, self._ready_for):
             self._ready = None
             self._make_ready(coming)
@@ -144,7 +144,7 @@ class Swapper:
         self._failed, self._error = 0, ""
         self._note()
         del lineup
-        _give_back()
+        heap.trim()
 
     @property
     def _ready_for(self) -> int:
@@ -171,10 +171,3 @@ def _yielding() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
-
-
-def _give_back() -> None:
-    """Memory that the old bundle has freed goes back to the system, where glibc would keep it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 
 from protos.errors import ConfigError
+from protos.regular import open_regular
 from serving.address import is_loopback
 from serving.expiry import Certificate, certificates, date
 from serving.watch import FileWatch, Reloaded
@@ -137,7 +138,8 @@ def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:  # a FIFO in its place would block the supervisor
+            return file.read()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -48,6 +48,7 @@ class Unsent:
         self._held: dict[Holder, tuple[str, int]] = {}  # connection and bytes
         self._sent: dict[Holder, float] = {}  # when the answer was handed to gRPC, the oldest first
         self._connections: dict[str, int] = {}  # bytes by connection
+        self._broken_off: set[Holder] = set()  # calls that were cancelled and still hold their bytes
 
     def __contains__(self, call: Holder) -> bool:
         return call in self._held
@@ -67,7 +68,7 @@ class Unsent:
                 RETRY_SECONDS,
             )
         if self.bytes and self.bytes + size > self._bound:
-            self._reclaim(size)
+            self._reclaim(self.bytes + size - self._bound - self._cancelled)
             raise Overloaded(
                 f"answers of {self.bytes} bytes are unread or being made, at most {self._bound} may be",
                 RETRY_SECONDS,
@@ -88,6 +89,12 @@ class Unsent:
             self._add(call, -self._held[call][1])
             del self._held[call]
             self._sent.pop(call, None)
+            self._broken_off.discard(call)
+
+    @property
+    def _cancelled(self) -> int:
+        """Bytes that will be free as soon as gRPC reports the end of the calls that were cancelled."""
+        return sum(self._held[call][1] for call in self._broken_off)
 
     def _add(self, call: Holder, size: int) -> None:
         connection, held = self._held[call]
@@ -107,5 +114,6 @@ class Unsent:
             if since > due:
                 return
             size -= self._held[oldest][1]
-            del self._sent[oldest]  # its bytes are released when gRPC reports the end
+            del self._sent[oldest]
+            self._broken_off.add(oldest)
             oldest.break_off(f"the answer was not read within {PATIENCE_SECONDS:g} s")

@@ -66,7 +66,7 @@ class Reloaded(Generic[Content]):
     Attributes:
         content: the last usable content.
         error: why the files cannot be used now; empty if they can.
-        quiet: whether a successful read is left out of the log.
+        quiet: whether reads are left out of the log; one process logs them for all.
 
     Raises:
         ConfigError: the files cannot be used.
@@ -116,7 +116,7 @@ class Reloaded(Generic[Content]):
         except ConfigError as error:
             self.error = str(error)
             self._retry = time.monotonic() + RETRY_SECONDS
-            if self.error != before:
+            if self.error != before and not self.quiet:
                 log.error("%s; %s", error, self._kept)
 
 

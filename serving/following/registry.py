@@ -33,9 +33,8 @@ class Registered(NamedTuple):
     Args:
         name: of the model.
         version: its number.
-        bundle_version: of the bundle in it, as the version's tag has it, which may be any text; None where
-        there
-            is no tag.
+        bundle_version: of the bundle in it, as the version's tag has it, which may be any text; None if it
+            has no such tag.
     """
 
     name: str

@@ -210,11 +210,12 @@ def _ask(served: "Served") -> None:
     from serving.query import example_query
 
     retriever, examples = served.retriever, [example_query(each) for each in served.manifest.examples]
-    silent = bool(examples)
+    silent = unknown = bool(examples)
     for start in range(0, len(examples), TOGETHER):
         encoded = retriever.encode(examples[start : start + TOGETHER])
         silent = silent and not encoded.vectors.any()
         for found in retriever.find(encoded, [retriever.wanted(10, (), False)] * len(encoded.asked)):
+            unknown = unknown and not found.asked.basis.is_searched
             if found.asked.basis is Basis.NONE:
                 continue
             if not found.rows or not all(map(math.isfinite, found.scores)):
@@ -225,7 +226,9 @@ def _ask(served: "Served") -> None:
             if [hit.id for hit in hits] != [retriever.catalogue.ids[row] for row in found.rows]:
                 raise BundleDamaged("an answer that holds other items than were found")
     if silent:
-        raise BundleDamaged("the vectors of all of them are zero")
+        raise BundleDamaged("the query tower gives the zero vector for all of them")
+    if unknown:
+        raise BundleDamaged("none of them says anything to the query tower")
 
 
 def _make_ready(served: "Served", place: Path) -> None:

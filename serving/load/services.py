@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from protos.errors import Unavailable
+from serving.limits import Bounds
 from serving.load.cores import Set, on
 
 PATIENCE = 120.0  # seconds until a server answers, and until it has stopped
@@ -61,6 +62,7 @@ def ours(bundle: Path, cores: Set, workers: int = 1) -> Any:
         Unavailable: it does not come up.
     """
     arguments = ["-m", "serving", "serve", "--bundle", str(bundle), "--port", "0", "--workers", str(workers)]
+    arguments += ["--connections-per-address", str(Bounds().connections)]  # all clients have one address
     return _running("search", arguments, cores)
 
 

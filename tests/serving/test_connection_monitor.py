@@ -165,20 +165,30 @@ def test_a_flood_of_frames_without_calls_is_closed(serve: Serve, flood: bytes) -
     assert served.answers()
 
 
-def test_a_large_message_is_no_flood(serve: Serve) -> None:
-    """It may come slowly, for longer than a second after its call."""
+def test_large_messages_are_no_flood(serve: Serve) -> None:
+    """They may come slowly, together, and for longer than a second after their calls."""
     served = serve()
     with Raw(served.address) as raw:
-        stream = raw.begin("/retrieval.v1.Retrieval/SearchBatch")
+        streams = [raw.begin("/retrieval.v1.Retrieval/SearchBatch") for _ in range(4)]
         whole = frames.message(bytes(3 << 20))
-        for start in range(0, len(whole), 64_000):
-            part = whole[start : start + 16_000], whole[start + 16_000 : start + 32_000]
-            rest = whole[start + 32_000 : start + 48_000], whole[start + 48_000 : start + 64_000]
-            raw.send(*(frames.frame(frames.DATA, 0, stream, each) for each in (*part, *rest)))
-            raw.read(0.04)
-        raw.send(frames.frame(frames.DATA, frames.END_STREAM, stream, b""))
-        assert raw.status(stream, 20).code == "INVALID_ARGUMENT"
+        for start in range(0, len(whole), 16_000):
+            part = whole[start : start + 16_000]
+            raw.send(*(frames.frame(frames.DATA, 0, stream, part) for stream in streams))
+            raw.read(0.01)
+        raw.send(*(frames.frame(frames.DATA, frames.END_STREAM, stream, b"") for stream in streams))
+        assert {raw.status(stream, 20).code for stream in streams} == {"INVALID_ARGUMENT"}
     assert served.closed("flood") == 0
+
+
+def test_quiet_connections_make_room_when_the_worker_is_nearly_full(serve: Serve) -> None:
+    served = serve(connections=16)
+    with RetrievalClient(served.address) as client, connected(served.address, 13, "127.0.0.2") as many:
+        for _ in range(30):
+            assert client.search("bavuti").hits
+            time.sleep(0.1)
+        assert soon(lambda: served.closed("full") >= 2)
+        assert 2 <= sum(map(is_closed, many)) < 13
+        assert client.search("bavuti").hits
 
 
 def test_watches_leave_streams_to_others(serve: Serve) -> None:

@@ -134,6 +134,14 @@ def test_a_connection_that_reads_nothing_is_refused_further_large_answers(retrie
         assert raw.status(last).code == "OK"
 
 
+def test_a_small_answer_takes_the_place_of_its_large_reservation(retriever: Retriever) -> None:
+    """A text without a known letter has no hits, which is known only after it has been encoded."""
+    nothing = wire.SearchBatchRequest(queries=[{"text": "\U0001f600"}] * 128, k=100)
+    with RetrievalServer(retriever) as server, Raw(server.address, CLOSED) as raw:
+        raw.ask(BATCH, nothing.SerializeToString())
+        assert soon(lambda: 0 < held(server) < unsent.UNCOUNTED)
+
+
 @pytest.mark.parametrize("end", ["deadline", "reset", "close"])
 def test_what_is_not_read_is_let_go_when_the_call_ends(retriever: Retriever, end: str) -> None:
     with bounded(retriever, 2, 10) as server, Raw(server.address, CLOSED) as raw:

@@ -196,7 +196,7 @@ def unread_sockets(attack: Attack) -> None:
 def _unread(attack: Attack, settings: Sequence[tuple[int, int]], receive_bytes: int | None) -> None:
     """Each second a connection with two such calls; up to 32 of them are held."""
     held: deque[Connection] = deque()
-    framed = batch(256, 1000)
+    framed = batch(256, 64)  # the largest that is not refused
     for _ in attack.ticks(1.0):
         if len(held) >= 32:
             held.popleft().close()

@@ -32,6 +32,10 @@ GROUPS: dict[str, tuple[Callable[[Attack], None], ...]] = {
     "kills": (),  # by this process itself
 }
 KILLS = "kills"
+BEHIND_HAPROXY = (  # as serving/deploy/haproxy.cfg says
+    *("--connections", "2048", "--connections-per-address", "2048"),
+    *("--connection-unsent-bytes", "67108864"),
+)
 NICE = 5  # of attackers
 WARM_UP = 5.0  # seconds of good calls before the figures from before are taken, at most
 SLICE = 0.25  # seconds between two looks at the service
@@ -95,7 +99,8 @@ def run(plan: Plan) -> dict[str, Any]:
     Raises:
         Unavailable: the service or HAProxy did not start.
     """
-    with serving(plan.bundle, plan.workers, plan.flags) as service:
+    flags = [*(BEHIND_HAPROXY if plan.behind_haproxy else ()), *plan.flags]
+    with serving(plan.bundle, plan.workers, flags) as service:
         front = haproxy.running(service.address) if plan.behind_haproxy else nullcontext(service.address)
         with front as address:
             return _run(plan, service, address)
