@@ -6,6 +6,7 @@ from protos.errors import InvalidInput
 from serving.batching import Job
 from serving.limits import ASK_LESS
 from serving.served import Served
+from serving.unsent import UNCOUNTED
 
 ENVELOPE_BYTES = 1024  # bytes of an answer beside its hits, at most, for one query
 ENVELOPE_BYTES_EACH = 32  # the same for each query of a batch
@@ -22,6 +23,8 @@ class AnswerBytes:
     def __init__(self, most: int) -> None:
         self._most = most
         self._most_hit_bytes = most - ENVELOPE_BYTES  # hits of no more bytes make no larger answer
+        # Hits of at most so many bytes make an answer that is neither too large nor counted by `Unsent`.
+        self.small = min(UNCOUNTED, most) - ENVELOPE_BYTES
 
     def check_estimate(self, served: Served, queries: int, k: int) -> None:
         """Refuse a batch whose answer would be too large with items of average size.

@@ -52,30 +52,33 @@ class Blank:
     def __init__(self, vector: Vectors) -> None:
         self._vector = vector
         self._first = float(vector[0, 0])
-        self._largest = float(np.abs(vector).max())
+        largest = float(np.abs(vector).max())
+        self._equal, self._near = self.EQUAL * largest, self.NEAR * largest
+
+    def may_be_in(self, vectors: Vectors) -> bool:
+        """Whether a query of a batch may say nothing; a quick look at the first coordinates.
+
+        Args:
+            vectors: of the batch, float32 (B, D).
+        """
+        if len(vectors) == 1:
+            return bool(abs(vectors.item(0) - self._first) <= self._equal)
+        return bool((np.abs(vectors[:, 0] - self._first) <= self._near).any())
 
     def places(self, vectors: Vectors, encode_alone: Callable[[int], Vectors]) -> list[int]:
         """The places in a batch of the queries that say nothing; the same as for each query alone.
-
-        Every query passes here, so the first coordinate rules out most of them at once.
 
         Args:
             vectors: of the batch, float32 (B, D).
             encode_alone: gives the vector (1, D) of the query at a place, encoded without the others.
         """
         if len(vectors) == 1:
-            if not abs(vectors.item(0) - self._first) <= self.EQUAL * self._largest:
-                return []
             return [0] if self._equals(vectors) else []
-        bound = self.NEAR * self._largest
-        likely = np.flatnonzero(np.abs(vectors[:, 0] - self._first) <= bound)
-        if not likely.size:
-            return []
-        near = likely[np.abs(vectors[likely] - self._vector).max(axis=1) <= bound].tolist()
+        near = np.flatnonzero(np.abs(vectors - self._vector).max(axis=1) <= self._near).tolist()
         return [n for n in near if self._equals(vectors[n]) or self._equals(encode_alone(n))]
 
     def _equals(self, vector: Vectors) -> bool:
-        return bool(np.abs(vector - self._vector).max() <= self.EQUAL * self._largest)
+        return bool(np.abs(vector - self._vector).max() <= self._equal)
 
 
 def bases(features: Mapping[str, FeatureSpec], arrays: Arrays) -> list[Basis]:

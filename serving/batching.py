@@ -147,7 +147,7 @@ class Batcher:
     def refusal(self, is_long: bool = False) -> Overloaded:
         """How to refuse one more job, with the time that the queries that wait will take."""
         seconds = self.short_queries * self.seconds_per_query
-        if self.long:  # which take half of the time
+        if self.long.queries:  # which take half of the time
             seconds *= 2
         if is_long:
             seconds += self.long.queries * self.long.seconds_per_query
@@ -165,7 +165,7 @@ class Batcher:
 
     def answer(self) -> None:
         """Answer one batch of short jobs, or work on one slice of a long one."""
-        if self.long and (self.long.is_due or not self._jobs):
+        if self.long.queries and (self.long.is_due or not self._jobs):
             self._answer_slice()
         else:
             self._answer_batch()
@@ -183,7 +183,7 @@ class Batcher:
         for job in batch:
             job.done(job)
         self.overload.answered()
-        if self.long:
+        if self.long.queries:
             self.long.gave_way(time.perf_counter() - started)
         # Observers come after the clients.
         if self._observer is not None:
@@ -209,7 +209,7 @@ class Batcher:
             self._tell(self._observer, (part,))
 
     def _tell(self, observer: Observer, batch: Sequence[Job]) -> None:
-        observer.queued(len(self._jobs) + len(self.long))
+        observer.queued(len(self._jobs) + len(self.long) if self.long.queries else len(self._jobs))
         for job in batch:
             observer.waited(len(job.prepared), job.queue_us)
         for worked in self._worked:

@@ -36,7 +36,6 @@ class Observer:
     ) -> None:
         self.metrics = metrics
         self.began = metrics.began
-        self.beat = metrics.beat
         self.streams = metrics.streams
         self._log, self._tracing = log, tracing
 

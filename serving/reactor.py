@@ -29,8 +29,8 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from protos.errors import DeadlineExceeded, Overloaded, Unavailable
-from serving.batching import Batcher, Job
-from serving.cells import OTHER
+from serving.batching import BATCH_COST, Batcher, Job
+from serving.cells import HEARTBEAT, OTHER
 from serving.guard import Guard
 from serving.limits import Bounds
 from serving.methods import Method
@@ -39,7 +39,7 @@ from serving.refusals import IDLE_SHARE, Refusals
 from serving.rpc import NO_FLAGS, Rpc
 from serving.status import status, trailers
 from serving.stream_rpc import StreamRpc
-from serving.unsent import Unsent
+from serving.unsent import UNCOUNTED, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -164,13 +164,15 @@ class Reactor:
         is_stream = isinstance(rpc, StreamRpc)
         if is_stream:
             self._batcher.overload.called(waiting)
-        if self._batcher.is_long(job):  # long jobs wait by themselves, and are no sign of an overload
+        if (
+            job.cost > BATCH_COST or queries > self._batcher.most
+        ):  # long jobs wait by themselves, and are no sign of an overload
             waiting = self._batcher.long.queries
             if waiting and waiting + queries > self._bounds.room:
                 raise self._batcher.refusal(is_long=True)
         elif waiting and waiting + queries > self._room():
             raise self._overloaded()
-        if not is_stream:
+        if job.answer_bytes > UNCOUNTED and not is_stream:
             rpc.reserve(job.answer_bytes)
         rpc.job = job
         # A stream may have been open for long before this message of it came.
@@ -236,9 +238,9 @@ class Reactor:
         self._server.shutdown(self._completed, SHUTDOWN)
 
     def _run(self) -> None:
-        poll, batcher, beat = self._completed.poll, self._batcher, self.observer.beat
+        poll, batcher, row = self._completed.poll, self._batcher, self.observer.metrics.row
         while not (self._is_shut and self._due == 0):
-            beat()
+            row[HEARTBEAT] += 1.0
             busy = batcher.queries or self._soon or self._refusals
             event = poll(0.0 if busy else time.time() + IDLE_SECONDS)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:

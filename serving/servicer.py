@@ -70,10 +70,13 @@ class RetrievalServicer:
         served = self._choose(rpc, request.query)
         queries = [self._query(request.query, "query")]
         wanted = self._wanted(served, request)
-        answer = self._sizes.checked(served, 1, wanted.k, served.response)
+        answer: MakeAnswer = served.response
+        size = 0
+        if wanted.k * served.packed.largest > self._sizes.small:
+            answer = self._sizes.checked(served, 1, wanted.k, answer)
+            size = self._sizes.expected(served, 1, wanted.k)
         if self._tap is not None and served is self.lineup.champion and self._tap.wants():
             answer = self._tapped(request, answer)
-        size = self._sizes.expected(served, 1, wanted.k)
         return self._job(served, queries, ["query"], wanted, rpc, answer, size)
 
     SearchStream = Search  # one answer for each request, in order
