@@ -93,7 +93,7 @@ class WorkerMetrics:
 
     @property
     def row(self) -> Row:
-        """The cells; the event loop adds to `HEARTBEAT` at each turn, for a call would cost as much as two."""
+        """The cells. The event loop adds to `HEARTBEAT` at each turn: a call would cost twice as much."""
         return self._cells
 
     def heartbeat(self) -> float:

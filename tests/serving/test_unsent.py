@@ -24,6 +24,7 @@ from tests.serving.conftest import Start
 from tests.serving.guarded import code_of
 from tests.serving.raw import Raw
 from tests.serving.reacting import soon
+from tests.tiny import tiny_bundle
 
 CLOSED = ((frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, 0))  # reads nothing of any answer
 BATCH, STREAM = "/retrieval.v1.Retrieval/SearchBatch", "/retrieval.v1.Retrieval/SearchStream"
@@ -134,11 +135,12 @@ def test_a_connection_that_reads_nothing_is_refused_further_large_answers(retrie
         assert raw.status(last).code == "OK"
 
 
-def test_a_small_answer_takes_the_place_of_its_large_reservation(retriever: Retriever) -> None:
+def test_a_small_answer_takes_the_place_of_its_large_reservation(tmp_path: Path) -> None:
     """A text without a known letter has no hits, which is known only after it has been encoded."""
-    nothing = wire.SearchBatchRequest(queries=[{"text": "\U0001f600"}] * 128, k=100)
-    with RetrievalServer(retriever) as server, Raw(server.address, CLOSED) as raw:
-        raw.ask(BATCH, nothing.SerializeToString())
+    nothing_popular = Retriever.load(tiny_bundle(tmp_path, shares=[1.0] * 300))
+    unknown = wire.SearchBatchRequest(queries=[{"text": "\U0001f600"}] * 128, k=100)
+    with RetrievalServer(nothing_popular) as server, Raw(server.address, CLOSED) as raw:
+        raw.ask(BATCH, unknown.SerializeToString())
         assert soon(lambda: 0 < held(server) < unsent.UNCOUNTED)
 
 
