@@ -31,7 +31,7 @@ WORK = CACHE / "scale"
 MODULE = "export.scale.measuring"
 CATALOGUE = ("encode", "build", "search", "load")  # steps of a catalogue of documents, in order
 VECTORS = ("vectors", "exact")  # of vectors alone
-RETRIEVER = "serving.retriever"  # measured by the step `load`; `program` covers a module that is named here
+RETRIEVER = "serving.retriever"  # the step `load` runs it in another process; `program` covers it by this name
 
 Document = dict[str, Any]
 Launch = Callable[[str, Path, int, int], None]  # step, folder, items, seed

@@ -231,7 +231,7 @@ def test_a_lock_that_cannot_be_broken_is_tried_with_pauses_and_the_error_says_wh
 ) -> None:
     left_by("ann@one")
     described(pid=2**22 + 1)
-    tries = []
+    tries: list[str] = []
 
     def rename(client: mlflow.MlflowClient, name: str, new_name: str) -> None:
         tries.append(name)
