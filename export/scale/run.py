@@ -31,7 +31,7 @@ WORK = CACHE / "scale"
 MODULE = "export.scale.measuring"
 CATALOGUE = ("encode", "build", "search", "load")  # steps of a catalogue of documents, in order
 VECTORS = ("vectors", "exact")  # of vectors alone
-RETRIEVER = "serving.retriever"  # the step `load` runs it in another process; `program` covers it by this name
+RETRIEVER = "serving.retriever"  # run by the step `load`; `program` covers it because its name is here
 
 Document = dict[str, Any]
 Launch = Callable[[str, Path, int, int], None]  # step, folder, items, seed
