@@ -135,7 +135,7 @@ def test_everything_left_out_is_counted(tables: Tables) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["-" * 10_000 + "1", "1" + "+1" * 20_000, "if 1:\n pass\n" + "elif 1:\n pass\n" * 900],
+    ["-" * 10_000 + "1", "1" + "+1" * 20_000, "if 1:\n pass\n" + "elif 1:\n pass\n" * 3000],
     ids=["unary", "binary", "elif"],
 )
 def test_a_file_that_nests_too_deep_for_the_parser_is_skipped(tmp_path: Path, source: str) -> None:
