@@ -26,10 +26,16 @@ endef
 
 # One recipe at a time: $(1) is a Python, $(2) says what another process may be doing, $(3) is a file to lock. The
 # shell holds the lock on its descriptor 9 until it and what it started have ended. macOS has no flock(1).
-LOCK := -c 'import fcntl, sys; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB * int(sys.argv[1]))'
+# make removes the indentation of lines in a recipe, so this Python has none.
+define LOCK
+import fcntl, sys
+wait = "another " + sys.argv[1] + " is at work here; waiting for it"
+try: fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError: print(wait, file=sys.stderr, flush=True); fcntl.flock(9, fcntl.LOCK_EX)
+endef
 define alone
 	exec 9< "$(3)"
-	$(1) $(LOCK) 1 2>/dev/null || { echo "another $(2) is at work here; waiting for it" >&2; $(1) $(LOCK) 0; }
+	$(1) -c '$(LOCK)' "$(2)"
 endef
 
 setup: $(STAMP) ## make .venv with pip from pinned versions

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from protos.config import parse
+from protos.documents import parse_json
 
 TAG = "twinspire.process"
 COMMAND_LENGTH = 200  # characters
@@ -29,7 +30,8 @@ class Holder:
 
     Args:
         host: the name of its host.
-        machine: equal for two processes that can look each other's ids up; empty where that is not known.
+        machine: identity of the host, its boot and its pid namespace; only processes with an equal one can
+            look up the id. Empty if this is not known.
         pid: its id.
         started: when it started, as its kernel counts.
         command: its command line, shortened.
@@ -47,14 +49,19 @@ class Holder:
         command = shlex.join(sys.orig_argv)
         if len(command) > COMMAND_LENGTH:
             command = f"{command[: COMMAND_LENGTH - 3]}..."
-        return cls(socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()), command)
+        pid = os.getpid()
+        try:
+            machine, started = _machine(), _started(pid)
+        except (psutil.Error, OSError, IndexError):  # there is no /proc: the lock is held for its lease
+            machine, started = "", ""
+        return cls(socket.gethostname(), machine, pid, started, command)
 
     @classmethod
     def of(cls, tags: Mapping[str, str]) -> "Holder | None":
         """The process that the tags of a lock describe; None if they describe none."""
         try:
-            found: Holder = parse(json.loads(tags[TAG]), Holder)
-        except (KeyError, ValueError, RecursionError):
+            found: Holder = parse(parse_json(tags[TAG]), Holder)
+        except (KeyError, ValueError):
             return None
         return found
 
@@ -63,8 +70,7 @@ class Holder:
         return {TAG: json.dumps(dataclasses.asdict(self))}
 
     def __str__(self) -> str:
-        text = f"process {self.pid} on {self.host}, `{self.command}`"
-        return "".join(char if char.isprintable() else "?" for char in text)
+        return printable(f"process {self.pid} on {self.host}, `{self.command}`")
 
     def has_died(self) -> bool:
         """Whether the process has certainly ended; False where this host cannot tell."""
@@ -85,6 +91,11 @@ class Holder:
             return _started(self.pid) != self.started
         except (psutil.Error, OSError, IndexError):  # it is hidden from this user, or has ended just now
             return False
+
+
+def printable(text: str) -> str:
+    """A text with `?` in place of control characters and others that are not printable."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _started(pid: int) -> str:

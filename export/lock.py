@@ -4,13 +4,17 @@ Aliases are last-writer-wins, but the name of a registered model is unique, and 
 that. So the lock of `pydocs` is the registered model `pydocs.release-lock`: who creates it holds it, and
 its tags, written in the same transaction, say who that is.
 
-A holder that died leaves the lock behind. A process on the same host that sees that the holder has ended
-breaks the lock at once; any process does after `STALE_S` seconds, by the server's own clock. To break a
-lock is to rename it to a name that ends in its token. That can be done once, because the name is then
-taken. The renamed model stays, with tags that say who broke the lock and why. A holder releases the lock in
-the same way and deletes what it renamed, but only while no process can have broken it. So no process
-removes a lock other than the one that it saw. For a holder that has ended this takes a second look at the
-lock after it was seen to have ended: from then on only a process that breaks the lock can remove it.
+A holder that was killed leaves its lock behind. A process on the same host breaks such a lock at once. A
+process on another host breaks it when it is `STALE_S` seconds old by the clock of the server.
+
+A lock is broken by renaming its model to a name that ends in the lock's token. The server allows each name
+once, so only one process can break a lock. The renamed model is kept, with tags that say who broke the lock
+and why. A holder releases its lock by the same renaming, and then deletes the renamed model unless the lock
+is old enough to be broken: a process that is about to break it must find the name taken.
+
+A process must not break another lock than the one whose holder it found dead. So it reads the lock again
+after it has found the holder dead, and compares the tokens. A dead holder cannot release its lock any more,
+so from then on the lock can only be broken, and only once.
 """
 
 import dataclasses
@@ -26,7 +30,8 @@ import mlflow
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
-from export.holder import Holder
+from export.holder import Holder, printable
+from export.markdown import one_line
 from protos.errors import Unavailable
 from train.tracking import is_absent, unreachable
 
@@ -34,6 +39,8 @@ SUFFIX = ".release-lock"
 STALE_S = 300.0  # a release holds it for a second or two
 WAIT_S = 30.0
 POLL_S = 0.2
+TOLD_LENGTH = 500  # characters that are shown of a text from the registry
+MOST_TOLD = 3  # broken locks that a record names
 WHO, SINCE, TOKEN = "twinspire.holder", "twinspire.since", "twinspire.token"
 BROKEN_BY, BROKEN_AT, BROKEN_WHY = "twinspire.broken_by", "twinspire.broken_at", "twinspire.broken_because"
 
@@ -47,7 +54,8 @@ class Lock:
     Args:
         name: of the registered model whose champion it guards.
         token: of this holder, and no other.
-        broke: the locks that were broken to take this one: who held each, since when, and why it was broken.
+        broke: the locks that were broken to take this one: who held each, since when, and why it was broken;
+            of more than three, the first three and how many more.
     """
 
     name: str
@@ -111,6 +119,7 @@ def holder(name: str) -> str:
 def _take(lock: Lock, who: str, deadline: float) -> tuple[str, ...]:
     """Take the lock; returns what is said of the locks that were broken for it."""
     broke: list[str] = []
+    failed = ""
     while not _create(lock, who):
         found = _look(lock.name)
         if found is not None:
@@ -118,14 +127,19 @@ def _take(lock: Lock, who: str, deadline: float) -> tuple[str, ...]:
                 break  # the request went out twice, as its answer was lost
             why = _why_broken(lock.name, found)
             if why:
-                broke += _break(lock.name, found, who, why)
+                try:
+                    broke.append(_break(lock.name, found, who, why))
+                except MlflowException as error:  # another process was faster, or the server fails
+                    failed = f" ({one_line(error.message, TOLD_LENGTH)})"
+                    time.sleep(POLL_S)
             elif time.monotonic() > deadline:
                 raise Unavailable(_taken(lock.name, found))
             else:
                 time.sleep(POLL_S)
-        if time.monotonic() > deadline + WAIT_S:  # it changes hands each time we look
-            raise Unavailable(f"{lock.name}: the release lock could not be had; try again")
-    return tuple(broke)
+        if time.monotonic() > deadline + WAIT_S:  # it cannot be broken, or has another holder at each look
+            raise Unavailable(f"{lock.name}: the release lock could not be taken{failed}; try again")
+    more = len(broke) - MOST_TOLD
+    return (*broke[:MOST_TOLD], f"and {more} more") if more > 0 else tuple(broke)
 
 
 def _create(lock: Lock, who: str) -> bool:
@@ -180,13 +194,14 @@ def _why_broken(name: str, found: RegisteredModel) -> str:
     return "its process has ended"
 
 
-def _break(name: str, found: RegisteredModel, who: str, why: str) -> list[str]:
-    """Put a lock aside, and say whose it was; an empty list where another process was faster."""
+def _break(name: str, found: RegisteredModel, who: str, why: str) -> str:
+    """Break a lock; returns whose it was and why it was broken.
+
+    Raises:
+        MlflowException: it was not renamed, for example because another process did so first.
+    """
     client, aside = mlflow.MlflowClient(), _aside(name, found.tags.get(TOKEN, ""))
-    try:
-        client.rename_registered_model(name + SUFFIX, aside)
-    except MlflowException:  # the next look at it tells what is true
-        return []
+    client.rename_registered_model(name + SUFFIX, aside)
     told = f"{_whose(found)}: {why}"
     log.warning("%s: broke the release lock of %s", name, told)
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -195,7 +210,7 @@ def _break(name: str, found: RegisteredModel, who: str, why: str) -> list[str]:
             client.set_registered_model_tag(aside, key, value)
     except MlflowException as error:
         log.warning("%s: cannot note on %s who broke it: %s", name, aside, error.message)
-    return [told]
+    return told
 
 
 def _release(lock: Lock) -> None:
@@ -223,14 +238,14 @@ def _description(name: str) -> str:
 
 
 def _who(found: RegisteredModel) -> str:
-    return str(found.tags.get(WHO, "an unknown user"))
+    return one_line(printable(str(found.tags.get(WHO, "an unknown user"))), TOLD_LENGTH)
 
 
 def _whose(found: RegisteredModel) -> str:
     """User, host, process and command of the holder of a lock, and since when it was held."""
     process = Holder.of(found.tags)
     told = _who(found) if process is None else f"{_who(found)} ({process})"
-    return f"{told}, held since {_time(found.creation_timestamp)}"
+    return f"{one_line(told, TOLD_LENGTH)}, held since {_time(found.creation_timestamp)}"
 
 
 def _time(timestamp: float) -> str:

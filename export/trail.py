@@ -23,13 +23,15 @@ from mlflow.exceptions import MlflowException
 
 from protos.config import parse
 from protos.documents import parse_json
+from protos.errors import InvalidInput
 from protos.mlflow_names import STAGE
 from train.tracking import is_absent
 
 RELEASE = "release"
 MOVE = "twinspire.move"
 HEAD = "twinspire.trail"
-REASON_LENGTH = 1000  # characters; a tag of a run holds 8,000
+REASON_LENGTH = 1000  # characters
+RECORD_LENGTH = 8000  # characters; MLflow cuts a longer tag of a run without an error
 
 Action = Literal["promote", "refuse", "force", "rollback"]
 MOVES = ("promote", "force", "rollback")
@@ -142,6 +144,9 @@ def append(
     Args:
         gates: with `name`, `figure`, `bound` and `holds`; a figure that is no number becomes None.
         broke: what is said of the release locks that were broken for it.
+
+    Raises:
+        InvalidInput: the record is too long for a tag of a run; nothing was written.
     """
     known = read(name).entries
     record = Record(
@@ -157,6 +162,11 @@ def append(
         broke=broke,
     )
     text = json.dumps(asdict(record), ensure_ascii=False, sort_keys=True, allow_nan=False)
+    if len(text) > RECORD_LENGTH:
+        raise InvalidInput(
+            "record of the release",
+            f"expected at most {RECORD_LENGTH:,} characters of JSON, got {len(text):,}; shorten the reason",
+        )
     client = mlflow.MlflowClient()
     client.set_tag(run_id, MOVE, text)
     digest = hashlib.sha256(text.encode()).hexdigest()

@@ -52,6 +52,7 @@ SCALES = "vector_scales.npy"  # required where vectors are int8
 DRAFT = ".bundle-"  # how the names of folders begin in which bundles are written
 
 MOST_LINKS = 10_000  # hnswlib takes no larger M
+LARGEST_MANIFEST = 64 << 20  # bytes; the ids of a million items take about 20 MB
 LARGEST = 2**31 - 1  # of counts and beams: rows are int32 in places
 LARGEST_DIMENSION = 65_536
 
@@ -208,7 +209,7 @@ def write(parent: Path, manifest: Manifest, fill: Callable[[Path], None]) -> Pat
         The bundle's folder. One that already stands there, verified, is kept as it is.
 
     Raises:
-        BundleDamaged: `fill` left out a required file.
+        BundleDamaged: `fill` left out a required file, or the manifest is larger than 64 MiB.
     """
     with drafts.draft(parent, DRAFT) as draft:
         fill(draft)
@@ -217,7 +218,10 @@ def write(parent: Path, manifest: Manifest, fill: Callable[[Path], None]) -> Pat
                 raise BundleDamaged(f"{draft / name}: missing, so the bundle cannot be written")
         paths = sorted(path for path in draft.rglob("*") if path.is_file())
         sealed = manifest.sealed({path.relative_to(draft).as_posix(): record(path) for path in paths})
-        (draft / MANIFEST).write_bytes(sealed.to_bytes())
+        content = sealed.to_bytes()
+        if len(content) > LARGEST_MANIFEST:
+            raise BundleDamaged(f"{MANIFEST}: {len(content):,} bytes, expected at most {LARGEST_MANIFEST:,}")
+        (draft / MANIFEST).write_bytes(content)
         for path in [*paths, draft / MANIFEST]:
             path.chmod(0o644)
             sync(path)
@@ -257,13 +261,16 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest alone, itself verified; the other files are not looked at.
 
     Raises:
-        BundleDamaged: it is missing, is not JSON, is not what was written, or names a file outside the
-            folder.
+        BundleDamaged: it is missing, is larger than 64 MiB, is not JSON, is not what was written, or names a
+            file outside the folder.
         BundleTooNew, BundleTooOld: the schema version is from the future, or no longer read.
     """
     path = folder / MANIFEST
     with open_file(folder, MANIFEST) as file:
-        content = file.read()
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST_MANIFEST:
+            raise BundleDamaged(f"{path}: {size:,} bytes, expected at most {LARGEST_MANIFEST:,}")
+        content = file.read(size)
     try:
         table = parse_json(content)
     except ValueError as error:

@@ -5,23 +5,27 @@
     clear(parent)                  # removes the drafts of processes that have ended
 
 A draft `.download-<digits>` has a lock file beside it, `.download-<digits>.lock`, which its process holds
-(flock) for as long as it lives. The lock file exists before the draft does, so a draft without a lock file,
-or whose lock is free, belongs to a process that was killed. The next `draft` in the same parent removes it.
-Process ids would not do, because several containers may share the parent.
+(flock) for as long as it lives. The lock file is made before the draft and removed after it. So a lock file
+that is free belongs to a process that was killed, and the next `draft` in the same parent removes its draft.
+A folder without a lock file is not a draft, whatever its name is, and stays. Process ids cannot replace the
+lock files: containers that share the parent can have equal ones.
 """
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX, LOCK = ".download-", ".lock"
-# How the names of drafts begin. `.variants-` was in use before drafts had locks; it is only cleared.
-PREFIXES = (PREFIX, ".bundle-", ".making-", ".variants-")
-ASIDE = ".removed-"  # what is being removed
+PREFIXES = (PREFIX, ".bundle-", ".making-", ".dataset-")  # how the names of drafts begin
+ASIDE = ".removed-"  # how the names of folders begin that `remove` has put aside
+
+_BEGIN = "|".join(map(re.escape, (*PREFIXES, ASIDE)))
+_LOCK_NAME = re.compile(rf"(?:{_BEGIN})[0-9a-f]{{12}}{re.escape(LOCK)}")
 
 
 @contextmanager
@@ -40,46 +44,53 @@ def draft(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
         raise ValueError(f"prefix: expected one of {', '.join(PREFIXES)}, got {prefix!r}")
     parent.mkdir(parents=True, exist_ok=True)
     clear(parent)
-    lock, held = _lock(parent, prefix)
-    folder = lock.with_name(lock.name.removesuffix(LOCK))
-    try:
+    with _locked(parent, prefix) as folder:
         folder.mkdir()
         yield folder
-    finally:
-        _delete(folder)
-        lock.unlink(missing_ok=True)
-        os.close(held)
 
 
 def clear(parent: Path) -> int:
     """Remove what killed processes left in `parent`; returns how many drafts that were."""
-    for each in parent.glob(f"{ASIDE}*"):
-        _delete(each)
-    found = {each.name.removesuffix(LOCK) for prefix in PREFIXES for each in parent.glob(f"{prefix}*")}
-    return sum(_clear(parent / name, parent / f"{name}{LOCK}") for name in found)
+    locks = [each for each in parent.glob(f".*{LOCK}") if _LOCK_NAME.fullmatch(each.name)]
+    return sum(_clear(each) and not each.name.startswith(ASIDE) for each in locks)
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of bundles in such a way that no process ever sees a part of it.
+    """Remove a folder so that no process sees a part of it: rename it, then delete its files.
 
     A link is removed itself; what it leads to stays.
 
     Raises:
-        OSError: it cannot be moved out of the way.
+        OSError: it cannot be renamed.
     """
-    aside = folder.with_name(f"{ASIDE}{secrets.token_hex(6)}")
-    try:
+    with suppress(FileNotFoundError), _locked(folder.parent, ASIDE) as aside:  # absent: removed by another
         folder.rename(aside)
-    except FileNotFoundError:  # another process has removed it
-        return
-    _delete(aside)
 
 
-def _delete(folder: Path) -> None:
+@contextmanager
+def _locked(parent: Path, prefix: str) -> Iterator[Path]:
+    """The path of a new folder, which is not made, with its lock file; both are removed at the end."""
+    lock, held = _lock(parent, prefix)
+    folder = _folder(lock)
+    try:
+        yield folder
+    finally:
+        _delete(folder, lock)
+        os.close(held)
+
+
+def _folder(lock: Path) -> Path:
+    return lock.with_name(lock.name.removesuffix(LOCK))
+
+
+def _delete(folder: Path, lock: Path) -> None:
+    """Delete a draft, then its lock file; a draft that cannot be deleted keeps it for the next `clear`."""
     if folder.is_symlink():
         folder.unlink(missing_ok=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)
+    if not os.path.lexists(folder):
+        lock.unlink(missing_ok=True)
 
 
 def _lock(parent: Path, prefix: str) -> tuple[Path, int]:
@@ -96,18 +107,15 @@ def _lock(parent: Path, prefix: str) -> tuple[Path, int]:
         os.close(held)
 
 
-def _clear(folder: Path, lock: Path) -> bool:
+def _clear(lock: Path) -> bool:
+    """Remove a draft if its lock is free."""
     try:
         held = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        _delete(folder)
-        return True
-    except OSError:  # of another user, or not a lock file at all
+    except OSError:  # gone, of another user, or not a file
         return False
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _delete(folder)
-        lock.unlink(missing_ok=True)
+        _delete(_folder(lock), lock)
         return True
     except BlockingIOError:  # its process lives
         return False

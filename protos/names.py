@@ -1,21 +1,21 @@
 """Names from outside that become a part of a path, a query or an address: checked before they do.
 
 A bundle version comes from a registry's tag, a file name from a bundle's manifest, a model name from a
-manifest or a configuration, a run id from a tracking server. Each check returns the text, or raises a
-`ValueError` that says what was expected; callers add where the text was found.
+manifest or a configuration, a run id from a tracking server. A check raises a `ValueError` that says what was
+expected; callers add where the text was found. `is_bundle_folder` alone answers with a bool.
 """
 
 import re
 
 DIGITS = 12  # of a bundle's version: the name of its folder
-LONGEST_PART = 255  # characters of a file's name, which Linux allows in bytes
+LONGEST_PART = 255  # bytes of the name of a file or a folder, as Linux allows them
 LONGEST_SHOWN = 80  # characters of a refused text that an error shows
 
 _VERSION = re.compile(r"[0-9a-f]{64}")
 _FOLDER = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\:]")
+_MODEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_PART - 1}}}")
+_RUN = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_PART - 1}}}")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")  # surrogates have no bytes
 
 
 def bundle_version(text: str) -> str:
@@ -45,33 +45,38 @@ def model_name(text: str) -> str:
     """The name of a registered model and of its experiment.
 
     Raises:
-        ValueError: it has other characters than letters, digits, `.`, `_` and `-`, or begins with one of
-            these three.
+        ValueError: it has other characters than letters, digits, `.`, `_` and `-`, begins with one of these
+            three, or has more than 255 characters.
     """
-    return _matching(_MODEL, text, "letters, digits, '.', '_' and '-', beginning with a letter or a digit")
+    expected = f"1 to {LONGEST_PART} letters, digits, '.', '_' and '-', beginning with a letter or a digit"
+    return _matching(_MODEL, text, expected)
 
 
 def run_id(text: str) -> str:
     """The id of an MLflow run.
 
     Raises:
-        ValueError: it has other characters than letters, digits, `_` and `-`.
+        ValueError: it has other characters than letters, digits, `_` and `-`, or more than 255 of them.
     """
-    return _matching(_RUN, text, "1 to 256 letters, digits, '_' and '-'")
+    return _matching(_RUN, text, f"1 to {LONGEST_PART} letters, digits, '_' and '-'")
 
 
 def file_name(text: str) -> str:
     """The name of a file inside a folder, such as `reports/quality.json`.
 
+    A colon is allowed: on the systems that are supported, which are POSIX systems, it has no meaning.
+
     Raises:
-        ValueError: it is absolute, has a part that is empty or begins with a dot, or has a backslash, a colon
-            or a control character.
+        ValueError: it is absolute, has a part that is empty, begins with a dot or is longer than 255 bytes,
+            or has a backslash, a control character or a surrogate.
     """
-    parts = text.split("/")
-    fits = all(part and not part.startswith(".") and len(part) <= LONGEST_PART for part in parts)
-    if not fits or _UNSAFE.search(text):
+    if _UNSAFE.search(text) or not all(map(_is_plain, text.split("/"))):
         raise ValueError(f"expected a plain relative file name, got {_shown(text)}")
     return text
+
+
+def _is_plain(part: str) -> bool:
+    return part != "" and not part.startswith(".") and len(part.encode()) <= LONGEST_PART
 
 
 def _matching(pattern: re.Pattern[str], text: str, expected: str) -> str:

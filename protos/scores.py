@@ -5,10 +5,11 @@ threads and the processor, so equal bits are promised only for the same call in 
 promised is the same items in the same order, with scores within `SCORE_TOLERANCE`. Items whose scores are
 closer than that are tied: they may change places, and either may be the last of the k items.
 
-For two orders of the D terms of a product of unit vectors the worst case is 2 * D * 2^-24, 6e-5 for D = 512:
-all rounding errors with the same sign. They have not. The largest error that was measured against float64 is
-1.1e-6, over batches of 1 to 500 queries, D of 32 to 512, 1 and 2 threads and the OpenBLAS kernels of five
-processors. Two such errors and the rounding of a tower stay well within the tolerance.
+The product of two unit vectors is a sum of D terms. Two orders of these terms give sums that differ by at
+most 2 * D * 2^-24, which is 6e-5 for D = 512. They differ by that much only if all rounding errors have the
+same sign. Measured errors are much smaller: the largest against float64 is 1.1e-6, over batches of 1 to 500
+queries, D of 32 to 512, 1 and 2 threads and the OpenBLAS kernels of five processors. Two such errors and the
+rounding of a tower stay well within the tolerance.
 
 An HNSW graph is searched approximately. Where several paths through it are tied, rounding can decide whether
 an item is found at all, and `difference` then reports the item. This needs a catalogue full of ties and a

@@ -111,10 +111,10 @@ def read_vectors(
 
 
 def check_lengths(vectors: Vectors, filled: bool = False) -> None:
-    """Make sure that vectors (N, D) are what scores are worked out from.
+    """Check that each of the vectors (N, D) has length 1, within `LENGTH_TOLERANCE`.
 
-    Each is of unit length. A tower gives the zero vector for an item that it knows nothing of, so single
-    items may have that one, too, unless the last coordinate fills up each row.
+    A tower encodes an item without any known feature as the zero vector. So vectors may be zero as long as at
+    least one is not. With `filled` no vector may be zero, because the last coordinate makes its length 1.
 
     Args:
         filled: as `rounded_vectors` has it.

@@ -74,6 +74,18 @@ def test_the_second_of_two_at_once_waits_for_the_first(folder: Path, target: str
     assert lines.count(lines[0]) == {"setup": 1, "demo": 2}[target]
 
 
+def test_a_python_that_fails_is_shown_and_not_taken_for_another_recipe(folder: Path) -> None:
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "python").write_text("#!/bin/bash\necho 'no module fcntl' >&2; exit 3\n")
+    (folder / ".venv" / "bin" / "python").chmod(0o755)
+    (folder / ".venv" / ".installed").touch()
+    command = ["make", "demo", f"PYTHON={folder}/python", "CONFIG=a.toml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "no module fcntl" in done.stderr
+    assert "is at work here" not in done.stderr
+
+
 def test_a_killed_demo_does_not_block_the_next(folder: Path) -> None:
     (folder / ".venv" / "bin").mkdir(parents=True)
     shutil.copy(folder / "python", folder / ".venv" / "bin" / "python")

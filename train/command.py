@@ -47,10 +47,10 @@ def execute(parser: argparse.ArgumentParser) -> int:
         PROGRESS.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2 if isinstance(error, ConfigError) else 1
     except Exception as error:
-        where = _without_room(error)
-        if where is None:
+        reason = _without_room(error)
+        if reason is None:
             raise
-        told = f"error: {where}; nothing half-written is used: make room and run the same command again"
+        told = f"error: {reason}; nothing half-written is used: make room and run the same command again"
         PROGRESS.print(told, style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt as error:
@@ -65,7 +65,7 @@ def execute(parser: argparse.ArgumentParser) -> int:
 
 
 def _without_room(error: BaseException) -> str | None:
-    """Which file could not be written for want of room, and why; None if an error has another cause."""
+    """Which file could not be written because the disk is full; None if an error has another cause."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in NO_ROOM:

@@ -15,8 +15,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ import numpy.typing as npt
 import polars as pl
 from rich.console import Console
 
+from protos import drafts
 from protos.bundle import sync
 from protos.documents import parse_json
 from protos.errors import DataError
@@ -102,7 +101,8 @@ def prepare(
     tables = sample_groups(read(), experiment.data.max_items, experiment.split.seed)
     if identify() != identity:
         raise DataError(
-            f"{experiment.data.kind}: the data changed while they were read; run the command again"
+            f"{experiment.name}: the data ({experiment.data.kind}) changed while they were read; "
+            "run the command again"
         )
     _check_columns(experiment, tables)
     pairs = split.assign(tables.pairs, experiment.split)
@@ -235,23 +235,17 @@ def _write(
     Args:
         refresh: replace the folder if it is there.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".dataset-", dir=folder.parent))
-    try:
+    with drafts.draft(folder.parent, ".dataset-") as draft:
         _fill(draft, items, pairs, history, report)
         draft.chmod(0o755)
         if refresh and folder.is_dir():
-            old = Path(tempfile.mkdtemp(prefix=".dataset-", dir=folder.parent))
-            folder.rename(old)  # onto an empty folder
-            shutil.rmtree(old, ignore_errors=True)
+            drafts.remove(folder)
         try:
             os.rename(draft, folder)
         except OSError:
             if not (folder / REPORT).is_file():
                 raise
         sync(folder.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _fill(

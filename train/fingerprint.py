@@ -94,6 +94,7 @@ def _names(node: ast.AST, package: str) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
+        # One dot names the package of the file, each further dot the package above it.
         above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
         base = ".".join([*above, *([node.module] if node.module else [])])
         yield base

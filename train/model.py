@@ -83,19 +83,13 @@ def restore(run: Run) -> Model:
     Raises:
         MissingStage: the run holds no model, or one of texts that are no longer hashed as it has learned.
         DataError: its artifacts are damaged.
-        Unavailable: it holds a model that cannot be downloaded, for example because the disk is full.
+        Unavailable: it holds a model that cannot be downloaded, or MLflow cannot tell whether it does.
     """
     try:
         uri = f"runs:/{run.info.run_id}/{ARTIFACTS}"
         folder = Path(mlflow.artifacts.download_artifacts(uri))
     except (MlflowException, OSError) as error:
-        if mlflow.MlflowClient().list_artifacts(run.info.run_id, ARTIFACTS):
-            where = tempfile.gettempdir()
-            raise Unavailable(
-                f"run {run.info.run_id}: its model cannot be downloaded to {where}; is the disk full? "
-                f"({error})"
-            ) from None
-        raise MissingStage(f"run {run.info.run_id}: holds no model ({error}); train one first") from None
+        raise _not_downloaded(run.info.run_id, error) from None
     try:
         content: dict[str, Any] = parse_json((folder / DESCRIPTION).read_bytes())
         experiment = parse(content["experiment"], Experiment)
@@ -112,6 +106,19 @@ def restore(run: Run) -> Model:
     for tower in towers:
         tower.eval()
     return Model(experiment, schema, towers)
+
+
+def _not_downloaded(run_id: str, error: Exception) -> MissingStage | Unavailable:
+    """Why a model was not downloaded: the run holds none, or it holds one that cannot be had now."""
+    try:
+        if not mlflow.MlflowClient().list_artifacts(run_id, ARTIFACTS):
+            return MissingStage(f"run {run_id}: holds no model ({error}); train one first")
+    except (MlflowException, OSError) as listing:
+        return Unavailable(f"run {run_id}: its model cannot be listed: {listing}")
+    return Unavailable(
+        f"run {run_id}: its model cannot be downloaded to {tempfile.gettempdir()}: the disk is full, or the "
+        f"artifact store fails ({error})"
+    )
 
 
 def _reads_text(schema: Schema) -> bool:

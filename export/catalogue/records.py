@@ -73,7 +73,7 @@ class TableRecords:
         id_column: of the file, where a feature of ids is read from.
         count: rows of the file.
         content: sha256 of the file.
-        state: size and time of change of the file when it was checked.
+        state: of the file when it was checked, as `_state` gives it.
     """
 
     path: Path
@@ -81,7 +81,7 @@ class TableRecords:
     id_column: str
     count: int
     content: str
-    state: tuple[int, int]
+    state: tuple[int, ...]
 
     @classmethod
     def open(
@@ -151,11 +151,12 @@ def _served(spec: FeatureSpec) -> FeatureSpec:
     return spec
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _state(path: Path) -> tuple[int, ...]:
+    """What differs after a file was written or replaced, even if its size and time were set back."""
     try:
         found = path.stat()
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

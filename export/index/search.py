@@ -83,7 +83,10 @@ def served(
 
 
 def least_scores(vectors: Vectors, queries: Vectors, k: int) -> Shares:
-    """(Q,) what an item has to score to be among the best k of all, less `SCORE_TOLERANCE`."""
+    """(Q,) the score of the k-th best item of each query, less the rounding error that scores may have.
+
+    The rounding error is `SCORE_TOLERANCE`, times the score where that exceeds 1.
+    """
     last = exact(queries, vectors, k)[:, -1]
     bound = np.einsum("qd,qd->q", queries, vectors[last])
     return np.asarray(bound - SCORE_TOLERANCE * np.maximum(1, np.abs(bound)), np.float64)

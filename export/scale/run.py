@@ -31,7 +31,7 @@ WORK = CACHE / "scale"
 MODULE = "export.scale.measuring"
 CATALOGUE = ("encode", "build", "search", "load")  # steps of a catalogue of documents, in order
 VECTORS = ("vectors", "exact")  # of vectors alone
-RETRIEVER = "serving.retriever"  # loaded by the step `load`, in a process of its own
+RETRIEVER = "serving.retriever"  # run by the step `load`; `program` covers it because its name is here
 
 Document = dict[str, Any]
 Launch = Callable[[str, Path, int, int], None]  # step, folder, items, seed
@@ -54,7 +54,7 @@ class Subject:
     @property
     def name(self) -> str:
         """Says what it is, and stands for everything that its figures follow from."""
-        code = program(__name__, RETRIEVER)
+        code = program(__name__)
         followed = fingerprint(self.items, list(self.steps), self.seed, code, machine(), versions())
         return f"{self.items}-{followed[:12]}"
 

@@ -15,12 +15,15 @@ from typing import Any
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
-from export import lock
+from export import lock, trail
 from export.holder import TAG, Holder
 from protos.errors import Unavailable
+from protos.mlflow_names import STAGE
 from tests.export.releases import killed_while_it_holds_the_lock
 from tests.stdlib import tracking_at
+from train.tracking import experiment_id
 
 
 def names() -> list[str]:
@@ -119,9 +122,8 @@ def test_of_two_who_would_break_it_one_does(store: str, monkeypatch: pytest.Monk
     assert seen is not None
     monkeypatch.setattr(lock, "STALE_S", 0.0)
     with lock.held("a", "bob@two") as held:
-        assert (
-            lock._break("a", seen, "eve@three", "it is old") == []
-        )  # a third, who saw the same, is too late
+        with pytest.raises(MlflowException):  # a third process, which saw the same lock, is too late
+            lock._break("a", seen, "eve@three", "it is old")
         monkeypatch.undo()
         held.check()
         assert lock.holder("a") == "bob@two"
@@ -146,7 +148,7 @@ def test_the_lock_of_a_killed_process_is_broken_at_once(
     assert (tags[lock.BROKEN_BY], tags[lock.BROKEN_WHY]) == ("bob@two", "its process has ended")
 
 
-def test_a_process_that_reuses_the_id_of_a_dead_holder_is_not_taken_for_it(store: str) -> None:
+def test_a_lock_is_broken_if_another_process_has_the_id_of_its_holder(store: str) -> None:
     left_by("ann@one")
     described(started="1")  # this process runs, but it started at another time
     with lock.held("a", "bob@two", wait_s=0.0) as held:
@@ -187,13 +189,73 @@ def test_a_holder_that_is_not_described_keeps_the_lock_for_its_lease(store: str,
         pytest.fail("its process may be alive")
 
 
-def test_control_characters_in_a_command_do_not_reach_the_terminal(store: str) -> None:
-    left_by("ann@one")
+def test_control_characters_in_the_tags_of_a_lock_do_not_reach_the_terminal(store: str) -> None:
+    left_by("ann\x1b[2J@one\n")
     described(command="\x1b]0;title\x07 promote\n")
+    assert lock.holder("a") == "ann?[2J@one?"
     with pytest.raises(Unavailable) as told, lock.held("a", "bob@two", wait_s=0.0):
         pytest.fail("its process is alive")
     assert str(told.value).isprintable()
+    assert "taken by ann?[2J@one? (process" in str(told.value)
     assert "`?]0;title? promote?`" in str(told.value)
+
+
+def test_what_is_told_of_broken_locks_fits_into_the_record_of_a_move(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, create = mlflow.MlflowClient(), lock._create
+    client.create_registered_model("a")
+    others = [lock.Lock("a", uuid.uuid4().hex) for _ in range(5)]
+
+    def overtaken(wanted: lock.Lock, who: str) -> bool:
+        """Before each of five tries another process takes the lock and is killed."""
+        if others:
+            create(others.pop(), '"' * 4000)
+            described(pid=2**22 + 1)
+        return create(wanted, who)
+
+    monkeypatch.setattr(lock, "_create", overtaken)
+    with lock.held("a", "bob@two") as held:
+        assert len(held.broke) == 4
+        assert held.broke[-1] == "and 2 more"
+        assert all(each.endswith(": its process has ended") for each in held.broke[:3])
+        run_id = client.create_run(experiment_id("a"), tags={STAGE: trail.RELEASE}).info.run_id
+        trail.append("a", run_id, "bob@two", "promote", "", "1", reason='"' * 2000, broke=held.broke)
+    found = trail.read("a")
+    assert trail.problems(found) == []
+    assert found.entries[0].record.broke == held.broke
+
+
+def test_a_lock_that_cannot_be_broken_is_tried_with_pauses_and_the_error_says_why(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_by("ann@one")
+    described(pid=2**22 + 1)
+    tries: list[str] = []
+
+    def rename(client: mlflow.MlflowClient, name: str, new_name: str) -> None:
+        tries.append(name)
+        raise MlflowException("the database is locked")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "rename_registered_model", rename)
+    monkeypatch.setattr(lock, "WAIT_S", 0.5)
+    with (
+        pytest.raises(Unavailable, match=r"could not be taken \(the database is locked\); try again"),
+        lock.held("a", "bob@two", wait_s=0.0),
+    ):
+        pytest.fail("it was not broken")
+    assert 1 <= len(tries) <= 4
+
+
+def test_without_proc_a_lock_is_held_for_its_lease(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    current = Holder.current()
+    monkeypatch.undo()
+    assert (current.machine, current.started, current.pid) == ("", "", os.getpid())
+    assert not dataclasses.replace(current, pid=2**22 + 1).has_died()
 
 
 def test_of_many_that_see_a_dead_holder_at_once_one_breaks_its_lock(store: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from export import trail
 from export.trail import Action, Entry, Record, Trail
+from protos.errors import InvalidInput
 from protos.mlflow_names import STAGE
 from train.tracking import experiment_id
 
@@ -42,6 +43,19 @@ def test_records_are_numbered_and_chained(name: str) -> None:
     assert all(record.actor == "ann@one" and record.at.endswith("+00:00") for record in records)
     assert found.head == (3, found.entries[2].sha256)
     assert trail.problems(found) == []
+
+
+def test_a_record_that_does_not_fit_into_a_tag_is_refused(name: str) -> None:
+    written(name, "promote", "", "1")
+    gate = {"name": "g" * 3000, "figure": 0.0, "bound": 0.0, "holds": True}
+    with pytest.raises(
+        InvalidInput, match=r"expected at most 8,000 characters of JSON, got 9,\d{3}; shorten"
+    ):
+        written(name, "promote", "1", "2", gates=[gate], reason="\x01" * 1000)
+    assert [entry.record.number for entry in trail.read(name).entries] == [1]
+    assert trail.problems(trail.read(name)) == []
+    written(name, "promote", "1", "2", gates=[gate], reason="\x01")
+    assert trail.problems(trail.read(name)) == []
 
 
 def test_a_model_without_a_trail_has_an_empty_one(store: str) -> None:

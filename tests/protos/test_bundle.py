@@ -135,6 +135,20 @@ def test_something_else_than_a_manifest_is_refused(tmp_path: Path, content: byte
         bundle.read(tmp_path)
 
 
+def test_a_manifest_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / MANIFEST).open("wb") as file:
+        file.truncate(bundle.LARGEST_MANIFEST + 1)
+    with pytest.raises(BundleDamaged, match=rf"/{MANIFEST}: 67,108,865 bytes, expected at most 67,108,864"):
+        bundle.read_manifest(tmp_path)
+
+
+def test_a_manifest_that_is_too_large_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "LARGEST_MANIFEST", 1000)
+    with pytest.raises(BundleDamaged, match=rf"{MANIFEST}: \d,\d+ bytes, expected at most 1,000"):
+        tiny_bundle(tmp_path, items=20)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleDamaged, match=f"/{MANIFEST}: missing"):
         bundle.read(tmp_path)
@@ -251,9 +265,9 @@ def test_scales_that_are_not_listed_are_not_read(folder: Path, tmp_path: Path) -
         ({"dimension": 0}, "dimension: expected 1 to "),
         ({"dimension": 1 << 40}, "dimension: expected 1 to "),
         ({"score": {"bias": float("nan")}}, "not JSON compliant"),
-        ({"name": "../x"}, "name: expected letters"),
-        ({"name": "x' or name != '"}, "name: expected letters"),
-        ({"run_id": "../../x"}, "run_id: expected 1 to 256 letters"),
+        ({"name": "../x"}, "name: expected 1 to 255 letters"),
+        ({"name": "x' or name != '"}, "name: expected 1 to 255 letters"),
+        ({"run_id": "../../x"}, "run_id: expected 1 to 255 letters"),
         ({"files": {"items.json": {"sha256": "A" * 64, "size": 1}}}, "sha256: expected 64 lowercase"),
         ({"files": {"items.json": {"sha256": "a" * 64, "size": -1}}}, "size: expected 0 to "),
     ],

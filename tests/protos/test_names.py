@@ -41,24 +41,33 @@ def test_a_bundle_version_is_64_lowercase_hexadecimal_digits(text: str) -> None:
         "reports//a",
         "reports/",
         "..\\secret",
-        "C:secret",
         ".hidden",
         "a\0b",
         "a\nb",
+        "a\ud800",
         "a" * 256,
+        "ä" * 128,
     ],
 )
 def test_a_file_name_is_plain_and_relative(text: str) -> None:
-    for name in ("items.json", "reports/quality.json", "a..b", "ä b"):
+    for name in (
+        "items.json",
+        "reports/quality.json",
+        "a..b",
+        "ä b",
+        "localhost:3142_debian_Packages",
+        "a" * 255,
+    ):
         assert names.file_name(name) == name
     with pytest.raises(ValueError, match="expected a plain relative file name, got"):
         names.file_name(text)
 
 
-@pytest.mark.parametrize("text", ["", ".", "..", "../x", "a/b", "a' or 1=1", "a\n", ".a"])
-def test_a_model_name_and_a_run_id_are_of_few_characters(text: str) -> None:
+@pytest.mark.parametrize("text", ["", ".", "..", "../x", "a/b", "a' or 1=1", "a\n", ".a", "a" * 256])
+def test_a_model_name_and_a_run_id_are_short_and_of_few_characters(text: str) -> None:
     assert names.model_name("pydocs-128.v2_x") == "pydocs-128.v2_x"
     assert names.run_id("0" * 32) == "0" * 32
+    assert names.model_name("a" * 255) == names.run_id("a" * 255) == "a" * 255
     for check in (names.model_name, names.run_id):
         with pytest.raises(ValueError, match=r"expected .* got"):
             check(text)

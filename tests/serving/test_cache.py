@@ -192,8 +192,7 @@ def test_a_draft_goes_with_its_process_and_not_before(tmp_path: Path) -> None:
     try:
         assert process.stdout is not None
         draft = Path(process.stdout.readline().strip())
-        (tmp_path / f"{drafts.PREFIX}of-old").mkdir()
-        assert drafts.clear(tmp_path) == 1
+        assert drafts.clear(tmp_path) == 0
         assert (draft / "half").read_text() == "half"
     finally:
         os.kill(process.pid, signal.SIGKILL)
@@ -263,9 +262,11 @@ def test_a_catalogue_that_is_ready_goes_with_its_bundle(
     for n, folder in enumerate(downloads):
         os.utime(tmp_path / ".served" / "downloaded" / folder.name, (n, n))
     places = [cache.ready(folder) for folder in (own, *downloads, tmp_path / "gone")]
-    for place in (*places, places[0].with_name(f"{drafts.PREFIX}of-a-dead-process")):
+    dead = places[0].with_name(f"{drafts.PREFIX}0123456789ab")  # the draft of a process that was killed
+    for place in (*places, dead):
         place.mkdir(parents=True)
         (place / "file").touch()
+    dead.with_name(f"{dead.name}{drafts.LOCK}").touch()
     with drafts.draft(places[0].parent) as draft:
         assert cache.prune([]) == [downloads[1].name, downloads[0].name]
         kept = sorted([own.name, downloads[2].name, downloads[3].name])

@@ -117,7 +117,7 @@ def test_the_papers_sections_are_checked_too(
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "../up", "models:", "-x"])
 def test_a_name_must_fit_files_and_registries(stdlib: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="name: expected letters"):
+    with pytest.raises(ConfigError, match="name: expected 1 to 255 letters"):
         read_experiment(write_toml(stdlib, tmp_path / "a.toml", name))
 
 

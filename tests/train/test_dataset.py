@@ -3,6 +3,9 @@
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +28,7 @@ from train.config import (
     SplitConfig,
 )
 from train.dataset import Dataset, prepare
+from train.places import ROOT
 from train.sources import files, pydocs
 from train.sources.tables import Tables, collapse, holds, sample_groups, without
 
@@ -137,7 +141,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         return tables
 
     monkeypatch.setattr(files.FilesSource, "read", edited)
-    with pytest.raises(DataError, match="files: the data changed while they were read"):
+    with pytest.raises(DataError, match=r"books: the data \(files\) changed while they were read"):
         made()
     assert not (base / "cache").exists()
     monkeypatch.undo()
@@ -179,6 +183,22 @@ def test_without_room_on_the_disk_nothing_is_left_and_the_next_call_makes_it(
         made()
     assert list((base / "cache").iterdir()) == []
     assert made().items.height == 100
+
+
+def test_the_draft_of_a_killed_process_is_removed_when_the_next_data_set_is_written(
+    made: Callable[..., Dataset], base: Path
+) -> None:
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom protos import drafts\n"
+        "with drafts.draft(Path(sys.argv[1]), '.dataset-') as draft:\n"
+        "    (draft / 'items.parquet').touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(base / "cache")], cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    assert list((base / "cache").glob(".dataset-*/items.parquet"))
+    folder = made().folder
+    assert list((base / "cache").iterdir()) == [folder]
 
 
 def test_a_damaged_folder_is_named(made: Callable[..., Dataset]) -> None:

@@ -8,8 +8,8 @@ import mlflow
 import pytest
 import torch
 
-from protos.errors import DataError, MissingStage
-from tests.stdlib import FEATURES, Made, started, write_toml
+from protos.errors import DataError, MissingStage, Unavailable
+from tests.stdlib import FEATURES, Made, started, tracking_at, write_toml
 from train.checkpoint import save_towers
 from train.hashing import SCHEME
 from train.model import ARTIFACTS, DESCRIPTION, restore
@@ -37,6 +37,20 @@ def test_a_run_without_a_model_is_named(store: str) -> None:
         pass
     with pytest.raises(MissingStage, match=f"run {run_id}: holds no model .*; train one first"):
         restore(mlflow.get_run(run_id))
+
+
+def test_a_server_that_does_not_answer_is_not_a_run_without_a_model(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracked("books", "fit", "a") as run_id:
+        pass
+    run = mlflow.get_run(run_id)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with (
+        tracking_at("http://127.0.0.1:9"),
+        pytest.raises(Unavailable, match=f"run {run_id}: its model cannot be listed: "),
+    ):
+        restore(run)
 
 
 @pytest.mark.parametrize("scheme", [None, SCHEME - 1])

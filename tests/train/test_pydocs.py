@@ -133,6 +133,19 @@ def test_everything_left_out_is_counted(tables: Tables) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "source",
+    ["-" * 10_000 + "1", "1" + "+1" * 20_000, "if 1:\n pass\n" + "elif 1:\n pass\n" * 3000],
+    ids=["unary", "binary", "elif"],
+)
+def test_a_file_that_nests_too_deep_for_the_parser_is_skipped(tmp_path: Path, source: str) -> None:
+    path = tmp_path / "deep.py"
+    path.write_text(f"def documented():\n    'Say it.'\n{source}\n")
+    found = scan(path, "deep")
+    assert found.error in ("MemoryError", "RecursionError")
+    assert not found.docstrings
+
+
 def test_nothing_is_imported(tmp_path: Path) -> None:
     path = tmp_path / "trap.py"
     path.write_text("raise SystemExit\ndef trap():\n    '''Catch whoever imports this.'''\n")

@@ -43,14 +43,19 @@ class Module:
 
 
 def scan(path: Path, name: str) -> Module:
-    """The module `name` at `path`; a file that is not valid Python comes back with its error."""
+    """The module `name` at `path`; of a file that cannot be parsed only its error."""
     is_package = path.name == "__init__.py"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's code
-            tree = ast.parse(path.read_bytes(), filename=str(path))
-    except (SyntaxError, ValueError, RecursionError, OSError) as error:
+        return _module(path, name, is_package)
+    # Of what is nested too deep, the parser says MemoryError or RecursionError, depending on what it is.
+    except (SyntaxError, ValueError, OSError, MemoryError, RecursionError) as error:
         return Module(name, is_package, error=type(error).__name__)
+
+
+def _module(path: Path, name: str, is_package: bool) -> Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in other people's code
+        tree = ast.parse(path.read_bytes(), filename=str(path))
     docstrings: dict[str, str] = {}
     imports: dict[str, tuple[str, str]] = {}
     stars: list[str] = []

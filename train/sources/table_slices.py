@@ -5,7 +5,8 @@ quote as RFC 4180 has it, and their cells stay the strings that they are, becaus
 empty cell is null. A JSONL file has one object a line, whose values keep their type.
 
 A cell holds at most `MOST_CELL` characters. A row of CSV, TSV or JSONL is read only up to `MOST_ROW`
-characters, so that a longer one is refused before it fills the memory.
+characters, so that a longer one is refused before it fills the memory. A cell of Parquet is refused only
+after its column was decoded, so the limits do not bound the memory that reading Parquet takes.
 """
 
 import csv
