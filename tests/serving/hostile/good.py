@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from serving.client import RetrievalClient
 
 DEADLINE = 2.0  # seconds, retries included
+SPARE = 5.0  # seconds beyond it, after which a call counts as one that does not end
 K = 10
 STREAM_EVERY = 10  # calls, of which one is a stream
 QUERIES = ("bavuti xelike mopy", "nusora tivuxe", "zobake limonu")
@@ -103,10 +104,15 @@ def _ask(connect: Any, rate: float, seconds: float) -> dict[str, Any]:
         found.add(time.monotonic() - started, error)
 
     start = time.monotonic()
-    with ThreadPoolExecutor(math.ceil(rate * DEADLINE * 1.5)) as pool:
-        for number in range(int(rate * seconds)):
-            time.sleep(max(0.0, start + number / rate - time.monotonic()))
-            pool.submit(ask, number)
+    pool = ThreadPoolExecutor(math.ceil(rate * DEADLINE * 1.5))
+    calls = []
+    for number in range(int(rate * seconds)):
+        time.sleep(max(0.0, start + number / rate - time.monotonic()))
+        calls.append(pool.submit(ask, number))
+    # gRPC's client has been seen to wait without end for a stream that is long past its deadline.
+    for _ in wait(calls, timeout=DEADLINE + SPARE).not_done:
+        found.add(DEADLINE + SPARE, TimeoutError("the call did not end, though its deadline has passed"))
+    pool.shutdown(wait=False, cancel_futures=True)
     return found.document()
 
 

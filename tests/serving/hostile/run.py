@@ -210,3 +210,4 @@ class _Child:
 def _hand_over(pipe: Pipe, function: Callable[..., dict[str, Any]], arguments: Sequence[Any]) -> None:
     pipe.send(function(*arguments))
     pipe.close()
+    os._exit(0)  # not after threads whose calls do not end
