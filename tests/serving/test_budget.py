@@ -157,7 +157,10 @@ def test_the_largest_k_is_within_the_budget_or_the_server_does_not_start() -> No
         Limits(max_hits=999)
 
 
-def test_a_server_answers_single_queries_while_it_works_on_the_largest_batch(slow: Retriever) -> None:
+def test_a_server_answers_single_queries_while_it_works_on_the_largest_batch(
+    slow: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "SLICE_SECONDS", 0.002)  # so that a fast machine has many slices, too
     with (
         RetrievalServer(slow) as server,
         lone_channel(server) as channel,
