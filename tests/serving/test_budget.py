@@ -13,7 +13,7 @@ from grpc import StatusCode
 from protos import bundle, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
 from protos.features import TextFeature
-from serving import cells, convert
+from serving import cells, convert, slices
 from serving.client import RetrievalClient
 from serving.histogram import SIZES, cumulative, width
 from serving.limits import Limits
