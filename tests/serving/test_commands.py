@@ -203,7 +203,7 @@ def test_encode_and_info(capsys: Capture, address: str) -> None:
         (["serve", "--max-k", "5"], "default_k: expected at most max_k = 5, got 10"),
         (["loadtest", "--clients", "257"], "from 1 to 256, got '257'"),
         (["loadtest", "--seconds", "301"], "at most 300, got '301'"),
-        (["serve", "--worker-timeout", "-1"], "expected seconds, 0 or above and at most 3600, got '-1'"),
+        (["serve", "--worker-timeout", "-1"], "expected seconds, 0, or 1 or more and at most 3600, got '-1'"),
         (["loadtest", "--address", "192.0.2.1:50051"], "is not this machine"),
         (["loadtest", "--address", "example.org:50051"], "is not this machine"),
     ],
