@@ -128,7 +128,8 @@ def test_nothing_that_is_sent_does_harm(lone: Lone) -> None:
         assert is_well(lone)
         states.append(state(lone))
     _, (files, threads, memory), (files_later, threads_later, memory_later) = states  # the first warms up
-    assert files_later <= files + 2
+    # The server closes connections that have made no call after a while.
+    assert soon(lambda: state(lone)[0] <= files + 2, 30), (files, files_later)
     assert threads_later <= threads + 2
     assert memory_later <= memory + 8 * MEBIBYTE  # 250 bytes for a message
     assert lone.stop() == 0

@@ -91,7 +91,8 @@ def test_a_process_that_has_not_started_yet_may_take_longer_than_the_timeout(tmp
         return len(list(tmp_path.iterdir()))
 
     with supervised(Role("loading", run, heartbeat=lambda: 0.0), timeout=0.2):
-        time.sleep(1)
+        wait_until(lambda: starts() == 1)
+        time.sleep(0.6)
         assert starts() == 1
     with supervised(Role("hanging", run, heartbeat=lambda: 1.0), timeout=0.2):
         wait_until(lambda: starts() >= 3)
@@ -99,5 +100,6 @@ def test_a_process_that_has_not_started_yet_may_take_longer_than_the_timeout(tmp
 
 def test_a_timeout_of_0_replaces_no_process(tmp_path: Path) -> None:
     with supervised(Role("hanging", starting(tmp_path), heartbeat=lambda: 1.0), timeout=0.0):
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 1)
         time.sleep(0.5)
         assert len(list(tmp_path.iterdir())) == 1

@@ -287,7 +287,7 @@ def test_who_still_waits_for_a_refusal_when_the_overload_is_over_is_answered_if_
     monkeypatch.setattr(refusals, "FRESH", 5.0)
     with reacting(retriever, queue=6, batch=3) as served, _connection(served) as channel:
         stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
-        held_up = call(channel, "Sleep").future(b"200", timeout=5)
+        held_up = call(channel, "Sleep").future(b"1000", timeout=5)  # until all calls have been sent
         time.sleep(0.05)
         served.reactor._refusals._saved = -60.0  # all time for refusing is spent, for long
         calls = [stub.Search.future(GOOD, timeout=5) for _ in range(30)]
