@@ -292,7 +292,7 @@ def test_who_still_waits_for_a_refusal_when_the_overload_is_over_is_answered_if_
         served.reactor._refusals._saved = -60.0  # all time for refusing is spent, for long
         calls = [stub.Search.future(GOOD, timeout=5) for _ in range(30)]
         codes = [each.code() for each in calls]
-        assert held_up.result() == b"200"
+        assert held_up.result() == b"1000"
         assert codes == [StatusCode.OK] * 6 + [StatusCode.RESOURCE_EXHAUSTED] * 18 + [StatusCode.OK] * 6
         assert soon(lambda: served.snapshot("in_flight") == 0)
 
