@@ -18,7 +18,7 @@ def client_of(host: str) -> str:
 
     Returns:
         An IPv4 address itself, also where it is written as an IPv6 address. Of other IPv6 addresses the first
-        64 bits, for one client has as many at least. Loopback addresses, and names, as they are.
+        64 bits, since a client usually has a whole /64. Loopback addresses and names are not changed.
     """
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

@@ -155,7 +155,7 @@ class Batcher:
         return Overloaded("more queries are waiting than the service can answer in time", seconds)
 
     def shed(self, most: int) -> list[Job]:
-        """Take out the short jobs that have waited longest, until at most so many of their queries wait."""
+        """Take out the short jobs that have waited longest, until at most `most` of their queries wait."""
         jobs: list[Job] = []
         while self.short_queries > most:
             jobs.append(self._jobs.popleft())

@@ -126,7 +126,7 @@ class LongJobs:
         return self._debt <= 0 and bool(self._jobs)
 
     def worked(self, part: "Job", seconds: float, used: float) -> None:
-        """A slice took so many seconds by the clock, and used so many of processor time."""
+        """Note the wall-clock and the processor time of a slice, in seconds."""
         queries = len(part.prepared)
         self._debt = seconds
         self.seconds_per_query += (seconds / queries - self.seconds_per_query) / 8
@@ -134,7 +134,7 @@ class LongJobs:
         self._known[key] = each if each > known else known + (each - known) / 4
 
     def gave_way(self, seconds: float) -> None:
-        """Short jobs took so many seconds by the clock."""
+        """Note the wall-clock time of a batch of short jobs, in seconds."""
         self._debt -= seconds
 
 

@@ -135,7 +135,7 @@ def load(folder: Path) -> Dataset:
 def _open(
     experiment: Experiment, base: Path, cache: Path, refresh: bool, console: Console
 ) -> tuple[Callable[[], str], Callable[[], Tables]]:
-    """A function that gives the identity of the data as they are now, and one that reads them."""
+    """A function that gives the identity of the data on disk, and one that reads them."""
     data = experiment.data
     if isinstance(data, PydocsData):
         return pydocs.identity, lambda: pydocs.read(console)

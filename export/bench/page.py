@@ -106,7 +106,7 @@ def _main(document: Document) -> str:
     told = (
         f"Changes are against the bench of {plain(previous['at'])}, bundle "
         f"{code(previous['bundle_version'][:12])}, run {code(previous['run_id'])}; an asterisk where the "
-        "intervals of both do not meet, which counts for times only where nobody else used the machine. "
+        "intervals of both do not meet, which counts for times only if no other process used the machine. "
         "Intervals are of the turns of one bench: two of the same bundle can lie farther apart, so an "
         "asterisk asks for a second bench."
     )

@@ -91,7 +91,7 @@ def test_what_no_client_reads_for_long_is_broken_off_when_its_bytes_are_needed()
 
 @contextmanager
 def bounded(retriever: Retriever, connection: int, total: int) -> Iterator[RetrievalServer]:
-    """A server that holds so many answers of `LARGE`, for a connection and in all."""
+    """A server with bounds in answers of `LARGE`: for a connection, and in all."""
     bounds = Bounds(
         connection_unsent_bytes=connection * LARGE_BYTES + LARGE_BYTES // 2,
         unsent_bytes=total * LARGE_BYTES + LARGE_BYTES // 2,

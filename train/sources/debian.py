@@ -49,7 +49,7 @@ class AptLists:
     sha256: str
 
     def identity(self) -> str:
-        """sha256 of the lists as they are now.
+        """sha256 of the lists on disk.
 
         Raises:
             DataError: a list is missing.

@@ -187,7 +187,7 @@ class _Child:
         others.close()
 
     def result(self, seconds: float) -> dict[str, Any]:
-        """What the function returned, which should take so many seconds from now at most.
+        """What the function returned; it should return within `seconds`.
 
         Raises:
             Unavailable: the process gave nothing in time, or has died.
