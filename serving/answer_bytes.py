@@ -23,7 +23,7 @@ class AnswerBytes:
     def __init__(self, most: int) -> None:
         self._most = most
         self._most_hit_bytes = most - ENVELOPE_BYTES  # hits of no more bytes make no larger answer
-        # An answer whose hits take at most this many bytes is neither too large nor counted by `Unsent`.
+        # Answers with no more bytes of hits are neither too large nor counted by `Unsent`.
         self.small = min(UNCOUNTED, most) - ENVELOPE_BYTES
 
     def check_estimate(self, served: Served, queries: int, k: int) -> None:
