@@ -42,7 +42,7 @@ class Authority:
         self.certificate = _pem(signed)
 
     def server(self, first_day: float = -2, last_day: float = 1) -> Pair:
-        """A certificate for 127.0.0.1 and localhost, valid from `first_day` to `last_day`, counted in days from now."""
+        """A certificate for 127.0.0.1 and localhost; its first and last day are counted from now."""
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         return self._issue("server", ExtendedKeyUsageOID.SERVER_AUTH, names, first_day, last_day)
 
