@@ -3,8 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: setup data train export encode bench scale evaluate register promote rollback history serve status search \
-        loadtest swaptest demo ui test test-serving test-hostile lint protos clean help
+.PHONY: setup data train export encode bench scale evaluate register promote refresh rollback history serve status \
+        search loadtest swaptest filtertest livetest demo ui test test-all test-serving test-hostile lint protos clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
@@ -59,7 +59,8 @@ $(STAMP): requirements.txt
 	@echo "making $(VENV): a few minutes the first time" >&2
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar on -r requirements.txt
+	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar on --no-compile -r requirements.txt
+	@$(PY) -m compileall -qq -j 0 $(VENV)/lib || true # on all cores, where pip takes one; some files are templates
 	@touch $(STAMP)
 
 data: setup ## read, check and split the data set of CONFIG
@@ -92,6 +93,10 @@ register: setup ## the newest bundle, or BUNDLE, into the model registry as chal
 promote: setup ## make the challenger the champion, if all gates hold; FORCE=1 REASON="..." even if not
 	@$(call run,export promote,--config $(CONFIG) $(if $(FORCE),--force) $${REASON:+"--reason=$$REASON"})
 
+refresh: setup ## a bundle of the champion's towers and the catalogue as it stands: CATALOGUE=url ITEMS=items.csv; goes on after a kill
+	@$(call run,export refresh,--config $(CONFIG) $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") \
+	  $(if $(ITEMS),--items "$(ITEMS)"))
+
 rollback: setup ## make the champion before this one the champion again, or version TO=; REASON="..."
 	@$(call run,export rollback,--config $(CONFIG) $${TO:+"--to=$$TO"} $${REASON:+"--reason=$$REASON"})
 
@@ -112,9 +117,9 @@ search: setup ## ask the server on PORT: make search Q="..." or HISTORY="id id i
 	$(call run,serving search,--address 127.0.0.1:$(PORT) --k $(K) "$${history[@]}" -- $${Q:+"$$Q"})
 
 loadtest: setup ## the service under load, beside a plain server and one that does nothing; ONLY=closed ROUNDS=3 SOAK=600
-	@$(call run,serving loadtest,$(if $(ADDRESS),--address $(ADDRESS) $(if $(CLIENTS),--clients $(CLIENTS)), \
+	@$(call run,serving loadtest,$(if $(ADDRESS),--address $(ADDRESS)) $(if $(CLIENTS),--clients $(CLIENTS)) \
 	  $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) \
-	  $(if $(SOAK),--soak $(SOAK)) $(if $(PLOT),--plot $(PLOT))) $(if $(QUERIES),--queries $(QUERIES)))
+	  $(if $(SOAK),--soak $(SOAK)) $(if $(PLOT),--plot $(PLOT)) $(if $(QUERIES),--queries $(QUERIES)))
 
 status: setup ## which bundles the server on PORT serves, what waits to be served, and what went wrong
 	@$(call run,serving status,--address 127.0.0.1:$(PORT))
@@ -123,6 +128,17 @@ swaptest: setup ## two bundles swapped to and fro under load, every answer check
 	@$(call run,serving swaptest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(OTHER),--other $(OTHER)) \
 	  $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(PAUSE),--pause $(PAUSE)) $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(SWAPS),--swaps $(SWAPS)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PLOT),--plot $(PLOT)))
+
+filtertest: setup ## searches with filters, of the newest bundle or of BUNDLE: recall, plans and times by the share that passes
+	@$(call run,serving filtertest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(QUERIES),--queries $(QUERIES)) \
+	  $(if $(PLOT),--plot $(PLOT)))
+
+livetest: setup ## live items under load, kills and swaps: BUNDLE= OTHER= ONLY=history,swap,load,filters OPERATIONS= KILLS= SERVICES= CATALOGUE= CONFIG=
+	@$(call run,serving livetest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(OTHER),--other $(OTHER)) \
+	  $(if $(ONLY),--only $(ONLY)) $(if $(OPERATIONS),--operations $(OPERATIONS)) $(if $(KILLS),--kills $(KILLS)) \
+	  $(if $(SERVICES),--services $(SERVICES)) $(if $(CATALOGUE),--catalogue $(CATALOGUE)) \
+	  $(if $(filter command%,$(origin CONFIG)),--config $(CONFIG)) \
+	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)))
 
 demo: setup ## everything: data, training, export, registry, a server, example queries, a summary
 	@$(call alone,$(PY),make demo of $(NAME),$(CONFIG))
@@ -138,19 +154,26 @@ ui: setup ## the MLflow UI on UI_PORT
 	exec $(VENV)/bin/mlflow ui --host 127.0.0.1 --port $(UI_PORT) \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlruns/mlflow.db}"
 
-test: setup ## all tests, offline; TESTS="tests/serving -x" for some of them
-	@$(if $(TESTS),$(PY) -m pytest $(TESTS),$(PY) -m pytest -n logical --dist loadfile --ignore tests/serving
-	$(PY) -m pytest tests/serving)
+test: setup ## the tests that find most faults, offline; TESTS="tests/serving -x" for some of them
+	@$(if $(TESTS),$(PY) -m pytest $(TESTS),$(PY) -m pytest -m "not exhaustive" -n logical --dist worksteal)
 
-test-serving: ## what serves, tested in an environment of its own, without torch and MLflow
+test-all: setup ## all tests: also fuzzing, fault injection, killed processes, and every command of the READMEs
+	@$(PY) -m pytest -m "not alone" -n logical --dist worksteal
+	$(PY) -m pytest -m alone
+
+test-serving: ## what asks and what serves, installed by themselves: without torch and MLflow
 	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare" build twinspire.egg-info' EXIT
-	$(PYTHON) -m venv "$$bare/venv"
-	"$$bare/venv/bin/pip" install --disable-pip-version-check --quiet -c requirements.txt .[serving]
+	for extra in client serving; do
+	  $(PYTHON) -m venv "$$bare/$$extra"
+	  "$$bare/$$extra/bin/pip" install --disable-pip-version-check --quiet -c requirements.txt ".[$$extra]"
+	done
 	cd "$$bare"
-	! venv/bin/python -c "import torch" 2>/dev/null || { echo "torch is here, so this proves nothing" >&2; exit 1; }
-	venv/bin/python -c "import serving.server, serving.client; print('serving runs without torch')"
-	venv/bin/python -m serving serve --help >/dev/null
-	venv/bin/python -m serving.client --help >/dev/null
+	client/bin/pip list --format freeze | cut -d= -f1 | sort | tr '\n' ' '
+	client/bin/python -c "import serving.client; print('and the client runs with that')"
+	! serving/bin/python -c "import torch" 2>/dev/null || { echo "torch is here, so this proves nothing" >&2; exit 1; }
+	serving/bin/python -c "import serving.server, serving.client; print('serving runs without torch')"
+	serving/bin/twinspire-serving serve --help >/dev/null
+	serving/bin/twinspire-client --help >/dev/null
 
 test-hostile: setup ## attack a real service for SECONDS=180, beside good clients; ONLY=floods,watch HAPROXY=1 JSON=path
 	@$(PY) -m tests.serving.hostile $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ONLY),--only $(ONLY)) \

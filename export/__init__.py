@@ -1,6 +1,6 @@
-"""From a run to a released bundle: graphs, parity, latency, vectors, index, assembly, registry."""
+"""From a training run to a released bundle; see README.md in this folder."""
 
 import os
 
-# As in `serving/__init__.py`: ONNX Runtime shall tell nobody of the models that it loads.
+# Keeps ONNX Runtime from sending telemetry about the models that it loads, as in `serving/__init__.py`.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

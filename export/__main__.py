@@ -1,37 +1,43 @@
-"""python -m export bundle | encode | bench | scale | evaluate | register | promote | rollback | history
+"""python -m export bundle | encode | bench | scale | evaluate | register | promote | refresh | ...
 
-From a run to a bundle, and from a bundle to the champion.
+Builds the bundle of a training run, measures it, and releases it through the model registry.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from export import encode_command, stages, tables
-from export.bench import command as bench_command
-from export.bench import tables as bench_tables
-from export.scale.command import add_scale
-from export.trail import REASON_LENGTH
-from train.command import add_command, execute
+from export import commands as stages
+from export import terminal
+from export.benchmark import command as bench_command
+from export.benchmark import report as bench_report
+from export.benchmark.scale.command import add_scale
+from export.encoding import command as encode_command
+from export.refresh import command as refresh_command
+from export.release.audit_log import REASON_LENGTH
+from protos.cli import command_line
+from train.cli import add_experiment_command, execute
 
 COMMANDS = {
-    "bundle": (stages.make_bundle, tables.show_bundle),
+    "bundle": (stages.make_bundle, terminal.show_bundle),
     "encode": (encode_command.encode, encode_command.show_encoded),
-    "bench": (bench_command.bench, bench_tables.show),
-    "evaluate": (stages.evaluate, tables.show_quality),
-    "register": (stages.register, tables.show_registered),
-    "promote": (stages.promote, tables.show_move),
-    "rollback": (stages.rollback, tables.show_move),
-    "history": (stages.history, tables.show_history),
+    "bench": (bench_command.bench, bench_report.show),
+    "evaluate": (stages.evaluate, terminal.show_quality),
+    "register": (stages.register, terminal.show_registered),
+    "promote": (stages.promote, terminal.show_move),
+    "refresh": (refresh_command.refresh, refresh_command.show_refreshed),
+    "catalogue": (refresh_command.catalogue, refresh_command.show_table),
+    "rollback": (stages.rollback, terminal.show_move),
+    "history": (stages.history, terminal.show_history),
 }
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser("python -m export", description=__doc__)
+    top = command_line("python -m export", __doc__)
     commands = top.add_subparsers(required=True, metavar=" | ".join([*COMMANDS, "scale"]))
     for name, (run, show) in COMMANDS.items():
-        command = add_command(commands, name, run, show)
+        command = add_experiment_command(commands, name, run, show)
         if name == "bundle":
             command.add_argument(
                 "--run", default="", help="id of the MLflow run to export (default: the newest)"
@@ -49,23 +55,27 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "promote":
             command.add_argument(
-                "--force", action="store_true", help="even if gates do not hold; takes --reason"
+                "--force", action="store_true", help="promote even if gates fail; requires --reason"
             )
+        if name == "refresh":
+            refresh_command.add_options(command)
+        if name == "catalogue":
+            refresh_command.add_table_options(command)
         if name == "rollback":
             command.add_argument(
-                "--to", default="", help="version to make champion (default: the champion before)"
+                "--to", default="", help="version to make champion (default: the previous champion)"
             )
         if name in ("promote", "rollback"):
-            command.add_argument("--reason", type=_reason, default="", help="why, for the record")
+            command.add_argument("--reason", type=_reason, default="", help="reason, for the audit log")
     add_scale(commands)
     return top
 
 
 def _reason(text: str) -> str:
-    """Words that a registry can hold and a table can show.
+    """A reason that fits into the registry and into a table.
 
     Raises:
-        ArgumentTypeError: there are too many, or characters that are not text.
+        ArgumentTypeError: it is too long, or has characters that cannot be printed.
     """
     words = " ".join(text.split())
     if len(words) > REASON_LENGTH or not words.isprintable():
@@ -76,8 +86,8 @@ def _reason(text: str) -> str:
 def main() -> int:
     """Run a command and return its exit code."""
     top = parser()
-    asked = top.parse_args()
-    if getattr(asked, "force", False) and not asked.reason:
+    arguments = top.parse_args()
+    if getattr(arguments, "force", False) and not arguments.reason:
         top.error("promote --force: say why with --reason")
     return execute(top)
 

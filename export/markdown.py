@@ -1,7 +1,7 @@
-"""What model cards and reports are made of: tables, pictures, and text from outside that is shown as it is.
+"""Markdown for model cards and reports: tables, images, and escaped text.
 
-Names, versions, licences, errors and so on come from data, manifests, the registry and other machines. MLflow
-and code hosts render Markdown with HTML in it, so each of them goes through `plain` or `code`.
+Names, versions, licences and errors come from data, manifests, the registry and other machines. MLflow and
+code hosts render the HTML in Markdown, so each such text must pass through `plain` or `code`.
 """
 
 import html
@@ -9,41 +9,42 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
-_INLINE = re.compile(r"[\\`*\[\]~]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word marks nothing
-_BLOCK = re.compile(r"^(?:[-+=#]|\d+(?=[.)](?:\s|$)))")  # at the start of a line: a list, a rule or a heading
+_INLINE = re.compile(r"[\\`*\[\]~]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is literal
+_BLOCK = re.compile(r"^(?:[-+=#]|\d+(?=[.)](?:\s|$)))")  # starts a list, a rule or a heading
 _LINK = re.compile(
     r"://|www\.|mailto:|xmpp:|[\w.+-]@[\w-]+\.\w", re.IGNORECASE
-)  # what GitHub's Markdown makes a link of
+)  # what GitHub's Markdown turns into a link
 _TICKS = re.compile("`+")
+_DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # bidirectional controls
 
 
 def plain(value: object, limit: int = 0) -> str:
-    """Text from outside, on one line, as Markdown without HTML, emphasis, links or block marks.
+    """Untrusted text on one line, escaped so that Markdown and HTML in it render literally.
 
     Args:
-        value: shown as `str` gives it.
+        value: converted by `str`.
         limit: characters of the value that are shown; 0 for all.
     """
     text = one_line(value, limit)
     if _LINK.search(text):
         return code(text)
     text = _INLINE.sub(r"\\\g<0>", html.escape(text, quote=False)).replace("|", "&#124;")
-    return _BLOCK.sub(lambda mark: _shielded(mark[0]), text)
+    return _BLOCK.sub(lambda mark: _escaped(mark[0]), text)
 
 
 def code(value: object, limit: int = 0) -> str:
-    """As `plain`, as a code span, in which Markdown and HTML mean nothing."""
-    text = one_line(value, limit).replace("|", "¦")  # in a table a `|` ends the cell even inside a span
+    """As `plain`, but as a code span, in which Markdown and HTML are literal."""
+    text = one_line(value, limit).replace("|", "¦")  # in a table, `|` ends the cell even in a code span
     ticks = "`" * (max(map(len, _TICKS.findall(text)), default=0) + 1)
     space = " " if not text or "`" in (text[0], text[-1]) else ""
     return f"{ticks}{space}{text}{space}{ticks}"
 
 
 def one_line(value: object, limit: int = 0) -> str:
-    """Text from outside on one line, without control characters or marks that reverse the reading direction.
+    """Untrusted text on one line, without control characters or marks of bidirectional text.
 
     Args:
-        limit: characters to cut it to; 0 for none.
+        limit: most characters, cut with an ellipsis; 0 for no limit.
     """
     kept = "".join(" " if _is_control(each) else each for each in str(value))
     text = " ".join(kept.split())
@@ -54,8 +55,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -
     """A table in Markdown.
 
     Args:
-        heads: Markdown on one line each, as are the cells of the rows.
-        alignment: a letter a column, `r` for right.
+        heads: one line of Markdown each, as are the cells of the rows.
+        alignment: one letter a column, `l` or `r`.
     """
     rules = ["--:" if each == "r" else ":--" for each in alignment]
     lines = [heads, rules, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
@@ -63,7 +64,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -
 
 
 def picture(name: str, text: str, plots: Collection[str]) -> str:
-    """A picture in Markdown, if it is among those that were drawn."""
+    """An image in Markdown; empty if it is not among the plots."""
     return f"![{text}]({name})" if name in plots else ""
 
 
@@ -71,9 +72,6 @@ def _is_control(character: str) -> bool:
     return unicodedata.category(character) == "Cc" or unicodedata.bidirectional(character) in _DIRECTIONS
 
 
-def _shielded(mark: str) -> str:
-    """A mark that begins a block, so that it does not: a backslash before it, or behind the number."""
+def _escaped(mark: str) -> str:
+    """A mark that starts a block, escaped by a backslash before it, or after the number."""
     return f"{mark}\\" if mark[-1].isdigit() else f"\\{mark}"
-
-
-_DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")

@@ -1,6 +1,3 @@
-"""What the stages agree on: the wire, the disk, the records, the errors.
+"""What the stages agree on: the wire, the bundle on disk, features, errors. Imports no other stage."""
 
-Read in this order: `retrieval.proto` (the wire), `bundle.py` (the disk), `features.py` (what a raw
-record becomes before it reaches a tower), `config.py` (how TOML becomes a checked configuration),
-`errors.py` (everything that can be refused). Nothing here imports another stage.
-"""
+__version__ = "0.1.0"

@@ -1,20 +1,23 @@
-"""The unit of release: one directory with everything that answers a query.
+"""A bundle: the unit of release, one folder with everything that is needed to answer queries.
 
-    manifest.json         what this is, what was measured, and the sha256 and size of every other file
-    query_tower.onnx      raw query arrays -> unit vectors, preprocessing inside
+    manifest.json         description, measurements, and the sha256 and size of every other file
+    query_tower.onnx      raw query arrays -> query vectors, preprocessing inside
     item_tower.onnx       the same for items
-    vectors.npy           item vectors (N, D), row n belongs to item n; with vector_scales.npy where they are
+    vectors.npy           item vectors (N, D), row n belongs to item n; with vector_scales.npy if they are
                           int8 (`vectors.py`)
-    index.hnsw            hnswlib graph over the same rows
+    index.hnsw            hnswlib graph over the same rows (index kinds `hnsw` and `exact`)
     items.json            {"ids": [...], "popularity": [...], "fields": {"<display field>": [...]}}
+    filters.npz           values of the filter fields, if there are any (`filters.py`)
+    item_digests.npy      uint8 (N, 16): a hash of what the item tower has read of each item, if known
     reports/*             quality, parity, latency and recall in JSON, and their plots
+    ...                   files of the features, such as a tokenizer's, and of other kinds of indexes
 
-`write` puts a bundle down whole or not at all. `read` checks every byte before it returns anything. The
-bundle version is the sha256 of the manifest, which holds the sha256 of everything else.
+`write` creates a bundle atomically. `read` verifies every byte before it returns anything. The bundle version
+is the sha256 of the manifest, which contains the sha256 of every other file.
 
-A manifest may come from anybody who can write to the registry. The files that it lists are regular files
-inside the bundle's folder: a name that leads out of it, a link or a device is refused before anything is read
-from it.
+Manifests are untrusted: anyone with write access to the registry can make one. Every file that a manifest
+lists must be a regular file inside the bundle's folder; a path that leads outside, a link or a device is
+refused before anything is read from it.
 """
 
 import dataclasses
@@ -32,84 +35,124 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from protos import drafts, names
-from protos.config import parse
+from protos import names
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
-from protos.features import Schema
+from protos.features import Schema, Side
+from protos.files import atomic_directory
+from protos.toml_config import OPTIONAL, parse, to_table
 
 SCHEMA_VERSION = 3
 
 MANIFEST = "manifest.json"
 QUERY_TOWER = "query_tower.onnx"
 ITEM_TOWER = "item_tower.onnx"
+TOWERS: dict[Side, str] = {"query": QUERY_TOWER, "item": ITEM_TOWER}
 VECTORS = "vectors.npy"
 INDEX = "index.hnsw"
 ITEMS = "items.json"
+FILTERS = "filters.npz"  # required if there are filter fields
+DIGESTS = "item_digests.npy"  # tells a refresh which items have changed
 REPORTS = "reports"
-REQUIRED = (QUERY_TOWER, ITEM_TOWER, VECTORS, INDEX, ITEMS)
-SCALES = "vector_scales.npy"  # required where vectors are int8
-DRAFT = ".bundle-"  # how the names of folders begin in which bundles are written
+REQUIRED = (QUERY_TOWER, ITEM_TOWER, VECTORS, ITEMS)  # in every bundle
+SCALES = "vector_scales.npy"  # required if vectors are int8
+DRAFT = ".bundle-"  # prefix of the folders in which bundles are written
 
-MOST_LINKS = 10_000  # hnswlib takes no larger M
+HNSW = "hnsw"  # index kinds that are an hnswlib file
+EXACT = "exact"
+INDEX_KINDS = (HNSW,)  # that an experiment may ask for; exact search comes with a graph
+MOST_LINKS = 10_000  # the largest M that hnswlib accepts
 LARGEST_MANIFEST = 64 << 20  # bytes; the ids of a million items take about 20 MB
-LARGEST = 2**31 - 1  # of counts and beams: rows are int32 in places
+LARGEST = 2**31 - 1  # of counts and search widths: rows are int32 in places
 LARGEST_DIMENSION = 65_536
 
 
 @dataclass(frozen=True)
 class IndexParameters:
-    """How the HNSW graph was built and is searched (Malkov and Yashunin 2018, section 4).
+    """The kind of index, and how it was built and is searched.
 
-    `space` is hnswlib's name of the metric, always "ip", the inner product. Where scores are not cosines the
-    graph holds the items without their last coordinate, which only fills them up to unit length. hnswlib
-    does not store `ef_search` in its file, so it travels here. Where `exact` holds, every search
-    compares with every item, because that was measured to be no slower, or because the experiment says so;
-    the graph is there, and nobody asks it.
+    `m`, `ef_construction` and `ef_search` are parameters of an HNSW graph (Malkov and Yashunin 2018,
+    section 4); hnswlib does not store `ef_search` in its file. If scores are not cosines, the graph holds the
+    items with 0 in their last coordinate, which only pads them to unit length.
+
+    Args:
+        space: hnswlib's name of the metric, always "ip", the inner product.
+        exact: every search compares the query with all items, because that was measured to be no slower or
+            because the experiment asks for it. The graph is in the bundle but not used.
+        kind: `hnsw`, `exact`, or the name of another implementation. The first two follow from `exact` and
+            are not stored in the manifest.
+        options: parameters of another kind.
     """
 
-    space: str
-    m: int
-    ef_construction: int
-    ef_search: int
-    seed: int
+    space: str = "ip"
+    m: int = field(default=0, metadata=OPTIONAL)
+    ef_construction: int = field(default=0, metadata=OPTIONAL)
+    ef_search: int = field(default=0, metadata=OPTIONAL)
+    seed: int = 0
     exact: bool = False
+    kind: str = field(default="", metadata=OPTIONAL)
+    options: dict[str, Any] = field(default_factory=dict, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
-        _expect_within("m", self.m, 2, MOST_LINKS)
-        _expect_within("ef_construction", self.ef_construction, 1, LARGEST)
-        _expect_within("ef_search", self.ef_search, 1, LARGEST)
         _expect_within("seed", self.seed, 0, 2**63 - 1)
+        if self.kind in ("", HNSW, EXACT):
+            _expect_within("m", self.m, 2, MOST_LINKS)
+            _expect_within("ef_construction", self.ef_construction, 1, LARGEST)
+            _expect_within("ef_search", self.ef_search, 1, LARGEST)
+            object.__setattr__(self, "kind", EXACT if self.exact else HNSW)
+        elif self.exact:
+            raise ValueError(f"exact: goes with an HNSW graph, not with an index of kind {self.kind!r}")
+
+    def describe(self) -> str:
+        """Kind and parameters, in words."""
+        if self.kind == EXACT:
+            return "exact search"
+        if self.kind == HNSW:
+            return (
+                f"HNSW, M = {self.m}, ef_construction = {self.ef_construction}, ef_search = {self.ef_search}"
+            )
+        return ", ".join([self.kind, *(f"{name} = {value}" for name, value in self.options.items())])
+
+    def files(self) -> tuple[str, ...]:
+        """Files that the bundle must hold for it, as far as this format knows the kind."""
+        return (INDEX,) if self.kind in (HNSW, EXACT) else ()
 
 
 @dataclass(frozen=True)
 class Score:
-    """What the inner product of a query's and an item's vector is shown as.
+    """How the inner product of a query vector and an item vector becomes a score.
 
-    Item vectors are of unit length; query vectors are where the kind is `cosine`.
+    Item vectors have unit length. Query vectors have unit length if the kind is `cosine`.
 
     Args:
-        kind: `cosine` and `inner_product` are the product as it is; `sigmoid` is 1 / (1 + e^-(x + bias)).
+        kind: `cosine` and `inner_product` are the product itself; `sigmoid` is 1 / (1 + e^-(x + bias)).
         bias: of the sigmoid.
     """
 
     kind: Literal["cosine", "inner_product", "sigmoid"] = "cosine"
     bias: float = 0.0
 
+    @property
+    def has_padding_dim(self) -> bool:
+        """Whether the last coordinate of an item vector only pads it to unit length."""
+        return self.kind != "cosine"
+
 
 Variant = Literal["fp32", "fp16_tables", "int8_tables", "int8_dynamic", "int8_static"]
 Precision = Literal["fp32", "fp16", "int8"]
+FilterKind = Literal["string", "strings", "number", "boolean", "time"]
+MOST_FILTER_FIELDS = 64
 
 
 @dataclass(frozen=True)
 class Precisions:
-    """In how many bits towers and vectors are kept. What is computed from them is float32.
+    """The precision in which towers and vectors are stored. Computation is in float32.
 
     Args:
-        query: the query tower's variant. Its tables are float16 or int8 rows, each with its scale; with
-            `int8_dynamic` and `int8_static` they are int8, and dense layers are computed in int8, too.
-        item: the item tower's.
-        vectors: of the item vectors on the disk.
+        query: the query tower's variant. `fp16_tables` stores the embedding tables in float16, `int8_tables`
+            as int8 rows with a scale each. `int8_dynamic` and `int8_static` also have int8 dense layers.
+        item: the item tower's variant.
+        vectors: precision of the item vectors on disk.
     """
 
     query: Variant = "fp32"
@@ -119,7 +162,7 @@ class Precisions:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file of the bundle must be."""
+    """The expected content of a file in the bundle; `size` is in bytes."""
 
     sha256: str
     size: int
@@ -131,29 +174,67 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """The state of the store of live items that a bundle's items were read from.
+
+    Args:
+        store: id of the store.
+        sequence: all its changes up to this one are in the bundle.
+    """
+
+    store: str
+    sequence: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.store.encode()) <= 64:
+            raise ValueError(f"store: expected an id of 1 to 64 bytes, got {self.store[:80]!r}")
+        _expect_within("sequence", self.sequence, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """The bundle whose towers, and vectors of unchanged items, a refreshed bundle has taken over.
+
+    Args:
+        bundle_version: of that bundle.
+        key: sha256 of everything that the refreshed bundle was made from.
+    """
+
+    bundle_version: str
+    key: str
+
+    def __post_init__(self) -> None:
+        for name in ("bundle_version", "key"):
+            _check_name(name, names.bundle_version, getattr(self, name))
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What a bundle is, where it comes from, and what was measured on it.
+    """What a bundle contains, where it comes from, and what was measured on it.
 
     Args:
         name: the registered model's name.
         run_id: the MLflow run that trained the towers.
-        git_commit: the commit that the run's code was at, empty outside a checkout.
+        git_commit: the commit of the code that trained them, empty outside a git checkout.
         dataset: name, counts and texts of the data set.
         split_hash: sha256 over the ids of each part of the split.
         dimension: D.
         count: N, the number of items.
         schema: feature specs and vocabularies.
-        index: how the index was built and is searched.
+        index: kind and parameters of the index.
         display_fields: fields that an answer can show beside an id.
-        examples: queries from the test split, to try and to warm up with.
+        examples: queries from the test split, for demos and warm-up.
         quality: metrics of the served pipeline and of the baselines, on the test split.
-        parity: torch against ONNX Runtime.
+        parity: largest differences between torch and ONNX Runtime.
         ann: recall of the index against exact search over the catalogue.
         latency: of the towers, with thread budget and machine.
-        files: path -> sha256 and size of each other file.
+        files: path -> sha256 and size of every other file.
         bundle_version: sha256 of this manifest with this field empty.
-        score: what an inner product is shown as.
-        precision: in how many bits towers and vectors are kept.
+        score: how an inner product becomes a score.
+        precision: in which towers and vectors are stored.
+        catalogue: where the items come from a store of live items: its state at that time.
+        refreshed_from: of a bundle that was made of another one, without training.
+        filters: filter field -> type of its values; bundles without filter fields leave it out.
     """
 
     name: str
@@ -175,6 +256,9 @@ class Manifest:
     bundle_version: str = ""
     score: Score = Score()
     precision: Precisions = Precisions()
+    catalogue: Snapshot | None = field(default=None, metadata=OPTIONAL)
+    refreshed_from: Refreshed | None = field(default=None, metadata=OPTIONAL)
+    filters: dict[str, FilterKind] = field(default_factory=dict, metadata=OPTIONAL)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -184,36 +268,45 @@ class Manifest:
             _check_name("files", names.file_name, name)
         _expect_within("dimension", self.dimension, 1, LARGEST_DIMENSION)
         _expect_within("count", self.count, 1, LARGEST)
+        _expect_within("number of filters", len(self.filters), 0, MOST_FILTER_FIELDS)
 
     def to_bytes(self) -> bytes:
-        """The one way to write this manifest down: sorted keys, two spaces, a newline at the end."""
-        text = json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False)
-        return f"{text}\n".encode()
+        """The canonical form of this manifest: JSON with sorted keys, indented by two."""
+        table = to_table(self)
+        if self.index.kind in (HNSW, EXACT):
+            del table["index"]["kind"]
+        return f"{json.dumps(table, indent=2, sort_keys=True, allow_nan=False)}\n".encode()
+
+    def required_files(self) -> tuple[str, ...]:
+        """The files without which this bundle cannot be served."""
+        scales = (SCALES,) if self.precision.vectors == "int8" else ()
+        filters = (FILTERS,) if self.filters else ()
+        return (*REQUIRED, *self.index.files(), *self.schema.files(), *scales, *filters)
 
     def sealed(self, files: Mapping[str, FileRecord]) -> "Manifest":
-        """This manifest with its files and the version that follows from everything in it."""
+        """This manifest with its files, and the version computed from all its content."""
         bare = dataclasses.replace(self, files=dict(files), bundle_version="")
         version = hashlib.sha256(bare.to_bytes()).hexdigest()
         return dataclasses.replace(bare, bundle_version=version)
 
 
 def write(parent: Path, manifest: Manifest, fill: Callable[[Path], None]) -> Path:
-    """A new bundle `parent/<first 12 digits of its version>`, whole or not at all.
+    """Write a bundle to `parent/<first 12 digits of its version>`, atomically.
 
     Args:
-        parent: the folder that receives it; made if missing.
-        manifest: without files and version, which follow from what `fill` writes.
+        parent: the folder that receives it; created if missing.
+        manifest: without files and version; both are computed from what `fill` writes.
         fill: writes all files but the manifest into the folder that it is given.
 
     Returns:
-        The bundle's folder. One that already stands there, verified, is kept as it is.
+        The bundle's folder. A bundle that is already there is verified and kept.
 
     Raises:
         BundleDamaged: `fill` left out a required file, or the manifest is larger than 64 MiB.
     """
-    with drafts.draft(parent, DRAFT) as draft:
+    with atomic_directory.draft(parent, DRAFT) as draft:
         fill(draft)
-        for name in REQUIRED:
+        for name in manifest.required_files():
             if not (draft / name).is_file():
                 raise BundleDamaged(f"{draft / name}: missing, so the bundle cannot be written")
         paths = sorted(path for path in draft.rglob("*") if path.is_file())
@@ -237,7 +330,7 @@ def write(parent: Path, manifest: Manifest, fill: Callable[[Path], None]) -> Pat
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of a bundle in which every file has been verified.
+    """Verify every file of a bundle and return its manifest.
 
     Raises:
         BundleDamaged: a file is missing, is not a regular file inside the folder, or differs from its record;
@@ -258,11 +351,11 @@ def read(folder: Path) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest alone, itself verified; the other files are not looked at.
+    """Verify and return the manifest alone; no other file is read.
 
     Raises:
-        BundleDamaged: it is missing, is larger than 64 MiB, is not JSON, is not what was written, or names a
-            file outside the folder.
+        BundleDamaged: it is missing, is larger than 64 MiB, is not JSON, was changed after it was written, or
+            names a file outside the folder.
         BundleTooNew, BundleTooOld: the schema version is from the future, or no longer read.
     """
     path = folder / MANIFEST
@@ -288,26 +381,28 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         manifest: Manifest = parse(table, Manifest)
-        canonical = manifest.sealed(manifest.files).to_bytes()  # a figure may read as infinite
+        canonical = manifest.sealed(manifest.files).to_bytes()  # raises if a number is infinite
     except ValueError as error:
         raise BundleDamaged(f"{path}: {error}") from None
     if canonical != content:
         raise BundleDamaged(f"{path}: does not match its own version {manifest.bundle_version[:12]}")
-    for name in (*REQUIRED, *((SCALES,) if manifest.precision.vectors == "int8" else ())):
+    for name in manifest.required_files():
         if name not in manifest.files:
             raise BundleDamaged(f"{path}: lists no {name}")
+    if manifest.schema.files():
+        manifest = dataclasses.replace(manifest, schema=manifest.schema.in_folder(folder))
     return manifest
 
 
 def open_file(folder: Path, name: str) -> io.BufferedReader:
-    """A regular file inside a bundle's folder, open for reading; no link below the folder is followed.
+    """Open a regular file inside a bundle's folder for reading; no link below the folder is followed.
 
     Args:
         folder: of the bundle; may itself be a link.
         name: as the manifest lists it, such as `reports/quality.json`.
 
     Raises:
-        BundleDamaged: there is none of that name, or it is a link, a device, a FIFO or a socket.
+        BundleDamaged: the file is missing, or is a link, a device, a FIFO or a socket.
     """
     path = folder / name
     try:
@@ -337,14 +432,14 @@ def open_file(folder: Path, name: str) -> io.BufferedReader:
 
 
 def record(path: Path) -> FileRecord:
-    """sha256 and size in bytes of a file."""
+    """Compute sha256 and size of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileRecord(digest, path.stat().st_size)
 
 
 def sync(path: Path) -> None:
-    """Force a file or a folder to the disk."""
+    """Flush a file or a folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -353,7 +448,7 @@ def sync(path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; its folder is made if missing."""
+    """Write a file atomically; its folder is created if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         file.write(content)
@@ -361,7 +456,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its place when the block has ended well: temporary file, fsync, rename."""
+    """Write a file atomically: a temporary file that is synced and renamed when the block succeeds."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -1,9 +1,10 @@
-"""JSON and TOML from outside: parsed with a bound on nesting.
+"""Parses untrusted JSON and TOML, with a limit on nesting.
 
     table = parse_json(path.read_bytes())
 
-Python's parsers recurse: a text of 200,000 `[` ends them with `RecursionError`, which is not a `ValueError`.
-Here it is one. A value that has passed can also be copied, printed and written again: those recurse too.
+Python's parsers recurse: a text of 200,000 `[` raises `RecursionError`, which is not a `ValueError`. Here
+it is one. The limit also makes sure that a parsed value can be copied, printed and serialized, which
+recurse too.
 """
 
 import json
@@ -17,11 +18,11 @@ TOO_DEEP = f"arrays and objects are nested more than {MOST_LEVELS} levels deep"
 
 
 def parse_json(text: str | bytes, parse_constant: Callable[[str], Any] | None = None) -> Any:
-    """The value that a JSON text holds.
+    """Parse a JSON text.
 
     Args:
         text: bytes are UTF-8, UTF-16 or UTF-32.
-        parse_constant: is given `NaN`, `Infinity` or `-Infinity`, as for `json.loads`.
+        parse_constant: converts `NaN`, `Infinity` and `-Infinity`, as in `json.loads`.
 
     Raises:
         ValueError: it is not JSON, not Unicode, or nested more than `MOST_LEVELS` levels deep.
@@ -35,7 +36,7 @@ def parse_json(text: str | bytes, parse_constant: Callable[[str], Any] | None = 
 
 
 def parse_toml(content: bytes) -> dict[str, Any]:
-    """The table that a TOML file holds.
+    """Parse the content of a TOML file.
 
     Raises:
         ValueError: it is not TOML, not UTF-8, or nested more than `MOST_LEVELS` levels deep.
@@ -45,12 +46,12 @@ def parse_toml(content: bytes) -> dict[str, Any]:
         table = tomllib.loads(text)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
-    _check_levels(table)  # a key such as `a.b.c` nests without any bracket
+    _check_levels(table)  # a key such as `a.b.c` nests without brackets
     return table
 
 
 def _check_depth(value: Any, text: str | bytes) -> None:
-    """Check the levels of a JSON value, unless its text has too few brackets for more than are allowed."""
+    """Check the levels of a JSON value; skipped if its text has too few brackets to exceed the limit."""
     brackets = text.count("[") + text.count("{") if isinstance(text, str) else _brackets(text)
     if brackets > MOST_LEVELS:
         _check_levels(value)
@@ -61,7 +62,7 @@ def _brackets(content: bytes) -> int:
 
 
 def _check_levels(value: Any) -> None:
-    """Go through all containers level by level, without recursion."""
+    """Visit all containers level by level, without recursion."""
     level = [value] if type(value) in _CONTAINERS else []
     for _ in range(MOST_LEVELS):
         level = [inner for each in level for inner in _inner(each)]
@@ -73,6 +74,6 @@ def _check_levels(value: Any) -> None:
 def _inner(container: Any) -> list[Any]:
     """The containers directly inside one."""
     values = container.values() if type(container) is dict else container
-    if _CONTAINERS.isdisjoint(map(type, values)):  # a long list of texts takes a tenth of the time so
+    if _CONTAINERS.isdisjoint(map(type, values)):  # ten times as fast for a long list of texts
         return []
     return [each for each in values if type(each) in _CONTAINERS]

@@ -1,39 +1,40 @@
-"""Every error that Twinspire raises on purpose.
+"""Every error that Twinspire raises deliberately.
 
     TwinspireError
-    ├── InvalidInput          a request or a record is wrong: which field, and why
-    │   ├── UnknownItem       an item id that the catalogue does not hold
-    │   └── UnknownModel      a model, or a version of one, that is not served
-    ├── ConfigError           a TOML file is wrong: which file, which key, what was expected
-    ├── DataError             a data file is wrong: which file, row and column, what was expected
+    ├── InvalidInput          a request or a record is wrong; the text names the field
+    │   ├── UnknownItem       an item id that is not in the catalogue
+    │   └── UnknownModel      a model or a version that is not served
+    ├── ConfigError           a TOML file is wrong; the text names file and key
+    ├── DataError             a data file is wrong; the text names file, row and column
     ├── BundleError           a bundle cannot be used
-    │   ├── BundleDamaged     a file is missing, or is not the one that the manifest describes
+    │   ├── BundleDamaged     a file is missing, or differs from its record in the manifest
     │   ├── BundleTooNew      the manifest's schema is newer than this program
-    │   └── BundleTooOld      the manifest's schema is one that this program no longer reads
-    ├── MissingStage          a stage has nothing to work on yet: which command comes first
-    ├── GateRefused           a measured figure is outside its bound: which, and by how much
-    ├── AccessDenied          the service does not serve this caller
-    │   ├── NotAuthenticated  it does not know who is calling: no token, or none that it knows
-    │   └── NotAuthorised     it knows, and the caller's role does not reach as far
+    │   └── BundleTooOld      this program no longer reads the manifest's schema
+    ├── MissingStage          the input of a stage does not exist yet; the text names the command to run
+    ├── GateRefused           a measured figure is outside its bound; the text has both
+    ├── WriteRefused          an item was not written, because its condition does not hold
+    ├── AccessDenied          the service refuses this caller
+    │   ├── NotAuthenticated  the caller sent no token, or an unknown one
+    │   └── NotAuthorised     the caller's role does not allow the call
     └── Unavailable           the service cannot answer now; the same request may succeed later
-        ├── Overloaded        it has more to do than it bears: when to come back
-        │   └── RateLimited   this client asks more often than it may
-        └── DeadlineExceeded  it did not answer before the request's deadline
+        ├── Overloaded        the service is over capacity; has the seconds until a retry
+        │   └── RateLimited   this client exceeds its rate limit
+        └── DeadlineExceeded  the service did not answer before the request's deadline
 
-No transport codes live here; `serving/status.py` maps each class to one.
+`serving/transport/status.py` maps each class to a gRPC status code.
 """
 
 
 class TwinspireError(Exception):
-    """Base of every error raised on purpose; its text is fit to be shown to the person who caused it."""
+    """Base of all of them; its text can be shown to the user."""
 
 
 class InvalidInput(TwinspireError):
     """A request or a record is wrong.
 
     Args:
-        field: the field at fault, as its owner would write it (`query.text`, `k`).
-        reason: what was found and what was expected.
+        field: the field, as the user writes it (`query.text`, `k`).
+        reason: what was expected and what was found.
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -43,11 +44,11 @@ class InvalidInput(TwinspireError):
 
 
 class UnknownItem(InvalidInput):
-    """An item id that the catalogue does not hold."""
+    """An item id that is not in the catalogue."""
 
 
 class UnknownModel(InvalidInput):
-    """A model, or a version of one, that is not served."""
+    """A model or a version that is not served."""
 
 
 class ConfigError(TwinspireError):
@@ -63,35 +64,48 @@ class BundleError(TwinspireError):
 
 
 class BundleDamaged(BundleError):
-    """A file of a bundle is missing, or is not the one that the manifest describes."""
+    """A file of a bundle is missing, or differs from its record in the manifest."""
 
 
 class BundleTooNew(BundleError):
-    """The manifest's schema version is newer than this program understands."""
+    """The manifest's schema version is newer than this program."""
 
 
 class BundleTooOld(BundleError):
-    """The manifest's schema version is one that this program no longer reads."""
+    """This program no longer reads the manifest's schema version."""
 
 
 class MissingStage(TwinspireError):
-    """A stage has nothing to work on yet; the text says which command comes first."""
+    """The input of a stage does not exist yet; the text names the command to run."""
 
 
 class GateRefused(TwinspireError):
-    """A measured figure is outside its bound; the text gives figure and bound."""
+    """A measured figure is outside its bound; the text has both."""
+
+
+class WriteRefused(TwinspireError):
+    """Items of a write were not written, because their conditions do not hold; the other items were.
+
+    Args:
+        text: how many, and why the first was not.
+        written: the results of all items (`serving.client.items.Written`).
+    """
+
+    def __init__(self, text: str, written: object = None) -> None:
+        super().__init__(text)
+        self.written = written
 
 
 class AccessDenied(TwinspireError):
-    """The service does not serve this caller."""
+    """The service refuses this caller."""
 
 
 class NotAuthenticated(AccessDenied):
-    """The service does not know who is calling: there is no token, or none that it knows."""
+    """The caller sent no token, or an unknown one."""
 
 
 class NotAuthorised(AccessDenied):
-    """The service knows who is calling, and the caller's role does not reach as far as what is asked."""
+    """The caller is known, but its role does not allow the call."""
 
 
 class Unavailable(TwinspireError):
@@ -99,11 +113,11 @@ class Unavailable(TwinspireError):
 
 
 class Overloaded(Unavailable):
-    """The service has more to do than it bears.
+    """The service is over capacity.
 
     Args:
-        text: of what.
-        retry_after: seconds after which the same request is worth sending again.
+        text: which limit was reached.
+        retry_after: seconds after which to send the request again; infinite if only an operator can help.
     """
 
     def __init__(self, text: str, retry_after: float) -> None:
@@ -112,7 +126,7 @@ class Overloaded(Unavailable):
 
 
 class RateLimited(Overloaded):
-    """This client asks more often than it may."""
+    """This client exceeds its rate limit."""
 
 
 class DeadlineExceeded(Unavailable):

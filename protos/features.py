@@ -1,42 +1,104 @@
-"""What a raw record becomes before it reaches a tower; training, export and serving all call this.
+"""How a raw record becomes the input arrays of a tower. Training, export and serving all call this module.
 
-A feature spec says which column feeds a tower and how. `to_arrays` turns columns of raw values into the
-arrays that a tower (torch or ONNX) takes, one per feature, batch first:
+A feature spec says which column feeds a tower and how. `TowerInputs.to_arrays` turns columns of raw values
+into the arrays that a tower (torch or ONNX) takes, one per feature, batch first:
 
-| kind     | raw value            | array                                                       |
-|----------|----------------------|-------------------------------------------------------------|
-| text     | str                  | int32 (B, L): code points after NFKC and casefold, 0 is padding |
-| category | str, or list of str  | int64 (B, C): rows of the vocabulary, 0 is padding, 1 unknown   |
-| number   | float, None if absent | float32 (B, 1): the value as it is, NaN where absent        |
-| id       | str                  | int64 (B, 1): row of the known items, 1 unknown                 |
-| history  | list of str          | int64 (B, L): rows of known items, newest last, 0 before them   |
+| kind     | raw value             | array                                                           |
+|----------|-----------------------|-----------------------------------------------------------------|
+| text     | str                   | int32 (B, L): code points after NFKC and casefold, 0 is padding |
+| category | str, or list of str   | int64 (B, C): rows of the vocabulary, 0 is padding, 1 unknown   |
+| number   | float, None if absent | float32 (B, 1): the value, NaN where absent                     |
+| id       | str                   | int64 (B, 1): row of the known items, 1 unknown                 |
+| history  | list of str           | int64 (B, L): rows of known items, newest last, padded in front |
 
 Everything after that (word hashing, embedding, scaling) happens inside the tower's graph.
+
+A kind of feature is a class with the methods of `Feature`. To add one, write the class and add it to
+`FeatureSpec`. How texts become an array is a `TextInput`, which a text feature names. To add one (for example
+token ids of a pretrained tokenizer), write the class and add it to `TEXT_INPUTS`.
 """
 
+import copy
+import shutil
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import add
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from protos.errors import InvalidInput
+from protos.toml_config import OPTIONAL
 
 Side = Literal["query", "item"]
+SIDES: tuple[Side, Side] = ("query", "item")
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+Converter = Callable[[Sequence[Any], str], Array]  # raw values and the name of their field -> (B, ...)
 
 PADDING = 0
 UNKNOWN = 1
 FIRST_KNOWN = 2
 ITEM_VOCABULARY = "items"
-BYTE_ORDER_MARK = 4  # bytes before UTF-32 in the machine's own order, which Python writes without a look-up
+BYTE_ORDER_MARK = 4  # bytes before UTF-32 in native byte order, which Python encodes without a codec look-up
 LARGEST = float(np.finfo(np.float32).max)
+WORKING_DIRECTORY = Path()
+
+
+class Feature:
+    """Base class of the kinds of features; each is a frozen dataclass with `kind` and `column`.
+
+    Attributes:
+        dtype: of the array.
+        variable_length: whether the array's second dimension differs from batch to batch.
+    """
+
+    dtype: ClassVar[type[np.generic]]
+    variable_length: ClassVar[bool] = True
+
+    def vocabulary_key(self, side: Side, name: str) -> str | None:
+        """The key of the feature's vocabulary in `Schema.vocabularies`, None if it has no vocabulary."""
+        return None
+
+    def files(self) -> tuple[str, ...]:
+        """Relative paths of the files that `converter` reads; run and bundle keep a copy of each."""
+        return ()
+
+    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
+        """The function that turns raw values into an array.
+
+        It raises `InvalidInput` with the field's name for a value that does not fit.
+
+        Args:
+            known: the vocabulary: value -> row; empty if there is none.
+            folder: where the paths of `files` begin.
+        """
+        raise NotImplementedError
+
+    def lengths(self, values: Sequence[Any]) -> list[int] | None:
+        """How long each record's value is for the tower; None if all have the same length."""
+        return None
+
+
+class TextInput(Protocol):
+    """How texts become the array that a tower's text encoder takes."""
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Of the array."""
+
+    def files(self, spec: "TextFeature") -> tuple[str, ...]:
+        """Relative paths of the files that `converter` reads, such as a tokenizer's."""
+
+    def converter(self, spec: "TextFeature", folder: Path) -> Converter:
+        """The function from texts to an array (B, L); `folder` is where the paths of `files` begin."""
 
 
 @dataclass(frozen=True)
-class TextFeature:
+class TextFeature(Feature):
     """Free text.
 
     Args:
@@ -44,20 +106,41 @@ class TextFeature:
         max_length: code points kept, counted after normalisation; the rest is cut off.
         catalogue_column: the column that the served catalogue is encoded from, where it differs: an
             item's text must not hold its own query while quality is measured, but may when served.
+        input: name of the `TextInput` that makes the array.
     """
 
     kind: Literal["text"]
     column: str
     max_length: int = 256
     catalogue_column: str = ""
+    input: str = field(default="code_points", metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_length <= 65_536:
             raise ValueError(f"max_length: expected 1 to 65536, got {self.max_length}")
+        if self.input not in TEXT_INPUTS:
+            raise ValueError(f"input: expected one of {', '.join(TEXT_INPUTS)}, got {self.input!r}")
+
+    @property
+    def dtype(self) -> type[np.generic]:  # type: ignore[override]
+        """Of the array."""
+        return TEXT_INPUTS[self.input].dtype
+
+    def files(self) -> tuple[str, ...]:
+        """Those of the text input."""
+        return TEXT_INPUTS[self.input].files(self)
+
+    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
+        """That of the text input."""
+        return TEXT_INPUTS[self.input].converter(self, folder)
+
+    def lengths(self, values: Sequence[Any]) -> list[int]:
+        """Characters of each text, before normalisation."""
+        return [min(_length(value), self.max_length) for value in values]
 
 
 @dataclass(frozen=True)
-class CategoryFeature:
+class CategoryFeature(Feature):
     """One of a set of strings, or several.
 
     Args:
@@ -70,23 +153,38 @@ class CategoryFeature:
     column: str
     multi: bool = False
     min_count: int = 2
+    dtype: ClassVar[type[np.generic]] = np.int64
 
     def __post_init__(self) -> None:
         if self.min_count < 1:
             raise ValueError(f"min_count: expected at least 1, got {self.min_count}")
 
+    def vocabulary_key(self, side: Side, name: str) -> str:
+        """A vocabulary of its own."""
+        return f"{side}.{name}"
+
+    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
+        """Rows of the vocabulary."""
+        return lambda values, field_name: _categories(values, self, known, field_name)
+
 
 @dataclass(frozen=True)
-class NumberFeature:
+class NumberFeature(Feature):
     """A real number; absent values are allowed, and a tower learns what they mean."""
 
     kind: Literal["number"]
     column: str
+    dtype: ClassVar[type[np.generic]] = np.float32
+    variable_length: ClassVar[bool] = False
+
+    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
+        """The values, NaN where absent."""
+        return _numbers
 
 
 @dataclass(frozen=True)
-class IdFeature:
-    """The item's own id, for what cannot be said of it in words.
+class IdFeature(Feature):
+    """The item's id, for what its other features do not express.
 
     Args:
         min_count: ids seen less often in training data are treated as unknown.
@@ -95,15 +193,25 @@ class IdFeature:
     kind: Literal["id"]
     min_count: int = 1
     column: ClassVar[str] = "item_id"
+    dtype: ClassVar[type[np.generic]] = np.int64
+    variable_length: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.min_count < 1:
             raise ValueError(f"min_count: expected at least 1, got {self.min_count}")
 
+    def vocabulary_key(self, side: Side, name: str) -> str:
+        """The known items."""
+        return ITEM_VOCABULARY
+
+    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
+        """Rows of the known items."""
+        return lambda values, field_name: _ids(values, known, field_name)
+
 
 @dataclass(frozen=True)
-class HistoryFeature:
-    """The items that a user has dealt with, oldest first. Items that training has not seen are skipped.
+class HistoryFeature(Feature):
+    """The items that a user has interacted with, oldest first. Items unknown to training are skipped.
 
     Args:
         max_length: known items kept; older ones are cut off.
@@ -111,14 +219,26 @@ class HistoryFeature:
 
     kind: Literal["history"]
     max_length: int = 100
+    dtype: ClassVar[type[np.generic]] = np.int64
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_length <= 4096:
             raise ValueError(f"max_length: expected 1 to 4096, got {self.max_length}")
 
+    def vocabulary_key(self, side: Side, name: str) -> str:
+        """The known items."""
+        return ITEM_VOCABULARY
+
+    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
+        """Rows of the known items."""
+        return lambda values, field_name: _histories(values, self.max_length, known, field_name)
+
+    def lengths(self, values: Sequence[Any]) -> list[int]:
+        """Items of each history, unknown ones among them."""
+        return [min(_length(value), self.max_length) for value in values]
+
 
 FeatureSpec = TextFeature | CategoryFeature | NumberFeature | IdFeature | HistoryFeature
-Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -135,6 +255,7 @@ class Schema:
     query: dict[str, FeatureSpec]
     item: dict[str, FeatureSpec]
     vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    folder: ClassVar[Path] = WORKING_DIRECTORY  # of the features' files; `in_folder` sets another
 
     def __post_init__(self) -> None:
         for side in ("query", "item"):
@@ -143,28 +264,56 @@ class Schema:
 
     def side(self, side: Side) -> "TowerInputs":
         """The inputs of one tower."""
-        return TowerInputs(side, getattr(self, side), self.vocabularies)
+        return TowerInputs(side, getattr(self, side), self.vocabularies, self.folder)
+
+    def files(self) -> tuple[str, ...]:
+        """Relative paths of the files that the features read, sorted."""
+        specs = [*self.query.values(), *self.item.values()]
+        return tuple(sorted({name for spec in specs for name in spec.files()}))
+
+    def in_folder(self, folder: Path) -> "Schema":
+        """The same schema, whose features read their files from `folder`: that of a run or a bundle."""
+        placed = copy.copy(self)
+        object.__setattr__(placed, "folder", folder)  # no field: it is not written into a manifest
+        return placed
+
+    def copy_files(self, folder: Path) -> None:
+        """Copy the features' files into the folder of a run or a bundle, at the same relative paths."""
+        for name in self.files():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.folder / name, folder / name)
 
 
 class TowerInputs:
-    """Turns raw values into one tower's input arrays."""
+    """Turns raw values into one tower's input arrays; `files` are the paths that the features read.
+
+    Args:
+        features: feature name -> spec.
+        vocabularies: as of `Schema`.
+        folder: where the paths of the features' files begin.
+    """
 
     def __init__(
         self,
         side: Side,
         features: Mapping[str, FeatureSpec],
         vocabularies: Mapping[str, Sequence[str]],
+        folder: Path = WORKING_DIRECTORY,
     ) -> None:
         self.side = side
         self.features = dict(features)
-        self._named = [(name, spec, f"{side}.{name}") for name, spec in features.items()]
-        keys = {name: vocabulary_of(side, name, spec) for name, spec in features.items()}
+        self.files = [folder / name for spec in features.values() for name in spec.files()]
+        keys = {name: spec.vocabulary_key(side, name) for name, spec in features.items()}
         tables = {
             key: {value: FIRST_KNOWN + n for n, value in enumerate(vocabularies[key])}
             for key in set(keys.values())
             if key is not None
         }
         self._rows = {name: tables[key] for name, key in keys.items() if key is not None}
+        self._converters = [
+            (name, spec.converter(self._rows.get(name, {}), folder), f"{side}.{name}")
+            for name, spec in features.items()
+        ]
 
     def to_arrays(self, values: Mapping[str, Sequence[Any]]) -> Arrays:
         """Feature name -> raw values of a batch, as feature name -> input array.
@@ -172,61 +321,60 @@ class TowerInputs:
         Raises:
             InvalidInput: a value does not fit its feature; the field is `<side>.<feature>`.
         """
-        arrays: Arrays = {}
-        for name, spec, field_name in self._named:
-            if isinstance(spec, TextFeature):
-                arrays[name] = text_rows(values[name], spec, field_name)
-            elif isinstance(spec, CategoryFeature):
-                arrays[name] = _categories(values[name], spec, self._rows[name], field_name)
-            elif isinstance(spec, IdFeature):
-                arrays[name] = _ids(values[name], self._rows[name], field_name)
-            elif isinstance(spec, HistoryFeature):
-                arrays[name] = _histories(values[name], spec.max_length, self._rows[name], field_name)
-            else:
-                arrays[name] = _numbers(values[name], field_name)
-        return arrays
+        return {name: convert(values[name], field_name) for name, convert, field_name in self._converters}
 
     def lengths(self, values: Mapping[str, Sequence[Any]], count: int) -> list[int]:
-        """How long the texts and histories of each record are together, as a tower reads them.
+        """The total length of each record's texts and histories, as the tower reads them.
 
         Args:
-            values: feature name -> raw values of a batch, as `to_arrays` takes them; one that is none of its
-                feature counts as nothing.
+            values: feature name -> raw values of a batch, as `to_arrays` takes them; one that does not fit
+                its feature counts as empty.
             count: records in the batch.
         """
         lengths = [0] * count
         for name, spec in self.features.items():
-            if isinstance(spec, TextFeature | HistoryFeature):
-                more = [min(_length(value), spec.max_length) for value in values[name]]
+            more = spec.lengths(values[name])
+            if more is not None:
                 lengths = [*map(add, lengths, more)]
         return lengths
 
     def known(self, name: str) -> list[str]:
-        """The values that the feature `name` knows, the most frequent first."""
+        """The vocabulary of the feature `name`, most frequent values first."""
         return list(self._rows[name])
 
     def unknown(self, name: str, ids: Sequence[str]) -> int:
-        """How many of the ids in a history the feature `name` has to skip."""
+        """The number of ids in a history that the feature `name` skips."""
         rows = self._rows[name]
         return sum(each not in rows for each in ids)
 
 
-def vocabulary_of(side: Side, name: str, spec: FeatureSpec) -> str | None:
-    """The key of a feature's vocabulary in `Schema.vocabularies`, None where it needs none."""
-    if isinstance(spec, CategoryFeature):
-        return f"{side}.{name}"
-    return ITEM_VOCABULARY if isinstance(spec, IdFeature | HistoryFeature) else None
+class CodePoints:
+    """Texts as their code points after normalisation; the tower's graph hashes them."""
+
+    dtype: type[np.generic] = np.int32
+
+    def files(self, spec: TextFeature) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def converter(self, spec: TextFeature, folder: Path) -> Converter:
+        """Texts -> int32 (B, L)."""
+        length = spec.max_length
+        return lambda texts, field_name: code_point_rows(folded(texts, length, field_name))
+
+
+TEXT_INPUTS: dict[str, TextInput] = {"code_points": CodePoints()}
 
 
 def normalise(text: str) -> str:
-    """NFKC, then casefold, then NFKC again, because folding can undo the first."""
+    """NFKC, then casefold, then NFKC again, because casefolding can undo the first."""
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 def folded(texts: Sequence[str], max_length: int, field_name: str = "text") -> list[str]:
-    """Texts as a tower reads them: normalised, then cut to so many code points.
+    """Normalised texts, cut to `max_length` code points.
 
     Raises:
         InvalidInput: a value is not a string.
@@ -235,15 +383,6 @@ def folded(texts: Sequence[str], max_length: int, field_name: str = "text") -> l
         if not isinstance(text, str):
             raise InvalidInput(field_name, f"expected a string, got {type(text).__name__}")
     return [normalise(text)[:max_length] for text in texts]
-
-
-def text_rows(texts: Sequence[str], spec: TextFeature, field_name: str = "text") -> npt.NDArray[np.int32]:
-    """Texts as a tower takes them: int32 (B, L).
-
-    Raises:
-        InvalidInput: a value is not a string.
-    """
-    return code_point_rows(folded(texts, spec.max_length, field_name))
 
 
 def code_point_rows(texts: Sequence[str]) -> npt.NDArray[np.int32]:
@@ -263,8 +402,7 @@ def _categories(
     lists = values if spec.multi else [[] if value is None else [value] for value in values]
     encoded = []
     for each in lists:
-        listed = each is None or isinstance(each, list | tuple)
-        if not listed or any(not isinstance(value, str) for value in each or ()):
+        if not _is_list_of_strings(each):
             expected = "a list of strings" if spec.multi else "a string"
             raise InvalidInput(field_name, f"expected {expected}, got {each!r}")
         encoded.append([rows.get(value, UNKNOWN) for value in each or ()])
@@ -287,8 +425,7 @@ def _histories(
 ) -> npt.NDArray[np.int64]:
     encoded = []
     for each in values:
-        listed = each is None or isinstance(each, list | tuple)
-        if not listed or any(not isinstance(value, str) for value in each or ()):
+        if not _is_list_of_strings(each):
             raise InvalidInput(field_name, f"expected a list of item ids, got {each!r}")
         encoded.append([rows[value] for value in each or () if value in rows][-max_length:])
     width = max(1, max(map(len, encoded), default=1))
@@ -296,6 +433,13 @@ def _histories(
     for n, row in enumerate(encoded):
         padded[n, width - len(row) :] = row
     return padded
+
+
+def _is_list_of_strings(value: Any) -> bool:
+    """None counts as the empty list."""
+    if value is None:
+        return True
+    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
 
 
 def _numbers(values: Sequence[Any], field_name: str) -> npt.NDArray[np.float32]:

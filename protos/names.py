@@ -1,25 +1,25 @@
-"""Names from outside that become a part of a path, a query or an address: checked before they do.
+"""Validates untrusted names before they become part of a path, a query or an address.
 
-A bundle version comes from a registry's tag, a file name from a bundle's manifest, a model name from a
-manifest or a configuration, a run id from a tracking server. A check raises a `ValueError` that says what was
-expected; callers add where the text was found. `is_bundle_folder` alone answers with a bool.
+A bundle version comes from a tag in the registry, a file name from a bundle's manifest, a model name from a
+manifest or a configuration, a run id from a tracking server. Each function returns its argument, or raises a
+`ValueError` that says what was expected; callers add where the name was found.
 """
 
 import re
 
-DIGITS = 12  # of a bundle's version: the name of its folder
-LONGEST_PART = 255  # bytes of the name of a file or a folder, as Linux allows them
-LONGEST_SHOWN = 80  # characters of a refused text that an error shows
+DIGITS = 12  # of a bundle's version in the name of its folder
+LONGEST_PART = 255  # bytes of the name of a file or a folder on Linux
+LONGEST_SHOWN = 80  # characters of a refused name in an error
 
 _VERSION = re.compile(r"[0-9a-f]{64}")
 _FOLDER = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
 _MODEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_PART - 1}}}")
 _RUN = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_PART - 1}}}")
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")  # surrogates have no bytes
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")  # surrogates cannot be encoded
 
 
 def bundle_version(text: str) -> str:
-    """A bundle's version, which is a sha256.
+    """The version of a bundle, a sha256.
 
     Raises:
         ValueError: it is not 64 lowercase hexadecimal digits.
@@ -28,7 +28,7 @@ def bundle_version(text: str) -> str:
 
 
 def bundle_folder(version: str) -> str:
-    """The name of the folder of a bundle, given the bundle's version.
+    """The name of a bundle's folder, from its version.
 
     Raises:
         ValueError: the version is not 64 lowercase hexadecimal digits.
@@ -37,7 +37,7 @@ def bundle_folder(version: str) -> str:
 
 
 def is_bundle_folder(name: str) -> bool:
-    """Whether a folder has the name of a bundle's folder."""
+    """Whether this is the name of a bundle's folder."""
     return _FOLDER.fullmatch(name) is not None
 
 
@@ -64,7 +64,7 @@ def run_id(text: str) -> str:
 def file_name(text: str) -> str:
     """The name of a file inside a folder, such as `reports/quality.json`.
 
-    A colon is allowed: on the systems that are supported, which are POSIX systems, it has no meaning.
+    A colon is allowed: it has no meaning on POSIX systems.
 
     Raises:
         ValueError: it is absolute, has a part that is empty, begins with a dot or is longer than 255 bytes,

@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -7,12 +10,27 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Plan(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PLAN_UNFILTERED: _ClassVar[Plan]
+    PLAN_EMPTY: _ClassVar[Plan]
+    PLAN_EXACT: _ClassVar[Plan]
+    PLAN_GRAPH: _ClassVar[Plan]
+    PLAN_GRAPH_THEN_EXACT: _ClassVar[Plan]
+    PLAN_POPULAR: _ClassVar[Plan]
+
 class Basis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     BASIS_QUERY: _ClassVar[Basis]
     BASIS_CONTEXT: _ClassVar[Basis]
     BASIS_POPULAR: _ClassVar[Basis]
     BASIS_NONE: _ClassVar[Basis]
+PLAN_UNFILTERED: Plan
+PLAN_EMPTY: Plan
+PLAN_EXACT: Plan
+PLAN_GRAPH: Plan
+PLAN_GRAPH_THEN_EXACT: Plan
+PLAN_POPULAR: Plan
 BASIS_QUERY: Basis
 BASIS_CONTEXT: Basis
 BASIS_POPULAR: Basis
@@ -54,16 +72,80 @@ class StringList(_message.Message):
     def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("query", "k", "exclude", "exclude_history")
+    __slots__ = ("query", "k", "exclude", "exclude_history", "filter", "min_sequence")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_HISTORY_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    MIN_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     query: Query
     k: int
     exclude: _containers.RepeatedScalarFieldContainer[str]
     exclude_history: bool
-    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ...) -> None: ...
+    filter: Filter
+    min_sequence: int
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ...) -> None: ...
+
+class Filter(_message.Message):
+    __slots__ = ("all", "any", "condition")
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    ANY_FIELD_NUMBER: _ClassVar[int]
+    NOT_FIELD_NUMBER: _ClassVar[int]
+    CONDITION_FIELD_NUMBER: _ClassVar[int]
+    all: FilterList
+    any: FilterList
+    condition: Condition
+    def __init__(self, all: _Optional[_Union[FilterList, _Mapping]] = ..., any: _Optional[_Union[FilterList, _Mapping]] = ..., condition: _Optional[_Union[Condition, _Mapping]] = ..., **kwargs) -> None: ...
+
+class FilterList(_message.Message):
+    __slots__ = ("filters",)
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    filters: _containers.RepeatedCompositeFieldContainer[Filter]
+    def __init__(self, filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+
+class Condition(_message.Message):
+    __slots__ = ("field", "equals", "range", "present")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    EQUALS_FIELD_NUMBER: _ClassVar[int]
+    IN_FIELD_NUMBER: _ClassVar[int]
+    RANGE_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    equals: FilterValue
+    range: Range
+    present: bool
+    def __init__(self, field: _Optional[str] = ..., equals: _Optional[_Union[FilterValue, _Mapping]] = ..., range: _Optional[_Union[Range, _Mapping]] = ..., present: _Optional[bool] = ..., **kwargs) -> None: ...
+
+class FilterValue(_message.Message):
+    __slots__ = ("text", "number", "boolean", "time")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    BOOLEAN_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    number: float
+    boolean: bool
+    time: _timestamp_pb2.Timestamp
+    def __init__(self, text: _Optional[str] = ..., number: _Optional[float] = ..., boolean: _Optional[bool] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class FilterValueList(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedCompositeFieldContainer[FilterValue]
+    def __init__(self, values: _Optional[_Iterable[_Union[FilterValue, _Mapping]]] = ...) -> None: ...
+
+class Range(_message.Message):
+    __slots__ = ("at_least", "above", "at_most", "below")
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    ABOVE_FIELD_NUMBER: _ClassVar[int]
+    AT_MOST_FIELD_NUMBER: _ClassVar[int]
+    BELOW_FIELD_NUMBER: _ClassVar[int]
+    at_least: FilterValue
+    above: FilterValue
+    at_most: FilterValue
+    below: FilterValue
+    def __init__(self, at_least: _Optional[_Union[FilterValue, _Mapping]] = ..., above: _Optional[_Union[FilterValue, _Mapping]] = ..., at_most: _Optional[_Union[FilterValue, _Mapping]] = ..., below: _Optional[_Union[FilterValue, _Mapping]] = ...) -> None: ...
 
 class Hit(_message.Message):
     __slots__ = ("id", "score", "fields")
@@ -83,18 +165,22 @@ class Hit(_message.Message):
     def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., fields: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("hits", "bundle_version", "timing", "unknown_history", "basis")
+    __slots__ = ("hits", "bundle_version", "timing", "unknown_history", "basis", "plan", "sequence")
     HITS_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_HISTORY_FIELD_NUMBER: _ClassVar[int]
     BASIS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     bundle_version: str
     timing: Timing
     unknown_history: int
     basis: Basis
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ...) -> None: ...
+    plan: Plan
+    sequence: int
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_us", "encode_us", "search_us")
@@ -107,36 +193,44 @@ class Timing(_message.Message):
     def __init__(self, queue_us: _Optional[int] = ..., encode_us: _Optional[int] = ..., search_us: _Optional[int] = ...) -> None: ...
 
 class SearchBatchRequest(_message.Message):
-    __slots__ = ("queries", "k", "exclude", "exclude_history")
+    __slots__ = ("queries", "k", "exclude", "exclude_history", "filter", "min_sequence")
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_HISTORY_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    MIN_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     queries: _containers.RepeatedCompositeFieldContainer[Query]
     k: int
     exclude: _containers.RepeatedScalarFieldContainer[str]
     exclude_history: bool
-    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ...) -> None: ...
+    filter: Filter
+    min_sequence: int
+    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ...) -> None: ...
 
 class SearchBatchResponse(_message.Message):
-    __slots__ = ("results", "bundle_version", "timing")
+    __slots__ = ("results", "bundle_version", "timing", "sequence")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[HitList]
     bundle_version: str
     timing: Timing
-    def __init__(self, results: _Optional[_Iterable[_Union[HitList, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
+    sequence: int
+    def __init__(self, results: _Optional[_Iterable[_Union[HitList, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class HitList(_message.Message):
-    __slots__ = ("hits", "unknown_history", "basis")
+    __slots__ = ("hits", "unknown_history", "basis", "plan")
     HITS_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_HISTORY_FIELD_NUMBER: _ClassVar[int]
     BASIS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     unknown_history: int
     basis: Basis
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ...) -> None: ...
+    plan: Plan
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
     __slots__ = ("queries",)
@@ -165,8 +259,15 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoResponse(_message.Message):
-    __slots__ = ("name", "bundle_version", "run_id", "dimension", "item_count", "query_features", "display_fields", "limits", "uptime_seconds", "manifest_json", "state")
+    __slots__ = ("name", "bundle_version", "run_id", "dimension", "item_count", "query_features", "display_fields", "limits", "uptime_seconds", "manifest_json", "state", "filter_fields")
     class QueryFeaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class FilterFieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -184,6 +285,7 @@ class InfoResponse(_message.Message):
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     bundle_version: str
     run_id: str
@@ -195,10 +297,11 @@ class InfoResponse(_message.Message):
     uptime_seconds: float
     manifest_json: str
     state: ServiceState
-    def __init__(self, name: _Optional[str] = ..., bundle_version: _Optional[str] = ..., run_id: _Optional[str] = ..., dimension: _Optional[int] = ..., item_count: _Optional[int] = ..., query_features: _Optional[_Mapping[str, str]] = ..., display_fields: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., manifest_json: _Optional[str] = ..., state: _Optional[_Union[ServiceState, _Mapping]] = ...) -> None: ...
+    filter_fields: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., bundle_version: _Optional[str] = ..., run_id: _Optional[str] = ..., dimension: _Optional[int] = ..., item_count: _Optional[int] = ..., query_features: _Optional[_Mapping[str, str]] = ..., display_fields: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., manifest_json: _Optional[str] = ..., state: _Optional[_Union[ServiceState, _Mapping]] = ..., filter_fields: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ServiceState(_message.Message):
-    __slots__ = ("uptime_seconds", "workers", "workers_up", "restarts", "requests", "queries", "refused", "queue_depth", "in_flight", "streams", "worker_pid", "queue_bound", "tls", "client_certificates", "tokens", "rate_per_second", "bundles", "following", "shadow", "unsent_bytes_bound", "connection_unsent_bytes_bound")
+    __slots__ = ("uptime_seconds", "workers", "workers_up", "restarts", "requests", "queries", "refused", "queue_depth", "in_flight", "streams", "worker_pid", "queue_bound", "tls", "client_certificates", "tokens", "rate_per_second", "bundles", "following", "shadow", "unsent_bytes_bound", "connection_unsent_bytes_bound", "catalogue")
     class RequestsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +337,7 @@ class ServiceState(_message.Message):
     SHADOW_FIELD_NUMBER: _ClassVar[int]
     UNSENT_BYTES_BOUND_FIELD_NUMBER: _ClassVar[int]
     CONNECTION_UNSENT_BYTES_BOUND_FIELD_NUMBER: _ClassVar[int]
+    CATALOGUE_FIELD_NUMBER: _ClassVar[int]
     uptime_seconds: float
     workers: int
     workers_up: int
@@ -255,7 +359,40 @@ class ServiceState(_message.Message):
     shadow: Shadow
     unsent_bytes_bound: int
     connection_unsent_bytes_bound: int
-    def __init__(self, uptime_seconds: _Optional[float] = ..., workers: _Optional[int] = ..., workers_up: _Optional[int] = ..., restarts: _Optional[int] = ..., requests: _Optional[_Mapping[str, int]] = ..., queries: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., queue_depth: _Optional[int] = ..., in_flight: _Optional[int] = ..., streams: _Optional[int] = ..., worker_pid: _Optional[int] = ..., queue_bound: _Optional[int] = ..., tls: _Optional[bool] = ..., client_certificates: _Optional[bool] = ..., tokens: _Optional[bool] = ..., rate_per_second: _Optional[float] = ..., bundles: _Optional[_Iterable[_Union[ServedBundle, _Mapping]]] = ..., following: _Optional[_Union[Following, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., unsent_bytes_bound: _Optional[int] = ..., connection_unsent_bytes_bound: _Optional[int] = ...) -> None: ...
+    catalogue: LiveCatalogue
+    def __init__(self, uptime_seconds: _Optional[float] = ..., workers: _Optional[int] = ..., workers_up: _Optional[int] = ..., restarts: _Optional[int] = ..., requests: _Optional[_Mapping[str, int]] = ..., queries: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., queue_depth: _Optional[int] = ..., in_flight: _Optional[int] = ..., streams: _Optional[int] = ..., worker_pid: _Optional[int] = ..., queue_bound: _Optional[int] = ..., tls: _Optional[bool] = ..., client_certificates: _Optional[bool] = ..., tokens: _Optional[bool] = ..., rate_per_second: _Optional[float] = ..., bundles: _Optional[_Iterable[_Union[ServedBundle, _Mapping]]] = ..., following: _Optional[_Union[Following, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., unsent_bytes_bound: _Optional[int] = ..., connection_unsent_bytes_bound: _Optional[int] = ..., catalogue: _Optional[_Union[LiveCatalogue, _Mapping]] = ...) -> None: ...
+
+class LiveCatalogue(_message.Message):
+    __slots__ = ("store_id", "sequence", "worker_sequence", "live_items", "tombstones", "bounds", "last_error", "pid")
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    WORKER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LIVE_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TOMBSTONES_FIELD_NUMBER: _ClassVar[int]
+    BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    store_id: str
+    sequence: int
+    worker_sequence: int
+    live_items: int
+    tombstones: int
+    bounds: CatalogueBounds
+    last_error: str
+    pid: int
+    def __init__(self, store_id: _Optional[str] = ..., sequence: _Optional[int] = ..., worker_sequence: _Optional[int] = ..., live_items: _Optional[int] = ..., tombstones: _Optional[int] = ..., bounds: _Optional[_Union[CatalogueBounds, _Mapping]] = ..., last_error: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+
+class CatalogueBounds(_message.Message):
+    __slots__ = ("max_item_bytes", "max_batch", "max_overlay", "max_lag")
+    MAX_ITEM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
+    MAX_OVERLAY_FIELD_NUMBER: _ClassVar[int]
+    MAX_LAG_FIELD_NUMBER: _ClassVar[int]
+    max_item_bytes: int
+    max_batch: int
+    max_overlay: int
+    max_lag: int
+    def __init__(self, max_item_bytes: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_overlay: _Optional[int] = ..., max_lag: _Optional[int] = ...) -> None: ...
 
 class ServedBundle(_message.Message):
     __slots__ = ("role", "bundle_version", "model_version", "share", "requests", "errors")
@@ -326,7 +463,7 @@ class Shadow(_message.Message):
     def __init__(self, model: _Optional[str] = ..., bundle_version: _Optional[str] = ..., model_version: _Optional[str] = ..., queries: _Optional[int] = ..., dropped: _Optional[int] = ..., errors: _Optional[int] = ..., overlap_at_10: _Optional[float] = ..., score_shift: _Optional[float] = ..., latency_ratio: _Optional[float] = ..., empty: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_k", "default_k", "max_text_length", "max_batch", "max_exclude", "max_message_bytes", "max_values", "max_in_flight", "max_hits", "max_answer_bytes")
+    __slots__ = ("max_k", "default_k", "max_text_length", "max_batch", "max_exclude", "max_message_bytes", "max_values", "max_in_flight", "max_hits", "max_answer_bytes", "max_filter_conditions", "max_filter_values", "max_filter_depth")
     MAX_K_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_K_FIELD_NUMBER: _ClassVar[int]
     MAX_TEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -337,6 +474,9 @@ class Limits(_message.Message):
     MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     MAX_HITS_FIELD_NUMBER: _ClassVar[int]
     MAX_ANSWER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_FILTER_CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    MAX_FILTER_VALUES_FIELD_NUMBER: _ClassVar[int]
+    MAX_FILTER_DEPTH_FIELD_NUMBER: _ClassVar[int]
     max_k: int
     default_k: int
     max_text_length: int
@@ -347,4 +487,7 @@ class Limits(_message.Message):
     max_in_flight: int
     max_hits: int
     max_answer_bytes: int
-    def __init__(self, max_k: _Optional[int] = ..., default_k: _Optional[int] = ..., max_text_length: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_exclude: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_values: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_hits: _Optional[int] = ..., max_answer_bytes: _Optional[int] = ...) -> None: ...
+    max_filter_conditions: int
+    max_filter_values: int
+    max_filter_depth: int
+    def __init__(self, max_k: _Optional[int] = ..., default_k: _Optional[int] = ..., max_text_length: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_exclude: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_values: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_hits: _Optional[int] = ..., max_answer_bytes: _Optional[int] = ..., max_filter_conditions: _Optional[int] = ..., max_filter_values: _Optional[int] = ..., max_filter_depth: _Optional[int] = ...) -> None: ...

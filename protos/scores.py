@@ -1,12 +1,13 @@
-"""Whether two answers to one query are the same answer, although they were computed differently.
+"""Compares two answers to one query up to rounding.
 
 Float32 sums depend on the order of their terms. That order changes with the size of a batch, the number of
-threads and the processor, so equal bits are promised only for the same call in the same process. What is
-promised is the same items in the same order, with scores within `SCORE_TOLERANCE`. Items whose scores are
-closer than that are tied: they may change places, and either may be the last of the k items.
+threads and the processor, so bit-identical scores are guaranteed only for the same call in the same
+process. Otherwise the guarantee is the same items in the same order, with scores within `SCORE_TOLERANCE`.
+Items whose scores are closer than that are tied: they may change places, and either may be the last of the
+k items.
 
 The product of two unit vectors is a sum of D terms. Two orders of these terms give sums that differ by at
-most 2 * D * 2^-24, which is 6e-5 for D = 512. They differ by that much only if all rounding errors have the
+most 2 * D * 2^-24, which is 6e-5 for D = 512, reached only if all rounding errors have the
 same sign. Measured errors are much smaller: the largest against float64 is 1.1e-6, over batches of 1 to 500
 queries, D of 32 to 512, 1 and 2 threads and the OpenBLAS kernels of five processors. Two such errors and the
 rounding of a tower stay well within the tolerance.
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 
 from protos.bundle import Manifest
 
-SCORE_TOLERANCE = 1e-5  # absolute; relative to the largest score of an answer where that exceeds 1
+SCORE_TOLERANCE = 1e-5  # absolute; relative to the largest score of an answer if that exceeds 1
 
 Hits = Sequence[tuple[str, float]]  # item ids and scores, best first
 
@@ -32,13 +33,13 @@ def difference(expected: Hits, found: Hits, tolerance: float = SCORE_TOLERANCE) 
     """The first difference between two answers that rounding does not explain.
 
     Args:
-        expected: the answer to compare with.
+        expected: the reference.
         found: the answer to check.
         tolerance: largest difference between two scores of one item; relative to the largest absolute score
-            in `expected` where that exceeds 1.
+            in `expected` if that exceeds 1.
 
     Returns:
-        the difference in words, or an empty string if the answers are the same.
+        The difference in words; empty if the answers are the same.
     """
     if len(expected) != len(found):
         return f"{len(found)} items, expected {len(expected)}"
@@ -59,12 +60,12 @@ def difference(expected: Hits, found: Hits, tolerance: float = SCORE_TOLERANCE) 
         if own is not None and not abs(score - own) <= bound:
             return f"place {place}: {item} with score {score:.7g}, expected with {own:.7g}"
     for item, score in expected:
-        # The item and the one that took its place may each be off by the bound.
+        # The scores of this item and of the item in its place may each be off by the bound.
         if item not in seen and not score - last <= 2 * bound:
             return f"{item} with score {score:.7g} is missing"
     return ""
 
 
 def is_bounded(manifest: Manifest) -> bool:
-    """Whether the scores of a bundle keep within `SCORE_TOLERANCE`."""
+    """Whether `SCORE_TOLERANCE` holds for the scores of a bundle."""
     return manifest.precision.query not in ("int8_dynamic", "int8_static")

@@ -1,15 +1,18 @@
-"""Item vectors on the disk: as they are, or rounded to a half or a quarter of the room.
+"""Item vectors on disk in float32, float16 or int8.
 
     vectors.npy           (N, D): float32, float16 or int8
-    vector_scales.npy     float32 (N,), beside int8 alone: what a row of whole numbers is multiplied by
+    vector_scales.npy     float32 (N,), with int8 only: the factor of each row
 
-Whatever lies on the disk is read as float32. `rounded_vectors` gives, bit for bit, what will be read back, so
-that a graph can be built over the very vectors that it is served beside. Each value that is read back is one
-float32 product, which every processor rounds alike; the coordinate that `filled` adds is a sum, and is equal
-only on one processor.
+Vectors are always read as float32. `rounded_vectors` returns, bit for bit, what will be read back, so that
+the graph is built over the same vectors that the service uses. Each value that is read back is one float32
+product, which all processors round alike. The padding coordinate is computed from a sum, and is equal only
+on processors of the same kind.
 
-A row of int8 keeps the length of the row that it was rounded from: its scale is the quotient of the two
-lengths, so scores stay cosines. float16 changes a length by less than 0.0005, and is left as it is.
+A row of int8 keeps the length of the original row: its scale is the quotient of the two lengths, so scores
+stay cosines. float16 changes a length by less than 0.0005, which is not corrected.
+
+`has_padding_dim` says that the last coordinate only pads a row to unit length, as for scores that are not
+cosines. It is often by far the largest coordinate, so int8 rounds only the others and recomputes it.
 """
 
 import zipfile
@@ -24,11 +27,12 @@ from protos.bundle import SCALES, VECTORS, Precision, whole_file
 from protos.errors import BundleDamaged
 
 Vectors = npt.NDArray[np.float32]
-Whole = npt.NDArray[np.int8]
+Int8Rows = npt.NDArray[np.int8]
+Rows = npt.NDArray[np.int64]
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-HIGHEST = 127  # of int8; -128 is not used, so that rounding knows no sign
-BLOCK = 8192  # rows that are converted at a time
+HIGHEST = 127  # of int8; -128 is not used, so that rounding is symmetric
+BLOCK = 8192  # rows converted at a time
 LENGTH_TOLERANCE = 0.01  # float16 changes a length by less than 0.0005, int8 by less than 0.004
 _TYPES: dict[Precision, np.dtype[Any]] = {
     "fp32": np.dtype(np.float32),
@@ -37,24 +41,20 @@ _TYPES: dict[Precision, np.dtype[Any]] = {
 }
 
 
-def int8_rows(rows: Vectors) -> tuple[Whole, Vectors]:
-    """Rows (N, D) as whole numbers from -127 to 127, and the scale (N,) that brings each row back.
+def int8_rows(rows: Vectors) -> tuple[Int8Rows, Vectors]:
+    """Quantise rows (N, D) to -127..127, with a scale (N,) that restores each row.
 
-    The largest coordinate of a row becomes 127; a row of zeros stays one, and has the scale 0.
+    The largest coordinate of a row becomes 127. A row of zeros stays zero and has the scale 0.
     """
     scales = np.abs(rows).max(axis=1, initial=0) / np.float32(HIGHEST)
     divisors = np.where(scales > 0, scales, np.float32(np.inf))
-    wholes = np.rint(rows / divisors[:, None])
-    return np.clip(wholes, -HIGHEST, HIGHEST).astype(np.int8), scales  # the scale of a tiny row is coarse
+    quantised = np.rint(rows / divisors[:, None])
+    # The scale of a row of tiny numbers is coarse, so a quotient may exceed 127.
+    return np.clip(quantised, -HIGHEST, HIGHEST).astype(np.int8), scales
 
 
-def rounded_vectors(vectors: Vectors, precision: Precision, filled: bool = False) -> Vectors:
-    """What `read_vectors` gives of vectors (N, D) that `write_vectors` has written: float32 (N, D).
-
-    Args:
-        filled: the last coordinate is what a row of unit length lacks, as where scores are not cosines. It
-            often is by far the largest; int8 then rounds the others alone, and fills up anew.
-    """
+def rounded_vectors(vectors: Vectors, precision: Precision, has_padding_dim: bool = False) -> Vectors:
+    """What `read_vectors` returns for vectors (N, D) that `write_vectors` has written: float32 (N, D)."""
     if precision == "fp32":
         return vectors
     found = np.empty(vectors.shape, np.float32)
@@ -62,39 +62,84 @@ def rounded_vectors(vectors: Vectors, precision: Precision, filled: bool = False
         if precision == "fp16":
             found[rows] = vectors[rows].astype(np.float16)
         else:
-            _restore(*_int8(vectors[rows], filled), filled, found[rows])
+            _restore(*_int8(vectors[rows], has_padding_dim), has_padding_dim, found[rows])
     return found
 
 
-def write_vectors(folder: Path, vectors: Vectors, precision: Precision, filled: bool = False) -> None:
-    """Write vectors (N, D) into a bundle's folder, a block at a time; each file whole or not at all.
-
-    Args:
-        filled: as `rounded_vectors` has it.
-    """
+def write_vectors(
+    folder: Path, vectors: Vectors, precision: Precision, has_padding_dim: bool = False
+) -> None:
+    """Write vectors (N, D) into a bundle's folder, a block at a time and each file atomically."""
     if precision == "int8":
-        scales = [_int8(vectors[rows], filled)[1] for rows in _blocks(len(vectors))]
+        scales = [_int8(vectors[rows], has_padding_dim)[1] for rows in _blocks(len(vectors))]
         _write(folder / SCALES, np.dtype(np.float32), (len(vectors),), scales)
-        blocks: Any = (_int8(vectors[rows], filled)[0] for rows in _blocks(len(vectors)))
+        blocks: Any = (_int8(vectors[rows], has_padding_dim)[0] for rows in _blocks(len(vectors)))
     else:
         blocks = (vectors[rows].astype(_TYPES[precision]) for rows in _blocks(len(vectors)))
     _write(folder / VECTORS, _TYPES[precision], vectors.shape, blocks)
 
 
-def read_vectors(
-    folder: Path, precision: Precision, count: int, dimension: int, filled: bool = False
-) -> Vectors:
-    """Vectors (N, D) of a bundle: float32 mapped from its file, others brought back a block at a time.
+def write_merged(
+    folder: Path,
+    source: Path,
+    origin: Rows,
+    fresh: Vectors,
+    precision: Precision,
+    count: int,
+    has_padding_dim: bool = False,
+) -> None:
+    """Write the vectors of a bundle of which some are those of another bundle, byte for byte.
 
-    What is mapped is shared by all processes that map it; what is brought back is this process's own.
+    Args:
+        folder: of the new bundle.
+        source: folder of the other bundle, of the same precision.
+        origin: int64 (N,): row of the other bundle, or -1 for the next fresh vector.
+        fresh: float32 (n, D), one for each -1, in their order.
+        count: of the other bundle's vectors.
+
+    Raises:
+        BundleDamaged: the other bundle does not hold `count` vectors of this dimension and precision.
+    """
+    stored = _read(source / VECTORS, _TYPES[precision], (count, fresh.shape[1]))
+    scales = _read(source / SCALES, _TYPES["fp32"], (count,)) if precision == "int8" else None
+    before = np.concatenate([[0], np.cumsum(origin < 0)])  # fresh vectors before each row
+
+    def merged(rows: slice) -> tuple[Any, Any]:
+        of = origin[rows]
+        old, new = np.flatnonzero(of >= 0), np.flatnonzero(of < 0)
+        some = fresh[before[rows.start] : before[rows.start] + len(new)]
+        block = np.empty((len(of), fresh.shape[1]), _TYPES[precision])
+        factors = np.empty(len(of), np.float32)
+        block[old] = stored[of[old]]
+        if scales is None:
+            block[new] = some.astype(_TYPES[precision])
+        else:
+            block[new], factors[new] = _int8(some, has_padding_dim)
+            factors[old] = scales[of[old]]
+        return block, factors
+
+    blocks = [*_blocks(len(origin))]
+    if scales is not None:
+        factors = (merged(rows)[1] for rows in blocks)
+        _write(folder / SCALES, np.dtype(np.float32), (len(origin),), factors)
+    shape = (len(origin), fresh.shape[1])
+    _write(folder / VECTORS, _TYPES[precision], shape, (merged(rows)[0] for rows in blocks))
+
+
+def read_vectors(
+    folder: Path, precision: Precision, count: int, dimension: int, has_padding_dim: bool = False
+) -> Vectors:
+    """Read the vectors (N, D) of a bundle as float32.
+
+    float32 files are memory-mapped, so processes share the memory. Other precisions are converted a block at
+    a time into memory of this process.
 
     Args:
         count: N.
         dimension: D.
-        filled: as `rounded_vectors` has it.
 
     Raises:
-        BundleDamaged: a file is missing, or is not that of so many vectors in this precision.
+        BundleDamaged: a file is missing, or does not hold N vectors of dimension D in this precision.
     """
     stored = _read(folder / VECTORS, _TYPES[precision], (count, dimension))
     if precision == "fp32":
@@ -106,27 +151,24 @@ def read_vectors(
         if scales is None:
             found[rows] = stored[rows]
         else:
-            _restore(stored[rows], scales[rows], filled, found[rows])
+            _restore(stored[rows], scales[rows], has_padding_dim, found[rows])
     return found
 
 
-def check_lengths(vectors: Vectors, filled: bool = False) -> None:
+def check_lengths(vectors: Vectors, has_padding_dim: bool = False) -> None:
     """Check that each of the vectors (N, D) has length 1, within `LENGTH_TOLERANCE`.
 
     A tower encodes an item without any known feature as the zero vector. So vectors may be zero as long as at
-    least one is not. With `filled` no vector may be zero, because the last coordinate makes its length 1.
-
-    Args:
-        filled: as `rounded_vectors` has it.
+    least one is not. With `has_padding_dim` no vector may be zero, because padding makes its length 1.
 
     Raises:
-        ValueError: a vector is of another length or not finite, or all of them are zero.
+        ValueError: a vector has another length or is not finite, or all vectors are zero.
     """
     zeros = 0
     for rows in _blocks(len(vectors)):
         lengths = np.linalg.norm(vectors[rows], axis=1)
         fits = np.abs(lengths - 1) <= LENGTH_TOLERANCE
-        if not filled:
+        if not has_padding_dim:
             fits |= lengths == 0
             zeros += int((lengths == 0).sum())
         if not fits.all():
@@ -136,20 +178,20 @@ def check_lengths(vectors: Vectors, filled: bool = False) -> None:
         raise ValueError("all vectors are zero")
 
 
-def _int8(vectors: Vectors, filled: bool) -> tuple[Whole, Vectors]:
-    """Whole numbers (n, D) and scales (n,) that keep the length; with `filled` the last column is 0."""
-    rows, end = np.zeros(vectors.shape, np.int8), -1 if filled else None
+def _int8(vectors: Vectors, has_padding_dim: bool) -> tuple[Int8Rows, Vectors]:
+    """int8 rows (n, D) and scales (n,) that keep the length; with `has_padding_dim` the last column is 0."""
+    rows, end = np.zeros(vectors.shape, np.int8), -1 if has_padding_dim else None
     rows[:, :end], scales = int8_rows(vectors[:, :end])
-    if filled:  # the length that counts is that of the whole
+    if has_padding_dim:  # padding restores the length
         return rows, scales
-    length, wholes = (np.linalg.norm(each.astype(np.float32), axis=1) for each in (vectors, rows))
-    return rows, np.divide(length, wholes, out=np.zeros_like(scales), where=wholes > 0)
+    length, rounded = (np.linalg.norm(each.astype(np.float32), axis=1) for each in (vectors, rows))
+    return rows, np.divide(length, rounded, out=np.zeros_like(scales), where=rounded > 0)
 
 
-def _restore(rows: Whole, scales: Vectors, filled: bool, found: Vectors) -> None:
-    """Put float32 (n, D) into `found`."""
+def _restore(rows: Int8Rows, scales: Vectors, has_padding_dim: bool, found: Vectors) -> None:
+    """Write float32 rows (n, D) into `found`."""
     np.multiply(rows, scales[:, None], out=found)
-    if filled:
+    if has_padding_dim:
         found[:, -1] = np.sqrt(np.maximum(0, 1 - np.square(found[:, :-1]).sum(axis=1)))
 
 
@@ -158,7 +200,7 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 def _write(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], blocks: Any) -> None:
-    """Write a `.npy` file as `numpy.save` does, without holding all of it."""
+    """Write a `.npy` file as `numpy.save` does, a block at a time."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with whole_file(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -167,7 +209,7 @@ def _write(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], blocks: Any
 
 
 def _read(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
-    """An array mapped from a file."""
+    """Map an array from a file."""
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

@@ -1,65 +1,63 @@
-"""`python -m serving serve | search | encode | info | status | batch | token | demo | loadtest | swaptest`.
+"""`python -m serving COMMAND`; each command has --help.
 
-Each has --help.
+The commands are serve, search, encode, info, status, batch, items, token, demo, loadtest, swaptest and
+filtertest.
 """
 
+from serving import environment  # noqa: F401  # before gRPC is imported
+
+# isort: split
 import logging
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from argparse import ArgumentParser
 
-from serving import arguments, commands
-from serving.client.arguments import add_commands
-from serving.command import Result, add_command, execute, show
-from serving.load.arguments import add_arguments as add_load
-from serving.load.arguments import add_swap_arguments
-from serving.tokens import Role
+from protos.cli import Command, add_command, command_line, execute
+from serving.cli import arguments, commands, tables
+from serving.cli.benchmark_arguments import add_arguments as add_load
+from serving.cli.benchmark_arguments import add_filter_arguments, add_live_arguments, add_swap_arguments
+from serving.cli.client_commands import add_commands
+from serving.security.tokens import Role
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0, or 1 where it failed, or 2 where it was misused.
+        0 on success, 1 on failure, 2 on wrong arguments.
     """
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    parser = _parser()
-    parsed = parser.parse_args(argv)
-
-    def run() -> None:
-        if parsed.command == "serve":
-            commands.serve(parsed, lambda result: show(result, parsed.json))
-        else:
-            show(parsed.run(parsed), parsed.json)
-
-    return execute(parser, run)
+    return execute(_parser(), argv, console=tables.console)
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m serving", description="Serve a bundle and ask it.")
+    parser = command_line("python -m serving", "Serve a bundle, and query a server.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, run: Callable[[Namespace], Result] | None) -> ArgumentParser:
+    def add(name: str, text: str, run: Command) -> ArgumentParser:
         return add_command(subparsers, name, text, run)
 
-    arguments.add_serve(add("serve", "Answer over gRPC until SIGTERM or Ctrl-C.", None))
+    arguments.add_serve(add("serve", "Serve over gRPC until SIGTERM or Ctrl-C.", commands.serve))
     add_commands(subparsers)
-    demo = add("demo", "Serve, ask the bundle's first examples, sum up, and stop.", commands.show_all)
-    arguments.add_source(demo)
-    token = add(
-        "token", "Make a bearer token, and the entry of the token file that knows it.", commands.token
+    demo = add(
+        "demo", "Serve, search for the bundle's first examples, summarise, and stop.", commands.show_all
     )
-    token.add_argument("--name", required=True, help="of whoever will use it, for logs and rate limits")
+    arguments.add_source(demo)
+    token = add("token", "Make a bearer token, and its entry for the token file.", commands.token)
+    token.add_argument("--name", required=True, help="name of its user, for logs and rate limits")
     roles = [role.name.lower() for role in Role if role is not Role.ANYONE]
-    token.add_argument("--role", choices=roles, default="reader", help="what it may do (%(default)s)")
+    token.add_argument("--role", choices=roles, default="reader", help="role of the token (%(default)s)")
     add_load(add("loadtest", "Measure a bundle's service under load.", commands.load))
     add_swap_arguments(
-        add("swaptest", "Swap two bundles under load, and look at every answer.", commands.swap_test)
+        add("swaptest", "Swap two bundles under load, and check every answer.", commands.swap_test)
     )
+    add_filter_arguments(
+        add("filtertest", "Measure searches with filters by the share that passes.", commands.filter_test)
+    )
+    add_live_arguments(add("livetest", "Test live items under load, kills and swaps.", commands.live_test))
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Addresses: `host:port`, and whether only this machine can reach one."""
+"""Network addresses: `host:port`, the client behind an address, and loopback."""
 
 import ipaddress
 
@@ -17,8 +17,8 @@ def client_of(host: str) -> str:
     """The client that an address stands for, in rate limits and in bounds of connections.
 
     Returns:
-        An IPv4 address itself, also where it is written as an IPv6 address. Of other IPv6 addresses the first
-        64 bits, since a client usually has a whole /64. Loopback addresses and names are not changed.
+        An IPv4 address itself, also if it is written as an IPv6 address. For other IPv6 addresses the first
+        64 bits, because a client usually has a whole /64. Loopback addresses and names are not changed.
     """
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
@@ -32,7 +32,7 @@ def client_of(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, seen from itself. A name other than `localhost` is not."""
+    """Whether a host is a loopback address or `localhost`; other names are not resolved."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,27 +1,25 @@
-"""Which bundle to serve: the one at a path, the newest in a folder, or a model version's.
+"""Which bundle to serve: the one at a path, the newest in a folder, or a registered model's.
 
-    python -m serving.bundles models:/pydocs@champion .cache/bundles   # prints the folder
+    python -m serving.bundles models:/pydocs@champion .cache/bundles   # downloads it; prints its folder
 
 `TWINSPIRE_CACHE` names another folder than `.cache`, as it does for the stages that write bundles.
 """
 
+import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
 from protos import bundle, names
 from protos.errors import MissingStage, TwinspireError, Unavailable
-from serving.following.cache import Cache, last_served
-from serving.following.registry import STORE, MlflowRegistry
-from serving.following.registry_process import RegistryProcess
-from serving.following.trial import try_bundle
+from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
+from serving.rollout.bundle_validation import validate_bundle
+from serving.rollout.registry import MlflowRegistry
+from serving.rollout.registry_process import RegistryProcess
 
 log = logging.getLogger(__name__)
 
-BUNDLES = Path(os.environ.get("TWINSPIRE_CACHE") or ".cache") / "bundles"
-
-__all__ = ["BUNDLES", "STORE", "download", "download_apart", "first", "newest"]
+__all__ = ["BUNDLES", "download", "download_isolated", "first", "newest"]
 
 
 def newest(path: Path = BUNDLES) -> Path:
@@ -39,7 +37,7 @@ def newest(path: Path = BUNDLES) -> Path:
 
 
 def download(model: str, folder: Path = BUNDLES) -> Path:
-    """The bundle inside a registered model, copied to `folder` and verified; used as it is if it is there.
+    """Copy a registered model's bundle to a folder and verify it, unless the folder already holds it.
 
     Args:
         model: `models:/pydocs@champion` or `models:/pydocs/3`.
@@ -47,24 +45,24 @@ def download(model: str, folder: Path = BUNDLES) -> Path:
 
     Raises:
         MissingStage: MLflow is not installed, or its registry has no such model.
-        BundleError: what the registry has is not a whole bundle, or one of another schema.
+        BundleError: the registry's bundle is damaged, or of another schema.
         Unavailable: the registry does not answer, or the folder cannot be written.
     """
     registry = MlflowRegistry()
-    return Cache(folder).take(registry.resolve(model), registry)
+    return BundleCache(folder).take(registry.resolve(model), registry)
 
 
-def download_apart(model: str, folder: Path = BUNDLES) -> Path:
+def download_isolated(model: str, folder: Path = BUNDLES) -> Path:
     """As `download`, with MLflow in a process of its own: it starts threads, and a service forks."""
     with RegistryProcess() as registry:
-        return Cache(folder).take(registry.resolve(model), registry)
+        return BundleCache(folder).take(registry.resolve(model), registry)
 
 
 def first(model: str, folder: Path = BUNDLES, item_tower: bool = False) -> tuple[Path, str]:
-    """What a service that follows an alias begins with: its bundle, and that one's version in the registry.
+    """The first bundle of a service that follows an alias, and its version in the registry.
 
-    Where the registry does not answer, or what the alias names cannot be served, that is the bundle that was
-    served last, whatever the error. What was served before is not tried again.
+    If the registry does not answer, or the alias's bundle cannot be served, this is the bundle that was
+    served last, whatever the error. A bundle that was served last is not validated again.
 
     Args:
         model: such as `models:/pydocs@champion`.
@@ -72,18 +70,18 @@ def first(model: str, folder: Path = BUNDLES, item_tower: bool = False) -> tuple
         item_tower: the item tower will be offered too.
 
     Raises:
-        BundleError, MissingStage, Unavailable: as `download`, where nothing was served before.
+        BundleError, MissingStage, Unavailable: as `download`, if no bundle was served before.
     """
-    cache = Cache(folder, owns=True)
+    cache = BundleCache(folder, owns=True)
     try:
         with RegistryProcess() as registry:
             registered = registry.resolve(model)
             found = cache.take(registered, registry)
         pointer = cache.pointer(model)
         if pointer is None or found.name != names.bundle_folder(pointer.bundle_version):
-            try_bundle(found, item_tower, ready=cache.ready(found))
+            validate_bundle(found, item_tower, ready=cache.ready(found))
         return found, registered.version
-    except Exception as error:  # of any kind: a bundle may do anything to what reads it
+    except Exception as error:  # of any kind: a damaged bundle may raise anything
         foreseen = isinstance(error, TwinspireError)
         text = str(error) if foreseen else f"{model}: {type(error).__name__}: {error}"
         try:
@@ -98,9 +96,18 @@ def first(model: str, folder: Path = BUNDLES, item_tower: bool = False) -> tuple
 
 
 def main() -> None:
-    """Print the folder of a registered model's bundle."""
+    """Download a registered model's bundle, and print its folder."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.bundles",
+        description="Download a registered model's bundle, and print its folder.",
+    )
+    parser.add_argument("model", help="such as models:/pydocs@champion or models:/pydocs/3")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=BUNDLES, help="that keeps bundles (%(default)s)"
+    )
+    arguments = parser.parse_args()
     try:
-        sys.stdout.write(f"{download(sys.argv[1], Path(sys.argv[2]))}\n")
+        sys.stdout.write(f"{download(arguments.model, arguments.folder)}\n")
     except TwinspireError as error:
         sys.exit(f"error: {error}")
 

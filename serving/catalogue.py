@@ -1,163 +1,118 @@
-"""Rows to items and back: ids, popularity and display fields of the bundle's catalogue."""
+"""The store of live items for the stages that do not serve: a snapshot of it, and its compaction.
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+    python -m serving.catalogue snapshot changes.jsonl --catalogue sqlite:///items.db
+    python -m serving.catalogue compact --keep 3f2a9c0d... --keep 77b1...
+
+A snapshot is one state of the store. The first line of its file is {"store", "sequence", "after"}, and the
+others are changes as `serving.live.store.changes.Change` has them, lowest sequence first.
+
+Compaction removes what no bundle needs: the answers to requests that are too old to be repeated, SQLite's
+write-ahead log, and the records that bundles have derived on this host, other than those of the bundles to
+keep. Records that a service writes are kept as well; the others can be derived again. The store has one row
+for each item, so there is no log of changes to shorten. Its rows stay: a rollback derives again what came
+after an older bundle, and a delete must outlive each bundle and each table of items that holds the item.
+"""
+
+import argparse
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from protos.bundle import ITEMS, Manifest
-from protos.documents import parse_json
-from protos.errors import BundleDamaged, UnknownItem
-from protos.features import LARGEST
-
-
-class Rows(Protocol):
-    """Rows by item id, such as a dictionary."""
-
-    def get(self, item_id: str, /) -> int | None:
-        """The row of an item; None where there is no such item."""
+from protos.bundle import whole_file
+from protos.errors import MissingStage, TwinspireError
+from serving.live.config import LIVE, default_url
+from serving.live.derived_records import SUFFIX
+from serving.live.deriving.derived_bundles import prune
+from serving.live.store.database import is_missing
+from serving.live.store.store import Store
 
 
-class Catalogue:
-    """Ids, popularity and display fields of N items, in the order of the vectors.
+def snapshot(url: str, output: Path, after: int = 0, store_id: str = "") -> dict[str, Any]:
+    """Write a snapshot of a store to a file; returns its first line.
 
     Args:
-        folder: of a bundle whose files have been verified.
-        manifest: of that bundle.
+        url: of the store.
+        output: the file, written atomically.
+        after: sequence after which changes are wanted, if the store is the one of `store_id`; of another
+            store all of them are.
+        store_id: identifies the store of `after`.
 
     Raises:
-        BundleDamaged: the file is not the one that the manifest describes.
+        ConfigError, Unavailable: as `Store.open`.
+        MissingStage: there is no store.
     """
-
-    ids: Sequence[str]  # by row
-    ranking: Sequence[int]  # rows, the most popular first, and among equals the lower one
-    shares: Sequence[float]  # popularity by row
-    _rows: Rows
-
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        path = folder / ITEMS
-        table = _read(path)
-        self.ids = table["ids"]
-        self._columns: dict[str, list[str | None]] = table["fields"]
-        rows = {item_id: row for row, item_id in enumerate(self.ids)}
-        popularity = table["popularity"]
-        lengths = {"ids": self.ids, "popularity": popularity, **self._columns}
-        for name, values in lengths.items():
-            if len(values) != manifest.count:
-                raise BundleDamaged(
-                    f"{path}: {len(values)} {name}, but the manifest counts {manifest.count} items"
-                )
-        if len(rows) != len(self.ids):
-            raise BundleDamaged(f"{path}: an item id stands in it twice")
-        if set(self._columns) != set(manifest.display_fields):
-            raise BundleDamaged(
-                f"{path}: holds {sorted(self._columns)}, but the manifest's display fields are "
-                f"{sorted(manifest.display_fields)}"
-            )
-
-        shares = np.array(popularity, np.float64)
-        self._rows = rows
-        self.ranking = np.argsort(-shares, kind="stable").data
-        self.shares = shares.astype(np.float32).data
-
-    def row(self, item_id: str, field: str) -> int:
-        """The row of an item.
-
-        Raises:
-            UnknownItem: the catalogue does not hold it; `field` says where the id was given.
-        """
-        row = self._rows.get(item_id)
-        if row is None:
-            raise UnknownItem(field, f"the catalogue holds no item {item_id!r}")
-        return row
-
-    def rows(self, item_ids: Iterable[str]) -> set[int]:
-        """The rows of those of the items that the catalogue holds."""
-        found = map(self._rows.get, item_ids)
-        return {row for row in found if row is not None}
-
-    @cached_property
-    def knows_popular(self) -> bool:
-        """Whether some items are more popular than others, of those that occur in interactions at all.
-
-        Where every item has one interaction, as where it is made of one document, "popular" would mean the
-        first rows.
-        """
-        shares = np.asarray(self.shares)
-        positive = shares[shares > 0]
-        return bool(positive.size and positive.max() > positive.min())
-
-    def popular(self, k: int, excluded: Collection[int]) -> tuple[list[int], list[float]]:
-        """The `k` most popular items but for those `excluded`: rows, and the popularity of each.
-
-        The highest comes first, and among equals the lower row.
-        """
-        rows = [row for row in self.ranking[: k + len(excluded)] if row not in excluded]
-        return rows[:k], [self.shares[row] for row in rows[:k]]
-
-    def fields(self, row: int) -> dict[str, str]:
-        """The display fields of an item; one that it lacks is left out."""
-        columns = self._columns.items()
-        return {name: value for name, column in columns if (value := column[row]) is not None}
+    with closing(_open(url)) as store:
+        first = after if store.store_id == store_id else 0
+        with store.snapshot(first) as (sequence, changes), whole_file(output) as file:
+            head = {"store": store.store_id, "sequence": sequence, "after": first}
+            file.write(json.dumps(head).encode() + b"\n")
+            for each in changes:
+                file.write(json.dumps(each._asdict()).encode() + b"\n")
+    return head
 
 
-class Fields(Mapping[str, str]):
-    """The display fields of an item, read when somebody looks at them: of ten hits a query, hardly all.
+def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
+    """Remove what no bundle needs; returns what was removed.
 
     Args:
-        catalogue: that holds the item, and is held by this.
-        row: of the item.
+        url: of the store.
+        place: folder of what bundles derive from it.
+        keep: versions of bundles that may be served again soon.
+
+    Raises:
+        ConfigError, Unavailable: as `Store.open`.
+        MissingStage: there is no store.
     """
-
-    __slots__ = ("_catalogue", "_row", "_values")
-    _values: dict[str, str]  # as soon as somebody has looked
-
-    def __init__(self, catalogue: Catalogue, row: int) -> None:
-        self._catalogue, self._row = catalogue, row
-
-    def __getitem__(self, name: str) -> str:
-        return self._read()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._read())
-
-    def __len__(self) -> int:
-        return len(self._read())
-
-    def __repr__(self) -> str:
-        return repr(self._read())
-
-    def __reduce__(self) -> tuple[type[dict[str, str]], tuple[dict[str, str]]]:
-        return dict, (self._read(),)  # a copy does not take the catalogue along
-
-    def _read(self) -> dict[str, str]:
-        try:
-            return self._values
-        except AttributeError:
-            self._values = self._catalogue.fields(self._row)
-            return self._values
+    with closing(_open(url)) as store:
+        forgotten = store.compact()
+        folder = place / store.store_id
+    before = {path.name for path in folder.glob(f"[!.]*{SUFFIX}")}
+    prune(folder, keep, most=0)
+    after = {path.name for path in folder.glob(f"[!.]*{SUFFIX}")}
+    return {"answers_forgotten": forgotten, "records_removed": len(before - after)}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _open(url: str) -> Store:
+    if is_missing(url):
+        raise MissingStage("catalogue: there is no store at this URL; a service with --catalogue makes one")
+    return Store.open(url)
+
+
+def _parser() -> ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serving.catalogue", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    reading = commands.add_parser("snapshot", help="write one state of the store to a file")
+    reading.add_argument("output", type=Path, help="the file")
+    reading.add_argument("--after", type=int, default=0, help="only changes after this sequence")
+    reading.add_argument("--store", default="", help="id of the store of --after")
+    compacting = commands.add_parser("compact", help="remove what no bundle needs")
+    compacting.add_argument("--keep", action="append", default=[], help="version of a bundle")
+    compacting.add_argument("--place", type=Path, default=LIVE, help="folder of live items (%(default)s)")
+    for each in (reading, compacting):
+        each.add_argument("--catalogue", default="", metavar="URL", help="of the store (default: serve's)")
+    return parser
+
+
+def _run(arguments: Namespace) -> dict[str, Any]:
+    url = arguments.catalogue or default_url()
+    if arguments.command == "compact":
+        return compact(url, arguments.place, arguments.keep)
+    return snapshot(url, arguments.output, arguments.after, arguments.store)
+
+
+def main() -> None:
+    """Run one command, and print its result as JSON; without a store at the default URL, print null."""
+    arguments = _parser().parse_args()
     try:
-        table = parse_json(path.read_bytes())
-        columns = {"ids": table["ids"], **table["fields"]}
-        wrong = next((name for name, values in columns.items() if not _is_strings(values)), None)
-        shares = table["popularity"]
-    except (ValueError, TypeError, KeyError):
-        raise BundleDamaged(f"{path}: expected JSON with ids, popularity and fields") from None
-    if wrong is not None or None in table["ids"]:
-        raise BundleDamaged(f"{path}: {wrong or 'ids'}: expected a list of strings")
-    if not isinstance(shares, list) or not all(map(_is_popularity, shares)):
-        raise BundleDamaged(f"{path}: popularity: expected a list of numbers, 0 or more")
-    return dict(table)
+        found = None if not arguments.catalogue and is_missing(default_url()) else _run(arguments)
+    except (TwinspireError, OSError) as error:
+        sys.exit(f"error: {error}")
+    sys.stdout.write(f"{json.dumps(found)}\n")
 
 
-def _is_popularity(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= LARGEST
-
-
-def _is_strings(values: Any) -> bool:
-    return isinstance(values, list) and all(value is None or type(value) is str for value in values)
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,9 @@
-"""Returns memory that is free in the heap to the system, some time after a load that needed it.
+"""Keeps the heap of a process small: one arena for all threads, and free pages returned to the system.
 
-glibc keeps what has been freed in the middle of its heaps. After large requests and answers a worker would
-keep tens of megabytes that nothing uses. `malloc_trim` returns whole free pages (malloc_trim(3)). Other C
-libraries have no such function; then nothing is done.
+glibc gives each thread a heap of its own ("arena"), and keeps the free pages in the middle of a heap. After
+large requests and answers a worker would keep tens of megabytes in each arena. With one arena, any thread
+reuses free pages (mallopt(3), M_ARENA_MAX), and `malloc_trim` returns whole free pages (malloc_trim(3)). With
+other C libraries, which lack these functions, nothing is done.
 """
 
 import ctypes
@@ -10,16 +11,27 @@ import threading
 
 import psutil
 
-CHECK_SECONDS = 10.0  # between two looks at the size of the process
-GROWTH_BYTES = 8 << 20  # above its smallest size, from which on the process is trimmed
+CHECK_SECONDS = 10.0  # between checks of the size of the process
+GROWTH_BYTES = 8 << 20  # above the smallest size of the process; beyond it, the heap is trimmed
 LEAST_FREED = 1 << 20  # bytes; a trim that frees less is not repeated for `PAUSE_SECONDS`
 PAUSE_SECONDS = 60.0
+M_ARENA_MAX = -8  # from malloc.h
+
+
+def use_one_arena() -> None:
+    """Let all threads of this process, and of its forks, allocate from one heap; glibc only.
+
+    Call it before threads are started, because existing arenas stay in use.
+    """
+    function = getattr(ctypes.CDLL(None), "mallopt", None)
+    if function is not None:
+        function(M_ARENA_MAX, 1)
 
 
 def trim() -> None:
-    """Return the free pages of the heap to the system, where glibc can.
+    """Return the free pages of the heap to the system; glibc only.
 
-    It takes some milliseconds, for which other threads that allocate memory may have to wait.
+    It takes some milliseconds, in which other threads may have to wait for memory.
     """
     function = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if function is not None:
@@ -28,7 +40,7 @@ def trim() -> None:
 
 
 class HeapTrimmer:
-    """A thread that trims the heap while the process is larger than it has been."""
+    """A thread that trims the heap whenever the process has grown."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -36,11 +48,11 @@ class HeapTrimmer:
         self._thread = threading.Thread(target=self._run, name="heap-trimmer", daemon=True)
 
     def start(self) -> None:
-        """Trim from now on."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Trim no more, and return when the thread has ended."""
+        """Stop, and return when the thread has ended."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -1,11 +1,16 @@
-"""A bundle as an MLflow model: code that MLflow runs on loading, and no pickled object.
+r"""A bundle as an MLflow model, by code that MLflow runs on loading, without a pickled object.
 
     log_model(
         python_model="serving/pyfunc_model.py",
         artifacts={"bundle": folder},
-        input_example=(["a query"], {"k": 10, "exclude_history": False}),  # declares both; tries it
+        input_example=(["a query"], PARAMETERS),  # declared and tried
     )
-    mlflow.pyfunc.load_model("models:/pydocs@champion").predict(["a query"], params={"k": 5})
+    model = mlflow.pyfunc.load_model("models:/shop@champion")
+    model.predict(["a query"], params={"k": 5, "filter": "price<50\nsection=shoes,bags"})
+
+The parameters of `predict` are those that the example declares, such as
+
+    PARAMETERS = {"k": 10, "exclude_history": False, "filter": ""}
 
 It answers with the same `Retriever` as the service. Only MLflow runs this file.
 """
@@ -19,16 +24,17 @@ import mlflow
 from mlflow.pyfunc.model import PythonModel
 
 from protos.errors import InvalidInput
-from serving.answer import Answer
-from serving.limits import Limits
-from serving.query import Query, example_query
-from serving.retriever import Retriever
+from serving.filters.command_line import parse_where
+from serving.retrieval.answer import Answer
+from serving.retrieval.query import Query, example_query
+from serving.retrieval.retriever import Retriever
+from serving.transport.converters import Limits
 
-BATCH = 64  # queries that are encoded together: bounds memory, however long the input is
+BATCH = 64  # queries that are encoded together, which limits memory
 
 
 class BundleModel(PythonModel):
-    """Answers queries from the bundle among the model's artefacts."""
+    """Answers queries from the bundle in the model's artifacts."""
 
     def load_context(self, context: Any) -> None:
         """Load and verify the bundle; called once by MLflow.
@@ -44,32 +50,37 @@ class BundleModel(PythonModel):
         """The items nearest to each query.
 
         Args:
-            context: of the model; not needed.
+            context: of the model; not used.
             model_input: each a text, or a dictionary of the query tower's features by name, where
                 the text may always be called `text`, and a list of item ids `history`. MLflow turns a
                 data frame of one column into such a list; of a wider one, give
                 `frame.to_dict("records")`.
             params: `k`, 10 if not given; `exclude_history`, whether the items of a query's history
-                are left out of its answer, false if not given.
+                are left out of its answer, false if not given; `filter`, conditions that all hits pass,
+                each on a line of its own and as `serving.filters.command_line` describes, none if not given.
 
         Returns:
             For each query its hits, best first, each `{"id": ..., "score": ..., "fields": {...},
-            "basis": ...}`. The basis is `query`, `context` or `popular`, see `serving.basis.Basis`. A query
+            "basis": ...}`. The basis is one of `serving.retrieval.answer.Basis`. A query
             that says nothing to the bundle has no hits where the bundle does not know popular items.
 
         Raises:
-            InvalidInput: a query does not fit the bundle, or `k` is out of bounds.
+            InvalidInput: a query or a condition does not fit the bundle, or `k` is out of bounds.
         """
         params = params or {}
         k = Limits().k(int(params.get("k", 0)))
         exclude_history = bool(params.get("exclude_history", False))
+        conditions = [line for line in str(params.get("filter", "")).split("\n") if line.strip()]
+        passing = parse_where(conditions, self._retriever.manifest.filters)
         queries = [_query(row, n) for n, row in enumerate(model_input)]
         hits = []
         for start in range(0, len(queries), BATCH):
             batch = queries[start : start + BATCH]
             names = [f"queries[{start + n}]" for n in range(len(batch))]
             encoded = self._retriever.encode(batch, names)
-            answers = self._retriever.nearest(encoded, k, exclude_history=exclude_history)
+            answers = self._retriever.search_encoded(
+                encoded, k, exclude_history=exclude_history, filter=passing
+            )
             hits += [_hits(answer) for answer in answers]
         return hits
 
@@ -92,7 +103,7 @@ def _query(row: Any, number: int) -> Query:
 
 
 def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)  # pandas puts it where nothing is
+    return isinstance(value, float) and math.isnan(value)  # pandas fills missing values with it
 
 
 mlflow.models.set_model(BundleModel())

@@ -1,49 +1,63 @@
-"""The whole service: a bundle loaded once, workers that answer from it, and metrics over HTTP.
+"""The whole service: workers that answer from a bundle, and the processes beside them.
 
-serve(Plan(folder, port=50051, workers=4), ready=lambda serving: print(serving.address))
+serve(ServiceConfig(folder, port=50051, workers=4), ready=lambda serving: print(serving.address))
 """
 
+from serving import environment  # noqa: F401  # before gRPC is imported
+
+# isort: split
 import gc
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prometheus_client.core import Metric
-
 from protos import bundle
 from protos.bundle import Manifest, write_file
-from protos.errors import BundleError
-from serving.access_files import NOTE as ACCESS
-from serving.access_files import AccessFiles, access_metrics
+from protos.errors import MissingStage
+from serving import heap
 from serving.address import is_loopback, join
-from serving.board import Board
-from serving.exposition import BundleFacts, bundle_facts, serve_metrics
-from serving.following.cache import Cache
-from serving.following.follow import SHADOW_TARGET, follower
-from serving.following.target import Target, bundle_at
-from serving.metrics import SharedMetrics
-from serving.plan import Plan
-from serving.ratelimit import RateLimit
-from serving.releases import FOLLOWING, Releases
-from serving.requestlog import RequestLog
-from serving.served import Lineup, Served
-from serving.server import Access, RetrievalServer
-from serving.shadow.channel import Channel, ShadowTap
-from serving.shadow.process import NOTE as SHADOW
+from serving.config import ServiceConfig
+from serving.live.config import PATIENCE_SECONDS, CatalogueConfig
+from serving.live.process.catalogue_client import CatalogueClient
+from serving.live.process.catalogue_client import Channel as CatalogueChannel
+from serving.live.search.live_items import LivePlace, StoreState
+from serving.observability.exporter import serve_metrics
+from serving.observability.sinks import RequestSinks
+from serving.observability.tracing import Tracing, prepare
+from serving.observability.worker_metrics import SharedMetrics
+from serving.rollout.bundle_cache import BundleCache
+from serving.rollout.follower import follower
+from serving.rollout.hot_swap import HotSwapper, load_split
+from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from serving.rollout.target import Target, bundle_at
+from serving.security.access import Access, AccessFiles
+from serving.security.rate_limit import RateLimit
+from serving.security.tls import ServerTls, check_exposure
+from serving.security.tokens import TokenFile
+from serving.server import RetrievalServer
+from serving.service_status import ServiceStatus
+from serving.shadow.channel import Channel
 from serving.shadow.process import Shadow
-from serving.swap import NEXT, TARGET, Swapper, lineup_of, worker_name
-from serving.tls import ServerTls, check_exposure
-from serving.tokens import TokenFile
-from serving.tracing import Tracing, prepare
-from serving.workers import Lifeline, Role, Supervisor, blocked, reserved
+from serving.shared_state import (
+    ACCESS,
+    CATALOGUE,
+    FOLLOWING,
+    NEXT,
+    SHADOW,
+    SHADOW_TARGET,
+    TARGET,
+    SharedState,
+    worker_name,
+)
+from serving.supervisor import Heartbeat, ProcessSpec, Supervisor, WorkerHandle, blocked, reserved
 
 log = logging.getLogger(__name__)
 
-GARBAGE = 20_000  # objects between two looks for cycles, of which requests leave none
+GARBAGE = 20_000  # objects between two collections of the youngest generation; requests leave no cycles
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ class Serving:
     manifest: Manifest
 
     def document(self) -> dict[str, Any]:
-        """As JSON gives it."""
+        """As JSON."""
         return {
             "address": self.address,
             "port": self.port,
@@ -69,7 +83,7 @@ class Serving:
         }
 
 
-def serve(plan: Plan, ready: Callable[[Serving], None]) -> None:
+def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is called as soon as requests are answered.
 
     SIGHUP makes all workers read the files of tokens and certificates again.
@@ -78,184 +92,258 @@ def serve(plan: Plan, ready: Callable[[Serving], None]) -> None:
         BundleError: the bundle cannot be used.
         ConfigError: TLS or token files cannot be used, or the service would be open to strangers.
         MissingStage: traces are asked for and their extra is not installed.
-        Unavailable: nobody can listen there, or a process did not come up.
-        ValueError: a rate, a ratio or the traces' endpoint is none.
+        Unavailable: the address cannot be listened on, or a process did not start.
+        ValueError: a rate, a ratio or the endpoint of traces is out of its range.
     """
-    if plan.port_file:
-        plan.port_file.unlink(missing_ok=True)
-    access = _access(plan)
-    if plan.trace_endpoint:
-        prepare(plan.trace_endpoint, plan.trace_ratio)
-    # A SIGHUP that comes while the bundle is loaded waits for the supervisor.
-    with blocked((signal.SIGHUP,)), reserved(plan.host, plan.port) as port:
-        log.info("loading %s", plan.folder)
-        service = _Service(plan, access, port)
-        roles = [
-            Role(worker_name(n), service.worker(n), partial(service.shared.heartbeat, n))
-            for n in range(plan.workers)
+    if config.port_file:
+        config.port_file.unlink(missing_ok=True)
+    heap.use_one_arena()
+    access = _access(config)
+    if config.trace_endpoint:
+        prepare(config.trace_endpoint, config.trace_ratio)
+    # A SIGHUP that arrives while the bundle is loaded is handled by the supervisor later.
+    with blocked((signal.SIGHUP,)), reserved(config.host, config.port) as port:
+        log.info("loading %s", config.folder)
+        service = _Service(config, access, port)
+        workers = [
+            ProcessSpec(worker_name(n), service.worker(n), partial(service.shared.heartbeat, n))
+            for n in range(config.workers)
         ]
-        metrics = Role("metrics", service.metrics)
-        watched = [*roles, *service.followers()]
-        if plan.metrics_port is not None:
-            watched.append(metrics)
+        metrics = ProcessSpec("metrics", service.metrics)
+        processes = [*workers, *service.followers()]
+        if config.metrics_port is not None:
+            processes.append(metrics)
 
         def started() -> None:
-            metrics_port = int(metrics.says) if plan.metrics_port is not None else None
-            serving = Serving(join(plan.host, port), port, metrics_port, plan.workers, service.manifest)
-            if plan.port_file:
-                write_file(plan.port_file, f"{port}\n".encode())
-            log.info("serving at %s with %d workers", serving.address, plan.workers)
+            metrics_port = int(metrics.says) if config.metrics_port is not None else None
+            serving = Serving(join(config.host, port), port, metrics_port, config.workers, service.manifest)
+            if config.port_file:
+                write_file(config.port_file, f"{port}\n".encode())
+            log.info("serving at %s with %d workers", serving.address, config.workers)
             ready(serving)
 
-        def died(role: Role) -> None:
-            if role in roles:
-                service.shared.ended(roles.index(role))
+        def died(process: ProcessSpec) -> None:
+            if process in workers:
+                service.shared.ended(workers.index(process))
 
-        def hung(role: Role) -> None:
-            service.shared.hung(roles.index(role))
+        def hung(process: ProcessSpec) -> None:
+            if process in workers:
+                service.shared.hung(workers.index(process))
 
-        files = AccessFiles(access, service.board)
+        files = AccessFiles(access, service.shared_state)
         files.check()
         supervisor = Supervisor(
-            watched, plan.grace, died, plan.worker_timeout, hung, tick=files.check, reload=files.reload
+            processes,
+            config.grace,
+            died,
+            config.worker_timeout,
+            hung,
+            tick=files.check,
+            reload=files.reload,
         )
         try:
             supervisor.run(started)
         finally:
-            if plan.port_file:
-                plan.port_file.unlink(missing_ok=True)
+            if config.port_file:
+                config.port_file.unlink(missing_ok=True)
 
 
 class _Service:
-    """What all processes share, and what each of them does."""
+    """What all processes share, and what each of them runs."""
 
-    def __init__(self, plan: Plan, access: Access, port: int) -> None:
-        self._plan, self._access, self._port = plan, access, port
-        # A bundle that is served for good is loaded once, and the workers share its memory. One that may be
-        # swapped each of them loads for itself: what is swapped in later could not be shared either, but for
+    def __init__(self, config: ServiceConfig, access: Access, port: int) -> None:
+        self._config, self._access, self._port = config, access, port
+        # A bundle that never changes is loaded once, and the workers share its memory. If bundles can be
+        # swapped, each worker loads its own, because a later bundle could not be shared either, except for
         # its catalogue.
-        self._for_good = None if plan.follow else self._load(plan.folder, plan.model_version)
-        self.manifest = self._for_good.manifest if self._for_good else bundle.read_manifest(plan.folder)
-        self.shared = SharedMetrics.create(plan.workers)
-        notes = (TARGET, NEXT, FOLLOWING, SHADOW_TARGET, SHADOW, ACCESS)
-        self.board = Board.create((*notes, *map(worker_name, range(plan.workers))))
-        first = bundle_at(plan.folder, self.manifest.bundle_version, plan.model_version)
-        self.board.write(TARGET, Target(1, first).note())
-        has_shadow = plan.follow is not None and plan.follow.shadow
-        self._channel = Channel.create(plan.workers) if has_shadow else None
-        self._told: BundleFacts | None = None  # to whoever scraped last
-        self._releases = Releases(self.board, self.shared.read, self._channel)
+        self._shared_bundle = None if config.follow else self._load(config.folder, config.model_version)
+        self.manifest = (
+            self._shared_bundle.manifest if self._shared_bundle else bundle.read_manifest(config.folder)
+        )
+        self.shared = SharedMetrics.create(config.workers)
+        entries = [TARGET, NEXT, FOLLOWING, SHADOW_TARGET, SHADOW, ACCESS]
+        if config.catalogue:
+            entries.append(CATALOGUE)
+        self.shared_state = SharedState.create((*entries, *map(worker_name, range(config.workers))))
+        first = bundle_at(config.folder, self.manifest.bundle_version, config.model_version)
+        self.shared_state.write(TARGET, Target(1, first).entry())
+        has_shadow = config.follow is not None and config.follow.shadow
+        self._channel = Channel.create(config.workers) if has_shadow else None
+        self._catalogue = CatalogueChannel.create() if config.catalogue else None
+        self._beats = Heartbeat()  # of the catalogue's process
+        self._live = LivePlace(config.catalogue.place, self._store_state) if config.catalogue else None
+        if config.catalogue:
+            self.shared_state.write(CATALOGUE, _catalogue_entry(config.catalogue))
+        self._status = ServiceStatus(self.shared_state, self.shared, self._channel)
 
-    def followers(self) -> Iterator[Role]:
-        """Who else there is where an alias is followed."""
-        plan = self._plan
-        if plan.follow:
-            yield Role("follower", follower(plan.follow, self.board, plan.workers, plan.item_tower))
+    def followers(self) -> Iterator[ProcessSpec]:
+        """The processes that exist only if an alias is followed, or writes are taken."""
+        config = self._config
+        if config.catalogue and self._catalogue:
+            run = partial(self._keep_catalogue, config.catalogue, self._catalogue)
+            yield ProcessSpec("catalogue", run, self._beats.count, PATIENCE_SECONDS)
+        if config.follow:
+            follow = follower(config.follow, self.shared_state, config.workers, config.item_tower)
+            yield ProcessSpec("follower", follow)
             if self._channel:
-                shadow = Shadow(self._channel, self.board, plan.follow.shadow, plan.limits)
-                yield Role("shadow", shadow.run)
+                shadow = Shadow(
+                    self._channel, self.shared_state, config.follow.shadow, config.limits, self._live
+                )
+                yield ProcessSpec("shadow", shadow.run)
 
-    def worker(self, slot: int) -> Callable[[Lifeline], None]:
-        """What the worker of a slot does."""
+    def _keep_catalogue(
+        self, config: CatalogueConfig, channel: CatalogueChannel, handle: WorkerHandle
+    ) -> None:
+        """What the catalogue's process runs."""
+        from serving.live.process.catalogue_process import CatalogueProcess
 
-        def run(lifeline: Lifeline) -> None:
-            plan = self._plan
+        most = self._config.limits.max_answer_bytes
+        grace = self._config.grace
+        CatalogueProcess(config, channel, self.shared_state, grace, most, self._beats).run(handle)
+
+    def worker(self, slot: int) -> Callable[[WorkerHandle], None]:
+        """What the worker of a slot runs."""
+
+        def run(handle: WorkerHandle) -> None:
+            config = self._config
             gc.set_threshold(GARBAGE)
-            self._access.quiet()  # the supervisor logs what is read
-            if self._for_good and plan.threads > 1:  # a session's own threads do not survive a fork
-                self._for_good.retriever.open_encoder(plan.folder, plan.threads)
-            target = self.board.read(TARGET)
-            lineup = Lineup(self._for_good or self._champion(target))
-            endpoint = plan.trace_endpoint
-            tracing = Tracing(endpoint, plan.trace_ratio, slot) if endpoint else None
-            server = RetrievalServer(
-                lineup.champion.retriever,
-                plan.limits,
-                plan.host,
-                self._port,
-                plan.bounds,
-                self._access,
-                lineup.champion.packed,
-                lineup.champion.item_tower,
-                self.shared,
-                slot,
-                RequestLog(plan.log_rate, slot, plan.log_queries),
-                tracing,
-                share_port=True,
-                release=self._releases.state,
-                tap=self._tap(slot),
-            )
-            # A canary comes as all that is swapped in does: if it cannot be had, the champion answers.
+            self._access.quiet()  # the supervisor logs reads
+            target = self.shared_state.read(TARGET)
+            split = TrafficSplit(self._own_bundle() or self._champion(target))
+            sinks, tracing = self._sinks(slot), self._tracing(slot)
+            catalogue = CatalogueClient(self._catalogue) if self._catalogue else None
+            if catalogue:
+                catalogue.start()
+            server = self._server(split.champion, slot, sinks, tracing, catalogue)
+            # A canary is loaded like any later change: if it cannot be loaded, the champion answers.
             serial = 0 if target["canary"] else target["serial"]
-            swapper = Swapper(self.board, worker_name(slot), lineup, serial, self._load, server.swap)
-            del lineup  # or the first bundle would stay for as long as the worker
+            swapper = HotSwapper(self.shared_state, worker_name(slot), split, serial, self._load, server.swap)
+            del split  # otherwise the first bundle would live as long as the worker
             server.start()
-            if plan.follow:
+            if config.follow or self._live:
                 swapper.start()
-            lifeline.ready()
-            lifeline.wait(server.reload)
+            handle.ready()
+            handle.wait(server.reload)
             swapper.stop()
-            server.stop(plan.grace)
+            server.stop(config.grace)
+            if catalogue:
+                catalogue.stop()
+            sinks.stop()
             if tracing:
                 tracing.stop()
 
         return run
 
-    def metrics(self, lifeline: Lifeline) -> None:
+    def metrics(self, handle: WorkerHandle) -> None:
         """Answer scrapes."""
-        plan = self._plan
-        self._facts()
+        config, status = self._config, self._status
+        status.champion_facts()  # while the bundle's folder is there
         with serve_metrics(
-            self.shared,
-            plan.metrics_host,
-            plan.metrics_port or 0,
-            self._facts,
-            self._metrics,
-            self._releases.processes,
+            self.shared, config.metrics_host, config.metrics_port or 0, status.metrics, status.processes
         ) as server:
-            lifeline.ready(str(server.port))
-            lifeline.wait()
+            handle.ready(str(server.port))
+            handle.wait()
 
-    def _metrics(self) -> Iterator[Metric]:
-        yield from self._releases.metrics()
-        yield from access_metrics(self.board.read(ACCESS))
+    def _server(
+        self,
+        champion: LoadedBundle,
+        slot: int,
+        sinks: RequestSinks,
+        tracing: Tracing | None,
+        catalogue: CatalogueClient | None,
+    ) -> RetrievalServer:
+        config = self._config
+        return RetrievalServer(
+            champion,
+            config.limits,
+            config.host,
+            self._port,
+            config.bounds,
+            self._access,
+            self.shared,
+            slot,
+            sinks,
+            tracing,
+            share_port=True,
+            status=self._status.state,
+            catalogue=catalogue,
+            shared_state=self.shared_state,
+        )
 
-    def _facts(self) -> BundleFacts | None:
-        """Of the champion; None where nobody has looked at its folder before it was gone."""
-        champion = Target.of(self.board.read(TARGET)).champion
-        if self._told is None or self._told.version != champion.bundle_version:
-            folder = Path(champion.folder)
-            try:
-                self._told = bundle_facts(bundle.read_manifest(folder), folder)
-            except (BundleError, OSError):
-                return None
-        return self._told
+    def _sinks(self, slot: int) -> RequestSinks:
+        """The sinks of a worker's served requests."""
+        sinks = [sink for options in self._config.sinks if (sink := options.open(slot)) is not None]
+        if self._channel is not None and self._config.follow is not None:
+            sinks.append(self._channel.mirror(slot, self._config.follow.shadow_share))
+        return RequestSinks(sinks)
 
-    def _tap(self, slot: int) -> ShadowTap | None:
-        """What hands a part of a worker's answers to the shadow."""
-        if self._channel is None or self._plan.follow is None:
-            return None
-        return self._channel.tap(slot, self._plan.follow.shadow_share)
+    def _tracing(self, slot: int) -> Tracing | None:
+        endpoint = self._config.trace_endpoint
+        return Tracing(endpoint, self._config.trace_ratio, slot) if endpoint else None
 
-    def _champion(self, target: Mapping[str, Any]) -> Served:
-        return lineup_of({"champion": target["champion"]}, self._load).champion
+    def _own_bundle(self) -> LoadedBundle | None:
+        """The bundle that was loaded before the fork, with what each worker has of its own."""
+        config, loaded = self._config, self._shared_bundle
+        if loaded and config.threads > 1:  # the threads of a session do not survive a fork
+            loaded.retriever.open_encoder(config.folder, config.threads)
+        return loaded.with_live(self._live) if loaded and self._live else loaded
 
-    def _load(self, folder: Path, model_version: str) -> Served:
-        # Where workers are forked from what is loaded here, the tower's threads are made in each of them.
-        plan = self._plan
-        if plan.follow is None:
-            return Served.load(folder, 1, plan.item_tower, model_version)
-        ready = Cache(plan.follow.cache).ready(folder)
-        return Served.load(folder, plan.threads, plan.item_tower, model_version, ready)
+    def _champion(self, target: Mapping[str, Any]) -> LoadedBundle:
+        return load_split({"champion": target["champion"]}, self._load).champion
+
+    def _load(self, folder: Path, model_version: str) -> LoadedBundle:
+        config = self._config
+        if config.follow is None:  # loaded before the fork: each worker starts the query tower's threads
+            return LoadedBundle.load(folder, 1, config.item_tower, model_version)
+        ready = BundleCache(config.follow.cache).ready(folder)
+        loaded = LoadedBundle.load(folder, config.threads, config.item_tower, model_version, ready)
+        return loaded.with_live(self._live) if self._live else loaded
+
+    def _store_state(self) -> StoreState:
+        """The store of live items, as its process has announced it."""
+        entry = self.shared_state.read(CATALOGUE)
+        return StoreState(entry["store_id"], entry["sequence"])
 
 
-def _access(plan: Plan) -> Access:
-    check_exposure(plan.host, plan.tls is not None, plan.tokens is not None, plan.insecure)
-    if plan.metrics_port is not None and not is_loopback(plan.metrics_host):
-        log.warning("%s: whoever reaches this address can read the metrics", plan.metrics_host)
-    RequestLog(plan.log_rate)  # refuses a rate that is none
+def _catalogue_entry(config: CatalogueConfig) -> dict[str, Any]:
+    """The entry `CATALOGUE` before its process has started; it makes the store if there is none.
+
+    Raises:
+        ConfigError: the store is not one, or is damaged.
+        MissingStage: SQLAlchemy is not installed.
+        Unavailable: the store does not answer.
+    """
+    try:
+        from serving.live.store.store import Store
+    except ModuleNotFoundError as error:
+        raise MissingStage(
+            f"--catalogue needs {error.name}; install it with: pip install .[catalogue]"
+        ) from None
+    store = Store.open(config.url, config.bounds, check=True)
+    try:
+        return {
+            "store_id": store.store_id,
+            "sequence": store.sequence(),
+            "bounds": asdict(store.bounds),
+            "last_error": "",
+        }
+    finally:
+        store.close()
+
+
+def _access(config: ServiceConfig) -> Access:
+    """Read the files that protect the service, and refuse a configuration that cannot work.
+
+    Raises:
+        ConfigError, ValueError: as `serve`.
+    """
+    check_exposure(config.host, config.tls is not None, config.tokens is not None, config.insecure)
+    if config.metrics_port is not None and not is_loopback(config.metrics_host):
+        log.warning("%s: any client that reaches this address can read the metrics", config.metrics_host)
+    for options in config.sinks:
+        options.check()
     return Access(
-        ServerTls(plan.tls) if plan.tls else None,
-        TokenFile(plan.tokens) if plan.tokens else None,
-        RateLimit.create(plan.rate, plan.burst) if plan.rate else None,
+        ServerTls(config.tls) if config.tls else None,
+        TokenFile(config.tokens) if config.tokens else None,
+        RateLimit.create(config.rate, config.burst) if config.rate else None,
     )

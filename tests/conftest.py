@@ -4,6 +4,7 @@ Nothing here imports torch or MLflow before a test asks for them, so that the te
 where neither is installed.
 """
 
+import gc
 import io
 import os
 import shutil
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from tests import tables
+from serving import environment  # noqa: F401  # before any test imports gRPC, which reads its variables then
+from tests.helpers import tables
+from tests.helpers.shared import shared_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tests.stdlib import Made
+    from tests.helpers.stdlib import Made
 
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
 
@@ -34,6 +37,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:  # each of several processes has a core, not all of them
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a tracking server alone is enough
+
+
+def pytest_collection_finish() -> None:
+    """Keep what the imported modules hold, torch above all, out of each later garbage collection.
+
+    One would take half a second or more, and many tests and what they test collect garbage.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -72,20 +84,21 @@ def console() -> "Console":
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database in which nothing was tracked yet: making one takes a second, copying it none."""
-    from tests.stdlib import tracking_at
-    from train.tracking import connect
+    """An MLflow database in which nothing was tracked yet: making one takes seconds, copying it none."""
+    from tests.helpers.stdlib import tracking_at
+    from train.training.tracking import connect
 
-    folder = tmp_path_factory.mktemp("empty-store")
-    with tracking_at(""):
-        connect(folder)
-    return folder / "mlflow.db"
+    def make(folder: Path) -> None:
+        with tracking_at(""):
+            connect(folder)
+
+    return shared_folder(tmp_path_factory, "empty-store", make) / "mlflow.db"
 
 
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path) -> Iterator[str]:
     """The URI of an MLflow store of this test's own, which MLflow points at."""
-    from tests.stdlib import tracking_at
+    from tests.helpers.stdlib import tracking_at
 
     (tmp_path / "mlruns").mkdir()
     database = shutil.copy(empty_store, tmp_path / "mlruns" / "mlflow.db")
@@ -95,24 +108,26 @@ def store(empty_store: Path, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def stdlib(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the items and pairs of `tests.stdlib`."""
-    from tests.stdlib import write_tables
+    """A folder with the items and pairs of `tests.helpers.stdlib`."""
+    from tests.helpers.stdlib import write_tables
 
-    return write_tables(tmp_path_factory.mktemp("stdlib"))
+    return shared_folder(tmp_path_factory, "stdlib", write_tables)
 
 
 @pytest.fixture(scope="session")
 def made_once(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> "Made":
     """A run and its bundle, made once; tests read them and change nothing."""
-    from tests.stdlib import make
+    from tests.helpers.stdlib import make, pack, unpack
 
-    return make(stdlib, empty_store, tmp_path_factory.mktemp("made"))
+    name = "made"
+    folder = shared_folder(tmp_path_factory, name, lambda folder: pack(make(stdlib, empty_store, folder)))
+    return unpack(folder, tmp_path_factory.mktemp(name))
 
 
 @pytest.fixture
 def made(made_once: "Made") -> Iterator["Made"]:
     """`made_once`, with MLflow pointing at its store."""
-    from tests.stdlib import tracking_at
+    from tests.helpers.stdlib import tracking_at
 
     with tracking_at(made_once.uri):
         yield made_once
@@ -120,17 +135,20 @@ def made(made_once: "Made") -> Iterator["Made"]:
 
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the log of `tests.watched`."""
-    from tests.watched import write_log
+    """A folder with the log of `tests.helpers.watched`."""
+    from tests.helpers.watched import write_log
 
-    return write_log(tmp_path_factory.mktemp("films"))
+    return shared_folder(tmp_path_factory, "films", write_log)
 
 
 @pytest.fixture(scope="session")
 def films_made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> "Made":
     """A run on what people watched in which order, and its bundle; tests read them and change nothing."""
-    from tests.stdlib import make_of
-    from tests.watched import write_toml
+    from tests.helpers.stdlib import make_of, pack, unpack
+    from tests.helpers.watched import write_toml
 
-    folder = tmp_path_factory.mktemp("films-made")
-    return make_of(write_toml(films, folder / "watched.toml"), empty_store, folder)
+    def make(folder: Path) -> None:
+        pack(make_of(write_toml(films, folder / "watched.toml"), empty_store, folder))
+
+    name = "films-made"
+    return unpack(shared_folder(tmp_path_factory, name, make), tmp_path_factory.mktemp(name))

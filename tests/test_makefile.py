@@ -5,13 +5,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from train.places import ROOT
+from tests.helpers.waiting import wait_until
+from train.paths import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -39,13 +38,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("target", ["setup", "demo"])
 def test_the_second_of_two_at_once_waits_for_the_first(folder: Path, target: str) -> None:
     log, go = folder / "log", folder / "go"
@@ -60,10 +52,10 @@ def test_the_second_of_two_at_once_waits_for_the_first(folder: Path, target: str
             return subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
 
     first = start("first")
-    wait_for(log.exists)
+    wait_until(log.exists)
     second = start("second")
     try:
-        wait_for(lambda: b"is at work here; waiting for it" in (folder / "second").read_bytes())
+        wait_until(lambda: b"is at work here; waiting for it" in (folder / "second").read_bytes())
         assert log.read_text().count("begin") == 1
     finally:
         go.touch()
@@ -92,7 +84,7 @@ def test_a_killed_demo_does_not_block_the_next(folder: Path) -> None:
     (folder / ".venv" / ".installed").touch()
     command = ["make", "demo", f"PYTHON={folder}/python", "CONFIG=a.toml"]
     first = subprocess.Popen(command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL)
-    wait_for((folder / "log").exists)
+    wait_until((folder / "log").exists)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait(60)
     (folder / "go").touch()

@@ -2,32 +2,37 @@
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from train.command import PROGRESS, add_command, execute
-from train.config import read_experiment
-from train.dataset import Dataset, prepare
+from protos.cli import command_line
+from train.cli import add_experiment_command, execute
+from train.config import Experiment, read_experiment
+from train.progress import PROGRESS
+
+if TYPE_CHECKING:
+    from train.data.dataset import Dataset
 
 
 def data(arguments: argparse.Namespace) -> dict[str, Any]:
     """Read, check and split the data set."""
-    return _dataset(arguments).report
+    return _dataset(read_experiment(arguments.config), arguments).report
 
 
 def fit(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train, choose the best epoch on validation, and evaluate it on test with baselines beside it."""
-    dataset = _dataset(arguments)
-    from train import fit as stage  # torch and MLflow take seconds to import
-    from train.tracking import connect
+    """Train, choose the best epoch on validation, and evaluate it and the baselines on test."""
+    experiment = read_experiment(arguments.config)
+    dataset = _dataset(experiment, arguments)
+    from train.training import run as training
+    from train.training.tracking import connect
 
     uri = connect()
-    run, reused = stage.fit(read_experiment(arguments.config), dataset, PROGRESS, arguments.resume)
+    run, reused = training.fit(experiment, dataset, PROGRESS, arguments.resume)
     return {
         "run_id": run.info.run_id,
-        "experiment": read_experiment(arguments.config).name,
+        "experiment": experiment.name,
         "reused": reused,
         "tracking_uri": uri,
         "split_hash": dataset.split_hash,
@@ -35,18 +40,19 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _dataset(arguments: argparse.Namespace) -> Dataset:
+def _dataset(experiment: Experiment, arguments: argparse.Namespace) -> "Dataset":
+    from train.data.dataset import prepare  # imports polars, which --help does without
+
     refresh = getattr(arguments, "refresh", False)
-    experiment = read_experiment(arguments.config)
     return prepare(experiment, arguments.config.parent, refresh=refresh, console=PROGRESS)
 
 
 def show_data(report: dict[str, Any], console: Console) -> None:
-    """What was read, and every row that was dropped and why."""
+    """Show what was read, and how many rows were dropped or changed for which reason."""
     parts = ", ".join(f"{name} {count:,}" for name, count in report["parts"].items())
     users = f"{report['users']:,} users; " if report.get("users") else ""
-    told = f"{report['name']}: {report['items']:,} items; {users}pairs: {parts}"
-    console.print(told, highlight=False, soft_wrap=True)
+    summary = f"{report['name']}: {report['items']:,} items; {users}pairs: {parts}"
+    console.print(summary, highlight=False, soft_wrap=True)
     table = Table("dropped or changed", "rows", box=None)
     table.columns[1].justify = "right"
     for reason, count in {**report["dropped"], **report.get("changed", {})}.items():
@@ -56,19 +62,19 @@ def show_data(report: dict[str, Any], console: Console) -> None:
 
 
 def _show_fit(result: dict[str, Any], console: Console) -> None:
-    from train.tables import show_fit  # imports what plots need
+    from train.terminal import show_fit  # imports matplotlib
 
     show_fit(result, console)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser("python -m train", description=__doc__)
+    top = command_line("python -m train", __doc__)
     commands = top.add_subparsers(required=True, metavar="data | fit")
-    read = add_command(commands, "data", data, show_data)
-    read.add_argument("--refresh", action="store_true", help="read everything again")
-    learn = add_command(commands, "fit", fit, _show_fit)
-    learn.add_argument("--resume", action="store_true", help="go on with the run that was interrupted")
+    data_command = add_experiment_command(commands, "data", data, show_data)
+    data_command.add_argument("--refresh", action="store_true", help="read the source again, not the cache")
+    fit_command = add_experiment_command(commands, "fit", fit, _show_fit)
+    fit_command.add_argument("--resume", action="store_true", help="continue the run that was interrupted")
     return top
 
 

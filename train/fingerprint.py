@@ -1,8 +1,8 @@
-"""Keys of cached results: a result is reused while everything that it follows from is the same.
+"""Keys of cached results: a result is reused while everything that it depends on is unchanged.
 
-A stage's key covers its settings, the identity of its inputs, and `program` of the stage's module: its code
-and its libraries. The code is found by reading the import statements, so there is no list to maintain, and a
-file that moves is still covered.
+A stage's key covers its settings, the identity of its inputs, and `code_fingerprint` of the stage's module:
+its code and its libraries. The code is found by reading import statements, so there is no list to maintain,
+and a file that moves is still covered.
 """
 
 import ast
@@ -18,15 +18,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from train.places import ROOT
+from train.paths import ROOT
 
 PACKAGES = ("protos", "train", "export", "serving")
 
-_MODULE = re.compile(rf"({'|'.join(PACKAGES)})(\.[A-Za-z_]\w*)+")
+_MODULE = re.compile(rf"({'|'.join(PACKAGES)})(\.[A-Za-z_]\w*)+(\.\*)?")
 
 
 def fingerprint(*parts: Any) -> str:
-    """sha256 over dataclasses, or anything else that JSON can say."""
+    """sha256 over dataclasses, and over other values that JSON can represent."""
     plain = [
         dataclasses.asdict(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else part
         for part in parts
@@ -34,15 +34,15 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def program(*entries: str) -> str:
-    """sha256 over the code and the libraries that some modules of this project depend on.
+def code_fingerprint(*entries: str) -> str:
+    """sha256 over the code and the libraries that modules of this project depend on.
 
-    It covers every source file of this project that the entries import, directly or not, by path and content;
-    the versions of the libraries that these files import; and the version of Python. Libraries that only
-    other libraries import are not covered.
+    It covers path and content of every source file of this project that the modules import, directly or
+    not, the versions of the libraries that these files import, and the version of Python. Libraries that
+    only other libraries import are not covered.
 
     Args:
-        entries: full names of modules, such as `train.fit`; a caller passes its own `__name__`.
+        entries: full names of the modules, such as `train.training.run`; a caller passes its own `__name__`.
     """
     files, libraries = _reachable(ROOT, entries)
     code = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
@@ -50,7 +50,11 @@ def program(*entries: str) -> str:
 
 
 def _reachable(root: Path, entries: tuple[str, ...]) -> tuple[dict[str, Path], set[str]]:
-    """The source files that modules import, by path below `root`, and the import names of the libraries."""
+    """The source files that modules import, by path below `root`, and the import names of the libraries.
+
+    Args:
+        entries: full names of modules; `package.*` stands for what `pkgutil.iter_modules` finds in a package.
+    """
     files: dict[str, Path] = {}
     libraries: set[str] = set()
     seen: set[str] = set()
@@ -60,6 +64,9 @@ def _reachable(root: Path, entries: tuple[str, ...]) -> tuple[dict[str, Path], s
         if name in seen:
             continue
         seen.add(name)
+        if name.endswith(".*"):
+            pending.extend(_modules_of(root, name.removesuffix(".*")))
+            continue
         top, _, _ = name.partition(".")
         if top not in PACKAGES:
             libraries.add(top)
@@ -74,8 +81,18 @@ def _reachable(root: Path, entries: tuple[str, ...]) -> tuple[dict[str, Path], s
     return files, libraries - sys.stdlib_module_names
 
 
+def _modules_of(root: Path, package: str) -> Iterator[str]:
+    """Full names of a package, of its modules and of the packages in it."""
+    yield package
+    folder = root.joinpath(*package.split("."))
+    names = [path.stem for path in folder.glob("*.py")] + [
+        path.parent.name for path in folder.glob("*/__init__.py")
+    ]
+    yield from (f"{package}.{name}" for name in names)
+
+
 def _source(root: Path, name: str) -> Path | None:
-    """The file of a module; None where a name is not a module, but something that a module defines."""
+    """The file of a module; None if the name is not that of a module, but of something in a module."""
     base = root.joinpath(*name.split("."))
     found = (path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file())
     return next(found, None)
@@ -83,9 +100,10 @@ def _source(root: Path, name: str) -> Path | None:
 
 @functools.cache
 def _imported(source: bytes, package: str) -> tuple[str, ...]:
-    """Full names of the modules that a source file imports, on any level, and of what it imports from them.
+    """Full names of the modules that a source file imports anywhere, and of what it imports from them.
 
-    A string that is the name of a module counts: it may be used by `importlib` or `python -m`.
+    A string that is the name of a module counts: `importlib` or `python -m` may use it. So does
+    `package.*`, with which `train.registry` imports all modules of a package.
     """
     return tuple(name for node in ast.walk(ast.parse(source)) for name in _names(node, package))
 
@@ -105,7 +123,7 @@ def _names(node: ast.AST, package: str) -> Iterator[str]:
 
 
 def _versions(libraries: set[str]) -> Mapping[str, str]:
-    """Distribution -> version, of all that provide these import names."""
+    """Distribution -> version, of all distributions that provide these import names."""
     return {each: _version(each) for name in libraries for each in _providers().get(name, ())}
 
 

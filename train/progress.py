@@ -1,4 +1,4 @@
-"""A progress bar for stages that take minutes."""
+"""Progress of the commands of `python -m train` and `python -m export`, on stderr."""
 
 from rich.console import Console
 from rich.progress import (
@@ -10,9 +10,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+PROGRESS = Console(stderr=True)  # stdout belongs to the result
+
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with count, time spent and time left, on standard error."""
+    """A bar with the count, the time spent and the time left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -4,22 +4,36 @@
         answer = client.search("eigenvalues of a symmetric matrix", k=5)
         print([hit.id for hit in answer.hits])
         answer = client.search(Query(history=("296", "593")), exclude_history=True)
+        answer = client.search("shoes", filter=(where.price < 50) & (where.section == "sport"))
 
     async with AsyncRetrievalClient("search.example.org:443", security=Security(tls=True)) as client:
         answers = await client.search_batch(["one query", "another"])
 
-A client is one connection: make one and keep it, for a new one costs a handshake. Every call has a
-deadline. The errors are those of `protos/errors.py`, never those of gRPC. gRPC itself repeats a call
-that ends in UNAVAILABLE or RESOURCE_EXHAUSTED, within its deadline; `channel.py` says how often.
+    client.upsert([Item("x-12", {"title": "a desk lamp"}, {"title": "A desk lamp"})])
+    client.delete(["x-11"])
 
-Read in this order: `security.py`, `trace.py` and `channel.py` (what both clients are made of),
-`messages.py` (what goes over the wire), `blocking.py`, `asynchronous.py`; then `queries.py` and
-`batch.py` (a file of queries), `arguments.py` and `commands.py` (the command line).
+A client is one connection: create one and keep it, because a new connection takes a handshake. Every call has
+a deadline. Errors are those of `protos/errors.py`, never those of gRPC. gRPC itself retries a call that ends
+in UNAVAILABLE or RESOURCE_EXHAUSTED, within its deadline; `protocol.py` configures how often.
+
+The package needs grpcio, protobuf and numpy alone. Importing it sets no environment variable and starts
+nothing. The command line (`python -m serving.client`) needs rich too.
 """
 
 from serving.client.asynchronous import AsyncRetrievalClient
 from serving.client.blocking import RetrievalClient
-from serving.client.channel import OPTIONS, SERVICE
+from serving.client.items import Item
+from serving.client.protocol import OPTIONS, SERVICE
 from serving.client.security import Security
+from serving.filters.expression import Filter, where
 
-__all__ = ["OPTIONS", "SERVICE", "AsyncRetrievalClient", "RetrievalClient", "Security"]
+__all__ = [
+    "OPTIONS",
+    "SERVICE",
+    "AsyncRetrievalClient",
+    "Filter",
+    "Item",
+    "RetrievalClient",
+    "Security",
+    "where",
+]

@@ -1,24 +1,27 @@
-"""`python -m serving.client search | encode | info | status | batch`; each has --help."""
+"""`python -m serving.client search | encode | info | status | batch | items`; each has --help."""
 
 import logging
 import sys
-from argparse import ArgumentParser
 
-from serving.client.arguments import add_commands
-from serving.command import execute, show
+from protos.cli import command_line, execute
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0, or 1 where it failed, or 2 where it was misused.
+        0 on success, 1 on failure, 2 on wrong arguments.
     """
+    try:
+        from serving.cli import tables
+        from serving.cli.client_commands import add_commands
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"error: the command line needs {error.name}; install it with: pip install rich\n")
+        return 1
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    parser = ArgumentParser(prog="python -m serving.client", description="Ask a server.")
+    parser = command_line("python -m serving.client", "Query a server.")
     add_commands(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
-    parsed = parser.parse_args(arguments)
-    return execute(parser, lambda: show(parsed.run(parsed), parsed.json))
+    return execute(parser, arguments, console=tables.console)
 
 
 if __name__ == "__main__":

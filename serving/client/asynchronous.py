@@ -1,34 +1,44 @@
-"""The client for asyncio: the methods of `blocking.py`, to be awaited."""
+"""The client for asyncio: the methods of `blocking.py` as coroutines."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Coroutine, Iterable, Sequence
-from types import TracebackType
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from typing import Any
 
 import grpc
 import numpy as np
 import numpy.typing as npt
-from grpc_health.v1 import health_pb2_grpc
+from google.protobuf.message import Message
 
+from protos import catalogue_pb2_grpc, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from serving import convert
-from serving.answer import Answer
-from serving.client import messages
-from serving.client.channel import TIMEOUT_SECONDS, Connection, Metadata
+from serving.client import items as catalogue
+from serving.client import protocol
+from serving.client.items import ChangePage, Item, ItemState, Mode, Written
+from serving.client.protocol import TIMEOUT_SECONDS, CatalogueRetries, Connection, Metadata
 from serving.client.security import Security
-from serving.convert import Info
-from serving.query import Query
-from serving.status import error_from
+from serving.filters.expression import Filter
+from serving.retrieval.answer import Answer
+from serving.retrieval.query import Query
+from serving.transport import converters
+from serving.transport.converters import Info
+from serving.transport.status import error_from
 
 Queries = Iterable[Query | str] | AsyncIterable[Query | str]
 
 
 class AsyncRetrievalClient:
-    """`RetrievalClient` for asyncio; it belongs to the event loop in which it is made.
+    """`RetrievalClient` for asyncio; it belongs to the event loop in which it is created.
 
-    Arguments and errors are those of `RetrievalClient`. A task that is cancelled takes its call along.
+    Arguments and errors are those of `RetrievalClient`. Cancelling a task cancels its call.
     """
 
     def __init__(
@@ -42,7 +52,8 @@ class AsyncRetrievalClient:
         self._connection = Connection(address, timeout, security or Security(), retries)
         self._channel = self._connection.open(grpc.aio)
         self._stub = retrieval_pb2_grpc.RetrievalStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._catalogue = catalogue_pb2_grpc.CatalogueStub(self._channel)
+        self._health = protocol.health_call(self._channel)
 
     async def search(
         self,
@@ -52,10 +63,14 @@ class AsyncRetrievalClient:
         timeout: float | None = None,
         exclude_history: bool = False,
         metadata: Metadata = (),
+        min_sequence: int = 0,
+        filter: Filter | None = None,
     ) -> Answer:
         """As `RetrievalClient.search`."""
-        request = messages.search_request(query, k, exclude, exclude_history)
-        return messages.answer(await self._call(self._stub.Search, request, timeout, metadata))
+        message = protocol.filter_message(filter)
+        request = protocol.search_request(query, k, exclude, exclude_history, min_sequence, message)
+        response = await self._call(self._stub.Search, request, timeout, metadata)
+        return protocol.answer(response, filter, self.address)
 
     async def search_batch(
         self,
@@ -65,10 +80,14 @@ class AsyncRetrievalClient:
         timeout: float | None = None,
         exclude_history: bool = False,
         metadata: Metadata = (),
+        min_sequence: int = 0,
+        filter: Filter | None = None,
     ) -> list[Answer]:
         """As `RetrievalClient.search_batch`."""
-        request = messages.batch_request(queries, k, exclude, exclude_history)
-        return messages.answers(await self._call(self._stub.SearchBatch, request, timeout, metadata))
+        message = protocol.filter_message(filter)
+        request = protocol.batch_request(queries, k, exclude, exclude_history, min_sequence, message)
+        response = await self._call(self._stub.SearchBatch, request, timeout, metadata)
+        return protocol.answers(response, filter, self.address)
 
     def search_stream(
         self,
@@ -78,31 +97,86 @@ class AsyncRetrievalClient:
         timeout: float | None = None,
         exclude_history: bool = False,
         metadata: Metadata = (),
+        min_sequence: int = 0,
+        filter: Filter | None = None,
     ) -> AsyncIterator[Answer]:
         """As `RetrievalClient.search_stream`; the queries may come from an asynchronous iterator too."""
         failed: list[Exception] = []
 
         async def requests() -> AsyncIterator[wire.SearchRequest]:
             try:
+                message = protocol.filter_message(filter)
                 async for query in _each(queries):
-                    yield messages.search_request(query, k, exclude, exclude_history)
-            except Exception as error:  # for which gRPC would cancel the call, and say no more
+                    yield protocol.search_request(query, k, exclude, exclude_history, min_sequence, message)
+            except Exception as error:  # gRPC would cancel the call, without the cause
                 failed.append(error)
 
-        return self._stream(requests(), failed, timeout, self._connection.metadata(metadata))
+        return self._stream(requests(), failed, filter, timeout, self._connection.metadata(metadata))
 
     async def encode(
         self, queries: Sequence[Query | str], timeout: float | None = None, metadata: Metadata = ()
     ) -> npt.NDArray[np.float32]:
         """As `RetrievalClient.encode`."""
-        request = messages.encode_request(queries)
-        return messages.vectors(await self._call(self._stub.Encode, request, timeout, metadata))
+        request = protocol.encode_request(queries)
+        return protocol.vectors(await self._call(self._stub.Encode, request, timeout, metadata))
+
+    async def upsert(
+        self,
+        items: Iterable[Item],
+        mode: Mode = "upsert",
+        request_id: str | None = None,
+        timeout: float | None = None,
+        strict: bool = True,
+        metadata: Metadata = (),
+    ) -> Written:
+        """As `RetrievalClient.upsert`."""
+        request = catalogue.upsert_request(items, mode, request_id)
+        response = await self._call_catalogue(self._catalogue.Upsert, request, timeout, metadata)
+        return catalogue.written(response, [each.item.id for each in request.items], strict)
+
+    async def delete(
+        self,
+        ids: Iterable[str],
+        request_id: str | None = None,
+        expected: Mapping[str, int] | None = None,
+        timeout: float | None = None,
+        strict: bool = True,
+        metadata: Metadata = (),
+    ) -> Written:
+        """As `RetrievalClient.delete`."""
+        request = catalogue.delete_request(ids, request_id, expected or {})
+        response = await self._call_catalogue(self._catalogue.Delete, request, timeout, metadata)
+        return catalogue.written(response, [each.id for each in request.items], strict)
+
+    async def get(
+        self, ids: Iterable[str], timeout: float | None = None, metadata: Metadata = ()
+    ) -> list[ItemState]:
+        """As `RetrievalClient.get`."""
+        request = catalogue.get_request(ids)
+        return catalogue.states(await self._call_catalogue(self._catalogue.Get, request, timeout, metadata))
+
+    def changes(
+        self,
+        after: int = 0,
+        follow: bool = False,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> AsyncIterator[ChangePage]:
+        """As `RetrievalClient.changes`."""
+        request = catalogue.changes_request(after, follow)
+        return self._changes(request, timeout, self._connection.metadata(metadata))
 
     async def info(self, timeout: float | None = None, metadata: Metadata = ()) -> Info:
         """As `RetrievalClient.info`."""
-        return convert.info_from_wire(
+        return converters.info_from_wire(
             await self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata)
         )
+
+    async def call(
+        self, method: str, request: Message, timeout: float | None = None, metadata: Metadata = ()
+    ) -> Any:
+        """As `RetrievalClient.call`."""
+        return await self._call(protocol.unary(self._stub, method, request), request, timeout, metadata)
 
     async def wait_ready(self, timeout: float = 30.0) -> None:
         """As `RetrievalClient.wait_ready`."""
@@ -110,29 +184,25 @@ class AsyncRetrievalClient:
         why = ""
         while (left := until - time.monotonic()) > 0:
             try:
-                health = await self._health.Check(
-                    messages.HEALTH, timeout=left, wait_for_ready=True, metadata=self._connection.metadata()
+                health = await self._health(
+                    protocol.HEALTH, timeout=left, wait_for_ready=True, metadata=self._connection.metadata()
                 )
-                if messages.serves(health):
+                if protocol.serves(health):
                     return
             except grpc.RpcError as failure:
-                why = messages.why_not_ready(failure, self.address)
-            await asyncio.sleep(min(messages.READY_POLL_SECONDS, max(0.0, until - time.monotonic())))
-        raise messages.never_ready(self.address, timeout, why)
+                why = protocol.why_not_ready(failure, self.address)
+            await asyncio.sleep(min(protocol.READY_POLL_SECONDS, max(0.0, until - time.monotonic())))
+        raise protocol.never_ready(self.address, timeout, why)
 
     async def close(self) -> None:
-        """Give the connection up, and end the calls that are open."""
+        """Close the connection, and end open calls."""
+        self._connection.closed.set()
         await self._channel.close()
 
     async def __aenter__(self) -> "AsyncRetrievalClient":
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
     async def _call(self, method: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
@@ -144,15 +214,47 @@ class AsyncRetrievalClient:
         except grpc.RpcError as failure:
             raise error_from(failure, self.address) from failure
 
+    async def _call_catalogue(
+        self, method: Any, request: Any, timeout: float | None, metadata: Metadata
+    ) -> Any:
+        """Call a method of the catalogue that may be repeated: a read, or a write with a request id."""
+        connection = self._connection
+        attempts = CatalogueRetries(connection, timeout)
+        given = connection.metadata(metadata)
+        while True:
+            try:
+                return await method(request, timeout=attempts.seconds, metadata=given)
+            except grpc.RpcError as failure:
+                error = catalogue.failure(failure, self.address)
+                pause = attempts.pause(failure, error)
+            await asyncio.sleep(pause)
+            if connection.closed.is_set():
+                raise error
+
+    async def _changes(self, request: Any, timeout: float | None, metadata: Any) -> AsyncIterator[ChangePage]:
+        responses = self._catalogue.Changes(request, timeout=timeout, metadata=metadata)
+        try:
+            async for response in responses:
+                yield catalogue.page(response)
+        except grpc.RpcError as error:
+            raise catalogue.failure(error, self.address) from error
+        finally:
+            responses.cancel()
+
     async def _stream(
-        self, requests: AsyncIterator[Any], failed: list[Exception], timeout: float | None, metadata: Any
+        self,
+        requests: AsyncIterator[Any],
+        failed: list[Exception],
+        filter: Filter | None,
+        timeout: float | None,
+        metadata: Any,
     ) -> AsyncIterator[Answer]:
         responses = self._stub.SearchStream(requests, timeout=timeout, metadata=metadata)
         statuses: list[grpc.aio.AioRpcError] = []
         responses.add_done_callback(lambda call: statuses.append(_status(call)))
         try:
             async for response in responses:
-                yield messages.answer(response)
+                yield protocol.answer(response, filter, self.address)
         except grpc.RpcError as failure:
             first = statuses[0] if statuses else failure
             raise error_from(first, self.address) from failure
@@ -163,23 +265,23 @@ class AsyncRetrievalClient:
 
 
 def _status(call: Any) -> grpc.aio.AioRpcError:
-    """What a call ends with, taken while it ends.
+    """The status of a call, read in its done callback.
 
-    A moment later a request that could not be sent any more, because the server has ended the stream,
-    may have put INTERNAL in its place: https://github.com/grpc/grpc/issues/36066.
+    Later, a request that could not be sent because the server had ended the stream may have replaced it by
+    INTERNAL: https://github.com/grpc/grpc/issues/36066.
     """
     code, trailers, details = map(_finished, (call.code(), call.trailing_metadata(), call.details()))
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details, None)
 
 
 def _finished(result: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine returns that has nothing to wait for."""
+    """The result of a coroutine that does not wait."""
     try:
         result.send(None)
     except StopIteration as done:
         return done.value
     result.close()
-    raise AssertionError("a call that has ended makes its status wait")
+    raise AssertionError("the status of a call that has ended is not there")
 
 
 async def _each(queries: Queries) -> AsyncIterator[Query | str]:

@@ -1,9 +1,9 @@
-"""A file of queries through one stream, and a file with a line of JSON for each answer.
+"""Sends a file of queries through one stream, and writes a line of JSON for each answer.
 
     python -m serving.client batch queries.txt --output answers.jsonl
 
-Queries are read as they are sent, a bounded number ahead of their answers, so neither file is ever in
-memory. The file of answers appears when it is whole, or not at all.
+The client reads a query when it sends it, and keeps a bounded number of queries in flight, so it holds
+neither file in memory. It writes the answers to a temporary file and renames that file when it is complete.
 """
 
 import contextlib
@@ -19,17 +19,18 @@ from typing import Any, BinaryIO, TextIO
 
 from protos import bundle
 from protos.errors import DataError, InvalidInput
-from serving.answer import Answer
 from serving.client.blocking import RetrievalClient
 from serving.client.queries import Format, format_of, read_queries
-from serving.query import Query
+from serving.filters.expression import Filter
+from serving.retrieval.answer import Answer
+from serving.retrieval.query import Query
 
-IN_FLIGHT = 256  # queries that are read but not answered
+IN_FLIGHT = 256  # queries that are read and not yet answered
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What has been answered: how many queries, in how many seconds."""
+    """Number of answered queries, and seconds for all of them."""
 
     queries: int
     seconds: float
@@ -45,29 +46,31 @@ def search_file(
     form: Format | None = None,
     timeout: float | None = None,
     tick: Callable[[int], None] | None = None,
+    filter: Filter | None = None,
 ) -> Summary:
     """Answer each query of a file, in order.
 
     Args:
-        client: that asks.
-        source: of the queries.
-        output: of the answers: `answer_document`, and the `line` that holds the query.
+        client: to send the queries with.
+        source: file of queries.
+        output: file of answers: `answer_document`, and the `line` of the query.
         k: as in `RetrievalClient.search`, and so are `exclude` and `exclude_history`.
         exclude: item ids that must not be in any answer.
-        exclude_history: nor may the items of a query's own history.
-        form: what the source holds; by default its name says so.
+        exclude_history: leave the items of a query's own history out too.
+        form: format of the source; by default it follows from the name.
         timeout: seconds for the whole file; none by default.
-        tick: called with the line that has been answered.
+        tick: called with the number of each answered line.
+        filter: only items that pass are in the answers.
 
     Raises:
-        DataError: a file cannot be read or written, or a line is no query or one that the server
-            refuses; the text names file and line.
-        the other errors of `RetrievalClient.search`.
+        DataError: a file cannot be read or written, or a line is not a query, or the server refuses it; the
+            text names file and line.
+        The other errors of `RetrievalClient.search`.
     """
     began = time.monotonic()
     answered = 0
-    with _opened(source) as asked, whole_file(output) as file, _Reader(asked, source, form) as reader:
-        stream = client.search_stream(reader.queries(), k, exclude, timeout, exclude_history)
+    with _opened(source) as queries, whole_file(output) as file, _Reader(queries, source, form) as reader:
+        stream = client.search_stream(reader.queries(), k, exclude, timeout, exclude_history, filter=filter)
         with contextlib.closing(stream):  # type: ignore[type-var]
             try:
                 for answer in stream:
@@ -85,7 +88,7 @@ def search_file(
 
 
 def answer_document(answer: Answer) -> dict[str, Any]:
-    """An answer as JSON has it."""
+    """An answer as JSON."""
     hits = [
         {"rank": rank, "id": hit.id, "score": hit.score, "fields": dict(hit.fields)}
         for rank, hit in enumerate(answer.hits, 1)
@@ -93,15 +96,17 @@ def answer_document(answer: Answer) -> dict[str, Any]:
     return {
         "hits": hits,
         "basis": answer.basis,
+        "plan": answer.plan,
         "unknown_history": answer.unknown_history,
         "bundle_version": answer.bundle_version,
         **answer.timing._asdict(),
+        **({"sequence": answer.sequence} if answer.sequence else {}),
     }
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file that takes its place when the block has ended well: temporary file, fsync, rename.
+    """A text file that appears only if the block succeeds: temporary file, fsync, rename.
 
     Raises:
         DataError: it cannot be written.
@@ -112,15 +117,15 @@ def whole_file(path: Path) -> Iterator[TextIO]:
         with bundle.whole_file(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8")
             yield text
-            text.detach()  # which writes what is left
+            text.detach()  # writes the rest
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 class _Reader:
-    """Reads on gRPC's thread, never more than `IN_FLIGHT` queries ahead of the answers.
+    """Reads queries on gRPC's thread, at most `IN_FLIGHT` queries ahead of the answers.
 
-    `lines` holds the lines that are asked but not answered; who takes an answer takes one from it.
+    `lines` holds the numbers of lines that are sent and not yet answered; take one with each answer.
     """
 
     def __init__(self, file: BinaryIO, path: Path, form: Format | None) -> None:
@@ -141,7 +146,7 @@ class _Reader:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         with contextlib.suppress(queue.Empty):
-            self.lines.get_nowait()  # lets go of a reader that waits for room
+            self.lines.get_nowait()  # unblocks a reader that waits for room
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -1,39 +1,42 @@
-"""The client whose calls block the thread that makes them."""
+"""The client whose calls block the calling thread."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from types import TracebackType
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
 import numpy as np
 import numpy.typing as npt
-from grpc_health.v1 import health_pb2_grpc
+from google.protobuf.message import Message
 
+from protos import catalogue_pb2_grpc, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
-from protos import retrieval_pb2_grpc
-from serving import convert
-from serving.answer import Answer
-from serving.client import messages
-from serving.client.channel import TIMEOUT_SECONDS, Connection, Metadata
+from serving.client import items as catalogue
+from serving.client import protocol
+from serving.client.items import ChangePage, Item, ItemState, Mode, Written
+from serving.client.protocol import TIMEOUT_SECONDS, CatalogueRetries, Connection, Metadata
 from serving.client.security import Security
-from serving.convert import Info
-from serving.query import Query
-from serving.status import error_from
+from serving.filters.expression import Filter
+from serving.retrieval.answer import Answer
+from serving.retrieval.query import Query
+from serving.transport import converters
+from serving.transport.converters import Info
+from serving.transport.status import error_from
 
 
 class RetrievalClient:
-    """Calls the service at an address, over one connection; safe to use from several threads.
+    """A client of the service at an address, with one connection; safe to use from several threads.
 
     Args:
         address: `host:port`.
-        timeout: seconds that a call may take, retries included, unless it says otherwise.
+        timeout: default timeout of a call in seconds, retries included.
         security: TLS and token; without it the connection is neither encrypted nor authenticated.
-        retries: whether gRPC repeats calls that end in UNAVAILABLE or RESOURCE_EXHAUSTED.
+        retries: whether calls that end in UNAVAILABLE or RESOURCE_EXHAUSTED are tried again: `upsert`,
+            `delete` and `get` until the timeout, the others by gRPC, up to four times.
 
     Raises:
-        DataError: a file of `security` cannot be read, or is not what it should be.
-        InvalidInput: the token would travel in the clear to another machine.
+        DataError: a file of `security` cannot be read, or is invalid.
+        InvalidInput: the token would be sent to another machine without TLS.
     """
 
     def __init__(
@@ -47,7 +50,8 @@ class RetrievalClient:
         self._connection = Connection(address, timeout, security or Security(), retries)
         self._channel = self._connection.open(grpc)
         self._stub = retrieval_pb2_grpc.RetrievalStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._catalogue = catalogue_pb2_grpc.CatalogueStub(self._channel)
+        self._health = protocol.health_call(self._channel)
 
     def search(
         self,
@@ -57,27 +61,35 @@ class RetrievalClient:
         timeout: float | None = None,
         exclude_history: bool = False,
         metadata: Metadata = (),
+        min_sequence: int = 0,
+        filter: Filter | None = None,
     ) -> Answer:
         """The `k` items nearest to one query.
 
         Args:
-            query: a text, or all that a query can hold.
+            query: a text, or a `Query` with a history and features.
             k: 0 for the server's default.
             exclude: item ids that must not be in the answer.
             timeout: in seconds.
-            exclude_history: nor may the items of the query's history be in it.
-            metadata: sent beside the request, such as `[("x-request-id", "7")]`; names are lower case.
+            exclude_history: leave the items of the query's history out too.
+            metadata: sent with the request, such as `[("x-request-id", "7")]`; names are lower case.
+            min_sequence: the search waits until the worker has applied all writes up to this sequence; pass
+                `Written.sequence` to find your own write.
+            filter: only items that pass are in the answer, such as `where.price < 50`.
 
         Raises:
-            InvalidInput: the server refuses the request; `field` says which part of it.
-            UnknownItem: so it does where the catalogue has no item of that id.
-            AccessDenied: so it does with this token, or without one.
-            Overloaded: it has too much to do; `retry_after` says when to come back.
-            DeadlineExceeded: there is no answer yet.
-            Unavailable: nobody answers; the two errors before are of this kind too.
+            InvalidInput: the server refuses the request; `field` names the invalid part.
+            UnknownItem: the catalogue has no item of that id.
+            AccessDenied: the token is missing, invalid, or not sufficient.
+            Overloaded: the server is overloaded; retry after `retry_after`.
+            DeadlineExceeded: the timeout has passed.
+            Unavailable: the server does not answer, or is too old to know filters; the two errors before are
+                of this kind too.
         """
-        request = messages.search_request(query, k, exclude, exclude_history)
-        return messages.answer(self._call(self._stub.Search, request, timeout, metadata))
+        message = protocol.filter_message(filter)
+        request = protocol.search_request(query, k, exclude, exclude_history, min_sequence, message)
+        response = self._call(self._stub.Search, request, timeout, metadata)
+        return protocol.answer(response, filter, self.address)
 
     def search_batch(
         self,
@@ -87,10 +99,14 @@ class RetrievalClient:
         timeout: float | None = None,
         exclude_history: bool = False,
         metadata: Metadata = (),
+        min_sequence: int = 0,
+        filter: Filter | None = None,
     ) -> list[Answer]:
         """One answer for each query, in order, in one call; arguments and errors as in `search`."""
-        request = messages.batch_request(queries, k, exclude, exclude_history)
-        return messages.answers(self._call(self._stub.SearchBatch, request, timeout, metadata))
+        message = protocol.filter_message(filter)
+        request = protocol.batch_request(queries, k, exclude, exclude_history, min_sequence, message)
+        response = self._call(self._stub.SearchBatch, request, timeout, metadata)
+        return protocol.answers(response, filter, self.address)
 
     def search_stream(
         self,
@@ -100,28 +116,30 @@ class RetrievalClient:
         timeout: float | None = None,
         exclude_history: bool = False,
         metadata: Metadata = (),
+        min_sequence: int = 0,
+        filter: Filter | None = None,
     ) -> Iterator[Answer]:
-        """One answer for each query, in order, as they come; arguments as in `search`.
+        """One answer for each query, in order, as they arrive; arguments as in `search`.
 
-        A stream may be as long as its queries, so it has no deadline unless one is given, and then it
-        is the whole stream's. gRPC takes the queries on a thread of its own, ahead of their answers by
-        as many as it can send; it begins when the first answer is asked for. Closing the iterator ends
-        the stream.
+        A stream has no deadline unless one is given, which is then for the whole stream. gRPC reads the
+        queries on a thread of its own, as far ahead of the answers as it can send; it begins when the first
+        answer is requested. Closing the iterator ends the stream.
 
         Raises:
-            the errors of `search`, with which the stream ends, and whatever `queries` raises, once the
-            queries before are answered.
+            The errors of `search`, which end the stream; and any error of `queries`, after the answers to the
+            queries before it.
         """
         failed: list[Exception] = []
 
         def requests() -> Iterator[wire.SearchRequest]:
             try:
+                message = protocol.filter_message(filter)
                 for query in queries:
-                    yield messages.search_request(query, k, exclude, exclude_history)
-            except Exception as error:  # which gRPC would log, and replace by one of its own
+                    yield protocol.search_request(query, k, exclude, exclude_history, min_sequence, message)
+            except Exception as error:  # gRPC would log it, and replace it by its own
                 failed.append(error)
 
-        return self._stream(requests(), failed, timeout, self._connection.metadata(metadata))
+        return self._stream(requests(), failed, filter, timeout, self._connection.metadata(metadata))
 
     def encode(
         self, queries: Sequence[Query | str], timeout: float | None = None, metadata: Metadata = ()
@@ -130,47 +148,141 @@ class RetrievalClient:
 
         Arguments and errors are those of `search`.
         """
-        request = messages.encode_request(queries)
-        return messages.vectors(self._call(self._stub.Encode, request, timeout, metadata))
+        request = protocol.encode_request(queries)
+        return protocol.vectors(self._call(self._stub.Encode, request, timeout, metadata))
+
+    def upsert(
+        self,
+        items: Iterable[Item],
+        mode: Mode = "upsert",
+        request_id: str | None = None,
+        timeout: float | None = None,
+        strict: bool = True,
+        metadata: Metadata = (),
+    ) -> Written:
+        """Write items, each as a whole. When this returns they are durable, and found.
+
+        Args:
+            items: of different ids.
+            mode: `insert` writes only items that do not exist, `update` only those that do.
+            request_id: a request that is repeated with its id is not carried out again; a new id by default.
+            timeout: in seconds.
+            strict: raise an error if an item is refused; otherwise the results say so.
+            metadata: as in `search`.
+
+        Raises:
+            WriteRefused: an item was not written, because of `mode` or its `expected_sequence`, or cannot be
+                encoded; the error has the results of all items.
+            InvalidInput: the server refuses the request, and has written none of it.
+            Overloaded: the catalogue holds as many changes as it may; the bundle must be refreshed.
+            MissingStage: the service takes no writes.
+            Unavailable: the store cannot be written now. Repeat the request with its id.
+            The other errors of `search`.
+        """
+        request = catalogue.upsert_request(items, mode, request_id)
+        response = self._call_catalogue(self._catalogue.Upsert, request, timeout, metadata)
+        return catalogue.written(response, [each.item.id for each in request.items], strict)
+
+    def delete(
+        self,
+        ids: Iterable[str],
+        request_id: str | None = None,
+        expected: Mapping[str, int] | None = None,
+        timeout: float | None = None,
+        strict: bool = True,
+        metadata: Metadata = (),
+    ) -> Written:
+        """Withdraw items, also those that came with a bundle.
+
+        Args:
+            ids: of the items; of which some may be unknown.
+            request_id: as in `upsert`, and so are `timeout`, `strict`, `metadata` and the errors.
+            expected: id -> the sequence that the item's last change must have; each id is one of `ids`.
+        """
+        request = catalogue.delete_request(ids, request_id, expected or {})
+        response = self._call_catalogue(self._catalogue.Delete, request, timeout, metadata)
+        return catalogue.written(response, [each.id for each in request.items], strict)
+
+    def get(
+        self, ids: Iterable[str], timeout: float | None = None, metadata: Metadata = ()
+    ) -> list[ItemState]:
+        """Items as they stand in the catalogue, one for each id; errors as in `upsert`."""
+        request = catalogue.get_request(ids)
+        return catalogue.states(self._call_catalogue(self._catalogue.Get, request, timeout, metadata))
+
+    def changes(
+        self,
+        after: int = 0,
+        follow: bool = False,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> Iterator[ChangePage]:
+        """The latest states of the items that changed after a sequence, in order, in pages.
+
+        Args:
+            after: the sequence; no higher than the store's own.
+            follow: go on with changes to come, until the iterator is closed.
+            timeout: in seconds, for all of it; none by default.
+            metadata: as in `search`.
+
+        Raises:
+            As `upsert`.
+        """
+        request = catalogue.changes_request(after, follow)
+        return self._changes(request, timeout, self._connection.metadata(metadata))
 
     def info(self, timeout: float | None = None, metadata: Metadata = ()) -> Info:
-        """What is being served; errors are those of `search`."""
-        return convert.info_from_wire(self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata))
+        """What the server serves; errors as in `search`."""
+        return converters.info_from_wire(self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata))
+
+    def call(
+        self, method: str, request: Message, timeout: float | None = None, metadata: Metadata = ()
+    ) -> Any:
+        """Call a method of `retrieval.v1.Retrieval` by its name, and return its response.
+
+        For methods that have no method here: token, timeout, retries and errors are those of `search`.
+
+        Args:
+            method: such as `Info`; one request, one response.
+            request: the message that the method takes.
+            timeout: in seconds.
+            metadata: as in `search`.
+
+        Raises:
+            ValueError: the service has no such method, or it is a stream or takes another message.
+        """
+        return self._call(protocol.unary(self._stub, method, request), request, timeout, metadata)
 
     def wait_ready(self, timeout: float = 30.0) -> None:
-        """Return as soon as the service says that it is serving.
+        """Wait until the service reports that it is serving.
 
         Raises:
             Unavailable: it does not within `timeout` seconds.
-            AccessDenied: it does not answer this client.
+            AccessDenied: it refuses this client.
         """
         until = time.monotonic() + timeout
         why = ""
         while (left := until - time.monotonic()) > 0:
             try:
-                health = self._health.Check(
-                    messages.HEALTH, timeout=left, wait_for_ready=True, metadata=self._connection.metadata()
+                health = self._health(
+                    protocol.HEALTH, timeout=left, wait_for_ready=True, metadata=self._connection.metadata()
                 )
-                if messages.serves(health):
+                if protocol.serves(health):
                     return
             except grpc.RpcError as failure:
-                why = messages.why_not_ready(failure, self.address)
-            time.sleep(min(messages.READY_POLL_SECONDS, max(0.0, until - time.monotonic())))
-        raise messages.never_ready(self.address, timeout, why)
+                why = protocol.why_not_ready(failure, self.address)
+            time.sleep(min(protocol.READY_POLL_SECONDS, max(0.0, until - time.monotonic())))
+        raise protocol.never_ready(self.address, timeout, why)
 
     def close(self) -> None:
-        """Give the connection up, and end the calls that are open."""
+        """Close the connection, and end open calls."""
+        self._connection.closed.set()
         self._channel.close()
 
     def __enter__(self) -> "RetrievalClient":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _call(self, method: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
@@ -182,13 +294,42 @@ class RetrievalClient:
         except grpc.RpcError as failure:
             raise error_from(failure, self.address) from failure
 
+    def _call_catalogue(self, method: Any, request: Any, timeout: float | None, metadata: Metadata) -> Any:
+        """Call a method of the catalogue that may be repeated: a read, or a write with a request id."""
+        connection = self._connection
+        attempts = CatalogueRetries(connection, timeout)
+        given = connection.metadata(metadata)
+        while True:
+            try:
+                return method(request, timeout=attempts.seconds, metadata=given)
+            except grpc.RpcError as failure:
+                error = catalogue.failure(failure, self.address)
+                pause = attempts.pause(failure, error)
+            if connection.closed.wait(pause):
+                raise error
+
+    def _changes(self, request: Any, timeout: float | None, metadata: Any) -> Iterator[ChangePage]:
+        responses = self._catalogue.Changes(request, timeout=timeout, metadata=metadata)
+        try:
+            for response in responses:
+                yield catalogue.page(response)
+        except grpc.RpcError as error:
+            raise catalogue.failure(error, self.address) from error
+        finally:
+            responses.cancel()
+
     def _stream(
-        self, requests: Iterator[Any], failed: list[Exception], timeout: float | None, metadata: Any
+        self,
+        requests: Iterator[Any],
+        failed: list[Exception],
+        filter: Filter | None,
+        timeout: float | None,
+        metadata: Any,
     ) -> Iterator[Answer]:
         responses = self._stub.SearchStream(requests, timeout=timeout, metadata=metadata)
         try:
             for response in responses:
-                yield messages.answer(response)
+                yield protocol.answer(response, filter, self.address)
         except grpc.RpcError as failure:
             raise error_from(failure, self.address) from failure
         finally:

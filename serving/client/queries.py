@@ -1,4 +1,4 @@
-"""Queries from a file: a text on each line, or a JSON object with the fields of `Query`."""
+"""Reads queries from a file: on each line a text, or a JSON object with the fields of `Query`."""
 
 import itertools
 import math
@@ -8,29 +8,29 @@ from typing import Any, BinaryIO, Literal
 
 from protos.documents import parse_json
 from protos.errors import DataError
-from serving.query import Query, Value
+from serving.retrieval.query import Query, Value
 
 Format = Literal["text", "jsonl"]
 SUFFIXES = (".jsonl", ".ndjson")  # of files with JSON on each line
-LONGEST_LINE = 16 << 20  # bytes; no server takes a request as large by default
+LONGEST_LINE = 16 << 20  # bytes; by default no server accepts such a large request
 FIELDS = ("text", "history", "features", "item_id")
 
 
 def format_of(path: Path) -> Format:
-    """What a file holds, by its name."""
+    """The format of a file, by its name."""
     return "jsonl" if path.suffix in SUFFIXES else "text"
 
 
 def read_queries(file: BinaryIO, path: Path, form: Format) -> Iterator[tuple[int, Query]]:
-    """Line numbers, from 1, and the queries there; blank lines are left out.
+    """Line numbers, from 1, with their queries; blank lines are skipped.
 
     Args:
-        file: which is read line by line.
-        path: what an error calls it.
-        form: what it holds.
+        file: read line by line.
+        path: of the file, for errors.
+        form: its format.
 
     Raises:
-        DataError: a line holds no query; the text names file and line.
+        DataError: a line is not a query; the text names file and line.
     """
     for number in itertools.count(1):
         try:
@@ -48,7 +48,7 @@ def read_queries(file: BinaryIO, path: Path, form: Format) -> Iterator[tuple[int
 
 
 def count_lines(path: Path) -> int | None:
-    """Lines of a file, those left out among them; None where it can be read only once.
+    """Number of lines of a file, blank lines included; None if it can be read only once.
 
     Raises:
         DataError: it cannot be read.

@@ -1,4 +1,4 @@
-"""How a client makes sure whom it talks to, and says who it is."""
+"""How a client authenticates the server and itself."""
 
 import re
 import ssl
@@ -15,21 +15,21 @@ TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 
 @dataclass(frozen=True)
 class Security:
-    """What a connection is protected by; as it stands, nothing.
+    """The protection of a connection; by default there is none.
 
-    The files are PEM, and are read when a client is made; a client made later reads them anew.
+    The files are PEM, and are read when a client is created.
 
     Args:
-        ca: certificates of the authorities that may vouch for the server.
-        certificate: of the client, and what leads from it to an authority, for mutual TLS.
+        ca: certificates of the authorities that may sign the server's certificate.
+        certificate: of the client, with intermediate certificates, for mutual TLS.
         key: of that certificate, not encrypted.
         token: sent with every call as `authorization: Bearer <token>`.
-        server_name: that the server's certificate must hold, where it is not the host of the address.
-        tls: encrypt even where no file is given; gRPC's own list of authorities then vouches.
+        server_name: name in the server's certificate, if it is not the host of the address.
+        tls: encrypt even if no file is given; gRPC's own list of authorities is then used.
 
     Raises:
-        InvalidInput: a certificate without a key, or the other way round; a name without TLS; or a
-            token with characters that no token has.
+        InvalidInput: a certificate without a key, or a key without a certificate; a name without TLS; or a
+            token with invalid characters.
     """
 
     ca: Path | None = None
@@ -55,10 +55,10 @@ class Security:
         return self.tls or self.ca is not None or self.certificate is not None
 
     def authorization(self, address: str) -> tuple[tuple[str, str], ...]:
-        """The metadata that says who is calling.
+        """The metadata that authenticates the client.
 
         Raises:
-            InvalidInput: the token would travel in the clear to another machine.
+            InvalidInput: the token would be sent to another machine without TLS.
         """
         if self.token is None:
             return ()
@@ -67,10 +67,10 @@ class Security:
         return (("authorization", f"Bearer {self.token}"),)
 
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """Those of an encrypted channel; None where it is not.
+        """The credentials of an encrypted channel; None if it is not encrypted.
 
         Raises:
-            DataError: a file cannot be read, or is not what it should be; the text names it.
+            DataError: a file cannot be read, or is invalid; the text names it.
         """
         if not self.encrypted:
             return None
@@ -78,7 +78,7 @@ class Security:
         return grpc.ssl_channel_credentials(*map(_content, (self.ca, self.key, self.certificate)))
 
     def _check_files(self) -> None:
-        """Have them read by OpenSSL, which says what is wrong; gRPC would only fail to connect."""
+        """Have OpenSSL read the files, because its errors name the cause; gRPC would only fail to connect."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         for path in filter(None, (self.ca, self.certificate, self.key)):
             _content(path)
@@ -95,10 +95,10 @@ class Security:
 
 
 def read_token(path: Path) -> str:
-    """A token from a file; space around it does not belong to it.
+    """Read a token from a file, without surrounding white space.
 
     Raises:
-        DataError: the file cannot be read, or holds none.
+        DataError: the file cannot be read, or is empty.
     """
     try:
         token = path.read_text(encoding="ascii").strip()

@@ -1,15 +1,12 @@
-"""The shadow: a process that asks another bundle what the service is asked, and compares the answers.
+"""The shadow: a process that answers a share of the searches from another bundle, and compares the answers.
 
-    channel = Channel.create(workers=2)                  # in the supervisor, before it forks
-    tap = channel.tap(slot, share=0.1)                   # in each worker: a `ShadowTap`
-    shadow = Shadow(channel, board, model, plan.limits)
-    Role("shadow", shadow.run)                           # a process of its own
-    shadow_state(board.read("shadow"), channel.dropped)  # for Info
-    shadow_metrics(board.read("shadow"), channel.dropped)  # for /metrics
+    channel = Channel.create(workers=2)                      # in the supervisor, before it forks
+    sink = channel.mirror(slot, share=0.1)                   # in each worker: a `RequestSink`
+    shadow = Shadow(channel, shared_state, model, limits)
+    ProcessSpec("shadow", shadow.run)                        # a process of its own
+    shadow_state(shared_state.read(SHADOW), channel.dropped)     # for Info
+    shadow_readings(shared_state.read(SHADOW), channel.dropped)  # for /metrics
 
-Nobody waits for it. A worker hands over a part of its queries with the answers that it gave, or drops them
-where the shadow is behind, and the shadow runs only while nobody else wants its core.
-
-Read in this order: `channel.py` (how queries come to it), `comparison.py` (what two answers say of each
-other), `record.py` (what is counted), `process.py` (what it does), `report.py` (how it is told).
+No request waits for the shadow. A worker sends it a share of its searches with their answers, or drops them
+if the shadow is behind. The shadow runs only while no other process wants its core.
 """

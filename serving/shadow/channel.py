@@ -1,7 +1,7 @@
-"""How queries get from the workers to the shadow: over a socket that no worker ever waits for.
+"""How searches get from the workers to the shadow: over a socket that never blocks a worker.
 
-Both ends and the counts are made before the fork, and the supervisor keeps them. So a worker or a shadow that
-is started again finds the same ones, and what was on its way is still there.
+Both ends of the socket and the counters are created before the fork, and the supervisor keeps them. So a
+worker or a shadow that is restarted uses the same ones, and searches in the socket are not lost.
 """
 
 import mmap
@@ -13,19 +13,21 @@ from random import random
 from typing import NamedTuple
 
 from protos import retrieval_pb2 as wire
+from serving.observability.sinks import RequestSink, TakeMessage
 
-HEAD = struct.Struct("<II")  # of a datagram: the length of its request, and `Offered.batch`
-BUFFER = 1 << 20  # bytes on their way that are asked of the system; Linux gives twice that, if it may
+HEAD = struct.Struct("<II")  # of a datagram: the length of its request, and `Mirrored.batch`
+BUFFER = 1 << 20  # bytes of the socket's buffer; Linux doubles it, if its limit allows
 CELL_BYTES = 8
+METHODS = frozenset({"Search", "SearchStream"})
 
 
-class Offered(NamedTuple):
-    """A query that the service has answered.
+class Mirrored(NamedTuple):
+    """A search that the service has answered.
 
     Args:
         request: a `SearchRequest`, serialised.
         response: its `SearchResponse`, serialised.
-        batch: queries that were worked on together with it, itself included; 0 where nobody knows.
+        batch: number of queries in its batch, itself included; 0 if unknown.
     """
 
     request: bytes
@@ -33,14 +35,15 @@ class Offered(NamedTuple):
     batch: int
 
 
-class ShadowTap:
-    """A worker's end of the channel. Made by `Channel.tap`; for one thread.
+class TrafficMirror(RequestSink):
+    """A worker's end of the channel. Made by `Channel.mirror`; for one thread.
 
     Args:
-        sender: does not block.
-        cells: the first says whether the shadow asks; one of the others counts what this worker dropped.
-        cell: which one.
-        share: of the queries, 0 to 1.
+        sender: a socket that does not block.
+        cells: the first is 1 while the shadow wants searches; one of the others counts what this worker
+            dropped.
+        cell: index of this worker's counter.
+        share: of the searches, 0 to 1.
     """
 
     def __init__(self, sender: socket.socket, cells: "memoryview[int]", cell: int, share: float) -> None:
@@ -49,28 +52,31 @@ class ShadowTap:
         self._cell = cell
         self._share = share
 
-    def wants(self) -> bool:
-        """Whether the next query is one to offer; takes a tenth of a microsecond."""
-        return random() < self._share and self._cells[0] == 1  # `random` is seeded anew in every fork
+    def sample(self, method: str) -> TakeMessage | None:
+        """As `RequestSink.sample`; takes two tenths of a microsecond."""
+        # `random` is seeded again in every fork.
+        if random() < self._share and self._cells[0] == 1 and method in METHODS:
+            return self.send
+        return None
 
-    def offer(self, request: wire.SearchRequest | bytes, response: bytes, batch: int = 0) -> None:
-        """Hand over a query and its answer, if there is room for them at once; else count them as dropped.
+    def send(self, request: wire.SearchRequest | bytes, response: bytes, batch: int = 0) -> None:
+        """Send a search and its answer, or count it as dropped if the socket is full.
 
         Args:
             request: that was answered.
             response: a `SearchResponse`, serialised.
-            batch: queries that were worked on together (`Job.batch`), 0 where nobody knows; times are
-                compared only where it is 1.
+            batch: number of queries in the batch (`Job.batch`), 0 if unknown; times are compared only if it
+                is 1.
         """
         content = request if isinstance(request, bytes) else request.SerializeToString()
         try:
             self._send((HEAD.pack(len(content), batch), content, response))
-        except OSError:  # the shadow is behind or has gone, or this is too much for one datagram
+        except OSError:  # the shadow is behind or has died, or the search is too large for a datagram
             self._cells[self._cell] += 1
 
 
 class Channel:
-    """The socket, and what is counted. Made by `create`, before any process is forked."""
+    """The socket and the counters. Call `create` before any process is forked."""
 
     def __init__(self, sender: socket.socket, receiver: socket.socket, memory: mmap.mmap) -> None:
         self._sender, self._receiver = sender, receiver
@@ -78,14 +84,14 @@ class Channel:
 
     @classmethod
     def create(cls, workers: int) -> "Channel":
-        """For as many worker slots.
+        """A channel for a number of worker slots.
 
         Raises:
-            ValueError: there is no slot.
+            ValueError: `workers` is below 1.
         """
         if workers < 1:
             raise ValueError(f"workers: expected at least 1, got {workers}")
-        # Of a connected pair only the sender's buffer bounds what waits, not a count of datagrams.
+        # In a connected pair only the sender's buffer limits what is queued, not a number of datagrams.
         sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         sender.setblocking(False)
@@ -93,48 +99,49 @@ class Channel:
         return cls(sender, receiver, mmap.mmap(-1, (1 + workers) * CELL_BYTES))
 
     @cached_property
-    def _room(self) -> memoryview:
-        """To receive in; no datagram is larger."""
+    def _buffer(self) -> memoryview:
+        """A buffer to receive in; no datagram is larger."""
         return memoryview(bytearray(self._sender.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)))
 
     @property
     def dropped(self) -> int:
-        """Queries that were wanted and could not be handed over, by all workers that there were."""
+        """Searches that were sampled and could not be sent, since the service started."""
         return sum(self._cells[1:])
 
-    def tap(self, slot: int, share: float) -> ShadowTap:
-        """The end of the worker in this slot.
+    def mirror(self, slot: int, share: float) -> TrafficMirror:
+        """The end of the worker in a slot.
 
         Args:
             slot: counted from 0.
-            share: of its queries that the shadow gets, 0 to 1.
+            share: of the worker's searches, 0 to 1.
 
         Raises:
-            ValueError: `share` is outside its bounds.
+            ValueError: `share` is out of its range.
         """
         if not 0 <= share <= 1:
             raise ValueError(f"share: expected 0 to 1, got {share}")
-        return ShadowTap(self._sender, self._cells, 1 + slot, share)
+        return TrafficMirror(self._sender, self._cells, 1 + slot, share)
 
-    def ask(self, wanted: bool) -> None:
-        """Say whether queries are to be offered at all; for the shadow."""
+    def request_searches(self, wanted: bool) -> None:
+        """Switch the workers' sending on or off; called by the shadow."""
         self._cells[0] = int(wanted)
 
     def wait(self, seconds: float) -> bool:
-        """Whether there is something to receive, as soon as there is or the time has passed."""
+        """Wait until there is something to receive, at most so long; returns whether there is."""
         return bool(select.select([self._receiver], [], [], seconds)[0])
 
-    def receive(self, most: int) -> list[Offered]:
-        """What waits, oldest first, at most so many; for the shadow."""
-        found: list[Offered] = []
+    def receive(self, most: int) -> list[Mirrored]:
+        """The oldest searches in the socket, at most `most`; called by the shadow."""
+        found: list[Mirrored] = []
         while len(found) < most:
             try:
-                size = self._receiver.recv_into(self._room)
+                size = self._receiver.recv_into(self._buffer)
             except BlockingIOError:
                 break
-            length, batch = HEAD.unpack_from(self._room)
+            length, batch = HEAD.unpack_from(self._buffer)
             end = HEAD.size + length
-            found.append(Offered(bytes(self._room[HEAD.size : end]), bytes(self._room[end:size]), batch))
+            request, response = bytes(self._buffer[HEAD.size : end]), bytes(self._buffer[end:size])
+            found.append(Mirrored(request, response, batch))
         return found
 
     def close(self) -> None:

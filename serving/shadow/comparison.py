@@ -1,20 +1,20 @@
-"""What two answers to one query say of the bundles that gave them.
+"""Compares a challenger's answers with the champion's, and sums the comparisons up.
 
-Times are compared only where both bundles had a query for itself and came to it from a pause: the champion
-worked on no other with it, and for the shadow none was before it. In a batch a query costs half as much, and
-one that follows another finds its caches warm. The champion's time is that of a clock. The shadow's own is
-that of its processor, for it has to wait whenever anybody else wants the core. Ratios are averaged as
-logarithms, so that a champion that was held up once does not outweigh a thousand others, and two bundles that
+Times are compared only if both bundles worked on the query alone and after a pause: the champion had no other
+query in its batch, and the shadow had no query directly before it. In a batch a query costs half as much, and
+a query that follows another one finds warm caches. The champion's time is wall-clock time. The shadow's time
+is processor time, because the shadow waits whenever another process wants the core. Ratios are averaged as
+logarithms, so that one delay of the champion does not outweigh a thousand other queries, and two bundles that
 change places have the inverse ratio.
 
 Even so the two run in different processes, and the shadow has the easier one. On two busy cores equal bundles
-had a ratio of .65 to .95; over all queries it would have been .4 to .95. So it shows what is twice as slow,
-and no more. What a promotion goes by is measured side by side in one process.
+had a ratio of 0.65 to 0.95; over all queries it would have been 0.4 to 0.95. So the ratio shows only a bundle
+that is twice as slow. A promotion goes by times that are measured side by side in one process.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from protos import retrieval_pb2 as wire
@@ -22,13 +22,13 @@ from protos import retrieval_pb2 as wire
 TOP = 10
 
 
-class Own(NamedTuple):
-    """The challenger's answer.
+class ChallengerAnswer(NamedTuple):
+    """The challenger's answer to a query.
 
     Args:
         ids: of its items, best first.
-        scores: of each.
-        basis: what it rests on, as a value of `wire.Basis`.
+        scores: of its items.
+        basis: what the answer is based on, as a value of `wire.Basis`.
         us: microseconds of processor time to encode and search, for this query alone.
     """
 
@@ -40,14 +40,15 @@ class Own(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A challenger's answer beside the champion's.
+    """A challenger's answer compared with the champion's.
 
     Args:
-        overlap: part of the champion's first ten that are in its own; None where the champion found nothing.
-        shift: mean of its scores less the champion's, of the items in both answers; None where there is
-            none, or where the answers rest on different things and so have scores of different kinds.
-        log_ratio: logarithm of its time over the champion's; None where they are not compared.
-        empty: it found nothing.
+        overlap: share of the champion's first ten items that are in the challenger's first ten; None if the
+            champion found nothing.
+        shift: mean of the challenger's scores minus the champion's, over the items in both answers; None if
+            there are none, or if the answers have a different basis and so scores of different kinds.
+        log_ratio: logarithm of the challenger's time over the champion's; None if they are not comparable.
+        empty: the challenger found nothing.
     """
 
     overlap: float | None
@@ -56,26 +57,138 @@ class Comparison:
     empty: bool
 
 
-def compare(champion: wire.SearchResponse, own: Own, timed: bool) -> Comparison:
+def compare(champion: wire.SearchResponse, challenger: ChallengerAnswer, timed: bool) -> Comparison:
     """Compare the answers to one query.
 
     Args:
         champion: its answer.
-        own: the challenger's answer.
-        timed: both had the query for itself, so that their times can be compared.
+        challenger: its answer.
+        timed: both worked on the query alone, so that their times can be compared.
     """
     expected = {hit.id for hit in champion.hits[:TOP]}
-    overlap = len(expected.intersection(own.ids[:TOP])) / len(expected) if expected else None
+    overlap = len(expected.intersection(challenger.ids[:TOP])) / len(expected) if expected else None
     log_ratio = None
     if timed:
         us = champion.timing.encode_us + champion.timing.search_us
-        log_ratio = math.log(max(1.0, own.us) / max(1.0, us))
-    return Comparison(overlap, _shift(champion, own), log_ratio, not own.ids)
+        log_ratio = math.log(max(1.0, challenger.us) / max(1.0, us))
+    return Comparison(overlap, _shift(champion, challenger), log_ratio, not challenger.ids)
 
 
-def _shift(champion: wire.SearchResponse, own: Own) -> float | None:
-    if champion.basis != own.basis:
+def _shift(champion: wire.SearchResponse, challenger: ChallengerAnswer) -> float | None:
+    if champion.basis != challenger.basis:
         return None
-    theirs = {hit.id: hit.score for hit in champion.hits}
-    both = [score - theirs[item] for item, score in zip(own.ids, own.scores, strict=True) if item in theirs]
+    scores = {hit.id: hit.score for hit in champion.hits}
+    items = zip(challenger.ids, challenger.scores, strict=True)
+    both = [score - scores[item] for item, score in items if item in scores]
     return sum(both) / len(both) if both else None
+
+
+@dataclass
+class Sums:
+    """Sums over many queries, each with the number of queries that are in it.
+
+    Args:
+        queries: all queries.
+        errors: queries that the challenger could not answer.
+        empty: queries that the challenger found nothing for.
+        overlap, overlaps: sum and number of `Comparison.overlap`.
+        shift, shifts: sum and number of `Comparison.shift`.
+        log_ratio, log_ratios: sum and number of `Comparison.log_ratio`.
+    """
+
+    queries: int = 0
+    errors: int = 0
+    empty: int = 0
+    overlap: float = 0.0
+    overlaps: int = 0
+    shift: float = 0.0
+    shifts: int = 0
+    log_ratio: float = 0.0
+    log_ratios: int = 0
+
+    def add(self, compared: Comparison) -> None:
+        """Add a query that both bundles have answered."""
+        self.queries += 1
+        self.empty += compared.empty
+        if compared.overlap is not None:
+            self.overlap += compared.overlap
+            self.overlaps += 1
+        if compared.shift is not None:
+            self.shift += compared.shift
+            self.shifts += 1
+        if compared.log_ratio is not None:
+            self.log_ratio += compared.log_ratio
+            self.log_ratios += 1
+
+    def fail(self) -> None:
+        """Add a query that the challenger could not answer."""
+        self.queries += 1
+        self.errors += 1
+
+    def means(self) -> dict[str, float]:
+        """`overlap_at_10`, `score_shift` and `latency_ratio`; 0 for a mean of no queries."""
+        return {
+            "overlap_at_10": self.overlap / self.overlaps if self.overlaps else 0.0,
+            "score_shift": self.shift / self.shifts if self.shifts else 0.0,
+            "latency_ratio": math.exp(self.log_ratio / self.log_ratios) if self.log_ratios else 0.0,
+        }
+
+    def document(self) -> dict[str, Any]:
+        """As JSON; `Sums(**document)` restores it."""
+        return asdict(self)
+
+
+class PairRecord:
+    """The sums of one pair of bundles; they restart at 0 when one of the two changes.
+
+    Args:
+        entry: that an earlier process wrote to shared memory, to continue from; empty if there was none.
+
+    Attributes:
+        challenger: version of the challenger's bundle; empty if there is none.
+        champion: version of the champion's bundle; empty before the first answer.
+        round: grows by one whenever the sums restart.
+        sums: of the pair.
+    """
+
+    def __init__(self, entry: Mapping[str, Any]) -> None:
+        self.challenger: str = entry.get("bundle_version", "")
+        self.champion: str = entry.get("champion", "")
+        self.round: int = entry.get("round", 0)
+        self.sums = Sums(**entry.get("sums", {}))
+        self._dropped_before: int = entry.get("dropped_before", 0)
+
+    def set_challenger(self, challenger: str, dropped: int) -> None:
+        """The next answers are compared with this challenger's.
+
+        Args:
+            challenger: version of its bundle.
+            dropped: `Channel.dropped`, so that earlier drops are not counted.
+        """
+        if challenger != self.challenger:
+            self._restart(challenger, "", dropped)
+
+    def set_champion(self, champion: str, dropped: int) -> None:
+        """The next answer is of this champion; arguments as in `set_challenger`."""
+        if not self.champion:
+            self.champion = champion
+        elif champion != self.champion:
+            self._restart(self.challenger, champion, dropped)
+
+    def document(self) -> dict[str, Any]:
+        """The part of the shadow's entry in shared memory that describes the pair."""
+        counts = {name: getattr(self.sums, name) for name in ("queries", "errors", "empty")}
+        return {
+            "bundle_version": self.challenger,
+            "champion": self.champion,
+            "round": self.round,
+            **counts,
+            **self.sums.means(),
+            "sums": self.sums.document(),
+            "dropped_before": self._dropped_before,
+        }
+
+    def _restart(self, challenger: str, champion: str, dropped: int) -> None:
+        self.challenger, self.champion, self._dropped_before = challenger, champion, dropped
+        self.round += 1
+        self.sums = Sums()

@@ -1,8 +1,8 @@
-"""What the shadow does: it follows its target, asks it what the service was asked, and counts.
+"""The shadow's process: it loads its target, repeats searches of the service, and compares the answers.
 
-The `shadow target` on the board says which bundle that is, and `target` which is the champion: answers of
-any other, such as one that is being swapped out, are not compared. The sums belong to one pair of the two
-and begin anew with another. They stay on the board, so that a shadow that was killed goes on from there.
+The entry `SHADOW_TARGET` in shared memory names the challenger's bundle, and `TARGET` the champion's. Answers
+of any other bundle, such as one that is being swapped out, are not compared. The sums belong to one pair of
+bundles. They are kept in the entry `SHADOW`, so that a restarted shadow continues from them.
 """
 
 import gc
@@ -18,105 +18,114 @@ import numpy as np
 
 from protos import retrieval_pb2 as wire
 from protos.errors import BundleDamaged, TwinspireError
-from serving import convert
-from serving.board import Board
-from serving.limits import Limits
-from serving.retriever import Retriever
-from serving.shadow.channel import Channel, Offered
-from serving.shadow.comparison import Own, compare
-from serving.shadow.record import Record
-from serving.workers import Lifeline
+from serving.live.search.live_items import LiveItems, LivePlace
+from serving.retrieval.response_bytes import BASES
+from serving.retrieval.retriever import Retriever
+from serving.shadow.channel import Channel, Mirrored
+from serving.shadow.comparison import ChallengerAnswer, PairRecord, compare
+from serving.shared_state import SHADOW, SHADOW_TARGET, TARGET, SharedState
+from serving.supervisor import WorkerHandle
+from serving.transport import converters
+from serving.transport.converters import Limits
+from serving.transport.filter_converters import compile_filter
 
 log = logging.getLogger(__name__)
 
-NOTE, WANTED, SERVED = "shadow", "shadow target", "target"  # on the board; the first is written here
-POLL_SECONDS = 0.2  # between two looks at the board
-NOTE_SECONDS = 1.0  # between two notes while there is something to do
-BATCH = 32  # queries between two looks at the board
-LONGEST = 500  # characters of an error that are told
+POLL_SECONDS = 0.2  # between two reads of the shared state
+PUBLISH_SECONDS = 1.0  # between two writes of the entry while there are searches
+BATCH = 32  # searches between two reads of the shared state
+LONGEST = 500  # characters of an error in the entry
 LOADING = "it is being loaded"
-NOTHING = "the alias names no other bundle than the champion's"
+NO_CHALLENGER = "the alias names no other bundle than the champion's"
 
 
 class Shadow:
-    """Asks a challenger. Its own process makes it work by `run`.
+    """Answers searches from a challenger's bundle; `run` is its process.
 
     Args:
-        channel: that queries come from.
-        board: with notes named `shadow`, `shadow target` and `target`.
-        model: what is followed, such as `models:/pydocs@challenger`; for who reads the note.
-        limits: of the service that the queries were asked of.
+        channel: that searches come from.
+        shared_state: with the entries `SHADOW`, `SHADOW_TARGET` and `TARGET`.
+        model: the alias, such as `models:/pydocs@challenger`; shown in the entry.
+        limits: of the service that the searches were sent to.
+        place: of the live items, if there are any.
     """
 
-    def __init__(self, channel: Channel, board: Board, model: str, limits: Limits) -> None:
-        self._channel, self._board, self._model, self._limits = channel, board, model, limits
-        self._turns = (-1, -1)  # of the board's notes when they were last read
+    def __init__(
+        self,
+        channel: Channel,
+        shared_state: SharedState,
+        model: str,
+        limits: Limits,
+        place: LivePlace | None = None,
+    ) -> None:
+        self._channel, self._shared_state, self._model, self._limits = channel, shared_state, model, limits
+        self._versions = (-1, -1)  # of the two targets, when they were last read
         self._wanted: dict[str, Any] | None = None
-        self._champion = ""  # of the moment
+        self._champion = ""  # current version
+        self._place = place
+        self._live: LiveItems | None = None  # of the challenger
+        self._stopped = threading.Event()
         self._retriever: Retriever | None = None
         self._error = ""
-        self._record = Record({})
-        self._failures: set[str] = set()  # kinds of unforeseen errors that the log knows of
-        self._is_noted, self._noted = False, 0.0
+        self._record = PairRecord({})
+        self._failures: set[str] = set()  # kinds of unforeseen errors that have been logged
+        self._is_published, self._published_at = False, 0.0
 
-    def run(self, lifeline: Lifeline) -> None:
-        """Work until it is time to stop, and take no time from anybody."""
-        lifeline.ready()
-        _give_way()
-        stopped = threading.Event()
-
-        def await_end() -> None:
-            lifeline.wait()
-            stopped.set()
-
-        threading.Thread(target=await_end, name="lifeline", daemon=True).start()
+    def run(self, handle: WorkerHandle) -> None:
+        """Work until the service stops, at the lowest priority."""
+        handle.ready()
+        _lower_priority()
+        self._stopped = handle.stop_event()
         self.resume()
         try:
-            while not stopped.is_set():
+            while not self._stopped.is_set():
                 self.step()
         finally:
-            self._channel.ask(False)
-            self._note()
+            self._channel.request_searches(False)
+            self._publish()
 
     def resume(self) -> None:
-        """Go on from the note of the process before, if there was one."""
-        self._channel.ask(False)
-        self._record = Record(self._board.read(NOTE))
+        """Continue from the entry of an earlier process, if there was one."""
+        self._channel.request_searches(False)
+        self._record = PairRecord(self._shared_state.read(SHADOW))
 
     def step(self, seconds: float = POLL_SECONDS) -> None:
-        """Look at the board, then ask what waits, or wait for so many seconds for something to ask."""
+        """Read the shared state, then compare queued searches; wait up to `seconds` if there are none."""
         self._follow()
+        self._follow_live()
         waiting = self._channel.wait(seconds)
-        for n, offered in enumerate(self._channel.receive(BATCH) if waiting else ()):
-            self._compare(offered, timed=n == 0 and offered.batch == 1)
-        if not self._is_noted and (not waiting or time.monotonic() - self._noted >= NOTE_SECONDS):
-            self._note()
+        for n, mirrored in enumerate(self._channel.receive(BATCH) if waiting else ()):
+            self._compare(mirrored, timed=n == 0 and mirrored.batch == 1)
+        is_due = time.monotonic() - self._published_at >= PUBLISH_SECONDS
+        if not self._is_published and (not waiting or is_due):
+            self._publish()
 
     def _follow(self) -> None:
-        turns = self._board.turn(WANTED), self._board.turn(SERVED)
-        if turns == self._turns:
+        versions = self._shared_state.version(SHADOW_TARGET), self._shared_state.version(TARGET)
+        if versions == self._versions:
             return
-        self._turns = turns
-        self._champion = self._board.read(SERVED).get("champion", {}).get("bundle_version", "")
-        wanted = self._board.read(WANTED)
+        self._versions = versions
+        self._champion = self._shared_state.read(TARGET).get("champion", {}).get("bundle_version", "")
+        wanted = self._shared_state.read(SHADOW_TARGET)
         if wanted != self._wanted:
             self._wanted = wanted
             self._take(wanted)
 
     def _take(self, wanted: Mapping[str, Any]) -> None:
-        """Ask another target from now on; none where it cannot be loaded, until there is another."""
+        """Load another challenger; if that fails there is none, until the target changes."""
         version = wanted.get("bundle_version", "")
         if self._retriever is None or self._retriever.manifest.bundle_version != version:
-            self._channel.ask(False)
-            self._retriever, self._error = None, LOADING if wanted else NOTHING
-            gc.collect()  # two bundles at once may be too much for memory
+            self._channel.request_searches(False)
+            self._retriever, self._error = None, LOADING if wanted else NO_CHALLENGER
+            self._live = None
+            gc.collect()  # memory may not hold two bundles at once
         self._failures.clear()
-        self._record.challenge(version, self._channel.dropped)
-        self._note()
+        self._record.set_challenger(version, self._channel.dropped)
+        self._publish()
         if wanted and self._retriever is None:
             self._load(wanted)
-            self._note()
-        self._channel.ask(self._retriever is not None)
+            self._publish()
+        self._channel.request_searches(self._retriever is not None)
 
     def _load(self, wanted: Mapping[str, Any]) -> None:
         folder = Path(wanted["folder"])
@@ -125,70 +134,82 @@ class Shadow:
             found, expected = retriever.manifest.bundle_version, wanted["bundle_version"]
             if found != expected:
                 raise BundleDamaged(f"{folder}: is bundle {found[:12]}, expected {expected[:12]}")
+            if self._place is not None:
+                self._live = LiveItems.open(retriever, self._place, self._stopped)
+                retriever = self._live.retriever
         except TwinspireError as error:
-            # Where bundles lie on this machine is nothing for those who may ask for `Info`.
+            # Clients that may call `Info` must not learn the bundle's path.
             self._error = str(error).replace(f"{folder.parent}{os.sep}", "")[:LONGEST]
-            log.error("the shadow cannot be asked: %s", error)
+            log.error("the shadow cannot load its bundle: %s", error)
         except Exception as error:
             self._error = f"cannot be loaded ({type(error).__name__}); the log says why"
-            log.exception("%s: the shadow cannot be asked", folder)
+            log.exception("%s: the shadow cannot load its bundle", folder)
         else:
             self._retriever, self._error = retriever, ""
             log.info("the shadow is bundle %s", found[:12])
 
-    def _compare(self, offered: Offered, timed: bool) -> None:
-        """Ask one query; one that the challenger cannot take is counted and harms no other."""
+    def _follow_live(self) -> None:
+        """Apply what has become of the live items."""
+        if self._live is not None:
+            self._live = self._live.updated()
+            self._retriever = self._live.retriever
+
+    def _compare(self, mirrored: Mirrored, timed: bool) -> None:
+        """Answer one search, and compare; count an error if the challenger cannot answer it."""
         if self._retriever is None:
-            return  # of a challenger that is no more
-        champion = wire.SearchResponse.FromString(offered.response)
+            return  # sent for an earlier challenger
+        champion = wire.SearchResponse.FromString(mirrored.response)
         if champion.bundle_version != self._champion:
             return
         if self._champion == self._retriever.manifest.bundle_version:
-            return  # the challenger has just become champion, and agrees with itself
-        self._record.answer(self._champion, self._channel.dropped)
-        self._is_noted = False
+            return  # the challenger has just become the champion, and would agree with itself
+        self._record.set_champion(self._champion, self._channel.dropped)
+        self._is_published = False
         try:
-            own = self._answer(self._retriever, wire.SearchRequest.FromString(offered.request))
+            challenger = self._answer(self._retriever, wire.SearchRequest.FromString(mirrored.request))
         except Exception as error:
             self._record.sums.fail()
-            self._tell(error)
+            self._log_once(error)
         else:
-            self._record.sums.add(compare(champion, own, timed))
+            self._record.sums.add(compare(champion, challenger, timed))
 
-    def _answer(self, retriever: Retriever, request: wire.SearchRequest) -> Own:
-        """As the service does it; what it prepares outside its own times stays outside here, too."""
-        prepared = retriever.prepare(convert.query_from_wire(request.query, "query"))
+    def _answer(self, retriever: Retriever, request: wire.SearchRequest) -> ChallengerAnswer:
+        """Answer as the service does; what the service does not time is not timed here either."""
+        prepared = retriever.prepare(converters.query_from_wire(request.query, "query"))
         k = self._limits.k(request.k)
-        wanted = retriever.wanted(k, request.exclude, request.exclude_history)
+        compiled = None
+        if request.HasField("filter"):
+            compiled = compile_filter(request.filter, retriever.filters, self._limits)
+        options = retriever.search_options(k, request.exclude, request.exclude_history, compiled)
         started = time.thread_time_ns()
         encoded = retriever.encode_prepared([prepared])
-        (found,) = retriever.find(encoded, [wanted])
+        (found,) = retriever.find(encoded, [options])
         us = (time.thread_time_ns() - started) / 1000
         ids = [retriever.catalogue.ids[row] for row in found.rows]
-        scores = np.asarray(found.scores, np.float32).tolist()  # as the wire carries them
-        return Own(ids, scores, convert.basis_to_wire(found.asked.basis), us)
+        scores = np.asarray(found.scores, np.float32).tolist()  # rounded like the champion's on the wire
+        return ChallengerAnswer(ids, scores, BASES[found.context.basis], us)
 
-    def _tell(self, error: Exception) -> None:
-        """Log an error that no query should lead to, the first of its kind."""
+    def _log_once(self, error: Exception) -> None:
+        """Log an unforeseen error, the first of its kind."""
         kind = type(error).__name__
         if not isinstance(error, TwinspireError) and kind not in self._failures:
             self._failures.add(kind)
             log.error("the shadow could not answer a query", exc_info=error)
 
-    def _note(self) -> None:
-        note = {
+    def _publish(self) -> None:
+        entry = {
             "model": self._model,
             "model_version": (self._wanted or {}).get("model_version", ""),
             **self._record.document(),
             "last_error": self._error,
             "pid": os.getpid(),
         }
-        self._board.write(NOTE, note)
-        self._is_noted, self._noted = True, time.monotonic()
+        self._shared_state.write(SHADOW, entry)
+        self._is_published, self._published_at = True, time.monotonic()
 
 
-def _give_way() -> None:
-    """Run only while no other process wants the core, as far as the system knows how to."""
+def _lower_priority() -> None:
+    """Run only while no other process wants the core, as far as the operating system supports that."""
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except (AttributeError, OSError):

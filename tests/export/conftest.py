@@ -7,14 +7,14 @@ import pytest
 
 if TYPE_CHECKING:
     from serving.client import RetrievalClient
-    from tests.stdlib import Made
+    from tests.helpers.stdlib import Made
 
 
 @pytest.fixture(scope="session")
 def films_client(films_made: "Made") -> Iterator["RetrievalClient"]:
     """A client of a server on the bundle of `films_made`."""
     from serving.client import RetrievalClient
-    from serving.retriever import Retriever
+    from serving.retrieval.retriever import Retriever
     from serving.server import RetrievalServer
 
     server = RetrievalServer(Retriever.load(films_made.folder))

@@ -1,7 +1,6 @@
-"""The command line of export: one document on stdout, and the command that comes first where one does."""
+"""The command line of export: one JSON document on stdout, or an error that names the missing step."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,14 +11,15 @@ import mlflow
 import pytest
 from rich.console import Console
 
-from export import stages, tables
+from export import terminal
 from export.__main__ import main
-from export.assemble import BUNDLES
+from export.bundles import BUNDLES
+from export.release.promote import challenger_problem
 from protos import bundle
 from protos.errors import MissingStage
-from tests.limited import files_limited_to
-from tests.stdlib import Made, experiment_at, tracking_at, write_toml
-from train.places import ROOT
+from tests.helpers.limited import files_limited_to
+from tests.helpers.stdlib import Made, experiment_at, tracking_copy, write_toml
+from train.paths import ROOT
 
 Capture = pytest.CaptureFixture[str]
 
@@ -54,7 +54,7 @@ def document(run: Any) -> Any:
 def own(made_once: Made, tmp_path: Path) -> Iterator[Made]:
     """`made_once`, its bundle the newest, with MLflow pointing at a copy of its store to write to."""
     (made_once.folder / bundle.MANIFEST).touch()
-    with tracking_at(f"sqlite:///{shutil.copy(made_once.uri.removeprefix('sqlite:///'), tmp_path)}"):
+    with tracking_copy(made_once, tmp_path):
         yield made_once
 
 
@@ -79,7 +79,7 @@ def test_a_bundle_is_one_document(document: Any, own: Made) -> None:
     assert document("bundle", "--config", own.config, "--run", own.run.info.run_id) == found
 
 
-def test_a_bundle_is_told_to_people(run: Any, own: Made) -> None:
+def test_a_bundle_is_printed(run: Any, own: Made) -> None:
     code, output, _ = run("bundle", "--config", own.config)
     assert code == 0
     for part in (
@@ -91,7 +91,7 @@ def test_a_bundle_is_told_to_people(run: Any, own: Made) -> None:
         assert part in output
 
 
-def test_quality_is_measured_again_to_the_same_figures(document: Any, own: Made) -> None:
+def test_evaluate_gives_the_metrics_of_the_manifest(document: Any, own: Made) -> None:
     found = document("evaluate", "--config", own.config, "--bundle", own.folder)
     expected = bundle.read(own.folder).quality
     for name in ("recall_at_10", "exact_ndcg_at_10", "bm25_mrr_at_10", "verdict", "queries"):
@@ -137,7 +137,7 @@ def test_from_bundle_to_champion_and_back(run: Any, document: Any, own: Made) ->
         (("promote", "--reason", "a\udce9"), "argument --reason: expected up to 1000 printable characters"),
     ],
 )
-def test_a_reason_that_is_none_is_misuse(
+def test_an_invalid_reason_is_a_usage_error(
     run: Any, capsys: Capture, arguments: tuple[str, ...], first: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -146,7 +146,7 @@ def test_a_reason_that_is_none_is_misuse(
     assert first in " ".join(capsys.readouterr().err.split())
 
 
-def test_history_is_told_to_people(capsys: Capture) -> None:
+def test_history_is_printed(capsys: Capture) -> None:
     gates = [{"name": "quality", "figure": None, "bound": 0.0, "holds": False}]
     record = {
         "number": 1,
@@ -176,7 +176,7 @@ def test_history_is_told_to_people(capsys: Capture) -> None:
         "beside": ["since the last record: from 8 to 7"],
         "problems": ["record 2: was altered"],
     }
-    tables.show_history(result, Console(width=200))
+    terminal.show_history(result, Console(width=200))
     output = capsys.readouterr().out
     for part in (
         "2026-01-02 03:04:05",
@@ -185,7 +185,7 @@ def test_history_is_told_to_people(capsys: Capture) -> None:
         "force, interrupted: the alias did not move",
         "0 of 1; not quality",
         "champion: 7",
-        "moved beside the trail since the last record: from 8 to 7",
+        "moved without a record since the last record: from 8 to 7",
         "broken: record 2: was altered",
     ):
         assert part in output
@@ -202,7 +202,7 @@ def test_history_is_told_to_people(capsys: Capture) -> None:
         ("rollback", "there is no champion before this one to go back to"),
     ],
 )
-def test_a_stage_that_is_missing_is_told_with_its_command(
+def test_a_missing_stage_is_named_with_its_command(
     run: Any, untrained: Path, command: str, first: str
 ) -> None:
     code, output, said = run(command, "--config", untrained, "--json")
@@ -210,7 +210,7 @@ def test_a_stage_that_is_missing_is_told_with_its_command(
     assert said == f"error: never-run: {first}"
 
 
-def test_a_run_or_a_bundle_that_is_not_there_is_named(run: Any, untrained: Path, tmp_path: Path) -> None:
+def test_a_missing_run_or_bundle_is_named(run: Any, untrained: Path, tmp_path: Path) -> None:
     code, _, said = run("bundle", "--config", untrained, "--run", "0123456789")
     assert (code, said.startswith("error: run 0123456789: not known to")) == (1, True)
     code, _, said = run("register", "--config", untrained, "--bundle", tmp_path)
@@ -244,16 +244,16 @@ def test_a_challenger_is_not_evaluated_on_data_that_have_changed_since(
     client.create_registered_model(name)
     client.create_model_version(name, f"{tmp_path}/unread", tags={"split_hash": dataset.split_hash})
     client.set_registered_model_alias(name, "challenger", "1")
-    assert stages._challengers_problem(experiment, dataset).items
+    assert challenger_problem(experiment, dataset).items
     smaller: Any = {"data": {"max_items": 100}}
     other = experiment_at(write_toml(stdlib, tmp_path / "b.toml", name, **smaller))
     with pytest.raises(
         MissingStage, match=r"version 1 was made on another split of the data .*register again"
     ):
-        stages._challengers_problem(*other)
+        challenger_problem(*other)
 
 
-def test_a_wrong_configuration_is_misuse(run: Any, store: str, stdlib: Path, tmp_path: Path) -> None:
+def test_a_wrong_configuration_is_a_usage_error(run: Any, store: str, stdlib: Path, tmp_path: Path) -> None:
     changed: Any = {"index": {"m": 1}}
     config = write_toml(stdlib, tmp_path / "wrong.toml", **changed)
     for command in ("bundle", "promote"):
@@ -262,7 +262,7 @@ def test_a_wrong_configuration_is_misuse(run: Any, store: str, stdlib: Path, tmp
         assert "wrong.toml: index.m: expected at least 2, got 1" in said
 
 
-def test_without_room_on_the_disk_an_export_says_so_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_no_files(
     run: Any, own: Made, stdlib: Path, tmp_path: Path
 ) -> None:
     changed: Any = {"export": {"iterations": 19}}  # another bundle than the one that is there
@@ -276,7 +276,7 @@ def test_without_room_on_the_disk_an_export_says_so_and_leaves_nothing(
     assert sorted(BUNDLES.iterdir()) == before
 
 
-def test_without_room_for_the_database_of_mlflow_a_registration_says_so(run: Any, own: Made) -> None:
+def test_a_full_disk_of_the_mlflow_database_is_reported(run: Any, own: Made) -> None:
     with files_limited_to(4096):
         code, _, said = run("register", "--config", own.config, "--bundle", own.folder)
     assert code == 1

@@ -10,21 +10,21 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from export import index
-from export.backends import torch_encoder
-from export.graph import frozen
+from export import ann
+from export.onnx.export import frozen
+from export.onnx.runtimes import torch_encoder
 from protos import bundle
 from protos.bundle import Score
 from serving.client import RetrievalClient
-from serving.query import example_query
-from serving.retriever import Retriever
+from serving.retrieval.query import example_query
+from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from tests.stdlib import Made, make_of, tracking_at
-from tests.watched import RATINGS, write_toml
+from tests.helpers.stdlib import Made, make_of, tracking_at
+from tests.helpers.watched import RATINGS, write_toml
 from train.config import IndexConfig
-from train.heads import Lift, Logistic
-from train.model import restore
-from train.problem import problem_of
+from train.data.training_data import training_data_of
+from train.models.heads import ItemDotHead, LogisticHead
+from train.training.trained_model import load_model
 
 ITEMS, USERS, DIMENSION = 5000, 300, 32
 
@@ -36,20 +36,20 @@ def rated(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_served_score_is_that_of_the_formula(rated: Made) -> None:
-    problem = problem_of(rated.dataset, rated.experiment.query, rated.experiment.item)
-    rows, _ = problem.parts["test"].by_query()
-    people = {name: [values[row] for row in rows] for name, values in problem.queries.items()}
+    data = training_data_of(rated.dataset, rated.experiment.query, rated.experiment.item)
+    rows, _ = data.parts["test"].by_query()
+    people = {name: [values[row] for row in rows] for name, values in data.queries.items()}
     with tracking_at(rated.uri):
-        model = restore(rated.run)
+        model = load_model(rated.run)
     query_tower, item_tower = (frozen(tower) for tower in model.towers)
     head = query_tower.head
-    assert isinstance(head, Logistic)
+    assert isinstance(head, LogisticHead)
     weight, bias = head.weight.numpy(), float(head.bias)
     assert np.abs(weight - 1).max() > 0.01  # learned, and so is the bias
     assert abs(bias) > 1e-3
     query_tower.head = item_tower.head = torch.nn.Identity()  # type: ignore[assignment]
     q = torch_encoder(query_tower)(model.schema.side("query").to_arrays(people))  # (U, D)
-    d = torch_encoder(item_tower)(model.schema.side("item").to_arrays(problem.items))  # (N, D)
+    d = torch_encoder(item_tower)(model.schema.side("item").to_arrays(data.items))  # (N, D)
     logits = np.einsum("d,ud,nd->un", weight.astype(np.float64), q, d) + bias
     expected = 1 / (1 + np.exp(-logits))
 
@@ -60,7 +60,7 @@ def test_the_served_score_is_that_of_the_formula(rated: Made) -> None:
         ]  # an answer has a bound on items
         answers = [answer for part in parts for answer in client.search_batch(part, len(d))]
     assert len(answers) == len(expected) > 250
-    row_of = {item: row for row, item in enumerate(problem.item_ids)}
+    row_of = {item: row for row, item in enumerate(data.item_ids)}
     for answer, scores in zip(answers, expected, strict=True):
         assert len(answer.hits) == len(d)
         found = np.array([hit.score for hit in answer.hits])
@@ -69,7 +69,7 @@ def test_the_served_score_is_that_of_the_formula(rated: Made) -> None:
     assert np.ptp(expected, axis=1).mean() > 0.1  # of which it is no feat to be right
 
 
-def test_the_report_tells_how_well_likes_and_dislikes_are_told_apart(rated: Made) -> None:
+def test_the_report_has_the_auc_of_likes_and_dislikes(rated: Made) -> None:
     manifest = bundle.read(rated.folder)
     assert manifest.score.kind == "sigmoid"
     quality, logged = manifest.quality, rated.run.data.metrics
@@ -84,7 +84,7 @@ def test_the_report_tells_how_well_likes_and_dislikes_are_told_apart(rated: Made
     assert "AUC" in quality["verdict"]
 
 
-def catalogue() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], Logistic, Lift]:
+def catalogue() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], LogisticHead, ItemDotHead]:
     """Raw vectors of users and of items, some items many times as long as others, and heads that know them.
 
     Items lie in clusters, and users where those of some cluster please them, as training puts them.
@@ -98,11 +98,11 @@ def catalogue() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], Logis
     items = centres[torch.randint(100, (ITEMS,), generator=random)] + 0.7 * normal(ITEMS, DIMENSION)
     items *= torch.exp(0.5 * normal(ITEMS, 1))
     radius = torch.ones(())
-    logistic, lift = Logistic(radius, DIMENSION).requires_grad_(False), Lift(radius)
+    logistic, lift = LogisticHead(radius, DIMENSION).requires_grad_(False), ItemDotHead(radius)
     logistic.weight.copy_((0.5 + torch.rand(DIMENSION, generator=random)) * torch.sign(normal(DIMENSION) + 1))
     logistic.bias.fill_(-1.5)
     users = (centres[torch.randint(100, (USERS,), generator=random)] + 0.7 * normal(USERS, DIMENSION)) / 30
-    lift.enclose(lift(items))
+    lift.fit_to_catalogue(lift(items))
     return (users / logistic.weight).numpy(), items.numpy(), logistic, lift
 
 
@@ -123,23 +123,23 @@ def test_the_graph_ranks_by_the_models_own_score(seed: int) -> None:
     np.testing.assert_allclose(found, scores, atol=1e-5)
 
     config = IndexConfig(threads=1, seed=seed)
-    graph = index.build(lifted, config, logistic.score())
-    tuned = index.tune(graph, lifted, queries[:150], config)
+    graph = ann.build(lifted, config, logistic.score())
+    tuned = ann.tune(graph, lifted, queries[:150], config)
     assert tuned.reached
-    assert shared(index.approximate(graph, queries[150:], 10, tuned.ef_search), best[150:]) >= 0.98
+    assert shared(ann.approximate(graph, queries[150:], 10, tuned.ef_search), best[150:]) >= 0.98
     cosines = weighted @ (items / lengths[:, None]).T  # which are no substitute
     assert shared(np.argsort(-cosines, axis=1)[:, :10], best) < 0.5
-    filled = index.build(lifted, config)  # nor is the graph by distance of items filled up to one length
-    at_width = [shared(index.approximate(each, queries, 10, 20), best) for each in (graph, filled)]
+    filled = ann.build(lifted, config)  # nor is the graph by distance of items filled up to one length
+    at_width = [shared(ann.approximate(each, queries, 10, 20), best) for each in (graph, filled)]
     assert at_width[0] > at_width[1] + 0.1
 
 
-def shared(found: index.Rows, best: index.Rows) -> float:
+def shared(found: ann.Rows, best: ann.Rows) -> float:
     return float(np.mean([len({*one} & {*other}) / 10 for one, other in zip(found, best, strict=True)]))
 
 
 def test_scores_of_labels_are_sigmoids_with_the_learned_bias(rated: Made) -> None:
     with tracking_at(rated.uri):
-        head = restore(rated.run).towers[0].head
-    assert isinstance(head, Logistic)
+        head = load_model(rated.run).towers[0].head
+    assert isinstance(head, LogisticHead)
     assert bundle.read(rated.folder).score == Score("sigmoid", float(head.bias.detach()))

@@ -8,14 +8,16 @@ from typing import Any
 import mlflow
 import pytest
 
-from export import card, markdown, registry
-from export.bench import page as bench_page
-from export.gates import Decision, Gate, Side
-from export.gates.report import write_report
+from export import markdown
+from export.benchmark.report import parts_of
+from export.benchmark.report_writer import page_of
+from export.release import model_card, registry
+from export.release.decision_report import write_report
+from export.release.gate import CandidateVersion, Decision, GateResult
 from protos import bundle
-from tests.export.releases import DATASET, LATENCY, PARITY, QUALITY, small_bundle
-from tests.export.rendered import HOSTILE, elements, shown
-from train.tracking import experiment_id
+from tests.helpers.releases import DATASET, LATENCY, PARITY, QUALITY, small_bundle
+from tests.helpers.rendered import HOSTILE, elements, shown
+from train.training.tracking import experiment_id
 
 ALL = " ".join(HOSTILE)
 NAME = "tiny_a_b--c"  # a manifest with another kind of name is refused
@@ -83,7 +85,7 @@ def test_the_card_of_a_registered_version_shows_hostile_names_as_text(store: str
         version, _ = registry.register(folder)
         described = client.get_model_version(name, str(version.version)).description
         assert described is not None
-        assert len(described) <= card.LIMIT
+        assert len(described) <= model_card.LIMIT
         pages.append(described)
     hostile, harmless = ([each for each in elements(page) if each[0] != "code"] for page in pages)
     assert hostile == harmless
@@ -95,10 +97,13 @@ def test_the_page_of_a_decision_shows_hostile_names_as_text(tmp_path: Path) -> N
     for n, text in enumerate((ALL, "x")):
         folder = hostile_bundle(tmp_path / f"{n}", text, NAME, split_hash=text)
         manifest = dataclasses.replace(bundle.read(folder), bundle_version=text)
-        side = Side(text, folder, manifest)
-        gates = (Gate("parity", 1e-7, 1e-5, True, text), Gate("quality", -1.0, 0.0, False, text))
+        side = CandidateVersion(text, folder, manifest)
+        results = (
+            GateResult("parity", 1e-7, 1e-5, True, text),
+            GateResult("quality", -1.0, 0.0, False, text),
+        )
         measured = {"quality": {"error": text}}
-        write_report(Decision(side, side, gates, measured), tmp_path / f"report-{n}")
+        write_report(Decision(side, side, results, measured), tmp_path / f"report-{n}")
         pages.append((tmp_path / f"report-{n}" / "decision.md").read_text())
         assert json.loads((tmp_path / f"report-{n}" / "decision.json").read_text())["challenger"]
     hostile, harmless = ([each for each in elements(page) if each[0] != "code"] for page in pages)
@@ -119,10 +124,11 @@ def test_the_page_of_a_bench_shows_hostile_names_as_text() -> None:
             "measured_by": text,
             "main": [],
             "metrics": {},
+            "intervals": {},
             "on_processor": 1.0,
             "previous": {"at": text, "bundle_version": text, "run_id": text, "versions": {"numpy": "other"}},
             "budgets": [{**budget, "holds": False}],
         }
 
-    hostile, harmless = (elements(bench_page.page(document(text))) for text in (ALL, "x"))
+    hostile, harmless = (elements(page_of(parts_of(document(text)))) for text in (ALL, "x"))
     assert [each for each in hostile if each[0] != "code"] == [each for each in harmless if each[0] != "code"]

@@ -1,7 +1,6 @@
-"""From a log of events to answers: histories, context, popularity, the registry, new items, texts beside."""
+"""Recommendation end to end: histories, context, popularity, registry, new items, and text with history."""
 
 import json
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,20 @@ import mlflow
 import numpy as np
 import pytest
 
-from export import registry
+from export.release import registry
 from protos import bundle
-from serving.basis import Basis
 from serving.client import RetrievalClient
-from serving.query import Query
-from serving.retriever import Retriever
+from serving.retrieval.answer import Basis
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from tests.stdlib import Made, make_of, tracking_at
-from tests.watched import ASKED, COLD, write_toml
+from tests.helpers.stdlib import Made, make_of, tracking_copy
+from tests.helpers.watched import ASKED, COLD, write_toml
 
 HISTORY = ("f001", "f002", "f003")
 
 
-def test_a_bundle_says_how_popular_items_are_and_what_its_scores_mean(films_made: Made) -> None:
+def test_a_bundle_has_popularity_and_the_kind_of_score(films_made: Made) -> None:
     manifest = bundle.read(films_made.folder)
     assert manifest.score == bundle.Score("inner_product")
     assert manifest.schema.vocabularies.keys() == {"items", "query.country", "item.genre"}
@@ -39,14 +38,14 @@ def test_a_bundle_says_how_popular_items_are_and_what_its_scores_mean(films_made
     assert max(len(example["history"]) for example in manifest.examples) == 20  # no more than is read
 
 
-def test_a_history_leads_on_from_where_it_left_off(films_client: RetrievalClient) -> None:
+def test_a_history_finds_the_next_item(films_client: RetrievalClient) -> None:
     answer = films_client.search(Query(history=("f041", "f042", "f043")), 5, exclude_history=True)
     assert answer.basis is Basis.QUERY
     assert "f044" in [hit.id for hit in answer.hits]
     assert answer.hits[0].fields["genre"] == "Crime"
 
 
-def test_what_is_not_known_of_somebody_does_not_answer_for_them(
+def test_unknown_items_and_context_do_not_determine_the_answer(
     films_client: RetrievalClient, films_made: Made
 ) -> None:
     items = json.loads((films_made.folder / bundle.ITEMS).read_text())
@@ -69,8 +68,7 @@ def test_what_is_not_known_of_somebody_does_not_answer_for_them(
 def test_the_registry_gives_the_same_answers(
     films_made: Made, films_client: RetrievalClient, tmp_path: Path
 ) -> None:
-    store = f"sqlite:///{shutil.copy(films_made.uri.removeprefix('sqlite:///'), tmp_path)}"
-    with tracking_at(store), warnings.catch_warnings(record=True):  # MLflow lifts every filter
+    with tracking_copy(films_made, tmp_path), warnings.catch_warnings(record=True):  # lifted by MLflow
         version, _ = registry.register(films_made.folder)
         model = mlflow.pyfunc.load_model(f"models:/watched/{version.version}")
         record = {"history": list(HISTORY)}
@@ -116,7 +114,7 @@ def test_new_items_are_placed_by_content_and_served(films: Path, empty_store: Pa
     assert not {hit.id for hit in unknown.hits} & {first, *HISTORY}
 
 
-def test_a_text_and_a_history_ask_together_or_alone(films: Path, empty_store: Path, tmp_path: Path) -> None:
+def test_text_and_history_work_together_and_alone(films: Path, empty_store: Path, tmp_path: Path) -> None:
     made = make_of(write_toml(films, tmp_path / "a.toml", "asked", ASKED), empty_store, tmp_path)
     manifest = bundle.read(made.folder)
     assert manifest.score == bundle.Score("cosine")

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-import export.assemble
-import train.dataset
-import train.fit
-from tests.stdlib import tracking_at, write_toml
+import export.bundle_builder
+import train.data.dataset
+import train.training.run
+from tests.helpers.stdlib import tracking_at, write_toml
 from train import fingerprint
 from train.config import read_experiment
 from train.fingerprint import PACKAGES
-from train.places import ROOT
-from train.tracking import find_run
+from train.paths import ROOT
+from train.training.tracking import find_run
 
 # Runs one stage after the other and prints which source files of this project each has loaded. The modules of
 # this project are forgotten in between, so that each stage imports what it needs, as in a process of its own.
@@ -35,19 +35,19 @@ console = Console(stderr=True)
 
 def data():
     from train.config import read_experiment
-    from train.dataset import prepare
+    from train.data.dataset import prepare
     experiment = read_experiment(path)
     return experiment, prepare(experiment, path.parent, console=console)
 
 def fit():
-    from train.fit import fit
+    from train.training.run import fit
     assert not fit(*data(), console)[1], "reused"
 
 def bundle():
-    from export.assemble import assemble
+    from export.bundle_builder import build_bundle
     experiment, dataset = data()
     (run,) = mlflow.search_runs(experiment_names=[experiment.name], output_format="list")
-    assert not assemble(experiment, dataset, run, console)[1], "reused"
+    assert not build_bundle(experiment, dataset, run, console)[1], "reused"
 
 def loaded():
     for name, module in list(sys.modules.items()):
@@ -66,9 +66,18 @@ print(json.dumps(found))
 """
 STAGES = ("data", "fit", "bundle")
 EXPECTED = {
-    "data": ("train/dataset.py", "train/sources/files.py", "train/config/data.py", "protos/features.py"),
-    "fit": ("train/fit.py", "train/history.py", "train/loop.py"),
-    "bundle": ("export/assemble.py", "export/precision/tables.py", "train/history.py"),
+    "data": (
+        "train/data/dataset.py",
+        "train/data/sources/files.py",
+        "train/config/data.py",
+        "protos/features.py",
+    ),
+    "fit": ("train/training/run.py", "train/models/sequence_encoders.py", "train/training/trainer.py"),
+    "bundle": (
+        "export/bundle_builder.py",
+        "export/quantization/tables.py",
+        "train/models/sequence_encoders.py",
+    ),
 }
 SMALL: Any = {
     "data": {"max_items": 120},
@@ -79,7 +88,10 @@ SMALL: Any = {
 
 Keys = Mapping[str, Callable[[], str]]
 
-pytestmark = pytest.mark.timeout(600)  # training and exporting, however small, take a while on a busy machine
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.exhaustive,
+]  # training and exporting, however small, take a while on a busy machine
 
 
 @dataclass(frozen=True)
@@ -127,14 +139,14 @@ def ran(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactor
 def keys(ran: Ran) -> Iterator[dict[str, Callable[[], str]]]:
     """Stage -> the key that it would keep its result under now."""
     experiment = read_experiment(ran.config)
-    dataset = train.dataset.prepare(experiment, ran.config.parent, ran.cache / "data")
+    dataset = train.data.dataset.prepare(experiment, ran.config.parent, ran.cache / "data")
     with tracking_at(ran.uri):
         run = find_run(experiment.name, "fit")
     assert run is not None
     yield {
-        "data": lambda: train.dataset._fingerprint(experiment, "the same data"),
-        "fit": lambda: train.fit._fingerprint(experiment, dataset),
-        "bundle": lambda: export.assemble._fingerprint(experiment, run),
+        "data": lambda: train.data.dataset._fingerprint(experiment, "the same data"),
+        "fit": lambda: train.training.run._fingerprint(experiment, dataset),
+        "bundle": lambda: export.bundle_builder._fingerprint(experiment, run),
     }
 
 
@@ -170,7 +182,13 @@ def test_an_edit_of_a_file_that_a_stage_does_not_import_leaves_its_key(
     stage: str, keys: Keys, copy: Path
 ) -> None:
     known = keys[stage]()
-    for name in ("README.md", "tests/tiny.py", "train/command.py", "export/card.py", "serving/server.py"):
+    for name in (
+        "README.md",
+        "tests/helpers/tiny.py",
+        "train/cli.py",
+        "export/release/model_card.py",
+        "serving/server.py",
+    ):
         with (copy / name).open("a") as file:
             file.write("\n_harmless = 1\n")
     assert keys[stage]() == known
@@ -188,10 +206,10 @@ def test_a_change_of_any_setting_but_of_gates_and_bench_changes_the_key_of_a_bun
         "name": "another",
         "training": replace(experiment.training, selection="ndcg_at_10"),
         "export": replace(experiment.export, iterations=7),
-        "gates": replace(experiment.gates, quality_margin=0.5),
+        "gates": {"quality_margin": 0.5},
     }
     found = {
-        name: export.assemble._fingerprint(replace(experiment, **{name: value}), run) != known
+        name: export.bundle_builder._fingerprint(replace(experiment, **{name: value}), run) != known
         for name, value in changes.items()
     }
     assert found == {"name": True, "training": True, "export": True, "gates": False}

@@ -7,17 +7,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from protos import bundle
-from protos.bundle import MANIFEST, REQUIRED, SCHEMA_VERSION, Manifest
+from protos.bundle import MANIFEST, REQUIRED, SCHEMA_VERSION, IndexParameters, Manifest
 from protos.errors import BundleDamaged, BundleError, BundleTooNew, BundleTooOld
-from tests.tampered import DEEP, listed, tampered
-from tests.tiny import item_ids, tiny_bundle, tiny_manifest
-from tests.tiny_towers import TinyTower
+from protos.toml_config import parse
+from tests.helpers.tampered import DEEP, listed, tampered
+from tests.helpers.tiny import item_ids, tiny_bundle, tiny_manifest
+from tests.helpers.tiny_towers import TinyTower
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,27 @@ def test_reads_what_was_written(folder: Path) -> None:
     assert set(manifest.files) >= set(REQUIRED) | {"reports/quality.json"}
     assert folder.name == manifest.bundle_version[:12]
     assert json.loads((folder / bundle.ITEMS).read_text())["ids"] == item_ids(20)
+
+
+def test_the_kind_of_an_index_is_stored_unless_it_is_hnsw_or_exact(folder: Path) -> None:
+    index = bundle.read(folder).index
+    assert (index.kind, replace(index, exact=True).kind) == ("hnsw", "exact")
+    manifest = tiny_manifest(20, TinyTower())
+    stored = json.loads(manifest.to_bytes())["index"]
+    assert stored == {
+        "space": "ip",
+        "m": 8,
+        "ef_construction": 64,
+        "ef_search": 64,
+        "seed": 0,
+        "exact": False,
+    }
+    other = replace(manifest, index=IndexParameters(kind="remote", options={"collection": "items"}))
+    stored = json.loads(other.to_bytes())["index"]
+    assert (stored["kind"], stored["options"]) == ("remote", {"collection": "items"})
+    assert parse(json.loads(other.to_bytes()), Manifest) == other
+    assert bundle.INDEX in manifest.required_files()
+    assert bundle.INDEX not in other.required_files()
 
 
 def test_one_altered_byte_of_any_file_is_refused_by_name(folder: Path) -> None:
@@ -129,7 +152,7 @@ def test_a_manifest_from_the_past_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"{}", b'{"schema_version": 3}', b"1"])
-def test_something_else_than_a_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_other_content_than_a_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / MANIFEST).write_bytes(content)
     with pytest.raises(BundleDamaged, match=f"/{MANIFEST}: "):
         bundle.read(tmp_path)
@@ -296,8 +319,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from protos import bundle
-from tests.tiny import tiny_manifest
-from tests.tiny_towers import TinyTower
+from tests.helpers.tiny import tiny_manifest
+from tests.helpers.tiny_towers import TinyTower
 def fill(folder):
     (folder / bundle.ITEMS).write_text("half")
     print(folder, flush=True)
@@ -322,7 +345,7 @@ def writer(parent: Path, how: str) -> tuple["subprocess.Popen[str]", Path]:
     return process, Path(process.stdout.readline().strip())
 
 
-def test_the_draft_of_a_killed_writer_is_removed_by_the_next_and_that_of_a_living_one_is_not(
+def test_the_draft_of_a_killed_writer_is_removed_by_the_next(
     tmp_path: Path,
 ) -> None:
     dead, left = writer(tmp_path, "killed")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from protos import config
+from protos import toml_config
 from protos.documents import MOST_LEVELS, TOO_DEEP, parse_json, parse_toml
 from protos.errors import ConfigError
 from protos.features import TextFeature
-from tests.tampered import DEEP
+from tests.helpers.tampered import DEEP
 
 
 def nested(levels: int, opening: str = "[", closing: str = "]") -> str:
@@ -45,4 +45,4 @@ def test_toml_may_nest_only_so_deep(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=rf"config\.toml: not valid TOML: {TOO_DEEP}"):
-        config.read(path, TextFeature)
+        toml_config.read(path, TextFeature)

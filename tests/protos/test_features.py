@@ -1,6 +1,8 @@
-"""Raw values become arrays in one way, whatever is in them."""
+"""Raw values become arrays in the same way in every stage."""
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,10 @@ from hypothesis import strategies as st
 
 from protos.errors import InvalidInput
 from protos.features import (
+    TEXT_INPUTS,
+    Array,
     CategoryFeature,
+    Converter,
     FeatureSpec,
     NumberFeature,
     Schema,
@@ -20,6 +25,7 @@ from protos.features import (
     folded,
     normalise,
 )
+from protos.toml_config import parse, to_table
 
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 
@@ -74,7 +80,7 @@ def test_folding_twice_changes_nothing(text: str) -> None:
 
 
 @given(st.lists(UNICODE, min_size=1, max_size=8), st.integers(1, 20))
-def test_code_points_come_back_out_of_their_rows(texts: list[str], max_length: int) -> None:
+def test_rows_hold_the_code_points(texts: list[str], max_length: int) -> None:
     rows = code_point_rows(folded(texts, max_length))
     assert rows.dtype == np.int32
     expected = [normalise(text)[:max_length] for text in texts]
@@ -90,7 +96,7 @@ def test_a_text_is_cut_after_folding() -> None:
     ].tolist() == [[*map(ord, "ffi")]]
 
 
-def test_no_text_is_still_one_column_of_padding() -> None:
+def test_an_empty_text_is_one_column_of_padding() -> None:
     assert arrays(text=["", ""])["text"].tolist() == [[0], [0]]
     assert code_point_rows([]).shape == (0, 1)
 
@@ -141,6 +147,51 @@ def test_a_tower_takes_at_least_one_feature() -> None:
 
 
 @pytest.mark.parametrize("max_length", [0, 65_537])
-def test_a_text_has_a_sensible_length(max_length: int) -> None:
+def test_max_length_has_bounds(max_length: int) -> None:
     with pytest.raises(ValueError, match="max_length"):
         TextFeature("text", column="text", max_length=max_length)
+
+
+class WordIds:
+    """A text input that reads its vocabulary, one word a line, from a file."""
+
+    dtype: type[np.generic] = np.int64
+
+    def files(self, spec: TextFeature) -> tuple[str, ...]:
+        return ("tokenizers/words.txt",)
+
+    def converter(self, spec: TextFeature, folder: Path) -> Converter:
+        words = (folder / "tokenizers/words.txt").read_text().split()
+
+        def convert(texts: Sequence[Any], field_name: str) -> Array:
+            rows = [[words.index(word) + 1 for word in text.split()] for text in texts]
+            return np.array([row + [0] * (spec.max_length - len(row)) for row in rows], np.int64)
+
+        return convert
+
+
+def test_a_text_input_reads_its_files_from_the_folder_of_the_run_or_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TEXT_INPUTS, "words", WordIds())
+    text = TextFeature("text", column="text", max_length=3, input="words")
+    schema = Schema({"text": text}, {"text": TextFeature("text", column="text")})
+    assert schema.files() == ("tokenizers/words.txt",)
+    (tmp_path / "source" / "tokenizers").mkdir(parents=True)
+    (tmp_path / "source" / "tokenizers" / "words.txt").write_text("red\ngreen\n")
+    schema.in_folder(tmp_path / "source").copy_files(tmp_path / "bundle")
+    placed = schema.in_folder(tmp_path / "bundle")
+    assert placed == schema
+    assert placed.side("query").to_arrays({"text": ["green red", ""]})["text"].tolist() == [
+        [2, 1, 0],
+        [0] * 3,
+    ]
+    assert to_table(schema)["query"]["text"]["input"] == "words"
+    assert parse(to_table(schema), Schema) == schema
+
+
+def test_a_table_leaves_out_an_optional_field_at_its_default() -> None:
+    text = TextFeature("text", column="text")
+    assert to_table(text) == {"kind": "text", "column": "text", "max_length": 256, "catalogue_column": ""}
+    with pytest.raises(ValueError, match="input: expected one of code_points, got 'sounds'"):
+        TextFeature("text", column="text", input="sounds")

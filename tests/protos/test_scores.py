@@ -7,8 +7,8 @@ import pytest
 
 from protos.bundle import Precisions
 from protos.scores import SCORE_TOLERANCE, Hits, difference, is_bounded
-from tests.tiny import tiny_manifest
-from tests.tiny_towers import TinyTower
+from tests.helpers.tiny import tiny_manifest
+from tests.helpers.tiny_towers import TinyTower
 
 CLOSE, FAR = 0.9 * SCORE_TOLERANCE, 1.1 * SCORE_TOLERANCE
 EXPECTED: Hits = [("a", 0.9), ("b", 0.5), ("c", 0.5 - CLOSE), ("d", 0.1)]
@@ -81,7 +81,7 @@ def test_two_empty_answers_are_the_same() -> None:
     ("variant", "bounded"),
     [("fp32", True), ("fp16_tables", True), ("int8_tables", True), ("int8_dynamic", False)],
 )
-def test_scores_have_a_bound_where_the_query_tower_computes_in_float32(variant: str, bounded: bool) -> None:
+def test_scores_have_a_bound_if_the_query_tower_computes_in_float32(variant: str, bounded: bool) -> None:
     manifest = tiny_manifest(20, TinyTower())
     precision = Precisions(query=variant)  # type: ignore[arg-type]
     assert is_bounded(replace(manifest, precision=precision)) is bounded

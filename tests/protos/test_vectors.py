@@ -1,4 +1,4 @@
-"""Vectors come back as it was said that they would, and no other file is taken for them."""
+"""Vectors are read as `rounded_vectors` predicts, and other files are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from protos.vectors import (
     int8_rows,
     read_vectors,
     rounded_vectors,
+    write_merged,
     write_vectors,
 )
 
@@ -30,23 +31,23 @@ def unit_vectors(count: int = COUNT) -> Vectors:
     return drawn
 
 
-def filled_vectors() -> Vectors:
-    """Short ones, filled up to unit length by their last coordinate."""
+def padded_vectors() -> Vectors:
+    """Short ones, padded to unit length by their last coordinate."""
     inside = unit_vectors()[:, :-1] * 0.05
     missing = np.sqrt(1 - np.square(inside).sum(axis=1, keepdims=True))
     return np.hstack([inside, missing]).astype(np.float32)
 
 
-@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize("has_padding_dim", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_what_is_read_is_what_was_foretold_bit_for_bit(
-    tmp_path: Path, precision: Precision, filled: bool
+def test_vectors_are_read_as_predicted_bit_for_bit(
+    tmp_path: Path, precision: Precision, has_padding_dim: bool
 ) -> None:
-    vectors = filled_vectors() if filled else unit_vectors()
-    write_vectors(tmp_path, vectors, precision, filled)
-    read = read_vectors(tmp_path, precision, COUNT, DIMENSION, filled)
+    vectors = padded_vectors() if has_padding_dim else unit_vectors()
+    write_vectors(tmp_path, vectors, precision, has_padding_dim)
+    read = read_vectors(tmp_path, precision, COUNT, DIMENSION, has_padding_dim)
     assert read.dtype == np.float32
-    np.testing.assert_array_equal(read, rounded_vectors(vectors, precision, filled))
+    np.testing.assert_array_equal(read, rounded_vectors(vectors, precision, has_padding_dim))
     lengths = np.linalg.norm(vectors, axis=1)
     off = 1e-6 if precision != "fp16" else 5e-4  # int8 keeps the length, by its scale
     np.testing.assert_allclose(np.linalg.norm(read, axis=1), lengths, atol=off)
@@ -58,7 +59,7 @@ def test_what_is_read_is_what_was_foretold_bit_for_bit(
 @pytest.mark.parametrize(
     ("precision", "share", "nearest"), [("fp32", 1, 1), ("fp16", 0.5, 1 - 5e-4), ("int8", 0.3, 1 - 1e-4)]
 )
-def test_fewer_bits_are_less_room_and_nearly_the_same(
+def test_lower_precision_is_smaller_and_nearly_the_same(
     tmp_path: Path, precision: Precision, share: float, nearest: float
 ) -> None:
     vectors = unit_vectors()
@@ -82,14 +83,16 @@ def test_plain_vectors_are_the_file_that_numpy_writes(tmp_path: Path) -> None:
     assert isinstance(mapped.base, np.memmap)
 
 
-def test_a_coordinate_that_only_fills_up_does_not_coarsen_the_others() -> None:
-    vectors = filled_vectors()
-    told, untold = (rounded_vectors(vectors, "int8", filled)[:, :-1] for filled in (True, False))
+def test_the_padding_dimension_does_not_coarsen_the_others() -> None:
+    vectors = padded_vectors()
+    told, untold = (
+        rounded_vectors(vectors, "int8", has_padding_dim)[:, :-1] for has_padding_dim in (True, False)
+    )
     inside = vectors[:, :-1]
     assert np.abs(told - inside).max() < 0.1 * np.abs(untold - inside).max()
 
 
-def test_rows_of_whole_numbers_reach_both_ends_and_zeros_stay() -> None:
+def test_int8_rows_use_the_whole_range_and_keep_zeros() -> None:
     rows, scales = int8_rows(np.array([[0.5, -1, 0], [0, 0, 0], [1e-30, 0, 0], [9, 1, 2]], np.float32))
     assert rows.tolist() == [[64, -127, 0], [0, 0, 0], [127, 0, 0], [127, 14, 28]]
     assert scales.dtype == np.float32
@@ -98,7 +101,7 @@ def test_rows_of_whole_numbers_reach_both_ends_and_zeros_stay() -> None:
     assert int8_rows(tiniest)[0].min() >= 0
 
 
-def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     write_vectors(tmp_path, unit_vectors(), "fp32")
     before = (tmp_path / VECTORS).read_bytes()
 
@@ -154,3 +157,30 @@ def test_another_precision_or_size_than_was_written_is_refused(tmp_path: Path, w
         read_vectors(tmp_path, written, COUNT - 1, DIMENSION)
     with pytest.raises(BundleDamaged, match="expected"):
         read_vectors(tmp_path, written, COUNT, DIMENSION + 1)
+
+
+@pytest.mark.parametrize("has_padding_dim", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_merged_vectors_keep_those_of_another_bundle_byte_for_byte(
+    precision: Precision, has_padding_dim: bool, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(20_000, 12)).astype(np.float32)  # more than two blocks
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    old, fresh = vectors[:18_000], vectors[18_000:]
+    source, folder = tmp_path / "old", tmp_path / "new"
+    for each in (source, folder):
+        each.mkdir()
+    write_vectors(source, old, precision, has_padding_dim)
+    origin = np.concatenate([random.permutation(18_000)[:15_000], np.full(2_000, -1)])
+    random.shuffle(origin)
+    write_merged(folder, source, origin, fresh, precision, len(old), has_padding_dim)
+    kept = origin >= 0
+    for name in ("vectors.npy", *(["vector_scales.npy"] if precision == "int8" else [])):
+        before, after = np.load(source / name), np.load(folder / name)
+        assert before[origin[kept]].tobytes() == after[kept].tobytes()
+    found = read_vectors(folder, precision, len(origin), 12, has_padding_dim)
+    expected = rounded_vectors(fresh, precision, has_padding_dim)
+    assert np.array_equal(found[~kept], expected)
+    with pytest.raises(BundleDamaged, match="expected"):
+        write_merged(folder, source, origin, fresh, precision, len(old) + 1, has_padding_dim)

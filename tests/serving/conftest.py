@@ -13,14 +13,14 @@ import grpc
 import pytest
 
 from serving.client import RetrievalClient
-from serving.retriever import Retriever
+from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from tests.tiny import tiny_bundle, watched_bundle
-from tests.tiny_towers import FULL, TinyTower
+from tests.helpers.tiny import tiny_bundle, watched_bundle
+from tests.helpers.tiny_towers import FULL, TinyTower
 
 if TYPE_CHECKING:
-    from tests.serving.following import Scene
-    from tests.serving.world import World
+    from tests.helpers.serving.following import Scene
+    from tests.helpers.serving.world import World
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,7 +87,7 @@ def full_client(full_retriever: Retriever) -> Iterator[RetrievalClient]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator["World"]:
     """A service that follows an alias of a registry of its own, for faults to be injected."""
-    from tests.serving.world import World  # which takes MLflow
+    from tests.helpers.serving.world import World  # which takes MLflow
 
     made = World(tmp_path_factory.mktemp("faults"))
     try:
@@ -105,11 +105,13 @@ def four_bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def make(four_bundles: list[Path], tmp_path: Path) -> Callable[..., "Scene"]:
-    """A follower among all that it deals with; arguments are those of `Follow`."""
-    from serving.plan import Follow
-    from tests.serving.following import CHAMPION, Scene, Shelf
+    """A follower among all that it deals with; arguments are those of `FollowConfig`."""
+    from serving.rollout.follower import FollowConfig
+    from tests.helpers.serving.following import CHAMPION, Scene, Shelf
 
-    return lambda **follow: Scene(tmp_path, Shelf(*four_bundles), Follow(CHAMPION, cache=tmp_path, **follow))
+    return lambda **follow: Scene(
+        tmp_path, Shelf(*four_bundles), FollowConfig(CHAMPION, cache=tmp_path, **follow)
+    )
 
 
 @pytest.fixture

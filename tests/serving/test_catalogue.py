@@ -1,82 +1,88 @@
-"""What stands in items.json: ids, popularity and display fields, as many as the manifest says."""
+"""The store of live items, read and compacted by a process of another stage."""
 
 import json
-import pickle
+import os
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from protos.bundle import ITEMS
-from protos.errors import BundleDamaged
-from serving.catalogue import Catalogue, Fields
-from tests.tiny import tiny_manifest
-from tests.tiny_towers import TinyTower
+from protos.errors import ConfigError, MissingStage
+from serving.catalogue import compact, snapshot
+from serving.live.derived_records import RecordOrigin, RecordWriter, records_path
+from serving.live.store.store import Store
+from serving.live.store.write_rules import ItemWrite, WriteRequest
 
-TABLE: dict[str, Any] = {
-    "ids": ["a", "b", "c", "d"],
-    "popularity": [0.25, 0, 0.5, 0.25],
-    "fields": {"name": ["A", "B", None, "D"], "section": [None] * 4},
-}
+ROOT = Path(__file__).parents[2]
 
 
-def catalogue(folder: Path, **changed: Any) -> Catalogue:
-    table = {name: value for name, value in {**TABLE, **changed}.items() if value is not None}
-    (folder / ITEMS).write_text(json.dumps(table))
-    return Catalogue(folder, tiny_manifest(4, TinyTower()))
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/items.db"
 
 
-def test_fields_are_read_when_somebody_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = catalogue(tmp_path)
-    expected = whole.fields(1)
-    asked: list[int] = []
-    read = whole.fields
-
-    def noted(row: int) -> dict[str, str]:
-        asked.append(row)
-        return read(row)
-
-    monkeypatch.setattr(whole, "fields", noted)
-    fields = Fields(whole, 1)
-    assert asked == []
-    assert fields == expected
-    assert expected == fields
-    assert (list(fields), len(fields), repr(fields)) == (list(expected), len(expected), repr(expected))
-    assert fields.get("nothing") is None
-    assert asked == [1]
-    copy = pickle.loads(pickle.dumps(Fields(whole, 1)))
-    assert type(copy) is dict
-    assert copy == expected
+def write(url: str, *items: ItemWrite) -> str:
+    with closing(Store.open(url)) as store:
+        store.write([WriteRequest(items)])
+        return store.store_id
 
 
-def test_the_most_popular_come_first_and_among_equals_the_lower_row(tmp_path: Path) -> None:
-    found = catalogue(tmp_path)
-    assert found.popular(4, ()) == ([2, 0, 3, 1], [0.5, 0.25, 0.25, 0.0])
-    assert found.popular(2, {2, 3}) == ([0, 1], [0.25, 0.0])
-    assert found.popular(9, {0, 1, 2, 3}) == ([], [])
+def test_a_snapshot_has_its_state_first_and_then_the_changes(url: str, tmp_path: Path) -> None:
+    store_id = write(url, ItemWrite("a", features='{"text": "x"}'), ItemWrite("b"), ItemWrite("a", True))
+    head = snapshot(url, tmp_path / "changes.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "changes.jsonl").read_text().splitlines()]
+    assert lines[0] == head == {"store": store_id, "sequence": 3, "after": 0}
+    assert [(each["sequence"], each["item_id"], each["deleted"]) for each in lines[1:]] == [
+        (2, "b", False), (3, "a", True)
+    ]  # fmt: skip
+    assert snapshot(url, tmp_path / "b", 2, store_id)["after"] == 2
+    assert len((tmp_path / "b").read_text().splitlines()) == 2
+    assert snapshot(url, tmp_path / "c", 2, "another store")["after"] == 0
+    assert len((tmp_path / "c").read_text().splitlines()) == 3
 
 
-def test_without_popularity_the_order_is_that_of_the_rows(tmp_path: Path) -> None:
-    assert catalogue(tmp_path, popularity=[0.0] * 4).popular(3, {1}) == ([0, 2, 3], [0.0, 0.0, 0.0])
+def test_a_store_that_is_missing_is_not_made(url: str, tmp_path: Path) -> None:
+    with pytest.raises(MissingStage, match="there is no store"):
+        snapshot(url, tmp_path / "changes.jsonl")
+    with pytest.raises(ConfigError, match="expected a URL of sqlite or postgresql"):
+        snapshot("mysql://host/items", tmp_path / "changes.jsonl")
+    assert not (tmp_path / "items.db").exists()
 
 
-@pytest.mark.parametrize(
-    ("changed", "expected"),
-    [
-        ({"popularity": None}, "expected JSON with ids, popularity and fields"),
-        ({"popularity": {"a": 1.0}}, "popularity: expected a list of numbers"),
-        ({"popularity": [0.5, 0.5, 0, -0.1]}, "popularity: expected a list of numbers"),
-        ({"popularity": [0.5, 0.5, 0, float("nan")]}, "popularity: expected a list of numbers"),
-        ({"popularity": [0.5, 0.5, 0, float("inf")]}, "popularity: expected a list of numbers"),
-        ({"popularity": [0.5, 0.5, 0, 10**400]}, "popularity: expected a list of numbers"),
-        ({"popularity": [0.5, 0.5, 0, True]}, "popularity: expected a list of numbers"),
-        ({"popularity": [0.5, 0.5, 0, "0.1"]}, "popularity: expected a list of numbers"),
-        ({"popularity": [0.5, 0.5, 0]}, "3 popularity, but the manifest counts 4 items"),
-        ({"ids": ["a", "b", "c"]}, "3 ids, but the manifest counts 4 items"),
-        ({"ids": ["a", "b", "c", "a"]}, "an item id stands in it twice"),
-        ({"ids": ["a", "b", "c", None]}, "ids: expected a list of strings"),
-    ],
-)
-def test_what_does_not_fit_is_refused(tmp_path: Path, changed: dict[str, Any], expected: str) -> None:
-    with pytest.raises(BundleDamaged, match=f"{ITEMS}: {expected}"):
-        catalogue(tmp_path, **changed)
+def test_compaction_keeps_the_records_of_some_bundles_and_of_those_in_use(url: str, tmp_path: Path) -> None:
+    store_id = write(url, ItemWrite("a"))
+    writers = {}
+    for version in ("kept", "used", "old"):
+        origin = RecordOrigin(version, store_id, 4)
+        path = records_path(tmp_path, origin)
+        writers[version] = RecordWriter.open(path, origin, 10)
+        path.with_suffix(".1.graph").touch()
+    for version in ("kept", "old"):
+        writers[version].close()
+    found = compact(url, tmp_path, ["kept"])
+    assert found == {"answers_forgotten": 0, "records_removed": 1}
+    names = {path.name for path in (tmp_path / store_id).iterdir() if not path.name.endswith(".lock")}
+    assert names == {f"{version}{end}" for version in ("kept", "used") for end in (".records", ".1.graph")}
+    writers["used"].close()
+
+
+def test_the_command_prints_json_or_an_error(url: str, tmp_path: Path) -> None:
+    write(url, ItemWrite("a"))
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "serving.catalogue", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "TWINSPIRE_CACHE": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+        )
+
+    done = run("snapshot", str(tmp_path / "a"), "--catalogue", url)
+    assert (done.returncode, json.loads(done.stdout)["sequence"]) == (0, 1)
+    assert run("snapshot", str(tmp_path / "a")).stdout == "null\n"  # the service has made no store here
+    done = run("compact", "--catalogue", f"sqlite:///{tmp_path}/none.db")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: catalogue: there is no store at this URL")

@@ -9,12 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 
 from protos.errors import TwinspireError
 from serving.client import RetrievalClient
-from serving.workers import Lifeline, Role
+from serving.supervisor import ProcessSpec, WorkerHandle
+from tests.helpers.serving.cataloguing import catalogue_service, item
+from tests.helpers.serving.operated import log_until, scrape, supervised, workers
+from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
-from tests.serving.operated import log_until, scrape, supervised, wait_until, workers
+
+pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
 
 
 def answers(address: str) -> bool:
@@ -50,6 +55,28 @@ def test_a_stopped_worker_is_replaced_and_new_connections_are_answered_again(sta
     assert sum(figures[f"twinspire_worker_restarts_total['{slot}']"] for slot in (0, 1)) == 1
 
 
+def test_a_stopped_process_of_the_catalogue_is_replaced_and_the_write_that_waits_is_carried_out(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/items.db"
+    with (
+        catalogue_service(plain, url, tmp_path / "service", "--worker-timeout", "4") as service,
+        RetrievalClient(service.address, timeout=90.0) as client,
+    ):
+        client.upsert([item("a")])
+        victim, workers_before = service.catalogue_pid(), service.worker_pids()
+        os.kill(victim, signal.SIGSTOP)
+        started = time.monotonic()
+        assert client.search("bavuti", k=1).sequence == 1
+        assert client.upsert([item("b")]).sequence == 2
+        assert time.monotonic() - started < 30
+        assert not psutil.pid_exists(victim)
+        assert service.catalogue_pid() != victim
+        assert service.worker_pids() == workers_before
+        assert "catalogue hangs: no heartbeat for 15 s; killed" in service.log
+        assert client.info().state["catalogue"]["last_error"] == ""
+
+
 def test_a_pause_of_all_processes_kills_none(start_server: Start) -> None:
     process, address = start_server("--workers", "2", "--worker-timeout", "4")
     before = workers(process, address)
@@ -72,13 +99,13 @@ def test_a_pause_of_all_processes_kills_none(start_server: Start) -> None:
     assert process.returncode == 0
 
 
-def starting(folder: Path) -> Callable[[Lifeline], None]:
+def starting(folder: Path) -> Callable[[WorkerHandle], None]:
     """A process that leaves a file with its id when it starts."""
 
-    def run(lifeline: Lifeline) -> None:
+    def run(handle: WorkerHandle) -> None:
         (folder / str(os.getpid())).touch()
-        lifeline.ready()
-        lifeline.wait()
+        handle.ready()
+        handle.wait()
 
     return run
 
@@ -90,16 +117,16 @@ def test_a_process_that_has_not_started_yet_may_take_longer_than_the_timeout(tmp
     def starts() -> int:
         return len(list(tmp_path.iterdir()))
 
-    with supervised(Role("loading", run, heartbeat=lambda: 0.0), timeout=0.2):
+    with supervised(ProcessSpec("loading", run, heartbeat=lambda: 0.0), timeout=0.2):
         wait_until(lambda: starts() == 1)
         time.sleep(0.6)
         assert starts() == 1
-    with supervised(Role("hanging", run, heartbeat=lambda: 1.0), timeout=0.2):
+    with supervised(ProcessSpec("hanging", run, heartbeat=lambda: 1.0), timeout=0.2):
         wait_until(lambda: starts() >= 3)
 
 
 def test_a_timeout_of_0_replaces_no_process(tmp_path: Path) -> None:
-    with supervised(Role("hanging", starting(tmp_path), heartbeat=lambda: 1.0), timeout=0.0):
+    with supervised(ProcessSpec("hanging", starting(tmp_path), heartbeat=lambda: 1.0), timeout=0.0):
         wait_until(lambda: len(list(tmp_path.iterdir())) == 1)
         time.sleep(0.5)
         assert len(list(tmp_path.iterdir())) == 1

@@ -10,20 +10,24 @@ from pathlib import Path
 import pytest
 
 from protos.errors import Unavailable
+from serving.benchmark import http2 as frames
 from serving.client import RetrievalClient
 from serving.client.security import Security
-from serving.load import frames
 from serving.server import RetrievalServer
-from tests.serving import haproxy
-from tests.serving.certificates import Authority
-from tests.serving.fuzzed_messages import HEALTH, SEARCH
-from tests.serving.raw import Raw, head
+from tests.helpers.serving import haproxy
+from tests.helpers.serving.certificates import Authority
+from tests.helpers.serving.fuzzed_messages import HEALTH, SEARCH
+from tests.helpers.serving.raw import Raw, head
 
 QUERY = "bavuti xelike mopy"
 FLOODER = "127.0.0.2"
 
 MISSING = haproxy.missing()
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=MISSING),
+    pytest.mark.exhaustive,
+    pytest.mark.alone,
+]
 
 Start = Callable[..., str]
 

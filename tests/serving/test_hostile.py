@@ -12,6 +12,8 @@ from tests.serving.conftest import ROOT
 from tests.serving.hostile import report
 from tests.serving.hostile.run import GROUPS
 
+pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
+
 GOOD: dict[str, Any] = {
     "good_share_one_connection": 0.99,
     "good_share_new_connections": 0.97,

@@ -32,7 +32,7 @@ def test_serving_imports_nothing_that_it_must_not(modules: list[str], tmp_path: 
 
 
 @pytest.mark.parametrize(("given", "tells"), [(None, False), ("0", True)])
-@pytest.mark.parametrize("package", ["serving", "export"])
+@pytest.mark.parametrize("package", ["serving.environment", "serving.retrieval.encoder", "export"])
 def test_nobody_is_told_of_the_models_that_are_loaded_unless_the_operator_says_so(
     plain: Path, tmp_path: Path, package: str, given: str | None, tells: bool
 ) -> None:
@@ -47,7 +47,31 @@ def test_nobody_is_told_of_the_models_that_are_loaded_unless_the_operator_says_s
     assert bool([each for each in tmp_path.rglob("*") if each.is_file()]) == tells
 
 
-def test_the_client_needs_no_runtime_of_towers() -> None:
-    code = "import sys, serving.client; print({'onnxruntime', 'hnswlib'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "set()\n", done.stderr
+def test_the_client_needs_grpc_protobuf_and_numpy_alone_and_starts_nothing() -> None:
+    code = """
+import importlib.abc, os, sys, threading
+
+ALLOWED = {*sys.stdlib_module_names, "grpc", "google", "numpy", "typing_extensions", "protos", "serving"}
+
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in ALLOWED:
+            raise ModuleNotFoundError(f"the client imports {name}", name=name)
+
+
+sys.meta_path.insert(0, Refuse())
+before, forked = dict(os.environ), []
+sys.addaudithook(lambda event, _: forked.append(event) if event in ("os.fork", "subprocess.Popen") else None)
+import serving.client
+
+serving.client.Security(tls=True)
+print([dict(os.environ) == before, threading.active_count(), forked])
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.stdout == "[True, 1, []]\n", done.stderr

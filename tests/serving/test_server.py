@@ -14,14 +14,17 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from protos import retrieval_pb2_grpc
 from protos.errors import InvalidInput, Unavailable, UnknownItem
-from serving.answer import Answer
 from serving.client import RetrievalClient
-from serving.limits import Bounds, Limits
-from serving.query import Query
-from serving.retriever import Retriever
+from serving.observability.sinks import RequestSink, RequestSinks, TakeMessage
+from serving.retrieval.answer import Answer
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from tests.answers import differences
-from tests.tiny import item_ids, item_names
+from serving.transport.call_record import CallRecord
+from serving.transport.converters import Limits
+from serving.transport.limits import Bounds
+from tests.helpers.answers import differences
+from tests.helpers.tiny import item_ids, item_names
 
 SERVICE = "retrieval.v1.Retrieval"
 
@@ -191,3 +194,30 @@ def test_nobody_there_is_unavailable() -> None:
             client.search("a")
         with pytest.raises(Unavailable, match="not serving after"):
             client.wait_ready(timeout=0.3)
+
+
+class FailingSink(RequestSink):
+    """Takes everything, and fails."""
+
+    def sample(self, method: str) -> TakeMessage | None:
+        def take(request: Any, response: bytes, batch: int) -> None:
+            raise ValueError("the disk is full")
+
+        return take
+
+    def wants_call(self, code: str) -> bool:
+        return True
+
+    def record_call(self, call: CallRecord, trace_id: str = "") -> None:
+        raise ValueError("the disk is full")
+
+
+def test_a_sink_that_fails_harms_no_search(retriever: Retriever, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        RetrievalServer(retriever, sinks=RequestSinks([FailingSink()])) as server,
+        RetrievalClient(server.address, retries=False) as client,
+    ):
+        assert len(client.search(item_names(1)[0], k=3).hits) == 3
+        assert len(client.search(item_names(1)[0], k=3).hits) == 3
+    assert "a sink could not take a request" in caplog.text
+    assert "FailingSink could not record a call" in caplog.text

@@ -18,8 +18,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.errors import Unavailable
 from serving.client import RetrievalClient
+from tests.helpers.serving.operated import log_until
+from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT, Start
-from tests.serving.operated import log_until, wait_until
+
+pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.stdlib import Made, write_toml
+from tests.helpers.stdlib import Made, write_toml
 from train.__main__ import main
-from train.places import ROOT
+from train.paths import ROOT
 
 Capture = pytest.CaptureFixture[str]
 
@@ -95,8 +95,8 @@ def test_an_unknown_option_is_misuse(run: Any, arguments: list[str]) -> None:
 def test_help_and_errors_are_quick_and_the_rest_knows_no_transport() -> None:
     code = (
         "import sys, train.__main__\n"
-        "print({'torch', 'mlflow', 'grpc'} & {*sys.modules})\n"
-        "import train.fit\n"
+        "print({'torch', 'mlflow', 'grpc', 'polars'} & {*sys.modules})\n"
+        "import train.training.run\n"
         "print({'grpc', 'serving', 'export'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

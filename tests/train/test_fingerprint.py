@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 
 from train import fingerprint
 from train.config import IndexConfig, TrainingConfig
-from train.fingerprint import program
-from train.places import ROOT
+from train.fingerprint import code_fingerprint
+from train.paths import ROOT
 
 SOURCES = {
     "train/__init__.py": "",
@@ -57,47 +58,63 @@ def test_every_value_counts() -> None:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_file_counts_if_the_entry_imports_it_directly_or_not(tree: Path, name: str) -> None:
-    known = program("train.stage")
-    assert program("train.stage") == known
+    known = code_fingerprint("train.stage")
+    assert code_fingerprint("train.stage") == known
     with (tree / name).open("a") as file:
         file.write("more = 1\n")
-    assert (program("train.stage") == known) == (name in NOT_IMPORTED)
+    assert (code_fingerprint("train.stage") == known) == (name in NOT_IMPORTED)
 
 
 def test_a_file_that_is_new_moved_or_removed_counts(tree: Path) -> None:
-    keys = {program("train.stage")}
+    keys = {code_fingerprint("train.stage")}
     (tree / "train" / "relative.py").rename(tree / "train" / "elsewhere.py")
-    keys.add(program("train.stage"))
+    keys.add(code_fingerprint("train.stage"))
     (tree / "train" / "sources" / "reader.py").write_text("from train.elsewhere import read\n")
-    keys.add(program("train.stage"))
+    keys.add(code_fingerprint("train.stage"))
     (tree / "train" / "relative").mkdir()
     (tree / "train" / "relative" / "__init__.py").touch()
-    keys.add(program("train.stage", "train.relative"))
-    keys.add(program("export.late"))
+    keys.add(code_fingerprint("train.stage", "train.relative"))
+    keys.add(code_fingerprint("export.late"))
     assert len(keys) == 5
 
 
 def test_files_that_no_module_imports_do_not_count(tree: Path) -> None:
-    known = program("train.stage")
+    known = code_fingerprint("train.stage")
     (tree / "tests").mkdir()
     for name in ("README.md", "tests/test_stage.py", "train/notes.md", "train/new.py", "numpy.py"):
         (tree / name).write_text("pass\n")
-    assert program("train.stage") == known
+    assert code_fingerprint("train.stage") == known
 
 
 def test_the_versions_of_imported_libraries_count(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known, version = program("train.stage"), fingerprint._version
+    known, version = code_fingerprint("train.stage"), fingerprint._version
     for changed, same in (("torch", True), ("numpy", False)):
         monkeypatch.setattr(
             fingerprint, "_version", lambda name, it=changed: "0" if name == it else version(name)
         )
-        assert (program("train.stage") == known) == same
+        assert (code_fingerprint("train.stage") == known) == same
+
+
+def test_an_installed_package_keeps_its_files_in_the_current_directory(tmp_path: Path) -> None:
+    installed, here = tmp_path / "site-packages" / "train", tmp_path / "here"
+    for folder in (installed, here):
+        folder.mkdir(parents=True)
+    (installed / "__init__.py").touch()
+    shutil.copy(ROOT / "train" / "paths.py", installed)
+    code = "from train.paths import CACHE, CONFIGS, MLRUNS\nprint(CACHE, CONFIGS, MLRUNS, sep='\\n')"
+    environment = {name: value for name, value in os.environ.items() if name != "TWINSPIRE_CACHE"}
+    environment["PYTHONPATH"] = str(installed.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=here, env=environment
+    )
+    expected = [str(here / name) for name in (".cache", "train/configs", "mlruns")]
+    assert done.stdout.splitlines() == expected, done.stderr
 
 
 def test_another_cache_is_honoured_by_every_stage(tmp_path: Path) -> None:
     code = (
-        "import train.places, train.dataset, serving.bundles as bundles\n"
-        "print(train.places.CACHE, train.dataset.CACHE, bundles.BUNDLES, sep='\\n')"
+        "import train.paths, train.data.dataset, serving.bundles as bundles\n"
+        "print(train.paths.CACHE, train.data.dataset.CACHE, bundles.BUNDLES, sep='\\n')"
     )
     environment = {**os.environ, "TWINSPIRE_CACHE": str(tmp_path)}
     done = subprocess.run(

@@ -1,50 +1,40 @@
-"""An experiment: one TOML file, read once, checked whole, frozen.
+"""An experiment: one TOML file, read into frozen dataclasses and checked.
 
     experiment = read_experiment(Path("train/configs/pydocs.toml"))
 
-Every stage reads the same file and takes its own section: `[data] [split] [query] [item]` say what is
-learned from, `[tower] [loss] [training]` how, `[export] [index]` what becomes of it, and `[gates]` whether
-that is fit to be served.
+All stages read the same file. `[data]`, `[split]`, `[query]` and `[item]` describe the data set and its
+features, `[filter]` what searches can filter by; `[tower]`, `[loss]` and `[training]` the model; `[export]`,
+`[precision]` and `[index]` the bundle; `[gates]` the checks before a promotion; `[bench]` the benchmark.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from protos import config, names
+from protos import names
 from protos.features import FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from protos.toml_config import KindsIn, read
 from train.config.bench import BenchConfig
-from train.config.data import DebianData, FilesData, MovielensData, PydocsData, SplitConfig
-from train.config.events import EventsData
+from train.config.data import DataConfig, SplitConfig
+from train.config.export import ExportConfig
+from train.config.filter import FilterConfig
+from train.config.gates import GatesConfig
 from train.config.index import IndexConfig
-from train.config.losses import Bce, Bpr, FullSoftmax, Hinge, InBatchSoftmax, Loss, SampledSoftmax
+from train.config.losses import LossConfig
 from train.config.precision import PrecisionConfig
-from train.config.stages import ExportConfig, GatesConfig, TrainingConfig
-from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower, TowerConfig
+from train.config.towers import TowerConfig
+from train.config.training import TrainingConfig
 
 __all__ = [
-    "BagTower",
-    "Bce",
     "BenchConfig",
-    "Bpr",
-    "DebianData",
-    "DssmTower",
-    "EventsData",
+    "DataConfig",
     "Experiment",
     "ExportConfig",
-    "FilesData",
-    "FullSoftmax",
+    "FilterConfig",
     "GatesConfig",
-    "Hinge",
-    "InBatchSoftmax",
     "IndexConfig",
-    "Loss",
-    "MovielensData",
+    "LossConfig",
     "PrecisionConfig",
-    "PydocsData",
-    "SampledSoftmax",
-    "SequenceTower",
-    "SharedTower",
     "SplitConfig",
     "TowerConfig",
     "TrainingConfig",
@@ -54,21 +44,25 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment's TOML.
+    """The content of an experiment's TOML file.
 
     Args:
         name: of the MLflow experiment and of the registered model.
-        examples: queries to show, feature name -> value; the demo asks the first five.
+        data: the data set; `kind` names a module of `train/data/sources/`.
+        query: feature name -> feature of the query tower.
+        item: feature name -> feature of the item tower.
+        examples: sample queries, feature name -> value; the demo sends the first five.
     """
 
     name: str
-    data: PydocsData | DebianData | FilesData | MovielensData | EventsData
+    data: Annotated[DataConfig, KindsIn("train.data.sources")]
     query: dict[str, FeatureSpec]
     item: dict[str, FeatureSpec]
     tower: TowerConfig
-    loss: Loss
+    loss: LossConfig
     split: SplitConfig = field(default_factory=SplitConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
@@ -82,15 +76,24 @@ class Experiment:
         except ValueError as error:
             raise ValueError(f"name: {error}") from None
         _check_features(self.query, self.item)
-        _check_latent(self.tower, self.query, self.item)
+        self.tower.check_features(self.query, self.item)
         for n, example in enumerate(self.examples):
             unknown = set(example) - set(self.query)
             if unknown or not example:
                 raise ValueError(f"examples[{n}]: expected values of {sorted(self.query)}, got {example}")
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Full names of the modules that define the sections.
+
+        A cached result whose key covers them is made again when the code of a chosen kind changes.
+        """
+        sections = (getattr(self, each.name) for each in fields(self))
+        return tuple(sorted({type(section).__module__ for section in sections if is_dataclass(section)}))
+
 
 def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec]) -> None:
-    """Each side has something to say, and nothing that belongs to the other."""
+    """Refuse a side without input features, and features that belong to the other side."""
     if not any(isinstance(spec, TextFeature | HistoryFeature) for spec in query.values()):
         raise ValueError('query: expected at least one feature of kind "text" or "history"')
     if not item:
@@ -98,26 +101,17 @@ def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec])
     for side, features, foreign in (("query", query, IdFeature), ("item", item, HistoryFeature)):
         for name, spec in features.items():
             if isinstance(spec, foreign):
-                raise ValueError(f'{side}.{name}: a feature of kind "{spec.kind}" is of the other side')
+                raise ValueError(f'{side}.{name}: a feature of kind "{spec.kind}" belongs to the other side')
     if sum(isinstance(spec, HistoryFeature) for spec in query.values()) > 1:
         raise ValueError("query: expected at most one history")
     if sum(isinstance(spec, IdFeature) for spec in item.values()) > 1:
         raise ValueError("item: expected at most one id")
 
 
-def _check_latent(tower: TowerConfig, query: dict[str, FeatureSpec], item: dict[str, FeatureSpec]) -> None:
-    """EASE goes from the items of a history to an item: without either there is nothing to start as."""
-    if not isinstance(tower, SequenceTower) or not tower.latent:
-        return
-    told = any(isinstance(spec, HistoryFeature) for spec in query.values())
-    if not told or not any(isinstance(spec, IdFeature) for spec in item.values()):
-        raise ValueError("tower.latent: expected 0 without a history and an id")
-
-
 def read_experiment(path: Path) -> Experiment:
-    """The experiment that a TOML file describes.
+    """Read the experiment that a TOML file describes.
 
     Raises:
         ConfigError: the file is missing, is not TOML, or does not fit; the text names file and key.
     """
-    return config.read(path, Experiment)
+    return read(path, Experiment)

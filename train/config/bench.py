@@ -1,4 +1,4 @@
-"""`[bench]`: what `make bench` measures, how long it takes over it, and what must not be exceeded."""
+"""`[bench]`: the measurements of `make bench`, and the budgets that they must keep."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,22 +8,24 @@ from train.config.checks import above_zero, at_least
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """The benchmark of a bundle; no run and no bundle follows from it.
+    """The benchmark of a bundle; no cached run or bundle depends on it.
 
     Args:
-        threads: budgets that the towers are measured at, each in turn; 0 is all cores.
-        batches: records in a call.
-        iterations: timed calls of each backend. At batches of up to 8 on one thread all of them are made.
-        fewest: timed calls that are made elsewhere, however long they take.
-        cell_seconds: that the calls of all backends at one batch size and kind of input may take, before
-            `fewest` are thought enough; ten times as long at batches of up to 8.
+        threads: thread counts at which the towers are measured; 0 is all cores.
+        batches: batch sizes, in records.
+        iterations: largest number of timed calls of each backend; on one thread at batches of up to 8, all of
+            them are made.
+        fewest: least number of timed calls in all other settings, whatever their duration.
+        cell_seconds: seconds for the calls of all backends at one batch size and kind of input, after which
+            `fewest` calls are enough; ten times as long at batches of up to 8.
         compiled: measure `torch.compile`, too, where it works; compiling takes most of a minute.
-        loads: fresh processes that load the bundle, of which the median counts.
-        build_items: items that the index is built over, next to a bare one; all if there are fewer.
+        loads: fresh processes that load the bundle; the benchmark reports their median.
+        build_items: largest number of items over which the index is built, next to plain hnswlib.
         build_rounds: builds of each.
-        seed: of what is drawn, and of the bootstraps.
-        budgets: figure -> bound, such as `query_tower_b1_p99_us = 200.0`; a time or a ratio by its name in
-            the JSON document.
+        seed: of the samples and of the bootstraps.
+        budgets: name of a time or ratio in the JSON document -> its bound: a lower one for speed-ups
+            (`torch_over_`, `exported_over_`), an upper one for all others, such as
+            `query_tower_b1_p99_us = 200.0`.
     """
 
     threads: tuple[int, ...] = (1, 0)

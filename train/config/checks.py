@@ -1,10 +1,12 @@
-"""Bounds that the sections of an experiment share."""
+"""Checks that several sections of an experiment share."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 
 def at_least(least: float, section: Any, *names: str) -> None:
-    """Refuse keys of a section that are below a bound."""
+    """Refuse keys of a section whose value is below a bound."""
     for name in names:
         value = getattr(section, name)
         if not value >= least:
@@ -12,8 +14,22 @@ def at_least(least: float, section: Any, *names: str) -> None:
 
 
 def above_zero(section: Any, *names: str) -> None:
-    """Refuse keys of a section that are not above 0."""
+    """Refuse keys of a section whose value is not above 0, or is infinite."""
     for name in names:
         value = getattr(section, name)
         if not 0 < value < float("inf"):
             raise ValueError(f"{name}: expected a number above 0, got {value}")
+
+
+def refuse_unused(section: Any, conditions: Mapping[str, tuple[bool, tuple[str, ...]]]) -> None:
+    """Refuse keys that were set but have no effect.
+
+    Args:
+        section: a dataclass.
+        conditions: text of a condition -> whether it holds, and the keys that have an effect only then.
+    """
+    defaults = {each.name: each.default for each in fields(section)}
+    for condition, (holds, names) in conditions.items():
+        for name in names:
+            if not holds and getattr(section, name) != defaults[name]:
+                raise ValueError(f"{name}: goes with {condition}; leave it out, it would change nothing")

@@ -1,31 +1,32 @@
-"""`[index]`: how items are found, and what the tuner may choose."""
+"""`[index]`: the search index, and what the tuner may choose."""
 
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from train.config.checks import above_zero, at_least
+from protos.bundle import EXACT, HNSW, INDEX_KINDS
+from train.config.checks import above_zero, at_least, refuse_unused
 
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """HNSW (Malkov and Yashunin 2018), or exact search where that is no slower.
+    """An HNSW graph (Malkov and Yashunin 2018), or exact search where it is no slower.
 
-    What is set is kept; what is left out the tuner chooses by measurement, at the least time of a query.
+    The tuner keeps the values that are set. It measures the others and takes those with the shortest query.
 
     Args:
         m: links of a node; 0 leaves it to the tuner.
-        ef_construction: width of the search while building; 0 leaves it to the tuner.
+        ef_construction: width of the search while the graph is built; 0 leaves it to the tuner.
         recall_target: ef_search is the smallest that reaches this recall@k against exact search.
-        latency_budget_us: microseconds that a search may take, of one query on one thread. If set, the best
-            recall within them is taken, and `recall_target` is a floor that is reported, not a reason to
-            break the budget.
-        sample: items that graphs of different m and ef_construction are compared on.
-        search: `auto` compares with every item where that is no slower than the graph; `graph` and `exact`
-            settle it.
-        k: at which recall is measured.
-        seed: of the level draw, and of the samples.
-        threads: of the build; 0 takes all cores. 1 makes a graph reproducible byte for byte once m and
-            ef_construction are set; the tuner's choice of those follows from times, which never repeat.
+        latency_budget_us: microseconds that a search of one query may take on one thread. If set, the tuner
+            takes the best recall within the budget, and reports whether it reaches `recall_target`.
+        sample: items on which graphs with different m and ef_construction are compared.
+        search: `auto` takes exact search where it is no slower than the graph; `graph` and `exact` decide it.
+        k: neighbours at which recall is measured.
+        seed: of the graph's levels and of the samples.
+        threads: threads of the build; 0 takes all cores. With 1 thread, and m and ef_construction set, the
+            graph is reproducible byte for byte. The tuner's own choice depends on measured times.
+        kind: one of `INDEX_KINDS`; `hnsw` includes exact search.
+        options: parameters of another kind.
     """
 
     m: int = 0
@@ -37,6 +38,8 @@ class IndexConfig:
     k: int = 10
     seed: int = 0
     threads: int = 0
+    kind: str = HNSW
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.m:
@@ -50,19 +53,18 @@ class IndexConfig:
         at_least(1000, self, "sample")
         at_least(1, self, "k")
         at_least(0, self, "seed", "threads")
-        _refuse_idle(self)
-
-
-def _refuse_idle(config: IndexConfig) -> None:
-    """Refuse a key that was set but would change nothing, for want of what it belongs to."""
-    asked = config.search != "exact"
-    swept = not (config.m and config.ef_construction)
-    conditions = {
-        'search = "auto" or "graph"': (asked, ("m", "ef_construction", "latency_budget_us", "sample")),
-        "m or ef_construction left to the tuner": (swept, ("sample",)),
-    }
-    defaults = {each.name: each.default for each in fields(config)}
-    for condition, (holds, names) in conditions.items():
-        for name in names:
-            if not holds and getattr(config, name) != defaults[name]:
-                raise ValueError(f"{name}: goes with {condition}; leave it out, it would change nothing")
+        if self.kind == EXACT:
+            raise ValueError('kind: expected "hnsw" for exact search, with search = "exact"; got "exact"')
+        if self.kind not in INDEX_KINDS:
+            raise ValueError(f"kind: expected one of {', '.join(INDEX_KINDS)}, got {self.kind!r}")
+        if self.kind == HNSW and self.options:
+            raise ValueError(
+                "options: goes with another kind of index; leave it out, it would change nothing"
+            )
+        swept = not (self.m and self.ef_construction)
+        graph_keys = ("m", "ef_construction", "latency_budget_us", "sample")
+        conditions = {
+            'search = "auto" or "graph"': (self.search != "exact", graph_keys),
+            "m or ef_construction left to the tuner": (swept, ("sample",)),
+        }
+        refuse_unused(self, conditions)

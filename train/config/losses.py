@@ -1,20 +1,25 @@
-"""`[loss]`: what is minimised."""
+"""`[loss]`: the loss that training minimises, one class for each `kind`.
+
+The losses are computed by `train/losses/`.
+"""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from train.config.checks import above_zero, at_least
+from train.config.checks import above_zero, at_least, refuse_unused
 
 Correction = Literal["none", "logq", "khrylchenko"]
 
 
 @dataclass(frozen=True)
 class FullSoftmax:
-    """Softmax over all items of training pairs, those of the history masked; for what fits in a step.
+    """Softmax over all items of training pairs, for catalogues that fit into a training step.
+
+    Items of the query's history are masked.
 
     Args:
         temperature: divides the scores.
-        label_smoothing: the part of the target that all items share.
+        label_smoothing: share of the target that is spread evenly over all items.
     """
 
     kind: Literal["full_softmax"]
@@ -29,15 +34,17 @@ class FullSoftmax:
 
 @dataclass(frozen=True)
 class InBatchSoftmax:
-    """Softmax over the items of the batch, repeated positives masked.
+    """Softmax over the items of the batch; other positives of the query are masked.
 
     Args:
         temperature: divides the scores.
-        hard_negatives: mined negatives added for each query; 0 for none.
-        mine_from: negatives are drawn from this many nearest items.
-        correction: of popular items being in more batches: "logq" (Yi et al. 2019), or "khrylchenko"
-            (Khrylchenko et al. 2025), which knows that the positive is always there.
-        uniform_negatives: items drawn evenly from the catalogue and added to each batch (Yang et al. 2020).
+        hard_negatives: number of hard negatives added for each pair; 0 for none.
+        mine_from: hard negatives are drawn from this many nearest items.
+        correction: popular items are in more batches. "logq" (Yi et al. 2019) corrects for that;
+            "khrylchenko" (Khrylchenko et al. 2025) also takes into account that the positive is in every
+            batch.
+        uniform_negatives: number of items drawn uniformly from the catalogue and added to each batch (Yang
+            et al. 2020).
     """
 
     kind: Literal["in_batch_softmax"]
@@ -50,6 +57,7 @@ class InBatchSoftmax:
     def __post_init__(self) -> None:
         above_zero(self, "temperature")
         at_least(0, self, "hard_negatives", "uniform_negatives")
+        refuse_unused(self, {"hard_negatives above 0": (self.hard_negatives > 0, ("mine_from",))})
         at_least(max(1, self.hard_negatives), self, "mine_from")
         if self.correction != "none" and self.hard_negatives:
             raise ValueError(
@@ -60,7 +68,12 @@ class InBatchSoftmax:
 
 @dataclass(frozen=True)
 class SampledSoftmax:
-    """Huang et al. 2013, equation 3: one positive and a few random negatives, smoothed by gamma."""
+    """Softmax over one positive and a few random negatives (Huang et al. 2013, equation 5).
+
+    Args:
+        gamma: smoothing factor of the paper: multiplies the scores.
+        negatives: number of negatives of each pair, drawn from the items of the batch.
+    """
 
     kind: Literal["sampled_softmax"]
     gamma: float = 10.0
@@ -72,15 +85,18 @@ class SampledSoftmax:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sampled:
-    """Losses that set each pair against items sampled for it.
+class SampledNegatives:
+    """Base of the losses that compare each pair with items sampled for it.
 
     Args:
-        negatives: items sampled for each pair.
-        sampling: evenly from the catalogue, by popularity, or from the items that the model ranks high.
-        alpha: of popularity sampling, which draws items by share^alpha (Mikolov et al. 2013).
-        mine_from: of hard sampling, which draws from this many nearest items.
+        negatives: number of items sampled for each pair.
+        sampling: `uniform` draws from the catalogue evenly, `popularity` by popularity, `hard` from the
+            items that the model ranks high.
+        alpha: with `popularity`, an item is drawn in proportion to share^alpha (Mikolov et al. 2013).
+        mine_from: with `hard`, negatives are drawn from this many nearest items.
     """
+
+    _min_negatives: ClassVar[int] = 1
 
     negatives: int = 4
     sampling: Literal["uniform", "popularity", "hard"] = "uniform"
@@ -88,23 +104,28 @@ class _Sampled:
     mine_from: int = 40
 
     def __post_init__(self) -> None:
-        at_least(self._fewest(), self, "negatives")
+        at_least(self._min_negatives, self, "negatives")
+        conditions = {
+            "negatives above 0": (self.negatives > 0, ("sampling",)),
+            'sampling = "popularity"': (self.sampling == "popularity", ("alpha",)),
+            'sampling = "hard"': (self.sampling == "hard", ("mine_from",)),
+        }
         at_least(0, self, "alpha")
         at_least(max(1, self.negatives) if self.sampling == "hard" else 1, self, "mine_from")
-
-    def _fewest(self) -> int:
-        return 1
+        refuse_unused(self, conditions)
 
 
 @dataclass(frozen=True)
-class Bce(_Sampled):
-    """Binary cross-entropy of positive pairs and sampled ones, or of pairs labelled by the data.
+class Bce(SampledNegatives):
+    """Binary cross-entropy of positive pairs and sampled negatives, or of pairs that the data labels.
 
     Args:
-        negatives: 0 where the data's own negatives are all there is.
+        negatives: 0 trains on the pairs of the data alone, whose labels must include negatives.
         positive_weight: multiplies the loss of positive pairs.
         focal_gamma: above 0, focal loss (Lin et al. 2017, equation 5).
     """
+
+    _min_negatives: ClassVar[int] = 0
 
     kind: Literal["bce"]
     positive_weight: float = 1.0
@@ -115,13 +136,14 @@ class Bce(_Sampled):
         above_zero(self, "positive_weight")
         at_least(0, self, "focal_gamma")
 
-    def _fewest(self) -> int:
-        return 0
-
 
 @dataclass(frozen=True)
-class Hinge(_Sampled):
-    """The positive shall beat each sampled item by a margin (Ying et al. 2018, equation 1)."""
+class Hinge(SampledNegatives):
+    """A positive must score above each sampled item by a margin (Ying et al. 2018, equation 1).
+
+    Args:
+        margin: in units of the scores.
+    """
 
     kind: Literal["hinge"]
     margin: float = 0.2
@@ -132,10 +154,10 @@ class Hinge(_Sampled):
 
 
 @dataclass(frozen=True)
-class Bpr(_Sampled):
+class Bpr(SampledNegatives):
     """Bayesian personalised ranking (Rendle et al. 2009)."""
 
     kind: Literal["bpr"]
 
 
-Loss = FullSoftmax | InBatchSoftmax | SampledSoftmax | Bce | Hinge | Bpr
+LossConfig = FullSoftmax | InBatchSoftmax | SampledSoftmax | Bce | Hinge | Bpr

@@ -1,29 +1,45 @@
-"""`[tower]`: what a query and an item become vectors by."""
+"""`[tower]`: the architecture of the query tower and the item tower, one class for each `kind`.
 
-from dataclasses import dataclass, fields
+The towers are built by `train/models/architectures/`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
-from train.config.checks import above_zero, at_least
+from protos.features import FeatureSpec, HistoryFeature, IdFeature
+from train.config.checks import above_zero, at_least, refuse_unused
 
-LONGEST_NGRAM = 16  # symbols; of more a hash has too few multipliers to choose from
+MAX_NGRAM = 16  # characters; for longer n-grams too few hash multipliers are exact in single precision
+
+
+class _TowerSection:
+    """Base of all kinds."""
+
+    def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+        """Check that the towers can be built for these features; by default any will do.
+
+        Raises:
+            ValueError: they cannot; the text names the key of the `[tower]` section.
+        """
 
 
 @dataclass(frozen=True)
-class BagTower:
+class BagTower(_TowerSection):
     """Hashed words and character n-grams with learned weights; the default for text.
 
-    It starts as TF-IDF brought down to D dimensions, and its residual part at zero, so learning only adds
-    to that.
+    The towers start as TF-IDF projected to D dimensions, and their residual layers start at zero.
 
     Args:
-        dimension: D, of the vectors.
-        latent: of these, how many start as latent semantic analysis of the items (Deerwester et al. 1990);
-            the others start as a random projection of what that leaves over.
-        orders: lengths of the character n-grams, `#` at word boundaries included.
-        words: whole words are hashed too.
+        dimension: D, the size of a vector.
+        latent: number of dimensions that start as latent semantic analysis of the items (Deerwester et
+            al. 1990); the others start as a random projection of the remainder.
+        orders: lengths of the character n-grams, including `#` at word boundaries.
+        words: also hash whole words.
         buckets: rows of the hashed table.
-        query_hidden: width of the query tower's residual multilayer part; 0 leaves it out.
-        item_hidden: the same for the item tower, which runs once an item and can afford more.
+        query_hidden: width of the query tower's residual layer; 0 leaves it out.
+        item_hidden: width of the item tower's residual layer; 0 leaves it out. The item tower runs once for
+            each item, so it can be wider.
     """
 
     kind: Literal["bag"]
@@ -45,12 +61,12 @@ class BagTower:
 
 
 @dataclass(frozen=True)
-class DssmTower:
+class DssmTower(_TowerSection):
     """Huang et al. 2013, section 3: letter-trigram counts, two tanh layers and a tanh output layer.
 
     Args:
-        dimension: D, of the vectors; the paper's is 128.
-        orders: lengths of the letter n-grams; the paper's is 3.
+        dimension: D, the size of a vector; 128 in the paper.
+        orders: lengths of the letter n-grams; 3 in the paper.
         buckets: rows of the hashed table; the paper counts 30,621 distinct trigrams.
         hidden: widths of the layers before the last.
     """
@@ -72,44 +88,44 @@ class DssmTower:
 
 
 @dataclass(frozen=True)
-class SequenceTower:
-    """A history as the query: what came in which order; the default for recommendation.
+class SequenceTower(_TowerSection):
+    """The user's history as the query; the default for recommendation.
 
-    A vector has `latent` coordinates of EASE (Steck 2019), if that is above 0, and `dimension` learned
-    ones. EASE's item-item matrix, cut by a singular value decomposition, is itself a linear two-tower
-    model: the query is the sum of the history's left factors, the item is its right factors. The tower
-    starts there, and what it learns is added.
+    A vector has `latent` coordinates of EASE (Steck 2019), then `dimension` learned coordinates. EASE's
+    item-item matrix, cut by a singular value decomposition, is itself a linear two-tower model: the query
+    vector is the sum of the left factors of the history's items, the item vector is the item's right
+    factors. The learned coordinates add to that score.
 
     Args:
         history: `attention` is causal self-attention (SASRec, Kang and McAuley 2018); `mean` the mean of
-            the items, weighted by how long ago each was; `sum` such a sum over a table of the query's
-            own, which starts at zero; `latent` leaves it to EASE's coordinates.
-        dimension: learned coordinates, and the width of the shared item table.
-        layers: of the attention.
-        heads: of the attention; they divide the dimension.
-        dropout: inside the attention.
-        input_dropout: of the history's embedded items, before the attention.
-        query_dropout: of the query's learned coordinates.
-        history_dropout: of each history in a step, up to this share of its items is left out.
+            the items' embeddings, weighted by how recent each item is; `sum` a weighted sum over a separate
+            embedding table that starts at zero; `latent` uses EASE's coordinates alone.
+        dimension: learned coordinates, and the width of the item embeddings.
+        layers: number of attention layers.
+        heads: number of attention heads; must divide `dimension`.
+        dropout: dropout inside the attention layers.
+        input_dropout: dropout on the embedded history, before the attention.
+        query_dropout: dropout on the query's learned coordinates.
+        history_dropout: largest share of a history's items that is dropped in a training step.
         latent: coordinates that start as EASE; 0 for none.
-        regularisation: lambda of the EASE that it starts as.
-        latent_scale: what EASE's scores are multiplied by at the start, to be logits.
-        decay: how much the logarithm of an item's weight in a sum falls with each item that came after
-            it, at the start.
-        id_dropout: share of the items that a step takes for unknown ones, so that content places them.
-        id_dropout_alpha: items are drawn for that by their interactions to this power. 0 draws all alike,
-            and content says how popular an item is on average, which for most is hardly; 1 draws them as
-            often as they are met, and a new item is taken for one that people care for.
-        newcomers: where items go that training has not seen: `fitted` regresses the learned vectors on
-            content once training is over; `learned` leaves it to `id_dropout`.
-        newcomers_alpha: with `fitted`, an item counts by its interactions to this power; the higher, the
-            more popular a newcomer is taken to be.
+        regularisation: lambda of EASE.
+        latent_scale: factor on EASE's scores at the start, which turns them into logits.
+        decay: start value; the log weight of an item in a sum falls by this with each later item.
+        id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
+            content encoders learn to place an item.
+        id_dropout_alpha: an item's share is proportional to its interactions to this power. At 0 all items
+            have the same share, and unknown items get the popularity of an average item, which is low; at 1
+            they get the popularity of the items that users interact with.
+        newcomers: how items that are not in the training data get a vector: `fitted` regresses the learned
+            vectors on the items' content after training; `learned` relies on `id_dropout`.
+        newcomers_alpha: with `fitted`, an item's weight in the regression is its interactions to this
+            power; higher values give new items a higher popularity.
         newcomers_strength: with `fitted`, lambda of the ridge regression.
-        item_hidden: width of the item tower's residual multilayer part; 0 leaves it out.
+        item_hidden: width of the item tower's residual layer; 0 leaves it out.
         buckets: rows of the hashed table of texts.
         orders: lengths of the character n-grams of texts.
-        words: whole words of texts are hashed too.
-        similarity: `inner_product` lets items differ in length, `cosine` does not.
+        words: also hash whole words of texts.
+        similarity: `inner_product` lets the lengths of item vectors differ, `cosine` does not.
     """
 
     kind: Literal["sequence"]
@@ -144,7 +160,7 @@ class SequenceTower:
         at_least(0, self, "newcomers_alpha")
         if self.newcomers == "fitted" and self.id_dropout:
             raise ValueError('newcomers: "fitted" places new items without id_dropout; choose one of them')
-        _refuse_idle(self)
+        self._refuse_keys_without_effect()
         if self.history == "latent" and not self.latent:
             raise ValueError('latent: expected at least 1 with history = "latent", got 0')
         if self.history == "attention" and self.dimension % self.heads:
@@ -154,42 +170,47 @@ class SequenceTower:
                 raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
         _check_orders(self.orders, self.words)
 
+    def _refuse_keys_without_effect(self) -> None:
+        """Refuse a key that was set but has no effect without another key."""
+        conditions = {
+            'history = "attention"': (
+                self.history == "attention",
+                ("layers", "heads", "dropout", "input_dropout"),
+            ),
+            "latent above 0": (self.latent > 0, ("regularisation", "latent_scale")),
+            "a sum over the history": (self.latent > 0 or self.history in ("mean", "sum"), ("decay",)),
+            "id_dropout above 0": (self.id_dropout > 0, ("id_dropout_alpha",)),
+            'newcomers = "fitted"': (
+                self.newcomers == "fitted",
+                ("newcomers_alpha", "newcomers_strength"),
+            ),
+        }
+        refuse_unused(self, conditions)
 
-def _check_orders(orders: tuple[int, ...], words: bool) -> None:
-    """Refuse lengths of n-grams that a text cannot be hashed by."""
-    if not (orders or words) or not all(1 <= order <= LONGEST_NGRAM for order in orders):
-        raise ValueError(f"orders: expected lengths of 1 to {LONGEST_NGRAM}, got {list(orders)}")
+    def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+        """EASE scores an item's id for the items of a history: it needs both features.
 
-
-def _refuse_idle(tower: SequenceTower) -> None:
-    """Refuse a key that was set but would change nothing, for want of what it belongs to."""
-    attention, fitted = tower.history == "attention", tower.newcomers == "fitted"
-    conditions = {
-        'history = "attention"': (attention, ("layers", "heads", "dropout", "input_dropout")),
-        "latent above 0": (tower.latent > 0, ("regularisation", "latent_scale")),
-        "a sum over the history": (tower.latent > 0 or tower.history in ("mean", "sum"), ("decay",)),
-        "id_dropout above 0": (tower.id_dropout > 0, ("id_dropout_alpha",)),
-        'newcomers = "fitted"': (fitted, ("newcomers_alpha", "newcomers_strength")),
-    }
-    defaults = {each.name: each.default for each in fields(tower)}
-    for condition, (holds, names) in conditions.items():
-        for name in names:
-            if not holds and getattr(tower, name) != defaults[name]:
-                raise ValueError(f"{name}: goes with {condition}; leave it out, it would change nothing")
+        Raises:
+            ValueError: one of them is missing.
+        """
+        has_history = any(isinstance(spec, HistoryFeature) for spec in query.values())
+        has_id = any(isinstance(spec, IdFeature) for spec in item.values())
+        if self.latent and not (has_history and has_id):
+            raise ValueError("tower.latent: expected 0 without a history and an id")
 
 
 @dataclass(frozen=True)
-class SharedTower:
-    """One tower for both sides, and a linear layer over the elementwise product of its two vectors.
+class SharedTower(_TowerSection):
+    """One tower for both sides, and a linear layer over the elementwise product of the two vectors.
 
-    The score is sigmoid(w . (q * d) + b). The weights are folded into the query's vector, so that it is
-    an inner product that is searched, and the same score that is served.
+    The score is sigmoid(w . (q * d) + b). The weights w are folded into the query vector, so the index
+    searches by inner product and the service returns the same score.
 
     Args:
-        dimension: D, of the vectors before the product.
+        dimension: D, the size of a vector before the product.
         hidden: widths of the shared layers before the last.
         orders: lengths of the letter n-grams of texts.
-        words: whole words of texts are hashed too.
+        words: also hash whole words of texts.
         buckets: rows of the hashed table of texts.
     """
 
@@ -206,6 +227,12 @@ class SharedTower:
         if min(self.hidden, default=1) < 1:
             raise ValueError(f"hidden: expected numbers of at least 1, got {list(self.hidden)}")
         _check_orders(self.orders, self.words)
+
+
+def _check_orders(orders: tuple[int, ...], words: bool) -> None:
+    """Refuse lengths of n-grams that the word hashing does not support."""
+    if not (orders or words) or not all(1 <= order <= MAX_NGRAM for order in orders):
+        raise ValueError(f"orders: expected lengths of 1 to {MAX_NGRAM}, got {list(orders)}")
 
 
 TowerConfig = BagTower | DssmTower | SequenceTower | SharedTower

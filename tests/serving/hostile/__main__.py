@@ -11,11 +11,11 @@ from rich.console import Console
 
 from protos.bundle import write_file
 from protos.errors import TwinspireError
-from serving import flags
-from tests.serving import haproxy
+from serving import flag_types as flags
+from tests.helpers.serving import haproxy
+from tests.helpers.tiny import tiny_bundle
 from tests.serving.hostile import report
 from tests.serving.hostile.run import Plan, names, run
-from tests.tiny import tiny_bundle
 
 ITEMS = 20_000  # so that a batch of 256 x k = 1,000 costs seconds, as with a real catalogue
 

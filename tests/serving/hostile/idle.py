@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable
 
-from serving.load import frames
-from tests.serving.fuzzed_messages import SEARCH
+from serving.benchmark import http2 as frames
+from tests.helpers.serving.fuzzed_messages import SEARCH
+from tests.helpers.serving.raw import head
 from tests.serving.hostile.connection import OPEN, Attack, Connection
-from tests.serving.raw import head
 
 CONNECTIONS = 1024  # of each attacker
 OPENED = 20  # in one tick

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import Unavailable
-from tests.serving import haproxy
+from tests.helpers.serving import haproxy
 from tests.serving.hostile import attacks, good, idle
 from tests.serving.hostile.connection import Attack
 from tests.serving.hostile.service import Service, serving

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from protos.errors import Unavailable
-from serving.load.services import ROOT, ended
+from serving.benchmark.services import ROOT, ended
 
 START_SECONDS = 60.0
 

@@ -1,0 +1,146 @@
+"""The search width of a graph: the smallest for a recall target, or the largest within a time budget.
+
+A width reaches the target if its recall@k against exact search, less two standard errors and a margin, does
+so on validation queries. The reported recall is measured on test queries.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hnswlib
+import numpy as np
+
+from export.ann.graph import Rows, Vectors
+from export.ann.search import Shares, approximate, kth_scores, shares_above
+from export.ann.timer import SearchTimer, graph_search
+from train.config.index import IndexConfig
+
+EF_LADDER = (10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
+FIRST = 400  # queries that are searched first; the others only if the target is within reach
+MARGIN = 0.005  # recall beyond the target, because test queries may be harder than validation queries
+
+Point = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EfChoice:
+    """A search width and the measurements it was chosen by.
+
+    Args:
+        ef_search: the width.
+        reached: whether it reaches the target.
+        curve: for each measured width `ef`, `recall`, `standard_error`, `queries`, `us_per_query`.
+    """
+
+    ef_search: int
+    reached: bool
+    curve: Sequence[Point]
+
+    @property
+    def point(self) -> Point:
+        """The point of the curve at the chosen width."""
+        return next(point for point in self.curve if point["ef"] == self.ef_search)
+
+
+def tune(index: hnswlib.Index, vectors: Vectors, queries: Vectors, config: IndexConfig) -> EfChoice:
+    """The smallest width that reaches the target on these queries, or the largest if none does.
+
+    The curve has one point beyond the choice, to show the alternative.
+    """
+    curve: list[Point] = []
+    chosen = 0
+    for point in recall_curve(index, vectors, queries, config):
+        curve.append(point)
+        if chosen:
+            break
+        if reaches_target(point, config.recall_target):
+            chosen = point["ef"]
+    return EfChoice(chosen or curve[-1]["ef"], bool(chosen), curve)
+
+
+def tune_within_budget(
+    index: hnswlib.Index, vectors: Vectors, queries: Vectors, config: IndexConfig, budget: float
+) -> EfChoice:
+    """The largest width that takes at most `budget` microseconds, or the smallest if all take longer."""
+    curve: list[Point] = []
+    for point in recall_curve(index, vectors, queries, config):
+        curve.append(point)
+        if point["us_per_query"] > budget or point["recall"] == 1:
+            break
+    within = [point for point in curve if point["us_per_query"] <= budget]
+    chosen = within[-1] if within else curve[0]
+    return EfChoice(chosen["ef"], reaches_target(chosen, config.recall_target), curve)
+
+
+def reaches_target(point: Mapping[str, float], target: float) -> bool:
+    """Whether a width will reach the target on queries that it was not chosen on."""
+    return point["recall"] - 2 * point["standard_error"] >= with_margin(target)
+
+
+def with_margin(target: float) -> float:
+    """The recall that validation queries need, for a target on other queries."""
+    return target + MARGIN if target + MARGIN <= 1 else target
+
+
+def recall_curve(
+    index: hnswlib.Index,
+    vectors: Vectors,
+    queries: Vectors,
+    config: IndexConfig,
+    timer: SearchTimer | None = None,
+    bounds: Shares | None = None,
+    widths: Sequence[int] = (),
+) -> Iterator[Point]:
+    """Measure recall and time of each width, from small to large, up to the size of the graph.
+
+    A width that is clearly below the target on the first queries is not measured on the others.
+
+    Args:
+        timer: times the searches; by default one whose reference is this graph.
+        bounds: `kth_scores` of these queries, if known.
+        widths: at least k each; by default those of `ef_ladder`.
+
+    Raises:
+        GateRefused: the graph is so disconnected that a query reaches fewer than k items.
+    """
+    bounds = kth_scores(vectors, queries, config.k) if bounds is None else bounds
+    timer = timer or SearchTimer(graph_search(index, config.k, 2 * config.k), queries)
+    first, rest = _first_and_rest(len(queries), config.seed)
+    for ef in widths or ef_ladder(config.k, len(vectors)):
+
+        def shares(some: Rows, ef: int = ef) -> Shares:
+            found = approximate(index, queries[some], config.k, ef, config.threads or os.cpu_count() or 1)
+            return shares_above(found, vectors, queries[some], bounds[some])
+
+        each = shares(first)
+        point = _point(each)
+        within_reach = point["recall"] + 2 * point["standard_error"] >= with_margin(config.recall_target)
+        if len(rest) and within_reach:
+            each = np.concatenate([each, shares(rest)])
+        us = timer.microseconds(graph_search(index, config.k, ef))
+        yield {"ef": ef, **_point(each), "us_per_query": us}
+        if ef >= len(vectors):
+            break
+
+
+def ef_ladder(k: int, count: int) -> tuple[int, ...]:
+    """Widths to measure: none below 2 k, because the service never searches narrower (`protos/search.py`).
+
+    Args:
+        k: items wanted.
+        count: N, items in the graph.
+    """
+    least = max(k, min(2 * k, count))
+    return least, *(ef for ef in EF_LADDER if ef > least)
+
+
+def _first_and_rest(count: int, seed: int) -> tuple[Rows, Rows]:
+    order = np.random.default_rng(seed).permutation(count)
+    return order[:FIRST], order[FIRST:]
+
+
+def _point(each: Shares) -> Point:
+    error = float(each.std() / len(each) ** 0.5)
+    return {"recall": float(each.mean()), "standard_error": error, "queries": len(each)}

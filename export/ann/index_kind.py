@@ -1,0 +1,111 @@
+"""Kinds of indexes: what the export stage needs from each, and how a kind is found by its name.
+
+A kind is a name in `INDEX_KINDS`, which the manifest stores in `index.kind`, and the module of that name in
+`export/ann/kinds/`, whose `KIND` implements `IndexKind`. The service has an implementation of the same name.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from export.ann.graph import Rows, Vectors
+from export.ann.search import recalls
+from protos.bundle import EXACT, HNSW, INDEX_KINDS, MANIFEST, IndexParameters, Score
+from protos.errors import BundleError
+from train.config.index import IndexConfig
+
+_MODULES = "export.ann.kinds.*"  # `train.fingerprint` understands this notation, so keys cover the modules
+
+
+class SearchIndex(Protocol):
+    """An index over item vectors (N, D) that returns what the service returns."""
+
+    @property
+    def parameters(self) -> IndexParameters:
+        """For the manifest."""
+
+    def search(self, queries: Vectors, k: int, seen: Sequence[Rows]) -> Rows:
+        """The best `k` items of each query: (Q, min(k, N)) rows, best first, -1 where there are no more.
+
+        Args:
+            queries: (Q, D).
+            seen: for each query the rows that must not be returned.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write the index's files into the folder of a bundle."""
+
+
+@dataclass(frozen=True)
+class TunedIndex:
+    """An index with the measurements it was chosen by.
+
+    Args:
+        report: JSON; it has `k`, `target`, `build_s` and `why`.
+        figure: plot of the measurements.
+    """
+
+    index: SearchIndex
+    report: dict[str, Any]
+    figure: Figure
+
+
+class IndexKind(Protocol):
+    """Builds indexes of one kind."""
+
+    def tune(
+        self, vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, console: Console
+    ) -> TunedIndex:
+        """Build the index of a catalogue with parameters chosen by measurement.
+
+        Args:
+            vectors: (N, D), of the items.
+            queries: (Q, D), at least one, to choose on; the index is evaluated on others.
+            score: of the bundle.
+            console: receives progress and warnings.
+
+        Raises:
+            GateRefused: no index of this kind can serve the catalogue.
+        """
+
+    def rebuild(
+        self, vectors: Vectors, parameters: IndexParameters, score: Score, threads: int
+    ) -> SearchIndex:
+        """Build an index over other vectors (N, D), with the parameters of a manifest.
+
+        Args:
+            threads: 0 takes all cores.
+        """
+
+
+def index_kind(name: str) -> IndexKind:
+    """The kind of index that a configuration or a manifest names.
+
+    Raises:
+        BundleError: this program does not have the kind of a manifest.
+    """
+    kind = HNSW if name == EXACT else name  # exact search comes with a graph, built and saved alike
+    if kind not in INDEX_KINDS:
+        raise BundleError(f"{MANIFEST}: index.kind: expected one of {', '.join(INDEX_KINDS)}, got {name!r}")
+    return cast(IndexKind, importlib.import_module(_MODULES.replace("*", kind)).KIND)
+
+
+def rebuild(vectors: Vectors, parameters: IndexParameters, score: Score, threads: int) -> SearchIndex:
+    """As `IndexKind.rebuild`, of the kind that the parameters name.
+
+    Raises:
+        BundleError: this program does not have that kind.
+    """
+    return index_kind(parameters.kind).rebuild(vectors, parameters, score, threads)
+
+
+def mean_recall(index: SearchIndex, vectors: Vectors, queries: Vectors, k: int) -> float:
+    """Mean recall@k of what the service returns, against exact search over `vectors` (N, D)."""
+    nothing = [np.empty(0, np.int64)] * len(queries)
+    return float(recalls(index.search(queries, k, nothing), vectors, queries, k).mean())

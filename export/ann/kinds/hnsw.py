@@ -1,0 +1,60 @@
+"""HNSW graphs of hnswlib, and exact search where it is no slower than the graph."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import hnswlib
+from rich.console import Console
+
+from export.ann.graph import Rows, Vectors, build_graph, save
+from export.ann.index_kind import TunedIndex
+from export.ann.report import frontier
+from export.ann.search import exact, search_as_served
+from export.ann.tuner import tune_index
+from protos.bundle import EXACT, INDEX, IndexParameters, Score
+from train.config.index import IndexConfig
+
+
+@dataclass(frozen=True)
+class HnswIndex:
+    """A graph over item vectors (N, D); if `parameters.exact`, searches compare with all items instead.
+
+    Args:
+        graph: None if it is neither searched nor saved.
+    """
+
+    graph: hnswlib.Index | None
+    vectors: Vectors
+    parameters: IndexParameters
+
+    def search(self, queries: Vectors, k: int, seen: Sequence[Rows]) -> Rows:
+        """As `SearchIndex.search`."""
+        if self.graph is None or self.parameters.exact:
+            return exact(queries, self.vectors, k, seen)
+        return search_as_served(self.graph, queries, self.vectors, k, self.parameters.ef_search, seen)
+
+    def save(self, folder: Path) -> None:
+        """Write the graph as `index.hnsw`."""
+        assert self.graph is not None
+        save(self.graph, folder / INDEX)
+
+
+class HnswKind:
+    """Implements `IndexKind`."""
+
+    def tune(
+        self, vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, console: Console
+    ) -> TunedIndex:
+        """Choose M, ef_construction, ef_search and exact search, as `export.ann.tuner` describes."""
+        graph, parameters, report = tune_index(vectors, queries, config, score, console)
+        return TunedIndex(HnswIndex(graph, vectors, parameters), report, frontier(report))
+
+    def rebuild(self, vectors: Vectors, parameters: IndexParameters, score: Score, threads: int) -> HnswIndex:
+        """Build a graph with the same parameters; exact search needs none."""
+        if parameters.kind == EXACT:
+            return HnswIndex(None, vectors, parameters)
+        return HnswIndex(build_graph(parameters, vectors, score, threads), vectors, parameters)
+
+
+KIND = HnswKind()

@@ -1,0 +1,223 @@
+"""The report of an index: measurements and choice as JSON, the choice in a sentence, and a plot."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hnswlib
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from export.ann.ef_search import EfChoice
+from export.ann.graph import links_size
+from export.ann.graph_sweep import SweptGraph, as_report
+from export.ann.timer import ExactVsGraph
+from protos.bundle import IndexParameters
+from train.config.index import IndexConfig
+from train.evaluation.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, style_axes
+
+SHOWN = 0.2  # recall below the target that the plot shows
+SHADES = ("#b9c6d6", "#8fb0d6", "#5b8c5a", "#9a6fb0", "#c77d1e", "#a8433f")
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """The facts that the report states.
+
+    Args:
+        items: N.
+        config: what was configured.
+        swept: graphs that were measured on a sample; empty if there was nothing to choose.
+        first: M and ef_construction that were chosen on the sample.
+        tuned: the search width on all items.
+        times: exact search against the graph at that width.
+        parameters: the result.
+        build_s: seconds that building the graph over all items took.
+    """
+
+    items: int
+    config: IndexConfig
+    swept: Sequence[SweptGraph]
+    first: tuple[int, int]
+    tuned: EfChoice
+    times: ExactVsGraph
+    parameters: IndexParameters
+    build_s: float
+
+
+def report_of(facts: IndexReport, graph: hnswlib.Index) -> dict[str, Any]:
+    """The report as JSON; times are microseconds per query on one thread, by batch size."""
+    config, chosen, times = facts.config, facts.parameters, facts.times
+    return {
+        "items": facts.items,
+        "sample": min(facts.items, config.sample) if facts.swept else 0,
+        "k": config.k,
+        "target": config.recall_target,
+        "budget_us": config.latency_budget_us,
+        "ef_search": chosen.ef_search,
+        "reached": facts.tuned.reached or chosen.exact,
+        "build_s": facts.build_s,
+        "bytes_per_item": links_size(graph),
+        "curve": list(facts.tuned.curve),
+        "grid": [as_report(each) for each in facts.swept],
+        "chosen": {"m": chosen.m, "ef_construction": chosen.ef_construction, "exact": chosen.exact},
+        "exact_us": {str(size): us for size, us in times.exact_us.items()},
+        "graph_us": {str(size): us for size, us in times.graph_us.items()},
+        "why": why(facts),
+    }
+
+
+def why(facts: IndexReport) -> str:
+    """The choice, in a sentence."""
+    return "; ".join(filter(None, (_graph(facts), _width(facts), _exact(facts)))) + "."
+
+
+def _graph(facts: IndexReport) -> str:
+    chosen, config = facts.parameters, facts.config
+    text = f"M {chosen.m} and ef_construction {chosen.ef_construction}"
+    if not facts.swept:
+        if config.m and config.ef_construction:
+            return f"{text} as configured"
+        return f"{text}, the smallest values, because all searches are exact"
+    tried = f"of {len(facts.swept)} tried on {min(facts.items, config.sample):,} items"
+    if facts.first != (chosen.m, chosen.ef_construction):
+        first = f"M {facts.first[0]} and ef_construction {facts.first[1]}"
+        return f"{text}, because {first}, the cheapest {tried}, fall short on all items"
+    if config.latency_budget_us is not None:
+        return f"{text} find most within {config.latency_budget_us:g} us a query, {tried}"
+    costs = {(each.m, each.ef_construction): each.expected_us for each in facts.swept}
+    cost = costs[facts.first]
+    if cost is None:
+        return f"{text} find most {tried}, none of which reaches {config.recall_target}"
+    return f"{text} reach {config.recall_target} at least cost {tried} ({cost:,.0f} us a query expected)"
+
+
+def _width(facts: IndexReport) -> str:
+    point, config = facts.tuned.point, facts.config
+    if config.search == "exact":
+        return ""
+    measured = f"recall@{config.k} {point['recall']:.4f} at {point['us_per_query']:,.0f} us a query"
+    if config.latency_budget_us is None:
+        result = "reaches" if facts.tuned.reached else "is the widest tried and does not surely reach"
+        return f"ef_search {point['ef']} {result} {config.recall_target}: {measured}"
+    result = "the widest" if point["us_per_query"] <= config.latency_budget_us else "the narrowest, yet not"
+    floor = "" if facts.tuned.reached else f", not surely the {config.recall_target} that was asked for"
+    return f"ef_search {point['ef']} is {result} within {config.latency_budget_us:g} us: {measured}{floor}"
+
+
+def _exact(facts: IndexReport) -> str:
+    exact, graph, config = facts.times.exact_us[1], facts.times.graph_us[1], facts.config
+    beside = f"{exact:,.0f} us a query against {graph:,.0f} us through the graph"
+    if not facts.parameters.exact:
+        return f"exact search would take {beside}"
+    if config.search == "exact":
+        return f"every search is exact, as configured: {beside}"
+    if facts.times.exact_is_no_slower:
+        return f"every search is exact, which is no slower: {beside}"
+    if config.latency_budget_us is not None and exact <= config.latency_budget_us:
+        return f"every search is exact, which is within the budget, too: {beside}"
+    if not facts.tuned.reached:
+        return f"every search is exact, for no graph reaches the target: {beside}"
+    return f"every search is exact: one for {config.k} would look at as much of so few items: {beside}"
+
+
+def frontier(report: Mapping[str, Any]) -> Figure:
+    """Plot recall@k against the time of a query, for the graphs of the sweep and for the one that was built.
+
+    Args:
+        report: as `report_of` returns it.
+    """
+    panels = 2 if report["grid"] else 1
+    figure, axes = plt.subplots(1, panels, figsize=(5.4 * panels, 4.0), layout="constrained", squeeze=False)
+    if report["grid"]:
+        _swept(axes[0][0], report)
+    _built(axes[0][-1], report)
+    return figure
+
+
+def _swept(axes: Axes, report: Mapping[str, Any]) -> None:
+    chosen = report["chosen"]["m"], report["chosen"]["ef_construction"]
+    most = max(each["bytes_per_item"] for each in report["grid"])
+    for each, shade in zip(report["grid"], SHADES, strict=False):
+        if not each["curve"]:
+            continue
+        own = (each["m"], each["ef_construction"]) == chosen
+        axes.plot(
+            [point["us_per_query"] for point in each["curve"]],
+            [point["recall"] for point in each["curve"]],
+            marker="o",
+            markersize=2 + 6 * each["bytes_per_item"] / most,
+            linewidth=2.4 if own else 1.1,
+            color=MODEL_COLOUR if own else shade,
+            zorder=3 if own else 2,
+            label=f"M {each['m']}, {each['ef_construction']}: {each['bytes_per_item']:.0f} B an item"
+            + (", chosen" if own else ""),
+        )
+    axes.legend(frameon=False, fontsize=7, title="M, ef_construction: memory of links", title_fontsize=7)
+    _dress(axes, report, f"Graphs on {report['sample']:,} items")
+
+
+def _built(axes: Axes, report: Mapping[str, Any]) -> None:
+    curve = report["curve"]
+    axes.plot(
+        [point["us_per_query"] for point in curve],
+        [point["recall"] for point in curve],
+        marker="o",
+        color=MODEL_COLOUR,
+    )
+    for point in curve:
+        own = point["ef"] == report["ef_search"]
+        axes.annotate(
+            f"ef {point['ef']}",
+            (point["us_per_query"], point["recall"]),
+            (0, 7) if own else (4, -9),
+            textcoords="offset points",
+            ha="center" if own else "left",
+            fontsize=8 if own else 6.5,
+            fontweight="bold" if own else "normal",
+            annotation_clip=True,
+        )
+    own = next(point for point in curve if point["ef"] == report["ef_search"])
+    axes.plot(
+        [own["us_per_query"]],
+        [own["recall"]],
+        marker="o",
+        markersize=11,
+        color=MODEL_COLOUR,
+        fillstyle="none",
+    )
+    axes.plot([report["exact_us"]["1"]], [1], marker="*", markersize=11, color=BASELINE_COLOUR, linestyle="")
+    axes.annotate(
+        "exact", (report["exact_us"]["1"], 1), (0, -14), textcoords="offset points", ha="center", fontsize=8
+    )
+    chosen = report["chosen"]
+    said = "exact search chosen" if chosen["exact"] else f"ef_search = {report['ef_search']} chosen"
+    _dress(axes, report, f"M {chosen['m']} on all {report['items']:,} items, {said}")
+
+
+def _dress(axes: Axes, report: Mapping[str, Any], title: str) -> None:
+    axes.axhline(report["target"], color=QUIET_COLOUR, linestyle="--", linewidth=1)
+    axes.annotate(
+        f"target {report['target']}",
+        (0.01, report["target"]),
+        (0, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        fontsize=8,
+    )
+    if report["budget_us"] is not None:
+        axes.axvline(report["budget_us"], color=QUIET_COLOUR, linestyle=":", linewidth=1)
+    axes.set(
+        xscale="log",
+        xlabel="microseconds a query, one thread",
+        ylabel=f"recall@{report['k']} against exact search",
+        title=title,
+    )
+    axes.set_ylim(report["target"] - SHOWN, 1 + 0.05 * SHOWN)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    style_axes(axes)

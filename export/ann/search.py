@@ -1,0 +1,104 @@
+"""Exact and approximate search over item vectors, what the service returns, and recall."""
+
+from collections.abc import Sequence
+
+import hnswlib
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from export.ann.graph import Rows, Vectors
+from protos.errors import GateRefused
+from protos.scores import SCORE_TOLERANCE
+from protos.search import graph_width
+from train.evaluation.exact_search import search
+
+Shares = npt.NDArray[np.float64]
+
+_SCORES = 1 << 22  # inner products that exact search holds at once: 16 MiB
+_BLOCK = 256  # queries whose results are scored at once
+
+
+def exact(queries: Vectors, vectors: Vectors, k: int, seen: Sequence[Rows] | None = None) -> Rows:
+    """The rows of the largest inner products, best first: (Q, min(k, N)).
+
+    Args:
+        seen: for each query the rows that must not be returned; -1 stands where there are no more.
+    """
+    items, step = torch.from_numpy(np.asarray(vectors)), max(1, _SCORES // len(vectors))
+    found = np.empty((len(queries), min(k, len(vectors))), np.int64)
+    for start in range(0, len(queries), step):
+        some = slice(start, start + step)
+        found[some] = search(torch.from_numpy(queries[some]), items, k, None if seen is None else seen[some])
+    return found
+
+
+def approximate(index: hnswlib.Index, queries: Vectors, k: int, ef: int, threads: int = 1) -> Rows:
+    """The rows that a search of width `ef` in the graph finds: (Q, min(k, N)).
+
+    Raises:
+        GateRefused: the graph is so disconnected that a query reaches fewer items.
+    """
+    k = min(k, index.get_current_count())
+    index.set_ef(max(ef, k))
+    try:
+        labels, _ = index.knn_query(queries, k, num_threads=threads)
+    except RuntimeError:
+        raise GateRefused(f"index: a search reaches fewer than {k} items; raise index.m") from None
+    return np.asarray(labels, np.int64)
+
+
+def search_as_served(
+    graph: hnswlib.Index, queries: Vectors, vectors: Vectors, k: int, ef_search: int, seen: Sequence[Rows]
+) -> Rows:
+    """What the service returns: through the graph, or by exact search where the service does that.
+
+    Args:
+        vectors: (N, D), of the items.
+        seen: for each query the rows that must not be returned; the search is wider by their number.
+
+    Returns:
+        (Q, min(k, N)) rows, best first, -1 where there are no more.
+    """
+    count = len(vectors)
+    found = np.full((len(queries), min(k, count)), -1, np.int64)
+    lengths = np.fromiter(map(len, seen), np.int64, len(seen))
+    for length in np.unique(lengths):
+        same = np.flatnonzero(lengths == length).tolist()
+        width = graph_width(k + int(length), ef_search, count)
+        if width is None:
+            found[same] = exact(queries[same], vectors, k, [seen[query] for query in same])
+            continue
+        for query, labels in zip(same, approximate(graph, queries[same], width, ef_search), strict=True):
+            kept = labels[~np.isin(labels, seen[query])][: found.shape[1]]
+            found[query, : len(kept)] = kept
+    return found
+
+
+def kth_scores(vectors: Vectors, queries: Vectors, k: int) -> Shares:
+    """The score of each query's k-th best item, less the tolerance for rounding: (Q,).
+
+    The tolerance is `SCORE_TOLERANCE`, times the score where that exceeds 1.
+    """
+    last = exact(queries, vectors, k)[:, -1]
+    bound = np.einsum("qd,qd->q", queries, vectors[last])
+    return np.asarray(bound - SCORE_TOLERANCE * np.maximum(1, np.abs(bound)), np.float64)
+
+
+def shares_above(found: Rows, vectors: Vectors, queries: Vectors, bounds: Shares) -> Shares:
+    """For each query the share of the found rows (Q, K) whose score reaches its bound (Q,): (Q,)."""
+    shares = np.empty(len(queries))
+    for start in range(0, len(queries), _BLOCK):
+        some = slice(start, start + _BLOCK)
+        scores = np.einsum("qd,qkd->qk", queries[some], vectors[found[some]])
+        shares[some] = (scores >= bounds[some, None]).mean(axis=1)
+    return shares
+
+
+def recalls(found: Rows, vectors: Vectors, queries: Vectors, k: int) -> Shares:
+    """recall@k of each query against exact search, (Q,).
+
+    It compares scores, not rows: many items may share one vector, and each of them is as good.
+    """
+    k = min(k, len(vectors))
+    return shares_above(found[:, :k], vectors, queries, kth_scores(vectors, queries, k))

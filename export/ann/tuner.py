@@ -1,0 +1,156 @@
+"""The HNSW index of a catalogue with all its parameters: the graph, the search width, or exact search.
+
+M and ef_construction are chosen on a sample. The search width, and whether exact search is no slower, are
+chosen on all items.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hnswlib
+from rich.console import Console
+
+from export.ann.ef_search import EfChoice, recall_curve, tune, tune_within_budget
+from export.ann.graph import SPACE, Vectors, build_graph
+from export.ann.graph_sweep import SweptGraph, choose, draw_sample, grid, sweep
+from export.ann.report import IndexReport, report_of
+from export.ann.timer import ExactVsGraph, compare
+from protos.bundle import IndexParameters, Score
+from protos.errors import GateRefused
+from protos.search import graph_width
+from train.config.index import IndexConfig
+
+Shape = tuple[int, int]  # M and ef_construction
+
+
+@dataclass(frozen=True)
+class BuiltGraph:
+    """A graph over all items, and the search width that was found for it.
+
+    Args:
+        shape: M and ef_construction.
+        tuned: the width.
+        seconds: that building took.
+    """
+
+    graph: hnswlib.Index
+    shape: Shape
+    tuned: EfChoice
+    seconds: float
+
+
+def tune_index(
+    vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, console: Console
+) -> tuple[hnswlib.Index, IndexParameters, dict[str, Any]]:
+    """Build the index that meets the configuration at the least time per query.
+
+    Args:
+        vectors: (N, D), of the items.
+        queries: (Q, D), at least one, to choose on; the index is evaluated on others.
+        score: of the bundle.
+        console: receives progress and warnings.
+
+    Returns:
+        the graph, its parameters, and the report of `export.ann.report`.
+
+    Raises:
+        GateRefused: a search in the graph of all items reaches fewer than k of them.
+    """
+    shapes, swept = grid(config), list[SweptGraph]()
+    small = config.search == "auto" and _is_small(vectors, queries, config, score, shapes[0])
+    chosen = shapes[0]
+    if len(shapes) > 1 and config.search != "exact" and not small:
+        swept = sweep(draw_sample(vectors, queries, config), config, score, console)
+        best = choose(swept, config)
+        chosen = best.m, best.ef_construction
+    attempts = [chosen] if small or config.search == "exact" else shapes[shapes.index(chosen) :]
+    built = first_that_reaches(attempts, vectors, queries, config, score, console)
+    ef_search = built.tuned.ef_search
+    with console.status("index: exact search beside the graph"):
+        times = compare(built.graph, vectors, queries, config.k, ef_search)
+    exact = small or _exact_is_better(times, built.tuned, len(vectors), config)
+    parameters = IndexParameters(SPACE, *built.shape, ef_search, config.seed, exact)
+    facts = IndexReport(len(vectors), config, swept, chosen, built.tuned, times, parameters, built.seconds)
+    report = report_of(facts, built.graph)
+    console.print(f"index: {report['why']}", highlight=False, soft_wrap=True)
+    return built.graph, parameters, report
+
+
+def _is_small(vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, sparsest: Shape) -> bool:
+    """Whether exact search is no slower than the narrowest search of the sparsest graph."""
+    if graph_width(config.k, 2 * config.k, len(vectors)) is None:
+        return True
+    if len(vectors) > config.sample:
+        return False
+    graph = build_graph(_parameters(sparsest, config), vectors, score, config.threads)
+    return compare(graph, vectors, queries, config.k, 2 * config.k, sizes=(1,)).exact_is_no_slower
+
+
+def _parameters(shape: Shape, config: IndexConfig) -> IndexParameters:
+    return IndexParameters(SPACE, *shape, config.k, config.seed)
+
+
+def first_that_reaches(
+    shapes: Sequence[Shape],
+    vectors: Vectors,
+    queries: Vectors,
+    config: IndexConfig,
+    score: Score,
+    console: Console,
+) -> BuiltGraph:
+    """Build graphs over all items until one reaches the target; the last one is taken if none does.
+
+    All items are harder to search than a sample, so the graph that was chosen on the sample may fail.
+
+    Args:
+        shapes: M and ef_construction of each, from sparse to dense.
+
+    Raises:
+        GateRefused: a search in the last one reaches fewer than k items.
+    """
+    for m, ef_construction in shapes[:-1]:
+        try:
+            built = _build((m, ef_construction), vectors, queries, config, score, console)
+            if built.tuned.reached or config.latency_budget_us is not None:
+                return built
+            del built  # frees the graph before the next one is built
+        except GateRefused:  # the graph is disconnected
+            pass
+        console.print(
+            f"index: M {m} and ef_construction {ef_construction} do not reach {config.recall_target} on all "
+            "items; building a denser graph",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return _build(shapes[-1], vectors, queries, config, score, console)
+
+
+def _build(
+    shape: Shape, vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, console: Console
+) -> BuiltGraph:
+    with console.status(f"HNSW over {len(vectors):,} items, M {shape[0]}, ef_construction {shape[1]}"):
+        begun = time.perf_counter()
+        graph = build_graph(_parameters(shape, config), vectors, score, config.threads)
+        seconds = time.perf_counter() - begun
+    with console.status("index: recall and time by search width"):
+        if config.search == "exact":  # the graph is not searched: one point, for comparison
+            first = next(recall_curve(graph, vectors, queries, config))
+            tuned = EfChoice(first["ef"], False, [first])
+        elif config.latency_budget_us is not None:
+            tuned = tune_within_budget(graph, vectors, queries, config, config.latency_budget_us)
+        else:
+            tuned = tune(graph, vectors, queries, config)
+    return BuiltGraph(graph, shape, tuned, seconds)
+
+
+def _exact_is_better(times: ExactVsGraph, tuned: EfChoice, count: int, config: IndexConfig) -> bool:
+    """Whether exact search is no slower, or the only search that meets the configuration."""
+    if config.search != "auto":
+        return config.search == "exact"
+    if times.exact_is_no_slower or graph_width(config.k, tuned.ef_search, count) is None:
+        return True
+    if config.latency_budget_us is not None:
+        return times.exact_us[1] <= config.latency_budget_us
+    return not tuned.reached

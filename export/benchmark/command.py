@@ -1,0 +1,114 @@
+"""The command `python -m export bench`: measures a bundle and compares it with budgets and an earlier bench.
+
+It writes JSON, a page and plots, and logs them as an MLflow run. It fails after that where a budget of
+`[bench]` is broken.
+"""
+
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlflow
+from mlflow.entities import Metric
+
+from export.benchmark import budgets, index, previous_run, report, retriever, towers
+from export.benchmark.figures import Figures
+from export.benchmark.measured_bundle import MeasuredBundle
+from export.bundles import find_bundle
+from protos.bundle import EXACT, HNSW
+from protos.cli import UsageError
+from protos.errors import GateRefused
+from protos.mlflow_keys import BUNDLE_VERSION
+from train.config import read_experiment
+from train.data.dataset import prepare
+from train.data.training_data import TrainingData, training_data_of
+from train.paths import CACHE
+from train.progress import PROGRESS
+from train.training.tracking import connect, tracked_run
+
+METRICS_A_CALL = 1000  # limit of MLflow
+
+Document = dict[str, Any]
+
+
+class Part(NamedTuple):
+    """A part of a bench."""
+
+    names: Callable[[MeasuredBundle], set[str]]  # of all its figures, known before it is measured
+    measure: Callable[[MeasuredBundle, Figures], Document]  # adds them, and returns what else is reported
+
+
+PARTS = {
+    "towers": Part(towers.names, towers.measure),
+    "retriever": Part(retriever.names, retriever.measure),
+    "index": Part(index.names, index.measure),
+}
+
+
+def add_options(command: ArgumentParser) -> None:
+    """Add the options of the command, beside `--bundle` and those of all commands."""
+    command.add_argument(
+        "--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to measure (default: all)"
+    )
+    command.add_argument("--output", type=Path, help="folder of the report (default: in the cache)")
+
+
+def bench(arguments: Namespace) -> Document:
+    """Measure a bundle (towers, retriever, index), and compare it with the previous bench."""
+    connect()
+    experiment = read_experiment(arguments.config)
+
+    def data() -> TrainingData:
+        dataset = prepare(experiment, arguments.config.parent, console=PROGRESS)
+        return training_data_of(dataset, experiment.query, experiment.item)
+
+    folder, manifest = find_bundle(experiment, arguments.bundle)
+    output = arguments.output or CACHE / "bench" / manifest.bundle_version[:12]
+    return run(MeasuredBundle(folder, manifest, experiment, data), arguments.only, output)
+
+
+def run(bundle: MeasuredBundle, only: Collection[str], output: Path) -> Document:
+    """Measure some parts, write into the folder `output`, log, and compare with the budgets.
+
+    Raises:
+        UsageError: a part cannot be measured, because the index is not one of hnswlib.
+        ConfigError: a budget is of no figure of this bench.
+        GateRefused: a budget is broken; everything has been written.
+    """
+    kind = bundle.manifest.index.kind
+    if kind not in (HNSW, EXACT) and {"retriever", "index"} & {*only}:
+        raise UsageError(
+            f"{bundle.folder}: its index is of kind {kind!r}, and the parts retriever and index are "
+            "measured beside hnswlib; leave them out with --only towers (make bench ONLY=towers)"
+        )
+    names = {name: part.names(bundle) for name, part in PARTS.items()}
+    budgets.check_names(bundle.experiment.bench.budgets, set().union(*names.values()))
+    before = previous_run.find(bundle.experiment.name, bundle.manifest.name)
+    figures = Figures()
+    parts = {name: part.measure(bundle, figures) for name, part in PARTS.items() if name in only}
+    left_out = set().union(*(names[name] for name in PARTS if name not in only))
+    judged = budgets.judge(bundle.experiment.bench.budgets, figures.metrics, left_out)
+    document = report.document_of(bundle, figures, parts, judged, before)
+    run_id = _log(bundle, figures, report.write(document, output))
+    document |= {"report": str(output / report.PAGE), "run_id": run_id}
+    broken = [each.text for each in judged if not each.holds]
+    if broken:
+        report.show(document, PROGRESS)
+        raise GateRefused(f"{'; '.join(broken)}; see {output / report.PAGE}")
+    return document
+
+
+def _log(bundle: MeasuredBundle, figures: Figures, files: Sequence[Path]) -> str:
+    """Log an MLflow run, after all measurements; returns its id."""
+    key = previous_run.comparison_key(bundle.manifest.name)
+    with tracked_run(bundle.experiment.name, previous_run.STAGE, key) as run_id:
+        client, now = mlflow.MlflowClient(), time.time_ns() // 1_000_000
+        client.set_tag(run_id, BUNDLE_VERSION, bundle.manifest.bundle_version)
+        metrics = [Metric(name, value, now, 0) for name, value in figures.metrics.items()]
+        for at in range(0, len(metrics), METRICS_A_CALL):
+            client.log_batch(run_id, metrics=metrics[at : at + METRICS_A_CALL])
+        for path in files:
+            client.log_artifact(run_id, str(path), previous_run.ARTIFACTS)
+    return run_id

@@ -1,0 +1,74 @@
+"""The index: time to build it against plain hnswlib, and the curve on which its ef_search was chosen."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import hnswlib
+import numpy as np
+
+from export import ann
+from export.benchmark.figures import Figures
+from export.benchmark.measured_bundle import MeasuredBundle
+from export.latency.estimate import percentile, ratio
+from protos.bundle import IndexParameters
+from protos.vectors import read_vectors
+from train.progress import PROGRESS
+
+BUILDS = ("build_s", "build_bare_s")
+
+
+def names(bundle: MeasuredBundle) -> set[str]:
+    """The names of all figures of `measure`."""
+    return {*BUILDS, "build_over_bare"}
+
+
+def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
+    """Build the index and plain hnswlib in turn; returns the part of the report, and adds the figures."""
+    config, manifest = bundle.experiment.bench, bundle.manifest
+    threads = bundle.experiment.index.threads or os.cpu_count() or 1
+    vectors = _sample(bundle)
+    builds: dict[str, Callable[[], object]] = {
+        "build_s": lambda: ann.build_graph(manifest.index, vectors, manifest.score, threads),
+        "build_bare_s": lambda: _bare(vectors, manifest.index, threads),
+    }
+    taken: dict[str, list[list[float]]] = {name: [] for name in BUILDS}
+    note = f"building the index over {len(vectors):,} items, {2 * (config.build_rounds + 1)} times"
+    with PROGRESS.status(note):
+        for round_ in range(config.build_rounds + 1):
+            for name in sorted(builds, reverse=bool(round_ % 2)):
+                begun = time.perf_counter()
+                builds[name]()
+                taken[name].append([time.perf_counter() - begun])
+    own, bare = (np.array(taken[name][1:]) for name in BUILDS)  # (rounds, 1), without the first round
+    figures.add("build_over_bare", ratio([own], [bare], config.seed))
+    for name, seconds in zip(BUILDS, (own, bare), strict=True):
+        figures.add(name, percentile(seconds, 50, config.seed))
+    return {
+        "items": len(vectors),
+        "of": manifest.count,
+        "dimension": manifest.dimension,
+        "threads": threads,
+        "rounds": config.build_rounds,
+        "tuned": manifest.ann if "curve" in manifest.ann else None,
+    }
+
+
+def _sample(bundle: MeasuredBundle) -> ann.Vectors:
+    """`build_items` random vectors of the bundle, in memory."""
+    manifest, config = bundle.manifest, bundle.experiment.bench
+    stored = manifest.precision.vectors, manifest.count, manifest.dimension
+    vectors = read_vectors(bundle.folder, *stored, manifest.score.has_padding_dim)
+    drawn = np.random.default_rng(config.seed).permutation(len(vectors))[: config.build_items]
+    return np.ascontiguousarray(vectors[np.sort(drawn)], np.float32)
+
+
+def _bare(vectors: ann.Vectors, chosen: IndexParameters, threads: int) -> object:
+    """The index by plain hnswlib."""
+    graph = hnswlib.Index(chosen.space, vectors.shape[1])
+    graph.init_index(
+        len(vectors), M=chosen.m, ef_construction=chosen.ef_construction, random_seed=chosen.seed
+    )
+    graph.add_items(vectors, np.arange(len(vectors)), threads)
+    return graph

@@ -1,0 +1,89 @@
+"""Runs the service's benchmark of bundles in a process of its own, where a crash ends nothing else.
+
+`export` must not import `serving`, so the module is started by name. It returns a JSON document.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protos import entry_points
+from protos.documents import parse_json
+from train.paths import ROOT
+
+PATIENCE = 1800.0  # longest run in seconds
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+MAX_LENGTH = 300  # characters of an error
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The process failed."""
+
+    bundle: str  # at fault, by its name in the request; empty where that is unknown
+    text: str  # the step, and what happened
+
+
+def ask(
+    request: Mapping[str, Any], scratch: Path, threads: int = 1, patience: float = PATIENCE
+) -> dict[str, Any] | Failure:
+    """The response of `python -m serving.benchmark.bundle_benchmark` to a request.
+
+    Args:
+        request: as that module documents.
+        scratch: folder for the request.
+        threads: of the process's libraries; 0 leaves the choice to them.
+        patience: time limit in seconds.
+    """
+    path = scratch / "request.json"
+    path.write_text(json.dumps(request))
+    try:
+        done = subprocess.run(
+            entry_points.command(entry_points.BUNDLE_BENCHMARK, str(path)),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            cwd=ROOT,
+            env={**os.environ, **(dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {})},
+            timeout=patience,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        stderr = (error.stderr or b"").decode(errors="replace")
+        return _failure(_last_step(stderr), f"the process did not end within {patience:g} seconds")
+    at = _last_step(done.stderr)
+    if done.returncode < 0:
+        return _failure(at, f"the process was killed by {_signal(-done.returncode)}")
+    try:
+        document: dict[str, Any] = parse_json(done.stdout)
+    except ValueError:
+        last = done.stderr.strip().rpartition("\n")[2]
+        return _failure(at, f"the process ended with exit code {done.returncode} and no answer: {last}")
+    failed = document.get("failed")
+    return document if failed is None else _failure(failed, failed["error"])
+
+
+def _last_step(stderr: str) -> dict[str, str]:
+    prefix = entry_points.BENCHMARK_STEP
+    steps = [line.removeprefix(prefix) for line in stderr.splitlines() if line.startswith(prefix)]
+    found: dict[str, str] = json.loads(steps[-1]) if steps else {"bundle": "", "step": "starting"}
+    return found
+
+
+def _failure(at: Mapping[str, str], happened: str) -> Failure:
+    words = re.sub(r"(?<!\S)/\S*/", "", " ".join(happened.split()))  # without folders of this machine
+    cut = words if len(words) <= MAX_LENGTH else f"{words[: MAX_LENGTH - 1]}…"
+    return Failure(at["bundle"], f"{at['step']}: {cut}")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

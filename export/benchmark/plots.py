@@ -1,0 +1,92 @@
+"""The plots of a bench: latency of the towers by batch size, and time of the retriever by part."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from export.benchmark.figures import SERVED, TORCH
+from train.evaluation.plots import COLOURS, style_axes
+
+ByBatch = Mapping[str, Mapping[str, Mapping[str, Any]]]  # batch -> backend -> summary
+LABELS = {
+    "torch": "torch eager",
+    "compiled": "torch.compile",
+    "exported": "ONNX Runtime, graph not rewritten",
+    "served": "ONNX Runtime, as served",
+}
+LINES = (*COLOURS, "#8a5ba8", "#b3362d", "#3aa6a6", "#444a54")
+PARTS = {
+    "prepare": "queries to arrays",
+    "session_run": "bare session.run",
+    "bare_search": "bare search",
+    "rest": "everything else",
+}
+
+
+def latency_by_batch(panels: Mapping[tuple[str, int], ByBatch]) -> Figure:
+    """p50 of each backend by batch size, with a band up to p95.
+
+    Args:
+        panels: tower and thread budget (0 is all cores) -> summaries on real records.
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.6 * columns, 3.5 * rows), layout="constrained", squeeze=False
+    )
+    for place, ((side, threads), measured) in zip(axes.flat, panels.items(), strict=False):
+        budget = f"{threads} thread{'s' if threads != 1 else ''}" if threads else "all cores"
+        _draw(place, f"{side} tower, {budget}", measured)
+    for place in list(axes.flat)[len(panels) :]:
+        place.set_axis_off()
+    lines, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def retriever_parts(batches: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Share of each part in the time of the retriever; a bar for each batch size."""
+    figure, axes = plt.subplots(figsize=(6.6, 1.7 + 0.6 * len(batches)), layout="constrained")
+    labels = [f"batch {b}: {each['parts']['retriever']['p50_us']:,.0f} µs" for b, each in batches.items()]
+    left = np.zeros(len(batches))
+    for (name, text), colour in zip(PARTS.items(), COLOURS[::-1], strict=True):
+        found = np.maximum(0, 1 - left)  # the rest
+        if name != "rest":
+            own, whole = (
+                np.array([each["parts"][key]["cpu_p50_us"] for each in batches.values()])
+                for key in (name, "retriever")
+            )
+            found = own / whole
+        bars = axes.barh(labels, found, left=left, color=colour, label=text)
+        wide = [f"{share:.0%}" if share > 0.06 else "" for share in found]
+        axes.bar_label(bars, wide, label_type="center", color="white", fontsize=8)
+        left += found
+    axes.set(xlabel="share of the retriever's p50 on a processor", title="Time of the retriever by part")
+    axes.invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    style_axes(axes)
+    axes.grid(visible=False)
+    return figure
+
+
+def _draw(axes: Axes, title: str, measured: ByBatch) -> None:
+    batches = sorted(measured, key=int)
+    numbers = [int(batch) for batch in batches]
+    others = [name for name in measured[batches[0]] if name not in (SERVED, TORCH)]
+    for backend, colour in zip([SERVED, TORCH, *others], LINES, strict=False):
+        middle, high = (
+            [measured[batch][backend][each] for batch in batches] for each in ("p50_us", "p95_us")
+        )
+        width, label = 2.2 if backend == SERVED else 1.2, LABELS.get(backend, f"ONNX Runtime, {backend}")
+        axes.plot(numbers, middle, "o-", markersize=4, color=colour, linewidth=width, label=label)
+        axes.fill_between(numbers, middle, high, color=colour, alpha=0.13, linewidth=0)
+    axes.set(
+        xscale="log", yscale="log", xlabel="batch size", ylabel="µs a call: p50, band to p95", title=title
+    )
+    axes.set_xticks(numbers, batches)
+    axes.minorticks_off()
+    style_axes(axes)

@@ -1,0 +1,244 @@
+"""A bench as one document, and as files: JSON, and a page with plots; the terminal shows its tables, too."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from export.ann import frontier
+from export.benchmark import plots
+from export.benchmark import report_writer as writer
+from export.benchmark.budgets import Budget
+from export.benchmark.figures import SERVED, Figures, shown
+from export.benchmark.measured_bundle import MeasuredBundle
+from export.benchmark.previous_run import DOCUMENT, changes
+from export.benchmark.retriever import SHARES, WHOLE
+from export.latency.inputs import AS_IS
+from export.markdown import code, plain
+from protos.bundle import write_file
+from protos.features import SIDES
+from protos.system.timing import p99_remark
+
+PAGE = "report.md"
+MAIN = (  # figures, in the order of the reports
+    "torch_over_onnx_b1",
+    "query_tower_b1_p50_us",
+    "query_tower_b1_p99_us",
+    "query_tower_b32_p50_us",
+    "item_tower_b32_p50_us",
+    "chosen_size_share",
+    "retriever_b1_p50_us",
+    "retriever_b1_p99_us",
+    "retriever_b32_p50_us",
+    "retriever_share_b1",
+    "retriever_share_b32",
+    "retriever_cpu_share_b1",
+    "retriever_cpu_share_b32",
+    "build_over_bare",
+    "load_s",
+)
+TOWERS = (
+    "All backends of a row take short turns in one process; the first calls of a turn are not counted. "
+    "Inputs are unchanged records of the data, texts of 20 characters (short), texts of the tower's largest "
+    "length (long), or histories of a given length. `served` is the variant in the bundle, `exported` the "
+    "graph without rewrites. Intervals are 95 % bootstrap intervals over turns. p99 is of single calls, so "
+    "it includes interruptions by the system."
+)
+RETRIEVER = (
+    "`session_run` and `bare_search` are the bare calls on prepared inputs, `pair` both in one call, and "
+    "`prepare`, `encode` and `nearest` parts of the retriever. `retriever_share` is the retriever over the "
+    "sum of the two bare calls, each timed alone; `retriever_pair_share` is over `pair`; "
+    "`retriever_cpu_share` counts processor time only."
+)
+CHANGES = (
+    "An asterisk marks a change whose intervals do not overlap; times only where no other process used the "
+    "machine. Intervals cover the turns of one bench, and two benches of the same bundle can differ by more."
+)
+FIGURES = (
+    writer.Column("figure", "name", alignment="c"),
+    writer.Column("", "figure"),
+    writer.Column("95 %", "interval"),
+    writer.Column("change", "change"),
+)
+CASES = (
+    writer.Column("tower", "side", alignment="l"),
+    writer.Column("threads", "threads", lambda threads: str(threads or "all")),
+    writer.Column("input", "kind", lambda kind: kind.replace("_", " "), "l"),
+    writer.Column("batch", "batch"),
+)
+PARTS = (
+    writer.Column("batch", "batch"),
+    writer.Column("part", "part", alignment="c"),
+    writer.Column("p50, µs", "p50_us", writer.whole),
+    writer.Column("p95, µs", "p95_us", writer.whole),
+    writer.Column("p99, µs", "p99_us", writer.whole),
+    writer.Column("p50 on a processor, µs", "cpu_p50_us", writer.whole),
+    writer.Column("queries/s", "queries_per_s", writer.whole),
+)
+
+Document = dict[str, Any]
+
+
+def document_of(
+    bundle: MeasuredBundle,
+    figures: Figures,
+    parts: Document,
+    budgets: Sequence[Budget],
+    before: Document | None,
+) -> Document:
+    """The whole bench, ready for JSON.
+
+    Args:
+        parts: `towers`, `retriever` and `index`, those that were measured.
+        before: document of the previous bench.
+    """
+    manifest, main = bundle.manifest, [name for name in MAIN if name in figures.metrics]
+    return {
+        "name": manifest.name,
+        "bundle": str(bundle.folder),
+        "bundle_version": manifest.bundle_version,
+        "git_commit": manifest.git_commit,
+        **writer.environment(),
+        "chosen": {side: bundle.variant(side) for side in SIDES},
+        **parts,
+        "metrics": figures.metrics,
+        "intervals": {name: [each.low, each.high] for name, each in figures.estimates.items()},
+        "main": main,
+        "budgets": [asdict(each) for each in budgets],
+        "previous": None if before is None else _previous(figures, before, parts),
+    }
+
+
+def _previous(figures: Figures, before: Document, parts: Document) -> Document:
+    is_busy = min(on_processor(parts), on_processor(before)) < writer.BUSY
+    about = {name: before.get(name) for name in ("run_id", "at", "bundle_version", "versions", "chosen")}
+    return {**about, "changes": changes(figures, before, MAIN, is_busy)}
+
+
+def on_processor(document: Mapping[str, Any]) -> float:
+    """The least share of its time that one thread had a processor, over all parts of a bench."""
+    parts = [document.get("towers", {}), *document.get("retriever", {}).get("batches", {}).values()]
+    shares = [part.get("on_processor") for part in parts]
+    return min((share for share in shares if share is not None), default=1.0)
+
+
+def write(document: Document, folder: Path) -> list[Path]:
+    """Write `latency.json`, `report.md` and the plots of the measured parts."""
+    files = writer.write_page(folder / PAGE, parts_of(document))
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_file(folder / DOCUMENT, f"{text}\n".encode())
+    return [folder / DOCUMENT, *files]
+
+
+def show(document: Document, console: Console) -> None:
+    """The tables of the page, budgets, warnings, and where the page is."""
+    machine = document["machine"]
+    end = [f"on {machine['processor']}, {machine['cores']} cores", f"report: {document['report']}"]
+    writer.show_parts([*parts_of(document), writer.Lines(end)], console)
+
+
+def parts_of(document: Document) -> list[writer.Part]:
+    """The content of page and terminal."""
+    chosen = ", ".join(f"{plain(side)} tower {code(name)}" for side, name in document["chosen"].items())
+    served = f"Served: {chosen}. Commit of the bundle: {code(document['git_commit'][:12] or '–')}."
+    judged = document["budgets"]
+    parts: list[writer.Part] = [
+        f"# {plain(document['name'])}: bench of bundle {code(document['bundle_version'][:12])}",
+        writer.where(document, served),
+        writer.busy(on_processor(document)),
+        writer.Lines([f"over budget: {each['text']}" for each in judged if not each["holds"]], "red"),
+        writer.Lines([f"within budget: {each['text']}" for each in judged if each["holds"]]),
+        _figures_table(document, document["main"]),
+        writer.Lines([text for text in [p99_remark(_calls(document))] if text]),
+        *_changes(document["previous"]),
+    ]
+    if "towers" in document:
+        parts += _towers(document["towers"])
+    if "retriever" in document:
+        parts += _retriever(document)
+    if "index" in document:
+        parts += _index(document)
+    return parts
+
+
+def _figures_table(document: Document, names: Sequence[str]) -> writer.Table:
+    """Figures with intervals, and the changes of main figures against the previous bench."""
+    intervals, changed = document["intervals"], (document["previous"] or {}).get("changes", {})
+    rows = []
+    for name in names:
+        row = {"name": name, "figure": shown(name, document["metrics"][name])}
+        if name in intervals:
+            row["interval"] = " to ".join(shown(name, end) for end in intervals[name])
+        if name in changed:
+            row["change"] = f"{changed[name]['percent']:+.1f} %{' *' if changed[name]['apart'] else ''}"
+        rows.append(row)
+    return writer.Table(FIGURES if changed else FIGURES[:-1], rows)
+
+
+def _calls(document: Document) -> dict[str, int]:
+    """Number of calls of the served query tower, alone and on one thread, and of the retriever."""
+    found = {}
+    for cell in document.get("towers", {}).get("cells", ()):
+        if (cell["side"], cell["threads"], cell["batch"], cell["kind"]) == ("query", 1, 1, AS_IS):
+            found["query tower"] = cell["backends"][SERVED]["iterations"]
+    for batch, each in document.get("retriever", {}).get("batches", {}).items():
+        found[f"retriever, batch {batch}"] = each["parts"][WHOLE]["iterations"]
+    return found
+
+
+def _changes(previous: Document | None) -> list[writer.Part]:
+    if not previous:
+        return ["No earlier bench of this name on this machine can be read."]
+    about = f"{previous['at']}, {previous['bundle_version'][:12]}, run {previous['run_id']}"
+    return [writer.Lines([f"* intervals do not overlap; before: {about}"]), CHANGES]
+
+
+def _towers(towers: Document) -> list[writer.Part]:
+    """p50 of every backend in every case, what was not measured, and how long compiling took."""
+    cells, compiled = towers["cells"], towers["compile_s"].items()
+    backends = dict.fromkeys(name for cell in cells for name in cell["backends"])
+    columns = [*CASES, *(writer.Column(name, f"backends.{name}.p50_us", writer.whole) for name in backends)]
+    columns.append(writer.Column("calls", f"backends.{SERVED}.iterations"))
+    panels: dict[tuple[str, int], dict[str, Any]] = {}
+    for cell in cells:
+        if cell["kind"] == AS_IS:
+            panels.setdefault((cell["side"], cell["threads"]), {})[str(cell["batch"])] = cell["backends"]
+    return [
+        "## Towers",
+        TOWERS,
+        writer.Picture("latency.png", "Latency by batch size", lambda: plots.latency_by_batch(panels)),
+        writer.Table(columns, cells, "p50, microseconds"),
+        writer.Lines([f"{name}: not measured, {reason}" for name, reason in towers["skipped"].items()]),
+        writer.Lines([f"torch.compile, {name}: {seconds:.1f} s to compile" for name, seconds in compiled]),
+    ]
+
+
+def _retriever(document: Document) -> list[writer.Part]:
+    found = document["retriever"]
+    rows = [
+        {"batch": batch, "part": name, **part}
+        for batch, each in found["batches"].items()
+        for name, part in each["parts"].items()
+    ]
+    about = f"{found['queries']} different queries, k = {found['k']}, {found['search']} search, one thread."
+    return [
+        "## Retriever",
+        f"{about} {RETRIEVER}",
+        writer.Table(PARTS, rows, "retriever"),
+        _figures_table(document, [f"{share}_b{batch}" for batch in found["batches"] for share in SHARES]),
+        writer.Picture("retriever.png", "Time by part", lambda: plots.retriever_parts(found["batches"])),
+    ]
+
+
+def _index(document: Document) -> list[writer.Part]:
+    found, tuned = document["index"], document["index"]["tuned"]
+    about = f"Built over {found['items']:,} of {found['of']:,} vectors, D = {found['dimension']}, on"
+    return [
+        "## Index",
+        f"{about} {found['threads']} threads, {found['rounds']} times each.",
+        _figures_table(document, ["build_s", "build_bare_s", "build_over_bare"]),
+        *([writer.Picture("index.png", "Recall and cost", lambda: frontier(tuned))] if tuned else []),
+    ]

@@ -1,0 +1,242 @@
+"""Builds the bundle of a training run.
+
+    python -m export bundle --config train/configs/pydocs.toml
+
+Everything is measured on what the bundle contains: the ONNX files, the vectors that they compute, and the
+index that the service will load. A bundle whose inputs have not changed is not built again.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.entities import Run
+from rich.console import Console
+
+from export import ann
+from export.bundle_files import ItemColumns, display_text, write_bundle, write_reports
+from export.bundles import bundle_of_tag, export_metrics
+from export.encoding import ColumnRecords, ItemTower, encode_once
+from export.encoding.digests import item_digests
+from export.evaluation import per_query, quality
+from export.onnx.runtimes import onnx_encoder
+from export.tower_exporter import ExportedTowers, ServedTower, TowerExporter
+from protos import bundle
+from protos.errors import MissingStage
+from protos.features import HistoryFeature, Schema, TextFeature
+from protos.files.file_lock import exclusive_lock
+from protos.vectors import rounded_vectors, write_vectors
+from train.config import Experiment
+from train.data.dataset import Dataset
+from train.data.filters import filter_kinds, filter_values
+from train.data.training_data import TrainingData, training_data_of, values_of
+from train.evaluation.plots import save
+from train.fingerprint import code_fingerprint, fingerprint
+from train.models.heads import score_of
+from train.paths import CACHE
+from train.training.trained_model import Model, load_model
+
+LOCKS = CACHE / "locks"
+ENCODING = CACHE / "encoding"  # vectors of bundles that are not finished yet
+EXAMPLES = 200  # test queries in a bundle
+
+
+def build_bundle(experiment: Experiment, dataset: Dataset, run: Run, console: Console) -> tuple[Path, bool]:
+    """Build the bundle of a run; also returns whether it had been built before.
+
+    Raises:
+        MissingStage: the run has no model, or was trained on other data.
+        GateRefused: torch and ONNX Runtime differ by more than the tolerance.
+    """
+    trained_on = run.data.tags.get("dataset.fingerprint", "")
+    if trained_on != dataset.report["fingerprint"]:
+        raise MissingStage(
+            f"run {run.info.run_id}: was trained on another state of the data ({trained_on[:12] or 'none'}, "
+            f"now {dataset.report['fingerprint'][:12]}): the data, their settings, or the code or libraries "
+            "that read them have changed; train again"
+        )
+    tag = "twinspire.bundle." + _fingerprint(experiment, run)[:12]
+    with _exclusive(tag, console):
+        # The run is read again, because another process may have built the bundle meanwhile.
+        known = bundle_of_tag(mlflow.get_run(run.info.run_id), tag, console)
+        if known is not None:
+            return known, True
+        folder = _BundleBuilder(experiment, dataset, run, console).write()
+        mlflow.MlflowClient().set_tag(run.info.run_id, tag, folder.name)
+    return folder, False
+
+
+def _exclusive(tag: str, console: Console) -> AbstractContextManager[object]:
+    """Lock out other processes that build the bundle of the same tag; they wait, and then find it built."""
+
+    def on_wait() -> None:
+        console.print("another process is making this bundle; waiting for it")
+
+    return exclusive_lock(LOCKS / f"{tag}.lock", on_wait=on_wait)
+
+
+def _fingerprint(experiment: Experiment, run: Run) -> str:
+    """Key over everything that determines a bundle; the run stands for its data and its towers."""
+    settings = dataclasses.asdict(experiment)
+    for later in ("gates", "bench"):
+        del settings[later]
+    return fingerprint(run.info.run_id, settings, code_fingerprint(__name__, *experiment.modules))
+
+
+class _BundleBuilder:
+    """Builds one bundle, step by step, in a draft folder."""
+
+    def __init__(self, experiment: Experiment, dataset: Dataset, run: Run, console: Console) -> None:
+        self.experiment = experiment
+        self.dataset = dataset
+        self.run = run
+        self.console = console
+        self.model: Model = load_model(run)
+        self.data: TrainingData = training_data_of(dataset, experiment.query, experiment.item)
+        self.score = score_of(self.model.towers[0])
+        self.has_padding_dim = self.score.has_padding_dim
+        self.reports: dict[str, dict[str, Any]] = {}
+        self.encoded: set[Path] = set()  # folders in ENCODING
+
+    def write(self) -> Path:
+        """Build all files, then write the bundle atomically."""
+        written = write_bundle(self._make)
+        for each in self.encoded:
+            shutil.rmtree(each, ignore_errors=True)
+        self._log(written)
+        return written
+
+    def _make(self, folder: Path, scratch: Path) -> bundle.Manifest:
+        exporter = TowerExporter(self.experiment, self.model, self.data, self.has_padding_dim, self.console)
+        towers = exporter.export(folder, scratch)
+        self.reports |= towers.reports
+        for name, figure in towers.figures.items():
+            save(figure, folder / bundle.REPORTS / f"{name}.png")
+        evaluated, catalogue = self._vectors(towers)
+        write_vectors(folder, catalogue, towers.vectors.precision, self.has_padding_dim)
+        parameters = self._index(towers.served["query"], catalogue, folder)
+        self._quality(towers.served["query"], evaluated, parameters, folder)
+        self._items().write(folder)
+        self.model.schema.copy_files(folder)
+        write_reports(self.reports, folder)
+        return self._manifest(towers, catalogue, parameters)
+
+    def _vectors(self, towers: ExportedTowers) -> tuple[Any, Any]:
+        """Item vectors (N, D) for evaluation and for serving, with the rounding of the stored precision."""
+        item = towers.served["item"]
+        dimension = item.onnx(item.inputs.to_arrays(self.data.sample("item", "test", 1, 0))).shape[1]
+        tower = ItemTower(item.path, item.inputs, dimension, onnx_encoder(item.path, threads=0))
+
+        def encoded(values: Mapping[str, Sequence[Any]], title: str) -> Any:
+            streamed = encode_once(ENCODING, tower, ColumnRecords(values, title), self.console, title)
+            self.encoded.add(streamed.path.parent)  # kept until the bundle is written, for a restart
+            vectors = np.load(streamed.path, mmap_mode="c")  # torch warns about arrays that are read-only
+            return rounded_vectors(vectors, towers.vectors.precision, self.has_padding_dim)
+
+        evaluated = encoded(self.data.items, "items as evaluated")
+        if not _has_catalogue_text(self.experiment):
+            return evaluated, evaluated
+        return evaluated, encoded(self._served_values(), "items as served")
+
+    def _queries(self, query: ServedTower, part: str) -> Any:
+        rows, _ = self.data.parts[part].by_query()
+        title = f"{part} queries"
+        return quality.encode_queries(query.onnx, query.inputs, self.data, rows, self.console, title)
+
+    def _index(self, query: ServedTower, catalogue: Any, folder: Path) -> bundle.IndexParameters:
+        config = self.experiment.index
+        kind = ann.index_kind(config.kind)
+        tuned = kind.tune(catalogue, self._queries(query, "validation"), config, self.score, self.console)
+        tuned.index.save(folder)
+        recall = ann.mean_recall(tuned.index, catalogue, self._queries(query, "test"), config.k)
+        served_text = {"searched_text": self.dataset.report["served_text"]}
+        self.reports["index"] = {f"ann_recall_at_{config.k}": recall, **tuned.report, **served_text}
+        save(tuned.figure, folder / bundle.REPORTS / "index.png")
+        return tuned.index.parameters
+
+    def _quality(
+        self, query: ServedTower, evaluated: Any, parameters: bundle.IndexParameters, folder: Path
+    ) -> None:
+        with self.console.status("quality on the test split, baselines beside it"):
+            index = ann.rebuild(evaluated, parameters, self.score, self.experiment.index.threads)
+            model = quality.ServedModel(query.onnx, query.inputs, evaluated, index)
+            answers = quality.ranked(self.data, model, self.console)
+            metrics = quality.evaluate(self.experiment, self.data, model, self.score, self.console, answers)
+        per_query.save(per_query.measure(self.data, answers), folder)
+        self.reports["quality"] = metrics | {"evaluated_text": self.dataset.report["evaluated_text"]}
+
+    def _items(self) -> ItemColumns:
+        """All items, in the order of the vectors."""
+        items, counts = self.dataset.items, self.data.counts()
+        kinds = filter_kinds(items)
+        return ItemColumns(
+            items["item_id"].to_list(),
+            (counts / max(1, counts.sum())).tolist(),
+            {name: [display_text(each) for each in items[name]] for name in self.dataset.report["display"]},
+            item_digests(self.model.schema.side("item"), self._served_values()),
+            kinds,
+            {name: filter_values(items, name) for name in kinds},
+        )
+
+    def _served_values(self) -> Mapping[str, Sequence[Any]]:
+        """Feature name -> raw values of the items, from the columns of the catalogue."""
+        return values_of(self.dataset.items, self.experiment.item, catalogue=True)
+
+    def _manifest(
+        self, towers: ExportedTowers, catalogue: Any, parameters: bundle.IndexParameters
+    ) -> bundle.Manifest:
+        report = self.dataset.report
+        return bundle.Manifest(
+            name=self.experiment.name,
+            run_id=self.run.info.run_id,
+            git_commit=self.run.data.tags.get("git_commit", ""),
+            dataset=report,
+            split_hash=self.dataset.split_hash,
+            dimension=int(catalogue.shape[1]),
+            count=len(catalogue),
+            schema=self.model.schema,
+            index=parameters,
+            display_fields=tuple(report["display"]),
+            examples=tuple(examples(self.experiment, self.data, self.model.schema)),
+            quality=self.reports["quality"],
+            parity=self.reports["parity"],
+            ann=self.reports["index"],
+            latency=self.reports["latency"],
+            score=self.score,
+            precision=bundle.Precisions(
+                towers.served["query"].precision,
+                towers.served["item"].precision,
+                towers.vectors.precision,
+            ),
+            filters=filter_kinds(self.dataset.items),
+        )
+
+    def _log(self, folder: Path) -> None:
+        """Log metrics and reports to the run that trained the towers."""
+        client, run_id = mlflow.MlflowClient(), self.run.info.run_id
+        for name, value in export_metrics(self.reports).items():
+            client.log_metric(run_id, name, value)
+        client.log_artifacts(run_id, str(folder / bundle.REPORTS), "export")
+
+
+def _has_catalogue_text(experiment: Experiment) -> bool:
+    """Whether the served catalogue is encoded from other text than the evaluated one."""
+    return any(
+        isinstance(spec, TextFeature) and spec.catalogue_column not in ("", spec.column)
+        for spec in experiment.item.values()
+    )
+
+
+def examples(experiment: Experiment, data: TrainingData, schema: Schema) -> list[dict[str, Any]]:
+    """The example queries of the experiment, then some of the test split."""
+    sample = data.sample("query", "test", EXAMPLES, seed=0)
+    for name, spec in schema.query.items():
+        if isinstance(spec, HistoryFeature):
+            sample[name] = [history[-spec.max_length :] for history in sample[name]]
+    queries = [dict(zip(sample, each, strict=True)) for each in zip(*sample.values(), strict=True)]
+    return [*experiment.examples, *queries]

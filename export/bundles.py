@@ -1,0 +1,64 @@
+"""Where bundles are on this machine, how one is found, and its metrics in MLflow."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Run
+from rich.console import Console
+
+from protos import bundle, names
+from protos.errors import BundleDamaged, BundleError, MissingStage
+from train.config import Experiment
+from train.paths import CACHE
+
+BUNDLES = CACHE / "bundles"
+
+
+def find_bundle(experiment: Experiment, path: Path | None) -> tuple[Path, bundle.Manifest]:
+    """The bundle at a path, or the experiment's newest, verified.
+
+    Raises:
+        MissingStage: the experiment has no bundle.
+        BundleError: the bundle cannot be read.
+    """
+    if path is not None:
+        return path, bundle.read(path)
+    found = sorted(BUNDLES.glob(f"[!.]*/{bundle.MANIFEST}"), key=lambda each: -each.stat().st_mtime)
+    for each in found:
+        if bundle.read_manifest(each.parent).name == experiment.name:
+            return each.parent, bundle.read(each.parent)
+    raise MissingStage(f"{experiment.name}: there is no bundle yet; `make export` comes first")
+
+
+def bundle_of_tag(run: Run, tag: str, console: Console) -> Path | None:
+    """The bundle whose folder a tag of a run names; None if there is no such bundle, or it is damaged.
+
+    Args:
+        tag: name of the tag. Its value comes from the tracking server, so it may be any text.
+        console: receives the reason why the bundle has to be built again.
+    """
+    folder = run.data.tags.get(tag)
+    if folder is None:
+        return None
+    try:
+        if not names.is_bundle_folder(folder):
+            raise BundleDamaged(f"tag {tag} of run {run.info.run_id} does not name a bundle")
+        bundle.read(BUNDLES / folder)
+        return BUNDLES / folder
+    except BundleError as error:
+        console.print(f"{error}; making the bundle again", highlight=False, markup=False)
+        return None
+
+
+def export_metrics(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The metrics of an export by their name in MLflow."""
+    sides = reports["parity"].values()
+    found = {"max_abs_diff": max(side["max_abs_diff"] for side in sides)}
+    index = reports["index"]
+    found |= {name: index[name] for name in index if name.startswith("ann_recall")}
+    found |= {"ef_search": index["ef_search"]} if "ef_search" in index else {}
+    found |= {"index_build_s": index["build_s"]}
+    found |= {f"served_{k}": v for k, v in reports["quality"].items() if isinstance(v, float)}
+    latencies: dict[str, float] = reports["latency"]["metrics"]
+    return found | latencies

@@ -1,0 +1,153 @@
+"""The commands of `python -m export`; each takes its arguments and returns one JSON document."""
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Run
+
+from export import ann
+from export.bundle_builder import build_bundle
+from export.bundles import find_bundle
+from export.encoding import encode_all
+from export.evaluation import quality
+from export.onnx.runtimes import onnx_encoder
+from export.release import promote as release
+from export.release import registry
+from export.release.history import history as history_of
+from export.release.rollback import rollback as roll_back
+from protos import bundle
+from protos.bundle import TOWERS
+from protos.documents import parse_json
+from protos.errors import BundleDamaged, MissingStage
+from protos.features import SIDES
+from protos.vectors import rounded_vectors
+from train.config import Experiment, read_experiment
+from train.data.dataset import Dataset, prepare
+from train.data.training_data import TrainingData, training_data_of
+from train.progress import PROGRESS
+from train.training.run import STAGE as FIT
+from train.training.tracking import connect, find_run, get_run
+
+
+def make_bundle(arguments: Namespace) -> dict[str, Any]:
+    """Export the towers of a run, measure them, build the index, and write the bundle."""
+    connect()
+    experiment = read_experiment(arguments.config)
+    run = _run(experiment, arguments.run)
+    folder, reused = build_bundle(experiment, _dataset(experiment, arguments), run, PROGRESS)
+    return _summary(folder) | {"reused": reused}
+
+
+def evaluate(arguments: Namespace) -> dict[str, Any]:
+    """Measure the quality of a bundle on the test split again, with its towers and index parameters."""
+    connect()
+    experiment = read_experiment(arguments.config)
+    folder, manifest = find_bundle(experiment, arguments.bundle)
+    dataset = _dataset(experiment, arguments)
+    if dataset.split_hash != manifest.split_hash:
+        raise MissingStage(f"{folder}: was made on another split; `make export` makes a new one")
+    data = training_data_of(dataset, experiment.query, experiment.item)
+    encoders = {side: onnx_encoder(folder / TOWERS[side], threads=0) for side in SIDES}
+    inputs = {side: manifest.schema.side(side) for side in SIDES}
+    encoded = encode_all(encoders["item"], inputs["item"], data.items, PROGRESS, "items")
+    items = rounded_vectors(encoded, manifest.precision.vectors, manifest.score.has_padding_dim)
+    with PROGRESS.status("search"):
+        index = ann.rebuild(items, manifest.index, manifest.score, experiment.index.threads)
+        model = quality.ServedModel(encoders["query"], inputs["query"], items, index)
+        metrics = quality.evaluate(experiment, data, model, manifest.score, PROGRESS)
+    return metrics | {"bundle": str(folder)}
+
+
+def register(arguments: Namespace) -> dict[str, Any]:
+    """Put a bundle into the MLflow model registry, as the challenger."""
+    connect()
+    experiment = read_experiment(arguments.config)
+    folder, manifest = find_bundle(experiment, arguments.bundle)
+    version, reused = registry.register(folder)
+    return {
+        "model": f"models:/{manifest.name}/{version.version}",
+        "alias": registry.CHALLENGER,
+        "bundle_version": manifest.bundle_version,
+        "reused": reused,
+    }
+
+
+def promote(arguments: Namespace) -> dict[str, Any]:
+    """Make the challenger the champion, if all gates hold."""
+    connect()
+    experiment = read_experiment(arguments.config)
+
+    def data() -> TrainingData:
+        return release.challenger_problem(experiment, _dataset(experiment, arguments))
+
+    done = release.promote(experiment, data, PROGRESS, arguments.force, arguments.reason)
+    return {
+        "model": f"models:/{experiment.name}/{done.version}",
+        "alias": registry.CHAMPION,
+        "move": done.record and asdict(done.record),
+        "decision": done.decision and done.decision.document(),
+        "run_id": done.run_id,
+    }
+
+
+def rollback(arguments: Namespace) -> dict[str, Any]:
+    """Make the champion before this one the champion again, or the version that is named."""
+    connect()
+    name = read_experiment(arguments.config).name
+    move = roll_back(name, arguments.to, arguments.reason)
+    version = move.after if move else arguments.to
+    return {
+        "model": f"models:/{name}/{version}",
+        "alias": registry.CHAMPION,
+        "move": move and asdict(move),
+    }
+
+
+def history(arguments: Namespace) -> dict[str, Any]:
+    """Print every promotion, refusal and rollback of the champion, and whether the record is whole."""
+    connect()
+    return history_of(read_experiment(arguments.config).name)
+
+
+def _dataset(experiment: Experiment, arguments: Namespace) -> Dataset:
+    return prepare(experiment, arguments.config.parent, console=PROGRESS)
+
+
+def _run(experiment: Experiment, run_id: str) -> Run:
+    run = get_run(run_id) if run_id else find_run(experiment.name, FIT)
+    if run is None:
+        raise MissingStage(f"{experiment.name}: nothing is trained yet; `make train` comes first")
+    return run
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    """The main facts of a bundle's manifest."""
+    manifest = bundle.read_manifest(folder)
+    return {
+        "bundle": str(folder),
+        "bundle_version": manifest.bundle_version,
+        "run_id": manifest.run_id,
+        "items": manifest.count,
+        "dimension": manifest.dimension,
+        "ef_search": manifest.index.ef_search,
+        "quality": manifest.quality,
+        "parity": manifest.parity,
+        "ann": {k: v for k, v in manifest.ann.items() if k not in ("curve", "grid")},
+        "precision": _precision(folder, manifest),
+        "latency": {k: v for k, v in manifest.latency.items() if k != "towers"},
+        "size_mib": sum(record.size for record in manifest.files.values()) / 2**20,
+    }
+
+
+def _precision(folder: Path, manifest: bundle.Manifest) -> Any:
+    """The report on precision in a bundle."""
+    name = f"{bundle.REPORTS}/precision.json"
+    if name not in manifest.files:
+        raise BundleDamaged(f"{folder}: lists no {name}")
+    with bundle.open_file(folder, name) as file:
+        try:
+            return parse_json(file.read())
+        except ValueError as error:
+            raise BundleDamaged(f"{folder / name}: {error}") from None

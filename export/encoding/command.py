@@ -1,0 +1,70 @@
+"""`python -m export encode`: encodes a table of items with a bundle's item tower into a `.npy` file."""
+
+import argparse
+import resource
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from export.bundles import find_bundle
+from export.encoding import ItemTower, TableRecords, encode_into
+from export.onnx.runtimes import onnx_encoder
+from protos import bundle
+from train.config import read_experiment
+from train.progress import PROGRESS
+
+
+def encode(arguments: Namespace) -> dict[str, Any]:
+    """Encode a table of items with a bundle's item tower; resumes after a kill."""
+    experiment = read_experiment(arguments.config)
+    folder, manifest = find_bundle(experiment, arguments.bundle)
+    path = folder / bundle.ITEM_TOWER
+    inputs = manifest.schema.side("item")
+    tower = ItemTower(path, inputs, manifest.dimension, onnx_encoder(path, threads=0))
+    id_column = getattr(experiment.data, "item_id", "item_id")  # the column's name in built-in data sources
+    with PROGRESS.status(f"checking {arguments.items}"):
+        records = TableRecords.open(arguments.items, manifest.schema.item, id_column)
+    streamed = encode_into(arguments.output, tower, records, PROGRESS, "items")
+    return {
+        "output": str(arguments.output),
+        "items": len(records),
+        "dimension": manifest.dimension,
+        "items_per_s": streamed.items_per_s,
+        "resumed_at": streamed.resumed_at,
+        "peak_rss_mib": _peak_rss_mib(),
+        "bundle": str(folder),
+        "bundle_version": manifest.bundle_version,
+    }
+
+
+def _peak_rss_mib() -> float:
+    """Peak resident memory of this process, memory-mapped files included."""
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def npy_path(text: str) -> Path:
+    """An output path; the suffix is checked to protect the items' file from a mix-up of arguments.
+
+    Raises:
+        ArgumentTypeError: it does not end in `.npy`.
+    """
+    path = Path(text)
+    if path.suffix != ".npy":
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .npy, got {text!r}")
+    return path
+
+
+def show_encoded(result: dict[str, Any], console: Console) -> None:
+    """Print number, path, speed and memory of an encoding."""
+    resumed = f", resumed at {result['resumed_at']:,}" if result["resumed_at"] else ""
+    console.print(
+        f"{result['items']:,} vectors of dimension {result['dimension']}: {result['output']}", soft_wrap=True
+    )
+    console.print(
+        f"{result['items_per_s']:,.0f} items/s{resumed}; peak memory {result['peak_rss_mib']:,.0f} MiB",
+        highlight=False,
+    )

@@ -1,0 +1,65 @@
+"""Hashes of what the item tower reads of each item, by which a refresh finds the items that have changed.
+
+Two items with one digest have the same input arrays, so one tower gives them the same vector. A change of a
+display field, or of white space that the normalisation removes, changes no digest.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protos import bundle
+from protos.errors import BundleDamaged
+from protos.features import TowerInputs
+
+SIZE = 16  # bytes
+
+Digests = npt.NDArray[np.uint8]
+
+
+def digest(inputs: TowerInputs, item: Mapping[str, Any]) -> bytes:
+    """The digest of one item: feature name -> raw value.
+
+    Raises:
+        InvalidInput: a value does not fit its feature.
+    """
+    arrays = inputs.to_arrays({name: [item.get(name)] for name in inputs.features})
+    found = hashlib.blake2b(digest_size=SIZE)
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.digest()
+
+
+def item_digests(inputs: TowerInputs, values: Mapping[str, Sequence[Any]]) -> Digests:
+    """The digests of N items, uint8 (N, 16), from feature name -> raw values.
+
+    Raises:
+        InvalidInput: a value does not fit its feature.
+    """
+    rows = (dict(zip(values, each, strict=True)) for each in zip(*values.values(), strict=True))
+    content = b"".join(digest(inputs, row) for row in rows)
+    return np.frombuffer(content, np.uint8).reshape(-1, SIZE)
+
+
+def read_digests(folder: Path, manifest: bundle.Manifest) -> Digests | None:
+    """The digests of a bundle; None if it was made by a program that wrote none.
+
+    Raises:
+        BundleDamaged: the file does not hold one digest for each item.
+    """
+    if bundle.DIGESTS not in manifest.files:
+        return None
+    path = folder / bundle.DIGESTS
+    try:
+        with bundle.open_file(folder, bundle.DIGESTS) as file:
+            found = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleDamaged(f"{path}: {error}") from None
+    if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape != (manifest.count, SIZE):
+        raise BundleDamaged(f"{path}: expected uint8 {(manifest.count, SIZE)}")
+    return found

@@ -1,0 +1,249 @@
+"""Encodes records into an array in memory, or into a file that can be resumed after a kill.
+
+Records are encoded a window at a time. Within a window, records of similar length share a batch, which keeps
+padding small.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from export.encoding.records import WINDOW, ColumnRecords, Records, Values
+from export.encoding.resumable_file import ResumableFile, open_resumable
+from export.onnx.runtimes import Encode
+from protos.bundle import VECTORS, record
+from protos.errors import BundleDamaged, DataError, InvalidInput
+from protos.features import Arrays, TowerInputs
+from train.fingerprint import code_fingerprint, fingerprint
+from train.progress import progress_bar
+
+BATCH = 64  # records
+
+Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ItemTower:
+    """An exported tower.
+
+    Args:
+        file: its ONNX file.
+        inputs: of the tower.
+        dimension: D.
+        encode: the loaded file.
+    """
+
+    file: Path
+    inputs: TowerInputs
+    dimension: int
+    encode: Encode
+
+
+@dataclass(frozen=True)
+class EncodedFile:
+    """Encoded vectors in a file.
+
+    Args:
+        path: of the `.npy` file.
+        vectors: float32 (N, D), memory-mapped, read only.
+        resumed_at: number of vectors that an earlier process had written.
+        seconds: that the remaining ones took.
+    """
+
+    path: Path
+    vectors: Vectors
+    resumed_at: int
+    seconds: float
+
+    @property
+    def items_per_s(self) -> float:
+        """Items encoded per second, 0 if none were left to encode."""
+        encoded = len(self.vectors) - self.resumed_at
+        return encoded / self.seconds if encoded else 0.0
+
+
+def encode_all(
+    encode: Encode,
+    inputs: TowerInputs,
+    values: Mapping[str, Sequence[Any]],
+    console: Console,
+    title: str,
+) -> Vectors:
+    """Encode all records into memory: (N, D), in their order.
+
+    Raises:
+        InvalidInput: a value does not fit its feature (the text names its row), or there are no records.
+    """
+    records = ColumnRecords(values, title)
+    if len(records) == 0:
+        raise InvalidInput(inputs.side, f"{title}: expected at least one record, got none")
+    vectors: Vectors | None = None
+    with _progress(console, title, len(records)) as advance:
+        for n, window in enumerate(encoded_windows(encode, inputs, records, advance)):
+            if vectors is None:
+                vectors = np.empty((len(records), window.shape[1]), np.float32)
+            vectors[n * WINDOW : n * WINDOW + len(window)] = window
+    assert vectors is not None
+    return vectors
+
+
+def encode_into(
+    output: Path, tower: ItemTower, records: Records, console: Console, title: str
+) -> EncodedFile:
+    """Encode all records into the `.npy` file `output`; resumes where an earlier process was stopped.
+
+    The file appears once it is complete. On one processor its bytes are those of `numpy.save` for the result
+    of `encode_all`, however often the work was interrupted. Memory is bounded by one window.
+
+    Raises:
+        InvalidInput, DataError: a record or the file of records is invalid; the text names the row.
+        BundleDamaged: the tower's vectors have another dimension.
+        Unavailable: another process is writing the same file.
+        KeyboardInterrupt: with a text that says how much is kept.
+    """
+    shape = (len(records), tower.dimension)
+    with open_resumable(output, shape, _identity(tower, records), console) as draft:
+        resumed_at = draft.rows
+        started = time.perf_counter()
+        try:
+            _write_windows(draft, tower, records, console, title)
+        except KeyboardInterrupt:
+            kept = f"{draft.rows:,} of {len(records):,} are kept"
+            raise KeyboardInterrupt(f"interrupted; {kept}, and the same command goes on from there") from None
+        seconds = time.perf_counter() - started
+        draft.finish()
+    return EncodedFile(output, _mapped(output), resumed_at, seconds)
+
+
+def encode_once(
+    parent: Path, tower: ItemTower, records: Records, console: Console, title: str
+) -> EncodedFile:
+    """`encode_into` a file in a folder of `parent` whose name is a hash of tower and records.
+
+    An existing file is reused. The caller removes the folder when the file is not needed any more.
+    """
+    output = parent / fingerprint(_identity(tower, records))[:16] / VECTORS
+    if output.is_file():
+        return EncodedFile(output, _mapped(output), len(records), 0.0)
+    return encode_into(output, tower, records, console, title)
+
+
+def encoded_windows(
+    encode: Encode,
+    inputs: TowerInputs,
+    records: Records,
+    advance: Callable[[int], None],
+    first: int = 0,
+) -> Iterator[Vectors]:
+    """Encode `WINDOW` records at a time: vectors (n, D), in the order of the records.
+
+    Args:
+        advance: called after each batch with its number of records.
+        first: record to begin at, a multiple of `WINDOW`, so that batches are the same as from 0.
+
+    Raises:
+        InvalidInput: a value does not fit its feature; the text names the record's row, counted from 1.
+        DataError: the number of records has changed.
+    """
+    begin = first
+    for values in records.slices(WINDOW, first):
+        size = len(next(iter(values.values())))
+        vectors: Vectors | None = None
+        for rows in _batches(inputs, values, size):
+            encoded = encode(_arrays(inputs, values, rows, begin, records.name))
+            if vectors is None:
+                vectors = np.empty((size, encoded.shape[1]), np.float32)
+            vectors[rows] = encoded
+            advance(len(rows))
+        assert vectors is not None  # no slice is empty
+        yield vectors
+        begin += size
+    if begin != len(records):
+        raise DataError(f"{records.name}: expected {len(records)} records, got {begin}")
+
+
+def _batches(inputs: TowerInputs, values: Values, size: int) -> Iterator[Rows]:
+    """The rows of a window in batches, from the shortest record to the longest."""
+    order = np.argsort(inputs.lengths(values, size), kind="stable")
+    for at in range(0, size, BATCH):
+        yield order[at : at + BATCH]
+
+
+def _arrays(inputs: TowerInputs, values: Values, rows: Rows, begin: int, name: str) -> Arrays:
+    try:
+        return inputs.to_arrays(_rows_of(values, rows))
+    except InvalidInput:
+        for row in sorted(rows):
+            try:
+                inputs.to_arrays(_rows_of(values, [row]))
+            except InvalidInput as error:
+                place = f"row {begin + row + 1} of {name}"
+                raise InvalidInput(error.field, f"{place}: {error.reason}") from None
+        raise
+
+
+def _rows_of(values: Values, rows: Sequence[int] | Rows) -> dict[str, list[Any]]:
+    return {name: [column[row] for row in rows] for name, column in values.items()}
+
+
+def _write_windows(
+    draft: ResumableFile, tower: ItemTower, records: Records, console: Console, title: str
+) -> None:
+    first = draft.rows
+    with _progress(console, title, len(records), first) as advance:
+        for window in encoded_windows(tower.encode, tower.inputs, records, advance, first):
+            if window.shape[1] != tower.dimension:
+                raise BundleDamaged(
+                    f"{tower.file}: gives vectors of dimension {window.shape[1]}, expected {tower.dimension}"
+                )
+            draft.append(window)
+
+
+def _mapped(path: Path) -> Vectors:
+    vectors: Vectors = np.load(path, mmap_mode="r")
+    return vectors
+
+
+def _identity(tower: ItemTower, records: Records) -> dict[str, str]:
+    """Everything that determines the vectors: name for a message -> sha256."""
+    inputs = tower.inputs
+    features = [
+        [
+            name,
+            dataclasses.asdict(spec),
+            inputs.known(name) if spec.vocabulary_key(inputs.side, name) else None,
+        ]
+        for name, spec in inputs.features.items()
+    ]
+    return {
+        "tower": record(tower.file).sha256,
+        "features": fingerprint(features, [record(path).sha256 for path in inputs.files]),
+        "items": records.identity(),
+        "shape": f"{len(records)} x {tower.dimension}",
+        "code": fingerprint(code_fingerprint(__name__), WINDOW, BATCH),
+    }
+
+
+@contextmanager
+def _progress(console: Console, title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar with items/s; yields the function to call with the number of encoded records."""
+    started, encoded = time.perf_counter(), 0
+    with progress_bar(console) as progress:
+        task = progress.add_task(title, total=total, completed=done, note="")
+
+        def advance(count: int) -> None:
+            nonlocal encoded
+            encoded += count
+            rate = encoded / (time.perf_counter() - started)
+            progress.update(task, advance=count, note=f"{rate:,.0f} items/s")
+
+        yield advance

@@ -1,0 +1,160 @@
+"""Sources of records: columns in memory, or a file that may be larger than memory."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from protos.errors import DataError
+from protos.features import FeatureSpec, IdFeature, TextFeature
+from train.data.columns import Columns, column_names, features_of
+from train.data.table_files import identity_of, read_slices
+from train.fingerprint import fingerprint
+
+WINDOW = 16_384  # records that are read at a time and sorted by length
+
+Values = Mapping[str, Sequence[Any]]
+
+
+class Records(Protocol):
+    """Raw values of N records in a fixed order."""
+
+    @property
+    def name(self) -> str:
+        """Name for error messages."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def identity(self) -> str:
+        """sha256 of everything that determines the values."""
+
+    def slices(self, size: int, first: int = 0) -> Iterator[Values]:
+        """Feature name -> raw values, `size` records at a time, from record `first` on."""
+
+
+@dataclass(frozen=True)
+class ColumnRecords:
+    """Columns in memory: feature name -> raw values of all records."""
+
+    values: Values
+    name: str = "items"
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    def identity(self) -> str:
+        """sha256 of the values."""
+        digest = hashlib.sha256(json.dumps(list(self.values)).encode())
+        for part in self.slices(WINDOW):
+            digest.update(json.dumps(list(part.values())).encode())
+        return digest.hexdigest()
+
+    def slices(self, size: int, first: int = 0) -> Iterator[Values]:
+        """Feature name -> raw values, `size` records at a time, from record `first` on."""
+        for begin in range(first, len(self), size):
+            rows = range(begin, min(begin + size, len(self)))
+            yield {name: [column[row] for row in rows] for name, column in self.values.items()}
+
+
+@dataclass(frozen=True)
+class TableRecords:
+    """Items of a catalogue in a CSV, TSV, JSONL or Parquet file; created by `open`.
+
+    Args:
+        path: of the file.
+        features: of the item tower; a text is read from its `catalogue_column` if it has one.
+        id_column: column of the file with the item ids.
+        count: rows of the file.
+        content: sha256 of the file.
+        state: of the file when it was checked, as returned by `_state`.
+    """
+
+    path: Path
+    features: Mapping[str, FeatureSpec]
+    id_column: str
+    count: int
+    content: str
+    state: tuple[int, ...]
+
+    @classmethod
+    def open(
+        cls, path: Path, features: Mapping[str, FeatureSpec], id_column: str = "item_id"
+    ) -> "TableRecords":
+        """Read the file once and check every value, so that an encoding cannot fail after hours.
+
+        Raises:
+            DataError: the file or a value is invalid; the text names file, row and column.
+        """
+        served = {name: _served(spec) for name, spec in features.items()}
+        unread = cls(path, served, id_column, 0, "", _state(path))
+        count = sum(len(next(iter(each.values()))) for each in unread._columns(WINDOW, 0))
+        if count == 0:
+            raise DataError(f"{path}: expected at least one row, got an empty table")
+        return replace(unread, count=count, content=identity_of([path]))
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def identity(self) -> str:
+        """sha256 of the file and of the columns that are read from it."""
+        read = {name: [self._column(name), spec.kind] for name, spec in self.features.items()}
+        return fingerprint(self.content, read)
+
+    def slices(self, size: int, first: int = 0) -> Iterator[Values]:
+        """Feature name -> raw values, `size` rows at a time, from row `first` on.
+
+        Raises:
+            DataError: the file has changed since it was opened.
+        """
+        for columns in self._columns(size, first):
+            yield {name: column.to_list() for name, column in columns.items()}
+        if _state(self.path) != self.state:
+            raise DataError(f"{self.path}: changed while it was read")
+
+    def _columns(self, size: int, first: int) -> Iterator[dict[str, pl.Series]]:
+        """Feature name -> checked column, `size` rows at a time."""
+        names = dict.fromkeys(map(self._column, self.features))
+        begin = first
+        for frame in read_slices(self.path, list(names), size, first):
+            places = pl.int_range(begin, begin + frame.height, eager=True)
+            columns = Columns(self.path, frame, places)
+            yield {name: self._checked(columns, name) for name in self.features}
+            begin += frame.height
+
+    def _checked(self, columns: Columns, name: str) -> pl.Series:
+        spec = self.features[name]
+        if isinstance(spec, IdFeature):
+            return columns.required(self.id_column, "an id")
+        return features_of(columns, {name: spec})[self._column(name)]
+
+    def _column(self, name: str) -> str:
+        spec = self.features[name]
+        return self.id_column if isinstance(spec, IdFeature) else column_names({name: spec})[0]
+
+
+def _served(spec: FeatureSpec) -> FeatureSpec:
+    """The feature with the column of the served catalogue."""
+    if isinstance(spec, TextFeature) and spec.catalogue_column:
+        return replace(spec, column=spec.catalogue_column, catalogue_column="")
+    return spec
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Properties that change when a file is written or replaced, even if its size and time were restored."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

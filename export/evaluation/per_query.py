@@ -1,0 +1,102 @@
+"""Metrics of every test query, stored in the bundle.
+
+Gates compare two bundles query by query, for which means are not enough. A query is identified by a digest of
+its values and of its relevant items, so two files are compared only on the queries that both have.
+"""
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protos import bundle
+from protos.errors import BundleDamaged
+from train.data.training_data import TrainingData
+from train.evaluation import metrics
+
+FILE = "per_query.npz"
+QUERIES = "queries"
+
+Digests = npt.NDArray[np.uint64]
+Values = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PerQuery:
+    """The metrics of each query, in the order of the queries' digests.
+
+    Args:
+        queries: uint64 (Q,), digests.
+        metrics: metric name -> float32 (Q,).
+    """
+
+    queries: Digests
+    metrics: dict[str, Values]
+
+
+def measure(data: TrainingData, ranked: npt.NDArray[np.int64]) -> PerQuery:
+    """Compute the metrics of each test query.
+
+    Args:
+        ranked: (Q, K) item rows for each test query, best first; -1 where there are no more.
+    """
+    rows, relevant = data.parts["test"].by_query()
+    digests = np.array(
+        [_digest(data, *each) for each in zip(rows.tolist(), relevant, strict=True)], np.uint64
+    )
+    order = np.argsort(digests, kind="stable")
+    found = metrics.per_query(ranked, relevant)
+    return PerQuery(digests[order], {name: each[order].astype(np.float32) for name, each in found.items()})
+
+
+def common(one: PerQuery, other: PerQuery) -> tuple[PerQuery, PerQuery]:
+    """Both, of the queries alone that both have."""
+    shared, *rows = np.intersect1d(one.queries, other.queries, return_indices=True)
+    first, second = (
+        PerQuery(shared, {name: values[at] for name, values in each.metrics.items()})
+        for each, at in zip((one, other), rows, strict=True)
+    )
+    return first, second
+
+
+def _digest(data: TrainingData, row: int, relevant: npt.NDArray[np.int64]) -> int:
+    query = {name: values[row] for name, values in data.queries.items()}
+    answers = sorted(str(data.item_ids[item]) for item in relevant)
+    text = json.dumps([query, answers], sort_keys=True, default=str)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def save(found: PerQuery, folder: Path) -> None:
+    """Write the metrics into the reports of a bundle, without pickle."""
+    arrays: dict[str, Any] = {QUERIES: found.queries, **found.metrics}
+    np.savez_compressed(folder / bundle.REPORTS / FILE, allow_pickle=False, **arrays)
+
+
+def load(folder: Path) -> PerQuery | None:
+    """Read the metrics from the reports of a bundle; None if it has none.
+
+    Raises:
+        BundleDamaged: the file is not what `save` writes.
+    """
+    name = f"{bundle.REPORTS}/{FILE}"
+    path = folder / name
+    if name not in bundle.read_manifest(folder).files:
+        return None
+    try:
+        with bundle.open_file(folder, name) as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        queries = arrays.pop(QUERIES)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleDamaged(f"{path}: not the metrics of queries: {error}") from None
+    if queries.dtype != np.uint64 or queries.ndim != 1:
+        raise BundleDamaged(f"{path}: {QUERIES}: expected uint64 (Q,), got {queries.dtype} {queries.shape}")
+    for name, values in arrays.items():
+        if values.dtype != np.float32 or values.shape != queries.shape:
+            expected = f"float32 {queries.shape}"
+            raise BundleDamaged(f"{path}: {name}: expected {expected}, got {values.dtype} {values.shape}")
+    return PerQuery(queries, arrays)

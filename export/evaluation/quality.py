@@ -1,0 +1,135 @@
+"""Quality as served: the test split through the ONNX towers and the index.
+
+Exact search over the same vectors shows what the index loses, and the baselines on the same split show what
+the model gains.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from export import ann
+from export.encoding import encode_all
+from export.onnx.runtimes import Encode
+from protos.bundle import Score
+from protos.features import TowerInputs
+from train.config import Experiment
+from train.data.training_data import Pairs, TrainingData
+from train.evaluation.baselines import LABELS, baselines
+from train.evaluation.metrics import CUTOFFS, mean, per_query
+from train.evaluation.plots import metric_label
+from train.evaluation.report import evaluate_cold_items, evaluate_labels, evaluate_ranking
+
+Rows = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+K = max(CUTOFFS)
+FIRST = 10  # items in a typical request
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model as the service runs it.
+
+    Args:
+        query: encoder of the query tower.
+        inputs: of the query tower.
+        items: vectors (N, D) of all items.
+        index: over these vectors.
+    """
+
+    query: Encode
+    inputs: TowerInputs
+    items: Vectors
+    index: ann.SearchIndex
+
+
+def encode_queries(
+    encode: Encode, inputs: TowerInputs, data: TrainingData, rows: Rows, console: Console, title: str
+) -> Vectors:
+    """Encode some queries of a data set: (Q, D)."""
+    values = {name: [column[row] for row in rows] for name, column in data.queries.items()}
+    return encode_all(encode, inputs, values, console, title)
+
+
+def ranked(data: TrainingData, model: ServedModel, console: Console) -> Rows:
+    """What the service returns for each test query: (Q, K) item rows, best first."""
+    rows, _ = data.parts["test"].by_query()
+    return _served(data, model, rows, console)
+
+
+def evaluate(
+    experiment: Experiment,
+    data: TrainingData,
+    model: ServedModel,
+    score: Score,
+    console: Console,
+    answers: Rows | None = None,
+) -> dict[str, Any]:
+    """Metrics of the served pipeline on the test split.
+
+    Metrics of exact search have the prefix `exact_`, those of a baseline its name.
+
+    Args:
+        answers: the result of `ranked` for this model, if known.
+    """
+
+    def vectors(rows: Rows) -> Vectors:
+        return encode_queries(model.query, model.inputs, data, rows, console, "queries")
+
+    def served(rows: Rows) -> Rows:
+        if answers is not None and np.array_equal(rows, queries):
+            return answers
+        return _served(data, model, rows, console)
+
+    def products(pairs: Pairs) -> Vectors:
+        distinct, query = np.unique(pairs.query, return_inverse=True)
+        return np.asarray((vectors(distinct)[query] * model.items[pairs.item]).sum(axis=1))
+
+    queries, relevant = data.parts["test"].by_query()
+    searched = ann.exact(vectors(queries), model.items, K, data.seen(queries))
+    metrics: dict[str, Any] = dict(evaluate_ranking(data, "test", served, baselines(experiment, data)))
+    metrics |= {f"exact_{k}": v for k, v in mean(per_query(searched, relevant)).items()}
+    metrics |= evaluate_cold_items(data, served)
+    metrics |= evaluate_labels(data, "test", products, score)
+    return metrics | {"queries": len(queries), "verdict": verdict(metrics, experiment.training.selection)}
+
+
+def _served(data: TrainingData, model: ServedModel, rows: Rows, console: Console) -> Rows:
+    queries = encode_queries(model.query, model.inputs, data, rows, console, "queries")
+    # A refreshed catalogue has no vectors of deleted items, which a history may hold.
+    seen = [each[each < len(model.items)] for each in data.seen(rows)]
+    return continued(model.index.search(queries, FIRST, seen), model.index.search(queries, K, seen))
+
+
+def continued(first: Rows, more: Rows) -> Rows:
+    """The items of a request for a few, then the remaining items of a request for many.
+
+    A search for many items is wider, so its first few are better than those that a request for a few gets.
+    """
+    found = np.full_like(more, -1)
+    found[:, : first.shape[1]] = first
+    for row, head, tail in zip(found, first, more, strict=True):
+        rest = tail[~np.isin(tail, head)][: len(row) - len(head)]
+        row[len(head) : len(head) + len(rest)] = rest
+    return found
+
+
+def verdict(metrics: Mapping[str, Any], metric: str) -> str:
+    """A sentence on whether the model or the best baseline is better.
+
+    Args:
+        metric: to compare by; nDCG@10 if the test split does not have it, as AUC without negatives.
+    """
+    metric = metric if metric in metrics else "ndcg_at_10"
+    beside = {name: metrics[f"{name}_{metric}"] for name in LABELS if f"{name}_{metric}" in metrics}
+    if not beside:
+        return f"{metric_label(metric)} {metrics[metric]:.3f}, with no baseline to compare it with"
+    best = max(beside, key=lambda name: beside[name])
+    model, baseline = metrics[metric], beside[best]
+    if model >= baseline:
+        return f"better than {LABELS[best]} at {metric_label(metric)}: {model:.3f} against {baseline:.3f}"
+    return f"{LABELS[best]} is better at {metric_label(metric)}: {baseline:.3f} against {model:.3f}"

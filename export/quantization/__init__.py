@@ -1,0 +1,39 @@
+"""Towers and item vectors in lower precision: variants are made, measured beside float32, and chosen.
+
+    sample = draw_sample(data, {"query": (inputs, encoder), "item": ...}, config, console)
+    query = choose_tower(exported, sample, config, export, folder, console)
+    stored = choose_vectors(sample, query.vectors, item.vectors, has_padding_dim, config)
+
+variants.py   recipes of the variants; tables.py and dense.py rewrite the ONNX graph
+measure.py    quality, size and latency of each variant
+selection.py  the fastest within a bound on the loss; choose.py applies it to towers and vectors
+report.py     terminal tables and plot
+"""
+
+from export.quantization.choose import (
+    ChosenVariant,
+    ExportedTower,
+    StoredVectors,
+    calibration,
+    choose_tower,
+    choose_vectors,
+)
+from export.quantization.measure import QualitySample, draw_sample
+from export.quantization.report import quality_and_latency, show_precision
+from export.quantization.variants import VARIANTS, make_variants, round_tables
+
+__all__ = [
+    "VARIANTS",
+    "ChosenVariant",
+    "ExportedTower",
+    "QualitySample",
+    "StoredVectors",
+    "calibration",
+    "choose_tower",
+    "choose_vectors",
+    "draw_sample",
+    "make_variants",
+    "quality_and_latency",
+    "round_tables",
+    "show_precision",
+]

@@ -1,0 +1,217 @@
+"""Vectors, index, reports and manifest of a refreshed bundle.
+
+The towers, and what was measured of them, are the champion's. The index is built anew over all items, with
+the champion's parameters; the width of its searches is tuned again.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from export import ann
+from export.bundle_files import write_bundle, write_reports
+from export.encoding import ColumnRecords, EncodedFile, ItemTower, encode_all, encode_into
+from export.evaluation import per_query
+from export.evaluation.quality import encode_queries
+from export.onnx.runtimes import Encode, onnx_encoder
+from export.refresh.merge import Champion, Merged
+from export.refresh.quality import Evaluation, NotMeasured
+from protos import bundle
+from protos.bundle import EXACT, HNSW, Manifest, Refreshed, Snapshot
+from protos.errors import BundleError
+from protos.features import TextFeature
+from protos.vectors import read_vectors, write_merged
+from train.config import Experiment
+from train.config.index import IndexConfig
+from train.evaluation.plots import save
+
+OF_TOWERS = ("parity", "precision", "latency")  # reports that hold for the refreshed bundle, too
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a bundle is made of.
+
+    Args:
+        champion: the bundle that is refreshed.
+        merged: the catalogue.
+        fresh: float32 (n, D), vectors of the items that were encoded.
+        snapshot: the state of the store that is in the catalogue.
+        key: of the refresh.
+        evaluation: the test split on the new catalogue, or why there is none.
+    """
+
+    champion: Champion
+    merged: Merged
+    fresh: Any
+    snapshot: Snapshot | None
+    key: str
+    evaluation: Evaluation | NotMeasured
+
+
+def encode_fresh(champion: Champion, merged: Merged, output: Path, console: Console) -> EncodedFile | None:
+    """Encode the items that are new or have changed; resumes after a kill. None if there are none.
+
+    Raises:
+        BundleDamaged, DataError, Unavailable: as `encode_into`.
+    """
+    if not merged.fresh_count:
+        return None
+    records = ColumnRecords(merged.fresh, "new and changed items")
+    return encode_into(output, item_tower(champion), records, console, "new and changed items")
+
+
+def item_tower(champion: Champion) -> ItemTower:
+    """The champion's item tower."""
+    manifest, path = champion.manifest, champion.folder / bundle.ITEM_TOWER
+    return ItemTower(path, manifest.schema.side("item"), manifest.dimension, onnx_encoder(path, threads=0))
+
+
+def build(experiment: Experiment, inputs: Inputs, console: Console) -> Path:
+    """Write the refreshed bundle into the cache; returns its folder.
+
+    Raises:
+        GateRefused: no index can serve the catalogue.
+    """
+    return write_bundle(_Build(experiment, inputs, console).make)
+
+
+def find_built(key: str, folder: Path) -> Path | None:
+    """The bundle of a refresh that an earlier process has built, verified; None if there is none."""
+    for path in folder.glob(f"[!.]*/{bundle.MANIFEST}"):
+        try:
+            refreshed = bundle.read_manifest(path.parent).refreshed_from
+            if refreshed is not None and refreshed.key == key:
+                bundle.read(path.parent)
+                return path.parent
+        except BundleError:
+            continue
+    return None
+
+
+class _Build:
+    """Makes one bundle."""
+
+    def __init__(self, experiment: Experiment, inputs: Inputs, console: Console) -> None:
+        self.experiment, self.inputs, self.console = experiment, inputs, console
+        self.champion, self.manifest = inputs.champion, inputs.champion.manifest
+        path = self.champion.folder / bundle.QUERY_TOWER
+        self.query: Encode = onnx_encoder(path, threads=0)
+
+    def make(self, folder: Path, scratch: Path) -> Manifest:
+        """Write all files; returns the manifest."""
+        self._copy(folder)
+        self.inputs.merged.items.write(folder)
+        vectors = self._vectors(folder)
+        parameters, index = self._index(vectors, folder)
+        quality = self._quality(vectors, parameters, folder)
+        write_reports({"index": index, "quality": quality, "refresh": self._report()}, folder)
+        return replace(
+            self.manifest,
+            count=len(vectors),
+            index=parameters,
+            quality=quality,
+            ann=index,
+            catalogue=self.inputs.snapshot,
+            refreshed_from=Refreshed(self.manifest.bundle_version, self.inputs.key),
+            files={},
+            bundle_version="",
+        )
+
+    def _copy(self, folder: Path) -> None:
+        """Take over the towers, the files of their features, and what was measured of them."""
+        for name in bundle.TOWERS.values():
+            shutil.copyfile(self.champion.folder / name, folder / name)
+        self.manifest.schema.copy_files(folder)
+        for name in OF_TOWERS:
+            for suffix in (".json", ".png"):
+                path = f"{bundle.REPORTS}/{name}{suffix}"
+                if path in self.manifest.files:
+                    shutil.copyfile(self.champion.folder / path, folder / path)
+
+    def _vectors(self, folder: Path) -> Any:
+        """Write the vectors; returns them as the service reads them, (N, D)."""
+        manifest, origin = self.manifest, self.inputs.merged.origin
+        precision, padding = manifest.precision.vectors, manifest.score.has_padding_dim
+        source = self.champion.folder
+        write_merged(folder, source, origin, self.inputs.fresh, precision, manifest.count, padding)
+        if precision == "fp32":  # torch warns about arrays that are read-only
+            return np.load(folder / bundle.VECTORS, mmap_mode="c")
+        return read_vectors(folder, precision, len(origin), manifest.dimension, padding)
+
+    def _index(self, vectors: Any, folder: Path) -> tuple[bundle.IndexParameters, dict[str, Any]]:
+        """Build and tune the index; returns its parameters and its report."""
+        config = index_config(self.experiment.index, self.manifest.index)
+        tune, test = self._queries("validation"), self._queries("test")
+        kind = ann.index_kind(config.kind)
+        tuned = kind.tune(vectors, tune, config, self.manifest.score, self.console)
+        tuned.index.save(folder)
+        recall = ann.mean_recall(tuned.index, vectors, test, config.k)
+        report = {f"ann_recall_at_{config.k}": recall, **tuned.report}
+        if "searched_text" in self.manifest.ann:
+            report["searched_text"] = self.manifest.ann["searched_text"]
+        save(tuned.figure, folder / bundle.REPORTS / "index.png")
+        return tuned.index.parameters, report
+
+    def _queries(self, part: str) -> Any:
+        """The queries of a part of the split; the bundle's examples where the split does not apply."""
+        inputs, evaluation = self.manifest.schema.side("query"), self.inputs.evaluation
+        if isinstance(evaluation, Evaluation):
+            data = evaluation.data
+            rows, _ = data.parts[part].by_query()
+            if len(rows):
+                return encode_queries(self.query, inputs, data, rows, self.console, f"{part} queries")
+        features = inputs.features.items()
+        blank = {name: "" if isinstance(spec, TextFeature) else None for name, spec in features}
+        examples = [{**blank, **each} for each in self.manifest.examples or ({},)]
+        values = {name: [each[name] for each in examples] for name in blank}
+        return encode_all(self.query, inputs, values, self.console, "example queries")
+
+    def _quality(self, vectors: Any, parameters: bundle.IndexParameters, folder: Path) -> dict[str, Any]:
+        """Metrics of the test split on the new catalogue; the champion's where the split does not apply."""
+        evaluation = self.inputs.evaluation
+        if isinstance(evaluation, NotMeasured):
+            verdict = f"measured before the refresh, of bundle {self.manifest.bundle_version[:12]}"
+            return {**self.manifest.quality, "not_measured": evaluation.why, "verdict": verdict}
+        found = evaluation.measure(self.query, self.inputs.merged, vectors, parameters, self.console)
+        per_query.save(found.queries, folder)
+        return found.metrics
+
+    def _report(self) -> dict[str, Any]:
+        merged, snapshot = self.inputs.merged, self.inputs.snapshot
+        return {
+            **merged.counts(),
+            "source": self.manifest.bundle_version,
+            "catalogue": snapshot and asdict(snapshot),
+            "failed_items": dict([*merged.failed.items()][:100]),
+        }
+
+
+def index_config(config: IndexConfig, parameters: bundle.IndexParameters) -> IndexConfig:
+    """The settings of the experiment, with the graph's parameters of a bundle."""
+    if parameters.kind not in (HNSW, EXACT):
+        return replace(config, kind=parameters.kind, options=parameters.options, seed=parameters.seed)
+    if config.search == "exact":  # the graph is not searched, and its parameters are not to be chosen
+        return replace(config, seed=parameters.seed)
+    default = IndexConfig()
+    return replace(
+        config,
+        m=parameters.m,
+        ef_construction=parameters.ef_construction,
+        seed=parameters.seed,
+        sample=default.sample,  # which is for the choice of the two
+    )
+
+
+def not_finite(merged: Merged, fresh: Any) -> Mapping[str, str]:
+    """Items whose vectors are not finite: id -> the reason to leave them out."""
+    bad = ~np.isfinite(fresh).all(axis=1)
+    if not bad.any():
+        return {}
+    places = np.flatnonzero(merged.origin < 0)[bad]
+    return {merged.items.ids[place]: "the item tower's vector is not finite" for place in places.tolist()}

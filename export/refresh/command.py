@@ -1,0 +1,124 @@
+"""`python -m export refresh`: a new bundle of the champion's towers and the catalogue as it stands.
+
+It is promoted if all gates hold. The command can run on a schedule beside the service, which follows the
+champion.
+"""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from export.refresh.refresh import Outcome, Request
+from export.refresh.refresh import refresh as run
+from export.refresh.table import catalogue_table, store_changes, write_table
+from export.terminal import show_move
+from protos import bundle
+from train.config import read_experiment
+from train.data.dataset import Dataset, prepare
+from train.progress import PROGRESS
+from train.training.tracking import connect
+
+SHOWN = 20  # items that could not be encoded, in the result
+
+
+def refresh(arguments: Namespace) -> dict[str, Any]:
+    """Make a new bundle of the champion's towers and the catalogue as it stands; resumes after a kill."""
+    connect()
+    experiment = read_experiment(arguments.config)
+
+    def data() -> Dataset:
+        return prepare(experiment, arguments.config.parent, console=PROGRESS)
+
+    id_column = getattr(experiment.data, "item_id", "item_id")  # the column's name in built-in data sources
+    request = Request(experiment, data, arguments.catalogue, arguments.items, id_column)
+    return document(experiment.name, run(request, PROGRESS))
+
+
+def catalogue(arguments: Namespace) -> dict[str, Any]:
+    """Write the items of the data set with the changes of the store, as a table that training reads."""
+    experiment = read_experiment(arguments.config)
+    dataset = prepare(experiment, arguments.config.parent, console=PROGRESS)
+    state = store_changes(arguments.catalogue)
+    display = dataset.report["display"]
+    items = catalogue_table(dataset.items, experiment.item, display, state.changes)
+    write_table(items, arguments.output)
+    return {
+        "output": str(arguments.output),
+        "items": items.height,
+        "written": sum(not each.deleted for each in state.changes),
+        "deletes": sum(each.deleted for each in state.changes),
+        "catalogue": asdict(state.snapshot),
+    }
+
+
+def document(name: str, outcome: Outcome) -> dict[str, Any]:
+    """The result as JSON."""
+    promotion, folder = outcome.promotion, outcome.folder
+    version = outcome.source if promotion is None else promotion.version
+    return {
+        "model": f"models:/{name}/{version}",
+        "alias": "champion",
+        "refreshed": folder is not None,
+        "refreshed_from": f"models:/{name}/{outcome.source}",
+        "bundle": folder and str(folder),
+        "bundle_version": folder and bundle.read_manifest(folder).bundle_version,
+        "catalogue": outcome.snapshot and asdict(outcome.snapshot),
+        **outcome.counts,
+        "failed_items": dict([*outcome.failed.items()][:SHOWN]),
+        "resumed_at": outcome.resumed_at,
+        "move": promotion and promotion.record and asdict(promotion.record),
+        "decision": promotion and promotion.decision and promotion.decision.document(),
+        "compacted": outcome.compacted,
+    }
+
+
+def add_options(command: ArgumentParser) -> None:
+    """Add the options of the command."""
+    command.add_argument(
+        "--catalogue", default="", metavar="URL", help="store of live items (default: that of the service)"
+    )
+    command.add_argument(
+        "--items", type=Path, help="table in place of the champion's items: Parquet, CSV, TSV or JSONL"
+    )
+
+
+def add_table_options(command: ArgumentParser) -> None:
+    """Add the options of `catalogue`."""
+    command.add_argument(
+        "--catalogue", default="", metavar="URL", help="store of live items (default: that of the service)"
+    )
+    command.add_argument(
+        "--output", type=Path, required=True, help="table to write: Parquet, CSV, TSV or JSONL"
+    )
+
+
+def show_table(result: dict[str, Any], console: Console) -> None:
+    """Print the number of items, and the state of the store that is in them."""
+    console.print(
+        f"{result['items']:,} items, of sequence {result['catalogue']['sequence']:,}: {result['output']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def show_refreshed(result: dict[str, Any], console: Console) -> None:
+    """Print what has changed, the gates and the champion."""
+    for item_id, why in result["failed_items"].items():
+        text = f"left out: {item_id!r}: {why}"
+        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    if not result["refreshed"]:
+        console.print(
+            f"{result['model']} has the catalogue as it stands: nothing to refresh", highlight=False
+        )
+        return
+    at = f", of sequence {result['catalogue']['sequence']:,}" if result["catalogue"] else ""
+    console.print(
+        f"{result['items']:,} items{at}: {result['encoded']:,} encoded, {result['kept']:,} kept; "
+        f"{result['new']:,} new, {result['updated']:,} with other fields, {result['deleted']:,} deleted",
+        highlight=False,
+    )
+    console.print(f"bundle {result['bundle_version'][:12]}: {result['bundle']}", soft_wrap=True)
+    show_move(result, console)

@@ -1,0 +1,282 @@
+"""Champion's items, a table of items and the changes of the store as one catalogue.
+
+An item whose content is the same as in the champion's bundle keeps its vector, byte for byte. All others are
+encoded. The store has the last word: a delete removes an item that the table holds, and an item that was
+written replaces the row of the table.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.bundle_files import ItemColumns
+from export.encoding.digests import SIZE, Digests, digest, read_digests
+from export.refresh.sources import Change, StoreState, TableItem
+from protos import bundle
+from protos.bundle import Manifest
+from protos.documents import parse_json
+from protos.errors import BundleDamaged, DataError, InvalidInput
+from protos.features import IdFeature
+from protos.filters import Parsed, column_values, parse_value, read_filters
+
+NO_DIGEST = bytes(SIZE)  # of an item whose bundle tells none; no item has it
+FRESH = -1
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The bundle that is refreshed.
+
+    Args:
+        folder: of the bundle, which has been verified.
+        items: what it holds of its items; the digests are zero where it tells none.
+    """
+
+    folder: Path
+    manifest: Manifest
+    items: ItemColumns
+
+    @classmethod
+    def read(cls, folder: Path, manifest: Manifest) -> "Champion":
+        """Read a verified bundle.
+
+        Raises:
+            BundleDamaged: a file is not what the manifest says.
+        """
+        path = folder / bundle.ITEMS
+        try:
+            table = parse_json(path.read_bytes())
+            ids, popularity = table["ids"], table["popularity"]
+            fields = {name: table["fields"][name] for name in manifest.display_fields}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise BundleDamaged(f"{path}: expected JSON with ids, popularity and fields: {error}") from None
+        if {len(ids), len(popularity), *map(len, fields.values())} != {manifest.count}:
+            raise BundleDamaged(f"{path}: expected {manifest.count} items")
+        digests = read_digests(folder, manifest)
+        if digests is None:
+            digests = np.zeros((manifest.count, SIZE), np.uint8)
+        columns = read_filters(folder, manifest)
+        filters = {name: column_values(column, manifest.count) for name, column in columns.items()}
+        return cls(folder, manifest, ItemColumns(ids, popularity, fields, digests, manifest.filters, filters))
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A catalogue of N items.
+
+    Args:
+        items: what the bundle holds of them beside the vectors.
+        origin: int64 (N,), row of the champion's vector, or `FRESH`.
+        fresh: feature of the item tower -> raw values of the items to encode, in their order.
+        failed: id -> why the item tower cannot encode it; such items are left out, as the service does.
+        added: ids that the champion does not have.
+        updated: items that keep their vector, but have other display fields or filter values.
+        deleted: ids that only the champion has, those that failed included.
+    """
+
+    items: ItemColumns
+    origin: Rows
+    fresh: Mapping[str, Sequence[Any]]
+    failed: Mapping[str, str]
+    added: Collection[str]
+    updated: int
+    deleted: Collection[str]
+
+    @property
+    def new(self) -> int:
+        """The number of items that the champion does not have."""
+        return len(self.added)
+
+    @property
+    def fresh_count(self) -> int:
+        """n, the items to encode."""
+        return int(np.count_nonzero(self.origin == FRESH))
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether it is the champion's catalogue."""
+        return not (self.fresh_count or self.new or self.updated or self.deleted)
+
+    def without(self, refused: Mapping[str, str]) -> "Merged":
+        """The same without items that were encoded: id -> why they are left out.
+
+        Raises:
+            DataError: no item is left.
+        """
+        kept = [place for place, item_id in enumerate(self.items.ids) if item_id not in refused]
+        if not kept:
+            raise DataError("no item is left in the catalogue, so there is nothing to make a bundle of")
+
+        def some(values: Sequence[Any]) -> list[Any]:
+            return [values[place] for place in kept]
+
+        items = ItemColumns(
+            some(self.items.ids),
+            some(self.items.popularity),
+            {name: some(values) for name, values in self.items.fields.items()},
+            self.items.digests[kept],
+            self.items.kinds,
+            {name: some(values) for name, values in self.items.filters.items()},
+        )
+        places = np.flatnonzero(self.origin == FRESH).tolist()
+        stays = [self.items.ids[place] not in refused for place in places]
+        fresh = {
+            name: [value for value, kept in zip(values, stays, strict=True) if kept]
+            for name, values in self.fresh.items()
+        }
+        failed = {**self.failed, **refused}
+        added = [each for each in self.added if each not in refused]
+        return replace(self, items=items, origin=self.origin[kept], fresh=fresh, failed=failed, added=added)
+
+    def counts(self) -> dict[str, int]:
+        """Numbers of items, for reports."""
+        fresh = self.fresh_count
+        return {
+            "items": len(self.origin),
+            "kept": len(self.origin) - fresh,
+            "encoded": fresh,
+            "new": self.new,
+            "updated": self.updated,
+            "deleted": len(self.deleted),
+            "failed": len(self.failed),
+        }
+
+
+def merge(champion: Champion, table: Mapping[str, TableItem] | None, state: StoreState | None) -> Merged:
+    """The catalogue as it stands.
+
+    Args:
+        champion: the bundle that is refreshed.
+        table: items that take the place of the champion's; None to keep those.
+        state: of the store of live items, if there is one.
+
+    Raises:
+        DataError: no item is left.
+    """
+    failed: dict[str, str] = {}
+    wanted: dict[str, int | TableItem] = (
+        {item_id: row for row, item_id in enumerate(champion.items.ids)} if table is None else {**table}
+    )
+    for change in state.changes if state is not None else ():
+        if change.deleted:
+            wanted.pop(change.item_id, None)
+            continue
+        try:
+            wanted[change.item_id] = _written(change, champion.manifest)
+        except InvalidInput as error:
+            failed[change.item_id] = str(error)
+    for item_id in failed:
+        wanted.pop(item_id, None)
+    return _Merge(champion, failed).run(wanted)
+
+
+def _written(change: Change, manifest: Manifest) -> TableItem:
+    """An item as it was written.
+
+    Raises:
+        InvalidInput: a filter field has a value of another type.
+    """
+    values = {
+        name: change.item_id if isinstance(spec, IdFeature) else change.features.get(name)
+        for name, spec in manifest.schema.item.items()
+    }
+    filters = {
+        name: parse_value(kind, change.features.get(name), f"features.{name}")
+        for name, kind in manifest.filters.items()
+    }
+    return TableItem(values, {name: change.fields.get(name) for name in manifest.display_fields}, filters)
+
+
+class _Merge:
+    """Builds a `Merged`, item by item."""
+
+    def __init__(self, champion: Champion, failed: dict[str, str]) -> None:
+        self.champion, self.failed = champion, failed
+        self.inputs = champion.manifest.schema.side("item")
+        self.rows = {item_id: row for row, item_id in enumerate(champion.items.ids)}
+        self.known = champion.items.digests.tobytes()
+        self.ids: list[str] = []
+        self.origin: list[int] = []
+        self.digests: list[bytes] = []
+        self.popularity: list[float] = []
+        self.fields: dict[str, list[str | None]] = {name: [] for name in champion.manifest.display_fields}
+        self.filters: dict[str, list[Parsed]] = {name: [] for name in champion.manifest.filters}
+        self.fresh: dict[str, list[Any]] = {name: [] for name in self.inputs.features}
+        self.added: list[str] = []
+        self.updated = 0
+
+    def run(self, wanted: Mapping[str, int | TableItem]) -> Merged:
+        for item_id, item in wanted.items():
+            if isinstance(item, int):
+                self._keep(item_id, item)
+            else:
+                self._take(item_id, item)
+        if not self.ids:
+            raise DataError("no item is left in the catalogue, so there is nothing to make a bundle of")
+        digests: Digests = np.frombuffer(b"".join(self.digests), np.uint8).reshape(-1, SIZE)
+        kinds = self.champion.manifest.filters
+        items = ItemColumns(self.ids, self.popularity, self.fields, digests, kinds, self.filters)
+        gone = self.rows.keys() - set(self.ids)
+        origin = np.array(self.origin, np.int64)
+        return Merged(items, origin, self.fresh, self.failed, self.added, self.updated, gone)
+
+    def _keep(self, item_id: str, row: int) -> None:
+        """Take over an item of the champion."""
+        items = self.champion.items
+        self._add(item_id, row, self._digest_of(row), items.popularity[row])
+        for name, column in self.fields.items():
+            column.append(items.fields[name][row])
+        for name, values in self.filters.items():
+            values.append(items.filters[name][row])
+
+    def _take(self, item_id: str, item: TableItem) -> None:
+        """Take an item of the table or the store; its vector is the champion's if the content is the same."""
+        try:
+            found = digest(self.inputs, item.values)
+        except InvalidInput as error:
+            self.failed[item_id] = str(error)
+            return
+        row = self.rows.get(item_id)
+        if row is None:
+            self.added.append(item_id)
+        is_same = row is not None and self._digest_of(row) == found
+        popularity = 0.0 if row is None else self.champion.items.popularity[row]
+        self._add(item_id, row if row is not None and is_same else FRESH, found, popularity)
+        for name, column in self.fields.items():
+            column.append(item.fields[name])
+        for name, values in self.filters.items():
+            values.append(item.filters[name])
+        if row is None or not is_same:
+            for name, raw in self.fresh.items():
+                raw.append(item.values.get(name))
+        else:
+            self.updated += self._is_updated(row, item)
+
+    def _add(self, item_id: str, origin: int, found: bytes, popularity: float) -> None:
+        self.ids.append(item_id)
+        self.origin.append(origin)
+        self.digests.append(found)
+        self.popularity.append(popularity)
+
+    def _digest_of(self, row: int) -> bytes:
+        return self.known[row * SIZE : (row + 1) * SIZE]
+
+    def _is_updated(self, row: int, item: TableItem) -> bool:
+        items = self.champion.items
+        return any(items.fields[name][row] != text for name, text in item.fields.items()) or any(
+            _comparable(items.filters[name][row]) != _comparable(value)
+            for name, value in item.filters.items()
+        )
+
+
+def _comparable(value: Any) -> Any:
+    """A filter value in a form that does not depend on where it was read: strings as a sorted tuple."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(sorted(value)) if isinstance(value, list | tuple) else value

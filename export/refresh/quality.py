@@ -1,0 +1,232 @@
+"""The test split on a refreshed catalogue.
+
+The towers are the champion's, so what can change is what they find: items that were added compete with the
+right answers, and deleted ones are gone. A test query that asks for a deleted item is left out, here and in
+the comparison with the champion.
+
+An item is evaluated by the text that the split evaluates, as long as its content is that of the data set. An
+item that was written since has one text, and is evaluated by that.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from export import ann
+from export.encoding import ColumnRecords, ItemTower, encode_once
+from export.encoding.digests import item_digests
+from export.evaluation import per_query, quality
+from export.evaluation.per_query import PerQuery
+from export.onnx.runtimes import Encode
+from export.refresh.merge import FRESH, NO_DIGEST, Champion, Merged
+from export.refresh.work import WORK
+from protos.bundle import IndexParameters, Manifest
+from protos.errors import DataError, MissingStage
+from protos.features import TextFeature
+from protos.vectors import rounded_vectors
+from train.config import Experiment
+from train.data.dataset import Dataset
+from train.data.training_data import Histories, Pairs, TrainingData, training_data_of, values_of
+from train.evaluation.metrics import mean
+from train.evaluation.metrics import per_query as metrics_of
+from train.evaluation.report import evaluate_ranking
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class NotMeasured:
+    """Why the test split does not apply to the catalogue."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Metrics of the refreshed bundle, for its manifest, and of each query."""
+
+    metrics: dict[str, Any]
+    queries: PerQuery
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The split of the data set that the champion was made on.
+
+    Args:
+        experiment: whose settings hold.
+        dataset: of the split.
+        data: the same in memory.
+        tower: the champion's item tower.
+        manifest: of the champion.
+    """
+
+    experiment: Experiment
+    dataset: Dataset
+    data: TrainingData
+    tower: ItemTower
+    manifest: Manifest
+
+    def measure(
+        self, query: Encode, merged: Merged, vectors: Any, parameters: IndexParameters, console: Console
+    ) -> Measured:
+        """Measure the test split.
+
+        Args:
+            query: encoder of the query tower.
+            merged: the catalogue.
+            vectors: float32 (N, D), of its items, encoded from the columns of the catalogue.
+            parameters: of the index.
+            console: receives progress.
+        """
+        items, data, gone = self._on(merged, vectors, console)
+        inputs, config = self.manifest.schema.side("query"), self.experiment.index
+        with console.status("quality on the test split"):
+            index = ann.rebuild(items, parameters, self.manifest.score, config.threads)
+            model = quality.ServedModel(query, inputs, items, index)
+            answers = quality.ranked(data, model, console)
+            metrics: dict[str, Any] = dict(evaluate_ranking(data, "test", lambda _: answers))
+            rows, relevant = data.parts["test"].by_query()
+            encoded = quality.encode_queries(query, inputs, data, rows, console, "queries")
+            seen = [each[each < len(items)] for each in data.seen(rows)]
+            exact = ann.exact(encoded, items, quality.K, seen)
+        metrics |= {f"exact_{name}": value for name, value in mean(metrics_of(exact, relevant)).items()}
+        selection = self.experiment.training.selection
+        metrics |= {
+            "queries": len(rows),
+            "queries_left_out": gone,
+            "evaluated_text": self.dataset.report["evaluated_text"],
+            "verdict": f"{quality.verdict(metrics, selection)}; refreshed, {gone:,} queries left out",
+        }
+        return Measured(metrics, per_query.measure(data, answers))
+
+    def _on(self, merged: Merged, vectors: Any, console: Console) -> tuple[Any, TrainingData, int]:
+        """Vectors to evaluate on, the data with rows of these, and the number of queries left out.
+
+        The rows are those of the data set's items that are left, then the other items of the catalogue, then
+        the deleted items, which have no vectors.
+        """
+        ids = self.dataset.items["item_id"].to_list()
+        places = {item_id: place for place, item_id in enumerate(merged.items.ids)}
+        of = np.array([places.get(item_id, -1) for item_id in ids], np.int64)  # of each item of the data set
+        left, deleted = np.flatnonzero(of >= 0), np.flatnonzero(of < 0)
+        others = np.setdiff1d(np.arange(len(merged.origin)), of[left])
+        items = np.concatenate([vectors[of[left]], vectors[others]])
+        by_split = self._evaluated_by_split(merged, of)
+        if by_split.any():
+            items[: len(left)][by_split[left]] = self._evaluated(console)[by_split]
+        rows = np.empty(len(ids), np.int64)
+        rows[left] = np.arange(len(left))
+        rows[deleted] = len(items) + np.arange(len(deleted))
+        order = [ids[n] for n in left] + [merged.items.ids[n] for n in others] + [ids[n] for n in deleted]
+        data, gone = _with_rows(self.data, rows, order, len(items))
+        return items, data, gone
+
+    def _evaluated_by_split(self, merged: Merged, of: Rows) -> npt.NDArray[np.bool_]:
+        """Of each item of the data set, whether it is evaluated by another text than it is served by."""
+        found = np.zeros(len(of), np.bool_)
+        features = self.manifest.schema.item
+        if not any(
+            isinstance(spec, TextFeature) and spec.catalogue_column not in ("", spec.column)
+            for spec in features.values()
+        ):
+            return found
+        own = item_digests(self.tower.inputs, values_of(self.dataset.items, features, catalogue=True))
+        served, unknown = merged.items.digests[of], np.frombuffer(NO_DIGEST, np.uint8)
+        is_same = (served == own).all(axis=1) | (served == unknown).all(axis=1)
+        found[:] = (of >= 0) & is_same & (merged.origin[of] != FRESH)
+        return found
+
+    def _evaluated(self, console: Console) -> Any:
+        """Vectors of the data set's items by the text of the split; encoded once for all refreshes."""
+        parent = WORK / ".evaluated" / self.manifest.name
+        records = ColumnRecords(self.data.items, "items as evaluated")
+        encoded = encode_once(parent, self.tower, records, console, "items as evaluated")
+        for each in parent.iterdir():
+            if each != encoded.path.parent:
+                shutil.rmtree(each, ignore_errors=True)
+        vectors = np.load(encoded.path, mmap_mode="c")
+        precision, padding = self.manifest.precision.vectors, self.manifest.score.has_padding_dim
+        return rounded_vectors(vectors, precision, padding)
+
+
+def evaluation(
+    experiment: Experiment, champion: Champion, tower: ItemTower, read: Callable[[], Dataset]
+) -> Evaluation | NotMeasured:
+    """The split that the champion was measured on, if it still applies.
+
+    Args:
+        experiment: as configured now.
+        champion: the bundle that is refreshed.
+        tower: its item tower.
+        read: reads the data set.
+    """
+    schema = champion.manifest.schema
+    if (experiment.query, experiment.item) != (dict(schema.query), dict(schema.item)):
+        return NotMeasured("the features of the experiment are not those of the champion")
+    try:
+        dataset = read()
+    except (DataError, MissingStage) as error:
+        return NotMeasured(f"the data set cannot be read: {error}")
+    if dataset.split_hash != champion.manifest.split_hash:
+        return NotMeasured("the split of the data is not that of the champion")
+    data = training_data_of(dataset, experiment.query, experiment.item)
+    return Evaluation(experiment, dataset, data, tower, champion.manifest)
+
+
+def _with_rows(data: TrainingData, rows: Rows, ids: list[str], count: int) -> tuple[TrainingData, int]:
+    """A data set with other rows of items, without the test queries that ask for an item without a vector.
+
+    Args:
+        rows: the new row of each item.
+        ids: by new row.
+        count: of the items with vectors, whose rows come first.
+    """
+    parts = {name: dataclasses.replace(each, item=rows[each.item]) for name, each in data.parts.items()}
+    test = parts["test"]
+    positive = test.positive()
+    gone = np.unique(positive.query[positive.item >= count])
+    parts["test"] = _without(test, gone)
+    histories, queries = data.histories, dict(data.queries)
+    if histories is not None:
+        histories = Histories(rows[histories.run], histories.begin, histories.end, ids)
+        queries = {
+            name: histories if isinstance(values, Histories) else values for name, values in queries.items()
+        }
+    changed = dataclasses.replace(
+        data,
+        queries=queries,
+        items={},
+        parts=parts,
+        item_count=len(ids),
+        item_ids=ids,
+        histories=histories,
+    )
+    return changed, len(gone)
+
+
+def _without(pairs: Pairs, queries: Rows) -> Pairs:
+    kept = ~np.isin(pairs.query, queries)
+    label = None if pairs.label is None else pairs.label[kept]
+    return Pairs(pairs.query[kept], pairs.item[kept], pairs.weight[kept], label)
+
+
+def applies(found: Evaluation | NotMeasured, merged: Merged) -> Evaluation | NotMeasured:
+    """The evaluation, unless each of its test queries asks for an item that is not in the catalogue."""
+    if isinstance(found, NotMeasured):
+        return found
+    held = set(merged.items.ids)
+    test = found.data.parts["test"]
+    positive = test.positive()
+    ids = found.data.item_ids
+    lost = np.array([ids[item] not in held for item in positive.item], np.bool_)
+    gone = np.unique(positive.query[lost])
+    if np.isin(positive.query, gone).all():
+        return NotMeasured("each test query asks for an item that is deleted")
+    return found

@@ -1,0 +1,279 @@
+"""All steps of a refresh, in order.
+
+    champion, items, changes -> merge -> encode -> build -> register -> gates -> champion -> compact
+
+Each step finds what an earlier process has done, so a refresh that was killed goes on with the same command:
+the state of the store and the encoded vectors are in `work.py`'s folder, the bundle is found by its key, the
+version by its bundle, and the alias says whether it was promoted. One refresh of a model runs at a time on a
+host; of two hosts one is refused when it promotes, because the champion has moved meanwhile.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from rich.console import Console
+
+from export.bundles import BUNDLES, export_metrics
+from export.refresh import sources
+from export.refresh.build import Inputs, build, encode_fresh, find_built, item_tower, not_finite
+from export.refresh.merge import Champion, Merged, merge
+from export.refresh.quality import applies, evaluation
+from export.refresh.work import WORK, Work
+from export.release import audit_log, comparison, registry
+from export.release.model_card import REFRESHED_FROM
+from export.release.promote import Compare, Promotion, challenger_problem, promote
+from export.release.registry import CHALLENGER, CHAMPION, AliasState, by_version, registry_errors
+from protos import bundle
+from protos.bundle import Snapshot
+from protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
+from protos.files.file_lock import exclusive_lock
+from protos.mlflow_keys import BUNDLE_VERSION
+from train.config import Experiment
+from train.data.dataset import Dataset
+from train.data.training_data import TrainingData
+from train.fingerprint import code_fingerprint, fingerprint
+from train.training.tracking import find_run, tracked_run
+
+STAGE = "refresh"  # of its runs
+SPARE = 2  # champions before this one whose derived records stay, for a rollback
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to refresh, and from what.
+
+    Args:
+        experiment: whose champion is refreshed.
+        data: reads the data set, for quality.
+        catalogue: URL of the store of live items; empty for that of the service, if there is one.
+        items: a table that takes the place of the champion's items.
+        id_column: of the table.
+        compare: measures both bundles and decides.
+    """
+
+    experiment: Experiment
+    data: Callable[[], Dataset]
+    catalogue: str = ""
+    items: Path | None = None
+    id_column: str = "item_id"
+    compare: Compare = comparison.compare
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a refresh.
+
+    Args:
+        source: version of the bundle that was refreshed.
+        counts: of items; see `Merged.counts`.
+        failed: id -> why an item is left out.
+        folder: of the new bundle; None if nothing has changed.
+        resumed_at: number of vectors that an earlier process had encoded.
+        promotion: of the new bundle.
+        compacted: what was removed from the store, and from what was derived from it.
+    """
+
+    source: str
+    snapshot: Snapshot | None
+    counts: dict[str, int]
+    failed: dict[str, str]
+    folder: Path | None = None
+    resumed_at: int = 0
+    promotion: Promotion | None = None
+    compacted: dict[str, Any] = field(default_factory=dict)
+
+
+def refresh(request: Request, console: Console) -> Outcome:
+    """Make a new bundle of the champion and the catalogue as it stands, and promote it if all gates hold.
+
+    Raises:
+        MissingStage: there is no champion, or nothing to refresh from.
+        DataError: the table of items is invalid, or no item is left.
+        GateRefused: gates do not hold; the bundle stays registered, and the champion is the one before.
+        Unavailable: another refresh is at work, the aliases were moved meanwhile, or MLflow or the store does
+            not answer.
+    """
+    name = request.experiment.name
+    busy = Unavailable(f"{name}: another refresh is at work on this host")
+    with exclusive_lock(WORK / f"{name}.lock", busy=busy), registry_errors():
+        return _Refresh(request, console).run()
+
+
+class _Refresh:
+    """One refresh, by the process that holds its lock."""
+
+    def __init__(self, request: Request, console: Console) -> None:
+        self.request, self.console = request, console
+        self.experiment, self.name = request.experiment, request.experiment.name
+        self.work = Work(self.name)
+
+    def run(self) -> Outcome:
+        version = AliasState.of(self.name).champion
+        if not version:
+            raise MissingStage(f"{self.name}: no version is {CHAMPION}; `make register promote` makes one")
+        with self.console.status("fetching the champion"):
+            champion = Champion.read(*registry.fetch(self.name, version))
+        source = champion.manifest.bundle_version
+        if self.work.state.bundle_version == source:  # promoted by a process that was killed then
+            self._end()
+        snapshot, merged = self._catalogue(champion)
+        counts, failed = merged.counts(), dict(merged.failed)
+        if merged.is_unchanged and snapshot == _known(champion, snapshot):
+            self._end()
+            compacted = self._compact(snapshot)
+            return Outcome(version, snapshot, counts, failed, compacted=compacted)
+        folder, merged, resumed_at = self._built(champion, snapshot, merged)
+        promotion = self._promoted(folder, merged)
+        self._end()
+        compacted = self._compact(snapshot)
+        counts, failed = merged.counts(), dict(merged.failed)
+        return Outcome(version, snapshot, counts, failed, folder, resumed_at, promotion, compacted)
+
+    def _catalogue(self, champion: Champion) -> tuple[Snapshot | None, Merged]:
+        """The catalogue as it stands, or stood when a refresh began that was killed."""
+        items, work = self.request.items, self.work
+        known = champion.manifest.catalogue
+        begun_with = {
+            "champion": champion.manifest.bundle_version,
+            "items": sources.table_identity(items) if items is not None else "",
+            "catalogue": self.request.catalogue,
+            "code": code_fingerprint(__name__),
+        }
+        if not work.begin(begun_with):
+            # A table tells nothing of the changes before the champion's snapshot, so all are needed.
+            after = known if items is None else None
+            with self.console.status("reading the store of live items"):
+                has_store = sources.take_snapshot(self.request.catalogue, work.changes, after)
+            sources.expect_source(has_store, items)
+            work.note(begun_with=begun_with)
+        state = sources.read_snapshot(work.changes) if work.changes.exists() else None
+        snapshot = state.snapshot if state is not None else None
+        if known and snapshot and known.store == snapshot.store and snapshot.sequence < known.sequence:
+            work.end()
+            raise Unavailable(
+                f"{self.name}: the store of live items ends at sequence {snapshot.sequence}, and the "
+                f"champion was built from sequence {known.sequence}; it may be an older copy of the store"
+            )
+        table = None
+        if items is not None:
+            with self.console.status(f"reading {items}"):
+                table = sources.read_items(items, self.request.id_column, champion.manifest)
+        with self.console.status("comparing the items"):
+            return snapshot, merge(champion, table, state)
+
+    def _built(
+        self, champion: Champion, snapshot: Snapshot | None, merged: Merged
+    ) -> tuple[Path, Merged, int]:
+        """The new bundle, what is in it, and the number of vectors that were encoded before."""
+        encoded = encode_fresh(champion, merged, self.work.vectors, self.console)
+        fresh = np.empty((0, champion.manifest.dimension), np.float32)
+        if encoded is not None:
+            refused = not_finite(merged, encoded.vectors)
+            fresh = np.asarray(encoded.vectors)
+            if refused:
+                fresh = fresh[np.isfinite(fresh).all(axis=1)]
+                merged = merged.without(refused)
+        key = fingerprint(self.work.state.begun_with, snapshot, self.experiment.index)
+        folder = find_built(key, BUNDLES)
+        if folder is None:
+            split = evaluation(self.experiment, champion, item_tower(champion), self.request.data)
+            inputs = Inputs(champion, merged, fresh, snapshot, key, applies(split, merged))
+            folder = build(self.experiment, inputs, self.console)
+        self.work.note(bundle_version=bundle.read_manifest(folder).bundle_version)
+        return folder, merged, encoded.resumed_at if encoded is not None else 0
+
+    def _promoted(self, folder: Path, merged: Merged) -> Promotion:
+        """The new bundle in the registry, and promoted."""
+        run_id = self._log(folder, merged)
+        self._note_waiting()
+        found, _ = registry.register(folder, run_id)
+        version = str(found.version)
+        self.work.note(version=version)
+
+        def data() -> TrainingData:
+            return challenger_problem(self.experiment, self.request.data())
+
+        try:
+            return promote(
+                self.experiment, data, self.console, compare=self.request.compare, expected=version
+            )
+        except GateRefused:
+            self._end()
+            raise
+
+    def _note_waiting(self) -> None:
+        """Note the challenger that the new version takes the alias from, unless a refresh has made it."""
+        now = AliasState.of(self.name)
+        if self.work.state.waiting or now.challenger in (None, now.champion):
+            return
+        challenger = by_version(self.name, str(now.challenger))
+        if REFRESHED_FROM not in challenger.tags:
+            self.work.note(waiting=str(challenger.version))
+
+    def _log(self, folder: Path, merged: Merged) -> str:
+        """Log the bundle's figures and reports to a run of its own; returns the run's id."""
+        manifest = bundle.read_manifest(folder)
+        refreshed = manifest.refreshed_from
+        assert refreshed is not None
+        known = find_run(self.name, STAGE, refreshed.key)
+        if known is not None:
+            return str(known.info.run_id)
+        begun = find_run(self.name, STAGE, refreshed.key, "RUNNING")  # by a process that was killed
+        resume = None if begun is None else str(begun.info.run_id)
+        with tracked_run(self.name, STAGE, refreshed.key, resume) as run_id:
+            client = mlflow.MlflowClient()
+            for key, value in (
+                ("mlflow.runName", f"refresh of {refreshed.bundle_version[:12]}"),
+                ("twinspire.refreshed_from", refreshed.bundle_version),
+                ("twinspire.trained_by", manifest.run_id),
+            ):
+                client.set_tag(run_id, key, value)
+            reports = {
+                "parity": manifest.parity,
+                "index": manifest.ann,
+                "quality": manifest.quality,
+                "latency": manifest.latency,
+            }
+            figures = export_metrics(reports) | {f"refresh_{name}": n for name, n in merged.counts().items()}
+            if manifest.catalogue is not None:
+                figures["refresh_sequence"] = manifest.catalogue.sequence
+            mlflow.log_metrics(figures, run_id=run_id)
+            client.log_artifacts(run_id, str(folder / bundle.REPORTS), "export")
+        return run_id
+
+    def _end(self) -> None:
+        """The refresh has ended: the challenger before it gets its alias back, and its folder is removed."""
+        state = self.work.state
+        if state.waiting and AliasState.of(self.name).challenger == state.version:
+            mlflow.MlflowClient().set_registered_model_alias(self.name, CHALLENGER, state.waiting)
+        self.work.end()
+
+    def _compact(self, snapshot: Snapshot | None) -> dict[str, Any]:
+        """Remove what no bundle needs that may be served again soon."""
+        if snapshot is None:
+            return {}
+        aliases = AliasState.of(self.name)
+        promoted = audit_log.promoted_versions(audit_log.read(self.name), aliases.champion)
+        versions = {aliases.champion, aliases.challenger or "", *promoted[-1 - SPARE :]} - {""}
+        keep = []
+        for version in versions:
+            try:
+                keep.append(str(by_version(self.name, version).tags.get(BUNDLE_VERSION, "")))
+            except MissingStage:  # it was deleted from the registry
+                continue
+        try:
+            return sources.compact(self.request.catalogue, sorted(filter(None, keep)))
+        except TwinspireError as error:  # the bundle is released; the next refresh tries again
+            self.console.print(f"the store is not compacted: {error}", highlight=False, markup=False)
+            return {"error": str(error)}
+
+
+def _known(champion: Champion, snapshot: Snapshot | None) -> Snapshot | None:
+    """The champion's snapshot; without one, it has nothing of the store."""
+    if champion.manifest.catalogue is None and snapshot is not None:
+        return Snapshot(snapshot.store, 0)
+    return champion.manifest.catalogue

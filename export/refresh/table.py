@@ -1,0 +1,140 @@
+"""The catalogue as it stands, as a table that training reads: items of a data set with the store's changes.
+
+The columns are those that the experiment reads. An item that was written has its features' values in the
+columns of these features, the text of a field in its column, and filter values in theirs.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from export.refresh import sources
+from export.refresh.sources import Change
+from protos.bundle import whole_file
+from protos.errors import DataError, MissingStage
+from protos.features import FeatureSpec
+from protos.filters import parse_value
+from train.data.columns import LIST_SEPARATOR, column_names
+from train.data.filters import PREFIX, filter_kinds
+
+ID = "item_id"
+
+
+def catalogue_table(
+    items: pl.DataFrame,
+    features: Mapping[str, FeatureSpec],
+    display: Sequence[str],
+    changes: Sequence[Change],
+) -> pl.DataFrame:
+    """Items with changes applied.
+
+    Args:
+        items: of a data set: `item_id`, columns of features and display fields, and of filter fields.
+        features: of the items.
+        display: columns that are display fields.
+        changes: of all items that were written, lowest sequence first.
+
+    Raises:
+        DataError: a value that was written does not fit its column; the text names item and column.
+    """
+    kinds = filter_kinds(items)
+    read = {column: name for name, spec in features.items() for column in column_names({name: spec})}
+    read.pop(ID, None)
+    raw = _without_prefixes(items)
+    latest = {each.item_id: each for each in changes}
+    kept = raw.filter(~pl.col(ID).is_in([*latest]))
+    rows = [each for each in changes if not each.deleted]
+    columns: dict[str, pl.Series] = {ID: pl.Series(ID, [each.item_id for each in rows], pl.String)}
+    for column, dtype in raw.schema.items():
+        if column == ID:
+            continue
+        if column in read:
+            values: list[Any] = [each.features.get(read[column]) for each in rows]
+        elif column in display:
+            values = [each.fields.get(column) for each in rows]
+        else:
+            kind = kinds[column]
+            values = [parse_value(kind, each.features.get(column), column) for each in rows]
+            values = [_filter_value(kind, value) for value in values]
+        columns[column] = _series(column, values, dtype, [each.item_id for each in rows])
+    return pl.concat([kept, pl.DataFrame(columns, schema=raw.schema)])
+
+
+def write_table(items: pl.DataFrame, output: Path) -> None:
+    """Write a table as CSV, TSV, JSONL or Parquet, by its suffix, and atomically.
+
+    Raises:
+        DataError: the suffix is another one.
+    """
+    writers: dict[str, Callable[[Any], Any]] = {
+        ".csv": lambda file: _flat(items).write_csv(file),
+        ".tsv": lambda file: _flat(items).write_csv(file, separator="\t"),
+        ".jsonl": items.write_ndjson,
+        ".parquet": items.write_parquet,
+    }
+    if output.suffix not in writers:
+        raise DataError(f"{output}: expected a name that ends in {', '.join(writers)}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(output) as file:
+        writers[output.suffix](file)
+
+
+def store_changes(url: str) -> sources.StoreState:
+    """All changes of the store of live items.
+
+    Raises:
+        MissingStage: there is no store.
+    """
+    with tempfile.TemporaryDirectory(prefix="twinspire-catalogue-") as folder:
+        path = Path(folder) / "changes.jsonl"
+        if not sources.take_snapshot(url, path, None):
+            raise MissingStage(
+                "no store of live items is where the service keeps it; name one with --catalogue, such as "
+                "sqlite:///items.db"
+            )
+        return sources.read_snapshot(path)
+
+
+def _without_prefixes(items: pl.DataFrame) -> pl.DataFrame:
+    """The items with their filter fields under their own names, where no other column has it."""
+    kinds = filter_kinds(items)
+    found = items.drop([PREFIX + name for name in kinds])
+    added = []
+    for name, kind in kinds.items():
+        if name not in found.columns:
+            column = pl.col(PREFIX + name)
+            if kind == "boolean":
+                column = column.cast(pl.Boolean)
+            elif kind == "time":
+                column = column.cast(pl.Datetime("us"))
+            added.append(column.alias(name))
+    return items.select([*found.columns, *added])
+
+
+def _filter_value(kind: str, value: Any) -> Any:
+    """A value that was parsed, as it is in a table's column."""
+    if value is None:
+        return None
+    if kind == "boolean":
+        return bool(value)
+    return list(value) if kind == "strings" else value
+
+
+def _series(column: str, values: list[Any], dtype: Any, ids: Sequence[str]) -> pl.Series:
+    try:
+        if dtype != pl.String and any(isinstance(value, str) for value in values):
+            return pl.Series(column, [None if each is None else str(each) for each in values]).cast(dtype)
+        return pl.Series(column, values, dtype)
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"items {ids[0]!r} to {ids[-1]!r}, column {column!r}: expected {dtype}: {error}"
+        ) from None
+
+
+def _flat(items: pl.DataFrame) -> pl.DataFrame:
+    """The items with lists as one text each, as tables of text hold them."""
+    lists = [name for name, dtype in items.schema.items() if isinstance(dtype, pl.List)]
+    return items.with_columns(pl.col(name).list.join(LIST_SEPARATOR) for name in lists)

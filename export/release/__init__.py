@@ -1,0 +1,1 @@
+"""Bundles in the MLflow model registry: registered, promoted behind gates, rolled back, and on record."""

@@ -1,0 +1,55 @@
+"""Compares a challenger with the champion, gate by gate.
+
+    decision = compare(challenger, champion, experiment, data, console)
+
+A manifest states what its export measured. Whatever can be measured again is measured again here, on the
+files of both bundles, in alternating turns.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from export.release.gate import CandidateVersion, Comparison, Decision, Gate, GateResult
+from export.release.gates import GATES
+from train.config import Experiment
+from train.data.training_data import TrainingData
+
+
+def compare(
+    challenger: CandidateVersion,
+    champion: CandidateVersion | None,
+    experiment: Experiment,
+    data: Callable[[], TrainingData],
+    console: Console,
+    gates: Sequence[Gate] = GATES,
+) -> Decision:
+    """Measure both bundles, and judge the challenger by every gate.
+
+    Args:
+        champion: None if no version is served yet; gates that compare with it then hold.
+        experiment: its `[gates]` hold the bounds.
+        data: gives the challenger's data; called only if a bundle must be evaluated again.
+        console: shows the progress.
+
+    Raises:
+        Unavailable: MLflow does not answer.
+    """
+    request: dict[str, Any] = {}
+    for gate in gates:
+        request |= gate.request(experiment)
+    results: list[GateResult] = []
+    measured: dict[str, Any] = {"not_measured": []}
+    with tempfile.TemporaryDirectory(prefix="twinspire-gates-") as scratch:
+        comparison = Comparison(challenger, champion, experiment, data, console, Path(scratch), request)
+        for gate in gates:
+            judged = gate.judge(comparison)
+            if judged is None:
+                measured["not_measured"].append(gate.name)
+                continue
+            results.append(judged[0])
+            measured.setdefault(gate.key, {}).update(judged[1])
+    return Decision(challenger, champion, tuple(results), measured | comparison.conditions)

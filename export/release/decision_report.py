@@ -1,0 +1,104 @@
+"""A decision as files: JSON for programs, and a page of Markdown with plots for people.
+
+The page names no gate: each gate brings its title, its format and its section.
+"""
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from export.markdown import code, picture, plain, table
+from export.release.gate import CandidateVersion, Decision, Gate, Section
+from export.release.gates import GATES
+from protos.bundle import write_file
+from train.evaluation.plots import save
+
+JSON = "decision.json"
+PAGE = "decision.md"
+
+
+def write_report(decision: Decision, folder: Path, gates: Sequence[Gate] = GATES) -> None:
+    """Write `decision.json`, `decision.md` and the plots into a folder, which is made if missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {section.plot: section.draw(decision) for section in _sections(gates)}
+    drawn = {name: figure for name, figure in figures.items() if figure is not None}
+    for name, figure in drawn.items():
+        save(figure, folder / name)
+    text = json.dumps(decision.document(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_file(folder / JSON, f"{text}\n".encode())
+    write_file(folder / PAGE, page(decision, drawn, gates).encode())
+
+
+def page(decision: Decision, plots: Collection[str] = (), gates: Sequence[Gate] = GATES) -> str:
+    """The decision as Markdown.
+
+    Args:
+        plots: names of the plots beside the page.
+    """
+    challenger, outcome = decision.challenger, "accepted" if decision.accepted else "refused"
+    by_name = {gate.name: gate for gate in gates}
+    parts = [
+        f"# {plain(challenger.manifest.name)}: version {plain(challenger.version)} is {outcome}",
+        _verdict(decision, by_name),
+        _results(decision, by_name),
+        " ".join(gate.note for gate in gates if gate.note),
+        "## The bundles",
+        _bundles(decision, gates),
+    ]
+    for section in _sections(gates):
+        text = section.text(decision)
+        drawn = picture(section.plot, section.plot_text, plots)
+        parts += [f"## {section.title}", text, drawn] if text else []
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _sections(gates: Sequence[Gate]) -> list[Section]:
+    return list(dict.fromkeys(gate.section for gate in gates if gate.section is not None))
+
+
+def _verdict(decision: Decision, gates: dict[str, Gate]) -> str:
+    champion = decision.champion
+    compared = (
+        f"Compared with the champion, version {plain(champion.version)}"
+        if champion
+        else "There is no champion yet"
+    )
+    if decision.accepted:
+        return f"**Accepted.** All {len(decision.results)} gates hold. {compared}."
+    lines = [f"- **{gates[result.name].title}**: {plain(result.text)}" for result in decision.refused]
+    return f"**Refused.** {compared}. What does not hold:\n\n" + "\n".join(lines)
+
+
+def _results(decision: Decision, gates: dict[str, Gate]) -> str:
+    rows = []
+    for result in decision.results:
+        gate = gates[result.name]
+        figure = "–" if result.figure is None else gate.shown(result.figure)
+        bound = f"{'≥' if gate.at_least else '≤'} {gate.shown(result.bound)}"
+        rows.append([gate.title, figure, bound, "pass" if result.holds else "**refuse**", plain(result.text)])
+    left_out = decision.measured.get("not_measured", ())
+    rows += [[gates[name].title, "–", "–", "not measured", "see what refuses"] for name in left_out]
+    return table(["gate", "figure", "bound", "outcome", "measured"], rows, "lrrll")
+
+
+def _bundles(decision: Decision, gates: Sequence[Gate]) -> str:
+    versions = decision.versions
+
+    def row(title: str, cell: Callable[[CandidateVersion], str]) -> list[str]:
+        return [title, *map(cell, versions.values())]
+
+    rows = [
+        row("version", lambda each: plain(each.version)),
+        row("bundle", lambda each: code(each.manifest.bundle_version[:12])),
+        row("run", lambda each: code(each.manifest.run_id)),
+        row("commit", lambda each: code(each.manifest.git_commit[:12]) if each.manifest.git_commit else "–"),
+        row("split", lambda each: code(each.manifest.split_hash[:12])),
+        row("items × D", lambda each: f"{each.manifest.count:,} × {each.manifest.dimension}"),
+        row("index", lambda each: plain(each.manifest.index.describe())),
+    ]
+    for gate in gates:
+        if gate.bundle_row:
+            found = decision.measured.get(gate.key, {})
+            cells = [gate.shown(found[name]) if name in found else "–" for name in versions]
+            rows.append([gate.bundle_row, *cells])
+    return table(["", *versions], rows, "l" + "l" * len(versions))

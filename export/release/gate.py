@@ -1,0 +1,248 @@
+"""What a gate is: a figure of the challenger, the bound that it must keep, and how both are shown.
+
+Each file in `gates/` declares the gates of one measurement:
+
+    GATES = (Gate(name="bundle_size", title="size of the bundle", judge=judge, ...),)
+
+A gate judges the challenger of a `Comparison`. The results of all gates make a `Decision`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from export.benchmark.isolated_process import Failure, ask
+from protos.bundle import Manifest
+from protos.system.machine import machine
+from train.config import Experiment
+from train.data.training_data import TrainingData
+
+
+@dataclass(frozen=True)
+class CandidateVersion:
+    """One registered model version.
+
+    Args:
+        version: its number in the registry.
+        folder: the local folder of its bundle.
+        manifest: the manifest of that bundle.
+    """
+
+    version: str
+    folder: Path
+    manifest: Manifest
+
+    def document(self) -> dict[str, Any]:
+        """The identity of the version, ready for JSON."""
+        manifest = self.manifest
+        return {
+            "version": self.version,
+            "bundle_version": manifest.bundle_version,
+            "run_id": manifest.run_id,
+            "git_commit": manifest.git_commit,
+            "split_hash": manifest.split_hash,
+            "data_set": manifest.dataset.get("name", ""),
+            "items": manifest.count,
+            "dimension": manifest.dimension,
+            "index": asdict(manifest.index),
+        }
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """The outcome of one gate.
+
+    Args:
+        name: of the gate.
+        figure: the measured value; None if there is none, or if measuring failed.
+        bound: the limit for the figure.
+        holds: whether the challenger passes.
+        text: one sentence: what was measured, and the outcome.
+    """
+
+    name: str
+    figure: float | None
+    bound: float
+    holds: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a challenger may become champion.
+
+    Args:
+        challenger: the version to promote.
+        champion: the version that is served now; None if there is none.
+        results: one for each gate that could be measured. `load_time` or `parity` refuses where another gate
+            could not be measured.
+        measured: all measurements, ready for JSON; `not_measured` names the gates without a result.
+    """
+
+    challenger: CandidateVersion
+    champion: CandidateVersion | None
+    results: tuple[GateResult, ...]
+    measured: dict[str, Any]
+
+    @property
+    def versions(self) -> dict[str, CandidateVersion]:
+        """`challenger` and, if there is one, `champion`."""
+        return _versions(self.challenger, self.champion)
+
+    @property
+    def refused(self) -> tuple[GateResult, ...]:
+        """The results that do not hold."""
+        return tuple(result for result in self.results if not result.holds)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether all gates hold."""
+        return not self.refused
+
+    def verdict(self) -> str:
+        """The decision in one sentence."""
+        if self.accepted:
+            return f"accepted: all {len(self.results)} gates hold"
+        return "refused by " + "; ".join(f"{result.name}: {result.text}" for result in self.refused)
+
+    def document(self) -> dict[str, Any]:
+        """The decision, ready for JSON."""
+        return {
+            "accepted": self.accepted,
+            "verdict": self.verdict(),
+            "refused": [result.name for result in self.refused],
+            "challenger": self.challenger.document(),
+            "champion": self.champion and self.champion.document(),
+            "gates": [asdict(result) for result in self.results],
+            "measured": self.measured,
+        }
+
+
+class Comparison:
+    """A challenger beside the champion, and what several gates need to judge it.
+
+    Args:
+        challenger, champion: as in `Decision`.
+        experiment: its `[gates]` hold the bounds, its other sections the defaults of some gates.
+        data: gives the challenger's data; called only if a bundle must be evaluated again.
+        console: shows the progress.
+        scratch: an empty folder for files that other processes read and write.
+        request: which measurements `served` makes.
+    """
+
+    def __init__(
+        self,
+        challenger: CandidateVersion,
+        champion: CandidateVersion | None,
+        experiment: Experiment,
+        data: Callable[[], TrainingData],
+        console: Console,
+        scratch: Path,
+        request: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.challenger = challenger
+        self.champion = champion
+        self.versions = _versions(challenger, champion)
+        self.experiment = experiment
+        self.data = data
+        self.console = console
+        self.scratch = scratch
+        self.gates = experiment.gates
+        self.towers_fail = False
+        self.conditions: dict[str, Any] = {}  # thread budget and machine of `served`
+        self._request = request or {}
+
+    @cached_property
+    def served(self) -> Mapping[str, Any] | Failure:
+        """Load times, recalls and latencies of the bundles, measured once in a process of their own."""
+        request = {
+            "task": "measure",
+            "bundles": {name: str(each.folder.absolute()) for name, each in self.versions.items()},
+            "threads": self.gates.threads,
+            **self._request,
+        }
+        with self.console.status("load time, index and latency of " + " and ".join(self.versions)):
+            found = ask(request, self.scratch, self.gates.threads)
+        if not isinstance(found, Failure):
+            self.conditions = {"threads": self.gates.threads, "machine": machine()}
+        return found
+
+    @property
+    def challenger_runs(self) -> bool:
+        """False once the challenger has failed to load or its towers have failed to run."""
+        failed = isinstance(self.served, Failure) and self.served.bundle != "champion"
+        return not failed and not self.towers_fail
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page of a decision, with one plot.
+
+    Args:
+        title: its heading.
+        text: renders the section as Markdown; a section without text is left out.
+        plot: file name of the plot.
+        plot_text: alternative text of the plot.
+        draw: draws the plot; returns None if there is nothing to draw.
+    """
+
+    title: str
+    text: Callable[[Decision], str]
+    plot: str
+    plot_text: str
+    draw: Callable[[Decision], Figure | None]
+
+
+Judgement = tuple[GateResult, dict[str, Any]]
+
+
+def _no_request(_experiment: Experiment) -> Mapping[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One criterion for a promotion.
+
+    Args:
+        name: in `decision.json`, in the audit log and in the run's metrics.
+        title: on the page.
+        order: gates are judged and listed by it.
+        judge: measures and judges. It returns the result and all measurements, ready for JSON, or None if the
+            gate cannot be measured because the challenger does not run.
+        shown: formats the figure and the bound.
+        measured_as: key of the measurements in `Decision.measured`, by default the name; several gates of one
+            file can share one.
+        at_least: the bound is a lower bound.
+        request: what the gate adds to the request that `Comparison.served` answers.
+        note: a sentence for the page: how to read the figure.
+        bundle_row: title of a row in the page's table of bundles; the row shows `measured[version]`.
+        section: of the page.
+    """
+
+    name: str
+    title: str
+    order: int
+    judge: Callable[[Comparison], Judgement | None]
+    shown: Callable[[float], str]
+    measured_as: str = ""
+    at_least: bool = False
+    request: Callable[[Experiment], Mapping[str, Any]] = _no_request
+    note: str = ""
+    bundle_row: str = ""
+    section: Section | None = None
+
+    @property
+    def key(self) -> str:
+        """Key of the measurements in `Decision.measured`."""
+        return self.measured_as or self.name
+
+
+def _versions(challenger: CandidateVersion, champion: CandidateVersion | None) -> dict[str, CandidateVersion]:
+    found = {"challenger": challenger}
+    return found if champion is None else {**found, "champion": champion}

@@ -1,0 +1,130 @@
+"""Gate `filtered_recall`: recall of searches with filters, by the share of the items that pass.
+
+It is measured with the service's code, on the examples of the challenger's bundle, with filters on its filter
+fields: random ones, and ones that are anti-correlated with the query, which its nearest items do not pass.
+Each answer is compared with exact search among the items that pass. The gate refuses if the whole 95 %
+interval of a bucket's recall is below the target, or if an answer has fewer hits than exist, or a hit that
+does not pass. A bundle without filter fields passes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from export.benchmark.isolated_process import Failure
+from export.markdown import table
+from export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
+from train.evaluation.metrics import bootstrap_interval
+from train.evaluation.plots import COLOURS, style_axes
+
+NAMES = {"random": "random", "anti_correlated": "anti-correlated with the query"}
+Bucket = Mapping[str, Any]
+
+
+def judge(comparison: Comparison) -> Judgement | None:
+    """The result, and the recall of each bucket with its interval."""
+    bound = comparison.gates.filtered_recall_target or comparison.experiment.index.recall_target
+    if not comparison.challenger.manifest.filters:
+        return GateResult("filtered_recall", None, bound, True, "the bundle has no filter fields"), {}
+    if isinstance(comparison.served, Failure):
+        return None
+    found = comparison.served["filtered"]["challenger"]
+    if not found:
+        text = "the filter fields allow no filter that half, 10 %, 1 % or .1 % of the items pass"
+        return GateResult("filtered_recall", None, bound, True, text), {"buckets": []}
+    buckets = [_bucket(each, comparison.gates.seed) for each in found]
+    broken = sum(each["incomplete"] + each["wrong"] for each in buckets)
+    lowest = min(buckets, key=lambda each: float(each["recall"]))
+    refused = min(buckets, key=lambda each: float(each["high"]))
+    is_low = refused["high"] < bound
+    shown = refused if is_low else lowest
+    figure, holds = shown["recall"], not is_low and not broken
+    text = f"recall {figure:.4f} where {_named(shown)}, of {len(buckets)} buckets "
+    text += "the one whose interval ends lowest" if is_low else "the lowest"
+    if broken:
+        text += f"; {broken} answers or hits are wrong: too few hits, or one that does not pass"
+    return GateResult("filtered_recall", figure, bound, holds, text), {"buckets": buckets}
+
+
+def _bucket(found: Bucket, seed: int) -> dict[str, Any]:
+    values = np.array(found["recall"])
+    low, high = bootstrap_interval(values, seed=seed)
+    figures = {"recall": float(values.mean()), "low": low, "high": high, "queries": len(values)}
+    return {**found, **figures}
+
+
+def _named(bucket: Bucket) -> str:
+    return f"{bucket['selectivity']:.1%} pass, {NAMES[bucket['kind']]}"
+
+
+def _buckets(decision: Decision) -> Sequence[Bucket]:
+    found: Sequence[Bucket] = decision.measured.get("filtered_recall", {}).get("buckets", [])
+    return found
+
+
+def _text(decision: Decision) -> str:
+    buckets = _buckets(decision)
+    if not buckets:
+        return ""
+    rows = [
+        [
+            _named(each),
+            f"{each['passing']:.2%}",
+            f"{each['recall']:.4f} ({each['low']:.4f} to {each['high']:.4f})",
+            str(each["incomplete"] + each["wrong"]),
+            ", ".join(f"{plan} {count}" for plan, count in sorted(each["plans"].items())),
+        ]
+        for each in buckets
+    ]
+    head = ["filters", "items that pass", "recall", "wrong answers", "queries by plan"]
+    return (
+        "Recall against exact search among the items that pass, with the plans that the service chose.\n\n"
+        + table(head, rows, "lrrrl")
+    )
+
+
+def _draw(decision: Decision) -> Figure | None:
+    """Recall by selectivity, with its interval."""
+    buckets = _buckets(decision)
+    if not buckets:
+        return None
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for colour, (kind, name) in zip(COLOURS, NAMES.items(), strict=False):
+        some = [each for each in buckets if each["kind"] == kind]
+        middle = np.array([each["recall"] for each in some])
+        ends = np.array([[each["low"] for each in some], [each["high"] for each in some]])
+        errors = np.abs(ends - middle)
+        shares = [each["passing"] for each in some]
+        axes.errorbar(shares, middle, errors, color=colour, marker="o", markersize=4, capsize=3, label=name)
+    bound = next(each.bound for each in decision.results if each.name == "filtered_recall")
+    axes.axhline(bound, color="#444a54", linestyle="--", linewidth=1, label="bound")
+    axes.set(xscale="log", xlabel="share of the items that pass", ylabel="recall against exact search")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    axes.legend(frameon=False, fontsize=8)
+    style_axes(axes)
+    return figure
+
+
+GATES = (
+    Gate(
+        name="filtered_recall",
+        title="recall with filters",
+        order=25,
+        judge=judge,
+        shown=lambda figure: f"{figure:.4f}",
+        at_least=True,
+        request=lambda _experiment: {"filtered": ["challenger"]},
+        note="The recall with filters is that of its lowest bucket, and refuses as that of the index does.",
+        section=Section(
+            title="Search with filters",
+            text=_text,
+            plot="filtered_recall.png",
+            plot_text="Recall of filtered searches by the share of the items that pass",
+            draw=_draw,
+        ),
+    ),
+)

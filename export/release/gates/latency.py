@@ -1,0 +1,175 @@
+"""Gates `query_tower_latency` and `retriever_latency`: p99 of one query, as a ratio to the champion's.
+
+Both bundles take short turns in one process. Each round of turns gives a ratio, and the figure is the median
+over the rounds. A gate refuses only if the whole 95 % interval of its ratio is above the bound, so that noise
+refuses no challenger.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from export.benchmark.isolated_process import Failure
+from export.markdown import plain, table
+from export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
+from train.evaluation.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, style_axes
+
+ROUNDS = 10
+RESAMPLES = 2000  # of the bootstrap over rounds
+PLOT_TITLES = {"query_tower": "Query tower", "retriever": "Retriever: encode and search"}
+COLOURS = {"challenger": MODEL_COLOUR, "champion": BASELINE_COLOUR}
+LOG_SCALE_RATIO = 5.0  # between the longest and the shortest latency, from which on the axis is logarithmic
+
+
+def judge(part: str, comparison: Comparison) -> Judgement | None:
+    """The result, and the measured latencies.
+
+    Args:
+        part: `query_tower` or `retriever`.
+    """
+    if isinstance(comparison.served, Failure):
+        return None
+    # Version -> `p50_us` and `p99_us` of each round, and `quantiles_us` of all calls, in microseconds.
+    rounds = comparison.served["latency"][part]
+    gates = comparison.gates
+    bound = gates.query_tower_p99_ratio if part == "query_tower" else gates.retriever_p99_ratio
+    name, sides = f"{part}_latency", {version: _summary(each) for version, each in rounds.items()}
+    measured: dict[str, Any] = {"sides": sides}
+    p99 = f"p99 {sides['challenger']['p99_us']:,.0f} µs"
+    if "champion" not in sides:
+        text = f"{p99}; there is no champion to compare it with"
+        return GateResult(name, None, bound, True, text), {part: measured}
+    for percentile in ("p50", "p99"):
+        own, other = (rounds[version][f"{percentile}_us"] for version in ("challenger", "champion"))
+        measured[f"{percentile}_ratio"] = _ratio(own, other, comparison.gates.seed)
+    ratio = measured["p99_ratio"]
+    text = (
+        f"{p99} against {sides['champion']['p99_us']:,.0f} µs: {ratio['median']:.2f} times "
+        f"({ratio['low']:.2f} to {ratio['high']:.2f}) as long"
+    )
+    return GateResult(name, ratio["median"], bound, ratio["low"] <= bound, text), {part: measured}
+
+
+def _summary(rounds: Mapping[str, Any]) -> dict[str, Any]:
+    """The medians of p50 and p99 over the rounds, which one bad round does not move."""
+    medians = {name: float(np.median(rounds[name])) for name in ("p50_us", "p99_us")}
+    return {**medians, "quantiles_us": rounds["quantiles_us"]}
+
+
+def _ratio(challenger: Sequence[float], champion: Sequence[float], seed: int) -> dict[str, Any]:
+    """The median of the rounds' ratios, with the 95 % interval of a bootstrap over rounds."""
+    ratios = np.array(challenger) / np.array(champion)
+    drawn = np.random.default_rng(seed).integers(0, len(ratios), (RESAMPLES, len(ratios)))
+    low, high = np.quantile(np.median(ratios[drawn], axis=1), (0.025, 0.975))
+    return {
+        "median": float(np.median(ratios)),
+        "low": float(low),
+        "high": float(high),
+        "rounds": ratios.tolist(),
+    }
+
+
+def _text(decision: Decision) -> str:
+    measured = decision.measured.get("latency")
+    if not measured:
+        return "Not measured."
+    rows = []
+    for part, found in measured.items():
+        for percentile in ("p50", "p99"):
+            row = [part.replace("_", " "), percentile]
+            row += [f"{each[f'{percentile}_us']:,.0f} µs" for each in found["sides"].values()]
+            ratio = found.get(f"{percentile}_ratio")
+            row += [f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"] if ratio else []
+            rows.append(row)
+    versions = list(decision.versions)
+    heads = ["", "", *versions, *(["ratio (95 %)"] if len(versions) > 1 else [])]
+    machine, threads = decision.measured["machine"], decision.measured["threads"]
+    budget = f"{threads} thread{'s' if threads != 1 else ''}" if threads else "all threads"
+    conditions = (
+        f"One query at a time, {budget}, both bundles in short turns in one process, on "
+        f"{plain(machine['processor'])} with {machine['cores']} cores. "
+        "The latency of a query is the median of five calls; figures are medians over rounds."
+    )
+    return f"{conditions}\n\n{table(heads, rows, 'll' + 'r' * (len(heads) - 2))}"
+
+
+def _draw(decision: Decision) -> Figure | None:
+    """The distribution of each bundle's latencies, with p50 and p99."""
+    measured = decision.measured.get("latency")
+    if not measured:
+        return None
+    figure, panels = plt.subplots(1, len(measured), figsize=(9.6, 3.9), layout="constrained", squeeze=False)
+    for axes, (part, found) in zip(panels[0], measured.items(), strict=True):
+        _draw_distribution(axes, found["sides"])
+        ratio = found.get("p99_ratio")
+        against = (
+            f"\np99 ratio {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
+        )
+        axes.set_title(PLOT_TITLES[part] + against, fontsize=10)
+    panels[0][0].set_ylabel("share of queries answered")
+    return figure
+
+
+def _draw_distribution(axes: Axes, sides: Mapping[str, Any]) -> None:
+    """Cumulative, up to the 99th percentile: the longest calls mostly show the machine, not the bundle."""
+    for name, each in sides.items():
+        quantiles = np.array(each["quantiles_us"])
+        shares = np.linspace(0, 1, len(quantiles))
+        axes.plot(quantiles[:-1], shares[:-1], color=COLOURS[name], linewidth=1.8)
+        axes.axvline(each["p99_us"], color=COLOURS[name], linestyle="--", linewidth=1)
+        label = f"{name}: p50 {each['p50_us']:,.0f} µs, p99 {each['p99_us']:,.0f} µs"
+        axes.plot([], [], color=COLOURS[name], linewidth=1.8, label=label)
+    axes.plot([], [], color=QUIET_COLOUR, linestyle="--", linewidth=1, label="p99")
+    ends = [each["quantiles_us"][place] for each in sides.values() for place in (0, -2)]
+    if max(ends) > LOG_SCALE_RATIO * min(ends):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel="microseconds a query", ylim=(0, 1.02))
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    style_axes(axes)
+    axes.grid(axis="x", color="#eef0f3", linewidth=0.6)
+
+
+SECTION = Section(
+    title="Latency",
+    text=_text,
+    plot="latency.png",
+    plot_text="Distribution of latencies of query towers and retrievers",
+    draw=_draw,
+)
+
+
+def _gate(part: str, title: str, order: int, note: str = "") -> Gate:
+    return Gate(
+        name=f"{part}_latency",
+        title=title,
+        order=order,
+        judge=partial(judge, part),
+        shown=lambda figure: f"{figure:.2f} ×",
+        measured_as="latency",
+        request=lambda experiment: {"iterations": experiment.gates.iterations, "rounds": ROUNDS},
+        note=note,
+        section=SECTION,
+    )
+
+
+GATES = (
+    _gate(
+        "query_tower",
+        "p99 of the query tower",
+        order=40,
+        note=(
+            "The figure of a latency is the median ratio of several rounds; it refuses only if the lower end "
+            "of its 95 % interval is above the bound."
+        ),
+    ),
+    _gate("retriever", "p99 of the retriever", order=50),
+)

@@ -1,0 +1,265 @@
+"""The release lock: one release of a model at a time, on any MLflow server.
+
+An alias is last-writer-wins, but the server enforces that the name of a registered model is unique. So the
+lock of `pydocs` is the registered model `pydocs.release-lock`. The process that creates it holds the lock,
+and its tags, written in the same transaction, describe the holder.
+
+A holder that was killed leaves its lock behind. A process on the same host breaks such a lock at once. A
+process on another host breaks it when it is `STALE_S` seconds old by the clock of the server.
+
+A lock is broken by renaming its model to a name that ends in the lock's token. The server allows each name
+once, so only one process can break a lock. The renamed model is kept, with tags that say who broke the lock
+and why. A holder releases its lock by the same renaming, and then deletes the renamed model unless the lock
+is old enough to be broken: a process that is about to break it must find the name taken.
+
+A process must not break another lock than the one whose holder it found dead. So it reads the lock again
+after it has found the holder dead, and compares the tokens. A dead holder cannot release its lock any more,
+so from then on the lock can only be broken, and only once.
+"""
+
+import dataclasses
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import mlflow
+from mlflow.entities.model_registry import RegisteredModel
+from mlflow.exceptions import MlflowException
+
+from export.markdown import one_line
+from export.release.lock_holder import LockHolder, printable
+from protos.errors import Unavailable
+from train.training.tracking import is_absent, unreachable
+
+SUFFIX = ".release-lock"
+STALE_S = 300.0  # a release holds the lock for a second or two
+WAIT_S = 30.0
+POLL_S = 0.2
+MAX_SHOWN = 500  # characters of a text from the registry
+MAX_BROKEN_SHOWN = 3  # broken locks that a record describes
+HOLDER, SINCE, TOKEN = "twinspire.holder", "twinspire.since", "twinspire.token"  # tags of a lock
+BROKEN_BY, BROKEN_AT, BROKEN_WHY = "twinspire.broken_by", "twinspire.broken_at", "twinspire.broken_because"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReleaseLock:
+    """The release lock of one registered model, held by this process.
+
+    Args:
+        name: of the registered model.
+        token: unique for each time that the lock is taken.
+        broke: the locks that were broken to take this one: the holder of each, since when it was held, and
+            why it was broken; of more than three, the first three and the number of the others.
+    """
+
+    name: str
+    token: str
+    broke: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Make sure that the lock is still held, and for long enough for one more step.
+
+        Raises:
+            Unavailable: it was broken, or may be soon, because this process was too slow.
+        """
+        found = _touch(self.name)
+        if found is None or found.tags.get(TOKEN) != self.token:
+            raise Unavailable(
+                f"{self.name}: the release lock was taken over: this process was too slow; try again"
+            )
+        if _age(found) > STALE_S / 2:
+            raise Unavailable(
+                f"{self.name}: gave up after holding the release lock for {_age(found):.0f} s; try again"
+            )
+
+
+@contextmanager
+def acquire(name: str, actor: str, wait_s: float | None = None) -> Iterator[ReleaseLock]:
+    """Hold the release lock of a registered model until the block ends.
+
+    Args:
+        name: of the registered model.
+        actor: user and host of this process, which other processes show.
+        wait_s: seconds to wait while another process holds the lock; `WAIT_S` by default.
+
+    Raises:
+        Unavailable: another process still holds the lock (the text says which, since when and until when), or
+            MLflow does not answer.
+    """
+    lock = ReleaseLock(name, uuid.uuid4().hex)
+    try:
+        try:
+            broke = _acquire(lock, actor, time.monotonic() + (WAIT_S if wait_s is None else wait_s))
+        except MlflowException as error:
+            raise unreachable(error) from None
+        yield dataclasses.replace(lock, broke=broke)
+    finally:
+        _release(lock)
+
+
+def holder(name: str) -> str:
+    """User and host of the process that holds the lock of a registered model; empty if none does.
+
+    A lock whose holder has ended on this host counts as free.
+    """
+    try:
+        found = mlflow.MlflowClient().get_registered_model(name + SUFFIX)
+    except MlflowException as error:
+        if is_absent(error):
+            return ""
+        raise unreachable(error) from None
+    process = LockHolder.of(found.tags)
+    return "" if process is not None and process.has_died() else _actor(found)
+
+
+def _acquire(lock: ReleaseLock, actor: str, deadline: float) -> tuple[str, ...]:
+    """Take the lock; returns descriptions of the locks that were broken for it."""
+    broke: list[str] = []
+    failed = ""
+    while not _create(lock, actor):
+        found = _look(lock.name)
+        if found is not None:
+            if found.tags.get(TOKEN) == lock.token:
+                break  # the response was lost, and the client sent the request again
+            why = _why_broken(lock.name, found)
+            if why:
+                try:
+                    broke.append(_break(lock.name, found, actor, why))
+                except MlflowException as error:  # another process was faster, or the server fails
+                    failed = f" ({one_line(error.message, MAX_SHOWN)})"
+                    time.sleep(POLL_S)
+            elif time.monotonic() > deadline:
+                raise Unavailable(_held_by_another(lock.name, found))
+            else:
+                time.sleep(POLL_S)
+        if time.monotonic() > deadline + WAIT_S:  # it cannot be broken, or its holder changes all the time
+            raise Unavailable(f"{lock.name}: the release lock could not be taken{failed}; try again")
+    more = len(broke) - MAX_BROKEN_SHOWN
+    return (*broke[:MAX_BROKEN_SHOWN], f"and {more} more") if more > 0 else tuple(broke)
+
+
+def _create(lock: ReleaseLock, actor: str) -> bool:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        mlflow.MlflowClient().create_registered_model(
+            lock.name + SUFFIX,
+            {HOLDER: actor, SINCE: now, TOKEN: lock.token, **LockHolder.current().tags()},
+            _description(lock.name),
+        )
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_ALREADY_EXISTS" or is_absent(error):  # absent: deleted just now
+            return False
+        raise
+    return True
+
+
+def _touch(name: str) -> RegisteredModel | None:
+    """The lock, after its time of update was set to now by the server's clock; None if there is none."""
+    try:
+        return mlflow.MlflowClient().update_registered_model(name + SUFFIX, _description(name))
+    except MlflowException as error:
+        if is_absent(error):
+            return None
+        raise
+
+
+def _look(name: str) -> RegisteredModel | None:
+    """As `_touch`, but None also if the lock is released meanwhile, which a server reports as an error."""
+    try:
+        return _touch(name)
+    except MlflowException:
+        holder(name)  # raises if the server does not answer at all
+        return None
+
+
+def _age(model: RegisteredModel) -> float:
+    """Seconds from the creation of a lock to its last update."""
+    return float(model.last_updated_timestamp - model.creation_timestamp) / 1000
+
+
+def _why_broken(name: str, found: RegisteredModel) -> str:
+    """Why a lock may be broken; empty if it must not be."""
+    if _age(found) >= STALE_S:
+        return f"it was held for longer than {STALE_S:.0f} s"
+    process = LockHolder.of(found.tags)
+    if process is None or not process.has_died():
+        return ""
+    again = _look(name)  # the process may have released the lock before it ended; another may hold it now
+    if again is None or again.tags.get(TOKEN) != found.tags.get(TOKEN):
+        return ""
+    return "its process has ended"
+
+
+def _break(name: str, found: RegisteredModel, actor: str, why: str) -> str:
+    """Break a lock; returns its holder and why it was broken.
+
+    Raises:
+        MlflowException: it was not renamed, for example because another process did so first.
+    """
+    client, renamed = mlflow.MlflowClient(), _renamed(name, found.tags.get(TOKEN, ""))
+    client.rename_registered_model(name + SUFFIX, renamed)
+    description = f"{_described(found)}: {why}"
+    log.warning("%s: broke the release lock of %s", name, description)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        for key, value in ((BROKEN_BY, actor), (BROKEN_AT, now), (BROKEN_WHY, why)):
+            client.set_registered_model_tag(renamed, key, value)
+    except MlflowException as error:
+        log.warning("%s: cannot write on %s who broke it: %s", name, renamed, error.message)
+    return description
+
+
+def _release(lock: ReleaseLock) -> None:
+    """Release the lock if this process holds it; the lock of another holder stays."""
+    client = mlflow.MlflowClient()
+    try:
+        found = client.get_registered_model(lock.name + SUFFIX)
+        if found.tags.get(TOKEN) != lock.token:
+            return
+        client.rename_registered_model(found.name, _renamed(lock.name, lock.token))
+        renamed = client.get_registered_model(_renamed(lock.name, lock.token))
+        if _age(renamed) < STALE_S:  # else a process may be about to break it, and must find the name taken
+            client.delete_registered_model(renamed.name)
+    except MlflowException as error:
+        if not is_absent(error) and error.error_code != "RESOURCE_ALREADY_EXISTS":
+            log.warning("%s: the release lock stays until it is broken: %s", lock.name, error.message)
+
+
+def _renamed(name: str, token: str) -> str:
+    return f"{name}{SUFFIX}-{token}"
+
+
+def _description(name: str) -> str:
+    return f"Held while the champion of {name} is moved; deleted when that is done. Not a model."
+
+
+def _actor(found: RegisteredModel) -> str:
+    return one_line(printable(str(found.tags.get(HOLDER, "an unknown user"))), MAX_SHOWN)
+
+
+def _described(found: RegisteredModel) -> str:
+    """User, host, process and command of the holder of a lock, and since when it was held."""
+    process = LockHolder.of(found.tags)
+    text = _actor(found) if process is None else f"{_actor(found)} ({process})"
+    return f"{one_line(text, MAX_SHOWN)}, held since {_time(found.creation_timestamp)}"
+
+
+def _time(timestamp: float) -> str:
+    """Milliseconds since 1970 as UTC time, ISO 8601."""
+    return datetime.fromtimestamp(timestamp / 1000, UTC).isoformat(timespec="seconds")
+
+
+def _held_by_another(name: str, found: RegisteredModel) -> str:
+    until = _time(found.creation_timestamp + 1000 * STALE_S)
+    return (
+        f"{name}: the release lock is taken by {_described(found)} ({_age(found):.0f} s), until {until} "
+        "at the latest; try again later. The lock of a process that has ended is broken at once by a "
+        f"release on the same host; to do so from another host before {until}, delete the registered model "
+        f"{name}{SUFFIX}"
+    )

@@ -1,0 +1,222 @@
+"""The model card of a registered version: data, figures, usage and lineage.
+
+It is rendered from the manifest alone; MLflow shows it as the version's description.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from export.markdown import code, one_line, plain, table
+from protos.bundle import Manifest
+from protos.mlflow_keys import BUNDLE_VERSION
+from protos.system.timing import p99_remark
+from train.evaluation.plots import metric_label
+from train.terminal import METRICS, baseline_columns
+
+REFRESHED_FROM = "refreshed_from"  # tag of a version that a refresh has made
+LIMIT = 5000  # characters of the registry's column; PostgreSQL refuses more, SQLite does not check
+CELL = 200  # characters of one value
+MAIN = ("ndcg_at_10", "recall_at_10", "mrr_at_10")
+ENDS = "_low", "_high"  # suffixes of a metric's name for its interval
+
+
+def card(manifest: Manifest) -> str:
+    """The card of a bundle, at most `LIMIT` characters: if it is longer, the longest parts are left out."""
+    parts = [
+        _head(manifest),
+        _data(manifest),
+        _quality(manifest.quality),
+        _index(manifest),
+        _parity(manifest.parity),
+        _latency(manifest.latency),
+        _use(manifest),
+        _filters(manifest),
+        _lineage(manifest),
+    ]
+    parts = [part.replace("\0", "") for part in parts if part]
+    kept = {parts[0], parts[-1]}
+    while len("\n\n".join(parts)) > LIMIT and len(parts) > len(kept):
+        parts.remove(max((part for part in parts if part not in kept), key=len))
+    return "\n\n".join(parts)[:LIMIT]
+
+
+def lineage(manifest: Manifest) -> dict[str, str]:
+    """The origin of a bundle, as tags of its version."""
+    dataset = manifest.dataset
+    known = {
+        BUNDLE_VERSION: manifest.bundle_version,
+        "run_id": manifest.run_id,
+        "git_commit": manifest.git_commit,
+        "dataset": dataset.get("name") or dataset.get("kind"),
+        "dataset_fingerprint": dataset.get("fingerprint"),
+        "split_hash": manifest.split_hash,
+        REFRESHED_FROM: manifest.refreshed_from and manifest.refreshed_from.bundle_version,
+        "catalogue": manifest.catalogue and f"{manifest.catalogue.store} {manifest.catalogue.sequence}",
+    }
+    return {name: one_line(value, CELL) for name, value in known.items() if value}
+
+
+def main_figures(manifest: Manifest) -> dict[str, float]:
+    """The figures to compare versions by, as tags of a version."""
+    found = {name: manifest.quality[name] for name in MAIN if name in manifest.quality}
+    found |= {name: value for name, value in manifest.ann.items() if name.startswith("ann_recall")}
+    differences = [report["max_abs_diff"] for report in manifest.parity.values() if isinstance(report, dict)]
+    if differences:
+        found["max_abs_diff"] = max(differences)
+    latencies = manifest.latency.get("metrics", {})
+    for side in ("query", "item"):
+        for percentile in (50, 99):
+            name = f"{side}_tower_b1_p{percentile}_us"
+            if name in latencies:
+                found[name] = latencies[name]
+    return found | {"size_mib": _size_mib(manifest)}
+
+
+def _head(manifest: Manifest) -> str:
+    query, item = (
+        ", ".join(name if name == spec.kind else f"{name} ({spec.kind})" for name, spec in side.items())
+        for side in (manifest.schema.query, manifest.schema.item)
+    )
+    return (
+        f"# {_plain(manifest.name)}\n\n"
+        f"Two-tower retrieval: a query tower ({_plain(query)}) and an item tower ({_plain(item)}) in ONNX, "
+        f"D = {manifest.dimension}, an HNSW index over {manifest.count:,} items. "
+        f"Scores: {manifest.score.kind.replace('_', ' ')}."
+    )
+
+
+def _data(manifest: Manifest) -> str:
+    data = manifest.dataset
+    counted = [f"{data[name]:,} {name}" for name in ("items", "pairs", "groups") if _is_count(data.get(name))]
+    parts = data.get("parts")
+    if isinstance(parts, Mapping):
+        counted += [f"{_plain(name)} {count:,}" for name, count in sorted(parts.items()) if _is_count(count)]
+    origin = data.get("origin")
+    licence = origin.get("licence") if isinstance(origin, Mapping) else None
+    lines = [f"## Data\n\n{_plain(data.get('name') or data.get('kind') or 'unnamed')}"]
+    lines += [": " + ", ".join(counted)] if counted else []
+    lines += [f". {_plain(f'{licence}'[:1].upper() + f'{licence}'[1:])}"] if licence else []
+    return "".join(lines) + "."
+
+
+def _quality(metrics: Mapping[str, Any]) -> str:
+    names = {"": "served", "exact_": "exact search", **baseline_columns(metrics)}
+    rows = [name for name in METRICS if name in metrics]
+    if not rows:
+        return ""
+    cells = [[metric_label(name), *(_figure(metrics, prefix + name) for prefix in names)] for name in rows]
+    parts = [
+        f"## Quality on the test split, {int(metrics.get('queries', 0)):,} queries",
+        table(["", *names.values()], cells, "l" + "r" * len(names)),
+    ]
+    parts += [f"Verdict: {_plain(metrics['verdict'])}."] if metrics.get("verdict") else []
+    return "\n\n".join(parts)
+
+
+def _figure(metrics: Mapping[str, Any], name: str) -> str:
+    """A metric to four digits, with its interval if it has one."""
+    if name not in metrics:
+        return ""
+    low, high = (metrics.get(name + end) for end in ENDS)
+    interval = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
+    return f"{metrics[name]:.4f}{interval}"
+
+
+def _index(manifest: Manifest) -> str:
+    recall = ", ".join(
+        f"{_plain(metric_label(name.removeprefix('ann_')))} {value:.4f} against exact search"
+        for name, value in manifest.ann.items()
+        if name.startswith("ann_recall")
+    )
+    target = f" (target {_plain(manifest.ann['target'])})" if "target" in manifest.ann else ""
+    return f"## Index\n\n{_plain(manifest.index.describe())}: {recall}{target}."
+
+
+def _parity(parity: Mapping[str, Any]) -> str:
+    lines = [
+        f"- {_plain(side)} tower: max_abs_diff {report['max_abs_diff']:.1e} "
+        f"over {report['records']:,} records (tolerance {report['tolerance']:.0e})"
+        for side, report in parity.items()
+        if isinstance(report, Mapping)
+    ]
+    return "\n".join(["## Parity of torch and ONNX Runtime", "", *lines]) if lines else ""
+
+
+def _latency(latency: Mapping[str, Any]) -> str:
+    figures = latency.get("metrics")
+    if not figures:
+        return ""
+    threads, machine = latency["threads"], latency["machine"]
+    rows = []
+    for side in ("query", "item"):
+        for batch in (1, 8, 32):
+            names = [f"{side}_tower_b{batch}_p{percentile}_us" for percentile in (50, 95, 99)]
+            if all(name in figures for name in names):
+                rows.append([f"{side} tower, batch {batch}", *(f"{figures[name]:,.0f}" for name in names)])
+    budget = f"{_plain(threads)} thread{'s' if threads != 1 else ''}"
+    parts = [
+        f"## Latency of the towers, microseconds a batch, {budget}",
+        table(["", "p50", "p95", "p99"], rows, "lrrr"),
+        f"On {_plain(machine['processor'])}, {_plain(machine['cores'])} cores, {_plain(machine['system'])}.",
+    ]
+    batches = [each for side in latency.get("towers", {}).values() for each in side.values()]
+    calls = [backend["iterations"] for each in batches for backend in each.values()]
+    remark = p99_remark({"each row": min(calls)}) if calls else ""
+    parts += [f"{remark}."] if remark else []
+    return "\n\n".join(parts)
+
+
+def _use(manifest: Manifest) -> str:
+    name = one_line(manifest.name, CELL)
+    uri = f"models:/{name}@champion"
+    query = json.dumps(as_input(manifest.examples[0]), ensure_ascii=False) if manifest.examples else '"..."'
+    query = query if len(query) <= CELL else '"..."'
+    return (
+        f"## Use\n\nBy alias as below, or by version as {code(f'models:/{name}/VERSION')}; "
+        f"the files are {_size_mib(manifest):,.1f} MiB.\n\n"
+        "```python\n"
+        f"model = mlflow.pyfunc.load_model({json.dumps(uri, ensure_ascii=False)})\n"
+        f'model.predict([{query}], params={{"k": 10}})\n'
+        "```\n\n"
+        "```sh\n"
+        f"python -m serving serve --model {shlex.quote(uri)}                # gRPC\n"
+        f"mlflow models serve -m {shlex.quote(uri)} --env-manager local     # JSON over HTTP\n"
+        "```"
+    )
+
+
+def _filters(manifest: Manifest) -> str:
+    """The filter fields, and how a search uses them."""
+    if not manifest.filters:
+        return ""
+    lines = [f"- {code(field, CELL)}: {kind}" for field, kind in sorted(manifest.filters.items())]
+    use = (
+        "The parameter `filter` takes a condition on each line, such as `FIELD<50`, `FIELD=a,b` or `!FIELD`; "
+        "`--where` of the command line takes the same."
+    )
+    return "\n".join(["## Filter fields", "", *lines, "", use])
+
+
+def as_input(query: Mapping[str, Any]) -> Any:
+    """A query in the form of a registered model: the text if there is nothing else, or features by name."""
+    (only, *others) = query.values()
+    return only if isinstance(only, str) and not others else dict(query)
+
+
+def _lineage(manifest: Manifest) -> str:
+    lines = [f"- {name}: {code(value)}" for name, value in lineage(manifest).items()]
+    return "\n".join(["## Lineage", "", *lines])
+
+
+def _plain(value: Any) -> str:
+    return plain(value, CELL)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _size_mib(manifest: Manifest) -> float:
+    return sum(record.size for record in manifest.files.values()) / 2**20

@@ -1,0 +1,208 @@
+"""Makes the challenger the champion, behind gates, with a record of each decision.
+
+    python -m export promote --config train/configs/pydocs.toml
+
+A promotion measures first, which takes minutes, and then holds the release lock only while it moves the
+alias. If champion or challenger have changed by then, it refuses: the comparison was of other versions.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import mlflow
+from rich.console import Console
+
+from export.release import audit_log, comparison, lock
+from export.release.audit_log import Action
+from export.release.decision_report import PAGE, write_report
+from export.release.gate import CandidateVersion, Decision, GateResult
+from export.release.registry import CHALLENGER, CHAMPION, AliasState, by_alias, fetch, registry_errors
+from protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
+from train.config import Experiment
+from train.data.dataset import Dataset
+from train.data.training_data import TrainingData, training_data_of
+
+Compare = Callable[
+    [CandidateVersion, CandidateVersion | None, Experiment, Callable[[], TrainingData], Console], Decision
+]
+REPORT = "release"  # folder of the report among a run's artefacts
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """The outcome of a promotion.
+
+    Args:
+        version: the champion now.
+        record: None if the challenger was the champion already.
+        decision: None if nothing had to be compared.
+        run_id: of the run that holds record and report.
+    """
+
+    version: str
+    record: audit_log.Record | None = None
+    decision: Decision | None = None
+    run_id: str = ""
+
+
+def promote(
+    experiment: Experiment,
+    data: Callable[[], TrainingData],
+    console: Console,
+    force: bool = False,
+    reason: str = "",
+    compare: Compare = comparison.compare,
+    expected: str = "",
+) -> Promotion:
+    """Make the challenger the champion if all gates hold.
+
+    Args:
+        data: gives the challenger's data; called only if a bundle must be evaluated again.
+        console: shows the progress.
+        force: promote even if gates do not hold; requires a reason.
+        reason: for the record.
+        compare: measures both bundles and decides.
+        expected: the version that must be the challenger; by default any.
+
+    Raises:
+        InvalidInput: forced without a reason.
+        MissingStage: there is no challenger.
+        GateRefused: gates do not hold; the text names them with their figures. The refusal is recorded.
+        Unavailable: the aliases were moved in between, or the registry does not answer.
+    """
+    name = experiment.name
+    if force and not reason:
+        raise InvalidInput("reason", "expected one, as the promotion is forced")
+    with registry_errors():
+        compared = AliasState.of(name)
+        if compared.challenger is None:
+            raise MissingStage(f"{name}: no version is {CHALLENGER}; `make register` makes one")
+        if expected and compared.challenger != expected:
+            what = f"version {compared.challenger} became {CHALLENGER} before version {expected} was compared"
+            raise Unavailable(f"{name}: {what}; try again")
+        if compared.champion == compared.challenger:
+            return Promotion(compared.challenger)
+        challenger, champion = _versions(name, compared.challenger, compared.champion, console, force)
+        decision = compare(challenger, champion, experiment, data, console)
+        with audit_log.release_run(name, f"version {compared.challenger}") as run_id:
+            _log_report(decision, run_id)
+            with lock.acquire(name, audit_log.actor()) as held:
+                error, record = _conclude(held, run_id, compared, decision, force, reason)
+    if error is not None:
+        raise error
+    return Promotion(compared.challenger, record, decision, run_id)
+
+
+def challenger_problem(experiment: Experiment, dataset: Dataset) -> TrainingData:
+    """The data that the challenger is evaluated on.
+
+    Raises:
+        MissingStage: the split has changed, so the test split may contain data that it was trained on.
+    """
+    version = by_alias(experiment.name, CHALLENGER)
+    split_hash = "" if version is None else version.tags.get("split_hash", "")
+    if version is not None and split_hash != dataset.split_hash:
+        raise MissingStage(
+            f"{experiment.name}: version {version.version} was made on another split of the data "
+            f"({split_hash[:12] or 'unknown'}, now {dataset.split_hash[:12]}), so it cannot be evaluated; "
+            "train, export and register again"
+        )
+    return training_data_of(dataset, experiment.query, experiment.item)
+
+
+def _versions(
+    name: str, challenger: str, champion: str, console: Console, force: bool
+) -> tuple[CandidateVersion, CandidateVersion | None]:
+    """Download both bundles. If the promotion is forced, the champion's may be unavailable."""
+    with console.status("fetching both bundles"):
+        candidate = CandidateVersion(challenger, *fetch(name, challenger))
+        if not champion:
+            return candidate, None
+        try:
+            return candidate, CandidateVersion(champion, *fetch(name, champion))
+        except TwinspireError as error:
+            if not force:
+                raise
+            console.print(f"{error}; going on without it", style="yellow", highlight=False, markup=False)
+            return candidate, None
+
+
+def _log_report(decision: Decision, run_id: str) -> None:
+    """Log the gates' figures and the report to the run."""
+    client = mlflow.MlflowClient()
+    with tempfile.TemporaryDirectory() as folder:
+        write_report(decision, Path(folder))
+        client.log_artifacts(run_id, folder, REPORT)
+    for result in decision.results:
+        for name, value in (
+            (f"gate_{result.name}", result.figure),
+            (f"gate_{result.name}_bound", result.bound),
+        ):
+            if value is not None and math.isfinite(value):
+                client.log_metric(run_id, name, value)
+
+
+def _conclude(
+    held: lock.ReleaseLock,
+    run_id: str,
+    compared: AliasState,
+    decision: Decision,
+    force: bool,
+    reason: str,
+) -> tuple[TwinspireError | None, audit_log.Record]:
+    """With the lock held, promote or refuse; returns the error to raise and the record."""
+    name, challenger = held.name, compared.challenger
+    assert challenger is not None
+    now = AliasState.of(name)
+    error: TwinspireError | None = None
+    action: Action = "promote"
+    if now != compared:
+        action, reason = "refuse", _what_changed(name, compared, now)
+        error = Unavailable(f"{name}: version {challenger} is not promoted: {reason}; try again")
+    elif force and (not decision.accepted or _champion_was_not_compared(compared, decision)):
+        action = "force"
+    elif not decision.accepted:
+        action = "refuse"
+        error = GateRefused(_refusal(name, challenger, decision.refused, run_id))
+    summary = [
+        {"name": each.name, "figure": each.figure, "bound": each.bound, "holds": each.holds}
+        for each in decision.results
+    ]
+    return error, audit_log.commit(held, run_id, action, now.champion, challenger, summary, reason)
+
+
+def _champion_was_not_compared(compared: AliasState, decision: Decision) -> bool:
+    return bool(compared.champion) and decision.champion is None
+
+
+def _refusal(name: str, version: str, refused: tuple[GateResult, ...], run_id: str) -> str:
+    results = "; ".join(
+        f"{each.name} {_figure(each.figure)}, bound {each.bound:g}: {each.text}" for each in refused
+    )
+    return f"{name}: version {version} is not promoted: {results} (report: run {run_id}, {REPORT}/{PAGE})"
+
+
+def _figure(figure: float | None) -> str:
+    return "has no figure" if figure is None else f"{figure:g}"
+
+
+def _what_changed(name: str, compared: AliasState, now: AliasState) -> str:
+    """Which alias was moved while the gates were measured, when and by whom."""
+    if now.champion != compared.champion:
+        known = audit_log.read(name)
+        moves = zip(known.entries, known.moved(now.champion), strict=True)
+        last = [entry.record for entry, moved in moves if moved][-1:]
+        if last and last[0].after == now.champion:
+            by = f"by {last[0].actor} at {last[0].at}"
+        else:
+            by = "without a record"
+        return f"version {now.champion or 'none'} was made {CHAMPION} {by} meanwhile"
+    challenger = by_alias(name, CHALLENGER)
+    if challenger is None:
+        return f"the alias {CHALLENGER} was removed meanwhile"
+    made = datetime.fromtimestamp(challenger.creation_timestamp / 1000, UTC)
+    return f"version {challenger.version}, of {made:%Y-%m-%dT%H:%M:%S}Z, became {CHALLENGER} meanwhile"

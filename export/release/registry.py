@@ -1,0 +1,191 @@
+"""Bundles in the MLflow model registry: register, find and download them.
+
+    python -m export register --config train/configs/pydocs.toml
+
+A registered version is a model that `mlflow.pyfunc.load_model("models:/pydocs@champion")` loads in any
+process. The alias `challenger` is the version registered last, and `champion` the version that is served.
+`promote.py` and `rollback.py` move the champion.
+"""
+
+import os
+import subprocess
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from export.bundles import BUNDLES, export_metrics
+from export.release.model_card import as_input, card, lineage, main_figures
+from protos import bundle, entry_points
+from protos.errors import MissingStage, TwinspireError, Unavailable
+from protos.mlflow_keys import BUNDLE_VERSION
+from train.paths import ROOT
+from train.training.tracking import get_run, is_absent, unreachable
+
+CHALLENGER = "challenger"
+CHAMPION = "champion"
+# Packages that a registered model needs.
+RUNTIME = ("numpy", "onnxruntime", "hnswlib", "protobuf", "pyroaring", "mlflow")
+
+
+@dataclass(frozen=True)
+class AliasState:
+    """The versions that have the aliases at one moment.
+
+    Args:
+        champion: empty if there is none.
+        challenger: None if there is none.
+    """
+
+    champion: str
+    challenger: str | None
+
+    @classmethod
+    def of(cls, name: str) -> "AliasState":
+        """The aliases of a registered model now.
+
+        Raises:
+            Unavailable: the registry does not answer.
+        """
+        champion, challenger = by_alias(name, CHAMPION), by_alias(name, CHALLENGER)
+        return cls(
+            "" if champion is None else str(champion.version),
+            None if challenger is None else str(challenger.version),
+        )
+
+
+def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
+    """The bundle as a model version with the alias `challenger`, and whether it was registered before.
+
+    Args:
+        run_id: the run that gets the version and its figures; by default the run that trained the towers.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        MissingStage: MLflow does not know the run that trained its towers.
+        Unavailable: the registry does not answer.
+    """
+    manifest = bundle.read(folder)
+    with registry_errors():
+        known = _version_of(manifest)
+        registered = known is not None
+        if known is None:
+            get_run(manifest.run_id)
+            known = _log_model(folder, manifest, run_id or manifest.run_id)
+        mlflow.MlflowClient().set_registered_model_alias(manifest.name, CHALLENGER, known.version)
+    return known, registered
+
+
+def by_alias(name: str, alias: str) -> ModelVersion | None:
+    """The version that has an alias; None if there is none.
+
+    Raises:
+        Unavailable: the registry does not answer.
+    """
+    try:
+        return mlflow.MlflowClient().get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if is_absent(error):
+            return None
+        raise unreachable(error) from None
+
+
+def by_version(name: str, number: str) -> ModelVersion:
+    """The version with a number.
+
+    Raises:
+        MissingStage: it does not exist, or was deleted.
+        Unavailable: the registry does not answer.
+    """
+    try:
+        return mlflow.MlflowClient().get_model_version(name, number)
+    except MlflowException as error:
+        if is_absent(error):
+            raise MissingStage(f"{name}: there is no version {number}") from None
+        raise unreachable(error) from None
+
+
+def fetch(name: str, number: str) -> tuple[Path, bundle.Manifest]:
+    """Download the bundle of a version; returns its local folder and its manifest.
+
+    A bundle that is complete on this disk is not downloaded again: its version is the hash of its content.
+
+    Raises:
+        TwinspireError: the bundle cannot be downloaded, or is damaged; the text says why.
+    """
+    command = entry_points.command(entry_points.BUNDLES, f"models:/{name}/{number}", str(BUNDLES))
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        errors = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+        reason = errors[-1].removeprefix("error: ")
+        raise TwinspireError(f"{name}: version {number} cannot be downloaded: {reason}")
+    folder = Path(done.stdout.splitlines()[-1])
+    return folder, bundle.read_manifest(folder)
+
+
+@contextmanager
+def registry_errors() -> Iterator[None]:
+    """Raise errors of MLflow as `Unavailable`."""
+    try:
+        yield
+    except MlflowException as error:
+        raise unreachable(error) from None
+    except RecursionError:
+        raise Unavailable(f"{mlflow.get_tracking_uri()}: MLflow answers with JSON nested too deep") from None
+
+
+def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
+    found = mlflow.MlflowClient().search_model_versions(
+        f"name = '{manifest.name}' and tag.`{BUNDLE_VERSION}` = '{manifest.bundle_version}'"
+    )
+    return found[0] if found else None
+
+
+def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVersion:
+    """Log the model to a run, and register it from there."""
+    example = [as_input(manifest.examples[0])]
+    client = mlflow.MlflowClient()
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True) as caught:
+        logged = mlflow.pyfunc.log_model(
+            name=manifest.name,
+            python_model=str(ROOT / "serving" / "pyfunc_model.py"),
+            artifacts={"bundle": str(folder)},
+            code_paths=[str(ROOT / "serving"), str(ROOT / "protos")],
+            input_example=(example, {"k": 10, "exclude_history": False, "filter": ""}),
+            pip_requirements=[f"{package}=={version(package)}" for package in RUNTIME],
+        )
+    for each in caught:  # MLflow has no type hint for "a text or a table of features", and warns about it
+        if "Any type hint" not in str(each.message):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    mlflow.log_metrics(_metrics(manifest), run_id=run_id, model_id=logged.model_id)
+    try:
+        client.create_registered_model(manifest.name)
+    except MlflowException:  # it exists
+        client.get_registered_model(manifest.name)
+    figures = {name: f"{value:.6g}" for name, value in main_figures(manifest).items()}
+    return client.create_model_version(
+        manifest.name,
+        logged.model_uri,
+        run_id,
+        tags=figures | lineage(manifest),
+        description=card(manifest),
+        model_id=logged.model_id,
+    )
+
+
+def _metrics(manifest: bundle.Manifest) -> dict[str, float]:
+    """All figures of a bundle; MLflow shows them beside the version."""
+    reports = {
+        "parity": manifest.parity,
+        "index": manifest.ann,
+        "quality": manifest.quality,
+        "latency": manifest.latency,
+    }
+    return export_metrics(reports) | {"size_mib": main_figures(manifest)["size_mib"]}

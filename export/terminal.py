@@ -1,0 +1,132 @@
+"""Terminal output of the commands of `python -m export`."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from export.quantization import show_precision
+from train.evaluation.plots import metric_label
+from train.terminal import METRICS, baseline_columns, show_cold_start
+
+
+def show_bundle(result: dict[str, Any], console: Console) -> None:
+    """Print version, quality, parity, index, precision and latency of a bundle."""
+    again = ", unchanged" if result["reused"] else ""
+    console.print(f"bundle {result['bundle_version'][:12]}{again}: {result['bundle']}", soft_wrap=True)
+    show_quality(result["quality"], console)
+    ann, parity = result["ann"], result["parity"]
+    recall = next(name for name in ann if name.startswith("ann_recall"))
+    worst = max(side["max_abs_diff"] for side in parity.values())
+    width = f" at ef_search {ann['ef_search']}" if "ef_search" in ann else ""
+    console.print(
+        f"index: {recall} {ann[recall]:.4f}{width} (target {ann['target']}); "
+        f"parity: max_abs_diff {worst:.1e}",
+        highlight=False,
+    )
+    show_precision(result["precision"], console)
+    show_latency(result["latency"], console)
+
+
+def show_quality(metrics: dict[str, Any], console: Console) -> None:
+    """Print the quality of the served pipeline beside exact search and the baselines."""
+    names = {"": "served", "exact_": "exact", **baseline_columns(metrics)}
+    table = Table(f"test, {int(metrics['queries']):,} queries", *names.values(), box=None)
+    for name in METRICS:
+        table.add_row(metric_label(name), *(f"{metrics[prefix + name]:.4f}" for prefix in names))
+    console.print(table)
+    show_cold_start(metrics, console)
+    console.print(metrics["verdict"], highlight=False)
+
+
+def show_latency(report: dict[str, Any], console: Console) -> None:
+    """Print p50 of ONNX Runtime and torch by batch size."""
+    figures = report["metrics"]
+    budget = f"{report['threads']} thread{'s' if report['threads'] != 1 else ''}"
+    table = Table(f"p50, microseconds, {budget}", "as served", "torch eager", "ratio", box=None)
+    for side in ("query", "item"):
+        torch, ratio = ("", "") if side == "query" else ("item_tower_", "item_")
+        for batch in (1, 8, 32):
+            table.add_row(
+                f"{side} tower, batch {batch}",
+                f"{figures[f'{side}_tower_b{batch}_p50_us']:,.0f}",
+                f"{figures[f'{torch}torch_b{batch}_p50_us']:,.0f}",
+                f"{figures[f'{ratio}torch_over_onnx_b{batch}']:.1f}",
+            )
+    console.print(table)
+    machine = report["machine"]
+    console.print(f"on {machine['processor']}, {machine['cores']} cores", highlight=False)
+
+
+def show_registered(result: dict[str, Any], console: Console) -> None:
+    """Print a registered version and its alias."""
+    again = ", registered before" if result["reused"] else ""
+    console.print(f"{result['model']} is {result['alias']}{again}", highlight=False)
+
+
+def show_move(result: dict[str, Any], console: Console) -> None:
+    """Print the gates, the champion, and the champion before."""
+    move = result["move"]
+    if move is None:
+        console.print(f"{result['model']} is champion already", highlight=False)
+        return
+    if move["gates"]:
+        table = Table("gate", "figure", "bound", "", box=None)
+        for gate in move["gates"]:
+            held = "pass" if gate["holds"] else "refused"
+            table.add_row(gate["name"], _gate_figure(gate["figure"]), _gate_figure(gate["bound"]), held)
+        console.print(table)
+    before = f"; before: version {move['before']}" if move["before"] else ""
+    forced = ", forced" if move["action"] == "force" else ""
+    console.print(f"{result['model']} is champion{forced}{before}", highlight=False)
+
+
+def show_history(result: dict[str, Any], console: Console) -> None:
+    """Print every record of the audit log, oldest first, and the problems found in it."""
+    if result["records"]:
+        table = Table("", "when (UTC)", "who", "action", "from", "to", "gates", "why", box=None)
+        for record in result["records"]:
+            table.add_row(
+                str(record["number"]),
+                f"{record['at'][:10]} {record['at'][11:19]}",
+                Text(record["actor"]),
+                record["action"] + _outcome(record),
+                record["before"] or "none",
+                record["after"],
+                _gates_summary(record["gates"]),
+                Text(record["reason"]),
+            )
+        console.print(table)
+    else:
+        console.print(f"{result['name']}: the champion was never moved", highlight=False)
+    console.print(f"champion: {result['champion'] or 'none'}", highlight=False)
+    for record in result["records"]:
+        for text in record["broke"]:
+            warning = f"record {record['number']} broke the release lock of {text}"
+            console.print(warning, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    for text in result["beside"]:
+        console.print(f"moved without a record {text}", style="yellow", highlight=False, markup=False)
+    for text in result["problems"]:
+        console.print(f"broken: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _outcome(record: dict[str, Any]) -> str:
+    if record["outcome"] == "done":
+        return ""
+    if record["action"] == "refuse":
+        return f", {record['outcome']}"
+    return f", {record['outcome']}: the alias {'moved' if record['moved'] else 'did not move'}"
+
+
+def _gates_summary(gates: list[dict[str, Any]]) -> str:
+    """The number of gates that hold, and the names of those that do not."""
+    if not gates:
+        return ""
+    refused = [gate["name"] for gate in gates if not gate["holds"]]
+    held = f"{len(gates) - len(refused)} of {len(gates)}"
+    return f"{held}; not {', '.join(refused)}" if refused else held
+
+
+def _gate_figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

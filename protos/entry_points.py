@@ -1,0 +1,24 @@
+"""Modules that a process of one stage starts by `python -m` in a process of its own.
+
+Stages do not import each other upwards, so these names are the contract between them: a module that moves is
+renamed here, and nowhere else. Each of them answers `--help`, or refuses input that it does not understand
+with an error and no traceback.
+"""
+
+import sys
+
+EXPORT = "export"  # the command line of export: `refresh`, `promote`, ...
+SERVING = "serving"  # the command line of the service: `serve`, `search`, ...
+BUNDLES = "serving.bundles"  # downloads a registered model's bundle; prints its folder
+CATALOGUE = "serving.catalogue"  # reads and compacts a store of live items; prints JSON
+REGISTRY = "serving.rollout.registry"  # answers calls to MLflow's registry, a line of JSON each
+BUNDLE_VALIDATION = "serving.rollout.bundle_validation"  # loads and tries a bundle; prints JSON
+BUNDLE_BENCHMARK = "serving.benchmark.bundle_benchmark"  # measures bundles and their retriever; prints JSON
+BENCHMARK_STEP = "step: "  # prefix of the lines of JSON by which it names each step on standard error
+
+ALL = (EXPORT, SERVING, BUNDLES, CATALOGUE, REGISTRY, BUNDLE_VALIDATION, BUNDLE_BENCHMARK)
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """The command line that starts an entry point with this Python."""
+    return [sys.executable, "-m", module, *arguments]

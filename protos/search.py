@@ -1,0 +1,94 @@
+"""How items are searched: the search width in the graph, and exact search.
+
+Service, evaluation and tuner share this module, so that quality is measured as it is served.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+EXACT_SHARE = 8  # a search as wide as 1/8 of the catalogue is no faster than exact search
+SAMPLED = 64  # every 64th score is in the sample from which a bound of the highest ones is taken
+SPARE = 4  # scores of the sample above the bound, beside those that `k` makes likely
+FEW = 4  # a bound is sought only if fewer than 1/4 of the scores are expected above it
+BLOCK = 16  # queries that exact search scores at once: bounds memory to 16 N floats
+
+
+def graph_width(k: int, ef_search: int, count: int, exact: bool = False) -> int | None:
+    """The number of items to request from the graph to get its best `k`; the search is at least 2 k wide.
+
+    hnswlib searches with a width of max(ef, k). Requesting more items and keeping the best widens the search
+    of one call; setting ef would change the searches of all threads.
+
+    Args:
+        k: items wanted, including those that will be filtered out.
+        ef_search: of the bundle.
+        count: N, items in the graph.
+        exact: of the bundle: whether every search is exact.
+
+    Returns:
+        the number, or None if exact search is as fast.
+    """
+    k = min(k, count)
+    width = k if 2 * k <= ef_search else min(2 * k, count)
+    return None if exact or width * EXACT_SHARE >= count else width
+
+
+def exact_search(queries: Vectors, items: Vectors, k: int) -> tuple[Rows, Vectors]:
+    """The items with the largest inner products; equal products are ordered by row.
+
+    Args:
+        queries: float32 (B, D).
+        items: float32 (N, D).
+
+    Returns:
+        rows int64 (B, min(k, N)) and inner products float32 (B, min(k, N)), best first.
+    """
+    k = min(k, len(items))
+    rows = np.empty((len(queries), k), np.int64)
+    products = np.empty((len(queries), k), np.float32)
+    for start in range(0, len(queries), BLOCK):
+        stop = start + BLOCK
+        scores = queries[start:stop] @ items.T  # (BLOCK, N)
+        rows[start:stop] = top_k(scores, k)
+        products[start:stop] = np.take_along_axis(scores, rows[start:stop], axis=1)
+    return rows, products
+
+
+def top_k(scores: Vectors, k: int) -> Rows:
+    """The columns of the `k` highest scores of each row, best first; equal scores are ordered by column.
+
+    Args:
+        scores: float32 (B, N).
+        k: at most N.
+
+    Returns:
+        int64 (B, k).
+    """
+    best = np.empty((len(scores), k), np.int64)
+    for row, values in enumerate(scores):
+        candidates = _candidates(values, k)
+        best[row] = candidates[np.argsort(-values[candidates], kind="stable")[:k]]
+    return best
+
+
+def _candidates(values: Vectors, k: int) -> Rows:
+    """Ascending columns of the `k` highest of N values, and of a few others.
+
+    A selection among all values takes ten times as long as comparing each with a bound. So the bound is taken
+    from a sample, such that about twice `k` values are above it. Only if fewer than `k` are, all are selected
+    from.
+    """
+    if k >= len(values):
+        return np.arange(len(values))
+    sampled = values[::SAMPLED]
+    most = 2 * k // SAMPLED + SPARE
+    if most * SAMPLED <= len(values) // FEW:
+        found = np.flatnonzero(values >= np.partition(sampled, -most)[-most])
+        if len(found) >= k:
+            chosen = values[found]
+            rows: Rows = found[chosen >= np.partition(chosen, -k)[-k]]
+            return rows
+    return np.flatnonzero(values >= np.partition(values, -k)[-k])

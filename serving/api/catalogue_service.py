@@ -1,0 +1,271 @@
+"""The service `retrieval.v1.Catalogue`: checks requests, and passes them to the catalogue's process."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+from protos import catalogue_pb2 as wire
+from protos.errors import InvalidInput, Overloaded, TwinspireError
+from serving.live.process.catalogue_client import CatalogueClient, FrameKind, Reply
+from serving.live.search.sequence_waits import HIGHEST
+from serving.live.store.bounds import CatalogueBounds
+from serving.live.store.write_checks import ItemForm, check_id
+from serving.live.store.write_rules import WriteRequest
+from serving.rollout.loaded_bundle import TrafficSplit
+from serving.security.auth import caller
+from serving.security.rate_limit import RateLimit, tokens
+from serving.shared_state import CATALOGUE, SharedState
+from serving.transport.call import Call, WatchCall
+from serving.transport.deferred import Deferred
+from serving.transport.open_calls import OpenCalls
+
+SERVICE = wire.DESCRIPTOR.services_by_name["Catalogue"]
+PAGE = 500  # changes in one answer of a stream, at most
+MOST_STREAMS = 64  # calls of Changes that a worker has open at once
+
+WaitFor = Callable[[int, Call, Callable[[], Any]], Any]  # a sequence, the call, the outcome
+
+
+class SplitHolder(Protocol):
+    """Has the bundles that answer now."""
+
+    split: TrafficSplit
+
+
+class CatalogueServicer:
+    """Answers each call when the catalogue's process has replied, and the worker searches with the write.
+
+    Args:
+        holder: of the bundles that answer.
+        client: to the catalogue's process.
+        shared_state: with the entry `CATALOGUE`, which has the bounds.
+        rate: limit of each client, if there is one; an item written or read costs as much as a query.
+        call_soon: of the event loop.
+        max_answer_bytes: of a read.
+        streams_per_connection: calls of Changes that one connection may have open.
+        wait_for: gives an outcome as soon as the worker searches with a sequence.
+    """
+
+    def __init__(
+        self,
+        holder: SplitHolder,
+        client: CatalogueClient,
+        shared_state: SharedState,
+        rate: RateLimit | None,
+        call_soon: Callable[[Callable[[], None]], None],
+        max_answer_bytes: int,
+        streams_per_connection: int,
+        wait_for: WaitFor,
+    ) -> None:
+        self._holder, self._client, self._shared_state, self._rate = holder, client, shared_state, rate
+        self._call_soon, self._wait_for = call_soon, wait_for
+        self._most_bytes = max_answer_bytes
+        self._bounds, self._bounds_version = CatalogueBounds(), 0
+        self._form: tuple[TrafficSplit, ItemForm] | None = None
+        self._streams: set[_ChangesStream] = set()
+        self._open = OpenCalls("Changes", streams_per_connection, MOST_STREAMS)
+
+    def Upsert(self, request: wire.UpsertRequest, call: Call) -> Deferred:
+        """Write items."""
+        return self._write(self.form.upsert(request, self.bounds), call)
+
+    def Delete(self, request: wire.DeleteRequest, call: Call) -> Deferred:
+        """Withdraw items."""
+        return self._write(self.form.delete(request, self.bounds), call)
+
+    def Get(self, request: wire.GetRequest, call: Call) -> Deferred:
+        """Items as the store holds them."""
+        ids = [check_id(each, f"ids[{n}]") for n, each in enumerate(request.ids)]
+        if not 1 <= len(ids) <= self.bounds.max_batch:
+            raise InvalidInput("ids", f"expected 1 to {self.bounds.max_batch} ids, got {len(ids)}")
+        self._admit(call, len(ids))
+        return self._ask(FrameKind.GET, json.dumps(ids).encode(), True, self._found)
+
+    def Changes(self, request: wire.ChangesRequest, call: WatchCall, push: Callable[[Any], None]) -> None:
+        """The changes after a sequence, and those to come.
+
+        Raises:
+            Overloaded: the connection, or the worker, has as many of these calls open as it may have.
+        """
+        self._open.enter(call)
+        self._admit(call, 1)
+        stream = _ChangesStream(request, call, push, self._client, self._call_soon)
+        self._streams.add(stream)
+
+        def ended() -> None:
+            stream.close()
+            self._streams.discard(stream)
+
+        call.add_callback(ended)
+        stream.read_on()
+
+    def shut_down(self) -> None:
+        """End all calls of `Changes`: they would delay the shutdown."""
+        for stream in list(self._streams):
+            stream.end()
+
+    @property
+    def bounds(self) -> CatalogueBounds:
+        """Of writes, as the store has them."""
+        version = self._shared_state.version(CATALOGUE)
+        if version != self._bounds_version:
+            entry = self._shared_state.read(CATALOGUE)
+            self._bounds, self._bounds_version = CatalogueBounds.of(entry.get("bounds", {})), version
+        return self._bounds
+
+    @property
+    def form(self) -> ItemForm:
+        """What the bundles that answer know of items."""
+        split = self._holder.split
+        if self._form is None or self._form[0] is not split:
+            self._form = split, ItemForm([each.manifest for each in split.all])
+        return self._form[1]
+
+    def _write(self, request: WriteRequest, call: Call) -> Deferred:
+        self._admit(call, len(request.items))
+        rows = self._holder.split.champion.retriever.catalogue.rows
+        items = [each._replace(in_bundle=bool(rows([each.item_id]))) for each in request.items]
+        deadline = time.monotonic() + call.deadline - time.time()
+        asked = replace(request, items=items, deadline=deadline)
+
+        def written(reply: Reply) -> Any:
+            return self._wait_for(reply.sequence, call, lambda: reply.payload)
+
+        return self._ask(FrameKind.WRITE, asked.to_bytes(), bool(request.request_id), written, len(items))
+
+    def _found(self, reply: Reply) -> wire.GetResponse:
+        """The store's answer, with what the bundle knows of items that the store does not hold.
+
+        Raises:
+            InvalidInput: the answer would be too large.
+        """
+        if len(reply.payload) > self._most_bytes:
+            raise InvalidInput(
+                "ids",
+                f"expected an answer of at most {self._most_bytes} bytes, got {len(reply.payload)}; "
+                "ask for fewer ids",
+            )
+        response = wire.GetResponse.FromString(reply.payload)
+        catalogue = self._holder.split.champion.retriever.catalogue
+        for each in response.items:
+            if each.origin == wire.ITEM_UNKNOWN:
+                for row in catalogue.rows([each.item.id]):
+                    each.origin = wire.ITEM_BUNDLE
+                    each.item.fields.update(catalogue.fields(row))
+        return response
+
+    def _ask(
+        self,
+        kind: FrameKind,
+        payload: bytes,
+        repeatable: bool,
+        outcome: Callable[[Reply], Any],
+        items: int = 0,
+    ) -> Deferred:
+        number = 0
+        deferred = Deferred(lambda: self._client.forget(number))
+
+        def answered(reply: Reply | TwinspireError) -> None:
+            def give() -> Any:
+                if isinstance(reply, TwinspireError):
+                    raise reply
+                return outcome(reply)
+
+            self._call_soon(lambda: deferred.resolve(give))
+
+        number = self._client.ask(kind, payload, answered, repeatable, items)
+        return deferred
+
+    def _admit(self, call: Call, items: int) -> None:
+        """Charge the client's rate limit; each item costs as much as a query, because a tower encodes it."""
+        call.queries += items
+        call.bundle = self._holder.split.champion
+        if self._rate is not None:
+            self._rate.admit(caller(call), tokens(items, 0))
+
+
+class _ChangesStream:
+    """One call of `Changes`: it reads a page, sends it, and reads the next when that has been sent.
+
+    Without `follow` it ends at the sequence that the store had at the first page: a store that is written to
+    all the time would never give it an empty page. With `follow` it reads on like this until it has all
+    changes, and from then on asks for pages that come when there is a change.
+    """
+
+    def __init__(
+        self,
+        request: wire.ChangesRequest,
+        call: WatchCall,
+        push: Callable[[Any], None],
+        client: CatalogueClient,
+        call_soon: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._asked_after, self._after = request.after, min(request.after, HIGHEST)
+        self._follow = request.follow
+        self._until: int | None = None  # sequence of the store at the first page
+        self._has_all = False  # that the store had at the last page
+        self._call, self._push, self._client, self._call_soon = call, push, client, call_soon
+        self._is_open = True
+        call.on_clear = self.read_on
+
+    def read_on(self) -> None:
+        """Ask for the next page."""
+        waits = self._follow and self._has_all  # until there is a change
+        asked = {"after": self._after, "limit": PAGE, "follow": waits}
+        number = 0
+        page = Deferred(lambda: self._client.forget(number))
+
+        def answered(reply: Reply | TwinspireError) -> None:
+            self._call_soon(lambda: page.resolve(lambda: self._take(reply)))
+
+        try:
+            number = self._client.ask(FrameKind.CHANGES, json.dumps(asked).encode(), answered)
+        except Overloaded as error:
+            self._call.fail(error)
+            return
+        self._call.await_outcome(page, soon=not waits)
+
+    def end(self) -> None:
+        """End the call after what has been sent."""
+        if self._is_open:
+            self._is_open = False
+            self._push(None)
+
+    def close(self) -> None:
+        """The call is over."""
+        self._is_open = False
+        self._call.on_clear = None
+
+    def _take(self, reply: Reply | TwinspireError) -> None:
+        """Send a page, and end or read on.
+
+        Raises:
+            TwinspireError: the page cannot be read, or the request was wrong.
+        """
+        if not self._is_open:
+            return
+        if isinstance(reply, TwinspireError):
+            raise reply
+        response = wire.ChangesResponse.FromString(reply.payload)
+        if self._until is None:
+            self._until = response.sequence
+            if self._asked_after > self._until:
+                raise _too_high(self._asked_after, self._until)
+        self._after = (
+            response.changes[-1].sequence if response.changes else max(self._after, response.sequence)
+        )
+        self._has_all = self._after >= response.sequence
+        if response.changes:
+            self._push(reply.payload)  # and then `read_on`, unless this was the last one
+        elif self._follow:
+            self.read_on()
+        if not self._follow and self._after >= self._until:
+            self.end()
+
+
+def _too_high(after: int, sequence: int) -> InvalidInput:
+    return InvalidInput(
+        "after", f"expected at most {sequence}, the store's sequence, got {after}; it may be of another store"
+    )

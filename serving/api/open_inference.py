@@ -1,0 +1,220 @@
+"""The service `inference.GRPCInferenceService`: KServe V2, the Open Inference Protocol, for the towers.
+
+A tower is a model with the name of its file in the bundle, `query_tower` or `item_tower`; its version is the
+first 12 digits of the bundle's. It takes one tensor for each feature, and returns `vector`, FP32 (B, D).
+
+    text               BYTES  (B, 1)  UTF-8
+    category, id       BYTES  (B, 1)  an empty string stands for an absent value
+    several, history   BYTES  (B, L)  rows padded with empty strings; a history is oldest first
+    number             FP32   (B, 1)  or FP64; NaN stands for an absent value
+
+A shape of (B,) is read as (B, 1). Every tensor is required, because the protocol knows no optional ones.
+
+    client = tritonclient.grpc.InferenceServerClient("127.0.0.1:50051")
+    text = tritonclient.grpc.InferInput("text", [1], "BYTES")
+    text.set_data_from_numpy(np.array(["parse a date"], object))
+    client.infer("query_tower", [text]).as_numpy("vector")
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from protos import open_inference_pb2 as wire
+from protos.bundle import Manifest
+from protos.errors import InvalidInput, UnknownModel
+from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, NumberFeature, Side, TextFeature
+from serving.api.tensors import STRING, Tensor, received, refuse_parameters
+from serving.retrieval.query import Query, Value
+from serving.transport.call import Call
+from serving.transport.converters import Limits
+
+SERVICE = wire.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+PLATFORM = "onnxruntime_onnx"
+OUTPUT, OUTPUT_DATATYPE = "vector", "FP32"
+
+# Queries with features only, and the request's call -> vectors, float32 (B, D).
+Encode = Callable[[Sequence[Query], Call], npt.NDArray[np.float32]]
+
+
+class InferenceServicer:
+    """Answers the service's calls.
+
+    Args:
+        manifest: returns the manifest of the champion bundle.
+        towers: side -> function that encodes; its errors call the n-th query `queries[n]`.
+        limits: of requests.
+    """
+
+    def __init__(
+        self, manifest: Callable[[], Manifest], towers: Mapping[Side, Encode], limits: Limits
+    ) -> None:
+        self._manifest = manifest
+        self._sides: dict[str, Side] = {f"{side}_tower": side for side in towers}
+        self._towers = towers
+        self._limits = limits
+
+    def ServerLive(self, request: wire.ServerLiveRequest, call: Call) -> wire.ServerLiveResponse:
+        """Whether the server is up."""
+        return wire.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: wire.ServerReadyRequest, call: Call) -> wire.ServerReadyResponse:
+        """Whether the server is ready; it accepts no call before it is."""
+        return wire.ServerReadyResponse(ready=True)
+
+    def ModelReady(self, request: wire.ModelReadyRequest, call: Call) -> wire.ModelReadyResponse:
+        """Whether a tower of a version can answer, so that a client can wait for a new version."""
+        served = request.version in ("", version(self._manifest()))
+        return wire.ModelReadyResponse(ready=served and request.name in self._sides)
+
+    def ServerMetadata(self, request: wire.ServerMetadataRequest, call: Call) -> wire.ServerMetadataResponse:
+        """Name and version of the bundle that is served."""
+        manifest = self._manifest()
+        return wire.ServerMetadataResponse(name=manifest.name, version=version(manifest))
+
+    def ModelMetadata(self, request: wire.ModelMetadataRequest, call: Call) -> wire.ModelMetadataResponse:
+        """The input and output tensors of a tower."""
+        manifest = self._manifest()
+        side = self._side(request.name, request.version, manifest, "")
+        output = wire.ModelMetadataResponse.TensorMetadata(
+            name=OUTPUT, datatype=OUTPUT_DATATYPE, shape=[-1, manifest.dimension]
+        )
+        return wire.ModelMetadataResponse(
+            name=request.name,
+            versions=[version(manifest)],
+            platform=PLATFORM,
+            inputs=[input_metadata(*each) for each in getattr(manifest.schema, side).items()],
+            outputs=[output],
+        )
+
+    def ModelInfer(self, request: wire.ModelInferRequest, call: Call) -> wire.ModelInferResponse:
+        """The vectors of a batch of queries or items."""
+        manifest = self._manifest()
+        side = self._side(request.model_name, request.model_version, manifest, "model_")
+        refuse_parameters(request.parameters, "parameters")
+        check_outputs(request.outputs)
+        queries = queries_from_wire(request, getattr(manifest.schema, side), self._limits)
+        with named_by_tensor():
+            vectors = self._towers[side](queries, call)
+        response = wire.ModelInferResponse(
+            model_name=request.model_name, model_version=version(manifest), id=request.id
+        )
+        add_vectors(response, vectors, raw=len(request.raw_input_contents) > 0)
+        return response
+
+    def _side(self, name: str, asked_version: str, manifest: Manifest, prefix: str) -> Side:
+        if name not in self._sides:
+            raise UnknownModel(f"{prefix}name", f"no model {name!r} is served, but {', '.join(self._sides)}")
+        if asked_version not in ("", version(manifest)):
+            found = f"{asked_version!r} is not served, but {version(manifest)}"
+            raise UnknownModel(f"{prefix}version", found)
+        return self._sides[name]
+
+
+def version(manifest: Manifest) -> str:
+    """The version of a bundle's towers."""
+    return manifest.bundle_version[:12]
+
+
+def check_outputs(outputs: Sequence[wire.ModelInferRequest.InferRequestedOutputTensor]) -> None:
+    """Refuse a request for outputs that a tower does not have.
+
+    Raises:
+        InvalidInput: an output is unknown, requested twice, or has parameters.
+    """
+    for output in outputs:
+        if output.name != OUTPUT:
+            raise InvalidInput(f"outputs.{output.name}", f"unknown; the tower gives {OUTPUT}")
+        refuse_parameters(output.parameters, f"outputs.{output.name}.parameters")
+    if len(outputs) > 1:
+        raise InvalidInput(f"outputs.{OUTPUT}", f"asked for {len(outputs)} times")
+
+
+def add_vectors(response: wire.ModelInferResponse, vectors: npt.NDArray[np.float32], raw: bool) -> None:
+    """Add vectors (B, D) to a response."""
+    output = response.outputs.add(name=OUTPUT, datatype=OUTPUT_DATATYPE, shape=vectors.shape)
+    if raw:
+        response.raw_output_contents.append(vectors.astype("<f4", copy=False).tobytes())
+    else:
+        output.contents.fp32_contents.extend(vectors.ravel().tolist())
+
+
+def input_metadata(name: str, spec: FeatureSpec) -> wire.ModelMetadataResponse.TensorMetadata:
+    """The tensor of a feature."""
+    datatype = "FP32" if isinstance(spec, NumberFeature) else STRING
+    shape = [-1, -1 if _takes_several(spec) else 1]
+    return wire.ModelMetadataResponse.TensorMetadata(name=name, datatype=datatype, shape=shape)
+
+
+def queries_from_wire(
+    request: wire.ModelInferRequest, features: Mapping[str, FeatureSpec], limits: Limits
+) -> list[Query]:
+    """A request's rows as queries, each with the features that are present.
+
+    Args:
+        request: as received.
+        features: of the tower.
+        limits: of requests.
+
+    Raises:
+        InvalidInput: the tensors do not match the tower; the field is `inputs.<feature>`, or
+            `inputs.<feature>[<n>]` for one row or element.
+    """
+    tensors = received(request)
+    for name, tensor in tensors.items():
+        if name not in features:
+            raise InvalidInput(tensor.field, f"unknown; the tower takes {', '.join(features)}")
+    rows: dict[str, list[Value | None]] = {}
+    for name, spec in features.items():
+        if name not in tensors:
+            raise InvalidInput(f"inputs.{name}", "required, but missing")
+        rows[name] = _values(tensors[name], spec, limits)
+    _check_rows(rows)
+    queries = [
+        Query(features={name: value for name, value in zip(rows, row, strict=True) if value is not None})
+        for row in zip(*rows.values(), strict=True)
+    ]
+    with named_by_tensor():
+        for n, query in enumerate(queries):
+            limits.check_query(query, f"queries[{n}]")
+    return queries
+
+
+@contextmanager
+def named_by_tensor() -> Iterator[None]:
+    """Rename the field of errors: `queries[3].features.age` becomes `inputs.age[3]`."""
+    try:
+        yield
+    except InvalidInput as error:
+        row, _, feature = error.field.partition(".features.")
+        if not feature:
+            raise
+        raise InvalidInput(f"inputs.{feature}{row.removeprefix('queries')}", error.reason) from None
+
+
+def _check_rows(values: Mapping[str, Sequence[Value | None]]) -> None:
+    (first, count), *others = ((name, len(rows)) for name, rows in values.items())
+    for name, rows in others:
+        if rows != count:
+            raise InvalidInput(f"inputs.{name}", f"expected as many rows as {first} has, {count}, got {rows}")
+
+
+def _takes_several(spec: FeatureSpec) -> bool:
+    return isinstance(spec, HistoryFeature) or (isinstance(spec, CategoryFeature) and spec.multi)
+
+
+def _values(tensor: Tensor, spec: FeatureSpec, limits: Limits) -> list[Value | None]:
+    """A feature's value in each row, None where it is absent."""
+    several = _takes_several(spec)
+    rows, columns = tensor.extent(limits.max_batch, *((0, limits.max_values) if several else (1, 1)))
+    if isinstance(spec, NumberFeature):
+        return [None if math.isnan(number) else number for number in tensor.numbers(rows)]
+    strings = tensor.strings(rows * columns)
+    if isinstance(spec, TextFeature):
+        return [*strings]
+    if not several:
+        return [string or None for string in strings]
+    return [tuple(filter(None, strings[n * columns : (n + 1) * columns])) for n in range(rows)]

@@ -1,0 +1,363 @@
+"""The service `retrieval.v1.Retrieval`: reads requests, checks their bounds, and makes jobs of them."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from protos import retrieval_pb2 as wire
+from protos.errors import InvalidInput
+from serving.filters.columns import Work
+from serving.live.search.sequence_waits import HIGHEST, SequenceWaits
+from serving.retrieval.query import NO_SEARCH, Query, SearchOptions, Vectors
+from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from serving.security.auth import caller
+from serving.security.rate_limit import RateLimit, tokens
+from serving.transport import converters
+from serving.transport.batching import Job
+from serving.transport.call import Call
+from serving.transport.converters import ASK_LESS, Limits
+from serving.transport.deferred import Deferred
+from serving.transport.filter_converters import compile_filter
+from serving.transport.unsent import UNCOUNTED
+
+log = logging.getLogger(__name__)
+
+SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"]
+KEY = "x-request-key"  # metadata: the same bundle answers all requests with the same key
+ENVELOPE_BYTES = 1024  # bytes of an answer besides its hits, at most, for one query
+ENVELOPE_BYTES_EACH = 32  # the same for each query of a batch
+MakeAnswer = Callable[[Job], bytes]
+
+
+class MessageSink(Protocol):
+    """Takes a share of the served requests; `observability.sinks.RequestSink` is one."""
+
+    def sample(self, method: str) -> Callable[[Any, bytes, int], None] | None:
+        """What takes the next request of a method, its response and its batch size; None: not wanted."""
+
+
+class RetrievalServicer:
+    """Turns requests into jobs; searches give their answers as bytes.
+
+    Args:
+        split: the bundles that answer; may be replaced on the event loop's thread.
+        limits: of requests.
+        rate: limit of each client, if there is one.
+        state: gives the fields of `ServiceState` for `Info`.
+        sink: takes a share of the champion's searches, if there is one.
+
+    Attributes:
+        waits: calls that wait until the bundles search with a write; `advance` answers them.
+    """
+
+    def __init__(
+        self,
+        split: TrafficSplit,
+        limits: Limits,
+        rate: RateLimit | None,
+        state: Callable[[], dict[str, Any]],
+        sink: MessageSink | None = None,
+    ) -> None:
+        self.split = split
+        self.waits = SequenceWaits()
+        self._limits = limits
+        self._rate = rate
+        self._sizes = AnswerBytes(limits.max_answer_bytes)
+        self._state = state
+        self._sink = sink
+        self._started = time.monotonic()
+
+    def advance(self) -> bool:
+        """Apply some changes of live items, between two batches; returns whether there are more."""
+        more = False
+        for bundle in self.split.all:
+            if bundle.live is not None:
+                more |= bundle.live.advance()
+        self.waits.release(self.split.sequence)
+        return more
+
+    def Search(self, request: wire.SearchRequest, call: Call, admitted: bool = False) -> Job | Deferred:
+        """The k items nearest to one query; `admitted` if the rate limit was charged before a wait."""
+        if not request.HasField("query"):
+            raise InvalidInput("query", "required, but missing")
+        message = request.query
+        bundle = self._choose(call, message)
+        queries = (self._query(message, "query"),)
+        options = self._options(bundle, request)
+        if not admitted:
+            self._admit_search(call, queries, options)
+        if request.min_sequence and request.min_sequence > bundle.sequence:
+            return self._wait(bundle, request.min_sequence, call, lambda: self.Search(request, call, True))
+        options = self._filtered(bundle, request, options, queries, call)
+
+        def answer(job: Job) -> bytes:
+            return bundle.packed.response(job.found[0], bundle.version, job.timing, job.sequence)
+
+        make: MakeAnswer = answer
+        size = 0
+        if options.k * bundle.packed.largest > self._sizes.small:
+            make = self._sizes.checked(bundle, 1, options.k, answer)
+            size = self._sizes.expected(bundle, 1, options.k)
+        if self._sink is not None and bundle is self.split.champion:
+            take = self._sink.sample(call.method.name)
+            if take is not None:
+                make = _taken(request, make, take)
+        return self._job(bundle, queries, ("query",), options, make, size)
+
+    SearchStream = Search  # one answer for each request, in order
+
+    def SearchBatch(
+        self, request: wire.SearchBatchRequest, call: Call, admitted: bool = False
+    ) -> Job | Deferred:
+        """Many queries in one call; `admitted` as in `Search`."""
+        count = self._limits.check_batch(len(request.queries))
+        self._limits.check_hits(count, self._limits.k(request.k))  # before any query is read
+        queries, names = self._batch(request.queries)
+        bundle = self._choose(call, request.queries[0])
+        options = self._options(bundle, request)
+        self._sizes.check_estimate(bundle, count, options.k)
+        if not admitted:
+            self._admit_search(call, queries, options)
+        if request.min_sequence and request.min_sequence > bundle.sequence:
+            return self._wait(
+                bundle, request.min_sequence, call, lambda: self.SearchBatch(request, call, True)
+            )
+        options = self._filtered(bundle, request, options, queries, call)
+
+        def answer(job: Job) -> bytes:
+            return bundle.packed.batch_response(job.found, bundle.version, job.timing, job.sequence)
+
+        make = self._sizes.checked(bundle, count, options.k, answer)
+        size = self._sizes.expected(bundle, count, options.k)
+        return self._job(bundle, queries, names, options, make, size)
+
+    def Encode(self, request: wire.EncodeRequest, call: Call) -> Job:
+        """The vectors of queries."""
+        count = self._limits.check_batch(len(request.queries))
+        queries, names = self._batch(request.queries)
+        bundle = self._choose(call, request.queries[0])
+        size = self._sizes.check_vectors(bundle.manifest.dimension, count)
+
+        def answer(job: Job) -> wire.EncodeResponse:
+            return converters.vectors_to_wire(job.vectors, bundle.version, job.timing)
+
+        self._admit(call, count)
+        return self._job(bundle, queries, names, NO_SEARCH, answer, size)
+
+    def Info(self, request: wire.InfoRequest, call: Call) -> wire.InfoResponse:
+        """What the service serves."""
+        uptime_seconds = time.monotonic() - self._started
+        return converters.info_to_wire(
+            self.split.champion.manifest, self._limits, uptime_seconds, self._state()
+        )
+
+    def encode(self, queries: Sequence[Query], call: Call) -> Vectors:
+        """The champion's vectors of queries, computed at once; for the Open Inference Protocol."""
+        self._admit_vectors(len(queries), call)
+        return self.split.champion.retriever.encode(queries).vectors
+
+    def encode_items(self, items: Sequence[Query], call: Call) -> Vectors:
+        """The champion's vectors of items, computed at once; for the Open Inference Protocol."""
+        self._admit_vectors(len(items), call)
+        tower = self.split.champion.item_tower
+        assert tower is not None, "offered only if it has been loaded"
+        return tower(items)
+
+    def _admit_vectors(self, count: int, call: Call) -> None:
+        """Check the bounds of a call for vectors, and whether the client still waits."""
+        call.bundle = self.split.champion
+        call.reserve(self._sizes.check_vectors(self.split.champion.manifest.dimension, count))
+        self._admit(call, count)
+        call.check("encode")
+
+    def _wait(self, bundle: LoadedBundle, sequence: int, call: Call, again: Callable[[], Any]) -> Deferred:
+        """Answer a search when the bundles have applied a write."""
+        if bundle.live is None:
+            raise InvalidInput("min_sequence", "this service takes no writes, so there is none to wait for")
+        if sequence > HIGHEST:
+            raise InvalidInput("min_sequence", f"expected at most {HIGHEST}, got {sequence}")
+        return self.waits.add(sequence, call, again)
+
+    def _choose(self, call: Call, query: wire.Query) -> LoadedBundle:
+        """The bundle that answers: chosen by the client's key, or else by the query."""
+        split = self.split
+        if split.canary is None:
+            bundle = split.champion
+        else:
+            key = next((value for name, value in call.metadata if name == KEY), None)
+            if key is None:
+                key = query.SerializeToString(deterministic=True)
+            bundle = split.choose(key if isinstance(key, bytes) else key.encode())
+        call.bundle = bundle
+        return bundle
+
+    def _job(
+        self,
+        bundle: LoadedBundle,
+        queries: Sequence[Query],
+        names: Sequence[str],
+        options: SearchOptions,
+        answer: Callable[[Job], Any],
+        size: int,
+    ) -> Job:
+        prepared = [*map(bundle.retriever.prepare, queries, names)]
+        job = Job(bundle.retriever, prepared, options, answer, size)
+        job.cost += _histories(queries, options) + len(queries) * bundle.retriever.expected_cost(options)
+        return job
+
+    def _admit_search(self, call: Call, queries: Sequence[Query], options: SearchOptions) -> None:
+        """Charge the client for a search; before it waits, or waiting would cost a client nothing."""
+        self._admit(call, len(queries), _items(queries, options))
+
+    def _admit(self, call: Call, queries: int, items: int = 0) -> None:
+        """Charge the client's rate limit for queries, and for the items that their searches look for."""
+        call.queries += queries
+        if self._rate is not None:
+            self._rate.admit(caller(call), tokens(queries, items))
+
+    def _filtered(
+        self,
+        bundle: LoadedBundle,
+        request: wire.SearchRequest | wire.SearchBatchRequest,
+        options: SearchOptions,
+        queries: Sequence[Query],
+        call: Call,
+    ) -> SearchOptions:
+        """The options with the request's filter; evaluated last, because it costs more than the checks.
+
+        What it costs is known only then, and is charged as more items would be.
+        """
+        if not request.HasField("filter"):
+            return options
+        work = Work()
+        try:
+            compiled = compile_filter(request.filter, bundle.retriever.filters, self._limits, work)
+            options = options._replace(filter=compiled)
+            work.steps += len(queries) * bundle.retriever.extra_cost(options)
+        finally:
+            items = _items(queries, options)
+            more = tokens(len(queries), items + work.steps) - tokens(len(queries), items)
+            if self._rate is not None and more:
+                self._rate.charge(caller(call), more)
+        return options
+
+    def _options(
+        self, bundle: LoadedBundle, request: wire.SearchRequest | wire.SearchBatchRequest
+    ) -> SearchOptions:
+        k, exclude = self._limits.k(request.k), request.exclude
+        if exclude:
+            self._limits.check_exclude(exclude)
+        return bundle.retriever.search_options(k, exclude, request.exclude_history)
+
+    def _batch(self, messages: Sequence[wire.Query]) -> tuple[list[Query], list[str]]:
+        names = [f"queries[{n}]" for n in range(len(messages))]
+        return [self._query(*each) for each in zip(messages, names, strict=True)], names
+
+    def _query(self, message: wire.Query, name: str) -> Query:
+        query = converters.query_from_wire(message, name)
+        self._limits.check_query(query, name)
+        return query
+
+
+class AnswerBytes:
+    """The bound on the bytes of one answer: estimated before the search, checked before the bytes are joined.
+
+    Args:
+        most: `max_answer_bytes`.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._most_hit_bytes = most - ENVELOPE_BYTES  # an answer with no more bytes of hits is not too large
+        # An answer with no more bytes of hits is neither too large nor counted by `UnsentBytes`.
+        self.small = min(UNCOUNTED, most) - ENVELOPE_BYTES
+
+    def check_estimate(self, bundle: LoadedBundle, queries: int, k: int) -> None:
+        """Refuse a batch whose answer would be too large with items of average size.
+
+        A single query is not refused by an estimate, because its answer may fit.
+
+        Raises:
+            InvalidInput: the estimate is above the bound.
+        """
+        expected = self.expected(bundle, queries, k)
+        if queries > 1 and expected > self._most:
+            raise _too_large(f"about {expected}", self._most)
+
+    def expected(self, bundle: LoadedBundle, queries: int, k: int) -> int:
+        """The bytes of an answer with items of average size."""
+        return queries * (ENVELOPE_BYTES_EACH + min(k, len(bundle.packed)) * bundle.packed.average)
+
+    def check_vectors(self, dimension: int, queries: int) -> int:
+        """The bytes of an answer of `queries` vectors of float32.
+
+        Raises:
+            InvalidInput: they are above the bound.
+        """
+        size = queries * (ENVELOPE_BYTES_EACH + 4 * dimension)
+        if size > self._most:
+            raise InvalidInput(
+                "queries", f"expected an answer of at most {self._most} bytes, got {size}; use fewer queries"
+            )
+        return size
+
+    def checked(self, bundle: LoadedBundle, queries: int, k: int, answer: MakeAnswer) -> MakeAnswer:
+        """`answer` with a check of its size, or `answer` itself if even the largest items fit.
+
+        Args:
+            bundle: that answers.
+            queries: in the request.
+            k: items for each query.
+            answer: makes the answer of a finished job.
+        """
+        most_hits = queries * min(k, len(bundle.packed))
+        if most_hits * bundle.packed.largest <= self._most_hit_bytes - queries * ENVELOPE_BYTES_EACH:
+            return answer
+
+        def check(job: Job) -> bytes:
+            hits = sum(map(bundle.packed.size, job.found))
+            if hits > self._most:  # before the bytes take memory
+                raise _too_large(str(hits), self._most)
+            message = answer(job)
+            if len(message) > self._most:
+                raise _too_large(str(len(message)), self._most)
+            return message
+
+        return check
+
+
+def _too_large(size: str, most: int) -> InvalidInput:
+    return InvalidInput("k", f"expected an answer of at most {most} bytes, got {size}; {ASK_LESS}")
+
+
+def _taken(
+    request: wire.SearchRequest, answer: MakeAnswer, take: Callable[[Any, bytes, int], None]
+) -> MakeAnswer:
+    """As `answer`; a sink takes the response, too."""
+
+    def make(job: Job) -> bytes:
+        response = answer(job)
+        try:
+            take(request, response, job.batch)
+        except Exception:  # a sink must not fail the client's search
+            log.exception("a sink could not take a request")
+        return response
+
+    return make
+
+
+def _items(queries: Sequence[Query], options: SearchOptions) -> int:
+    """Items that the searches of a request look for or leave out."""
+    return len(queries) * (options.k + len(options.exclude)) + _histories(queries, options)
+
+
+def _histories(queries: Sequence[Query], options: SearchOptions) -> int:
+    """Items of histories that a search leaves out at most."""
+    return sum(map(_history, queries)) if options.exclude_history else 0
+
+
+def _history(query: Query) -> int:
+    """Items in a query's history at most, wherever the query holds it."""
+    values = query.features.values()
+    return len(query.history) + sum(len(each) for each in values if isinstance(each, tuple))

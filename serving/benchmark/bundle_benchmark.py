@@ -1,0 +1,343 @@
+"""Benchmarks of bundles for `export`, in a process that holds nothing else.
+
+    python -m serving.benchmark.bundle_benchmark REQUEST.json
+
+Answers one request with one JSON document. A graph that crashes ONNX Runtime ends this process only; the last
+step on standard error names the bundle at fault. `threads` are those of the query tower.
+
+    {"task": "measure", "bundles": {"challenger": "<folder>", ...}, "k": 10, "threads": 1, "iterations": 6000,
+     "rounds": 10, "loads": 3, "filtered": ["challenger"]}
+        seconds of each load, recall@k of each index as served against exact search, the same with filters of
+        the bundles in `filtered`, and latency of query towers and retrievers, side by side
+    {"task": "retriever", "bundle": "<folder>", "k": 10, "threads": 1, "batches": [1, 32], "iterations": 1000,
+     "fewest": 60, "seconds": 10.0}
+        time of each call of the retriever and of its parts, by the clock and on a processor: where other
+        processes use the machine, long calls are interrupted more often than the short calls they consist of
+    {"task": "load", "bundle": "<folder>", "threads": 1}
+        seconds and bytes that this process takes until the bundle is verified, loaded and warm
+    {"task": "encode", "bundle": "<folder>", "arrays": "<folder>"}
+        runs the arrays in `<side>.npz` through the towers, and writes `<side>-vectors.npz` beside them
+"""
+
+import dataclasses
+import gc
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import psutil
+
+from protos import bundle
+from protos.bundle import Manifest
+from protos.entry_points import BENCHMARK_STEP
+from protos.errors import MissingStage
+from protos.features import SIDES
+from protos.scores import SCORE_TOLERANCE
+from protos.search import graph_width
+from protos.system import memory
+from protos.system.timing import PASSES, Call, Effort, Times, median_of_passes, take_turns
+from serving.benchmark import query_generator
+from serving.benchmark.filter_measurement import buckets, measure_quality
+from serving.retrieval.catalogue import Catalogue
+from serving.retrieval.encoder import OUTPUT, Encoder
+from serving.retrieval.query import Query, SearchOptions, example_query
+from serving.retrieval.retriever import Retriever
+from serving.retrieval.vector_index import Vectors, open_index
+
+SEED = 0  # of the generated queries
+MAX_BATCHES = 1024  # different ones
+QUANTILES = 101  # evenly spaced, from the shortest to the longest
+
+Document = dict[str, Any]
+
+
+class Step:
+    """Writes each step of this process to standard error before it begins."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, str] = {"bundle": "", "step": "reading the request"}
+
+    def __call__(self, name: str, step: str) -> None:
+        """Begin a step with a bundle."""
+        self.now = {"bundle": name, "step": step}
+        sys.stderr.write(BENCHMARK_STEP + json.dumps(self.now) + "\n")
+        sys.stderr.flush()
+
+
+def measure(request: Mapping[str, Any], step: Step) -> Document:
+    """Load time, recall of the index and latency of some bundles."""
+    folders = {name: Path(folder) for name, folder in request["bundles"].items()}
+    seconds: dict[str, list[float]] = {name: [] for name in folders}
+    retrievers: dict[str, Retriever] = {}
+    for turn in range(request["loads"] + 1):
+        for name in sorted(folders, reverse=turn > 0 and turn % 2 == 0):
+            step(name, "loading")
+            retrievers.pop(name, None)
+            begun = time.perf_counter()
+            retrievers[name] = Retriever.load(folders[name], request["threads"])
+            seconds[name].append(time.perf_counter() - begun)
+    recalls = {}
+    for name, retriever in retrievers.items():
+        step(name, "searching its index")
+        recalls[name] = recall(retriever, folders[name], request["k"])
+    filtered = {}
+    for name in request.get("filtered", ()):
+        if retrievers[name].manifest.filters:
+            step(name, "searching with filters")
+            filtered[name] = filtered_quality(retrievers[name], request["k"])
+    return {
+        "load_s": {name: each[1:] for name, each in seconds.items()},  # the first fills the page cache
+        "recall": recalls,
+        "filtered": filtered,
+        "latency": _latency(request, folders, retrievers, step),
+    }
+
+
+def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
+    """recall@k of the index as served against exact search, for each of the bundle's examples.
+
+    An item whose product is within `SCORE_TOLERANCE` of the k-th counts as found. Queries that are answered
+    without the index are left out.
+
+    Raises:
+        MissingStage: none is left.
+    """
+    encoded = retriever.encode(_examples(retriever.manifest))
+    searched = [n for n, each in enumerate(encoded.contexts) if each.basis.is_searched]
+    if not searched:
+        raise MissingStage(f"{folder}: no example is answered by its index")
+    found = retriever.find(encoded, [SearchOptions(k)] * len(encoded.contexts))
+    index = open_index(folder, retriever.manifest)
+    _, exact = index.exact(encoded.vectors[searched], k)
+    recalls = []
+    for n, best in zip(searched, exact, strict=True):
+        products = index.vectors(found[n].rows) @ encoded.vectors[n]
+        least = best[-1] - SCORE_TOLERANCE * max(1, abs(best[-1]))
+        recalls.append(float((products >= least).sum() / len(best)))
+    return recalls
+
+
+def filtered_quality(retriever: Retriever, k: int) -> list[Document]:
+    """Recall and completeness of searches with filters, by bucket (`filter_measurement.measure_quality`)."""
+    made = buckets(retriever, _examples(retriever.manifest), SEED)
+    return [measure_quality(retriever, bucket, k) for bucket in made]
+
+
+def _latency(
+    request: Mapping[str, Any], folders: Mapping[str, Path], retrievers: Mapping[str, Retriever], step: Step
+) -> Document:
+    """Latency of query towers and of retrievers, one query at a time.
+
+    All get the same queries where their towers take the same features.
+    """
+    examples = {name: _examples(retriever.manifest) for name, retriever in retrievers.items()}
+    specs = (each.manifest.schema.query.items() for each in retrievers.values())
+    kinds = [{name: spec.kind for name, spec in each} for each in specs]
+    if all(each == kinds[0] for each in kinds):
+        examples = dict.fromkeys(examples, next(iter(examples.values())))
+    towers: dict[str, Sequence[Call]] = {}
+    wholes: dict[str, Sequence[Call]] = {}
+    for name, retriever in retrievers.items():
+        step(name, "answering one query at a time")
+        encoder = Encoder(folders[name], retriever.manifest, request["threads"])
+        rows = [[retriever.prepare(query).values or {}] for query in examples[name]]
+        towers[name] = [partial(encoder.vectors, encoder.arrays(row)) for row in rows]
+        wholes[name] = [partial(retriever.search, [query], request["k"]) for query in examples[name]]
+    found = {}
+    gc.collect()
+    gc.freeze()
+    for what, calls in (("query_tower", towers), ("retriever", wholes)):
+        step("", f"timing each {what.replace('_', ' ')}")
+        queries = -(-request["iterations"] // (request["rounds"] * PASSES))
+        taken = median_of_passes(calls, request["rounds"], queries)
+        found[what] = {name: _summary(each) for name, each in taken.items()}
+    return found
+
+
+def _summary(microseconds: Times) -> Document:
+    """`p50_us` and `p99_us` of each round (rounds, queries), and the rounds' median `quantiles_us`."""
+    quantiles = np.quantile(microseconds, np.linspace(0, 1, QUANTILES), axis=1)  # (QUANTILES, rounds)
+    return {
+        "p50_us": np.percentile(microseconds, 50, axis=1).tolist(),
+        "p99_us": np.percentile(microseconds, 99, axis=1).tolist(),
+        "quantiles_us": np.median(quantiles, axis=1).tolist(),
+    }
+
+
+def _examples(manifest: Manifest) -> list[Query]:
+    if not manifest.examples:
+        raise MissingStage(f"bundle {manifest.bundle_version[:12]}: has no example query to measure it with")
+    return [example_query(example) for example in manifest.examples]
+
+
+class RetrieverParts:
+    """A retriever and its parts, which use its own session and index.
+
+    Args:
+        folder: of the bundle.
+        threads: of the query tower in one call.
+        k: items in an answer.
+
+    Raises:
+        BundleError: the bundle does not load.
+        MissingStage: none of its example queries is answered by a search.
+    """
+
+    def __init__(self, folder: Path, threads: int, k: int) -> None:
+        self.manifest = manifest = bundle.read(folder)
+        self.encoder = Encoder(folder, manifest, threads)
+        self.index = open_index(folder, manifest)
+        self.graph: Any = getattr(self.index, "_graph", None)
+        self.retriever = Retriever(manifest, self.encoder, self.index, Catalogue(folder, manifest))
+        self.k, count = k, manifest.count
+        self.width = graph_width(min(k, count), manifest.index.ef_search, count, manifest.index.exact)
+        queries = query_generator.of_bundle(manifest, SEED)
+        contexts = self.retriever.encode(queries).contexts if queries else ()
+        self.queries = [q for q, each in zip(queries, contexts, strict=True) if each.basis.is_searched]
+        if not self.queries:
+            raise MissingStage(f"{folder}: none of its example queries is answered by a search")
+
+    def contenders(self, batch: int) -> dict[str, list[Call]]:
+        """The retriever and its parts, each on the same batches of queries.
+
+        `session_run` runs on prepared arrays, `bare_search` searches with prepared vectors and the same
+        width, and `pair` does both in one call, so that each finds in the processor's caches what the other
+        has left. `prepare` makes the arrays; `encode` and `nearest` are the two halves of the retriever.
+        """
+        groups = [
+            [self.queries[(start * batch + n) % len(self.queries)] for n in range(batch)]
+            for start in range(min(MAX_BATCHES, -(-len(self.queries) // batch)))
+        ]
+        arrays = [self._prepare(group) for group in groups]
+        vectors = [self._run(each) for each in arrays]
+        encoded = [self.retriever.encode(group) for group in groups]
+        retriever, k = self.retriever, self.k
+        return {
+            "retriever": [partial(retriever.search, group, k) for group in groups],
+            "session_run": [partial(self._run, each) for each in arrays],
+            "bare_search": [partial(self._search, each) for each in vectors],
+            "pair": [partial(self._pair, each) for each in arrays],
+            "prepare": [partial(self._prepare, group) for group in groups],
+            "encode": [partial(retriever.encode, group) for group in groups],
+            "nearest": [partial(retriever.search_encoded, each, k) for each in encoded],
+        }
+
+    def _prepare(self, group: Sequence[Query]) -> dict[str, Any]:
+        return self.encoder.arrays([self.retriever.prepare(query).values or {} for query in group])
+
+    def _run(self, arrays: Mapping[str, Any]) -> Vectors:
+        vectors: Vectors = self.encoder._session.run([OUTPUT], arrays)[0]
+        return vectors
+
+    def _search(self, vectors: Vectors) -> object:
+        if self.width is None or self.graph is None:  # the service compares with every item
+            scores = vectors @ self.index.vectors(slice(None)).T
+            k = min(self.k, self.index.count)
+            return np.argpartition(scores, -k, axis=1)[:, -k:]
+        found: object = self.graph.knn_query(vectors, k=self.width, num_threads=1)
+        return found
+
+    def _pair(self, arrays: Mapping[str, Any]) -> object:
+        return self._search(self._run(arrays))
+
+
+def measure_retriever(request: Mapping[str, Any], step: Step) -> Document:
+    """Time a retriever and its parts, turn by turn.
+
+    Returns:
+        The setting, and `wall_us` and `cpu_us`: batch -> part -> microseconds (turns, calls).
+    """
+    step("retriever", "loading")
+    parts = RetrieverParts(Path(request["bundle"]), request["threads"], request["k"])
+    gc.collect()
+    gc.freeze()
+    effort = Effort(request["iterations"], request["fewest"], request["seconds"])
+    single = dataclasses.replace(effort, fewest=effort.iterations)  # single queries have no time limit
+    clocks: Document = {"wall_us": {}, "cpu_us": {}}
+    for batch in request["batches"]:
+        step("retriever", f"timing batches of {batch}")
+        taken = take_turns(parts.contenders(batch), single if batch == 1 else effort)
+        clocks["wall_us"][str(batch)] = {name: times.wall.tolist() for name, times in taken.items()}
+        clocks["cpu_us"][str(batch)] = {name: times.cpu.tolist() for name, times in taken.items()}
+    return {
+        "bundle_version": parts.manifest.bundle_version,
+        "threads": request["threads"],
+        "k": request["k"],
+        "search": "exact" if parts.width is None else "graph",
+        "queries": len(parts.queries),
+        **clocks,
+    }
+
+
+def load(request: Mapping[str, Any], step: Step) -> Document:
+    """Load a bundle.
+
+    Returns:
+        `load_s`, seconds of loading; `start_s`, seconds since the process started; `before_bytes`, memory
+        before loading; `rss_bytes`, `pss_bytes` and `peak_bytes` after it.
+    """
+    step("", "loading")
+    before, begun = memory.resident(), time.perf_counter()
+    retriever = Retriever.load(Path(request["bundle"]), request["threads"])
+    found = {
+        "load_s": time.perf_counter() - begun,
+        "start_s": time.time() - psutil.Process().create_time(),
+        "before_bytes": before,
+        "rss_bytes": memory.resident(),
+        "pss_bytes": memory.proportional(),
+        "peak_bytes": memory.peak(),
+    }
+    del retriever  # its memory has been measured
+    return found
+
+
+def encode(request: Mapping[str, Any], step: Step) -> Document:
+    """Encode arrays with both towers of a bundle.
+
+    `<side>.npz` holds `<batch>.<feature>`; `<side>-vectors.npz` will hold `<batch>`.
+    """
+    folder, arrays = Path(request["bundle"]), Path(request["arrays"])
+    step("query", "verifying the bundle")
+    manifest = bundle.read(folder)
+    for side in SIDES:
+        step(side, "loading the tower")
+        encoder = Encoder(folder, manifest, side=side)
+        step(side, "encoding records")
+        with np.load(arrays / f"{side}.npz", allow_pickle=False) as file:
+            inputs = {key: file[key] for key in file.files}
+        vectors: dict[str, Any] = {
+            batch: encoder.vectors({key.partition(".")[2]: inputs[key] for key in keys})
+            for batch, keys in itertools.groupby(inputs, lambda key: key.partition(".")[0])
+        }
+        np.savez(arrays / f"{side}-vectors.npz", allow_pickle=False, **vectors)
+    return {"encoded": list(SIDES)}
+
+
+TASKS: dict[str, Callable[[Mapping[str, Any], Step], Document]] = {
+    "measure": measure,
+    "retriever": measure_retriever,
+    "load": load,
+    "encode": encode,
+}
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Answer a request; the exit code is 1 where a bundle fails."""
+    step = Step()
+    try:
+        request = json.loads(Path(arguments[0]).read_bytes())
+        document = TASKS[request["task"]](request, step)
+    except Exception as error:  # ONNX Runtime's errors share no other base
+        document = {"failed": {**step.now, "error": f"{type(error).__name__}: {error}"}}
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.exit("failed" in document)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,12 @@
+"""Measures live items: `python -m serving livetest`.
+
+items           makes the items that are written, each with a text of its own
+history         what writers and readers saw, and the check of it
+traffic         writers and readers
+history_run     traffic while processes are killed and bundles swapped
+swap_run        swaps and restarts with many live items
+load_run        throughput with live items and while they are written, and the times of writes
+writer          the process that writes in the last two
+live_services   the services of all of them
+report          figures and targets
+"""

@@ -1,0 +1,279 @@
+"""Writers and readers, while processes are killed and bundles are swapped, rolled back and refreshed.
+
+The processes that are killed with SIGKILL are, in turns, the one that owns the store and encodes, and a
+worker. All answers are checked afterwards, and the catalogue is compared with the writes.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from protos import bundle, entry_points
+from protos.errors import DataError, MissingStage, Unavailable
+from serving.benchmark import alias
+from serving.benchmark.live import history
+from serving.benchmark.live.items import ItemMaker
+from serving.benchmark.live.live_services import (
+    STEP_SECONDS,
+    SWAP_SECONDS,
+    Say,
+    followed,
+    shared_ids,
+    wait_served,
+)
+from serving.benchmark.live.traffic import Operations, Traffic
+from serving.benchmark.services import Service
+from serving.client import RetrievalClient
+from serving.client.items import Origin
+from serving.rollout.bundle_cache import BUNDLES
+from serving.rollout.registry import store_file, store_uri
+
+# Of the bundle's items that are replaced and deleted. They are few: a refresh is judged by their new texts.
+BASE_SHARE, MOST_BASE = 0.1, 300
+
+
+@dataclass(frozen=True)
+class HistoryOptions:
+    """A history test.
+
+    Args:
+        operations: writes and searches in all.
+        kills: of processes, spread evenly over them.
+        services: with one catalogue and one registry, each with files of its own.
+        url: of the store; for several services PostgreSQL's. SQLite in a temporary folder by default.
+        config: TOML of the bundles' experiment; their champion is refreshed by it. None refreshes nothing.
+        writers: threads; readers: likewise.
+        seed: of all random choices.
+    """
+
+    operations: int = 100_000
+    kills: int = 20
+    services: int = 1
+    url: str = ""
+    config: Path | None = None
+    writers: int = 4
+    readers: int = 8
+    seed: int = 0
+
+
+def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say) -> dict[str, Any]:
+    """Run the test.
+
+    Args:
+        folders: of two bundles.
+        options: of the test.
+        place: an empty folder, for the registry and the services' files.
+        say: receives what is being done.
+
+    Returns:
+        Figures: each of `history.VIOLATIONS`, 0 where all is well, and what was done.
+
+    Raises:
+        Unavailable: a service did not start, or did not answer for too long.
+        MissingStage: MLflow is not installed, or the bundle's items are no texts.
+    """
+    manifest = bundle.read(folders[0])
+    url = options.url or f"sqlite:///{place}/items.db"
+    base_ids = shared_ids(folders, MOST_BASE, BASE_SHARE)
+    maker = ItemMaker(manifest, options.seed)
+    name = manifest.name
+    if options.config is not None:
+        _copy_runs(place / "registry")
+    with alias.registry(place / "registry", folders, name) as registry, contextlib.ExitStack() as stack:
+        services = [
+            stack.enter_context(followed(place / "registry", place / f"cache-{n}", url, name))
+            for n in range(options.services)
+        ]
+        operations = Operations(options.operations)
+        addresses = [each.address for each in services]
+        traffic = Traffic(
+            addresses,
+            maker,
+            base_ids,
+            operations,
+            options.writers,
+            options.readers,
+            seed=options.seed,
+        )
+        begun = time.perf_counter()
+        with traffic:
+            refresh = partial(_refresh, options.config, place, url, traffic) if options.config else None
+            done = _disturb(traffic, services, registry, folders, refresh, options, say)
+        seconds = time.perf_counter() - begun
+        traffic.check()
+        say("comparing the catalogue with the writes")
+        stored = _stored(addresses[-1], maker)
+    say(f"checking {len(traffic.seen):,} answers")
+    verdict = history.check(traffic.writes, traffic.seen, manifest.count - len(base_ids))
+    history.check_last(verdict, traffic.writes, stored)
+    return {
+        **{name: verdict.found[name] for name in history.VIOLATIONS},
+        "own_first_share": verdict.own_first / verdict.own if verdict.own else None,
+        "own_found_share": 1 - verdict.found[history.MISSED] / verdict.own if verdict.own else None,
+        "operations": operations.done,
+        "writes": len(traffic.writes),
+        "answers": verdict.answers,
+        "failed_tries": operations.failed_tries,
+        "items_at_end": sum(stamp is not None for _, stamp in stored.values()),
+        **done,
+        "services": options.services,
+        "store": "postgresql" if url.startswith("postgresql") else "sqlite",
+        "seconds": round(seconds, 1),
+        "versions_seen": len(traffic.versions),
+        "violations": dict(verdict.examples),
+    }
+
+
+def _disturb(
+    traffic: Traffic,
+    services: Sequence[Service],
+    registry: Service,
+    folders: Sequence[Path],
+    refresh: Callable[[], str] | None,
+    options: HistoryOptions,
+    say: Say,
+) -> dict[str, int]:
+    """Kill and swap as the operations go on, until all are done; returns what was done, by name."""
+    names = [bundle.read_manifest(each).bundle_version for each in folders]
+    killed: list[int] = []
+    done = {"kills_catalogue": 0, "kills_worker": 0, "swaps": 0, "rollbacks": 0, "refreshes": 0}
+
+    def kill(number: int) -> None:
+        service = services[number % len(services)]
+        kind = "catalogue" if number // len(services) % 2 == 0 else "worker"
+        killed.append(_pid(service, kind, killed))
+        os.kill(killed[-1], signal.SIGKILL)
+        done[f"kills_{kind}"] += 1
+
+    def swap(version: int, kind: str) -> None:
+        registry.send(version)
+        registry.answer()
+        for each in services:
+            wait_served(each, names[version - 1], traffic.check)
+        done[kind] += 1
+
+    def refreshed() -> None:
+        assert refresh is not None
+        version = refresh()
+        for each in services:
+            wait_served(each, version, traffic.check)
+        done["refreshes"] += 1
+
+    # To the other bundle, rolled back, and to the other bundle again: each place is a part of all operations.
+    steps: list[tuple[float, str, Callable[[], None]]] = [
+        ((n + 0.5) / options.kills, f"kill {n + 1} of {options.kills}", lambda n=n: kill(n))  # type: ignore[misc]
+        for n in range(options.kills)
+    ]
+    steps += [
+        (0.2, "a swap", lambda: swap(2, "swaps")),
+        (0.45, "a rollback", lambda: swap(1, "rollbacks")),
+        (0.7, "a swap", lambda: swap(2, "swaps")),
+    ]
+    steps += [(0.8, "a refresh", refreshed)] if refresh else []
+    for share, what, step in sorted(steps, key=lambda each: each[0]):
+        while traffic.is_running and traffic.operations.done < share * options.operations:
+            say(f"{traffic.operations.done:,} of {options.operations:,} operations")
+            time.sleep(STEP_SECONDS)
+        traffic.check()
+        say(what)
+        step()
+    traffic.operations.release()
+    while traffic.is_running:
+        say(f"{traffic.operations.done:,} of {options.operations:,} operations")
+        time.sleep(STEP_SECONDS)
+    return done
+
+
+def _copy_runs(folder: Path) -> None:
+    """Copy the tracking store, whose runs hold the trained towers: a gate of the refresh compares with them.
+
+    Raises:
+        MissingStage: it is no SQLite file, or is missing.
+    """
+    uri = store_uri()
+    path = store_file(uri)
+    if path is None:
+        raise MissingStage(f"--config: the runs of the bundles are copied from an SQLite file, {uri} is none")
+    folder.mkdir()
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(folder / "mlflow.db")) as target:
+        source.backup(target)
+
+
+def _refresh(config: Path, place: Path, url: str, traffic: Traffic) -> str:
+    """Refresh the champion while the traffic goes on; returns the version of the new bundle.
+
+    Raises:
+        DataError: it is not refreshed; the message has the end of the log.
+    """
+    cache, registry = place / "refresh-cache", alias.store(place / "registry")
+    cache.mkdir()
+    if BUNDLES.parent.joinpath("data").exists():  # what was read of the data set stays where it is
+        (cache / "data").symlink_to(BUNDLES.parent.absolute() / "data")
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": registry,
+        "MLFLOW_REGISTRY_URI": registry,
+        "TWINSPIRE_CACHE": str(cache),
+    }
+    arguments = ("refresh", "--json", "--config", str(config.absolute()), "--catalogue", url)
+    with (place / "refresh.log").open("w+") as log, (place / "refresh.json").open("w+") as output:
+        process = subprocess.Popen(
+            entry_points.command(entry_points.EXPORT, *arguments),
+            env=environment,
+            stdout=output,
+            stderr=log,
+        )
+        try:
+            while process.poll() is None:
+                traffic.check()
+                time.sleep(STEP_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
+        log.seek(0)
+        output.seek(0)
+        if process.returncode:
+            raise DataError(f"the refresh failed: {log.read()[-2000:]}")
+        found = json.loads(output.read())
+    if not found["refreshed"]:
+        raise DataError("the refresh found nothing to do")
+    return str(found["bundle_version"])
+
+
+def _pid(service: Service, kind: str, killed: Collection[int]) -> int:
+    """The id of a service's process that owns the store, or of one of its workers.
+
+    Raises:
+        Unavailable: the process does not come up again.
+    """
+    until = time.monotonic() + SWAP_SECONDS
+    while time.monotonic() < until:
+        with contextlib.suppress(Unavailable):
+            with RetrievalClient(service.address) as client:
+                state = client.info().state
+            pid = int(state["worker_pid"] if kind == "worker" else state["catalogue"]["pid"])
+            if pid not in killed:  # until it was replaced, the state names the one that was killed
+                return pid
+        time.sleep(STEP_SECONDS)
+    raise Unavailable(f"{service.address}: no {kind} process within {SWAP_SECONDS:g} s")
+
+
+def _stored(address: str, maker: ItemMaker) -> dict[str, tuple[int, str | None]]:
+    """The store's items as `history.check_last` takes them."""
+    found: dict[str, tuple[int, str | None]] = {}
+    with RetrievalClient(address) as client:
+        for page in client.changes(timeout=SWAP_SECONDS):
+            for each in page.changes:
+                is_deleted = each.origin is Origin.DELETED
+                found[each.item.id] = each.sequence, None if is_deleted else maker.stamp(each.item.fields)
+    return found

@@ -1,0 +1,74 @@
+"""Makes the items that are written, each with a text that is its own and a stamp.
+
+The stamp is the value of a display field, so an answer tells which version of the item it shows.
+"""
+
+import random
+from collections.abc import Mapping
+
+from protos.bundle import Manifest
+from protos.errors import MissingStage
+from protos.features import TextFeature
+from serving.client import Item
+
+WORDS = 12  # of a text, unless the towers read fewer characters
+TRIES = 1000  # draws of a text
+
+
+class ItemMaker:
+    """Makes items for a bundle whose items and queries are texts.
+
+    Args:
+        manifest: of the bundle; texts are made of the words of its examples.
+        seed: of the texts.
+
+    Raises:
+        MissingStage: items or queries are no texts, there is no display field, or the examples have too few
+            words.
+    """
+
+    def __init__(self, manifest: Manifest, seed: int = 0) -> None:
+        queries, items = ([*side.values()] for side in (manifest.schema.query, manifest.schema.item))
+        texts = [name for name, spec in manifest.schema.item.items() if isinstance(spec, TextFeature)]
+        asked = [name for name, spec in manifest.schema.query.items() if isinstance(spec, TextFeature)]
+        if not texts or not asked or not manifest.display_fields:
+            raise MissingStage(
+                f"{manifest.name}: the live test takes a bundle whose queries and items are texts and whose "
+                "answers show a field"
+            )
+        self._feature, self._field = texts[0], manifest.display_fields[0]
+        self._length = min(spec.max_length for spec in (*queries, *items) if isinstance(spec, TextFeature))
+        self._words = sorted(
+            {word for each in manifest.examples for word in str(each.get(asked[0]) or "").split()}
+        )
+        if len(self._words) < WORDS:
+            raise MissingStage(
+                f"{manifest.name}: its examples have {len(self._words)} words, too few for texts"
+            )
+        self._random = random.Random(seed)
+        self._texts: set[str] = set()
+
+    def item(self, item_id: str, text: str) -> Item:
+        """An item whose text is also its stamp."""
+        return Item(item_id, {self._feature: text}, {self._field: text})
+
+    def text(self) -> str:
+        """A text that no other item has: words in random order, as many as both towers read.
+
+        Raises:
+            MissingStage: 1,000 draws gave no new text, because the towers read too few characters.
+        """
+        for _ in range(TRIES):
+            kept = ""
+            for word in self._random.sample(self._words, WORDS):
+                if len(kept) + 1 + len(word) > self._length:
+                    break
+                kept = f"{kept} {word}".strip()
+            if kept and kept not in self._texts:
+                self._texts.add(kept)
+                return kept
+        raise MissingStage(f"texts of {self._length} characters are too short: {len(self._texts)} were made")
+
+    def stamp(self, fields: Mapping[str, str]) -> str:
+        """The stamp that a hit shows."""
+        return fields.get(self._field, "")

@@ -1,0 +1,135 @@
+"""Writes live items, in a process of its own: the load generator beside it needs its interpreter for itself.
+
+    python -m serving.benchmark.live.writer ADDRESS BUNDLE SEED
+
+The process prints `{}` when it is ready. Then it reads commands from standard input, each a line
+`[name, arguments...]`, and answers each with a line of JSON: what the method of that name returns, with the
+`seconds` that it took and the `items` that were written; `calls` are the seconds of each call.
+"""
+
+import itertools
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from protos import bundle
+from serving.benchmark.live.items import ItemMaker
+from serving.client import Item, RetrievalClient
+
+CALL_SECONDS = 60.0  # timeout of a call
+END: Any = object()  # after the last due time
+BATCH = 100  # items in a call of `fill` and `delete`
+
+
+class Writer:
+    """Writes items of a bundle: item n has the id `live-n` and, until it is written again, text n.
+
+    Args:
+        address: of the service.
+        folder: of the bundle.
+        seed: of the texts.
+    """
+
+    def __init__(self, address: str, folder: Path, seed: int) -> None:
+        self._address = address
+        self._maker = ItemMaker(bundle.read_manifest(folder), seed)
+        self._lock = threading.Lock()
+        self._texts: dict[str, str] = {}
+
+    def fill(self, count: int) -> dict[str, Any]:
+        """Write items 0 to `count` - 1; also gives the `texts` of all items by id."""
+        begun = time.perf_counter()
+        with RetrievalClient(self._address, CALL_SECONDS) as client:
+            for start in range(0, count, BATCH):
+                client.upsert(self._items(range(start, min(start + BATCH, count))))
+        return {"seconds": time.perf_counter() - begun, "items": count, "texts": dict(self._texts)}
+
+    def delete(self, ids: Sequence[str]) -> dict[str, Any]:
+        """Delete items."""
+        begun = time.perf_counter()
+        with RetrievalClient(self._address, CALL_SECONDS) as client:
+            for start in range(0, len(ids), BATCH):
+                client.delete(ids[start : start + BATCH])
+        return {"seconds": time.perf_counter() - begun, "items": len(ids)}
+
+    def batches(self, size: int, seconds: float, threads: int, items: int) -> dict[str, Any]:
+        """Write batches of `size` one after the other on each thread, for some seconds.
+
+        They replace items 0 to `items` - 1 over and over; `size` is at most `items`.
+        """
+        until = time.perf_counter() + seconds
+        at_once = itertools.takewhile(lambda _: time.perf_counter() < until, itertools.repeat(None))
+        return self._calls(size, threads, at_once, items)
+
+    def rate(self, per_second: float, seconds: float, threads: int, items: int) -> dict[str, Any]:
+        """Write single items at a rate; they replace items 0 to `items` - 1 over and over.
+
+        The seconds of a call are counted from when it was due.
+        """
+        begun = time.perf_counter()
+        return self._calls(
+            1, threads, (begun + n / per_second for n in range(int(per_second * seconds))), items
+        )
+
+    def _calls(self, size: int, threads: int, dues: Iterator[float | None], items: int) -> dict[str, Any]:
+        """Write batches, each at its time on the clock of `perf_counter`; None is at once."""
+        begun = time.perf_counter()
+        latencies: list[float] = []
+        failed: list[BaseException] = []
+        numbers = itertools.count()
+
+        def run() -> None:
+            try:
+                with RetrievalClient(self._address, CALL_SECONDS) as client:
+                    while not failed:
+                        with self._lock:
+                            due = next(dues, END)
+                            if due is END:
+                                return
+                            made = self._items([next(numbers) % items for _ in range(size)])
+                        start = time.perf_counter() if due is None else due
+                        time.sleep(max(0.0, start - time.perf_counter()))
+                        client.upsert(made)
+                        with self._lock:
+                            latencies.append(time.perf_counter() - start)
+            except BaseException as error:
+                failed.append(error)
+
+        workers = [threading.Thread(target=run) for _ in range(threads)]
+        for each in workers:
+            each.start()
+        for each in workers:
+            each.join()
+        if failed:
+            raise failed[0]
+        return {"seconds": time.perf_counter() - begun, "items": size * len(latencies), "calls": latencies}
+
+    def _items(self, numbers: Sequence[int]) -> list[Item]:
+        """Items with new texts."""
+        texts = {f"live-{n}": self._maker.text() for n in numbers}
+        self._texts.update(texts)
+        return [self._maker.item(*each) for each in texts.items()]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the process."""
+    address, folder, seed = arguments
+    writer = Writer(address, Path(folder), int(seed))
+    commands: dict[str, Callable[..., Any]] = {
+        each.__name__: each for each in (writer.fill, writer.delete, writer.batches, writer.rate)
+    }
+    output = sys.stdout
+    output.write("{}\n")
+    output.flush()
+    for line in sys.stdin:
+        name, *values = json.loads(line)
+        output.write(json.dumps(commands[name](*values)) + "\n")
+        output.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,281 @@
+"""Runs a load test: the rounds of measurements, the overload, the recovery from it, and the soak.
+
+A shared machine is faster in one minute than in the next. So servers are measured in turn, round after round,
+every other round in reverse order, and each ratio is of figures of one round.
+"""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Container, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+from protos.errors import Unavailable
+from serving.benchmark import load
+from serving.benchmark.load import LoadResult, OfferedLoad, Requests, Segment, closed_loop
+from serving.benchmark.plan import BATCHES, CAPACITY_CLIENTS, CONNECTIONS, RATIOS, Measurement, Plan
+from serving.benchmark.reference import search_in_process
+from serving.benchmark.report import Figures, rounded
+from serving.benchmark.services import Cores, Service, pinned, serve_bundle, serve_reference
+from serving.benchmark.workload import Workload
+from serving.retrieval.retriever import Retriever
+
+TIMES = 10  # load of the overload, as a multiple of the capacity
+NORMAL = 0.8  # normal load, as a share of the capacity
+ALLOWED = ("DEADLINE_EXCEEDED", "OK", "RESOURCE_EXHAUSTED")  # codes in the overload
+AROUND = 2.5  # normal load before and after, in seconds per `Plan.seconds`: percentiles need many calls
+RECOVERY_SECONDS = 1.0
+FIRST = 0.1  # share of the time that memory may grow in
+SERVER_START = 4.0  # seconds, usually; for the progress bar
+MIB = 2**20
+
+
+def duration(plan: Plan) -> float:
+    """Approximate seconds of a plan, for the progress bar."""
+    one = plan.seconds + plan.warm_up
+    workers = sum(each.kind == "workers" for each in plan.measurements)
+    rounds = plan.rounds * (one * len(plan.measurements) + SERVER_START * workers)
+    if "overload" not in plan.parts:
+        return rounds
+    around = 2 * (plan.rounds * one + AROUND * plan.seconds) + SERVER_START + RECOVERY_SECONDS
+    return rounds + around + plan.overload_seconds + plan.soak_seconds
+
+
+class LoadTest:
+    """Measures what a plan names.
+
+    Args:
+        plan: options of the load test.
+        workload: requests and expected answers.
+        cores: of servers and load.
+        say: shows what is being measured.
+        tick: advances the progress bar.
+
+    Attributes:
+        figures: values of each round.
+        overload: figures of the overload and of the soak, by their keys in the report.
+        errors: number of failed calls by server, code and first message.
+    """
+
+    def __init__(
+        self, plan: Plan, workload: Workload, cores: Cores, say: Callable[[str], None], tick: load.Tick
+    ) -> None:
+        self.plan, self.workload, self.cores = plan, workload, cores
+        self.figures, self.overload, self.errors = Figures(), dict[str, float | None](), dict[str, int]()
+        self._say, self._tick = say, tick
+        self._servers: dict[str, Service] = {}
+        self._retriever: Retriever | None = None
+        self._kinds = {
+            "closed loop": self._closed_loop,
+            "batches": self._many_queries,
+            "stream": self._many_queries,
+            "in process": self._in_process,
+            "open loop": self._open_loop,
+            "workers": self._workers,
+        }
+
+    def run(self) -> None:
+        """Run all parts of the plan.
+
+        Raises:
+            Unavailable: a server does not start, or ends too early.
+        """
+        bundle, cores = self.plan.bundle, self.cores
+        first, swept, workers = list[Measurement](), list[Measurement](), list[Measurement]()
+        for each in self.plan.measurements:
+            {"open loop": swept, "workers": workers}.get(each.kind, first).append(each)
+        with ExitStack() as stack:
+            for name in sorted({each.server for each in first}):
+                self._say(f"starting {name}")
+                if name == "in-process":
+                    self._retriever = Retriever.load(bundle)
+                else:
+                    start = serve_bundle if name == "search" else partial(serve_reference, name)
+                    self._servers[name] = stack.enter_context(start(bundle, cores.servers))
+            stack.enter_context(pinned(cores.load))
+            self._measure(first)
+            self._measure(swept)  # its rates are shares of the capacities measured before
+        self._retriever = None  # it shares pages with the servers, whose memory would look smaller
+        gc.collect()
+        if "overload" in self.plan.parts:
+            with serve_bundle(bundle, cores.servers) as server, pinned(cores.load):
+                found = self._measure_overload(server)
+            self.overload = {name: rounded(value) for name, value in found.items()}
+        self._measure(workers)
+        for ratio in RATIOS:
+            self.figures.divide(*ratio)
+
+    def _measure(self, measurements: Sequence[Measurement]) -> None:
+        """Measure in rounds, every other one in reverse order."""
+        for number in range(self.plan.rounds):
+            for each in measurements if number % 2 == 0 else reversed(measurements):
+                self._say(f"round {number + 1} of {self.plan.rounds}: {each.server}, {each.kind} {each.size}")
+                self._kinds[each.kind](each, number)
+
+    def _closed_loop(self, each: Measurement, number: int) -> None:
+        result = self._run_closed_loop(self._servers[each.server], each.size, number)
+        self.figures.add_calls(each.key, result)
+        self._add_errors(each.server, result)
+
+    def _many_queries(self, each: Measurement, number: int) -> None:
+        """Batches, or a stream of single queries."""
+        address, plan = self._servers[each.server].address, self.plan
+        timing = plan.seconds, plan.warm_up, plan.seed + number
+        if each.kind == "batches":
+            result = closed_loop(address, self.workload.batches(each.size), BATCHES[each.size], *timing)
+        else:
+            result = load.stream_loop(address, self.workload.searches("SearchStream"), each.size, *timing)
+        self.figures.add(**{f"{each.key}_qps": result.qps})
+        self._add_errors(each.key, result)
+
+    def _in_process(self, each: Measurement, number: int) -> None:
+        """The same searches without a server, on the servers' core."""
+        pause = 0.0
+        if each.key == "inprocess_paced":  # as between two requests of a single client
+            pause = self.figures.median("noop_c1_p50_us") / 1e6
+        if math.isnan(pause) or self._retriever is None:
+            return
+        workload, seconds = self.workload, self.plan.seconds
+        with pinned(self.cores.servers):
+            qps, p50_us = search_in_process(
+                self._retriever, workload.queries, workload.k, each.size, seconds, pause
+            )
+        self.figures.add(**({f"{each.key}_us": p50_us} if each.size == 1 else {f"{each.key}_qps": qps}))
+
+    def _open_loop(self, each: Measurement, number: int) -> None:
+        """Latency against offered load, in percent of the server's capacity."""
+        plan, server = self.plan, self._servers[each.server]
+        rate = self._known(self.figures.median(f"{each.server}_c{CAPACITY_CLIENTS}_rps")) * each.size / 100
+        segments = (Segment(rate, plan.warm_up), Segment(rate, plan.seconds))
+        offered = OfferedLoad(segments, plan.deadline, CONNECTIONS, plan.seed + 1000 * number + each.size)
+        result = load.open_loop(server.address, self._requests(server), offered)[1]
+        self.figures.add_calls(each.key, result)
+        values = {"offered_rps": result.offered / result.seconds, "answered_share": result.answered_share}
+        self.figures.add(**{f"{each.key}_{name}": value for name, value in values.items()})
+
+    def _workers(self, each: Measurement, number: int) -> None:
+        """Some workers, with the load on the same two cores.
+
+        They run one at a time: memory that two services share would be counted as half of each.
+        """
+        cores = self.cores.both
+        with serve_bundle(self.plan.bundle, cores, each.size) as server, pinned(cores):
+            result = self._run_closed_loop(server, CONNECTIONS, number)
+            self.figures.add_calls(each.key, result)
+            errors, memory = sum(result.errors.values()), server.memory() / MIB
+            self.figures.add(**{f"{each.key}_pss_mib": memory, f"{each.key}_errors": errors})
+
+    def _known(self, capacity: float) -> float:
+        """The capacity, unless nothing was answered."""
+        if not capacity:
+            raise Unavailable(f"no request was answered within {self.plan.seconds:g} s")
+        return capacity
+
+    def _requests(self, server: Service) -> Requests:
+        return self.workload.searches(checked=server.name != "noop")
+
+    def _run_closed_loop(self, server: Service, clients: int, number: int) -> LoadResult:
+        seconds, warm_up = self.plan.seconds, self.plan.warm_up
+        seed = self.plan.seed + number
+        return closed_loop(server.address, self._requests(server), clients, seconds, warm_up, seed)
+
+    def _add_errors(self, name: str, result: LoadResult, allowed: Container[str] = ("OK",)) -> None:
+        for code, count in result.codes.items():
+            if code not in allowed:
+                key = f"{name}: {code}: {result.messages.get(code, '')}"
+                self.errors[key] = self.errors.get(key, 0) + count
+
+    def _measure_overload(self, server: Service) -> dict[str, float]:
+        """The overload and the soak; the capacity is measured around, as a shared machine's speed drifts."""
+        probes = Figures()
+
+        def measure_capacity() -> None:
+            for number in range(self.plan.rounds):
+                self._say("capacity")
+                probes.add(rps=self._run_closed_loop(server, CAPACITY_CLIENTS, number).rps)
+
+        measure_capacity()
+        capacity = self._known(probes.median("rps"))
+        found = self._overload(server, capacity)
+        measure_capacity()
+        swept = (self.figures.median(f"search_open{percent}_rps") for percent in (80, 90, 100, 110, 120))
+        peak = max(probes.median("rps"), *(0.0 if math.isnan(each) else each for each in swept))
+        found["overload_peak_rps"] = peak
+        found["overload_goodput_share"] = found["overload_goodput_rps"] / peak
+        return found | (self._soak(server, capacity) if self.plan.soak_seconds else {})
+
+    def _overload(self, server: Service, capacity: float) -> dict[str, float]:
+        plan, normal = self.plan, NORMAL * capacity
+        segments = (
+            Segment(normal, plan.warm_up),
+            Segment(normal, AROUND * plan.seconds),
+            Segment(
+                TIMES * capacity, plan.overload_seconds, leaves=True
+            ),  # or it would last for its deadline
+            Segment(normal, RECOVERY_SECONDS),
+            Segment(normal, AROUND * plan.seconds),
+        )
+        self._say(f"{TIMES} times the capacity")
+        memory = [server.memory()]
+        due = time.perf_counter() + plan.warm_up + AROUND * plan.seconds + FIRST * plan.overload_seconds
+
+        def tick() -> None:
+            if len(memory) == 1 and time.perf_counter() >= due:
+                memory.append(server.memory())
+            self._tick()
+
+        offered = OfferedLoad(segments, plan.deadline, CONNECTIONS, plan.seed)
+        results = load.open_loop(server.address, self.workload.searches(), offered, tick)
+        _, before, over, recovering, after = results
+        named = {"normal": before, "overload": over, "recovering": recovering, "recovered": after}
+        for name, result in named.items():
+            self.figures.count_calls(name, result)
+        memory.append(server.memory())
+        self._add_errors("80 %", before)
+        self._add_errors("overload", over, ALLOWED)
+        self._add_errors("after the overload", after)
+        usual = before.percentile_us(99)
+        return {
+            "overload_offered_rps": over.offered / over.seconds,
+            "overload_goodput_rps": over.rps,
+            "normal_p50_us": before.percentile_us(50),
+            "normal_p99_us": usual,
+            "normal_errors": sum(before.errors.values()),
+            "overload_left_over": len(over.left_over),
+            "overload_given_up": over.given_up,
+            "overload_p50_us": over.percentile_us(50),
+            "overload_p99_us": over.percentile_us(99),
+            "overload_p99_ratio": over.percentile_us(99) / usual,
+            **{f"overload_{code.lower()}_share": over.codes[code] / max(1, over.offered) for code in ALLOWED},
+            "overload_other_codes": sum(count for code, count in over.codes.items() if code not in ALLOWED),
+            "overload_generator_lag_p99_us": load.percentile(over.lags, 99) * 1e6,
+            "overload_memory_mib": memory[-1] / MIB,
+            "overload_memory_growth": memory[-1] / memory[-2] - 1,
+            "overload_memory_added_mib": (memory[-1] - memory[0]) / MIB,
+            "recovering_p99_us": recovering.percentile_us(99),
+            "recovered_p99_us": after.percentile_us(99),
+            "recovered_p99_ratio": after.percentile_us(99) / usual,
+            "recovered_errors": sum(after.errors.values()),
+        }
+
+    def _soak(self, server: Service, capacity: float) -> dict[str, float]:
+        plan, failed, memory = self.plan, 0, list[int]()
+        self._say("soak")
+        for number, share in enumerate((FIRST, 1 - FIRST)):
+            segment = Segment(NORMAL * capacity, plan.soak_seconds * share)
+            offered = OfferedLoad((segment,), plan.deadline, CONNECTIONS, plan.seed + 1 + number)
+            (result,) = load.open_loop(server.address, self.workload.searches(), offered, self._tick)
+            failed += sum(result.errors.values())
+            self._add_errors("soak", result)
+            memory.append(server.memory())
+        first, end = memory
+        self.figures.count_calls("soak", result)
+        return {
+            "soak_seconds": plan.soak_seconds,
+            "soak_rps": result.rps,
+            "soak_p99_us": result.percentile_us(99),
+            "soak_errors": failed,
+            "soak_memory_mib": end / MIB,
+            "soak_memory_growth": end / first - 1,
+        }

@@ -1,0 +1,210 @@
+"""The processes of a measurement, and the cores that they run on.
+
+The measured server runs on one core and the load on another, so that neither slows the other.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from protos import entry_points
+from protos.errors import Unavailable
+from serving.transport.limits import Bounds
+
+START_SECONDS = 120.0  # longest wait for a process to start, and to stop
+ROOT = Path(__file__).parents[2]
+
+CoreSet = frozenset[int] | None  # None: the system chooses
+
+
+@dataclass(frozen=True)
+class Cores:
+    """The cores of a measurement."""
+
+    servers: CoreSet = None  # of the measured server; servers are measured one at a time
+    load: CoreSet = None  # of the load generator
+    both: CoreSet = None  # for several workers and the load together
+    note: str = ""  # why processes are not pinned; empty where they are
+
+
+def choose_cores() -> Cores:
+    """Two of the cores that this process may use."""
+    if not hasattr(os, "sched_setaffinity"):
+        return Cores(note="not pinned: this system does not let a process choose its cores")
+    free = sorted(os.sched_getaffinity(0))
+    if len(free) < 2:
+        return Cores(note="not pinned: servers and load share the only core")
+    try:
+        os.sched_setaffinity(0, free)
+    except OSError as error:
+        return Cores(note=f"not pinned: {error.strerror}")
+    first, second = free[:2]
+    return Cores(frozenset({first}), frozenset({second}), frozenset({first, second}))
+
+
+@contextmanager
+def pinned(cores: CoreSet) -> Iterator[None]:
+    """Run the block, and the processes that it starts, on these cores."""
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Service:
+    """A started process, in conversation by lines of JSON.
+
+    Args:
+        name: of the process, and prefix of its figures in the report.
+        process: the process; it may have children.
+        log: its standard error.
+
+    Attributes:
+        address: that it listens on, if it is a server.
+    """
+
+    address = ""
+
+    def __init__(self, name: str, process: "subprocess.Popen[bytes]", log: Any) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.name, self.process = name, process
+        self._input, self._output, self._log = process.stdin, process.stdout, log
+
+    def send(self, *values: Any) -> None:
+        """Send a line.
+
+        Raises:
+            Unavailable: the process has ended.
+        """
+        try:
+            self._input.write(json.dumps(values).encode() + b"\n")
+            self._input.flush()
+        except OSError:
+            raise self._failed("has ended") from None
+
+    def has_answer(self, seconds: float = 0.0) -> bool:
+        """Whether a line can be read, after up to `seconds`."""
+        return bool(select.select([self._output], [], [], seconds)[0])
+
+    def answer(self, seconds: float = START_SECONDS) -> Any:
+        """The next line.
+
+        Raises:
+            Unavailable: the process has ended, or there is no line within `seconds`.
+        """
+        if not self.has_answer(seconds):
+            raise self._failed(f"no answer within {seconds:g} s")
+        line = self._output.readline()
+        if not line:
+            raise self._failed("has ended")
+        return json.loads(line)
+
+    def memory(self) -> int:
+        """Bytes of all its processes, shared memory counted once (PSS; USS where that is unknown)."""
+        root = psutil.Process(self.process.pid)
+        total = 0
+        for process in (root, *root.children(recursive=True)):
+            try:
+                info = process.memory_full_info()
+            except psutil.NoSuchProcess:  # it has ended meanwhile
+                continue
+            total += int(getattr(info, "pss", info.uss))
+        return total
+
+    def _failed(self, what: str) -> Unavailable:
+        self._log.seek(0)
+        last = self._log.read().decode(errors="replace").strip().rpartition("\n")[2]
+        return Unavailable(f"{self.name}: {what}: {last or 'its log is empty'}")
+
+
+@contextmanager
+def started(
+    name: str,
+    module: str,
+    *arguments: str,
+    cores: CoreSet = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Service]:
+    """A process of `python -m MODULE`, for as long as the block lasts.
+
+    It is ready when it has answered one line, a server's with its `port`. The environment is added to that of
+    this process.
+
+    Raises:
+        Unavailable: it does not start.
+    """
+    with tempfile.TemporaryFile() as log:
+        with pinned(cores):
+            process = subprocess.Popen(
+                entry_points.command(module, *arguments),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
+            )
+        with ended(process):
+            service = Service(name, process, log)
+            service.address = f"127.0.0.1:{service.answer().get('port')}"
+            yield service
+
+
+@contextmanager
+def ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Stop a process when the block ends: close its input, send SIGTERM, and kill it after a timeout."""
+    try:
+        yield
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(START_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def serve_bundle(bundle: Path, cores: CoreSet, workers: int = 1) -> AbstractContextManager[Service]:
+    """The service with a bundle, on some cores; see `started`."""
+    flags = ["--bundle", str(bundle), "--workers", str(workers)]
+    flags += ["--connections-per-address", str(Bounds().connections)]  # all clients have one address
+    return started("search", "serving", "serve", "--json", "--port", "0", *flags, cores=cores)
+
+
+def serve_reference(kind: str, bundle: Path, cores: CoreSet) -> AbstractContextManager[Service]:
+    """A plain server of `reference.py` with grpcio's defaults; see `started`."""
+    module, variables = "serving.benchmark.reference", {"GRPC_EXPERIMENTS": ""}
+    return started(kind, module, kind, str(bundle.absolute()), cores=cores, environment=variables)
+
+
+def serve_alias(
+    model: str, store: str, cache: Path, poll: float, workers: int | None = None, *more: str
+) -> AbstractContextManager[Service]:
+    """The service that follows an alias of a registry, which it asks every `poll` seconds; see `started`.
+
+    `more` are further flags of its command line.
+    """
+    flags = ["--model", model, "--poll", str(poll), *([] if workers is None else ["--workers", str(workers)])]
+    flags += more
+    variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_REGISTRY_URI": store, "TWINSPIRE_CACHE": str(cache)}
+    return started("serve", "serving", "serve", "--json", "--port", "0", *flags, environment=variables)

@@ -1,0 +1,124 @@
+"""The requests of a load test and their expected answers: what the same bundle finds in this process.
+
+A load generator that does not compare answers would count an error or an empty answer as a fast one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from protos import retrieval_pb2 as wire
+from protos.bundle import Manifest
+from protos.errors import DataError
+from protos.files.regular_files import open_regular
+from protos.scores import Hits, difference
+from serving.benchmark import query_generator
+from serving.benchmark.http2 import PREFIX_BYTES, message
+from serving.benchmark.load import Requests
+from serving.client.queries import read_queries
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from serving.transport.converters import query_to_wire
+
+SERVICE = "/retrieval.v1.Retrieval/"
+BATCH = 64
+
+
+class Workload:
+    """Requests of some queries, and the comparison of the answers.
+
+    Args:
+        queries: to send.
+        k: items in an answer.
+        expected: the answer to each query, compared as `protos/scores.py` says; None compares nothing.
+
+    Attributes:
+        is_compared: whether answers are compared with expected ones.
+        checked: answers compared.
+        different: answers that were not as expected.
+        first: description of the first difference.
+    """
+
+    def __init__(self, queries: Sequence[Query], k: int, expected: Sequence[Hits] | None) -> None:
+        self.checked = self.different = 0
+        self.first = ""
+        self.queries, self.k, self.is_compared = queries, k, expected is not None
+        self._expected = expected or ()
+        self._queries = [query_to_wire(query) for query in queries]
+
+    def searches(self, method: str = "Search", checked: bool = True) -> Requests:
+        """A request for each query; `SearchStream` takes the same messages as `Search`."""
+
+        def check(number: int, body: bytes) -> None:
+            self._compare(number, wire.SearchResponse.FromString(body[PREFIX_BYTES:]))
+
+        searches = [wire.SearchRequest(query=query, k=self.k) for query in self._queries]
+        messages = [message(each.SerializeToString()) for each in searches]
+        return Requests(SERVICE + method, messages, 1, check if checked and self.is_compared else None)
+
+    def batches(self, size: int) -> Requests:
+        """Batches of `size` queries; queries repeat where there are fewer."""
+        count = max(1, len(self._queries) // size)
+        places = [[(n * size + i) % len(self._queries) for i in range(size)] for n in range(count)]
+
+        def check(number: int, body: bytes) -> None:
+            answer = wire.SearchBatchResponse.FromString(body[PREFIX_BYTES:])
+            if len(answer.results) != size:
+                self._note(places[number][0], f"{len(answer.results)} answers to {size} queries")
+            for place, found in zip(places[number], answer.results, strict=False):
+                self._compare(place, found)
+
+        batches = [
+            wire.SearchBatchRequest(queries=[self._queries[place] for place in batch], k=self.k)
+            for batch in places
+        ]
+        messages = [message(each.SerializeToString()) for each in batches]
+        return Requests(SERVICE + "SearchBatch", messages, size, check if self.is_compared else None)
+
+    def _compare(self, number: int, answer: wire.SearchResponse | wire.HitList) -> None:
+        self.checked += 1
+        if text := difference(self._expected[number], hits_of(answer)):
+            self._note(number, text)
+
+    def _note(self, number: int, text: str) -> None:
+        self.different += 1
+        self.first = self.first or f"query {number}: {text}"
+
+
+def hits_of(answer: wire.SearchResponse | wire.HitList) -> Hits:
+    """The item ids and scores of an answer."""
+    return [(hit.id, hit.score) for hit in answer.hits]
+
+
+def expected_answers(retriever: Retriever, queries: Sequence[Query], k: int) -> list[Hits]:
+    """The hits that a retriever finds for each query."""
+    answers: list[Hits] = []
+    for start in range(0, len(queries), BATCH):
+        found = retriever.search(queries[start : start + BATCH], k)
+        answers += [[(hit.id, hit.score) for hit in answer.hits] for answer in found]
+    return answers
+
+
+def load_queries(manifest: Manifest, file: Path | None, seed: int) -> list[Query]:
+    """The queries of a file, or queries generated from the examples of a bundle.
+
+    Raises:
+        DataError: the file cannot be read, or holds no query.
+        MissingStage: there is no file, and the bundle has no examples.
+    """
+    return queries_from_file(file) if file else query_generator.of_bundle(manifest, seed)
+
+
+def queries_from_file(path: Path) -> list[Query]:
+    """Text queries, one on each line; empty lines are skipped.
+
+    Raises:
+        DataError: the file cannot be read, or holds no query.
+    """
+    try:
+        with open_regular(path) as file:
+            queries = [query for _, query in read_queries(file, path, "text")]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if not queries:
+        raise DataError(f"{path}: expected a query on each line, found none")
+    return queries

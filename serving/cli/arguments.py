@@ -1,0 +1,297 @@
+"""The flags of `python -m serving serve`, and the configuration that they make."""
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from protos.cli import UsageError
+from serving import bundles
+from serving import flag_types as flags
+from serving.config import SINKS, ServiceConfig, cores
+from serving.live.config import LIVE, CatalogueConfig, default_url
+from serving.live.store.bounds import CatalogueBounds
+from serving.observability.sinks import SinkOptions
+from serving.rollout.bundle_cache import BUNDLES
+from serving.rollout.follower import FollowConfig
+from serving.security.rate_limit import ITEMS_PER_TOKEN
+from serving.security.tls import TlsFiles
+from serving.transport.converters import Limits
+from serving.transport.limits import Bounds
+
+# Flags that need an alias that is followed -> fields of `FollowConfig`.
+FOLLOWING = {
+    "poll": "poll_seconds",
+    "canary": "canary",
+    "canary_share": "canary_share",
+    "shadow": "shadow",
+    "shadow_share": "shadow_share",
+    "memory": "memory_mib",
+}
+# Flags without an effect -> the flag that they need.
+PARTNERS = {
+    "client_ca": "tls_certificate",
+    "burst": "rate",
+    "metrics_host": "metrics_port",
+    "trace_ratio": "trace_endpoint",
+    "canary_share": "canary",
+    "shadow_share": "shadow",
+}
+AN_ALIAS = "an alias, such as --model models:/pydocs@champion,"
+
+
+def add_source(parser: ArgumentParser) -> None:
+    """Flags that name the bundle to serve."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--bundle",
+        type=Path,
+        default=BUNDLES,
+        help="a bundle, or a folder whose newest bundle is served (%(default)s)",
+    )
+    source.add_argument("--model", help="a registered model, such as models:/pydocs@champion")
+
+
+def add_serve(parser: ArgumentParser) -> None:
+    """All flags of `serve`."""
+    add_source(parser)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    add("--port", type=flags.port, default=50051, help="port to listen on, 0 for any free one (%(default)s)")
+    add("--port-file", type=Path, help="write the port here once requests are answered")
+    add("--workers", type=flags.count, default=cores(), help="worker processes (one per core: %(default)s)")
+    add("--threads", type=flags.count, default=1, help="threads of the query tower in one call (%(default)s)")
+    add(
+        "--grace",
+        type=flags.seconds,
+        default=10.0,
+        help="seconds for running requests to finish (%(default)s)",
+    )
+    add(
+        "--worker-timeout",
+        type=flags.seconds_or_none,
+        default=30.0,
+        help="seconds without a heartbeat after which a process is replaced; 0: never (%(default)s)",
+    )
+    _add_release(parser.add_argument_group("rollout, if --model is an alias"))
+    add("--item-tower", action="store_true", help="offer the item tower too, by the Open Inference Protocol")
+    _add_catalogue(parser.add_argument_group("live items"))
+    _add_access(parser.add_argument_group("access"))
+    _add_observability(parser.add_argument_group("observability"))
+    _add_fields(parser.add_argument_group("limits of a request"), Limits)
+    _add_fields(parser.add_argument_group("limits of a worker"), Bounds)
+
+
+def service_config(arguments: Namespace) -> ServiceConfig:
+    """The configuration of `serve`; downloads a registered model.
+
+    Raises:
+        UsageError: the flags contradict each other.
+        TwinspireError: there is no such bundle or model.
+    """
+    if (arguments.tls_certificate is None) != (arguments.tls_key is None):
+        raise UsageError("--tls-certificate and --tls-key go together")
+    for name, partner in PARTNERS.items():
+        given = getattr(arguments, partner)
+        if getattr(arguments, name) is not None and (given is None or (partner == "rate" and not given)):
+            raise UsageError(f"{_flag(name)} goes with {_flag(partner)}")
+    tls = None
+    if arguments.tls_certificate:
+        tls = TlsFiles(arguments.tls_certificate, arguments.tls_key, arguments.client_ca)
+    try:
+        limits, bounds = _fields(arguments, Limits), _fields(arguments, Bounds)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    follow = _follow(arguments)
+    if follow:
+        first, model_version = bundles.first(follow.model, follow.cache, arguments.item_tower)
+    else:
+        first, model_version = folder(arguments), _number(arguments.model)
+    direct = "host port port_file workers threads grace worker_timeout tokens insecure rate burst"
+    direct += " metrics_host metrics_port trace_endpoint trace_ratio item_tower"
+    chosen = {name: value for name in direct.split() if (value := getattr(arguments, name)) is not None}
+    return ServiceConfig(
+        first,
+        limits=limits,
+        bounds=bounds,
+        tls=tls,
+        sinks=tuple(_fields(arguments, options) for options in SINKS),
+        model_version=model_version,
+        follow=follow,
+        catalogue=_catalogue(arguments),
+        **chosen,
+    )
+
+
+def folder(arguments: Namespace) -> Path:
+    """The bundle that `add_source`'s flags name."""
+    if arguments.model:
+        return bundles.download_isolated(arguments.model)
+    return bundles.newest(arguments.bundle)
+
+
+def _follow(arguments: Namespace) -> FollowConfig | None:
+    """The alias that is followed; None if the bundle never changes.
+
+    Raises:
+        UsageError: a flag needs another flag that is not given.
+    """
+    is_alias = "@" in (arguments.model or "")
+    given = {name: value for name in FOLLOWING if (value := getattr(arguments, name)) is not None}
+    if arguments.no_follow and not is_alias:
+        raise UsageError(f"--no-follow goes with {AN_ALIAS}")
+    if is_alias and not arguments.no_follow:
+        fields = {FOLLOWING[name]: value for name, value in given.items()}
+        return FollowConfig(arguments.model, **fields)
+    for name in given:
+        raise UsageError(f"{_flag(name)} goes with {AN_ALIAS} that is followed")
+    return None
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _catalogue(arguments: Namespace) -> CatalogueConfig | None:
+    """The store of live items; None if the service takes no writes.
+
+    Raises:
+        UsageError: a bound is given without a store.
+    """
+    given = {
+        field.name: value
+        for field in fields(CatalogueBounds)
+        if (value := getattr(arguments, _live(field.name))) is not None
+    }
+    if arguments.catalogue is None:
+        for name in given:
+            raise UsageError(f"--{_live(name).replace('_', '-')} goes with --catalogue")
+        return None
+    return CatalogueConfig(arguments.catalogue or default_url(), bounds=given)
+
+
+def _live(name: str) -> str:
+    """The argument of a bound of live writes."""
+    return f"live_{name}"
+
+
+def _number(model: str | None) -> str:
+    """The version in `models:/pydocs/3`; empty if there is none."""
+    return model.rpartition("/")[2] if model and "@" not in model else ""
+
+
+def _add_release(group: _ArgumentGroup) -> None:
+    add = group.add_argument
+    usual = FollowConfig("")
+    add(
+        "--poll",
+        type=flags.seconds,
+        help=f"seconds between two polls of the registry ({usual.poll_seconds:g})",
+    )
+    add(
+        "--no-follow",
+        action="store_true",
+        help="keep the version that the alias names now",
+    )
+    add("--canary", help="an alias, such as models:/pydocs@challenger, that answers a share of the requests")
+    add("--canary-share", type=_part(1), help=f"the canary's share of the requests ({usual.canary_share:g})")
+    add("--shadow", help="an alias that gets a copy of a share of the searches, and is compared")
+    add("--shadow-share", type=_part(1), help=f"the shadow's share of the searches ({usual.shadow_share:g})")
+    add(
+        "--memory",
+        type=flags.count,
+        help="MiB that a new bundle may take in all workers (what the machine has left)",
+    )
+
+
+def _add_catalogue(group: _ArgumentGroup) -> None:
+    group.add_argument(
+        "--catalogue",
+        nargs="?",
+        const="",
+        metavar="URL",
+        help="take writes of items, and keep them at sqlite:///PATH or postgresql://USER@HOST/DATABASE "
+        f"(without a URL: {LIVE / 'items.db'})",
+    )
+    for field in fields(CatalogueBounds):
+        group.add_argument(
+            f"--{_live(field.name).replace('_', '-')}",
+            type=flags.count,
+            help=f"{field.metadata['help']}; kept in the store, for all services ({field.default})",
+        )
+
+
+def _add_access(group: _ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--tls-certificate",
+        type=Path,
+        help="the server's certificates, PEM; read again when it changes, and on SIGHUP",
+    )
+    add("--tls-key", type=Path, help="the key of the first of them, PEM; read again when it changes")
+    add("--client-ca", type=Path, help="clients must show a certificate that one of these has signed, PEM")
+    add(
+        "--tokens",
+        type=Path,
+        help="TOML file of tokens, as `python -m serving token` writes it; read again when it "
+        "changes, and on SIGHUP; deleting it revokes no token, `token = []` in it revokes all",
+    )
+    add("--insecure", action="store_true", help="listen beyond this machine without TLS")
+    add(
+        "--rate",
+        type=_part(1e9),
+        default=0.0,
+        help="tokens a second that a client may spend; 0: no limit. A query costs 1 token, and 1 more for "
+        f"each {ITEMS_PER_TOKEN} items that it asks for or excludes, or a filter's work that takes as long",
+    )
+    most = ServiceConfig.burst
+    add("--burst", type=flags.count, help=f"tokens that a client may spend at once, with --rate ({most})")
+
+
+def _add_observability(group: _ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--metrics-port", type=flags.port, help="port of /metrics for Prometheus; 0 for any free port")
+    add("--metrics-host", help=f"address of the metrics ({ServiceConfig.metrics_host})")
+    for options in SINKS:
+        _add_sink(group, options)
+    add("--trace-endpoint", help="OTLP collector for OpenTelemetry traces, such as http://127.0.0.1:4317")
+    add(
+        "--trace-ratio",
+        type=_part(1),
+        help=f"share of the requests to trace ({ServiceConfig.trace_ratio})",
+    )
+
+
+def _add_sink(group: _ArgumentGroup, options: type[SinkOptions]) -> None:
+    """A flag for each field of a sink's options."""
+    for field in fields(options):
+        flag, text = _flag(field.name), field.metadata["help"]
+        if isinstance(field.default, bool):
+            group.add_argument(flag, action="store_true", help=text)
+        elif field.default is None:
+            group.add_argument(flag, type=Path, help=text)
+        else:
+            group.add_argument(flag, type=_part(field.metadata["most"]), default=field.default, help=text)
+
+
+def _add_fields(group: _ArgumentGroup, bounds: type[Any]) -> None:
+    for field in fields(bounds):
+        text = f"{field.metadata['help']} (%(default)s)"
+        group.add_argument(_flag(field.name), type=flags.count, default=field.default, help=text)
+
+
+def _fields(arguments: Namespace, bounds: type[Any]) -> Any:
+    return bounds(**{field.name: getattr(arguments, field.name) for field in fields(bounds)})
+
+
+def _part(most: float) -> Any:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= most:
+            raise ArgumentTypeError(f"expected a number from 0 to {most:g}, got {text!r}")
+        return value
+
+    return parse

@@ -1,0 +1,298 @@
+"""The commands that query a server, for `python -m serving` and `python -m serving.client`."""
+
+import dataclasses
+import os
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from protos.cli import Result, UsageError, add_command
+from protos.errors import InvalidInput
+from serving import flag_types as flags
+from serving.cli import tables
+from serving.cli.item_commands import add_items
+from serving.client.batch import answer_document, search_file
+from serving.client.blocking import RetrievalClient
+from serving.client.protocol import TIMEOUT_SECONDS
+from serving.client.queries import count_lines
+from serving.client.security import Security, read_token
+from serving.filters.command_line import parse_where
+from serving.filters.expression import Filter
+from serving.retrieval.query import Query, Value
+from serving.transport.converters import Info
+
+ADDRESS = "127.0.0.1:50051"
+TOKEN = "TWINSPIRE_TOKEN"  # environment variable
+
+
+def add_commands(subparsers: Any) -> None:
+    """Add `search`, `encode`, `info`, `status`, `batch` and `items` to a command line."""
+
+    def add(name: str, text: str, run: Callable[[Namespace], Result]) -> ArgumentParser:
+        parser = add_command(subparsers, name, text, run)
+        add_server(parser)
+        return parser
+
+    searching = add("search", "Search for the items nearest to a query.", search)
+    searching.add_argument("text", nargs="?", metavar="QUERY", help="text of the query")
+    searching.add_argument("--item-id", help="search for items like this one")
+    searching.add_argument(
+        "--min-sequence",
+        type=flags.sequence,
+        default=0,
+        help="wait until the server searches with this write of the catalogue",
+    )
+    encoding = add("encode", "Compute the vectors of queries.", encode)
+    encoding.add_argument("texts", nargs="*", metavar="TEXT", help="text of a query; several are allowed")
+    for each in (searching, encoding):
+        _add_features(each)
+    _add_hits(searching)
+    informing = add("info", "Show what a server serves, and its state.", info)
+    reporting = add("status", "Show which bundles answer, and how aliases are followed.", status)
+    for each in (searching, encoding, informing, reporting):
+        each.add_argument(
+            "--timeout",
+            type=flags.seconds,
+            default=TIMEOUT_SECONDS,
+            metavar="SECONDS",
+            help="timeout of a call (%(default)s)",
+        )
+    _add_batch(add("batch", "Search for each query of a file, over one stream.", batch))
+    add_items(subparsers, add_server, connect)
+
+
+def add_server(parser: ArgumentParser) -> None:
+    """Add the server's address and the options of the connection, which `connect` reads."""
+    parser.add_argument("--address", default=ADDRESS, help="address of the server (%(default)s)")
+    group = parser.add_argument_group(
+        "security", "The token may also come from the environment, as TWINSPIRE_TOKEN."
+    )
+    add = group.add_argument
+    add("--tls", action="store_true", help="use TLS; --ca and --certificate imply it")
+    add("--ca", type=Path, metavar="PEM", help="authorities of the server's certificate (gRPC's own list)")
+    add("--certificate", type=Path, metavar="PEM", help="certificate of this client, for mutual TLS")
+    add("--key", type=Path, metavar="PEM", help="key of that certificate")
+    add("--server-name", metavar="NAME", help="name in the server's certificate (the host of --address)")
+    add("--token-file", type=Path, metavar="FILE", help="file with the token to send")
+
+
+def _add_hits(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--k", type=flags.count_or_none, default=0, help="number of items; 0 for the server's default"
+    )
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ITEM",
+        help="items to leave out of the answer",
+    )
+    parser.add_argument(
+        "--exclude-history", action="store_true", help="leave the items of the history out of the answer too"
+    )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="only items that pass, such as 'price<50', section=admin,net, tags!=old, price (is present) and "
+        "'!price'; may be repeated, and all of them must hold",
+    )
+
+
+def _add_features(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--history",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ITEM",
+        help="item ids, oldest first; may be repeated",
+    )
+    parser.add_argument(
+        "--feature",
+        action="append",
+        type=flags.pair,
+        default=[],
+        metavar="NAME=VALUE",
+        help="another feature of the query; repeat it for several values",
+    )
+
+
+def _add_batch(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="file of queries, one on each line")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="file of answers, one JSON document on each line; it appears when it is complete",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("text", "jsonl"),
+        help="format of FILE: texts, or JSON objects with any of text, history, features and item_id "
+        "(jsonl where the name ends in .jsonl or .ndjson, otherwise text)",
+    )
+    _add_hits(parser)
+    parser.add_argument(
+        "--timeout",
+        type=flags.bounded_seconds(86_400.0),
+        metavar="SECONDS",
+        help="timeout for the whole file (none)",
+    )
+
+
+def search(arguments: Namespace) -> Result:
+    """Search for the items nearest to a query."""
+    with connect(arguments) as client:
+        features = _features(arguments, client)
+        query = Query(arguments.text, tuple(arguments.history), features, arguments.item_id)
+        answer = client.search(
+            query,
+            arguments.k,
+            arguments.exclude,
+            exclude_history=arguments.exclude_history,
+            min_sequence=arguments.min_sequence,
+            filter=_filter(arguments, client),
+        )
+    return answer_document(answer), lambda console: tables.show_answer(console, answer)
+
+
+def encode(arguments: Namespace) -> Result:
+    """Compute the vectors of texts, or of a query without text; all have the same history and features."""
+    texts, history = arguments.texts, tuple(arguments.history)
+    with connect(arguments) as client:
+        features = _features(arguments, client)
+        queries = [Query(text, history, features) for text in texts or [None]]
+        vectors = client.encode(queries).tolist()
+    document = {"texts": texts, "history": list(history), "features": features, "vectors": vectors}
+    labels = texts or [", ".join([*history, *(f"{name}={value}" for name, value in arguments.feature)])]
+    return document, lambda console: tables.show_vectors(console, labels, vectors)
+
+
+def info(arguments: Namespace) -> Result:
+    """Show what a server serves."""
+    with connect(arguments) as client:
+        found = client.info()
+    return dataclasses.asdict(found), lambda console: tables.show_info(console, found)
+
+
+def status(arguments: Namespace) -> Result:
+    """Show which bundles answer, which candidate is being prepared, and the last error."""
+    with connect(arguments) as client:
+        found = client.info()
+    state = found.state
+    following: dict[str, Any] = state["following"]
+    document = {
+        "name": found.name,
+        "bundles": state["bundles"],
+        "following": {**following, **tables.ages(following, time.time())} if following else None,
+        "shadow": state["shadow"] or None,
+        **{key: state[key] for key in ("workers", "workers_up", "restarts", "uptime_seconds")},
+    }
+    return document, lambda console: tables.show_status(console, found.name, state)
+
+
+def batch(arguments: Namespace) -> Result:
+    """Search for each query of a file, and write the answers to another file."""
+    source, output = arguments.file, arguments.output
+    if source.exists() and output.exists() and source.samefile(output):
+        raise UsageError("--output: is the file of queries itself")
+    columns = (TextColumn("batch"), BarColumn(), _Speed(), TimeRemainingColumn())
+    with connect(arguments) as client, Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("batch", total=count_lines(source))
+        done = search_file(
+            client,
+            source,
+            output,
+            arguments.k,
+            arguments.exclude,
+            arguments.exclude_history,
+            arguments.format,
+            arguments.timeout,
+            lambda line: progress.update(task, completed=line),
+            _filter(arguments, client),
+        )
+    document = {
+        "output": str(output),
+        "queries": done.queries,
+        "seconds": round(done.seconds, 3),
+        "queries_per_s": round(done.queries / done.seconds, 1),
+    }
+    return document, lambda console: tables.show_pairs(console, document)
+
+
+def connect(arguments: Namespace) -> RetrievalClient:
+    """A client by the arguments of `add_server`.
+
+    Raises:
+        DataError: a file cannot be read.
+        UsageError: the arguments contradict each other.
+    """
+    try:
+        security = Security(
+            ca=arguments.ca,
+            certificate=arguments.certificate,
+            key=arguments.key,
+            token=_token(arguments.token_file),
+            server_name=arguments.server_name,
+            tls=arguments.tls,
+        )
+        return RetrievalClient(arguments.address, arguments.timeout or TIMEOUT_SECONDS, security)
+    except InvalidInput as error:
+        raise UsageError(str(error)) from None
+
+
+def feature_values(pairs: list[tuple[str, str]], served: Info) -> dict[str, Value]:
+    """The values of `--feature name=value`, of the types that the query tower takes.
+
+    Raises:
+        InvalidInput: a value is not a number, or a feature of one value is given twice.
+    """
+    schema: Any = served.manifest["schema"]
+    values: dict[str, Value] = {}
+    for name, text in pairs:
+        spec = schema["query"].get(name, {})
+        field = f"query.features.{name}"
+        if spec.get("multi") or spec.get("kind") == "history":
+            values[name] = (*values.get(name, ()), text)  # type: ignore[misc]
+        elif name in values:
+            raise InvalidInput(field, "given twice, but it holds one value")
+        else:
+            values[name] = _number(text, field) if spec.get("kind") == "number" else text
+    return values
+
+
+class _Speed(ProgressColumn):
+    """Queries per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s")
+
+
+def _token(path: Path | None) -> str | None:
+    return read_token(path) if path else os.environ.get(TOKEN) or None
+
+
+def _features(arguments: Namespace, client: RetrievalClient) -> dict[str, Value]:
+    return feature_values(arguments.feature, client.info()) if arguments.feature else {}
+
+
+def _filter(arguments: Namespace, client: RetrievalClient) -> Filter | None:
+    return parse_where(arguments.where, client.info().filter_fields) if arguments.where else None
+
+
+def _number(text: str, field: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInput(field, f"expected a number, got {text!r}") from None

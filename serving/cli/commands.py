@@ -1,0 +1,89 @@
+"""The commands of `python -m serving` that serve or measure; see also `client_commands.py`."""
+
+from argparse import Namespace
+
+from rich.console import Console
+
+from protos.cli import Result, UsageError, print_result
+from protos.errors import MissingStage
+from serving.cli import arguments, demo, tables
+from serving.security.tokens import new_token
+
+
+def serve(parsed: Namespace) -> None:
+    """Serve until SIGTERM or SIGINT; print the result as soon as requests are answered."""
+    from serving import service
+
+    config = arguments.service_config(parsed)
+
+    def ready(serving: service.Serving) -> None:
+        print_result((serving.document(), lambda console: None), parsed.json, tables.console)
+
+    try:
+        service.serve(config, ready)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def token(parsed: Namespace) -> Result:
+    """Make a token, shown only once, and its entry for the token file."""
+    secret, entry = new_token(parsed.name, parsed.role)
+
+    def show(console: Console) -> None:
+        console.print(f"The token, which is shown only now:\n\n{secret}\n", markup=False, highlight=False)
+        console.print(f"Add this to the file that --tokens names:\n\n{entry}", markup=False, highlight=False)
+
+    return {"token": secret, "entry": entry}, show
+
+
+def show_all(parsed: Namespace) -> Result:
+    """Serve, search for the first examples, summarise, and stop."""
+    folder = arguments.folder(parsed)
+    output = Console(stderr=True) if parsed.json else tables.console()
+    document = demo.run(folder, output)
+
+    def show(console: Console) -> None:
+        console.print("6/6  summary", highlight=False)
+        tables.show_pairs(console, demo.summary(document["manifest"]))
+
+    return document, show
+
+
+def load(parsed: Namespace) -> Result:
+    """Measure a bundle's service under load, or load a running server of this machine."""
+    try:
+        from serving.cli import loadtest
+    except ModuleNotFoundError as error:
+        raise _missing("load test", error) from None
+    return loadtest.run(parsed)
+
+
+def swap_test(parsed: Namespace) -> Result:
+    """Swap two bundles under load, and check every answer."""
+    try:
+        from serving.cli import swaptest as swap_test
+    except ModuleNotFoundError as error:
+        raise _missing("swap test", error) from None
+    return swap_test.run(parsed)
+
+
+def filter_test(parsed: Namespace) -> Result:
+    """Measure searches with filters: recall, completeness, plans and times."""
+    try:
+        from serving.cli import filtertest
+    except ModuleNotFoundError as error:
+        raise _missing("filter test", error) from None
+    return filtertest.run(parsed)
+
+
+def live_test(parsed: Namespace) -> Result:
+    """Test live items: lost writes, wrong answers, swaps, throughput and times, filters."""
+    try:
+        from serving.cli import livetest
+    except ModuleNotFoundError as error:
+        raise _missing("live test", error) from None
+    return livetest.run(parsed)
+
+
+def _missing(test: str, error: ModuleNotFoundError) -> MissingStage:
+    return MissingStage(f"the {test} needs {error.name}; install it with: pip install .[load]")

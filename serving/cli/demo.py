@@ -1,0 +1,172 @@
+"""The whole service once: start it, query it, summarise its bundle, stop it.
+
+    python -m serving demo --model models:/pydocs@champion
+
+The server is a process of its own on a free port, queried over gRPC, and stopped by SIGTERM.
+"""
+
+import contextlib
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from protos import bundle, entry_points
+from protos.errors import Unavailable
+from protos.features import HistoryFeature, TextFeature
+from serving.cli import tables
+from serving.client import RetrievalClient
+from serving.retrieval.answer import Answer
+from serving.retrieval.catalogue import Catalogue
+from serving.retrieval.query import example_query
+
+TEXTS, TEXT_HITS = 5, 3  # queries, and hits of each
+HISTORIES, HISTORY_HITS = 3, 5
+RECENT = 5  # items of a history that are shown
+METRICS = {"recall_at_10": "recall@10", "ndcg_at_10": "nDCG@10", "mrr_at_10": "MRR@10"}
+BASELINES = {  # prefix of a baseline's metrics -> its name
+    "exact": "exact",
+    "bm25": "BM25",
+    "popularity": "popularity",
+    "itemknn": "item-kNN",
+    "ease": "EASE",
+}
+TIMEOUT_SECONDS = 120.0  # for the server to start, and to stop
+
+
+def run(folder: Path, console: Console) -> dict[str, Any]:
+    """Serve a bundle, search for the first examples of its manifest, and stop.
+
+    Args:
+        folder: of the bundle.
+        console: for the answers.
+
+    Returns:
+        The answers, the manifest, and whether the server stopped cleanly.
+
+    Raises:
+        Unavailable: the server does not start, or does not stop cleanly.
+    """
+    with _server(folder) as address, RetrievalClient(address) as client:
+        client.wait_ready(TIMEOUT_SECONDS)
+        info = client.info()
+        console.print(f"serving {info.item_count:,} items at {address}\n", highlight=False)
+        manifest = bundle.read_manifest(folder)  # the server has verified the other files
+        catalogue = Catalogue(folder, manifest)
+        histories = any(isinstance(spec, HistoryFeature) for spec in manifest.schema.query.values())
+        shown, hits = (HISTORIES, HISTORY_HITS) if histories else (TEXTS, TEXT_HITS)
+        answered = []
+        for example in manifest.examples[:shown]:
+            answer = client.search(example_query(example), hits, exclude_history=True)
+            for line in _lines(example, manifest, catalogue):
+                console.print(line, style="bold", markup=False, highlight=False)
+            tables.show_answer(console, answer)
+            console.print()
+            answered.append({"query": example, **_document(answer)})
+    return {"answers": answered, "manifest": info.manifest, "stopped": "cleanly"}
+
+
+def _lines(example: Mapping[str, Any], manifest: bundle.Manifest, catalogue: Catalogue) -> Iterator[str]:
+    """A query as lines of text, with the names of the items of a history."""
+    for name, value in example.items():
+        spec = manifest.schema.query[name]
+        if value is None:
+            continue
+        if isinstance(spec, HistoryFeature):
+            yield f"{name}: {len(value)} items, the newest last" if value else f"{name}: empty"
+            if len(value) > RECENT:
+                yield f"  ... {len(value) - RECENT} before"
+            yield from (f"  {_title(item_id, manifest, catalogue)}" for item_id in value[-RECENT:])
+        else:
+            yield value if isinstance(spec, TextFeature) else f"{name}: {value}"
+
+
+def _title(item_id: str, manifest: bundle.Manifest, catalogue: Catalogue) -> str:
+    """The first of an item's display fields, or its id if it has none."""
+    rows = catalogue.rows([item_id])
+    fields = catalogue.fields(rows.pop()) if rows else {}
+    return next((fields[name] for name in manifest.display_fields[:1] if name in fields), item_id)
+
+
+@contextlib.contextmanager
+def _server(folder: Path) -> Iterator[str]:
+    """Run a server process within the block; gives its address."""
+    with tempfile.TemporaryDirectory() as place:
+        port_file = Path(place) / "port"
+        arguments = ["--bundle", str(folder), "--port", "0", "--port-file", str(port_file), "--workers", "1"]
+        command = entry_points.command(entry_points.SERVING, "serve", *arguments)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            yield f"127.0.0.1:{_port(process, port_file)}"
+            process.send_signal(signal.SIGTERM)
+            if process.wait(TIMEOUT_SECONDS) != 0:
+                raise Unavailable(f"the server stopped with exit code {process.returncode}")
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def _port(process: subprocess.Popen[bytes], port_file: Path) -> int:
+    until = time.monotonic() + TIMEOUT_SECONDS
+    while time.monotonic() < until:
+        if port_file.is_file():
+            return int(port_file.read_text())
+        if process.poll() is not None:
+            raise Unavailable(f"the server ended with exit code {process.returncode} before it answered")
+        time.sleep(0.05)
+    raise Unavailable(f"the server did not answer within {TIMEOUT_SECONDS:.0f} s")
+
+
+def _document(answer: Answer) -> dict[str, Any]:
+    return {
+        "hits": [hit._asdict() for hit in answer.hits],
+        "basis": answer.basis,
+        "unknown_history": answer.unknown_history,
+        "bundle_version": answer.bundle_version,
+    }
+
+
+def summary(manifest: dict[str, Any]) -> dict[str, str]:
+    """What the manifest says of a bundle, as names and lines."""
+    data, quality, latency = manifest["dataset"], manifest["quality"], manifest["latency"]
+    parts = ", ".join(
+        f"{data['parts'][part]:,} {part}"
+        for part in ("train", "validation", "test", "cold")
+        if part in data["parts"]
+    )
+    ann = next(name for name in manifest["ann"] if name.startswith("ann_recall"))
+    worst = max(side["max_abs_diff"] for side in manifest["parity"].values())
+    figures = latency["metrics"]
+    onnx, torch = figures["query_tower_b1_p50_us"], figures["torch_b1_p50_us"]
+    differ = data.get("evaluated_text") != data.get("served_text")
+    texts = {"evaluated on": data.get("evaluated_text"), "served text": data.get("served_text")}
+    return {
+        "data": f"{data['name']}: {data['items']:,} items; pairs: {parts}",
+        "test queries": f"{quality['queries']:,}",
+        **{name: ", ".join(columns) for name, columns in texts.items() if columns and differ},
+        **{name: _compared(quality, metric) for metric, name in METRICS.items() if metric in quality},
+        "index": f"{ann} {manifest['ann'][ann]:.4f} against exact search, "
+        f"ef_search {manifest['index']['ef_search']}",
+        "parity": f"torch and ONNX Runtime differ by at most {worst:.1e}",
+        "query tower": f"{onnx:.0f} us at batch 1 on {latency['threads']} thread, "
+        f"torch eager {torch:.0f} us ({torch / onnx:.1f} times)",
+        "bundle": manifest["bundle_version"],
+        "run": manifest["run_id"],
+        "MLflow UI": "make ui, then http://127.0.0.1:5000",
+    }
+
+
+def _compared(quality: Mapping[str, Any], metric: str) -> str:
+    """A metric of the service, then of the baselines."""
+    beside = {
+        name: quality[f"{prefix}_{metric}"]
+        for prefix, name in BASELINES.items()
+        if f"{prefix}_{metric}" in quality
+    }
+    return ", ".join(f"{value:.3f} {name}" for name, value in {"served": quality[metric], **beside}.items())

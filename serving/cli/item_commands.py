@@ -1,0 +1,187 @@
+"""`items upsert | delete | get | changes`: the catalogue of a service on the command line."""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from protos.cli import Result, UsageError, add_command
+from protos.errors import WriteRefused
+from serving import flag_types as flags
+from serving.cli import tables
+from serving.client.blocking import RetrievalClient
+from serving.client.item_upload import (
+    BATCH,
+    PATIENCE_SECONDS,
+    SUFFIX,
+    Operation,
+    Upload,
+    count_rows,
+    upload,
+)
+from serving.client.items import MODES, ItemState
+
+Connect = Callable[[Namespace], RetrievalClient]
+
+
+def add_items(subparsers: Any, add_server: Callable[[ArgumentParser], None], connect: Connect) -> None:
+    """Add `items` and its commands to a command line.
+
+    Args:
+        subparsers: of the command line.
+        add_server: adds the options of the connection.
+        connect: makes a client by them.
+    """
+    text = "Write, delete and read the items of a service that takes writes."
+    parser = subparsers.add_parser("items", help=text, description=text, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="items_command", required=True, metavar="COMMAND")
+
+    def add(
+        name: str, text: str, run: Callable[[Namespace, RetrievalClient], Result | None]
+    ) -> ArgumentParser:
+        def command(arguments: Namespace) -> Result | None:
+            with connect(arguments) as client:
+                return run(arguments, client)
+
+        parser = add_command(commands, name, text, command)
+        add_server(parser)
+        parser.add_argument(
+            "--timeout",
+            type=flags.seconds,
+            default=30.0,
+            metavar="SECONDS",
+            help="timeout of a call (%(default)s)",
+        )
+        return parser
+
+    writing = add("upsert", "Write the items of a table; each is found when this ends.", _upsert)
+    writing.add_argument("file", type=Path, metavar="FILE", help="table in CSV, TSV, JSONL or Parquet")
+    writing.add_argument(
+        "--mode",
+        choices=[*MODES],
+        default="upsert",
+        help="insert: only items that do not exist; update: only those that do (%(default)s)",
+    )
+    deleting = add("delete", "Withdraw items, also those that came with the bundle.", _delete)
+    deleting.add_argument("ids", nargs="*", metavar="ID", help="ids of the items")
+    deleting.add_argument("--file", type=Path, metavar="FILE", help="a table whose ids are deleted")
+    for each in (writing, deleting):
+        each.add_argument(
+            "--batch", type=flags.count, default=0, help=f"items in one request ({BATCH}, or what is allowed)"
+        )
+        each.add_argument(
+            "--restart",
+            action="store_true",
+            help=f"begin anew; otherwise an interrupted run goes on where FILE{SUFFIX} says",
+        )
+        each.add_argument(
+            "--refused",
+            type=Path,
+            metavar="OUT",
+            help="file for refused items, as JSON lines; a run that goes on adds to it",
+        )
+    getting = add("get", "Show items as they stand in the catalogue.", _get)
+    getting.add_argument("ids", nargs="+", metavar="ID", help="ids of the items")
+    changing = add("changes", "Print the changes after a sequence, one JSON document on each line.", _changes)
+    changing.add_argument(
+        "--after", type=flags.bounded_count(2**63 - 1, least=0), default=0, help="sequence (%(default)s)"
+    )
+    changing.add_argument("--follow", action="store_true", help="go on with changes to come, until Ctrl-C")
+
+
+def state_document(state: ItemState) -> dict[str, Any]:
+    """An item as JSON; `items upsert` reads such lines, too."""
+    return {
+        "id": state.item.id,
+        "features": {
+            name: value if isinstance(value, str | float | int) else list(value)
+            for name, value in state.item.features.items()
+        },
+        "fields": dict(state.item.fields),
+        "sequence": state.sequence,
+        "origin": state.origin,
+        "written_at": state.written_at,
+    }
+
+
+def _upsert(arguments: Namespace, client: RetrievalClient) -> Result:
+    return _upload(arguments, client, arguments.file, "upsert", arguments.mode)
+
+
+def _delete(arguments: Namespace, client: RetrievalClient) -> Result:
+    if bool(arguments.ids) == (arguments.file is not None):
+        raise UsageError("expected either ids or --file")
+    if arguments.file is not None:
+        return _upload(arguments, client, arguments.file, "delete", "upsert")
+    written = client.delete(arguments.ids)
+    document = {"written": len(written.results), "sequence": written.sequence}
+    return document, lambda console: tables.show_pairs(console, document)
+
+
+def _upload(
+    arguments: Namespace, client: RetrievalClient, path: Path, operation: Operation, mode: Any
+) -> Result:
+    if (
+        arguments.refused
+        and arguments.refused.exists()
+        and path.exists()
+        and path.samefile(arguments.refused)
+    ):
+        raise UsageError("--refused: expected another file than the table")
+    columns = (TextColumn(operation), BarColumn(), TextColumn("{task.completed:,}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(operation, total=count_rows(path))
+        try:
+            done = upload(
+                client,
+                path,
+                operation,
+                mode,
+                arguments.batch,
+                arguments.restart,
+                lambda rows: bar.update(task, completed=rows),
+                arguments.refused,
+                max(PATIENCE_SECONDS, arguments.timeout),
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; the same command goes on where it stopped") from None
+    if done.refused:
+        raise WriteRefused(_refusal(done))
+    document = done.document()
+    shown = {name: value for name, value in document.items() if name != "first_refused"}
+    shown["ignored_columns"] = ", ".join(done.ignored) or "none"
+    return document, lambda console: tables.show_pairs(console, shown)
+
+
+def _refusal(done: Upload) -> str:
+    first = done.first_refused[0]
+    return (
+        f"{done.refused} of {done.rows} items were refused, {done.written} were written; "
+        f"the first is {first['id']!r}: {first['text']}"
+    )
+
+
+def _get(arguments: Namespace, client: RetrievalClient) -> Result:
+    found = [state_document(each) for each in client.get(arguments.ids)]
+
+    def show(console: Console) -> None:
+        for each in found:
+            rows = {name: each[name] for name in ("id", "origin", "sequence")}
+            rows |= {f"features.{name}": value for name, value in each["features"].items()}
+            rows |= {f"fields.{name}": value for name, value in each["fields"].items()}
+            tables.show_pairs(console, rows)
+
+    return {"items": found}, show
+
+
+def _changes(arguments: Namespace, client: RetrievalClient) -> None:
+    for page in client.changes(arguments.after, arguments.follow):
+        for each in page.changes:
+            document = {**state_document(each), "store_id": page.store_id}
+            sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,148 @@
+"""`python -m serving loadtest`: the load test of a bundle, or a closed loop on a running server."""
+
+import gc
+import importlib.util
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from protos.cli import Result, UsageError, print_result
+from protos.errors import DataError, MissingStage, Unavailable
+from protos.scores import is_bounded
+from protos.system.timing import p99_remark
+from serving import bundles
+from serving.address import host_of, is_loopback
+from serving.benchmark import load_report, query_generator
+from serving.benchmark.load import closed_loop
+from serving.benchmark.load_test import LoadTest, duration
+from serving.benchmark.plan import Plan
+from serving.benchmark.report import progress
+from serving.benchmark.services import choose_cores, pinned
+from serving.benchmark.workload import Workload, expected_answers, load_queries, queries_from_file
+from serving.cli import benchmark_arguments, tables
+from serving.client import RetrievalClient
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+
+NOTE = "closed loop; clients and server share one machine"
+DRAWN = {"closed", "open"}  # parts with a plot
+
+
+def run(arguments: Namespace) -> Result:
+    """Run the load test.
+
+    Raises:
+        UsageError: the options do not go together.
+        DataError: answers differ from the bundle's own; the report has been shown.
+        MissingStage: there is no bundle, or no library for the plot.
+        Unavailable: a server does not start, or does not answer.
+    """
+    known = benchmark_arguments
+    for name in known.WITH_BUNDLE if arguments.address else known.WITH_ADDRESS:
+        if getattr(arguments, name) is not None:
+            other = "--address" if arguments.address else "--bundle"
+            raise UsageError(f"--{name.replace('_', '-')}: has no effect with {other}")
+    return _test_server(arguments) if arguments.address else _test_bundle(arguments)
+
+
+def _test_server(arguments: Namespace) -> Result:
+    """A closed loop on a running server; answers are not compared."""
+    address = arguments.address
+    if not is_loopback(host_of(address)):
+        raise UsageError(f"--address: {address} is not this machine; load stays on loopback")
+    if arguments.queries:
+        queries = queries_from_file(arguments.queries)
+    else:
+        queries = _queries_of_server(address, arguments.seed)
+    requests = Workload(queries, arguments.k, None).searches()
+    clients, seconds = arguments.clients or 4, arguments.seconds or 10.0
+    with progress(seconds) as (_, tick):
+        result = closed_loop(address, requests, clients, seconds, 1.0, arguments.seed, tick)
+    if not result.latencies:
+        raise Unavailable(f"{address}: no request was answered: {result.errors}")
+    document = {
+        "note": NOTE,
+        "clients": clients,
+        "seconds": seconds,
+        "distinct_queries": len(queries),
+        "requests": result.offered,
+        "errors": result.errors,
+        "requests_per_s": round(result.rps, 1),
+        **{f"search_p{each}_ms": round(result.percentile_us(each) / 1000, 3) for each in (50, 95, 99)},
+    }
+    if remark := p99_remark({"search": len(result.latencies)}):
+        document["p99_note"] = remark
+    return document, lambda console: tables.show_pairs(console, document)
+
+
+def _test_bundle(arguments: Namespace) -> Result:
+    plan = _plan(arguments)
+    plot = _plot(arguments, plan)
+    retriever = Retriever.load(plan.bundle)
+    manifest = retriever.manifest
+    queries = load_queries(manifest, plan.queries, plan.seed)
+    # Without a bound on scores answers cannot be compared; the report says so.
+    expected = expected_answers(retriever, queries, plan.k) if is_bounded(manifest) else None
+    del retriever  # it shares pages with the servers, whose memory would look smaller
+    gc.collect()
+    cores = choose_cores()
+    with progress(duration(plan)) as (say, tick), pinned(cores.load):
+        test = LoadTest(plan, Workload(queries, plan.k, expected), cores, say, tick)
+        test.run()
+    document = load_report.document(test, manifest.bundle_version)
+    if plot is not None:
+        from serving.benchmark import plots
+
+        path = plot / f"{manifest.name}-{manifest.bundle_version[:12]}.png" if plot.is_dir() else plot
+        document["plot"] = str(plots.save_load(document, path))
+    result: Result = document, lambda console: load_report.show(console, document)
+    if document["content_different"]:
+        print_result(result, arguments.json, tables.console)
+        raise DataError(
+            f"{document['content_different']} of {document['content_checked']} answers differ from the "
+            f"bundle's own; {document['content_first_difference']}"
+        )
+    return result
+
+
+def _plan(arguments: Namespace) -> Plan:
+    given = {
+        "parts": arguments.only,
+        "rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "overload_seconds": arguments.overload_seconds,
+        "soak_seconds": arguments.soak,
+        "deadline": arguments.deadline,
+        "queries": arguments.queries,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    folder = bundles.newest(arguments.bundle or bundles.BUNDLES)
+    plan = Plan(folder, k=arguments.k, seed=arguments.seed, **chosen)
+    if plan.soak_seconds and "overload" not in plan.parts:
+        raise UsageError("--soak: follows the overload, which --only leaves out")
+    return plan
+
+
+def _plot(arguments: Namespace, plan: Plan) -> Path | None:
+    """The file of the plot, or its folder; None where no part has one."""
+    if not DRAWN & {*plan.parts}:
+        if arguments.plot:
+            raise UsageError("--plot: shows the parts closed and open, which --only leaves out")
+        return None
+    if importlib.util.find_spec("matplotlib") is None:  # reported before anything is measured
+        raise MissingStage("the plot needs matplotlib; install it with: pip install .[load]")
+    if arguments.plot:
+        return Path(arguments.plot)
+    folder = bundles.BUNDLES.parent / "loadtest"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _queries_of_server(address: str, seed: int) -> list[Query]:
+    """Queries generated from the examples of the bundle that a server serves."""
+    with RetrievalClient(address) as client:
+        manifest: Any = client.info().manifest
+    kinds = {name: spec["kind"] for name, spec in manifest["schema"]["query"].items()}
+    histories = [name for name, kind in kinds.items() if kind == "history"]
+    texts = [name for name, kind in kinds.items() if kind == "text"]
+    return query_generator.generate(manifest["examples"], histories, texts, seed)

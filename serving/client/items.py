@@ -1,0 +1,272 @@
+"""Items that are written and read, and their messages; the same for both clients."""
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+import grpc
+
+from protos import catalogue_pb2 as wire
+from protos import retrieval_pb2
+from protos.errors import InvalidInput, MissingStage, TwinspireError, WriteRefused
+from serving.retrieval.query import Value
+from serving.transport.converters import value_from_wire, value_to_wire
+from serving.transport.status import error_from
+
+Mode = Literal["upsert", "insert", "update"]
+MODES: dict[str, int] = {
+    "upsert": wire.WRITE_UPSERT,
+    "insert": wire.WRITE_INSERT,
+    "update": wire.WRITE_UPDATE,
+}
+MOST_SEQUENCE = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of the catalogue.
+
+    Args:
+        id: of the item.
+        features: values of the item tower's features and of filter fields, by name.
+        fields: display fields.
+        expected_sequence: write it only if this is the sequence of its last change, 0 if there was none.
+    """
+
+    id: str
+    features: Mapping[str, Value] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
+    expected_sequence: int | None = None
+
+
+class Refusal(StrEnum):
+    """Why an item was not written, or is not found; the values are part of the JSON of a result.
+
+    EXISTS: it exists already, and was to be inserted. MISSING: it does not exist, and was to be updated.
+    CONFLICT: its last change is another than expected. NOT_ENCODED: it was written, but the item tower cannot
+    encode it.
+    """
+
+    EXISTS = "exists"
+    MISSING = "missing"
+    CONFLICT = "conflict"
+    NOT_ENCODED = "not_encoded"
+
+
+class ItemResult(NamedTuple):
+    """What became of one item of a write.
+
+    Args:
+        id: of the item.
+        sequence: of the write; of an item that was not written, of its last change.
+        refusal: None if it was written and is found.
+        text: the same for a person.
+    """
+
+    id: str
+    sequence: int
+    refusal: Refusal | None = None
+    text: str = ""
+
+
+class Written(NamedTuple):
+    """The answer to a write.
+
+    Args:
+        sequence: pass it as `min_sequence` to a search that must see the write.
+        results: of each item, in order.
+        repeated: whether an earlier request with the same id was answered so.
+    """
+
+    sequence: int
+    results: tuple[ItemResult, ...]
+    repeated: bool = False
+
+
+class Origin(StrEnum):
+    """Where an item is: in the store, deleted by a write, in the bundle that answers alone, or nowhere."""
+
+    LIVE = "live"
+    DELETED = "deleted"
+    BUNDLE = "bundle"
+    UNKNOWN = "unknown"
+
+
+class ItemState(NamedTuple):
+    """An item as it stands in the catalogue.
+
+    Args:
+        item: with its id alone where it was deleted or is unknown; without features where it came with the
+            bundle.
+        sequence: of its last change; 0 where the store does not hold it.
+        origin: where it is.
+        written_at: Unix seconds; 0 where the store does not hold it.
+    """
+
+    item: Item
+    sequence: int
+    origin: Origin
+    written_at: float
+
+
+class ChangePage(NamedTuple):
+    """Some changes of the feed, in order.
+
+    Args:
+        changes: latest states of items.
+        sequence: of the store when they were read.
+        store_id: of the store; if it is another one than before, begin again after 0.
+    """
+
+    changes: tuple[ItemState, ...]
+    sequence: int
+    store_id: str
+
+
+_REFUSALS = {
+    wire.WRITE_EXISTS: Refusal.EXISTS,
+    wire.WRITE_MISSING: Refusal.MISSING,
+    wire.WRITE_CONFLICT: Refusal.CONFLICT,
+    wire.WRITE_NOT_ENCODED: Refusal.NOT_ENCODED,
+}
+_ORIGINS = {
+    wire.ITEM_LIVE: Origin.LIVE,
+    wire.ITEM_DELETED: Origin.DELETED,
+    wire.ITEM_BUNDLE: Origin.BUNDLE,
+}
+
+
+def upsert_request(items: Iterable[Item], mode: Mode, request_id: str | None) -> wire.UpsertRequest:
+    """Items to write.
+
+    Raises:
+        InvalidInput: a value cannot be sent.
+    """
+    if mode not in MODES:
+        raise InvalidInput("mode", f"expected one of {', '.join(MODES)}, got {mode!r}")
+    request = wire.UpsertRequest(mode=MODES[mode], request_id=_request_id(request_id))  # type: ignore[arg-type]
+    for n, item in enumerate(items):
+        name = f"items[{n}]"
+        try:
+            request.items.append(_write(item, name))
+        except UnicodeEncodeError:
+            raise InvalidInput(name, "expected Unicode, got a lone surrogate") from None
+    return request
+
+
+def delete_request(
+    ids: Iterable[str], request_id: str | None, expected: Mapping[str, int]
+) -> wire.DeleteRequest:
+    """Items to delete; `expected` gives the sequence of their last changes.
+
+    Raises:
+        InvalidInput: a value cannot be sent, or `expected` has an id that is not among `ids`.
+    """
+    request = wire.DeleteRequest(request_id=_request_id(request_id))
+    left = dict(expected)
+    for n, item_id in enumerate([ids] if isinstance(ids, str) else ids):
+        try:
+            message = wire.ItemDelete(id=item_id)
+        except UnicodeEncodeError:
+            raise InvalidInput(f"items[{n}].id", "expected Unicode, got a lone surrogate") from None
+        if item_id in expected:
+            message.expected_sequence = _sequence(expected[item_id], f"items[{n}].expected_sequence")
+            left.pop(item_id, None)
+        request.items.append(message)
+    if left:
+        raise InvalidInput("expected", f"{next(iter(left))!r} is not among the ids to delete")
+    return request
+
+
+def get_request(ids: Iterable[str]) -> wire.GetRequest:
+    """Items to read.
+
+    Raises:
+        InvalidInput: an id cannot be sent.
+    """
+    try:
+        return wire.GetRequest(ids=[ids] if isinstance(ids, str) else ids)
+    except UnicodeEncodeError:
+        raise InvalidInput("ids", "expected Unicode, got a lone surrogate") from None
+
+
+def changes_request(after: int, follow: bool) -> wire.ChangesRequest:
+    """The changes after a sequence.
+
+    Raises:
+        InvalidInput: it is no sequence.
+    """
+    return wire.ChangesRequest(after=_sequence(after, "after"), follow=follow)
+
+
+def written(response: wire.WriteResponse, ids: Sequence[str], strict: bool) -> Written:
+    """The answer to a write.
+
+    Args:
+        response: as received.
+        ids: of the items, in the order of the request.
+        strict: whether an item that was not written, or not encoded, is an error.
+
+    Raises:
+        WriteRefused: an item was refused.
+    """
+    results = tuple(
+        ItemResult(item_id, each.sequence, _REFUSALS.get(each.error), each.error_text)
+        for item_id, each in zip(ids, response.results, strict=True)
+    )
+    found = Written(response.sequence, results, response.repeated_request)
+    refused = [each for each in results if each.refusal is not None]
+    if strict and refused:
+        text = f"{len(refused)} of {len(results)} items: {refused[0].id!r}: {refused[0].text}"
+        raise WriteRefused(text, found)
+    return found
+
+
+def states(response: wire.GetResponse) -> list[ItemState]:
+    """The items that were asked for."""
+    return [*map(_state, response.items)]
+
+
+def page(response: wire.ChangesResponse) -> ChangePage:
+    """A part of the feed."""
+    return ChangePage(tuple(map(_state, response.changes)), response.sequence, response.store_id)
+
+
+def failure(error: grpc.RpcError, address: str) -> TwinspireError:
+    """A failed call of the catalogue as one of our errors."""
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return MissingStage(f"{address}: the service takes no writes; start it with --catalogue")
+    return error_from(error, address)
+
+
+def _write(item: Item, name: str) -> wire.ItemWrite:
+    message = wire.ItemWrite(item=wire.Item(id=item.id, fields=item.fields))
+    for feature, value in item.features.items():
+        message.item.features[feature].CopyFrom(value_to_wire(value))
+    if item.expected_sequence is not None:
+        message.expected_sequence = _sequence(item.expected_sequence, f"{name}.expected_sequence")
+    return message
+
+
+def _state(message: wire.ItemState) -> ItemState:
+    item = message.item
+    features = {name: _value(value, name) for name, value in item.features.items()}
+    origin = _ORIGINS.get(message.origin, Origin.UNKNOWN)
+    return ItemState(Item(item.id, features, dict(item.fields)), message.sequence, origin, message.written_at)
+
+
+def _value(message: retrieval_pb2.FeatureValue, name: str) -> Value:
+    return value_from_wire(message, f"features.{name}")
+
+
+def _sequence(value: int, name: str) -> int:
+    if not 0 <= value <= MOST_SEQUENCE:
+        raise InvalidInput(name, f"expected 0 to {MOST_SEQUENCE}, got {value}")
+    return value
+
+
+def _request_id(given: str | None) -> str:
+    """A new id, if none is given: without one a write that is repeated would be carried out again."""
+    return given or str(uuid.uuid4())

@@ -1,0 +1,351 @@
+"""What both clients send and receive: the connection, the metadata of a call, requests and responses."""
+
+import json
+import random
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import Message
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
+
+from protos import catalogue_pb2
+from protos import retrieval_pb2 as wire
+from protos.errors import AccessDenied, InvalidInput, Overloaded, TwinspireError, Unavailable
+from serving.address import host_of, is_loopback
+from serving.client.security import Security
+from serving.filters.expression import Filter
+from serving.retrieval.answer import Answer
+from serving.retrieval.query import Query
+from serving.transport import converters
+from serving.transport.filter_converters import filter_to_wire
+from serving.transport.status import error_from
+
+SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"].full_name
+CATALOGUE = catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"].full_name  # writes have request ids
+TIMEOUT_SECONDS = 5.0
+
+# gRFC A6, for all calls but those of `CatalogueRetries`. A call is tried up to four times, with pauses of
+# about 0.1, 0.2 and 0.4 s, or of the server's `grpc-retry-pushback-ms`. A call whose request is larger than
+# gRPC's limit of 256 KiB is tried once, and a stream is not retried after its first answer.
+RETRIES = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+}
+# Retries must not keep a server down: a failure takes one of the server's tokens, a success returns a tenth,
+# and with fewer than half of the tokens there are no retries.
+THROTTLING = {"maxTokens": 100, "tokenRatio": 0.1}
+SERVICE_CONFIG = {
+    "methodConfig": [
+        {"name": [{"service": SERVICE}, {"service": CATALOGUE, "method": "Changes"}], "retryPolicy": RETRIES}
+    ],
+    "retryThrottling": THROTTLING,
+}
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0  # between attempts of `CatalogueRetries`
+JITTER = 0.2  # of a pause, more or less: clients that failed together shall not come back together
+OPTIONS = (
+    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+    ("grpc.max_receive_message_length", -1),  # no limit: the caller chooses k
+    ("grpc.use_local_subchannel_pool", 1),  # each client has its own connection, and so its own worker
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+# `grpc.health.v1.Health/Check`, without the package of its stubs: its request has one field, a string of
+# number 1, and its response has one field, an enum of number 1. `StringValue` and `Int32Value` have the same
+# bytes.
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+HEALTH = StringValue(value=SERVICE)
+HEALTH_SERVING = 1
+READY_POLL_SECONDS = 0.05
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class Connection:
+    """The configuration of a connection, common to both clients.
+
+    Args:
+        address: `host:port`.
+        timeout: default timeout of a call in seconds.
+        security: of the connection.
+        retries: whether calls are retried.
+
+    Attributes:
+        closed: set when the client has been closed.
+
+    Raises:
+        InvalidInput: a token would be sent to another machine without TLS.
+    """
+
+    def __init__(self, address: str, timeout: float, security: Security, retries: bool) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._security = security
+        self.retries = retries
+        self._authorization = security.authorization(address)
+        self.closed = threading.Event()
+
+    def open(self, api: Any) -> Any:
+        """A channel of `grpc` or of `grpc.aio`.
+
+        Raises:
+            DataError: a file of `security` cannot be read, or is invalid.
+        """
+        options: list[tuple[str, Any]] = [*OPTIONS]
+        if not self.retries:
+            options.append(("grpc.enable_retries", 0))
+        if is_loopback(host_of(self.address)):
+            options.append(("grpc.enable_http_proxy", 0))  # a proxy would be another machine
+        if self._security.server_name is not None:
+            options.append(("grpc.ssl_target_name_override", self._security.server_name))
+        credentials = self._security.credentials()
+        if credentials is None:
+            return api.insecure_channel(self.address, options=options)
+        return api.secure_channel(self.address, credentials, options=options)
+
+    def seconds(self, timeout: float | None) -> float:
+        """The timeout of a call: its own, or the client's default."""
+        return self._timeout if timeout is None else timeout
+
+    def metadata(self, given: Metadata = ()) -> tuple[tuple[str, str | bytes], ...]:
+        """The metadata of a call: the token, the caller's metadata, and the caller's trace."""
+        given = tuple(given)
+        traced = any(name == "traceparent" for name, _ in given)
+        return (*self._authorization, *given, *(() if traced else _trace_context()))
+
+
+class CatalogueRetries:
+    """The attempts of one call that reads items, or writes them with a request id, until its deadline.
+
+    gRPC would try it four times, or once after many failures (`THROTTLING`). But a write whose answer was
+    lost may be stored, and only a repeat tells.
+
+    Args:
+        connection: of the client.
+        timeout: of the call in seconds, all attempts included; None for the client's default.
+    """
+
+    def __init__(self, connection: Connection, timeout: float | None) -> None:
+        self._connection = connection
+        self._until = time.monotonic() + connection.seconds(timeout)
+        self._pause = FIRST_PAUSE_SECONDS
+
+    @property
+    def seconds(self) -> float:
+        """Time until the deadline."""
+        return max(0.0, self._until - time.monotonic())
+
+    def pause(self, failure: grpc.RpcError, error: TwinspireError) -> float:
+        """Seconds to wait before the next attempt.
+
+        Args:
+            failure: of the last attempt, as gRPC raised it.
+            error: the same as one of our errors.
+
+        Raises:
+            TwinspireError: `error`, if another attempt is of no use, or would begin after the deadline.
+        """
+        connection = self._connection
+        may_help = isinstance(error, Overloaded) or failure.code() is grpc.StatusCode.UNAVAILABLE
+        if not may_help or not connection.retries or connection.closed.is_set():
+            raise error from failure
+        pause = self._pause * random.uniform(1 - JITTER, 1 + JITTER)
+        if isinstance(error, Overloaded):  # infinite where a repeat is of no use
+            pause = max(pause, error.retry_after)
+        if pause >= self.seconds:
+            raise error from failure
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+        return pause
+
+
+def search_request(
+    query: Query | str,
+    k: int,
+    exclude: Collection[str],
+    exclude_history: bool,
+    min_sequence: int = 0,
+    filter: wire.Filter | None = None,
+) -> wire.SearchRequest:
+    """One query.
+
+    Raises:
+        InvalidInput: a value cannot be encoded.
+    """
+    message = _query(query, "query")
+    return wire.SearchRequest(
+        query=message,
+        k=_k(k),
+        exclude=_exclude(exclude),
+        exclude_history=exclude_history,
+        min_sequence=_sequence(min_sequence),
+        filter=filter,
+    )
+
+
+def batch_request(
+    queries: Sequence[Query | str],
+    k: int,
+    exclude: Collection[str],
+    exclude_history: bool,
+    min_sequence: int = 0,
+    filter: wire.Filter | None = None,
+) -> wire.SearchBatchRequest:
+    """Many queries; raises as `search_request`."""
+    messages = _queries(queries)
+    return wire.SearchBatchRequest(
+        queries=messages,
+        k=_k(k),
+        exclude=_exclude(exclude),
+        exclude_history=exclude_history,
+        min_sequence=_sequence(min_sequence),
+        filter=filter,
+    )
+
+
+def encode_request(queries: Sequence[Query | str]) -> wire.EncodeRequest:
+    """Queries to encode; raises as `search_request`."""
+    return wire.EncodeRequest(queries=_queries(queries))
+
+
+def filter_message(filter: Filter | None) -> wire.Filter | None:
+    """A filter as requests hold it; of a stream it is converted once.
+
+    Raises:
+        InvalidInput: a value cannot be encoded.
+    """
+    return None if filter is None else filter_to_wire(filter)
+
+
+def answer(response: wire.SearchResponse, filter: object, address: str) -> Answer:
+    """The answer to one query.
+
+    Args:
+        response: of the server.
+        filter: of the request; None if it has none.
+        address: of the server, for errors.
+
+    Raises:
+        Unavailable: the server is older than filters, and has ignored the request's.
+    """
+    return _answer(response, response, filter, address)
+
+
+def answers(response: wire.SearchBatchResponse, filter: object, address: str) -> list[Answer]:
+    """The answers to a batch, in the order of its queries; arguments and errors as of `answer`."""
+    return [_answer(result, response, filter, address) for result in response.results]
+
+
+def _answer(
+    found: wire.SearchResponse | wire.HitList,
+    response: wire.SearchResponse | wire.SearchBatchResponse,
+    filter: object,
+    address: str,
+) -> Answer:
+    if filter is not None and found.plan == wire.PLAN_UNFILTERED:
+        raise Unavailable(f"{address}: the server does not know filters")
+    return converters.answer_from_wire(found, response.bundle_version, response.timing, response.sequence)
+
+
+def vectors(response: wire.EncodeResponse) -> npt.NDArray[np.float32]:
+    """Vectors of queries, float32 (B, D)."""
+    return np.array([vector.values for vector in response.vectors], np.float32)
+
+
+def unary(stub: Any, method: str, request: Message) -> Any:
+    """The method of a stub of `retrieval.v1.Retrieval` that takes a request.
+
+    Raises:
+        ValueError: there is no such method, or it is a stream or takes another message.
+    """
+    known = wire.DESCRIPTOR.services_by_name["Retrieval"].methods_by_name
+    names = sorted(name for name, each in known.items() if not each.client_streaming)
+    if method not in names:
+        raise ValueError(f"method: expected one of {', '.join(names)}, got {method!r}")
+    expected = known[method].input_type
+    if request.DESCRIPTOR is not expected:
+        raise ValueError(f"request: expected {expected.full_name}, got {request.DESCRIPTOR.full_name}")
+    return getattr(stub, method)
+
+
+def health_call(channel: Any) -> Any:
+    """The method that checks the service's health, on a channel of `grpc` or of `grpc.aio`."""
+    return channel.unary_unary(
+        HEALTH_CHECK,
+        request_serializer=StringValue.SerializeToString,
+        response_deserializer=Int32Value.FromString,
+    )
+
+
+def serves(response: Int32Value) -> bool:
+    """Whether the service's health is SERVING."""
+    return response.value == HEALTH_SERVING
+
+
+def why_not_ready(failure: grpc.RpcError, address: str) -> str:
+    """Why a health check failed.
+
+    Raises:
+        AccessDenied: the server refuses this client, so waiting is useless.
+    """
+    error = error_from(failure, address)
+    if isinstance(error, AccessDenied):
+        raise error from failure
+    return f": {failure.details()}"
+
+
+def never_ready(address: str, seconds: float, why: str) -> Unavailable:
+    """The error of `wait_ready` when its time is over."""
+    return Unavailable(f"{address}: not serving after {seconds:g} s{why}")
+
+
+def _trace_context() -> tuple[tuple[str, str], ...]:
+    """The caller's trace, so that the server's spans are its children (W3C Trace Context).
+
+    Empty if the caller does not use OpenTelemetry, which is not imported for this.
+    """
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None or not trace.get_current_span().get_span_context().is_valid:
+        return ()
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return tuple(carrier.items())
+
+
+def _queries(queries: Sequence[Query | str]) -> list[wire.Query]:
+    return [_query(query, f"queries[{n}]") for n, query in enumerate(queries)]
+
+
+def _query(query: Query | str, name: str) -> wire.Query:
+    return converters.query_to_wire(Query(text=query) if isinstance(query, str) else query, name)
+
+
+def _exclude(exclude: Collection[str]) -> Collection[str]:
+    try:
+        "".join(exclude).encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("exclude", "expected Unicode, got a lone surrogate") from None
+    return exclude
+
+
+def _sequence(sequence: int) -> int:
+    if not 0 <= sequence < 2**64:
+        raise InvalidInput("min_sequence", f"expected 0 to {2**64 - 1}, got {sequence}")
+    return sequence
+
+
+def _k(k: int) -> int:
+    if not 0 <= k < 2**32:
+        raise InvalidInput("k", f"expected 0 to {2**32 - 1}, got {k}")
+    return k

@@ -1,0 +1,75 @@
+"""The configuration of a service: the flags of `python -m serving serve` as one record."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serving.live.config import CatalogueConfig
+from serving.observability.request_log import RequestLogOptions
+from serving.observability.sinks import SinkOptions
+from serving.rollout.follower import FollowConfig
+from serving.security.tls import TlsFiles
+from serving.transport.converters import Limits
+from serving.transport.limits import Bounds
+
+# The kinds of sinks of served requests; each field of theirs is a flag.
+SINKS: tuple[type[SinkOptions], ...] = (RequestLogOptions,)
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """What to serve, and how.
+
+    Args:
+        folder: of the bundle that is served first.
+        host, port: to listen on; port 0 lets the system choose.
+        port_file: receives the port once requests are answered.
+        workers: number of worker processes.
+        threads: of the query tower in one call.
+        grace: seconds in which running requests may finish when the service stops.
+        worker_timeout: seconds without a heartbeat after which a worker is replaced; 0: never.
+        limits: of a request.
+        bounds: of a worker.
+        tls: files to speak TLS with.
+        tokens: file of bearer tokens.
+        insecure: listen beyond this machine without TLS.
+        rate, burst: tokens (`rate_limit.tokens`) a second, and at once, that each client may spend; no limit
+            if the rate is 0.
+        metrics_host, metrics_port: address of `/metrics`; none if the port is None.
+        sinks: of served requests.
+        trace_endpoint, trace_ratio: where traces are sent, and the share of the requests that is traced.
+        item_tower: offer the item tower too, by the Open Inference Protocol.
+        model_version: in the registry, if the bundle is from there.
+        follow: the alias that selects the bundle from then on; if not given, the bundle never changes.
+        catalogue: the store of live items; if not given, the service takes no writes.
+    """
+
+    folder: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    port_file: Path | None = None
+    workers: int = 1
+    threads: int = 1
+    grace: float = 10.0
+    worker_timeout: float = 30.0
+    limits: Limits = field(default_factory=Limits)
+    bounds: Bounds = field(default_factory=Bounds)
+    tls: TlsFiles | None = None
+    tokens: Path | None = None
+    insecure: bool = False
+    rate: float = 0.0
+    burst: int = 100
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    sinks: tuple[SinkOptions, ...] = (RequestLogOptions(),)
+    trace_endpoint: str | None = None
+    trace_ratio: float = 0.01
+    item_tower: bool = False
+    model_version: str = ""
+    follow: FollowConfig | None = None
+    catalogue: CatalogueConfig | None = None
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

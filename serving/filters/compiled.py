@@ -1,0 +1,195 @@
+"""Filters that have been evaluated on a bundle, kept for the requests that use them again."""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap
+
+from protos.errors import InvalidInput
+from serving.filters.columns import FilterColumns, Work
+from serving.filters.expression import FILTER_FIELD, MOST_DEPTH, Filter, is_deeper
+
+MOST_BYTES = 64 << 20  # of the filters that one bundle keeps
+MOST_CONTENT = 64 << 10  # bytes of a filter that is kept; a larger one is hardly asked for again
+CONTENT_BYTES = 12  # of memory for each byte of a filter: its tree of Python objects
+KEY_BYTES = 32  # of a digest, which no client can make equal for different filters
+ENTRY_BYTES = 1024  # of a filter besides its rows
+ROW_BYTES = 10  # a row in the bitmap, in `rows` and in its array
+COPIED_FROM_USE = 2  # a filter that is used once does not pay for a copy
+COPY_PART = 2  # a copy takes at most this part of the memory
+Vectors = npt.NDArray[np.float32]
+
+
+class CompiledFilter:
+    """A filter, and the rows of a bundle's items that pass it.
+
+    Args:
+        expression: the filter; overlays of other items evaluate it again.
+        passing: rows that pass.
+        item_count: N, of the bundle.
+        reserve: asks for the bytes of a copy of the vectors; no copy is made without it.
+
+    Attributes:
+        nbytes: of memory at most.
+        may_be_copied: whether a comparison of all items that pass makes a copy of their vectors, which takes
+            a quarter of the time from then on.
+    """
+
+    def __init__(
+        self,
+        expression: Filter,
+        passing: BitMap,
+        item_count: int,
+        reserve: Callable[["CompiledFilter", int], bool] | None = None,
+    ) -> None:
+        self.expression = expression
+        self.passing = passing
+        self.item_count = item_count
+        self.count = len(passing)
+        self.nbytes = ENTRY_BYTES + item_count + ROW_BYTES * self.count
+        self.may_be_copied = False
+        self._reserve = reserve
+        self._uses = 0
+        self._copied: Vectors | None = None
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The rows that pass, ascending (R,)."""
+        return np.frombuffer(self.passing.to_array(), np.uint32).astype(np.int64)
+
+    @cached_property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Whether each row passes (N,)."""
+        mask = np.zeros(self.item_count, np.bool_)
+        mask[self.rows] = True
+        return mask
+
+    def count_of(self, rows: Iterable[int]) -> int:
+        """How many of these rows pass."""
+        return sum(row in self.passing for row in rows)
+
+    @property
+    def row_mask(self) -> npt.NDArray[np.bool_]:
+        """Whether an answer may hold each row of the catalogue, live items included."""
+        return self.mask
+
+    def used(self) -> None:
+        """Count a use; a filter that is used again may have its vectors copied."""
+        self._uses += 1
+        if self._uses == COPIED_FROM_USE and self._reserve is not None:
+            self.may_be_copied = True
+
+    def copied(self, vectors: Callable[[npt.NDArray[np.int64]], Vectors]) -> Vectors | None:
+        """The vectors of the items that pass, side by side, float32 (R, D); None if they shall not be copied.
+
+        Args:
+            vectors: the vectors of rows.
+        """
+        if self._copied is None and self.may_be_copied and self._reserve is not None:
+            dimension = vectors(self.rows[:1]).shape[1]
+            if self._reserve(self, 4 * self.count * dimension):
+                self._copied = np.ascontiguousarray(vectors(self.rows))
+            else:
+                self.may_be_copied = False
+        return self._copied
+
+
+class ItemFilters:
+    """Evaluates filters on the items of a bundle; safe to call from several threads.
+
+    Args:
+        columns: of the items.
+        most_bytes: of the filters that are kept; the ones not used for longest are dropped.
+    """
+
+    def __init__(self, columns: FilterColumns, most_bytes: int = MOST_BYTES) -> None:
+        self.columns = columns
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[bytes, CompiledFilter] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def compile(
+        self, expression: Filter, content: bytes | None = None, work: Work | None = None
+    ) -> CompiledFilter:
+        """The filter with the rows that pass it.
+
+        Args:
+            expression: the filter.
+            content: bytes that are equal for equal filters only; by default the expression as a text.
+            work: counts the work of evaluating it, if it is not kept.
+
+        Raises:
+            InvalidInput: the filter does not fit the fields, as `FilterColumns.evaluate`.
+        """
+        content = content_of(expression) if content is None else content
+        found = self.kept(content)
+        if found is None:
+            found = self.evaluated(expression, work)
+            self._keep(content, found)
+        return found
+
+    def evaluated(self, expression: Filter, work: Work | None = None) -> CompiledFilter:
+        """The filter with the rows that pass it; not kept."""
+        passing = self.columns.evaluate(expression, work)
+        return CompiledFilter(expression, passing, self.columns.count, self.reserve)
+
+    def kept(self, content: bytes) -> CompiledFilter | None:
+        """The filter with this content, if it is still kept."""
+        if len(content) > MOST_CONTENT:
+            return None
+        key = _key(content)
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+        return found
+
+    def _keep(self, content: bytes, compiled: CompiledFilter) -> None:
+        if len(content) > MOST_CONTENT:
+            return
+        key = _key(content)
+        with self._lock:
+            compiled.nbytes += CONTENT_BYTES * len(content)
+            if key in self._kept or compiled.nbytes > self._most_bytes:
+                return
+            self._kept[key] = compiled
+            self._bytes += compiled.nbytes
+            self._shrink()
+
+    def reserve(self, compiled: CompiledFilter, size: int) -> bool:
+        """Count the bytes of a copy for a filter that is kept; whether there is room for it."""
+        with self._lock:
+            if size > self._most_bytes // COPY_PART or all(
+                each is not compiled for each in self._kept.values()
+            ):
+                return False
+            compiled.nbytes += size
+            self._bytes += size
+            self._shrink()
+        return True
+
+    def _shrink(self) -> None:
+        """Drop the filters that were not used for longest, until the others fit."""
+        while self._bytes > self._most_bytes:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+
+
+def content_of(expression: Filter) -> bytes:
+    """The expression as a text, which tells True from 1: Python holds them equal.
+
+    Raises:
+        InvalidInput: it has more than `MOST_DEPTH` filters inside each other.
+    """
+    if is_deeper(expression, MOST_DEPTH):
+        raise InvalidInput(FILTER_FIELD, f"expected at most {MOST_DEPTH} filters inside each other, got more")
+    return repr(expression).encode("utf-8", "surrogatepass")
+
+
+def _key(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=KEY_BYTES).digest()

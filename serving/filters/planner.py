@@ -1,0 +1,215 @@
+"""Chooses how to search among the items that pass a filter.
+
+The items that pass are counted before anything is searched. Where they are few, all of them are compared with
+the query, which is exact. Where they are many, the index is searched for more items than are wanted, and
+those that do not pass are left out; if too few pass, the search is repeated, wider, by the share that passed
+near this query. As soon as the next search would take longer than comparing all items that pass, they are
+compared. So an answer never has fewer items than exist, however much filter and query contradict each other.
+"""
+
+import math
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.search import exact_search
+from serving.filters.compiled import CompiledFilter
+from serving.filters.plan import Plan
+
+Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+# Items that are compared with the query in 1 step (defined at `columns.TEST_STEPS`). One more item takes
+# hnswlib 3 to 4 us, because the search is twice as wide as its number of items. To compare an item takes
+# 0.05 us if the vectors lie side by side in memory, and 0.2 us if they are scattered. Measured with 65,441
+# items, D = 128 and one thread; all queries differed, so that no vector was in a cache before.
+SIDE_BY_SIDE = 64
+SCATTERED = 20
+DEVIATIONS = 3.0  # of the number of items that pass, by which a search is wider than the mean needs
+MARGIN = 2.0  # for recall: the graph misses more of the items that are last among those asked for
+MOST_GROWTH = 8  # times as many items are asked for after a search in which no item passed
+
+
+class Index(Protocol):
+    """What the planner needs of `serving.retrieval.vector_index.VectorIndex`."""
+
+    @property
+    def count(self) -> int:
+        """N, the number of items."""
+
+    def search(self, vectors: Vectors, k: int) -> Any:
+        """Rows and scores of the nearest items, maybe approximate."""
+
+    def search_one(self, vector: Vectors, k: int) -> tuple[list[int], list[float]]:
+        """As `search`, of one query (1, D), in lists."""
+
+    def exact(self, vectors: Vectors, k: int, allowed: Any = None) -> Any:
+        """Rows and scores of the nearest items among those allowed."""
+
+    def vectors(self, rows: Any) -> Vectors:
+        """The vectors of items."""
+
+
+class Found(NamedTuple):
+    """What one query has found.
+
+    Args:
+        rows: int64 (K,), best first.
+        scores: inner products, float32 (K,).
+        plan: that found them.
+    """
+
+    rows: Rows
+    scores: Vectors
+    plan: Plan
+
+
+def first_width(k: int, compiled: CompiledFilter, free_width: int = 0) -> int | None:
+    """Items to ask the index for first; None if comparing all that pass takes no longer.
+
+    Args:
+        k: items wanted, at most as many as pass.
+        compiled: the filter.
+        free_width: the index returns this many items in the same time as fewer.
+    """
+    width = max(free_width, _width_for(k, compiled.count / compiled.item_count))
+    return width if width < min(exact_steps(compiled), compiled.item_count) else None
+
+
+def exact_steps(compiled: CompiledFilter) -> int:
+    """The time of comparing all items that pass, in steps."""
+    whole = compiled.item_count // SIDE_BY_SIDE  # all items are compared if many pass
+    if compiled.may_be_copied:
+        return min(compiled.count // SIDE_BY_SIDE, whole)
+    return min(compiled.count // SCATTERED, whole)
+
+
+def expected_cost(k: int, compiled: CompiledFilter, free_width: int | None) -> int:
+    """The time of a search among the items that pass, in steps, as far as it is known before.
+
+    Args:
+        k: items wanted.
+        compiled: the filter.
+        free_width: as in `first_width`; None if all items that pass are compared.
+    """
+    k = min(k, compiled.count)
+    if k == 0:
+        return 0
+    width = None if free_width is None else first_width(k, compiled, free_width)
+    return exact_steps(compiled) if width is None else width
+
+
+def search_passing(
+    index: Index,
+    vectors: Vectors,
+    k: int,
+    compiled: CompiledFilter,
+    free_width: int = 0,
+    approximate: bool = True,
+) -> list[Found]:
+    """The `min(k, R)` best of the R items that pass a filter, for each query.
+
+    The result of a query does not depend on the other queries of the batch, except for rounding. A filter
+    that is used again may be searched by another plan than at its first use.
+
+    Args:
+        index: of N items.
+        vectors: of the queries, float32 (B, D).
+        k: items wanted, at least 1.
+        compiled: the filter.
+        free_width: as in `first_width`.
+        approximate: whether the index may be searched; otherwise all items that pass are compared.
+    """
+    k = min(k, compiled.count)
+    if k == 0:
+        nothing = Found(np.empty(0, np.int64), np.empty(0, np.float32), Plan.EMPTY)
+        return [nothing] * len(vectors)
+    if compiled.count == index.count and approximate:
+        best = zip(*index.search(vectors, k), strict=True)
+        return [Found(rows, scores, Plan.GRAPH) for rows, scores in best]
+    compiled.used()
+    width = first_width(k, compiled, free_width) if approximate else None
+    if width is None:
+        return _compare_all(index, vectors, k, compiled, Plan.EXACT)
+    found: list[Found | None] = [None] * len(vectors)
+    waiting = {width: list(range(len(vectors)))}  # items to ask for -> queries
+    compare: list[int] = []
+    while waiting:
+        width, queries = waiting.popitem()
+        rows, scores = index.search(vectors[queries], width)
+        passes = compiled.mask[rows]
+        for n, own, own_scores, kept in zip(queries, rows, scores, passes, strict=True):
+            count = int(np.count_nonzero(kept))
+            if count >= k:
+                found[n] = Found(own[kept][:k], own_scores[kept][:k], Plan.GRAPH)
+                continue
+            wider = _wider(k, compiled, width, count)
+            if wider is None:
+                compare.append(n)
+            else:
+                waiting.setdefault(wider, []).append(n)
+    if compare:
+        for n, each in zip(
+            compare,
+            _compare_all(index, vectors[compare], k, compiled, Plan.GRAPH_THEN_EXACT),
+            strict=True,
+        ):
+            found[n] = each
+    return [each for each in found if each is not None]
+
+
+def search_one_passing(
+    index: Index, vector: Vectors, k: int, compiled: CompiledFilter, free_width: int
+) -> tuple[list[int], list[float], Plan]:
+    """As `search_passing`, of one query (1, D) that the index may be searched for, in lists.
+
+    It avoids NumPy's functions: after a search their code is in no cache, and together they take a quarter of
+    its time.
+    """
+    k = min(k, compiled.count)
+    if k == 0:
+        return [], [], Plan.EMPTY
+    if compiled.count == index.count:
+        return *index.search_one(vector, k), Plan.GRAPH
+    compiled.used()
+    first = width = first_width(k, compiled, free_width)
+    passes = compiled.mask.data
+    while width is not None:
+        rows, scores = index.search_one(vector, width)
+        kept = [(row, score) for row, score in zip(rows, scores, strict=True) if passes[row]]
+        if len(kept) >= k:
+            return [row for row, _ in kept[:k]], [score for _, score in kept[:k]], Plan.GRAPH
+        width = _wider(k, compiled, width, len(kept))
+    plan = Plan.EXACT if first is None else Plan.GRAPH_THEN_EXACT
+    ((best, products, _),) = _compare_all(index, vector, k, compiled, plan)
+    return best.tolist(), products.tolist(), plan
+
+
+def _wider(k: int, compiled: CompiledFilter, width: int, count: int) -> int | None:
+    """Items to ask the index for next; None if comparing all that pass takes no longer.
+
+    Args:
+        k: items wanted.
+        compiled: the filter.
+        width: items asked for before.
+        count: of them that pass, fewer than `k`.
+    """
+    wider = max(2 * width, _width_for(k, count / width) if count else MOST_GROWTH * width)
+    return wider if wider < min(exact_steps(compiled), compiled.item_count) else None
+
+
+def _width_for(k: int, share: float) -> int:
+    """Items to ask for so that `k` of them pass, nearly always, where this share of the items passes."""
+    return math.ceil(MARGIN * (k + DEVIATIONS * math.sqrt(k)) / share)
+
+
+def _compare_all(index: Index, vectors: Vectors, k: int, compiled: CompiledFilter, plan: Plan) -> list[Found]:
+    """Compare all items that pass."""
+    copied = compiled.copied(index.vectors)
+    if copied is None:
+        rows, scores = index.exact(vectors, k, compiled.rows)
+    else:
+        places, scores = exact_search(vectors, copied, k)
+        rows = compiled.rows[places]
+    return [Found(own, values, plan) for own, values in zip(rows, scores, strict=True)]

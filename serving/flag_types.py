@@ -1,0 +1,58 @@
+"""Types of command-line flags: numbers within bounds, and pairs."""
+
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+
+
+def bounded_count(most: int, least: int = 1) -> Callable[[str], int]:
+    """A whole number within bounds."""
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+            raise ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def bounded_seconds(most: float, or_none: bool = False, shortest: float = 0.0) -> Callable[[str], float]:
+    """Seconds, above 0 and within bounds; or 0 for none, if `or_none`."""
+    least = f"0, or {shortest:g} or more" if or_none else "above 0"
+
+    def parse(text: str) -> float:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = -1.0
+        if not ((0 < seconds <= most and seconds >= shortest) or (or_none and seconds == 0)):
+            raise ArgumentTypeError(f"expected seconds, {least} and at most {most:g}, got {text!r}")
+        return seconds
+
+    return parse
+
+
+def share(text: str) -> float:
+    """A number above 0 and at most 1."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= 1:
+        raise ArgumentTypeError(f"expected a number above 0 and at most 1, got {text!r}")
+    return found
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name, value
+
+
+count = bounded_count(2**31 - 1)
+count_or_none = bounded_count(2**31 - 1, least=0)
+sequence = bounded_count(2**63 - 1, least=0)
+port = bounded_count(65_535, least=0)
+seconds = bounded_seconds(3600.0)
+seconds_or_none = bounded_seconds(3600.0, or_none=True, shortest=1.0)

@@ -1,0 +1,32 @@
+"""The configuration of live writes: where the store is, and where what is derived from it goes."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Where live items are by default; `TWINSPIRE_CACHE` names another folder than `.cache`.
+LIVE = Path(os.environ.get("TWINSPIRE_CACHE") or ".cache") / "live"
+# Without a heartbeat of the catalogue's process, which shows none while it waits for its database. A database
+# that does not answer ends the wait earlier (`store.py`).
+PATIENCE_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class CatalogueConfig:
+    """The store of live items.
+
+    Args:
+        url: of the store, `sqlite:///path` or `postgresql://user@host/database`.
+        place: folder of what bundles derive from it; services of one host should share it.
+        bounds: of writes, by name; those that are not given stay as the store has them.
+    """
+
+    url: str
+    place: Path = LIVE
+    bounds: Mapping[str, int] = field(default_factory=dict)
+
+
+def default_url() -> str:
+    """The URL of the store in a file beside what is derived from it."""
+    return f"sqlite:///{(LIVE / 'items.db').absolute()}"

@@ -1,0 +1,599 @@
+"""What a bundle has derived from the changes of a store: an append-only file that all workers of a host read.
+
+One process writes the file, and holds the lock on the file VERSION.lock beside it. The others read only what
+its header announces, so they never see a part of a record:
+
+    header    a page: what the file belongs to, with a CRC-32; then two cells of 8 bytes that the writer
+              changes, `length` (bytes of the file that hold whole records) and `sequence`
+    records   each: length of its body and CRC-32 of its body (uint32 each), and its body
+
+All changes of the store up to `sequence` are in the records before `length`. The writer appends, then sets
+`length`, then `sequence`; a reader reads them in the opposite order. A process that is killed leaves bytes
+after `length` behind, which the next writer cuts off. The file holds nothing that cannot be derived again, so
+it is not synced to the disk. If a power failure or a fault of the disk has damaged it, the next writer keeps
+the records before the damage.
+
+A file that takes another's place, because it was damaged or because most of its records were outdated, is
+another generation. Readers see that the path leads to another file, and open it. A reader that finds damage
+tells the writer by the file VERSION.GENERATION.damaged.
+"""
+
+import fcntl
+import logging
+import mmap
+import os
+import secrets
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from protos.bundle import Manifest
+from protos.errors import TwinspireError, Unavailable
+
+log = logging.getLogger(__name__)
+
+MAGIC = b"TWINLIVE"
+FORMAT = 1
+PAGE = 4096
+# Magic, format, dimension, sequence of the bundle's snapshot, generation, bundle version, store id.
+HEADER = struct.Struct("<8sIIQQ64s64s")
+CHECK = struct.Struct("<I")
+LENGTH, SEQUENCE = 1024 // 8, 1032 // 8  # cells of the header's page
+HEAD = struct.Struct("<II")  # of a record: length and CRC-32 of its body
+# Of a body: sequence, kind, and bytes of the id, the packed hit, the values and the vector, which follow.
+BODY = struct.Struct("<QBIIII")
+CHUNK = 256 << 10  # bytes that a reader takes at once, if a record is not larger
+SUFFIX, LOCK_SUFFIX, DAMAGED_SUFFIX = ".records", ".lock", ".damaged"
+KEPT_FAILURES = 10_000  # reasons why an item could not be encoded
+
+
+class RecordKind(IntEnum):
+    """What has become of an item."""
+
+    ITEM = 0
+    DELETED = 1
+    FAILED = 2  # the item tower could not encode it, so no search may find it or its earlier version
+    SAME = 3  # an item whose vector is that of its earlier record, such as one whose price has changed
+
+
+class Record(NamedTuple):
+    """The latest state of an item, as a bundle sees it.
+
+    Args:
+        sequence: of the change.
+        item_id: of the item.
+        kind: what has become of it.
+        hit: the item's part of an answer (`response_bytes.packed_hit`); of a failed item, the reason.
+        values: what filters need, as JSON; empty if there is nothing.
+        vector: float32 (D,) as bytes; empty if there is none.
+    """
+
+    sequence: int
+    item_id: str
+    kind: RecordKind = RecordKind.ITEM
+    hit: bytes = b""
+    values: bytes = b""
+    vector: bytes = b""
+
+
+class RecordsInUse(Unavailable):
+    """Another process, or another thread, writes the records."""
+
+
+class RecordsDamaged(TwinspireError):
+    """A file of records is not what its header says; the text names the file and the place."""
+
+
+@dataclass(frozen=True)
+class RecordOrigin:
+    """What records were derived from.
+
+    Args:
+        bundle_version: whose item tower has encoded the items.
+        store_id: of the store.
+        dimension: of the vectors.
+        start: sequence of the snapshot that the bundle was built from.
+    """
+
+    bundle_version: str
+    store_id: str
+    dimension: int
+    start: int = 0
+
+
+def origin_of(manifest: Manifest, store_id: str) -> RecordOrigin:
+    """The origin of the records of a bundle for a store."""
+    known = manifest.catalogue
+    start = known.sequence if known is not None and known.store == store_id else 0
+    return RecordOrigin(manifest.bundle_version, store_id, manifest.dimension, start)
+
+
+def records_path(folder: Path, origin: RecordOrigin) -> Path:
+    """Where the records of a bundle are, below the folder of all live items."""
+    return folder / origin.store_id / f"{origin.bundle_version}{SUFFIX}"
+
+
+class RecordLock:
+    """The right to write the records of one bundle, until `close`.
+
+    The lock is on a file of its own, because the file of records is replaced.
+
+    Args:
+        path: of the records.
+
+    Raises:
+        RecordsInUse: another process, or another thread, has it.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = -1
+        name = path.with_suffix(LOCK_SUFFIX)
+        while self._descriptor < 0:
+            descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_file(name, descriptor):  # `prune` may have removed it before it was locked
+                    self._descriptor = descriptor
+            except BlockingIOError:
+                raise RecordsInUse(f"{path}: another process writes this file") from None
+            finally:
+                if self._descriptor < 0:
+                    os.close(descriptor)
+
+    def close(self) -> None:
+        """Let another process write; may be called twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class RecordWriter:
+    """Appends records; there is one writer at a time. `open` makes one.
+
+    Attributes:
+        origin: of the records.
+        generation: of the file.
+        lock: that `close` gives back.
+        cursor: the sequence after which the changes of the store are missing.
+        count: records in the file.
+        last: item id and sequence of the last record; None if there is none.
+        latest: item id -> where its latest record is in the file: offset and length.
+        failures: sequence -> why the item of that change cannot be found; the last `KEPT_FAILURES` of them.
+            Any thread may read it.
+    """
+
+    def __init__(
+        self, path: Path, descriptor: int, origin: RecordOrigin, generation: int, lock: RecordLock
+    ) -> None:
+        self.path, self.origin, self.generation, self.lock = path, origin, generation, lock
+        self.cursor, self.count = origin.start, 0
+        self.last: tuple[str, int] | None = None
+        self.latest: dict[str, tuple[int, int]] = {}
+        self.failures: dict[int, str] = {}
+        self._descriptor = descriptor
+        self._page = mmap.mmap(descriptor, PAGE)
+        self._cells: memoryview[int] = memoryview(self._page).cast("Q")
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        origin: RecordOrigin,
+        most: int,
+        lock: RecordLock | None = None,
+        holds: Callable[[str, int], bool] = lambda item_id, sequence: True,
+    ) -> "RecordWriter":
+        """Go on with the records of an earlier process, or begin a file.
+
+        Args:
+            path: of the file.
+            origin: of the records; a file of another origin is replaced.
+            most: sequence of the store; if records have a higher one, the store has been restored from a
+                backup, and all of them are derived again.
+            lock: of the records, given back by `close` or if this fails; taken here if it is not given.
+            holds: whether the store has made a change, given its item's id and sequence; asked of the last
+                record. If not, the store has been restored and written on, and all are derived again, too.
+
+        Raises:
+            RecordsInUse: another process writes the file.
+            OSError: the disk does not take it.
+        """
+        lock = lock or RecordLock(path)
+        try:
+            for draft in path.parent.glob(f".{path.stem}.*"):  # of a process that was killed
+                draft.unlink(missing_ok=True)
+            return cls._open(path, origin, most, lock, holds)
+        except BaseException:
+            lock.close()
+            raise
+
+    @classmethod
+    def _open(
+        cls, path: Path, origin: RecordOrigin, most: int, lock: RecordLock, holds: Callable[[str, int], bool]
+    ) -> "RecordWriter":
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            return cls._begin(path, origin, (), origin.start, lock)
+        try:
+            generation = _check_header(descriptor, path, origin)
+            writer = cls(path, descriptor, origin, generation, lock)
+        except RecordsDamaged:
+            os.close(descriptor)
+            return cls._begin(path, origin, (), origin.start, lock)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        try:
+            is_whole, is_past = writer._resume(), max(writer.cursor, writer.sequence) > most
+            is_past = is_past or (writer.last is not None and not holds(*writer.last))
+            if is_whole and not is_past:
+                return writer
+            kept = () if is_past else writer._content(writer.length)
+            new = cls._begin(path, origin, kept, origin.start, lock)
+        except BaseException:
+            writer._close_file()
+            raise
+        writer._close_file()
+        return new
+
+    @property
+    def sequence(self) -> int:
+        """All changes up to this sequence are in the file."""
+        return self._cells[SEQUENCE]
+
+    @property
+    def length(self) -> int:
+        """Bytes of the file that readers may read."""
+        return self._cells[LENGTH]
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Append records in the order of their sequences, and announce them.
+
+        Raises:
+            OSError: the disk is full, or fails; no record was appended.
+        """
+        parts = [*map(packed, records)]
+        start = self.length
+        _write(self._descriptor, b"".join(parts), start)
+        for record, part in zip(records, parts, strict=True):
+            self._note(record, start, len(part))
+            start += len(part)
+        self._cells[LENGTH] = start
+
+    def announce(self, sequence: int) -> None:
+        """Tell readers that the records hold all changes up to a sequence."""
+        self.cursor = max(self.cursor, sequence)
+        self._cells[SEQUENCE] = max(sequence, self._cells[SEQUENCE])
+
+    def vector(self, item_id: str) -> bytes:
+        """The vector of an item's latest record; empty if there is none."""
+        if item_id not in self.latest:
+            return b""
+        return self._record(*self.latest[item_id]).vector
+
+    def compacted(self, progress: Callable[[], None] = lambda: None) -> "RecordWriter":
+        """The writer of a new generation with the latest record of each item; this writer is closed.
+
+        Args:
+            progress: called after each `CHUNK` bytes.
+
+        Raises:
+            OSError: the disk is full, or fails; this writer goes on.
+        """
+        records = (self._record(*place) for place in sorted(self.latest.values()))
+        kept = (
+            packed(each._replace(kind=RecordKind.ITEM) if each.kind is RecordKind.SAME else each)
+            for each in records
+        )
+        content = _noticed(kept, progress)
+        writer = self._begin(self.path, self.origin, content, self.sequence, self.lock)
+        writer.cursor = self.cursor
+        self._close_file()
+        return writer
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether a reader has reported damage of this generation."""
+        return _report(self.path, self.generation).exists()
+
+    def mended(self, progress: Callable[[], None] = lambda: None) -> "RecordWriter":
+        """The writer of a new generation, after a report of damage; this writer is closed.
+
+        It has the records before the damage. If this process finds none, the reader cannot have meant the
+        file, but what it says; then no record is kept, and all are derived again.
+
+        Args:
+            progress: called after each `CHUNK` bytes.
+
+        Raises:
+            OSError: the disk is full, or fails; this writer goes on.
+        """
+        whole = PAGE + sum(map(len, _noticed(self._content(self.length), progress)))
+        kept = _noticed(self._content(whole), progress) if whole < self.length else ()
+        writer = self._begin(self.path, self.origin, kept, self.origin.start, self.lock)
+        _report(self.path, self.generation).unlink(missing_ok=True)
+        self._close_file()
+        return writer
+
+    def close(self) -> None:
+        """Let another process write."""
+        self._close_file()
+        self.lock.close()
+
+    def _close_file(self) -> None:
+        self._cells.release()
+        self._page.close()
+        os.close(self._descriptor)
+
+    @classmethod
+    def _begin(
+        cls, path: Path, origin: RecordOrigin, content: Iterable[bytes], sequence: int, lock: RecordLock
+    ) -> "RecordWriter":
+        """Begin a generation with packed records; it takes the place of an earlier one."""
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        generation = secrets.randbits(63)
+        try:
+            os.ftruncate(descriptor, PAGE)
+            os.pwrite(descriptor, _header(origin, generation), 0)
+            writer = cls(path, descriptor, origin, generation, lock)
+            end = PAGE
+            for part in content:
+                _write(descriptor, part, end)
+                for body, offset in _bodies(part):
+                    writer._note(_record(body), end + offset, HEAD.size + len(body))
+                end += len(part)
+            writer._cells[LENGTH], writer._cells[SEQUENCE] = end, sequence
+            Path(temporary).chmod(0o644)
+            os.rename(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
+        return writer
+
+    def _resume(self) -> bool:
+        """Read what an earlier writer has announced; returns whether all of it is undamaged."""
+        size, length = os.fstat(self._descriptor).st_size, self.length
+        end = PAGE
+        for part in self._content(min(size, length)):
+            for body, offset in _bodies(part):
+                self._note(_record(body), end + offset, HEAD.size + len(body))
+            end += len(part)
+        if end != length:
+            return False
+        os.ftruncate(self._descriptor, length)  # cuts off what was not announced
+        return True
+
+    def _content(self, end: int) -> Iterator[bytes]:
+        """The packed records before `end`, in chunks; it stops at the first damaged record."""
+        offset = PAGE
+        while offset < end and (chunk := _chunk(self._descriptor, offset, end)):
+            yield chunk
+            offset += len(chunk)
+
+    def _record(self, offset: int, size: int) -> Record:
+        return _record(memoryview(os.pread(self._descriptor, size, offset))[HEAD.size :])
+
+    def _note(self, record: Record, offset: int, size: int) -> None:
+        self.last = record.item_id, record.sequence
+        self.latest[record.item_id] = offset, size
+        self.count += 1
+        self.cursor = max(self.cursor, record.sequence)
+        note_failure(self.failures, record)
+
+
+class RecordReader:
+    """Reads the records of one generation, in their order.
+
+    Args:
+        path: of the file.
+        origin: that the records must have.
+
+    Attributes:
+        generation: of the file.
+
+    Raises:
+        FileNotFoundError: there is no file yet.
+        RecordsDamaged: the file is not one of records, or belongs to something else.
+    """
+
+    def __init__(self, path: Path, origin: RecordOrigin) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY)
+        try:
+            self.generation = _check_header(self._descriptor, path, origin)
+            self._page = mmap.mmap(self._descriptor, PAGE, access=mmap.ACCESS_READ)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self._cells: memoryview[int] = memoryview(self._page).cast("Q")
+        self._file = os.fstat(self._descriptor).st_ino
+        self._offset = PAGE
+        self._target = PAGE, origin.start  # announced: length and sequence
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._cells.release()
+            self._page.close()
+            os.close(self._descriptor)
+
+    @property
+    def length(self) -> int:
+        """Bytes of the file that can be read."""
+        return self._cells[LENGTH]
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is something that `read` has not returned."""
+        return self._cells[LENGTH] != self._offset or self._cells[SEQUENCE] != self._target[1]
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether the path leads to another generation."""
+        try:
+            return self._path.stat().st_ino != self._file
+        except FileNotFoundError:
+            return False
+
+    def report_damage(self) -> None:
+        """Ask the process that writes the records to begin another file."""
+        if not self.is_superseded:
+            try:
+                _report(self._path, self.generation).touch()
+            except OSError as error:
+                log.error("%s: the damage cannot be reported: %s", self._path, error)
+
+    def read(self) -> tuple[list[Record], int | None]:
+        """The next records, those of one chunk.
+
+        Returns:
+            The records, and the sequence up to which all changes have been read with them; None where more
+            records are needed to know that.
+
+        Raises:
+            RecordsDamaged: a record is not whole.
+        """
+        if self._offset == self._target[0]:
+            sequence = self._cells[SEQUENCE]  # before the length, which the writer sets first
+            self._target = self._cells[LENGTH], sequence
+        end, sequence = self._target
+        records = []
+        if self._offset < end:
+            chunk = _chunk(self._descriptor, self._offset, end)
+            if not chunk:
+                raise RecordsDamaged(f"{self._path}: the record at byte {self._offset} is damaged")
+            records = [_record(body) for body, _ in _bodies(chunk)]
+            self._offset += len(chunk)
+        return records, sequence if self._offset == end else None
+
+
+def _report(path: Path, generation: int) -> Path:
+    """The file by which readers report damage."""
+    return path.with_name(f"{path.stem}.{generation:016x}{DAMAGED_SUFFIX}")
+
+
+def note_failure(failures: dict[int, str], record: Record) -> None:
+    """Add the reason of a failed item; the first of many is forgotten.
+
+    Args:
+        failures: sequence -> reason.
+        record: of any kind.
+    """
+    if record.kind is RecordKind.FAILED:
+        failures[record.sequence] = record.hit.decode()
+        if len(failures) > KEPT_FAILURES:
+            del failures[next(iter(failures))]
+
+
+def packed(record: Record) -> bytes:
+    """A record as it stands in the file."""
+    name = record.item_id.encode()
+    lengths = len(name), len(record.hit), len(record.values), len(record.vector)
+    body = b"".join(
+        (
+            BODY.pack(record.sequence, record.kind, *lengths),
+            name,
+            record.hit,
+            record.values,
+            record.vector,
+        )
+    )
+    return HEAD.pack(len(body), zlib.crc32(body)) + body
+
+
+def _chunk(descriptor: int, offset: int, end: int) -> bytes:
+    """Some whole, undamaged records from `offset` on; none if the first is damaged or ends after `end`."""
+    chunk = os.pread(descriptor, min(end - offset, CHUNK), offset)
+    if len(chunk) >= HEAD.size and (size := HEAD.size + HEAD.unpack_from(chunk)[0]) > len(chunk):
+        chunk = os.pread(descriptor, size, offset) if size <= end - offset else b""
+    taken = 0
+    while taken + HEAD.size <= len(chunk):
+        length, check = HEAD.unpack_from(chunk, taken)
+        begin, stop = taken + HEAD.size, taken + HEAD.size + length
+        if length < BODY.size or stop > len(chunk) or zlib.crc32(memoryview(chunk)[begin:stop]) != check:
+            break
+        taken = stop
+    return chunk[:taken]
+
+
+def _noticed(parts: Iterable[bytes], progress: Callable[[], None]) -> Iterator[bytes]:
+    """The same parts; calls a function after each `CHUNK` bytes."""
+    size = 0
+    for part in parts:
+        yield part
+        size += len(part)
+        if size >= CHUNK:
+            size = 0
+            progress()
+
+
+def _bodies(chunk: bytes) -> Iterator[tuple[memoryview, int]]:
+    """The bodies of the records of a chunk, and where each record begins."""
+    view, offset = memoryview(chunk), 0
+    while offset < len(chunk):
+        end = offset + HEAD.size + HEAD.unpack_from(chunk, offset)[0]
+        yield view[offset + HEAD.size : end], offset
+        offset = end
+
+
+def _record(body: memoryview) -> Record:
+    sequence, kind, *lengths = BODY.unpack_from(body)
+    parts, at = [], BODY.size
+    for length in lengths:
+        parts.append(bytes(body[at : at + length]))
+        at += length
+    name, hit, values, vector = parts
+    return Record(sequence, name.decode(), RecordKind(kind), hit, values, vector)
+
+
+def _header(origin: RecordOrigin, generation: int) -> bytes:
+    names = origin.bundle_version.encode(), origin.store_id.encode()
+    if max(map(len, names)) > 64:
+        raise ValueError(f"store_id, bundle_version: expected at most 64 bytes, got {names}")
+    content = HEADER.pack(MAGIC, FORMAT, origin.dimension, origin.start, generation, *names)
+    return content + CHECK.pack(zlib.crc32(content))
+
+
+def _check_header(descriptor: int, path: Path, origin: RecordOrigin) -> int:
+    """The generation of a file.
+
+    Raises:
+        RecordsDamaged: it is not of this origin.
+    """
+    page = os.pread(descriptor, PAGE, 0)
+    if len(page) < PAGE:
+        raise RecordsDamaged(f"{path}: {len(page)} bytes, expected a header of {PAGE}")
+    magic, number, _, _, generation, *_ = HEADER.unpack_from(page)
+    if magic != MAGIC or number != FORMAT:
+        raise RecordsDamaged(f"{path}: expected records of live items in format {FORMAT}")
+    if page[: HEADER.size + CHECK.size] != _header(origin, generation):
+        raise RecordsDamaged(f"{path}: belongs to another bundle or store, or its header is damaged")
+    return int(generation)
+
+
+def _is_file(path: Path, descriptor: int) -> bool:
+    """Whether a path leads to the file of a descriptor."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _write(descriptor: int, content: bytes, offset: int) -> None:
+    """Write all of it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

@@ -1,0 +1,1 @@
+"""Derives the records of bundles from the changes of the store."""

@@ -1,0 +1,451 @@
+"""The bundles whose records the catalogue's process keeps up to date: those that answer, and those to come.
+
+A bundle that comes anew may have much to derive, so that is done on a thread of its own, with a connection of
+its own. From then on the bundle is kept up to date after each commit, on the thread that commits, so that the
+answer to a write can say what could not be encoded.
+
+Where two services of a host share a folder, one of them derives a bundle's records. The other one takes over
+when it ends, and until then sees in the records what has been derived.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from protos import bundle
+from protos.errors import TwinspireError, Unavailable
+from serving.live.derived_records import (
+    LOCK_SUFFIX,
+    SUFFIX,
+    RecordLock,
+    RecordOrigin,
+    RecordReader,
+    RecordsDamaged,
+    RecordsInUse,
+    note_failure,
+    origin_of,
+    records_path,
+)
+from serving.live.deriving.record_deriver import Deriver
+from serving.live.store.changes import Change, ChangeFeed
+from serving.live.store.store import Store
+from serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0  # between two attempts to begin, or to go on after an error
+MOST_SECONDS = 30.0  # between two attempts to begin, after many have failed
+CHUNKS = 16  # of the records of another process that are read between two commits, each of `CHUNK` bytes
+KEPT = 8  # files of records of one store: those of bundles that may be served again
+UNUSED_SECONDS = 30 * 24 * 3600.0  # without a change, after which they are removed
+
+
+class KnownFeed:
+    """A feed whose sequence is known already, so a deriver does not ask the database for it.
+
+    Args:
+        feed: that gives the changes.
+    """
+
+    def __init__(self, feed: ChangeFeed) -> None:
+        self.store_id = feed.store_id
+        self.known = feed.sequence()
+        self._feed = feed
+        self._before, self._last = 0, list[Change]()  # as of `Store.last_write`
+
+    def sequence(self) -> int:
+        """As it was last set."""
+        return self.known
+
+    def committed(self, before: int, changes: list[Change]) -> None:
+        """Keep the changes that this process has written, so that derivers take them from memory.
+
+        Args:
+            before: sequence of the store before that.
+            changes: all that followed, in order.
+        """
+        self._before, self._last = before, changes
+        self.known = max([self.known, before, *(each.sequence for each in changes[-1:])])
+
+    def sequence_of(self, item_id: str) -> int:
+        """As of the feed."""
+        return self._feed.sequence_of(item_id)
+
+    def changes(self, after: int, limit: int) -> list[Change]:
+        """As of the feed, also those after the known sequence, which may have replaced earlier ones."""
+        last = self._last
+        if after == self._before and last and last[-1].sequence == self.known and len(last) < limit:
+            return last
+        return self._feed.changes(after, limit)
+
+
+class _Derivation:
+    """One bundle.
+
+    Args:
+        folder: of the bundle.
+        open_feed: opens a connection of its own.
+        feed: of the thread that commits.
+        place: folder of all records.
+    """
+
+    def __init__(self, folder: Path, open_feed: Callable[[], Store], feed: KnownFeed, place: Path) -> None:
+        self.error = ""
+        self.seconds, self.items = 0.0, 0
+        self._folder, self._open_feed, self._feed, self._place = folder, open_feed, feed, place
+        self._origin: RecordOrigin | None = None
+        self._deriver: Deriver | None = None
+        self._beginning: Deriver | None = None  # that catches up on a thread of its own
+        self._reader: RecordReader | None = None  # of records that another process derives
+        self._read_to: int | None = None  # sequence that this reader has reached
+        self._failures: dict[int, str] = {}  # that it has read
+        self._due, self._pause = 0.0, RETRY_SECONDS
+        self._thread: threading.Thread | None = None
+        self._begin()
+
+    @property
+    def start(self) -> int | None:
+        """Sequence of the snapshot that the bundle was built from; None until its manifest has been read."""
+        return self._origin.start if self._origin is not None else None
+
+    @property
+    def sequence(self) -> int | None:
+        """All changes up to this sequence have been derived; None until the records have been opened."""
+        deriver = self._deriver or self._beginning
+        return self._read_to if deriver is None else deriver.sequence
+
+    def failure(self, sequence: int) -> str:
+        """Why the item of a change cannot be found; empty if it can."""
+        deriver = self._deriver or self._beginning
+        return (self._failures if deriver is None else deriver.failures).get(sequence, "")
+
+    def run_once(self, progress: Callable[[], None]) -> None:
+        """Derive what is missing, if the bundle is ready for that."""
+        if self._thread is not None:
+            if self._thread.is_alive():
+                return
+            self._thread = None
+        if self._deriver is not None:
+            self._derive(self._deriver, progress)
+        else:
+            self._read(progress)
+            if time.monotonic() >= self._due:
+                self._begin()
+
+    def close(self) -> threading.Thread:
+        """Let another process derive the records; returns the thread that waits for what is being done."""
+        self._stop.set()
+        closing = threading.Thread(target=self._close, name="closing", daemon=True)
+        closing.start()
+        return closing
+
+    def _close(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        if self._deriver is not None:
+            self._deriver.close()
+            self._deriver = None
+
+    def _begin(self) -> None:
+        self._due = time.monotonic() + RETRY_SECONDS
+        self._stop = threading.Event()  # of the deriver to come, which sets it when it is closed
+        self._thread = threading.Thread(target=self._catch_up, name="deriver", daemon=True)
+        self._thread.start()
+
+    def _catch_up(self) -> None:
+        """Begin, and derive what the store has; on a thread of its own."""
+        switch = _Switch(self._open_feed, self._feed)
+        deriver: Deriver | None = None
+        try:
+            if self._origin is None:
+                self._origin = origin_of(bundle.read_manifest(self._folder), self._feed.store_id)
+            deriver = Deriver(self._folder, switch, self._place, stop=self._stop)
+            self._beginning = deriver
+            self._run(deriver)
+        except RecordsInUse as error:
+            self._open_reader()
+            if self._reader is not None:
+                self.error, self._pause = "", RETRY_SECONDS
+            else:
+                self._fail(error)
+        except Unavailable as error:  # the store does not answer
+            self._fail(error)
+        except (TwinspireError, OSError) as error:
+            self._give_up(error)
+        except Exception as error:  # of any kind: other bundles and writes go on
+            log.exception("%s: its live items cannot be derived", self._folder)
+            self._give_up(error)
+        else:
+            self._deriver, self._reader, self.error, self._pause = deriver, None, "", RETRY_SECONDS
+        finally:
+            switch.to_shared()
+            self._beginning = None
+            if deriver is not None and self._deriver is not deriver:
+                deriver.close()  # its lock would keep out the next attempt
+
+    def _derive(self, deriver: Deriver, progress: Callable[[], None]) -> None:
+        if time.monotonic() < self._due and self.error:
+            return
+        try:
+            self._run(deriver, progress)
+        except (TwinspireError, OSError) as error:
+            self._fail(error)
+        except Exception as error:  # of any kind: other bundles and writes go on
+            log.exception("%s: its live items cannot be derived", self._folder)
+            self._fail(error)
+        else:
+            self.error = ""
+
+    def _run(self, deriver: Deriver, progress: Callable[[], None] = lambda: None) -> None:
+        started = time.monotonic()
+        count = deriver.run_once(progress)
+        if count:
+            self.items += count
+            self.seconds += time.monotonic() - started
+
+    def _fail(self, error: Exception) -> None:
+        reason = _public_text(error)
+        if reason != self.error:
+            log.error("%s: its live items cannot be derived: %s", self._folder, error)
+        self.error, self._due = reason, time.monotonic() + RETRY_SECONDS
+
+    def _give_up(self, error: Exception) -> None:
+        """As `_fail`, where each attempt takes long: the next one follows later each time."""
+        self._fail(error)
+        self._due = time.monotonic() + self._pause
+        self._pause = min(MOST_SECONDS, 2 * self._pause)
+
+    def _open_reader(self) -> None:
+        if self._origin is None:
+            return
+        try:
+            if self._reader is None or self._reader.is_superseded:
+                self._reader = RecordReader(records_path(self._place, self._origin), self._origin)
+        except (OSError, RecordsDamaged):
+            self._reader = None
+
+    def _read(self, progress: Callable[[], None]) -> None:
+        """See what another process has derived; the next call goes on, so writes need not wait for all."""
+        try:
+            if self._reader is not None and self._reader.is_superseded:
+                self._open_reader()
+            reader = self._reader
+            for _ in range(CHUNKS):
+                if reader is None or not reader.has_more:
+                    break
+                records, sequence = reader.read()
+                progress()
+                self._read_to = self._read_to if sequence is None else sequence
+                for each in records:
+                    note_failure(self._failures, each)
+        except (OSError, RecordsDamaged):
+            self._reader = None
+
+
+class _Switch:
+    """A feed that first has a connection of its own, opened when it is used, and then is the shared one."""
+
+    def __init__(self, open_feed: Callable[[], Store], shared: KnownFeed) -> None:
+        self.store_id = shared.store_id
+        self._open_feed, self._shared = open_feed, shared
+        self._own: Store | None = None
+        self._is_shared = False
+
+    def to_shared(self) -> None:
+        """From now on it is the feed of the thread that commits."""
+        self._is_shared = True
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+
+    def sequence(self) -> int:
+        """As `ChangeFeed.sequence`."""
+        return self._now.sequence()
+
+    def sequence_of(self, item_id: str) -> int:
+        """As `ChangeFeed.sequence_of`."""
+        return self._now.sequence_of(item_id)
+
+    def changes(self, after: int, limit: int) -> list[Change]:
+        """As `ChangeFeed.changes`."""
+        return self._now.changes(after, limit)
+
+    @property
+    def _now(self) -> ChangeFeed:
+        if self._is_shared:
+            return self._shared
+        if self._own is None:
+            self._own = self._open_feed()
+        return self._own
+
+
+class Derivations:
+    """All bundles whose records are kept up to date; for the thread that commits.
+
+    Args:
+        shared_state: names the bundles.
+        feed: of the thread that commits.
+        open_feed: opens a connection for another thread.
+        place: folder of all records.
+        progress: called often while much is derived.
+    """
+
+    def __init__(
+        self,
+        shared_state: SharedState,
+        feed: KnownFeed,
+        open_feed: Callable[[], Store],
+        place: Path,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._shared_state, self._feed, self._open_feed, self._place = shared_state, feed, open_feed, place
+        self._progress = progress
+        self._versions: tuple[int, ...] = ()
+        self._all: dict[str, _Derivation] = {}
+        self._served: list[str] = []
+        self._closing: list[threading.Thread] = []  # of bundles that are gone
+
+    def run_once(self) -> None:
+        """Take up bundles that are to come, drop those that are gone, and derive what is missing."""
+        entries = [each for each in (TARGET, NEXT, SHADOW_TARGET) if each in self._shared_state.names]
+        versions = tuple(map(self._shared_state.version, entries))
+        if versions != self._versions:
+            self._versions = versions
+            self._follow([self._shared_state.read(each) for each in entries])
+        for each in self._all.values():
+            each.run_once(self._progress)
+
+    def close(self, seconds: float | None = None) -> None:
+        """Let other processes derive.
+
+        Args:
+            seconds: to wait for what is being done; if not given, until it is done.
+        """
+        self._closing += [each.close() for each in self._all.values()]
+        self._all, self._served = {}, []
+        until = None if seconds is None else time.monotonic() + seconds
+        for each in self._closing:
+            each.join(until and max(0.0, until - time.monotonic()))
+
+    @property
+    def base(self) -> int | None:
+        """The lowest sequence of the snapshots from which the bundles that answer were built.
+
+        None until that is known of each of them.
+        """
+        return _lowest([each.start for each in self._serving()])
+
+    @property
+    def sequence(self) -> int | None:
+        """All changes up to this sequence have been derived for each bundle that answers.
+
+        None until that is known of each of them.
+        """
+        return _lowest([each.sequence for each in self._serving()])
+
+    @property
+    def serves(self) -> bool:
+        """Whether a bundle answers."""
+        return bool(self._served)
+
+    @property
+    def error(self) -> str:
+        """Why a bundle that answers is not up to date; empty if it is."""
+        return next((each.error for each in self._serving() if each.error), "")
+
+    def failure(self, sequence: int) -> str:
+        """Why a bundle that answers could not encode the item of a change; empty if it could."""
+        return next((why for each in self._serving() if (why := each.failure(sequence))), "")
+
+    def document(self) -> dict[str, Any]:
+        """For shared memory: what has been derived, by bundle version."""
+        return {
+            version[:12]: {
+                "sequence": each.sequence or 0,
+                "seconds": round(each.seconds, 3),
+                "items": each.items,
+            }
+            for version, each in self._all.items()
+        }
+
+    def _serving(self) -> Iterator[_Derivation]:
+        return (self._all[version] for version in self._served)
+
+    def _follow(self, entries: list[dict[str, Any]]) -> None:
+        named: dict[str, Path] = {}
+        for entry in entries:
+            for each in (entry.get("champion"), entry.get("canary"), entry):
+                if each and each.get("folder"):
+                    named.setdefault(each["bundle_version"], Path(each["folder"]))
+        for version in self._all.keys() - named.keys():
+            self._closing.append(self._all.pop(version).close())
+        self._closing = [each for each in self._closing if each.is_alive()]
+        for version, folder in named.items():
+            if version not in self._all:
+                self._all[version] = _Derivation(folder, self._open_feed, self._feed, self._place)
+        try:
+            prune(self._place / self._feed.store_id, named)
+        except OSError as error:
+            log.error("old records of live items cannot be removed: %s", error)
+        target = entries[0]
+        served = [target.get("champion"), target.get("canary")]
+        self._served = [each["bundle_version"] for each in served if each]
+
+
+def _public_text(error: Exception) -> str:
+    """Why items cannot be derived, as clients may read it: without paths, which most errors name."""
+    if isinstance(error, RecordsInUse):
+        return "another process derives the records of this bundle"
+    if isinstance(error, Unavailable):  # of the store, which names none
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "the bundle or its records cannot be used; the log says why"
+
+
+def prune(
+    folder: Path, keep: Collection[str] = (), most: int = KEPT, older_than: float = UNUSED_SECONDS
+) -> None:
+    """Remove records that were not written for long, with their graphs; they can be derived again.
+
+    What a killed process has left of records that are gone, or never came, is removed when it is as old.
+
+    Args:
+        folder: of one store.
+        keep: versions of bundles whose records stay; those that are being written stay, too.
+        most: files of records to keep, the last that were written.
+        older_than: seconds without a change, after which a file is not kept either.
+    """
+    files = sorted(folder.glob(f"[!.]*{SUFFIX}"), key=_written, reverse=True)
+    since = time.time() - older_than
+    for n, path in enumerate(files):
+        if path.stem in keep or (n < most and _written(path) >= since):
+            continue
+        with suppress(OSError, RecordsInUse), closing(RecordLock(path)):
+            for pattern in (f"{path.stem}.*", f".{path.stem}.*"):
+                for each in folder.glob(pattern):
+                    each.unlink(missing_ok=True)
+    for each in folder.glob("*"):
+        version = each.name.removeprefix(".").partition(".")[0]
+        is_left = each.suffix != LOCK_SUFFIX and not (folder / f"{version}{SUFFIX}").exists()
+        if is_left and version not in keep and _written(each) < since:
+            with suppress(OSError):
+                each.unlink()
+
+
+def _written(path: Path) -> float:
+    """When a file was last written, in Unix seconds; 0 if it is gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _lowest(sequences: Sequence[int | None]) -> int | None:
+    """None if one of them is None, or if there are none."""
+    known = [each for each in sequences if each is not None]
+    return min(known) if known and len(known) == len(sequences) else None

@@ -1,0 +1,187 @@
+"""Derives a bundle's records from the changes of a store: the bundle's own item tower encodes each item once.
+
+An item whose id the towers have not learned is placed by its content, as the tower's graph does. What the
+tower cannot encode becomes a record of its own with the reason, so that it neither stays visible in an
+earlier version nor keeps other items waiting.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from protos import bundle
+from protos.errors import InvalidInput
+from protos.features import IdFeature
+from protos.filters import parse_value
+from serving.live.derived_records import Record, RecordKind, RecordLock, RecordWriter, origin_of, records_path
+from serving.live.search.overlay_graphs import GraphBuilder
+from serving.live.store.changes import Change, ChangeFeed, holds
+from serving.retrieval.encoder import Encoder
+from serving.retrieval.response_bytes import packed_hit
+
+log = logging.getLogger(__name__)
+
+PAGE = 1024  # changes that are read, encoded and announced at once
+OUTDATED = 4096  # outdated records beyond the number of the others, after which a file is written anew
+LONGEST_REASON = 500  # characters of a reason
+
+
+class Deriver:
+    """Keeps the records of one bundle up to date; for one thread.
+
+    Args:
+        folder: of the bundle.
+        feed: the changes of the store.
+        place: the folder of all live items.
+        stop: ends `run_once` after a page of changes, and a graph that is being built; set by `close`.
+
+    Attributes:
+        sequence: all changes up to this one are in the records; any thread may read it.
+
+    Raises:
+        BundleError: the bundle cannot be used.
+        RecordsInUse: another process derives the same records.
+        Unavailable: the store cannot be read.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        feed: ChangeFeed,
+        place: Path,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._stop = stop or threading.Event()
+        origin = origin_of(bundle.read_manifest(folder), feed.store_id)
+        path = records_path(place, origin)
+        # The lock first: another process may have it, and the rest takes long.
+        with ExitStack() as undo:
+            lock = undo.enter_context(closing(RecordLock(path)))
+            self._feed, sequence = feed, feed.sequence()
+            self.manifest = bundle.read(folder)
+            self._encoder = Encoder(folder, self.manifest, 1, "item")
+            self._writer = RecordWriter.open(path, origin, sequence, lock, partial(holds, feed))
+            undo.callback(self._writer.close)
+            self._graphs = GraphBuilder(path, origin, self.manifest, self._stop)
+            undo.pop_all()
+        self.sequence = self._writer.sequence
+
+    @property
+    def failures(self) -> Mapping[int, str]:
+        """Sequence -> why the item of that change cannot be found; any thread may read it."""
+        return self._writer.failures
+
+    def run_once(self, progress: Callable[[], None] = lambda: None) -> int:
+        """Derive what is missing.
+
+        Args:
+            progress: called after each page of changes, and often while the file is written anew.
+
+        Returns:
+            Number of changes that were derived now.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+            OSError: the records cannot be written; what was not written is derived at the next call.
+        """
+        count = 0
+        if self._writer.is_reported:
+            log.error("%s: a worker has found damage, so the file is written anew", self._writer.path)
+            self._writer = self._writer.mended(progress)
+            self.sequence = self._writer.sequence
+        while not self._stop.is_set() and (sequence := self._feed.sequence()) > self.sequence:
+            # Read after the sequence: so the last page holds all that the sequence covers.
+            changes = self._feed.changes(self._writer.cursor, PAGE)
+            records = self._derived(changes)
+            self._writer.append(records)
+            count += len(records)
+            progress()
+            if len(changes) < PAGE:
+                self._writer.announce(max(sequence, self._writer.cursor))
+                self.sequence = self._writer.sequence
+        if self._writer.count > 2 * len(self._writer.latest) + OUTDATED:
+            self._writer = self._writer.compacted(progress)
+        self._graphs.check(self._writer.count, self._writer.generation)
+        return count
+
+    def close(self) -> None:
+        """Let another process derive the records; a graph that is being built is given up."""
+        self._stop.set()
+        self._graphs.wait()
+        self._writer.close()
+
+    def _derived(self, changes: Sequence[Change]) -> list[Record]:
+        items = [each for each in changes if not each.deleted]
+        vectors = iter(self._encode(items))
+        records = []
+        for each in changes:
+            if each.deleted:
+                records.append(Record(each.sequence, each.item_id, RecordKind.DELETED))
+                continue
+            try:
+                records.append(self._item(each, next(vectors)))
+            except InvalidInput as error:
+                reason = str(error)[:LONGEST_REASON]
+                records.append(Record(each.sequence, each.item_id, RecordKind.FAILED, reason.encode()))
+        return records
+
+    def _item(self, change: Change, vector: bytes | InvalidInput) -> Record:
+        """The record of an item.
+
+        Raises:
+            InvalidInput: it has no vector, or a filter field has a value of another type.
+        """
+        if isinstance(vector, InvalidInput):
+            raise vector
+        shown = [name for name in self.manifest.display_fields if name in change.fields]
+        hit = packed_hit(change.item_id, {name: change.fields[name] for name in shown})
+        values = self._filter_values(change) if self.manifest.filters else b""
+        kind = RecordKind.SAME if self._writer.vector(change.item_id) == vector else RecordKind.ITEM
+        return Record(change.sequence, change.item_id, kind, hit, values, vector)
+
+    def _encode(self, items: Sequence[Change]) -> list[bytes | InvalidInput]:
+        """The vector of each item, float32 (D,) as bytes, or why it has none."""
+        if not items:
+            return []
+        try:
+            rows = [self._values(each) for each in items]
+            vectors = np.empty((len(rows), self.manifest.dimension), np.float32)
+            for places in self._encoder.length_batches(rows):
+                arrays = self._encoder.arrays([rows[place] for place in places])
+                vectors[places] = self._encoder.vectors(arrays)
+            return [vector.tobytes() for vector in vectors]
+        except Exception as error:  # ONNX Runtime's errors share no other base
+            if len(items) == 1:
+                return [self._reason(items[0], error)]
+            half = len(items) // 2  # only the item at fault gets the error
+            return self._encode(items[:half]) + self._encode(items[half:])
+
+    def _filter_values(self, change: Change) -> bytes:
+        """Filter field -> value as JSON; fields without a value are left out."""
+        found = {
+            name: parse_value(kind, change.features.get(name), f"features.{name}")
+            for name, kind in self.manifest.filters.items()
+        }
+        return json.dumps({name: value for name, value in found.items() if value is not None}).encode()
+
+    def _values(self, change: Change) -> dict[str, object]:
+        features = self._encoder.inputs.features.items()
+        return {
+            name: change.item_id if isinstance(spec, IdFeature) else change.features.get(name)
+            for name, spec in features
+        }
+
+    def _reason(self, change: Change, error: Exception) -> InvalidInput:
+        if isinstance(error, InvalidInput):
+            return InvalidInput(f"features.{error.field.rpartition('.')[2]}", error.reason)
+        if isinstance(error, ArithmeticError):
+            return InvalidInput("features", str(error))
+        log.error("change %d: the item tower has failed", change.sequence, exc_info=error)
+        return InvalidInput("features", "the item tower has failed; the log says why")

@@ -1,0 +1,276 @@
+"""How the workers reach the catalogue's process, and what they say to one another.
+
+The ends of a socket pair are made before the fork, and the supervisor keeps them. Each worker makes a socket
+pair of its own when it starts, keeps one end, and passes the other over the first pair. So a worker or the
+catalogue's process that is killed breaks its own connection alone, and no half frame reaches its successor.
+
+A worker whose connection breaks connects again. It repeats the requests that may be repeated: reads, and
+writes with a request id. The others get an error that says that their outcome is not known.
+
+A write carries its caller's deadline, after which it is not committed: a later write of the caller may have
+been. A request whose caller has gone counts against the worker's bounds until its frame has been taken back,
+or the process has replied.
+
+The protocol is our own because no library does this much and no more. A channel of gRPC runs threads in each
+worker, beside the event loop that should have the core to itself, and needs a path in the file system that
+others may open. `multiprocessing.connection` blocks its thread until a message is complete, so one slow end
+would hold up all others. asyncio would replace the selector of `frame_socket.py`, but not the frames. What a
+frame carries is JSON, or a message of the wire.
+
+A frame (`frame_socket.py`) has a head of 21 bytes, little-endian, and then the payload:
+
+    offset  bytes  content
+    0       4      bytes of the payload, at most 64 MiB
+    4       8      number of the request, unique on the worker; a reply has that of its request
+    12      8      of a reply, the sequence (`Reply.sequence`); of a write, the number of its items
+    20      1      `FrameKind`, which says what the payload is
+
+Each request gets one reply, also one that is forgotten; replies come in any order. Both ends belong to one
+service, are forked from one program and read no frame of another version, so the format has no version and
+may change.
+"""
+
+import itertools
+import json
+import socket
+import threading
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from protos import errors
+from protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
+from serving.live.process.frame_socket import Frame, FramePump, Peer
+
+DATAGRAM_BYTES = 256  # received at once; a datagram that passes a socket has one byte
+MOST_BYTES = 32 << 20  # of requests of one worker that wait for their reply
+MOST_REQUESTS = 4096  # the same in number
+RETRY_SECONDS = 0.1
+NOT_KNOWN = (
+    "the catalogue's process ended before it answered, so whether this was written is not known; "
+    "a request with a request_id could be sent again without being carried out twice"
+)
+
+
+class FrameKind(IntEnum):
+    """What a frame holds."""
+
+    WRITE = 1  # `WriteRequest.to_bytes`; the reply is a WriteResponse, and its sequence
+    GET = 2  # a JSON list of ids; the reply is a GetResponse
+    CHANGES = 3  # JSON {after, limit, follow}; the reply is a ChangesResponse, not empty if it follows
+    ANSWER = 4
+    ERROR = 5  # `error_document`
+    FORGET = 6  # nothing: the caller of the request of this number has gone, so it need not be carried out
+
+
+class Reply(NamedTuple):
+    """An answer of the catalogue's process.
+
+    Args:
+        sequence: that a write reached; of other answers, that of the store.
+        payload: the message, serialised.
+    """
+
+    sequence: int
+    payload: bytes
+
+
+Answered = Callable[[Reply | TwinspireError], None]
+
+
+class Channel:
+    """The sockets between the workers and the catalogue's process. Call `create` before the fork."""
+
+    def __init__(self, sender: socket.socket, receiver: socket.socket) -> None:
+        self._sender, self.receiver = sender, receiver
+
+    @classmethod
+    def create(cls) -> "Channel":
+        """A channel."""
+        sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sender.setblocking(False)
+        receiver.setblocking(False)
+        return cls(sender, receiver)
+
+    def close(self) -> None:
+        """Close both ends in this process."""
+        self._sender.close()
+        self.receiver.close()
+
+    def connect(self) -> socket.socket:
+        """A new connection of a worker.
+
+        Raises:
+            OSError: the catalogue's process takes no connections, and too many wait.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            socket.send_fds(self._sender, [b"\0"], [theirs.fileno()])
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours
+
+    def accept(self) -> list[socket.socket]:
+        """The connections that workers have made since the last call."""
+        found: list[socket.socket] = []
+        while True:
+            try:
+                _, descriptors, _, _ = socket.recv_fds(self.receiver, DATAGRAM_BYTES, 4)
+            except BlockingIOError:
+                return found
+            found += [socket.socket(fileno=each) for each in descriptors]
+
+
+class _Waiting(NamedTuple):
+    frame: Frame
+    repeatable: bool
+    answered: Answered | None  # None: the caller has gone
+
+
+class CatalogueClient:
+    """A worker's connection to the catalogue's process.
+
+    Args:
+        channel: to that process.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._waiting: dict[int, _Waiting] = {}
+        self._bytes = 0
+        self._stopped = threading.Event()
+        self._peer: Peer | None = None
+        self._pump = FramePump("catalogue", self._received, self._closed)
+
+    def start(self) -> None:
+        """Connect; call it after the fork."""
+        self._connect()
+        self._pump.start()
+
+    def stop(self) -> None:
+        """Close the connection; requests that wait get no reply."""
+        self._stopped.set()
+        self._pump.stop()
+
+    def ask(
+        self, kind: FrameKind, payload: bytes, answered: Answered, repeatable: bool = True, items: int = 0
+    ) -> int:
+        """Send a request.
+
+        Args:
+            kind: of the request.
+            payload: of the request.
+            answered: called once with the reply, on another thread.
+            repeatable: whether it may be sent again to a process that has been started anew.
+            items: that it writes.
+
+        Returns:
+            Its number, for `forget`.
+
+        Raises:
+            Overloaded: too many requests wait for their reply.
+        """
+        with self._lock:
+            if self._bytes + len(payload) > MOST_BYTES or len(self._waiting) >= MOST_REQUESTS:
+                raise Overloaded(
+                    f"{len(self._waiting)} requests of this worker wait for the catalogue already, "
+                    "and no more may",
+                    RETRY_SECONDS,
+                )
+            number = next(self._numbers)
+            frame = Frame(kind, number, items, payload)
+            self._waiting[number] = _Waiting(frame, repeatable, answered)
+            self._bytes += len(payload)
+            if self._peer is not None:
+                self._pump.send(self._peer, frame)
+        return number
+
+    def forget(self, number: int) -> None:
+        """Drop a request whose caller no longer waits; a write that has been taken up is carried out."""
+        with self._lock:
+            waiting = self._waiting.get(number)
+            if waiting is None or waiting.answered is None:
+                return
+            if self._peer is None or self._pump.withdraw(self._peer, waiting.frame):
+                self._remove(number)
+                return
+            self._waiting[number] = waiting._replace(answered=None)
+            self._pump.send(self._peer, Frame(FrameKind.FORGET, number, 0, b""))
+
+    def _take(self, number: int) -> _Waiting | None:
+        with self._lock:
+            return self._remove(number)
+
+    def _remove(self, number: int) -> _Waiting | None:
+        """With the lock."""
+        waiting = self._waiting.pop(number, None)
+        if waiting is not None:
+            self._bytes -= len(waiting.frame.payload)
+        return waiting
+
+    def _received(self, peer: Peer, frame: Frame) -> None:
+        waiting = self._take(frame.number)
+        if waiting is None or waiting.answered is None:
+            return
+        if frame.kind == FrameKind.ERROR:
+            waiting.answered(error_of(json.loads(frame.payload)))
+        else:
+            waiting.answered(Reply(frame.value, frame.payload))
+
+    def _closed(self, peer: Peer) -> None:
+        """The catalogue's process has ended; its successor takes the new connection."""
+        with self._lock:
+            self._peer = None
+            lost = [
+                number
+                for number, each in self._waiting.items()
+                if each.answered is None or not each.repeatable
+            ]
+        for number in lost:
+            waiting = self._take(number)
+            if waiting is not None and waiting.answered is not None:
+                waiting.answered(Unavailable(NOT_KNOWN))
+        self._connect()
+
+    def _connect(self) -> None:
+        while True:
+            try:
+                connected = self._channel.connect()
+                break
+            except OSError:  # the queue of new connections is full, until the process has been started again
+                if self._stopped.wait(RETRY_SECONDS):
+                    return
+        peer = self._pump.add(connected)
+        with self._lock:
+            self._peer = peer
+            for each in self._waiting.values():
+                self._pump.send(peer, each.frame)
+
+
+def error_document(error: Exception) -> dict[str, Any]:
+    """An error as JSON, for another process."""
+    document: dict[str, Any] = {"type": type(error).__name__, "text": str(error)}
+    if isinstance(error, InvalidInput):
+        document |= {"field": error.field, "reason": error.reason}
+    if isinstance(error, Overloaded):
+        document["retry_after"] = error.retry_after
+    return document
+
+
+def error_of(document: dict[str, Any]) -> TwinspireError:
+    """What `error_document` made."""
+    kind = getattr(errors, document["type"], None)
+    if kind is InvalidInput:
+        return InvalidInput(document["field"], document["reason"])
+    if kind is Overloaded:
+        return Overloaded(document["text"], document["retry_after"])
+    if kind is Unavailable:
+        return Unavailable(document["text"])
+    if kind is TwinspireError:
+        return TwinspireError(document["text"])
+    return TwinspireError(f"{document['type']}: {document['text']}")

@@ -1,0 +1,432 @@
+"""The catalogue's process, one for each host: it commits the writes of all workers, and derives the records.
+
+It takes all writes that wait and commits them in one transaction, so a flush of the disk serves many. Then
+it derives the records of the bundles that answer, and replies: a reply says which items cannot be encoded. If
+a bundle still catches up, or another process derives, the reply waits for that. Reads have a thread and a
+connection of their own. If the store cannot be used, writes are refused with the reason, and searches are
+answered as before.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from protos import catalogue_pb2 as wire
+from protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
+from serving.live.config import CatalogueConfig
+from serving.live.deriving.derived_bundles import Derivations, KnownFeed
+from serving.live.process import wire_items
+from serving.live.process.catalogue_client import Channel, FrameKind, error_document
+from serving.live.process.frame_socket import LARGEST, Frame, FramePump, Peer
+from serving.live.process.request_queue import Asked, RequestQueue, is_of
+from serving.live.store.database import detail, public_text
+from serving.live.store.store import RETRY_SECONDS, Store, StoreWentBack, check_state
+from serving.live.store.write_rules import WriteError, WriteOutcome, WriteRequest
+from serving.shared_state import CATALOGUE, SharedState
+from serving.supervisor import Heartbeat, WorkerHandle
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.05  # between two looks for the changes of other hosts, while nothing is written
+SHORT_SECONDS = 0.005  # the same while replies wait for what another thread or process derives
+HELD_SECONDS = 20.0  # for which a reply waits for that; the reasons of failed items are missing then
+MOST_BYTES = 64 << 20  # of the writes of all workers that wait, and of the reads
+GROUP_ITEMS = 4096  # items of one transaction, if no request has more
+COUNT_SECONDS = 1.0  # between two counts of the items, at least
+COUNT_REST = 50  # times as long as a count takes, until the next
+LONGEST_ERROR = 500  # characters of an error in shared memory
+PAGE_BYTES = 1 << 20  # of a page of changes, beyond which it ends
+
+
+class _Committed(NamedTuple):
+    asked: Asked
+    outcome: WriteOutcome
+    until: float
+
+
+class CatalogueProcess:
+    """Owns the store; made in its process, which calls `run`.
+
+    Args:
+        config: of the store.
+        channel: to the workers.
+        shared_state: with the entries `TARGET` and `CATALOGUE`.
+        grace: seconds for the workers to finish when the service stops.
+        max_answer_bytes: of a read.
+        heartbeat: shows that the process works; between two beats a database may take `PATIENCE_SECONDS`.
+    """
+
+    def __init__(
+        self,
+        config: CatalogueConfig,
+        channel: Channel,
+        shared_state: SharedState,
+        grace: float,
+        max_answer_bytes: int,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self._config, self._channel, self._shared_state, self._grace = config, channel, shared_state, grace
+        self._most_bytes, self._heartbeat = min(max_answer_bytes, LARGEST), heartbeat
+        self._writes, self._reads = RequestQueue(MOST_BYTES), RequestQueue(MOST_BYTES)
+        self._lock = threading.Lock()
+        self._followers: list[Asked] = []  # reads that wait for a change
+        self._seen = 0  # the sequence that they wait to be exceeded
+        self._committed: list[_Committed] = []  # in the order of their sequences, without a reply yet
+        self._pump = FramePump("catalogue", self._received, self._closed)
+        self._store: Store | None = None
+        self._feed: KnownFeed | None = None
+        self._derivations: Derivations | None = None
+        self._error = ""
+        self._due = self._count_due = 0.0
+        self._counted: tuple[int, int | None] = (-1, 0)  # sequence and base for which `_counts` holds
+        self._entry: dict[str, Any] = shared_state.read(CATALOGUE)
+        self._dropped: str = self._entry.get("dropped", "")  # why the store is used no more
+        self._counts = (0, 0)
+        self._commits = self._writes_done = 0
+        self._commit_seconds = 0.0
+
+    def run(self, handle: WorkerHandle) -> None:
+        """Work until the service stops and the workers have ended their calls."""
+        self._heartbeat.reset()
+        self._open()
+        self._pump.watch(self._channel.receiver, self._accept)
+        self._pump.start()
+        reading = threading.Thread(target=self._read, name="reader", daemon=True)
+        reading.start()
+        handle.ready()
+        stopped = handle.stop_event()
+        until = float("inf")
+        while time.monotonic() < until and not (stopped.is_set() and self._pump.peers == 0):
+            if stopped.is_set() and until == float("inf"):
+                until = time.monotonic() + self._grace
+            self.step()
+        until = min(until, time.monotonic() + self._grace)
+        self._reads.close()
+        reading.join(max(0.0, until - time.monotonic()))
+        self._pump.stop()
+        if self._derivations is not None:
+            self._derivations.close(max(0.0, until - time.monotonic()))
+        if self._store is not None:
+            self._store.close()
+
+    def step(self, seconds: float = POLL_SECONDS) -> None:
+        """Carry out the writes that wait; wait up to `seconds` if there are none."""
+        self._heartbeat.beat()
+        group = self._group(min(seconds, SHORT_SECONDS) if self._committed else seconds)
+        if self._store is None and time.monotonic() >= self._due:
+            self._open()
+        outcomes: Sequence[WriteOutcome | TwinspireError] = []
+        if self._store is None or self._feed is None or self._derivations is None:
+            outcomes = [Unavailable(self._error)] * len(group)
+        elif group:
+            outcomes = self._commit(self._store, self._feed, self._derivations, group)
+        else:
+            self._follow(self._store, self._feed)
+        self._heartbeat.beat()
+        if self._derivations is not None:
+            self._derivations.run_once()
+        self._publish()
+        self._release()
+        until = time.monotonic() + HELD_SECONDS
+        for asked, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, WriteOutcome):
+                self._committed.append(_Committed(asked, outcome, until))
+            else:
+                self._refuse(asked, outcome)
+        self._reply()
+
+    # Writes.
+
+    def _group(self, seconds: float) -> list[Asked]:
+        """The writes that wait, as many as one transaction should have."""
+        asked = self._writes.take(seconds)
+        if asked is None:
+            return []
+        group, size = [asked], asked.frame.value
+        while size < GROUP_ITEMS and (asked := self._writes.take(0, GROUP_ITEMS - size)) is not None:
+            group.append(asked)
+            size += asked.frame.value
+        return group
+
+    def _commit(
+        self, store: Store, feed: KnownFeed, derivations: Derivations, group: Sequence[Asked]
+    ) -> list[WriteOutcome | TwinspireError]:
+        """Carry out a group in one transaction; if that fails in an unforeseen way, in halves.
+
+        So the one at fault is refused, and neither ends this process nor keeps the others from being written.
+        """
+        derived, most = derivations.sequence, store.bounds.max_lag
+        if derived is not None and (lag := feed.known - derived) > most:
+            text = (
+                f"encoding is at sequence {derived}, {lag} behind the store, at most {most}; "
+                "send the request again later"
+            )
+            return [Overloaded(text, RETRY_SECONDS)] * len(group)
+        if derivations.error:
+            text = (
+                f"the items of a bundle cannot be encoded now, and nothing was written: {derivations.error}"
+            )
+            return [Unavailable(text)] * len(group)
+        started = time.monotonic()
+        try:
+            requests = [WriteRequest.from_bytes(each.frame.payload) for each in group]
+            outcomes = store.write(requests, derivations.base, feed.known)
+        except StoreWentBack as error:
+            self._drop(error)
+            return [Unavailable(self._error)] * len(group)
+        except Unavailable as error:
+            self._fail(error)
+            return [Unavailable(self._error)] * len(group)
+        except Exception:  # of any kind: the workers would send it again to the next process
+            if (half := len(group) // 2) > 0:
+                self._heartbeat.beat()
+                halves = group[:half], group[half:]
+                return [each for part in halves for each in self._commit(store, feed, derivations, part)]
+            log.exception("a write has failed, and nothing of it was written")
+            return [TwinspireError("the write has failed, and nothing was written; the log says why")]
+        self._error = ""
+        done = [each for each in outcomes if isinstance(each, WriteOutcome)]
+        feed.committed(*store.last_write())
+        self._commits += 1
+        self._writes_done += sum(
+            not result.error for each in done if not each.repeated for result in each.results
+        )
+        self._commit_seconds += time.monotonic() - started
+        return outcomes
+
+    def _reply(self) -> None:
+        """Reply to the writes that have been derived; if that fails, to all, for they are stored."""
+        derivations = self._derivations
+        if not self._committed or derivations is None:
+            return
+        derived, now = derivations.sequence, time.monotonic()
+        held = []
+        for each in self._committed:
+            asked, outcome, until = each
+            is_derived = derived is not None and derived >= outcome.sequence
+            if is_derived or derivations.error or until <= now or not derivations.serves:
+                self._answer(asked, outcome.sequence, self._response(derivations, outcome))
+            else:
+                held.append(each)
+        self._committed = held
+
+    def _response(self, derivations: Derivations, outcome: WriteOutcome) -> bytes:
+        response = wire.WriteResponse(sequence=outcome.sequence, repeated_request=outcome.repeated)
+        for each in outcome.results:
+            error, text = each.error, each.text
+            if not error and (why := derivations.failure(each.sequence)):
+                error, text = WriteError.NOT_ENCODED, why
+            response.results.add(sequence=each.sequence, error=int(error), error_text=text)
+        return response.SerializeToString()
+
+    def _follow(self, store: Store, feed: KnownFeed) -> None:
+        """Find out what other hosts have written."""
+        try:
+            feed.known = store.check(feed.known)
+            self._error = ""
+        except StoreWentBack as error:
+            self._drop(error)
+        except Unavailable as error:
+            self._fail(error)
+
+    # Reads, on a thread of their own.
+
+    def _read(self) -> None:
+        store: Store | None = None
+        while (asked := self._reads.take()) is not None:
+            try:
+                if store is None:
+                    store = Store.open(self._config.url)
+                sequence, message = self._read_one(store, asked.frame)
+                self._answer(asked, sequence, message)
+            except InvalidInput as error:
+                self._refuse(asked, error)
+            except TwinspireError as error:
+                self._refuse(asked, Unavailable(public_text(error, self._config.url)))
+            except Exception:  # of any kind: the next one may succeed
+                log.exception("a read of the catalogue has failed")
+                self._refuse(asked, Unavailable("the catalogue cannot be read now; the log says why"))
+        if store is not None:
+            store.close()
+
+    def _read_one(self, store: Store, frame: Frame) -> tuple[int, bytes]:
+        asked = json.loads(frame.payload)
+        sequence = store.check(self._seen)
+        if frame.kind == FrameKind.GET:
+            found = wire_items.get_response(asked, store.get(asked), sequence)
+            if (size := found.ByteSize()) > self._most_bytes:
+                raise InvalidInput(
+                    "ids",
+                    f"expected an answer of at most {self._most_bytes} bytes, got {size}; ask for fewer",
+                )
+            return sequence, found.SerializeToString()
+        changes = store.stored(asked["after"], asked["limit"])
+        page_bytes = min(PAGE_BYTES, self._most_bytes)
+        page = wire_items.changes_response(changes, sequence, store.store_id, page_bytes)
+        return sequence, page.SerializeToString()
+
+    def _release(self) -> None:
+        """Let the reads go on that wait for a change, if there was one."""
+        if self._feed is None or self._feed.known == self._seen:
+            return
+        with self._lock:
+            self._seen = self._feed.known
+            released = [each for each in self._followers if not self._waits(each)]
+            self._followers = [each for each in self._followers if self._waits(each)]
+            for asked in released:
+                self._queue(self._reads, asked)
+
+    def _waits(self, asked: Asked) -> bool:
+        """Whether a read waits for a change that has not come."""
+        if asked.frame.kind != FrameKind.CHANGES:
+            return False
+        document = json.loads(asked.frame.payload)
+        return bool(document["follow"]) and document["after"] >= self._seen
+
+    # The store and the shared state.
+
+    def _open(self) -> None:
+        """Open the store, or say why it cannot be opened; `step` tries again."""
+        self._due = time.monotonic() + RETRY_SECONDS
+        if self._dropped:
+            self._error = self._dropped
+            return
+        try:
+            store = Store.open(self._config.url)
+            try:
+                feed = KnownFeed(store)
+                self._check(feed)
+            except TwinspireError:
+                store.close()
+                raise
+        except TwinspireError as error:
+            self._fail(error)
+            return
+        self._store, self._feed, self._error = store, feed, ""
+        self._derivations = Derivations(
+            self._shared_state, feed, self._opened, self._config.place, self._heartbeat.beat
+        )
+
+    def _opened(self) -> Store:
+        """A connection for another thread.
+
+        Raises:
+            Unavailable: the store cannot be opened now.
+        """
+        try:
+            return Store.open(self._config.url)
+        except TwinspireError as error:
+            raise Unavailable(public_text(error, self._config.url)) from error
+
+    def _check(self, feed: KnownFeed) -> None:
+        """Refuse a store that is not the one with which the service began; the bundles would mix up two.
+
+        Raises:
+            Unavailable: it is another one, or an older copy.
+        """
+        check_state(feed.store_id, feed.known, self._entry["store_id"], self._entry["sequence"])
+
+    def _drop(self, error: StoreWentBack) -> None:
+        """Use the store no more until the service is restarted, also if this process is started anew.
+
+        The store may grow past the sequence of before, and then nothing would show that its changes are
+        others than those from which the records were derived.
+        """
+        self._fail(error)
+        self._dropped = self._error
+        for each in self._committed:
+            self._refuse(each.asked, Unavailable(f"{self._error}; whether this was written is not known"))
+        self._committed = []
+        if self._derivations is not None:
+            self._derivations.close(0.0)
+        if self._store is not None:
+            self._store.close()
+        self._store = self._feed = self._derivations = None
+
+    def _fail(self, error: TwinspireError) -> None:
+        reason = public_text(error, self._config.url)
+        if reason != self._error:
+            log.error("%s%s", error, detail(error))
+        self._error = reason
+
+    def _publish(self) -> None:
+        """Tell the other processes, if something has changed."""
+        store, feed, derivations = self._store, self._feed, self._derivations
+        entry = {**self._entry, "pid": os.getpid(), "last_error": self._error[:LONGEST_ERROR]}
+        if store is not None and feed is not None and derivations is not None:
+            entry |= {
+                "store_id": store.store_id,
+                "sequence": feed.known,
+                "derived": derivations.sequence or 0,
+                "bounds": asdict(store.bounds),
+                "bundles": derivations.document(),
+                "last_error": (self._error or derivations.error)[:LONGEST_ERROR],
+                "commits": self._commits,
+                "writes": self._writes_done,
+                "commit_seconds": round(self._commit_seconds, 3),
+            }
+            base = derivations.base
+            counted = feed.known, base
+            if base is not None and counted != self._counted and time.monotonic() >= self._count_due:
+                started = time.monotonic()
+                with suppress(Unavailable):
+                    self._counts = store.count(base)
+                taken = time.monotonic() - started
+                self._counted, self._count_due = counted, started + max(COUNT_SECONDS, COUNT_REST * taken)
+            entry["live_items"], entry["tombstones"] = self._counts
+        if self._dropped:
+            entry["dropped"] = self._dropped
+        if entry != self._entry:
+            self._entry = entry
+            self._shared_state.write(CATALOGUE, entry)
+
+    # Frames.
+
+    def _accept(self) -> None:
+        for connected in self._channel.accept():
+            self._pump.add(connected)
+
+    def _received(self, peer: Peer, frame: Frame) -> None:
+        asked = Asked(peer, frame)
+        if frame.kind == FrameKind.FORGET:
+            for each in self._forget(peer, frame.number):
+                self._refuse(each, Unavailable("the caller has gone"))
+        elif frame.kind == FrameKind.WRITE:
+            self._queue(self._writes, asked)
+        else:
+            with self._lock:
+                if self._waits(asked):
+                    self._followers.append(asked)
+                else:
+                    self._queue(self._reads, asked)
+
+    def _queue(self, queue: RequestQueue, asked: Asked) -> None:
+        if not queue.put(asked):
+            text = "too many requests wait for the catalogue already"
+            self._refuse(asked, Overloaded(text, RETRY_SECONDS))
+
+    def _closed(self, peer: Peer) -> None:
+        """Drop the requests of a worker that is gone; one that connects again repeats them."""
+        self._forget(peer)
+
+    def _forget(self, peer: Peer, number: int | None = None) -> list[Asked]:
+        """Remove what has not been taken up: a request of a worker, or all if there is no number."""
+        found = self._writes.remove(peer, number)
+        with self._lock:  # so no read is on its way from the followers to the queue
+            found += self._reads.remove(peer, number)
+            found += [each for each in self._followers if is_of(each, peer, number)]
+            self._followers = [each for each in self._followers if not is_of(each, peer, number)]
+        return found
+
+    def _answer(self, asked: Asked, sequence: int, message: bytes) -> None:
+        self._pump.send(asked.peer, Frame(FrameKind.ANSWER, asked.frame.number, sequence, message))
+
+    def _refuse(self, asked: Asked, error: Exception) -> None:
+        content = json.dumps(error_document(error)).encode()
+        self._pump.send(asked.peer, Frame(FrameKind.ERROR, asked.frame.number, 0, content))

@@ -1,0 +1,84 @@
+"""The requests that wait in the catalogue's process: bounded, and removed when their caller has given up."""
+
+import threading
+from collections import deque
+from typing import NamedTuple
+
+from serving.live.process.frame_socket import Frame, Peer
+
+
+class Asked(NamedTuple):
+    """A request, and the worker that gets the reply.
+
+    Args:
+        peer: of the worker.
+        frame: with the request.
+    """
+
+    peer: Peer
+    frame: Frame
+
+
+class RequestQueue:
+    """Requests in the order in which they came, for any thread.
+
+    Args:
+        most_bytes: of their payloads together; one request is taken whatever its size.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes, self._bytes = most_bytes, 0
+        self._requests: deque[Asked] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, asked: Asked) -> bool:
+        """Add a request; returns whether there was room for it."""
+        size = len(asked.frame.payload)
+        with self._changed:
+            if self._requests and self._bytes + size > self._most_bytes:
+                return False
+            self._requests.append(asked)
+            self._bytes += size
+            self._changed.notify()
+        return True
+
+    def take(self, seconds: float | None = None, most: int | None = None) -> Asked | None:
+        """Remove the first request.
+
+        Args:
+            seconds: to wait for one; without limit if not given.
+            most: the first request stays if its `Frame.value` is higher.
+
+        Returns:
+            The request; None if there is none that may be taken, or `close` was called.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._requests or self._closed, seconds)
+            if not self._requests or self._closed:
+                return None
+            if most is not None and self._requests[0].frame.value > most:
+                return None
+            asked = self._requests.popleft()
+            self._bytes -= len(asked.frame.payload)
+            return asked
+
+    def remove(self, peer: Peer, number: int | None = None) -> list[Asked]:
+        """Remove requests of a worker: that of a number, or all if no number is given; returns them."""
+        with self._changed:
+            removed = [each for each in self._requests if is_of(each, peer, number)]
+            if removed:
+                self._requests = deque(each for each in self._requests if not is_of(each, peer, number))
+                self._bytes -= sum(len(each.frame.payload) for each in removed)
+            return removed
+
+    def close(self) -> None:
+        """End all waits; no request is taken any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+def is_of(asked: Asked, peer: Peer, number: int | None) -> bool:
+    """Whether a request is that of a worker with a number; with any number if none is given."""
+    return asked.peer is peer and (number is None or asked.frame.number == number)

@@ -1,0 +1,1 @@
+"""How a bundle's searches see live items: the overlay, its graphs, and waits for a write."""

@@ -1,0 +1,129 @@
+"""The filter fields of live items: as `FilterColumns`, but items are added and change."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap
+
+from protos.filters import ORDERED, FilterSchema
+from serving.filters.columns import Bound, FilterColumns, bitmap
+from serving.filters.expression import Filter
+
+Mask = npt.NDArray[np.bool_]
+FIRST_CAPACITY = 256  # rows
+
+
+class _Column(Protocol):
+    """The values of one field; `FilterColumns` evaluates tests of the field by its other methods."""
+
+    def set(self, row: int, value: Any) -> None:
+        """Give a row its value, or None where it has none.
+
+        Args:
+            row: one that has been set before, or the next: 0, then 1 and so on.
+            value: as `protos.filters.parse_value` gives it.
+        """
+
+
+class _Ordered:
+    """Numbers, booleans or times, in the order of the rows."""
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self._values: npt.NDArray[Any] = np.zeros(FIRST_CAPACITY, dtype)
+        self._has: Mask = np.zeros(FIRST_CAPACITY, np.bool_)
+
+    def set(self, row: int, value: Bound | None) -> None:
+        if row >= len(self._has):
+            more = len(self._has)
+            self._values = np.concatenate([self._values, np.zeros(more, self._values.dtype)])
+            self._has = np.concatenate([self._has, np.zeros(more, np.bool_)])
+        self._has[row] = value is not None
+        self._values[row] = 0 if value is None else value
+
+    def equal(self, value: Bound) -> BitMap:
+        return _rows(self._has & (self._values == value))
+
+    def within(self, test: Mapping[str, Bound]) -> BitMap:
+        found = self._has.copy()
+        for name, bound in test.items():
+            found &= _COMPARE[name](self._values, bound)
+        return _rows(found)
+
+    @property
+    def present(self) -> BitMap:
+        return _rows(self._has)
+
+
+_COMPARE: Mapping[str, Any] = {
+    "at_least": np.greater_equal,
+    "above": np.greater,
+    "at_most": np.less_equal,
+    "below": np.less,
+}
+
+
+class _Strings:
+    """One string or many of each row, as the rows of each string."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, BitMap] = {}
+        self._held: list[tuple[str, ...]] = []  # by row
+        self.present = BitMap()
+
+    def set(self, row: int, value: str | list[str] | None) -> None:
+        held = () if value is None else (value,) if isinstance(value, str) else tuple(value)
+        if row < len(self._held):
+            for each in self._held[row]:
+                self._rows[each].discard(row)
+            self.present.discard(row)
+            self._held[row] = held
+        else:
+            self._held.append(held)
+        for each in held:
+            self._rows.setdefault(each, BitMap()).add(row)
+        if held:
+            self.present.add(row)
+
+    def equal(self, value: str) -> BitMap:
+        return self._rows.get(value, BitMap())
+
+
+class GrowingColumns:
+    """Typed values of items that are added and changed; for one thread.
+
+    Args:
+        schema: filter field -> type.
+    """
+
+    def __init__(self, schema: FilterSchema) -> None:
+        self.schema = schema
+        self._columns: dict[str, _Column] = {
+            field: _Ordered(ORDERED[kind]) if kind in ORDERED else _Strings()
+            for field, kind in schema.items()
+        }
+
+    def set(self, row: int, values: bytes) -> None:
+        """Give a row its values, or other ones.
+
+        Args:
+            row: the next one, or one that has values.
+            values: as JSON: filter field -> value as `protos.filters.parse_value` gives it.
+        """
+        if self._columns:
+            held = json.loads(values) if values else {}
+            for field, column in self._columns.items():
+                column.set(row, held.get(field))
+
+    def evaluate(self, expression: Filter, count: int) -> Mask:
+        """Whether each of the first `count` rows passes: bool (count,); errors as of `FilterColumns`."""
+        passing = FilterColumns(dict(self.schema), count, self._columns).evaluate(expression)
+        mask = np.zeros(count, np.bool_)
+        mask[np.frombuffer(passing.to_array(), np.uint32)] = True
+        return mask
+
+
+def _rows(mask: Mask) -> BitMap:
+    return bitmap(np.flatnonzero(mask).astype(np.uint32))

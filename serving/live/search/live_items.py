@@ -1,0 +1,205 @@
+"""A bundle with its live items, as one process searches it: opened, kept up to date, opened again.
+
+live = LiveItems.open(retriever, place)
+live.retriever.search([Query("read a CSV file")], k=10)
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from protos.errors import BundleDamaged, Unavailable
+from serving.live.derived_records import RecordOrigin, RecordReader, RecordsDamaged, origin_of, records_path
+from serving.live.search.live_retriever import LiveRetriever
+from serving.live.search.overlay import Overlay
+from serving.live.search.overlay_graphs import graph_path, open_graph
+from serving.retrieval.retriever import Retriever
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.02  # between two looks at what has been derived
+STALL_SECONDS = 60.0  # without progress of the process that derives, after which a bundle cannot be opened
+
+
+class StoreState(NamedTuple):
+    """A store, as the process that derives announces it: its id, and the highest sequence that it knows."""
+
+    store_id: str
+    sequence: int
+
+
+@dataclass(frozen=True)
+class LivePlace:
+    """Where the processes of a host find the live items.
+
+    Args:
+        folder: of all records.
+        store: gives the state of the store; None until the process that derives has opened it.
+    """
+
+    folder: Path
+    store: Callable[[], StoreState | None]
+
+
+class LiveItems:
+    """What a process searches of one bundle: its own items and the live ones.
+
+    All methods but `follow_graph`, `is_superseded` and `reopened` are for the thread that searches.
+
+    Args:
+        retriever: of the bundle alone.
+        path: of the records.
+        origin: of the records.
+
+    Attributes:
+        retriever: with the live items.
+        overlay: the live items.
+
+    Raises:
+        FileNotFoundError: there are no records yet.
+        RecordsDamaged: the file belongs to something else.
+    """
+
+    def __init__(self, retriever: Retriever, path: Path, origin: RecordOrigin) -> None:
+        self._base, self._path, self._origin = retriever, path, origin
+        self._reader = RecordReader(path, origin)
+        self._graph_file: tuple[int, ...] = ()  # that was last opened
+        self._is_damaged = False
+        filters = retriever.manifest.filters
+        self.overlay = Overlay(retriever.catalogue, origin.dimension, origin.start, filters)
+        self.retriever = LiveRetriever(retriever, self.overlay)
+
+    @classmethod
+    def open(
+        cls,
+        retriever: Retriever,
+        place: LivePlace,
+        stop: threading.Event | None = None,
+    ) -> "LiveItems":
+        """Wait until all that the store holds now has been derived for a bundle, and apply it.
+
+        Args:
+            retriever: of the bundle alone.
+            place: of the live items.
+            stop: ends the wait.
+
+        Raises:
+            Unavailable: the process that derives makes no progress, or the wait was ended.
+        """
+        stop = stop or threading.Event()
+        wanted: StoreState | None = None
+        live: LiveItems | None = None
+        reached, since = -1, time.monotonic()
+        while True:
+            wanted = wanted or place.store()
+            if wanted is not None:
+                live = live or cls._opened(retriever, place, wanted)
+            if live is not None and wanted is not None:
+                live = live.reopened() if live.is_superseded else live
+                live.catch_up()
+                if live.sequence >= wanted.sequence:
+                    live.follow_graph()
+                    return live
+                if live.length != reached:
+                    reached, since = live.length, time.monotonic()
+            if stop.wait(POLL_SECONDS):
+                raise Unavailable("the service stops")
+            if time.monotonic() - since > STALL_SECONDS:
+                version = retriever.manifest.bundle_version[:12]
+                raise Unavailable(
+                    f"bundle {version}: its live items were not derived in time; nothing was for "
+                    f"{STALL_SECONDS:g} s, and the log of the catalogue's process says why"
+                )
+
+    @classmethod
+    def _opened(cls, retriever: Retriever, place: LivePlace, store: StoreState) -> "LiveItems | None":
+        origin = origin_of(retriever.manifest, store.store_id)
+        try:
+            return cls(retriever, records_path(place.folder, origin), origin)
+        except (FileNotFoundError, RecordsDamaged):  # the process that derives will begin a file
+            return None
+
+    @property
+    def sequence(self) -> int:
+        """All changes up to this sequence are searched."""
+        return self.overlay.sequence
+
+    @property
+    def length(self) -> int:
+        """Bytes of the records that have been derived."""
+        return self._reader.length
+
+    def advance(self) -> bool:
+        """Apply the next changes, some hundred at most; returns whether there are more.
+
+        Records that cannot be applied are the last: those after them would make a state that never was. The
+        process that writes them is told, and begins another file.
+        """
+        if self._is_damaged or not self._reader.has_more:
+            return False
+        try:
+            records, sequence = self._reader.read()
+            self.overlay.apply(records)
+        except Exception as error:  # of any kind: the worker answers from what it has
+            self._is_damaged = True
+            log.error("%s", error, exc_info=None if isinstance(error, RecordsDamaged) else error)
+            self._reader.report_damage()
+            return False
+        if sequence is not None:
+            self.overlay.sequence = sequence
+        return self._reader.has_more
+
+    def catch_up(self) -> None:
+        """Apply all changes that have been derived."""
+        while self.advance():
+            pass
+
+    def follow_graph(self) -> None:
+        """Open the graph over the overlay's first rows if there is one, or a larger one; from any thread."""
+        path = graph_path(self._path, self._reader.generation)
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return
+        file = found.st_ino, found.st_mtime_ns, found.st_size  # a number may be that of a removed file
+        if file == self._graph_file:
+            return
+        try:
+            graph = open_graph(path, self.retriever.manifest, self.overlay.vectors)
+        except BundleDamaged as error:  # all items are compared until the next graph is written
+            log.error("%s", error)
+            self._graph_file = file
+        else:
+            if graph is not None:
+                self.overlay.graph, self._graph_file = graph, file
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether other records have taken the place of these."""
+        return self._reader.is_superseded
+
+    def reopened(self) -> "LiveItems":
+        """The same bundle with the records that are in their place now, all of them applied.
+
+        Raises:
+            FileNotFoundError, RecordsDamaged: as the class.
+        """
+        live = LiveItems(self._base, self._path, self._origin)
+        live.catch_up()
+        live.follow_graph()
+        return live
+
+    def updated(self) -> "LiveItems":
+        """The same bundle with all that has been derived; for a process with one thread.
+
+        Raises:
+            FileNotFoundError, RecordsDamaged: as the class.
+        """
+        live = self.reopened() if self.is_superseded else self
+        live.catch_up()
+        live.follow_graph()
+        return live

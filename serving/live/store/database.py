@@ -1,0 +1,198 @@
+"""The databases of a store of items: how they are opened, and what may be said of their errors."""
+
+import re
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from protos.errors import ConfigError
+
+APPLICATION_ID = 0x5477696E  # of our SQLite files: "Twin"
+BUSY_SECONDS = 5.0  # to wait for another process that writes
+# Of PostgreSQL. A host that is gone, or that stands still in a transaction, must not stop the others.
+CONNECT_SECONDS = 5
+LOCK_SECONDS = 5
+STATEMENT_SECONDS = 8
+IDLE_SECONDS = 15  # of a transaction between two statements
+DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
+
+
+def parsed_url(url: str) -> URL:
+    """The URL of a store, with the driver that this program uses.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    try:
+        parsed = make_url(url)
+    except SQLAlchemyError:
+        raise ConfigError("catalogue: expected a URL such as sqlite:///items.db") from None
+    name, _, driver = parsed.drivername.partition("+")
+    if name not in DRIVERS:
+        raise ConfigError(f"catalogue: expected a URL of sqlite or postgresql, got one of {name}")
+    if name == "sqlite" and not parsed.database:
+        raise ConfigError(
+            "catalogue: expected a file, such as sqlite:///items.db; a database in memory is lost"
+        )
+    return parsed if driver else parsed.set(drivername=f"{name}+{DRIVERS[name]}")
+
+
+def is_missing(url: str) -> bool:
+    """Whether a URL names a file of SQLite that does not exist.
+
+    Raises:
+        ConfigError: as `parsed_url`.
+    """
+    parsed = parsed_url(url)
+    return parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists()
+
+
+def engine_of(url: URL) -> Engine:
+    """An engine; SQLite: no connection is shared between threads; PostgreSQL may drop idle ones."""
+    if url.get_backend_name() == "sqlite":
+        folder = Path(url.database or "").absolute().parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be made for the catalogue: {error.strerror}") from None
+        engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+        event.listen(engine, "connect", _on_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    try:
+        engine = sa.create_engine(
+            url,
+            pool_size=1,
+            max_overflow=1,
+            pool_pre_ping=True,
+            # Whatever the database's default is: at a higher level PostgreSQL refuses a write that has waited
+            # for another one.
+            isolation_level="READ COMMITTED",
+            connect_args={
+                "connect_timeout": CONNECT_SECONDS,
+                "tcp_user_timeout": STATEMENT_SECONDS * 1000,
+                "keepalives_idle": STATEMENT_SECONDS // 2,
+                "keepalives_interval": 1,
+                "keepalives_count": STATEMENT_SECONDS // 2,
+            },
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"catalogue: PostgreSQL needs {error.name}; install it with: pip install 'psycopg[binary]'"
+        ) from None
+    event.listen(engine, "connect", _on_postgresql)
+    return engine
+
+
+def _on_sqlite(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # the driver begins no transaction; `_begin_sqlite` does
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {int(BUSY_SECONDS * 1000)}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A write takes its lock at once: a transaction that reads first could not get it after another's commit.
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _on_postgresql(connection: Any, record: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        if cursor.fetchone()[0] in ("off", "local"):  # a commit could be lost
+            cursor.execute("SET synchronous_commit = on")
+        for name, seconds in (
+            ("lock_timeout", LOCK_SECONDS),
+            ("statement_timeout", STATEMENT_SECONDS),
+            ("idle_in_transaction_session_timeout", IDLE_SECONDS),
+        ):
+            cursor.execute(f"SET {name} = '{seconds}s'")
+    connection.commit()
+
+
+def check_file(engine: Engine, name: str, check: bool) -> None:
+    """Refuse a file that another program made, or that is damaged, before anything is written to it.
+
+    Raises:
+        ConfigError: it is not ours.
+        DBAPIError: it is not a database, or cannot be read.
+    """
+    path = Path(engine.url.database or "")
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    plain = sa.create_engine(
+        engine.url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS}
+    )  # sets nothing
+    with plain.connect() as connection:
+        application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
+        tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
+        if application != APPLICATION_ID and tables:
+            raise ConfigError(
+                f"{name}: is a database of another program, and is left as it is; name another file"
+            )
+        if check and (found := connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()) != "ok":
+            raise ConfigError(
+                f"{name}: is damaged ({found}); restore a copy, or recover it with sqlite3's .recover"
+            )
+
+
+def public_text(error: Exception, url: str) -> str:
+    """An error of a store as clients may read it: without hosts, users and folders.
+
+    Args:
+        error: of any method of `Store`.
+        url: of the store.
+
+    Raises:
+        ConfigError: the URL is not one of a store.
+    """
+    parsed = parsed_url(url)
+    name, text = shown(parsed), str(error)
+    if isinstance(error.__cause__, SQLAlchemyError) and text.startswith(name):
+        return f"the catalogue's store cannot be opened now: {public_reason(error.__cause__)}"
+    text = text.replace(name, "the catalogue's store")
+    if parsed.get_backend_name() == "sqlite":
+        text = text.replace(str(Path(name).absolute().parent), "the folder of the catalogue's store")
+    return text
+
+
+def shown(url: URL) -> str:
+    """A store in errors, without its password."""
+    return (
+        url.database or "" if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+    )
+
+
+def is_damage(error: SQLAlchemyError) -> bool:
+    """Whether the file is not a database, or not a whole one."""
+    return any(text in str(error) for text in ("not a database", "malformed"))
+
+
+def detail(error: Exception) -> str:
+    """What the log should say of an error beside its text: the database's own words, if there are more."""
+    cause = error.__cause__
+    if not isinstance(cause, SQLAlchemyError) or (reason := reason_of(cause)) in str(error):
+        return ""
+    return f" ({reason})"
+
+
+def public_reason(error: SQLAlchemyError) -> str:
+    """What went wrong, without the words of PostgreSQL, which name its host and its user."""
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    if cause is None or isinstance(cause, sqlite3.Error):
+        return reason_of(error)
+    if getattr(cause, "sqlstate", None) is None:
+        return "the database does not answer"
+    return " ".join(re.findall("[A-Z][a-z]*", type(cause).__name__)).lower()  # such as DiskFull
+
+
+def reason_of(error: SQLAlchemyError) -> str:
+    """The database's own words, one line, without the statement and its values."""
+    cause: object = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(cause).split())[:200] or type(cause).__name__

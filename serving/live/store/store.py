@@ -1,0 +1,559 @@
+"""The store of live items: SQL through SQLAlchemy Core, on SQLite or PostgreSQL.
+
+    store = Store.open("sqlite:///items.db")
+    (outcome,) = store.write([WriteRequest([ItemWrite("a", features='{"title": "a lamp"}')])])
+    store.changes(after=0, limit=100)
+
+A row holds the latest state of an item, and a delete stays as a row without content. So `changes` is a feed
+that is compact at all times. Each write gets the next number of the store's sequence. A transaction locks the
+row with the sequence first, so numbers are given in the order of the commits, whatever the number of hosts;
+a reader that sees a number sees all lower ones.
+
+A commit is durable: SQLite keeps a write-ahead log and flushes it in each commit (synchronous=FULL), and
+PostgreSQL commits synchronously whatever its default is. No clock decides which write is newer, so clocks may
+be set back.
+"""
+
+import json
+import logging
+import math
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
+from serving.live.store.bounds import CatalogueBounds
+from serving.live.store.changes import Change
+from serving.live.store.database import (
+    APPLICATION_ID,
+    BUSY_SECONDS,
+    check_file,
+    engine_of,
+    is_damage,
+    parsed_url,
+    public_reason,
+    reason_of,
+    shown,
+)
+from serving.live.store.write_rules import (
+    Decisions,
+    ItemVersion,
+    ItemWrite,
+    WriteOutcome,
+    WriteRequest,
+    feature_values,
+)
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+PARTS = 500  # ids in one query
+KEEP_SECONDS = 24 * 3600.0  # for which the answer to a request id is kept
+KEEP_WRITES = 10_000  # later writes of items, before which none is forgotten, however old
+MOST_WRITES = 10_000_000  # later writes of items, after which it is forgotten, however young
+PRUNE_EVERY = 1000  # commits
+REFRESH = "make refresh builds a bundle that holds them"
+RETRY_SECONDS = 1.0
+
+_TABLES = sa.MetaData()
+_META = sa.Table(
+    "twinspire_meta",
+    _TABLES,
+    sa.Column("one", sa.Integer, primary_key=True),  # 1: there is one row
+    sa.Column("schema_version", sa.Integer, nullable=False),
+    sa.Column("store_id", sa.String(36), nullable=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("bounds", sa.Text, nullable=False),
+)
+_ITEMS = sa.Table(
+    "twinspire_items",
+    _TABLES,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("sequence", sa.BigInteger, nullable=False, unique=True),
+    sa.Column("deleted", sa.Boolean, nullable=False),
+    sa.Column("features", sa.Text, nullable=False),
+    sa.Column("fields", sa.Text, nullable=False),
+    sa.Column("written_at", sa.Float(53), nullable=False),
+)
+_REQUESTS = sa.Table(
+    "twinspire_requests",
+    _TABLES,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False, index=True),
+    sa.Column("written_at", sa.Float(53), nullable=False),
+)
+_CONTENT = ("sequence", "deleted", "features", "fields", "written_at")
+
+
+class StoreWentBack(Unavailable):
+    """The database holds another store than before, or an earlier state; what was written may be lost."""
+
+
+class StoredItem(NamedTuple):
+    """An item as the store holds it.
+
+    Args:
+        change: its latest state.
+        written_at: Unix seconds, by the clock of the host that wrote it.
+    """
+
+    change: Change
+    written_at: float
+
+
+class Store:
+    """The items of one store; it is a `ChangeFeed`. For one thread, and not to be used across a fork.
+
+    Made by `Store.open`.
+
+    Attributes:
+        store_id: identifies the store.
+        bounds: as the store held them at the last commit.
+    """
+
+    def __init__(self, engine: Engine, url: URL, clock: Callable[[], float]) -> None:
+        self._engine, self._clock = engine, clock
+        self._name = shown(url)
+        self._commits = 0
+        self._overlay = _OverlayCount()
+        self._upsert = _upsert(engine)
+        self._last: tuple[int, Sequence[tuple[int, ItemWrite]]] = 0, ()
+        self.store_id = ""
+        self.bounds = CatalogueBounds()
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        bounds: Mapping[str, int] | None = None,
+        check: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> "Store":
+        """Open a store, and make it if there is none.
+
+        Args:
+            url: `sqlite:///path` or `postgresql://user@host/database`.
+            bounds: new values of bounds, by name, for all services that share the store; the other bounds
+                keep their values.
+            check: whether to look for damage in a file of SQLite, which reads all of it.
+            clock: gives Unix seconds.
+
+        Raises:
+            ConfigError: the URL is not one of these, the database is not a store or is damaged, or the driver
+                is not installed.
+            Unavailable: the database does not answer.
+            ValueError: a bound is below 1.
+        """
+        parsed = parsed_url(url)
+        store = cls(engine_of(parsed), parsed, clock)
+        try:
+            store._prepare(bounds or {}, check)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def sequence(self) -> int:
+        """The highest sequence of the store, 0 if nothing was ever written.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+        """
+        with self._reading() as connection:
+            return int(connection.execute(sa.select(_META.c.sequence)).scalar_one())
+
+    def check(self, known: int) -> int:
+        """As `sequence`, of a store that was at a sequence before.
+
+        Raises:
+            StoreWentBack: it is another store than the one that was opened, or ends earlier.
+            Unavailable: the store cannot be read now.
+        """
+        with self._reading() as connection:
+            meta = connection.execute(sa.select(_META)).one()
+        check_state(meta.store_id, meta.sequence, self.store_id, known)
+        return int(meta.sequence)
+
+    def sequence_of(self, item_id: str) -> int:
+        """The sequence of an item's last change, 0 if the store has none.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+        """
+        with self._reading() as connection:
+            found = connection.execute(sa.select(_ITEMS.c.sequence).where(_ITEMS.c.id == item_id)).scalar()
+        return int(found or 0)
+
+    def changes(self, after: int, limit: int) -> list[Change]:
+        """The latest state of the items that changed after a sequence, lowest first, at most `limit`.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+        """
+        return [each.change for each in self.stored(after, limit)]
+
+    def stored(self, after: int, limit: int) -> list[StoredItem]:
+        """As `changes`, with the times of the writes."""
+        query = sa.select(_ITEMS).where(_ITEMS.c.sequence > after).order_by(_ITEMS.c.sequence).limit(limit)
+        with self._reading() as connection:
+            return [*map(_stored, connection.execute(query))]
+
+    def get(self, ids: Sequence[str]) -> dict[str, StoredItem]:
+        """The items of these ids that the store holds, deleted ones included.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+        """
+        with self._reading() as connection:
+            rows = _by_id(connection, sa.select(_ITEMS), ids)
+            return {row.id: _stored(row) for row in rows}
+
+    @contextmanager
+    def snapshot(self, after: int = 0) -> Iterator[tuple[int, Iterator[Change]]]:
+        """One state of the store: its sequence, and the changes after another one, lowest first.
+
+        Writes go on beside it, and are not in it.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+        """
+        query = sa.select(_ITEMS).where(_ITEMS.c.sequence > after).order_by(_ITEMS.c.sequence)
+        with self._errors("read"), self._engine.connect() as connection:
+            if connection.dialect.name == "postgresql":  # SQLite's transactions are snapshots
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                sequence = int(connection.execute(sa.select(_META.c.sequence)).scalar_one())
+                rows = connection.execution_options(yield_per=PARTS).execute(query)
+                yield sequence, (_stored(row).change for row in rows)
+
+    def compact(self) -> int:
+        """Forget answers to old requests, and shorten SQLite's log; returns how many answers were forgotten.
+
+        The log stays as long as it is while another process reads the store.
+
+        Items and deletes stay: a bundle that was built before may be served again, and needs them.
+
+        Raises:
+            Unavailable: the store cannot be written now.
+        """
+        with self._writing() as connection:
+            forgotten = _prune(connection, self._clock())
+        if self._engine.dialect.name == "sqlite":
+            with self._errors("written"), self._engine.connect() as connection:
+                # It would keep writers waiting for as long as it waits for a reader.
+                connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        return forgotten
+
+    def count(self, after: int = 0) -> tuple[int, int]:
+        """Items, and deletes, that changed after a sequence.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+        """
+        query = (
+            sa.select(_ITEMS.c.deleted, sa.func.count())
+            .where(_ITEMS.c.sequence > after)
+            .group_by(_ITEMS.c.deleted)
+        )
+        with self._reading() as connection:
+            found = {bool(deleted): int(count) for deleted, count in connection.execute(query)}
+        return found.get(False, 0), found.get(True, 0)
+
+    def write(
+        self, requests: Sequence[WriteRequest], base: int | None = 0, known: int = 0
+    ) -> list[WriteOutcome | TwinspireError]:
+        """Carry out requests in order, in one transaction; when this returns, it is durable.
+
+        Args:
+            requests: to carry out.
+            base: sequence of the snapshot from which the champion was built; what changed since counts as its
+                overlay. None while that is not known: then the overlay may have any size.
+            known: a sequence that the store has had.
+
+        Returns:
+            For each request its outcome, or the error for which nothing of it was written.
+
+        Raises:
+            StoreWentBack: it is another store than the one that was opened, or ends before `known`, because
+                it was restored from a copy, or another server has taken over; nothing was written.
+            Unavailable: the store could not be written. Usually nothing is written then; if the connection
+                broke in the commit, that is not known.
+        """
+        now = self._clock()
+        with self._writing() as connection:
+            meta = connection.execute(sa.select(_META).with_for_update()).one()
+            check_state(meta.store_id, meta.sequence, self.store_id, known)
+            self.bounds = CatalogueBounds.of(json.loads(meta.bounds))
+            decisions = Decisions(meta.sequence, _versions(connection, requests))
+            answered = _known_requests(connection, requests)
+            self._overlay.begin(connection, meta.sequence, base)
+            outcomes: list[WriteOutcome | TwinspireError] = []
+            new = {}
+            for request in requests:
+                outcome = self._outcome(request, decisions, answered)
+                outcomes.append(outcome)
+                if request.request_id and isinstance(outcome, WriteOutcome) and not outcome.repeated:
+                    answered[request.request_id] = request.digest, outcome.to_json()
+                    new[request.request_id] = outcome, request.digest
+            self._save(connection, decisions, new, now)
+            if decisions.sequence != meta.sequence:
+                connection.execute(sa.update(_META).values(sequence=decisions.sequence))
+            self._commits += 1
+            if self._commits % PRUNE_EVERY == 1:
+                _prune(connection, now)
+        self._overlay.commit(decisions.sequence)
+        self._last = meta.sequence, sorted(decisions.written.values(), key=itemgetter(0))
+        return outcomes
+
+    def last_write(self) -> tuple[int, list[Change]]:
+        """The sequence before the last transaction of this object, and all changes that it has made."""
+        before, written = self._last
+        return before, [
+            Change(n, each.item_id, each.deleted, feature_values(each.features), feature_values(each.fields))
+            for n, each in written
+        ]
+
+    def _outcome(
+        self, request: WriteRequest, decisions: Decisions, known: Mapping[str, tuple[str, str]]
+    ) -> WriteOutcome | TwinspireError:
+        # With the lock: all later commits, also of other hosts, come after this moment.
+        if request.deadline <= time.monotonic():
+            return Unavailable("the caller's deadline has passed, so nothing was written")
+        if request.request_id in known:
+            digest, answer = known[request.request_id]
+            if digest != request.digest:
+                return InvalidInput("request_id", "another request was sent with this id before")
+            return WriteOutcome.repeat(answer)
+        new = self._overlay.new(request.items, decisions.versions)
+        more = sum(is_new and _adds(item, decisions) for item, is_new in zip(request.items, new, strict=True))
+        if more and self._overlay.count + more > self.bounds.max_overlay:
+            return Overloaded(
+                f"the bundle was built without {self._overlay.count} changes of the catalogue, and may miss "
+                f"{self.bounds.max_overlay} at most; refresh the bundle: {REFRESH}",
+                math.inf,
+            )
+        outcome = decisions.decide(request)
+        self._overlay.count += sum(
+            is_new and not each.error for is_new, each in zip(new, outcome.results, strict=True)
+        )
+        return outcome
+
+    def _save(
+        self,
+        connection: Connection,
+        decisions: Decisions,
+        new: Mapping[str, tuple[WriteOutcome, str]],
+        now: float,
+    ) -> None:
+        rows = [_row(sequence, item, now) for sequence, item in decisions.written.values()]
+        if rows:
+            connection.execute(self._upsert, rows)
+        if new:
+            answers = [
+                {
+                    "id": request_id,
+                    "digest": digest,
+                    "answer": outcome.to_json(),
+                    "sequence": decisions.sequence,
+                    "written_at": now,
+                }
+                for request_id, (outcome, digest) in new.items()
+            ]
+            connection.execute(sa.insert(_REQUESTS), answers)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """A connection whose statements see one state each."""
+        with self._errors("read"), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction that waits for all others which write; committed unless the block raises."""
+        with self._errors("written"), self._engine.connect() as connection:
+            connection = connection.execution_options(writes=True)
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            text = f"the catalogue's store cannot be {what} now: {public_reason(error)}"
+            raise Unavailable(text) from error
+
+    def _prepare(self, bounds: Mapping[str, int], check: bool) -> None:
+        """Check the database, make what is missing, and read who it is."""
+        try:
+            if self._engine.dialect.name == "sqlite":
+                check_file(self._engine, self._name, check)
+            with self._engine.connect() as connection:
+                connection = connection.execution_options(writes=True)
+                with connection.begin():
+                    self._make(connection, bounds)
+        except SQLAlchemyError as error:
+            kind: type[TwinspireError] = ConfigError if is_damage(error) else Unavailable
+            raise kind(f"{self._name}: cannot be opened as a catalogue: {reason_of(error)}") from error
+
+    def _make(self, connection: Connection, bounds: Mapping[str, int]) -> None:
+        if connection.dialect.name == "postgresql":  # two services may begin at once
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(APPLICATION_ID)))
+        if not sa.inspect(connection).has_table(_META.name):
+            _TABLES.create_all(connection)
+            first = {
+                "one": 1,
+                "schema_version": SCHEMA_VERSION,
+                "store_id": str(uuid.uuid4()),
+                "sequence": 0,
+                "bounds": json.dumps(asdict(CatalogueBounds())),
+            }
+            connection.execute(sa.insert(_META), [first])
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+        columns = {each["name"] for each in sa.inspect(connection).get_columns(_META.name)}
+        if not {each.name for each in _META.columns} <= columns:
+            raise ConfigError(
+                f"{self._name}: {_META.name} is not the table of a catalogue; name another database"
+            )
+        meta = connection.execute(sa.select(_META).with_for_update()).one_or_none()
+        if meta is None:
+            raise ConfigError(f"{self._name}: {_META.name} is empty, so this is not a catalogue")
+        if meta.schema_version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"{self._name}: is a catalogue of version {meta.schema_version}, this program expects "
+                f"{SCHEMA_VERSION}"
+            )
+        self.store_id = meta.store_id
+        held = CatalogueBounds.of(json.loads(meta.bounds))
+        self.bounds = held.changed(bounds)
+        if self.bounds != held:
+            connection.execute(sa.update(_META).values(bounds=json.dumps(asdict(self.bounds))))
+
+
+def check_state(store_id: str, sequence: int, known_id: str, known: int) -> None:
+    """Refuse a store that is not the one of before: what was derived from that would be mixed up with it.
+
+    Args:
+        store_id: of the store.
+        sequence: of the store.
+        known_id: of the store as it was before.
+        known: its sequence then.
+
+    Raises:
+        StoreWentBack: it is another one, or ends earlier.
+    """
+    if store_id != known_id:
+        raise StoreWentBack("the catalogue's URL leads to another store than before; restart the service")
+    if sequence < known:
+        raise StoreWentBack(
+            f"the catalogue's store ends at sequence {sequence}, and was at {known} before; if it was "
+            "restored from a copy, or another server has taken over, restart the service"
+        )
+
+
+class _OverlayCount:
+    """Counts the rows after the champion's snapshot, by looking at each write instead of at each row."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._base: int | None = None
+        self._sequence = -1
+
+    def begin(self, connection: Connection, sequence: int, base: int | None) -> None:
+        """Call it in each transaction first; it counts again if another process has written since.
+
+        Args:
+            connection: of the transaction.
+            sequence: of the store.
+            base: of the champion's snapshot; nothing is counted if it is not known.
+        """
+        if base is not None and (sequence, base) != (self._sequence, self._base):
+            query = sa.select(sa.func.count()).where(_ITEMS.c.sequence > base)
+            self.count = int(connection.execute(query).scalar_one())
+        self._base, self._sequence = base, -1  # to be counted again, unless `commit` follows
+
+    def new(self, items: Sequence[ItemWrite], versions: Mapping[str, ItemVersion]) -> list[bool]:
+        """Whether each item would be one more in the overlay; False where that is not known."""
+        if (base := self._base) is None:
+            return [False] * len(items)
+        return [(known := versions.get(each.item_id)) is None or known.sequence <= base for each in items]
+
+    def commit(self, sequence: int) -> None:
+        """The transaction has been committed."""
+        self._sequence = sequence
+
+
+def _versions(connection: Connection, requests: Sequence[WriteRequest]) -> dict[str, ItemVersion]:
+    ids = {item.item_id for request in requests for item in request.items}
+    query = sa.select(_ITEMS.c.id, _ITEMS.c.sequence, _ITEMS.c.deleted)
+    return {row.id: ItemVersion(row.sequence, row.deleted) for row in _by_id(connection, query, [*ids])}
+
+
+def _known_requests(connection: Connection, requests: Sequence[WriteRequest]) -> dict[str, tuple[str, str]]:
+    """Request id -> digest and answer, of those that were carried out before."""
+    ids = [request.request_id for request in requests if request.request_id]
+    found: dict[str, tuple[str, str]] = {}
+    for start in range(0, len(ids), PARTS):
+        query = sa.select(_REQUESTS).where(_REQUESTS.c.id.in_(ids[start : start + PARTS]))
+        found.update({row.id: (row.digest, row.answer) for row in connection.execute(query)})
+    return found
+
+
+def _by_id(connection: Connection, query: Any, ids: Sequence[str]) -> Iterator[Any]:
+    for start in range(0, len(ids), PARTS):
+        yield from connection.execute(query.where(_ITEMS.c.id.in_(ids[start : start + PARTS])))
+
+
+def _prune(connection: Connection, now: float) -> int:
+    """Forget request ids that are old, by the clock and by the number of later writes; returns how many."""
+    last = connection.execute(sa.select(sa.func.max(_REQUESTS.c.sequence))).scalar() or 0
+    is_old = (_REQUESTS.c.written_at < now - KEEP_SECONDS) | (_REQUESTS.c.sequence < last - MOST_WRITES)
+    old = sa.delete(_REQUESTS).where((_REQUESTS.c.sequence < last - KEEP_WRITES) & is_old)
+    return int(connection.execute(old).rowcount)
+
+
+def _adds(item: ItemWrite, decisions: Decisions) -> bool:
+    """Whether the bound may refuse this write; not where it deletes an item that bundle or store knows."""
+    version = decisions.versions.get(item.item_id)
+    return not (item.deleted and (item.in_bundle or version is not None))
+
+
+def _upsert(engine: Engine) -> sa.Insert:
+    """The statement that writes rows of items; made once, because that takes 0.06 ms."""
+    statement = sqlite.insert(_ITEMS) if engine.dialect.name == "sqlite" else postgresql.insert(_ITEMS)
+    changed = {name: statement.excluded[name] for name in _CONTENT}
+    return statement.on_conflict_do_update(index_elements=["id"], set_=changed)
+
+
+def _row(sequence: int, item: ItemWrite, now: float) -> dict[str, Any]:
+    return {
+        "id": item.item_id,
+        "sequence": sequence,
+        "deleted": item.deleted,
+        "features": item.features,
+        "fields": item.fields,
+        "written_at": now,
+    }
+
+
+def _stored(row: Any) -> StoredItem:
+    features, fields = feature_values(row.features), feature_values(row.fields)
+    return StoredItem(Change(row.sequence, row.id, row.deleted, features, fields), row.written_at)

@@ -1,0 +1,228 @@
+"""Checks writes before they reach the store: each value is taken, or refused with the name of its field."""
+
+import hashlib
+import json
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from protos import catalogue_pb2 as wire
+from protos import retrieval_pb2
+from protos.bundle import FilterKind, Manifest
+from protos.errors import InvalidInput
+from protos.features import (
+    LARGEST,
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    NumberFeature,
+    TextFeature,
+)
+from protos.filters import parse_value
+from serving.live.store.bounds import CatalogueBounds
+from serving.live.store.write_rules import ItemWrite, Mode, WriteRequest
+from serving.retrieval.query import Value
+
+MOST_ID_BYTES = 1024  # of an item's id in UTF-8: PostgreSQL's indexes hold no more than 2,700
+MOST_REQUEST_ID = 128  # code points
+SHOWN = 60  # code points of a refused value in an error
+
+
+def check_id(text: str, name: str) -> str:
+    """An item's id.
+
+    Raises:
+        InvalidInput: it is blank, too long, or has control characters.
+    """
+    if not text or text.isspace():
+        raise InvalidInput(name, "expected an id, got a blank text")
+    if len(text) > MOST_ID_BYTES or len(text.encode()) > MOST_ID_BYTES:
+        raise InvalidInput(name, f"expected at most {MOST_ID_BYTES} bytes in UTF-8, got {len(text.encode())}")
+    if not text.isprintable() and (found := _control(text)):
+        raise InvalidInput(name, f"expected no control characters, got {found}")
+    return text
+
+
+def check_request_id(text: str) -> str:
+    """A request's id, empty if there is none.
+
+    Raises:
+        InvalidInput: it is too long, or has control characters.
+    """
+    if len(text) > MOST_REQUEST_ID:
+        raise InvalidInput("request_id", f"expected at most {MOST_REQUEST_ID} code points, got {len(text)}")
+    if not text.isprintable() and (found := _control(text)):
+        raise InvalidInput("request_id", f"expected no control characters, got {found}")
+    return text
+
+
+class ItemForm:
+    """Makes writes of messages, by the schema of the bundles that answer; made once for each set of bundles.
+
+    An item may have the features and filter fields that any of the bundles knows. As in a table of items,
+    each text that the champion's item tower reads is required.
+
+    Args:
+        manifests: of the bundles, the champion's first.
+    """
+
+    def __init__(self, manifests: Sequence[Manifest]) -> None:
+        champion = manifests[0].schema.item.items()
+        self._required = [name for name, spec in champion if isinstance(spec, TextFeature)]
+        self.features: dict[str, FeatureSpec] = {}
+        self.filters: dict[str, FilterKind] = {}
+        self.fields: set[str] = set()
+        for manifest in reversed(manifests):  # the champion is the first, and has the last word
+            self.features |= {
+                name: spec
+                for name, spec in manifest.schema.item.items()
+                if not isinstance(spec, IdFeature)  # it is the item's id
+            }
+            self.filters |= manifest.filters
+            self.fields.update(manifest.display_fields)
+
+    def upsert(self, request: wire.UpsertRequest, bounds: CatalogueBounds) -> WriteRequest:
+        """The writes of a request; `ItemWrite.in_bundle` is not set.
+
+        Raises:
+            InvalidInput: a value is refused; the field names it.
+        """
+        try:
+            mode = Mode(request.mode)
+        except ValueError:
+            raise InvalidInput("mode", f"expected 0, 1 or 2, got {request.mode}") from None
+        _check_count(len(request.items), bounds, "items")
+        items = [self._item(each, f"items[{n}]", bounds) for n, each in enumerate(request.items)]
+        return _request(items, mode, request.request_id, "items[{}].item.id")
+
+    def delete(self, request: wire.DeleteRequest, bounds: CatalogueBounds) -> WriteRequest:
+        """The deletes of a request; errors as of `upsert`."""
+        _check_count(len(request.items), bounds, "items")
+        items = [
+            ItemWrite(check_id(each.id, f"items[{n}].id"), True, _expected(each))
+            for n, each in enumerate(request.items)
+        ]
+        return _request(items, Mode.UPSERT, request.request_id, "items[{}].id")
+
+    def _item(self, message: wire.ItemWrite, name: str, bounds: CatalogueBounds) -> ItemWrite:
+        if not message.HasField("item"):
+            raise InvalidInput(f"{name}.item", "required, but missing")
+        item = message.item
+        item_id = check_id(item.id, f"{name}.item.id")
+        values = {
+            feature: self._value(feature, value, f"{name}.item.features.{_cut(feature)}")
+            for feature, value in item.features.items()
+        }
+        if self.features.keys().isdisjoint(values):
+            raise InvalidInput(f"{name}.item.features", f"expected at least one; {self._known()}")
+        for feature in self._required:
+            if feature not in values:
+                reason = "required by the bundle's item tower, but missing"
+                raise InvalidInput(f"{name}.item.features.{feature}", reason)
+            if not str(values[feature]).strip():
+                raise InvalidInput(f"{name}.item.features.{feature}", "expected a text, got a blank one")
+        for field in item.fields:
+            if field not in self.fields:
+                known = ", ".join(sorted(self.fields)) or "none"
+                raise InvalidInput(
+                    f"{name}.item.fields.{_cut(field)}",
+                    f"unknown field; the bundle's display fields are {known}",
+                )
+        features, fields = _json(values), _json(dict(item.fields))
+        size = len(item_id.encode()) + len(features) + len(fields)
+        if size > bounds.max_item_bytes:
+            raise InvalidInput(
+                f"{name}.item", f"expected at most {bounds.max_item_bytes} bytes as JSON, got {size}"
+            )
+        return ItemWrite(item_id, False, _expected(message), False, features, fields)
+
+    def _value(self, feature: str, message: retrieval_pb2.FeatureValue, name: str) -> Value:
+        spec = self.features.get(feature)
+        if spec is None and feature not in self.filters:
+            raise InvalidInput(name, f"unknown feature; {self._known()}")
+        kind = message.WhichOneof("value")
+        if kind is None:
+            raise InvalidInput(name, "expected a text, a number or strings, got none of them")
+        if kind == "number" and not math.isfinite(message.number):
+            raise InvalidInput(
+                name, f"expected a finite number, got {message.number}; leave it out where it is unknown"
+            )
+        value = _raw(message, kind) if spec is None else self._feature(spec, message, kind, name)
+        if feature in self.filters:
+            parse_value(self.filters[feature], value, name)
+        return value
+
+    def _feature(self, spec: FeatureSpec, message: retrieval_pb2.FeatureValue, kind: str, name: str) -> Value:
+        """The value of a feature of the item tower."""
+        if isinstance(spec, NumberFeature):
+            if kind != "number":
+                raise InvalidInput(name, f"expected a number, got {_described(kind)}")
+            return _number(message.number, name)
+        if kind == "strings" and _takes_strings(spec):
+            return list(message.strings.values)
+        if kind != "text" or isinstance(spec, HistoryFeature):
+            expected = "strings" if _takes_strings(spec) else "a text"
+            raise InvalidInput(name, f"expected {expected}, got {_described(kind)}")
+        return [message.text] if _takes_strings(spec) else message.text
+
+    def _known(self) -> str:
+        features = (f"{name} ({spec.kind})" for name, spec in sorted(self.features.items()))
+        text = f"the item tower takes {', '.join(features) or 'none but the id'}"
+        filters = ", ".join(f"{name} ({kind})" for name, kind in sorted(self.filters.items()))
+        return f"{text}; the filter fields are {filters}" if filters else text
+
+
+def _request(items: Sequence[ItemWrite], mode: Mode, request_id: str, id_name: str) -> WriteRequest:
+    first: dict[str, int] = {}
+    for n, each in enumerate(items):
+        if first.setdefault(each.item_id, n) != n:
+            other = id_name.format(first[each.item_id])
+            raise InvalidInput(id_name.format(n), f"the same id as {other}; a request may hold an item once")
+    check_request_id(request_id)
+    digest = (
+        hashlib.blake2b(json.dumps([mode, items]).encode(), digest_size=16).hexdigest() if request_id else ""
+    )
+    return WriteRequest(items, mode, request_id, digest)
+
+
+def _check_count(count: int, bounds: CatalogueBounds, name: str) -> None:
+    if not 1 <= count <= bounds.max_batch:
+        raise InvalidInput(name, f"expected 1 to {bounds.max_batch} items, got {count}")
+
+
+def _expected(message: wire.ItemWrite | wire.ItemDelete) -> int | None:
+    return message.expected_sequence if message.HasField("expected_sequence") else None
+
+
+def _takes_strings(spec: FeatureSpec) -> bool:
+    return isinstance(spec, HistoryFeature) or (isinstance(spec, CategoryFeature) and spec.multi)
+
+
+def _number(value: float, name: str) -> float:
+    if abs(value) > LARGEST:
+        raise InvalidInput(name, f"expected a number within float32, at most {LARGEST:.4g}, got {value:.4g}")
+    return value
+
+
+def _raw(message: retrieval_pb2.FeatureValue, kind: str) -> Value:
+    return list(message.strings.values) if kind == "strings" else getattr(message, kind)
+
+
+def _described(kind: str) -> str:
+    return {"text": "a text", "number": "a number", "strings": "strings"}[kind]
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, ensure_ascii=False)
+
+
+def _control(text: Iterable[str]) -> str:
+    """The first control character of a text, as its code point; empty if there is none."""
+    found = next((each for each in text if unicodedata.category(each) == "Cc"), "")
+    return f"U+{ord(found):04X}" if found else ""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

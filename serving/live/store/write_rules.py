@@ -1,0 +1,180 @@
+"""Writes of items, and whether each may take place: the rules of the catalogue, without a database.
+
+Several requests are decided together, in order, each seeing what those before it have written. An item whose
+condition does not hold is refused, and does not keep the others of its request from being written.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple, Self
+
+from protos import catalogue_pb2 as wire
+
+NO_FIELDS = "{}"
+
+
+class Mode(IntEnum):
+    """Whether an item must exist already; the numbers are those of the wire."""
+
+    UPSERT = wire.WRITE_UPSERT
+    INSERT = wire.WRITE_INSERT
+    UPDATE = wire.WRITE_UPDATE
+
+
+class WriteError(IntEnum):
+    """What went wrong with the write of an item; the numbers are those of the wire."""
+
+    OK = wire.WRITE_OK
+    EXISTS = wire.WRITE_EXISTS
+    MISSING = wire.WRITE_MISSING
+    CONFLICT = wire.WRITE_CONFLICT
+    NOT_ENCODED = wire.WRITE_NOT_ENCODED
+
+
+class ItemWrite(NamedTuple):
+    """One item to write or to delete.
+
+    Args:
+        item_id: of the item.
+        deleted: whether to delete it.
+        expected: sequence of the item's last change, 0 for none; None if it does not matter.
+        in_bundle: whether the bundle that answers holds the item.
+        features: JSON object, feature -> value.
+        fields: JSON object, display field -> text.
+    """
+
+    item_id: str
+    deleted: bool = False
+    expected: int | None = None
+    in_bundle: bool = False
+    features: str = NO_FIELDS
+    fields: str = NO_FIELDS
+
+
+@dataclass(frozen=True)
+class WriteRequest:
+    """The writes of one call.
+
+    Args:
+        items: at least one, of different ids.
+        mode: whether they must exist already; of no meaning for deletes.
+        request_id: a request that is repeated with its id is not carried out again; empty if it has none.
+        digest: of the request's content, to recognise a different request that reuses the id.
+        deadline: of the caller, after which nothing is written; by `time.monotonic`, which is one clock for
+            all processes of a host.
+    """
+
+    items: Sequence[ItemWrite]
+    mode: Mode = Mode.UPSERT
+    request_id: str = ""
+    digest: str = ""
+    deadline: float = math.inf
+
+    def to_bytes(self) -> bytes:
+        """As JSON, for another process."""
+        return json.dumps([self.mode, self.request_id, self.digest, self.deadline, self.items]).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        """What `to_bytes` made."""
+        mode, request_id, digest, deadline, items = json.loads(content)
+        return cls([ItemWrite(*each) for each in items], Mode(mode), request_id, digest, deadline)
+
+
+class WriteResult(NamedTuple):
+    """What became of one item.
+
+    Args:
+        sequence: of the write; of a refused one, that of the item's last change.
+        error: why it was not written, or is not found, if so.
+        text: the same for a person.
+    """
+
+    sequence: int
+    error: WriteError = WriteError.OK
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class WriteOutcome:
+    """What became of one request.
+
+    Args:
+        sequence: the highest that it wrote; where it wrote nothing, that of the store.
+        results: of the items, in order.
+        repeated: whether an earlier request with the same id got these results.
+    """
+
+    sequence: int
+    results: Sequence[WriteResult]
+    repeated: bool = False
+
+    def to_json(self) -> str:
+        """For the store; short where all items were written."""
+        first = self.sequence - len(self.results) + 1
+        if all(each == WriteResult(first + n) for n, each in enumerate(self.results)):
+            return json.dumps([self.sequence, len(self.results)])
+        return json.dumps([self.sequence, self.results])
+
+    @classmethod
+    def repeat(cls, text: str) -> Self:
+        """What `to_json` made, as the answer to a repeated request."""
+        sequence, results = json.loads(text)
+        if isinstance(results, int):
+            return cls(sequence, [WriteResult(sequence - results + 1 + n) for n in range(results)], True)
+        return cls(sequence, [WriteResult(n, WriteError(code), why) for n, code, why in results], True)
+
+
+class ItemVersion(NamedTuple):
+    """What the store holds of an item, without its content."""
+
+    sequence: int
+    deleted: bool
+
+
+@dataclass
+class Decisions:
+    """The writes of one transaction, as far as they have been decided.
+
+    Args:
+        sequence: of the store before it.
+        versions: of the items that its requests name, as the store holds them, if it does.
+
+    Attributes:
+        written: id -> its new sequence and content, the last where an item is written twice.
+    """
+
+    sequence: int
+    versions: dict[str, ItemVersion]
+    written: dict[str, tuple[int, ItemWrite]] = field(default_factory=dict)
+
+    def decide(self, request: WriteRequest) -> WriteOutcome:
+        """Carry out one request."""
+        results = [self._write(item, request.mode) for item in request.items]
+        done = [each.sequence for each in results if not each.error]
+        return WriteOutcome(max(done, default=self.sequence), results)
+
+    def _write(self, item: ItemWrite, mode: Mode) -> WriteResult:
+        version = self.versions.get(item.item_id)
+        last = version.sequence if version else 0
+        if item.expected is not None and item.expected != last:
+            text = f"expected sequence {item.expected}, but the item's last change is {last}"
+            return WriteResult(last, WriteError.CONFLICT, text)
+        exists = not version.deleted if version else item.in_bundle
+        if not item.deleted and mode is Mode.INSERT and exists:
+            return WriteResult(last, WriteError.EXISTS, "the item exists already")
+        if not item.deleted and mode is Mode.UPDATE and not exists:
+            return WriteResult(last, WriteError.MISSING, "the item does not exist")
+        self.sequence += 1
+        self.versions[item.item_id] = ItemVersion(self.sequence, item.deleted)
+        self.written[item.item_id] = self.sequence, item
+        return WriteResult(self.sequence)
+
+
+def feature_values(text: str) -> Mapping[str, Any]:
+    """Features or fields as `ItemWrite` holds them."""
+    values: Mapping[str, Any] = json.loads(text)
+    return values

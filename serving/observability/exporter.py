@@ -1,0 +1,209 @@
+"""`/metrics` over HTTP, in the text formats of Prometheus and OpenMetrics.
+
+    with serve_metrics(shared, "127.0.0.1", 9464, status.metrics) as server:
+        print(server.port)
+
+The official client serves it in a process of its own, so that a scrape takes no time from a worker, and
+negotiates the format with the scraper. The values are read during the scrape: the workers' rows
+(`worker_metrics.py`), what `collect` yields, and what the operating system reports of the processes.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+from wsgiref.simple_server import WSGIServer
+
+import psutil
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from protos.errors import Unavailable
+from serving.address import join
+from serving.observability import layout, metrics
+from serving.observability.metrics import METRICS, Kind, Metric, Reading, Source
+from serving.observability.worker_metrics import SharedMetrics, sum_by_version
+
+
+class MetricsServer:
+    """Answers scrapes until it is stopped. Made by `serve_metrics`."""
+
+    def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
+        self._server = server
+        self._thread = thread
+        self.port = server.server_port
+
+    def stop(self) -> None:
+        """Stop answering scrapes."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> "MetricsServer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+
+def serve_metrics(
+    shared: SharedMetrics,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    collect: Callable[[], Iterable[Reading]] = tuple,
+    processes: Callable[[], Mapping[str, int]] = dict,
+) -> MetricsServer:
+    """Answer scrapes from now on, on threads of their own.
+
+    Args:
+        shared: the workers' metrics.
+        host: to listen on.
+        port: to listen on; 0 lets the system choose.
+        collect: called at each scrape; yields the metrics that are not in shared memory.
+        processes: called at each scrape; gives name -> id of the service's processes beside the workers.
+
+    Raises:
+        Unavailable: the address cannot be listened on, most likely because it is in use.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_ServiceCollector(shared, collect, processes))
+    try:
+        return MetricsServer(*start_http_server(port, host, registry))
+    except OSError as error:
+        raise Unavailable(f"{join(host, port)}: cannot serve metrics there: {error.strerror}") from None
+
+
+class _ServiceCollector(Collector):
+    def __init__(
+        self,
+        shared: SharedMetrics,
+        collect: Callable[[], Iterable[Reading]],
+        processes: Callable[[], Mapping[str, int]],
+    ) -> None:
+        self._shared, self._collect, self._processes = shared, collect, processes
+
+    def collect(self) -> Iterator[Family]:
+        """All metrics, in the order of `METRICS`."""
+        rows = self._shared.read()
+        readings = chain(self._collect(), self._process_readings(rows))
+        families = {metric: _family(metric, samples) for metric, samples in readings}
+        families.update(_shared_families(rows))
+        yield from (families[metric] for metric in METRICS if metric in families)
+
+    def _process_readings(self, rows: Sequence[Sequence[float]]) -> Iterator[Reading]:
+        workers = {f"worker-{slot}": int(row[layout.PID]) for slot, row in enumerate(rows) if row[layout.UP]}
+        named = {
+            "supervisor": self._shared.supervisor,
+            "metrics": os.getpid(),
+            **self._processes(),
+            **workers,
+        }
+        by_id = {pid: name for name, pid in named.items()}  # one process may have all roles: show it once
+        yield from process_readings({name: pid for pid, name in by_id.items()})
+
+
+def process_readings(processes: Mapping[str, int]) -> Iterator[Reading]:
+    """Memory, open files and processor time of each process; none of a process that has ended.
+
+    The proportional set size counts a page that n processes share as 1/n, so that its sum over all processes
+    is the memory that they use together; only Linux reports it.
+
+    Args:
+        processes: value of the label `process` -> process id.
+    """
+    resident, proportional, files, cpu = [], [], [], []
+    for name, pid in processes.items():
+        try:
+            process = psutil.Process(pid)
+            memory = process.memory_full_info()
+            descriptors = process.num_fds()
+            times = process.cpu_times()
+        except psutil.Error:
+            continue
+        resident.append(([name], memory.rss))
+        if hasattr(memory, "pss"):
+            proportional.append(([name], memory.pss))
+        files.append(([name], descriptors))
+        cpu.append(([name], times.user + times.system))
+    yield metrics.RESIDENT_BYTES, resident
+    yield metrics.PROPORTIONAL_BYTES, proportional
+    yield metrics.OPEN_FILES, files
+    yield metrics.CPU_SECONDS, cpu
+
+
+def _shared_families(rows: Sequence[Sequence[float]]) -> Iterator[tuple[Metric, Family]]:
+    """The metrics in shared memory."""
+    total = [sum(each) for each in zip(*rows, strict=True)]
+    called = [
+        method
+        for method, codes in layout.REQUESTS.items()
+        if method in metrics.RETRIEVAL or any(total[cell] for cell in codes.values())
+    ]
+    versions = sum_by_version(rows)
+    for metric, cells in layout.CELLS.items():
+        family = _family(metric, ())
+        if metric.source is Source.WORKER:
+            for slot, row in enumerate(rows):
+                _add(family, metric, [str(slot)], row, cells)
+        elif metric.source is Source.BUNDLE:
+            for version, block in versions.items():
+                for labels, cell in _flatten(cells):
+                    if metric.kind is not Kind.COUNTER or block[cell]:  # most codes never occur
+                        _add(family, metric, [version, *labels], block, cell)
+            if not versions:
+                continue
+        else:
+            for labels, cell in _flatten(cells):
+                if "method" not in metric.labels or labels[0] in called:
+                    _add(family, metric, labels, total, cell)
+        yield metric, family
+
+
+def _flatten(cells: Any) -> Iterator[tuple[list[str], int]]:
+    """Label values and cell, for each combination of label values."""
+    if isinstance(cells, int):
+        yield [], cells
+        return
+    for value, inner in cells.items():
+        for labels, cell in _flatten(inner):
+            yield [value, *labels], cell
+
+
+def _add(family: Family, metric: Metric, labels: list[str], row: Sequence[float], cell: int) -> None:
+    """Add one series to a family, from cells in shared memory."""
+    if isinstance(family, HistogramMetricFamily):
+        size = layout.width(metric.buckets)
+        buckets, observed = layout.cumulative(metric.buckets, row[cell : cell + size])
+        family.add_metric(labels, [(_text(bound), count) for bound, count in buckets], observed)
+    elif isinstance(family, CounterMetricFamily | GaugeMetricFamily):
+        family.add_metric(labels, row[cell])
+
+
+def _family(metric: Metric, samples: metrics.Samples) -> Family:
+    """A metric in the official client's form."""
+    labels = list(metric.labels)
+    if metric.kind is Kind.HISTOGRAM:
+        return HistogramMetricFamily(metric.name, metric.help, labels=labels)
+    if metric.kind is Kind.INFO:
+        info = InfoMetricFamily(metric.name, metric.help, labels=[])
+        for values, _ in samples:
+            info.add_metric([], dict(zip(labels, values, strict=True)))
+        return info
+    kind = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
+    family = kind(metric.name, metric.help, labels=labels)
+    for values, value in samples:
+        family.add_metric(values, value)
+    return family
+
+
+def _text(bound: float) -> str:
+    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]

@@ -1,0 +1,132 @@
+"""Records each call: in the metrics, in traces, and in the sinks of served requests."""
+
+import logging
+import time
+from collections.abc import Sequence
+
+import grpc
+
+from protos.errors import AccessDenied, Overloaded, RateLimited
+from serving.observability.layout import HEARTBEAT, PLANS
+from serving.observability.sinks import RequestSink, RequestSinks
+from serving.observability.tracing import Tracing
+from serving.observability.worker_metrics import WorkerMetrics
+from serving.security.auth import caller
+from serving.transport.batching import Job
+from serving.transport.call import Call
+from serving.transport.call_record import CallRecord
+from serving.transport.status import ClientGone
+
+log = logging.getLogger(__name__)
+
+NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+class Observer:
+    """The event loop calls it for every call.
+
+    Args:
+        metrics: of this worker.
+        sinks: of ended calls.
+        tracing: of calls, if they are traced.
+    """
+
+    def __init__(
+        self, metrics: WorkerMetrics, sinks: RequestSinks | None = None, tracing: Tracing | None = None
+    ) -> None:
+        self.metrics = metrics
+        self.heartbeat = metrics.row, HEARTBEAT
+        self.began = metrics.began
+        self.streams = metrics.streams
+        self._sinks = sinks or RequestSinks(())
+        self._tracing = tracing
+
+    def turned_away(self, name: str, code: grpc.StatusCode, error: Exception | None) -> None:
+        """A call was refused before its message was read; `error` is None if there is no such method."""
+        self.metrics.turned_away(name, code.name, _reason(error))
+
+    def failed(self, call: Call, error: Exception) -> None:
+        """A call ends with an error."""
+        if isinstance(error, ClientGone | Overloaded):
+            # Earlier queries of a stream have been answered.
+            self.metrics.refused(_reason(error), 1 if call.is_stream else max(1, call.queries))
+
+    def answered(self, call: Call, job: Job) -> None:
+        """A job's response has been serialised and sent."""
+        started, made = call.serialised or (0, 0)
+        self.metrics.answered(call.method.name, (made - started) / 1e9, len(job.prepared))
+        if job.options.filter is not None:
+            for found in job.found:
+                self.metrics.add(PLANS[found.plan])
+
+    def ended(self, call: Call, code: int) -> None:
+        """A call has ended with this status code."""
+        name = NAMES[code]
+        ended = time.perf_counter_ns()
+        seconds = (ended - call.arrived) / 1e9
+        self.metrics.finished(call.method.name, name, seconds)
+        if call.bundle is not None:
+            self.metrics.versioned(call.bundle.cell, name, seconds)
+        traced = self._tracing is not None and self._tracing.wants(call.metadata)
+        sinks: tuple[RequestSink, ...] = ()
+        for sink in self._sinks.all:  # a comprehension takes 0.1 us longer, and every call passes here
+            if sink.wants_call(name):
+                sinks = (*sinks, sink)
+        if traced or sinks:
+            self._record(call, name, ended, sinks, traced)
+
+    def _record(self, call: Call, code: str, ended: int, sinks: Sequence[RequestSink], traced: bool) -> None:
+        """Make the spans of a call if it is traced, and hand it to sinks."""
+        job = call.job
+        record = CallRecord(
+            call.method.name,
+            code,
+            call.metadata,
+            call.arrived,
+            ended,
+            () if call.is_stream else _stages(call),
+            caller(call),
+            k=0 if job is None else job.options.k,
+            queries=call.queries,
+            batch=0 if job is None else job.batch,
+            bundle_version="" if call.bundle is None else call.bundle.version,
+            texts=_texts(job) if job is not None and self._sinks.needs_texts else (),
+        )
+        trace_id = self._tracing.record(record) if traced and self._tracing is not None else ""
+        for sink in sinks:
+            try:
+                sink.record_call(record, trace_id)
+            except Exception:
+                log.exception("%s could not record a call", type(sink).__name__)
+
+
+def _stages(call: Call) -> list[tuple[str, int, int]]:
+    """Name, start and end of the stages that a call has been through."""
+    job = call.job
+    if job is None or not job.encode_started:
+        return []
+    encoded, found = job.encode_us * 1000, job.search_us * 1000
+    stages = [
+        ("queue", call.arrived, job.encode_started),
+        ("encode", job.encode_started, job.encode_started + encoded),
+    ]
+    if job.options.k:
+        stages.append(("search", job.search_started, job.search_started + found))
+    if call.serialised is not None:
+        stages.append(("serialise", *call.serialised))
+    return stages
+
+
+def _texts(job: Job) -> Sequence[str]:
+    values = [value for each in job.prepared for value in (each.values or {}).values()]
+    return [value for value in values if isinstance(value, str)]
+
+
+def _reason(error: Exception | None) -> str:
+    if isinstance(error, ClientGone):
+        return "deadline" if error.code is grpc.StatusCode.DEADLINE_EXCEEDED else "cancelled"
+    if isinstance(error, RateLimited):
+        return "rate_limit"
+    if isinstance(error, AccessDenied):
+        return "access"
+    return "no_room" if isinstance(error, Overloaded) else "other"

@@ -1,0 +1,360 @@
+"""Counting in the workers, at the cost of a few additions for each request.
+
+    shared = SharedMetrics.create(workers=2)  # in the supervisor, before it forks
+    mine = shared.worker(slot)                # in each worker, after the fork
+    mine.began()
+    mine.finished("Search", "OK", seconds=0.0012)
+    shared.snapshot()                         # in any process: totals over all workers
+
+The multiprocess mode of the official Prometheus client keeps values in files, a set of files for every
+process that ever ran, and takes 1 us for a counter and 2 us for a histogram: about 12 us for a request, six
+times as much as this module. So only the exposition is the official client's (`exporter.py`). The values are
+64-bit floats in anonymous shared memory that is allocated before the fork, a row for each worker slot
+(`layout.py`). A worker writes only its own row, so processes need no lock; an aligned cell of 8 bytes is
+read and written whole, so a scrape needs none either. A worker that is killed leaves its row behind, and the
+next worker of the slot continues from there: counters never fall. A `memoryview` of doubles is what Python
+adds to fastest: in 50 to 80 ns, where an element of a NumPy array takes 200 ns.
+"""
+
+import mmap
+import os
+import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from serving.observability import layout
+from serving.observability.layout import (
+    CONNECTIONS_CLOSED,
+    HEARTBEAT,
+    IN_FLIGHT,
+    QUERIES,
+    QUEUE_DEPTH,
+    REFUSED,
+    REQUEST_SECONDS,
+    REQUESTS,
+    STREAMS,
+    VERSION_REQUESTS,
+    VERSION_SECONDS,
+    VERSION_WIDTH,
+)
+from serving.observability.metrics import CODES, METHODS, OTHER, SECONDS, SIZES, STAGES
+
+_QUEUE, _ENCODE, _SEARCH, _SERIALISE = (layout.STAGE_SECONDS[stage] for stage in STAGES)
+_SUM = len(SECONDS) + 1
+_BATCH, _BATCH_SUM = layout.BATCH_SIZE, layout.BATCH_SIZE + len(SIZES) + 1
+
+Row: TypeAlias = "memoryview[float]"
+
+
+class WorkerMetrics:
+    """The metrics of one worker. Made by `SharedMetrics.worker`; for one thread.
+
+    Queries are counted as floats, because the cells are floats. Where every request passes, the additions are
+    written out, because a function call takes as long as two of them.
+    """
+
+    __slots__ = ("_cells", "_versions")
+
+    def __init__(self, row: Row) -> None:
+        self._cells = row
+        # Where the block of each version starts, the version that was set last at the end.
+        self._versions = {row[start]: start for start in layout.VERSION_STARTS if row[start]}
+
+    @property
+    def row(self) -> Row:
+        """The cells. The event loop adds to `HEARTBEAT` at each turn: a call would take twice as long."""
+        return self._cells
+
+    def add(self, cell: int, amount: float = 1.0) -> None:
+        """Add to a counter; `layout.cell` and `layout.cells` give its cell."""
+        self._cells[cell] += amount
+
+    def set(self, cell: int, value: float) -> None:
+        """Set a gauge."""
+        self._cells[cell] = value
+
+    def observe(self, cell: int, bounds: Sequence[float], value: float) -> None:
+        """Count a value in a histogram.
+
+        Args:
+            cell: the first of the histogram's cells.
+            bounds: upper bounds of its buckets.
+            value: to count.
+        """
+        row = self._cells
+        row[cell + bisect_left(bounds, value)] += 1.0
+        row[cell + len(bounds) + 1] += value
+
+    def shows(self, versions: Sequence[str]) -> None:
+        """Set the bundle versions that are being served; `versioned` counts no others.
+
+        Raises:
+            ValueError: there are more versions than `layout.VERSIONS`.
+        """
+        if len(versions) > layout.VERSIONS:
+            raise ValueError(f"expected at most {layout.VERSIONS} versions, got {len(versions)}")
+        named = [layout.version_cell(version) for version in versions]
+        for name in named:
+            start = self._versions.pop(name, None)
+            if start is None:
+                start = self._room(named)
+                self._cells[start : start + VERSION_WIDTH] = array("d", bytes(8 * VERSION_WIDTH))
+                self._cells[start] = name  # last: a reader must not take another version's counts for these
+            self._versions[name] = start
+
+    def _room(self, needed: Sequence[float]) -> int:
+        """The start of a free block, or of the block of the version that was not set for longest."""
+        free = [start for start in layout.VERSION_STARTS if start not in self._versions.values()]
+        if free:
+            return free[0]
+        return self._versions.pop(next(name for name in self._versions if name not in needed))
+
+    def versioned(self, version: float, code: str, seconds: float) -> None:
+        """Count an ended call for the bundle that answered or refused it; called beside `finished`.
+
+        Args:
+            version: of the bundle, as `layout.version_cell` writes it.
+            code: name of the call's gRPC status.
+            seconds: as in `finished`.
+
+        Raises:
+            KeyError: there is no such status.
+        """
+        count = VERSION_REQUESTS[code]
+        start = self._versions.get(version)
+        if start is not None:
+            row = self._cells
+            row[start + count] += 1.0
+            start += VERSION_SECONDS
+            row[start + bisect_left(SECONDS, seconds)] += 1.0
+            row[start + _SUM] += seconds
+
+    def heartbeat(self) -> float:
+        """Turns of the event loop; 0 until it has started."""
+        return self._cells[HEARTBEAT]
+
+    def began(self) -> None:
+        """Count a call that has come in; `finished` must follow."""
+        self._cells[IN_FLIGHT] += 1.0
+
+    def finished(self, method: str, code: str, seconds: float) -> None:
+        """Count a call that has ended.
+
+        Args:
+            method: bare name; one that is not in `metrics.METHODS` counts as "other".
+            code: name of its gRPC status.
+            seconds: since `began`; of a stream, for as long as it was open.
+
+        Raises:
+            KeyError: there is no such status.
+        """
+        if method not in REQUESTS:
+            method = OTHER
+        count = REQUESTS[method][code]
+        start = REQUEST_SECONDS[method]
+        bucket = start + bisect_left(SECONDS, seconds)
+        row = self._cells
+        row[count] += 1.0
+        row[bucket] += 1.0
+        row[start + _SUM] += seconds
+        row[IN_FLIGHT] -= 1.0
+
+    def answered(self, method: str, seconds: float, queries: float = 1.0) -> None:
+        """Count the queries of one call, or of one message of a stream, that have been answered.
+
+        Args:
+            method: bare name of the call.
+            seconds: spent on serialising the response.
+            queries: in this message.
+        """
+        count = QUERIES[method if method in QUERIES else OTHER]
+        bucket = _SERIALISE + bisect_left(SECONDS, seconds)
+        row = self._cells
+        row[count] += queries
+        row[bucket] += queries
+        row[_SERIALISE + _SUM] += seconds * queries
+
+    def refused(self, reason: str, queries: float = 1.0) -> None:
+        """Count queries that will not be answered.
+
+        Raises:
+            KeyError: `reason` is not one of `metrics.REASONS`.
+        """
+        cell = REFUSED[reason]
+        self._cells[cell] += queries
+
+    def turned_away(self, method: str, code: str, reason: str) -> None:
+        """Count a call that was refused before a handler began with it.
+
+        Called instead of `began` and `finished`: many quick refusals would make the service look fast in the
+        histogram of call times.
+
+        Args:
+            method: as in `finished`.
+            code: as in `finished`.
+            reason: as in `refused`.
+
+        Raises:
+            KeyError: there is no such status or reason.
+        """
+        count = REQUESTS[method if method in REQUESTS else OTHER][code]
+        cell = REFUSED[reason]
+        self._cells[count] += 1.0
+        self._cells[cell] += 1.0
+
+    def closed_connection(self, reason: str) -> None:
+        """Count a connection that the server closed; only the connection monitor's thread calls this.
+
+        Raises:
+            KeyError: `reason` is not one of `metrics.CLOSED_REASONS`.
+        """
+        self._cells[CONNECTIONS_CLOSED[reason]] += 1.0
+
+    def streams(self, count: int) -> None:
+        """Set the number of open streams."""
+        self._cells[STREAMS] = count
+
+    def queued(self, depth: int) -> None:
+        """Set the number of queued queries."""
+        self._cells[QUEUE_DEPTH] = depth
+
+    def waited(self, queries: float, queue_us: int) -> None:
+        """Count queries that have left the queue, to be answered or because their client is gone.
+
+        Args:
+            queries: that left the queue together.
+            queue_us: microseconds that they were in the queue.
+        """
+        row = self._cells
+        seconds = queue_us / 1e6
+        row[_QUEUE + bisect_left(SECONDS, seconds)] += queries
+        row[_QUEUE + _SUM] += seconds * queries
+
+    def batch(self, queries: float, encode_us: int, search_us: int, searched: float | None = None) -> None:
+        """Count a batch; each of its queries took as long as the batch.
+
+        Args:
+            queries: in the batch.
+            encode_us: microseconds that the query tower took.
+            search_us: microseconds that the index took.
+            searched: number of the batch's queries that asked for items, not for vectors alone; all if not
+                given.
+        """
+        row = self._cells
+        row[_BATCH + bisect_left(SIZES, queries)] += 1.0
+        row[_BATCH_SUM] += queries
+        seconds = encode_us / 1e6
+        row[_ENCODE + bisect_left(SECONDS, seconds)] += queries
+        row[_ENCODE + _SUM] += seconds * queries
+        if searched is None:
+            searched = queries
+        if searched:
+            seconds = search_us / 1e6
+            row[_SEARCH + bisect_left(SECONDS, seconds)] += searched
+            row[_SEARCH + _SUM] += seconds * searched
+
+
+class SharedMetrics:
+    """The metrics of all workers. Call `create` before the workers are forked."""
+
+    def __init__(self, memory: mmap.mmap, workers: int) -> None:
+        everything: Row = memoryview(memory).cast("d")
+        self._rows = [everything[n * layout.ROW : (n + 1) * layout.ROW] for n in range(workers)]
+        self._created = time.monotonic()
+        self.supervisor = os.getpid()
+
+    @classmethod
+    def create(cls, workers: int) -> "SharedMetrics":
+        """Allocate rows for `workers` slots, all at zero.
+
+        Raises:
+            ValueError: `workers` is below 1.
+        """
+        if workers < 1:
+            raise ValueError(f"workers: expected at least 1, got {workers}")
+        return cls(mmap.mmap(-1, workers * layout.ROW * layout.CELL_BYTES), workers)
+
+    @property
+    def workers(self) -> int:
+        """The number of slots, with a running worker or not."""
+        return len(self._rows)
+
+    def worker(self, slot: int) -> WorkerMetrics:
+        """Take over a slot; called in the worker, once.
+
+        The slot's counters stay. Its gauges, such as calls in flight, are set to 0.
+        """
+        row = self._rows[slot]
+        self.ended(slot)
+        if row[layout.PID]:
+            row[layout.RESTARTS] += 1.0
+        row[layout.PID] = os.getpid()
+        row[layout.STARTED] = time.time()
+        row[layout.UP] = 1.0
+        return WorkerMetrics(row)
+
+    def ended(self, slot: int) -> None:
+        """Reset the gauges of a slot whose worker has ended; called by the supervisor."""
+        row = self._rows[slot]
+        row[layout.HEARTBEAT] = 0.0
+        for gauge in layout.GAUGES:
+            row[gauge] = 0.0
+
+    def heartbeat(self, slot: int) -> float:
+        """A number that changes while the event loop of the slot's worker runs; 0 before it has started."""
+        return self._rows[slot][layout.HEARTBEAT]
+
+    def hung(self, slot: int) -> None:
+        """Count a worker that is killed because its heartbeat stopped; called by the supervisor."""
+        self._rows[slot][layout.HANGS] += 1.0
+
+    def read(self) -> list[list[float]]:
+        """The current cells of every slot."""
+        return [list(row) for row in self._rows]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Totals over all workers, for `Info`.
+
+        Returns:
+            `uptime_seconds` since `create`; `workers`, `workers_up`, `restarts`; `requests` by status code
+            and `refused` by reason, without those that are 0; `queries` answered; and the current
+            `queue_depth`, `in_flight` and `streams`.
+        """
+        rows = self.read()
+        total = [sum(each) for each in zip(*rows, strict=True)]
+        requests = {code: sum(total[REQUESTS[m][code]] for m in METHODS) for code in CODES}
+        refused = {reason: total[cell] for reason, cell in REFUSED.items()}
+        return {
+            "uptime_seconds": time.monotonic() - self._created,
+            "workers": self.workers,
+            "workers_up": int(total[layout.UP]),
+            "restarts": int(total[layout.RESTARTS]),
+            "requests": {code: int(count) for code, count in requests.items() if count},
+            "refused": {reason: int(count) for reason, count in refused.items() if count},
+            "queries": int(sum(total[cell] for cell in QUERIES.values())),
+            "queue_depth": int(total[QUEUE_DEPTH]),
+            "in_flight": int(total[IN_FLIGHT]),
+            "streams": int(total[STREAMS]),
+        }
+
+
+def sum_by_version(rows: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+    """The cells of each bundle version, summed over all workers.
+
+    Args:
+        rows: the cells of every worker.
+
+    Returns:
+        First digits of the version -> the cells of its block.
+    """
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for start in layout.VERSION_STARTS:
+            if row[start]:
+                own = row[start : start + VERSION_WIDTH]
+                name = layout.version_text(row[start])
+                before = found.get(name, [0.0] * len(own))
+                found[name] = [a + b for a, b in zip(before, own, strict=True)]
+    return found

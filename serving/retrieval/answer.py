@@ -1,0 +1,80 @@
+"""The answer to a query: hits, what they rest on, and where the time went."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from serving.filters.plan import Plan
+
+
+class Basis(StrEnum):
+    """What an answer rests on.
+
+    QUERY: the whole query. CONTEXT: the query's features without its history, because the query tower knows
+    no item of that history. POPULAR: the most popular items, because the query tower knows nothing of what
+    the query holds. NONE: nothing, so there are no hits; like POPULAR, in a bundle where no item is more
+    popular than another. UNKNOWN: one that a newer server names, and this client does not know.
+    """
+
+    QUERY = "query"
+    CONTEXT = "context"
+    POPULAR = "popular"
+    NONE = "none"
+    UNKNOWN = "unknown"
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the index is searched for the answer."""
+        return self in (Basis.QUERY, Basis.CONTEXT)
+
+
+class Hit(NamedTuple):
+    """One item of an answer; a tuple, because each query makes ten of them.
+
+    Args:
+        id: of the item.
+        score: the inner product of query and item vector, shown as the manifest's `score` says; their cosine
+            where the kind is `cosine`. For an `item_id` the cosine of the two items; on the basis POPULAR
+            the item's share of the interactions that the towers were trained on.
+        fields: the item's display fields; a field that the item lacks is left out.
+    """
+
+    id: str
+    score: float
+    fields: Mapping[str, str]
+
+
+class Timing(NamedTuple):
+    """Microseconds that the server spent in each stage, for the whole batch that the query was part of.
+
+    Args:
+        queue_us: from reading the call until its batch begins. No call is read while a batch is answered.
+        encode_us: queries to vectors.
+        search_us: vectors to hits.
+    """
+
+    queue_us: int = 0
+    encode_us: int = 0
+    search_us: int = 0
+
+
+class Answer(NamedTuple):
+    """The answer to one query.
+
+    Args:
+        hits: best first; none where the basis is NONE.
+        bundle_version: of the bundle that answered.
+        timing: of the batch.
+        unknown_history: items of the history that were skipped because the tower does not know them.
+        basis: what the answer rests on.
+        sequence: all changes of live items up to it were applied before the search; 0 without live items.
+        plan: how the items that pass the query's filter were searched.
+    """
+
+    hits: tuple[Hit, ...]
+    bundle_version: str
+    timing: Timing
+    unknown_history: int = 0
+    basis: Basis = Basis.QUERY
+    sequence: int = 0
+    plan: Plan = Plan.UNFILTERED

@@ -1,0 +1,140 @@
+"""A query, and the records of its way to the result.
+
+Query -> PreparedQuery -> EncodedQueries (vectors and a QueryContext each) + SearchOptions -> SearchResult
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.filters.plan import Plan
+from serving.retrieval.answer import Basis
+
+if TYPE_CHECKING:  # clients have no library of bitmaps
+    from serving.filters.compiled import CompiledFilter
+
+Value = str | float | Sequence[str]
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query.
+
+    Args:
+        text: value of the query tower's only text feature, or of the one named `text`.
+        history: item ids, oldest first; value of the query tower's only history feature, or of the one named
+            `history`. Ids that the tower does not know are skipped.
+        features: values of the query tower's features, by name; a feature without a value is absent.
+        item_id: "more like this": the item's own vector is the query; no other field may be given.
+    """
+
+    text: str | None = None
+    history: tuple[str, ...] = ()
+    features: Mapping[str, Value] = field(default_factory=dict)
+    item_id: str | None = None
+
+
+def example_query(example: Mapping[str, Value | None]) -> Query:
+    """One of the manifest's examples, feature name -> raw value, as a query."""
+    return Query(features={name: value for name, value in example.items() if value is not None})
+
+
+class PreparedQuery(NamedTuple):
+    """A query that fits the bundle, ready to be encoded.
+
+    Args:
+        name: of the query in errors, such as `queries[3]`.
+        values: feature of the query tower -> raw value; None for an `item_id`.
+        own_row: the row of the `item_id`; None for other queries.
+    """
+
+    name: str
+    values: Mapping[str, Value | None] | None
+    own_row: int | None = None
+
+
+class SearchOptions(NamedTuple):
+    """Which items a query should find.
+
+    Args:
+        k: number of items.
+        exclude: rows to leave out.
+        exclude_history: leave out the items of the query's own history, too.
+        filter: leave out the items that do not pass.
+    """
+
+    k: int
+    exclude: frozenset[int] = frozenset()
+    exclude_history: bool = False
+    filter: "CompiledFilter | None" = None
+
+    def is_only(self, k: int) -> bool:
+        """Whether a query without history needs the `k` nearest items and nothing is excluded."""
+        return self.k == k and not self.exclude and self.filter is None
+
+    @property
+    def only_filter(self) -> "CompiledFilter | None":
+        """The filter of a query without history, if nothing is excluded; else None."""
+        return None if self.exclude else self.filter
+
+
+NO_SEARCH = SearchOptions(0)  # of a query that is only encoded
+
+
+@dataclass(frozen=True, slots=True)
+class QueryContext:
+    """What a search needs to know of a query besides its vector.
+
+    Args:
+        own_row: the row of the `item_id`; None for other queries.
+        history_rows: rows of the history's items, as far as the catalogue holds them.
+        unknown_history: number of the history's items that the tower does not know.
+        basis: what the answer rests on.
+    """
+
+    own_row: int | None = None
+    history_rows: frozenset[int] = frozenset()
+    unknown_history: int = 0
+    basis: Basis = Basis.QUERY
+
+    def excluded(self, options: SearchOptions) -> frozenset[int]:
+        """The rows to leave out: those of the options, the query's own item, and its history if asked for."""
+        rows = options.exclude if self.own_row is None else options.exclude | {self.own_row}
+        return rows | self.history_rows if options.exclude_history else rows
+
+
+PLAIN = QueryContext()  # of a query without item or history, the usual one
+
+
+class EncodedQueries(NamedTuple):
+    """Queries as vectors.
+
+    Args:
+        vectors: float32 (B, D); of unit length for an `item_id`, and where scores are cosines.
+        contexts: of each query.
+        encode_us: microseconds that encoding took.
+    """
+
+    vectors: Vectors
+    contexts: tuple[QueryContext, ...]
+    encode_us: int
+
+
+class SearchResult(NamedTuple):
+    """The items that one query has found.
+
+    Args:
+        rows: of the items, best first.
+        scores: of each.
+        context: of the query.
+        plan: that found them.
+    """
+
+    rows: list[int]
+    scores: list[float]
+    context: QueryContext
+    plan: Plan = Plan.UNFILTERED

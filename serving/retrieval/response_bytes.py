@@ -1,0 +1,178 @@
+"""Answers as protobuf bytes, joined from parts that are serialised once, when a bundle is loaded.
+
+A serialised message is the concatenation of its fields in any order (protobuf encoding, "Last One Wins"). So
+the bytes of an answer are those of its hits, each of them the item's own bytes and a score, and the bytes of
+the other fields. This takes a third of the time that building messages takes. It also touches no Python
+object per item; their reference counts would unshare memory pages between worker processes. The parts may
+lie in a mapped file (`shared_catalogue.py`).
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from mmap import mmap
+from typing import Any, Self
+
+import numpy as np
+
+from protos import retrieval_pb2 as wire
+from serving.filters.plan import Plan
+from serving.retrieval.answer import Basis, Timing
+from serving.retrieval.catalogue import Catalogue
+from serving.retrieval.query import PLAIN, SearchResult
+
+VARINT, LENGTH_DELIMITED, FIXED_32 = 0, 2, 5  # wire types
+
+
+def _tag(message: str, field: str, wire_type: int) -> bytes:
+    """The tag of a field: one byte, because all field numbers here are below 16."""
+    number = wire.DESCRIPTOR.message_types_by_name[message].fields_by_name[field].number
+    return bytes([number << 3 | wire_type])
+
+
+HITS = _tag("SearchResponse", "hits", LENGTH_DELIMITED)  # the same as in HitList
+SCORE = _tag("Hit", "score", FIXED_32)
+VERSION = _tag("SearchResponse", "bundle_version", LENGTH_DELIMITED)  # the same as in SearchBatchResponse
+TIMING = _tag("SearchResponse", "timing", LENGTH_DELIMITED)  # so is this
+QUEUE, ENCODE, SEARCH = [_tag("Timing", name, VARINT) for name in Timing._fields]
+SEQUENCE = _tag("SearchResponse", "sequence", VARINT)
+BATCH_SEQUENCE = _tag("SearchBatchResponse", "sequence", VARINT)
+RESULTS = _tag("SearchBatchResponse", "results", LENGTH_DELIMITED)
+SCORE_BYTES = 4  # after an item's own bytes
+BASES: dict[Basis, Any] = {Basis[name.removeprefix("BASIS_")]: number for name, number in wire.Basis.items()}
+pack_score = struct.Struct("<f").pack
+PLANS: dict[Plan, Any] = {Plan[name.removeprefix("PLAN_")]: number for name, number in wire.Plan.items()}
+UNFILTERED = Plan.UNFILTERED
+
+
+class PackedCatalogue:
+    """The items of a catalogue, each serialised as a part of an answer.
+
+    Args:
+        catalogue: of N items.
+
+    Attributes:
+        average: mean of the bytes of an item in an answer, score included, rounded up.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        parts = [packed_hit(item_id, catalogue.fields(row)) for row, item_id in enumerate(catalogue.ids)]
+        self.content: bytes | mmap = b"".join(parts)
+        self.ends: Sequence[int] = np.cumsum([0, *map(len, parts)], dtype=np.int64).data
+        self.average, self._largest = _sizes(self.ends)
+
+    @classmethod
+    def of(cls, content: bytes | mmap, ends: Sequence[int]) -> Self:
+        """A packed catalogue from the `content` and `ends` of another one."""
+        packed = cls.__new__(cls)
+        packed.content, packed.ends = content, ends
+        packed.average, packed._largest = _sizes(ends)
+        return packed
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest item in an answer, score included."""
+        return self._largest
+
+    def hit(self, row: int) -> wire.Hit:
+        """An item, without a score."""
+        return hit_of(self.content[self.ends[row] : self.ends[row + 1]])
+
+    def size(self, found: SearchResult) -> int:
+        """Bytes of the hits of one query in an answer."""
+        ends = self.ends
+        return sum([ends[row + 1] - ends[row] for row in found.rows]) + SCORE_BYTES * len(found.rows)
+
+    def response(self, found: SearchResult, bundle_version: str, timing: Timing, sequence: int = 0) -> bytes:
+        """A `SearchResponse`."""
+        answer = self._hits(found) + _origin(bundle_version, timing)
+        if sequence:
+            answer += SEQUENCE + varint(sequence)
+        context = found.context
+        if context is not PLAIN or found.plan is not UNFILTERED:  # or all fields have their defaults
+            rest = wire.SearchResponse(
+                unknown_history=context.unknown_history,
+                basis=BASES[context.basis],
+                plan=PLANS[found.plan],
+            )
+            answer += rest.SerializeToString()
+        return answer
+
+    def batch_response(
+        self, found: Sequence[SearchResult], bundle_version: str, timing: Timing, sequence: int = 0
+    ) -> bytes:
+        """A `SearchBatchResponse`."""
+        parts: list[bytes] = []
+        for each in found:
+            result = self._hits(each)
+            if each.context is not PLAIN or each.plan is not UNFILTERED:  # as above
+                context = each.context
+                rest = wire.HitList(
+                    unknown_history=context.unknown_history,
+                    basis=BASES[context.basis],
+                    plan=PLANS[each.plan],
+                )
+                result += rest.SerializeToString()
+            parts += (RESULTS, varint(len(result)), result)
+        if sequence:
+            parts += (BATCH_SEQUENCE, varint(sequence))
+        return b"".join((*parts, _origin(bundle_version, timing)))
+
+    def _hits(self, found: SearchResult) -> bytes:
+        """`hits`, as they stand in a `SearchResponse` or a `HitList`."""
+        items, ends = self.content, self.ends
+        parts: list[bytes] = []
+        add = parts.append
+        for row, score in zip(found.rows, found.scores, strict=True):
+            add(items[ends[row] : ends[row + 1]])
+            add(pack_score(score))
+        return b"".join(parts)
+
+
+def packed_hit(item_id: str, fields: Mapping[str, str]) -> bytes:
+    """An item as a part of an answer: the field `hits` without its last four bytes, which are the score."""
+    hit = wire.Hit(id=item_id, fields=fields).SerializeToString()
+    return b"".join((HITS, varint(len(hit) + 1 + SCORE_BYTES), hit, SCORE))
+
+
+def hit_of(part: bytes) -> wire.Hit:
+    """The item of a part as `packed_hit` makes it, without a score."""
+    return wire.SearchResponse.FromString(part + pack_score(0)).hits[0]
+
+
+def _sizes(ends: Sequence[int]) -> tuple[int, int]:
+    """Mean, rounded up, and maximum of the bytes of an item in an answer."""
+    items = len(ends) - 1
+    if items < 1:
+        return 0, 0
+    largest = int(np.diff(np.asarray(ends, np.int64)).max())
+    return -(-(ends[-1] - ends[0]) // items) + SCORE_BYTES, largest + SCORE_BYTES
+
+
+def _origin(bundle_version: str, timing: Timing) -> bytes:
+    """`bundle_version` and `timing`, as they stand in a `SearchResponse` or a `SearchBatchResponse`."""
+    queue, encode, search = timing
+    times = b"".join((QUEUE, varint(queue), ENCODE, varint(encode), SEARCH, varint(search)))
+    return b"".join((_version(bundle_version), TIMING, varint(len(times)), times))
+
+
+@lru_cache(maxsize=8)
+def _version(bundle_version: str) -> bytes:
+    """`bundle_version` as it stands in an answer; a worker serves few of them at a time."""
+    version = bundle_version.encode()
+    return b"".join((VERSION, varint(len(version)), version))
+
+
+def varint(number: int) -> bytes:
+    """A number as protobuf writes lengths: seven bits a byte, the lowest first."""
+    if number < 0x4000:  # the usual case: one byte or two
+        return bytes((number & 0x7F | 0x80, number >> 7)) if number > 0x7F else bytes((number,))
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)

@@ -1,0 +1,486 @@
+"""Queries to answers from one bundle, without a server.
+
+retriever = Retriever.load(Path(".cache/bundles/3f2a9c0d1e5b"))
+(answer,) = retriever.search([Query(text="eigenvalues of a symmetric matrix")], k=10)
+(answer,) = retriever.search([Query(history=("296", "593"))], k=10, exclude_history=True)
+"""
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protos import bundle
+from protos.bundle import EXACT, Manifest
+from protos.errors import BundleDamaged, InvalidInput
+from protos.features import Arrays, HistoryFeature, TextFeature
+from serving.filters.columns import FilterColumns
+from serving.filters.compiled import CompiledFilter, ItemFilters
+from serving.filters.expression import Filter
+from serving.filters.plan import Plan
+from serving.filters.planner import expected_cost, search_one_passing, search_passing
+from serving.retrieval.answer import Answer, Basis, Hit, Timing
+from serving.retrieval.catalogue import Catalogue, Fields
+from serving.retrieval.encoder import (
+    NOT_FINITE,
+    BlankQuery,
+    Encoder,
+    QueryForm,
+    bases,
+    check_item_query,
+    require_finite,
+)
+from serving.retrieval.query import (
+    PLAIN,
+    EncodedQueries,
+    PreparedQuery,
+    Query,
+    QueryContext,
+    SearchOptions,
+    SearchResult,
+    example_query,
+)
+from serving.retrieval.vector_index import (
+    Rows,
+    VectorIndex,
+    Vectors,
+    open_index,
+    shown_scores,
+    shows_products,
+)
+
+ONE_PLAIN = (PLAIN,)
+UNFILTERED = Plan.UNFILTERED
+_tuple = tuple.__new__  # makes a NamedTuple in little more than half the time
+
+
+class Retriever:
+    """Answers queries from one bundle; safe to call from several threads. `load` makes one.
+
+    Attributes:
+        index: the vectors of the items.
+        catalogue: the items, in the order of the vectors.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        encoder: Encoder,
+        index: VectorIndex,
+        catalogue: Catalogue,
+        filters: ItemFilters | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.index = index
+        self.catalogue = catalogue
+        self.filters = filters or ItemFilters(FilterColumns.none(manifest.count))
+        self._encoder = encoder
+        self._form = QueryForm(manifest.schema.query)
+        self._shows_products = shows_products(manifest.score)
+        # The index may hold items without the coordinate that pads them to unit length (`HnswIndex`).
+        self._searches_items_exactly = manifest.score.has_padding_dim
+        self._histories = [n for n, spec in self._form.features.items() if isinstance(spec, HistoryFeature)]
+        self._has_graph = manifest.index.kind != EXACT
+        # Asking the graph for up to half of `ef_search` items takes no longer than asking for one.
+        self._free_width = manifest.index.ef_search // 2
+        self._no_basis = Basis.POPULAR if catalogue.knows_popular else Basis.NONE
+        self._unknown_text = QueryContext(basis=self._no_basis)
+        self._blank: BlankQuery | None = None
+        if any(isinstance(spec, TextFeature) for spec in self._form.features.values()):
+            self._blank = BlankQuery(self._encode_blank())
+
+    @classmethod
+    def load(
+        cls, folder: Path, threads: int = 1, catalogue: Callable[[Path, Manifest], Catalogue] = Catalogue
+    ) -> "Retriever":
+        """Load a bundle: verify each file before anything is used, and warm up.
+
+        Args:
+            folder: of the bundle.
+            threads: of the query tower inside one call.
+            catalogue: opens the catalogue of a bundle.
+
+        Raises:
+            BundleDamaged: a file is missing, altered, or does not fit the others.
+            BundleTooNew, BundleTooOld: the bundle was written by another version of this program.
+        """
+        manifest = bundle.read(folder)
+        retriever = cls(
+            manifest,
+            Encoder(folder, manifest, threads),
+            open_index(folder, manifest),
+            catalogue(folder, manifest),
+            ItemFilters(FilterColumns.load(folder, manifest)),
+        )
+        retriever._warm_up(folder)
+        return retriever
+
+    @property
+    def item_vectors(self) -> Vectors:
+        """Vectors of the catalogue, (N, D); row n belongs to item n."""
+        return self.index.vectors(slice(None))
+
+    @property
+    def sequence(self) -> int:
+        """All changes of live items up to this sequence are searched."""
+        return self.catalogue.sequence
+
+    def open_encoder(self, folder: Path, threads: int) -> None:
+        """Open the query tower again in this process, because its threads do not survive a fork.
+
+        Raises:
+            BundleDamaged: as `load`.
+        """
+        self._encoder = Encoder(folder, self.manifest, threads)
+
+    def search(
+        self,
+        queries: Sequence[Query],
+        k: int,
+        exclude: Collection[str] = (),
+        exclude_history: bool = False,
+        filter: Filter | None = None,
+    ) -> list[Answer]:
+        """The `k` nearest items for each query, or all where the catalogue has fewer.
+
+        Args:
+            queries: at least one.
+            k: at least 1.
+            exclude: item ids that must not be in any answer; unknown ones exclude nothing.
+            exclude_history: exclude the items of a query's own history from its answer, too.
+            filter: only items that pass are in the answers, as `serving.filters.expression.where` builds it.
+
+        Raises:
+            InvalidInput: a query does not fit the bundle; the field is `queries[<n>].<field>`. Or the filter
+                does not; the field begins with `filter`.
+            UnknownItem: the catalogue does not hold an `item_id`; the field is as above.
+        """
+        return self.search_encoded(self._encode(queries, ()), k, exclude, exclude_history, filter)
+
+    def prepare(self, query: Query, name: str = "query") -> PreparedQuery:
+        """Check one query, and look up its item: the part of `encode` before batching.
+
+        Raises:
+            InvalidInput: the query does not fit the bundle; the field begins with `name`.
+            UnknownItem: an `item_id` that the catalogue does not hold.
+        """
+        if query.item_id is None:
+            return PreparedQuery(name, self._form.values(query, name))
+        check_item_query(query, name)
+        return PreparedQuery(name, None, self.catalogue.row(query.item_id, f"{name}.item_id"))
+
+    def encode(self, queries: Sequence[Query], names: Sequence[str] = ()) -> EncodedQueries:
+        """The vectors of queries; for an `item_id`, the item's own vector.
+
+        Args:
+            queries: at least one.
+            names: of the queries in errors; `queries[0]`, `queries[1]`... by default.
+
+        Raises:
+            InvalidInput: a query does not fit the bundle; the field begins with its name.
+            UnknownItem: an `item_id` that the catalogue does not hold.
+            ArithmeticError: a vector is not finite.
+        """
+        if names and len(names) != len(queries):
+            raise ValueError(f"names: expected {len(queries)}, one for each query, got {len(names)}")
+        encoded = self._encode(queries, names)
+        require_finite(encoded.vectors)
+        return encoded
+
+    def _encode(self, queries: Sequence[Query], names: Sequence[str]) -> EncodedQueries:
+        started = time.perf_counter_ns()
+        if not queries:
+            raise InvalidInput("queries", "expected at least one")
+        prepared = [*map(self.prepare, queries, names or _numbered(len(queries)))]
+        return self.encode_prepared(prepared, started)
+
+    def encode_prepared(
+        self, prepared: Sequence[PreparedQuery], started: int | None = None
+    ) -> EncodedQueries:
+        """The vectors of prepared queries, at least one; `find` checks that they are finite.
+
+        Args:
+            prepared: the queries.
+            started: start of `encode_us`, in `time.perf_counter_ns()`; now if not given.
+
+        Raises:
+            InvalidInput: a value does not fit its feature; the field begins with the query's name.
+        """
+        started = time.perf_counter_ns() if started is None else started
+        lone = len(prepared) == 1 and prepared[0].values is not None
+        raw = prepared if lone else [each for each in prepared if each.values is not None]
+        if len(raw) == len(prepared):
+            vectors, contexts = self._encode_values(raw)
+            return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started))
+        vectors = np.empty((len(prepared), self.manifest.dimension), np.float32)
+        encoded = iter(zip(*self._encode_values(raw), strict=True) if raw else ())
+        contexts = []
+        for n, each in enumerate(prepared):
+            if each.own_row is None:
+                vectors[n], one = next(encoded)
+            else:
+                vectors[n], one = self.index.vectors([each.own_row])[0], QueryContext(each.own_row)
+            contexts.append(one)
+        return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started))
+
+    def search_encoded(
+        self,
+        encoded: EncodedQueries,
+        k: int,
+        exclude: Collection[str] = (),
+        exclude_history: bool = False,
+        filter: Filter | None = None,
+    ) -> list[Answer]:
+        """The second half of `search`."""
+        started = time.perf_counter_ns()
+        compiled = None if filter is None else self.filters.compile(filter)
+        options = self.search_options(k, exclude, exclude_history, compiled)
+        found = self.find(encoded, [options] * len(encoded.contexts))
+        hits = [*map(self._hits, found)]
+        timing = Timing(encode_us=encoded.encode_us, search_us=_microseconds_since(started))
+        version = self.manifest.bundle_version
+        return [
+            Answer(
+                each,
+                version,
+                timing,
+                result.context.unknown_history,
+                result.context.basis,
+                self.sequence,
+                result.plan,
+            )
+            for each, result in zip(hits, found, strict=True)
+        ]
+
+    def search_options(
+        self,
+        k: int,
+        exclude: Collection[str] = (),
+        exclude_history: bool = False,
+        compiled: CompiledFilter | None = None,
+    ) -> SearchOptions:
+        """The options that `find` takes, from item ids.
+
+        Raises:
+            InvalidInput: k is below 1.
+        """
+        if k < 1:
+            raise InvalidInput("k", f"expected at least 1, got {k}")
+        return SearchOptions(
+            k, frozenset(self.catalogue.rows(exclude)) if exclude else frozenset(), exclude_history, compiled
+        )
+
+    def expected_cost(self, options: SearchOptions) -> int:
+        """Items more that a filter makes the search of one query look for at first, as far as it is known."""
+        if options.filter is None:
+            return 0
+        return expected_cost(options.k, options.filter, self._free_width if self._has_graph else None)
+
+    def extra_cost(self, options: SearchOptions) -> int:
+        """The part of `expected_cost` that the same search would not cost without its filter."""
+        if not self._has_graph:
+            return 0
+        return max(0, self.expected_cost(options) - max(options.k, self._free_width))
+
+    def find(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
+        """For each query, the rows and scores of its best items.
+
+        Args:
+            encoded: the queries.
+            options: of each; `NO_SEARCH` finds nothing and costs nothing.
+
+        Raises:
+            ArithmeticError: a query's vector is not finite.
+        """
+        k = options[0].k if options else 0
+        if k and encoded.contexts == ONE_PLAIN and self._shows_products and options[0].is_only(k):
+            return [self._find_one(encoded.vectors, k)]
+        require_finite(encoded.vectors)
+        if k and encoded.contexts == ONE_PLAIN and self._shows_products and self._has_graph:
+            passing = options[0].only_filter
+            if passing is not None:
+                return [self._find_one_passing(encoded.vectors, k, passing)]
+        plain = k and encoded.contexts[0] is PLAIN and encoded.contexts.count(PLAIN) == len(options)
+        if plain and all(each.is_only(k) for each in options):
+            rows, products = self.index.search(encoded.vectors, k)
+            scores = shown_scores(products, self.manifest.score)
+            best = zip(rows.tolist(), scores.tolist(), strict=True)
+            return [_tuple(SearchResult, (*each, PLAIN, UNFILTERED)) for each in best]
+        return self._find_each(encoded, options)
+
+    def _find_one(self, vector: Vectors, k: int) -> SearchResult:
+        """As `find`, of one query with nothing but a text."""
+        rows, products = self.index.search_one(vector, k)
+        if not products:  # there are no items
+            require_finite(vector)
+        elif not math.isfinite(products[0]):  # the vector has NaN or infinity
+            raise ArithmeticError(NOT_FINITE)
+        return _tuple(SearchResult, (rows, products, PLAIN, UNFILTERED))
+
+    def _find_one_passing(self, vector: Vectors, k: int, passing: CompiledFilter) -> SearchResult:
+        """As `_find_one`, among the items that pass a filter; the vector is finite."""
+        rows, products, plan = search_one_passing(self.index, vector, k, passing, self._free_width)
+        return SearchResult(rows, products, PLAIN, plan)
+
+    def _find_each(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
+        """As `find`, of queries that differ in options or context."""
+        pairs = zip(encoded.contexts, options, strict=True)
+        excluded = [self.catalogue.current(context.excluded(each)) for context, each in pairs]
+        found: list[SearchResult | None] = [None] * len(options)
+        # (items to search for, whether approximately, filter) -> queries
+        groups: dict[tuple[int, bool, CompiledFilter | None], list[int]] = {}
+        for n, context in enumerate(encoded.contexts):
+            passing = options[n].filter
+            if options[n].k == 0 or context.basis is Basis.NONE:
+                found[n] = SearchResult([], [], context, UNFILTERED if passing is None else Plan.EMPTY)
+            elif context.basis is Basis.POPULAR:
+                found[n] = self._find_popular(excluded[n], options[n], context)
+            else:  # the other queries of the batch must not change how wide this one is searched
+                approximate = context.own_row is None or not self._searches_items_exactly
+                width = options[n].k + (passing.count_of(excluded[n]) if passing else len(excluded[n]))
+                groups.setdefault((width, approximate, passing), []).append(n)
+        for (width, approximate, passing), batch in groups.items():
+            vectors = encoded.vectors if len(batch) == len(options) else encoded.vectors[batch]
+            nearest = self._nearest(vectors, width, approximate, passing)
+            for n, (rows, products, scores, plan) in zip(batch, nearest, strict=True):
+                context = encoded.contexts[n]
+                values = scores if context.own_row is None else products
+                best = rows.tolist(), values.tolist()
+                found[n] = SearchResult(*_without(excluded[n], *best, options[n].k), context, plan)
+        return [each for each in found if each is not None]
+
+    def _nearest(
+        self, vectors: Vectors, width: int, approximate: bool, passing: CompiledFilter | None
+    ) -> Iterable[tuple[Rows, Vectors, Vectors, Plan]]:
+        """Rows, products, shown scores and plan for each query; of items that pass, if there is a filter."""
+        score = self.manifest.score
+        if passing is None:
+            search = self.index.search if approximate else self.index.exact
+            rows, products = search(vectors, width)
+            best = zip(rows, products, shown_scores(products, score), strict=True)
+            return [(*each, UNFILTERED) for each in best]
+        approximate = approximate and self._has_graph
+        found = search_passing(self.index, vectors, width, passing, self._free_width, approximate)
+        return [(rows, products, shown_scores(products, score), plan) for rows, products, plan in found]
+
+    def _find_popular(
+        self, excluded: frozenset[int], options: SearchOptions, context: QueryContext
+    ) -> SearchResult:
+        """The most popular items, of those that pass if there is a filter."""
+        if options.filter is None:
+            return SearchResult(*self.catalogue.popular(options.k, excluded), context)
+        mask = options.filter.row_mask
+        if not mask.any():
+            return SearchResult([], [], context, Plan.EMPTY)
+        return SearchResult(*self.catalogue.popular_passing(options.k, excluded, mask), context, Plan.POPULAR)
+
+    def _encode_values(self, raw: Sequence[PreparedQuery]) -> tuple[Vectors, list[QueryContext]]:
+        """Vectors (B, D) and contexts of queries that are not items."""
+        values: Sequence[Mapping[str, Any]] = [each.values or {} for each in raw]
+        if len(raw) > 1 and len(parts := self._encoder.length_batches(values)) > 1:
+            return self._encode_parts(raw, parts)
+        try:
+            arrays = self._encoder.arrays(values)
+        except InvalidInput:
+            self._encoder.raise_for_bad_row(values, [each.name for each in raw])
+            raise
+        vectors = self._encoder.unchecked(arrays)
+        contexts = [PLAIN] * len(raw) if self._form.needs_text else self._asked(values, arrays)
+        if self._blank is not None and self._blank.may_be_in(
+            vectors
+        ):  # takes 0.3 us; the rest takes 7 us and is rare
+            self._note_blank(self._blank, vectors, values, contexts)
+        return vectors, contexts
+
+    def _note_blank(
+        self,
+        blank: BlankQuery,
+        vectors: Vectors,
+        values: Sequence[Mapping[str, Any]],
+        contexts: list[QueryContext],
+    ) -> None:
+        """Note in `contexts` that the tower knows nothing of these queries."""
+
+        def alone(place: int) -> Vectors:
+            return self._encoder.unchecked(self._encoder.arrays(values[place : place + 1]))
+
+        for place in blank.places(vectors, alone):
+            known = contexts[place]
+            contexts[place] = self._unknown_text if known is PLAIN else replace(known, basis=self._no_basis)
+
+    def _asked(self, values: Sequence[Mapping[str, Any]], arrays: Arrays) -> list[QueryContext]:
+        """The contexts of queries that need no text."""
+        contexts = []
+        for each, basis in zip(values, bases(self._form.features, arrays), strict=True):
+            histories = [(name, each[name] or ()) for name in self._histories]
+            rows = self.catalogue.rows(item_id for _, history in histories for item_id in history)
+            unknown = sum(self._encoder.inputs.unknown(name, history) for name, history in histories)
+            basis = self._no_basis if basis is Basis.POPULAR else basis
+            contexts.append(QueryContext(None, frozenset(rows), unknown, basis))
+        return contexts
+
+    def _encode_parts(
+        self, raw: Sequence[PreparedQuery], parts: Sequence[Sequence[int]]
+    ) -> tuple[Vectors, list[QueryContext]]:
+        """As `_encode_values`, in batches of similar length."""
+        vectors = np.empty((len(raw), self.manifest.dimension), np.float32)
+        contexts = [PLAIN] * len(raw)
+        for places in parts:
+            vectors[places], some = self._encode_values([raw[place] for place in places])
+            for place, each in zip(places, some, strict=True):
+                contexts[place] = each
+        return vectors, contexts
+
+    def _hits(self, found: SearchResult) -> tuple[Hit, ...]:
+        catalogue, ids = self.catalogue, self.catalogue.ids
+        best = zip(found.rows, found.scores, strict=True)
+        return tuple([_tuple(Hit, (ids[row], value, Fields(catalogue, row))) for row, value in best])
+
+    def _encode_blank(self) -> Vectors:
+        """The vector (1, D) of a query in which every feature is absent.
+
+        Some towers require a text from clients, but every tower must encode this query.
+
+        Raises:
+            BundleDamaged: the query tower cannot.
+        """
+        try:
+            return self._encoder.unchecked(self._encoder.arrays([self._form.blank]))
+        except Exception as error:  # ONNX Runtime's errors share no other base
+            name = self.manifest.bundle_version[:12]
+            raise BundleDamaged(f"bundle {name}: the query tower fails on an empty query: {error}") from error
+
+    def _warm_up(self, folder: Path) -> None:
+        """Answer some queries, so that the first client's query is as fast as later ones."""
+        examples = [example_query(example) for example in self.manifest.examples[:8]]
+        try:
+            answers = self.search_encoded(EncodedQueries(self._encode_blank(), (PLAIN,), 0), k=10)
+            answers += self.search(examples, k=10) if examples else []
+        except Exception as error:  # ONNX Runtime's errors share no other base
+            raise BundleDamaged(f"{folder}: does not answer its own examples: {error}") from error
+        if not all(answer.hits or answer.basis is Basis.NONE for answer in answers):
+            raise BundleDamaged(f"{folder}: holds nothing to answer with")
+
+
+@lru_cache(maxsize=64)
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"queries[{n}]" for n in range(count))
+
+
+def _without(
+    excluded: frozenset[int], rows: list[int], scores: list[float], k: int
+) -> tuple[list[int], list[float]]:
+    """The first `k` that are not excluded."""
+    if excluded:
+        kept = [place for place, row in enumerate(rows) if row not in excluded]
+        rows, scores = [rows[place] for place in kept], [scores[place] for place in kept]
+    return rows[:k], scores[:k]
+
+
+def _microseconds_since(started: int) -> int:
+    return (time.perf_counter_ns() - started) // 1000

@@ -1,0 +1,208 @@
+"""Vectors to rows: the protocol of an index, how a bundle's index is opened, and exact search.
+
+All scores are inner products. A bundle's manifest names its kind of index (`index.kind`). To add a kind,
+such as a remote vector database, write a class with the methods of `VectorIndex`, and name it in `KINDS`.
+"""
+
+import threading
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.bundle import Manifest, Score
+from protos.errors import BundleTooNew
+from protos.search import BLOCK, exact_search, top_k
+from protos.vectors import read_vectors
+
+Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+Allowed = npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
+
+# Kind -> module and class, imported only for a bundle of that kind. The class takes the folder of a verified
+# bundle and its manifest. (`train/fingerprint.py` follows names of modules in strings.)
+KINDS = {
+    "exact": ("serving.retrieval.vector_index", "ExactIndex"),
+    "hnsw": ("serving.retrieval.hnsw_index", "HnswIndex"),
+}
+SCAN_SHARE = 4  # all items are compared if more than 1/4 of them are allowed
+DEFAULT_KIND = "hnsw"  # of manifests without `index.kind`
+GATHER = 1024  # vectors of allowed items that are copied at once, so that they stay in the processor's cache
+
+
+class Neighbours(NamedTuple):
+    """The items found for B queries, best first.
+
+    Args:
+        rows: int64 (B, K).
+        scores: inner products, float32 (B, K).
+    """
+
+    rows: Rows
+    scores: Vectors
+
+
+class VectorIndex(Protocol):
+    """N item vectors of dimension D to search in; safe to call from several threads.
+
+    In all methods `allowed` restricts the answer to some items: a mask, bool (N,), or their rows, int (R,).
+    None allows all items.
+    """
+
+    @property
+    def count(self) -> int:
+        """N, the number of items."""
+
+    def search(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+        """The `k` items nearest to each query of the query tower, float32 (B, D); fewer if there are fewer.
+
+        The search may be approximate.
+        """
+
+    def search_one(self, vector: Vectors, k: int) -> tuple[list[int], list[float]]:
+        """As `search`, of one query (1, D), as lists of rows and scores."""
+        rows, scores = self.search(vector, k)
+        return rows[0].tolist(), scores[0].tolist()
+
+    def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+        """As `search`, of any vectors, items included, never approximate; equal scores: lower row first."""
+
+    def vectors(self, rows: Rows | Sequence[int] | slice) -> Vectors:
+        """The vectors of items, float32 (R, D)."""
+
+
+class ExactIndex(VectorIndex):
+    """Compares each query with every item.
+
+    Args:
+        folder: of a bundle whose files have been verified.
+        manifest: of that bundle.
+
+    Raises:
+        BundleDamaged: the vectors are not those that the manifest describes.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._count, dimension = manifest.count, manifest.dimension
+        # Vectors have unit length. Where scores are not cosines, the last coordinate only pads to it.
+        self._has_padding_dim = manifest.score.has_padding_dim
+        self._vectors = read_vectors(
+            folder, manifest.precision.vectors, self._count, dimension, self._has_padding_dim
+        )
+        self._local = threading.local()
+
+    @property
+    def count(self) -> int:
+        """N, the number of items."""
+        return self._count
+
+    def search(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+        """As `exact`."""
+        return self.exact(vectors, k, allowed)
+
+    def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+        """The `min(k, N)` items of the largest inner products; equal scores: the lower row first."""
+        if allowed is None:
+            return Neighbours(*exact_search(vectors, self._vectors, k))
+        rows = allowed_rows(allowed, self._count)
+        if len(rows) == 0:
+            none = np.empty((len(vectors), 0))
+            return Neighbours(none.astype(np.int64), none.astype(np.float32))
+        k = min(k, len(rows))
+        if len(rows) * SCAN_SHARE > self._count:
+            return self._exact_masked(vectors, k, rows)
+        return self._exact_among(vectors, k, rows)
+
+    def _exact_masked(self, vectors: Vectors, k: int, rows: Rows) -> Neighbours:
+        """As `exact`, by comparing all items; faster than copying the vectors of `rows` if those are many."""
+        best, values = np.empty((len(vectors), k), np.int64), np.empty((len(vectors), k), np.float32)
+        for start in range(0, len(vectors), BLOCK):
+            scores = np.take(vectors[start : start + BLOCK] @ self._vectors.T, rows, axis=1)
+            places = top_k(scores, k)
+            best[start : start + BLOCK] = rows[places]
+            values[start : start + BLOCK] = np.take_along_axis(scores, places, axis=1)
+        return Neighbours(best, values)
+
+    def _exact_among(self, vectors: Vectors, k: int, rows: Rows) -> Neighbours:
+        """As `exact`, among ascending rows; a copy of all their vectors at once takes five times as long."""
+        best, values = np.empty((len(vectors), k), np.int64), np.empty((len(vectors), k), np.float32)
+        buffer = self._gathered()
+        for start in range(0, len(vectors), BLOCK):
+            queries = vectors[start : start + BLOCK]
+            scores = np.empty((len(queries), len(rows)), np.float32)
+            for first in range(0, len(rows), GATHER):
+                some = rows[first : first + GATHER]
+                np.take(self._vectors, some, axis=0, out=buffer[: len(some)], mode="clip")
+                scores[:, first : first + GATHER] = queries @ buffer[: len(some)].T
+            places = top_k(scores, k)
+            best[start : start + BLOCK] = rows[places]
+            values[start : start + BLOCK] = np.take_along_axis(scores, places, axis=1)
+        return Neighbours(best, values)
+
+    def _gathered(self) -> Vectors:
+        """This thread's buffer (GATHER, D): new memory takes longer than filling it."""
+        buffer: Vectors | None = getattr(self._local, "buffer", None)
+        if buffer is None:
+            buffer = self._local.buffer = np.empty((GATHER, self._vectors.shape[1]), np.float32)
+        return buffer
+
+    def vectors(self, rows: Rows | Sequence[int] | slice) -> Vectors:
+        """The vectors of items, float32 (R, D)."""
+        found: Vectors = self._vectors[rows]
+        return found
+
+
+def open_index(folder: Path, manifest: Manifest) -> VectorIndex:
+    """The index of a bundle.
+
+    Args:
+        folder: of a bundle whose files have been verified.
+        manifest: of that bundle.
+
+    Raises:
+        BundleDamaged: vectors or index are not those that the manifest describes.
+        BundleTooNew: this program has no such kind of index.
+    """
+    kind = getattr(manifest.index, "kind", "") or DEFAULT_KIND
+    if kind == DEFAULT_KIND and manifest.index.exact:  # the graph is not searched, so it stays on the disk
+        kind = "exact"
+    if kind not in KINDS:
+        raise BundleTooNew(f"{folder}: index of kind {kind!r}, expected one of {', '.join(sorted(KINDS))}")
+    module, name = KINDS[kind]
+    index: VectorIndex = getattr(import_module(module), name)(folder, manifest)
+    return index
+
+
+def allowed_rows(allowed: Allowed, count: int) -> Rows:
+    """The allowed items as ascending rows without duplicates, int64 (R,).
+
+    Raises:
+        ValueError: the mask is not of `count` items, or a row is not one of them.
+    """
+    if allowed.dtype == np.bool_:
+        if allowed.shape != (count,):
+            raise ValueError(f"allowed: expected a mask of shape {(count,)}, got {allowed.shape}")
+        return np.flatnonzero(allowed)
+    rows = allowed.astype(np.int64, copy=False)
+    if not (rows[1:] > rows[:-1]).all():
+        rows = np.unique(rows)
+    if len(rows) and not 0 <= rows[0] <= rows[-1] < count:
+        raise ValueError(f"allowed: expected rows 0 to {count - 1}, got {rows[0]} to {rows[-1]}")
+    return rows
+
+
+def shows_products(score: Score) -> bool:
+    """Whether inner products are shown to clients without a change."""
+    return score.kind != "sigmoid"
+
+
+def shown_scores(products: Vectors, score: Score) -> Vectors:
+    """Inner products of query and item vectors, of any shape, as the scores that a bundle shows."""
+    if shows_products(score):
+        return products
+    # 1 / (1 + e^-x), in a form that does not overflow; in float64, because the bias may be large.
+    logits = products.astype(np.float64) + score.bias
+    return np.exp(-np.logaddexp(0, -logits)).astype(np.float32)

@@ -1,0 +1,264 @@
+"""Bundles of the registry on this disk, by version: downloaded once, verified at each use.
+
+    cache = BundleCache(Path(".cache/bundles"))
+    folder = cache.take(registry.resolve("models:/pydocs@champion"), registry)
+
+    3f2a9c0d1e5b/                          a bundle, named as `bundle.write` names it
+    3f2a9c0d1e5b/.fetched                  marks a bundle that a cache downloaded, and may remove if it is
+                                           damaged
+    .served/pydocs@champion.json           the bundle that an alias served last: a service starts with it if
+                                           the registry is down
+    .served/downloaded/3f2a9c0d1e5b        marks a bundle that a follower downloaded, and removes when there
+                                           are too many
+    .served/ready/3f2a9c0d1e5b/            its shared catalogue (`retrieval/shared_catalogue.py`)
+    .download-<digits>                     an unfinished download (`protos/files/atomic_directory.py`)
+
+A bundle is renamed to its place when all of it has been verified. Only the files that its manifest lists are
+kept.
+
+The text of a registry's tag names a folder only if it is a bundle version. The cache removes a folder only if
+the folder is its own child, has the name of a bundle's folder, and has one of the two marks. So a bundle that
+was exported here is never removed: if it is damaged, it stays, and the error names it. Caches of older
+versions, which set only the second mark, stay usable.
+"""
+
+import json
+import logging
+import os
+import stat
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from protos import bundle, names
+from protos.documents import parse_json
+from protos.errors import BundleDamaged, BundleError, Unavailable
+from protos.files import atomic_directory
+from serving.rollout.registry import Registered, Registry
+
+log = logging.getLogger(__name__)
+
+# Where bundles are by default; `TWINSPIRE_CACHE` names another folder than `.cache`.
+BUNDLES = Path(os.environ.get("TWINSPIRE_CACHE") or ".cache") / "bundles"
+
+FETCHED = ".fetched"  # no manifest can list a file of this name
+SPARE = 2  # unused downloads that are kept, so that a rollback needs no download
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """The bundle that an alias served last, and the version before it."""
+
+    bundle_version: str
+    model_version: str
+    previous: str = ""
+
+
+class BundleCache:
+    """A folder of bundles.
+
+    Args:
+        folder: created with the first download.
+        owns: whether downloads may be removed when there are too many.
+    """
+
+    def __init__(self, folder: Path, owns: bool = False) -> None:
+        self.folder = folder
+        self._owns = owns
+        self._notes = folder / ".served"
+        self._marks = self._notes / "downloaded"
+        self._ready = self._notes / "ready"
+
+    def find(self, bundle_version: str) -> Path | None:
+        """The folder of a bundle if it is complete; a damaged download is removed.
+
+        Raises:
+            BundleDamaged: the text is not a bundle version.
+            Unavailable: a folder that was not downloaded has the bundle's name, and is damaged.
+            OSError: it cannot be read.
+        """
+        try:
+            folder = self.folder / names.bundle_folder(bundle_version)
+        except ValueError as error:
+            raise BundleDamaged(f"bundle version: {error}") from None
+        if not os.path.lexists(folder):
+            return None
+        try:
+            found = bundle.read(folder).bundle_version
+            if found == bundle_version:
+                return folder
+            if found.startswith(folder.name):
+                return None  # another version that begins with the same digits
+            reason = "another version than its name says"
+        except BundleError as error:  # of any kind: the damaged byte may be in the schema version
+            reason = str(error)
+        if not self._is_own(folder):
+            raise Unavailable(
+                f"{folder}: was not fetched by this cache, so it is not removed, but is no whole bundle; "
+                f"move it away ({reason})"
+            )
+        log.warning("%s is removed: %s", folder, reason)
+        atomic_directory.remove(folder)
+        return None
+
+    def take(self, registered: Registered, registry: Registry) -> Path:
+        """The folder of a registered version's bundle, verified; downloads it if needed.
+
+        Raises:
+            BundleError: the registry's bundle is damaged or of another schema, or its tag is not a bundle
+                version.
+            MissingStage: the registry has no such version.
+            Unavailable: the registry does not answer, or the folder cannot be written; it is unchanged.
+        """
+        registered.check()
+        try:
+            folder = self.find(registered.bundle_version) if registered.bundle_version else None
+            if folder is None:
+                with atomic_directory.draft(self.folder) as draft:
+                    registry.download(registered, draft)
+                    folder = self._place(registered, draft)
+            elif (mark := self._marks / folder.name).exists():
+                mark.touch()
+            return folder
+        except OSError as error:
+            raise Unavailable(f"{self.folder}: {error.strerror or error}") from None
+
+    def ready(self, folder: Path) -> Path:
+        """The folder of the shared catalogue of a bundle."""
+        return self._ready / folder.name
+
+    def pointer(self, model: str) -> Pointer | None:
+        """The bundle that an alias such as `models:/pydocs@champion` served last; None if unknown."""
+        try:
+            table = parse_json(self._pointer_path(model).read_bytes())
+            pointer = Pointer(**table)
+            names.bundle_version(pointer.bundle_version)
+            return pointer if all(isinstance(each, str) for each in table.values()) else None
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def point(self, model: str, bundle_version: str, model_version: str) -> None:
+        """Record the bundle that an alias serves.
+
+        Raises:
+            Unavailable: it cannot be written; the record is unchanged.
+        """
+        old = self.pointer(model)
+        if old and (old.bundle_version, old.model_version) == (bundle_version, model_version):
+            return
+        previous = ""
+        if old:
+            previous = old.previous if old.bundle_version == bundle_version else old.bundle_version
+        content = json.dumps(asdict(Pointer(bundle_version, model_version, previous)), indent=2)
+        try:
+            bundle.write_file(self._pointer_path(model), f"{content}\n".encode())
+        except OSError as error:
+            raise Unavailable(f"{self._notes}: {error.strerror or error}") from None
+
+    def prune(self, needed: Collection[str]) -> list[str]:
+        """Remove downloads of followers that are not needed, except the newest; returns the removed folders.
+
+        A shared catalogue is removed with its bundle.
+
+        Args:
+            needed: versions that are served. Versions in pointers are kept too.
+        """
+        kept = {version[: names.DIGITS] for version in (*needed, *self._pointed())}
+        try:
+            found = [mark for mark in self._marks.glob("*") if names.is_bundle_folder(mark.name)]
+            marks = sorted(found, key=lambda each: each.stat().st_mtime_ns, reverse=True)
+            spare = [mark for mark in marks if mark.name not in kept]
+            for mark in spare[SPARE:]:
+                atomic_directory.remove(self.folder / mark.name)
+                mark.unlink(missing_ok=True)
+            self._prune_ready()
+        except OSError as error:
+            log.warning("%s: cannot be tidied up: %s", self.folder, error.strerror or error)
+            return []
+        return [mark.name for mark in spare[SPARE:]]
+
+    def _prune_ready(self) -> None:
+        atomic_directory.remove_abandoned(self._ready)
+        for each in self._ready.glob("[!.]*"):
+            if not (self.folder / each.name).exists():
+                atomic_directory.remove(each)
+
+    def _place(self, registered: Registered, draft: Path) -> Path:
+        """Verify a download and move it to its place; returns that."""
+        manifests = sorted(draft.rglob(bundle.MANIFEST))
+        if len(manifests) != 1:
+            raise BundleDamaged(f"{registered.uri}: holds {len(manifests)} bundles, expected one")
+        found = manifests[0].parent
+        try:
+            manifest = bundle.read(found)
+        except BundleError as error:  # without the path of the download
+            raise type(error)(f"{registered.uri}: {str(error).removeprefix(f'{found}/')}") from None
+        version = manifest.bundle_version
+        final = self.folder / names.bundle_folder(version)
+        if registered.bundle_version not in (None, version):
+            expected = names.bundle_folder(registered.bundle_version)
+            raise BundleDamaged(f"{registered.uri}: holds bundle {final.name}, expected {expected}")
+        found = _listed_files(found, manifest, draft)
+        if self.find(version) is None:
+            if self._owns:
+                self._marks.mkdir(parents=True, exist_ok=True)
+                (self._marks / final.name).touch()
+            try:
+                os.rename(found, final)
+            except OSError:
+                if self.find(version) is None:  # no other process has put it there meanwhile
+                    raise
+            bundle.sync(self.folder)
+        return final
+
+    def _is_own(self, folder: Path) -> bool:
+        """Whether a folder is a download of a cache."""
+        try:
+            is_folder = stat.S_ISDIR(folder.lstat().st_mode)
+            marked = (self._marks / folder.name).exists() or stat.S_ISREG((folder / FETCHED).lstat().st_mode)
+        except OSError:
+            return False
+        return is_folder and marked and folder.parent == self.folder and names.is_bundle_folder(folder.name)
+
+    def _pointed(self) -> set[str]:
+        found = set()
+        for path in self._notes.glob("*.json"):
+            try:
+                table = parse_json(path.read_bytes())
+                found |= {str(table["bundle_version"]), str(table["previous"])}
+            except (OSError, ValueError, TypeError, KeyError):
+                continue
+        return found
+
+    def _pointer_path(self, model: str) -> Path:
+        return self._notes / f"{quote(model.removeprefix('models:/'), safe='@')}.json"
+
+
+def _listed_files(found: Path, manifest: bundle.Manifest, draft: Path) -> Path:
+    """A new folder in the draft with the manifest, the files that it lists, and the mark."""
+    folder = draft / FETCHED / names.bundle_folder(manifest.bundle_version)
+    folder.mkdir(parents=True)
+    for name in (*manifest.files, bundle.MANIFEST):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(found / name, target)
+        bundle.sync(target)
+    (folder / FETCHED).touch()
+    return folder
+
+
+def last_served(cache: BundleCache, model: str) -> tuple[Path, str]:
+    """The bundle that an alias served last, and its version in the registry.
+
+    Raises:
+        Unavailable: it is gone, or there was none.
+    """
+    pointer = cache.pointer(model)
+    try:
+        folder = cache.find(pointer.bundle_version) if pointer else None
+    except OSError as error:
+        raise Unavailable(f"{cache.folder}: {error.strerror or error}") from None
+    if pointer is None or folder is None:
+        raise Unavailable(f"{model}: nothing that was served before is in {cache.folder}")
+    return folder, pointer.model_version

@@ -1,0 +1,265 @@
+"""Validates a bundle before it is served, in a process of its own, so that a damaged bundle cannot harm the
+service.
+
+    python -m serving.rollout.bundle_validation .cache/bundles/3f2a9c0d1e5b   # prints JSON
+
+The process verifies the files, loads what a worker loads, and searches for the bundle's own examples. A
+damaged graph may crash the process that searches in it, and a large bundle may use up its memory; here both
+are errors like any other.
+
+If the bundle is valid, the process also writes its shared catalogue for the workers
+(`retrieval/shared_catalogue.py`).
+
+The process does not compare the bundle with the previous one: name, dimension and features may differ. To
+move the alias to such a bundle is the operator's decision.
+"""
+
+import argparse
+import gc
+import json
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import psutil
+
+from protos import bundle, entry_points
+from protos.documents import parse_json
+from protos.errors import BundleDamaged, TwinspireError, Unavailable
+
+if TYPE_CHECKING:
+    from serving.rollout.loaded_bundle import LoadedBundle
+
+log = logging.getLogger(__name__)
+
+NICE = 10
+# Timeout: SECONDS + size of the bundle / BYTES_PER_SECOND.
+SECONDS = 120.0
+BYTES_PER_SECOND = 10_000_000
+POLL_SECONDS = 0.05  # between two checks whether the process has ended
+STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes after a signal to the process group
+STOP_SECONDS = 1.0  # in which such a signal reaches this process too
+BATCH = 32  # examples in one batch
+LONGEST = 500  # characters of an error that are shown
+ERROR, WARNING = "error: ", "warning: "  # prefixes of lines that the process writes
+
+
+class ValidationResult(NamedTuple):
+    """What was measured of a valid bundle.
+
+    Args:
+        load_s: seconds to verify and load it and to answer the first queries.
+        resident_bytes: memory that it takes in one process, beside shared memory.
+        items, dimension: of the bundle.
+    """
+
+    load_s: float
+    resident_bytes: int
+    items: int
+    dimension: int
+
+
+def validate_bundle(
+    folder: Path,
+    item_tower: bool = False,
+    stop: threading.Event | None = None,
+    ready: Path | None = None,
+) -> ValidationResult:
+    """Load a bundle in another process and search for its examples.
+
+    Args:
+        folder: of the bundle.
+        item_tower: load and try the item tower too.
+        stop: ends the validation.
+        ready: where its shared catalogue is written; if that fails, the bundle is valid all the same.
+
+    Raises:
+        BundleDamaged: the bundle cannot be loaded, does not answer, or crashes the process.
+        Unavailable: the validation was stopped, or could not be started.
+    """
+    size = sum(each.size for each in bundle.read_manifest(folder).files.values())
+    seconds = SECONDS + size / BYTES_PER_SECOND
+    command = entry_points.command(entry_points.BUNDLE_VALIDATION, str(folder))
+    command += ["--item-tower"] if item_tower else []
+    command += ["--ready", str(ready)] if ready else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complaint:
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=complaint, env=environment
+            )
+        except OSError as error:
+            raise Unavailable(f"{folder.name}: cannot be validated: {error.strerror}") from None
+        code = _await(process, seconds, stop)
+        if code in STOPPED and stop is not None and stop.wait(STOP_SECONDS):
+            code = None  # the same signal stops the service: the bundle has not failed
+        said.seek(0)
+        complaint.seek(0)
+        text = complaint.read().decode(errors="replace").strip()
+        if code is None and stop is not None and stop.is_set():
+            raise Unavailable(f"{folder.name}: the validation was stopped")
+        if code == 0:
+            for warning in _marked(text, WARNING):
+                log.warning("%s: %s", folder.name, warning)
+            try:
+                return ValidationResult(**parse_json(said.read()))
+            except (ValueError, TypeError):
+                raise BundleDamaged(f"{folder.name}: the validation printed no result") from None
+    raise BundleDamaged(f"{folder.name}: {_reason(code, text, seconds).replace(f'{folder.parent}/', '')}")
+
+
+def _await(process: "subprocess.Popen[bytes]", seconds: float, stop: threading.Event | None) -> int | None:
+    """The exit code of a process; None if it had to be killed."""
+    until = time.monotonic() + seconds
+    while process.poll() is None:
+        if time.monotonic() > until or (stop is not None and stop.is_set()):
+            process.kill()
+            process.wait()
+            return None
+        time.sleep(POLL_SECONDS)
+    return process.returncode
+
+
+def _reason(code: int | None, text: str, seconds: float) -> str:
+    if code is None:
+        return f"the validation was not done after {seconds:.0f} s"
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = ", most likely out of memory" if -code == signal.SIGKILL else ""
+        return f"the validation was ended by {name}{hint}"
+    last = _marked(text, ERROR) or text.splitlines()[-1:] or ["it does not say why"]
+    return f"the validation failed: {last[-1][:LONGEST]}"
+
+
+def _marked(text: str, mark: str) -> list[str]:
+    """The rest of each line that begins with a mark."""
+    return [line.removeprefix(mark)[:LONGEST] for line in text.splitlines() if line.startswith(mark)]
+
+
+def main() -> int:
+    """Validate the bundle that the command line names; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.rollout.bundle_validation",
+        description="Validate a bundle: load it, and search for its examples.",
+    )
+    parser.add_argument("folder", type=Path, help="folder of the bundle")
+    parser.add_argument("--item-tower", action="store_true", help="try the item tower too")
+    parser.add_argument("--ready", type=Path, metavar="FOLDER", help="write its shared catalogue there")
+    arguments = parser.parse_args()
+    os.nice(NICE)
+    try:
+        tried = _try(arguments.folder, arguments.item_tower, arguments.ready)
+        sys.stdout.write(f"{json.dumps(tried._asdict())}\n")
+    except TwinspireError as error:
+        sys.stderr.write(f"{ERROR}{error}\n")
+        return 1
+    return 0
+
+
+def _try(folder: Path, item_tower: bool, ready: Path | None) -> ValidationResult:
+    from serving.rollout.loaded_bundle import LoadedBundle
+
+    logging.disable(logging.CRITICAL)
+    gc.collect()
+    before, begun = _own_memory(), time.perf_counter()
+    served = LoadedBundle.load(folder, item_tower=item_tower)
+    load_s = time.perf_counter() - begun
+    gc.collect()
+    taken = max(0, _own_memory() - before)
+    _check_vectors(folder, served)
+    try:
+        _ask(served)
+        if item_tower:
+            _encode_item(served, folder)
+    except TwinspireError as error:
+        raise BundleDamaged(f"{folder.name}: does not answer its own examples: {error}") from None
+    except Exception as error:  # of the towers' runtime or the index, which share no other base
+        raise BundleDamaged(f"{folder.name}: does not answer its own examples: {error!r}") from None
+    if ready:
+        _make_ready(served, ready)
+    manifest = served.manifest
+    return ValidationResult(round(load_s, 3), taken, manifest.count, manifest.dimension)
+
+
+def _check_vectors(folder: Path, served: "LoadedBundle") -> None:
+    """Refuse vectors whose scores would be meaningless.
+
+    Raises:
+        BundleDamaged: vectors are all zero, or not of unit length.
+    """
+    from protos.vectors import check_lengths
+
+    try:
+        check_lengths(served.retriever.item_vectors, served.manifest.score.has_padding_dim)
+    except ValueError as error:
+        raise BundleDamaged(f"{folder / bundle.VECTORS}: {error}") from None
+
+
+def _ask(served: "LoadedBundle") -> None:
+    """Search for the examples as a request does, and read the responses as a client does.
+
+    Raises:
+        BundleDamaged: an answer is empty, has scores that are not finite, or the query tower gives only
+            zeros.
+    """
+    from protos import retrieval_pb2 as wire
+    from serving.retrieval.answer import Basis, Timing
+    from serving.retrieval.query import example_query
+
+    retriever, examples = served.retriever, [example_query(each) for each in served.manifest.examples]
+    silent = unknown = bool(examples)
+    for start in range(0, len(examples), BATCH):
+        encoded = retriever.encode(examples[start : start + BATCH])
+        silent = silent and not encoded.vectors.any()
+        for found in retriever.find(
+            encoded, [retriever.search_options(10, (), False)] * len(encoded.contexts)
+        ):
+            unknown = unknown and not found.context.basis.is_searched
+            if found.context.basis is Basis.NONE:
+                continue
+            if not found.rows or not all(map(math.isfinite, found.scores)):
+                raise BundleDamaged("an answer without items, or with scores that are no numbers")
+            answer = served.packed.response(found, served.version, Timing(0, 0, 0))
+            # The ids must be equal: it is the same answer, packed and parsed.
+            hits = wire.SearchResponse.FromString(answer).hits
+            if [hit.id for hit in hits] != [retriever.catalogue.ids[row] for row in found.rows]:
+                raise BundleDamaged("an answer that holds other items than were found")
+    if silent:
+        raise BundleDamaged("the query tower gives the zero vector for all of them")
+    if unknown:
+        raise BundleDamaged("none of them has a known word or item")
+
+
+def _make_ready(served: "LoadedBundle", place: Path) -> None:
+    from serving.retrieval import shared_catalogue as ready
+
+    try:
+        ready.write(place, served.manifest, served.retriever.catalogue, served.packed)
+    except OSError as error:  # then every worker builds its own
+        sys.stderr.write(f"{WARNING}no catalogue is made ready in {place}: {error.strerror or error}\n")
+
+
+def _encode_item(served: "LoadedBundle", folder: Path) -> None:
+    from serving.retrieval.encoder import Encoder, QueryForm
+
+    encoder = Encoder(folder, served.manifest, side="item")
+    blank = QueryForm(encoder.inputs.features).blank
+    encoder.vectors(encoder.arrays([blank]))
+
+
+def _own_memory() -> int:
+    """Bytes of this process's memory that are not mapped from files, if the system reports them."""
+    info = psutil.Process().memory_info()
+    return int(info.rss - getattr(info, "shared", 0))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

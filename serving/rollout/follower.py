@@ -1,0 +1,276 @@
+"""The follower: the process that makes the workers serve whatever version an alias of the registry names.
+
+    ProcessSpec("follower", follower(config.follow, shared_state, config.workers, config.item_tower))
+
+At every poll it resolves the alias. If the alias names another version than the one that is served, the
+bundle is downloaded (`bundle_cache.py`), validated in a process of its own (`bundle_validation.py`), and
+announced to the workers (`target.py`), each of which loads it beside the old one and changes over. If any
+step fails, the champion stays: the version is refused, and tried again after a delay that doubles from the
+poll interval up to five minutes. Another version is tried at once. If the registry does not answer, the delay
+between polls doubles likewise, up to a minute or eight poll intervals. The entry `FOLLOWING` in shared memory
+shows all of this, with the same of the canary and the shadow under their names.
+
+A canary and a shadow follow their own alias in the same way; while that fails there is none.
+"""
+
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protos import bundle
+from protos.files import atomic_directory
+from serving.rollout import memory_budget
+from serving.rollout.alias_tracker import AliasTracker, Deployment
+from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
+from serving.rollout.bundle_validation import ValidationResult, validate_bundle
+from serving.rollout.registry import Registry
+from serving.rollout.registry_process import RegistryProcess
+from serving.rollout.shadow_log import ShadowLog
+from serving.rollout.target import BundleRef, Clock, Workers, bundle_at
+from serving.shared_state import FOLLOWING, SHADOW_TARGET, SharedState
+from serving.supervisor import WorkerHandle
+
+log = logging.getLogger(__name__)
+
+# The longest pause between polls of a registry that does not answer; the smaller of the two counts.
+MAX_BACKOFF_SECONDS = 60.0
+MAX_BACKOFF_POLLS = 8  # poll intervals
+JITTER = 0.1  # of the interval, so that many servers do not poll at once
+NICE = 10  # verifying a download must not take time from the workers
+STOP_SECONDS = 8.0  # for the registry when the service stops: MLflow may have to be imported once more
+
+
+@dataclass(frozen=True)
+class FollowConfig:
+    """An alias of the registry to follow.
+
+    Args:
+        model: such as `models:/pydocs@champion`.
+        poll_seconds: between two polls of the registry.
+        canary: an alias whose bundle answers a share of the requests; none if empty.
+        canary_share: of the requests, 0 to 1.
+        shadow: an alias whose bundle gets a copy of a share of the searches; none if empty.
+        shadow_share: of the searches, 0 to 1.
+        memory_mib: MiB that a new bundle may take in all workers; 0: what the machine has left.
+        cache: folder that keeps the bundles.
+    """
+
+    model: str
+    poll_seconds: float = 10.0
+    canary: str = ""
+    canary_share: float = 0.05
+    shadow: str = ""
+    shadow_share: float = 0.1
+    memory_mib: int = 0
+    cache: Path = BUNDLES
+
+
+def follower(
+    config: FollowConfig, shared_state: SharedState, workers: int, item_tower: bool = False
+) -> Callable[[WorkerHandle], None]:
+    """What the follower's process runs, from start to stop.
+
+    Args:
+        config: what to follow.
+        shared_state: with the entries `TARGET`, `NEXT`, `FOLLOWING` and those of the workers, and
+            `SHADOW_TARGET` and `SHADOW` if there is a shadow.
+        workers: number of worker processes.
+        item_tower: the item tower is offered.
+    """
+
+    def run(handle: WorkerHandle) -> None:
+        handle.ready()
+        stop = handle.stop_event()
+        os.nice(NICE)
+        clock = Clock(stop)
+        with RegistryProcess(stop) as registry:
+            validate = validator(config, item_tower, stop)
+            cache = BundleCache(config.cache, owns=True)
+            own = Follower(config, shared_state, cache, registry, validate, clock, workers)
+            own.begin()
+            while not stop.is_set():
+                clock.pause(own.step())
+            registry.hurry(STOP_SECONDS)
+            own.end()
+
+    return run
+
+
+def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> Callable[[Path, int], float]:
+    """How a bundle is validated for a number of processes: it must fit into memory and answer its examples.
+
+    The result gives the seconds that the bundle took to load. A bundle that passes leaves its shared
+    catalogue in the cache. It is not validated again: going back to it takes no longer than loading it.
+    """
+    cache = BundleCache(config.cache)
+    passed: dict[str, ValidationResult] = {}
+
+    def validate(folder: Path, copies: int) -> float:
+        manifest = bundle.read_manifest(folder)
+        result = passed.get(manifest.bundle_version)
+        if result is None:
+            memory_budget.check_room(
+                memory_budget.estimate(manifest, item_tower), copies, config.memory_mib << 20
+            )
+            result = validate_bundle(folder, item_tower, stop, cache.ready(folder))
+            passed[manifest.bundle_version] = result
+        memory_budget.check_room(result.resident_bytes, copies, config.memory_mib << 20)
+        return result.load_s
+
+    return validate
+
+
+class Follower:
+    """Follows the aliases of a service, one poll at a time.
+
+    Args:
+        config: what to follow.
+        shared_state: as in `follower`.
+        cache: of bundles.
+        registry: to poll.
+        validate: validates a bundle for as many processes as the second argument says; raises what refuses
+            it.
+        clock: to wait by.
+        copies: number of workers.
+        workers: to tell what to serve, made from the shared state if not given.
+    """
+
+    def __init__(
+        self,
+        config: FollowConfig,
+        shared_state: SharedState,
+        cache: BundleCache,
+        registry: Registry,
+        validate: Callable[[Path, int], float],
+        clock: Clock,
+        copies: int,
+        workers: Workers | None = None,
+    ) -> None:
+        self._config, self._shared_state, self._cache, self._clock = config, shared_state, cache, clock
+        self._workers = workers or Workers(shared_state, clock)
+        before = shared_state.read(FOLLOWING)
+
+        def track(model: str, deployment: Deployment, processes: int, entry: dict[str, Any]) -> AliasTracker:
+            return AliasTracker(
+                model,
+                deployment,
+                registry,
+                cache,
+                lambda folder: validate(folder, processes),
+                clock,
+                config.poll_seconds,
+                entry,
+                self._publish,
+            )
+
+        self._champion = track(config.model, self._champion_deployment(), copies, before)
+        self._others: dict[str, AliasTracker] = {}
+        if config.canary:
+            canary = self._canary_deployment()
+            self._others["canary"] = track(config.canary, canary, copies, before.get("canary", {}))
+        self._shadow_log: ShadowLog | None = None
+        if config.shadow:
+            shadow = self._shadow_deployment()
+            self._others["shadow"] = track(config.shadow, shadow, 1, before.get("shadow", {}))
+            self._shadow_log = ShadowLog(config.model, shared_state, registry, clock)
+
+    def begin(self) -> None:
+        """Continue from the shared state, and finish a change that an earlier process left incomplete."""
+        removed = atomic_directory.remove_abandoned(self._cache.folder)
+        if removed:
+            log.info("%d downloads that were broken off are removed", removed)
+        self._publish()
+        self._workers.abandon_next()
+        champion = self._workers.target.champion
+        pointer = self._cache.pointer(self._config.model)
+        if pointer and pointer.bundle_version == champion.bundle_version:
+            return
+        try:
+            self._workers.settle()
+            self._cache.point(self._config.model, champion.bundle_version, champion.model_version)
+        except Exception as error:  # of any kind: the follower goes on
+            if not self._clock.stop.is_set():
+                log.warning("%s: version %s: %s", self._config.model, champion.model_version, error)
+                if self._workers.target.serial > 1:
+                    self._go_back()
+
+    def step(self) -> float:
+        """Poll the registry once; returns the seconds until the next poll."""
+        self._champion.poll()
+        for tracker in self._others.values() if not self._champion.unanswered else ():
+            tracker.poll()
+        if self._shadow_log:
+            self._shadow_log.poll()
+        self._cache.prune([each.bundle_version for each in self._in_use()])
+        interval = self._config.poll_seconds
+        longest = max(interval, min(MAX_BACKOFF_SECONDS, MAX_BACKOFF_POLLS * interval))
+        delay = min(longest, interval * 2.0 ** min(self._champion.unanswered, 16))
+        delay *= random.uniform(1 - JITTER, 1 + JITTER)
+        for tracker in (self._champion, *self._others.values()):
+            tracker.state["next_check"] = self._clock.time() + delay
+        self._publish()
+        return delay
+
+    def end(self) -> None:
+        """Log the shadow's last figures; the service stops."""
+        if self._shadow_log:
+            self._shadow_log.end()
+
+    def _champion_deployment(self) -> Deployment:
+        def install(new: BundleRef | None, load_s: float) -> None:
+            assert new is not None
+            target = self._workers.target
+            canary = target.canary
+            if canary and canary.bundle_version == new.bundle_version:
+                canary = None  # it has been promoted
+            self._keep_figures()
+            self._workers.change(new, canary, target.share, load_s)
+
+        return Deployment(lambda: self._workers.target.champion, install, lambda: "", optional=False)
+
+    def _canary_deployment(self) -> Deployment:
+        def install(new: BundleRef | None, load_s: float) -> None:
+            self._workers.change(self._workers.target.champion, new, self._config.canary_share, load_s)
+
+        return Deployment(lambda: self._workers.target.canary, install, self._champion_version, optional=True)
+
+    def _shadow_deployment(self) -> Deployment:
+        def install(new: BundleRef | None, load_s: float) -> None:
+            self._keep_figures()
+            serial = self._shared_state.version(SHADOW_TARGET) + 1
+            self._shared_state.write(SHADOW_TARGET, {"serial": serial, **vars(new)} if new else {})
+
+        def current() -> BundleRef | None:
+            return BundleRef.of(self._shared_state.read(SHADOW_TARGET))
+
+        return Deployment(current, install, self._champion_version, optional=True)
+
+    def _keep_figures(self) -> None:
+        if self._shadow_log:
+            self._shadow_log.keep()
+
+    def _champion_version(self) -> str:
+        return self._workers.target.champion.bundle_version
+
+    def _go_back(self) -> None:
+        """Undo a change of an earlier process, which was killed while workers failed to load the champion."""
+        try:
+            folder, model_version = last_served(self._cache, self._config.model)
+            version = bundle.read_manifest(folder).bundle_version
+            self._workers.change(bundle_at(folder, version, model_version), self._workers.target.canary)
+        except Exception as error:
+            log.error("%s: no way back to what was served before: %s", self._config.model, error)
+
+    def _in_use(self) -> Iterator[BundleRef]:
+        target = self._workers.target
+        shadow = BundleRef.of(self._shared_state.read(SHADOW_TARGET)) if self._config.shadow else None
+        yield from (each for each in (target.champion, target.canary, shadow) if each)
+
+    def _publish(self) -> None:
+        others = {name: tracker.state for name, tracker in self._others.items()}
+        self._shared_state.write(FOLLOWING, {**self._champion.state, **others, "pid": os.getpid()})

@@ -1,0 +1,152 @@
+"""Bundles in memory, ready to answer, and the split of the traffic between the champion and a canary.
+
+A bundle is loaded whole and warmed up before it answers. The bundle of a request is chosen once, so that its
+vector, its items and its version belong together, whatever is swapped meanwhile.
+"""
+
+import threading
+import zlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+from protos.bundle import Manifest
+from serving.live.search.live_catalogue import LivePacked
+from serving.live.search.live_items import LiveItems, LivePlace
+from serving.observability.layout import version_cell
+from serving.retrieval.catalogue import Catalogue
+from serving.retrieval.encoder import ItemEncoder, item_encoder
+from serving.retrieval.response_bytes import PackedCatalogue
+from serving.retrieval.retriever import Retriever
+from serving.retrieval.shared_catalogue import MappedCatalogue, open_catalogue
+
+CHAMPION, CANARY = "champion", "canary"
+PARTS = 10_000  # resolution of a canary's share
+
+
+@dataclass(frozen=True)
+class LoadedBundle:
+    """A bundle in memory.
+
+    Args:
+        retriever: that answers from it.
+        packed: its catalogue as parts of responses.
+        item_tower: encodes items, if it is offered.
+        model_version: in the registry; empty if a folder is served.
+        live: its live items, if the service takes writes; `retriever` and `packed` are then theirs.
+    """
+
+    retriever: Retriever
+    packed: PackedCatalogue
+    item_tower: ItemEncoder | None = None
+    model_version: str = ""
+    live: LiveItems | None = None
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        threads: int = 1,
+        item_tower: bool = False,
+        model_version: str = "",
+        ready: Path | None = None,
+    ) -> "LoadedBundle":
+        """Load a bundle, verify it and warm it up.
+
+        Args:
+            folder: of the bundle.
+            threads: of the query tower in one call.
+            item_tower: load the item tower too.
+            model_version: in the registry.
+            ready: where a shared catalogue may have been written.
+
+        Raises:
+            BundleError: it is damaged, or was written by another version of this program.
+        """
+        retriever = Retriever.load(folder, threads, partial(open_catalogue, ready) if ready else Catalogue)
+        tower = item_encoder(folder, retriever.manifest) if item_tower else None
+        return cls.of(retriever, tower, model_version)
+
+    @classmethod
+    def of(
+        cls, retriever: Retriever, item_tower: ItemEncoder | None = None, model_version: str = ""
+    ) -> "LoadedBundle":
+        """The bundle of a retriever; arguments as of the class."""
+        catalogue = retriever.catalogue
+        packed = catalogue.packed if isinstance(catalogue, MappedCatalogue) else PackedCatalogue(catalogue)
+        return cls(retriever, packed, item_tower, model_version)
+
+    def with_live(self, place: LivePlace, stop: threading.Event | None = None) -> "LoadedBundle":
+        """This bundle with its live items; arguments and errors as of `LiveItems.open`."""
+        return self._of_live(LiveItems.open(self.retriever, place, stop), self.packed)
+
+    def reopened(self) -> "LoadedBundle":
+        """This bundle with the records that have taken the place of its own; errors as of `LiveItems`."""
+        assert self.live is not None, "only a bundle with live items has records"
+        assert isinstance(self.packed, LivePacked), "as `with_live` made it"
+        return self._of_live(self.live.reopened(), self.packed.base)
+
+    def _of_live(self, live: LiveItems, packed: PackedCatalogue) -> "LoadedBundle":
+        return replace(self, retriever=live.retriever, packed=LivePacked(packed, live.overlay), live=live)
+
+    @property
+    def sequence(self) -> int:
+        """All changes of live items up to this sequence are searched."""
+        return self.retriever.sequence
+
+    @cached_property
+    def version(self) -> str:
+        """The bundle's version."""
+        return self.manifest.bundle_version
+
+    @cached_property
+    def cell(self) -> float:
+        """The version as metrics identify it."""
+        return version_cell(self.version)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.retriever.manifest
+
+
+@dataclass(frozen=True)
+class TrafficSplit:
+    """The bundles that answer, and their shares of the requests.
+
+    Args:
+        champion: answers all requests that the canary does not.
+        canary: answers a share of the requests, if there is one.
+        share: the canary's share of the requests, 0 to 1.
+    """
+
+    champion: LoadedBundle
+    canary: LoadedBundle | None = None
+    share: float = 0.0
+    _salt: int = field(init=False, repr=False, default=0)
+    _below: int = field(init=False, repr=False, default=0)
+
+    def __post_init__(self) -> None:
+        if self.canary is not None:  # each canary gets other keys
+            object.__setattr__(self, "_salt", zlib.crc32(self.canary.version.encode()))
+            object.__setattr__(self, "_below", round(self.share * PARTS))
+
+    def choose(self, key: bytes) -> LoadedBundle:
+        """The bundle that answers a request: always the same one for a key, until the canary changes.
+
+        Args:
+            key: of the request, such as a user's id.
+        """
+        if self.canary is not None and zlib.crc32(key, self._salt) % PARTS < self._below:
+            return self.canary
+        return self.champion
+
+    @property
+    def sequence(self) -> int:
+        """All changes of live items up to this sequence are searched by each of the bundles."""
+        return min(each.sequence for each in self.all)
+
+    @property
+    def all(self) -> tuple[LoadedBundle, ...]:
+        """The champion, and the canary if there is one."""
+        return (self.champion,) if self.canary is None else (self.champion, self.canary)

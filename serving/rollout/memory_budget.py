@@ -1,0 +1,109 @@
+"""Whether memory has room for a new bundle beside the one that is being served.
+
+A new bundle is loaded while the old one still answers, and each worker loads its own. So all workers need the
+memory at once; the old bundle is freed later.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+
+from protos.bundle import INDEX, ITEM_TOWER, ITEMS, QUERY_TOWER, Manifest
+from protos.errors import Unavailable
+
+MIB = 1 << 20
+MARGIN = 64 * MIB  # for temporary memory of loading, and for other processes
+TIMES = {INDEX: 1.0, QUERY_TOWER: 1.5, ITEMS: 4.0}  # approximate bytes in memory for each byte of the file
+GROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+# For both versions of control groups: folder of the controller; files of the limit and the use; and the
+# statistic of memory that the kernel can reclaim.
+KINDS = (
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def estimate(manifest: Manifest, item_tower: bool = False) -> int:
+    """Bytes that one process will need for a bundle, estimated from its files.
+
+    Vectors in float32 are mapped, and shared by all processes; each process decodes other vectors for itself.
+    A graph is not loaded if the bundle searches exactly.
+
+    Args:
+        manifest: of the bundle.
+        item_tower: the item tower is loaded too.
+    """
+    times = {**TIMES, ITEM_TOWER: 1.5} if item_tower else dict(TIMES)
+    if manifest.index.kind != "hnsw":
+        del times[INDEX]
+    own = 0 if manifest.precision.vectors == "fp32" else 4 * manifest.count * manifest.dimension
+    return own + int(sum(manifest.files[name].size * factor for name, factor in times.items()))
+
+
+def check_room(each: int, copies: int, memory: int = 0, free: int | None = None) -> None:
+    """Refuse a bundle that does not fit into memory.
+
+    Args:
+        each: bytes of the bundle in one process.
+        copies: processes that load it.
+        memory: bytes that all processes may take together; 0: what the machine has left.
+        free: bytes that the machine has left; measured if not given.
+
+    Raises:
+        Unavailable: there is not enough memory.
+    """
+    needs = each * copies + MARGIN
+    if memory:
+        room, where = memory, "--memory allows"
+    else:
+        room, where = available() if free is None else free, "are free:"
+    if needs > room:
+        raise Unavailable(
+            f"too large for the memory: {copies} times {each / MIB:,.0f} MiB and a margin are "
+            f"{needs / MIB:,.0f} MiB, {where} {room / MIB:,.0f} MiB"
+        )
+
+
+def available(groups: Path = GROUPS, membership: Path = MEMBERSHIP) -> int:
+    """Bytes that this process and its children may still allocate, by machine and control group."""
+    free = int(psutil.virtual_memory().available)
+    return min([free, *_left(groups, membership)])
+
+
+def _left(groups: Path, membership: Path) -> Iterator[int]:
+    """Bytes left in each control group of this process that has a limit."""
+    for controller, limit, use, droppable in KINDS:
+        top = groups / controller
+        for own in _own(membership, controller):
+            inner = top / own.strip("/")
+            for folder in (inner, *inner.parents):
+                if folder != top and top not in folder.parents:
+                    break
+                try:
+                    most = int((folder / limit).read_text())  # no limit is the word `max`
+                    used = int((folder / use).read_text())
+                    statistics = dict(
+                        line.split() for line in (folder / "memory.stat").read_text().splitlines()
+                    )
+                except (OSError, ValueError):
+                    continue
+                yield max(0, most - used + _number(statistics, droppable))
+
+
+def _own(membership: Path, controller: str) -> Iterator[str]:
+    """Paths of this process's group; in a container the first may not be visible."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            yield path
+    yield "/"
+
+
+def _number(statistics: Mapping[str, str], name: str) -> int:
+    return int(statistics.get(name, "0"))

@@ -1,0 +1,302 @@
+"""Reads MLflow's registry for the service, and logs the shadow's figures to MLflow.
+
+    python -m serving.rollout.registry   # answers calls, a line of JSON each; see `registry_process.py`
+
+MLflow is imported with the first call, and never in a process that answers requests.
+"""
+
+import json
+import logging
+import os
+import queue
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from protos import names
+from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
+from protos.mlflow_keys import BUNDLE_VERSION, SHADOW, SHADOW_CHALLENGER, SHADOW_CHAMPION, STAGE
+
+STORE = Path("mlruns/mlflow.db")
+MODEL = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
+NUMBER = re.compile(r"[0-9]{1,18}")
+SERVER = "twinspire.server"  # tag of a shadow's run: the service that it belongs to
+SQLITE = "sqlite:///"
+LONGEST = 300  # characters of an error of MLflow
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+class Registered(NamedTuple):
+    """A version of a registered model.
+
+    Args:
+        name: of the model.
+        version: its number.
+        bundle_version: of its bundle, by the version's tag, which may be any text; None if there is no tag.
+    """
+
+    name: str
+    version: str
+    bundle_version: str | None = None
+
+    @property
+    def uri(self) -> str:
+        """In MLflow's notation."""
+        return f"models:/{self.name}/{self.version}"
+
+    def check(self) -> None:
+        """Make sure that the tag, if there is one, is a bundle version.
+
+        Raises:
+            BundleDamaged: it is not.
+        """
+        if self.bundle_version is None:
+            return
+        try:
+            names.bundle_version(self.bundle_version)
+        except ValueError as error:
+            raise BundleDamaged(f"{self.uri}: tag {BUNDLE_VERSION}: {error}") from None
+
+
+class ShadowPair(NamedTuple):
+    """The bundles that a shadow compares, and its service.
+
+    Args:
+        name: of the registered model, and of its experiment.
+        challenger, champion: versions of the bundles.
+        server: identifies the service, from its start to its end.
+    """
+
+    name: str
+    challenger: str
+    champion: str
+    server: str
+
+
+class Registry(Protocol):
+    """The registry as the service uses it. All methods raise Unavailable if it does not answer."""
+
+    def resolve(self, model: str) -> Registered:
+        """The version that `models:/name@alias` or `models:/name/3` names.
+
+        Raises:
+            MissingStage: there is none.
+        """
+
+    def download(self, registered: Registered, draft: Path) -> None:
+        """Copy all files of a version into a folder.
+
+        Raises:
+            MissingStage: there is no such version.
+        """
+
+    def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
+        """The id of a run for the figures of a shadow.
+
+        Args:
+            pair: that is compared.
+            resume: continue the unfinished run of that pair, if there is one.
+        """
+
+    def log_shadow(self, run_id: str, metrics: Mapping[str, float], step: int, ended: bool) -> None:
+        """Log figures to a run, and end the run if `ended`."""
+
+
+class MlflowRegistry:
+    """The registry, by MLflow in this process. MLflow may block for minutes; see `RegistryProcess`."""
+
+    def resolve(self, model: str) -> Registered:
+        """As `Registry` says."""
+        parts = MODEL.fullmatch(model)
+        if parts is None:
+            raise MissingStage(
+                f"{model}: not in the registry, whose models are called models:/name@alias or models:/name/3"
+            )
+        with _asking(model) as client:
+            if parts["alias"]:
+                found = client.get_model_version_by_alias(parts["name"], parts["alias"])
+            else:
+                found = client.get_model_version(parts["name"], parts["version"])
+            number = str(found.version)
+            if not NUMBER.fullmatch(number):
+                raise Unavailable(f"{model}: the registry answers with a version that is no number")
+            return Registered(parts["name"], number, found.tags.get(BUNDLE_VERSION))
+
+    def download(self, registered: Registered, draft: Path) -> None:
+        """As `Registry` says."""
+        with _asking(registered.uri, "it cannot be downloaded"):
+            import mlflow
+
+            mlflow.artifacts.download_artifacts(artifact_uri=registered.uri, dst_path=str(draft))
+
+    def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
+        """As `Registry` says."""
+        tags = {
+            STAGE: SHADOW,
+            SHADOW_CHALLENGER: pair.challenger,
+            SHADOW_CHAMPION: pair.champion,
+            SERVER: pair.server,
+        }
+        with _asking(pair.name) as client:
+            experiment = _experiment(client, pair.name)
+            if resume:
+                wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+                query = " and ".join([*wanted, "attributes.status = 'RUNNING'"])
+                for run in client.search_runs([experiment], query, max_results=1):
+                    return str(run.info.run_id)
+            name = f"shadow-{pair.challenger[:12]}"
+            return str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+
+    def log_shadow(self, run_id: str, metrics: Mapping[str, float], step: int, ended: bool) -> None:
+        """As `Registry` says."""
+        with _asking(f"run {run_id}") as client:
+            for key, value in metrics.items():
+                client.log_metric(run_id, key, value, step=step)
+            if ended:
+                client.set_terminated(run_id)
+
+
+def store_uri() -> str:
+    """The registry's address.
+
+    Raises:
+        MissingStage: it is a file that does not exist; MLflow would create an empty one.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{STORE}"
+    registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+    for each in (uri, registry):
+        path = store_file(each)
+        if path is not None and not path.is_file():
+            raise MissingStage(f"there is no registry at {path}; `make register` makes one")
+    return uri
+
+
+def store_file(uri: str) -> Path | None:
+    """The file of a store; None if the store is not a file."""
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
+
+
+def cleaned(text: str) -> str:
+    """An error text of MLflow in one line, without credentials and without parts that change each time."""
+    if "database is locked" in text:
+        return "its database is locked"
+    if "No space left on device" in text:
+        return "no space left on the disk"
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "it does not say why")
+    line = re.sub(r"://[^/\s@]*@", "://", line)
+    line = re.sub(r"\?[^\s'\")]+", "", line)  # signed addresses hold a key there
+    line = re.sub(r"<[^<>]* at 0x[0-9a-f]+>:? ?", "", line)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 3]} ... {line[-LONGEST // 2 :]}"
+
+
+@contextmanager
+def _asking(what: str, failure: str = "the registry does not answer") -> Iterator[Any]:
+    """MLflow's client; its errors are converted to this program's.
+
+    Args:
+        what: begins the text of an error, such as the model.
+        failure: describes what failed.
+    """
+    try:
+        import mlflow
+        from mlflow.exceptions import MlflowException
+    except ModuleNotFoundError:
+        raise MissingStage(
+            f"{what}: reading the registry takes MLflow, which is not installed here; "
+            "install it, or serve a folder with --bundle"
+        ) from None
+    try:
+        uri = store_uri()
+    except MissingStage as error:
+        raise MissingStage(f"{what}: {error}") from None
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(record=True):
+            if not os.environ.get("MLFLOW_TRACKING_URI"):
+                mlflow.set_tracking_uri(uri)
+            yield mlflow.MlflowClient()
+    except TwinspireError:
+        raise
+    except MlflowException as error:
+        text = cleaned(error.message)
+        if error.error_code in ABSENT:
+            raise MissingStage(
+                f"{what}: not in the registry ({text}); `make register promote` puts it there"
+            ) from None
+        raise Unavailable(f"{what}: {failure}: {text}") from None
+    except Exception as error:  # of a database, an artefact store, a disk: they share no other base
+        raise Unavailable(f"{what}: {failure}: {cleaned(str(error))}") from None
+
+
+def _experiment(client: Any, name: str) -> str:
+    """The id of a model's experiment, created if there is none."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    uri = store_uri()
+    file = store_file(uri)
+    try:
+        names.model_name(name)
+    except ValueError as error:
+        raise MissingStage(f"experiment: {error}") from None
+    folder = (file.absolute().parent / "artifacts" / name).as_uri() if file else None
+    return str(client.create_experiment(name, folder))
+
+
+def answer_calls() -> None:
+    """Answer the calls of a `RegistryProcess` on standard input, one line of JSON each, until it ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not be taken for an answer
+    calls: queue.Queue[bytes] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin.buffer:
+            calls.put(line)
+        os._exit(0)  # the caller has ended, even if a call is still running
+
+    threading.Thread(target=listen, daemon=True).start()
+    registry = MlflowRegistry()
+    while True:
+        answers.write(json.dumps(_answer(registry, calls.get())).encode() + b"\n")
+        answers.flush()
+
+
+def _answer(registry: MlflowRegistry, line: bytes) -> dict[str, Any]:
+    try:
+        call = _call(registry, json.loads(line))
+    except (ValueError, TypeError) as error:
+        return {"error": Unavailable.__name__, "text": f"a call that cannot be read: {error}"}
+    try:
+        return {"result": call()}
+    except TwinspireError as error:
+        return {"error": type(error).__name__, "text": str(error)}
+    except Exception as error:  # returned to the caller, because the log of this process is not kept
+        return {"error": Unavailable.__name__, "text": f"the registry failed: {error!r}"}
+
+
+def _call(registry: MlflowRegistry, asked: Any) -> Callable[[], Any]:
+    """The call that a `RegistryProcess` asks for.
+
+    Raises:
+        ValueError, TypeError: there is no such call, or it has other arguments.
+    """
+    match asked:
+        case ["resolve", model]:
+            return partial(registry.resolve, model)
+        case ["download", registered, draft]:
+            return partial(registry.download, Registered(*registered), Path(draft))
+        case ["shadow_run", pair, resume]:
+            return partial(registry.shadow_run, ShadowPair(*pair), resume)
+        case ["log_shadow", run_id, metrics, step, ended]:
+            return partial(registry.log_shadow, run_id, metrics, step, ended)
+    raise ValueError(f"the registry has none of this kind: {asked!r:.100}")
+
+
+if __name__ == "__main__":
+    answer_calls()

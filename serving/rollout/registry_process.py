@@ -1,0 +1,182 @@
+"""The registry in a process of its own, so that calls have timeouts and MLflow's threads stay out of the
+service.
+
+    with RegistryProcess() as registry:
+        registry.resolve("models:/pydocs@champion")
+
+MLflow waits for minutes if a server does not answer, and cannot be interrupted. So this process sends a line
+of JSON, waits for the answer, and kills the other process on a timeout; the next call starts another one. The
+other process ends by itself when this one has ended, even during a download.
+"""
+
+import json
+import os
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from protos import entry_points
+from protos.documents import parse_json
+from protos.errors import MissingStage, Unavailable
+from serving.rollout.registry import Registered, ShadowPair, store_file, store_uri
+
+TIMEOUT_SECONDS = 30.0  # for an answer; MLflow waits 20 s for a locked database
+START_TIMEOUT_SECONDS = 60.0  # for the first answer, which includes the import of MLflow
+POLL_SECONDS = 0.1  # between two checks for a stop or a timeout
+# Shorter than the timeout, so that MLflow reports the cause.
+HTTP = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DOWNLOAD_CHUNK_TIMEOUT": "60",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+MISSING = (0,)  # instead of a file's device and inode
+ERRORS = {error.__name__: error for error in (MissingStage, Unavailable)}
+
+
+class RegistryProcess:
+    """A `Registry` whose calls have timeouts. For one thread.
+
+    Args:
+        stop: ends a running call with Unavailable.
+        timeout: seconds that a call may take, or a download without progress.
+        start_timeout: the same for the first call.
+    """
+
+    def __init__(
+        self,
+        stop: threading.Event | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+        start_timeout: float = START_TIMEOUT_SECONDS,
+    ) -> None:
+        self._stop = stop
+        self._timeout, self._start_timeout = timeout, start_timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._store: tuple[int, ...] = ()
+        self._fresh = True
+        self._read = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the other process."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe:
+                    pipe.close()
+        self._process, self._read = None, b""
+
+    def hurry(self, seconds: float) -> None:
+        """Use this timeout from now on, and ignore `stop`."""
+        self._stop, self._timeout, self._start_timeout = None, seconds, seconds
+
+    def resolve(self, model: str) -> Registered:
+        """As `Registry` says."""
+        return Registered(*self._ask("resolve", model))
+
+    def download(self, registered: Registered, draft: Path) -> None:
+        """As `Registry` says."""
+        self._ask("download", registered, str(draft.absolute()), progress=lambda: _size(draft))
+
+    def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
+        """As `Registry` says."""
+        return str(self._ask("shadow_run", pair, resume))
+
+    def log_shadow(self, run_id: str, metrics: Mapping[str, float], step: int, ended: bool) -> None:
+        """As `Registry` says."""
+        self._ask("log_shadow", run_id, dict(metrics), step, ended)
+
+    def _ask(self, call: str, *arguments: Any, progress: Callable[[], int] = lambda: 0) -> Any:
+        process = self._running()
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps([call, *arguments]).encode() + b"\n")
+            process.stdin.flush()
+            answer = parse_json(self._line(process, progress))
+        except (OSError, ValueError, Unavailable) as error:
+            code = process.poll()
+            self.close()
+            if isinstance(error, Unavailable):
+                raise
+            raise Unavailable(f"the registry's process ended (exit code {code})") from None
+        if "error" in answer:
+            raise ERRORS[answer["error"]](answer["text"])
+        return answer["result"]
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        store = _store_identity()
+        replaced = store not in (MISSING, self._store)
+        if self._process and (replaced or self._process.poll() is not None):
+            self.close()  # it would go on reading a file that has been replaced
+        if self._process is None:
+            environment = {**HTTP, **os.environ}
+            self._process = subprocess.Popen(
+                entry_points.command(entry_points.REGISTRY),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,  # it ends after this process, even if a signal goes to the group
+            )
+            self._store, self._fresh = store, True
+        return self._process
+
+    def _line(self, process: "subprocess.Popen[bytes]", progress: Callable[[], int]) -> bytes:
+        """The next line that the process writes; empty if it has ended."""
+        assert process.stdout is not None
+        timeout = self._start_timeout if self._fresh else self._timeout
+        until, seen = time.monotonic() + timeout, progress()
+        while b"\n" not in self._read:
+            if select.select([process.stdout], [], [], POLL_SECONDS)[0]:
+                read = os.read(process.stdout.fileno(), 1 << 16)
+                if not read:
+                    process.wait()
+                    return b""
+                self._read += read
+                continue
+            if self._stop is not None and self._stop.is_set():
+                raise Unavailable("the service stops")
+            if (now := progress()) != seen:
+                until, seen = time.monotonic() + timeout, now
+            if time.monotonic() > until:
+                raise Unavailable(f"the registry did not answer within {timeout:g} s")
+        line, _, self._read = self._read.partition(b"\n")
+        self._fresh = False
+        return line
+
+
+def _store_identity() -> tuple[int, ...]:
+    """Identifies the registry's file, if it is a file."""
+    try:
+        uri = store_uri()
+        path = store_file(uri)
+        if path is None:
+            return ()
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    except (MissingStage, OSError):
+        return MISSING
+
+
+def _size(folder: Path) -> int:
+    """Bytes in a folder that is being filled."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(parent) / name).lstat().st_size
+            except OSError:  # renamed meanwhile
+                continue
+    return total

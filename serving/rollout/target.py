@@ -1,0 +1,214 @@
+"""Which bundles all workers shall serve: how the follower tells the workers, and waits until they do."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from protos.errors import Unavailable
+from serving.shared_state import NEXT, TARGET, WORKER, SharedState
+
+POLL_SECONDS = 0.05  # between two reads of the workers' entries
+TIMEOUT_SECONDS = 60.0  # for all workers to serve a target, beside `FACTOR` times the load time
+FACTOR = 10.0
+RESTART_SECONDS = 10.0  # for a worker that died meanwhile to come back
+GROUPS = 4  # of workers, which load one group after the other
+
+
+@dataclass(frozen=True)
+class BundleRef:
+    """A bundle that is served, or shall be.
+
+    Args:
+        folder: of the bundle.
+        bundle_version: of the bundle.
+        model_version: in the registry.
+    """
+
+    folder: str
+    bundle_version: str
+    model_version: str
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Self | None:
+        """From an entry in shared memory; None if it names no bundle."""
+        names = ("folder", "bundle_version", "model_version")
+        return cls(*(entry[name] for name in names)) if entry.get("folder") else None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What all workers shall serve.
+
+    Args:
+        serial: grows by one with every change.
+        champion, canary: the bundles.
+        share: of the requests that the canary answers, 0 to 1.
+    """
+
+    serial: int
+    champion: BundleRef
+    canary: BundleRef | None = None
+    share: float = 0.0
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Self:
+        """From the entry `TARGET` in shared memory."""
+        champion, canary = BundleRef.of(entry["champion"]), entry["canary"]
+        assert champion is not None
+        return cls(entry["serial"], champion, BundleRef.of(canary or {}), (canary or {}).get("share", 0.0))
+
+    def entry(self) -> dict[str, Any]:
+        """The entry `TARGET` in shared memory."""
+        canary = asdict(self.canary) | {"share": self.share} if self.canary else None
+        return {"serial": self.serial, "champion": asdict(self.champion), "canary": canary}
+
+
+class Clock:
+    """The time, and pauses that end early when the service stops.
+
+    Args:
+        stop: ends every pause.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.stop = stop
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+        return time.monotonic()
+
+    def time(self) -> float:
+        """Unix time, which the operator may set back."""
+        return time.time()
+
+    def pause(self, seconds: float) -> bool:
+        """Wait; returns whether the service stops."""
+        return self.stop.wait(seconds)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+class Workers:
+    """Tells the workers what to serve, by shared memory; for the follower alone.
+
+    Args:
+        shared_state: of the service.
+        clock: to wait by.
+        alive: whether there is a process of that id.
+    """
+
+    def __init__(
+        self, shared_state: SharedState, clock: Clock, alive: Callable[[int], bool] = is_alive
+    ) -> None:
+        self._shared_state, self._clock, self._alive = shared_state, clock, alive
+        self._names = [name for name in shared_state.names if name.startswith(WORKER)]
+
+    @property
+    def target(self) -> Target:
+        """The current target."""
+        return Target.of(self._shared_state.read(TARGET))
+
+    def change(
+        self, champion: BundleRef, canary: BundleRef | None, share: float = 0.0, load_s: float = 0.0
+    ) -> None:
+        """Have all workers serve these bundles: they change over when each of them has loaded them.
+
+        One group of workers loads at a time, so that the other workers answer undisturbed.
+
+        Args:
+            champion, canary, share: as in `Target`.
+            load_s: seconds that the validation took to load the new bundle.
+
+        Raises:
+            Unavailable: a worker could not load a bundle, or took too long; all workers serve what they
+                served before.
+        """
+        before = self.target
+        serial = 1 + max(before.serial, self._shared_state.read(NEXT).get("serial", 0))  # never used before
+        after = Target(serial, champion, canary, share if canary else 0.0)
+        names = self._living()
+        if not names:
+            raise Unavailable("no worker runs that could load it; the supervisor starts them again")
+        group = -(-len(names) // GROUPS)
+        try:
+            for start in range(0, len(names), group):
+                who = names[: start + group]
+                self._shared_state.write(NEXT, {**after.entry(), "who": who})
+                self._wait("ready", serial, who[start:], FACTOR * load_s, RESTART_SECONDS)
+            self._shared_state.write(TARGET, after.entry())
+            self._wait("serial", serial, names, FACTOR * load_s, RESTART_SECONDS)
+        except Unavailable:
+            if self.target.serial == serial:
+                back = Target(serial + 1, before.champion, before.canary, before.share)
+                self._shared_state.write(TARGET, back.entry())
+            raise
+        finally:
+            self._shared_state.write(NEXT, {"serial": serial})
+
+    def abandon_next(self) -> None:
+        """Have workers drop bundles that an earlier follower made them load, but not serve."""
+        coming = self._shared_state.read(NEXT)
+        if coming.get("champion"):
+            self._shared_state.write(NEXT, {"serial": coming["serial"]})
+
+    def settle(self) -> None:
+        """Wait until every worker serves the target.
+
+        Raises:
+            Unavailable: a worker could not load a bundle, or took too long.
+        """
+        self._wait("serial", self.target.serial, self._names, 0.0, TIMEOUT_SECONDS)
+
+    def _living(self) -> list[str]:
+        entries = {name: self._shared_state.read(name) for name in self._names}
+        return [name for name, entry in entries.items() if entry and self._alive(entry["pid"])]
+
+    def _wait(self, key: str, serial: int, names: list[str], longer: float, gone: float) -> None:
+        """Wait until workers' entries have this serial, or a later one, under `key` or `serial`.
+
+        Args:
+            key: `ready` or `serial`.
+            serial: of the target.
+            names: of the workers.
+            longer: seconds beside the usual timeouts.
+            gone: seconds that a worker's process may be missing.
+        """
+        begun = self._clock.monotonic()
+        until, gone_since = begun + TIMEOUT_SECONDS + longer, dict.fromkeys(names, begun)
+        while True:
+            waiting, now = False, self._clock.monotonic()
+            for name in names:
+                entry = self._shared_state.read(name)
+                if entry and entry["failed"] == serial:
+                    raise Unavailable(f"{name} could not take it: {entry['error']}")
+                if entry and max(entry[key], entry["serial"]) >= serial and self._alive(entry["pid"]):
+                    continue
+                waiting = True
+                if entry and self._alive(entry["pid"]):
+                    gone_since[name] = now
+                elif now - gone_since[name] > gone + longer:
+                    raise Unavailable(f"{name} died and did not come back with it")
+            if not waiting:
+                return
+            if now > until:
+                raise Unavailable(f"not every worker had it after {now - begun:.0f} s")
+            if self._clock.pause(POLL_SECONDS):
+                raise Unavailable("the service stops")
+
+
+def bundle_at(folder: Path, bundle_version: str, model_version: str) -> BundleRef:
+    """The reference to a bundle, with an absolute path."""
+    return BundleRef(str(folder.absolute()), bundle_version, model_version)

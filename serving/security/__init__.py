@@ -1,0 +1,1 @@
+"""TLS, bearer tokens, roles and rate limits."""

@@ -1,0 +1,102 @@
+"""Who may call a server and how often, and the supervisor's watch over the files that say so.
+
+Workers read the files of tokens and certificates by themselves: when a call comes, and when the supervisor
+tells them to. The supervisor reads them too, because a worker that it starts later inherits their content. If
+the files have become unusable by then, the new worker must not go back to the content at the start of the
+service, which may name tokens that were revoked since.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from serving.security.certificate_expiry import ExpiryLog, earliest_end
+from serving.security.file_watch import Reloaded
+from serving.security.rate_limit import RateLimit
+from serving.security.tls import ServerTls
+from serving.security.tokens import TokenFile
+from serving.shared_state import ACCESS, SharedState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may call a server, and how often.
+
+    Args:
+        tls: certificate and key to speak TLS with; if not given, connections are not encrypted.
+        tokens: that the service knows; if not given, every client may call every method.
+        rate: limit for each client.
+    """
+
+    tls: ServerTls | None = None
+    tokens: TokenFile | None = None
+    rate: RateLimit | None = None
+
+    @property
+    def files(self) -> dict[str, Reloaded[Any]]:
+        """The files that may be replaced while the service runs."""
+        named: dict[str, Reloaded[Any] | None] = {"tokens": self.tokens, "tls": self.tls}
+        return {name: file for name, file in named.items() if file is not None}
+
+    def quiet(self) -> None:
+        """Leave successful reads of the files out of this process's log; errors are logged."""
+        for file in self.files.values():
+            file.quiet = True
+
+    def reload(self) -> None:
+        """Read all files again."""
+        for file in self.files.values():
+            file.reload()
+
+    def state(self) -> dict[str, Any]:
+        """The fields of `ServiceState` that describe the protection."""
+        return {
+            "tls": self.tls is not None,
+            "client_certificates": self.tls is not None and self.tls.files.client_ca is not None,
+            "tokens": self.tokens is not None,
+            "rate_per_second": self.rate.per_second if self.rate is not None else 0.0,
+        }
+
+
+class AccessFiles:
+    """Token and certificate files, as the supervisor sees them.
+
+    Args:
+        access: with the files.
+        shared_state: with an entry named `ACCESS`, which this class writes.
+    """
+
+    def __init__(self, access: Access, shared_state: SharedState) -> None:
+        self._access, self._shared_state = access, shared_state
+        self._expiry = ExpiryLog()
+        self._entry: dict[str, Any] = {}
+
+    def check(self) -> bool:
+        """Read changed files, warn of certificates, publish the state; returns whether a file was read."""
+        changed = [file.refresh() for file in self._access.files.values()]
+        if self._access.tls:
+            self._expiry.check(self._access.tls.content.certificates)
+        entry = self._current()
+        if entry != self._entry:
+            self._entry = entry
+            self._shared_state.write(ACCESS, entry)
+        return any(changed)
+
+    def reload(self) -> None:
+        """Read all files again, changed or not."""
+        self._access.reload()
+        self._expiry.reset()
+        read = [file.description for file in self._access.files.values()]
+        log.info("SIGHUP: read again: %s", "; ".join(read) or "nothing, there are no such files")
+        self.check()
+
+    def _current(self) -> dict[str, Any]:
+        ends, tls = {}, self._access.tls
+        if tls:
+            by_path = earliest_end(tls.content.certificates)
+            named = {"certificate": tls.files.certificate, "client_ca": tls.files.client_ca}
+            ends = {name: by_path[path] for name, path in named.items() if path}
+        stale = {name: bool(file.error) for name, file in self._access.files.items()}
+        return {"not_after": ends, "stale": stale}

@@ -1,0 +1,120 @@
+"""Authentication and authorisation of a call, before its message is read.
+
+guard = Guard(TokenFile(path))
+guard.check("/retrieval.v1.Retrieval/Search", metadata)  # the token's name
+caller(call)
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+from urllib.parse import unquote
+
+from protos.errors import AccessDenied, NotAuthenticated, NotAuthorised
+from serving.address import client_of
+from serving.security.tokens import Role, TokenFile
+
+log = logging.getLogger(__name__)
+
+LOG_SECONDS = 1.0  # between two log lines about refused calls
+LONGEST_NAME = 200  # of a certificate's subject, in code points
+SUBJECT = ("x509_common_name", "x509_subject_alternative_name")
+
+
+class Peer(Protocol):
+    """What a call knows of its client."""
+
+    token_name: str | None
+
+    def peer(self) -> str:
+        """The address, as gRPC writes it."""
+
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
+        """The fields of the client's certificate."""
+
+
+class Guard:
+    """Accepts a call if its token's role includes the role that its method requires.
+
+    The client sends `authorization: Bearer TOKEN` as metadata. Calls of methods for `Role.ANYONE` are not
+    checked: their callers are identified by certificate or address, whatever token they send. Refused calls
+    are logged once a second, with their number, so that a flood of them costs little.
+
+    Args:
+        tokens: that the service knows; if not given, every client may call every method.
+    """
+
+    def __init__(self, tokens: TokenFile | None = None) -> None:
+        self._tokens = tokens
+        self._refused = 0
+        self._log_next = 0.0
+
+    def check(self, method: str, metadata: Sequence[tuple[str, str | bytes]]) -> str | None:
+        """Accept or refuse a call.
+
+        Args:
+            method: its path.
+            metadata: of the call.
+
+        Returns:
+            The name of its token; None if the method needs no token.
+
+        Raises:
+            NotAuthenticated: there is no token, or it is not valid.
+            NotAuthorised: the method requires a higher role.
+        """
+        if self._tokens is None:
+            return None
+        needed = self._tokens.role(method)
+        if needed is Role.ANYONE:
+            return None
+        try:
+            token = self._tokens.identify(_bearer(metadata))
+            if token.role < needed:
+                role, least = token.role.name.lower(), needed.name.lower()
+                raise NotAuthorised(f"this method requires the role {least}; the token's role is {role}")
+        except AccessDenied as error:
+            self._log(method, error)
+            raise
+        return token.name
+
+    def _log(self, method: str, error: AccessDenied) -> None:
+        self._refused += 1
+        if time.monotonic() >= self._log_next:
+            log.warning("%.200r: %s; refused since the last line: %d", method, error, self._refused)
+            self._refused, self._log_next = 0, time.monotonic() + LOG_SECONDS
+
+
+def caller(peer: Peer) -> str:
+    """The name of a call's client, for rate limits and logs; call it while the call is open.
+
+    Returns:
+        The token's name; without a token, the common name of the client's certificate, or its first
+        alternative name; without a certificate, the address without the port. Of an IPv6 address it is the
+        first 64 bits, because one client has at least a /64.
+    """
+    if peer.token_name is not None:
+        return peer.token_name
+    certificate = peer.auth_context()
+    for key in SUBJECT:
+        for value in filter(None, certificate.get(key, ())):  # the name in a subject may be empty
+            return str(value.decode(errors="replace"))[:LONGEST_NAME]
+    return _host(peer.peer().rpartition(":")[0])
+
+
+def _bearer(metadata: Sequence[tuple[str, str | bytes]]) -> str:
+    given = [str(value) for key, value in metadata if key == "authorization"]
+    if not given:
+        raise NotAuthenticated("no token; expected the metadata 'authorization: Bearer TOKEN'")
+    scheme, _, token = given[0].partition(" ")
+    if len(given) > 1 or scheme.lower() != "bearer" or not token:
+        raise NotAuthenticated("expected the metadata 'authorization' once, with 'Bearer TOKEN'")
+    return token
+
+
+@functools.lru_cache(maxsize=4096)
+def _host(peer: str) -> str:
+    kind, _, host = unquote(peer).partition(":")
+    return client_of(host.strip("[]")) if kind in ("ipv4", "ipv6") else kind  # a Unix socket has no address

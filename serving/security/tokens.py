@@ -1,0 +1,231 @@
+"""Bearer tokens, their roles, and the role that each method requires.
+
+    [[token]]
+    name = "search-frontend"
+    role = "reader"
+    sha256 = "..."
+    expires = 2027-01-01        # optional: refused from then on, UTC
+
+    [methods]                   # optional: overrides METHODS
+    "retrieval.v1.Retrieval/Encode" = "writer"
+
+The file holds the SHA-256 of each token, not the token. A slow, salted hash is for passwords, which people
+choose; a token of 256 random bits can be found neither by guessing nor in a precomputed table.
+"""
+
+import hashlib
+import hmac
+import math
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from protos import toml_config
+from protos.errors import ConfigError, InvalidInput, NotAuthenticated
+from serving.security.file_watch import Reloaded
+
+RELOAD_SECONDS = 1.0  # between two checks of the file: a new or revoked token takes effect after that
+TOKEN_BYTES = 32
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # fit for a log line and for a metric's label
+
+
+class Role(IntEnum):
+    """What a caller may do; each role includes those below it."""
+
+    ANYONE = 0
+    READER = 1
+    WRITER = 2
+    ADMIN = 3
+
+
+# A method that is not in the table requires the role ADMIN.
+METHODS = {
+    "grpc.health.v1.Health/Check": Role.ANYONE,
+    "grpc.health.v1.Health/List": Role.ANYONE,
+    "grpc.health.v1.Health/Watch": Role.ANYONE,
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Role.READER,
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Role.READER,
+    "inference.GRPCInferenceService/ModelInfer": Role.READER,
+    "inference.GRPCInferenceService/ModelMetadata": Role.READER,
+    "inference.GRPCInferenceService/ModelReady": Role.READER,
+    "inference.GRPCInferenceService/ServerLive": Role.READER,
+    "inference.GRPCInferenceService/ServerMetadata": Role.READER,
+    "inference.GRPCInferenceService/ServerReady": Role.READER,
+    "retrieval.v1.Catalogue/Changes": Role.WRITER,
+    "retrieval.v1.Catalogue/Delete": Role.WRITER,
+    "retrieval.v1.Catalogue/Get": Role.WRITER,
+    "retrieval.v1.Catalogue/Upsert": Role.WRITER,
+    "retrieval.v1.Retrieval/Encode": Role.READER,
+    "retrieval.v1.Retrieval/Info": Role.READER,
+    "retrieval.v1.Retrieval/Search": Role.READER,
+    "retrieval.v1.Retrieval/SearchBatch": Role.READER,
+    "retrieval.v1.Retrieval/SearchStream": Role.READER,
+}
+
+
+@dataclass(frozen=True)
+class TokenEntry:
+    """One `[[token]]` of the file."""
+
+    name: str
+    role: Literal["reader", "writer", "admin"]
+    sha256: str
+    expires: Any = None  # a TOML date, or a date and time with its offset
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"name: expected 1 to 64 of letters, digits, '.', '_', '-', got {self.name!r}")
+        if not re.fullmatch(
+            "[0-9a-f]{64}", self.sha256
+        ):  # not shown: it may be a token, put there by mistake
+            raise ValueError("sha256: expected 64 hexadecimal digits in lower case")
+        self.until()
+
+    def until(self) -> float:
+        """The first moment at which the token no longer counts, in seconds since 1970.
+
+        Raises:
+            ValueError: `expires` is neither a date nor a date and time with its offset.
+        """
+        if self.expires is None:
+            return math.inf
+        if isinstance(self.expires, datetime):
+            if self.expires.tzinfo is None:
+                raise ValueError("expires: expected an offset, such as Z, after the time of day")
+            return self.expires.timestamp()
+        if not isinstance(self.expires, date):
+            raise ValueError(f"expires: expected a date such as 2027-01-01, got {self.expires!r}")
+        return datetime(*self.expires.timetuple()[:3], tzinfo=UTC).timestamp()
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """The whole file. With `token = []` no token is valid."""
+
+    token: tuple[TokenEntry, ...]
+    methods: dict[str, Literal["anyone", "reader", "writer", "admin"]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in ("name", "sha256"):
+            values = [getattr(entry, key) for entry in self.token]
+            for n, value in enumerate(values):
+                if value in values[:n]:
+                    raise ValueError(f"token[{n}].{key}: the same as that of token[{values.index(value)}]")
+        for method in self.methods:
+            if method not in METHODS:
+                raise ValueError(f"methods.{method}: unknown method; known: {', '.join(METHODS)}")
+
+
+@dataclass(frozen=True)
+class Token:
+    """A valid token, by its hash."""
+
+    name: str
+    role: Role
+    digest: bytes
+    until: float
+
+
+class Table(NamedTuple):
+    """The content of a token file.
+
+    Args:
+        tokens: that are valid.
+        roles: path of a method -> the role that it requires.
+    """
+
+    tokens: tuple[Token, ...]
+    roles: dict[str, Role]
+
+
+class TokenFile(Reloaded[Table]):
+    """The tokens of a file, which is read again when it has changed.
+
+    A file that has become invalid or was deleted revokes no token: the tokens read before stay valid, and an
+    error is logged. To revoke all tokens, write `token = []`.
+
+    Args:
+        path: of the file.
+        period: seconds between two checks of the file.
+
+    Raises:
+        ConfigError: the file is invalid; the text names the key and what was expected.
+    """
+
+    def __init__(self, path: Path, period: float = RELOAD_SECONDS) -> None:
+        super().__init__([path], lambda: _load(path), _count, "the tokens read before still count", period)
+
+    def role(self, method: str) -> Role:
+        """The role that a method requires.
+
+        Args:
+            method: as gRPC names it, `/retrieval.v1.Retrieval/Search`.
+        """
+        self.refresh()
+        return self.content.roles.get(method, Role.ADMIN)
+
+    def identify(self, token: str) -> Token:
+        """The entry of a token.
+
+        Every entry is compared, each in constant time, so that the duration does not reveal which entry
+        matches or almost matches.
+
+        Raises:
+            NotAuthenticated: the token is unknown, or has expired.
+        """
+        self.refresh()
+        digest = hashlib.sha256(token.encode()).digest()
+        found = None
+        for known in self.content.tokens:
+            if hmac.compare_digest(known.digest, digest):
+                found = known
+        if found is None:
+            raise NotAuthenticated("the token is unknown to this service")
+        if time.time() >= found.until:
+            raise NotAuthenticated("the token has expired")
+        return found
+
+
+def new_token(name: str, role: str) -> tuple[str, str]:
+    """A new token, and its entry for the token file.
+
+    Args:
+        name: of its user, for logs and rate limits.
+        role: `reader`, `writer` or `admin`.
+
+    Returns:
+        The token, which is not stored, and the TOML to append to the token file.
+
+    Raises:
+        InvalidInput: the name or the role is invalid.
+    """
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    table = {"name": name, "role": role, "sha256": hashlib.sha256(token.encode()).hexdigest()}
+    try:
+        toml_config.parse(table, TokenEntry)
+    except ValueError as error:
+        raise InvalidInput(*str(error).split(": ", 1)) from None
+    lines = [f'{key} = "{value}"' for key, value in table.items()]
+    return token, "\n".join(["[[token]]", *lines]) + "\n"
+
+
+def _load(path: Path) -> Table:
+    try:
+        table = toml_config.read(path, TokenTable)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    tokens = tuple(
+        Token(entry.name, Role[entry.role.upper()], bytes.fromhex(entry.sha256), entry.until())
+        for entry in table.token
+    )
+    given = {method: Role[name.upper()] for method, name in table.methods.items()}
+    return Table(tokens, {f"/{method}": role for method, role in {**METHODS, **given}.items()})
+
+
+def _count(table: Table) -> str:
+    return f"{len(table.tokens)} tokens"

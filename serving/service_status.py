@@ -1,0 +1,237 @@
+"""What a service reports of itself beside the workers' own metrics: in `Info`, and at a scrape.
+
+The values come from the processes' entries in shared memory, and from the workers' rows of metrics.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protos import bundle
+from protos import retrieval_pb2 as wire
+from protos.bundle import MANIFEST, VECTORS, Manifest
+from protos.errors import BundleError
+from serving.observability import layout, metrics
+from serving.observability.metrics import Reading
+from serving.observability.worker_metrics import SharedMetrics, sum_by_version
+from serving.rollout.loaded_bundle import CANARY, CHAMPION
+from serving.rollout.target import Target
+from serving.security.certificate_expiry import DAY
+from serving.shadow.channel import Channel
+from serving.shadow.report import shadow_readings, shadow_state
+from serving.shared_state import ACCESS, CATALOGUE, FOLLOWING, SHADOW, TARGET, SharedState
+
+# Process -> its entry, which holds the process id.
+PROCESSES = {"follower": FOLLOWING, "shadow": SHADOW, "catalogue": CATALOGUE}
+
+
+@dataclass(frozen=True)
+class BundleFacts:
+    """What a scrape shows of the bundle that is served.
+
+    Args:
+        name: of the model.
+        version: of the bundle.
+        written: when its manifest was written to this disk, in Unix seconds: at the end of the export, or
+            when the bundle was downloaded.
+        items: number of items in its index.
+        index_bytes: size of its index and its vectors.
+    """
+
+    name: str
+    version: str
+    written: float
+    items: int
+    index_bytes: int
+
+
+def bundle_facts(manifest: Manifest, folder: Path) -> BundleFacts:
+    """What a scrape shows of the bundle in a folder.
+
+    Args:
+        manifest: of the bundle.
+        folder: of the bundle.
+
+    Raises:
+        OSError: the folder is gone.
+    """
+    return BundleFacts(
+        manifest.name,
+        manifest.bundle_version,
+        (folder / MANIFEST).stat().st_mtime,
+        manifest.count,
+        sum(manifest.files[name].size for name in {*manifest.index.files(), VECTORS}),
+    )
+
+
+class ServiceStatus:
+    """Reports the bundles of a service, how an alias is followed, the shadow, and the access files.
+
+    Args:
+        shared_state: of the service.
+        shared: the workers' metrics.
+        channel: to the shadow, if there is one.
+    """
+
+    def __init__(
+        self, shared_state: SharedState, shared: SharedMetrics, channel: Channel | None = None
+    ) -> None:
+        self._shared_state = shared_state
+        self._shared = shared
+        self._channel = channel
+        self._facts: BundleFacts | None = None  # of the champion at the last scrape
+
+    def state(self) -> dict[str, Any]:
+        """The fields of `ServiceState` in `Info` that describe bundles."""
+        following = self._shared_state.read(FOLLOWING)
+        known = {field.name for field in wire.Following.DESCRIPTOR.fields}
+        shown = {name: value for name, value in following.items() if name in known}
+        return {
+            "bundles": [wire.ServedBundle(**each) for each in self._bundles()],
+            "following": wire.Following(**shown) if shown else None,
+            "shadow": self._shadow(),
+            "catalogue": self._catalogue(),
+        }
+
+    def metrics(self) -> Iterator[Reading]:
+        """The metrics with `Source.SCRAPE`, except those of processes."""
+        facts = self.champion_facts()
+        if facts:
+            yield from bundle_readings(facts)
+        shares = []
+        for each in self._bundles():
+            labels = [each["role"], each["bundle_version"][:12], each["model_version"]]
+            shares.append((labels, each["share"]))
+        yield metrics.BUNDLE_SHARE, shares
+        following = self._shared_state.read(FOLLOWING)
+        if following:
+            yield from follow_readings(following)
+        if self._channel:
+            yield from shadow_readings(self._shared_state.read(SHADOW), self._channel.dropped)
+        if CATALOGUE in self._shared_state.names:
+            yield from catalogue_readings(self._shared_state.read(CATALOGUE), self._shared.read())
+        if ACCESS in self._shared_state.names:
+            yield from access_readings(self._shared_state.read(ACCESS))
+
+    def processes(self) -> dict[str, int]:
+        """Name -> id of the follower's and the shadow's process, if there are any."""
+        names = self._shared_state.names
+        pids = {
+            name: self._shared_state.read(entry).get("pid")
+            for name, entry in PROCESSES.items()
+            if entry in names
+        }
+        return {name: pid for name, pid in pids.items() if pid}
+
+    def champion_facts(self) -> BundleFacts | None:
+        """What a scrape shows of the champion; None if its folder was gone before the first scrape."""
+        champion = Target.of(self._shared_state.read(TARGET)).champion
+        if self._facts is None or self._facts.version != champion.bundle_version:
+            folder = Path(champion.folder)
+            try:
+                self._facts = bundle_facts(bundle.read_manifest(folder), folder)
+            except (BundleError, OSError):
+                return None
+        return self._facts
+
+    def _shadow(self) -> wire.Shadow | None:
+        if self._channel is None:
+            return None
+        return wire.Shadow(**shadow_state(self._shared_state.read(SHADOW), self._channel.dropped))
+
+    def _catalogue(self) -> wire.LiveCatalogue | None:
+        if CATALOGUE not in self._shared_state.names:
+            return None
+        entry = self._shared_state.read(CATALOGUE)
+        known = {field.name for field in wire.LiveCatalogue.DESCRIPTOR.fields} - {"bounds"}
+        shown = {name: value for name, value in entry.items() if name in known}
+        return wire.LiveCatalogue(bounds=wire.CatalogueBounds(**entry["bounds"]), **shown)
+
+    def _bundles(self) -> list[dict[str, Any]]:
+        """The fields of `ServedBundle` of the champion, and of the canary if there is one."""
+        target = self._shared_state.read(TARGET)
+        canary, counted = target.get("canary"), sum_by_version(self._shared.read())
+        share = canary["share"] if canary else 0.0
+        found = []
+        for role, named, part in ((CHAMPION, target.get("champion"), 1.0 - share), (CANARY, canary, share)):
+            if named:
+                version = named["bundle_version"]
+                cells = counted.get(layout.version_text(layout.version_cell(version)))
+                requests = [] if cells is None else [cells[n] for n in layout.VERSION_REQUESTS.values()]
+                good = 0.0 if cells is None else cells[layout.VERSION_REQUESTS["OK"]]
+                found.append(
+                    {
+                        "role": role,
+                        "bundle_version": version,
+                        "model_version": named["model_version"],
+                        "share": part,
+                        "requests": int(sum(requests)),
+                        "errors": int(sum(requests) - good),
+                    }
+                )
+        return found
+
+
+def bundle_readings(facts: BundleFacts) -> Iterator[Reading]:
+    """The metrics of the bundle that is served."""
+    yield metrics.BUNDLE, [([facts.name, facts.version], 1.0)]
+    yield metrics.BUNDLE_AGE, [([], max(0.0, time.time() - facts.written))]
+    yield metrics.INDEX_ITEMS, [([], facts.items)]
+    yield metrics.INDEX_BYTES, [([], facts.index_bytes)]
+
+
+def follow_readings(following: Mapping[str, Any]) -> Iterator[Reading]:
+    """The metrics of how the champion's alias is followed.
+
+    Args:
+        following: the follower's entry in shared memory.
+    """
+    yield metrics.FOLLOW_LAST_CHECK, [([], following["last_check"])]
+    yield metrics.FOLLOW_FAILURES, [([], following["failures"])]
+    yield metrics.FOLLOW_PENDING, [([], float(bool(following["candidate"])))]
+    yield metrics.FOLLOW_SWAPS, [([], following["swaps"])]
+    yield metrics.FOLLOW_REFUSED, [([], following["refused"])]
+    yield metrics.FOLLOW_LAST_SWAP, [([], following["last_swap"])]
+
+
+def catalogue_readings(entry: Mapping[str, Any], rows: Sequence[Sequence[float]]) -> Iterator[Reading]:
+    """The metrics of live items.
+
+    Args:
+        entry: of the catalogue's process in shared memory.
+        rows: of the workers' metrics.
+    """
+    yield metrics.CATALOGUE_SEQUENCE, [([], entry["sequence"])]
+    running = [([str(slot)], row) for slot, row in enumerate(rows) if row[layout.UP]]
+    seen = [(labels, row[layout.SEEN_SEQUENCE]) for labels, row in running]
+    yield metrics.CATALOGUE_WORKER_SEQUENCE, seen
+    # A worker may see changes that the entry does not tell yet.
+    lags = [(labels, max(0.0, entry["sequence"] - sequence)) for labels, sequence in seen]
+    yield metrics.CATALOGUE_WORKER_LAG, lags
+    yield metrics.CATALOGUE_OVERLAY, [(labels, row[layout.OVERLAY_ROWS]) for labels, row in running]
+    bundles = entry.get("bundles", {}).items()
+    yield metrics.CATALOGUE_DERIVED, [([version], each["sequence"]) for version, each in bundles]
+    yield metrics.CATALOGUE_ITEMS, [([], entry.get("live_items", 0))]
+    yield metrics.CATALOGUE_TOMBSTONES, [([], entry.get("tombstones", 0))]
+    yield metrics.CATALOGUE_COMMITS, [([], entry.get("commits", 0))]
+    yield metrics.CATALOGUE_WRITES, [([], entry.get("writes", 0))]
+    yield metrics.CATALOGUE_COMMIT_SECONDS, [([], entry.get("commit_seconds", 0.0))]
+    yield metrics.CATALOGUE_ENCODE_SECONDS, [([version], each["seconds"]) for version, each in bundles]
+    yield metrics.CATALOGUE_FAILED, [([], float(bool(entry.get("last_error"))))]
+
+
+def access_readings(access: Mapping[str, Any]) -> Iterator[Reading]:
+    """The metrics of certificate and token files; none for files that the service does not have.
+
+    Args:
+        access: the supervisor's entry in shared memory.
+    """
+    ends, stale = access.get("not_after", {}), access.get("stale", {})
+    if ends:
+        now = time.time()
+        yield metrics.CERTIFICATE_END, [([name], end) for name, end in ends.items()]
+        yield metrics.CERTIFICATE_DAYS, [([name], (end - now) / DAY) for name, end in ends.items()]
+    if stale:
+        yield metrics.FILE_STALE, [([name], float(is_stale)) for name, is_stale in stale.items()]

@@ -1,0 +1,95 @@
+"""Small JSON entries in shared memory, by which the processes of a service talk to each other.
+
+    state = SharedState.create(("target", "worker 0", "worker 1"))  # in the supervisor, before it forks
+    state.write("worker 0", {"serial": 3})                          # in that worker
+    state.read("worker 0")                                          # in any process
+
+Each entry has one writer and any number of readers, and no lock. The memory is allocated before the fork.
+Each entry has two pages: the writer fills the page that readers do not use, and then increments a version
+number that selects it, in one aligned cell of 8 bytes. So a process that is killed during a write leaves the
+previous entry intact, and a reader never sees half an entry.
+"""
+
+import json
+import mmap
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Names of entries, with the process that writes each. A worker's own entry is named by `worker_name`.
+TARGET = "target"  # follower (first the supervisor): the bundles that all workers shall serve
+NEXT = "next"  # follower: the bundles that workers shall load next
+FOLLOWING = "following"  # follower: how it follows its aliases
+SHADOW_TARGET = "shadow target"  # follower: the bundle that the shadow shall load
+SHADOW = "shadow"  # shadow: what it has compared
+ACCESS = "access"  # supervisor: the state of certificate and token files
+CATALOGUE = "catalogue"  # catalogue (first the supervisor): the store of live items, and what was derived
+WORKER = "worker "  # prefix of the names of workers' entries
+
+PAGE = 16 << 10  # bytes
+HEAD = struct.Struct("<Q")  # at the start of a page: the length of its content
+SLOT = 8 + 2 * PAGE
+
+
+def worker_name(slot: int) -> str:
+    """The name of the worker in a slot, and of its entry."""
+    return f"{WORKER}{slot}"
+
+
+class SharedState:
+    """Entries by name. Call `create` before forking the processes that share them."""
+
+    def __init__(self, memory: mmap.mmap, names: Sequence[str]) -> None:
+        self._memory = memory
+        self._versions = memoryview(memory).cast("Q")
+        self._starts = {name: n * SLOT for n, name in enumerate(names)}
+
+    @classmethod
+    def create(cls, names: Sequence[str]) -> "SharedState":
+        """Allocate an empty entry for each name."""
+        return cls(mmap.mmap(-1, len(names) * SLOT), names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all entries."""
+        return tuple(self._starts)
+
+    def version(self, name: str) -> int:
+        """How often an entry has been written; an unchanged number means an unchanged entry.
+
+        Raises:
+            KeyError: there is no entry of that name.
+        """
+        return int(self._versions[self._starts[name] // 8])
+
+    def write(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Replace an entry. Only one process may write an entry at a time.
+
+        Raises:
+            KeyError: there is no entry of that name.
+            ValueError: the entry is larger than a page.
+        """
+        content = json.dumps(entry).encode()
+        if len(content) > PAGE - HEAD.size:
+            raise ValueError(f"{name}: an entry of {len(content)} bytes, expected at most {PAGE - HEAD.size}")
+        version = self.version(name) + 1
+        page = self._page(name, version)
+        self._memory[page : page + HEAD.size + len(content)] = HEAD.pack(len(content)) + content
+        self._versions[self._starts[name] // 8] = version
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The entry of that name; empty if it has not been written yet.
+
+        Raises:
+            KeyError: there is no entry of that name.
+        """
+        while version := self.version(name):
+            page = self._page(name, version)
+            (length,) = HEAD.unpack_from(self._memory, page)
+            content = self._memory[page + HEAD.size : page + HEAD.size + length]
+            if self.version(name) == version:  # otherwise the writer may have refilled the page
+                return dict(json.loads(content))
+        return {}
+
+    def _page(self, name: str, version: int) -> int:
+        return self._starts[name] + 8 + version % 2 * PAGE

@@ -1,0 +1,378 @@
+"""Several processes that answer on one port, and the supervisor that keeps them running.
+
+The service loads a bundle that never changes, and the supervisor freezes its memory and forks: the workers
+share its memory, and the kernel spreads connections over them (SO_REUSEPORT). gRPC starts in the workers
+alone, because it does not survive a fork. A process that dies is forked again, without effect on the
+others. A process whose heartbeat stops is killed and forked again. One SIGTERM to the supervisor drains
+all processes, and SIGHUP makes them reload their files. If the supervisor itself is killed, they stop by
+themselves.
+
+    processes = [ProcessSpec("worker 0", run), ProcessSpec("worker 1", run)]
+    Supervisor(processes, grace_seconds=10).run(ready=print)
+"""
+
+import gc
+import logging
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TypeVar
+
+from protos.errors import TwinspireError, Unavailable
+from serving.address import join
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+STOP = (signal.SIGTERM, signal.SIGINT)
+HANDLED = (*STOP, signal.SIGHUP)
+CRASHED = 3  # exit code of a process that could not start, or failed
+START_SECONDS = 60.0  # in which all processes must be ready
+SHORT_LIFE_SECONDS = 5.0  # a process that dies sooner is restarted after a pause that doubles each time
+MAX_PAUSE_SECONDS = 5.0  # before a process that keeps dying is restarted
+KILL_SECONDS = 5.0  # beyond the grace, after which a process that does not stop is killed
+REPEAT_SECONDS = 1.0  # in which another signal to stop is taken for a copy of the first
+RESTART_SECONDS = 300.0  # in which a restarted process must show its first heartbeat
+TICK_SECONDS = 1.0  # between two checks of the heartbeats, at most
+
+
+class WorkerHandle:
+    """A process's connection to its supervisor: reports that it is ready, and waits for the order to stop."""
+
+    def __init__(self, alive: int, ready: int) -> None:
+        self._alive, self._ready = alive, ready
+        self._wake, self._woken = os.pipe()
+        os.set_blocking(self._woken, False)
+        signal.set_wakeup_fd(self._woken)
+        for number in HANDLED:
+            signal.signal(number, _noted)
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+
+    def ready(self, says: str = "") -> None:
+        """Report that the process works from now on.
+
+        Args:
+            says: one line for the supervisor, such as a port.
+        """
+        os.write(self._ready, f"{says}\n".encode())
+        os.close(self._ready)
+
+    def wait(self, reload: Callable[[], None] = lambda: None) -> None:
+        """Return when the process is to stop: a signal has come, or the supervisor has died.
+
+        Args:
+            reload: called after each SIGHUP.
+        """
+        while True:
+            readable = select.select([self._alive, self._wake], [], [])[0]
+            if self._alive in readable:
+                return
+            if any(number in STOP for number in os.read(self._wake, 512)):
+                return
+            reload()
+
+    def stop_event(self) -> threading.Event:
+        """An event that is set when the process is to stop; a thread of its own waits for that."""
+        stopped = threading.Event()
+
+        def wait() -> None:
+            self.wait()
+            stopped.set()
+
+        threading.Thread(target=wait, name="stop", daemon=True).start()
+        return stopped
+
+
+class Heartbeat:
+    """A number that a process counts up while it works, and its supervisor reads. Make it before the fork."""
+
+    def __init__(self) -> None:
+        self._cell = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+
+    def reset(self) -> None:
+        """The process has not started yet."""
+        self._cell[0] = 0
+
+    def beat(self) -> None:
+        """The process works."""
+        self._cell[0] += 1
+
+    def count(self) -> float:
+        """The number, for `ProcessSpec`."""
+        return self._cell[0]
+
+
+@dataclass
+class ProcessSpec:
+    """One process to keep running.
+
+    Args:
+        name: for the log.
+        run: what the process runs, from start to stop, given its `WorkerHandle`.
+        heartbeat: gives a number that changes while the process works; 0 until it has started. A process
+            whose number stays the same for too long is replaced. If not given, the process is not checked.
+        patience: seconds that this process may take at least, if the supervisor's timeout is shorter.
+
+    Attributes:
+        says: the line that it reported when it was ready.
+        pid: of the process, 0 if there is none.
+        silent_seconds: since the heartbeat last changed, counted in the supervisor's ticks.
+    """
+
+    name: str
+    run: Callable[[WorkerHandle], None]
+    heartbeat: Callable[[], float] | None = None
+    patience: float = 0.0
+    says: str = ""
+    pid: int = 0
+    started: float = 0.0
+    pause: float = 0.0
+    due: float = 0.0
+    ready: int = -1
+    beat: float = 0.0
+    silent_seconds: float = 0.0
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """Does nothing: the signal's number is written to the wake-up pipe, which `wait` reads."""
+
+
+class Supervisor:
+    """Forks processes and keeps them running until it is told to stop. Use it in a process with one thread.
+
+    Args:
+        processes: to keep running.
+        grace_seconds: in which they may finish their work when they are told to stop.
+        died: called with a process that has ended unexpectedly.
+        timeout: seconds without a heartbeat after which a process is killed and restarted; 0: never.
+        hung: called with a process that is killed for that.
+        tick: called every second, or more often; returns whether the processes are to reload.
+        reload: called on SIGHUP, before the processes are told to reload.
+    """
+
+    def __init__(
+        self,
+        processes: Sequence[ProcessSpec],
+        grace_seconds: float,
+        died: Callable[[ProcessSpec], None] = lambda process: None,
+        timeout: float = 0.0,
+        hung: Callable[[ProcessSpec], None] = lambda process: None,
+        tick: Callable[[], bool] = lambda: False,
+        reload: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._processes = list(processes)
+        self._grace = grace_seconds
+        self._died, self._hung, self._tick, self._reload = died, hung, tick, reload
+        self._timeout = timeout
+        self._tick_seconds = min(TICK_SECONDS, timeout / 4) if timeout else TICK_SECONDS
+        self._ticked = 0.0
+        self._alive = os.pipe()  # never written to; closes when the supervisor dies
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Start all processes, call `ready` when all are ready, and return when all have stopped.
+
+        From then on this process ignores the signals to stop, because it is expected to exit: a signal to a
+        process group may arrive twice, and the second one must not turn the exit code into a failure.
+
+        Raises:
+            Unavailable: a process was not ready in time, or ended before it was.
+        """
+        gc.collect()
+        gc.freeze()  # a collection must not write to the memory that is shared from here on
+        with blocked((*HANDLED, signal.SIGCHLD)):
+            try:
+                for process in self._processes:
+                    self._fork(process)
+                self._await_ready()
+                ready()
+                self._watch()
+            finally:
+                self._stop()
+            for number in HANDLED:
+                signal.signal(number, signal.SIG_IGN)
+
+    def _fork(self, process: ProcessSpec) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        process.started, process.beat, process.silent_seconds = time.monotonic(), 0.0, 0.0
+        process.ready, ready = os.pipe()
+        process.pid = os.fork()
+        if process.pid == 0:
+            code = CRASHED
+            try:
+                os.close(self._alive[1])
+                for each in self._processes:
+                    if each.ready >= 0:  # the supervisor's ends of the pipes
+                        os.close(each.ready)
+                process.run(WorkerHandle(self._alive[0], ready))
+                code = 0
+            except TwinspireError as error:
+                log.error("%s: %s", process.name, error)
+            except BaseException:
+                log.error("%s: %s", process.name, traceback.format_exc())
+            finally:
+                logging.shutdown()
+                os._exit(code)  # without the supervisor's own clean-up
+        os.close(ready)
+
+    def _await_ready(self) -> None:
+        until = time.monotonic() + START_SECONDS
+        for process in self._processes:
+            left = max(0.0, until - time.monotonic())
+            if not select.select([process.ready], [], [], left)[0]:
+                raise Unavailable(f"{process.name}: not ready after {START_SECONDS:g} s")
+            said = os.read(process.ready, 1024).decode()
+            if not said.endswith("\n"):
+                raise Unavailable(f"{process.name}: ended before it was ready; the log says why")
+            process.says = said.strip()
+
+    def _watch(self) -> None:
+        """Restart processes that die or hang, until a signal to stop comes."""
+        self._ticked = time.monotonic()
+        while True:
+            due = [process.due for process in self._processes if process.pid == 0]
+            wake = min([self._ticked + self._tick_seconds, *due])
+            caught = signal.sigtimedwait((*HANDLED, signal.SIGCHLD), max(0.0, wake - time.monotonic()))
+            if caught is not None and caught.si_signo in STOP:
+                log.info("stopping; requests in flight have %g s", self._grace)
+                return
+            if caught is not None and caught.si_signo == signal.SIGHUP:
+                _guarded(self._reload)
+                self._tell_to_reload()
+            self._reap()
+            if time.monotonic() >= self._ticked + self._tick_seconds:
+                self._on_tick()
+            for process in self._processes:
+                if process.pid == 0 and process.due <= time.monotonic():
+                    self._fork(process)
+
+    def _tell_to_reload(self) -> None:
+        for process in self._processes:
+            if process.pid:
+                os.kill(process.pid, signal.SIGHUP)
+
+    def _on_tick(self) -> None:
+        """Kill processes whose heartbeat has stopped, and call `tick`.
+
+        Each check adds one tick to a process's silence, however long ago the last check was: if the
+        supervisor did not run either, because the machine slept or all processes were stopped, that time says
+        nothing about the process.
+        """
+        self._ticked = time.monotonic()
+        for process in self._processes:
+            if self._timeout and process.pid and process.heartbeat is not None:
+                self._check_heartbeat(process, process.heartbeat())
+        if _guarded(self._tick):
+            self._tell_to_reload()
+
+    def _check_heartbeat(self, process: ProcessSpec, beat: float) -> None:
+        if beat != process.beat:
+            process.beat, process.silent_seconds = beat, 0.0
+            return
+        process.silent_seconds += self._tick_seconds
+        least = process.patience if beat else RESTART_SECONDS
+        if process.silent_seconds >= max(least, self._timeout):
+            log.error("%s hangs: no heartbeat for %g s; killed", process.name, process.silent_seconds)
+            process.silent_seconds = 0.0
+            self._hung(process)
+            os.kill(process.pid, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        """Find processes that have died, and set the time of their restart."""
+        now = time.monotonic()
+        for process in self._processes:
+            if process.pid == 0:
+                continue
+            pid, status = os.waitpid(process.pid, os.WNOHANG)
+            if pid:
+                series = now - process.started < SHORT_LIFE_SECONDS
+                process.pause = min(MAX_PAUSE_SECONDS, max(0.1, process.pause * 2)) if series else 0.0
+                process.pid, process.due = 0, now + process.pause
+                os.close(process.ready)
+                process.ready = -1
+                self._died(process)
+                log.error("%s died (%s); starting it again", process.name, _cause(status))
+
+    def _stop(self) -> None:
+        """Tell all processes to stop, wait, and kill those that do not stop; another signal ends the wait.
+
+        A signal within `REPEAT_SECONDS` does not end it: when a process group is told to stop, `make` sends
+        its child the signal that the child already has.
+        """
+        living = [process for process in self._processes if process.pid]
+        for process in living:
+            os.kill(process.pid, signal.SIGTERM)
+        impatient = time.monotonic() + REPEAT_SECONDS
+        until = time.monotonic() + self._grace + KILL_SECONDS
+        while living and time.monotonic() < until:
+            living = [process for process in living if os.waitpid(process.pid, os.WNOHANG)[0] == 0]
+            caught = signal.sigtimedwait((*STOP, signal.SIGCHLD), 0.1) if living else None
+            if caught is not None and caught.si_signo in STOP and time.monotonic() >= impatient:
+                break
+        for process in living:
+            log.error("%s does not stop; killed", process.name)
+            os.kill(process.pid, signal.SIGKILL)
+            os.waitpid(process.pid, 0)
+
+
+def _guarded(function: Callable[[], Result]) -> Result | None:
+    """Call a function; an error is logged and does not end the supervisor."""
+    try:
+        return function()
+    except Exception:
+        log.exception("the supervisor goes on after an error")
+        return None
+
+
+@contextmanager
+def blocked(signals: Sequence[int]) -> Iterator[None]:
+    """Block signals within the block; a signal that comes stays pending."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _cause(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return f"exit code {os.WEXITSTATUS(status)}"
+
+
+@contextmanager
+def reserved(host: str, port: int) -> Iterator[int]:
+    """Reserve a port for servers that share it; gives its number.
+
+    Args:
+        host: to listen on.
+        port: 0 for any free one.
+
+    Raises:
+        Unavailable: the port is in use, or the host is not this machine's.
+    """
+    address = join(host, port)
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as alone:  # a port that is shared counts as in use
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind((host, port))
+            port = alone.getsockname()[1]
+        shared = socket.socket(family, socket.SOCK_STREAM)
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind((host, port))  # never listens, so it gets no connection
+    except OSError as error:
+        raise Unavailable(f"{address}: cannot listen there; is the port in use? ({error.strerror})") from None
+    with shared:
+        yield port

@@ -1,0 +1,426 @@
+"""Micro-batching: the queries that wait are encoded and searched together, up to a bound.
+
+There is no timer and nothing to tune. The event loop adds the jobs that arrived since the last batch. A
+single job makes a batch of its own, and under load batches grow by themselves.
+
+Long jobs are worked on in slices, between batches of short jobs. A job is long if it has more queries than a
+batch, or if its searches look for many items in all. A slice should take about `SLICE_SECONDS` on any bundle,
+k and machine; so its size follows from the processor time of earlier slices of the same job or of similar
+ones, and is one query at least. If no similar job is known, the first slice is no larger than a batch. Long
+jobs take turns, one slice each. While short jobs wait, long jobs get about half of the time.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from protos.errors import Overloaded
+from serving.retrieval.answer import Timing
+from serving.retrieval.query import NO_SEARCH, PreparedQuery, SearchOptions, SearchResult, Vectors
+from serving.retrieval.retriever import Retriever
+from serving.transport.status import ClientGone
+
+Kind = tuple[int, int, int]
+
+NO_VECTORS = np.empty((0, 0), np.float32)
+BATCH_COST = 1024  # items that the searches of one batch may look for in all
+SLICE_SECONDS = 0.02
+REST = 1.5  # a rest of at most this many slices becomes one slice, since each slice has a cost of its own
+GROWTH = 4  # a slice has at most this many times the queries of the slice before it
+
+
+class BatchObserver(Protocol):
+    """Counts batches, after their answers have been sent."""
+
+    def batch(self, queries: int, encode_us: int, search_us: int, searched: int) -> None:
+        """A batch has been answered; `searched` of its queries needed a search."""
+
+    def waited(self, queries: int, queue_us: int) -> None:
+        """The queries of a job have left the queue."""
+
+    def queued(self, depth: int) -> None:
+        """Number of queued queries."""
+
+
+class Job:
+    """The queries of one request, and their results.
+
+    Args:
+        retriever: prepared the queries, and answers them even if the bundle has been swapped meanwhile.
+        prepared: at least one query.
+        options: of each query; `NO_SEARCH` for vectors only.
+        answer: makes the answer's message of the finished job.
+        answer_bytes: expected size of that message.
+
+    Attributes:
+        cost: items that the searches look for in all: k, excluded ones, and excluded histories.
+        check: raises ClientGone if the client no longer waits; called with the name of the next stage.
+        done: called once, when the job has its results or its error.
+        arrived: start of the wait, in `time.perf_counter_ns()`.
+        batch: queries in the batch.
+        sequence: all changes of live items up to it were applied before the search.
+        encode_started, search_started: by the same clock.
+    """
+
+    __slots__ = (
+        "answer", "answer_bytes", "arrived", "batch", "check", "cost", "done", "encode_started", "encode_us",
+        "error", "found", "options", "prepared", "queue_us", "retriever", "search_started", "search_us",
+        "sequence", "vectors",
+    )  # fmt: skip
+
+    check: Callable[[str], None]
+    done: Callable[["Job"], None]
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        prepared: Sequence[PreparedQuery],
+        options: SearchOptions,
+        answer: Callable[["Job"], Any],
+        answer_bytes: int = 0,
+    ) -> None:
+        self.retriever, self.prepared, self.options, self.answer = retriever, prepared, options, answer
+        self.answer_bytes = answer_bytes
+        self.cost = len(prepared) * (options.k + len(options.exclude))
+        self.found: list[SearchResult] = []
+        self.vectors = NO_VECTORS
+        self.error: Exception | None = None
+        self.arrived = self.encode_started = self.search_started = 0
+        self.queue_us = self.encode_us = self.search_us = self.batch = self.sequence = 0
+
+    @property
+    def timing(self) -> Timing:
+        """Time in each stage."""
+        return Timing(self.queue_us, self.encode_us, self.search_us)
+
+    def part(self, first: int, last: int) -> "Job":
+        """The queries from `first` to before `last`, as a job of their own."""
+        part = Job(self.retriever, self.prepared[first:last], self.options, self.answer)
+        part.arrived, part.check = self.arrived, self.check
+        part.cost = self.cost * len(part.prepared) // len(self.prepared)
+        return part
+
+    def client_waits(self, stage: str) -> bool:
+        """Whether the client still waits before a stage; if not, the job has its error, and costs no more."""
+        try:
+            self.check(stage)
+        except ClientGone as error:
+            self.error = error
+        return self.error is None
+
+
+class LongJob:
+    """A long job and its progress.
+
+    Args:
+        job: collects the results of its slices.
+        seconds_per_query: of similar jobs; 0 if none is known.
+        first: queries in the first slice if none is known.
+    """
+
+    def __init__(self, job: Job, seconds_per_query: float, first: int) -> None:
+        self.job = job
+        self._vectors: list[Vectors] = []
+        self._next = 0  # the first query of the next slice
+        self._size = self._fitting(seconds_per_query) if seconds_per_query else first
+
+    @property
+    def queries(self) -> int:
+        """Queries that no slice has worked on yet."""
+        return len(self.job.prepared) - self._next
+
+    def slice(self) -> Job:
+        """The next queries, as a job of their own."""
+        part = self.job.part(self._next, self._next + self._size)
+        self._next += len(part.prepared)
+        return part
+
+    def merge(self, part: Job, seconds: float) -> bool:
+        """Add the results of a slice to the job.
+
+        Args:
+            part: the slice that was worked on.
+            seconds: processor time of this thread that the slice took.
+
+        Returns:
+            Whether the job is done: all of its queries have results, or one slice has failed.
+        """
+        job = self.job
+        if part.error is not None:
+            job.error = part.error
+            return True
+        if not self._vectors:
+            job.queue_us = part.queue_us
+            job.encode_started, job.search_started = part.encode_started, part.search_started
+            job.sequence = part.sequence  # later slices may have searched a later state
+        self._vectors.append(part.vectors)
+        job.found += part.found
+        job.encode_us += part.encode_us
+        job.search_us += part.search_us
+        job.batch = max(job.batch, part.batch)
+        self._size = min(GROWTH * len(part.prepared), self._fitting(seconds / len(part.prepared)))
+        if self.queries:
+            return False
+        job.vectors = np.concatenate(self._vectors)
+        return True
+
+    def _fitting(self, seconds_per_query: float) -> int:
+        """Size of the next slice, from the processor seconds of one query."""
+        most = SLICE_SECONDS / max(seconds_per_query, 1e-7)
+        return self.queries if self.queries <= REST * most else max(1, int(most))
+
+
+class LongJobs:
+    """The long jobs that wait for their next slice. For one thread.
+
+    Args:
+        batch: queries in a batch.
+        batch_cost: items that the searches of one batch may look for in all.
+    """
+
+    def __init__(self, batch: int, batch_cost: int) -> None:
+        self._batch, self._batch_cost = batch, batch_cost
+        self._known: dict[Kind, float] = {}  # processor seconds per query
+        self.queries = 0  # in the queue
+        self.seconds_per_query = 0.0  # moving average
+        self._jobs: deque[LongJob] = deque()
+        self._debt = 0.0  # seconds that short jobs must get before the next slice
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def begin(self, job: Job) -> None:
+        """Queue a job for its first slice."""
+        first = max(1, min(self._batch, self._batch_cost * len(job.prepared) // max(1, job.cost)))
+        self.add(LongJob(job, self._known.get(kind(job), 0.0), first))
+
+    def add(self, job: LongJob) -> None:
+        """Queue a job for its next slice, behind the others."""
+        self._jobs.append(job)
+        self.queries += job.queries
+
+    def take(self) -> LongJob:
+        """Remove the job that has waited longest for a slice."""
+        job = self._jobs.popleft()
+        self.queries -= job.queries
+        return job
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next slice comes before the short jobs that wait."""
+        return self._debt <= 0 and bool(self._jobs)
+
+    def worked(self, part: Job, seconds: float, used: float) -> None:
+        """Note the wall-clock and the processor time of a slice, in seconds."""
+        queries = len(part.prepared)
+        self._debt = seconds
+        self.seconds_per_query += (seconds / queries - self.seconds_per_query) / 8
+        each, known = used / queries, self._known.get(key := kind(part), 0.0)
+        self._known[key] = each if each > known else known + (each - known) / 4
+
+    def gave_way(self, seconds: float) -> None:
+        """Note the wall-clock time of a batch of short jobs, in seconds."""
+        self._debt -= seconds
+
+
+class Batcher:
+    """The queue of jobs, and the work on them. For one thread.
+
+    Args:
+        observer: counts batches.
+        most: queries in a batch; a job with more is long.
+
+    Attributes:
+        queries: in the queue, including those of long jobs.
+        short_queries: in the queue, without those of long jobs.
+        seconds_per_query: moving average over batches.
+        batch_answered: called after each batch of short jobs.
+    """
+
+    def __init__(self, observer: BatchObserver | None = None, most: int = 64) -> None:
+        self.most = most
+        self.queries = self.short_queries = 0
+        self.long = LongJobs(most, BATCH_COST)
+        self.seconds_per_query = 0.0
+        self.batch_answered: Callable[[], None] = lambda: None
+        self._observer = observer
+        self._jobs: deque[Job] = deque()
+        self._worked: list[tuple[int, int, int, int]] = []  # arguments of `BatchObserver.batch`
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a whole batch waits."""
+        return self.short_queries >= self.most
+
+    def is_long(self, job: Job) -> bool:
+        """Whether a job is answered in slices."""
+        return job.cost > BATCH_COST or len(job.prepared) > self.most
+
+    def submit(self, job: Job) -> None:
+        """Queue a job for the next batch, or for its slices."""
+        self.queries += len(job.prepared)
+        if self.is_long(job):
+            self.long.begin(job)
+        else:
+            self._jobs.append(job)
+            self.short_queries += len(job.prepared)
+
+    def refusal(self, is_long: bool = False) -> Overloaded:
+        """The error for one more job, with the time that the queued queries will take."""
+        seconds = self.short_queries * self.seconds_per_query
+        if self.long.queries:  # long jobs take half of the time
+            seconds *= 2
+        if is_long:
+            seconds += self.long.queries * self.long.seconds_per_query
+        seconds = max(0.01, seconds)
+        return Overloaded("more queries are waiting than the service can answer in time", seconds)
+
+    def shed(self, most: int) -> list[Job]:
+        """Remove the short jobs that have waited longest, until at most `most` of their queries wait."""
+        jobs: list[Job] = []
+        while self.short_queries > most:
+            jobs.append(self._jobs.popleft())
+            self.short_queries -= len(jobs[-1].prepared)
+            self.queries -= len(jobs[-1].prepared)
+        return jobs
+
+    def answer(self) -> None:
+        """Answer one batch of short jobs, or work on one slice of a long one."""
+        if self.long.queries and (self.long.is_due or not self._jobs):
+            self._answer_slice()
+        else:
+            self._answer_batch()
+        self._worked.clear()
+
+    def _answer_batch(self) -> None:
+        batch = self._take()
+        started = time.perf_counter()
+        due = [job for job in batch if self._is_due(job)]
+        if due:
+            for group in _by_retriever(due):
+                self._answer(group)
+            spent = (time.perf_counter() - started) / sum(len(job.prepared) for job in due)
+            self.seconds_per_query += (spent - self.seconds_per_query) / 8
+        for job in batch:
+            job.done(job)
+        self.batch_answered()
+        if self.long.queries:
+            self.long.gave_way(time.perf_counter() - started)
+        if self._observer is not None:
+            self._report(self._observer, batch)
+
+    def _answer_slice(self) -> None:
+        """Answer the next slice of the next long job; the job goes to the end of the queue of long jobs."""
+        long = self.long.take()
+        part = long.slice()
+        self.queries -= len(part.prepared)
+        started, used = time.perf_counter(), time.thread_time()
+        if self._is_due(part):
+            self._answer((part,))
+        # Not wall-clock time, because other processes must not make slices smaller.
+        used = time.thread_time() - used
+        if part.error is None:
+            self.long.worked(part, time.perf_counter() - started, used)
+        if long.merge(part, used):
+            self.queries -= long.queries  # of a failed job
+            long.job.done(long.job)
+        else:
+            self.long.add(long)
+        if self._observer is not None:
+            self._report(self._observer, (part,))
+
+    def _report(self, observer: BatchObserver, batch: Sequence[Job]) -> None:
+        observer.queued(self.queries)
+        for job in batch:
+            observer.waited(len(job.prepared), job.queue_us)
+        for worked in self._worked:
+            observer.batch(*worked)
+
+    def _take(self) -> list[Job]:
+        """Remove the jobs of the next batch from the queue, in order."""
+        batch: list[Job] = []
+        queries = cost = 0
+        jobs = self._jobs
+        while jobs and (
+            not batch or (queries + len(jobs[0].prepared) <= self.most and cost + jobs[0].cost <= BATCH_COST)
+        ):
+            job = jobs.popleft()
+            queries += len(job.prepared)
+            cost += job.cost
+            batch.append(job)
+        self.queries -= queries
+        self.short_queries -= queries
+        return batch
+
+    def _is_due(self, job: Job) -> bool:
+        job.queue_us = (time.perf_counter_ns() - job.arrived) // 1000
+        return job.client_waits("encode")
+
+    def _answer(self, batch: Sequence[Job]) -> None:
+        try:
+            self._work(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].error = error
+                return
+            half = len(batch) // 2  # only the job at fault gets the error
+            self._answer(batch[:half])
+            self._answer(batch[half:])
+
+    def _work(self, batch: Sequence[Job]) -> None:
+        """Encode the queries of all jobs, and search for them; all jobs have one retriever."""
+        retriever = batch[0].retriever
+        prepared = [each for job in batch for each in job.prepared]
+        encode_started = time.perf_counter_ns()
+        encoded = retriever.encode_prepared(prepared, encode_started)
+        search_started = time.perf_counter_ns()
+        options = [
+            each
+            for job in batch
+            for each in [job.options if job.client_waits("search") else NO_SEARCH] * len(job.prepared)
+        ]
+        sequence = retriever.sequence
+        found = retriever.find(encoded, options)
+        search_us = (time.perf_counter_ns() - search_started) // 1000
+        first = 0
+        for job in batch:
+            last = first + len(job.prepared)
+            job.found, job.vectors = found[first:last], encoded.vectors[first:last]
+            job.encode_us, job.search_us, job.batch = encoded.encode_us, search_us, len(prepared)
+            job.encode_started, job.search_started = encode_started, search_started
+            job.sequence = sequence
+            first = last
+        searched = len(options) - options.count(NO_SEARCH)
+        self._worked.append((len(prepared), encoded.encode_us, search_us, searched))
+
+
+def _by_retriever(batch: Sequence[Job]) -> list[Sequence[Job]]:
+    """The jobs grouped by retriever; there are several during a swap, or with a canary."""
+    first = batch[0].retriever
+    if all(job.retriever is first for job in batch):
+        return [batch]
+    groups: dict[int, list[Job]] = {}
+    for job in batch:
+        groups.setdefault(id(job.retriever), []).append(job)
+    return list(groups.values())
+
+
+def kind(job: Job) -> Kind:
+    """The properties that decide the time per query, as numbers of bits, so that there are few kinds.
+
+    Returns:
+        Items that each search looks for, queries that are items (which are searched exactly), and
+        characters and strings in each query.
+    """
+    queries = len(job.prepared)
+    items = size = 0
+    for each in job.prepared:
+        if each.values is None:
+            items += 1
+        else:
+            size += sum([len(value) for value in each.values.values() if isinstance(value, str | list)])
+    parts = job.cost // queries, items * 256 // queries, size // queries
+    return parts[0].bit_length(), parts[1].bit_length(), parts[2].bit_length()

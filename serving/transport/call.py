@@ -1,0 +1,578 @@
+"""A call: what arrives, what is sent, and how the call ends; and the methods that calls are for.
+
+A method is a function of a request and its call. It returns the answer's message, or its bytes, or a `Job`
+whose answer is made when the job has been worked on, or a `Deferred` that becomes one of these later. If it
+raises, the call ends with the status that `status.py` gives to the error. A stream of requests is answered in
+order, each request so. All of it runs on the thread of the event loop, which calls know only as a
+`Transport`.
+"""
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from protos.errors import InvalidInput
+from serving.transport.batching import Job
+from serving.transport.deferred import Deferred
+from serving.transport.grpc_core import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    OK,
+    CoreCall,
+    Metadata,
+    Trailers,
+    received_message,
+    was_cancelled,
+)
+from serving.transport.status import ClientGone, status, trailers
+from serving.transport.unsent import UNCOUNTED, UnsentBytes
+
+log = logging.getLogger(__name__)
+
+WINDOW_BYTES = 1 << 20  # of the answers of one stream that are being made or wait to be sent
+
+
+class ServedBundle(Protocol):
+    """The bundle that answers a call, as observers see it."""
+
+    @property
+    def version(self) -> str:
+        """The sha256 of the manifest."""
+
+    @property
+    def cell(self) -> float:
+        """The version as a number in the metrics."""
+
+
+class Transport(Protocol):
+    """What a call needs of the server that accepted it."""
+
+    window: int  # requests of one stream that may be in progress at once
+    unsent: UnsentBytes
+
+    def await_message(self, call: "UnaryCall") -> None:
+        """The call waits for its message, and takes room in the queue until it arrives."""
+
+    def message_arrived(self, call: "UnaryCall") -> None:
+        """The message of the call has arrived, or the call is over."""
+
+    def submit(self, call: "Call", job: Job) -> None:
+        """Queue a job for a batch.
+
+        Raises:
+            Overloaded: the queue is full, or the client has too many answers to read.
+        """
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call a function on the event loop's thread as soon as no event waits."""
+
+    def wait_for(self, deferred: Deferred) -> None:
+        """A call waits for an outcome; `call_soon` is prompt until `waited_for`."""
+
+    def waited_for(self, deferred: Deferred) -> None:
+        """The outcome has come, or the call is over."""
+
+    def failed(self, call: "Call", error: Exception) -> None:
+        """The call is about to end with an error."""
+
+    def answered(self, call: "Call", job: Job) -> None:
+        """The answer of a job has been sent."""
+
+    def ended(self, call: "Call", code: int) -> None:
+        """The call is over, with the number of its status."""
+
+    def caller(self, call: "Call") -> str:
+        """The name of the client that makes the call."""
+
+    def enter_stream(self, call: "StreamCall") -> bool:
+        """Whether there is room for one more stream; if not, the call has failed."""
+
+    def touch_stream(self, call: "StreamCall") -> None:
+        """A message of the stream has arrived or been sent, so it is not idle."""
+
+    def leave_stream(self, call: "StreamCall") -> None:
+        """The stream is over."""
+
+
+class Call(ABC):
+    """What all calls share. Made when a call arrives; its message may still be on its way.
+
+    Args:
+        transport: that accepted the call.
+        method: of the call.
+        core: the call in gRPC's C core.
+        token_name: of the token that the client sent.
+
+    Attributes:
+        job: the last job of the call, for observers.
+        queries: in all requests of the call.
+        bundle: answers the last request, as soon as one has been chosen.
+        serialised: start and end of making the last answer's message, in `time.perf_counter_ns()`.
+        counted: whether `UnsentBytes` counts the answer.
+        is_stream: whether the call has many requests; `isinstance` takes longer on an abstract class.
+    """
+
+    is_stream = False
+
+    def __init__(
+        self, transport: Transport, method: "Method", core: CoreCall, token_name: str | None
+    ) -> None:
+        self.method = method
+        self.metadata: Metadata = core.metadata
+        self.token_name = token_name
+        self.arrived = time.perf_counter_ns()
+        self.job: Job | None = None
+        self.queries = 0
+        self.bundle: ServedBundle | None = None
+        self.serialised: tuple[int, int] | None = None
+        self.counted = False
+        self._transport = transport
+        self._core = core
+        self._deadline = core.deadline
+        self._cancelled = False
+        self._ended = False
+        self._has_sent = False
+        self._on_close: list[Callable[[], None]] = []
+        self._deferred: tuple[Deferred, ...] = ()  # that the call waits for
+        self._code = OK
+        core.await_close(self._closed)
+
+    # For servicers: the part of grpc.ServicerContext that is used here, and more.
+
+    @property
+    def deadline(self) -> float:
+        """When the client stops waiting, in Unix seconds; infinite if it does not."""
+        return self._deadline
+
+    def is_active(self) -> bool:
+        """Whether the client waits for the answer."""
+        return not (self._cancelled or self._ended)
+
+    def invocation_metadata(self) -> Metadata:
+        """The metadata that the client sent."""
+        return self.metadata
+
+    def peer(self) -> str:
+        """The client's address, as gRPC writes it."""
+        return self._core.connection.decode()
+
+    def auth_context(self) -> dict[str, Sequence[bytes]]:
+        """The properties of the client's certificate."""
+        return self._core.auth_context()
+
+    def reserve(self, answer_bytes: int) -> None:
+        """Count a large answer by its expected size, before any work is done for it.
+
+        Raises:
+            Overloaded: the client has too many bytes to read.
+        """
+        if answer_bytes > UNCOUNTED and not self.counted:
+            self._transport.unsent.hold(self, answer_bytes)
+            self.counted = True
+
+    def break_off(self, reason: str) -> None:
+        """End the call before its answer is sent."""
+        log.info("%s: cancelled: %s", self.method.name, reason)
+        self._core.cancel(reason)
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Call a function when the call is over."""
+        self._on_close.append(callback)
+        return True
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """End with this code when the method returns."""
+        self._code = code.value[0]
+
+    def check(self, stage: str) -> None:
+        """Stop here if the client no longer waits for the answer.
+
+        Args:
+            stage: the work that comes next.
+
+        Raises:
+            ClientGone: the deadline has passed, or the client has gone.
+        """
+        if self._deadline <= time.time():
+            raise ClientGone(grpc.StatusCode.DEADLINE_EXCEEDED, stage)
+        if self._cancelled or self._ended:
+            raise ClientGone(grpc.StatusCode.CANCELLED, stage)
+
+    # For the event loop.
+
+    def fail(self, error: Exception) -> None:
+        """End the call with the status of an error."""
+        code, text = status(error)
+        self._transport.failed(self, error)
+        self._end(code.value[0], text.encode(), None, trailers(error))
+        # Breaks the reference cycle with the frames; it would keep the call alive until garbage collection.
+        error.__traceback__ = error.__context__ = None
+
+    @abstractmethod
+    def _received(self, event: Any) -> None:
+        """A message has arrived, or the client sends no more."""
+
+    def _answer(self, message: bytes | None) -> None:
+        """Pass a request to the method, and handle what it returns."""
+        place = self._place()
+        try:
+            self._handle(self.method.behaviour(self._request(message), self), place)
+        except Exception as error:
+            self._failed(error, place)
+
+    def _handle(self, outcome: Any, place: "_Answer | None") -> None:
+        """Handle what a method has returned, or a deferred outcome."""
+        if isinstance(outcome, Job):
+            self._transport.submit(self, outcome)
+        elif isinstance(outcome, Deferred):
+            self._defer(outcome, place)
+            return
+        self._outcome(outcome, place)
+
+    def _defer(self, deferred: Deferred, place: "_Answer | None", soon: bool = True) -> None:
+        def finish(outcome: Callable[[], Any]) -> None:
+            self._deferred = tuple(each for each in self._deferred if each is not deferred)
+            self._transport.waited_for(deferred)
+            try:
+                self._handle(outcome(), place)
+            except Exception as error:
+                self._failed(error, place)
+
+        self._deferred = (*self._deferred, deferred)
+        if soon:
+            self._transport.wait_for(deferred)
+        deferred.when_resolved(finish)
+
+    def _request(self, message: bytes | None) -> Any:
+        """A message as the method's request.
+
+        Raises:
+            InvalidInput: there is no message, or it cannot be parsed.
+        """
+        if message is None:
+            raise InvalidInput("request", "there is none")
+        try:
+            return self.method.parse(message)
+        except DecodeError:
+            raise InvalidInput("request", f"cannot be read as a request of {self.method.name}") from None
+
+    def _place(self) -> "_Answer | None":
+        """The place of the last request's answer in a stream."""
+        return None
+
+    @abstractmethod
+    def _outcome(self, outcome: Any, place: "_Answer | None") -> None:
+        """This answers a request."""
+
+    def _failed(self, error: Exception, place: "_Answer | None") -> None:
+        self.fail(error)
+
+    def _message(self, job: Job) -> bytes:
+        """The answer of a finished job.
+
+        Raises:
+            Exception: the job's error.
+        """
+        if job.error is not None:
+            raise job.error
+        started = time.perf_counter_ns()
+        message = serialised(job.answer(job))
+        self.serialised = started, time.perf_counter_ns()
+        return message
+
+    def _end(self, code: int, details: bytes, message: bytes | None, metadata: Trailers = ()) -> None:
+        """Send the status, after a last message if there is one. Only the first end counts."""
+        if self._ended:
+            return
+        self._ended = True
+        if not self._cancelled:
+            finished = _ignore
+            size = 0 if message is None else len(message)
+            if self.counted or size > UNCOUNTED:  # the real size replaces a reservation, even if it is small
+                self._transport.unsent.sent(self, size)
+                finished = self._written
+            self._core.send_status(code, details, metadata, not self._has_sent, message, finished)
+        elif self.counted:
+            self._transport.unsent.release(self)
+        for deferred in self._deferred:
+            self._transport.waited_for(deferred)
+            deferred.abandon()
+        self._deferred = ()
+        self._transport.ended(self, code)
+
+    def _written(self, event: Any) -> None:
+        """The whole answer has been written, or the call is over."""
+        self._transport.unsent.release(self)
+
+    def _closed(self, event: Any) -> None:
+        """The client has gone, or has received the status."""
+        if was_cancelled(event):
+            self._cancelled = True
+            is_late = self._deadline <= time.time()  # then gRPC has ended the call at its deadline
+            self._end(DEADLINE_EXCEEDED if is_late else CANCELLED, b"", None)
+        callbacks, self._on_close = self._on_close, []
+        for callback in callbacks:
+            callback()
+
+
+class UnaryCall(Call):
+    """One request, one answer."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._transport.await_message(self)
+        self._core.await_message(self._received)
+
+    def _received(self, event: Any) -> None:
+        self._transport.message_arrived(self)
+        message = received_message(event)
+        if self._ended:
+            return
+        if message is None:  # if the client has gone, the next event is the end of the call
+            self._transport.call_soon(self._no_message)
+        else:
+            self._answer(message)
+
+    def _no_message(self) -> None:
+        if not self._ended:
+            self._answer(None)
+
+    def _outcome(self, outcome: Any, place: "_Answer | None") -> None:
+        if isinstance(outcome, Job):
+            outcome.done = self._done
+        else:
+            message = serialised(outcome) if self._code == OK else None
+            self.reserve(len(message or b""))
+            self._end(self._code, b"", message)
+
+    def _done(self, job: Job) -> None:
+        try:
+            message = self._message(job)
+        except Exception as error:
+            self.fail(error)
+        else:
+            self._end(OK, b"", message)
+            self._transport.answered(self, job)
+
+
+class StreamCall(Call):
+    """Many requests, and an answer to each in their order.
+
+    Up to `Transport.window` requests are in progress at once, fewer if their answers have more than
+    `WINDOW_BYTES`. No further request is read meanwhile, and HTTP/2's flow control holds the client back.
+    """
+
+    is_stream = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._answers: deque[_Answer] = deque()
+        self._bytes = 0  # of the answers, expected or made, including the one that is being sent
+        self._sending_bytes = 0
+        self._is_sending = self._is_receiving = self._is_complete = False
+        self.active_at = self.arrived
+        self.connection = self._core.connection
+        self.caller = self._transport.caller(self)
+        self._enter()
+
+    def _enter(self) -> None:
+        if self._transport.enter_stream(self):
+            self._on_close.append(lambda: self._transport.leave_stream(self))
+            self._read_on()
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a request has no answer yet."""
+        return any(each.message is None and each.error is None for each in self._answers)
+
+    def _touch(self) -> None:
+        self.active_at = time.perf_counter_ns()
+        self._transport.touch_stream(self)
+
+    def _read_on(self) -> None:
+        has_room = len(self._answers) < self._transport.window and self._bytes < WINDOW_BYTES
+        if has_room and not (self._is_receiving or self._is_complete or self._ended or self._cancelled):
+            self._is_receiving = True
+            self._core.await_message(self._received)
+
+    def _received(self, event: Any) -> None:
+        self._is_receiving = False
+        message = received_message(event)
+        if message is None:
+            self._is_complete = True
+            self._send_on()
+        elif not self._ended:
+            self._touch()
+            self._answers.append(_Answer())
+            self._answer(message)
+            self._read_on()
+
+    def _place(self) -> "_Answer":
+        return self._answers[-1]
+
+    def _outcome(self, outcome: Any, place: "_Answer | None") -> None:
+        assert place is not None, "each request of a stream has the place of its answer"
+        if isinstance(outcome, Job):
+            outcome.done = lambda job: self._done(place, job)
+            place.size = outcome.answer_bytes
+            self._bytes += place.size
+        else:
+            place.message = serialised(outcome)
+            self._resize(place)
+            self._send_on()
+
+    def _failed(self, error: Exception, place: "_Answer | None") -> None:
+        """The call ends with the error, after the answers to earlier requests."""
+        assert place is not None, "each request of a stream has the place of its answer"
+        place.error = error
+        self._is_complete = True
+        self._send_on()
+
+    def _done(self, answer: "_Answer", job: Job) -> None:
+        try:
+            answer.message = self._message(job)
+            self._resize(answer)
+        except Exception as error:
+            answer.error = error
+        self._send_on()
+        if answer.error is None:
+            self._transport.answered(self, job)
+
+    def _resize(self, answer: "_Answer") -> None:
+        """Count the real size of an answer that has been made."""
+        size = len(answer.message or b"")
+        self._bytes += size - answer.size
+        answer.size = size
+
+    def _send_on(self) -> None:
+        """Send the next answer if it is ready, or the status after the last one."""
+        if self._is_sending or self._ended or self._cancelled:
+            return
+        if not self._answers:
+            if self._is_complete:
+                self._end(OK, b"", None)
+            return
+        first = self._answers[0]
+        if first.error is not None:
+            self.fail(first.error)
+        elif first.message is not None:
+            self._answers.popleft()
+            more_follow = bool(self._answers) and self._answers[0].message is not None
+            is_first = not self._has_sent
+            self._has_sent = self._is_sending = True
+            self._sending_bytes = first.size
+            self._core.send(first.message, is_first, more_follow, self._sent)
+
+    def _sent(self, event: Any) -> None:
+        self._is_sending = False
+        self._touch()
+        self._bytes -= self._sending_bytes
+        self._send_on()
+        self._read_on()
+
+
+class WatchCall(StreamCall):
+    """One request, and answers whenever there are some, until the client goes.
+
+    It takes no room of other streams; the method that answers limits the number of these calls. A method with
+    many answers sends the next one when `is_clear`; `on_clear` is called then.
+
+    Attributes:
+        on_clear: called when the last answer has been sent.
+    """
+
+    on_clear: Callable[[], None] | None = None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether no answer waits to be sent."""
+        return not (self._is_sending or self._answers)
+
+    def await_outcome(self, deferred: Deferred, soon: bool = True) -> None:
+        """Wait for an outcome; an error that it raises ends the call.
+
+        Args:
+            deferred: its outcome is an answer to send, or None for no answer.
+            soon: whether the event loop polls more often until it has come; False for one that may take long.
+        """
+        self._defer(deferred, None, soon)
+
+    def _outcome(self, outcome: Any, place: "_Answer | None") -> None:
+        if outcome is not None:
+            self._push(outcome)
+
+    def _failed(self, error: Exception, place: "_Answer | None") -> None:
+        self.fail(error)
+
+    def _enter(self) -> None:
+        self._read_on()
+
+    def _received(self, event: Any) -> None:
+        message = received_message(event)
+        if self._ended or self._cancelled:
+            return
+        try:
+            self.method.behaviour(self._request(message), self, self._push)
+        except Exception as error:
+            self.fail(error)
+
+    def _push(self, message: Any) -> None:
+        """Send an answer; None ends the call."""
+        if message is None:
+            self._is_complete = True
+        else:
+            self._answers.append(_Answer(serialised(message)))
+        self._send_on()
+
+    def _sent(self, event: Any) -> None:
+        super()._sent(event)
+        if self.on_clear is not None and self.is_clear and not (self._ended or self._cancelled):
+            self.on_clear()
+
+
+class _Answer:
+    """An answer's place in a stream."""
+
+    __slots__ = ("error", "message", "size")
+
+    def __init__(self, message: bytes | None = None) -> None:
+        self.message = message
+        self.size = 0  # bytes, expected until the message is made
+        self.error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of a service.
+
+    Args:
+        path: `/retrieval.v1.Retrieval/Search`.
+        name: `Search`.
+        parse: a message's bytes as a request.
+        behaviour: answers a request.
+        call_type: class of its calls.
+        always: it is answered even if there is no room, because it costs little.
+    """
+
+    path: str
+    name: str
+    parse: Callable[[bytes], Any]
+    behaviour: Callable[..., Any]
+    call_type: type[Call]
+    always: bool = False
+
+
+def serialised(answer: Any) -> bytes:
+    """The bytes of an answer, which may be bytes already."""
+    return answer if isinstance(answer, bytes) else bytes(answer.SerializeToString())
+
+
+def _ignore(event: Any) -> None:
+    """Nothing is left to do after the status has been sent."""

@@ -1,0 +1,73 @@
+"""The record of a call that has ended, for traces and logs."""
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from protos import open_inference_pb2
+from serving.transport.grpc_core import Metadata
+
+REQUEST_ID = "x-request-id"
+LONGEST_ID = 128
+
+_INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+_INFERENCE_METHODS = frozenset(method.name for method in _INFERENCE.methods)
+
+_FOREIGN = re.compile(r"[^A-Za-z0-9._:/+=@-]")
+
+
+@dataclass
+class CallRecord:
+    """A call that has ended. Made only for calls that are logged or traced, because it takes time.
+
+    Args:
+        method: bare name, such as `Search`.
+        code: name of the gRPC status.
+        metadata: that the client sent; names are in lower case.
+        started: when the call arrived, in `time.perf_counter_ns()`.
+        ended: when it ended, by the same clock.
+        stages: name, start and end of each stage, by the same clock: queue, encode, search, serialise.
+        caller: name of the client, as far as it is known.
+        k: number of items wanted.
+        queries: in the call.
+        batch: queries in its batch, including its own.
+        bundle_version: of the bundle that answered.
+        texts: of its queries; never traced, and logged only on request.
+    """
+
+    method: str
+    code: str
+    metadata: Metadata = field(repr=False)  # may hold a token
+    started: int
+    ended: int
+    stages: Sequence[tuple[str, int, int]] = ()
+    caller: str = ""
+    k: int = 0
+    queries: int = 0
+    batch: int = 0
+    bundle_version: str = ""
+    texts: Sequence[str] = field(default=(), repr=False)
+
+    @property
+    def arrived(self) -> int:
+        """When it arrived, or its first stage began if that was earlier, in `time.perf_counter_ns()`."""
+        return min([self.started, *(start for _, start, _ in self.stages)])
+
+    @property
+    def full_method(self) -> str:
+        """The method with its service, as gRPC names it: `retrieval.v1.Retrieval/Search`."""
+        service = _INFERENCE.full_name if self.method in _INFERENCE_METHODS else "retrieval.v1.Retrieval"
+        return f"{service}/{self.method}"
+
+    @cached_property
+    def request_id(self) -> str:
+        """The client's `x-request-id`, or else a new id.
+
+        Only letters, digits and `._:/+=@-` are kept, and at most 128 characters.
+        """
+        given = next((value for key, value in self.metadata if key == REQUEST_ID), "")
+        if isinstance(given, str) and (clean := _FOREIGN.sub("", given[: 4 * LONGEST_ID])[:LONGEST_ID]):
+            return clean
+        return uuid.uuid4().hex

@@ -1,0 +1,98 @@
+"""Bounds of a worker; each is a flag of `python -m serving serve`."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+LONGEST_SECONDS = (2**31 - 1) // 1000  # gRPC holds milliseconds in 32 bits: 24 days
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much a worker accepts at once.
+
+    Raises:
+        ValueError: a bound is below 1.
+    """
+
+    queue: int = field(
+        default=512, metadata={"help": "queries that may wait for long; in an overload a batch and a half"}
+    )
+    backlog: int = field(
+        default=2048, metadata={"help": "queries that may wait for a moment, after a pause of the machine"}
+    )
+    batch: int = field(default=32, metadata={"help": "queries that are answered together"})
+    streams: int = field(
+        default=64,
+        metadata={"help": "streams that may be open; an idle one is ended where another needs room"},
+    )
+    watches: int = field(
+        default=4, metadata={"help": "Health/Watch calls of one connection that may be open"}
+    )
+    connections: int = field(
+        default=1024,
+        metadata={"help": "connections that may be open; from 3/4 of them on the least used ones are closed"},
+    )
+    connections_per_address: int = field(
+        default=128,
+        metadata={
+            "help": "connections of one address; the least used are closed beyond. Raise it behind a proxy"
+        },
+    )
+    calls: int = field(default=16, metadata={"help": "calls of one connection that may be open at once"})
+    first_call_seconds: int = field(
+        default=10, metadata={"help": "seconds after which a connection without a call is closed"}
+    )
+    idle_seconds: int = field(
+        default=300, metadata={"help": "seconds without an open call after which a connection is closed"}
+    )
+    age_seconds: int = field(
+        default=3600,
+        metadata={"help": "seconds after which a client is asked to connect anew; open calls go on"},
+    )
+    keepalive_seconds: int = field(
+        default=30, metadata={"help": "seconds between pings that find connections whose client has gone"}
+    )
+    unsent_bytes: int = field(
+        default=64 << 20,
+        metadata={"help": "bytes of unread answers of more than 16 KiB each; streams are not included"},
+    )
+    connection_unsent_bytes: int = field(
+        default=16 << 20,
+        metadata={"help": "bytes of such answers on one connection; beyond, large requests are refused"},
+    )
+
+    def __post_init__(self) -> None:
+        check_positive(self)
+        for name in ("first_call_seconds", "idle_seconds", "age_seconds", "keepalive_seconds"):
+            if getattr(self, name) > LONGEST_SECONDS:
+                raise ValueError(f"{name}: expected at most {LONGEST_SECONDS}, got {getattr(self, name)}")
+
+    @property
+    def room(self) -> int:
+        """Queries that may wait while there is no overload."""
+        return max(self.queue, self.backlog)
+
+    @property
+    def overload_queue(self) -> int:
+        """Queries that may wait in an overload: one batch, and half a batch that arrives meanwhile."""
+        return min(self.queue, self.batch + self.batch // 2)
+
+    @property
+    def fair_share(self) -> int:
+        """Calls that one connection may add to the queue between two batches of an overload.
+
+        With this share, the fewest connections that can fill the queue still bring a whole batch, and a
+        connection with more calls than others gets no larger part of it.
+        """
+        return max(1, -(-self.batch * self.calls // self.queue))
+
+
+def check_positive(bounds: Any) -> None:
+    """Refuse a dataclass of bounds of which one is below 1.
+
+    Raises:
+        ValueError: a bound is below 1.
+    """
+    for each in fields(bounds):
+        if getattr(bounds, each.name) < 1:
+            raise ValueError(f"{each.name}: expected at least 1, got {getattr(bounds, each.name)}")

@@ -1,0 +1,284 @@
+"""The tuner chooses the cheapest index that meets the configuration, or exact search."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import hnswlib
+import numpy as np
+import pytest
+from rich.console import Console
+
+from export import ann
+from export.ann.graph_sweep import Extrapolation, SweptGraph, choose, cost_at, grid, is_past_the_best
+from export.ann.kinds.hnsw import HnswIndex
+from export.ann.report import IndexReport, why
+from export.ann.timer import ExactVsGraph, compare
+from export.ann.tuner import first_that_reaches
+from protos.bundle import Score
+from train.config.index import IndexConfig
+from train.evaluation.plots import save
+
+COSINE = Score("cosine")
+HNSW = ann.index_kind("hnsw")
+GRAPH = IndexConfig(sample=1000, search="graph", threads=1)
+
+
+def clustered(count: int, dimension: int = 32, clusters: int = 60, seed: int = 0) -> ann.Vectors:
+    """Unit vectors around centres that are the same for every seed."""
+    centres = np.random.default_rng(99).standard_normal((clusters, dimension))
+    random = np.random.default_rng(seed)
+    vectors = centres[random.integers(clusters, size=count)] + 0.7 * random.standard_normal(
+        (count, dimension)
+    )
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+ITEMS, ASKED, UNSEEN = clustered(6000), clustered(300, seed=1), clustered(600, seed=2)
+
+
+def graph_of(tuned: ann.TunedIndex) -> hnswlib.Index:
+    assert isinstance(tuned.index, HnswIndex)
+    return tuned.index.graph
+
+
+@pytest.fixture(scope="module")
+def tuned() -> ann.TunedIndex:
+    return HNSW.tune(ITEMS, ASKED, GRAPH, COSINE, Console(quiet=True))
+
+
+def test_the_target_is_met_on_other_queries(tuned: ann.TunedIndex) -> None:
+    assert ann.mean_recall(tuned.index, ITEMS, UNSEEN, GRAPH.k) >= GRAPH.recall_target
+    assert not tuned.index.parameters.exact
+    found = ann.approximate(graph_of(tuned), UNSEEN, 10, tuned.index.parameters.ef_search)
+    assert ann.recalls(found, ITEMS, UNSEEN, 10).mean() >= GRAPH.recall_target
+    assert (graph_of(tuned).M, graph_of(tuned).ef_construction) == (
+        tuned.index.parameters.m,
+        tuned.index.parameters.ef_construction,
+    )
+
+
+def test_the_report_has_measurements_and_reason(tuned: ann.TunedIndex) -> None:
+    report = json.loads(json.dumps(tuned.report, allow_nan=False))
+    own, tried = report["chosen"], [(each["m"], each["ef_construction"]) for each in report["grid"]]
+    assert len(tried) > 1
+    assert tried == list(ann.GRID[: len(tried)])
+    assert (own["m"], own["ef_construction"]) in tried
+    assert (
+        f"M {own['m']} and ef_construction {own['ef_construction']} reach 0.98 at least cost" in report["why"]
+    )
+    assert f"ef_search {report['ef_search']} reaches 0.98: recall@10 0.9" in report["why"]
+    assert (report["items"], report["sample"], report["reached"]) == (6000, 1000, True)
+    assert {*report["exact_us"]} == {*report["graph_us"]} == {"1", "32"}
+    assert min(*report["exact_us"].values(), *report["graph_us"].values(), report["build_s"]) > 0
+    sizes = {each["m"]: each["bytes_per_item"] for each in report["grid"]}
+    assert all(
+        8 * m < size < 8 * m + 40 for m, size in sizes.items()
+    )  # 2 M links of 4 bytes, and little more
+
+
+def test_the_plot_shows_all_graphs_and_marks_the_chosen_width(tuned: ann.TunedIndex, tmp_path: Any) -> None:
+    sweep, built = tuned.figure.axes
+    assert len(sweep.lines) == len(tuned.report["grid"]) + 1  # and the target
+    (label,) = (text for text in built.texts if text.get_text() == f"ef {tuned.index.parameters.ef_search}")
+    assert label.get_fontweight() == "bold"
+    assert save(tuned.figure, tmp_path / "index.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("count", [1, 9, 60])
+def test_a_tiny_catalogue_is_searched_exactly(count: int, console: Console) -> None:
+    made = HNSW.tune(ITEMS[:count], ASKED, IndexConfig(), COSINE, console)
+    assert made.index.parameters.exact
+    assert made.report["reached"]
+    assert made.report["grid"] == []
+    assert ann.mean_recall(made.index, ITEMS[:count], UNSEEN, 10) == 1
+    assert "every search is exact" in made.report["why"]
+    assert len(made.figure.axes) == 1
+
+
+def test_a_large_catalogue_is_searched_in_the_graph(console: Console) -> None:
+    items = clustered(40_000, 16)
+    config = IndexConfig(m=6, ef_construction=20, recall_target=0.5)
+    made = HNSW.tune(items, ASKED[:, :16], config, COSINE, console)
+    assert made.report["exact_us"]["1"] > made.report["graph_us"]["1"]
+    assert not made.index.parameters.exact
+    assert "as configured" in made.report["why"]
+
+
+@pytest.mark.parametrize("search", ["graph", "exact"])
+def test_configured_search_is_kept_whatever_is_measured(search: Any, console: Console) -> None:
+    made = HNSW.tune(ITEMS[:60], ASKED, IndexConfig(search=search, threads=1), COSINE, console)
+    assert made.index.parameters.exact == (search == "exact")
+
+
+def test_searches_are_exact_if_no_graph_reaches_the_target(console: Console) -> None:
+    config = IndexConfig(m=4, ef_construction=6, recall_target=1.0, threads=1)
+    made = HNSW.tune(ITEMS[:2500], ASKED, config, COSINE, console)
+    assert made.index.parameters.exact
+    assert ann.mean_recall(made.index, ITEMS[:2500], UNSEEN, 10) == 1
+    stubborn = HNSW.tune(ITEMS[:2500], ASKED, replace(config, search="graph"), COSINE, console)
+    assert not stubborn.report["reached"]
+    assert "does not surely reach 1.0" in stubborn.report["why"]
+
+
+@pytest.mark.parametrize("weak", [(2, 3), (4, 6)])  # the first is torn, too
+def test_a_denser_graph_is_built_if_the_chosen_one_misses_the_target(weak: tuple[int, int]) -> None:
+    told = Console(file=io.StringIO())
+    built = first_that_reaches([weak, (16, 100), (32, 200)], ITEMS, ASKED, GRAPH, COSINE, told)
+    assert (built.shape, built.graph.M, built.tuned.reached) == ((16, 100), 16, True)
+    assert f"M {weak[0]} and ef_construction {weak[1]} do not reach 0.98" in told.file.getvalue()  # type: ignore[attr-defined]
+    parameters = replace(ann.parameters(GRAPH, built.tuned.ef_search), m=16, ef_construction=100)
+    times = ExactVsGraph({1: 90.0}, {1: 9.0})
+    swept_ = [swept(weak[0], 5)]
+    facts = IndexReport(6000, GRAPH, swept_, weak, built.tuned, times, parameters, built.seconds)
+    said = (
+        f"M 16 and ef_construction 100, because M {weak[0]} and ef_construction {weak[1]}, the cheapest of 1"
+    )
+    assert why(facts).startswith(said)
+
+
+def test_the_largest_width_within_the_budget_is_chosen(console: Console) -> None:
+    pinned = replace(GRAPH, m=8, ef_construction=40, sample=20_000)
+    graph = ann.build(ITEMS, pinned)
+    curve = ann.tune_within_budget(graph, ITEMS, ASKED, pinned, budget=1e9).curve
+    assert curve[-1]["recall"] == 1  # or all of the ladder
+    budget = (curve[2]["us_per_query"] + curve[-1]["us_per_query"]) / 2
+    made = HNSW.tune(ITEMS, ASKED, replace(pinned, latency_budget_us=budget), COSINE, console)
+    times = {point["ef"]: point["us_per_query"] for point in made.report["curve"]}
+    assert times[made.index.parameters.ef_search] <= budget
+    assert all(time > budget for ef, time in times.items() if ef > made.index.parameters.ef_search)
+    assert made.report["budget_us"] == budget
+
+
+def test_a_budget_that_no_width_meets_is_reported(console: Console) -> None:
+    config = replace(GRAPH, latency_budget_us=1e-3, recall_target=1.0)
+    made = HNSW.tune(ITEMS[:1500], ASKED, config, COSINE, console)
+    assert made.index.parameters.ef_search == 2 * config.k  # no narrower search is served
+    assert not made.report["reached"]
+    assert "is the narrowest, yet not within 0.001 us" in made.report["why"]
+    assert "not surely the 1.0 that was asked for" in made.report["why"]
+
+
+def test_a_configured_m_is_kept(console: Console) -> None:
+    config = replace(GRAPH, m=12)
+    assert grid(config) == [(12, 100), (12, 200), (12, 400)]
+    made = HNSW.tune(ITEMS[:2000], ASKED, config, COSINE, console)
+    assert (made.index.parameters.m, graph_of(made).M) == (12, 12)
+    assert grid(IndexConfig(m=12, ef_construction=77)) == [(12, 77)]
+
+
+def test_the_target_is_met_with_duplicates(console: Console) -> None:
+    items = np.concatenate(
+        [np.repeat(ITEMS[:1], 900, axis=0), np.repeat(ITEMS[:20], 30, axis=0), ITEMS[:1500]]
+    )
+    made = HNSW.tune(items, ASKED, GRAPH, COSINE, console)
+    assert made.report["reached"]
+    for queries in (UNSEEN, ITEMS[:20]):
+        assert ann.mean_recall(made.index, items, queries, 10) >= GRAPH.recall_target
+
+
+def swept(
+    m: int, cost: float | None, size: float = 0, curve: Sequence[Any] = (), build_s: float = 1
+) -> SweptGraph:
+    return SweptGraph(m, 100, build_s, size or 8.0 * m, curve, cost, cost)
+
+
+def curve(*points: tuple[float, float]) -> list[dict[str, float]]:
+    return [{"ef": 10, "us_per_query": us, "recall": recall, "standard_error": 0} for us, recall in points]
+
+
+def test_the_lowest_cost_is_chosen_and_between_equals_the_smaller_graph() -> None:
+    config = IndexConfig()
+    assert choose([swept(8, 200), swept(16, 100), swept(32, 150)], config).m == 16
+    assert choose([swept(8, 104), swept(16, 100), swept(32, 99)], config).m == 8
+    assert choose([swept(8, None), swept(16, 100), swept(32, 99)], config).m == 16
+    even = [swept(16, 101, build_s=3), replace(swept(16, 99, build_s=5), ef_construction=400)]
+    assert choose(even, config).ef_construction == 100
+    none = [swept(8, None, curve=curve((9, 0.8))), swept(16, None, curve=curve((9, 0.9))), swept(32, None)]
+    assert choose(none, config).m == 16
+
+
+def test_a_budget_chooses_the_graph_of_best_recall_within_it() -> None:
+    sparse, dense = curve((10, 0.7), (20, 0.8), (40, 0.9)), curve((15, 0.85), (30, 0.95))
+    for budget, m, recall in ((25, 16, 0.92), (12, 8, 0.73), (5, 8, 0.0)):
+        found = [
+            replace(
+                swept(m, None, curve=each),
+                expected_recall=Extrapolation(each, [], 1, 0.98).recall_within(budget),
+            )
+            for m, each in ((8, sparse), (16, dense))
+        ]
+        best = choose(found, IndexConfig(latency_budget_us=budget))
+        assert best.m == m
+        assert best.expected_recall == pytest.approx(recall, abs=0.02)
+
+
+def test_a_cost_is_interpolated_between_two_widths() -> None:
+    points = curve((10, 0.9), (20, 0.96), (80, 0.99), (100, 1.0))
+    assert cost_at(points, 0.98) == pytest.approx(40)  # half as much is missed at each doubling
+    assert cost_at(points, 0.96) == 20
+    assert cost_at(points, 0.8) == 10
+    assert 80 < (cost_at(points, 0.995) or 0) < 100
+    assert cost_at(points, 1.0) == pytest.approx(100)
+    assert cost_at(points[:2], 0.98) is None
+
+
+def test_costs_are_extrapolated_from_the_growth_between_samples() -> None:
+    quarter, sample = curve((5, 0.9), (10, 0.99)), curve((10, 0.9), (20, 0.99))
+    assert Extrapolation(sample, quarter, 4, 0.9).cost_us() == pytest.approx(20)  # doubles, and again
+    assert Extrapolation(sample, quarter, 2, 0.9).cost_us() == pytest.approx(10 * 2**0.5)
+    assert Extrapolation(sample, quarter, 4, 0.995).factor == pytest.approx(2)  # at a recall both reach
+    assert Extrapolation(sample, quarter, 4, 0.995).cost_us() is None
+    for alone in (
+        Extrapolation(sample, [], 4, 0.9),
+        Extrapolation(sample, sample, 4, 0.9),
+        Extrapolation(quarter, sample, 4, 0.9),
+    ):
+        assert alone.factor == 1
+    assert Extrapolation([], [], 4, 0.9).cost_us() is None
+    assert Extrapolation(sample, [], 1, 0.9).recall_within(20) == pytest.approx(0.99, abs=0.002)
+    assert Extrapolation(sample, quarter, 4, 0.9).recall_within(20) == pytest.approx(0.9, abs=0.02)
+    assert Extrapolation(sample, quarter, 4, 0.9).recall_within(19) == 0
+    sparse, dense = replace(swept(8, 9), expected_us=30), replace(swept(16, 10), expected_us=20)
+    assert choose([sparse, dense], IndexConfig()).m == 16
+
+
+def test_denser_graphs_are_skipped_once_two_cost_clearly_more() -> None:
+    config = IndexConfig()
+    assert not is_past_the_best([swept(8, None)], config)
+    assert not is_past_the_best([swept(8, 100), swept(16, 110), swept(32, 140)], config)
+    assert not is_past_the_best([swept(8, 100), swept(16, None), swept(32, None)], config)
+    assert not is_past_the_best([swept(8, None), swept(16, 100), swept(32, 140)], config)
+    dearer = [swept(8, 100), swept(16, 140), swept(32, 150)]
+    assert is_past_the_best(dearer, config)
+    assert not is_past_the_best(dearer, IndexConfig(latency_budget_us=1))
+
+
+def test_exact_search_is_chosen_by_the_latency_of_one_query() -> None:
+    assert ExactVsGraph({1: 20.0, 32: 9.0}, {1: 20.0, 32: 5.0}).exact_is_no_slower
+    assert not ExactVsGraph({1: 21.0, 32: 2.0}, {1: 20.0, 32: 5.0}).exact_is_no_slower
+    graph = ann.build(ITEMS[:500], GRAPH)
+    found = compare(graph, ITEMS[:500], ASKED, 10, 10)
+    assert {*found.exact_us} == {*found.graph_us} == {1, 32}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"m": 1}, "m: expected at least 2, got 1"),
+        ({"ef_construction": -1}, "ef_construction: expected at least 1, got -1"),
+        ({"recall_target": 1.1}, "recall_target: expected above 0 and at most 1, got 1.1"),
+        ({"recall_target": 0.0}, "recall_target: expected above 0 and at most 1"),
+        ({"latency_budget_us": 0.0}, "latency_budget_us: expected a number above 0, got 0"),
+        ({"sample": 10}, "sample: expected at least 1000, got 10"),
+        ({"m": 16, "ef_construction": 200, "sample": 5000}, "sample: goes with m or ef_construction left"),
+        ({"search": "exact", "latency_budget_us": 9.0}, 'latency_budget_us: goes with search = "auto" or'),
+        ({"search": "exact", "m": 16}, 'm: goes with search = "auto" or "graph"; leave it out'),
+        ({"search": "exact", "sample": 5000}, 'sample: goes with search = "auto" or "graph"'),
+    ],
+)
+def test_a_wrong_or_unused_setting_is_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        IndexConfig(**wrong)

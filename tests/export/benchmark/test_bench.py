@@ -1,0 +1,241 @@
+"""The benchmark measures what it says, under the names that are used everywhere."""
+
+import itertools
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from export.benchmark.figures import Figures, tower_names
+from export.benchmark.towers import (
+    MANIFEST_BATCHES,
+    TowerForms,
+    cases,
+    compiled,
+    effort,
+    kinds,
+    main_kind,
+    manifest_latency,
+    torch_threads,
+)
+from export.latency.inputs import AS_IS, LONG, SHORT
+from export.latency.tower_latency import LatencyCase, time_tower
+from protos.features import Arrays, HistoryFeature, NumberFeature, Schema, TextFeature, TowerInputs
+from protos.system.machine import machine
+from protos.system.timing import FIRST, Effort, take_turns
+from protos.toml_config import parse
+from tests.helpers.tiny_towers import TinyTower, write_tower
+from train.config import ExportConfig
+from train.config.bench import BenchConfig
+
+INPUTS = TowerInputs("query", {"text": TextFeature("text", "query", max_length=64)}, {})
+VALUES = {"text": [f"query number {n}" for n in range(100)]}
+SCHEMA = Schema(
+    {"history": HistoryFeature("history", 50)},
+    {"text": TextFeature("text", "text"), "price": NumberFeature("number", "price")},
+    {"items": tuple("abcdef")},
+)
+EVERY = Effort(20, 20, math.inf)
+
+
+def sleeper(seconds: float, seen: list[Any]) -> Any:
+    def encode(arrays: Arrays) -> Any:
+        seen.append((len(arrays["text"]), torch.get_num_threads(), arrays["text"].tobytes()))
+        time.sleep(seconds)
+        return np.zeros((len(arrays["text"]), 2))
+
+    return encode
+
+
+class Sleeper(torch.nn.Module):
+    """A tower that takes three milliseconds."""
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        time.sleep(0.003)
+        return torch.zeros(len(inputs["text"]), 2)
+
+
+def test_a_slower_backend_is_measured_slower_on_varied_inputs() -> None:
+    seen: list[Any] = []
+    backends = {"fp32": sleeper(0.002, []), "served": sleeper(0.001, seen), "torch": sleeper(0.003, [])}
+    before = torch.get_num_threads()
+    cell = LatencyCase("query", 1, 1, AS_IS)
+    with torch_threads(1):
+        taken = time_tower(cell, backends, INPUTS, VALUES, EVERY)
+    assert torch.get_num_threads() == before
+    assert {(size, threads) for size, threads, _ in seen} == {(1, 1)}
+    assert len({content for *_, content in seen}) > 20
+    found = Figures()
+    summaries = found.add_case(cell, taken, AS_IS, seed=0)
+    figures = found.metrics
+    assert summaries["served"]["p50_us"] == figures["query_tower_b1_p50_us"] >= 1000
+    assert figures["query_tower_served_b1_p50_us"] == figures["query_tower_b1_p50_us"]
+    assert figures["torch_b1_p99_us"] >= figures["torch_b1_p95_us"] >= figures["torch_b1_p50_us"] >= 3000
+    expected = figures["torch_b1_p50_us"] / figures["query_tower_b1_p50_us"]
+    assert figures["torch_over_onnx_b1"] == pytest.approx(expected)
+    assert found.estimates["torch_over_onnx_b1"].low > 1
+    rate = 1e6 / figures["torch_b1_mean_us"]
+    assert figures["torch_b1_records_per_s"] == pytest.approx(rate)
+
+
+def test_a_bundles_own_report_is_of_the_same_figures_as_ever(tmp_path: Path) -> None:
+    path = tmp_path / "tower.onnx"
+    write_tower(path, TinyTower(INPUTS.features))
+    sleepy: Any = Sleeper()
+    forms = TowerForms(INPUTS, sleepy, {"fp32": path, "served": path}, VALUES)
+    towers: Any = dict.fromkeys(("query", "item"), forms)
+    report, _ = manifest_latency(towers, ExportConfig())
+    percentiles = [f"b{batch}_p{p}_us" for batch in MANIFEST_BATCHES for p in (50, 95, 99)]
+    expected = {f"torch_over_onnx_b{batch}" for batch in MANIFEST_BATCHES}
+    expected |= {f"item_torch_over_onnx_b{batch}" for batch in MANIFEST_BATCHES}
+    starts = ["torch_", "query_tower_fp32_", "item_tower_torch_", "item_tower_fp32_"]
+    starts += ["query_tower_", "item_tower_"]
+    expected |= {start + each for start in starts for each in percentiles}
+    assert report["metrics"].keys() == expected
+    for batch in MANIFEST_BATCHES:
+        own, other = (report["towers"]["item"][str(batch)][name]["p50_us"] for name in ("served", "torch"))
+        assert report["metrics"][f"item_torch_over_onnx_b{batch}"] == pytest.approx(other / own)
+    assert (report["threads"], report["machine"]) == (1, machine())
+
+
+def test_contenders_take_the_same_places_in_alternating_order() -> None:
+    called: list[tuple[str, int]] = []
+
+    def calls(name: str) -> list[Any]:
+        return [lambda n=n: called.append((name, n)) for n in range(7)]
+
+    found = take_turns({"a": calls("a"), "b": calls("b")}, Effort(40, 40, math.inf))
+    assert {times.shape for each in found.values() for times in each} == {(10, 4)}
+    assert len(called) > 2 * (FIRST + 10 * 2 * 7)  # some turns are not counted
+    timed = called[-10 * 2 * 7 :]  # a turn: three calls that are not counted, then four
+    turns = [timed[at : at + 7] for at in range(0, len(timed), 7)]
+    assert [turn[0][0] for turn in turns] == ["a", "b", "b", "a"] * 5
+    for turn, (first, second) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
+        assert [n for _, n in first] == [n for _, n in second]
+        assert first[3][1] == turn * 4 % 7
+
+
+def test_no_more_than_the_fewest_calls_are_made_once_the_time_is_up() -> None:
+    def made(seconds: float) -> int:
+        slow: Any = {name: [lambda: time.sleep(0.001)] for name in "ab"}
+        return take_turns(slow, Effort(300, 40, seconds))["a"].wall.size
+
+    assert made(0) == 60  # whole turns of 30
+    assert made(math.inf) == 300
+    config = BenchConfig()
+    assert effort(LatencyCase("item", 1, 8, AS_IS), config).fewest == config.iterations == 300
+    assert effort(LatencyCase("item", 1, 32, AS_IS), config).fewest == config.fewest
+    assert effort(LatencyCase("item", 0, 8, AS_IS), config).seconds == 10 * config.cell_seconds
+    assert (
+        effort(LatencyCase("item", 1, 32, AS_IS), config).pause
+        == 0
+        < effort(LatencyCase("item", 0, 1, AS_IS), config).pause
+    )
+
+
+def test_the_plan_holds_what_it_says() -> None:
+    planned = cases(BenchConfig(), SCHEMA)
+    assert len(planned) == len(set(planned))
+    assert {(c.side, c.threads, c.batch) for c in planned if c.kind == AS_IS} == {
+        (side, threads, batch)
+        for side in ("query", "item")
+        for threads in (1, 0)
+        for batch in (1, 8, 32, 256)
+    }
+    assert {c.kind for c in planned if c.side == "query"} == {AS_IS, "history_5", "history_30", "history_50"}
+    assert {c.kind for c in planned if c.side == "item"} == {AS_IS, SHORT, LONG}
+    assert {(c.batch, c.threads) for c in planned if c.kind == LONG} == {(1, 1), (32, 1), (1, 0), (32, 0)}
+    assert kinds({"price": NumberFeature("number", "price")}) == [AS_IS]
+    assert kinds({"history": HistoryFeature("history", 5)}) == [AS_IS, "history_5"]
+    assert (main_kind(SCHEMA.query), main_kind(SCHEMA.item)) == (AS_IS, SHORT)
+    groups = [(c.threads, c.side) for c in planned]
+    assert len({(a, b) for a, b in itertools.pairwise(groups) if a != b}) == 3  # each once
+
+
+def test_names_tell_tower_variant_kind_batch_and_threads() -> None:
+    names = tower_names(cases(BenchConfig(), SCHEMA), {"torch", "fp32", "exported", "int8", "served"}, AS_IS)
+    for name in (
+        "query_tower_fp32_b1_p50_us",
+        "query_tower_int8_b256_all_cores_records_per_s",
+        "query_tower_b1_p99_us",
+        "torch_b1_p50_us",
+        "torch_history_30_b32_mean_us",
+        "item_tower_torch_b8_p95_us",
+        "item_tower_fp32_short_b1_p50_us",
+        "torch_over_onnx_b1",
+        "torch_over_onnx_as_is_b1",
+        "torch_over_onnx_b32_all_cores",
+        "item_torch_over_onnx_long_b32",
+        "exported_over_fp32_b1",
+    ):
+        assert name in names
+    assert "query_tower_torch_b1_p50_us" not in names
+    assert "torch_over_onnx_short_b1" not in names  # the query has no text
+
+
+def test_the_main_ratio_is_of_twenty_characters_where_there_is_a_text() -> None:
+    taken = {"torch": np.full((5, 4), 6.0), "served": np.full((5, 4), 2.0)}
+    short = {"torch": np.full((5, 4), 8.0), "served": np.full((5, 4), 2.0)}
+    cells = [(LatencyCase("query", 1, 1, AS_IS), taken), (LatencyCase("query", 1, 1, SHORT), short)]
+
+    def metrics(main_kind: str) -> dict[str, float]:
+        figures = Figures()
+        for case, times in cells:
+            figures.add_case(case, times, main_kind, 0)
+        return figures.metrics
+
+    found = metrics(SHORT)
+    assert (found["torch_over_onnx_b1"], found["torch_over_onnx_as_is_b1"]) == (4.0, 3.0)
+    found = metrics(AS_IS)
+    assert (found["torch_over_onnx_b1"], found["torch_over_onnx_short_b1"]) == (3.0, 4.0)
+
+
+class Doubling(torch.nn.Module):
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return 2.0 * inputs["x"].sum(dim=1, keepdim=True)
+
+
+class Untraceable(torch.nn.Module):
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        raise RuntimeError("nobody compiles this\nnor that")
+
+
+@pytest.mark.exhaustive
+def test_a_tower_is_compiled_or_the_reason_is_told() -> None:
+    examples: list[Arrays] = [{"x": np.ones((size, 3), np.float32)} for size in (8,)]
+    found = compiled(Doubling(), examples)  # type: ignore[arg-type]
+    if isinstance(found, str):
+        assert "ompil" in found or "C++" in found  # there is no compiler here
+    else:
+        encode, seconds = found
+        assert seconds > 0
+        for size, length in ((8, 3), (5, 9)):
+            vectors = encode({"x": np.ones((size, length), np.float32)})
+            np.testing.assert_array_equal(vectors, np.full((size, 1), 2.0 * length))
+    found = compiled(Untraceable(), examples)  # type: ignore[arg-type]
+    assert isinstance(found, str)
+    assert "nobody compiles this" in found
+    assert "nor that" not in found
+
+
+@pytest.mark.parametrize(
+    ("section", "text"),
+    [
+        ({"threads": [0]}, "bench.threads, batches: expected 1 among both"),
+        ({"threads": [1, 1]}, "bench.threads: expected different numbers from 0 on, got [1, 1]"),
+        ({"batches": []}, "bench.batches: expected different numbers from 1 on, got []"),
+        ({"fewest": 400}, "bench.fewest: expected at most iterations, 300, got 400"),
+        ({"cell_seconds": 0}, "bench.cell_seconds: expected a number above 0, got 0.0"),
+        ({"loads": 0}, "bench.loads: expected at least 1, got 0"),
+        ({"build_items": 10}, "bench.build_items: expected at least 100, got 10"),
+        ({"budgets": {"load_s": -1.0}}, "bench.budgets.load_s: expected a number above 0, got -1.0"),
+    ],
+)
+def test_a_section_that_makes_no_sense_is_refused(section: Any, text: str) -> None:
+    with pytest.raises(ValueError) as error:
+        parse(section, BenchConfig, "bench")
+    assert str(error.value).startswith(text)

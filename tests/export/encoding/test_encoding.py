@@ -1,0 +1,355 @@
+"""Encoding into a file: a killed and resumed process gives the same file, and stale windows are not used."""
+
+import dataclasses
+import fcntl
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tracemalloc
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from export.encoding import (
+    WINDOW,
+    ColumnRecords,
+    ItemTower,
+    TableRecords,
+    encode_all,
+    encode_into,
+    encode_once,
+)
+from export.encoding.command import encode, npy_path, show_encoded
+from export.onnx.runtimes import onnx_encoder
+from protos import bundle
+from protos.errors import BundleDamaged, DataError, InvalidInput, Unavailable
+from protos.features import Arrays, TowerInputs
+from tests.export.encoding.test_windows import documents, write_table
+from tests.helpers.stdlib import PLAIN as EXPERIMENT
+from tests.helpers.stdlib import write_sections
+from tests.helpers.tiny import tiny_bundle
+from tests.helpers.tiny_towers import DIMENSION, PLAIN, TEXT, TinyTower, write_tower
+from train.paths import ROOT
+
+COUNT = 2 * WINDOW + 1000
+
+# Encodes a table, and is killed outright in the middle of the second window: at batch 300 of 256 a window.
+KILLED = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from rich.console import Console
+from export.encoding import TableRecords, encode_into
+from tests.export.encoding.test_encoding import tower_at
+
+table, tower, output = map(Path, sys.argv[1:])
+real, batches = tower_at(tower), 0
+
+def until_killed(arrays):
+    global batches
+    batches += 1
+    if batches == 300:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real.encode(arrays)
+
+records = TableRecords.open(table, real.inputs.features)
+encode_into(output, replace(real, encode=until_killed), records, Console(stderr=True), "items")
+"""
+
+
+def tower_at(path: Path) -> ItemTower:
+    return ItemTower(path, TowerInputs("item", PLAIN, {}), DIMENSION, onnx_encoder(path))
+
+
+@pytest.fixture
+def tower(tmp_path: Path) -> ItemTower:
+    write_tower(tmp_path / "item_tower.onnx", TinyTower())
+    return tower_at(tmp_path / "item_tower.onnx")
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    return documents(COUNT)
+
+
+@pytest.fixture
+def records(texts: list[str]) -> ColumnRecords:
+    return ColumnRecords({"text": texts})
+
+
+@pytest.fixture
+def whole(tower: ItemTower, records: ColumnRecords, tmp_path: Path, console: Console) -> bytes:
+    """The bytes of the file that an undisturbed run gives."""
+    encode_into(tmp_path / "whole.npy", tower, records, console, "items")
+    return (tmp_path / "whole.npy").read_bytes()
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return " ".join(console.file.getvalue().split())
+
+
+def begun(output: Path, tower: ItemTower, records: ColumnRecords, windows: int = 1) -> None:
+    """Encode some windows, then be interrupted."""
+    batches = 0
+
+    def interrupted(arrays: Arrays) -> Any:
+        nonlocal batches
+        batches += 1
+        if batches > windows * WINDOW // 64 + 10:
+            raise KeyboardInterrupt
+        return tower.encode(arrays)
+
+    with pytest.raises(KeyboardInterrupt, match=f"{windows * WINDOW:,} of {COUNT:,} are kept"):
+        encode_into(
+            output,
+            dataclasses.replace(tower, encode=interrupted),
+            records,
+            Console(file=io.StringIO()),
+            "items",
+        )
+    assert not output.exists()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_file_has_the_vectors_of_encoding_in_memory(
+    tower: ItemTower, records: ColumnRecords, whole: bytes, tmp_path: Path, console: Console
+) -> None:
+    vectors = encode_all(tower.encode, tower.inputs, records.values, console, "items")
+    np.save(tmp_path / "saved.npy", vectors)
+    assert (tmp_path / "saved.npy").read_bytes() == whole
+    assert names(tmp_path) == {"item_tower.onnx", "saved.npy", "whole.npy"}
+
+
+@pytest.mark.exhaustive
+def test_a_killed_process_is_resumed(
+    tower: ItemTower, texts: list[str], whole: bytes, tmp_path: Path, console: Console
+) -> None:
+    table, output = tmp_path / "items.parquet", tmp_path / "vectors.npy"
+    write_table(pl.DataFrame({"text": texts}), table)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, table, tower.file, output], cwd=ROOT, capture_output=True, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not output.exists()
+    assert len(json.loads((tmp_path / "vectors.npy.journal").read_bytes())["windows"]) == 1
+    streamed = encode_into(output, tower, TableRecords.open(table, PLAIN), console, "items")
+    assert streamed.resumed_at == WINDOW
+    assert output.read_bytes() == whole
+    assert isinstance(streamed.vectors, np.memmap)
+    assert not {"vectors.npy.part", "vectors.npy.journal"} & names(tmp_path)
+
+
+def test_the_same_records_and_tower_are_encoded_once(
+    tower: ItemTower, records: ColumnRecords, whole: bytes, tmp_path: Path, console: Console
+) -> None:
+    def unwanted(arrays: Arrays) -> Any:
+        raise AssertionError("encoded again")
+
+    first = encode_once(tmp_path / "kept", tower, records, console, "items")
+    again = encode_once(
+        tmp_path / "kept", dataclasses.replace(tower, encode=unwanted), records, console, "items"
+    )
+    assert first.path == again.path
+    assert (first.resumed_at, again.resumed_at) == (0, COUNT)
+    assert again.path.read_bytes() == whole
+    np.testing.assert_array_equal(again.vectors, first.vectors)
+    other = encode_once(tmp_path / "kept", tower, ColumnRecords({"text": ["another"]}), console, "items")
+    assert other.path != first.path
+    assert len(other.vectors) == 1
+
+
+def test_a_resumed_process_encodes_no_window_twice(
+    tower: ItemTower, records: ColumnRecords, whole: bytes, tmp_path: Path, console: Console
+) -> None:
+    output, encoded = tmp_path / "vectors.npy", 0
+
+    def counted(arrays: Arrays) -> Any:
+        nonlocal encoded
+        encoded += len(arrays["text"])
+        return tower.encode(arrays)
+
+    begun(output, tower, records, windows=2)
+    encode_into(output, dataclasses.replace(tower, encode=counted), records, console, "items")
+    assert encoded == COUNT - 2 * WINDOW
+    assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("other", ["tower", "features", "items"])
+def test_a_journal_of_other_content_is_not_used(
+    other: str, tower: ItemTower, texts: list[str], tmp_path: Path, console: Console
+) -> None:
+    output = tmp_path / "vectors.npy"
+    before = {"tower": tower, "records": ColumnRecords({"text": texts})}
+    if other == "tower":
+        write_tower(tmp_path / "other.onnx", TinyTower(unit=False))
+        before["tower"] = tower_at(tmp_path / "other.onnx")
+    elif other == "features":
+        cut = TowerInputs("item", {"text": dataclasses.replace(TEXT, max_length=8)}, {})
+        before["tower"] = dataclasses.replace(tower, inputs=cut)
+    else:
+        before["records"] = ColumnRecords({"text": [*texts[:-1], "another"]})
+    begun(output, **before)  # type: ignore[arg-type]
+    streamed = encode_into(output, tower, ColumnRecords({"text": texts}), console, "items")
+    assert f"vectors.npy.journal: was begun with other {other}; starting over" in said(console)
+    assert streamed.resumed_at == 0
+    expected = encode_all(tower.encode, tower.inputs, {"text": texts}, console, "items")
+    np.testing.assert_array_equal(streamed.vectors, expected)
+
+
+@pytest.mark.parametrize(
+    ("at", "kept"),
+    [(3, 0), (128 + 5, 0), (128 + WINDOW * DIMENSION * 4 + 5, 1), (-1, 1)],
+    ids=["header", "first window", "second window", "end"],
+)
+def test_an_altered_window_is_encoded_again(
+    at: int,
+    kept: int,
+    tower: ItemTower,
+    records: ColumnRecords,
+    whole: bytes,
+    tmp_path: Path,
+    console: Console,
+) -> None:
+    output, part = tmp_path / "vectors.npy", tmp_path / "vectors.npy.part"
+    begun(output, tower, records, windows=2)
+    content = bytearray(part.read_bytes())
+    content[at] ^= 1
+    part.write_bytes(content)
+    streamed = encode_into(output, tower, records, console, "items")
+    assert streamed.resumed_at == kept * WINDOW
+    assert "vectors.npy.part: not as it was written; encoding again from" in said(console)
+    assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("harm", ["cut", "longer", "gone", "journal torn", "journal gone"])
+def test_an_incomplete_window_is_encoded_again(
+    harm: str, tower: ItemTower, records: ColumnRecords, whole: bytes, tmp_path: Path, console: Console
+) -> None:
+    output, part, journal = (tmp_path / f"vectors.npy{end}" for end in ("", ".part", ".journal"))
+    begun(output, tower, records, windows=2)
+    if harm == "cut":
+        os.truncate(part, part.stat().st_size - 1)
+    elif harm == "longer":  # written, but not told of when the process died
+        part.write_bytes(part.read_bytes() + b"\x01" * 1000)
+    elif harm == "journal torn":
+        journal.write_bytes(journal.read_bytes()[:-7])
+    else:
+        (part if harm == "gone" else journal).unlink()
+    streamed = encode_into(output, tower, records, console, "items")
+    windows = {"cut": 1, "longer": 2}.get(harm, 0)
+    assert streamed.resumed_at == windows * WINDOW
+    assert output.read_bytes() == whole
+
+
+def test_memory_does_not_grow_with_the_catalogue(tower: ItemTower, tmp_path: Path, console: Console) -> None:
+    def peak(windows: int) -> int:
+        path = tmp_path / f"{windows}.csv"
+        write_table(pl.DataFrame({"text": documents(windows * WINDOW)}), path)
+        tracemalloc.start()
+        try:
+            encode_into(tmp_path / f"{windows}.npy", tower, TableRecords.open(path, PLAIN), console, "items")
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(6) < 1.2 * peak(2)
+
+
+def test_an_empty_catalogue_is_an_empty_file(tower: ItemTower, tmp_path: Path, console: Console) -> None:
+    streamed = encode_into(tmp_path / "vectors.npy", tower, ColumnRecords({"text": []}), console, "items")
+    assert streamed.vectors.shape == (0, DIMENSION)
+    assert np.load(tmp_path / "vectors.npy").dtype == np.float32
+    assert (streamed.resumed_at, streamed.items_per_s) == (0, 0.0)
+    (tmp_path / "empty.csv").write_text("text\n")
+    with pytest.raises(DataError, match=r"empty\.csv: expected at least one row"):
+        TableRecords.open(tmp_path / "empty.csv", PLAIN)
+
+
+def test_only_one_process_writes(
+    tower: ItemTower, records: ColumnRecords, tmp_path: Path, console: Console
+) -> None:
+    with (tmp_path / "vectors.npy.part").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(Unavailable, match=r"vectors\.npy\.part: another process is writing it"):
+            encode_into(tmp_path / "vectors.npy", tower, records, console, "items")
+
+
+def test_a_tower_of_another_dimension_is_refused(
+    tower: ItemTower, records: ColumnRecords, tmp_path: Path, console: Console
+) -> None:
+    wrong = dataclasses.replace(tower, dimension=DIMENSION + 1)
+    with pytest.raises(BundleDamaged, match=f"dimension {DIMENSION}, expected {DIMENSION + 1}"):
+        encode_into(tmp_path / "vectors.npy", wrong, records, console, "items")
+
+
+def test_a_path_that_cannot_be_written_is_named(
+    tower: ItemTower, records: ColumnRecords, tmp_path: Path, console: Console
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/vectors\.npy: cannot be written"):
+        encode_into(tmp_path / "file" / "vectors.npy", tower, records, console, "items")
+
+
+def test_a_bad_value_in_memory_is_named_by_its_row(
+    tower: ItemTower, texts: list[Any], tmp_path: Path, console: Console
+) -> None:
+    texts[WINDOW + 41] = None
+    with pytest.raises(InvalidInput, match=rf"item\.text: row {WINDOW + 42} of items: expected a string"):
+        encode_into(tmp_path / "vectors.npy", tower, ColumnRecords({"text": texts}), console, "items")
+
+
+@pytest.mark.parametrize("content", ["text\none\ntwo\nthree\n", "text\none\nsix\n"])
+def test_a_file_that_changes_during_encoding_is_refused(
+    tower: ItemTower, tmp_path: Path, console: Console, content: str
+) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("text\none\ntwo\n")
+    records, before = TableRecords.open(path, PLAIN), path.stat()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # the file system's clock may tick every 4 ms
+        path.write_text(content)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DataError, match=r"items\.csv: changed while it was read"):
+        encode_into(tmp_path / "vectors.npy", tower, records, console, "items")
+    assert not (tmp_path / "vectors.npy").exists()
+    with pytest.raises(DataError, match=r"gone\.csv: there is no such file"):
+        TableRecords.open(tmp_path / "gone.csv", PLAIN)
+
+
+def test_the_command_encodes_a_table(tmp_path: Path, console: Console) -> None:
+    folder = tiny_bundle(tmp_path / "bundles")
+    data = {"kind": "files", "items": "none.csv", "pairs": "none.csv"}
+    config = write_sections(tmp_path / "tiny.toml", "tiny", {"data": data, **EXPERIMENT}, {})
+    items = json.loads((folder / bundle.ITEMS).read_bytes())
+    pl.DataFrame({"text": items["fields"]["name"]}).write_csv(tmp_path / "items.tsv", separator="\t")
+    output = tmp_path / "new" / "vectors.npy"
+    found = encode(Namespace(config=config, bundle=folder, items=tmp_path / "items.tsv", output=output))
+    np.testing.assert_allclose(np.load(output), np.load(folder / bundle.VECTORS), atol=1e-6)
+    assert (found["items"], found["dimension"], found["resumed_at"]) == (300, DIMENSION, 0)
+    assert found["output"] == str(output)
+    assert found["bundle_version"] == bundle.read_manifest(folder).bundle_version
+    assert found["items_per_s"] > 0
+    assert 10 < found["peak_rss_mib"] < 100_000
+    show_encoded(found | {"resumed_at": 16384, "items_per_s": 1234.5, "peak_rss_mib": 512.4}, console)
+    assert f"300 vectors of dimension {DIMENSION}: {output}" in said(console)
+    assert "1,234 items/s, resumed at 16,384; peak memory 512 MiB" in said(console)
+    with pytest.raises(Exception, match=r"expected a name that ends in \.npy, got 'items\.csv'"):
+        npy_path("items.csv")
+
+
+def test_only_a_regular_file_is_encoded(tmp_path: Path) -> None:
+    path = tmp_path / "items.jsonl"
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=r"items\.jsonl: cannot be read: expected a regular file"):
+        TableRecords.open(path, PLAIN)

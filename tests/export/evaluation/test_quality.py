@@ -1,0 +1,112 @@
+"""Quality as served, beside exact search and the baselines."""
+
+import io
+
+import hnswlib
+import numpy as np
+import pytest
+from rich.console import Console
+
+from export import ann
+from export.ann.kinds.hnsw import HnswIndex
+from export.encoding import encode_all
+from export.evaluation.quality import ServedModel, continued, encode_queries, evaluate, verdict
+from export.onnx.runtimes import onnx_encoder
+from export.terminal import show_quality
+from protos import bundle
+from tests.export.ann.test_index import CONFIG
+from tests.helpers.stdlib import Made
+from train.config import IndexConfig
+from train.data.training_data import TrainingData, training_data_of
+from train.evaluation.metrics import mean, per_query
+
+
+@pytest.fixture
+def data(made: Made) -> TrainingData:
+    return training_data_of(made.dataset, made.experiment.query, made.experiment.item)
+
+
+@pytest.fixture
+def items(made: Made, data: TrainingData, console: Console) -> ann.Vectors:
+    """The items as they are evaluated."""
+    schema = bundle.read(made.folder).schema
+    return encode_all(
+        onnx_encoder(made.folder / bundle.ITEM_TOWER), schema.side("item"), data.items, console, "items"
+    )
+
+
+def searched(made: Made, items: ann.Vectors, graph: hnswlib.Index, ef_search: int) -> ServedModel:
+    inputs = bundle.read(made.folder).schema.side("query")
+    parameters = ann.parameters(made.experiment.index, ef_search)
+    index = HnswIndex(graph, items, parameters)
+    return ServedModel(onnx_encoder(made.folder / bundle.QUERY_TOWER), inputs, items, index)
+
+
+def narrow(items: ann.Vectors) -> hnswlib.Index:
+    return ann.build(items, IndexConfig(m=2, ef_construction=4, threads=1))
+
+
+def test_served_and_exact_search_are_measured_separately(
+    made: Made, data: TrainingData, items: ann.Vectors, console: Console
+) -> None:
+    good = searched(made, items, ann.build(items, CONFIG), 400)
+    torn = searched(made, items, narrow(items), 10)
+    score = bundle.read(made.folder).score
+    found = evaluate(made.experiment, data, good, score, console)
+    poor = evaluate(made.experiment, data, torn, score, console)
+    queries, relevant = data.parts["test"].by_query()
+    vectors = encode_queries(good.query, good.inputs, data, queries, console, "queries")
+    exact = mean(per_query(ann.exact(vectors, items, 100), relevant))
+    for name, value in exact.items():
+        assert found[f"exact_{name}"] == poor[f"exact_{name}"] == value
+        assert found[name] == pytest.approx(value, abs=0.03)
+    assert poor["recall_at_10"] < found["recall_at_10"] - 0.05
+    assert found["queries"] == len(queries)
+    assert found["recall_at_10_low"] < found["recall_at_10"] < found["recall_at_10_high"]
+
+
+def test_bm25_is_that_of_the_run(made: Made) -> None:
+    quality = bundle.read(made.folder).quality
+    for name in ("recall_at_10", "mrr_at_10", "ndcg_at_10", "recall_at_10_low"):
+        assert quality[f"bm25_{name}"] == pytest.approx(made.run.data.metrics[f"bm25_{name}"])
+
+
+def test_the_verdict_names_the_better_one() -> None:
+    assert verdict({"recall_at_10": 0.5, "bm25_recall_at_10": 0.7}, "recall_at_10") == (
+        "BM25 is better at recall@10: 0.700 against 0.500"
+    )
+    even = {"ndcg_at_10": 0.7, "popularity_ndcg_at_10": 0.1, "ease_ndcg_at_10": 0.7}
+    assert verdict(even, "ndcg_at_10") == "better than EASE at nDCG@10: 0.700 against 0.700"
+    assert verdict({"auc": 0.8, "itemmean_auc": 0.75}, "auc").startswith("better than item means at AUC")
+    assert verdict(even, "auc") == verdict(even, "ndcg_at_10")  # where the test part has no negatives
+    assert verdict({"hr_at_10": 0.5}, "hr_at_10") == "HR@10 0.500, with no baseline to compare it with"
+
+
+def test_the_table_has_a_column_for_each_baseline(films_made: Made, made: Made) -> None:
+    for folder, columns in (
+        (made.folder, "served exact BM25"),
+        (films_made.folder, "served exact popularity item-kNN EASE"),
+    ):
+        shown = Console(file=io.StringIO(), width=200)
+        quality = bundle.read(folder).quality
+        show_quality(quality, shown)
+        lines = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert " ".join(lines[0].split()).endswith(columns)
+        (ndcg,) = (line.split() for line in lines if line.strip().startswith("nDCG@10"))
+        assert ndcg[1:3] == [f"{quality[name]:.4f}" for name in ("ndcg_at_10", "exact_ndcg_at_10")]
+        assert quality["verdict"] in lines
+
+
+def test_a_model_of_histories_beats_popularity(films_made: Made) -> None:
+    quality = bundle.read(films_made.folder).quality
+    assert quality["ndcg_at_10_low"] > quality["popularity_ndcg_at_10_high"]
+    for name in ("recall_at_10", "hr_at_50", "mrr_at_10", "ndcg_at_10", "ndcg_at_10_high"):
+        assert quality[f"exact_{name}" if "high" not in name else name] == pytest.approx(
+            films_made.run.data.metrics[name], abs=0.005
+        )
+        assert quality[f"ease_{name}"] == pytest.approx(films_made.run.data.metrics[f"ease_{name}"])
+
+
+def test_the_first_ten_items_are_those_of_a_request_for_ten() -> None:
+    first, more = np.array([[3, 1], [4, 6]]), np.array([[1, 2, 3, 5], [6, 4, 7, -1]])
+    assert continued(first, more).tolist() == [[3, 1, 2, 5], [4, 6, 7, -1]]

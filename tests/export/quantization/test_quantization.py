@@ -1,0 +1,322 @@
+"""Variants in lower precision: which parts are rounded, and agreement with torch with the same tables."""
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from export.onnx import parity
+from export.onnx.export import export_tower, frozen
+from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
+from export.quantization import VARIANTS, round_tables
+from export.quantization.dense import dense_layers
+from export.quantization.tables import MIN_BYTES, rounded_table, tables_of, with_stored_tables
+from export.quantization.variants import NO_LAYERS, NO_TABLES, Variants, make_variants
+from protos.bundle import Variant
+from protos.features import Arrays, HistoryFeature, NumberFeature, Side, TextFeature, TowerInputs
+from serving.retrieval.encoder import BlankQuery
+from tests.helpers import watched
+from tests.helpers.stdlib import DSSM, FEATURES, Sections, started
+from tests.helpers.stdlib import write_toml as write_texts
+from train.data.training_data import TrainingData
+from train.models.encoders import CategoryEncoder, HashedTextEncoder
+from train.models.towers import Tower
+
+pytestmark = pytest.mark.exhaustive
+
+WIDE = {"dimension": 160, "layers": 1, "item_hidden": 32}  # an id table of 78 KiB
+KINDS: Mapping[str, Sections] = {
+    "bag": FEATURES,
+    "dssm": DSSM,
+    "attention": {**watched.ATTENTION, "tower": {**watched.ATTENTION["tower"], **WIDE}},
+    "shared": {**watched.RATINGS, "tower": {**watched.RATINGS["tower"], "hidden": [160]}},
+}
+TABLES: tuple[Variant, ...] = ("fp16_tables", "int8_tables")
+DENSE: tuple[Variant, ...] = ("int8_dynamic", "int8_static")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A tower and its variants."""
+
+    kind: str
+    side: Side
+    inputs: TowerInputs
+    tower: Tower
+    values: dict[str, list[Any]]
+    variants: Variants
+
+    def parity(self, variant: Variant, tower: Tower) -> float:
+        """By how much torch and ONNX Runtime differ, on real and on hostile records."""
+        onnx_side, torch_side = onnx_encoder(self.path(variant)), torch_encoder(tower)
+        found = parity.check(self.side, self.inputs, onnx_side, torch_side, self.values, np.inf)
+        return float(found["max_abs_diff"])
+
+    def path(self, variant: Variant) -> Path:
+        return self.variants.files[variant]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def both(
+    request: pytest.FixtureRequest, stdlib: Path, films: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Side, Made]:
+    folder = tmp_path_factory.mktemp(request.param)
+    write, source = (write_texts, stdlib) if request.param in ("bag", "dssm") else (watched.write_toml, films)
+    model, data, _ = started(write(source, folder / "a.toml", sections=KINDS[request.param]))
+    with torch.no_grad():
+        for weights in {each for tower in model.towers for each in tower.parameters()}:
+            weights.add_(0.1 * torch.randn_like(weights))
+        for part in (part for tower in model.towers for part in tower.modules()):
+            if isinstance(part, HashedTextEncoder):
+                part.table[0], part.weights[0] = 0, 0  # nothing here
+            elif isinstance(part, CategoryEncoder):
+                part.embedding.weight[0] = 0
+    sides: dict[Side, Tower] = {"query": model.towers[0], "item": model.towers[1]}
+    return {
+        side: _made(request.param, side, model.schema.side(side), frozen(tower), data, folder)
+        for side, tower in sides.items()
+    }
+
+
+def _made(kind: str, side: Side, inputs: TowerInputs, tower: Tower, data: TrainingData, folder: Path) -> Made:
+    values = data.sample(side, "test", 8, seed=1)
+    path = folder / f"{side}.onnx"
+    export_tower(tower, inputs.features, inputs.to_arrays({k: v[:2] for k, v in values.items()}), path)
+
+    def calibration() -> Iterator[Arrays]:
+        trained = data.sample(side, "train", 64, seed=0)
+        for at in range(0, 64, 32):
+            yield inputs.to_arrays({name: each[at : at + 32] for name, each in trained.items()})
+
+    made = make_variants(path, folder, calibration)
+    return Made(kind, side, inputs, tower, values, made)
+
+
+@pytest.fixture(params=["query", "item"])
+def made(request: pytest.FixtureRequest, both: dict[Side, Made]) -> Made:
+    found: Made = both[request.param]
+    return found
+
+
+def constants(path: Path) -> dict[str, Any]:
+    return {each.name: each for each in onnx.load(path).graph.initializer}
+
+
+def test_torch_with_the_same_tables_agrees(made: Made) -> None:
+    if not made.variants.tables:
+        for variant in TABLES:
+            assert made.variants.skipped[variant] == NO_TABLES
+        assert made.kind == "attention" or made.side == "query"
+        return
+    assert made.parity("int8_tables", round_tables(made.tower, "int8_tables")) <= 1e-5
+    arrays = made.inputs.to_arrays(made.values)
+    halved = torch_encoder(round_tables(made.tower, "fp16_tables"))(arrays)
+    assert parity.difference(onnx_encoder(made.path("fp16_tables"))(arrays), halved) <= 1e-5
+    before = torch_encoder(made.tower)(arrays)
+    assert np.abs(onnx_encoder(made.path("int8_tables"))(arrays) - before).max() > 2e-5  # another model
+    np.testing.assert_array_equal(torch_encoder(round_tables(made.tower, "fp32"))(arrays), before)
+
+
+def test_the_right_tables_are_rounded_and_shrink(made: Made) -> None:
+    plain = constants(made.path("fp32"))
+    expected = {
+        name
+        for name, each in plain.items()
+        if name.endswith(("table", "embedding.weight")) and 4 * np.prod(each.dims) >= MIN_BYTES
+    }
+    assert set(made.variants.tables) == expected
+    if not expected:
+        return
+    saved = sum(4 * int(np.prod(plain[name].dims)) for name in expected)
+    sizes = {name: path.stat().st_size for name, path in made.variants.files.items()}
+    stored_as: tuple[tuple[Variant, float, int], ...]
+    stored_as = (("fp16_tables", 0.5, TensorProto.FLOAT16), ("int8_tables", 0.27, TensorProto.INT8))
+    for variant, share, kind in stored_as:
+        assert sizes[variant] < sizes["fp32"] - (1 - share) * saved + 8192
+        stored = constants(made.path(variant))
+        assert {name for name, each in stored.items() if each.data_type == kind} == expected
+        for name in expected:
+            table, before = (numpy_helper.to_array(each[name]) for each in (stored, plain))
+            np.testing.assert_array_equal((table == 0).all(axis=1), (before == 0).all(axis=1))
+
+
+def test_weights_take_the_scales_where_the_same_rows_are_summed(made: Made) -> None:
+    """One node more for each look-up of a text's table, two more where rows are used as they are."""
+    if not made.variants.tables:
+        return
+    plain, stored = (onnx.load(made.path(each)).graph for each in ("fp32", "int8_tables"))
+    texts = [name for name in made.variants.tables if "title" in name or "text" in name]
+    others = len(made.variants.tables) - len(texts)
+    shared = 1 if len(texts) > 1 else 0  # one weighting of two tables has become two
+    assert len(stored.node) == len(plain.node) + len(texts) + shared + 3 * others
+    scaled = [numpy_helper.to_array(each) for each in stored.initializer if ".of." in each.name]
+    assert len(scaled) == len(texts)
+    assert all(weights[0] == 0 and weights[1:].all() for weights in scaled)
+
+
+def test_hashes_and_other_sources_of_indices_stay_exact(made: Made) -> None:
+    texts = [name for name, spec in made.inputs.features.items() if isinstance(spec, TextFeature)]
+    if not texts:
+        return
+    values = {name: (each * 3)[: len(parity.HOSTILE_TEXTS)] for name, each in made.values.items()}
+    arrays = made.inputs.to_arrays({**values, **{name: list(parity.HOSTILE_TEXTS) for name in texts}})
+    rows = {}
+    for variant, path in made.variants.files.items():
+        model = onnx.load(path)
+        hashed = next(node.output[0] for node in model.graph.node if node.op_type == "Mod")
+        del model.graph.value_info[:]
+        model.graph.output.append(
+            onnx.helper.make_tensor_value_info(hashed, TensorProto.INT32, ("a", "b", "c"))
+        )
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        rows[variant] = session.run([hashed], arrays)[0]
+    for variant, found in rows.items():
+        np.testing.assert_array_equal(found, rows["fp32"], err_msg=variant)
+    assert len(np.unique(rows["fp32"])) > 50
+
+
+def test_only_dense_layers_are_computed_in_int8(made: Made) -> None:
+    if not made.variants.layers:
+        assert (made.kind, made.side) in (("bag", "query"), ("shared", "none"))
+        for each in DENSE:
+            assert made.variants.skipped[each] == NO_LAYERS
+        return
+    plain = onnx.load(made.path("fp32")).graph
+    exact = [node.op_type for node in plain.node if node.op_type in ("Conv", "LayerNormalization", "Softmax")]
+    arrays = made.inputs.to_arrays(made.values)
+    expected = onnx_encoder(made.path("fp32"))(arrays)
+    for variant in DENSE:
+        graph = onnx.load(made.path(variant)).graph
+        kinds = [node.op_type for node in graph.node]
+        assert [kind for kind in kinds if kind in exact] == exact
+        if variant == "int8_dynamic":
+            assert sum("Integer" in kind for kind in kinds) == len(made.variants.layers)
+        whole = [each.name for each in graph.initializer if each.data_type == TensorProto.INT8]
+        assert sum(name.endswith("_quantized") for name in whole) == len(made.variants.layers)
+        found = onnx_encoder(made.path(variant))(arrays)
+        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+        assert ((found * expected).sum(axis=1) / lengths).mean() > 0.99
+        assert np.abs(found - expected).max() > 1e-4
+        assert not onnx.load(made.path(variant)).metadata_props
+    numbers = [name for name, spec in made.inputs.features.items() if isinstance(spec, NumberFeature)]
+    for name in numbers:
+        for path in made.variants.files.values():
+            kept = {key: each for key, each in constants(path).items() if f".{name}.map.weight" in key}
+            assert {each.data_type for each in kept.values()} == {TensorProto.FLOAT}
+
+
+def test_a_vector_does_not_depend_on_its_batch(made: Made) -> None:
+    """Nor on the range of others' activations, where it was taken from training records."""
+    for variant, path in made.variants.files.items():
+        if variant == "int8_dynamic":  # whose layers take one scale for a whole batch
+            continue
+        encode = onnx_encoder(path)
+        together = encode(made.inputs.to_arrays(made.values))
+        size = max(1.0, float(np.linalg.norm(together, axis=1).max()))
+        step = 0.02 if variant == "int8_static" else 2e-6  # rounding may fall to the other side
+        for n in range(0, len(together), 3):
+            alone = encode(made.inputs.to_arrays({name: [each[n]] for name, each in made.values.items()}))[0]
+            np.testing.assert_allclose(together[n], alone, atol=step * size)
+
+
+def test_one_variant_alone_is_the_same_file(made: Made, tmp_path: Path) -> None:
+    name = next(
+        (each for each in VARIANTS[1:] if each in made.variants.files and each != "int8_static"), None
+    )
+    if name is None:
+        return
+    again = make_variants(made.path("fp32"), tmp_path, lambda: pytest.fail("not asked for"), [name])
+    assert set(again.files) == {"fp32", name}
+    assert again.files[name].read_bytes() == made.path(name).read_bytes()
+    assert [each.name for each in tmp_path.iterdir()] == [again.files[name].name]
+
+
+def test_tables_that_share_an_encoder_stay_shared(both: dict[Side, Made]) -> None:
+    tower = both["query"].tower
+    copied = round_tables(tower, "int8_tables")
+    names = [name for name, spec in both["query"].inputs.features.items() if isinstance(spec, HistoryFeature)]
+    before = dict(tower.named_parameters())
+    after = dict(copied.named_parameters())
+    assert set(before) == set(after)  # shared ones are named once
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if f"tower.{name}" in both["query"].variants.tables}
+    assert bool(names) == (both["query"].kind in ("attention", "shared"))
+
+
+def test_a_table_with_other_readers_is_not_changed() -> None:
+    table = np.random.default_rng(0).normal(size=(1024, 32)).astype(np.float32)
+    helper = onnx.helper
+
+    def graph(*more: onnx.NodeProto, table: Any = table) -> onnx.ModelProto:
+        nodes = [helper.make_node("Gather", ["table", "rows"], ["found"]), *more]
+        nodes[0].name = "look-up"
+        outputs = [helper.make_tensor_value_info("found", TensorProto.FLOAT, ("a", "b"))]
+        outputs += [
+            helper.make_tensor_value_info(each.output[0], TensorProto.FLOAT, ("c", "d")) for each in more
+        ]
+        rows = helper.make_tensor_value_info("rows", TensorProto.INT64, ["batch"])
+        inner = helper.make_graph(nodes, "one", [rows], outputs, [numpy_helper.from_array(table, "table")])
+        return helper.make_model(inner, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+    assert tables_of(graph()) == ("table",)
+    assert tables_of(graph(helper.make_node("MatMul", ["table", "table"], ["product"]))) == ()
+    assert tables_of(graph(table=table[:500])) == ()
+    assert tables_of(graph(table=np.ones((9000, 3), np.float32))) == ()
+    before = graph()
+    stored = with_stored_tables(before, "int8")
+    assert before == graph()
+    session = onnxruntime.InferenceSession(stored.SerializeToString())
+    rows = np.array([0, 7, 1023])
+    # Equal bits on any processor: each value is one product of a whole number and a scale, rounded once.
+    np.testing.assert_array_equal(session.run(None, {"rows": rows})[0], rounded_table(table, "int8")[rows])
+
+
+def test_dense_layers_are_those_with_constant_weights(made: Made) -> None:
+    graph = onnx.load(made.path("fp32")).graph
+    names = {each.name: each.dims for each in graph.initializer}
+    layers = set(dense_layers(onnx.load(made.path("fp32"))))
+    for node in graph.node:
+        dims: Any = names.get(node.input[1], []) if node.op_type in ("MatMul", "Gemm") else []
+        assert (node.name in layers) == (len(dims) == 2 and min(dims) >= 16)
+
+
+def test_the_quantiser_does_not_change_logging(
+    both: dict[Side, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    for made in both.values():
+        arrays = made.inputs.to_arrays(made.values)
+        make_variants(made.path("fp32"), tmp_path, functools.partial(list, (arrays,)), DENSE)
+    assert logging.getLogger().handlers == []
+
+
+def test_a_text_without_letters_counts_as_empty_in_all_variants(both: dict[Side, Made]) -> None:
+    made = both["query"]
+    if made.kind not in ("bag", "dssm"):
+        pytest.skip("its queries have no text")
+    texts = ["", "\U0001f600", "\u2060 \0", "sort a list", "e", "\u65e5\u672c"]
+    absent: dict[str, Any] = dict.fromkeys(made.inputs.features)
+    rows = [{**absent, "text": text} for text in texts]
+
+    for variant, path in made.variants.files.items():
+        encode = onnx_encoder(path)
+
+        def vectors(chosen: list[dict[str, Any]], encode: Encode = encode) -> Any:
+            columns = {name: [row[name] for row in chosen] for name in absent}
+            return encode(made.inputs.to_arrays(columns))
+
+        def alone(place: int, vectors: Any = vectors) -> Any:
+            return vectors(rows[place : place + 1])
+
+        blank = BlankQuery(alone(0))
+        assert blank.places(vectors(rows), alone) == [0, 1, 2], variant
+        assert [blank.places(alone(n), alone) for n in range(6)] == [[0]] * 3 + [[]] * 3, variant

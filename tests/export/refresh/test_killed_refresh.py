@@ -1,0 +1,139 @@
+"""A refresh that is killed (-9) at any step goes on with the same command, to the same result."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.bundles import BUNDLES
+from export.refresh.work import WORK
+from export.release import lock
+from export.release.history import history
+from export.release.rollback import rollback
+from protos import bundle
+from protos.errors import Unavailable
+from tests.helpers import tiny
+from tests.helpers.refreshing import World, gone, item, vectors_of, without_processes
+from train.paths import ROOT
+
+pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
+
+# Refreshes, and stops where a function is called, before it or after it.
+REFRESH = """
+import importlib, sys, time
+from pathlib import Path
+
+from tests.helpers.refreshing import World
+from train.training.tracking import connect
+
+folder, when, module, *names = sys.argv[1:]
+owner = importlib.import_module(module)
+*path, name = names
+for each in path:
+    owner = getattr(owner, each)
+function = getattr(owner, name)
+
+def stop(*positional, **named):
+    if when == "after":
+        function(*positional, **named)
+    print("here", flush=True)
+    time.sleep(600)
+
+connect()
+setattr(owner, name, stop)
+World(Path(folder)).refresh()
+print("ended", flush=True)
+"""
+STEPS = {
+    "with the state of the store": ("before", "export.refresh.refresh", "merge"),
+    "in the middle of encoding": ("before", "export.encoding.resumable_file", "ResumableFile", "finish"),
+    "with the vectors": ("before", "export.refresh.refresh", "build"),
+    "while the bundle is made": ("before", "protos.bundle", "write"),
+    "with the bundle": ("after", "export.refresh.refresh", "build"),
+    "with a version that is not noted": ("after", "export.release.registry", "register"),
+    "before the alias moves": ("before", "export.release.audit_log", "commit"),
+    "with the alias moved": ("after", "export.refresh.refresh", "promote"),
+    "while the store is compacted": ("before", "export.refresh.sources", "compact"),
+}
+
+
+@pytest.fixture
+def world(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World(tmp_path)
+    without_processes(world, monkeypatch)  # not those that are killed
+    return world
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_refresh_goes_on_and_leaves_nothing_behind(world: World) -> None:
+    world.release()
+    world.release("second")
+    rollback(world.name, "1")  # version 2 is a challenger that waits
+    expected = set(tiny.item_ids(60))
+    for n, (step, stop) in enumerate(STEPS.items()):
+        sequence = world.write(item(f"new-{n}", "bavuti xelike"), gone(f"item-{n:03}"))
+        expected = (expected | {f"new-{n}"}) - {f"item-{n:03}"}
+        _kill_at(world, stop)
+        world.write(item("later", f"sotira{n}"))  # it is in the next refresh
+        world.refresh()
+        folder = BUNDLES / _served(world)[:12]
+        manifest = bundle.read(folder)
+        assert manifest.catalogue is not None, step
+        assert manifest.catalogue.sequence >= sequence, step
+        assert expected <= vectors_of(folder).keys(), step
+        assert f"item-{n:03}" not in vectors_of(folder), step
+        assert history(world.name)["intact"], step
+        world.refresh()  # takes what came later, or finds nothing
+        assert world.refresh().folder is None, step
+        assert not (WORK / world.name).exists(), step
+        assert [*BUNDLES.glob(".making-*"), *BUNDLES.glob(".bundle-*")] == [], step
+        assert lock.holder(world.name) == "", step
+        assert world.alias("challenger") == "2", step
+    bundles = [_version_of(world, each) for each in world.versions()]
+    assert len(set(bundles)) == len(bundles), "a bundle was registered twice"
+
+
+def test_a_second_refresh_is_refused_while_one_is_at_work(world: World) -> None:
+    world.release()
+    world.write(item("lamp", "bavuti"))
+    process = _start(world, STEPS["with the vectors"])
+    try:
+        with pytest.raises(Unavailable, match="another refresh is at work on this host"):
+            world.refresh()
+    finally:
+        process.kill()
+        process.communicate()
+    assert world.refresh().counts["new"] == 1
+
+
+def _served(world: World) -> str:
+    return _version_of(world, world.alias("champion"))
+
+
+def _version_of(world: World, number: str) -> str:
+    from export.release import registry
+
+    return registry.by_version(world.name, number).tags["bundle_version"]
+
+
+def _start(world: World, stop: tuple[str, ...]) -> "subprocess.Popen[str]":
+    """A refresh that has come to a step."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", REFRESH, str(world.folder), *stop],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    assert next(line for line in lines if line in ("here\n", "ended\n")) == "here\n"
+    return process
+
+
+def _kill_at(world: World, stop: tuple[str, ...]) -> None:
+    process = _start(world, stop)
+    process.kill()
+    process.communicate()

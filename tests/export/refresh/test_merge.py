@@ -1,0 +1,123 @@
+"""What of a catalogue is encoded, kept or left out, by its content."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export.encoding.digests import digest, item_digests, read_digests
+from export.refresh.build import index_config, not_finite
+from export.refresh.merge import Champion, merge
+from export.refresh.sources import Change, StoreState, TableItem
+from protos import bundle
+from protos.bundle import IndexParameters, Manifest, Snapshot
+from protos.errors import BundleDamaged, DataError, InvalidInput
+from protos.features import CategoryFeature, IdFeature, NumberFeature, Schema, TextFeature
+from tests.helpers.refreshing import resealed
+from tests.helpers.tiny import tiny_bundle
+from train.config.index import IndexConfig
+
+INPUTS = Schema(
+    {"text": TextFeature("text", "query")},
+    {
+        "text": TextFeature("text", "text", max_length=8),
+        "kinds": CategoryFeature("category", "kinds", multi=True),
+        "price": NumberFeature("number", "price"),
+        "self": IdFeature("id"),
+    },
+    {"item.kinds": ("a", "b"), "items": ("1", "2")},
+).side("item")
+ITEM: dict[str, Any] = {"text": "Lämp two", "kinds": ["a"], "price": 2.0, "self": "1"}
+
+
+def test_a_digest_is_that_of_what_the_tower_reads() -> None:
+    same = digest(INPUTS, ITEM)
+    assert digest(INPUTS, {**ITEM, "text": "lÄMP two and more than it reads"}) == same
+    assert digest(INPUTS, {**ITEM, "price": 2}) == same
+    for changed in (
+        {"text": "lamp two"},
+        {"kinds": ["b"]},
+        {"kinds": ["a", "b"]},
+        {"price": None},
+        {"self": "2"},
+    ):
+        assert digest(INPUTS, {**ITEM, **changed}) != same
+    # Items that the tower has not learned are the same to it.
+    assert digest(INPUTS, {**ITEM, "self": "8"}) == digest(INPUTS, {**ITEM, "self": "9"})
+    with pytest.raises(InvalidInput, match="text"):
+        digest(INPUTS, {**ITEM, "text": None})
+    columns = {name: [value, value] for name, value in ITEM.items()}
+    assert item_digests(INPUTS, columns).tobytes() == 2 * same
+
+
+@pytest.fixture
+def champion(tmp_path: Path) -> Champion:
+    folder = tiny_bundle(tmp_path, items=20)
+    return Champion.read(folder, bundle.read(folder))
+
+
+def state(*changes: Change) -> StoreState:
+    return StoreState(Snapshot("store", 99), changes)
+
+
+def test_a_vector_that_is_not_finite_leaves_its_item_out(champion: Champion) -> None:
+    changes = [
+        Change(1, "new-1", False, {"text": "bavuti"}, {"name": "one"}),
+        Change(2, "item-004", False, {"text": "xelike"}, {}),
+        Change(3, "new-2", False, {"text": "sotira"}, {"name": "two"}),
+    ]
+    found = merge(champion, None, state(*changes))
+    assert (found.fresh_count, found.new, found.fresh["text"]) == (3, 2, ["xelike", "bavuti", "sotira"])
+    vectors = np.ones((3, 4), np.float32)
+    assert not_finite(found, vectors) == {}
+    vectors[1, 2] = np.nan
+    refused = not_finite(found, vectors)
+    assert refused == {"new-1": "the item tower's vector is not finite"}
+    left = found.without(refused)
+    assert (left.counts()["items"], left.fresh_count, left.fresh["text"]) == (21, 2, ["xelike", "sotira"])
+    assert (left.new, left.failed) == (1, refused)
+    assert left.items.ids[-1] == "new-2" and left.items.fields["name"][-1] == "two"
+    assert len(left.items.digests) == len(left.items.popularity) == 21
+
+
+def test_the_champion_without_changes_is_the_catalogue(champion: Champion) -> None:
+    assert merge(champion, None, None).is_unchanged
+    assert merge(champion, None, state(Change(1, "unknown", True, {}, {}))).is_unchanged
+    assert not merge(champion, None, state(Change(1, "item-001", True, {}, {}))).is_unchanged
+    with pytest.raises(DataError, match="no item is left"):
+        merge(champion, {}, None)
+
+
+def test_an_item_that_was_deleted_and_is_in_the_table_stays_deleted(champion: Champion) -> None:
+    table = {name: TableItem({"text": name}, {"name": name, "section": None}, {}) for name in ("a", "b")}
+    found = merge(champion, table, state(Change(1, "a", True, {}, {})))
+    assert (found.items.ids, found.new, len(found.deleted)) == (["b"], 1, 20)
+
+
+def test_digests_that_are_not_one_for_each_item_are_damage(champion: Champion, tmp_path: Path) -> None:
+    assert read_digests(champion.folder, champion.manifest) is None
+    for content in (np.zeros((3, 16), np.uint8), np.zeros((20, 16), np.int8)):
+        folder = resealed(champion.folder, tmp_path / "other", content)
+        with pytest.raises(BundleDamaged, match="expected uint8"):
+            read_digests(folder, bundle.read(folder))
+
+
+def test_the_index_keeps_the_parameters_of_the_champion() -> None:
+    parameters = IndexParameters(m=24, ef_construction=150, ef_search=90, seed=3)
+    found = index_config(IndexConfig(sample=5000, recall_target=0.9), parameters)
+    assert (found.m, found.ef_construction, found.seed, found.recall_target) == (24, 150, 3, 0.9)
+    exact = IndexParameters(m=24, ef_construction=150, ef_search=90, seed=3, exact=True)
+    assert index_config(IndexConfig(search="exact"), exact).search == "exact"
+    assert index_config(IndexConfig(), exact).search == "auto"
+
+
+def test_a_manifest_names_the_bundle_that_was_refreshed(champion: Champion) -> None:
+    from dataclasses import replace
+
+    manifest = champion.manifest
+    assert b"refreshed_from" not in manifest.to_bytes()
+    found = replace(manifest, refreshed_from=bundle.Refreshed("a" * 64, "b" * 64))
+    assert isinstance(found, Manifest) and b'"refreshed_from"' in found.to_bytes()
+    with pytest.raises(ValueError, match="bundle_version: expected 64 lowercase hexadecimal digits"):
+        bundle.Refreshed("a", "b" * 64)

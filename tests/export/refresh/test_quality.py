@@ -1,0 +1,159 @@
+"""The test split on a refreshed catalogue, with the gates of a promotion."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from export.evaluation import per_query
+from export.evaluation.per_query import PerQuery
+from export.refresh.refresh import Outcome, Request, refresh
+from export.release import comparison, registry
+from export.release import promote as release
+from export.release.gate import Comparison
+from export.release.gates import GATES
+from export.release.gates.quality import refreshed_without_metrics
+from protos import bundle
+from serving.live.store.store import Store
+from serving.live.store.write_rules import ItemWrite, WriteRequest
+from tests.helpers import releases
+from tests.helpers.refreshing import ACCEPT
+from tests.helpers.stdlib import Made, tracking_copy
+from train.data.training_data import training_data_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow")
+
+
+@pytest.fixture
+def released(made_once: Made, tmp_path: Path, console: Console) -> Iterator[Made]:
+    """`made_once`, its bundle the champion of a store of this test's own."""
+    with tracking_copy(made_once, tmp_path):
+        registry.register(made_once.folder)
+        release.promote(made_once.experiment, releases.no_data, console, compare=ACCEPT)
+        yield made_once
+
+
+def refreshed(
+    made: Made, folder: Path, console: Console, *items: ItemWrite, compare: object = ACCEPT
+) -> Outcome:
+    url = f"sqlite:///{folder / 'items.db'}"
+    with closing(Store.open(url)) as store:
+        store.write([WriteRequest(items)])
+    request = Request(made.experiment, lambda: made.dataset, url, compare=compare)  # type: ignore[arg-type]
+    return refresh(request, console)
+
+
+def test_queries_that_ask_for_a_deleted_item_are_left_out_and_all_gates_hold(
+    released: Made, tmp_path: Path, console: Console
+) -> None:
+    made = released
+    data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
+    rows, relevant = data.parts["test"].by_query()
+    lost = data.item_ids[int(relevant[0][0])]
+    asked = sum(int(relevant[0][0]) in each for each in relevant)
+    kept = data.item_ids[int(next(each[0] for each in relevant if int(each[0]) != int(relevant[0][0])))]
+    new = json.dumps({"text": "Return a lamp that dims slowly."})
+    done = refreshed(
+        made,
+        tmp_path,
+        console,
+        ItemWrite(lost, True),
+        ItemWrite("shop.lamp", features=new, fields='{"name": "lamp"}'),
+        compare=comparison.compare,
+    )
+    assert done.folder is not None and done.promotion is not None and done.promotion.decision is not None
+    assert (done.counts["encoded"], done.counts["deleted"]) == (1, 1)
+    decision = done.promotion.decision
+    assert decision.accepted, decision.verdict()
+    (gate,) = (each for each in decision.results if each.name == "quality")
+    assert f"over {len(rows) - asked:,} queries" in gate.text
+    assert f"{asked:,} queries are left out, because they ask for deleted items" in gate.text
+    assert decision.measured["quality"]["left_out"].startswith(f"{asked:,} queries")
+    own, before = per_query.load(done.folder), per_query.load(made.folder)
+    assert own is not None and before is not None
+    assert set(own.queries) < set(before.queries)
+    shared, other = per_query.common(own, before)
+    # The same towers and texts: a query's metrics change only where the new item or the gap moves an answer.
+    same = shared.metrics["recall_at_10"] == other.metrics["recall_at_10"]
+    assert same.mean() > 0.95
+    manifest = bundle.read(done.folder)
+    assert manifest.quality["queries_left_out"] == asked
+    assert manifest.quality["ndcg_at_10"] == pytest.approx(float(own.metrics["ndcg_at_10"].mean()), abs=1e-6)
+    ids = json.loads((done.folder / bundle.ITEMS).read_bytes())["ids"]
+    assert lost not in ids and kept in ids
+
+
+def test_an_item_that_was_written_is_evaluated_by_its_new_text(
+    released: Made, tmp_path: Path, console: Console
+) -> None:
+    made = released
+    data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
+    rows, relevant = data.parts["test"].by_query()
+    item_id = data.item_ids[int(relevant[0][0])]
+    query = data.queries["text"][int(rows[0])]
+    done = refreshed(made, tmp_path, console, ItemWrite(item_id, features=json.dumps({"text": query * 3})))
+    assert done.folder is not None
+    own, before = per_query.load(done.folder), per_query.load(made.folder)
+    assert own is not None and before is not None
+    assert np.array_equal(own.queries, before.queries)
+    digest = np.uint64(per_query._digest(data, int(rows[0]), relevant[0]))
+    at = int(np.flatnonzero(own.queries == digest)[0])
+    assert own.metrics["mrr_at_10"][at] == 1.0  # its text is the query itself now
+    others = np.arange(len(own.queries)) != at
+    assert (own.metrics["recall_at_10"][others] == before.metrics["recall_at_10"][others]).mean() > 0.95
+
+
+def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alone(
+    released: Made, tmp_path: Path, console: Console
+) -> None:
+    made = released
+    url = f"sqlite:///{tmp_path / 'items.db'}"
+    with closing(Store.open(url)) as store:
+        store.write([WriteRequest([ItemWrite("shop.lamp", features='{"text": "a lamp"}')])])
+
+    def away() -> None:
+        from protos.errors import DataError
+
+        raise DataError("items.parquet: there is no such file")
+
+    request = Request(made.experiment, away, url, compare=ACCEPT)  # type: ignore[arg-type]
+    done = refresh(request, console)
+    assert done.folder is not None
+    manifest = bundle.read(done.folder)
+    assert "there is no such file" in manifest.quality["not_measured"]
+    from export.release.gate import CandidateVersion
+
+    challenger = CandidateVersion("2", done.folder, manifest)
+    champion = CandidateVersion("1", made.folder, bundle.read(made.folder))
+    (gate,) = (each for each in GATES if each.name == "quality")
+
+    result = gate.judge(
+        Comparison(challenger, champion, made.experiment, releases.no_data, console, tmp_path, {})
+    )
+    assert result is not None
+    assert (result[0].holds, result[0].figure) == (True, None)
+    assert "not measured: the data set cannot be read" in result[0].text
+    assert "the towers are those of the champion" in result[0].text
+    files = {**champion.manifest.files, bundle.QUERY_TOWER: bundle.FileRecord("0" * 64, 1)}
+    other = CandidateVersion("1", made.folder, _with_files(champion.manifest, files))
+    assert refreshed_without_metrics(challenger, champion)
+    assert not refreshed_without_metrics(challenger, other)  # then it is evaluated
+
+
+def _with_files(manifest: bundle.Manifest, files: dict[str, bundle.FileRecord]) -> bundle.Manifest:
+    from dataclasses import replace
+
+    return replace(manifest, files=files)
+
+
+def test_metrics_of_queries_are_compared_on_those_that_both_have() -> None:
+    one = PerQuery(np.array([1, 3, 5], np.uint64), {"m": np.array([0.1, 0.3, 0.5], np.float32)})
+    other = PerQuery(np.array([3, 4, 5, 9], np.uint64), {"m": np.array([3, 4, 5, 9], np.float32)})
+    first, second = per_query.common(one, other)
+    assert first.queries.tolist() == second.queries.tolist() == [3, 5]
+    assert first.metrics["m"].tolist() == pytest.approx([0.3, 0.5])
+    assert second.metrics["m"].tolist() == [3, 5]

@@ -1,0 +1,253 @@
+"""A refresh makes a bundle of the champion's towers and the catalogue as it stands, once."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from rich.console import Console
+
+from export.__main__ import parser
+from export.bundles import BUNDLES
+from export.encoding import encode_into
+from export.refresh import build as building
+from export.refresh.command import document, show_refreshed
+from export.refresh.refresh import Outcome
+from export.refresh.work import WORK
+from export.release import registry
+from export.release.history import history
+from export.release.rollback import rollback
+from protos import bundle
+from protos.errors import DataError, GateRefused, MissingStage, Unavailable
+from protos.files.file_lock import exclusive_lock
+from protos.filters import column_values, read_filters
+from serving.live.store.store import Store
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from tests.helpers import tiny
+from tests.helpers.refreshing import World, gone, item, vectors_of, without_processes
+from tests.helpers.releases import HELD, REFUSED, Decide
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow")
+
+NAMES = tiny.item_names(60)
+
+
+@pytest.fixture
+def world(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World(tmp_path)
+    without_processes(world, monkeypatch)
+    return world
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many items each refresh gives to the tower."""
+    counts: list[int] = []
+
+    def counted(output: Path, tower: Any, records: Any, *others: Any) -> Any:
+        counts.append(len(records))
+        return encode_into(output, tower, records, *others)
+
+    monkeypatch.setattr(building, "encode_into", counted)
+    return counts
+
+
+def test_only_what_changed_is_encoded_and_all_else_stays_as_it_is(world: World, encoded: list[int]) -> None:
+    champion = world.release()
+    fields = {"name": "a lamp", "section": "light"}
+    sequence = world.write(
+        item("lamp", "bavuti xelike", fields, price=7.5, tags=["b", "a"]),
+        item("item-003", "sotira zomoke", {"name": "changed"}),
+        gone("item-005"),
+        item("fault", "bavuti", released="never"),
+    )
+    done = world.refresh()
+    assert encoded == [2]
+    assert done.counts == {
+        "items": 60, "kept": 58, "encoded": 2, "new": 1, "updated": 0, "deleted": 1, "failed": 1
+    }  # fmt: skip
+    assert "released: expected an ISO date" in done.failed["fault"]
+    assert done.folder is not None
+    manifest = bundle.read(done.folder)
+    assert manifest.catalogue is not None
+    assert (manifest.catalogue.sequence, manifest.count) == (sequence, 60)
+    source = bundle.read(champion)
+    assert manifest.refreshed_from is not None
+    assert manifest.refreshed_from.bundle_version == source.bundle_version
+    assert [manifest.files[name] for name in bundle.TOWERS.values()] == [
+        source.files[name] for name in bundle.TOWERS.values()
+    ]
+    before, after = vectors_of(champion), vectors_of(done.folder)
+    assert before.keys() - after.keys() == {"item-005"}
+    assert {each for each in before.keys() & after.keys() if before[each] != after[each]} == {"item-003"}
+    expected = tiny.encode(done.folder / bundle.ITEM_TOWER, ["bavuti xelike", "sotira zomoke"])
+    np.testing.assert_allclose(np.frombuffer(after["lamp"], np.float32), expected[0], atol=1e-6)
+    np.testing.assert_allclose(np.frombuffer(after["item-003"], np.float32), expected[1], atol=1e-6)
+    retriever = Retriever.load(done.folder)
+    (answer,) = retriever.search([Query("bavuti xelike")], 60)
+    assert (answer.hits[0].id, answer.hits[0].fields) == ("lamp", fields)
+    assert "item-005" not in {hit.id for hit in answer.hits}
+    table = json.loads((done.folder / bundle.ITEMS).read_bytes())
+    old = json.loads((champion / bundle.ITEMS).read_bytes())
+    row = table["ids"].index("item-004")
+    assert table["popularity"][row] == old["popularity"][4] and table["popularity"][-1] == 0
+    assert table["fields"]["section"][3] is None  # the item was written without it
+    columns = read_filters(done.folder, manifest)
+    values = {name: column_values(column, 60) for name, column in columns.items()}
+    assert (values["price"][-1], values["tags"][-1]) == (7.5, ("a", "b"))
+    known = {name: column_values(each, 60) for name, each in read_filters(champion, source).items()}
+    for name in values:
+        kept = [n for n in range(60) if n not in (3, 5)]
+        assert [known[name][n] for n in kept] == [values[name][n - (n > 5)] for n in kept], name
+
+
+def test_a_refresh_is_registered_promoted_and_logged_and_the_next_one_finds_nothing(
+    world: World, encoded: list[int]
+) -> None:
+    world.release()
+    world.write(item("lamp", "bavuti"))
+    done = world.refresh()
+    assert (world.alias("champion"), world.alias("challenger"), world.versions()) == ("2", "2", ["1", "2"])
+    record = history(world.name)["records"][-1]
+    assert (record["action"], record["before"], record["after"]) == ("promote", "1", "2")
+    version = registry.by_version(world.name, "2")
+    assert done.folder is not None
+    manifest = bundle.read(done.folder)
+    assert version.tags["refreshed_from"] == registry.by_version(world.name, "1").tags["bundle_version"]
+    assert version.tags["run_id"] == manifest.run_id  # that trained the towers
+    assert version.run_id is not None
+    run = mlflow.get_run(version.run_id)
+    assert run.data.tags["twinspire.stage"] == "refresh"
+    assert (run.data.metrics["refresh_new"], run.data.metrics["refresh_sequence"]) == (1, 1)
+    logged = {Path(each.path).name for each in mlflow.MlflowClient().list_artifacts(version.run_id, "export")}
+    assert {"index.json", "quality.json", "refresh.json"} <= logged
+    assert manifest.quality["not_measured"].startswith("the features of the experiment")
+    shown = _shown(world, done)
+    assert "61 items, of sequence 1: 1 encoded, 60 kept; 1 new, 0 with other fields, 0 deleted" in shown
+    assert "models:/tiny/2 is champion; before: version 1" in shown
+    for _ in range(2):
+        again = world.refresh()
+        assert (again.folder, again.promotion, again.counts["encoded"]) == (None, None, 0)
+        assert "models:/tiny/2 has the catalogue as it stands: nothing to refresh" in _shown(world, again)
+    assert (world.versions(), encoded) == (["1", "2"], [1])
+    assert not (WORK / world.name).exists()
+    assert [*BUNDLES.glob(".making-*"), *BUNDLES.glob(".bundle-*")] == []
+    world.write(item("lamp", "bavuti"))  # the same content, and a new sequence
+    third = world.refresh()
+    assert (third.counts["encoded"], third.counts["items"], encoded) == (0, 61, [1])
+    assert third.folder is not None and vectors_of(third.folder) == vectors_of(done.folder)
+
+
+def _shown(world: World, outcome: Outcome) -> str:
+    """What the command prints, whose JSON can be written as well."""
+    found = document(world.name, outcome)
+    assert json.loads(json.dumps(found)).keys() == found.keys()
+    console = Console(file=io.StringIO(), width=200)
+    show_refreshed(found, console)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_the_options_of_the_command_are_read() -> None:
+    given = ["refresh", "--config", "shop.toml", "--items", "items.csv", "--catalogue", "sqlite:///a.db"]
+    arguments = parser().parse_args(given)
+    assert (arguments.items, arguments.catalogue) == (Path("items.csv"), "sqlite:///a.db")
+    assert parser().parse_args(["refresh"]).items is None
+
+
+def test_a_delete_is_not_brought_back_by_a_rollback_and_the_next_refresh(world: World) -> None:
+    world.release()
+    world.write(item("lamp", "bavuti"), gone("item-005"))
+    world.refresh()
+    rollback(world.name, "1")
+    done = world.refresh()  # the champion is the first again, and the changes are all new to it
+    assert done.folder is not None
+    held = vectors_of(done.folder).keys()
+    assert "item-005" not in held and "lamp" in held
+    assert world.alias("champion") != "1"
+
+
+def write_table(path: Path, changed: dict[str, str], without: str = "") -> Path:
+    """The items of the tiny bundle as CSV, some of them with other texts."""
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["item_id", "text", "name", "section", "tags", "price", "sale", "released"])
+        for item_id, name in zip(tiny.item_ids(60), NAMES, strict=True):
+            if item_id != without:
+                table.writerow([item_id, changed.get(item_id, name), name, "", "", "1.5", "true", ""])
+    return path
+
+
+def test_a_table_takes_the_place_of_the_items_and_the_store_has_the_last_word(
+    world: World, encoded: list[int], tmp_path: Path
+) -> None:
+    world.release()
+    world.write(item("lamp", "bavuti"), gone("item-005"), item("item-006", "sotira"))
+    first = world.refresh(write_table(tmp_path / "a.csv", {}, without="item-009"))
+    assert first.folder is not None
+    held = vectors_of(first.folder)
+    assert held.keys() == {*tiny.item_ids(60), "lamp"} - {"item-005", "item-009"}
+    (expected,) = tiny.encode(first.folder / bundle.ITEM_TOWER, ["sotira"])
+    np.testing.assert_allclose(np.frombuffer(held["item-006"], np.float32), expected, atol=1e-6)
+    assert encoded == [59]  # the first bundle tells nothing of its items' content
+    same = world.refresh(tmp_path / "a.csv")
+    assert (same.folder, encoded) == (None, [59])
+    done = world.refresh(write_table(tmp_path / "b.csv", {"item-003": "zomoke"}, without="item-009"))
+    assert done.folder is not None
+    assert (done.counts["encoded"], done.counts["updated"], encoded) == (1, 0, [59, 1])
+    after = vectors_of(done.folder)
+    assert {each for each in held if held[each] != after[each]} == {"item-003"}
+
+
+def test_a_refused_refresh_leaves_the_champion_and_can_be_tried_again(
+    world: World, encoded: list[int]
+) -> None:
+    world.release()
+    world.write(item("lamp", "bavuti"))
+    with pytest.raises(GateRefused, match="quality"):
+        world.refresh(compare=Decide((HELD, REFUSED)))
+    assert (world.alias("champion"), world.versions()) == ("1", ["1", "2"])
+    assert not (WORK / world.name).exists()
+    done = world.refresh()
+    assert (world.alias("champion"), world.versions(), done.counts["new"]) == ("2", ["1", "2"], 1)
+
+
+def test_the_challenger_that_waited_gets_its_alias_back(world: World) -> None:
+    world.release("a")
+    world.release("b")
+    rollback(world.name, "1")  # the second one is the challenger still
+    world.write(item("lamp", "bavuti"))
+    world.refresh()
+    assert (world.alias("champion"), world.alias("challenger")) == ("3", "2")
+
+
+def test_what_a_refresh_cannot_start_with_is_an_error_that_says_what_to_do(
+    world: World, tmp_path: Path
+) -> None:
+    with pytest.raises(MissingStage, match="no version is champion"):
+        world.refresh()
+    world.release(catalogue=None)
+    with pytest.raises(Exception, match="there is no store at this URL"):
+        world.refresh()
+    with pytest.raises(MissingStage, match="nothing to refresh from"):
+        world.refresh(catalogue="")
+    with pytest.raises(DataError, match="there is no such file"):
+        world.refresh(tmp_path / "none.csv", catalogue="")
+    with exclusive_lock(WORK / f"{world.name}.lock"), pytest.raises(Unavailable, match="another refresh"):
+        world.refresh()
+    world.write(*(gone(each) for each in tiny.item_ids(60)))
+    with pytest.raises(DataError, match="no item is left"):
+        world.refresh()
+
+
+def test_an_older_copy_of_the_store_is_refused(world: World) -> None:
+    world.write(item("lamp", "bavuti"))
+    store = Store.open(world.url)
+    world.release(catalogue=bundle.Snapshot(store.store_id, 5))
+    store.close()
+    with pytest.raises(Unavailable, match="ends at sequence 1, and the champion was built from sequence 5"):
+        world.refresh()

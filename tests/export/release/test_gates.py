@@ -1,0 +1,177 @@
+"""Each challenger that is worse by design is refused by the gate that should; an equal one is accepted."""
+
+import dataclasses
+import functools
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from export.bundle_builder import build_bundle
+from export.markdown import plain
+from export.release.comparison import compare
+from export.release.decision_report import write_report
+from export.release.gate import CandidateVersion, Decision
+from export.release.gates import GATES
+from protos import bundle
+from tests.helpers import altered, tables
+from tests.helpers.stdlib import DSSM, Made, experiment_at, tracking_copy, write_toml
+from train.config import GatesConfig
+from train.data.training_data import TrainingData
+from train.training.run import fit
+
+pytestmark = pytest.mark.exhaustive
+
+ONE_STEP = {"training": {"epochs": 1, "batch_size": 4096}}
+# What refuses each challenger.
+EXPECTED = {
+    "equal": set(),
+    "trained one step": {"quality"},
+    "weights altered": {"parity"},
+    "tower truncated": {"load_time"},
+    "item tower truncated": {"parity"},
+    "index damaged": {"load_time"},
+    "ef_search 1": {"index_recall"},
+    "index slowed down": {"retriever_latency"},
+    "tower slowed down": {"query_tower_latency", "retriever_latency"},
+}
+
+
+@pytest.fixture(scope="module")
+def tracked(made_once: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a copy of the store of `made_once`, which MLflow points at."""
+    folder = tmp_path_factory.mktemp("gates")
+    with tracking_copy(made_once, folder):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def one_step(stdlib: Path, tracked: Path) -> Path:
+    """The bundle of a model of the paper's that was trained for one step, on the same split."""
+    console = Console(quiet=True)
+    experiment, dataset = experiment_at(write_toml(stdlib, tracked / "a.toml", "step", DSSM, **ONE_STEP))
+    run, _ = fit(experiment, dataset, console)
+    return build_bundle(experiment, dataset, run, console)[0]
+
+
+Decide = Callable[[str], Decision]
+
+
+@pytest.fixture(scope="module")
+def decide(made_once: Made, tracked: Path, request: pytest.FixtureRequest) -> Decide:
+    """The decision on a challenger, by its name in `EXPECTED`; each is made once."""
+    champion = made_once.folder
+    changes: dict[str, Callable[[Path], object]] = {
+        "equal": altered.annotate,
+        "weights altered": altered.disturb,
+        "tower truncated": altered.truncate,
+        "item tower truncated": lambda folder: altered.truncate(folder, bundle.ITEM_TOWER),
+        "index damaged": altered.mislead,
+        "tower slowed down": altered.slow_down,
+    }
+    widths = {"ef_search 1": 1, "index slowed down": 700}
+
+    @functools.cache
+    def found(name: str) -> Decision:
+        if name == "trained one step":
+            folder = request.getfixturevalue("one_step")
+        elif name in widths:
+            folder = altered.altered(champion, tracked, **altered.with_ef(champion, widths[name]))
+        else:
+            folder = altered.altered(champion, tracked, changes[name])
+        sides = altered.side("2", folder), altered.side("1", champion)
+        return compare(*sides, made_once.experiment, nothing_is_evaluated_anew, Console(quiet=True))
+
+    return found
+
+
+def nothing_is_evaluated_anew() -> TrainingData:
+    raise AssertionError("what the bundles bring is enough")
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_each_challenger_meets_its_gate(decide: Decide, tmp_path: Path, name: str) -> None:
+    decision = decide(name)
+    assert {result.name for result in decision.refused} == EXPECTED[name]
+    write_report(decision, tmp_path)
+    content = json.loads((tmp_path / "decision.json").read_text())
+    assert content["accepted"] == (not EXPECTED[name])
+    assert {*content["refused"]} == EXPECTED[name]
+    page = (tmp_path / "decision.md").read_text()
+    assert page.startswith(f"# {decision.challenger.manifest.name}: version 2 is ")
+    assert page.count("**refuse**") == len(EXPECTED[name])
+    for result in decision.results:
+        assert plain(result.text) in page
+    plots = {path.name for path in tmp_path.glob("*.png")}
+    assert plots == {each for each in ("latency.png", "quality.png") if f"]({each})" in page}
+    assert ("latency.png" in plots) == ("latency" in decision.measured)
+
+
+def test_the_table_of_all_challengers(decide: Decide) -> None:
+    table = Table("challenger", "refused by", "figure", "bound", "measured", box=None)
+    for name, refused_by in EXPECTED.items():
+        decision = decide(name)
+        assert decision.accepted == (not refused_by)
+        for result in decision.refused:
+            (shown,) = (gate.shown for gate in GATES if gate.name == result.name)
+            figure = "none" if result.figure is None else shown(result.figure)
+            table.add_row(name, result.name, figure, shown(result.bound), result.text)
+        if decision.accepted:
+            table.add_row(name, "accepted", "", "", "")
+    written = io.StringIO()
+    Console(width=150, file=written).print(table)
+    for line in written.getvalue().splitlines():
+        tables.add("challengers and gates", line)
+
+
+def test_what_cannot_be_measured_is_not_said_to_hold(decide: Decide) -> None:
+    left_out = ["parity", "index_recall", "query_tower_latency", "retriever_latency"]
+    for name in ("tower truncated", "index damaged"):
+        assert decide(name).measured["not_measured"] == left_out
+        assert not {result.name for result in decide(name).results} & {*left_out}
+    assert decide("equal").measured["not_measured"] == []
+    (refused,) = decide("index damaged").refused
+    assert "the challenger failed while loading: BundleDamaged: index.hnsw: " in refused.text
+    (refused,) = decide("tower truncated").refused
+    assert f"{bundle.QUERY_TOWER}" in refused.text
+    (refused,) = decide("item tower truncated").refused
+    assert refused.text.startswith("item tower, loading the tower: BundleDamaged")
+
+
+def test_figures_are_those_of_the_files(decide: Decide, made_once: Made) -> None:
+    claimed = bundle.read(made_once.folder).ann["ann_recall_at_10"]
+    (refused,) = decide("ef_search 1").refused
+    assert refused.figure is not None
+    assert refused.figure < refused.bound < claimed
+    equal = decide("equal")
+    assert equal.measured["index_recall"]["recall"] == pytest.approx(claimed)
+    files = (path for path in equal.challenger.folder.rglob("*") if path.is_file())
+    assert equal.measured["size"]["challenger"] == sum(path.stat().st_size for path in files) / 2**20
+    for each in equal.measured["parity"].values():
+        assert 0 < each["max_abs_diff"] < 1e-5
+    assert equal.measured["quality"]["differences"]["recall_at_10"] == {"mean": 0, "low": 0, "high": 0}
+    means = equal.measured["quality"]["means"]["challenger"]
+    for name in ("recall_at_10", "ndcg_at_10", "mrr_at_10", "hr_at_50"):
+        assert means[name] == pytest.approx(bundle.read(made_once.folder).quality[name], abs=1e-6)
+
+
+def test_no_run_and_no_bundle_follows_from_the_gates(made_once: Made, tracked: Path) -> None:
+    console = Console(quiet=True)
+    other = dataclasses.replace(made_once.experiment, gates=GatesConfig(quality_margin=0.5, threads=2))
+    run, reused = fit(other, made_once.dataset, console)
+    assert (run.info.run_id, reused) == (made_once.run.info.run_id, True)
+    assert build_bundle(other, made_once.dataset, run, console) == (made_once.folder, True)
+
+
+def test_a_version_is_identified_in_the_report(made_once: Made) -> None:
+    manifest = bundle.read(made_once.folder)
+    document = CandidateVersion("7", made_once.folder, manifest).document()
+    assert (document["version"], document["bundle_version"], document["items"]) == (
+        "7",
+        manifest.bundle_version,
+        manifest.count,
+    )

@@ -1,0 +1,340 @@
+"""Each gate by itself: what it measures, what it says, and what it refuses."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import psutil
+import pytest
+from rich.console import Console
+
+from export.benchmark.isolated_process import Failure, ask
+from export.release.comparison import compare
+from export.release.decision_report import write_report
+from export.release.gate import (
+    CandidateVersion,
+    Comparison,
+    Decision,
+    Gate,
+    GateResult,
+    Judgement,
+)
+from export.release.gates import (
+    GATES,
+    bundle_size,
+    index_recall,
+    latency,
+    load_time,
+    parity,
+    shadow,
+)
+from protos import bundle, entry_points
+from protos.mlflow_keys import SHADOW, SHADOW_CHALLENGER, STAGE
+from tests.helpers import altered
+from tests.helpers.stdlib import Made, tracking_at, tracking_copy
+from train.config import GatesConfig
+from train.data.training_data import TrainingData
+from train.training.tracking import experiment_id
+
+
+@pytest.fixture
+def tracked(made_once: Made, tmp_path: Path) -> Iterator[Path]:
+    """A folder with a copy of the store of `made_once`, which MLflow points at."""
+    with tracking_copy(made_once, tmp_path):
+        yield tmp_path
+
+
+def unasked() -> TrainingData:
+    raise AssertionError("what the bundle brings is enough")
+
+
+def comparison(
+    made: Made,
+    scratch: Path,
+    challenger: CandidateVersion,
+    champion: CandidateVersion | None = None,
+    **gates: Any,
+) -> Comparison:
+    experiment = dataclasses.replace(made.experiment, gates=GatesConfig(**gates))
+    return Comparison(challenger, champion, experiment, unasked, Console(quiet=True), scratch)
+
+
+def test_a_bundle_of_histories_is_measured_too(films_made: Made, tmp_path: Path) -> None:
+    """Without a champion everything is measured, and nothing is relative."""
+    experiment = dataclasses.replace(films_made.experiment, gates=GatesConfig(iterations=200))
+    with tracking_at(films_made.uri):
+        decision = compare(
+            altered.side("1", films_made.folder), None, experiment, unasked, Console(quiet=True)
+        )
+    assert decision.accepted, decision.verdict()
+    assert [result.name for result in decision.results] == [gate.name for gate in GATES]
+    for side in ("query", "item"):
+        assert decision.measured["parity"][side]["records"] > 100
+    for name in ("query_tower_latency", "retriever_latency"):
+        (result,) = (each for each in decision.results if each.name == name)
+        assert result.figure is None
+        assert "no champion" in result.text
+    write_report(decision, tmp_path)
+    page = (tmp_path / "decision.md").read_text()
+    assert "There is no champion yet" in page
+    assert "EASE" in page
+    assert not (tmp_path / "quality.png").exists()
+    assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_gates_are_found_in_their_folder() -> None:
+    assert [gate.name for gate in GATES] == [
+        "parity",
+        "index_recall",
+        "filtered_recall",
+        "quality",
+        "query_tower_latency",
+        "retriever_latency",
+        "bundle_size",
+        "load_time",
+        "shadow",
+    ]
+    assert len({gate.order for gate in GATES}) == len(GATES)
+
+
+def test_one_more_gate_takes_nothing_but_its_declaration(made: Made, tmp_path: Path) -> None:
+    def judge(comparison: Comparison) -> Judgement:
+        count, least = comparison.challenger.manifest.count, 10**9
+        return GateResult("item_count", count, least, count >= least, f"{count} items"), {}
+
+    gate = Gate(
+        name="item_count",
+        title="items in the catalogue",
+        order=1,
+        judge=judge,
+        shown=lambda figure: f"{figure:,.0f}",
+        measured_as="item_count",
+        at_least=True,
+    )
+    side = altered.side("2", made.folder)
+    decision = compare(side, None, made.experiment, unasked, Console(quiet=True), (gate,))
+    assert decision.verdict() == f"refused by item_count: {side.manifest.count} items"
+    write_report(decision, tmp_path, (gate,))
+    page = (tmp_path / "decision.md").read_text()
+    assert f"| items in the catalogue | {side.manifest.count:,} | ≥ 1,000,000,000 | **refuse** |" in page
+
+
+def test_a_champion_that_does_not_load_is_said_to_be_at_fault(made: Made, tmp_path: Path) -> None:
+    champion = altered.altered(made.folder, tmp_path, altered.mislead)
+    sides = altered.side("2", made.folder), altered.side("1", champion)
+    decision = compare(*sides, made.experiment, unasked, Console(quiet=True))
+    (refused,) = decision.refused
+    assert refused.name == "load_time"
+    assert refused.text.startswith("the champion failed while loading: BundleDamaged: index.hnsw: ")
+    assert refused.text.endswith("nothing can be compared with it")
+    assert {result.name for result in decision.results if result.holds} == {
+        "parity", "filtered_recall", "quality", "bundle_size", "shadow"
+    }  # fmt: skip
+
+
+def test_a_process_that_is_killed_is_a_failure_of_what_it_did(made: Made, tmp_path: Path) -> None:
+    """As a graph does that its runtime does not survive, or one that is too large for the memory."""
+
+    def kill() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            for each in psutil.Process().children():
+                with contextlib.suppress(psutil.Error):
+                    if entry_points.BUNDLE_BENCHMARK in each.cmdline():
+                        each.kill()
+                        return
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    endless = {"k": 10, "threads": 1, "iterations": 10**6, "rounds": 10, "loads": 3}
+    found = ask({"task": "measure", "bundles": {"challenger": str(made.folder)}, **endless}, tmp_path)
+    killer.join()
+    assert isinstance(found, Failure)
+    assert "the process was killed by SIGKILL" in found.text
+
+
+def judged_parity(made: Made, scratch: Path, side: CandidateVersion, **gates: Any) -> Judgement:
+    """As `parity.judge`, for a challenger that loads."""
+    return parity._judge(comparison(made, scratch, side, **gates))
+
+
+def test_where_the_run_is_gone_the_manifest_stands_in(made: Made, tmp_path: Path) -> None:
+    orphan = altered.altered(made.folder, tmp_path, run_id="0" * 32)
+    gate, measured = judged_parity(made, tmp_path, altered.side("2", orphan))
+    claimed = max(each["max_abs_diff"] for each in bundle.read(made.folder).parity.values())
+    assert (gate.holds, gate.figure, measured["claimed"]) == (True, claimed, claimed)
+    assert gate.text.startswith(f"not measured again (run {'0' * 32}: not known to")
+    silent = altered.altered(made.folder, tmp_path, run_id="0" * 32, parity={})
+    gate, _ = judged_parity(made, tmp_path, altered.side("2", silent))
+    assert (gate.holds, gate.figure) == (False, None)
+    assert gate.text.endswith("the manifest claims nothing")
+
+
+def test_the_tolerance_is_the_bundles_own_or_that_of_the_toml(made: Made, tmp_path: Path) -> None:
+    side = altered.side("1", made.folder)
+    gate, _ = judged_parity(made, tmp_path, side)
+    assert (gate.bound, gate.holds) == (made.experiment.export.parity_tolerance, True)
+    gate, _ = judged_parity(made, tmp_path, side, parity_tolerance=1e-9)
+    assert (gate.bound, gate.holds) == (1e-9, False)
+
+
+def judged_recall(made: Made, recalls: list[float], claimed: float, **gates: Any) -> GateResult:
+    side = altered.side("1", made.folder)
+    manifest = dataclasses.replace(side.manifest, ann={"ann_recall_at_10": claimed})
+    compared = comparison(made, made.folder, dataclasses.replace(side, manifest=manifest), **gates)
+    compared.served = {"recall": {"challenger": recalls}}
+    found = index_recall.judge(compared)
+    assert found is not None
+    return found[0]
+
+
+def test_recall_is_refused_where_it_is_certain_or_claimed_to_be_below(made: Made) -> None:
+    low, near, high = [0.9] * 150 + [1.0] * 50, [0.8] * 22 + [1.0] * 178, [1.0] * 200
+    assert judged_recall(made, high, 0.99).holds
+    assert judged_recall(made, near, 0.99).holds  # .978: as likely to be .98
+    assert not judged_recall(made, low, 0.99).holds
+    claimed = judged_recall(made, high, 0.97)
+    assert (claimed.holds, claimed.figure) == (False, 0.97)
+    assert not judged_recall(made, near, 0.99, recall_target=0.999).holds
+    assert judged_recall(made, high, 0.97, recall_k=5).holds  # nothing is claimed at 5
+
+
+def rounds(p99: list[float]) -> dict[str, Any]:
+    return {"p50_us": p99, "p99_us": p99, "quantiles_us": np.linspace(1, max(p99), 101).tolist()}
+
+
+def judged_latency(made: Made, challenger: list[float], champion: list[float]) -> GateResult:
+    compared = comparison(made, made.folder, altered.side("1", made.folder), retriever_p99_ratio=1.25)
+    sides = {"challenger": rounds(challenger), "champion": rounds(champion)}
+    compared.served = {"latency": {"retriever": sides}}
+    found = latency.judge("retriever", compared)
+    assert found is not None
+    return found[0]
+
+
+def test_no_noise_refuses_a_latency(made: Made) -> None:
+    even, noisy = [100.0] * 10, [90.0, 300.0, 100.0, 95.0, 210.0, 105.0, 400.0, 98.0, 180.0, 170.0]
+    assert judged_latency(made, even, even).figure == 1
+    held = judged_latency(made, noisy, even)
+    assert held.figure is not None
+    assert held.figure > held.bound
+    assert held.holds  # most of it may be noise
+    slow = judged_latency(made, [1.5 * each for each in even], even)
+    assert (slow.figure, slow.holds) == (1.5, False)
+    assert judged_latency(made, [1.2 * each for each in noisy], noisy).holds
+
+
+def test_a_bundle_may_be_as_large_and_as_slow_to_load_as_the_toml_says(made: Made, tmp_path: Path) -> None:
+    def grow(folder: Path) -> None:
+        (folder / bundle.REPORTS / "large.bin").write_bytes(bytes(4 * 2**20))
+
+    champion = altered.side("1", made.folder)
+    large = altered.side("2", altered.altered(made.folder, tmp_path, grow))
+
+    def judged_size(champion: CandidateVersion | None, **gates: float) -> Judgement:
+        return bundle_size.judge(comparison(made, tmp_path, large, champion, **gates))
+
+    gate, sizes = judged_size(champion, max_size_ratio=1.2)
+    assert not gate.holds
+    assert gate.bound == pytest.approx(1.2 * sizes["champion"])
+    assert sizes["challenger"] == pytest.approx(sizes["champion"] + 4, abs=0.01)
+    assert judged_size(None, max_size_ratio=1.2)[0].holds
+    assert judged_size(champion, max_size_ratio=2)[0].holds
+    assert not judged_size(None, max_size_mib=5)[0].holds
+    for most, holds in ((1.5, False), (2.5, True)):
+        compared = comparison(made, tmp_path, large, champion, max_load_seconds=most)
+        compared.served = {"load_s": {"challenger": [3.0, 1.0, 2.0], "champion": [1.0, 1.0, 9.0]}}
+        gate, seconds = load_time.judge(compared)
+        assert (gate.holds, gate.figure, seconds) == (holds, 2.0, {"challenger": 2.0, "champion": 1.0})
+
+
+def shadowed(name: str, bundle_version: str, **metrics: float) -> None:
+    with mlflow.start_run(
+        experiment_id=experiment_id(name),
+        tags={STAGE: SHADOW, SHADOW_CHALLENGER: bundle_version},
+    ):
+        mlflow.log_metrics(metrics)
+
+
+def test_shadow_runs_of_the_challenger_are_summed(made_once: Made, tracked: Path) -> None:
+    side = altered.side("1", made_once.folder)
+    demanding = comparison(made_once, tracked, side, min_shadow_queries=100)
+    gate, _ = shadow.judge(comparison(made_once, tracked, side))
+    assert (gate.holds, gate.figure, gate.text) == (True, 0, "not run as a shadow")
+    gate, _ = shadow.judge(demanding)
+    assert (gate.holds, gate.bound) == (False, 100)
+    name, version = made_once.experiment.name, side.manifest.bundle_version
+    shadowed(name, version, shadow_queries=60, shadow_overlap_at_10=0.5)
+    shadowed(name, version, shadow_queries=30, shadow_overlap_at_10=0.8, shadow_empty=4)
+    shadowed(name, version, shadow_queries=0, shadow_overlap_at_10=0.0)
+    shadowed(name, "another", shadow_queries=1000)
+    gate, measured = shadow.judge(demanding)
+    assert (gate.holds, gate.figure) == (False, 90)
+    assert measured == {
+        "runs": 2,
+        "shadow_queries": 90,
+        "shadow_overlap_at_10": pytest.approx(0.6),
+        "shadow_empty": 4,
+    }
+    shadowed(name, version, shadow_queries=10)
+    assert shadow.judge(demanding)[0].holds
+
+
+CODES = {
+    "import os, sys; sys.stderr.write('step: {}\\n'); os.abort()": "the process was killed by SIGABRT",
+    "import sys; sys.stderr.write('step: {}\\nno room\\n'); sys.exit(3)": (
+        "the process ended with exit code 3 and no answer: no room"
+    ),
+    "import sys, time; sys.stderr.write('step: {}\\n'); sys.stderr.flush(); time.sleep(60)": (
+        "the process did not end within 4 seconds"
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "said"), CODES.items(), ids=[*CODES.values()])
+def test_a_process_that_dies_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
+    step = json.dumps({"bundle": "challenger", "step": "loading"})
+    (tmp_path / "dying.py").write_text(code.replace("{}", step.replace('"', '\\"')))
+    monkeypatch.setattr(entry_points, "BUNDLE_BENCHMARK", "dying")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert ask({}, tmp_path, patience=4) == Failure("challenger", f"loading: {said}")
+
+
+def test_the_process_has_the_declared_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "telling.py").write_text(
+        "import json, os\nprint(json.dumps({'threads': os.environ.get('OMP_NUM_THREADS')}))"
+    )
+    monkeypatch.setattr(entry_points, "BUNDLE_BENCHMARK", "telling")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert ask({}, tmp_path, threads=3) == {"threads": "3"}
+    assert ask({}, tmp_path, threads=0) == {"threads": None}
+    assert "torch" in sys.modules  # here, and not there
+
+
+def test_a_decision_is_ready_for_json(made: Made) -> None:
+    side = altered.side("2", made.folder)
+    results = (
+        GateResult("shadow", 3, 5, False, "answered 3 live queries"),
+        GateResult("load_time", None, 60, True, "quick"),
+    )
+    decision = Decision(side, None, results, {"shadow": {"runs": 1}})
+    assert not decision.accepted
+    assert decision.refused == results[:1]
+    content = json.loads(json.dumps(decision.document(), allow_nan=False))
+    assert content["champion"] is None
+    assert content["refused"] == ["shadow"]
+    assert content["verdict"] == "refused by shadow: answered 3 live queries"
+    assert content["gates"][1]["figure"] is None
+    assert Decision(side, side, (), {}).accepted

@@ -1,0 +1,207 @@
+"""Champion and challenger are compared query by query; anew where the bundles do not bring what it takes."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from export.evaluation import per_query
+from export.evaluation.per_query import PerQuery
+from export.release.gate import Comparison, Judgement
+from export.release.gates import quality
+from export.release.gates.quality import Evaluated, judge_metrics, metric_of
+from protos import bundle
+from protos.errors import BundleDamaged
+from tests.helpers import altered
+from tests.helpers.stdlib import Made
+from train.config import GatesConfig, TrainingConfig
+from train.data.training_data import TrainingData, training_data_of
+from train.evaluation.metrics import mean
+
+Compared = Callable[[Path, Callable[[], TrainingData]], Judgement]
+
+FILE = f"{bundle.REPORTS}/{per_query.FILE}"
+
+
+@pytest.fixture
+def data(made: Made) -> Callable[[], TrainingData]:
+    return lambda: training_data_of(made.dataset, made.experiment.query, made.experiment.item)
+
+
+def forget(folder: Path) -> None:
+    (folder / FILE).unlink()
+
+
+@pytest.fixture
+def comparison(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Comparison]:
+    """A comparison of a challenger that runs, or does not, with the bundle of `made`."""
+
+    def made_of(challenger: Path, data: Callable[[], TrainingData], runs: bool = True) -> Comparison:
+        sides = altered.side("2", challenger), altered.side("1", made.folder)
+        monkeypatch.setattr(Comparison, "challenger_runs", runs)
+        return Comparison(*sides, made.experiment, data, Console(quiet=True), tmp_path)
+
+    return made_of
+
+
+@pytest.fixture
+def compared(comparison: Callable[..., Comparison]) -> Compared:
+    """The judgement on a challenger that runs."""
+
+    def judged(challenger: Path, data: Callable[[], TrainingData]) -> Judgement:
+        found = quality.judge(comparison(challenger, data))
+        assert found is not None
+        return found
+
+    return judged
+
+
+def test_what_travels_is_what_the_report_says(made: Made) -> None:
+    found = per_query.load(made.folder)
+    assert found is not None
+    report = bundle.read(made.folder).quality
+    assert len(found.queries) == len({*found.queries.tolist()}) == report["queries"]
+    for name, value in mean({k: v.astype(np.float64) for k, v in found.metrics.items()}).items():
+        assert value == pytest.approx(report[name], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "manifest", "why"),
+    [
+        (forget, {}, "the challenger brings no metrics of single queries"),
+        (altered.annotate, {"split_hash": "1" * 64}, "the splits differ"),
+    ],
+)
+def test_anew_gives_what_the_bundles_bring(
+    made: Made,
+    compared: Compared,
+    data: Callable[[], TrainingData],
+    tmp_path: Path,
+    change: Callable[[Path], None],
+    manifest: dict[str, Any],
+    why: str,
+) -> None:
+    challenger = altered.altered(made.folder, tmp_path, change, **manifest)
+    gate, measured = compared(challenger, data)
+    assert gate.holds
+    assert gate.figure == 0
+    assert measured["evaluated_anew"] == why
+    assert gate.text.endswith(f"; both evaluated again, because {why}")
+    stored = per_query.load(made.folder)
+    assert stored is not None
+    for side in ("challenger", "champion"):
+        for name, values in stored.metrics.items():
+            assert measured["means"][side][name] == pytest.approx(float(values.mean(dtype=np.float64)))
+
+
+def test_a_worse_bundle_is_found_out_anew(
+    made: Made, compared: Compared, data: Callable[[], TrainingData], tmp_path: Path
+) -> None:
+    def swap(folder: Path) -> None:
+        forget(folder)
+        altered.disturb(folder, share=20)
+
+    gate, _ = compared(altered.altered(made.folder, tmp_path, swap), data)
+    assert not gate.holds
+    assert gate.figure is not None
+    assert gate.figure < gate.bound
+
+
+def test_without_data_nothing_is_said_to_hold(
+    made: Made, comparison: Callable[..., Comparison], compared: Compared, tmp_path: Path
+) -> None:
+    def gone() -> TrainingData:
+        raise BundleDamaged("the data are gone")
+
+    challenger = altered.altered(made.folder, tmp_path, forget)
+    gate, measured = compared(challenger, gone)
+    assert (gate.holds, gate.figure, gate.text) == (False, None, "the data are gone")
+    assert measured == {"error": "the data are gone"}
+    assert quality.judge(comparison(challenger, gone, runs=False)) is None
+
+
+def test_a_feature_that_the_data_lack_is_named(
+    made: Made, compared: Compared, data: Callable[[], TrainingData], tmp_path: Path
+) -> None:
+    full = data()
+    challenger = altered.altered(made.folder, tmp_path, forget)
+    gate, _ = compared(challenger, lambda: dataclasses.replace(full, queries={"said": [""]}))
+    assert not gate.holds
+    assert "version 2 cannot be evaluated on the challenger's data: it reads query.text" in gate.text
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"nothing of the kind"])
+def test_a_damaged_file_is_no_reason_to_fail(
+    made: Made, compared: Compared, tmp_path: Path, content: bytes
+) -> None:
+    damaged = altered.altered(made.folder, tmp_path, lambda folder: (folder / FILE).write_bytes(content))
+    with pytest.raises(BundleDamaged, match=r"per_query\.npz: not the metrics of queries"):
+        per_query.load(damaged)
+    gate, _ = compared(damaged, lambda: pytest.fail("not asked for"))
+    assert not gate.holds
+    assert per_query.FILE in gate.text
+
+
+def test_arrays_that_do_not_fit_are_named(made: Made, tmp_path: Path) -> None:
+    def cut(folder: Path) -> None:
+        arrays: Any = {"queries": np.zeros(3, np.uint64), "recall_at_10": np.zeros(2, np.float32)}
+        np.savez(folder / FILE, **arrays)
+
+    with pytest.raises(BundleDamaged, match=r"recall_at_10: expected float32 \(3,\), got float32 \(2,\)"):
+        per_query.load(altered.altered(made.folder, tmp_path, cut))
+
+
+def of(values: list[float], metric: str = "recall_at_10") -> PerQuery:
+    return PerQuery(np.arange(len(values), dtype=np.uint64), {metric: np.array(values, np.float32)})
+
+
+def judge(made: Made, found: Evaluated, **gates: Any) -> Judgement:
+    return judge_metrics(found, dataclasses.replace(made.experiment, gates=GatesConfig(**gates)))
+
+
+def test_pairs_tell_more_than_means(made: Made) -> None:
+    """The same difference of means is certain where it is the same for every query, and else is not."""
+    champion = [0.0, 1.0] * 100
+    even = [value - 0.02 for value in champion]
+    uneven = [0.0, 1.0] * 96 + [0.0] * 8
+    held, measured = judge(made, Evaluated(of(even), of(champion), ""), quality_margin=0.025)
+    refused, other = judge(made, Evaluated(of(uneven), of(champion), ""), quality_margin=0.025)
+    assert held.holds
+    assert held.figure == pytest.approx(-0.02, abs=1e-6)
+    for each in (measured, other):
+        assert each["differences"]["recall_at_10"]["mean"] == pytest.approx(-0.02, abs=1e-6)
+    assert refused.figure is not None
+    assert refused.figure < refused.bound
+    assert not refused.holds
+    again, _ = judge(made, Evaluated(of(uneven), of(champion), ""), quality_margin=0.025)
+    assert again == refused  # seeded
+
+
+def test_the_margin_is_what_the_toml_says(made: Made) -> None:
+    found = Evaluated(of([0.5] * 50), of([0.55] * 50), "")
+    assert not judge(made, found, quality_margin=0.04)[0].holds
+    assert judge(made, found, quality_margin=0.06)[0].holds
+
+
+def test_without_a_champion_the_metric_must_be_a_number(made: Made) -> None:
+    gate, _ = judge(made, Evaluated(of([0.25, 0.75]), None, ""))
+    assert (gate.holds, gate.figure) == (True, 0.5)
+    assert "no champion" in gate.text
+    for lacking in (of([0.25, float("nan")]), of([1.0], "mrr_at_10")):
+        gate, _ = judge(made, Evaluated(lacking, None, ""))
+        assert (gate.holds, gate.figure) == (False, None)
+        assert "not a number for every query" in gate.text
+    gate, _ = judge(made, Evaluated(of([1.0]), of([1.0], "mrr_at_10"), ""))
+    assert (gate.holds, gate.figure) == (False, None)
+
+
+def test_the_metric_is_that_of_training(made: Made) -> None:
+    assert metric_of(made.experiment) == "recall_at_10"
+    of_auc = dataclasses.replace(made.experiment, training=TrainingConfig(selection="auc"))
+    assert metric_of(of_auc) == "ndcg_at_10"
+    of_mrr = dataclasses.replace(made.experiment, gates=GatesConfig(quality_metric="mrr_at_10"))
+    assert metric_of(of_mrr) == "mrr_at_10"

@@ -1,0 +1,93 @@
+"""A promotion that is killed while it holds the release lock does not block a rollback."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from export.release import lock
+from export.release.audit_log import actor
+from export.release.history import history
+from export.release.rollback import rollback
+from tests.helpers import releases
+from tests.helpers.releases import NAME, aliased
+from tests.helpers.stdlib import tracking_at
+from train.paths import ROOT
+
+pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
+
+# Promotes a version with gates that hold, and stops when the move is on record and the alias is to move.
+PROMOTE = """
+import sys, time
+from pathlib import Path
+import mlflow
+from rich.console import Console
+from export.release import promote as release
+from tests.helpers import releases
+from train.training.tracking import connect
+
+def stop(*_, **__):
+    print("here", flush=True)
+    time.sleep(600)
+
+connect()
+mlflow.MlflowClient.set_registered_model_alias = stop
+release.fetch = lambda name, number: (Path(), None)
+release.write_report = lambda decision, folder: None
+experiment = releases.small_experiment(Path(sys.argv[1]))
+release.promote(experiment, releases.no_data, Console(stderr=True), compare=releases.Decide())
+"""
+
+
+@pytest.fixture
+def versions(empty_store: Path, tmp_path: Path) -> Iterator[str]:
+    """A store with three versions, the second champion after the first, the third challenger."""
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}") as uri:
+        client = mlflow.MlflowClient()
+        client.create_registered_model(NAME)
+        for number in ("1", "2", "3"):
+            client.create_model_version(NAME, f"{tmp_path}/nothing-is-read", run_id=None)
+            if number != "3":
+                rollback(NAME, number, "for the test")
+        releases.make_challenger(3)
+        yield uri
+
+
+def test_a_rollback_works_at_once_after_a_promotion_was_killed_under_its_lock(
+    versions: str, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROMOTE, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        assert lock.holder(NAME) == actor()
+        assert history(NAME)["records"][-1]["outcome"] == "under way"
+    finally:
+        process.kill()
+        process.communicate()
+    assert aliased("champion") == "2"
+    assert history(NAME)["records"][-1]["outcome"] == "interrupted"
+    begun = time.monotonic()
+    done = rollback(NAME, "1")
+    assert time.monotonic() - begun < lock.WAIT_S
+    assert done is not None
+    assert (done.after, aliased("champion")) == ("1", "1")
+    found = history(NAME)
+    assert found["intact"]
+    (broken,) = found["records"][-1]["broke"]
+    assert broken.startswith(f"{actor()} (process {process.pid} on ")
+    assert broken.endswith(": its process has ended")
+    assert [each["moved"] for each in found["records"]] == [True, True, False, True]
+    assert lock.holder(NAME) == ""

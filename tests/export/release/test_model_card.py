@@ -1,0 +1,106 @@
+"""The model card: everything a reader asks, from the manifest alone, and never too long for the registry."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from export.release import model_card
+from protos import bundle
+from protos.bundle import Manifest
+from tests.helpers.releases import DATASET, QUALITY, small_bundle
+from tests.helpers.tiny import watched_bundle
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return bundle.read(small_bundle(tmp_path_factory.mktemp("card"), "a"))
+
+
+def test_it_says_what_it_is_how_good_how_fast_and_where_from(manifest: Manifest) -> None:
+    text = model_card.card(manifest)
+    for part in (
+        "# tiny\n",
+        "D = 32, an HNSW index over 60 items",
+        "60 items, 80 pairs, test 20, train 50, validation 10. Nobody's.",
+        "|  | served | exact search | BM25 |",
+        "| nDCG@10 | 0.9123 (0.900 to 0.920) | 0.7500 | 0.7500 |",
+        "Verdict: better than BM25 at nDCG@10: 0.912 against 0.750.",
+        "ef_search = 64: recall@10 0.9876 against exact search (target 0.95)",
+        "- query tower: max_abs_diff 1.3e-07 over 1,548 records (tolerance 1e-05)",
+        "microseconds a batch, 1 thread\n",
+        "| item tower, batch 8 | 98 | 143 | 147 |",
+        "On A processor, 2 cores, Linux.",
+        'mlflow.pyfunc.load_model("models:/tiny@champion")',
+        "python -m serving serve --model models:/tiny@champion",
+        f"- bundle_version: `{manifest.bundle_version}`",
+        f"- dataset_fingerprint: `{'f' * 64}`",
+        f"- git_commit: `{'c' * 40}`",
+    ):
+        assert part in text
+    assert len(text) < model_card.LIMIT
+
+
+def test_it_names_the_filter_fields(manifest: Manifest) -> None:
+    assert "ilter" not in model_card.card(manifest)
+    some = dataclasses.replace(manifest, filters={"price": "number", "a | b": "string"})
+    text = model_card.card(some)
+    assert "\n\n## Filter fields\n\n- `a ¦ b`: string\n- `price`: number\n\nThe parameter `filter`" in text
+    many = dataclasses.replace(manifest, filters={f"{n:03} {'x' * 90}": "number" for n in range(64)})
+    assert len(model_card.card(many)) < model_card.LIMIT
+
+
+def test_it_fits_the_registry_whatever_the_manifest_says(manifest: Manifest) -> None:
+    long = "x" * 10_000
+    hostile = dataclasses.replace(
+        manifest,
+        dataset={**DATASET, "name": f"| `a`\n# b {long}", "parts": {f"{n}{long}": n for n in range(9)}},
+        quality={**QUALITY, "verdict": f"{long}\0"},
+        latency={**manifest.latency, "machine": {"processor": long, "cores": 2, "system": long}},
+        examples=({"text": long},),
+        git_commit="g" * 10_000,
+    )
+    text = model_card.card(hostile)
+    assert len(text) <= model_card.LIMIT
+    assert "\0" not in text
+    assert text.startswith("# tiny\n")
+    assert f"- bundle_version: `{manifest.bundle_version}`" in text
+    assert not [line for line in text.splitlines() if line.startswith("# b")]
+    assert max(len(value) for value in model_card.lineage(hostile).values()) <= model_card.CELL
+
+
+def test_what_was_not_measured_is_left_out(manifest: Manifest) -> None:
+    bare = dataclasses.replace(manifest, quality={}, parity={}, ann={}, latency={}, dataset={"kind": "files"})
+    text = model_card.card(bare)
+    assert "## Data\n\nfiles." in text
+    for title in ("Quality", "Parity", "Latency"):
+        assert f"## {title}" not in text
+    assert model_card.main_figures(bare).keys() == {"size_mib"}
+
+
+def test_main_figures_are_those_of_the_manifest(manifest: Manifest) -> None:
+    found = model_card.main_figures(manifest)
+    assert found["ndcg_at_10"] == 0.9123
+    assert found["ann_recall_at_10"] == 0.9876
+    assert found["max_abs_diff"] == 1.3e-7
+    assert found["query_tower_b1_p99_us"] == 140.0
+    assert found["size_mib"] == sum(each.size for each in manifest.files.values()) / 2**20
+
+
+def test_a_query_is_shown_as_a_model_takes_it(tmp_path: Path) -> None:
+    assert model_card.as_input({"text": "a"}) == "a"
+    assert model_card.as_input({"history": ["a"]}) == {"history": ["a"]}
+    assert model_card.as_input({"text": "a", "country": "de"}) == {"text": "a", "country": "de"}
+    text = model_card.card(bundle.read(watched_bundle(tmp_path, name="watched")))
+    assert '"history": ["item-001"' in text
+    assert 'model.predict([{"' in text
+    assert "Scores: inner product." in text
+
+
+@pytest.mark.parametrize(("calls", "is_told"), [(300, True), (1000, False)])
+def test_a_p99_of_few_calls_is_told(manifest: Manifest, calls: int, is_told: bool) -> None:
+    towers = {"query": {"1": {"torch": {"iterations": 5000}, "served": {"iterations": calls}}}}
+    text = model_card.card(dataclasses.replace(manifest, latency={**manifest.latency, "towers": towers}))
+    assert (
+        f"p99 is uncertain where fewer than 1,000 calls were timed: each row ({calls})" in text
+    ) is is_told

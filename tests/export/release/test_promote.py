@@ -1,0 +1,366 @@
+"""Promotion behind gates, and rollback: what moves, what does not, and what is on record."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from rich.console import Console
+
+from export.release import lock, registry
+from export.release import promote as release
+from export.release.audit_log import actor
+from export.release.history import history
+from export.release.rollback import rollback
+from protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
+from tests.helpers import releases
+from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, make_challenger
+from tests.helpers.stdlib import tracking_at
+from train.config import Experiment
+from train.paths import ROOT
+
+ACCEPT = Decide()
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow")
+
+
+@pytest.fixture(scope="module")
+def registered(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with four registered versions and no champion."""
+    folder = tmp_path_factory.mktemp("registered")
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"):
+        releases.register(folder / "bundles", 2)
+        for number in (1, 2):
+            releases.register_again(number)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def fetched(registered: Path) -> dict[str, Any]:
+    """What fetching each version gives; it takes a process, so it is done once for all tests."""
+    with tracking_at(f"sqlite:///{registered}"):
+        found = {number: registry.fetch(NAME, number) for number in ("1", "2")}
+    return found | {"3": found["1"], "4": found["2"]}
+
+
+@pytest.fixture
+def versions(registered: Path, tmp_path: Path) -> Iterator[str]:
+    """The URI of a copy of that store, of this test's own, which MLflow points at."""
+    with tracking_at(f"sqlite:///{shutil.copy(registered, tmp_path / 'mlflow.db')}") as uri:
+        yield uri
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    return releases.small_experiment(tmp_path)
+
+
+@pytest.fixture
+def promote(
+    experiment: Experiment,
+    console: Console,
+    versions: str,
+    fetched: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """Promote a version, with a decision made up."""
+    monkeypatch.setattr(release, "fetch", lambda _, number: fetched[number])
+
+    def call(version: int, decide: Decide = ACCEPT, **others: Any) -> release.Promotion:
+        make_challenger(version)
+        return release.promote(experiment, releases.no_data, console, compare=decide, **others)
+
+    return call
+
+
+def moves() -> list[tuple[str, str, str]]:
+    return [(e["action"], e["before"], e["after"]) for e in history(NAME)["records"]]
+
+
+def test_a_version_carries_its_card_its_lineage_and_its_figures(versions: str) -> None:
+    client = mlflow.MlflowClient()
+    version = client.get_model_version(NAME, "1")
+    assert str(version.description).startswith("# tiny\n")
+    assert version.tags["ndcg_at_10"] == "0.9123"
+    assert version.tags["dataset"] == "pseudo-words"
+    assert version.tags["dataset_fingerprint"] == "f" * 64
+    assert version.tags["git_commit"] == "c" * 40
+    assert version.tags["split_hash"] == "0" * 64
+    assert version.tags["run_id"] == version.run_id
+    assert client.get_run(version.run_id).data.metrics["served_ndcg_at_10"] == 0.9123
+    assert releases.figures_beside(version)["ann_recall_at_10"] == 0.9876
+    assert aliased("challenger") == "2"
+
+
+def test_what_is_accepted_moves_and_its_run_holds_record_report_and_figures(promote: Any) -> None:
+    done = promote(1)
+    assert (done.version, done.record.action, done.record.before) == ("1", "promote", "")
+    assert aliased("champion") == "1"
+    run = mlflow.get_run(done.run_id)
+    assert (run.info.status, run.data.tags["twinspire.stage"]) == ("FINISHED", "release")
+    assert run.data.metrics["gate_parity"] == HELD.figure
+    assert run.data.metrics["gate_parity_bound"] == HELD.bound
+    held = {each.path for each in mlflow.MlflowClient().list_artifacts(done.run_id, "release")}
+    assert {"release/decision.json", "release/decision.md"} <= held
+    record = json.loads(run.data.tags["twinspire.move"])
+    assert record["gates"] == [{"name": "parity", "figure": 1.3e-7, "bound": 1e-5, "holds": True}]
+    assert promote(1).record is None
+    assert moves() == [("promote", "", "1")]
+    assert lock.holder(NAME) == ""
+
+
+def test_both_bundles_are_fetched_from_the_registry(promote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    promote(1)
+    monkeypatch.setattr(release, "fetch", registry.fetch)
+    seen: list[Any] = []
+
+    def look(challenger: Any, champion: Any, *others: Any) -> Any:
+        seen.extend((challenger, champion))
+        return Decide()(challenger, champion, *others)
+
+    promote(2, look)
+    assert [(side.version, side.folder.name) for side in seen] == [
+        (version, side.manifest.bundle_version[:12]) for version, side in zip("21", seen, strict=True)
+    ]
+    client = mlflow.MlflowClient()
+    for side in seen:
+        assert (
+            client.get_model_version(NAME, side.version).tags["bundle_version"]
+            == side.manifest.bundle_version
+        )
+
+
+def test_what_is_refused_stays_and_is_on_record(promote: Any) -> None:
+    promote(1)
+    with pytest.raises(GateRefused) as refused:
+        promote(2, Decide((HELD, REFUSED)))
+    for part in (
+        "tiny: version 2 is not promoted: quality -0.05, bound -0.01: nDCG@10 is worse",
+        "report: run ",
+    ):
+        assert part in str(refused.value)
+    assert "parity" not in str(refused.value)
+    assert aliased("champion") == "1"
+    last = history(NAME)["records"][-1]
+    assert (last["action"], last["before"], last["after"]) == ("refuse", "1", "2")
+    assert (last["outcome"], last["moved"]) == ("done", False)
+    assert [gate["holds"] for gate in last["gates"]] == [True, False]
+
+
+def test_force_moves_in_spite_of_gates_and_says_so(promote: Any) -> None:
+    with pytest.raises(InvalidInput, match="reason: expected one"):
+        promote(1, Decide((REFUSED,)), force=True)
+    done = promote(1, Decide((REFUSED,)), force=True, reason="the split was wrong")
+    assert (done.record.action, done.record.reason) == ("force", "the split was wrong")
+    assert aliased("champion") == "1"
+    assert promote(2, force=True, reason="not needed").record.action == "promote"  # all gates hold
+
+
+def test_a_champion_that_cannot_be_had_yields_to_force_alone(
+    promote: Any, fetched: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(1)
+
+    def fetch(name: str, number: str) -> Any:
+        return fetched[number] if number in fetched else registry.fetch(name, number)
+
+    monkeypatch.setattr(release, "fetch", fetch)
+    mlflow.MlflowClient().set_registered_model_alias(NAME, "champion", str(empty_version()))
+    with pytest.raises(TwinspireError, match="tiny: version 5 cannot be downloaded"):
+        promote(2)
+    assert aliased("champion") == "5"
+    done = promote(2, force=True, reason="its files are gone")
+    assert (done.decision.champion, done.record.before, done.record.after) == (None, "5", "2")
+    assert done.record.action == "force"  # though all gates held: the champion's comparison is missing
+
+
+def empty_version() -> int:
+    """A version that holds no bundle."""
+    made = mlflow.MlflowClient().create_model_version(NAME, "file:///nowhere", None)
+    return int(made.version)
+
+
+def test_who_was_overtaken_is_told_by_whom(promote: Any) -> None:
+    promote(1)
+    make_challenger(3)
+    with pytest.raises(Unavailable) as raised:
+        promote(2, Decide(meanwhile=lambda: promote(3)))
+    assert f"version 2 is not promoted: version 3 was made champion by {actor()} at 2" in str(raised.value)
+    assert aliased("champion") == "3"
+    last = history(NAME)["records"][-1]
+    assert (last["action"], last["before"], last["after"]) == ("refuse", "3", "2")
+    assert last["reason"].startswith("version 3 was made champion by")
+
+
+def test_another_challenger_or_a_champion_moved_by_hand_stops_it_too(promote: Any) -> None:
+    with pytest.raises(Unavailable, match=r"version 3, of 2.*Z, became challenger meanwhile"):
+        promote(2, Decide(meanwhile=lambda: make_challenger(3)))
+    client = mlflow.MlflowClient()
+
+    def by_hand() -> None:
+        client.set_registered_model_alias(NAME, "champion", "4")
+
+    with pytest.raises(Unavailable, match="version 4 was made champion without a record meanwhile"):
+        promote(2, Decide(meanwhile=by_hand))
+    assert history(NAME)["beside"] == ["before record 2: from none to 4"]
+
+
+def test_a_rollback_goes_back_one_champion_at_a_time(promote: Any) -> None:
+    for version in (1, 2, 3):
+        promote(version)
+    for expected in ("2", "1"):
+        move = rollback(NAME)
+        assert move is not None
+        assert move.after == expected
+    with pytest.raises(MissingStage, match="no champion before this one"):
+        rollback(NAME)
+    assert aliased("champion") == "1"
+    assert moves()[-2:] == [("rollback", "3", "2"), ("rollback", "2", "1")]
+    found = history(NAME)
+    assert (found["intact"], found["champion"], found["beside"]) == (True, "1", [])
+
+
+def test_a_rollback_goes_to_the_version_that_is_named(promote: Any) -> None:
+    for version in (1, 2, 3):
+        promote(version)
+    assert rollback(NAME, "3") is None
+    move = rollback(NAME, "1", "2 was no better")
+    assert move is not None
+    assert (move.before, move.after, move.reason) == ("3", "1", "2 was no better")
+    with pytest.raises(GateRefused, match="version 4 never was champion"):
+        rollback(NAME, "4")
+    for absent in ("17", "one", "-1"):
+        with pytest.raises(MissingStage, match=f"there is no version {absent}"):
+            rollback(NAME, absent, "why not")
+    move = rollback(NAME, "4", "tested by hand")
+    assert move is not None
+    assert aliased("champion") == "4"
+
+
+def test_a_rollback_to_a_deleted_version_is_refused(promote: Any) -> None:
+    for version in (1, 2, 3):
+        promote(version)
+    mlflow.MlflowClient().delete_model_version(NAME, "2")
+    with pytest.raises(MissingStage, match="no version 2 any more to go back to; TO=version names another"):
+        rollback(NAME)
+    mlflow.MlflowClient().delete_model_version(NAME, "3")  # and the alias with it
+    move = rollback(NAME, "1")
+    assert move is not None
+    assert (move.before, aliased("champion")) == ("", "1")
+
+
+def test_while_another_holds_the_lock_nothing_moves(promote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    promote(1)
+    promote(2)
+    monkeypatch.setattr(lock, "WAIT_S", 0.3)
+    with lock.acquire(NAME, "ann@one"):
+        with pytest.raises(Unavailable, match="the release lock is taken by ann@one"):
+            rollback(NAME)
+        with pytest.raises(Unavailable, match="the release lock is taken by ann@one"):
+            promote(3)
+    assert aliased("champion") == "2"
+
+
+KILLED = """
+import os, sys
+import mlflow
+from pathlib import Path
+from rich.console import Console
+from export.release import promote as release
+from tests.helpers import releases
+from train.training.tracking import connect
+
+connect()
+moves = mlflow.MlflowClient.set_registered_model_alias
+
+def dies(*arguments):
+    if sys.argv[1] == "after":
+        moves(*arguments)
+    os._exit(9)
+
+mlflow.MlflowClient.set_registered_model_alias = dies
+experiment = releases.small_experiment(Path(sys.argv[2]))
+release.promote(experiment, releases.no_data, Console(stderr=True), compare=releases.Decide())
+"""
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("when", "champion"), [("before", "1"), ("after", "2")])
+def test_one_that_is_killed_leaves_a_trace_that_says_whether_the_alias_moved(
+    promote: Any, tmp_path: Path, when: str, champion: str
+) -> None:
+    promote(1)
+    make_challenger(2)
+    command = [sys.executable, "-c", KILLED, when, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 9, done.stderr
+    assert aliased("champion") == champion
+    last = history(NAME)["records"][-1]
+    assert (last["outcome"], last["moved"]) == ("interrupted", champion == "2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "STALE_S", 0.0)
+        with lock.acquire(NAME, "eve@three"):
+            pass
+    again = promote(2)
+    assert (again.record is None) == (champion == "2")
+    promote(3)
+    found = history(NAME)
+    assert found["intact"]
+    assert (found["records"][1]["outcome"], found["records"][1]["moved"]) == ("interrupted", champion == "2")
+    assert rollback(NAME).after == "2"  # type: ignore[union-attr]
+
+
+def test_a_move_that_fails_is_told_and_lets_the_lock_go(
+    versions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise mlflow.exceptions.MlflowException("the database is locked")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_alias", fails)
+    with pytest.raises(Unavailable, match="MLflow does not answer: the database is locked"):
+        rollback(NAME, "2", "because")
+    monkeypatch.undo()
+    assert lock.holder(NAME) == ""
+    last = history(NAME)["records"][-1]
+    assert (last["action"], last["outcome"], last["moved"]) == ("rollback", "interrupted", False)
+    assert aliased("champion") == ""
+
+
+def test_nothing_registered_is_said_with_the_command_that_comes_first(
+    store: str, experiment: Experiment, console: Console
+) -> None:
+    with pytest.raises(MissingStage, match="make register"):
+        release.promote(experiment, releases.no_data, console)
+    with pytest.raises(MissingStage, match="no champion before this one"):
+        rollback(NAME)
+    assert history(NAME) == {
+        "name": NAME,
+        "champion": "",
+        "records": [],
+        "intact": True,
+        "problems": [],
+        "beside": [],
+    }
+    assert mlflow.MlflowClient().search_registered_models() == []
+
+
+def test_a_registry_that_does_not_answer_is_not_an_empty_one(
+    monkeypatch: pytest.MonkeyPatch, experiment: Experiment, console: Console
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with tracking_at("http://127.0.0.1:9"):
+        for ask in (
+            lambda: release.promote(experiment, releases.no_data, console),
+            lambda: rollback(NAME),
+            lambda: history(NAME),
+            lambda: registry.register(releases.small_bundle(Path(os.environ["TWINSPIRE_CACHE"]) / "x", "a")),
+        ):
+            with pytest.raises(Unavailable, match="MLflow does not answer"):
+                ask()

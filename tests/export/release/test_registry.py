@@ -1,0 +1,68 @@
+"""Bundles in a real registry: registered once, with a card, and fetched whole or not at all."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from export.release import model_card, registry
+from protos import bundle
+from protos.errors import MissingStage, TwinspireError
+from tests.helpers.releases import answered_elsewhere, figures_beside
+from tests.helpers.stdlib import Made, tracking_copy
+from train.paths import ROOT
+
+
+@pytest.fixture
+def own(made_once: Made, tmp_path: Path) -> Any:
+    """`made_once` in a store of this test's own, so that it may register."""
+    with tracking_copy(made_once, tmp_path) as uri:
+        yield dataclasses.replace(made_once, uri=uri)
+
+
+def test_a_registered_version_answers_in_any_process(own: Made, tmp_path: Path) -> None:
+    version, reused = registry.register(own.folder)
+    assert not reused
+    assert registry.register(own.folder) == (version, True)
+    challenger = registry.by_alias("stdlib", registry.CHALLENGER)
+    assert challenger is not None
+    assert challenger.version == version.version
+    assert registry.by_alias("stdlib", registry.CHAMPION) is None
+    hits, printed = answered_elsewhere("models:/stdlib@challenger", "parse command line arguments", tmp_path)
+    assert len(hits) == 3
+    assert hits[0]["score"] >= hits[1]["score"] >= hits[2]["score"]
+    assert str(ROOT) not in printed
+
+
+def test_a_version_carries_the_card_of_what_was_exported(own: Made) -> None:
+    version, _ = registry.register(own.folder)
+    manifest = bundle.read(own.folder)
+    assert version.description == model_card.card(manifest)
+    assert version.description is not None
+    assert len(version.description) < model_card.LIMIT
+    for part in (
+        "| nDCG@10 |",
+        "BM25",
+        manifest.quality["verdict"],
+        "query tower, batch 32",
+        own.run.info.run_id,
+    ):
+        assert part in version.description
+    held = mlflow.MlflowClient().get_model_version("stdlib", str(version.version)).tags
+    assert held["recall_at_10"] == f"{manifest.quality['recall_at_10']:.6g}"
+    assert held["dataset_fingerprint"] == own.dataset.report["fingerprint"]
+    assert figures_beside(version)["served_recall_at_10"] == manifest.quality["recall_at_10"]
+
+
+def test_a_version_is_fetched_whole_or_not_at_all(own: Made) -> None:
+    version, _ = registry.register(own.folder)
+    folder, manifest = registry.fetch("stdlib", str(version.version))
+    assert bundle.read(folder) == manifest == bundle.read(own.folder)
+    with pytest.raises(
+        TwinspireError, match="stdlib: version 7 cannot be downloaded: models:/stdlib/7: not in the"
+    ):
+        registry.fetch("stdlib", "7")
+    with pytest.raises(MissingStage, match="stdlib: there is no version 7"):
+        registry.by_version("stdlib", "7")

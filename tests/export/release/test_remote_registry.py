@@ -1,0 +1,174 @@
+"""Releases against a real MLflow server over HTTP, its artefacts proxied: on SQLite, and on PostgreSQL."""
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from rich.console import Console
+
+from export.release import promote as release
+from export.release import registry
+from export.release.audit_log import actor
+from export.release.history import history
+from export.release.rollback import rollback
+from protos.errors import GateRefused
+from tests.helpers import releases
+from tests.helpers.mlflow_servers import mlflow_server, model_server, postgres, without_postgres
+from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, answered_elsewhere, make_challenger
+from tests.helpers.stdlib import tracking_at
+from train.paths import ROOT
+
+pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(
+    request: pytest.FixtureRequest, empty_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The URL of a server that holds two versions, which MLflow points at."""
+    if request.param == "postgresql" and without_postgres():
+        pytest.skip(without_postgres())
+    folder = tmp_path_factory.mktemp(request.param)
+    with ExitStack() as stack:
+        if request.param == "postgresql":
+            backend = stack.enter_context(postgres())
+        else:
+            backend = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
+        url = stack.enter_context(mlflow_server(folder, backend))
+        stack.enter_context(tracking_at(url))
+        releases.register(folder / "bundles", 1)
+        releases.register_again(1)
+        yield url
+
+
+@pytest.fixture
+def clean(server: str) -> str:
+    """The server, without a champion; what was on record before stays."""
+    mlflow.MlflowClient().delete_registered_model_alias(NAME, registry.CHAMPION)
+    return server
+
+
+def test_from_challenger_to_champion_and_back(
+    clean: str, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "fetch", functools.cache(registry.fetch))  # a process for each version
+    client, experiment = mlflow.MlflowClient(), releases.small_experiment(tmp_path)
+    before = len(history(NAME)["records"])
+
+    def promote(version: int, gates: Any, **others: Any) -> release.Promotion:
+        make_challenger(version)
+        return release.promote(experiment, releases.no_data, console, compare=Decide(gates), **others)
+
+    done = promote(1, (HELD,))
+    assert str(client.get_run(done.run_id).info.artifact_uri).startswith("mlflow-artifacts:/")
+    held = {each.path for each in client.list_artifacts(done.run_id, "release")}
+    assert {"release/decision.json", "release/decision.md"} <= held
+    with pytest.raises(GateRefused, match=r"quality -0\.05, bound -0\.01"):
+        promote(2, (HELD, REFUSED))
+    assert aliased("champion") == "1"
+    reason = "größer – “gemessen” 検索 100 %"
+    assert promote(2, (HELD, REFUSED), force=True, reason=reason).version == "2"
+    assert rollback(NAME).after == "1"  # type: ignore[union-attr]
+    found = history(NAME)
+    records = found["records"][before:]
+    assert [(each["action"], each["moved"]) for each in records] == [
+        ("promote", True),
+        ("refuse", False),
+        ("force", True),
+        ("rollback", True),
+    ]
+    assert records[2]["reason"] == reason
+    assert (found["intact"], found["champion"]) == (True, "1")
+    assert {model.name for model in client.search_registered_models()} == {NAME}
+    assert str(client.get_model_version(NAME, "1").description).startswith("# tiny\n")
+
+
+AT_ONCE = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from export.release import promote as release
+from protos.errors import TwinspireError
+from tests.helpers import releases
+from train.training.tracking import connect
+
+def wait():
+    print("compared", flush=True)
+    sys.stdin.readline()
+
+connect()
+experiment = releases.small_experiment(Path(sys.argv[1]))
+try:
+    release.promote(
+        experiment, releases.no_data, Console(stderr=True), compare=releases.Decide(meanwhile=wait)
+    )
+except TwinspireError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(clean: str, tmp_path: Path) -> None:
+    before = len(history(NAME)["records"])
+    make_challenger(2)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    processes = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", AT_ONCE, str(tmp_path / name)],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "compared\n", process.communicate()[1]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ended = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
+    assert sorted(code for _, code in ended) == [0, 1], ended
+    (said,) = (said for said, code in ended if code)
+    assert f"Unavailable: tiny: version 2 is not promoted: version 2 was made champion by {actor()}" in said
+    assert aliased("champion") == "2"
+    found = history(NAME)
+    assert [(each["action"], each["before"], each["after"]) for each in found["records"][before:]] == [
+        ("promote", "", "2"),
+        ("refuse", "2", "2"),
+    ]
+    assert found["intact"]
+
+
+def test_the_champion_answers_in_a_fresh_process_elsewhere(clean: str, tmp_path: Path) -> None:
+    mlflow.MlflowClient().set_registered_model_alias(NAME, registry.CHAMPION, "2")
+    hits, _ = answered_elsewhere("models:/tiny@champion", "bavuti xelike mopy", tmp_path)
+    assert len(hits) == 3
+
+
+def test_the_champion_answers_over_http(clean: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    mlflow.MlflowClient().set_registered_model_alias(NAME, registry.CHAMPION, "2")
+    asked = {"inputs": ["bavuti xelike mopy", "tovuba"], "params": {"k": 3}}
+    with model_server(tmp_path, "models:/tiny@champion", clean) as url:
+        post = urllib.request.Request(
+            f"{url}/invocations", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(post, timeout=60) as answer:
+            found = json.load(answer)["predictions"]
+    assert [len(hits) for hits in found] == [3, 3]
+    assert found[0][0].keys() == {"id", "score", "fields", "basis"}

@@ -1,0 +1,95 @@
+"""The whole way against a tracking server over HTTP, as it is in a team."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+import export.__main__
+import train.__main__
+from protos import bundle
+from serving import bundles
+from tests.helpers.stdlib import tracking_at, write_toml
+
+pytestmark = pytest.mark.exhaustive
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def server(empty_store: Path, tmp_path: Path) -> Iterator[str]:
+    """The address of a real MLflow server on a free port."""
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--workers", "1"]
+    options += ["--artifacts-destination", str(tmp_path / "artifacts"), "--port", str(port)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", *options],
+            env={**os.environ, "MLFLOW_TRACKING_URI": ""},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(f"{address}/health", process, tmp_path / "log")
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # with the workers it started
+        process.wait()
+
+
+def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except (urllib.error.URLError, TimeoutError):
+            time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+def test_everything_works_over_http(
+    server: str, stdlib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    changed: Any = {"training": {"epochs": 1}, "tower": {"buckets": 2048, "item_hidden": 0}}
+    config = str(write_toml(stdlib, tmp_path / "a.toml", "over-http", **changed))
+
+    def document(main: Any, *arguments: str) -> Any:
+        monkeypatch.setattr(sys, "argv", ["python -m", *arguments, "--config", config, "--json"])
+        assert main() == 0
+        return json.loads(capsys.readouterr().out)
+
+    with tracking_at(server):
+        fitted = document(train.__main__.main, "fit")
+        assert (fitted["tracking_uri"], fitted["reused"]) == (server, False)
+        assert document(train.__main__.main, "fit")["reused"]
+        made = document(export.__main__.main, "bundle")
+        registered = document(export.__main__.main, "register")
+        assert registered["model"] == "models:/over-http/1"
+        assert document(export.__main__.main, "register")["reused"]
+        assert document(export.__main__.main, "promote")["move"]["after"] == "1"
+        with warnings.catch_warnings(record=True):  # MLflow lifts every filter
+            model = mlflow.pyfunc.load_model("models:/over-http@champion")
+        (hits,) = model.predict(["split a string into words"], params={"k": 3})
+        assert len(hits) == 3
+        folder = bundles.download("models:/over-http@champion", tmp_path / "served")
+        assert bundle.read(folder).bundle_version == made["bundle_version"]
+    assert not (tmp_path / "artifacts" / "mlruns").exists()
+    assert list((tmp_path / "artifacts").rglob("towers.pt"))

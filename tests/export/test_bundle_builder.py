@@ -1,0 +1,148 @@
+"""The bundle of a run is verified, complete, and built once."""
+
+import fcntl
+import io
+import json
+import os
+import shutil
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.entities import Run, RunData, RunTag
+from rich.console import Console
+
+from export.bundle_builder import LOCKS, _fingerprint, build_bundle
+from export.bundles import bundle_of_tag
+from export.release import registry
+from protos import bundle
+from protos.errors import MissingStage
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from tests.helpers.stdlib import FEATURES, Made, experiment_at, make, tracking_at, tracking_copy, write_toml
+
+
+def test_a_manifest_has_the_measurements(made: Made) -> None:
+    manifest = bundle.read(made.folder)
+    assert manifest.run_id == made.run.info.run_id
+    assert manifest.split_hash == made.dataset.split_hash
+    assert manifest.count == made.dataset.items.height
+    assert manifest.quality["evaluated_text"] == ["text"]
+    assert manifest.dataset["served_text"] == ["full_text"]
+    assert manifest.ann["searched_text"] == ["full_text"]
+    for prefix in ("", "exact_", "bm25_"):
+        assert 0 < manifest.quality[f"{prefix}recall_at_10"] <= 1
+    trained = made.run.data.metrics["recall_at_10"]  # in float32; what is served may be rounded
+    assert manifest.quality["exact_recall_at_10"] == pytest.approx(trained, abs=0.02)
+    assert manifest.latency["threads"] == 1
+    assert manifest.latency["machine"]["cores"]
+    for side in ("query", "item"):
+        assert manifest.parity[side]["max_abs_diff"] <= manifest.parity[side]["tolerance"]
+
+
+def test_reports_and_plots_are_in_the_bundle_and_in_the_run(made: Made) -> None:
+    names = {f"{name}.json" for name in ("quality", "parity", "precision", "latency", "index")}
+    names |= {"latency.png", "precision.png", "index.png", "per_query.npz"}
+    assert {path.name for path in (made.folder / bundle.REPORTS).iterdir()} == names
+    client = mlflow.MlflowClient()
+    logged = client.list_artifacts(made.run.info.run_id, "export")
+    assert {Path(each.path).name for each in logged} == names
+    report = json.loads((made.folder / bundle.REPORTS / "latency.json").read_text())
+    for key in ("query_tower_fp32_b1_p50_us", "torch_b1_p50_us", "torch_over_onnx_b1"):
+        assert made.run.data.metrics[key] == report["metrics"][key]
+
+
+def test_vectors_are_those_of_the_served_text(made: Made) -> None:
+    vectors = np.load(made.folder / bundle.VECTORS)
+    retriever = Retriever.load(made.folder)
+    (answer,) = retriever.search([Query(item_id=made.dataset.items["item_id"][3])], 5)
+    scores = vectors @ vectors[3]
+    scores[3] = -2
+    assert [hit.score for hit in answer.hits] == pytest.approx(np.sort(scores)[::-1][:5].tolist(), abs=1e-5)
+
+
+def test_a_tag_with_a_path_is_not_a_bundle(made: Made, tmp_path: Path, console: Console) -> None:
+    outside = shutil.copytree(made.folder, tmp_path / made.folder.name)
+    (tag,) = (name for name in made.run.data.tags if name.startswith("twinspire.bundle."))
+    assert bundle_of_tag(made.run, tag, console) == made.folder
+    for text in (str(outside), os.path.relpath(outside, made.folder.parent), ".", "..", ""):
+        tags = [RunTag(tag, text)]
+        run = Run(made.run.info, RunData(tags=tags))
+        assert bundle_of_tag(run, tag, console) is None
+
+
+def test_a_bundle_is_built_once_and_again_if_damaged(
+    made_once: Made, tmp_path: Path, console: Console
+) -> None:
+    arguments = made_once.experiment, made_once.dataset, made_once.run, console
+    vectors = made_once.folder / bundle.VECTORS
+    content = vectors.read_bytes()
+    with tracking_copy(made_once, tmp_path):
+        assert build_bundle(*arguments) == (made_once.folder, True)
+        vectors.write_bytes(content[:-1])
+        for prefix in (".making-", ".bundle-"):  # of processes that were killed
+            (made_once.folder.parent / f"{prefix}0123456789ab" / "variants").mkdir(parents=True)
+            (made_once.folder.parent / f"{prefix}0123456789ab.lock").touch()
+        try:
+            folder, reused = build_bundle(*arguments)
+        finally:
+            vectors.write_bytes(content)
+        assert not reused
+        assert bundle.read(folder).run_id == made_once.run.info.run_id
+        run = mlflow.get_run(made_once.run.info.run_id)
+        assert build_bundle(made_once.experiment, made_once.dataset, run, console) == (folder, True)
+    assert [path.name for path in folder.parent.glob(".*")] == []
+
+
+def test_a_second_process_waits_for_the_bundle_of_the_first(made_once: Made, tmp_path: Path) -> None:
+    output = io.StringIO()
+    arguments = made_once.experiment, made_once.dataset, made_once.run, Console(file=output)
+    tag = f"twinspire.bundle.{_fingerprint(made_once.experiment, made_once.run)[:12]}"
+    with tracking_copy(made_once, tmp_path), ThreadPoolExecutor(1) as pool:
+        client, run_id = mlflow.MlflowClient(), made_once.run.info.run_id
+        client.delete_tag(run_id, tag)  # as it is while the first makes its bundle
+        with (LOCKS / f"{tag}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            second = pool.submit(build_bundle, *arguments)
+            until = time.monotonic() + 60
+            while "another process is making this bundle" not in output.getvalue():
+                assert time.monotonic() < until and not second.done(), output.getvalue()
+                time.sleep(0.01)
+            client.set_tag(run_id, tag, made_once.folder.name)
+        assert second.result(60) == (made_once.folder, True)
+
+
+def test_a_run_on_other_data_is_refused(made: Made, stdlib: Path, tmp_path: Path, console: Console) -> None:
+    changed: Any = {"data": {"max_items": 100}}
+    experiment, dataset = experiment_at(write_toml(stdlib, tmp_path / "a.toml", **changed))
+    with pytest.raises(MissingStage, match="was trained on another state of the data"):
+        build_bundle(experiment, dataset, made.run, console)
+
+
+def test_features_of_every_kind_are_served(stdlib: Path, empty_store: Path, tmp_path: Path) -> None:
+    made = make(stdlib, empty_store, tmp_path, "features", FEATURES)
+    manifest = bundle.read(made.folder)
+    assert {*manifest.examples[-1]} == {"text", "level", "terms", "words"}
+    assert manifest.schema.vocabularies.keys() == {
+        "query.level", "query.terms", "item.package", "item.parts"
+    }  # fmt: skip
+    retriever = Retriever.load(made.folder)
+    features: dict[str, Any] = {"level": "long", "terms": ("configuration",), "words": 9.0}
+    text = "read a configuration file"
+    plain, full = retriever.search([Query(text), Query(text, features=features)], 10)
+    assert len(plain.hits) == len(full.hits) == 10
+    assert [hit.score for hit in plain.hits] != [hit.score for hit in full.hits]
+    with tracking_at(made.uri), warnings.catch_warnings(record=True):  # MLflow lifts every filter
+        version, _ = registry.register(made.folder)
+        model = mlflow.pyfunc.load_model(f"models:/features/{version.version}")
+        record = {"text": text, **features, "terms": ["configuration"]}
+        answers = model.predict([text, record], params={"k": 10})
+    # Equal bits: both are one batch of two, in the same process.
+    assert answers == [
+        [{**hit._asdict(), "basis": "query"} for hit in answer.hits] for answer in (plain, full)
+    ]

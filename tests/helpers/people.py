@@ -1,0 +1,62 @@
+"""Problems made of lists: what each person dealt with, from the first item to the last."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from protos.features import HistoryFeature, IdFeature, Schema
+from train.data.training_data import Histories, Pairs, TrainingData
+
+People = Sequence[Sequence[int]]
+
+
+def histories_of(people: People, items: int) -> Histories:
+    """A history before each event: query n is the n-th event of all."""
+    lengths = np.array([len(each) for each in people], np.int64)
+    starts = np.cumsum(lengths) - lengths
+    run = np.array([item for each in people for item in each], np.int64)
+    return Histories(run, np.repeat(starts, lengths), np.arange(len(run)), ids_of(items))
+
+
+def ids_of(items: int) -> list[str]:
+    return [f"i{n}" for n in range(items)]
+
+
+def data_of_people(people: People, items: int, exclude_seen: bool = True) -> TrainingData:
+    """Each person's last event is for test, the one before for validation, of those with three or more."""
+    histories = histories_of(people, items)
+    at = np.arange(len(histories.run))
+    lengths = np.repeat([len(each) for each in people], [len(each) for each in people])
+    left = histories.begin + lengths - at  # 1 at the last event
+    part = np.where(lengths < 3, 3, np.minimum(left, 3))
+    names = {"test": 1, "validation": 2, "train": 3, "cold": 4}
+    parts = {
+        name: Pairs(at[part == n], histories.run[part == n], np.ones((part == n).sum(), np.float32))
+        for name, n in names.items()
+    }
+    ids = ids_of(items)
+    queries = {"history": histories}
+    return TrainingData(queries, {"id": ids}, parts, len(at), items, ids, histories, exclude_seen)
+
+
+def schema_of_people(items: int, max_length: int = 100) -> Schema:
+    """A history and an id; every item is known, in order."""
+    history = HistoryFeature("history", max_length=max_length)
+    return Schema({"history": history}, {"id": IdFeature("id")}, {"items": tuple(ids_of(items))})
+
+
+def random_people(count: int, items: int, seed: int = 0, longest: int = 12) -> list[list[int]]:
+    """People who take items in order, mostly: each is followed by the next, one in four by any."""
+    generator = np.random.default_rng(seed)
+    people = []
+    for _ in range(count):
+        left = list(generator.permutation(items))
+        taken = [int(left.pop())]
+        for _ in range(int(generator.integers(3, longest))):
+            following = (taken[-1] + 1) % items
+            if generator.random() < 0.25 or following not in left:
+                following = int(left[0])
+            left.remove(following)
+            taken.append(following)
+        people.append(taken)
+    return people

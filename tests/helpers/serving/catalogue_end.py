@@ -1,0 +1,32 @@
+"""The end of a channel at which the catalogue's process is in a service."""
+
+from collections.abc import Callable
+
+from serving.live.process.catalogue_client import Channel
+from serving.live.process.frame_socket import Frame, FramePump, Peer
+
+Answer = Callable[[Frame], Frame | None]
+
+
+class Answering:
+    """The other end: answers frames as a test says."""
+
+    def __init__(self, channel: Channel, answer: Answer) -> None:
+        self.received: list[Frame] = []
+        self._channel, self._answer = channel, answer
+        self.pump = FramePump("test", self._take, lambda peer: None)
+        self.pump.watch(channel.receiver, self._accept)
+        self.pump.start()
+
+    def _accept(self) -> None:
+        for each in self._channel.accept():
+            self.pump.add(each)
+
+    def _take(self, peer: Peer, frame: Frame) -> None:
+        self.received.append(frame)
+        answer = self._answer(frame)
+        if answer is not None:
+            self.pump.send(peer, answer)
+
+    def close(self) -> None:
+        self.pump.stop()

@@ -1,0 +1,102 @@
+"""A store of live items in memory, and what a search of it must find, computed without an index."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from protos import bundle
+from serving.live.derived_records import origin_of, records_path
+from serving.live.deriving.record_deriver import Deriver
+from serving.live.search.live_items import LiveItems
+from serving.live.store.changes import Change
+from serving.retrieval.encoder import item_encoder
+from serving.retrieval.query import Query, Value, Vectors
+from serving.retrieval.retriever import Retriever
+
+
+class MemoryFeed:
+    """A `ChangeFeed` over a dictionary."""
+
+    def __init__(self, store_id: str = "store") -> None:
+        self.store_id = store_id
+        self._last = 0
+        self._latest: dict[str, Change] = {}
+
+    def put(
+        self,
+        item_id: str,
+        features: Mapping[str, Value | None] | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> int:
+        """Write an item, or delete it if there are no features; returns the sequence."""
+        self._last += 1
+        gone = features is None
+        self._latest.pop(item_id, None)
+        self._latest[item_id] = Change(self._last, item_id, gone, features or {}, fields or {})
+        return self._last
+
+    def sequence(self) -> int:
+        return self._last
+
+    def sequence_of(self, item_id: str) -> int:
+        return self._latest[item_id].sequence if item_id in self._latest else 0
+
+    def changes(self, after: int, limit: int) -> list[Change]:
+        return [each for each in self._latest.values() if each.sequence > after][:limit]
+
+
+class LiveWorld:
+    """A bundle, a store, its deriver and a worker, all in one thread, and the truth beside them."""
+
+    def __init__(self, folder: Path, place: Path, base: Retriever | None = None) -> None:
+        self.folder, self.place, self.feed = folder, place, MemoryFeed()
+        self.base = base or Retriever.load(folder)
+        self._encode = item_encoder(folder, self.base.manifest)
+        self.deriver = Deriver(folder, self.feed, place)
+        self.origin = origin_of(self.base.manifest, self.feed.store_id)
+        ids = self.base.catalogue.ids
+        self.truth = dict(zip(ids, self.base.item_vectors, strict=True))  # item id -> vector (D,)
+        self.live = self.open()
+
+    def open(self) -> LiveItems:
+        """One more worker."""
+        return LiveItems(self.base, records_path(self.place, self.origin), self.origin)
+
+    def put(self, item_id: str, text: str, **fields: str) -> int:
+        """Write an item in the store, and in the truth."""
+        (self.truth[item_id],) = self._encode([Query(features={"text": text})])
+        return self.feed.put(item_id, {"text": text}, fields)
+
+    def delete(self, item_id: str) -> int:
+        """Delete an item in the store, and in the truth."""
+        self.truth.pop(item_id, None)
+        return self.feed.put(item_id)
+
+    def sync(self) -> dict[int, str]:
+        """Derive and apply what was written; returns what failed."""
+        before = self.live.sequence
+        self.deriver.run_once()
+        self.live.catch_up()
+        assert self.live.sequence == self.feed.sequence()
+        return {sequence: why for sequence, why in self.deriver.failures.items() if sequence > before}
+
+    def expected(self, vector: Vectors, k: int, without: frozenset[str] = frozenset()) -> list[float]:
+        """The scores of the `k` best items, by comparing all."""
+        items = [each for item_id, each in self.truth.items() if item_id not in without]
+        scores = np.sort(np.array(items).reshape(-1, len(vector)) @ vector)[::-1]
+        return [float(score) for score in scores[:k]]
+
+
+def copy_with_snapshot(folder: Path, parent: Path, snapshot: bundle.Snapshot) -> Path:
+    """A bundle with the same content whose manifest names the state of a store."""
+    import shutil
+    from dataclasses import replace
+
+    manifest = replace(bundle.read(folder), catalogue=snapshot, files={}, bundle_version="")
+
+    def fill(draft: Path) -> None:
+        shutil.copytree(folder, draft, dirs_exist_ok=True)
+        (draft / bundle.MANIFEST).unlink()
+
+    return bundle.write(parent, manifest, fill)

@@ -1,0 +1,26 @@
+"""A server in a process of its own, whose memory and threads are its own: a program for `test_fuzz.py`.
+
+`python -m tests.helpers.serving.lone BUNDLE` prints its port, and ends with its standard input; its log is on
+standard error.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from serving.retrieval.retriever import Retriever
+from serving.server import RetrievalServer
+from serving.transport.limits import Bounds
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    roomy = Bounds(queue=256, calls=100)  # what is sent together shall be read, not refused
+    with RetrievalServer(Retriever.load(Path(sys.argv[1])), bounds=roomy) as server:
+        sys.stdout.write(f"{server.port}\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""An event loop with methods that do what a test says, beside the search of a real bundle."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from protos import retrieval_pb2 as wire
+from serving.api.retrieval_service import SERVICE, RetrievalServicer
+from serving.observability import layout
+from serving.observability.layout import cumulative, width
+from serving.observability.metrics import SIZES
+from serving.observability.observer import Observer
+from serving.observability.worker_metrics import SharedMetrics
+from serving.retrieval.response_bytes import PackedCatalogue
+from serving.retrieval.retriever import Retriever
+from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from serving.security.auth import Guard, caller
+from serving.transport.batching import Batcher
+from serving.transport.call import Call, Method, StreamCall, UnaryCall
+from serving.transport.converters import Limits
+from serving.transport.event_loop import EventLoop
+from serving.transport.limits import Bounds
+from serving.transport.methods import methods
+
+SEARCH = "/retrieval.v1.Retrieval/Search"
+SEARCH_STREAM = "/retrieval.v1.Retrieval/SearchStream"
+GOOD = wire.SearchRequest(query=wire.Query(text="bavuti"), k=3)
+ONE = GOOD.SerializeToString()
+
+
+class Reacting:
+    """What a test sees of it."""
+
+    def __init__(self, loop: EventLoop, metrics: SharedMetrics, port: int) -> None:
+        self.loop, self.metrics = loop, metrics
+        self.address = f"127.0.0.1:{port}"
+
+    def snapshot(self, key: str) -> Any:
+        """What is counted under this key."""
+        return self.metrics.snapshot()[key]
+
+    def becomes(self, key: str, value: Any, seconds: float = 5.0) -> bool:
+        """Whether what is counted comes to this value soon."""
+        return soon(lambda: bool(self.snapshot(key) == value), seconds)
+
+    def worked_on(self) -> float:
+        """Queries that were in batches."""
+        (row,) = self.metrics.read()
+        return cumulative(SIZES, row[layout.BATCH_SIZE : layout.BATCH_SIZE + width(SIZES)])[1]
+
+
+def soon(is_so: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether something is so within this time."""
+    until = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def sleep(request: bytes, rpc: Call) -> bytes:
+    """Block the event loop for as many milliseconds as the request says."""
+    time.sleep(int(request) / 1000)
+    return request
+
+
+def fail(request: bytes, rpc: Call) -> bytes:
+    """Fail in a way that nobody has foreseen, if asked to."""
+    if request == b"fail":
+        raise ZeroDivisionError("the secret")
+    return request
+
+
+@contextmanager
+def reacting(
+    retriever: Retriever,
+    queue: int = 256,
+    batch: int = 64,
+    streams: int = 64,
+    window: int = 64,
+    backlog: int = 1,
+) -> Iterator[Reacting]:
+    """Serve the bundle, and `/test/Sleep`, `/test/Fail`, `/test/FailStream`."""
+    metrics = SharedMetrics.create(workers=1)
+    counters = metrics.worker(0)
+    lineup = TrafficSplit(LoadedBundle(retriever, PackedCatalogue(retriever.catalogue)))
+    servicer = RetrievalServicer(lineup, Limits(), None, dict)
+    served = methods(SERVICE, servicer)
+    for name, behaviour, kind in (
+        ("Sleep", sleep, UnaryCall),
+        ("Fail", fail, UnaryCall),
+        ("FailStream", fail, StreamCall),
+    ):
+        served[f"/test/{name}"] = Method(f"/test/{name}", name, bytes, behaviour, kind)
+    loop = EventLoop(
+        served,
+        Batcher(counters, batch),
+        Observer(counters),
+        Guard(),
+        caller,
+        Bounds(queue=queue, backlog=backlog, batch=batch, streams=streams),
+        window,
+        [("grpc.so_reuseport", 0)],
+    )
+    port = loop.listen("127.0.0.1:0")
+    loop.start()
+    try:
+        yield Reacting(loop, metrics, port)
+    finally:
+        loop.stop(5.0)
+
+
+def call(channel: grpc.Channel, name: str) -> Any:
+    """One of the test's own methods, of bytes."""
+    if name.endswith("Stream"):
+        return channel.stream_stream(f"/test/{name}", None, None)
+    return channel.unary_unary(f"/test/{name}", None, None)

@@ -1,0 +1,83 @@
+"""What tests of the shadow share: a champion's answers as a worker sends them, and the shared state."""
+
+from pathlib import Path
+from typing import Any
+
+from protos import retrieval_pb2 as wire
+from serving.retrieval.answer import Timing
+from serving.retrieval.query import Query
+from serving.retrieval.response_bytes import PackedCatalogue
+from serving.retrieval.retriever import Retriever
+from serving.shadow.channel import Channel, TrafficMirror
+from serving.shadow.process import Shadow
+from serving.shared_state import SharedState
+from serving.transport import converters
+from serving.transport.converters import Limits
+from serving.transport.filter_converters import compile_filter
+
+
+class Champion:
+    """A bundle that answers as a worker does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.retriever = Retriever.load(folder)
+        self.version = self.retriever.manifest.bundle_version
+        self._packed = PackedCatalogue(self.retriever.catalogue)
+
+    def answer(self, request: wire.SearchRequest) -> bytes:
+        query = converters.query_from_wire(request.query, "query")
+        encoded = self.retriever.encode([query])
+        compiled = None
+        if request.HasField("filter"):
+            compiled = compile_filter(request.filter, self.retriever.filters, Limits())
+        wanted = self.retriever.search_options(
+            Limits().k(request.k), request.exclude, request.exclude_history, compiled
+        )
+        (found,) = self.retriever.find(encoded, [wanted])
+        return self._packed.response(found, self.version, Timing(3, encoded.encode_us, 20))
+
+
+class Scene:
+    """Shared state, a channel with one worker, and a shadow that works when it is told to."""
+
+    def __init__(self) -> None:
+        self.channel = Channel.create(workers=1)
+        self.mirror: TrafficMirror = self.channel.mirror(0, share=1.0)
+        self.shared_state = SharedState.create(("target", "shadow target", "shadow"))
+        self.shadow = self.another()
+        self._serial = 0
+
+    def another(self) -> Shadow:
+        """A shadow that begins, as its process does."""
+        shadow = Shadow(self.channel, self.shared_state, "models:/tiny@challenger", Limits())
+        shadow.resume()
+        return shadow
+
+    def serve(self, version: str) -> None:
+        """Another champion is to be swapped in."""
+        self._serial += 1
+        champion = {"folder": "", "bundle_version": version, "model_version": "1"}
+        self.shared_state.write("target", {"serial": self._serial, "champion": champion, "canary": None})
+
+    def challenge(self, folder: Path, version: str) -> None:
+        """Another challenger is to be asked."""
+        self._serial += 1
+        wanted = {"folder": str(folder), "bundle_version": version, "model_version": "2"}
+        self.shared_state.write("shadow target", {"serial": self._serial, **wanted})
+
+    def offer(self, champion: Champion, *requests: wire.SearchRequest, batch: int = 1) -> None:
+        for request in requests:
+            assert self.mirror.sample("Search")
+            self.mirror.send(request, champion.answer(request), batch)
+
+    def note(self) -> dict[str, Any]:
+        """What the shadow tells once it has done what there is to do."""
+        while self.channel.wait(0):
+            self.shadow.step(0)
+        self.shadow.step(0)
+        return self.shared_state.read("shadow")
+
+
+def asked(*texts: str, k: int = 10) -> list[wire.SearchRequest]:
+    """Searches for texts."""
+    return [wire.SearchRequest(query=converters.query_to_wire(Query(text=text)), k=k) for text in texts]

@@ -1,0 +1,25 @@
+"""Data sources as tests open them."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from protos.features import FeatureSpec
+from train.config import FilterConfig
+from train.data.source import SourceContext
+
+
+def source_context(
+    base: Path,
+    query: Mapping[str, FeatureSpec] | None = None,
+    item: Mapping[str, FeatureSpec] | None = None,
+    test_file: str = "",
+    filter: FilterConfig | None = None,
+) -> SourceContext:
+    """The context of a source with its files in `base`."""
+    console = Console(file=io.StringIO())
+    return SourceContext(
+        base, base / "cache", query or {}, item or {}, filter or FilterConfig(), test_file, False, console
+    )

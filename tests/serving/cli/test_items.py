@@ -1,0 +1,397 @@
+"""`items` on the command line: tables in four formats, progress, resumption, and errors that name the row."""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protos.errors import InvalidInput
+from serving.client import Item, RetrievalClient
+from serving.client.item_files import _READERS, ItemColumns, read_rows
+from serving.client.item_upload import upload
+from serving.client.items import Written
+from tests.helpers.serving.cataloguing import ROOT, CatalogueService, catalogue_service
+from tests.helpers.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def service(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CatalogueService]:
+    folder = tmp_path_factory.mktemp("items")
+    with catalogue_service(plain, f"sqlite:///{folder}/items.db", folder / "service") as service:
+        yield service
+
+
+def run(
+    service: CatalogueService, *arguments: str, module: str = "serving"
+) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", module, "items", *arguments, "--address", service.address]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def document(result: "subprocess.CompletedProcess[str]") -> dict[str, object]:
+    assert result.returncode == 0, result.stderr
+    found: dict[str, object] = json.loads(result.stdout)
+    return found
+
+
+TABLES = {
+    "items.csv": '\ufeffitem_id,text,name,more\r\nA1,"bavuti, kelimo",A one,x\r\nA2,"two\nlines",,y\r\n',
+    "items.tsv": 'item_id\ttext\tname\tmore\nA1\tbavuti, kelimo\tA one\tx\nA2\t"two\nlines"\t\ty\n',
+    "items.jsonl": '{"id": "A1", "text": "bavuti, kelimo", "name": "A one", "more": 1}\n\n'
+    '{"id": "A2", "features": {"text": "two\\nlines"}, "fields": {}}\n',
+    "items.parquet": "",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_each_format_become_the_same_items(
+    service: CatalogueService, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    if name.endswith(".parquet"):
+        pa = pytest.importorskip("pyarrow")
+        pq = pytest.importorskip("pyarrow.parquet")
+        columns = {"item_id": ["A1", "A2"], "text": ["bavuti, kelimo", "two\nlines"], "name": ["A one", None]}
+        pq.write_table(pa.table({**columns, "more": [1, 2]}), path)
+    else:
+        path.write_text(TABLES[name], encoding="utf-8")
+    done = document(run(service, "upsert", str(path), "--json"))
+    assert (done["rows"], done["written"], done["refused"]) == (2, 2, 0)
+    assert done["ignored_columns"] == ["more"]
+    assert not path.with_name(f"{name}.progress").exists()
+    found = document(run(service, "get", "A1", "A2", "A3", "--json"))["items"]
+    assert isinstance(found, list)
+    assert [(each["id"], each["features"], each["fields"], each["origin"]) for each in found] == [
+        ("A1", {"text": "bavuti, kelimo"}, {"name": "A one"}, "live"),
+        ("A2", {"text": "two\nlines"}, {}, "live"),
+        ("A3", {}, {}, "unknown"),
+    ]
+    assert "features.text  bavuti, kelimo" in run(service, "get", "A1", module="serving.client").stdout
+
+
+def test_changes_are_lines_that_upsert_reads(service: CatalogueService, tmp_path: Path) -> None:
+    table = tmp_path / "b.csv"
+    table.write_text("id,text,name\nB1,bavuti,One\nB2,kelimo,Two\n")
+    sequence = document(run(service, "upsert", str(table), "--json"))["sequence"]
+    assert isinstance(sequence, int)
+    changes = run(service, "changes", "--after", str(sequence - 2))
+    assert changes.returncode == 0
+    rows = [json.loads(line) for line in changes.stdout.splitlines()]
+    assert [(each["id"], each["sequence"]) for each in rows] == [("B1", sequence - 1), ("B2", sequence)]
+    again = tmp_path / "again.jsonl"
+    again.write_text(changes.stdout)
+    assert document(run(service, "upsert", str(again), "--mode", "update", "--json"))["written"] == 2
+    assert document(run(service, "delete", "B1", "--json"))["written"] == 1
+    ids = tmp_path / "ids.csv"
+    ids.write_text("id\nB2\nnever\n")
+    assert document(run(service, "delete", "--file", str(ids), "--json"))["written"] == 2
+    with service.client() as client:
+        assert [each.origin for each in client.get(["B1", "B2"])] == ["deleted", "deleted"]
+
+
+def test_refused_items_are_told_and_the_exit_code_is_1(service: CatalogueService, tmp_path: Path) -> None:
+    table = tmp_path / "c.csv"
+    table.write_text("id,text,expected_sequence\nC1,bavuti,\nitem-003,bavuti,\nC2,kelimo,77\n")
+    refused = tmp_path / "refused.jsonl"
+    refused.write_text("of another run\n")
+    result = run(service, "upsert", str(table), "--mode", "insert", "--refused", str(refused))
+    assert result.returncode == 1
+    assert "2 of 3 items were refused, 1 were written; the first is 'item-003'" in result.stderr
+    rows = [json.loads(line) for line in refused.read_text().splitlines()]
+    assert [(each["id"], each["refusal"]) for each in rows] == [("item-003", "exists"), ("C2", "conflict")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("a.csv", "id,text\nx,one\n,two\n", "a.csv: row 2: expected an id in column item_id or id"),
+        ("a.csv", "id,text\nx,one\ny\n", "a.csv: row 2: expected 2 cells"),
+        ("a.csv", "id,text,text\nx,one,two\n", "a.csv: two columns have the same name"),
+        ("a.csv", "id,title\nx,one\ny,two\n", "a.csv: row 1: item.features: expected at least one"),
+        ("a.csv", "id,text,expected_sequence\nx,one,soon\n", "row 1, column 'expected_sequence'"),
+        ("a.jsonl", '{"id": "x", "text": ["one"]}\n', "a.jsonl: row 1, column 'text': expected a string"),
+        ("a.jsonl", '{"id": "x", "text": "one"}\n{"id"', "a.jsonl: row 2: "),
+        ("a.jsonl", "[1]\n", "a.jsonl: row 1: expected a JSON object"),
+        ("a.jsonl", '{"id": "x", "text": NaN}\n', "a.jsonl: row 1: NaN is no number of JSON"),
+        ("a.jsonl", '{"id": ["x"], "text": "one"}\n', "row 1, column 'id': expected a string, got ['x']"),
+        ("a.jsonl", '{"id": 1.0, "text": "one"}\n', "row 1, column 'id': expected a string, got 1.0"),
+        (
+            "a.jsonl",
+            '{"id": "x", "features": {"text": {"en": "one"}}}\n',
+            "row 1, column 'features.text': expected a text, a number or a list of strings, got {'en'",
+        ),
+        (
+            "a.jsonl",
+            '{"id": "x", "features": {"text": ["one", null]}}\n',
+            "row 1, column 'features.text': expected a list of strings",
+        ),
+        (
+            "a.jsonl",
+            '{"id": "x", "features": {"text": 1e999}}\n',
+            "features.text': expected a finite number",
+        ),
+        ("a.jsonl", '{"id": "x", "features": {"text": true, "y": 1}}\n', "item.features.y: unknown feature"),
+        ("a.jsonl", '{"id": "x", "features": {"text": 7}}\n', "row 1: item.features.text: expected a text"),
+        (
+            "a.jsonl",
+            '{"id": "x", "features": {"text": "one"}, "fields": "n"}\n',
+            "column 'fields': expected an",
+        ),
+        (
+            "a.jsonl",
+            '{"id": "x", "features": {"text": "one"}, "fields": {"name": {}}}\n',
+            "row 1, column 'fields.name': expected a string",
+        ),
+        (
+            "a.jsonl",
+            '{"id": "x", "features": {}, "origin": "deleted", "sequence": 3}\n',
+            "row 1, column 'origin': the item is deleted, so there is nothing to write",
+        ),
+        ("a.jsonl", '{"id": "x\\u0000", "text": "one"}\n', "row 1: item.id: expected no control characters"),
+        ("a.xlsx", "", "expected a name that ends in one of .csv, .tsv, .jsonl, .ndjson, .parquet"),
+        ("a.parquet", "no parquet", "a.parquet: "),
+    ],
+)
+def test_a_fault_in_a_table_is_named_by_its_row(
+    service: CatalogueService, tmp_path: Path, name: str, content: str, error: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    result = run(service, "upsert", str(path))
+    assert result.returncode == 1
+    assert error in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_table_that_is_not_there_and_arguments_that_contradict(
+    service: CatalogueService, tmp_path: Path
+) -> None:
+    missing = run(service, "upsert", str(tmp_path / "missing.csv"))
+    assert (missing.returncode, "missing.csv: cannot be read" in missing.stderr) == (1, True)
+    assert run(service, "delete").returncode == 2
+    assert run(service, "delete", "x", "--file", "y.csv").returncode == 2
+
+
+def test_an_upload_that_is_interrupted_goes_on_where_it_stopped(
+    service: CatalogueService, tmp_path: Path
+) -> None:
+    table = tmp_path / "many.csv"
+    table.write_text("id,text\n" + "".join(f"M{n},bavuti {n}\n" for n in range(3000)))
+    progress = tmp_path / "many.csv.progress"
+    command = [sys.executable, "-m", "serving", "items", "upsert", str(table), "--mode", "insert"]
+    command += ["--batch", "20", "--address", service.address]
+    rows = 0
+
+    def went_on() -> bool:
+        return progress.exists() and json.loads(progress.read_text())["done"]["rows"] > rows + 100
+
+    for number in (signal.SIGKILL, signal.SIGINT):
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            wait_until(went_on)
+            process.send_signal(number)
+            _, said = process.communicate()
+        rows = json.loads(progress.read_text())["done"]["rows"]
+        assert 100 < rows < 3000
+        if number == signal.SIGINT:
+            assert process.returncode == 130
+            assert "the same command goes on where it stopped" in said
+    # Inserts: an item that was sent twice would be refused if its batch had another request id.
+    result = document(run(service, "upsert", str(table), "--mode", "insert", "--batch", "20", "--json"))
+    assert (result["rows"], result["resumed"], result["refused"]) == (3000, rows, 0)
+    assert not progress.exists()
+    with service.client() as client:
+        pages = client.changes()
+        found = [each.item.id for page in pages for each in page.changes if each.item.id.startswith("M")]
+    assert found == [f"M{n}" for n in range(3000)]
+    table.write_text(table.read_text() + "M3000,bavuti\n")  # another table begins anew
+    assert document(run(service, "upsert", str(table), "--json"))["resumed"] == 0
+
+
+def test_the_refused_items_of_an_interrupted_upload_are_kept_once_each(
+    service: CatalogueService, tmp_path: Path
+) -> None:
+    table, refused = tmp_path / "refused.csv", tmp_path / "refused.jsonl"
+    rows = [f"{'item' if n % 2 else 'R'}-{n:03d},bavuti {n}\n" for n in range(200)]  # items 1, 3 ... exist
+    table.write_text("id,text\n" + "".join(rows))
+    with service.client() as client:
+        for stop_at in (50, 130):
+
+            def stop(rows: int, stop_at: int = stop_at) -> None:
+                if rows == stop_at:
+                    raise KeyboardInterrupt
+
+            with pytest.raises(KeyboardInterrupt):
+                upload(client, table, "upsert", "insert", 10, tick=stop, refused=refused)
+            with refused.open("a") as file:  # as if killed between this file and that of the progress
+                file.write('{"id": "item-0')
+        done = upload(client, table, "upsert", "insert", 70, refused=refused)
+        assert (done.rows, done.resumed, done.written, done.refused) == (200, 130, 100, 100)
+        expected = [f"item-{n:03d}" for n in range(1, 200, 2)]
+        assert [json.loads(line)["id"] for line in refused.read_text().splitlines()] == expected
+        assert [each["id"] for each in done.first_refused] == expected[:20]
+        done = upload(client, table, "upsert", "update", refused=refused)
+        assert (done.resumed, done.refused, refused.read_text()) == (0, 0, "")
+
+
+def test_a_batch_is_a_repeat_only_if_its_content_is_the_same(
+    service: CatalogueService, tmp_path: Path
+) -> None:
+    table = tmp_path / "edited.csv"
+    rows = [f"E{n},bavuti {n}\n" for n in range(60)]
+    table.write_text("id,text\n" + "".join(rows))
+    progress = tmp_path / "edited.csv.progress"
+    with service.client() as client:
+        before = ""
+
+        def stop(rows: int) -> None:
+            nonlocal before
+            if rows == 20:  # the third batch is sent, and the run ends before it could save that
+                before = progress.read_text()
+            if rows == 30:
+                raise KeyboardInterrupt
+
+        for change in (False, True):
+            with pytest.raises(KeyboardInterrupt):
+                upload(client, table, "upsert", "upsert", 10, restart=True, tick=stop)
+            progress.write_text(before)
+            if change:  # an editor that keeps what says how far the upload is
+                rows[25] = "E25,another text\n"
+                table.write_text("id,text\n" + "".join(rows))
+                document = json.loads(before)
+                document["sha256"] = hashlib.sha256(table.read_bytes()).hexdigest()
+                progress.write_text(json.dumps(document))
+            sequence = client.get(["E20"])[0].sequence
+            # Another size of the batches does not change the one that may have been sent.
+            done = upload(client, table, "upsert", "upsert", 7)
+            assert (done.rows, done.resumed) == (60, 20)
+            assert (client.get(["E20"])[0].sequence == sequence) is not change
+        assert client.get(["E25"])[0].item.features == {"text": "another text"}
+
+
+def test_a_batch_that_may_have_been_sent_is_cut_in_the_same_way_by_each_later_run(
+    service: CatalogueService, tmp_path: Path
+) -> None:
+    class Dying(RetrievalClient):
+        """Ends after its first write, before it is answered."""
+
+        def upsert(self, *arguments: Any, **options: Any) -> Written:
+            super().upsert(*arguments, **options)
+            raise KeyboardInterrupt
+
+    table = tmp_path / "cut.csv"
+    table.write_text("id,text\n" + "".join(f"cut-{n},bavuti {n}\n" for n in range(60)))
+    for batch in (40, 20, 10):
+        with Dying(service.address, 20.0) as client, pytest.raises(KeyboardInterrupt):
+            upload(client, table, "upsert", "insert", batch)
+    with service.client() as client:
+        # An insert of other rows would have another request id, and be refused.
+        done = upload(client, table, "upsert", "insert", 20)
+    assert (done.rows, done.written, done.refused) == (60, 60, 0)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"rows": 3}', "damaged"])
+def test_a_damaged_file_of_progress_begins_anew(
+    service: CatalogueService, tmp_path: Path, content: str
+) -> None:
+    table = tmp_path / "d.csv"
+    table.write_text("id,text\nD1,bavuti\n")
+    (tmp_path / "d.csv.progress").write_text(content)
+    with service.client() as client:
+        done = upload(client, table, "upsert")
+    assert (done.rows, done.resumed, done.written) == (1, 0, 1)
+
+
+def test_a_file_of_refused_items_that_cannot_be_written_is_told(
+    service: CatalogueService, tmp_path: Path
+) -> None:
+    table = tmp_path / "f.csv"
+    table.write_text("id,text\nF1,bavuti\n")
+    result = run(service, "upsert", str(table), "--refused", str(tmp_path))
+    assert (result.returncode, "expected a file, or nothing yet" in result.stderr) == (1, True)
+    result = run(service, "upsert", str(table), "--refused", str(tmp_path / "none" / "out"))
+    assert (result.returncode, "out: cannot be written: No such file" in result.stderr) == (1, True)
+
+
+def test_cells_of_parquet_become_what_a_service_reads(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    moment = datetime(2026, 5, 4, 12, tzinfo=UTC)
+    path = tmp_path / "cells.parquet"
+    columns: dict[str, list[object]] = {
+        "id": [1, 2],
+        "expected_sequence": [7.0, None],
+        "price": [math.nan, 2.5],
+        "released": [moment, None],
+        "seconds": [1.5e9, math.nan],
+        "tags": [["a", "b"], None],
+    }
+    pq.write_table(pa.table(columns), path)
+    readers = {
+        "price": [("price", _READERS["number"])],
+        "released": [("released", _READERS["time"])],
+        "seconds": [("seconds", _READERS["time"])],
+        "tags": [("tags", _READERS["strings"])],
+    }
+    table = ItemColumns(path, readers, frozenset({"tags"}))
+    items = [table.item(row, n) for n, row in enumerate(read_rows(path), 1)]
+    assert items == [
+        Item(
+            "1",
+            {"released": moment.isoformat(), "seconds": 1.5e9, "tags": ["a", "b"]},
+            {"tags": "a, b"},
+            expected_sequence=7,
+        ),
+        Item("2", {"price": 2.5}),
+    ]
+
+
+def test_expected_sequences_of_items_that_are_not_deleted_are_refused(service: CatalogueService) -> None:
+    with service.client() as client, pytest.raises(InvalidInput, match="expected: 'b' is not among the ids"):
+        client.delete(["a"], expected={"a": 0, "b": 3})
+
+
+def test_an_upload_waits_for_a_service_that_is_started_again(plain: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.jsonl"
+    rows = [{"id": f"W{n}", "text": f"kelimo {n}"} for n in range(2000)]
+    table.write_text("\n".join(map(json.dumps, [*rows, {"id": "W0", "text": "twice"}])))
+    with catalogue_service(plain, f"sqlite:///{tmp_path}/items.db", tmp_path / "service") as service:
+        ticks: list[int] = []
+
+        def again() -> None:
+            wait_until(lambda: bool(ticks) and ticks[-1] > 200)
+            service.stop(signal.SIGKILL)
+            time.sleep(1.0)
+            service.start()
+
+        thread = threading.Thread(target=again)
+        thread.start()
+        with RetrievalClient(service.address, 10.0) as client:
+            done = upload(client, table, "upsert", batch=50, tick=ticks.append)
+        thread.join()
+        assert (done.rows, done.written) == (2001, 2001)
+        assert ticks == sorted(ticks)
+        stored = service.stored()
+    assert len(stored) == 2000
+    assert stored["W0"].features == {"text": "twice"}
+
+
+def test_the_environment_needs_nothing_but_the_client(service: CatalogueService) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", "import sys, serving.client; print('sqlalchemy' in sys.modules)"],
+        cwd=ROOT,
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.strip() == "False"

@@ -1,0 +1,37 @@
+"""Bundles with filter fields, and a real server on one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.client import RetrievalClient
+from serving.retrieval.retriever import Retriever
+from serving.server import RetrievalServer
+from tests.helpers.tiny import FILTERS, tiny_bundle
+
+
+@pytest.fixture(scope="session")
+def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of 300 items with a filter field of each type."""
+    return tiny_bundle(tmp_path_factory.mktemp("filtered"), filters=FILTERS)
+
+
+@pytest.fixture(scope="session")
+def filtered_retriever(filtered: Path) -> Retriever:
+    """That bundle at work, without a transport."""
+    return Retriever.load(filtered)
+
+
+@pytest.fixture(scope="session")
+def filtered_client(filtered_retriever: Retriever) -> Iterator[RetrievalClient]:
+    """A client of a server on that bundle."""
+    with RetrievalServer(filtered_retriever) as server, RetrievalClient(server.address) as client:
+        client.wait_ready()
+        yield client
+
+
+@pytest.fixture(scope="session")
+def large_retriever(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
+    """A bundle that is large enough for the planner to search its graph if most items pass a filter."""
+    return Retriever.load(tiny_bundle(tmp_path_factory.mktemp("large"), 8000, filters=FILTERS))

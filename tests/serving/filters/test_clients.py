@@ -1,0 +1,213 @@
+"""Both clients send filters, and notice a server that is older than filters or newer than they are."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from protos import retrieval_pb2 as wire
+from protos import retrieval_pb2_grpc
+from protos.errors import InvalidInput, Overloaded, Unavailable
+from serving.client import AsyncRetrievalClient, RetrievalClient, where
+from serving.filters.columns import FilterColumns
+from serving.filters.expression import Filter
+from serving.filters.plan import Plan
+from serving.retrieval.answer import Answer, Basis
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from serving.security.access import Access
+from serving.security.rate_limit import RateLimit
+from serving.server import RetrievalServer
+from serving.transport import filter_converters
+
+NODE = (where.price < 20) | (where.section == "section 1")
+Search = Callable[[str, Filter | None], list[Answer]]
+
+
+def run(address: str, use: Callable[[AsyncRetrievalClient], Awaitable[list[Answer]]]) -> list[Answer]:
+    async def session() -> list[Answer]:
+        async with AsyncRetrievalClient(address) as client:
+            return await use(client)
+
+    return asyncio.run(session())
+
+
+def search(address: str, filter: Filter | None) -> list[Answer]:
+    with RetrievalClient(address) as client:
+        return [client.search("bavuti", filter=filter)]
+
+
+def search_batch(address: str, filter: Filter | None) -> list[Answer]:
+    with RetrievalClient(address) as client:
+        return client.search_batch(["bavuti", "kelimo"], filter=filter)
+
+
+def search_stream(address: str, filter: Filter | None) -> list[Answer]:
+    with RetrievalClient(address) as client:
+        return [*client.search_stream(["bavuti", "kelimo"], filter=filter)]
+
+
+def async_search(address: str, filter: Filter | None) -> list[Answer]:
+    async def use(client: AsyncRetrievalClient) -> list[Answer]:
+        return [await client.search("bavuti", filter=filter)]
+
+    return run(address, use)
+
+
+def async_search_batch(address: str, filter: Filter | None) -> list[Answer]:
+    return run(address, lambda client: client.search_batch(["bavuti", "kelimo"], filter=filter))
+
+
+def async_search_stream(address: str, filter: Filter | None) -> list[Answer]:
+    async def use(client: AsyncRetrievalClient) -> list[Answer]:
+        return [each async for each in client.search_stream(["bavuti", "kelimo"], filter=filter)]
+
+    return run(address, use)
+
+
+ASYNC = (async_search, async_search_batch, async_search_stream)
+METHODS: tuple[Search, ...] = (search, search_batch, search_stream, *ASYNC)
+
+
+class Scripted(retrieval_pb2_grpc.RetrievalServicer):
+    """Answers each query without a hit, by a plan and on a basis that may have no name."""
+
+    def __init__(self, plan: int, basis: int) -> None:
+        self.fields: dict[str, Any] = {"plan": plan, "basis": basis}
+
+    def Search(self, request: Any, context: Any) -> Any:
+        return wire.SearchResponse(**self.fields)
+
+    def SearchBatch(self, request: Any, context: Any) -> Any:
+        return wire.SearchBatchResponse(results=[wire.HitList(**self.fields) for _ in request.queries])
+
+    def SearchStream(self, requests: Any, context: Any) -> Any:
+        return (self.Search(each, context) for each in requests)
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[[int, int], str]]:
+    """Starts a server that answers by a plan and on a basis; returns its address."""
+    servers: list[grpc.Server] = []
+
+    def start(plan: int, basis: int) -> str:
+        server = grpc.server(futures.ThreadPoolExecutor(2))
+        retrieval_pb2_grpc.add_RetrievalServicer_to_server(Scripted(plan, basis), server)
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        servers.append(server)
+        return address
+
+    yield start
+    for server in servers:
+        server.stop(0).wait()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_server_that_ignores_the_filter_is_noticed(scripted: Any, method: Search) -> None:
+    address = scripted(wire.PLAN_UNFILTERED, wire.BASIS_QUERY)
+    with pytest.raises(Unavailable) as noticed:
+        method(address, NODE)
+    assert str(noticed.value) == f"{address}: the server does not know filters"
+    assert {each.plan for each in method(address, None)} == {Plan.UNFILTERED}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_newer_server_names_is_unknown(scripted: Any, method: Search) -> None:
+    answers = method(scripted(99, 98), NODE)
+    assert {(each.plan, each.basis) for each in answers} == {(Plan.UNKNOWN, Basis.UNKNOWN)}
+    assert not Basis.UNKNOWN.is_searched
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_both_clients_send_the_filter(filtered_client: RetrievalClient, method: Search) -> None:
+    answers = method(filtered_client.address, NODE)
+    expected = filtered_client.search_batch(["bavuti", "kelimo"], filter=NODE)
+    assert {each.plan for each in answers} == {Plan.EXACT}
+    for found, each in zip(answers, expected, strict=False):
+        assert len(found.hits) == 10
+        np.testing.assert_allclose([hit.score for hit in found.hits], [hit.score for hit in each.hits], 1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_filter_that_cannot_be_sent_is_refused(filtered_client: RetrievalClient, method: Search) -> None:
+    with pytest.raises(InvalidInput, match="filter: expected Unicode"):
+        method(filtered_client.address, where.section == "\ud800")
+
+
+@pytest.mark.parametrize("method", [search_stream, async_search_stream])
+def test_a_stream_converts_its_filter_once(
+    filtered_client: RetrievalClient, method: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted: list[Filter] = []
+
+    def convert(filter: Filter) -> wire.Filter:
+        converted.append(filter)
+        return filter_converters.filter_to_wire(filter)
+
+    monkeypatch.setattr("serving.client.protocol.filter_to_wire", convert)
+    assert len(method(filtered_client.address, NODE)) == 2
+    assert converted == [NODE]
+
+
+def test_a_filter_is_evaluated_after_the_rate_limit(
+    filtered_retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[Filter] = []
+    evaluate = FilterColumns.evaluate
+
+    def noted(columns: FilterColumns, expression: Filter, *work: Any) -> Any:
+        evaluated.append(expression)
+        return evaluate(columns, expression, *work)
+
+    monkeypatch.setattr(FilterColumns, "evaluate", noted)
+    access = Access(rate=RateLimit.create(per_second=0.001, burst=3))
+    with (
+        RetrievalServer(filtered_retriever, access=access) as server,
+        RetrievalClient(server.address, retries=False) as client,
+    ):
+        client.wait_ready()
+        nodes = [where.price < 0.125 + n for n in range(4)]
+        assert client.search("bavuti", k=1, filter=nodes[0]).plan in (Plan.EXACT, Plan.EMPTY)
+        with pytest.raises(InvalidInput):  # costs a token, too
+            client.search("bavuti", k=1, filter=where.nothing < 3)
+        with pytest.raises(Overloaded):
+            client.search_batch(["bavuti", "kelimo"], k=1, filter=nodes[1])
+        client.search(Query("bavuti"), k=1)
+        with pytest.raises(Overloaded):
+            client.search("bavuti", k=1, filter=nodes[2])
+    assert evaluated == [nodes[0], where.nothing < 3]
+
+
+def test_a_client_pays_for_the_work_of_its_filters(filtered_retriever: Retriever) -> None:
+    charged: list[tuple[str, int]] = []
+
+    class Counting(RateLimit):
+        def admit(self, client: str, cost: int = 1) -> None:
+            charged.append(("admitted", cost))
+            super().admit(client, cost)
+
+        def charge(self, client: str, cost: int) -> None:
+            charged.append(("charged", cost))
+            super().charge(client, cost)
+
+    access = Access(rate=Counting.create(per_second=1e6, burst=1000))
+    with (
+        RetrievalServer(filtered_retriever, access=access) as server,
+        RetrievalClient(server.address) as client,
+    ):
+        client.wait_ready()
+        many = where.price.is_in([0.0625 + n for n in range(200)])  # 1,600 steps, in a token 20 of them
+        client.search("bavuti", k=1, filter=many)
+        client.search("bavuti", k=1, filter=many)  # it is kept
+        with pytest.raises(InvalidInput, match=r"all\[1\].nothing"):  # found after the other condition
+            client.search(
+                "bavuti",
+                k=1,
+                filter=where.price.is_in([n + 0.125 for n in range(200)]) & (where.nothing == 1),
+            )
+    assert charged == [("admitted", 1), ("charged", 80), ("admitted", 1), ("admitted", 1), ("charged", 80)]

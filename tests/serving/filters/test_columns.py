@@ -1,0 +1,262 @@
+"""Which items pass a filter, by the columns alone."""
+
+import math
+import tracemalloc
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyroaring import BitMap
+
+from protos.errors import InvalidInput
+from protos.filters import parse_value
+from serving.filters.columns import FilterColumns, _Ordered
+from serving.filters.compiled import KEY_BYTES, MOST_CONTENT, ItemFilters, content_of
+from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Range, Time, where
+from tests.helpers.filter_oracle import FILTERS as NODES
+from tests.helpers.filter_oracle import passes
+from tests.helpers.tiny import FILTERS, filter_values
+
+ITEMS = filter_values(120)
+COLUMNS = FilterColumns.from_values(FILTERS, ITEMS)
+RAW = st.fixed_dictionaries(
+    {},
+    optional={
+        "section": st.text(max_size=3),
+        "tags": st.lists(st.sampled_from(["a", "b", "é", "tag 1"]), max_size=3, unique=True),
+        "price": st.floats(allow_nan=False, allow_infinity=False),
+        "sale": st.booleans(),
+    },
+)
+
+
+@given(node=NODES)
+@settings(max_examples=150, deadline=None)
+def test_a_tree_passes_the_items_that_plain_python_says(node: Filter) -> None:
+    expected = [row for row, item in enumerate(ITEMS) if passes(node, item)]
+    assert [*COLUMNS.evaluate(node)] == expected
+
+
+@given(items=st.lists(RAW, min_size=1, max_size=30), node=NODES)
+@settings(max_examples=80, deadline=None)
+def test_any_items_are_held_as_they_are(items: list[dict[str, Any]], node: Filter) -> None:
+    given = [{k: v for k, v in item.items() if not isinstance(v, str) or v.strip()} for item in items]
+    columns = FilterColumns.from_values(FILTERS, items)
+    assert [*columns.evaluate(node)] == [row for row, item in enumerate(given) if passes(node, item)]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"price": 3}, 3.0),
+        ({"price": " 3.5 "}, 3.5),
+        ({"price": float("nan")}, None),
+        ({"price": ""}, None),
+        ({"price": None}, None),
+        ({}, None),
+    ],
+)
+def test_a_number_may_come_as_a_text(value: Mapping[str, Any], expected: float | None) -> None:
+    columns = FilterColumns.from_values({"price": "number"}, [value])
+    assert [*columns.evaluate(where.price.is_present())] == ([] if expected is None else [0])
+    if expected is not None:
+        assert [*columns.evaluate(where.price == expected)] == [0]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "2026-03-01T12:00:00+00:00",
+        "2026-03-01T13:00:00+01:00",
+        "2026-03-01 12:00",
+        1772366400,
+        "1772366400",
+        "1772366400.0",
+        "1.7723664e9",
+        "20260301T12",
+        datetime(2026, 3, 1, 13, tzinfo=timezone(timedelta(hours=1))),
+    ],
+)
+def test_a_time_may_come_in_several_forms(raw: object) -> None:
+    columns = FilterColumns.from_values({"at": "time"}, [{"at": raw}])
+    assert [*columns.evaluate(where.at == datetime(2026, 3, 1, 12, tzinfo=UTC))] == [0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw"),
+    [
+        ("number", "three"),
+        ("number", float("inf")),
+        ("number", [1]),
+        ("number", 10**400),
+        ("number", True),
+        ("number", "1_000"),
+        ("number", b"3"),
+        ("time", False),
+        ("time", "2026"),
+        ("time", "-1"),
+        ("time", "12345.5"),
+        ("time", "20261301"),
+        ("time", b"1772366400"),
+        ("boolean", "yes"),
+        ("boolean", 2),
+        ("time", "yesterday"),
+        ("time", 1e30),
+        ("string", ["a", "b"]),
+        ("strings", [1]),
+        ("strings", "\ud800"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(kind: Any, raw: object) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        FilterColumns.from_values({"field": kind}, [{}, {"field": raw}])
+    assert refused.value.field == "[1].field"
+
+
+@pytest.mark.parametrize("raw", [[1], math.inf, 10**400, "2026", "soon", True])
+def test_an_error_of_a_time_says_what_a_time_is(raw: object) -> None:
+    with pytest.raises(InvalidInput, match=r"at: expected an ISO date or seconds since 1970.*, got "):
+        parse_value("time", raw, "at")
+
+
+def test_eight_digits_are_a_date() -> None:
+    assert parse_value("time", " 20260301 ", "at") == parse_value("time", "2026-03-01", "at")
+
+
+def test_the_strings_of_a_text_are_split() -> None:
+    columns = FilterColumns.from_values({"tags": "strings"}, [{"tags": "a|b||a"}, {"tags": ["b"]}])
+    assert [*columns.evaluate(where.tags == "a")] == [0]
+    assert [*columns.evaluate(where.tags == "b")] == [0, 1]
+
+
+def test_a_time_between_two_microseconds_equals_none_and_bounds_both() -> None:
+    columns = FilterColumns.from_values({"at": "time"}, [{"at": 1}, {"at": 1.000001}])
+    between = Time(1_000_000_500)
+    assert [*columns.evaluate(Equals("at", between))] == []
+    assert [*columns.evaluate(Range("at", at_least=between))] == [1]
+    assert [*columns.evaluate(Range("at", above=between))] == [1]
+    assert [*columns.evaluate(Range("at", at_most=between))] == [0]
+    assert [*columns.evaluate(Range("at", below=between))] == [0]
+
+
+def test_a_range_of_many_items_is_the_range_of_few() -> None:
+    values = np.random.default_rng(0).integers(0, 1000, 3000).tolist()
+    columns = FilterColumns.from_values({"n": "number"}, [{"n": value} for value in values])
+    for least, most in ((0, 999), (10, 900), (500, 510), (700, 100)):
+        found = [*columns.evaluate(where.n.between(least, most))]
+        assert found == [row for row, value in enumerate(values) if least <= value <= most]
+
+
+@pytest.mark.parametrize("node", [AllOf(()), AnyOf(()), Not(AllOf(())), Range("price")])
+def test_an_empty_part_is_refused(node: Filter) -> None:
+    with pytest.raises(InvalidInput, match="filter"):
+        COLUMNS.evaluate(node)
+
+
+def test_a_tree_that_is_too_deep_is_refused() -> None:
+    node: Filter = where.sale == True  # noqa: E712
+    for _ in range(70):
+        node = Not(node)
+    with pytest.raises(InvalidInput, match="at most 64"):
+        COLUMNS.evaluate(node)
+
+
+def test_a_boolean_is_not_a_number() -> None:
+    filters = ItemFilters(COLUMNS)
+    filters.compile(Equals("sale", True))
+    with pytest.raises(InvalidInput, match="expected a boolean, got a number"):
+        filters.compile(Equals("sale", 1.0))
+
+
+def test_a_filter_is_evaluated_once_while_it_is_kept() -> None:
+    filters = ItemFilters(COLUMNS)
+    assert filters.compile(where.price < 3) is filters.compile(where.price < 3)
+    assert filters.compile(where.price < 3).mask.nonzero()[0].tolist() == [*COLUMNS.evaluate(where.price < 3)]
+
+
+def test_the_filters_that_were_not_used_for_longest_are_dropped() -> None:
+    filters = ItemFilters(COLUMNS, most_bytes=10_000)
+    nodes = [In("section", (f"section {n}",)) for n in range(30)]
+    first = filters.compile(nodes[0])
+    for node in nodes[1:]:
+        filters.compile(node)
+        filters.compile(nodes[0])
+    assert filters.compile(nodes[0]) is first
+    kept = [filters.kept(content_of(node)) for node in nodes]
+    assert 0 < sum(each.nbytes for each in kept if each is not None) <= 10_000
+
+
+def test_long_filters_take_no_more_memory_than_they_are_counted() -> None:
+    """The rows of these filters are few; the memory is that of their strings."""
+    filters = ItemFilters(COLUMNS, most_bytes=4 << 20)
+    tracemalloc.start()
+    for n in range(300):
+        filters.compile(In("section", tuple(f"{n} {place}" for place in range(1500))))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held <= 4 << 20
+
+
+def test_a_filter_that_is_too_long_is_not_kept() -> None:
+    filters = ItemFilters(COLUMNS)
+    for length, is_kept in ((MOST_CONTENT // 2, True), (MOST_CONTENT, False)):
+        node = Equals("section", "x" * length)
+        assert (filters.compile(node) is filters.compile(node)) is is_kept
+
+
+def test_filters_are_kept_by_a_digest_of_their_content() -> None:
+    filters = ItemFilters(COLUMNS)
+    one = filters.compile(where.price < 3, b"one")
+    assert filters.kept(b"one") is one
+    assert filters.kept(b"other") is None
+    assert {len(key) for key in filters._kept} == {KEY_BYTES}
+
+
+def test_a_filter_in_process_that_is_too_deep_is_refused() -> None:
+    node: Filter = where.price < 3
+    for _ in range(63):
+        node = Not(node)
+    filters = ItemFilters(COLUMNS)
+    assert [*filters.compile(node).passing] == [*COLUMNS.evaluate(~(where.price < 3))]
+    for _ in range(5000):  # Python's own recursion ends before
+        node = Not(node)
+    with pytest.raises(InvalidInput, match="filter: expected at most 64 filters inside each other"):
+        filters.compile(node)
+
+
+def test_a_value_that_is_given_again_is_not_sought_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    sought: list[object] = []
+    equal = _Ordered.equal
+
+    def noted(column: _Ordered, value: float) -> BitMap:
+        sought.append(value)
+        return equal(column, value)
+
+    monkeypatch.setattr(_Ordered, "equal", noted)
+    found = COLUMNS.evaluate(In("price", (3, 4.0, 3.0, 4, 3)))
+    assert sought == [3.0, 4.0]
+    assert [*found] == [row for row, item in enumerate(ITEMS) if item.get("price") in (3, 4)]
+
+
+def test_copies_of_vectors_are_counted() -> None:
+    vectors = np.random.default_rng(0).standard_normal((120, 16)).astype(np.float32)
+    filters = ItemFilters(COLUMNS, most_bytes=40_000)
+    compiled = filters.compile(where.price.is_present())
+    before = compiled.nbytes
+    compiled.used()
+    assert compiled.copied(vectors.__getitem__) is None
+    compiled.used()
+    copied = compiled.copied(vectors.__getitem__)
+    assert copied is not None
+    np.testing.assert_array_equal(copied, vectors[compiled.rows])
+    assert compiled.nbytes == before + copied.nbytes
+    large = filters.compile(where.sale.is_present())
+    assert large.nbytes + 4 * 16 * large.count <= 40_000
+    wide = np.zeros((120, 400), np.float32)
+    large.used()
+    large.used()
+    assert large.copied(wide.__getitem__) is None  # a copy of more than half of the memory

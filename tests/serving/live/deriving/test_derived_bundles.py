@@ -1,0 +1,382 @@
+"""The catalogue's process keeps the records of several bundles up to date, whatever fails meanwhile."""
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protos import bundle
+from protos.bundle import Snapshot
+from protos.errors import BundleError, Unavailable
+from serving.live import derived_records
+from serving.live.derived_records import (
+    RecordKind,
+    RecordOrigin,
+    RecordReader,
+    RecordsInUse,
+    RecordWriter,
+    origin_of,
+    records_path,
+)
+from serving.live.deriving import derived_bundles as module
+from serving.live.deriving import record_deriver as derivers
+from serving.live.deriving.derived_bundles import Derivations, KnownFeed
+from serving.live.deriving.record_deriver import Deriver
+from serving.live.store.changes import Change
+from serving.live.store.store import Store
+from serving.live.store.write_rules import ItemWrite, WriteRequest
+from serving.shared_state import NEXT, TARGET, SharedState
+from tests.helpers.serving.live import copy_with_snapshot
+from tests.helpers.waiting import wait_until
+
+
+class Host:
+    """A store, the bundles that a service names, and what derives their records."""
+
+    def __init__(self, folder: Path, place: Path) -> None:
+        self.folder, self.place, self.url = folder, place, f"sqlite:///{place}/items.db"
+        self.store = Store.open(self.url)
+        self.feed = KnownFeed(self.store)
+        self.state = SharedState.create((TARGET, NEXT))
+        self.version = bundle.read_manifest(folder).bundle_version
+        self.derivations = self.service()
+        self.name(folder)
+
+    @property
+    def origin(self) -> RecordOrigin:
+        return origin_of(bundle.read_manifest(self.folder), self.store.store_id)
+
+    @property
+    def path(self) -> Path:
+        return records_path(self.place, self.origin)
+
+    def service(self, open_feed: Callable[[], Store] | None = None) -> Derivations:
+        """What another process of the host would have."""
+        return Derivations(
+            self.state, KnownFeed(self.store), open_feed or (lambda: Store.open(self.url)), self.place
+        )
+
+    def name(self, *folders: Path) -> None:
+        """Let the service serve bundles: a champion, and a canary."""
+        entries = [
+            {"folder": str(each), "bundle_version": bundle.read_manifest(each).bundle_version}
+            for each in folders
+        ]
+        self.state.write(TARGET, dict(zip(("champion", "canary"), entries, strict=False)))
+
+    def put(self, *ids: str, text: str = "bavuti") -> int:
+        """Write items in the store."""
+        items = [ItemWrite(each, features=json.dumps({"text": text})) for each in ids]
+        self.store.write([WriteRequest(items)])
+        return self.store.sequence()
+
+    def step(self, derivations: Derivations | None = None) -> Derivations:
+        """One turn of the thread that commits."""
+        derivations = derivations or self.derivations
+        derivations._feed.known = self.store.sequence()
+        derivations.run_once()
+        return derivations
+
+    def reaches(self, sequence: int, derivations: Derivations | None = None) -> Callable[[], bool]:
+        return lambda: self.step(derivations).sequence == sequence
+
+
+@pytest.fixture
+def host(plain: Path, tmp_path: Path) -> Iterator[Host]:
+    host = Host(plain, tmp_path)
+    with closing(host.store):
+        yield host
+        host.derivations.close()
+
+
+def test_an_error_while_a_bundle_catches_up_is_told_and_the_next_attempt_succeeds(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequence = host.put("a")
+    run_once = Deriver.run_once
+
+    def fails(deriver: Deriver, *progress: Callable[[], None]) -> None:
+        raise Unavailable("the store is away")
+
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(Deriver, "run_once", fails)
+    wait_until(lambda: host.step().error == "the store is away")
+    host.put("b")
+    monkeypatch.setattr(Deriver, "run_once", run_once)
+    wait_until(host.reaches(sequence + 1))
+    assert host.derivations.error == ""
+    with pytest.raises(Unavailable):
+        RecordWriter.open(host.path, host.origin, 9)
+    host.derivations.close()
+    RecordWriter.open(host.path, host.origin, 9).close()
+
+
+def test_a_deriver_that_cannot_begin_leaves_the_records_to_others(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise OSError("no graph")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(derivers, "GraphBuilder", fails)
+        with pytest.raises(OSError, match="no graph"):
+            Deriver(host.folder, host.feed, host.place)
+    Deriver(host.folder, host.feed, host.place).close()
+
+
+def test_a_second_service_loads_nothing_while_the_first_derives(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequence = host.put("a")
+    wait_until(host.reaches(sequence))
+    opened: list[str] = []
+
+    def open_feed() -> Store:
+        opened.append("store")
+        return Store.open(host.url)
+
+    encoder = vars(derivers)["Encoder"]
+
+    def open_encoder(*arguments: Any) -> Any:
+        opened.append("encoder")
+        return encoder(*arguments)
+
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(derivers, "Encoder", open_encoder)
+    second = host.service(open_feed)
+    wait_until(host.reaches(sequence, second))
+    for n in range(5):
+        sequence = host.put(f"b-{n}")
+        wait_until(host.reaches(sequence))
+        wait_until(host.reaches(sequence, second))
+    assert opened == []
+    host.derivations.close()
+    wait_until(lambda: bool(host.step(second)) and opened == ["store", "encoder"])
+    sequence = host.put("c")
+    wait_until(host.reaches(sequence, second))
+    second.close()
+
+
+def test_records_of_a_store_that_was_restored_and_written_on_are_derived_anew(host: Host) -> None:
+    """Its sequence alone does not show that the records are of changes that are lost."""
+    wait_until(host.reaches(host.put("a")))
+    with (
+        closing(sqlite3.connect(host.place / "items.db")) as store,
+        closing(sqlite3.connect(":memory:")) as kept,
+    ):
+        store.backup(kept)
+        wait_until(host.reaches(host.put("b")))
+        host.derivations.close()
+        kept.backup(store)
+    assert host.put("c", "d") == 3
+    second = host.service()
+    wait_until(host.reaches(3, second))
+    second.close()
+    reader, found = RecordReader(host.path, host.origin), list[str]()
+    while reader.has_more:
+        found += [each.item_id for each in reader.read()[0]]
+    assert found == ["a", "c", "d"]
+
+
+def test_the_records_of_another_process_are_read_in_parts(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writes would wait while a large file is read at once."""
+    monkeypatch.setattr(derived_records, "CHUNK", 200)
+    monkeypatch.setattr(module, "CHUNKS", 2)
+    sequence = host.put(*[f"a-{n}" for n in range(30)])
+    wait_until(host.reaches(sequence))
+    beats: list[int] = []
+    second = Derivations(
+        host.state,
+        KnownFeed(host.store),
+        lambda: Store.open(host.url),
+        host.place,
+        lambda: beats.append(1),
+    )
+    steps = []
+
+    def reached() -> bool:
+        before = len(beats)
+        done = host.step(second).sequence == sequence
+        steps.append(len(beats) - before)
+        return done
+
+    wait_until(reached)
+    second.close()
+    assert max(steps) == 2
+    assert sum(steps) > 10
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (BundleError("/srv/bundles/a/manifest.json: is not one"), "the bundle or its records cannot be used"),
+        (OSError(28, "No space left on device", "/srv/live/a"), "No space left on device"),
+        (RuntimeError("/srv/bundles/a/item.onnx"), "the bundle or its records cannot be used"),
+        (RecordsInUse("/srv/live/a: another process"), "another process derives the records of this bundle"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_clients_learn_no_path_of_what_cannot_be_derived(
+    host: Host, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def fails(*arguments: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "Deriver", fails)
+    host.put("a")
+    wait_until(lambda: host.step().error)
+    assert host.derivations.error.partition(";")[0] == told
+
+
+def test_old_records_that_cannot_be_removed_stop_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module, "prune", fails)
+    wait_until(host.reaches(host.put("a")))
+
+
+def test_only_records_that_nobody_uses_are_removed_with_all_that_belongs_to_them(
+    host: Host, plain: Path, tmp_path: Path
+) -> None:
+    """A bundle of another service has not changed for long, either."""
+    sequence = host.put("a")
+    folders = [
+        copy_with_snapshot(plain, tmp_path / "bundles", Snapshot(f"{n} store", 1)) for n in ("a", "b", "c")
+    ]
+    derivers = [Deriver(folder, host.feed, host.place) for folder in folders]
+    paths = [each._writer.path for each in derivers]
+    graphs = [path.with_name(f"{path.stem}.0123.graph") for path in paths]
+    for path, graph in zip(paths, graphs, strict=True):
+        os.utime(path, (0, 0))
+        graph.touch()
+    derivers[1].close()
+    derivers[2].close()
+    host.name(host.folder, folders[2])
+    wait_until(host.reaches(sequence))
+    assert [each.exists() for each in paths] == [True, False, True]
+    assert [each.exists() for each in graphs] == [True, False, True]
+    derivers[0].close()
+
+
+def test_a_bundle_that_is_gone_stops_nothing(
+    host: Host, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the thread that commits nor a shutdown waits for a bundle with much to derive."""
+    release, done = threading.Event(), []
+    run_once = Deriver.run_once
+
+    def slow(deriver: Deriver, *progress: Callable[[], None]) -> object:
+        if deriver.manifest.bundle_version == host.version:
+            release.wait(20)
+            done.append(1)
+        return run_once(deriver, *progress)
+
+    monkeypatch.setattr(Deriver, "run_once", slow)
+    sequence = host.put("a")
+    host.step()
+    host.name(copy_with_snapshot(plain, tmp_path / "bundles", Snapshot("another", 1)))
+    wait_until(host.reaches(sequence))
+    host.derivations.close(0.1)
+    assert done == []
+    release.set()
+    host.derivations.close()
+    assert done == [1]
+
+
+def test_a_deriver_stops_between_two_pages(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(derivers, "PAGE", 2)
+    host.put(*"abcdefg")
+    host.feed.known = 7
+    stop, changes = threading.Event(), host.store.changes
+
+    def two_pages(after: int, limit: int) -> list[Change]:
+        if after == 2:
+            stop.set()
+        return changes(after, limit)
+
+    monkeypatch.setattr(host.store, "changes", two_pages)
+    deriver = Deriver(host.folder, host.feed, host.place, stop=stop)
+    deriver.run_once()
+    assert (deriver.sequence, deriver._writer.cursor) == (0, 4)
+    deriver.close()
+
+
+def test_what_this_process_has_written_is_not_read_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_until(host.reaches(host.put("a")))
+    asked: list[int] = []
+    changes = host.store.changes
+
+    def noted(after: int, limit: int) -> list[Change]:
+        asked.append(after)
+        return changes(after, limit)
+
+    monkeypatch.setattr(host.store, "changes", noted)
+    feed = host.derivations._feed
+
+    def write(*items: ItemWrite) -> None:
+        host.store.write([WriteRequest([each]) for each in items])
+        feed.committed(*host.store.last_write())
+        host.derivations.run_once()
+        assert host.derivations.sequence == host.store.sequence() == feed.known
+
+    text = json.dumps({"text": "bavuti"})
+    write(ItemWrite("b", features=text), ItemWrite("c", features=text), ItemWrite("b", features=text))
+    write(ItemWrite("a", deleted=True))
+    assert asked == []
+    with closing(Store.open(host.url)) as other:  # another host, which this one has not noticed
+        other.write([WriteRequest([ItemWrite("d", features=text), ItemWrite("c", deleted=True)])])
+    write(ItemWrite("e", features=text))
+    assert asked == [5]
+    with closing(Store.open(host.url)) as other:
+        other.write([WriteRequest([ItemWrite("f", features=text)])])
+    write(ItemWrite("g", deleted=True, expected=99))  # nothing is written
+    assert asked == [5, 8]
+    monkeypatch.setattr(derivers, "PAGE", 2)
+    write(*[ItemWrite(f"h-{n}", features=text) for n in range(5)])
+    assert asked[2:] != []
+    reader = RecordReader(host.path, host.origin)
+    kinds: dict[str, RecordKind] = {}
+    while reader.has_more:
+        kinds |= {each.item_id: each.kind for each in reader.read()[0]}
+    gone = {name for name, kind in kinds.items() if kind is RecordKind.DELETED}
+    assert gone == {"a", "c"}
+    assert kinds.keys() == {*"abcdef", *(f"h-{n}" for n in range(5))}
+
+
+def test_what_has_been_derived_is_not_known_before_the_records_are_open(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.put("a")
+    wait_until(host.reaches(1))
+    host.derivations.close()
+    release, pages = threading.Event(), threading.Event()
+    encoder, run_once = vars(derivers)["Encoder"], Deriver.run_once
+
+    def slow_encoder(*arguments: Any) -> Any:
+        release.wait(20)
+        return encoder(*arguments)
+
+    def slow(deriver: Deriver, *progress: Callable[[], None]) -> object:
+        pages.wait(20)
+        return run_once(deriver, *progress)
+
+    monkeypatch.setattr(derivers, "Encoder", slow_encoder)
+    monkeypatch.setattr(Deriver, "run_once", slow)
+    host.put("b")
+    host.derivations = host.service()
+    assert (host.derivations.base, host.derivations.sequence) == (None, None)
+    wait_until(lambda: host.step().base == 0)
+    assert host.derivations.sequence is None
+    release.set()
+    wait_until(host.reaches(1))  # while it catches up
+    pages.set()
+    wait_until(host.reaches(2))

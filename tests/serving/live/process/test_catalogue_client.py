@@ -1,0 +1,251 @@
+"""The connection between workers and the catalogue's process, whichever of them dies."""
+
+import json
+import os
+import queue
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import pytest
+
+from protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
+from serving.live.process import catalogue_client as channels
+from serving.live.process.catalogue_client import (
+    CatalogueClient,
+    Channel,
+    FrameKind,
+    Reply,
+    error_document,
+    error_of,
+)
+from serving.live.process.frame_socket import HEAD, Frame, FramePump, Peer
+from tests.helpers.serving.catalogue_end import Answering
+from tests.helpers.waiting import wait_until
+
+
+def echo(frame: Frame) -> Frame:
+    return Frame(FrameKind.ANSWER, frame.number, 7, frame.payload)
+
+
+class Asking:
+    """A worker's end, and the replies that it got."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.client = CatalogueClient(channel)
+        self.replies: queue.Queue[Reply | TwinspireError] = queue.Queue()
+        self.client.start()
+
+    def ask(self, payload: bytes, repeatable: bool = True) -> int:
+        return self.client.ask(FrameKind.WRITE, payload, self.replies.put, repeatable)
+
+    def reply(self) -> Reply | TwinspireError:
+        return self.replies.get(timeout=10)
+
+    def close(self) -> None:
+        self.client.stop()
+
+
+@pytest.fixture
+def channel() -> Iterator[Channel]:
+    with closing(Channel.create()) as channel:
+        yield channel
+
+
+@pytest.fixture
+def asking(channel: Channel) -> Iterator[Asking]:
+    with closing(Asking(channel)) as asking:
+        yield asking
+
+
+def test_requests_of_any_size_are_answered_whoever_starts_first(channel: Channel, asking: Asking) -> None:
+    payloads = [os.urandom(size) for size in (0, 1, 1000, 3_000_000, 5, 8_000_000)]
+    for payload in payloads[:2]:
+        asking.ask(payload)  # the answering side has not connected yet
+    with closing(Answering(channel, echo)):
+        for payload in payloads[2:]:
+            asking.ask(payload)
+        found = [asking.reply() for _ in payloads]
+        assert found == [Reply(7, payload) for payload in payloads]
+        with closing(Asking(channel)) as other:
+            other.ask(b"other")
+            assert other.reply() == Reply(7, b"other")
+
+
+def test_a_process_that_ends_leaves_no_request_without_a_reply(channel: Channel, asking: Asking) -> None:
+    first = Answering(channel, lambda frame: None)
+    asking.ask(b"may be repeated")
+    asking.ask(b"may not", repeatable=False)
+    while len(first.received) < 2:
+        time.sleep(0.005)
+    first.close()
+    lost = asking.reply()
+    assert isinstance(lost, Unavailable)
+    assert "not known" in str(lost)
+    asking.ask(b"later")
+    with closing(Answering(channel, echo)) as second:
+        assert [asking.reply(), asking.reply()] == [Reply(7, b"may be repeated"), Reply(7, b"later")]
+        assert [each.payload for each in second.received] == [b"may be repeated", b"later"]
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_frame_harms_no_other(
+    channel: Channel, asking: Asking
+) -> None:
+    with closing(Answering(channel, echo)) as answering:
+        asking.ask(b"before")
+        assert asking.reply() == Reply(7, b"before")
+        pid = os.fork()
+        if pid == 0:
+            connected = channel.connect()
+            connected.sendall(HEAD.pack(1_000_000, 1, 0, FrameKind.WRITE) + b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
+        asking.ask(b"after")
+        assert asking.reply() == Reply(7, b"after")
+        assert [each.payload for each in answering.received] == [b"before", b"after"]
+
+
+def test_a_worker_stops_while_no_process_takes_its_connection(channel: Channel, asking: Asking) -> None:
+    waiting: list[socket.socket] = []
+    with closing(Answering(channel, echo)):
+        asking.ask(b"x")
+        asking.reply()
+    with suppress(OSError):  # fill the queue of connections, so that the worker cannot connect again
+        while len(waiting) < 10_000:
+            waiting.append(channel.connect())
+    time.sleep(0.3)
+    started = time.monotonic()
+    asking.close()
+    assert time.monotonic() - started < 2.0
+    for each in (*waiting, *channel.accept()):
+        each.close()
+
+
+def test_a_frame_that_cannot_be_ends_the_connection(channel: Channel) -> None:
+    closed = threading.Event()
+    pump = FramePump("test", lambda peer, frame: None, lambda peer: closed.set())
+    ours, theirs = socket.socketpair()
+    pump.add(theirs)
+    pump.start()
+    ours.sendall(b"\xff" * HEAD.size)
+    assert closed.wait(10)
+    pump.stop()
+    ours.close()
+
+
+def test_more_than_may_wait_is_refused_until_the_process_has_replied(
+    channel: Channel, asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the process has been sent stays in its memory, also if the caller has gone."""
+    monkeypatch.setattr(channels, "MOST_REQUESTS", 3)
+    monkeypatch.setattr(channels, "MOST_BYTES", 100)
+    answering = Answering(channel, lambda frame: None)
+    numbers = [asking.ask(b"x" * 40) for _ in range(2)]
+    with pytest.raises(Overloaded):
+        asking.ask(b"x" * 40)
+    asking.ask(b"x")
+    with pytest.raises(Overloaded):
+        asking.ask(b"x")
+    wait_until(lambda: len(answering.received) == 3)
+    for _ in range(2):
+        asking.client.forget(numbers[0])
+    wait_until(
+        lambda: [each.kind for each in answering.received] == [FrameKind.WRITE] * 3 + [FrameKind.FORGET]
+    )
+    with pytest.raises(Overloaded):
+        asking.ask(b"x" * 40)
+    (peer,) = answering.pump._peers
+    answering.pump.send(peer, Frame(FrameKind.ANSWER, numbers[0], 7, b""))
+    wait_until(lambda: asking.client._bytes == 41)
+    asking.ask(b"x" * 40)
+    answering.close()
+    with closing(Answering(channel, echo)) as successor:
+        replies = [asking.reply() for _ in range(3)]
+        assert sorted(len(each.payload) for each in replies if isinstance(each, Reply)) == [1, 40, 40]
+        assert asking.replies.empty()
+        assert numbers[0] not in [each.number for each in successor.received]
+        asking.ask(b"x" * 90)
+        asking.reply()
+
+
+def test_what_was_not_sent_before_its_caller_went_is_never_sent(
+    channel: Channel, asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "MOST_BYTES", 9_000_000)
+    asking.ask(b"x" * 8_000_000)  # more than the socket takes while the process stands still
+    time.sleep(0.1)
+    late = asking.ask(b"late" * 200_000)
+    with pytest.raises(Overloaded):
+        asking.ask(b"y" * 900_000)
+    asking.client.forget(late)
+    asking.ask(b"y" * 900_000)
+    with closing(Answering(channel, echo)) as answering:
+        assert [
+            len(reply.payload) for reply in (asking.reply(), asking.reply()) if isinstance(reply, Reply)
+        ] == [
+            8_000_000,
+            900_000,
+        ]
+        assert [each.kind for each in answering.received] == [FrameKind.WRITE] * 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidInput("items[3].id", "as it is"),
+        Overloaded("too much", 1.5),
+        Overloaded("too much", float("inf")),
+        Unavailable("not now"),
+    ],
+    ids=repr,
+)
+def test_errors_are_the_same_on_the_other_side(
+    channel: Channel, asking: Asking, error: TwinspireError
+) -> None:
+    content = json.dumps(error_document(error)).encode()
+    with closing(Answering(channel, lambda frame: Frame(FrameKind.ERROR, frame.number, 0, content))):
+        asking.ask(b"")
+        found = asking.reply()
+    assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
+    assert type(error_of(error_document(ZeroDivisionError("x")))) is TwinspireError
+
+
+def test_the_thread_that_moves_frames_outlives_errors(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a fault of one connection nor of the thread itself stops the others."""
+    ours, theirs = socket.socketpair()
+    received: queue.Queue[Frame] = queue.Queue()
+    closed: list[Peer] = []
+
+    def take(peer: Peer, frame: Frame) -> None:
+        received.put(frame)
+        raise ValueError("not a frame that this end knows")
+
+    def lose(peer: Peer) -> None:
+        closed.append(peer)
+        raise ValueError("no new connection")
+
+    pump = FramePump("test", take, lose)
+    gone, kept = socket.socketpair()
+    gone.close()
+    first, second = pump.add(ours), pump.add(kept)
+    monkeypatch.setattr(second, "read", lambda: 1 / 0)
+    pump.start()
+    frame = Frame(1, 2, 3, b"x")
+    wait_until(lambda: closed == [second])  # its other end is gone, and reading fails in a new way
+    theirs.sendall(frame.to_bytes())
+    assert received.get(timeout=5) == frame
+    with monkeypatch.context() as patch:
+        patch.setattr(pump, "_drain", lambda: 1 / 0)
+        pump.send(first, frame)
+        wait_until(lambda: "goes on after an error" in caplog.text)
+    theirs.sendall(frame.to_bytes())
+    assert received.get(timeout=5) == frame
+    theirs.settimeout(5)
+    assert theirs.recv(100) == frame.to_bytes()
+    pump.stop()
+    theirs.close()

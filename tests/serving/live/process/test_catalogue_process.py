@@ -1,0 +1,362 @@
+"""The catalogue's process, in a thread of the test: what it answers to the frames of a worker."""
+
+import json
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from protos import bundle
+from protos import catalogue_pb2 as wire
+from protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
+from serving.live.config import CatalogueConfig
+from serving.live.deriving import record_deriver as derivers
+from serving.live.process import catalogue_process as processes
+from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, Reply
+from serving.live.process.catalogue_process import CatalogueProcess
+from serving.live.store.store import Store
+from serving.live.store.write_rules import ItemWrite, WriteRequest
+from serving.shared_state import CATALOGUE, NEXT, TARGET, SharedState
+from serving.supervisor import Heartbeat, WorkerHandle
+from tests.helpers.waiting import wait_until
+
+
+class Handle:
+    """What the supervisor gives a process."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+
+    def ready(self) -> None:
+        """The process works."""
+
+    def stop_event(self) -> threading.Event:
+        return self.stopped
+
+
+class Running:
+    """A process, and one worker."""
+
+    def __init__(
+        self, folder: Path, place: Path, bounds: dict[str, int], entry: dict[str, Any] | None = None
+    ) -> None:
+        url = f"sqlite:///{place}/items.db"
+        store = Store.open(url, bounds)
+        self.state = SharedState.create((TARGET, NEXT, CATALOGUE))
+        self.state.write(CATALOGUE, entry or {"store_id": store.store_id, "sequence": store.sequence()})
+        store.close()
+        version = bundle.read_manifest(folder).bundle_version
+        self.state.write(TARGET, {"champion": {"folder": str(folder), "bundle_version": version}})
+        self.channel, self.handle = Channel.create(), Handle()
+        self.beats = Heartbeat()
+        config = CatalogueConfig(url, place)
+        self.process = CatalogueProcess(config, self.channel, self.state, 5.0, 4_000_000, self.beats)
+        self._thread = threading.Thread(target=self.process.run, args=[cast(WorkerHandle, self.handle)])
+        self._thread.start()
+        self.client = CatalogueClient(self.channel)
+        self.client.start()
+
+    def stop(self) -> None:
+        self.handle.stopped.set()
+        self.client.stop()
+        self._thread.join()
+        self.channel.close()
+
+    @property
+    def derived(self) -> int:
+        return int(self.state.read(CATALOGUE).get("derived", 0))
+
+    @property
+    def stored(self) -> int:
+        return int(self.state.read(CATALOGUE)["sequence"])
+
+    def ask(self, kind: FrameKind, payload: bytes, items: int = 0) -> "Asked":
+        """Send a request."""
+        asked = Asked()
+        asked.number = self.client.ask(kind, payload, asked.replies.put, items=items)
+        return asked
+
+    def send(self, *ids: str, text: object = "bavuti", **request: Any) -> "Asked":
+        """Send items."""
+        items = [ItemWrite(each, features=json.dumps({"text": text})) for each in ids]
+        return self.ask(FrameKind.WRITE, WriteRequest(items, **request).to_bytes(), len(ids))
+
+    def write(self, *ids: str, **request: Any) -> wire.WriteResponse:
+        """Write items; errors as of `Asked.reply`."""
+        return self.send(*ids, **request).written
+
+
+class Asked:
+    """A request, and its reply."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.replies: queue.Queue[Reply | TwinspireError] = queue.Queue()
+
+    def reply(self) -> Reply:
+        """The answer.
+
+        Raises:
+            TwinspireError: as the worker gets it.
+        """
+        reply = self.replies.get(timeout=20)
+        if isinstance(reply, TwinspireError):
+            raise reply
+        return reply
+
+    @property
+    def written(self) -> wire.WriteResponse:
+        return wire.WriteResponse.FromString(self.reply().payload)
+
+
+@contextmanager
+def running(
+    folder: Path, place: Path, entry: dict[str, Any] | None = None, **bounds: int
+) -> Iterator[Running]:
+    """A process of a service that begins; with an entry, one that takes another's place."""
+    process = Running(folder, place, bounds, entry)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def test_a_restarted_process_takes_writes_before_it_has_opened_the_records(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither bound holds for a number that is not known yet."""
+    with running(plain, tmp_path, max_lag=5) as process:
+        process.write(*[f"a-{n}" for n in range(10)])
+        wait_until(lambda: process.derived == 10)
+    release, encoder = threading.Event(), vars(derivers)["Encoder"]
+
+    def slow(*arguments: Any) -> Any:
+        release.wait(20)
+        return encoder(*arguments)
+
+    monkeypatch.setattr(derivers, "Encoder", slow)
+    with running(plain, tmp_path) as process:
+        asked = process.send("b")
+        wait_until(lambda: process.stored == 11)
+        release.set()
+        assert asked.written.sequence == 11
+        assert process.derived == 11
+
+
+def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let every deriver wait for the event before it derives."""
+    release, run_once = threading.Event(), derivers.Deriver.run_once
+
+    def slow(deriver: derivers.Deriver, *progress: Callable[[], None]) -> object:
+        release.wait(20)
+        return run_once(deriver, *progress)
+
+    monkeypatch.setattr(derivers.Deriver, "run_once", slow)
+    return release
+
+
+def test_writes_are_refused_while_encoding_is_far_behind(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = held_back(monkeypatch)
+    expected = "encoding is at sequence 0, 6 behind the store, at most 5; send the request again later"
+    with running(plain, tmp_path, max_lag=5) as process:
+        asked = process.send(*"abcdef")
+        wait_until(lambda: process.stored == 6)
+        wait_until(lambda: process.process._derivations and process.process._derivations.sequence == 0)
+        with pytest.raises(Overloaded, match=expected):
+            process.write("g")
+        release.set()
+        assert asked.written.sequence == 6
+        process.write("g")
+
+
+def test_a_writer_is_told_what_cannot_be_encoded_also_later_and_by_another_process(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [(wire.WRITE_NOT_ENCODED, "features.text: expected a string, got int")]
+
+    def told(written: wire.WriteResponse) -> list[tuple[int, str]]:
+        return [(each.error, each.error_text) for each in written.results]
+
+    release = held_back(monkeypatch)
+    with running(plain, tmp_path) as process:
+        asked = process.send("bad", text=7, request_id="one")  # while the bundle catches up
+        wait_until(lambda: process.stored == 1)
+        release.set()
+        assert told(asked.written) == expected
+        with running(plain, tmp_path) as other:  # another service of the host, which derives nothing
+            assert told(other.write("worse", text=7)) == expected
+            assert told(other.write("good")) == [(wire.WRITE_OK, "")]
+    with running(plain, tmp_path) as process:
+        repeated = process.write("bad", text=7, request_id="one")
+        assert repeated.repeated_request
+        assert told(repeated) == expected
+
+
+def test_reads_whose_caller_has_given_up_are_dropped(plain: Path, tmp_path: Path) -> None:
+    follow = json.dumps({"after": 0, "limit": 10, "follow": True}).encode()
+    with running(plain, tmp_path) as process:
+        asked = [process.ask(FrameKind.CHANGES, follow) for _ in range(5)]
+        wait_until(lambda: len(process.process._followers) == 5)
+        for each in asked[1:]:
+            process.client.forget(each.number)
+        wait_until(lambda: len(process.process._followers) == 1)
+        worker = CatalogueClient(process.channel)
+        worker.start()
+        for _ in range(3):
+            worker.ask(FrameKind.CHANGES, follow, lambda reply: None)
+        wait_until(lambda: len(process.process._followers) == 4)
+        worker.stop()
+        wait_until(lambda: len(process.process._followers) == 1)
+        process.write("a")
+        page = wire.ChangesResponse.FromString(asked[0].reply().payload)
+        assert [each.item.id for each in page.changes] == ["a"]
+        assert process.process._followers == []
+
+
+def test_a_write_is_not_committed_after_its_deadline(plain: Path, tmp_path: Path) -> None:
+    with running(plain, tmp_path) as process:
+        process.write("a")
+        with closing(sqlite3.connect(tmp_path / "items.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            late = process.send("late", deadline=time.monotonic() + 0.2)
+            good = process.send("good", deadline=time.monotonic() + 60)
+            time.sleep(0.4)  # both wait for the other transaction
+            other.execute("COMMIT")
+        with pytest.raises(Unavailable, match="deadline has passed, so nothing was written"):
+            late.reply()
+        assert good.written.sequence == 2
+        assert process.write("b").sequence == 3
+
+
+def test_writes_whose_caller_has_given_up_are_dropped(plain: Path, tmp_path: Path) -> None:
+    with running(plain, tmp_path) as process:
+        process.write("a")
+        with closing(sqlite3.connect(tmp_path / "items.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            taken = process.send("taken")
+            time.sleep(0.3)
+            dropped = process.send("dropped")
+            waiting = process.process._writes
+            wait_until(lambda: waiting._bytes > 0)
+            process.client.forget(dropped.number)
+            wait_until(lambda: (waiting._bytes, process.client._bytes > 0) == (0, True))
+            wait_until(lambda: len(process.client._waiting) == 1)  # the process has said so
+            other.execute("COMMIT")
+        assert taken.written.sequence == 2
+        assert process.write("b").sequence == 3
+        assert dropped.replies.empty()
+
+
+def test_the_writes_that_wait_are_bounded(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "MOST_BYTES", 1000)
+    with running(plain, tmp_path) as process:
+        process.write("a", text="x" * 2000)  # no request is too large by itself
+        with closing(sqlite3.connect(tmp_path / "items.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            taken = process.send("taken")
+            time.sleep(0.3)
+            queued = process.send("queued", text="x" * 800)
+            with pytest.raises(Overloaded, match="too many requests wait for the catalogue already"):
+                process.send("refused", text="x" * 800).reply()
+            other.execute("COMMIT")
+        assert [each.written.sequence for each in (taken, queued)] == [2, 3]
+        assert process.write("b").sequence == 4
+
+
+@pytest.mark.parametrize("finds_out", ["a write", "a look for changes"])
+def test_a_store_that_goes_back_is_not_used_before_the_service_is_restarted(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finds_out: str
+) -> None:
+    """Else the next writes would get sequences that have been derived already, and never be found."""
+    error = "the catalogue's store ends at sequence 1, and was at 3 before; if it was restored"
+    with running(plain, tmp_path) as process:
+        process.write("a")
+        with (
+            closing(sqlite3.connect(tmp_path / "items.db", isolation_level=None)) as store,
+            closing(sqlite3.connect(":memory:")) as kept,
+        ):
+            store.backup(kept)
+            process.write("b", "c")
+            if finds_out == "a write":
+                monkeypatch.setattr(CatalogueProcess, "_follow", lambda *arguments: None)
+            kept.backup(store)
+        if finds_out == "a look for changes":
+            wait_until(lambda: error in process.state.read(CATALOGUE)["last_error"])
+        with pytest.raises(Unavailable, match=error):
+            process.write("d")
+        with pytest.raises(Unavailable, match=error):
+            process.ask(FrameKind.GET, json.dumps(["a"]).encode()).reply()
+        with closing(Store.open(f"sqlite:///{tmp_path}/items.db")) as other:  # another host
+            other.write([WriteRequest([ItemWrite(each, features='{"text": "bavuti"}') for each in "efgh"])])
+        entry = process.state.read(CATALOGUE)
+        assert entry["sequence"] == 3
+        with pytest.raises(Unavailable, match=error):
+            process.write("d")
+    with running(plain, tmp_path, entry) as process, pytest.raises(Unavailable, match=error):
+        process.write("d")
+    with running(plain, tmp_path) as process:
+        assert process.write("d").sequence == 6
+        assert process.derived == 6
+
+
+def test_a_write_that_fails_is_refused_and_neither_stops_the_process_nor_other_writes(
+    plain: Path, tmp_path: Path
+) -> None:
+    with running(plain, tmp_path) as process:
+        process.write("a")
+        with closing(sqlite3.connect(tmp_path / "items.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            process.send("b")
+            time.sleep(0.3)  # and the others become one group
+            good = process.send("c")
+            broken = process.ask(FrameKind.WRITE, b"no request", 1)
+            # A half of a surrogate pair is no text that SQLite could store.
+            bad = process.send("d", request_id="\ud800")
+            last = process.send("e")
+            other.execute("COMMIT")
+        for each in (broken, bad):
+            with pytest.raises(TwinspireError) as error:
+                each.reply()
+            assert type(error.value) is TwinspireError
+            assert str(error.value).startswith("the write has failed, and nothing was written")
+        assert (good.written.sequence, last.written.sequence) == (3, 4)
+        assert process.write("f").sequence == 5
+
+
+def test_a_read_is_bounded_as_the_answers_of_the_service(plain: Path, tmp_path: Path) -> None:
+    with running(plain, tmp_path) as process:
+        process.write("a", text="x" * 3_000_000)
+        process.write("b", text="x" * 3_000_000)
+        process.ask(FrameKind.GET, json.dumps(["a"]).encode()).reply()
+        with pytest.raises(InvalidInput, match="ids: expected an answer of at most 4000000 bytes, got 60"):
+            process.ask(FrameKind.GET, json.dumps(["a", "b"]).encode()).reply()
+
+
+def test_the_heart_beats_while_much_is_derived(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(derivers, "PAGE", 1)
+    with running(plain, tmp_path) as process:
+        process.write("a")
+        derive, beats = derivers.Deriver._derived, []
+
+        def noted(deriver: derivers.Deriver, changes: Any) -> Any:
+            beats.append(process.beats.count())
+            return derive(deriver, changes)
+
+        monkeypatch.setattr(derivers.Deriver, "_derived", noted)
+        process.write("b", "c", "d")
+        assert len(beats) >= 3
+        assert beats == sorted({*beats})
+        before = process.beats.count()
+        wait_until(lambda: process.beats.count() > before)  # also while nothing happens

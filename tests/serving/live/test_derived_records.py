@@ -1,0 +1,308 @@
+"""Records survive killed writers and damaged files, and readers see whole records alone."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protos.errors import Unavailable
+from serving.live import derived_records as records
+from serving.live.derived_records import (
+    Record,
+    RecordKind,
+    RecordOrigin,
+    RecordReader,
+    RecordsDamaged,
+    RecordWriter,
+)
+from serving.live.deriving.derived_bundles import prune
+
+ORIGIN = RecordOrigin("a" * 64, "store", 2)
+VECTOR = b"12345678"
+
+
+def item(sequence: int, item_id: str = "", size: int = 10) -> Record:
+    return Record(sequence, item_id or f"item {sequence}", RecordKind.ITEM, b"h" * size, b"{}", VECTOR)
+
+
+def all_of(path: Path) -> tuple[list[Record], int]:
+    """The records that a reader finds, and the sequence that it reaches."""
+    reader, found, reached = RecordReader(path, ORIGIN), [], 0
+    while reader.has_more:
+        some, sequence = reader.read()
+        found += some
+        reached = reached if sequence is None else sequence
+    return found, reached
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store" / "bundle.records"
+
+
+@pytest.fixture
+def writer(path: Path) -> RecordWriter:
+    return RecordWriter.open(path, ORIGIN, 0)
+
+
+def test_a_reader_gets_what_was_written(writer: RecordWriter, path: Path) -> None:
+    written = [
+        item(1),
+        Record(2, "größe", RecordKind.DELETED),
+        Record(3, "c", RecordKind.FAILED, b"why"),
+        item(4, size=records.CHUNK),  # larger than a reader takes at once
+        item(5),
+    ]
+    writer.append(written[:2])
+    writer.append(written[2:])
+    writer.announce(7)
+    assert all_of(path) == (written, 7)
+
+
+def test_a_reader_knows_no_sequence_before_all_of_it_was_read(writer: RecordWriter, path: Path) -> None:
+    writer.append([item(n, size=records.CHUNK // 2) for n in range(1, 6)])
+    writer.announce(5)
+    reader = RecordReader(path, ORIGIN)
+    states = []
+    while reader.has_more:
+        some, sequence = reader.read()
+        states.append((len(some), sequence))
+    assert states == [(1, None)] * 4 + [(1, 5)]
+    writer.append([item(6)])  # not announced: the deriver reads on
+    assert reader.read() == ([item(6)], 5)
+    writer.announce(8)
+    assert reader.has_more
+    assert reader.read() == ([], 8)
+    assert not reader.has_more
+
+
+def test_what_was_not_announced_is_cut_off(writer: RecordWriter, path: Path) -> None:
+    writer.append([item(1), item(2)])
+    writer.announce(2)
+    writer.close()
+    with path.open("ab") as file:  # as of a writer that was killed
+        file.write(records.packed(item(3))[:-3])
+    again = RecordWriter.open(path, ORIGIN, 2)
+    assert (again.cursor, again.sequence, again.count) == (2, 2, 2)
+    again.append([item(4)])
+    again.announce(4)
+    assert all_of(path) == ([item(1), item(2), item(4)], 4)
+
+
+def test_a_writer_that_is_killed_before_it_announces_derives_again(writer: RecordWriter, path: Path) -> None:
+    writer.append([item(1)])
+    writer.announce(1)
+    writer.append([item(2), item(3)])
+    writer.close()
+    again = RecordWriter.open(path, ORIGIN, 9)
+    assert (again.cursor, again.sequence) == (3, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(place=st.integers(0, 10**6), value=st.integers(1, 255))
+def test_damage_anywhere_is_found_and_what_stands_before_it_is_kept(
+    tmp_path_factory: pytest.TempPathFactory, place: int, value: int
+) -> None:
+    path = tmp_path_factory.mktemp("damaged") / "bundle.records"
+    written = [item(n) for n in range(1, 20)]
+    writer = RecordWriter.open(path, ORIGIN, 0)
+    writer.append(written)
+    writer.announce(19)
+    end, generation = writer.length, writer.generation
+    writer.close()
+    content = bytearray(path.read_bytes())
+    at = records.PAGE + place % (end - records.PAGE)
+    content[at] ^= value
+    path.write_bytes(content)
+    with pytest.raises(RecordsDamaged, match=r"the record at byte \d+ is damaged"):
+        while True:
+            all_of(path)
+            RecordReader(path, ORIGIN).read()
+    reader = RecordReader(path, ORIGIN)
+    again = RecordWriter.open(path, ORIGIN, 19)
+    assert again.generation != generation
+    assert reader.is_superseded
+    assert again.sequence == 0  # unknown until the rest has been derived again
+    kept = (at - records.PAGE) // ((end - records.PAGE) // 19) if again.count else 0
+    assert again.count <= kept + 1
+    again.append(written[again.count :])
+    again.announce(19)
+    assert all_of(path) == (written, 19)
+
+
+@pytest.mark.parametrize("length", [0, 100, records.PAGE - 1])
+def test_a_file_without_a_header_is_replaced(path: Path, length: int) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"x" * length)
+    with pytest.raises(RecordsDamaged):
+        RecordReader(path, ORIGIN)
+    RecordWriter.open(path, ORIGIN, 0).announce(0)
+    assert all_of(path) == ([], 0)
+
+
+def test_a_length_beyond_the_file_is_not_believed(writer: RecordWriter, path: Path) -> None:
+    writer.append([item(1), item(2)])
+    writer.announce(2)
+    writer.close()
+    os.truncate(path, path.stat().st_size - 1)  # as after a power failure
+    again = RecordWriter.open(path, ORIGIN, 2)
+    assert (again.count, again.cursor, again.sequence) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        RecordOrigin("b" * 64, "store", 2),
+        RecordOrigin("a" * 64, "another", 2),
+        RecordOrigin("a" * 64, "store", 3),
+        RecordOrigin("a" * 64, "store", 2, 1),
+    ],
+)
+def test_records_of_another_origin_are_replaced(
+    writer: RecordWriter, path: Path, other: RecordOrigin
+) -> None:
+    writer.append([item(1)])
+    writer.close()
+    with pytest.raises(RecordsDamaged, match="another bundle or store"):
+        RecordReader(path, other)
+    assert RecordWriter.open(path, other, 9).count == 0
+
+
+def test_records_of_a_store_that_was_restored_from_a_backup_are_derived_again(
+    writer: RecordWriter, path: Path
+) -> None:
+    writer.append([item(1), item(2)])
+    writer.announce(2)
+    writer.close()
+    assert RecordWriter.open(path, ORIGIN, most=1).count == 0
+
+
+def test_records_of_changes_that_the_store_has_not_made_are_derived_again(
+    writer: RecordWriter, path: Path
+) -> None:
+    writer.append([item(1, "a"), item(2, "b")])
+    writer.announce(2)
+    writer.close()
+    asked: list[tuple[str, int]] = []
+
+    def holds(item_id: str, sequence: int) -> bool:
+        asked.append((item_id, sequence))
+        return len(asked) == 1
+
+    again = RecordWriter.open(path, ORIGIN, 9, holds=holds)
+    assert again.count == 2
+    again.close()
+    assert RecordWriter.open(path, ORIGIN, 9, holds=holds).count == 0
+    assert asked == [("b", 2)] * 2
+
+
+def test_there_is_one_writer(writer: RecordWriter, path: Path) -> None:
+    with pytest.raises(Unavailable, match="another process writes this file"):
+        RecordWriter.open(path, ORIGIN, 0)
+    writer.close()
+    RecordWriter.open(path, ORIGIN, 0).close()
+
+
+def test_there_is_one_writer_while_the_file_is_replaced(writer: RecordWriter, path: Path) -> None:
+    """Neither a file that was opened before it was replaced nor a missing one lets a second writer in."""
+    new = writer.compacted()
+    path.rename(path.with_name("aside"))
+    with pytest.raises(Unavailable, match="another process writes this file"):
+        RecordWriter.open(path, ORIGIN, 0)
+    assert not path.exists()
+    new.close()
+    RecordWriter.open(path, ORIGIN, 0).close()
+
+
+def test_a_writer_that_cannot_begin_leaves_the_records_to_others(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        RecordWriter.open(path, ORIGIN, 0)
+    path.rmdir()
+    RecordWriter.open(path, ORIGIN, 0).close()
+
+
+def test_drafts_of_a_writer_that_was_killed_are_removed(path: Path) -> None:
+    path.parent.mkdir()
+    drafts = [path.with_name(f".{path.name}-x1"), path.with_name(f".{path.stem}.01.graph-ab")]
+    other = path.with_name(".another.records-x1")
+    for each in (*drafts, other):
+        each.touch()
+    RecordWriter.open(path, ORIGIN, 0).close()
+    assert [each.exists() for each in (*drafts, other)] == [False, False, True]
+
+
+def test_records_that_were_not_used_for_longest_are_removed(tmp_path: Path) -> None:
+    origins = [RecordOrigin(str(n) * 64, "store", 2) for n in range(5)]
+    paths = [records.records_path(tmp_path, origin) for origin in origins]
+    writers = [RecordWriter.open(*each, 0) for each in zip(paths, origins, strict=True)]
+    for n, path in enumerate(paths):
+        os.utime(path, (n, n))
+        path.with_name(f"{path.stem}.0123.graph").touch()
+    for n in (1, 2, 3, 4):
+        writers[n].close()
+    folder = tmp_path / "store"
+    prune(folder, most=2, older_than=float("inf"))
+    assert {path for path in paths if path.exists()} == {paths[0], paths[3], paths[4]}  # 0 is being written
+    assert len([*folder.iterdir()]) == 9  # each with its graph and its lock
+    prune(folder, keep={origins[3].bundle_version})
+    assert {path for path in paths if path.exists()} == {paths[0], paths[3]}
+    assert len([*folder.iterdir()]) == 6
+    os.utime(paths[3])
+    prune(folder)
+    assert paths[3].exists()
+
+
+def test_what_killed_processes_have_left_is_removed_when_it_is_old(path: Path) -> None:
+    RecordWriter.open(path, ORIGIN, 0).close()
+    folder = path.parent
+    gone, kept = "c" * 64, "b" * 64
+    names = [f".{gone}.records-xy", f"{gone}.01.graph", f".{gone}.01.graph-ab", f"{gone}.01.damaged"]
+    old = [folder / each for each in names]
+    young, named = folder / f".{gone}.records-new", folder / f"{kept}.01.graph"
+    own = path.with_name(f"{path.stem}.01.graph")
+    lock = folder / f"{gone}.lock"  # another process may hold it
+    for each in (*old, young, named, own, lock):
+        each.touch()
+        os.utime(each, (1, 1))
+    os.utime(young)
+    prune(folder, keep={kept})
+    assert [each.exists() for each in old] == [False] * 4
+    assert all(each.exists() for each in (young, named, own, lock, path))
+
+
+def test_a_compacted_file_has_the_latest_record_of_each_item(writer: RecordWriter, path: Path) -> None:
+    writer.append([item(n, f"item {n % 3}") for n in range(1, 30)])
+    writer.append(
+        [Record(30, "item 1", RecordKind.SAME, b"new", b"{}", VECTOR), Record(31, "gone", RecordKind.DELETED)]
+    )
+    writer.announce(40)
+    reader = RecordReader(path, ORIGIN)
+    new = writer.compacted()
+    assert reader.is_superseded
+    assert (new.cursor, new.count, len(new.latest)) == (40, 4, 4)
+    item_one = Record(30, "item 1", RecordKind.ITEM, b"new", b"{}", VECTOR)
+    expected = [item(27, "item 0"), item(29, "item 2"), item_one, Record(31, "gone", RecordKind.DELETED)]
+    assert all_of(path) == (expected, 40)
+    new.append([item(41)])
+    new.announce(41)
+    assert all_of(path) == ([*expected, item(41)], 41)
+    with pytest.raises(Unavailable):
+        RecordWriter.open(path, ORIGIN, 99)
+
+
+def test_progress_is_noticed_while_a_file_is_written_anew(
+    writer: RecordWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that commits does it, and its supervisor would take it for dead."""
+    monkeypatch.setattr(records, "CHUNK", 1000)
+    writer.append([item(n, size=500) for n in range(1, 21)])
+    writer.announce(20)
+    seen: list[int] = []
+    writer = writer.compacted(lambda: seen.append(1))
+    assert len(seen) == 10
+    seen.clear()
+    writer.mended(lambda: seen.append(1))  # it reads all of it, and finds no damage
+    assert len(seen) >= 10

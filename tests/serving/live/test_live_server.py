@@ -1,0 +1,390 @@
+"""A worker's server answers with live items, and waits for writes; what derives them runs in the test."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from protos import retrieval_pb2 as wire
+from protos import retrieval_pb2_grpc
+from protos.bundle import Snapshot
+from protos.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    Overloaded,
+    Unavailable,
+    UnknownItem,
+)
+from serving.client import RetrievalClient
+from serving.live.derived_records import LENGTH, SEQUENCE, Record, RecordKind, packed
+from serving.live.deriving.record_deriver import Deriver
+from serving.live.search import live_items as live_bundle
+from serving.live.search import sequence_waits as waiting
+from serving.live.search.live_items import LiveItems, LivePlace, StoreState
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from serving.rollout.hot_swap import HotSwapper
+from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from serving.security.access import Access
+from serving.security.rate_limit import RateLimit
+from serving.server import RetrievalServer
+from serving.shared_state import NEXT, TARGET, SharedState
+from tests.helpers.serving.live import MemoryFeed, copy_with_snapshot
+from tests.helpers.tiny import item_names
+from tests.helpers.waiting import wait_until
+
+ZOO = "zozozozo zozozo"
+
+
+class Host:
+    """A store, what derives from it, and one server."""
+
+    def __init__(self, folder: Path, place: Path) -> None:
+        self.feed = MemoryFeed()
+        self.folder, self.path = folder, place
+        self.place = LivePlace(place, lambda: StoreState(self.feed.store_id, self.feed.sequence()))
+        self.deriver = Deriver(folder, self.feed, place)
+        self.deriver.run_once()
+        self.bundle = LoadedBundle.load(folder).with_live(self.place)
+        self.server = RetrievalServer(self.bundle)
+
+
+@pytest.fixture
+def host(plain: Path, tmp_path: Path) -> Iterator[Host]:
+    host = Host(plain, tmp_path)
+    with host.server:
+        yield host
+
+
+@pytest.fixture
+def client(host: Host) -> Iterator[RetrievalClient]:
+    with RetrievalClient(host.server.address) as client:
+        client.wait_ready()
+        yield client
+
+
+def test_a_search_waits_for_a_write(host: Host, client: RetrievalClient) -> None:
+    sequence = host.feed.put("new", {"text": ZOO}, {"name": ZOO, "section": "zoo", "unknown": "x"})
+    later = threading.Timer(0.3, host.deriver.run_once)
+    later.start()
+    answer = client.search(ZOO, k=1, min_sequence=sequence)
+    later.join()
+    assert [hit.id for hit in answer.hits] == ["new"]
+    assert answer.hits[0].fields == {"name": ZOO, "section": "zoo"}
+    assert answer.sequence == sequence
+    gone = host.feed.put("new")
+    host.deriver.run_once()
+    (batch, other) = client.search_batch([ZOO, "a"], k=300, min_sequence=gone)
+    assert "new" not in {hit.id for hit in (*batch.hits, *other.hits)}
+    assert len(batch.hits) == len(other.hits) == 300
+    assert batch.sequence == other.sequence == gone
+
+
+def test_a_stream_waits_for_a_write_in_its_order(host: Host, client: RetrievalClient) -> None:
+    sequence = host.feed.put("new", {"text": ZOO})
+    later = threading.Timer(0.2, host.deriver.run_once)
+    later.start()
+    found = list(client.search_stream([ZOO, item_names(300)[7], ZOO], k=1, min_sequence=sequence))
+    later.join()
+    assert [answer.hits[0].id for answer in found] == ["new", "item-007", "new"]
+
+
+def test_the_wait_for_a_write_ends_with_the_deadline(host: Host, client: RetrievalClient) -> None:
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        client.search("a", min_sequence=5, timeout=0.3)
+    assert time.monotonic() - started < 2
+    assert client.search("a", k=1).sequence == 0
+
+
+def test_a_search_is_charged_before_it_waits_and_only_once(host: Host) -> None:
+    access = Access(rate=RateLimit.create(per_second=1e-6, burst=3))
+    with (
+        RetrievalServer(host.bundle, access=access) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
+        one = wire.SearchRequest(query={"text": ZOO}, k=1, min_sequence=1)
+        batch = wire.SearchBatchRequest(queries=[one.query], k=1, min_sequence=1)
+        calls = [stub.Search.future(one, timeout=20), stub.SearchBatch.future(batch, timeout=20)]
+        wait_until(lambda: len(server._servicer.waits._waits) == 2)
+        host.feed.put("new", {"text": ZOO})
+        host.deriver.run_once()
+        assert calls[0].result().hits[0].id == "new"
+        assert calls[1].result().results[0].hits[0].id == "new"
+        one.min_sequence = batch.min_sequence = 5
+        with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+            stub.Search(one, timeout=0.2)  # it pays the last token, and waits
+        for method, request in ((stub.Search, one), (stub.SearchBatch, batch)):
+            with pytest.raises(grpc.RpcError, match="this client sends too many requests"):
+                method(request, timeout=5)
+
+
+def test_no_more_searches_wait_than_may_and_those_that_go_make_room(
+    host: Host, client: RetrievalClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "MOST_WAITS", 2)
+    waits = host.server._servicer.waits
+    with grpc.insecure_channel(host.server.address) as channel:
+        search: Any = retrieval_pb2_grpc.RetrievalStub(channel).Search
+        request = wire.SearchRequest(query={"text": "a"}, k=1, min_sequence=1)
+        calls = [search.future(request, timeout=20) for _ in range(2)]
+        wait_until(lambda: len(waits._waits) == 2)
+        with pytest.raises(grpc.RpcError, match="2 calls of this worker wait for changes already"):
+            search(request, timeout=5)
+        assert client.search("a", k=1).hits  # one that need not wait
+        calls[0].cancel()
+        wait_until(lambda: len(waits._waits) == 1)
+        calls[0] = search.future(request, timeout=20)
+        wait_until(lambda: len(waits._waits) == 2)
+        host.feed.put("new", {"text": ZOO})
+        host.deriver.run_once()
+        assert [each.result().sequence for each in calls] == [1, 1]
+    assert not waits._waits
+
+
+def test_a_wait_ends_before_a_deadline_that_is_far(
+    client: RetrievalClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "WAIT_SECONDS", 0.2)
+    text = "sequence 5 was not reached in time: this worker's searches see changes up to 0$"
+    with pytest.raises(Unavailable, match=text):
+        client.search("a", min_sequence=5, timeout=60.0)
+    with pytest.raises(InvalidInput, match=r"min_sequence: expected at most 9223372036854775807, got 9223"):
+        client.search("a", min_sequence=2**63)
+
+
+def test_a_write_that_is_stored_waits_beyond_the_bound_and_its_error_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "MOST_WAITS", 0)
+    monkeypatch.setattr(waiting, "WAIT_SECONDS", 0.0)
+    waits, call = waiting.SequenceWaits(), SimpleNamespace(deadline=math.inf)
+    with pytest.raises(Overloaded):
+        waits.add(3, call, lambda: None)  # type: ignore[arg-type]
+    found: list[Callable[[], Any]] = []
+    waits.add(3, call, lambda: None, is_stored=True).when_resolved(found.append)  # type: ignore[arg-type]
+    waits.release(2)
+    with pytest.raises(Unavailable, match=r"up to 2; the write is stored, and will be found later$"):
+        found[0]()
+
+
+def test_a_server_without_live_items_refuses_to_wait(server: RetrievalServer) -> None:
+    with (
+        RetrievalClient(server.address) as client,
+        pytest.raises(InvalidInput, match="min_sequence: this service takes no writes"),
+    ):
+        client.search("a", min_sequence=1)
+
+
+def test_live_items_are_queries_and_can_be_excluded(host: Host, client: RetrievalClient) -> None:
+    host.feed.put("new", {"text": ZOO})
+    host.feed.put("item-007", {"text": ZOO + " ke"})
+    sequence = host.feed.put("item-008")
+    host.deriver.run_once()
+    answer = client.search(Query(item_id="new"), k=2, min_sequence=sequence)
+    assert answer.hits[0].id == "item-007"  # the new version
+    answer = client.search(Query(item_id="new"), k=2, exclude=["item-007"])
+    assert not {"new", "item-007"} & {hit.id for hit in answer.hits}
+    with pytest.raises(UnknownItem, match="item-008"):
+        client.search(Query(item_id="item-008"))
+
+
+def test_an_item_that_cannot_be_encoded_hides_its_old_version_and_no_other(
+    host: Host, client: RetrievalClient
+) -> None:
+    host.feed.put("new", {"text": ZOO})
+    wrong = host.feed.put("item-007", {"text": 7.0})
+    sequence = host.feed.put("other", {"text": ZOO})
+    host.deriver.run_once()
+    assert host.deriver.failures == {wrong: "features.text: expected a string, got float"}
+    answer = client.search(ZOO, k=1000, min_sequence=sequence)
+    ids = {hit.id for hit in answer.hits}
+    assert {"new", "other"} < ids
+    assert "item-007" not in ids
+    assert len(ids) == 301
+
+
+def test_a_swap_waits_until_the_new_bundle_has_what_the_old_one_had(
+    host: Host, client: RetrievalClient, tmp_path: Path
+) -> None:
+    host.feed.put("new", {"text": ZOO})
+    host.feed.put("item-007")
+    folder = copy_with_snapshot(host.folder, tmp_path / "other", Snapshot("another store", 1))
+    other = Deriver(folder, host.feed, host.path)
+    other.run_once()
+    loaded = LoadedBundle.load(folder).with_live(host.place)
+    sequence = host.feed.put("item-008")
+    host.deriver.run_once()  # the new bundle has not got this one
+    assert client.search("a", min_sequence=sequence).sequence == sequence
+    swapped = threading.Event()
+    host.server.swap(TrafficSplit(loaded), swapped.set)
+    assert not swapped.wait(0.5)
+    assert client.search("a").bundle_version == host.bundle.version
+    other.run_once()
+    host.server.swap(TrafficSplit(loaded), swapped.set)
+    assert swapped.wait(5)
+    answer = client.search(ZOO, k=1000)
+    assert answer.bundle_version == loaded.version
+    assert answer.sequence == sequence
+    assert answer.hits[0].id == "new"
+    assert not {"item-007", "item-008"} & {hit.id for hit in answer.hits}
+
+
+def test_a_bundle_that_was_built_from_the_store_takes_what_came_later(host: Host, tmp_path: Path) -> None:
+    host.feed.put("new", {"text": ZOO})  # as if this was in the bundle
+    sequence = host.feed.put("item-008")
+    folder = copy_with_snapshot(host.folder, tmp_path / "other", Snapshot(host.feed.store_id, 1))
+    other = Deriver(folder, host.feed, host.path)
+    assert other.sequence == 1
+    other.run_once()
+    live = LoadedBundle.load(folder).with_live(host.place).live
+    assert live is not None
+    assert live.sequence == sequence
+    assert live.overlay.rows == {"item-008": None}
+
+
+def test_a_request_that_was_read_before_a_write_excludes_the_new_version(host: Host) -> None:
+    """A worker applies changes between reading a request and answering it."""
+    live = host.bundle.live
+    assert live is not None
+    host.feed.put("new", {"text": ZOO})
+    host.deriver.run_once()
+    live.catch_up()
+    retriever = host.bundle.retriever
+    prepared = [retriever.prepare(Query(item_id="new")), retriever.prepare(Query(ZOO))]
+    options = [retriever.search_options(5), retriever.search_options(5, ["item-007", "new"])]
+    host.feed.put("new", {"text": ZOO + "zo"})
+    host.feed.put("item-007", {"text": ZOO})
+    host.deriver.run_once()
+    live.catch_up()
+    found = retriever.find(retriever.encode_prepared(prepared), options)
+    ids = [[retriever.catalogue.ids[row] for row in each.rows] for each in found]
+    assert ids[0][0] == "item-007"
+    assert "new" not in ids[0]
+    assert not {"new", "item-007"} & set(ids[1])
+
+
+def test_a_worker_changes_over_to_records_that_were_written_anew(host: Host, client: RetrievalClient) -> None:
+    state = SharedState.create((TARGET, NEXT, "worker 0"))
+    state.write(TARGET, {"serial": 1})
+    swapper = HotSwapper(state, "worker 0", TrafficSplit(host.bundle), 1, _no_load, host.server.swap)
+    swapper.start()
+    host.feed.put("item-007")
+    for n in range(20):
+        host.feed.put("new", {"text": f"{ZOO} {n}"}, {"name": str(n)})
+        host.deriver.run_once()
+    before = client.search(ZOO, k=300, min_sequence=21)
+    assert before.hits[0].fields == {"name": "19"}
+    host.deriver._writer = host.deriver._writer.compacted()
+    served = host.server._servicer
+    wait_until(lambda: served.split.champion is not host.bundle)
+    live = served.split.champion.live
+    assert live is not None
+    assert live.overlay.count == 1
+    after = client.search(ZOO, k=300)
+    assert (after.hits, after.sequence) == (before.hits, 21)
+    sequence = host.feed.put("other", {"text": ZOO})
+    host.deriver.run_once()
+    assert client.search(ZOO, k=1, min_sequence=sequence).hits[0].id == "other"
+    swapper.stop()
+
+
+def _no_load(folder: Path, version: str) -> LoadedBundle:
+    raise AssertionError("no bundle is to be loaded")
+
+
+def test_a_bundle_is_opened_as_soon_as_all_of_the_store_was_derived_for_it(host: Host) -> None:
+    sequence = host.feed.put("new", {"text": ZOO})
+    later = threading.Timer(0.3, host.deriver.run_once)
+    later.start()
+    live = LiveItems.open(Retriever.load(host.folder), host.place)
+    assert live.sequence == sequence
+    later.join()
+
+
+def test_a_bundle_whose_live_items_are_not_derived_is_not_opened(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_bundle, "STALL_SECONDS", 0.2)
+    retriever = Retriever.load(host.folder)
+    host.feed.put("new", {"text": ZOO})
+    with pytest.raises(Unavailable, match="its live items were not derived in"):
+        LiveItems.open(retriever, host.place)
+    with pytest.raises(Unavailable, match="were not derived"):
+        LiveItems.open(retriever, LivePlace(host.path, lambda: None))
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Unavailable, match="the service stops"):
+        LiveItems.open(retriever, host.place, stop)
+
+
+def test_damaged_records_stop_no_answers_until_they_are_derived_again(
+    host: Host, client: RetrievalClient
+) -> None:
+    host.feed.put("new", {"text": ZOO})
+    host.deriver.run_once()
+    assert client.search(ZOO, k=1, min_sequence=1).hits[0].id == "new"
+    (path,) = (host.path / host.feed.store_id).glob("*.records")
+    host.feed.put("other", {"text": ZOO})
+    before = path.stat().st_size
+    with path.open("r+b") as file:  # as a fault of the disk, between two looks of the worker
+        records = host.deriver._derived(host.feed.changes(1, 10))
+        content = b"".join(map(packed, records))
+        file.seek(before)
+        file.write(content[:-1] + bytes([content[-1] ^ 1]))
+    host.deriver._writer._cells[LENGTH] = before + len(content)
+    host.deriver._writer._cells[SEQUENCE] = 2
+    for _ in range(5):
+        assert client.search(ZOO, k=1).sequence == 1
+    host.deriver.run_once()  # the worker has told it
+    assert host.bundle.reopened().sequence == 2
+    assert [*path.parent.glob("*.damaged")] == []
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(2, "other", RecordKind.SAME, b"", b"", b""),  # of no earlier version
+        Record(2, "other", RecordKind.ITEM, b"", b"", b"abc"),  # no vector
+    ],
+)
+def test_records_that_cannot_be_applied_are_not_skipped(
+    host: Host, client: RetrievalClient, record: Record
+) -> None:
+    host.feed.put("new", {"text": ZOO})
+    host.deriver.run_once()
+    client.search(ZOO, k=1, min_sequence=1)
+    host.feed.put("other", {"text": ZOO})
+    host.deriver._writer.append([record])
+    host.deriver._writer.announce(2)
+    wait_until(lambda: host.deriver._writer.is_reported)
+    host.feed.put("third", {"text": ZOO})
+    host.deriver._writer.append(host.deriver._derived(host.feed.changes(2, 10)))
+    host.deriver._writer.announce(3)
+    for _ in range(5):
+        answer = client.search(ZOO, k=300)
+        assert answer.sequence == 1
+        assert not {"other", "third"} & {each.id for each in answer.hits}
+    host.deriver.run_once()
+    assert not host.deriver._writer.is_reported
+    live = host.bundle.reopened().live
+    assert live is not None
+    assert live.sequence == 3
+    assert live.overlay.rows.keys() == {"new", "other", "third"}
+
+
+def test_splits_of_traffic_have_the_least_sequence(host: Host) -> None:
+    behind = LoadedBundle.load(host.folder)
+    host.feed.put("new", {"text": ZOO})
+    host.deriver.run_once()
+    ahead = replace(behind).with_live(host.place)
+    assert ahead.sequence == 1
+    assert TrafficSplit(ahead, behind, 0.5).sequence == 0

@@ -1,0 +1,260 @@
+"""Traces, as a collector gets them over OTLP."""
+
+import queue
+import random
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from protos import retrieval_pb2 as wire
+from protos import retrieval_pb2_grpc
+from protos.errors import MissingStage
+from serving.observability import tracing
+from serving.observability.request_log import RequestLog
+from serving.observability.sinks import RequestSinks
+from serving.observability.tracing import Tracing, prepare
+from serving.retrieval.retriever import Retriever
+from serving.server import RetrievalServer
+from serving.transport.call_record import CallRecord
+from serving.transport.grpc_core import Metadata
+from tests.helpers.serving.guarded import Lines
+
+SECRET = "where I was last summer"
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SAMPLED: Metadata = (("traceparent", f"00-{TRACE}-{PARENT}-01"), ("tracestate", "vendor=1"))
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.requests: queue.SimpleQueue[otlp.ExportTraceServiceRequest] = queue.SimpleQueue()
+        self._server = grpc.server(ThreadPoolExecutor(2))
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+        self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def Export(
+        self, request: otlp.ExportTraceServiceRequest, context: Any
+    ) -> otlp.ExportTraceServiceResponse:
+        self.requests.put(request)
+        return otlp.ExportTraceServiceResponse()
+
+    def stop(self) -> None:
+        self._server.stop(None).wait()
+
+    def spans(self) -> list[Span]:
+        """Those of the first batch, server span first."""
+        request = self.requests.get(timeout=10)
+        assert SECRET.encode() not in request.SerializeToString()
+        spans = [
+            each
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+            for each in scope.spans
+        ]
+        return sorted(spans, key=lambda span: span.kind != Span.SPAN_KIND_SERVER)
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.stop()
+
+
+def call(code: str = "OK", metadata: Metadata = (), method: str = "Search") -> CallRecord:
+    """A search that has just ended, after 4 ms."""
+    now = time.perf_counter_ns()
+    start = now - 4_000_000
+    stages = (
+        ("queue", start, start + 1_000_000),
+        ("encode", start + 1_200_000, start + 1_500_000),
+        ("search", start + 1_500_000, start + 3_500_000),
+        ("serialise", start + 3_600_000, start + 3_650_000),
+    )
+    metadata = (*metadata, ("x-request-id", "job-7"), ("authorization", f"Bearer {SECRET}"))
+    return CallRecord(
+        method, code, metadata, start + 1_000_000, now, stages, SECRET, 10, 1, 8, "3f2a", texts=(SECRET,)
+    )
+
+
+def sent(collector: Collector, *calls: CallRecord) -> list[Span]:
+    """The spans of calls, all of them in one batch."""
+    made = Tracing(collector.endpoint, ratio=1.0, worker=3)
+    for each in calls:
+        made.record(each)
+    made.stop()
+    return collector.spans()
+
+
+def attributes(span: Span) -> dict[str, str | int]:
+    return {each.key: each.value.string_value or each.value.int_value for each in span.attributes}
+
+
+def test_a_request_is_a_span_of_its_clients_trace_with_one_for_each_stage(collector: Collector) -> None:
+    before = time.time_ns()
+    span, *stages = sent(collector, call(metadata=SAMPLED))
+    assert span.name == "retrieval.v1.Retrieval/Search"
+    assert span.kind == Span.SPAN_KIND_SERVER
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
+    assert span.trace_state == "vendor=1"
+    assert attributes(span) == {
+        "rpc.system.name": "grpc",
+        "rpc.method": "retrieval.v1.Retrieval/Search",
+        "rpc.response.status_code": "OK",
+        "twinspire.request_id": "job-7",
+        "twinspire.k": 10,
+        "twinspire.queries": 1,
+        "twinspire.batch": 8,
+        "twinspire.bundle_version": "3f2a",
+    }
+    assert span.end_time_unix_nano - span.start_time_unix_nano == 4_000_000
+    assert abs(span.end_time_unix_nano - before) < 60 * 10**9
+    assert [(stage.name, stage.end_time_unix_nano - stage.start_time_unix_nano) for stage in stages] == [
+        ("queue", 1_000_000),
+        ("encode", 300_000),
+        ("search", 2_000_000),
+        ("serialise", 50_000),
+    ]
+    for stage in stages:
+        assert (stage.trace_id, stage.parent_span_id) == (span.trace_id, span.span_id)
+        assert stage.kind == Span.SPAN_KIND_INTERNAL
+        assert span.start_time_unix_nano <= stage.start_time_unix_nano
+        assert stage.end_time_unix_nano <= span.end_time_unix_nano
+
+
+def test_the_service_and_its_worker_are_named(collector: Collector) -> None:
+    made = Tracing(collector.endpoint, ratio=1.0, worker=3)
+    trace_id = made.record(call())
+    made.stop()
+    (resource,) = collector.requests.get(timeout=10).resource_spans
+    named = {
+        each.key: each.value.string_value or each.value.int_value for each in resource.resource.attributes
+    }
+    assert (named["service.name"], named["twinspire.worker"]) == ("twinspire", 3)
+    assert resource.scope_spans[0].spans[0].trace_id.hex() == trace_id
+
+
+def test_spans_go_out_while_the_server_runs(collector: Collector) -> None:
+    made = Tracing(collector.endpoint, ratio=1.0)
+    made.record(call())
+    assert len(collector.spans()) == 5
+    made.stop()
+
+
+def test_a_server_sends_the_spans_of_its_calls(retriever: Retriever, collector: Collector) -> None:
+    lines = Lines()
+    made = Tracing(collector.endpoint, ratio=0.0, worker=1)
+    request = wire.SearchRequest(query={"text": SECRET}, k=3)
+    log = RequestLog(rate=1.0, stream=lines)
+    with (
+        RetrievalServer(retriever, sinks=RequestSinks([log]), tracing=made) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        search = retrieval_pb2_grpc.RetrievalStub(channel).Search
+        before = time.time_ns()
+        search(request, metadata=SAMPLED, timeout=5)
+        traced = lines.next()
+        search(request, timeout=5)
+        untraced = lines.next()
+        after = time.time_ns()
+    made.stop()
+    span, *stages = collector.spans()
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
+    assert (traced["trace_id"], untraced.get("trace_id")) == (TRACE, None)
+    assert before - 10**6 <= span.start_time_unix_nano <= span.end_time_unix_nano <= after + 10**6
+    assert [stage.name for stage in stages] == ["queue", "encode", "search", "serialise"]
+    for stage in stages:
+        assert stage.parent_span_id == span.span_id
+        assert span.start_time_unix_nano <= stage.start_time_unix_nano <= stage.end_time_unix_nano
+        assert stage.end_time_unix_nano <= span.end_time_unix_nano
+    told = attributes(span)
+    assert (told["rpc.method"], told["twinspire.k"], told["twinspire.queries"]) == (
+        "retrieval.v1.Retrieval/Search",
+        3,
+        1,
+    )
+
+
+@pytest.mark.parametrize("sent_parent", ["nonsense", f"00-{'0' * 32}-{PARENT}-01", f"ff-{TRACE}-{PARENT}-01"])
+def test_a_parent_that_cannot_be_read_begins_a_trace(collector: Collector, sent_parent: str) -> None:
+    span, *_ = sent(collector, call(metadata=(("traceparent", sent_parent),)))
+    assert span.parent_span_id == b""
+    assert span.trace_id.hex() not in (TRACE, "0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("INTERNAL", True),
+        ("UNAVAILABLE", True),
+        ("DEADLINE_EXCEEDED", True),
+        ("NOT_FOUND", False),
+        ("OK", False),
+    ],
+)
+def test_only_what_the_server_answers_for_is_an_error(collector: Collector, code: str, error: bool) -> None:
+    span, *_ = sent(collector, call(code))
+    assert (span.status.code == Status.STATUS_CODE_ERROR) == error
+    assert attributes(span)["rpc.response.status_code"] == code
+    assert attributes(span).get("error.type") == (code if error else None)
+
+
+def test_the_towers_protocol_is_a_service_of_its_own(collector: Collector) -> None:
+    span, *_ = sent(collector, call(method="ModelInfer"))
+    assert span.name == "inference.GRPCInferenceService/ModelInfer"
+
+
+def test_a_client_decides_for_its_own_requests_and_the_ratio_for_others(collector: Collector) -> None:
+    random.seed(7)
+    unsampled = (("traceparent", f"00-{TRACE}-{PARENT}-00"),)
+    never, sometimes, always = (Tracing(collector.endpoint, ratio) for ratio in (0.0, 0.25, 1.0))
+    assert never.wants(SAMPLED)
+    assert not always.wants(unsampled)
+    assert always.wants(()) and always.wants((("traceparent", "nonsense"),))
+    assert not never.wants(()) and not never.wants((("traceparent", "nonsense"),))
+    assert 2300 < sum(sometimes.wants(()) for _ in range(10_000)) < 2700
+    for each in (never, sometimes, always):
+        each.stop()
+
+
+def test_a_collector_that_is_gone_holds_nobody_up(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "EXPORT_SECONDS", 0.3)
+    collector.stop()
+    made = Tracing(collector.endpoint, ratio=1.0)
+    started = time.monotonic()
+    for _ in range(100):
+        made.record(call())
+    assert time.monotonic() - started < 1
+    made.stop()
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("module", tracing.MODULES)
+def test_a_missing_package_is_said_with_its_extra(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # importing it fails
+    with pytest.raises(MissingStage, match=r"pip install 'twinspire\[tracing\]'"):
+        prepare("http://127.0.0.1:4317", ratio=0.1)
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:4317", "ftp://127.0.0.1", "http://", ""])
+def test_an_endpoint_is_a_url(endpoint: str) -> None:
+    with pytest.raises(ValueError, match="endpoint: expected http://host:port"):
+        prepare(endpoint, ratio=0.1)
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1])
+def test_a_ratio_is_a_part(ratio: float) -> None:
+    with pytest.raises(ValueError, match="ratio: expected 0 to 1"):
+        prepare("http://127.0.0.1:4317", ratio)

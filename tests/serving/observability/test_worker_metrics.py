@@ -1,0 +1,246 @@
+"""Counting: exact, whole after a worker is gone, in buckets that add up."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from serving.observability import layout, metrics
+from serving.observability.layout import cumulative, width
+from serving.observability.metrics import METRICS, OTHER, SECONDS, SIZES, Kind, Source
+from serving.observability.worker_metrics import SharedMetrics
+from tests.serving.conftest import ROOT
+
+
+def histogram(row: list[float], start: int, bounds: tuple[float, ...]) -> tuple[list[float], float]:
+    """How many were at most as large as each bound and infinity; and the sum."""
+    buckets, total = cumulative(bounds, row[start : start + width(bounds)])
+    return [count for _, count in buckets], total
+
+
+def test_a_call_counts_under_its_method_and_code() -> None:
+    shared = SharedMetrics.create(workers=2)
+    mine, other = shared.worker(0), shared.worker(1)
+    for code in ("OK", "OK", "NOT_FOUND"):
+        mine.began()
+        mine.finished("Search", code, 0.001)
+    other.began()
+    other.finished("Encode", "OK", 0.002)
+    other.began()
+    first, second = shared.read()
+    assert first[layout.REQUESTS["Search"]["OK"]] == 2
+    assert first[layout.REQUESTS["Search"]["NOT_FOUND"]] == 1
+    assert second[layout.REQUESTS["Encode"]["OK"]] == 1
+    counts, total = histogram(first, layout.REQUEST_SECONDS["Search"], SECONDS)
+    assert counts[-1] == 3
+    assert total == pytest.approx(0.003)
+    assert (first[layout.IN_FLIGHT], second[layout.IN_FLIGHT]) == (0, 1)
+
+
+def test_a_call_that_was_turned_away_took_no_time() -> None:
+    shared = SharedMetrics.create(workers=1)
+    shared.worker(0).turned_away("Search", "RESOURCE_EXHAUSTED", "no_room")
+    snapshot = shared.snapshot()
+    assert snapshot["requests"] == {"RESOURCE_EXHAUSTED": 1}
+    assert snapshot["refused"] == {"no_room": 1}
+    assert snapshot["in_flight"] == 0
+    (row,) = shared.read()
+    assert histogram(row, layout.REQUEST_SECONDS["Search"], SECONDS) == ([0] * 20, 0)
+
+
+def test_methods_that_nobody_knows_count_together() -> None:
+    shared = SharedMetrics.create(workers=1)
+    mine = shared.worker(0)
+    for method in ("Upload", "x" * 10_000):
+        mine.began()
+        mine.finished(method, "UNIMPLEMENTED", 0.0)
+        mine.answered(method, 0.0)
+    (row,) = shared.read()
+    assert row[layout.REQUESTS[OTHER]["UNIMPLEMENTED"]] == 2
+    assert row[layout.QUERIES[OTHER]] == 2
+    assert len(row) == layout.ROW
+
+
+@pytest.mark.parametrize("code", grpc.StatusCode, ids=lambda code: code.name)
+def test_every_status_has_its_count(code: grpc.StatusCode) -> None:
+    shared = SharedMetrics.create(workers=1)
+    mine = shared.worker(0)
+    mine.began()
+    mine.finished("Info", code.name, 0.0)
+    assert shared.snapshot()["requests"] == {code.name: 1}
+
+
+def test_a_label_that_there_is_not_is_an_error_that_blocks_nobody() -> None:
+    shared = SharedMetrics.create(workers=1)
+    mine = shared.worker(0)
+    with pytest.raises(KeyError):
+        mine.finished("Search", "FINE", 0.0)
+    with pytest.raises(KeyError):
+        mine.refused("mood")
+    with pytest.raises(TypeError):
+        mine.finished("Search", "OK", "1 s")  # type: ignore[arg-type]
+    mine.refused("no_room")
+    assert shared.snapshot()["refused"] == {"no_room": 1}
+
+
+def test_no_two_metrics_share_a_cell() -> None:
+    def cells(found: Any, size: int) -> Iterator[int]:
+        if isinstance(found, int):
+            yield from range(found, found + size)
+        else:
+            for inner in found.values():
+                yield from cells(inner, size)
+
+    used = [layout.PID, layout.HEARTBEAT, *layout.VERSION_STARTS]
+    for metric, found in layout.CELLS.items():
+        own = [*cells(found, width(metric.buckets) if metric.kind is Kind.HISTOGRAM else 1)]
+        starts = layout.VERSION_STARTS if metric.source is Source.BUNDLE else (0,)
+        used += [start + cell for start in starts for cell in own]
+    assert len(set(used)) == len(used)
+    assert max(used) < layout.ROW
+    assert {*layout.CELLS} == {metric for metric in METRICS if metric.source is not Source.SCRAPE}
+
+
+def test_many_additions_are_all_there() -> None:
+    shared = SharedMetrics.create(workers=1)
+    mine = shared.worker(0)
+    for n in range(2000):
+        mine.began()
+        mine.streams(n % 2 + 1)
+        mine.waited(1, 500_000)
+        mine.batch(2, 250_000, 500_000)
+        mine.queued(7)
+        mine.answered("Search", 0.5, queries=2)
+        mine.refused("deadline")
+        mine.finished("Search", "OK", 0.25)
+    (row,) = shared.read()
+    assert shared.snapshot()["requests"] == {"OK": 2000}
+    assert shared.snapshot()["refused"] == {"deadline": 2000}
+    assert row[layout.QUERIES["Search"]] == 4000
+    for stage, count, seconds in (
+        ("queue", 2000, 1000.0),
+        ("encode", 4000, 1000.0),
+        ("search", 4000, 2000.0),
+        ("serialise", 4000, 2000.0),
+    ):
+        counts, total = histogram(row, layout.STAGE_SECONDS[stage], SECONDS)
+        assert (counts[-1], total) == (count, seconds), stage
+    counts, total = histogram(row, layout.REQUEST_SECONDS["Search"], SECONDS)
+    assert (counts[-1], total) == (2000, 500.0)
+    assert [row[cell] for cell in (layout.QUEUE_DEPTH, layout.IN_FLIGHT, layout.STREAMS)] == [7, 0, 2]
+
+
+def test_a_batch_counts_each_of_its_queries() -> None:
+    shared = SharedMetrics.create(workers=1)
+    mine = shared.worker(0)
+    mine.batch(32, 1000, 2000)
+    mine.batch(1, 1000, 3, searched=0)  # vectors only
+    (row,) = shared.read()
+    sizes, total = histogram(row, layout.BATCH_SIZE, SIZES)
+    assert sizes == [1] * 5 + [2] * 7
+    assert total == 33
+    assert histogram(row, layout.STAGE_SECONDS["encode"], SECONDS)[0][-1] == 33
+    counts, total = histogram(row, layout.STAGE_SECONDS["search"], SECONDS)
+    assert counts[-1] == 32
+    assert total == pytest.approx(0.064)
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "bound"),
+    [
+        (0, 1e-5),
+        (10, 1e-5),
+        (11, 2e-5),
+        (20, 2e-5),
+        (1000, 0.001),
+        (9_999_999, 10.0),
+        (10_000_001, float("inf")),
+    ],
+)
+def test_a_value_is_counted_from_the_first_bound_that_is_no_smaller(microseconds: int, bound: float) -> None:
+    shared = SharedMetrics.create(workers=1)
+    shared.worker(0).waited(1, microseconds)
+    (row,) = shared.read()
+    start = layout.STAGE_SECONDS["queue"]
+    buckets, total = cumulative(SECONDS, row[start : start + width(SECONDS)])
+    assert [count for _, count in buckets] == [float(each >= bound) for each, _ in buckets]
+    assert total == microseconds / 1e6
+
+
+def test_bounds_ascend_from_ten_microseconds_to_ten_seconds() -> None:
+    assert (SECONDS[0], SECONDS[-1], len(SECONDS)) == (1e-5, 10.0, 19)
+    assert list(SECONDS) == sorted(set(SECONDS))
+    assert list(SIZES) == sorted(set(SIZES))
+
+
+def test_the_next_worker_counts_on_and_begins_with_nothing_in_flight() -> None:
+    shared = SharedMetrics.create(workers=1)
+    first = shared.worker(0)
+    first.began()
+    first.finished("Search", "OK", 0.001)
+    first.began()
+    first.streams(1)
+    first.queued(5)
+    assert shared.snapshot()["in_flight"] == 1
+    shared.ended(0)
+    ended = shared.snapshot()
+    assert (ended["workers_up"], ended["in_flight"], ended["streams"], ended["queue_depth"]) == (0, 0, 0, 0)
+    assert ended["requests"] == {"OK": 1}
+    second = shared.worker(0)
+    second.began()
+    second.finished("Search", "OK", 0.001)
+    (row,) = shared.read()
+    assert row[layout.PID] == os.getpid()
+    assert shared.snapshot()["requests"] == {"OK": 2}
+    assert shared.snapshot()["restarts"] == 1
+
+
+def test_a_snapshot_is_the_sum_of_all_workers() -> None:
+    shared = SharedMetrics.create(workers=3)
+    for slot in range(2):
+        mine = shared.worker(slot)
+        mine.began()
+        mine.answered("SearchBatch", 0.001, queries=32)
+        mine.finished("SearchBatch", "OK", 0.001)
+        mine.began()
+        mine.refused("no_room")
+        mine.finished("Search", "RESOURCE_EXHAUSTED", 0.0)
+        mine.began()
+        mine.streams(1)
+        mine.queued(4)
+    snapshot = shared.snapshot()
+    assert snapshot.pop("uptime_seconds") >= 0
+    assert snapshot == {
+        "workers": 3,
+        "workers_up": 2,
+        "restarts": 0,
+        "requests": {"OK": 2, "RESOURCE_EXHAUSTED": 2},
+        "refused": {"no_room": 2},
+        "queries": 64,
+        "queue_depth": 8,
+        "in_flight": 2,
+        "streams": 2,
+    }
+
+
+def test_there_must_be_a_slot() -> None:
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        SharedMetrics.create(workers=0)
+
+
+def test_a_metric_that_is_declared_has_cells_and_can_be_counted() -> None:
+    shared = SharedMetrics.create(workers=2)
+    mine = shared.worker(1)
+    mine.add(layout.cells(metrics.REFUSED)["no_room"], 2)
+    mine.set(layout.cell(metrics.QUEUE_DEPTH), 7)
+    mine.observe(layout.cells(metrics.STAGE_SECONDS)["encode"], SECONDS, 0.25)
+    snapshot = shared.snapshot()
+    assert (snapshot["refused"], snapshot["queue_depth"]) == ({"no_room": 2}, 7)
+    counts, total = histogram(shared.read()[1], layout.STAGE_SECONDS["encode"], SECONDS)
+    assert (counts[-1], total) == (1, 0.25)
+
+
+def test_the_table_of_metrics_in_the_readme_is_the_one_that_is_declared() -> None:
+    assert "\n".join(metrics.table()) in (ROOT / "serving" / "README.md").read_text()

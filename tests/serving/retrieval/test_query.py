@@ -1,0 +1,137 @@
+"""A query fills the query tower's features, or the error names the field at fault."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from protos.errors import InvalidInput, UnknownItem
+from protos.features import FeatureSpec, NumberFeature, TextFeature
+from serving.retrieval.encoder import QueryForm
+from serving.retrieval.query import Query, example_query
+from serving.retrieval.retriever import Retriever
+from serving.transport.converters import Limits
+from tests.helpers.tiny_towers import FULL, HISTORY, PLAIN, WATCHED
+
+TITLE = TextFeature("text", column="title")
+
+
+def test_text_fills_the_only_text_feature_whatever_its_name() -> None:
+    assert QueryForm({"title": TITLE}).values(Query("a"), "query") == {"title": "a"}
+
+
+def test_text_fills_the_feature_of_that_name_among_several() -> None:
+    query = Query("a", features={"title": "b"})
+    assert QueryForm({"title": TITLE, **PLAIN}).values(query, "q") == {"title": "b", "text": "a"}
+
+
+def test_what_is_not_given_is_absent() -> None:
+    query = Query("", features={"tags": ("new",), "age": 3.0})
+    expected = {"text": "", "country": None, "tags": ["new"], "age": 3.0}
+    assert QueryForm(FULL).values(query, "query") == expected
+
+
+def test_a_history_fills_the_only_history_feature_whatever_its_name() -> None:
+    assert QueryForm({"seen": HISTORY}).values(Query(history=("a", "b")), "query") == {"seen": ["a", "b"]}
+
+
+def test_a_history_fills_the_feature_of_that_name_among_several() -> None:
+    query = Query(history=("a",), features={"liked": ("b",)})
+    expected = {"liked": ["b"], "history": ["a"]}
+    assert QueryForm({"liked": HISTORY, "history": HISTORY}).values(query, "query") == expected
+    with pytest.raises(InvalidInput, match=r"query\.history: no history feature for it"):
+        QueryForm({"liked": HISTORY, "seen": HISTORY}).values(query, "query")
+
+
+def test_beside_a_history_everything_may_be_absent() -> None:
+    features = {**PLAIN, **WATCHED}
+    assert QueryForm(features).values(Query(), "query") == {"text": "", "history": None, "country": None}
+
+
+def test_an_example_with_a_history_is_a_query() -> None:
+    query = example_query({"history": ["a", "b"], "country": None})
+    assert QueryForm(WATCHED).values(query, "query") == {"history": ["a", "b"], "country": None}
+    query = example_query({"history": [], "country": "de"})
+    assert QueryForm(WATCHED).values(query, "query") == {"history": [], "country": "de"}
+
+
+def test_an_example_may_leave_values_out() -> None:
+    assert example_query({"text": "a", "age": None}) == Query(features={"text": "a"})
+
+
+@pytest.mark.parametrize(
+    ("query", "features", "field"),
+    [
+        (Query(), PLAIN, "query.text"),
+        (Query(features={"age": 3.0}), FULL, "query.text"),
+        (Query("a"), {"title": TITLE, "body": TITLE}, "query.text"),
+        (Query(features={"title": "a"}), {"title": TITLE, "body": TITLE}, "query.features.body"),
+        (Query("a"), {"age": NumberFeature("number", column="age")}, "query.text"),
+        (Query("a", history=("item-000",)), PLAIN, "query.history"),
+        (Query(history=("a",), features={"history": ("b",)}), WATCHED, "query.features.history"),
+        (Query("a"), WATCHED, "query.text"),
+        (Query("a", features={"colour": "red"}), FULL, "query.features.colour"),
+        (Query("a", features={"text": "b"}), PLAIN, "query.features.text"),
+        (Query("a", features={"age": float("nan")}), FULL, "query.features.age"),
+    ],
+)
+def test_a_misfit_is_refused_by_name(query: Query, features: Mapping[str, FeatureSpec], field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        QueryForm(features).values(query, "query")
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        (Query("a", features={"age": "old"}), "features.age"),
+        (Query("a", features={"age": 1e300}), "features.age"),
+        (Query("a", features={"age": float("-inf")}), "features.age"),
+        (Query("a", features={"country": 3.0}), "features.country"),
+        (Query("a", features={"country": ("de", "fr")}), "features.country"),
+        (Query("a", features={"tags": "new"}), "features.tags"),
+        (Query("a", features={"tags": 1.0}), "features.tags"),
+        (Query(features={"text": 1.0}), "features.text"),
+        (Query("a", item_id="item-000"), "text"),
+        (Query(history=("item-001",), item_id="item-000"), "history"),
+        (Query(features={"age": 1.0}, item_id="item-000"), "features"),
+    ],
+)
+def test_the_query_at_fault_is_named_within_its_batch(
+    full_retriever: Retriever, query: Query, field: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        full_retriever.search([Query("a"), Query(item_id="item-003"), query], k=1)
+    assert caught.value.field == f"queries[2].{field}"
+
+
+def test_an_unknown_item_is_named(retriever: Retriever) -> None:
+    with pytest.raises(UnknownItem, match=r"queries\[1\]\.item_id: .* 'item-999'"):
+        retriever.search([Query("a"), Query(item_id="item-999")], k=1)
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        (Query("a" * 6), "query.text"),
+        (Query(item_id="a" * 6), "query.item_id"),
+        (Query(history=("a",) * 4), "query.history"),
+        (Query(features={"tags": ("a",) * 4}), "query.features.tags"),
+        (Query(features={"country": "a" * 6}), "query.features.country"),
+    ],
+)
+def test_a_large_query_is_refused_by_name(query: Query, field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Limits(max_text_length=5, max_values=3).check_query(query, "query")
+    assert caught.value.field == field
+
+
+def test_a_query_may_be_as_large_as_the_limits() -> None:
+    query = Query("a" * 5, ("a",) * 3, {"tags": ("a",) * 3, "age": 1e9}, "a" * 5)
+    Limits(max_text_length=5, max_values=3).check_query(query, "query")
+
+
+def test_limits_must_make_sense() -> None:
+    with pytest.raises(ValueError, match="max_batch: expected at least 1, got 0"):
+        Limits(max_batch=0)
+    with pytest.raises(ValueError, match="default_k: expected at most max_k = 5, got 10"):
+        Limits(max_k=5)

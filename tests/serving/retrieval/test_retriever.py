@@ -1,0 +1,204 @@
+"""A bundle answers from its own vectors, and refuses to when its parts do not fit together."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protos.bundle import IndexParameters
+from protos.errors import BundleDamaged, InvalidInput
+from protos.features import NumberFeature
+from serving.retrieval.answer import Answer
+from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
+from serving.retrieval.retriever import Retriever
+from tests.helpers.tiny import item_ids, item_names, tiny_bundle
+from tests.helpers.tiny_towers import DIMENSION, TEXT, TinyTower
+
+
+def ids(answer: Answer) -> list[str]:
+    return [hit.id for hit in answer.hits]
+
+
+def test_golden_answer(retriever: Retriever) -> None:
+    (answer,) = retriever.search([Query("Bavuti xelike mopy")], k=2)
+    assert ids(answer) == ["item-063", "item-280"]
+    scores = [hit.score for hit in answer.hits]
+    np.testing.assert_allclose(scores, [0.909155, 0.898146], atol=1e-5)
+    assert answer.hits[0].fields == {"name": "pylixe ketixe momovu", "section": "section 3"}
+    assert answer.hits[1].fields == {"name": "vutiti moxepy livuba"}  # it has no section
+    assert answer.bundle_version == retriever.manifest.bundle_version
+    assert answer.timing.encode_us > 0
+
+
+def test_golden_vector(retriever: Retriever) -> None:
+    (vector,) = retriever.encode([Query("abba Ä")]).vectors
+    expected = np.zeros(DIMENSION)
+    expected[[1, 2, 4]] = [2, 2, 1]  # a, b, and ä, which is 228 = 7 * 32 + 4
+    np.testing.assert_allclose(vector, expected / 3, atol=1e-6)
+
+
+def test_an_item_is_its_own_names_best_answer(retriever: Retriever) -> None:
+    answers = retriever.search([Query(name) for name in item_names(300)], k=1)
+    scores = [answer.hits[0].score for answer in answers]
+    np.testing.assert_allclose(scores, 1.0, atol=1e-5)
+
+
+def test_vectors_are_of_unit_length_but_for_an_empty_text(retriever: Retriever) -> None:
+    texts = ["a", "日本語", "e\u0301", "x" * 5000, "👩‍👩‍👧", "\u202eabc", ""]
+    vectors = retriever.encode([Query(text) for text in texts]).vectors
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(texts), DIMENSION)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1] * 6 + [0], atol=1e-5)
+
+
+def test_a_batch_changes_nothing(full_retriever: Retriever) -> None:
+    features: list[dict[str, Any]] = [{}, {"age": 30.0}, {"country": "de"}, {"tags": ("new", "?")}]
+    queries = [Query("ab" * n, features=each) for n, each in enumerate(features, 1)]
+    queries.append(Query(item_id="item-007"))
+    together = full_retriever.encode(queries).vectors
+    alone = [full_retriever.encode([query]).vectors[0] for query in queries]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert len({vector.tobytes() for vector in together}) == len(queries)
+
+
+def test_queries_of_about_one_length_are_encoded_together(
+    full_retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = np.random.default_rng(0)
+    lengths = draw.permutation(np.arange(1, 61).repeat(8)).tolist()
+    queries = [Query("".join(draw.choice(list("abcdef "), each))) for each in lengths]
+    queries[3] = Query(item_id="item-007")
+    one_by_one = np.concatenate([full_retriever.encode([query]).vectors for query in queries])
+
+    shapes: list[tuple[int, int]] = []
+    vectors = full_retriever._encoder.unchecked
+
+    def noted(arrays: dict[str, Any]) -> Any:
+        shapes.append(arrays["text"].shape)
+        return vectors(arrays)
+
+    monkeypatch.setattr(full_retriever._encoder, "unchecked", noted)
+    together = full_retriever.encode(queries).vectors
+    np.testing.assert_allclose(together, one_by_one, atol=1e-6)
+    assert sum(count for count, _ in shapes) == len(queries) - 1
+    padded = sum(count * width for count, width in shapes)
+    assert len(shapes) < 12
+    assert padded < 1.15 * sum(lengths)  # all at once it would be twice as much
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_vector_that_is_not_finite_is_told_and_answers_nobody(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    run = retriever._encoder._run
+
+    def faulty(*arguments: Any) -> list[Any]:
+        (vectors,) = run(*arguments)
+        vectors[-1, 3] = wrong
+        return [vectors]
+
+    monkeypatch.setattr(retriever._encoder, "_run", faulty)
+    for count in (1, 3):
+        prepared = [retriever.prepare(Query("a"))] * count
+        for wanted in (SearchOptions(3), SearchOptions(3, frozenset({1})), NO_SEARCH):
+            with pytest.raises(ArithmeticError, match="not finite"):
+                retriever.find(retriever.encode_prepared(prepared), [wanted] * count)
+        for ask in (retriever.encode, lambda queries: retriever.search(queries, 3)):
+            with pytest.raises(ArithmeticError, match="not finite"):
+                ask([Query("a")] * count)
+    assert np.isfinite(retriever.item_vectors).all()
+
+
+def test_as_many_names_as_queries_are_wanted(retriever: Retriever) -> None:
+    with pytest.raises(ValueError, match="names: expected 2, one for each query, got 1"):
+        retriever.encode([Query("a"), Query("b")], ["first"])
+
+
+@pytest.mark.parametrize("k", [1, 7, 300])
+def test_a_lone_text_finds_what_it_finds_among_others(retriever: Retriever, k: int) -> None:
+    queries = [Query(name) for name in (*item_names(3), "bavuti lo", "日本")]
+    together = [{hit.id: hit.score for hit in each.hits} for each in retriever.search(queries, k)]
+    for query, expected in zip(queries, together, strict=True):
+        (alone,) = retriever.search([query], k)
+        found = [hit.score for hit in alone.hits]
+        np.testing.assert_allclose(found, list(expected.values()), atol=1e-6)
+        same = [(hit.score, expected[hit.id]) for hit in alone.hits if hit.id in expected]
+        assert len(same) >= k - 1  # the last of several that are as good may be another
+        assert all(abs(one - other) < 1e-6 for one, other in same)
+
+
+def test_more_like_this_leaves_the_item_itself_out(retriever: Retriever) -> None:
+    like_text, like_item = retriever.search([Query(item_names(300)[7]), Query(item_id="item-007")], k=9)
+    assert ids(like_text)[0] == "item-007"
+    assert ids(like_item)[:8] == ids(like_text)[1:9]
+    assert len(like_item.hits) == 9
+
+
+def test_excluded_items_make_room_for_others(retriever: Retriever) -> None:
+    (before,) = retriever.search([Query("bavuti xelike mopy")], k=10)
+    excluded = [*ids(before)[:5], "retired-item"]
+    (after,) = retriever.search([Query("bavuti xelike mopy")], k=10, exclude=excluded)
+    assert ids(after)[:5] == ids(before)[5:]
+    assert len(after.hits) == 10
+
+
+@pytest.mark.parametrize("k", [300, 301, 100_000])
+def test_a_large_k_gives_what_there_is(retriever: Retriever, k: int) -> None:
+    (answer,) = retriever.search([Query("bake")], k=k)
+    assert sorted(ids(answer)) == item_ids(300)
+    scores = [hit.score for hit in answer.hits]
+    assert scores == sorted(scores, reverse=True)
+    (rest,) = retriever.search([Query("bake")], k=k, exclude=item_ids(300)[1:])
+    assert ids(rest) == ["item-000"]
+
+
+def test_k_and_queries_are_at_least_one(retriever: Retriever) -> None:
+    with pytest.raises(InvalidInput, match="k: expected at least 1, got 0"):
+        retriever.search([Query("a")], k=0)
+    with pytest.raises(InvalidInput, match="queries: expected at least one"):
+        retriever.search([], k=1)
+
+
+def test_threads_do_not_disturb_each_other(retriever: Retriever) -> None:
+    queries = [Query(name) for name in item_names(64)]
+    alone = [ids(retriever.search([query], k=5 + n)[0]) for n, query in enumerate(queries)]
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda each: ids(retriever.search([each[1]], k=5 + each[0])[0]), enumerate(queries))
+    assert list(found) == alone  # equal bits: each query is a batch of one, whichever thread asks
+
+
+@pytest.mark.parametrize(
+    ("tower", "changed", "expected"),
+    [
+        (TinyTower(dimension=16), {}, "query_tower.onnx: .* dimension is 32"),
+        (TinyTower(output="y"), {}, "query_tower.onnx: .* expected an output named vector"),
+        (
+            TinyTower({"text": TEXT, "age": NumberFeature("number", column="age")}),
+            {"features": {"text": TEXT}},
+            "query_tower.onnx: takes .* but the manifest's features",
+        ),
+        (TinyTower(), {"count": 21}, "vectors.npy: .* expected float32"),
+        (TinyTower(), {"dimension": 16}, "query_tower.onnx: .* dimension is 16"),
+        (TinyTower(), {"display_fields": ("name",)}, "items.json: .* display fields"),
+        (TinyTower(), {"index": IndexParameters("l2", 8, 64, 32, 0)}, "index.hnsw: space 'l2'"),
+        (TinyTower(wraps=False), {"examples": ({"text": "日本"},)}, "own examples"),
+        (TinyTower(), {"examples": ({"colour": "red"},)}, "own examples"),
+    ],
+)
+def test_a_bundle_whose_parts_do_not_fit_is_refused(
+    tmp_path: Path, tower: TinyTower, changed: dict[str, Any], expected: str
+) -> None:
+    if "features" in changed:
+        schema = Retriever.load(tiny_bundle(tmp_path, items=20)).manifest.schema
+        changed = {"schema": replace(schema, query=changed["features"])}
+    folder = tiny_bundle(tmp_path, items=20, query_tower=tower, **changed)
+    with pytest.raises(BundleDamaged, match=expected):
+        Retriever.load(folder)
+
+
+def test_a_bundle_without_examples_is_served(tmp_path: Path) -> None:
+    retriever = Retriever.load(tiny_bundle(tmp_path, items=5, examples=()))
+    assert len(retriever.search([Query("a")], k=10)[0].hits) == 5

@@ -1,0 +1,106 @@
+"""Texts that say nothing to the query tower, over a real socket: what the answer rests on, and its hits."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from protos.features import FeatureSpec
+from serving.client import RetrievalClient
+from serving.client.__main__ import main
+from serving.retrieval.answer import Answer, Basis
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from serving.server import RetrievalServer
+from tests.helpers.tiny import item_ids, popularity, tiny_bundle, watched_bundle
+from tests.helpers.tiny_towers import FULL, HISTORY, TEXT, TinyTower
+
+UNKNOWN = ("", "\0\0", " ", "\U0001f600", "\u2060" * 3)  # the tiny tower counts no code point of these
+TEXTS = ("bavuti xelike", *UNKNOWN, "kemolira", "")
+EVEN = [1 / 300] * 200 + [0.0] * 100  # each item that occurs at all occurs once
+
+
+@contextmanager
+def client_of(folder: Path) -> Iterator[RetrievalClient]:
+    with RetrievalServer(Retriever.load(folder)) as server, RetrievalClient(server.address) as client:
+        yield client
+
+
+def told(answer: Answer) -> tuple[list[str], Basis]:
+    return [hit.id for hit in answer.hits], answer.basis
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["zero", "bias"])
+def even(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of texts in which no item is more popular than others; an empty text has a vector or none."""
+    folder = tmp_path_factory.mktemp("even")
+    return tiny_bundle(folder, query_tower=TinyTower(bias=request.param), shares=EVEN)
+
+
+def test_a_text_that_says_nothing_has_no_hits_alone_in_a_batch_and_in_a_stream(even: Path) -> None:
+    with client_of(even) as client:
+        alone = [told(client.search(text, 5)) for text in TEXTS]
+        batch = [told(answer) for answer in client.search_batch(TEXTS, 5)]
+        stream = [told(answer) for answer in client.search_stream(TEXTS, 5)]
+    assert alone == batch == stream
+    for text, (ids, basis) in zip(TEXTS, alone, strict=True):
+        assert (len(ids), basis) == ((0, Basis.NONE) if text in UNKNOWN else (5, Basis.QUERY)), text
+
+
+def test_a_text_that_says_nothing_gets_popular_items_where_the_bundle_knows_them(plain: Path) -> None:
+    shares = dict(zip(item_ids(300), popularity(300), strict=True))
+    popular = [each for each in sorted(shares, key=lambda each: -shares[each]) if each != "item-006"][:5]
+    with client_of(plain) as client:
+        alone = [client.search(text, 5, ["item-006"]) for text in TEXTS]
+        batch = client.search_batch(TEXTS, 5, ["item-006"])
+        stream = [*client.search_stream(TEXTS, 5, ["item-006"])]
+    assert [*map(told, alone)] == [*map(told, batch)] == [*map(told, stream)]
+    for text, answer in zip(TEXTS, alone, strict=True):
+        assert answer.basis is (Basis.POPULAR if text in UNKNOWN else Basis.QUERY), text
+        if text in UNKNOWN:
+            assert told(answer)[0] == popular
+            assert answer.hits[0].score == pytest.approx(shares[popular[0]])
+
+
+def test_another_feature_is_enough_to_search_by(full: Path) -> None:
+    with client_of(full) as client:
+        answers = client.search_batch([Query("", features={"country": "de"}), Query("")], 3)
+    assert [answer.basis for answer in answers] == [Basis.QUERY, Basis.POPULAR]
+
+
+def test_a_text_beside_an_empty_history_may_say_nothing(tmp_path: Path) -> None:
+    features: dict[str, FeatureSpec] = {"text": TEXT, "history": HISTORY}
+    with client_of(watched_bundle(tmp_path, features=features, examples=())) as client:
+        answers = client.search_batch([Query("\U0001f600"), Query("ba"), Query("", ("item-001",))], 3)
+    assert [answer.basis for answer in answers] == [Basis.POPULAR, Basis.CONTEXT, Basis.QUERY]
+
+
+def test_a_history_without_a_known_item_has_no_hits_where_nothing_is_popular(tmp_path: Path) -> None:
+    with client_of(watched_bundle(tmp_path, shares=EVEN)) as client:
+        answers = client.search_batch([Query(history=("nonsense",)), Query(history=("item-001",))], 3)
+    assert [(len(answer.hits), answer.basis) for answer in answers] == [(0, Basis.NONE), (3, Basis.QUERY)]
+    assert [answer.unknown_history for answer in answers] == [1, 0]
+
+
+def test_a_bundle_whose_example_says_nothing_is_served(tmp_path: Path) -> None:
+    examples = ({"text": "\U0001f600"}, {"text": "ba"})
+    folder = tiny_bundle(tmp_path, query_tower=TinyTower(FULL), shares=EVEN, examples=examples)
+    with client_of(folder) as client:
+        assert client.search("\U0001f600").basis is Basis.NONE
+
+
+def test_the_command_line_says_that_nothing_was_known(
+    even: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RetrievalServer(Retriever.load(even)) as server:
+        command = ["client", "search", "\U0001f600", "--address", server.address]
+        monkeypatch.setattr(sys, "argv", command)
+        assert main() == 0
+        assert "no hits" in capsys.readouterr().out
+        monkeypatch.setattr(sys, "argv", [*command, "--json"])
+        assert main() == 0
+        document = json.loads(capsys.readouterr().out)
+    assert (document["hits"], document["basis"]) == ([], "none")

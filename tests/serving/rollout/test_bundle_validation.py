@@ -1,0 +1,272 @@
+"""Validation of bundles: a good one is measured, a bad one harms nothing, a large one is not even loaded."""
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+
+from protos import bundle
+from protos.errors import BundleDamaged, Unavailable
+from serving.retrieval.shared_catalogue import MappedCatalogue, open_catalogue
+from serving.rollout import bundle_validation, memory_budget
+from serving.rollout.memory_budget import MIB
+from tests.helpers.serving.following import reseal
+from tests.helpers.tampered import tampered
+from tests.helpers.tiny import build_index, item_names, tiny_bundle
+from tests.helpers.tiny_towers import FULL, TinyTower
+from tests.serving.conftest import ROOT
+
+
+def test_a_good_bundle_tells_what_it_takes(plain: Path, full: Path, watched: Path) -> None:
+    for folder in (plain, full, watched):
+        tried = bundle_validation.validate_bundle(folder, item_tower=True)
+        assert tried.items == 300
+        assert tried.dimension == bundle.read_manifest(folder).dimension
+        assert tried.load_s > 0
+        assert 0 < tried.resident_bytes < 500 * MIB
+
+
+def test_the_command_prints_json(plain: Path) -> None:
+    command = [sys.executable, "-m", "serving.rollout.bundle_validation", str(plain)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(json.loads(done.stdout)) == set(bundle_validation.ValidationResult._fields)
+
+
+def test_a_bundle_that_passes_leaves_its_catalogue_ready(plain: Path, tmp_path: Path) -> None:
+    place, manifest = tmp_path / "ready" / plain.name, bundle.read(plain)
+    for _ in range(2):
+        assert bundle_validation.validate_bundle(plain, ready=place).items == 300
+        assert type(open_catalogue(place, plain, manifest)) is MappedCatalogue
+    broken = tiny_bundle(tmp_path, examples=({"colour": "red"},))
+    with pytest.raises(BundleDamaged):
+        bundle_validation.validate_bundle(broken, ready=tmp_path / "ready" / broken.name)
+    assert [each.name for each in place.parent.iterdir()] == [plain.name]
+
+
+def test_a_catalogue_that_cannot_be_made_ready_is_no_fault_of_the_bundle(
+    plain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert bundle_validation.validate_bundle(plain, ready=tmp_path / "file" / plain.name).items == 300
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"{plain.name}: no catalogue is made ready in" in record.getMessage()
+
+
+def test_a_graph_that_ends_in_the_middle_is_refused_whatever_it_does(plain: Path, tmp_path: Path) -> None:
+    content = (plain / bundle.INDEX).read_bytes()
+    for n, cut in enumerate((b"", content[:50], content[: len(content) // 2], content[:96] + b"\xff" * 5000)):
+        broken = reseal(plain, tmp_path / str(n), _writes(bundle.INDEX, cut))
+        with pytest.raises(BundleDamaged, match=broken.name) as caught:
+            bundle_validation.validate_bundle(broken)
+        assert str(tmp_path) not in str(caught.value)
+
+
+def _writes(name: str, content: bytes) -> Callable[[Path], None]:
+    """What puts another content into one file of a folder."""
+    return lambda folder: _write(folder / name, content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def test_a_tower_that_is_no_tower_is_refused(plain: Path, tmp_path: Path) -> None:
+    broken = reseal(plain, tmp_path, _writes(bundle.QUERY_TOWER, b"no tower"))
+    with pytest.raises(BundleDamaged, match="not an ONNX model"):
+        bundle_validation.validate_bundle(broken)
+
+
+def test_an_item_tower_is_tried_where_it_is_offered(plain: Path, tmp_path: Path) -> None:
+    broken = reseal(plain, tmp_path, _writes(bundle.ITEM_TOWER, b"no tower"))
+    assert bundle_validation.validate_bundle(broken).items == 300
+    with pytest.raises(BundleDamaged, match="not an ONNX model"):
+        bundle_validation.validate_bundle(broken, item_tower=True)
+
+
+def test_examples_beyond_those_of_the_warm_up_are_asked_too(tmp_path: Path) -> None:
+    good = [{"text": name} for name in item_names(10)]
+    bad = tiny_bundle(tmp_path, examples=(*good, {"colour": "red"}))
+    with pytest.raises(BundleDamaged, match=r"does not answer its own examples.*unknown feature"):
+        bundle_validation.validate_bundle(bad)
+
+
+def test_another_name_and_other_features_are_no_fault(tmp_path: Path) -> None:
+    assert (
+        bundle_validation.validate_bundle(
+            tiny_bundle(tmp_path, query_tower=TinyTower(FULL), name="other")
+        ).items
+        == 300
+    )
+
+
+def test_a_bundle_that_is_altered_on_the_disk_is_refused(plain: Path, tmp_path: Path) -> None:
+    copy = reseal(plain, tmp_path, _writes("reports/more.json", b"{}"))
+    _write(copy / bundle.ITEMS, b"{}")
+    with pytest.raises(BundleDamaged, match=bundle.ITEMS):
+        bundle_validation.validate_bundle(copy)
+
+
+def test_a_process_that_is_killed_is_a_refusal() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    code = bundle_validation._await(process, 60, None)
+    assert (
+        bundle_validation._reason(code, "", 60)
+        == "the validation was ended by SIGKILL, most likely out of memory"
+    )
+    process = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"])
+    assert (
+        bundle_validation._reason(bundle_validation._await(process, 60, None), "", 60)
+        == "the validation was ended by SIGSEGV"
+    )
+
+
+def test_a_trial_that_does_not_end_is_ended(plain: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    assert bundle_validation._await(process, 0.2, None) is None
+    assert process.returncode == -9
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Unavailable, match="the validation was stopped"):
+        bundle_validation.validate_bundle(plain, stop=stop)
+
+
+def test_a_trial_that_a_signal_ends_together_with_the_service_is_no_fault_of_the_bundle(plain: Path) -> None:
+    stop = threading.Event()
+
+    def signal_group() -> None:
+        """SIGTERM for the trial first, and a moment later for the service."""
+        children: list[psutil.Process] = []
+        while not children:
+            for each in psutil.Process().children():
+                with contextlib.suppress(psutil.Error):  # a child of another test that has ended
+                    if "bundle_validation" in " ".join(each.cmdline()):
+                        children.append(each)
+        children[0].terminate()
+        time.sleep(0.2)
+        stop.set()
+
+    sender = threading.Thread(target=signal_group)
+    sender.start()
+    with pytest.raises(Unavailable, match="the validation was stopped"):
+        bundle_validation.validate_bundle(plain, stop=stop)
+    sender.join()
+
+
+def test_what_is_too_large_is_told_with_both_figures(plain: Path) -> None:
+    each = memory_budget.estimate(bundle.read_manifest(plain))
+    assert 0 < each < memory_budget.estimate(bundle.read_manifest(plain), item_tower=True)
+    manifest = bundle.read_manifest(plain)
+    own = dataclasses.replace(manifest, precision=bundle.Precisions(vectors="int8"))
+    assert (
+        memory_budget.estimate(own) == each + 4 * manifest.count * manifest.dimension
+    )  # brought back by each
+    unasked = dataclasses.replace(manifest, index=dataclasses.replace(manifest.index, exact=True))
+    assert (
+        memory_budget.estimate(unasked) == each - manifest.files[bundle.INDEX].size
+    )  # a graph that is not loaded
+    memory_budget.check_room(100 * MIB, 2, memory=264 * MIB)
+    with pytest.raises(
+        Unavailable, match="2 times 100 MiB and a margin are 264 MiB, --memory allows 263 MiB"
+    ):
+        memory_budget.check_room(100 * MIB, 2, memory=263 * MIB)
+    with pytest.raises(Unavailable, match="are free: 200 MiB"):
+        memory_budget.check_room(100 * MIB, 2, free=200 * MIB)
+    with pytest.raises(Unavailable, match="too large for the memory"):
+        memory_budget.check_room(1 << 60, 1)
+
+
+def test_a_limit_of_the_control_group_counts(tmp_path: Path) -> None:
+    groups, membership = tmp_path / "groups", tmp_path / "membership"
+    inner = groups / "outer" / "inner"
+    inner.mkdir(parents=True)
+    membership.write_text("0::/outer/inner\n")
+    free = memory_budget.available(groups, membership)
+    assert free > 100 * MIB
+
+    def limit(folder: Path, most: str, used: int, droppable: int) -> None:
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {droppable}\n")
+
+    limit(inner, "max", 50 * MIB, 0)
+    limit(inner.parent, str(60 * MIB), 50 * MIB, 7 * MIB)
+    assert memory_budget.available(groups, membership) == 17 * MIB
+    limit(inner, str(40 * MIB), 50 * MIB, 0)
+    assert memory_budget.available(groups, membership) == 0
+
+
+def test_a_limit_of_the_older_kind_of_control_group_counts_too(tmp_path: Path) -> None:
+    groups, membership = tmp_path / "groups", tmp_path / "membership"
+    own = groups / "memory" / "box"
+    own.mkdir(parents=True)
+    membership.write_text("5:cpu,cpuacct:/else\n4:memory:/box\n")
+    (own / "memory.limit_in_bytes").write_text(str(30 * MIB))
+    (own / "memory.usage_in_bytes").write_text(str(20 * MIB))
+    (own / "memory.stat").write_text(f"total_inactive_file {MIB}\n")
+    assert memory_budget.available(groups, membership) == 11 * MIB
+    assert memory_budget.available(groups, tmp_path / "nothing") > 11 * MIB
+
+
+@pytest.mark.parametrize("length", [0.0, 0.5, np.nan])
+def test_vectors_that_are_zero_or_not_of_unit_length_are_refused(
+    plain: Path, tmp_path: Path, length: float
+) -> None:
+    def scale(folder: Path) -> None:
+        vectors = np.load(folder / bundle.VECTORS)
+        scaled = np.zeros_like(vectors) if length == 0 else vectors * np.float32(length)
+        np.save(folder / bundle.VECTORS, scaled)
+        (folder / bundle.INDEX).unlink()
+        build_index(scaled).save_index(str(folder / bundle.INDEX))
+
+    broken = reseal(plain, tmp_path, scale)
+    expected = "all vectors are zero" if length == 0 else "row 0 has length "
+    with pytest.raises(BundleDamaged, match=expected if np.isfinite(length) else r"vectors|length nan"):
+        bundle_validation.validate_bundle(broken)
+
+
+def test_a_query_tower_that_gives_only_zeros_is_refused(plain: Path, tmp_path: Path) -> None:
+    silent = reseal(plain, tmp_path, lambda folder: None, examples=({"text": ""}, {"text": " "}))
+    with pytest.raises(BundleDamaged, match="the query tower gives the zero vector for all of them"):
+        bundle_validation.validate_bundle(silent)
+    half = reseal(plain, tmp_path, lambda folder: None, examples=({"text": ""}, {"text": "xelike"}))
+    assert bundle_validation.validate_bundle(half).items == 300
+
+
+def test_an_index_that_is_searched_with_an_empty_beam_is_refused(plain: Path, tmp_path: Path) -> None:
+    broken = tampered(plain, tmp_path / "broken", lambda table: table["index"].update(ef_search=0))
+    with pytest.raises(BundleDamaged, match=r"index\.ef_search: expected 1 to \d+, got 0"):
+        bundle_validation.validate_bundle(broken)
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "{absolute}"])
+@pytest.mark.parametrize("tower", [bundle.QUERY_TOWER, bundle.ITEM_TOWER])
+def test_a_tower_with_weights_outside_its_file_is_refused(
+    plain: Path, tmp_path: Path, tower: str, location: str
+) -> None:
+    weights = tmp_path / "weights.bin"
+
+    def move_out(folder: Path) -> None:
+        model = onnx.load(folder / tower)
+        tensor = model.graph.initializer[0]
+        place = folder / location.format(absolute=weights)
+        place.write_bytes(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location.format(absolute=weights))
+        (folder / tower).write_bytes(model.SerializeToString())
+
+    broken = reseal(plain, tmp_path / "made", move_out)
+    with pytest.raises(BundleDamaged, match=f"{tower}: a tensor has external data"):
+        bundle_validation.validate_bundle(broken, item_tower=True)

@@ -1,0 +1,325 @@
+"""The follower's states, one by one, on a clock that is wound on."""
+
+import logging
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protos.errors import Unavailable
+from serving.rollout.target import Workers
+from tests.helpers.serving.following import CHAMPION, Scene, newer_schema
+
+
+def test_nothing_happens_while_the_alias_stays(scene: Scene) -> None:
+    for _ in range(3):
+        assert 9 <= scene.step() <= 11
+    assert scene.target["serial"] == 1
+    assert scene.tried == []
+    assert scene.note["last_error"] == scene.note["candidate"] == ""
+    assert scene.note["last_check"] < scene.note["next_check"] == pytest.approx(scene.clock.time())
+    pointer = scene.cache.pointer(CHAMPION)
+    assert pointer and (pointer.bundle_version, pointer.model_version) == (scene.version("1"), "1")
+
+
+def test_a_move_of_the_alias_is_a_swap(scene: Scene) -> None:
+    scene.step()
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.step()
+    assert scene.target["serial"] == 2
+    assert scene.target["champion"] == {
+        "folder": str(scene.folder / scene.version("2")[:12]),
+        "bundle_version": scene.version("2"),
+        "model_version": "2",
+    }
+    assert scene.tried == [(scene.version("2"), 2)]
+    assert scene.crew.serves == [scene.version("2")] * 2
+    assert (scene.note["swaps"], scene.note["refused"], scene.note["candidate"]) == (1, 0, "")
+    assert scene.note["last_swap"] > 0
+    pointer = scene.cache.pointer(CHAMPION)
+    assert pointer and (pointer.bundle_version, pointer.previous) == (scene.version("2"), scene.version("1"))
+    scene.shelf.aliases[CHAMPION] = "1"
+    scene.step()
+    assert (scene.champion, scene.target["serial"], scene.note["swaps"]) == ("1", 3, 2)
+
+
+def test_a_registry_that_does_not_say_which_bundle_is_followed_too(scene: Scene) -> None:
+    scene.shelf.tags = False
+    scene.step()
+    assert scene.target["serial"] == 1
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.step()
+    assert scene.target["champion"]["bundle_version"] == scene.version("2")
+
+
+def test_a_version_that_fails_its_trial_is_refused_and_tried_again_ever_later(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.bad[scene.version("2")] = "does not answer its own examples"
+    tries: list[float] = []
+    with caplog.at_level(logging.INFO):
+        while len(tries) < 9:
+            before = len(scene.tried)
+            now = scene.clock.monotonic()
+            scene.step()
+            if len(scene.tried) > before:
+                tries.append(now)
+    pauses = [later - earlier for earlier, later in pairwise(tries)]
+    for n, pause in enumerate(pauses):
+        assert min(300, 10 * 2**n) <= pause <= min(300, 10 * 2**n) + 12
+    assert (scene.champion, scene.target["serial"]) == ("1", 1)
+    assert (scene.note["refused"], scene.note["failures"]) == (1, 9)
+    assert scene.note["candidate"] == "2"
+    assert scene.note["candidate_bundle"] == scene.version("2")
+    assert scene.note["candidate_stage"] == "refused"
+    assert scene.note["last_error"] == "version 2 is refused: does not answer its own examples"
+    assert [each.levelname for each in caplog.records] == ["WARNING"]
+    assert "version 1 stays" in caplog.text
+    scene.shelf.aliases[CHAMPION] = "3"  # another one is not made to wait
+    scene.step()
+    assert (scene.champion, scene.note["last_error"], scene.note["failures"]) == ("3", "", 0)
+
+
+def test_a_version_that_gets_well_is_taken(scene: Scene) -> None:
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.bad[scene.version("2")] = "too large for the memory"
+    scene.step()
+    assert scene.champion == "1"
+    scene.bad.clear()
+    scene.step()
+    scene.step()
+    assert (scene.champion, scene.note["last_error"], scene.note["candidate_stage"]) == ("2", "", "")
+
+
+def test_a_refused_version_is_forgotten_when_the_alias_goes_back(scene: Scene) -> None:
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.bad[scene.version("2")] = "bad"
+    scene.step()
+    scene.shelf.aliases[CHAMPION] = "1"
+    scene.step()
+    assert (scene.note["candidate"], scene.note["last_error"], scene.note["failures"]) == ("", "", 0)
+    assert (scene.note["refused"], scene.target["serial"]) == (1, 1)
+
+
+def test_a_bundle_of_a_newer_schema_is_refused(scene: Scene, tmp_path: Path) -> None:
+    scene.shelf.folders["5"] = newer_schema(scene.shelf.folders["2"], tmp_path)
+    scene.shelf.tags = False
+    scene.shelf.aliases[CHAMPION] = "5"
+    scene.step()
+    assert "schema version 4, but this program reads up to 3" in scene.note["last_error"]
+    assert (scene.champion, scene.note["candidate_stage"]) == ("1", "refused")
+
+
+def test_a_registry_that_is_down_is_asked_ever_later_and_told_once(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.step()
+    scene.shelf.down = "connection refused"
+    with caplog.at_level(logging.INFO):
+        delays = [scene.step() for _ in range(6)]
+        for delay, expected in zip(delays, [20, 40, 60, 60, 60, 60], strict=True):
+            assert 0.9 * expected <= delay <= 1.1 * expected
+        assert (scene.note["failures"], scene.note["last_error"]) == (6, "connection refused")
+        assert len(caplog.records) == 1
+        scene.shelf.down = "timed out"
+        scene.step()
+        assert [each.levelname for each in caplog.records] == ["WARNING", "WARNING"]
+        scene.shelf.down = ""
+        scene.shelf.aliases[CHAMPION] = "2"  # meanwhile
+        assert 9 <= scene.step() <= 11
+    assert "all is well again" in caplog.text
+    assert (scene.champion, scene.note["failures"], scene.note["last_error"]) == ("2", 0, "")
+
+
+def test_an_alias_that_is_gone_changes_nothing_but_is_told(scene: Scene) -> None:
+    del scene.shelf.aliases[CHAMPION]
+    assert scene.step() > 11
+    assert (scene.champion, scene.target["serial"], scene.note["failures"]) == ("1", 1, 1)
+    assert scene.note["last_error"] == f"{CHAMPION}: not in the registry"
+    scene.shelf.aliases[CHAMPION] = "1"
+    scene.step()
+    assert (scene.note["failures"], scene.note["last_error"]) == (0, "")
+
+
+def test_what_a_worker_cannot_take_is_served_by_none(scene: Scene) -> None:
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.crew.cannot[scene.version("2")] = "no memory"
+    scene.step()
+    assert (scene.champion, scene.target["serial"]) == ("1", 1)
+    assert "worker 1 could not take it: no memory" in scene.note["last_error"]
+    assert (scene.note["refused"], scene.note["swaps"]) == (1, 0)
+    scene.crew.obey()
+    assert scene.crew.serves == [scene.version("1")] * 2
+    pointer = scene.cache.pointer(CHAMPION)
+    assert pointer and pointer.model_version == "1"
+
+
+def test_a_worker_that_dies_meanwhile_is_waited_for(scene: Scene) -> None:
+    scene.shelf.aliases[CHAMPION] = "2"
+    begun = scene.clock.monotonic()
+
+    def die_and_return() -> None:
+        away = scene.target["serial"] == 2 and scene.clock.monotonic() < begun + 6
+        scene.crew.dead = {0} if away else set()
+
+    scene.clock.meanwhile.insert(0, die_and_return)
+    scene.step()
+    assert (scene.champion, scene.target["serial"], scene.note["swaps"]) == ("2", 2, 1)
+    assert scene.clock.monotonic() >= begun + 6
+
+
+def test_a_worker_that_a_bundle_kills_is_saved_from_it(scene: Scene) -> None:
+    scene.shelf.aliases[CHAMPION] = "2"
+
+    def die() -> None:
+        scene.crew.dead = {0} if scene.champion == "2" else set()
+
+    scene.clock.meanwhile.insert(0, die)
+    scene.step()
+    assert (scene.champion, scene.target["serial"]) == ("1", 3)
+    assert "worker 0 died and did not come back with it" in scene.note["last_error"]
+
+
+def test_a_worker_that_was_dead_before_is_not_waited_for(scene: Scene) -> None:
+    scene.crew.dead = {1}
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.step()
+    assert (scene.champion, scene.target["serial"]) == ("2", 2)
+
+
+def test_a_worker_that_hangs_is_not_waited_for_forever(scene: Scene) -> None:
+    scene.clock.meanwhile.clear()  # nobody obeys
+    scene.shelf.aliases[CHAMPION] = "2"
+    begun = scene.clock.monotonic()
+    scene.step()
+    assert scene.clock.monotonic() < begun + 120
+    assert (scene.champion, scene.target["serial"]) == ("1", 1)
+    assert "not every worker had it" in scene.note["last_error"]
+
+
+def test_a_follower_that_is_started_again_goes_on_from_the_board(scene: Scene) -> None:
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.step()
+    scene.shelf.down = "gone"
+    scene.step()
+    tried = len(scene.tried)
+    scene.start()
+    scene.shelf.down = ""
+    scene.step()
+    assert (scene.champion, scene.target["serial"], len(scene.tried)) == ("2", 2, tried)
+    assert scene.note["swaps"] == 1
+
+
+def killed_while_the_workers_took_it(scene: Scene) -> None:
+    """The follower has told them of version 2, and no more."""
+    folder = scene.cache.take(registered(scene, "2"), scene.shelf)
+    champion = {"folder": str(folder), "bundle_version": scene.version("2"), "model_version": "2"}
+    scene.shared_state.write("target", {"serial": 2, "champion": champion, "canary": None})
+
+
+def registered(scene: Scene, version: str) -> Any:
+    scene.shelf.aliases[CHAMPION] = version
+    return scene.shelf.resolve(CHAMPION)
+
+
+def test_a_swap_that_a_killed_follower_left_is_brought_to_its_end(scene: Scene) -> None:
+    killed_while_the_workers_took_it(scene)
+    scene.start()
+    pointer = scene.cache.pointer(CHAMPION)
+    assert pointer and pointer.model_version == "2"
+    assert (scene.champion, scene.target["serial"]) == ("2", 2)
+
+
+def test_or_taken_back_where_a_worker_could_not_take_it(scene: Scene) -> None:
+    scene.crew.cannot[scene.version("2")] = "no memory"
+    killed_while_the_workers_took_it(scene)
+    scene.crew.obey()
+    scene.start()
+    assert (scene.champion, scene.target["serial"]) == ("1", 3)
+    assert scene.crew.serves == [scene.version("1")] * 2
+
+
+def test_workers_load_one_after_the_other_and_change_together(scene: Scene) -> None:
+    scene.shelf.aliases[CHAMPION] = "2"
+    seen: list[tuple[int, int, int]] = []
+
+    def look() -> None:
+        ready = [scene.shared_state.read(f"worker {slot}")["ready"] for slot in (0, 1)]
+        seen.append((*ready, scene.target["serial"]))
+
+    scene.clock.meanwhile.append(look)
+    scene.step()
+    assert [each for n, each in enumerate(seen) if each not in seen[:n]] == [(2, 0, 1), (2, 2, 1), (2, 2, 2)]
+    assert scene.shared_state.read("next") == {"serial": 2}
+
+
+def test_what_a_killed_follower_had_made_ready_is_let_go(scene: Scene) -> None:
+    coming = {**scene.target, "serial": 2, "who": ["worker 0"]}
+    scene.shared_state.write("next", coming)
+    scene.start()
+    assert scene.shared_state.read("next") == {"serial": 2}
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.step()
+    assert (scene.champion, scene.target["serial"]) == ("2", 3)
+
+
+def test_a_clock_that_is_set_back_delays_nothing(scene: Scene) -> None:
+    scene.step()
+    scene.clock.shown -= 1e6
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.bad[scene.version("2")] = "bad"
+    scene.step()
+    scene.clock.shown -= 1e6
+    scene.bad.clear()
+    assert scene.step() < 12
+    assert scene.step() < 12
+    assert scene.champion == "2"
+    assert scene.note["last_check"] < scene.note["next_check"] <= scene.clock.shown + 1
+
+
+def test_a_stop_is_no_failure_of_the_version(scene: Scene) -> None:
+    scene.clock.meanwhile.clear()
+    scene.clock.meanwhile.append(scene.clock.stop.set)
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.follower.step()
+    assert scene.note["refused"] == 0
+
+
+def test_workers_that_never_come_up_are_told(scene: Scene) -> None:
+    scene.crew.dead = {0, 1}
+    scene.clock.meanwhile.clear()
+    with pytest.raises(Unavailable, match=r"worker 0 died|not every worker"):
+        Workers(scene.shared_state, scene.clock, scene.crew.alive).settle()
+
+
+@pytest.mark.parametrize("error", [RecursionError("too deep"), KeyError("x"), OverflowError(), MemoryError()])
+def test_an_unforeseen_error_of_a_bundle_is_a_refusal_that_is_tried_again_ever_later(
+    scene: Scene, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.unforeseen[scene.version("2")] = error
+    scene.shelf.aliases[CHAMPION] = "2"
+    for _ in range(20):
+        scene.step()
+    assert scene.champion == "1"
+    assert scene.note["last_error"].startswith(f"version 2 is refused: {type(error).__name__}: ")
+    assert (scene.note["candidate"], scene.note["candidate_stage"]) == ("2", "refused")
+    assert 2 <= len(scene.tried) <= 6  # in 200 s, and not every 10 s
+    (record,) = [each for each in caplog.records if "is refused" in each.getMessage()]
+    assert record.exc_info and record.exc_info[1] is error
+    scene.unforeseen.clear()
+    for _ in range(40):
+        scene.step()
+    assert (scene.champion, scene.note["last_error"]) == ("2", "")
+
+
+def test_an_unforeseen_error_of_the_registry_is_asked_for_ever_later(scene: Scene) -> None:
+    scene.shelf.broken = RecursionError("too deep")
+    delays = [scene.step() for _ in range(4)]
+    assert delays[-1] > 2 * delays[0]
+    assert scene.champion == "1"
+    assert scene.note["last_error"] == "RecursionError: too deep"
+    scene.shelf.broken = None
+    scene.step()
+    assert scene.note["last_error"] == ""

@@ -1,0 +1,164 @@
+"""The follower's canary and shadow, and what becomes of the shadow's figures, on a clock that is wound on."""
+
+from typing import Any
+
+from serving.rollout.shadow_log import LOG_SECONDS
+from tests.helpers.serving.following import CHALLENGER, CHAMPION, Scene
+
+
+def test_a_canary_answers_a_share(make: Any) -> None:
+    scene = make(canary=CHALLENGER, canary_share=0.25)
+    scene.step()
+    assert not scene.target["canary"]
+    assert scene.note["canary"]["last_error"] == ""  # there need not be one
+    scene.shelf.aliases[CHALLENGER] = "2"
+    scene.step()
+    assert scene.target["canary"]["bundle_version"] == scene.version("2")
+    assert scene.target["canary"]["share"] == 0.25
+    assert (scene.champion, scene.target["serial"], scene.note["swaps"]) == ("1", 2, 0)
+    assert scene.note["canary"]["swaps"] == 1
+    del scene.shelf.aliases[CHALLENGER]
+    scene.step()
+    assert (scene.target["canary"], scene.target["serial"]) == (None, 3)
+
+
+def test_a_canary_that_is_promoted_is_the_champion_at_once(make: Any) -> None:
+    scene = make(canary=CHALLENGER)
+    scene.shelf.aliases[CHALLENGER] = "2"
+    scene.step()
+    seen: list[tuple[str, bool]] = []
+    scene.clock.meanwhile.append(lambda: seen.append((scene.champion, scene.target["canary"] is not None)))
+    scene.shelf.aliases[CHAMPION] = "2"
+    scene.step()
+    assert scene.target["serial"] == 3
+    assert set(seen) == {("1", True), ("2", False)}  # and never both
+    scene.step()
+    assert scene.target["serial"] == 3
+
+
+def test_a_canary_that_cannot_be_had_does_not_touch_the_champion(make: Any) -> None:
+    scene = make(canary=CHALLENGER)
+    scene.shelf.aliases[CHALLENGER] = "2"
+    scene.crew.cannot[scene.version("2")] = "no memory"
+    scene.step()
+    assert (scene.champion, scene.target["canary"], scene.target["serial"]) == ("1", None, 1)
+    assert scene.note["last_error"] == ""
+    assert "no memory" in scene.note["canary"]["last_error"]
+    scene.shelf.aliases[CHAMPION] = "3"
+    scene.step()
+    assert scene.champion == "3"
+
+
+def test_a_champion_goes_on_beside_its_canary_when_another_is_refused(make: Any) -> None:
+    scene = make(canary=CHALLENGER, canary_share=0.5)
+    scene.shelf.aliases[CHALLENGER] = "2"
+    scene.step()
+    scene.shelf.aliases[CHAMPION] = "3"
+    scene.crew.cannot[scene.version("3")] = "no memory"
+    scene.step()
+    assert (scene.champion, scene.target["canary"]["model_version"]) == ("1", "2")
+    assert scene.target["canary"]["share"] == 0.5
+
+
+def test_a_shadow_gets_a_target_of_its_own(make: Any) -> None:
+    scene = make(shadow=CHALLENGER)
+    scene.shelf.aliases[CHALLENGER] = "1"
+    scene.step()
+    assert scene.shared_state.read("shadow target") == {}  # it is the champion
+    scene.shelf.aliases[CHALLENGER] = "2"
+    scene.step()
+    first = scene.shared_state.read("shadow target")
+    assert (first["bundle_version"], first["model_version"]) == (scene.version("2"), "2")
+    assert scene.tried == [(scene.version("2"), 1)]
+    scene.shelf.aliases[CHALLENGER] = "3"
+    scene.bad[scene.version("3")] = "bad"
+    scene.step()
+    assert scene.shared_state.read("shadow target") == first
+    assert "bad" in scene.note["shadow"]["last_error"]
+    del scene.shelf.aliases[CHALLENGER]
+    scene.step()
+    assert scene.shared_state.read("shadow target") == {}
+    scene.shelf.aliases[CHALLENGER] = "2"
+    scene.step()
+    assert scene.shared_state.read("shadow target")["serial"] > first["serial"]
+    assert scene.target["serial"] == 1
+
+
+def shadow_note(scene: Scene, queries: int, **changed: Any) -> None:
+    sums = {"overlaps": queries, "shifts": queries, "log_ratios": 0}
+    note = {"bundle_version": scene.version("2"), "champion": scene.version("1"), "round": 1, "empty": 1}
+    note |= {"overlap_at_10": 0.75, "score_shift": -0.5, "latency_ratio": 0.0, "sums": sums}
+    scene.shared_state.write("shadow", {**note, "queries": queries, **changed})
+
+
+def test_what_the_shadow_finds_is_logged_now_and_then(make: Any) -> None:
+    scene = make(shadow=CHALLENGER, poll_seconds=1.0)
+    shadow_note(scene, 0)
+    scene.step()
+    assert scene.shelf.runs == []
+    shadow_note(scene, 8)
+    begun = scene.clock.monotonic()
+    while not scene.shelf.logged:
+        scene.step()
+    assert scene.clock.monotonic() <= begun + LOG_SECONDS + 2
+    ((pair, resumed),) = scene.shelf.runs
+    assert pair[:3] == ("tiny", scene.version("2"), scene.version("1"))
+    assert resumed
+    figures = {
+        "shadow_queries": 8.0,
+        "shadow_overlap_at_10": 0.75,
+        "shadow_score_shift": -0.5,
+        "shadow_empty": 1.0,  # and no ratio of times, for none was measured
+    }
+    assert scene.shelf.logged == [("run 1", figures, 8, False)]
+    for _ in range(60):
+        scene.step()
+    assert len(scene.shelf.logged) == 1  # nothing is new
+    shadow_note(scene, 9)
+    scene.follower.end()
+    assert [each[::3] for each in scene.shelf.logged[1:]] == [("run 1", False), ("run 1", True)]
+    assert scene.shelf.logged[1][1]["shadow_queries"] == 9
+
+
+def test_another_pair_has_another_run_and_so_has_a_pair_that_comes_back(make: Any) -> None:
+    scene = make(shadow=CHALLENGER, poll_seconds=LOG_SECONDS * 2)
+    shadow_note(scene, 8)
+    scene.step()
+    shadow_note(scene, 2, round=2, champion=scene.version("3"))
+    scene.step()
+    shadow_note(scene, 3, round=3)
+    scene.step()
+    assert [(pair.champion, resume) for pair, resume in scene.shelf.runs] == [
+        (scene.version("1"), True),
+        (scene.version("3"), False),
+        (scene.version("1"), False),
+    ]
+    assert [each[0] for each in scene.shelf.logged if each[3]] == ["run 1", "run 2"]
+
+
+def test_what_was_found_before_a_swap_is_logged_too(make: Any) -> None:
+    scene = make(shadow=CHALLENGER, poll_seconds=1.0)
+    scene.step()
+    shadow_note(scene, 8)
+
+    def begin_anew() -> None:
+        if scene.target["serial"] > 1:
+            shadow_note(scene, 1, round=2, champion=scene.version("3"))
+
+    scene.clock.meanwhile.append(begin_anew)
+    scene.shelf.aliases[CHAMPION] = "3"
+    scene.step()
+    logged = [(run, step) for run, _, step, ended in scene.shelf.logged if not ended]
+    assert logged == [("run 1", 8), ("run 2", 1)]
+    assert [pair.champion for pair, _ in scene.shelf.runs] == [scene.version("1"), scene.version("3")]
+
+
+def test_figures_that_cannot_be_logged_are_logged_later(make: Any) -> None:
+    scene = make(shadow=CHALLENGER, poll_seconds=LOG_SECONDS * 2)
+    shadow_note(scene, 8)
+    scene.shelf.down = "gone"
+    scene.step()
+    assert (scene.champion, scene.shelf.logged) == ("1", [])
+    scene.shelf.down = ""
+    scene.step()
+    assert len(scene.shelf.logged) == 1

@@ -1,0 +1,356 @@
+"""A bundle is swapped under load: nobody's request fails, and no answer mixes two bundles."""
+
+import itertools
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from protos import open_inference_pb2 as inference
+from protos import open_inference_pb2_grpc as inference_stubs
+from protos import retrieval_pb2 as wire
+from protos import retrieval_pb2_grpc as stubs
+from protos.scores import Hits, difference
+from serving.client import RetrievalClient
+from serving.observability import layout
+from serving.observability.exporter import serve_metrics
+from serving.observability.worker_metrics import SharedMetrics, sum_by_version
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from serving.rollout.hot_swap import HotSwapper
+from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from serving.server import RetrievalServer
+from serving.service_status import ServiceStatus
+from serving.shared_state import NEXT, TARGET, SharedState
+from serving.transport.limits import Bounds
+from tests.helpers.answers import hits_of
+from tests.helpers.serving.reacting import soon
+from tests.helpers.serving.scraping import Scrape
+from tests.helpers.tiny import item_names, tiny_bundle
+
+WORKER = "worker 0"
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Bundles of 300 and of 200 items, whose ids say nothing of which they are."""
+    parent = tmp_path_factory.mktemp("swap")
+    return tiny_bundle(parent, 300), tiny_bundle(parent, 200)
+
+
+class Swapping:
+    """A server on the first bundle, and shared state whose target it follows."""
+
+    def __init__(self, bundles: tuple[Path, Path]) -> None:
+        self.bundles = {str(n + 1): folder for n, folder in enumerate(bundles)}
+        self.shared_state = SharedState.create((TARGET, NEXT, "following", WORKER))
+        self.metrics = SharedMetrics.create(1)
+        self.status = ServiceStatus(self.shared_state, self.metrics)
+        first = LoadedBundle.load(bundles[0], item_tower=True, model_version="1")
+        self.first = weakref.ref(first.retriever)
+        self.server = RetrievalServer(
+            first,
+            metrics=self.metrics,
+            bounds=Bounds(queue=10_000),
+            status=self.status.state,
+        )
+        self.serial = 0
+        self.loaded: list[str] = []
+        self.aim("1")
+        self.swapper = HotSwapper(
+            self.shared_state, WORKER, TrafficSplit(first), 1, self.load, self.server.swap
+        )
+
+    def load(self, folder: Path, model_version: str) -> LoadedBundle:
+        self.loaded.append(model_version)
+        return LoadedBundle.load(folder, item_tower=True, model_version=model_version)
+
+    def aim(self, champion: str, canary: str = "", share: float = 0.5) -> None:
+        """Write a target."""
+        self.serial += 1
+        other = {**self.one(canary), "share": share} if canary else None
+        self.shared_state.write(
+            TARGET, {"serial": self.serial, "champion": self.one(champion), "canary": other}
+        )
+
+    def announce(self, champion: str, who: str = WORKER) -> None:
+        """Say what comes next, and whose turn it is."""
+        note = {"serial": self.serial + 1, "champion": self.one(champion), "canary": None, "who": [who]}
+        self.shared_state.write(NEXT, note)
+
+    def one(self, model_version: str) -> dict[str, str]:
+        folder = self.bundles[model_version]
+        version = Retriever.load(folder).manifest.bundle_version if folder.is_dir() else "0" * 64
+        return {"folder": str(folder), "bundle_version": version, "model_version": model_version}
+
+    def note(self, **expected: Any) -> dict[str, Any]:
+        """The worker's note, as soon as it says what is expected."""
+        until = time.monotonic() + 20
+        while any(self.shared_state.read(WORKER)[key] != value for key, value in expected.items()):
+            assert time.monotonic() < until, self.shared_state.read(WORKER)
+            time.sleep(0.01)
+        return self.shared_state.read(WORKER)
+
+    def swapped(self) -> None:
+        """Wait for the last target."""
+        assert self.note(serial=self.serial)["failed"] == 0
+
+
+@pytest.fixture
+def swapping(bundles: tuple[Path, Path]) -> Iterator[Swapping]:
+    made = Swapping(bundles)
+    with made.server:
+        made.swapper.start()
+        yield made
+        made.swapper.stop()
+
+
+@pytest.fixture(scope="module")
+def expected(bundles: tuple[Path, Path]) -> dict[str, dict[str, Hits]]:
+    """Bundle version -> query -> the ids that answer it, with their scores."""
+    found = {}
+    for folder in bundles:
+        retriever = Retriever.load(folder)
+        answers = retriever.search([Query(name) for name in item_names(300)], k=10)
+        hits = {name: hits_of(answer) for name, answer in zip(item_names(300), answers, strict=True)}
+        found[retriever.manifest.bundle_version] = hits
+    first, second = found.values()
+    assert any(difference(first[name], second[name]) for name in first)
+    return found
+
+
+class Load:
+    """Clients that ask one after the other until they are told to stop, and what they got."""
+
+    def __init__(self, ask: Callable[[int], tuple[str, str, Hits]], clients: int) -> None:
+        self.answers: list[tuple[str, str, Hits]] = []  # query, version, ids and scores
+        self.errors: list[Exception] = []
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(ask, n)) for n in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, ask: Callable[[int], tuple[str, str, Hits]], start: int) -> None:
+        for n in itertools.count(start * 37):
+            if self._stopped.is_set():
+                return
+            try:
+                self.answers.append(ask(n))
+            except Exception as error:
+                self.errors.append(error)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_no_request_fails_and_no_answer_mixes_two_bundles(
+    swapping: Swapping, expected: dict[str, dict[str, Hits]]
+) -> None:
+    names = item_names(300)
+    with RetrievalClient(swapping.server.address, retries=False) as client:
+
+        def ask(n: int) -> tuple[str, str, Hits]:
+            name = names[n % len(names)]
+            answer = client.search(name, k=10)
+            return name, answer.bundle_version, hits_of(answer)
+
+        load = Load(ask, clients=8)
+        for champion in "212121":
+            swapping.aim(champion)
+            swapping.swapped()
+            before = len(load.answers)
+            while len(load.answers) < before + 50 and not load.errors:
+                time.sleep(0.01)
+        load.stop()
+    assert load.errors == []
+    assert {version for _, version, _ in load.answers} == set(expected)
+    wrong = [
+        (name, version, text)
+        for name, version, hits in load.answers
+        if (text := difference(expected[version][name], hits))
+    ]
+    assert wrong == []
+
+
+def test_a_stream_goes_on_through_a_swap(swapping: Swapping, expected: dict[str, dict[str, Hits]]) -> None:
+    names = item_names(300)
+    asked = threading.Semaphore(16)
+
+    def requests() -> Iterator[wire.SearchRequest]:
+        for name in names:
+            asked.acquire()
+            yield wire.SearchRequest(query=wire.Query(text=name), k=10)
+
+    versions = []
+    with grpc.insecure_channel(swapping.server.address) as channel:
+        answers = stubs.RetrievalStub(channel).SearchStream(requests(), timeout=60)
+        for n, (name, answer) in enumerate(zip(names, answers, strict=True)):
+            assert difference(expected[answer.bundle_version][name], hits_of(answer)) == ""
+            versions.append(answer.bundle_version)
+            if n == 100:
+                swapping.aim("2")
+                swapping.swapped()
+            asked.release()
+    assert [version for version, _ in itertools.groupby(versions)] == list(expected)
+
+
+def test_the_old_bundle_is_let_go(swapping: Swapping) -> None:
+    assert swapping.first() is not None
+    with RetrievalClient(swapping.server.address) as client:
+        client.search("bavuti")
+        swapping.aim("2")
+        swapping.swapped()
+        client.search("bavuti")  # or the reactor still holds its last call
+        until = time.monotonic() + 10
+        while swapping.first() is not None:
+            assert time.monotonic() < until, "somebody still holds it"
+            time.sleep(0.05)
+
+
+def test_a_bundle_that_cannot_be_loaded_leaves_the_one_before(
+    swapping: Swapping, bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    swapping.bundles["3"] = tmp_path / "not there"
+    swapping.aim("3")
+    note = swapping.note(failed=2)
+    assert note["serial"] == 1
+    assert "manifest.json: missing" in note["error"]
+    with RetrievalClient(swapping.server.address) as client:
+        assert client.search("bavuti").bundle_version.startswith(bundles[0].name)
+        swapping.aim("2")
+        swapping.swapped()
+        assert client.search("bavuti").bundle_version.startswith(bundles[1].name)
+
+
+def test_what_comes_next_is_made_ready_and_served_only_when_it_is_the_target(swapping: Swapping) -> None:
+    with RetrievalClient(swapping.server.address) as client:
+        before = client.search("bavuti").bundle_version
+        swapping.announce("2")
+        swapping.note(ready=2)
+        assert swapping.loaded == ["2"]
+        assert client.search("bavuti").bundle_version == before
+        swapping.aim("2")
+        swapping.swapped()
+        assert client.search("bavuti").bundle_version != before
+    assert swapping.loaded == ["2"]
+    assert swapping.note(ready=0)["serial"] == 2
+
+
+def test_what_comes_no_more_is_let_go(swapping: Swapping) -> None:
+    swapping.announce("2", who="worker 1")
+    time.sleep(0.3)
+    assert swapping.loaded == []  # it is not this worker's turn
+    swapping.announce("2")
+    swapping.note(ready=2)
+    swapping.shared_state.write(NEXT, {"serial": 2})
+    swapping.note(ready=0, serial=1)
+    with RetrievalClient(swapping.server.address) as client:
+        assert client.search("bavuti").bundle_version == swapping.one("1")["bundle_version"]
+
+
+def test_towers_and_what_info_tells_are_swapped_too(swapping: Swapping, bundles: tuple[Path, Path]) -> None:
+    text = inference.ModelInferRequest.InferInputTensor(name="text", datatype="BYTES", shape=[1])
+    text.contents.bytes_contents.append(b"bavuti")
+    with (
+        RetrievalClient(swapping.server.address) as client,
+        grpc.insecure_channel(swapping.server.address) as channel,
+    ):
+        towers = inference_stubs.GRPCInferenceServiceStub(channel)
+        for champion, folder in zip("21", reversed(bundles), strict=True):
+            swapping.aim(champion)
+            swapping.swapped()
+            info = client.info()
+            assert info.bundle_version[:12] == folder.name
+            assert info.item_count == (300 if champion == "1" else 200)
+            for tower in ("query_tower", "item_tower"):
+                request = inference.ModelInferRequest(model_name=tower, inputs=[text])
+                assert towers.ModelInfer(request, timeout=10).model_version == folder.name
+
+
+def test_a_canary_answers_its_share_and_keeps_to_its_keys(
+    swapping: Swapping, bundles: tuple[Path, Path]
+) -> None:
+    swapping.aim("1", canary="2", share=0.3)
+    swapping.swapped()
+    with grpc.insecure_channel(swapping.server.address) as channel:
+        stub = stubs.RetrievalStub(channel)
+        answered: dict[str, set[str]] = {}
+        for n in range(400):
+            key = f"user-{n % 200}"
+            request = wire.SearchRequest(query=wire.Query(text=item_names(300)[n % 7]), k=1)
+            answer = stub.Search(request, timeout=10, metadata=[("x-request-key", key)])
+            answered.setdefault(key, set()).add(answer.bundle_version[:12])
+        assert all(len(versions) == 1 for versions in answered.values())
+        canary = sum(versions == {bundles[1].name} for versions in answered.values())
+        assert 30 < canary < 95
+        state = stub.Info(wire.InfoRequest()).state
+    roles = {each.role: each for each in state.bundles}
+    assert roles["canary"].requests == 2 * canary
+    assert roles["champion"].requests == 400 - 2 * canary
+    assert (roles["canary"].share, roles["champion"].share) == (pytest.approx(0.3), pytest.approx(0.7))
+    assert (roles["canary"].model_version, roles["canary"].errors) == ("2", 0)
+
+
+def test_a_query_without_a_key_is_its_own_key(swapping: Swapping) -> None:
+    swapping.aim("1", canary="2")
+    swapping.swapped()
+    with RetrievalClient(swapping.server.address) as client:
+        versions = {
+            name: {client.search(name).bundle_version for _ in range(3)} for name in item_names(300)[:40]
+        }
+        (batch,) = {answer.bundle_version for answer in client.search_batch(list(versions))}
+    assert all(len(each) == 1 for each in versions.values())
+    assert {batch} < set.union(*versions.values())
+
+
+def test_what_each_bundle_answered_is_counted_by_its_version(
+    swapping: Swapping, bundles: tuple[Path, Path]
+) -> None:
+    with RetrievalClient(swapping.server.address) as client:
+        for _ in range(3):
+            client.search("bavuti")
+        swapping.aim("2")
+        swapping.swapped()
+        client.search("bavuti")
+        with pytest.raises(Exception, match="holds no item"):
+            client.search(Query(item_id="nothing"))
+    ok, absent = (layout.VERSION_REQUESTS[code] for code in ("OK", "NOT_FOUND"))
+
+    def counts() -> tuple[float, ...]:
+        counted = sum_by_version(swapping.metrics.read())
+        first, second = (counted[folder.name] for folder in bundles)
+        return first[ok], second[ok], second[absent]
+
+    assert soon(lambda: counts() == (3, 1, 1)), counts()  # a client may be told before it is counted
+    with serve_metrics(swapping.metrics, collect=swapping.status.metrics) as server:
+        scrape = Scrape(server.port)
+    assert scrape.get("bundle_requests_total", version=bundles[1].name, code="NOT_FOUND") == 1
+    assert scrape.get("bundle_request_seconds_count", version=bundles[0].name) == 3
+    labels = {"role": "champion", "version": bundles[1].name, "model_version": "2"}
+    assert scrape.get("bundle_share", **labels) == 1
+
+
+def test_the_version_that_was_not_shown_for_longest_gives_way() -> None:
+    shared = SharedMetrics.create(1)
+    mine = shared.worker(0)
+    versions = [f"{n}" * 64 for n in range(1, 7)]
+    for shown in versions:
+        mine.shows([versions[0], shown])
+        mine.versioned(layout.version_cell(shown), "OK", 0.001)
+        mine.versioned(layout.version_cell("f" * 64), "OK", 0.001)  # which is not shown
+    counted = sum_by_version(shared.read())
+    assert set(counted) == {version[:12] for version in (versions[0], *versions[3:])}
+    assert all(row[layout.VERSION_REQUESTS["OK"]] == 1 for row in counted.values())
+    again = shared.worker(0)  # the next worker of the slot
+    again.shows([versions[5]])
+    again.versioned(layout.version_cell(versions[5]), "OK", 0.001)
+    assert sum_by_version(shared.read())[versions[5][:12]][layout.VERSION_REQUESTS["OK"]] == 2
+    with pytest.raises(ValueError, match="expected at most 4 versions, got 6"):
+        again.shows(versions)

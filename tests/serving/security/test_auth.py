@@ -1,0 +1,217 @@
+"""Tokens and roles over a real socket: who gets in, what the others are told, and what changes in between."""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc import StatusCode
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from protos import open_inference_pb2, retrieval_pb2_grpc
+from protos import retrieval_pb2 as wire
+from serving.retrieval.retriever import Retriever
+from serving.security.access import Access
+from serving.security.auth import _host
+from serving.security.tokens import METHODS, TokenFile
+from tests.helpers.serving.guarded import REQUEST, SERVICE, Lines, code_of, guarded, name_of
+from tests.helpers.serving.token_files import Metadata, Tokens, bearer
+
+ENCODE = wire.EncodeRequest(queries=[wire.Query(text="ba")])
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Tokens:
+    return Tokens(tmp_path / "tokens.toml")
+
+
+@pytest.fixture
+def served(retriever: Retriever, tokens: Tokens) -> Iterator[tuple[str, Lines]]:
+    """A server that looks at its token file before every call."""
+    with guarded(retriever, Access(tokens=TokenFile(tokens.path, period=0))) as served:
+        yield served
+
+
+@pytest.fixture
+def lines(served: tuple[str, Lines]) -> Lines:
+    return served[1]
+
+
+@pytest.fixture
+def channel(served: tuple[str, Lines]) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(served[0]) as channel:
+        yield channel
+
+
+@pytest.fixture
+def stub(channel: grpc.Channel) -> retrieval_pb2_grpc.RetrievalStub:
+    return retrieval_pb2_grpc.RetrievalStub(channel)
+
+
+def unary(channel: grpc.Channel, method: str) -> Any:
+    """A method by its name, of bytes, whether the server has it or not."""
+    return channel.unary_unary(f"/{method}", None, None)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "text"),
+    [
+        ((), "no token"),
+        (bearer("x" * 43), "unknown to this service"),
+        (bearer(""), "once, with 'Bearer TOKEN'"),
+        ((("authorization", "Basic dXNlcjpwYXNz"),), "once, with 'Bearer TOKEN'"),
+        ((("authorization", "Bearer"),), "once, with 'Bearer TOKEN'"),
+        ((*bearer("a"), *bearer("b")), "once, with 'Bearer TOKEN'"),
+        ((("token", "a"),), "no token"),
+    ],
+)
+def test_without_a_token_nobody_gets_in(
+    stub: retrieval_pb2_grpc.RetrievalStub, metadata: Metadata, text: str
+) -> None:
+    code, details = code_of(stub.Search, REQUEST, metadata=metadata)
+    assert code is StatusCode.UNAUTHENTICATED
+    assert text in details
+    with pytest.raises(grpc.RpcError) as failure:
+        list(stub.SearchStream(iter([REQUEST] * 3), metadata=metadata, timeout=10))
+    assert failure.value.code() is StatusCode.UNAUTHENTICATED
+
+
+def test_an_expired_token_is_refused_and_a_later_date_is_not(
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Lines
+) -> None:
+    code, details = code_of(stub.Search, REQUEST, metadata=tokens.metadata("late"))
+    assert (code, details) == (StatusCode.UNAUTHENTICATED, "the token has expired")
+    tokens.write(tokens.entries["reader"] + "expires = 2999-12-31T23:59:59+01:00\n")
+    assert name_of(lines, stub.Search, REQUEST, tokens.metadata("reader")) == "reader"
+
+
+def test_what_is_refused_tells_no_token_and_no_name(
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens
+) -> None:
+    nearly = tokens.plain["reader"][:-1]
+    for token in (nearly, tokens.plain["late"]):
+        _, details = code_of(stub.Search, REQUEST, metadata=bearer(token))
+        assert not [each for each in (nearly, *tokens.plain.values(), *tokens.entries) if each in details]
+
+
+def test_a_flood_of_refusals_is_one_line_without_tokens(
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for _ in range(50):
+        code_of(stub.Search, REQUEST, metadata=tokens.metadata("late"))
+    lines = [each.getMessage() for each in caplog.records if each.name == "serving.security.auth"]
+    assert 1 <= len(lines) <= 3
+    assert lines[0].startswith("'/retrieval.v1.Retrieval/Search': the token has expired")
+    assert not [each for each in tokens.plain.values() if each in caplog.text]
+
+
+def test_a_reader_reads_and_so_does_a_writer(
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Lines
+) -> None:
+    assert name_of(lines, stub.Search, REQUEST, tokens.metadata("reader")) == "reader"
+    scheme = (("authorization", f"bEARER {tokens.plain['reader']}"),)
+    assert name_of(lines, stub.Encode, ENCODE, scheme) == "reader"
+    assert name_of(lines, stub.Search, REQUEST, tokens.metadata("writer")) == "writer"
+
+
+def test_a_method_that_there_is_not_is_nobodys(channel: grpc.Channel, tokens: Tokens) -> None:
+    for method in (f"{SERVICE}/DropEverything", f"{SERVICE}/", "/", "other.Service/Search", "日本"):
+        for metadata in ((), tokens.metadata("admin")):
+            assert code_of(unary(channel, method), b"", metadata=metadata)[0] is StatusCode.UNIMPLEMENTED
+
+
+def test_the_file_changes_the_role_of_a_method(
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Lines
+) -> None:
+    reader, writer = tokens.metadata("reader"), tokens.metadata("writer")
+    methods = f'[methods]\n"{SERVICE}/Encode" = "writer"\n"{SERVICE}/Search" = "anyone"\n'
+    tokens.write(*tokens.entries.values(), methods)
+    code, details = code_of(stub.Encode, ENCODE, metadata=reader)
+    assert code is StatusCode.PERMISSION_DENIED
+    assert details == "this method requires the role writer; the token's role is reader"
+    assert name_of(lines, stub.Encode, ENCODE, writer) == "writer"
+    assert name_of(lines, stub.Search, REQUEST, bearer("unknown")) == "127.0.0.1"
+    assert name_of(lines, stub.Search, REQUEST, reader) == "127.0.0.1"
+
+
+def test_health_is_open_and_reflection_is_not(channel: grpc.Channel, tokens: Tokens) -> None:
+    answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    reflection = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    with pytest.raises(grpc.RpcError) as failure:
+        list(reflection(iter([request]), timeout=10))
+    assert failure.value.code() is StatusCode.UNAUTHENTICATED
+    (listed,) = reflection(iter([request]), timeout=10, metadata=tokens.metadata("reader"))
+    assert SERVICE in [each.name for each in listed.list_services_response.service]
+
+
+def test_every_method_of_the_service_has_a_role() -> None:
+    for file in (wire, health_pb2, reflection_pb2, open_inference_pb2):
+        for service in file.DESCRIPTOR.services_by_name.values():
+            assert {f"{service.full_name}/{method.name}" for method in service.methods} <= {*METHODS}
+
+
+def test_nothing_that_a_stranger_sends_is_parsed(channel: grpc.Channel, tokens: Tokens) -> None:
+    call, garbage = unary(channel, f"{SERVICE}/Search"), b"\xff" * 100_000
+    assert code_of(call, garbage)[0] is StatusCode.UNAUTHENTICATED
+    assert code_of(call, garbage, metadata=tokens.metadata("reader"))[0] is StatusCode.INVALID_ARGUMENT
+
+
+def test_the_file_is_read_again_and_a_broken_one_keeps_the_old_tokens(
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = tokens.metadata("reader"), tokens.metadata("writer")
+    assert code_of(stub.Search, REQUEST, metadata=reader)[0] is StatusCode.OK
+    tokens.write(tokens.entries["writer"])
+    assert code_of(stub.Search, REQUEST, metadata=reader)[0] is StatusCode.UNAUTHENTICATED
+    assert code_of(stub.Search, REQUEST, metadata=writer)[0] is StatusCode.OK
+    for broken in ("", "[[token]", '[[token]]\nname = "a"', None):
+        caplog.clear()
+        if broken is None:
+            tokens.path.unlink()
+        else:
+            tokens.write(broken)
+        for _ in range(2):
+            assert code_of(stub.Search, REQUEST, metadata=writer)[0] is StatusCode.OK
+            assert code_of(stub.Search, REQUEST, metadata=reader)[0] is StatusCode.UNAUTHENTICATED
+        (error,) = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+        assert error.startswith(f"{tokens.path}: ")
+        assert error.endswith("the tokens read before still count")
+    tokens.write("token = []")
+    assert code_of(stub.Search, REQUEST, metadata=writer)[0] is StatusCode.UNAUTHENTICATED
+
+
+def test_each_call_is_its_own_callers(
+    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Lines
+) -> None:
+    def ask(n: int) -> None:
+        name = ("reader", "writer", "admin")[n % 3]
+        metadata = (*tokens.metadata(name), ("x-request-id", name))
+        stub.Search(REQUEST, metadata=metadata, timeout=10)
+        assert len(list(stub.SearchStream(iter([REQUEST] * 2), metadata=metadata, timeout=10))) == 2
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(ask, range(60)))
+    told = [lines.next() for _ in range(120)]
+    assert [line["caller"] for line in told] == [line["request_id"] for line in told]
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("ipv4:10.1.2.3", "10.1.2.3"),
+        ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D", "2001:db8:1:2::/64"),
+        ("ipv6:%5Bfe80::1%25eth0%5D", "fe80::/64"),
+        ("ipv6:[::ffff:10.1.2.3]", "10.1.2.3"),
+        ("ipv6:%5B::1%5D", "::1"),
+        ("unix", "unix"),
+    ],
+)
+def test_without_a_name_a_caller_is_its_address(peer: str, host: str) -> None:
+    assert _host(peer) == host

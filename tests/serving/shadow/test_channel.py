@@ -1,0 +1,134 @@
+"""The way to the shadow: what fits is there, what does not is counted, and nobody waits."""
+
+import os
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from protos import retrieval_pb2 as wire
+from serving.shadow.channel import Channel, Mirrored, TrafficMirror
+
+REQUEST = wire.SearchRequest(query=wire.Query(text="bavuti"), k=3)
+RESPONSE = wire.SearchResponse(bundle_version="a" * 64).SerializeToString()
+
+
+@pytest.fixture
+def channel() -> Iterator[Channel]:
+    with closing(Channel.create(workers=3)) as channel:
+        channel.request_searches(True)
+        yield channel
+
+
+def test_what_is_offered_arrives_whole_and_in_order(channel: Channel) -> None:
+    mirror = channel.mirror(0, share=1.0)
+    mirror.send(REQUEST, RESPONSE, batch=1)
+    mirror.send(REQUEST.SerializeToString(), b"", batch=7)
+    mirror.send(b"", RESPONSE)
+    assert channel.wait(0)
+    assert channel.receive(2) == [
+        Mirrored(REQUEST.SerializeToString(), RESPONSE, 1),
+        Mirrored(REQUEST.SerializeToString(), b"", 7),
+    ]
+    assert channel.receive(2) == [Mirrored(b"", RESPONSE, 0)]
+    assert channel.receive(2) == []
+    assert not channel.wait(0)
+    assert channel.dropped == 0
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.1, 850, 1150), (1.0, 10_000, 10_000)])
+def test_a_share_of_the_queries_is_wanted(channel: Channel, share: float, least: int, most: int) -> None:
+    random.seed(0)
+    mirror = channel.mirror(0, share)
+    assert least <= sum(mirror.sample("Search") is not None for _ in range(10_000)) <= most
+
+
+def test_nothing_is_wanted_while_the_shadow_does_not_ask(channel: Channel) -> None:
+    mirror = channel.mirror(0, share=1.0)
+    channel.request_searches(False)
+    assert not mirror.sample("Search")
+    channel.request_searches(True)
+    assert mirror.sample("Search")
+
+
+def test_what_a_shadow_is_too_busy_for_is_dropped_and_counted(channel: Channel) -> None:
+    mirror = channel.mirror(0, share=1.0)
+    offered = 0
+    while channel.dropped < 10:
+        mirror.send(REQUEST, RESPONSE)
+        offered += 1
+        assert offered < 1_000_000, "there is no end to what the socket takes"
+    received = len(channel.receive(1_000_000))
+    assert received > 32
+    assert received + channel.dropped == offered
+    mirror.send(REQUEST, RESPONSE)  # and there is room again
+    assert len(channel.receive(2)) == 1
+    assert channel.dropped == 10
+
+
+def test_what_is_too_large_is_dropped_and_the_next_is_not(channel: Channel) -> None:
+    mirror = channel.mirror(1, share=1.0)
+    mirror.send(REQUEST, bytes(8 << 20))
+    mirror.send(REQUEST, RESPONSE)
+    assert [each.response for each in channel.receive(2)] == [RESPONSE]
+    assert channel.dropped == 1
+
+
+def test_the_largest_that_fits_arrives_whole(channel: Channel) -> None:
+    mirror, fits, too_large = channel.mirror(0, share=1.0), 0, 8 << 20
+    while too_large - fits > 1:
+        size = (fits + too_large) // 2
+        mirror.send(b"", bytes(size))
+        arrived = [len(each.response) for each in channel.receive(2)]
+        assert arrived in ([], [size])
+        fits, too_large = (size, too_large) if arrived else (fits, size)
+    assert fits > 100_000
+
+
+def test_a_shadow_that_has_gone_harms_nobody() -> None:
+    channel = Channel.create(workers=1)
+    mirror = channel.mirror(0, share=1.0)
+    channel.close()
+    mirror.send(REQUEST, RESPONSE)
+    assert channel.dropped == 1
+
+
+def test_a_peer_that_has_gone_harms_nobody() -> None:
+    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    receiver.close()
+    cells = memoryview(bytearray(16)).cast("Q")
+    with sender:
+        TrafficMirror(sender, cells, cell=1, share=1.0).send(REQUEST, RESPONSE)
+    assert cells.tolist() == [0, 1]
+
+
+def test_what_several_processes_drop_is_summed(channel: Channel) -> None:
+    children = []
+    for slot in range(3):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                mirror = channel.mirror(slot, share=1.0)
+                for _ in range(slot + 1):
+                    mirror.send(REQUEST, bytes(8 << 20))
+                mirror.send(REQUEST, RESPONSE, batch=slot)
+            finally:
+                os._exit(0)
+        children.append(pid)
+    for pid in children:
+        os.waitpid(pid, 0)
+    assert channel.dropped == 6
+    assert {each.batch for each in channel.receive(9)} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_is_from_0_to_1(channel: Channel, share: float) -> None:
+    with pytest.raises(ValueError, match="share: expected 0 to 1"):
+        channel.mirror(0, share)
+
+
+def test_there_must_be_a_slot() -> None:
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        Channel.create(workers=0)

@@ -1,0 +1,117 @@
+"""Two answers beside each other, and what many of them come to."""
+
+import json
+
+import pytest
+
+from protos import retrieval_pb2 as wire
+from serving.shadow.comparison import ChallengerAnswer, Comparison, PairRecord, Sums, compare
+
+IDS = [f"item-{n:03}" for n in range(20)]
+POPULAR = wire.Basis.Value("BASIS_POPULAR")
+
+
+def champion(scores: dict[str, float], us: int = 100, basis: int = 0) -> wire.SearchResponse:
+    hits = [wire.Hit(id=item, score=score) for item, score in scores.items()]
+    timing = wire.Timing(queue_us=1000, encode_us=us // 4, search_us=us - us // 4)
+    return wire.SearchResponse(hits=hits, bundle_version="a", timing=timing, basis=basis)  # type: ignore[arg-type]
+
+
+def own(scores: dict[str, float], us: float = 100.0, basis: int = 0) -> ChallengerAnswer:
+    return ChallengerAnswer([*scores], [*scores.values()], basis, us)
+
+
+def test_an_equal_answer_overlaps_whole_and_is_not_shifted() -> None:
+    scores = {item: 1 - n / 32 for n, item in enumerate(IDS)}
+    assert compare(champion(scores), own(scores), timed=True) == Comparison(1.0, 0.0, 0.0, empty=False)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "overlap"),
+    [
+        (IDS[:10], IDS[5:15], 0.5),
+        (IDS[:10], IDS[10:], 0.0),
+        (IDS[:20], [*IDS[10:], *IDS[:10]], 0.0),  # only the first ten of each count
+        (IDS[:3], IDS[1:4], 2 / 3),
+        (IDS[:3], IDS, 1.0),
+        (IDS, IDS[:3], 0.3),
+        (IDS[:3], [], 0.0),
+        ([], IDS[:3], None),
+        ([], [], None),
+    ],
+)
+def test_overlap_is_the_part_of_the_champions_first_ten(
+    theirs: list[str], mine: list[str], overlap: float | None
+) -> None:
+    compared = compare(champion(dict.fromkeys(theirs, 0.5)), own(dict.fromkeys(mine, 0.5)), timed=False)
+    assert compared.overlap == overlap
+    assert compared.empty == (mine == [])
+
+
+def test_the_shift_is_that_of_items_in_both() -> None:
+    theirs = champion({"a": 0.5, "b": 0.25, "c": 1.0})
+    assert compare(theirs, own({"b": 0.5, "x": 9.0, "a": 1.0}), timed=False).shift == (0.25 + 0.5) / 2
+    assert compare(theirs, own({"x": 9.0}), timed=False).shift is None
+
+
+def test_scores_of_another_kind_are_not_compared() -> None:
+    theirs = champion({"a": 0.5}, basis=POPULAR)
+    assert compare(theirs, own({"a": 0.75}), timed=False).shift is None
+    assert compare(theirs, own({"a": 0.75}, basis=POPULAR), timed=False).shift == 0.25
+
+
+def test_times_are_compared_only_where_they_can_be() -> None:
+    assert compare(champion({"a": 1.0}), own({"a": 1.0}), timed=False).log_ratio is None
+
+
+def ratio(*pairs: tuple[int, float]) -> float:
+    sums = Sums()
+    for theirs, mine in pairs:
+        sums.add(compare(champion({"a": 1.0}, theirs), own({"a": 1.0}, mine), timed=True))
+    return sums.means()["latency_ratio"]
+
+
+def test_the_ratio_of_times_is_a_geometric_mean() -> None:
+    assert ratio((100, 300.0)) == pytest.approx(3.0)
+    assert ratio((100, 300.0), (300, 100.0)) == pytest.approx(1.0)
+    assert ratio((100, 200.0), (100, 800.0)) == pytest.approx(4.0)
+    assert ratio(*[(100, 200.0)] * 999, (100_000, 200.0)) == pytest.approx(2.0, rel=0.01)
+    assert ratio((0, 0.0)) == 1.0  # below what the clock of the wire tells
+
+
+def test_means_are_over_the_queries_that_have_them() -> None:
+    sums = Sums()
+    assert sums.means() == {"overlap_at_10": 0.0, "score_shift": 0.0, "latency_ratio": 0.0}
+    sums.add(Comparison(1.0, 0.5, None, empty=False))
+    sums.add(Comparison(0.0, None, None, empty=True))
+    sums.add(Comparison(None, None, None, empty=True))
+    sums.fail()
+    assert (sums.queries, sums.errors, sums.empty) == (4, 1, 2)
+    assert sums.means() == {"overlap_at_10": 0.5, "score_shift": 0.5, "latency_ratio": 0.0}
+
+
+def test_a_record_goes_on_from_its_note() -> None:
+    record = PairRecord({})
+    record.set_challenger("x", dropped=5)
+    record.set_champion("a", dropped=6)
+    record.sums.add(Comparison(0.3, 0.1, 0.7, empty=False))
+    note = json.loads(json.dumps(record.document()))
+    again = PairRecord(note)
+    again.set_challenger("x", dropped=9)
+    again.set_champion("a", dropped=9)
+    assert again.document() == record.document()
+    assert note["dropped_before"] == 5
+    assert (note["round"], note["bundle_version"], note["champion"]) == (1, "x", "a")
+
+
+def test_a_record_begins_anew_with_another_bundle_on_either_side() -> None:
+    record = PairRecord({})
+    record.set_challenger("x", 0)
+    for challenger, answered, round_ in [("x", "a", 1), ("x", "b", 2), ("y", "b", 3), ("", "", 4)]:
+        record.set_challenger(challenger, dropped=round_)
+        if answered:
+            record.set_champion(answered, dropped=round_)
+        assert (record.challenger, record.champion, record.round) == (challenger, answered, round_)
+        assert record.sums == Sums()
+        record.sums.fail()
+        assert record.document()["dropped_before"] == (round_ if round_ > 1 else 0)

@@ -1,0 +1,266 @@
+"""The shadow at work: on real answers, beside a champion that changes, through targets that are none."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from protos import bundle
+from protos import retrieval_pb2 as wire
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from serving.shadow.process import NO_CHALLENGER
+from serving.shadow.report import shadow_state
+from serving.supervisor import ProcessSpec
+from tests.helpers.serving.operated import supervised
+from tests.helpers.serving.shadowing import Champion, Scene, asked
+from tests.helpers.tiny import item_names, tiny_bundle
+from tests.helpers.tiny_towers import TinyTower
+from tests.helpers.waiting import wait_until
+
+TEXTS = item_names(40)
+
+
+@pytest.fixture(scope="session")
+def champion(plain: Path) -> Champion:
+    return Champion(plain)
+
+
+@pytest.fixture(scope="session")
+def equal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The champion's bundle under another version."""
+    return tiny_bundle(tmp_path_factory.mktemp("equal"), report='{"as": "good"}\n')
+
+
+@pytest.fixture(scope="session")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A challenger without some of the items, whose tower does not bear what is not ASCII."""
+    return tiny_bundle(tmp_path_factory.mktemp("smaller"), items=200, query_tower=TinyTower(wraps=False))
+
+
+@pytest.fixture
+def scene(champion: Champion) -> Iterator[Scene]:
+    scene = Scene()
+    scene.serve(champion.version)
+    yield scene
+    scene.channel.close()
+
+
+def version_of(folder: Path) -> str:
+    return bundle.read(folder).bundle_version
+
+
+def test_an_equal_bundle_finds_the_same(scene: Scene, champion: Champion, equal: Path) -> None:
+    scene.challenge(equal, version_of(equal))
+    assert not scene.mirror.sample("Search")
+    scene.shadow.step(0)
+    scene.offer(champion, *asked(*TEXTS), *asked(*TEXTS[:5], k=0), *asked(*TEXTS[:5], k=3))
+    note = scene.note()
+    assert (note["queries"], note["errors"], note["empty"]) == (50, 0, 0)
+    assert (note["overlap_at_10"], note["score_shift"]) == (1.0, 0.0)
+    assert note["latency_ratio"] > 0
+    assert note["champion"] == champion.version
+    told = wire.Shadow(**shadow_state(note, scene.channel.dropped))
+    assert (told.model, told.model_version) == ("models:/tiny@challenger", "2")
+    assert (told.bundle_version, told.queries, told.last_error) == (version_of(equal), 50, "")
+
+
+def test_another_bundle_is_measured_as_its_answers_differ(
+    scene: Scene, champion: Champion, smaller: Path
+) -> None:
+    scene.challenge(smaller, version_of(smaller))
+    scene.shadow.step(0)
+    scene.offer(champion, *asked(*TEXTS, k=20))
+    note = scene.note()
+    own, overlaps = Retriever.load(smaller), []
+    for text in TEXTS:
+        mine, theirs = (each.search([Query(text=text)], 20)[0] for each in (own, champion.retriever))
+        both = {hit.id for hit in mine.hits[:10]} & {hit.id for hit in theirs.hits[:10]}
+        overlaps.append(len(both) / 10)
+    assert note["overlap_at_10"] == pytest.approx(sum(overlaps) / len(overlaps))
+    assert 0 < note["overlap_at_10"] < 1
+
+
+def test_a_query_that_the_challenger_cannot_take_harms_no_other(
+    scene: Scene, champion: Champion, smaller: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.challenge(smaller, version_of(smaller))
+    scene.shadow.step(0)
+    unknown = wire.SearchRequest(query=wire.Query(item_id="item-250"))
+    known = wire.SearchRequest(query=wire.Query(item_id="item-150"))
+    scene.offer(champion, unknown, *asked("bavuti", "größe", "bavuti", "日本"), known)
+    note = scene.note()
+    assert (note["queries"], note["errors"], note["empty"]) == (6, 3, 0)
+    assert note["last_error"] == ""
+    told = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(told) == 1  # of the two that its tower does not bear; the client's own error is none
+
+
+def test_an_answer_without_an_item_is_counted(scene: Scene, champion: Champion, equal: Path) -> None:
+    scene.challenge(equal, version_of(equal))
+    scene.shadow.step(0)
+    everything = wire.SearchRequest(query=wire.Query(text="bavuti"), exclude=champion.retriever.catalogue.ids)
+    scene.offer(champion, everything, *asked("bavuti"))
+    note = scene.note()
+    assert (note["queries"], note["errors"], note["empty"]) == (2, 0, 1)
+    assert note["overlap_at_10"] == 1.0
+
+
+def test_times_are_compared_where_both_had_the_query_for_itself(
+    scene: Scene, champion: Champion, equal: Path
+) -> None:
+    scene.challenge(equal, version_of(equal))
+    scene.shadow.step(0)
+    for batch in (0, 8):
+        scene.offer(champion, *asked(*TEXTS[:2]), batch=batch)
+        assert scene.note()["sums"]["log_ratios"] == 0
+    scene.offer(champion, *asked(*TEXTS[:5]))  # all but the first follow another
+    assert scene.note()["sums"]["log_ratios"] == 1
+    scene.offer(champion, *asked(*TEXTS[:1]))
+    assert scene.note()["sums"]["log_ratios"] == 2
+
+
+def test_answers_of_two_champions_are_not_mixed(
+    scene: Scene, champion: Champion, equal: Path, smaller: Path
+) -> None:
+    after = Champion(smaller)
+    scene.challenge(equal, version_of(equal))
+    scene.shadow.step(0)
+    scene.offer(champion, *asked(*TEXTS[:3]))
+    scene.offer(after, *asked(*TEXTS[:2]))  # a canary's
+    before = scene.note()
+    assert (before["queries"], before["champion"]) == (3, champion.version)
+
+    scene.serve(after.version)
+    scene.offer(champion, *asked(*TEXTS[:5]))  # of a worker that has not swapped yet
+    assert scene.note()["sums"] == before["sums"]
+    scene.serve(champion.version)  # one could not, so it is taken back
+    scene.offer(champion, *asked(*TEXTS[:1]))
+    assert scene.note()["queries"] == 4
+
+    scene.serve(after.version)
+    scene.offer(after, *asked(*TEXTS[:2]))
+    note = scene.note()
+    assert (note["queries"], note["champion"], note["round"]) == (2, after.version, before["round"] + 1)
+    assert note["overlap_at_10"] < 1.0 == before["overlap_at_10"]
+
+
+def test_a_challenger_that_becomes_champion_is_not_compared_with_itself(
+    scene: Scene, champion: Champion, smaller: Path
+) -> None:
+    after = Champion(smaller)
+    scene.challenge(smaller, after.version)
+    scene.shadow.step(0)
+    scene.offer(champion, *asked(*TEXTS[:3]))
+    before = scene.note()
+    scene.serve(after.version)
+    scene.offer(after, *asked(*TEXTS))
+    assert scene.note()["sums"] == before["sums"]
+    assert scene.note()["champion"] == champion.version
+
+
+def test_another_challenger_begins_anew(scene: Scene, champion: Champion, equal: Path, smaller: Path) -> None:
+    scene.challenge(smaller, version_of(smaller))
+    scene.shadow.step(0)
+    scene.mirror.send(b"", bytes(8 << 20))
+    scene.offer(champion, *asked(*TEXTS[:3]))
+    first = scene.note()
+    assert shadow_state(first, scene.channel.dropped)["dropped"] == 1
+    scene.challenge(equal, version_of(equal))
+    note = scene.note()
+    assert (note["queries"], note["champion"], note["round"]) == (0, "", first["round"] + 1)
+    assert shadow_state(note, scene.channel.dropped)["dropped"] == 0
+    scene.challenge(equal, version_of(equal))  # the same under another serial goes on
+    scene.offer(champion, *asked(*TEXTS[:1]))
+    assert (scene.note()["queries"], scene.note()["round"]) == (1, note["round"])
+
+
+def test_a_target_that_cannot_be_loaded_is_told_and_tried_again_with_the_next(
+    scene: Scene, champion: Champion, equal: Path, tmp_path: Path
+) -> None:
+    version = version_of(equal)
+    damaged = tmp_path / equal.name
+    shutil.copytree(equal, damaged)
+    (damaged / bundle.VECTORS).write_bytes(b"")
+    scene.challenge(damaged, version)
+    note = scene.note()
+    assert note["bundle_version"] == version
+    assert bundle.VECTORS in note["last_error"]
+    assert str(tmp_path) not in note["last_error"]
+    assert not scene.mirror.sample("Search")
+    shutil.copy(equal / bundle.VECTORS, damaged / bundle.VECTORS)
+    assert scene.note()["last_error"] != ""
+    scene.challenge(damaged, version)
+    assert scene.note()["last_error"] == ""
+    scene.offer(champion, *asked("bavuti"))
+    assert scene.note()["queries"] == 1
+
+
+def test_a_target_is_the_bundle_that_it_says(scene: Scene, equal: Path) -> None:
+    scene.challenge(equal, "f" * 64)
+    assert "expected ffffffffffff" in scene.note()["last_error"]
+    assert not scene.mirror.sample("Search")
+
+
+def test_without_a_target_nothing_is_asked(scene: Scene, champion: Champion, equal: Path) -> None:
+    assert (scene.note()["bundle_version"], scene.note()["last_error"]) == ("", NO_CHALLENGER)
+    assert not scene.mirror.sample("Search")
+    scene.challenge(equal, version_of(equal))
+    scene.shadow.step(0)
+    scene.offer(champion, *asked("bavuti"))
+    scene.shared_state.write("shadow target", {})
+    note = scene.note()
+    assert (note["queries"], note["bundle_version"], note["last_error"]) == (0, "", NO_CHALLENGER)
+    assert not scene.channel.wait(0)
+
+
+def test_the_next_shadow_goes_on_where_the_one_before_ended(
+    scene: Scene, champion: Champion, equal: Path
+) -> None:
+    scene.challenge(equal, version_of(equal))
+    scene.shadow.step(0)
+    scene.offer(champion, *asked(*TEXTS[:3]))
+    first = scene.note()
+    scene.offer(champion, *asked(*TEXTS[3:5]))  # which it has not come to
+    scene.shadow = scene.another()
+    assert not scene.mirror.sample("Search")
+    note = scene.note()
+    assert (note["queries"], note["round"]) == (5, first["round"])
+    assert scene.mirror.sample("Search")
+
+
+@pytest.mark.exhaustive
+def test_a_shadow_that_is_killed_is_started_again_and_goes_on(
+    scene: Scene, champion: Champion, equal: Path
+) -> None:
+    scene.challenge(equal, version_of(equal))
+
+    def queries() -> int:
+        return int(scene.shared_state.read("shadow").get("queries", 0))
+
+    with supervised(ProcessSpec("shadow", scene.shadow.run)):
+        wait_until(lambda: scene.mirror.sample("Search") is not None)
+        scene.offer(champion, *asked(*TEXTS))
+        wait_until(lambda: queries() == 40)
+        shadow = psutil.Process(scene.shared_state.read("shadow")["pid"])
+        assert shadow.pid != os.getpid()
+        idle = os.sched_getscheduler(shadow.pid) == os.SCHED_IDLE
+        assert idle or shadow.nice() > psutil.Process().nice()  # where the system knows no such thing
+        shadow.suspend()  # so that it has much before it when it is killed
+        scene.offer(champion, *asked(*TEXTS))
+        shadow.kill()
+        wait_until(lambda: queries() == 80)
+        note = scene.shared_state.read("shadow")
+        assert note["pid"] != shadow.pid
+        scene.offer(champion, *asked(*TEXTS[:10]))
+        wait_until(lambda: queries() == 90)
+    note = scene.shared_state.read("shadow")
+    assert (note["overlap_at_10"], note["score_shift"], note["errors"]) == (1.0, 0.0, 0)
+    assert note["latency_ratio"] > 0
+    assert scene.channel.dropped == 0
+    assert not psutil.pid_exists(note["pid"])
+    assert not scene.mirror.sample("Search")  # it has stopped, and said so

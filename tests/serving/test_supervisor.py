@@ -1,0 +1,187 @@
+"""Workers on one port: one dies and the others do not notice, one signal stops them all, none is left."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+
+import psutil
+import pytest
+
+from protos.errors import Unavailable
+from serving.client import RetrievalClient
+from serving.supervisor import ProcessSpec, Supervisor, WorkerHandle, reserved
+from tests.helpers.serving.operated import scrape, workers
+from tests.helpers.waiting import wait_until
+from tests.serving.conftest import Start
+
+pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
+
+CLIENTS = 12
+
+
+class Asker(threading.Thread):
+    """A client with a connection of its own, which asks until it is told to stop."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(daemon=True)
+        self._address = address
+        self._stopped = threading.Event()
+        self.results: list[tuple[int, str]] = []  # which worker answers it, and what became of each request
+
+    def run(self) -> None:
+        with RetrievalClient(self._address, timeout=5.0, retries=False) as client:
+            pid = client.info().state["worker_pid"]
+            while not self._stopped.is_set():
+                try:
+                    found = len(client.search("bavuti xelike", k=3).hits)
+                    self.results.append((pid, "OK" if found == 3 else f"{found} hits"))
+                except Unavailable as error:
+                    self.results.append((pid, type(error).__name__))
+
+    def finish(self) -> list[tuple[int, str]]:
+        self._stopped.set()
+        self.join(30)
+        return self.results
+
+
+def test_a_worker_that_is_killed_comes_back_and_the_others_do_not_notice(start_server: Start) -> None:
+    process, address = start_server("--workers", "2", "--metrics-port", "0", "--json")
+    assert process.stdout is not None
+    metrics_port = json.loads(process.stdout.readline())["metrics_port"]
+    victim, other = sorted(workers(process, address))
+    before = scrape(metrics_port)["twinspire_requests_total['OK', 'Search']"]
+    askers = [Asker(address) for _ in range(CLIENTS)]
+    for asker in askers:
+        asker.start()
+    wait_until(lambda: all(len(asker.results) > 20 for asker in askers), 30)
+    os.kill(victim, signal.SIGKILL)
+
+    def is_back() -> bool:
+        with RetrievalClient(address) as client:
+            state = client.info().state
+        return bool(state["workers_up"] == 2 and state["restarts"] == 1)
+
+    killed = time.monotonic()
+    wait_until(is_back, 10)
+    assert time.monotonic() - killed < 3
+    assert victim not in workers(process, address)
+    wait_until(lambda: all(asker.results[-1][1] == "OK" for asker in askers), 10)
+    answered, told = 0, set()
+    for asker in askers:
+        results = asker.finish()
+        codes = [code for _, code in results]
+        turns = [code for code, _ in groupby(codes)]
+        # Its own clients fail until they have connected again, and then no more; the others never.
+        assert turns in ([["OK"]] if results[0][0] == other else [["OK"], ["OK", "Unavailable", "OK"]])
+        answered += codes.count("OK")
+        told.add(results[0][0])
+    assert told == {victim, other}
+    after = scrape(metrics_port)
+    counted = after["twinspire_requests_total['OK', 'Search']"] - before
+    # The killed worker may have answered what nobody got, and not have counted what it had just sent.
+    assert abs(counted - answered) <= CLIENTS
+    assert sum(value for name, value in after.items() if name.startswith("twinspire_worker_up")) == 2
+
+
+def test_one_signal_stops_everybody(start_server: Start) -> None:
+    process, address = start_server("--workers", "2", "--metrics-port", "0")
+    everybody = psutil.Process(process.pid).children()
+    assert len(everybody) == 3
+    with RetrievalClient(address) as client:
+        client.search("bavuti")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert not any(psutil.pid_exists(child.pid) for child in everybody)
+
+
+def test_nobody_outlives_a_killed_supervisor(start_server: Start) -> None:
+    process, _ = start_server("--workers", "2")
+    everybody = psutil.Process(process.pid).children()
+    assert len(everybody) == 2
+    process.kill()
+    wait_until(lambda: not any(child.is_running() for child in everybody), 20)
+
+
+def test_a_worker_that_is_started_again_inherits_no_descriptor_of_the_others(start_server: Start) -> None:
+    process, address = start_server("--workers", "2")
+    pids = workers(process, address)
+    # Connections that `workers` has closed may still be open in one of them.
+    wait_until(lambda: len({psutil.Process(pid).num_fds() for pid in pids}) == 1, 10)
+    before = sorted(psutil.Process(pid).num_fds() for pid in pids)
+    os.kill(min(pids), signal.SIGKILL)
+    wait_until(lambda: min(pids) not in _children(process), 30)
+    wait_until(lambda: len(_children(process)) == 2, 30)
+    now = workers(process, address)
+    wait_until(lambda: sorted(psutil.Process(pid).num_fds() for pid in now) == before, 10)
+
+
+def test_workers_share_the_memory_of_the_bundle(start_server: Start) -> None:
+    process, address = start_server("--workers", "2")
+    for pid in workers(process, address):
+        found = psutil.Process(pid).memory_full_info()
+        assert found.pss < 0.8 * found.rss
+
+
+def test_what_does_not_come_up_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(handle: WorkerHandle) -> None:
+        raise Unavailable("no room")
+
+    with pytest.raises(Unavailable, match="ended before it was ready"):
+        Supervisor([ProcessSpec("worker 0", fail)], 1.0).run(lambda: pytest.fail("it is not ready"))
+
+
+@contextmanager
+def forked(main: Callable[[], None]) -> Iterator[int]:
+    """Run `main` in a process of its own; gives its id."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            main()
+        finally:
+            os._exit(0)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+
+
+def test_one_that_keeps_dying_is_given_pauses() -> None:
+    reader, writer = os.pipe()
+
+    def crash(handle: WorkerHandle) -> None:
+        handle.ready()
+        os.write(writer, b".")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    begun = time.monotonic()
+    with forked(lambda: Supervisor([ProcessSpec("worker 0", crash)], 1.0).run(lambda: None)):
+        deaths = [time.monotonic() for _ in range(5) if os.read(reader, 1)]
+    os.close(writer)
+    os.close(reader)
+    assert deaths[-1] - begun >= 0.1 + 0.2 + 0.4 + 0.8  # between the first five
+
+
+def test_a_port_that_somebody_has_is_refused_even_if_they_would_share_it() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(Unavailable, match="cannot listen there"), reserved("127.0.0.1", port):
+            pass
+    with reserved("127.0.0.1", 0) as free:
+        assert 0 < free < 65_536
+
+
+def _children(process: "subprocess.Popen[str]") -> set[int]:
+    """The ids of the processes that the supervisor has forked and that live."""
+    living = psutil.Process(process.pid).children()
+    return {child.pid for child in living if child.status() != psutil.STATUS_ZOMBIE}

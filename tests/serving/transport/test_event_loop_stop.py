@@ -1,0 +1,153 @@
+"""The event loop stops while idle, while it answers and under load, and frees its calls and threads."""
+
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import grpc
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from protos import retrieval_pb2_grpc
+from serving.retrieval.response_bytes import PackedCatalogue
+from serving.retrieval.retriever import Retriever
+from serving.rollout.loaded_bundle import LoadedBundle
+from serving.server import RetrievalServer
+from tests.helpers.serving.raw import Raw
+from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, SEARCH_STREAM, call, reacting, soon
+
+Stub = retrieval_pb2_grpc.RetrievalStub
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@contextmanager
+def in_thread(work: Callable[[], object]) -> Iterator[threading.Thread]:
+    """Do something beside the test; it must be done soon after."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    yield thread
+    thread.join(10)
+    assert not thread.is_alive(), "it hangs"
+
+
+def event_loops() -> int:
+    return sum(each.name == "event-loop" for each in threading.enumerate())
+
+
+def test_calls_in_flight_are_answered(retriever: Retriever) -> None:
+    before = event_loops()
+    with reacting(retriever) as served, grpc.insecure_channel(served.address) as channel:
+        held_up = call(channel, "Sleep").future(b"300", timeout=5)
+        stub = Stub(channel)
+        assert soon(lambda: served.snapshot("in_flight") == 1)
+        calls = [stub.Search.future(GOOD, timeout=5) for _ in range(20)]
+        time.sleep(0.1)  # they are there, though nobody has read them yet
+        with in_thread(lambda: served.loop.stop(5)):
+            assert held_up.result() == b"300"
+            assert all(each.result().hits for each in calls)
+        assert served.snapshot("in_flight") == 0
+    assert event_loops() == before
+
+
+def test_calls_whose_messages_have_been_read_are_answered_all(retriever: Retriever) -> None:
+    with reacting(retriever, batch=1) as served, Raw(served.address) as raw:
+        streams = [raw.begin(SEARCH_STREAM) for _ in range(10)]
+        for stream in streams:
+            raw.message(stream, ONE)
+        assert soon(lambda: served.snapshot("queries") == 10)
+        with in_thread(lambda: served.loop.stop(5)):
+            time.sleep(0.05)
+            for stream in streams:
+                raw.message(stream, ONE, last=True)
+            assert {raw.status(stream).code for stream in streams} == {"OK"}
+        assert served.snapshot("queries") == 20
+
+
+def test_what_takes_longer_than_the_grace_period_is_broken_off(retriever: Retriever) -> None:
+    with reacting(retriever) as served, Raw(served.address) as raw:
+        streams = [raw.begin(path) for path in (SEARCH, SEARCH_STREAM)]
+        assert soon(lambda: served.snapshot("in_flight") == 2)
+        began = time.monotonic()
+        served.loop.stop(0.2)
+        assert 0.2 <= time.monotonic() - began < 3
+        assert {raw.status(stream).code for stream in streams} <= {"CANCELLED", "UNAVAILABLE"}
+        assert served.snapshot("in_flight") == 0
+        served.loop.stop(0.2)  # again: there is nothing left to do
+
+
+def test_who_watches_is_told_and_holds_nothing_up(retriever: Retriever) -> None:
+    server = RetrievalServer(retriever)
+    server.start()
+    with grpc.insecure_channel(server.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch
+        watching = [watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", "unknown")]
+        for each in watching:
+            next(each)
+        began = time.monotonic()
+        with in_thread(lambda: server.stop(5)):
+            assert next(watching[0]).status == NOT_SERVING
+            for each in watching:
+                assert list(each) == []
+        assert time.monotonic() - began < 2
+
+
+def test_it_can_be_stopped_at_any_moment_under_load(retriever: Retriever) -> None:
+    packed = PackedCatalogue(retriever.catalogue)
+
+    def load(address: str) -> None:
+        with grpc.insecure_channel(address) as channel:
+            try:
+                while True:
+                    Stub(channel).Search(GOOD, timeout=5)
+            except grpc.RpcError:
+                return
+
+    for n in range(10):
+        server = RetrievalServer(LoadedBundle(retriever, packed))
+        server.start()
+        with in_thread(lambda s=server: load(s.address)), in_thread(lambda s=server: load(s.address)):  # type: ignore[misc]
+            time.sleep(0.01 + n * 0.003)
+            with in_thread(lambda s=server: s.stop(3)):  # type: ignore[misc]
+                pass
+
+
+def test_fifty_servers_leave_nothing_behind(retriever: Retriever) -> None:
+    packed, process = PackedCatalogue(retriever.catalogue), psutil.Process()
+
+    def one(work: bool) -> None:
+        server = RetrievalServer(LoadedBundle(retriever, packed))
+        server.start()
+        if work:
+            with Raw(server.address) as raw:
+                assert raw.status(raw.ask(SEARCH, ONE)).code == "OK"
+        server.stop(1)
+
+    for n in range(5):
+        one(work=n % 2 == 0)
+    gc.collect()
+    threads, files, running = process.num_threads(), process.num_fds(), event_loops()
+    for n in range(50):
+        one(work=n % 2 == 0)
+    gc.collect()
+    assert event_loops() == running
+    assert soon(lambda: process.num_fds() <= files + 2)
+    assert soon(lambda: process.num_threads() <= threads + 4)  # gRPC's own come and go
+
+
+def test_a_port_is_free_again(retriever: Retriever) -> None:
+    with RetrievalServer(retriever) as first:
+        port = first.port
+    with RetrievalServer(retriever, port=port) as second, Raw(second.address) as raw:
+        assert raw.status(raw.ask(SEARCH, ONE)).code == "OK"
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_to_stop_twice_or_what_never_started_is_fine(retriever: Retriever, started: bool) -> None:
+    server = RetrievalServer(retriever)
+    if started:
+        server.start()
+    for _ in range(2):
+        server.stop(1)

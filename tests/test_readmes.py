@@ -1,0 +1,164 @@
+"""The commands and the Python of the READMEs run: on one small bundle, in a copy of the checkout."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parents[1]
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"{stage}/README.md" for stage in ("protos", "train", "export", "serving")),
+    "train/data/README.md",
+)
+DEMO = "train/configs/pydocs-small.toml"
+ADDRESS = "127.0.0.1:50051"  # as the READMEs say it; the test's server listens elsewhere
+# Commands that take long are only looked up in the Makefile; `.ci/run` and other tests run them.
+LOOKED_UP = re.compile(
+    r"make (test|lint|setup|ui|bench|scale|loadtest|swaptest|filtertest|livetest|serve|data|clean)\b"
+)
+SECONDS = 900.0  # of one command
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page.
+
+    Args:
+        page: that it is in, relative to the checkout.
+        line: number of its first line.
+        language: after the fence.
+        text: of the block.
+    """
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks(language: str) -> list[Block]:
+    """All blocks in one language."""
+    found = []
+    for page in PAGES:
+        found += [
+            Block(page, token.map[0] + 1, language, token.content)
+            for token in MarkdownIt().parse((ROOT / page).read_text())
+            if token.type == "fence" and token.info.strip() == language and token.map
+        ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout in which `make demo` has run."""
+    folder = tmp_path_factory.mktemp("checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+    run(folder, "git init -q . && make demo", 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def port(checkout: Path) -> Iterator[int]:
+    """Where a server of that checkout, started by `make serve`, listens; it takes writes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = int(free.getsockname()[1])
+    log = checkout / "serve.log"
+    with log.open("wb") as file:
+        command = ["make", "serve", "FLAGS=--catalogue"]
+        server = subprocess.Popen(command, cwd=checkout, env=environment(number), stderr=file)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", number)) == 0:
+                break
+        assert server.poll() is None, log.read_text()
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"no server listens: {log.read_text()}")
+    yield number
+    server.send_signal(signal.SIGTERM)
+    server.wait(30)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("block", blocks("sh"), ids=str)
+def test_the_commands_run(block: Block, checkout: Path, port: int) -> None:
+    for line in block.text.splitlines():
+        command = line.partition("  #")[0].strip()
+        if LOOKED_UP.match(command):
+            run(checkout, re.sub(r"^make", "make -n", command), port)
+        elif command:
+            run(checkout, command.replace(ADDRESS, f"127.0.0.1:{port}"), port)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_the_python_runs(block: Block, checkout: Path, port: int) -> None:
+    (checkout / "example.py").write_text(block.text.replace(ADDRESS, f"127.0.0.1:{port}"))
+    run(checkout, ".venv/bin/python example.py", port)
+
+
+@pytest.mark.parametrize("block", [each for each in blocks("toml") if "[data]" in each.text], ids=str)
+def test_the_experiments_can_be_read(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "shop.toml").write_text(block.text)
+    (tmp_path / "items.csv").write_text("item_id,title,price\n1,red shoes,10\n2,blue hat,5.5\n")
+    (tmp_path / "clicks.csv").write_text("query,item_id\nshoes,1\nhat,2\nred,1\n")
+    from train.config import read_experiment
+
+    experiment = read_experiment(tmp_path / "shop.toml")
+    assert experiment.name
+
+
+@pytest.mark.parametrize("page", [*PAGES, "serving/THREATS.md"])
+def test_the_files_that_a_page_names_exist(page: str) -> None:
+    text, stage = (ROOT / page).read_text(), (ROOT / page).parent
+    names = {each for each in re.findall(r"`([\w/]+\.(?:py|md|toml|cfg|proto))`", text) if "/" in each}
+    places = (ROOT, stage, *(each for each in stage.iterdir() if each.is_dir()))
+    assert [name for name in sorted(names) if not any((each / name).is_file() for each in places)] == []
+
+
+def environment(port: int) -> dict[str, str]:
+    """Of a command: the small experiment, the test's port, and the copy's own cache and store."""
+    own = {"CONFIG": DEMO, "PORT": str(port), "METRICS_PORT": "0"}
+    outer = {key: value for key, value in os.environ.items() if not key.startswith(("TWINSPIRE_", "MLFLOW_"))}
+    return {**outer, **own, "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def run(folder: Path, command: str, port: int) -> None:
+    """Run a shell command there; fails with what it printed."""
+    done = subprocess.run(
+        ["bash", "-euc", command],
+        cwd=folder,
+        env=environment(port),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

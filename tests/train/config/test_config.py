@@ -1,0 +1,200 @@
+"""An experiment's TOML is checked whole, and what is wrong with it is told by file and key."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protos.errors import ConfigError
+from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from tests.helpers.stdlib import DSSM, write_toml
+from train.config import (
+    BenchConfig,
+    Experiment,
+    ExportConfig,
+    FilterConfig,
+    GatesConfig,
+    IndexConfig,
+    PrecisionConfig,
+    SplitConfig,
+    TrainingConfig,
+    read_experiment,
+)
+from train.config.losses import InBatchSoftmax, SampledSoftmax
+from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower
+from train.data.sources.events import EventsData
+from train.data.sources.movielens import MovielensData
+from train.paths import CONFIGS
+
+SHIPPED = sorted(CONFIGS.glob("*.toml"))
+SECTIONS = (
+    BenchConfig,
+    ExportConfig,
+    FilterConfig,
+    GatesConfig,
+    IndexConfig,
+    PrecisionConfig,
+    SplitConfig,
+    TrainingConfig,
+)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_what_is_shipped_can_be_read(path: Path) -> None:
+    experiment = read_experiment(path)
+    assert experiment.name == path.stem
+    assert experiment.index.recall_target == (0.93 if path.stem == "debian-128" else 0.98)
+    if any(isinstance(spec, HistoryFeature) for spec in experiment.query.values()):
+        assert isinstance(experiment.data, EventsData | MovielensData)
+        assert isinstance(experiment.tower, SharedTower if path.stem.endswith("-ratings") else SequenceTower)
+        return
+    assert len(experiment.examples) >= 5
+    paper = path.stem.endswith("-dssm")
+    assert isinstance(experiment.tower, DssmTower if paper else BagTower)
+    assert isinstance(experiment.loss, SampledSoftmax if paper else InBatchSoftmax)
+
+
+def test_the_papers_model_is_the_papers() -> None:
+    tower, loss = DssmTower("dssm"), SampledSoftmax("sampled_softmax")
+    assert (tower.hidden, tower.dimension, tower.orders) == ((300, 300), 128, (3,))
+    assert loss.negatives == 4
+
+
+def test_an_experiment_is_frozen() -> None:
+    experiment = read_experiment(SHIPPED[0])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        experiment.name = "other"  # type: ignore[misc]
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"tower": {"dimension": 0}}, "tower.dimension: expected at least 1, got 0"),
+    ({"tower": {"latent": 65}}, "tower.latent: expected 0 to dimension = 64, got 65"),
+    ({"tower": {"orders": [3, 0]}}, r"tower.orders: expected lengths of 1 to 16, got \[3, 0\]"),
+    ({"tower": {"orders": [], "words": False}}, "tower.orders: expected lengths of 1 to 16, got"),
+    ({"tower": {"buckets": 1}}, "tower.buckets: expected at least 2, got 1"),
+    ({"tower": {"hidden": [300]}}, "tower.hidden: unknown key"),
+    ({"loss": {"temperature": 0}}, "loss.temperature: expected a number above 0, got 0"),
+    ({"loss": {"hard_negatives": 5, "mine_from": 4}}, "loss.mine_from: expected at least 5, got 4"),
+    ({"loss": {"gamma": 10}}, "loss.gamma: unknown key"),
+    ({"training": {"batch_size": 1}}, "training.batch_size: expected at least 2, got 1"),
+    ({"training": {"learning_rate": -1e-3}}, "training.learning_rate: expected a number above 0"),
+    ({"training": {"epochs": 2.5}}, "training.epochs: expected an integer, got 2.5"),
+    ({"training": {"seed": -1}}, "training.seed: expected at least 0, got -1"),
+    ({"export": {"iterations": 0}}, "export.iterations: expected at least 1, got 0"),
+    ({"index": {"m": 1}}, "index.m: expected at least 2, got 1"),
+    ({"index": {"k": 0}}, "index.k: expected at least 1, got 0"),
+    ({"index": {"kind": "remote"}}, "index.kind: expected one of hnsw, got 'remote'"),
+    ({"index": {"kind": "exact"}}, 'index.kind: expected "hnsw" for exact search'),
+    ({"gates": {"parity_tolerance": 0}}, "gates.parity_tolerance: expected a number above 0, got 0"),
+    ({"gates": {"recall_target": 1.2}}, "gates.recall_target: expected above 0 and at most 1, got 1.2"),
+    (
+        {"gates": {"filtered_recall_target": 0}},
+        "gates.filtered_recall_target: expected above 0 and at most 1, got 0",
+    ),
+    ({"gates": {"recall_k": 0}}, "gates.recall_k: expected at least 1, got 0"),
+    (
+        {"gates": {"quality_metric": "auc"}},
+        "gates.quality_metric: expected one of 'selection', 'recall_at_1'",
+    ),
+    ({"gates": {"quality_margin": -0.1}}, "gates.quality_margin: expected at least 0 and below 1, got -0.1"),
+    ({"gates": {"retriever_p99_ratio": 0}}, "gates.retriever_p99_ratio: expected a number above 0, got 0"),
+    ({"gates": {"iterations": 10}}, "gates.iterations: expected at least 100, got 10"),
+    ({"gates": {"max_load_seconds": 0}}, "gates.max_load_seconds: expected a number above 0, got 0"),
+    ({"gates": {"max_size_mib": "large"}}, "gates.max_size_mib: expected a number, got 'large'"),
+    ({"gates": {"min_shadow_queries": -1}}, "gates.min_shadow_queries: expected at least 0, got -1"),
+    ({"gates": {"seed": -1}}, "gates.seed: expected at least 0, got -1"),
+    ({"gates": {"margin": 1}}, "gates.margin: unknown key; known here: filtered_recall_target, iterations"),
+    ({"data": {"max_items": -5}}, "data.max_items: expected at least 0, got -5"),
+    ({"split": {"test": 0.9}}, "split.validation: shares must be above 0"),
+    ({"query.text": {"kind": "image"}}, "query.text.kind: expected one of 'text', 'category', 'number'"),
+    ({"query.text": {"kind": "number"}}, "query.text.max_length: unknown key"),
+]
+
+
+@pytest.mark.parametrize(("changed", "said"), WRONG, ids=[said for _, said in WRONG])
+def test_what_does_not_fit_is_named(stdlib: Path, tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"a\.toml: {said}"):
+        read_experiment(write_toml(stdlib, tmp_path / "a.toml", **changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"tower": {"hidden": []}}, r"tower.hidden: expected at least one number, each at least 1, got \[\]"),
+        ({"loss": {"gamma": 0}}, "loss.gamma: expected a number above 0"),
+        ({"loss": {"negatives": 0}}, "loss.negatives: expected at least 1"),
+    ],
+)
+def test_the_papers_sections_are_checked_too(
+    stdlib: Path, tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_experiment(write_toml(stdlib, tmp_path / "a.toml", sections=DSSM, **changed))
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "../up", "models:", "-x"])
+def test_a_name_must_fit_files_and_registries(stdlib: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="name: expected 1 to 255 letters"):
+        read_experiment(write_toml(stdlib, tmp_path / "a.toml", name))
+
+
+HISTORY, ID, TEXT = HistoryFeature("history"), IdFeature("id"), TextFeature("text", "text")
+FEATURES: list[tuple[str, dict[str, FeatureSpec], str]] = [
+    ("query", {}, 'query: expected at least one feature of kind "text" or "history"'),
+    ("query", {"x": CategoryFeature("category", "x")}, "query: expected at least one feature of kind"),
+    ("query", {"id": ID, "text": TEXT}, 'query.id: a feature of kind "id" belongs to the other side'),
+    ("query", {"a": HISTORY, "b": HISTORY}, "query: expected at most one history"),
+    ("item", {}, "item: expected at least one feature"),
+    ("item", {"a": ID, "b": ID}, "item: expected at most one id"),
+    ("item", {"past": HISTORY}, 'item.past: a feature of kind "history" belongs to the other side'),
+]
+
+
+@pytest.mark.parametrize(("side", "features", "said"), FEATURES, ids=[said for *_, said in FEATURES])
+def test_both_sides_need_features_of_their_own(
+    side: str, features: dict[str, FeatureSpec], said: str
+) -> None:
+    experiment = read_experiment(SHIPPED[0])
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(experiment, **dict[str, Any]({side: features}))
+    dataclasses.replace(experiment, query={"past": HISTORY}, item={"id": ID}, examples=())
+
+
+def test_factors_go_from_a_history_to_an_id() -> None:
+    experiment = dataclasses.replace(
+        read_experiment(SHIPPED[0]), query={"past": HISTORY}, item={"id": ID}, examples=()
+    )
+    tower = SequenceTower("sequence", latent=4)
+    assert dataclasses.replace(experiment, tower=tower).tower == tower
+    for side in ("query", "item"):
+        lacking: dict[str, Any] = {side: {"text": TEXT}}
+        with pytest.raises(ValueError, match=r"tower\.latent: expected 0 without a history and an id"):
+            dataclasses.replace(experiment, tower=tower, **lacking)
+
+
+@pytest.mark.parametrize("example", [{"txt": "b"}, {}])
+def test_an_example_gives_features_of_the_query(example: dict[str, Any]) -> None:
+    experiment = read_experiment(CONFIGS / "pydocs.toml")
+    with pytest.raises(ValueError, match=r"examples\[1\]: expected values of \['text'\]"):
+        dataclasses.replace(experiment, examples=({"text": "a"}, example))
+
+
+def test_whatever_has_a_default_may_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(
+        'name = "a"\n[data]\nkind = "pydocs"\n[query.text]\nkind = "text"\ncolumn = "query"\n'
+        '[item.text]\nkind = "text"\ncolumn = "text"\n[tower]\nkind = "bag"\n'
+        '[loss]\nkind = "in_batch_softmax"\n'
+    )
+    found = read_experiment(tmp_path / "a.toml")
+    assert isinstance(found, Experiment)
+    assert (found.training, found.export, found.index) == (TrainingConfig(), ExportConfig(), IndexConfig())
+    assert found.gates == GatesConfig()
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_each_key_of_a_section_is_documented(section: Any) -> None:
+    text = inspect.cleandoc(section.__doc__)  # newer Pythons remove the indentation themselves
+    names = [each.name for each in dataclasses.fields(section)]
+    assert [name for name in names if f"\n    {name}: " not in text] == []

@@ -1,0 +1,67 @@
+"""An invalid `[data]` or `[split]` is refused, and the error names the key."""
+
+from typing import Any
+
+import pytest
+
+from protos.toml_config import parse
+from train.config import SplitConfig
+from train.data.sources.events import EventsData
+from train.data.sources.movielens import MovielensData
+
+EVENTS: list[tuple[dict[str, Any], str]] = [
+    ({"user": ""}, "data.user: expected a name"),
+    ({"min_user_events": 0}, "data.min_user_events: expected at least 1"),
+    ({"repeats": "last"}, "data.repeats: expected one of 'keep', 'first'"),
+    ({"label": "stars"}, "data.positive_from: goes with label"),
+    ({"positive_from": 4.0}, "data.positive_from: goes with label"),
+    ({"items": "items.csv", "item_columns": {"a": "first"}}, "data.item_columns: the items table has"),
+    ({"item_columns": {"a": "middle"}}, "data.item_columns.a: expected one of 'first'"),
+    ({"item_columns": {"item_id": "first"}}, "data.item_columns.item_id: "),
+    ({"display": ["a"]}, "data.display: without an items table, 'a' must be one of item_columns"),
+    ({"casts": {"a": "date"}}, "data.casts.a: expected one of 'string'"),
+    ({"derive": {"h": {"of": "t", "take": "second"}}}, "data.derive.h.take: expected one of 'hour'"),
+    (
+        {"derive": {"h": {"of": "t", "take": "hour"}}, "casts": {"h": "lower"}},
+        "data.casts.h: derived columns",
+    ),
+    (
+        {"derive": {"h": {"of": "t", "take": "hour"}, "i": {"of": "h", "take": "hour"}}},
+        "data.derive.i.of: expected a column of the events",
+    ),
+    ({"filters": [{"column": "a"}]}, r"data.filters\[0\].column: expected exactly one of present, matches"),
+    ({"filters": [{"column": "a", "above": 1, "below": 2}]}, r"got \['above', 'below'\]"),
+    ({"filters": [{"column": "a", "present": False}]}, r"data.filters\[0\].present: expected one of True"),
+    ({"filters": [{"column": "a", "matches": "("}]}, r"data.filters\[0\].matches: not a regular expression"),
+    ({"filters": [{"column": "a", "over": 1}]}, r"data.filters\[0\].over: unknown key; known here: above"),
+]
+
+
+@pytest.mark.parametrize(("section", "message"), EVENTS)
+def test_events_are_checked(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse({"kind": "events", "events": "log.csv", **section}, EventsData, "data")
+
+
+SPLITS: list[tuple[dict[str, Any], str]] = [
+    ({"by": "luck"}, "split.by: expected one of 'group', 'time', 'last', 'last_session', 'file'"),
+    ({"by": "file"}, "split.test_file: goes with by"),
+    ({"by": "file", "test_file": "x.csv", "test": 0.2}, 'split.test: a split by "file" takes test_file'),
+    ({"by": "last", "test_file": "x.csv"}, "split.test_file: goes with by"),
+    ({"by": "last", "test": 0.2}, 'split.validation: a split by "last" takes one of each user'),
+    ({"by": "last", "min_history": 3}, 'split.min_history: goes with by = "last_session"'),
+    ({"by": "last_session", "min_history": -1}, "split.min_history: expected at least 0"),
+    ({"cold_items": 1.0}, "split.cold_items: expected a share of at least 0 and below 1"),
+    ({"cold_items": -0.1}, "split.cold_items: expected a share"),
+]
+
+
+@pytest.mark.parametrize(("section", "message"), SPLITS)
+def test_splits_are_checked(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(section, SplitConfig, "split")
+
+
+def test_movielens_is_checked() -> None:
+    with pytest.raises(ValueError, match=r"data\.positive_from: expected at least 0"):
+        parse({"kind": "movielens", "positive_from": -1.0}, MovielensData, "data")

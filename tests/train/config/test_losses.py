@@ -1,0 +1,71 @@
+"""The `[loss]` section of the TOML."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from protos.toml_config import parse
+from train.config.losses import Bce, Bpr, FullSoftmax, Hinge, InBatchSoftmax, LossConfig, SampledSoftmax
+
+KINDS = {
+    "full_softmax": FullSoftmax,
+    "in_batch_softmax": InBatchSoftmax,
+    "sampled_softmax": SampledSoftmax,
+    "bce": Bce,
+    "hinge": Hinge,
+    "bpr": Bpr,
+}
+
+
+@pytest.mark.parametrize(("kind", "schema"), KINDS.items(), ids=KINDS)
+def test_every_key_but_the_kind_has_a_default(kind: str, schema: Callable[[str], object]) -> None:
+    found = parse({"kind": kind}, LossConfig, "loss")
+    assert found == schema(kind)
+
+
+def test_options_are_off_by_default() -> None:
+    plain = InBatchSoftmax("in_batch_softmax")
+    assert (plain.temperature, plain.correction, plain.uniform_negatives) == (0.05, "none", 0)
+    assert FullSoftmax("full_softmax").label_smoothing == 0
+    assert (Bce("bce").positive_weight, Bce("bce").focal_gamma) == (1, 0)
+
+
+def test_bce_needs_no_sampled_negatives() -> None:
+    assert parse({"kind": "bce", "negatives": 0}, LossConfig, "loss") == Bce("bce", negatives=0)
+
+
+def test_only_hard_sampling_bounds_the_number_of_negatives() -> None:
+    assert Bpr("bpr", negatives=100).negatives == 100
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"kind": "full"}, "loss.kind: expected one of 'full_softmax', 'in_batch_softmax'"),
+    ({"kind": "full_softmax", "temperature": 0}, "loss.temperature: expected a number above 0"),
+    ({"kind": "full_softmax", "label_smoothing": 1}, "loss.label_smoothing: expected at least 0, below 1"),
+    ({"kind": "full_softmax", "negatives": 3}, "loss.negatives: unknown key"),
+    ({"kind": "in_batch_softmax", "correction": "yi"}, "loss.correction: expected one of 'none', 'logq'"),
+    ({"kind": "in_batch_softmax", "mine_from": 50}, "loss.mine_from: goes with hard_negatives above 0"),
+    ({"kind": "bpr", "mine_from": 50}, 'loss.mine_from: goes with sampling = "hard"'),
+    ({"kind": "hinge", "alpha": 0.5}, 'loss.alpha: goes with sampling = "popularity"'),
+    ({"kind": "in_batch_softmax", "uniform_negatives": -1}, "loss.uniform_negatives: expected at least 0"),
+    (
+        {"kind": "in_batch_softmax", "correction": "logq", "hard_negatives": 1},
+        'loss.correction: expected "none" with hard_negatives',
+    ),
+    ({"kind": "bce", "negatives": -1}, "loss.negatives: expected at least 0"),
+    ({"kind": "bce", "positive_weight": 0}, "loss.positive_weight: expected a number above 0"),
+    ({"kind": "bce", "focal_gamma": -1}, "loss.focal_gamma: expected at least 0"),
+    ({"kind": "bce", "margin": 1}, "loss.margin: unknown key"),
+    ({"kind": "hinge", "margin": 0}, "loss.margin: expected a number above 0"),
+    ({"kind": "bpr", "negatives": 0}, "loss.negatives: expected at least 1"),
+    ({"kind": "bpr", "alpha": -0.5}, "loss.alpha: expected at least 0"),
+    ({"kind": "bpr", "sampling": "easy"}, "loss.sampling: expected one of 'uniform', 'popularity', 'hard'"),
+    ({"kind": "bpr", "sampling": "hard", "negatives": 41}, "loss.mine_from: expected at least 41, got 40"),
+]
+
+
+@pytest.mark.parametrize(("section", "said"), WRONG, ids=[said for _, said in WRONG])
+def test_errors_name_the_key(section: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse(section, LossConfig, "loss")

@@ -1,0 +1,274 @@
+"""A log is read in order; an error names its place, and dropped events are counted."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from protos.errors import DataError
+from protos.features import (
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    NumberFeature,
+    TextFeature,
+)
+from protos.toml_config import parse
+from tests.helpers.sources import source_context
+from train.data.source import Tables, sample_groups
+from train.data.sources.events import EventsData, EventsSource
+
+HISTORY: dict[str, FeatureSpec] = {"history": HistoryFeature("history")}
+ID: dict[str, FeatureSpec] = {"id": IdFeature("id")}
+LOG = "user_id,item_id,at\nb,x,5\na,y,3\nb,y,1\na,x,3\na,z,1\n"
+ITEMS = "item_id,title\nz,Zed\ny,Why\nx,Ex\nw,Double\n"
+
+
+def source(
+    folder: Path,
+    log: str | bytes = LOG,
+    items: str = "",
+    later: str = "",
+    query: dict[str, FeatureSpec] = HISTORY,
+    item: dict[str, FeatureSpec] = ID,
+    name: str = "log.csv",
+    **data: Any,
+) -> EventsSource:
+    (folder / name).write_bytes(log if isinstance(log, bytes) else log.encode())
+    if items:
+        (folder / "items.csv").write_text(items)
+        data["items"] = "items.csv"
+    if later:
+        (folder / "later.csv").write_text(later)
+    section = parse({"kind": "events", "events": name, **data}, EventsData)
+    return EventsSource(section, source_context(folder, query, item, "later.csv" if later else ""))
+
+
+def read(folder: Path, log: str = LOG, items: str = "", **others: Any) -> Tables:
+    return source(folder, log, items, **others).read()
+
+
+def rows(tables: Tables, *columns: str) -> list[tuple[Any, ...]]:
+    """User and item of every event, and other columns."""
+    ids = tables.items["item_id"].gather(tables.pairs["item_row"])
+    return tables.pairs.select("group", ids.alias("id"), *columns).rows()
+
+
+def history(tables: Tables) -> list[str]:
+    assert tables.history is not None
+    return tables.items["item_id"].gather(tables.history).to_list()
+
+
+def test_events_are_sorted_by_user_and_time(tmp_path: Path) -> None:
+    tables = read(tmp_path, time="at")
+    assert rows(tables, "time", "position", "user_start") == [
+        ("a", "z", 1.0, 0, 0),
+        ("a", "y", 3.0, 1, 0),
+        ("a", "x", 3.0, 2, 0),
+        ("b", "y", 1.0, 0, 3),
+        ("b", "x", 5.0, 1, 3),
+    ]
+    assert history(tables) == ["z", "y", "x", "y", "x"]
+    assert tables.items.rows() == [("x",), ("y",), ("z",)]
+    assert tables.order == "time"
+    assert tables.dropped == {}
+    types = {"item_row": pl.UInt32, "weight": pl.Float32, "label": pl.Float32, "group": pl.String}
+    types |= {"time": pl.Float64, "position": pl.Int64, "user_start": pl.Int64}
+    assert dict(tables.pairs.schema) == types
+    assert tables.history is not None
+    assert tables.history.dtype == pl.UInt32
+
+
+def test_without_a_time_events_are_in_file_order_and_a_message_says_so(tmp_path: Path) -> None:
+    log = source(tmp_path)
+    console = Console(file=io.StringIO(), width=200)
+    tables = replace(log, context=replace(log.context, console=console)).read()
+    assert rows(tables) == [("a", "y"), ("a", "x"), ("a", "z"), ("b", "x"), ("b", "y")]
+    assert tables.order == "file order, for want of a time column"
+    assert "log.csv: data.time is not set; events are in file order" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "time" not in tables.pairs.columns
+
+
+def test_only_positives_enter_the_history(tmp_path: Path) -> None:
+    log = "user_id,item_id,stars\na,x,4\na,y,3.5\na,z,5\na,y,1\n"
+    tables = read(tmp_path, log, label="stars", positive_from=4.0)
+    assert rows(tables, "label", "position") == [
+        ("a", "x", 1.0, 0),
+        ("a", "y", 0.0, 1),
+        ("a", "z", 1.0, 1),
+        ("a", "y", 0.0, 2),
+    ]
+    assert history(tables) == ["x", "z"]
+
+
+def test_dropped_events_are_counted(tmp_path: Path) -> None:
+    log = "user_id,item_id,at\na,x,1\na,x,1\na,x,2\na,y,3\nb,x,1\nc,x,1\nc,x,2\n"
+    kept = read(tmp_path, log, time="at")
+    twice, short = (
+        "event of the same user, item and time as another",
+        "event of a user with fewer than 2 events",
+    )
+    assert kept.dropped == {twice: 1, short: 1}
+    assert rows(kept) == [("a", "x"), ("a", "x"), ("a", "y"), ("c", "x"), ("c", "x")]
+    first = read(tmp_path, log, time="at", repeats="first")
+    again = "event with an item that the user had dealt with before"
+    assert first.dropped == {twice: 1, again: 2, short: 2}
+    assert rows(first) == [("a", "x"), ("a", "y")]
+    everyone = read(tmp_path, log, time="at", min_user_events=1)
+    assert ("b", "x") in rows(everyone)
+
+
+def test_items_may_come_from_a_table(tmp_path: Path) -> None:
+    title: dict[str, FeatureSpec] = {**ID, "title": TextFeature("text", "title")}
+    tables = read(tmp_path, LOG, ITEMS, item=title, display=["title"], time="at")
+    assert tables.items.rows() == [("z", "Zed"), ("y", "Why"), ("x", "Ex"), ("w", "Double")]
+    assert tables.display == ("title",)
+    assert history(tables) == ["z", "y", "x", "y", "x"]
+    renamed = read(tmp_path, LOG, ITEMS.replace("item_id", "sku"), item=title, item_id="sku", time="at")
+    assert renamed.items.equals(tables.items)
+
+
+def test_context_session_and_weight_are_read(tmp_path: Path) -> None:
+    log = "who,what,at,visit,n,device,age\na,x,1,s1,2,phone,30\na,y,2,s2,0.5,,\n"
+    query: dict[str, FeatureSpec] = {
+        **HISTORY,
+        "device": CategoryFeature("category", "device"),
+        "age": NumberFeature("number", "age"),
+    }
+    (tmp_path / "log.csv").write_text(log)
+    data = EventsData("events", "log.csv", "who", "what", time="at", session="visit", weight="n")
+    tables = EventsSource(data, source_context(tmp_path, query, ID)).read()
+    assert rows(tables, "device", "age", "session", "weight") == [
+        ("a", "x", "phone", 30.0, "s1", 2.0),
+        ("a", "y", None, None, "s2", 0.5),
+    ]
+
+
+def test_a_test_file_is_in_no_history(tmp_path: Path) -> None:
+    later = "user_id,item_id,at\na,x,9\nb,q,0\nnew,y,1\n"
+    tables = read(tmp_path, later=later, time="at", repeats="first")
+    assert rows(tables, "in_test_file", "position") == [
+        ("a", "z", False, 0),
+        ("a", "y", False, 1),
+        ("a", "x", False, 2),
+        ("b", "y", False, 0),
+        ("b", "x", False, 1),
+        ("b", "q", True, 2),
+        ("new", "y", True, 0),
+    ]
+    assert history(tables) == ["z", "y", "x", "y", "x"]
+    assert tables.items["item_id"].to_list() == ["x", "y", "z", "q"]
+    assert tables.dropped == {"event with an item that the user had dealt with before": 1}
+
+
+def test_a_sample_takes_whole_users_with_their_histories(tmp_path: Path) -> None:
+    log = "user_id,item_id\n" + "".join(f"u{n % 20},i{n}\n" for n in range(200))
+    whole = read(tmp_path, log)
+    small = sample_groups(whole, 30, seed=0)
+    assert small.items.height == 30
+    assert small.pairs["group"].n_unique() == 3
+    kept = set(small.pairs["group"])
+    assert rows(small, "position") == [row for row in rows(whole, "position") if row[0] in kept]
+    assert history(small) == [row[1] for row in rows(small)]
+    assert small.pairs["user_start"].unique().sort().to_list() == [0, 10, 20]
+
+
+def test_a_file_may_be_in_the_folder_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, base = tmp_path / "elsewhere", tmp_path / "base"
+    elsewhere.mkdir()
+    base.mkdir()
+    log = source(elsewhere)
+    absent = EventsSource(log.data, source_context(base, HISTORY, ID))
+    with pytest.raises(DataError, match=r"base/log\.csv: cannot be read: No such file.*TWINSPIRE_DATA"):
+        absent.identity()
+    monkeypatch.setenv("TWINSPIRE_DATA", str(elsewhere))
+    assert absent.identity() == log.identity()
+    assert absent.read().pairs.equals(log.read().pairs)
+    (base / "log.csv").write_text("user_id,item_id\na,x\na,y\n")
+    assert absent.identity() != log.identity(), "the file beside the TOML comes first"
+
+
+TITLE = {**ID, "title": TextFeature("text", "title")}
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown item": (
+        {"log": "user_id,item_id\na,x\na,v\n", "items": ITEMS},
+        r"log\.csv: row 2, column 'item_id': expected the id of an item in .*items\.csv .*, got 'v'",
+    ),
+    "rating is NaN": (
+        {"log": "user_id,item_id,r\na,x,4\na,y,nan\n", "label": "r", "positive_from": 3.0},
+        r"log\.csv: row 2, column 'r': expected a number, got 'nan'",
+    ),
+    "negative time": (
+        {"log": "user_id,item_id,at\na,x,4\na,y,-1\n", "time": "at"},
+        r"log\.csv: row 2, column 'at': expected a time of at least 0 \(1970-01-01\), got '-1'",
+    ),
+    "no number": (
+        {"log": "user_id,item_id,at\na,x,7\na,y,soon\n", "time": "at"},
+        r"log\.csv: row 2, column 'at': expected a number or an ISO date, got 'soon'",
+    ),
+    "no time": (
+        {"log": "user_id,item_id,at\na,x,2020-01-01\na,y,soon\n", "time": "at"},
+        r"log\.csv: row 2, column 'at': expected a number or an ISO date, got 'soon'",
+    ),
+    "no user": ({"log": "user_id,item_id\n,x\n"}, r"row 1, column 'user_id': expected a user, got null"),
+    "no item": ({"log": "user_id,item_id\na,\n"}, r"row 1, column 'item_id': expected an item id, got null"),
+    "no session": (
+        {"log": "user_id,item_id,s\na,x,1\na,y,\n", "session": "s"},
+        r"row 2, column 's': expected a session, got null",
+    ),
+    "negative weight": (
+        {"log": "user_id,item_id,w\na,x,-1\n", "weight": "w"},
+        r"row 1, column 'w': expected a number of at least 0, got '-1'",
+    ),
+    "missing column": (
+        {"time": "when"},
+        r"log\.csv: column 'when' is missing; columns present: user_id, item_id, at",
+    ),
+    "items without ids": (
+        {"items": "sku,title\nx,Ex\n"},
+        r"items\.csv: column 'item_id' is missing; columns present: sku, title",
+    ),
+    "item twice": (
+        {"items": ITEMS + "x,Again\n"},
+        r"items\.csv: row 5, column 'item_id': .*once",
+    ),
+    "only short users": ({"min_user_events": 9}, r"no positive event is left; dropped: .*fewer than 9.*: 5"),
+    "nothing positive": (
+        {"log": "user_id,item_id,r\na,x,1\na,y,1\n", "label": "r", "positive_from": 2.0},
+        r"no positive event is left",
+    ),
+    "reserved": (
+        {"query": {"p": CategoryFeature("category", "position")}},
+        r"log\.csv: a query feature cannot read 'position': rename it",
+    ),
+    "item column without a rule": (
+        {"item": TITLE},
+        r"log\.csv: column 'title' of the items: .* data\.item_columns must name the rule",
+    ),
+    "row numbers after a filter": (
+        {
+            "log": "user_id,item_id,at\na,x,1\n,y,2\na,y,3\na,z,-4\n",
+            "time": "at",
+            "filters": [{"column": "user_id", "present": True}],
+        },
+        r"log\.csv: row 4, column 'at': expected a time of at least 0",
+    ),
+    "test file": (
+        {"later": "user_id,item_id\na,\n"},
+        r"later\.csv: row 1, column 'item_id': expected an item id, got null",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_error_names_its_place(tmp_path: Path, fault: str) -> None:
+    arguments, message = FAULTS[fault]
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, **arguments)

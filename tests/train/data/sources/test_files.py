@@ -1,0 +1,315 @@
+"""An invalid value is an error that names its place; dropped pairs are counted."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from protos.errors import DataError
+from protos.features import CategoryFeature, FeatureSpec, NumberFeature, TextFeature
+from tests.helpers.sources import source_context
+from train.data.source import Tables
+from train.data.sources.files import FilesData
+
+QUERY: dict[str, FeatureSpec] = {"text": TextFeature(kind="text", column="query")}
+ITEM: dict[str, FeatureSpec] = {"text": TextFeature(kind="text", column="title")}
+ITEMS_CSV = 'item_id,title,price\n007,"Walther, PPK",12.5\n7,Seven,\n'
+PAIRS_CSV = "query,item_id\nspy gun,007\nlucky number,7\n"
+
+
+def read(
+    folder: Path,
+    items: str | bytes = ITEMS_CSV,
+    pairs: str | bytes = PAIRS_CSV,
+    names: tuple[str, str] = ("items.csv", "pairs.csv"),
+    query: dict[str, FeatureSpec] = QUERY,
+    item: dict[str, FeatureSpec] = ITEM,
+    **data: Any,
+) -> Tables:
+    for name, content in zip(names, (items, pairs), strict=True):
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    section = FilesData(kind="files", items=names[0], pairs=names[1], **data)
+    return section.open(source_context(folder, query, item)).read()
+
+
+def test_ids_are_unchanged_strings(tmp_path: Path) -> None:
+    tables = read(tmp_path, display=("price",))
+    assert tables.items.rows() == [("007", "Walther, PPK", "12.5"), ("7", "Seven", "")]
+    assert tables.items.columns == ["item_id", "title", "price"]
+    assert tables.pairs.rows() == [("spy gun", 0, 1.0, "007"), ("lucky number", 1, 1.0, "7")]
+    assert tables.pairs.schema["item_row"] == pl.UInt32
+    assert tables.pairs.schema["weight"] == pl.Float32
+    assert tables.dropped == {}
+
+
+def test_all_formats_give_the_same_tables(tmp_path: Path) -> None:
+    expected = read(tmp_path)
+    tsv = read(
+        tmp_path,
+        ITEMS_CSV.replace('"Walther, PPK"', "Walther; PPK").replace(",", "\t").replace(";", ","),
+        PAIRS_CSV.replace(",", "\t"),
+        ("items.tsv", "pairs.TSV"),
+    )
+    jsonl = read(
+        tmp_path,
+        '{"item_id": "007", "title": "Walther, PPK"}\n{"title": "Seven", "item_id": "7"}\n',
+        '{"query": "spy gun", "item_id": "007"}\n{"query": "lucky number", "item_id": "7"}',
+        ("items.jsonl", "pairs.jsonl"),
+    )
+    for name in ("items", "pairs"):
+        frame = pl.read_csv(tmp_path / f"{name}.csv", infer_schema=False)
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+    items, pairs = ((tmp_path / f"{name}.parquet").read_bytes() for name in ("items", "pairs"))
+    parquet = read(tmp_path, items, pairs, ("items.parquet", "pairs.parquet"))
+    for tables in (tsv, jsonl, parquet):
+        assert tables.items.equals(expected.items)
+        assert tables.pairs.equals(expected.pairs)
+
+
+def test_csv_is_quoted_as_in_rfc_4180(tmp_path: Path) -> None:
+    items = '\ufeffitem_id,title\r\na,"say ""yes"""\r\nb,"two\nlines"\r\nc,5" pipe\r\n\r\n'
+    tables = read(tmp_path, items, "query,item_id\nq,a\n")
+    assert tables.items["title"].to_list() == ['say "yes"', "two\nlines", '5" pipe']
+
+
+def test_integers_may_be_ids_in_a_typed_file(tmp_path: Path) -> None:
+    items = '{"item_id": 1, "title": "one"}\n{"item_id": 2, "title": "two"}\n'
+    tables = read(tmp_path, items, "query,item_id\nq,2\n", ("items.jsonl", "pairs.csv"))
+    assert tables.items["item_id"].to_list() == ["1", "2"]
+    assert tables.pairs["item_row"].to_list() == [1]
+
+
+def test_labels_and_repeats_are_counted(tmp_path: Path) -> None:
+    pairs = "query,item_id,clicked\na,7,1\nb,7,0\nc,7,-1\na,7,1\na,7,2\na,007,1\n"
+    tables = read(tmp_path, pairs=pairs, label="clicked")
+    assert tables.pairs.select("query", "item_row").rows() == [("a", 1), ("a", 0)]
+    assert tables.dropped == {"label not positive": 2, "pair merged with an equal one": 2}
+
+
+def test_features_have_the_type_of_their_kind(tmp_path: Path) -> None:
+    item: dict[str, FeatureSpec] = {
+        **ITEM,
+        "colour": CategoryFeature(kind="category", column="colour"),
+        "tags": CategoryFeature(kind="category", column="tags", multi=True),
+        "price": NumberFeature(kind="number", column="price"),
+    }
+    items = "item_id,title,colour,tags,price\na,A,red,new|old||,1.5\nb,B,,,\nc,C,01,x,nan\n"
+    tables = read(tmp_path, items, "query,item_id\nq,a\n", item=item)
+    assert tables.items.drop("title").rows() == [
+        ("a", "red", ["new", "old"], 1.5),
+        ("b", None, [], None),
+        ("c", "01", ["x"], None),
+    ]
+    items = '{"item_id":"a","title":"A","colour":3,"tags":["x"],"price":1}\n'
+    items += '{"item_id":"b","title":"B","colour":4,"tags":null,"price":2.5}\n'
+    pairs = "query,item_id\nq,a\n"
+    tables = read(tmp_path, items, pairs, ("items.jsonl", "pairs.csv"), item=item)
+    assert tables.items.drop("title").rows() == [("a", "3", ["x"], 1.0), ("b", "4", [], 2.5)]
+
+
+def test_weight_group_and_time_are_read(tmp_path: Path) -> None:
+    pairs = "query,item_id,w,session,at\na,7,0.5,s1,1970-01-02\nb,7,2,s2,1970-01-01T01:00:00+01:00\n"
+    tables = read(tmp_path, pairs=pairs, weight="w", group="session", time="at")
+    assert tables.pairs.rows() == [("a", 1, 0.5, "s1", 86400.0), ("b", 1, 2.0, "s2", 0.0)]
+    numbers = "query,item_id,at\na,7,3\nb,7,1.5\n"
+    assert read(tmp_path, pairs=numbers, time="at").pairs["time"].to_list() == [3.0, 1.5]
+
+
+def test_the_pairs_table_may_have_another_name_for_the_id(tmp_path: Path) -> None:
+    items, pairs = "sku,title\na,A\n", "query,product\nq,a\n"
+    tables = read(tmp_path, items, pairs, item_id="sku", pair_item_id="product")
+    assert tables.items.columns == ["item_id", "title"]
+    assert tables.pairs["group"].to_list() == ["a"]
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "missing column": (
+        {"pairs": "question,item_id\nq,7\n"},
+        r"pairs\.csv: column 'query' is missing; columns present: question, item_id",
+    ),
+    "unknown item": (
+        {"pairs": "query,item_id\na,7\nb,8\n"},
+        r"pairs\.csv: row 2, column 'item_id': expected the id of an item in .*, got '8'",
+    ),
+    "duplicate id": (
+        {"items": "item_id,title\na,A\nb,B\na,C\n"},
+        r"items\.csv: row 3, column 'item_id': .*once \(row 1 has it, too\), got 'a'",
+    ),
+    "null id": (
+        {"items": "item_id,title\n7,A\n,B\n"},
+        r"items\.csv: row 2, column 'item_id': expected an id, got null",
+    ),
+    "null query": (
+        {"pairs": "query,item_id\na,7\n,7\n"},
+        r"pairs\.csv: row 2, column 'query': expected text, got null",
+    ),
+    "blank query": (
+        {"pairs": 'query,item_id\n"  ",7\n'},
+        r"pairs\.csv: row 1, column 'query': expected text, got '  '",
+    ),
+    "null item text": (
+        {"items": "item_id,title\n7,\n"},
+        r"items\.csv: row 1, column 'title': expected text, got null",
+    ),
+    "empty file": ({"items": ""}, r"items\.csv: line 1: expected a header"),
+    "empty table": ({"pairs": "query,item_id\n"}, r"pairs\.csv: expected at least one row"),
+    "short row": (
+        {"pairs": "query,item_id\na,7\nb\n"},
+        r"pairs\.csv: row 2 \(ends on line 3\): expected 2 fields as in the header, got 1",
+    ),
+    "long row": (
+        {"pairs": 'query,item_id\n"a\nb",7\nb,7,8\n'},
+        r"pairs\.csv: row 2 \(ends on line 4\): expected 2 fields as in the header, got 3",
+    ),
+    "torn quote": ({"pairs": 'query,item_id\na,7\n"b,7\n'}, r"pairs\.csv: row 2 \(line 3\)"),
+    "repeated column": (
+        {"pairs": "query,query,item_id\na,b,7\n"},
+        r"pairs\.csv: line 1: expected distinct column names, got 'query' twice",
+    ),
+    "bad UTF-8": (
+        {"pairs": b"query,item_id\nna\xefve,7\n"},
+        r"pairs\.csv: line 2, byte offset 16: expected UTF-8, got byte 0xef",
+    ),
+    "no label": (
+        {"pairs": "query,item_id,l\na,7,yes\n", "label": "l"},
+        r"pairs\.csv: row 1, column 'l': expected a number, got 'yes'",
+    ),
+    "null label": (
+        {"pairs": "query,item_id,l\na,7,1\nb,7,\n", "label": "l"},
+        r"pairs\.csv: row 2, column 'l': expected a number, got null",
+    ),
+    "negative weight": (
+        {"pairs": "query,item_id,w\na,7,1\nb,7,-0.5\n", "weight": "w"},
+        r"pairs\.csv: row 2, column 'w': expected a number of at least 0, got '-0.5'",
+    ),
+    "infinite weight": (
+        {"pairs": "query,item_id,w\na,7,inf\n", "weight": "w"},
+        r"pairs\.csv: row 1, column 'w': expected a number of at least 0, got 'inf'",
+    ),
+    "no time": (
+        {"pairs": "query,item_id,t\na,7,2020-01-01\nb,7,yesterday\n", "time": "t"},
+        r"pairs\.csv: row 2, column 't': expected a number or an ISO date, got 'yesterday'",
+    ),
+    "null group": (
+        {"pairs": "query,item_id,g\na,7,\n", "group": "g"},
+        r"pairs\.csv: row 1, column 'g': expected a group, got null",
+    ),
+    "nothing positive": (
+        {"pairs": "query,item_id,l\na,7,0\n", "label": "l"},
+        r"pairs\.csv: expected a pair with a positive label, got none in 1",
+    ),
+    "unknown ending": (
+        {"names": ("items.xlsx", "pairs.csv")},
+        r"items\.xlsx: expected a file that ends in \.csv, \.tsv, \.jsonl, \.parquet, got '\.xlsx'",
+    ),
+    "reserved column": (
+        {
+            "query": {"t": TextFeature(kind="text", column="weight")},
+            "pairs": "weight,item_id\na,7\n",
+        },
+        r"pairs\.csv: a query feature cannot read 'weight': rename it",
+    ),
+    "number wanted": (
+        {"item": {"n": NumberFeature(kind="number", column="title")}},
+        r"items\.csv: row 1, column 'title': expected a finite number, got 'Walther, PPK'",
+    ),
+    "two types": (
+        {"item": {**ITEM, "n": CategoryFeature(kind="category", column="title", multi=True)}},
+        r"items\.csv: column 'title' is read by two features",
+    ),
+    "missing display": (
+        {"display": ("colour",)},
+        r"items\.csv: column 'colour' is missing; columns present: item_id, title, price",
+    ),
+    "other item_id": (
+        {"items": "sku,item_id,title\n7,x,A\n", "item_id": "sku", "display": ("item_id",)},
+        r"items\.csv: column 'item_id' is .* but the ids are in 'sku'",
+    ),
+    "malformed JSON": (
+        {"names": ("items.csv", "pairs.jsonl"), "pairs": '{"query": "a", "item_id": "7"}\n{"query'},
+        r"pairs\.jsonl: row 2: not valid JSON",
+    ),
+    "JSON that nests too deep": (
+        {"names": ("items.csv", "pairs.jsonl"), "pairs": '{"query": "a", "item_id": "7"}\n' + "[" * 200_000},
+        r"pairs\.jsonl: row 2: not valid JSON: arrays and objects are nested more than",
+    ),
+    "JSON array": (
+        {"names": ("items.csv", "pairs.jsonl"), "pairs": '["a", "7"]\n'},
+        r"pairs\.jsonl: row 1: expected a JSON object, got '\[",
+    ),
+    "mixed JSON": (
+        {
+            "names": ("items.csv", "pairs.jsonl"),
+            "pairs": '{"query": "a", "item_id": "7"}\n{"query": "a", "item_id": 7}\n',
+        },
+        r"pairs\.jsonl: row 2, column 'item_id': expected a string as in the rows before, got 7",
+    ),
+    "half a surrogate pair": (
+        {
+            "names": ("items.csv", "pairs.jsonl"),
+            "pairs": '{"query": "ab\\ud83d", "item_id": "7"}\n',
+        },
+        r"pairs\.jsonl: row 1, column 'query': expected Unicode, got the lone .* at character 2",
+    ),
+    "JSON without a key": (
+        {"names": ("items.csv", "pairs.jsonl"), "pairs": '{"item_id": "7"}\n'},
+        r"pairs\.jsonl: column 'query' is missing; columns present: item_id",
+    ),
+    "empty JSONL": (
+        {"names": ("items.csv", "pairs.jsonl"), "pairs": "\n"},
+        r"pairs\.jsonl: expected at least one row",
+    ),
+    "fractional id": (
+        {"names": ("items.csv", "pairs.jsonl"), "pairs": '{"query": "a", "item_id": 7.5}\n'},
+        r"pairs\.jsonl: row 1, column 'item_id': expected an item id, got 7.5",
+    ),
+    "null in a list": (
+        {
+            "names": ("items.jsonl", "pairs.csv"),
+            "items": '{"item_id": "7", "tags": ["x", null]}\n',
+            "item": {"t": CategoryFeature(kind="category", column="tags", multi=True)},
+        },
+        r"items\.jsonl: row 1, column 'tags': expected a list of strings, got \['x', None\]",
+    ),
+    "not Parquet": (
+        {"names": ("items.parquet", "pairs.csv")},
+        r"items\.parquet: not a readable Parquet file",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_error_names_its_place(tmp_path: Path, fault: str) -> None:
+    arguments, message = FAULTS[fault]
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, **arguments)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    source = FilesData("files", "items.csv", "pairs.csv").open(source_context(tmp_path, QUERY, ITEM))
+    with pytest.raises(DataError, match=r"items\.csv: there is no such file"):
+        source.read()
+    with pytest.raises(DataError, match=r"items\.csv: cannot be read: No such file"):
+        source.identity()
+
+
+def test_the_identity_depends_on_the_content(tmp_path: Path) -> None:
+    read(tmp_path)
+    source = FilesData("files", "items.csv", "pairs.csv").open(source_context(tmp_path, QUERY, ITEM))
+    known = source.identity()
+    (tmp_path / "pairs.csv").touch()
+    assert source.identity() == known
+    (tmp_path / "pairs.csv").write_text(PAIRS_CSV + "again,7\n")
+    assert source.identity() != known
+
+
+def test_pairs_of_unknown_items_are_refused_or_left_out_and_counted(tmp_path: Path) -> None:
+    pairs = PAIRS_CSV + "withdrawn,8\n"
+    with pytest.raises(DataError, match="row 3, column 'item_id'"):
+        read(tmp_path, pairs=pairs)
+    tables = read(tmp_path, pairs=pairs, unknown_items="drop")
+    assert tables.pairs["query"].to_list() == ["spy gun", "lucky number"]
+    assert tables.dropped == {"pair of an unknown item": 1}
+    with pytest.raises(DataError, match="row 3, column 'item_id': expected an item id"):
+        read(tmp_path, pairs=PAIRS_CSV + "nothing,\n", unknown_items="drop")

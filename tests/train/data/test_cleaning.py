@@ -1,0 +1,158 @@
+"""Cleaning applies casts, then derived columns, then filters; rules give an item one value."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from protos.errors import DataError
+from protos.toml_config import parse
+from train.data.cleaning import clean
+from train.data.columns import Columns
+from train.data.sources.events import EventsData, build_items
+
+
+def cleaned(table: dict[str, list[Any]], **data: Any) -> tuple[Columns, dict[str, int]]:
+    section = parse({"kind": "events", "events": "log.csv", **data}, EventsData)
+    return clean(
+        Columns(Path("log.csv"), pl.DataFrame(table)), section.casts, section.derive, section.filters
+    )
+
+
+def test_casts_come_first() -> None:
+    table: dict[str, list[Any]] = {
+        "n": ["1", " 2 ", None],
+        "x": ["1.5", "nan", None],
+        "s": [7, 8, None],
+        "name": ["  Anna ", "ÉVA", None],
+        "colour": ["Red", "BLUE", None],
+        "at": ["1970-01-02", "1970-01-01T00:00:01", "1970-01-01"],
+    }
+    casts = {"n": "integer", "x": "number", "s": "string", "name": "strip", "colour": "lower", "at": "time"}
+    columns, dropped = cleaned(table, casts=casts)
+    assert columns.frame.to_dict(as_series=False) == {
+        "n": [1, 2, None],
+        "x": [1.5, None, None],
+        "s": ["7", "8", None],
+        "name": ["Anna", "ÉVA", None],
+        "colour": ["red", "blue", None],
+        "at": [86400.0, 1.0, 0.0],
+    }
+    assert dropped == {}
+
+
+@pytest.mark.parametrize(
+    ("cast", "value", "message"),
+    [
+        ("integer", "1.5", "row 2, column 'c': expected a whole number, got '1.5'"),
+        ("number", "many", "row 2, column 'c': expected a finite number, got 'many'"),
+        ("time", "today", "row 2, column 'c': expected a number or an ISO date, got 'today'"),
+    ],
+)
+def test_a_value_that_does_not_fit_its_cast_is_named(cast: str, value: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        cleaned({"c": ["1", value]}, casts={"c": cast})
+
+
+@pytest.mark.parametrize(
+    ("take", "expected"),
+    [
+        ("hour", ["23", "0"]),
+        ("weekday", ["7", "1"]),
+        ("day", ["31", "29"]),
+        ("month", ["12", "2"]),
+        ("year", ["2023", "2024"]),
+    ],
+)
+def test_columns_are_derived_from_times(take: str, expected: list[str]) -> None:
+    times = ["2023-12-31T23:59:59", "2024-02-29T01:00:00+01:00"]
+    if take == "weekday":
+        times[1] = "2024-02-26"
+    derive = {"part": {"of": "at", "take": take}}
+    columns, _ = cleaned({"at": times}, derive=derive)
+    assert columns.frame["part"].to_list() == expected
+    seconds, _ = cleaned({"at": times}, derive=derive, casts={"at": "time"})
+    assert seconds.frame["part"].to_list() == expected
+
+
+VALUES = [None, "", " ", "5", "7", "10", "x5"]
+NUMBERS = [None, "5", "7", "10"]
+FILTERS: list[tuple[dict[str, Any], list[str | None], list[str | None], str]] = [
+    ({"present": True}, VALUES, ["5", "7", "10", "x5"], "c absent"),
+    ({"matches": "^5"}, VALUES, ["5"], "c does not match ^5"),
+    ({"matches": "5(?!0)"}, VALUES, ["5", "x5"], "c does not match 5(?!0)"),
+    ({"not_matches": "5"}, VALUES, [None, "", " ", "7", "10"], "c matches 5"),
+    ({"is_in": ["5", "10"]}, VALUES, ["5", "10"], "c not in 5, 10"),
+    ({"not_in": ["5", "10"]}, VALUES, [None, "", " ", "7", "x5"], "c in 5, 10"),
+    ({"is_in": list("56789x")}, VALUES, ["5", "7"], "c not in the 6 given"),
+    ({"above": 7}, NUMBERS, ["10"], "c not above 7"),
+    ({"at_least": 7}, NUMBERS, ["7", "10"], "c not at least 7"),
+    ({"below": 7}, NUMBERS, ["5"], "c not below 7"),
+    ({"at_most": 7.5}, NUMBERS, ["5", "7"], "c not at most 7.5"),
+]
+
+
+@pytest.mark.parametrize(("test", "values", "kept", "reason"), FILTERS)
+def test_a_filter_counts_what_it_drops(
+    test: dict[str, Any], values: list[str | None], kept: list[str | None], reason: str
+) -> None:
+    columns, dropped = cleaned({"c": values}, filters=[{"column": "c", **test}])
+    assert columns.frame["c"].to_list() == kept
+    assert dropped == {reason: len(values) - len(kept)}
+    assert [values[place] for place in columns.row_numbers] == kept
+
+
+def test_filters_apply_in_order_and_read_derived_columns() -> None:
+    columns, dropped = cleaned(
+        {"n": [-1, 1, 2, 3], "at": ["2024-01-01", "2024-01-01", "2024-02-01", "2024-03-01"]},
+        derive={"month": {"of": "at", "take": "month"}},
+        filters=[{"column": "n", "above": 0}, {"column": "month", "not_in": ["1"]}],
+    )
+    assert columns.frame["n"].to_list() == [2, 3]
+    assert dropped == {"n not above 0": 1, "month in 1": 1}
+    with pytest.raises(DataError, match=r"log\.csv: row 4, column 'n': expected"):
+        columns.refuse("n", columns.frame["n"] == 3, "less")
+
+
+def test_if_no_event_is_left_the_error_gives_the_reasons() -> None:
+    with pytest.raises(
+        DataError, match=r"log\.csv: no event passes the filters; dropped: .*n not above 9.*2"
+    ):
+        cleaned({"n": [1, 2]}, filters=[{"column": "n", "above": 9}])
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("first", ["3", "9"]),
+        ("last", ["1", "9"]),
+        ("most_common", ["2", "9"]),
+        ("mean", [2.0, 9.0]),
+        ("median", [2.0, 9.0]),
+        ("min", [1.0, 9.0]),
+        ("max", [3.0, 9.0]),
+    ],
+)
+def test_a_rule_gives_an_item_one_value(rule: Any, expected: list[Any]) -> None:
+    log = {
+        "item": ["a", "b", "a", "a", "a", "a"],
+        "v": ["1", "9", "3", "2", "2", None],
+        "t": [9, 1, 2, 3, 4, 5],
+    }
+    made = build_items(Columns(Path("log.csv"), pl.DataFrame(log)), "item", {"v": rule}, "t")
+    assert made.frame["item_id"].to_list() == ["a", "b"]
+    assert made.frame["v"].to_list() == expected
+
+
+def test_of_equally_common_values_the_first_wins() -> None:
+    log = pl.DataFrame({"item": ["a"] * 5, "v": [" ", "z", "b", "b", "z"], "t": [1, 5, 2, 4, 3]})
+    columns = Columns(Path("log.csv"), log)
+    assert build_items(columns, "item", {"v": "most_common"}).frame["v"].to_list() == ["z"]
+    assert build_items(columns, "item", {"v": "most_common"}, "t").frame["v"].to_list() == ["b"]
+
+
+def test_an_item_without_a_value_is_named() -> None:
+    columns = Columns(Path("log.csv"), pl.DataFrame({"item": ["a", "b"], "v": ["1", " "]}))
+    with pytest.raises(DataError, match=r"log\.csv: column 'v': item 'b' has no value .*present = true"):
+        build_items(columns, "item", {"v": "first"})

@@ -1,0 +1,256 @@
+"""A data set is built once, atomically, and built again only when one of its inputs has changed."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from protos.errors import DataError
+from protos.features import TextFeature
+from tests.helpers.limited import files_limited_to
+from train.config import Experiment, SplitConfig
+from train.config.losses import InBatchSoftmax
+from train.config.towers import BagTower, DssmTower
+from train.data import dataset
+from train.data.dataset import Dataset, prepare
+from train.data.source import Tables, collapse_spaces, contains_query, sample_groups, without_query
+from train.data.sources import files, pydocs
+from train.data.sources.files import FilesData
+from train.data.sources.pydocs import PydocsData
+from train.paths import ROOT
+
+QUERY = TextFeature(kind="text", column="query")
+TITLE = TextFeature(kind="text", column="title", catalogue_column="full")
+ITEMS = "".join(f"{n:03},title of {n},full title of {n},shelf {n % 7}\n" for n in range(100))
+PAIRS = "".join(f"query {n},{n % 100:03},{1 if n % 50 else 0}\n" for n in range(400))
+
+DATA = FilesData("files", "items.csv", "pairs.csv", display=("shelf",), label="liked")
+EXPERIMENT = Experiment(
+    name="books",
+    data=DATA,
+    query={"text": QUERY},
+    item={"text": TITLE},
+    tower=BagTower("bag"),
+    loss=InBatchSoftmax("in_batch_softmax"),
+)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    (tmp_path / "items.csv").write_text("item_id,title,full,shelf\n" + ITEMS)
+    (tmp_path / "pairs.csv").write_text("query,item_id,liked\n" + PAIRS)
+    return tmp_path
+
+
+@pytest.fixture
+def made(base: Path) -> Callable[..., Dataset]:
+    def make(experiment: Experiment = EXPERIMENT, refresh: bool = False) -> Dataset:
+        console = Console(file=io.StringIO())
+        return prepare(experiment, base, base / "cache", refresh=refresh, console=console)
+
+    return make
+
+
+def test_a_data_set_is_two_tables_and_a_report(made: Callable[..., Dataset], base: Path) -> None:
+    data = made()
+    assert data.folder.parent == base / "cache"
+    assert data.folder.name == f"books-{data.report['fingerprint'][:12]}"
+    assert data.items.columns == ["item_id", "title", "full", "shelf"]
+    assert data.pairs.columns == ["query", "item_row", "weight", "group", "part"]
+    parts = {part: data.part(part).height for part in ("train", "validation", "test")}
+    assert data.report["parts"] == parts
+    assert sum(parts.values()) == data.pairs.height == data.report["pairs"] == 392
+    assert data.report["dropped"] == {"label not positive": 8}
+    assert data.report["evaluated_text"] == ["title"]
+    assert data.report["served_text"] == ["full"]
+    assert data.report["display"] == ["shelf"]
+    assert data.split_hash == data.report["split_hash"]
+    assert json.loads((data.folder / "dataset.json").read_text()) == data.report
+
+
+def test_it_is_built_once(made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = made()
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "_write", None)
+        second = made()
+    assert second.report == first.report
+    assert second.items.equals(first.items)
+    assert second.pairs.equals(first.pairs)
+    assert [path.name for path in first.folder.parent.iterdir()] == [first.folder.name]
+
+
+def test_refresh_builds_it_again_with_the_same_result(made: Callable[..., Dataset]) -> None:
+    first = made()
+    written = (first.folder / "pairs.parquet").stat().st_mtime_ns
+    second = made(refresh=True)
+    assert second.folder == first.folder
+    assert (second.folder / "pairs.parquet").stat().st_mtime_ns > written
+    assert second.split_hash == first.split_hash
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(EXPERIMENT, split=SplitConfig(seed=1)),
+        replace(EXPERIMENT, data=replace(DATA, display=())),
+        replace(EXPERIMENT, item={"text": replace(TITLE, catalogue_column="")}),
+    ],
+)
+def test_a_setting_that_the_tables_depend_on_makes_another(
+    made: Callable[..., Dataset], changed: Experiment
+) -> None:
+    assert made(changed).folder != made().folder
+
+
+def test_a_setting_that_the_tables_do_not_depend_on_makes_no_other(made: Callable[..., Dataset]) -> None:
+    longer = replace(TITLE, max_length=512)
+    other = replace(EXPERIMENT, item={"text": longer}, tower=DssmTower("dssm"))
+    assert made(other).folder == made().folder
+
+
+def test_a_changed_file_makes_another(made: Callable[..., Dataset], base: Path) -> None:
+    first = made()
+    with (base / "pairs.csv").open("a") as file:
+        file.write("one more query,007,1\n")
+    second = made()
+    assert second.folder != first.folder
+    assert second.pairs.height == first.pairs.height + 1
+
+
+@pytest.mark.parametrize("name", ["items.csv", "pairs.csv"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    made: Callable[..., Dataset], base: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    read = files.FilesSource.read
+
+    def edited(source: files.FilesSource) -> Tables:
+        tables = read(source)
+        with (base / name).open("a") as file:
+            file.write("\n")
+        return tables
+
+    monkeypatch.setattr(files.FilesSource, "read", edited)
+    with pytest.raises(DataError, match=r"books: the data \(files\) changed while they were read"):
+        made()
+    assert not (base / "cache").exists()
+    monkeypatch.undo()
+    assert made().folder.is_dir()
+
+
+def test_of_two_concurrent_builds_the_second_keeps_the_result_of_the_first(
+    made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, inner = files.FilesSource.read, list[os.stat_result]()
+
+    def overtaken(source: files.FilesSource) -> Tables:
+        monkeypatch.undo()
+        inner.append(made().folder.stat())
+        return read(source)
+
+    monkeypatch.setattr(files.FilesSource, "read", overtaken)
+    folder = made().folder
+    assert folder.stat().st_ino == inner[0].st_ino
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert made(refresh=True).folder.stat().st_ino != inner[0].st_ino
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_an_error_leaves_no_files(made: Callable[..., Dataset], base: Path) -> None:
+    (base / "pairs.csv").write_text("query,item_id,liked\na,unknown,1\n")
+    with pytest.raises(DataError, match="unknown"):
+        made()
+    assert not (base / "cache").exists()
+
+
+def test_a_full_disk_leaves_no_files_and_the_next_call_builds_it(
+    made: Callable[..., Dataset], base: Path
+) -> None:
+    with (
+        files_limited_to(500),
+        pytest.raises(DataError, match=r"cache: the data set cannot be written: .*File too large"),
+    ):
+        made()
+    assert list((base / "cache").iterdir()) == []
+    assert made().items.height == 100
+
+
+def test_the_draft_of_a_killed_process_is_removed_when_the_next_data_set_is_written(
+    made: Callable[..., Dataset], base: Path
+) -> None:
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom protos.files import atomic_directory\n"
+        "with atomic_directory.draft(Path(sys.argv[1]), '.dataset-') as draft:\n"
+        "    (draft / 'items.parquet').touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(base / "cache")], cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    assert list((base / "cache").glob(".dataset-*/items.parquet"))
+    folder = made().folder
+    assert list((base / "cache").iterdir()) == [folder]
+
+
+def test_a_damaged_folder_is_named(made: Callable[..., Dataset]) -> None:
+    folder = made().folder
+    (folder / "pairs.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(DataError, match=rf"{folder.name}: damaged"):
+        made()
+
+
+def test_a_column_that_no_table_has_is_named(
+    made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = pl.DataFrame({"item_id": ["a"], "text": ["b"]})
+    pairs = pl.DataFrame({"query": ["q"], "item_row": [0], "weight": [1.0], "group": ["g"]})
+    monkeypatch.setattr(pydocs, "read", lambda *_: Tables(items, pairs, (), {}))
+    lacking = replace(EXPERIMENT, data=PydocsData("pydocs"))
+    with pytest.raises(DataError, match=r"pydocs: item\.text reads column 'title', .* it has item_id, text"):
+        made(lacking)
+
+
+def test_a_sample_takes_whole_groups_and_leaves_no_item_without_a_pair(
+    made: Callable[..., Dataset],
+) -> None:
+    data = replace(DATA, max_items=30)
+    small = made(replace(EXPERIMENT, data=data))
+    everything = made()
+    assert small.items.height == 30
+    assert small.report["dropped"]["item outside the sample of max_items"] == 70
+    assert small.pairs["item_row"].unique().sort().to_list() == list(range(30))
+    ids = small.items["item_id"]
+    wanted = everything.pairs.filter(
+        everything.items["item_id"].gather(everything.pairs["item_row"]).is_in(ids.implode())
+    )
+    kept = small.pairs.select("query", item_id=ids.gather(small.pairs["item_row"]))
+    assert kept["query"].to_list() == wanted["query"].to_list()
+    assert set(kept["item_id"]) == set(ids)
+
+
+def test_a_sample_is_seeded() -> None:
+    items = pl.DataFrame({"item_id": [str(n) for n in range(200)]})
+    rows = pl.int_range(200, dtype=pl.UInt32, eager=True)
+    pairs = pl.DataFrame({"item_row": rows, "group": (rows // 4).cast(pl.String)})
+    tables = Tables(items, pairs, (), {})
+    first, again, other = (sample_groups(tables, 50, seed).items for seed in (1, 1, 2))
+    assert first.equals(again)
+    assert not first.equals(other)
+    assert 50 <= first.height < 54
+    assert sample_groups(tables, 0, 1) is tables
+
+
+def test_a_query_is_removed_as_whole_words() -> None:
+    assert collapse_spaces(" a\n\tb ") == "a b"
+    assert without_query("Read a FILE, then read a\nfile.", "read a file") == ", then ."
+    assert without_query("Read a FILE, then read a filed thing", "read a file").endswith("a filed thing")
+    assert contains_query("read a filed thing", "Read a File")
+    assert contains_query("the \ufb01le", "FILE")
+    assert not contains_query("nothing of the sort", "read a file")

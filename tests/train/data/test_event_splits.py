@@ -1,0 +1,247 @@
+"""Test events come after training events, and no history contains a later event."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protos.errors import DataError
+from train.config import SplitConfig
+from train.data.source import add_positions, sort_and_filter
+from train.data.splits import assign_parts, history_of
+
+Event = tuple[str, int, float, str, bool]  # user, item, time, session, positive
+
+SPLITS: dict[str, dict[str, Any]] = {
+    "last": {"by": "last"},
+    "last_session": {"by": "last_session", "min_history": 2},
+    "time": {"by": "time", "validation": 0.2, "test": 0.2},
+    "file": {"by": "file", "test_file": "later.csv"},
+    "group": {"by": "group", "validation": 0.2, "test": 0.2},
+}
+SEEN_BY = {"train": {"train"}, "validation": {"train"}, "test": {"train", "validation"}}
+
+
+def laid_out(events: list[Event], tested: int = 0) -> pl.DataFrame:
+    """Events in order; the last `tested` of them are of a test file."""
+    columns: list[Any] = [list(each) for each in zip(*events, strict=True)]
+    table = pl.DataFrame(
+        {
+            "item_row": pl.Series(columns[1], dtype=pl.UInt32),
+            "weight": pl.Series([1.0] * len(events), dtype=pl.Float32),
+            "label": pl.Series(columns[4], dtype=pl.Float32),
+            "group": pl.Series(columns[0], dtype=pl.String),
+            "time": pl.Series(columns[2], dtype=pl.Float64),
+            "session": pl.Series(columns[3], dtype=pl.String),
+        }
+    )
+    if tested:
+        marks = [n >= len(events) - tested for n in range(len(events))]
+        table = table.with_columns(in_test_file=pl.Series(marks))
+    settled, dropped = sort_and_filter(table)
+    assert not dropped
+    return add_positions(settled)[0]
+
+
+def divided(events: list[Event], tested: int = 0, **split: Any) -> dict[int, tuple[str, list[int]]]:
+    """Item -> the part of its event and the items of its history. Each item has one event."""
+    config = SplitConfig(**split)
+    pairs = assign_parts(laid_out(events, tested), config)
+    history = history_of(pairs, config).to_list()
+    assert "in_test_file" not in pairs.columns
+    spans = pairs.select("item_row", "part", "begin", "end").rows()
+    return {item: (part, history[begin:end]) for item, part, begin, end in spans}
+
+
+def drawn(seed: int, users: int = 12) -> list[Event]:
+    """An unsorted log with equal times, negative events and interleaved sessions."""
+    random = np.random.default_rng(seed)
+    count = int(random.integers(80, 160))
+    events: list[Event] = []
+    for item in range(count):
+        user, time = int(random.integers(users)), float(random.integers(60))
+        session = f"{int(time) // 8 + int(random.integers(2))}"
+        events.append((f"u{user}", item, time, session, bool(random.random() < 0.8)))
+    return events
+
+
+@given(seed=st.integers(0, 10_000), by=st.sampled_from(sorted(SPLITS)), cold=st.sampled_from([0.0, 0.1]))
+def test_no_history_contains_a_later_event(seed: int, by: str, cold: float) -> None:
+    events = drawn(seed)
+    result = divided(events, 20 if by == "file" else 0, **SPLITS[by], cold_items=cold, seed=seed)
+    of_item = {event[1]: event for event in events}
+    main = {event[1] for event in (events[:-20] if by == "file" else events)}
+    assert len(result) == len(events)
+    for item, (part, history) in result.items():
+        user, _, time, session, _ = of_item[item]
+        assert item not in history
+        for seen in history:
+            assert of_item[seen][0] == user
+            assert of_item[seen][4], "a negative is in a history"
+            assert seen in main
+            seen_part = result[seen][0]
+            assert seen_part != "cold"
+            if by == "group":
+                assert part in (seen_part, "cold")
+            elif part != "cold":
+                assert seen_part in SEEN_BY[part]
+            if item in main:
+                assert of_item[seen][2] <= time
+            if by == "last_session":
+                assert of_item[seen][3] != session
+
+
+@pytest.mark.parametrize("by", SPLITS)
+def test_a_history_contains_all_earlier_events(by: str) -> None:
+    """Each history of a user's training events contains the previous one."""
+    result = divided(drawn(1), 20 if by == "file" else 0, **SPLITS[by])
+    longest: dict[str, int] = dict.fromkeys(SEEN_BY, 0)
+    for part, history in result.values():
+        longest[part] = max(longest[part], len(history))
+    assert min(longest.values()) > 2
+
+
+def user(name: str, first: int, *labels: int, session: str = "abcdefgh") -> list[Event]:
+    return [(name, first + n, float(n), session[n], bool(label)) for n, label in enumerate(labels)]
+
+
+def test_the_last_event_is_test_and_the_one_before_it_validation() -> None:
+    result = divided([*user("a", 0, 1, 1, 1, 1), *user("b", 10, 1, 1)], by="last")
+    assert result == {
+        0: ("train", []),
+        1: ("train", [0]),
+        2: ("validation", [0, 1]),
+        3: ("test", [0, 1, 2]),
+        10: ("train", []),
+        11: ("train", [10]),
+    }
+
+
+def test_negatives_are_in_the_part_of_their_position() -> None:
+    result = divided(user("a", 0, 1, 0, 1, 0, 1, 0), by="last")
+    assert result == {
+        0: ("train", []),
+        1: ("train", [0]),
+        2: ("validation", [0]),
+        3: ("validation", [0]),
+        4: ("test", [0, 2]),
+        5: ("test", [0, 2]),
+    }
+
+
+def test_a_session_is_predicted_from_earlier_sessions() -> None:
+    events = user("a", 0, 1, 1, 1, 1, 1, 1, session="xxyyzz")
+    assert divided(events, by="last_session") == {
+        0: ("train", []),
+        1: ("train", []),
+        2: ("validation", [0, 1]),
+        3: ("validation", [0, 1]),
+        4: ("test", [0, 1, 2, 3]),
+        5: ("test", [0, 1, 2, 3]),
+    }
+    # Of b, the session that would be tested on has enough before it, the one before it has not.
+    both = [*events, *user("b", 10, 1, 1, 1, 1, 1, session="ppqqr")]
+    parts = divided(both, by="last_session", min_history=2)
+    assert [parts[item][0] for item in range(10, 15)] == ["train"] * 2 + ["validation"] * 2 + ["test"]
+    with pytest.raises(DataError, match="validation part of the split is empty"):
+        divided(both, by="last_session", min_history=4)
+
+
+def test_a_session_with_a_short_history_stays_in_training() -> None:
+    enough = user("a", 0, 1, 1, 1, 1, 1, 1, session="xxyyzz")
+    parts = divided([*enough, *user("b", 10, 1, 1, session="pq")], by="last_session", min_history=2)
+    assert parts[11] == ("train", [10])
+    lone = divided([*enough, *user("c", 20, 1, 1, session="pp")], by="last_session")
+    assert lone[20] == lone[21] == ("train", [])
+
+
+def test_sessions_of_negatives_are_not_tested_on() -> None:
+    events = user("a", 0, 1, 1, 0, 1, 0, session="vwxyz")
+    assert divided(events, by="last_session") == {
+        0: ("train", []),
+        1: ("validation", [0]),
+        2: ("validation", [0]),
+        3: ("test", [0, 1]),
+        4: ("test", [0, 1]),
+    }
+
+
+def test_a_cut_in_time_is_the_same_for_all_users() -> None:
+    events = [("ab"[n % 2], n, float(n // 2), "s", True) for n in range(20)]
+    result = divided(events, by="time", validation=0.2, test=0.2)
+    assert {item: part for item, (part, _) in result.items() if part != "train"} == {
+        **dict.fromkeys(range(12, 16), "validation"),
+        **dict.fromkeys(range(16, 20), "test"),
+    }
+    assert result[12] == result[14] == ("validation", [0, 2, 4, 6, 8, 10])
+    assert result[17] == result[19] == ("test", [1, 3, 5, 7, 9, 11, 13, 15])
+    assert result[10] == ("train", [0, 2, 4, 6, 8])
+
+
+def test_events_at_the_same_time_are_in_the_same_part() -> None:
+    events = [("a", n, 5.0 if n > 10 else float(n) / 4, "s", True) for n in range(20)]
+    result = divided(events, by="time", validation=0.05, test=0.05)
+    assert {result[n][0] for n in range(11, 20)} == {"test"}
+    assert result[10][0] == "validation"
+    with pytest.raises(DataError, match="train part of the split is empty"):
+        divided([("a", n, 1.0, "s", True) for n in range(9)], by="time")
+
+
+def test_a_share_for_validation_is_refused_beside_a_test_file_of_events() -> None:
+    with pytest.raises(DataError, match=r"of events, a split by .file. takes one of each user"):
+        divided([*user("a", 0, 1, 1, 1), *user("b", 10, 1)], 1, by="file", test_file="l.csv", validation=0.2)
+
+
+def test_events_of_a_test_file_have_the_whole_history() -> None:
+    later = [("a", 20, 0.0, "s", True), ("new", 21, 0.0, "s", True), ("a", 22, 9.0, "s", True)]
+    result = divided([*user("a", 0, 1, 1, 1), *user("b", 10, 1), *later], 3, by="file", test_file="l.csv")
+    assert result[20] == result[22] == ("test", [0, 1, 2])
+    assert result[21] == ("test", [])
+    assert result[2] == ("validation", [0, 1])
+    assert result[10] == ("train", [])
+
+
+def test_cold_items_are_only_in_their_own_part() -> None:
+    events = [(f"u{n % 5}", n, float(n), "s", True) for n in range(100)]
+    result = divided(events, by="last", cold_items=0.2)
+    cold = {item for item, (part, _) in result.items() if part == "cold"}
+    assert len(cold) == 20
+    assert not any(cold & set(history) for _, history in result.values())
+    for item in cold:
+        assert result[item][1] == [each for each in range(item % 5, item, 5) if each not in cold]
+    again = divided(events[::-1], by="last", cold_items=0.2)
+    assert cold == {item for item, (part, _) in again.items() if part == "cold"}
+    other = divided(events, by="last", cold_items=0.2, seed=1)
+    assert cold != {item for item, (part, _) in other.items() if part == "cold"}
+
+
+def test_a_split_by_group_keeps_users_whole() -> None:
+    events = drawn(3)
+    result = divided(events, **SPLITS["group"])
+    parts: dict[str, set[str]] = {}
+    for name, item, *_ in events:
+        parts.setdefault(name, set()).add(result[item][0])
+    assert all(len(each) == 1 for each in parts.values())
+    assert {"train", "validation", "test"} == set().union(*parts.values())
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"by": "last_session"}, "needs data.session"),
+        ({"by": "time"}, "needs data.time"),
+        ({"by": "file", "test_file": "x.csv"}, 'needs data of kind "events" or "files"'),
+    ],
+)
+def test_a_split_needs_its_columns(split: dict[str, Any], message: str) -> None:
+    events = laid_out(drawn(0)).drop("time", "session")
+    with pytest.raises(DataError, match=message):
+        assign_parts(events, SplitConfig(**split))
+
+
+def test_too_few_events_are_an_error() -> None:
+    with pytest.raises(DataError, match="validation part of the split is empty: 2 pairs in 1 groups"):
+        divided(user("a", 0, 1, 1), by="last")

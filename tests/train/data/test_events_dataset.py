@@ -1,0 +1,168 @@
+"""A data set of events is stored with its history, for every split."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from protos.errors import DataError
+from protos.features import CategoryFeature, HistoryFeature, IdFeature, TextFeature
+from train.config import Experiment, SplitConfig
+from train.config.losses import InBatchSoftmax
+from train.config.towers import BagTower
+from train.data.cleaning import Derived
+from train.data.dataset import Dataset, prepare
+from train.data.sources.events import EventsData
+from train.data.sources.files import FilesData
+
+DATA = EventsData(
+    "events",
+    "log.csv",
+    time="at",
+    session="visit",
+    items="items.csv",
+    derive={"month": Derived("at", "month")},
+)
+EXPERIMENT = Experiment(
+    name="clicks",
+    data=DATA,
+    query={"history": HistoryFeature("history"), "month": CategoryFeature("category", "month")},
+    item={"id": IdFeature("id"), "text": TextFeature("text", "title")},
+    tower=BagTower("bag"),
+    loss=InBatchSoftmax("in_batch_softmax"),
+    split=SplitConfig(by="last"),
+)
+SPLITS = {
+    "last": SplitConfig(by="last"),
+    "last_session": SplitConfig(by="last_session", min_history=3),
+    "time": SplitConfig(by="time"),
+    "group": SplitConfig(by="group"),
+    "file": SplitConfig(by="file", test_file="later.csv"),
+    "cold": SplitConfig(by="last", cold_items=0.1),
+}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    lines = [f"u{n % 30},i{random.integers(50)},{n * 86400},s{n // 90}\n" for n in range(600)]
+    header = "user_id,item_id,at,visit\n"
+    (tmp_path / "log.csv").write_text(header + "".join(lines[:550]))
+    (tmp_path / "later.csv").write_text(header + "".join(lines[550:]))
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"i{n},title {n}\n" for n in range(50)))
+    return tmp_path
+
+
+@pytest.fixture
+def made(base: Path) -> Callable[..., Dataset]:
+    def make(experiment: Experiment = EXPERIMENT, **split: Any) -> Dataset:
+        return prepare(experiment, base, base / "cache", console=Console(file=io.StringIO()))
+
+    return make
+
+
+def test_the_history_is_stored_beside_the_pairs(made: Callable[..., Dataset]) -> None:
+    data = made()
+    assert data.items.columns == ["item_id", "title"]
+    columns = ["month", "item_row", "weight", "label", "group", "time", "session", "position", "user_start"]
+    assert data.pairs.columns == [*columns, "part", "begin", "end"]
+    assert data.history is not None
+    assert data.history.dtype == np.int64
+    assert len(data.history) == data.pairs.height == 550
+    assert data.report["users"] == 30
+    assert data.report["users_by_part"] == {"train": 30, "validation": 30, "test": 30}
+    assert data.report["order"] == "time"
+    assert data.report["cold_items"] == 0
+    assert data.report["parts"] == {"train": 490, "validation": 30, "test": 30}
+    assert json.loads((data.folder / "dataset.json").read_text()) == data.report
+    again = made()
+    assert again.history is not None
+    assert np.array_equal(again.history, data.history)
+    assert again.pairs.equals(data.pairs)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_split_is_the_same_after_a_reload(made: Callable[..., Dataset], split: str) -> None:
+    data = made(replace(EXPERIMENT, split=SPLITS[split]))
+    assert data.history is not None
+    assert "in_test_file" not in data.pairs.columns
+    begin, end = (data.pairs[name].to_numpy() for name in ("begin", "end"))
+    assert (begin <= end).all()
+    assert end.max() <= len(data.history)
+    cold = data.part("cold")
+    assert data.report["cold_items"] == cold["item_row"].n_unique() == (5 if split == "cold" else 0)
+    assert not set(cold["item_row"]) & set(data.history.tolist())
+    # Whatever the split, a user's training events lie in the user's own run, in order.
+    for (user,), events in data.part("train").group_by("group"):
+        run = data.history[events["user_start"][0] :]
+        positions = events["position"].to_numpy()
+        assert run[positions].tolist() == events["item_row"].to_list(), user
+
+
+def test_the_hash_depends_on_the_order_of_a_users_events(made: Callable[..., Dataset], base: Path) -> None:
+    known = made().split_hash
+    log = pl.read_csv(base / "log.csv", infer_schema=False)
+    log.reverse().write_csv(base / "log.csv")
+    assert made().split_hash == known, "the order of the file is nothing where there are times"
+    swapped = pl.when(pl.col("at") == "0").then(pl.lit("8000000")).otherwise(pl.col("at"))
+    log.with_columns(swapped.alias("at")).write_csv(base / "log.csv")
+    assert made().split_hash != known
+
+
+def test_a_changed_test_file_makes_another(made: Callable[..., Dataset], base: Path) -> None:
+    experiment = replace(EXPERIMENT, split=SPLITS["file"])
+    first = made(experiment)
+    assert first.part("test").height == 50
+    with (base / "later.csv").open("a") as file:
+        file.write("u1,i1,99999999,s9\n")
+    assert made(experiment).part("test").height == 51
+
+
+def test_a_damaged_history_is_named(made: Callable[..., Dataset]) -> None:
+    folder = made().folder
+    (folder / "history.parquet").unlink()
+    with pytest.raises(DataError, match=rf"{folder.name}: damaged"):
+        made()
+
+
+TEXT = replace(
+    EXPERIMENT,
+    data=FilesData("files", "items.csv", "pairs.csv"),
+    query={"text": TextFeature("text", "query")},
+    split=SplitConfig(),
+)
+
+
+def test_pairs_without_users_have_no_history(made: Callable[..., Dataset], base: Path) -> None:
+    pairs = "".join(f"about {n},i{n % 50}\n" for n in range(200))
+    (base / "pairs.csv").write_text("query,item_id\n" + pairs)
+    data = made(TEXT)
+    assert data.history is None
+    assert not (data.folder / "history.parquet").exists()
+    assert "users" not in data.report
+    remembering = replace(TEXT, query={**TEXT.query, "history": HistoryFeature("history")})
+    with pytest.raises(DataError, match=r"files: query\.history is a history"):
+        made(remembering)
+    for split in (SplitConfig(by="last"), SplitConfig(cold_items=0.1)):
+        with pytest.raises(DataError, match="needs events of users"):
+            made(replace(TEXT, split=split))
+
+
+def test_a_test_file_of_pairs_is_tested_on(made: Callable[..., Dataset], base: Path) -> None:
+    pairs = "".join(f"about {n},i{n % 50}\n" for n in range(200))
+    (base / "pairs.csv").write_text("query,item_id\n" + pairs)
+    (base / "tested.csv").write_text("query,item_id\nabout 7,i7\nwhat is 3,i3\n")
+    data = made(replace(TEXT, split=SplitConfig(by="file", test_file="tested.csv")))
+    assert sorted(data.part("test")["query"]) == ["about 7", "what is 3"]
+    assert data.report["dropped"] == {"pair that the test file holds too": 1}
+    assert data.report["parts"]["train"] + data.report["parts"]["validation"] == 199
+    groups = [set(data.part(part)["group"]) for part in ("train", "validation")]
+    assert not groups[0] & groups[1]
+    assert data.pairs.columns == ["query", "item_row", "weight", "group", "part"]

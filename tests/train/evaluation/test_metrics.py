@@ -1,0 +1,99 @@
+"""Ranking metrics against cases worked out by hand."""
+
+from math import log2
+
+import numpy as np
+import pytest
+
+from train.evaluation.metrics import CUTOFFS, bootstrap_interval, catalogue_metrics, mean, per_query
+
+RANKED = np.array([[7, 3, 5, 1, -1, -1], [2, 4, 6, 8, 0, 9], [1, 2, 3, 4, 5, 6]])
+RELEVANT = [np.array([5]), np.array([2, 0, 3]), np.array([9])]
+
+
+def test_by_hand() -> None:
+    found = per_query(RANKED, RELEVANT)
+    ideal = 1 + 1 / log2(3) + 1 / log2(4)
+    expected: dict[str, list[float]] = {
+        "recall_at_1": [0, 1 / 3, 0],
+        "recall_at_10": [1, 2 / 3, 0],
+        "recall_at_20": [1, 2 / 3, 0],
+        "recall_at_50": [1, 2 / 3, 0],
+        "recall_at_100": [1, 2 / 3, 0],
+        "hr_at_10": [1, 1, 0],
+        "hr_at_50": [1, 1, 0],
+        "mrr_at_10": [1 / 3, 1, 0],
+        "ndcg_at_10": [1 / log2(4), (1 + 1 / log2(6)) / ideal, 0],
+    }
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, err_msg=name)
+
+
+def test_cutoffs_are_honoured() -> None:
+    ranked = np.arange(200)[None]
+    places = [cutoff + n for cutoff in CUTOFFS for n in (-1, 0)]
+    for cutoff in CUTOFFS:
+        for place in places:
+            found = per_query(ranked, [np.array([place])])
+            assert found[f"recall_at_{cutoff}"][0] == (place < cutoff)
+            assert found.get(f"hr_at_{cutoff}", [place < cutoff])[0] == (place < cutoff)
+    at = {place: per_query(ranked, [np.array([place])]) for place in (0, 9, 10, 99, 100)}
+    assert [found["mrr_at_10"][0] for found in at.values()] == [1, 0.1, 0, 0, 0]
+    assert [found["ndcg_at_10"][0] > 0 for found in at.values()] == [True, True, False, False, False]
+
+
+def test_more_relevant_items_than_places_can_still_be_perfect() -> None:
+    found = per_query(np.arange(20)[None], [np.arange(15)])
+    assert found["ndcg_at_10"][0] == pytest.approx(1)
+    assert found["recall_at_10"][0] == pytest.approx(10 / 15)
+
+
+def test_nothing_found_is_zero_and_not_an_error() -> None:
+    found = per_query(np.full((1, 3), -1), [np.array([4])])
+    assert set(mean(found).values()) == {0.0}
+
+
+def test_the_mean_is_over_queries() -> None:
+    found = mean(per_query(RANKED, RELEVANT))
+    assert found["recall_at_10"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert found["mrr_at_10"] == pytest.approx((1 / 3 + 1 + 0) / 3)
+
+
+def test_the_interval_covers_the_mean_and_shrinks_with_more_queries() -> None:
+    values = np.random.default_rng(1).random(1600) ** 2
+    widths = []
+    for count in (100, 400, 1600):
+        low, high = bootstrap_interval(values[:count])
+        assert low < values[:count].mean() < high
+        widths.append(high - low)
+        expected = 2 * 1.96 * values[:count].std() / np.sqrt(count)  # by the central limit theorem
+        assert high - low == pytest.approx(expected, rel=0.1)
+    assert widths[0] > 1.6 * widths[1] > 2.5 * widths[2]
+    assert bootstrap_interval(np.full(50, 0.25)) == (0.25, 0.25)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(2)
+    bounds = [bootstrap_interval(generator.random(200), draws=400, seed=n) for n in range(200)]
+    assert 0.9 <= np.mean([low < 0.5 < high for low, high in bounds]) <= 0.99
+
+
+def test_the_interval_is_seeded_and_drawn_in_blocks_where_queries_are_many() -> None:
+    few = np.random.default_rng(0).random(60)
+    assert bootstrap_interval(few) == bootstrap_interval(few)
+    assert bootstrap_interval(few) != bootstrap_interval(few, seed=1)
+    many = np.random.default_rng(0).random(40_000)  # more than fit in one block of draws
+    low, high = bootstrap_interval(many, draws=600)
+    assert low < many.mean() < high
+
+
+def test_coverage_and_popularity_by_hand() -> None:
+    counts = np.array([9, 5, 5, 0, 1])  # more popular than 4, 2, 2, 0 and 1 of the other four
+    ranked = np.array([[0, 1, 3], [2, 1, -1]])
+    found = catalogue_metrics(ranked, counts)
+    assert found["coverage_at_10"] == pytest.approx(4 / 5)
+    assert found["popularity_at_10"] == pytest.approx(np.mean([4, 2, 0, 2, 2]) / 4)
+    first = catalogue_metrics(ranked, counts, k=1)
+    assert first == {"coverage_at_1": pytest.approx(2 / 5), "popularity_at_1": pytest.approx(6 / 8)}
+    assert catalogue_metrics(np.full((2, 3), -1), counts) == {"coverage_at_10": 0, "popularity_at_10": 0}

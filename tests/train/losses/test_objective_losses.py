@@ -1,0 +1,112 @@
+"""Losses over the candidates: corrections for the draw, and losses that fall in training."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from tests.helpers.people import data_of_people, random_people
+from tests.train.losses.test_objective import (
+    IN_BATCH,
+    ITEMS,
+    KINDS,
+    LOSSES,
+    batches_and_candidates,
+    data_of_pairs,
+    pairs_of,
+)
+from train.config import LossConfig
+from train.config.losses import Bpr, InBatchSoftmax
+from train.data.batches import Batch, batches
+from train.data.training_data import TrainingData
+from train.losses.objective import Objective, build_objective
+from train.losses.sampling import mixed_log_q
+
+
+def test_popular_items_are_drawn_in_proportion_to_share_to_the_power_of_alpha() -> None:
+    pairs = pairs_of([(n, 0 if n < 9 else n - 8) for n in range(12)])  # item 0 nine times, 1 to 3 once
+    data = replace(data_of_pairs(pairs), item_count=4)
+    own = Batch(np.array([11]), np.array([11]), np.array([0]))
+
+    def share(loss: LossConfig) -> float:
+        """Share of item 0 among the negatives of the pair with item 3."""
+        objective = build_objective(loss, data)
+        items: list[int] = []
+        generator = np.random.default_rng(0)
+        for _ in range(3000):
+            candidates = objective.candidates(own, None, generator)
+            assert candidates.negatives is not None
+            items += candidates.items[candidates.negatives.numpy()].ravel().tolist()
+        return items.count(0) / len(items)
+
+    popular = Bpr("bpr", negatives=1, sampling="popularity", alpha=0.5)
+    assert share(Bpr("bpr", negatives=1)) == pytest.approx(1 / 3, abs=0.03)
+    assert share(popular) == pytest.approx(3 / 5, abs=0.03)
+    assert share(replace(popular, alpha=1.0)) == pytest.approx(9 / 11, abs=0.03)
+
+
+@pytest.mark.parametrize("uniform", [0, 5])
+def test_corrections_follow_the_size_of_each_batch(uniform: int) -> None:
+    data = data_of_people(random_people(60, ITEMS), ITEMS)
+    corrected = replace(IN_BATCH, correction="logq", uniform_negatives=uniform)
+    objective, plain = build_objective(corrected, data), build_objective(IN_BATCH, data)
+    counts = data.counts()
+    share = counts / counts.sum()
+    trained = counts > 0
+    sizes = set()
+    for batch, candidates in batches_and_candidates(objective, data, size=20):
+        sizes.add(len(batch.pairs))
+        scores = torch.zeros(len(batch.queries), len(candidates.items))
+        log_q = np.full(ITEMS, -np.inf)
+        log_q[trained] = mixed_log_q(share[trained], len(batch.pairs), uniform)
+        # The correction subtracts log q from the scaled scores, so these scores become zero.
+        raised = scores + IN_BATCH.temperature * torch.from_numpy(log_q[candidates.items]).float()
+        torch.testing.assert_close(
+            objective.losses(raised, batch, candidates),
+            plain.losses(scores, batch, candidates),
+        )
+    assert len(sizes) > 1
+
+
+def test_corrections_are_finite_for_every_batch_size() -> None:
+    """The last batch of an epoch may have only two pairs."""
+    for size in range(2, 12):
+        data = data_of_people([[n % ITEMS, (n + 3) % ITEMS] for n in range(11)], ITEMS)
+        for correction in ("logq", "khrylchenko"):
+            objective = build_objective(InBatchSoftmax("in_batch_softmax", correction=correction), data)
+            for batch, candidates in batches_and_candidates(objective, data, size):
+                scores = torch.zeros(len(batch.queries), len(candidates.items))
+                losses = objective.losses(scores, batch, candidates)
+                assert losses.isfinite().all()
+
+
+def losses_of_steps(objective: Objective[Any], data: TrainingData, steps: int) -> npt.NDArray[np.float64]:
+    """The loss of each step, for free vectors of each query and item."""
+    torch.manual_seed(0)
+    queries = torch.nn.Parameter(torch.randn(data.query_count, 8) * 0.1)
+    items = torch.nn.Parameter(torch.randn(data.item_count, 8) * 0.1)
+    optimiser = torch.optim.Adam([queries, items], lr=0.05)
+    found = []
+    generator = np.random.default_rng(0)
+    for epoch in range(steps):
+        hard = objective.mine(lambda: (queries.detach(), items.detach()), (0, epoch))
+        plan = list(batches(len(objective.pairs), objective.pairs.query, 1000, (0, epoch)))
+        candidates = objective.candidates(plan[0], hard, generator)
+        scores = queries[plan[0].queries] @ items[candidates.items].T
+        loss = objective.losses(scores, plan[0], candidates).mean()
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        found.append(float(loss.detach()))
+    return np.array(found)
+
+
+@KINDS
+def test_every_loss_falls(kind: str) -> None:
+    data = data_of_people(random_people(25, ITEMS), ITEMS)
+    losses = losses_of_steps(build_objective(LOSSES[kind], data), data, 40)
+    assert np.isfinite(losses).all()
+    assert losses[-5:].mean() < 0.8 * losses[:5].mean()

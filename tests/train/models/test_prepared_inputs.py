@@ -1,0 +1,86 @@
+"""Records encoded once and gathered by row equal records that are encoded batch by batch."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protos.features import CategoryFeature, FeatureSpec, NumberFeature, Schema, TextFeature
+from train.models.encoders import TextBags
+from train.models.prepared_inputs import PreparedInputs, hash_texts
+from train.models.text_hashing import WordHashing
+
+HASHING = WordHashing((2, 3), words=True, buckets=512)
+TEXT = TextFeature("text", "text", max_length=20)
+
+
+def counted(bags: TextBags) -> list[dict[int, float]]:
+    """Row -> count of each text."""
+    ends = [*bags.offsets.tolist()[1:], len(bags.rows)]
+    return [
+        dict(zip(bags.rows[at:end].tolist(), bags.counts[at:end].tolist(), strict=True))
+        for at, end in zip(bags.offsets.tolist(), ends, strict=True)
+    ]
+
+
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=6), st.data())
+def test_a_batch_holds_the_texts_of_its_index(texts: list[str], data: st.DataObject) -> None:
+    index = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=8))
+    corpus = hash_texts(texts, 20, HASHING)
+    found = counted(corpus.bags(np.array(index)))
+    for n, row in enumerate(index):
+        rows = HASHING(torch.from_numpy(Schema({"t": TEXT}, {"t": TEXT}).side("query").to_arrays(
+            {"t": [texts[row]]}
+        )["t"]))  # fmt: skip
+        expected = Counter(rows[rows > 0].tolist())
+        assert found[n] == expected
+
+
+def test_thousands_of_texts_stay_in_their_order() -> None:
+    texts = [f"text number {n} " + "x" * (n % 13) for n in range(2500)]
+    corpus = hash_texts(texts, 40, HASHING)
+    for n in (0, 1, 999, 1024, 2499):
+        assert counted(corpus.bags(np.array([n]))) == counted(
+            hash_texts([texts[n]], 40, HASHING).bags(np.array([0]))
+        )
+    assert (corpus.rows > 0).all()
+
+
+def test_document_frequency_counts_texts() -> None:
+    corpus = hash_texts(["ab ab ab", "ab", "", "cd"], 20, HASHING)
+    frequency = corpus.document_frequency(512)
+    assert frequency[0] == 0
+    assert {*frequency[corpus.bags(np.array([1])).rows.numpy()]} == {2}
+    assert frequency.max() == 2
+
+
+def test_empty_texts_have_no_rows() -> None:
+    corpus = hash_texts(["", "...", ""], 20, HASHING)
+    bags = corpus.bags(np.array([2, 0, 1]))
+    assert (len(bags.rows), bags.offsets.tolist()) == (0, [0, 0, 0])
+
+
+def test_categories_and_numbers_are_gathered_by_row() -> None:
+    features: dict[str, FeatureSpec] = {
+        "text": TEXT,
+        "tags": CategoryFeature("category", "tags", multi=True),
+        "price": NumberFeature("number", "price"),
+    }
+    schema = Schema({"text": TEXT}, features, {"item.tags": ("a", "b")})
+    values: dict[str, list[Any]] = {
+        "text": ["x", "y", "z"],
+        "tags": [["a", "b"], [], ["c"]],
+        "price": [1.5, None, 2.0],
+    }
+    corpus = PreparedInputs(schema, "item", values, HASHING)
+    assert len(corpus) == 3
+    batch = corpus.batch(np.array([2, 0]))
+    assert isinstance(batch["text"], TextBags)
+    tags, price = batch["tags"], batch["price"]
+    assert isinstance(tags, torch.Tensor)
+    assert isinstance(price, torch.Tensor)
+    assert tags.tolist() == [[1, 0], [2, 3]]
+    assert price.tolist() == [[2.0], [1.5]]

@@ -1,0 +1,217 @@
+"""Every architecture takes every kind of feature, and shares the parameters that it should share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from protos.features import (
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    NumberFeature,
+    Schema,
+    Side,
+    TextFeature,
+)
+from train.config import TowerConfig
+from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower
+from train.models.heads import ItemDotHead, QueryDotHead, score_of
+from train.models.sequence_encoders import AttentionEncoder, EmptyHistory, PoolingEncoder
+from train.models.tower_factory import build_towers, longest_window
+from train.models.towers import Tower
+
+TEXT = TextFeature("text", "t", max_length=40)
+HISTORY = HistoryFeature("history", max_length=5)
+ID = IdFeature("id")
+MORE: dict[str, FeatureSpec] = {
+    "tags": CategoryFeature("category", "tags", multi=True),
+    "price": NumberFeature("number", "price"),
+}
+VOCABULARIES = {"items": ("a", "b", "c"), "query.tags": ("new", "old"), "item.tags": ("big",)}
+SCHEMAS = {
+    "texts": Schema({"text": TEXT}, {"text": TEXT}),
+    "ids": Schema({"history": HISTORY}, {"id": ID}, VOCABULARIES),
+    "history and text": Schema({"history": HISTORY}, {"text": TEXT}, VOCABULARIES),
+    "text and id": Schema({"text": TEXT}, {"id": ID}, VOCABULARIES),
+    "everything": Schema(
+        {"history": HISTORY, "text": TEXT, **MORE}, {"id": ID, "text": TEXT, **MORE}, VOCABULARIES
+    ),
+}
+SMALL: dict[str, Any] = {"dimension": 8, "buckets": 64}
+KINDS: dict[str, TowerConfig] = {
+    "bag": BagTower("bag", latent=0, item_hidden=4, **SMALL),
+    "dssm": DssmTower("dssm", hidden=(6,), **SMALL),
+    "attention": SequenceTower("sequence", **SMALL),
+    "attention and latent": SequenceTower("sequence", latent=3, item_hidden=4, **SMALL),
+    "attention, cosine": SequenceTower("sequence", similarity="cosine", **SMALL),
+    "mean": SequenceTower("sequence", history="mean", **SMALL),
+    "sum": SequenceTower("sequence", history="sum", **SMALL),
+    "latent": SequenceTower("sequence", history="latent", latent=3, **SMALL),
+    "shared": SharedTower("shared", hidden=(6,), **SMALL),
+}
+RECORDS: dict[Side, dict[str, list[Any]]] = {
+    "query": {
+        "history": [["a"], [], ["c", "never", "a"], ["b"] * 9],
+        "text": ["read a file", "", "搜索", "write"],
+        "tags": [["new"], None, ["old", "new"], []],
+        "price": [1.0, None, 3.0, 1e9],
+    },
+    "item": {
+        "id": ["a", "b", "c", "never"],
+        "text": ["a file", "", "引擎", "files"],
+        "tags": [["big"], None, ["never"], []],
+        "price": [1.0, None, 3.0, -5.0],
+    },
+}
+
+
+def built(kind: str, schema: str) -> tuple[Tower, Tower]:
+    """Towers in evaluation mode, with random numbers where they start with zeros."""
+    torch.manual_seed(0)
+    towers = build_towers(KINDS[kind], SCHEMAS[schema])
+    for tower in towers:
+        for parameter in tower.parameters():
+            if parameter.numel() and parameter.abs().max() == 0:
+                nn.init.normal_(parameter, std=0.5)
+        tower.eval()
+    return towers
+
+
+def inputs(schema: str, side: Side) -> Mapping[str, Tensor]:
+    arrays = SCHEMAS[schema].side(side).to_arrays(RECORDS[side])
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
+    if "latent" in kind and schema not in ("ids", "everything"):
+        return  # the configuration refuses it: see test_config
+    query, item = built(kind, schema)
+    vectors, items = query(inputs(schema, "query")), item(inputs(schema, "item"))
+    if isinstance(item.head, ItemDotHead):
+        items = item.head.fit_to_catalogue(items)
+        vectors = query(inputs(schema, "query"))  # whose length follows the items'
+    assert vectors.shape == items.shape
+    assert len(items) == 4
+    assert vectors.isfinite().all()
+    assert len(vectors.detach().unique(dim=0)) > 1
+    unit = torch.ones(4)
+    if "id" not in SCHEMAS[schema].item and kind == "attention, cosine":
+        unit[1] = 0  # an empty text and no other feature
+    torch.testing.assert_close(items.norm(dim=1), unit)
+    cosine = kind in ("bag", "dssm", "attention, cosine")
+    expected = "cosine" if cosine else "sigmoid" if kind == "shared" else "inner_product"
+    assert score_of(query).kind == expected
+    (vectors @ items.T).sum().backward()
+    for tower in (query, item):
+        assert all(p.grad is None or p.grad.isfinite().all() for p in tower.parameters())
+
+
+@pytest.mark.parametrize("kind", ["bag", "dssm", "attention", "mean", "shared", "attention and latent"])
+def test_histories_and_ids_share_the_item_embeddings(kind: str) -> None:
+    query, item = built(kind, "everything")
+    assert query.encoders["history"].table is item.encoders["id"].table
+    table: Any = query.encoders["history"].table
+    assert len(table) == 5
+
+
+def test_a_sum_has_its_own_embeddings_that_start_at_zero() -> None:
+    query, item = build_towers(KINDS["sum"], SCHEMAS["ids"])
+    table: Any = query.encoders["history"].table
+    assert table is not item.encoders["id"].table
+    assert table.abs().max() == 0
+    assert table.requires_grad
+
+
+def test_the_configuration_selects_the_history_encoder() -> None:
+    kinds = {
+        "attention": AttentionEncoder,
+        "mean": PoolingEncoder,
+        "sum": PoolingEncoder,
+        "latent": EmptyHistory,
+    }
+    for kind, expected in kinds.items():
+        query, _ = build_towers(KINDS[kind], SCHEMAS["ids"])
+        assert isinstance(query.encoders["history"], expected)
+        assert getattr(query.encoders["history"], "mean", None) == (
+            kind == "mean" if expected is PoolingEncoder else None
+        )
+
+
+@pytest.mark.parametrize("kind", ["latent", "attention and latent"])
+def test_factors_are_two_tables_that_are_not_trained(kind: str) -> None:
+    query, item = build_towers(KINDS[kind], SCHEMAS["everything"])
+    left, right = query.factors["history"], item.factors["id"]
+    assert isinstance(left, PoolingEncoder)
+    tables: list[Any] = [left.table, right.table]
+    assert tables[0] is not tables[1]
+    assert [each.shape for each in tables] == [(5, 3), (5, 3)]
+    assert not any(each.requires_grad for each in tables)
+    assert left.age.requires_grad
+    plain, _ = build_towers(KINDS["attention"], SCHEMAS["everything"])
+    assert not plain.factors
+
+
+def test_the_deep_layers_do_not_change_factors() -> None:
+    query, _ = built("attention and latent", "everything")
+    with torch.no_grad():
+        table: Any = query.factors["history"].table
+        table.normal_()
+        before = query(inputs("everything", "query"))
+        query.deep[1].bias += 1  # type: ignore[index]
+        after = query(inputs("everything", "query"))
+    assert torch.equal(before[:, :3], after[:, :3])
+    assert not torch.equal(before[:, 3:], after[:, 3:])
+    assert before[:, -1].abs().max() == 0
+
+
+def test_both_sides_of_the_shared_architecture_have_the_same_layers() -> None:
+    query, item = built("shared", "everything")
+    assert query.deep is item.deep
+    assert query.encoders["text"].table is item.encoders["text"].table
+    assert query.encoders["tags"] is not item.encoders["tags"]
+    own = {*query.head.parameters()}
+    assert len(own) == 2  # the weights of the product, and its bias
+    assert not own & {*item.parameters()}
+
+
+@pytest.mark.parametrize("kind", ["attention", "shared"])
+def test_both_heads_have_one_radius(kind: str) -> None:
+    query, item = built(kind, "ids")
+    assert isinstance(query.head, QueryDotHead)
+    assert isinstance(item.head, ItemDotHead)
+    item.head.radius.fill_(3.5)
+    assert float(query.head.radius) == 3.5
+    copy = build_towers(KINDS[kind], SCHEMAS["ids"])
+    for tower, source in zip(copy, (query, item), strict=True):
+        tower.load_state_dict(source.state_dict())
+    assert copy[0].head.radius is copy[1].head.radius  # also after weights came back
+
+
+def test_texts_share_a_table_except_in_dssm() -> None:
+    for kind in KINDS:
+        query, item = built(kind, "texts")
+        assert (query.encoders["text"].table is item.encoders["text"].table) == (kind != "dssm")
+
+
+def test_the_longest_window_holds_the_longest_history_and_the_empty_one() -> None:
+    assert longest_window(SCHEMAS["ids"]) == 6
+    assert longest_window(SCHEMAS["texts"]) == 1
+
+
+def test_unknown_items_differ_by_their_content() -> None:
+    _, item = built("attention", "everything")
+    values: dict[str, list[Any]] = {
+        "id": ["x", "y"],
+        "text": ["a file", "a mill"],
+        "tags": [[], []],
+        "price": [1.0, 1.0],
+    }
+    arrays = SCHEMAS["everything"].side("item").to_arrays(values)
+    one, two = item({name: torch.from_numpy(array) for name, array in arrays.items()})
+    assert not torch.allclose(one, two)

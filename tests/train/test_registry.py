@@ -1,0 +1,70 @@
+"""A kind of loss or tower is one module beside the others, which registers itself."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from train import fingerprint
+from train.config import LossConfig, TowerConfig
+from train.fingerprint import code_fingerprint
+from train.losses.objective import OBJECTIVES
+from train.models.tower_factory import ARCHITECTURES
+from train.paths import ROOT
+from train.registry import Registry
+
+
+@dataclass(frozen=True)
+class Known:
+    """A configuration with an implementation."""
+
+
+def test_the_implementation_is_found_by_the_class_of_the_configuration() -> None:
+    registry: Registry[str] = Registry("train.config.*")
+    assert registry.register(Known)("implementation") == "implementation"
+    assert registry.find(Known()) == "implementation"
+    with pytest.raises(LookupError, match=r"train\.config\.\*: no module registers an implementation for in"):
+        registry.find(1)
+
+
+@pytest.mark.parametrize("config", [*get_args(LossConfig), *get_args(TowerConfig)])
+def test_every_kind_has_an_implementation(config: type) -> None:
+    registry: Registry[type] = OBJECTIVES if config in get_args(LossConfig) else ARCHITECTURES
+    assert registry.find(object.__new__(config)).__module__.startswith("train.")
+
+
+def test_a_key_covers_the_modules_that_a_registry_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    files = {
+        "stage.py": 'kinds = "train.kinds.*"\n',
+        "kinds/__init__.py": "",
+        "kinds/one.py": "import json\n",
+    }
+    for name, text in files.items():
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).write_text(text)
+    keys = {code_fingerprint("train.stage")}
+    (tmp_path / "train" / "kinds" / "four").mkdir()
+    for name in ("kinds/__init__.py", "kinds/one.py", "kinds/two.py", "kinds/four/__init__.py"):
+        with (tmp_path / "train" / name).open("a") as file:
+            file.write("more = 1\n")
+        keys.add(code_fingerprint("train.stage"))
+    assert len(keys) == 5
+
+
+def test_the_key_of_a_data_set_does_not_cover_towers_and_losses() -> None:
+    files, _ = fingerprint._reachable(ROOT, ("train.data.dataset",))
+    assert not [name for name in files if name.startswith(("train/models/", "train/losses/"))]
+    files, _ = fingerprint._reachable(ROOT, ("train.training.run",))
+    assert {"train/models/architectures/dssm.py", "train/losses/pairwise.py"} <= {*files}
+
+
+def test_a_configuration_is_read_without_torch() -> None:
+    code = "import sys, train.config\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "False\n", done.stderr

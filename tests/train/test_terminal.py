@@ -1,0 +1,90 @@
+"""What is printed and drawn of a run's figures, for queries of every kind."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from rich.console import Console
+
+from train.evaluation.plots import baseline_comparison, learning_curves, metric_label, save
+from train.terminal import METRICS, baseline_columns, show_fit
+
+MAIN = dict.fromkeys(METRICS, 0.25)
+FILMS: dict[str, float] = {
+    **MAIN,
+    "ndcg_at_10_low": 0.125,
+    "ndcg_at_10_high": 0.5,
+    **{f"popularity_{name}": 0.05 for name in METRICS},
+    **{f"itemknn_{name}": 0.15 for name in METRICS},
+    **{f"ease_{name}": 0.2 for name in METRICS},
+}
+
+
+def shown(metrics: dict[str, float]) -> list[str]:
+    console = Console(file=io.StringIO(), width=150)
+    show_fit({"run_id": "abc", "reused": False, "metrics": metrics}, console)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_each_baseline_that_was_measured_has_a_column() -> None:
+    assert baseline_columns(FILMS) == {"popularity_": "popularity", "itemknn_": "item-kNN", "ease_": "EASE"}
+    lines = shown(FILMS)
+    assert lines[0] == "run abc"
+    assert lines[1].split() == ["test,", "exact", "search", "two-tower", "popularity", "item-kNN", "EASE"]
+    (line,) = (line for line in lines if line.split()[0] == "nDCG@10")
+    assert line.split()[1:] == ["0.2500", "0.0500", "0.1500", "0.2000"]
+    assert len(lines) == 2 + len(METRICS)
+
+
+def test_the_cold_and_the_labelled_are_told_where_there_are_any() -> None:
+    cold: dict[str, float] = {
+        "cold_users_queries": 1200.0,
+        "cold_users_hr_at_10": 0.125,
+        "cold_users_ndcg_at_10": 0.0625,
+        "cold_queries": 7.0,
+        "cold_hr_at_50": 0.5,
+        "cold_popularity_hr_at_50": 0.25,
+        "cold_random_hr_at_50": 0.125,
+        "auc": 0.75,
+        "log_loss": 0.5,
+        "itemmean_auc": 0.625,
+        "itemmean_log_loss": 0.5625,
+    }
+    told = shown(FILMS | cold)[-3:]
+    assert told == [
+        "1,200 queries without a history: HR@10 0.1250, nDCG@10 0.0625",
+        "items kept out of training, HR@50: by content 0.5000, by popularity 0.2500, at random 0.1250",
+        "labelled pairs: AUC 0.7500, log loss 0.5000; by item means: AUC 0.6250, log loss 0.5625",
+    ]
+    del cold["log_loss"]
+    assert shown(FILMS | cold)[-1].startswith("labelled pairs: AUC 0.7500; by item means")
+
+
+def test_metrics_are_spelt_as_people_do() -> None:
+    names = ["ndcg_at_10", "mrr_at_10", "hr_at_50", "recall_at_100", "auc"]
+    assert [metric_label(name) for name in names] == ["nDCG@10", "MRR@10", "HR@50", "recall@100", "AUC"]
+
+
+def test_bars_stand_for_the_model_and_every_baseline() -> None:
+    figure = baseline_comparison(FILMS, "films")
+    (axes,) = figure.axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["two-tower", "popularity", "item-kNN", "EASE"]
+    heights = [round(float(bar.get_height()), 4) for bar in axes.patches]  # type: ignore[attr-defined]
+    assert heights == [each for height in (0.25, 0.05, 0.15, 0.2) for each in [height] * 4]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("selection", ["ndcg_at_10", "auc"])
+def test_the_curve_is_of_what_chose_the_epoch(selection: str, tmp_path: Path) -> None:
+    history: list[Any] = [{f"validation_{selection}": value} for value in (0.1, 0.3, 0.2)]
+    figure = learning_curves(history, [3.0, 2.0, 1.0, 0.5], selection)
+    left, right = figure.axes
+    assert right.get_ylabel() == metric_label(selection)
+    assert np.asarray(right.lines[0].get_ydata()).tolist() == [0.1, 0.3, 0.2]
+    assert np.asarray(left.lines[0].get_xdata()).tolist() == [1, 2, 3, 4]
+    assert save(figure, tmp_path / "deep" / "a.png").stat().st_size > 1000

@@ -1,0 +1,54 @@
+"""Ctrl-C asks for a stop; asked twice it is one at once."""
+
+import os
+import signal
+from pathlib import Path
+
+import mlflow
+import pytest
+from rich.console import Console
+
+from train.training.callbacks import RunCallbacks
+from train.training.tracking import tracked_run
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_asks_for_a_stop_and_another_is_obeyed_at_once(
+    tmp_path: Path, console: Console, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), RunCallbacks(tmp_path, console).watching() as callbacks:
+        assert not callbacks.should_stop()
+        os.kill(os.getpid(), number)
+        assert callbacks.should_stop()
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_every_step_is_logged_also_beyond_what_one_call_takes(
+    store: str, tmp_path: Path, console: Console
+) -> None:
+    with tracked_run("books", "fit", "a") as run_id, RunCallbacks(tmp_path, console).watching() as callbacks:
+        report = callbacks.on_epoch_start(epoch=1, steps=2100, done=100)
+        for step in range(2000):
+            report(step / 2)
+        callbacks.on_epoch_end(
+            2, {"validation_recall_at_10": 0.5, "validation_ndcg_at_10": 0.25, "loss": 1.0}
+        )
+    client = mlflow.MlflowClient()
+    steps = client.get_metric_history(run_id, "step_loss")
+    assert [(point.step, point.value) for point in steps[:2]] == [(2201, 0.0), (2202, 0.5)]
+    assert len(steps) == 2000
+    (recall,) = client.get_metric_history(run_id, "validation_recall_at_10")
+    assert (recall.step, recall.value) == (2, 0.5)
+
+
+def test_an_epoch_is_told_in_a_line(store: str, tmp_path: Path, console: Console) -> None:
+    callbacks = RunCallbacks(tmp_path, console)
+    figures = {"validation_recall_at_10": 0.5, "validation_ndcg_at_10": 0.25}
+    with tracked_run("books", "fit", "a"):
+        callbacks.on_epoch_end(0, figures)
+        callbacks.on_epoch_end(1, {**figures, "loss": 1.5, "pairs_per_s": 12345.6})
+    start, first = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert start == "start    validation recall@10 0.5000  nDCG@10 0.2500"
+    assert first == "epoch 1  loss 1.5000  validation recall@10 0.5000  nDCG@10 0.2500  12,346 pairs/s"

@@ -1,0 +1,82 @@
+"""A step that fits what a parameter is, warm-up and decay."""
+
+from typing import Any
+
+import torch
+
+from protos.features import HistoryFeature, IdFeature, Schema, TextFeature
+from train.config.towers import BagTower, DssmTower, SequenceTower
+from train.models.tower_factory import build_towers
+from train.training.optimiser import WEIGHTS_FACTOR, adam, set_learning_rate
+
+TEXT = TextFeature("text", "text")
+SCHEMA = Schema({"text": TEXT}, {"text": TEXT})
+
+
+def test_every_parameter_is_in_one_group() -> None:
+    for config in (BagTower("bag", 16, 0, buckets=64), DssmTower("dssm", 8, buckets=64, hidden=(4,))):
+        towers = build_towers(config, SCHEMA)
+        grouped = [p for group in adam(towers, 0.1).param_groups for p in group["params"]]
+        assert len(grouped) == len({*grouped})
+        assert {*grouped} == {p for tower in towers for p in tower.parameters()}
+
+
+def test_tables_and_weights_have_steps_of_their_size() -> None:
+    towers = build_towers(BagTower("bag", 16, 0, buckets=64), SCHEMA)
+    deep: Any = towers[1].deep
+    rates = {p: group["lr"] for group in adam(towers, 0.1).param_groups for p in group["params"]}
+    for tower in towers:
+        text: Any = tower.encoders["text"]
+        assert rates[text.table] == 0.1 / 4
+        assert rates[text.weights] == 0.1 * WEIGHTS_FACTOR
+    assert rates[deep.inner.weight] == 0.1
+
+
+def test_the_rate_rises_then_falls_to_zero() -> None:
+    towers = build_towers(BagTower("bag", 16, 0, buckets=64), SCHEMA)
+    optimiser = adam(towers, 0.1)
+    shares = [set_learning_rate(optimiser, step / 20, 10, 20) for step in range(200)]
+    top = shares.index(max(shares))
+    assert shares[:top] == sorted(shares[:top])
+    assert shares[top:] == sorted(shares[top:], reverse=True)
+    assert 0 < shares[0] <= 0.1
+    assert 0.95 < max(shares) <= 1
+    assert top <= 10
+    assert shares[-1] < 1e-3
+    assert all(group["lr"] == group["peak"] * shares[-1] for group in optimiser.param_groups)
+    assert set_learning_rate(optimiser, 0, 1, 1) == 1
+
+
+def test_the_rate_goes_by_epochs_whatever_their_length() -> None:
+    optimiser = adam(build_towers(BagTower("bag", 16, 0, buckets=64), SCHEMA), 0.1)
+    early, late = (
+        [set_learning_rate(optimiser, done, 10, steps) for steps in (20, 23)] for done in (0.2, 7.5)
+    )
+    assert late[0] == late[1] < 0.2
+    assert early[0] > early[1]  # the warm-up counts a step ahead, to begin above zero
+    assert set_learning_rate(optimiser, 10, 10, 20) == 0
+
+
+def test_what_is_not_learned_has_no_step() -> None:
+    features = IdFeature("id"), HistoryFeature("history", max_length=5)
+    schema = Schema({"history": features[1]}, {"id": features[0]}, {"items": ("a", "b")})
+    towers = build_towers(SequenceTower("sequence", latent=2), schema)
+    grouped = {p for group in adam(towers, 0.1).param_groups for p in group["params"]}
+    fixed: Any = [*towers[0].factors.values(), *towers[1].factors.values()]
+    assert not {each.table for each in fixed} & grouped
+    assert grouped == {p for tower in towers for p in tower.parameters() if p.requires_grad}
+
+
+def test_a_step_moves_every_part() -> None:
+    torch.manual_seed(0)
+    towers = build_towers(BagTower("bag", 16, 0, buckets=64), SCHEMA)
+    optimiser = adam(towers, 0.1)
+    before = [p.clone() for tower in towers for p in tower.parameters()]
+    for _ in range(2):  # the first moves only what is behind the zeros
+        arrays = SCHEMA.side("item").to_arrays({"text": ["read a file", "write"]})
+        inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        optimiser.zero_grad()
+        (towers[0](inputs) @ towers[1](inputs).T).diagonal().sum().neg().backward()
+        optimiser.step()
+    after = [p for tower in towers for p in tower.parameters()]
+    assert not any(torch.equal(*pair) for pair in zip(before, after, strict=True))

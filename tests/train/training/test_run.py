@@ -1,0 +1,222 @@
+"""An experiment from its TOML to a finished run, in a real MLflow store, also when it is interrupted."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from mlflow.entities import Run
+from rich.console import Console
+
+from protos.errors import DataError
+from protos.features import TEXT_INPUTS, TextFeature
+from tests.helpers.stdlib import Made, started, tracking_copy, write_toml
+from tests.protos.test_features import WordIds
+from train.config import read_experiment
+from train.config.losses import InBatchSoftmax
+from train.data.dataset import Dataset
+from train.evaluation.exact_search import encode
+from train.paths import ROOT
+from train.training import run as training
+from train.training.run import fit
+from train.training.trained_model import ARTIFACTS, load_model
+
+
+def test_a_run_holds_what_it_takes_to_judge_and_repeat_it(made: Made) -> None:
+    run = made.run
+    assert run.info.status == "FINISHED"
+    assert run.data.params["tower.kind"] == "bag"
+    assert run.data.params["training.epochs"] == "3"
+    assert run.data.tags["split_hash"] == made.dataset.split_hash
+    assert "git_commit" in run.data.tags
+    for name in ("recall_at_1", "recall_at_10", "recall_at_100", "mrr_at_10", "ndcg_at_10"):
+        assert 0 <= run.data.metrics[name] <= 1
+        assert 0 <= run.data.metrics[f"bm25_{name}"] <= 1
+    assert run.data.metrics["pairs_per_s"] > 0
+    client = mlflow.MlflowClient()
+    curve = client.get_metric_history(run.info.run_id, "validation_recall_at_10")
+    assert [point.step for point in curve] == [0, 1, 2, 3]
+    steps = client.get_metric_history(run.info.run_id, "step_loss")
+    assert [point.step for point in steps] == list(range(1, len(steps) + 1))
+    held = {a.path for name in ("plots", ARTIFACTS, "") for a in client.list_artifacts(run.info.run_id, name)}
+    assert {"plots/learning_curves.png", "plots/beside_baselines.png", "dataset.json"} <= held
+    assert {f"{ARTIFACTS}/towers.pt", f"{ARTIFACTS}/description.json"} <= held
+
+
+def test_learning_adds_to_the_start(made: Made) -> None:
+    history = mlflow.MlflowClient().get_metric_history(made.run.info.run_id, "validation_recall_at_10")
+    assert max(point.value for point in history[1:]) > history[0].value
+
+
+def test_the_stored_model_is_the_one_that_was_evaluated(made: Made) -> None:
+    model = load_model(made.run)
+    _, data, (queries, items) = started(made.config)
+    rows, relevant = data.parts["test"].by_query()
+    scores = encode(model.towers[0], queries, rows) @ encode(model.towers[1], items).T
+    top = torch.topk(scores, 10).indices.numpy()
+    recall = np.mean([np.isin(found, r).sum() / len(r) for found, r in zip(top, relevant, strict=True)])
+    assert recall == pytest.approx(made.run.data.metrics["recall_at_10"], abs=1e-9)
+
+
+def test_only_what_changed_is_trained_again(made_once: Made, tmp_path: Path, console: Console) -> None:
+    with tracking_copy(made_once, tmp_path):
+        same, reused = fit(made_once.experiment, made_once.dataset, console)
+        assert reused
+        assert same.info.run_id == made_once.run.info.run_id
+        other = dataclasses.replace(made_once.experiment, loss=InBatchSoftmax("in_batch_softmax", 0.2))
+        run, reused = fit(other, made_once.dataset, console)
+        assert not reused
+        assert run.data.params["loss.temperature"] == "0.2"
+
+
+def test_the_key_of_a_run_covers_the_files_of_its_text_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TEXT_INPUTS, "words", WordIds())
+    monkeypatch.chdir(tmp_path)
+    text = TextFeature("text", column="text", input="words")
+    experiment = dataclasses.replace(
+        read_experiment(ROOT / "train/configs/pydocs.toml"), query={"text": text}
+    )
+    dataset = Dataset(tmp_path, pl.DataFrame(), pl.DataFrame(), {"fingerprint": "data"})
+    with pytest.raises(DataError, match=r"tokenizers/words\.txt: a feature reads this file: No such file"):
+        training._fingerprint(experiment, dataset)
+    (tmp_path / "tokenizers").mkdir()
+    keys = set()
+    for content in ("red", "green"):
+        (tmp_path / "tokenizers" / "words.txt").write_text(content)
+        keys.add(training._fingerprint(experiment, dataset))
+        assert training._fingerprint(experiment, dataset) in keys
+    assert len(keys) == 2
+
+
+def command(config: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "TWINSPIRE_CACHE": str(folder / "cache"),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "train", "fit", "--config", str(config), "--json", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def only_run(folder: Path) -> Run:
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    (experiment,) = (each for each in client.search_experiments() if each.name == "stdlib")
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run
+
+
+def interrupt_in_an_epoch(process: subprocess.Popen[str], folder: Path) -> None:
+    """Ctrl-C once the first epoch has ended, which is when the second is under way."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            if "loss" in only_run(folder).data.metrics:
+                break
+        except ValueError:  # no experiment, or no run yet
+            time.sleep(0.05)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(
+    stdlib: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    changed: Any = {"training": {"epochs": 12, "batch_size": 16, "patience": 12, "threads": 2}}
+    config = write_toml(stdlib, tmp_path / "a.toml", **changed)
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    for folder in (straight, broken):
+        folder.mkdir()
+        shutil.copy(empty_store, folder / "mlflow.db")
+    stopped = command(config, broken)
+    interrupt_in_an_epoch(stopped, broken)
+    _, said = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130, said
+    assert "--resume goes on with run" in said
+    killed = only_run(broken)
+    assert killed.info.status == "KILLED"
+    resumed = command(config, broken, "--resume")
+    output, said = resumed.communicate(timeout=100)
+    assert resumed.returncode == 0, said
+    uninterrupted = command(config, straight)
+    reference, said = uninterrupted.communicate(timeout=100)
+    assert uninterrupted.returncode == 0, said
+    assert only_run(broken).info.run_id == killed.info.run_id
+    assert only_run(broken).info.status == "FINISHED"
+    ours, theirs = json.loads(output)["metrics"], json.loads(reference)["metrics"]
+    quality = [name for name in theirs if name.startswith(("recall", "mrr", "ndcg", "validation", "loss"))]
+    assert {name: ours[name] for name in quality} == {name: theirs[name] for name in quality}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"training": {"epoch": 3}}, r"training.epoch: unknown key; known here: batch_size, epochs"),
+        ({"loss": {"kind": "hinges"}}, r"loss.kind: expected one of 'full_softmax', 'in_batch_softmax'"),
+        ({"tower": {"dimension": "wide"}}, r"tower.dimension: expected an integer, got 'wide'"),
+    ],
+)
+def test_a_wrong_key_is_misuse_that_names_file_and_key(
+    stdlib: Path, tmp_path: Path, change: Any, said: str
+) -> None:
+    config = write_toml(stdlib, tmp_path / "wrong.toml", **change)
+    process = command(config, tmp_path)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert not output
+    assert "wrong.toml" in errors.replace("\n", "")
+    assert said in " ".join(errors.split())
+
+
+@pytest.mark.exhaustive
+def test_a_run_under_way_is_not_taken_for_an_interrupted_one(
+    stdlib: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    changed: Any = {"training": {"epochs": 200, "batch_size": 16, "patience": 200}}
+    config = write_toml(stdlib, tmp_path / "a.toml", **changed)
+    first = command(config, tmp_path)
+    try:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not list((tmp_path / "cache" / "runs").glob("*/run.pt")):
+            time.sleep(0.05)
+        second = command(config, tmp_path, "--resume")
+        output, said = second.communicate(timeout=60)
+        assert first.poll() is None, "the first run ended too early to tell"
+        assert second.returncode == 1, output
+        assert "no interrupted run to resume" in said
+    finally:
+        first.kill()
+        first.communicate()
+    third = command(config, tmp_path, "--resume")  # killed, so its run is one to go on with
+    time.sleep(0.5)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and third.poll() is None:
+        if only_run(tmp_path).info.status == "RUNNING" and _goes_on(third):
+            break
+    assert third.poll() is None
+    third.kill()
+    third.communicate()
+
+
+def _goes_on(process: subprocess.Popen[str]) -> bool:
+    assert process.stderr is not None
+    return any("going on with epoch" in line for line in iter(process.stderr.readline, ""))

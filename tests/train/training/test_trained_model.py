@@ -1,0 +1,85 @@
+"""The way from a run back to its towers."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+
+from protos.errors import DataError, MissingStage, Unavailable
+from tests.helpers.stdlib import FEATURES, Made, started, tracking_at, write_toml
+from train.models.text_hashing import HASHING_VERSION
+from train.training.checkpoint import save_towers
+from train.training.tracking import tracked_run
+from train.training.trained_model import ARTIFACTS, DESCRIPTION, load_model
+
+
+def test_a_model_of_every_kind_of_feature_comes_back(store: str, stdlib: Path, tmp_path: Path) -> None:
+    model, _, _ = started(write_toml(stdlib, tmp_path / "a.toml", sections=FEATURES))
+    save_towers(tmp_path / "towers.pt", model.towers)
+    with tracked_run("books", "fit", "a") as run_id:
+        mlflow.log_text(model.description().decode(), f"{ARTIFACTS}/{DESCRIPTION}")
+        mlflow.log_artifact(str(tmp_path / "towers.pt"), ARTIFACTS)
+    again = load_model(mlflow.get_run(run_id))
+    assert again.experiment == model.experiment
+    assert again.schema == model.schema
+    for one, other in zip(again.towers, model.towers, strict=True):
+        assert not one.training
+        ours, theirs = one.state_dict(), other.state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_without_a_model_is_named(store: str) -> None:
+    with tracked_run("books", "fit", "a") as run_id:
+        pass
+    with pytest.raises(MissingStage, match=f"run {run_id}: holds no model .*; train one first"):
+        load_model(mlflow.get_run(run_id))
+
+
+def test_a_server_that_does_not_answer_is_not_a_run_without_a_model(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracked_run("books", "fit", "a") as run_id:
+        pass
+    run = mlflow.get_run(run_id)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with (
+        tracking_at("http://127.0.0.1:9"),
+        pytest.raises(Unavailable, match=f"run {run_id}: its model cannot be listed: "),
+    ):
+        load_model(run)
+
+
+@pytest.mark.parametrize("scheme", [None, HASHING_VERSION - 1])
+def test_towers_that_know_texts_by_other_rows_are_refused(
+    store: str, stdlib: Path, tmp_path: Path, scheme: int | None
+) -> None:
+    model, _, _ = started(write_toml(stdlib, tmp_path / "a.toml", sections=FEATURES))
+    save_towers(tmp_path / "towers.pt", model.towers)
+    description = json.loads(model.description())
+    assert description.pop("hashing") == HASHING_VERSION
+    if scheme is not None:
+        description["hashing"] = scheme
+    with tracked_run("books", "fit", "a") as run_id:
+        mlflow.log_dict(description, f"{ARTIFACTS}/{DESCRIPTION}")
+        mlflow.log_artifact(str(tmp_path / "towers.pt"), ARTIFACTS)
+    told = "unknown" if scheme is None else scheme
+    expected = rf"another text hashing scheme \({told}, now {HASHING_VERSION}\); train"
+    with pytest.raises(MissingStage, match=expected):
+        load_model(mlflow.get_run(run_id))
+
+
+@pytest.mark.parametrize("description", ["{", "{}", '{"experiment": {"name": 3}, "schema": {}}'])
+def test_a_damaged_description_is_named(store: str, description: str) -> None:
+    with tracked_run("books", "fit", "a") as run_id:
+        mlflow.log_text(description, f"{ARTIFACTS}/{DESCRIPTION}")
+    with pytest.raises(DataError, match=rf"{DESCRIPTION}: damaged"):
+        load_model(mlflow.get_run(run_id))
+
+
+def test_the_description_is_the_whole_experiment(made: Made) -> None:
+    model = load_model(made.run)
+    assert dataclasses.asdict(model.experiment) == dataclasses.asdict(made.experiment)

@@ -1,0 +1,34 @@
+"""What the command lines of `python -m train` and `python -m export` share; `protos/cli.py` runs them."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from protos import cli
+from protos.errors import ConfigError
+from train.paths import CACHE, CONFIGS
+
+
+def add_experiment_command(
+    commands: Any,
+    name: str,
+    run: Callable[[Namespace], cli.Document],
+    show: Callable[[cli.Document, Console], None],
+) -> ArgumentParser:
+    """Add a subcommand that reads an experiment from `--config`; the docstring of `run` is its help."""
+    command = cli.add_command(commands, name, run.__doc__, cli.document_command(run, show))
+    command.add_argument(
+        "--config",
+        type=Path,
+        default=CONFIGS / "pydocs.toml",
+        help="the experiment's TOML (default: %(default)s)",
+    )
+    return command
+
+
+def execute(parser: ArgumentParser) -> int:
+    """Run the command that the process was started with, and return its exit code."""
+    return cli.execute(parser, console=Console, folder=CACHE, usage_errors=(ConfigError,))

@@ -1,0 +1,75 @@
+"""`[gates]`: the bounds that a challenger must keep to be promoted."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from train.config.checks import above_zero, at_least
+
+
+@dataclass(frozen=True)
+class GatesConfig:
+    """The keys of the gates, which `export/release/gates/` judges, one module for each measurement.
+
+    Args:
+        threads: of the query tower while recall and latency are measured; 0 takes all cores.
+        seed: of the bootstraps.
+        parity_tolerance: the largest absolute difference between torch and ONNX Runtime in any coordinate; by
+            default the bundle's own.
+        recall_target: the smallest recall@k against exact search; by default that of `[index]`.
+        filtered_recall_target: the smallest recall@k of searches with filters, in each bucket of selectivity;
+            by default the `recall_target` of `[index]`, not that of `[gates]`.
+        recall_k: the k of recall@k; by default that of `[index]`.
+        quality_metric: that champion and challenger are compared by; `selection` is the metric of that name
+            in `[training]`, or nDCG@10 if that is not a metric of a single query.
+        quality_margin: the challenger may be worse than the champion by this much, at 95 %.
+        query_tower_p99_ratio: the query tower's p99 latency may be this multiple of the champion's.
+        retriever_p99_ratio: the same for encoding and searching together.
+        iterations: timed calls of each bundle's query tower, and as many of its retriever.
+        max_size_mib: MiB of all files of a bundle together.
+        max_size_ratio: the bundle may have this multiple of the champion's size.
+        max_load_seconds: until a bundle is verified, loaded and warm.
+        min_shadow_queries: live queries that the challenger must have answered as a shadow.
+    """
+
+    threads: int = 1
+    seed: int = 0
+    parity_tolerance: float | None = None
+    recall_target: float | None = None
+    filtered_recall_target: float | None = None
+    recall_k: int | None = None
+    quality_metric: Literal[
+        "selection",
+        "recall_at_1",
+        "recall_at_10",
+        "recall_at_20",
+        "recall_at_50",
+        "recall_at_100",
+        "hr_at_10",
+        "hr_at_50",
+        "mrr_at_10",
+        "ndcg_at_10",
+    ] = "selection"
+    quality_margin: float = 0.01
+    query_tower_p99_ratio: float = 1.25
+    retriever_p99_ratio: float = 1.25
+    iterations: int = 6000
+    max_size_mib: float = 4096.0
+    max_size_ratio: float = 2.0
+    max_load_seconds: float = 60.0
+    min_shadow_queries: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "threads", "seed", "min_shadow_queries")
+        at_least(100, self, "iterations")
+        above_zero(self, "query_tower_p99_ratio", "retriever_p99_ratio")
+        above_zero(self, "max_size_mib", "max_size_ratio", "max_load_seconds")
+        if self.parity_tolerance is not None:
+            above_zero(self, "parity_tolerance")
+        for name in ("recall_target", "filtered_recall_target"):
+            target = getattr(self, name)
+            if target is not None and not 0 < target <= 1:
+                raise ValueError(f"{name}: expected above 0 and at most 1, got {target}")
+        if self.recall_k is not None:
+            at_least(1, self, "recall_k")
+        if not 0 <= self.quality_margin < 1:
+            raise ValueError(f"quality_margin: expected at least 0 and below 1, got {self.quality_margin}")

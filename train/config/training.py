@@ -1,0 +1,35 @@
+"""`[training]`: the training loop."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from train.config.checks import above_zero, at_least
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The training loop.
+
+    Args:
+        epochs: largest number of epochs.
+        patience: stop after this many epochs in a row without a better validation metric.
+        batch_size: pairs in a step.
+        learning_rate: peak learning rate of Adam; a linear warm-up leads to it, a cosine decay to 0 follows.
+        seed: of everything random.
+        threads: torch's threads; 0 takes all cores.
+        selection: the validation metric that chooses the best epoch; `auc` needs labelled data.
+    """
+
+    epochs: int = 5
+    patience: int = 2
+    batch_size: int = 1024
+    learning_rate: float = 1e-3
+    seed: int = 0
+    threads: int = 0
+    selection: Literal["recall_at_10", "hr_at_10", "ndcg_at_10", "mrr_at_10", "auc"] = "recall_at_10"
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "epochs", "seed", "threads")
+        at_least(1, self, "patience")
+        at_least(2, self, "batch_size")
+        above_zero(self, "learning_rate")

@@ -1,0 +1,1 @@
+"""From raw rows to batches: sources, data sets, splits, and records in memory."""

@@ -1,0 +1,173 @@
+"""Training pairs grouped into batches, one batch a training step.
+
+`batches` shuffles single pairs. `HistoryBatches` is for queries with histories: it keeps all pairs of a query
+in one batch, so that the query tower encodes each query once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from train.data.training_data import Pairs
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Spans:
+    """The windows of one batch, as ranges of the array that holds all histories one after another.
+
+    Args:
+        begin: int64 (W,), index of each window's first item.
+        end: int64 (W,), index after its last item.
+        window: int64 (B,), the window of each query.
+        last: int64 (B,), index after the last item of each query's history; equal to the window's `begin`
+            where the history is empty.
+    """
+
+    begin: Rows
+    end: Rows
+    window: Rows
+    last: Rows
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The pairs and queries of one training step.
+
+    Args:
+        pairs: int64 (P,), indices of training pairs.
+        queries: int64 (B,), query rows; distinct where queries have histories.
+        query: int64 (P,), for each pair the index of its query in `queries`.
+        spans: the windows, where several queries share one.
+    """
+
+    pairs: Rows
+    queries: Rows
+    query: Rows
+    spans: Spans | None = None
+
+
+def batches(count: int, queries: Rows, size: int, seed: tuple[int, int]) -> Iterator[Batch]:
+    """All pairs in random order, `size` at a time; a last batch of one pair is dropped: it has no negatives.
+
+    Args:
+        count: number of pairs.
+        queries: int64 (count,), the query row of each pair.
+        size: pairs in a batch.
+        seed: of the order; the same seed gives the same batches.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    for at in range(0, count, size):
+        chosen = order[at : at + size]
+        if len(chosen) < 2:
+            return
+        yield Batch(chosen, queries[chosen], np.arange(len(chosen)))
+
+
+def batch_count(pairs: int, size: int) -> int:
+    """Number of batches that `batches` yields."""
+    return pairs // size + (pairs % size >= 2)
+
+
+class HistoryRanges(Protocol):
+    """Each query's history as a range of the array that holds all histories one after another."""
+
+    @property
+    def begin(self) -> Rows:
+        """int64 (Q,): index of each history's first item; queries of one user have the same."""
+
+    @property
+    def end(self) -> Rows:
+        """int64 (Q,): index after its last item."""
+
+    @property
+    def max_length(self) -> int:
+        """Items that a tower reads of a history, the newest."""
+
+
+class HistoryBatches:
+    """Batches of whole windows of users' histories, in which every position may be a query.
+
+    The cuts between a user's windows are drawn anew for each epoch, so that the model meets an item at every
+    position of a window. Without sharing, each query has a window of its own with its whole history.
+
+    Args:
+        pairs: training pairs.
+        histories: of all queries.
+        size: approximate number of pairs in a batch; windows are not split.
+        shared: queries of a user share windows.
+    """
+
+    def __init__(self, pairs: Pairs, histories: HistoryRanges, size: int, shared: bool) -> None:
+        self.size = size
+        self.shared = shared
+        self._by_query = np.argsort(pairs.query, kind="stable")
+        queries, self._first, self._count = np.unique(
+            pairs.query[self._by_query], return_index=True, return_counts=True
+        )
+        order = np.lexsort((histories.end[queries], histories.begin[queries]))
+        self._first, self._count = self._first[order], self._count[order]
+        self._queries = queries[order]
+        self._begin, self._end = histories.begin[self._queries], histories.end[self._queries]
+        self._length = histories.max_length
+
+    def draw(self, seed: tuple[int, int]) -> list[Batch]:
+        """All pairs, in batches; the same seed gives the same batches."""
+        generator = np.random.default_rng(seed)
+        window, begin = self._windows(generator)
+        starts = np.flatnonzero(np.r_[True, window[1:] != window[:-1]])  # index of each window's first query
+        stops = np.r_[starts[1:], len(window)]
+        # Windows of similar length share a batch, so that little of it is padding; the noise varies batches.
+        lengths = self._end[stops - 1] - begin[starts]
+        order = np.argsort(lengths + generator.normal(0, 0.1 * self._length, len(lengths)), kind="stable")
+        pairs = np.add.reduceat(self._count, starts)[order]
+        chunks = np.split(order, self._cuts(pairs))
+        generator.shuffle(chunks)
+        return [self._batch(chunk, starts, stops, begin) for chunk in chunks]
+
+    def _windows(self, generator: np.random.Generator) -> tuple[Rows, Rows]:
+        """For each query, in order, the number of its window and the index of the window's first item."""
+        if not self.shared:
+            earliest = np.maximum(self._begin, self._end - self._length)
+            return np.arange(len(self._queries)), earliest
+        users, user = np.unique(self._begin, return_inverse=True)
+        longest = np.zeros(len(users), np.int64)
+        np.maximum.at(longest, user, self._end - self._begin)
+        offset = np.where(
+            longest > self._length, generator.integers(1, self._length + 1, len(users)), self._length
+        )[user]
+        behind = self._end - self._begin - offset  # above 0 where the user's first cut precedes the query
+        number = np.maximum(0, -(-behind // self._length))
+        begin = self._begin + np.where(number > 0, offset + (number - 1) * self._length, 0)
+        key = user * (number.max(initial=0) + 1) + number
+        return key, begin
+
+    def _cuts(self, pairs: Rows) -> Rows:
+        """Where to cut the list of windows into batches of at least two pairs; one pair has no negatives.
+
+        Args:
+            pairs: number of pairs of each window.
+        """
+        cuts = np.flatnonzero(np.diff((np.cumsum(pairs) - 1) // self.size)) + 1
+        held = np.add.reduceat(pairs, np.r_[0, cuts])
+        if held[0] < 2:
+            cuts, held = cuts[1:], held[1:]
+        return cuts[held[1:] >= 2]
+
+    def _batch(self, windows: Rows, starts: Rows, stops: Rows, begin: Rows) -> Batch:
+        places, window = _concatenated_ranges(starts[windows], stops[windows])
+        chosen, query = _concatenated_ranges(self._first[places], self._first[places] + self._count[places])
+        spans = Spans(begin[starts[windows]], self._end[stops[windows] - 1], window, self._end[places])
+        return Batch(self._by_query[chosen], self._queries[places], query, spans if self.shared else None)
+
+
+def _concatenated_ranges(begin: Rows, end: Rows) -> tuple[Rows, Rows]:
+    """All numbers of several ranges, one range after another, and for each number the index of its range."""
+    lengths = end - begin
+    which = np.repeat(np.arange(len(begin)), lengths)
+    before = np.cumsum(lengths) - lengths
+    return begin[which] + np.arange(len(which)) - before[which], which

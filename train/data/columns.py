@@ -1,0 +1,247 @@
+"""Columns of a table, checked and converted by their use: ids, texts, categories, numbers, times.
+
+An invalid value raises a `DataError` that names file, row (from 1, without the header), column, the expected
+and the found value.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from protos.errors import DataError
+from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from train.data.table_files import read_table
+
+LIST_SEPARATOR = "|"
+
+_STRING_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Null)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of one file; each method checks and converts one of them.
+
+    Every method raises `DataError` for the first invalid value.
+
+    Args:
+        path: of the file.
+        frame: all rows of the file, or some of them.
+        rows: numbers of these rows in the file, from 0; None if `frame` has all rows in order.
+    """
+
+    path: Path
+    frame: pl.DataFrame
+    rows: pl.Series | None = None
+
+    def keep(self, kept: pl.Series) -> "Columns":
+        """The rows where `kept` is true; errors still name rows by their number in the file."""
+        return Columns(self.path, self.frame.filter(kept), self.row_numbers.filter(kept))
+
+    @property
+    def row_numbers(self) -> pl.Series:
+        """Numbers of the rows in the file, from 0."""
+        if self.rows is not None:
+            return self.rows
+        return pl.int_range(self.frame.height, eager=True)
+
+    def with_columns(self, *columns: pl.Series) -> "Columns":
+        """The same rows with columns added or replaced."""
+        return Columns(self.path, self.frame.with_columns(*columns), self.rows)
+
+    def strings(self, column: str, expected: str = "a string") -> pl.Series:
+        """Strings, unchanged; integers and booleans as strings; null where absent."""
+        values = self.frame[column]
+        if values.dtype in _STRING_TYPES or values.dtype == pl.Boolean or values.dtype.is_integer():
+            return values.cast(pl.String)
+        self.refuse(column, values.is_not_null(), expected)
+        return values.cast(pl.String, strict=False)
+
+    def required(self, column: str, expected: str) -> pl.Series:
+        """Strings; null and blank ones are refused."""
+        values = self.strings(column, expected)
+        self.refuse(column, values.is_null() | (values.str.strip_chars() == ""), expected)
+        return values
+
+    def unique_ids(self, column: str) -> pl.Series:
+        """Strings that are distinct, neither null nor blank."""
+        values = self.required(column, "an id")
+        again = ~values.is_first_distinct()
+        if again.any():
+            first = values.index_of(values[again.arg_max() or 0])
+            expected = f"an id that occurs once (row {self.row_numbers[first or 0] + 1} has it, too)"
+            self.refuse(column, again, expected)
+        return values
+
+    def categories(self, column: str) -> pl.Series:
+        """A list of strings for each row, from a list or from one string split at "|"; empty where null."""
+        expected = "a list of strings"
+        values = self.frame[column]
+        if not isinstance(values.dtype, pl.List):
+            lists = self.strings(column, expected).str.split(LIST_SEPARATOR)
+            return lists.list.eval(pl.element().filter(pl.element() != "")).fill_null([])
+        inner = values.dtype.inner
+        if not (inner in _STRING_TYPES or inner.is_integer()):
+            self.refuse(column, values.is_not_null(), expected)
+        absent = values.list.eval(pl.element().is_null()).list.any().fill_null(False)
+        self.refuse(column, absent, expected)
+        return values.cast(pl.List(pl.String)).fill_null([])
+
+    def numbers(self, column: str, expected: str = "a finite number") -> pl.Series:
+        """Float64; null where absent or NaN."""
+        values = self.frame[column]
+        if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
+            self.refuse(column, values.is_not_null(), expected)
+        if values.dtype == pl.String:
+            values = values.str.strip_chars()
+        numbers = values.cast(pl.Float64, strict=False)
+        unread = numbers.is_null() & values.is_not_null()
+        self.refuse(column, unread | numbers.is_infinite().fill_null(False), expected)
+        return numbers.fill_nan(None)
+
+    def times(self, column: str) -> pl.Series:
+        """Float64: numbers unchanged, ISO dates and times in seconds since 1970; without a zone, UTC."""
+        expected = "a number or an ISO date"
+        values = self.frame[column]
+        if values.dtype in (pl.Date, pl.Datetime):
+            times = values.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / 1e6
+        elif values.dtype == pl.String and not _begins_with_a_number(values):
+            times = pl.Series(column, [_seconds(value) for value in values], dtype=pl.Float64)
+        else:
+            times = self.numbers(column, expected)
+        self.refuse(column, times.is_null(), expected)
+        return times
+
+    def refuse(self, column: str, bad: pl.Series, expected: str) -> None:
+        """Raise a `DataError` for the first row where `bad` is true."""
+        if bad.any():
+            row = bad.arg_max() or 0
+            found = self.frame[column][row]
+            found = found.to_list() if isinstance(found, pl.Series) else found
+            raise self.refusal(column, row, f"expected {expected}, got {_show(found)}")
+
+    def refusal(self, column: str, row: int, reason: str) -> DataError:
+        """The error for a value; the text names file, row and column."""
+        return DataError(f"{self.path}: row {self.row_numbers[row] + 1}, column {column!r}: {reason}")
+
+
+def _show(value: Any) -> str:
+    """A value for an error text, cut to 80 characters."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _begins_with_a_number(strings: pl.Series) -> bool:
+    """Whether a column's first time is a number; then all others must be numbers, too."""
+    return strings.head(1).cast(pl.Float64, strict=False).null_count() == 0
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        time = datetime.fromisoformat(value or "")
+    except ValueError:
+        return None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def column_names(features: Mapping[str, FeatureSpec]) -> list[str]:
+    """The columns that features read, `catalogue_column` included; a history reads no column."""
+    read = [spec for spec in features.values() if not isinstance(spec, HistoryFeature)]
+    served = [spec.catalogue_column for spec in read if isinstance(spec, TextFeature)]
+    return [*(spec.column for spec in read), *(name for name in served if name)]
+
+
+def read_columns(path: Path, names: Iterable[str]) -> Columns:
+    """The named columns of the table at `path`; names may repeat.
+
+    Raises:
+        DataError: the file is missing or damaged, or lacks a column.
+    """
+    return Columns(path, read_table(path, list(dict.fromkeys(names))))
+
+
+def features_of(columns: Columns, features: Mapping[str, FeatureSpec]) -> dict[str, pl.Series]:
+    """The columns of one tower's features, by name of the column.
+
+    Raises:
+        DataError: a value does not fit its feature, or two features need different types of one column.
+    """
+    read: dict[str, pl.Series] = {}
+    for name, spec in features.items():
+        for column in column_names({name: spec}):
+            values = _values(columns, column, spec)
+            if column in read and read[column].dtype != values.dtype:
+                raise DataError(
+                    f"{columns.path}: column {column!r} is read by two features as "
+                    f"{read[column].dtype} and as {values.dtype}"
+                )
+            read[column] = values
+    return read
+
+
+def _values(columns: Columns, column: str, spec: FeatureSpec) -> pl.Series:
+    if isinstance(spec, TextFeature):
+        return columns.required(column, "text")
+    if isinstance(spec, CategoryFeature):
+        return columns.categories(column) if spec.multi else columns.strings(column)
+    if isinstance(spec, IdFeature):
+        return columns.required(column, "an id")
+    return columns.numbers(column)
+
+
+def items_of(
+    columns: Columns, id_column: str, features: Mapping[str, FeatureSpec], display: Iterable[str]
+) -> pl.DataFrame:
+    """The items: `item_id`, then columns of features, then the other display fields.
+
+    Raises:
+        DataError: a value does not fit, an id is repeated, or `item_id` is the name of another column.
+    """
+    id_features = {name: spec for name, spec in features.items() if column_names({name: spec}) == ["item_id"]}
+    others = {name: spec for name, spec in features.items() if name not in id_features}
+    if id_column != "item_id" and (
+        "item_id" in display or any(not isinstance(spec, IdFeature) for spec in id_features.values())
+    ):
+        raise DataError(
+            f"{columns.path}: column 'item_id' is a feature or a display field, but the ids are in "
+            f"{id_column!r}: rename it"
+        )
+    read = features_of(columns, others)
+    shown = {
+        name: columns.strings(name, "a string to show").fill_null("")
+        for name in display
+        if name not in read and name != "item_id"
+    }
+    return pl.DataFrame({"item_id": columns.unique_ids(id_column), **read, **shown})
+
+
+def weights_of(columns: Columns, column: str) -> pl.Series:
+    """Float32 weights; all 1 if `column` is empty."""
+    if not column:
+        return pl.repeat(1.0, columns.frame.height, dtype=pl.Float32, eager=True)
+    expected = "a number of at least 0"
+    weights = columns.numbers(column, expected)
+    columns.refuse(column, weights.is_null() | (weights < 0), expected)
+    return weights.cast(pl.Float32)
+
+
+def rows_of(columns: Columns, column: str, item_ids: pl.Series, table: str) -> pl.Series:
+    """UInt32 rows of the items whose ids are in a column.
+
+    Args:
+        columns: a table.
+        column: name of its column of item ids.
+        item_ids: ids of all items.
+        table: name of the table of items, for error texts.
+
+    Raises:
+        DataError: an id is absent or unknown.
+    """
+    ids = columns.required(column, "an item id")
+    rows = pl.DataFrame({"id": item_ids}).with_row_index("item_row")
+    joined = pl.DataFrame({"id": ids}).join(rows, on="id", how="left", maintain_order="left")
+    columns.refuse(column, joined["item_row"].is_null(), f"the id of an item in {table}")
+    return joined["item_row"]

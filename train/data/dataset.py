@@ -1,0 +1,270 @@
+"""The data set of an experiment: tables on disk, built once from a source and split.
+
+    dataset = prepare(read_experiment(path), path.parent)
+    dataset.items, dataset.part("train"), dataset.split_hash
+
+The folder `<cache>/<name>-<fingerprint>` holds `items.parquet`, `pairs.parquet` and `dataset.json`, and, if
+pairs are events of users, `history.parquet`: the items of each user in order, one user after another. The
+history of a pair is `history[begin:end]`.
+
+The fingerprint covers the configuration, the identity of the source's data, and the code and libraries of
+this module and of the source. While it is unchanged, the folder is loaded and the source is not read.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from rich.console import Console
+
+from protos.bundle import sync
+from protos.documents import parse_json
+from protos.errors import DataError
+from protos.features import HistoryFeature, TextFeature
+from protos.files import atomic_directory
+from train import paths
+from train.config import Experiment
+from train.data import splits
+from train.data.columns import column_names
+from train.data.filters import filter_kinds, with_filter_columns
+from train.data.source import Source, SourceConfig, SourceContext, Tables, sample_groups
+from train.fingerprint import code_fingerprint
+
+CACHE = paths.CACHE / "data"
+ITEMS = "items.parquet"
+PAIRS = "pairs.parquet"
+HISTORY = "history.parquet"
+REPORT = "dataset.json"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Items and (query, item) pairs, split.
+
+    Args:
+        folder: of the files.
+        items: `item_id` first, then the columns of features and display fields.
+        pairs: columns of the query's features, `item_row`, `weight`, `group`, maybe `time`, `part`; of
+            events also `label`, `position`, `user_start`, `begin`, `end`, maybe `session`.
+        report: counts, reasons of dropped rows, settings, and the fingerprint.
+        history: of events, int64 (H,), rows of items; that of a pair is `history[begin:end]`.
+    """
+
+    folder: Path
+    items: pl.DataFrame
+    pairs: pl.DataFrame
+    report: dict[str, Any]
+    history: npt.NDArray[np.int64] | None = None
+
+    def part(self, name: Literal["train", "validation", "test", "cold"]) -> pl.DataFrame:
+        """The pairs of one part of the split."""
+        return self.pairs.filter(pl.col("part") == name)
+
+    @property
+    def split_hash(self) -> str:
+        """sha256 over the parts and their pairs."""
+        return str(self.report["split_hash"])
+
+
+def prepare(
+    experiment: Experiment,
+    base: Path,
+    cache: Path = CACHE,
+    refresh: bool = False,
+    console: Console | None = None,
+) -> Dataset:
+    """The data set of an experiment, built unless it is in the cache.
+
+    Args:
+        base: folder of the TOML file; paths in it are relative to this folder.
+        cache: parent of the folders of data sets.
+        refresh: download and read the source again.
+        console: for progress; standard error if None.
+
+    Raises:
+        DataError: data are missing or invalid; the text names file, row and column.
+    """
+    console = console or Console(stderr=True)
+    source = _open(experiment, base, cache, refresh, console)
+    identity = source.identity()
+    fingerprint = _fingerprint(experiment, identity)
+    folder = cache / f"{experiment.name}-{fingerprint[:12]}"
+    if folder.is_dir() and not refresh:
+        return load(folder)
+    tables = sample_groups(source.read(), experiment.data.max_items, experiment.split.seed)
+    if source.identity() != identity:
+        raise DataError(
+            f"{experiment.name}: the data ({experiment.data.kind}) changed while they were read; "
+            "run the command again"
+        )
+    _check_columns(experiment, tables)
+    filtered = with_filter_columns(tables.items, experiment.data.kind, experiment.filter, experiment.item)
+    tables = dataclasses.replace(tables, items=filtered)
+    pairs = splits.assign_parts(tables.pairs, experiment.split)
+    history = None
+    if tables.history is not None:
+        history = splits.history_of(pairs, experiment.split)
+    report = _report(experiment, tables, pairs, fingerprint)
+    _write(folder, tables.items, pairs, history, report, refresh)
+    return load(folder)
+
+
+def load(folder: Path) -> Dataset:
+    """The data set in `folder`.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    try:
+        report = parse_json((folder / REPORT).read_bytes())
+        items, pairs = pl.read_parquet(folder / ITEMS), pl.read_parquet(folder / PAIRS)
+        history = None
+        if "users" in report:
+            column = pl.read_parquet(folder / HISTORY)["history"]
+            history = column.cast(pl.Int64).to_numpy(writable=True)
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{folder}: damaged ({error}); delete it to build it again") from None
+    return Dataset(folder, items, pairs, report, history)
+
+
+def _open(experiment: Experiment, base: Path, cache: Path, refresh: bool, console: Console) -> Source:
+    data = experiment.data
+    if not isinstance(data, SourceConfig):
+        raise TypeError(f"{type(data).__qualname__}: expected a subclass of SourceConfig")
+    test_file = experiment.split.test_file
+    return data.open(
+        SourceContext(
+            base,
+            cache,
+            experiment.query,
+            experiment.item,
+            experiment.filter,
+            test_file,
+            refresh,
+            console,
+        )
+    )
+
+
+def _fingerprint(experiment: Experiment, identity: str) -> str:
+    """sha256 over everything that determines the tables."""
+    digest = hashlib.sha256(identity.encode())
+    columns = {
+        side: {name: column_names({name: spec}) for name, spec in getattr(experiment, side).items()}
+        for side in ("query", "item")
+    }
+    parts: tuple[Any, ...] = (experiment.data, experiment.split, experiment.filter)
+    sections = [*(dataclasses.asdict(part) for part in parts), columns]
+    digest.update(json.dumps(sections, sort_keys=True).encode())
+    digest.update(code_fingerprint(__name__, type(experiment.data).__module__).encode())
+    return digest.hexdigest()
+
+
+def _check_columns(experiment: Experiment, tables: Tables) -> None:
+    """Refuse a feature that reads a column which its table lacks, or a history without users."""
+    kind = experiment.data.kind
+    for side, table in (("query", tables.pairs), ("item", tables.items)):
+        present = [name for name in table.columns if side == "item" or name not in tables.reserved]
+        for name, spec in getattr(experiment, side).items():
+            if isinstance(spec, HistoryFeature) and tables.history is None:
+                raise DataError(f"{kind}: {side}.{name} is a history, but these data have no users")
+            for column in column_names({name: spec}):
+                if column not in present:
+                    raise DataError(
+                        f"{kind}: {side}.{name} reads column {column!r}, which the {side} table does "
+                        f"not have; it has {', '.join(present)}"
+                    )
+
+
+def _report(experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerprint: str) -> dict[str, Any]:
+    texts = [spec for spec in experiment.item.values() if isinstance(spec, TextFeature)]
+    queries = column_names(experiment.query) if tables.history is None else ["group", "position"]
+    report = {
+        "name": experiment.name,
+        "kind": experiment.data.kind,
+        "items": tables.items.height,
+        "pairs": pairs.height,
+        "groups": pairs["group"].n_unique(),
+        "parts": {part: pairs.filter(pl.col("part") == part).height for part in splits.PARTS},
+        "display": list(tables.display),
+        "dropped": dict(sorted(tables.dropped.items())),
+        "changed": dict(sorted(tables.changed.items())),
+        "evaluated_text": [spec.column for spec in texts],
+        "served_text": [spec.catalogue_column or spec.column for spec in texts],
+        "split": dataclasses.asdict(experiment.split),
+        "split_hash": splits.split_hash(pairs, tables.items["item_id"], set(queries)),
+        "fingerprint": fingerprint,
+        "origin": dict(tables.origin),
+    }
+    if experiment.filter.fields:
+        report["filters"] = filter_kinds(tables.items)
+    if tables.history is None:
+        return report
+    return report | {"repeats": tables.repeats} | _report_of_users(tables, pairs)
+
+
+def _report_of_users(tables: Tables, pairs: pl.DataFrame) -> dict[str, Any]:
+    """The part of the report that only events have."""
+    cold = pairs.filter(pl.col("part") == splits.COLD)
+    return {
+        "users": pairs["group"].n_unique(),
+        "users_by_part": {
+            part: pairs.filter(pl.col("part") == part)["group"].n_unique() for part in splits.PARTS
+        },
+        "order": tables.order,
+        "cold_items": cold["item_row"].n_unique(),
+        "cold_records": cold.height,
+    }
+
+
+def _write(
+    folder: Path,
+    items: pl.DataFrame,
+    pairs: pl.DataFrame,
+    history: pl.Series | None,
+    report: dict[str, Any],
+    refresh: bool,
+) -> None:
+    """Write all files to a draft and rename it to `folder`; a folder that another process wrote is kept.
+
+    Args:
+        refresh: replace an existing folder.
+    """
+    with atomic_directory.draft(folder.parent, ".dataset-") as draft:
+        _fill(draft, items, pairs, history, report)
+        draft.chmod(0o755)
+        if refresh and folder.is_dir():
+            atomic_directory.remove(folder)
+        try:
+            os.rename(draft, folder)
+        except OSError:
+            if not (folder / REPORT).is_file():
+                raise
+        sync(folder.parent)
+
+
+def _fill(
+    draft: Path, items: pl.DataFrame, pairs: pl.DataFrame, history: pl.Series | None, report: dict[str, Any]
+) -> None:
+    """Write all files of a data set.
+
+    Raises:
+        DataError: they cannot be written, for example because the disk is full.
+    """
+    try:
+        items.write_parquet(draft / ITEMS)
+        pairs.write_parquet(draft / PAIRS)
+        if history is not None:
+            history.to_frame().write_parquet(draft / HISTORY)
+        (draft / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        for path in (*draft.iterdir(), draft):
+            sync(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{draft.parent}: the data set cannot be written: {error}") from None

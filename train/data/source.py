@@ -1,0 +1,278 @@
+"""The interface of a data source, the tables that it returns, and functions that several sources share.
+
+Each module of `train/data/sources/` is one source, see `train/data/README.md`.
+
+Sources of events sort them by user, then by time; events at the same time are in the order of the file.
+`sort_and_filter` does so, and drops duplicates and users with few events. `add_positions` computes the
+position of each event in its user's history. Beside those of the query's features, `pairs` has these columns:
+
+| column         | content                                                                          |
+|----------------|----------------------------------------------------------------------------------|
+| `group`        | the user's id                                                                    |
+| `item_row`     | row of the items                                                                 |
+| `label`        | Float32; above 0 for a positive event; only positive events enter the history    |
+| `weight`       | Float32; weight in the loss                                                      |
+| `time`         | Float64; only if the source has times                                            |
+| `session`      | String; only if the source has sessions                                          |
+| `in_test_file` | Boolean; only if a test file was read; its events enter no history               |
+| `position`     | Int64; number of earlier events in the user's history                            |
+| `user_start`   | Int64; index of the user's first item in the history of all users                |
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+from rich.console import Console
+
+from protos.features import FeatureSpec, normalise
+from train.config import DataConfig, FilterConfig
+from train.data.table_files import find_data_file, identity_of
+
+RESERVED = ("item_row", "weight", "group", "time", "part", "in_test_file")
+"""Columns of `pairs` that the source and the split write; no query feature may read them."""
+RESERVED_OF_EVENTS = (*RESERVED, "label", "position", "session", "user_start", "begin", "end")
+"""The same where pairs are events of users."""
+
+BY_TIME = "time"
+BY_FILE = "file order, for want of a time column"
+"""What defines the order of events, as the report of a data set says it."""
+
+POSITIVE = pl.col("label") > 0
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Items and (query, item) pairs, as a source returns them.
+
+    Args:
+        items: `item_id` first (unique strings), then columns of features, display fields and filter fields.
+        pairs: query columns, `item_row` (row of `items`), `weight`, `group`, maybe `time`; where a test file
+            was read, `in_test_file`. Pairs that are events of users have the columns
+            listed above.
+        display: columns of `items` that an answer shows beside an id.
+        dropped: reason -> number of rows that were left out or merged.
+        changed: reason -> number of rows whose values were changed.
+        origin: where the rows come from, and their licence; part of the data set's report.
+        history: of events, UInt32 rows of items: the items of each user in order, one user after another.
+        order: of events, what defines their order.
+        repeats: of events, `keep` if a user's history may hold an item several times, `first` if not.
+    """
+
+    items: pl.DataFrame
+    pairs: pl.DataFrame
+    display: tuple[str, ...]
+    dropped: Mapping[str, int]
+    changed: Mapping[str, int] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    history: pl.Series | None = None
+    order: str = ""
+    repeats: str = "first"
+
+    @property
+    def reserved(self) -> tuple[str, ...]:
+        """Columns of `pairs` that no query feature reads."""
+        return RESERVED if self.history is None else RESERVED_OF_EVENTS
+
+
+class Source(Protocol):
+    """Rows that can be read, and their identity."""
+
+    def identity(self) -> str:
+        """Hash of the data, or of all that determines them; the data set is built again when it changes.
+
+        Raises:
+            DataError: the data cannot be read.
+        """
+
+    def read(self) -> Tables:
+        """Items and pairs.
+
+        Raises:
+            DataError: a value is invalid; the text names file, row and column.
+        """
+
+
+@dataclass(frozen=True)
+class SourceContext:
+    """What a source may need beside its own section of the TOML file.
+
+    Args:
+        base: folder of the TOML file; paths in it are relative to this folder.
+        cache: folder for downloads; each source uses a subfolder of its own.
+        query: features of the query tower.
+        item: features of the item tower.
+        filter: columns of the items that a search can filter by.
+        test_file: path of a second table of pairs, for test; empty if there is none.
+        refresh: download again.
+        console: for progress.
+    """
+
+    base: Path
+    cache: Path
+    query: Mapping[str, FeatureSpec]
+    item: Mapping[str, FeatureSpec]
+    filter: FilterConfig
+    test_file: str
+    refresh: bool
+    console: Console
+
+    def identity_of(self, *names: str) -> str:
+        """sha256 of the user's files and of `test_file`; empty names are left out.
+
+        Raises:
+            DataError: a file is missing.
+        """
+        return identity_of(find_data_file(self.base, name) for name in (*names, self.test_file) if name)
+
+
+@dataclass(frozen=True)
+class SourceConfig(DataConfig, ABC):
+    """Base class of the `[data]` section of every kind.
+
+    A source is one module in `train/data/sources/`. The module's name is the kind, and the module defines one
+    subclass of this class, with `kind: Literal["<name of the module>"]`. Its other fields are the TOML keys.
+    """
+
+    @abstractmethod
+    def open(self, context: SourceContext) -> Source:
+        """The source that these settings describe; downloads what is not in the cache.
+
+        Raises:
+            DataError: the data cannot be downloaded.
+        """
+
+
+def sort_and_filter(
+    events: pl.DataFrame, repeats: str = "keep", min_user_events: int = 1
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Sorted events without duplicates and users with few events, and the number of dropped events by reason.
+
+    Args:
+        events: in the order of the file; those of a test file come last.
+        repeats: `first` keeps only a user's first event with an item; `keep` keeps all.
+        min_user_events: users with fewer events, not counting a test file, are dropped; users that occur only
+            in the test file are kept.
+    """
+    dropped: dict[str, int] = {}
+    tested = ["in_test_file"] if "in_test_file" in events.columns else []
+    timed = ["time"] if "time" in events.columns else []
+    ordered = events.sort("group", *tested, *timed, maintain_order=True)
+    once = ordered
+    if timed:
+        once = once.unique(["group", "item_row", "time"], keep="first", maintain_order=True)
+        dropped["event of the same user, item and time as another"] = ordered.height - once.height
+    first = once
+    if repeats == "first":
+        first = once.unique(["group", "item_row"], keep="first", maintain_order=True)
+        dropped["event with an item that the user had dealt with before"] = once.height - first.height
+    count = (pl.len() if not tested else (~pl.col("in_test_file")).sum()).over("group")
+    kept = first.filter((count >= min_user_events) | (count == 0))
+    reason = f"event of a user with fewer than {min_user_events} events"
+    dropped[reason] = first.height - kept.height
+    return kept, {reason: count for reason, count in dropped.items() if count}
+
+
+def add_positions(events: pl.DataFrame, in_history: pl.Expr = POSITIVE) -> tuple[pl.DataFrame, pl.Series]:
+    """Events with `position` and `user_start`, and the history of all users: UInt32 item rows.
+
+    Args:
+        events: as `sort_and_filter` returns them.
+        in_history: whether an event enters the history; events of a test file never do.
+    """
+    if "in_test_file" in events.columns:
+        in_history = in_history & ~pl.col("in_test_file")
+    marked = events.with_columns(in_history.cast(pl.Int64).alias("__in_history"))
+    before = pl.col("__in_history").cum_sum() - pl.col("__in_history")
+    placed = marked.with_columns(before.over("group").alias("position"), before.alias("__before"))
+    placed = placed.with_columns(pl.col("__before").first().over("group").alias("user_start"))
+    history = placed.filter(pl.col("__in_history") == 1)["item_row"].rename("history")
+    return placed.drop("__in_history", "__before"), history
+
+
+def sample_groups(tables: Tables, max_items: int, seed: int) -> Tables:
+    """A seeded sample of whole groups with about `max_items` items; everything if that is 0.
+
+    Groups are drawn until they hold that many items. Items without a drawn pair are left out. A group of
+    events is a user, whose whole history is kept.
+    """
+    if max_items == 0 or tables.items.height <= max_items:
+        return tables
+    rows_of = dict(tables.pairs.group_by("group").agg(pl.col("item_row").unique()).iter_rows())
+    groups = sorted(rows_of)
+    kept: set[int] = set()
+    drawn: list[str] = []
+    for position in np.random.default_rng(seed).permutation(len(groups)):
+        if len(kept) >= max_items:
+            break
+        drawn.append(groups[position])
+        kept.update(rows_of[drawn[-1]])
+    pairs = tables.pairs.filter(pl.col("group").is_in(drawn))
+    items, pairs = keep_items(tables.items, pairs, pl.Series("item_row", sorted(kept), dtype=pl.UInt32))
+    dropped = Counter(tables.dropped)
+    dropped["item outside the sample of max_items"] += tables.items.height - len(kept)
+    dropped["pair outside the sample of max_items"] += tables.pairs.height - pairs.height
+    history = None
+    if tables.history is not None:
+        pairs, history = add_positions(pairs)
+    return replace(tables, items=items, pairs=pairs, history=history, dropped=dict(dropped))
+
+
+def keep_items(
+    items: pl.DataFrame, pairs: pl.DataFrame, rows: pl.Series
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Some rows of the items, and the pairs with `item_row` pointing to the new rows.
+
+    Args:
+        rows: sorted; holds every `item_row` of the pairs.
+    """
+    new_rows = pl.DataFrame({"item_row": rows}).with_row_index("__row")
+    moved = pairs.join(new_rows, on="item_row", how="left", maintain_order="left")
+    return items[rows], moved.with_columns(item_row=pl.col("__row")).drop("__row")
+
+
+def one_query_each(
+    rows: Iterable[Sequence[str]], columns: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Items and pairs from rows of strings, each an item with one query.
+
+    Args:
+        columns: names of the columns, `query` and `group` among them.
+    """
+    table = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
+    pairs = table.select(
+        "query",
+        pl.int_range(pl.len(), dtype=pl.UInt32).alias("item_row"),
+        pl.lit(1.0, pl.Float32).alias("weight"),
+        "group",
+    )
+    return table.drop("query", "group"), pairs
+
+
+def collapse_spaces(text: str) -> str:
+    """`text` with each run of white space replaced by one space, and none at the ends."""
+    return " ".join(text.split())
+
+
+def without_query(text: str, query: str) -> str:
+    """`text` without the occurrences of `query` as whole words, in any case.
+
+    An occurrence inside a longer word stays, because removing it would leave a torn word. `contains_query`
+    finds those.
+    """
+    if not contains_query(text, query):
+        return text
+    words = r"\s+".join(map(re.escape, query.split()))
+    phrase = re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)
+    return collapse_spaces(phrase.sub(" ", text))
+
+
+def contains_query(text: str, query: str) -> bool:
+    """Whether `text` contains `query` after the normalisation that towers apply, even inside a word."""
+    return normalise(query) in normalise(text)

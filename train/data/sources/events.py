@@ -1,0 +1,316 @@
+"""A log of interactions: user, item, and optionally time, session, label and weight.
+
+    [data]
+    kind = "events"
+    events = "clicks.csv"     # user_id,item_id,at
+    time = "at"
+    items = "items.csv"       # item_id,title; without it, items are built from the events
+
+Events are positive unless `label` says otherwise. A user's earlier positive events are the history with
+which the next one is predicted. An invalid value (an unknown item, a rating that is no number, a time before
+1970) is an error that names file, row and column. Rows that the settings exclude are counted in the report:
+filtered events, repeats, users with few events.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import polars as pl
+
+from protos.errors import DataError
+from train.config.checks import at_least
+from train.data.cleaning import Cast, Derived, Filter, clean
+from train.data.columns import (
+    Columns,
+    column_names,
+    features_of,
+    items_of,
+    read_columns,
+    rows_of,
+    weights_of,
+)
+from train.data.filters import filter_columns
+from train.data.source import (
+    BY_FILE,
+    BY_TIME,
+    POSITIVE,
+    RESERVED_OF_EVENTS,
+    Source,
+    SourceConfig,
+    SourceContext,
+    Tables,
+    add_positions,
+    keep_items,
+    sort_and_filter,
+)
+from train.data.table_files import find_data_file
+
+Rule = Literal["first", "last", "most_common", "mean", "median", "min", "max"]
+
+
+@dataclass(frozen=True)
+class EventsData(SourceConfig):
+    """`[data]` of kind `events`.
+
+    Tables are CSV, TSV, JSONL or Parquet. Paths are relative to the TOML file; a file that is not there is
+    looked for in the folder that the environment variable TWINSPIRE_DATA names.
+
+    Args:
+        events: path of the table of events.
+        user: column of events with the user's id.
+        item: column of events with the item's id.
+        time: column of events with numbers or ISO dates; without it, events are in the order of the file.
+        session: column of events with an id of the visit or order that the event belongs to.
+        label: column of events with a number; without it, every event is positive.
+        positive_from: an event is positive if its label is at least this.
+        weight: column of events with the event's weight in the loss.
+        items: path of the table of items; if empty, items are built from the events.
+        item_id: the items table's column of unique ids.
+        item_columns: without an items table: column of events -> rule that gives an item's one value.
+        display: columns of the items that an answer shows beside an id.
+        repeats: `keep` keeps repeated events of a user with an item; `first` only the first of them.
+        min_user_events: users with fewer events than this are dropped.
+        casts: column of events -> type that it is read as.
+        derive: name of a new column -> how it is computed.
+        filters: tests; events that fail one are dropped and counted.
+    """
+
+    kind: Literal["events"]
+    events: str
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str = ""
+    session: str = ""
+    label: str = ""
+    positive_from: float | None = None
+    weight: str = ""
+    items: str = ""
+    item_id: str = "item_id"
+    item_columns: dict[str, Rule] = field(default_factory=dict)
+    display: tuple[str, ...] = ()
+    repeats: Literal["keep", "first"] = "keep"
+    min_user_events: int = 2
+    casts: dict[str, Cast] = field(default_factory=dict)
+    derive: dict[str, Derived] = field(default_factory=dict)
+    filters: tuple[Filter, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, self, "min_user_events")
+        for name in ("events", "user", "item"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: expected a name, got an empty one")
+        if (self.positive_from is None) != (not self.label):
+            raise ValueError("positive_from: goes with label, the column of numbers that it is held against")
+        if self.items and self.item_columns:
+            raise ValueError("item_columns: the items table has the columns of items; leave one of them out")
+        for name in self.display:
+            if not self.items and name not in self.item_columns:
+                raise ValueError(f"display: without an items table, {name!r} must be one of item_columns")
+        if "item_id" in self.item_columns:
+            raise ValueError("item_columns.item_id: this is what the ids of items are called")
+        for name in self.casts:
+            if name in self.derive:
+                raise ValueError(f"casts.{name}: derived columns come after the casts")
+        for name, derived in self.derive.items():
+            if derived.of in self.derive:
+                raise ValueError(f"derive.{name}.of: expected a column of the events, got a derived one")
+
+    def open(self, context: SourceContext) -> Source:
+        """The tables of the log."""
+        return EventsSource(self, context)
+
+
+@dataclass(frozen=True)
+class EventsSource:
+    """The events, and either a table of items or items that are built from the events.
+
+    Query features other than the history are read from columns of the events.
+    """
+
+    data: EventsData
+    context: SourceContext
+
+    def identity(self) -> str:
+        """sha256 of the files.
+
+        Raises:
+            DataError: a file is missing.
+        """
+        return self.context.identity_of(self.data.events, self.data.items)
+
+    def read(self) -> Tables:
+        """Items, events in order, and the history of all users.
+
+        Raises:
+            DataError: a value is invalid; the text names file, row and column.
+        """
+        data, test_file = self.data, self.context.test_file
+        self._check_names()
+        dropped: Counter[str] = Counter()
+        logs = []
+        for name in filter(None, (data.events, test_file)):
+            raw = read_columns(find_data_file(self.context.base, name), self._names())
+            columns, counts = clean(raw, data.casts, data.derive, data.filters)
+            logs.append(columns)
+            dropped.update(counts)
+        items, table = self._items(logs)
+        events = pl.concat([self._events(log, n > 0, items, table) for n, log in enumerate(logs)])
+        events, counts = sort_and_filter(events, data.repeats, data.min_user_events)
+        dropped.update(counts)
+        if events.filter(POSITIVE).is_empty():
+            raise DataError(f"{logs[0].path}: no positive event is left; dropped: {dict(dropped)}")
+        if not data.items:
+            items, events = keep_items(items, events, events["item_row"].unique().sort())
+        pairs, history = add_positions(events)
+        if not data.time:
+            self.context.console.print(f"{data.events}: data.time is not set; events are in file order")
+        origin = {"events_file": data.events}
+        origin |= {"items_file": data.items} if data.items else {}
+        origin |= {"test_file": test_file} if test_file else {}
+        order = BY_TIME if data.time else BY_FILE
+        return Tables(
+            items,
+            pairs,
+            data.display,
+            dropped,
+            origin=origin,
+            history=history,
+            order=order,
+            repeats=data.repeats,
+        )
+
+    def _check_names(self) -> None:
+        for name in column_names(self.context.query):
+            if name in RESERVED_OF_EVENTS:
+                raise DataError(f"{self.data.events}: a query feature cannot read {name!r}: rename it")
+        if self.data.items:
+            return
+        for name in column_names(self.context.item):
+            if name != "item_id" and name not in self.data.item_columns:
+                raise DataError(
+                    f"{self.data.events}: column {name!r} of the items: without an items table, "
+                    "data.item_columns must name the rule that gives an item one value"
+                )
+        for name in self.context.filter.fields:
+            if name != "item_id" and name not in self.data.item_columns:
+                raise DataError(
+                    f"{self.data.events}: filter.fields: without an items table, {name!r} must be one of "
+                    "data.item_columns"
+                )
+
+    def _names(self) -> list[str]:
+        """The distinct columns that are read from a log."""
+        data = self.data
+        roles = [data.user, data.item, data.time, data.session, data.label, data.weight]
+        cleaned = [*data.casts, *(each.of for each in data.derive.values())]
+        tested = [each.column for each in data.filters]
+        needed = [*roles, *cleaned, *tested, *column_names(self.context.query), *data.item_columns]
+        return [name for name in dict.fromkeys(needed) if name and name not in data.derive]
+
+    def _items(self, logs: list[Columns]) -> tuple[pl.DataFrame, str]:
+        """The items, and the name of their table for error texts."""
+        data = self.data
+        features = column_names(self.context.item)
+        if data.items:
+            path = find_data_file(self.context.base, data.items)
+            others = [name for name in (*features, *data.display) if name != "item_id"]
+            columns = read_columns(path, [data.item_id, *others, *self.context.filter.fields])
+            return self._table(columns, data.item_id), f"{path} ({data.item_id!r})"
+        # Values from the events take precedence; the test file only adds items.
+        built = [build_items(log, data.item, data.item_columns, data.time) for log in logs]
+        tables = [self._table(each, "item_id") for each in built]
+        return pl.concat(tables).unique("item_id", keep="first", maintain_order=True), data.events
+
+    def _table(self, columns: Columns, item_id: str) -> pl.DataFrame:
+        """The items of a table, with the columns of features, display fields and filter fields."""
+        item = self.context.item
+        items = items_of(columns, item_id, item, self.data.display)
+        return items.with_columns(**filter_columns(columns, self.context.filter, item))
+
+    def _events(self, log: Columns, tested: bool, items: pl.DataFrame, table: str) -> pl.DataFrame:
+        """The columns of one log that `train.data.source` describes, and those of query features."""
+        data = self.data
+        read = features_of(log, self.context.query)
+        read["item_row"] = rows_of(log, data.item, items["item_id"], table)
+        read["weight"] = weights_of(log, data.weight)
+        read["label"] = _labels(log, data)
+        read["group"] = log.required(data.user, "a user")
+        if data.time:
+            read["time"] = log.times(data.time)
+            log.refuse(data.time, read["time"] < 0, "a time of at least 0 (1970-01-01)")
+        if data.session:
+            read["session"] = log.required(data.session, "a session")
+        if self.context.test_file:
+            read["in_test_file"] = pl.repeat(tested, log.frame.height, dtype=pl.Boolean, eager=True)
+        return pl.DataFrame(read)
+
+
+def _labels(log: Columns, data: EventsData) -> pl.Series:
+    """Float32: 1 for a positive event, 0 for a negative one."""
+    if data.positive_from is None:
+        return pl.repeat(1.0, log.frame.height, dtype=pl.Float32, eager=True)
+    labels = log.numbers(data.label, "a number")
+    log.refuse(data.label, labels.is_null(), "a number")
+    return (labels >= data.positive_from).cast(pl.Float32)
+
+
+def build_items(events: Columns, item: str, rules: Mapping[str, Rule], time: str = "") -> Columns:
+    """One row for each item of a log, in the order of first appearance: `item_id`, and a value by each rule.
+
+    Args:
+        events: the log, cleaned.
+        item: column of item ids.
+        rules: column -> rule that gives an item's one value; absent and blank values are ignored.
+        time: column of times, which defines `first`, `last` and ties; if empty, the order of the file does.
+
+    Raises:
+        DataError: a value is no number where the rule needs one, or an item has no value.
+    """
+    ids = events.required(item, "an item id")
+    table = pl.DataFrame({"item_id": ids, "__row_number": events.row_numbers.cast(pl.Int64)})
+    for name, rule in rules.items():
+        numeric = rule in ("mean", "median", "min", "max")
+        values = events.numbers(name) if numeric else _not_blank(events.strings(name))
+        table = table.with_columns(values.alias(name))
+    if time:
+        table = table.with_columns(events.times(time).alias("__time"))
+        table = table.sort("__time", maintain_order=True)
+    made = table.group_by("item_id").agg(pl.col("__row_number").min()).sort("__row_number")
+    for name, rule in rules.items():
+        made = made.join(_one_each(table, name, rule), on="item_id", how="left", maintain_order="left")
+        lacking = made[name].is_null()
+        if lacking.any():
+            found = made["item_id"][lacking.arg_max() or 0]
+            raise DataError(
+                f"{events.path}: column {name!r}: item {found!r} has no value in any of its events; "
+                f"the filter {{ column = {name!r}, present = true }} drops such events"
+            )
+    return Columns(events.path, made.drop("__row_number"), made["__row_number"])
+
+
+def _not_blank(strings: pl.Series) -> pl.Series:
+    return strings.to_frame("s").select(pl.when(pl.col("s").str.strip_chars() != "").then("s"))["s"]
+
+
+def _one_each(table: pl.DataFrame, name: str, rule: Rule) -> pl.DataFrame:
+    """`item_id` and the one value of each item; items without a value are left out."""
+    present = table.filter(pl.col(name).is_not_null()).select("item_id", name)
+    if rule == "most_common":
+        counts = (
+            present.with_row_index("__first").group_by("item_id", name).agg(pl.len(), pl.col("__first").min())
+        )
+        ranked = counts.sort(["len", "__first"], descending=[True, False])
+        return ranked.unique("item_id", keep="first", maintain_order=True).select("item_id", name)
+    value = pl.col(name)
+    rules = {
+        "first": value.first,
+        "last": value.last,
+        "mean": value.mean,
+        "median": value.median,
+        "min": value.min,
+        "max": value.max,
+    }
+    return present.group_by("item_id", maintain_order=True).agg(rules[rule]())

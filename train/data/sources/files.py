@@ -1,0 +1,167 @@
+"""Two tables: items, and (query, item) pairs.
+
+    [data]
+    kind = "files"
+    items = "items.csv"       # item_id,title,price
+    pairs = "pairs.jsonl"     # {"query": "...", "item_id": "007"}
+
+Only the columns that the TOML file names are read. An invalid value is an error that names file, row and
+column. Pairs that are not positive, repeated pairs and, with `unknown_items = "drop"`, pairs of items that
+are not in the table are left out and counted in the report.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from protos.errors import DataError
+from train.data.columns import (
+    Columns,
+    column_names,
+    features_of,
+    items_of,
+    read_columns,
+    rows_of,
+    weights_of,
+)
+from train.data.filters import filter_columns
+from train.data.source import RESERVED, Source, SourceConfig, SourceContext, Tables
+from train.data.table_files import find_data_file
+
+
+@dataclass(frozen=True)
+class FilesData(SourceConfig):
+    """`[data]` of kind `files`.
+
+    Tables are CSV, TSV, JSONL or Parquet. Paths are relative to the TOML file; a file that is not there is
+    looked for in the folder that the environment variable TWINSPIRE_DATA names. A feature names its columns.
+
+    Args:
+        items: path of the table of items.
+        pairs: path of the table of (query, item) pairs.
+        item_id: the items table's column of unique ids.
+        pair_item_id: the pairs table's column of item ids; if empty, it has the name of `item_id`.
+        display: columns of the items table that an answer shows beside an id.
+        label: column of the pairs table with a number; a pair is positive if it is above 0.
+        weight: column of the pairs table with the pair's weight in the loss.
+        group: column of the pairs table; a split by group keeps all pairs of a group in one part.
+        time: column of the pairs table with numbers or ISO dates; a split by time needs it.
+        unknown_items: what becomes of a pair whose item is not in the items table, such as one that was
+            withdrawn: `refuse` is an error, `drop` leaves the pair out and counts it.
+    """
+
+    kind: Literal["files"]
+    items: str
+    pairs: str
+    item_id: str = "item_id"
+    pair_item_id: str = ""
+    display: tuple[str, ...] = ()
+    label: str = ""
+    weight: str = ""
+    group: str = ""
+    time: str = ""
+    unknown_items: Literal["refuse", "drop"] = "refuse"
+
+    def open(self, context: SourceContext) -> Source:
+        """The two tables."""
+        return FilesSource(self, context)
+
+
+@dataclass(frozen=True)
+class FilesSource:
+    """The table of items, the table of pairs, and maybe a second table of pairs for test."""
+
+    data: FilesData
+    context: SourceContext
+
+    def identity(self) -> str:
+        """sha256 of the files.
+
+        Raises:
+            DataError: a file is missing.
+        """
+        return self.context.identity_of(self.data.items, self.data.pairs)
+
+    def read(self) -> Tables:
+        """Items and pairs.
+
+        Raises:
+            DataError: a value is invalid; the text names file, row and column.
+        """
+        data, item, test_file = self.data, self.context.item, self.context.test_file
+        path = find_data_file(self.context.base, data.items)
+        filter = self.context.filter
+        others = [name for name in (*column_names(item), *data.display) if name != "item_id"]
+        columns = read_columns(path, [data.item_id, *others, *filter.fields])
+        items = items_of(columns, data.item_id, item, data.display)
+        items = items.with_columns(**filter_columns(columns, filter, item))
+        table = f"{path} ({data.item_id!r})"
+        pairs, dropped = self._pairs(data.pairs, items["item_id"], table)
+        if test_file:
+            tested, counts = self._pairs(test_file, items["item_id"], table)
+            pairs, both = _with_test_file(pairs, tested, column_names(self.context.query))
+            dropped = dict(Counter(dropped) + Counter(counts) + Counter(both))
+        origin = {"items_file": data.items, "pairs_file": data.pairs}
+        origin |= {"test_file": test_file} if test_file else {}
+        return Tables(items, pairs, data.display, dropped, origin=origin)
+
+    def _pairs(self, file: str, item_ids: pl.Series, table: str) -> tuple[pl.DataFrame, dict[str, int]]:
+        data, query = self.data, self.context.query
+        id_column = data.pair_item_id or data.item_id
+        roles = [each for each in (data.label, data.weight, data.group, data.time) if each]
+        columns = read_columns(
+            find_data_file(self.context.base, file), [*column_names(query), id_column, *roles]
+        )
+        for name in column_names(query):
+            if name in RESERVED:
+                raise DataError(f"{columns.path}: a query feature cannot read {name!r}: rename it")
+        read_rows = columns.frame.height
+        if data.unknown_items == "drop":
+            columns = columns.keep(columns.required(id_column, "an item id").is_in(item_ids.to_list()))
+        unknown = read_rows - columns.frame.height
+        read = features_of(columns, query)
+        read["item_row"] = rows_of(columns, id_column, item_ids, table)
+        read["weight"] = weights_of(columns, data.weight)
+        read["group"] = columns.required(data.group or id_column, "a group" if data.group else "an item id")
+        if data.time:
+            read["time"] = columns.times(data.time)
+        positive = _positive(columns, data.label)
+        pairs, dropped = _distinct(pl.DataFrame(read), positive, columns.path)
+        return pairs, dropped | ({"pair of an unknown item": unknown} if unknown else {})
+
+
+def _positive(columns: Columns, column: str) -> pl.Series:
+    if not column:
+        return pl.repeat(True, columns.frame.height, eager=True)
+    labels = columns.numbers(column, "a number")
+    columns.refuse(column, labels.is_null(), "a number")
+    return labels > 0
+
+
+def _distinct(pairs: pl.DataFrame, positive: pl.Series, path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The distinct positive pairs, and the number of dropped pairs by reason."""
+    kept = pairs.filter(positive)
+    if kept.is_empty():
+        raise DataError(f"{path}: expected a pair with a positive label, got none in {pairs.height}")
+    once = kept.unique(maintain_order=True, keep="first")
+    dropped = {
+        "label not positive": pairs.height - kept.height,
+        "pair merged with an equal one": kept.height - once.height,
+    }
+    return once, {reason: count for reason, count in dropped.items() if count}
+
+
+def _with_test_file(
+    pairs: pl.DataFrame, tested: pl.DataFrame, query_columns: Sequence[str]
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Both tables in one, with `in_test_file`; a pair that is in both stays in the test file only."""
+    both = pl.concat(
+        [tested.with_columns(in_test_file=pl.lit(True)), pairs.with_columns(in_test_file=pl.lit(False))]
+    )
+    kept = both.unique([*query_columns, "item_row"], keep="first", maintain_order=True)
+    count = both.height - kept.height
+    return kept, {"pair that the test file holds too": count} if count else {}

@@ -1,0 +1,288 @@
+"""The split of pairs into training, validation and test.
+
+    pairs = assign_parts(tables.pairs, SplitConfig(by="group", seed=0))
+
+Pairs without an order of events:
+
+- `group`: groups in random order fill `test`, then `validation`, up to their shares of the pairs. A group is
+  never split, so no near-duplicate of a test pair is in training.
+- `time`: the latest pairs are test, those before them validation.
+- `file`: the pairs of a second table are test.
+
+Pairs that are events of users: the model predicts later events from earlier ones. The history of a record is
+`history[begin:end]`, a prefix of its user's history. It never contains the record's own event or a later one,
+and the history of a validation record never contains an event of test:
+
+| by             | test                    | validation             | history of a record               |
+|----------------|-------------------------|------------------------|-----------------------------------|
+| `last`         | a user's last positive  | the positive before it | events before it                  |
+| `last_session` | a user's last session   | the session before it  | events before its session         |
+| `time`         | the latest share of all | the share before that  | events before it; of test and     |
+|                |                         |                        | validation, before the part's cut |
+| `file`         | the test file           | a user's last positive | events before it; of test, all    |
+| `group`        | whole users             | whole users            | events before it                  |
+
+A negative event belongs to the part of its position among the positives: from the first tested positive on,
+to test. In test and validation it has the history of the positives, so it does not reveal their items.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import polars as pl
+
+from protos.errors import DataError
+from train.config import SplitConfig
+from train.config.data import VALIDATION
+from train.data.source import POSITIVE, add_positions
+
+PARTS = ("train", "validation", "test")
+COLD = "cold"
+
+_WARM_POSITIVE = POSITIVE & ~pl.col("__cold")
+_POSITION = pl.col("position")
+
+
+def assign_parts(pairs: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
+    """`pairs` with a column `part`: train, validation or test.
+
+    Events of users (they have a `position`) may also be `cold`. They get the columns `begin` and `end`, the
+    range of a record's history in the history of all users.
+
+    Raises:
+        DataError: a part would be empty, or the pairs lack a column that the split needs.
+    """
+    _check_columns(pairs, config)
+    if "position" in pairs.columns:
+        divided = _split_events(pairs, config)
+    else:
+        ways = {"time": _pairs_by_time, "file": _pairs_by_file, "group": _pairs_by_group}
+        parts = ways[config.by](pairs, config)
+        divided = pairs.with_columns(pl.Series("part", parts, dtype=pl.String))
+    for part in (*PARTS, COLD) if config.cold_items else PARTS:
+        if part not in divided["part"]:
+            raise DataError(
+                f"the {part} part of the split is empty: {pairs.height} pairs in "
+                f"{pairs['group'].n_unique()} groups are too few for a split by {config.by}"
+            )
+    return divided.drop("in_test_file", strict=False)
+
+
+def history_of(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
+    """The history that `begin` and `end` of split events index: UInt32 (H,), rows of items."""
+    excluded = [COLD, "test"] if config.by == "file" else [COLD]
+    return events.filter(POSITIVE & ~pl.col("part").is_in(excluded))["item_row"].rename("history")
+
+
+def split_hash(pairs: pl.DataFrame, item_ids: pl.Series, query_columns: Collection[str]) -> str:
+    """sha256 over (part, item id, query) of every pair; the order of the rows does not matter.
+
+    Args:
+        query_columns: columns that identify a query; of events, `group` and `position`, so the hash depends
+            on the order of a user's events.
+    """
+    columns = [pairs["part"], item_ids.gather(pairs["item_row"])]
+    columns += [pairs[name] for name in sorted(query_columns)]
+    rows = zip(*(column.to_list() for column in columns), strict=True)
+    lines = sorted(json.dumps(row, ensure_ascii=False) for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _check_columns(pairs: pl.DataFrame, config: SplitConfig) -> None:
+    """Refuse a split that needs a column that the pairs lack."""
+    by = config.by
+    if by == "time" and "time" not in pairs.columns:
+        raise DataError('split.by = "time" needs data.time, the column of the pairs that holds it')
+    if by == "last_session" and "session" not in pairs.columns:
+        raise DataError('split.by = "last_session" needs data.session, the column of events that holds it')
+    if by == "file" and "in_test_file" not in pairs.columns:
+        raise DataError('split.by = "file" needs data of kind "events" or "files"')
+    if by == "file" and "position" in pairs.columns and config.validation != VALIDATION:
+        raise DataError('split.validation: of events, a split by "file" takes one of each user, not a share')
+    if "position" not in pairs.columns and (by in ("last", "last_session") or config.cold_items):
+        what = "split.cold_items" if config.cold_items else f'split.by = "{by}"'
+        raise DataError(f'{what} needs events of users: data of kind "events" or "movielens"')
+
+
+def _pairs_by_group(pairs: pl.DataFrame, config: SplitConfig) -> list[str]:
+    """The part of every pair."""
+    # Test leaves at least two groups, validation at least one: for the parts that are drawn later.
+    return _draw_groups(pairs, (("test", config.test, 2), ("validation", config.validation, 1)), config.seed)
+
+
+def _pairs_by_file(pairs: pl.DataFrame, config: SplitConfig) -> list[str]:
+    """The part of every pair: test by `in_test_file`, validation by group among the others."""
+    tested = pairs["in_test_file"]
+    others = iter(_draw_groups(pairs.filter(~tested), (("validation", config.validation, 1),), config.seed))
+    return ["test" if each else next(others) for each in tested]
+
+
+def _pairs_by_time(pairs: pl.DataFrame, config: SplitConfig) -> list[str]:
+    """The part of every pair."""
+    count = pairs.height
+    test = round(config.test * count)
+    validation = round(config.validation * count)
+    # The sort is stable: of pairs at the same time, those further down in the file count as later.
+    order = pairs["time"].to_numpy().argsort(kind="stable")
+    parts = np.full(count, "train", dtype=object)
+    parts[order[count - test :]] = "test"
+    parts[order[count - test - validation : count - test]] = "validation"
+    return [str(part) for part in parts]
+
+
+def _draw_groups(pairs: pl.DataFrame, shares: Sequence[tuple[str, float, int]], seed: int) -> list[str]:
+    """The part of every pair; whole groups are drawn for one part after another.
+
+    Args:
+        shares: name of a part, its share of the pairs, and the number of groups that must remain after it.
+    """
+    sizes = pairs.group_by("group").len().sort("group")
+    order = np.random.default_rng(seed).permutation(sizes.height)
+    shuffled = [sizes.row(int(position)) for position in order]
+    part_of: dict[str, str] = {}
+    for part, share, remaining in shares:
+        left = [(group, size) for group, size in shuffled if group not in part_of]
+        room, filled = len(left) - remaining, 0
+        for group, size in left:
+            if room > 0 and filled + size <= share * pairs.height:
+                part_of[group] = part
+                room, filled = room - 1, filled + size
+        if not filled and room > 0:
+            part_of[min(left, key=lambda each: each[1])[0]] = part
+    return [part_of.get(group, "train") for group in pairs["group"]]
+
+
+def _split_events(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
+    """Events with `part`, `begin` and `end`, which do not count cold items.
+
+    Args:
+        events: with `position` and `user_start`, see `train.data.source`.
+    """
+    columns = events.columns
+    if "in_test_file" not in columns:
+        events = events.with_columns(in_test_file=pl.lit(False))
+    warm, _ = add_positions(events.with_columns(_is_cold(events, config)), _WARM_POSITIVE)
+    warm = warm.with_columns((_WARM_POSITIVE & ~pl.col("in_test_file")).alias("__in_history"))
+    ways = {
+        "last": _events_by_last,
+        "last_session": _events_by_last_session,
+        "time": _events_by_time,
+        "file": _events_by_file,
+        "group": _events_by_user,
+    }
+    start = pl.col("user_start")
+    return ways[config.by](warm, config).select(
+        *columns,
+        pl.when("__cold").then(pl.lit(COLD)).otherwise(pl.col("__part")).alias("part"),
+        start.alias("begin"),
+        (start + pl.col("__end")).cast(pl.Int64).alias("end"),
+    )
+
+
+def _is_cold(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
+    """Whether an event's item is one of those that are kept out of training."""
+    items = events["item_row"].unique().sort()
+    count = max(1, round(config.cold_items * len(items))) if config.cold_items else 0
+    # A random stream of its own, so that the same groups are drawn with and without cold items.
+    drawn = np.random.default_rng([config.seed, 1]).permutation(len(items))[:count]
+    return events["item_row"].is_in(items[np.sort(drawn)].implode()).alias("__cold")
+
+
+def _with_parts(
+    events: pl.DataFrame, test: pl.Expr, validation: pl.Expr, ends: dict[str, pl.Expr]
+) -> pl.DataFrame:
+    """Events with `__part`, and with `__end`, the length of their history.
+
+    Args:
+        test: whether an event is in test; null counts as false.
+        validation: whether an event that is not in test is in validation; null counts as false.
+        ends: part -> length of its records' histories; cold records use that of train.
+    """
+    tested, validated = (test.fill_null(False), validation.fill_null(False))
+    part = pl.when(tested).then(pl.lit("test")).when(validated).then(pl.lit("validation"))
+    end = pl.when("__cold").then(ends["train"]).when(tested).then(ends["test"])
+    end = end.when(validated).then(ends["validation"])
+    return events.with_columns(
+        part.otherwise(pl.lit("train")).alias("__part"), end.otherwise(ends["train"]).alias("__end")
+    )
+
+
+def _events_by_user(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
+    part = pl.Series("__part", _pairs_by_group(events, config), dtype=pl.String)
+    return events.with_columns(part, _POSITION.alias("__end"))
+
+
+def _history_length() -> pl.Expr:
+    """Length of the user's whole history."""
+    return pl.col("__in_history").sum().cast(pl.Int64).over("group")
+
+
+def _place() -> pl.Expr:
+    """The position of a positive event; of a negative one, that of the positive before it."""
+    return _POSITION - (~pl.col("__in_history")).cast(pl.Int64)
+
+
+def _events_by_last(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
+    count, place = _history_length(), _place()
+    enough = count >= 3
+    return _with_parts(
+        events,
+        enough & (place >= count - 1),
+        enough & (place == count - 2),
+        {"test": count - 1, "validation": count - 2, "train": _POSITION},
+    )
+
+
+def _events_by_file(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
+    count, place = _history_length(), _place()
+    return _with_parts(
+        events,
+        pl.col("in_test_file"),
+        (count >= 2) & (place >= count - 1),
+        {"test": count, "validation": count - 1, "train": _POSITION},
+    )
+
+
+def _events_by_last_session(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
+    """Sessions are ordered by their first event; only those with a positive event are tested on."""
+    session = ["group", "session"]
+    placed = events.with_row_index("__row").with_columns(
+        pl.col("__row").cast(pl.Int64).min().over(session).alias("__begins"),
+        _POSITION.min().over(session).alias("__before"),
+        pl.col("__in_history").any().over(session).alias("__positive"),
+    )
+    begins, before, positive = pl.col("__begins"), pl.col("__before"), pl.col("__positive")
+    placed = placed.with_columns(_latest(positive, begins).alias("__last"))
+    placed = placed.with_columns(_latest(positive & (begins < pl.col("__last")), begins).alias("__previous"))
+    enough = before >= config.min_history
+    test = enough & (begins == pl.col("__last"))
+    validation = enough & (begins == pl.col("__previous"))
+    return _with_parts(
+        placed,
+        begins >= _latest(test, begins),
+        begins >= _latest(validation, begins),
+        {"test": _latest(test, before), "validation": _latest(validation, before), "train": before},
+    )
+
+
+def _latest(condition: pl.Expr, value: pl.Expr) -> pl.Expr:
+    """The largest of a user's values where the condition is true; null where it never is."""
+    return pl.when(condition).then(value).max().over("group")
+
+
+def _events_by_time(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
+    """Events at the same time are always in the same part."""
+    times = events.filter(~pl.col("__cold"))["time"].sort()
+    test = times[max(0, len(times) - max(1, round(config.test * len(times))))]
+    earlier = times.filter(times < test)
+    size = max(1, round(config.validation * len(times)))
+    validation = earlier[max(0, len(earlier) - size)] if len(earlier) else test
+    time = pl.col("time")
+
+    def before(cut: float) -> pl.Expr:
+        return (pl.col("__in_history") & (time < cut)).sum().cast(pl.Int64).over("group")
+
+    ends = {"test": before(test), "validation": before(validation), "train": _POSITION}
+    return _with_parts(events, time >= test, time >= validation, ends)

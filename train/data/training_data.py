@@ -1,0 +1,234 @@
+"""A data set in memory: raw values of distinct queries and of items, and pairs of their rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature
+from train.data.dataset import Dataset
+
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+PARTS = ("train", "validation", "test", "cold")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a query and an item.
+
+    Args:
+        query: int64 (P,), rows of the distinct queries.
+        item: int64 (P,), rows of the items.
+        weight: float32 (P,), weight of each pair in the loss.
+        label: float32 (P,), above 0 where the pair is positive; None if all are.
+    """
+
+    query: Rows
+    item: Rows
+    weight: Floats
+    label: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def positive(self) -> "Pairs":
+        """The positive pairs."""
+        if self.label is None:
+            return self
+        kept = self.label > 0
+        return Pairs(self.query[kept], self.item[kept], self.weight[kept])
+
+    def by_query(self) -> tuple[Rows, list[Rows]]:
+        """The distinct queries of the positive pairs, and the items of each."""
+        pairs = self.positive()
+        order = np.argsort(pairs.query, kind="stable")
+        queries, starts = np.unique(pairs.query[order], return_index=True)
+        return queries, [np.unique(each) for each in np.split(pairs.item[order], starts[1:])]
+
+
+@dataclass(frozen=True)
+class Histories(Sequence[list[str]]):
+    """Each query's history, as a range of one array of item rows.
+
+    Args:
+        run: int64 (E,), item rows, one user after another, each from the oldest to the newest.
+        begin: int64 (Q,), index in `run` of each history's first item.
+        end: int64 (Q,), index after its last item.
+        ids: item ids by row.
+    """
+
+    run: Rows
+    begin: Rows
+    end: Rows
+    ids: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.begin)
+
+    def __getitem__(self, query: Any) -> Any:
+        """Item ids of one query's history, oldest first."""
+        return [self.ids[row] for row in self.rows(query)]
+
+    def rows(self, query: int) -> Rows:
+        """Item rows of one query's history, oldest first."""
+        return self.run[self.begin[query] : self.end[query]]
+
+
+@dataclass(frozen=True)
+class Positives:
+    """Positive items of each query, for masking: query q has `items[starts[q]:starts[q + 1]]`."""
+
+    items: Rows
+    starts: Rows
+
+    @classmethod
+    def of(cls, pairs: Pairs, queries: int) -> "Positives":
+        """The distinct positive pairs, for query rows below `queries`."""
+        pairs = pairs.positive()
+        distinct = np.unique(np.stack([pairs.query, pairs.item]), axis=1)
+        sizes = np.bincount(distinct[0], minlength=queries)
+        return cls(distinct[1], np.concatenate([[0], np.cumsum(sizes)]))
+
+    def of_queries(self, queries: Rows) -> tuple[Rows, Rows]:
+        """All (index in `queries`, item) of the given queries, as two arrays."""
+        begin = self.starts[queries]
+        lengths = self.starts[queries + 1] - begin
+        place = np.repeat(np.arange(len(queries)), lengths)
+        ends = np.cumsum(lengths)
+        within = np.arange(len(place)) - np.repeat(ends - lengths, lengths)
+        return place, self.items[np.repeat(begin, lengths) + within]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Distinct queries, items, and the pairs of each part.
+
+    Args:
+        queries: feature name -> raw values of the distinct queries.
+        items: feature name -> raw values of the items, as used in training and evaluation.
+        parts: part -> its pairs.
+        query_count: number of distinct queries.
+        item_count: number of items.
+        item_ids: by row.
+        histories: of the queries, if they have any.
+        exclude_seen: whether items of a query's history are excluded from its results.
+    """
+
+    queries: Mapping[str, Sequence[Any]]
+    items: Mapping[str, Sequence[Any]]
+    parts: Mapping[str, Pairs]
+    query_count: int
+    item_count: int
+    item_ids: Sequence[str] = ()
+    histories: Histories | None = None
+    exclude_seen: bool = False
+
+    def counts(self) -> Rows:
+        """int64 (N,): positive training pairs of each item."""
+        return np.bincount(self.parts["train"].positive().item, minlength=self.item_count)
+
+    def seen(self, queries: Rows) -> list[Rows]:
+        """For each query the item rows that are excluded from its results."""
+        if self.histories is None or not self.exclude_seen:
+            return [np.empty(0, np.int64) for _ in queries]
+        return [self.histories.rows(query) for query in queries]
+
+    def training_values(self) -> dict[Side, dict[str, list[Any]]]:
+        """Side -> feature name -> raw values of the records in training pairs, without histories."""
+        train = self.parts["train"]
+        rows: dict[Side, Rows] = {"query": np.unique(train.query), "item": np.unique(train.item)}
+        sides: dict[Side, Mapping[str, Sequence[Any]]] = {"query": self.queries, "item": self.items}
+        return {
+            side: {
+                name: [values[n] for n in rows[side]]
+                for name, values in sides[side].items()
+                if not isinstance(values, Histories)
+            }
+            for side in sides
+        }
+
+    def sample(self, side: Side, part: str, count: int, seed: int) -> dict[str, list[Any]]:
+        """Feature name -> raw values of up to `count` random records of one part's pairs."""
+        pairs = self.parts[part]
+        rows = np.unique(pairs.query if side == "query" else pairs.item)
+        drawn = np.random.default_rng(seed).permutation(rows)[:count]
+        values = self.queries if side == "query" else self.items
+        return {name: [column[row] for row in drawn] for name, column in values.items()}
+
+
+def training_data_of(
+    dataset: Dataset, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]
+) -> TrainingData:
+    """The data set in memory; equal queries become one."""
+    spans = ["begin", "end"] if dataset.history is not None else []
+    read = [spec.column for spec in query.values() if not isinstance(spec, HistoryFeature)]
+    columns = list(dict.fromkeys([*read, *spans]))
+    keyed = dataset.pairs.with_columns(
+        pl.struct(columns).rank("dense").cast(pl.Int64).sub(1).alias("__query")
+    )
+    distinct = keyed.unique("__query", keep="first").sort("__query")
+    parts = {}
+    for part in PARTS:
+        of_part = keyed.filter(pl.col("part") == part)
+        parts[part] = Pairs(
+            of_part["__query"].to_numpy(writable=True),
+            of_part["item_row"].cast(pl.Int64).to_numpy(writable=True),
+            of_part["weight"].to_numpy(writable=True),
+            of_part["label"].to_numpy(writable=True) if _has_negatives(keyed) else None,
+        )
+    ids = dataset.items["item_id"].to_list()
+    histories = _histories(dataset, distinct, ids)
+    return TrainingData(
+        values_of(distinct, query, histories=histories),
+        values_of(dataset.items, item),
+        parts,
+        distinct.height,
+        dataset.items.height,
+        ids,
+        histories,
+        histories is not None and dataset.report["repeats"] == "first",
+    )
+
+
+def _has_negatives(pairs: pl.DataFrame) -> bool:
+    return "label" in pairs.columns and bool((pairs["label"] <= 0).any())
+
+
+def _histories(dataset: Dataset, queries: pl.DataFrame, ids: Sequence[str]) -> Histories | None:
+    if dataset.history is None:
+        return None
+    begin, end = (queries[name].cast(pl.Int64).to_numpy(writable=True) for name in ("begin", "end"))
+    return Histories(dataset.history, begin, end, ids)
+
+
+def values_of(
+    table: pl.DataFrame,
+    features: Mapping[str, FeatureSpec],
+    catalogue: bool = False,
+    histories: Histories | None = None,
+) -> dict[str, Sequence[Any]]:
+    """Feature name -> raw values of every row.
+
+    Args:
+        catalogue: read a text feature's `catalogue_column` where it has one.
+        histories: the values of a history feature.
+    """
+    values: dict[str, Sequence[Any]] = {}
+    for name, spec in features.items():
+        if isinstance(spec, HistoryFeature):
+            assert histories is not None  # checked when the data set was built
+            values[name] = histories
+            continue
+        served = catalogue and isinstance(spec, TextFeature) and spec.catalogue_column
+        values[name] = table[served or spec.column].to_list()
+    return values
+
+
+def texts_of(values: Mapping[str, Sequence[Any]], features: Mapping[str, FeatureSpec]) -> list[str]:
+    """All texts of each record joined into one string, for text baselines."""
+    columns = [values[name] for name, spec in features.items() if isinstance(spec, TextFeature)]
+    return ["\n".join(parts) for parts in zip(*columns, strict=True)]

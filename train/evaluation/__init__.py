@@ -1,0 +1,1 @@
+"""Exact search, metrics, baselines, and the plots of a run."""

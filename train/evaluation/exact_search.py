@@ -1,0 +1,75 @@
+"""Encoding for evaluation, and exact search over all items."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from train.evaluation.metrics import CUTOFFS
+from train.models.prepared_inputs import PreparedInputs
+from train.models.towers import Inputs, Tower
+
+Rows = npt.NDArray[np.int64]
+Place = Callable[[Inputs], Inputs]
+_BLOCK = 512  # records encoded, and queries searched, at a time
+
+
+def _as_given(inputs: Inputs) -> Inputs:
+    return inputs
+
+
+def encode(
+    tower: Tower, corpus: PreparedInputs, rows: Rows | None = None, place: Place = _as_given
+) -> Tensor:
+    """Vectors (len(rows), D) of records, without gradients, on the CPU.
+
+    Args:
+        rows: of the records; None encodes all.
+        place: moves inputs to the device of the tower.
+    """
+    index = np.arange(len(corpus)) if rows is None else rows
+    was_training = tower.training
+    tower.eval()
+    with torch.inference_mode():
+        blocks = [
+            tower(place(corpus.batch(index[at : at + _BLOCK]))).cpu() for at in range(0, len(index), _BLOCK)
+        ]
+    tower.train(was_training)
+    return torch.cat(blocks).clone()
+
+
+def encode_catalogue(tower: Tower, corpus: PreparedInputs, place: Place = _as_given) -> Tensor:
+    """Unit vectors (N, D) of all items; sets the radius of an inner product to fit the longest item."""
+    vectors = encode(tower, corpus, place=place)
+    return tower.head.fit_to_catalogue(vectors)
+
+
+def search(queries: Tensor, items: Tensor, k: int = max(CUTOFFS), seen: Sequence[Rows] | None = None) -> Rows:
+    """Exact search by inner product.
+
+    Args:
+        queries: (Q, D).
+        items: (N, D).
+        seen: for each query the item rows to leave out.
+
+    Returns:
+        int64 (Q, min(k, N)) item rows, best first; -1 where only seen items are left.
+    """
+    k = min(k, len(items))
+    found = []
+    for at in range(0, len(queries), _BLOCK):
+        scores = queries[at : at + _BLOCK] @ items.T
+        if seen is not None:
+            mask_seen(scores.numpy(), seen[at : at + _BLOCK])
+        best = torch.topk(scores, k, dim=1)
+        found.append(best.indices.masked_fill(best.values.isneginf(), -1))
+    return torch.cat(found).numpy()
+
+
+def mask_seen(scores: npt.NDArray[np.float32], seen: Sequence[Rows]) -> None:
+    """Set the scores (Q, N) of the items that each query has seen to minus infinity, in place."""
+    lengths = np.fromiter(map(len, seen), np.int64, len(seen))
+    if lengths.any():
+        scores[np.repeat(np.arange(len(seen)), lengths), np.concatenate(seen)] = -np.inf

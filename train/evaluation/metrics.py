@@ -1,0 +1,78 @@
+"""Ranking metrics over the whole catalogue, from ranked item rows.
+
+Every metric is a mean over queries. A query may have several relevant items; pairs with the same query
+are one query.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ranked = npt.NDArray[np.int64]
+
+CUTOFFS = (1, 10, 20, 50, 100)
+
+
+def per_query(ranked: Ranked, relevant: Sequence[npt.NDArray[np.int64]]) -> dict[str, Floats]:
+    """Metrics of each query.
+
+    Args:
+        ranked: (Q, K) item rows, best first; -1 where there is none.
+        relevant: for each query its relevant item rows, at least one.
+
+    Returns:
+        Metric name -> (Q,): `recall_at_k`, `mrr_at_10`, `ndcg_at_10` (binary relevance, Järvelin and
+        Kekäläinen 2002, with the discount log2(1 + rank)), `hr_at_10`, `hr_at_50`.
+    """
+    hits = np.stack([np.isin(row, items) for row, items in zip(ranked, relevant, strict=True)])
+    sizes = np.array([len(items) for items in relevant], np.float64)
+    metrics = {f"recall_at_{k}": hits[:, :k].sum(axis=1) / sizes for k in CUTOFFS}
+    ten = hits[:, :10]
+    first = np.where(ten.any(axis=1), ten.argmax(axis=1) + 1.0, np.inf)
+    discount = 1 / np.log2(np.arange(ten.shape[1]) + 2)
+    ideal = np.cumsum(discount)[np.minimum(sizes, ten.shape[1]).astype(int) - 1]
+    metrics |= {f"hr_at_{k}": hits[:, :k].any(axis=1).astype(np.float64) for k in (10, 50)}
+    metrics["mrr_at_10"] = 1 / first
+    metrics["ndcg_at_10"] = (ten * discount).sum(axis=1) / ideal
+    return metrics
+
+
+def mean(metrics: Mapping[str, Floats]) -> dict[str, float]:
+    """Each metric's mean over queries."""
+    return {name: float(values.mean()) for name, values in metrics.items()}
+
+
+def bootstrap_interval(values: Floats, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean over queries (Efron 1979, percentile method)."""
+    generator = np.random.default_rng(seed)
+    block = max(1, 10_000_000 // max(1, len(values)))
+    means = [
+        values[generator.integers(0, len(values), (min(block, draws - at), len(values)))].mean(axis=1)
+        for at in range(0, draws, block)
+    ]
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def catalogue_metrics(ranked: Ranked, counts: npt.NDArray[np.int64], k: int = 10) -> dict[str, float]:
+    """Coverage and popularity of all rankings together.
+
+    Args:
+        ranked: (Q, K) item rows, best first; -1 where there is none.
+        counts: (N,) training interactions of each item.
+
+    Returns:
+        `coverage_at_10`, the share of the catalogue that is among the first k of any query, and
+        `popularity_at_10`, the mean popularity of the first k: the share of the other items that have fewer
+        interactions (Abdollahpouri et al. 2019 average the counts; a rank is easier to read).
+    """
+    first = ranked[:, :k]
+    shown = first[first >= 0]
+    ordered = np.sort(counts)
+    percentile = np.searchsorted(ordered, counts[shown], side="left") / max(1, len(counts) - 1)
+    return {
+        f"coverage_at_{k}": len(np.unique(shown)) / len(counts),
+        f"popularity_at_{k}": float(percentile.mean()) if len(shown) else 0.0,
+    }

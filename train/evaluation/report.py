@@ -1,0 +1,144 @@
+"""Metrics of a model and of the baselines on one part of the split, by the same code."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import log_loss, roc_auc_score
+
+from protos.bundle import Score
+from train.data.training_data import Pairs, TrainingData
+from train.evaluation.baselines import Ranker, rank_by_scores
+from train.evaluation.metrics import bootstrap_interval, catalogue_metrics, mean, per_query
+
+Rows = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+WITH_INTERVAL = ("recall_at_10", "recall_at_20", "hr_at_10", "ndcg_at_10", "mrr_at_10")
+COLD_METRICS = ("hr_at_10", "hr_at_50", "ndcg_at_10")
+SMOOTHING = 5.0  # interactions; weight of the overall mean in the mean of an item
+
+
+def evaluate_ranking(
+    data: TrainingData, part: str, rank: Ranker, others: Mapping[str, Ranker] | None = None
+) -> dict[str, float]:
+    """Metrics over all queries of a part, with 95 % intervals of the main ones, and those of cold queries.
+
+    Args:
+        part: of the split.
+        rank: the model's ranking.
+        others: the baselines' rankings; the names of their metrics start with the baseline's name.
+
+    Returns:
+        `<metric>`, and `<metric>_low` and `<metric>_high` of the main ones; coverage and popularity where
+        queries have histories. `cold_users_<metric>` covers the queries without a history,
+        `cold_items_<metric>` the answers without a training interaction, where there are any.
+    """
+    queries, relevant = data.parts[part].by_query()
+    found: dict[str, float] = {"queries": float(len(queries))}
+    for name, ranker in {"": rank, **(others or {})}.items():
+        ranked = ranker(queries)
+        prefix = f"{name}_" if name else ""
+        measured = _ranking_metrics(data, ranked, relevant)
+        measured |= _cold_metrics(data, queries, ranked, relevant)
+        found |= {prefix + metric: value for metric, value in measured.items()}
+    return found
+
+
+def _ranking_metrics(data: TrainingData, ranked: Rows, relevant: Sequence[Rows]) -> dict[str, float]:
+    by_query = per_query(ranked, relevant)
+    found = mean(by_query)
+    for name in WITH_INTERVAL:
+        found[f"{name}_low"], found[f"{name}_high"] = bootstrap_interval(by_query[name])
+    if data.histories is not None:
+        found |= catalogue_metrics(ranked, data.counts())
+    return found
+
+
+def _cold_metrics(
+    data: TrainingData, queries: Rows, ranked: Rows, relevant: Sequence[Rows]
+) -> dict[str, float]:
+    """Metrics of the queries without a history, and of the answers without a training interaction."""
+    histories = data.histories
+    if histories is None:
+        return {}
+    found: dict[str, float] = {}
+    known = data.counts() > 0
+    unseen = [items[~known[items]] for items in relevant]
+    groups = {
+        "cold_users": (np.flatnonzero(histories.begin[queries] == histories.end[queries]), list(relevant)),
+        "cold_items": (np.flatnonzero([len(items) > 0 for items in unseen]), unseen),
+    }
+    for name, (rows, wanted) in groups.items():
+        if len(rows):
+            found[f"{name}_queries"] = float(len(rows))
+            metrics = mean(per_query(ranked[rows], [wanted[row] for row in rows]))
+            found |= {f"{name}_{k}": metrics[k] for k in COLD_METRICS}
+    return found
+
+
+def evaluate_cold_items(data: TrainingData, rank: Ranker) -> dict[str, float]:
+    """Metrics of the items that were kept out of training: by content, by popularity, at random.
+
+    Returns:
+        `cold_<metric>`, `cold_popularity_<metric>` and `cold_random_<metric>` of the part `cold`; empty if
+        the part is.
+    """
+    queries, relevant = data.parts["cold"].by_query() if len(data.parts["cold"]) else ((), ())
+    if not len(queries):
+        return {}
+    counts = data.counts().astype(np.float32)
+    # Ties are broken at random and not by row: items without interactions are all equally popular.
+    random = np.random.default_rng(0).random(len(counts)).astype(np.float32)
+    rankers = {
+        "": rank,
+        "popularity_": rank_by_scores(data, np.asarray(counts + random / 2, np.float32)),
+        "random_": rank_by_scores(data, random),
+    }
+    found = {"cold_queries": float(len(queries))}
+    for name, ranker in rankers.items():
+        metrics = per_query(ranker(np.asarray(queries)), relevant)
+        found |= {f"cold_{name}{metric}": float(metrics[metric].mean()) for metric in COLD_METRICS}
+        if not name:
+            found["cold_hr_at_50_low"], found["cold_hr_at_50_high"] = bootstrap_interval(metrics["hr_at_50"])
+    return found
+
+
+def evaluate_labels(
+    data: TrainingData, part: str, inner_products: Callable[[Pairs], Vectors], score: Score
+) -> dict[str, float]:
+    """How well positive and negative pairs are told apart, where the data has labels.
+
+    Args:
+        inner_products: (P,), of some pairs by the model.
+        score: how an inner product becomes a score; only a sigmoid is a probability.
+
+    Returns:
+        `auc`, `log_loss` of a sigmoid, and the same of a baseline (`itemmean_`): each item's share of
+        positives in training, smoothed towards the overall share. Empty if the labels are all alike.
+    """
+    pairs = data.parts[part]
+    if pairs.label is None or not 0 < (pairs.label > 0).mean() < 1:
+        return {}
+    labels = pairs.label > 0
+    products = inner_products(pairs)
+    means = _item_means(data)[pairs.item]
+    found = {
+        "auc": float(roc_auc_score(labels, products)),
+        "itemmean_auc": float(roc_auc_score(labels, means)),
+        "itemmean_log_loss": float(log_loss(labels, means)),
+        "labelled_pairs": float(len(pairs)),
+    }
+    if score.kind == "sigmoid":
+        probability = 1 / (1 + np.exp(-(products.astype(np.float64) + score.bias)))
+        found["log_loss"] = float(log_loss(labels, probability))
+    return found
+
+
+def _item_means(data: TrainingData) -> npt.NDArray[np.float64]:
+    """(N,): each item's smoothed share of positives in training."""
+    train = data.parts["train"]
+    assert train.label is not None
+    positive = np.bincount(train.item, train.label > 0, data.item_count)
+    total = np.bincount(train.item, minlength=data.item_count)
+    overall = positive.sum() / max(1, total.sum())
+    return np.asarray((positive + SMOOTHING * overall) / (total + SMOOTHING), np.float64)

@@ -1,0 +1,66 @@
+"""Hard negatives: items that the model ranks high for a query although they are not among its positives."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from train.data.training_data import Pairs, Positives
+
+Rows = npt.NDArray[np.int64]
+SeenMask = Callable[[Rows, Rows], npt.NDArray[np.bool_] | None]
+_BLOCK = 1024  # pairs whose scores are in memory at a time
+
+
+def mine_hard_negatives(
+    queries: Tensor,
+    items: Tensor,
+    pairs: Pairs,
+    positives: Positives,
+    per_pair: int,
+    depth: int,
+    seed: tuple[int, int],
+    seen_mask: SeenMask = lambda queries, items: None,
+) -> Rows:
+    """Hard negatives of each pair (Xiong et al. 2021, "ANCE", section 4).
+
+    They are drawn uniformly from the `depth` nearest items of training pairs, without the query's positives
+    and the items that the query has seen.
+
+    Args:
+        queries: (Q, D), vectors of all queries.
+        items: (N, D), vectors of all items.
+        pairs: the training pairs.
+        positives: by query row.
+        per_pair: hard negatives of each pair.
+        depth: number of nearest items that they are drawn from.
+        seed: of the draw.
+        seen_mask: query rows (B,) and item rows (M,) -> bool (B, M), true where the query has seen the
+            item; None if no query has.
+
+    Returns:
+        int64 (P, per_pair) item rows; fewer columns where there are fewer items. A query with too few
+        negatives gets some of its positives, too; the loss masks them.
+    """
+    generator = np.random.default_rng(seed)
+    drawable = np.unique(pairs.item)
+    vectors = items[drawable]
+    depth = min(depth, len(drawable))
+    per_pair = min(per_pair, depth)
+    mined = np.empty((len(pairs), per_pair), np.int64)
+    for at in range(0, len(pairs), _BLOCK):
+        rows = pairs.query[at : at + _BLOCK]
+        scores = queries[rows] @ vectors.T
+        place, item = positives.of_queries(rows)
+        column = np.searchsorted(drawable, item)
+        scores[torch.from_numpy(place), torch.from_numpy(column)] = -torch.inf
+        seen = seen_mask(rows, drawable)
+        if seen is not None:
+            scores[torch.from_numpy(seen)] = -torch.inf
+        best = torch.topk(scores, depth, dim=1)
+        nearest, masked = best.indices.numpy(), best.values.isneginf().numpy()
+        picks = (generator.random(nearest.shape) + masked).argpartition(per_pair - 1, axis=1)
+        mined[at : at + _BLOCK] = drawable[np.take_along_axis(nearest, picks[:, :per_pair], 1)]
+    return mined

@@ -1,0 +1,165 @@
+"""The objective of a training run: the candidate items of each step, and the loss over their scores.
+
+    objective = build_objective(experiment.loss, data)
+    hard = objective.mine(encode, seed)                            once an epoch
+    candidates = objective.candidates(batch, hard, generator)      each step
+    losses = objective.losses(scores, batch, candidates)
+
+Each `[loss] kind` is a subclass of `Objective` in a module of this folder. Candidates are chosen on the CPU,
+and the trainer moves them; a loss computes on the device of its scores.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from protos.errors import DataError
+from train.config import LossConfig
+from train.data.batches import Batch
+from train.data.training_data import Pairs, Positives, TrainingData
+from train.losses.hard_negatives import mine_hard_negatives
+from train.registry import Registry
+
+Rows = npt.NDArray[np.int64]
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The items that one training step scores for its queries.
+
+    Args:
+        items: int64 (N,), distinct item rows in ascending order.
+        positive: int64 (P,), the column of each pair's own item.
+        known: bool (P, N), true where the item is not a negative of the pair's query; None if nowhere.
+        negatives: int64 (P, J), columns of the items sampled for each pair; None if the loss uses all
+            columns.
+    """
+
+    items: Rows
+    positive: Tensor
+    known: Tensor | None
+    negatives: Tensor | None = None
+
+
+class Objective(ABC, Generic[Config]):
+    """One loss over the training pairs of one data set.
+
+    Args:
+        config: the `[loss]` section.
+        data: the data set.
+
+    Raises:
+        DataError: there are fewer than two training pairs, or none is positive.
+    """
+
+    def __init__(self, config: Config, data: TrainingData) -> None:
+        self.config = config
+        self.data = data
+        self.pairs = self._select_pairs(data.parts["train"])
+        if len(self.pairs) < 2:
+            raise DataError("the train part of the split holds a single pair: it has no negatives")
+        self.positives = Positives.of(self.pairs, data.query_count)
+        counts = data.counts()
+        if not counts.any():
+            raise DataError("the train part of the split holds no positive pair")
+        self.trained_items = np.flatnonzero(counts)  # items with a positive training pair
+        self.item_share = counts / counts.sum()  # (N,), of the positive training pairs
+
+    def _select_pairs(self, pairs: Pairs) -> Pairs:
+        """The training pairs that the loss uses: by default the positive ones."""
+        return pairs.positive()
+
+    @abstractmethod
+    def candidates(self, batch: Batch, hard: Rows | None, generator: np.random.Generator) -> Candidates:
+        """The items to score for a batch.
+
+        Args:
+            batch: of `self.pairs`.
+            hard: what `mine` returned for this epoch.
+            generator: of random negatives.
+        """
+
+    @abstractmethod
+    def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
+        """(P,): the loss of each pair, from scores (P, N) of its query and all candidates."""
+
+    @property
+    def hard_negatives(self) -> tuple[int, int] | None:
+        """Hard negatives of each pair, and the number of nearest items that they are drawn from."""
+        return None
+
+    def losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
+        """(P,): the loss of each pair, from scores (B, N) of the batch's queries and all candidates."""
+        if len(batch.query) != len(scores):
+            scores = scores[torch.from_numpy(batch.query).to(scores.device)]
+        return self.pair_losses(scores, batch, candidates)
+
+    def mine(self, encode: Callable[[], tuple[Tensor, Tensor]], seed: tuple[int, int]) -> Rows | None:
+        """Hard negatives for an epoch, item rows (P, J); None if the loss uses none.
+
+        Args:
+            encode: computes the vectors of all queries and of all items; called only if needed.
+            seed: of the draw.
+        """
+        if self.hard_negatives is None:
+            return None
+        queries, items = encode()
+        per_pair, depth = self.hard_negatives
+        return mine_hard_negatives(
+            queries, items, self.pairs, self.positives, per_pair, depth, seed, self._seen_mask
+        )
+
+    def known_mask(self, batch: Batch, items: Rows) -> Tensor:
+        """Bool (P, N): is the item a positive of the pair's query, or an excluded item of its history?"""
+        place, item = self.positives.of_queries(batch.queries)
+        known = _mask(len(batch.queries), items, place, item)
+        seen = self._seen_mask(batch.queries, items)
+        if seen is not None:
+            known |= seen
+        return torch.from_numpy(known)[torch.from_numpy(batch.query)]
+
+    def seen_mask(self, batch: Batch, items: Rows) -> Tensor | None:
+        """Bool (P, N): is the item in the history of the pair's query? None if histories exclude nothing."""
+        seen = self._seen_mask(batch.queries, items)
+        return None if seen is None else torch.from_numpy(seen)[torch.from_numpy(batch.query)]
+
+    def _seen_mask(self, queries: Rows, items: Rows) -> npt.NDArray[np.bool_] | None:
+        if self.data.histories is None or not self.data.exclude_seen:
+            return None
+        rows = self.data.seen(queries)
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        place = np.repeat(np.arange(len(queries)), lengths)
+        return _mask(len(queries), items, place, np.concatenate(rows) if len(rows) else place)
+
+
+OBJECTIVES: Registry[type[Objective[Any]]] = Registry("train.losses.*")
+
+
+def build_objective(config: LossConfig, data: TrainingData) -> Objective[Any]:
+    """The objective of a `[loss]` section.
+
+    Raises:
+        DataError: the training pairs do not allow this loss.
+    """
+    return OBJECTIVES.find(config)(config, data)
+
+
+def columns_of(items: Rows, rows: Rows) -> Tensor:
+    """Int64, the shape of `rows`: the column of each item row among `items`, which are ascending."""
+    return torch.from_numpy(np.searchsorted(items, rows))
+
+
+def _mask(count: int, items: Rows, place: Rows, item: Rows) -> npt.NDArray[np.bool_]:
+    """Bool (count, N): true at each (place, item) whose item is among the N ascending items."""
+    column = np.searchsorted(items, item)
+    present = (column < len(items)) & (items[np.minimum(column, len(items) - 1)] == item)
+    mask = np.zeros((count, len(items)), bool)
+    mask[place[present], column[present]] = True
+    return mask

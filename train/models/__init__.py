@@ -1,0 +1,1 @@
+"""The query tower and the item tower: encoders, heads, architectures, initialization, and cold start."""

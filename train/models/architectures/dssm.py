@@ -1,0 +1,50 @@
+"""`[tower] kind = "dssm"`: the network of Huang et al. 2013."""
+
+import torch
+from torch import nn
+
+from protos.features import Schema, Side, TextFeature
+from train.config.towers import DssmTower
+from train.models.encoders import HashedTextEncoder
+from train.models.heads import CosineHead
+from train.models.tower_factory import (
+    ARCHITECTURES,
+    Architecture,
+    EncoderFactories,
+    Towers,
+    averaged_ids,
+    feature_encoders,
+    shared_item_table,
+    tanh_layers,
+)
+from train.models.towers import Bias, Tower
+
+
+@ARCHITECTURES.register(DssmTower)
+class DssmArchitecture(Architecture[DssmTower]):
+    """Huang et al. 2013, equations 3 to 5; two separate networks with the paper's uniform initialization.
+
+    Ids and histories, which the paper does not have, share one embedding table.
+    """
+
+    def build(self, schema: Schema) -> Towers:
+        """Query tower and item tower."""
+        ids = shared_item_table(schema, self.config.hidden[0], 0.01)
+        return self._tower(schema, "query", ids), self._tower(schema, "item", ids)
+
+    def _tower(self, schema: Schema, side: Side, ids: nn.Parameter) -> Tower:
+        config, hashing = self.config, self.hashing()
+        widths = (*config.hidden, config.dimension)
+
+        def text() -> nn.Module:
+            table = nn.Parameter(torch.empty(config.buckets, widths[0]))
+            nn.init.xavier_uniform_(table)
+            return HashedTextEncoder(hashing, table, torch.ones(config.buckets))
+
+        factories: EncoderFactories = {
+            TextFeature: text,
+            **averaged_ids(schema, ids),
+        }
+        encoders = feature_encoders(schema, side, widths[0], factories)
+        deep = nn.Sequential(Bias(widths[0]), nn.Tanh(), *tanh_layers(widths))
+        return Tower(encoders, deep, CosineHead())

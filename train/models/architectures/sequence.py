@@ -1,0 +1,144 @@
+"""`[tower] kind = "sequence"`: a user's history as the query, with EASE's factors and learned coordinates."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from protos.features import FIRST_KNOWN, HistoryFeature, IdFeature, Schema, TextFeature
+from train.config.towers import SequenceTower
+from train.data.training_data import TrainingData
+from train.models.cold_start import fit_content_fallback
+from train.models.encoders import HashedTextEncoder
+from train.models.heads import CosineHead, Head, ItemDotHead, QueryDotHead
+from train.models.initialization import initialize_ease, weight_id_dropout
+from train.models.prepared_inputs import PreparedInputs
+from train.models.sequence_encoders import (
+    AttentionEncoder,
+    EmptyHistory,
+    HistoryDropout,
+    IdDropout,
+    IdEncoder,
+    PoolingEncoder,
+)
+from train.models.tower_factory import (
+    ARCHITECTURES,
+    Architecture,
+    EncoderFactories,
+    Towers,
+    feature_encoder,
+    feature_encoders,
+    longest_window,
+    shared_item_table,
+)
+from train.models.towers import Bias, ContentFallback, Residual, Tower
+
+
+@ARCHITECTURES.register(SequenceTower)
+class SequenceArchitecture(Architecture[SequenceTower]):
+    """The towers share the item embeddings. The query's bias lets items be popular for every history."""
+
+    def build(self, schema: Schema) -> Towers:
+        """Query tower and item tower."""
+        config, width = self.config, self.config.dimension
+        ids = shared_item_table(schema, width, 0.02)
+        factories: EncoderFactories = {
+            **self._text_factory(),
+            IdFeature: partial(IdEncoder, ids),
+            HistoryFeature: partial(self._history_encoder, schema, ids),
+        }
+        histories, named = _of_kind(schema.query, HistoryFeature), _of_kind(schema.item, IdFeature)
+        query_factors, item_factors = self._factors(schema, histories, named)
+        history_dropout = {name: HistoryDropout(config.history_dropout) for name in histories}
+        id_dropout = {name: IdDropout(config.id_dropout, len(ids) - FIRST_KNOWN) for name in named}
+        query_deep = nn.Sequential(nn.Dropout(config.query_dropout), Bias(width))
+        item_deep = Residual(width, config.item_hidden) if config.item_hidden else nn.Identity()
+        is_fitted = bool(named) and config.newcomers == "fitted"
+        fallback = (named[0], self._content_fallback(schema)) if is_fitted else None
+        query_head, item_head = self._heads()
+        query = feature_encoders(schema, "query", width, factories)
+        item = feature_encoders(schema, "item", width, factories)
+        return (
+            Tower(query, query_deep, query_head, query_factors, history_dropout),
+            Tower(item, item_deep, item_head, item_factors, id_dropout, fallback),
+        )
+
+    def _factors(
+        self, schema: Schema, histories: list[str], named: list[str]
+    ) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+        """EASE's left factors of the histories and right factors of the ids; they are not trained."""
+        config = self.config
+        if not config.latent:
+            return {}, {}
+        left, right = (shared_item_table(schema, config.latent, 0.0) for _ in range(2))
+        for table in (left, right):
+            table.requires_grad_(False)
+        pooled = PoolingEncoder(
+            left, longest_window(schema), False, scale=config.latent_scale, decay=config.decay
+        )
+        return dict.fromkeys(histories, pooled), {name: IdEncoder(right) for name in named}
+
+    def _text_factory(self) -> EncoderFactories:
+        """Encoders of texts that share one table."""
+        hashing, config = self.hashing(), self.config
+        table = nn.Parameter(torch.randn(config.buckets, config.dimension) * 0.004)
+        return {TextFeature: lambda: HashedTextEncoder(hashing, table, torch.ones(config.buckets))}
+
+    def _history_encoder(self, schema: Schema, ids: nn.Parameter) -> nn.Module:
+        config, positions = self.config, longest_window(schema)
+        if config.history == "attention":
+            return AttentionEncoder(
+                ids, config.layers, config.heads, config.dropout, config.input_dropout, positions
+            )
+        if config.history == "mean":
+            return PoolingEncoder(ids, positions, True, decay=config.decay)
+        if config.history == "sum":
+            own = shared_item_table(schema, config.dimension, 0.0)
+            return PoolingEncoder(own, positions, False, decay=config.decay)
+        return EmptyHistory(config.dimension)
+
+    def _content_fallback(self, schema: Schema) -> ContentFallback:
+        """Encoders of an item's content, separate from the learned ones."""
+        width = self.config.dimension
+        encoders = {
+            name: feature_encoder(schema, "item", name, width, self._text_factory())
+            for name, spec in schema.item.items()
+            if not isinstance(spec, IdFeature)
+        }
+        return ContentFallback(encoders, width)
+
+    def _heads(self) -> tuple[Head, Head]:
+        if self.config.similarity == "cosine":
+            return CosineHead(), CosineHead()
+        radius = torch.ones(())
+        return QueryDotHead(radius), ItemDotHead(radius)
+
+    @property
+    def shares_windows(self) -> bool:
+        """Attention encodes all positions of a window at little more cost than the last."""
+        return self.config.history == "attention"
+
+    def initialize(
+        self, towers: Towers, schema: Schema, data: TrainingData, items: PreparedInputs, seed: int
+    ) -> None:
+        """Start as EASE, and drop ids by the items' interactions."""
+        counts = dict(zip(data.item_ids, data.counts().tolist(), strict=True))
+        weight_id_dropout(towers[1], schema, counts, self.config.id_dropout_alpha)
+        if self.config.latent:
+            initialize_ease(towers, data, schema, self.config.regularisation)
+
+    def fit_unknown_items(
+        self, item_tower: Tower, items: PreparedInputs, counts: npt.NDArray[np.int64]
+    ) -> bool:
+        """Regress the learned vectors on the items' content, if the configuration asks for it."""
+        return fit_content_fallback(
+            item_tower, items, counts, self.config.newcomers_alpha, self.config.newcomers_strength
+        )
+
+
+def _of_kind(features: Mapping[str, Any], kind: type) -> list[str]:
+    return [name for name, spec in features.items() if isinstance(spec, kind)]

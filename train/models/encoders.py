@@ -1,0 +1,182 @@
+"""Feature encoders: one feature of B records -> (B, H). The tower adds the outputs of its encoders.
+
+The input of a text encoder is either code points (B, L), as in the exported graph, or `TextBags`, which were
+hashed once before training. Both give the same sums. Code points are gathered and summed, because the
+exporter does not handle `embedding_bag`; bags are several times faster on a CPU.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.models.text_hashing import WordHashing, look_up
+
+MAX_OCCURRENCES = 64  # of one n-gram or word in one text; further ones do not count
+MAX_DEVIATIONS = 1000.0  # a number farther from its mean is clipped to avoid overflow
+
+
+@dataclass(frozen=True)
+class TextBags:
+    """B hashed texts, concatenated; a row of the table occurs at most once in a text.
+
+    Args:
+        rows: int32 (T,), rows of the hashed table, never 0.
+        counts: float32 (T,), occurrences of each row in its text.
+        offsets: int32 (B,), index of each text's first entry in `rows`.
+    """
+
+    rows: Tensor
+    counts: Tensor
+    offsets: Tensor
+
+
+class HashedTextEncoder(nn.Module):
+    """The weighted sum of embeddings over the n-grams and words of a text.
+
+    With IDF as weights, a random table and `saturate` this is a random projection of TF-IDF with square
+    roots of the counts (Salton and Buckley 1988 compare such weightings).
+
+    Args:
+        hashing: code points -> rows of the table.
+        table: (buckets, H); may be shared by both towers.
+        weights: (buckets,), one weight for each row; trained if it is a parameter. Row 0 is padding: its
+            weight is zero and stays zero, because no bag holds it.
+        saturate: count each row by the square root of its occurrences.
+        normalise: scale the sum to unit length, as a counterpart to other features; an empty text stays
+            zero.
+    """
+
+    weights: Tensor
+    increments: Tensor
+
+    def __init__(
+        self,
+        hashing: WordHashing,
+        table: nn.Parameter,
+        weights: Tensor,
+        saturate: bool = False,
+        normalise: bool = False,
+    ) -> None:
+        super().__init__()
+        self.hashing = hashing
+        self.table = table
+        if isinstance(weights, nn.Parameter):
+            self.weights = weights
+        else:
+            self.register_buffer("weights", weights, persistent=False)
+        with torch.no_grad():
+            self.weights[0] = 0
+        self.saturate = saturate
+        self.normalise = normalise
+        roots = torch.arange(MAX_OCCURRENCES + 1).sqrt()
+        self.register_buffer("increments", F.pad(roots.diff(), (0, 1)), persistent=False)
+
+    def forward(self, text: Tensor | TextBags) -> Tensor:
+        """Code points (B, L) or bags of B texts -> (B, H)."""
+        total = self._of_bags(text) if isinstance(text, TextBags) else self._of_rows(self.hashing(text))
+        return l2_normalize(total) if self.normalise else total
+
+    def _of_bags(self, bags: TextBags) -> Tensor:
+        counts = bags.counts.clamp(max=MAX_OCCURRENCES).sqrt() if self.saturate else bags.counts
+        scale = counts * look_up(self.weights, bags.rows)  # the gradient of indexing is not deterministic
+        return F.embedding_bag(bags.rows, self.table, bags.offsets, mode="sum", per_sample_weights=scale)
+
+    def _of_rows(self, rows: Tensor) -> Tensor:
+        """Rows (B, F) -> (B, H)."""
+        if self.saturate:
+            rows, _ = rows.sort(dim=1)  # puts the occurrences of a row side by side
+        scale = look_up(self.weights, rows)  # (B, F)
+        if self.saturate:
+            scale = scale * look_up(self.increments, self._occurrence(rows))
+        return (scale.unsqueeze(1) @ F.embedding(rows, self.table)).squeeze(1)
+
+    def _occurrence(self, ordered: Tensor) -> Tensor:
+        """Int64 (B, F): for each place in sorted rows, the number of earlier occurrences of its row.
+
+        Occurrence n adds sqrt(n + 1) - sqrt(n); the sum is the square root of the count.
+        """
+        first = ordered != F.pad(ordered[:, :-1], (1, 0), value=-1)
+        place = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
+        start = running_max(place * first, MAX_OCCURRENCES)
+        return torch.where(start == 0, MAX_OCCURRENCES, place - start)
+
+
+def running_max(values: Tensor, window: int) -> Tensor:
+    """The maximum of the last `window` values up to each place, or 0.
+
+    Computed by pooling, because ONNX has no cumulative maximum.
+
+    Args:
+        values: integers (B, L) from 0 to below 2^53, where doubles are exact.
+        window: number of values.
+
+    Returns:
+        int64 (B, L)
+    """
+    padded = F.pad(values.double()[:, None, None], (window - 1, 0))
+    return F.max_pool2d(padded, (1, window), stride=1).squeeze((1, 2)).long()
+
+
+def l2_normalize(x: Tensor) -> Tensor:
+    """(B, H) scaled to unit length; a zero vector stays zero, with the gradient of x.
+
+    `F.normalize` divides by a tiny number there. The gradient becomes so large that one empty text in the
+    first batch keeps Adam from changing the biases before it.
+    """
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.masked_fill(length == 0, 1.0)
+
+
+class CategoryEncoder(nn.Module):
+    """The mean of the embeddings of a record's categories, without padding.
+
+    Args:
+        size: rows of the embedding, including padding and "unknown".
+        dimension: H.
+    """
+
+    def __init__(self, size: int, dimension: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(size, dimension, padding_idx=0)
+        nn.init.normal_(self.embedding.weight, std=0.01)
+        with torch.no_grad():
+            self.embedding.weight[0] = 0
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """int64 (B, C) -> (B, H)."""
+        present = (rows != 0).sum(dim=1, keepdim=True).clamp(min=1)
+        embedded: Tensor = self.embedding(rows)
+        return embedded.sum(dim=1) / present
+
+
+class NumberEncoder(nn.Module):
+    """A linear map of the standardised number and of whether it is absent.
+
+    Args:
+        dimension: H.
+        mean: over the training data.
+        deviation: standard deviation over the training data; 0 is taken as 1.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, dimension: int, mean: float = 0.0, deviation: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("deviation", torch.tensor(deviation or 1.0))
+        self.map = nn.Linear(2, dimension, bias=False)
+        nn.init.normal_(self.map.weight, std=0.01)
+
+    def forward(self, number: Tensor) -> Tensor:
+        """float32 (B, 1), NaN where absent -> (B, H)."""
+        mapped: Tensor = self.map(self.standardize(number))
+        return mapped
+
+    def standardize(self, number: Tensor) -> Tensor:
+        """float32 (B, 1), NaN where absent -> (B, 2): the standardised number, and 1 where it is absent."""
+        absent = torch.isnan(number)
+        standard = ((number - self.mean) / self.deviation).clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)
+        return torch.cat([torch.where(absent, 0.0, standard), absent.float()], dim=1)

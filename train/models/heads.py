@@ -1,0 +1,137 @@
+"""Heads: the last layer of a tower. It fixes how the two vectors are compared.
+
+Item vectors always have unit length, so that the index can also compare two items by distance. For a cosine
+they are normalised. For an inner product the item vector gets one more coordinate that fills it up to a
+common length, and the query vector a zero there (Bachrach et al. 2014, section 3.1): the inner products stay
+the same, and the order by inner product is the order by distance.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from protos.bundle import Score
+from train.models.encoders import l2_normalize
+
+# The radius is a little more than the longest item's length, because near zero a square root magnifies
+# rounding errors.
+RADIUS_MARGIN = 1.01
+
+
+class Head(nn.Module):
+    """Base of all heads."""
+
+    def score(self) -> Score:
+        """How the service converts an inner product to a score. Called on the query head."""
+        raise NotImplementedError
+
+    def logits(self, products: Tensor) -> Tensor:
+        """Logits from inner products of any shape. Called on the query head."""
+        return products
+
+    def fit_to_catalogue(self, vectors: Tensor) -> Tensor:
+        """Adapt to the vectors (N, D) of all items; returns their new vectors. Called on the item head."""
+        return vectors
+
+
+class CosineHead(Head):
+    """Either side of a cosine: scales the vector to unit length."""
+
+    def score(self) -> Score:
+        """A cosine."""
+        return Score("cosine")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        return l2_normalize(x)
+
+
+class QueryDotHead(Head):
+    """The query's side of an inner product.
+
+    Args:
+        radius: (), shared with the `ItemDotHead`.
+    """
+
+    radius: Tensor
+
+    def __init__(self, radius: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("radius", radius)
+
+    def score(self) -> Score:
+        """An inner product."""
+        return Score("inner_product")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, D + 1)."""
+        return F.pad(x * self.radius, (0, 1))
+
+
+class LogisticHead(QueryDotHead):
+    """The query's side of sigmoid(w . (q * d) + b): w is folded into the query vector, b into the score.
+
+    Args:
+        radius: (), shared with the `ItemDotHead`.
+        dimension: D.
+    """
+
+    def __init__(self, radius: Tensor, dimension: int) -> None:
+        super().__init__(radius)
+        self.weight = nn.Parameter(torch.ones(dimension))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def score(self) -> Score:
+        """A sigmoid, with the bias."""
+        return Score("sigmoid", float(self.bias.detach()))
+
+    def logits(self, products: Tensor) -> Tensor:
+        """Inner products plus the bias."""
+        return products + self.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, D + 1)."""
+        return super().forward(x * self.weight)
+
+
+class ItemDotHead(Head):
+    """The item's side of an inner product: x / radius, and a coordinate that completes it to unit length.
+
+    Args:
+        radius: (), set by `fit_to_catalogue`.
+    """
+
+    radius: Tensor
+
+    def __init__(self, radius: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("radius", radius)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, D + 1)."""
+        inside = x / self.radius
+        missing = (1 - inside.square().sum(dim=-1, keepdim=True)).clamp(min=0).sqrt()
+        return torch.cat([inside, missing.detach()], dim=-1)
+
+    @torch.no_grad()
+    def fit_to_catalogue(self, vectors: Tensor) -> Tensor:
+        """Set the radius by the vectors (N, D + 1) of all items; returns their vectors for the new radius."""
+        raw = vectors[:, :-1] * self.radius
+        longest = torch.linalg.vector_norm(raw, dim=1).max()
+        if longest > 0:
+            self.radius.copy_(RADIUS_MARGIN * longest)
+        return self.forward(raw)
+
+
+def logits_of(query_tower: nn.Module, products: Tensor) -> Tensor:
+    """Logits from inner products of any shape: with the bias of the query tower's head, if it has one."""
+    head = query_tower.head
+    assert isinstance(head, Head)
+    return head.logits(products)
+
+
+def score_of(query_tower: nn.Module) -> Score:
+    """How the service converts an inner product of the towers' vectors to a score."""
+    head = query_tower.head
+    assert isinstance(head, Head)
+    return head.score()

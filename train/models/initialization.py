@@ -1,0 +1,185 @@
+"""Start values of the towers: before the first step a tower equals its baseline, TF-IDF or EASE.
+
+They follow from the training rows, except IDF, which follows from the catalogue's texts, as in BM25.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.sparse
+import torch
+from sklearn.preprocessing import normalize
+from sklearn.utils.extmath import randomized_svd
+
+from protos.features import (
+    FIRST_KNOWN,
+    ITEM_VOCABULARY,
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    Schema,
+    Side,
+)
+from train.data.training_data import TrainingData
+from train.models.collaborative import ease, interaction_matrix
+from train.models.encoders import HashedTextEncoder, NumberEncoder
+from train.models.prepared_inputs import PreparedInputs
+from train.models.sequence_encoders import IdDropout, IdEncoder, PoolingEncoder
+from train.models.towers import Tower
+
+Values = Mapping[str, Sequence[Any]]
+
+
+def build_schema(
+    query: dict[str, FeatureSpec],
+    item: dict[str, FeatureSpec],
+    training: Mapping[Side, Values],
+    items: Mapping[str, int],
+) -> Schema:
+    """The features with their vocabularies from the training rows, most frequent values first.
+
+    Args:
+        training: side -> feature name -> raw values of the training rows.
+        items: item id -> its training interactions.
+    """
+    vocabularies: dict[str, tuple[str, ...]] = {}
+    specs = [*query.values(), *item.values()]
+    if any(isinstance(spec, IdFeature | HistoryFeature) for spec in specs):
+        min_count = min((spec.min_count for spec in item.values() if isinstance(spec, IdFeature)), default=1)
+        ranked = sorted(items.items(), key=lambda entry: (-entry[1], entry[0]))
+        vocabularies[ITEM_VOCABULARY] = tuple(each for each, count in ranked if count >= min_count)
+    sides: dict[Side, dict[str, FeatureSpec]] = {"query": query, "item": item}
+    for side, features in sides.items():
+        for name, spec in features.items():
+            if isinstance(spec, CategoryFeature):
+                known = _vocabulary(training[side][name], spec)
+                vocabularies[f"{side}.{name}"] = known
+    return Schema(query, item, vocabularies)
+
+
+def _vocabulary(values: Sequence[Any], spec: CategoryFeature) -> tuple[str, ...]:
+    lists = values if spec.multi else [[value] for value in values]
+    counts = Counter(value for each in lists for value in each or () if value is not None)
+    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    return tuple(value for value, count in ranked if count >= spec.min_count)
+
+
+def initialize_tfidf(towers: tuple[Tower, Tower], items: PreparedInputs, latent: int, seed: int) -> None:
+    """Start text encoders with learned weights as TF-IDF: weights are the square root of IDF.
+
+    The square roots of both towers multiply to IDF, as in BM25. The table is a projection. Its first
+    `latent` columns become the right singular vectors of the items' weighted counts, each item a row of unit
+    length (Deerwester et al. 1990): they hold what words have in common. The other columns stay random, but
+    orthogonal to the first: they tell words apart.
+
+    Args:
+        towers: query tower and item tower, which share the table.
+        items: all items.
+        latent: number of columns from the singular value decomposition.
+        seed: of the decomposition.
+    """
+    encoders = [
+        encoder
+        for tower in towers
+        for encoder in tower.encoders.values()
+        if isinstance(encoder, HashedTextEncoder) and isinstance(encoder.weights, torch.nn.Parameter)
+    ]
+    if not encoders:
+        return
+    table = encoders[0].table
+    root = np.sqrt(inverse_document_frequency(items, len(table)))
+    with torch.no_grad():
+        for encoder in encoders:
+            encoder.weights[1:] = torch.from_numpy(root[1:])
+        if latent:
+            directions = _singular_vectors(items, root, latent, seed)
+            random = table[:, latent:] * (table.shape[1] / max(1, table.shape[1] - latent)) ** 0.5
+            table[:, latent:] = random - directions @ (directions.T @ random)
+            table[:, :latent] = directions
+
+
+def _singular_vectors(
+    items: PreparedInputs, weights: npt.NDArray[np.float32], count: int, seed: int
+) -> torch.Tensor:
+    """(buckets, count): right singular vectors of the items' weighted counts, strongest first."""
+    blocks = [
+        scipy.sparse.csr_matrix(
+            (np.sqrt(text.counts) * weights[text.rows], text.rows, text.starts),
+            shape=(len(items), len(weights)),
+        )
+        for text in items.texts.values()
+    ]
+    matrix = normalize(scipy.sparse.vstack(blocks, format="csr"))
+    _, _, right = randomized_svd(matrix, min(count, *matrix.shape), n_iter=3, random_state=seed)
+    directions = torch.zeros(len(weights), count)
+    directions[:, : len(right)] = torch.from_numpy(np.ascontiguousarray(right.T))
+    return directions
+
+
+def inverse_document_frequency(items: PreparedInputs, buckets: int) -> npt.NDArray[np.float32]:
+    """(buckets,): IDF of each row of the table over all texts of the items."""
+    texts = items.texts.values()
+    frequency = sum(text.document_frequency(buckets) for text in texts)
+    total = len(items) * max(1, len(texts))
+    idf = np.log1p((total - frequency + 0.5) / (frequency + 0.5))
+    return np.asarray(idf, np.float32)
+
+
+def fit_number_encoders(tower: Tower, side: Side, training: Mapping[Side, Values]) -> None:
+    """Set mean and standard deviation of number encoders to those of the training rows that have a value."""
+    encoders = list(tower.encoders.items())
+    if tower.content_fallback is not None:
+        encoders += tower.content_fallback.encoders.items()
+    for name, encoder in encoders:
+        if isinstance(encoder, NumberEncoder):
+            values = [value for value in training[side][name] if value is not None]
+            if values:
+                encoder.mean.fill_(float(np.mean(values)))
+                encoder.deviation.fill_(float(np.std(values)) or 1.0)
+
+
+def weight_id_dropout(tower: Tower, schema: Schema, items: Mapping[str, int], alpha: float) -> None:
+    """Make the item tower's id dropout proportional to interactions^alpha.
+
+    Args:
+        tower: the item tower.
+        schema: of the tower.
+        items: item id -> its training interactions.
+        alpha: 0 gives all items the same rate.
+    """
+    for layer in tower.prepare.values():
+        if isinstance(layer, IdDropout):
+            counts = [items[each] for each in schema.vocabularies[ITEM_VOCABULARY]]
+            layer.set_weights(torch.tensor(counts, dtype=torch.float32) ** alpha)
+
+
+def initialize_ease(towers: tuple[Tower, Tower], data: TrainingData, schema: Schema, strength: float) -> None:
+    """Set the factors of a sequence tower to those of EASE, fitted on the training rows.
+
+    EASE scores the items for a history x by x B. With B = U S V', cut to D singular values, the query vector
+    is the sum of the rows of U sqrt(S) of the history's items, the item vector is a row of V sqrt(S). This is
+    the best approximation of B by a two-tower model of D dimensions (Eckart and Young 1936).
+
+    Args:
+        towers: query tower and item tower; without factors they stay unchanged.
+        data: the data set.
+        schema: of the towers.
+        strength: lambda of EASE.
+    """
+    query, item = (next(iter(tower.factors.values()), None) for tower in towers)
+    if not isinstance(query, PoolingEncoder) or not isinstance(item, IdEncoder):
+        return
+    row_of = {each: row for row, each in enumerate(data.item_ids)}
+    known = np.array([row_of[each] for each in schema.vocabularies[ITEM_VOCABULARY]], np.int64)
+    weights = ease(interaction_matrix(data)[:, known], strength)
+    left, values, right = scipy.linalg.svd(weights, full_matrices=False, overwrite_a=True)
+    width = min(item.table.shape[1], len(values))
+    root = np.sqrt(values[:width])
+    with torch.no_grad():
+        query.table[FIRST_KNOWN:, :width] = torch.from_numpy((left[:, :width] * root).astype(np.float32))
+        item.table[FIRST_KNOWN:, :width] = torch.from_numpy((right[:width].T * root).astype(np.float32))

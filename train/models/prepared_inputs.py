@@ -1,0 +1,167 @@
+"""The tower inputs of all queries or all items in memory. Texts are hashed once, before training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from protos.features import (
+    FIRST_KNOWN,
+    ITEM_VOCABULARY,
+    Arrays,
+    HistoryFeature,
+    Schema,
+    Side,
+    TextFeature,
+    TowerInputs,
+    code_point_rows,
+    folded,
+)
+from train.data.batches import Spans
+from train.data.training_data import Histories
+from train.models.encoders import TextBags
+from train.models.sequence_encoders import Windows
+from train.models.text_hashing import WordHashing
+from train.models.towers import Inputs
+
+_CHUNK = 1024  # texts hashed at a time
+
+
+@dataclass(frozen=True)
+class HashedTexts:
+    """The bags of all texts, concatenated: text n is `rows[starts[n]:starts[n + 1]]`, with its counts."""
+
+    rows: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.float32]
+    starts: npt.NDArray[np.int64]
+
+    def bags(self, index: npt.NDArray[np.int64]) -> TextBags:
+        """The texts at `index`, in that order."""
+        begin = self.starts[index]
+        lengths = self.starts[index + 1] - begin
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        place = np.repeat(begin - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return TextBags(
+            torch.from_numpy(self.rows[place]),
+            torch.from_numpy(self.counts[place]),
+            torch.from_numpy(offsets[:-1].astype(np.int32)),
+        )
+
+    def document_frequency(self, buckets: int) -> npt.NDArray[np.int64]:
+        """(buckets,): number of texts that each row occurs in."""
+        return np.bincount(self.rows, minlength=buckets)
+
+
+def hash_texts(texts: Sequence[str], max_length: int, hashing: WordHashing) -> HashedTexts:
+    """Hash all texts, in chunks of similar length."""
+    normalised = folded(texts, max_length)
+    order = np.argsort([*map(len, normalised)], kind="stable")
+    counted: list[tuple[npt.NDArray[Any], ...]] = []
+    for at in range(0, len(order), _CHUNK):
+        chunk = order[at : at + _CHUNK]
+        with torch.inference_mode():
+            rows = hashing(torch.from_numpy(code_point_rows([normalised[n] for n in chunk]))).numpy()
+        text, place = np.nonzero(rows)
+        key, count = np.unique(chunk[text] << 32 | rows[text, place], return_counts=True)
+        counted.append((key, count))
+    keys = np.concatenate([key for key, _ in counted]) if counted else np.empty(0, np.int64)
+    counts = np.concatenate([count for _, count in counted]) if counted else np.empty(0, np.int64)
+    by_text = np.argsort(keys, kind="stable")
+    sizes = np.bincount(keys >> 32, minlength=len(texts))
+    return HashedTexts(
+        (keys[by_text] & 0xFFFFFFFF).astype(np.int32),
+        counts[by_text].astype(np.float32),
+        np.concatenate([[0], np.cumsum(sizes)]),
+    )
+
+
+class PreparedHistories:
+    """The histories of all queries as rows of the known items; unknown items are skipped.
+
+    Args:
+        histories: of all queries.
+        known: the item vocabulary.
+        max_length: a longer history keeps its newest items.
+    """
+
+    def __init__(self, histories: Histories, known: Sequence[str], max_length: int) -> None:
+        row_of = {item: FIRST_KNOWN + n for n, item in enumerate(known)}
+        rows = np.array([row_of.get(item, 0) for item in histories.ids], np.int64)[histories.run]
+        kept = np.concatenate([[0], np.cumsum(rows != 0)])
+        self.run = rows[rows != 0]
+        self.begin = kept[histories.begin]
+        self.end = kept[histories.end]
+        self.max_length = max_length
+
+    def rows(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
+        """int64 (B, L): newest last, 0 in front, as `TowerInputs` returns them."""
+        begin = np.maximum(self.begin[index], self.end[index] - self.max_length)
+        return self._aligned(begin, self.end[index], 1)
+
+    def windows(self, spans: Spans) -> Windows:
+        """The windows of a batch, and the position of each record in them."""
+        width = int((spans.end - spans.begin).max(initial=0)) + 1
+        rows = self._aligned(spans.begin, spans.end, width)
+        newer = spans.end[spans.window] - spans.last  # items of the window after the record's history
+        places = spans.window * width + width - 1 - newer
+        return Windows(rows, torch.from_numpy(places))
+
+    def _aligned(
+        self, begin: npt.NDArray[np.int64], end: npt.NDArray[np.int64], min_width: int
+    ) -> torch.Tensor:
+        """int64 (B, L): ranges of `run`, aligned to the last column; L is at least `min_width`."""
+        lengths = end - begin
+        width = max(min_width, int(lengths.max(initial=0)))
+        columns = np.arange(width) - (width - lengths)[:, None]  # (B, L), below 0 in front
+        source = np.where(columns >= 0, begin[:, None] + columns, 0)
+        run = self.run if len(self.run) else np.zeros(1, np.int64)
+        return torch.from_numpy(np.where(columns >= 0, run[source], 0))
+
+
+class PreparedInputs:
+    """The tower inputs of all records of one side.
+
+    Args:
+        schema: features and vocabularies.
+        side: whose features to encode.
+        values: feature name -> raw values of all records.
+        hashing: the word hashing of the towers.
+    """
+
+    def __init__(
+        self, schema: Schema, side: Side, values: Mapping[str, Sequence[Any]], hashing: WordHashing
+    ) -> None:
+        features = getattr(schema, side)
+        texts = {k: v for k, v in features.items() if isinstance(v, TextFeature) and v.input == "code_points"}
+        histories = {k: v for k, v in features.items() if isinstance(v, HistoryFeature)}
+        rest = {k: v for k, v in features.items() if k not in texts and k not in histories}
+        self.texts = {
+            name: hash_texts(values[name], spec.max_length, hashing) for name, spec in texts.items()
+        }
+        self.histories: dict[str, PreparedHistories] = {}
+        for name, spec in histories.items():
+            raw = values[name]
+            assert isinstance(raw, Histories)
+            self.histories[name] = PreparedHistories(
+                raw, schema.vocabularies[ITEM_VOCABULARY], spec.max_length
+            )
+        self.arrays: Arrays = TowerInputs(side, rest, schema.vocabularies, schema.folder).to_arrays(values)
+        self.size = len(next(iter(values.values())))
+
+    def __len__(self) -> int:
+        return self.size
+
+    def batch(self, index: npt.NDArray[np.int64], spans: Spans | None = None) -> Inputs:
+        """The inputs of the records at `index`, in that order.
+
+        Args:
+            index: int64 (B,).
+            spans: the windows, if the histories share windows.
+        """
+        inputs: dict[str, Any] = {name: corpus.bags(index) for name, corpus in self.texts.items()}
+        for name, corpus in self.histories.items():
+            inputs[name] = corpus.rows(index) if spans is None else corpus.windows(spans)
+        return inputs | {name: torch.from_numpy(a[index]) for name, a in self.arrays.items()}

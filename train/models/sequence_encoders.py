@@ -1,0 +1,283 @@
+"""Encoders of item ids and of histories: rows of the item embeddings -> (B, H).
+
+The input of a history encoder is either rows (B, L), newest last and 0 in front, as in the exported graph, or
+`Windows`, which several training records of one user share. Both give the same vectors. For rows the encoder
+computes the last position; for windows it computes all positions at once, which is far less work when every
+position is a training record.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from protos.features import FIRST_KNOWN, UNKNOWN
+from train.models.text_hashing import look_up
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The histories of B records as positions in W windows.
+
+    Args:
+        rows: int64 (W, C), newest last, 0 in front. A window that begins with the user's first item has at
+            least one 0 before it: that position is the empty history.
+        places: int64 (B,), index into the flattened W x C positions: the newest item of each record's
+            history.
+    """
+
+    rows: Tensor
+    places: Tensor
+
+    def pick(self, encoded: Tensor) -> Tensor:
+        """The vector of each record: (W, C, H) -> (B, H)."""
+        return encoded.flatten(0, 1)[self.places]
+
+
+History = Tensor | Windows
+
+
+def item_table(known: int, width: int, scale: float) -> nn.Parameter:
+    """(FIRST_KNOWN + known, width): random item embeddings; row 0 is padding, row 1 an unknown item."""
+    return nn.Parameter(torch.randn(FIRST_KNOWN + known, width) * scale)
+
+
+class IdEncoder(nn.Module):
+    """The embedding of an item's id.
+
+    Args:
+        table: (V, H); may be shared.
+    """
+
+    def __init__(self, table: nn.Parameter) -> None:
+        super().__init__()
+        self.table = table
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """int64 (B, 1) -> (B, H)."""
+        return F.embedding(rows[:, 0], self.table)
+
+
+class PoolingEncoder(nn.Module):
+    """The weighted sum or mean of the embeddings of a history's items.
+
+    The weight of an item followed by n newer ones is exp(age_n), where age_n is learned.
+
+    Args:
+        table: (V, H); row 0 does not count.
+        positions: number of positions of the longest history or window.
+        mean: divide by the sum of the weights; an empty history stays zero.
+        scale: start value of the newest item's weight.
+        decay: at the start, age_n falls by this with each n.
+    """
+
+    def __init__(
+        self, table: nn.Parameter, positions: int, mean: bool, scale: float = 1.0, decay: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.table = table
+        self.mean = mean
+        newer = torch.arange(positions - 1, -1, -1.0)  # number of newer items; the newest item is the last
+        self.age = nn.Parameter(math.log(scale) - decay * newer)
+
+    def forward(self, history: History) -> Tensor:
+        """Rows (B, L) or windows of B records -> (B, H)."""
+        if isinstance(history, Windows):
+            return history.pick(self._pool(history.rows, self._window_weights(history.rows.shape[1])))
+        weights = self.age[-history.shape[1] :].exp()[None]  # (1, L)
+        return self._pool(history, weights).squeeze(1)
+
+    def _pool(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """Rows (B, L), weights (Q, L) for each of Q positions -> (B, Q, H)."""
+        present = (rows != 0).float()  # (B, L)
+        weighted = weights * present[:, None]  # (B, Q, L)
+        total = weighted @ F.embedding(rows, self.table)
+        if not self.mean:
+            return total
+        return total / weighted.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+
+    def _window_weights(self, width: int) -> Tensor:
+        """(C, C): the weights that each position gives to the positions up to it; 0 for later ones."""
+        place = torch.arange(width, device=self.age.device)
+        age = (place[:, None] - place).clamp(min=0)
+        return self.age.flip(0)[age].exp().tril()
+
+
+class TransformerBlock(nn.Module):
+    """Causal self-attention and feed-forward layers, both pre-norm and residual.
+
+    Instead of position embeddings there is a bias for each head and distance (Raffel et al. 2020, section
+    2.1), so the result does not depend on where in the window a history begins.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, positions: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (width // heads) ** -0.5
+        self.dropout = dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+        self.distance = nn.Parameter(torch.zeros(positions, heads))
+        self.forward_norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, 4 * width)
+        self.outer = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, masked: Tensor, distance: Tensor, queries: Tensor) -> Tensor:
+        """One layer.
+
+        Args:
+            x: (B, L, H), all positions.
+            masked: bool (B, 1, Q, L), the positions that each query position must not attend to.
+            distance: int64 (Q, L), number of positions from each position to each query position.
+            queries: (B, Q, H), the positions to compute: all of x, or the last one.
+
+        Returns:
+            (B, Q, H)
+        """
+        bias = F.embedding(distance, self.distance).permute(2, 0, 1)  # (heads, Q, L)
+        query = self._split(self.query(self.attention_norm(queries)) * self.scale, self.heads)
+        both = self._split(self.key_value(self.attention_norm(x)), 2 * self.heads)
+        keys, values = both.chunk(2, dim=1)
+        attended = self._attend(query, keys, values, bias.masked_fill(masked, float("-inf")))
+        joined = attended.transpose(1, 2).flatten(2)  # (B, Q, H)
+        attended_to = queries + F.dropout(self.output(joined), self.dropout, self.training)
+        inner = F.dropout(F.gelu(self.inner(self.forward_norm(attended_to))), self.dropout, self.training)
+        return attended_to + F.dropout(self.outer(inner), self.dropout, self.training)
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """(B, heads, Q, H / heads): the fused call trains faster; the plain formula gives a faster graph."""
+        if self.training:
+            return F.scaled_dot_product_attention(query, keys, values, bias, self.dropout, scale=1.0)
+        return (query @ keys.transpose(2, 3) + bias).softmax(dim=-1) @ values
+
+    @staticmethod
+    def _split(x: Tensor, parts: int) -> Tensor:
+        """(B, L, parts * D) -> (B, parts, L, D)."""
+        batch, length, width = x.shape
+        return x.view(batch, length, parts, width // parts).transpose(1, 2)
+
+
+class AttentionEncoder(nn.Module):
+    """Causal self-attention over a history (SASRec, Kang and McAuley 2018, section III).
+
+    Unlike the paper it has biases by distance instead of learned positions, and pre-norm blocks. Row 0 of the
+    table is a learned embedding of the empty history; no other position attends to it.
+
+    Args:
+        table: (V, H), shared with the item tower.
+        layers: number of blocks.
+        heads: attention heads; must divide H.
+        dropout: inside the blocks.
+        input_dropout: on the embedded items.
+        positions: number of positions of the longest history or window.
+    """
+
+    def __init__(
+        self,
+        table: nn.Parameter,
+        layers: int,
+        heads: int,
+        dropout: float,
+        input_dropout: float,
+        positions: int,
+    ) -> None:
+        super().__init__()
+        self.table = table
+        width = table.shape[1]
+        self.input_dropout = input_dropout
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout, positions) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, history: History) -> Tensor:
+        """Rows (B, L) or windows of B records -> (B, H)."""
+        if isinstance(history, Windows):
+            return history.pick(self.norm(self._encode(history.rows, history.rows.shape[1])))
+        last: Tensor = self.norm(self._encode(history, 1)[:, 0])
+        return last
+
+    def _encode(self, rows: Tensor, count: int) -> Tensor:
+        """(B, count, H): the last `count` positions after all blocks."""
+        place = torch.arange(rows.shape[1], device=rows.device)
+        offset = place[:, None] - place  # (L, L), above 0 for earlier positions
+        # A position attends to itself even where it is padding, else the softmax has no term.
+        masked = (offset < 0) | (rows == 0)[:, None, None] & (offset > 0)
+        distance = offset.clamp(min=0)
+        x = F.dropout(F.embedding(rows, self.table), self.input_dropout, self.training)
+        for block in self.blocks[:-1]:
+            x = block(x, masked, distance, x)
+        last: Tensor = self.blocks[-1](x, masked[:, :, -count:], distance[-count:], x[:, -count:])
+        return last
+
+
+class EmptyHistory(nn.Module):
+    """Zeros, for a tower that encodes the history by its factors alone."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, history: History) -> Tensor:
+        """Rows (B, L) or windows of B records -> (B, H)."""
+        records = history.places if isinstance(history, Windows) else history[:, 0]
+        return torch.zeros_like(records, dtype=torch.float32)[:, None].expand(-1, self.width)
+
+
+class HistoryDropout(nn.Module):
+    """Drops random items of each history in training, as in a denoising autoencoder.
+
+    Liang et al. 2018, section 2.1, drop half of the history. A dropped item becomes padding; the other items
+    keep their positions.
+
+    Args:
+        max_share: the share of items dropped from a history is drawn uniformly from 0 to this.
+    """
+
+    def __init__(self, max_share: float) -> None:
+        super().__init__()
+        self.max_share = max_share
+
+    def forward(self, history: History) -> History:
+        """Rows (B, L) or windows -> the same, with 0 in place of dropped rows."""
+        if not self.training or not self.max_share:
+            return history
+        if isinstance(history, Windows):
+            return Windows(self._drop(history.rows), history.places)
+        return self._drop(history)
+
+    def _drop(self, rows: Tensor) -> Tensor:
+        share = self.max_share * torch.rand(len(rows), 1, device=rows.device)
+        return rows.masked_fill(torch.rand(rows.shape, device=rows.device) < share, 0)
+
+
+class IdDropout(nn.Module):
+    """Replaces some ids by "unknown" in training, so that the content encoders learn to place an item.
+
+    DropoutNet (Volkovs et al. 2017, section 3) does so with the preference half of its input.
+
+    Args:
+        share: of the items, in a step; 0 replaces none.
+        known: number of items in the vocabulary.
+    """
+
+    MAX_RATE = 0.8  # so that every id is trained
+    rates: Tensor
+
+    def __init__(self, share: float, known: int) -> None:
+        super().__init__()
+        self.share = share
+        self.register_buffer("rates", torch.full((FIRST_KNOWN + known,), share), persistent=False)
+
+    def set_weights(self, weights: Tensor) -> None:
+        """Make each item's rate proportional to weights (known,), with mean `share` before clipping."""
+        self.rates[FIRST_KNOWN:] = (self.share * weights / weights.mean()).clamp(max=self.MAX_RATE)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """int64 (B, 1) -> int64 (B, 1)."""
+        if not self.training or not self.share:
+            return rows
+        dropped = torch.rand(rows.shape, device=rows.device) < look_up(self.rates, rows)
+        return rows.masked_fill(dropped, UNKNOWN)

@@ -1,0 +1,165 @@
+"""The towers of an experiment.
+
+    architecture = architecture_of(experiment.tower)
+    towers = architecture.build(schema)                                   before any data
+    architecture.initialize(towers, schema, data, items, seed)         before training
+    architecture.fit_unknown_items(towers[1], items, data.counts())    after training
+
+Each `[tower] kind` is an `Architecture` in a module of `train/models/architectures/`: it says how a text, an
+id or a history is encoded, what the two towers share, and how the two vectors are compared.
+"""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from protos.features import (
+    FIRST_KNOWN,
+    ITEM_VOCABULARY,
+    CategoryFeature,
+    HistoryFeature,
+    IdFeature,
+    Schema,
+    Side,
+)
+from train.config import TowerConfig
+from train.data.training_data import TrainingData
+from train.models.encoders import CategoryEncoder, NumberEncoder
+from train.models.prepared_inputs import PreparedInputs
+from train.models.sequence_encoders import IdEncoder, PoolingEncoder, item_table
+from train.models.text_hashing import WordHashing
+from train.models.towers import Tower
+from train.registry import Registry
+
+Towers = tuple[Tower, Tower]
+EncoderFactories = Mapping[type, Callable[[], nn.Module]]  # class of a feature -> its encoder
+Config = TypeVar("Config", bound=TowerConfig)
+
+
+class Architecture(ABC, Generic[Config]):
+    """One kind of towers.
+
+    Args:
+        config: the `[tower]` section.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @abstractmethod
+    def build(self, schema: Schema) -> Towers:
+        """Query tower and item tower with random weights, drawn from torch's global generator."""
+
+    def hashing(self) -> WordHashing:
+        """The word hashing of both towers; whole words are hashed only if the section has a key for that."""
+        words = getattr(self.config, "words", False)
+        return WordHashing(self.config.orders, words, self.config.buckets)
+
+    @property
+    def shares_windows(self) -> bool:
+        """Whether the query tower encodes all positions of a history at little more cost than the last."""
+        return False
+
+    def initialize(
+        self, towers: Towers, schema: Schema, data: TrainingData, items: PreparedInputs, seed: int
+    ) -> None:
+        """Set start values from the training data, other than those of number encoders; by default none.
+
+        Args:
+            towers: what `build` returned.
+            schema: of the towers.
+            data: the data set.
+            items: all items.
+            seed: of anything random.
+        """
+
+    def fit_unknown_items(
+        self, item_tower: Tower, items: PreparedInputs, counts: npt.NDArray[np.int64]
+    ) -> bool:
+        """After training, fit what replaces the id of items outside the training data; by default nothing.
+
+        Args:
+            item_tower: the trained tower.
+            items: all items.
+            counts: (N,), training interactions of each item.
+
+        Returns:
+            Whether the tower was changed.
+        """
+        return False
+
+
+ARCHITECTURES: Registry[type[Architecture[Any]]] = Registry("train.models.architectures.*")
+
+
+def architecture_of(config: TowerConfig) -> Architecture[Any]:
+    """The architecture of a `[tower]` section."""
+    return ARCHITECTURES.find(config)(config)
+
+
+def build_towers(config: TowerConfig, schema: Schema) -> Towers:
+    """Query tower and item tower with random weights, drawn from torch's global generator."""
+    return architecture_of(config).build(schema)
+
+
+def hashing_of(config: TowerConfig) -> WordHashing:
+    """The word hashing of both towers."""
+    return architecture_of(config).hashing()
+
+
+def longest_window(schema: Schema) -> int:
+    """Positions of the longest window: the longest history, and the empty history before it."""
+    lengths = [spec.max_length for spec in schema.query.values() if isinstance(spec, HistoryFeature)]
+    return max(lengths, default=0) + 1
+
+
+def feature_encoders(
+    schema: Schema, side: Side, width: int, factories: EncoderFactories
+) -> dict[str, nn.Module]:
+    """An encoder of width H for each feature of a side, by name."""
+    return {name: feature_encoder(schema, side, name, width, factories) for name in getattr(schema, side)}
+
+
+def feature_encoder(
+    schema: Schema, side: Side, name: str, width: int, factories: EncoderFactories
+) -> nn.Module:
+    """The encoder of one feature: that of `factories`, else a category or a number encoder."""
+    spec = getattr(schema, side)[name]
+    if type(spec) in factories:
+        return factories[type(spec)]()
+    if isinstance(spec, CategoryFeature):
+        return CategoryEncoder(FIRST_KNOWN + len(schema.vocabularies[f"{side}.{name}"]), width)
+    return NumberEncoder(width)
+
+
+def averaged_ids(schema: Schema, table: nn.Parameter) -> EncoderFactories:
+    """Encoders of item ids: a row of the table for an id, the mean of rows for a history."""
+    return {
+        IdFeature: partial(IdEncoder, table),
+        HistoryFeature: lambda: PoolingEncoder(table, longest_window(schema), mean=True),
+    }
+
+
+def shared_item_table(schema: Schema, width: int, scale: float) -> nn.Parameter:
+    """An embedding for each known item if any feature holds item ids; otherwise an empty table."""
+    keys = {spec.vocabulary_key("query", name) for name, spec in schema.query.items()}
+    keys |= {spec.vocabulary_key("item", name) for name, spec in schema.item.items()}
+    known = len(schema.vocabularies[ITEM_VOCABULARY]) if ITEM_VOCABULARY in keys else 0
+    return item_table(known, width if known else 0, scale)
+
+
+def tanh_layers(widths: tuple[int, ...]) -> list[nn.Module]:
+    """A linear layer and a tanh from each width to the next, with Xavier's uniform initialization."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        linear = nn.Linear(inputs, outputs)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.Tanh()]
+    return layers

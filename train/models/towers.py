@@ -1,0 +1,138 @@
+"""A tower: features of a batch of queries or items in, vectors out.
+
+    features -> encoders -> sum -> deep layers -> concatenation -> head -> vectors
+             -> factors ---------------------------^
+
+The query tower and the item tower are two modules; `train/models/architectures/` builds them.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from protos.features import UNKNOWN
+from train.models.encoders import TextBags
+from train.models.heads import Head
+from train.models.sequence_encoders import Windows
+
+Inputs = Mapping[str, Tensor | TextBags | Windows]
+
+
+class Tower(nn.Module):
+    """One side of a two-tower model.
+
+    Args:
+        encoders: a feature encoder for each feature, by name, all of width H.
+        deep: the deep layers, (B, H) -> (B, D).
+        head: the last layer, (B, D) -> the final vector.
+        factors: at most one more encoder, by the name of its feature; its output bypasses the deep layers and
+            comes first in the vector.
+        prepare: layers that a feature passes before it is encoded, by name.
+        fallback: name of the id feature, and the layer that replaces the sum of the encoders for items with
+            an unknown id.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        deep: nn.Module,
+        head: Head,
+        factors: Mapping[str, nn.Module] | None = None,
+        prepare: Mapping[str, nn.Module] | None = None,
+        fallback: "tuple[str, ContentFallback] | None" = None,
+    ) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict(encoders)
+        self.deep = deep
+        self.head = head
+        self.factors = nn.ModuleDict(factors or {})
+        self.prepare = nn.ModuleDict(prepare or {})
+        self.id_name = fallback[0] if fallback else ""
+        # The names of attributes are keys of checkpoints and of the exported graph's weights.
+        self.newcomers: ContentFallback | None = fallback[1] if fallback else None
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Vectors (B, D) from the inputs of B records, by feature name."""
+        prepared = dict(inputs)
+        for name, layer in self.prepare.items():
+            prepared[name] = layer(prepared[name])
+        encoded = self.encode_features(prepared)
+        if self.newcomers is not None:
+            encoded = self.newcomers(prepared, prepared[self.id_name], encoded)
+        parts = [factors(prepared[name]) for name, factors in self.factors.items()]
+        parts.append(self.deep(encoded))
+        vectors: Tensor = self.head(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0])
+        return vectors
+
+    @property
+    def content_fallback(self) -> "ContentFallback | None":
+        """The layer that encodes items with an unknown id by their content, if the tower has one."""
+        return self.newcomers
+
+    def encode_features(self, inputs: Inputs) -> Tensor:
+        """(B, H): the sum of the encoders."""
+        parts = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
+        total: Tensor = sum(parts[1:], start=parts[0])
+        return total
+
+
+class ContentFallback(nn.Module):
+    """Encodes items with an unknown id: a linear function of the item's content, plus a constant.
+
+    `train/models/cold_start.py` fits it after training.
+
+    Args:
+        encoders: encoders of the content features, by name, all of width H and linear in their parameters.
+        width: H.
+    """
+
+    def __init__(self, encoders: Mapping[str, nn.Module], width: int) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict(encoders)
+        self.common = nn.Parameter(torch.zeros(width))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+            parameter.requires_grad_(False)  # not trained by gradient
+
+    def forward(self, inputs: Inputs, rows: Tensor, known: Tensor) -> Tensor:
+        """(B, H): `known`, but the content encoding for items with an unknown id.
+
+        Args:
+            inputs: feature name -> inputs of B items.
+            rows: int64 (B, 1), rows of the ids.
+            known: (B, H), the sum of the tower's encoders.
+        """
+        content = self.common.expand_as(known)
+        for name, encoder in self.encoders.items():
+            content = content + encoder(inputs[name])
+        return torch.where(rows == UNKNOWN, content, known)
+
+
+class Residual(nn.Module):
+    """x + W2 gelu(W1 x); W2 starts at zero, so the layer starts as the identity."""
+
+    def __init__(self, dimension: int, hidden: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(dimension, hidden)
+        self.outer = nn.Linear(hidden, dimension)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        delta: Tensor = self.outer(F.gelu(self.inner(x)))
+        return x + delta
+
+
+class Bias(nn.Module):
+    """Adds a learned vector: the bias of a layer whose weight matrix is an embedding table."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H) -> (B, H)."""
+        return x + self.bias

@@ -1,0 +1,60 @@
+"""Terminal output of `python -m train fit`; other commands reuse parts of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from train.evaluation.baselines import LABELS
+from train.evaluation.plots import metric_label
+
+METRICS = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")
+
+
+def show_fit(result: dict[str, Any], console: Console) -> None:
+    """The test metrics of the model and of the baselines."""
+    again = ", unchanged since it was trained" if result["reused"] else ""
+    console.print(f"run {result['run_id']}{again}", highlight=False)
+    metrics = result["metrics"]
+    names = {"": "two-tower", **baseline_columns(metrics)}
+    table = Table("test, exact search", *names.values(), box=None)
+    for name in METRICS:
+        table.add_row(metric_label(name), *(f"{metrics[prefix + name]:.4f}" for prefix in names))
+    console.print(table)
+    show_cold_start(metrics, console)
+
+
+def baseline_columns(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Prefix -> label of each baseline that was measured."""
+    return {f"{name}_": label for name, label in LABELS.items() if f"{name}_ndcg_at_10" in metrics}
+
+
+def show_cold_start(metrics: Mapping[str, Any], console: Console) -> None:
+    """The metrics of new users, of new items and of labelled pairs, as far as they were measured."""
+    for name, label in (("cold_users", "without a history"), ("cold_items", "of items new to it")):
+        if f"{name}_queries" in metrics:
+            console.print(
+                f"{int(metrics[f'{name}_queries']):,} queries {label}: "
+                f"HR@10 {metrics[f'{name}_hr_at_10']:.4f}, nDCG@10 {metrics[f'{name}_ndcg_at_10']:.4f}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    if "cold_queries" in metrics:
+        by_ranking = ", ".join(
+            f"{label} {metrics[f'cold_{name}hr_at_50']:.4f}"
+            for name, label in (
+                ("", "by content"),
+                ("popularity_", "by popularity"),
+                ("random_", "at random"),
+            )
+        )
+        console.print(f"items kept out of training, HR@50: {by_ranking}", highlight=False, soft_wrap=True)
+    if "auc" in metrics:
+        loss = f", log loss {metrics['log_loss']:.4f}" if "log_loss" in metrics else ""
+        console.print(
+            f"labelled pairs: AUC {metrics['auc']:.4f}{loss}; by item means: "
+            f"AUC {metrics['itemmean_auc']:.4f}, log loss {metrics['itemmean_log_loss']:.4f}",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,1 @@
+"""One experiment from its TOML to a finished run: the loop, checkpoints and tracking."""

@@ -1,0 +1,109 @@
+"""Progress, tracking and checkpoints of a run: what the trainer calls as it proceeds."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import mlflow
+from mlflow.entities import Metric
+from rich.console import Console
+
+from train.progress import progress_bar
+from train.training.checkpoint import BEST_TOWERS, RUN_STATE, save_run, save_towers
+from train.training.device import SINGLE_PROCESS, TrainingProcess
+from train.training.trainer import Trainer
+
+MLFLOW_BATCH = 1000  # metrics that MLflow accepts in one call
+
+
+class RunCallbacks:
+    """Shows progress, logs to the active MLflow run, and writes checkpoints.
+
+    A process that is not the main one shows and writes nothing.
+
+    Args:
+        folder: of the checkpoints.
+    """
+
+    def __init__(self, folder: Path, console: Console, process: TrainingProcess = SINGLE_PROCESS) -> None:
+        self.folder = folder
+        self.console = console
+        self._is_main = process.is_main
+        self._progress = progress_bar(console)
+        self._progress.disable = not self._is_main
+        self._stop = False
+        self._losses: list[Metric] = []  # sent to MLflow once an epoch
+
+    @contextmanager
+    def watching(self) -> Iterator["RunCallbacks"]:
+        """Show progress; the first Ctrl-C or SIGTERM asks for a stop, the second one breaks the step off."""
+        previous = {
+            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            with self._progress:
+                yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop:
+            raise KeyboardInterrupt
+        self._stop = True
+        if self._is_main:
+            self.console.print("stopping after this step; once more to stop at once")
+
+    def should_stop(self) -> bool:
+        """Whether a signal asked for a stop."""
+        return self._stop
+
+    def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
+        """Show a bar for the epoch; the loss of every step goes to MLflow."""
+        task = self._progress.add_task(f"epoch {epoch + 1}", total=steps, completed=done, note="")
+        step = epoch * steps + done
+
+        def report_loss(loss: float) -> None:
+            nonlocal step
+            step += 1
+            self._losses.append(Metric("step_loss", loss, time.time_ns() // 1_000_000, step))
+            self._progress.update(task, advance=1, note=f"loss {loss:.3f}")
+
+        return report_loss
+
+    def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
+        """Print one line for the epoch, and log its metrics; epoch 0 is the start."""
+        if not self._is_main:
+            return
+        mlflow.log_metrics(record, step=epoch)
+        self._log_losses()
+        loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
+        speed = f"  {record['pairs_per_s']:,.0f} pairs/s" if "pairs_per_s" in record else ""
+        name = f"epoch {epoch}" if epoch else "start  "
+        self._progress.console.print(
+            f"{name}  {loss}validation recall@10 {record['validation_recall_at_10']:.4f}  "
+            f"nDCG@10 {record['validation_ndcg_at_10']:.4f}{speed}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _log_losses(self) -> None:
+        active = mlflow.active_run()
+        if active is not None and self._losses:
+            for at in range(0, len(self._losses), MLFLOW_BATCH):
+                chunk = self._losses[at : at + MLFLOW_BATCH]
+                mlflow.MlflowClient().log_batch(active.info.run_id, metrics=chunk)
+            self._losses = []
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        """Save what the run needs to continue."""
+        if self._is_main:
+            save_run(self.folder / RUN_STATE, trainer)
+
+    def on_best(self, trainer: Trainer) -> None:
+        """Save the best towers so far."""
+        if self._is_main:
+            save_towers(self.folder / BEST_TOWERS, trainer.towers)

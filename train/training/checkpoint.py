@@ -1,0 +1,95 @@
+"""Checkpoints: the towers alone, and everything that a run needs to continue.
+
+Both are written by `torch.save` and read with `weights_only=True`, so that a file cannot run code. A file
+is written whole or not at all.
+"""
+
+import dataclasses
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from protos.bundle import write_file
+from protos.errors import DataError
+from train.training.trainer import State, Towers, Trainer
+
+RUN_STATE = "run.pt"
+BEST_TOWERS = "towers.pt"
+
+
+def save_towers(path: Path, towers: Towers) -> None:
+    """Write the weights of both towers; a table that they share is stored once."""
+    _save(path, _towers_state(towers))
+
+
+def load_towers(path: Path, towers: Towers) -> None:
+    """Load stored weights into towers of the same structure.
+
+    Raises:
+        DataError: the file is damaged, or belongs to other towers.
+    """
+    _restore_towers(path, _load(path), towers)
+
+
+def save_run(path: Path, trainer: Trainer) -> None:
+    """Write towers, optimiser and state."""
+    content: dict[str, Any] = {
+        "towers": _towers_state(trainer.towers),
+        "optimiser": trainer.optimiser.state_dict(),
+        "state": dataclasses.asdict(dataclasses.replace(trainer.state, hard_negatives=None)),
+    }
+    if trainer.state.hard_negatives is not None:
+        content["hard_negatives"] = torch.from_numpy(trainer.state.hard_negatives)
+    _save(path, content)
+
+
+def load_run(path: Path, trainer: Trainer) -> None:
+    """Restore a trainer to the state that `save_run` wrote.
+
+    Raises:
+        DataError: the file is damaged, or belongs to another experiment.
+    """
+    content = _load(path)
+    try:
+        _restore_towers(path, content["towers"], trainer.towers)
+        trainer.optimiser.load_state_dict(content["optimiser"])
+        trainer.state = State(**content["state"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: does not fit this experiment: {error}") from None
+    if "hard_negatives" in content:
+        trainer.state.hard_negatives = content["hard_negatives"].numpy()
+
+
+def _towers_state(towers: Towers) -> dict[str, Any]:
+    return {side: tower.state_dict() for side, tower in zip(("query", "item"), towers, strict=True)}
+
+
+def _restore_towers(path: Path, content: dict[str, Any], towers: Towers) -> None:
+    try:
+        for side, tower in zip(("query", "item"), towers, strict=True):
+            tower.load_state_dict(content[side])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise DataError(f"{path}: does not fit the towers of this experiment: {error}") from None
+
+
+def _save(path: Path, content: Any) -> None:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_file(path, buffer.getvalue())
+
+
+def _load(path: Path) -> Any:
+    """The content of a file, in main memory; loading it into towers copies it to their device."""
+    try:
+        with zipfile.ZipFile(path) as file:  # torch does not verify the checksums
+            damaged = file.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such checkpoint") from None
+    except Exception as error:  # torch raises many kinds of errors for a damaged file
+        raise DataError(f"{path}: damaged checkpoint: {error}") from None

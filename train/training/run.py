@@ -1,0 +1,228 @@
+"""One experiment, from its TOML to a finished run.
+
+    python -m train fit --config train/configs/pydocs.toml
+
+A run whose inputs have not changed is not trained again: its metrics are read from MLflow.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import time
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Run
+from rich.console import Console
+
+from protos import names
+from protos.errors import DataError, MissingStage
+from protos.features import Schema
+from protos.files.file_lock import exclusive_lock
+from train.config import Experiment
+from train.data.dataset import Dataset
+from train.data.training_data import training_data_of
+from train.evaluation import plots
+from train.evaluation.baselines import baselines
+from train.evaluation.report import evaluate_cold_items, evaluate_labels, evaluate_ranking
+from train.fingerprint import code_fingerprint, fingerprint
+from train.models.heads import score_of
+from train.models.tower_factory import architecture_of
+from train.paths import CACHE
+from train.training.callbacks import RunCallbacks
+from train.training.checkpoint import BEST_TOWERS, RUN_STATE, load_run, load_towers, save_towers
+from train.training.device import TrainingProcess, start_process
+from train.training.tracking import find_run, flattened, tracked_run
+from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, shares_windows
+from train.training.trainer import Interrupted, Trainer
+
+STAGE = "fit"
+LATER_STAGES = ("export", "precision", "index", "gates", "bench")  # sections that training does not read
+
+
+def fit(experiment: Experiment, dataset: Dataset, console: Console, resume: bool = False) -> tuple[Run, bool]:
+    """Train and evaluate an experiment.
+
+    Args:
+        resume: continue the run that was interrupted last.
+
+    Returns:
+        The finished run, and whether it is one of before, whose inputs were the same.
+
+    Raises:
+        KeyboardInterrupt: a signal asked to stop; the run is marked as killed and can be resumed.
+        MissingStage: there is nothing to resume.
+    """
+    key = _fingerprint(experiment, dataset)
+    finished = find_run(experiment.name, STAGE, key)
+    if finished is not None:
+        return finished, True
+    interrupted = _interrupted(experiment, key)
+    if resume and interrupted is None:
+        raise MissingStage(f"{experiment.name}: no interrupted run to resume; train without --resume")
+    if interrupted and not resume:
+        console.print(f"run {interrupted} was interrupted; --resume goes on with it; starting anew")
+    process = start_process(experiment.training.threads)
+    run_id = ""
+    try:
+        with tracked_run(experiment.name, STAGE, key, interrupted if resume else None) as run_id:
+            try:
+                with _locked(run_folder(run_id)):
+                    _train(run_folder(run_id), process, experiment, dataset, console, resume)
+            except Interrupted:
+                raise KeyboardInterrupt from None
+    except KeyboardInterrupt:
+        if not run_id or not (run_folder(run_id) / RUN_STATE).is_file():  # nothing was saved yet
+            raise
+        raise KeyboardInterrupt(f"stopped; --resume goes on with run {run_id}") from None
+    return mlflow.get_run(run_id), False
+
+
+def run_folder(run_id: str) -> Path:
+    """The folder of a run's checkpoints while it is under way.
+
+    Raises:
+        DataError: the run's id, which the tracking server chose, cannot be the name of a folder.
+    """
+    try:
+        return CACHE / "runs" / names.run_id(run_id)
+    except ValueError as error:
+        raise DataError(f"run id: {error}") from None
+
+
+def _fingerprint(experiment: Experiment, dataset: Dataset) -> str:
+    """The key of a run: everything that its result depends on.
+
+    Raises:
+        DataError: a file that a feature reads, such as a tokenizer's, cannot be read.
+    """
+    settings = dataclasses.asdict(experiment)
+    for name in (*LATER_STAGES, "name"):
+        del settings[name]
+    schema = Schema(experiment.query, experiment.item)
+    try:
+        contents = {name: (schema.folder / name).read_bytes() for name in schema.files()}
+    except OSError as error:
+        raise DataError(f"{error.filename}: a feature reads this file: {error.strerror}") from None
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return fingerprint(
+        settings, files, dataset.report["fingerprint"], code_fingerprint(__name__, *experiment.modules)
+    )
+
+
+def _interrupted(experiment: Experiment, key: str) -> str | None:
+    """The id of the newest run that did not finish and left its state behind."""
+    for status in ("KILLED", "FAILED", "RUNNING"):
+        run = find_run(experiment.name, STAGE, key, status)
+        if run is None or not (run_folder(run.info.run_id) / RUN_STATE).is_file():
+            continue
+        if not _is_locked(run_folder(run.info.run_id)):
+            return str(run.info.run_id)
+    return None
+
+
+def _locked(folder: Path) -> contextlib.AbstractContextManager[object]:
+    """Lock a run's folder, so that no other process takes its run for an interrupted one.
+
+    Raises:
+        MissingStage: another process holds the lock.
+    """
+    return exclusive_lock(
+        folder / ".lock", MissingStage(f"run {folder.name}: another process is training it")
+    )
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with _locked(folder):
+            return False
+    except MissingStage:
+        return True
+
+
+def _train(
+    folder: Path,
+    process: TrainingProcess,
+    experiment: Experiment,
+    dataset: Dataset,
+    console: Console,
+    resume: bool,
+) -> None:
+    """Train within the active MLflow run; the main process then evaluates the towers and logs the results."""
+    with console.status("hashing texts"):
+        data = training_data_of(dataset, experiment.query, experiment.item)
+        model, corpora = build_model(experiment, data)
+    shared_windows = shares_windows(experiment)
+    trainer = Trainer(
+        model.towers, data, corpora, experiment.loss, experiment.training, shared_windows, process
+    )
+    if resume:
+        load_run(folder / RUN_STATE, trainer)
+        console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
+    elif process.is_main:
+        _log_inputs(model, dataset)
+    begun = time.perf_counter()
+    with RunCallbacks(folder, console, process).watching() as callbacks:
+        trainer.fit(callbacks)
+    if process.is_main:
+        mlflow.log_metric("training_s", time.perf_counter() - begun)
+        _finish(folder, experiment, trainer, console)
+
+
+def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Console) -> None:
+    """Evaluate the towers of the best epoch, log metrics and artifacts, and delete the checkpoints."""
+    data = trainer.data
+    load_towers(folder / BEST_TOWERS, trainer.towers)
+    trainer.clear_cached_vectors()
+    with console.status("placing new items by their content"):
+        architecture = architecture_of(experiment.tower)
+        changed = architecture.fit_unknown_items(trainer.towers[1], trainer.items, data.counts())
+    if changed:
+        save_towers(folder / BEST_TOWERS, trainer.towers)
+    with console.status("test evaluation, and baselines beside it"):
+        metrics = _test_metrics(experiment, trainer)
+    mlflow.log_metrics(metrics | {"best_epoch": trainer.state.best_epoch})
+    _log_outputs(folder, trainer, metrics, experiment)
+    (folder / RUN_STATE).unlink()
+    (folder / BEST_TOWERS).unlink()
+
+
+def _test_metrics(experiment: Experiment, trainer: Trainer) -> dict[str, float]:
+    """The metrics of the towers and of the baselines on the test part, by exact search."""
+    data = trainer.data
+    found = evaluate_ranking(data, "test", trainer.rank, baselines(experiment, data))
+    found |= evaluate_cold_items(data, trainer.rank)
+    score = score_of(trainer.towers[0])
+    return found | evaluate_labels(data, "test", trainer.inner_products, score)
+
+
+def _log_inputs(model: Model, dataset: Dataset) -> None:
+    mlflow.log_params(flattened(dataclasses.asdict(model.experiment)))
+    report = dataset.report
+    mlflow.set_tags(
+        {
+            "dataset": f"{report['name']} {report['fingerprint'][:12]}",
+            "dataset.fingerprint": report["fingerprint"],
+            "split_hash": dataset.split_hash,
+        }
+    )
+    mlflow.log_dict(report, "dataset.json")
+    mlflow.log_metrics({"items": report["items"], "pairs": report["pairs"]})
+    parameters = {p for tower in model.towers for p in tower.parameters()}
+    mlflow.log_metric("parameters", sum(p.numel() for p in parameters))
+    mlflow.log_text(model.description().decode(), f"{ARTIFACTS}/{DESCRIPTION}")
+    for name in model.schema.files():
+        mlflow.log_artifact(str(model.schema.folder / name), str(Path(ARTIFACTS, name).parent))
+
+
+def _log_outputs(folder: Path, trainer: Trainer, metrics: dict[str, float], experiment: Experiment) -> None:
+    mlflow.log_artifact(str(folder / BEST_TOWERS), ARTIFACTS)
+    state = trainer.state
+    figures = {
+        "learning_curves.png": plots.learning_curves(
+            state.history, state.losses, experiment.training.selection
+        ),
+        "beside_baselines.png": plots.baseline_comparison(metrics, experiment.name),
+    }
+    for name, figure in figures.items():
+        mlflow.log_artifact(str(plots.save(figure, folder / name)), "plots")

@@ -1,0 +1,215 @@
+"""MLflow tracking: its store, and the runs of every stage.
+
+The store is SQLite under `mlruns/` unless `MLFLOW_TRACKING_URI` names another; all stages behave the same
+with either.
+"""
+
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Run, RunStatus, ViewType
+from mlflow.exceptions import MlflowException
+
+from protos.errors import MissingStage, Unavailable
+from protos.files.file_lock import exclusive_lock
+from protos.mlflow_keys import STAGE
+from train.paths import IS_CHECKOUT, MLRUNS, ROOT
+
+FINGERPRINT = "twinspire.fingerprint"
+SQLITE = "sqlite:///"
+
+
+def connect(folder: Path = MLRUNS) -> str:
+    """Point MLflow at its store; an SQLite file that is missing is created first.
+
+    Returns:
+        The tracking URI.
+
+    Raises:
+        Unavailable: the store cannot be created.
+    """
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # stdout belongs to results
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{folder / 'mlflow.db'}"
+    database = _database(uri)
+    if database is not None:
+        _create_store(database)
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+def _database(uri: str) -> Path | None:
+    """The SQLite file that a tracking URI names; None for any other store."""
+    name = uri.removeprefix(SQLITE).partition("?")[0]
+    if not uri.startswith(SQLITE) or not name or name.startswith((":memory:", "file:")):
+        return None
+    return Path(name)
+
+
+def _create_store(database: Path) -> None:
+    """Create an SQLite store that is missing or empty.
+
+    MLflow creates its tables one by one in the file, and fails if another process does the same. So one
+    process at a time creates the file under another name and renames it.
+
+    Raises:
+        Unavailable: the folder cannot be written.
+    """
+    if _exists(database):
+        return
+    folder = database.parent
+    try:
+        with exclusive_lock(folder / f".{database.name}.lock"):
+            if _exists(database):
+                return
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=folder.absolute()) as draft:
+                created = Path(draft) / "mlflow.db"
+                store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]
+                    f"{SQLITE}{created}", (folder.absolute() / "artifacts").as_uri()
+                )
+                store.engine.dispose()
+                created.rename(database)
+    except OSError as error:
+        raise Unavailable(f"{database}: the store cannot be made: {error.strerror or error}") from None
+
+
+def _exists(database: Path) -> bool:
+    return database.exists() and (not database.is_file() or database.stat().st_size > 0)
+
+
+def experiment_id(name: str) -> str:
+    """The id of the MLflow experiment of that name, which is created if there is none."""
+    found = mlflow.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    database = _database(mlflow.get_tracking_uri())
+    artifacts = None if database is None else (database.absolute().parent / "artifacts" / name).as_uri()
+    try:
+        return str(mlflow.create_experiment(name, artifacts))
+    except MlflowException:  # another process created it
+        found = mlflow.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def find_run(experiment: str, stage: str, fingerprint: str = "", status: str = "FINISHED") -> Run | None:
+    """The newest run of a stage, with this fingerprint if one is given."""
+    found = mlflow.get_experiment_by_name(experiment)
+    if found is None:
+        return None
+    terms = [f"tags.`{STAGE}` = '{stage}'", f"attributes.status = '{status}'"]
+    if fingerprint:
+        terms.append(f"tags.`{FINGERPRINT}` = '{fingerprint}'")
+    runs = mlflow.search_runs(
+        [found.experiment_id],
+        " and ".join(terms),
+        ViewType.ACTIVE_ONLY,
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+        output_format="list",
+    )
+    return runs[0] if runs else None
+
+
+def get_run(run_id: str) -> Run:
+    """The run with this id.
+
+    Raises:
+        MissingStage: the tracking server has none.
+    """
+    try:
+        return mlflow.get_run(run_id)
+    except MlflowException as error:
+        if is_absent(error):
+            raise MissingStage(f"run {run_id}: not known to {mlflow.get_tracking_uri()}") from None
+        raise unreachable(error) from None
+
+
+def is_absent(error: MlflowException) -> bool:
+    """Whether MLflow answered that there is no such entity; any other error leaves that open."""
+    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def unreachable(error: MlflowException) -> Unavailable:
+    """The error to raise when MLflow cannot answer."""
+    return Unavailable(f"{mlflow.get_tracking_uri()}: MLflow does not answer: {error.message}")
+
+
+@contextmanager
+def tracked_run(experiment: str, stage: str, fingerprint: str, resume: str | None = None) -> Iterator[str]:
+    """An active MLflow run; it ends as finished, as failed, or as killed after an interrupt.
+
+    Args:
+        resume: the id of a run to continue.
+
+    Yields:
+        The run's id.
+    """
+    mlflow.set_system_metrics_sampling_interval(5)  # type: ignore[no-untyped-call]
+    mlflow.start_run(
+        run_id=resume,
+        experiment_id=None if resume else experiment_id(experiment),
+        tags={STAGE: stage, FINGERPRINT: fingerprint, **environment()},
+        log_system_metrics=True,
+    )
+    active = mlflow.active_run()
+    assert active is not None
+    status = RunStatus.FAILED
+    try:
+        yield active.info.run_id
+        status = RunStatus.FINISHED
+    except KeyboardInterrupt:
+        status = RunStatus.KILLED
+        raise
+    finally:
+        mlflow.end_run(RunStatus.to_string(status))
+
+
+def environment() -> dict[str, str]:
+    """Tags that describe the code and the machine."""
+    return {
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "command": " ".join(sys.argv),
+    }
+
+
+def git_commit() -> str:
+    """The commit of the checkout, with `+changes` if the working tree differs; empty outside git."""
+    if not IS_CHECKOUT:  # git would name the commit of whatever the package is installed in
+        return ""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one level with dotted keys, as MLflow names parameters."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            found |= flattened(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

@@ -1,0 +1,123 @@
+"""A model: the two towers with their experiment and schema; built from data, or loaded from a run."""
+
+import dataclasses
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import torch
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from protos.documents import parse_json
+from protos.errors import DataError, MissingStage, Unavailable
+from protos.features import Schema, TextFeature
+from protos.toml_config import parse
+from train.config import Experiment
+from train.data.training_data import TrainingData
+from train.models.initialization import build_schema, fit_number_encoders
+from train.models.prepared_inputs import PreparedInputs
+from train.models.text_hashing import HASHING_VERSION
+from train.models.tower_factory import architecture_of, build_towers
+from train.training.checkpoint import BEST_TOWERS, load_towers
+from train.training.trainer import Towers
+
+ARTIFACTS = "model"
+DESCRIPTION = "description.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Query tower and item tower, with their experiment and the schema of their inputs."""
+
+    experiment: Experiment
+    schema: Schema
+    towers: Towers
+
+    def description(self) -> bytes:
+        """Experiment, schema and hashing scheme as JSON: what `load_model` builds the towers from."""
+        content = {
+            "hashing": HASHING_VERSION,
+            "experiment": dataclasses.asdict(self.experiment),
+            "schema": dataclasses.asdict(self.schema),
+        }
+        return json.dumps(content, indent=2, sort_keys=True).encode()
+
+
+def build_model(
+    experiment: Experiment, data: TrainingData
+) -> tuple[Model, tuple[PreparedInputs, PreparedInputs]]:
+    """An untrained model, and the encoded queries and items.
+
+    Seeds torch's global generator.
+    """
+    torch.manual_seed(experiment.training.seed)
+    training = data.training_values()
+    counts = dict(zip(data.item_ids, data.counts().tolist(), strict=True))
+    schema = build_schema(experiment.query, experiment.item, training, counts)
+    architecture = architecture_of(experiment.tower)
+    towers = architecture.build(schema)
+    hashing = architecture.hashing()
+    queries = PreparedInputs(schema, "query", data.queries, hashing)
+    items = PreparedInputs(schema, "item", data.items, hashing)
+    architecture.initialize(towers, schema, data, items, experiment.training.seed)
+    for tower, side in zip(towers, ("query", "item"), strict=True):
+        fit_number_encoders(tower, side, training)  # type: ignore[arg-type]
+    return Model(experiment, schema, towers), (queries, items)
+
+
+def shares_windows(experiment: Experiment) -> bool:
+    """Whether the query tower encodes all places of a window at little more cost than the last one."""
+    return architecture_of(experiment.tower).shares_windows
+
+
+def load_model(run: Run) -> Model:
+    """The model that is stored with a run.
+
+    Raises:
+        MissingStage: the run holds no model, or one that was trained with another hashing scheme.
+        DataError: the stored files are damaged.
+        Unavailable: the model cannot be downloaded, or MLflow cannot say whether there is one.
+    """
+    try:
+        uri = f"runs:/{run.info.run_id}/{ARTIFACTS}"
+        folder = Path(mlflow.artifacts.download_artifacts(uri))
+    except (MlflowException, OSError) as error:
+        raise _download_error(run.info.run_id, error) from None
+    try:
+        content: dict[str, Any] = parse_json((folder / DESCRIPTION).read_bytes())
+        experiment = parse(content["experiment"], Experiment)
+        schema = parse(content["schema"], Schema)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / DESCRIPTION}: damaged: {error}") from None
+    if _has_text(schema) and content.get("hashing") != HASHING_VERSION:
+        raise MissingStage(
+            f"run {run.info.run_id}: its towers were trained with another text hashing scheme ("
+            f"{content.get('hashing', 'unknown')}, now {HASHING_VERSION}); train them again"
+        )
+    towers = build_towers(experiment.tower, schema)
+    load_towers(folder / BEST_TOWERS, towers)
+    for tower in towers:
+        tower.eval()
+    return Model(experiment, schema.in_folder(folder), towers)
+
+
+def _download_error(run_id: str, error: Exception) -> MissingStage | Unavailable:
+    """Why a model was not downloaded: the run holds none, or the model cannot be downloaded now."""
+    try:
+        if not mlflow.MlflowClient().list_artifacts(run_id, ARTIFACTS):
+            return MissingStage(f"run {run_id}: holds no model ({error}); train one first")
+    except (MlflowException, OSError) as listing:
+        return Unavailable(f"run {run_id}: its model cannot be listed: {listing}")
+    return Unavailable(
+        f"run {run_id}: its model cannot be downloaded to {tempfile.gettempdir()}: the disk is full, or the "
+        f"artifact store fails ({error})"
+    )
+
+
+def _has_text(schema: Schema) -> bool:
+    features = [*schema.query.values(), *schema.item.values()]
+    return any(isinstance(spec, TextFeature) for spec in features)

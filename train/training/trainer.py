@@ -1,0 +1,238 @@
+"""The training loop.
+
+    every epoch:  mine hard negatives -> a step for each batch -> the metrics on validation
+    at the end:   the towers of the best epoch
+
+The loop keeps its whole state in `State`, so that an interrupted run continues as if it had not been
+interrupted: the order of the pairs and the negatives follow from (seed, epoch), and the rest is saved.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from protos.errors import DataError
+from train.config import LossConfig, TrainingConfig
+from train.data.batches import Batch, HistoryBatches, batch_count, batches
+from train.data.training_data import Pairs, TrainingData
+from train.evaluation.exact_search import encode, encode_catalogue, search
+from train.evaluation.metrics import mean, per_query
+from train.evaluation.report import evaluate_labels
+from train.losses.objective import build_objective
+from train.models.heads import logits_of, score_of
+from train.models.prepared_inputs import PreparedInputs
+from train.models.towers import Tower
+from train.training.device import SINGLE_PROCESS, TrainingProcess
+from train.training.optimiser import adam, set_learning_rate
+
+Towers = tuple[Tower, Tower]
+Rows = npt.NDArray[np.int64]
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and its state has been saved."""
+
+
+@dataclass
+class State:
+    """The state of a run, apart from towers and optimiser.
+
+    Args:
+        epoch: the current epoch, from 0.
+        step: finished steps of the current epoch.
+        best_epoch: the epoch with the best validation metric so far, -1 before the first evaluation.
+        best: that metric.
+        hard_negatives: of the current epoch.
+        losses: of all steps.
+        history: one record for each finished epoch; record 0 is the start, before any step.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = -1
+    best: float = -1.0
+    hard_negatives: Any = None
+    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Callbacks(Protocol):
+    """What the trainer calls as it proceeds: progress, tracking and checkpoints."""
+
+    def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
+        """An epoch starts, of which `done` steps are done; the result is called with each step's loss."""
+
+    def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
+        """An epoch ended with these metrics; epoch 0 is the start, before any step."""
+
+    def on_checkpoint(self, trainer: "Trainer") -> None:
+        """The state is to be saved."""
+
+    def on_best(self, trainer: "Trainer") -> None:
+        """The towers are the best so far."""
+
+    def should_stop(self) -> bool:
+        """Whether to save the state and stop after this step."""
+
+
+class Trainer:
+    """Trains two towers.
+
+    Args:
+        towers: query tower and item tower.
+        data: the training data.
+        corpora: the encoded queries and the encoded items.
+        shared_windows: queries of one user share windows of their history; for query towers that encode
+            every place of a window at little extra cost.
+        process: the device and the processes.
+    """
+
+    def __init__(
+        self,
+        towers: Towers,
+        data: TrainingData,
+        corpora: tuple[PreparedInputs, PreparedInputs],
+        loss: LossConfig,
+        config: TrainingConfig,
+        shared_windows: bool = False,
+        process: TrainingProcess = SINGLE_PROCESS,
+    ) -> None:
+        self.towers = towers
+        self.data = data
+        self.queries, self.items = corpora
+        self.config = config
+        self.process = process
+        self.objective = build_objective(loss, data)
+        self.pairs = self.objective.pairs
+        process.place_towers(towers)
+        self.optimiser = adam(towers, config.learning_rate)
+        self.history_batches: HistoryBatches | None = None
+        for histories in self.queries.histories.values():
+            self.history_batches = HistoryBatches(self.pairs, histories, config.batch_size, shared_windows)
+        self.state = State()
+        self._item_vectors: Tensor | None = None  # by the current weights, once computed
+
+    def fit(self, callbacks: Callbacks) -> None:
+        """Train from the current state until patience or epochs run out.
+
+        Raises:
+            Interrupted: the callbacks asked to stop; the state has been saved.
+            DataError: `training.selection` is AUC, and the labels of the validation part are all alike.
+        """
+        state = self.state
+        if not state.history:
+            self._end_epoch(callbacks, seconds=0.0)
+        while state.epoch < self.config.epochs and not self._out_of_patience():
+            begun = time.perf_counter()
+            self._epoch(callbacks)
+            state.epoch += 1
+            self._end_epoch(callbacks, time.perf_counter() - begun)
+
+    def _out_of_patience(self) -> bool:
+        return self.state.epoch - self.state.best_epoch >= self.config.patience
+
+    def _epoch(self, callbacks: Callbacks) -> None:
+        state, config = self.state, self.config
+        if state.step == 0:
+            state.hard_negatives = self.objective.mine(self._all_vectors, (config.seed, state.epoch))
+        count, epoch_batches = self._batches()
+        report_loss = callbacks.on_epoch_start(state.epoch, count, state.step)
+        for batch in itertools.islice(epoch_batches, state.step, None):
+            set_learning_rate(self.optimiser, state.epoch + state.step / count, config.epochs, count)
+            state.losses.append(self._step(batch))
+            state.step += 1
+            report_loss(state.losses[-1])
+            if callbacks.should_stop():
+                callbacks.on_checkpoint(self)
+                raise Interrupted
+
+    def _batches(self) -> tuple[int, Iterable[Batch]]:
+        """The number of batches of the current epoch, and the batches."""
+        seed = (self.config.seed, self.state.epoch)
+        if self.history_batches is not None:
+            drawn = self.history_batches.draw(seed)
+            return len(drawn), drawn
+        count, size = len(self.pairs), self.config.batch_size
+        return batch_count(count, size), batches(count, self.pairs.query, size, seed)
+
+    def _step(self, batch: Batch) -> float:
+        query_tower, item_tower = self.towers
+        process = self.process
+        seed = (self.config.seed, self.state.epoch, self.state.step)
+        generator = np.random.default_rng(seed)
+        torch.manual_seed(int(generator.integers(2**63)))  # of dropout, so that a resumed run is the same
+        given = self.objective.candidates(batch, self.state.hard_negatives, generator)
+        queries = process.encode(
+            query_tower, batch.queries, lambda rows: self.queries.batch(rows, batch.spans)
+        )  # (B, D)
+        items = process.encode(item_tower, given.items, self.items.batch)  # (N, D)
+        scores = logits_of(query_tower, queries @ items.T)
+        losses = self.objective.losses(scores, batch, process.place(given))  # (P,)
+        weight = process.place(torch.from_numpy(self.pairs.weight[batch.pairs]))
+        loss = (losses * weight).sum() / weight.sum().clamp(min=1e-12)  # all weights may be 0
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self._item_vectors = None
+        return float(loss.detach())
+
+    def _end_epoch(self, callbacks: Callbacks, seconds: float) -> None:
+        state = self.state
+        record = {f"validation_{k}": v for k, v in self.evaluate("validation").items()}
+        if seconds:
+            record["loss"] = float(np.mean(state.losses[-state.step :]))
+            record["epoch_s"] = seconds
+            record["pairs_per_s"] = len(self.pairs) / seconds
+        state.history.append(record)
+        callbacks.on_epoch_end(state.epoch, record)
+        metric = record.get(f"validation_{self.config.selection}")
+        if metric is None:  # only AUC can be missing
+            raise DataError('training.selection = "auc", but validation pairs are all positive or all not')
+        if metric > state.best:
+            state.best = metric
+            state.best_epoch = state.epoch
+            callbacks.on_best(self)
+        state.step = 0
+        callbacks.on_checkpoint(self)
+
+    def evaluate(self, part: str) -> dict[str, float]:
+        """Metrics of the current towers on one part of the split, by exact search over all items."""
+        queries, relevant = self.data.parts[part].by_query()
+        found = mean(per_query(self.rank(queries), relevant))
+        return found | evaluate_labels(self.data, part, self.inner_products, score_of(self.towers[0]))
+
+    def rank(self, queries: Rows) -> Rows:
+        """The best items of some queries, (Q, K) item rows, -1 where fewer than K are left."""
+        items = self.item_vectors()  # first, because it sets the radius of an inner product
+        return search(self._query_vectors(queries), items, seen=self.data.seen(queries))
+
+    def inner_products(self, pairs: Pairs) -> npt.NDArray[np.float32]:
+        """(P,): the inner product of each pair's vectors."""
+        items = self.item_vectors()
+        distinct, query = np.unique(pairs.query, return_inverse=True)
+        vectors = self._query_vectors(distinct)
+        return (vectors[query] * items[pairs.item]).sum(dim=1).numpy()
+
+    def item_vectors(self) -> Tensor:
+        """Unit vectors (N, D) of all items, by the current item tower."""
+        if self._item_vectors is None:
+            self._item_vectors = encode_catalogue(self.towers[1], self.items, self.process.place)
+        return self._item_vectors
+
+    def clear_cached_vectors(self) -> None:
+        """Encode the items again when their vectors are next used; call it after changing the towers."""
+        self._item_vectors = None
+
+    def _query_vectors(self, queries: Rows | None = None) -> Tensor:
+        return encode(self.towers[0], self.queries, queries, self.process.place)
+
+    def _all_vectors(self) -> tuple[Tensor, Tensor]:
+        """Vectors of all queries and of all items."""
+        return self._query_vectors(), self.item_vectors()
