@@ -1,5 +1,6 @@
 """The heap of a server: all threads share one arena, so that free memory is reused and returned."""
 
+import itertools
 import platform
 import re
 from pathlib import Path
@@ -26,10 +27,19 @@ def test_threads_of_a_worker_allocate_from_one_arena(start_server: Start) -> Non
 
 
 def _arenas(pid: int) -> list[str]:
-    """The addresses of arenas other than the first, which is the process's heap."""
-    found = []
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        address = re.match(r"([0-9a-f]+)-\S+ rw-p 00000000 00:00 0\s*$", line)
-        if address and int(address[1], 16) % ARENA_BYTES == 0:
-            found.append(address[1])
-    return found
+    """The addresses of arenas other than the first, which is the process's heap.
+
+    An arena's heap of 64 MiB is reserved as a whole, and its first part is made writable.
+    """
+    spans = [
+        (int(start, 16), int(end, 16), access)
+        for start, end, access in re.findall(
+            r"^([0-9a-f]+)-([0-9a-f]+) (\S+) 0+ 00:00 0\s*$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE
+        )
+    ]
+    return [
+        f"{start:x}"
+        for (start, end, access), (following, last, reserved) in itertools.pairwise(spans)
+        if (access, reserved) == ("rw-p", "---p")
+        if start % ARENA_BYTES == 0 and following == end and last >= start + ARENA_BYTES
+    ]

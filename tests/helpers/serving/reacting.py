@@ -1,5 +1,6 @@
 """An event loop with methods that do what a test says, beside the search of a real bundle."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,9 +35,24 @@ ONE = GOOD.SerializeToString()
 class Reacting:
     """What a test sees of it."""
 
-    def __init__(self, loop: EventLoop, metrics: SharedMetrics, port: int) -> None:
+    def __init__(self, loop: EventLoop, metrics: SharedMetrics, port: int, gate: "Gate") -> None:
         self.loop, self.metrics = loop, metrics
         self.address = f"127.0.0.1:{port}"
+        self._gate = gate
+
+    @contextmanager
+    def held(self, channel: grpc.Channel) -> Iterator[None]:
+        """Block the event loop until the body has ended; calls that the body sends are read after that."""
+        self._gate.opened.clear()
+        blocked = call(channel, "Hold").future(b"", timeout=60)
+        assert self._gate.entered.wait(30)
+        try:
+            yield
+            time.sleep(0.2)  # the last calls reach the server's socket
+        finally:
+            self._gate.entered.clear()
+            self._gate.opened.set()
+        assert blocked.result() == b""
 
     def snapshot(self, key: str) -> Any:
         """What is counted under this key."""
@@ -50,6 +66,19 @@ class Reacting:
         """Queries that were in batches."""
         (row,) = self.metrics.read()
         return cumulative(SIZES, row[layout.BATCH_SIZE : layout.BATCH_SIZE + width(SIZES)])[1]
+
+
+class Gate:
+    """A method that blocks the event loop until a test opens the gate."""
+
+    def __init__(self) -> None:
+        self.entered, self.opened = threading.Event(), threading.Event()
+
+    def hold(self, request: bytes, rpc: Call) -> bytes:
+        """Wait for the test, for a minute at most."""
+        self.entered.set()
+        self.opened.wait(60)
+        return request
 
 
 def soon(is_so: Callable[[], bool], seconds: float = 5.0) -> bool:
@@ -84,7 +113,8 @@ def reacting(
     window: int = 64,
     backlog: int = 1,
 ) -> Iterator[Reacting]:
-    """Serve the bundle, and `/test/Sleep`, `/test/Fail`, `/test/FailStream`."""
+    """Serve the bundle, and `/test/Sleep`, `/test/Hold`, `/test/Fail`, `/test/FailStream`."""
+    gate = Gate()
     metrics = SharedMetrics.create(workers=1)
     counters = metrics.worker(0)
     lineup = TrafficSplit(LoadedBundle(retriever, PackedCatalogue(retriever.catalogue)))
@@ -92,6 +122,7 @@ def reacting(
     served = methods(SERVICE, servicer)
     for name, behaviour, kind in (
         ("Sleep", sleep, UnaryCall),
+        ("Hold", gate.hold, UnaryCall),
         ("Fail", fail, UnaryCall),
         ("FailStream", fail, StreamCall),
     ):
@@ -109,7 +140,7 @@ def reacting(
     port = loop.listen("127.0.0.1:0")
     loop.start()
     try:
-        yield Reacting(loop, metrics, port)
+        yield Reacting(loop, metrics, port, gate)
     finally:
         loop.stop(5.0)
 

@@ -243,14 +243,11 @@ def test_as_few_connections_as_can_fill_the_queue_bring_a_whole_batch(bounds: Bo
 def test_in_an_overload_no_connection_has_more_than_its_share(retriever: Retriever) -> None:
     with reacting(retriever, queue=512, batch=32) as served, _connection(served) as greedy:
         stub: Any = retrieval_pb2_grpc.RetrievalStub(greedy)
-        held_up = call(greedy, "Sleep").future(b"300", timeout=5)
-        time.sleep(0.05)
-        _overload(served, 5.0)
-        calls = [stub.Search.future(GOOD, timeout=5) for _ in range(20)]
-        with ThreadPoolExecutor() as pool:
-            modest = [*pool.map(lambda _: _ask(served), range(8))]
-        assert held_up.result() == b"300"
-        assert modest == [StatusCode.OK] * 8
+        with ThreadPoolExecutor(8) as pool, served.held(greedy):
+            _overload(served, 60.0)
+            calls = [stub.Search.future(GOOD, timeout=30) for _ in range(20)]
+            modest = pool.map(lambda _: _ask(served), range(8))
+        assert [*modest] == [StatusCode.OK] * 8
         codes = [each.code() for each in calls]
         assert codes.count(StatusCode.OK) == Bounds(queue=512, batch=32).fair_share == 1
         assert codes.count(StatusCode.RESOURCE_EXHAUSTED) == 19
@@ -277,14 +274,12 @@ def test_a_burst_that_turns_out_to_be_an_overload_is_shed(retriever: Retriever) 
         _connection(served) as channel,
     ):
         stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
-        held_up = call(channel, "Sleep").future(b"1000", timeout=5)  # until all calls have been sent
-        time.sleep(0.05)
-        overload = served.loop.admission.overload
-        # The queue has been long for a while by the time that the burst is read.
-        overload._since, overload._long_at = time.monotonic() - 1, time.monotonic() + 5.0
-        calls = [stub.Search.future(GOOD, timeout=5) for _ in range(100)]
+        with served.held(channel):
+            overload = served.loop.admission.overload
+            # The queue has been long for a while by the time that the burst is read.
+            overload._since, overload._long_at = time.monotonic() - 1, time.monotonic() + 60.0
+            calls = [stub.Search.future(GOOD, timeout=30) for _ in range(100)]
         codes = [each.code() for each in calls]
-        assert held_up.result() == b"1000"
         answered = [n for n, code in enumerate(codes) if code is StatusCode.OK]
         assert codes.count(StatusCode.RESOURCE_EXHAUSTED) == 100 - len(answered)
         assert 5 <= len(answered) < 64  # a batch and a half, and what has come while there was room again
@@ -295,15 +290,13 @@ def test_a_burst_that_turns_out_to_be_an_overload_is_shed(retriever: Retriever) 
 def test_who_still_waits_for_a_refusal_when_the_overload_is_over_is_answered_if_it_is_fresh(
     retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "FRESH", 5.0)
+    monkeypatch.setattr(admission, "FRESH", 30.0)
     with reacting(retriever, queue=6, batch=3) as served, _connection(served) as channel:
         stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
-        held_up = call(channel, "Sleep").future(b"1000", timeout=5)  # until all calls have been sent
-        time.sleep(0.05)
-        served.loop.admission.refusals._saved = -60.0  # all time for refusing is spent, for long
-        calls = [stub.Search.future(GOOD, timeout=5) for _ in range(30)]
+        with served.held(channel):
+            served.loop.admission.refusals._saved = -60.0  # all time for refusing is spent, for long
+            calls = [stub.Search.future(GOOD, timeout=30) for _ in range(30)]
         codes = [each.code() for each in calls]
-        assert held_up.result() == b"1000"
         assert codes == [StatusCode.OK] * 6 + [StatusCode.RESOURCE_EXHAUSTED] * 18 + [StatusCode.OK] * 6
         assert soon(lambda: served.snapshot("in_flight") == 0)
 
