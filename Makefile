@@ -3,13 +3,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: setup data train export encode bench scale evaluate register promote refresh rollback history serve status \
+.PHONY: setup data train export encode bench scale evaluate register promote refresh rollback history serve serve-http status \
         search loadtest swaptest filtertest livetest demo ui test test-all test-serving test-hostile lint protos clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
 ALIAS  ?= champion
 PORT   ?= 50051
+HTTP_PORT ?= 8080
 METRICS_PORT ?= 9464
 UI_PORT ?= 5000
 K      ?= 10
@@ -107,6 +108,10 @@ serve: setup ## answer over gRPC on PORT, from the model with alias ALIAS, or fr
 	@exec $(PY) -m serving serve --port $(PORT) --metrics-port $(METRICS_PORT) \
 	  $(if $(WORKERS),--workers $(WORKERS)) $(FLAGS) \
 	  $(if $(BUNDLE),--bundle $(BUNDLE),--model models:/$(NAME)@$(ALIAS)) $(if $(JSON),--json > "$(JSON)")
+
+serve-http: setup ## HTTP and JSON on HTTP_PORT for the server on PORT: page, API and /docs; COMPARE=host:port FLAGS="--help"
+	@exec $(PY) -m serving gateway --address 127.0.0.1:$(PORT) --port $(HTTP_PORT) \
+	  $(if $(COMPARE),--compare-address $(COMPARE)) $(FLAGS) $(if $(JSON),--json > "$(JSON)")
 
 search: setup ## ask the server on PORT: make search Q="..." or HISTORY="id id id" [K=10]
 	@[ -n "$${Q:-}$${HISTORY:-}" ] || {

@@ -12,10 +12,11 @@ import sys
 from argparse import ArgumentParser
 
 from protos.cli import Command, add_command, command_line, execute
-from serving.cli import arguments, commands, tables
+from serving.cli import arguments, commands, gateway, tables
 from serving.cli.benchmark_arguments import add_arguments as add_load
 from serving.cli.benchmark_arguments import add_filter_arguments, add_live_arguments, add_swap_arguments
 from serving.cli.client_commands import add_commands
+from serving.cli.gateway import add_arguments as add_gateway
 from serving.security.tokens import Role
 
 
@@ -42,6 +43,7 @@ def _parser() -> ArgumentParser:
 
     arguments.add_serve(add("serve", "Serve over gRPC until SIGTERM or Ctrl-C.", commands.serve))
     add_commands(subparsers)
+    add_gateway(add("gateway", "Answer over HTTP and JSON for a service.", gateway.run))
     demo = add(
         "demo", "Serve, search for the bundle's first examples, summarise, and stop.", commands.show_all
     )

@@ -1,0 +1,153 @@
+"""The gateway as an application of ASGI: its routes, and what holds for every request."""
+
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import grpc
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from protos import __version__
+from serving.gateway.exchange import ClientGone
+from serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, Failure
+from serving.gateway.gateway import CATALOGUE, RETRIEVAL, Gateway, failed
+from serving.gateway.options import GatewayOptions
+from serving.gateway.pages import HERE, read_pages
+
+log = logging.getLogger(__name__)
+
+RETRY = {"retry-after": "1"}
+
+
+class Door:
+    """What holds for every request: it names this host, and there is room for it.
+
+    Args:
+        app: that answers.
+        options: of the gateway.
+
+    Attributes:
+        open: requests in progress.
+    """
+
+    def __init__(self, app: Any, options: GatewayOptions) -> None:
+        self._app, self._names, self._most = app, options.host_names, options.bounds.requests
+        self.open = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._names is not None and (host := _host(scope)) not in self._names:
+            # A name of an attacker may lead here, and would make a page of theirs one of this origin.
+            message = f"Host: {host[:100]!r} is not a name of this gateway (--allow-host)"
+            await failed(Failure(grpc.StatusCode.PERMISSION_DENIED, message, MISDIRECTED))(
+                scope, receive, send
+            )
+            return
+        if self.open >= self._most:
+            full = Failure(
+                grpc.StatusCode.UNAVAILABLE,
+                f"the gateway has {self._most} requests in progress",
+                headers=RETRY,
+            )
+            await failed(full)(scope, receive, send)
+            return
+        self.open += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.open -= 1
+
+
+def application(options: GatewayOptions) -> tuple[Door, Gateway]:
+    """The application, and the gateway behind it."""
+    gateway = Gateway(options)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await gateway.open()
+        yield
+        await gateway.close()
+
+    app = FastAPI(title="Twinspire", version=__version__, openapi_url=None, lifespan=lifespan)
+    _add_calls(app, gateway)
+    for path, page in {**read_pages(HERE / "playground", "/"), **read_pages(HERE / "docs", "/docs")}.items():
+        app.router.routes.append(Route(path, page.answer, methods=["GET"]))
+    app.add_exception_handler(Failure, _failed)
+    app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _unexpected)
+    return Door(app, options), gateway
+
+
+def _add_calls(app: FastAPI, gateway: Gateway) -> None:
+    def add(verb: str, path: str, endpoint: Any) -> None:
+        async def call(request: Request) -> Response:
+            answer: Response = await endpoint(request)
+            return answer
+
+        app.add_api_route(path, call, methods=[verb], response_class=Response)
+
+    unary, server_stream = partial(partial, gateway.unary), partial(partial, gateway.server_stream)
+    add("POST", "/v1/search", unary(RETRIEVAL["Search"]))
+    add("POST", "/v1/search:batch", unary(RETRIEVAL["SearchBatch"]))
+    add("POST", "/v1/search:stream", partial(gateway.both_streams, RETRIEVAL["SearchStream"]))
+    add("POST", "/v1/encode", unary(RETRIEVAL["Encode"]))
+    add("GET", "/v1/info", partial(gateway.info, RETRIEVAL["Info"]))
+    add("POST", "/v1/items:upsert", unary(CATALOGUE["Upsert"]))
+    add("POST", "/v1/items:delete", unary(CATALOGUE["Delete"]))
+    add("POST", "/v1/items:get", unary(CATALOGUE["Get"]))
+    add("POST", "/v1/items:changes", server_stream(CATALOGUE["Changes"]))
+    add("GET", "/v1/health", gateway.health)
+    add("GET", "/v1/gateway", gateway.describe)
+    add("POST", "/v1/compare", gateway.compare)
+
+
+async def _failed(request: Request, failure: Any) -> Response:
+    return failed(failure)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return failed(Failure(grpc.StatusCode.CANCELLED, "the client has gone"))
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """An exception that nobody expected; uvicorn logs it in full."""
+    incident = uuid.uuid4().hex[:12]
+    log.error("incident %s: %s", incident, type(error).__name__)
+    message = f"internal error; the gateway's log has it as incident {incident}"
+    return failed(Failure(grpc.StatusCode.INTERNAL, message))
+
+
+async def _refused(request: Request, error: Any) -> Response:
+    """A path or a verb that does not exist."""
+    if error.status_code == NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "")
+        message = f"{request.method} {request.url.path[:100]}: expected {allowed}"
+        failure = Failure(grpc.StatusCode.UNIMPLEMENTED, message, NOT_ALLOWED, error.headers)
+    elif error.status_code == HTTP_STATUS[grpc.StatusCode.NOT_FOUND]:
+        message = f"{request.url.path[:100]}: there is nothing here; /docs lists what there is"
+        failure = Failure(grpc.StatusCode.NOT_FOUND, message)
+    else:
+        failure = Failure(grpc.StatusCode.INVALID_ARGUMENT, str(error.detail), error.status_code)
+    return failed(failure)
+
+
+def _host(scope: Any) -> str:
+    """The name in the header `Host`, without its port."""
+    for name, value in scope["headers"]:
+        if name == b"host":
+            text = value.decode("latin-1").lower()
+            return (
+                text[: text.index("]") + 1]
+                if text.startswith("[") and "]" in text
+                else text.partition(":")[0]
+            )
+    return ""
