@@ -29,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="port to listen on, 0 for any free one (%(default)s)",
     )
     add("--port-file", type=Path, help="write the port here once requests are answered")
-    seconds = {"type": flags.seconds, "metavar": "SECONDS"}
+    seconds: Any = {"type": flags.seconds, "metavar": "SECONDS"}
     add(
         "--timeout",
         default=usual.timeout,

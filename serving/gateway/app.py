@@ -144,7 +144,7 @@ def _host(scope: Any) -> str:
     """The name in the header `Host`, without its port."""
     for name, value in scope["headers"]:
         if name == b"host":
-            text = value.decode("latin-1").lower()
+            text: str = value.decode("latin-1").lower()
             return (
                 text[: text.index("]") + 1]
                 if text.startswith("[") and "]" in text

@@ -79,7 +79,7 @@ def parse(content: bytes | bytearray, kind: type[Message]) -> Any:
         raise invalid(f"body: expected {kind.DESCRIPTOR.full_name}: {error}"[:LONGEST_REASON]) from None
 
 
-def check_fields(given: Any, descriptor: Descriptor, path: str = "", depth: int = 0) -> None:
+def check_fields(given: Any, descriptor: Any, path: str = "", depth: int = 0) -> None:
     """Check that what stands for a message is an object of its fields: protobuf takes an empty list too.
 
     Raises:
@@ -159,7 +159,8 @@ def is_map(field: FieldDescriptor) -> bool:
 
 
 def _value_type(field: FieldDescriptor) -> Any:
-    return field.message_type.fields_by_name["value"].message_type if is_map(field) else field.message_type
+    kind: Any = field.message_type
+    return kind.fields_by_name["value"].message_type if is_map(field) else kind
 
 
 def _inner(field: FieldDescriptor, value: Any) -> list[tuple[str, Any]]:
@@ -172,7 +173,7 @@ def _inner(field: FieldDescriptor, value: Any) -> list[tuple[str, Any]]:
 
 
 @cache
-def _writer(descriptor: Descriptor) -> Convert:
+def _writer(descriptor: Any) -> Convert:
     """What turns messages of a type into documents."""
     if descriptor.full_name.startswith(WELL_KNOWN):
         return json_format.MessageToDict
@@ -198,20 +199,20 @@ def _writer(descriptor: Descriptor) -> Convert:
 def _field(field: FieldDescriptor) -> Convert | None:
     """What turns a field's value into a document; None where nothing does."""
     if is_map(field):
-        key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
-        assert key.type == FieldDescriptor.TYPE_STRING, (
-            f"{field.full_name}: the wire has maps of strings alone"
-        )
-        convert = _value(value)
+        kind: Any = field.message_type
+        assert kind.fields_by_name["key"].type == FieldDescriptor.TYPE_STRING, "keys of maps are strings"
+        convert = _value(kind.fields_by_name["value"])
         if convert is None:
             return dict
-        return lambda values: {key: convert(value) for key, value in values.items()}
+        each = convert
+        return lambda values: {key: each(value) for key, value in values.items()}
     convert = _value(field)
     if not field.is_repeated:
         return convert
     if convert is None:
         return list
-    return lambda values: [convert(value) for value in values]
+    one = convert
+    return lambda values: [one(value) for value in values]
 
 
 def _value(field: FieldDescriptor) -> Convert | None:

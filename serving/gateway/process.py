@@ -21,7 +21,6 @@ from serving.gateway.pages import HEADERS
 
 log = logging.getLogger(__name__)
 
-logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each request that is no HTTP
 IMPATIENT_SECONDS = 1.0  # a second signal that comes sooner is the same one, sent to the whole process group
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s that proxies usually keep a connection
 HEAD_BYTES = 16 << 10  # of a request, all its headers
@@ -63,8 +62,7 @@ class Server(uvicorn.Server):
             log.info("stopping: %d connections are open", len(self.server_state.connections))
             self._first, self.should_exit = now, True
             self._gateway.stop()
-        elif now - self._first >= logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each request that is no HTTP
-IMPATIENT_SECONDS:
+        elif now - self._first >= IMPATIENT_SECONDS:
             log.warning("stopping at once: a second signal")
             self.force_exit = True
 
@@ -93,6 +91,7 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
         DataError: a certificate or a key cannot be used.
         Unavailable: the address cannot be listened on.
     """
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each request that is no HTTP
     tls = options.tls()
     app, gateway = application(options)
     config = uvicorn.Config(
