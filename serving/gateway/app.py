@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -13,15 +13,65 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from protos import __version__
-from serving.gateway.exchange import ClientGone
+from serving.gateway.exchange import JSON, ClientGone
 from serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, Failure
 from serving.gateway.gateway import CATALOGUE, RETRIEVAL, Gateway, failed
+from serving.gateway.messages import encode
+from serving.gateway.openapi import Operation, complete
 from serving.gateway.options import GatewayOptions
 from serving.gateway.pages import HERE, read_pages
 
 log = logging.getLogger(__name__)
 
 RETRY = {"retry-after": "1"}
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+SHOES: dict[str, Any] = {"query": {"text": "red shoes"}, "k": 5}
+OPERATIONS = (
+    Operation("POST", "/v1/search", "search", RETRIEVAL["Search"], example=SHOES),
+    Operation(
+        "POST",
+        "/v1/search:batch",
+        "search",
+        RETRIEVAL["SearchBatch"],
+        example={"queries": [{"text": "red shoes"}, {"history": ["17", "4"]}], "k": 5},
+    ),
+    Operation("POST", "/v1/search:stream", "search", RETRIEVAL["SearchStream"], example=SHOES),
+    Operation(
+        "POST", "/v1/encode", "search", RETRIEVAL["Encode"], example={"queries": [{"text": "red shoes"}]}
+    ),
+    Operation(
+        "POST",
+        "/v1/compare",
+        "search",
+        summary="The answers of two services, `--address` and `--compare-address`, to one search.",
+        answer="Comparison",
+        asks=RETRIEVAL["Search"],
+        example=SHOES,
+    ),
+    Operation(
+        "POST",
+        "/v1/items:upsert",
+        "items",
+        CATALOGUE["Upsert"],
+        example={
+            "items": [{"item": {"id": "17", "features": {"title": {"text": "red shoes"}}}}],
+            "request_id": "a-uuid",
+        },
+    ),
+    Operation(
+        "POST",
+        "/v1/items:delete",
+        "items",
+        CATALOGUE["Delete"],
+        example={"items": [{"id": "17"}], "request_id": "a-uuid"},
+    ),
+    Operation("POST", "/v1/items:get", "items", CATALOGUE["Get"], example={"ids": ["17"]}),
+    Operation("POST", "/v1/items:changes", "items", CATALOGUE["Changes"], example={"after": "0"}),
+    Operation("GET", "/v1/info", "service", RETRIEVAL["Info"]),
+    Operation("GET", "/v1/health", "service", summary="Whether the service answers.", answer="Health"),
+    Operation("GET", "/v1/gateway", "service", summary="Which services the gateway asks.", answer="Gateway"),
+)
 
 
 class Door:
@@ -78,6 +128,7 @@ def application(options: GatewayOptions) -> tuple[Door, Gateway]:
 
     app = FastAPI(title="Twinspire", version=__version__, openapi_url=None, lifespan=lifespan)
     _add_calls(app, gateway)
+    app.router.routes.append(Route("/openapi.json", _describe(app), methods=["GET"]))
     for path, page in {**read_pages(HERE / "playground", "/"), **read_pages(HERE / "docs", "/docs")}.items():
         app.router.routes.append(Route(path, page.answer, methods=["GET"]))
     app.add_exception_handler(Failure, _failed)
@@ -88,26 +139,51 @@ def application(options: GatewayOptions) -> tuple[Door, Gateway]:
 
 
 def _add_calls(app: FastAPI, gateway: Gateway) -> None:
-    def add(verb: str, path: str, endpoint: Any) -> None:
-        async def call(request: Request) -> Response:
-            answer: Response = await endpoint(request)
-            return answer
+    own = {"/v1/health": gateway.health, "/v1/gateway": gateway.describe, "/v1/compare": gateway.compare}
+    for each in OPERATIONS:
+        answer = own[each.path] if each.method is None else _endpoint(gateway, each)
+        app.add_api_route(
+            each.path,
+            _call(answer),
+            methods=[each.verb],
+            tags=[each.tag],
+            summary=each.text,
+            operation_id=each.name,
+            openapi_extra=each.extra(),
+            response_class=Response,
+        )
 
-        app.add_api_route(path, call, methods=[verb], response_class=Response)
 
-    unary, server_stream = partial(partial, gateway.unary), partial(partial, gateway.server_stream)
-    add("POST", "/v1/search", unary(RETRIEVAL["Search"]))
-    add("POST", "/v1/search:batch", unary(RETRIEVAL["SearchBatch"]))
-    add("POST", "/v1/search:stream", partial(gateway.both_streams, RETRIEVAL["SearchStream"]))
-    add("POST", "/v1/encode", unary(RETRIEVAL["Encode"]))
-    add("GET", "/v1/info", partial(gateway.info, RETRIEVAL["Info"]))
-    add("POST", "/v1/items:upsert", unary(CATALOGUE["Upsert"]))
-    add("POST", "/v1/items:delete", unary(CATALOGUE["Delete"]))
-    add("POST", "/v1/items:get", unary(CATALOGUE["Get"]))
-    add("POST", "/v1/items:changes", server_stream(CATALOGUE["Changes"]))
-    add("GET", "/v1/health", gateway.health)
-    add("GET", "/v1/gateway", gateway.describe)
-    add("POST", "/v1/compare", gateway.compare)
+def _endpoint(gateway: Gateway, operation: Operation) -> Endpoint:
+    """What answers the requests of one RPC."""
+    method = operation.method
+    assert method is not None
+    if method.descriptor.client_streaming:
+        return partial(gateway.both_streams, method)
+    if method.descriptor.server_streaming:
+        return partial(gateway.server_stream, method)
+    return partial(gateway.unary if operation.verb == "POST" else gateway.info, method)
+
+
+def _call(answer: Endpoint) -> Endpoint:
+    """A function whose arguments FastAPI can read."""
+
+    async def call(request: Request) -> Response:
+        return await answer(request)
+
+    return call
+
+
+def _describe(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
+    """The description of the API, which is made when it is first asked for."""
+    made: list[bytes] = []
+
+    async def describe(request: Request) -> Response:
+        if not made:
+            made.append(encode(complete(app.openapi(), OPERATIONS)))
+        return Response(made[0], media_type=JSON)
+
+    return describe
 
 
 async def _failed(request: Request, failure: Any) -> Response:

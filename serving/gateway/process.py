@@ -122,10 +122,11 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
 def _listen(options: GatewayOptions) -> socket.socket:
     try:
         found: list[Any] = socket.getaddrinfo(
-            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            options.host, options.port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, socket.AI_PASSIVE
         )
-        family, _, _, _, address = found[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        # asyncio turns Nagle's algorithm off for sockets that name TCP as their protocol alone.
+        listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
