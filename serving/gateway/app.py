@@ -79,14 +79,15 @@ class Door:
 
     Args:
         app: that answers.
-        options: of the gateway.
+        gateway: behind it.
 
     Attributes:
         open: requests in progress.
     """
 
-    def __init__(self, app: Any, options: GatewayOptions) -> None:
-        self._app, self._names, self._most = app, options.host_names, options.bounds.requests
+    def __init__(self, app: Any, gateway: Gateway) -> None:
+        self._app, self._gateway = app, gateway
+        self._names, self._most = gateway.options.host_names, gateway.options.bounds.requests
         self.open = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -111,7 +112,7 @@ class Door:
             return
         self.open += 1
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _last(send) if self._gateway.stops else send)
         finally:
             self.open -= 1
 
@@ -135,7 +136,7 @@ def application(options: GatewayOptions) -> tuple[Door, Gateway]:
     app.add_exception_handler(ClientGone, _gone)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _unexpected)
-    return Door(app, options), gateway
+    return Door(app, gateway), gateway
 
 
 def _add_calls(app: FastAPI, gateway: Gateway) -> None:
@@ -214,6 +215,17 @@ async def _refused(request: Request, error: Any) -> Response:
     else:
         failure = Failure(grpc.StatusCode.INVALID_ARGUMENT, str(error.detail), error.status_code)
     return failed(failure)
+
+
+def _last(send: Any) -> Any:
+    """Sends a response that tells its client that the connection ends with it."""
+
+    async def sending(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        await send(message)
+
+    return sending
 
 
 def _host(scope: Any) -> str:

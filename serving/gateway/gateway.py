@@ -39,6 +39,9 @@ class Gateway:
 
     Args:
         options: of the gateway.
+
+    Attributes:
+        stops: whether it stops.
     """
 
     def __init__(self, options: GatewayOptions) -> None:
@@ -46,8 +49,7 @@ class Gateway:
         self._champion: Upstream | None = None
         self._challenger: Upstream | None = None
         self._following: set[Any] = set()  # calls that end only when their clients go
-        self._calls: set[Any] = set()  # other streams
-        self._stops = False
+        self.stops = False
 
     async def open(self) -> None:
         """Make the connections, which connect when they are first used.
@@ -68,7 +70,7 @@ class Gateway:
 
     def stop(self) -> None:
         """End what would not end by itself, and all else shortly before the grace is over."""
-        self._stops = True
+        self.stops = True
         for call in list(self._following):
             call.cancel()
         loop = asyncio.get_running_loop()
@@ -90,7 +92,7 @@ class Gateway:
             serves = await self._service.serves(self._seconds(request), self._metadata(request))
         except grpc.RpcError as error:
             raise failure_of(error) from None
-        if serves and not self._stops:
+        if serves and not self.stops:
             return answer(encode({"status": "SERVING"}))
         return answer(encode({"status": "NOT_SERVING"}), 503)
 
@@ -118,7 +120,7 @@ class Gateway:
         try:
             return answer(encode(dict(zip(asked, await both, strict=True))))
         except asyncio.CancelledError:
-            raise _gone(watch) from None
+            raise self.why_cancelled(watch.is_gone) from None
         finally:
             watch.stop()
             for task in tasks:
@@ -149,17 +151,25 @@ class Gateway:
     def streaming(self, method: Method, messages: Any, seconds: float, metadata: Metadata) -> Iterator[Any]:
         """A call whose responses are a stream, which the gateway ends when it stops."""
         with self._service.call(method, messages, seconds, metadata) as call:
-            kept = self._following if getattr(messages, "follow", False) else self._calls
-            kept.add(call)
+            if getattr(messages, "follow", False):
+                self._following.add(call)
             try:
                 yield call
             finally:
-                kept.discard(call)
+                self._following.discard(call)
 
-    @property
-    def stops(self) -> bool:
-        """Whether the gateway stops."""
-        return self._stops
+    def why_cancelled(self, is_gone: bool) -> BaseException:
+        """What a cancelled call means.
+
+        Args:
+            is_gone: whether its client has gone.
+        """
+        task = asyncio.current_task()
+        if is_gone:
+            return ClientGone()
+        if self.stops and not (task is not None and task.cancelling()):
+            return Failure(grpc.StatusCode.UNAVAILABLE, "the gateway stops", headers={"retry-after": "1"})
+        return asyncio.CancelledError()
 
     @property
     def _service(self) -> Upstream:
@@ -180,7 +190,7 @@ class Gateway:
             try:
                 return await call
             except asyncio.CancelledError:
-                raise _gone(watch) from None
+                raise self.why_cancelled(watch.is_gone) from None
             except grpc.RpcError as error:
                 raise failure_of(error) from None
             finally:
@@ -218,8 +228,9 @@ class Gateway:
                 )
 
     def _cut(self) -> None:
-        for call in list(self._calls):
-            call.cancel()
+        for each in (self._champion, self._challenger):
+            if each is not None:
+                each.cancel()
 
 
 class Streamed(Response):
@@ -242,6 +253,8 @@ class Streamed(Response):
                 await failed(failure)(scope, receive, send)
                 return
             await lines.write(failure.body)
+        except ClientGone:
+            return
         await lines.end()
 
     async def _relay(self, receive: Any, out: Lines) -> None:
@@ -251,31 +264,17 @@ class Streamed(Response):
             most = gateway.options.bounds.max_body_bytes
             messages = requests = Requests(receive, self._method, most)
         with gateway.streaming(self._method, messages, self._seconds, self._given) as call:
-            watch = None
+            watch: Watch | Requests = requests or Watch(receive, call)
             if requests is not None:
                 requests.call = call
-            else:
-                watch = Watch(receive, call)
             try:
                 await relay(call, out, self._seconds)
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                if not gateway.stops:
-                    return  # the client has gone
-                raise Failure(grpc.StatusCode.UNAVAILABLE, "the gateway stops") from None
+                raise gateway.why_cancelled(watch.is_gone) from None
             finally:
-                for each in (watch, requests):
-                    if each is not None:
-                        each.stop()
+                watch.stop()
         if requests is not None and requests.failure is not None:
             raise requests.failure
-
-
-def _gone(watch: Watch) -> BaseException:
-    """What a cancelled call means: that its client has gone, or that this task is cancelled."""
-    return ClientGone() if watch.is_gone else asyncio.CancelledError()
 
 
 def answer(content: bytes, status: int = 200) -> Response:

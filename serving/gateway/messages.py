@@ -32,7 +32,14 @@ LONG = (
 )  # strings in JSON, because JavaScript's numbers hold 53 bits
 FAILED, PLACE = re.compile(r"Failed to parse (\w+) field: "), re.compile(r" at \w+Request[\w.\[\]]*$")
 DEEPEST = 100  # messages inside each other, as in protobuf's own reader
-JSON_TYPES = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean"}
+JSON_TYPES = {
+    type(None): "null",
+    list: "a list",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+}
 LONGEST_REASON = 300
 
 _json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))

@@ -27,7 +27,7 @@ class GatewayBounds:
         default=512, metadata={"help": "requests in progress at once; more are answered with 503"}
     )
     http_connections: int = field(
-        default=2048, metadata={"help": "HTTP connections open at once; more are answered with 503"}
+        default=1024, metadata={"help": "HTTP connections open at once; more are answered with 503"}
     )
     connections: int = field(
         default=8,

@@ -66,6 +66,8 @@ class Requests:
         failure: why there are no more; None where the body has ended.
     """
 
+    _is_gone = False
+
     call: Any = None
 
     def __init__(self, receive: Receive, method: Method, most: int) -> None:
@@ -84,9 +86,15 @@ class Requests:
             message = f"line {number}: {failure.message}"
             self.failure = Failure(failure.code, message, failure.http, failure.headers)
         except ClientGone:
+            self._is_gone = True
             self.call.cancel()
         else:
             self._watch = Watch(self._receive, self.call)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has gone."""
+        return self._is_gone or (self._watch is not None and self._watch.is_gone)
 
     def stop(self) -> None:
         """Watch the client no more."""

@@ -60,6 +60,7 @@ class Upstream:
         options = protocol.Connection(address, protocol.TIMEOUT_SECONDS, security, retries=False)
         self._channels = [options.open(grpc.aio) for _ in range(connections)]
         self._open = [0] * connections
+        self._calls: set[Any] = set()
         self._methods: dict[str, list[Any]] = {}
         self._health = protocol.health_call(self._channels[0])
 
@@ -79,9 +80,11 @@ class Upstream:
         self._open[slot] += 1
         try:
             call = self._callables(method)[slot](request, timeout=seconds, metadata=metadata)
+            self._calls.add(call)
             try:
                 yield call
             finally:
+                self._calls.discard(call)
                 call.cancel()  # nothing happens where it has ended
         finally:
             self._open[slot] -= 1
@@ -93,6 +96,11 @@ class Upstream:
             grpc.RpcError: it does not tell.
         """
         return protocol.serves(await self._health(protocol.HEALTH, timeout=seconds, metadata=metadata))
+
+    def cancel(self) -> None:
+        """Cancel all calls."""
+        for call in list(self._calls):
+            call.cancel()
 
     async def close(self) -> None:
         """Close the connections, and end open calls."""

@@ -88,6 +88,7 @@ function operation(verb, path, said) {
   return details;
 }
 
+document.getElementById("access").addEventListener("submit", (event) => event.preventDefault());
 const described = await (await fetch("/openapi.json")).json();
 const about = document.getElementById("about");
 about.replaceChildren(described.info.description.replaceAll("\n", " "), " ", element("a", { href: "/openapi.json" }, "/openapi.json"));

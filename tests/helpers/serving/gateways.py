@@ -56,11 +56,17 @@ class RunningGateway:
     server: process.Server
     loop: asyncio.AbstractEventLoop
     thread: threading.Thread
-    tls: Any = None
 
-    def connect(self, timeout: float = 30) -> http.client.HTTPConnection:
-        """A connection to it."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+    @contextmanager
+    def connect(self, path: str = "", body: Any = None) -> Iterator[http.client.HTTPConnection]:
+        """A connection to it, over which a request has been sent if there is a path."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            if path:
+                connection.request("POST", path, json.dumps(body).encode(), JSON)
+            yield connection
+        finally:
+            connection.close()
 
     def ask(
         self,
@@ -70,15 +76,11 @@ class RunningGateway:
         verb: str | None = None,
     ) -> Answer:
         """The answer to a request; a body that is no bytes is sent as JSON."""
-        connection = self.connect()
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        try:
-            connection.request(
-                verb or ("GET" if body is None else "POST"), path, content, JSON | (headers or {})
-            )
+        verb = verb or ("GET" if body is None else "POST")
+        with self.connect() as connection:
+            connection.request(verb, path, content, JSON | (headers or {}))
             return read(connection)
-        finally:
-            connection.close()
 
     def stop(self) -> None:
         """Stop as SIGTERM does, without waiting."""

@@ -18,7 +18,7 @@ from serving.gateway.failures import HTTP_STATUS
 from serving.gateway.options import GatewayBounds, GatewayOptions
 from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
-from serving.security.tls import TlsFiles
+from serving.security.tls import ServerTls, TlsFiles
 from serving.server import RetrievalServer
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import RunningGateway, decided, read
@@ -177,7 +177,7 @@ def test_the_service_is_asked_over_tls(retriever: Retriever, tmp_path: Path) -> 
     authority = Authority()
     certificate, key = authority.server().write(tmp_path)
     (tmp_path / "ca.pem").write_bytes(authority.certificate)
-    with RetrievalServer(retriever, access=Access(tls=TlsFiles(certificate, key))) as server:
+    with RetrievalServer(retriever, access=Access(tls=ServerTls(TlsFiles(certificate, key)))) as server:
         with run_gateway(server.address, security=Security(ca=tmp_path / "ca.pem")) as running:
             assert len(running.ask("/v1/search", SEARCH).document["hits"]) == 3
         with run_gateway(server.address) as running:
@@ -197,7 +197,7 @@ def test_two_services_are_compared(server: RetrievalServer, full_retriever: Retr
         assert running.ask("/v1/gateway").document["compare"] == other.address
         wrong = running.ask("/v1/compare", {"query": {"features": {"country": {"text": "NL"}}}})
         assert wrong.error[:2] == (400, "INVALID_ARGUMENT")
-        assert wrong.error[2].startswith("champion: ")
+        assert wrong.error[2].partition(": ")[0] in ("champion", "challenger")
 
 
 def test_a_page_of_another_origin_cannot_write(gateway: RunningGateway) -> None:
@@ -232,12 +232,11 @@ def test_bodies_are_bounded() -> None:
         large = json.dumps({"query": {"text": "a" * 1000}}).encode()
         told = running.ask("/v1/search", large)
         assert told.error[:2] == (413, "INVALID_ARGUMENT")
-        connection = running.connect()
         # Without a length, in parts: the gateway must not read on.
-        connection.request(
-            "POST", "/v1/search", itertools.repeat(b"a" * 600, 3), {"content-type": "application/json"}
-        )
-        assert read(connection).error[0] == 413
+        parts = itertools.repeat(b"a" * 600, 3)
+        with running.connect() as connection:
+            connection.request("POST", "/v1/search", parts, {"content-type": "application/json"})
+            assert read(connection).error[0] == 413
         assert service.seen.empty()
 
 
@@ -252,24 +251,21 @@ def test_a_body_that_does_not_arrive_in_time_is_given_up(gateway: RunningGateway
 def test_requests_in_progress_are_bounded() -> None:
     with decided() as (service, address), run_gateway(address, bounds=GatewayBounds(requests=1)) as running:
         service.held.clear()
-        first = running.connect()
-        first.request("POST", "/v1/search", json.dumps(SEARCH), {"content-type": "application/json"})
-        service.seen.get(timeout=30)
-        second = running.ask("/v1/search", SEARCH)
-        assert second.error[:2] == (503, "UNAVAILABLE")
-        assert second.headers["retry-after"] == "1"
-        service.held.set()
-        assert read(first).status == 200
+        with running.connect("/v1/search", SEARCH) as first:
+            service.seen.get(timeout=30)
+            second = running.ask("/v1/search", SEARCH)
+            assert second.error[:2] == (503, "UNAVAILABLE")
+            assert second.headers["retry-after"] == "1"
+            service.held.set()
+            assert read(first).status == 200
         wait_until(lambda: running.ask("/v1/search", SEARCH).status == 200)
 
 
 def test_a_client_that_goes_away_cancels_its_call() -> None:
     with decided() as (service, address), run_gateway(address) as running:
         service.held.clear()
-        connection = running.connect()
-        connection.request("POST", "/v1/search", json.dumps(SEARCH), {"content-type": "application/json"})
-        service.seen.get(timeout=30)
-        connection.close()
+        with running.connect("/v1/search", SEARCH):
+            service.seen.get(timeout=30)
         # The deadline is 5 s away, and `Search` would wait for it.
         assert service.ended.get(timeout=4) == "Search"
 
@@ -282,11 +278,9 @@ def test_a_client_that_goes_away_cancels_both_calls_of_a_comparison() -> None:
     ):
         one.held.clear()
         other.held.clear()
-        connection = running.connect()
-        connection.request("POST", "/v1/compare", json.dumps(SEARCH), {"content-type": "application/json"})
-        for service in (one, other):
-            service.seen.get(timeout=30)
-        connection.close()
+        with running.connect("/v1/compare", SEARCH):
+            for service in (one, other):
+                service.seen.get(timeout=30)
         for service in (one, other):
             assert service.ended.get(timeout=4) == "Search"
 
