@@ -13,6 +13,8 @@ from google.protobuf.message_factory import GetMessageClass
 from serving.client import protocol
 from serving.client.security import Security
 
+CONNECT_SECONDS = 5.0  # a busy machine may take long to accept; a closed port refuses at once
+
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -57,7 +59,9 @@ class Upstream:
 
     def __init__(self, address: str, security: Security, connections: int) -> None:
         self.address = address
-        options = protocol.Connection(address, protocol.TIMEOUT_SECONDS, security, retries=False)
+        options = protocol.Connection(
+            address, protocol.TIMEOUT_SECONDS, security, retries=False, connect_seconds=CONNECT_SECONDS
+        )
         self._channels = [options.open(grpc.aio) for _ in range(connections)]
         self._open = [0] * connections
         self._calls: set[Any] = set()

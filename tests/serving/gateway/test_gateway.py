@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import select
 import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,33 @@ def test_a_service_that_is_not_there_is_unavailable() -> None:
     with run_gateway(address) as running:
         for answer in (running.ask("/v1/health"), running.ask("/v1/search", SEARCH)):
             assert answer.error[:2] == (503, "UNAVAILABLE")
+
+
+def test_a_service_that_is_slow_to_accept_is_waited_for() -> None:
+    with (
+        decided() as (_, address),
+        socket.create_server(("127.0.0.1", 0)) as slow,
+        run_gateway(f"127.0.0.1:{slow.getsockname()[1]}") as running,
+    ):
+        relay = threading.Thread(target=_relay_late, args=(slow, address), daemon=True)
+        relay.start()
+        assert running.ask("/v1/search", SEARCH).status == 200
+    relay.join(30)
+
+
+def _relay_late(listener: socket.socket, address: str) -> None:
+    """Pass one connection on, half a second after it was accepted."""
+    host, _, port = address.partition(":")
+    near, _ = listener.accept()
+    time.sleep(0.5)
+    with near, socket.create_connection((host, int(port))) as far:
+        other = {near: far, far: near}
+        while True:
+            for each in select.select([near, far], [], [], 30)[0]:
+                data = each.recv(65_536)
+                if not data:
+                    return
+                other[each].sendall(data)
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_no_request_is_lost_when_it_stops_under_load() -> None:
             except Exception as error:
                 failed.append(error)
 
-    with decided() as (_, address), run_gateway(address) as running:
+    with decided() as (_, address), run_gateway(address, grace=60.0) as running:
         clients = [threading.Thread(target=client, args=(running,)) for _ in range(16)]
         for each in clients:
             each.start()
