@@ -47,6 +47,17 @@ def test_nobody_is_told_of_the_models_that_are_loaded_unless_the_operator_says_s
     assert bool([each for each in tmp_path.rglob("*") if each.is_file()]) == tells
 
 
+def test_the_service_needs_no_library_of_the_gateway() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('fastapi', 'uvicorn', 'starlette', 'pydantic'): sys.modules[name] = None\n"
+        "import serving.__main__, serving.service\n"
+        "serving.__main__.main(['serve', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_client_needs_grpc_protobuf_and_numpy_alone_and_starts_nothing() -> None:
     code = """
 import importlib.abc, os, sys, threading
