@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 .PHONY: setup data train export encode bench scale evaluate register promote refresh rollback history serve serve-http status \
-        search loadtest swaptest filtertest livetest demo ui test test-all test-serving test-hostile lint protos clean help
+        search loadtest gatewaytest swaptest filtertest livetest demo ui test test-all test-serving test-hostile lint protos clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
@@ -128,6 +128,10 @@ loadtest: setup ## the service under load, beside a plain server and one that do
 
 status: setup ## which bundles the server on PORT serves, what waits to be served, and what went wrong
 	@$(call run,serving status,--address 127.0.0.1:$(PORT))
+
+gatewaytest: setup ## the gateway under load, beside FastAPI with the same search in process, and gRPC; BUNDLE= ROUNDS= SECONDS=
+	@$(call run,serving gatewaytest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(QUERIES),--queries $(QUERIES)))
 
 swaptest: setup ## two bundles swapped to and fro under load, every answer checked; BUNDLE= OTHER= SECONDS=60 SWAPS=10
 	@$(call run,serving swaptest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(OTHER),--other $(OTHER)) \
