@@ -26,7 +26,8 @@ DEMO = "train/configs/pydocs-small.toml"
 ADDRESS = "127.0.0.1:50051"  # as the READMEs say it; the test's server listens elsewhere
 # Commands that take long are only looked up in the Makefile; `.ci/run` and other tests run them.
 LOOKED_UP = re.compile(
-    r"make (test|lint|setup|ui|bench|scale|loadtest|gatewaytest|swaptest|filtertest|livetest|serve|data|clean)\b"
+    r"make (test|lint|setup|ui|bench|scale|loadtest|gatewaytest|swaptest|filtertest|livetest|serve|data"
+    r"|clean)\b"
 )
 HTTP_ADDRESS = "127.0.0.1:8080"  # of the gateway, in the same way
 SECONDS = 900.0  # of one command

@@ -22,18 +22,18 @@ TYPES = {
     ".webmanifest": "application/manifest+json",
     ".woff2": "font/woff2",
 }
-# Of every response: nothing comes from elsewhere, no script or style stands in a page, no page is framed.
+# Nothing comes from elsewhere, no script or style stands in a page, no page is framed.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-HEADERS = (
-    ("content-security-policy", POLICY),
-    ("x-content-type-options", "nosniff"),
-    ("referrer-policy", "no-referrer"),
-    ("cross-origin-opener-policy", "same-origin"),
-    ("cross-origin-resource-policy", "same-origin"),
-)
+HEADERS = {  # of each page
+    "content-security-policy": POLICY,
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+EVERYWHERE = (("x-content-type-options", "nosniff"),)  # in every answer; a header costs 12 us
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Page:
 
     async def answer(self, request: Request) -> Response:
         """The file, or that the browser has it already."""
-        headers = {"etag": self.tag, "cache-control": "no-cache"}
+        headers = {**HEADERS, "etag": self.tag, "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == self.tag:
             return Response(status_code=304, headers=headers)
         return Response(self.content, 200, {**headers, "content-type": self.media_type})

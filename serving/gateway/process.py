@@ -19,7 +19,7 @@ from serving.address import join
 from serving.gateway.app import application
 from serving.gateway.gateway import Gateway
 from serving.gateway.options import GatewayOptions
-from serving.gateway.pages import HEADERS
+from serving.gateway.pages import EVERYWHERE
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,47 @@ class Listening:
     port: int
 
 
+class JoinedWrites:
+    """A transport that sends what is written at once together: the head and the body of an answer.
+
+    Uvicorn writes them one by one, and each would be a packet and wake the client.
+
+    Args:
+        transport: of the connection.
+        loop: of the connection.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+        # Uvicorn calls these as they are.
+        self.abort, self.is_closing = transport.abort, transport.is_closing
+        self.get_extra_info = transport.get_extra_info
+        self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
+
+    def write(self, data: bytes) -> None:
+        """Send bytes soon."""
+        if not data:
+            return
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Send what was written, and close."""
+        self._flush()
+        self._transport.close()
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._transport.get_write_buffer_size() + sum(map(len, self._parts))
+
+    def _flush(self) -> None:
+        if self._parts:
+            data, self._parts = b"".join(self._parts), []
+            self._transport.write(data)
+
+
 class Protocol(H11Protocol):
     """Uvicorn's connection, which a client cannot keep for nothing.
 
@@ -52,7 +93,7 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the head of the first request."""
-        super().connection_made(transport)
+        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
@@ -181,7 +222,7 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> Server:
         loop="asyncio",
         lifespan="on",
         proxy_headers=False,
-        headers=list(HEADERS),
+        headers=list(EVERYWHERE),
         limit_concurrency=options.bounds.http_connections,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         h11_max_incomplete_event_size=HEAD_BYTES,

@@ -27,6 +27,7 @@ def test_the_pages_are_served_under_a_strict_policy(gateway: RunningGateway) -> 
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
         assert "unsafe" not in policy
         assert "http" not in policy
+    assert gateway.ask("/v1/health").headers["x-content-type-options"] == "nosniff"
 
 
 def test_a_page_that_has_not_changed_is_not_sent_again(gateway: RunningGateway) -> None:

@@ -159,6 +159,17 @@ def test_a_head_that_does_not_come_closes_the_connection(monkeypatch: pytest.Mon
                 time.sleep(0.5)
 
 
+def test_head_and_body_come_together(gateway: RunningGateway) -> None:
+    body = json.dumps(SEARCH)
+    head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON['content-type']}\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.port), 30) as connection:
+        for _ in range(5):
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            first = connection.recv(1 << 20)
+            assert first.startswith(b"HTTP/1.1 200 ")
+            assert len(json.loads(first.partition(b"\r\n\r\n")[2])["hits"]) > 0
+
+
 def test_it_talks_https(tmp_path: Path) -> None:
     import ssl
 
