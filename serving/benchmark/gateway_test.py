@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from serving import environment
 from serving.benchmark.http_load import http_closed_loop
 from serving.benchmark.load import LoadResult, Tick, closed_loop
 from serving.benchmark.plan import Target
@@ -94,7 +95,11 @@ class GatewayTest:
             self._say("starting")
             service = stack.enter_context(serve_bundle(self.plan.bundle, cores))
             flags = ("--json", "--port", "0", "--address", service.address)
-            gateway = stack.enter_context(started("gateway", "serving", "gateway", *flags, cores=cores))
+            # This process has set the variable for itself, and a gateway would leave it as it is.
+            variables = {"GRPC_EXPERIMENTS": environment.GATEWAY_EXPERIMENTS}
+            gateway = stack.enter_context(
+                started("gateway", "serving", "gateway", *flags, cores=cores, environment=variables)
+            )
             reference = "serving.benchmark.http_reference"
             fastapi = stack.enter_context(started("fastapi", reference, bundle, cores=cores))
             self._servers = {"gateway": (gateway, service), "fastapi": (fastapi,), "grpc": (service,)}

@@ -34,9 +34,7 @@ def _arenas(pid: int) -> list[str]:
     spans = [
         (int(start, 16), int(end, 16), access)
         for start, end, access in re.findall(
-            r"^([0-9a-f]+)-([0-9a-f]+) (\S+) 0+ 00:00 0\s*$",
-            Path(f"/proc/{pid}/maps").read_text(),
-            re.MULTILINE,
+            r"^([0-9a-f]+)-([0-9a-f]+) (\S+) 0+ 00:00 0\s*$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE
         )
     ]
     return [

@@ -1,5 +1,6 @@
 """Serving stands alone: it runs where neither torch nor MLflow is installed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,26 @@ def test_the_service_needs_no_library_of_the_gateway() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "expected"),
+    [
+        ("serve", None, "-event_engine_listener"),
+        ("gateway", None, "-event_engine_listener,-event_engine_client"),
+        ("gateway", "", ""),
+    ],
+)
+def test_a_command_chooses_how_grpc_reads_unless_the_operator_has(
+    command: str, given: str | None, expected: str
+) -> None:
+    code = "import os, serving.environment; print(os.environ['GRPC_EXPERIMENTS'])"
+    outer = {key: value for key, value in os.environ.items() if key != "GRPC_EXPERIMENTS"}
+    chosen = outer | ({} if given is None else {"GRPC_EXPERIMENTS": given})
+    done = subprocess.run(
+        [sys.executable, "-c", code, command], capture_output=True, text=True, cwd=ROOT, env=chosen
+    )
+    assert done.stdout == f"{expected}\n", done.stderr
 
 
 def test_the_client_needs_grpc_protobuf_and_numpy_alone_and_starts_nothing() -> None:
