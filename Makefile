@@ -172,13 +172,16 @@ test-all: setup ## all tests: also fuzzing, fault injection, killed processes, a
 
 test-serving: ## what asks and what serves, installed by themselves: without torch and MLflow
 	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare" build twinspire.egg-info' EXIT
-	for extra in client serving; do
+	for extra in client serving http; do
 	  $(PYTHON) -m venv "$$bare/$$extra"
 	  "$$bare/$$extra/bin/pip" install --disable-pip-version-check --quiet -c requirements.txt ".[$$extra]"
 	done
 	cd "$$bare"
 	client/bin/pip list --format freeze | cut -d= -f1 | sort | tr '\n' ' '
 	client/bin/python -c "import serving.client; print('and the client runs with that')"
+	http/bin/python -c "import serving.gateway.process; print('the gateway runs without the service')"
+	http/bin/twinspire-gateway --help >/dev/null
+	! http/bin/python -c "import onnxruntime" 2>/dev/null || { echo "onnxruntime is here, so this proves nothing" >&2; exit 1; }
 	! serving/bin/python -c "import torch" 2>/dev/null || { echo "torch is here, so this proves nothing" >&2; exit 1; }
 	serving/bin/python -c "import serving.server, serving.client; print('serving runs without torch')"
 	serving/bin/twinspire-serving serve --help >/dev/null

@@ -59,6 +59,20 @@ def test_the_service_needs_no_library_of_the_gateway() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_gateway_runs_where_no_service_is_installed() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('onnxruntime', 'hnswlib', 'psutil', 'prometheus_client', 'pyroaring', 'sqlalchemy',\n"
+        "             'cryptography', 'grpc_health', 'grpc_reflection'): sys.modules[name] = None\n"
+        "import serving.gateway.process\n"
+        "from serving.gateway.__main__ import main\n"
+        "sys.exit(main(['--help']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m serving.gateway")
+
+
 @pytest.mark.parametrize(
     ("command", "given", "expected"),
     [
