@@ -31,6 +31,14 @@ TARGETS = (
         for clients, bound in ((1, ()), (16, (">=", 0.5)), (64, (">=", 0.5)))
     ),
     *(
+        # Where other programs share the core, two processes get more of it than one; this is the same then.
+        Target(
+            f"gateway_to_fastapi_cpu_c{clients}",
+            f"the same for each second of processor time, {clients} clients",
+        )
+        for clients in CLIENTS
+    ),
+    *(
         Target(f"gateway_to_grpc_c{clients}", f"throughput against gRPC, {clients} clients")
         for clients in CLIENTS
     ),
@@ -113,6 +121,8 @@ class GatewayTest:
             for other in ("fastapi", "grpc"):
                 name = f"gateway_to_{other}_c{clients}"
                 self.figures.divide(name, f"gateway_c{clients}_rps", f"{other}_c{clients}_rps")
+            name = f"gateway_to_fastapi_cpu_c{clients}"
+            self.figures.divide(name, f"fastapi_c{clients}_cpu_us", f"gateway_c{clients}_cpu_us")
 
     def _measure(self, kind: str, clients: int, number: int) -> None:
         plan, servers = self.plan, self._servers[kind]

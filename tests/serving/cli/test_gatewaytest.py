@@ -22,6 +22,9 @@ def test_it_measures_all_servers_in_rounds(plain: Path, capsys: pytest.CaptureFi
             assert found[f"{key}_rps_min"] <= found[f"{key}_rps"] <= found[f"{key}_rps_max"]
             assert found[f"{key}_cpu_us"] > 0
     assert found["gateway_to_fastapi_c64_min"] > 0
+    share = found["gateway_to_fastapi_cpu_c64"]
+    low, high = (found[f"{kind}_c64_cpu_us_{end}"] for kind, end in (("fastapi", "min"), ("gateway", "max")))
+    assert share >= low / high * 0.99
     assert (found["errors"], found["content_different"]) == ({}, 0)
     assert found["content_checked"] > 0
     missed = {
