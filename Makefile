@@ -3,13 +3,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: setup data train export encode bench scale evaluate register promote refresh rollback history serve status \
-        search loadtest swaptest filtertest livetest demo ui test test-all test-serving test-hostile lint protos clean help
+.PHONY: setup data train export encode bench scale evaluate register promote refresh rollback history serve serve-http status \
+        search loadtest gatewaytest swaptest filtertest livetest demo ui test test-all test-serving test-hostile lint protos clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
 ALIAS  ?= champion
 PORT   ?= 50051
+HTTP_PORT ?= 8080
 METRICS_PORT ?= 9464
 UI_PORT ?= 5000
 K      ?= 10
@@ -108,6 +109,10 @@ serve: setup ## answer over gRPC on PORT, from the model with alias ALIAS, or fr
 	  $(if $(WORKERS),--workers $(WORKERS)) $(FLAGS) \
 	  $(if $(BUNDLE),--bundle $(BUNDLE),--model models:/$(NAME)@$(ALIAS)) $(if $(JSON),--json > "$(JSON)")
 
+serve-http: setup ## HTTP and JSON on HTTP_PORT for the server on PORT: page, API and /docs; COMPARE=host:port FLAGS="--help"
+	@exec $(PY) -m serving gateway --address 127.0.0.1:$(PORT) --port $(HTTP_PORT) \
+	  $(if $(COMPARE),--compare-address $(COMPARE)) $(FLAGS) $(if $(JSON),--json > "$(JSON)")
+
 search: setup ## ask the server on PORT: make search Q="..." or HISTORY="id id id" [K=10]
 	@[ -n "$${Q:-}$${HISTORY:-}" ] || {
 	  echo 'ask something: make search Q="read a CSV file", or HISTORY="id id id"' >&2; exit 2; }
@@ -123,6 +128,10 @@ loadtest: setup ## the service under load, beside a plain server and one that do
 
 status: setup ## which bundles the server on PORT serves, what waits to be served, and what went wrong
 	@$(call run,serving status,--address 127.0.0.1:$(PORT))
+
+gatewaytest: setup ## the gateway under load, beside FastAPI with the same search in process, and gRPC; BUNDLE= ROUNDS= SECONDS=
+	@$(call run,serving gatewaytest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(QUERIES),--queries $(QUERIES)))
 
 swaptest: setup ## two bundles swapped to and fro under load, every answer checked; BUNDLE= OTHER= SECONDS=60 SWAPS=10
 	@$(call run,serving swaptest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(OTHER),--other $(OTHER)) \
@@ -163,13 +172,16 @@ test-all: setup ## all tests: also fuzzing, fault injection, killed processes, a
 
 test-serving: ## what asks and what serves, installed by themselves: without torch and MLflow
 	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare" build twinspire.egg-info' EXIT
-	for extra in client serving; do
+	for extra in client serving http; do
 	  $(PYTHON) -m venv "$$bare/$$extra"
 	  "$$bare/$$extra/bin/pip" install --disable-pip-version-check --quiet -c requirements.txt ".[$$extra]"
 	done
 	cd "$$bare"
 	client/bin/pip list --format freeze | cut -d= -f1 | sort | tr '\n' ' '
 	client/bin/python -c "import serving.client; print('and the client runs with that')"
+	http/bin/python -c "import serving.gateway.process; print('the gateway runs without the service')"
+	http/bin/twinspire-gateway --help >/dev/null
+	! http/bin/python -c "import onnxruntime" 2>/dev/null || { echo "onnxruntime is here, so this proves nothing" >&2; exit 1; }
 	! serving/bin/python -c "import torch" 2>/dev/null || { echo "torch is here, so this proves nothing" >&2; exit 1; }
 	serving/bin/python -c "import serving.server, serving.client; print('serving runs without torch')"
 	serving/bin/twinspire-serving serve --help >/dev/null

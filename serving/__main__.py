@@ -1,7 +1,7 @@
 """`python -m serving COMMAND`; each command has --help.
 
-The commands are serve, search, encode, info, status, batch, items, token, demo, loadtest, swaptest and
-filtertest.
+The commands are serve, gateway, search, encode, info, status, batch, items, token, demo, loadtest, swaptest,
+filtertest, livetest and gatewaytest.
 """
 
 from serving import environment  # noqa: F401  # before gRPC is imported
@@ -12,10 +12,16 @@ import sys
 from argparse import ArgumentParser
 
 from protos.cli import Command, add_command, command_line, execute
-from serving.cli import arguments, commands, tables
+from serving.cli import arguments, commands, gateway, tables
 from serving.cli.benchmark_arguments import add_arguments as add_load
-from serving.cli.benchmark_arguments import add_filter_arguments, add_live_arguments, add_swap_arguments
+from serving.cli.benchmark_arguments import (
+    add_filter_arguments,
+    add_live_arguments,
+    add_swap_arguments,
+)
+from serving.cli.benchmark_arguments import add_gateway_arguments as add_gateway_test_arguments
 from serving.cli.client_commands import add_commands
+from serving.cli.gateway import add_arguments as add_gateway
 from serving.security.tokens import Role
 
 
@@ -42,6 +48,7 @@ def _parser() -> ArgumentParser:
 
     arguments.add_serve(add("serve", "Serve over gRPC until SIGTERM or Ctrl-C.", commands.serve))
     add_commands(subparsers)
+    add_gateway(add("gateway", "Answer over HTTP and JSON for a service.", gateway.run))
     demo = add(
         "demo", "Serve, search for the bundle's first examples, summarise, and stop.", commands.show_all
     )
@@ -58,6 +65,9 @@ def _parser() -> ArgumentParser:
         add("filtertest", "Measure searches with filters by the share that passes.", commands.filter_test)
     )
     add_live_arguments(add("livetest", "Test live items under load, kills and swaps.", commands.live_test))
+    add_gateway_test_arguments(
+        add("gatewaytest", "Measure the gateway beside FastAPI with the same search.", commands.gateway_test)
+    )
     return parser
 
 

@@ -4,10 +4,20 @@ A variable that the operator has set is left alone. Clients must not import this
 """
 
 import os
+import sys
+from pathlib import Path
 
 # gRPC reads it when it is imported: connections are then read by the thread that answers, see
-# `transport/event_loop.py`.
-os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+# `transport/event_loop.py`. A gateway's connections to the service are read by the one thread that waits for
+# them, not by a pool of threads: a call then takes a quarter less processor time.
+SERVICE_EXPERIMENTS = "-event_engine_listener"
+GATEWAY_EXPERIMENTS = f"{SERVICE_EXPERIMENTS},-event_engine_client"
+program = Path(sys.argv[0])  # with `python -m`, the module's file
+is_gateway = sys.argv[1:2] == ["gateway"] or "gateway" in (
+    program.parent.name,
+    program.name.partition("-")[2],
+)
+os.environ.setdefault("GRPC_EXPERIMENTS", GATEWAY_EXPERIMENTS if is_gateway else SERVICE_EXPERIMENTS)
 
 # ONNX Runtime's builds for Linux report the models that they load to their maker (its docs/Privacy.md), by
 # way of a database in the user's home. The operator may allow that by setting 0.

@@ -26,8 +26,10 @@ DEMO = "train/configs/pydocs-small.toml"
 ADDRESS = "127.0.0.1:50051"  # as the READMEs say it; the test's server listens elsewhere
 # Commands that take long are only looked up in the Makefile; `.ci/run` and other tests run them.
 LOOKED_UP = re.compile(
-    r"make (test|lint|setup|ui|bench|scale|loadtest|swaptest|filtertest|livetest|serve|data|clean)\b"
+    r"make (test|lint|setup|ui|bench|scale|loadtest|gatewaytest|swaptest|filtertest|livetest|serve|data"
+    r"|clean)\b"
 )
+HTTP_ADDRESS = "127.0.0.1:8080"  # of the gateway, in the same way
 SECONDS = 900.0  # of one command
 
 
@@ -103,16 +105,38 @@ def port(checkout: Path) -> Iterator[int]:
     server.wait(30)
 
 
+@pytest.fixture(scope="module")
+def http_port(checkout: Path, port: int) -> Iterator[int]:
+    """Where a gateway of that server, started by `make serve-http`, listens."""
+    said = checkout / "gateway.json"
+    command = ["make", "serve-http", "HTTP_PORT=0", f"FLAGS=--port-file {said}"]
+    gateway = subprocess.Popen(command, cwd=checkout, env=environment(port))
+    until = time.monotonic() + 60
+    while not said.exists():
+        assert gateway.poll() is None
+        assert time.monotonic() < until, "no gateway listens"
+        time.sleep(0.1)
+    yield int(said.read_text())
+    gateway.send_signal(signal.SIGTERM)
+    gateway.wait(30)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("block", blocks("sh"), ids=str)
-def test_the_commands_run(block: Block, checkout: Path, port: int) -> None:
+def test_the_commands_run(block: Block, checkout: Path, port: int, request: pytest.FixtureRequest) -> None:
+    http_address = ""
+    if HTTP_ADDRESS in block.text:
+        http_address = f"127.0.0.1:{request.getfixturevalue('http_port')}"
     for line in block.text.splitlines():
         command = line.partition("  #")[0].strip()
         if LOOKED_UP.match(command):
             run(checkout, re.sub(r"^make", "make -n", command), port)
         elif command:
-            run(checkout, command.replace(ADDRESS, f"127.0.0.1:{port}"), port)
+            command = command.replace(ADDRESS, f"127.0.0.1:{port}")
+            if command.startswith("curl "):
+                command = f"curl --fail-with-body {command.removeprefix('curl ')}"
+            run(checkout, command.replace(HTTP_ADDRESS, http_address), port)
 
 
 @pytest.mark.exhaustive

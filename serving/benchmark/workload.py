@@ -3,8 +3,11 @@
 A load generator that does not compare answers would count an error or an empty answer as a fast one.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+
+from google.protobuf.json_format import MessageToJson
 
 from protos import retrieval_pb2 as wire
 from protos.bundle import Manifest
@@ -55,6 +58,18 @@ class Workload:
         messages = [message(each.SerializeToString()) for each in searches]
         return Requests(SERVICE + method, messages, 1, check if checked and self.is_compared else None)
 
+    def http_searches(self) -> Requests:
+        """The searches of `searches` as JSON, for the gateway's path."""
+
+        def check(number: int, body: bytes) -> None:
+            hits = json.loads(body)["hits"]
+            self._compare_hits(number, [(hit["id"], hit["score"]) for hit in hits])
+
+        searches = [wire.SearchRequest(query=query, k=self.k) for query in self._queries]
+        bodies = [MessageToJson(each, preserving_proto_field_name=True, indent=None) for each in searches]
+        encoded = [each.encode() for each in bodies]
+        return Requests("/v1/search", encoded, 1, check if self.is_compared else None)
+
     def batches(self, size: int) -> Requests:
         """Batches of `size` queries; queries repeat where there are fewer."""
         count = max(1, len(self._queries) // size)
@@ -75,8 +90,11 @@ class Workload:
         return Requests(SERVICE + "SearchBatch", messages, size, check if self.is_compared else None)
 
     def _compare(self, number: int, answer: wire.SearchResponse | wire.HitList) -> None:
+        self._compare_hits(number, hits_of(answer))
+
+    def _compare_hits(self, number: int, hits: Hits) -> None:
         self.checked += 1
-        if text := difference(self._expected[number], hits_of(answer)):
+        if text := difference(self._expected[number], hits):
             self._note(number, text)
 
     def _note(self, number: int, text: str) -> None:

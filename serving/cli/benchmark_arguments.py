@@ -1,4 +1,4 @@
-"""The options of `python -m serving loadtest`, `swaptest`, `filtertest` and `livetest`.
+"""The options of `python -m serving loadtest`, `swaptest`, `filtertest`, `livetest` and `gatewaytest`.
 
 They are here so that parsing them does not import the tests.
 """
@@ -86,6 +86,18 @@ def add_swap_arguments(parser: ArgumentParser) -> None:
         "the service would end with the other bundle (%(default)s)",
     )
     add("--plot", type=Path, metavar="PNG", help=f"file ({BUNDLES.parent}/loadtest/swap-...png)")
+
+
+def add_gateway_arguments(parser: ArgumentParser) -> None:
+    """Add the options of the gateway's test."""
+    add = parser.add_argument
+    add("--bundle", type=Path, help=BUNDLE_HELP)
+    add("--queries", type=Path, help="file with a query on each line (default: generated from examples)")
+    add("--rounds", type=flags.bounded_count(MAX_ROUNDS), default=5, help="repetitions (%(default)s)")
+    seconds = flags.bounded_seconds(MAX_SECONDS)
+    add("--seconds", type=seconds, default=2.0, help="of each measurement (%(default)s)")
+    add("--k", type=flags.count, default=10, help="items in an answer (%(default)s)")
+    add("--seed", type=flags.count_or_none, default=0, help="of all random choices (%(default)s)")
 
 
 def add_filter_arguments(parser: ArgumentParser) -> None:

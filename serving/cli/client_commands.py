@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, _ArgumentGroup
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,18 @@ def add_server(parser: ArgumentParser) -> None:
     group = parser.add_argument_group(
         "security", "The token may also come from the environment, as TWINSPIRE_TOKEN."
     )
+    add_security(group)
+    group.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token to send")
+
+
+def add_security(group: _ArgumentGroup) -> None:
+    """Add the options that protect a connection."""
     add = group.add_argument
     add("--tls", action="store_true", help="use TLS; --ca and --certificate imply it")
     add("--ca", type=Path, metavar="PEM", help="authorities of the server's certificate (gRPC's own list)")
     add("--certificate", type=Path, metavar="PEM", help="certificate of this client, for mutual TLS")
     add("--key", type=Path, metavar="PEM", help="key of that certificate")
     add("--server-name", metavar="NAME", help="name in the server's certificate (the host of --address)")
-    add("--token-file", type=Path, metavar="FILE", help="file with the token to send")
 
 
 def _add_hits(parser: ArgumentParser) -> None:

@@ -85,5 +85,14 @@ def live_test(parsed: Namespace) -> Result:
     return livetest.run(parsed)
 
 
+def gateway_test(parsed: Namespace) -> Result:
+    """Measure the gateway beside FastAPI with the same search in process."""
+    try:
+        from serving.cli import gatewaytest
+    except ModuleNotFoundError as error:
+        raise _missing("gateway test", error) from None
+    return gatewaytest.run(parsed)
+
+
 def _missing(test: str, error: ModuleNotFoundError) -> MissingStage:
     return MissingStage(f"the {test} needs {error.name}; install it with: pip install .[load]")

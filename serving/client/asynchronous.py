@@ -255,7 +255,7 @@ class AsyncRetrievalClient:
     ) -> AsyncIterator[Answer]:
         responses = self._stub.SearchStream(requests, timeout=timeout, metadata=metadata)
         statuses: list[grpc.aio.AioRpcError] = []
-        responses.add_done_callback(lambda call: statuses.append(_status(call)))
+        responses.add_done_callback(lambda call: statuses.append(final_status(call)))
         answers = 0
         try:
             async for response in responses:
@@ -269,7 +269,7 @@ class AsyncRetrievalClient:
         sent.require_answers(answers, self.address)
 
 
-def _status(call: Any) -> grpc.aio.AioRpcError:
+def final_status(call: Any) -> grpc.aio.AioRpcError:
     """The status of a call, read in its done callback.
 
     Later, a request that could not be sent because the server had ended the stream may have replaced it by

@@ -55,7 +55,7 @@ OPTIONS = (
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
     ("grpc.max_receive_message_length", -1),  # no limit: the caller chooses k
     ("grpc.use_local_subchannel_pool", 1),  # each client has its own connection, and so its own worker
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),  # the time of an attempt to connect as well
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
@@ -79,6 +79,7 @@ class Connection:
         timeout: default timeout of a call in seconds.
         security: of the connection.
         retries: whether calls are retried.
+        connect_seconds: of an attempt to connect; if not given, 0.1, which suits calls that are retried.
 
     Attributes:
         closed: set when the client has been closed.
@@ -87,8 +88,16 @@ class Connection:
         InvalidInput: a token would be sent to another machine without TLS.
     """
 
-    def __init__(self, address: str, timeout: float, security: Security, retries: bool) -> None:
+    def __init__(
+        self,
+        address: str,
+        timeout: float,
+        security: Security,
+        retries: bool,
+        connect_seconds: float | None = None,
+    ) -> None:
         self.address = address
+        self._connect_seconds = connect_seconds
         self._timeout = timeout
         self._security = security
         self.retries = retries
@@ -101,13 +110,16 @@ class Connection:
         Raises:
             DataError: a file of `security` cannot be read, or is invalid.
         """
-        options: list[tuple[str, Any]] = [*OPTIONS]
+        chosen: dict[str, Any] = dict(OPTIONS)
         if not self.retries:
-            options.append(("grpc.enable_retries", 0))
+            chosen["grpc.enable_retries"] = 0
+        if self._connect_seconds is not None:
+            chosen["grpc.min_reconnect_backoff_ms"] = round(1000 * self._connect_seconds)
         if is_loopback(host_of(self.address)):
-            options.append(("grpc.enable_http_proxy", 0))  # a proxy would be another machine
+            chosen["grpc.enable_http_proxy"] = 0  # a proxy would be another machine
         if self._security.server_name is not None:
-            options.append(("grpc.ssl_target_name_override", self._security.server_name))
+            chosen["grpc.ssl_target_name_override"] = self._security.server_name
+        options = [*chosen.items()]
         credentials = self._security.credentials()
         if credentials is None:
             return api.insecure_channel(self.address, options=options)

@@ -1,5 +1,6 @@
 """Serving stands alone: it runs where neither torch nor MLflow is installed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,51 @@ def test_nobody_is_told_of_the_models_that_are_loaded_unless_the_operator_says_s
     environment = {"HOME": str(tmp_path)} | ({"ORT_DISABLE_TELEMETRY": given} if given else {})
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
     assert bool([each for each in tmp_path.rglob("*") if each.is_file()]) == tells
+
+
+def test_the_service_needs_no_library_of_the_gateway() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('fastapi', 'uvicorn', 'starlette', 'pydantic'): sys.modules[name] = None\n"
+        "import serving.__main__, serving.service\n"
+        "serving.__main__.main(['serve', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_gateway_runs_where_no_service_is_installed() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('onnxruntime', 'hnswlib', 'psutil', 'prometheus_client', 'pyroaring', 'sqlalchemy',\n"
+        "             'cryptography', 'grpc_health', 'grpc_reflection'): sys.modules[name] = None\n"
+        "import serving.gateway.process\n"
+        "from serving.gateway.__main__ import main\n"
+        "sys.exit(main(['--help']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m serving.gateway")
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "expected"),
+    [
+        ("serve", None, "-event_engine_listener"),
+        ("gateway", None, "-event_engine_listener,-event_engine_client"),
+        ("gateway", "", ""),
+    ],
+)
+def test_a_command_chooses_how_grpc_reads_unless_the_operator_has(
+    command: str, given: str | None, expected: str
+) -> None:
+    code = "import os, serving.environment; print(os.environ['GRPC_EXPERIMENTS'])"
+    outer = {key: value for key, value in os.environ.items() if key != "GRPC_EXPERIMENTS"}
+    chosen = outer | ({} if given is None else {"GRPC_EXPERIMENTS": given})
+    done = subprocess.run(
+        [sys.executable, "-c", code, command], capture_output=True, text=True, cwd=ROOT, env=chosen
+    )
+    assert done.stdout == f"{expected}\n", done.stderr
 
 
 def test_the_client_needs_grpc_protobuf_and_numpy_alone_and_starts_nothing() -> None:

@@ -1,0 +1,98 @@
+"""What the gateway is compared with: FastAPI with the same search in its own process.
+
+    python -m serving.benchmark.http_reference BUNDLE
+
+It is what FastAPI's tutorial leads to, in its fastest form: pydantic checks the request, an `async` function
+searches on the event loop (a pool of threads answers fewer requests on one core), and pydantic writes the
+answer. It writes a line of JSON with its port, and ends when its standard input does.
+"""
+
+from serving import environment  # noqa: F401  # before ONNX Runtime is imported
+
+# isort: split
+import asyncio
+import json
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+
+
+class Asked(BaseModel):
+    """A query."""
+
+    text: str | None = None
+    history: list[str] = []
+
+
+class SearchRequest(BaseModel):
+    """One query, and how many items to return."""
+
+    query: Asked
+    k: int = 10
+
+
+class Found(BaseModel):
+    """An item of an answer."""
+
+    id: str
+    score: float
+    fields: dict[str, str]
+
+
+class SearchResponse(BaseModel):
+    """Items, best first."""
+
+    hits: list[Found]
+    bundle_version: str
+
+
+def application(retriever: Retriever) -> FastAPI:
+    """FastAPI that answers `POST /v1/search` from a bundle."""
+    app = FastAPI()
+    version = retriever.manifest.bundle_version
+
+    @app.post("/v1/search")
+    async def search(request: SearchRequest) -> SearchResponse:
+        asked = request.query
+        (found,) = retriever.search([Query(text=asked.text, history=tuple(asked.history))], request.k)
+        hits = [Found(id=hit.id, score=hit.score, fields=dict(hit.fields)) for hit in found.hits]
+        return SearchResponse(hits=hits, bundle_version=version)
+
+    return app
+
+
+async def _serve(app: FastAPI, listener: socket.socket) -> None:
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="error", access_log=False, ws="none", loop="asyncio")
+    )
+    serving = asyncio.create_task(server.serve([listener]))
+    sys.stdout.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
+    sys.stdout.flush()
+    await asyncio.to_thread(sys.stdin.read)
+    server.should_exit = True
+    await serving
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve until standard input ends."""
+    (folder,) = arguments
+    logging.basicConfig(level=logging.WARNING)
+    app = application(Retriever.load(Path(folder)))
+    # With a socket that names its protocol, as uvicorn's own, asyncio turns Nagle's algorithm off.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(512)
+        asyncio.run(_serve(app, listener))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

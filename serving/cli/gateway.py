@@ -1,0 +1,145 @@
+"""`python -m serving gateway`: its flags, and what it prints."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from protos.cli import UsageError, print_result
+from protos.errors import InvalidInput, MissingStage
+from serving import flag_types as flags
+from serving.cli import tables
+from serving.cli.client_commands import ADDRESS, add_security
+from serving.client.security import Security
+from serving.gateway.options import GatewayBounds, GatewayOptions
+
+LONGEST_STREAM_SECONDS = 86_400.0
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the flags of `gateway`."""
+    add, usual = parser.add_argument, GatewayOptions()
+    add("--address", default=ADDRESS, help="address of the service, host:port (%(default)s)")
+    add("--compare-address", help="address of a second service, for /v1/compare (none)")
+    add("--host", default=usual.host, help="address to listen on (%(default)s)")
+    add(
+        "--port",
+        type=flags.port,
+        default=usual.port,
+        help="port to listen on, 0 for any free one (%(default)s)",
+    )
+    add("--port-file", type=Path, help="write the port here once requests are answered")
+    seconds: Any = {"type": flags.seconds, "metavar": "SECONDS"}
+    add(
+        "--timeout",
+        default=usual.timeout,
+        help="timeout of a request without Request-Timeout (%(default)s)",
+        **seconds,
+    )
+    add(
+        "--longest-timeout",
+        default=usual.longest_timeout,
+        help="longest Request-Timeout (%(default)s)",
+        **seconds,
+    )
+    add(
+        "--stream-timeout",
+        type=flags.bounded_seconds(LONGEST_STREAM_SECONDS),
+        metavar="SECONDS",
+        default=usual.stream_timeout,
+        help="longest duration of a stream (%(default)s)",
+    )
+    add(
+        "--grace",
+        default=usual.grace,
+        help="seconds for requests in progress to finish (%(default)s)",
+        **seconds,
+    )
+    access = parser.add_argument_group("access")
+    access.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which clients may call it (localhost; any, if --host is no loopback); repeatable",
+    )
+    access.add_argument(
+        "--https-certificate", type=Path, metavar="PEM", help="the gateway's own certificates"
+    )
+    access.add_argument("--https-key", type=Path, metavar="PEM", help="the key of the first of them")
+    access.add_argument("--insecure", action="store_true", help="listen beyond this machine without HTTPS")
+    add_security(parser.add_argument_group("connection to the service"))
+    bounds = parser.add_argument_group("bounds")
+    for field in fields(GatewayBounds):
+        bounds.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=flags.count,
+            default=field.default,
+            help=f"{field.metadata['help']} (%(default)s)",
+        )
+
+
+def run(parsed: Namespace) -> None:
+    """Answer until SIGTERM or SIGINT; print the address as soon as requests are answered."""
+    options = _options(parsed)
+    try:
+        from serving.gateway import process
+    except ModuleNotFoundError as error:
+        raise MissingStage(f"the gateway needs {error.name}; install it with: pip install .[http]") from None
+
+    def ready(listening: process.Listening) -> None:
+        document = {
+            "url": listening.url,
+            "host": listening.host,
+            "port": listening.port,
+            "address": options.address,
+            "compare": options.compare_address,
+        }
+        if parsed.port_file is not None:
+            _write(parsed.port_file, f"{listening.port}\n")
+        print_result((document, lambda console: _show(console, document)), parsed.json, tables.console)
+
+    process.serve(options, ready)
+
+
+def _show(console: Any, document: dict[str, Any]) -> None:
+    print_line = console.print
+    print_line(f"{document['url']}/ answers for {document['address']}", markup=False, highlight=False)
+    print_line(f"{document['url']}/docs lists the requests", markup=False, highlight=False)
+
+
+def _options(parsed: Namespace) -> GatewayOptions:
+    try:
+        security = Security(
+            ca=parsed.ca,
+            certificate=parsed.certificate,
+            key=parsed.key,
+            server_name=parsed.server_name,
+            tls=parsed.tls,
+        )
+        return GatewayOptions(
+            address=parsed.address,
+            compare_address=parsed.compare_address,
+            security=security,
+            host=parsed.host,
+            port=parsed.port,
+            timeout=parsed.timeout,
+            longest_timeout=parsed.longest_timeout,
+            stream_timeout=parsed.stream_timeout,
+            grace=parsed.grace,
+            allowed_hosts=tuple(parsed.allow_host),
+            certificate=parsed.https_certificate,
+            key=parsed.https_key,
+            insecure=parsed.insecure,
+            bounds=GatewayBounds(
+                **{field.name: getattr(parsed, field.name) for field in fields(GatewayBounds)}
+            ),
+        )
+    except InvalidInput as error:
+        raise UsageError(str(error)) from None
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.replace(path)

@@ -1,0 +1,7 @@
+"""The service as HTTP and JSON: every RPC for browsers and curl, a page of its OpenAPI, and the playground.
+
+    python -m serving gateway --address 127.0.0.1:50051 --port 8080
+
+The gateway is a gRPC client of the service, and may run on another machine. It needs fastapi and uvicorn
+(`pip install .[http]`); nothing else in `serving` imports it but the command line and the benchmark.
+"""

@@ -1,0 +1,34 @@
+"""`python -m serving.gateway`: as `python -m serving gateway`, where no service is installed."""
+
+from serving import environment  # noqa: F401  # before gRPC is imported
+
+# isort: split
+import logging
+import sys
+
+from protos.cli import command_line, execute
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Answer until SIGTERM or Ctrl-C.
+
+    Returns:
+        0 on success, 1 on failure, 2 on wrong arguments.
+    """
+    try:
+        from serving.cli import gateway, tables
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"error: the gateway needs {error.name}; install it with: pip install .[http]\n")
+        return 1
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    parser = command_line("python -m serving.gateway", "Answer over HTTP and JSON for a service.")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(run_command=gateway.run)
+    gateway.add_arguments(parser)
+    return execute(parser, arguments, console=tables.console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""The gateway as an application of ASGI: its routes, and what holds for every request."""
+
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import grpc
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from protos import __version__
+from serving.gateway.exchange import JSON, ClientGone
+from serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, Failure
+from serving.gateway.gateway import CATALOGUE, RETRIEVAL, Gateway, failed
+from serving.gateway.messages import encode
+from serving.gateway.openapi import Operation, complete
+from serving.gateway.options import GatewayOptions
+from serving.gateway.pages import HERE, read_pages
+
+log = logging.getLogger(__name__)
+
+RETRY = {"retry-after": "1"}
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+SHOES: dict[str, Any] = {"query": {"text": "red shoes"}, "k": 5}
+OPERATIONS = (
+    Operation("POST", "/v1/search", "search", RETRIEVAL["Search"], example=SHOES),
+    Operation(
+        "POST",
+        "/v1/search:batch",
+        "search",
+        RETRIEVAL["SearchBatch"],
+        example={"queries": [{"text": "red shoes"}, {"history": ["17", "4"]}], "k": 5},
+    ),
+    Operation("POST", "/v1/search:stream", "search", RETRIEVAL["SearchStream"], example=SHOES),
+    Operation(
+        "POST", "/v1/encode", "search", RETRIEVAL["Encode"], example={"queries": [{"text": "red shoes"}]}
+    ),
+    Operation(
+        "POST",
+        "/v1/compare",
+        "search",
+        summary="The answers of two services, `--address` and `--compare-address`, to one search.",
+        answer="Comparison",
+        asks=RETRIEVAL["Search"],
+        example=SHOES,
+    ),
+    Operation(
+        "POST",
+        "/v1/items:upsert",
+        "items",
+        CATALOGUE["Upsert"],
+        example={
+            "items": [{"item": {"id": "17", "features": {"title": {"text": "red shoes"}}}}],
+            "request_id": "a-uuid",
+        },
+    ),
+    Operation(
+        "POST",
+        "/v1/items:delete",
+        "items",
+        CATALOGUE["Delete"],
+        example={"items": [{"id": "17"}], "request_id": "a-uuid"},
+    ),
+    Operation("POST", "/v1/items:get", "items", CATALOGUE["Get"], example={"ids": ["17"]}),
+    Operation("POST", "/v1/items:changes", "items", CATALOGUE["Changes"], example={"after": "0"}),
+    Operation("GET", "/v1/info", "service", RETRIEVAL["Info"]),
+    Operation("GET", "/v1/health", "service", summary="Whether the service answers.", answer="Health"),
+    Operation("GET", "/v1/gateway", "service", summary="Which services the gateway asks.", answer="Gateway"),
+)
+
+
+class Door:
+    """What holds for every request: it names this host, and there is room for it.
+
+    Args:
+        app: that answers.
+        gateway: behind it.
+
+    Attributes:
+        open: requests in progress.
+    """
+
+    def __init__(self, app: Any, gateway: Gateway) -> None:
+        self._app, self._gateway = app, gateway
+        self._names, self._most = gateway.options.host_names, gateway.options.bounds.requests
+        self.open = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._names is not None and (host := _host(scope)) not in self._names:
+            # A name of an attacker may lead here, and would make a page of theirs one of this origin.
+            message = f"Host: {host[:100]!r} is not a name of this gateway (--allow-host)"
+            await failed(Failure(grpc.StatusCode.PERMISSION_DENIED, message, MISDIRECTED))(
+                scope, receive, send
+            )
+            return
+        if self.open >= self._most:
+            full = Failure(
+                grpc.StatusCode.UNAVAILABLE,
+                f"the gateway has {self._most} requests in progress",
+                headers=RETRY,
+            )
+            await failed(full)(scope, receive, send)
+            return
+        self.open += 1
+        try:
+            await self._app(scope, receive, _last(send) if self._gateway.stops else send)
+        finally:
+            self.open -= 1
+
+
+def application(options: GatewayOptions) -> tuple[Door, Gateway]:
+    """The application, and the gateway behind it."""
+    gateway = Gateway(options)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await gateway.open()
+        yield
+        await gateway.close()
+
+    app = FastAPI(title="Twinspire", version=__version__, openapi_url=None, lifespan=lifespan)
+    _add_calls(app, gateway)
+    app.router.routes.append(Route("/openapi.json", _describe(app), methods=["GET"]))
+    for path, page in {**read_pages(HERE / "playground", "/"), **read_pages(HERE / "docs", "/docs")}.items():
+        app.router.routes.append(Route(path, page.answer, methods=["GET"]))
+    app.add_exception_handler(Failure, _failed)
+    app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _unexpected)
+    return Door(app, gateway), gateway
+
+
+def _add_calls(app: FastAPI, gateway: Gateway) -> None:
+    own = {"/v1/health": gateway.health, "/v1/gateway": gateway.describe, "/v1/compare": gateway.compare}
+    for each in OPERATIONS:
+        answer = own[each.path] if each.method is None else _endpoint(gateway, each)
+        app.add_api_route(
+            each.path,
+            _call(answer),
+            methods=[each.verb],
+            tags=[each.tag],
+            summary=each.text,
+            operation_id=each.name,
+            openapi_extra=each.extra(),
+            response_class=Response,
+        )
+
+
+def _endpoint(gateway: Gateway, operation: Operation) -> Endpoint:
+    """What answers the requests of one RPC."""
+    method = operation.method
+    assert method is not None
+    if method.descriptor.client_streaming:
+        return partial(gateway.both_streams, method)
+    if method.descriptor.server_streaming:
+        return partial(gateway.server_stream, method)
+    return partial(gateway.unary if operation.verb == "POST" else gateway.info, method)
+
+
+def _call(answer: Endpoint) -> Endpoint:
+    """A function whose arguments FastAPI can read."""
+
+    async def call(request: Request) -> Response:
+        return await answer(request)
+
+    return call
+
+
+def _describe(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
+    """The description of the API, which is made when it is first asked for."""
+    made: list[bytes] = []
+
+    async def describe(request: Request) -> Response:
+        if not made:
+            made.append(encode(complete(app.openapi(), OPERATIONS)))
+        return Response(made[0], media_type=JSON)
+
+    return describe
+
+
+async def _failed(request: Request, failure: Any) -> Response:
+    return failed(failure)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return failed(Failure(grpc.StatusCode.CANCELLED, "the client has gone"))
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """An exception that nobody expected; uvicorn logs it in full."""
+    incident = uuid.uuid4().hex[:12]
+    log.error("incident %s: %s", incident, type(error).__name__)
+    message = f"internal error; the gateway's log has it as incident {incident}"
+    return failed(Failure(grpc.StatusCode.INTERNAL, message))
+
+
+async def _refused(request: Request, error: Any) -> Response:
+    """A path or a verb that does not exist."""
+    if error.status_code == NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "")
+        message = f"{request.method} {request.url.path[:100]}: expected {allowed}"
+        failure = Failure(grpc.StatusCode.UNIMPLEMENTED, message, NOT_ALLOWED, error.headers)
+    elif error.status_code == HTTP_STATUS[grpc.StatusCode.NOT_FOUND]:
+        message = f"{request.url.path[:100]}: there is nothing here; /docs lists what there is"
+        failure = Failure(grpc.StatusCode.NOT_FOUND, message)
+    else:
+        failure = Failure(grpc.StatusCode.INVALID_ARGUMENT, str(error.detail), error.status_code)
+    return failed(failure)
+
+
+def _last(send: Any) -> Any:
+    """Sends a response that tells its client that the connection ends with it."""
+
+    async def sending(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        await send(message)
+
+    return sending
+
+
+def _host(scope: Any) -> str:
+    """The name in the header `Host`, without its port."""
+    for name, value in scope["headers"]:
+        if name == b"host":
+            text: str = value.decode("latin-1").lower()
+            return (
+                text[: text.index("]") + 1]
+                if text.startswith("[") and "]" in text
+                else text.partition(":")[0]
+            )
+    return ""

@@ -1,0 +1,177 @@
+"""One HTTP request: its body and headers within their bounds, and whether its client is still there."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any
+
+import grpc
+from starlette.requests import Request
+
+from serving.gateway.failures import TOO_LARGE, TOO_SLOW, WRONG_TYPE, Failure, invalid
+
+JSON, NDJSON = "application/json", "application/x-ndjson"
+WATCH_AFTER_SECONDS = 0.05  # a call that ends sooner costs no task that waits for its client to go
+CLOSE = {"connection": "close"}  # the rest of a body that was too large is not read
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+class ClientGone(Exception):
+    """The client has closed the connection."""
+
+
+def deadline(request: Request, usual: float, longest: float) -> float:
+    """The seconds of a request: its header `Request-Timeout`, or the usual ones.
+
+    Raises:
+        Failure: the header is no number of seconds within the bound.
+    """
+    text = request.headers.get("request-timeout")
+    if text is None:
+        return usual
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= longest:
+        raise invalid(
+            f"Request-Timeout: expected seconds, above 0 and at most {longest:g}, got {text[:100]!r}"
+        )
+    return seconds
+
+
+def check_type(request: Request, *types: str) -> None:
+    """Refuse a body of another type.
+
+    Browsers send JSON to another origin only after that has agreed to it, which the gateway never does; other
+    types they send at once. So a page from elsewhere cannot write items here.
+
+    Raises:
+        Failure: the type is another one.
+    """
+    given = request.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() not in types:
+        raise invalid(f"Content-Type: expected {' or '.join(types)}, got {given[:100] or 'none'}", WRONG_TYPE)
+
+
+async def body(request: Request, most: int, seconds: float) -> bytes | bytearray:
+    """The body of a request.
+
+    Args:
+        request: whose body has not been read.
+        most: bytes.
+        seconds: that it may take to arrive.
+
+    Raises:
+        Failure: it is too large, or takes too long.
+        ClientGone: it does not come.
+    """
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > most:
+        raise too_large(most)
+    message = await _received(request.receive, seconds)
+    if not message.get("more_body", False):
+        content: bytes = message.get("body", b"")
+        if len(content) > most:
+            raise too_large(most)
+        return content
+    until = asyncio.get_running_loop().time() + seconds
+    whole = bytearray(message.get("body", b""))
+    while message.get("more_body", False):
+        if len(whole) > most:
+            raise too_large(most)
+        message = await _received(request.receive, until - asyncio.get_running_loop().time())
+        whole += message.get("body", b"")
+    if len(whole) > most:
+        raise too_large(most)
+    return whole
+
+
+async def lines(receive: Receive, most: int) -> AsyncIterator[bytes]:
+    """The lines of a body that goes on for as long as the client wants; empty ones are skipped.
+
+    No more is read than the caller asks for, so that a client cannot send faster than it is answered.
+
+    Args:
+        receive: of the request.
+        most: bytes of one line.
+
+    Raises:
+        Failure: a line is too long.
+        ClientGone: the client has gone.
+    """
+    rest = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        rest += message.get("body", b"")
+        more = message.get("more_body", False)
+        *whole, last = rest.split(b"\n")
+        rest = bytearray(last)
+        for line in whole if more else (*whole, last):
+            if len(line) > most:
+                raise too_large(most, "line")
+            if line.strip():
+                yield bytes(line)
+        if len(rest) > most:
+            raise too_large(most, "line")
+
+
+def too_large(most: int, what: str = "body") -> Failure:
+    """The failure of a body that is too large."""
+    return invalid_size(f"{what}: expected at most {most} bytes (--max-body-bytes)")
+
+
+def invalid_size(message: str) -> Failure:
+    """A failure after which the rest of the body is not read."""
+    return Failure(grpc.StatusCode.INVALID_ARGUMENT, message, TOO_LARGE, CLOSE)
+
+
+class Watch:
+    """Cancels a call when the client of its request goes.
+
+    Args:
+        receive: of a request whose body has been read.
+        call: of gRPC.
+
+    Attributes:
+        is_gone: whether the client has gone.
+    """
+
+    is_gone = False
+
+    def __init__(self, receive: Receive, call: Any) -> None:
+        self._receive, self._call = receive, call
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start)
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start(self) -> None:
+        self._task = asyncio.create_task(self._until_gone())
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.is_gone = True
+        self._call.cancel()
+
+
+async def _received(receive: Receive, seconds: float) -> MutableMapping[str, Any]:
+    # A body that is short has mostly arrived with its head: then nothing waits, and no timer is needed.
+    try:
+        async with asyncio.timeout(max(0.0, seconds)):
+            message = await receive()
+    except TimeoutError:
+        slow = "the body did not arrive within the request's time"
+        raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, slow, TOO_SLOW, CLOSE) from None
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    return message

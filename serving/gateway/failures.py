@@ -1,0 +1,97 @@
+"""gRPC status to HTTP: the status code, the JSON body, and when to come back."""
+
+import json
+import math
+from typing import Any
+
+import grpc
+
+from serving.transport.status import NO_RETRY, PUSHBACK
+from serving.transport.status import TOO_LARGE as TOO_LARGE_TEXT
+
+# As grpc-gateway maps them (runtime/errors.go, HTTPStatusFromCode).
+HTTP_STATUS: dict[grpc.StatusCode, int] = {
+    grpc.StatusCode.OK: 200,
+    grpc.StatusCode.CANCELLED: 499,
+    grpc.StatusCode.UNKNOWN: 500,
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.FAILED_PRECONDITION: 400,
+    grpc.StatusCode.ABORTED: 409,
+    grpc.StatusCode.OUT_OF_RANGE: 400,
+    grpc.StatusCode.UNIMPLEMENTED: 501,
+    grpc.StatusCode.INTERNAL: 500,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DATA_LOSS: 500,
+}
+TOO_LARGE, WRONG_TYPE, NOT_ALLOWED, TOO_SLOW, MISDIRECTED = 413, 415, 405, 408, 421
+
+
+class Failure(Exception):
+    """A request that failed.
+
+    Args:
+        code: of gRPC.
+        message: for the client.
+        http: status; if not given, that of the code.
+        headers: more of the response.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        http: int | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+        self.http = HTTP_STATUS[code] if http is None else http
+        self.headers = dict(headers or {})
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            self.headers.setdefault("www-authenticate", "Bearer")
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The body of the response, or the last line of a stream."""
+        return {"error": {"code": self.code.name, "message": self.message}}
+
+    @property
+    def body(self) -> bytes:
+        """`document` as JSON."""
+        return json.dumps(self.document, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def invalid(message: str, http: int | None = None) -> Failure:
+    """A request that cannot be understood."""
+    return Failure(grpc.StatusCode.INVALID_ARGUMENT, message, http)
+
+
+def failure_of(error: Any, prefix: str = "") -> Failure:
+    """A failed call of gRPC.
+
+    Args:
+        error: a `grpc.aio.AioRpcError`.
+        prefix: of the message, such as the service that failed.
+    """
+    code, text = error.code(), error.details() or error.code().name
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE_TEXT in text:
+        return Failure(code, f"{prefix}{text}", TOO_LARGE)
+    headers = {}
+    seconds = retry_after(error.trailing_metadata())
+    if seconds is not None:
+        headers["retry-after"] = str(seconds)
+    return Failure(code, f"{prefix}{text}", headers=headers)
+
+
+def retry_after(trailers: Any) -> int | None:
+    """Whole seconds until the service wants to be asked again; None where it does not say, or says never."""
+    for name, value in trailers or ():
+        if name == PUSHBACK and str(value) != NO_RETRY and str(value).isdecimal():
+            return max(1, math.ceil(int(value) / 1000))
+    return None

@@ -1,0 +1,287 @@
+"""The gateway's answers: each request of HTTP becomes a call of gRPC."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protos import __version__, catalogue_pb2, retrieval_pb2
+from serving.address import host_of, is_loopback
+from serving.gateway.exchange import JSON, NDJSON, ClientGone, Watch, body, check_type, deadline
+from serving.gateway.failures import Failure, failure_of
+from serving.gateway.messages import document, encode, parse, to_json
+from serving.gateway.options import GatewayOptions
+from serving.gateway.streams import Lines, Requests, relay
+from serving.gateway.upstream import Metadata, Method, Upstream
+
+# HTTP headers that become metadata of the call.
+FORWARDED = ("authorization", "x-request-key", "traceparent", "tracestate")
+LAST_WORDS_SECONDS = 0.5  # of the grace, to tell streams that the gateway stops
+
+
+def methods(service: ServiceDescriptor) -> dict[str, Method]:
+    """The RPCs of a service, by name."""
+    return {name: Method(each) for name, each in service.methods_by_name.items()}
+
+
+RETRIEVAL = methods(retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"])
+CATALOGUE = methods(catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"])
+SEARCH = RETRIEVAL["Search"]
+
+
+class Gateway:
+    """Answers requests by calls of one or two services; it belongs to the event loop in which it opens.
+
+    Args:
+        options: of the gateway.
+
+    Attributes:
+        stops: whether it stops.
+    """
+
+    def __init__(self, options: GatewayOptions) -> None:
+        self.options = options
+        self._champion: Upstream | None = None
+        self._challenger: Upstream | None = None
+        self._following: set[Any] = set()  # calls that end only when their clients go
+        self.stops = False
+
+    async def open(self) -> None:
+        """Make the connections, which connect when they are first used.
+
+        Raises:
+            DataError: a file of the connections' security cannot be read, or is invalid.
+        """
+        options = self.options
+        self._champion = Upstream(options.address, options.security, options.bounds.connections)
+        if options.compare_address is not None:
+            self._challenger = Upstream(options.compare_address, options.security, options.bounds.connections)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for each in (self._champion, self._challenger):
+            if each is not None:
+                await each.close()
+
+    def stop(self) -> None:
+        """End what would not end by itself, and all else shortly before the grace is over."""
+        self.stops = True
+        for call in list(self._following):
+            call.cancel()
+        loop = asyncio.get_running_loop()
+        loop.call_later(max(0.0, self.options.grace - LAST_WORDS_SECONDS), self._cut)
+
+    async def unary(self, method: Method, request: Request) -> Response:
+        """The response to one message."""
+        seconds, message = await self._message(method, request)
+        return answer(to_json(await self._call(method, message, seconds, request)))
+
+    async def info(self, method: Method, request: Request) -> Response:
+        """The response to a method whose request has no fields."""
+        seconds = self._seconds(request)
+        return answer(to_json(await self._call(method, method.request(), seconds, request)))
+
+    async def health(self, request: Request) -> Response:
+        """Whether the service answers searches, and the gateway does not stop."""
+        try:
+            serves = await self._service.serves(self._seconds(request), self._metadata(request))
+        except grpc.RpcError as error:
+            raise failure_of(error) from None
+        if serves and not self.stops:
+            return answer(encode({"status": "SERVING"}))
+        return answer(encode({"status": "NOT_SERVING"}), 503)
+
+    async def compare(self, request: Request) -> Response:
+        """The answers of both services to one search."""
+        challenger = self._challenger
+        if challenger is None:
+            raise Failure(
+                grpc.StatusCode.UNIMPLEMENTED,
+                "there is one service alone; start the gateway with --compare-address as well",
+            )
+        seconds, message = await self._message(SEARCH, request)
+
+        async def ask(name: str, service: Upstream) -> Any:
+            try:
+                with service.call(SEARCH, message, seconds, self._metadata(request)) as call:
+                    return document(await call)
+            except grpc.RpcError as error:
+                raise failure_of(error, f"{name}: ") from None
+
+        asked = {"champion": self._service, "challenger": challenger}
+        tasks = [asyncio.create_task(ask(name, service)) for name, service in asked.items()]
+        both = asyncio.gather(*tasks)
+        watch = Watch(request.receive, both)
+        try:
+            return answer(encode(dict(zip(asked, await both, strict=True))))
+        except asyncio.CancelledError:
+            raise self.why_cancelled(watch.is_gone) from None
+        finally:
+            watch.stop()
+            for task in tasks:
+                task.cancel()
+
+    async def describe(self, request: Request) -> Response:
+        """What the gateway asks."""
+        options = self.options
+        return answer(
+            encode({"address": options.address, "compare": options.compare_address, "version": __version__})
+        )
+
+    async def server_stream(self, method: Method, request: Request) -> Response:
+        """The responses to one message, as lines."""
+        check_type(request, JSON)
+        seconds = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
+        content = await body(request, self.options.bounds.max_body_bytes, self.options.timeout)
+        message = parse(content, method.request)
+        return Streamed(self, method, message, seconds, self._metadata(request))
+
+    async def both_streams(self, method: Method, request: Request) -> Response:
+        """The responses to the messages of a body's lines, as lines."""
+        check_type(request, NDJSON, JSON)
+        seconds = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
+        return Streamed(self, method, None, seconds, self._metadata(request))
+
+    @contextlib.contextmanager
+    def streaming(self, method: Method, messages: Any, seconds: float, metadata: Metadata) -> Iterator[Any]:
+        """A call whose responses are a stream, which the gateway ends when it stops."""
+        with self._service.call(method, messages, seconds, metadata) as call:
+            if getattr(messages, "follow", False):
+                self._following.add(call)
+            try:
+                yield call
+            finally:
+                self._following.discard(call)
+
+    def why_cancelled(self, is_gone: bool) -> BaseException:
+        """What a cancelled call means.
+
+        Args:
+            is_gone: whether its client has gone.
+        """
+        task = asyncio.current_task()
+        if is_gone:
+            return ClientGone()
+        if self.stops and not (task is not None and task.cancelling()):
+            return Failure(grpc.StatusCode.UNAVAILABLE, "the gateway stops", headers={"retry-after": "1"})
+        return asyncio.CancelledError()
+
+    @property
+    def _service(self) -> Upstream:
+        assert self._champion is not None, "open the gateway first"
+        return self._champion
+
+    async def _message(self, method: Method, request: Request) -> tuple[float, Any]:
+        """The seconds that are left for a request, and its message."""
+        check_type(request, JSON)
+        seconds = self._seconds(request)
+        return seconds, parse(
+            await body(request, self.options.bounds.max_body_bytes, seconds), method.request
+        )
+
+    async def _call(self, method: Method, message: Any, seconds: float, request: Request) -> Any:
+        with self._service.call(method, message, seconds, self._metadata(request)) as call:
+            watch = Watch(request.receive, call)
+            try:
+                return await call
+            except asyncio.CancelledError:
+                raise self.why_cancelled(watch.is_gone) from None
+            except grpc.RpcError as error:
+                raise failure_of(error) from None
+            finally:
+                watch.stop()
+
+    def _seconds(self, request: Request) -> float:
+        return deadline(request, self.options.timeout, self.options.longest_timeout)
+
+    def _metadata(self, request: Request) -> Metadata:
+        """The metadata of a call.
+
+        Raises:
+            Failure: a header cannot be passed on, or a token would go to another machine without TLS.
+        """
+        found = []
+        for name, value in request.scope["headers"]:
+            key = name.decode("latin-1")
+            if key not in FORWARDED:
+                continue
+            text = value.decode("latin-1").strip()
+            if not (text.isascii() and text.isprintable()):
+                raise Failure(grpc.StatusCode.INVALID_ARGUMENT, f"{key}: expected printable ASCII")
+            if key == "authorization":
+                self._check_privacy()
+            found.append((key, text))
+        return tuple(found)
+
+    def _check_privacy(self) -> None:
+        options = self.options
+        for address in filter(None, (options.address, options.compare_address)):
+            if not options.security.encrypted and not is_loopback(host_of(address)):
+                raise Failure(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"the token would go to {address} in the clear; start the gateway with --tls",
+                )
+
+    def _cut(self) -> None:
+        for each in (self._champion, self._challenger):
+            if each is not None:
+                each.cancel()
+
+
+class Streamed(Response):
+    """The lines of a stream; a failure after the first of them is the last line."""
+
+    def __init__(
+        self, gateway: Gateway, method: Method, message: Any, seconds: float, metadata: Metadata
+    ) -> None:
+        super().__init__()
+        self._gateway, self._method, self._message = gateway, method, message
+        self._seconds, self._given = seconds, metadata
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer."""
+        lines = Lines(send)
+        try:
+            await self._relay(receive, lines)
+        except Failure as failure:
+            if not lines.has_begun:
+                await failed(failure)(scope, receive, send)
+                return
+            await lines.write(failure.body)
+        except ClientGone:
+            return
+        await lines.end()
+
+    async def _relay(self, receive: Any, out: Lines) -> None:
+        gateway, requests = self._gateway, None
+        messages = self._message
+        if messages is None:
+            most = gateway.options.bounds.max_body_bytes
+            messages = requests = Requests(receive, self._method, most)
+        with gateway.streaming(self._method, messages, self._seconds, self._given) as call:
+            watch: Watch | Requests = requests or Watch(receive, call)
+            if requests is not None:
+                requests.call = call
+            try:
+                await relay(call, out, self._seconds)
+            except asyncio.CancelledError:
+                raise gateway.why_cancelled(watch.is_gone) from None
+            finally:
+                watch.stop()
+        if requests is not None and requests.failure is not None:
+            raise requests.failure
+
+
+def answer(content: bytes, status: int = 200) -> Response:
+    """A response of JSON."""
+    return Response(content, status, media_type=JSON)
+
+
+def failed(failure: Failure) -> Response:
+    """The response to a request that failed."""
+    return Response(failure.body, failure.http, failure.headers, JSON)

@@ -1,0 +1,129 @@
+"""The description of the gateway's requests by OpenAPI: for each path what FastAPI cannot know of itself."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from serving.gateway.exchange import JSON, NDJSON
+from serving.gateway.failures import HTTP_STATUS
+from serving.gateway.schemas import comments, reference, schemas
+from serving.gateway.upstream import Method
+
+Document = dict[str, Any]
+
+ABOUT = """The service's RPCs as JSON: protobuf's own mapping, with the names of the .proto files.
+
+64-bit integers are strings, because numbers of JavaScript hold 53 bits; a request may have numbers as well.
+An error's body is `{"error": {"code": ..., "message": ...}}` with the code of gRPC, and its HTTP status is
+that of the code. Streams are lines of JSON (NDJSON); an error after the first line is the last line. When a
+client goes, its call is cancelled."""
+TIMEOUT = {
+    "name": "Request-Timeout",
+    "in": "header",
+    "description": "Seconds until the call's deadline.",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
+KEY = {
+    "name": "X-Request-Key",
+    "in": "header",
+    "description": "The same bundle answers all requests with the same key.",
+    "schema": {"type": "string"},
+}
+TEXT: Document = {"type": "string"}
+
+
+def _object(**properties: Document) -> Document:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+OWN: dict[str, Document] = {
+    "Error": _object(
+        error=_object(code={**TEXT, "enum": sorted(code.name for code in HTTP_STATUS)}, message=TEXT)
+    ),
+    "Health": _object(status={**TEXT, "enum": ["SERVING", "NOT_SERVING"]}),
+    "Gateway": _object(address=TEXT, compare={"type": ["string", "null"]}, version=TEXT),
+    "Comparison": _object(
+        champion={"$ref": "#/components/schemas/SearchResponse"},
+        challenger={"$ref": "#/components/schemas/SearchResponse"},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A request of the gateway.
+
+    Args:
+        verb: of HTTP.
+        path: of the request.
+        tag: under which it is listed.
+        method: of gRPC that it calls; None for the gateway's own.
+        summary: of what it does; that of the method if not given.
+        answer: name of the schema of its response, if it is none of a method.
+        asks: of whose requests its body is, where it calls several methods.
+        example: of a body.
+    """
+
+    verb: str
+    path: str
+    tag: str
+    method: Method | None = None
+    summary: str = ""
+    answer: str = ""
+    asks: Method | None = None
+    example: Document | None = None
+
+    @property
+    def text(self) -> str:
+        """What it does."""
+        return self.summary or (comments().get(self.method.descriptor.full_name, "") if self.method else "")
+
+    @property
+    def name(self) -> str:
+        """Unique; for programs that make clients."""
+        return self.method.descriptor.name if self.method else self.answer
+
+    def extra(self) -> Document:
+        """What OpenAPI says of it beside its path and its summary."""
+        body = self.asks or self.method
+        sends, gives = JSON, JSON
+        if self.method is not None:
+            descriptor = self.method.descriptor
+            sends = NDJSON if descriptor.client_streaming else JSON
+            gives = NDJSON if descriptor.server_streaming else JSON
+            schema = reference(descriptor.output_type)
+        else:
+            schema = {"$ref": f"#/components/schemas/{self.answer}"}
+        error = {"description": "An error", "content": {JSON: {"schema": OWN_REFERENCE}}}
+        found: Document = {
+            "parameters": [TIMEOUT, *([KEY] if body is not None and self.tag == "search" else [])],
+            "responses": {
+                "200": {
+                    "description": "A line for each response" if gives == NDJSON else "The response",
+                    "content": {gives: {"schema": schema}},
+                },
+                "default": error,
+            },
+            "security": [{}, {"token": []}],
+        }
+        if body is not None and self.verb == "POST":
+            content: Document = {"schema": reference(body.descriptor.input_type)}
+            if self.example is not None:
+                content["example"] = self.example
+            found["requestBody"] = {"required": True, "content": {sends: content}}
+        return found
+
+
+OWN_REFERENCE = {"$ref": "#/components/schemas/Error"}
+
+
+def complete(document: Document, operations: tuple[Operation, ...]) -> Document:
+    """FastAPI's document with the schemas of all messages, and what the gateway is."""
+    methods = [method for each in operations for method in (each.method, each.asks) if method is not None]
+    asked = [method.descriptor.input_type for method in methods]
+    answered = [method.descriptor.output_type for method in methods]
+    document["info"]["description"] = ABOUT
+    document["components"] = {
+        "schemas": {**schemas(asked, answered), **OWN},
+        "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+    }
+    return document

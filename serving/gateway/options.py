@@ -1,0 +1,126 @@
+"""What the gateway listens on, which services it asks, and its bounds; each field is a flag."""
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from protos.errors import DataError, InvalidInput
+from serving.address import is_loopback
+from serving.client.security import Security
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True)
+class GatewayBounds:
+    """Bounds of what clients may ask of one gateway.
+
+    Raises:
+        ValueError: a bound is below 1.
+    """
+
+    max_body_bytes: int = field(
+        default=4 << 20, metadata={"help": "bytes of a request, or of one line of a streamed request"}
+    )
+    requests: int = field(
+        default=512, metadata={"help": "requests in progress at once; more are answered with 503"}
+    )
+    http_connections: int = field(
+        default=1024, metadata={"help": "HTTP connections open at once; more are answered with 503"}
+    )
+    connections: int = field(
+        default=8,
+        metadata={
+            "help": "connections to a service; each is of one of its workers, and carries 16 calls at once"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class GatewayOptions:
+    """The configuration of a gateway.
+
+    Args:
+        address: of the service, `host:port`.
+        compare_address: of a second service for `/v1/compare`; None if there is none.
+        security: of the connections to both; without a token, because each request brings its own.
+        host: to listen on.
+        port: to listen on; 0 for any free one.
+        timeout: seconds of a request that names no `Request-Timeout`.
+        longest_timeout: seconds that a `Request-Timeout` may name.
+        stream_timeout: seconds of a stream; a `Request-Timeout` may name fewer.
+        grace: seconds for requests in progress to finish when the gateway stops.
+        allowed_hosts: names by which clients may call the gateway (`Host`); without any, those of loopback if
+            it listens there, and every name otherwise.
+        certificate: of the gateway itself, PEM; with it the gateway talks HTTPS.
+        key: of that certificate.
+        insecure: listen beyond this machine without HTTPS.
+        bounds: of requests.
+
+    Raises:
+        InvalidInput: the options contradict each other.
+    """
+
+    address: str = "127.0.0.1:50051"
+    compare_address: str | None = None
+    security: Security = field(default_factory=Security)
+    host: str = "127.0.0.1"
+    port: int = 8080
+    timeout: float = 5.0
+    longest_timeout: float = 60.0
+    stream_timeout: float = 3600.0
+    grace: float = 10.0
+    allowed_hosts: tuple[str, ...] = ()
+    certificate: Path | None = None
+    key: Path | None = None
+    insecure: bool = False
+    bounds: GatewayBounds = GatewayBounds()
+
+    def __post_init__(self) -> None:
+        if self.security.token is not None:
+            raise InvalidInput("security.token", "each request to the gateway brings its own token")
+        if (self.certificate is None) != (self.key is None):
+            raise InvalidInput("certificate", "expected a certificate and its key, or neither")
+        if not (is_loopback(self.host) or self.certificate or self.insecure):
+            raise InvalidInput(
+                "host",
+                f"{self.host} can be reached from other machines: give --https-certificate and --https-key, "
+                "or --insecure where a proxy or the network protects it",
+            )
+        if self.timeout > self.longest_timeout:
+            raise InvalidInput(
+                "timeout",
+                f"expected at most {self.longest_timeout:g} s (--longest-timeout), got {self.timeout:g}",
+            )
+
+    @property
+    def host_names(self) -> frozenset[str] | None:
+        """The names that a `Host` header may have, without a port; None for any."""
+        if self.allowed_hosts:
+            return frozenset(name.lower() for name in (*self.allowed_hosts, *LOOPBACK_NAMES))
+        return frozenset(LOOPBACK_NAMES) if is_loopback(self.host) else None
+
+    def tls(self) -> ssl.SSLContext | None:
+        """What HTTPS needs; None for HTTP.
+
+        Raises:
+            DataError: a file cannot be read, or is invalid.
+        """
+        if self.certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise DataError(f"{self.certificate}, {self.key}: cannot be used: {_reason(error)}") from None
+        return context
+
+
+def _reason(error: Any) -> str:
+    return getattr(error, "reason", None) or error.strerror or str(error)

@@ -1,0 +1,268 @@
+"""The process of a gateway: it listens, answers, and finishes what it has begun before it ends."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from protos.errors import Unavailable
+from serving.address import join
+from serving.gateway.app import application
+from serving.gateway.gateway import Gateway
+from serving.gateway.options import GatewayOptions
+from serving.gateway.pages import EVERYWHERE
+
+log = logging.getLogger(__name__)
+
+IMPATIENT_SECONDS = 1.0  # a second signal that comes sooner is the same one, sent to the whole process group
+DRAIN_SECONDS = 0.3  # in which requests that are on their way arrive
+HEAD_SECONDS = 10.0  # for the head of a request
+STALL_SECONDS = 120.0  # for a client to read what waits to be sent
+KEEP_ALIVE_SECONDS = 75  # longer than the 60 s that proxies usually keep a connection
+HEAD_BYTES = 16 << 10  # of a request, all its headers
+BACKLOG = 2048
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where a gateway listens."""
+
+    url: str
+    host: str
+    port: int
+
+
+class JoinedWrites:
+    """A transport that sends what is written at once together: the head and the body of an answer.
+
+    Uvicorn writes them one by one, and each would be a packet and wake the client.
+
+    Args:
+        transport: of the connection.
+        loop: of the connection.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+        # Uvicorn calls these as they are.
+        self.abort, self.is_closing = transport.abort, transport.is_closing
+        self.get_extra_info = transport.get_extra_info
+        self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
+
+    def write(self, data: bytes) -> None:
+        """Send bytes soon."""
+        if not data:
+            return
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Send what was written, and close."""
+        self._flush()
+        self._transport.close()
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._transport.get_write_buffer_size() + sum(map(len, self._parts))
+
+    def _flush(self) -> None:
+        if self._parts:
+            data, self._parts = b"".join(self._parts), []
+            self._transport.write(data)
+
+
+class Protocol(H11Protocol):
+    """Uvicorn's connection, which a client cannot keep for nothing.
+
+    It is closed where the head of a request does not arrive in time, and aborted where an answer is not read.
+    """
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the head of the first request."""
+        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Read, and wait for the rest of a head that is not complete."""
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._expect_head()
+        elif self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        super().connection_lost(exc)
+        for timer in (self._head_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read."""
+        super().pause_writing()
+        self._stall_timer = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        super().resume_writing()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection between two requests, also where the last answer has not been read."""
+        super().timeout_keep_alive_handler()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+
+class Server(uvicorn.Server):
+    """Uvicorn's server, which ends by itself instead of by the signal that stopped it.
+
+    Args:
+        config: of uvicorn.
+        gateway: that it serves.
+        ready: called when requests are answered.
+    """
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._gateway, self._ready = gateway, ready
+        self._first = 0.0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer requests from now on."""
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish the requests in progress.
+
+        Until the last moment each answer tells its client that the connection ends with it. So a connection
+        that is closed between two requests has been idle, and no request is on its way there.
+        """
+        await asyncio.sleep(DRAIN_SECONDS)
+        await super().shutdown(sockets)
+
+    def stop(self) -> None:
+        """Take no new requests, and finish those in progress; a second time, at once."""
+        now = time.monotonic()
+        if not self.should_exit:
+            log.info("stopping: %d connections are open", len(self.server_state.connections))
+            self._first, self.should_exit = now, True
+            self._gateway.stop()
+        elif now - self._first >= IMPATIENT_SECONDS:
+            log.warning("stopping at once: a second signal")
+            self.force_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT, which the main thread alone may do."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for each in signals:
+            loop.add_signal_handler(each, self.stop)
+        try:
+            yield
+        finally:
+            for each in signals:
+                loop.remove_signal_handler(each)
+
+
+def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
+    """Answer until SIGTERM or SIGINT.
+
+    Args:
+        options: of the gateway.
+        ready: called as soon as requests are answered.
+
+    Raises:
+        DataError: a certificate or a key cannot be used.
+        Unavailable: the address cannot be listened on.
+    """
+    with listening(options) as (listener, where):
+        server = make_server(options, lambda: ready(where))
+        asyncio.run(server.serve([listener]))
+
+
+def make_server(options: GatewayOptions, ready: Callable[[], None]) -> Server:
+    """A server that has not begun; arguments and errors as of `serve`."""
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each request that is no HTTP
+    tls = options.tls()
+    options.security.credentials()  # its errors, before uvicorn would end the process with its own
+    app, gateway = application(options)
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        proxy_headers=False,
+        headers=list(EVERYWHERE),
+        limit_concurrency=options.bounds.http_connections,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+    )
+    config.load()
+    config.ssl = tls
+    config.timeout_graceful_shutdown = options.grace  # type: ignore[assignment] # for asyncio.wait_for
+    return Server(config, gateway, ready)
+
+
+@contextlib.contextmanager
+def listening(options: GatewayOptions) -> Iterator[tuple[socket.socket, Listening]]:
+    """A socket that listens, and where.
+
+    Raises:
+        Unavailable: the address cannot be listened on.
+    """
+    with _listen(options) as listener:
+        port = int(listener.getsockname()[1])
+        scheme = "http" if options.certificate is None else "https"
+        yield listener, Listening(f"{scheme}://{join(options.host, port)}", options.host, port)
+
+
+def _listen(options: GatewayOptions) -> socket.socket:
+    try:
+        found: list[Any] = socket.getaddrinfo(
+            options.host, options.port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, address = found[0]
+        # asyncio turns Nagle's algorithm off for sockets that name TCP as their protocol alone.
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise Unavailable(
+            f"{join(options.host, options.port)}: cannot be listened on: {error.strerror}"
+        ) from None
+    return listener

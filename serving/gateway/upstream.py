@@ -1,0 +1,125 @@
+"""The gateway's connections to one service, and its calls."""
+
+from collections.abc import AsyncIterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from serving.client import protocol
+from serving.client.security import Security
+
+CONNECT_SECONDS = 5.0  # a busy machine may take long to accept; a closed port refuses at once
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Method:
+    """An RPC of the service.
+
+    Attributes:
+        descriptor: of the method.
+        path: of gRPC.
+        request: the class of its requests.
+        response: the class of its responses.
+    """
+
+    def __init__(self, descriptor: MethodDescriptor) -> None:
+        self.descriptor = descriptor
+        self.path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+        self.request: type[Message] = GetMessageClass(descriptor.input_type)
+        self.response: type[Message] = GetMessageClass(descriptor.output_type)
+
+    @property
+    def kind(self) -> str:
+        """Of gRPC's four kinds, as channels name them."""
+        first = "stream" if self.descriptor.client_streaming else "unary"
+        return f"{first}_{'stream' if self.descriptor.server_streaming else 'unary'}"
+
+
+class Upstream:
+    """Connections to one service; it belongs to the event loop in which it is created.
+
+    A connection belongs to one worker of the service and carries 16 calls at once (`serve --calls`), so there
+    are several. A call goes by the one with the fewest calls open, and the first of those: a lone client uses
+    one connection. Calls are not retried: who asks the gateway is told when to come back.
+
+    Args:
+        address: of the service.
+        security: of the connections.
+        connections: their number; each is opened when it is first used.
+
+    Raises:
+        DataError: a file of `security` cannot be read, or is invalid.
+    """
+
+    def __init__(self, address: str, security: Security, connections: int) -> None:
+        self.address = address
+        options = protocol.Connection(
+            address, protocol.TIMEOUT_SECONDS, security, retries=False, connect_seconds=CONNECT_SECONDS
+        )
+        self._channels = [options.open(grpc.aio) for _ in range(connections)]
+        self._open = [0] * connections
+        self._calls: set[Any] = set()
+        self._methods: dict[str, list[Any]] = {}
+        self._health = protocol.health_call(self._channels[0])
+
+    @contextmanager
+    def call(
+        self, method: Method, request: Message | AsyncIterable[Message], seconds: float, metadata: Metadata
+    ) -> Iterator[Any]:
+        """A call of gRPC, which is cancelled when the block ends before it.
+
+        Args:
+            method: to call.
+            request: or an iterator of requests, for a method that takes a stream.
+            seconds: until its deadline.
+            metadata: of the call.
+        """
+        slot = self._open.index(min(self._open))
+        self._open[slot] += 1
+        try:
+            call = self._callables(method)[slot](request, timeout=seconds, metadata=metadata)
+            self._calls.add(call)
+            try:
+                yield call
+            finally:
+                self._calls.discard(call)
+                call.cancel()  # nothing happens where it has ended
+        finally:
+            self._open[slot] -= 1
+
+    async def serves(self, seconds: float, metadata: Metadata) -> bool:
+        """Whether the service's health is SERVING.
+
+        Raises:
+            grpc.RpcError: it does not tell.
+        """
+        return protocol.serves(await self._health(protocol.HEALTH, timeout=seconds, metadata=metadata))
+
+    def cancel(self) -> None:
+        """Cancel all calls."""
+        for call in list(self._calls):
+            call.cancel()
+
+    async def close(self) -> None:
+        """Close the connections, and end open calls."""
+        for channel in self._channels:
+            await channel.close()
+
+    def _callables(self, method: Method) -> list[Any]:
+        found = self._methods.get(method.path)
+        if found is None:
+            found = self._methods[method.path] = [
+                getattr(channel, method.kind)(
+                    method.path,
+                    request_serializer=method.request.SerializeToString,
+                    response_deserializer=method.response.FromString,
+                )
+                for channel in self._channels
+            ]
+        return found

@@ -1,0 +1,195 @@
+"""Gateways in this process, a service whose answers a test decides, and plain HTTP to ask with."""
+
+import asyncio
+import http.client
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from protos import catalogue_pb2, catalogue_pb2_grpc, retrieval_pb2_grpc
+from protos import retrieval_pb2 as wire
+from serving.gateway import process
+from serving.gateway.options import GatewayOptions
+from tests.helpers.waiting import wait_until
+
+JSON = {"content-type": "application/json"}
+NDJSON = {"content-type": "application/x-ndjson"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of HTTP."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def document(self) -> Any:
+        """Of its JSON."""
+        return json.loads(self.body)
+
+    @property
+    def lines(self) -> list[Any]:
+        """Of its NDJSON."""
+        return [json.loads(line) for line in self.body.splitlines()]
+
+    @property
+    def error(self) -> tuple[int, str, str]:
+        """Status, code and message of an error."""
+        assert list(self.document) == ["error"], self.document
+        return self.status, self.document["error"]["code"], self.document["error"]["message"]
+
+
+@dataclass
+class RunningGateway:
+    """A gateway, and the server that it runs in."""
+
+    port: int
+    server: process.Server
+    loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
+
+    @contextmanager
+    def connect(self, path: str = "", body: Any = None) -> Iterator[http.client.HTTPConnection]:
+        """A connection to it, over which a request has been sent if there is a path."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            if path:
+                connection.request("POST", path, json.dumps(body).encode(), JSON)
+            yield connection
+        finally:
+            connection.close()
+
+    def ask(
+        self,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        verb: str | None = None,
+    ) -> Answer:
+        """The answer to a request; a body that is no bytes is sent as JSON."""
+        content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        verb = verb or ("GET" if body is None else "POST")
+        with self.connect() as connection:
+            connection.request(verb, path, content, JSON | (headers or {}))
+            return read(connection)
+
+    def stop(self) -> None:
+        """Stop as SIGTERM does, without waiting."""
+        self.loop.call_soon_threadsafe(self.server.stop)
+
+
+def read(connection: http.client.HTTPConnection) -> Answer:
+    """The answer to what was sent."""
+    response = connection.getresponse()
+    return Answer(
+        response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()
+    )
+
+
+@contextmanager
+def gateway(address: str, **options: Any) -> Iterator[RunningGateway]:
+    """A gateway of a service, on a free port; `options` are fields of `GatewayOptions`."""
+    given = GatewayOptions(**{"address": address, "port": 0, "grace": 5.0, **options})
+    loops: queue.SimpleQueue[asyncio.AbstractEventLoop] = queue.SimpleQueue()
+    is_ready = threading.Event()
+    with process.listening(given) as (listener, where):
+        server = process.make_server(given, is_ready.set)
+
+        async def serve() -> None:
+            loops.put(asyncio.get_running_loop())
+            await server.serve([listener])
+
+        thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+        thread.start()
+        running = RunningGateway(where.port, server, loops.get(), thread)
+        try:
+            assert is_ready.wait(30), "the gateway does not start"
+            yield running
+        finally:
+            if thread.is_alive():
+                running.stop()
+                thread.join(30)
+            assert not thread.is_alive(), "the gateway does not stop"
+
+
+@dataclass
+class Decided(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.CatalogueServicer):
+    """A service of gRPC whose answers a test decides.
+
+    Args:
+        code: of every answer; OK answers.
+        text: of the status.
+        trailers: of every answer.
+        held: set to let answers go.
+    """
+
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    text: str = ""
+    trailers: tuple[tuple[str, str], ...] = ()
+    held: threading.Event = field(default_factory=threading.Event)
+    seen: "queue.SimpleQueue[dict[str, Any]]" = field(default_factory=queue.SimpleQueue)
+    ended: "queue.SimpleQueue[str]" = field(default_factory=queue.SimpleQueue)
+    sent: int = 0
+    received: int = 0
+
+    def __post_init__(self) -> None:
+        self.held.set()
+
+    def _begin(self, context: Any) -> None:
+        metadata = {key: value for key, value in context.invocation_metadata() if key != "user-agent"}
+        self.seen.put({**metadata, "seconds": context.time_remaining()})
+        if self.trailers:
+            context.set_trailing_metadata(self.trailers)
+        if self.code is not grpc.StatusCode.OK:
+            context.abort(self.code, self.text)
+
+    def Search(self, request: wire.SearchRequest, context: Any) -> wire.SearchResponse:
+        context.add_callback(lambda: self.ended.put("Search"))
+        self._begin(context)
+        wait_until(lambda: self.held.is_set() or not context.is_active())
+        return wire.SearchResponse(hits=[wire.Hit(id=request.query.text)])
+
+    def SearchStream(self, requests: Any, context: Any) -> Iterator[wire.SearchResponse]:
+        context.add_callback(lambda: self.ended.put("SearchStream"))
+        self._begin(context)
+        for request in requests:
+            self.received += 1
+            wait_until(lambda: self.held.is_set() or not context.is_active())
+            yield wire.SearchResponse(hits=[wire.Hit(id=request.query.text)])
+
+    def Changes(
+        self, request: catalogue_pb2.ChangesRequest, context: Any
+    ) -> Iterator[catalogue_pb2.ChangesResponse]:
+        """Pages of 64 KiB without end; with `follow` one page, and then nothing."""
+        context.add_callback(lambda: self.ended.put("Changes"))
+        self._begin(context)
+        while context.is_active():
+            self.sent += 1
+            yield catalogue_pb2.ChangesResponse(sequence=self.sent, store_id="x" * (64 << 10))
+            if request.follow:
+                wait_until(lambda: not context.is_active(), 60)
+
+
+@contextmanager
+def decided(**fields: Any) -> Iterator[tuple[Decided, str]]:
+    """A service whose answers a test decides, and its address."""
+    servicer = Decided(**fields)
+    server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+    retrieval_pb2_grpc.add_RetrievalServicer_to_server(servicer, server)
+    catalogue_pb2_grpc.add_CatalogueServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield servicer, f"127.0.0.1:{port}"
+    finally:
+        servicer.held.set()
+        server.stop(None).wait(30)

@@ -1,0 +1,75 @@
+"""The load over HTTP: what it counts, and that it looks at the answers."""
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from protos.errors import Unavailable
+from serving.benchmark.http_load import http_closed_loop
+from serving.benchmark.load import Requests
+from serving.benchmark.workload import Workload, expected_answers
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from serving.server import RetrievalServer
+from tests.helpers.serving.gateways import RunningGateway, decided
+from tests.helpers.serving.gateways import gateway as run_gateway
+
+QUERIES = [Query(text=text) for text in ("bavuti", "xelike", "xebara", "bavuti xelike")]
+
+
+@pytest.fixture(scope="module")
+def gateway(server: RetrievalServer) -> Iterator[RunningGateway]:
+    with run_gateway(server.address) as running:
+        yield running
+
+
+def test_answers_are_counted_and_compared(gateway: RunningGateway, retriever: Retriever) -> None:
+    workload = Workload(QUERIES, 5, expected_answers(retriever, QUERIES, 5))
+    address = f"127.0.0.1:{gateway.port}"
+    result = http_closed_loop(address, workload.http_searches(), 4, 0.3, 0.1)
+    assert result.offered == len(result.latencies) > 0
+    assert result.rps == pytest.approx(len(result.latencies) / 0.3)
+    assert (result.errors, workload.different) == ({}, 0)
+    assert workload.checked > 0
+
+
+def test_a_wrong_answer_is_noticed(gateway: RunningGateway) -> None:
+    workload = Workload(QUERIES, 1, [[("item-nobody", 0.5)]] * len(QUERIES))
+    http_closed_loop(f"127.0.0.1:{gateway.port}", workload.http_searches(), 1, 0.2, 0.0)
+    assert workload.different == workload.checked > 0
+    assert "item-nobody" in workload.first
+
+
+def test_an_error_is_no_answer(gateway: RunningGateway) -> None:
+    requests = Requests("/v1/search", [b'{"quer": {}}'])
+    result = http_closed_loop(f"127.0.0.1:{gateway.port}", requests, 2, 0.2, 0.0)
+    assert (result.rps, list(result.errors)) == (0, ["HTTP 400"])
+    assert "did you mean query?" in result.messages["HTTP 400"]
+
+
+def test_a_server_that_goes_away_ends_the_load() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def close() -> None:
+            connection, _ = listener.accept()
+            connection.recv(1000)
+            connection.close()
+
+        closing = threading.Thread(target=close)
+        closing.start()
+        with pytest.raises(Unavailable, match="closed a connection"):
+            http_closed_loop(address, Requests("/v1/search", [b"{}"]), 1, 1.0)
+        closing.join(30)
+    with pytest.raises(Unavailable, match="Connection refused"):
+        http_closed_loop(address, Requests("/v1/search", [b"{}"]), 1, 1.0)
+
+
+def test_answers_in_parts_are_put_together() -> None:
+    with decided() as (_, address), run_gateway(address) as running:
+        # 300 KiB come in more than one read.
+        body = b'{"query": {"text": "%s"}}' % (b"a" * 300_000)
+        result = http_closed_loop(f"127.0.0.1:{running.port}", Requests("/v1/search", [body]), 1, 0.3, 0.0)
+        assert (result.errors, result.rps > 0) == ({}, True)

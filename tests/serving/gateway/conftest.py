@@ -1,0 +1,16 @@
+"""A gateway of a real service."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from serving.server import RetrievalServer
+from tests.helpers.serving.gateways import RunningGateway
+from tests.helpers.serving.gateways import gateway as run_gateway
+
+
+@pytest.fixture(scope="session")
+def gateway(server: RetrievalServer) -> Iterator[RunningGateway]:
+    """A gateway of `server`."""
+    with run_gateway(server.address) as running:
+        yield running

@@ -1,0 +1,348 @@
+"""Every RPC as JSON: the same answers as over gRPC, the same errors with the HTTP status of their codes."""
+
+import itertools
+import json
+import select
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import json_format
+
+from protos import retrieval_pb2 as wire
+from protos import retrieval_pb2_grpc
+from protos.errors import InvalidInput
+from serving.client.security import Security
+from serving.gateway.failures import HTTP_STATUS
+from serving.gateway.options import GatewayBounds, GatewayOptions
+from serving.retrieval.retriever import Retriever
+from serving.security.access import Access
+from serving.security.tls import ServerTls, TlsFiles
+from serving.server import RetrievalServer
+from tests.helpers.serving.certificates import Authority
+from tests.helpers.serving.gateways import RunningGateway, decided, read
+from tests.helpers.serving.gateways import gateway as run_gateway
+from tests.helpers.waiting import wait_until
+from tests.serving.conftest import Start
+
+SEARCH = {"query": {"text": "bavuti"}, "k": 3}
+
+
+def without_times(document: Any) -> Any:
+    return {key: value for key, value in document.items() if key not in ("timing", "state", "uptime_seconds")}
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "request_type", "body"),
+    [
+        ("/v1/search", "Search", wire.SearchRequest, SEARCH),
+        (
+            "/v1/search",
+            "Search",
+            wire.SearchRequest,
+            {"query": {"item_id": "item-004"}, "exclude": ["item-005"]},
+        ),
+        (
+            "/v1/search:batch",
+            "SearchBatch",
+            wire.SearchBatchRequest,
+            {"queries": [{"text": "bavuti"}, {"text": "xelike"}], "k": 2},
+        ),
+        ("/v1/encode", "Encode", wire.EncodeRequest, {"queries": [{"text": "bavuti"}]}),
+        ("/v1/info", "Info", wire.InfoRequest, None),
+    ],
+)
+def test_an_rpc_answers_as_it_does_over_grpc(
+    gateway: RunningGateway, channel: grpc.Channel, path: str, method: str, request_type: Any, body: Any
+) -> None:
+    answer = gateway.ask(path, body)
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    call = getattr(retrieval_pb2_grpc.RetrievalStub(channel), method)
+    expected = json_format.MessageToDict(
+        call(json_format.ParseDict(body or {}, request_type())),
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,
+    )
+    assert without_times(answer.document) == without_times(expected)
+    assert set(answer.document) == set(expected)
+
+
+def test_health_is_that_of_the_service(gateway: RunningGateway) -> None:
+    assert gateway.ask("/v1/health").document == {"status": "SERVING"}
+
+
+def test_a_service_that_is_not_there_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with run_gateway(address) as running:
+        for answer in (running.ask("/v1/health"), running.ask("/v1/search", SEARCH)):
+            assert answer.error[:2] == (503, "UNAVAILABLE")
+
+
+def test_a_service_that_is_slow_to_accept_is_waited_for() -> None:
+    with (
+        decided() as (_, address),
+        socket.create_server(("127.0.0.1", 0)) as slow,
+        run_gateway(f"127.0.0.1:{slow.getsockname()[1]}") as running,
+    ):
+        relay = threading.Thread(target=_relay_late, args=(slow, address), daemon=True)
+        relay.start()
+        assert running.ask("/v1/search", SEARCH).status == 200
+    relay.join(30)
+
+
+def _relay_late(listener: socket.socket, address: str) -> None:
+    """Pass one connection on, half a second after it was accepted."""
+    host, _, port = address.partition(":")
+    near, _ = listener.accept()
+    time.sleep(0.5)
+    with near, socket.create_connection((host, int(port))) as far:
+        other = {near: far, far: near}
+        while True:
+            for each in select.select([near, far], [], [], 30)[0]:
+                data = each.recv(65_536)
+                if not data:
+                    return
+                other[each].sendall(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "error"),
+    [
+        ("/v1/search", {"quer": {}}, (400, "INVALID_ARGUMENT", "quer: unknown field; did you mean query?")),
+        ("/v1/search", {"query": {"text": "a"}, "k": 10**6}, (400, "INVALID_ARGUMENT", "k: ")),
+        ("/v1/search", {"query": {"item_id": "nobody"}}, (404, "NOT_FOUND", "")),
+        ("/v1/search", b"\xff", (400, "INVALID_ARGUMENT", "body: expected UTF-8")),
+        ("/v1/items:get", {"ids": ["a"]}, (501, "UNIMPLEMENTED", "")),
+        ("/v1/compare", SEARCH, (501, "UNIMPLEMENTED", "there is one service alone; start the gateway with")),
+        ("/v1/nothing", None, (404, "NOT_FOUND", "/v1/nothing: there is nothing here")),
+        ("/v1/search", None, (405, "UNIMPLEMENTED", "GET /v1/search: expected POST")),
+    ],
+)
+def test_an_error_has_a_status_a_code_and_a_message(
+    gateway: RunningGateway, path: str, body: Any, error: tuple[int, str, str]
+) -> None:
+    status, code, message = gateway.ask(path, body).error
+    assert (status, code) == error[:2]
+    assert message.startswith(error[2])
+
+
+def test_each_code_has_its_status() -> None:
+    with decided(text="why") as (service, address), run_gateway(address) as running:
+        for code in grpc.StatusCode:
+            if code is not grpc.StatusCode.OK:
+                service.code = code
+                assert running.ask("/v1/search", SEARCH).error == (HTTP_STATUS[code], code.name, "why")
+
+
+def test_a_service_says_when_to_come_back() -> None:
+    refused = {"code": grpc.StatusCode.RESOURCE_EXHAUSTED, "trailers": (("grpc-retry-pushback-ms", "1200"),)}
+    with decided(**refused) as (service, address), run_gateway(address) as running:
+        answer = running.ask("/v1/search", SEARCH)
+        assert (answer.status, answer.headers["retry-after"]) == (429, "2")
+        assert service.seen.qsize() == 1  # it has not been asked again
+        service.trailers = (("grpc-retry-pushback-ms", "-1"),)
+        assert "retry-after" not in running.ask("/v1/search", SEARCH).headers
+
+
+def test_the_deadline_is_the_requests_own() -> None:
+    with decided() as (service, address), run_gateway(address, timeout=9.0, longest_timeout=20.0) as running:
+        assert running.ask("/v1/search", SEARCH).status == 200
+        assert 5 < service.seen.get()["seconds"] <= 9.5
+        assert running.ask("/v1/search", SEARCH, {"Request-Timeout": "15"}).status == 200
+        assert 10 < service.seen.get()["seconds"] <= 16  # gRPC rounds it up
+        service.held.clear()
+        late = running.ask("/v1/search", SEARCH, {"Request-Timeout": "0.2"})
+        assert late.error[:2] == (504, "DEADLINE_EXCEEDED")
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "61", "soon", ""])
+def test_a_timeout_that_is_none_is_refused(gateway: RunningGateway, given: str) -> None:
+    status, _, message = gateway.ask("/v1/search", SEARCH, {"Request-Timeout": given}).error
+    assert status == 400
+    assert message == f"Request-Timeout: expected seconds, above 0 and at most 60, got {given!r}"
+
+
+def test_headers_are_passed_on_as_metadata() -> None:
+    given = {
+        "Authorization": "Bearer abc",
+        "X-Request-Key": "user-1",
+        "Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    }
+    with decided() as (service, address), run_gateway(address) as running:
+        assert running.ask("/v1/search", SEARCH, given | {"Cookie": "secret"}).status == 200
+        seen = service.seen.get()
+        assert {name: seen.get(name.lower()) for name in given} == given
+        assert "cookie" not in seen
+        assert running.ask("/v1/search", SEARCH, {"Authorization": "Bearer \xe9"}).error[0] == 400
+
+
+def test_a_token_opens_what_it_may(retriever: Retriever, tmp_path: Path) -> None:
+    from serving.security.tokens import TokenFile, new_token
+
+    secret, entry = new_token("page", "reader")
+    (tmp_path / "tokens.toml").write_text(entry)
+    with (
+        RetrievalServer(retriever, access=Access(tokens=TokenFile(tmp_path / "tokens.toml"))) as server,
+        run_gateway(server.address) as running,
+    ):
+        refused = running.ask("/v1/search", SEARCH)
+        assert refused.error[:2] == (401, "UNAUTHENTICATED")
+        assert refused.headers["www-authenticate"] == "Bearer"
+        assert running.ask("/v1/search", SEARCH, {"Authorization": f"Bearer {secret}"}).status == 200
+
+
+def test_a_token_never_goes_to_another_machine_in_the_clear() -> None:
+    with run_gateway("192.0.2.1:50051") as running:
+        error = running.ask("/v1/search", SEARCH, {"Authorization": "Bearer abc"}).error
+    assert error[:2] == (400, "FAILED_PRECONDITION")
+    assert "in the clear; start the gateway with --tls" in error[2]
+
+
+def test_the_service_is_asked_over_tls(retriever: Retriever, tmp_path: Path) -> None:
+    authority = Authority()
+    certificate, key = authority.server().write(tmp_path)
+    (tmp_path / "ca.pem").write_bytes(authority.certificate)
+    with RetrievalServer(retriever, access=Access(tls=ServerTls(TlsFiles(certificate, key)))) as server:
+        with run_gateway(server.address, security=Security(ca=tmp_path / "ca.pem")) as running:
+            assert len(running.ask("/v1/search", SEARCH).document["hits"]) == 3
+        with run_gateway(server.address) as running:
+            assert running.ask("/v1/search", SEARCH).error[:2] == (503, "UNAVAILABLE")
+
+
+def test_two_services_are_compared(server: RetrievalServer, full_retriever: Retriever) -> None:
+    with (
+        RetrievalServer(full_retriever) as other,
+        run_gateway(server.address, compare_address=other.address) as running,
+    ):
+        both = running.ask("/v1/compare", SEARCH).document
+        assert [*both] == ["champion", "challenger"]
+        versions = [both[name]["bundle_version"] for name in both]
+        assert len(set(versions)) == 2
+        assert all(len(answer["hits"]) == 3 for answer in both.values())
+        assert running.ask("/v1/gateway").document["compare"] == other.address
+        wrong = running.ask("/v1/compare", {"query": {"features": {"country": {"text": "NL"}}}})
+        assert wrong.error[:2] == (400, "INVALID_ARGUMENT")
+        assert wrong.error[2].partition(": ")[0] in ("champion", "challenger")
+
+
+def test_a_page_of_another_origin_cannot_write(gateway: RunningGateway) -> None:
+    body = json.dumps(SEARCH).encode()
+    for given in ("text/plain", "application/x-www-form-urlencoded", ""):
+        status, _, message = gateway.ask("/v1/search", body, {"content-type": given}).error
+        assert status == 415
+        assert message.startswith("Content-Type: expected application/json")
+    assert gateway.ask("/v1/search", body, {"content-type": "application/json; charset=utf-8"}).status == 200
+
+
+def test_a_name_of_somebody_else_is_refused(gateway: RunningGateway) -> None:
+    for name in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8080", ""):
+        assert gateway.ask("/v1/search", SEARCH, {"host": name}).error[0] == 421, name
+    for name in ("localhost:1", "127.0.0.1", "[::1]:8080", "LOCALHOST"):
+        assert gateway.ask("/v1/search", SEARCH, {"host": name}).status == 200, name
+
+
+def test_a_host_may_be_allowed() -> None:
+    assert GatewayOptions(host="0.0.0.0", insecure=True).host_names is None
+    only = GatewayOptions(host="0.0.0.0", insecure=True, allowed_hosts=("Shop.example",)).host_names
+    assert only is not None
+    assert {"shop.example", "localhost"} <= only
+    assert "other.example" not in only
+
+
+def test_bodies_are_bounded() -> None:
+    with (
+        decided() as (service, address),
+        run_gateway(address, bounds=GatewayBounds(max_body_bytes=1000)) as running,
+    ):
+        large = json.dumps({"query": {"text": "a" * 1000}}).encode()
+        told = running.ask("/v1/search", large)
+        assert told.error[:2] == (413, "INVALID_ARGUMENT")
+        # Without a length, in parts: the gateway must not read on.
+        parts = itertools.repeat(b"a" * 600, 3)
+        with running.connect() as connection:
+            connection.request("POST", "/v1/search", parts, {"content-type": "application/json"})
+            assert read(connection).error[0] == 413
+        assert service.seen.empty()
+
+
+def test_a_body_that_does_not_arrive_in_time_is_given_up(gateway: RunningGateway) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), 30) as connection:
+        head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Request-Timeout: 0.2\r\nContent-Length: 100\r\n\r\n{{".encode())
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_requests_in_progress_are_bounded() -> None:
+    with decided() as (service, address), run_gateway(address, bounds=GatewayBounds(requests=1)) as running:
+        service.held.clear()
+        with running.connect("/v1/search", SEARCH) as first:
+            service.seen.get(timeout=30)
+            second = running.ask("/v1/search", SEARCH)
+            assert second.error[:2] == (503, "UNAVAILABLE")
+            assert second.headers["retry-after"] == "1"
+            service.held.set()
+            assert read(first).status == 200
+        wait_until(lambda: running.ask("/v1/search", SEARCH).status == 200)
+
+
+def test_a_client_that_goes_away_cancels_its_call() -> None:
+    with decided() as (service, address), run_gateway(address) as running:
+        service.held.clear()
+        with running.connect("/v1/search", SEARCH):
+            service.seen.get(timeout=30)
+        # The deadline is 5 s away, and `Search` would wait for it.
+        assert service.ended.get(timeout=4) == "Search"
+
+
+def test_a_client_that_goes_away_cancels_both_calls_of_a_comparison() -> None:
+    with (
+        decided() as (one, address),
+        decided() as (other, second),
+        run_gateway(address, compare_address=second) as running,
+    ):
+        one.held.clear()
+        other.held.clear()
+        with running.connect("/v1/compare", SEARCH):
+            for service in (one, other):
+                service.seen.get(timeout=30)
+        for service in (one, other):
+            assert service.ended.get(timeout=4) == "Search"
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"host": "0.0.0.0"}, "host"),
+        ({"certificate": Path("a.pem")}, "certificate"),
+        ({"timeout": 100.0}, "timeout"),
+        ({"security": Security(token="abc")}, "security.token"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        GatewayOptions(**options)
+    assert error.value.field == field
+
+
+@pytest.mark.exhaustive
+def test_items_are_written_read_and_followed(start_server: Start, tmp_path: Path) -> None:
+    _, address = start_server("--catalogue", f"sqlite:///{tmp_path}/items.db", "--workers", "1")
+    with run_gateway(address) as running:
+        item = {"id": "lamp", "features": {"text": {"text": "bavuti"}}, "fields": {"name": "A lamp"}}
+        written = running.ask("/v1/items:upsert", {"items": [{"item": item}], "request_id": "one"}).document
+        assert (written["sequence"], written["results"][0]["error"]) == ("1", "WRITE_OK")
+        again = running.ask("/v1/items:upsert", {"items": [{"item": item}], "request_id": "one"}).document
+        assert again["repeated_request"]
+        found = running.ask("/v1/search", {"query": {"text": "bavuti"}, "min_sequence": written["sequence"]})
+        assert "lamp" in [hit["id"] for hit in found.document["hits"]]
+        assert running.ask("/v1/items:get", {"ids": ["lamp"]}).document["items"][0]["origin"] == "ITEM_LIVE"
+        running.ask("/v1/items:delete", {"items": [{"id": "lamp"}]})
+        (page,) = running.ask("/v1/items:changes", {"after": "0"}).lines
+        assert [each["origin"] for each in page["changes"]] == ["ITEM_DELETED"]
+        assert running.ask("/v1/items:changes", {"after": "9"}).error[:2] == (400, "INVALID_ARGUMENT")

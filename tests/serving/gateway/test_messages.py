@@ -1,0 +1,105 @@
+"""Messages as JSON: protobuf's own mapping, and errors that name the field."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+
+from protos import catalogue_pb2
+from protos import retrieval_pb2 as wire
+from serving.gateway.failures import Failure
+from serving.gateway.messages import parse, to_json
+from tests.helpers.serving.random_messages import DESCRIPTORS, random_message
+
+ROUNDS = 30
+
+
+def reference(message: Any) -> Any:
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+@pytest.mark.parametrize("descriptor", DESCRIPTORS, ids=lambda descriptor: descriptor.name)
+def test_a_message_is_written_and_read_as_protobuf_does(descriptor: Any) -> None:
+    draw = random.Random(descriptor.full_name)
+    for _ in range(ROUNDS):
+        message = random_message(descriptor, draw)
+        written = to_json(message)
+        assert json.loads(written) == reference(message)
+        again = parse(written, type(message))
+        assert reference(again) == reference(message)  # messages with NaN do not equal themselves
+
+
+def test_a_score_has_as_few_digits_as_tell_it_from_its_neighbours() -> None:
+    hit = wire.Hit(score=0.4749)
+    assert hit.score != 0.4749
+    assert b'"score":0.4749,' in to_json(hit)
+
+
+def test_an_unknown_number_of_an_enum_stays_a_number() -> None:
+    answer = wire.SearchResponse.FromString(b"\x28\x63")  # field 5, basis: 99
+    assert json.loads(to_json(answer))["basis"] == 99
+
+
+def test_nothing_stands_for_an_empty_message() -> None:
+    assert parse(b" \n", wire.SearchRequest) == wire.SearchRequest()
+
+
+def test_protobufs_usual_names_are_read_too() -> None:
+    assert parse(b'{"query":{"itemId":"a"}}', wire.SearchRequest).query.item_id == "a"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"quer": {}}', "quer: unknown field; did you mean query?"),
+        (b'{"query": {"texts": "a"}}', "query.texts: unknown field; did you mean text?"),
+        (
+            b'{"query": {"zzz": "a"}}',
+            "query.zzz: unknown field; expected one of text, history, features, item_id",
+        ),
+        (
+            b'{"filter": {"all": {"filters": [{}, {"conditon": {}}]}}}',
+            "filter.all.filters[1].conditon: unknown field; did you mean condition?",
+        ),
+        (
+            b'{"query": {"features": {"price": {"numbr": 1}}}}',
+            "query.features.price.numbr: unknown field; did you mean number?",
+        ),
+        (b'{"query": {"text": 3}}', "query.text: expected string"),
+        (b'{"query": []}', "query: expected a JSON object, got a list"),
+        (b'{"query": "text"}', "query: expected a JSON object, got a string"),
+        (b"[]", "body: expected a JSON object, got a list"),
+        (b"null", "body: expected a JSON object, got null"),
+        (b'{"k": -1}', "k: value out of range: -1"),
+        (b'{"k": 1.5}', "k: couldn't parse integer: 1.5"),
+        (b'{"k": 1, "k": 2}', "body: expected JSON: 'k' is given twice"),
+        (b'{"k": NaN}', "body: expected JSON: NaN is no number of JSON"),
+        (b'{"k": 1', "body: expected JSON: "),
+        (b'{"query": {"text": "\xff"}}', "body: expected UTF-8, got another byte at 20"),
+        (b'{"query": {"text": "\\ud800"}}', "query: unpaired surrogate"),
+        (b'{"min_sequence": ' + b"9" * 5000 + b"}", "body: expected JSON: "),
+        (b'{"a":' * 100_000, "body: nested too deeply"),
+        (b'{"filter":' + b'{"not":' * 150 + b"{}" + b"}" * 151, "filter.not.not."),
+        (
+            b'{"filter": {"condition": {"field": "a", "present": true, "in": {}}}}',
+            "filter: message type",
+        ),
+        (b'{"filter": {"condition": {"equals": {"time": "soon"}}}}', "filter: "),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_its_name(content: bytes, message: str) -> None:
+    with pytest.raises(Failure) as failure:
+        parse(content, wire.SearchRequest)
+    assert failure.value.http == 400
+    assert failure.value.message.startswith(message)
+    assert len(failure.value.message) <= 400
+    json.loads(failure.value.body)
+
+
+def test_a_wrong_name_of_an_enum_is_refused() -> None:
+    with pytest.raises(Failure, match="mode: "):
+        parse(b'{"mode": "WRITE_NOTHING"}', catalogue_pb2.UpsertRequest)

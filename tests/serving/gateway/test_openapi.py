@@ -1,0 +1,111 @@
+"""The description of the API: every RPC, every field, and nothing that is not so."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from protos import catalogue_pb2, retrieval_pb2
+from serving.gateway.app import OPERATIONS
+from serving.gateway.messages import parse, to_json
+from serving.gateway.schemas import comments
+from tests.helpers.serving.gateways import RunningGateway
+from tests.helpers.serving.random_messages import DESCRIPTORS, random_message
+
+SERVICES = (
+    retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"],
+    catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"],
+)
+
+
+@pytest.fixture(scope="module")
+def described(gateway: RunningGateway) -> Any:
+    answer = gateway.ask("/openapi.json")
+    assert answer.headers["content-type"] == "application/json"
+    return answer.document
+
+
+def misfit(given: Any, schema: Any, schemas: Any, place: str = "$") -> str:
+    """Where a document does not fit a schema; empty if it fits."""
+    if "$ref" in schema:
+        return misfit(given, schemas[schema["$ref"].rpartition("/")[2]], schemas, place)
+    types: dict[str, Any] = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "boolean": bool,
+        "integer": int,
+        "number": (int, float),
+    }
+    if not isinstance(given, types[schema["type"]]) or ("enum" in schema and given not in schema["enum"]):
+        return f"{place}: {given!r} is no {schema}"
+    if isinstance(given, list):
+        return next(
+            filter(None, (misfit(each, schema["items"], schemas, f"{place}[]") for each in given)), ""
+        )
+    if isinstance(given, dict):
+        if missing := set(schema.get("required", ())) - set(given):
+            return f"{place}: misses {missing}"
+        for name, value in given.items():
+            inner = schema.get("properties", {}).get(name, schema.get("additionalProperties"))
+            if not inner:
+                return f"{place}: has {name}"
+            if wrong := misfit(value, inner, schemas, f"{place}.{name}"):
+                return wrong
+    return ""
+
+
+def test_every_rpc_has_a_path(described: Any) -> None:
+    called = {each.method.descriptor.full_name for each in OPERATIONS if each.method is not None}
+    assert called == {method.full_name for service in SERVICES for method in service.methods}
+    assert set(described["paths"]) == {each.path for each in OPERATIONS}
+
+
+def test_every_path_says_what_it_does(described: Any) -> None:
+    names = []
+    for verbs in described["paths"].values():
+        for said in verbs.values():
+            assert said["summary"]
+            assert list(said["responses"]["200"]["content"])
+            names.append(said["operationId"])
+    assert len(set(names)) == len(names)
+
+
+def test_every_reference_leads_somewhere(described: Any) -> None:
+    text = json.dumps(described)
+    for name in {each.partition('"')[0] for each in text.split("#/components/schemas/")[1:]}:
+        assert name in described["components"]["schemas"]
+
+
+@pytest.mark.parametrize("descriptor", DESCRIPTORS, ids=lambda descriptor: descriptor.name)
+def test_a_message_fits_its_schema(descriptor: Any, described: Any) -> None:
+    schemas = described["components"]["schemas"]
+    draw = random.Random(descriptor.full_name)
+    for _ in range(10):
+        written = json.loads(to_json(random_message(descriptor, draw)))
+        text = json.dumps(written)
+        if "Infinity" in text or "NaN" in text:
+            continue  # strings in protobuf's mapping, where the schema says number
+        assert misfit(written, schemas[descriptor.name], schemas) == ""
+        assert misfit({**written, "of_nobody": 1}, schemas[descriptor.name], schemas)
+
+
+def test_the_examples_are_requests(described: Any) -> None:
+    for each in OPERATIONS:
+        method = each.asks or each.method
+        if each.verb == "POST" and method is not None:
+            assert each.example
+            parse(json.dumps(each.example).encode(), method.request)
+
+
+def test_the_comments_are_those_of_the_proto_files() -> None:
+    found = comments()
+    assert found["retrieval.v1.Retrieval.Search"] == "The k items nearest to one query."
+    assert found["retrieval.v1.Filter.any"] == "Passes where one of them passes; at least one."
+    assert found["retrieval.v1.ServedBundle.role"] == "`champion` or `canary`."
+    assert found["retrieval.v1.ItemWrite.expected_sequence"].startswith("Write only if this is the sequence")
+    assert found["retrieval.v1.Plan.PLAN_EMPTY"].startswith("Nothing was searched")
+    for service in SERVICES:
+        for method in service.methods:
+            assert found[method.full_name].endswith(".")

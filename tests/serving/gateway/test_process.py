@@ -1,0 +1,235 @@
+"""The process: its line when it is ready, its end by a signal, and its errors."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.__main__ import main
+from serving.gateway import process
+from tests.helpers.serving.certificates import Authority
+from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read
+from tests.helpers.serving.gateways import gateway as run_gateway
+from tests.helpers.waiting import wait_until
+from tests.serving.conftest import ROOT
+
+SEARCH = {"query": {"text": "bavuti"}}
+Started = tuple["subprocess.Popen[str]", dict[str, Any]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    """Start `python -m serving gateway`; gives the process and what it says when it is ready."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def begin(*flags: str) -> Started:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "serving", "gateway", "--json", "--port", "0", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        processes.append(started)
+        assert started.stdout is not None
+        line = started.stdout.readline()
+        assert line, started.communicate()
+        return started, json.loads(line)
+
+    yield begin
+    for each in processes:
+        if each.poll() is None:
+            os.kill(each.pid, signal.SIGKILL)
+        each.communicate()
+
+
+def ask(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("POST", "/v1/search", json.dumps(SEARCH), JSON)
+        return read(connection).status
+    finally:
+        connection.close()
+
+
+def test_a_signal_lets_requests_finish_and_ends_with_0(start: Callable[..., Started], tmp_path: Path) -> None:
+    with decided() as (service, address):
+        running, said = start("--address", address, "--port-file", str(tmp_path / "port"))
+        port = said["port"]
+        assert said == {
+            "url": f"http://127.0.0.1:{port}",
+            "host": "127.0.0.1",
+            "port": port,
+            "address": address,
+            "compare": None,
+        }
+        assert (tmp_path / "port").read_text() == f"{port}\n"
+        assert ask(port) == 200
+        service.held.clear()
+        found: list[int] = []
+        asking = threading.Thread(target=lambda: found.append(ask(port)))
+        asking.start()
+        service.seen.get(timeout=30)
+        service.seen.get(timeout=30)
+        running.send_signal(signal.SIGTERM)
+        running.send_signal(signal.SIGTERM)  # make's own, a moment later, is no impatience
+        wait_until(lambda: _refuses(port))
+        assert running.poll() is None
+        service.held.set()
+        asking.join(30)
+        assert found == [200]
+        assert running.wait(30) == 0
+        assert running.stderr is not None
+        assert "Traceback" not in running.stderr.read()
+
+
+@pytest.mark.exhaustive
+def test_a_second_signal_ends_it_at_once(start: Callable[..., Started]) -> None:
+    with decided() as (service, address):
+        running, said = start("--address", address, "--grace", "3600", "--timeout", "60")
+        service.held.clear()
+        asking = threading.Thread(target=_ask_in_vain, args=(said["port"],))
+        asking.start()
+        service.seen.get(timeout=30)
+        running.send_signal(signal.SIGINT)
+        time.sleep(process.IMPATIENT_SECONDS + 0.1)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) == 0
+        assert running.stderr is not None
+        assert "stopping at once: a second signal" in running.stderr.read()
+        service.held.set()
+        asking.join(30)
+
+
+def test_no_request_is_lost_when_it_stops_under_load() -> None:
+    answered: list[int] = []
+    failed: list[Exception] = []
+
+    def client(running: RunningGateway) -> None:
+        """Ask until the gateway says that the connection ends."""
+        with running.connect() as connection:
+            try:
+                while True:
+                    connection.request("POST", "/v1/search", json.dumps(SEARCH), JSON)
+                    answer = read(connection)
+                    answered.append(answer.status)
+                    if answer.status != 200:
+                        failed.append(AssertionError(answer.body))
+                    if answer.headers.get("connection") == "close":
+                        return
+            except Exception as error:
+                failed.append(error)
+
+    with decided() as (_, address), run_gateway(address, grace=60.0) as running:
+        clients = [threading.Thread(target=client, args=(running,)) for _ in range(16)]
+        for each in clients:
+            each.start()
+        wait_until(lambda: len(answered) > 200)
+        running.stop()
+        for each in clients:
+            each.join(30)
+    assert failed == []
+    assert set(answered) == {200}
+
+
+def test_a_head_that_does_not_come_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "HEAD_SECONDS", 0.3)
+    with decided() as (_, address), run_gateway(address) as running:
+        for sent in (b"", b"POST /v1/search HTTP/1.1\r\nHost: "):
+            with socket.create_connection(("127.0.0.1", running.port), 30) as connection:
+                connection.sendall(sent)
+                with pytest.raises(ConnectionResetError):
+                    assert connection.recv(100) == b""
+                    raise ConnectionResetError
+        with running.connect() as connection:  # one that has asked may pause for longer
+            for _ in range(2):
+                connection.request("POST", "/v1/search", json.dumps(SEARCH), JSON)
+                assert read(connection).status == 200
+                time.sleep(0.5)
+
+
+def test_head_and_body_come_together(gateway: RunningGateway) -> None:
+    body = json.dumps(SEARCH)
+    head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON['content-type']}\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.port), 30) as connection:
+        for _ in range(5):
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            first = connection.recv(1 << 20)
+            assert first.startswith(b"HTTP/1.1 200 ")
+            assert len(json.loads(first.partition(b"\r\n\r\n")[2])["hits"]) > 0
+
+
+def test_it_talks_https(tmp_path: Path) -> None:
+    import ssl
+
+    authority = Authority()
+    certificate, key = authority.server().write(tmp_path)
+    context = ssl.create_default_context(cadata=authority.certificate.decode())
+    with decided() as (_, address), run_gateway(address, certificate=certificate, key=key) as running:
+        connection = http.client.HTTPSConnection("127.0.0.1", running.port, timeout=30, context=context)
+        connection.request("POST", "/v1/search", json.dumps(SEARCH), JSON)
+        assert read(connection).status == 200
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "text"),
+    [
+        (["--port", "TAKEN"], 1, "cannot be listened on: Address already in use"),
+        (["--host", "0.0.0.0"], 2, "0.0.0.0 can be reached from other machines"),
+        (["--server-name", "a"], 2, "security.server_name: means nothing without TLS"),
+        (["--https-certificate", "nope.pem", "--https-key", "nope.pem"], 1, "nope.pem"),
+        (["--ca", "nope.pem"], 1, "nope.pem: cannot be read"),
+        (["--requests", "0"], 2, "expected a whole number from 1"),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_stack(
+    flags: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        given = [str(taken.getsockname()[1]) if flag == "TAKEN" else flag for flag in flags]
+        assert run_command("--port", "0", *given) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert text in shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_without_its_libraries_it_says_which_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    for name in ("serving.gateway.process", "serving.gateway.app"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr("serving.gateway.process", raising=False)
+    assert run_command() == 1
+    assert "the gateway needs fastapi; install it with: pip install .[http]" in capsys.readouterr().err
+
+
+def run_command(*flags: str) -> int:
+    """The exit code of `python -m serving gateway`, in this process."""
+    try:
+        return main(["gateway", *flags])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def _ask_in_vain(port: int) -> None:
+    with suppress(OSError, http.client.HTTPException):
+        assert ask(port) == 500
+
+
+def _refuses(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) != 0
