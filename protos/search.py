@@ -69,12 +69,12 @@ def top_k(scores: Vectors, k: int) -> Rows:
     """
     best = np.empty((len(scores), k), np.int64)
     for row, values in enumerate(scores):
-        candidates = _candidates(values, k)
+        candidates = highest(values, k)
         best[row] = candidates[np.argsort(-values[candidates], kind="stable")[:k]]
     return best
 
 
-def _candidates(values: Vectors, k: int) -> Rows:
+def highest(values: Vectors, k: int) -> Rows:
     """Ascending columns of the `k` highest of N values, and of a few others.
 
     A selection among all values takes ten times as long as comparing each with a bound. So the bound is taken

@@ -18,7 +18,7 @@ from protos.errors import MissingStage
 from protos.scores import SCORE_TOLERANCE
 from protos.system.timing import Call, Effort, Times, take_turns
 from serving.benchmark.filter_workload import NEAR, FilterWorkload
-from serving.filters.compiled import COPIED_FROM_USE, CompiledFilter
+from serving.filters.compiled import SUBSET_FROM_USE, CompiledFilter
 from serving.filters.planner import search_passing
 from serving.retrieval.query import EncodedQueries, Query
 from serving.retrieval.retriever import Retriever
@@ -139,7 +139,7 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
     """
     index, some = retriever.index, bucket.queries
     for n, each in enumerate(some):
-        for _ in range(COPIED_FROM_USE):
+        for _ in range(SUBSET_FROM_USE):
             retriever.find(some[n - 1].encoded, [retriever.search_options(k, compiled=each.compiled)])
     whole: dict[str, Sequence[Call]] = {
         "unfiltered": [partial(_answer, retriever, each.query, k, None) for each in some],

@@ -5,6 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,18 @@ CONTENT_BYTES = 12  # of memory for each byte of a filter: its tree of Python ob
 KEY_BYTES = 32  # of a digest, which no client can make equal for different filters
 ENTRY_BYTES = 1024  # of a filter besides its rows
 ROW_BYTES = 10  # a row in the bitmap, in `rows` and in its array
-COPIED_FROM_USE = 2  # a filter that is used once does not pay for a copy
-COPY_PART = 2  # a copy takes at most this part of the memory
-Vectors = npt.NDArray[np.float32]
+SUBSET_FROM_USE = 2  # a filter that is used once does not pay for a subset
+SUBSET_PART = 2  # a subset takes at most this part of the memory
+
+
+class Index(Protocol):
+    """What a filter needs of `serving.retrieval.vector_index.VectorIndex`."""
+
+    def subset_bytes(self, count: int) -> int:
+        """The memory of a subset."""
+
+    def subset(self, rows: Any) -> Any:
+        """Some items, prepared to be searched exactly."""
 
 
 class CompiledFilter:
@@ -32,12 +42,12 @@ class CompiledFilter:
         expression: the filter; overlays of other items evaluate it again.
         passing: rows that pass.
         item_count: N, of the bundle.
-        reserve: asks for the bytes of a copy of the vectors; no copy is made without it.
+        reserve: asks for the bytes of a subset of the index; none is made without it.
 
     Attributes:
         nbytes: of memory at most.
-        may_be_copied: whether a comparison of all items that pass makes a copy of their vectors, which takes
-            a quarter of the time from then on.
+        may_have_subset: whether a comparison of all items that pass makes a subset of the index, with which
+            it takes less time from then on.
     """
 
     def __init__(
@@ -52,10 +62,10 @@ class CompiledFilter:
         self.item_count = item_count
         self.count = len(passing)
         self.nbytes = ENTRY_BYTES + item_count + ROW_BYTES * self.count
-        self.may_be_copied = False
+        self.may_have_subset = False
         self._reserve = reserve
         self._uses = 0
-        self._copied: Vectors | None = None
+        self._subset: Any = None
 
     @cached_property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -79,24 +89,19 @@ class CompiledFilter:
         return self.mask
 
     def used(self) -> None:
-        """Count a use; a filter that is used again may have its vectors copied."""
+        """Count a use; a filter that is used again may have a subset of the index."""
         self._uses += 1
-        if self._uses == COPIED_FROM_USE and self._reserve is not None:
-            self.may_be_copied = True
+        if self._uses == SUBSET_FROM_USE and self._reserve is not None:
+            self.may_have_subset = True
 
-    def copied(self, vectors: Callable[[npt.NDArray[np.int64]], Vectors]) -> Vectors | None:
-        """The vectors of the items that pass, side by side, float32 (R, D); None if they shall not be copied.
-
-        Args:
-            vectors: the vectors of rows.
-        """
-        if self._copied is None and self.may_be_copied and self._reserve is not None:
-            dimension = vectors(self.rows[:1]).shape[1]
-            if self._reserve(self, 4 * self.count * dimension):
-                self._copied = np.ascontiguousarray(vectors(self.rows))
+    def subset(self, index: Index) -> Any:
+        """The items that pass as a subset of their index; None if none shall be made."""
+        if self._subset is None and self.may_have_subset and self._reserve is not None:
+            if self._reserve(self, index.subset_bytes(self.count)):
+                self._subset = index.subset(self.rows)
             else:
-                self.may_be_copied = False
-        return self._copied
+                self.may_have_subset = False
+        return self._subset
 
 
 class ItemFilters:
@@ -163,9 +168,9 @@ class ItemFilters:
             self._shrink()
 
     def reserve(self, compiled: CompiledFilter, size: int) -> bool:
-        """Count the bytes of a copy for a filter that is kept; whether there is room for it."""
+        """Count the bytes of a subset for a filter that is kept; whether there is room for it."""
         with self._lock:
-            if size > self._most_bytes // COPY_PART or all(
+            if size > self._most_bytes // SUBSET_PART or all(
                 each is not compiled for each in self._kept.values()
             ):
                 return False

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from protos.search import exact_search
 from serving.filters.compiled import CompiledFilter
 from serving.filters.plan import Plan
 
@@ -22,10 +21,11 @@ Rows = npt.NDArray[np.int64]
 
 # Items that are compared with the query in 1 step (defined at `columns.TEST_STEPS`). One more item takes
 # hnswlib 3 to 4 us, because the search is twice as wide as its number of items. To compare an item takes
-# 0.05 us if the vectors lie side by side in memory, and 0.2 us if they are scattered. Measured with 65,441
-# items, D = 128 and one thread; all queries differed, so that no vector was in a cache before.
-SIDE_BY_SIDE = 64
+# 0.01 us if the vectors lie side by side in memory (in int8), and 0.2 us if they are scattered. Measured with
+# 65,441 items, D = 128 and one thread; all queries differed, so that no vector was in a cache before.
+SIDE_BY_SIDE = 256
 SCATTERED = 20
+GRAPH_SHARE = 2  # the graph, which may not suffice, is searched if it takes at most 1/2 of an exact search
 DEVIATIONS = 3.0  # of the number of items that pass, by which a search is wider than the mean needs
 MARGIN = 2.0  # for recall: the graph misses more of the items that are last among those asked for
 MOST_GROWTH = 8  # times as many items are asked for after a search in which no item passed
@@ -47,8 +47,11 @@ class Index(Protocol):
     def exact(self, vectors: Vectors, k: int, allowed: Any = None) -> Any:
         """Rows and scores of the nearest items among those allowed."""
 
-    def vectors(self, rows: Any) -> Vectors:
-        """The vectors of items."""
+    def subset_bytes(self, count: int) -> int:
+        """The memory of a subset."""
+
+    def subset(self, rows: Any) -> Any:
+        """Some items, prepared to be searched exactly."""
 
 
 class Found(NamedTuple):
@@ -66,7 +69,7 @@ class Found(NamedTuple):
 
 
 def first_width(k: int, compiled: CompiledFilter, free_width: int = 0) -> int | None:
-    """Items to ask the index for first; None if comparing all that pass takes no longer.
+    """Items to ask the index for first; None if all that pass are to be compared.
 
     Args:
         k: items wanted, at most as many as pass.
@@ -74,13 +77,13 @@ def first_width(k: int, compiled: CompiledFilter, free_width: int = 0) -> int | 
         free_width: the index returns this many items in the same time as fewer.
     """
     width = max(free_width, _width_for(k, compiled.count / compiled.item_count))
-    return width if width < min(exact_steps(compiled), compiled.item_count) else None
+    return width if GRAPH_SHARE * width < exact_steps(compiled) and width < compiled.item_count else None
 
 
 def exact_steps(compiled: CompiledFilter) -> int:
     """The time of comparing all items that pass, in steps."""
     whole = compiled.item_count // SIDE_BY_SIDE  # all items are compared if many pass
-    if compiled.may_be_copied:
+    if compiled.may_have_subset:
         return min(compiled.count // SIDE_BY_SIDE, whole)
     return min(compiled.count // SCATTERED, whole)
 
@@ -206,10 +209,9 @@ def _width_for(k: int, share: float) -> int:
 
 def _compare_all(index: Index, vectors: Vectors, k: int, compiled: CompiledFilter, plan: Plan) -> list[Found]:
     """Compare all items that pass."""
-    copied = compiled.copied(index.vectors)
-    if copied is None:
+    subset = compiled.subset(index)
+    if subset is None:
         rows, scores = index.exact(vectors, k, compiled.rows)
     else:
-        places, scores = exact_search(vectors, copied, k)
-        rows = compiled.rows[places]
+        rows, scores = subset.exact(vectors, k)
     return [Found(own, values, plan) for own, values in zip(rows, scores, strict=True)]

@@ -55,7 +55,7 @@ class HnswIndex(ExactIndex):
         """
         index = cls.__new__(cls)
         index._count, index._vectors, index._has_padding_dim = len(vectors), vectors, has_padding_dim
-        index._ef, index._widths = ef_search, {}
+        index._ef, index._widths, index._scan = ef_search, {}, None
         index._graph = index._checked(graph, path)
         return index
 

@@ -17,6 +17,7 @@ from protos.bundle import Manifest, Score
 from protos.errors import BundleTooNew
 from protos.search import BLOCK, exact_search, top_k
 from protos.vectors import read_vectors
+from serving.retrieval.int8_scan import Int8Scan
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -28,7 +29,8 @@ KINDS = {
     "exact": ("serving.retrieval.vector_index", "ExactIndex"),
     "hnsw": ("serving.retrieval.hnsw_index", "HnswIndex"),
 }
-SCAN_SHARE = 4  # all items are compared if more than 1/4 of them are allowed
+SCAN_SHARE = 4  # all items are compared in int8 if more than 1/4 of them are allowed
+FEW = 4096  # items of a subset, up to which it holds float32 vectors: int8 would save less than it costs
 DEFAULT_KIND = "hnsw"  # of manifests without `index.kind`
 GATHER = 1024  # vectors of allowed items that are copied at once, so that they stay in the processor's cache
 
@@ -43,6 +45,13 @@ class Neighbours(NamedTuple):
 
     rows: Rows
     scores: Vectors
+
+
+class Subset(Protocol):
+    """Some items of an index, prepared to be searched exactly again and again."""
+
+    def exact(self, vectors: Vectors, k: int) -> Neighbours:
+        """The `k` nearest of them, fewer if there are fewer, for any vectors (B, D)."""
 
 
 class VectorIndex(Protocol):
@@ -73,6 +82,24 @@ class VectorIndex(Protocol):
     def vectors(self, rows: Rows | Sequence[int] | slice) -> Vectors:
         """The vectors of items, float32 (R, D)."""
 
+    def subset_bytes(self, count: int) -> int:
+        """The memory of a subset of this many items."""
+        return 0
+
+    def subset(self, rows: Rows) -> Subset:
+        """Some items, ascending rows (R,); by default each search of them is one of the index."""
+        return _RowSubset(self, rows)
+
+
+class _RowSubset(Subset):
+    """Items that an index searches by their rows."""
+
+    def __init__(self, index: VectorIndex, rows: Rows) -> None:
+        self._index, self._rows = index, rows
+
+    def exact(self, vectors: Vectors, k: int) -> Neighbours:
+        return self._index.exact(vectors, k, self._rows)
+
 
 class ExactIndex(VectorIndex):
     """Compares each query with every item.
@@ -93,6 +120,9 @@ class ExactIndex(VectorIndex):
             folder, manifest.precision.vectors, self._count, dimension, self._has_padding_dim
         )
         self._local = threading.local()
+        self._scan: Int8Scan | None = None  # without the padding coordinate
+        if manifest.filters:
+            self._scan = Int8Scan(self._vectors[:, :-1] if self._has_padding_dim else self._vectors)
 
     @property
     def count(self) -> int:
@@ -112,19 +142,17 @@ class ExactIndex(VectorIndex):
             none = np.empty((len(vectors), 0))
             return Neighbours(none.astype(np.int64), none.astype(np.float32))
         k = min(k, len(rows))
-        if len(rows) * SCAN_SHARE > self._count:
-            return self._exact_masked(vectors, k, rows)
+        if self._scan is not None and len(rows) * SCAN_SHARE > self._count:
+            searched = self._without_padding(vectors)
+            if searched is not None:
+                return Neighbours(*self._scan.search(searched, k, rows))
         return self._exact_among(vectors, k, rows)
 
-    def _exact_masked(self, vectors: Vectors, k: int, rows: Rows) -> Neighbours:
-        """As `exact`, by comparing all items; faster than copying the vectors of `rows` if those are many."""
-        best, values = np.empty((len(vectors), k), np.int64), np.empty((len(vectors), k), np.float32)
-        for start in range(0, len(vectors), BLOCK):
-            scores = np.take(vectors[start : start + BLOCK] @ self._vectors.T, rows, axis=1)
-            places = top_k(scores, k)
-            best[start : start + BLOCK] = rows[places]
-            values[start : start + BLOCK] = np.take_along_axis(scores, places, axis=1)
-        return Neighbours(best, values)
+    def _without_padding(self, vectors: Vectors) -> Vectors | None:
+        """Queries as `_scan` takes them; None if they are items, whose padding coordinate is not 0."""
+        if not self._has_padding_dim:
+            return vectors
+        return None if vectors[:, -1].any() else vectors[:, :-1]
 
     def _exact_among(self, vectors: Vectors, k: int, rows: Rows) -> Neighbours:
         """As `exact`, among ascending rows; a copy of all their vectors at once takes five times as long."""
@@ -153,6 +181,41 @@ class ExactIndex(VectorIndex):
         """The vectors of items, float32 (R, D)."""
         found: Vectors = self._vectors[rows]
         return found
+
+    def subset_bytes(self, count: int) -> int:
+        """As `VectorIndex.subset_bytes`."""
+        dimension = int(self._vectors.shape[1])
+        return count * (4 * dimension if count <= FEW or self._scan is None else dimension + 4)
+
+    def subset(self, rows: Rows) -> Subset:
+        """Some items, ascending rows (R,), with copies of their vectors side by side."""
+        if len(rows) <= FEW or self._scan is None:
+            return _CopiedSubset(self._vectors[rows], rows)
+        return _ScannedSubset(self, self._scan.subset(rows), rows)
+
+
+class _CopiedSubset(Subset):
+    """Items whose vectors are copied: float32 (R, D)."""
+
+    def __init__(self, vectors: Vectors, rows: Rows) -> None:
+        self._vectors, self._rows = vectors, rows
+
+    def exact(self, vectors: Vectors, k: int) -> Neighbours:
+        places, products = exact_search(vectors, self._vectors, k)
+        return Neighbours(self._rows[places], products)
+
+
+class _ScannedSubset(Subset):
+    """Items whose vectors are copied in int8."""
+
+    def __init__(self, index: ExactIndex, scan: Int8Scan, rows: Rows) -> None:
+        self._index, self._scan, self._rows = index, scan, rows
+
+    def exact(self, vectors: Vectors, k: int) -> Neighbours:
+        searched = self._index._without_padding(vectors)
+        if searched is None:
+            return self._index.exact(vectors, k, self._rows)
+        return Neighbours(*self._scan.search(searched, min(k, len(self._rows)), None))
 
 
 def open_index(folder: Path, manifest: Manifest) -> VectorIndex:

@@ -31,12 +31,9 @@ def _arenas(pid: int) -> list[str]:
 
     An arena's heap of 64 MiB is reserved as a whole, and its first part is made writable.
     """
-    spans = [
-        (int(start, 16), int(end, 16), access)
-        for start, end, access in re.findall(
-            r"^([0-9a-f]+)-([0-9a-f]+) (\S+) 0+ 00:00 0\s*$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE
-        )
-    ]
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    anonymous = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) 0+ 00:00 0\s*$", maps, re.MULTILINE)
+    spans = [(int(start, 16), int(end, 16), access) for start, end, access in anonymous]
     return [
         f"{start:x}"
         for (start, end, access), (following, last, reserved) in itertools.pairwise(spans)

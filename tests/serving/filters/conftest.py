@@ -33,5 +33,5 @@ def filtered_client(filtered_retriever: Retriever) -> Iterator[RetrievalClient]:
 
 @pytest.fixture(scope="session")
 def large_retriever(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
-    """A bundle that is large enough for the planner to search its graph if most items pass a filter."""
+    """A bundle of 8,000 items with a filter field of each type."""
     return Retriever.load(tiny_bundle(tmp_path_factory.mktemp("large"), 8000, filters=FILTERS))
