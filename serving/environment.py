@@ -13,9 +13,8 @@ from pathlib import Path
 SERVICE_EXPERIMENTS = "-event_engine_listener"
 GATEWAY_EXPERIMENTS = f"{SERVICE_EXPERIMENTS},-event_engine_client"
 program = Path(sys.argv[0])  # with `python -m`, the module's file
-is_gateway = sys.argv[1:2] == ["gateway"] or "gateway" in (
-    program.parent.name,
-    program.name.partition("-")[2],
+is_gateway = sys.argv[1:2] == ["gateway"] or (
+    program.name == "twinspire-gateway" or program.parts[-2:] == ("gateway", "__main__.py")
 )
 os.environ.setdefault("GRPC_EXPERIMENTS", GATEWAY_EXPERIMENTS if is_gateway else SERVICE_EXPERIMENTS)
 

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from protos.errors import Unavailable
 from serving.address import join
+from serving.client import protocol
 from serving.gateway.app import application
 from serving.gateway.gateway import Gateway
 from serving.gateway.options import GatewayOptions
@@ -210,7 +211,10 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> Server:
     """A server that has not begun; arguments and errors as of `serve`."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each request that is no HTTP
     tls = options.tls()
-    options.security.credentials()  # its errors, before uvicorn would end the process with its own
+    # Their errors, before uvicorn would end the process with its own.
+    options.security.credentials()
+    for address in filter(None, (options.address, options.compare_address)):
+        protocol.Connection(address, options.timeout, options.security, retries=False)
     app, gateway = application(options)
     config = uvicorn.Config(
         app,

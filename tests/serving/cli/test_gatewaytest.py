@@ -11,20 +11,22 @@ from serving.benchmark.gateway_test import CLIENTS, KINDS
 pytestmark = pytest.mark.exhaustive
 
 
-def test_it_measures_all_servers_in_rounds(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--bundle", str(plain), "--rounds", "2", "--seconds", "0.2", "--k", "3"]
+def test_it_measures_all_servers(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # A second, because processor time is counted in hundredths of one.
+    flags = ["--bundle", str(plain), "--rounds", "1", "--seconds", "1", "--k", "3"]
     assert main(["gatewaytest", *flags, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    for kind in KINDS:
-        for clients in CLIENTS:
-            key = f"{kind}_c{clients}"
-            assert found[f"{key}_rps"] > 0
-            assert found[f"{key}_rps_min"] <= found[f"{key}_rps"] <= found[f"{key}_rps_max"]
-            assert found[f"{key}_cpu_us"] > 0
-    assert found["gateway_to_fastapi_c64_min"] > 0
-    share = found["gateway_to_fastapi_cpu_c64"]
-    low, high = (found[f"{kind}_c64_cpu_us_{end}"] for kind, end in (("fastapi", "min"), ("gateway", "max")))
-    assert share >= low / high * 0.99
+    for clients in CLIENTS:
+        for kind in KINDS:
+            assert found[f"{kind}_c{clients}_rps"] > 0
+            assert found[f"{kind}_c{clients}_cpu_us"] > 0
+        for ratio, above, below in (
+            ("fastapi", "gateway_c{}_rps", "fastapi_c{}_rps"),
+            ("grpc", "gateway_c{}_rps", "grpc_c{}_rps"),
+            ("fastapi_cpu", "fastapi_c{}_cpu_us", "gateway_c{}_cpu_us"),
+        ):
+            expected = found[above.format(clients)] / found[below.format(clients)]
+            assert found[f"gateway_to_{ratio}_c{clients}"] == pytest.approx(expected, rel=1e-3)
     assert (found["errors"], found["content_different"]) == ({}, 0)
     assert found["content_checked"] > 0
     missed = {
