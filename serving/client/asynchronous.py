@@ -101,17 +101,21 @@ class AsyncRetrievalClient:
         filter: Filter | None = None,
     ) -> AsyncIterator[Answer]:
         """As `RetrievalClient.search_stream`; the queries may come from an asynchronous iterator too."""
-        failed: list[Exception] = []
+        sent = protocol.SentQueries()
 
         async def requests() -> AsyncIterator[wire.SearchRequest]:
             try:
                 message = protocol.filter_message(filter)
                 async for query in _each(queries):
-                    yield protocol.search_request(query, k, exclude, exclude_history, min_sequence, message)
+                    request = protocol.search_request(
+                        query, k, exclude, exclude_history, min_sequence, message
+                    )
+                    sent.count += 1
+                    yield request
             except Exception as error:  # gRPC would cancel the call, without the cause
-                failed.append(error)
+                sent.error = error
 
-        return self._stream(requests(), failed, filter, timeout, self._connection.metadata(metadata))
+        return self._stream(requests(), sent, filter, timeout, self._connection.metadata(metadata))
 
     async def encode(
         self, queries: Sequence[Query | str], timeout: float | None = None, metadata: Metadata = ()
@@ -244,7 +248,7 @@ class AsyncRetrievalClient:
     async def _stream(
         self,
         requests: AsyncIterator[Any],
-        failed: list[Exception],
+        sent: protocol.SentQueries,
         filter: Filter | None,
         timeout: float | None,
         metadata: Any,
@@ -252,16 +256,17 @@ class AsyncRetrievalClient:
         responses = self._stub.SearchStream(requests, timeout=timeout, metadata=metadata)
         statuses: list[grpc.aio.AioRpcError] = []
         responses.add_done_callback(lambda call: statuses.append(final_status(call)))
+        answers = 0
         try:
             async for response in responses:
+                answers += 1
                 yield protocol.answer(response, filter, self.address)
         except grpc.RpcError as failure:
             first = statuses[0] if statuses else failure
             raise error_from(first, self.address) from failure
         finally:
             responses.cancel()
-        if failed:
-            raise failed[0]
+        sent.require_answers(answers, self.address)
 
 
 def final_status(call: Any) -> grpc.aio.AioRpcError:

@@ -129,17 +129,21 @@ class RetrievalClient:
             The errors of `search`, which end the stream; and any error of `queries`, after the answers to the
             queries before it.
         """
-        failed: list[Exception] = []
+        sent = protocol.SentQueries()
 
         def requests() -> Iterator[wire.SearchRequest]:
             try:
                 message = protocol.filter_message(filter)
                 for query in queries:
-                    yield protocol.search_request(query, k, exclude, exclude_history, min_sequence, message)
+                    request = protocol.search_request(
+                        query, k, exclude, exclude_history, min_sequence, message
+                    )
+                    sent.count += 1
+                    yield request
             except Exception as error:  # gRPC would log it, and replace it by its own
-                failed.append(error)
+                sent.error = error
 
-        return self._stream(requests(), failed, filter, timeout, self._connection.metadata(metadata))
+        return self._stream(requests(), sent, filter, timeout, self._connection.metadata(metadata))
 
     def encode(
         self, queries: Sequence[Query | str], timeout: float | None = None, metadata: Metadata = ()
@@ -321,18 +325,19 @@ class RetrievalClient:
     def _stream(
         self,
         requests: Iterator[Any],
-        failed: list[Exception],
+        sent: protocol.SentQueries,
         filter: Filter | None,
         timeout: float | None,
         metadata: Any,
     ) -> Iterator[Answer]:
         responses = self._stub.SearchStream(requests, timeout=timeout, metadata=metadata)
+        answers = 0
         try:
             for response in responses:
+                answers += 1
                 yield protocol.answer(response, filter, self.address)
         except grpc.RpcError as failure:
             raise error_from(failure, self.address) from failure
         finally:
             responses.cancel()
-        if failed:
-            raise failed[0]
+        sent.require_answers(answers, self.address)

@@ -10,14 +10,14 @@ An item whose product in int8 is more than 2 e below the k-th highest is not amo
 usually a few hundred, are compared in float32. So the result is that of exact search.
 """
 
-import threading
+import math
 
 import numpy as np
 import numpy.typing as npt
 import simsimd
 
 from protos.search import highest
-from protos.vectors import BLOCK, Int8Rows, int8_rows
+from protos.vectors import BLOCK, HIGHEST, Int8Rows, int8_rows
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -44,12 +44,11 @@ class Int8Scan:
             restored = self._copies[rows] * self._scales[rows, None]
             self._error = max(self._error, _longest(vectors[rows] - restored))
             self._length = max(self._length, _longest(restored))
-        self._local = threading.local()
 
     def subset(self, rows: Rows) -> "Int8Scan":
         """A scan of some vectors only, ascending (R,), with copies of its own side by side."""
         subset = Int8Scan.__new__(Int8Scan)
-        subset._vectors, subset._rows, subset._local = self._vectors, rows, threading.local()
+        subset._vectors, subset._rows = self._vectors, rows
         subset._copies, subset._scales = self._copies[rows], self._scales[rows]
         subset._error, subset._length = self._error, self._length
         return subset
@@ -75,27 +74,22 @@ class Int8Scan:
 
     def _candidates(self, query: Vectors, k: int, rows: Rows | None) -> Rows:
         """Ascending rows, among them the `k` best."""
-        (copy,), (scale,) = int8_rows(query[None])
-        values = self._products()
-        simsimd.cdist(copy[None], self._copies, "dot", out=values[None], out_dtype="f32")
-        values *= self._scales
+        scale = float(np.abs(query).max()) / HIGHEST
+        copy = np.rint(query / scale).astype(np.int8) if scale else np.zeros(len(query), np.int8)
+        # With `out=`, SimSIMD 6.5 returns None without counting the reference, until the process ends.
+        products = simsimd.cdist(copy[None], self._copies, "dot", out_dtype="f32")
+        values = np.asarray(products)[0] * self._scales
         if rows is None:
             rows = self._rows
         else:
             values = np.take(values, rows)
-        length, lost = float(np.linalg.norm(query)), float(np.linalg.norm(query - copy * scale))
+        rest = query - copy * np.float32(scale)
+        length, lost = math.sqrt(query @ query), math.sqrt(rest @ rest)
         error = length * self._error + lost * self._length + ROUNDING * length * (self._length + self._error)
         # `values` lack the factor `scale`. A query of zeros has no scale, and all items are as near.
-        margin = 2 * error / float(scale) if scale else np.inf
+        margin = 2 * error / scale if scale else np.inf
         near: Rows = np.flatnonzero(values >= values[highest(values, k)].min() - margin)
         return near if rows is None else rows[near]
-
-    def _products(self) -> Vectors:
-        """This thread's buffer, a value for each copy: new memory takes longer than filling it."""
-        buffer: Vectors | None = getattr(self._local, "buffer", None)
-        if buffer is None:
-            buffer = self._local.buffer = np.empty(len(self._copies), np.float32)
-        return buffer
 
 
 def _longest(rows: Vectors) -> float:

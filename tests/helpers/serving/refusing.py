@@ -20,7 +20,7 @@ class Refusing(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogu
 
     A write is answered as done, and a read with the ids that were asked for.
 
-    The query `wait` is answered when nobody waits any more.
+    The query `wait` is answered when nobody waits any more; `skip` gets no answer in a stream.
 
     Args:
         codes: with which to refuse, a call each.
@@ -46,7 +46,8 @@ class Refusing(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogu
         self._refuse(context)
         context.add_callback(self.cancelled.set)
         for request in requests:
-            yield self._answer(request, context)
+            if request.query.text != "skip":
+                yield self._answer(request, context)
 
     def Upsert(
         self, request: catalogue_pb2.UpsertRequest, context: grpc.ServicerContext

@@ -141,6 +141,20 @@ def test_a_refused_stream_says_why_while_queries_are_being_sent() -> None:
         asyncio.run(run(address))
 
 
+def test_a_stream_that_ends_with_too_few_answers_is_an_error() -> None:
+    async def run(address: str) -> None:
+        async with AsyncRetrievalClient(address) as client:
+            async for _ in client.search_stream(["a", "skip", "b"], timeout=10):
+                pass
+
+    text = "the stream ended with 2 answers to 3 queries"
+    with serving(Refusing()) as address:
+        with RetrievalClient(address) as client, pytest.raises(errors.Unavailable, match=text):
+            list(client.search_stream(["a", "skip", "b"], timeout=10))
+        with pytest.raises(errors.Unavailable, match=text):
+            asyncio.run(run(address))
+
+
 def test_retries_can_be_turned_off() -> None:
     async def once(address: str) -> None:
         async with AsyncRetrievalClient(address, retries=False) as client:

@@ -1,5 +1,7 @@
 """A scan in int8 finds what exact search in float32 finds."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,3 +69,12 @@ def test_equal_items_are_ordered_by_row() -> None:
 def test_a_query_of_zeros_is_as_near_to_all() -> None:
     (found,), (products,) = Int8Scan(vectors_of("usual")).search(np.zeros((1, 24), np.float32), 5)
     assert (found.tolist(), products.tolist()) == ([0, 1, 2, 3, 4], [0.0] * 5)
+
+
+def test_a_search_leaves_no_reference_behind() -> None:
+    scan, query = Int8Scan(vectors_of("usual")), RNG.standard_normal((1, 24)).astype(np.float32)
+    scan.search(query, 5)
+    before = sys.getrefcount(None)
+    for _ in range(200):
+        scan.search(query, 5)
+    assert abs(sys.getrefcount(None) - before) < 100
