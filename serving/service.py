@@ -39,6 +39,7 @@ from serving.security.rate_limit import RateLimit
 from serving.security.tls import ServerTls, check_exposure
 from serving.security.tokens import TokenFile
 from serving.server import RetrievalServer
+from serving.service_manager import ServiceManager
 from serving.service_status import ServiceStatus
 from serving.shadow.channel import Channel
 from serving.shadow.process import Shadow
@@ -86,7 +87,8 @@ class Serving:
 def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is called as soon as requests are answered.
 
-    SIGHUP makes all workers read the files of tokens and certificates again.
+    SIGHUP makes all workers read the files of tokens and certificates again. If systemd has started this
+    process, it is told when the service is ready, reloads and stops, and that the supervisor works.
 
     Raises:
         BundleError: the bundle cannot be used.
@@ -97,6 +99,7 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
     """
     if config.port_file:
         config.port_file.unlink(missing_ok=True)
+    manager = ServiceManager.from_environment()
     heap.use_one_arena()
     access = _access(config)
     if config.trace_endpoint:
@@ -120,7 +123,11 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
             if config.port_file:
                 write_file(config.port_file, f"{port}\n".encode())
             log.info("serving at %s with %d workers", serving.address, config.workers)
+            manager.ready(status())
             ready(serving)
+
+        def status() -> str:
+            return f"serving {service.manifest.name} at {join(config.host, port)}"
 
         def died(process: ProcessSpec) -> None:
             if process in workers:
@@ -132,14 +139,27 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
 
         files = AccessFiles(access, service.shared_state)
         files.check()
+
+        def tick() -> bool:
+            manager.alive()
+            return files.check()
+
+        def reload() -> None:
+            manager.reloading()
+            try:
+                files.reload()
+            finally:
+                manager.ready(status())
+
         supervisor = Supervisor(
             processes,
             config.grace,
             died,
             config.worker_timeout,
             hung,
-            tick=files.check,
-            reload=files.reload,
+            tick=tick,
+            reload=reload,
+            stopping=lambda: manager.stopping("finishing the requests in flight"),
         )
         try:
             supervisor.run(started)

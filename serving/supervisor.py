@@ -159,6 +159,7 @@ class Supervisor:
         hung: called with a process that is killed for that.
         tick: called every second, or more often; returns whether the processes are to reload.
         reload: called on SIGHUP, before the processes are told to reload.
+        stopping: called when a signal to stop has come, before the processes are told to stop.
     """
 
     def __init__(
@@ -170,10 +171,12 @@ class Supervisor:
         hung: Callable[[ProcessSpec], None] = lambda process: None,
         tick: Callable[[], bool] = lambda: False,
         reload: Callable[[], None] = lambda: None,
+        stopping: Callable[[], None] = lambda: None,
     ) -> None:
         self._processes = list(processes)
         self._grace = grace_seconds
         self._died, self._hung, self._tick, self._reload = died, hung, tick, reload
+        self._stopping = stopping
         self._timeout = timeout
         self._tick_seconds = min(TICK_SECONDS, timeout / 4) if timeout else TICK_SECONDS
         self._ticked = 0.0
@@ -246,6 +249,7 @@ class Supervisor:
             caught = signal.sigtimedwait((*HANDLED, signal.SIGCHLD), max(0.0, wake - time.monotonic()))
             if caught is not None and caught.si_signo in STOP:
                 log.info("stopping; requests in flight have %g s", self._grace)
+                _guarded(self._stopping)
                 return
             if caught is not None and caught.si_signo == signal.SIGHUP:
                 _guarded(self._reload)

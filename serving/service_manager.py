@@ -1,0 +1,91 @@
+"""Tells the service manager that has started this process, such as systemd, how the service is.
+
+    manager = ServiceManager.from_environment()
+    manager.ready("serving at 127.0.0.1:50051")
+
+The protocol is that of sd_notify(3): lines such as `READY=1` in one datagram to the Unix socket that
+`NOTIFY_SOCKET` names. Without that variable nothing is sent. A message that cannot be sent is logged once, and
+the service goes on.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+from typing import Self
+
+log = logging.getLogger(__name__)
+
+SOCKET, WATCHDOG_USEC, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
+
+
+class ServiceManager:
+    """The connection to the service manager.
+
+    Args:
+        address: of its socket: a path, or `@` and a name in Linux's abstract namespace; nothing is sent if it
+            is empty.
+        watchdog_seconds: in which the manager expects a sign of life; 0: it expects none.
+    """
+
+    def __init__(self, address: str = "", watchdog_seconds: float = 0.0) -> None:
+        self._address = address
+        self.watchdog_seconds = watchdog_seconds
+        self._failed = False
+        if address and address[0] not in "/@":
+            log.warning("%s=%s: expected an absolute path, or @ and a name; not used", SOCKET, address)
+            self._address = ""
+
+    @classmethod
+    def from_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Self:
+        """The manager that the environment names.
+
+        Its variables are removed, so that processes that are started from here do not speak for the service.
+        """
+        address = environment.pop(SOCKET, "")
+        microseconds = environment.pop(WATCHDOG_USEC, "")
+        expected_of = environment.pop(WATCHDOG_PID, "") or str(os.getpid())
+        watched = microseconds.isdecimal() and expected_of == str(os.getpid())
+        return cls(address, int(microseconds) / 1e6 if watched else 0.0)
+
+    def ready(self, status: str) -> None:
+        """The service answers, or has read its files again.
+
+        Args:
+            status: one line for `systemctl status`.
+        """
+        self._send("READY=1", f"STATUS={status}")
+
+    def reloading(self) -> None:
+        """The service reads its files again; `ready` has to follow."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send("RELOADING=1", f"MONOTONIC_USEC={now}")
+
+    def stopping(self, status: str) -> None:
+        """The service takes no more requests, and will end.
+
+        Args:
+            status: one line for `systemctl status`.
+        """
+        self._send("STOPPING=1", f"STATUS={status}")
+
+    def alive(self) -> None:
+        """A sign of life, if the manager expects one."""
+        if self.watchdog_seconds:
+            self._send("WATCHDOG=1")
+
+    def _send(self, *lines: str) -> None:
+        if not self._address:
+            return
+        text = "\n".join(line.replace("\n", " ") for line in lines)
+        name = self._address.replace("@", "\0", 1) if self._address[0] == "@" else self._address
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as plug:
+                plug.setblocking(False)  # a manager that does not read must not stop the service
+                plug.sendto(text.encode(), name)
+            self._failed = False
+        except OSError as error:
+            if not self._failed:
+                log.warning("%s=%s: the service manager cannot be told: %s", SOCKET, self._address, error)
+            self._failed = True
