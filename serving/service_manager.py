@@ -4,8 +4,8 @@
     manager.ready("serving at 127.0.0.1:50051")
 
 The protocol is that of sd_notify(3): lines such as `READY=1` in one datagram to the Unix socket that
-`NOTIFY_SOCKET` names. Without that variable nothing is sent. A message that cannot be sent is logged once, and
-the service goes on.
+`NOTIFY_SOCKET` names. Without that variable nothing is sent. A message that cannot be sent is logged once,
+and the service goes on.
 """
 
 import logging

@@ -96,7 +96,7 @@ def test_nothing_is_sent_without_a_manager(caplog: pytest.LogCaptureFixture) -> 
     assert caplog.records == []
 
 
-def test_a_socket_that_cannot_be_used_is_logged_once(
+def test_an_unusable_socket_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     missing = tmp_path / "missing"
