@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from protos.errors import Unavailable
 from serving.transport.admission import Admission
 from serving.transport.batching import Batcher, Job
 from serving.transport.call import Call, Method, StreamCall
@@ -41,6 +42,9 @@ READ_ON = 1024  # events to read while a whole batch waits, so that excess calls
 ALONE_NS = 50_000  # without work, after which an arriving call counts as lone
 ALONE = 16  # lone calls in a row, after which a call is answered without polling for others
 UNKNOWN_METHOD = "other"  # for observers
+STOPPING = Unavailable("the service is stopping")
+QUIET_SECONDS = 0.05  # without a new call, after which a loop that stops tells gRPC to shut down
+REFUSE_SECONDS = 0.5  # in which new calls are refused before that, at most
 
 
 class Authorizer(Protocol):
@@ -115,6 +119,7 @@ class CallDispatcher:
         self.last_calls: dict[bytes, int] = {}  # connection -> its last call or message, perf_counter_ns
         self.deferred: set[Deferred] = set()  # outcomes that calls wait for
         self.wait_for, self.waited_for = self.deferred.add, self.deferred.discard
+        self.refuses_since = 0.0  # when the loop has begun to stop, or last refused a call since, monotonic
         self._methods = methods
         self._batcher, self._admission = batcher, admission
         self._observer, self._authorizer = observer, authorizer
@@ -122,6 +127,12 @@ class CallDispatcher:
     def dispatch(self, core: CoreCall) -> None:
         """Begin a call that has arrived, or refuse it now or later."""
         method = self._methods.get(core.path)
+        if self.refuses_since:
+            self.refuse_new_calls()
+            name = UNKNOWN_METHOD if method is None else method.name
+            self._observer.turned_away(name, grpc.StatusCode.UNAVAILABLE, STOPPING)
+            core.reject(grpc.StatusCode.UNAVAILABLE.value[0], str(STOPPING).encode())
+            return
         if method is None:
             self._observer.turned_away(UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED, None)
             core.reject(UNIMPLEMENTED, b"there is no such method")
@@ -142,6 +153,10 @@ class CallDispatcher:
             self._admission.refusals.add(
                 lambda: self._refuse(core, method, error), lambda: self._begin(core, method, token_name)
             )
+
+    def refuse_new_calls(self) -> None:
+        """Refuse each call that arrives from now on, so that its client tries another server."""
+        self.refuses_since = time.monotonic()
 
     def submit(self, call: Call, job: Job) -> None:
         """Queue the job of a call.
@@ -271,14 +286,34 @@ class EventLoop:
         """
         if not self._thread.is_alive():
             return
+        until = time.monotonic() + grace_seconds
+        self.call_soon(self._dispatcher.refuse_new_calls)
+        self._await_quiet(until)
         # On the loop's thread, after it has read what has arrived; calls that it has not read are cancelled.
         self.call_soon(self._core.shut_down)
-        self._thread.join(grace_seconds)
+        self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
             self._core.shut_down()
             self._core.cancel_all_calls()
             self._thread.join()
         self._core.destroy()  # not on the loop's thread, which may end before `shut_down` has returned here
+
+    def _await_quiet(self, until: float) -> None:
+        """Return when no new call has been refused for a while.
+
+        A call that gRPC receives while it shuts down is CANCELLED, which tells its client that a retry is
+        useless. So as many as possible are refused by name before.
+
+        Args:
+            until: when to return at the latest, by the monotonic clock.
+        """
+        began = 0.0
+        while (now := time.monotonic()) < until and self._thread.is_alive():
+            if refused := self._dispatcher.refuses_since:
+                began = began or now
+                if now - refused > QUIET_SECONDS or now - began > REFUSE_SECONDS:
+                    return
+            time.sleep(QUIET_SECONDS / 10)
 
     # On the event loop's thread.
 

@@ -20,7 +20,8 @@ from tests.serving.conftest import ROOT
 UNITS = ROOT / "serving" / "deploy" / "systemd"
 MANAGER = "/usr/lib/systemd/systemd"
 TARGETS = ("basic", "multi-user", "network-online", "shutdown", "sysinit")
-BOOT = """
+BOOT = (
+    """
 set -eu
 mount --make-rprivate /
 for each in etc opt var/lib; do mount --bind "$1/$each" "/$each"; done
@@ -37,12 +38,16 @@ install -d -m 750 -g twinspire /etc/twinspire
 install -m 640 -g twinspire "$1"/given/*.env /etc/twinspire/
 exec env -i PATH="$PATH" container=other SYSTEMD_UNIT_PATH=/etc/units SYSTEMD_GENERATOR_PATH=/etc/none \
   %s --system --unit=test.target --log-target=console --log-level=notice --show-status=no
-""" % MANAGER  # noqa: UP031
+"""
+    % MANAGER
+)  # noqa: UP031
 
 
 def missing_tools() -> str:
     """Why units cannot be checked here; empty where they can."""
-    return "" if shutil.which("systemd-analyze") else "systemd is not installed: no systemd-analyze on the PATH"
+    return (
+        "" if shutil.which("systemd-analyze") else "systemd is not installed: no systemd-analyze on the PATH"
+    )
 
 
 def missing_manager() -> str:

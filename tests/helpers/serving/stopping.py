@@ -1,0 +1,90 @@
+"""64 clients at work while a service is told to stop, and whether each request that it accepted was answered."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+import grpc
+
+from protos import retrieval_pb2 as wire
+from protos import retrieval_pb2_grpc as stubs
+from tests.helpers.waiting import wait_until
+
+CLIENTS = 64
+QUERY = "bavuti xelike mopy"
+ALONE = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))  # a connection for each client
+
+
+class Crowd:
+    """The clients: each has a connection, and searches until the service refuses.
+
+    Attributes:
+        answered: ids of the requests that were answered.
+        failed: id of a request that was not -> its status.
+    """
+
+    def __init__(self, address: str, clients: int = CLIENTS) -> None:
+        self._address = address
+        self.clients = clients
+        self.answered: set[str] = set()
+        self.failed: dict[str, grpc.StatusCode] = {}
+        self._stop = threading.Event()
+        self._busy: set[int] = set()  # clients that have had an answer
+        self._threads = [threading.Thread(target=self._run, args=[n], daemon=True) for n in range(clients)]
+
+    def _run(self, number: int) -> None:
+        request = wire.SearchRequest(query=wire.Query(text=QUERY), k=5)
+        with grpc.insecure_channel(self._address, options=ALONE) as channel:
+            stub = stubs.RetrievalStub(channel)
+            for n in count():
+                name = f"{number}-{n}"
+                try:
+                    stub.Search(request, timeout=30, metadata=[("x-request-id", name)])
+                except grpc.RpcError as error:
+                    self.failed[name] = error.code()  # type: ignore[attr-defined]
+                    return
+                self.answered.add(name)
+                self._busy.add(number)
+                if self._stop.is_set():
+                    return
+
+    def wait_busy(self) -> None:
+        """Return when each client has had an answer, and so a request of each is on its way."""
+        wait_until(lambda: len(self._busy) == self.clients, 30, lambda: (len(self._busy), self.failed))
+
+    def join(self) -> None:
+        """Return when each client has been refused."""
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive()
+
+    def check(self, log: str) -> None:
+        """Each request that the service has logged was answered, and all others were refused by name.
+
+        Args:
+            log: of the service, with `--log-rate 1`.
+        """
+        lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+        searches = [line for line in lines if line["method"] == "Search"]
+        accepted = {line["request_id"] for line in searches}
+        assert len(accepted) == len(searches), "a request was answered twice"
+        assert {line["code"] for line in searches} == {"OK"}
+        assert accepted == self.answered
+        assert len(self.failed) == self.clients
+        assert set(self.failed.values()) == {grpc.StatusCode.UNAVAILABLE}
+
+
+@contextmanager
+def crowd(address: str) -> Iterator[Crowd]:
+    """The clients at work."""
+    made = Crowd(address)
+    for thread in made._threads:
+        thread.start()
+    try:
+        made.wait_busy()
+        yield made
+    finally:
+        made._stop.set()
+        made.join()
