@@ -1,4 +1,4 @@
-"""64 clients at work while a service is told to stop, and whether each request that it accepted was answered."""
+"""64 clients at work while a service is told to stop; each request that it accepts has to be answered."""
 
 import json
 import threading

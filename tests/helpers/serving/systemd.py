@@ -1,7 +1,7 @@
 """A real systemd in namespaces of its own, with the units of `serving/deploy/systemd` installed as they say.
 
-It sees the network of this machine, and of its files all but /etc, /opt, /run and /var/lib, which are its own. Of
-units it knows those that are installed for a test, and no others.
+It sees the network of this machine, and its files but for /etc, /opt, /run and /var/lib, which are its own.
+It knows the units that are installed for a test, and no others.
 """
 
 import os
@@ -20,16 +20,15 @@ from tests.serving.conftest import ROOT
 UNITS = ROOT / "serving" / "deploy" / "systemd"
 MANAGER = "/usr/lib/systemd/systemd"
 TARGETS = ("basic", "multi-user", "network-online", "shutdown", "sysinit")
-BOOT = (
-    """
+BOOT = f"""
 set -eu
 mount --make-rprivate /
 for each in etc opt var/lib; do mount --bind "$1/$each" "/$each"; done
 mount -t tmpfs tmpfs /run
 mkdir -p /run/lock /run/systemd
 for each in "$2:/opt/python" "$3:/opt/twinspire/lib/$5/site-packages" "$4:/opt/source"; do
-  mkdir -p "${each#*:}"
-  mount --bind "${each%%:*}" "${each#*:}"
+  mkdir -p "${{each#*:}}"
+  mount --bind "${{each%%:*}}" "${{each#*:}}"
 done
 mount -t tmpfs tmpfs /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -37,10 +36,8 @@ systemd-sysusers
 install -d -m 750 -g twinspire /etc/twinspire
 install -m 640 -g twinspire "$1"/given/*.env /etc/twinspire/
 exec env -i PATH="$PATH" container=other SYSTEMD_UNIT_PATH=/etc/units SYSTEMD_GENERATOR_PATH=/etc/none \
-  %s --system --unit=test.target --log-target=console --log-level=notice --show-status=no
+  {MANAGER} --system --unit=test.target --log-target=console --log-level=notice --show-status=no
 """
-    % MANAGER
-)  # noqa: UP031
 
 
 def missing_tools() -> str:
@@ -94,9 +91,13 @@ class Systemd:
         Args:
             check: whether it has to succeed.
         """
+        return self.run("systemctl", *arguments, check=check)
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """What a command prints that runs where the manager does."""
         enter = ["nsenter", "-t", str(self.pid), "-m", "-p", "-C"]
-        done = subprocess.run([*enter, "systemctl", *arguments], capture_output=True, text=True, timeout=60)
-        assert not check or done.returncode == 0, (arguments, done.stderr, self.log())
+        done = subprocess.run([*enter, *command], capture_output=True, text=True, timeout=60)
+        assert not check or done.returncode == 0, (command, done.stdout, done.stderr, self.log())
         return done.stdout + done.stderr
 
     def shown(self, unit: str, name: str) -> str:
@@ -128,14 +129,15 @@ def booted(folder: Path, environment: Mapping[str, str], drop_in: str = "") -> I
     group.mkdir()
     site = sysconfig.get_path("purelib")
     release = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    command = [*_unshare(), "sh", "-c", BOOT, "boot", str(folder), sys.base_prefix, site, str(ROOT), release]
+    enter = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(group)]
+    given = [str(folder), sys.base_prefix, site, str(ROOT), release]
+    command = [*enter, *_unshare(), "sh", "-c", BOOT, "boot", *given]
     with (folder / "systemd.log").open("wb") as log:
         process = subprocess.Popen(
             command,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=lambda: (group / "cgroup.procs").write_text(f"{os.getpid()}\n") and None,
         )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     try:
@@ -144,7 +146,7 @@ def booted(folder: Path, environment: Mapping[str, str], drop_in: str = "") -> I
         wait_until(
             lambda: "active" in manager.ctl("is-active", "test.target", check=False).split(),
             30,
-            lambda: (folder / "systemd.log").read_text(),
+            (folder / "systemd.log").read_text,
         )
         yield manager
     finally:

@@ -1,13 +1,20 @@
 """The units: checked by systemd-analyze, and run by a real systemd with all of their hardening."""
 
 import re
+import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from protos.errors import AccessDenied
 from serving.client import RetrievalClient
+from serving.client.security import Security
+from serving.security.tokens import new_token
 from tests.helpers.serving import systemd
+from tests.helpers.serving.stopping import crowd
 from tests.helpers.waiting import wait_until
 
 NO_TOOLS, NO_MANAGER = systemd.missing_tools(), systemd.missing_manager()
@@ -18,7 +25,7 @@ EXPOSURE = 15  # of 100, as `systemd-analyze security` counts; below 20 is "safe
 @pytest.mark.skipif(bool(NO_TOOLS), reason=NO_TOOLS)
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
 def test_systemd_finds_no_fault_in_the_unit(unit: Path, tmp_path: Path) -> None:
-    """`verify` warns of unknown settings and values; the program is not installed here, so it is put there."""
+    """`verify` warns of unknown settings and values; the program is not installed here, so a stand-in is."""
     for path in re.findall(r"^Exec\w+=(\S+)", unit.read_text(), re.MULTILINE):
         program = tmp_path / path.lstrip("/")
         program.parent.mkdir(parents=True, exist_ok=True)
@@ -43,3 +50,99 @@ def test_the_unit_is_exposed_to_little(unit: Path) -> None:
 
 def _analyze(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True)
+
+
+SERVE = "--bundle {state}/bundle --port 0 --port-file {state}/port --workers 2 --log-rate 1 --catalogue"
+STATE = "/var/lib/twinspire"
+real = pytest.mark.skipif(bool(NO_MANAGER), reason=NO_MANAGER)
+
+
+@contextmanager
+def service(folder: Path, bundle: Path, flags: str = "", drop_in: str = "") -> Iterator[systemd.Systemd]:
+    """A systemd that has the unit, a bundle to serve, and flags in the file of its environment."""
+    line = f"TWINSPIRE_SERVE={SERVE.format(state=STATE)} {flags}\n"
+    with systemd.booted(folder, {"serving.env": line}, drop_in) as manager:
+        shutil.copytree(bundle, manager.state / "bundle")
+        yield manager
+
+
+def address(manager: systemd.Systemd) -> str:
+    """Where the service of the unit answers."""
+    return f"127.0.0.1:{(manager.state / 'port').read_text().strip()}"
+
+
+@real
+@pytest.mark.exhaustive
+@pytest.mark.alone
+def test_the_unit_runs_hardened_and_is_ready_when_systemd_says_so(plain: Path, tmp_path: Path) -> None:
+    made, entry = new_token("frontend", "reader")
+    flags = "--tokens /etc/twinspire/tokens.toml"
+    with service(tmp_path / "machine", plain, flags) as manager:
+        tokens = manager.folder / "etc" / "twinspire" / "tokens.toml"
+        tokens.write_text("token = []\n")
+        tokens.chmod(0o644)
+        manager.ctl("start", "twinspire")  # returns when the service is ready
+        assert manager.shown("twinspire", "StatusText") == f"serving tiny at {address(manager)}"
+        with RetrievalClient(address(manager), security=Security(token=made)) as client:
+            with pytest.raises(AccessDenied):
+                client.search("bavuti", k=1)
+            tokens.write_text(entry)
+            manager.ctl("reload", "twinspire")
+            wait_until(lambda: _answers(client))
+            main = int(manager.shown("twinspire", "MainPID"))
+            status = manager.run("cat", f"/proc/{main}/status")
+            fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+            assert fields["NoNewPrivs"] == "1"
+            assert fields["Seccomp"] == "2"
+            assert int(fields["CapEff"], 16) == 0
+            assert fields["Uid"].split()[0] != "0"
+        manager.ctl("stop", "twinspire")
+        assert manager.shown("twinspire", "Result") == "success"
+        assert (manager.state / "live" / "items.db").exists()  # the store of live items, in what it may write
+
+
+def _answers(client: RetrievalClient) -> bool:
+    with suppress(AccessDenied):
+        return len(client.search("bavuti", k=1).hits) == 1
+    return False
+
+
+@real
+@pytest.mark.exhaustive
+@pytest.mark.alone
+@pytest.mark.parametrize("mode", ["mixed", "control-group"])
+def test_a_stop_by_systemd_loses_no_request_of_64_clients(plain: Path, tmp_path: Path, mode: str) -> None:
+    """With `control-group` each process of the service gets SIGTERM from systemd, in any order."""
+    with service(tmp_path / "machine", plain, drop_in=f"KillMode={mode}") as manager:
+        manager.ctl("start", "twinspire")
+        with crowd(address(manager)) as clients:
+            manager.ctl("stop", "twinspire")
+            clients.join()
+        assert manager.shown("twinspire", "Result") == "success"
+        clients.check(manager.log())
+        assert not [word for word in ("killed", "died", "Traceback") if word in manager.log()]
+
+
+@real
+@pytest.mark.exhaustive
+@pytest.mark.alone
+def test_systemd_restarts_a_service_that_dies_or_hangs_and_not_one_with_wrong_flags(
+    plain: Path, tmp_path: Path
+) -> None:
+    with service(tmp_path / "machine", plain, drop_in="WatchdogSec=2") as manager:
+        manager.ctl("start", "twinspire")
+        for number in ("KILL", "STOP"):  # one that dies, and one that gives no sign of life
+            before = manager.shown("twinspire", "MainPID")
+            manager.ctl("kill", "--kill-whom=main", f"--signal={number}", "twinspire")
+            wait_until(lambda: manager.shown("twinspire", "MainPID") not in (before, "0"), 30)  # noqa: B023
+            wait_until(lambda: manager.shown("twinspire", "ActiveState") == "active", 30, manager.log)
+            with RetrievalClient(address(manager)) as client:
+                assert len(client.search("bavuti", k=1).hits) == 1
+        assert manager.shown("twinspire", "NRestarts") == "2"
+        manager.ctl("stop", "twinspire")
+        wrong = manager.folder / "etc" / "twinspire" / "serving.env"
+        wrong.write_text("TWINSPIRE_SERVE=--worker 2\n")
+        manager.ctl("start", "twinspire", check=False)
+        assert manager.shown("twinspire", "ActiveState") == "failed"
+        assert manager.shown("twinspire", "ExecMainStatus") == "2"
+        assert manager.shown("twinspire", "NRestarts") == "0"
