@@ -43,7 +43,7 @@ class Crowd:
                 try:
                     stub.Search(request, timeout=30, metadata=[("x-request-id", name)])
                 except grpc.RpcError as error:
-                    self.failed[name] = error.code()  # type: ignore[attr-defined]
+                    self.failed[name] = error.code()
                     return
                 self.answered.add(name)
                 self._busy.add(number)

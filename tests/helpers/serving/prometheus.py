@@ -1,0 +1,117 @@
+"""A real Prometheus with the rules of `serving/deploy/prometheus`, that scrapes a service on loopback."""
+
+import json
+import shutil
+import socket
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.helpers.waiting import wait_until
+from tests.serving.conftest import ROOT
+
+CONFIG = ROOT / "serving" / "deploy" / "prometheus"
+DASHBOARD = ROOT / "serving" / "deploy" / "grafana" / "dashboards" / "twinspire.json"
+SCRAPE = "1s"
+
+
+def missing() -> str:
+    """Why there is no Prometheus to test with; empty where there is one."""
+    for program in ("prometheus", "promtool"):
+        if shutil.which(program) is None:
+            return f"Prometheus is not installed: there is no {program} on the PATH"
+    return ""
+
+
+class Prometheus:
+    """The HTTP interface of one that runs."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """The data of an answer.
+
+        Raises:
+            AssertionError: Prometheus answers with an error, such as a query that it cannot parse.
+        """
+        url = f"{self._url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=20) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{parameters}: {error.read().decode()}") from None
+
+    def query(self, expression: str) -> list[tuple[Mapping[str, str], float]]:
+        """The series of an instant query: labels and value."""
+        found = self.get("query", query=expression)["result"]
+        return [(each["metric"], float(each["value"][1])) for each in found]
+
+    def alerts(self) -> set[str]:
+        """Names of the alerts that fire, or soon will."""
+        return {each["labels"]["alertname"] for each in self.get("alerts")["alerts"]}
+
+    def answers(self) -> bool:
+        """Whether it takes queries."""
+        try:
+            return bool(self.get("query", query="1"))
+        except OSError:
+            return False
+
+
+@contextmanager
+def scraping(folder: Path, port: int) -> Iterator[Prometheus]:
+    """Run Prometheus with the configuration of `serving/deploy`, but for the target and the intervals.
+
+    Args:
+        folder: an empty one, for its data.
+        port: of the service's metrics.
+    """
+    config = yaml.safe_load((CONFIG / "prometheus.yml").read_text())
+    config["global"] = dict.fromkeys(config["global"], SCRAPE)
+    config["rule_files"] = [str(CONFIG / each) for each in config["rule_files"]]
+    (job,) = config["scrape_configs"]
+    (target,) = job["static_configs"]
+    target["targets"] = [f"127.0.0.1:{port}"]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--web.listen-address={address}"]
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, f"--storage.tsdb.path={folder / 'data'}"], stdout=log, stderr=log, cwd=folder
+        )
+    try:
+        made = Prometheus(f"http://{address}")
+        wait_until(made.answers, 60, (folder / "prometheus.log").read_text)
+        yield made
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def dashboard_queries() -> dict[str, str]:
+    """The queries of the dashboard, with its variables filled in: panel and letter -> query."""
+    board = json.loads(DASHBOARD.read_text())
+    queries = {
+        f"{panel['title']} {target['refId']}": target["expr"]
+        for panel in board["panels"]
+        for target in panel.get("targets", ())
+    }
+    queries |= {f"annotation {each['name']}": each["expr"] for each in board["annotations"]["list"]}
+    return {name: filled(query) for name, query in queries.items()}
+
+
+def filled(query: str) -> str:
+    """A query of the dashboard, as Grafana sends it for one job and all instances."""
+    for name, value in (("$job", "twinspire"), ("$instance", ".*"), ("$__rate_interval", "10s")):
+        query = query.replace(name, value)
+    return query

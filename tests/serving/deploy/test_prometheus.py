@@ -1,0 +1,105 @@
+"""Rules and alerts, checked by promtool, and the metrics that rules and dashboard name."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serving.observability.metrics import METRICS, Kind
+from tests.helpers.serving import prometheus
+
+MISSING = prometheus.missing()
+promtool = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+RULES = sorted((prometheus.CONFIG / "rules").glob("*.yml"))
+TESTS = Path(__file__).with_name("alerts_test.yml")
+SHOWN = {Kind.COUNTER: ("_total",), Kind.HISTOGRAM: ("_bucket", "_count", "_sum"), Kind.INFO: ("_info",)}
+
+
+def rules(key: str) -> list[dict[str, Any]]:
+    """All rules that record, or all that alert."""
+    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+    return [rule for group in groups for rule in group["rules"] if key in rule]
+
+
+@promtool
+def test_prometheus_accepts_the_configuration_and_the_rules() -> None:
+    for command in (["config", str(prometheus.CONFIG / "prometheus.yml")], ["rules", *map(str, RULES)]):
+        checked = subprocess.run(["promtool", "check", *command], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@promtool
+def test_each_alert_fires_when_it_should_and_none_when_all_is_well() -> None:
+    tested = subprocess.run(["promtool", "test", "rules", str(TESTS)], capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    fires, silent = set(), set()
+    for test in yaml.safe_load(TESTS.read_text())["tests"]:
+        for each in test["alert_rule_test"]:
+            (fires if each["exp_alerts"] else silent).add(each["alertname"])
+    names = [rule["alert"] for rule in rules("alert")]
+    assert len(set(names)) == len(names)
+    assert fires == silent == set(names)
+
+
+@promtool
+@pytest.mark.parametrize("expression", ["vector(1) < 0", "vector(1)"], ids=["never", "always"])
+def test_the_tests_of_the_rules_would_see_a_rule_that_is_wrong(tmp_path: Path, expression: str) -> None:
+    broken = tmp_path / "alerts.yml"
+    text = yaml.safe_load((prometheus.CONFIG / "rules" / "alerts.yml").read_text())
+    for group in text["groups"]:
+        for rule in group["rules"]:
+            rule["expr"] = expression
+    broken.write_text(yaml.safe_dump(text))
+    tests = yaml.safe_load(TESTS.read_text())
+    tests["rule_files"] = [str(broken)]
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(tests))
+    command = ["promtool", "test", "rules", str(tmp_path / "test.yml")]
+    tested = subprocess.run(command, capture_output=True, text=True)
+    assert tested.returncode != 0
+    seen = set(re.findall(r"alertname: (\w+)", tested.stdout + tested.stderr))
+    assert seen == {rule["alert"] for rule in rules("alert")}
+
+
+def test_rules_and_dashboard_name_only_metrics_and_labels_that_exist() -> None:
+    labels = {
+        f"{metric.name}{suffix}": set(metric.labels) | ({"le"} if metric.kind is Kind.HISTOGRAM else set())
+        for metric in METRICS
+        for suffix in SHOWN.get(metric.kind, ("",))
+    }
+    recorded = {rule["record"] for rule in rules("record")}
+    queries = [rule["expr"] for rule in (*rules("record"), *rules("alert"))]
+    for query in (*queries, *prometheus.dashboard_queries().values()):
+        for name, selector in re.findall(r"\b(twinspire_\w+)(?:\{([^}]*)\})?", query):
+            if re.search(rf":{name}:", query):
+                continue  # a part of the name of a recorded metric
+            assert name in labels, query
+            used = set(re.findall(r"(\w+)\s*(?:=|!)", selector or ""))
+            assert used <= labels[name] | {"job", "instance"}, query
+        for name in re.findall(r"\w+:twinspire_\w+:\w+", query):
+            assert name in recorded, query
+
+
+def test_the_dashboard_shows_every_metric() -> None:
+    queries = " ".join((*prometheus.dashboard_queries().values(), *(rule["expr"] for rule in rules("record"))))
+    missing = [metric.name for metric in METRICS if not re.search(rf"\b{metric.name}", queries)]
+    assert missing == []
+
+
+def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
+    board = json.loads(prometheus.DASHBOARD.read_text())
+    taken: dict[tuple[int, int], str] = {}
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        for x in range(place["x"], place["x"] + place["w"]):
+            for y in range(place["y"], place["y"] + place["h"]):
+                assert x < 24
+                assert (x, y) not in taken, (panel["title"], taken[x, y])
+                taken[x, y] = panel["title"]
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
