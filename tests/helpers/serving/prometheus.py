@@ -61,7 +61,8 @@ class Prometheus:
     def answers(self) -> bool:
         """Whether it takes queries."""
         try:
-            return bool(self.get("query", query="1"))
+            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=20) as answer:
+                return bool(answer.status == 200)
         except OSError:
             return False
 

@@ -1,0 +1,138 @@
+"""A real Prometheus scrapes a service that has everything, under load: each query of the dashboard has data."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from protos.errors import AccessDenied, TwinspireError
+from serving.client import Item, RetrievalClient, where
+from serving.client.security import Security
+from tests.helpers.serving import prometheus
+from tests.helpers.serving.certificates import Authority
+from tests.helpers.serving.faulty import NAME, Service, Versions
+from tests.helpers.serving.prometheus import Prometheus
+from tests.helpers.serving.token_files import Tokens
+from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
+from tests.helpers.waiting import wait_until
+from tests.serving.deploy.test_prometheus import rules
+
+MISSING = prometheus.missing()
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=MISSING),
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.exhaustive,
+    pytest.mark.alone,
+    pytest.mark.timeout(300),  # the shadow runs only while no other process wants the core
+]
+
+CHALLENGER = f"models:/{NAME}@challenger"
+
+
+class Load(threading.Thread):
+    """Searches, with filters and without, writes, and calls without a token, until it is stopped."""
+
+    def __init__(self, address: str, ca: Path, token: str) -> None:
+        super().__init__(daemon=True)
+        self.client = RetrievalClient(address, timeout=10, security=Security(ca=ca, token=token))
+        self._stranger = RetrievalClient(address, timeout=10, security=Security(ca=ca), retries=False)
+        self._stopped = threading.Event()
+        self.errors: list[str] = []
+
+    def run(self) -> None:
+        """Ask until told to stop."""
+        names = item_names(300)
+        for n, name in enumerate(names * 1000):
+            if self._stopped.is_set():
+                return
+            try:
+                self.client.search(name, k=10)
+                self.client.search(name, k=10, filter=where.section == "section 4")
+                self.client.upsert([Item(f"live-{n % 50}", {"text": name}, {"name": name})])
+            except TwinspireError as error:
+                self.errors.append(str(error))
+            with suppress(AccessDenied):
+                self._stranger.search(name)
+                self.errors.append("a stranger was answered")
+            self._stopped.wait(0.01)
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._stopped.set()
+        self.join(30)
+        self.client.close()
+        self._stranger.close()
+
+
+@pytest.fixture(scope="module")
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Prometheus, beside a service with a canary, a shadow, live items, TLS and tokens, under load."""
+    folder = tmp_path_factory.mktemp("scraped")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    versions = Versions(uri, folder / "artefacts", direct=True)
+    authority = Authority()
+    ca = folder / "ca.pem"
+    ca.write_bytes(authority.certificate)
+    certificate, key = authority.server(last_day=60).write(folder)
+    tokens = Tokens(folder / "tokens.toml")
+    for items in (300, 200):
+        versions.add_bundle(tiny_bundle(folder / "made", items, filters=FILTERS))
+    versions.point("1")
+    versions.point("2", "challenger")
+    flags = ["--canary", CHALLENGER, "--canary-share", "0.5", "--shadow", CHALLENGER, "--shadow-share", "1"]
+    flags += ["--catalogue", f"sqlite:///{folder}/items.db", "--tokens", str(tokens.path)]
+    flags += ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+    service = Service(uri, folder, *flags)
+    load = Load(service.told["address"], ca, tokens.plain["writer"])
+    service.client.close()
+    service.client = load.client
+    data = folder / "prometheus"
+    data.mkdir()
+    try:
+        load.start()
+        with prometheus.scraping(data, service.told["metrics_port"]) as made:
+            yield made
+            assert load.errors == []
+    finally:
+        load.stop()
+        service.stop()
+        versions.close()
+
+
+def test_the_service_is_scraped(scraped: Prometheus) -> None:
+    wait_until(lambda: scraped.query('up{job="twinspire"} == 1'))
+    (target,) = scraped.get("targets")["activeTargets"]
+    assert target["lastError"] == ""
+
+
+def test_every_query_of_the_dashboard_has_data_under_load(scraped: Prometheus) -> None:
+    empty = dict(prometheus.dashboard_queries())
+    swaps = empty.pop("annotation Swaps")
+
+    def all_have_data() -> bool:
+        for name, query in list(empty.items()):
+            found = scraped.query(query)
+            if found and all(value == value for _, value in found):  # not NaN
+                del empty[name]
+        return not empty
+
+    wait_until(all_have_data, 240, lambda: empty)
+    assert scraped.query(swaps.removesuffix(" > 0"))  # there was no swap to mark
+
+
+def test_every_rule_has_been_evaluated(scraped: Prometheus) -> None:
+    wait_until(lambda: scraped.query("instance:twinspire_queries:rate5m > 0"))
+    for rule in rules("record"):
+        wait_until(lambda: scraped.query(rule["record"]), 30, lambda: rule)  # noqa: B023
+    shown = [each for group in scraped.get("rules")["groups"] for each in group["rules"]]
+    assert {each["name"] for each in shown if each["type"] == "alerting"} == {
+        rule["alert"] for rule in rules("alert")
+    }
+    assert [each["lastError"] for each in shown if each.get("lastError")] == []
+
+
+def test_a_service_under_this_load_fires_no_alert_but_for_the_strangers(scraped: Prometheus) -> None:
+    wait_until(lambda: scraped.query("instance:twinspire_queries:rate5m > 0"))
+    assert scraped.alerts() <= {"TwinspireAccessDenied", "TwinspireSlow"}  # a busy machine is slow
