@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,7 +68,6 @@ def test_the_commands_of_the_containers_are_commands_of_this_version(name: str) 
 
 
 def test_the_command_of_mlflow_is_one_of_the_pinned_version() -> None:
-    from mlflow.server.fastapi_app import app  # noqa: F401  # what the server runs is installed
     from mlflow.cli import cli
 
     module, name, *arguments = compose()["mlflow"]["command"]
@@ -142,7 +140,9 @@ def _health_check(name: str, address: str = "127.0.0.1:1") -> str:
 
 def test_the_image_is_made_of_files_and_extras_that_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    ignored = [line for line in (DEPLOY / "Dockerfile.dockerignore").read_text().split("\n") if line[:1] == "!"]
+    ignored = [
+        line for line in (DEPLOY / "Dockerfile.dockerignore").read_text().split("\n") if line.startswith("!")
+    ]
     for instruction, *arguments in dockerfile():
         if instruction == "COPY" and not arguments[0].startswith("--from"):
             for source in arguments[:-1]:

@@ -14,6 +14,7 @@ from serving.client import RetrievalClient
 from serving.client.security import Security
 from serving.security.tokens import new_token
 from tests.helpers.serving import systemd
+from tests.helpers.serving.faulty import Versions
 from tests.helpers.serving.stopping import crowd
 from tests.helpers.waiting import wait_until
 
@@ -99,6 +100,36 @@ def test_the_unit_runs_hardened_and_is_ready_when_systemd_says_so(plain: Path, t
         manager.ctl("stop", "twinspire")
         assert manager.shown("twinspire", "Result") == "success"
         assert (manager.state / "live" / "items.db").exists()  # the store of live items, in what it may write
+
+
+@real
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.exhaustive
+@pytest.mark.alone
+def test_the_unit_follows_an_alias_of_a_registry(plain: Path, tmp_path: Path) -> None:
+    """Hardening stops MLflow sooner than the service: it imports more than a hundred packages."""
+    registry = tmp_path / "registry"
+    registry.mkdir()
+    for folder in (*registry.parents, registry):
+        if folder.is_relative_to(tmp_path.parents[1]):
+            folder.chmod(0o755)  # pytest's folders are root's alone
+    uri = f"sqlite:///{registry}/mlflow.db"
+    versions = Versions(uri, registry / "artefacts", direct=True)
+    try:
+        versions.add_bundle(plain)
+        versions.point("1")
+    finally:
+        versions.close()
+    line = "TWINSPIRE_SERVE=--model models:/faults@champion --port 0 --port-file /var/lib/twinspire/port"
+    environment = {"serving.env": f"MLFLOW_TRACKING_URI={uri}\n{line} --workers 1 --poll 1 --log-rate 1\n"}
+    with systemd.booted(tmp_path / "machine", environment, f"BindPaths={registry}") as manager:
+        manager.ctl("start", "twinspire")
+        with RetrievalClient(address(manager)) as client:
+            assert len(client.search("bavuti", k=1).hits) == 1
+            wait_until(lambda: client.info().state["following"]["last_check"], 60, manager.log)
+            assert client.info().state["following"]["last_error"] == ""
+        manager.ctl("stop", "twinspire")
+        assert manager.shown("twinspire", "Result") == "success"
 
 
 def _answers(client: RetrievalClient) -> bool:
