@@ -1,10 +1,14 @@
 """The units: checked by systemd-analyze, and run by a real systemd with all of their hardening."""
 
+import json
 import re
 import shutil
+import socket
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -130,6 +134,52 @@ def test_the_unit_follows_an_alias_of_a_registry(plain: Path, tmp_path: Path) ->
             assert client.info().state["following"]["last_error"] == ""
         manager.ctl("stop", "twinspire")
         assert manager.shown("twinspire", "Result") == "success"
+
+
+@real
+@pytest.mark.skipif(not systemd.HAS_GATEWAY, reason=systemd.NO_GATEWAY)
+@pytest.mark.exhaustive
+@pytest.mark.alone
+def test_the_gateways_unit_answers_for_the_service(plain: Path, tmp_path: Path) -> None:
+    grpc_port, http_port = free_ports(2)
+    environment = {
+        "serving.env": f"TWINSPIRE_SERVE=--bundle {STATE}/bundle --port {grpc_port} --workers 1\n",
+        "gateway.env": f"TWINSPIRE_GATEWAY=--address 127.0.0.1:{grpc_port} --port {http_port}\n",
+    }
+    with systemd.booted(tmp_path / "machine", environment) as manager:
+        shutil.copytree(plain, manager.state / "bundle")
+        manager.ctl("start", "twinspire", "twinspire-gateway")
+        url = f"http://127.0.0.1:{http_port}/v1"
+        wait_until(lambda: _fetch(f"{url}/health") == 200, 30, lambda: manager.log("twinspire-gateway"))
+        query = json.dumps({"query": {"text": "bavuti"}, "k": 2}).encode()
+        with urllib.request.urlopen(f"{url}/search", query, timeout=10) as answer:
+            assert len(json.load(answer)["hits"]) == 2
+        manager.ctl("stop", "twinspire")  # the gateway says so, and stays
+        wait_until(lambda: _fetch(f"{url}/health") == 503)
+        manager.ctl("stop", "twinspire-gateway")
+        assert manager.shown("twinspire-gateway", "Result") == "success"
+        assert "Traceback" not in manager.log("twinspire-gateway")
+
+
+def _fetch(url: str) -> int:
+    """The status of an answer; 0 without one."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url), timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except OSError:
+        return 0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that no process has."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def _answers(client: RetrievalClient) -> bool:
