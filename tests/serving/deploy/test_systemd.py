@@ -152,7 +152,8 @@ def test_the_gateways_unit_answers_for_the_service(plain: Path, tmp_path: Path) 
         url = f"http://127.0.0.1:{http_port}/v1"
         wait_until(lambda: _fetch(f"{url}/health") == 200, 30, lambda: manager.log("twinspire-gateway"))
         query = json.dumps({"query": {"text": "bavuti"}, "k": 2}).encode()
-        with urllib.request.urlopen(f"{url}/search", query, timeout=10) as answer:
+        request = urllib.request.Request(f"{url}/search", query, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
             assert len(json.load(answer)["hits"]) == 2
         manager.ctl("stop", "twinspire")  # the gateway says so, and stays
         wait_until(lambda: _fetch(f"{url}/health") == 503)
@@ -164,7 +165,7 @@ def test_the_gateways_unit_answers_for_the_service(plain: Path, tmp_path: Path) 
 def _fetch(url: str) -> int:
     """The status of an answer; 0 without one."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url), timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=10) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
