@@ -75,7 +75,7 @@ def test_the_command_of_mlflow_is_one_of_the_pinned_version() -> None:
 
     module, name, *arguments = compose()["mlflow"]["command"]
     assert module == "mlflow"
-    command = cli.get_command(None, name)
+    command: Any = cli.commands[name]
     context = command.make_context(name, list(arguments))
     assert str(context.params["port"]) == "5000"
     (store,) = [each for each in command.params if each.name == "backend_store_uri"]

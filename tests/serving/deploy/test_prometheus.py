@@ -39,7 +39,8 @@ def test_each_alert_fires_when_it_should_and_none_when_all_is_well() -> None:
 
 
 def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() -> None:
-    fires, silent = set(), set()
+    fires: set[str] = set()
+    silent: set[str] = set()
     for test in yaml.safe_load(TESTS.read_text())["tests"]:
         for each in test["alert_rule_test"]:
             (fires if each["exp_alerts"] else silent).add(each["alertname"])

@@ -61,7 +61,7 @@ def test_each_metric_and_each_flag_that_is_named_exists() -> None:
     (subparsers,) = [each for each in parser._actions if hasattr(each, "choices") and each.choices]
     known = {
         flag
-        for sub in dict(subparsers.choices or {}).values()  # type: ignore[call-overload]
+        for sub in dict(subparsers.choices or {}).values()
         for action in sub._actions
         for flag in action.option_strings
     }
