@@ -99,7 +99,7 @@ class Systemd:
     def run(self, *command: str, check: bool = True) -> str:
         """What a command prints that runs where the manager does."""
         enter = ["nsenter", "-t", str(self.pid), "-m", "-p", "-C"]
-        done = subprocess.run([*enter, *command], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*enter, *command], capture_output=True, text=True, timeout=240)
         assert not check or done.returncode == 0, (command, done.stdout, done.stderr, self.log())
         return done.stdout + done.stderr
 

@@ -70,6 +70,7 @@ def test_the_commands_of_the_containers_are_commands_of_this_version(name: str) 
     assert parsed.command == arguments[0]
 
 
+@pytest.mark.exhaustive  # imports MLflow
 def test_the_command_of_mlflow_is_one_of_the_pinned_version() -> None:
     from mlflow.cli import cli
 
