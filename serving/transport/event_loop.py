@@ -43,8 +43,8 @@ ALONE_NS = 50_000  # without work, after which an arriving call counts as lone
 ALONE = 16  # lone calls in a row, after which a call is answered without polling for others
 UNKNOWN_METHOD = "other"  # for observers
 STOPPING = Unavailable("the service is stopping")
-QUIET_SECONDS = 0.05  # without a new call, after which a loop that stops tells gRPC to shut down
-REFUSE_SECONDS = 0.5  # in which new calls are refused before that, at most
+QUIET_SECONDS = 0.1  # without a new call, after which a loop that stops tells gRPC to shut down
+REFUSE_SECONDS = 1.0  # in which new calls are refused before that, at most
 
 
 class Authorizer(Protocol):
@@ -301,8 +301,8 @@ class EventLoop:
     def _await_quiet(self, until: float) -> None:
         """Return when no new call has been refused for a while.
 
-        A call that gRPC receives while it shuts down is CANCELLED, which tells its client that a retry is
-        useless. So as many as possible are refused by name before.
+        A call that gRPC receives while it shuts down is CANCELLED, and clients do not repeat a cancelled call.
+        So new calls are refused with UNAVAILABLE before, until no more come.
 
         Args:
             until: when to return at the latest, by the monotonic clock.
@@ -313,7 +313,7 @@ class EventLoop:
                 began = began or now
                 if now - refused > QUIET_SECONDS or now - began > REFUSE_SECONDS:
                     return
-            time.sleep(QUIET_SECONDS / 10)
+            time.sleep(QUIET_SECONDS / 20)
 
     # On the event loop's thread.
 

@@ -38,7 +38,7 @@ def make_serve(plain: Path, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

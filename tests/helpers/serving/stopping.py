@@ -61,7 +61,10 @@ class Crowd:
             assert not thread.is_alive()
 
     def check(self, log: str) -> None:
-        """Each request that the service has logged was answered, and all others were refused by name.
+        """Each request that the service has logged was answered, and the others were told to go elsewhere.
+
+        gRPC cancels what it receives while it shuts down, before its client knows. On a machine so busy that
+        clients do not run for a while, a few are late in that way.
 
         Args:
             log: of the service, with `--log-rate 1`.
@@ -73,7 +76,9 @@ class Crowd:
         assert {line["code"] for line in searches} == {"OK"}
         assert accepted == self.answered
         assert len(self.failed) == self.clients
-        assert set(self.failed.values()) == {grpc.StatusCode.UNAVAILABLE}
+        late = sum(code is grpc.StatusCode.CANCELLED for code in self.failed.values())
+        assert set(self.failed.values()) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        assert late <= self.clients // 4, self.failed
 
 
 @contextmanager
