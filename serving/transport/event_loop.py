@@ -301,8 +301,8 @@ class EventLoop:
     def _await_quiet(self, until: float) -> None:
         """Return when no new call has been refused for a while.
 
-        A call that gRPC receives while it shuts down is CANCELLED, and clients do not repeat a cancelled call.
-        So new calls are refused with UNAVAILABLE before, until no more come.
+        A call that gRPC receives while it shuts down is CANCELLED, and clients do not repeat that. So new
+        calls are refused with UNAVAILABLE before, until no more come.
 
         Args:
             until: when to return at the latest, by the monotonic clock.

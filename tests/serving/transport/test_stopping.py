@@ -5,18 +5,24 @@ import threading
 import time
 
 import grpc
+import pytest
 
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc as stubs
 from serving.client import RetrievalClient
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
+from serving.transport import event_loop
 
 QUERY = wire.SearchRequest(query=wire.Query(text="bavuti xelike mopy"), k=1)
 
 
-def test_calls_that_come_while_it_stops_are_told_to_go_elsewhere(retriever: Retriever) -> None:
+def test_calls_that_come_while_it_stops_are_told_to_go_elsewhere(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """gRPC's own refusal is CANCELLED, which no client repeats."""
+    monkeypatch.setattr(event_loop, "QUIET_SECONDS", 2.0)  # also where this test does not run for a while
+    monkeypatch.setattr(event_loop, "REFUSE_SECONDS", 2.0)
     queries: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     with RetrievalServer(retriever) as server, RetrievalClient(server.address) as client:
         options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
