@@ -96,9 +96,7 @@ def test_nothing_is_sent_without_a_manager(caplog: pytest.LogCaptureFixture) -> 
     assert caplog.records == []
 
 
-def test_an_unusable_socket_is_logged_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unusable_socket_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     missing = tmp_path / "missing"
     service = ServiceManager(str(missing))
     service.ready("now")
