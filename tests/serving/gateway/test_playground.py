@@ -32,7 +32,7 @@ from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
 from tests.helpers.waiting import wait_until
 
 MISSING = browser.missing()
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+pytestmark = [pytest.mark.exhaustive, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
 QUERY = "bavuti xelike mopy"
 HOSTILE_ITEM = "item-280"  # the second hit of the query
