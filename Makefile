@@ -13,7 +13,7 @@ PORT   ?= 50051
 METRICS_PORT ?= 9464
 UI_PORT ?= 5000
 K      ?= 10
-NAME    = $(shell sed -n 's/^name *= *"\(.*\)".*/\1/p' $(CONFIG) | head -n 1)
+NAME    = $(shell sed -n 's/^name *= *"\(.*\)".*/\1/p' $(CONFIG) 2>/dev/null | head -n 1)
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
@@ -22,6 +22,12 @@ STAMP  := $(VENV)/.installed
 define run
 	$(if $(JSON),$(PY) -m $(1) --json $(2) > "$(JSON).part" || { rm -f "$(JSON).part"; exit 1; }
 	mv "$(JSON).part" "$(JSON)",$(PY) -m $(1) $(2))
+endef
+
+# Where a recipe needs $(NAME), or the file itself, before Python can say that it is missing.
+define configured
+	[ -f "$(CONFIG)" ] || {
+	  echo "error: CONFIG=$(CONFIG): there is no such file; experiments are in train/configs/" >&2; exit 2; }
 endef
 
 # One recipe at a time: $(1) is a Python, $(2) says what another process may be doing, $(3) is a file to lock. The
@@ -104,7 +110,8 @@ history: setup ## every promotion, refusal and rollback: who, when, from, to, on
 	@$(call run,export history,--config $(CONFIG))
 
 serve: setup ## answer over gRPC on PORT, from the model with alias ALIAS, or from BUNDLE; FLAGS="--help"
-	@exec $(PY) -m serving serve --port $(PORT) --metrics-port $(METRICS_PORT) \
+	@$(if $(BUNDLE),,$(configured))
+	exec $(PY) -m serving serve --port $(PORT) --metrics-port $(METRICS_PORT) \
 	  $(if $(WORKERS),--workers $(WORKERS)) $(FLAGS) \
 	  $(if $(BUNDLE),--bundle $(BUNDLE),--model models:/$(NAME)@$(ALIAS)) $(if $(JSON),--json > "$(JSON)")
 
@@ -141,7 +148,8 @@ livetest: setup ## live items under load, kills and swaps: BUNDLE= OTHER= ONLY=h
 	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)))
 
 demo: setup ## everything: data, training, export, registry, a server, example queries, a summary
-	@$(call alone,$(PY),make demo of $(NAME),$(CONFIG))
+	@$(configured)
+	$(call alone,$(PY),make demo of $(NAME),$(CONFIG))
 	step() { printf '\n%s\n' "$$1"; }
 	step "1/6  data";     $(PY) -m train data --config $(CONFIG)
 	step "2/6  training"; $(PY) -m train fit --config $(CONFIG)
@@ -208,3 +216,5 @@ override HISTORY := $(value HISTORY)
 override REASON := $(value REASON)
 override TO := $(value TO)
 export Q HISTORY REASON TO
+# Programs then suggest commands of make.
+export TWINSPIRE_MAKE := 1

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from serving.__main__ import main
+from serving.client.security import TOKEN
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.serving.conftest import ROOT, Start
@@ -245,7 +246,11 @@ def test_a_token_is_told_once_with_what_the_file_must_say(capsys: Capture) -> No
     assert hashlib.sha256(made["token"].encode()).hexdigest() in made["entry"]
     assert 'role = "writer"' in made["entry"]
     assert main(["token", "--name", "search-frontend"]) == 0
-    assert "[[token]]" in capsys.readouterr().out
+    secret, told = capsys.readouterr()
+    assert TOKEN.fullmatch(secret.removesuffix("\n"))  # alone, so that `> FILE` makes a token file
+    assert "[[token]]" in told
+    assert hashlib.sha256(secret.strip().encode()).hexdigest() in told
+    assert secret.strip() not in told
 
 
 @pytest.fixture
