@@ -30,9 +30,7 @@ def check_target(address: str) -> None:
         example = place if ":" in place else f"{place or 'HOST'}:PORT"
         raise InvalidInput("address", f"expected {example}, got the URL {address!r}")
     if ":" not in address:
-        raise InvalidInput(
-            "address", f"expected a host and its port, such as 127.0.0.1:50051, got {address!r}"
-        )
+        raise InvalidInput("address", f"expected host:port, such as 127.0.0.1:50051, got {address!r}")
 
 
 def client_of(host: str) -> str:

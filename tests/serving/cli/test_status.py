@@ -106,7 +106,7 @@ def test_live_items_are_told_with_the_bounds_of_writes() -> None:
         "1,234, and 5 deletes, of at most 100,000; the worker is at sequence 1299 of 1300"
     )
     assert found["writes"] == (
-        "at most 1,000 items in a request, 65,536 bytes in an item, 20,000 changes not encoded yet"
+        "at most 1,000 items in a request, 64 KiB in an item, 20,000 changes not encoded yet"
     )
     assert "catalogue's error" not in found
     catalogue["last_error"] = "the disk is full"

@@ -225,7 +225,7 @@ def test_a_token_comes_from_a_file_or_the_environment(
     capsys.readouterr()
     file.write_text(" \n")
     assert main(["search", "a", "--token-file", str(file)]) == 1
-    assert capsys.readouterr().err == f"error: {file}: expected a token, found none\n"
+    assert capsys.readouterr().err.startswith(f"error: {file}: expected a token, found none\n")
     assert main(["search", "a", "--token-file", str(tmp_path / "missing")]) == 1
     assert f"error: {tmp_path / 'missing'}: cannot be read" in capsys.readouterr().err
 
