@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: setup data train export encode bench scale evaluate register promote refresh rollback history serve status \
+.PHONY: setup doctor data train export encode bench scale evaluate register promote refresh rollback history serve status \
         search loadtest swaptest filtertest livetest demo ui test test-all test-serving test-hostile lint protos clean help
 
 PYTHON ?= python3
@@ -22,6 +22,12 @@ STAMP  := $(VENV)/.installed
 define run
 	$(if $(JSON),$(PY) -m $(1) --json $(2) > "$(JSON).part" || { rm -f "$(JSON).part"; exit 1; }
 	mv "$(JSON).part" "$(JSON)",$(PY) -m $(1) $(2))
+endef
+
+define new_enough
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+	  echo "Twinspire needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2
+	  echo "Name another with: make setup PYTHON=python3.12" >&2; exit 1; }
 endef
 
 # Where a recipe needs $(NAME), or the file itself, before Python can say that it is missing.
@@ -47,9 +53,7 @@ endef
 setup: $(STAMP) ## make .venv with pip from pinned versions
 
 $(STAMP): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-	  echo "Twinspire needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2
-	  echo "Name another with: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(new_enough)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || {
 	  echo "$(PYTHON) cannot make environments; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@command -v "$${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || {
@@ -68,6 +72,11 @@ $(STAMP): requirements.txt
 	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar on --no-compile -r requirements.txt
 	@$(PY) -m compileall -qq -j 0 $(VENV)/lib || true # on all cores, where pip takes one; some files are templates
 	@touch $(STAMP)
+
+doctor: ## what this machine lacks, and what to do about it, also before setup; FLAGS="--tokens FILE" for a service's files
+	@$(if $(wildcard $(STAMP)),,$(new_enough))
+	$(if $(wildcard $(STAMP)),$(PY),$(PYTHON)) -m serving.doctor --port $(PORT) --metrics-port $(METRICS_PORT) \
+	  $(FLAGS) $(if $(JSON),--json > "$(JSON)")
 
 data: setup ## read, check and split the data set of CONFIG
 	@$(call run,train data,--config $(CONFIG) $(if $(REFRESH),--refresh))

@@ -1,7 +1,7 @@
 """`python -m serving COMMAND`; each command has --help.
 
-The commands are serve, search, encode, info, status, batch, items, token, demo, loadtest, swaptest and
-filtertest.
+The commands are serve, search, encode, info, status, batch, items, token, demo, doctor, loadtest, swaptest,
+filtertest and livetest.
 """
 
 from serving import environment  # noqa: F401  # before gRPC is imported
@@ -16,6 +16,7 @@ from serving.cli import arguments, commands, tables
 from serving.cli.benchmark_arguments import add_arguments as add_load
 from serving.cli.benchmark_arguments import add_filter_arguments, add_live_arguments, add_swap_arguments
 from serving.cli.client_commands import add_commands
+from serving.doctor.command import add_doctor
 from serving.security.tokens import Role
 
 
@@ -50,6 +51,7 @@ def _parser() -> ArgumentParser:
     token.add_argument("--name", required=True, help="name of its user, for logs and rate limits")
     roles = [role.name.lower() for role in Role if role is not Role.ANYONE]
     token.add_argument("--role", choices=roles, default="reader", help="role of the token (%(default)s)")
+    add_doctor(subparsers)
     add_load(add("loadtest", "Measure a bundle's service under load.", commands.load))
     add_swap_arguments(
         add("swaptest", "Swap two bundles under load, and check every answer.", commands.swap_test)
