@@ -6,12 +6,14 @@ import os
 import resource
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
+import sysconfig
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -48,13 +50,13 @@ def test_python(monkeypatch: Patch) -> None:
 @pytest.mark.skipif(shutil.which("c++") is None, reason="c++ is not installed")
 def test_a_compiler_that_works(monkeypatch: Patch) -> None:
     monkeypatch.setenv("CXX", "c++ -O2")
-    if (Path(machine.sysconfig.get_paths()["include"]) / "Python.h").is_file():
+    if (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
         assert shown(machine.compiler(), "ok")
 
 
 def test_a_compiler_that_is_missing_or_fails(monkeypatch: Patch, tmp_path: Path) -> None:
     (tmp_path / "Python.h").touch()
-    monkeypatch.setattr(machine.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
     monkeypatch.setenv("PATH", str(tmp_path))
     assert shown(
         machine.compiler(), "warning", "no C++ compiler; hnswlib is built already", "apt-get install g++"
@@ -148,7 +150,6 @@ def test_a_registry_that_is_a_server() -> None:
 
 
 def test_a_registry_that_is_a_file(tmp_path: Path) -> None:
-    sqlite3: Any = settings.sqlite3
     path = tmp_path / "mlflow.db"
     uri = f"sqlite:///{path}"
     assert shown(settings.registry(uri), "warning", "not there yet", "make demo")
@@ -176,8 +177,10 @@ def test_certificates(tmp_path: Path) -> None:
     early, *_ = settings.certificates(*authority.server(2, 60).write(tmp_path), None)
     assert shown(early, "problem", "not valid yet", "clock")
     (tmp_path / "key.pem").write_text("no key")
-    assert shown(*settings.certificates(*files, None), "problem", "key.pem")
-    assert shown(*settings.certificates(None, None, None), "ok", "none")
+    (unusable,) = settings.certificates(*files, None)
+    assert shown(unusable, "problem", "key.pem")
+    (none,) = settings.certificates(None, None, None)
+    assert shown(none, "ok", "none")
 
 
 def test_tokens(tmp_path: Path) -> None:
@@ -192,7 +195,7 @@ def test_tokens(tmp_path: Path) -> None:
     entries = [new_token(name, "reader")[1] for name in ("a", "late")]
     path.write_text(f"{entries[0]}{entries[1]}expires = 2020-01-01\n")
     assert shown(settings.tokens(path, "0.0.0.0"), "ok", "1 valid, 1 expired")
-    soon = settings.time.strftime("%Y-%m-%d", settings.time.gmtime(settings.time.time() + 10 * settings.DAY))
+    soon = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 10 * settings.DAY))
     path.write_text(f"{entries[0]}expires = {soon}\n")
     assert shown(settings.tokens(path, "0.0.0.0"), "warning", "a in ", " days will expire")
 
