@@ -13,7 +13,7 @@ import pytest
 
 from export.__main__ import COMMANDS, find
 from protos import __version__
-from protos.cli import add_command, command_line
+from protos.cli import add_command, as_typed, command_line
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.helpers.tiny import tiny_bundle
@@ -194,3 +194,19 @@ def main_of(program: str) -> Callable[[], int]:
     module = program if program == "serving.bundles" else f"{program}.__main__"
     found: Callable[[], int] = importlib.import_module(module).main
     return found
+
+
+@pytest.mark.parametrize(
+    ("make", "program", "expected"),
+    [
+        ("1", "/venv/bin/python", "make train CONFIG=a.toml RESUME=1"),
+        ("", "train/__main__.py", "python -m train fit --config a.toml --resume"),
+        ("", "/usr/bin/twinspire-train", "twinspire-train fit --config a.toml --resume"),
+    ],
+)
+def test_a_command_is_suggested_in_the_words_of_the_one_that_was_typed(
+    make: str, program: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TWINSPIRE_MAKE", make)
+    monkeypatch.setattr(sys, "argv", [program])
+    assert as_typed("make train CONFIG=a.toml RESUME=1", "train", "fit --config a.toml --resume") == expected
