@@ -32,7 +32,7 @@ from serving.transport.admission import (
 )
 from serving.transport.batching import Batcher, Job
 from serving.transport.limits import Bounds
-from tests.helpers.serving.reacting import GOOD, Reacting, call, reacting, soon
+from tests.helpers.serving.reacting import GOOD, Reacting, reacting, soon
 from tests.serving.conftest import ROOT
 
 
