@@ -3,8 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: setup data train export encode bench scale evaluate register promote refresh rollback history serve serve-http status \
-        search loadtest gatewaytest swaptest filtertest livetest demo ui test test-all test-serving test-hostile lint protos clean help
+.PHONY: setup doctor data train export encode bench scale evaluate register promote refresh rollback history serve \
+        serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui test test-all test-serving \
+        test-hostile lint protos clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
@@ -14,7 +15,7 @@ HTTP_PORT ?= 8080
 METRICS_PORT ?= 9464
 UI_PORT ?= 5000
 K      ?= 10
-NAME    = $(shell sed -n 's/^name *= *"\(.*\)".*/\1/p' $(CONFIG) | head -n 1)
+NAME    = $(shell sed -n 's/^name *= *"\(.*\)".*/\1/p' $(CONFIG) 2>/dev/null | head -n 1)
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
@@ -23,6 +24,18 @@ STAMP  := $(VENV)/.installed
 define run
 	$(if $(JSON),$(PY) -m $(1) --json $(2) > "$(JSON).part" || { rm -f "$(JSON).part"; exit 1; }
 	mv "$(JSON).part" "$(JSON)",$(PY) -m $(1) $(2))
+endef
+
+define new_enough
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+	  echo "Twinspire needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2
+	  echo "Name another with: make setup PYTHON=python3.12" >&2; exit 1; }
+endef
+
+# Where a recipe needs $(NAME), or the file itself, before Python can say that it is missing.
+define configured
+	[ -f "$(CONFIG)" ] || {
+	  echo "error: CONFIG=$(CONFIG): there is no such file; experiments are in train/configs/" >&2; exit 2; }
 endef
 
 # One recipe at a time: $(1) is a Python, $(2) says what another process may be doing, $(3) is a file to lock. The
@@ -42,9 +55,7 @@ endef
 setup: $(STAMP) ## make .venv with pip from pinned versions
 
 $(STAMP): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-	  echo "Twinspire needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2
-	  echo "Name another with: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(new_enough)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || {
 	  echo "$(PYTHON) cannot make environments; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@command -v "$${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || {
@@ -63,6 +74,11 @@ $(STAMP): requirements.txt
 	@$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar on --no-compile -r requirements.txt
 	@$(PY) -m compileall -qq -j 0 $(VENV)/lib || true # on all cores, where pip takes one; some files are templates
 	@touch $(STAMP)
+
+doctor: ## what this machine lacks, and what to do about it, also before setup; FLAGS="--tokens FILE" for a service's files
+	@$(if $(wildcard $(STAMP)),,$(new_enough))
+	$(if $(wildcard $(STAMP)),$(PY),$(PYTHON)) -m serving.doctor --port $(PORT) --metrics-port $(METRICS_PORT) \
+	  $(FLAGS) $(if $(JSON),--json > "$(JSON)")
 
 data: setup ## read, check and split the data set of CONFIG
 	@$(call run,train data,--config $(CONFIG) $(if $(REFRESH),--refresh))
@@ -105,7 +121,8 @@ history: setup ## every promotion, refusal and rollback: who, when, from, to, on
 	@$(call run,export history,--config $(CONFIG))
 
 serve: setup ## answer over gRPC on PORT, from the model with alias ALIAS, or from BUNDLE; FLAGS="--help"
-	@exec $(PY) -m serving serve --port $(PORT) --metrics-port $(METRICS_PORT) \
+	@$(if $(BUNDLE),,$(configured))
+	exec $(PY) -m serving serve --port $(PORT) --metrics-port $(METRICS_PORT) \
 	  $(if $(WORKERS),--workers $(WORKERS)) $(FLAGS) \
 	  $(if $(BUNDLE),--bundle $(BUNDLE),--model models:/$(NAME)@$(ALIAS)) $(if $(JSON),--json > "$(JSON)")
 
@@ -150,7 +167,8 @@ livetest: setup ## live items under load, kills and swaps: BUNDLE= OTHER= ONLY=h
 	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)))
 
 demo: setup ## everything: data, training, export, registry, a server, example queries, a summary
-	@$(call alone,$(PY),make demo of $(NAME),$(CONFIG))
+	@$(configured)
+	$(call alone,$(PY),make demo of $(NAME),$(CONFIG))
 	step() { printf '\n%s\n' "$$1"; }
 	step "1/6  data";     $(PY) -m train data --config $(CONFIG)
 	step "2/6  training"; $(PY) -m train fit --config $(CONFIG)
@@ -220,3 +238,5 @@ override HISTORY := $(value HISTORY)
 override REASON := $(value REASON)
 override TO := $(value TO)
 export Q HISTORY REASON TO
+# Programs then suggest commands of make.
+export TWINSPIRE_MAKE := 1

@@ -3,93 +3,119 @@
 Builds the bundle of a training run, measures it, and releases it through the model registry.
 """
 
-import argparse
+import importlib
 import sys
-from pathlib import Path
+from argparse import ArgumentParser, Namespace
+from typing import Any, NamedTuple
 
-from export import commands as stages
-from export import terminal
-from export.benchmark import command as bench_command
-from export.benchmark import report as bench_report
+from rich.console import Console
+
+from export.arguments import add_options
 from export.benchmark.scale.command import add_scale
-from export.encoding import command as encode_command
-from export.refresh import command as refresh_command
-from export.release.audit_log import REASON_LENGTH
-from protos.cli import command_line
+from protos.cli import Document, UsageError, command_line
 from train.cli import add_experiment_command, execute
 
+
+class Command(NamedTuple):
+    """A command, as `module:function`; both are imported when it runs, because most take seconds to import.
+
+    Args:
+        help: one sentence.
+        run: takes the arguments, and returns the document.
+        show: prints the document on a console.
+    """
+
+    help: str
+    run: str
+    show: str
+
+
 COMMANDS = {
-    "bundle": (stages.make_bundle, terminal.show_bundle),
-    "encode": (encode_command.encode, encode_command.show_encoded),
-    "bench": (bench_command.bench, bench_report.show),
-    "evaluate": (stages.evaluate, terminal.show_quality),
-    "register": (stages.register, terminal.show_registered),
-    "promote": (stages.promote, terminal.show_move),
-    "refresh": (refresh_command.refresh, refresh_command.show_refreshed),
-    "catalogue": (refresh_command.catalogue, refresh_command.show_table),
-    "rollback": (stages.rollback, terminal.show_move),
-    "history": (stages.history, terminal.show_history),
+    "bundle": Command(
+        "Export the towers of a run, measure them, build the index, and write the bundle.",
+        "export.commands:make_bundle",
+        "export.terminal:show_bundle",
+    ),
+    "encode": Command(
+        "Encode a table of items with a bundle's item tower; resumes after a kill.",
+        "export.encoding.command:encode",
+        "export.encoding.command:show_encoded",
+    ),
+    "bench": Command(
+        "Measure a bundle (towers, retriever, index), and compare it with the previous bench.",
+        "export.benchmark.command:bench",
+        "export.benchmark.report:show",
+    ),
+    "evaluate": Command(
+        "Measure the quality of a bundle on the test split again, with its towers and index parameters.",
+        "export.commands:evaluate",
+        "export.terminal:show_quality",
+    ),
+    "register": Command(
+        "Put a bundle into the MLflow model registry, as the challenger.",
+        "export.release.commands:register",
+        "export.terminal:show_registered",
+    ),
+    "promote": Command(
+        "Make the challenger the champion, if all gates hold.",
+        "export.commands:promote",
+        "export.terminal:show_move",
+    ),
+    "refresh": Command(
+        "Make a new bundle of the champion's towers and the catalogue as it stands; resumes after a kill.",
+        "export.refresh.command:refresh",
+        "export.refresh.command:show_refreshed",
+    ),
+    "catalogue": Command(
+        "Write the items of the data set with the changes of the store, as a table that training reads.",
+        "export.refresh.command:catalogue",
+        "export.refresh.command:show_table",
+    ),
+    "rollback": Command(
+        "Make the champion before this one the champion again, or the version that is named.",
+        "export.release.commands:rollback",
+        "export.terminal:show_move",
+    ),
+    "history": Command(
+        "Print every promotion, refusal and rollback of the champion, and whether the record is whole.",
+        "export.release.commands:history",
+        "export.terminal:show_history",
+    ),
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """The command line."""
     top = command_line("python -m export", __doc__)
     commands = top.add_subparsers(required=True, metavar=" | ".join([*COMMANDS, "scale"]))
-    for name, (run, show) in COMMANDS.items():
-        command = add_experiment_command(commands, name, run, show)
-        if name == "bundle":
-            command.add_argument(
-                "--run", default="", help="id of the MLflow run to export (default: the newest)"
-            )
-        if name in ("bench", "encode", "evaluate", "register"):
-            command.add_argument("--bundle", type=Path, help="folder of the bundle (default: the newest)")
-        if name == "bench":
-            bench_command.add_options(command)
-        if name == "encode":
-            command.add_argument(
-                "--items", type=Path, required=True, help="table of items: Parquet, CSV, TSV or JSONL"
-            )
-            command.add_argument(
-                "--output", type=encode_command.npy_path, required=True, help="the .npy file to write"
-            )
-        if name == "promote":
-            command.add_argument(
-                "--force", action="store_true", help="promote even if gates fail; requires --reason"
-            )
-        if name == "refresh":
-            refresh_command.add_options(command)
-        if name == "catalogue":
-            refresh_command.add_table_options(command)
-        if name == "rollback":
-            command.add_argument(
-                "--to", default="", help="version to make champion (default: the previous champion)"
-            )
-        if name in ("promote", "rollback"):
-            command.add_argument("--reason", type=_reason, default="", help="reason, for the audit log")
+    for name, command in COMMANDS.items():
+        add_options(name, _add(commands, name, command))
     add_scale(commands)
     return top
 
 
-def _reason(text: str) -> str:
-    """A reason that fits into the registry and into a table.
+def find(name: str) -> Any:
+    """The function that `module:function` names."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
 
-    Raises:
-        ArgumentTypeError: it is too long, or has characters that cannot be printed.
-    """
-    words = " ".join(text.split())
-    if len(words) > REASON_LENGTH or not words.isprintable():
-        raise argparse.ArgumentTypeError(f"expected up to {REASON_LENGTH} printable characters")
-    return words
+
+def _add(commands: Any, name: str, command: Command) -> ArgumentParser:
+    def run(arguments: Namespace) -> Document:
+        if getattr(arguments, "force", False) and not arguments.reason:
+            raise UsageError("promote --force: say why with --reason")
+        document: Document = find(command.run)(arguments)
+        return document
+
+    def show(document: Document, console: Console) -> None:
+        find(command.show)(document, console)
+
+    return add_experiment_command(commands, name, run, show, command.help)
 
 
 def main() -> int:
     """Run a command and return its exit code."""
-    top = parser()
-    arguments = top.parse_args()
-    if getattr(arguments, "force", False) and not arguments.reason:
-        top.error("promote --force: say why with --reason")
-    return execute(top)
+    return execute(parser())
 
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ from export.onnx.runtimes import onnx_encoder
 from export.tower_exporter import ExportedTowers, ServedTower, TowerExporter
 from protos import bundle
 from protos.errors import MissingStage
-from protos.features import HistoryFeature, Schema, TextFeature
+from protos.features import HistoryFeature, Schema, TextFeature, normalise
 from protos.files.file_lock import exclusive_lock
 from protos.vectors import rounded_vectors, write_vectors
 from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.filters import filter_kinds, filter_values
-from train.data.training_data import TrainingData, training_data_of, values_of
+from train.data.training_data import TrainingData, texts_of, training_data_of, values_of
 from train.evaluation.plots import save
 from train.fingerprint import code_fingerprint, fingerprint
 from train.models.heads import score_of
@@ -214,6 +214,7 @@ class _BundleBuilder:
                 towers.vectors.precision,
             ),
             filters=filter_kinds(self.dataset.items),
+            letters=known_letters(self.experiment, self.data),
         )
 
     def _log(self, folder: Path) -> None:
@@ -230,6 +231,21 @@ def _has_catalogue_text(experiment: Experiment) -> bool:
         isinstance(spec, TextFeature) and spec.catalogue_column not in ("", spec.column)
         for spec in experiment.item.values()
     )
+
+
+def known_letters(experiment: Experiment, data: TrainingData) -> str:
+    """Letters and digits of the texts that the towers were trained on, normalised and sorted.
+
+    Empty where the query tower reads no text.
+    """
+    queries = texts_of(data.queries, experiment.query)
+    if not queries:
+        return ""
+    rows, _ = data.parts["train"].by_query()
+    found: set[str] = set()
+    for text in (*(queries[row] for row in rows), *texts_of(data.items, experiment.item)):
+        found.update(text)
+    return "".join(sorted({each for raw in found for each in normalise(raw) if each.isalnum()}))
 
 
 def examples(experiment: Experiment, data: TrainingData, schema: Schema) -> list[dict[str, Any]]:

@@ -15,8 +15,6 @@ from export.evaluation import quality
 from export.onnx.runtimes import onnx_encoder
 from export.release import promote as release
 from export.release import registry
-from export.release.history import history as history_of
-from export.release.rollback import rollback as roll_back
 from protos import bundle
 from protos.bundle import TOWERS
 from protos.documents import parse_json
@@ -60,20 +58,6 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     return metrics | {"bundle": str(folder)}
 
 
-def register(arguments: Namespace) -> dict[str, Any]:
-    """Put a bundle into the MLflow model registry, as the challenger."""
-    connect()
-    experiment = read_experiment(arguments.config)
-    folder, manifest = find_bundle(experiment, arguments.bundle)
-    version, reused = registry.register(folder)
-    return {
-        "model": f"models:/{manifest.name}/{version.version}",
-        "alias": registry.CHALLENGER,
-        "bundle_version": manifest.bundle_version,
-        "reused": reused,
-    }
-
-
 def promote(arguments: Namespace) -> dict[str, Any]:
     """Make the challenger the champion, if all gates hold."""
     connect()
@@ -90,25 +74,6 @@ def promote(arguments: Namespace) -> dict[str, Any]:
         "decision": done.decision and done.decision.document(),
         "run_id": done.run_id,
     }
-
-
-def rollback(arguments: Namespace) -> dict[str, Any]:
-    """Make the champion before this one the champion again, or the version that is named."""
-    connect()
-    name = read_experiment(arguments.config).name
-    move = roll_back(name, arguments.to, arguments.reason)
-    version = move.after if move else arguments.to
-    return {
-        "model": f"models:/{name}/{version}",
-        "alias": registry.CHAMPION,
-        "move": move and asdict(move),
-    }
-
-
-def history(arguments: Namespace) -> dict[str, Any]:
-    """Print every promotion, refusal and rollback of the champion, and whether the record is whole."""
-    connect()
-    return history_of(read_experiment(arguments.config).name)
 
 
 def _dataset(experiment: Experiment, arguments: Namespace) -> Dataset:

@@ -1,4 +1,7 @@
-"""Terminal output of the commands of `python -m export`."""
+"""Terminal output of the commands of `python -m export`.
+
+What needs torch or matplotlib to be imported is imported where it is used, so that `history` is quick.
+"""
 
 from typing import Any
 
@@ -6,13 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from export.quantization import show_precision
-from train.evaluation.plots import metric_label
-from train.terminal import METRICS, baseline_columns, show_cold_start
-
 
 def show_bundle(result: dict[str, Any], console: Console) -> None:
     """Print version, quality, parity, index, precision and latency of a bundle."""
+    from export.quantization import show_precision
+
     again = ", unchanged" if result["reused"] else ""
     console.print(f"bundle {result['bundle_version'][:12]}{again}: {result['bundle']}", soft_wrap=True)
     show_quality(result["quality"], console)
@@ -31,6 +32,9 @@ def show_bundle(result: dict[str, Any], console: Console) -> None:
 
 def show_quality(metrics: dict[str, Any], console: Console) -> None:
     """Print the quality of the served pipeline beside exact search and the baselines."""
+    from train.evaluation.plots import metric_label
+    from train.terminal import METRICS, baseline_columns, show_cold_start
+
     names = {"": "served", "exact_": "exact", **baseline_columns(metrics)}
     table = Table(f"test, {int(metrics['queries']):,} queries", *names.values(), box=None)
     for name in METRICS:

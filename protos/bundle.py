@@ -235,6 +235,8 @@ class Manifest:
         catalogue: where the items come from a store of live items: its state at that time.
         refreshed_from: of a bundle that was made of another one, without training.
         filters: filter field -> type of its values; bundles without filter fields leave it out.
+        letters: letters and digits of the training texts, normalised and sorted. The query tower knows
+            nothing of a text without any of them. Bundles without texts, and older ones, leave it out.
     """
 
     name: str
@@ -259,6 +261,7 @@ class Manifest:
     catalogue: Snapshot | None = field(default=None, metadata=OPTIONAL)
     refreshed_from: Refreshed | None = field(default=None, metadata=OPTIONAL)
     filters: dict[str, FilterKind] = field(default_factory=dict, metadata=OPTIONAL)
+    letters: str = field(default="", metadata=OPTIONAL)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

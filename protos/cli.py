@@ -1,21 +1,24 @@
 """Runs one command of a command line: its result goes to stdout, everything else to stderr.
 
-    parser = ArgumentParser(prog="python -m serving.client")
+    parser = command_line("python -m serving.client", "Query a server.")
     commands = parser.add_subparsers(required=True)
     add_command(commands, "info", "Ask a server what it serves.", info)
     sys.exit(execute(parser, console=Console))
+
+The notes of an error (PEP 678) are printed below it; they say what to do.
 
 A command returns a document, which `--json` prints, and a function that shows it to a person on a rich
 console. The entry point supplies the console, because this package does not depend on rich.
 """
 
 import contextlib
+import difflib
 import errno
 import json
 import os
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from argparse import Action, ArgumentError, ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ Result = tuple[Document, Callable[[Console], None]]
 Command = Callable[[Namespace], Result | None]
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130  # exit codes; argparse exits with 2, and shells with 128 + SIGINT
+INSTALLED = "twinspire-"  # how the names of installed programs begin
+UNDER_MAKE = "TWINSPIRE_MAKE"  # environment variable that the Makefile sets
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the quota, within `ulimit -f`
 SQLITE_NO_SPACE = ("database or disk is full", "disk I/O error")  # SQLAlchemy passes on the text of SQLite
 
@@ -36,10 +41,103 @@ class UsageError(Exception):
     """The arguments contradict each other; the process exits as it does for an unknown argument."""
 
 
+def as_typed(make: str, module: str, arguments: str) -> str:
+    """A command to suggest, in the words of the one that was typed.
+
+    Args:
+        make: the command for `make`, which is returned if `make` started this process.
+        module: the program otherwise, as `python -m` names it; or the installed program, if it was typed.
+        arguments: of the program.
+    """
+    if os.environ.get(UNDER_MAKE):
+        return make
+    typed = Path(sys.argv[0]).name
+    return f"{typed if typed.startswith(INSTALLED) else f'python -m {module}'} {arguments}"
+
+
+class CommandParser(ArgumentParser):
+    """A parser, or a subcommand's: its errors show its own usage, and name what was probably meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As `ArgumentParser` does, but unknown arguments are an error of the parser that meets them.
+
+        Otherwise the outermost parser would report them, beside its own usage.
+        """
+        given = [*(sys.argv[1:] if args is None else args)]
+        if self._subparsers is None:  # before argparse complains about the required option that was misspelt
+            self._refuse(_unknown_options(given, self._option_string_actions))
+        found, rest = super().parse_known_args(given, namespace)
+        self._refuse(rest)
+        return found, rest
+
+    def _refuse(self, unknown: Sequence[str]) -> None:
+        if not unknown:
+            return
+        name = unknown[0].partition("=")[0]
+        if name.startswith("-"):
+            self.error(f"{name}: no such option{near(name, self._option_string_actions)}")
+        self.error(f"unrecognized arguments: {' '.join(unknown)}")
+
+    def _check_value(self, action: Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except ArgumentError as error:
+            raise ArgumentError(action, f"{error.message}{near(str(value), action.choices or ())}") from None
+
+
+def near(given: str, known: Iterable[object]) -> str:
+    """The end of an error about an unknown name: the known name that was probably meant, if there is one."""
+    found = difflib.get_close_matches(given, [str(each) for each in known], n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _unknown_options(arguments: Sequence[str], known: Iterable[str]) -> list[str]:
+    """The first argument that argparse takes for a long option, and that is none of the known ones."""
+    for argument in arguments:
+        if argument == "--":
+            break
+        name = argument.partition("=")[0]
+        if argument.startswith("--") and " " not in name and name not in known:
+            return [argument]
+    return []
+
+
+class _PrintCompletion(Action):
+    """Prints a script that completes the program's commands and options in a shell."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option: Any = None) -> None:
+        try:
+            import shtab
+        except ModuleNotFoundError:
+            parser.exit(FAILED, "error: --print-completion needs shtab; install it with: pip install shtab\n")
+        for action in _actions(parser):
+            if action.type is Path:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+        stage = parser.prog.removeprefix("python -m ").replace("serving.client", "client")
+        parser.prog = f"{INSTALLED}{stage}"  # shells complete a program by its name
+        sys.stdout.write(shtab.complete(parser, values) + "\n")
+        parser.exit()
+
+
+def _actions(parser: ArgumentParser) -> Iterator[Action]:
+    """The arguments of a parser and of all its subcommands."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action.choices, dict):
+            for command in action.choices.values():
+                yield from _actions(command)
+
+
 def command_line(program: str, description: str | None) -> ArgumentParser:
-    """The parser of a program, without commands; it knows `--version`."""
-    parser = ArgumentParser(program, description=description)
+    """The parser of a program, without commands; it knows `--version` and `--print-completion`."""
+    parser = CommandParser(program, description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"Twinspire {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print a script by which a shell completes this command line, for the installed program",
+    )
     return parser
 
 
@@ -54,7 +152,7 @@ def add_command(commands: Any, name: str, description: str | None, run: Command)
         name, help=description, description=description, allow_abbrev=False
     )
     command.add_argument("--json", action="store_true", help="print one JSON document")
-    command.set_defaults(run_command=run)  # `run` is also an option of some commands
+    command.set_defaults(run_command=run, command_parser=command)  # `run` is also an option of some commands
     return command
 
 
@@ -112,9 +210,11 @@ def execute(
     try:
         result = parsed.run_command(parsed)
     except UsageError as error:
-        parser.error(str(error))
+        parsed.command_parser.error(str(error))
     except TwinspireError as error:
         _print_error(str(error))
+        for note in getattr(error, "__notes__", ()):
+            sys.stderr.write(f"  {note}\n")
         return MISUSED if isinstance(error, usage_errors) else FAILED
     except KeyboardInterrupt as error:
         sys.stderr.write(f"{str(error) or 'interrupted'}\n")

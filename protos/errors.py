@@ -17,6 +17,7 @@
     │   ├── NotAuthenticated  the caller sent no token, or an unknown one
     │   └── NotAuthorised     the caller's role does not allow the call
     └── Unavailable           the service cannot answer now; the same request may succeed later
+        ├── ConnectionFailed  there is no connection to the service; has the fault
         ├── Overloaded        the service is over capacity; has the seconds until a retry
         │   └── RateLimited   this client exceeds its rate limit
         └── DeadlineExceeded  the service did not answer before the request's deadline
@@ -110,6 +111,19 @@ class NotAuthorised(AccessDenied):
 
 class Unavailable(TwinspireError):
     """The service cannot answer now; the same request may succeed later."""
+
+
+class ConnectionFailed(Unavailable):
+    """There is no connection to the service.
+
+    Args:
+        text: the address, and what is wrong.
+        fault: one of `serving.transport.status.ConnectionFault`.
+    """
+
+    def __init__(self, text: str, fault: str) -> None:
+        super().__init__(text)
+        self.fault = fault
 
 
 class Overloaded(Unavailable):

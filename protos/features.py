@@ -43,6 +43,7 @@ PADDING = 0
 UNKNOWN = 1
 FIRST_KNOWN = 2
 ITEM_VOCABULARY = "items"
+CODE_POINTS = "code_points"  # the usual `TextInput`
 BYTE_ORDER_MARK = 4  # bytes before UTF-32 in native byte order, which Python encodes without a codec look-up
 LARGEST = float(np.finfo(np.float32).max)
 WORKING_DIRECTORY = Path()
@@ -113,7 +114,7 @@ class TextFeature(Feature):
     column: str
     max_length: int = 256
     catalogue_column: str = ""
-    input: str = field(default="code_points", metadata=OPTIONAL)
+    input: str = field(default=CODE_POINTS, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_length <= 65_536:
@@ -363,7 +364,7 @@ class CodePoints:
         return lambda texts, field_name: code_point_rows(folded(texts, length, field_name))
 
 
-TEXT_INPUTS: dict[str, TextInput] = {"code_points": CodePoints()}
+TEXT_INPUTS: dict[str, TextInput] = {CODE_POINTS: CodePoints()}
 
 
 def normalise(text: str) -> str:

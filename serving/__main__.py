@@ -1,7 +1,7 @@
 """`python -m serving COMMAND`; each command has --help.
 
-The commands are serve, gateway, search, encode, info, status, batch, items, token, demo, loadtest, swaptest,
-filtertest, livetest and gatewaytest.
+The commands are serve, gateway, search, encode, info, status, batch, items, token, demo, doctor, loadtest,
+swaptest, filtertest, livetest and gatewaytest.
 """
 
 from serving import environment  # noqa: F401  # before gRPC is imported
@@ -22,6 +22,7 @@ from serving.cli.benchmark_arguments import (
 from serving.cli.benchmark_arguments import add_gateway_arguments as add_gateway_test_arguments
 from serving.cli.client_commands import add_commands
 from serving.cli.gateway import add_arguments as add_gateway
+from serving.doctor.command import add_doctor
 from serving.security.tokens import Role
 
 
@@ -57,6 +58,7 @@ def _parser() -> ArgumentParser:
     token.add_argument("--name", required=True, help="name of its user, for logs and rate limits")
     roles = [role.name.lower() for role in Role if role is not Role.ANYONE]
     token.add_argument("--role", choices=roles, default="reader", help="role of the token (%(default)s)")
+    add_doctor(subparsers)
     add_load(add("loadtest", "Measure a bundle's service under load.", commands.load))
     add_swap_arguments(
         add("swaptest", "Swap two bundles under load, and check every answer.", commands.swap_test)

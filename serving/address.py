@@ -1,6 +1,11 @@
 """Network addresses: `host:port`, the client behind an address, and loopback."""
 
 import ipaddress
+from urllib.parse import urlsplit
+
+from protos.errors import InvalidInput
+
+GRPC_SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")  # of a target's name
 
 
 def join(host: str, port: int) -> str:
@@ -11,6 +16,21 @@ def join(host: str, port: int) -> str:
 def host_of(address: str) -> str:
     """The host of `host:port`."""
     return address.rpartition(":")[0].strip("[]")
+
+
+def check_target(address: str) -> None:
+    """Refuse what cannot be the address of a gRPC server.
+
+    Raises:
+        InvalidInput: it is a URL, or a host without a port.
+    """
+    scheme, separator, _ = address.partition("://")
+    if separator and scheme.lower() not in GRPC_SCHEMES:
+        place = urlsplit(address).netloc.rpartition("@")[2]
+        example = place if ":" in place else f"{place or 'HOST'}:PORT"
+        raise InvalidInput("address", f"expected {example}, got the URL {address!r}")
+    if ":" not in address:
+        raise InvalidInput("address", f"expected host:port, such as 127.0.0.1:50051, got {address!r}")
 
 
 def client_of(host: str) -> str:

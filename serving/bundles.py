@@ -5,12 +5,12 @@
 `TWINSPIRE_CACHE` names another folder than `.cache`, as it does for the stages that write bundles.
 """
 
-import argparse
 import logging
 import sys
 from pathlib import Path
 
 from protos import bundle, names
+from protos.cli import CommandParser
 from protos.errors import MissingStage, TwinspireError, Unavailable
 from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from serving.rollout.bundle_validation import validate_bundle
@@ -97,7 +97,7 @@ def first(model: str, folder: Path = BUNDLES, item_tower: bool = False) -> tuple
 
 def main() -> None:
     """Download a registered model's bundle, and print its folder."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m serving.bundles",
         description="Download a registered model's bundle, and print its folder.",
     )

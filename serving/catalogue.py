@@ -13,7 +13,6 @@ for each item, so there is no log of changes to shorten. Its rows stay: a rollba
 after an older bundle, and a delete must outlive each bundle and each table of items that holds the item.
 """
 
-import argparse
 import json
 import sys
 from argparse import ArgumentParser, Namespace
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from protos.bundle import whole_file
+from protos.cli import CommandParser
 from protos.errors import MissingStage, TwinspireError
 from serving.live.config import LIVE, default_url
 from serving.live.derived_records import SUFFIX
@@ -83,7 +83,7 @@ def _open(url: str) -> Store:
 
 
 def _parser() -> ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m serving.catalogue", description=__doc__)
+    parser = CommandParser(prog="python -m serving.catalogue", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     reading = commands.add_parser("snapshot", help="write one state of the store to a file")
     reading.add_argument("output", type=Path, help="the file")

@@ -21,3 +21,7 @@ os.environ.setdefault("GRPC_EXPERIMENTS", GATEWAY_EXPERIMENTS if is_gateway else
 # ONNX Runtime's builds for Linux report the models that they load to their maker (its docs/Privacy.md), by
 # way of a database in the user's home. The operator may allow that by setting 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# gRPC logs several lines for each failed handshake. The error of a client says it; a server's log keeps them.
+if sys.argv[1:2] != ["serve"]:
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

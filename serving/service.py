@@ -25,7 +25,7 @@ from serving.live.config import PATIENCE_SECONDS, CatalogueConfig
 from serving.live.process.catalogue_client import CatalogueClient
 from serving.live.process.catalogue_client import Channel as CatalogueChannel
 from serving.live.search.live_items import LivePlace, StoreState
-from serving.observability.exporter import serve_metrics
+from serving.observability.exporter import check_port, serve_metrics
 from serving.observability.sinks import RequestSinks
 from serving.observability.tracing import Tracing, prepare
 from serving.observability.worker_metrics import SharedMetrics
@@ -102,6 +102,8 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
     manager = ServiceManager.from_environment()
     heap.use_one_arena()
     access = _access(config)
+    if config.metrics_port is not None:
+        check_port(config.metrics_host, config.metrics_port)
     if config.trace_endpoint:
         prepare(config.trace_endpoint, config.trace_ratio)
     # A SIGHUP that arrives while the bundle is loaded is handled by the supervisor later.

@@ -322,8 +322,13 @@ class Supervisor:
         while living and time.monotonic() < until:
             living = [process for process in living if os.waitpid(process.pid, os.WNOHANG)[0] == 0]
             caught = signal.sigtimedwait((*STOP, signal.SIGCHLD), 0.1) if living else None
-            if caught is not None and caught.si_signo in STOP and time.monotonic() >= impatient:
+            if caught is None or caught.si_signo not in STOP:
+                continue
+            name = signal.Signals(caught.si_signo).name
+            if time.monotonic() >= impatient:
+                log.warning("%s again: requests in flight are broken off", name)
                 break
+            log.info("%s again, within %g s of the first: taken for a copy of it", name, REPEAT_SECONDS)
         for process in living:
             log.error("%s does not stop; killed", process.name)
             os.kill(process.pid, signal.SIGKILL)

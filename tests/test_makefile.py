@@ -1,4 +1,4 @@
-"""Recipes of the Makefile that must not run twice at once in one folder."""
+"""Recipes of the Makefile: those that must not run twice at once in one folder, and what they say."""
 
 import os
 import shutil
@@ -90,3 +90,58 @@ def test_a_killed_demo_does_not_block_the_next(folder: Path) -> None:
     (folder / "go").touch()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def installed(folder: Path) -> Path:
+    """`folder` after `make setup`, with a Python that says what it was started with."""
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    stand_in = folder / ".venv" / "bin" / "python"
+    stand_in.write_text('#!/bin/bash\necho "$@ TWINSPIRE_MAKE=$TWINSPIRE_MAKE"\n')
+    stand_in.chmod(0o755)
+    (folder / ".venv" / ".installed").touch()
+    return folder
+
+
+@pytest.mark.parametrize("target", ["serve", "demo"])
+def test_an_experiment_that_is_not_there_is_named(installed: Path, target: str) -> None:
+    command = ["make", target, "CONFIG=nope.toml"]
+    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    first = done.stderr.splitlines()[0]
+    assert first == "error: CONFIG=nope.toml: there is no such file; experiments are in train/configs/"
+
+
+def test_a_bundle_is_served_without_an_experiment(installed: Path) -> None:
+    command = ["make", "serve", "CONFIG=nope.toml", "BUNDLE=b"]
+    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert " --bundle b" in done.stdout
+
+
+def test_programs_learn_that_make_started_them(installed: Path) -> None:
+    done = subprocess.run(["make", "train", "CONFIG=a.toml"], cwd=installed, capture_output=True, text=True)
+    assert done.stdout == "-m train fit --config a.toml TWINSPIRE_MAKE=1\n"
+
+
+def test_doctor_runs_after_setup_and_before(folder: Path, installed: Path) -> None:
+    shutil.copy(folder / ".venv" / "bin" / "python", folder / "other")
+    command = ["make", "doctor", f"PYTHON={folder}/other", "FLAGS=--tokens a"]
+    expected = "-m serving.doctor --port 50051 --metrics-port 9464 --tokens a "
+    after = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    shutil.rmtree(folder / ".venv")
+    before = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert after.stdout.startswith(expected)
+    version, shown = before.stdout.splitlines()
+    assert version.startswith("-c import sys; sys.exit(sys.version_info < (3, 11))")
+    assert shown.startswith(expected)
+
+
+def test_doctor_refuses_a_python_that_is_too_old(folder: Path) -> None:
+    (folder / "old").write_text('#!/bin/bash\n[ "$1" = --version ] && echo "Python 3.9.2" && exit\nexit 1\n')
+    (folder / "old").chmod(0o755)
+    command = ["make", "doctor", f"PYTHON={folder}/old"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert f"needs Python 3.11 or newer; {folder}/old is Python 3.9.2" in done.stderr

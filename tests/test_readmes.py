@@ -65,6 +65,11 @@ def blocks(language: str) -> list[Block]:
     return found
 
 
+def context(block: Block) -> bool:
+    """Whether a block asks a bundle of histories."""
+    return "history=" in block.text
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout in which `make demo` has run."""
@@ -77,8 +82,17 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+    for block in [*blocks("python"), *blocks("toml")]:
+        if name := named(block):
+            (folder / name).write_text(block.text)
     run(folder, "git init -q . && make demo", 0)
     return folder
+
+
+def named(block: Block) -> str:
+    """The file that a block is, by the comment in its first line; empty if it is none."""
+    found = re.match(r"# ([\w-]+\.(?:py|toml))\n", block.text)
+    return found[1] if found else ""
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +155,33 @@ def test_the_commands_run(block: Block, checkout: Path, port: int, request: pyte
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("block", blocks("python"), ids=str)
+@pytest.mark.parametrize("block", [each for each in blocks("python") if not context(each)], ids=str)
 def test_the_python_runs(block: Block, checkout: Path, port: int) -> None:
     (checkout / "example.py").write_text(block.text.replace(ADDRESS, f"127.0.0.1:{port}"))
     run(checkout, ".venv/bin/python example.py", port)
+
+
+@pytest.mark.parametrize("block", [each for each in blocks("python") if context(each)], ids=str)
+def test_the_python_of_histories_and_context_runs(
+    block: Block, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a bundle of histories, which the demo's is not."""
+    from protos.features import CategoryFeature, FeatureSpec, HistoryFeature
+    from serving.retrieval.retriever import Retriever
+    from serving.server import RetrievalServer
+    from tests.helpers.tiny import watched_bundle
+    from tests.helpers.tiny_towers import VOCABULARIES
+
+    for name, known in (("device", ("car", "phone")), ("hour", ("8", "9"))):
+        monkeypatch.setitem(VOCABULARIES, f"query.{name}", known)
+    features: dict[str, FeatureSpec] = {
+        "history": HistoryFeature("history", 20),
+        **{name: CategoryFeature("category", name) for name in ("device", "hour")},
+    }
+    folder = watched_bundle(tmp_path, features=features, examples=())
+    with RetrievalServer(Retriever.load(folder)) as server:
+        exec(block.text.replace(ADDRESS, server.address).replace('"title"', '"name"'), {})
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 @pytest.mark.parametrize("block", [each for each in blocks("toml") if "[data]" in each.text], ids=str)

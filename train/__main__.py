@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from protos.cli import command_line
+from protos.cli import as_typed, command_line
 from train.cli import add_experiment_command, execute
 from train.config import Experiment, read_experiment
 from train.progress import PROGRESS
@@ -29,7 +29,9 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     from train.training.tracking import connect
 
     uri = connect()
-    run, reused = training.fit(experiment, dataset, PROGRESS, arguments.resume)
+    config = arguments.config
+    to_resume = as_typed(f"make train CONFIG={config} RESUME=1", "train", f"fit --config {config} --resume")
+    run, reused = training.fit(experiment, dataset, PROGRESS, arguments.resume, to_resume)
     return {
         "run_id": run.info.run_id,
         "experiment": experiment.name,

@@ -17,9 +17,14 @@ def add_experiment_command(
     name: str,
     run: Callable[[Namespace], cli.Document],
     show: Callable[[cli.Document, Console], None],
+    text: str | None = None,
 ) -> ArgumentParser:
-    """Add a subcommand that reads an experiment from `--config`; the docstring of `run` is its help."""
-    command = cli.add_command(commands, name, run.__doc__, cli.document_command(run, show))
+    """Add a subcommand that reads an experiment from `--config`.
+
+    Args:
+        text: its help; the docstring of `run` by default.
+    """
+    command = cli.add_command(commands, name, text or run.__doc__, cli.document_command(run, show))
     command.add_argument(
         "--config",
         type=Path,

@@ -8,3 +8,4 @@ others          isolated_process (bundles in other processes), scale (catalogues
 """
 
 LIBRARIES = ("torch", "onnxruntime", "numpy", "hnswlib")  # whose versions are reported
+BENCH_PARTS = ("towers", "retriever", "index")  # of `python -m export bench`

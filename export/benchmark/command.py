@@ -5,7 +5,7 @@ It writes JSON, a page and plots, and logs them as an MLflow run. It fails after
 """
 
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import mlflow
 from mlflow.entities import Metric
 
-from export.benchmark import budgets, index, previous_run, report, retriever, towers
+from export.benchmark import BENCH_PARTS, budgets, index, previous_run, report, retriever, towers
 from export.benchmark.figures import Figures
 from export.benchmark.measured_bundle import MeasuredBundle
 from export.bundles import find_bundle
@@ -40,19 +40,8 @@ class Part(NamedTuple):
     measure: Callable[[MeasuredBundle, Figures], Document]  # adds them, and returns what else is reported
 
 
-PARTS = {
-    "towers": Part(towers.names, towers.measure),
-    "retriever": Part(retriever.names, retriever.measure),
-    "index": Part(index.names, index.measure),
-}
-
-
-def add_options(command: ArgumentParser) -> None:
-    """Add the options of the command, beside `--bundle` and those of all commands."""
-    command.add_argument(
-        "--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to measure (default: all)"
-    )
-    command.add_argument("--output", type=Path, help="folder of the report (default: in the cache)")
+MODULES: tuple[Any, ...] = (towers, retriever, index)  # of `BENCH_PARTS`, in their order
+PARTS = {name: Part(module.names, module.measure) for name, module in zip(BENCH_PARTS, MODULES, strict=True)}
 
 
 def bench(arguments: Namespace) -> Document:

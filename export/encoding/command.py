@@ -1,10 +1,8 @@
 """`python -m export encode`: encodes a table of items with a bundle's item tower into a `.npy` file."""
 
-import argparse
 import resource
 import sys
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -44,18 +42,6 @@ def _peak_rss_mib() -> float:
     """Peak resident memory of this process, memory-mapped files included."""
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def npy_path(text: str) -> Path:
-    """An output path; the suffix is checked to protect the items' file from a mix-up of arguments.
-
-    Raises:
-        ArgumentTypeError: it does not end in `.npy`.
-    """
-    path = Path(text)
-    if path.suffix != ".npy":
-        raise argparse.ArgumentTypeError(f"expected a name that ends in .npy, got {text!r}")
-    return path
 
 
 def show_encoded(result: dict[str, Any], console: Console) -> None:

@@ -4,9 +4,8 @@ It is promoted if all gates hold. The command can run on a schedule beside the s
 champion.
 """
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -73,26 +72,6 @@ def document(name: str, outcome: Outcome) -> dict[str, Any]:
         "decision": promotion and promotion.decision and promotion.decision.document(),
         "compacted": outcome.compacted,
     }
-
-
-def add_options(command: ArgumentParser) -> None:
-    """Add the options of the command."""
-    command.add_argument(
-        "--catalogue", default="", metavar="URL", help="store of live items (default: that of the service)"
-    )
-    command.add_argument(
-        "--items", type=Path, help="table in place of the champion's items: Parquet, CSV, TSV or JSONL"
-    )
-
-
-def add_table_options(command: ArgumentParser) -> None:
-    """Add the options of `catalogue`."""
-    command.add_argument(
-        "--catalogue", default="", metavar="URL", help="store of live items (default: that of the service)"
-    )
-    command.add_argument(
-        "--output", type=Path, required=True, help="table to write: Parquet, CSV, TSV or JSONL"
-    )
 
 
 def show_table(result: dict[str, Any], console: Console) -> None:

@@ -26,6 +26,7 @@ import mlflow
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
+from export.release import REASON_LENGTH
 from export.release.lock import ReleaseLock
 from export.release.registry import CHAMPION
 from protos.documents import parse_json
@@ -37,7 +38,6 @@ from train.training.tracking import environment, experiment_id, is_absent
 RELEASE = "release"  # value of the tag `STAGE` of a record's run
 RECORD_TAG = "twinspire.move"  # of a run
 HEAD_TAG = "twinspire.trail"  # of the registered model
-REASON_LENGTH = 1000  # characters
 RECORD_LENGTH = 8000  # characters; MLflow cuts a longer tag of a run without an error
 
 Action = Literal["promote", "refuse", "force", "rollback"]

@@ -21,7 +21,6 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from export.bundles import BUNDLES, export_metrics
-from export.release.model_card import as_input, card, lineage, main_figures
 from protos import bundle, entry_points
 from protos.errors import MissingStage, TwinspireError, Unavailable
 from protos.mlflow_keys import BUNDLE_VERSION
@@ -150,6 +149,8 @@ def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
 
 def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVersion:
     """Log the model to a run, and register it from there."""
+    from export.release.model_card import as_input, card, lineage, main_figures  # imports torch
+
     example = [as_input(manifest.examples[0])]
     client = mlflow.MlflowClient()
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True) as caught:
@@ -182,6 +183,8 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
 
 def _metrics(manifest: bundle.Manifest) -> dict[str, float]:
     """All figures of a bundle; MLflow shows them beside the version."""
+    from export.release.model_card import main_figures
+
     reports = {
         "parity": manifest.parity,
         "index": manifest.ann,

@@ -4,7 +4,8 @@ import dataclasses
 import os
 import time
 from argparse import ArgumentParser, Namespace, _ArgumentGroup
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from protos.cli import Result, UsageError, add_command
-from protos.errors import InvalidInput
+from protos.errors import DataError, InvalidInput, TwinspireError
 from serving import flag_types as flags
 from serving.cli import tables
+from serving.cli.advice import TOKEN, advice_on
 from serving.cli.item_commands import add_items
-from serving.client.batch import answer_document, search_file
+from serving.client.answer_files import answer_document, check_answer_file
+from serving.client.batch import search_file
 from serving.client.blocking import RetrievalClient
 from serving.client.protocol import TIMEOUT_SECONDS
 from serving.client.queries import count_lines
@@ -28,7 +31,6 @@ from serving.retrieval.query import Query, Value
 from serving.transport.converters import Info
 
 ADDRESS = "127.0.0.1:50051"
-TOKEN = "TWINSPIRE_TOKEN"  # environment variable
 
 
 def add_commands(subparsers: Any) -> None:
@@ -138,7 +140,8 @@ def _add_batch(parser: ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="OUT",
-        help="file of answers, one JSON document on each line; it appears when it is complete",
+        help="file of answers: one JSON document on each line, or Parquet where the name ends in .parquet; "
+        "it appears when it is complete",
     )
     parser.add_argument(
         "--format",
@@ -211,9 +214,11 @@ def batch(arguments: Namespace) -> Result:
     source, output = arguments.file, arguments.output
     if source.exists() and output.exists() and source.samefile(output):
         raise UsageError("--output: is the file of queries itself")
+    lines = count_lines(source)  # raises before anything is shown where the file is missing
+    check_answer_file(output)
     columns = (TextColumn("batch"), BarColumn(), _Speed(), TimeRemainingColumn())
     with connect(arguments) as client, Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("batch", total=count_lines(source))
+        task = progress.add_task("batch", total=lines)
         done = search_file(
             client,
             source,
@@ -235,8 +240,9 @@ def batch(arguments: Namespace) -> Result:
     return document, lambda console: tables.show_pairs(console, document)
 
 
-def connect(arguments: Namespace) -> RetrievalClient:
-    """A client by the arguments of `add_server`.
+@contextmanager
+def connect(arguments: Namespace) -> Iterator[RetrievalClient]:
+    """A client by the arguments of `add_server`; errors of the connection get a note that says what to do.
 
     Raises:
         DataError: a file cannot be read.
@@ -251,9 +257,17 @@ def connect(arguments: Namespace) -> RetrievalClient:
             server_name=arguments.server_name,
             tls=arguments.tls,
         )
-        return RetrievalClient(arguments.address, arguments.timeout or TIMEOUT_SECONDS, security)
+        client = RetrievalClient(arguments.address, arguments.timeout or TIMEOUT_SECONDS, security)
     except InvalidInput as error:
-        raise UsageError(str(error)) from None
+        is_url = error.field == "address" and arguments.address.startswith(("https:", "grpcs:"))
+        raise UsageError(f"{error}; --tls encrypts" if is_url else str(error)) from None
+    with client:
+        try:
+            yield client
+        except TwinspireError as error:
+            if advice := advice_on(error, arguments.address, security):
+                error.add_note(advice)
+            raise
 
 
 def feature_values(pairs: list[tuple[str, str]], served: Info) -> dict[str, Value]:
@@ -285,7 +299,11 @@ class _Speed(ProgressColumn):
 
 
 def _token(path: Path | None) -> str | None:
-    return read_token(path) if path else os.environ.get(TOKEN) or None
+    try:
+        return read_token(path) if path else os.environ.get(TOKEN) or None
+    except DataError as error:
+        error.add_note(f"`python -m serving token --name NAME > {path}` makes a token")
+        raise
 
 
 def _features(arguments: Namespace, client: RetrievalClient) -> dict[str, Value]:

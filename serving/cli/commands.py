@@ -26,12 +26,14 @@ def serve(parsed: Namespace) -> None:
 
 
 def token(parsed: Namespace) -> Result:
-    """Make a token, shown only once, and its entry for the token file."""
+    """Make a token, alone on stdout and shown only once, and its entry for the token file on stderr."""
     secret, entry = new_token(parsed.name, parsed.role)
 
     def show(console: Console) -> None:
-        console.print(f"The token, which is shown only now:\n\n{secret}\n", markup=False, highlight=False)
-        console.print(f"Add this to the file that --tokens names:\n\n{entry}", markup=False, highlight=False)
+        told = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        told.print("Add this to the file that --tokens names; the token itself is shown only now.\n")
+        told.print(entry)
+        console.print(secret, markup=False, highlight=False, soft_wrap=True)
 
     return {"token": secret, "entry": entry}, show
 

@@ -4,6 +4,7 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from serving.client.item_upload import (
 )
 from serving.client.items import MODES, ItemState
 
-Connect = Callable[[Namespace], RetrievalClient]
+Connect = Callable[[Namespace], AbstractContextManager[RetrievalClient]]
 
 
 def add_items(subparsers: Any, add_server: Callable[[ArgumentParser], None], connect: Connect) -> None:
@@ -134,8 +135,9 @@ def _upload(
     ):
         raise UsageError("--refused: expected another file than the table")
     columns = (TextColumn(operation), BarColumn(), TextColumn("{task.completed:,}"), TimeRemainingColumn())
+    rows = count_rows(path)  # raises before anything is shown where the table is missing
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(operation, total=count_rows(path))
+        task = bar.add_task(operation, total=rows)
         try:
             done = upload(
                 client,

@@ -14,6 +14,7 @@ from serving.transport.converters import Info
 WIDTH = 120  # if the output is not a terminal
 UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 AGES = ("last_check_seconds_ago", "next_check_in_seconds", "last_swap_seconds_ago")
+IN_BYTES = ("max_message_bytes", "max_answer_bytes")  # of `Limits`
 DIGITS = 12  # shown of a bundle's version
 HEADINGS = ("name", "title")  # display fields that come first
 REMARKS = {
@@ -85,7 +86,10 @@ def show_info(console: Console, info: Info) -> None:
         **release_rows(info.state, time.time()),
         **_state_rows(info.state),
     }
-    show_pairs(console, {**rows, **vars(info.limits)})
+    limits = {
+        name: size(most) if name in IN_BYTES else f"{most:,}" for name, most in vars(info.limits).items()
+    }
+    show_pairs(console, {**rows, **limits})
 
 
 def show_status(console: Console, name: str, state: Mapping[str, Any]) -> None:
@@ -171,7 +175,7 @@ def release_rows(state: Mapping[str, Any], now: float) -> dict[str, str]:
     rows = {}
     for each in state["bundles"]:
         rows[each["role"]] = (
-            f"{_version(each)}, {each['share']:.4g} of the requests; {each['requests']:,} answered, "
+            f"{_version(each)}, {100 * each['share']:.4g} % of the requests; {each['requests']:,} answered, "
             f"{each['errors']:,} of them with an error"
         )
     rows |= _following_rows(state["following"], now)
@@ -196,6 +200,14 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.0f} s"
+
+
+def size(bytes_: int) -> str:
+    """A number of bytes with a binary unit: `4 MiB`, `1.5 GiB`, `512 bytes`."""
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if bytes_ >= 1 << power:
+            return f"{bytes_ / (1 << power):.4g} {unit}"
+    return f"{bytes_} bytes"
 
 
 def _following_rows(following: Mapping[str, Any], now: float) -> dict[str, str]:
@@ -248,8 +260,8 @@ def _catalogue_rows(catalogue: Mapping[str, Any]) -> dict[str, str]:
         "live items": f"{catalogue['live_items']:,}, and {catalogue['tombstones']:,} deletes, of at most "
         f"{bounds['max_overlay']:,}; the worker is at sequence {catalogue['worker_sequence']} of "
         f"{catalogue['sequence']}",
-        "writes": f"at most {bounds['max_batch']:,} items in a request, {bounds['max_item_bytes']:,} bytes "
-        f"in an item, {bounds['max_lag']:,} changes not encoded yet",
+        "writes": f"at most {bounds['max_batch']:,} items in a request, {size(bounds['max_item_bytes'])} in "
+        f"an item, {bounds['max_lag']:,} changes not encoded yet",
     }
     if catalogue["last_error"]:
         rows["catalogue's error"] = catalogue["last_error"]

@@ -1,6 +1,6 @@
-"""Sends a file of queries through one stream, and writes a line of JSON for each answer.
+"""Sends a file of queries through one stream, and writes each answer to another file.
 
-    python -m serving.client batch queries.txt --output answers.jsonl
+    python -m serving.client batch queries.txt --output answers.jsonl    # or answers.parquet
 
 The client reads a query when it sends it, and keeps a bounded number of queries in flight, so it holds
 neither file in memory. It writes the answers to a temporary file and renames that file when it is complete.
@@ -8,21 +8,18 @@ neither file in memory. It writes the answers to a temporary file and renames th
 
 import contextlib
 import dataclasses
-import io
-import json
 import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO
 
-from protos import bundle
 from protos.errors import DataError, InvalidInput
+from serving.client.answer_files import answer_document, answer_file
 from serving.client.blocking import RetrievalClient
 from serving.client.queries import Format, format_of, read_queries
 from serving.filters.expression import Filter
-from serving.retrieval.answer import Answer
 from serving.retrieval.query import Query
 
 IN_FLIGHT = 256  # queries that are read and not yet answered
@@ -53,7 +50,8 @@ def search_file(
     Args:
         client: to send the queries with.
         source: file of queries.
-        output: file of answers: `answer_document`, and the `line` of the query.
+        output: file of answers, JSON lines or Parquet by its name: `answer_document`, and the `line` of the
+            query.
         k: as in `RetrievalClient.search`, and so are `exclude` and `exclude_history`.
         exclude: item ids that must not be in any answer.
         exclude_history: leave the items of a query's own history out too.
@@ -69,14 +67,13 @@ def search_file(
     """
     began = time.monotonic()
     answered = 0
-    with _opened(source) as queries, whole_file(output) as file, _Reader(queries, source, form) as reader:
+    with _opened(source) as queries, answer_file(output) as write, _Reader(queries, source, form) as reader:
         stream = client.search_stream(reader.queries(), k, exclude, timeout, exclude_history, filter=filter)
         with contextlib.closing(stream):  # type: ignore[type-var]
             try:
                 for answer in stream:
                     line = reader.lines.get_nowait()
-                    file.write(json.dumps({"line": line, **answer_document(answer)}, ensure_ascii=False))
-                    file.write("\n")
+                    write({"line": line, **answer_document(answer)})
                     answered += 1
                     if tick:
                         tick(line)
@@ -85,41 +82,6 @@ def search_file(
                     raise
                 raise DataError(f"{source}: line {reader.lines.get_nowait()}: {error}") from None
     return Summary(answered, time.monotonic() - began)
-
-
-def answer_document(answer: Answer) -> dict[str, Any]:
-    """An answer as JSON."""
-    hits = [
-        {"rank": rank, "id": hit.id, "score": hit.score, "fields": dict(hit.fields)}
-        for rank, hit in enumerate(answer.hits, 1)
-    ]
-    return {
-        "hits": hits,
-        "basis": answer.basis,
-        "plan": answer.plan,
-        "unknown_history": answer.unknown_history,
-        "bundle_version": answer.bundle_version,
-        **answer.timing._asdict(),
-        **({"sequence": answer.sequence} if answer.sequence else {}),
-    }
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file that appears only if the block succeeds: temporary file, fsync, rename.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: expected a file, or nothing yet")
-    try:
-        with bundle.whole_file(path) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8")
-            yield text
-            text.detach()  # writes the rest
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 class _Reader:

@@ -36,7 +36,8 @@ class RetrievalClient:
 
     Raises:
         DataError: a file of `security` cannot be read, or is invalid.
-        InvalidInput: the token would be sent to another machine without TLS.
+        InvalidInput: the address is a URL or has no port, or the token would be sent to another machine
+            without TLS.
     """
 
     def __init__(
@@ -83,8 +84,9 @@ class RetrievalClient:
             AccessDenied: the token is missing, invalid, or not sufficient.
             Overloaded: the server is overloaded; retry after `retry_after`.
             DeadlineExceeded: the timeout has passed.
-            Unavailable: the server does not answer, or is too old to know filters; the two errors before are
-                of this kind too.
+            ConnectionFailed: there is no connection; `fault` says why.
+            Unavailable: the server does not answer, or is too old to know filters; the three errors before
+                are of this kind too.
         """
         message = protocol.filter_message(filter)
         request = protocol.search_request(query, k, exclude, exclude_history, min_sequence, message)

@@ -17,7 +17,7 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from protos import catalogue_pb2
 from protos import retrieval_pb2 as wire
 from protos.errors import AccessDenied, InvalidInput, Overloaded, TwinspireError, Unavailable
-from serving.address import host_of, is_loopback
+from serving.address import check_target, host_of, is_loopback
 from serving.client.security import Security
 from serving.filters.expression import Filter
 from serving.retrieval.answer import Answer
@@ -85,7 +85,7 @@ class Connection:
         closed: set when the client has been closed.
 
     Raises:
-        InvalidInput: a token would be sent to another machine without TLS.
+        InvalidInput: the address is none, or a token would be sent to another machine without TLS.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class Connection:
         retries: bool,
         connect_seconds: float | None = None,
     ) -> None:
+        check_target(address)
         self.address = address
         self._connect_seconds = connect_seconds
         self._timeout = timeout

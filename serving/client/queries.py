@@ -51,9 +51,9 @@ def count_lines(path: Path) -> int | None:
     """Number of lines of a file, blank lines included; None if it can be read only once.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it is missing, or cannot be read.
     """
-    if not path.is_file():
+    if path.exists() and not path.is_file():
         return None
     try:
         with path.open("rb") as file:

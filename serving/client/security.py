@@ -102,7 +102,9 @@ def read_token(path: Path) -> str:
     """
     try:
         token = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     if not token:
         raise DataError(f"{path}: expected a token, found none")

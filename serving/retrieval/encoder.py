@@ -331,6 +331,38 @@ class BlankQuery:
         return bool(np.abs(vector - self._vector).max() <= self._equal)
 
 
+class KnownLetters:
+    """Finds texts in letters that no training text has.
+
+    The tower hashes all letters into one table, so such a text gets weights of other texts, and would find
+    arbitrary items.
+
+    Args:
+        letters: letters and digits of the training texts, normalised.
+        names: of the features whose arrays hold code points.
+    """
+
+    def __init__(self, letters: str, names: Sequence[str]) -> None:
+        self._names = names
+        self._end = max(map(ord, letters)) + 1
+        self._known = np.zeros(self._end + 1, bool)  # the last one stands for all beyond
+        self._known[[ord(each) for each in letters]] = True
+
+    def places_without(self, arrays: Arrays) -> list[int]:
+        """The places of the queries whose texts have none of the letters.
+
+        Args:
+            arrays: the inputs of the query tower, (B, ...) each.
+        """
+        first = arrays[self._names[0]]
+        if len(first) == 1 and self._known.item(min(first.item(0), self._end)):  # as of most
+            return []
+        found = np.zeros(len(first), bool)
+        for name in self._names:
+            found |= self._known[np.minimum(arrays[name], self._end)].any(axis=1)
+        return np.flatnonzero(~found).tolist()
+
+
 def bases(features: Mapping[str, FeatureSpec], arrays: Arrays) -> list[Basis]:
     """What the answer to each query of a batch can rest on, by the inputs of the tower.
 

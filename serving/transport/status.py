@@ -2,7 +2,9 @@
 
 import logging
 import math
+import re
 import uuid
+from enum import StrEnum
 from typing import Any
 
 import grpc
@@ -29,10 +31,39 @@ CODES: dict[type[errors.TwinspireError], grpc.StatusCode] = {
     errors.NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.NotAuthorised: grpc.StatusCode.PERMISSION_DENIED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.ConnectionFailed: grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+
+
+class ConnectionFault(StrEnum):
+    """Why a client has no connection to the server."""
+
+    UNKNOWN_HOST = "the host is not known"
+    REFUSED = "connection refused"
+    CLOSED = "the server closed the connection at once"
+    NOT_TLS = "the server does not speak TLS"
+    UNTRUSTED = "the server's certificate is not trusted"
+    OTHER_NAME = "the server's certificate is for another name"
+    NOT_GRPC = "what listens there does not speak gRPC"
+    OTHER = "cannot connect"
+
+
+# How gRPC's text of a failed connection begins; the rest of it is the cause.
+_NO_CONNECTION = re.compile(
+    r"failed to connect to all addresses; last error: \w+: (?:ipv4|ipv6|unix)\S+: (.*)"
+)
+_FAULTS = (  # part of the cause -> fault
+    ("Connection refused", ConnectionFault.REFUSED),
+    ("WRONG_VERSION_NUMBER", ConnectionFault.NOT_TLS),
+    ("CERTIFICATE_VERIFY_FAILED", ConnectionFault.UNTRUSTED),
+    ("Hostname Verification Check failed", ConnectionFault.OTHER_NAME),
+    ("Failed parsing HTTP/2", ConnectionFault.NOT_GRPC),
+    ("Socket closed", ConnectionFault.CLOSED),
+    ("Connection reset", ConnectionFault.CLOSED),
+)
 
 # A trailer that gRPC's own clients obey (gRFC A6): milliseconds to wait before a retry, -1 for none.
 PUSHBACK = "grpc-retry-pushback-ms"
@@ -100,10 +131,25 @@ def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return errors.NotAuthorised(f"{address}: {text}")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-        return errors.Unavailable(f"{address}: {text}")
+        return _no_connection(text, address) or errors.Unavailable(f"{address}: {text}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(f"{address}: gave no answer before the deadline")
     return errors.TwinspireError(f"{address}: {code.name}: {text}")
+
+
+def _no_connection(text: str, address: str) -> errors.ConnectionFailed | None:
+    """The error of a call that found no connection, by gRPC's text; None if that is another error."""
+    if text.startswith("errors resolving "):
+        fault = ConnectionFault.UNKNOWN_HOST
+        return errors.ConnectionFailed(f"{address}: {fault}", fault)
+    found = _NO_CONNECTION.match(text)
+    if found is None:
+        return None
+    cause = found[1]
+    fault = next((each for part, each in _FAULTS if part in cause), ConnectionFault.OTHER)
+    detail = cause.rpartition("CERTIFICATE_VERIFY_FAILED: ")[2].removesuffix(": OK")
+    more = f": {detail}" if fault in (ConnectionFault.OTHER, ConnectionFault.UNTRUSTED) else ""
+    return errors.ConnectionFailed(f"{address}: {fault}{more}", fault)
 
 
 def _retry_after(failure: grpc.RpcError) -> float:

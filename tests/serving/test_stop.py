@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -142,8 +142,43 @@ def test_a_signal_to_the_process_group_of_make_finishes_what_is_in_flight(
         queries.put(None)
         assert list(stream) == []
     _, log = process.communicate(timeout=20)
+    repeated = "SIGTERM again, within 1 s of the first: taken for a copy of it" in log
+    assert repeated == (number is signal.SIGTERM)  # make sends no SIGINT on
     assert "killed" not in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("first", ["make", "workers"])
+def test_the_control_group_kill_of_systemd_loses_no_request_that_was_accepted(
+    make_serve: tuple["subprocess.Popen[str]", str], first: str
+) -> None:
+    """With `KillMode=control-group` each process of the unit gets SIGTERM and SIGCONT, in any order."""
+    process, address = make_serve
+    streams, later = 32, 5  # calls that were accepted before the signal, and queries of each after it
+    queries: list[queue.SimpleQueue[str | None]] = [queue.SimpleQueue() for _ in range(streams)]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(RetrievalClient(address)) for _ in range(8)]
+        calls = [
+            clients[n % len(clients)].search_stream(iter(each.get, None), k=1)
+            for n, each in enumerate(queries)
+        ]
+        for each, call in zip(queries, calls, strict=True):
+            each.put("before")
+            assert len(next(call).hits) == 1
+        unit = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for each in unit if first == "make" else reversed(unit):
+            for number in (signal.SIGTERM, signal.SIGCONT):
+                with suppress(psutil.NoSuchProcess):
+                    each.send_signal(number)
+        log_until(process, "stopping; requests in flight have")
+        for waiting in queries:
+            for n in range(later):
+                waiting.put(f"in flight {n}")
+            waiting.put(None)
+        assert [[len(answer.hits) for answer in call] for call in calls] == [[1] * later] * streams
+    _, log = process.communicate(timeout=20)
+    assert "Traceback" not in log
+    assert "killed" not in log
 
 
 def test_a_signal_more_than_a_second_after_the_first_ends_the_wait(start_server: Start) -> None:
@@ -165,6 +200,7 @@ def test_a_signal_more_than_a_second_after_the_first_ends_the_wait(start_server:
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
         ended.set()
+    assert "SIGTERM again: requests in flight are broken off" in log
     assert "does not stop; killed" in log
 
 

@@ -40,11 +40,18 @@ STAGE = "fit"
 LATER_STAGES = ("export", "precision", "index", "gates", "bench")  # sections that training does not read
 
 
-def fit(experiment: Experiment, dataset: Dataset, console: Console, resume: bool = False) -> tuple[Run, bool]:
+def fit(
+    experiment: Experiment,
+    dataset: Dataset,
+    console: Console,
+    resume: bool = False,
+    to_resume: str = "python -m train fit --resume",
+) -> tuple[Run, bool]:
     """Train and evaluate an experiment.
 
     Args:
         resume: continue the run that was interrupted last.
+        to_resume: the command that does so, for the texts that say how to go on.
 
     Returns:
         The finished run, and whether it is one of before, whose inputs were the same.
@@ -61,7 +68,7 @@ def fit(experiment: Experiment, dataset: Dataset, console: Console, resume: bool
     if resume and interrupted is None:
         raise MissingStage(f"{experiment.name}: no interrupted run to resume; train without --resume")
     if interrupted and not resume:
-        console.print(f"run {interrupted} was interrupted; --resume goes on with it; starting anew")
+        console.print(f"run {interrupted} was interrupted; `{to_resume}` goes on with it; starting anew")
     process = start_process(experiment.training.threads)
     run_id = ""
     try:
@@ -74,7 +81,7 @@ def fit(experiment: Experiment, dataset: Dataset, console: Console, resume: bool
     except KeyboardInterrupt:
         if not run_id or not (run_folder(run_id) / RUN_STATE).is_file():  # nothing was saved yet
             raise
-        raise KeyboardInterrupt(f"stopped; --resume goes on with run {run_id}") from None
+        raise KeyboardInterrupt(f"stopped; `{to_resume}` goes on with run {run_id}") from None
     return mlflow.get_run(run_id), False
 
 

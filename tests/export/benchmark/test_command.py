@@ -15,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from export.arguments import add_options
 from export.benchmark import budgets, command, figures, previous_run, report, towers
 from export.benchmark.figures import Figures
 from export.benchmark.measured_bundle import MeasuredBundle
@@ -296,8 +297,7 @@ def test_the_command_line(own: Made, tmp_path: Path, monkeypatch: Any, capsys: A
         top = argparse.ArgumentParser()
         commands = top.add_subparsers(required=True)
         parser = add_experiment_command(commands, "bench", command.bench, report.show)
-        parser.add_argument("--bundle", type=Path)
-        command.add_options(parser)
+        add_options("bench", parser)
         monkeypatch.setattr(sys, "argv", ["export", "bench", "--config", str(own.config), *arguments])
         return execute(top)
 

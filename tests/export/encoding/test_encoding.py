@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from export.arguments import npy_path
 from export.encoding import (
     WINDOW,
     ColumnRecords,
@@ -27,7 +28,7 @@ from export.encoding import (
     encode_into,
     encode_once,
 )
-from export.encoding.command import encode, npy_path, show_encoded
+from export.encoding.command import encode, show_encoded
 from export.onnx.runtimes import onnx_encoder
 from protos import bundle
 from protos.errors import BundleDamaged, DataError, InvalidInput, Unavailable

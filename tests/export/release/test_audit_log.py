@@ -6,7 +6,7 @@ from typing import Any
 import mlflow
 import pytest
 
-from export.release import audit_log
+from export.release import REASON_LENGTH, audit_log
 from export.release.audit_log import Action, AuditLog, Entry, Record
 from protos.errors import InvalidInput
 from protos.mlflow_keys import STAGE
@@ -39,7 +39,7 @@ def test_records_are_numbered_and_chained(name: str) -> None:
     assert [record.previous for record in records] == ["", *(entry.sha256 for entry in found.entries[:2])]
     assert records[1].gates == ({**gate, "figure": None},)
     assert records[1].reason == "größer als ø|[b]"
-    assert len(records[2].reason) == audit_log.REASON_LENGTH
+    assert len(records[2].reason) == REASON_LENGTH
     assert all(record.actor == "ann@one" and record.at.endswith("+00:00") for record in records)
     assert found.head == (3, found.entries[2].sha256)
     assert audit_log.problems(found) == []

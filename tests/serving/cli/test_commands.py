@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from serving.__main__ import main
+from serving.cli.tables import size
+from serving.client.security import TOKEN
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.serving.conftest import ROOT, Start
@@ -245,7 +247,11 @@ def test_a_token_is_told_once_with_what_the_file_must_say(capsys: Capture) -> No
     assert hashlib.sha256(made["token"].encode()).hexdigest() in made["entry"]
     assert 'role = "writer"' in made["entry"]
     assert main(["token", "--name", "search-frontend"]) == 0
-    assert "[[token]]" in capsys.readouterr().out
+    secret, told = capsys.readouterr()
+    assert TOKEN.fullmatch(secret.removesuffix("\n"))  # alone, so that `> FILE` makes a token file
+    assert "[[token]]" in told
+    assert hashlib.sha256(secret.strip().encode()).hexdigest() in told
+    assert secret.strip() not in told
 
 
 @pytest.fixture
@@ -264,3 +270,15 @@ def test_serve_refuses_what_it_cannot_serve(capsys: Capture, tmp_path: Path, pla
         port = busy.getsockname()[1]
         flags = ("--bundle", str(plain), "--port", str(port))
         assert f"127.0.0.1:{port}: cannot listen" in failure(capsys, "serve", *flags)
+        other = ("--bundle", str(plain), "--port", "0", "--metrics-port", str(port))
+        refused = failure(capsys, "serve", *other)
+    assert refused.startswith(f"error: 127.0.0.1:{port}: cannot serve metrics there; does another service? ")
+    assert "--metrics-port 0 takes any free port (make serve METRICS_PORT=0)" in refused
+
+
+def test_figures_have_their_units(capsys: Capture, address: str) -> None:
+    assert main(["info", "--address", address]) == 0
+    rows = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert rows["max_message_bytes"].strip() == "4 MiB"
+    assert rows["max_hits"].strip() == "16,384"
+    assert [size(each) for each in (1, 1 << 10, 5 << 19, 3 << 30)] == ["1 bytes", "1 KiB", "2.5 MiB", "3 GiB"]

@@ -61,7 +61,7 @@ def rows(following: dict[str, Any], shadow: dict[str, Any] | None = None) -> dic
 
 def test_when_all_is_well() -> None:
     assert rows(FOLLOWING) == {
-        "champion": "version 3, bundle aaaaaaaaaaaa, 0.95 of the requests; 1,234 answered, 5 of them with an "
+        "champion": "version 3, bundle aaaaaaaaaaaa, 95 % of the requests; 1,234 answered, 5 of them with an "
         "error",
         "follows": "models:/tiny@champion, checked 3 s ago, again in 7 s",
         "candidate": "none",
@@ -91,7 +91,7 @@ def test_a_candidate_that_is_refused_is_told_with_its_reason() -> None:
 def test_a_service_that_follows_nothing_says_so() -> None:
     served = {**CHAMPION, "model_version": "", "share": 1.0}
     found = release_rows({"bundles": [served], "following": {}, "shadow": {}}, NOW)
-    assert found["champion"].startswith("bundle aaaaaaaaaaaa, 1 of the requests")
+    assert found["champion"].startswith("bundle aaaaaaaaaaaa, 100 % of the requests")
     assert found["follows"] == "nothing: what is served now is served for good"
     assert set(found) == {"champion", "follows"}
 
@@ -106,7 +106,7 @@ def test_live_items_are_told_with_the_bounds_of_writes() -> None:
         "1,234, and 5 deletes, of at most 100,000; the worker is at sequence 1299 of 1300"
     )
     assert found["writes"] == (
-        "at most 1,000 items in a request, 65,536 bytes in an item, 20,000 changes not encoded yet"
+        "at most 1,000 items in a request, 64 KiB in an item, 20,000 changes not encoded yet"
     )
     assert "catalogue's error" not in found
     catalogue["last_error"] = "the disk is full"

@@ -65,6 +65,32 @@ def test_a_text_that_says_nothing_gets_popular_items_where_the_bundle_knows_them
             assert answer.hits[0].score == pytest.approx(shares[popular[0]])
 
 
+def test_a_text_in_letters_that_no_training_text_has_says_nothing(tmp_path: Path) -> None:
+    """The tower has weights for them, which it has learned of other texts."""
+    foreign, mixed = ("жук", "日本 東京", "!жук", "9"), ("ж bavuti", "日本 b")
+    folder = tiny_bundle(tmp_path, shares=EVEN, letters="abcdefghijklmnopqrstuvwxyz")
+    with client_of(folder) as client:
+        alone = [told(client.search(text, 5)) for text in (*foreign, *mixed)]
+        batch = [told(answer) for answer in client.search_batch((*foreign, *mixed), 5)]
+    assert alone == batch
+    assert [(len(ids), basis) for ids, basis in alone[:4]] == [(0, Basis.NONE)] * 4
+    assert [(len(ids), basis) for ids, basis in alone[4:]] == [(5, Basis.QUERY)] * 2
+
+
+def test_letters_that_the_tower_does_not_know_are_looked_up_only_where_the_bundle_names_those_it_does(
+    even: Path,
+) -> None:
+    with client_of(even) as client:
+        assert client.search("жук").basis is Basis.QUERY
+
+
+def test_another_feature_beside_a_text_in_unknown_letters_is_enough(tmp_path: Path) -> None:
+    folder = tiny_bundle(tmp_path, query_tower=TinyTower(FULL), letters="abc")
+    with client_of(folder) as client:
+        answers = client.search_batch([Query("жук", features={"country": "de"}), Query("жук")], 3)
+    assert [answer.basis for answer in answers] == [Basis.QUERY, Basis.POPULAR]
+
+
 def test_another_feature_is_enough_to_search_by(full: Path) -> None:
     with client_of(full) as client:
         answers = client.search_batch([Query("", features={"country": "de"}), Query("")], 3)

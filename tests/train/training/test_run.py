@@ -22,6 +22,7 @@ from rich.console import Console
 from protos.errors import DataError
 from protos.features import TEXT_INPUTS, TextFeature
 from tests.helpers.stdlib import Made, started, tracking_copy, write_toml
+from tests.helpers.waiting import wait_until
 from tests.protos.test_features import WordIds
 from train.config import read_experiment
 from train.config.losses import InBatchSoftmax
@@ -29,6 +30,7 @@ from train.data.dataset import Dataset
 from train.evaluation.exact_search import encode
 from train.paths import ROOT
 from train.training import run as training
+from train.training.checkpoint import RUN_STATE
 from train.training.run import fit
 from train.training.trained_model import ARTIFACTS, load_model
 
@@ -133,7 +135,7 @@ def interrupt_in_an_epoch(process: subprocess.Popen[str], folder: Path) -> None:
                 break
         except ValueError:  # no experiment, or no run yet
             time.sleep(0.05)
-    time.sleep(0.1)
+    wait_until(lambda: [*folder.glob(f"cache/runs/*/{RUN_STATE}")])  # to resume from
     process.send_signal(signal.SIGINT)
 
 
@@ -150,7 +152,11 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     interrupt_in_an_epoch(stopped, broken)
     _, said = stopped.communicate(timeout=60)
     assert stopped.returncode == 130, said
-    assert "--resume goes on with run" in said
+    by_make, by_python = (
+        f"make train CONFIG={config} RESUME=1",
+        f"python -m train fit --config {config} --resume",
+    )
+    assert f"stopped; `{by_make if os.environ.get('TWINSPIRE_MAKE') else by_python}` goes on with run" in said
     killed = only_run(broken)
     assert killed.info.status == "KILLED"
     resumed = command(config, broken, "--resume")

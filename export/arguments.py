@@ -1,0 +1,61 @@
+"""The options of the commands of `python -m export`; parsing them imports nothing of what the commands do."""
+
+from argparse import ArgumentParser, ArgumentTypeError
+from pathlib import Path
+
+from export.benchmark import BENCH_PARTS
+from export.release import REASON_LENGTH
+
+
+def add_options(name: str, command: ArgumentParser) -> None:
+    """Add the options that a command has beside `--config` and `--json`."""
+    add = command.add_argument
+    if name == "bundle":
+        add("--run", default="", help="id of the MLflow run to export (default: the newest)")
+    if name in ("bench", "encode", "evaluate", "register"):
+        add("--bundle", type=Path, help="folder of the bundle (default: the newest)")
+    if name == "bench":
+        parts = "parts to measure (default: all)"
+        add("--only", nargs="+", choices=BENCH_PARTS, default=list(BENCH_PARTS), help=parts)
+        add("--output", type=Path, help="folder of the report (default: in the cache)")
+    if name == "encode":
+        add("--items", type=Path, required=True, help="table of items: Parquet, CSV, TSV or JSONL")
+        add("--output", type=npy_path, required=True, help="the .npy file to write")
+    if name == "promote":
+        add("--force", action="store_true", help="promote even if gates fail; requires --reason")
+    if name in ("refresh", "catalogue"):
+        store = "store of live items (default: that of the service)"
+        add("--catalogue", default="", metavar="URL", help=store)
+    if name == "refresh":
+        table = "table in place of the champion's items: Parquet, CSV, TSV or JSONL"
+        add("--items", type=Path, help=table)
+    if name == "catalogue":
+        add("--output", type=Path, required=True, help="table to write: Parquet, CSV, TSV or JSONL")
+    if name == "rollback":
+        add("--to", default="", help="version to make champion (default: the previous champion)")
+    if name in ("promote", "rollback"):
+        add("--reason", type=reason, default="", help="reason, for the audit log")
+
+
+def npy_path(text: str) -> Path:
+    """An output path; the suffix is checked to protect the items' file from a mix-up of arguments.
+
+    Raises:
+        ArgumentTypeError: it does not end in `.npy`.
+    """
+    path = Path(text)
+    if path.suffix != ".npy":
+        raise ArgumentTypeError(f"expected a name that ends in .npy, got {text!r}")
+    return path
+
+
+def reason(text: str) -> str:
+    """A reason that fits into the registry and into a table.
+
+    Raises:
+        ArgumentTypeError: it is too long, or has characters that cannot be printed.
+    """
+    words = " ".join(text.split())
+    if len(words) > REASON_LENGTH or not words.isprintable():
+        raise ArgumentTypeError(f"expected up to {REASON_LENGTH} printable characters")
+    return words

@@ -1,0 +1,48 @@
+"""The commands that move or show a registered model, and compute nothing: `register`, `rollback`, `history`.
+
+They are apart from `export/commands.py` because they import neither torch nor what measures a bundle.
+"""
+
+from argparse import Namespace
+from dataclasses import asdict
+from typing import Any
+
+from export.bundles import find_bundle
+from export.release import registry
+from export.release.history import history as history_of
+from export.release.rollback import rollback as roll_back
+from train.config import read_experiment
+from train.training.tracking import connect
+
+
+def register(arguments: Namespace) -> dict[str, Any]:
+    """Put a bundle into the MLflow model registry, as the challenger."""
+    connect()
+    experiment = read_experiment(arguments.config)
+    folder, manifest = find_bundle(experiment, arguments.bundle)
+    version, reused = registry.register(folder)
+    return {
+        "model": f"models:/{manifest.name}/{version.version}",
+        "alias": registry.CHALLENGER,
+        "bundle_version": manifest.bundle_version,
+        "reused": reused,
+    }
+
+
+def rollback(arguments: Namespace) -> dict[str, Any]:
+    """Make the champion before this one the champion again, or the version that is named."""
+    connect()
+    name = read_experiment(arguments.config).name
+    move = roll_back(name, arguments.to, arguments.reason)
+    version = move.after if move else arguments.to
+    return {
+        "model": f"models:/{name}/{version}",
+        "alias": registry.CHAMPION,
+        "move": move and asdict(move),
+    }
+
+
+def history(arguments: Namespace) -> dict[str, Any]:
+    """Print every promotion, refusal and rollback of the champion, and whether the record is whole."""
+    connect()
+    return history_of(read_experiment(arguments.config).name)

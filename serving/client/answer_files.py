@@ -1,0 +1,129 @@
+"""Answers as documents, and files of them: JSON lines, or Parquet where the name ends in `.parquet`.
+
+Of Parquet, a row is an answer, and its hits are a list of structs. `pyarrow` is imported only for that.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from protos import bundle
+from protos.errors import DataError, MissingStage
+from serving.retrieval.answer import Answer
+
+Document = dict[str, Any]
+Write = Callable[[Document], None]
+
+PARQUET = ".parquet"
+FLAT = (".csv", ".tsv")  # tables whose cells cannot hold a list of hits
+ROWS = 1024  # of Parquet that are written at once
+
+
+def answer_document(answer: Answer) -> Document:
+    """An answer as JSON."""
+    hits = [
+        {"rank": rank, "id": hit.id, "score": hit.score, "fields": dict(hit.fields)}
+        for rank, hit in enumerate(answer.hits, 1)
+    ]
+    return {
+        "hits": hits,
+        "basis": answer.basis,
+        "plan": answer.plan,
+        "unknown_history": answer.unknown_history,
+        "bundle_version": answer.bundle_version,
+        **answer.timing._asdict(),
+        **({"sequence": answer.sequence} if answer.sequence else {}),
+    }
+
+
+def check_answer_file(path: Path) -> None:
+    """Refuse a file that answers cannot be written to, before the first query is sent.
+
+    Raises:
+        DataError: it is not a file, or of a format that cannot hold lists of hits.
+        MissingStage: it is Parquet, and pyarrow is not installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix in FLAT:
+        raise DataError(
+            f"{path}: cannot hold lists of hits; expected a name such as answers.jsonl or .parquet"
+        )
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: expected a file, or nothing yet")
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: cannot be written: No such file or directory")
+    if suffix == PARQUET:
+        try:
+            import pyarrow  # noqa: F401
+        except ModuleNotFoundError:
+            raise MissingStage(
+                f"{path}: writing Parquet needs pyarrow; install it with: pip install pyarrow"
+            ) from None
+
+
+@contextmanager
+def answer_file(path: Path) -> Iterator[Write]:
+    """A file of answers, which appears only if the block succeeds; gives the function that adds a document.
+
+    Raises:
+        DataError, MissingStage: as `check_answer_file`, or the file cannot be written.
+    """
+    check_answer_file(path)
+    writer = _parquet if path.suffix.lower() == PARQUET else _json_lines
+    try:
+        with bundle.whole_file(path) as file, writer(file) as write:
+            yield write
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def _json_lines(file: BinaryIO) -> Iterator[Write]:
+    text = io.TextIOWrapper(file, encoding="utf-8")
+    yield lambda document: _write_line(text, document)
+    text.detach()  # writes the rest
+
+
+def _write_line(text: io.TextIOWrapper, document: Document) -> None:
+    text.write(json.dumps(document, ensure_ascii=False))
+    text.write("\n")
+
+
+@contextmanager
+def _parquet(file: BinaryIO) -> Iterator[Write]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    strings = pa.map_(pa.string(), pa.string())
+    hit = {"rank": pa.int32(), "id": pa.string(), "score": pa.float64(), "fields": strings}
+    schema = pa.schema(
+        {
+            "line": pa.int64(),
+            "hits": pa.list_(pa.struct(hit)),
+            "basis": pa.string(),
+            "plan": pa.string(),
+            "unknown_history": pa.int64(),
+            "bundle_version": pa.string(),
+            "queue_us": pa.int64(),
+            "encode_us": pa.int64(),
+            "search_us": pa.int64(),
+            "sequence": pa.int64(),
+        }
+    )
+    rows: list[Document] = []
+
+    def write(document: Document) -> None:
+        rows.append(document)
+        if len(rows) >= ROWS:
+            flush()
+
+    def flush() -> None:
+        table.write_table(pa.Table.from_pylist(rows, schema))
+        rows.clear()
+
+    with pq.ParquetWriter(file, schema) as table:
+        yield write
+        flush()

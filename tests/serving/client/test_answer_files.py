@@ -1,0 +1,74 @@
+"""Files of answers: JSON lines, and Parquet, of which pandas and polars read lists of hits."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from serving.__main__ import main
+from serving.client import RetrievalClient, answer_files
+from serving.client.batch import search_file
+from serving.server import RetrievalServer
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "queries.txt"
+    path.write_text("bavuti xelike\n\nkemolira\n\U0001f600\n")
+    return path
+
+
+def without_times(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in each.items() if not key.endswith("_us")} for each in documents]
+
+
+def test_parquet_holds_what_json_lines_hold(
+    client: RetrievalClient, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_files, "ROWS", 2)  # so that there is more than one group of rows
+    lines, table = tmp_path / "answers.jsonl", tmp_path / "answers.parquet"
+    assert search_file(client, source, lines, k=3).queries == 3
+    assert search_file(client, source, table, k=3).queries == 3
+    expected = [json.loads(line) for line in lines.read_text().splitlines()]
+    rows = pq.read_table(table).to_pylist()
+    for row in rows:
+        assert row.pop("sequence") is None  # the service takes no writes
+        for hit in row["hits"]:
+            hit["fields"] = dict(hit["fields"])
+    assert without_times(rows) == without_times(expected)
+    assert pq.ParquetFile(table).num_row_groups == 2
+    assert [len(row["hits"]) for row in rows] == [3, 3, 3]
+
+
+def test_an_empty_table_has_its_columns(client: RetrievalClient, source: Path, tmp_path: Path) -> None:
+    source.write_text("\n")
+    search_file(client, source, tmp_path / "answers.parquet")
+    table = pq.read_table(tmp_path / "answers.parquet")
+    assert table.num_rows == 0
+    assert table.column_names[:3] == ["line", "hits", "basis"]
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_sent_or_shown(
+    capsys: Capture, server: RetrievalServer, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failure(source: Path, output: Path) -> str:
+        assert main(["batch", str(source), "--output", str(output), "--address", server.address]) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.count("\n") == 1  # and so no bar
+        return said.err
+
+    answers = tmp_path / "answers.parquet"
+    assert failure(tmp_path / "none.txt", answers) == (
+        f"error: {tmp_path / 'none.txt'}: cannot be read: No such file or directory\n"
+    )
+    assert "cannot hold lists of hits" in failure(source, tmp_path / "answers.csv")
+    assert "expected a file" in failure(source, tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "needs pyarrow; install it with: pip install pyarrow" in failure(source, answers)
+    assert sorted(tmp_path.iterdir()) == [source]
