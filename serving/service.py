@@ -116,6 +116,7 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
         ]
         metrics = ProcessSpec("metrics", service.metrics)
         processes = [*workers, *service.followers()]
+        status = f"serving {service.manifest.name} at {join(config.host, port)}"
         if config.metrics_port is not None:
             processes.append(metrics)
 
@@ -125,11 +126,8 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
             if config.port_file:
                 write_file(config.port_file, f"{port}\n".encode())
             log.info("serving at %s with %d workers", serving.address, config.workers)
-            manager.ready(status())
+            manager.ready(status)
             ready(serving)
-
-        def status() -> str:
-            return f"serving {service.manifest.name} at {join(config.host, port)}"
 
         def died(process: ProcessSpec) -> None:
             if process in workers:
@@ -151,7 +149,7 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
             try:
                 files.reload()
             finally:
-                manager.ready(status())
+                manager.ready(status)
 
         supervisor = Supervisor(
             processes,
