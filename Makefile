@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 .PHONY: setup data train export encode bench scale evaluate register promote refresh rollback history serve status \
-        search loadtest swaptest filtertest livetest demo ui test test-all test-serving test-hostile lint protos clean help
+        search loadtest swaptest filtertest livetest demo ui serve-mlflow test test-all test-serving test-hostile lint protos clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
@@ -12,6 +12,7 @@ ALIAS  ?= champion
 PORT   ?= 50051
 METRICS_PORT ?= 9464
 UI_PORT ?= 5000
+MODEL_PORT ?= 5001
 K      ?= 10
 NAME    = $(shell sed -n 's/^name *= *"\(.*\)".*/\1/p' $(CONFIG) | head -n 1)
 VENV   := .venv
@@ -150,9 +151,17 @@ demo: setup ## everything: data, training, export, registry, a server, example q
 	step "5/6  service";  $(call run,serving demo,--model models:/$(NAME)@champion)
 
 ui: setup ## the MLflow UI on UI_PORT
-	@echo "http://127.0.0.1:$(UI_PORT)" >&2
+	@echo "http://127.0.0.1:$(UI_PORT)/#/experiments?workflowType=machine_learning" >&2
 	exec $(VENV)/bin/mlflow ui --host 127.0.0.1 --port $(UI_PORT) \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlruns/mlflow.db}"
+
+serve-mlflow: setup ## JSON over HTTP on MODEL_PORT: `mlflow models serve` of the model with alias ALIAS
+	@uri="models:/$(NAME)@$(ALIAS)"
+	$(PY) -m serving.bundles "$$uri" "$${TWINSPIRE_CACHE:-$(CURDIR)/.cache}/bundles" >/dev/null # or says why not
+	echo "POST http://127.0.0.1:$(MODEL_PORT)/invocations answers $$uri" >&2
+	export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" # mlflow looks for uvicorn there
+	export MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlruns/mlflow.db}"
+	exec mlflow models serve --model-uri "$$uri" --env-manager local --host 127.0.0.1 --port $(MODEL_PORT)
 
 test: setup ## the tests that find most faults, offline; TESTS="tests/serving -x" for some of them
 	@$(if $(TESTS),$(PY) -m pytest $(TESTS),$(PY) -m pytest -m "not exhaustive" -n logical --dist worksteal)

@@ -1,12 +1,14 @@
 """Terminal output of the commands of `python -m export`."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from export.quantization import show_precision
+from export.release.gates import GATES
 from train.evaluation.plots import metric_label
 from train.terminal import METRICS, baseline_columns, show_cold_start
 
@@ -72,11 +74,11 @@ def show_move(result: dict[str, Any], console: Console) -> None:
         console.print(f"{result['model']} is champion already", highlight=False)
         return
     if move["gates"]:
-        table = Table("gate", "figure", "bound", "", box=None)
-        for gate in move["gates"]:
-            held = "pass" if gate["holds"] else "refused"
-            table.add_row(gate["name"], _gate_figure(gate["figure"]), _gate_figure(gate["bound"]), held)
-        console.print(table)
+        console.print(_gates_table(move["gates"]))
+    for gate in move["gates"]:
+        if gate.get("warning"):
+            text = f"warning: {gate['warning']}"
+            console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
     before = f"; before: version {move['before']}" if move["before"] else ""
     forced = ", forced" if move["action"] == "force" else ""
     console.print(f"{result['model']} is champion{forced}{before}", highlight=False)
@@ -125,8 +127,26 @@ def _gates_summary(gates: list[dict[str, Any]]) -> str:
         return ""
     refused = [gate["name"] for gate in gates if not gate["holds"]]
     held = f"{len(gates) - len(refused)} of {len(gates)}"
-    return f"{held}; not {', '.join(refused)}" if refused else held
+    parts = [held, f"not {', '.join(refused)}" if refused else "", "warned" if _is_warned(gates) else ""]
+    return "; ".join(filter(None, parts))
 
 
-def _gate_figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _is_warned(gates: Sequence[Mapping[str, Any]]) -> bool:
+    return any(gate.get("warning") for gate in gates)
+
+
+def _gates_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """The results of the gates, with units.
+
+    Args:
+        results: name, figure, bound and `holds` of each gate, as in a record of the audit log.
+    """
+    gates = {gate.name: gate for gate in GATES}
+    figure, bound = (Column(name, justify="right") for name in ("figure", "bound"))
+    table = Table("gate", figure, bound, "outcome", box=None)
+    for each in results:
+        gate = gates[each["name"]]
+        held = Text("pass", "green") if each["holds"] else Text("refused", "bold red")
+        shown = gate.shown_figure(each["figure"]), gate.shown_bound(each["bound"])
+        table.add_row(gate.title, *shown, held)
+    return table

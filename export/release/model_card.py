@@ -42,6 +42,33 @@ def card(manifest: Manifest) -> str:
     return "\n\n".join(parts)[:LIMIT]
 
 
+def model_description(manifest: Manifest) -> str:
+    """The description of the registered model: what holds for all its versions."""
+    name = code(manifest.name, CELL)
+    return (
+        f"Two-tower retrieval model {name}: queries and items as vectors, and an index over the items. A "
+        "version is a bundle of both towers in ONNX, item vectors, index and schema; its description is its "
+        "model card.\n\n"
+        "- `@champion` is the version that is served. Services that follow the alias load a new one in "
+        "seconds.\n"
+        "- `@challenger` is the newest version that waits for `make promote`, which compares it with the "
+        "champion.\n"
+        f"- Decisions are runs of the experiment {name} with the tag `twinspire.stage = release`; each has a "
+        "report of all gates, `release/decision.html`. `make history` lists them; `make rollback` goes back."
+    )
+
+
+def model_tags(manifest: Manifest) -> dict[str, str]:
+    """Tags of the registered model, to find it by."""
+    known = {
+        "task": "retrieval",
+        "made_by": "twinspire",
+        "dataset": manifest.dataset.get("name"),
+        "dataset_kind": manifest.dataset.get("kind"),
+    }
+    return {name: one_line(value, CELL) for name, value in known.items() if value}
+
+
 def lineage(manifest: Manifest) -> dict[str, str]:
     """The origin of a bundle, as tags of its version."""
     dataset = manifest.dataset
@@ -182,8 +209,10 @@ def _use(manifest: Manifest) -> str:
         "```\n\n"
         "```sh\n"
         f"python -m serving serve --model {shlex.quote(uri)}                # gRPC\n"
-        f"mlflow models serve -m {shlex.quote(uri)} --env-manager local     # JSON over HTTP\n"
-        "```"
+        "```\n\n"
+        "`make serve-mlflow CONFIG=...` in a checkout answers JSON over HTTP. Elsewhere, with "
+        "`MLFLOW_TRACKING_URI` set and uvicorn on the `PATH`: "
+        f"{code(f'mlflow models serve -m {shlex.quote(uri)} --env-manager local')}."
     )
 
 

@@ -32,6 +32,8 @@ from train.paths import CACHE
 from train.training.callbacks import RunCallbacks
 from train.training.checkpoint import BEST_TOWERS, RUN_STATE, load_run, load_towers, save_towers
 from train.training.device import TrainingProcess, start_process
+from train.training.metric_groups import grouped
+from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.tracking import find_run, flattened, tracked_run
 from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, shares_windows
 from train.training.trainer import Interrupted, Trainer
@@ -65,7 +67,9 @@ def fit(experiment: Experiment, dataset: Dataset, console: Console, resume: bool
     process = start_process(experiment.training.threads)
     run_id = ""
     try:
-        with tracked_run(experiment.name, STAGE, key, interrupted if resume else None) as run_id:
+        with tracked_run(
+            experiment.name, STAGE, key, interrupted if resume else None, experiment.tower.kind
+        ) as run_id:
             try:
                 with _locked(run_folder(run_id)):
                     _train(run_folder(run_id), process, experiment, dataset, console, resume)
@@ -165,7 +169,7 @@ def _train(
     with RunCallbacks(folder, console, process).watching() as callbacks:
         trainer.fit(callbacks)
     if process.is_main:
-        mlflow.log_metric("training_s", time.perf_counter() - begun)
+        mlflow.log_metrics(grouped("train", {"training_s": time.perf_counter() - begun}))
         _finish(folder, experiment, trainer, console)
 
 
@@ -181,7 +185,8 @@ def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Con
         save_towers(folder / BEST_TOWERS, trainer.towers)
     with console.status("test evaluation, and baselines beside it"):
         metrics = _test_metrics(experiment, trainer)
-    mlflow.log_metrics(metrics | {"best_epoch": trainer.state.best_epoch})
+    best = {"best_epoch": float(trainer.state.best_epoch)}
+    mlflow.log_metrics(grouped("test", metrics) | grouped("train", best))
     _log_outputs(folder, trainer, metrics, experiment)
     (folder / RUN_STATE).unlink()
     (folder / BEST_TOWERS).unlink()
@@ -207,9 +212,11 @@ def _log_inputs(model: Model, dataset: Dataset) -> None:
         }
     )
     mlflow.log_dict(report, "dataset.json")
-    mlflow.log_metrics({"items": report["items"], "pairs": report["pairs"]})
+    mlflow.log_input(as_mlflow_dataset(dataset), "training")
     parameters = {p for tower in model.towers for p in tower.parameters()}
-    mlflow.log_metric("parameters", sum(p.numel() for p in parameters))
+    sizes = {"items": report["items"], "pairs": report["pairs"]}
+    sizes["parameters"] = sum(p.numel() for p in parameters)
+    mlflow.log_metrics(grouped("data", sizes))
     mlflow.log_text(model.description().decode(), f"{ARTIFACTS}/{DESCRIPTION}")
     for name in model.schema.files():
         mlflow.log_artifact(str(model.schema.folder / name), str(Path(ARTIFACTS, name).parent))

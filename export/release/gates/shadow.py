@@ -4,6 +4,7 @@ The service sends a share of its live queries to the challenger, too, and record
 differ. This gate reads those runs.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import mlflow
@@ -20,6 +21,7 @@ from protos.mlflow_keys import (
     SHADOW_QUERIES,
     SHADOW_SCORE_SHIFT,
     STAGE,
+    metric_before_groups,
 )
 from train.training.tracking import unreachable
 
@@ -57,7 +59,8 @@ def _measured(name: str, bundle_version: str) -> dict[str, Any]:
         )
     except MlflowException as error:
         raise unreachable(error) from None
-    kept = [run.data.metrics for run in runs if run.data.metrics.get(SHADOW_QUERIES, 0) > 0]
+    logged = [_by_present_names(run.data.metrics) for run in runs]
+    kept = [metrics for metrics in logged if metrics.get(SHADOW_QUERIES, 0) > 0]
     total = float(sum(metrics[SHADOW_QUERIES] for metrics in kept))
     empty = float(sum(metrics.get(SHADOW_EMPTY, 0.0) for metrics in kept))
     found: dict[str, Any] = {"runs": len(kept), SHADOW_QUERIES: total, SHADOW_EMPTY: empty}
@@ -66,6 +69,12 @@ def _measured(name: str, bundle_version: str) -> dict[str, Any]:
         if weighted:
             found[mean] = sum(n * value for n, value in weighted) / sum(n for n, _ in weighted)
     return found
+
+
+def _by_present_names(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a shadow run, which may have been logged before metrics had groups."""
+    before = {metric_before_groups(name): name for name in (SHADOW_QUERIES, SHADOW_EMPTY, *MEANS)}
+    return {before.get(name, name): value for name, value in metrics.items()}
 
 
 GATES = (
