@@ -5,6 +5,7 @@ Builds the bundle of a training run, measures it, and releases it through the mo
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from export import commands as stages
@@ -15,7 +16,7 @@ from export.benchmark.scale.command import add_scale
 from export.encoding import command as encode_command
 from export.refresh import command as refresh_command
 from export.release.audit_log import REASON_LENGTH
-from protos.cli import command_line
+from protos.cli import Result, command_line, document_command
 from train.cli import add_experiment_command, execute
 
 COMMANDS = {
@@ -39,6 +40,10 @@ def parser() -> argparse.ArgumentParser:
     for name, (run, show) in COMMANDS.items():
         command = add_experiment_command(commands, name, run, show)
         if name == "bundle":
+            command.add_argument(
+                "-v", "--verbose", action="store_true", help="tell all variants of the towers, and why"
+            )
+            command.set_defaults(run_command=_make_bundle)
             command.add_argument(
                 "--run", default="", help="id of the MLflow run to export (default: the newest)"
             )
@@ -69,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--reason", type=_reason, default="", help="reason, for the audit log")
     add_scale(commands)
     return top
+
+
+def _make_bundle(arguments: argparse.Namespace) -> Result | None:
+    show = partial(terminal.show_bundle, verbose=arguments.verbose)
+    return document_command(stages.make_bundle, show)(arguments)
 
 
 def _reason(text: str) -> str:

@@ -9,12 +9,17 @@ from rich.text import Text
 
 from export.quantization import show_precision
 from export.release.gates import GATES
+from protos.features import SIDES
 from train.evaluation.plots import metric_label
 from train.terminal import METRICS, baseline_columns, show_cold_start
 
 
-def show_bundle(result: dict[str, Any], console: Console) -> None:
-    """Print version, quality, parity, index, precision and latency of a bundle."""
+def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False) -> None:
+    """Print version, quality, index and parity of a bundle, and a line for each tower.
+
+    Args:
+        verbose: print all variants and latencies, too.
+    """
     again = ", unchanged" if result["reused"] else ""
     console.print(f"bundle {result['bundle_version'][:12]}{again}: {result['bundle']}", soft_wrap=True)
     show_quality(result["quality"], console)
@@ -27,8 +32,27 @@ def show_bundle(result: dict[str, Any], console: Console) -> None:
         f"parity: max_abs_diff {worst:.1e}",
         highlight=False,
     )
-    show_precision(result["precision"], console)
-    show_latency(result["latency"], console)
+    for side in SIDES:
+        line = _tower_line(side, result["precision"][side], result["latency"])
+        console.print(line, highlight=False, soft_wrap=True)
+    if verbose:
+        show_precision(result["precision"], console)
+        show_latency(result["latency"], console)
+
+
+def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
+    """Precision, size, recall and latency of a tower."""
+    found = report["variants"][report["chosen"]]
+    size = f"{found['size_bytes'] / 2**20:.1f} MiB"
+    if report["chosen"] != "fp32":
+        change = f"recall@10 {found['recall_at_10_delta']:+.4f}"
+        size += f" ({found['size_share']:.0%} of fp32, {change})"
+    batch = report["batch"]
+    metrics = latency["metrics"]
+    ratio = metrics[f"{'' if side == 'query' else 'item_'}torch_over_onnx_b{batch}"]
+    p50 = metrics[f"{side}_tower_b{batch}_p50_us"]
+    times = f"{p50:,.0f} µs at batch {batch}, torch {ratio:.1f} times as long"
+    return f"{side} tower: {report['chosen']}, {size}, {times}"
 
 
 def show_quality(metrics: dict[str, Any], console: Console) -> None:

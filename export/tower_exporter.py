@@ -72,6 +72,7 @@ class TowerExporter:
         data: has the records to measure on.
         has_padding_dim: the last coordinate of an item vector only pads it to unit length.
         console: receives progress.
+        details: receives what is found along the way.
     """
 
     def __init__(
@@ -81,9 +82,10 @@ class TowerExporter:
         data: TrainingData,
         has_padding_dim: bool,
         console: Console,
+        details: Console,
     ) -> None:
         self.experiment, self.model, self.data = experiment, model, data
-        self.has_padding_dim, self.console = has_padding_dim, console
+        self.has_padding_dim, self.console, self.details = has_padding_dim, console, details
 
     def export(self, folder: Path, scratch: Path) -> ExportedTowers:
         """Write both towers into `folder`, and their variants into `scratch`.
@@ -100,7 +102,7 @@ class TowerExporter:
             for side, each in served.items()
         }
         latency, figure = self._latency(plain, served)
-        figures = {"latency": figure, "precision": quantization.quality_and_latency(report)}
+        figures = {"latency": figure, "precision": quantization.size_latency_and_quality(report)}
         reports: dict[str, dict[str, Any]] = {
             "parity": found,
             "precision": report,
@@ -120,7 +122,7 @@ class TowerExporter:
             example = inputs.to_arrays({name: value * 2 for name, value in one.items()})
             nodes = export_tower(tower, inputs.features, example, path)
         size = path.stat().st_size / 2**20
-        self.console.print(f"{side} tower: {nodes} nodes, {size:.1f} MiB in float32", highlight=False)
+        self.details.print(f"{side} tower: {nodes} nodes, {size:.1f} MiB in float32", highlight=False)
         return self._load(side, tower, path, PLAIN)
 
     def _load(self, side: Side, tower: Tower, path: Path, variant: bundle.Variant) -> ServedTower:
@@ -154,7 +156,7 @@ class TowerExporter:
             path = shutil.copyfile(found.path, folder / bundle.TOWERS[side])
             chosen[side] = found
             served[side] = self._load(side, found.tower, path, found.variant)
-            console.print(f"{side} tower: {found.report['why']}", highlight=False, soft_wrap=True)
+            self.details.print(f"{side} tower: {found.report['why']}", highlight=False, soft_wrap=True)
         both = chosen["query"].vectors, chosen["item"].vectors
         stored = quantization.choose_vectors(sample, *both, self.has_padding_dim, config)
         report: dict[str, Any] = {side: each.report for side, each in chosen.items()}

@@ -27,6 +27,6 @@ def ui_page(path: str) -> str:
     return f"{UI_ADDRESS}/#/{path}?workflowType=machine_learning"
 
 
-def metric_before_groups(name: str) -> str:
-    """The name of a shadow's metric in runs that were logged before names had groups."""
+def without_group(name: str) -> str:
+    """The name of a shadow's metric in reports: `shadow_queries`, as runs had it before names had groups."""
     return name.replace("/", "_")

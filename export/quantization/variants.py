@@ -24,7 +24,6 @@ from export.quantization.tables import (
 )
 from protos.bundle import Variant
 from protos.features import Arrays
-from train.evaluation.plots import COLOURS
 from train.models.towers import Tower
 
 # Sentences about variants are part of a bundle's report: other words would make it another bundle.
@@ -37,30 +36,26 @@ class Recipe:
     """How a variant is made.
 
     Args:
-        colour: in plots.
         tables: how embedding tables are stored; None in float32.
         dense: how dense layers are computed in int8; None in float32.
         manual: why `auto` never chooses it; empty if it may.
     """
 
-    colour: str
     tables: Stored | None = None
     dense: Literal["dynamic", "static"] | None = None
     manual: str = ""
 
 
 RECIPES: Mapping[Variant, Recipe] = {
-    "fp32": Recipe("#444a54"),
-    "fp16_tables": Recipe(COLOURS[3], "fp16"),
-    "int8_tables": Recipe(COLOURS[0], "int8"),
+    "fp32": Recipe(),
+    "fp16_tables": Recipe("fp16"),
+    "int8_tables": Recipe("int8"),
     "int8_dynamic": Recipe(
-        COLOURS[1],
         "int8",
         "dynamic",
         "taken only where it is asked for: a vector depends on what else is in its batch",
     ),
     "int8_static": Recipe(
-        "#9a5c93",
         "int8",
         "static",
         "taken only where it is asked for: what calibration has not seen may come out far off",

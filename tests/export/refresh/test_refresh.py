@@ -123,7 +123,7 @@ def test_a_refresh_is_registered_promoted_and_logged_and_the_next_one_finds_noth
     assert version.run_id is not None
     run = mlflow.get_run(version.run_id)
     assert run.data.tags["twinspire.stage"] == "refresh"
-    assert (run.data.metrics["refresh_new"], run.data.metrics["refresh_sequence"]) == (1, 1)
+    assert (run.data.metrics["refresh/new"], run.data.metrics["refresh/sequence"]) == (1, 1)
     logged = {Path(each.path).name for each in mlflow.MlflowClient().list_artifacts(version.run_id, "export")}
     assert {"index.json", "quality.json", "refresh.json"} <= logged
     assert manifest.quality["not_measured"].startswith("the features of the experiment")

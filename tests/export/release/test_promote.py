@@ -93,8 +93,8 @@ def test_a_version_carries_its_card_its_lineage_and_its_figures(versions: str) -
     assert version.tags["git_commit"] == "c" * 40
     assert version.tags["split_hash"] == "0" * 64
     assert version.tags["run_id"] == version.run_id
-    assert client.get_run(version.run_id).data.metrics["served_ndcg_at_10"] == 0.9123
-    assert releases.figures_beside(version)["ann_recall_at_10"] == 0.9876
+    assert client.get_run(version.run_id).data.metrics["served/ndcg_at_10"] == 0.9123
+    assert releases.figures_beside(version)["index/ann_recall_at_10"] == 0.9876
     assert aliased("challenger") == "2"
 
 
@@ -104,10 +104,10 @@ def test_what_is_accepted_moves_and_its_run_holds_record_report_and_figures(prom
     assert aliased("champion") == "1"
     run = mlflow.get_run(done.run_id)
     assert (run.info.status, run.data.tags["twinspire.stage"]) == ("FINISHED", "release")
-    assert run.data.metrics["gate_parity"] == HELD.figure
-    assert run.data.metrics["gate_parity_bound"] == HELD.bound
+    assert run.data.metrics["gates/parity"] == HELD.figure
+    assert run.data.metrics["gates/parity_bound"] == HELD.bound
     held = {each.path for each in mlflow.MlflowClient().list_artifacts(done.run_id, "release")}
-    assert {"release/decision.json", "release/decision.md"} <= held
+    assert {"release/decision.json", "release/decision.md", "release/decision.html"} <= held
     record = json.loads(run.data.tags["twinspire.move"])
     assert record["gates"] == [{"name": "parity", "figure": 1.3e-7, "bound": 1e-5, "holds": True}]
     assert promote(1).record is None
