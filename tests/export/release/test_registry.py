@@ -36,6 +36,32 @@ def test_a_registered_version_answers_in_any_process(own: Made, tmp_path: Path) 
     assert str(ROOT) not in printed
 
 
+def test_a_registered_model_is_described_and_what_a_person_wrote_stays(own: Made) -> None:
+    client = mlflow.MlflowClient()
+    client.create_registered_model("stdlib", {"task": "search"})
+    registry.register(own.folder)
+    model = client.get_registered_model("stdlib")
+    assert str(model.description).startswith("Two-tower retrieval model `stdlib`")
+    assert "`release/decision.html`" in str(model.description)
+    assert model.tags == {
+        "task": "search",
+        "made_by": "twinspire",
+        "dataset": "stdlib",
+        "dataset_kind": "files",
+    }
+
+
+def test_a_champion_that_is_registered_again_is_no_challenger(own: Made) -> None:
+    version, _ = registry.register(own.folder)
+    client = mlflow.MlflowClient()
+    client.set_registered_model_alias("stdlib", registry.CHAMPION, version.version)
+    registry.retire_challenger("stdlib", "99")
+    assert registry.by_alias("stdlib", registry.CHALLENGER) is not None  # it is another version's alias
+    registry.retire_challenger("stdlib", str(version.version))
+    assert registry.register(own.folder) == (client.get_model_version("stdlib", str(version.version)), True)
+    assert registry.by_alias("stdlib", registry.CHALLENGER) is None
+
+
 def test_a_version_carries_the_card_of_what_was_exported(own: Made) -> None:
     version, _ = registry.register(own.folder)
     manifest = bundle.read(own.folder)
@@ -53,7 +79,7 @@ def test_a_version_carries_the_card_of_what_was_exported(own: Made) -> None:
     held = mlflow.MlflowClient().get_model_version("stdlib", str(version.version)).tags
     assert held["recall_at_10"] == f"{manifest.quality['recall_at_10']:.6g}"
     assert held["dataset_fingerprint"] == own.dataset.report["fingerprint"]
-    assert figures_beside(version)["served_recall_at_10"] == manifest.quality["recall_at_10"]
+    assert figures_beside(version)["served/recall_at_10"] == manifest.quality["recall_at_10"]
 
 
 def test_a_version_is_fetched_whole_or_not_at_all(own: Made) -> None:

@@ -54,6 +54,21 @@ def test_a_run_holds_what_it_takes_to_judge_and_repeat_it(made: Made) -> None:
     assert {f"{ARTIFACTS}/towers.pt", f"{ARTIFACTS}/description.json"} <= held
 
 
+def test_a_run_names_its_data_set_with_digest_columns_and_sizes(made: Made) -> None:
+    inputs = made.run.inputs
+    assert inputs is not None
+    (given,) = inputs.dataset_inputs
+    report = made.dataset.report
+    assert (given.dataset.name, given.dataset.digest) == ("stdlib", report["fingerprint"][:12])
+    assert {tag.key: tag.value for tag in given.tags}["mlflow.data.context"] == "training"
+    columns = [each["name"] for each in json.loads(str(given.dataset.schema))["mlflow_colspec"]]
+    assert {"query", "weight"} <= {*columns}
+    assert not {"part", "item_row"} & {*columns}
+    sizes = json.loads(str(given.dataset.profile))
+    assert (sizes["items"], sizes["num_rows"]) == (report["items"], report["pairs"])
+    assert sizes["train"] == report["parts"]["train"]
+
+
 def test_learning_adds_to_the_start(made: Made) -> None:
     history = mlflow.MlflowClient().get_metric_history(made.run.info.run_id, "validation/recall_at_10")
     assert max(point.value for point in history[1:]) > history[0].value
