@@ -6,7 +6,7 @@ measured. The chosen variant is compared with a torch tower whose tables were ro
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from train.models.towers import Tower
 from train.training.trained_model import Model
 
 SAMPLE = 500  # test records for parity and latency
+SMALL_SAMPLE, SMALL_CALLS = 100, 100  # records, and timed calls, where the catalogue is small
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ class TowerExporter:
     ) -> None:
         self.experiment, self.model, self.data = experiment, model, data
         self.has_padding_dim, self.console, self.details = has_padding_dim, console, details
+        self.records, self.settings = SAMPLE, experiment.export
+        if data.item_count <= quantization.SMALL_CATALOGUE:
+            calls = min(SMALL_CALLS, experiment.export.iterations)
+            self.records, self.settings = SMALL_SAMPLE, replace(experiment.export, iterations=calls)
 
     def export(self, folder: Path, scratch: Path) -> ExportedTowers:
         """Write both towers into `folder`, and their variants into `scratch`.
@@ -98,7 +103,9 @@ class TowerExporter:
         before = {side: self._parity(each) for side, each in plain.items()}
         served, vectors, report = self._choose(plain, folder, scratch)
         found: dict[str, Any] = {
-            side: self._parity(each, report[side]["parity_tolerance"]) | {PLAIN: before[side]}
+            side: before[side] | {PLAIN: before[side]}  # the same file
+            if each.precision == PLAIN
+            else self._parity(each, report[side]["parity_tolerance"]) | {PLAIN: before[side]}
             for side, each in served.items()
         }
         latency, figure = self._latency(plain, served)
@@ -136,7 +143,7 @@ class TowerExporter:
                 each.inputs,
                 each.onnx,
                 torch_encoder(each.tower),
-                self.sample(each.side, SAMPLE),
+                self.sample(each.side, self.records),
                 tolerance or self.experiment.export.parity_tolerance,
             )
 
@@ -144,18 +151,23 @@ class TowerExporter:
         self, plain: Mapping[Side, ServedTower], folder: Path, scratch: Path
     ) -> tuple[dict[Side, ServedTower], quantization.StoredVectors, dict[str, Any]]:
         config, console = self.experiment.precision, self.console
-        encoders = {side: (each.inputs, onnx_encoder(each.path, 0)) for side, each in plain.items()}
+        small = self.data.item_count <= quantization.SMALL_CATALOGUE
+        encoders = {
+            side: (each.inputs, each.onnx if small else onnx_encoder(each.path, 0))
+            for side, each in plain.items()
+        }
         sample = quantization.draw_sample(self.data, encoders, config, console)
         chosen: dict[Side, quantization.ChosenVariant] = {}
         served: dict[Side, ServedTower] = {}
         for side, each in plain.items():
             exported = quantization.ExportedTower(side, each.inputs, each.tower, each.path)
-            found = quantization.choose_tower(
-                exported, sample, config, self.experiment.export, scratch, console
-            )
+            found = quantization.choose_tower(exported, sample, config, self.settings, scratch, console)
             path = shutil.copyfile(found.path, folder / bundle.TOWERS[side])
             chosen[side] = found
-            served[side] = self._load(side, found.tower, path, found.variant)
+            if found.variant == PLAIN:
+                served[side] = replace(each, tower=found.tower, path=path)
+            else:
+                served[side] = self._load(side, found.tower, path, found.variant)
             self.details.print(f"{side} tower: {found.report['why']}", highlight=False, soft_wrap=True)
         both = chosen["query"].vectors, chosen["item"].vectors
         stored = quantization.choose_vectors(sample, *both, self.has_padding_dim, config)
@@ -171,8 +183,8 @@ class TowerExporter:
                     each.inputs,
                     each.tower,
                     {PLAIN: plain[side].path, SERVED: each.path},
-                    self.sample(side, SAMPLE),
+                    self.sample(side, self.records),
                 )
                 for side, each in served.items()
             }
-            return manifest_latency(forms, self.experiment.export)
+            return manifest_latency(forms, self.settings)

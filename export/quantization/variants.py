@@ -6,6 +6,7 @@ To add a variant, add its name to `protos.bundle.Variant` and its recipe to `REC
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import onnx
@@ -85,6 +86,7 @@ def make_variants(
     folder: Path,
     calibration: Callable[[], Iterable[Arrays]],
     wanted: Sequence[Variant] = VARIANTS,
+    left_out: Mapping[Variant, str] = MappingProxyType({}),
 ) -> Variants:
     """Write the variants of a tower as `<its name>-<variant>.onnx`.
 
@@ -92,13 +94,14 @@ def make_variants(
         plain: the tower in float32; it is not changed.
         folder: receives the other variants.
         calibration: returns batches of training records; called for static quantisation only.
+        left_out: variants that are not made although they could be -> the reason.
     """
     model = onnx.load(plain)
     tables, layers = tables_of(model), dense.dense_layers(model)
     made = Variants({"fp32": plain}, {}, tables, layers)
     for name in wanted:
         recipe = RECIPES[name]
-        reason = _obstacle(recipe, tables, layers)
+        reason = _obstacle(recipe, tables, layers) or left_out.get(name, "")
         if reason:
             made.skipped[name] = reason
         elif name != "fp32":
