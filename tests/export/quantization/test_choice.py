@@ -316,3 +316,16 @@ def test_a_section_is_read(tmp_path: Path) -> None:
     found = read(tmp_path, 'query = "int8_static"\nitem = "fp32"\nvectors = "fp16"\ncalibration = 9')
     assert (found.query, found.item, found.vectors, found.calibration) == ("int8_static", "fp32", "fp16", 9)
     assert read(tmp_path, "") == PrecisionConfig()
+
+
+def test_of_few_items_only_what_may_be_chosen_is_measured(stdlib: Path, tmp_path: Path) -> None:
+    few = write_toml(stdlib, tmp_path / "a.toml", sections=PLAIN, data={"max_items": 240})
+    model, data, _ = started(few)
+    small = world(data, model, (frozen(model.towers[0]), frozen(model.towers[1])), tmp_path)
+    assert small.sample.is_small
+    report = small.choose("item", tmp_path).report
+    assert {*report["variants"]} == {"fp32", "fp16_tables", "int8_tables"}
+    assert {*report["not_made"]} == {"int8_dynamic", "int8_static"}
+    assert all("so few items" in why for why in report["not_made"].values())
+    asked = small.choose("item", tmp_path, item="int8_static")  # by name it is made all the same
+    assert asked.variant == "int8_static"

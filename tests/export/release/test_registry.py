@@ -92,3 +92,20 @@ def test_a_version_is_fetched_whole_or_not_at_all(own: Made) -> None:
         registry.fetch("stdlib", "7")
     with pytest.raises(MissingStage, match="stdlib: there is no version 7"):
         registry.by_version("stdlib", "7")
+
+
+@pytest.mark.filterwarnings("ignore::Warning:mlflow")
+def test_a_registered_model_refuses_what_it_does_not_know(own: Made) -> None:
+    registry.register(own.folder)
+    model = mlflow.pyfunc.load_model("models:/stdlib@challenger")
+    (hits,) = model.predict(["parse command line arguments"], params={"k": 3})
+    assert len(hits) == 3
+    for given, params, told in (
+        ("parse", {"kk": 3}, "unknown parameter 'kk': .*; did you mean 'k'?"),
+        ("parse", {"k": -1}, "k: expected"),
+        ({"text": "parse", "colour": "red"}, {}, "colour"),
+        ("parse", {"filter": "nonsense"}, "nonsense"),
+    ):
+        with pytest.raises(mlflow.exceptions.MlflowException, match=told) as error:
+            model.predict([given], params=params)
+        assert error.value.error_code == "INVALID_PARAMETER_VALUE"
