@@ -70,6 +70,23 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -
     return "\n".join("| " + " | ".join(line) + " |" for line in (padded[0], rules, *padded[1:]))
 
 
+def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) -> str:
+    """A table as a code block with aligned columns, for pages that show tables without any.
+
+    The MLflow UI drops alignment and spacing of the tables in a description.
+
+    Args:
+        heads, rows: plain text; code blocks have no Markdown.
+        alignment: one letter a column, `l` or `r`.
+    """
+    lines = [[one_line(cell).replace("`", "'") for cell in line] for line in (heads, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    padded = [
+        "  ".join(_padded(*each) for each in zip(line, alignment, widths, strict=True)) for line in lines
+    ]
+    return "\n".join(["```text", *(line.rstrip() for line in padded), "```"])
+
+
 def picture(name: str, text: str, plots: Collection[str]) -> str:
     """An image in Markdown; empty if it is not among the plots."""
     return f"![{text}]({name})" if name in plots else ""

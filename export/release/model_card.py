@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from export.markdown import code, one_line, plain, table
+from export.markdown import aligned, code, one_line, plain
 from protos.bundle import Manifest
 from protos.mlflow_keys import BUNDLE_VERSION
 from protos.system.timing import p99_remark
@@ -136,7 +136,7 @@ def _quality(metrics: Mapping[str, Any]) -> str:
     cells = [[metric_label(name), *(_figure(metrics, prefix + name) for prefix in names)] for name in rows]
     parts = [
         f"## Quality on the test split, {int(metrics.get('queries', 0)):,} queries",
-        table(["", *names.values()], cells, "l" + "r" * len(names)),
+        aligned(["", *names.values()], cells, "l" + "r" * len(names)),
     ]
     parts += [f"Verdict: {_plain(metrics['verdict'])}."] if metrics.get("verdict") else []
     return "\n\n".join(parts)
@@ -185,7 +185,7 @@ def _latency(latency: Mapping[str, Any]) -> str:
     budget = f"{_plain(threads)} thread{'s' if threads != 1 else ''}"
     parts = [
         f"## Latency of the towers, microseconds a batch, {budget}",
-        table(["", "p50", "p95", "p99"], rows, "lrrr"),
+        aligned(["", "p50", "p95", "p99"], rows, "lrrr"),
         f"On {_plain(machine['processor'])}, {_plain(machine['cores'])} cores, {_plain(machine['system'])}.",
     ]
     batches = [each for side in latency.get("towers", {}).values() for each in side.values()]

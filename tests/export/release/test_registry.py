@@ -69,7 +69,7 @@ def test_a_version_carries_the_card_of_what_was_exported(own: Made) -> None:
     assert version.description is not None
     assert len(version.description) < model_card.LIMIT
     for part in (
-        "| nDCG@10 |",
+        "\nnDCG@10 ",
         "BM25",
         manifest.quality["verdict"],
         "query tower, batch 32",
