@@ -188,11 +188,15 @@ def _built(axes: Axes, report: Mapping[str, Any]) -> None:
     chosen = report["chosen"]
     said = "exact search chosen" if chosen["exact"] else f"ef_search = {report['ef_search']} chosen"
     _dress(axes, report, curve, f"M {chosen['m']} on all {report['items']:,} items, {said}")
-    _label_widths(axes, curve)
+    _label_widths(axes, sorted(curve, key=lambda point: point["ef"] != report["ef_search"]))
 
 
 def _label_widths(axes: Axes, curve: Sequence[Mapping[str, Any]]) -> None:
-    """The search width beside each point that has room for it; points of a tiny catalogue lie together."""
+    """The search width beside each point that has room for it; points of a tiny catalogue lie together.
+
+    Args:
+        curve: the chosen point first, which is labelled in any case.
+    """
     at = axes.transData.transform([(each["us_per_query"], each["recall"]) for each in curve])
     labelled: list[Any] = []
     for point, place in zip(curve, at, strict=True):
@@ -204,6 +208,7 @@ def _label_widths(axes: Axes, curve: Sequence[Mapping[str, Any]]) -> None:
                 (5, -9),
                 textcoords="offset points",
                 fontsize=7,
+                fontweight="normal" if len(labelled) > 1 else "bold",
                 annotation_clip=True,
             )
 
