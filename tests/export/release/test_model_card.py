@@ -23,7 +23,7 @@ def test_it_says_what_it_is_how_good_how_fast_and_where_from(manifest: Manifest)
         "# tiny\n",
         "D = 32, an HNSW index over 60 items",
         "60 items, 80 pairs, test 20, train 50, validation 10. Nobody's.",
-        "\n                            served  exact search    BM25\n",
+        " served  exact search    BM25\n",
         "\nnDCG@10     0.9123 (0.900 to 0.920)        0.7500  0.7500\n",
         "Verdict: better than BM25 at nDCG@10: 0.912 against 0.750.",
         "ef_search = 64: recall@10 0.9876 against exact search (target 0.95)",
