@@ -29,7 +29,7 @@ def test_it_says_what_it_is_how_good_how_fast_and_where_from(manifest: Manifest)
         "ef_search = 64: recall@10 0.9876 against exact search (target 0.95)",
         "- query tower: max_abs_diff 1.3e-07 over 1,548 records (tolerance 1e-05)",
         "microseconds a batch, 1 thread\n",
-        "\nitem tower, batch 8    98  143  147\n",
+        "\nitem tower, batch 8     98  143  147\n",
         "On A processor, 2 cores, Linux.",
         'mlflow.pyfunc.load_model("models:/tiny@champion")',
         "python -m serving serve --model models:/tiny@champion",
