@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 .PHONY: setup doctor data train export encode bench scale evaluate register promote refresh rollback history serve \
-        serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui test test-all test-serving \
+        serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui serve-mlflow test test-all test-serving \
         test-hostile lint protos clean help
 
 PYTHON ?= python3
@@ -14,6 +14,7 @@ PORT   ?= 50051
 HTTP_PORT ?= 8080
 METRICS_PORT ?= 9464
 UI_PORT ?= 5000
+MODEL_PORT ?= 5001
 K      ?= 10
 NAME    = $(shell sed -n 's/^name *= *"\(.*\)".*/\1/p' $(CONFIG) 2>/dev/null | head -n 1)
 VENV   := .venv
@@ -86,8 +87,8 @@ data: setup ## read, check and split the data set of CONFIG
 train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an interrupted run
 	@$(call run,train fit,--config $(CONFIG) $(if $(RESUME),--resume))
 
-export: setup ## towers to ONNX, vectors, index: a bundle of the newest run, or of RUN
-	@$(call run,export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)))
+export: setup ## towers to ONNX, vectors, index: a bundle of the newest run, or of RUN; VERBOSE=1 tells all variants
+	@$(call run,export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose))
 
 encode: setup ## a table of ITEMS through the item tower of the newest bundle, or of BUNDLE, into OUTPUT; goes on after a kill
 	@[ -n "$(ITEMS)" ] && [ -n "$(OUTPUT)" ] || {
@@ -177,9 +178,17 @@ demo: setup ## everything: data, training, export, registry, a server, example q
 	step "5/6  service";  $(call run,serving demo,--model models:/$(NAME)@champion)
 
 ui: setup ## the MLflow UI on UI_PORT
-	@echo "http://127.0.0.1:$(UI_PORT)" >&2
+	@echo "http://127.0.0.1:$(UI_PORT)/#/experiments?workflowType=machine_learning" >&2
 	exec $(VENV)/bin/mlflow ui --host 127.0.0.1 --port $(UI_PORT) \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlruns/mlflow.db}"
+
+serve-mlflow: setup ## JSON over HTTP on MODEL_PORT: `mlflow models serve` of the model with alias ALIAS
+	@uri="models:/$(NAME)@$(ALIAS)"
+	$(PY) -m serving.bundles "$$uri" "$${TWINSPIRE_CACHE:-$(CURDIR)/.cache}/bundles" >/dev/null # or says why not
+	echo "POST http://127.0.0.1:$(MODEL_PORT)/invocations answers $$uri" >&2
+	export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" # mlflow looks for uvicorn there
+	export MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlruns/mlflow.db}"
+	exec mlflow models serve --model-uri "$$uri" --env-manager local --host 127.0.0.1 --port $(MODEL_PORT)
 
 test: setup ## the tests that find most faults, offline; TESTS="tests/serving -x" for some of them
 	@$(if $(TESTS),$(PY) -m pytest $(TESTS),$(PY) -m pytest -m "not exhaustive" -n logical --dist worksteal)

@@ -6,13 +6,14 @@ Builds the bundle of a training run, measures it, and releases it through the mo
 import importlib
 import sys
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from export.arguments import add_options
 from export.benchmark.scale.command import add_scale
-from protos.cli import Document, UsageError, command_line
+from protos.cli import Document, Result, UsageError, command_line, document_command
 from train.cli import add_experiment_command, execute
 
 
@@ -110,7 +111,17 @@ def _add(commands: Any, name: str, command: Command) -> ArgumentParser:
     def show(document: Document, console: Console) -> None:
         find(command.show)(document, console)
 
-    return add_experiment_command(commands, name, run, show, command.help)
+    made = add_experiment_command(commands, name, run, show, command.help)
+    if name == "bundle":
+        made.set_defaults(run_command=_make_bundle)
+    return made
+
+
+def _make_bundle(arguments: Namespace) -> Result | None:
+    """As the other commands, with `--verbose`."""
+    command = COMMANDS["bundle"]
+    show = partial(find(command.show), verbose=arguments.verbose)
+    return document_command(find(command.run), show)(arguments)
 
 
 def main() -> int:

@@ -46,8 +46,14 @@ ENCODING = CACHE / "encoding"  # vectors of bundles that are not finished yet
 EXAMPLES = 200  # test queries in a bundle
 
 
-def build_bundle(experiment: Experiment, dataset: Dataset, run: Run, console: Console) -> tuple[Path, bool]:
+def build_bundle(
+    experiment: Experiment, dataset: Dataset, run: Run, console: Console, verbose: bool = False
+) -> tuple[Path, bool]:
     """Build the bundle of a run; also returns whether it had been built before.
+
+    Args:
+        console: shows the progress.
+        verbose: print what is found along the way, too.
 
     Raises:
         MissingStage: the run has no model, or was trained on other data.
@@ -66,7 +72,7 @@ def build_bundle(experiment: Experiment, dataset: Dataset, run: Run, console: Co
         known = bundle_of_tag(mlflow.get_run(run.info.run_id), tag, console)
         if known is not None:
             return known, True
-        folder = _BundleBuilder(experiment, dataset, run, console).write()
+        folder = _BundleBuilder(experiment, dataset, run, console, verbose).write()
         mlflow.MlflowClient().set_tag(run.info.run_id, tag, folder.name)
     return folder, False
 
@@ -91,11 +97,14 @@ def _fingerprint(experiment: Experiment, run: Run) -> str:
 class _BundleBuilder:
     """Builds one bundle, step by step, in a draft folder."""
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, run: Run, console: Console) -> None:
+    def __init__(
+        self, experiment: Experiment, dataset: Dataset, run: Run, console: Console, verbose: bool
+    ) -> None:
         self.experiment = experiment
         self.dataset = dataset
         self.run = run
         self.console = console
+        self.details = console if verbose else Console(quiet=True)
         self.model: Model = load_model(run)
         self.data: TrainingData = training_data_of(dataset, experiment.query, experiment.item)
         self.score = score_of(self.model.towers[0])
@@ -112,7 +121,9 @@ class _BundleBuilder:
         return written
 
     def _make(self, folder: Path, scratch: Path) -> bundle.Manifest:
-        exporter = TowerExporter(self.experiment, self.model, self.data, self.has_padding_dim, self.console)
+        exporter = TowerExporter(
+            self.experiment, self.model, self.data, self.has_padding_dim, self.console, self.details
+        )
         towers = exporter.export(folder, scratch)
         self.reports |= towers.reports
         for name, figure in towers.figures.items():
@@ -152,6 +163,7 @@ class _BundleBuilder:
         config = self.experiment.index
         kind = ann.index_kind(config.kind)
         tuned = kind.tune(catalogue, self._queries(query, "validation"), config, self.score, self.console)
+        self.details.print(f"index: {tuned.report.get('why', '')}", highlight=False, soft_wrap=True)
         tuned.index.save(folder)
         recall = ann.mean_recall(tuned.index, catalogue, self._queries(query, "test"), config.k)
         served_text = {"searched_text": self.dataset.report["served_text"]}

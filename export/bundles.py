@@ -11,6 +11,7 @@ from protos import bundle, names
 from protos.errors import BundleDamaged, BundleError, MissingStage
 from train.config import Experiment
 from train.paths import CACHE
+from train.training.metric_groups import grouped
 
 BUNDLES = CACHE / "bundles"
 
@@ -52,13 +53,16 @@ def bundle_of_tag(run: Run, tag: str, console: Console) -> Path | None:
 
 
 def export_metrics(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The metrics of an export by their name in MLflow."""
+    """The metrics of an export by their name in MLflow.
+
+    Args:
+        reports: `parity`, `index`, `quality` and `latency`, as in a manifest.
+    """
     sides = reports["parity"].values()
-    found = {"max_abs_diff": max(side["max_abs_diff"] for side in sides)}
+    found = grouped("parity", {"max_abs_diff": max(side["max_abs_diff"] for side in sides)})
     index = reports["index"]
-    found |= {name: index[name] for name in index if name.startswith("ann_recall")}
-    found |= {"ef_search": index["ef_search"]} if "ef_search" in index else {}
-    found |= {"index_build_s": index["build_s"]}
-    found |= {f"served_{k}": v for k, v in reports["quality"].items() if isinstance(v, float)}
-    latencies: dict[str, float] = reports["latency"]["metrics"]
-    return found | latencies
+    figures = {name: index[name] for name in index if name.startswith("ann_recall")}
+    figures |= {"ef_search": index["ef_search"]} if "ef_search" in index else {}
+    found |= grouped("index", figures | {"index_build_s": index["build_s"]})
+    found |= grouped("served", {k: v for k, v in reports["quality"].items() if isinstance(v, float)})
+    return found | grouped("latency", reports["latency"]["metrics"])

@@ -34,7 +34,8 @@ def make_bundle(arguments: Namespace) -> dict[str, Any]:
     connect()
     experiment = read_experiment(arguments.config)
     run = _run(experiment, arguments.run)
-    folder, reused = build_bundle(experiment, _dataset(experiment, arguments), run, PROGRESS)
+    dataset = _dataset(experiment, arguments)
+    folder, reused = build_bundle(experiment, dataset, run, PROGRESS, arguments.verbose)
     return _summary(folder) | {"reused": reused}
 
 

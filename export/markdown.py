@@ -9,6 +9,8 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
+from rich.cells import cell_len
+
 _INLINE = re.compile(r"[\\`*\[\]~]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is literal
 _BLOCK = re.compile(r"^(?:[-+=#]|\d+(?=[.)](?:\s|$)))")  # starts a list, a rule or a heading
 _LINK = re.compile(
@@ -52,20 +54,47 @@ def one_line(value: object, limit: int = 0) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -> str:
-    """A table in Markdown.
+    """A table in Markdown, whose columns are also aligned where it is read as plain text.
 
     Args:
         heads: one line of Markdown each, as are the cells of the rows.
         alignment: one letter a column, `l` or `r`.
     """
-    rules = ["--:" if each == "r" else ":--" for each in alignment]
-    lines = [heads, rules, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = [heads, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    widths = [max(3, *map(cell_len, column)) for column in zip(*lines, strict=True)]
+    rules = [
+        f"{'-' * (width - 1)}:" if each == "r" else f":{'-' * (width - 1)}"
+        for each, width in zip(alignment, widths, strict=True)
+    ]
+    padded = [[_padded(*each) for each in zip(line, alignment, widths, strict=True)] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (padded[0], rules, *padded[1:]))
+
+
+def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) -> str:
+    """A table as a code block with aligned columns, for pages that show tables without any.
+
+    The MLflow UI drops alignment and spacing of the tables in a description.
+
+    Args:
+        heads, rows: plain text; code blocks have no Markdown.
+        alignment: one letter a column, `l` or `r`.
+    """
+    lines = [[one_line(cell).replace("`", "'") for cell in line] for line in (heads, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    padded = [
+        "  ".join(_padded(*each) for each in zip(line, alignment, widths, strict=True)) for line in lines
+    ]
+    return "\n".join(["```text", *(line.rstrip() for line in padded), "```"])
 
 
 def picture(name: str, text: str, plots: Collection[str]) -> str:
     """An image in Markdown; empty if it is not among the plots."""
     return f"![{text}]({name})" if name in plots else ""
+
+
+def _padded(cell: str, alignment: str, width: int) -> str:
+    space = " " * (width - cell_len(cell))
+    return space + cell if alignment == "r" else cell + space
 
 
 def _is_control(character: str) -> bool:

@@ -3,15 +3,22 @@
 What needs torch or matplotlib to be imported is imported where it is used, so that `history` is quick.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from protos.features import SIDES
 
-def show_bundle(result: dict[str, Any], console: Console) -> None:
-    """Print version, quality, parity, index, precision and latency of a bundle."""
+
+def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False) -> None:
+    """Print version, quality, index and parity of a bundle, and a line for each tower.
+
+    Args:
+        verbose: print all variants and latencies, too.
+    """
     from export.quantization import show_precision
 
     again = ", unchanged" if result["reused"] else ""
@@ -26,8 +33,27 @@ def show_bundle(result: dict[str, Any], console: Console) -> None:
         f"parity: max_abs_diff {worst:.1e}",
         highlight=False,
     )
-    show_precision(result["precision"], console)
-    show_latency(result["latency"], console)
+    for side in SIDES:
+        line = _tower_line(side, result["precision"][side], result["latency"])
+        console.print(line, highlight=False, soft_wrap=True)
+    if verbose:
+        show_precision(result["precision"], console)
+        show_latency(result["latency"], console)
+
+
+def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
+    """Precision, size, recall and latency of a tower."""
+    found = report["variants"][report["chosen"]]
+    size = f"{found['size_bytes'] / 2**20:.1f} MiB"
+    if report["chosen"] != "fp32":
+        change = f"recall@10 {found['recall_at_10_delta']:+.4f}"
+        size += f" ({found['size_share']:.0%} of fp32, {change})"
+    batch = report["batch"]
+    metrics = latency["metrics"]
+    ratio = metrics[f"{'' if side == 'query' else 'item_'}torch_over_onnx_b{batch}"]
+    p50 = metrics[f"{side}_tower_b{batch}_p50_us"]
+    times = f"{p50:,.0f} µs at batch {batch}, torch {ratio:.1f} times as long"
+    return f"{side} tower: {report['chosen']}, {size}, {times}"
 
 
 def show_quality(metrics: dict[str, Any], console: Console) -> None:
@@ -76,11 +102,11 @@ def show_move(result: dict[str, Any], console: Console) -> None:
         console.print(f"{result['model']} is champion already", highlight=False)
         return
     if move["gates"]:
-        table = Table("gate", "figure", "bound", "", box=None)
-        for gate in move["gates"]:
-            held = "pass" if gate["holds"] else "refused"
-            table.add_row(gate["name"], _gate_figure(gate["figure"]), _gate_figure(gate["bound"]), held)
-        console.print(table)
+        console.print(_gates_table(move["gates"]))
+    for gate in move["gates"]:
+        if gate.get("warning"):
+            text = f"warning: {gate['warning']}"
+            console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
     before = f"; before: version {move['before']}" if move["before"] else ""
     forced = ", forced" if move["action"] == "force" else ""
     console.print(f"{result['model']} is champion{forced}{before}", highlight=False)
@@ -129,8 +155,28 @@ def _gates_summary(gates: list[dict[str, Any]]) -> str:
         return ""
     refused = [gate["name"] for gate in gates if not gate["holds"]]
     held = f"{len(gates) - len(refused)} of {len(gates)}"
-    return f"{held}; not {', '.join(refused)}" if refused else held
+    parts = [held, f"not {', '.join(refused)}" if refused else "", "warned" if _is_warned(gates) else ""]
+    return "; ".join(filter(None, parts))
 
 
-def _gate_figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _is_warned(gates: Sequence[Mapping[str, Any]]) -> bool:
+    return any(gate.get("warning") for gate in gates)
+
+
+def _gates_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """The results of the gates, with units.
+
+    Args:
+        results: name, figure, bound and `holds` of each gate, as in a record of the audit log.
+    """
+    from export.release.gates import GATES
+
+    gates = {gate.name: gate for gate in GATES}
+    figure, bound = (Column(name, justify="right") for name in ("figure", "bound"))
+    table = Table("gate", figure, bound, "outcome", box=None)
+    for each in results:
+        gate = gates[each["name"]]
+        held = Text("pass", "green") if each["holds"] else Text("refused", "bold red")
+        shown = gate.shown_figure(each["figure"]), gate.shown_bound(each["bound"])
+        table.add_row(gate.title, *shown, held)
+    return table

@@ -6,7 +6,7 @@ measured. The chosen variant is compared with a torch tower whose tables were ro
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from train.models.towers import Tower
 from train.training.trained_model import Model
 
 SAMPLE = 500  # test records for parity and latency
+SMALL_SAMPLE, SMALL_CALLS = 100, 100  # records, and timed calls, where the catalogue is small
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class TowerExporter:
         data: has the records to measure on.
         has_padding_dim: the last coordinate of an item vector only pads it to unit length.
         console: receives progress.
+        details: receives what is found along the way.
     """
 
     def __init__(
@@ -81,9 +83,14 @@ class TowerExporter:
         data: TrainingData,
         has_padding_dim: bool,
         console: Console,
+        details: Console,
     ) -> None:
         self.experiment, self.model, self.data = experiment, model, data
-        self.has_padding_dim, self.console = has_padding_dim, console
+        self.has_padding_dim, self.console, self.details = has_padding_dim, console, details
+        self.records, self.settings = SAMPLE, experiment.export
+        if data.item_count <= quantization.SMALL_CATALOGUE:
+            calls = min(SMALL_CALLS, experiment.export.iterations)
+            self.records, self.settings = SMALL_SAMPLE, replace(experiment.export, iterations=calls)
 
     def export(self, folder: Path, scratch: Path) -> ExportedTowers:
         """Write both towers into `folder`, and their variants into `scratch`.
@@ -96,11 +103,13 @@ class TowerExporter:
         before = {side: self._parity(each) for side, each in plain.items()}
         served, vectors, report = self._choose(plain, folder, scratch)
         found: dict[str, Any] = {
-            side: self._parity(each, report[side]["parity_tolerance"]) | {PLAIN: before[side]}
+            side: before[side] | {PLAIN: before[side]}  # the same file
+            if each.precision == PLAIN
+            else self._parity(each, report[side]["parity_tolerance"]) | {PLAIN: before[side]}
             for side, each in served.items()
         }
         latency, figure = self._latency(plain, served)
-        figures = {"latency": figure, "precision": quantization.quality_and_latency(report)}
+        figures = {"latency": figure, "precision": quantization.size_latency_and_quality(report)}
         reports: dict[str, dict[str, Any]] = {
             "parity": found,
             "precision": report,
@@ -120,7 +129,7 @@ class TowerExporter:
             example = inputs.to_arrays({name: value * 2 for name, value in one.items()})
             nodes = export_tower(tower, inputs.features, example, path)
         size = path.stat().st_size / 2**20
-        self.console.print(f"{side} tower: {nodes} nodes, {size:.1f} MiB in float32", highlight=False)
+        self.details.print(f"{side} tower: {nodes} nodes, {size:.1f} MiB in float32", highlight=False)
         return self._load(side, tower, path, PLAIN)
 
     def _load(self, side: Side, tower: Tower, path: Path, variant: bundle.Variant) -> ServedTower:
@@ -134,7 +143,7 @@ class TowerExporter:
                 each.inputs,
                 each.onnx,
                 torch_encoder(each.tower),
-                self.sample(each.side, SAMPLE),
+                self.sample(each.side, self.records),
                 tolerance or self.experiment.export.parity_tolerance,
             )
 
@@ -142,19 +151,24 @@ class TowerExporter:
         self, plain: Mapping[Side, ServedTower], folder: Path, scratch: Path
     ) -> tuple[dict[Side, ServedTower], quantization.StoredVectors, dict[str, Any]]:
         config, console = self.experiment.precision, self.console
-        encoders = {side: (each.inputs, onnx_encoder(each.path, 0)) for side, each in plain.items()}
+        small = self.data.item_count <= quantization.SMALL_CATALOGUE
+        encoders = {
+            side: (each.inputs, each.onnx if small else onnx_encoder(each.path, 0))
+            for side, each in plain.items()
+        }
         sample = quantization.draw_sample(self.data, encoders, config, console)
         chosen: dict[Side, quantization.ChosenVariant] = {}
         served: dict[Side, ServedTower] = {}
         for side, each in plain.items():
             exported = quantization.ExportedTower(side, each.inputs, each.tower, each.path)
-            found = quantization.choose_tower(
-                exported, sample, config, self.experiment.export, scratch, console
-            )
+            found = quantization.choose_tower(exported, sample, config, self.settings, scratch, console)
             path = shutil.copyfile(found.path, folder / bundle.TOWERS[side])
             chosen[side] = found
-            served[side] = self._load(side, found.tower, path, found.variant)
-            console.print(f"{side} tower: {found.report['why']}", highlight=False, soft_wrap=True)
+            if found.variant == PLAIN:
+                served[side] = replace(each, tower=found.tower, path=path)
+            else:
+                served[side] = self._load(side, found.tower, path, found.variant)
+            self.details.print(f"{side} tower: {found.report['why']}", highlight=False, soft_wrap=True)
         both = chosen["query"].vectors, chosen["item"].vectors
         stored = quantization.choose_vectors(sample, *both, self.has_padding_dim, config)
         report: dict[str, Any] = {side: each.report for side, each in chosen.items()}
@@ -169,8 +183,8 @@ class TowerExporter:
                     each.inputs,
                     each.tower,
                     {PLAIN: plain[side].path, SERVED: each.path},
-                    self.sample(side, SAMPLE),
+                    self.sample(side, self.records),
                 )
                 for side, each in served.items()
             }
-            return manifest_latency(forms, self.experiment.export)
+            return manifest_latency(forms, self.settings)

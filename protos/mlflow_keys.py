@@ -1,4 +1,6 @@
-"""Tags and metrics in MLflow that one stage writes and another reads."""
+"""Tags and metrics in MLflow that one stage writes and another reads, and addresses of pages of its UI."""
+
+UI_ADDRESS = "http://127.0.0.1:5000"  # of `make ui`
 
 BUNDLE_VERSION = "bundle_version"  # tag of a model version: the version of its bundle
 
@@ -9,8 +11,22 @@ SHADOW = "shadow"  # value of `STAGE`: a run in which a challenger shadowed the 
 SHADOW_CHALLENGER = "twinspire.challenger"
 SHADOW_CHAMPION = "twinspire.champion"
 # Metrics of a shadow run: number of queries, means over them, and answers without an item.
-SHADOW_QUERIES = "shadow_queries"
-SHADOW_OVERLAP = "shadow_overlap_at_10"
-SHADOW_SCORE_SHIFT = "shadow_score_shift"
-SHADOW_LATENCY_RATIO = "shadow_latency_ratio"
-SHADOW_EMPTY = "shadow_empty"
+SHADOW_QUERIES = "shadow/queries"
+SHADOW_OVERLAP = "shadow/overlap_at_10"
+SHADOW_SCORE_SHIFT = "shadow/score_shift"
+SHADOW_LATENCY_RATIO = "shadow/latency_ratio"
+SHADOW_EMPTY = "shadow/empty"
+
+
+def ui_page(path: str) -> str:
+    """The address of a page of the MLflow UI, in its view for trained models; by default it shows agents.
+
+    Args:
+        path: such as `models/pydocs`.
+    """
+    return f"{UI_ADDRESS}/#/{path}?workflowType=machine_learning"
+
+
+def without_group(name: str) -> str:
+    """The name of a shadow's metric in reports: `shadow_queries`, as runs had it before names had groups."""
+    return name.replace("/", "_")

@@ -15,15 +15,19 @@ The parameters of `predict` are those that the example declares, such as
 It answers with the same `Retriever` as the service. Only MLflow runs this file.
 """
 
+import difflib
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import mlflow.pyfunc
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 
-from protos.errors import InvalidInput
+from protos.errors import InvalidInput, TwinspireError
 from serving.filters.command_line import parse_where
 from serving.retrieval.answer import Answer
 from serving.retrieval.query import Query, example_query
@@ -31,6 +35,8 @@ from serving.retrieval.retriever import Retriever
 from serving.transport.converters import Limits
 
 BATCH = 64  # queries that are encoded together, which limits memory
+PARAMETERS = ("k", "exclude_history", "filter")
+ENFORCE = "_enforce_params_schema"  # of mlflow.pyfunc: drops what a model does not declare
 
 
 class BundleModel(PythonModel):
@@ -43,6 +49,7 @@ class BundleModel(PythonModel):
             BundleDamaged, BundleTooNew, BundleTooOld: as `Retriever.load` does.
         """
         self._retriever = Retriever.load(Path(context.artifacts["bundle"]))
+        _refuse_unknown_parameters()
 
     def predict(
         self, context: Any, model_input: list[Any], params: dict[str, Any] | None = None
@@ -65,9 +72,15 @@ class BundleModel(PythonModel):
             that says nothing to the bundle has no hits where the bundle does not know popular items.
 
         Raises:
-            InvalidInput: a query or a condition does not fit the bundle, or `k` is out of bounds.
+            MlflowException: a query or a condition does not fit the bundle, or `k` is out of bounds; its
+                code is INVALID_PARAMETER_VALUE, which a server answers without a stack trace.
         """
-        params = params or {}
+        try:
+            return self._answer(model_input, params or {})
+        except TwinspireError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
+
+    def _answer(self, model_input: list[Any], params: dict[str, Any]) -> list[list[dict[str, Any]]]:
         k = Limits().k(int(params.get("k", 0)))
         exclude_history = bool(params.get("exclude_history", False))
         conditions = [line for line in str(params.get("filter", "")).split("\n") if line.strip()]
@@ -104,6 +117,32 @@ def _query(row: Any, number: int) -> Query:
 
 def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)  # pandas fills missing values with it
+
+
+def _refuse_unknown_parameters() -> None:
+    """Make MLflow refuse parameters that this model does not declare.
+
+    MLflow drops them with a warning on the server's log before it calls `predict`, so that a misspelt
+    parameter goes unnoticed. Models with other parameters in the same process are treated as before.
+    """
+    enforce = vars(mlflow.pyfunc).get(ENFORCE)
+    if enforce is None or getattr(enforce, "is_strict", False):
+        return
+
+    @functools.wraps(enforce)
+    def strict(params: Any, schema: Any) -> Any:
+        declared = {each.name for each in schema.params} if schema is not None else set()
+        if isinstance(params, dict) and declared == {*PARAMETERS}:
+            for name in params.keys() - declared:
+                near = difflib.get_close_matches(str(name), PARAMETERS, 1)
+                meant = f"; did you mean {near[0]!r}?" if near else ""
+                raise MlflowException.invalid_parameter_value(
+                    f"unknown parameter {name!r}: expected some of {', '.join(PARAMETERS)}{meant}"
+                )
+        return enforce(params, schema)
+
+    vars(strict)["is_strict"] = True
+    setattr(mlflow.pyfunc, ENFORCE, strict)
 
 
 mlflow.models.set_model(BundleModel())

@@ -121,8 +121,13 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
             processes.append(metrics)
 
         def started() -> None:
-            metrics_port = int(metrics.says) if config.metrics_port is not None else None
-            serving = Serving(join(config.host, port), port, metrics_port, config.workers, service.manifest)
+            serving = Serving(
+                join(config.host, port),
+                port,
+                int(metrics.says) if config.metrics_port is not None else None,
+                config.workers,
+                service.manifest,
+            )
             if config.port_file:
                 write_file(config.port_file, f"{port}\n".encode())
             log.info("serving at %s with %d workers", serving.address, config.workers)

@@ -1,11 +1,16 @@
-"""Recipes of the Makefile: those that must not run twice at once in one folder, and what they say."""
+"""Recipes of the Makefile: what they say, what must not run twice at once in one folder, and MLflow."""
 
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,3 +150,101 @@ def test_doctor_refuses_a_python_that_is_too_old(folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert f"needs Python 3.11 or newer; {folder}/old is Python 3.9.2" in done.stderr
+
+
+def test_the_address_of_the_ui_opens_the_view_for_models(folder: Path) -> None:
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "mlflow").write_text("#!/bin/sh\nexit 0\n")
+    (folder / ".venv" / "bin" / "mlflow").chmod(0o755)
+    (folder / ".venv" / ".installed").touch()
+    done = subprocess.run(
+        ["make", "ui", "UI_PORT=5055"], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == "http://127.0.0.1:5055/#/experiments?workflowType=machine_learning\n"
+
+
+@pytest.fixture
+def checkout(empty_store: Path, tmp_path: Path) -> Path:
+    """A copy of the checkout with its environment, and a champion in its registry."""
+    import mlflow
+
+    from export.release import registry
+    from tests.helpers import releases
+    from tests.helpers.stdlib import tracking_at
+
+    copy = tmp_path / "checkout"
+    for name in ("protos", "serving", "train", "export"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.png"))
+    for name in ("Makefile", "pyproject.toml", "requirements.txt"):
+        shutil.copy(ROOT / name, copy)
+    (copy / "tiny.toml").write_text(f'name = "{releases.NAME}"\n')
+    (copy / ".venv").mkdir()
+    for each in Path(sys.prefix).iterdir():
+        (copy / ".venv" / each.name).symlink_to(each)
+    (copy / ".venv" / ".installed").unlink(missing_ok=True)
+    (copy / ".venv" / ".installed").touch()
+    (copy / "mlruns").mkdir()
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, copy / 'mlruns')}"):
+        releases.register(tmp_path / "bundles", 1)
+        mlflow.MlflowClient().set_registered_model_alias(releases.NAME, registry.CHAMPION, "1")
+    return copy
+
+
+@pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore::Warning:mlflow")
+def test_serve_mlflow_answers_from_a_fresh_shell(checkout: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["make", "serve-mlflow", "CONFIG=tiny.toml", f"MODEL_PORT={port}"]
+    fresh = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(checkout.parent), "LANG": "C.UTF-8"}
+
+    def post(**asked: Any) -> tuple[int, Any]:
+        body, kind = json.dumps(asked).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, kind)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def answers() -> bool:
+        assert process.poll() is None, (checkout.parent / "log").read_text()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    with (checkout.parent / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=checkout, env=fresh, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_until(answers, 100)
+        status, found = post(inputs=["bavuti xelike mopy"], params={"k": 3})
+        assert (status, len(found["predictions"][0])) == (200, 3)
+        for asked, told in (
+            ({"params": {"kk": 3}}, "unknown parameter 'kk': expected some of k, exclude_history, filter"),
+            ({"params": {"k": -1}}, "k: expected"),
+            ({"inputs": [{"text": "bavuti", "colour": "red"}]}, "colour"),
+        ):
+            status, found = post(**{"inputs": ["bavuti"], **asked})
+            assert status == 400
+            assert told in found["message"]
+            assert "Traceback" not in json.dumps(found)
+            assert "stack_trace" not in found
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+    assert not list(checkout.glob("mlflow.db"))
+
+
+@pytest.mark.exhaustive
+def test_serve_mlflow_without_a_champion_says_what_comes_first(checkout: Path) -> None:
+    (checkout / "tiny.toml").write_text('name = "another"\n')
+    command = ["make", "serve-mlflow", "CONFIG=tiny.toml"]
+    fresh = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(checkout.parent), "LANG": "C.UTF-8"}
+    done = subprocess.run(command, cwd=checkout, env=fresh, capture_output=True, text=True, timeout=100)
+    assert done.returncode != 0
+    assert "models:/another@champion: not in the registry" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -26,6 +26,7 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     experiment = read_experiment(arguments.config)
     dataset = _dataset(experiment, arguments)
     from train.training import run as training
+    from train.training.metric_groups import metrics_of
     from train.training.tracking import connect
 
     uri = connect()
@@ -38,7 +39,7 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
         "reused": reused,
         "tracking_uri": uri,
         "split_hash": dataset.split_hash,
-        "metrics": dict(run.data.metrics),
+        "metrics": metrics_of(run),
     }
 
 

@@ -13,8 +13,12 @@ from rich.progress import (
 PROGRESS = Console(stderr=True)  # stdout belongs to the result
 
 
-def progress_bar(console: Console) -> Progress:
-    """A bar with the count, the time spent and the time left."""
+def progress_bar(console: Console, transient: bool = False) -> Progress:
+    """A bar with the count, the time spent and the time left.
+
+    Args:
+        transient: it vanishes when it is done.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -24,4 +28,5 @@ def progress_bar(console: Console) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
+        transient=transient,
     )

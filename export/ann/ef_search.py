@@ -5,7 +5,7 @@ so on validation queries. The reported recall is measured on test queries.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,15 +44,25 @@ class EfChoice:
         return next(point for point in self.curve if point["ef"] == self.ef_search)
 
 
-def tune(index: hnswlib.Index, vectors: Vectors, queries: Vectors, config: IndexConfig) -> EfChoice:
+def tune(
+    index: hnswlib.Index,
+    vectors: Vectors,
+    queries: Vectors,
+    config: IndexConfig,
+    on_point: Callable[[Point], None] = lambda point: None,
+) -> EfChoice:
     """The smallest width that reaches the target on these queries, or the largest if none does.
 
     The curve has one point beyond the choice, to show the alternative.
+
+    Args:
+        on_point: called with each measured width.
     """
     curve: list[Point] = []
     chosen = 0
     for point in recall_curve(index, vectors, queries, config):
         curve.append(point)
+        on_point(point)
         if chosen:
             break
         if reaches_target(point, config.recall_target):
@@ -61,12 +71,22 @@ def tune(index: hnswlib.Index, vectors: Vectors, queries: Vectors, config: Index
 
 
 def tune_within_budget(
-    index: hnswlib.Index, vectors: Vectors, queries: Vectors, config: IndexConfig, budget: float
+    index: hnswlib.Index,
+    vectors: Vectors,
+    queries: Vectors,
+    config: IndexConfig,
+    budget: float,
+    on_point: Callable[[Point], None] = lambda point: None,
 ) -> EfChoice:
-    """The largest width that takes at most `budget` microseconds, or the smallest if all take longer."""
+    """The largest width that takes at most `budget` microseconds, or the smallest if all take longer.
+
+    Args:
+        on_point: called with each measured width.
+    """
     curve: list[Point] = []
     for point in recall_curve(index, vectors, queries, config):
         curve.append(point)
+        on_point(point)
         if point["us_per_query"] > budget or point["recall"] == 1:
             break
     within = [point for point in curve if point["us_per_query"] <= budget]

@@ -26,6 +26,7 @@ from export.ann.timer import SearchTimer, graph_search
 from protos.bundle import IndexParameters, Score
 from protos.errors import GateRefused
 from train.config.index import IndexConfig
+from train.progress import progress_bar
 
 GRID = ((8, 100), (16, 100), (16, 200), (32, 200), (32, 400), (48, 400))  # M and ef_construction
 QUERIES = 400  # validation queries for each graph
@@ -103,10 +104,12 @@ def sweep(sample: Sample, config: IndexConfig, score: Score, console: Console) -
     """Measure the graphs of the grid, from sparse to dense."""
     found: list[SweptGraph] = []
     timer: SearchTimer | None = None
-    for m, ef_construction in grid(config):
-        chosen = IndexParameters(SPACE, m, ef_construction, config.k, config.seed)
-        title = f"index: M {m}, ef_construction {ef_construction} on {len(sample.items):,} items"
-        with console.status(title):
+    shapes = list(grid(config))
+    with progress_bar(console, transient=True) as progress:
+        task = progress.add_task(f"index: graphs on {len(sample.items):,} items", total=len(shapes), note="")
+        for m, ef_construction in shapes:
+            progress.update(task, note=f"M {m}, ef_construction {ef_construction}")
+            chosen = IndexParameters(SPACE, m, ef_construction, config.k, config.seed)
             begun = time.perf_counter()
             graph = build_graph(chosen, sample.items, score, config.threads)
             seconds = time.perf_counter() - begun
@@ -115,14 +118,29 @@ def sweep(sample: Sample, config: IndexConfig, score: Score, console: Console) -
             if sample.part is not None:
                 graph = build_graph(chosen, sample.part.items, score, config.threads)
                 smaller = _curve(graph, sample.part, config, timer)
-        target = with_margin(config.recall_target)
-        growth = Extrapolation(curve, smaller, sample.total / len(sample.items), target)
-        budget, cost = config.latency_budget_us, cost_at(curve, target)
-        recall = None if budget is None else growth.recall_within(budget)
-        found.append(SweptGraph(m, ef_construction, seconds, size, curve, cost, growth.cost_us(), recall))
-        if is_past_the_best(found, config):
-            break
+            progress.advance(task)
+            found.append(_swept(chosen, seconds, size, curve, smaller, sample, config))
+            if is_past_the_best(found, config):
+                break
     return found
+
+
+def _swept(
+    chosen: IndexParameters,
+    seconds: float,
+    size: float,
+    curve: list[Point],
+    smaller: list[Point],
+    sample: Sample,
+    config: IndexConfig,
+) -> SweptGraph:
+    """One measured graph, with what is expected of it on all items."""
+    target = with_margin(config.recall_target)
+    growth = Extrapolation(curve, smaller, sample.total / len(sample.items), target)
+    budget, cost = config.latency_budget_us, cost_at(curve, target)
+    recall = None if budget is None else growth.recall_within(budget)
+    shape = chosen.m, chosen.ef_construction
+    return SweptGraph(*shape, seconds, size, curve, cost, growth.cost_us(), recall)
 
 
 def _curve(graph: hnswlib.Index, sample: Sample, config: IndexConfig, timer: SearchTimer) -> list[Point]:

@@ -19,6 +19,8 @@ from train.config.index import IndexConfig
 from train.evaluation.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, style_axes
 
 SHOWN = 0.2  # recall below the target that the plot shows
+LABEL_PIXELS = 34  # between two labels of search widths
+MIN_SPAN = 4.0  # of the axis of times, its end over its start
 SHADES = ("#b9c6d6", "#8fb0d6", "#5b8c5a", "#9a6fb0", "#c77d1e", "#a8433f")
 
 
@@ -156,7 +158,8 @@ def _swept(axes: Axes, report: Mapping[str, Any]) -> None:
             + (", chosen" if own else ""),
         )
     axes.legend(frameon=False, fontsize=7, title="M, ef_construction: memory of links", title_fontsize=7)
-    _dress(axes, report, f"Graphs on {report['sample']:,} items")
+    points = [point for each in report["grid"] for point in each["curve"]]
+    _dress(axes, report, points, f"Graphs on {report['sample']:,} items")
 
 
 def _built(axes: Axes, report: Mapping[str, Any]) -> None:
@@ -167,18 +170,6 @@ def _built(axes: Axes, report: Mapping[str, Any]) -> None:
         marker="o",
         color=MODEL_COLOUR,
     )
-    for point in curve:
-        own = point["ef"] == report["ef_search"]
-        axes.annotate(
-            f"ef {point['ef']}",
-            (point["us_per_query"], point["recall"]),
-            (0, 7) if own else (4, -9),
-            textcoords="offset points",
-            ha="center" if own else "left",
-            fontsize=8 if own else 6.5,
-            fontweight="bold" if own else "normal",
-            annotation_clip=True,
-        )
     own = next(point for point in curve if point["ef"] == report["ef_search"])
     axes.plot(
         [own["us_per_query"]],
@@ -187,17 +178,42 @@ def _built(axes: Axes, report: Mapping[str, Any]) -> None:
         markersize=11,
         color=MODEL_COLOUR,
         fillstyle="none",
+        linestyle="",
+        label=f"ef_search {own['ef']}: {own['us_per_query']:,.0f} µs, recall {own['recall']:.4f}",
     )
-    axes.plot([report["exact_us"]["1"]], [1], marker="*", markersize=11, color=BASELINE_COLOUR, linestyle="")
-    axes.annotate(
-        "exact", (report["exact_us"]["1"], 1), (0, -14), textcoords="offset points", ha="center", fontsize=8
-    )
+    exact = report["exact_us"]["1"]
+    label = f"exact search: {exact:,.0f} µs"
+    axes.plot([exact], [1], "*", markersize=12, color=BASELINE_COLOUR, label=label)
+    axes.legend(frameon=False, fontsize=8, loc="best")
     chosen = report["chosen"]
     said = "exact search chosen" if chosen["exact"] else f"ef_search = {report['ef_search']} chosen"
-    _dress(axes, report, f"M {chosen['m']} on all {report['items']:,} items, {said}")
+    _dress(axes, report, curve, f"M {chosen['m']} on all {report['items']:,} items, {said}")
+    _label_widths(axes, sorted(curve, key=lambda point: point["ef"] != report["ef_search"]))
 
 
-def _dress(axes: Axes, report: Mapping[str, Any], title: str) -> None:
+def _label_widths(axes: Axes, curve: Sequence[Mapping[str, Any]]) -> None:
+    """The search width beside each point that has room for it; points of a tiny catalogue lie together.
+
+    Args:
+        curve: the chosen point first, which is labelled in any case.
+    """
+    at = axes.transData.transform([(each["us_per_query"], each["recall"]) for each in curve])
+    labelled: list[Any] = []
+    for point, place in zip(curve, at, strict=True):
+        if all(abs(place - other).max() > LABEL_PIXELS for other in labelled):
+            labelled.append(place)
+            axes.annotate(
+                f"ef {point['ef']}",
+                (point["us_per_query"], point["recall"]),
+                (5, -9),
+                textcoords="offset points",
+                fontsize=7,
+                fontweight="normal" if len(labelled) > 1 else "bold",
+                annotation_clip=True,
+            )
+
+
+def _dress(axes: Axes, report: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], title: str) -> None:
     axes.axhline(report["target"], color=QUIET_COLOUR, linestyle="--", linewidth=1)
     axes.annotate(
         f"target {report['target']}",
@@ -215,8 +231,14 @@ def _dress(axes: Axes, report: Mapping[str, Any], title: str) -> None:
         ylabel=f"recall@{report['k']} against exact search",
         title=title,
     )
-    axes.set_ylim(report["target"] - SHOWN, 1 + 0.05 * SHOWN)
+    lowest = min(report["target"], *(point["recall"] for point in curve))
+    bottom = max(report["target"] - SHOWN, lowest - 0.25 * (1 - lowest))
+    axes.set_ylim(bottom, 1 + 0.05 * (1 - bottom))
     low, high = axes.get_xlim()
+    if high < MIN_SPAN * low:  # one or two points: at least two ticks on the axis, and room for labels
+        middle = (low * high) ** 0.5
+        low, high = middle / MIN_SPAN**0.5, middle * MIN_SPAN**0.5
+        axes.set_xlim(low, high)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -12,7 +12,7 @@ from typing import Any
 import hnswlib
 from rich.console import Console
 
-from export.ann.ef_search import EfChoice, recall_curve, tune, tune_within_budget
+from export.ann.ef_search import EfChoice, Point, recall_curve, tune, tune_within_budget
 from export.ann.graph import SPACE, Vectors, build_graph
 from export.ann.graph_sweep import SweptGraph, choose, draw_sample, grid, sweep
 from export.ann.report import IndexReport, report_of
@@ -74,7 +74,6 @@ def tune_index(
     parameters = IndexParameters(SPACE, *built.shape, ef_search, config.seed, exact)
     facts = IndexReport(len(vectors), config, swept, chosen, built.tuned, times, parameters, built.seconds)
     report = report_of(facts, built.graph)
-    console.print(f"index: {report['why']}", highlight=False, soft_wrap=True)
     return built.graph, parameters, report
 
 
@@ -134,14 +133,21 @@ def _build(
         begun = time.perf_counter()
         graph = build_graph(_parameters(shape, config), vectors, score, config.threads)
         seconds = time.perf_counter() - begun
-    with console.status("index: recall and time by search width"):
+    with console.status("index: recall and time by search width") as status:
+
+        def show(point: Point) -> None:
+            status.update(
+                f"index: search width {point['ef']}: recall@{config.k} {point['recall']:.4f} at "
+                f"{point['us_per_query']:,.0f} µs a query; target {config.recall_target}"
+            )
+
         if config.search == "exact":  # the graph is not searched: one point, for comparison
             first = next(recall_curve(graph, vectors, queries, config))
             tuned = EfChoice(first["ef"], False, [first])
         elif config.latency_budget_us is not None:
-            tuned = tune_within_budget(graph, vectors, queries, config, config.latency_budget_us)
+            tuned = tune_within_budget(graph, vectors, queries, config, config.latency_budget_us, show)
         else:
-            tuned = tune(graph, vectors, queries, config)
+            tuned = tune(graph, vectors, queries, config, show)
     return BuiltGraph(graph, shape, tuned, seconds)
 
 

@@ -6,7 +6,7 @@ It writes JSON, a page and plots, and logs them as an MLflow run. It fails after
 
 import time
 from argparse import Namespace
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +80,8 @@ def run(bundle: MeasuredBundle, only: Collection[str], output: Path) -> Document
     left_out = set().union(*(names[name] for name in PARTS if name not in only))
     judged = budgets.judge(bundle.experiment.bench.budgets, figures.metrics, left_out)
     document = report.document_of(bundle, figures, parts, judged, before)
-    run_id = _log(bundle, figures, report.write(document, output))
+    grouped = _by_part(figures.metrics, names)
+    run_id = _log(bundle, grouped, report.write(document, output))
     document |= {"report": str(output / report.PAGE), "run_id": run_id}
     broken = [each.text for each in judged if not each.holds]
     if broken:
@@ -89,15 +90,29 @@ def run(bundle: MeasuredBundle, only: Collection[str], output: Path) -> Document
     return document
 
 
-def _log(bundle: MeasuredBundle, figures: Figures, files: Sequence[Path]) -> str:
-    """Log an MLflow run, after all measurements; returns its id."""
+def _by_part(metrics: Mapping[str, float], names: Mapping[str, Collection[str]]) -> dict[str, float]:
+    """Figures by their names in MLflow, such as `towers/torch_over_onnx_b1`.
+
+    Args:
+        names: of all figures of each part.
+    """
+    part_of = {figure: part for part, figures in names.items() for figure in figures}
+    return {f"{part_of.get(name, previous_run.STAGE)}/{name}": value for name, value in metrics.items()}
+
+
+def _log(bundle: MeasuredBundle, metrics: Mapping[str, float], files: Sequence[Path]) -> str:
+    """Log an MLflow run, after all measurements; returns its id.
+
+    Args:
+        metrics: by their names in MLflow.
+    """
     key = previous_run.comparison_key(bundle.manifest.name)
     with tracked_run(bundle.experiment.name, previous_run.STAGE, key) as run_id:
         client, now = mlflow.MlflowClient(), time.time_ns() // 1_000_000
         client.set_tag(run_id, BUNDLE_VERSION, bundle.manifest.bundle_version)
-        metrics = [Metric(name, value, now, 0) for name, value in figures.metrics.items()]
-        for at in range(0, len(metrics), METRICS_A_CALL):
-            client.log_batch(run_id, metrics=metrics[at : at + METRICS_A_CALL])
+        logged = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        for at in range(0, len(logged), METRICS_A_CALL):
+            client.log_batch(run_id, metrics=logged[at : at + METRICS_A_CALL])
         for path in files:
             client.log_artifact(run_id, str(path), previous_run.ARTIFACTS)
     return run_id

@@ -237,7 +237,7 @@ def _identity(tower: ItemTower, records: Records) -> dict[str, str]:
 def _progress(console: Console, title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show a progress bar with items/s; yields the function to call with the number of encoded records."""
     started, encoded = time.perf_counter(), 0
-    with progress_bar(console) as progress:
+    with progress_bar(console, transient=True) as progress:
         task = progress.add_task(title, total=total, completed=done, note="")
 
         def advance(count: int) -> None:

@@ -125,11 +125,26 @@ def verdict(metrics: Mapping[str, Any], metric: str) -> str:
         metric: to compare by; nDCG@10 if the test split does not have it, as AUC without negatives.
     """
     metric = metric if metric in metrics else "ndcg_at_10"
-    beside = {name: metrics[f"{name}_{metric}"] for name in LABELS if f"{name}_{metric}" in metrics}
-    if not beside:
+    best = _best_baseline(metrics, metric)
+    if not best:
         return f"{metric_label(metric)} {metrics[metric]:.3f}, with no baseline to compare it with"
-    best = max(beside, key=lambda name: beside[name])
-    model, baseline = metrics[metric], beside[best]
+    model, baseline = metrics[metric], metrics[f"{best}_{metric}"]
     if model >= baseline:
         return f"better than {LABELS[best]} at {metric_label(metric)}: {model:.3f} against {baseline:.3f}"
     return f"{LABELS[best]} is better at {metric_label(metric)}: {baseline:.3f} against {model:.3f}"
+
+
+def better_baseline(metrics: Mapping[str, Any], metric: str) -> str:
+    """A sentence on the best baseline if it is better than the model by this metric; empty if none is."""
+    best = _best_baseline(metrics, metric)
+    model = metrics.get(metric)
+    if not best or not isinstance(model, float) or model >= metrics[f"{best}_{metric}"]:
+        return ""
+    figures = f"{metrics[f'{best}_{metric}']:.4f} against {model:.4f} as served"
+    return f"{LABELS[best]} is better on the test split: {metric_label(metric)} {figures}"
+
+
+def _best_baseline(metrics: Mapping[str, Any], metric: str) -> str:
+    """The name of the baseline that is best by a metric; empty if there is none."""
+    beside = {name: metrics[f"{name}_{metric}"] for name in LABELS if f"{name}_{metric}" in metrics}
+    return max(beside, key=lambda name: float(beside[name]), default="")

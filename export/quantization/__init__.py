@@ -18,11 +18,12 @@ from export.quantization.choose import (
     choose_tower,
     choose_vectors,
 )
-from export.quantization.measure import QualitySample, draw_sample
-from export.quantization.report import quality_and_latency, show_precision
+from export.quantization.measure import SMALL_CATALOGUE, QualitySample, draw_sample
+from export.quantization.report import show_precision, size_latency_and_quality
 from export.quantization.variants import VARIANTS, make_variants, round_tables
 
 __all__ = [
+    "SMALL_CATALOGUE",
     "VARIANTS",
     "ChosenVariant",
     "ExportedTower",
@@ -33,7 +34,7 @@ __all__ = [
     "choose_vectors",
     "draw_sample",
     "make_variants",
-    "quality_and_latency",
     "round_tables",
     "show_precision",
+    "size_latency_and_quality",
 ]

@@ -36,6 +36,7 @@ from train.models.towers import Tower
 DECISIVE_BATCH: Mapping[Side, int] = {"query": 1, "item": 32}  # batch size at which the fastest is chosen
 CALIBRATION_BATCH = 32
 TOLERANCE_FACTOR = 2.0  # tolerance of int8 layers over the difference measured here; processors differ
+TOO_SMALL = "auto never takes it, and of so few items only what it may take is measured"
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
@@ -197,7 +198,10 @@ def _make(
     wanted = [name for name in VARIANTS if setting in ("auto", name)]
     with console.status(f"variants of the {side} tower"):
         batches = partial(calibration, sample.data, side, exported.inputs, config)
-        made = make_variants(exported.path, folder, batches, wanted)
+        left_out: dict[Variant, str] = {}
+        if setting == "auto" and sample.is_small:
+            left_out = {name: TOO_SMALL for name in VARIANTS if RECIPES[name].manual}
+        made = make_variants(exported.path, folder, batches, wanted, left_out)
     if setting != "auto" and setting in made.skipped:
         raise ConfigError(
             f"precision.{side}: {setting} cannot be made of this tower: {made.skipped[setting]}"

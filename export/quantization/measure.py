@@ -39,6 +39,7 @@ BATCHES = (1, 32)
 SECONDS = 5.0  # for a batch size, after which MIN_CALLS are enough
 MIN_CALLS = 100
 RECORDS = 500  # test records for latency
+SMALL_CATALOGUE = 500  # items; so few are encoded on one thread sooner than another session is loaded
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class QualitySample:
         """As `metrics`, of one side's vectors with the other side's in float32."""
         both = {**self.vectors, side: vectors}
         return self.metrics(both["query"], both["item"])
+
+    @property
+    def is_small(self) -> bool:
+        """Whether measuring everything would take far longer than the catalogue is worth."""
+        return self.data.item_count <= SMALL_CATALOGUE
 
     def summary(self) -> dict[str, Any]:
         """For reports: sizes, and the metrics of float32."""
@@ -168,7 +174,8 @@ def measure(
             vectors, metrics = sample.vectors[side], sample.baseline
         else:
             title = f"{'test queries' if side == 'query' else 'items'}, {name}"
-            vectors = sample.encode(side, onnx_encoder(path, threads=0), inputs, console, title)
+            encode = encoders[name] if sample.is_small else onnx_encoder(path, threads=0)
+            vectors = sample.encode(side, encode, inputs, console, title)
             metrics = sample.metrics_of_side(side, vectors)
         size = path.stat().st_size
         figures = {"size_bytes": size, "size_share": size / plain, "nodes": node_count(path)}

@@ -1,20 +1,22 @@
 """The report on precision: tables for a terminal, and a plot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table
 
-from export.quantization.variants import RECIPES
+from export.quantization.variants import VARIANTS
 from protos.bundle import Variant
 from protos.features import SIDES
-from train.evaluation.plots import QUIET_COLOUR, metric_label, style_axes
+from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, metric_label, style_axes
 
-AREA = 600  # of float32's marker, in square points
+LABEL_BOX = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+BAR_COLOUR = "#c3c8d0"  # of variants that were not chosen
 METRIC = "recall_at_10"
 
 
@@ -108,48 +110,72 @@ def _reasons(report: Mapping[str, Any], console: Console) -> None:
         )
 
 
-def quality_and_latency(report: Mapping[str, Any]) -> Figure:
-    """Plot the loss of recall@10 against p50, one panel per tower; a marker's area is the file's size.
+def size_latency_and_quality(report: Mapping[str, Any]) -> Figure:
+    """Plot each variant of both towers: bars of size and latency, and the change of recall@10.
 
     Args:
         report: `query` and `item`, as `choose_tower` returns them.
     """
-    figure, panels = plt.subplots(1, len(SIDES), figsize=(9.6, 4.8), layout="constrained")
-    for axes, side in zip(panels, SIDES, strict=True):
-        _draw(axes, side, report[side])
+    counts = [len(report[side]["variants"]) for side in SIDES]
+    figure, panels = plt.subplots(
+        len(SIDES),
+        3,
+        figsize=(10.5, 1.9 + 0.42 * sum(counts)),
+        layout="constrained",
+        squeeze=False,
+        gridspec_kw={"height_ratios": [count + 1.2 for count in counts]},
+    )
+    for row, side in zip(panels, SIDES, strict=True):
+        _draw_tower(row, side, report[side])
     return figure
 
 
-def _draw(axes: Axes, side: str, report: Mapping[str, Any]) -> None:
-    batch, bound = report["batch"], 100 * report["max_loss"]
-    variants: Mapping[Variant, Any] = report["variants"]
-    for name, found in variants.items():
-        colour = RECIPES[name].colour
-        own = name == report["chosen"]
-        micros, loss = found["latency"][str(batch)]["p50_us"], -100 * found[f"{METRIC}_delta"]
-        ends = sorted(-100 * found[f"{METRIC}_delta_{end}"] for end in ("low", "high"))
-        axes.vlines(micros, *ends, color=colour, linewidth=1, zorder=1)
-        area = AREA * found["size_share"]
-        if own:
-            axes.scatter(micros, loss, s=2 * area, facecolor="none", edgecolor="black", zorder=2)
-        axes.scatter(micros, loss, s=area, color=colour, alpha=0.85, linewidth=0, zorder=3)
-        label = f"{name}, {found['size_share']:.0%} of fp32's size{', chosen' if own else ''}"
-        axes.plot([], [], "o", color=colour, label=label)
-    axes.axhline(bound, color=QUIET_COLOUR, linestyle="--", linewidth=1)
-    axes.annotate(
-        "bound",
-        (0, bound),
-        (2, 3),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        fontsize=8,
-        color=QUIET_COLOUR,
+def _draw_tower(panels: Sequence[Axes], side: str, report: Mapping[str, Any]) -> None:
+    """One row: size, latency and change of recall, a line for each variant, the chosen one in colour."""
+    size, latency, recall = panels
+    measured: Mapping[Variant, Any] = report["variants"]
+    variants = {name: measured[name] for name in VARIANTS if name in measured}
+    batch, chosen = str(report["batch"]), report["chosen"]
+    places = range(len(variants))
+    colours = [MODEL_COLOUR if name == chosen else BAR_COLOUR for name in variants]
+    sizes = [found["size_bytes"] / 2**20 for found in variants.values()]
+    times = [found["latency"][batch]["p50_us"] for found in variants.values()]
+    shares = [found["size_share"] for found in variants.values()]
+    bars = size.barh(places, sizes, color=colours, height=0.62)
+    labels = [f"{mib:,.1f} ({share:.0%})" for mib, share in zip(sizes, shares, strict=True)]
+    size.bar_label(bars, labels, padding=3, fontsize=8)
+    bars = latency.barh(places, times, color=colours, height=0.62)
+    latency.bar_label(
+        bars, [f"{each:,.0f}" if each >= 100 else f"{each:.1f}" for each in times], padding=3, fontsize=8
     )
-    axes.set(
-        xlabel=f"µs a call at batch {batch}, p50",
-        ylabel="recall@10 lost, points; lines are 95 %",
-        title=f"{side} tower",
-    )
-    axes.margins(x=0.2, y=0.2)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16))
-    style_axes(axes)
+    for place, (name, found) in enumerate(variants.items()):
+        _draw_change(recall, place, found, name == chosen)
+    bound = -100 * report["max_loss"]
+    recall.axvline(0, color=QUIET_COLOUR, linewidth=1)
+    recall.axvline(bound, color=QUIET_COLOUR, linestyle="--", linewidth=1, label="largest loss allowed")
+    recall.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(0, 1.02), borderaxespad=0)
+    size.set(title=f"{side} tower: size", xlabel="MiB (share of fp32)", xlim=(0, 1.4 * max(sizes)))
+    latency.set(title="latency", xlabel=f"µs a call at batch {batch}, p50", xlim=(0, 1.25 * max(times)))
+    recall.set(title="change of recall@10", xlabel="points, beside fp32; lines are 95 %")
+    recall.margins(x=0.15)
+    for axes in panels:
+        axes.set_ylim(len(variants) - 0.5, -0.5)
+        style_axes(axes)
+        axes.grid(visible=False)
+        axes.set_yticks(places, [""] * len(variants))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    latency.xaxis.set_major_formatter("{x:,g}")
+    names = [f"{name}, chosen" if name == chosen else name for name in variants]
+    size.set_yticks(places, names)
+    size.get_yticklabels()[names.index(f"{chosen}, chosen")].set_fontweight("bold")
+
+
+def _draw_change(axes: Axes, place: int, found: Mapping[str, Any], own: bool) -> None:
+    """The change of recall of one variant with its interval, in points."""
+    low, change, high = (100 * found[f"{METRIC}_delta{end}"] for end in ("_low", "", "_high"))
+    colour = MODEL_COLOUR if own else QUIET_COLOUR
+    axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
+    axes.plot(change, place, "o", color=colour, markersize=6)
+    text = f"{change:+.2f}".replace("-", "−")
+    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "ha": "center", "bbox": LABEL_BOX}
+    axes.annotate(text, (change, place), (0, 6), **style)

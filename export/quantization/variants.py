@@ -6,6 +6,7 @@ To add a variant, add its name to `protos.bundle.Variant` and its recipe to `REC
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import onnx
@@ -24,7 +25,6 @@ from export.quantization.tables import (
 )
 from protos.bundle import Variant
 from protos.features import Arrays
-from train.evaluation.plots import COLOURS
 from train.models.towers import Tower
 
 # Sentences about variants are part of a bundle's report: other words would make it another bundle.
@@ -37,30 +37,26 @@ class Recipe:
     """How a variant is made.
 
     Args:
-        colour: in plots.
         tables: how embedding tables are stored; None in float32.
         dense: how dense layers are computed in int8; None in float32.
         manual: why `auto` never chooses it; empty if it may.
     """
 
-    colour: str
     tables: Stored | None = None
     dense: Literal["dynamic", "static"] | None = None
     manual: str = ""
 
 
 RECIPES: Mapping[Variant, Recipe] = {
-    "fp32": Recipe("#444a54"),
-    "fp16_tables": Recipe(COLOURS[3], "fp16"),
-    "int8_tables": Recipe(COLOURS[0], "int8"),
+    "fp32": Recipe(),
+    "fp16_tables": Recipe("fp16"),
+    "int8_tables": Recipe("int8"),
     "int8_dynamic": Recipe(
-        COLOURS[1],
         "int8",
         "dynamic",
         "taken only where it is asked for: a vector depends on what else is in its batch",
     ),
     "int8_static": Recipe(
-        "#9a5c93",
         "int8",
         "static",
         "taken only where it is asked for: what calibration has not seen may come out far off",
@@ -90,6 +86,7 @@ def make_variants(
     folder: Path,
     calibration: Callable[[], Iterable[Arrays]],
     wanted: Sequence[Variant] = VARIANTS,
+    left_out: Mapping[Variant, str] = MappingProxyType({}),
 ) -> Variants:
     """Write the variants of a tower as `<its name>-<variant>.onnx`.
 
@@ -97,13 +94,14 @@ def make_variants(
         plain: the tower in float32; it is not changed.
         folder: receives the other variants.
         calibration: returns batches of training records; called for static quantisation only.
+        left_out: variants that are not made although they could be -> the reason.
     """
     model = onnx.load(plain)
     tables, layers = tables_of(model), dense.dense_layers(model)
     made = Variants({"fp32": plain}, {}, tables, layers)
     for name in wanted:
         recipe = RECIPES[name]
-        reason = _obstacle(recipe, tables, layers)
+        reason = _obstacle(recipe, tables, layers) or left_out.get(name, "")
         if reason:
             made.skipped[name] = reason
         elif name != "fp32":

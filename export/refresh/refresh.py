@@ -36,6 +36,7 @@ from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.training_data import TrainingData
 from train.fingerprint import code_fingerprint, fingerprint
+from train.training.metric_groups import grouped
 from train.training.tracking import find_run, tracked_run
 
 STAGE = "refresh"  # of its runs
@@ -227,7 +228,7 @@ class _Refresh:
         with tracked_run(self.name, STAGE, refreshed.key, resume) as run_id:
             client = mlflow.MlflowClient()
             for key, value in (
-                ("mlflow.runName", f"refresh of {refreshed.bundle_version[:12]}"),
+                ("mlflow.runName", f"{self.name}-refresh-of-{refreshed.bundle_version[:12]}"),
                 ("twinspire.refreshed_from", refreshed.bundle_version),
                 ("twinspire.trained_by", manifest.run_id),
             ):
@@ -238,17 +239,17 @@ class _Refresh:
                 "quality": manifest.quality,
                 "latency": manifest.latency,
             }
-            figures = export_metrics(reports) | {f"refresh_{name}": n for name, n in merged.counts().items()}
+            counts = {name: float(count) for name, count in merged.counts().items()}
             if manifest.catalogue is not None:
-                figures["refresh_sequence"] = manifest.catalogue.sequence
-            mlflow.log_metrics(figures, run_id=run_id)
+                counts["sequence"] = float(manifest.catalogue.sequence)
+            mlflow.log_metrics(export_metrics(reports) | grouped("refresh", counts), run_id=run_id)
             client.log_artifacts(run_id, str(folder / bundle.REPORTS), "export")
         return run_id
 
     def _end(self) -> None:
         """The refresh has ended: the challenger before it gets its alias back, and its folder is removed."""
         state = self.work.state
-        if state.waiting and AliasState.of(self.name).challenger == state.version:
+        if state.waiting and AliasState.of(self.name).challenger in (None, state.version):
             mlflow.MlflowClient().set_registered_model_alias(self.name, CHALLENGER, state.waiting)
         self.work.end()
 

@@ -28,7 +28,7 @@ from mlflow.exceptions import MlflowException
 
 from export.release import REASON_LENGTH
 from export.release.lock import ReleaseLock
-from export.release.registry import CHAMPION
+from export.release.registry import CHAMPION, retire_challenger
 from protos.documents import parse_json
 from protos.errors import InvalidInput
 from protos.mlflow_keys import STAGE
@@ -162,6 +162,8 @@ def commit(
 ) -> Record:
     """Write the record, then move the alias if the action does so, then end the run.
 
+    The version that becomes champion loses the alias `challenger`.
+
     Args:
         held: the release lock of the model.
         run_id: of a `release_run`.
@@ -176,6 +178,7 @@ def commit(
     if action in MOVING_ACTIONS:
         held.check()
         client.set_registered_model_alias(held.name, CHAMPION, after)
+        retire_challenger(held.name, after)
     client.set_terminated(run_id, "FINISHED")
     return record
 

@@ -21,9 +21,10 @@ def register(arguments: Namespace) -> dict[str, Any]:
     experiment = read_experiment(arguments.config)
     folder, manifest = find_bundle(experiment, arguments.bundle)
     version, reused = registry.register(folder)
+    is_champion = registry.AliasState.of(manifest.name).champion == str(version.version)
     return {
         "model": f"models:/{manifest.name}/{version.version}",
-        "alias": registry.CHALLENGER,
+        "alias": registry.CHAMPION if is_champion else registry.CHALLENGER,
         "bundle_version": manifest.bundle_version,
         "reused": reused,
     }

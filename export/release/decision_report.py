@@ -1,4 +1,4 @@
-"""A decision as files: JSON for programs, and a page of Markdown with plots for people.
+"""A decision as files: JSON for programs, and a page with plots for people, as HTML and as Markdown.
 
 The page names no gate: each gate brings its title, its format and its section.
 """
@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from export.html_page import html_page
 from export.markdown import code, picture, plain, table
 from export.release.gate import CandidateVersion, Decision, Gate, Section
 from export.release.gates import GATES
@@ -14,11 +15,12 @@ from protos.bundle import write_file
 from train.evaluation.plots import save
 
 JSON = "decision.json"
-PAGE = "decision.md"
+PAGE = "decision.html"  # one file, which holds its plots
+MARKDOWN = "decision.md"
 
 
 def write_report(decision: Decision, folder: Path, gates: Sequence[Gate] = GATES) -> None:
-    """Write `decision.json`, `decision.md` and the plots into a folder, which is made if missing."""
+    """Write `decision.json`, the page in both forms and the plots into a folder, which is made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {section.plot: section.draw(decision) for section in _sections(gates)}
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
@@ -26,7 +28,10 @@ def write_report(decision: Decision, folder: Path, gates: Sequence[Gate] = GATES
         save(figure, folder / name)
     text = json.dumps(decision.document(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_file(folder / JSON, f"{text}\n".encode())
-    write_file(folder / PAGE, page(decision, drawn, gates).encode())
+    text = page(decision, drawn, gates)
+    write_file(folder / MARKDOWN, text.encode())
+    pictures = {name: (folder / name).read_bytes() for name in drawn}
+    write_file(folder / PAGE, html_page(text, pictures).encode())
 
 
 def page(decision: Decision, plots: Collection[str] = (), gates: Sequence[Gate] = GATES) -> str:
@@ -40,6 +45,7 @@ def page(decision: Decision, plots: Collection[str] = (), gates: Sequence[Gate] 
     parts = [
         f"# {plain(challenger.manifest.name)}: version {plain(challenger.version)} is {outcome}",
         _verdict(decision, by_name),
+        *(f"**Warning.** {plain(text)}." for text in decision.warnings),
         _results(decision, by_name),
         " ".join(gate.note for gate in gates if gate.note),
         "## The bundles",
@@ -73,9 +79,9 @@ def _results(decision: Decision, gates: dict[str, Gate]) -> str:
     rows = []
     for result in decision.results:
         gate = gates[result.name]
-        figure = "–" if result.figure is None else gate.shown(result.figure)
-        bound = f"{'≥' if gate.at_least else '≤'} {gate.shown(result.bound)}"
-        rows.append([gate.title, figure, bound, "pass" if result.holds else "**refuse**", plain(result.text)])
+        outcome = "pass" if result.holds else "**refuse**"
+        figures = gate.shown_figure(result.figure), gate.shown_bound(result.bound)
+        rows.append([gate.title, *figures, outcome, plain(result.text)])
     left_out = decision.measured.get("not_measured", ())
     rows += [[gates[name].title, "–", "–", "not measured", "see what refuses"] for name in left_out]
     return table(["gate", "figure", "bound", "outcome", "measured"], rows, "lrrll")

@@ -63,6 +63,7 @@ class GateResult:
         bound: the limit for the figure.
         holds: whether the challenger passes.
         text: one sentence: what was measured, and the outcome.
+        warning: what a person should know although the gate holds; empty if there is nothing.
     """
 
     name: str
@@ -70,6 +71,7 @@ class GateResult:
     bound: float
     holds: bool
     text: str
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,11 @@ class Decision:
         """Whether all gates hold."""
         return not self.refused
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings of all gates."""
+        return tuple(result.warning for result in self.results if result.warning)
+
     def verdict(self) -> str:
         """The decision in one sentence."""
         if self.accepted:
@@ -116,6 +123,7 @@ class Decision:
             "accepted": self.accepted,
             "verdict": self.verdict(),
             "refused": [result.name for result in self.refused],
+            "warnings": list(self.warnings),
             "challenger": self.challenger.document(),
             "champion": self.champion and self.champion.document(),
             "gates": [asdict(result) for result in self.results],
@@ -241,6 +249,14 @@ class Gate:
     def key(self) -> str:
         """Key of the measurements in `Decision.measured`."""
         return self.measured_as or self.name
+
+    def shown_figure(self, figure: float | None) -> str:
+        """The figure with its unit; a dash if there is none."""
+        return "–" if figure is None else self.shown(figure)
+
+    def shown_bound(self, bound: float) -> str:
+        """The bound with its unit, and on which side of it the figure must be."""
+        return f"{'≥' if self.at_least else '≤'} {self.shown(bound)}"
 
 
 def _versions(challenger: CandidateVersion, champion: CandidateVersion | None) -> dict[str, CandidateVersion]:

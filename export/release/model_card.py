@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from export.markdown import code, one_line, plain, table
+from export.markdown import aligned, code, one_line, plain
 from protos.bundle import Manifest
 from protos.mlflow_keys import BUNDLE_VERSION
 from protos.system.timing import p99_remark
@@ -40,6 +40,33 @@ def card(manifest: Manifest) -> str:
     while len("\n\n".join(parts)) > LIMIT and len(parts) > len(kept):
         parts.remove(max((part for part in parts if part not in kept), key=len))
     return "\n\n".join(parts)[:LIMIT]
+
+
+def model_description(manifest: Manifest) -> str:
+    """The description of the registered model: what holds for all its versions."""
+    name = code(manifest.name, CELL)
+    return (
+        f"Two-tower retrieval model {name}: queries and items as vectors, and an index over the items. A "
+        "version is a bundle of both towers in ONNX, item vectors, index and schema; its description is its "
+        "model card.\n\n"
+        "- `@champion` is the version that is served. Services that follow the alias load a new one in "
+        "seconds.\n"
+        "- `@challenger` is the newest version that waits for `make promote`, which compares it with the "
+        "champion.\n"
+        f"- Decisions are runs of the experiment {name} with the tag `twinspire.stage = release`; each has a "
+        "report of all gates, `release/decision.html`. `make history` lists them; `make rollback` goes back."
+    )
+
+
+def model_tags(manifest: Manifest) -> dict[str, str]:
+    """Tags of the registered model, to find it by."""
+    known = {
+        "task": "retrieval",
+        "made_by": "twinspire",
+        "dataset": manifest.dataset.get("name"),
+        "dataset_kind": manifest.dataset.get("kind"),
+    }
+    return {name: one_line(value, CELL) for name, value in known.items() if value}
 
 
 def lineage(manifest: Manifest) -> dict[str, str]:
@@ -109,7 +136,7 @@ def _quality(metrics: Mapping[str, Any]) -> str:
     cells = [[metric_label(name), *(_figure(metrics, prefix + name) for prefix in names)] for name in rows]
     parts = [
         f"## Quality on the test split, {int(metrics.get('queries', 0)):,} queries",
-        table(["", *names.values()], cells, "l" + "r" * len(names)),
+        aligned(["", *names.values()], cells, "l" + "r" * len(names)),
     ]
     parts += [f"Verdict: {_plain(metrics['verdict'])}."] if metrics.get("verdict") else []
     return "\n\n".join(parts)
@@ -158,7 +185,7 @@ def _latency(latency: Mapping[str, Any]) -> str:
     budget = f"{_plain(threads)} thread{'s' if threads != 1 else ''}"
     parts = [
         f"## Latency of the towers, microseconds a batch, {budget}",
-        table(["", "p50", "p95", "p99"], rows, "lrrr"),
+        aligned(["", "p50", "p95", "p99"], rows, "lrrr"),
         f"On {_plain(machine['processor'])}, {_plain(machine['cores'])} cores, {_plain(machine['system'])}.",
     ]
     batches = [each for side in latency.get("towers", {}).values() for each in side.values()]
@@ -182,8 +209,10 @@ def _use(manifest: Manifest) -> str:
         "```\n\n"
         "```sh\n"
         f"python -m serving serve --model {shlex.quote(uri)}                # gRPC\n"
-        f"mlflow models serve -m {shlex.quote(uri)} --env-manager local     # JSON over HTTP\n"
-        "```"
+        "```\n\n"
+        "`make serve-mlflow CONFIG=...` in a checkout answers JSON over HTTP. Elsewhere, with "
+        "`MLFLOW_TRACKING_URI` set and uvicorn on the `PATH`: "
+        f"{code(f'mlflow models serve -m {shlex.quote(uri)} --env-manager local')}."
     )
 
 

@@ -20,11 +20,20 @@ from export.release import audit_log, comparison, lock
 from export.release.audit_log import Action
 from export.release.decision_report import PAGE, write_report
 from export.release.gate import CandidateVersion, Decision, GateResult
-from export.release.registry import CHALLENGER, CHAMPION, AliasState, by_alias, fetch, registry_errors
+from export.release.registry import (
+    CHALLENGER,
+    CHAMPION,
+    AliasState,
+    by_alias,
+    fetch,
+    registry_errors,
+    retire_challenger,
+)
 from protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
 from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.training_data import TrainingData, training_data_of
+from train.training.metric_groups import grouped
 
 Compare = Callable[
     [CandidateVersion, CandidateVersion | None, Experiment, Callable[[], TrainingData], Console], Decision
@@ -79,13 +88,14 @@ def promote(
         raise InvalidInput("reason", "expected one, as the promotion is forced")
     with registry_errors():
         compared = AliasState.of(name)
+        if compared.champion and _is_champion(expected or compared.challenger, compared.champion):
+            retire_challenger(name, compared.champion)  # a process that died may have left it
+            return Promotion(compared.champion)
         if compared.challenger is None:
             raise MissingStage(f"{name}: no version is {CHALLENGER}; `make register` makes one")
         if expected and compared.challenger != expected:
             what = f"version {compared.challenger} became {CHALLENGER} before version {expected} was compared"
             raise Unavailable(f"{name}: {what}; try again")
-        if compared.champion == compared.challenger:
-            return Promotion(compared.challenger)
         challenger, champion = _versions(name, compared.challenger, compared.champion, console, force)
         decision = compare(challenger, champion, experiment, data, console)
         with audit_log.release_run(name, f"version {compared.challenger}") as run_id:
@@ -95,6 +105,11 @@ def promote(
     if error is not None:
         raise error
     return Promotion(compared.challenger, record, decision, run_id)
+
+
+def _is_champion(version: str | None, champion: str) -> bool:
+    """Whether the version to promote is the champion already; so it is if no version waits."""
+    return version in (None, champion)
 
 
 def challenger_problem(experiment: Experiment, dataset: Dataset) -> TrainingData:
@@ -138,12 +153,10 @@ def _log_report(decision: Decision, run_id: str) -> None:
         write_report(decision, Path(folder))
         client.log_artifacts(run_id, folder, REPORT)
     for result in decision.results:
-        for name, value in (
-            (f"gate_{result.name}", result.figure),
-            (f"gate_{result.name}_bound", result.bound),
-        ):
-            if value is not None and math.isfinite(value):
-                client.log_metric(run_id, name, value)
+        figures = {result.name: result.figure, f"{result.name}_bound": result.bound}
+        known = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
+        for name, value in grouped("gates", known).items():
+            client.log_metric(run_id, name, value)
 
 
 def _conclude(
@@ -168,11 +181,15 @@ def _conclude(
     elif not decision.accepted:
         action = "refuse"
         error = GateRefused(_refusal(name, challenger, decision.refused, run_id))
-    summary = [
-        {"name": each.name, "figure": each.figure, "bound": each.bound, "holds": each.holds}
-        for each in decision.results
-    ]
+    summary = [_summary(each) for each in decision.results]
     return error, audit_log.commit(held, run_id, action, now.champion, challenger, summary, reason)
+
+
+def _summary(result: GateResult) -> dict[str, object]:
+    """A result for the record."""
+    warning = {"warning": result.warning} if result.warning else {}
+    figures = {"figure": result.figure, "bound": result.bound, "holds": result.holds}
+    return {"name": result.name, **figures, **warning}
 
 
 def _champion_was_not_compared(compared: AliasState, decision: Decision) -> bool:

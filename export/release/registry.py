@@ -3,8 +3,8 @@
     python -m export register --config train/configs/pydocs.toml
 
 A registered version is a model that `mlflow.pyfunc.load_model("models:/pydocs@champion")` loads in any
-process. The alias `challenger` is the version registered last, and `champion` the version that is served.
-`promote.py` and `rollback.py` move the champion.
+process. The alias `challenger` is the version that was registered last, until it becomes the champion, and
+`champion` the version that is served. `promote.py` and `rollback.py` move the champion.
 """
 
 import os
@@ -25,6 +25,7 @@ from protos import bundle, entry_points
 from protos.errors import MissingStage, TwinspireError, Unavailable
 from protos.mlflow_keys import BUNDLE_VERSION
 from train.paths import ROOT
+from train.training.metric_groups import grouped
 from train.training.tracking import get_run, is_absent, unreachable
 
 CHALLENGER = "challenger"
@@ -60,7 +61,9 @@ class AliasState:
 
 
 def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
-    """The bundle as a model version with the alias `challenger`, and whether it was registered before.
+    """The bundle as a model version, and whether it was registered before.
+
+    It gets the alias `challenger`, unless it is the champion already.
 
     Args:
         run_id: the run that gets the version and its figures; by default the run that trained the towers.
@@ -77,8 +80,16 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
         if known is None:
             get_run(manifest.run_id)
             known = _log_model(folder, manifest, run_id or manifest.run_id)
-        mlflow.MlflowClient().set_registered_model_alias(manifest.name, CHALLENGER, known.version)
+        if AliasState.of(manifest.name).champion != str(known.version):
+            mlflow.MlflowClient().set_registered_model_alias(manifest.name, CHALLENGER, known.version)
     return known, registered
+
+
+def retire_challenger(name: str, number: str) -> None:
+    """Take the alias `challenger` off a version that is champion now; another challenger keeps it."""
+    waiting = by_alias(name, CHALLENGER)
+    if waiting is not None and str(waiting.version) == number:
+        mlflow.MlflowClient().delete_registered_model_alias(name, CHALLENGER)
 
 
 def by_alias(name: str, alias: str) -> ModelVersion | None:
@@ -166,10 +177,7 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
         if "Any type hint" not in str(each.message):
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     mlflow.log_metrics(_metrics(manifest), run_id=run_id, model_id=logged.model_id)
-    try:
-        client.create_registered_model(manifest.name)
-    except MlflowException:  # it exists
-        client.get_registered_model(manifest.name)
+    _describe_model(manifest)
     figures = {name: f"{value:.6g}" for name, value in main_figures(manifest).items()}
     return client.create_model_version(
         manifest.name,
@@ -179,6 +187,24 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
         description=card(manifest),
         model_id=logged.model_id,
     )
+
+
+def _describe_model(manifest: bundle.Manifest) -> None:
+    """Make the registered model unless there is one, with a description and tags unless it has them."""
+    client = mlflow.MlflowClient()
+    from export.release.model_card import model_description, model_tags  # imports torch
+
+    description, tags = model_description(manifest), model_tags(manifest)
+    try:
+        client.create_registered_model(manifest.name, tags, description)
+        return
+    except MlflowException:  # it exists
+        known = client.get_registered_model(manifest.name)
+    if not known.description:
+        client.update_registered_model(manifest.name, description)
+    for key, value in tags.items():
+        if key not in known.tags:
+            client.set_registered_model_tag(manifest.name, key, value)
 
 
 def _metrics(manifest: bundle.Manifest) -> dict[str, float]:
@@ -191,4 +217,5 @@ def _metrics(manifest: bundle.Manifest) -> dict[str, float]:
         "quality": manifest.quality,
         "latency": manifest.latency,
     }
-    return export_metrics(reports) | {"size_mib": main_figures(manifest)["size_mib"]}
+    size = {"size_mib": main_figures(manifest)["size_mib"]}
+    return export_metrics(reports) | grouped("bundle", size)

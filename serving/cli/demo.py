@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
 
 from protos import bundle, entry_points
 from protos.errors import Unavailable
 from protos.features import HistoryFeature, TextFeature
+from protos.mlflow_keys import ui_page
 from serving.cli import tables
 from serving.client import RetrievalClient
 from serving.retrieval.answer import Answer
@@ -158,7 +160,7 @@ def summary(manifest: dict[str, Any]) -> dict[str, str]:
         f"torch eager {torch:.0f} us ({torch / onnx:.1f} times)",
         "bundle": manifest["bundle_version"],
         "run": manifest["run_id"],
-        "MLflow UI": "make ui, then http://127.0.0.1:5000",
+        "MLflow UI": f"make ui, then {ui_page('models/' + quote(manifest['name'], safe=''))}",
     }
 
 

@@ -37,7 +37,7 @@ def test_a_manifest_has_the_measurements(made: Made) -> None:
     assert manifest.ann["searched_text"] == ["full_text"]
     for prefix in ("", "exact_", "bm25_"):
         assert 0 < manifest.quality[f"{prefix}recall_at_10"] <= 1
-    trained = made.run.data.metrics["recall_at_10"]  # in float32; what is served may be rounded
+    trained = made.run.data.metrics["test/recall_at_10"]  # in float32; what is served may be rounded
     assert manifest.quality["exact_recall_at_10"] == pytest.approx(trained, abs=0.02)
     assert manifest.latency["threads"] == 1
     assert manifest.latency["machine"]["cores"]
@@ -54,7 +54,7 @@ def test_reports_and_plots_are_in_the_bundle_and_in_the_run(made: Made) -> None:
     assert {Path(each.path).name for each in logged} == names
     report = json.loads((made.folder / bundle.REPORTS / "latency.json").read_text())
     for key in ("query_tower_fp32_b1_p50_us", "torch_b1_p50_us", "torch_over_onnx_b1"):
-        assert made.run.data.metrics[key] == report["metrics"][key]
+        assert made.run.data.metrics[f"latency/{key}"] == report["metrics"][key]
 
 
 def test_vectors_are_those_of_the_served_text(made: Made) -> None:

@@ -24,6 +24,7 @@ from tests.helpers.watched import RATINGS, write_toml
 from train.config import IndexConfig
 from train.data.training_data import training_data_of
 from train.models.heads import ItemDotHead, LogisticHead
+from train.training.metric_groups import metrics_of
 from train.training.trained_model import load_model
 
 ITEMS, USERS, DIMENSION = 5000, 300, 32
@@ -72,7 +73,7 @@ def test_the_served_score_is_that_of_the_formula(rated: Made) -> None:
 def test_the_report_has_the_auc_of_likes_and_dislikes(rated: Made) -> None:
     manifest = bundle.read(rated.folder)
     assert manifest.score.kind == "sigmoid"
-    quality, logged = manifest.quality, rated.run.data.metrics
+    quality, logged = manifest.quality, metrics_of(rated.run)
     test = rated.dataset.part("test")["label"].to_numpy() > 0
     share = test.mean()
     assert 0.2 < share < 0.8

@@ -132,3 +132,15 @@ def test_the_page_of_a_bench_shows_hostile_names_as_text() -> None:
 
     hostile, harmless = (elements(page_of(parts_of(document(text)))) for text in (ALL, "x"))
     assert [each for each in hostile if each[0] != "code"] == [each for each in harmless if each[0] != "code"]
+
+
+def test_columns_are_aligned_where_a_page_is_read_as_text() -> None:
+    page = markdown.table(
+        ["", "p50", "検索"], [["query tower, batch 1", "9", "a|b"], ["x", "1,234", "语"]], "lrl"
+    )
+    assert page.splitlines() == [
+        "|                      |   p50 | 検索 |",
+        "| :------------------- | ----: | :--- |",
+        "| query tower, batch 1 |     9 | a\\|b |",
+        "| x                    | 1,234 | 语   |",
+    ]

@@ -63,3 +63,10 @@ def _parsed(page: str) -> _Elements:
     parser.feed(renderer.render(page))
     parser.close()
     return parser
+
+
+def html_elements(page: str) -> list[tuple[str, list[tuple[str, str | None]]]]:
+    """Each element and its attributes of a page that is HTML already."""
+    parser = _Elements()
+    parser.feed(page)
+    return parser.found

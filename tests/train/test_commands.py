@@ -11,6 +11,7 @@ import pytest
 from tests.helpers.stdlib import Made, write_toml
 from train.__main__ import main
 from train.paths import ROOT
+from train.training.metric_groups import metrics_of
 
 Capture = pytest.CaptureFixture[str]
 
@@ -51,7 +52,7 @@ def test_fit_prints_one_document(run: Any, made: Made) -> None:
     assert found["tracking_uri"] == made.uri
     assert found["split_hash"] == made.dataset.split_hash
     for name in ("recall_at_10", "bm25_recall_at_10", "training_s", "pairs_per_s"):
-        assert found["metrics"][name] == made.run.data.metrics[name]
+        assert found["metrics"][name] == metrics_of(made.run)[name]
 
 
 def test_fit_tells_the_figures_beside_those_of_bm25(run: Any, made: Made) -> None:
@@ -59,7 +60,7 @@ def test_fit_tells_the_figures_beside_those_of_bm25(run: Any, made: Made) -> Non
     assert code == 0
     assert f"run {made.run.info.run_id}, unchanged since it was trained" in output
     (line,) = (line for line in output.splitlines() if line.split()[:1] == ["recall@10"])
-    metrics = made.run.data.metrics
+    metrics = metrics_of(made.run)
     assert line.split()[1:] == [f"{metrics[prefix + 'recall_at_10']:.4f}" for prefix in ("", "bm25_")]
 
 

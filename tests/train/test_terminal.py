@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from train.evaluation.plots import baseline_comparison, learning_curves, metric_label, save
+from train.evaluation.plots import Course, baseline_comparison, learning_curves, metric_label, save
 from train.terminal import METRICS, baseline_columns, show_fit
 
 MAIN = dict.fromkeys(METRICS, 0.25)
@@ -71,6 +71,7 @@ def test_metrics_are_spelt_as_people_do() -> None:
 def test_bars_stand_for_the_model_and_every_baseline() -> None:
     figure = baseline_comparison(FILMS, "films")
     (axes,) = figure.axes
+    assert axes.get_ylabel() == "mean over queries; lines are 95 % intervals"
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["two-tower", "popularity", "item-kNN", "EASE"]
@@ -82,9 +83,20 @@ def test_bars_stand_for_the_model_and_every_baseline() -> None:
 @pytest.mark.parametrize("selection", ["ndcg_at_10", "auc"])
 def test_the_curve_is_of_what_chose_the_epoch(selection: str, tmp_path: Path) -> None:
     history: list[Any] = [{f"validation_{selection}": value} for value in (0.1, 0.3, 0.2)]
-    figure = learning_curves(history, [3.0, 2.0, 1.0, 0.5], selection)
+    losses, pairs = [3.0, 0.7, 2.0, 0.5], [64, 20, 64, 63]
+    beside = {"bm25": 0.25, "popularity": 0.05}
+    figure = learning_curves(Course("films", history, losses, pairs, selection, 1, beside))
     left, right = figure.axes
+    assert figure.get_suptitle() == "films"
     assert right.get_ylabel() == metric_label(selection)
     assert np.asarray(right.lines[0].get_ydata()).tolist() == [0.1, 0.3, 0.2]
-    assert np.asarray(left.lines[0].get_xdata()).tolist() == [1, 2, 3, 4]
+    # The second step has a third of the pairs, so its loss is another quantity.
+    assert np.asarray(left.lines[0].get_xdata()).tolist() == [1, 3, 4]
+    assert np.asarray(left.lines[0].get_ydata()).tolist() == [3.0, 2.0, 0.5]
+    legend = right.get_legend()
+    assert legend is not None
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["two-tower", "best: epoch 1, 0.300", "BM25, 0.250"]
+    assert np.asarray(right.lines[1].get_xdata()).tolist() == [1]
+    assert np.asarray(right.lines[2].get_ydata()).tolist() == [0.25, 0.25]
     assert save(figure, tmp_path / "deep" / "a.png").stat().st_size > 1000

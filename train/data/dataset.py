@@ -7,10 +7,12 @@ The folder `<cache>/<name>-<fingerprint>` holds `items.parquet`, `pairs.parquet`
 pairs are events of users, `history.parquet`: the items of each user in order, one user after another. The
 history of a pair is `history[begin:end]`.
 
-The fingerprint covers the configuration, the identity of the source's data, and the code and libraries of
-this module and of the source. While it is unchanged, the folder is loaded and the source is not read.
+The fingerprint covers the configuration of data, split and filters, the columns that features read, the
+identity of the source's data, and the code and libraries of this module and of the source. While it is
+unchanged, the folder is loaded and the source is not read, also by an experiment of another name.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -96,8 +98,12 @@ def prepare(
     identity = source.identity()
     fingerprint = _fingerprint(experiment, identity)
     folder = cache / f"{experiment.name}-{fingerprint[:12]}"
-    if folder.is_dir() and not refresh:
-        return load(folder)
+    if not refresh:
+        if folder.is_dir():
+            return load(folder)
+        known = _under_another_name(folder)
+        if known is not None:
+            return dataclasses.replace(known, report={**known.report, "name": experiment.name})
     tables = sample_groups(source.read(), experiment.data.max_items, experiment.split.seed)
     if source.identity() != identity:
         raise DataError(
@@ -132,6 +138,15 @@ def load(folder: Path) -> Dataset:
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{folder}: damaged ({error}); delete it to build it again") from None
     return Dataset(folder, items, pairs, report, history)
+
+
+def _under_another_name(folder: Path) -> Dataset | None:
+    """The same data set as an experiment of another name has written it; None if there is none."""
+    fingerprint = folder.name.rpartition("-")[2]
+    for other in sorted(folder.parent.glob(f"*-{fingerprint}"), key=lambda each: -each.stat().st_mtime):
+        with contextlib.suppress(DataError):  # a damaged one concerns the other experiment
+            return load(other)
+    return None
 
 
 def _open(experiment: Experiment, base: Path, cache: Path, refresh: bool, console: Console) -> Source:

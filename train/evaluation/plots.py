@@ -1,6 +1,7 @@
 """The two plots of a run, and the style of all plots."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -17,23 +18,80 @@ MODEL_COLOUR = "#1f5fa8"
 BASELINE_COLOUR = "#c77d1e"
 QUIET_COLOUR = "#8a8f98"
 COLOURS = (MODEL_COLOUR, BASELINE_COLOUR, QUIET_COLOUR, "#5b8c5a")
+FEW_STEPS = 40  # so many steps are drawn as points, too
+FULL_SHARE = 0.9  # of the pairs of the middle batch, from which on a batch counts as full
 METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC"}
 
 
-def learning_curves(
-    history: Sequence[Mapping[str, float]], losses: Sequence[float], selection: str
-) -> Figure:
-    """Loss of every step, and the selection metric on validation after each epoch; epoch 0 is the start."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    left.plot(range(1, len(losses) + 1), losses, color=MODEL_COLOUR, linewidth=1)
+@dataclass(frozen=True)
+class Course:
+    """The course of a training.
+
+    Args:
+        name: of the experiment.
+        history: the metrics on validation after each epoch; record 0 is the start.
+        losses: of all steps.
+        pairs: number of pairs of each step.
+        selection: the metric that chooses the epoch.
+        best_epoch: the epoch whose towers are kept.
+        baselines: name -> the selection metric on validation, of each baseline that was measured.
+    """
+
+    name: str
+    history: Sequence[Mapping[str, float]]
+    losses: Sequence[float]
+    pairs: Sequence[int]
+    selection: str
+    best_epoch: int
+    baselines: Mapping[str, float]
+
+
+def learning_curves(course: Course) -> Figure:
+    """Loss by step, and the selection metric on validation by epoch with the best epoch and baseline marked.
+
+    Steps of much smaller batches are left out of the loss: with fewer negatives a softmax loss is smaller, so
+    that the last batch of each epoch would look like progress.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(course.name, fontsize=11)
+    steps = full_steps(course.pairs)
+    marker = "o" if len(steps) < FEW_STEPS else ""
+    losses = [course.losses[step] for step in steps]
+    left.plot(
+        [step + 1 for step in steps], losses, color=MODEL_COLOUR, linewidth=1, marker=marker, markersize=3
+    )
     left.set(xlabel="step", ylabel="loss", title="Training loss")
-    values = [record[f"validation_{selection}"] for record in history]
-    right.plot(range(len(values)), values, marker="o", markersize=4, color=MODEL_COLOUR)
-    right.set(xlabel="epoch (0 is the start)", ylabel=metric_label(selection), title="Validation")
+    label = metric_label(course.selection)
+    values = [record[f"validation_{course.selection}"] for record in course.history]
+    right.plot(range(len(values)), values, marker="o", markersize=4, color=MODEL_COLOUR, label="two-tower")
+    best = values[course.best_epoch]
+    right.plot(
+        [course.best_epoch],
+        [best],
+        "o",
+        markersize=11,
+        color=MODEL_COLOUR,
+        fillstyle="none",
+        label=f"best: epoch {course.best_epoch}, {best:.3f}",
+    )
+    if course.baselines:
+        name = max(course.baselines, key=lambda each: course.baselines[each])
+        value = course.baselines[name]
+        text = f"{LABELS[name]}, {value:.3f}"
+        right.axhline(value, color=BASELINE_COLOUR, linestyle="--", linewidth=1.2, label=text)
+    right.set(xlabel="epoch (0 is the start)", ylabel=label, title="Validation")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.legend(frameon=False, fontsize=8)
     for axes in (left, right):
         style_axes(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
+
+
+def full_steps(pairs: Sequence[int]) -> list[int]:
+    """The steps, from 0, whose batch is not much smaller than that of most steps."""
+    least = FULL_SHARE * sorted(pairs)[len(pairs) // 2] if pairs else 0
+    return [step for step, count in enumerate(pairs) if count >= least]
 
 
 def baseline_comparison(metrics: Mapping[str, float], name: str) -> Figure:
@@ -58,7 +116,10 @@ def baseline_comparison(metrics: Mapping[str, float], name: str) -> Figure:
         )
         axes.bar_label(bars, fmt="%.3f", fontsize=7, padding=2)
     axes.set_xticks(range(len(shown)), [metric_label(metric) for metric in shown])
-    axes.set(title=f"{name}: test queries, exact search over all items")
+    axes.set(
+        title=f"{name}: test queries, exact search over all items",
+        ylabel="mean over queries; lines are 95 % intervals",
+    )
     axes.margins(y=0.12)
     axes.legend(frameon=False, fontsize=8)
     style_axes(axes)

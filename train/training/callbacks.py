@@ -14,6 +14,7 @@ from rich.console import Console
 from train.progress import progress_bar
 from train.training.checkpoint import BEST_TOWERS, RUN_STATE, save_run, save_towers
 from train.training.device import SINGLE_PROCESS, TrainingProcess
+from train.training.metric_groups import GROUPS, grouped
 from train.training.trainer import Trainer
 
 MLFLOW_BATCH = 1000  # metrics that MLflow accepts in one call
@@ -69,7 +70,7 @@ class RunCallbacks:
         def report_loss(loss: float) -> None:
             nonlocal step
             step += 1
-            self._losses.append(Metric("step_loss", loss, time.time_ns() // 1_000_000, step))
+            self._losses.append(Metric("train/step_loss", loss, time.time_ns() // 1_000_000, step))
             self._progress.update(task, advance=1, note=f"loss {loss:.3f}")
 
         return report_loss
@@ -78,7 +79,7 @@ class RunCallbacks:
         """Print one line for the epoch, and log its metrics; epoch 0 is the start."""
         if not self._is_main:
             return
-        mlflow.log_metrics(record, step=epoch)
+        mlflow.log_metrics(_by_group(record), step=epoch)
         self._log_losses()
         loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
         speed = f"  {record['pairs_per_s']:,.0f} pairs/s" if "pairs_per_s" in record else ""
@@ -107,3 +108,11 @@ class RunCallbacks:
         """Save the best towers so far."""
         if self._is_main:
             save_towers(self.folder / BEST_TOWERS, trainer.towers)
+
+
+def _by_group(record: dict[str, float]) -> dict[str, float]:
+    """The record of an epoch by its names in MLflow."""
+    prefix = GROUPS["validation"]
+    validation = {name.removeprefix(prefix): value for name, value in record.items() if prefix in name}
+    others = {name: value for name, value in record.items() if prefix not in name}
+    return grouped("validation", validation) | grouped("train", others)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import mlflow
@@ -23,7 +24,8 @@ from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
-from train.evaluation.baselines import baselines
+from train.evaluation.baselines import Ranker, baselines
+from train.evaluation.metrics import mean, per_query
 from train.evaluation.report import evaluate_cold_items, evaluate_labels, evaluate_ranking
 from train.fingerprint import code_fingerprint, fingerprint
 from train.models.heads import score_of
@@ -32,6 +34,8 @@ from train.paths import CACHE
 from train.training.callbacks import RunCallbacks
 from train.training.checkpoint import BEST_TOWERS, RUN_STATE, load_run, load_towers, save_towers
 from train.training.device import TrainingProcess, start_process
+from train.training.metric_groups import grouped
+from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.tracking import find_run, flattened, tracked_run
 from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, shares_windows
 from train.training.trainer import Interrupted, Trainer
@@ -72,7 +76,9 @@ def fit(
     process = start_process(experiment.training.threads)
     run_id = ""
     try:
-        with tracked_run(experiment.name, STAGE, key, interrupted if resume else None) as run_id:
+        with tracked_run(
+            experiment.name, STAGE, key, interrupted if resume else None, experiment.tower.kind
+        ) as run_id:
             try:
                 with _locked(run_folder(run_id)):
                     _train(run_folder(run_id), process, experiment, dataset, console, resume)
@@ -172,7 +178,7 @@ def _train(
     with RunCallbacks(folder, console, process).watching() as callbacks:
         trainer.fit(callbacks)
     if process.is_main:
-        mlflow.log_metric("training_s", time.perf_counter() - begun)
+        mlflow.log_metrics(grouped("train", {"training_s": time.perf_counter() - begun}))
         _finish(folder, experiment, trainer, console)
 
 
@@ -187,20 +193,46 @@ def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Con
     if changed:
         save_towers(folder / BEST_TOWERS, trainer.towers)
     with console.status("test evaluation, and baselines beside it"):
-        metrics = _test_metrics(experiment, trainer)
-    mlflow.log_metrics(metrics | {"best_epoch": trainer.state.best_epoch})
-    _log_outputs(folder, trainer, metrics, experiment)
+        rankers = baselines(experiment, data)
+        metrics = _test_metrics(trainer, rankers)
+        beside = _baselines_on_validation(experiment, trainer, rankers)
+    best = {"best_epoch": float(trainer.state.best_epoch)}
+    mlflow.log_metrics(grouped("test", metrics) | grouped("train", best))
+    selection = experiment.training.selection
+    named = {f"{name}_{selection}": value for name, value in beside.items()}
+    mlflow.log_metrics(grouped("validation", named))
+    course = plots.Course(
+        experiment.name,
+        trainer.state.history,
+        trainer.state.losses,
+        trainer.state.pairs,
+        selection,
+        trainer.state.best_epoch,
+        beside,
+    )
+    _log_outputs(folder, course, metrics)
     (folder / RUN_STATE).unlink()
     (folder / BEST_TOWERS).unlink()
 
 
-def _test_metrics(experiment: Experiment, trainer: Trainer) -> dict[str, float]:
+def _test_metrics(trainer: Trainer, rankers: Mapping[str, Ranker]) -> dict[str, float]:
     """The metrics of the towers and of the baselines on the test part, by exact search."""
     data = trainer.data
-    found = evaluate_ranking(data, "test", trainer.rank, baselines(experiment, data))
+    found = evaluate_ranking(data, "test", trainer.rank, rankers)
     found |= evaluate_cold_items(data, trainer.rank)
     score = score_of(trainer.towers[0])
     return found | evaluate_labels(data, "test", trainer.inner_products, score)
+
+
+def _baselines_on_validation(
+    experiment: Experiment, trainer: Trainer, rankers: Mapping[str, Ranker]
+) -> dict[str, float]:
+    """Name -> the metric that selects the epoch, of each baseline that has it."""
+    selection = experiment.training.selection
+    if selection == "auc":
+        return {"itemmean": trainer.state.history[0]["validation_itemmean_auc"]}
+    queries, relevant = trainer.data.parts["validation"].by_query()
+    return {name: mean(per_query(rank(queries), relevant))[selection] for name, rank in rankers.items()}
 
 
 def _log_inputs(model: Model, dataset: Dataset) -> None:
@@ -214,22 +246,21 @@ def _log_inputs(model: Model, dataset: Dataset) -> None:
         }
     )
     mlflow.log_dict(report, "dataset.json")
-    mlflow.log_metrics({"items": report["items"], "pairs": report["pairs"]})
+    mlflow.log_input(as_mlflow_dataset(dataset), "training")
     parameters = {p for tower in model.towers for p in tower.parameters()}
-    mlflow.log_metric("parameters", sum(p.numel() for p in parameters))
+    sizes = {"items": report["items"], "pairs": report["pairs"]}
+    sizes["parameters"] = sum(p.numel() for p in parameters)
+    mlflow.log_metrics(grouped("data", sizes))
     mlflow.log_text(model.description().decode(), f"{ARTIFACTS}/{DESCRIPTION}")
     for name in model.schema.files():
         mlflow.log_artifact(str(model.schema.folder / name), str(Path(ARTIFACTS, name).parent))
 
 
-def _log_outputs(folder: Path, trainer: Trainer, metrics: dict[str, float], experiment: Experiment) -> None:
+def _log_outputs(folder: Path, course: plots.Course, metrics: dict[str, float]) -> None:
     mlflow.log_artifact(str(folder / BEST_TOWERS), ARTIFACTS)
-    state = trainer.state
     figures = {
-        "learning_curves.png": plots.learning_curves(
-            state.history, state.losses, experiment.training.selection
-        ),
-        "beside_baselines.png": plots.baseline_comparison(metrics, experiment.name),
+        "learning_curves.png": plots.learning_curves(course),
+        "beside_baselines.png": plots.baseline_comparison(metrics, course.name),
     }
     for name, figure in figures.items():
         mlflow.log_artifact(str(plots.save(figure, folder / name)), "plots")

@@ -25,7 +25,11 @@ from protos.mlflow_keys import STAGE
 from train.paths import IS_CHECKOUT, MLRUNS, ROOT
 
 FINGERPRINT = "twinspire.fingerprint"
+DESCRIPTION = "mlflow.note.content"  # tag of a run or an experiment; the UI shows it as Markdown
+EXPERIMENT_KIND = "mlflow.experimentKind"  # tag of an experiment: which of its views the UI opens
+MODEL_TRAINING = "custom_model_development"  # its value for training runs; the UI's default is for agents
 SQLITE = "sqlite:///"
+RUN_ID_SHOWN = 4  # characters of a run's id in its name
 
 
 def connect(folder: Path = MLRUNS) -> str:
@@ -89,10 +93,23 @@ def _exists(database: Path) -> bool:
 
 
 def experiment_id(name: str) -> str:
-    """The id of the MLflow experiment of that name, which is created if there is none."""
+    """The id of the MLflow experiment of that name, which is created if there is none.
+
+    It gets a kind and a description, unless it has them.
+    """
     found = mlflow.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
+    if found is None:
+        number = _created(name)
+        found = mlflow.get_experiment(number)
+    client = mlflow.MlflowClient()
+    for key, value in {EXPERIMENT_KIND: MODEL_TRAINING, DESCRIPTION: _description(name)}.items():
+        if not found.tags.get(key):
+            client.set_experiment_tag(found.experiment_id, key, value)
+    return str(found.experiment_id)
+
+
+def _created(name: str) -> str:
+    """The id of a new experiment, or of the one that another process created meanwhile."""
     database = _database(mlflow.get_tracking_uri())
     artifacts = None if database is None else (database.absolute().parent / "artifacts" / name).as_uri()
     try:
@@ -102,6 +119,17 @@ def experiment_id(name: str) -> str:
         if found is None:
             raise
         return str(found.experiment_id)
+
+
+def _description(name: str) -> str:
+    return (
+        f"The retrieval model `{name}`. The tag `{STAGE}` says what a run is:\n\n"
+        "- `fit`: training, with the metrics of each epoch, of the test part and of the exported bundle\n"
+        "- `bench`: latency of a bundle\n"
+        "- `release`: a decision about the champion, with a report of all gates (`release/decision.html`)\n"
+        "- `refresh`: a bundle of the champion's towers and newer items\n"
+        "- `shadow`: a challenger beside the champion on live queries"
+    )
 
 
 def find_run(experiment: str, stage: str, fingerprint: str = "", status: str = "FINISHED") -> Run | None:
@@ -148,11 +176,15 @@ def unreachable(error: MlflowException) -> Unavailable:
 
 
 @contextmanager
-def tracked_run(experiment: str, stage: str, fingerprint: str, resume: str | None = None) -> Iterator[str]:
+def tracked_run(
+    experiment: str, stage: str, fingerprint: str, resume: str | None = None, title: str = ""
+) -> Iterator[str]:
     """An active MLflow run; it ends as finished, as failed, or as killed after an interrupt.
 
     Args:
         resume: the id of a run to continue.
+        title: what runs, `stage` by default. A new run is named by experiment, title and the start of its
+            id: `pydocs-bag-3f2a`.
 
     Yields:
         The run's id.
@@ -166,6 +198,9 @@ def tracked_run(experiment: str, stage: str, fingerprint: str, resume: str | Non
     )
     active = mlflow.active_run()
     assert active is not None
+    if not resume:
+        name = f"{experiment}-{title or stage}-{active.info.run_id[:RUN_ID_SHOWN]}"
+        mlflow.MlflowClient().update_run(active.info.run_id, name=name)
     status = RunStatus.FAILED
     try:
         yield active.info.run_id

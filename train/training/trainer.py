@@ -51,6 +51,7 @@ class State:
         best: that metric.
         hard_negatives: of the current epoch.
         losses: of all steps.
+        pairs: number of pairs of each step.
         history: one record for each finished epoch; record 0 is the start, before any step.
     """
 
@@ -60,6 +61,7 @@ class State:
     best: float = -1.0
     hard_negatives: Any = None
     losses: list[float] = field(default_factory=list)
+    pairs: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -147,6 +149,7 @@ class Trainer:
         for batch in itertools.islice(epoch_batches, state.step, None):
             set_learning_rate(self.optimiser, state.epoch + state.step / count, config.epochs, count)
             state.losses.append(self._step(batch))
+            state.pairs.append(len(batch.pairs))
             state.step += 1
             report_loss(state.losses[-1])
             if callbacks.should_stop():

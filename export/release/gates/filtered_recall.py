@@ -104,6 +104,8 @@ def _draw(decision: Decision) -> Figure | None:
     axes.axhline(bound, color="#444a54", linestyle="--", linewidth=1, label="bound")
     axes.set(xscale="log", xlabel="share of the items that pass", ylabel="recall against exact search")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    lowest = min(bound, *(each["low"] for each in buckets))
+    axes.set_ylim(lowest - 0.25 * (1 - lowest), 1 + 0.1 * (1 - lowest))
     axes.legend(frameon=False, fontsize=8)
     style_axes(axes)
     return figure

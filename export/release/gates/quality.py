@@ -10,7 +10,7 @@ has no metrics, and this gate holds: the towers have learned nothing else.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -82,7 +82,9 @@ def judge(comparison: Comparison) -> Judgement | None:
         return _not_evaluated(str(error), comparison.gates.quality_margin)
     except Exception as error:  # errors of ONNX Runtime share no other base class
         return _not_evaluated(f"cannot be evaluated again: {error}", comparison.gates.quality_margin)
-    return judge_metrics(found, comparison.experiment)
+    result, measured = judge_metrics(found, comparison.experiment)
+    beside = quality.better_baseline(comparison.challenger.manifest.quality, metric_of(comparison.experiment))
+    return replace(result, warning=beside), measured
 
 
 def stored(challenger: CandidateVersion, champion: CandidateVersion | None) -> Evaluated | str:
@@ -173,7 +175,7 @@ def judge_metrics(found: Evaluated, experiment: Experiment) -> Judgement:
     shown = f"{metric_label(metric)} {own:.4f}"
     if found.champion is None:
         text = f"{shown}; there is no champion to compare it with"
-        return GateResult("quality", own, bound, True, text), measured
+        return GateResult("quality", None, bound, True, text), measured  # the bound is one of a difference
     differences = _differences(found.challenger, found.champion, metric, seed)
     if metric not in differences:
         text = f"{shown}; the champion has no {metric_label(metric)} to compare it with"

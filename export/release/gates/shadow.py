@@ -20,10 +20,13 @@ from protos.mlflow_keys import (
     SHADOW_QUERIES,
     SHADOW_SCORE_SHIFT,
     STAGE,
+    without_group,
 )
 from train.training.tracking import unreachable
 
-MEANS = (SHADOW_OVERLAP, SHADOW_SCORE_SHIFT, SHADOW_LATENCY_RATIO)
+# Names in the report.
+QUERIES, EMPTY, OVERLAP = map(without_group, (SHADOW_QUERIES, SHADOW_EMPTY, SHADOW_OVERLAP))
+MEANS = (OVERLAP, without_group(SHADOW_SCORE_SHIFT), without_group(SHADOW_LATENCY_RATIO))
 
 
 def judge(comparison: Comparison) -> Judgement:
@@ -34,8 +37,8 @@ def judge(comparison: Comparison) -> Judgement:
     """
     bound = comparison.gates.min_shadow_queries
     measured = _measured(comparison.experiment.name, comparison.challenger.manifest.bundle_version)
-    count = measured[SHADOW_QUERIES]
-    overlap = measured.get(SHADOW_OVERLAP)
+    count = measured[QUERIES]
+    overlap = measured.get(OVERLAP)
     beside = f", overlap@10 with the champion {overlap:.3f}" if overlap is not None else ""
     queries = "query" if count == 1 else "queries"
     text = f"answered {count:,.0f} live {queries} as a shadow{beside}" if count else "not run as a shadow"
@@ -57,12 +60,14 @@ def _measured(name: str, bundle_version: str) -> dict[str, Any]:
         )
     except MlflowException as error:
         raise unreachable(error) from None
-    kept = [run.data.metrics for run in runs if run.data.metrics.get(SHADOW_QUERIES, 0) > 0]
-    total = float(sum(metrics[SHADOW_QUERIES] for metrics in kept))
-    empty = float(sum(metrics.get(SHADOW_EMPTY, 0.0) for metrics in kept))
-    found: dict[str, Any] = {"runs": len(kept), SHADOW_QUERIES: total, SHADOW_EMPTY: empty}
+    # Runs that were logged before metrics had groups have the names of the report.
+    logged = [{without_group(key): value for key, value in run.data.metrics.items()} for run in runs]
+    kept = [metrics for metrics in logged if metrics.get(QUERIES, 0) > 0]
+    total = float(sum(metrics[QUERIES] for metrics in kept))
+    empty = float(sum(metrics.get(EMPTY, 0.0) for metrics in kept))
+    found: dict[str, Any] = {"runs": len(kept), QUERIES: total, EMPTY: empty}
     for mean in MEANS:
-        weighted = [(metrics[SHADOW_QUERIES], metrics[mean]) for metrics in kept if mean in metrics]
+        weighted = [(metrics[QUERIES], metrics[mean]) for metrics in kept if mean in metrics]
         if weighted:
             found[mean] = sum(n * value for n, value in weighted) / sum(n for n, _ in weighted)
     return found

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import hnswlib
@@ -96,6 +97,47 @@ def test_a_tiny_catalogue_is_searched_exactly(count: int, console: Console) -> N
     assert ann.mean_recall(made.index, ITEMS[:count], UNSEEN, 10) == 1
     assert "every search is exact" in made.report["why"]
     assert len(made.figure.axes) == 1
+
+
+def test_the_plot_of_a_tiny_catalogue_is_readable(tmp_path: Path) -> None:
+    points = [{"ef": ef, "recall": 1.0, "us_per_query": us} for ef, us in ((20, 9.1), (24, 9.2))]
+    report = {
+        "items": 240,
+        "k": 10,
+        "target": 0.98,
+        "budget_us": None,
+        "ef_search": 20,
+        "curve": points,
+        "grid": [],
+        "chosen": {"m": 8, "ef_construction": 100, "exact": True},
+        "exact_us": {"1": 7.0},
+    }
+    figure = ann.frontier(report)
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    low, high = axes.get_xlim()
+    ticks = [
+        tick
+        for tick in axes.xaxis.get_ticklabels()
+        if tick.get_text() and low <= tick.get_position()[0] <= high
+    ]
+    assert len(ticks) >= 2
+    assert axes.get_ylim()[0] > 0.95  # nothing is below the target
+    widths = [text.get_text() for text in axes.texts if text.get_text().startswith("ef ")]
+    assert widths == ["ef 20"]  # the other one would lie upon it
+    legend = axes.get_legend()
+    assert legend is not None
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["ef_search 20: 9 µs, recall 1.0000", "exact search: 7 µs"]
+    assert save(figure, tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_tuning_shows_what_it_has_found_so_far() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=140)
+    HNSW.tune(ITEMS[:2000], ASKED, replace(GRAPH, m=8, ef_construction=100), COSINE, console)
+    assert "index: search width 20: recall@10" in out.getvalue()
+    assert "target 0.98" in out.getvalue()
 
 
 def test_a_large_catalogue_is_searched_in_the_graph(console: Console) -> None:

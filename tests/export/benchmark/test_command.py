@@ -132,7 +132,10 @@ def test_everything_is_measured_written_logged_and_compared(
     assert tracked_run.info.run_id != own.run.info.run_id
     assert tracked_run.data.tags["twinspire.stage"] == "bench"
     assert tracked_run.data.tags[BUNDLE_VERSION] == found["bundle_version"]
-    assert tracked_run.data.metrics == pytest.approx(metrics)
+    logged = {name.partition("/")[2]: value for name, value in tracked_run.data.metrics.items()}
+    assert logged == pytest.approx(metrics)
+    assert {name.partition("/")[0] for name in tracked_run.data.metrics} == {"towers", "retriever", "index"}
+    assert tracked_run.data.metrics["index/build_s"] == metrics["build_s"]
     held = mlflow.MlflowClient().list_artifacts(found["run_id"], "bench")
     assert {Path(each.path).name for each in held} == names
     report.show(found, Console(width=200))
@@ -183,7 +186,7 @@ def test_a_broken_budget_fails_once_all_is_written(
         filter_string="tags.`twinspire.stage` = 'bench'",
         output_format="list",
     )
-    assert newest.data.metrics["build_over_bare"] == document["metrics"]["build_over_bare"]
+    assert newest.data.metrics["index/build_over_bare"] == document["metrics"]["build_over_bare"]
 
 
 def test_a_budget_of_no_figure_is_refused_before_anything_is_measured(own: Made, tmp_path: Path) -> None:

@@ -197,12 +197,26 @@ def test_report_table_and_plot_show_every_variant(
         assert report[side]["why"] in text
         assert f"{chosen[side].variant}, chosen" in text
     assert "int8_static: not made, no dense layer" in text
-    figure = quantization.quality_and_latency(report)
-    labels = [[line.get_label() for line in axes.get_lines()] for axes in figure.axes]
-    for side, found in zip(SIDES, labels, strict=True):
-        assert sum("chosen" in str(label) for label in found) == 1
-        assert sum("of fp32's size" in str(label) for label in found) == len(report[side]["variants"])
+    figure = quantization.size_latency_and_quality(report)
+    for side, row in zip(SIDES, (figure.axes[:3], figure.axes[3:]), strict=True):
+        size, latency, recall = row
+        variants = report[side]["variants"]
+        names = [tick.get_text() for tick in size.get_yticklabels()]
+        assert names == [f"{each}, chosen" if each == report[side]["chosen"] else each for each in variants]
+        mib = [each["size_bytes"] / 2**20 for each in variants.values()]
+        assert _widths(size) == pytest.approx(mib)
+        batch = str(report[side]["batch"])
+        assert _widths(latency) == pytest.approx([v["latency"][batch]["p50_us"] for v in variants.values()])
+        points = [line for line in recall.get_lines() if line.get_marker() == "o"]
+        changes = [float(np.ravel(line.get_xdata())[0]) for line in points]
+        assert changes == pytest.approx([100 * each["recall_at_10_delta"] for each in variants.values()])
+        assert all(axes.get_xlabel() for axes in row)
     assert save(figure, tmp_path / "precision.png").stat().st_size > 10_000
+
+
+def _widths(axes: Any) -> list[float]:
+    """Of the bars of a plot."""
+    return [float(bar.get_width()) for bar in axes.patches]
 
 
 def test_a_sample_of_a_large_catalogue_has_all_relevant_items(texts: World) -> None:
@@ -302,3 +316,16 @@ def test_a_section_is_read(tmp_path: Path) -> None:
     found = read(tmp_path, 'query = "int8_static"\nitem = "fp32"\nvectors = "fp16"\ncalibration = 9')
     assert (found.query, found.item, found.vectors, found.calibration) == ("int8_static", "fp32", "fp16", 9)
     assert read(tmp_path, "") == PrecisionConfig()
+
+
+def test_of_few_items_only_what_may_be_chosen_is_measured(stdlib: Path, tmp_path: Path) -> None:
+    few = write_toml(stdlib, tmp_path / "a.toml", sections=PLAIN, data={"max_items": 240})
+    model, data, _ = started(few)
+    small = world(data, model, (frozen(model.towers[0]), frozen(model.towers[1])), tmp_path)
+    assert small.sample.is_small
+    report = small.choose("item", tmp_path).report
+    assert {*report["variants"]} == {"fp32", "fp16_tables", "int8_tables"}
+    assert {*report["not_made"]} == {"int8_dynamic", "int8_static"}
+    assert all("so few items" in why for why in report["not_made"].values())
+    asked = small.choose("item", tmp_path, item="int8_static")  # by name it is made all the same
+    assert asked.variant == "int8_static"

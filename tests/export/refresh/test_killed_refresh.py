@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from export.bundles import BUNDLES
@@ -70,7 +71,8 @@ def world(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 def test_a_killed_refresh_goes_on_and_leaves_nothing_behind(world: World) -> None:
     world.release()
     world.release("second")
-    rollback(world.name, "1")  # version 2 is a challenger that waits
+    rollback(world.name, "1")
+    mlflow.MlflowClient().set_registered_model_alias(world.name, "challenger", "2")  # it waits
     expected = set(tiny.item_ids(60))
     for n, (step, stop) in enumerate(STEPS.items()):
         sequence = world.write(item(f"new-{n}", "bavuti xelike"), gone(f"item-{n:03}"))

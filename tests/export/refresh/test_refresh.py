@@ -112,7 +112,7 @@ def test_a_refresh_is_registered_promoted_and_logged_and_the_next_one_finds_noth
     world.release()
     world.write(item("lamp", "bavuti"))
     done = world.refresh()
-    assert (world.alias("champion"), world.alias("challenger"), world.versions()) == ("2", "2", ["1", "2"])
+    assert (world.alias("champion"), world.alias("challenger"), world.versions()) == ("2", "", ["1", "2"])
     record = history(world.name)["records"][-1]
     assert (record["action"], record["before"], record["after"]) == ("promote", "1", "2")
     version = registry.by_version(world.name, "2")
@@ -123,7 +123,7 @@ def test_a_refresh_is_registered_promoted_and_logged_and_the_next_one_finds_noth
     assert version.run_id is not None
     run = mlflow.get_run(version.run_id)
     assert run.data.tags["twinspire.stage"] == "refresh"
-    assert (run.data.metrics["refresh_new"], run.data.metrics["refresh_sequence"]) == (1, 1)
+    assert (run.data.metrics["refresh/new"], run.data.metrics["refresh/sequence"]) == (1, 1)
     logged = {Path(each.path).name for each in mlflow.MlflowClient().list_artifacts(version.run_id, "export")}
     assert {"index.json", "quality.json", "refresh.json"} <= logged
     assert manifest.quality["not_measured"].startswith("the features of the experiment")
@@ -219,7 +219,8 @@ def test_a_refused_refresh_leaves_the_champion_and_can_be_tried_again(
 def test_the_challenger_that_waited_gets_its_alias_back(world: World) -> None:
     world.release("a")
     world.release("b")
-    rollback(world.name, "1")  # the second one is the challenger still
+    rollback(world.name, "1")
+    mlflow.MlflowClient().set_registered_model_alias(world.name, "challenger", "2")  # it waits
     world.write(item("lamp", "bavuti"))
     world.refresh()
     assert (world.alias("champion"), world.alias("challenger")) == ("3", "2")

@@ -257,12 +257,12 @@ def test_a_bundle_may_be_as_large_and_as_slow_to_load_as_the_toml_says(made: Mad
         assert (gate.holds, gate.figure, seconds) == (holds, 2.0, {"challenger": 2.0, "champion": 1.0})
 
 
-def shadowed(name: str, bundle_version: str, **metrics: float) -> None:
+def shadowed(name: str, bundle_version: str, group: str = "shadow/", **metrics: float) -> None:
     with mlflow.start_run(
         experiment_id=experiment_id(name),
         tags={STAGE: SHADOW, SHADOW_CHALLENGER: bundle_version},
     ):
-        mlflow.log_metrics(metrics)
+        mlflow.log_metrics({f"{group}{key}": value for key, value in metrics.items()})
 
 
 def test_shadow_runs_of_the_challenger_are_summed(made_once: Made, tracked: Path) -> None:
@@ -273,10 +273,11 @@ def test_shadow_runs_of_the_challenger_are_summed(made_once: Made, tracked: Path
     gate, _ = shadow.judge(demanding)
     assert (gate.holds, gate.bound) == (False, 100)
     name, version = made_once.experiment.name, side.manifest.bundle_version
-    shadowed(name, version, shadow_queries=60, shadow_overlap_at_10=0.5)
-    shadowed(name, version, shadow_queries=30, shadow_overlap_at_10=0.8, shadow_empty=4)
-    shadowed(name, version, shadow_queries=0, shadow_overlap_at_10=0.0)
-    shadowed(name, "another", shadow_queries=1000)
+    shadowed(name, version, queries=60, overlap_at_10=0.5)
+    # As runs were logged before metrics had groups.
+    shadowed(name, version, "shadow_", queries=30, overlap_at_10=0.8, empty=4)
+    shadowed(name, version, queries=0, overlap_at_10=0.0)
+    shadowed(name, "another", queries=1000)
     gate, measured = shadow.judge(demanding)
     assert (gate.holds, gate.figure) == (False, 90)
     assert measured == {
@@ -285,7 +286,7 @@ def test_shadow_runs_of_the_challenger_are_summed(made_once: Made, tracked: Path
         "shadow_overlap_at_10": pytest.approx(0.6),
         "shadow_empty": 4,
     }
-    shadowed(name, version, shadow_queries=10)
+    shadowed(name, version, queries=10)
     assert shadow.judge(demanding)[0].holds
 
 

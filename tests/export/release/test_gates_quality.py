@@ -11,6 +11,7 @@ from rich.console import Console
 
 from export.evaluation import per_query
 from export.evaluation.per_query import PerQuery
+from export.evaluation.quality import better_baseline
 from export.release.gate import Comparison, Judgement
 from export.release.gates import quality
 from export.release.gates.quality import Evaluated, judge_metrics, metric_of
@@ -189,7 +190,8 @@ def test_the_margin_is_what_the_toml_says(made: Made) -> None:
 
 def test_without_a_champion_the_metric_must_be_a_number(made: Made) -> None:
     gate, _ = judge(made, Evaluated(of([0.25, 0.75]), None, ""))
-    assert (gate.holds, gate.figure) == (True, 0.5)
+    assert (gate.holds, gate.figure) == (True, None)  # the bound is one of a difference
+    assert "0.5000" in gate.text
     assert "no champion" in gate.text
     for lacking in (of([0.25, float("nan")]), of([1.0], "mrr_at_10")):
         gate, _ = judge(made, Evaluated(lacking, None, ""))
@@ -197,6 +199,28 @@ def test_without_a_champion_the_metric_must_be_a_number(made: Made) -> None:
         assert "not a number for every query" in gate.text
     gate, _ = judge(made, Evaluated(of([1.0]), of([1.0], "mrr_at_10"), ""))
     assert (gate.holds, gate.figure) == (False, None)
+
+
+def test_a_baseline_that_is_better_is_a_warning() -> None:
+    metrics = {"ndcg_at_10": 0.5, "bm25_ndcg_at_10": 0.61, "itemknn_ndcg_at_10": 0.55, "queries": 9}
+    text = "BM25 is better on the test split: nDCG@10 0.6100 against 0.5000 as served"
+    assert better_baseline(metrics, "ndcg_at_10") == text
+    assert better_baseline({**metrics, "ndcg_at_10": 0.61}, "ndcg_at_10") == ""
+    assert better_baseline({"ndcg_at_10": 0.5}, "ndcg_at_10") == ""
+    assert better_baseline({}, "ndcg_at_10") == ""
+
+
+def test_the_gate_holds_with_a_warning_where_a_baseline_is_better(
+    made: Made, compared: Compared, data: Callable[[], TrainingData], tmp_path: Path
+) -> None:
+    own = bundle.read(made.folder).quality
+    beaten = {**own, "bm25_recall_at_10": own["recall_at_10"] + 0.1}
+    for metrics, expected in ((own, ""), (beaten, "BM25 is better on the test split: recall@10 ")):
+        folder = tmp_path / str(bool(expected))
+        gate, _ = compared(altered.altered(made.folder, folder, altered.annotate, quality=metrics), data)
+        assert gate.holds
+        assert gate.warning.startswith(expected)
+        assert bool(gate.warning) == bool(expected)
 
 
 def test_the_metric_is_that_of_training(made: Made) -> None:

@@ -1,5 +1,6 @@
 """Promotion behind gates, and rollback: what moves, what does not, and what is on record."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -93,21 +94,21 @@ def test_a_version_carries_its_card_its_lineage_and_its_figures(versions: str) -
     assert version.tags["git_commit"] == "c" * 40
     assert version.tags["split_hash"] == "0" * 64
     assert version.tags["run_id"] == version.run_id
-    assert client.get_run(version.run_id).data.metrics["served_ndcg_at_10"] == 0.9123
-    assert releases.figures_beside(version)["ann_recall_at_10"] == 0.9876
+    assert client.get_run(version.run_id).data.metrics["served/ndcg_at_10"] == 0.9123
+    assert releases.figures_beside(version)["index/ann_recall_at_10"] == 0.9876
     assert aliased("challenger") == "2"
 
 
 def test_what_is_accepted_moves_and_its_run_holds_record_report_and_figures(promote: Any) -> None:
     done = promote(1)
     assert (done.version, done.record.action, done.record.before) == ("1", "promote", "")
-    assert aliased("champion") == "1"
+    assert (aliased("champion"), aliased("challenger")) == ("1", "")
     run = mlflow.get_run(done.run_id)
     assert (run.info.status, run.data.tags["twinspire.stage"]) == ("FINISHED", "release")
-    assert run.data.metrics["gate_parity"] == HELD.figure
-    assert run.data.metrics["gate_parity_bound"] == HELD.bound
+    assert run.data.metrics["gates/parity"] == HELD.figure
+    assert run.data.metrics["gates/parity_bound"] == HELD.bound
     held = {each.path for each in mlflow.MlflowClient().list_artifacts(done.run_id, "release")}
-    assert {"release/decision.json", "release/decision.md"} <= held
+    assert {"release/decision.json", "release/decision.md", "release/decision.html"} <= held
     record = json.loads(run.data.tags["twinspire.move"])
     assert record["gates"] == [{"name": "parity", "figure": 1.3e-7, "bound": 1e-5, "holds": True}]
     assert promote(1).record is None
@@ -209,6 +210,30 @@ def test_another_challenger_or_a_champion_moved_by_hand_stops_it_too(promote: An
     with pytest.raises(Unavailable, match="version 4 was made champion without a record meanwhile"):
         promote(2, Decide(meanwhile=by_hand))
     assert history(NAME)["beside"] == ["before record 2: from none to 4"]
+
+
+def test_a_challenger_that_became_champion_waits_no_longer(promote: Any, experiment: Experiment) -> None:
+    promote(1)
+    again = release.promote(experiment, releases.no_data, Console(quiet=True), compare=ACCEPT)
+    assert (again.version, again.record) == ("1", None)
+    make_challenger(1)  # as a process that died in between has left it
+    assert release.promote(experiment, releases.no_data, Console(quiet=True), compare=ACCEPT).record is None
+    assert aliased("challenger") == ""
+    promote(2)
+    make_challenger(3)
+    rollback(NAME)
+    assert (aliased("champion"), aliased("challenger")) == ("1", "3")
+    rollback(NAME, "3", "it is good")
+    assert (aliased("champion"), aliased("challenger")) == ("3", "")
+
+
+def test_a_warning_is_on_record_and_on_the_page(promote: Any) -> None:
+    warned = dataclasses.replace(HELD, warning="BM25 is better on the test split: nDCG@10 0.6 against 0.5")
+    done = promote(1, Decide((warned,)))
+    assert done.record.action == "promote"
+    assert [gate["warning"] for gate in history(NAME)["records"][-1]["gates"]] == [warned.warning]
+    report = mlflow.artifacts.load_text(f"runs:/{done.run_id}/release/decision.html")
+    assert "<strong>Warning.</strong> BM25 is better on the test split" in report
 
 
 def test_a_rollback_goes_back_one_champion_at_a_time(promote: Any) -> None:

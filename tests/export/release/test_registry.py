@@ -36,6 +36,32 @@ def test_a_registered_version_answers_in_any_process(own: Made, tmp_path: Path) 
     assert str(ROOT) not in printed
 
 
+def test_a_registered_model_is_described_and_what_a_person_wrote_stays(own: Made) -> None:
+    client = mlflow.MlflowClient()
+    client.create_registered_model("stdlib", {"task": "search"})
+    registry.register(own.folder)
+    model = client.get_registered_model("stdlib")
+    assert str(model.description).startswith("Two-tower retrieval model `stdlib`")
+    assert "`release/decision.html`" in str(model.description)
+    assert model.tags == {
+        "task": "search",
+        "made_by": "twinspire",
+        "dataset": "stdlib",
+        "dataset_kind": "files",
+    }
+
+
+def test_a_champion_that_is_registered_again_is_no_challenger(own: Made) -> None:
+    version, _ = registry.register(own.folder)
+    client = mlflow.MlflowClient()
+    client.set_registered_model_alias("stdlib", registry.CHAMPION, version.version)
+    registry.retire_challenger("stdlib", "99")
+    assert registry.by_alias("stdlib", registry.CHALLENGER) is not None  # it is another version's alias
+    registry.retire_challenger("stdlib", str(version.version))
+    assert registry.register(own.folder) == (client.get_model_version("stdlib", str(version.version)), True)
+    assert registry.by_alias("stdlib", registry.CHALLENGER) is None
+
+
 def test_a_version_carries_the_card_of_what_was_exported(own: Made) -> None:
     version, _ = registry.register(own.folder)
     manifest = bundle.read(own.folder)
@@ -43,7 +69,7 @@ def test_a_version_carries_the_card_of_what_was_exported(own: Made) -> None:
     assert version.description is not None
     assert len(version.description) < model_card.LIMIT
     for part in (
-        "| nDCG@10 |",
+        "\nnDCG@10 ",
         "BM25",
         manifest.quality["verdict"],
         "query tower, batch 32",
@@ -53,7 +79,7 @@ def test_a_version_carries_the_card_of_what_was_exported(own: Made) -> None:
     held = mlflow.MlflowClient().get_model_version("stdlib", str(version.version)).tags
     assert held["recall_at_10"] == f"{manifest.quality['recall_at_10']:.6g}"
     assert held["dataset_fingerprint"] == own.dataset.report["fingerprint"]
-    assert figures_beside(version)["served_recall_at_10"] == manifest.quality["recall_at_10"]
+    assert figures_beside(version)["served/recall_at_10"] == manifest.quality["recall_at_10"]
 
 
 def test_a_version_is_fetched_whole_or_not_at_all(own: Made) -> None:
@@ -66,3 +92,20 @@ def test_a_version_is_fetched_whole_or_not_at_all(own: Made) -> None:
         registry.fetch("stdlib", "7")
     with pytest.raises(MissingStage, match="stdlib: there is no version 7"):
         registry.by_version("stdlib", "7")
+
+
+@pytest.mark.filterwarnings("ignore::Warning:mlflow")
+def test_a_registered_model_refuses_what_it_does_not_know(own: Made) -> None:
+    registry.register(own.folder)
+    model = mlflow.pyfunc.load_model("models:/stdlib@challenger")
+    (hits,) = model.predict(["parse command line arguments"], params={"k": 3})
+    assert len(hits) == 3
+    for given, params, told in (
+        ("parse", {"kk": 3}, "unknown parameter 'kk': .*; did you mean 'k'?"),
+        ("parse", {"k": -1}, "k: expected"),
+        ({"text": "parse", "colour": "red"}, {}, "colour"),
+        ("parse", {"filter": "nonsense"}, "nonsense"),
+    ):
+        with pytest.raises(mlflow.exceptions.MlflowException, match=told) as error:
+            model.predict([given], params=params)
+        assert error.value.error_code == "INVALID_PARAMETER_VALUE"

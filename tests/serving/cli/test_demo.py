@@ -66,6 +66,7 @@ def test_a_summary_names_what_was_measured_beside_the_service() -> None:
         "ann": {"ann_recall_at_10": 0.999},
         "index": {"ef_search": 64},
         "parity": {"query": {"max_abs_diff": 1e-7}, "item": {"max_abs_diff": 2e-7}},
+        "name": "fil ms",
         "bundle_version": "0" * 64,
         "run_id": "0" * 32,
     }
@@ -74,6 +75,8 @@ def test_a_summary_names_what_was_measured_beside_the_service() -> None:
     assert found["data"] == "films: 3,000 items; pairs: 9,000 train, 1,200 test, 7 cold"
     assert found["MRR@10"] == "0.100 served, 0.100 exact"
     assert not {"served text", "nDCG@10"} & {*found}
+    page = "http://127.0.0.1:5000/#/models/fil%20ms?workflowType=machine_learning"
+    assert found["MLflow UI"] == f"make ui, then {page}"
 
 
 def test_a_server_that_cannot_start_is_an_error(tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def test_a_challenger_answers_a_part_and_is_asked_the_rest(scene: Scene) -> None
     assert "Traceback" not in service.log()
     (run,) = runs([scene.versions.experiment], found)
     assert run.data.tags[SHADOW_CHALLENGER][:12] == second
-    assert run.data.metrics["shadow_queries"] >= 20
-    assert 0 < run.data.metrics["shadow_overlap_at_10"] < 1
+    assert run.data.metrics["shadow/queries"] >= 20
+    assert 0 < run.data.metrics["shadow/overlap_at_10"] < 1
     assert run.info.status == "FINISHED"
 
 

@@ -105,10 +105,10 @@ def test_what_the_shadow_finds_is_logged_now_and_then(make: Any) -> None:
     assert pair[:3] == ("tiny", scene.version("2"), scene.version("1"))
     assert resumed
     figures = {
-        "shadow_queries": 8.0,
-        "shadow_overlap_at_10": 0.75,
-        "shadow_score_shift": -0.5,
-        "shadow_empty": 1.0,  # and no ratio of times, for none was measured
+        "shadow/queries": 8.0,
+        "shadow/overlap_at_10": 0.75,
+        "shadow/score_shift": -0.5,
+        "shadow/empty": 1.0,  # and no ratio of times, for none was measured
     }
     assert scene.shelf.logged == [("run 1", figures, 8, False)]
     for _ in range(60):
@@ -117,7 +117,7 @@ def test_what_the_shadow_finds_is_logged_now_and_then(make: Any) -> None:
     shadow_note(scene, 9)
     scene.follower.end()
     assert [each[::3] for each in scene.shelf.logged[1:]] == [("run 1", False), ("run 1", True)]
-    assert scene.shelf.logged[1][1]["shadow_queries"] == 9
+    assert scene.shelf.logged[1][1]["shadow/queries"] == 9
 
 
 def test_another_pair_has_another_run_and_so_has_a_pair_that_comes_back(make: Any) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from protos.errors import DataError
 from protos.features import TextFeature
 from tests.helpers.limited import files_limited_to
-from train.config import Experiment, SplitConfig
+from train.config import Experiment, SplitConfig, TrainingConfig
 from train.config.losses import InBatchSoftmax
 from train.config.towers import BagTower, DssmTower
 from train.data import dataset
@@ -86,6 +86,23 @@ def test_it_is_built_once(made: Callable[..., Dataset], monkeypatch: pytest.Monk
     assert second.items.equals(first.items)
     assert second.pairs.equals(first.pairs)
     assert [path.name for path in first.folder.parent.iterdir()] == [first.folder.name]
+
+
+def test_another_name_and_other_epochs_read_nothing_again(
+    made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = made()
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "_write", None)
+        longer = made(replace(EXPERIMENT, training=TrainingConfig(epochs=99)))
+        renamed = made(replace(EXPERIMENT, name="novels"))
+    assert longer.report == first.report
+    assert renamed.report == {**first.report, "name": "novels"}
+    assert renamed.pairs.equals(first.pairs)
+    (first.folder / "pairs.parquet").write_text("damaged")
+    built = made(replace(EXPERIMENT, name="novels"))  # what another experiment damaged is not in its way
+    assert built.folder.name.startswith("novels-")
+    assert built.pairs.equals(first.pairs)
 
 
 def test_refresh_builds_it_again_with_the_same_result(made: Callable[..., Dataset]) -> None:

@@ -36,10 +36,10 @@ def test_every_step_is_logged_also_beyond_what_one_call_takes(
             2, {"validation_recall_at_10": 0.5, "validation_ndcg_at_10": 0.25, "loss": 1.0}
         )
     client = mlflow.MlflowClient()
-    steps = client.get_metric_history(run_id, "step_loss")
+    steps = client.get_metric_history(run_id, "train/step_loss")
     assert [(point.step, point.value) for point in steps[:2]] == [(2201, 0.0), (2202, 0.5)]
     assert len(steps) == 2000
-    (recall,) = client.get_metric_history(run_id, "validation_recall_at_10")
+    (recall,) = client.get_metric_history(run_id, "validation/recall_at_10")
     assert (recall.step, recall.value) == (2, 0.5)
 
 

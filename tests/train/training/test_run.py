@@ -43,21 +43,36 @@ def test_a_run_holds_what_it_takes_to_judge_and_repeat_it(made: Made) -> None:
     assert run.data.tags["split_hash"] == made.dataset.split_hash
     assert "git_commit" in run.data.tags
     for name in ("recall_at_1", "recall_at_10", "recall_at_100", "mrr_at_10", "ndcg_at_10"):
-        assert 0 <= run.data.metrics[name] <= 1
-        assert 0 <= run.data.metrics[f"bm25_{name}"] <= 1
-    assert run.data.metrics["pairs_per_s"] > 0
+        assert 0 <= run.data.metrics[f"test/{name}"] <= 1
+        assert 0 <= run.data.metrics[f"test/bm25/{name}"] <= 1
+    assert run.data.metrics["train/pairs_per_s"] > 0
     client = mlflow.MlflowClient()
-    curve = client.get_metric_history(run.info.run_id, "validation_recall_at_10")
+    curve = client.get_metric_history(run.info.run_id, "validation/recall_at_10")
     assert [point.step for point in curve] == [0, 1, 2, 3]
-    steps = client.get_metric_history(run.info.run_id, "step_loss")
+    steps = client.get_metric_history(run.info.run_id, "train/step_loss")
     assert [point.step for point in steps] == list(range(1, len(steps) + 1))
     held = {a.path for name in ("plots", ARTIFACTS, "") for a in client.list_artifacts(run.info.run_id, name)}
     assert {"plots/learning_curves.png", "plots/beside_baselines.png", "dataset.json"} <= held
     assert {f"{ARTIFACTS}/towers.pt", f"{ARTIFACTS}/description.json"} <= held
 
 
+def test_a_run_names_its_data_set_with_digest_columns_and_sizes(made: Made) -> None:
+    inputs = made.run.inputs
+    assert inputs is not None
+    (given,) = inputs.dataset_inputs
+    report = made.dataset.report
+    assert (given.dataset.name, given.dataset.digest) == ("stdlib", report["fingerprint"][:12])
+    assert {tag.key: tag.value for tag in given.tags}["mlflow.data.context"] == "training"
+    columns = [each["name"] for each in json.loads(str(given.dataset.schema))["mlflow_colspec"]]
+    assert {"query", "weight"} <= {*columns}
+    assert not {"part", "item_row"} & {*columns}
+    sizes = json.loads(str(given.dataset.profile))
+    assert (sizes["items"], sizes["num_rows"]) == (report["items"], report["pairs"])
+    assert sizes["train"] == report["parts"]["train"]
+
+
 def test_learning_adds_to_the_start(made: Made) -> None:
-    history = mlflow.MlflowClient().get_metric_history(made.run.info.run_id, "validation_recall_at_10")
+    history = mlflow.MlflowClient().get_metric_history(made.run.info.run_id, "validation/recall_at_10")
     assert max(point.value for point in history[1:]) > history[0].value
 
 
@@ -68,7 +83,7 @@ def test_the_stored_model_is_the_one_that_was_evaluated(made: Made) -> None:
     scores = encode(model.towers[0], queries, rows) @ encode(model.towers[1], items).T
     top = torch.topk(scores, 10).indices.numpy()
     recall = np.mean([np.isin(found, r).sum() / len(r) for found, r in zip(top, relevant, strict=True)])
-    assert recall == pytest.approx(made.run.data.metrics["recall_at_10"], abs=1e-9)
+    assert recall == pytest.approx(made.run.data.metrics["test/recall_at_10"], abs=1e-9)
 
 
 def test_only_what_changed_is_trained_again(made_once: Made, tmp_path: Path, console: Console) -> None:
@@ -131,7 +146,7 @@ def interrupt_in_an_epoch(process: subprocess.Popen[str], folder: Path) -> None:
     until = time.monotonic() + 60
     while time.monotonic() < until:
         try:
-            if "loss" in only_run(folder).data.metrics:
+            if "train/loss" in only_run(folder).data.metrics:
                 break
         except ValueError:  # no experiment, or no run yet
             time.sleep(0.05)

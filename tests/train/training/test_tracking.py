@@ -164,3 +164,29 @@ def test_there_must_be_something_to_resume(made: Made, console: Console) -> None
     other = dataclasses.replace(made.experiment, name="other")
     with pytest.raises(MissingStage, match="other: no interrupted run to resume; train without --resume"):
         fit(other, made.dataset, console, resume=True)
+
+
+def test_a_run_is_named_by_what_ran(store: str) -> None:
+    with tracked_run("books", "fit", "0", title="bag") as run_id:
+        pass
+    assert get_run(run_id).info.run_name == f"books-bag-{run_id[:4]}"
+    with tracked_run("books", "bench", "0") as bench:
+        pass
+    assert get_run(bench).info.run_name == f"books-bench-{bench[:4]}"
+    mlflow.MlflowClient().update_run(run_id, name="mine")
+    with tracked_run("books", "fit", "0", resume=run_id, title="bag"):
+        pass
+    assert get_run(run_id).info.run_name == "mine"
+
+
+def test_an_experiment_has_a_description_and_opens_in_the_view_for_models(store: str) -> None:
+    client = mlflow.MlflowClient()
+    tags = client.get_experiment(experiment_id("books")).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert tags["mlflow.note.content"].startswith("The retrieval model `books`.")
+    older = client.create_experiment("older")  # by a version that wrote neither
+    client.set_experiment_tag(older, "mlflow.note.content", "written by hand")
+    assert experiment_id("older") == older
+    tags = client.get_experiment(older).tags
+    assert tags["mlflow.note.content"] == "written by hand"
+    assert tags["mlflow.experimentKind"] == "custom_model_development"

@@ -1,0 +1,100 @@
+"""What the commands of export print: gates with their units, warnings, one line a tower."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from export import terminal
+from tests.helpers.releases import QUALITY
+
+GATES = [
+    {"name": "parity", "figure": 4.47e-7, "bound": 1e-5, "holds": True},
+    {"name": "index_recall", "figure": 0.97, "bound": 0.98, "holds": False},
+    {
+        "name": "quality",
+        "figure": None,
+        "bound": -0.01,
+        "holds": True,
+        "warning": "BM25 is better",
+    },
+    {"name": "query_tower_latency", "figure": 1.1, "bound": 1.25, "holds": True},
+    {"name": "bundle_size", "figure": 21.17, "bound": 4096.0, "holds": True},
+    {"name": "load_time", "figure": 0.041, "bound": 60.0, "holds": True},
+    {"name": "shadow", "figure": 0.0, "bound": 0.0, "holds": True},
+]
+VARIANTS = {
+    "fp32": {"size_bytes": 10 * 2**20, "size_share": 1.0},
+    "int8_tables": {"size_bytes": 4 * 2**20, "size_share": 0.4, "recall_at_10_delta": -0.0012},
+}
+BUNDLE: dict[str, Any] = {
+    "reused": False,
+    "bundle_version": "b" * 64,
+    "bundle": "bundles/b",
+    "quality": QUALITY,
+    "ann": {"ann_recall_at_10": 0.99, "target": 0.98, "ef_search": 32},
+    "parity": {"query": {"max_abs_diff": 1e-7}},
+    "precision": {
+        "query": {"variants": VARIANTS, "chosen": "int8_tables", "batch": 1},
+        "item": {"variants": VARIANTS, "chosen": "fp32", "batch": 32},
+    },
+    "latency": {
+        "metrics": {
+            "torch_over_onnx_b1": 8.64,
+            "query_tower_b1_p50_us": 16.2,
+            "item_torch_over_onnx_b32": 1.5,
+            "item_tower_b32_p50_us": 9494.0,
+        }
+    },
+}
+
+
+def moved(gates: list[Any], colour: bool = False) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=120, force_terminal=colour, color_system="standard" if colour else None)
+    move = {"gates": gates, "before": "", "action": "promote"}
+    terminal.show_move({"model": "models:/shop/1", "move": move}, console)
+    return out.getvalue()
+
+
+def test_each_gate_has_its_unit_and_the_side_of_its_bound() -> None:
+    lines = [" ".join(line.split()) for line in moved(GATES).splitlines()]
+    assert lines[0] == "gate figure bound outcome"
+    for line in (
+        "parity of torch and ONNX Runtime 4.5e-07 ≤ 1.0e-05 pass",
+        "recall of the index 0.9700 ≥ 0.9800 refused",
+        "p99 of the query tower 1.10 × ≤ 1.25 × pass",
+        "size of the bundle 21.2 MiB ≤ 4,096.0 MiB pass",
+        "time to load 0.04 s ≤ 60.00 s pass",
+        "live queries as a shadow 0 ≥ 0 pass",
+    ):
+        assert line in lines
+
+
+def test_no_figure_stands_beside_a_bound_on_a_difference() -> None:
+    (line,) = (line for line in moved(GATES).splitlines() if "quality against" in line)
+    assert line.split()[-4:] == ["–", "≥", "-0.0100", "pass"]
+
+
+def test_a_model_that_loses_to_a_baseline_is_promoted_with_a_warning() -> None:
+    assert "warning: BM25 is better" in moved(GATES)
+    assert "warning" not in moved(GATES[:2])
+
+
+def test_outcomes_are_coloured_on_a_terminal() -> None:
+    text = moved(GATES, colour=True)
+    assert "\x1b[32mpass" in text
+    assert "\x1b[1;31mrefused" in text
+
+
+@pytest.mark.parametrize("reused", [False, True])
+def test_a_bundle_takes_one_line_a_tower(reused: bool) -> None:
+    out = io.StringIO()
+    terminal.show_bundle({**BUNDLE, "reused": reused}, Console(file=out, width=120))
+    towers = [line for line in out.getvalue().splitlines() if "tower" in line]
+    assert towers == [
+        "query tower: int8_tables, 4.0 MiB (40% of fp32, recall@10 -0.0012), 16 µs at batch 1, "
+        "torch 8.6 times as long",
+        "item tower: fp32, 10.0 MiB, 9,494 µs at batch 32, torch 1.5 times as long",
+    ]

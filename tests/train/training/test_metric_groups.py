@@ -1,0 +1,53 @@
+"""Names of metrics in MLflow: grouped by slashes, and read back, also from runs that had no groups."""
+
+import mlflow
+import pytest
+
+from tests.helpers.stdlib import Made
+from train.training.metric_groups import GROUPS, grouped, metrics_of, name_in_code
+from train.training.tracking import tracked_run
+
+NAMES = {
+    "recall_at_10": "test/recall_at_10",
+    "recall_at_10_low": "test/interval/recall_at_10_low",
+    "bm25_ndcg_at_10": "test/bm25/ndcg_at_10",
+    "bm25_ndcg_at_10_high": "test/bm25/interval/ndcg_at_10_high",
+    "itemmean_log_loss": "test/itemmean/log_loss",
+    "cold_users_hr_at_10": "test/cold_users/hr_at_10",
+    "cold_hr_at_50_low": "test/cold/interval/hr_at_50_low",
+    "cold_popularity_hr_at_50": "test/cold/popularity_hr_at_50",
+    "popularity_cold_items_queries": "test/popularity/cold_items/queries",
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), NAMES.items())
+def test_baselines_intervals_and_other_queries_have_sections_of_their_own(name: str, expected: str) -> None:
+    assert grouped("test", {name: 0.5}) == {expected: 0.5}
+    assert name_in_code(expected) == name
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_name_in_code_has_the_prefix_of_its_group(group: str) -> None:
+    (name,) = grouped(group, {"exact_recall_at_10_low": 1.0})
+    assert name == f"{group}/exact/interval/recall_at_10_low"
+    assert name_in_code(name) == f"{GROUPS[group]}exact_recall_at_10_low"
+
+
+def test_a_run_of_before_is_read_as_one_of_now(store: str) -> None:
+    with tracked_run("books", "fit", "0") as before:
+        mlflow.log_metrics({"recall_at_10": 0.5, "bm25_recall_at_10": 0.25, "validation_recall_at_10": 0.1})
+    with tracked_run("books", "fit", "1") as now:
+        mlflow.log_metrics(grouped("test", {"recall_at_10": 0.5, "bm25_recall_at_10": 0.25}))
+        mlflow.log_metrics(grouped("validation", {"recall_at_10": 0.1}) | {"system/cpu": 1.0})
+    read = [metrics_of(mlflow.get_run(run_id)) for run_id in (before, now)]
+    assert read[0] == {key: value for key, value in read[1].items() if not key.startswith("system/")}
+    assert read[1]["system/cpu"] == 1.0
+
+
+def test_every_metric_of_a_run_is_in_a_group(made: Made) -> None:
+    groups = {name.partition("/")[0] for name in made.run.data.metrics}
+    system = {"system"} & groups  # sampled every five seconds, so a short run may have none
+    assert groups == {"train", "validation", "test", "data", "served", "parity", "index", "latency"} | system
+    own = [name for name in made.run.data.metrics if name.startswith("test/") and name.count("/") == 1]
+    assert 5 < len(own) < 15  # the section that a reader opens first
+    assert metrics_of(made.run)["validation_bm25_recall_at_10"] > 0

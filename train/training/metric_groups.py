@@ -1,0 +1,68 @@
+"""Names of metrics in MLflow: grouped by slashes, which the UI shows as sections.
+
+Code and reports name a metric `bm25_recall_at_10`. A run names it `test/bm25/recall_at_10`, beside
+`test/recall_at_10` of the model, and the ends of its interval `test/bm25/interval/recall_at_10_low`.
+
+    mlflow.log_metrics(grouped("test", metrics))
+    metrics_of(run)["bm25_recall_at_10"]
+
+`metrics_of` also reads runs that were logged before there were groups: their names have no slash.
+"""
+
+from collections.abc import Mapping
+
+from mlflow.entities import Run
+
+from train.evaluation.baselines import LABELS
+
+# Group -> prefix of its metrics' names in code and reports. What a group measures:
+GROUPS = {
+    "train": "",  # the steps and epochs of the training, by step or by epoch
+    "validation": "validation_",  # the towers after each epoch, exact search
+    "test": "",  # the towers of the best epoch on the test part, exact search, and the baselines
+    "data": "",  # sizes of the data set and of the model
+    "served": "served_",  # the bundle on the test part, and the baselines
+    "parity": "",  # torch against ONNX Runtime
+    "index": "",
+    "latency": "",  # of the towers
+    "bundle": "",
+    "refresh": "refresh_",
+    "gates": "gate_",
+}
+INTERVAL = "interval"  # subgroup of the ends of the 95 % intervals
+# Subgroups: metrics of other rankings, and of some of the queries. Longer prefixes come first.
+SUBGROUPS = (*LABELS, "exact", "cold_users", "cold_items", "cold")
+
+
+def grouped(group: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics by their names in MLflow.
+
+    Args:
+        group: one of `GROUPS`.
+        metrics: by their names in code, without the group's prefix.
+    """
+    return {f"{group}/{_in_subgroups(name)}": value for name, value in metrics.items()}
+
+
+def metrics_of(run: Run) -> dict[str, float]:
+    """The newest value of each metric of a run, by its name in code."""
+    return {name_in_code(name): value for name, value in run.data.metrics.items()}
+
+
+def name_in_code(name: str) -> str:
+    """The inverse of `grouped`; a name of no group, such as `system/cpu_utilization_percentage`, stays."""
+    group, *parts = name.split("/")
+    if group not in GROUPS or not parts:
+        return name
+    return GROUPS[group] + "_".join(part for part in parts if part != INTERVAL)
+
+
+def _in_subgroups(name: str) -> str:
+    below = []
+    for subgroup in SUBGROUPS:
+        if name.startswith(f"{subgroup}_"):
+            below.append(subgroup)
+            name = name.removeprefix(f"{subgroup}_")
+    if name.endswith(("_low", "_high")):
+        below.append(INTERVAL)
+    return "/".join([*below, name])
