@@ -9,8 +9,8 @@ from serving.observability.request_log import RequestLogOptions
 from serving.observability.sinks import SinkOptions
 from serving.rollout.follower import FollowConfig
 from serving.security.tls import TlsFiles
-from serving.transport.converters import Limits
-from serving.transport.limits import Bounds
+from serving.transport.converters import RequestLimits
+from serving.transport.limits import WorkerLimits
 
 # The kinds of sinks of served requests; each field of theirs is a flag.
 SINKS: tuple[type[SinkOptions], ...] = (RequestLogOptions,)
@@ -52,8 +52,8 @@ class ServiceConfig:
     threads: int = 1
     grace: float = 10.0
     worker_timeout: float = 30.0
-    limits: Limits = field(default_factory=Limits)
-    bounds: Bounds = field(default_factory=Bounds)
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    bounds: WorkerLimits = field(default_factory=WorkerLimits)
     tls: TlsFiles | None = None
     tokens: Path | None = None
     insecure: bool = False

@@ -32,7 +32,7 @@ from serving.filters.command_line import parse_where
 from serving.retrieval.answer import Answer
 from serving.retrieval.query import Query, example_query
 from serving.retrieval.retriever import Retriever
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 
 BATCH = 64  # queries that are encoded together, which limits memory
 PARAMETERS = ("k", "exclude_history", "filter")
@@ -81,7 +81,7 @@ class BundleModel(PythonModel):
             raise MlflowException.invalid_parameter_value(str(error)) from None
 
     def _answer(self, model_input: list[Any], params: dict[str, Any]) -> list[list[dict[str, Any]]]:
-        k = Limits().k(int(params.get("k", 0)))
+        k = RequestLimits().k(int(params.get("k", 0)))
         exclude_history = bool(params.get("exclude_history", False))
         conditions = [line for line in str(params.get("filter", "")).split("\n") if line.strip()]
         passing = parse_where(conditions, self._retriever.manifest.filters)

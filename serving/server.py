@@ -36,9 +36,9 @@ from serving.shared_state import SharedState
 from serving.transport.batching import Batcher
 from serving.transport.call import Call, Method
 from serving.transport.connection_monitor import ConnectionMonitor
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 from serving.transport.event_loop import EventLoop
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 from serving.transport.methods import methods
 from serving.transport.open_calls import OpenCalls
 
@@ -80,10 +80,10 @@ class RetrievalServer:
     def __init__(
         self,
         bundle: LoadedBundle | Retriever,
-        limits: Limits | None = None,
+        limits: RequestLimits | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
-        bounds: Bounds | None = None,
+        bounds: WorkerLimits | None = None,
         access: Access | None = None,
         metrics: SharedMetrics | None = None,
         slot: int = 0,
@@ -94,7 +94,7 @@ class RetrievalServer:
         catalogue: CatalogueClient | None = None,
         shared_state: SharedState | None = None,
     ) -> None:
-        limits, bounds, access = limits or Limits(), bounds or Bounds(), access or Access()
+        limits, bounds, access = limits or RequestLimits(), bounds or WorkerLimits(), access or Access()
         bundle = bundle if isinstance(bundle, LoadedBundle) else LoadedBundle.of(bundle)
         metrics = metrics or SharedMetrics.create(workers=1)
         self._access = access
@@ -155,7 +155,7 @@ class RetrievalServer:
         )
         self._trimmer = HeapTrimmer()
 
-    def _methods(self, limits: Limits, offers_item_tower: bool) -> dict[str, Method]:
+    def _methods(self, limits: RequestLimits, offers_item_tower: bool) -> dict[str, Method]:
         """All methods that the server answers, by path."""
         servicer = self._servicer
         towers: dict[Any, Encode] = {"query": servicer.encode}
@@ -319,7 +319,7 @@ class _Reflection:
         return next(answers)
 
 
-def _options(limits: Limits, bounds: Bounds, share_port: bool) -> list[tuple[str, int]]:
+def _options(limits: RequestLimits, bounds: WorkerLimits, share_port: bool) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", int(share_port)),  # otherwise a port in use must be an error
         ("grpc.max_receive_message_length", limits.max_message_bytes),

@@ -30,7 +30,7 @@ from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, Number
 from serving.api.tensors import STRING, Tensor, received, refuse_parameters
 from serving.retrieval.query import Query, Value
 from serving.transport.call import Call
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 
 SERVICE = wire.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 PLATFORM = "onnxruntime_onnx"
@@ -50,7 +50,7 @@ class InferenceServicer:
     """
 
     def __init__(
-        self, manifest: Callable[[], Manifest], towers: Mapping[Side, Encode], limits: Limits
+        self, manifest: Callable[[], Manifest], towers: Mapping[Side, Encode], limits: RequestLimits
     ) -> None:
         self._manifest = manifest
         self._sides: dict[str, Side] = {f"{side}_tower": side for side in towers}
@@ -150,7 +150,7 @@ def input_metadata(name: str, spec: FeatureSpec) -> wire.ModelMetadataResponse.T
 
 
 def queries_from_wire(
-    request: wire.ModelInferRequest, features: Mapping[str, FeatureSpec], limits: Limits
+    request: wire.ModelInferRequest, features: Mapping[str, FeatureSpec], limits: RequestLimits
 ) -> list[Query]:
     """A request's rows as queries, each with the features that are present.
 
@@ -206,7 +206,7 @@ def _takes_several(spec: FeatureSpec) -> bool:
     return isinstance(spec, HistoryFeature) or (isinstance(spec, CategoryFeature) and spec.multi)
 
 
-def _values(tensor: Tensor, spec: FeatureSpec, limits: Limits) -> list[Value | None]:
+def _values(tensor: Tensor, spec: FeatureSpec, limits: RequestLimits) -> list[Value | None]:
     """A feature's value in each row, None where it is absent."""
     several = _takes_several(spec)
     rows, columns = tensor.extent(limits.max_batch, *((0, limits.max_values) if several else (1, 1)))

@@ -16,7 +16,7 @@ from serving.security.rate_limit import RateLimit, tokens
 from serving.transport import converters
 from serving.transport.batching import Job
 from serving.transport.call import Call
-from serving.transport.converters import ASK_LESS, Limits
+from serving.transport.converters import ASK_LESS, RequestLimits
 from serving.transport.deferred import Deferred
 from serving.transport.filter_converters import compile_filter
 from serving.transport.unsent import UNCOUNTED
@@ -54,7 +54,7 @@ class RetrievalServicer:
     def __init__(
         self,
         split: TrafficSplit,
-        limits: Limits,
+        limits: RequestLimits,
         rate: RateLimit | None,
         state: Callable[[], dict[str, Any]],
         sink: MessageSink | None = None,

@@ -19,7 +19,7 @@ import psutil
 
 from protos import entry_points
 from protos.errors import Unavailable
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 
 START_SECONDS = 120.0  # longest wait for a process to start, and to stop
 ROOT = Path(__file__).parents[2]
@@ -187,7 +187,7 @@ def ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 def serve_bundle(bundle: Path, cores: CoreSet, workers: int = 1) -> AbstractContextManager[Service]:
     """The service with a bundle, on some cores; see `started`."""
     flags = ["--bundle", str(bundle), "--workers", str(workers)]
-    flags += ["--connections-per-address", str(Bounds().connections)]  # all clients have one address
+    flags += ["--connections-per-address", str(WorkerLimits().connections)]  # all clients have one address
     return started("search", "serving", "serve", "--json", "--port", "0", *flags, cores=cores)
 
 

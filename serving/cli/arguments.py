@@ -16,8 +16,8 @@ from serving.rollout.bundle_cache import BUNDLES
 from serving.rollout.follower import FollowConfig
 from serving.security.rate_limit import ITEMS_PER_TOKEN
 from serving.security.tls import TlsFiles
-from serving.transport.converters import Limits
-from serving.transport.limits import Bounds
+from serving.transport.converters import RequestLimits
+from serving.transport.limits import WorkerLimits
 
 # Flags that need an alias that is followed -> fields of `FollowConfig`.
 FOLLOWING = {
@@ -78,8 +78,8 @@ def add_serve(parser: ArgumentParser) -> None:
     _add_catalogue(parser.add_argument_group("live items"))
     _add_access(parser.add_argument_group("access"))
     _add_observability(parser.add_argument_group("observability"))
-    _add_fields(parser.add_argument_group("limits of a request"), Limits)
-    _add_fields(parser.add_argument_group("limits of a worker"), Bounds)
+    _add_fields(parser.add_argument_group("limits of a request"), RequestLimits)
+    _add_fields(parser.add_argument_group("limits of a worker"), WorkerLimits)
 
 
 def service_config(arguments: Namespace) -> ServiceConfig:
@@ -99,7 +99,7 @@ def service_config(arguments: Namespace) -> ServiceConfig:
     if arguments.tls_certificate:
         tls = TlsFiles(arguments.tls_certificate, arguments.tls_key, arguments.client_ca)
     try:
-        limits, bounds = _fields(arguments, Limits), _fields(arguments, Bounds)
+        limits, bounds = _fields(arguments, RequestLimits), _fields(arguments, WorkerLimits)
     except ValueError as error:
         raise UsageError(str(error)) from None
     follow = _follow(arguments)

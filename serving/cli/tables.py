@@ -14,7 +14,7 @@ from serving.transport.converters import Info
 WIDTH = 120  # if the output is not a terminal
 UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 AGES = ("last_check_seconds_ago", "next_check_in_seconds", "last_swap_seconds_ago")
-IN_BYTES = ("max_message_bytes", "max_answer_bytes")  # of `Limits`
+IN_BYTES = ("max_message_bytes", "max_answer_bytes")  # of `RequestLimits`
 DIGITS = 12  # shown of a bundle's version
 HEADINGS = ("name", "title")  # display fields that come first
 REMARKS = {

@@ -12,7 +12,7 @@ from protos.cli import Console, UsageError, add_command, print_result
 from protos.errors import MissingStage
 from serving.doctor import machine, settings
 from serving.doctor.finding import Finding, State
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 
 OTHER_FILES = 256  # that a worker has open besides
 CACHE, MLRUNS = Path(".cache"), Path("mlruns")
@@ -78,7 +78,7 @@ def findings(arguments: Namespace) -> Iterator[Finding]:
     yield from settings.certificates(arguments.tls_certificate, arguments.tls_key, arguments.client_ca)
     yield settings.tokens(arguments.tokens, arguments.host)
     yield machine.huge_pages()
-    yield machine.descriptors(Bounds.connections + OTHER_FILES)
+    yield machine.descriptors(WorkerLimits.connections + OTHER_FILES)
 
 
 def _show(found: list[Finding], console: Console) -> None:

@@ -26,7 +26,7 @@ from serving.shadow.comparison import ChallengerAnswer, PairRecord, compare
 from serving.shared_state import SHADOW, SHADOW_TARGET, TARGET, SharedState
 from serving.supervisor import WorkerHandle
 from serving.transport import converters
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 from serving.transport.filter_converters import compile_filter
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Shadow:
         channel: Channel,
         shared_state: SharedState,
         model: str,
-        limits: Limits,
+        limits: RequestLimits,
         place: LivePlace | None = None,
     ) -> None:
         self._channel, self._shared_state, self._model, self._limits = channel, shared_state, model, limits

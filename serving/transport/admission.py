@@ -22,7 +22,7 @@ from functools import partial
 from protos.errors import DeadlineExceeded, Overloaded
 from serving.transport.batching import BATCH_COST, Batcher, Job
 from serving.transport.call import StreamCall, UnaryCall
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 from serving.transport.unsent import UnsentBytes
 
 # Detection of an overload.
@@ -191,7 +191,7 @@ class Admission:
         on_streams: called with the number of open streams whenever it changes.
     """
 
-    def __init__(self, bounds: Bounds, batcher: Batcher, on_streams: Callable[[int], None]) -> None:
+    def __init__(self, bounds: WorkerLimits, batcher: Batcher, on_streams: Callable[[int], None]) -> None:
         self.overload = OverloadDetector(bounds.queue)
         self.refusals = RefusalQueue()
         self.unsent = UnsentBytes(bounds.connection_unsent_bytes, bounds.unsent_bytes)

@@ -37,7 +37,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from serving.address import client_of
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class ConnectionMonitor:
     def __init__(
         self,
         port: int,
-        bounds: Bounds,
+        bounds: WorkerLimits,
         max_message_bytes: int,
         heartbeat: Callable[[], float],
         last_calls: MutableMapping[bytes, int],

@@ -22,7 +22,7 @@ ASK_LESS = "use a smaller k, fewer queries, or SearchStream"
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """Bounds of one request.
 
     Raises:
@@ -202,7 +202,7 @@ def timing_from_wire(timing: wire.Timing) -> Timing:
 
 
 def info_to_wire(
-    manifest: Manifest, limits: Limits, uptime_seconds: float, state: Mapping[str, Any]
+    manifest: Manifest, limits: RequestLimits, uptime_seconds: float, state: Mapping[str, Any]
 ) -> wire.InfoResponse:
     """What the service serves; `state` holds the fields of `ServiceState`."""
     return wire.InfoResponse(
@@ -232,7 +232,7 @@ class Info:
     item_count: int
     query_features: dict[str, str]
     display_fields: tuple[str, ...]
-    limits: Limits
+    limits: RequestLimits
     uptime_seconds: float
     manifest: dict[str, object]
     state: dict[str, Any]
@@ -246,7 +246,8 @@ def info_from_wire(message: wire.InfoResponse) -> Info:
         BundleDamaged: the answer's manifest is not JSON.
     """
     limits = {
-        field.name: getattr(message.limits, field.name) or NO_BOUND for field in dataclasses.fields(Limits)
+        field.name: getattr(message.limits, field.name) or NO_BOUND
+        for field in dataclasses.fields(RequestLimits)
     }
     return Info(
         name=message.name,
@@ -256,7 +257,7 @@ def info_from_wire(message: wire.InfoResponse) -> Info:
         item_count=message.item_count,
         query_features=dict(message.query_features),
         display_fields=tuple(message.display_fields),
-        limits=Limits(**limits),
+        limits=RequestLimits(**limits),
         uptime_seconds=message.uptime_seconds,
         manifest=_manifest(message.manifest_json),
         state=_fields(message.state),

@@ -29,7 +29,7 @@ from serving.transport.batching import Batcher, Job
 from serving.transport.call import Call, Method, StreamCall
 from serving.transport.deferred import Deferred
 from serving.transport.grpc_core import SHUTDOWN, TIMEOUT, UNIMPLEMENTED, CoreCall, Metadata, ServerCore
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 from serving.transport.status import status, trailers
 from serving.transport.unsent import UNCOUNTED
 
@@ -230,7 +230,7 @@ class EventLoop:
         observer: CallObserver,
         authorizer: Authorizer | None,
         caller: Callable[[Call], str],
-        bounds: Bounds,
+        bounds: WorkerLimits,
         window: int,
         options: Sequence[tuple[str, int]],
         between: Callable[[], bool] | None = None,

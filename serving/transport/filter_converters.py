@@ -33,7 +33,7 @@ EXPECTED_VALUE = "expected a text, a number, a boolean or a time, got none of th
 
 
 class FilterLimits(Protocol):
-    """The bounds of a filter; `serving.transport.converters.Limits` has them."""
+    """The bounds of a filter; `serving.transport.converters.RequestLimits` has them."""
 
     @property
     def max_filter_conditions(self) -> int:

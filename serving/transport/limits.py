@@ -7,7 +7,7 @@ LONGEST_SECONDS = (2**31 - 1) // 1000  # gRPC holds milliseconds in 32 bits: 24 
 
 
 @dataclass(frozen=True)
-class Bounds:
+class WorkerLimits:
     """How much a worker accepts at once.
 
     Raises:

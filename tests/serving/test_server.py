@@ -21,8 +21,8 @@ from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from serving.transport.call_record import CallRecord
-from serving.transport.converters import Limits
-from serving.transport.limits import Bounds
+from serving.transport.converters import RequestLimits
+from serving.transport.limits import WorkerLimits
 from tests.helpers.answers import differences
 from tests.helpers.tiny import item_ids, item_names
 
@@ -91,7 +91,7 @@ def test_a_stream_ends_with_the_error_of_the_first_bad_query(client: RetrievalCl
 
 def test_streams_are_bounded_and_come_back(retriever: Retriever, caplog: pytest.LogCaptureFixture) -> None:
     with (
-        RetrievalServer(retriever, bounds=Bounds(streams=1)) as server,
+        RetrievalServer(retriever, bounds=WorkerLimits(streams=1)) as server,
         RetrievalClient(server.address) as client,
     ):
         queries: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -125,7 +125,7 @@ def test_info_says_what_is_served(client: RetrievalClient, retriever: Retriever)
     assert (info.name, info.dimension, info.item_count) == ("tiny", 32, 300)
     assert info.query_features == {"text": "text"}
     assert info.display_fields == ("name", "section")
-    assert info.limits == Limits()
+    assert info.limits == RequestLimits()
     assert info.uptime_seconds > 0
     assert info.manifest["examples"] == list(retriever.manifest.examples)
 
@@ -149,7 +149,7 @@ def test_features_of_every_kind_reach_the_tower(full_client: RetrievalClient) ->
 
 
 def test_an_answer_may_be_larger_than_grpcs_own_bound(retriever: Retriever) -> None:
-    limits = Limits(max_hits=256 * 300, max_answer_bytes=8 << 20)
+    limits = RequestLimits(max_hits=256 * 300, max_answer_bytes=8 << 20)
     with RetrievalServer(retriever, limits) as server, RetrievalClient(server.address) as client:
         answers = client.search_batch(["bake"] * 256, k=300, timeout=30)
     assert sum(len(answer.hits) for answer in answers) == 256 * 300
@@ -182,10 +182,10 @@ def test_a_busy_port_is_an_error(retriever: Retriever, server: RetrievalServer) 
         RetrievalServer(retriever, port=server.port)
 
 
-@pytest.mark.parametrize("bound", [each.name for each in fields(Bounds)])
+@pytest.mark.parametrize("bound", [each.name for each in fields(WorkerLimits)])
 def test_a_bound_is_at_least_one(bound: str) -> None:
     with pytest.raises(ValueError, match=f"{bound}: expected at least 1, got 0"):
-        Bounds(**{bound: 0})
+        WorkerLimits(**{bound: 0})
 
 
 def test_nobody_there_is_unavailable() -> None:

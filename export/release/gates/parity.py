@@ -29,7 +29,7 @@ from train.training.trained_model import load_model
 ITEMS = 200  # synthetic items
 
 Batches = Mapping[features.Side, Sequence[parity.Batch]]
-Bounds = Mapping[features.Side, float]
+WorkerLimits = Mapping[features.Side, float]
 
 
 def judge(comparison: Comparison) -> Judgement | None:
@@ -69,7 +69,7 @@ def _judge(comparison: Comparison) -> Judgement:
 
 
 def _differences(
-    batches: Batches, found: Mapping[str, Any], torch: Mapping[features.Side, Encode], bounds: Bounds
+    batches: Batches, found: Mapping[str, Any], torch: Mapping[features.Side, Encode], bounds: WorkerLimits
 ) -> Judgement:
     """The result is of the batch with the largest difference relative to the tolerance of its tower."""
     measured: dict[str, Any] = {}
@@ -97,7 +97,7 @@ def _difference(found: Any, expected: Any) -> float:
     return difference if math.isfinite(difference) else math.inf
 
 
-def _from_manifest(challenger: CandidateVersion, bounds: Bounds, why: str) -> Judgement:
+def _from_manifest(challenger: CandidateVersion, bounds: WorkerLimits, why: str) -> Judgement:
     """The result by the manifest's figures, as the run's towers cannot be restored."""
     claimed = {side: _manifest_figure(challenger, side, "max_abs_diff") for side in features.SIDES}
     known = [(each / bounds[side], each, bounds[side]) for side, each in claimed.items() if each is not None]

@@ -13,7 +13,7 @@ from serving.benchmark import alias
 from serving.benchmark.services import Cores, Service, serve_alias, started
 from serving.client import RetrievalClient
 from serving.retrieval.catalogue import Catalogue
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 
 WORKERS = 2  # of a service that follows an alias
 POLL = 0.5  # seconds between its requests to the registry
@@ -50,7 +50,7 @@ def served(folder: Path, place: Path, cores: Cores, url: str = "") -> Iterator[S
         url: of its store; without one it takes no writes.
     """
     flags = ["--bundle", str(folder), "--workers", "1", "--port", "0", "--json"]
-    flags += ["--connections-per-address", str(Bounds().connections)]  # all clients have one address
+    flags += ["--connections-per-address", str(WorkerLimits().connections)]  # all clients have one address
     flags += ["--catalogue", url] if url else []
     variables = {"TWINSPIRE_CACHE": str(place / "cache")}
     with started("serve", "serving", "serve", *flags, cores=cores.servers, environment=variables) as service:

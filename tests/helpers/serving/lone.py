@@ -10,12 +10,12 @@ from pathlib import Path
 
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    roomy = Bounds(queue=256, calls=100)  # what is sent together shall be read, not refused
+    roomy = WorkerLimits(queue=256, calls=100)  # what is sent together shall be read, not refused
     with RetrievalServer(Retriever.load(Path(sys.argv[1])), bounds=roomy) as server:
         sys.stdout.write(f"{server.port}\n")
         sys.stdout.flush()

@@ -21,9 +21,9 @@ from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.auth import Guard, caller
 from serving.transport.batching import Batcher
 from serving.transport.call import Call, Method, StreamCall, UnaryCall
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 from serving.transport.event_loop import EventLoop
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 from serving.transport.methods import methods
 
 SEARCH = "/retrieval.v1.Retrieval/Search"
@@ -118,7 +118,7 @@ def reacting(
     metrics = SharedMetrics.create(workers=1)
     counters = metrics.worker(0)
     lineup = TrafficSplit(LoadedBundle(retriever, PackedCatalogue(retriever.catalogue)))
-    servicer = RetrievalServicer(lineup, Limits(), None, dict)
+    servicer = RetrievalServicer(lineup, RequestLimits(), None, dict)
     served = methods(SERVICE, servicer)
     for name, behaviour, kind in (
         ("Sleep", sleep, UnaryCall),
@@ -133,7 +133,7 @@ def reacting(
         Observer(counters),
         Guard(),
         caller,
-        Bounds(queue=queue, backlog=backlog, batch=batch, streams=streams),
+        WorkerLimits(queue=queue, backlog=backlog, batch=batch, streams=streams),
         window,
         [("grpc.so_reuseport", 0)],
     )

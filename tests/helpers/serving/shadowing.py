@@ -12,7 +12,7 @@ from serving.shadow.channel import Channel, TrafficMirror
 from serving.shadow.process import Shadow
 from serving.shared_state import SharedState
 from serving.transport import converters
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 from serving.transport.filter_converters import compile_filter
 
 
@@ -29,9 +29,9 @@ class Champion:
         encoded = self.retriever.encode([query])
         compiled = None
         if request.HasField("filter"):
-            compiled = compile_filter(request.filter, self.retriever.filters, Limits())
+            compiled = compile_filter(request.filter, self.retriever.filters, RequestLimits())
         wanted = self.retriever.search_options(
-            Limits().k(request.k), request.exclude, request.exclude_history, compiled
+            RequestLimits().k(request.k), request.exclude, request.exclude_history, compiled
         )
         (found,) = self.retriever.find(encoded, [wanted])
         return self._packed.response(found, self.version, Timing(3, encoded.encode_us, 20))
@@ -49,7 +49,7 @@ class Scene:
 
     def another(self) -> Shadow:
         """A shadow that begins, as its process does."""
-        shadow = Shadow(self.channel, self.shared_state, "models:/tiny@challenger", Limits())
+        shadow = Shadow(self.channel, self.shared_state, "models:/tiny@challenger", RequestLimits())
         shadow.resume()
         return shadow
 

@@ -23,13 +23,13 @@ from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.rollout.loaded_bundle import LoadedBundle
 from serving.server import RetrievalServer
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 from tests.helpers import tiny
 from tests.helpers.tiny_towers import DIMENSION
 from tests.serving.conftest import ROOT
 
 TEXTS = ["bake limo nupy", "", "日本 ß", "a" * 100]
-LIMITS = Limits(max_batch=8, max_values=5, max_text_length=100)
+LIMITS = RequestLimits(max_batch=8, max_values=5, max_text_length=100)
 
 
 @contextmanager

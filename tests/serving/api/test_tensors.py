@@ -13,7 +13,7 @@ from protos.errors import InvalidInput
 from protos.features import IdFeature
 from serving.api.open_inference import queries_from_wire
 from serving.api.tensors import decoded, received, unpacked
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 from tests.helpers.tiny_towers import FULL, HISTORY
 
 EVERY_KIND = {**FULL, "history": HISTORY, "item": IdFeature("id")}
@@ -105,7 +105,7 @@ def test_any_request_is_read_or_refused(
         name: EVERY_KIND[name] for name in data.draw(st.sets(st.sampled_from([*EVERY_KIND]), min_size=1))
     }
     try:
-        queries = queries_from_wire(request, features, Limits(max_batch=2))
+        queries = queries_from_wire(request, features, RequestLimits(max_batch=2))
     except InvalidInput as error:
         assert error.field.startswith(("inputs.", "raw_input_contents"))
     else:

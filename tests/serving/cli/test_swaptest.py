@@ -24,7 +24,7 @@ from serving.cli.swaptest import pair
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.serving.cli.test_commands import Capture, failure, misuse
 from tests.serving.conftest import ROOT
@@ -115,7 +115,7 @@ def test_what_fails_is_counted(retriever: Retriever) -> None:
     asked = [Query("a" * 50)]
     versions = Versions([FIRST, SECOND], [[[]], [[]]])
     clients = SwapClients(Workload(asked, 10, None).searches(), versions, 2, pause=0.001)
-    with RetrievalServer(retriever, Limits(max_text_length=20)) as server:
+    with RetrievalServer(retriever, RequestLimits(max_text_length=20)) as server:
         seen = drive(server.address, clients, answers=10)
     assert seen.failed.total() == seen.requests >= 10
     assert clients.failures().startswith(f"{seen.requests} x INVALID_ARGUMENT: query.text")

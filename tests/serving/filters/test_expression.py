@@ -13,7 +13,7 @@ from protos.errors import InvalidInput
 from serving.client import where
 from serving.filters.command_line import parse_where
 from serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Present, Range, Time
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 from serving.transport.filter_converters import filter_from_wire, filter_to_wire
 from tests.helpers.filter_oracle import FILTERS
 
@@ -114,7 +114,7 @@ def test_what_python_would_misread_is_an_error(wrong: object) -> None:
 @settings(max_examples=100, deadline=None)
 def test_a_filter_is_the_same_after_the_wire(node: Filter) -> None:
     message = wire.Filter.FromString(filter_to_wire(node).SerializeToString())
-    assert filter_from_wire(message, Limits()) == node
+    assert filter_from_wire(message, RequestLimits()) == node
 
 
 def test_what_the_wire_cannot_carry_is_refused() -> None:

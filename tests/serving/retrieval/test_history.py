@@ -19,7 +19,7 @@ from serving.retrieval.answer import Answer, Basis
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 from tests.helpers.answers import differences
 from tests.helpers.tiny import RETIRED, item_ids, popularity, watched_bundle
 from tests.helpers.tiny_towers import HISTORY, TEXT
@@ -38,7 +38,7 @@ QUERIES = [
 
 @pytest.fixture(scope="module")
 def server(watched: Path) -> Iterator[RetrievalServer]:
-    with RetrievalServer(Retriever.load(watched), Limits(max_values=100)) as server:
+    with RetrievalServer(Retriever.load(watched), RequestLimits(max_values=100)) as server:
         yield server
 
 

@@ -9,7 +9,7 @@ from protos.features import FeatureSpec, NumberFeature, TextFeature
 from serving.retrieval.encoder import QueryForm
 from serving.retrieval.query import Query, example_query
 from serving.retrieval.retriever import Retriever
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 from tests.helpers.tiny_towers import FULL, HISTORY, PLAIN, WATCHED
 
 TITLE = TextFeature("text", column="title")
@@ -121,17 +121,17 @@ def test_an_unknown_item_is_named(retriever: Retriever) -> None:
 )
 def test_a_large_query_is_refused_by_name(query: Query, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        Limits(max_text_length=5, max_values=3).check_query(query, "query")
+        RequestLimits(max_text_length=5, max_values=3).check_query(query, "query")
     assert caught.value.field == field
 
 
 def test_a_query_may_be_as_large_as_the_limits() -> None:
     query = Query("a" * 5, ("a",) * 3, {"tags": ("a",) * 3, "age": 1e9}, "a" * 5)
-    Limits(max_text_length=5, max_values=3).check_query(query, "query")
+    RequestLimits(max_text_length=5, max_values=3).check_query(query, "query")
 
 
 def test_limits_must_make_sense() -> None:
     with pytest.raises(ValueError, match="max_batch: expected at least 1, got 0"):
-        Limits(max_batch=0)
+        RequestLimits(max_batch=0)
     with pytest.raises(ValueError, match="default_k: expected at most max_k = 5, got 10"):
-        Limits(max_k=5)
+        RequestLimits(max_k=5)

@@ -12,10 +12,10 @@ from protos.errors import InvalidInput
 from serving.client import RetrievalClient
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 
 EXAMPLES, STRINGS = 100, 100
-LONGEST = Limits().max_text_length
+LONGEST = RequestLimits().max_text_length
 HOSTILE = (
     "",
     "\0",

@@ -27,7 +27,7 @@ from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.server import RetrievalServer
 from serving.service_status import ServiceStatus
 from serving.shared_state import NEXT, TARGET, SharedState
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 from tests.helpers.answers import hits_of
 from tests.helpers.serving.reacting import soon
 from tests.helpers.serving.scraping import Scrape
@@ -56,7 +56,7 @@ class Swapping:
         self.server = RetrievalServer(
             first,
             metrics=self.metrics,
-            bounds=Bounds(queue=10_000),
+            bounds=WorkerLimits(queue=10_000),
             status=self.status.state,
         )
         self.serial = 0

@@ -25,7 +25,7 @@ from serving.security.access import Access
 from serving.security.rate_limit import RateLimit, tokens
 from serving.server import RetrievalServer
 from serving.transport import batching, converters
-from serving.transport.converters import Limits
+from serving.transport.converters import RequestLimits
 from tests.helpers.serving.following import reseal
 from tests.helpers.serving.guarded import code_of
 from tests.helpers.serving.raw import Raw
@@ -108,7 +108,7 @@ def test_a_client_with_the_default_bound_receives_the_largest_answer(verbose: Re
                 sizes.append(stub.SearchBatch(batch_of(256, k), timeout=10).ByteSize())
             else:
                 refused.append((code, text))
-        assert 3_500_000 < max(sizes) <= Limits().max_answer_bytes < 4 << 20
+        assert 3_500_000 < max(sizes) <= RequestLimits().max_answer_bytes < 4 << 20
         assert refused
         for code, text in refused:
             assert code is StatusCode.INVALID_ARGUMENT
@@ -121,7 +121,7 @@ def test_an_answer_is_checked_exactly_where_no_estimate_can_tell(verbose: Retrie
     requests = [wire.SearchRequest(query={"text": "a"}, k=k) for k in range(40, 140, 5)]
     with RetrievalServer(verbose) as server, lone_channel(server) as channel:
         sizes = [stub_of(channel).Search(each, timeout=10).ByteSize() for each in requests]
-    limits = Limits(max_answer_bytes=20_000)
+    limits = RequestLimits(max_answer_bytes=20_000)
     with RetrievalServer(verbose, limits) as server, lone_channel(server) as channel:
         ends = [code_of(stub_of(channel).Search, each) for each in requests]
     refused = f"k: expected an answer of at most {limits.max_answer_bytes} bytes, got "
@@ -133,7 +133,7 @@ def test_an_answer_is_checked_exactly_where_no_estimate_can_tell(verbose: Retrie
 
 
 def test_vectors_are_bounded_too(retriever: Retriever) -> None:
-    limits = Limits(max_answer_bytes=5000)
+    limits = RequestLimits(max_answer_bytes=5000)
     with RetrievalServer(retriever, limits) as server, grpc.insecure_channel(server.address) as channel:
         stub = stub_of(channel)
         many = wire.EncodeRequest(queries=[{"text": "a"}] * 200)
@@ -157,7 +157,7 @@ def test_info_tells_the_budget_and_an_older_server_has_none(server: RetrievalSer
 
 def test_the_largest_k_is_within_the_budget_or_the_server_does_not_start() -> None:
     with pytest.raises(ValueError, match="max_hits: expected at least max_k = 1000, got 999"):
-        Limits(max_hits=999)
+        RequestLimits(max_hits=999)
 
 
 def test_a_server_answers_single_queries_while_it_works_on_the_largest_batch(

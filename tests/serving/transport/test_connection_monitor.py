@@ -20,7 +20,7 @@ from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from serving.transport import admission
 from serving.transport.connection_monitor import ConnectionMonitor, _accepted_from, _duplicate
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, soon
 
@@ -62,7 +62,7 @@ def serve(retriever: Retriever) -> Iterator[Serve]:
 
         def start(**bounds: int) -> Served:
             metrics = SharedMetrics.create(1)
-            server = RetrievalServer(retriever, bounds=Bounds(**bounds), metrics=metrics)
+            server = RetrievalServer(retriever, bounds=WorkerLimits(**bounds), metrics=metrics)
             return Served(stack.enter_context(server), metrics)
 
         yield start
@@ -197,7 +197,7 @@ def test_a_message_that_is_read_slowly_is_no_flood() -> None:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as client, listener.accept()[0] as server:
             calls = {b"ipv4:127.0.0.1:%d" % client.getsockname()[1]: time.perf_counter_ns()}
-            monitor = ConnectionMonitor(port, Bounds(), most, lambda: 1.0, calls, closed.append)
+            monitor = ConnectionMonitor(port, WorkerLimits(), most, lambda: 1.0, calls, closed.append)
             monitor.start()
 
             def feed(size: int) -> None:

@@ -13,7 +13,7 @@ from protos import retrieval_pb2_grpc
 from protos.features import TextFeature
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
 
@@ -28,7 +28,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetrievalServer]:
     """A server whose tower takes long texts, and some time for many of them."""
     features = {"text": TextFeature("text", column="text", max_length=LENGTH)}
     folder = tiny_bundle(tmp_path_factory.mktemp("slow"), query_tower=TinyTower(features))
-    with RetrievalServer(Retriever.load(folder), bounds=Bounds(queue=10_000)) as server:
+    with RetrievalServer(Retriever.load(folder), bounds=WorkerLimits(queue=10_000)) as server:
         yield server
 
 

@@ -22,7 +22,7 @@ from serving.transport.batching import Batcher, Job
 from serving.transport.call import Call, Method, StreamCall, UnaryCall
 from serving.transport.deferred import Deferred
 from serving.transport.event_loop import EventLoop
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, call, reacting, soon
 
@@ -44,7 +44,7 @@ class Later:
         for name, kind in (("Later", UnaryCall), ("LaterStream", StreamCall)):
             served[f"/test/{name}"] = Method(f"/test/{name}", name, bytes, self.answer, kind)
         self.loop = EventLoop(
-            served, Batcher(counters, 64), Observer(counters), None, caller, Bounds(), 64, []
+            served, Batcher(counters, 64), Observer(counters), None, caller, WorkerLimits(), 64, []
         )
         self.address = f"127.0.0.1:{self.loop.listen('127.0.0.1:0')}"
         self.loop.start()

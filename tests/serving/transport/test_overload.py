@@ -31,7 +31,7 @@ from serving.transport.admission import (
     RefusalQueue,
 )
 from serving.transport.batching import Batcher, Job
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 from tests.helpers.serving.reacting import GOOD, Reacting, reacting, soon
 from tests.serving.conftest import ROOT
 
@@ -232,9 +232,16 @@ def test_those_that_have_waited_longest_are_shed(retriever: Retriever) -> None:
 
 @pytest.mark.parametrize(
     ("bounds", "share"),
-    [(Bounds(), 1), (Bounds(queue=64), 8), (Bounds(queue=100_000), 1), (Bounds(calls=100), 7)],
+    [
+        (WorkerLimits(), 1),
+        (WorkerLimits(queue=64), 8),
+        (WorkerLimits(queue=100_000), 1),
+        (WorkerLimits(calls=100), 7),
+    ],
 )
-def test_as_few_connections_as_can_fill_the_queue_bring_a_whole_batch(bounds: Bounds, share: int) -> None:
+def test_as_few_connections_as_can_fill_the_queue_bring_a_whole_batch(
+    bounds: WorkerLimits, share: int
+) -> None:
     assert bounds.fair_share == share
     assert bounds.fair_share <= bounds.overload_queue <= bounds.queue
     assert math.ceil(bounds.queue / bounds.calls) * bounds.fair_share >= min(bounds.batch, bounds.queue)
@@ -249,7 +256,7 @@ def test_in_an_overload_no_connection_has_more_than_its_share(retriever: Retriev
             modest = pool.map(lambda _: _ask(served), range(8))
         assert [*modest] == [StatusCode.OK] * 8
         codes = [each.code() for each in calls]
-        assert codes.count(StatusCode.OK) == Bounds(queue=512, batch=32).fair_share == 1
+        assert codes.count(StatusCode.OK) == WorkerLimits(queue=512, batch=32).fair_share == 1
         assert codes.count(StatusCode.RESOURCE_EXHAUSTED) == 19
         _overload(served, 0)
         codes = [each.code() for each in [stub.Search.future(GOOD, timeout=5) for _ in range(20)]]

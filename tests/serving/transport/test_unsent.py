@@ -19,7 +19,7 @@ from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from serving.transport import call as calls_of_loop
 from serving.transport import unsent
-from serving.transport.limits import Bounds
+from serving.transport.limits import WorkerLimits
 from serving.transport.unsent import PATIENCE_SECONDS, UnsentBytes
 from tests.helpers.serving.guarded import code_of
 from tests.helpers.serving.raw import Raw
@@ -93,7 +93,7 @@ def test_what_no_client_reads_for_long_is_broken_off_when_its_bytes_are_needed()
 @contextmanager
 def bounded(retriever: Retriever, connection: int, total: int) -> Iterator[RetrievalServer]:
     """A server with bounds in answers of `LARGE`: for a connection, and in all."""
-    bounds = Bounds(
+    bounds = WorkerLimits(
         connection_unsent_bytes=connection * LARGE_BYTES + LARGE_BYTES // 2,
         unsent_bytes=total * LARGE_BYTES + LARGE_BYTES // 2,
     )
