@@ -42,7 +42,7 @@ def python() -> Finding:
 
 def compiler() -> Finding:
     """A C++ compiler and the headers of Python, which `make setup` needs."""
-    named = os.environ.get("CXX") or "c++"
+    named = os.environ.get("CXX", "").strip() or "c++"
     path = next(filter(None, map(shutil.which, (named.split()[0], "g++"))), None)
     has_headers = (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file()
     if path is None or not has_headers:

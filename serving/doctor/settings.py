@@ -1,5 +1,7 @@
 """Checks of what a service is given: ports, the registry, certificates, tokens."""
 
+import base64
+import http.client
 import math
 import os
 import socket
@@ -9,8 +11,10 @@ import urllib.error
 import urllib.request
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from protos.errors import ConfigError, TwinspireError
+from serving.address import is_loopback
 from serving.doctor.finding import Finding, ok, problem, warning
 
 DAY = 86_400.0  # seconds
@@ -57,9 +61,9 @@ def registry(uri: str = "") -> Finding:
     if not uri.startswith(("http://", "https://")):
         return ok("registry", f"{shown}: not tried; --model models:/NAME@champion does")
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS) as answer:
+        with urllib.request.urlopen(_health_of(uri), timeout=ANSWER_SECONDS) as answer:
             status = answer.status
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         return problem("registry", f"{shown}: {reason}", "start it, or mend MLFLOW_TRACKING_URI")
     return ok("registry", f"{shown} answers with {status}")
@@ -130,7 +134,7 @@ def tokens(path: Path | None, host: str) -> Finding:
         host: that the service is to listen on.
     """
     if path is None:
-        if host in ("localhost", "::1") or host.startswith("127."):
+        if is_loopback(host):
             return ok("tokens", "none: each program of this machine may call")
         todo = "`python -m serving token --name NAME` makes one; name their file with --tokens"
         return warning("tokens", f"none: whoever reaches {host} may call", todo)
@@ -150,6 +154,17 @@ def tokens(path: Path | None, host: str) -> Finding:
     if soon:
         return warning("tokens", f"{path}: {', '.join(soon)} will expire", "make new ones in time")
     return ok("tokens", f"{path}: {len(valid)} valid, {len(table) - len(valid)} expired")
+
+
+def _health_of(uri: str) -> urllib.request.Request:
+    """A request of the server's health; urllib takes no user and password from the URI."""
+    parts = urlsplit(uri)
+    place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    request = urllib.request.Request(f"{place.rstrip('/')}/health")
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
+    return request
 
 
 def _without_password(uri: str) -> str:

@@ -65,6 +65,7 @@ class CompiledFilter:
         self.may_have_subset = False
         self._reserve = reserve
         self._uses = 0
+        self._lock = threading.Lock()
         self._subset: Any = None
 
     @cached_property
@@ -90,17 +91,21 @@ class CompiledFilter:
 
     def used(self) -> None:
         """Count a use; a filter that is used again may have a subset of the index."""
-        self._uses += 1
-        if self._uses == SUBSET_FROM_USE and self._reserve is not None:
-            self.may_have_subset = True
+        with self._lock:
+            self._uses += 1
+            if self._uses == SUBSET_FROM_USE and self._reserve is not None:
+                self.may_have_subset = True
 
     def subset(self, index: Index) -> Any:
         """The items that pass as a subset of their index; None if none shall be made."""
         if self._subset is None and self.may_have_subset and self._reserve is not None:
-            if self._reserve(self, index.subset_bytes(self.count)):
-                self._subset = index.subset(self.rows)
-            else:
-                self.may_have_subset = False
+            with self._lock:
+                if self._subset is not None:
+                    pass  # another thread has made it
+                elif self._reserve(self, index.subset_bytes(self.count)):
+                    self._subset = index.subset(self.rows)
+                else:
+                    self.may_have_subset = False
         return self._subset
 
 

@@ -22,6 +22,7 @@ from protos.vectors import BLOCK, HIGHEST, Int8Rows, int8_rows
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
+GATHER = 1024  # vectors that are copied at once: a query of zeros makes all items candidates
 ROUNDING = 1e-5  # of float32 arithmetic, as a part of the largest product that is possible
 
 
@@ -37,20 +38,20 @@ class Int8Scan:
         self._rows: Rows | None = None  # of the copies; None: all
         self._copies: Int8Rows = np.empty(vectors.shape, np.int8)
         self._scales: Vectors = np.empty(len(vectors), np.float32)
-        self._error = self._length = 0.0  # max |x - x'| and max |x'|
+        self._max_residual = self._max_norm = 0.0  # max |x - x'| and max |x'|
         for start in range(0, len(vectors), BLOCK):
             rows = slice(start, start + BLOCK)
             self._copies[rows], self._scales[rows] = int8_rows(vectors[rows])
             restored = self._copies[rows] * self._scales[rows, None]
-            self._error = max(self._error, _longest(vectors[rows] - restored))
-            self._length = max(self._length, _longest(restored))
+            self._max_residual = max(self._max_residual, _longest(vectors[rows] - restored))
+            self._max_norm = max(self._max_norm, _longest(restored))
 
     def subset(self, rows: Rows) -> "Int8Scan":
         """A scan of some vectors only, ascending (R,), with copies of its own side by side."""
         subset = Int8Scan.__new__(Int8Scan)
         subset._vectors, subset._rows = self._vectors, rows
         subset._copies, subset._scales = self._copies[rows], self._scales[rows]
-        subset._error, subset._length = self._error, self._length
+        subset._max_residual, subset._max_norm = self._max_residual, self._max_norm
         return subset
 
     def search(self, queries: Vectors, k: int, rows: Rows | None = None) -> tuple[Rows, Vectors]:
@@ -59,7 +60,7 @@ class Int8Scan:
         Args:
             queries: float32 (B, D).
             k: at most the number of items.
-            rows: search only these, ascending (R,), while all are compared; not in a subset.
+            rows: search only these, ascending (R,); None in a scan that `subset` has made.
 
         Returns:
             rows int64 (B, k) and inner products float32 (B, k), best first.
@@ -67,7 +68,9 @@ class Int8Scan:
         best, products = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
         for n, query in enumerate(queries):
             near = self._candidates(query, k, rows)
-            exact = self._vectors[near] @ query
+            exact = np.concatenate(
+                [self._vectors[near[at : at + GATHER]] @ query for at in range(0, len(near), GATHER)]
+            )
             order = np.argsort(-exact, kind="stable")[:k]
             best[n], products[n] = near[order], exact[order]
         return best, products
@@ -76,7 +79,8 @@ class Int8Scan:
         """Ascending rows, among them the `k` best."""
         scale = float(np.abs(query).max()) / HIGHEST
         copy = np.rint(query / scale).astype(np.int8) if scale else np.zeros(len(query), np.int8)
-        # With `out=`, SimSIMD 6.5 returns None without counting the reference, until the process ends.
+        # Without `out=`: there SimSIMD 6.5 returns None without counting the reference to it, and Python 3.11
+        # ends with an error when none is left.
         products = simsimd.cdist(copy[None], self._copies, "dot", out_dtype="f32")
         values = np.asarray(products)[0] * self._scales
         if rows is None:
@@ -85,7 +89,11 @@ class Int8Scan:
             values = np.take(values, rows)
         rest = query - copy * np.float32(scale)
         length, lost = math.sqrt(query @ query), math.sqrt(rest @ rest)
-        error = length * self._error + lost * self._length + ROUNDING * length * (self._length + self._error)
+        error = (
+            length * self._max_residual
+            + lost * self._max_norm
+            + ROUNDING * length * (self._max_norm + self._max_residual)
+        )
         # `values` lack the factor `scale`. A query of zeros has no scale, and all items are as near.
         margin = 2 * error / scale if scale else np.inf
         near: Rows = np.flatnonzero(values >= values[highest(values, k)].min() - margin)

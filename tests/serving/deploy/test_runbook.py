@@ -1,5 +1,6 @@
 """The runbook has a section for each alert, and names only what exists."""
 
+import argparse
 import re
 import shlex
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_each_metric_and_each_flag_that_is_named_exists() -> None:
     for name in re.findall(r"twinspire_\w+", RUNBOOK):
         assert any(known.startswith(name) or name.startswith(known) for known in names), name
     parser = commands._parser()
-    (subparsers,) = [each for each in parser._actions if hasattr(each, "choices") and each.choices]
+    (subparsers,) = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
     known = {
         flag
         for sub in dict(subparsers.choices or {}).values()

@@ -138,8 +138,10 @@ def test_a_registry_that_is_a_server() -> None:
         threading.Thread(target=server.serve_forever).start()
         uri = f"http://ann:secret@127.0.0.1:{server.server_port}"
         finding = settings.registry(f"http://127.0.0.1:{server.server_port}")
+        with_password = settings.registry(uri)
         server.shutdown()
     assert shown(finding, "ok", "answers with 200")
+    assert shown(with_password, "ok", "answers with 200")
     dead = settings.registry(f"http://127.0.0.1:{server.server_port}")
     assert shown(dead, "problem", "refused", "MLFLOW_TRACKING_URI")
     assert "secret" not in settings.registry(uri).found
@@ -147,6 +149,25 @@ def test_a_registry_that_is_a_server() -> None:
         settings.registry("postgresql://ann:secret@db/mlflow?password=secret"), "ok", "db/mlflow: not tried"
     )
     assert "secret" not in settings.registry("postgresql://ann:secret@db/mlflow?password=secret").found
+
+
+def test_a_registry_that_speaks_no_http() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(b"no HTTP\r\n\r\n")
+
+        threading.Thread(target=answer).start()
+        assert shown(settings.registry(f"http://127.0.0.1:{server.getsockname()[1]}"), "problem", "no HTTP")
+    assert shown(settings.registry("http://ann:secret@"), "problem", "MLFLOW_TRACKING_URI")
+
+
+@pytest.mark.parametrize(("host", "state"), [("127.0.0.2", "ok"), ("127.evil.example", "warning")])
+def test_only_loopback_needs_no_tokens(host: str, state: State) -> None:
+    assert shown(settings.tokens(None, host), state)
 
 
 def test_a_registry_that_is_a_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A scan in int8 finds what exact search in float32 finds."""
 
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -69,6 +70,16 @@ def test_equal_items_are_ordered_by_row() -> None:
 def test_a_query_of_zeros_is_as_near_to_all() -> None:
     (found,), (products,) = Int8Scan(vectors_of("usual")).search(np.zeros((1, 24), np.float32), 5)
     assert (found.tolist(), products.tolist()) == ([0, 1, 2, 3, 4], [0.0] * 5)
+
+
+def test_many_candidates_are_not_copied_at_once() -> None:
+    scan = Int8Scan(np.ones((200_000, 32), np.float32))
+    tracemalloc.start()
+    (found,), _ = scan.search(np.ones((1, 32), np.float32), 5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.tolist() == [0, 1, 2, 3, 4]
+    assert peak < 200_000 * 32 * 4 / 2  # of a copy of all
 
 
 def test_a_search_leaves_no_reference_behind() -> None:
