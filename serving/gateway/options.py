@@ -27,7 +27,10 @@ class GatewayBounds:
         default=512, metadata={"help": "requests in progress at once; more are answered with 503"}
     )
     http_connections: int = field(
-        default=1024, metadata={"help": "HTTP connections open at once; more are answered with 503"}
+        default=1024,
+        metadata={
+            "help": "HTTP connections open at once; a new one takes the place of an idle one, or is closed"
+        },
     )
     connections: int = field(
         default=8,

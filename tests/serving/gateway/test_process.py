@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from serving.__main__ import main
-from serving.gateway import process
+from serving.gateway import connections, process
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
@@ -144,7 +144,7 @@ def test_no_request_is_lost_when_it_stops_under_load() -> None:
 
 
 def test_a_head_that_does_not_come_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
     with decided() as (_, address), run_gateway(address) as running:
         for sent in (b"", b"POST /v1/search HTTP/1.1\r\nHost: "):
             with socket.create_connection(("127.0.0.1", running.port), 30) as connection:
