@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from protos import __version__, catalogue_pb2, retrieval_pb2
 from serving.address import host_of, is_loopback
-from serving.gateway.exchange import JSON, NDJSON, ClientGone, Watch, body, check_type, deadline
+from serving.gateway.exchange import JSON, NDJSON, ClientGone, PendingBytes, Watch, body, check_type, deadline
 from serving.gateway.failures import Failure, failure_of
 from serving.gateway.messages import document, encode, parse, to_json
 from serving.gateway.options import GatewayOptions
@@ -42,6 +42,7 @@ class Gateway:
 
     Attributes:
         stops: whether it stops.
+        pending: bytes of all bodies that have not ended.
     """
 
     def __init__(self, options: GatewayOptions) -> None:
@@ -49,6 +50,7 @@ class Gateway:
         self._champion: Upstream | None = None
         self._challenger: Upstream | None = None
         self._following: set[Any] = set()  # calls that end only when their clients go
+        self.pending = PendingBytes(options.bounds.pending_body_bytes)
         self.stops = False
 
     async def open(self) -> None:
@@ -137,8 +139,7 @@ class Gateway:
         """The responses to one message, as lines."""
         check_type(request, JSON)
         seconds = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
-        content = await body(request, self.options.bounds.max_body_bytes, self.options.timeout)
-        message = parse(content, method.request)
+        message = parse(await self._body(request, self.options.timeout), method.request)
         return Streamed(self, method, message, seconds, self._metadata(request))
 
     async def both_streams(self, method: Method, request: Request) -> Response:
@@ -180,9 +181,10 @@ class Gateway:
         """The seconds that are left for a request, and its message."""
         check_type(request, JSON)
         seconds = self._seconds(request)
-        return seconds, parse(
-            await body(request, self.options.bounds.max_body_bytes, seconds), method.request
-        )
+        return seconds, parse(await self._body(request, seconds), method.request)
+
+    async def _body(self, request: Request, seconds: float) -> bytes | bytearray:
+        return await body(request, self.options.bounds.max_body_bytes, seconds, self.pending)
 
     async def _call(self, method: Method, message: Any, seconds: float, request: Request) -> Any:
         with self._service.call(method, message, seconds, self._metadata(request)) as call:
@@ -262,7 +264,7 @@ class Streamed(Response):
         messages = self._message
         if messages is None:
             most = gateway.options.bounds.max_body_bytes
-            messages = requests = Requests(receive, self._method, most)
+            messages = requests = Requests(receive, self._method, most, gateway.pending)
         with gateway.streaming(self._method, messages, self._seconds, self._given) as call:
             watch: Watch | Requests = requests or Watch(receive, call)
             if requests is not None:

@@ -23,6 +23,12 @@ class GatewayBounds:
     max_body_bytes: int = field(
         default=4 << 20, metadata={"help": "bytes of a request, or of one line of a streamed request"}
     )
+    pending_body_bytes: int = field(
+        default=64 << 20,
+        metadata={
+            "help": "bytes of all bodies and lines whose rest has not arrived; more are answered with 503"
+        },
+    )
     requests: int = field(
         default=512, metadata={"help": "requests in progress at once; more are answered with 503"}
     )
@@ -95,6 +101,13 @@ class GatewayOptions:
                 "host",
                 f"{self.host} can be reached from other machines: give --https-certificate and --https-key, "
                 "or --insecure where a proxy or the network protects it",
+            )
+        bounds = self.bounds
+        if bounds.pending_body_bytes < bounds.max_body_bytes:
+            raise InvalidInput(
+                "pending_body_bytes",
+                f"expected at least {bounds.max_body_bytes} (--max-body-bytes), "
+                f"got {bounds.pending_body_bytes}",
             )
         if self.timeout > self.longest_timeout:
             raise InvalidInput(

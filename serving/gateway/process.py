@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._gateway, self._ready = gateway, ready
+        self.gateway, self._ready = gateway, ready
         self._first = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -68,7 +68,7 @@ class Server(uvicorn.Server):
             sys.exit(STARTUP_FAILURE)
         make = partial(
             Protocol,
-            OpenConnections(self._gateway.options.bounds.http_connections),
+            OpenConnections(self.gateway.options.bounds.http_connections),
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
@@ -97,7 +97,7 @@ class Server(uvicorn.Server):
         if not self.should_exit:
             log.info("stopping: %d connections are open", len(self.server_state.connections))
             self._first, self.should_exit = now, True
-            self._gateway.stop()
+            self.gateway.stop()
         elif now - self._first >= IMPATIENT_SECONDS:
             log.warning("stopping at once: a second signal")
             self.force_exit = True

@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.message import Message
 
 from serving.client.asynchronous import final_status
-from serving.gateway.exchange import NDJSON, ClientGone, Receive, Watch, lines
+from serving.gateway.exchange import NDJSON, ClientGone, PendingBytes, Receive, Watch, lines
 from serving.gateway.failures import Failure, failure_of
 from serving.gateway.messages import parse, to_json
 from serving.gateway.upstream import Method
@@ -60,6 +60,7 @@ class Requests:
         receive: of the request.
         method: whose requests they are.
         most: bytes of one line.
+        pending: bytes of all bodies.
 
     Attributes:
         call: that takes them; it is cancelled when the client goes. Set it before it begins.
@@ -70,8 +71,8 @@ class Requests:
 
     call: Any = None
 
-    def __init__(self, receive: Receive, method: Method, most: int) -> None:
-        self._receive, self._method, self._most = receive, method, most
+    def __init__(self, receive: Receive, method: Method, most: int, pending: PendingBytes) -> None:
+        self._receive, self._method, self._most, self._pending = receive, method, most, pending
         self._watch: Watch | None = None
         self.failure: Failure | None = None
 
@@ -79,7 +80,7 @@ class Requests:
         """Each request; after one that cannot be read there are no more."""
         number = 1
         try:
-            async for line in lines(self._receive, self._most):
+            async for line in lines(self._receive, self._most, self._pending):
                 yield parse(line, self._method.request)
                 number += 1
         except Failure as failure:
