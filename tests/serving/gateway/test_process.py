@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from serving.__main__ import main
 from serving.gateway import connections, process
+from serving.gateway.__main__ import main as gateway_main
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
@@ -215,6 +217,32 @@ def test_without_its_libraries_it_says_which_to_install(
     monkeypatch.delattr("serving.gateway.process", raising=False)
     assert run_command() == 1
     assert "the gateway needs fastapi; install it with: pip install .[http]" in capsys.readouterr().err
+
+
+def test_the_unit_starts_what_the_extra_http_installs() -> None:
+    """`[http]` lacks psutil and ONNX Runtime, which `python -m serving` needs for its other commands."""
+    unit = (ROOT / "serving" / "deploy" / "systemd" / "twinspire-gateway.service").read_text()
+    (program,) = re.findall(r"^ExecStart=\S+/python -m (.+) \$TWINSPIRE_GATEWAY$", unit, re.MULTILINE)
+    module, *more = program.split()
+    code = (
+        "import runpy, sys\n"
+        "sys.modules.update(dict.fromkeys(('psutil', 'onnxruntime', 'mlflow', 'prometheus_client')))\n"
+        f"sys.argv[1:] = {[*more, '--https-certificate', 'nope.pem', '--https-key', 'nope.pem']}\n"
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("error: nope.pem, nope.pem: cannot be used: No such file")
+
+
+def test_both_commands_of_the_gateway_have_the_same_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for command, arguments in ((gateway_main, ["--help"]), (main, ["gateway", "--help"])):
+        with pytest.raises(SystemExit):
+            command(arguments)
+        shown.append(set(re.findall(r"^ +(?:-\w, )?(--[\w-]+)", capsys.readouterr().out, re.MULTILINE)))
+    assert shown[0] - {"--version", "--print-completion"} == shown[1]  # of every program
+    assert "--https-certificate" in shown[0]
 
 
 def run_command(*flags: str) -> int:
