@@ -70,7 +70,13 @@ OPERATIONS = (
     Operation("POST", "/v1/items:changes", "items", CATALOGUE["Changes"], example={"after": "0"}),
     Operation("GET", "/v1/info", "service", RETRIEVAL["Info"]),
     Operation("GET", "/v1/health", "service", summary="Whether the service answers.", answer="Health"),
-    Operation("GET", "/v1/gateway", "service", summary="Which services the gateway asks.", answer="Gateway"),
+    Operation(
+        "GET",
+        "/v1/gateway",
+        "service",
+        summary="The gateway's version, and whether it can compare.",
+        answer="Gateway",
+    ),
 )
 
 

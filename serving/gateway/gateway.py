@@ -129,11 +129,8 @@ class Gateway:
                 task.cancel()
 
     async def describe(self, request: Request) -> Response:
-        """What the gateway asks."""
-        options = self.options
-        return answer(
-            encode({"address": options.address, "compare": options.compare_address, "version": __version__})
-        )
+        """The gateway's version, and whether it can compare; where its services are is nobody's business."""
+        return answer(encode({"compare": self.options.compare_address is not None, "version": __version__}))
 
     async def server_stream(self, method: Method, request: Request) -> Response:
         """The responses to one message, as lines."""
@@ -226,7 +223,7 @@ class Gateway:
             if not options.security.encrypted and not is_loopback(host_of(address)):
                 raise Failure(
                     grpc.StatusCode.FAILED_PRECONDITION,
-                    f"the token would go to {address} in the clear; start the gateway with --tls",
+                    "the token would go to another machine in the clear; start the gateway with --tls",
                 )
 
     def _cut(self) -> None:

@@ -40,7 +40,7 @@ OWN: dict[str, Document] = {
         error=_object(code={**TEXT, "enum": sorted(code.name for code in HTTP_STATUS)}, message=TEXT)
     ),
     "Health": _object(status={**TEXT, "enum": ["SERVING", "NOT_SERVING"]}),
-    "Gateway": _object(address=TEXT, compare={"type": ["string", "null"]}, version=TEXT),
+    "Gateway": _object(compare={"type": "boolean"}, version=TEXT),
     "Comparison": _object(
         champion={"$ref": "#/components/schemas/SearchResponse"},
         challenger={"$ref": "#/components/schemas/SearchResponse"},
