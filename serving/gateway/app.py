@@ -76,6 +76,7 @@ OPERATIONS = (
         "service",
         summary="The gateway's version, and whether it can compare.",
         answer="Gateway",
+        has_deadline=False,
     ),
 )
 

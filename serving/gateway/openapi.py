@@ -61,6 +61,7 @@ class Operation:
         answer: name of the schema of its response, if it is none of a method.
         asks: of whose requests its body is, where it calls several methods.
         example: of a body.
+        has_deadline: whether it waits for a service, for no longer than the header `Request-Timeout` says.
     """
 
     verb: str
@@ -71,6 +72,7 @@ class Operation:
     answer: str = ""
     asks: Method | None = None
     example: Document | None = None
+    has_deadline: bool = True
 
     @property
     def text(self) -> str:
@@ -95,7 +97,10 @@ class Operation:
             schema = {"$ref": f"#/components/schemas/{self.answer}"}
         error = {"description": "An error", "content": {JSON: {"schema": OWN_REFERENCE}}}
         found: Document = {
-            "parameters": [TIMEOUT, *([KEY] if body is not None and self.tag == "search" else [])],
+            "parameters": [
+                *([TIMEOUT] if self.has_deadline else []),
+                *([KEY] if body is not None and self.tag == "search" else []),
+            ],
             "responses": {
                 "200": {
                     "description": "A line for each response" if gives == NDJSON else "The response",
