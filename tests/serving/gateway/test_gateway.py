@@ -1,5 +1,6 @@
 """Every RPC as JSON: the same answers as over gRPC, the same errors with the HTTP status of their codes."""
 
+import http.client
 import itertools
 import json
 import select
@@ -277,6 +278,17 @@ def test_a_host_may_be_allowed() -> None:
     assert "other.example" not in only
 
 
+def test_the_address_that_it_listens_on_is_a_name_of_it() -> None:
+    with decided() as (_, address), run_gateway(address, host="127.0.0.2") as running:
+        connection = http.client.HTTPConnection("127.0.0.2", running.port, timeout=30)
+        connection.request("GET", "/v1/gateway")
+        assert read(connection).status == 200
+        connection.close()
+    named = GatewayOptions(host="::1").host_names
+    assert named is not None
+    assert "[::1]" in named
+
+
 def test_bodies_are_bounded() -> None:
     with (
         decided() as (service, address),
@@ -345,6 +357,9 @@ def test_a_client_that_goes_away_cancels_both_calls_of_a_comparison() -> None:
         ({"certificate": Path("a.pem")}, "certificate"),
         ({"timeout": 100.0}, "timeout"),
         ({"security": Security(token="abc")}, "security.token"),
+        ({"allowed_hosts": ("shop.example:8080",)}, "allowed_hosts"),
+        ({"allowed_hosts": ("https://shop.example",)}, "allowed_hosts"),
+        ({"allowed_hosts": ("::1",)}, "allowed_hosts"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], field: str) -> None:

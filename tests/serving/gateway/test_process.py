@@ -193,6 +193,11 @@ def test_it_talks_https(tmp_path: Path) -> None:
         (["--server-name", "a"], 2, "security.server_name: means nothing without TLS"),
         (["--https-certificate", "nope.pem", "--https-key", "nope.pem"], 1, "nope.pem"),
         (["--ca", "nope.pem"], 1, "nope.pem: cannot be read"),
+        (
+            ["--allow-host", "shop.example:80"],
+            2,
+            "expected a name or an address without a scheme or a port, such as search.example.org",
+        ),
         (["--requests", "0"], 2, "expected a whole number from 1"),
     ],
 )
