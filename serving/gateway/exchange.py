@@ -171,7 +171,7 @@ def invalid_size(message: str) -> Failure:
     return Failure(grpc.StatusCode.INVALID_ARGUMENT, message, TOO_LARGE, CLOSE)
 
 
-class Watch:
+class DisconnectWatcher:
     """Cancels a call when the client of its request goes.
 
     Args:

@@ -10,7 +10,7 @@ from serving.gateway.upstream import Method
 
 Document = dict[str, Any]
 
-ABOUT = """The RPCs of Retrieval and Catalogue as JSON: protobuf's own mapping, with the names of the .proto files.
+ABOUT = """The RPCs of Retrieval and Catalogue as JSON: protobuf's own mapping, with the .proto files' names.
 
 64-bit integers are strings, because numbers of JavaScript hold 53 bits; a request may have numbers as well.
 An error's body is `{"error": {"code": ..., "message": ...}}` with the code of gRPC, and its HTTP status is

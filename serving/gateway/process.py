@@ -27,7 +27,7 @@ from serving.gateway.pages import EVERYWHERE
 
 log = logging.getLogger(__name__)
 
-IMPATIENT_SECONDS = 1.0  # a second signal that comes sooner is the same one, sent to the whole process group
+SIGNAL_DEBOUNCE_SECONDS = 1.0  # a second signal that comes sooner is the same one, sent to a whole group
 DRAIN_SECONDS = 0.3  # in which requests that are on their way arrive
 HANDSHAKE_SECONDS = 10.0  # of TLS
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s that proxies usually keep a connection
@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
             log.info("stopping: %d connections are open", len(self.server_state.connections))
             self._first, self.should_exit = now, True
             self.gateway.stop()
-        elif now - self._first >= IMPATIENT_SECONDS:
+        elif now - self._first >= SIGNAL_DEBOUNCE_SECONDS:
             log.warning("stopping at once: a second signal")
             self.force_exit = True
 

@@ -105,7 +105,7 @@ def test_a_second_signal_ends_it_at_once(start: Callable[..., Started]) -> None:
         asking.start()
         service.seen.get(timeout=30)
         running.send_signal(signal.SIGINT)
-        time.sleep(process.IMPATIENT_SECONDS + 0.1)
+        time.sleep(process.SIGNAL_DEBOUNCE_SECONDS + 0.1)
         running.send_signal(signal.SIGINT)
         assert running.wait(30) == 0
         assert running.stderr is not None
