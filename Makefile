@@ -213,6 +213,7 @@ test-serving: ## what asks and what serves, installed by themselves: without tor
 	for _ in $$(seq 300); do [ ! -s port ] || break; sleep .1; done
 	kill $$started
 	wait $$started
+	test -s port
 	echo "the gateway starts as its unit starts it: $$unit"
 	! http/bin/python -c "import onnxruntime" 2>/dev/null || { echo "onnxruntime is here, so this proves nothing" >&2; exit 1; }
 	! serving/bin/python -c "import torch" 2>/dev/null || { echo "torch is here, so this proves nothing" >&2; exit 1; }
