@@ -12,6 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEAD_SECONDS = 10.0  # for the head of a request
 STALL_SECONDS = 120.0  # in which a client must read something of what waits to be sent
 STALL_CHECKS = 8  # in that time
+CLOSE_CHECK_SECONDS = 0.2  # between two looks whether all has been sent
 
 
 class CoalescingTransport:
@@ -31,8 +32,9 @@ class CoalescingTransport:
         self._written = self._read = 0  # bytes
         self._read_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._closer: asyncio.TimerHandle | None = None
         # Uvicorn calls these as they are.
-        self.abort, self.is_closing = transport.abort, transport.is_closing
+        self.abort = transport.abort
         self.get_extra_info = transport.get_extra_info
         self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
 
@@ -47,23 +49,44 @@ class CoalescingTransport:
     def close(self) -> None:
         """Send what was written, and close."""
         self._flush()
-        self._transport.close()
+        if self._closer is not None:
+            return
+        if self.get_extra_info("ssl_object") is None or not self._buffered():
+            self._transport.close()
+            return
+        # asyncio would give up some time after TLS is closed, also where the client still reads.
+        self._transport.pause_reading()
+        self._close_later()
+
+    def is_closing(self) -> bool:
+        """Whether the connection ends, or has ended."""
+        return self._closer is not None or self._transport.is_closing()
 
     def get_write_buffer_size(self) -> int:
         """Bytes that wait to be sent."""
-        return self._transport.get_write_buffer_size() + sum(map(len, self._parts))
+        return self._buffered() + sum(map(len, self._parts))
 
     def stop(self) -> None:
         """Watch the client no more; the connection has ended."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for each in (self._timer, self._closer):
+            if each is not None:
+                each.cancel()
+
+    def _close_later(self) -> None:
+        self._closer = self._loop.call_later(CLOSE_CHECK_SECONDS, self._close_if_sent)
+
+    def _close_if_sent(self) -> None:
+        if self._buffered():
+            self._close_later()
+        else:
+            self._transport.close()
 
     def _flush(self) -> None:
         if self._parts:
             data, self._parts = b"".join(self._parts), []
             self._written += len(data)
             self._transport.write(data)
-            if self._timer is None and self._transport.get_write_buffer_size():
+            if self._timer is None and self._buffered():
                 self._read, self._read_at = self._bytes_read(), self._loop.time()
                 self._check_later()
 
@@ -72,7 +95,7 @@ class CoalescingTransport:
 
     def _check(self) -> None:
         self._timer = None
-        if not self._transport.get_write_buffer_size():
+        if not self._buffered():
             return
         read, now = self._bytes_read(), self._loop.time()
         if read > self._read:
@@ -84,7 +107,13 @@ class CoalescingTransport:
 
     def _bytes_read(self) -> int:
         """Of what was written, the bytes that the client's machine has confirmed; with TLS about as many."""
-        return self._written - self._transport.get_write_buffer_size() - self._in_kernel()
+        return self._written - self._buffered() - self._in_kernel()
+
+    def _buffered(self) -> int:
+        """Bytes that wait in this process; asyncio's transport of TLS leaves out what it has encrypted."""
+        found: int = self._transport.get_write_buffer_size()
+        inner = getattr(getattr(self._transport, "_ssl_protocol", None), "_transport", None)
+        return found if inner is None else found + inner.get_write_buffer_size()
 
     def _in_kernel(self) -> int:
         connection = self.get_extra_info("socket")

@@ -138,7 +138,7 @@ class Gateway:
                 task.cancel()
 
     async def describe(self, request: Request) -> Response:
-        """The gateway's version, and whether it can compare; where its services are is nobody's business."""
+        """The gateway's version, and whether it can compare; clients are not told where its services are."""
         return answer(encode({"compare": self.options.compare_address is not None, "version": __version__}))
 
     async def server_stream(self, method: Method, request: Request) -> Response:

@@ -3,10 +3,12 @@
 import http.client
 import json
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,27 +100,45 @@ LARGE = "a" * 1_000_000  # more than the buffers below hold
 
 
 @contextmanager
-def asked_for_much(running: RunningGateway) -> Iterator[socket.socket]:
+def asked_for_much(running: RunningGateway, tls: ssl.SSLContext | None = None) -> Iterator[socket.socket]:
     """A connection whose answer is `LARGE`, with small buffers on both sides."""
     running.server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 << 10)
     body = json.dumps({"query": {"text": LARGE}})
     head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)
-        connection.settimeout(30)
-        connection.connect(("127.0.0.1", running.port))
+    with socket.socket() as plain, ExitStack() as stack:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)
+        plain.settimeout(30)
+        plain.connect(("127.0.0.1", running.port))
+        connection = plain
+        if tls is not None:
+            connection = stack.enter_context(tls.wrap_socket(plain, server_hostname="localhost"))
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         wait_until(lambda: running.server.server_state.total_requests == 1)
         yield connection
 
 
-def test_a_client_that_reads_slowly_is_sent_all(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_client_that_reads_slowly_is_sent_all(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It takes longer than a connection is kept between two requests, and than one may stall."""
     monkeypatch.setattr(process, "KEEP_ALIVE_SECONDS", 1)
-    monkeypatch.setattr(connections, "STALL_SECONDS", 3.0)
-    with decided() as (_, address), run_gateway(address) as running, asked_for_much(running) as connection:
+    monkeypatch.setattr(connections, "STALL_SECONDS", 2.5)
+    monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 2.5)
+    options: dict[str, Any] = {}
+    context = None
+    if scheme == "https":
+        authority = Authority()
+        certificate, key = authority.server().write(tmp_path)
+        options = {"certificate": certificate, "key": key}
+        context = ssl.create_default_context(cadata=authority.certificate.decode())
+    with (
+        decided() as (_, address),
+        run_gateway(address, **options) as running,
+        asked_for_much(running, context) as connection,
+    ):
         got = bytearray()
-        until = time.monotonic() + 4.0
+        until = time.monotonic() + 5.0
         while time.monotonic() < until:
             got += connection.recv(10_000)
             time.sleep(0.1)
