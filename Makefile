@@ -208,6 +208,13 @@ test-serving: ## what asks and what serves, installed by themselves: without tor
 	client/bin/python -c "import serving.client; print('and the client runs with that')"
 	http/bin/python -c "import serving.gateway.process; print('the gateway runs without the service')"
 	http/bin/twinspire-gateway --help >/dev/null
+	unit="$$(sed -n 's|^ExecStart=/opt/twinspire/bin/\(.*\) $$TWINSPIRE_GATEWAY$$|\1|p' $(CURDIR)/serving/deploy/systemd/twinspire-gateway.service)"
+	http/bin/$$unit --port 0 --port-file port >/dev/null & started=$$!
+	for _ in $$(seq 300); do [ ! -s port ] || break; sleep .1; done
+	kill $$started
+	wait $$started
+	test -s port
+	echo "the gateway starts as its unit starts it: $$unit"
 	! http/bin/python -c "import onnxruntime" 2>/dev/null || { echo "onnxruntime is here, so this proves nothing" >&2; exit 1; }
 	! serving/bin/python -c "import torch" 2>/dev/null || { echo "torch is here, so this proves nothing" >&2; exit 1; }
 	serving/bin/python -c "import serving.server, serving.client; print('serving runs without torch')"

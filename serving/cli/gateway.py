@@ -61,7 +61,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a name by which clients may call it (localhost; any, if --host is no loopback); repeatable",
+        help="a name without a port by which clients may call it, beside --host and localhost "
+        "(any, if --host is no loopback); repeatable",
     )
     access.add_argument(
         "--https-certificate", type=Path, metavar="PEM", help="the gateway's own certificates"

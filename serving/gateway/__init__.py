@@ -1,4 +1,4 @@
-"""The service as HTTP and JSON: every RPC for browsers and curl, a page of its OpenAPI, and the playground.
+"""The service as HTTP and JSON: Retrieval and Catalogue for browsers and curl, OpenAPI, and the playground.
 
     python -m serving gateway --address 127.0.0.1:50051 --port 8080
 

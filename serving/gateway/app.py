@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 RETRY = {"retry-after": "1"}
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-SHOES: dict[str, Any] = {"query": {"text": "red shoes"}, "k": 5}
+SEARCH_EXAMPLE: dict[str, Any] = {"query": {"text": "red shoes"}, "k": 5}
 OPERATIONS = (
-    Operation("POST", "/v1/search", "search", RETRIEVAL["Search"], example=SHOES),
+    Operation("POST", "/v1/search", "search", RETRIEVAL["Search"], example=SEARCH_EXAMPLE),
     Operation(
         "POST",
         "/v1/search:batch",
@@ -36,7 +36,7 @@ OPERATIONS = (
         RETRIEVAL["SearchBatch"],
         example={"queries": [{"text": "red shoes"}, {"history": ["17", "4"]}], "k": 5},
     ),
-    Operation("POST", "/v1/search:stream", "search", RETRIEVAL["SearchStream"], example=SHOES),
+    Operation("POST", "/v1/search:stream", "search", RETRIEVAL["SearchStream"], example=SEARCH_EXAMPLE),
     Operation(
         "POST", "/v1/encode", "search", RETRIEVAL["Encode"], example={"queries": [{"text": "red shoes"}]}
     ),
@@ -47,7 +47,7 @@ OPERATIONS = (
         summary="The answers of two services, `--address` and `--compare-address`, to one search.",
         answer="Comparison",
         asks=RETRIEVAL["Search"],
-        example=SHOES,
+        example=SEARCH_EXAMPLE,
     ),
     Operation(
         "POST",
@@ -70,11 +70,18 @@ OPERATIONS = (
     Operation("POST", "/v1/items:changes", "items", CATALOGUE["Changes"], example={"after": "0"}),
     Operation("GET", "/v1/info", "service", RETRIEVAL["Info"]),
     Operation("GET", "/v1/health", "service", summary="Whether the service answers.", answer="Health"),
-    Operation("GET", "/v1/gateway", "service", summary="Which services the gateway asks.", answer="Gateway"),
+    Operation(
+        "GET",
+        "/v1/gateway",
+        "service",
+        summary="The gateway's version, and whether it can compare.",
+        answer="Gateway",
+        has_deadline=False,
+    ),
 )
 
 
-class Door:
+class RequestGuard:
     """What holds for every request: it names this host, and there is room for it.
 
     Args:
@@ -82,13 +89,13 @@ class Door:
         gateway: behind it.
 
     Attributes:
-        open: requests in progress.
+        in_progress: number of requests.
     """
 
     def __init__(self, app: Any, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
         self._names, self._most = gateway.options.host_names, gateway.options.bounds.requests
-        self.open = 0
+        self.in_progress = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
@@ -102,7 +109,7 @@ class Door:
                 scope, receive, send
             )
             return
-        if self.open >= self._most:
+        if self.in_progress >= self._most:
             full = Failure(
                 grpc.StatusCode.UNAVAILABLE,
                 f"the gateway has {self._most} requests in progress",
@@ -110,14 +117,16 @@ class Door:
             )
             await failed(full)(scope, receive, send)
             return
-        self.open += 1
+        self.in_progress += 1
         try:
-            await self._app(scope, receive, _last(send) if self._gateway.stops else send)
+            await self._app(
+                scope, receive, _with_connection_close(send) if self._gateway.is_stopping else send
+            )
         finally:
-            self.open -= 1
+            self.in_progress -= 1
 
 
-def application(options: GatewayOptions) -> tuple[Door, Gateway]:
+def application(options: GatewayOptions) -> tuple[RequestGuard, Gateway]:
     """The application, and the gateway behind it."""
     gateway = Gateway(options)
 
@@ -133,10 +142,10 @@ def application(options: GatewayOptions) -> tuple[Door, Gateway]:
     for path, page in {**read_pages(HERE / "playground", "/"), **read_pages(HERE / "docs", "/docs")}.items():
         app.router.routes.append(Route(path, page.answer, methods=["GET"]))
     app.add_exception_handler(Failure, _failed)
-    app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(ClientGone, _client_disconnected)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _unexpected)
-    return Door(app, gateway), gateway
+    return RequestGuard(app, gateway), gateway
 
 
 def _add_calls(app: FastAPI, gateway: Gateway) -> None:
@@ -160,7 +169,7 @@ def _endpoint(gateway: Gateway, operation: Operation) -> Endpoint:
     method = operation.method
     assert method is not None
     if method.descriptor.client_streaming:
-        return partial(gateway.both_streams, method)
+        return partial(gateway.bidirectional_stream, method)
     if method.descriptor.server_streaming:
         return partial(gateway.server_stream, method)
     return partial(gateway.unary if operation.verb == "POST" else gateway.info, method)
@@ -191,7 +200,7 @@ async def _failed(request: Request, failure: Any) -> Response:
     return failed(failure)
 
 
-async def _gone(request: Request, error: Exception) -> Response:
+async def _client_disconnected(request: Request, error: Exception) -> Response:
     return failed(Failure(grpc.StatusCode.CANCELLED, "the client has gone"))
 
 
@@ -217,7 +226,7 @@ async def _refused(request: Request, error: Any) -> Response:
     return failed(failure)
 
 
-def _last(send: Any) -> Any:
+def _with_connection_close(send: Any) -> Any:
     """Sends a response that tells its client that the connection ends with it."""
 
     async def sending(message: Any) -> None:

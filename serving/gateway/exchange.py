@@ -1,8 +1,9 @@
 """One HTTP request: its body and headers within their bounds, and whether its client is still there."""
 
 import asyncio
+import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
 import grpc
@@ -55,16 +56,47 @@ def check_type(request: Request, *types: str) -> None:
         raise invalid(f"Content-Type: expected {' or '.join(types)}, got {given[:100] or 'none'}", WRONG_TYPE)
 
 
-async def body(request: Request, most: int, seconds: float) -> bytes | bytearray:
+class PendingBytes:
+    """The bytes of all bodies that have begun to arrive and have not ended.
+
+    Args:
+        most: bytes at once.
+
+    Attributes:
+        held: bytes now.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self.held = most, 0
+
+    @contextlib.contextmanager
+    def hold(self, count: int) -> Iterator[None]:
+        """Count bytes of a body while the rest is waited for.
+
+        Raises:
+            Failure: there is no room for them.
+        """
+        if count and self.held + count > self._most:
+            full = f"the gateway waits for the rest of bodies of {self._most} bytes (--pending-body-bytes)"
+            raise Failure(grpc.StatusCode.UNAVAILABLE, full, headers=CLOSE | {"retry-after": "1"})
+        self.held += count
+        try:
+            yield
+        finally:
+            self.held -= count
+
+
+async def body(request: Request, most: int, seconds: float, pending: PendingBytes) -> bytes | bytearray:
     """The body of a request.
 
     Args:
         request: whose body has not been read.
         most: bytes.
         seconds: that it may take to arrive.
+        pending: bytes of all bodies.
 
     Raises:
-        Failure: it is too large, or takes too long.
+        Failure: it is too large, takes too long, or there is no room for it.
         ClientGone: it does not come.
     """
     length = request.headers.get("content-length", "")
@@ -81,43 +113,52 @@ async def body(request: Request, most: int, seconds: float) -> bytes | bytearray
     while message.get("more_body", False):
         if len(whole) > most:
             raise too_large(most)
-        message = await _received(request.receive, until - asyncio.get_running_loop().time())
+        with pending.hold(len(whole)):
+            message = await _received(request.receive, until - asyncio.get_running_loop().time())
         whole += message.get("body", b"")
     if len(whole) > most:
         raise too_large(most)
     return whole
 
 
-async def lines(receive: Receive, most: int) -> AsyncIterator[bytes]:
+async def lines(receive: Receive, most: int, pending: PendingBytes) -> AsyncIterator[bytes]:
     """The lines of a body that goes on for as long as the client wants; empty ones are skipped.
 
-    No more is read than the caller asks for, so that a client cannot send faster than it is answered.
+    No more is read than the caller asks for, so that a client cannot send faster than it is answered. Each
+    byte is looked at once, however many parts a line comes in.
 
     Args:
         receive: of the request.
         most: bytes of one line.
+        pending: bytes of all bodies.
 
     Raises:
-        Failure: a line is too long.
+        Failure: a line is too long, or there is no room for it.
         ClientGone: the client has gone.
     """
-    rest = bytearray()
+    line = bytearray()
     more = True
     while more:
-        message = await receive()
+        with pending.hold(len(line)):
+            message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        rest += message.get("body", b"")
+        part: bytes = message.get("body", b"")
         more = message.get("more_body", False)
-        *whole, last = rest.split(b"\n")
-        rest = bytearray(last)
-        for line in whole if more else (*whole, last):
+        begin = 0
+        while (end := part.find(b"\n", begin)) >= 0:
+            line += part[begin:end]
+            begin = end + 1
             if len(line) > most:
                 raise too_large(most, "line")
             if line.strip():
                 yield bytes(line)
-        if len(rest) > most:
+            line.clear()
+        line += part[begin:]
+        if len(line) > most:
             raise too_large(most, "line")
+    if line.strip():
+        yield bytes(line)
 
 
 def too_large(most: int, what: str = "body") -> Failure:
@@ -130,7 +171,7 @@ def invalid_size(message: str) -> Failure:
     return Failure(grpc.StatusCode.INVALID_ARGUMENT, message, TOO_LARGE, CLOSE)
 
 
-class Watch:
+class DisconnectWatcher:
     """Cancels a call when the client of its request goes.
 
     Args:

@@ -1,13 +1,19 @@
 """gRPC status to HTTP: the status code, the JSON body, and when to come back."""
 
 import json
+import logging
 import math
+import re
+import time
 from typing import Any
 
 import grpc
 
 from serving.transport.status import NO_RETRY, PUSHBACK
 from serving.transport.status import TOO_LARGE as TOO_LARGE_TEXT
+
+log = logging.getLogger(__name__)
+_last_log = [-math.inf]
 
 # As grpc-gateway maps them (runtime/errors.go, HTTPStatusFromCode).
 HTTP_STATUS: dict[grpc.StatusCode, int] = {
@@ -29,6 +35,18 @@ HTTP_STATUS: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DATA_LOSS: 500,
 }
+UNREACHABLE = "the service cannot be reached; the gateway's log says why"
+OF_CONNECTIONS = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+)
+ADDRESS = re.compile(
+    r"failed to connect|errors resolving|resolution failed|\b(?:ipv[46]|unix|unix-abstract|dns|vsock|xds):",
+    re.IGNORECASE,
+)
 TOO_LARGE, WRONG_TYPE, NOT_ALLOWED, TOO_SLOW, MISDIRECTED = 413, 415, 405, 408, 421
 
 
@@ -75,6 +93,8 @@ def invalid(message: str, http: int | None = None) -> Failure:
 def failure_of(error: Any, prefix: str = "") -> Failure:
     """A failed call of gRPC.
 
+    What gRPC itself says of a connection has the address of the service, so it goes to the log alone.
+
     Args:
         error: a `grpc.aio.AioRpcError`.
         prefix: of the message, such as the service that failed.
@@ -82,11 +102,22 @@ def failure_of(error: Any, prefix: str = "") -> Failure:
     code, text = error.code(), error.details() or error.code().name
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE_TEXT in text:
         return Failure(code, f"{prefix}{text}", TOO_LARGE)
+    if code in OF_CONNECTIONS and ADDRESS.search(text):
+        _log_connection(f"{prefix}{text}")
+        return Failure(code, f"{prefix}{UNREACHABLE}")
     headers = {}
     seconds = retry_after(error.trailing_metadata())
     if seconds is not None:
         headers["retry-after"] = str(seconds)
     return Failure(code, f"{prefix}{text}", headers=headers)
+
+
+def _log_connection(text: str) -> None:
+    """Log why a service cannot be reached; at most once a second, for clients could fill the log."""
+    now = time.monotonic()
+    if now - _last_log[0] >= 1:
+        _last_log[0] = now
+        log.warning("%s", text)
 
 
 def retry_after(trailers: Any) -> int | None:

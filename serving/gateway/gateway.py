@@ -12,16 +12,25 @@ from starlette.responses import Response
 
 from protos import __version__, catalogue_pb2, retrieval_pb2
 from serving.address import host_of, is_loopback
-from serving.gateway.exchange import JSON, NDJSON, ClientGone, Watch, body, check_type, deadline
+from serving.gateway.exchange import (
+    JSON,
+    NDJSON,
+    ClientGone,
+    DisconnectWatcher,
+    PendingBytes,
+    body,
+    check_type,
+    deadline,
+)
 from serving.gateway.failures import Failure, failure_of
 from serving.gateway.messages import document, encode, parse, to_json
 from serving.gateway.options import GatewayOptions
-from serving.gateway.streams import Lines, Requests, relay
+from serving.gateway.streams import NdjsonRequests, NdjsonWriter, relay
 from serving.gateway.upstream import Metadata, Method, Upstream
 
 # HTTP headers that become metadata of the call.
 FORWARDED = ("authorization", "x-request-key", "traceparent", "tracestate")
-LAST_WORDS_SECONDS = 0.5  # of the grace, to tell streams that the gateway stops
+CANCEL_BEFORE_GRACE_END_SECONDS = 0.5  # of the grace, to tell streams that the gateway stops
 
 
 def methods(service: ServiceDescriptor) -> dict[str, Method]:
@@ -41,7 +50,8 @@ class Gateway:
         options: of the gateway.
 
     Attributes:
-        stops: whether it stops.
+        is_stopping: whether it stops.
+        pending: bytes of all bodies that have not ended.
     """
 
     def __init__(self, options: GatewayOptions) -> None:
@@ -49,7 +59,8 @@ class Gateway:
         self._champion: Upstream | None = None
         self._challenger: Upstream | None = None
         self._following: set[Any] = set()  # calls that end only when their clients go
-        self.stops = False
+        self.pending = PendingBytes(options.bounds.pending_body_bytes)
+        self.is_stopping = False
 
     async def open(self) -> None:
         """Make the connections, which connect when they are first used.
@@ -70,11 +81,11 @@ class Gateway:
 
     def stop(self) -> None:
         """End what would not end by itself, and all else shortly before the grace is over."""
-        self.stops = True
+        self.is_stopping = True
         for call in list(self._following):
             call.cancel()
         loop = asyncio.get_running_loop()
-        loop.call_later(max(0.0, self.options.grace - LAST_WORDS_SECONDS), self._cut)
+        loop.call_later(max(0.0, self.options.grace - CANCEL_BEFORE_GRACE_END_SECONDS), self._cancel_all)
 
     async def unary(self, method: Method, request: Request) -> Response:
         """The response to one message."""
@@ -92,7 +103,7 @@ class Gateway:
             serves = await self._service.serves(self._seconds(request), self._metadata(request))
         except grpc.RpcError as error:
             raise failure_of(error) from None
-        if serves and not self.stops:
+        if serves and not self.is_stopping:
             return answer(encode({"status": "SERVING"}))
         return answer(encode({"status": "NOT_SERVING"}), 503)
 
@@ -116,7 +127,7 @@ class Gateway:
         asked = {"champion": self._service, "challenger": challenger}
         tasks = [asyncio.create_task(ask(name, service)) for name, service in asked.items()]
         both = asyncio.gather(*tasks)
-        watch = Watch(request.receive, both)
+        watch = DisconnectWatcher(request.receive, both)
         try:
             return answer(encode(dict(zip(asked, await both, strict=True))))
         except asyncio.CancelledError:
@@ -127,25 +138,21 @@ class Gateway:
                 task.cancel()
 
     async def describe(self, request: Request) -> Response:
-        """What the gateway asks."""
-        options = self.options
-        return answer(
-            encode({"address": options.address, "compare": options.compare_address, "version": __version__})
-        )
+        """The gateway's version, and whether it can compare; clients are not told where its services are."""
+        return answer(encode({"compare": self.options.compare_address is not None, "version": __version__}))
 
     async def server_stream(self, method: Method, request: Request) -> Response:
         """The responses to one message, as lines."""
         check_type(request, JSON)
         seconds = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
-        content = await body(request, self.options.bounds.max_body_bytes, self.options.timeout)
-        message = parse(content, method.request)
-        return Streamed(self, method, message, seconds, self._metadata(request))
+        message = parse(await self._body(request, self.options.timeout), method.request)
+        return StreamResponse(self, method, message, seconds, self._metadata(request))
 
-    async def both_streams(self, method: Method, request: Request) -> Response:
+    async def bidirectional_stream(self, method: Method, request: Request) -> Response:
         """The responses to the messages of a body's lines, as lines."""
         check_type(request, NDJSON, JSON)
         seconds = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
-        return Streamed(self, method, None, seconds, self._metadata(request))
+        return StreamResponse(self, method, None, seconds, self._metadata(request))
 
     @contextlib.contextmanager
     def streaming(self, method: Method, messages: Any, seconds: float, metadata: Metadata) -> Iterator[Any]:
@@ -167,7 +174,7 @@ class Gateway:
         task = asyncio.current_task()
         if is_gone:
             return ClientGone()
-        if self.stops and not (task is not None and task.cancelling()):
+        if self.is_stopping and not (task is not None and task.cancelling()):
             return Failure(grpc.StatusCode.UNAVAILABLE, "the gateway stops", headers={"retry-after": "1"})
         return asyncio.CancelledError()
 
@@ -180,13 +187,14 @@ class Gateway:
         """The seconds that are left for a request, and its message."""
         check_type(request, JSON)
         seconds = self._seconds(request)
-        return seconds, parse(
-            await body(request, self.options.bounds.max_body_bytes, seconds), method.request
-        )
+        return seconds, parse(await self._body(request, seconds), method.request)
+
+    async def _body(self, request: Request, seconds: float) -> bytes | bytearray:
+        return await body(request, self.options.bounds.max_body_bytes, seconds, self.pending)
 
     async def _call(self, method: Method, message: Any, seconds: float, request: Request) -> Any:
         with self._service.call(method, message, seconds, self._metadata(request)) as call:
-            watch = Watch(request.receive, call)
+            watch = DisconnectWatcher(request.receive, call)
             try:
                 return await call
             except asyncio.CancelledError:
@@ -224,16 +232,16 @@ class Gateway:
             if not options.security.encrypted and not is_loopback(host_of(address)):
                 raise Failure(
                     grpc.StatusCode.FAILED_PRECONDITION,
-                    f"the token would go to {address} in the clear; start the gateway with --tls",
+                    "the token would go to another machine in the clear; start the gateway with --tls",
                 )
 
-    def _cut(self) -> None:
+    def _cancel_all(self) -> None:
         for each in (self._champion, self._challenger):
             if each is not None:
                 each.cancel()
 
 
-class Streamed(Response):
+class StreamResponse(Response):
     """The lines of a stream; a failure after the first of them is the last line."""
 
     def __init__(
@@ -245,7 +253,7 @@ class Streamed(Response):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer."""
-        lines = Lines(send)
+        lines = NdjsonWriter(send)
         try:
             await self._relay(receive, lines)
         except Failure as failure:
@@ -257,14 +265,14 @@ class Streamed(Response):
             return
         await lines.end()
 
-    async def _relay(self, receive: Any, out: Lines) -> None:
+    async def _relay(self, receive: Any, out: NdjsonWriter) -> None:
         gateway, requests = self._gateway, None
         messages = self._message
         if messages is None:
             most = gateway.options.bounds.max_body_bytes
-            messages = requests = Requests(receive, self._method, most)
+            messages = requests = NdjsonRequests(receive, self._method, most, gateway.pending)
         with gateway.streaming(self._method, messages, self._seconds, self._given) as call:
-            watch: Watch | Requests = requests or Watch(receive, call)
+            watch: DisconnectWatcher | NdjsonRequests = requests or DisconnectWatcher(receive, call)
             if requests is not None:
                 requests.call = call
             try:

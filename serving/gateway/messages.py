@@ -31,7 +31,7 @@ LONG = (
     FieldDescriptor.TYPE_SFIXED64,
 )  # strings in JSON, because JavaScript's numbers hold 53 bits
 FAILED, PLACE = re.compile(r"Failed to parse (\w+) field: "), re.compile(r" at \w+Request[\w.\[\]]*$")
-DEEPEST = 100  # messages inside each other, as in protobuf's own reader
+MAX_DEPTH = 100  # messages inside each other, as in protobuf's own reader
 JSON_TYPES = {
     type(None): "null",
     list: "a list",
@@ -97,7 +97,7 @@ def check_fields(given: Any, descriptor: Any, path: str = "", depth: int = 0) ->
         return
     if not isinstance(given, dict):
         raise invalid(f"{path or 'body'}: expected a JSON object, got {_kind(given)}")
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise invalid(f"{path[:100]}…: nested too deeply")
     for name, value in given.items():
         field = _fields(descriptor).get(name)
@@ -123,9 +123,11 @@ def _decode(content: bytes | bytearray) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice[:100]!r} is given twice")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"{name[:100]!r} is given twice")
+            seen.add(name)
     return found
 
 

@@ -10,7 +10,7 @@ from serving.gateway.upstream import Method
 
 Document = dict[str, Any]
 
-ABOUT = """The service's RPCs as JSON: protobuf's own mapping, with the names of the .proto files.
+ABOUT = """The RPCs of Retrieval and Catalogue as JSON: protobuf's own mapping, with the .proto files' names.
 
 64-bit integers are strings, because numbers of JavaScript hold 53 bits; a request may have numbers as well.
 An error's body is `{"error": {"code": ..., "message": ...}}` with the code of gRPC, and its HTTP status is
@@ -40,7 +40,7 @@ OWN: dict[str, Document] = {
         error=_object(code={**TEXT, "enum": sorted(code.name for code in HTTP_STATUS)}, message=TEXT)
     ),
     "Health": _object(status={**TEXT, "enum": ["SERVING", "NOT_SERVING"]}),
-    "Gateway": _object(address=TEXT, compare={"type": ["string", "null"]}, version=TEXT),
+    "Gateway": _object(compare={"type": "boolean"}, version=TEXT),
     "Comparison": _object(
         champion={"$ref": "#/components/schemas/SearchResponse"},
         challenger={"$ref": "#/components/schemas/SearchResponse"},
@@ -61,6 +61,7 @@ class Operation:
         answer: name of the schema of its response, if it is none of a method.
         asks: of whose requests its body is, where it calls several methods.
         example: of a body.
+        has_deadline: whether it waits for a service, for no longer than the header `Request-Timeout` says.
     """
 
     verb: str
@@ -71,6 +72,7 @@ class Operation:
     answer: str = ""
     asks: Method | None = None
     example: Document | None = None
+    has_deadline: bool = True
 
     @property
     def text(self) -> str:
@@ -95,7 +97,10 @@ class Operation:
             schema = {"$ref": f"#/components/schemas/{self.answer}"}
         error = {"description": "An error", "content": {JSON: {"schema": OWN_REFERENCE}}}
         found: Document = {
-            "parameters": [TIMEOUT, *([KEY] if body is not None and self.tag == "search" else [])],
+            "parameters": [
+                *([TIMEOUT] if self.has_deadline else []),
+                *([KEY] if body is not None and self.tag == "search" else []),
+            ],
             "responses": {
                 "200": {
                     "description": "A line for each response" if gives == NDJSON else "The response",

@@ -1,5 +1,6 @@
 """What the gateway listens on, which services it asks, and its bounds; each field is a flag."""
 
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from protos.errors import DataError, InvalidInput
 from serving.address import is_loopback
 from serving.client.security import Security
 
+HOST_NAME = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -23,11 +25,20 @@ class GatewayBounds:
     max_body_bytes: int = field(
         default=4 << 20, metadata={"help": "bytes of a request, or of one line of a streamed request"}
     )
+    pending_body_bytes: int = field(
+        default=64 << 20,
+        metadata={
+            "help": "bytes of all bodies and lines whose rest has not arrived; more are answered with 503"
+        },
+    )
     requests: int = field(
         default=512, metadata={"help": "requests in progress at once; more are answered with 503"}
     )
     http_connections: int = field(
-        default=1024, metadata={"help": "HTTP connections open at once; more are answered with 503"}
+        default=1024,
+        metadata={
+            "help": "HTTP connections open at once; a new one takes the place of an idle one, or is closed"
+        },
     )
     connections: int = field(
         default=8,
@@ -56,8 +67,8 @@ class GatewayOptions:
         longest_timeout: seconds that a `Request-Timeout` may name.
         stream_timeout: seconds of a stream; a `Request-Timeout` may name fewer.
         grace: seconds for requests in progress to finish when the gateway stops.
-        allowed_hosts: names by which clients may call the gateway (`Host`); without any, those of loopback if
-            it listens there, and every name otherwise.
+        allowed_hosts: names by which clients may call the gateway (`Host`), without ports, beside `host` and
+            those of loopback; without any, every name if it does not listen on loopback.
         certificate: of the gateway itself, PEM; with it the gateway talks HTTPS.
         key: of that certificate.
         insecure: listen beyond this machine without HTTPS.
@@ -93,6 +104,20 @@ class GatewayOptions:
                 f"{self.host} can be reached from other machines: give --https-certificate and --https-key, "
                 "or --insecure where a proxy or the network protects it",
             )
+        for name in self.allowed_hosts:
+            if not HOST_NAME.fullmatch(name):
+                raise InvalidInput(
+                    "allowed_hosts",
+                    f"expected a name or an address without a scheme or a port, such as search.example.org "
+                    f"or [::1] (--allow-host), got {name!r}",
+                )
+        bounds = self.bounds
+        if bounds.pending_body_bytes < bounds.max_body_bytes:
+            raise InvalidInput(
+                "pending_body_bytes",
+                f"expected at least {bounds.max_body_bytes} (--max-body-bytes), "
+                f"got {bounds.pending_body_bytes}",
+            )
         if self.timeout > self.longest_timeout:
             raise InvalidInput(
                 "timeout",
@@ -102,9 +127,10 @@ class GatewayOptions:
     @property
     def host_names(self) -> frozenset[str] | None:
         """The names that a `Host` header may have, without a port; None for any."""
-        if self.allowed_hosts:
-            return frozenset(name.lower() for name in (*self.allowed_hosts, *LOOPBACK_NAMES))
-        return frozenset(LOOPBACK_NAMES) if is_loopback(self.host) else None
+        if not (self.allowed_hosts or is_loopback(self.host)):
+            return None
+        own = f"[{self.host}]" if ":" in self.host else self.host
+        return frozenset(name.lower() for name in (*self.allowed_hosts, own, *LOOPBACK_NAMES))
 
     def tls(self) -> ssl.SSLContext | None:
         """What HTTPS needs; None for HTTP.

@@ -5,29 +5,31 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.config import STARTUP_FAILURE
 
 from protos.errors import Unavailable
 from serving.address import join
 from serving.client import protocol
 from serving.gateway.app import application
+from serving.gateway.connections import OpenConnections, Protocol
 from serving.gateway.gateway import Gateway
 from serving.gateway.options import GatewayOptions
 from serving.gateway.pages import EVERYWHERE
 
 log = logging.getLogger(__name__)
 
-IMPATIENT_SECONDS = 1.0  # a second signal that comes sooner is the same one, sent to the whole process group
+SIGNAL_DEBOUNCE_SECONDS = 1.0  # a second signal that comes sooner is the same one, sent to a whole group
 DRAIN_SECONDS = 0.3  # in which requests that are on their way arrive
-HEAD_SECONDS = 10.0  # for the head of a request
-STALL_SECONDS = 120.0  # for a client to read what waits to be sent
+HANDSHAKE_SECONDS = 10.0  # of TLS
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s that proxies usually keep a connection
 HEAD_BYTES = 16 << 10  # of a request, all its headers
 BACKLOG = 2048
@@ -42,99 +44,6 @@ class Listening:
     port: int
 
 
-class JoinedWrites:
-    """A transport that sends what is written at once together: the head and the body of an answer.
-
-    Uvicorn writes them one by one, and each would be a packet and wake the client.
-
-    Args:
-        transport: of the connection.
-        loop: of the connection.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
-        self._parts: list[bytes] = []
-        # Uvicorn calls these as they are.
-        self.abort, self.is_closing = transport.abort, transport.is_closing
-        self.get_extra_info = transport.get_extra_info
-        self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
-
-    def write(self, data: bytes) -> None:
-        """Send bytes soon."""
-        if not data:
-            return
-        if not self._parts:
-            self._loop.call_soon(self._flush)
-        self._parts.append(data)
-
-    def close(self) -> None:
-        """Send what was written, and close."""
-        self._flush()
-        self._transport.close()
-
-    def get_write_buffer_size(self) -> int:
-        """Bytes that wait to be sent."""
-        return self._transport.get_write_buffer_size() + sum(map(len, self._parts))
-
-    def _flush(self) -> None:
-        if self._parts:
-            data, self._parts = b"".join(self._parts), []
-            self._transport.write(data)
-
-
-class Protocol(H11Protocol):
-    """Uvicorn's connection, which a client cannot keep for nothing.
-
-    It is closed where the head of a request does not arrive in time, and aborted where an answer is not read.
-    """
-
-    _head_timer: asyncio.TimerHandle | None = None
-    _stall_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the head of the first request."""
-        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
-        self._expect_head()
-
-    def data_received(self, data: bytes) -> None:
-        """Read, and wait for the rest of a head that is not complete."""
-        super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
-            self._expect_head()
-        elif self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
-        super().connection_lost(exc)
-        for timer in (self._head_timer, self._stall_timer):
-            if timer is not None:
-                timer.cancel()
-
-    def pause_writing(self) -> None:
-        """Wait for the client to read."""
-        super().pause_writing()
-        self._stall_timer = self.loop.call_later(STALL_SECONDS, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """Go on."""
-        super().resume_writing()
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close the connection between two requests, also where the last answer has not been read."""
-        super().timeout_keep_alive_handler()
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
-
-    def _expect_head(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
-
-
 class Server(uvicorn.Server):
     """Uvicorn's server, which ends by itself instead of by the signal that stopped it.
 
@@ -146,12 +55,31 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._gateway, self._ready = gateway, ready
+        self.gateway, self._ready = gateway, ready
         self._first = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer requests from now on."""
-        await super().startup(sockets)
+        """Answer requests from now on.
+
+        As uvicorn's own, which cannot bound the time of a handshake, nor tell connections of each other.
+        """
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        make = partial(
+            Protocol,
+            OpenConnections(self.gateway.options.bounds.http_connections),
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        tls = self.config.ssl
+        loop, seconds = asyncio.get_running_loop(), None if tls is None else HANDSHAKE_SECONDS
+        self.servers = [
+            await loop.create_server(make, sock=each, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=seconds)
+            for each in sockets or ()
+        ]
+        self.started = True
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -169,8 +97,8 @@ class Server(uvicorn.Server):
         if not self.should_exit:
             log.info("stopping: %d connections are open", len(self.server_state.connections))
             self._first, self.should_exit = now, True
-            self._gateway.stop()
-        elif now - self._first >= IMPATIENT_SECONDS:
+            self.gateway.stop()
+        elif now - self._first >= SIGNAL_DEBOUNCE_SECONDS:
             log.warning("stopping at once: a second signal")
             self.force_exit = True
 
@@ -227,7 +155,6 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> Server:
         lifespan="on",
         proxy_headers=False,
         headers=list(EVERYWHERE),
-        limit_concurrency=options.bounds.http_connections,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         h11_max_incomplete_event_size=HEAD_BYTES,
     )

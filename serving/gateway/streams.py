@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.message import Message
 
 from serving.client.asynchronous import final_status
-from serving.gateway.exchange import NDJSON, ClientGone, Receive, Watch, lines
+from serving.gateway.exchange import NDJSON, ClientGone, DisconnectWatcher, PendingBytes, Receive, lines
 from serving.gateway.failures import Failure, failure_of
 from serving.gateway.messages import parse, to_json
 from serving.gateway.upstream import Method
@@ -18,7 +18,7 @@ HEAD_AFTER_SECONDS = 1.0  # then the head of the response is sent, although ther
 HEADERS = [(b"content-type", NDJSON.encode()), (b"x-accel-buffering", b"no"), (b"cache-control", b"no-store")]
 
 
-class Lines:
+class NdjsonWriter:
     """The lines of a response.
 
     The head is sent with the first line, so that a call that fails at once has a status of its own.
@@ -53,13 +53,14 @@ class Lines:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class Requests:
+class NdjsonRequests:
     """The requests of a stream, from the lines of a body; the call of gRPC takes them at its own pace.
 
     Args:
         receive: of the request.
         method: whose requests they are.
         most: bytes of one line.
+        pending: bytes of all bodies.
 
     Attributes:
         call: that takes them; it is cancelled when the client goes. Set it before it begins.
@@ -70,16 +71,16 @@ class Requests:
 
     call: Any = None
 
-    def __init__(self, receive: Receive, method: Method, most: int) -> None:
-        self._receive, self._method, self._most = receive, method, most
-        self._watch: Watch | None = None
+    def __init__(self, receive: Receive, method: Method, most: int, pending: PendingBytes) -> None:
+        self._receive, self._method, self._most, self._pending = receive, method, most, pending
+        self._watch: DisconnectWatcher | None = None
         self.failure: Failure | None = None
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Each request; after one that cannot be read there are no more."""
         number = 1
         try:
-            async for line in lines(self._receive, self._most):
+            async for line in lines(self._receive, self._most, self._pending):
                 yield parse(line, self._method.request)
                 number += 1
         except Failure as failure:
@@ -89,7 +90,7 @@ class Requests:
             self._is_gone = True
             self.call.cancel()
         else:
-            self._watch = Watch(self._receive, self.call)
+            self._watch = DisconnectWatcher(self._receive, self.call)
 
     @property
     def is_gone(self) -> bool:
@@ -102,7 +103,7 @@ class Requests:
             self._watch.stop()
 
 
-async def relay(call: Any, out: Lines, seconds: float) -> None:
+async def relay(call: Any, out: NdjsonWriter, seconds: float) -> None:
     """Send each response of a call as a line.
 
     Args:

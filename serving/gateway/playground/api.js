@@ -26,7 +26,7 @@ export function hasToken() {
   return token !== "";
 }
 
-/** GET /v1/gateway: `{address, compare, version}`. */
+/** GET /v1/gateway: `{compare, version}`. */
 export const gateway = () => call("v1/gateway");
 
 /** GET /v1/info: InfoResponse, and its manifest as an object under `manifest`. */

@@ -90,7 +90,7 @@ function showForm() {
     question,
     info,
     items,
-    compareAddress: gateway?.compare,
+    canCompare: Boolean(gateway?.compare),
     ask: () => ask(),
     changed: () => asksSomething(question) && ask(),
     valuesSeen: (field) => [...new Set(hits.map((hit) => hit.fields?.[field]).filter(Boolean))].sort(),
@@ -199,7 +199,7 @@ async function readAgain(stages, both) {
 function showFailure(failure, again) {
   if (!(failure instanceof api.Failure)) throw failure;
   hits = [];
-  const said = words.failureInWords(failure, gateway?.address);
+  const said = words.failureInWords(failure);
   announcer.textContent = `${said.title}. ${failure.message}`;
   answer.replaceChildren(failureView(failure, said, { again, token: () => openToken(again) }));
 }

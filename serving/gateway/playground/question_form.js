@@ -12,7 +12,7 @@ const PLACEHOLDERS = { text: "Ask something", history: "Ids of items, oldest fir
 /**
  * Fill the form with a question.
  * @param {HTMLFormElement} form
- * @param {Object} page `{question, info, items, compareAddress, changed, ask, valuesSeen}`; `changed()` is called after a
+ * @param {Object} page `{question, info, items, canCompare, changed, ask, valuesSeen}`; `changed()` is called after a
  *   change that can be asked at once, `ask()` by the button.
  */
 export function fillForm(form, page) {
@@ -244,7 +244,7 @@ function historySwitch(page) {
 }
 
 function compareSwitch(page) {
-  if (!page.compareAddress) return null;
+  if (!page.canCompare) return null;
   return toggle(
     "Compare with the challenger",
     page.question.compare,

@@ -227,8 +227,7 @@ function servicePanel(info, gateway) {
     "Service",
     false,
     facts([
-      ["Address", gateway?.address],
-      ["Challenger", gateway?.compare],
+      ["Compares", gateway?.compare ? "with a challenger" : null],
       ["Gateway", gateway?.version],
       ["Up for", state.uptime_seconds ? words.seconds(state.uptime_seconds) : null],
       ["Workers", state.workers ? `${state.workers_up ?? 0} of ${state.workers}` : null],

@@ -36,11 +36,9 @@ const plain = (name, prefix) => String(name).replace(prefix, "").toLowerCase().r
 /**
  * A failure as a headline, and what to do about it.
  * @param {{code: string, message: string, retryAfter: number|null}} failure
- * @param {string} address of the gRPC service behind the gateway.
  * @returns {{title: string, advice: string, action: "token"|"retry"|null}} commands of the advice stand in backticks.
  */
-export function failureInWords(failure, address) {
-  const service = address ? `The service at ${address}` : "The service";
+export function failureInWords(failure) {
   const wait = failure.retryAfter ? ` Ask again in ${seconds(failure.retryAfter)}.` : "";
   switch (failure.code) {
     case "GATEWAY_DOWN":
@@ -51,7 +49,7 @@ export function failureInWords(failure, address) {
       };
     case "UNAVAILABLE":
       return {
-        title: `${service} does not answer`,
+        title: "The service does not answer",
         advice: `Start it with \`make serve\`, or start the gateway with the \`--address\` of one that runs.${wait}`,
         action: "retry",
       };
@@ -94,7 +92,7 @@ export function failureInWords(failure, address) {
       };
     default:
       return {
-        title: `${service} failed (${failure.code})`,
+        title: `The service failed (${failure.code})`,
         advice: "The log of the gateway and that of the service say more.",
         action: "retry",
       };

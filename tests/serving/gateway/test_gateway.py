@@ -1,5 +1,6 @@
 """Every RPC as JSON: the same answers as over gRPC, the same errors with the HTTP status of their codes."""
 
+import http.client
 import itertools
 import json
 import select
@@ -214,6 +215,29 @@ def test_the_service_is_asked_over_tls(retriever: Retriever, tmp_path: Path) -> 
             assert running.ask("/v1/search", SEARCH).error[:2] == (503, "UNAVAILABLE")
 
 
+def test_nobody_is_told_where_the_service_is(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    for given, path in ((address, "search"), (address, "compare"), ("no.such.invalid:1", "search")):
+        with run_gateway(given, compare_address=address if path == "compare" else None) as running:
+            answers = [
+                running.ask("/v1/gateway"),
+                running.ask(f"/v1/{path}", SEARCH),
+                running.ask("/v1/health"),
+                running.ask("/v1/items:changes", {"after": "0"}),
+            ]
+            assert answers[1].error[0] == 503
+            assert "the service cannot be reached" in answers[1].error[2]
+        for each in answers:
+            for secret in (str(port), "127.0.0.1", "no.such"):
+                assert secret not in each.body.decode()
+    assert address in caplog.text
+    with run_gateway("192.0.2.1:50051") as running:
+        refused = running.ask("/v1/search", SEARCH, {"Authorization": "Bearer abc"})
+    assert "192.0.2.1" not in refused.body.decode()
+
+
 def test_two_services_are_compared(server: RetrievalServer, full_retriever: Retriever) -> None:
     with (
         RetrievalServer(full_retriever) as other,
@@ -224,7 +248,7 @@ def test_two_services_are_compared(server: RetrievalServer, full_retriever: Retr
         versions = [both[name]["bundle_version"] for name in both]
         assert len(set(versions)) == 2
         assert all(len(answer["hits"]) == 3 for answer in both.values())
-        assert running.ask("/v1/gateway").document["compare"] == other.address
+        assert running.ask("/v1/gateway").document["compare"] is True
         wrong = running.ask("/v1/compare", {"query": {"features": {"country": {"text": "NL"}}}})
         assert wrong.error[:2] == (400, "INVALID_ARGUMENT")
         assert wrong.error[2].partition(": ")[0] in ("champion", "challenger")
@@ -252,6 +276,17 @@ def test_a_host_may_be_allowed() -> None:
     assert only is not None
     assert {"shop.example", "localhost"} <= only
     assert "other.example" not in only
+
+
+def test_the_address_that_it_listens_on_is_a_name_of_it() -> None:
+    with decided() as (_, address), run_gateway(address, host="127.0.0.2") as running:
+        connection = http.client.HTTPConnection("127.0.0.2", running.port, timeout=30)
+        connection.request("GET", "/v1/gateway")
+        assert read(connection).status == 200
+        connection.close()
+    named = GatewayOptions(host="::1").host_names
+    assert named is not None
+    assert "[::1]" in named
 
 
 def test_bodies_are_bounded() -> None:
@@ -322,6 +357,9 @@ def test_a_client_that_goes_away_cancels_both_calls_of_a_comparison() -> None:
         ({"certificate": Path("a.pem")}, "certificate"),
         ({"timeout": 100.0}, "timeout"),
         ({"security": Security(token="abc")}, "security.token"),
+        ({"allowed_hosts": ("shop.example:8080",)}, "allowed_hosts"),
+        ({"allowed_hosts": ("https://shop.example",)}, "allowed_hosts"),
+        ({"allowed_hosts": ("::1",)}, "allowed_hosts"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], field: str) -> None:

@@ -72,6 +72,21 @@ def test_every_path_says_what_it_does(described: Any) -> None:
     assert len(set(names)) == len(names)
 
 
+def test_a_timeout_is_offered_where_one_is_obeyed(gateway: RunningGateway, described: Any) -> None:
+    """Each path is asked with a timeout that is none; who reads it refuses it."""
+    for path, verbs in described["paths"].items():
+        for verb, said in verbs.items():
+            content = said.get("requestBody", {}).get("content", {"application/json": {}})
+            ((kind, body),) = content.items()
+            sent = None if verb == "get" else json.dumps(body["example"]).encode()
+            headers = {"Request-Timeout": "soon", "content-type": kind}
+            answer = gateway.ask(path, sent, headers, verb.upper())
+            is_read = answer.status == 400 and "Request-Timeout" in answer.error[2]
+            is_offered = "Request-Timeout" in [each["name"] for each in said.get("parameters", ())]
+            if path != "/v1/compare":  # there is nothing to compare with
+                assert is_offered == is_read, path
+
+
 def test_every_reference_leads_somewhere(described: Any) -> None:
     text = json.dumps(described)
     for name in {each.partition('"')[0] for each in text.split("#/components/schemas/")[1:]}:

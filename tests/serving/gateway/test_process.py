@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,8 @@ from typing import Any
 import pytest
 
 from serving.__main__ import main
-from serving.gateway import process
+from serving.gateway import connections, process
+from serving.gateway.__main__ import main as gateway_main
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
@@ -103,7 +105,7 @@ def test_a_second_signal_ends_it_at_once(start: Callable[..., Started]) -> None:
         asking.start()
         service.seen.get(timeout=30)
         running.send_signal(signal.SIGINT)
-        time.sleep(process.IMPATIENT_SECONDS + 0.1)
+        time.sleep(process.SIGNAL_DEBOUNCE_SECONDS + 0.1)
         running.send_signal(signal.SIGINT)
         assert running.wait(30) == 0
         assert running.stderr is not None
@@ -144,7 +146,7 @@ def test_no_request_is_lost_when_it_stops_under_load() -> None:
 
 
 def test_a_head_that_does_not_come_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
     with decided() as (_, address), run_gateway(address) as running:
         for sent in (b"", b"POST /v1/search HTTP/1.1\r\nHost: "):
             with socket.create_connection(("127.0.0.1", running.port), 30) as connection:
@@ -191,6 +193,11 @@ def test_it_talks_https(tmp_path: Path) -> None:
         (["--server-name", "a"], 2, "security.server_name: means nothing without TLS"),
         (["--https-certificate", "nope.pem", "--https-key", "nope.pem"], 1, "nope.pem"),
         (["--ca", "nope.pem"], 1, "nope.pem: cannot be read"),
+        (
+            ["--allow-host", "shop.example:80"],
+            2,
+            "expected a name or an address without a scheme or a port, such as search.example.org",
+        ),
         (["--requests", "0"], 2, "expected a whole number from 1"),
     ],
 )
@@ -215,6 +222,32 @@ def test_without_its_libraries_it_says_which_to_install(
     monkeypatch.delattr("serving.gateway.process", raising=False)
     assert run_command() == 1
     assert "the gateway needs fastapi; install it with: pip install .[http]" in capsys.readouterr().err
+
+
+def test_the_unit_starts_what_the_extra_http_installs() -> None:
+    """`[http]` lacks psutil and ONNX Runtime, which `python -m serving` needs for its other commands."""
+    unit = (ROOT / "serving" / "deploy" / "systemd" / "twinspire-gateway.service").read_text()
+    (program,) = re.findall(r"^ExecStart=\S+/python -m (.+) \$TWINSPIRE_GATEWAY$", unit, re.MULTILINE)
+    module, *more = program.split()
+    code = (
+        "import runpy, sys\n"
+        "sys.modules.update(dict.fromkeys(('psutil', 'onnxruntime', 'mlflow', 'prometheus_client')))\n"
+        f"sys.argv[1:] = {[*more, '--https-certificate', 'nope.pem', '--https-key', 'nope.pem']}\n"
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("error: nope.pem, nope.pem: cannot be used: No such file")
+
+
+def test_both_commands_of_the_gateway_have_the_same_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for command, arguments in ((gateway_main, ["--help"]), (main, ["gateway", "--help"])):
+        with pytest.raises(SystemExit):
+            command(arguments)
+        shown.append(set(re.findall(r"^ +(?:-\w, )?(--[\w-]+)", capsys.readouterr().out, re.MULTILINE)))
+    assert shown[0] - {"--version", "--print-completion"} == shown[1]  # of every program
+    assert "--https-certificate" in shown[0]
 
 
 def run_command(*flags: str) -> int:

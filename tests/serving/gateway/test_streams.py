@@ -8,7 +8,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from serving.gateway import process
+from serving.gateway import connections
 from serving.gateway.options import GatewayBounds
 from tests.helpers.serving.gateways import NDJSON, RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
@@ -169,7 +169,7 @@ def test_a_stream_has_a_deadline() -> None:
 
 
 def test_a_client_that_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "STALL_SECONDS", 0.5)
     with (
         decided() as (service, address),
         run_gateway(address) as running,

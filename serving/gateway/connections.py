@@ -1,0 +1,237 @@
+"""The gateway's connections: how many there are, and how long a client may take to send and to read."""
+
+import asyncio
+import fcntl
+import struct
+import termios
+from collections import Counter
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 10.0  # for the head of a request
+STALL_SECONDS = 120.0  # in which a client must read something of what waits to be sent
+STALL_CHECKS = 8  # in that time
+CLOSE_CHECK_SECONDS = 0.2  # between two looks whether all has been sent
+
+
+class CoalescingTransport:
+    """A transport that sends what is written at once together: the head and the body of an answer.
+
+    Uvicorn writes them one by one, and each would be a packet and wake the client. The connection is aborted
+    where something waits to be sent and the client has read nothing for `STALL_SECONDS`, also after `close`.
+
+    Args:
+        transport: of the connection.
+        loop: of the connection.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+        self._written = self._read = 0  # bytes
+        self._read_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._closer: asyncio.TimerHandle | None = None
+        # Uvicorn calls these as they are.
+        self.abort = transport.abort
+        self.get_extra_info = transport.get_extra_info
+        self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
+
+    def write(self, data: bytes) -> None:
+        """Send bytes soon."""
+        if not data:
+            return
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Send what was written, and close."""
+        self._flush()
+        if self._closer is not None:
+            return
+        if self.get_extra_info("ssl_object") is None or not self._buffered():
+            self._transport.close()
+            return
+        # asyncio would give up some time after TLS is closed, also where the client still reads.
+        self._transport.pause_reading()
+        self._close_later()
+
+    def is_closing(self) -> bool:
+        """Whether the connection ends, or has ended."""
+        return self._closer is not None or self._transport.is_closing()
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._buffered() + sum(map(len, self._parts))
+
+    def stop(self) -> None:
+        """Watch the client no more; the connection has ended."""
+        for each in (self._timer, self._closer):
+            if each is not None:
+                each.cancel()
+
+    def _close_later(self) -> None:
+        self._closer = self._loop.call_later(CLOSE_CHECK_SECONDS, self._close_if_sent)
+
+    def _close_if_sent(self) -> None:
+        if self._buffered():
+            self._close_later()
+        else:
+            self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            data, self._parts = b"".join(self._parts), []
+            self._written += len(data)
+            self._transport.write(data)
+            if self._timer is None and self._buffered():
+                self._read, self._read_at = self._bytes_read(), self._loop.time()
+                self._check_later()
+
+    def _check_later(self) -> None:
+        self._timer = self._loop.call_later(STALL_SECONDS / STALL_CHECKS, self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        if not self._buffered():
+            return
+        read, now = self._bytes_read(), self._loop.time()
+        if read > self._read:
+            self._read, self._read_at = read, now
+        elif now - self._read_at >= STALL_SECONDS:
+            self._transport.abort()
+            return
+        self._check_later()
+
+    def _bytes_read(self) -> int:
+        """Of what was written, the bytes that the client's machine has confirmed; with TLS about as many."""
+        return self._written - self._buffered() - self._in_kernel()
+
+    def _buffered(self) -> int:
+        """Bytes that wait in this process; asyncio's transport of TLS leaves out what it has encrypted."""
+        found: int = self._transport.get_write_buffer_size()
+        inner = getattr(getattr(self._transport, "_ssl_protocol", None), "_transport", None)
+        return found if inner is None else found + inner.get_write_buffer_size()
+
+    def _in_kernel(self) -> int:
+        connection = self.get_extra_info("socket")
+        descriptor = -1 if connection is None else connection.fileno()
+        if descriptor < 0:  # the connection has ended
+            return 0
+        unread: int = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))[0]
+        return unread
+
+
+class OpenConnections:
+    """The connections that are open; a new one takes the room of an idle one when there are too many.
+
+    Args:
+        most: connections at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: set[Protocol] = set()
+        self._of_client: Counter[str] = Counter()
+        self._idle: dict[Protocol, None] = {}  # the longest idle first
+
+    def add(self, connection: "Protocol") -> bool:
+        """Add a connection without a request; returns whether there is room for it.
+
+        Where there is none, an idle connection is closed: of the client that has most of them, the one that
+        has been idle longest, and one whose last answer is still being sent only if there is no other.
+        """
+        if len(self._open) >= self._most:
+            if not self._idle:
+                return False
+            worst = min(
+                self._idle, key=lambda each: (each.is_sending, -self._of_client[each.client_host])
+            )  # the first of several
+            self.discard(worst)
+            worst.transport.abort()
+        self._open.add(connection)
+        self._of_client[connection.client_host] += 1
+        self._idle[connection] = None
+        return True
+
+    def discard(self, connection: "Protocol") -> None:
+        """Remove a connection, if it is there."""
+        if connection in self._open:
+            self._open.discard(connection)
+            self._idle.pop(connection, None)
+            self._of_client[connection.client_host] -= 1
+            if not self._of_client[connection.client_host]:
+                del self._of_client[connection.client_host]
+
+    def mark(self, connection: "Protocol", is_idle: bool) -> None:
+        """Tell whether a connection waits for its next request."""
+        if not is_idle:
+            self._idle.pop(connection, None)
+        elif connection in self._open:
+            self._idle.setdefault(connection)
+
+
+class Protocol(H11Protocol):
+    """Uvicorn's connection, which a client cannot keep for nothing.
+
+    It is closed where the head of a request does not arrive in time, and aborted where an answer is not read,
+    or where others need its room while it is idle.
+
+    Args:
+        open_connections: that it belongs to.
+        given: arguments of uvicorn's.
+    """
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, open_connections: OpenConnections, **given: Any) -> None:
+        super().__init__(**given)
+        self._open_connections = open_connections
+
+    @property
+    def client_host(self) -> str:
+        """The address of the client, without its port."""
+        return self.client[0] if self.client else ""
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether something waits to be sent."""
+        return self.transport.get_write_buffer_size() > 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the head of the first request, or refuse the connection."""
+        super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
+        if self._open_connections.add(self):
+            self._expect_head()
+        else:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Read, and wait for the rest of a head that is not complete."""
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._expect_head()
+            return
+        self._open_connections.mark(self, is_idle=False)
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()  # a request that was waiting may have begun
+        self._open_connections.mark(self, is_idle=self.cycle.response_complete)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._open_connections.discard(self)
+        super().connection_lost(exc)
+        self.transport.stop()  # type: ignore[attr-defined]
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)

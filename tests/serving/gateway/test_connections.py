@@ -1,0 +1,168 @@
+"""Connections: a bound that shuts nobody out, and no time limit for those who read."""
+
+import http.client
+import json
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.gateway import connections, process
+from serving.gateway.options import GatewayBounds
+from tests.helpers.serving.certificates import Authority
+from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read
+from tests.helpers.serving.gateways import gateway as run_gateway
+from tests.helpers.waiting import wait_until
+
+SEARCH = {"query": {"text": "bavuti"}}
+
+
+def ask(connection: http.client.HTTPConnection) -> int:
+    """The status of a search over a connection that stays open."""
+    connection.request("POST", "/v1/search", json.dumps(SEARCH), JSON)
+    return read(connection).status
+
+
+@contextmanager
+def kept_alive(running: RunningGateway, count: int) -> Iterator[list[http.client.HTTPConnection]]:
+    """Connections that have been answered, in this order, and have no request."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(running.connect()) for _ in range(count)]
+        assert [ask(each) for each in found] == [200] * count
+        yield found
+
+
+def test_idle_connections_make_room_the_longest_idle_first() -> None:
+    bounds = GatewayBounds(http_connections=3)
+    with (
+        decided() as (_, address),
+        run_gateway(address, bounds=bounds) as running,
+        kept_alive(running, 3) as (first, second, third),
+    ):
+        assert ask(first) == 200  # now `second` has been idle longest
+        with running.connect() as new:
+            assert ask(new) == 200
+            assert second.sock.recv(1) == b""
+            assert [ask(each) for each in (third, first, new)] == [200] * 3
+
+
+def test_connections_with_requests_are_answered_and_a_new_one_is_refused() -> None:
+    bounds = GatewayBounds(http_connections=2)
+    with (
+        decided() as (service, address),
+        run_gateway(address, bounds=bounds) as running,
+        kept_alive(running, 2) as both,
+    ):
+        for _ in both:
+            service.seen.get(timeout=30)
+        service.held.clear()
+        for each in both:
+            each.request("POST", "/v1/search", json.dumps(SEARCH), JSON)
+            service.seen.get(timeout=30)
+        with running.connect() as new, pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
+            ask(new)
+        service.held.set()
+        assert [read(each).status for each in both] == [200, 200]
+        assert ask(both[0]) == 200
+        with running.connect() as new:
+            assert ask(new) == 200
+
+
+class Stub:
+    """A connection whose state a test decides."""
+
+    def __init__(self, host: str, is_sending: bool = False) -> None:
+        self.client_host, self.is_sending, self.is_aborted = host, is_sending, False
+        self.transport = self
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+def test_the_client_with_most_connections_makes_room() -> None:
+    bound = connections.OpenConnections(4)
+    given = [Stub("a"), Stub("b", is_sending=True), Stub("b"), Stub("b")]
+    for each in [*given, Stub("c")]:
+        assert bound.add(each)  # type: ignore[arg-type]
+    assert [each.is_aborted for each in given] == [False, False, True, False]
+    for each in (given[0], given[3]):
+        bound.mark(each, is_idle=False)  # type: ignore[arg-type]
+    assert bound.add(Stub("d"))  # type: ignore[arg-type]
+    assert not given[1].is_aborted  # `c` was idle, and nothing waited to be sent
+
+
+LARGE = "a" * 1_000_000  # more than the buffers below hold
+
+
+@contextmanager
+def asked_for_much(running: RunningGateway, tls: ssl.SSLContext | None = None) -> Iterator[socket.socket]:
+    """A connection whose answer is `LARGE`, with small buffers on both sides."""
+    running.server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 << 10)
+    body = json.dumps({"query": {"text": LARGE}})
+    head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.socket() as plain, ExitStack() as stack:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)
+        plain.settimeout(30)
+        plain.connect(("127.0.0.1", running.port))
+        connection = plain
+        if tls is not None:
+            connection = stack.enter_context(tls.wrap_socket(plain, server_hostname="localhost"))
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        wait_until(lambda: running.server.server_state.total_requests == 1)
+        yield connection
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_client_that_reads_slowly_is_sent_all(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes longer than a connection is kept between two requests, and than one may stall."""
+    monkeypatch.setattr(process, "KEEP_ALIVE_SECONDS", 1)
+    monkeypatch.setattr(connections, "STALL_SECONDS", 2.5)
+    monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 2.5)
+    options: dict[str, Any] = {}
+    context = None
+    if scheme == "https":
+        authority = Authority()
+        certificate, key = authority.server().write(tmp_path)
+        options = {"certificate": certificate, "key": key}
+        context = ssl.create_default_context(cadata=authority.certificate.decode())
+    with (
+        decided() as (_, address),
+        run_gateway(address, **options) as running,
+        asked_for_much(running, context) as connection,
+    ):
+        got = bytearray()
+        until = time.monotonic() + 5.0
+        while time.monotonic() < until:
+            got += connection.recv(10_000)
+            time.sleep(0.1)
+        assert len(got) < len(LARGE) / 2
+        while part := connection.recv(1 << 16):
+            got += part
+        assert LARGE.encode() in got
+
+
+def test_a_client_that_does_not_read_the_end_of_an_answer_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "STALL_SECONDS", 0.5)
+    with decided() as (_, address), run_gateway(address) as running, asked_for_much(running):
+        wait_until(lambda: not running.server.server_state.connections)
+
+
+def test_a_handshake_that_does_not_come_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "HANDSHAKE_SECONDS", 0.3)
+    certificate, key = Authority().server().write(tmp_path)
+    with (
+        decided() as (_, address),
+        run_gateway(address, certificate=certificate, key=key) as running,
+        socket.create_connection(("127.0.0.1", running.port), 30) as connection,
+    ):
+        connection.sendall(b"\x16\x03\x01")
+        assert connection.recv(1) == b""
