@@ -87,7 +87,7 @@ data: setup ## read, check and split the data set of CONFIG
 train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an interrupted run
 	@$(call run,train fit,--config $(CONFIG) $(if $(RESUME),--resume))
 
-export: setup ## towers to ONNX, vectors, index: a bundle of the newest run, or of RUN; VERBOSE=1 tells all variants
+export: setup ## towers to ONNX, vectors, index: a bundle of CONFIG's run, or else the newest, or of RUN; VERBOSE=1 tells all variants
 	@$(call run,export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose))
 
 encode: setup ## a table of ITEMS through the item tower of the newest bundle, or of BUNDLE, into OUTPUT; goes on after a kill

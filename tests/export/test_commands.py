@@ -1,6 +1,8 @@
 """The command line of export: one JSON document on stdout, or an error that names the missing step."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,9 +11,10 @@ from typing import Any
 
 import mlflow
 import pytest
+from mlflow.entities import Run
 from rich.console import Console
 
-from export import terminal
+from export import bundles, commands, terminal
 from export.__main__ import main
 from export.bundles import BUNDLES
 from export.release.promote import challenger_problem
@@ -20,6 +23,7 @@ from protos.errors import MissingStage
 from tests.helpers.limited import files_limited_to
 from tests.helpers.stdlib import Made, experiment_at, tracking_copy, write_toml
 from train.paths import ROOT
+from train.training.tracking import find_run, tracked_run
 
 Capture = pytest.CaptureFixture[str]
 
@@ -77,6 +81,51 @@ def test_a_bundle_is_one_document(document: Any, own: Made) -> None:
     assert found["ann"]["ann_recall_at_10"] == manifest.ann["ann_recall_at_10"]
     assert found["latency"]["metrics"] == manifest.latency["metrics"]
     assert document("bundle", "--config", own.config, "--run", own.run.info.run_id) == found
+
+
+def test_the_run_of_these_settings_is_exported_not_a_newer_one(document: Any, own: Made) -> None:
+    with tracked_run(own.experiment.name, "fit", "of other settings") as newer:
+        pass
+    newest = find_run(own.experiment.name, "fit")
+    assert newest is not None
+    assert newest.info.run_id == newer
+    assert document("bundle", "--config", own.config)["run_id"] == own.run.info.run_id
+
+
+def test_a_newest_run_of_other_settings_is_named(
+    run: Any, own: Made, stdlib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = []
+
+    def build(experiment: Any, dataset: Any, run: Run, *_: Any) -> Any:
+        exported.append(run.info.run_id)
+        return own.folder, True
+
+    monkeypatch.setattr(commands, "build_bundle", build)
+    changed: Any = {"training": {"epochs": 4}}
+    config = write_toml(stdlib, tmp_path / "a.toml", own.experiment.name, **changed)
+    code, _, said = run("bundle", "--config", config)
+    assert (code, exported) == (0, [own.run.info.run_id])
+    told = f"the newest run ({own.run.info.run_id}), whose settings, data or code differ from those of now"
+    assert told in said
+    assert run("bundle", "--config", config, "--run", own.run.info.run_id)[2] == ""
+    assert run("bundle", "--config", own.config)[2] == ""
+
+
+def test_a_reused_bundle_is_the_newest_for_the_commands_after(
+    document: Any, own: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "BUNDLES", tmp_path / "bundles")
+    mine = shutil.copytree(own.folder, bundles.BUNDLES / own.folder.name)
+    newer = shutil.copytree(own.folder, bundles.BUNDLES / "newer")
+    os.utime(mine / bundle.MANIFEST, (1000, 1000))
+    assert bundles.find_bundle(own.experiment, None)[0] == newer
+    before = bundle.read(mine)
+    assert document("bundle", "--config", own.config)["bundle"] == str(mine)
+    os.utime(newer / bundle.MANIFEST, (1000, 1000))
+    os.utime(mine / bundle.MANIFEST, (999, 999))
+    assert document("bundle", "--config", own.config)["reused"]
+    assert bundles.find_bundle(own.experiment, None) == (mine, before)
 
 
 def test_a_bundle_is_printed(run: Any, own: Made) -> None:

@@ -64,10 +64,10 @@ def fit(
         KeyboardInterrupt: a signal asked to stop; the run is marked as killed and can be resumed.
         MissingStage: there is nothing to resume.
     """
-    key = _fingerprint(experiment, dataset)
-    finished = find_run(experiment.name, STAGE, key)
+    finished = finished_run(experiment, dataset)
     if finished is not None:
         return finished, True
+    key = _fingerprint(experiment, dataset)
     interrupted = _interrupted(experiment, key)
     if resume and interrupted is None:
         raise MissingStage(f"{experiment.name}: no interrupted run to resume; train without --resume")
@@ -89,6 +89,15 @@ def fit(
             raise
         raise KeyboardInterrupt(f"stopped; `{to_resume}` goes on with run {run_id}") from None
     return mlflow.get_run(run_id), False
+
+
+def finished_run(experiment: Experiment, dataset: Dataset) -> Run | None:
+    """The newest finished run of the same settings, data and code; `fit` returns it instead of training.
+
+    Raises:
+        DataError: a file that a feature reads, such as a tokenizer's, cannot be read.
+    """
+    return find_run(experiment.name, STAGE, _fingerprint(experiment, dataset))
 
 
 def run_folder(run_id: str) -> Path:
