@@ -60,7 +60,8 @@ def name_in_code(name: str) -> str:
 def _in_subgroups(name: str) -> str:
     below = []
     for subgroup in SUBGROUPS:
-        if name.startswith(f"{subgroup}_"):
+        # A baseline's metric is `popularity_recall_at_10`; `popularity_at_10` is a metric of the model.
+        if name.startswith(f"{subgroup}_") and not name.startswith(f"{subgroup}_at_"):
             below.append(subgroup)
             name = name.removeprefix(f"{subgroup}_")
     if name.endswith(("_low", "_high")):
