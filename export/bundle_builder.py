@@ -258,8 +258,8 @@ def known_letters(experiment: Experiment, data: TrainingData) -> str:
     rows, _ = data.parts["train"].by_query()
     found: set[str] = set()
     for text in (*(queries[row] for row in rows), *texts_of(data.items, experiment.item)):
-        found.update(text)
-    return "".join(sorted({each for raw in found for each in normalise(raw) if each.isalnum()}))
+        found.update(normalise(text))  # the whole text: NFKC composes letters of several code points
+    return "".join(sorted(filter(str.isalnum, found)))
 
 
 def examples(experiment: Experiment, data: TrainingData, schema: Schema) -> list[dict[str, Any]]:

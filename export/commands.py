@@ -70,7 +70,7 @@ def promote(arguments: Namespace) -> dict[str, Any]:
     experiment = read_experiment(arguments.config)
 
     def data() -> TrainingData:
-        return release.challenger_problem(experiment, _dataset(experiment, arguments))
+        return release.challenger_data(experiment, _dataset(experiment, arguments))
 
     done = release.promote(experiment, data, PROGRESS, arguments.force, arguments.reason)
     return {

@@ -17,7 +17,7 @@ from rich.console import Console
 from export import bundles, commands, terminal
 from export.__main__ import main
 from export.bundles import BUNDLES
-from export.release.promote import challenger_problem
+from export.release.promote import challenger_data
 from protos import bundle
 from protos.errors import MissingStage
 from tests.helpers.limited import files_limited_to
@@ -293,13 +293,13 @@ def test_a_challenger_is_not_evaluated_on_data_that_have_changed_since(
     client.create_registered_model(name)
     client.create_model_version(name, f"{tmp_path}/unread", tags={"split_hash": dataset.split_hash})
     client.set_registered_model_alias(name, "challenger", "1")
-    assert challenger_problem(experiment, dataset).items
+    assert challenger_data(experiment, dataset).items
     smaller: Any = {"data": {"max_items": 100}}
     other = experiment_at(write_toml(stdlib, tmp_path / "b.toml", name, **smaller))
     with pytest.raises(
         MissingStage, match=r"version 1 was made on another split of the data .*register again"
     ):
-        challenger_problem(*other)
+        challenger_data(*other)
 
 
 def test_a_wrong_configuration_is_a_usage_error(run: Any, store: str, stdlib: Path, tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Con
     selection = experiment.training.selection
     named = {f"{name}_{selection}": value for name, value in beside.items()}
     mlflow.log_metrics(grouped("validation", named))
-    course = plots.Course(
+    history = plots.TrainingHistory(
         experiment.name,
         trainer.state.history,
         trainer.state.losses,
@@ -219,7 +219,7 @@ def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Con
         trainer.state.best_epoch,
         beside,
     )
-    _log_outputs(folder, course, metrics)
+    _log_outputs(folder, history, metrics)
     (folder / RUN_STATE).unlink()
     (folder / BEST_TOWERS).unlink()
 
@@ -265,11 +265,11 @@ def _log_inputs(model: Model, dataset: Dataset) -> None:
         mlflow.log_artifact(str(model.schema.folder / name), str(Path(ARTIFACTS, name).parent))
 
 
-def _log_outputs(folder: Path, course: plots.Course, metrics: dict[str, float]) -> None:
+def _log_outputs(folder: Path, history: plots.TrainingHistory, metrics: dict[str, float]) -> None:
     mlflow.log_artifact(str(folder / BEST_TOWERS), ARTIFACTS)
     figures = {
-        "learning_curves.png": plots.learning_curves(course),
-        "beside_baselines.png": plots.baseline_comparison(metrics, course.name),
+        "learning_curves.png": plots.learning_curves(history),
+        "beside_baselines.png": plots.baseline_comparison(metrics, history.name),
     }
     for name, figure in figures.items():
         mlflow.log_artifact(str(plots.save(figure, folder / name)), "plots")

@@ -136,6 +136,7 @@ def test_a_registered_model_refuses_what_it_does_not_know(own: Made) -> None:
     for given, params, told in (
         ("parse", {"kk": 3}, "unknown parameter 'kk': .*; did you mean 'k'?"),
         ("parse", {"k": -1}, "k: expected"),
+        ("parse", {"k": 0}, "k: expected at least 1, got 0"),
         ({"text": "parse", "colour": "red"}, {}, "colour"),
         ("parse", {"filter": "nonsense"}, "nonsense"),
     ):
