@@ -135,9 +135,13 @@ def test_a_bundle_is_printed(run: Any, own: Made) -> None:
         f"bundle {own.folder.name}, unchanged",
         "BM25",
         "index: ann_recall_at_10",
-        "query tower, batch 1",
+        "query tower: ",
     ):
         assert part in output
+    assert "query tower, batch 1" not in output
+    code, output, _ = run("bundle", "--config", own.config, "--verbose")
+    assert code == 0
+    assert "query tower, batch 1" in output
 
 
 def test_evaluate_gives_the_metrics_of_the_manifest(document: Any, own: Made) -> None:
