@@ -16,10 +16,11 @@ METRICS_PORT ?= 9464
 UI_PORT ?= 5000
 MODEL_PORT ?= 5001
 K      ?= 10
-NAME    = $(shell sed -n 's/^name *= *"\(.*\)".*/\1/p' $(CONFIG) 2>/dev/null | head -n 1)
+NAME    = $(shell sed -n "s/^name *= *[\"']\([^\"']*\)[\"'].*/\1/p" $(CONFIG) 2>/dev/null | head -n 1)
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
+COMMA  := ,
 
 # With JSON=path the result goes there as one JSON document, whole or not at all.
 define run
@@ -87,7 +88,7 @@ data: setup ## read, check and split the data set of CONFIG
 train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an interrupted run
 	@$(call run,train fit,--config $(CONFIG) $(if $(RESUME),--resume))
 
-export: setup ## towers to ONNX, vectors, index: a bundle of the newest run, or of RUN; VERBOSE=1 tells all variants
+export: setup ## towers to ONNX, vectors, index: a bundle of CONFIG's run, or else the newest, or of RUN; VERBOSE=1 tells all variants
 	@$(call run,export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose))
 
 encode: setup ## a table of ITEMS through the item tower of the newest bundle, or of BUNDLE, into OUTPUT; goes on after a kill
@@ -97,7 +98,7 @@ encode: setup ## a table of ITEMS through the item tower of the newest bundle, o
 
 bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever beside its parts, index
 	@$(call run,export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) \
-	  $(if $(ONLY),--only $(ONLY)) $(if $(OUTPUT),--output "$(OUTPUT)"))
+	  $(if $(ONLY),--only $(subst $(COMMA), ,$(ONLY))) $(if $(OUTPUT),--output "$(OUTPUT)"))
 
 scale: setup ## what one machine holds: SIZES=10000,100000,1000000 VECTORS=10000000; writes export/SCALE.md
 	@$(call run,export scale,$(if $(SIZES),--sizes $(SIZES)) $(if $(VECTORS),--vectors $(VECTORS)))
@@ -177,13 +178,18 @@ demo: setup ## everything: data, training, export, registry, a server, example q
 	step "4/6  registry"; $(PY) -m export register --config $(CONFIG); $(PY) -m export promote --config $(CONFIG)
 	step "5/6  service";  $(call run,serving demo,--model models:/$(NAME)@champion)
 
-ui: setup ## the MLflow UI on UI_PORT
-	@echo "http://127.0.0.1:$(UI_PORT)/#/experiments?workflowType=machine_learning" >&2
+ui: setup ## the MLflow UI on UI_PORT, or the address of that of the server in MLFLOW_TRACKING_URI
+	@case "$${MLFLOW_TRACKING_URI:-}" in http://*|https://*) # a server has its own UI; a password stays untold
+	  sed -E 's|//[^/]*@|//|; s|/*$$|/#/experiments?workflowType=machine_learning|' <<< "$$MLFLOW_TRACKING_URI" >&2
+	  exit 0 ;;
+	esac
+	echo "http://127.0.0.1:$(UI_PORT)/#/experiments?workflowType=machine_learning" >&2
 	exec $(VENV)/bin/mlflow ui --host 127.0.0.1 --port $(UI_PORT) \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlruns/mlflow.db}"
 
 serve-mlflow: setup ## JSON over HTTP on MODEL_PORT: `mlflow models serve` of the model with alias ALIAS
-	@uri="models:/$(NAME)@$(ALIAS)"
+	@$(configured)
+	uri="models:/$(NAME)@$(ALIAS)"
 	$(PY) -m serving.bundles "$$uri" "$${TWINSPIRE_CACHE:-$(CURDIR)/.cache}/bundles" >/dev/null # or says why not
 	echo "POST http://127.0.0.1:$(MODEL_PORT)/invocations answers $$uri" >&2
 	export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" # mlflow looks for uvicorn there
@@ -198,7 +204,7 @@ test-all: setup ## all tests: also fuzzing, fault injection, killed processes, a
 	$(PY) -m pytest -m alone
 
 test-serving: ## what asks and what serves, installed by themselves: without torch and MLflow
-	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare" build twinspire.egg-info' EXIT
+	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare" "$(CURDIR)/build" "$(CURDIR)/twinspire.egg-info"' EXIT
 	for extra in client serving http; do
 	  $(PYTHON) -m venv "$$bare/$$extra"
 	  "$$bare/$$extra/bin/pip" install --disable-pip-version-check --quiet -c requirements.txt ".[$$extra]"

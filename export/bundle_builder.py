@@ -7,6 +7,7 @@ index that the service will load. A bundle whose inputs have not changed is not 
 """
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -71,6 +72,7 @@ def build_bundle(
         # The run is read again, because another process may have built the bundle meanwhile.
         known = bundle_of_tag(mlflow.get_run(run.info.run_id), tag, console)
         if known is not None:
+            os.utime(known / bundle.MANIFEST)  # by which the next commands find it as the newest
             return known, True
         folder = _BundleBuilder(experiment, dataset, run, console, verbose).write()
         mlflow.MlflowClient().set_tag(run.info.run_id, tag, folder.name)
@@ -256,8 +258,8 @@ def known_letters(experiment: Experiment, data: TrainingData) -> str:
     rows, _ = data.parts["train"].by_query()
     found: set[str] = set()
     for text in (*(queries[row] for row in rows), *texts_of(data.items, experiment.item)):
-        found.update(text)
-    return "".join(sorted({each for raw in found for each in normalise(raw) if each.isalnum()}))
+        found.update(normalise(text))  # the whole text: NFKC composes letters of several code points
+    return "".join(sorted(filter(str.isalnum, found)))
 
 
 def examples(experiment: Experiment, data: TrainingData, schema: Schema) -> list[dict[str, Any]]:

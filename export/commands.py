@@ -1,4 +1,7 @@
-"""The commands of `python -m export`; each takes its arguments and returns one JSON document."""
+"""The commands `bundle`, `evaluate` and `promote` of `python -m export`.
+
+Each takes its arguments and returns one JSON document. `__main__.py` says where the other commands are.
+"""
 
 from argparse import Namespace
 from dataclasses import asdict
@@ -26,6 +29,7 @@ from train.data.dataset import Dataset, prepare
 from train.data.training_data import TrainingData, training_data_of
 from train.progress import PROGRESS
 from train.training.run import STAGE as FIT
+from train.training.run import finished_run
 from train.training.tracking import connect, find_run, get_run
 
 
@@ -33,8 +37,9 @@ def make_bundle(arguments: Namespace) -> dict[str, Any]:
     """Export the towers of a run, measure them, build the index, and write the bundle."""
     connect()
     experiment = read_experiment(arguments.config)
-    run = _run(experiment, arguments.run)
+    newest = _run(experiment, arguments.run)  # before the data, which can take minutes to read
     dataset = _dataset(experiment, arguments)
+    run = newest if arguments.run else _run_of_settings(experiment, dataset, newest)
     folder, reused = build_bundle(experiment, dataset, run, PROGRESS, arguments.verbose)
     return _summary(folder) | {"reused": reused}
 
@@ -65,7 +70,7 @@ def promote(arguments: Namespace) -> dict[str, Any]:
     experiment = read_experiment(arguments.config)
 
     def data() -> TrainingData:
-        return release.challenger_problem(experiment, _dataset(experiment, arguments))
+        return release.challenger_data(experiment, _dataset(experiment, arguments))
 
     done = release.promote(experiment, data, PROGRESS, arguments.force, arguments.reason)
     return {
@@ -86,6 +91,21 @@ def _run(experiment: Experiment, run_id: str) -> Run:
     if run is None:
         raise MissingStage(f"{experiment.name}: nothing is trained yet; `make train` comes first")
     return run
+
+
+def _run_of_settings(experiment: Experiment, dataset: Dataset, newest: Run) -> Run:
+    """The run that `train fit` would reuse; the newest, with a note on the console, if there is none."""
+    same = finished_run(experiment, dataset)
+    if same is not None:
+        return same
+    PROGRESS.print(
+        f"exporting {newest.info.run_name}, the newest run ({newest.info.run_id}), whose settings, "
+        "data or code differ from those of now; `make train` trains with these",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return newest
 
 
 def _summary(folder: Path) -> dict[str, Any]:

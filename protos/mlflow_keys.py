@@ -1,5 +1,8 @@
 """Tags and metrics in MLflow that one stage writes and another reads, and addresses of pages of its UI."""
 
+import os
+from urllib.parse import urlsplit
+
 UI_ADDRESS = "http://127.0.0.1:5000"  # of `make ui`
 
 BUNDLE_VERSION = "bundle_version"  # tag of a model version: the version of its bundle
@@ -24,7 +27,19 @@ def ui_page(path: str) -> str:
     Args:
         path: such as `models/pydocs`.
     """
-    return f"{UI_ADDRESS}/#/{path}?workflowType=machine_learning"
+    return f"{ui_server() or UI_ADDRESS}/#/{path}?workflowType=machine_learning"
+
+
+def ui_server() -> str:
+    """The address of the tracking server that `MLFLOW_TRACKING_URI` names, without a password.
+
+    Empty where the store is not a server: then `make ui` shows it.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri.startswith(("http://", "https://")):
+        return ""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
 
 
 def without_group(name: str) -> str:

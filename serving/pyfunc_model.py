@@ -81,7 +81,10 @@ class BundleModel(PythonModel):
             raise MlflowException.invalid_parameter_value(str(error)) from None
 
     def _answer(self, model_input: list[Any], params: dict[str, Any]) -> list[list[dict[str, Any]]]:
-        k = RequestLimits().k(int(params.get("k", 0)))
+        limits = RequestLimits()
+        k = limits.k(int(params.get("k", limits.default_k)))
+        if not params.get("k", k):  # in a request over gRPC it would stand for the default
+            raise InvalidInput("k", "expected at least 1, got 0")
         exclude_history = bool(params.get("exclude_history", False))
         conditions = [line for line in str(params.get("filter", "")).split("\n") if line.strip()]
         passing = parse_where(conditions, self._retriever.manifest.filters)

@@ -108,7 +108,7 @@ def installed(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("target", ["serve", "demo"])
+@pytest.mark.parametrize("target", ["serve", "serve-mlflow", "demo"])
 def test_an_experiment_that_is_not_there_is_named(installed: Path, target: str) -> None:
     command = ["make", target, "CONFIG=nope.toml"]
     done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
@@ -123,6 +123,39 @@ def test_a_bundle_is_served_without_an_experiment(installed: Path) -> None:
     done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert " --bundle b" in done.stdout
+
+
+@pytest.mark.parametrize("line", ['name = "a-b"', "name = 'a-b'", """name='a-b' # not "c" """])
+def test_a_name_may_be_in_either_quotes(installed: Path, line: str) -> None:
+    (installed / "a.toml").write_text(f"{line}\n[data]\nname = 'other'\n")
+    command = ["make", "serve", "CONFIG=a.toml"]
+    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    assert " --model models:/a-b@champion " in done.stdout
+
+
+@pytest.mark.parametrize("only", ["towers,index", "towers index"])
+def test_the_parts_of_a_bench_may_be_set_apart_by_commas(installed: Path, only: str) -> None:
+    command = ["make", "bench", "CONFIG=a.toml", f"ONLY={only}"]
+    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    assert " --only towers index TWINSPIRE_MAKE=1" in " ".join(done.stdout.split())
+
+
+def test_the_test_of_serving_alone_removes_what_pip_has_left(folder: Path) -> None:
+    (folder / "python").write_text(
+        "#!/bin/bash\n"
+        'mkdir -p build twinspire.egg-info "$3/bin"\n'
+        "for each in pip python; do\n"
+        '  printf "#!/bin/bash\\n" > "$3/bin/$each"; chmod 755 "$3/bin/$each"\n'
+        "done\n"
+    )
+    (folder / "tmp").mkdir()
+    command = ["make", "test-serving", f"PYTHON={folder}/python"]
+    environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0  # after `cd`: what it has installed is a stand-in
+    assert "twinspire-gateway: No such file" in done.stderr
+    assert not {"build", "twinspire.egg-info"} & {path.name for path in folder.iterdir()}
+    assert list((folder / "tmp").iterdir()) == []
 
 
 def test_programs_learn_that_make_started_them(installed: Path) -> None:
@@ -152,13 +185,27 @@ def test_doctor_refuses_a_python_that_is_too_old(folder: Path) -> None:
     assert f"needs Python 3.11 or newer; {folder}/old is Python 3.9.2" in done.stderr
 
 
+def test_the_ui_of_a_tracking_server_is_its_own(installed: Path) -> None:
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": "http://ann:secret@tracking.example:5000/"}
+    done = subprocess.run(
+        ["make", "ui"], cwd=installed, env=environment, capture_output=True, text=True, timeout=60
+    )
+    expected = "http://tracking.example:5000/#/experiments?workflowType=machine_learning\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", expected)
+
+
 def test_the_address_of_the_ui_opens_the_view_for_models(folder: Path) -> None:
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "mlflow").write_text("#!/bin/sh\nexit 0\n")
     (folder / ".venv" / "bin" / "mlflow").chmod(0o755)
     (folder / ".venv" / ".installed").touch()
     done = subprocess.run(
-        ["make", "ui", "UI_PORT=5055"], cwd=folder, capture_output=True, text=True, timeout=60
+        ["make", "ui", "UI_PORT=5055"],
+        cwd=folder,
+        env={**os.environ, "MLFLOW_TRACKING_URI": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.stderr == "http://127.0.0.1:5055/#/experiments?workflowType=machine_learning\n"
 

@@ -25,7 +25,7 @@ from export.refresh.quality import applies, evaluation
 from export.refresh.work import WORK, Work
 from export.release import audit_log, comparison, registry
 from export.release.model_card import REFRESHED_FROM
-from export.release.promote import Compare, Promotion, challenger_problem, promote
+from export.release.promote import Compare, Promotion, challenger_data, promote
 from export.release.registry import CHALLENGER, CHAMPION, AliasState, by_version, registry_errors
 from protos import bundle
 from protos.bundle import Snapshot
@@ -196,7 +196,7 @@ class _Refresh:
         self.work.note(version=version)
 
         def data() -> TrainingData:
-            return challenger_problem(self.experiment, self.request.data())
+            return challenger_data(self.experiment, self.request.data())
 
         try:
             return promote(

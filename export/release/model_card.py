@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from export.markdown import aligned, code, one_line, plain
-from protos.bundle import Manifest
+from protos.bundle import EXACT, HNSW, Manifest
 from protos.mlflow_keys import BUNDLE_VERSION
 from protos.system.timing import p99_remark
 from train.evaluation.plots import metric_label
@@ -106,10 +106,12 @@ def _head(manifest: Manifest) -> str:
         ", ".join(name if name == spec.kind else f"{name} ({spec.kind})" for name, spec in side.items())
         for side in (manifest.schema.query, manifest.schema.item)
     )
+    named = {HNSW: "an HNSW index", EXACT: "exact search"}
+    index = named.get(manifest.index.kind, f"an index of kind {_plain(manifest.index.kind)}")
     return (
         f"# {_plain(manifest.name)}\n\n"
         f"Two-tower retrieval: a query tower ({_plain(query)}) and an item tower ({_plain(item)}) in ONNX, "
-        f"D = {manifest.dimension}, an HNSW index over {manifest.count:,} items. "
+        f"D = {manifest.dimension}, {index} over {manifest.count:,} items. "
         f"Scores: {manifest.score.kind.replace('_', ' ')}."
     )
 

@@ -112,7 +112,7 @@ def _is_champion(version: str | None, champion: str) -> bool:
     return version in (None, champion)
 
 
-def challenger_problem(experiment: Experiment, dataset: Dataset) -> TrainingData:
+def challenger_data(experiment: Experiment, dataset: Dataset) -> TrainingData:
     """The data that the challenger is evaluated on.
 
     Raises:

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 
 from export.bundles import BUNDLES, export_metrics
 from protos import bundle, entry_points
-from protos.errors import MissingStage, TwinspireError, Unavailable
+from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
 from protos.mlflow_keys import BUNDLE_VERSION
 from train.paths import ROOT
 from train.training.metric_groups import grouped
@@ -159,12 +159,18 @@ def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
 
 
 def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVersion:
-    """Log the model to a run, and register it from there."""
+    """Log the model to a run, and register it from there.
+
+    Raises:
+        BundleDamaged: the bundle has no example queries.
+    """
     from export.release.model_card import as_input, card, lineage, main_figures  # imports torch
 
+    if not manifest.examples:
+        raise BundleDamaged(f"{folder}: has no example queries; the model declares its input by the first")
     example = [as_input(manifest.examples[0])]
     client = mlflow.MlflowClient()
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True) as caught:
+    with _reopened(run_id), warnings.catch_warnings(record=True) as caught:
         logged = mlflow.pyfunc.log_model(
             name=manifest.name,
             python_model=str(ROOT / "serving" / "pyfunc_model.py"),
@@ -187,6 +193,20 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
         description=card(manifest),
         model_id=logged.model_id,
     )
+
+
+@contextmanager
+def _reopened(run_id: str) -> Iterator[None]:
+    """Make an ended run the active one; its status and end time are as before afterwards, even on errors."""
+    client, info = mlflow.MlflowClient(), get_run(run_id).info
+    try:
+        with mlflow.start_run(run_id=run_id):
+            yield
+    finally:
+        if info.end_time is None:
+            client.update_run(run_id, status=info.status)
+        else:
+            client.set_terminated(run_id, info.status, info.end_time)
 
 
 def _describe_model(manifest: bundle.Manifest) -> None:

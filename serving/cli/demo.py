@@ -20,7 +20,7 @@ from rich.console import Console
 from protos import bundle, entry_points
 from protos.errors import Unavailable
 from protos.features import HistoryFeature, TextFeature
-from protos.mlflow_keys import ui_page
+from protos.mlflow_keys import ui_page, ui_server
 from serving.cli import tables
 from serving.client import RetrievalClient
 from serving.retrieval.answer import Answer
@@ -148,6 +148,7 @@ def summary(manifest: dict[str, Any]) -> dict[str, str]:
     onnx, torch = figures["query_tower_b1_p50_us"], figures["torch_b1_p50_us"]
     differ = data.get("evaluated_text") != data.get("served_text")
     texts = {"evaluated on": data.get("evaluated_text"), "served text": data.get("served_text")}
+    page = ui_page(f"models/{quote(manifest['name'], safe='')}")
     return {
         "data": f"{data['name']}: {data['items']:,} items; pairs: {parts}",
         "test queries": f"{quality['queries']:,}",
@@ -160,7 +161,7 @@ def summary(manifest: dict[str, Any]) -> dict[str, str]:
         f"torch eager {torch:.0f} us ({torch / onnx:.1f} times)",
         "bundle": manifest["bundle_version"],
         "run": manifest["run_id"],
-        "MLflow UI": f"make ui, then {ui_page('models/' + quote(manifest['name'], safe=''))}",
+        "MLflow UI": page if ui_server() else f"make ui, then {page}",
     }
 
 

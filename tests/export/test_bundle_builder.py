@@ -1,11 +1,13 @@
 """The bundle of a run is verified, complete, and built once."""
 
+import dataclasses
 import fcntl
 import io
 import json
 import os
 import shutil
 import time
+import unicodedata
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 from mlflow.entities import Run, RunData, RunTag
 from rich.console import Console
 
-from export.bundle_builder import LOCKS, _fingerprint, build_bundle
+from export.bundle_builder import LOCKS, _fingerprint, build_bundle, known_letters
 from export.bundles import bundle_of_tag
 from export.release import registry
 from protos import bundle
@@ -25,6 +27,7 @@ from protos.errors import MissingStage
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from tests.helpers.stdlib import FEATURES, Made, experiment_at, make, tracking_at, tracking_copy, write_toml
+from train.data.training_data import training_data_of
 
 
 def test_a_manifest_has_the_measurements(made: Made) -> None:
@@ -122,6 +125,15 @@ def test_a_run_on_other_data_is_refused(made: Made, stdlib: Path, tmp_path: Path
     experiment, dataset = experiment_at(write_toml(stdlib, tmp_path / "a.toml", **changed))
     with pytest.raises(MissingStage, match="was trained on another state of the data"):
         build_bundle(experiment, dataset, made.run, console)
+
+
+def test_letters_are_those_of_whole_normalised_texts(made: Made) -> None:
+    """A decomposed Hangul syllable is two or three code points, of which the towers see one."""
+    data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
+    texts = [unicodedata.normalize("NFD", "한글 é")] * len(data.queries["text"])
+    items = {**data.items, "text": ["ﬁ 9!"] * len(data.items["text"])}
+    changed = dataclasses.replace(data, queries={**data.queries, "text": texts}, items=items)
+    assert known_letters(made.experiment, changed) == "".join(sorted("한글éfi9"))
 
 
 def test_features_of_every_kind_are_served(stdlib: Path, empty_store: Path, tmp_path: Path) -> None:

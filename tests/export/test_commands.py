@@ -1,6 +1,8 @@
 """The command line of export: one JSON document on stdout, or an error that names the missing step."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,17 +11,19 @@ from typing import Any
 
 import mlflow
 import pytest
+from mlflow.entities import Run
 from rich.console import Console
 
-from export import terminal
+from export import bundles, commands, terminal
 from export.__main__ import main
 from export.bundles import BUNDLES
-from export.release.promote import challenger_problem
+from export.release.promote import challenger_data
 from protos import bundle
 from protos.errors import MissingStage
 from tests.helpers.limited import files_limited_to
 from tests.helpers.stdlib import Made, experiment_at, tracking_copy, write_toml
 from train.paths import ROOT
+from train.training.tracking import find_run, tracked_run
 
 Capture = pytest.CaptureFixture[str]
 
@@ -79,6 +83,51 @@ def test_a_bundle_is_one_document(document: Any, own: Made) -> None:
     assert document("bundle", "--config", own.config, "--run", own.run.info.run_id) == found
 
 
+def test_the_run_of_these_settings_is_exported_not_a_newer_one(document: Any, own: Made) -> None:
+    with tracked_run(own.experiment.name, "fit", "of other settings") as newer:
+        pass
+    newest = find_run(own.experiment.name, "fit")
+    assert newest is not None
+    assert newest.info.run_id == newer
+    assert document("bundle", "--config", own.config)["run_id"] == own.run.info.run_id
+
+
+def test_a_newest_run_of_other_settings_is_named(
+    run: Any, own: Made, stdlib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = []
+
+    def build(experiment: Any, dataset: Any, run: Run, *_: Any) -> Any:
+        exported.append(run.info.run_id)
+        return own.folder, True
+
+    monkeypatch.setattr(commands, "build_bundle", build)
+    changed: Any = {"training": {"epochs": 4}}
+    config = write_toml(stdlib, tmp_path / "a.toml", own.experiment.name, **changed)
+    code, _, said = run("bundle", "--config", config)
+    assert (code, exported) == (0, [own.run.info.run_id])
+    told = f"the newest run ({own.run.info.run_id}), whose settings, data or code differ from those of now"
+    assert told in said
+    assert run("bundle", "--config", config, "--run", own.run.info.run_id)[2] == ""
+    assert run("bundle", "--config", own.config)[2] == ""
+
+
+def test_a_reused_bundle_is_the_newest_for_the_commands_after(
+    document: Any, own: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "BUNDLES", tmp_path / "bundles")
+    mine = shutil.copytree(own.folder, bundles.BUNDLES / own.folder.name)
+    newer = shutil.copytree(own.folder, bundles.BUNDLES / "newer")
+    os.utime(mine / bundle.MANIFEST, (1000, 1000))
+    assert bundles.find_bundle(own.experiment, None)[0] == newer
+    before = bundle.read(mine)
+    assert document("bundle", "--config", own.config)["bundle"] == str(mine)
+    os.utime(newer / bundle.MANIFEST, (1000, 1000))
+    os.utime(mine / bundle.MANIFEST, (999, 999))
+    assert document("bundle", "--config", own.config)["reused"]
+    assert bundles.find_bundle(own.experiment, None) == (mine, before)
+
+
 def test_a_bundle_is_printed(run: Any, own: Made) -> None:
     code, output, _ = run("bundle", "--config", own.config)
     assert code == 0
@@ -86,9 +135,13 @@ def test_a_bundle_is_printed(run: Any, own: Made) -> None:
         f"bundle {own.folder.name}, unchanged",
         "BM25",
         "index: ann_recall_at_10",
-        "query tower, batch 1",
+        "query tower: ",
     ):
         assert part in output
+    assert "query tower, batch 1" not in output
+    code, output, _ = run("bundle", "--config", own.config, "--verbose")
+    assert code == 0
+    assert "query tower, batch 1" in output
 
 
 def test_evaluate_gives_the_metrics_of_the_manifest(document: Any, own: Made) -> None:
@@ -244,13 +297,13 @@ def test_a_challenger_is_not_evaluated_on_data_that_have_changed_since(
     client.create_registered_model(name)
     client.create_model_version(name, f"{tmp_path}/unread", tags={"split_hash": dataset.split_hash})
     client.set_registered_model_alias(name, "challenger", "1")
-    assert challenger_problem(experiment, dataset).items
+    assert challenger_data(experiment, dataset).items
     smaller: Any = {"data": {"max_items": 100}}
     other = experiment_at(write_toml(stdlib, tmp_path / "b.toml", name, **smaller))
     with pytest.raises(
         MissingStage, match=r"version 1 was made on another split of the data .*register again"
     ):
-        challenger_problem(*other)
+        challenger_data(*other)
 
 
 def test_a_wrong_configuration_is_a_usage_error(run: Any, store: str, stdlib: Path, tmp_path: Path) -> None:

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from train.evaluation.plots import Course, baseline_comparison, learning_curves, metric_label, save
+from train.evaluation.plots import (
+    TrainingHistory,
+    baseline_comparison,
+    learning_curves,
+    metric_label,
+    save,
+)
 from train.terminal import METRICS, baseline_columns, show_fit
 
 MAIN = dict.fromkeys(METRICS, 0.25)
@@ -85,7 +91,7 @@ def test_the_curve_is_of_what_chose_the_epoch(selection: str, tmp_path: Path) ->
     history: list[Any] = [{f"validation_{selection}": value} for value in (0.1, 0.3, 0.2)]
     losses, pairs = [3.0, 0.7, 2.0, 0.5], [64, 20, 64, 63]
     beside = {"bm25": 0.25, "popularity": 0.05}
-    figure = learning_curves(Course("films", history, losses, pairs, selection, 1, beside))
+    figure = learning_curves(TrainingHistory("films", history, losses, pairs, selection, 1, beside))
     left, right = figure.axes
     assert figure.get_suptitle() == "films"
     assert right.get_ylabel() == metric_label(selection)

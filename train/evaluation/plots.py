@@ -24,12 +24,12 @@ METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC"}
 
 
 @dataclass(frozen=True)
-class Course:
-    """The course of a training.
+class TrainingHistory:
+    """What a training did, step by step and epoch by epoch.
 
     Args:
         name: of the experiment.
-        history: the metrics on validation after each epoch; record 0 is the start.
+        epochs: the metrics on validation after each epoch; record 0 is the start.
         losses: of all steps.
         pairs: number of pairs of each step.
         selection: the metric that chooses the epoch.
@@ -38,7 +38,7 @@ class Course:
     """
 
     name: str
-    history: Sequence[Mapping[str, float]]
+    epochs: Sequence[Mapping[str, float]]
     losses: Sequence[float]
     pairs: Sequence[int]
     selection: str
@@ -46,37 +46,37 @@ class Course:
     baselines: Mapping[str, float]
 
 
-def learning_curves(course: Course) -> Figure:
+def learning_curves(history: TrainingHistory) -> Figure:
     """Loss by step, and the selection metric on validation by epoch with the best epoch and baseline marked.
 
     Steps of much smaller batches are left out of the loss: with fewer negatives a softmax loss is smaller, so
     that the last batch of each epoch would look like progress.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    figure.suptitle(course.name, fontsize=11)
-    steps = full_steps(course.pairs)
+    figure.suptitle(history.name, fontsize=11)
+    steps = full_steps(history.pairs)
     marker = "o" if len(steps) < FEW_STEPS else ""
-    losses = [course.losses[step] for step in steps]
+    losses = [history.losses[step] for step in steps]
     left.plot(
         [step + 1 for step in steps], losses, color=MODEL_COLOUR, linewidth=1, marker=marker, markersize=3
     )
     left.set(xlabel="step", ylabel="loss", title="Training loss")
-    label = metric_label(course.selection)
-    values = [record[f"validation_{course.selection}"] for record in course.history]
+    label = metric_label(history.selection)
+    values = [record[f"validation_{history.selection}"] for record in history.epochs]
     right.plot(range(len(values)), values, marker="o", markersize=4, color=MODEL_COLOUR, label="two-tower")
-    best = values[course.best_epoch]
+    best = values[history.best_epoch]
     right.plot(
-        [course.best_epoch],
+        [history.best_epoch],
         [best],
         "o",
         markersize=11,
         color=MODEL_COLOUR,
         fillstyle="none",
-        label=f"best: epoch {course.best_epoch}, {best:.3f}",
+        label=f"best: epoch {history.best_epoch}, {best:.3f}",
     )
-    if course.baselines:
-        name = max(course.baselines, key=lambda each: course.baselines[each])
-        value = course.baselines[name]
+    if history.baselines:
+        name = max(history.baselines, key=lambda each: history.baselines[each])
+        value = history.baselines[name]
         text = f"{LABELS[name]}, {value:.3f}"
         right.axhline(value, color=BASELINE_COLOUR, linestyle="--", linewidth=1.2, label=text)
     right.set(xlabel="epoch (0 is the start)", ylabel=label, title="Validation")

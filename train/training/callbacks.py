@@ -113,6 +113,8 @@ class RunCallbacks:
 def _by_group(record: dict[str, float]) -> dict[str, float]:
     """The record of an epoch by its names in MLflow."""
     prefix = GROUPS["validation"]
-    validation = {name.removeprefix(prefix): value for name, value in record.items() if prefix in name}
-    others = {name: value for name, value in record.items() if prefix not in name}
+    validation = {
+        name.removeprefix(prefix): value for name, value in record.items() if name.startswith(prefix)
+    }
+    others = {name: value for name, value in record.items() if not name.startswith(prefix)}
     return grouped("validation", validation) | grouped("train", others)

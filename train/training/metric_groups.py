@@ -10,10 +10,9 @@ Code and reports name a metric `bm25_recall_at_10`. A run names it `test/bm25/re
 """
 
 from collections.abc import Mapping
+from functools import cache
 
 from mlflow.entities import Run
-
-from train.evaluation.baselines import LABELS
 
 # Group -> prefix of its metrics' names in code and reports. What a group measures:
 GROUPS = {
@@ -30,8 +29,6 @@ GROUPS = {
     "gates": "gate_",
 }
 INTERVAL = "interval"  # subgroup of the ends of the 95 % intervals
-# Subgroups: metrics of other rankings, and of some of the queries. Longer prefixes come first.
-SUBGROUPS = (*LABELS, "exact", "cold_users", "cold_items", "cold")
 
 
 def grouped(group: str, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -59,10 +56,19 @@ def name_in_code(name: str) -> str:
 
 def _in_subgroups(name: str) -> str:
     below = []
-    for subgroup in SUBGROUPS:
-        if name.startswith(f"{subgroup}_"):
+    for subgroup in _subgroups():
+        # A baseline's metric is `popularity_recall_at_10`; `popularity_at_10` is a metric of the model.
+        if name.startswith(f"{subgroup}_") and not name.startswith(f"{subgroup}_at_"):
             below.append(subgroup)
             name = name.removeprefix(f"{subgroup}_")
     if name.endswith(("_low", "_high")):
         below.append(INTERVAL)
     return "/".join([*below, name])
+
+
+@cache
+def _subgroups() -> tuple[str, ...]:
+    """Metrics of other rankings, and of some of the queries; of cold queries longer prefixes come first."""
+    from train.evaluation.baselines import LABELS  # imports torch, which readers of metrics do not need
+
+    return (*LABELS, "exact", "cold_users", "cold_items", "cold")

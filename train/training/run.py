@@ -64,10 +64,10 @@ def fit(
         KeyboardInterrupt: a signal asked to stop; the run is marked as killed and can be resumed.
         MissingStage: there is nothing to resume.
     """
-    key = _fingerprint(experiment, dataset)
-    finished = find_run(experiment.name, STAGE, key)
+    finished = finished_run(experiment, dataset)
     if finished is not None:
         return finished, True
+    key = _fingerprint(experiment, dataset)
     interrupted = _interrupted(experiment, key)
     if resume and interrupted is None:
         raise MissingStage(f"{experiment.name}: no interrupted run to resume; train without --resume")
@@ -89,6 +89,15 @@ def fit(
             raise
         raise KeyboardInterrupt(f"stopped; `{to_resume}` goes on with run {run_id}") from None
     return mlflow.get_run(run_id), False
+
+
+def finished_run(experiment: Experiment, dataset: Dataset) -> Run | None:
+    """The newest finished run of the same settings, data and code; `fit` returns it instead of training.
+
+    Raises:
+        DataError: a file that a feature reads, such as a tokenizer's, cannot be read.
+    """
+    return find_run(experiment.name, STAGE, _fingerprint(experiment, dataset))
 
 
 def run_folder(run_id: str) -> Path:
@@ -201,7 +210,7 @@ def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Con
     selection = experiment.training.selection
     named = {f"{name}_{selection}": value for name, value in beside.items()}
     mlflow.log_metrics(grouped("validation", named))
-    course = plots.Course(
+    history = plots.TrainingHistory(
         experiment.name,
         trainer.state.history,
         trainer.state.losses,
@@ -210,7 +219,7 @@ def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Con
         trainer.state.best_epoch,
         beside,
     )
-    _log_outputs(folder, course, metrics)
+    _log_outputs(folder, history, metrics)
     (folder / RUN_STATE).unlink()
     (folder / BEST_TOWERS).unlink()
 
@@ -256,11 +265,11 @@ def _log_inputs(model: Model, dataset: Dataset) -> None:
         mlflow.log_artifact(str(model.schema.folder / name), str(Path(ARTIFACTS, name).parent))
 
 
-def _log_outputs(folder: Path, course: plots.Course, metrics: dict[str, float]) -> None:
+def _log_outputs(folder: Path, history: plots.TrainingHistory, metrics: dict[str, float]) -> None:
     mlflow.log_artifact(str(folder / BEST_TOWERS), ARTIFACTS)
     figures = {
-        "learning_curves.png": plots.learning_curves(course),
-        "beside_baselines.png": plots.baseline_comparison(metrics, course.name),
+        "learning_curves.png": plots.learning_curves(history),
+        "beside_baselines.png": plots.baseline_comparison(metrics, history.name),
     }
     for name, figure in figures.items():
         mlflow.log_artifact(str(plots.save(figure, folder / name)), "plots")

@@ -190,19 +190,17 @@ def tracked_run(
         The run's id.
     """
     mlflow.set_system_metrics_sampling_interval(5)  # type: ignore[no-untyped-call]
-    mlflow.start_run(
+    active = mlflow.start_run(
         run_id=resume,
         experiment_id=None if resume else experiment_id(experiment),
         tags={STAGE: stage, FINGERPRINT: fingerprint, **environment()},
         log_system_metrics=True,
     )
-    active = mlflow.active_run()
-    assert active is not None
-    if not resume:
-        name = f"{experiment}-{title or stage}-{active.info.run_id[:RUN_ID_SHOWN]}"
-        mlflow.MlflowClient().update_run(active.info.run_id, name=name)
     status = RunStatus.FAILED
     try:
+        if not resume:
+            name = f"{experiment}-{title or stage}-{active.info.run_id[:RUN_ID_SHOWN]}"
+            mlflow.MlflowClient().update_run(active.info.run_id, name=name)
         yield active.info.run_id
         status = RunStatus.FINISHED
     except KeyboardInterrupt:

@@ -135,7 +135,8 @@ def test_the_plot_of_a_tiny_catalogue_is_readable(tmp_path: Path) -> None:
 def test_tuning_shows_what_it_has_found_so_far() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=140)
-    HNSW.tune(ITEMS[:2000], ASKED, replace(GRAPH, m=8, ef_construction=100), COSINE, console)
+    config = IndexConfig(search="graph", threads=1, m=8, ef_construction=100)
+    HNSW.tune(ITEMS[:2000], ASKED, config, COSINE, console)
     assert "index: search width 20: recall@10" in out.getvalue()
     assert "target 0.98" in out.getvalue()
 

@@ -175,7 +175,7 @@ def test_a_report_is_whole_and_its_files_tell_it(document: Document, work: Path)
     exact = document["vectors"]["exact"]
     assert document["vectors"]["vectors"]["file_bytes"] == COUNT * (64 + 4)
     assert 0.9 < exact["recall"] <= 1
-    text = Path(document["page"]).read_text()
+    text = re.sub(" +", " ", Path(document["page"]).read_text())
     for expected in ("1,500", "0.98", "D = 64", "int8", "| 256 |", "scale.png", "extrapolated"):
         assert expected in text
     assert Path(document["plot"]).read_bytes().startswith(b"\x89PNG")

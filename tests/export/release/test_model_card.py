@@ -41,6 +41,16 @@ def test_it_says_what_it_is_how_good_how_fast_and_where_from(manifest: Manifest)
     assert len(text) < model_card.LIMIT
 
 
+def test_it_says_how_the_items_are_searched(manifest: Manifest) -> None:
+    exact = dataclasses.replace(manifest.index, exact=True, kind="")
+    text = model_card.card(dataclasses.replace(manifest, index=exact))
+    assert "D = 32, exact search over 60 items." in text
+    assert "HNSW" not in text
+    remote = bundle.IndexParameters(kind="remote")
+    text = model_card.card(dataclasses.replace(manifest, index=remote))
+    assert "D = 32, an index of kind remote over 60 items." in text
+
+
 def test_it_names_the_filter_fields(manifest: Manifest) -> None:
     assert "ilter" not in model_card.card(manifest)
     some = dataclasses.replace(manifest, filters={"price": "number", "a | b": "string"})

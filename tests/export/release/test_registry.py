@@ -1,6 +1,7 @@
 """Bundles in a real registry: registered once, with a card, and fetched whole or not at all."""
 
 import dataclasses
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 
 from export.release import model_card, registry
 from protos import bundle
-from protos.errors import MissingStage, TwinspireError
+from protos.errors import BundleDamaged, MissingStage, TwinspireError
+from tests.helpers import releases
 from tests.helpers.releases import answered_elsewhere, figures_beside
 from tests.helpers.stdlib import Made, tracking_copy
 from train.paths import ROOT
+from train.training.tracking import find_run, tracked_run
 
 
 @pytest.fixture
@@ -95,6 +98,36 @@ def test_a_version_is_fetched_whole_or_not_at_all(own: Made) -> None:
         registry.by_version("stdlib", "7")
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_run_keeps_its_status_and_its_end(store: str, tmp_path: Path, fails: bool) -> None:
+    with tracked_run(releases.NAME, "fit", "0") as run_id:
+        pass
+    client = mlflow.MlflowClient()
+    client.set_terminated(run_id, "FINISHED", 1_900_000_000_000)
+    folder = releases.small_bundle(tmp_path, "a", run_id=run_id)
+    with pytest.MonkeyPatch.context() as patch:
+        if fails:
+            patch.setattr(registry, "RUNTIME", ("no-such-package",))
+            with pytest.raises(PackageNotFoundError):
+                registry.register(folder)
+        else:
+            registry.register(folder)
+    info = client.get_run(run_id).info
+    assert (info.status, info.end_time) == ("FINISHED", 1_900_000_000_000)
+    assert mlflow.active_run() is None
+    found = find_run(releases.NAME, "fit")
+    assert found is not None
+    assert found.info.run_id == run_id
+
+
+def test_a_bundle_without_examples_cannot_be_registered(store: str, tmp_path: Path) -> None:
+    with tracked_run(releases.NAME, "fit", "0") as run_id:
+        pass
+    folder = releases.small_bundle(tmp_path, "a", run_id=run_id, examples=())
+    with pytest.raises(BundleDamaged, match="has no example queries"):
+        registry.register(folder)
+
+
 @pytest.mark.filterwarnings("ignore::Warning:mlflow")
 def test_a_registered_model_refuses_what_it_does_not_know(own: Made) -> None:
     registry.register(own.folder)
@@ -104,6 +137,7 @@ def test_a_registered_model_refuses_what_it_does_not_know(own: Made) -> None:
     for given, params, told in (
         ("parse", {"kk": 3}, "unknown parameter 'kk': .*; did you mean 'k'?"),
         ("parse", {"k": -1}, "k: expected"),
+        ("parse", {"k": 0}, "k: expected at least 1, got 0"),
         ({"text": "parse", "colour": "red"}, {}, "colour"),
         ("parse", {"filter": "nonsense"}, "nonsense"),
     ):

@@ -45,7 +45,8 @@ def test_a_history_is_shown_by_name_and_left_out_of_its_answer(watched: Path) ->
     assert any(line.startswith("no known item in the history") for line in lines)
 
 
-def test_a_summary_names_what_was_measured_beside_the_service() -> None:
+def test_a_summary_names_what_was_measured_beside_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     quality = {
         "queries": 1200,
         "recall_at_10": 0.25,
@@ -77,6 +78,9 @@ def test_a_summary_names_what_was_measured_beside_the_service() -> None:
     assert not {"served text", "nDCG@10"} & {*found}
     page = "http://127.0.0.1:5000/#/models/fil%20ms?workflowType=machine_learning"
     assert found["MLflow UI"] == f"make ui, then {page}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:secret@tracking.example:8443/mlflow/")
+    page = "https://tracking.example:8443/mlflow/#/models/fil%20ms?workflowType=machine_learning"
+    assert demo.summary(manifest)["MLflow UI"] == page
 
 
 def test_a_server_that_cannot_start_is_an_error(tmp_path: Path) -> None:

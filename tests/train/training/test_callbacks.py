@@ -43,6 +43,19 @@ def test_every_step_is_logged_also_beyond_what_one_call_takes(
     assert (recall.step, recall.value) == (2, 0.5)
 
 
+def test_only_names_that_begin_with_validation_are_of_that_group(
+    store: str, tmp_path: Path, console: Console
+) -> None:
+    figures = {"validation_recall_at_10": 0.5, "validation_ndcg_at_10": 0.25, "best_validation_loss": 1.0}
+    with tracked_run("books", "fit", "a") as run_id:
+        RunCallbacks(tmp_path, console).on_epoch_end(0, figures)
+    assert mlflow.get_run(run_id).data.metrics == {
+        "validation/recall_at_10": 0.5,
+        "validation/ndcg_at_10": 0.25,
+        "train/best_validation_loss": 1.0,
+    }
+
+
 def test_an_epoch_is_told_in_a_line(store: str, tmp_path: Path, console: Console) -> None:
     callbacks = RunCallbacks(tmp_path, console)
     figures = {"validation_recall_at_10": 0.5, "validation_ndcg_at_10": 0.25}

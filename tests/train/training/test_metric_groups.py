@@ -16,6 +16,9 @@ NAMES = {
     "cold_users_hr_at_10": "test/cold_users/hr_at_10",
     "cold_hr_at_50_low": "test/cold/interval/hr_at_50_low",
     "cold_popularity_hr_at_50": "test/cold/popularity_hr_at_50",
+    "popularity_at_10": "test/popularity_at_10",
+    "bm25_popularity_at_10": "test/bm25/popularity_at_10",
+    "popularity_popularity_at_10": "test/popularity/popularity_at_10",
     "popularity_cold_items_queries": "test/popularity/cold_items/queries",
 }
 
@@ -24,6 +27,11 @@ NAMES = {
 def test_baselines_intervals_and_other_queries_have_sections_of_their_own(name: str, expected: str) -> None:
     assert grouped("test", {name: 0.5}) == {expected: 0.5}
     assert name_in_code(expected) == name
+
+
+def test_a_name_that_an_older_version_gave_is_read() -> None:
+    assert name_in_code("test/popularity/at_10") == "popularity_at_10"
+    assert name_in_code("test/bm25/popularity/at_10") == "bm25_popularity_at_10"
 
 
 @pytest.mark.parametrize("group", GROUPS)

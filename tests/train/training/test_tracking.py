@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from protos.errors import MissingStage, Unavailable
@@ -97,6 +98,17 @@ def test_a_run_ends_as_it_ended(store: str) -> None:
         assert mlflow.get_run(again).info.status == "RUNNING"
     assert again == killed
     assert mlflow.get_run(killed).info.status == "FINISHED"
+
+
+def test_a_run_that_cannot_be_named_has_failed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MlflowException("no answer")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "update_run", refuse)
+    with pytest.raises(MlflowException, match="no answer"), tracked_run("books", "fit", "a"):
+        pass
+    assert mlflow.active_run() is None
+    assert find_run("books", "fit", "a", "FAILED") is not None
 
 
 def test_a_run_says_what_made_it(store: str) -> None:

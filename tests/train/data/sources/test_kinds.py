@@ -49,7 +49,8 @@ def test_the_experiment_names_the_package_and_no_kind() -> None:
 
 def test_a_new_kind_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "more").mkdir()
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (example,) = [each for each in blocks if "questions and answers" in each.lower()]
     (tmp_path / "more" / "forum.py").write_text(example)
     (tmp_path / "a.toml").write_text(TOML)
     lines = [{"id": f"{n}", "question": f"question {n}", "answer": f"answer {n}"} for n in range(20)]
