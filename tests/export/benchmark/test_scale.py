@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+import re
 from itertools import chain
 from pathlib import Path
 from typing import Any
