@@ -76,7 +76,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture
 def console() -> "Console":
-    """One that nobody looks at."""
+    """A console whose output is discarded."""
     from rich.console import Console
 
     return Console(file=io.StringIO())

@@ -137,7 +137,7 @@ def tokens(path: Path | None, host: str) -> Finding:
         if is_loopback(host):
             return ok("tokens", "none: each program of this machine may call")
         todo = "`python -m serving token --name NAME` makes one; name their file with --tokens"
-        return warning("tokens", f"none: whoever reaches {host} may call", todo)
+        return warning("tokens", f"none: every client that can connect to {host} may call", todo)
     from serving.security.tokens import TokenFile
 
     try:

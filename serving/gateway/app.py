@@ -143,7 +143,7 @@ def application(options: GatewayOptions) -> tuple[RequestGuard, Gateway]:
         app.router.routes.append(Route(path, page.answer, methods=["GET"]))
     app.add_exception_handler(Failure, _failed)
     app.add_exception_handler(ClientGone, _client_disconnected)
-    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
     return RequestGuard(app, gateway), gateway
 
@@ -205,21 +205,21 @@ async def _client_disconnected(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    """An exception that nobody expected; uvicorn logs it in full."""
+    """Answer an exception that no other handler takes; uvicorn logs its traceback."""
     incident = uuid.uuid4().hex[:12]
     log.error("incident %s: %s", incident, type(error).__name__)
     message = f"internal error; the gateway's log has it as incident {incident}"
     return failed(Failure(grpc.StatusCode.INTERNAL, message))
 
 
-async def _refused(request: Request, error: Any) -> Response:
-    """A path or a verb that does not exist."""
+async def _http_error(request: Request, error: Any) -> Response:
+    """Answer a request whose path or method the gateway does not have."""
     if error.status_code == NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "")
         message = f"{request.method} {request.url.path[:100]}: expected {allowed}"
         failure = Failure(grpc.StatusCode.UNIMPLEMENTED, message, NOT_ALLOWED, error.headers)
     elif error.status_code == HTTP_STATUS[grpc.StatusCode.NOT_FOUND]:
-        message = f"{request.url.path[:100]}: there is nothing here; /docs lists what there is"
+        message = f"{request.url.path[:100]}: no such path; /docs lists all paths"
         failure = Failure(grpc.StatusCode.NOT_FOUND, message)
     else:
         failure = Failure(grpc.StatusCode.INVALID_ARGUMENT, str(error.detail), error.status_code)

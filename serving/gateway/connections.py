@@ -10,9 +10,9 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0  # for the head of a request
-STALL_SECONDS = 120.0  # in which a client must read something of what waits to be sent
-STALL_CHECKS = 8  # in that time
-CLOSE_CHECK_SECONDS = 0.2  # between two looks whether all has been sent
+STALL_SECONDS = 120.0  # without progress, after which a connection with unsent bytes is closed
+STALL_CHECKS = 8  # of the progress, within `STALL_SECONDS`
+CLOSE_CHECK_SECONDS = 0.2  # between checks whether all bytes have been sent
 
 
 class CoalescingTransport:
@@ -33,7 +33,7 @@ class CoalescingTransport:
         self._read_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._closer: asyncio.TimerHandle | None = None
-        # Uvicorn calls these as they are.
+        # Methods of the wrapped transport that uvicorn calls, unchanged.
         self.abort = transport.abort
         self.get_extra_info = transport.get_extra_info
         self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading

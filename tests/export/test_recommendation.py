@@ -52,7 +52,7 @@ def test_unknown_items_and_context_do_not_determine_the_answer(
     items = json.loads((films_made.folder / bundle.ITEMS).read_text())
     share = dict(zip(items["ids"], items["popularity"], strict=True))
     popular = sorted(share, key=lambda each: -share[each])
-    for query in (Query(), Query(history=("nobody", "knows")), Query(features={"country": "nowhere"})):
+    for query in (Query(), Query(history=("unknown-1", "unknown-2")), Query(features={"country": "nowhere"})):
         answer = films_client.search(query, 10)
         assert answer.basis is Basis.POPULAR
         assert [hit.id for hit in answer.hits] == popular[:10]
@@ -60,7 +60,7 @@ def test_unknown_items_and_context_do_not_determine_the_answer(
     answers = [films_client.search(Query(features={"country": each}), 10) for each in ("de", "fr")]
     assert [answer.basis for answer in answers] == [Basis.CONTEXT] * 2
     assert answers[0].hits != answers[1].hits
-    lost = films_client.search(Query(history=("nobody", *HISTORY)), 10)
+    lost = films_client.search(Query(history=("unknown-1", *HISTORY)), 10)
     assert (lost.basis, lost.unknown_history) == (Basis.QUERY, 1)
     # Equal bits: both are batches of one with the same inputs, in the same server.
     assert lost.hits == films_client.search(Query(history=HISTORY), 10).hits

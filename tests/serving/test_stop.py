@@ -3,8 +3,6 @@
 import os
 import queue
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,8 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos.errors import Unavailable
 from serving.client import RetrievalClient
 from tests.helpers.serving.operated import log_until
-from tests.helpers.waiting import wait_until
-from tests.serving.conftest import ROOT, Start
+from tests.helpers.serving.stopping import Made, made_service
+from tests.serving.conftest import Start
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
 
@@ -87,29 +85,14 @@ def test_what_takes_longer_than_the_grace_period_is_broken_off(start_server: Sta
 
 
 @pytest.fixture
-def make_serve(plain: Path, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """`make serve` with two workers in a process group of its own; gives the process and the address."""
-    port_file = tmp_path / "port"
-    variables = [f"PY={sys.executable}", f"BUNDLE={plain}", "PORT=0", "METRICS_PORT=0", "WORKERS=2"]
-    process = subprocess.Popen(
-        ["make", "-o", ".venv/.installed", "serve", *variables, f"FLAGS=--port-file {port_file}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    try:
-        wait_until(port_file.exists)
-        yield process, f"127.0.0.1:{port_file.read_text().strip()}"
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+def make_serve(plain: Path, tmp_path: Path) -> Iterator[Made]:
+    """`make serve` with two workers; gives the process and the address."""
+    with made_service(plain, tmp_path) as made:
+        yield made
 
 
 def test_an_idle_service_of_make_stops_cleanly_when_its_process_group_is_stopped(
-    make_serve: tuple["subprocess.Popen[str]", str], tmp_path: Path
+    make_serve: Made, tmp_path: Path
 ) -> None:
     process, _ = make_serve
     (supervisor,) = psutil.Process(process.pid).children()
@@ -122,7 +105,7 @@ def test_an_idle_service_of_make_stops_cleanly_when_its_process_group_is_stopped
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_process_group_of_make_finishes_what_is_in_flight(
-    make_serve: tuple["subprocess.Popen[str]", str], number: signal.Signals
+    make_serve: Made, number: signal.Signals
 ) -> None:
     process, address = make_serve
     queries: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -150,7 +133,7 @@ def test_a_signal_to_the_process_group_of_make_finishes_what_is_in_flight(
 
 @pytest.mark.parametrize("first", ["make", "workers"])
 def test_the_control_group_kill_of_systemd_loses_no_request_that_was_accepted(
-    make_serve: tuple["subprocess.Popen[str]", str], first: str
+    make_serve: Made, first: str
 ) -> None:
     """With `KillMode=control-group` each process of the unit gets SIGTERM and SIGCONT, in any order."""
     process, address = make_serve

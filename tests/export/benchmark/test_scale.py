@@ -279,7 +279,7 @@ def test_one_size_alone_makes_a_page(document: Document, work: Path, tmp_path: P
     assert "over 1 sizes; one is too few" in text and "vectors is 0" in text and "Capacity" not in text
 
 
-def test_a_step_that_fails_is_told_and_nobody_else_may_measure(tmp_path: Path) -> None:
+def test_a_step_that_fails_is_told_and_no_other_report_may_measure(tmp_path: Path) -> None:
     def other(step: str, folder: Path, items: int, seed: int) -> None:
         with pytest.raises(Unavailable, match="another scale report"):
             scale((300,), 0, tmp_path, tmp_path, Launcher())

@@ -83,12 +83,12 @@ def both(request: pytest.FixtureRequest, films: Path, tmp_path_factory: pytest.T
 
 
 def records(features: Iterable[str], known: Sequence[str]) -> dict[str, list[Any]]:
-    """Records of histories of many lengths, some with items that nobody knows, some empty or absent."""
+    """Records of histories of many lengths, some with unknown items, some empty or absent."""
     random = np.random.default_rng(0)
     histories = [random.choice(known, length).tolist() for length in LENGTHS * 6]
     for n, history in enumerate(histories):
         if n % 5 == 1:
-            history[::2] = ["nobody", "knows"] * (len(history[::2]) // 2) + ["these"] * (
+            history[::2] = ["unknown-1", "unknown-2"] * (len(history[::2]) // 2) + ["these"] * (
                 len(history[::2]) % 2
             )
     histories[4], histories[11] = ["unknown"] * 30, None
@@ -134,7 +134,7 @@ def test_order_matters_and_old_or_unknown_items_do_not(both: Both) -> None:
         values = {name: [value] * len(histories) for name, value in rest.items()}
         return np.asarray(both.query.onnx(inputs.to_arrays({**values, "history": list(histories)})))
 
-    empty, absent, unknown = encoded([], None, ["nobody", "knows"])
+    empty, absent, unknown = encoded([], None, ["unknown-1", "unknown-2"])
     size = max(1.0, float(np.linalg.norm(empty)))
     np.testing.assert_allclose(empty, absent, atol=2e-6 * size)
     np.testing.assert_allclose(empty, unknown, atol=2e-6 * size)

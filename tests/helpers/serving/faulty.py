@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from protos import bundle
 from serving.client import RetrievalClient
+from tests.helpers.tiny import tiny_bundle
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
 
@@ -225,3 +226,38 @@ class Asker(threading.Thread):
         """Ask no more."""
         self._stopped.set()
         self.join(30)
+
+
+class TwoBundles:
+    """A registry with two bundles, and a service that follows two aliases, one of them as canary and shadow.
+
+    Args:
+        folder: an empty one, for all files.
+        flags: of the service, besides.
+    """
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        uri = f"sqlite:///{folder}/mlflow.db"
+        self.versions = Versions(uri, folder / "artefacts", direct=True)
+        self.bundles = [tiny_bundle(folder / "made", items) for items in (300, 200)]
+        for made in self.bundles:
+            self.versions.add_bundle(made)
+        self.versions.point("1")
+        challenger = f"models:/{NAME}@challenger"
+        both = (
+            "--canary",
+            challenger,
+            "--canary-share",
+            "0.5",
+            "--shadow",
+            challenger,
+            "--shadow-share",
+            "1",
+        )
+        self.service = Service(uri, folder, *both, *flags)
+
+    def close(self) -> None:
+        """Stop the service if it runs, and close the registry."""
+        if self.service.process.poll() is None:
+            self.service.stop()
+        self.versions.close()

@@ -67,7 +67,7 @@ class Shelf:
 
 
 class Wound(Clock):
-    """A clock that nobody waits for: a pause only winds it on, and lets others act."""
+    """A clock whose pauses take no time: a pause advances it, and calls what a test does meanwhile."""
 
     def __init__(self) -> None:
         super().__init__(threading.Event())

@@ -47,7 +47,7 @@ def _oversized(rng: random.Random) -> list[bytes]:
 
 
 def _bad_headers(rng: random.Random) -> list[bytes]:
-    """Blocks that HPACK cannot read, and blocks that it can and nobody should send."""
+    """Blocks that are no valid HPACK, and valid ones whose headers are not allowed."""
     fields = rng.choice(
         (
             {":method": "GET"},
@@ -139,7 +139,7 @@ def _data(rng: random.Random) -> list[bytes]:
 
 
 def _left_open(rng: random.Random) -> list[bytes]:
-    """Calls that nobody ends: without a message, in the midst of one, or that have no end by themselves."""
+    """Calls that are never ended: without a message, within a message, or of a method without end."""
     found = []
     for stream in range(1, 21, 2):
         path = rng.choice((SEARCH, f"{RETRIEVAL}/SearchStream", f"{HEALTH}/Watch"))

@@ -141,7 +141,7 @@ def _misframed(rng: random.Random, framed: bytes) -> bytes:
     size = too_large or rng.choice((0, 1, len(framed) - 4, len(framed) + 100))
     return rng.choice(
         (
-            b"\1" + framed[1:],  # compressed, though nobody said how
+            b"\1" + framed[1:],  # compressed, without a header that names the encoding
             bytes([rng.randrange(2, 256)]) + framed[1:],
             framed[:1] + struct.pack(">I", size) + framed[5:],
             framed[: rng.randint(0, 4)],

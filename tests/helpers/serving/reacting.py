@@ -98,7 +98,7 @@ def sleep(request: bytes, rpc: Call) -> bytes:
 
 
 def fail(request: bytes, rpc: Call) -> bytes:
-    """Fail in a way that nobody has foreseen, if asked to."""
+    """Raise an exception that no handler expects, if the request says so."""
     if request == b"fail":
         raise ZeroDivisionError("the secret")
     return request

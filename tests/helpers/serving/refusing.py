@@ -20,7 +20,7 @@ class Refusing(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogu
 
     A write is answered as done, and a read with the ids that were asked for.
 
-    The query `wait` is answered when nobody waits any more; `skip` gets no answer in a stream.
+    The query `wait` is answered after its client has cancelled the call; `skip` gets no answer in a stream.
 
     Args:
         codes: with which to refuse, a call each.

@@ -1,20 +1,56 @@
-"""64 clients at work while a service is told to stop; each request that it accepts has to be answered."""
+"""`make serve`, and 64 clients that search while it is told to stop: it must answer each accepted request."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
+from pathlib import Path
 
 import grpc
 
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc as stubs
 from tests.helpers.waiting import wait_until
+from tests.serving.conftest import ROOT
 
 CLIENTS = 64
 QUERY = "bavuti xelike mopy"
 ALONE = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))  # a connection for each client
+
+Made = tuple["subprocess.Popen[str]", str]  # a process, and the address of its service
+
+
+@contextmanager
+def made_service(bundle: Path, folder: Path, flags: str = "") -> Iterator[Made]:
+    """`make serve` with two workers, in a process group of its own, which is killed at the end.
+
+    Args:
+        bundle: to serve.
+        folder: for the file with the port.
+        flags: of the service, besides.
+    """
+    port_file = folder / "port"
+    variables = [f"PY={sys.executable}", f"BUNDLE={bundle}", "PORT=0", "METRICS_PORT=0", "WORKERS=2"]
+    process = subprocess.Popen(
+        ["make", "-o", ".venv/.installed", "serve", *variables, f"FLAGS=--port-file {port_file} {flags}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        wait_until(port_file.exists)
+        yield process, f"127.0.0.1:{port_file.read_text().strip()}"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 class Crowd:

@@ -4,7 +4,6 @@ It sees the network of this machine, and its files but for /etc, /opt, /run and 
 It knows the units that are installed for a test, and no others.
 """
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -20,8 +19,6 @@ from tests.serving.conftest import ROOT
 
 UNITS = ROOT / "serving" / "deploy" / "systemd"
 MANAGER = "/usr/lib/systemd/systemd"
-HAS_GATEWAY = importlib.util.find_spec("serving.gateway") is not None
-NO_GATEWAY = "there is no serving.gateway in this checkout"
 TARGETS = ("basic", "multi-user", "network-online", "shutdown", "sysinit")
 BOOT = f"""
 set -eu

@@ -162,8 +162,8 @@ def test_messages_are_whole_however_they_come() -> None:
 def test_load_stays_on_this_machine() -> None:
     with pytest.raises(InvalidInput, match="is not this machine"):
         ConnectionPool("192.0.2.1:50051", 1, lambda *each: None)
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
     with pytest.raises(Unavailable, match="cannot connect"):
         ConnectionPool(f"127.0.0.1:{port}", 1, lambda *each: None)
 

@@ -36,10 +36,10 @@ def test_answers_are_counted_and_compared(gateway: RunningGateway, retriever: Re
 
 
 def test_a_wrong_answer_is_noticed(gateway: RunningGateway) -> None:
-    workload = Workload(QUERIES, 1, [[("item-nobody", 0.5)]] * len(QUERIES))
+    workload = Workload(QUERIES, 1, [[("item-unknown", 0.5)]] * len(QUERIES))
     http_closed_loop(f"127.0.0.1:{gateway.port}", workload.http_searches(), 1, 0.2, 0.0)
     assert workload.different == workload.checked > 0
-    assert "item-nobody" in workload.first
+    assert "item-unknown" in workload.first
 
 
 def test_an_error_is_no_answer(gateway: RunningGateway) -> None:

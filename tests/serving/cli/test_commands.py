@@ -165,7 +165,7 @@ def test_a_refused_query_is_a_failure(capsys: Capture, address: str) -> None:
     )
 
 
-def test_nobody_there_is_a_failure(capsys: Capture) -> None:
+def test_a_missing_service_is_a_failure(capsys: Capture) -> None:
     assert "error: 127.0.0.1:1: " in failure(capsys, "info", "--address", "127.0.0.1:1")
 
 

@@ -85,7 +85,7 @@ def test_errors_are_ours(server: RetrievalServer) -> None:
     run(server.address, test)
 
 
-def test_nobody_there_is_unavailable() -> None:
+def test_a_missing_service_is_unavailable() -> None:
     async def session() -> None:
         async with AsyncRetrievalClient("127.0.0.1:1", timeout=2) as client:
             with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1: "):

@@ -16,12 +16,11 @@ import yaml
 
 from serving import __main__ as commands
 from serving.server import RetrievalServer
-from tests.helpers.serving import prometheus, systemd
+from tests.helpers.serving import prometheus
 from tests.serving.conftest import ROOT
 
 DEPLOY = ROOT / "serving" / "deploy"
 SECRETS = {"POSTGRES_PASSWORD": "one", "GRAFANA_PASSWORD": "two"}
-gateway = pytest.mark.skipif(not systemd.HAS_GATEWAY, reason=systemd.NO_GATEWAY)
 COMPOSE = shutil.which("docker-compose")
 HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
 
@@ -62,7 +61,7 @@ def test_compose_accepts_the_file_and_asks_for_the_passwords() -> None:
     assert "POSTGRES_PASSWORD is missing" in refused.stderr or "GRAFANA_PASSWORD" in refused.stderr
 
 
-@pytest.mark.parametrize("name", ["serving", pytest.param("gateway", marks=gateway)])
+@pytest.mark.parametrize("name", ["serving", "gateway"])
 def test_the_commands_of_the_containers_are_commands_of_this_version(name: str) -> None:
     module, *arguments = compose()[name]["command"]
     assert module == "serving"
@@ -142,7 +141,6 @@ def _health_check(name: str, address: str = "127.0.0.1:1") -> str:
     return str(code).replace(f"127.0.0.1:{port}", address)
 
 
-@gateway
 def test_the_image_is_made_of_files_and_extras_that_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     ignored = [

@@ -79,7 +79,6 @@ def test_what_the_log_is_searched_for_is_logged() -> None:
                 assert word in source, word
 
 
-@pytest.mark.skipif(not systemd.HAS_GATEWAY, reason=systemd.NO_GATEWAY)
 def test_the_security_page_names_flags_that_exist() -> None:
     assert len(re.findall(r"^\| \d+ \|", SECURITY, re.MULTILINE)) == 10
     for command in re.findall(r"`((?:serve|gateway) [^`]+)`", SECURITY):

@@ -135,7 +135,6 @@ def test_the_unit_follows_an_alias_of_a_registry(plain: Path, tmp_path: Path) ->
 
 
 @real
-@pytest.mark.skipif(not systemd.HAS_GATEWAY, reason=systemd.NO_GATEWAY)
 @pytest.mark.exhaustive
 @pytest.mark.alone
 def test_the_gateways_unit_answers_for_the_service(plain: Path, tmp_path: Path) -> None:

@@ -208,7 +208,10 @@ def test_tokens(tmp_path: Path) -> None:
     path = tmp_path / "tokens.toml"
     assert shown(settings.tokens(None, "127.0.0.1"), "ok", "none")
     assert shown(
-        settings.tokens(None, "0.0.0.0"), "warning", "whoever reaches 0.0.0.0", "python -m serving token"
+        settings.tokens(None, "0.0.0.0"),
+        "warning",
+        "every client that can connect to 0.0.0.0",
+        "python -m serving token",
     )
     assert shown(settings.tokens(path, "0.0.0.0"), "problem", "there is no such file")
     path.write_text("token = []\n")

@@ -120,7 +120,7 @@ def _relay_late(listener: socket.socket, address: str) -> None:
         ("/v1/search", b"\xff", (400, "INVALID_ARGUMENT", "body: expected UTF-8")),
         ("/v1/items:get", {"ids": ["a"]}, (501, "UNIMPLEMENTED", "")),
         ("/v1/compare", SEARCH, (501, "UNIMPLEMENTED", "there is one service alone; start the gateway with")),
-        ("/v1/nothing", None, (404, "NOT_FOUND", "/v1/nothing: there is nothing here")),
+        ("/v1/nothing", None, (404, "NOT_FOUND", "/v1/nothing: no such path")),
         ("/v1/search", None, (405, "UNIMPLEMENTED", "GET /v1/search: expected POST")),
     ],
 )

@@ -15,7 +15,7 @@ from protos.errors import Unavailable
 from serving.client import Item, RetrievalClient
 from tests.helpers import tables
 from tests.helpers.serving.cataloguing import CatalogueService, catalogue_service
-from tests.helpers.serving.faulty import NAME, Service, Versions
+from tests.helpers.serving.faulty import NAME, TwoBundles
 from tests.helpers.tiny import SYLLABLES, tiny_bundle
 from tests.helpers.waiting import wait_until
 
@@ -120,19 +120,11 @@ class Traffic:
                 self.wrong.append(f"found although it was deleted: {what}")
 
 
-class Scene:
-    """A registry with two bundles, and a service that follows two aliases and takes writes."""
+class Scene(TwoBundles):
+    """A registry, a service that takes writes, and its traffic."""
 
     def __init__(self, folder: Path) -> None:
-        uri = f"sqlite:///{folder}/mlflow.db"
-        self.versions = Versions(uri, folder / "artefacts", direct=True)
-        self.bundles = [tiny_bundle(folder / "made", items) for items in (300, 200)]
-        for made in self.bundles:
-            self.versions.add_bundle(made)
-        self.versions.point("1")
-        flags = ("--canary", CHALLENGER, "--canary-share", "0.5", "--shadow", CHALLENGER)
-        store = f"sqlite:///{folder}/items.db"
-        self.service = Service(uri, folder, *flags, "--shadow-share", "1", "--catalogue", store)
+        super().__init__(folder, "--catalogue", f"sqlite:///{folder}/items.db")
         self.traffic = Traffic(self.service.told["address"])
 
     def goes_on(self, seconds: float, *versions: Path) -> None:
@@ -156,9 +148,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         yield made
     finally:
         made.traffic.stop()
-        if made.service.process.poll() is None:
-            made.service.stop()
-        made.versions.close()
+        made.close()
 
 
 def test_models_change_under_live_items(scene: Scene) -> None:

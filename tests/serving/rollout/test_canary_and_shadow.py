@@ -11,8 +11,8 @@ import pytest
 
 from protos.mlflow_keys import SHADOW_CHALLENGER, STAGE
 from serving.client import RetrievalClient
-from tests.helpers.serving.faulty import NAME, QUERY, Service, Versions
-from tests.helpers.tiny import item_names, tiny_bundle
+from tests.helpers.serving.faulty import NAME, QUERY, TwoBundles
+from tests.helpers.tiny import item_names
 from tests.helpers.waiting import wait_until
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
@@ -21,18 +21,8 @@ CHALLENGER = "challenger"
 MODEL = f"models:/{NAME}@{CHALLENGER}"
 
 
-class Scene:
-    """A registry with two bundles, and a service that follows both aliases."""
-
-    def __init__(self, folder: Path) -> None:
-        uri = f"sqlite:///{folder}/mlflow.db"
-        self.versions = Versions(uri, folder / "artefacts", direct=True)
-        self.bundles = [tiny_bundle(folder / "made", items) for items in (300, 200)]
-        for made in self.bundles:
-            self.versions.add_bundle(made)
-        self.versions.point("1")
-        flags = ("--canary", MODEL, "--canary-share", "0.5", "--shadow", MODEL, "--shadow-share", "1")
-        self.service = Service(uri, folder, *flags)
+class Scene(TwoBundles):
+    """A registry and a service, and what its bundles answer."""
 
     def roles(self) -> dict[str, dict[str, Any]]:
         """What is served, by its role."""
@@ -50,9 +40,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     try:
         yield made
     finally:
-        if made.service.process.poll() is None:
-            made.service.stop()
-        made.versions.close()
+        made.close()
 
 
 @pytest.mark.alone  # the service has little time to end the run of its shadow when it stops
@@ -60,7 +48,7 @@ def test_a_challenger_answers_a_part_and_is_asked_the_rest(scene: Scene) -> None
     first, second = (folder.name for folder in scene.bundles)
     service = scene.service
     assert set(scene.roles()) == {"champion"}
-    wait_until(lambda: service.state()["shadow"]["last_error"], 60, service.log)  # there is nobody to ask
+    wait_until(lambda: service.state()["shadow"]["last_error"], 60, service.log)  # there is no challenger yet
     assert scene.ask(20) == {first}
     scene.versions.point("2", CHALLENGER)
     wait_until(lambda: "canary" in scene.roles(), 60, service.log)

@@ -1,4 +1,4 @@
-"""The way to the shadow: what fits is there, what does not is counted, and nobody waits."""
+"""The channel to the shadow: it holds what fits, counts what does not, and never blocks its writer."""
 
 import os
 import random

@@ -51,7 +51,7 @@ class Waiting:
     def submit(
         self, *queries: Query | str, options: SearchOptions | None = None, gone: tuple[str, ...] = ()
     ) -> Job:
-        """Let one request wait; nobody waits for it any more at the stages of `gone`."""
+        """Put one request into the queue; its client has cancelled it at the stages of `gone`."""
         prepare = self.retriever.prepare
         asked = [Query(each) if isinstance(each, str) else each for each in queries]
         prepared = [prepare(each, f"queries[{n}]") for n, each in enumerate(asked)]

@@ -1,0 +1,348 @@
+"""Questions and answers on the page, in a real browser, in front of a real gateway and real services."""
+
+from datetime import UTC, datetime
+
+import grpc
+import pytest
+from google.protobuf import json_format
+
+from protos import retrieval_pb2 as wire
+from serving.client import RetrievalClient
+from serving.client.protocol import filter_message
+from serving.filters.expression import Filter, where
+from serving.gateway.messages import document
+from tests.helpers.serving import browser
+from tests.helpers.serving.browser import Browser
+from tests.helpers.tiny import FILTERS
+from tests.helpers.waiting import wait_until
+from tests.serving.gateway.playground.conftest import QUERY, Sites, asked, microseconds
+
+MISSING = browser.missing()
+pytestmark = [pytest.mark.exhaustive, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+
+
+def test_a_typed_question_is_answered_with_fields_scores_and_times(page: Browser, sites: Sites) -> None:
+    page.open(sites.both)
+    assert "Ask the two towers" in page.text()
+    page.press(QUERY, "ENTER")
+    page.wait_for(".hit")
+    assert len(page.texts(".hit-title")) == 10
+    assert page.texts(".answer-head h2") == ["10 hits"]
+    assert "section" in page.texts(".hit-fields dt")
+    scores = [float(text) for text in page.texts(".score")]
+    assert scores == sorted(scores, reverse=True)
+    widths = page.run(
+        "return [...document.querySelectorAll('.score-bar')].map((bar) =>"
+        " parseFloat(getComputedStyle(bar, '::after').width) / bar.clientWidth)"
+    )
+    assert widths == pytest.approx([score / scores[0] for score in scores], abs=0.02)
+    stages = dict(zip(page.texts(".stage-table th"), page.texts(".stage-table td:last-child"), strict=True))
+    assert list(stages) == ["Queue", "Encode", "Search", "Transport"]
+    *server, _ = (microseconds(text) for text in stages.values())
+    assert sum(server) == pytest.approx(
+        microseconds(page.texts(".took")[0].removesuffix(" in the service")), rel=0.02
+    )
+    assert "rests on the question as it was asked" in page.texts(".explained")[0]
+    assert page.text_of("#announcer").startswith("10 hits. First: ")
+
+
+def test_the_cards_tell_the_bundle_its_towers_and_its_figures(page: Browser, sites: Sites) -> None:
+    asked(page, sites.both)
+    manifest = page.run("return JSON.parse((await (await fetch('v1/info')).json()).manifest_json)")
+    facts = dict(zip(page.texts(".facts dt"), page.texts(".facts dd"), strict=True))
+    assert facts["Name"] == "tiny"
+    assert facts["Version"] == manifest["bundle_version"][:12]
+    assert facts["Items"] == "300"
+    assert facts["Index"] == "HNSW, M 8, ef 64"
+    assert facts["Index recall@10"] == "1.0000"
+    assert page.texts(".tower li") == ["text", "text"]
+    assert page.texts(".metric h3") == ["recall@10"]
+    assert page.texts(".metric-row .number") == ["1.000\n(best)"]
+
+
+def test_release_shadow_and_live_items_are_told(page: Browser, sites: Sites) -> None:
+    page.open(sites.both)
+    state = wire.ServiceState(
+        workers=2,
+        workers_up=1,
+        tokens=True,
+        requests={"OK": 1234, "INVALID_ARGUMENT": 5},
+        bundles=[
+            wire.ServedBundle(role="champion", bundle_version="ab" * 32, model_version="7", share=0.95),
+            wire.ServedBundle(role="canary", bundle_version="cd" * 32, share=0.05, requests=1500, errors=2),
+        ],
+        following=wire.Following(
+            model="models:/shop@champion", swaps=3, last_error="the registry is <b>away</b>"
+        ),
+        shadow=wire.Shadow(model="models:/shop@shadow", queries=10, overlap_at_10=0.8, latency_ratio=1.25),
+        catalogue=wire.LiveCatalogue(
+            sequence=20, worker_sequence=18, live_items=400, tombstones=100, bounds={"max_overlay": 1000}
+        ),
+    )
+    told = page.run(
+        "const { railPanels } = await import('/rail.js');"
+        "const panels = railPanels({ ...arguments[0], manifest: {} }, { compare: false, version: '1' });"
+        "return panels.map((each) => { each.open = true; return each.textContent; }).join(' ')",
+        document(wire.InfoResponse(name="shop", state=state)),
+    )
+    for text in (
+        "championabababab v7",
+        "95 %",
+        "canarycdcdcdcd5 %1,500 2 failed",
+        "Followsmodels:/shop@champion",
+        "the registry is <b>away</b>",
+        "Overlap of the first 1080 %",
+        "Time over the champion's1.25",
+        "Written since the build400",
+        "Not yet searched2 changes",
+        "50 % of 1,000 until make refresh is due",
+        "Workers1 of 2",
+        "Other than OK5 INVALID_ARGUMENT",
+        "Protected bytokens",
+    ):
+        assert text in told, (text, told)
+
+
+def test_each_failure_is_told_with_what_to_do(page: Browser, sites: Sites) -> None:
+    page.open(sites.both)
+    codes = [*(code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK), "GATEWAY_DOWN"]
+    told = page.run(
+        "const { failureInWords } = await import('/words.js');"
+        "return arguments[0].map((code) => failureInWords({ code, message: '', retryAfter: 90 }))",
+        codes,
+    )
+    said = dict(zip(codes, told, strict=True))
+    assert all(each["title"] and each["advice"].endswith((".", "`")) for each in told)
+    assert said["RESOURCE_EXHAUSTED"]["advice"] == "Ask again in 2 min."
+    assert "`make serve`" in said["UNAVAILABLE"]["advice"]
+    assert "`make serve-http`" in said["GATEWAY_DOWN"]["advice"]
+    assert said["UNAUTHENTICATED"]["action"] == "token"
+    assert "(ABORTED)" in said["ABORTED"]["title"]
+
+
+def test_more_like_this_asks_by_the_item_and_can_be_gone_back_from(page: Browser, sites: Sites) -> None:
+    asked(page, sites.both)
+    first, second = page.ids()[:2]
+    page.one(".hit:nth-child(2) .similar").click()
+    page.wait_text(".explained", "the item's own vector")
+    assert second not in page.ids()
+    assert page.one("#search-box").get_attribute("value") == second
+    page.driver.back()
+    page.wait_text(".explained", "the question as it was asked")
+    assert page.ids()[:2] == [first, second]
+
+
+def test_an_excluded_item_is_left_out_until_its_chip_is_removed(page: Browser, sites: Sites) -> None:
+    asked(page, sites.both)
+    before = page.ids()
+    page.one(".hit .exclude").click()
+    page.wait_changed(before)
+    assert page.ids()[:9] == before[1:]
+    page.one(f'.options .chip button[aria-label="Remove {before[0]}"]').click()
+    page.wait_ids(before)
+
+
+def test_the_number_of_items_is_that_of_the_field(page: Browser, sites: Sites) -> None:
+    asked(page, sites.both)
+    page.fill("#k", "3")
+    page.wait_text(".answer-head h2", "3 hits")
+    assert len(page.ids()) == 3
+    assert "k=3" in page.driver.current_url
+
+
+def test_filters_of_each_type_narrow_the_answer(page: Browser, sites: Sites) -> None:
+    asked(page, sites.both)
+    before = page.ids()
+    page.one("#add-condition").click()
+    assert page.focused() == "SELECT"
+    page.choose("Field of condition 1", "price")
+    page.choose("Test of condition 1", "at_most")
+    assert page.run("return document.activeElement.ariaLabel") == "Test of condition 1"
+    page.fill('[aria-label="Value of condition 1"]', "10")
+    page.wait_changed(before)
+    cheap = page.ids()
+    page.one("#add-condition").click()
+    page.choose("Field of condition 2", "section")
+    page.choose("Test of condition 2", "in")
+    page.one('.condition:last-child input[role="combobox"]').send_keys("section 1")
+    page.press("ENTER")
+    page.wait_changed(cheap)
+    page.one(".condition:last-child input").send_keys("section 2")
+    page.press("ENTER")
+    both = where.section.is_in(["section 1", "section 2"])
+    page.wait_ids(expected(sites, (where.price <= 10) & both))
+    page.choose("Which conditions an item has to pass", "any")
+    page.wait_ids(expected(sites, (where.price <= 10) | both))
+    assert "filter" in page.texts(".explained")[0]
+
+
+def expected(sites: Sites, filter: Filter) -> list[str]:
+    """The ids that a Python client gets from the gateway's champion."""
+    with RetrievalClient(sites.champion) as client:
+        return [hit.id for hit in client.search(QUERY, filter=filter).hits]
+
+
+def test_each_operator_makes_the_filter_of_the_python_client(page: Browser, sites: Sites) -> None:
+    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    later = datetime(2026, 2, 2, tzinfo=UTC)
+    text, number = ["a"], ["2.5"]
+    time, times = ["2026-01-02T03:04:05"], ["2026-01-02T03:04:05", "2026-02-02T00:00"]
+    cases: list[tuple[str, str, list[str], Filter]] = [
+        ("section", "eq", text, where.section == "a"),
+        ("section", "ne", text, where.section != "a"),
+        ("section", "in", ["a", "b"], where.section.is_in(["a", "b"])),
+        ("section", "not_in", text, ~where.section.is_in(["a"])),
+        ("tags", "eq", text, where.tags == "a"),
+        ("price", "eq", number, where.price == 2.5),
+        ("price", "ne", number, where.price != 2.5),
+        ("price", "at_least", number, where.price >= 2.5),
+        ("price", "above", number, where.price > 2.5),
+        ("price", "at_most", number, where.price <= 2.5),
+        ("price", "below", number, where.price < 2.5),
+        ("price", "present", [], where.price.is_present()),
+        ("price", "absent", [], where.price.is_absent()),
+        ("sale", "true", [], where.sale == True),  # noqa: E712
+        ("sale", "false", [], where.sale == False),  # noqa: E712
+        ("released", "at_least", time, where.released >= moment),
+        ("released", "below", time, where.released < moment),
+        ("released", "between", times, where.released.between(moment, later)),
+    ]
+    page.open(sites.both)
+    conditions = [[{"field": field, "operator": name, "values": values}] for field, name, values, _ in cases]
+    made = page.run(
+        "const { toFilter } = await import('/filters.js');"
+        "return arguments[0].map((each) => toFilter(each, arguments[1], 'all'))",
+        conditions,
+        dict(FILTERS),
+    )
+    for (field, name, _, wanted), told in zip(cases, made, strict=True):
+        found = json_format.ParseDict(told, wire.Filter())
+        assert found == filter_message(wanted), (field, name)
+
+
+def test_a_filter_that_nothing_passes_offers_to_ask_without(page: Browser, sites: Sites) -> None:
+    asked(page, sites.both, f'text={QUERY}&where=["price","above","1000"]')
+    assert "Nothing passes" in page.text()
+    assert "no item passes the filter" in page.text()
+    page.one("#clear-filters").click()
+    page.wait_for(".hit")
+
+
+def test_champion_and_challenger_stand_side_by_side_with_what_moved(page: Browser, sites: Sites) -> None:
+    asked(page, sites.both)
+    page.press("TAB")
+    page.one("label.toggle:has(#compare)").click()
+    page.wait_for(".comparison")
+    champion, challenger = page.ids(".champion .hit"), page.ids(".challenger .hit")
+    assert len(champion) == len(challenger) == 10
+    assert champion != challenger
+    gone = [each for each in champion if each not in challenger]
+    added = [each for each in challenger if each not in champion]
+    tiles = page.texts(".tile")
+    assert f"{10 - len(gone)} in both" in tiles
+    assert f"{len(added)} new" in tiles
+    badges = page.texts(".challenger .badge [aria-hidden]")
+    for name, sign in (("rose", "▲"), ("fell", "▼"), ("same rank", "=")):
+        assert f"{sum(badge.startswith(sign) for badge in badges)} {name}" in tiles
+    for rank, (item, badge) in enumerate(zip(challenger, badges, strict=True)):
+        moved = champion.index(item) - rank if item in champion else None
+        if moved is None:
+            assert badge == "new"
+        else:
+            assert badge == ("=" if not moved else f"▲ {moved}" if moved > 0 else f"▼ {-moved}")
+    assert page.texts(".champion .badge [aria-hidden]") == ["gone"] * len(gone)
+    assert len(page.all(".slopes path")) == 10 - len(gone)
+    assert "compare=1" in page.driver.current_url
+
+
+def test_the_champion_answers_alone_what_the_challenger_cannot(page: Browser, sites: Sites) -> None:
+    asked(page, sites.both, "item=item-250&compare=1")  # the challenger has 200 items
+    assert page.texts(".notice")[0].startswith("There is nothing to compare with. challenger: ")
+    assert "item-250" in page.texts(".notice")[0]
+    assert len(page.ids()) == 10
+    assert {each["source"] for each in page.complaints()} == {"network"}
+
+
+def test_a_wrong_token_is_told_and_a_right_one_answers(page: Browser, sites: Sites) -> None:
+    page.open(sites.guarded)
+    assert "wants a token" in page.text()
+    assert "UNAUTHENTICATED" in page.text()
+    page.one("#enter-token").click()
+    page.one("#token-input").send_keys("wrong")
+    page.press("ENTER")
+    page.wait_text("#answer", "UNAUTHENTICATED")
+    assert {each["source"] for each in page.complaints()} == {"network"}
+    page.one("#enter-token").click()
+    page.one("#token-input").send_keys(sites.tokens.plain["reader"])
+    page.press("ENTER")
+    page.wait_for(".blank")
+    kept = page.run(
+        "return JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href])"
+    )
+    assert sites.tokens.plain["reader"] not in kept
+    assert sites.tokens.plain["reader"] not in page.driver.page_source
+
+
+def test_a_history_is_completed_and_asked_with_its_context(page: Browser, sites: Sites) -> None:
+    enter(page, sites)
+    page.one("#search-box").send_keys("tem-02")
+    page.wait_text(".main-input .suggestions", "item-02")
+    page.press("ARROW_DOWN", "ENTER")
+    chips = page.texts(".main-input .chip span")
+    assert chips[0].startswith("item-02")
+    page.one("#search-box").send_keys("item-200", "\ue007")
+    page.fill('.features input[role="combobox"]', "de")
+    page.one(".ask").click()
+    page.wait_for(".hit")
+    assert "1 item of the history is unknown" in page.text()  # every tenth is
+    assert chips[0] not in page.ids()
+    assert f"history={chips[0]}&history=item-200" in page.driver.current_url
+    assert "feature.country=de" in page.driver.current_url
+    first, title = page.ids()[0], page.texts(".hit-title")[0]
+    page.one(".hit .follow").click()
+    page.wait_text(".main-input .chips", title)
+    wait_until(lambda: first not in page.ids() and page.ids())
+    assert f"history={first}" in page.driver.current_url
+
+
+def enter(page: Browser, sites: Sites) -> None:
+    """Open the guarded gateway, with a token."""
+    page.open(sites.guarded)
+    page.complaints()  # of the request without one
+    page.one("#token-button").click()
+    page.one("#token-input").send_keys(sites.tokens.plain["reader"], "\ue007")
+    page.wait_for(".blank")
+
+
+def test_a_dead_service_is_told_with_what_to_do(page: Browser, sites: Sites) -> None:
+    page.open(sites.mortal)
+    sites.victim.stop()
+    page.one(".examples button").click()
+    page.wait_for(".failure")
+    assert "The service does not answer" in page.text()
+    assert "make serve" in page.text()
+    assert page.all("#retry")
+    assert {each["source"] for each in page.complaints()} == {"network"}
+
+
+def test_an_unknown_item_is_told(page: Browser, sites: Sites) -> None:
+    asked(page, sites.both, "item=no-such-item")
+    assert "does not know" in page.texts(".failure h2")[0]
+    assert "no-such-item" in page.texts(".failure-message")[0]
+    assert {each["source"] for each in page.complaints()} == {"network"}
+
+
+def test_each_basis_and_plan_is_told_in_words(page: Browser, sites: Sites) -> None:
+    page.open(sites.both)
+    for enum, function, fallback in (
+        (wire.Basis, "basisInWords", "The answer rests on {}."),
+        (wire.Plan, "planInWords", "Searched by {}."),
+    ):
+        script = (
+            f"const {{ {function} }} = await import('/words.js'); "
+            f"return arguments[0].map((name) => {function}(name))"
+        )
+        for name, told in zip(enum.keys(), page.run(script, list(enum.keys())), strict=True):
+            plain = name.split("_", 1)[1].lower().replace("_", " ")
+            assert told != fallback.format(plain), f"{name} has no words in words.js"
+            assert told.endswith(".")
