@@ -1,6 +1,6 @@
 """Quality, difference, size and latency of variants, each beside float32.
 
-Quality is measured on queries of the test split and on items, both drawn once and encoded in float32. A
+Quality is measured on queries of the validation split and on items, both drawn once and encoded in float32. A
 variant of one side's tower is evaluated with the other side's float32 vectors and by exact search, so that a
 loss is due to the variant alone.
 """
@@ -111,7 +111,7 @@ def draw_sample(
         towers: side -> inputs and encoder of the float32 tower.
     """
     random = np.random.default_rng(config.seed)
-    queries, relevant = data.parts["test"].by_query()
+    queries, relevant = data.parts["validation"].by_query()
     kept = np.sort(random.permutation(len(queries))[: config.queries])
     queries, relevant = queries[kept], [relevant[n] for n in kept]
     items = _draw_items(np.unique(np.concatenate(relevant)), data.item_count, config.items, random)
@@ -122,7 +122,7 @@ def draw_sample(
     rows: dict[Side, Rows] = {"query": queries, "item": items}
     vectors: dict[Side, Vectors] = {}
     for side, (inputs, encode) in towers.items():
-        title = "test queries, fp32" if side == "query" else "items, fp32"
+        title = "validation queries, fp32" if side == "query" else "items, fp32"
         vectors[side] = _encoded(data, side, rows[side], encode, inputs, console, title)
     baseline = _metrics(vectors["query"], vectors["item"], relevant, seen)
     return QualitySample(data, queries, items, relevant, seen, vectors, baseline)
@@ -173,7 +173,7 @@ def measure(
         if name == "fp32":
             vectors, metrics = sample.vectors[side], sample.baseline
         else:
-            title = f"{'test queries' if side == 'query' else 'items'}, {name}"
+            title = f"{'validation queries' if side == 'query' else 'items'}, {name}"
             encode = encoders[name] if sample.is_small else onnx_encoder(path, threads=0)
             vectors = sample.encode(side, encode, inputs, console, title)
             metrics = sample.metrics_of_side(side, vectors)

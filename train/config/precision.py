@@ -9,7 +9,7 @@ from train.config.checks import at_least, refuse_unused
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """Variants of the towers and vectors; each is compared with float32 on the test part.
+    """Variants of the towers and vectors; each is compared with float32 on the validation part.
 
     Args:
         query: the query tower's variant. `auto` takes the fastest within `max_loss` of those that compute in
@@ -19,7 +19,7 @@ class PrecisionConfig:
         vectors: precision of the item vectors on disk; `auto` takes the smallest within `max_loss`. All
             processes share mapped `fp32` vectors; each process converts other precisions to its own copy.
         max_loss: the largest mean fall of recall@10 and nDCG@10 over queries; 0.005 is half a point.
-        queries: largest number of test queries for measuring the fall.
+        queries: largest number of validation queries for measuring the fall.
         items: largest number of catalogue items to search: the relevant items, and a sample of the others.
         calibration: training records from which `int8_static` takes the value ranges of its layers' inputs.
         seed: of the samples and of the bootstraps.

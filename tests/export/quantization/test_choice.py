@@ -225,7 +225,7 @@ def test_a_sample_of_a_large_catalogue_has_all_relevant_items(texts: World) -> N
     sampled = PrecisionConfig(items=150, queries=40)
     sample = quantization.draw_sample(texts.data, encoders, sampled, console)
     assert (len(sample.queries), len(sample.items)) == (40, 150)
-    rows, relevant = texts.data.parts["test"].by_query()
+    rows, relevant = texts.data.parts["validation"].by_query()
     answers = dict(zip(rows.tolist(), relevant, strict=True))
     for query, places in zip(sample.queries.tolist(), sample.relevant, strict=True):
         np.testing.assert_array_equal(sample.items[places], answers[query])
