@@ -36,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     if "PYTEST_XDIST_WORKER" in os.environ:  # each of several processes has a core, not all of them
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "TWINSPIRE_MAKE"):  # of the make that runs the tests
+        os.environ.pop(name, None)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a tracking server alone is enough
 
 
