@@ -102,6 +102,7 @@ class RequestGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        send = self._with_connection_close(send)
         if self._names is not None and (host := _host(scope)) not in self._names:
             # A name of an attacker may lead here, and would make a page of theirs one of this origin.
             message = f"Host: {host[:100]!r} is not a name of this gateway (--allow-host)"
@@ -119,11 +120,20 @@ class RequestGuard:
             return
         self.in_progress += 1
         try:
-            await self._app(
-                scope, receive, _with_connection_close(send) if self._gateway.is_stopping else send
-            )
+            await self._app(scope, receive, send)
         finally:
             self.in_progress -= 1
+
+    def _with_connection_close(self, send: Any) -> Any:
+        """Sends responses; while the gateway stops, one tells its client that the connection ends with it."""
+
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.start" and self._gateway.is_stopping:
+                headers = [each for each in message.get("headers", ()) if each[0] != b"connection"]
+                message = {**message, "headers": [*headers, (b"connection", b"close")]}
+            await send(message)
+
+        return sending
 
 
 def application(options: GatewayOptions) -> tuple[RequestGuard, Gateway]:
@@ -224,17 +234,6 @@ async def _http_error(request: Request, error: Any) -> Response:
     else:
         failure = Failure(grpc.StatusCode.INVALID_ARGUMENT, str(error.detail), error.status_code)
     return failed(failure)
-
-
-def _with_connection_close(send: Any) -> Any:
-    """Sends a response that tells its client that the connection ends with it."""
-
-    async def sending(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
-        await send(message)
-
-    return sending
 
 
 def _host(scope: Any) -> str:

@@ -85,8 +85,9 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish the requests in progress.
 
-        Until the last moment each answer tells its client that the connection ends with it. So a connection
-        that is closed between two requests has been idle, and no request is on its way there.
+        Each answer that begins after the signal tells its client that the connection ends with it. When the
+        drain is over, connections without a request are closed; they have been idle for all of it. A stream
+        that began before the signal could not say so, and its connection is closed when it ends.
         """
         await asyncio.sleep(DRAIN_SECONDS)
         await super().shutdown(sockets)

@@ -20,6 +20,7 @@ import pytest
 from serving.__main__ import main
 from serving.gateway import connections, process
 from serving.gateway.__main__ import main as gateway_main
+from serving.gateway.options import GatewayBounds
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
@@ -143,6 +144,39 @@ def test_no_request_is_lost_when_it_stops_under_load() -> None:
             each.join(30)
     assert failed == []
     assert set(answered) == {200}
+
+
+def test_an_answer_after_the_drain_says_that_the_connection_ends() -> None:
+    """Also where its request began before the signal."""
+    with decided() as (service, address), run_gateway(address, grace=60.0) as running:
+        service.held.clear()
+        with running.connect("/v1/search", SEARCH) as connection:
+            service.seen.get(timeout=30)
+            running.stop()
+            wait_until(lambda: _refuses(running.port))
+            service.held.set()
+            answer = read(connection)
+    assert (answer.status, answer.headers.get("connection")) == (200, "close")
+
+
+def test_a_refusal_says_that_the_connection_ends_when_the_gateway_stops() -> None:
+    with (
+        decided() as (service, address),
+        run_gateway(address, bounds=GatewayBounds(requests=1, max_body_bytes=1000)) as running,
+    ):
+        service.held.clear()
+        with running.connect("/v1/search", SEARCH) as first:
+            service.seen.get(timeout=30)
+            for is_stopping, expected in ((False, None), (True, "close")):
+                running.server.gateway.is_stopping = is_stopping
+                misdirected = running.ask("/v1/search", SEARCH, {"host": "evil.example"})
+                assert (misdirected.status, misdirected.headers.get("connection")) == (421, expected)
+                full = running.ask("/v1/search", SEARCH)
+                assert (full.status, full.headers.get("connection")) == (503, expected)
+            service.held.set()
+            assert read(first).headers["connection"] == "close"
+        too_large = running.ask("/v1/search", {"query": {"text": "a" * 1000}})
+        assert (too_large.status, too_large.headers["connection"]) == (413, "close")  # once
 
 
 def test_a_head_that_does_not_come_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
