@@ -102,13 +102,13 @@ async def body(request: Request, most: int, seconds: float, pending: PendingByte
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
         raise too_large(most)
+    until = asyncio.get_running_loop().time() + seconds
     message = await _received(request.receive, seconds)
     if not message.get("more_body", False):
         content: bytes = message.get("body", b"")
         if len(content) > most:
             raise too_large(most)
         return content
-    until = asyncio.get_running_loop().time() + seconds
     whole = bytearray(message.get("body", b""))
     while message.get("more_body", False):
         if len(whole) > most:

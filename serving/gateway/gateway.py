@@ -85,7 +85,9 @@ class Gateway:
         for call in list(self._following):
             call.cancel()
         loop = asyncio.get_running_loop()
-        loop.call_later(max(0.0, self.options.grace - CANCEL_BEFORE_GRACE_END_SECONDS), self._cancel_all)
+        # A short grace is not used up by the announcement: at least half of it is for requests to finish.
+        grace = self.options.grace
+        loop.call_later(max(grace / 2, grace - CANCEL_BEFORE_GRACE_END_SECONDS), self._cancel_all)
 
     async def unary(self, method: Method, request: Request) -> Response:
         """The response to one message."""
@@ -145,8 +147,10 @@ class Gateway:
         """The responses to one message, as lines."""
         check_type(request, JSON)
         seconds = deadline(request, self.options.stream_timeout, self.options.stream_timeout)
-        message = parse(await self._body(request, self.options.timeout), method.request)
-        return StreamResponse(self, method, message, seconds, self._metadata(request))
+        bound = min(self.options.timeout, seconds)
+        left, content = await self._body(request, bound)
+        message = parse(content, method.request)
+        return StreamResponse(self, method, message, seconds - bound + left, self._metadata(request))
 
     async def bidirectional_stream(self, method: Method, request: Request) -> Response:
         """The responses to the messages of a body's lines, as lines."""
@@ -186,11 +190,15 @@ class Gateway:
     async def _message(self, method: Method, request: Request) -> tuple[float, Any]:
         """The seconds that are left for a request, and its message."""
         check_type(request, JSON)
-        seconds = self._seconds(request)
-        return seconds, parse(await self._body(request, seconds), method.request)
+        left, content = await self._body(request, self._seconds(request))
+        return left, parse(content, method.request)
 
-    async def _body(self, request: Request, seconds: float) -> bytes | bytearray:
-        return await body(request, self.options.bounds.max_body_bytes, seconds, self.pending)
+    async def _body(self, request: Request, seconds: float) -> tuple[float, bytes | bytearray]:
+        """The seconds that are left when the body has arrived, and the body."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + seconds
+        content = await body(request, self.options.bounds.max_body_bytes, seconds, self.pending)
+        return max(0.0, until - clock()), content
 
     async def _call(self, method: Method, message: Any, seconds: float, request: Request) -> Any:
         with self._service.call(method, message, seconds, self._metadata(request)) as call:

@@ -6,10 +6,11 @@ import time
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from protos.errors import InvalidInput
-from serving.gateway.exchange import PendingBytes, lines
-from serving.gateway.failures import Failure
+from serving.gateway.exchange import PendingBytes, body, lines
+from serving.gateway.failures import TOO_SLOW, Failure
 from serving.gateway.options import GatewayBounds, GatewayOptions
 from tests.helpers.serving.gateways import NDJSON, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
@@ -47,6 +48,41 @@ def test_a_line_in_many_small_parts_is_read_in_one_pass() -> None:
     (line,) = split([b"x" * 50] * 80_000)
     assert len(line) == 4_000_000
     assert time.process_time() - began < 10
+
+
+def test_the_time_of_a_body_begins_before_its_first_part() -> None:
+    parts = [b"{", b"}"]
+
+    async def receive() -> Any:
+        part = parts.pop(0)
+        if parts:
+            time.sleep(0.6)  # without a pause in which the loop could end the wait
+        else:
+            await asyncio.sleep(0.2)
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+    async def read_body() -> None:
+        request = Request({"type": "http", "headers": []}, receive)
+        await body(request, 100, 0.5, PendingBytes(100))
+
+    with pytest.raises(Failure) as late:
+        asyncio.run(read_body())
+    assert late.value.http == TOO_SLOW
+
+
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/items:changes"])
+def test_a_call_has_the_time_that_its_body_has_left(path: str) -> None:
+    content = b'{"query": {"text": "a"}}' if path == "/v1/search" else b'{"after": "0"}'
+    with decided() as (service, address), run_gateway(address) as running, running.connect() as connection:
+        connection.putrequest("POST", path)
+        for name, value in (("Content-Type", "application/json"), ("Request-Timeout", "5")):
+            connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(content)))
+        connection.endheaders(content[:5])
+        wait_until(lambda: running.server.gateway.pending.held == 5)
+        time.sleep(1)
+        connection.send(content[5:])
+        assert service.seen.get(timeout=30)["seconds"] <= 4.0
 
 
 def test_bodies_that_do_not_end_have_a_bound_together() -> None:

@@ -1,5 +1,6 @@
 """The process: its line when it is ready, its end by a signal, and its errors."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -20,7 +21,8 @@ import pytest
 from serving.__main__ import main
 from serving.gateway import connections, process
 from serving.gateway.__main__ import main as gateway_main
-from serving.gateway.options import GatewayBounds
+from serving.gateway.gateway import Gateway
+from serving.gateway.options import GatewayBounds, GatewayOptions
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
@@ -157,6 +159,19 @@ def test_an_answer_after_the_drain_says_that_the_connection_ends() -> None:
             service.held.set()
             answer = read(connection)
     assert (answer.status, answer.headers.get("connection")) == (200, "close")
+
+
+@pytest.mark.parametrize(("grace", "expected"), [(0.2, 0.1), (0.5, 0.25), (0.8, 0.4), (10.0, 9.5)])
+def test_at_least_half_of_the_grace_is_for_requests_to_finish(grace: float, expected: float) -> None:
+    async def stop() -> list[float]:
+        loop = asyncio.get_running_loop()
+        with pytest.MonkeyPatch.context() as patch:
+            delays: list[float] = []
+            patch.setattr(loop, "call_later", lambda seconds, _: delays.append(seconds))
+            Gateway(GatewayOptions(grace=grace)).stop()
+        return delays
+
+    assert asyncio.run(stop()) == [pytest.approx(expected)]
 
 
 def test_a_refusal_says_that_the_connection_ends_when_the_gateway_stops() -> None:
