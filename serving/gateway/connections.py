@@ -7,6 +7,7 @@ import termios
 from collections import Counter
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0  # for the head of a request
@@ -120,7 +121,10 @@ class CoalescingTransport:
         descriptor = -1 if connection is None else connection.fileno()
         if descriptor < 0:  # the connection has ended
             return 0
-        unread: int = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))[0]
+        try:
+            unread: int = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))[0]
+        except OSError:  # a system may refuse it; then progress is what leaves this process
+            return 0
         return unread
 
 
@@ -204,25 +208,24 @@ class Protocol(H11Protocol):
         """Wait for the head of the first request, or refuse the connection."""
         super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
         if self._open_connections.add(self):
-            self._expect_head()
+            self._watch_head()
         else:
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Read, and wait for the rest of a head that is not complete."""
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
-            self._expect_head()
-            return
-        self._open_connections.mark(self, is_idle=False)
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._has_request:
+            self._open_connections.mark(self, is_idle=False)
+        elif self.cycle is not None and self.timeout_keep_alive_task is None:
+            self._keep_alive()
+        self._watch_head()
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
         super().on_response_complete()  # a request that was waiting may have begun
-        self._open_connections.mark(self, is_idle=self.cycle.response_complete)
+        self._open_connections.mark(self, is_idle=not self._has_request)
+        self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
@@ -232,6 +235,30 @@ class Protocol(H11Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
 
-    def _expect_head(self) -> None:
-        if self._head_timer is None:
+    @property
+    def _has_request(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _keep_alive(self) -> None:
+        """Close the connection some time after the last data, which has begun no request.
+
+        It was the rest of a body that had been answered before it had arrived, or a part of a head. Uvicorn
+        cancels its timer for all data, and starts it again only after an answer.
+        """
+        if not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _watch_head(self) -> None:
+        """Bound the time of a head: the first of the connection, or one that has arrived in part."""
+        is_expected = (
+            not self._has_request
+            and self.conn.their_state is h11.IDLE
+            and (self.cycle is None or bool(self.conn.trailing_data[0]))
+        )
+        if is_expected and self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        elif not is_expected and self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None

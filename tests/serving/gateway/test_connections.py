@@ -1,5 +1,7 @@
 """Connections: a bound that shuts nobody out, and no time limit for those who read."""
 
+import errno
+import fcntl
 import http.client
 import json
 import socket
@@ -140,7 +142,7 @@ def test_a_client_that_reads_slowly_is_sent_all(
         got = bytearray()
         until = time.monotonic() + 5.0
         while time.monotonic() < until:
-            got += connection.recv(10_000)
+            got += connection.recv(5_000)  # a quarter of the answer at most
             time.sleep(0.1)
         assert len(got) < len(LARGE) / 2
         while part := connection.recv(1 << 16):
@@ -154,6 +156,81 @@ def test_a_client_that_does_not_read_the_end_of_an_answer_is_cut_off(
     monkeypatch.setattr(connections, "STALL_SECONDS", 0.5)
     with decided() as (_, address), run_gateway(address) as running, asked_for_much(running):
         wait_until(lambda: not running.server.server_state.connections)
+
+
+def test_progress_is_watched_where_the_kernel_does_not_tell_what_it_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any) -> bytes:
+        raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
+
+    monkeypatch.setattr(fcntl, "ioctl", refuse)
+    monkeypatch.setattr(connections, "STALL_SECONDS", 0.5)
+    with decided() as (_, address), run_gateway(address) as running, asked_for_much(running):
+        wait_until(lambda: not running.server.server_state.connections)
+
+
+HEAD = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+BODY = json.dumps(SEARCH)
+REQUEST = f"{HEAD}Content-Length: {len(BODY)}\r\n\r\n{BODY}".encode()
+
+
+@contextmanager
+def answered_early(running: RunningGateway) -> Iterator[socket.socket]:
+    """A connection with a request that was answered before the 10 bytes of its body have arrived."""
+    with socket.create_connection(("127.0.0.1", running.port), 30) as connection:
+        connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n")
+        assert receive_answer(connection).startswith(b"HTTP/1.1 404 ")
+        yield connection
+
+
+def receive_answer(connection: socket.socket) -> bytes:
+    """The next answer; none is larger than a part that is read."""
+    return connection.recv(1 << 16)
+
+
+def is_ended(connection: socket.socket) -> bool:
+    """Whether the gateway closes the connection."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_body_that_was_answered_early_is_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    with decided() as (_, address), run_gateway(address) as running, answered_early(running) as connection:
+        monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+        connection.sendall(b"12345")
+        time.sleep(0.5)  # longer than a head may take
+        connection.sendall(b"67890")
+        time.sleep(0.5)
+        connection.sendall(REQUEST)
+        assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_that_was_answered_early_and_stops_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "KEEP_ALIVE_SECONDS", 0.5)
+    with decided() as (_, address), run_gateway(address) as running, answered_early(running) as connection:
+        monkeypatch.setattr(connections, "HEAD_SECONDS", 3600.0)
+        connection.sendall(b"12345")
+        assert is_ended(connection)
+
+
+def test_a_head_that_came_in_part_with_another_request_has_the_time_of_a_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        decided() as (service, address),
+        run_gateway(address) as running,
+        socket.create_connection(("127.0.0.1", running.port), 30) as connection,
+    ):
+        service.held.clear()
+        connection.sendall(REQUEST + b"POST /v1/sea")
+        service.seen.get(timeout=30)
+        monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+        service.held.set()
+        assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
+        assert is_ended(connection)
 
 
 def test_a_handshake_that_does_not_come_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
