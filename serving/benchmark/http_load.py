@@ -20,7 +20,7 @@ class HttpClient:
     Args:
         host: of the server.
         port: of the server.
-        heads: of the requests, by the number of the message.
+        messages: Complete requests, head and body, by number.
         order: of the messages, and whether to keep each answer.
     """
 
@@ -52,7 +52,7 @@ class HttpClient:
         head = received.find(END_OF_HEAD)
         if head < 0:
             return None
-        start = received.lower().find(b"content-length:", 0, head)
+        start = received[:head].lower().find(b"content-length:")
         if start < 0:
             raise Unavailable(f"an answer without content-length: {received[:head]!r}")
         length = int(received[start + 15 : received.index(b"\r\n", start)])

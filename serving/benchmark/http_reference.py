@@ -2,9 +2,11 @@
 
     python -m serving.benchmark.http_reference BUNDLE
 
-It is what FastAPI's tutorial leads to, in its fastest form: pydantic checks the request, an `async` function
-searches on the event loop (a pool of threads answers fewer requests on one core), and pydantic writes the
-answer. It writes a line of JSON with its port, and ends when its standard input does.
+It is what FastAPI's tutorial leads to: pydantic checks the request, an `async` function searches on the event
+loop (a pool of threads answers fewer requests on one core), and pydantic writes the answer. As the gateway it
+reads HTTP with h11 and runs asyncio's event loop, also where httptools or uvloop are installed, so that the
+comparison does not depend on that. It writes a line of JSON with its port, and ends when its standard input
+does.
 """
 
 from serving import environment  # noqa: F401  # before ONNX Runtime is imported
@@ -70,10 +72,13 @@ def application(retriever: Retriever) -> FastAPI:
     return app
 
 
+def configuration(app: FastAPI) -> uvicorn.Config:
+    """Uvicorn's settings, whose parser and event loop are those of the gateway."""
+    return uvicorn.Config(app, log_level="error", access_log=False, ws="none", http="h11", loop="asyncio")
+
+
 async def _serve(app: FastAPI, listener: socket.socket) -> None:
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="error", access_log=False, ws="none", loop="asyncio")
-    )
+    server = uvicorn.Server(configuration(app))
     serving = asyncio.create_task(server.serve([listener]))
     sys.stdout.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
     sys.stdout.flush()
