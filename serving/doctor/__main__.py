@@ -3,7 +3,7 @@
 import sys
 
 from protos.cli import command_line, execute
-from serving.doctor.command import Plain, add_doctor
+from serving.doctor.command import PlainConsole, add_doctor
 
 
 def main() -> int:
@@ -14,7 +14,7 @@ def main() -> int:
     """
     parser = command_line("python -m serving", "Check this machine.")
     add_doctor(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
-    return execute(parser, ["doctor", *sys.argv[1:]], console=Plain)
+    return execute(parser, ["doctor", *sys.argv[1:]], console=PlainConsole)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ OTHER_FILES = 256  # that a worker has open besides
 CACHE, MLRUNS = Path(".cache"), Path("mlruns")
 
 
-class Plain:
+class PlainConsole:
     """A console without rich, which may not be installed yet."""
 
     def print(self, text: str) -> None:
@@ -58,7 +58,7 @@ def doctor(arguments: Namespace) -> None:
     found = list(findings(arguments))
     problems = sum(each.state is State.PROBLEM for each in found)
     document = {"ok": not problems, "checks": [asdict(each) for each in found]}
-    print_result((document, lambda console: _show(found, console)), arguments.json, Plain)
+    print_result((document, lambda console: _show(found, console)), arguments.json, PlainConsole)
     if problems:
         raise MissingStage(f"{problems} of {len(found)} checks found a problem")
 

@@ -19,7 +19,7 @@ OLDEST, NEWEST = (3, 11), (3, 13)  # Pythons that the tests run on
 COMPILED = "hnswlib"  # built from source by `make setup`
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 GIB = 1 << 30
-LEAST_FREE, LITTLE_FREE = 1 * GIB, 5 * GIB  # bytes; an environment takes 2 to 3 GiB, a bundle up to one
+MIN_FREE_BYTES, LOW_FREE_BYTES = 1 * GIB, 5 * GIB  # an environment takes 2 to 3 GiB, a bundle up to one
 PINS = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==(\S+)$", re.MULTILINE)
 SHOWN = 3  # packages that a text names
 INSTALL_COMPILER = (
@@ -84,9 +84,9 @@ def disk(folder: Path) -> Finding:
     found = f"{free / GIB:,.1f} GiB free for {folder}"
     if not os.access(place, os.W_OK):
         return problem("disk", f"{place} cannot be written", "name another folder: TWINSPIRE_CACHE=...")
-    if free < LEAST_FREE:
+    if free < MIN_FREE_BYTES:
         return problem("disk", found, "make room, or name another folder: TWINSPIRE_CACHE=...")
-    if free < LITTLE_FREE:
+    if free < LOW_FREE_BYTES:
         return warning("disk", found, "`make setup` and large data sets need 5 GiB; `make clean` makes room")
     return ok("disk", found)
 

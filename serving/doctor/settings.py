@@ -18,7 +18,7 @@ from serving.address import is_loopback
 from serving.doctor.finding import Finding, ok, problem, warning
 
 DAY = 86_400.0  # seconds
-SOON_DAYS = 30
+EXPIRY_WARNING_DAYS = 30
 SQLITE = "sqlite:///"
 STORE = "mlruns/mlflow.db"
 ANSWER_SECONDS = 5.0
@@ -119,7 +119,7 @@ def certificates(certificate: Path | None, key: Path | None, client_ca: Path | N
         days = (end - now) / DAY
         if days <= 0:
             found.append(problem("certificate", f"{path}: expired {-days:.1f} days ago", "renew it"))
-        elif days <= SOON_DAYS:
+        elif days <= EXPIRY_WARNING_DAYS:
             found.append(warning("certificate", f"{path}: {days:.1f} days left", "renew it"))
         else:
             found.append(ok("certificate", f"{path}: {days:.0f} days left"))
@@ -150,7 +150,7 @@ def tokens(path: Path | None, host: str) -> Finding:
         todo = "`python -m serving token --name NAME` makes one"
         return problem("tokens", f"{path}: none of {len(table)} is valid", todo)
     ends = {each.name: (each.until - now) / DAY for each in valid if not math.isinf(each.until)}
-    soon = [f"{name} in {days:.1f} days" for name, days in ends.items() if days <= SOON_DAYS]
+    soon = [f"{name} in {days:.1f} days" for name, days in ends.items() if days <= EXPIRY_WARNING_DAYS]
     if soon:
         return warning("tokens", f"{path}: {', '.join(soon)} will expire", "make new ones in time")
     return ok("tokens", f"{path}: {len(valid)} valid, {len(table) - len(valid)} expired")

@@ -87,12 +87,12 @@ def test_packages(tmp_path: Path) -> None:
 
 def test_disk(tmp_path: Path, monkeypatch: Patch) -> None:
     folder = tmp_path / "not" / "made" / "yet"
-    monkeypatch.setattr(machine, "LITTLE_FREE", 0)
-    monkeypatch.setattr(machine, "LEAST_FREE", 0)
+    monkeypatch.setattr(machine, "LOW_FREE_BYTES", 0)
+    monkeypatch.setattr(machine, "MIN_FREE_BYTES", 0)
     assert shown(machine.disk(folder), "ok", "GiB free for", str(folder))
-    monkeypatch.setattr(machine, "LITTLE_FREE", 1 << 60)
+    monkeypatch.setattr(machine, "LOW_FREE_BYTES", 1 << 60)
     assert shown(machine.disk(folder), "warning", "make clean")
-    monkeypatch.setattr(machine, "LEAST_FREE", 1 << 60)
+    monkeypatch.setattr(machine, "MIN_FREE_BYTES", 1 << 60)
     assert shown(machine.disk(folder), "problem", "TWINSPIRE_CACHE")
     monkeypatch.setattr(os, "access", lambda *_: False)  # a test may run as root, who may write anywhere
     assert shown(machine.disk(folder), "problem", f"{tmp_path} cannot be written", "TWINSPIRE_CACHE")
@@ -225,7 +225,7 @@ def test_tokens(tmp_path: Path) -> None:
 
 
 def test_the_exit_status_and_the_document(capsys: Capture, tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(machine, "LEAST_FREE", 0)
+    monkeypatch.setattr(machine, "MIN_FREE_BYTES", 0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
     flags = ["doctor", "--port", "0", "--metrics-port", "0"]
     path = tmp_path / "tokens.toml"
