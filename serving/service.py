@@ -146,7 +146,7 @@ def serve(config: ServiceConfig, ready: Callable[[Serving], None]) -> None:
         files.check()
 
         def tick() -> bool:
-            manager.alive()
+            manager.ping_watchdog()
             return files.check()
 
         def reload() -> None:

@@ -70,7 +70,7 @@ class ServiceManager:
         """
         self._send("STOPPING=1", f"STATUS={status}")
 
-    def alive(self) -> None:
+    def ping_watchdog(self) -> None:
         """A sign of life, if the manager expects one."""
         if self.watchdog_seconds:
             self._send("WATCHDOG=1")
@@ -81,9 +81,9 @@ class ServiceManager:
         text = "\n".join(line.replace("\n", " ") for line in lines)
         name = self._address.replace("@", "\0", 1) if self._address[0] == "@" else self._address
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as plug:
-                plug.setblocking(False)  # a manager that does not read must not stop the service
-                plug.sendto(text.encode(), name)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+                connection.setblocking(False)  # a manager that does not read must not stop the service
+                connection.sendto(text.encode(), name)
             self._failed = False
         except OSError as error:
             if not self._failed:

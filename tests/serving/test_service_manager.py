@@ -70,7 +70,7 @@ def test_each_change_is_one_message(name: str, request: pytest.FixtureRequest) -
     message = manager.read()
     assert message["RELOADING"] == "1"
     assert before <= int(message["MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    service.alive()
+    service.ping_watchdog()
     assert manager.read() == {"WATCHDOG": "1"}
     service.stopping("finishing")
     assert manager.read() == {"STOPPING": "1", "STATUS": "finishing"}
@@ -84,9 +84,17 @@ def test_no_sign_of_life_is_sent_where_none_is_expected(tmp_path: Path, environm
     manager = Manager(str(tmp_path / "notify"))
     with manager.socket:
         service = ServiceManager.from_environment({"NOTIFY_SOCKET": manager.name, **environment})
-        service.alive()
+        service.ping_watchdog()
         service.ready("now")
         assert manager.read() == {"READY": "1", "STATUS": "now"}
+
+
+def test_the_manager_is_told_where_the_system_lacks_a_flag(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(socket, "SOCK_CLOEXEC", raising=False)  # as macOS; Python's sockets are not inherited
+    ServiceManager(manager.name).ready("now")
+    assert manager.read() == {"READY": "1", "STATUS": "now"}
 
 
 def test_nothing_is_sent_without_a_manager(caplog: pytest.LogCaptureFixture) -> None:
