@@ -23,8 +23,8 @@ class CoalescingTransport:
     where something waits to be sent and the client has read nothing for `STALL_SECONDS`, also after `close`.
 
     Args:
-        transport: of the connection.
-        loop: of the connection.
+        transport: The transport of the connection, which it wraps.
+        loop: The event loop of the connection.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -32,8 +32,8 @@ class CoalescingTransport:
         self._parts: list[bytes] = []
         self._written = self._read = 0  # bytes
         self._read_at = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._closer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._close_timer: asyncio.TimerHandle | None = None
         # Methods of the wrapped transport that uvicorn calls, unchanged.
         self.abort = transport.abort
         self.get_extra_info = transport.get_extra_info
@@ -50,7 +50,7 @@ class CoalescingTransport:
     def close(self) -> None:
         """Send what was written, and close."""
         self._flush()
-        if self._closer is not None:
+        if self._close_timer is not None:
             return
         if self.get_extra_info("ssl_object") is None or not self._buffered():
             self._transport.close()
@@ -61,7 +61,7 @@ class CoalescingTransport:
 
     def is_closing(self) -> bool:
         """Whether the connection ends, or has ended."""
-        return self._closer is not None or self._transport.is_closing()
+        return self._close_timer is not None or self._transport.is_closing()
 
     def get_write_buffer_size(self) -> int:
         """Bytes that wait to be sent."""
@@ -69,12 +69,12 @@ class CoalescingTransport:
 
     def stop(self) -> None:
         """Watch the client no more; the connection has ended."""
-        for each in (self._timer, self._closer):
+        for each in (self._stall_timer, self._close_timer):
             if each is not None:
                 each.cancel()
 
     def _close_later(self) -> None:
-        self._closer = self._loop.call_later(CLOSE_CHECK_SECONDS, self._close_if_sent)
+        self._close_timer = self._loop.call_later(CLOSE_CHECK_SECONDS, self._close_if_sent)
 
     def _close_if_sent(self) -> None:
         if self._buffered():
@@ -87,15 +87,15 @@ class CoalescingTransport:
             data, self._parts = b"".join(self._parts), []
             self._written += len(data)
             self._transport.write(data)
-            if self._timer is None and self._buffered():
+            if self._stall_timer is None and self._buffered():
                 self._read, self._read_at = self._bytes_read(), self._loop.time()
                 self._check_later()
 
     def _check_later(self) -> None:
-        self._timer = self._loop.call_later(STALL_SECONDS / STALL_CHECKS, self._check)
+        self._stall_timer = self._loop.call_later(STALL_SECONDS / STALL_CHECKS, self._check)
 
     def _check(self) -> None:
-        self._timer = None
+        self._stall_timer = None
         if not self._buffered():
             return
         read, now = self._bytes_read(), self._loop.time()
@@ -132,11 +132,11 @@ class OpenConnections:
     """The connections that are open; a new one takes the room of an idle one when there are too many.
 
     Args:
-        most: connections at once.
+        limit: The number of connections that may be open at once.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._open: set[Protocol] = set()
         self._of_client: Counter[str] = Counter()
         self._idle: dict[Protocol, None] = {}  # the longest idle first
@@ -147,14 +147,14 @@ class OpenConnections:
         Where there is none, an idle connection is closed: of the client that has most of them, the one that
         has been idle longest, and one whose last answer is still being sent only if there is no other.
         """
-        if len(self._open) >= self._most:
+        if len(self._open) >= self._limit:
             if not self._idle:
                 return False
-            worst = min(
+            evicted = min(
                 self._idle, key=lambda each: (each.is_sending, -self._of_client[each.client_host])
             )  # the first of several
-            self.discard(worst)
-            worst.transport.abort()
+            self.discard(evicted)
+            evicted.transport.abort()
         self._open.add(connection)
         self._of_client[connection.client_host] += 1
         self._idle[connection] = None
@@ -184,8 +184,8 @@ class Protocol(H11Protocol):
     or where others need its room while it is idle.
 
     Args:
-        open_connections: that it belongs to.
-        given: arguments of uvicorn's.
+        open_connections: The open connections of the gateway, to which it adds itself.
+        given: The arguments of uvicorn's connection.
     """
 
     _head_timer: asyncio.TimerHandle | None = None

@@ -13,7 +13,6 @@ from serving.transport.status import NO_RETRY, PUSHBACK
 from serving.transport.status import TOO_LARGE as TOO_LARGE_TEXT
 
 log = logging.getLogger(__name__)
-_last_log = [-math.inf]
 
 # As grpc-gateway maps them (runtime/errors.go, HTTPStatusFromCode).
 HTTP_STATUS: dict[grpc.StatusCode, int] = {
@@ -36,7 +35,7 @@ HTTP_STATUS: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.DATA_LOSS: 500,
 }
 UNREACHABLE = "the service cannot be reached; the gateway's log says why"
-OF_CONNECTIONS = (
+CONNECTION_CODES = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
@@ -102,8 +101,8 @@ def failure_of(error: Any, prefix: str = "") -> Failure:
     code, text = error.code(), error.details() or error.code().name
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE_TEXT in text:
         return Failure(code, f"{prefix}{text}", TOO_LARGE)
-    if code in OF_CONNECTIONS and ADDRESS.search(text):
-        _log_connection(f"{prefix}{text}")
+    if code in CONNECTION_CODES and ADDRESS.search(text):
+        _connection_log.write(f"{prefix}{text}")
         return Failure(code, f"{prefix}{UNREACHABLE}")
     headers = {}
     seconds = retry_after(error.trailing_metadata())
@@ -112,12 +111,21 @@ def failure_of(error: Any, prefix: str = "") -> Failure:
     return Failure(code, f"{prefix}{text}", headers=headers)
 
 
-def _log_connection(text: str) -> None:
-    """Log why a service cannot be reached; at most once a second, for clients could fill the log."""
-    now = time.monotonic()
-    if now - _last_log[0] >= 1:
-        _last_log[0] = now
-        log.warning("%s", text)
+class _ConnectionLog:
+    """Logs why a service cannot be reached; at most once a second, for clients could fill the log."""
+
+    def __init__(self) -> None:
+        self._written_at = -math.inf
+
+    def write(self, text: str) -> None:
+        """Log a text, unless another was logged within the last second."""
+        now = time.monotonic()
+        if now - self._written_at >= 1:
+            self._written_at = now
+            log.warning("%s", text)
+
+
+_connection_log = _ConnectionLog()
 
 
 def retry_after(trailers: Any) -> int | None:

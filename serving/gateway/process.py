@@ -23,7 +23,7 @@ from serving.gateway.app import application
 from serving.gateway.connections import OpenConnections, Protocol
 from serving.gateway.gateway import Gateway
 from serving.gateway.options import GatewayOptions
-from serving.gateway.pages import EVERYWHERE
+from serving.gateway.pages import COMMON_HEADERS
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> Server:
         loop="asyncio",
         lifespan="on",
         proxy_headers=False,
-        headers=list(EVERYWHERE),
+        headers=list(COMMON_HEADERS),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         h11_max_incomplete_event_size=HEAD_BYTES,
     )
