@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.serving.stopping import Made, crowd, made_service
+from tests.helpers.serving.stopping import Made, clients_under_load, made_service
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.alone]
 
@@ -27,7 +27,7 @@ def test_a_signal_to_the_process_group_loses_no_request_of_64_clients(
     process, address = make_serve
     with ThreadPoolExecutor(1) as pool:
         log = pool.submit(process.communicate)  # reads it, or the workers could not write
-        with crowd(address) as clients:
+        with clients_under_load(address) as clients:
             os.killpg(process.pid, number)
             clients.join()
         _, told = log.result(30)

@@ -150,7 +150,7 @@ class Browser:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
-    def complaints(self) -> list[dict[str, Any]]:
+    def console_messages(self) -> list[dict[str, Any]]:
         """What the console has said since the last call, warnings and broken policies included."""
         return list(self.driver.execute(Command.GET_LOG, {"type": "browser"})["value"])
 

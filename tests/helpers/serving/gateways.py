@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import queue
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,14 @@ def read(connection: http.client.HTTPConnection) -> Answer:
     )
 
 
+def is_ended(connection: socket.socket) -> bool:
+    """Whether the gateway ends a connection instead of sending more; waits for either."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
 @contextmanager
 def gateway(address: str, **options: Any) -> Iterator[RunningGateway]:
     """A gateway of a service, on a free port; `options` are fields of `GatewayOptions`."""
@@ -129,20 +138,20 @@ class Decided(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogue
         code: of every answer; OK answers.
         text: of the status.
         trailers: of every answer.
-        held: set to let answers go.
+        released: set to let answers go.
     """
 
     code: grpc.StatusCode = grpc.StatusCode.OK
     text: str = ""
     trailers: tuple[tuple[str, str], ...] = ()
-    held: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
     seen: "queue.SimpleQueue[dict[str, Any]]" = field(default_factory=queue.SimpleQueue)
     ended: "queue.SimpleQueue[str]" = field(default_factory=queue.SimpleQueue)
     sent: int = 0
     received: int = 0
 
     def __post_init__(self) -> None:
-        self.held.set()
+        self.released.set()
 
     def _begin(self, context: Any) -> None:
         metadata = {key: value for key, value in context.invocation_metadata() if key != "user-agent"}
@@ -155,7 +164,7 @@ class Decided(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogue
     def Search(self, request: wire.SearchRequest, context: Any) -> wire.SearchResponse:
         context.add_callback(lambda: self.ended.put("Search"))
         self._begin(context)
-        wait_until(lambda: self.held.is_set() or not context.is_active())
+        wait_until(lambda: self.released.is_set() or not context.is_active())
         return wire.SearchResponse(hits=[wire.Hit(id=request.query.text)])
 
     def SearchStream(self, requests: Any, context: Any) -> Iterator[wire.SearchResponse]:
@@ -163,7 +172,7 @@ class Decided(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogue
         self._begin(context)
         for request in requests:
             self.received += 1
-            wait_until(lambda: self.held.is_set() or not context.is_active())
+            wait_until(lambda: self.released.is_set() or not context.is_active())
             yield wire.SearchResponse(hits=[wire.Hit(id=request.query.text)])
 
     def Changes(
@@ -191,5 +200,5 @@ def decided(**fields: Any) -> Iterator[tuple[Decided, str]]:
     try:
         yield servicer, f"127.0.0.1:{port}"
     finally:
-        servicer.held.set()
+        servicer.released.set()
         server.stop(None).wait(30)

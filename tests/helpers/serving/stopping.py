@@ -53,7 +53,7 @@ def made_service(bundle: Path, folder: Path, flags: str = "") -> Iterator[Made]:
         process.communicate()
 
 
-class Crowd:
+class LoadClients:
     """The clients: each has a connection, and searches until the service refuses.
 
     Attributes:
@@ -116,9 +116,9 @@ class Crowd:
 
 
 @contextmanager
-def crowd(address: str) -> Iterator[Crowd]:
+def clients_under_load(address: str) -> Iterator[LoadClients]:
     """The clients at work."""
-    made = Crowd(address)
+    made = LoadClients(address)
     for thread in made._threads:
         thread.start()
     try:

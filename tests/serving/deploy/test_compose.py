@@ -1,5 +1,6 @@
 """Image and compose file: there is no Docker here, so what they name is held against what it names."""
 
+import errno
 import fnmatch
 import json
 import os
@@ -17,6 +18,7 @@ import yaml
 from serving import __main__ as commands
 from serving.server import RetrievalServer
 from tests.helpers.serving import prometheus
+from tests.helpers.serving.gateways import gateway
 from tests.serving.conftest import ROOT
 
 DEPLOY = ROOT / "serving" / "deploy"
@@ -92,13 +94,13 @@ def test_the_flags_of_prometheus_exist() -> None:
 
 def test_what_the_containers_say_to_one_another_fits() -> None:
     services = compose()
-    serving, gateway = flags(services["serving"]), flags(services["gateway"])
+    service, front = flags(services["serving"]), flags(services["gateway"])
     mlflow = flags(services["mlflow"])
-    assert gateway["--address"] == f"serving:{serving['--port']}"
+    assert front["--address"] == f"serving:{service['--port']}"
     assert services["serving"]["environment"]["MLFLOW_TRACKING_URI"] == f"http://mlflow:{mlflow['--port']}"
     assert f"mlflow:{mlflow['--port']}" in mlflow["--allowed-hosts"].split(",")
     (job,) = yaml.safe_load((prometheus.CONFIG / "prometheus.yml").read_text())["scrape_configs"]
-    assert job["static_configs"] == [{"targets": [f"serving:{serving['--metrics-port']}"]}]
+    assert job["static_configs"] == [{"targets": [f"serving:{service['--metrics-port']}"]}]
     source = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())
     assert source["datasources"][0]["url"] == "http://prometheus:9090"
     boards = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/twinspire.yml").read_text())
@@ -120,16 +122,36 @@ def test_no_port_is_published_beyond_this_machine_and_every_folder_exists() -> N
         assert not service["image"].endswith(":latest")
 
 
-@pytest.mark.parametrize("name", ["serving", "gateway", "mlflow"])
-def test_the_health_checks_fail_where_nothing_answers(name: str) -> None:
-    code = _health_check(name)
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode != 0
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("serving", "Unavailable: 127.0.0.1:1: not serving after 4 s"),
+        ("gateway", f"URLError: <urlopen error [Errno {errno.ECONNREFUSED}] Connection refused>"),
+        ("mlflow", f"URLError: <urlopen error [Errno {errno.ECONNREFUSED}] Connection refused>"),
+    ],
+)
+def test_the_health_checks_fail_where_nothing_answers(name: str, said: str) -> None:
+    failed = _run(_health_check(name))
+    assert failed.returncode == 1
+    assert said in failed.stderr.splitlines()[-1]
 
 
-def test_the_health_check_of_the_service_passes_on_a_service(server: RetrievalServer) -> None:
-    code = _health_check("serving", server.address)
-    passed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert passed.returncode == 0, passed.stderr
+def test_the_health_checks_pass_on_a_service_and_its_gateway(server: RetrievalServer) -> None:
+    with gateway(server.address) as running:
+        for name, address in (("serving", server.address), ("gateway", f"127.0.0.1:{running.port}")):
+            passed = _run(_health_check(name, address))
+            assert passed.returncode == 0, passed.stderr
+
+
+def test_the_health_check_of_the_gateway_fails_where_its_service_is_gone() -> None:
+    with gateway("127.0.0.1:1") as running:
+        failed = _run(_health_check("gateway", f"127.0.0.1:{running.port}"))
+    assert failed.returncode == 1
+    assert "HTTPError: HTTP Error 503" in failed.stderr.splitlines()[-1]
+
+
+def _run(code: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
 def _health_check(name: str, address: str = "127.0.0.1:1") -> str:

@@ -19,7 +19,7 @@ from serving.client.security import Security
 from serving.security.tokens import new_token
 from tests.helpers.serving import systemd
 from tests.helpers.serving.faulty import Versions
-from tests.helpers.serving.stopping import crowd
+from tests.helpers.serving.stopping import clients_under_load
 from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)  # a busy machine takes long to start a service three times
@@ -194,7 +194,7 @@ def test_a_stop_by_systemd_loses_no_request_of_64_clients(plain: Path, tmp_path:
     """With `control-group` each process of the service gets SIGTERM from systemd, in any order."""
     with service(tmp_path / "machine", plain, drop_in=f"KillMode={mode}") as manager:
         manager.ctl("start", "twinspire")
-        with crowd(address(manager)) as clients:
+        with clients_under_load(address(manager)) as clients:
             manager.ctl("stop", "twinspire")
             clients.join()
         assert manager.shown("twinspire", "Result") == "success"

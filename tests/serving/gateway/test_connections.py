@@ -17,7 +17,7 @@ import pytest
 from serving.gateway import connections, process
 from serving.gateway.options import GatewayBounds
 from tests.helpers.serving.certificates import Authority
-from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read
+from tests.helpers.serving.gateways import JSON, RunningGateway, decided, is_ended, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
 
@@ -62,13 +62,13 @@ def test_connections_with_requests_are_answered_and_a_new_one_is_refused() -> No
     ):
         for _ in both:
             service.seen.get(timeout=30)
-        service.held.clear()
+        service.released.clear()
         for each in both:
             each.request("POST", "/v1/search", json.dumps(SEARCH), JSON)
             service.seen.get(timeout=30)
         with running.connect() as new, pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
             ask(new)
-        service.held.set()
+        service.released.set()
         assert [read(each).status for each in both] == [200, 200]
         assert ask(both[0]) == 200
         with running.connect() as new:
@@ -189,14 +189,6 @@ def receive_answer(connection: socket.socket) -> bytes:
     return connection.recv(1 << 16)
 
 
-def is_ended(connection: socket.socket) -> bool:
-    """Whether the gateway closes the connection."""
-    try:
-        return connection.recv(1) == b""
-    except ConnectionResetError:
-        return True
-
-
 def test_a_body_that_was_answered_early_is_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
     with decided() as (_, address), run_gateway(address) as running, answered_early(running) as connection:
         monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
@@ -224,11 +216,11 @@ def test_a_head_that_came_in_part_with_another_request_has_the_time_of_a_head(
         run_gateway(address) as running,
         socket.create_connection(("127.0.0.1", running.port), 30) as connection,
     ):
-        service.held.clear()
+        service.released.clear()
         connection.sendall(REQUEST + b"POST /v1/sea")
         service.seen.get(timeout=30)
         monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
-        service.held.set()
+        service.released.set()
         assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
         assert is_ended(connection)
 

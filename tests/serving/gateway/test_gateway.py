@@ -156,7 +156,7 @@ def test_the_deadline_is_the_requests_own() -> None:
         assert 5 < service.seen.get()["seconds"] <= 9.5
         assert running.ask("/v1/search", SEARCH, {"Request-Timeout": "15"}).status == 200
         assert 10 < service.seen.get()["seconds"] <= 16  # gRPC rounds it up
-        service.held.clear()
+        service.released.clear()
         late = running.ask("/v1/search", SEARCH, {"Request-Timeout": "0.2"})
         assert late.error[:2] == (504, "DEADLINE_EXCEEDED")
 
@@ -315,20 +315,20 @@ def test_a_body_that_does_not_arrive_in_time_is_given_up(gateway: RunningGateway
 
 def test_requests_in_progress_are_bounded() -> None:
     with decided() as (service, address), run_gateway(address, bounds=GatewayBounds(requests=1)) as running:
-        service.held.clear()
+        service.released.clear()
         with running.connect("/v1/search", SEARCH) as first:
             service.seen.get(timeout=30)
             second = running.ask("/v1/search", SEARCH)
             assert second.error[:2] == (503, "UNAVAILABLE")
             assert second.headers["retry-after"] == "1"
-            service.held.set()
+            service.released.set()
             assert read(first).status == 200
         wait_until(lambda: running.ask("/v1/search", SEARCH).status == 200)
 
 
 def test_a_client_that_goes_away_cancels_its_call() -> None:
     with decided() as (service, address), run_gateway(address) as running:
-        service.held.clear()
+        service.released.clear()
         with running.connect("/v1/search", SEARCH):
             service.seen.get(timeout=30)
         # The deadline is 5 s away, and `Search` would wait for it.
@@ -341,8 +341,8 @@ def test_a_client_that_goes_away_cancels_both_calls_of_a_comparison() -> None:
         decided() as (other, second),
         run_gateway(address, compare_address=second) as running,
     ):
-        one.held.clear()
-        other.held.clear()
+        one.released.clear()
+        other.released.clear()
         with running.connect("/v1/compare", SEARCH):
             for service in (one, other):
                 service.seen.get(timeout=30)

@@ -116,7 +116,7 @@ def test_a_client_that_does_not_read_is_sent_no_more() -> None:
 
 def test_a_client_that_is_not_answered_can_send_no_more() -> None:
     with decided() as (service, address), run_gateway(address) as running:
-        service.held.clear()
+        service.released.clear()
         with socket.create_connection(("127.0.0.1", running.port), 30) as connection:
             head = (
                 "POST /v1/search:stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
@@ -131,7 +131,7 @@ def test_a_client_that_is_not_answered_can_send_no_more() -> None:
                     connection.sendall(part)
                     sent += 1
             assert service.received == 1
-        service.held.set()  # while nothing is read of it nobody sees that it has gone; an answer tells
+        service.released.set()  # while nothing is read of it nobody sees that it has gone; an answer tells
         assert service.ended.get(timeout=10) == "SearchStream"
 
 
@@ -140,7 +140,7 @@ def test_a_client_that_goes_away_cancels_its_stream() -> None:
         with running.connect("/v1/items:changes", {**CHANGES, "follow": True}) as connection:
             connection.getresponse().readline()
         assert service.ended.get(timeout=10) == "Changes"
-        service.held.clear()
+        service.released.clear()
         with running.connect() as connection:
             connection.request("POST", "/v1/search:stream", line("a"), NDJSON)
             wait_until(lambda: service.received)
@@ -149,12 +149,12 @@ def test_a_client_that_goes_away_cancels_its_stream() -> None:
 
 def test_the_head_comes_although_there_is_no_line_yet() -> None:
     with decided() as (service, address), run_gateway(address) as running:
-        service.held.clear()
+        service.released.clear()
         with running.connect() as connection:
             connection.request("POST", "/v1/search:stream", line("a"), NDJSON)
             response = connection.getresponse()
             assert response.status == 200
-            service.held.set()
+            service.released.set()
             assert json.loads(response.readline())["hits"][0]["id"] == "a"
 
 
@@ -181,7 +181,7 @@ def test_a_client_that_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -
 
 def test_streams_end_when_the_gateway_stops() -> None:
     with decided() as (service, address), run_gateway(address, grace=1.0) as running:
-        service.held.clear()
+        service.released.clear()
         with (
             running.connect("/v1/items:changes", {**CHANGES, "follow": True}) as following,
             running.connect() as other,

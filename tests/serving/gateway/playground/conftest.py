@@ -36,16 +36,16 @@ class Sites(NamedTuple):
         champion: address of the champion's service.
         guarded: URL of a gateway in front of a service with tokens, whose queries are histories.
         tokens: of the latter.
-        mortal: URL of a gateway in front of a service that a test may stop.
-        victim: that service.
+        stoppable_url: URL of a gateway in front of a service that a test may stop.
+        stoppable_server: that service.
     """
 
     both: str
     champion: str
     guarded: str
     tokens: Tokens
-    mortal: str
-    victim: RetrievalServer
+    stoppable_url: str
+    stoppable_server: RetrievalServer
 
 
 def hostile(folder: Path) -> None:
@@ -81,14 +81,14 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
         def serve(folder: Path, access: Access | None = None) -> RetrievalServer:
             return stack.enter_context(RetrievalServer(Retriever.load(folder), access=access))
 
-        one, other, victim = serve(champion), serve(challenger), serve(challenger)
+        one, other, stoppable_server = serve(champion), serve(challenger), serve(challenger)
         guarded = serve(watched_bundle(folder), Access(tokens=TokenFile(tokens.path)))
-        both, behind_tokens, mortal = (
+        both, behind_tokens, stoppable_url = (
             stack.enter_context(gateway(server.address, compare_address=compared))
-            for server, compared in ((one, other.address), (guarded, None), (victim, None))
+            for server, compared in ((one, other.address), (guarded, None), (stoppable_server, None))
         )
-        urls = [f"http://127.0.0.1:{each.port}/" for each in (both, behind_tokens, mortal)]
-        yield Sites(urls[0], one.address, urls[1], tokens, urls[2], victim)
+        urls = [f"http://127.0.0.1:{each.port}/" for each in (both, behind_tokens, stoppable_url)]
+        yield Sites(urls[0], one.address, urls[1], tokens, urls[2], stoppable_server)
 
 
 @pytest.fixture(scope="session")
@@ -102,9 +102,9 @@ def page(chromium: Browser) -> Iterator[Browser]:
     """The browser on a desktop's screen; what the console says afterwards fails the test."""
     chromium.resize(DESKTOP)
     chromium.prefer("light")
-    chromium.complaints()
+    chromium.console_messages()
     yield chromium
-    said = chromium.complaints()
+    said = chromium.console_messages()
     assert not said, said
 
 

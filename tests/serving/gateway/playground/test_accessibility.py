@@ -120,7 +120,7 @@ def test_text_is_readable_in_both_themes(page: Browser, sites: Sites) -> None:
             assert not faint, (each, theme)
             assert measured["edges"]
             assert not [(name, ratio) for name, ratio in measured["edges"] if ratio < EDGE_CONTRAST], theme
-    page.complaints()  # of the unknown item
+    page.console_messages()  # of the unknown item
 
 
 def test_the_theme_follows_the_system_until_the_button_says_otherwise(page: Browser, sites: Sites) -> None:
@@ -153,7 +153,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(page: Browser, site
             assert not page.run(WIDER_THAN_THE_SCREEN), (each, width)
             assert page.run("return [document.documentElement.scrollWidth, innerWidth]") == [width, width]
             assert not page.run(SMALLER_THAN_A_FINGER), (each, width)
-    page.complaints()  # of the unknown item
+    page.console_messages()  # of the unknown item
 
 
 def test_hostile_names_and_fields_are_shown_as_text(page: Browser, sites: Sites) -> None:
@@ -168,7 +168,7 @@ def test_hostile_names_and_fields_are_shown_as_text(page: Browser, sites: Sites)
     asked(page, sites.both, 'item=%3Cimg%20src%3Dx%20onerror%3D"document.title=1"%3E')
     assert "<img src=x" in page.text()
     assert not page.all("main img")
-    page.complaints()
+    page.console_messages()
 
 
 def test_no_style_or_script_stands_in_the_page(page: Browser, sites: Sites) -> None:

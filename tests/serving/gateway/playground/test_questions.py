@@ -260,7 +260,7 @@ def test_the_champion_answers_alone_what_the_challenger_cannot(page: Browser, si
     assert page.texts(".notice")[0].startswith("There is nothing to compare with. challenger: ")
     assert "item-250" in page.texts(".notice")[0]
     assert len(page.ids()) == 10
-    assert {each["source"] for each in page.complaints()} == {"network"}
+    assert {each["source"] for each in page.console_messages()} == {"network"}
 
 
 def test_a_wrong_token_is_told_and_a_right_one_answers(page: Browser, sites: Sites) -> None:
@@ -271,7 +271,7 @@ def test_a_wrong_token_is_told_and_a_right_one_answers(page: Browser, sites: Sit
     page.one("#token-input").send_keys("wrong")
     page.press("ENTER")
     page.wait_text("#answer", "UNAUTHENTICATED")
-    assert {each["source"] for each in page.complaints()} == {"network"}
+    assert {each["source"] for each in page.console_messages()} == {"network"}
     page.one("#enter-token").click()
     page.one("#token-input").send_keys(sites.tokens.plain["reader"])
     page.press("ENTER")
@@ -308,28 +308,28 @@ def test_a_history_is_completed_and_asked_with_its_context(page: Browser, sites:
 def enter(page: Browser, sites: Sites) -> None:
     """Open the guarded gateway, with a token."""
     page.open(sites.guarded)
-    page.complaints()  # of the request without one
+    page.console_messages()  # of the request without one
     page.one("#token-button").click()
     page.one("#token-input").send_keys(sites.tokens.plain["reader"], "\ue007")
     page.wait_for(".blank")
 
 
 def test_a_dead_service_is_told_with_what_to_do(page: Browser, sites: Sites) -> None:
-    page.open(sites.mortal)
-    sites.victim.stop()
+    page.open(sites.stoppable_url)
+    sites.stoppable_server.stop()
     page.one(".examples button").click()
     page.wait_for(".failure")
     assert "The service does not answer" in page.text()
     assert "make serve" in page.text()
     assert page.all("#retry")
-    assert {each["source"] for each in page.complaints()} == {"network"}
+    assert {each["source"] for each in page.console_messages()} == {"network"}
 
 
 def test_an_unknown_item_is_told(page: Browser, sites: Sites) -> None:
     asked(page, sites.both, "item=no-such-item")
     assert "does not know" in page.texts(".failure h2")[0]
     assert "no-such-item" in page.texts(".failure-message")[0]
-    assert {each["source"] for each in page.complaints()} == {"network"}
+    assert {each["source"] for each in page.console_messages()} == {"network"}
 
 
 def test_each_basis_and_plan_is_told_in_words(page: Browser, sites: Sites) -> None:
