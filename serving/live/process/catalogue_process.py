@@ -87,6 +87,8 @@ class CatalogueProcess:
         self._counted: tuple[int, int | None] = (-1, 0)  # sequence and base for which `_counts` holds
         self._entry: dict[str, Any] = shared_state.read(CATALOGUE)
         self._dropped: str = self._entry.get("dropped", "")  # why the store is used no more
+        self._began: tuple[str, int] = self._entry["store_id"], self._entry["sequence"]  # with this store
+        self._rolled_back: StoreWentBack | None = None  # found by the reader, for `step`
         self._counts = (0, 0)
         self._commits = self._writes_done = 0
         self._commit_seconds = 0.0
@@ -119,6 +121,8 @@ class CatalogueProcess:
         """Carry out the writes that wait; wait up to `seconds` if there are none."""
         self._heartbeat.beat()
         group = self._group(min(seconds, SHORT_SECONDS) if self._committed else seconds)
+        if self._rolled_back is not None and not self._dropped:
+            self._drop(self._rolled_back)
         if self._store is None and time.monotonic() >= self._due:
             self._open()
         outcomes: Sequence[WriteOutcome | TwinspireError] = []
@@ -240,11 +244,17 @@ class CatalogueProcess:
     def _read(self) -> None:
         store: Store | None = None
         while (asked := self._reads.take()) is not None:
+            if self._dropped:
+                self._refuse(asked, Unavailable(self._dropped))
+                continue
             try:
                 if store is None:
                     store = Store.open(self._config.url)
                 sequence, message = self._read_one(store, asked.frame)
                 self._answer(asked, sequence, message)
+            except StoreWentBack as error:
+                self._rolled_back = error
+                self._refuse(asked, Unavailable(public_text(error, self._config.url)))
             except InvalidInput as error:
                 self._refuse(asked, error)
             except TwinspireError as error:
@@ -257,7 +267,9 @@ class CatalogueProcess:
 
     def _read_one(self, store: Store, frame: Frame) -> tuple[int, bytes]:
         asked = json.loads(frame.payload)
-        sequence = store.check(self._seen)
+        store_id, began = self._began
+        sequence = store.check(max(self._seen, began))
+        check_state(store.store_id, sequence, store_id, began)
         if frame.kind == FrameKind.GET:
             found = wire_items.get_response(asked, store.get(asked), sequence)
             if (size := found.ByteSize()) > self._most_bytes:
@@ -283,8 +295,8 @@ class CatalogueProcess:
                 self._queue(self._reads, asked)
 
     def _waits(self, asked: Asked) -> bool:
-        """Whether a read waits for a change that has not come."""
-        if asked.frame.kind != FrameKind.CHANGES:
+        """Whether a read waits for a change that has not come; none comes when the store is used no more."""
+        if self._dropped or asked.frame.kind != FrameKind.CHANGES:
             return False
         document = json.loads(asked.frame.payload)
         return bool(document["follow"]) and document["after"] >= self._seen
@@ -305,6 +317,9 @@ class CatalogueProcess:
             except TwinspireError:
                 store.close()
                 raise
+        except StoreWentBack as error:
+            self._drop(error)
+            return
         except TwinspireError as error:
             self._fail(error)
             return
@@ -328,9 +343,9 @@ class CatalogueProcess:
         """Refuse a store that is not the one with which the service began; the bundles would mix up two.
 
         Raises:
-            Unavailable: it is another one, or an older copy.
+            StoreWentBack: it is another one, or an older copy.
         """
-        check_state(feed.store_id, feed.known, self._entry["store_id"], self._entry["sequence"])
+        check_state(feed.store_id, feed.known, *self._began)
 
     def _drop(self, error: StoreWentBack) -> None:
         """Use the store no more until the service is restarted, also if this process is started anew.
@@ -339,7 +354,11 @@ class CatalogueProcess:
         others than those from which the records were derived.
         """
         self._fail(error)
-        self._dropped = self._error
+        with self._lock:  # so no read begins to wait after this
+            self._dropped = self._error
+            followers, self._followers = self._followers, []
+        for asked in followers:
+            self._refuse(asked, Unavailable(self._dropped))
         for each in self._committed:
             self._refuse(each.asked, Unavailable(f"{self._error}; whether this was written is not known"))
         self._committed = []
