@@ -367,7 +367,11 @@ def test_reads_are_refused_after_the_store_was_given_up_although_it_has_grown(
             waits.reply()
         with closing(Store.open(f"sqlite:///{tmp_path}/items.db")) as other:  # another host
             other.write([WriteRequest([ItemWrite(each, features='{"text": "bavuti"}') for each in "efgh"])])
-        for kind, payload in ((FrameKind.GET, GET), (FrameKind.CHANGES, CHANGES), (FrameKind.CHANGES, follow)):
+        for kind, payload in (
+            (FrameKind.GET, GET),
+            (FrameKind.CHANGES, CHANGES),
+            (FrameKind.CHANGES, follow),
+        ):
             with pytest.raises(Unavailable, match=error):
                 process.ask(kind, payload).reply()
 
