@@ -125,7 +125,7 @@ class CatalogueServicer:
 
     def _write(self, request: WriteRequest, call: Call) -> Deferred:
         self._admit(call, len(request.items))
-        rows = self._holder.split.champion.retriever.catalogue.rows
+        rows = self._holder.split.champion.retriever.catalogue.bundle.rows
         items = [each._replace(in_bundle=bool(rows([each.item_id]))) for each in request.items]
         deadline = time.monotonic() + call.deadline - time.time()
         asked = replace(request, items=items, deadline=deadline)
@@ -141,19 +141,19 @@ class CatalogueServicer:
         Raises:
             InvalidInput: the answer would be too large.
         """
-        if len(reply.payload) > self._most_bytes:
-            raise InvalidInput(
-                "ids",
-                f"expected an answer of at most {self._most_bytes} bytes, got {len(reply.payload)}; "
-                "ask for fewer ids",
-            )
         response = wire.GetResponse.FromString(reply.payload)
-        catalogue = self._holder.split.champion.retriever.catalogue
+        # Not the live items: they change meanwhile, and may be older or newer than the store's answer.
+        catalogue = self._holder.split.champion.retriever.catalogue.bundle
         for each in response.items:
             if each.origin == wire.ITEM_UNKNOWN:
                 for row in catalogue.rows([each.item.id]):
                     each.origin = wire.ITEM_BUNDLE
                     each.item.fields.update(catalogue.fields(row))
+        if (size := response.ByteSize()) > self._most_bytes:
+            raise InvalidInput(
+                "ids",
+                f"expected an answer of at most {self._most_bytes} bytes, got {size}; ask for fewer ids",
+            )
         return response
 
     def _ask(
