@@ -218,12 +218,14 @@ def _without(pairs: Pairs, queries: Rows) -> Pairs:
 
 
 def applies(found: Evaluation | NotMeasured, merged: Merged) -> Evaluation | NotMeasured:
-    """The evaluation, unless each of its test queries asks for an item that is not in the catalogue."""
+    """The evaluation, unless no test query asks for items that are all in the catalogue."""
     if isinstance(found, NotMeasured):
         return found
     held = set(merged.items.ids)
     test = found.data.parts["test"]
     positive = test.positive()
+    if not len(positive):
+        return NotMeasured("the test split has no queries")
     ids = found.data.item_ids
     lost = np.array([ids[item] not in held for item in positive.item], np.bool_)
     gone = np.unique(positive.query[lost])
