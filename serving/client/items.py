@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 import grpc
+from google.protobuf.message import Message
 
 from protos import catalogue_pb2 as wire
 from protos import retrieval_pb2
@@ -234,11 +235,20 @@ def page(response: wire.ChangesResponse) -> ChangePage:
     return ChangePage(tuple(map(_state, response.changes)), response.sequence, response.store_id)
 
 
-def failure(error: grpc.RpcError, address: str) -> TwinspireError:
-    """A failed call of the catalogue as one of our errors."""
+def failure(error: grpc.RpcError, address: str, request: Message) -> TwinspireError:
+    """A failed call of the catalogue as one of our errors.
+
+    Args:
+        error: as gRPC raised it.
+        address: of the service.
+        request: that failed; the error has its request id, if it is a write.
+    """
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return MissingStage(f"{address}: the service takes no writes; start it with --catalogue")
-    return error_from(error, address)
+    found = error_from(error, address)
+    if isinstance(request, wire.UpsertRequest | wire.DeleteRequest):
+        found.request_id = request.request_id
+    return found
 
 
 def _write(item: Item, name: str) -> wire.ItemWrite:
