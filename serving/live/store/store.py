@@ -333,14 +333,14 @@ class Store:
     def _outcome(
         self, request: WriteRequest, decisions: Decisions, known: Mapping[str, tuple[str, str]]
     ) -> WriteOutcome | TwinspireError:
-        # With the lock: all later commits, also of other hosts, come after this moment.
-        if request.deadline <= time.monotonic():
-            return Unavailable("the caller's deadline has passed, so nothing was written")
-        if request.request_id in known:
+        if request.request_id in known:  # before the deadline: "nothing was written" would be wrong
             digest, answer = known[request.request_id]
             if digest != request.digest:
                 return InvalidInput("request_id", "another request was sent with this id before")
             return WriteOutcome.repeat(answer)
+        # With the lock: all later commits, also of other hosts, come after this moment.
+        if request.deadline <= time.monotonic():
+            return Unavailable("the caller's deadline has passed, so nothing was written")
         new = self._overlay.new(request.items, decisions.versions)
         more = sum(is_new and _adds(item, decisions) for item, is_new in zip(request.items, new, strict=True))
         if more and self._overlay.count + more > self.bounds.max_overlay:

@@ -182,6 +182,14 @@ def test_a_repeated_request_gets_the_first_answer_also_from_another_process(stor
     assert ids_after(store, 0) == [(2, "b", False), (3, "a", True)]
 
 
+def test_a_repeat_of_a_committed_request_is_answered_even_after_its_deadline(store: Store) -> None:
+    first = one(store, upsert("a", request_id="r", digest="1"))
+    again = one(store, upsert("a", request_id="r", digest="1", deadline=time.monotonic() - 1))
+    assert (again.sequence, again.repeated) == (first.sequence, True)
+    with pytest.raises(Unavailable, match="deadline has passed, so nothing was written"):
+        one(store, upsert("b", request_id="new", digest="1", deadline=time.monotonic() - 1))
+
+
 def test_old_request_ids_are_forgotten_only_if_many_writes_came_since(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
