@@ -92,7 +92,8 @@ class Overlay:
     @property
     def vectors(self) -> Vectors:
         """Of the overlay's rows, float32 (M, D)."""
-        return self._vectors[: self.count]
+        count = self.count  # first: another thread may read this, and the array may grow meanwhile
+        return self._vectors[:count]
 
     @property
     def live_count(self) -> int:
