@@ -13,10 +13,10 @@ import polars as pl
 
 from export.refresh import sources
 from export.refresh.sources import Change
-from protos.bundle import whole_file
+from protos.bundle import FilterKind, whole_file
 from protos.errors import DataError, InvalidInput, MissingStage
 from protos.features import FeatureSpec
-from protos.filters import FilterKind, parse_value
+from protos.filters import parse_value
 from train.data.columns import LIST_SEPARATOR, column_names
 from train.data.filters import PREFIX, filter_kinds
 
