@@ -63,7 +63,7 @@ class ItemResult(NamedTuple):
         id: of the item.
         sequence: of the write; of an item that was not written, of its last change.
         refusal: None if it was written and is found.
-        text: the same for a person.
+        text: the reason in English; empty if there is none.
     """
 
     id: str
@@ -197,7 +197,7 @@ def changes_request(after: int, follow: bool) -> wire.ChangesRequest:
     """The changes after a sequence.
 
     Raises:
-        InvalidInput: it is no sequence.
+        InvalidInput: `after` is negative or above 2**64 - 1.
     """
     return wire.ChangesRequest(after=_sequence(after, "after"), follow=follow)
 

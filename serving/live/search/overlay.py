@@ -403,10 +403,10 @@ def _remaining(
     """As `remaining`, of all items of an index, for vectors (B, D)."""
     if gone_count == 0:
         return search(vectors, k)
-    everyone = np.arange(len(vectors))
+    all_queries = np.arange(len(vectors))
     return remaining(
         lambda queries, ask: search(vectors if len(queries) == len(vectors) else vectors[queries], ask),
-        everyone,
+        all_queries,
         k,
         gone,
         gone_count,

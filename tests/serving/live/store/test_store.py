@@ -22,7 +22,7 @@ from serving.live.store import database
 from serving.live.store import store as stores
 from serving.live.store.changes import holds
 from serving.live.store.database import public_text
-from serving.live.store.store import Store, StoreWentBack
+from serving.live.store.store import Store, StoreRolledBack
 from serving.live.store.write_rules import (
     ItemWrite,
     Mode,
@@ -99,9 +99,9 @@ def test_a_store_that_is_not_that_of_before_takes_no_writes(store: Store, change
     assert (one(store, upsert("a"), known=2).sequence, store.check(3)) == (3, 3)
     with store._writing() as connection:
         connection.exec_driver_sql(f"UPDATE twinspire_meta SET {change}")
-    with pytest.raises(StoreWentBack, match=error):
+    with pytest.raises(StoreRolledBack, match=error):
         store.write([upsert("c")], known=2)
-    with pytest.raises(StoreWentBack, match=error):
+    with pytest.raises(StoreRolledBack, match=error):
         store.check(2)
     assert store.get(["c"]) == {}
 
@@ -400,7 +400,7 @@ def test_a_file_that_is_damaged_is_found_before_the_service_begins(tmp_path: Pat
     Store.open(f"sqlite:///{path}", check=True).close()
 
 
-def test_a_store_that_breaks_while_it_is_used_says_so_and_goes_on_when_it_is_mended(tmp_path: Path) -> None:
+def test_a_store_that_breaks_while_it_is_used_says_so_and_goes_on_when_it_is_repaired(tmp_path: Path) -> None:
     path = tmp_path / "items.db"
     with closing(Store.open(f"sqlite:///{path}")) as store:
         one(store, upsert("a"))
@@ -466,7 +466,7 @@ def test_compaction_forgets_old_answers_and_keeps_each_item_and_delete(
 
 WRITER = """
 import sys
-from serving.live.store.store import Store, StoreWentBack
+from serving.live.store.store import Store, StoreRolledBack
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 store = Store.open(sys.argv[1])
 for n in range(10**9):
