@@ -243,9 +243,9 @@ def failure(error: grpc.RpcError, address: str, request: Message) -> TwinspireEr
         address: of the service.
         request: that failed; the error has its request id, if it is a write.
     """
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return MissingStage(f"{address}: the service takes no writes; start it with --catalogue")
     found = error_from(error, address)
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        found = MissingStage(f"{address}: the service takes no writes; start it with --catalogue")
     if isinstance(request, wire.UpsertRequest | wire.DeleteRequest):
         found.request_id = request.request_id
     return found

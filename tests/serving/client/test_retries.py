@@ -316,7 +316,7 @@ def test_a_write_that_fails_tells_the_id_with_which_to_repeat_it(
             else:
                 await client.delete(["a"], request_id=given)
 
-    for code in (Code.UNAVAILABLE, Code.INTERNAL):  # of which one is repeated until the deadline
+    for code in (Code.UNAVAILABLE, Code.INTERNAL, Code.UNIMPLEMENTED):  # the first is repeated
         with serving(refusing := Refusing([code] * 100)) as address:
             with pytest.raises(errors.TwinspireError) as caught:
                 asyncio.run(asynchronous(address)) if is_async else blocking(address)
