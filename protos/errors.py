@@ -27,7 +27,14 @@
 
 
 class TwinspireError(Exception):
-    """Base of all of them; its text can be shown to the user."""
+    """Base of all of them; its text can be shown to the user.
+
+    Attributes:
+        request_id: of a write that a client of the service has sent and that failed: the write is not carried
+            out twice if it is repeated with this id. Empty for all else.
+    """
+
+    request_id = ""
 
 
 class InvalidInput(TwinspireError):

@@ -104,7 +104,10 @@ class Merged:
         return not (self.fresh_count or self.new or self.updated or self.deleted)
 
     def without(self, refused: Mapping[str, str]) -> "Merged":
-        """The same without items that were encoded: id -> why they are left out.
+        """The same without items that were encoded; those that the champion has count as deleted.
+
+        Args:
+            refused: id -> why it is left out.
 
         Raises:
             DataError: no item is left.
@@ -132,7 +135,11 @@ class Merged:
         }
         failed = {**self.failed, **refused}
         added = [each for each in self.added if each not in refused]
-        return replace(self, items=items, origin=self.origin[kept], fresh=fresh, failed=failed, added=added)
+        deleted = {*self.deleted, *(refused.keys() - set(self.added))}
+        origin = self.origin[kept]
+        return replace(
+            self, items=items, origin=origin, fresh=fresh, failed=failed, added=added, deleted=deleted
+        )
 
     def counts(self) -> dict[str, int]:
         """Numbers of items, for reports."""

@@ -114,11 +114,12 @@ class Evaluation:
         """
         ids = self.dataset.items["item_id"].to_list()
         places = {item_id: place for place, item_id in enumerate(merged.items.ids)}
-        of = np.array([places.get(item_id, -1) for item_id in ids], np.int64)  # of each item of the data set
-        left, deleted = np.flatnonzero(of >= 0), np.flatnonzero(of < 0)
-        others = np.setdiff1d(np.arange(len(merged.origin)), of[left])
-        items = np.concatenate([vectors[of[left]], vectors[others]])
-        by_split = self._evaluated_by_split(merged, of)
+        # The place in the catalogue of each item of the data set, -1 without one.
+        place_of = np.array([places.get(item_id, -1) for item_id in ids], np.int64)
+        left, deleted = np.flatnonzero(place_of >= 0), np.flatnonzero(place_of < 0)
+        others = np.setdiff1d(np.arange(len(merged.origin)), place_of[left])
+        items = np.concatenate([vectors[place_of[left]], vectors[others]])
+        by_split = self._evaluated_by_split(merged, place_of)
         if by_split.any():
             items[: len(left)][by_split[left]] = self._evaluated(console)[by_split]
         rows = np.empty(len(ids), np.int64)
@@ -128,9 +129,9 @@ class Evaluation:
         data, gone = _with_rows(self.data, rows, order, len(items))
         return items, data, gone
 
-    def _evaluated_by_split(self, merged: Merged, of: Rows) -> npt.NDArray[np.bool_]:
+    def _evaluated_by_split(self, merged: Merged, place_of: Rows) -> npt.NDArray[np.bool_]:
         """Of each item of the data set, whether it is evaluated by another text than it is served by."""
-        found = np.zeros(len(of), np.bool_)
+        found = np.zeros(len(place_of), np.bool_)
         features = self.manifest.schema.item
         if not any(
             isinstance(spec, TextFeature) and spec.catalogue_column not in ("", spec.column)
@@ -138,9 +139,9 @@ class Evaluation:
         ):
             return found
         own = item_digests(self.tower.inputs, values_of(self.dataset.items, features, catalogue=True))
-        served, unknown = merged.items.digests[of], np.frombuffer(NO_DIGEST, np.uint8)
+        served, unknown = merged.items.digests[place_of], np.frombuffer(NO_DIGEST, np.uint8)
         is_same = (served == own).all(axis=1) | (served == unknown).all(axis=1)
-        found[:] = (of >= 0) & is_same & (merged.origin[of] != FRESH)
+        found[:] = (place_of >= 0) & is_same & (merged.origin[place_of] != FRESH)
         return found
 
     def _evaluated(self, console: Console) -> Any:
@@ -218,12 +219,14 @@ def _without(pairs: Pairs, queries: Rows) -> Pairs:
 
 
 def applies(found: Evaluation | NotMeasured, merged: Merged) -> Evaluation | NotMeasured:
-    """The evaluation, unless each of its test queries asks for an item that is not in the catalogue."""
+    """The evaluation, unless no test query asks for items that are all in the catalogue."""
     if isinstance(found, NotMeasured):
         return found
     held = set(merged.items.ids)
     test = found.data.parts["test"]
     positive = test.positive()
+    if not len(positive):
+        return NotMeasured("the test split has no queries")
     ids = found.data.item_ids
     lost = np.array([ids[item] not in held for item in positive.item], np.bool_)
     gone = np.unique(positive.query[lost])

@@ -13,14 +13,15 @@ import polars as pl
 
 from export.refresh import sources
 from export.refresh.sources import Change
-from protos.bundle import whole_file
-from protos.errors import DataError, MissingStage
+from protos.bundle import FilterKind, whole_file
+from protos.errors import DataError, InvalidInput, MissingStage
 from protos.features import FeatureSpec
 from protos.filters import parse_value
 from train.data.columns import LIST_SEPARATOR, column_names
 from train.data.filters import PREFIX, filter_kinds
 
 ID = "item_id"
+_MISFITS = TypeError, ValueError, OverflowError, pl.exceptions.PolarsError
 
 
 def catalogue_table(
@@ -57,8 +58,7 @@ def catalogue_table(
             values = [each.fields.get(column) for each in rows]
         else:
             kind = kinds[column]
-            values = [parse_value(kind, each.features.get(column), column) for each in rows]
-            values = [_filter_value(kind, value) for value in values]
+            values = [_filter_value(kind, each, column) for each in rows]
         columns[column] = _series(column, values, dtype, [each.item_id for each in rows])
     return pl.concat([kept, pl.DataFrame(columns, schema=raw.schema)])
 
@@ -114,24 +114,48 @@ def _without_prefixes(items: pl.DataFrame) -> pl.DataFrame:
     return items.select([*found.columns, *added])
 
 
-def _filter_value(kind: str, value: Any) -> Any:
-    """A value that was parsed, as it is in a table's column."""
+def _filter_value(kind: FilterKind, change: Change, column: str) -> Any:
+    """The value of an item that was written, as it is in a table's column.
+
+    Raises:
+        DataError: it is of another type.
+    """
+    try:
+        value = parse_value(kind, change.features.get(column), column)
+    except InvalidInput as error:
+        raise DataError(f"item {change.item_id!r}, column {column!r}: {error.reason}") from None
     if value is None:
         return None
     if kind == "boolean":
         return bool(value)
-    return list(value) if kind == "strings" else value
+    return [*value] if isinstance(value, tuple) else value
 
 
 def _series(column: str, values: list[Any], dtype: Any, ids: Sequence[str]) -> pl.Series:
+    """A column of the items that were written.
+
+    Raises:
+        DataError: a value does not fit; the text names the first item that has one.
+    """
+    is_text = dtype != pl.String and any(isinstance(value, str) for value in values)
+
+    def made(some: list[Any]) -> pl.Series:
+        if is_text:
+            return pl.Series(column, [None if each is None else str(each) for each in some]).cast(dtype)
+        return pl.Series(column, some, dtype)
+
+    def refused(item_id: str, error: Exception) -> DataError:
+        return DataError(f"item {item_id!r}, column {column!r}: expected {dtype}: {error}")
+
     try:
-        if dtype != pl.String and any(isinstance(value, str) for value in values):
-            return pl.Series(column, [None if each is None else str(each) for each in values]).cast(dtype)
-        return pl.Series(column, values, dtype)
-    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"items {ids[0]!r} to {ids[-1]!r}, column {column!r}: expected {dtype}: {error}"
-        ) from None
+        return made(values)
+    except _MISFITS as error:
+        for item_id, value in zip(ids, values, strict=True):
+            try:
+                made([value])
+            except _MISFITS as own:
+                raise refused(item_id, own) from None
+        raise refused(ids[0], error) from None
 
 
 def _flat(items: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from protos.errors import InvalidInput, Overloaded, TwinspireError
 from serving.live.process.catalogue_client import CatalogueClient, FrameKind, Reply
 from serving.live.search.sequence_waits import HIGHEST
 from serving.live.store.bounds import CatalogueBounds
-from serving.live.store.write_checks import ItemForm, check_id
+from serving.live.store.write_checks import WriteParser, check_id
 from serving.live.store.write_rules import WriteRequest
 from serving.rollout.loaded_bundle import TrafficSplit
 from serving.security.auth import caller
@@ -63,7 +63,7 @@ class CatalogueServicer:
         self._call_soon, self._wait_for = call_soon, wait_for
         self._most_bytes = max_answer_bytes
         self._bounds, self._bounds_version = CatalogueBounds(), 0
-        self._form: tuple[TrafficSplit, ItemForm] | None = None
+        self._form: tuple[TrafficSplit, WriteParser] | None = None
         self._streams: set[_ChangesStream] = set()
         self._open = OpenCalls("Changes", streams_per_connection, MOST_STREAMS)
 
@@ -116,16 +116,16 @@ class CatalogueServicer:
         return self._bounds
 
     @property
-    def form(self) -> ItemForm:
+    def form(self) -> WriteParser:
         """What the bundles that answer know of items."""
         split = self._holder.split
         if self._form is None or self._form[0] is not split:
-            self._form = split, ItemForm([each.manifest for each in split.all])
+            self._form = split, WriteParser([each.manifest for each in split.all])
         return self._form[1]
 
     def _write(self, request: WriteRequest, call: Call) -> Deferred:
         self._admit(call, len(request.items))
-        rows = self._holder.split.champion.retriever.catalogue.rows
+        rows = self._holder.split.champion.retriever.catalogue.bundle.rows
         items = [each._replace(in_bundle=bool(rows([each.item_id]))) for each in request.items]
         deadline = time.monotonic() + call.deadline - time.time()
         asked = replace(request, items=items, deadline=deadline)
@@ -141,19 +141,19 @@ class CatalogueServicer:
         Raises:
             InvalidInput: the answer would be too large.
         """
-        if len(reply.payload) > self._most_bytes:
-            raise InvalidInput(
-                "ids",
-                f"expected an answer of at most {self._most_bytes} bytes, got {len(reply.payload)}; "
-                "ask for fewer ids",
-            )
         response = wire.GetResponse.FromString(reply.payload)
-        catalogue = self._holder.split.champion.retriever.catalogue
+        # Not the live items: they change meanwhile, and may be older or newer than the store's answer.
+        catalogue = self._holder.split.champion.retriever.catalogue.bundle
         for each in response.items:
             if each.origin == wire.ITEM_UNKNOWN:
                 for row in catalogue.rows([each.item.id]):
                     each.origin = wire.ITEM_BUNDLE
                     each.item.fields.update(catalogue.fields(row))
+        if (size := response.ByteSize()) > self._most_bytes:
+            raise InvalidInput(
+                "ids",
+                f"expected an answer of at most {self._most_bytes} bytes, got {size}; ask for fewer ids",
+            )
         return response
 
     def _ask(
@@ -234,7 +234,7 @@ class _ChangesStream:
             self._push(None)
 
     def close(self) -> None:
-        """The call is over."""
+        """Marks the stream as closed, so that no further page is read."""
         self._is_open = False
         self._call.on_clear = None
 

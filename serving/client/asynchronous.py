@@ -229,7 +229,7 @@ class AsyncRetrievalClient:
             try:
                 return await method(request, timeout=attempts.seconds, metadata=given)
             except grpc.RpcError as failure:
-                error = catalogue.failure(failure, self.address)
+                error = catalogue.failure(failure, self.address, request)
                 pause = attempts.pause(failure, error)
             await asyncio.sleep(pause)
             if connection.closed.is_set():
@@ -241,7 +241,7 @@ class AsyncRetrievalClient:
             async for response in responses:
                 yield catalogue.page(response)
         except grpc.RpcError as error:
-            raise catalogue.failure(error, self.address) from error
+            raise catalogue.failure(error, self.address, request) from error
         finally:
             responses.cancel()
 

@@ -180,10 +180,15 @@ class RetrievalClient:
             WriteRefused: an item was not written, because of `mode` or its `expected_sequence`, or cannot be
                 encoded; the error has the results of all items.
             InvalidInput: the server refuses the request, and has written none of it.
-            Overloaded: the catalogue holds as many changes as it may; the bundle must be refreshed.
+            Overloaded: nothing was written, for one of these reasons. The bundle was built without as many
+                changes as it may miss, and must be refreshed; then `retry_after` is infinite. Or encoding is
+                too far behind the store, too many requests wait for the catalogue, or the service is over
+                capacity; then send the request again after `retry_after` seconds.
+            RateLimited: an `Overloaded`; this client exceeds its rate limit.
             MissingStage: the service takes no writes.
-            Unavailable: the store cannot be written now. Repeat the request with its id.
-            The other errors of `search`.
+            Unavailable: the store cannot be written now, or there was no answer, so the items may have been
+                written. Repeat the request with the error's `request_id`; it is carried out once.
+            The other errors of `search`. Each error of a call that failed has the `request_id`.
         """
         request = catalogue.upsert_request(items, mode, request_id)
         response = self._call_catalogue(self._catalogue.Upsert, request, timeout, metadata)
@@ -309,7 +314,7 @@ class RetrievalClient:
             try:
                 return method(request, timeout=attempts.seconds, metadata=given)
             except grpc.RpcError as failure:
-                error = catalogue.failure(failure, self.address)
+                error = catalogue.failure(failure, self.address, request)
                 pause = attempts.pause(failure, error)
             if connection.closed.wait(pause):
                 raise error
@@ -320,7 +325,7 @@ class RetrievalClient:
             for response in responses:
                 yield catalogue.page(response)
         except grpc.RpcError as error:
-            raise catalogue.failure(error, self.address) from error
+            raise catalogue.failure(error, self.address, request) from error
         finally:
             responses.cancel()
 

@@ -27,7 +27,7 @@ from serving.client.items import Item, ItemResult, Mode, Written
 
 SUFFIX = ".progress"
 BATCH = 500  # items
-BATCH_BYTES = 1 << 20  # of a batch about; a service accepts 4 MiB by default
+BATCH_BYTES = 1 << 20  # approximate bytes of a batch; a service accepts 4 MiB by default
 PATIENCE_SECONDS = 60.0
 KEPT = 20  # refused items that a summary names
 
@@ -287,7 +287,7 @@ def _parts(rows: Iterator[tuple[int, Row]], first: int, size: int) -> Iterator[l
             part, ids, taken, most = [], set(), 0, size
         part.append((number, row))
         ids.add(item_id)
-        taken += sum(len(str(cell)) for cell in row.values())
+        taken += sum(len(str(cell).encode(errors="replace")) for cell in row.values())
     if part:
         yield part
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 import grpc
+from google.protobuf.message import Message
 
 from protos import catalogue_pb2 as wire
 from protos import retrieval_pb2
@@ -62,7 +63,7 @@ class ItemResult(NamedTuple):
         id: of the item.
         sequence: of the write; of an item that was not written, of its last change.
         refusal: None if it was written and is found.
-        text: the same for a person.
+        text: the reason in English; empty if there is none.
     """
 
     id: str
@@ -196,7 +197,7 @@ def changes_request(after: int, follow: bool) -> wire.ChangesRequest:
     """The changes after a sequence.
 
     Raises:
-        InvalidInput: it is no sequence.
+        InvalidInput: `after` is negative or above 2**64 - 1.
     """
     return wire.ChangesRequest(after=_sequence(after, "after"), follow=follow)
 
@@ -234,11 +235,20 @@ def page(response: wire.ChangesResponse) -> ChangePage:
     return ChangePage(tuple(map(_state, response.changes)), response.sequence, response.store_id)
 
 
-def failure(error: grpc.RpcError, address: str) -> TwinspireError:
-    """A failed call of the catalogue as one of our errors."""
+def failure(error: grpc.RpcError, address: str, request: Message) -> TwinspireError:
+    """A failed call of the catalogue as one of our errors.
+
+    Args:
+        error: as gRPC raised it.
+        address: of the service.
+        request: that failed; the error has its request id, if it is a write.
+    """
+    found = error_from(error, address)
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return MissingStage(f"{address}: the service takes no writes; start it with --catalogue")
-    return error_from(error, address)
+        found = MissingStage(f"{address}: the service takes no writes; start it with --catalogue")
+    if isinstance(request, wire.UpsertRequest | wire.DeleteRequest):
+        found.request_id = request.request_id
+    return found
 
 
 def _write(item: Item, name: str) -> wire.ItemWrite:

@@ -85,7 +85,7 @@ class Connection:
         closed: set when the client has been closed.
 
     Raises:
-        InvalidInput: the address is none, or a token would be sent to another machine without TLS.
+        InvalidInput: the address is not `host:port`, or a token would be sent to another machine without TLS.
     """
 
     def __init__(

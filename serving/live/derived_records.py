@@ -304,7 +304,7 @@ class RecordWriter:
         """Whether a reader has reported damage of this generation."""
         return _report(self.path, self.generation).exists()
 
-    def mended(self, progress: Callable[[], None] = lambda: None) -> "RecordWriter":
+    def repaired(self, progress: Callable[[], None] = lambda: None) -> "RecordWriter":
         """The writer of a new generation, after a report of damage; this writer is closed.
 
         It has the records before the damage. If this process finds none, the reader cannot have meant the

@@ -87,6 +87,11 @@ class Catalogue:
         """All changes of live items up to this sequence are in the catalogue; 0 without live items."""
         return 0
 
+    @property
+    def bundle(self) -> "Catalogue":
+        """The bundle's items alone, without live items; it never changes."""
+        return self
+
     def find(self, item_id: str) -> int | None:
         """The row of an item; None if there is no such item."""
         return self._rows.get(item_id)

@@ -38,7 +38,8 @@ from serving.client.items import Origin
 from serving.rollout.bundle_cache import BUNDLES
 from serving.rollout.registry import store_file, store_uri
 
-# Of the bundle's items that are replaced and deleted. They are few: a refresh is judged by their new texts.
+# Share and maximum number of the bundle's items that are replaced and deleted: few, because a refresh is
+# judged by their new texts.
 BASE_SHARE, MOST_BASE = 0.1, 300
 
 
@@ -52,7 +53,8 @@ class HistoryOptions:
         services: with one catalogue and one registry, each with files of its own.
         url: of the store; for several services PostgreSQL's. SQLite in a temporary folder by default.
         config: TOML of the bundles' experiment; their champion is refreshed by it. None refreshes nothing.
-        writers: threads; readers: likewise.
+        writers: number of threads that write.
+        readers: number of threads that search.
         seed: of all random choices.
     """
 

@@ -70,6 +70,11 @@ class Operations:
             self._changed.notify_all()
             return True
 
+    def count_failed_try(self) -> None:
+        """Count a call that failed and is repeated; from any thread."""
+        with self._changed:
+            self.failed_tries += 1
+
     def release(self) -> None:
         """Let the threads end at the total."""
         with self._changed:
@@ -99,7 +104,8 @@ class Traffic:
         maker: of the items.
         base_ids: items that came with the bundle, some of which are replaced and deleted.
         operations: that are to be done.
-        writers: threads that write; readers: threads that read.
+        writers: number of threads that write.
+        readers: number of threads that search.
         items: different ids that are written, beside `base_ids`.
         seed: of all random choices.
 
@@ -247,7 +253,7 @@ class _Connection:
             except Unavailable:
                 if time.monotonic() > until or self._operations.is_stopped:
                     raise
-            self._operations.failed_tries += 1
+            self._operations.count_failed_try()
             self.close()
             time.sleep(PAUSE_SECONDS)
 

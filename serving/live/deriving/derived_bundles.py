@@ -84,7 +84,7 @@ class KnownFeed:
 
 
 class _Derivation:
-    """One bundle.
+    """Keeps the records of one bundle up to date.
 
     Args:
         folder: of the bundle.

@@ -94,7 +94,7 @@ class Deriver:
         count = 0
         if self._writer.is_reported:
             log.error("%s: a worker has found damage, so the file is written anew", self._writer.path)
-            self._writer = self._writer.mended(progress)
+            self._writer = self._writer.repaired(progress)
             self.sequence = self._writer.sequence
         while not self._stop.is_set() and (sequence := self._feed.sequence()) > self.sequence:
             # Read after the sequence: so the last page holds all that the sequence covers.

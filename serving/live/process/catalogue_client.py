@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 
 from protos import errors
 from protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
-from serving.live.process.frame_socket import Frame, FramePump, Peer
+from serving.live.process.frame_socket import Frame, FrameLoop, Peer
 
 DATAGRAM_BYTES = 256  # received at once; a datagram that passes a socket has one byte
 MOST_BYTES = 32 << 20  # of requests of one worker that wait for their reply
@@ -145,17 +145,17 @@ class CatalogueClient:
         self._bytes = 0
         self._stopped = threading.Event()
         self._peer: Peer | None = None
-        self._pump = FramePump("catalogue", self._received, self._closed)
+        self._loop = FrameLoop("catalogue", self._received, self._closed)
 
     def start(self) -> None:
         """Connect; call it after the fork."""
         self._connect()
-        self._pump.start()
+        self._loop.start()
 
     def stop(self) -> None:
         """Close the connection; requests that wait get no reply."""
         self._stopped.set()
-        self._pump.stop()
+        self._loop.stop()
 
     def ask(
         self, kind: FrameKind, payload: bytes, answered: Answered, repeatable: bool = True, items: int = 0
@@ -187,7 +187,7 @@ class CatalogueClient:
             self._waiting[number] = _Waiting(frame, repeatable, answered)
             self._bytes += len(payload)
             if self._peer is not None:
-                self._pump.send(self._peer, frame)
+                self._loop.send(self._peer, frame)
         return number
 
     def forget(self, number: int) -> None:
@@ -196,11 +196,11 @@ class CatalogueClient:
             waiting = self._waiting.get(number)
             if waiting is None or waiting.answered is None:
                 return
-            if self._peer is None or self._pump.withdraw(self._peer, waiting.frame):
+            if self._peer is None or self._loop.withdraw(self._peer, waiting.frame):
                 self._remove(number)
                 return
             self._waiting[number] = waiting._replace(answered=None)
-            self._pump.send(self._peer, Frame(FrameKind.FORGET, number, 0, b""))
+            self._loop.send(self._peer, Frame(FrameKind.FORGET, number, 0, b""))
 
     def _take(self, number: int) -> _Waiting | None:
         with self._lock:
@@ -245,11 +245,11 @@ class CatalogueClient:
             except OSError:  # the queue of new connections is full, until the process has been started again
                 if self._stopped.wait(RETRY_SECONDS):
                     return
-        peer = self._pump.add(connected)
+        peer = self._loop.add(connected)
         with self._lock:
             self._peer = peer
             for each in self._waiting.values():
-                self._pump.send(peer, each.frame)
+                self._loop.send(peer, each.frame)
 
 
 def error_document(error: Exception) -> dict[str, Any]:

@@ -23,19 +23,19 @@ from serving.live.config import CatalogueConfig
 from serving.live.deriving.derived_bundles import Derivations, KnownFeed
 from serving.live.process import wire_items
 from serving.live.process.catalogue_client import Channel, FrameKind, error_document
-from serving.live.process.frame_socket import LARGEST, Frame, FramePump, Peer
-from serving.live.process.request_queue import Asked, RequestQueue, is_of
+from serving.live.process.frame_socket import LARGEST, Frame, FrameLoop, Peer
+from serving.live.process.request_queue import PendingRequest, RequestQueue, is_of
 from serving.live.store.database import detail, public_text
-from serving.live.store.store import RETRY_SECONDS, Store, StoreWentBack, check_state
+from serving.live.store.store import RETRY_SECONDS, Store, StoreRolledBack, check_state
 from serving.live.store.write_rules import WriteError, WriteOutcome, WriteRequest
 from serving.shared_state import CATALOGUE, SharedState
 from serving.supervisor import Heartbeat, WorkerHandle
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.05  # between two looks for the changes of other hosts, while nothing is written
+POLL_SECONDS = 0.05  # seconds between polls for other hosts' changes, while nothing is written
 SHORT_SECONDS = 0.005  # the same while replies wait for what another thread or process derives
-HELD_SECONDS = 20.0  # for which a reply waits for that; the reasons of failed items are missing then
+REPLY_WAIT_SECONDS = 20.0  # for which a reply waits for that; the reasons of failed items are missing then
 MOST_BYTES = 64 << 20  # of the writes of all workers that wait, and of the reads
 GROUP_ITEMS = 4096  # items of one transaction, if no request has more
 COUNT_SECONDS = 1.0  # between two counts of the items, at least
@@ -45,7 +45,7 @@ PAGE_BYTES = 1 << 20  # of a page of changes, beyond which it ends
 
 
 class _Committed(NamedTuple):
-    asked: Asked
+    asked: PendingRequest
     outcome: WriteOutcome
     until: float
 
@@ -75,10 +75,10 @@ class CatalogueProcess:
         self._most_bytes, self._heartbeat = min(max_answer_bytes, LARGEST), heartbeat
         self._writes, self._reads = RequestQueue(MOST_BYTES), RequestQueue(MOST_BYTES)
         self._lock = threading.Lock()
-        self._followers: list[Asked] = []  # reads that wait for a change
+        self._followers: list[PendingRequest] = []  # reads that wait for a change
         self._seen = 0  # the sequence that they wait to be exceeded
         self._committed: list[_Committed] = []  # in the order of their sequences, without a reply yet
-        self._pump = FramePump("catalogue", self._received, self._closed)
+        self._loop = FrameLoop("catalogue", self._received, self._closed)
         self._store: Store | None = None
         self._feed: KnownFeed | None = None
         self._derivations: Derivations | None = None
@@ -87,6 +87,8 @@ class CatalogueProcess:
         self._counted: tuple[int, int | None] = (-1, 0)  # sequence and base for which `_counts` holds
         self._entry: dict[str, Any] = shared_state.read(CATALOGUE)
         self._dropped: str = self._entry.get("dropped", "")  # why the store is used no more
+        self._began: tuple[str, int] = self._entry["store_id"], self._entry["sequence"]  # with this store
+        self._rolled_back: StoreRolledBack | None = None  # found by the reader, for `step`
         self._counts = (0, 0)
         self._commits = self._writes_done = 0
         self._commit_seconds = 0.0
@@ -95,21 +97,21 @@ class CatalogueProcess:
         """Work until the service stops and the workers have ended their calls."""
         self._heartbeat.reset()
         self._open()
-        self._pump.watch(self._channel.receiver, self._accept)
-        self._pump.start()
+        self._loop.watch(self._channel.receiver, self._accept)
+        self._loop.start()
         reading = threading.Thread(target=self._read, name="reader", daemon=True)
         reading.start()
         handle.ready()
         stopped = handle.stop_event()
         until = float("inf")
-        while time.monotonic() < until and not (stopped.is_set() and self._pump.peers == 0):
+        while time.monotonic() < until and not (stopped.is_set() and self._loop.peers == 0):
             if stopped.is_set() and until == float("inf"):
                 until = time.monotonic() + self._grace
             self.step()
         until = min(until, time.monotonic() + self._grace)
         self._reads.close()
         reading.join(max(0.0, until - time.monotonic()))
-        self._pump.stop()
+        self._loop.stop()
         if self._derivations is not None:
             self._derivations.close(max(0.0, until - time.monotonic()))
         if self._store is not None:
@@ -119,6 +121,8 @@ class CatalogueProcess:
         """Carry out the writes that wait; wait up to `seconds` if there are none."""
         self._heartbeat.beat()
         group = self._group(min(seconds, SHORT_SECONDS) if self._committed else seconds)
+        if self._rolled_back is not None and not self._dropped:
+            self._drop(self._rolled_back)
         if self._store is None and time.monotonic() >= self._due:
             self._open()
         outcomes: Sequence[WriteOutcome | TwinspireError] = []
@@ -133,7 +137,7 @@ class CatalogueProcess:
             self._derivations.run_once()
         self._publish()
         self._release()
-        until = time.monotonic() + HELD_SECONDS
+        until = time.monotonic() + REPLY_WAIT_SECONDS
         for asked, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, WriteOutcome):
                 self._committed.append(_Committed(asked, outcome, until))
@@ -143,7 +147,7 @@ class CatalogueProcess:
 
     # Writes.
 
-    def _group(self, seconds: float) -> list[Asked]:
+    def _group(self, seconds: float) -> list[PendingRequest]:
         """The writes that wait, as many as one transaction should have."""
         asked = self._writes.take(seconds)
         if asked is None:
@@ -155,7 +159,7 @@ class CatalogueProcess:
         return group
 
     def _commit(
-        self, store: Store, feed: KnownFeed, derivations: Derivations, group: Sequence[Asked]
+        self, store: Store, feed: KnownFeed, derivations: Derivations, group: Sequence[PendingRequest]
     ) -> list[WriteOutcome | TwinspireError]:
         """Carry out a group in one transaction; if that fails in an unforeseen way, in halves.
 
@@ -177,7 +181,7 @@ class CatalogueProcess:
         try:
             requests = [WriteRequest.from_bytes(each.frame.payload) for each in group]
             outcomes = store.write(requests, derivations.base, feed.known)
-        except StoreWentBack as error:
+        except StoreRolledBack as error:
             self._drop(error)
             return [Unavailable(self._error)] * len(group)
         except Unavailable as error:
@@ -230,7 +234,7 @@ class CatalogueProcess:
         try:
             feed.known = store.check(feed.known)
             self._error = ""
-        except StoreWentBack as error:
+        except StoreRolledBack as error:
             self._drop(error)
         except Unavailable as error:
             self._fail(error)
@@ -240,11 +244,17 @@ class CatalogueProcess:
     def _read(self) -> None:
         store: Store | None = None
         while (asked := self._reads.take()) is not None:
+            if self._dropped:
+                self._refuse(asked, Unavailable(self._dropped))
+                continue
             try:
                 if store is None:
                     store = Store.open(self._config.url)
                 sequence, message = self._read_one(store, asked.frame)
                 self._answer(asked, sequence, message)
+            except StoreRolledBack as error:
+                self._rolled_back = error
+                self._refuse(asked, Unavailable(public_text(error, self._config.url)))
             except InvalidInput as error:
                 self._refuse(asked, error)
             except TwinspireError as error:
@@ -257,7 +267,9 @@ class CatalogueProcess:
 
     def _read_one(self, store: Store, frame: Frame) -> tuple[int, bytes]:
         asked = json.loads(frame.payload)
-        sequence = store.check(self._seen)
+        store_id, began = self._began
+        sequence = store.check(max(self._seen, began))
+        check_state(store.store_id, sequence, store_id, began)
         if frame.kind == FrameKind.GET:
             found = wire_items.get_response(asked, store.get(asked), sequence)
             if (size := found.ByteSize()) > self._most_bytes:
@@ -282,9 +294,9 @@ class CatalogueProcess:
             for asked in released:
                 self._queue(self._reads, asked)
 
-    def _waits(self, asked: Asked) -> bool:
-        """Whether a read waits for a change that has not come."""
-        if asked.frame.kind != FrameKind.CHANGES:
+    def _waits(self, asked: PendingRequest) -> bool:
+        """Whether a read waits for a change that has not come; none comes when the store is used no more."""
+        if self._dropped or asked.frame.kind != FrameKind.CHANGES:
             return False
         document = json.loads(asked.frame.payload)
         return bool(document["follow"]) and document["after"] >= self._seen
@@ -305,6 +317,9 @@ class CatalogueProcess:
             except TwinspireError:
                 store.close()
                 raise
+        except StoreRolledBack as error:
+            self._drop(error)
+            return
         except TwinspireError as error:
             self._fail(error)
             return
@@ -328,18 +343,22 @@ class CatalogueProcess:
         """Refuse a store that is not the one with which the service began; the bundles would mix up two.
 
         Raises:
-            Unavailable: it is another one, or an older copy.
+            StoreRolledBack: it is another one, or an older copy.
         """
-        check_state(feed.store_id, feed.known, self._entry["store_id"], self._entry["sequence"])
+        check_state(feed.store_id, feed.known, *self._began)
 
-    def _drop(self, error: StoreWentBack) -> None:
+    def _drop(self, error: StoreRolledBack) -> None:
         """Use the store no more until the service is restarted, also if this process is started anew.
 
         The store may grow past the sequence of before, and then nothing would show that its changes are
         others than those from which the records were derived.
         """
         self._fail(error)
-        self._dropped = self._error
+        with self._lock:  # so no read begins to wait after this
+            self._dropped = self._error
+            followers, self._followers = self._followers, []
+        for asked in followers:
+            self._refuse(asked, Unavailable(self._dropped))
         for each in self._committed:
             self._refuse(each.asked, Unavailable(f"{self._error}; whether this was written is not known"))
         self._committed = []
@@ -390,10 +409,10 @@ class CatalogueProcess:
 
     def _accept(self) -> None:
         for connected in self._channel.accept():
-            self._pump.add(connected)
+            self._loop.add(connected)
 
     def _received(self, peer: Peer, frame: Frame) -> None:
-        asked = Asked(peer, frame)
+        asked = PendingRequest(peer, frame)
         if frame.kind == FrameKind.FORGET:
             for each in self._forget(peer, frame.number):
                 self._refuse(each, Unavailable("the caller has gone"))
@@ -406,7 +425,7 @@ class CatalogueProcess:
                 else:
                     self._queue(self._reads, asked)
 
-    def _queue(self, queue: RequestQueue, asked: Asked) -> None:
+    def _queue(self, queue: RequestQueue, asked: PendingRequest) -> None:
         if not queue.put(asked):
             text = "too many requests wait for the catalogue already"
             self._refuse(asked, Overloaded(text, RETRY_SECONDS))
@@ -415,7 +434,7 @@ class CatalogueProcess:
         """Drop the requests of a worker that is gone; one that connects again repeats them."""
         self._forget(peer)
 
-    def _forget(self, peer: Peer, number: int | None = None) -> list[Asked]:
+    def _forget(self, peer: Peer, number: int | None = None) -> list[PendingRequest]:
         """Remove what has not been taken up: a request of a worker, or all if there is no number."""
         found = self._writes.remove(peer, number)
         with self._lock:  # so no read is on its way from the followers to the queue
@@ -424,9 +443,9 @@ class CatalogueProcess:
             self._followers = [each for each in self._followers if not is_of(each, peer, number)]
         return found
 
-    def _answer(self, asked: Asked, sequence: int, message: bytes) -> None:
-        self._pump.send(asked.peer, Frame(FrameKind.ANSWER, asked.frame.number, sequence, message))
+    def _answer(self, asked: PendingRequest, sequence: int, message: bytes) -> None:
+        self._loop.send(asked.peer, Frame(FrameKind.ANSWER, asked.frame.number, sequence, message))
 
-    def _refuse(self, asked: Asked, error: Exception) -> None:
+    def _refuse(self, asked: PendingRequest, error: Exception) -> None:
         content = json.dumps(error_document(error)).encode()
-        self._pump.send(asked.peer, Frame(FrameKind.ERROR, asked.frame.number, 0, content))
+        self._loop.send(asked.peer, Frame(FrameKind.ERROR, asked.frame.number, 0, content))

@@ -44,7 +44,7 @@ class Frame(NamedTuple):
 
 
 class Peer:
-    """One socket and its queue of outgoing bytes. Only the thread of `FramePump` calls its methods."""
+    """One socket and its queue of outgoing bytes. Only the thread of `FrameLoop` calls its methods."""
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
@@ -102,7 +102,7 @@ class Peer:
         return found
 
 
-class FramePump:
+class FrameLoop:
     """A thread that moves frames over any number of sockets.
 
     Args:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from serving.live.process.frame_socket import Frame, Peer
 
 
-class Asked(NamedTuple):
+class PendingRequest(NamedTuple):
     """A request, and the worker that gets the reply.
 
     Args:
@@ -28,11 +28,11 @@ class RequestQueue:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes, self._bytes = most_bytes, 0
-        self._requests: deque[Asked] = deque()
+        self._requests: deque[PendingRequest] = deque()
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, asked: Asked) -> bool:
+    def put(self, asked: PendingRequest) -> bool:
         """Add a request; returns whether there was room for it."""
         size = len(asked.frame.payload)
         with self._changed:
@@ -43,7 +43,7 @@ class RequestQueue:
             self._changed.notify()
         return True
 
-    def take(self, seconds: float | None = None, most: int | None = None) -> Asked | None:
+    def take(self, seconds: float | None = None, most: int | None = None) -> PendingRequest | None:
         """Remove the first request.
 
         Args:
@@ -63,7 +63,7 @@ class RequestQueue:
             self._bytes -= len(asked.frame.payload)
             return asked
 
-    def remove(self, peer: Peer, number: int | None = None) -> list[Asked]:
+    def remove(self, peer: Peer, number: int | None = None) -> list[PendingRequest]:
         """Remove requests of a worker: that of a number, or all if no number is given; returns them."""
         with self._changed:
             removed = [each for each in self._requests if is_of(each, peer, number)]
@@ -79,6 +79,6 @@ class RequestQueue:
             self._changed.notify_all()
 
 
-def is_of(asked: Asked, peer: Peer, number: int | None) -> bool:
+def is_of(asked: PendingRequest, peer: Peer, number: int | None) -> bool:
     """Whether a request is that of a worker with a number; with any number if none is given."""
     return asked.peer is peer and (number is None or asked.frame.number == number)

@@ -32,6 +32,11 @@ class LiveCatalogue(Catalogue):
         """All changes up to this sequence are in the catalogue."""
         return self._live.sequence
 
+    @property
+    def bundle(self) -> Catalogue:
+        """As `Catalogue.bundle`."""
+        return self._base
+
     def find(self, item_id: str) -> int | None:
         """The row of an item; None if there is no such item."""
         rows = self._live.rows

@@ -19,12 +19,22 @@ FIRST_CAPACITY = 256  # rows
 class _Column(Protocol):
     """The values of one field; `FilterColumns` evaluates tests of the field by its other methods."""
 
-    def set(self, row: int, value: Any) -> None:
-        """Give a row its value, or None where it has none.
+    def held(self, value: Any) -> Any:
+        """A value as `set` takes it; changes nothing.
+
+        Args:
+            value: as `protos.filters.parse_value` gives it.
+
+        Raises:
+            TypeError, ValueError, OverflowError: the column cannot hold it.
+        """
+
+    def set(self, row: int, held: Any) -> None:
+        """Give a row its value; always succeeds.
 
         Args:
             row: one that has been set before, or the next: 0, then 1 and so on.
-            value: as `protos.filters.parse_value` gives it.
+            held: as `held` gives it.
         """
 
 
@@ -35,13 +45,20 @@ class _Ordered:
         self._values: npt.NDArray[Any] = np.zeros(FIRST_CAPACITY, dtype)
         self._has: Mask = np.zeros(FIRST_CAPACITY, np.bool_)
 
-    def set(self, row: int, value: Bound | None) -> None:
+    def held(self, value: Bound | None) -> Any:
+        if value is None:
+            return None
+        found = np.zeros(1, self._values.dtype)
+        found[0] = value
+        return found[0]
+
+    def set(self, row: int, held: Any) -> None:
         if row >= len(self._has):
             more = len(self._has)
             self._values = np.concatenate([self._values, np.zeros(more, self._values.dtype)])
             self._has = np.concatenate([self._has, np.zeros(more, np.bool_)])
-        self._has[row] = value is not None
-        self._values[row] = 0 if value is None else value
+        self._has[row] = held is not None
+        self._values[row] = 0 if held is None else held
 
     def equal(self, value: Bound) -> BitMap:
         return _rows(self._has & (self._values == value))
@@ -73,8 +90,13 @@ class _Strings:
         self._held: list[tuple[str, ...]] = []  # by row
         self.present = BitMap()
 
-    def set(self, row: int, value: str | list[str] | None) -> None:
-        held = () if value is None else (value,) if isinstance(value, str) else tuple(value)
+    def held(self, value: str | list[str] | None) -> tuple[str, ...]:
+        found = () if value is None else (value,) if isinstance(value, str) else tuple(value)
+        if not all(isinstance(each, str) for each in found):
+            raise TypeError("expected strings")
+        return found
+
+    def set(self, row: int, held: tuple[str, ...]) -> None:
         if row < len(self._held):
             for each in self._held[row]:
                 self._rows[each].discard(row)
@@ -106,16 +128,22 @@ class GrowingColumns:
         }
 
     def set(self, row: int, values: bytes) -> None:
-        """Give a row its values, or other ones.
+        """Give a row its values, or other ones: all of them, or none if one cannot be set.
 
         Args:
             row: the next one, or one that has values.
             values: as JSON: filter field -> value as `protos.filters.parse_value` gives it.
+
+        Raises:
+            TypeError, ValueError, OverflowError: a column cannot hold its value, and nothing was set.
         """
         if self._columns:
-            held = json.loads(values) if values else {}
+            given = json.loads(values) if values else {}
+            if not isinstance(given, dict):
+                raise TypeError(f"expected an object of filter fields, got {type(given).__name__}")
+            held = {field: column.held(given.get(field)) for field, column in self._columns.items()}
             for field, column in self._columns.items():
-                column.set(row, held.get(field))
+                column.set(row, held[field])
 
     def evaluate(self, expression: Filter, count: int) -> Mask:
         """Whether each of the first `count` rows passes: bool (count,); errors as of `FilterColumns`."""

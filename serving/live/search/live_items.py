@@ -89,6 +89,8 @@ class LiveItems:
 
         Raises:
             Unavailable: the process that derives makes no progress, or the wait was ended.
+            FileNotFoundError, RecordsDamaged: other records have taken the place of those that were opened,
+                and cannot be opened.
         """
         stop = stop or threading.Event()
         wanted: StoreState | None = None

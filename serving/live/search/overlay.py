@@ -92,7 +92,8 @@ class Overlay:
     @property
     def vectors(self) -> Vectors:
         """Of the overlay's rows, float32 (M, D)."""
-        return self._vectors[: self.count]
+        count = self.count  # first: another thread may read this, and the array may grow meanwhile
+        return self._vectors[:count]
 
     @property
     def live_count(self) -> int:
@@ -402,10 +403,10 @@ def _remaining(
     """As `remaining`, of all items of an index, for vectors (B, D)."""
     if gone_count == 0:
         return search(vectors, k)
-    everyone = np.arange(len(vectors))
+    all_queries = np.arange(len(vectors))
     return remaining(
         lambda queries, ask: search(vectors if len(queries) == len(vectors) else vectors[queries], ask),
-        everyone,
+        all_queries,
         k,
         gone,
         gone_count,

@@ -96,7 +96,7 @@ _REQUESTS = sa.Table(
 _CONTENT = ("sequence", "deleted", "features", "fields", "written_at")
 
 
-class StoreWentBack(Unavailable):
+class StoreRolledBack(Unavailable):
     """The database holds another store than before, or an earlier state; what was written may be lost."""
 
 
@@ -181,7 +181,7 @@ class Store:
         """As `sequence`, of a store that was at a sequence before.
 
         Raises:
-            StoreWentBack: it is another store than the one that was opened, or ends earlier.
+            StoreRolledBack: it is another store than the one that was opened, or ends earlier.
             Unavailable: the store cannot be read now.
         """
         with self._reading() as connection:
@@ -291,7 +291,7 @@ class Store:
             For each request its outcome, or the error for which nothing of it was written.
 
         Raises:
-            StoreWentBack: it is another store than the one that was opened, or ends before `known`, because
+            StoreRolledBack: it is another store than the one that was opened, or ends before `known`, because
                 it was restored from a copy, or another server has taken over; nothing was written.
             Unavailable: the store could not be written. Usually nothing is written then; if the connection
                 broke in the commit, that is not known.
@@ -333,14 +333,14 @@ class Store:
     def _outcome(
         self, request: WriteRequest, decisions: Decisions, known: Mapping[str, tuple[str, str]]
     ) -> WriteOutcome | TwinspireError:
-        # With the lock: all later commits, also of other hosts, come after this moment.
-        if request.deadline <= time.monotonic():
-            return Unavailable("the caller's deadline has passed, so nothing was written")
-        if request.request_id in known:
+        if request.request_id in known:  # before the deadline: "nothing was written" would be wrong
             digest, answer = known[request.request_id]
             if digest != request.digest:
                 return InvalidInput("request_id", "another request was sent with this id before")
             return WriteOutcome.repeat(answer)
+        # With the lock: all later commits, also of other hosts, come after this moment.
+        if request.deadline <= time.monotonic():
+            return Unavailable("the caller's deadline has passed, so nothing was written")
         new = self._overlay.new(request.items, decisions.versions)
         more = sum(is_new and _adds(item, decisions) for item, is_new in zip(request.items, new, strict=True))
         if more and self._overlay.count + more > self.bounds.max_overlay:
@@ -401,7 +401,7 @@ class Store:
             raise Unavailable(text) from error
 
     def _prepare(self, bounds: Mapping[str, int], check: bool) -> None:
-        """Check the database, make what is missing, and read who it is."""
+        """Check the database, create missing tables, and read the store's id and bounds."""
         try:
             if self._engine.dialect.name == "sqlite":
                 check_file(self._engine, self._name, check)
@@ -458,12 +458,12 @@ def check_state(store_id: str, sequence: int, known_id: str, known: int) -> None
         known: its sequence then.
 
     Raises:
-        StoreWentBack: it is another one, or ends earlier.
+        StoreRolledBack: it is another one, or ends earlier.
     """
     if store_id != known_id:
-        raise StoreWentBack("the catalogue's URL leads to another store than before; restart the service")
+        raise StoreRolledBack("the catalogue's URL leads to another store than before; restart the service")
     if sequence < known:
-        raise StoreWentBack(
+        raise StoreRolledBack(
             f"the catalogue's store ends at sequence {sequence}, and was at {known} before; if it was "
             "restored from a copy, or another server has taken over, restart the service"
         )
@@ -497,7 +497,7 @@ class _OverlayCount:
         return [(known := versions.get(each.item_id)) is None or known.sequence <= base for each in items]
 
     def commit(self, sequence: int) -> None:
-        """The transaction has been committed."""
+        """Record that the transaction was committed at this sequence."""
         self._sequence = sequence
 
 

@@ -58,7 +58,7 @@ def check_request_id(text: str) -> str:
     return text
 
 
-class ItemForm:
+class WriteParser:
     """Makes writes of messages, by the schema of the bundles that answer; made once for each set of bundles.
 
     An item may have the features and filter fields that any of the bundles knows. As in a table of items,

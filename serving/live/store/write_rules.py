@@ -90,7 +90,7 @@ class WriteResult(NamedTuple):
     Args:
         sequence: of the write; of a refused one, that of the item's last change.
         error: why it was not written, or is not found, if so.
-        text: the same for a person.
+        text: the reason in English; empty if there is none.
     """
 
     sequence: int

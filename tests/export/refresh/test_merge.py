@@ -79,6 +79,12 @@ def test_a_vector_that_is_not_finite_leaves_its_item_out(champion: Champion) -> 
     assert (left.new, left.failed) == (1, refused)
     assert left.items.ids[-1] == "new-2" and left.items.fields["name"][-1] == "two"
     assert len(left.items.digests) == len(left.items.popularity) == 21
+    assert not left.deleted
+    vectors[0, 0] = np.inf
+    refused = not_finite(found, vectors)
+    left = found.without(refused)
+    assert ([*left.deleted], left.counts()["deleted"]) == (["item-004"], 1)
+    assert (left.new, left.failed) == (1, refused)
 
 
 def test_the_champion_without_changes_is_the_catalogue(champion: Champion) -> None:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from rich.console import Console
 
 from export.evaluation import per_query
 from export.evaluation.per_query import PerQuery
+from export.refresh.quality import Evaluation, NotMeasured, applies
 from export.refresh.refresh import Outcome, Request, refresh
 from export.release import comparison, registry
 from export.release import promote as release
@@ -23,7 +26,7 @@ from serving.live.store.write_rules import ItemWrite, WriteRequest
 from tests.helpers import releases
 from tests.helpers.refreshing import ACCEPT
 from tests.helpers.stdlib import Made, tracking_copy
-from train.data.training_data import training_data_of
+from train.data.training_data import Pairs, training_data_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow")
 
@@ -142,6 +145,18 @@ def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alo
     other = CandidateVersion("1", made.folder, _with_files(champion.manifest, files))
     assert refreshed_without_metrics(challenger, champion)
     assert not refreshed_without_metrics(challenger, other)  # then it is evaluated
+
+
+def test_a_test_split_without_queries_is_not_told_as_one_of_deleted_items() -> None:
+    none = np.zeros(0, np.int64)
+    test = Pairs(none, none, np.zeros(0, np.float32))
+    data = SimpleNamespace(parts={"test": test}, item_ids=["a"])
+    found: Any = applies(
+        Evaluation(*[cast(Any, each) for each in (None, None, data, None, None)]),
+        cast(Any, SimpleNamespace(items=SimpleNamespace(ids=["a"]))),
+    )
+    assert isinstance(found, NotMeasured)
+    assert found.why == "the test split has no queries"
 
 
 def _with_files(manifest: bundle.Manifest, files: dict[str, bundle.FileRecord]) -> bundle.Manifest:

@@ -84,6 +84,19 @@ def test_training_reads_the_table_and_drops_the_pairs_of_deleted_items(tmp_path:
 def test_a_value_that_does_not_fit_its_column_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="column 'shelf': expected Int64"):
         catalogue_table(items(), ITEM, ["shelf"], [Change(1, "2", False, {"words": "x"}, {"shelf": "top"})])
+    changes = [
+        Change(1, "1", False, {"words": "x"}, {"shelf": "4"}),
+        Change(2, "2", False, {"words": "x"}, {"shelf": "top"}),
+        Change(3, "3", False, {"words": "x"}, {"shelf": "low"}),
+    ]
+    with pytest.raises(DataError, match=r"^item '2', column 'shelf': expected Int64"):
+        catalogue_table(items(), ITEM, ["shelf"], changes)
+    changes = [
+        Change(1, "1", False, {"words": "x", "made": "2026-01-02"}, {}),
+        Change(2, "2", False, {"words": "x", "made": "tomorrow"}, {}),
+    ]
+    with pytest.raises(DataError, match=r"^item '2', column 'made': expected .*tomorrow"):
+        catalogue_table(items(), ITEM, ["shelf"], changes)
     with pytest.raises(DataError, match=r"expected a name that ends in \.csv"):
         write_table(items(), tmp_path / "items.xlsx")
 

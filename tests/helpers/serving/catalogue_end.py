@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from serving.live.process.catalogue_client import Channel
-from serving.live.process.frame_socket import Frame, FramePump, Peer
+from serving.live.process.frame_socket import Frame, FrameLoop, Peer
 
 Answer = Callable[[Frame], Frame | None]
 
@@ -14,19 +14,19 @@ class Answering:
     def __init__(self, channel: Channel, answer: Answer) -> None:
         self.received: list[Frame] = []
         self._channel, self._answer = channel, answer
-        self.pump = FramePump("test", self._take, lambda peer: None)
-        self.pump.watch(channel.receiver, self._accept)
-        self.pump.start()
+        self.loop = FrameLoop("test", self._take, lambda peer: None)
+        self.loop.watch(channel.receiver, self._accept)
+        self.loop.start()
 
     def _accept(self) -> None:
         for each in self._channel.accept():
-            self.pump.add(each)
+            self.loop.add(each)
 
     def _take(self, peer: Peer, frame: Frame) -> None:
         self.received.append(frame)
         answer = self._answer(frame)
         if answer is not None:
-            self.pump.send(peer, answer)
+            self.loop.send(peer, answer)
 
     def close(self) -> None:
-        self.pump.stop()
+        self.loop.stop()

@@ -1,18 +1,24 @@
-"""The feed of changes, as a worker reads it from the catalogue's process."""
+"""The feed of changes, as a worker reads it from the catalogue's process, and what it adds to a read."""
 
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from protos import catalogue_pb2 as wire
 from protos.errors import InvalidInput, Unavailable
+from serving.api.catalogue_service import CatalogueServicer
 from serving.client import RetrievalClient
 from serving.client.items import ItemState
-from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, error_document
+from serving.live.derived_records import Record, RecordKind
+from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, Reply, error_document
 from serving.live.process.frame_socket import Frame
+from serving.live.search.live_catalogue import LiveCatalogue
+from serving.live.search.overlay import Overlay
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from serving.shared_state import CATALOGUE, SharedState
@@ -132,3 +138,37 @@ def test_a_page_that_cannot_be_read_ends_the_stream_with_the_reason(
     wait_until(lambda: not feed.polls_often)
     feed.error = None
     assert sequences(client, 5) == [6, 7]
+
+
+def read(retriever: Retriever, most_bytes: int, *ids: str) -> wire.GetResponse:
+    """What is read of ids that the store does not hold; the overlay adds `new` and has lost `item-003`."""
+    overlay = Overlay(retriever.catalogue, retriever.manifest.dimension)
+    vector = bytes(4 * retriever.manifest.dimension)
+    overlay.apply(
+        [
+            Record(1, "new", RecordKind.ITEM, b"", b"", vector),
+            Record(2, "item-003", RecordKind.DELETED, b"", b"", b""),
+        ]
+    )
+    catalogue = LiveCatalogue(retriever.catalogue, overlay, retriever.manifest.display_fields)
+    champion = SimpleNamespace(retriever=SimpleNamespace(catalogue=catalogue))
+    holder: Any = SimpleNamespace(split=SimpleNamespace(champion=champion))
+    unused = cast(Any, None)
+    servicer = CatalogueServicer(holder, unused, unused, None, unused, most_bytes, 1, unused)
+    response = wire.GetResponse(items=[{"item": {"id": each}} for each in ids])
+    return servicer._found(Reply(2, response.SerializeToString()))
+
+
+def test_an_item_that_the_store_does_not_hold_is_told_as_the_bundle_has_it(retriever: Retriever) -> None:
+    """The overlay may be ahead of the store's answer, or behind it."""
+    deleted, new = read(retriever, 10_000, "item-003", "new").items
+    assert (deleted.origin, new.origin) == (wire.ITEM_BUNDLE, wire.ITEM_UNKNOWN)
+    row = retriever.catalogue.row("item-003", "")
+    assert dict(deleted.item.fields) == retriever.catalogue.fields(row) != {}
+
+
+def test_the_bundles_fields_count_as_a_part_of_the_answer(retriever: Retriever) -> None:
+    size = read(retriever, 10_000, "item-004", "item-005").ByteSize()
+    assert read(retriever, size, "item-004", "item-005").ByteSize() == size
+    with pytest.raises(InvalidInput, match=f"at most {size - 1} bytes, got {size}; ask for fewer ids"):
+        read(retriever, size - 1, "item-004", "item-005")

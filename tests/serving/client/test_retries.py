@@ -295,3 +295,37 @@ def test_writes_are_not_repeated_without_retries_nor_by_a_client_that_is_closed(
 
 def always() -> list[grpc.StatusCode]:
     return list(repeat(Code.RESOURCE_EXHAUSTED, 500))
+
+
+@pytest.mark.parametrize("given", [None, "mine"])
+@pytest.mark.parametrize("operation", ["upsert", "delete"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_write_that_fails_tells_the_id_with_which_to_repeat_it(
+    operation: str, given: str | None, is_async: bool
+) -> None:
+    def blocking(address: str) -> None:
+        with RetrievalClient(address, timeout=0.5) as client:
+            client.upsert([Item("a")], request_id=given) if operation == "upsert" else client.delete(
+                ["a"], request_id=given
+            )
+
+    async def asynchronous(address: str) -> None:
+        async with AsyncRetrievalClient(address, timeout=0.5) as client:
+            if operation == "upsert":
+                await client.upsert([Item("a")], request_id=given)
+            else:
+                await client.delete(["a"], request_id=given)
+
+    for code in (Code.UNAVAILABLE, Code.INTERNAL, Code.UNIMPLEMENTED):  # the first is repeated
+        with serving(refusing := Refusing([code] * 100)) as address:
+            with pytest.raises(errors.TwinspireError) as caught:
+                asyncio.run(asynchronous(address)) if is_async else blocking(address)
+            assert {caught.value.request_id} == {*refusing.request_ids}
+            assert caught.value.request_id == (given or caught.value.request_id) != ""
+
+
+def test_an_error_of_a_read_has_no_request_id() -> None:
+    with serving(Refusing([Code.INTERNAL])) as address, RetrievalClient(address) as client:
+        with pytest.raises(errors.TwinspireError) as caught:
+            client.get(["a"])
+        assert caught.value.request_id == ""

@@ -304,5 +304,5 @@ def test_progress_is_noticed_while_a_file_is_written_anew(
     writer = writer.compacted(lambda: seen.append(1))
     assert len(seen) == 10
     seen.clear()
-    writer.mended(lambda: seen.append(1))  # it reads all of it, and finds no damage
+    writer.repaired(lambda: seen.append(1))  # it reads all of it, and finds no damage
     assert len(seen) >= 10

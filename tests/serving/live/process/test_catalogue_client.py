@@ -22,7 +22,7 @@ from serving.live.process.catalogue_client import (
     error_document,
     error_of,
 )
-from serving.live.process.frame_socket import HEAD, Frame, FramePump, Peer
+from serving.live.process.frame_socket import HEAD, Frame, FrameLoop, Peer
 from tests.helpers.serving.catalogue_end import Answering
 from tests.helpers.waiting import wait_until
 
@@ -126,13 +126,13 @@ def test_a_worker_stops_while_no_process_takes_its_connection(channel: Channel, 
 
 def test_a_frame_that_cannot_be_ends_the_connection(channel: Channel) -> None:
     closed = threading.Event()
-    pump = FramePump("test", lambda peer, frame: None, lambda peer: closed.set())
+    loop = FrameLoop("test", lambda peer, frame: None, lambda peer: closed.set())
     ours, theirs = socket.socketpair()
-    pump.add(theirs)
-    pump.start()
+    loop.add(theirs)
+    loop.start()
     ours.sendall(b"\xff" * HEAD.size)
     assert closed.wait(10)
-    pump.stop()
+    loop.stop()
     ours.close()
 
 
@@ -157,8 +157,8 @@ def test_more_than_may_wait_is_refused_until_the_process_has_replied(
     )
     with pytest.raises(Overloaded):
         asking.ask(b"x" * 40)
-    (peer,) = answering.pump._peers
-    answering.pump.send(peer, Frame(FrameKind.ANSWER, numbers[0], 7, b""))
+    (peer,) = answering.loop._peers
+    answering.loop.send(peer, Frame(FrameKind.ANSWER, numbers[0], 7, b""))
     wait_until(lambda: asking.client._bytes == 41)
     asking.ask(b"x" * 40)
     answering.close()
@@ -229,23 +229,23 @@ def test_the_thread_that_moves_frames_outlives_errors(
         closed.append(peer)
         raise ValueError("no new connection")
 
-    pump = FramePump("test", take, lose)
+    loop = FrameLoop("test", take, lose)
     gone, kept = socket.socketpair()
     gone.close()
-    first, second = pump.add(ours), pump.add(kept)
+    first, second = loop.add(ours), loop.add(kept)
     monkeypatch.setattr(second, "read", lambda: 1 / 0)
-    pump.start()
+    loop.start()
     frame = Frame(1, 2, 3, b"x")
     wait_until(lambda: closed == [second])  # its other end is gone, and reading fails in a new way
     theirs.sendall(frame.to_bytes())
     assert received.get(timeout=5) == frame
     with monkeypatch.context() as patch:
-        patch.setattr(pump, "_drain", lambda: 1 / 0)
-        pump.send(first, frame)
+        patch.setattr(loop, "_drain", lambda: 1 / 0)
+        loop.send(first, frame)
         wait_until(lambda: "goes on after an error" in caplog.text)
     theirs.sendall(frame.to_bytes())
     assert received.get(timeout=5) == frame
     theirs.settimeout(5)
     assert theirs.recv(100) == frame.to_bytes()
-    pump.stop()
+    loop.stop()
     theirs.close()

@@ -309,6 +309,89 @@ def test_a_store_that_goes_back_is_not_used_before_the_service_is_restarted(
         assert process.derived == 6
 
 
+@contextmanager
+def restored(place: Path) -> Iterator[Callable[[], None]]:
+    """Keep the store as it is now; calling what is given restores it."""
+    with (
+        closing(sqlite3.connect(place / "items.db", isolation_level=None)) as store,
+        closing(sqlite3.connect(":memory:")) as kept,
+    ):
+        store.backup(kept)
+        yield lambda: kept.backup(store)
+
+
+GET = json.dumps(["a"]).encode()
+CHANGES = json.dumps({"after": 0, "limit": 10, "follow": False}).encode()
+
+
+@pytest.mark.parametrize("state", ["an earlier state", "another store"])
+def test_a_process_that_begins_with_a_store_of_another_state_never_takes_it_up(
+    plain: Path, tmp_path: Path, state: str
+) -> None:
+    with running(plain, tmp_path) as process:
+        process.write("a")
+        entry = {name: process.state.read(CATALOGUE)[name] for name in ("store_id", "sequence")}
+    if state == "an earlier state":
+        entry["sequence"], error = 3, "the catalogue's store ends at sequence 1, and was at 3 before"
+    else:
+        entry["store_id"], error = "another", "the catalogue's URL leads to another store than before"
+    with running(plain, tmp_path, entry) as process:
+        with pytest.raises(Unavailable, match=error):
+            process.write("d")
+        assert error in process.state.read(CATALOGUE)["dropped"]
+        with closing(Store.open(f"sqlite:///{tmp_path}/items.db")) as other:  # another host
+            other.write([WriteRequest([ItemWrite(each, features='{"text": "bavuti"}') for each in "efgh"])])
+        process.process._due = 0.0  # the time of the next attempt has come
+        with pytest.raises(Unavailable, match=error):
+            process.write("d")
+        for kind, payload in ((FrameKind.GET, GET), (FrameKind.CHANGES, CHANGES)):
+            with pytest.raises(Unavailable, match=error):
+                process.ask(kind, payload).reply()
+
+
+def test_reads_are_refused_after_the_store_was_given_up_although_it_has_grown(
+    plain: Path, tmp_path: Path
+) -> None:
+    error = "the catalogue's store ends at sequence 1, and was at 3 before"
+    follow = json.dumps({"after": 3, "limit": 10, "follow": True}).encode()
+    with running(plain, tmp_path) as process:
+        process.write("a")
+        with restored(tmp_path) as restore:
+            process.write("b", "c")
+            process.ask(FrameKind.GET, GET).reply()
+            wait_until(lambda: process.process._seen == 3)
+            waits = process.ask(FrameKind.CHANGES, follow)
+            wait_until(lambda: len(process.process._followers) == 1)
+            restore()
+        with pytest.raises(Unavailable, match=error):
+            waits.reply()
+        with closing(Store.open(f"sqlite:///{tmp_path}/items.db")) as other:  # another host
+            other.write([WriteRequest([ItemWrite(each, features='{"text": "bavuti"}') for each in "efgh"])])
+        for kind, payload in (
+            (FrameKind.GET, GET),
+            (FrameKind.CHANGES, CHANGES),
+            (FrameKind.CHANGES, follow),
+        ):
+            with pytest.raises(Unavailable, match=error):
+                process.ask(kind, payload).reply()
+
+
+def test_a_reader_that_finds_an_earlier_store_ends_its_use(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = "the catalogue's store ends at sequence 1, and was at 3 before"
+    with running(plain, tmp_path) as process:
+        process.write("a")
+        with restored(tmp_path) as restore:
+            process.write("b", "c")
+            wait_until(lambda: process.process._seen == 3)
+            monkeypatch.setattr(CatalogueProcess, "_follow", lambda *arguments: None)
+            restore()
+        with pytest.raises(Unavailable, match=error):
+            process.ask(FrameKind.GET, GET).reply()
+        wait_until(lambda: error in process.state.read(CATALOGUE).get("dropped", ""))
+
+
 def test_a_write_that_fails_is_refused_and_neither_stops_the_process_nor_other_writes(
     plain: Path, tmp_path: Path
 ) -> None:

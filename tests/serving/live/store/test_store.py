@@ -22,7 +22,7 @@ from serving.live.store import database
 from serving.live.store import store as stores
 from serving.live.store.changes import holds
 from serving.live.store.database import public_text
-from serving.live.store.store import Store, StoreWentBack
+from serving.live.store.store import Store, StoreRolledBack
 from serving.live.store.write_rules import (
     ItemWrite,
     Mode,
@@ -99,9 +99,9 @@ def test_a_store_that_is_not_that_of_before_takes_no_writes(store: Store, change
     assert (one(store, upsert("a"), known=2).sequence, store.check(3)) == (3, 3)
     with store._writing() as connection:
         connection.exec_driver_sql(f"UPDATE twinspire_meta SET {change}")
-    with pytest.raises(StoreWentBack, match=error):
+    with pytest.raises(StoreRolledBack, match=error):
         store.write([upsert("c")], known=2)
-    with pytest.raises(StoreWentBack, match=error):
+    with pytest.raises(StoreRolledBack, match=error):
         store.check(2)
     assert store.get(["c"]) == {}
 
@@ -180,6 +180,14 @@ def test_a_repeated_request_gets_the_first_answer_also_from_another_process(stor
         with pytest.raises(InvalidInput, match="request_id"):
             one(again, upsert("z", request_id="r", digest="2"))
     assert ids_after(store, 0) == [(2, "b", False), (3, "a", True)]
+
+
+def test_a_repeat_of_a_committed_request_is_answered_even_after_its_deadline(store: Store) -> None:
+    first = one(store, upsert("a", request_id="r", digest="1"))
+    again = one(store, upsert("a", request_id="r", digest="1", deadline=time.monotonic() - 1))
+    assert (again.sequence, again.repeated) == (first.sequence, True)
+    with pytest.raises(Unavailable, match="deadline has passed, so nothing was written"):
+        one(store, upsert("b", request_id="new", digest="1", deadline=time.monotonic() - 1))
 
 
 def test_old_request_ids_are_forgotten_only_if_many_writes_came_since(
@@ -392,7 +400,7 @@ def test_a_file_that_is_damaged_is_found_before_the_service_begins(tmp_path: Pat
     Store.open(f"sqlite:///{path}", check=True).close()
 
 
-def test_a_store_that_breaks_while_it_is_used_says_so_and_goes_on_when_it_is_mended(tmp_path: Path) -> None:
+def test_a_store_that_breaks_while_it_is_used_says_so_and_goes_on_when_it_is_repaired(tmp_path: Path) -> None:
     path = tmp_path / "items.db"
     with closing(Store.open(f"sqlite:///{path}")) as store:
         one(store, upsert("a"))
@@ -458,7 +466,7 @@ def test_compaction_forgets_old_answers_and_keeps_each_item_and_delete(
 
 WRITER = """
 import sys
-from serving.live.store.store import Store, StoreWentBack
+from serving.live.store.store import Store, StoreRolledBack
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 store = Store.open(sys.argv[1])
 for n in range(10**9):

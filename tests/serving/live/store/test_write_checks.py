@@ -24,7 +24,7 @@ from protos.features import (
     TextFeature,
 )
 from serving.live.store.bounds import CatalogueBounds
-from serving.live.store.write_checks import ItemForm
+from serving.live.store.write_checks import WriteParser
 from serving.live.store.write_rules import Mode, WriteRequest
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
@@ -45,7 +45,7 @@ def manifest(features: dict[str, FeatureSpec], fields: tuple[str, ...] = ("name"
     return replace(tiny_manifest(20, TinyTower()), schema=schema, display_fields=fields)
 
 
-FORM = ItemForm([manifest(FEATURES)])
+FORM = WriteParser([manifest(FEATURES)])
 
 
 def value(given: object) -> retrieval_pb2.FeatureValue:
@@ -163,7 +163,7 @@ def test_the_features_of_a_canary_are_taken_too_and_the_champion_has_the_last_wo
     canary = manifest(
         {"text": TextFeature("text", "text"), "size": CategoryFeature("category", "size")}, ("new",)
     )
-    form = ItemForm([champion, canary])
+    form = WriteParser([champion, canary])
     form.upsert(upsert("x", {"new": "1", "name": "2"}, title="a", text="b", size=3), BOUNDS)
     with pytest.raises(InvalidInput, match="size: expected a number"):
         form.upsert(upsert(title="a", text="b", size="large"), BOUNDS)
