@@ -3,10 +3,12 @@
 import os
 import signal
 import time
+from itertools import count
 
 import pytest
 
 from serving.shared_state import PAGE, SharedState
+from tests.helpers.forking import fork
 
 
 def test_a_note_is_read_as_it_was_written() -> None:
@@ -32,17 +34,15 @@ def test_a_note_that_is_too_long_leaves_the_one_before() -> None:
 def test_a_reader_in_another_process_never_sees_half_a_note() -> None:
     shared_state = SharedState.create(("target", "reader"))
     shared_state.write("target", {"n": 0, "text": ""})
-    if (pid := os.fork()) == 0:
-        try:
-            seen = 0
-            while seen < 2000:
-                note = shared_state.read("target")
-                if note["text"] != "x" * (note["n"] % 5000):
-                    shared_state.write("reader", {"wrong": note["n"]})
-                    os._exit(1)
-                seen += 1
-        finally:
-            os._exit(0)
+
+    def read() -> None:
+        for _ in range(2000):
+            note = shared_state.read("target")
+            if note["text"] != "x" * (note["n"] % 5000):
+                shared_state.write("reader", {"wrong": note["n"]})
+                return
+
+    pid = fork(read)
     for n in range(200_000):
         shared_state.write("target", {"n": n, "text": "x" * (n % 5000)})
         if n % 100 == 0 and os.waitpid(pid, os.WNOHANG)[0]:
@@ -56,12 +56,13 @@ def test_a_reader_in_another_process_never_sees_half_a_note() -> None:
 
 def test_a_writer_that_is_killed_leaves_a_whole_note() -> None:
     shared_state = SharedState.create(("note",))
+
+    def write() -> None:
+        for n in count(1):
+            shared_state.write("note", {"n": n, "text": "x" * (n % 3000)})
+
     for _ in range(20):
-        if (pid := os.fork()) == 0:
-            n = 0
-            while True:
-                n += 1
-                shared_state.write("note", {"n": n, "text": "x" * (n % 3000)})
+        pid = fork(write)
         time.sleep(0.01)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -7,8 +7,6 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import groupby
 
 import psutil
@@ -17,7 +15,7 @@ import pytest
 from protos.errors import Unavailable
 from serving.client import RetrievalClient
 from serving.supervisor import ProcessSpec, Supervisor, WorkerHandle, reserved
-from tests.helpers.serving.operated import scrape, workers
+from tests.helpers.serving.operated import scrape, supervised, workers
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
 
@@ -138,22 +136,6 @@ def test_what_does_not_come_up_is_told(caplog: pytest.LogCaptureFixture) -> None
         Supervisor([ProcessSpec("worker 0", fail)], 1.0).run(lambda: pytest.fail("it is not ready"))
 
 
-@contextmanager
-def forked(main: Callable[[], None]) -> Iterator[int]:
-    """Run `main` in a process of its own; gives its id."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            main()
-        finally:
-            os._exit(0)
-    try:
-        yield pid
-    finally:
-        os.kill(pid, signal.SIGTERM)
-        os.waitpid(pid, 0)
-
-
 def test_one_that_keeps_dying_is_given_pauses() -> None:
     reader, writer = os.pipe()
 
@@ -163,7 +145,7 @@ def test_one_that_keeps_dying_is_given_pauses() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     begun = time.monotonic()
-    with forked(lambda: Supervisor([ProcessSpec("worker 0", crash)], 1.0).run(lambda: None)):
+    with supervised(ProcessSpec("worker 0", crash)):
         deaths = [time.monotonic() for _ in range(5) if os.read(reader, 1)]
     os.close(writer)
     os.close(reader)

@@ -1,8 +1,5 @@
 """A server process as its operator sees it: its log while it runs, its workers, and its metrics."""
 
-import gc
-import os
-import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.client import RetrievalClient
 from serving.client.security import Security
 from serving.supervisor import ProcessSpec, Supervisor
+from tests.helpers.forking import forked
 
 
 def log_until(process: "subprocess.Popen[str]", text: str) -> list[str]:
@@ -51,17 +49,7 @@ def scrape(port: int) -> dict[str, float]:
 
 
 @contextmanager
-def supervised(role: ProcessSpec, timeout: float = 0.0) -> Iterator[None]:
-    """Run a supervisor of one role in a process of its own."""
-    gc.collect()  # gRPC's threads do not exist in a fork, so nothing of gRPC may be destroyed there
-    pid = os.fork()
-    if pid == 0:
-        try:
-            Supervisor([role], 1.0, timeout=timeout).run(lambda: None)
-        finally:
-            os._exit(0)
-    try:
+def supervised(process: ProcessSpec, timeout: float = 0.0) -> Iterator[None]:
+    """Run a supervisor of one process in a fork."""
+    with forked(lambda: Supervisor([process], 1.0, timeout=timeout).run(lambda: None)):
         yield
-    finally:
-        os.kill(pid, signal.SIGTERM)
-        os.waitpid(pid, 0)

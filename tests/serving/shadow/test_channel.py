@@ -5,11 +5,13 @@ import random
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 
 import pytest
 
 from protos import retrieval_pb2 as wire
 from serving.shadow.channel import Channel, Mirrored, TrafficMirror
+from tests.helpers.forking import fork
 
 REQUEST = wire.SearchRequest(query=wire.Query(text="bavuti"), k=3)
 RESPONSE = wire.SearchResponse(bundle_version="a" * 64).SerializeToString()
@@ -105,18 +107,13 @@ def test_a_peer_that_has_gone_harms_nobody() -> None:
 
 
 def test_what_several_processes_drop_is_summed(channel: Channel) -> None:
-    children = []
-    for slot in range(3):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                mirror = channel.mirror(slot, share=1.0)
-                for _ in range(slot + 1):
-                    mirror.send(REQUEST, bytes(8 << 20))
-                mirror.send(REQUEST, RESPONSE, batch=slot)
-            finally:
-                os._exit(0)
-        children.append(pid)
+    def drop(slot: int) -> None:
+        mirror = channel.mirror(slot, share=1.0)
+        for _ in range(slot + 1):
+            mirror.send(REQUEST, bytes(8 << 20))
+        mirror.send(REQUEST, RESPONSE, batch=slot)
+
+    children = [fork(partial(drop, slot)) for slot in range(3)]
     for pid in children:
         os.waitpid(pid, 0)
     assert channel.dropped == 6

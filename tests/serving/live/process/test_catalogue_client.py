@@ -23,6 +23,7 @@ from serving.live.process.catalogue_client import (
     error_of,
 )
 from serving.live.process.frame_socket import HEAD, Frame, FrameLoop, Peer
+from tests.helpers.forking import fork
 from tests.helpers.serving.catalogue_end import Answering
 from tests.helpers.waiting import wait_until
 
@@ -94,15 +95,15 @@ def test_a_process_that_ends_leaves_no_request_without_a_reply(channel: Channel,
 def test_a_worker_that_is_killed_in_the_middle_of_a_frame_harms_no_other(
     channel: Channel, asking: Asking
 ) -> None:
+    def send_half() -> None:
+        connected = channel.connect()
+        connected.sendall(HEAD.pack(1_000_000, 1, 0, FrameKind.WRITE) + b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
     with closing(Answering(channel, echo)) as answering:
         asking.ask(b"before")
         assert asking.reply() == Reply(7, b"before")
-        pid = os.fork()
-        if pid == 0:
-            connected = channel.connect()
-            connected.sendall(HEAD.pack(1_000_000, 1, 0, FrameKind.WRITE) + b"half")
-            os.kill(os.getpid(), signal.SIGKILL)
-        os.waitpid(pid, 0)
+        os.waitpid(fork(send_half), 0)
         asking.ask(b"after")
         assert asking.reply() == Reply(7, b"after")
         assert [each.payload for each in answering.received] == [b"before", b"after"]
