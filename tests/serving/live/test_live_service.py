@@ -437,18 +437,35 @@ def test_a_store_that_breaks_refuses_writes_and_the_service_goes_on_answering(
         with pytest.raises(Unavailable, match="not a database"):
             client.upsert([item("b")])
         assert first(client, FAR) == "a"
-        path.unlink()  # its successor makes a store, which is not the one that the bundles know
-        wait_until(lambda: "another store" in client.info().state["catalogue"]["last_error"])
-        with pytest.raises(Unavailable, match="another store"):
-            client.upsert([item("b")])
-        for each in [*path.parent.glob("items.db*")]:
-            each.unlink()
-        for each in aside.glob("items.db*"):
-            each.rename(path.parent / each.name)
+        _move(psutil.Process(small.catalogue_pid()), aside, path)
         wait_until(lambda: client.info().state["catalogue"]["last_error"] == "")
         sequence = client.upsert([item("b", FAR)]).sequence
         assert sequence == 2
         assert first(client, FAR, sequence) in ("a", "b")
+        owner = psutil.Process(small.catalogue_pid())
+        owner.suspend()
+        for each in path.parent.glob("items.db*"):
+            each.rename(aside / each.name)
+        owner.kill()  # its successor makes a store, which is not the one that the bundles know
+        for _ in range(2):
+            wait_until(lambda: "another store" in client.info().state["catalogue"]["last_error"])
+            with pytest.raises(Unavailable, match="another store"):
+                client.upsert([item("c")])
+            with pytest.raises(Unavailable, match="another store"):
+                client.get(["a"])
+            assert first(client, FAR) in ("a", "b")
+            if aside.joinpath("items.db").exists():  # then not before a restart of the service
+                _move(psutil.Process(small.catalogue_pid()), aside, path)
+
+
+def _move(owner: psutil.Process, aside: Path, path: Path) -> None:
+    """Put the files of a store back, while the process that opens them stands still."""
+    owner.suspend()
+    for each in path.parent.glob("items.db*"):
+        each.unlink()
+    for each in aside.glob("items.db*"):
+        each.rename(path.parent / each.name)
+    owner.resume()
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="there is no prlimit")
