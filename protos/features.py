@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import InvalidInput
-from protos.toml_config import OPTIONAL
+from protos.toml_config import FROM_DATA, OPTIONAL
 
 Side = Literal["query", "item"]
 SIDES: tuple[Side, Side] = ("query", "item")
@@ -46,6 +46,7 @@ ITEM_VOCABULARY = "items"
 CODE_POINTS = "code_points"  # the usual `TextInput`
 BYTE_ORDER_MARK = 4  # bytes before UTF-32 in native byte order, which Python encodes without a codec look-up
 LARGEST = float(np.finfo(np.float32).max)
+LONGEST_TEXT = 65_536  # code points of a text that a tower reads, whatever `max_length` says
 WORKING_DIRECTORY = Path()
 
 
@@ -104,7 +105,8 @@ class TextFeature(Feature):
 
     Args:
         column: the column that is read in training and evaluation.
-        max_length: code points kept, counted after normalisation; the rest is cut off.
+        max_length: code points kept, counted after normalisation; the rest is cut off. Where it is not set,
+            training chooses it from the lengths of the texts.
         catalogue_column: the column that the served catalogue is encoded from, where it differs: an
             item's text must not hold its own query while quality is measured, but may when served.
         input: name of the `TextInput` that makes the array.
@@ -112,15 +114,20 @@ class TextFeature(Feature):
 
     kind: Literal["text"]
     column: str
-    max_length: int = 256
+    max_length: int = FROM_DATA
     catalogue_column: str = ""
     input: str = field(default=CODE_POINTS, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_length <= 65_536:
-            raise ValueError(f"max_length: expected 1 to 65536, got {self.max_length}")
+        if self.max_length is not FROM_DATA and not 1 <= self.max_length <= LONGEST_TEXT:
+            raise ValueError(f"max_length: expected 1 to {LONGEST_TEXT}, got {self.max_length}")
         if self.input not in TEXT_INPUTS:
             raise ValueError(f"input: expected one of {', '.join(TEXT_INPUTS)}, got {self.input!r}")
+
+    @property
+    def longest(self) -> int:
+        """Code points kept: `max_length`, or the most that any tower reads where it is not chosen yet."""
+        return LONGEST_TEXT if self.max_length is FROM_DATA else self.max_length
 
     @property
     def dtype(self) -> type[np.generic]:  # type: ignore[override]
@@ -137,7 +144,7 @@ class TextFeature(Feature):
 
     def lengths(self, values: Sequence[Any]) -> list[int]:
         """Characters of each text, before normalisation."""
-        return [min(_length(value), self.max_length) for value in values]
+        return [min(_length(value), self.longest) for value in values]
 
 
 @dataclass(frozen=True)
@@ -360,7 +367,7 @@ class CodePoints:
 
     def converter(self, spec: TextFeature, folder: Path) -> Converter:
         """Texts -> int32 (B, L)."""
-        length = spec.max_length
+        length = spec.longest
         return lambda texts, field_name: code_point_rows(folded(texts, length, field_name))
 
 

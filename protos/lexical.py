@@ -24,7 +24,7 @@ STOP_WORDS = frozenset(  # those of Lucene's EnglishAnalyzer
 )
 # Those that hardly any other language has: "in" is German, too, "an" and "is" are Dutch, "no" is Spanish.
 _ENGLISH_ONLY = frozenset("and are be by for not of that the their these they this to with".split())
-_UNSPACED = (  # code points, first and last: scripts whose words are not parted by spaces
+UNSPACED = (  # code points, first and last: scripts whose words are not parted by spaces
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x1000, 0x109F),  # Myanmar
     (0x1100, 0x11FF),  # Hangul has spaces, but its words carry particles; CJKAnalyzer has 2-grams of it, too
@@ -180,7 +180,7 @@ def _runs() -> re.Pattern[str]:
 @functools.cache
 def _parts() -> re.Pattern[str]:
     """The parts of a run: words, and runs in scripts without spaces."""
-    marks, unspaced = _marks(), _class(_UNSPACED)
+    marks, unspaced = _marks(), _class(UNSPACED)
     return re.compile(rf"((?:(?![{unspaced}])[\w{marks}])+)|([{unspaced}][{unspaced}{marks}]*)")
 
 
@@ -201,3 +201,14 @@ def _marks() -> str:
 
 def _class(ranges: Iterable[tuple[int, int]]) -> str:
     return "".join(rf"\U{first:08x}-\U{last:08x}" for first, last in ranges)
+
+
+def unspaced_share(texts: Iterable[str]) -> float:
+    """The share of letters and digits of some texts that belong to scripts without spaces; 0 without any."""
+    letters = unspaced = 0
+    for text in texts:
+        for run in _runs().findall(_composed(text)):
+            letters += len(run)
+            if not run.isascii():
+                unspaced += sum(len(characters) for _, characters in _parts().findall(run))
+    return unspaced / letters if letters else 0.0

@@ -28,6 +28,10 @@ T = TypeVar("T")
 # way: documents without it stay valid, and stay the same bytes.
 OPTIONAL: Mapping[str, bool] = types.MappingProxyType({"optional": True})
 
+# Default of a key that is chosen from the data where the TOML does not set it. It is None, whatever the type
+# of the key; `train/models/defaults.py` replaces it before anything reads the key.
+FROM_DATA: Any = None
+
 
 @dataclasses.dataclass(frozen=True)
 class KindsIn:

@@ -37,7 +37,7 @@ def with_lengths(inputs: TowerInputs, values: Values, kind: str) -> Values:
     changed: dict[str, Sequence[Any]] = dict(values)
     for name, spec in inputs.features.items():
         if isinstance(spec, TextFeature) and kind in (SHORT, LONG):
-            length = min(SHORT_LENGTH, spec.max_length) if kind == SHORT else spec.max_length
+            length = min(SHORT_LENGTH, spec.longest) if kind == SHORT else spec.longest
             changed[name] = texts_of_length([normalise(text) for text in values[name]], length)
         elif isinstance(spec, HistoryFeature) and kind.startswith(HISTORY):
             length = int(kind.removeprefix(HISTORY))

@@ -10,7 +10,7 @@ item that was written since has one text, and is evaluated by that.
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,8 @@ from export.refresh.merge import FRESH, NO_DIGEST, Champion, Merged
 from export.refresh.work import WORK
 from protos.bundle import IndexParameters, Manifest
 from protos.errors import DataError, MissingStage
-from protos.features import TextFeature
+from protos.features import FeatureSpec, TextFeature
+from protos.toml_config import FROM_DATA
 from protos.vectors import rounded_vectors
 from train.config import Experiment
 from train.data.dataset import Dataset
@@ -169,7 +170,7 @@ def evaluation(
         read: reads the data set.
     """
     schema = champion.manifest.schema
-    if (experiment.query, experiment.item) != (dict(schema.query), dict(schema.item)):
+    if not (_fits(experiment.query, schema.query) and _fits(experiment.item, schema.item)):
         return NotMeasured("the features of the experiment are not those of the champion")
     try:
         dataset = read()
@@ -179,6 +180,17 @@ def evaluation(
         return NotMeasured("the split of the data is not that of the champion")
     data = training_data_of(dataset, experiment.query, experiment.item)
     return Evaluation(experiment, dataset, data, tower, champion.manifest)
+
+
+def _fits(configured: Mapping[str, FeatureSpec], served: Mapping[str, FeatureSpec]) -> bool:
+    """Whether the features are the same; a key that the experiment leaves open may have any value."""
+    if configured.keys() != served.keys():
+        return False
+    return all(type(spec) is type(served[name]) for name, spec in configured.items()) and all(
+        getattr(spec, each.name) in (FROM_DATA, getattr(served[name], each.name))
+        for name, spec in configured.items()
+        for each in dataclasses.fields(spec)
+    )
 
 
 def _with_rows(data: TrainingData, rows: Rows, ids: list[str], count: int) -> tuple[TrainingData, int]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from protos import names
 from protos.features import FeatureSpec, HistoryFeature, IdFeature, TextFeature
-from protos.toml_config import KindsIn, read
+from protos.toml_config import FROM_DATA, KindsIn, read
 from train.config.bench import BenchConfig
 from train.config.data import DataConfig, SplitConfig
 from train.config.export import ExportConfig
@@ -51,6 +51,7 @@ class Experiment:
         data: the data set; `kind` names a module of `train/data/sources/`.
         query: feature name -> feature of the query tower.
         item: feature name -> feature of the item tower.
+        loss: what training minimises; where it is not set, the usual loss of the tower's kind.
         examples: sample queries, feature name -> value; the demo sends the first five.
     """
 
@@ -59,7 +60,7 @@ class Experiment:
     query: dict[str, FeatureSpec]
     item: dict[str, FeatureSpec]
     tower: TowerConfig
-    loss: LossConfig
+    loss: LossConfig = FROM_DATA
     split: SplitConfig = field(default_factory=SplitConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
@@ -75,6 +76,8 @@ class Experiment:
             names.model_name(self.name)
         except ValueError as error:
             raise ValueError(f"name: {error}") from None
+        if self.loss is FROM_DATA:
+            object.__setattr__(self, "loss", self.tower.usual_loss)
         _check_features(self.query, self.item)
         self.tower.check_features(self.query, self.item)
         for n, example in enumerate(self.examples):

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from protos.toml_config import FROM_DATA
+
 
 def at_least(least: float, section: Any, *names: str) -> None:
-    """Refuse keys of a section whose value is below a bound."""
+    """Refuse keys of a section whose value is below a bound; one that is not set yet passes."""
     for name in names:
         value = getattr(section, name)
-        if not value >= least:
+        if value is not FROM_DATA and not value >= least:
             raise ValueError(f"{name}: expected at least {least:g}, got {value}")
 
 

@@ -4,17 +4,34 @@ The towers are built by `train/models/architectures/`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Self
 
 from protos.features import FeatureSpec, HistoryFeature, IdFeature
+from protos.toml_config import FROM_DATA
 from train.config.checks import above_zero, at_least, refuse_unused
+from train.config.losses import Bce, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
 
 MAX_NGRAM = 16  # characters; for longer n-grams too few hash multipliers are exact in single precision
+MAX_CHARACTERS = 4  # the same for scripts without spaces, whose characters have more numbers
 
 
 class _TowerSection:
-    """Base of all kinds."""
+    """Base of all kinds. A key with the default `FROM_DATA` is chosen from the data where it is not set."""
+
+    _without_data: ClassVar[Mapping[str, Any]] = {"orders": (3,), "words": True, "characters": ()}
+    usual_loss: ClassVar[LossConfig] = InBatchSoftmax("in_batch_softmax")  # where the TOML has no `[loss]`
+
+    def completed(self, chosen: Mapping[str, Any] | None = None) -> Self:
+        """The section with a value for every key that is not set.
+
+        Args:
+            chosen: key -> value chosen from the data. Keys that it lacks get the value for a large set of
+                English texts: benchmarks without data need no more.
+        """
+        values: dict[str, Any] = {**self._without_data, **(chosen or {})}
+        unset = (each.name for each in fields(self) if getattr(self, each.name) is FROM_DATA)  # type: ignore[arg-type]
+        return replace(self, **{name: values[name] for name in unset})  # type: ignore[type-var]
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
         """Check that the towers can be built for these features; by default any will do.
@@ -28,7 +45,8 @@ class _TowerSection:
 class BagTower(_TowerSection):
     """Hashed words and character n-grams with learned weights; the default for text.
 
-    The towers start as TF-IDF projected to D dimensions, and their residual layers start at zero.
+    The towers start as TF-IDF projected to D dimensions, and their residual layers start at zero. Keys that
+    are not set, other than `query_hidden`, are chosen from the data, see `train/models/defaults.py`.
 
     Args:
         dimension: D, the size of a vector.
@@ -36,6 +54,8 @@ class BagTower(_TowerSection):
             al. 1990); the others start as a random projection of the remainder.
         orders: lengths of the character n-grams, including `#` at word boundaries.
         words: also hash whole words.
+        characters: lengths of the n-grams of scripts without spaces, such as Chinese, which are then no part
+            of words and of other n-grams; empty treats all scripts alike.
         buckets: rows of the hashed table.
         query_hidden: width of the query tower's residual layer; 0 leaves it out.
         item_hidden: width of the item tower's residual layer; 0 leaves it out. The item tower runs once for
@@ -43,21 +63,31 @@ class BagTower(_TowerSection):
     """
 
     kind: Literal["bag"]
-    dimension: int = 512
-    latent: int = 128
-    orders: tuple[int, ...] = (3,)
-    words: bool = True
-    buckets: int = 65_536
+    dimension: int = FROM_DATA
+    latent: int = FROM_DATA
+    orders: tuple[int, ...] = FROM_DATA
+    words: bool = FROM_DATA
+    buckets: int = FROM_DATA
     query_hidden: int = 0
-    item_hidden: int = 1024
+    item_hidden: int = FROM_DATA
+    characters: tuple[int, ...] = FROM_DATA
+
+    _without_data: ClassVar[Mapping[str, Any]] = {
+        **_TowerSection._without_data,
+        "dimension": 512,
+        "latent": 128,
+        "buckets": 65_536,
+        "item_hidden": 1024,
+    }
 
     def __post_init__(self) -> None:
         at_least(1, self, "dimension")
         at_least(2, self, "buckets")
-        at_least(0, self, "query_hidden", "item_hidden")
-        if not 0 <= self.latent <= self.dimension:
+        at_least(0, self, "latent", "query_hidden", "item_hidden")
+        given = FROM_DATA not in (self.latent, self.dimension)
+        if given and not 0 <= self.latent <= self.dimension:
             raise ValueError(f"latent: expected 0 to dimension = {self.dimension}, got {self.latent}")
-        _check_orders(self.orders, self.words)
+        _check_orders(self)
 
 
 @dataclass(frozen=True)
@@ -66,21 +96,24 @@ class DssmTower(_TowerSection):
 
     Args:
         dimension: D, the size of a vector; 128 in the paper.
-        orders: lengths of the letter n-grams; 3 in the paper.
+        orders: lengths of the letter n-grams; 3 in the paper, and for scripts with spaces.
         buckets: rows of the hashed table; the paper counts 30,621 distinct trigrams.
         hidden: widths of the layers before the last.
     """
 
     kind: Literal["dssm"]
     dimension: int = 128
-    orders: tuple[int, ...] = (3,)
+    orders: tuple[int, ...] = FROM_DATA
     buckets: int = 32_768
     hidden: tuple[int, ...] = (300, 300)
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = SampledSoftmax("sampled_softmax")
 
     def __post_init__(self) -> None:
         at_least(1, self, "dimension")
         at_least(2, self, "buckets")
-        _check_orders(self.orders, words=False)
+        _check_orders(self)
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(
                 f"hidden: expected at least one number, each at least 1, got {list(self.hidden)}"
@@ -148,9 +181,12 @@ class SequenceTower(_TowerSection):
     newcomers_strength: float = 10.0
     item_hidden: int = 0
     buckets: int = 8192
-    orders: tuple[int, ...] = (3,)
-    words: bool = True
+    orders: tuple[int, ...] = FROM_DATA
+    words: bool = FROM_DATA
     similarity: Literal["inner_product", "cosine"] = "inner_product"
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = FullSoftmax("full_softmax")
 
     def __post_init__(self) -> None:
         at_least(1, self, "dimension", "layers", "heads")
@@ -168,7 +204,7 @@ class SequenceTower(_TowerSection):
         for name in ("dropout", "input_dropout", "query_dropout", "history_dropout", "id_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
-        _check_orders(self.orders, self.words)
+        _check_orders(self)
 
     def _refuse_keys_without_effect(self) -> None:
         """Refuse a key that was set but has no effect without another key."""
@@ -217,22 +253,29 @@ class SharedTower(_TowerSection):
     kind: Literal["shared"]
     dimension: int = 64
     hidden: tuple[int, ...] = (128,)
-    orders: tuple[int, ...] = (3,)
-    words: bool = True
+    orders: tuple[int, ...] = FROM_DATA
+    words: bool = FROM_DATA
     buckets: int = 8192
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = Bce(kind="bce")
 
     def __post_init__(self) -> None:
         at_least(1, self, "dimension")
         at_least(2, self, "buckets")
         if min(self.hidden, default=1) < 1:
             raise ValueError(f"hidden: expected numbers of at least 1, got {list(self.hidden)}")
-        _check_orders(self.orders, self.words)
+        _check_orders(self)
 
 
-def _check_orders(orders: tuple[int, ...], words: bool) -> None:
-    """Refuse lengths of n-grams that the word hashing does not support."""
-    if not (orders or words) or not all(1 <= order <= MAX_NGRAM for order in orders):
-        raise ValueError(f"orders: expected lengths of 1 to {MAX_NGRAM}, got {list(orders)}")
+def _check_orders(section: Any) -> None:
+    """Refuse lengths of n-grams that the word hashing does not support, and a section without any."""
+    for name, longest in (("orders", MAX_NGRAM), ("characters", MAX_CHARACTERS)):
+        lengths = getattr(section, name)
+        if lengths is not FROM_DATA and not all(1 <= each <= longest for each in lengths):
+            raise ValueError(f"{name}: expected lengths of 1 to {longest}, got {list(lengths)}")
+    if section.orders == () and getattr(section, "words", False) is False:
+        raise ValueError(f"orders: expected lengths of 1 to {MAX_NGRAM}, got []")
 
 
 TowerConfig = BagTower | DssmTower | SequenceTower | SharedTower

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from protos.toml_config import FROM_DATA
 from train.config.checks import above_zero, at_least
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """The training loop.
+
+    Where `epochs`, `patience` and `batch_size` are not set, they are chosen from the number of training
+    pairs, see `train/models/defaults.py`.
 
     Args:
         epochs: largest number of epochs.
@@ -20,9 +24,9 @@ class TrainingConfig:
         selection: the validation metric that chooses the best epoch; `auc` needs labelled data.
     """
 
-    epochs: int = 5
-    patience: int = 2
-    batch_size: int = 1024
+    epochs: int = FROM_DATA
+    patience: int = FROM_DATA
+    batch_size: int = FROM_DATA
     learning_rate: float = 1e-3
     seed: int = 0
     threads: int = 0

@@ -1,7 +1,7 @@
 """A data set in memory: raw values of distinct queries and of items, and pairs of their rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,8 @@ class TrainingData:
         item_ids: by row.
         histories: of the queries, if they have any.
         exclude_seen: whether items of a query's history are excluded from its results.
+        catalogue_lengths: text feature of the items -> characters of each text that is served, where that is
+            another one than in training.
     """
 
     queries: Mapping[str, Sequence[Any]]
@@ -126,6 +128,7 @@ class TrainingData:
     item_ids: Sequence[str] = ()
     histories: Histories | None = None
     exclude_seen: bool = False
+    catalogue_lengths: Mapping[str, Rows] = field(default_factory=dict)
 
     def counts(self) -> Rows:
         """int64 (N,): positive training pairs of each item."""
@@ -191,6 +194,11 @@ def training_data_of(
         ids,
         histories,
         histories is not None and dataset.report["repeats"] == "first",
+        {
+            name: dataset.items[spec.catalogue_column].str.len_chars().fill_null(0).cast(pl.Int64).to_numpy()
+            for name, spec in item.items()
+            if isinstance(spec, TextFeature) and spec.catalogue_column not in ("", spec.column)
+        },
     )
 
 

@@ -138,9 +138,7 @@ class PreparedInputs:
         texts = {k: v for k, v in features.items() if isinstance(v, TextFeature) and v.input == "code_points"}
         histories = {k: v for k, v in features.items() if isinstance(v, HistoryFeature)}
         rest = {k: v for k, v in features.items() if k not in texts and k not in histories}
-        self.texts = {
-            name: hash_texts(values[name], spec.max_length, hashing) for name, spec in texts.items()
-        }
+        self.texts = {name: hash_texts(values[name], spec.longest, hashing) for name, spec in texts.items()}
         self.histories: dict[str, PreparedHistories] = {}
         for name, spec in histories.items():
             raw = values[name]

@@ -8,6 +8,9 @@ tokenizer to keep in sync.
 Characters other than letters, marks and numbers of Unicode separate words. Separators and padding are both
 symbol 0, which is `#`, so padding does not change the n-grams of a text.
 
+A script without spaces, such as Chinese, has no words to mark: its characters are hashed one by one and in
+pairs, if the towers ask for that, and then separate the words of other scripts.
+
 A hash that is linear in the symbols of a window is a convolution. The test whether the window is an n-gram or
 a word is part of the same convolution: an output below zero means that it is not. The graph therefore has few
 nodes, which makes it fast. Each letter is two random numbers; the first has a base added that is the same
@@ -23,6 +26,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from protos.lexical import UNSPACED
 
 HASHING_VERSION = 3  # increase when the rows of a text change: trained models become unusable
 LAST_LETTER = 0x323AF  # code point, the end of CJK extension H; later letters separate words
@@ -43,6 +48,8 @@ class WordHashing(nn.Module):
         orders: lengths of the character n-grams, 1 to 16.
         words: also hash whole words.
         buckets: rows of the table, including row 0.
+        characters: lengths of the n-grams of scripts without spaces, 1 to 4, whose characters are then no
+            part of words and of other n-grams. If empty, all scripts are treated alike.
     """
 
     symbols: Tensor
@@ -50,10 +57,13 @@ class WordHashing(nn.Module):
     bias: Tensor
     slots: Tensor
 
-    def __init__(self, orders: Sequence[int], words: bool, buckets: int) -> None:
+    def __init__(
+        self, orders: Sequence[int], words: bool, buckets: int, characters: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.orders = tuple(sorted(set(orders)))
         self.words = words
+        self.characters = tuple(sorted(set(characters)))
         self.modulus = _largest_prime(buckets)
         generator = torch.Generator().manual_seed(2013)
         base = 4 * _DIGIT * max(MAX_WORD_LENGTH, 2 * max(self.orders, default=0))
@@ -65,10 +75,17 @@ class WordHashing(nn.Module):
             free = [slot for slot, order in enumerate(self.orders) if order != 2]
             slot_of += [free[0] if free else len(kernels)] * MAX_WORD_LENGTH
             kernels += [_word(length, base, generator) for length in range(1, MAX_WORD_LENGTH + 1)]
+        for length in self.characters:
+            slot_of.append(self._slot_of_characters(length, slot_of))
+            kernels.append(_characters(length, base, generator))
         width = max(weights.shape[1] for weights, _ in kernels)
-        windows = torch.stack([F.pad(weights, (0, width - weights.shape[1])) for weights, _ in kernels])
-        self.register_buffer("symbols", symbols(base), persistent=False)
-        self.register_buffer("windows", windows, persistent=False)  # (kernels, 2, width)
+        height = max(weights.shape[0] for weights, _ in kernels)
+        windows = torch.stack(
+            [F.pad(each, (0, width - each.shape[1], 0, height - each.shape[0])) for each, _ in kernels]
+        )
+        table = symbols_by_script(base) if self.characters else symbols(base)
+        self.register_buffer("symbols", table, persistent=False)
+        self.register_buffer("windows", windows, persistent=False)  # (kernels, numbers of a letter, width)
         self.register_buffer("bias", torch.tensor([bias for _, bias in kernels]), persistent=False)
         slots = F.one_hot(torch.tensor(slot_of)).T.float()[:, :, None]
         self.register_buffer("slots", slots, persistent=False)  # (slots, kernels, 1)
@@ -81,17 +98,30 @@ class WordHashing(nn.Module):
             code_points: integers (B, L), 0 is padding.
 
         Returns:
-            int32 (B, F), unordered; F = (L + 1) x (number of orders). Words use positions that n-grams leave
-            free; if all n-grams are pairs, F is larger.
+            int32 (B, F), unordered; F = (L + 1) x (number of slots). Words and characters of scripts without
+            spaces use positions that the other n-grams leave free, where there are some.
         """
         known = code_points.clamp(max=LAST_LETTER + 1)
-        letters = F.embedding(known, self.symbols).transpose(1, 2)  # (B, 2, L)
+        letters = F.embedding(known, self.symbols).transpose(1, 2)  # (B, numbers of a letter, L)
         marked = F.pad(letters, (_BEFORE + 1, self._after))  # # at both ends
         hashes = F.conv1d(marked, self.windows, self.bias).relu()  # (B, kernels, L + 1)
-        if self.words:
+        if self.words or self.characters:
             hashes = F.conv1d(hashes, self.slots)  # at most one kernel of a slot is above zero
         rows = hashes.int() % self.modulus
         return rows.squeeze(1) if len(self.slots) == 1 else rows.flatten(1)
+
+    def _slot_of_characters(self, length: int, slot_of: Sequence[int]) -> int:
+        """The first slot in which no other kernel can be above zero where these n-grams are.
+
+        Two lengths begin at the same characters. A single character may stand before a word, whose hash is
+        at that character, and before a pair of `#` and a letter.
+        """
+        taken = {*slot_of[len(slot_of) - self.characters.index(length) :]}
+        if length == 1:
+            taken |= {slot for slot, order in enumerate(self.orders) if order == 2}
+            if self.words:
+                taken.add(slot_of[len(self.orders)])
+        return next(slot for slot in range(len(slot_of) + 1) if slot not in taken)
 
 
 def _ngram(order: int, base: int, generator: torch.Generator) -> tuple[Tensor, float]:
@@ -121,6 +151,19 @@ def _word(length: int, base: int, generator: torch.Generator) -> tuple[Tensor, f
     return weights, -base * float(weights[0, begin : begin + length].sum())
 
 
+def _characters(length: int, base: int, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Weights (5, width) and bias of the n-grams of scripts without spaces that begin at each position.
+
+    The first two numbers are those of other scripts.
+    """
+    highest = _EXACT // (length * (base + 3 * _DIGIT))
+    weights = torch.zeros(5, _BEFORE + length)
+    weights[2, _BEFORE:] = _random(highest - highest // 2, highest, length, generator)
+    weights[3, _BEFORE:] = _random(1, highest, length, generator)
+    weights[4, _BEFORE:] = _random(1, highest, length, generator)
+    return weights, -base * float(weights[2].sum())
+
+
 def _highest(letters: int, ends: int, base: int) -> int:
     """The largest multiplier with which all sums over a window are exact.
 
@@ -148,6 +191,23 @@ def symbols(base: int) -> Tensor:
     table[:, 0] += base
     is_letter = [unicodedata.category(chr(point))[0] in "LMN" for point in range(LAST_LETTER + 1)]
     return table * torch.tensor([*is_letter, False])[:, None]
+
+
+@functools.cache
+def symbols_by_script(base: int) -> Tensor:
+    """(LAST_LETTER + 2, 5): two numbers of the letters of scripts with spaces, three of the others'.
+
+    Some scripts without spaces have thousands of characters. With two numbers each, of 127 values, one in six
+    of 3,000 would have the numbers of another; with three, one in 700.
+    """
+    table = symbols(base)
+    unspaced = torch.zeros(len(table), dtype=torch.bool)
+    for first, last in UNSPACED:
+        unspaced[first : last + 1] = True
+    generator = torch.Generator().manual_seed(1980)
+    third = torch.randint(1, _DIGIT + 1, (len(table), 1), generator=generator).float()
+    of_unspaced = torch.cat([table, third * (table[:, 1:] > 0)], dim=1) * unspaced[:, None]
+    return torch.cat([table * ~unspaced[:, None], of_unspaced], dim=1)
 
 
 def _largest_prime(limit: int) -> int:

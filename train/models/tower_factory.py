@@ -59,7 +59,7 @@ class Architecture(ABC, Generic[Config]):
     def hashing(self) -> WordHashing:
         """The word hashing of both towers; whole words are hashed only if the section has a key for that."""
         words = getattr(self.config, "words", False)
-        return WordHashing(self.config.orders, words, self.config.buckets)
+        return WordHashing(self.config.orders, words, self.config.buckets, self.config.characters)
 
     @property
     def shares_windows(self) -> bool:
@@ -99,8 +99,8 @@ ARCHITECTURES: Registry[type[Architecture[Any]]] = Registry("train.models.archit
 
 
 def architecture_of(config: TowerConfig) -> Architecture[Any]:
-    """The architecture of a `[tower]` section."""
-    return ARCHITECTURES.find(config)(config)
+    """The architecture of a `[tower]` section; what is not set is as for a large set of English texts."""
+    return ARCHITECTURES.find(config)(config.completed())
 
 
 def build_towers(config: TowerConfig, schema: Schema) -> Towers:

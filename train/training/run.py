@@ -28,6 +28,7 @@ from train.evaluation.baselines import Ranker, baselines
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.report import evaluate_cold_items, evaluate_labels, evaluate_ranking
 from train.fingerprint import code_fingerprint, fingerprint
+from train.models.defaults import Chosen, from_data
 from train.models.heads import score_of
 from train.models.tower_factory import architecture_of
 from train.paths import CACHE
@@ -173,7 +174,11 @@ def _train(
     """Train within the active MLflow run; the main process then evaluates the towers and logs the results."""
     with console.status("hashing texts"):
         data = training_data_of(dataset, experiment.query, experiment.item)
+        chosen = from_data(experiment, data)
+        experiment = chosen.experiment
         model, corpora = build_model(experiment, data)
+    for line in chosen.lines():
+        console.print(line, highlight=False, soft_wrap=True)
     shared_windows = shares_windows(experiment)
     trainer = Trainer(
         model.towers, data, corpora, experiment.loss, experiment.training, shared_windows, process
@@ -182,7 +187,7 @@ def _train(
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
     elif process.is_main:
-        _log_inputs(model, dataset)
+        _log_inputs(model, dataset, chosen)
     begun = time.perf_counter()
     with RunCallbacks(folder, console, process).watching() as callbacks:
         trainer.fit(callbacks)
@@ -244,7 +249,7 @@ def _baselines_on_validation(
     return {name: mean(per_query(rank(queries), relevant))[selection] for name, rank in rankers.items()}
 
 
-def _log_inputs(model: Model, dataset: Dataset) -> None:
+def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:
     mlflow.log_params(flattened(dataclasses.asdict(model.experiment)))
     report = dataset.report
     mlflow.set_tags(
@@ -255,6 +260,7 @@ def _log_inputs(model: Model, dataset: Dataset) -> None:
         }
     )
     mlflow.log_dict(report, "dataset.json")
+    mlflow.log_dict({**chosen.reasons}, "chosen_from_data.json")
     mlflow.log_input(as_mlflow_dataset(dataset), "training")
     parameters = {p for tower in model.towers for p in tower.parameters()}
     sizes = {"items": report["items"], "pairs": report["pairs"]}

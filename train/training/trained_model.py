@@ -18,6 +18,7 @@ from protos.features import Schema, TextFeature
 from protos.toml_config import parse
 from train.config import Experiment
 from train.data.training_data import TrainingData
+from train.models.defaults import from_data
 from train.models.initialization import build_schema, fit_number_encoders
 from train.models.prepared_inputs import PreparedInputs
 from train.models.text_hashing import HASHING_VERSION
@@ -52,8 +53,10 @@ def build_model(
 ) -> tuple[Model, tuple[PreparedInputs, PreparedInputs]]:
     """An untrained model, and the encoded queries and items.
 
+    Keys of the experiment that are not set are chosen from the data; the model's experiment holds them all.
     Seeds torch's global generator.
     """
+    experiment = from_data(experiment, data).experiment
     torch.manual_seed(experiment.training.seed)
     training = data.training_values()
     counts = dict(zip(data.item_ids, data.counts().tolist(), strict=True))

@@ -37,7 +37,7 @@ class ItemMaker:
                 "answers show a field"
             )
         self._feature, self._field = texts[0], manifest.display_fields[0]
-        self._length = min(spec.max_length for spec in (*queries, *items) if isinstance(spec, TextFeature))
+        self._length = min(spec.longest for spec in (*queries, *items) if isinstance(spec, TextFeature))
         self._words = sorted(
             {word for each in manifest.examples for word in str(each.get(asked[0]) or "").split()}
         )

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.features import code_point_rows, folded, normalise
+from protos.lexical import UNSPACED
 from train.config.towers import MAX_NGRAM
 from train.models.text_hashing import HASHING_VERSION, LAST_LETTER, MAX_WORD_LENGTH, WordHashing
 
@@ -190,3 +191,79 @@ def test_words_are_hashed_beside_ngrams_of_any_length(orders: tuple[int, ...]) -
     for text in ("", "one", "one two-two", "a b c", "implementations of", " é  日本語"):
         assert sum(rows_in(WordHashing((), True, BUCKETS), text).values()) == len(words_of(text))
         assert rows_in(hashing, text) == expected(hashing, text)
+
+
+BY_SCRIPT = [
+    WordHashing(orders, words, BUCKETS, characters)
+    for orders, words, characters in (
+        ((3,), True, (1, 2)),
+        ((3,), True, (2,)),
+        ((2,), True, (1, 2)),
+        ((), True, (1,)),
+        ((1, 2, 3), False, (1, 2, 3, 4)),
+        ((2, 5), True, (1, 3)),
+    )
+]
+PARTS = st.lists(st.sampled_from(["git", "a", "read", " ", "-", "東", "京都", "ใคร", "かな"]), max_size=12)
+
+
+def unspaced(letter: str) -> bool:
+    return any(first <= ord(letter) <= last for first, last in UNSPACED)
+
+
+def by_script(hashing: WordHashing, text: str) -> Counter[int]:
+    """The reference: characters of scripts without spaces separate the words of the others."""
+    letters = normalise(text)
+    spaced = "".join(" " if unspaced(letter) else letter for letter in letters)
+    found = expected(hashing, spaced)
+    others = words_of("".join(letter if unspaced(letter) else " " for letter in letters))
+    first = len(hashing.windows) - len(hashing.characters)
+    for word in others:
+        for place, length in enumerate(hashing.characters):
+            grams = [word[at : at + length] for at in range(len(word) - length + 1)]
+            found.update(hashed(hashing, gram, first + place, 1) for gram in grams)
+    del found[0]
+    return found
+
+
+@given(st.one_of(PARTS.map("".join), UNICODE))
+def test_scripts_without_spaces_are_hashed_by_characters_beside_words(text: str) -> None:
+    for hashing in BY_SCRIPT:
+        assert rows_in(hashing, text) == by_script(hashing, text)
+
+
+def test_a_word_between_chinese_characters_has_the_rows_of_the_word() -> None:
+    hashing = BY_SCRIPT[0]
+    git, use, push = (rows_in(hashing, text) for text in ("git", "使用", "提交"))
+    assert rows_in(hashing, "使用git提交") == git + use + push
+    assert sum(git.values()) == 4  # three trigrams and the word
+    assert sum(use.values()) == 3  # two characters and the pair
+    without = rows_in(WORDS, "使用git提交") & rows_in(WORDS, "git")
+    assert sum(without.values()) == 1  # one long word, of which only the trigram inside is that of the word
+
+
+def test_characters_leave_texts_with_spaces_as_they_are() -> None:
+    text = "The quick brown fox, très vite"
+    assert sum(rows_in(BY_SCRIPT[0], text).values()) == sum(rows_in(WORDS, text).values())
+    with_slots, without = BY_SCRIPT[0].slots, WORDS.slots
+    assert len(with_slots) == 2 and len(without) == 1  # single characters need a slot of their own
+
+
+def test_sums_over_characters_are_exact_and_need_every_character() -> None:
+    for hashing in BY_SCRIPT:
+        highest = hashing.symbols.max(dim=0).values
+        lowest = hashing.symbols[hashing.symbols[:, 2] > 0].min(dim=0).values
+        for weights, bias in list(zip(hashing.windows, hashing.bias, strict=True))[
+            -len(hashing.characters) :
+        ]:
+            most, least = (weights * highest[:, None]).sum(dim=0), (weights * lowest[:, None]).sum()
+            assert most.sum() <= 2**24 and -bias <= 2**24
+            assert least + bias >= 1  # no n-gram is missed
+            for place in (weights[2] > 0).nonzero():
+                assert most.sum() - most[place] + bias <= 0
+
+
+def test_common_chinese_characters_have_numbers_of_their_own() -> None:
+    common = BY_SCRIPT[0].symbols[0x4E00 : 0x4E00 + 3000]
+    assert len(common.unique(dim=0)) >= 2990
+    assert len(WORDS.symbols[0x4E00 : 0x4E00 + 3000].unique(dim=0)) < 2800  # two numbers are too few

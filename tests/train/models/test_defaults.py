@@ -1,0 +1,163 @@
+"""What an experiment leaves open is chosen from its data."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from protos.features import TextFeature
+from tests.helpers.stdlib import experiment_at, started, write_sections
+from train.config import Experiment, read_experiment
+from train.config.losses import Bce, FullSoftmax, InBatchSoftmax, SampledSoftmax
+from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower
+from train.config.training import TrainingConfig
+from train.data.training_data import TrainingData, training_data_of
+from train.models.defaults import LONGEST, SHORTEST, Chosen, from_data, max_length
+from train.models.tower_factory import architecture_of
+from train.paths import CONFIGS
+
+SMALLEST: dict[str, dict[str, Any]] = {
+    "query.text": {"kind": "text", "column": "query"},
+    "item.text": {"kind": "text", "column": "text"},
+    "tower": {"kind": "bag"},
+}
+
+
+def experiment_on(folder: Path, items: list[str], queries: list[str], **changed: Any) -> Path:
+    """The smallest TOML, on tables with a query for each item."""
+    ids = [f"i{n}" for n in range(len(items))]
+    pl.DataFrame({"item_id": ids, "text": items}).write_csv(folder / "items.csv")
+    pl.DataFrame({"item_id": ids, "query": queries}).write_csv(folder / "pairs.csv")
+    data = {"kind": "files", "items": "items.csv", "pairs": "pairs.csv"}
+    return write_sections(
+        folder / "a.toml", "a", {**{key: {} for key in changed}, "data": data, **SMALLEST}, changed
+    )
+
+
+def chosen_for(path: Path) -> tuple[Chosen, Experiment, TrainingData]:
+    experiment, dataset = experiment_at(path)
+    data = training_data_of(dataset, experiment.query, experiment.item)
+    return from_data(experiment, data), experiment, data
+
+
+def english(count: int) -> tuple[list[str], list[str]]:
+    words = "alpha beta gamma delta river stone cloud paper green silver open close read write".split()
+    random = np.random.default_rng(0)
+    items = [" ".join(random.choice(words, 12)) + f" number {n}" for n in range(count)]
+    return items, [f"find number {n} {item.split()[0]}" for n, item in enumerate(items)]
+
+
+def test_every_key_is_set_and_has_a_reason(tmp_path: Path) -> None:
+    chosen, experiment, _ = chosen_for(experiment_on(tmp_path, *english(240)))
+    assert experiment.tower == BagTower("bag")
+    assert experiment.training == TrainingConfig()
+    assert set(chosen.reasons) == {
+        "query.text.max_length",
+        "item.text.max_length",
+        *(f"tower.{key}" for key in ("orders", "words", "characters")),
+        *(f"tower.{key}" for key in ("dimension", "latent", "buckets", "item_hidden")),
+        *(f"training.{key}" for key in ("epochs", "patience", "batch_size")),
+    }
+    sections = (chosen.experiment.tower, chosen.experiment.training, chosen.experiment.item["text"])
+    assert "null" not in json.dumps([*map(dataclasses.asdict, sections)])
+    assert len(chosen.lines()) == len(chosen.reasons)
+    assert any(line.startswith("tower.dimension = 256  (240 items") for line in chosen.lines())
+
+
+def test_a_key_that_is_set_keeps_its_value(tmp_path: Path) -> None:
+    changed = {
+        "query.text": {"max_length": 33},
+        "tower": {"dimension": 48, "orders": [4], "buckets": 5000, "latent": 7},
+        "training": {"epochs": 2, "batch_size": 11},
+    }
+    chosen, *_ = chosen_for(experiment_on(tmp_path, *english(240), **changed))
+    found = chosen.experiment
+    assert found.query["text"].max_length == 33  # type: ignore[union-attr]
+    assert (found.tower.dimension, found.tower.orders, found.tower.latent) == (48, (4,), 7)  # type: ignore[union-attr]
+    assert found.tower.buckets == 5000
+    assert (found.training.epochs, found.training.batch_size) == (2, 11)
+    assert {"tower.item_hidden", "item.text.max_length", "training.patience"} < set(chosen.reasons)
+    assert not {"query.text.max_length", "tower.latent", "training.epochs"} & set(chosen.reasons)
+
+
+def test_a_small_set_has_small_tables(tmp_path: Path) -> None:
+    model, data, _ = started(experiment_on(tmp_path, *english(240)))
+    parameters = {p for tower in model.towers for p in tower.parameters()}
+    assert data.item_count == 240
+    assert 4 * sum(p.numel() for p in parameters) < 2**22  # bytes; 130 MiB before
+    assert model.experiment.training.batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([], SHORTEST),
+        ([3] * 1000, SHORTEST),
+        ([900] * 98 + [1000] * 1 + [70_000], 1024),
+        ([257] * 100, 320),
+        ([10_000] * 100, LONGEST),
+    ],
+    ids=["none", "short", "a few outliers", "rounded up", "bounded"],
+)
+def test_texts_are_cut_at_the_99th_percentile_of_their_lengths(lengths: list[int], expected: int) -> None:
+    found, reason = max_length(np.array(lengths, np.int64))
+    assert found == expected
+    if lengths:
+        assert f"{np.mean(np.array(lengths) > expected):.1%} are cut" in reason
+
+
+def test_the_length_of_items_is_that_of_the_served_texts(tmp_path: Path) -> None:
+    items, queries = english(60)
+    path = experiment_on(tmp_path, items, queries, **{"item.text": {"catalogue_column": "full"}})
+    table = pl.read_csv(tmp_path / "items.csv").with_columns(full=pl.col("text").repeat_by(9).list.join(" "))
+    table.write_csv(tmp_path / "items.csv")
+    chosen, *_ = chosen_for(path)
+    longest = table["full"].str.len_chars().max()
+    assert chosen.experiment.item["text"].max_length >= longest > 2 * SHORTEST  # type: ignore[union-attr, operator]
+
+
+def test_chinese_texts_are_hashed_by_characters_and_english_ones_are_not(tmp_path: Path) -> None:
+    (tmp_path / "zh").mkdir()
+    (tmp_path / "en").mkdir()
+    items = [f"搜索引擎第{n}号 git push" for n in range(60)]
+    chosen, *_ = chosen_for(experiment_on(tmp_path / "zh", items, [f"查找{n}" for n in range(60)]))
+    assert chosen.experiment.tower.characters == (1, 2)
+    assert "belong to scripts without spaces" in chosen.reasons["tower.characters"]["reason"]
+    assert architecture_of(chosen.experiment.tower).hashing().characters == (1, 2)
+    chosen, *_ = chosen_for(experiment_on(tmp_path / "en", *english(60)))
+    assert (chosen.experiment.tower.characters, chosen.experiment.tower.orders) == ((), (3,))
+
+
+def test_queries_of_validation_and_test_are_not_looked_at(tmp_path: Path) -> None:
+    path = experiment_on(tmp_path, *english(60))
+    before, experiment, data = chosen_for(path)
+    held_out = np.concatenate([data.parts[part].query for part in ("validation", "test")])
+    texts = ["搜索" * 4000 if row in held_out else text for row, text in enumerate(data.queries["text"])]
+    assert from_data(experiment, dataclasses.replace(data, queries={"text": texts})) == before
+
+
+def test_large_sets_get_the_tables_of_the_shipped_examples() -> None:
+    """`pydocs` in its own size, with random words as texts."""
+    random = np.random.default_rng(0)
+    items, pairs = 37_668, 32_000
+    letters = random.integers(97, 123, (items, 3, 6), dtype=np.uint8)
+    texts = [" ".join(bytes(word).decode() for word in words) for words in letters]
+    from train.data.training_data import Pairs
+
+    rows = np.arange(pairs)
+    train = Pairs(rows, rows, np.ones(pairs, np.float32))
+    data = TrainingData({"text": texts[:pairs]}, {"text": texts}, {"train": train}, pairs, items)
+    found = from_data(read_experiment(CONFIGS / "pydocs.toml"), data).experiment
+    assert found.tower == BagTower("bag", 512, 128, (3,), True, 65_536, 0, 1024, ())
+    assert (found.training.epochs, found.training.patience, found.training.batch_size) == (3, 2, 1024)
+    assert found.query["text"] == TextFeature("text", "query", 128)
+
+
+def test_each_kind_of_tower_has_a_usual_loss(tmp_path: Path) -> None:
+    assert read_experiment(experiment_on(tmp_path, *english(30))).loss == InBatchSoftmax("in_batch_softmax")
+    usual = [tower.usual_loss for tower in (DssmTower, SequenceTower, SharedTower)]
+    assert usual == [SampledSoftmax("sampled_softmax"), FullSoftmax("full_softmax"), Bce(kind="bce")]

@@ -1,0 +1,191 @@
+"""What an experiment leaves open, chosen from its data.
+
+    chosen = from_data(experiment, data)
+    chosen.experiment                        every key has a value
+    chosen.lines()                           what was chosen, and why
+
+A key whose default is `FROM_DATA` follows from the texts, the number of items and the number of training
+pairs. A key that the TOML sets keeps its value. Nothing here reads a query of validation or test. The choice
+is the same for the same data: the key of a run covers the settings as they are in the TOML, the data, and
+this code. The result goes into the run's parameters, its description and the schema, which export and serving
+read.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.features import SIDES, FeatureSpec, Side, TextFeature
+from protos.lexical import unspaced_share
+from protos.toml_config import FROM_DATA
+from train.config import Experiment
+from train.config.towers import BagTower
+from train.data.training_data import TrainingData
+from train.models.prepared_inputs import hash_texts
+from train.models.text_hashing import WordHashing
+
+Rows = npt.NDArray[np.int64]
+Candidates = dict[str, tuple[Any, str]]  # key -> value, and why
+
+SAMPLE = 10_000  # texts of a feature that are looked at
+PERCENTILE = 99
+SHORTEST, LONGEST = 256, 4096  # bounds of `max_length`: a tower's time grows with the characters it reads
+MULTIPLE = 64  # `max_length` is a multiple of it
+UNSPACED = 0.01  # share of letters of scripts without spaces, from which on their characters are hashed apart
+CHARACTERS = (1, 2)
+ORDERS = (3,)
+DIMENSIONS = (64, 512)  # smallest and largest
+LATENT = 128  # dimensions that start as latent semantic analysis, which takes long, of more items than MANY
+MANY = 20_000
+BUCKETS = (1024, 65_536)  # rows of the hashed table, smallest and largest
+PROBE = 1 << 20  # rows of the table in which distinct n-grams are counted
+NARROWEST, WIDEST = 64, 1024  # of the item tower's residual layer
+PAIRS_A_WIDTH = 32  # training pairs for each unit of that layer
+BATCHES = (32, 1024)  # pairs in a step, smallest and largest
+EPOCH_STEPS = 32  # steps that an epoch has, nearly, as far as the sizes of a batch allow
+EPOCHS, PATIENCE = 5, 2
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An experiment with all keys set.
+
+    Args:
+        experiment: the experiment.
+        reasons: full key -> `value`, which was chosen, and `reason`.
+    """
+
+    experiment: Experiment
+    reasons: Mapping[str, Mapping[str, Any]]
+
+    def lines(self) -> list[str]:
+        """A line for each chosen value."""
+        return [f"{key} = {_shown(each['value'])}  ({each['reason']})" for key, each in self.reasons.items()]
+
+
+def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
+    """Choose every key that the experiment leaves open."""
+    reasons: dict[str, dict[str, Any]] = {}
+
+    def complete(key: str, section: Any, candidates: Candidates) -> Any:
+        unset = [each.name for each in fields(section) if getattr(section, each.name) is FROM_DATA]
+        unset = [name for name in unset if name in candidates]
+        for name in unset:
+            value, reason = candidates[name]
+            reasons[f"{key}.{name}"] = {"value": value, "reason": reason}
+        return dataclasses.replace(section, **{name: candidates[name][0] for name in unset})
+
+    sides: dict[Side, dict[str, FeatureSpec]] = {
+        side: {
+            name: complete(f"{side}.{name}", spec, {"max_length": max_length(_lengths(data, side, name))})
+            if isinstance(spec, TextFeature)
+            else spec
+            for name, spec in getattr(experiment, side).items()
+        }
+        for side in SIDES
+    }
+    texts = [text for side in SIDES for name in _texts(sides[side]) for text in _sample(data, side, name)]
+    tower = complete("tower", experiment.tower, _hashing(texts))
+    if isinstance(tower, BagTower):
+        tower = complete("tower", tower, _sizes(tower, data, sides["item"]))
+    training = complete("training", experiment.training, _training(len(data.parts["train"].positive())))
+    resolved = dataclasses.replace(
+        experiment, query=sides["query"], item=sides["item"], tower=tower, training=training
+    )
+    return Chosen(resolved, reasons)
+
+
+def max_length(lengths: Rows) -> tuple[int, str]:
+    """The 99th percentile of the lengths (T,) of a feature's texts, rounded up and bounded; and why."""
+    percentile = int(np.quantile(lengths, PERCENTILE / 100, method="lower")) if len(lengths) else 0
+    found = min(LONGEST, max(SHORTEST, -(-percentile // MULTIPLE) * MULTIPLE))
+    cut = float(np.mean(lengths > found)) if len(lengths) else 0.0
+    bound = f", but no tower reads more than {LONGEST:,} by default" if percentile > LONGEST else ""
+    reason = f"{PERCENTILE} % of the texts have up to {percentile:,} characters{bound}; {cut:.1%} are cut"
+    return found, reason
+
+
+def _lengths(data: TrainingData, side: Side, name: str) -> Rows:
+    """Characters of the texts of a feature, before normalisation; of items, as they are served."""
+    if side == "item" and name in data.catalogue_lengths:
+        return data.catalogue_lengths[name]
+    return np.array([len(text) for text in _sample(data, side, name)], np.int64)
+
+
+def _sample(data: TrainingData, side: Side, name: str) -> list[str]:
+    """Texts of the items, or of the queries of training pairs, evenly spread over all of them."""
+    values: Sequence[Any] = data.queries[name] if side == "query" else data.items[name]
+    rows = np.unique(data.parts["train"].query) if side == "query" else np.arange(data.item_count)
+    return [values[row] for row in rows[:: max(1, -(-len(rows) // SAMPLE))]]
+
+
+def _texts(features: Mapping[str, FeatureSpec]) -> dict[str, TextFeature]:
+    return {name: spec for name, spec in features.items() if isinstance(spec, TextFeature)}
+
+
+def _hashing(texts: Sequence[str]) -> Candidates:
+    """Which n-grams a text is a bag of."""
+    share = unspaced_share(texts)
+    script = f"{share:.1%} of the letters belong to scripts without spaces"
+    return {
+        "orders": (ORDERS, "words are marked by spaces" if share < 1 else script),
+        "words": (True, "words are marked by spaces" if share < 1 else script),
+        "characters": (CHARACTERS if share >= UNSPACED else (), script),
+    }
+
+
+def _sizes(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec]) -> Candidates:
+    """Sizes of tables and layers of a bag tower whose n-grams are known."""
+    items, pairs = data.item_count, len(data.parts["train"].positive())
+    dimension = tower.dimension
+    if dimension is FROM_DATA:
+        smallest, largest = DIMENSIONS
+        dimension = max(smallest, min(largest, -(-items // smallest) * smallest), tower.latent or 0)
+    if items <= dimension:
+        latent, why = items, "as many as the items span, which keeps TF-IDF's scores exact"
+    elif items <= MANY:
+        latent, why = dimension // 2, "half for what words have in common, half for what tells them apart"
+    else:
+        latent, why = min(LATENT, dimension), f"more than {MANY:,} items"
+    distinct = _distinct_ngrams(tower, data, item)
+    hidden = min(WIDEST, 2 ** round(np.log2(max(1, pairs / PAIRS_A_WIDTH))))
+    return {
+        "dimension": (dimension, f"{items:,} items span as many dimensions at most"),
+        "latent": (latent, why),
+        "buckets": (
+            int(np.clip(2 ** int(np.ceil(np.log2(max(1, distinct)))), *BUCKETS)),
+            f"{distinct:,} distinct n-grams and words in the texts of up to {SAMPLE:,} items and queries",
+        ),
+        "item_hidden": (hidden if hidden >= NARROWEST else 0, f"{pairs:,} training pairs"),
+    }
+
+
+def _distinct_ngrams(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec]) -> int:
+    """Distinct n-grams and words of the items' texts and of the training queries, of a sample."""
+    hashing = WordHashing(tower.orders, tower.words, PROBE, tower.characters)
+    found = np.zeros(PROBE, bool)
+    for name, spec in _texts(item).items():
+        found[hash_texts(_sample(data, "item", name), spec.longest, hashing).rows] = True
+    return int(found.sum())
+
+
+def _training(pairs: int) -> Candidates:
+    """How long to train, and in which steps."""
+    smallest, largest = BATCHES
+    batch = int(np.clip(2 ** round(np.log2(max(1, pairs / EPOCH_STEPS))), smallest, largest))
+    reason = f"{pairs:,} training pairs"
+    return {
+        "batch_size": (batch, f"{reason}: about {EPOCH_STEPS} steps an epoch, as far as that goes"),
+        "epochs": (EPOCHS, reason),
+        "patience": (PATIENCE, reason),
+    }
+
+
+def _shown(value: Any) -> str:
+    return (
+        str(list(value)) if isinstance(value, tuple) else f"{value:,}" if type(value) is int else str(value)
+    )
