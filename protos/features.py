@@ -114,7 +114,7 @@ class TextFeature(Feature):
 
     kind: Literal["text"]
     column: str
-    max_length: int = FROM_DATA
+    max_length: int = field(default=FROM_DATA, metadata=OPTIONAL)
     catalogue_column: str = ""
     input: str = field(default=CODE_POINTS, metadata=OPTIONAL)
 

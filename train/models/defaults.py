@@ -43,8 +43,8 @@ LATENT = 128  # dimensions that start as latent semantic analysis, which takes l
 MANY = 20_000
 BUCKETS = (1024, 65_536)  # rows of the hashed table, smallest and largest
 PROBE = 1 << 20  # rows of the table in which distinct n-grams are counted
-NARROWEST, WIDEST = 64, 1024  # of the item tower's residual layer
-PAIRS_A_WIDTH = 32  # training pairs for each unit of that layer
+HIDDEN = 1024  # width of the item tower's residual layer, given so many training pairs:
+ENOUGH_PAIRS = 10_000
 BATCHES = (32, 1024)  # pairs in a step, smallest and largest
 EPOCH_STEPS = 32  # steps that an epoch has, nearly, as far as the sizes of a batch allow
 EPOCHS, PATIENCE = 5, 2
@@ -145,32 +145,32 @@ def _sizes(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec])
     if dimension is FROM_DATA:
         smallest, largest = DIMENSIONS
         dimension = max(smallest, min(largest, -(-items // smallest) * smallest), tower.latent or 0)
-    if items <= dimension:
-        latent, why = items, "as many as the items span, which keeps TF-IDF's scores exact"
-    elif items <= MANY:
-        latent, why = dimension // 2, "half for what words have in common, half for what tells them apart"
-    else:
-        latent, why = min(LATENT, dimension), f"more than {MANY:,} items"
-    distinct = _distinct_ngrams(tower, data, item)
-    hidden = min(WIDEST, 2 ** round(np.log2(max(1, pairs / PAIRS_A_WIDTH))))
+    few = items <= MANY
+    latent = dimension if few else min(LATENT, dimension)
+    hidden = HIDDEN if pairs >= ENOUGH_PAIRS else 0
     return {
         "dimension": (dimension, f"{items:,} items span as many dimensions at most"),
-        "latent": (latent, why),
-        "buckets": (
-            int(np.clip(2 ** int(np.ceil(np.log2(max(1, distinct)))), *BUCKETS)),
-            f"{distinct:,} distinct n-grams and words in the texts of up to {SAMPLE:,} items and queries",
+        "latent": (latent, f"{items:,} items, {'at most' if few else 'more than'} {MANY:,}"),
+        "buckets": _buckets(tower, data, item),
+        "item_hidden": (
+            hidden,
+            f"{pairs:,} training pairs, {'at least' if hidden else 'fewer than'} {ENOUGH_PAIRS:,}",
         ),
-        "item_hidden": (hidden if hidden >= NARROWEST else 0, f"{pairs:,} training pairs"),
     }
 
 
-def _distinct_ngrams(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec]) -> int:
-    """Distinct n-grams and words of the items' texts and of the training queries, of a sample."""
+def _buckets(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec]) -> tuple[int, str]:
+    """Rows of the hashed table: a power of two from the number of distinct n-grams and words of the items."""
+    smallest, largest = BUCKETS
+    if data.item_count > SAMPLE:
+        return largest, f"more than {SAMPLE:,} items"
     hashing = WordHashing(tower.orders, tower.words, PROBE, tower.characters)
     found = np.zeros(PROBE, bool)
     for name, spec in _texts(item).items():
-        found[hash_texts(_sample(data, "item", name), spec.longest, hashing).rows] = True
-    return int(found.sum())
+        found[hash_texts(data.items[name], spec.longest, hashing).rows] = True
+    distinct = int(found.sum())
+    rows = 2 ** (distinct - 1).bit_length() if distinct else smallest
+    return min(largest, max(smallest, rows)), f"{distinct:,} distinct n-grams and words in the items"
 
 
 def _training(pairs: int) -> Candidates:

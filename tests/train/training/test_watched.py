@@ -44,6 +44,7 @@ def begun(path: Path) -> tuple[Experiment, TrainingData, Trainer]:
     torch.set_num_threads(1)
     training_data = training_data_of(dataset, experiment.query, experiment.item)
     model, corpora = build_model(experiment, training_data)
+    experiment = model.experiment
     shared = shares_windows(experiment)
     trainer = Trainer(model.towers, training_data, corpora, experiment.loss, experiment.training, shared)
     return experiment, training_data, trainer
