@@ -165,6 +165,7 @@ class RecordWriter:
         count: records in the file.
         last: item id and sequence of the last record; None if there is none.
         latest: item id -> where its latest record is in the file: offset and length.
+        live: ids of the items whose latest record has a vector.
         failures: sequence -> why the item of that change cannot be found; the last `KEPT_FAILURES` of them.
             Any thread may read it.
     """
@@ -176,6 +177,7 @@ class RecordWriter:
         self.cursor, self.count = origin.start, 0
         self.last: tuple[str, int] | None = None
         self.latest: dict[str, tuple[int, int]] = {}
+        self.live: set[str] = set()
         self.failures: dict[int, str] = {}
         self._descriptor = descriptor
         self._page = mmap.mmap(descriptor, PAGE)
@@ -385,6 +387,10 @@ class RecordWriter:
     def _note(self, record: Record, offset: int, size: int) -> None:
         self.last = record.item_id, record.sequence
         self.latest[record.item_id] = offset, size
+        if record.kind in (RecordKind.ITEM, RecordKind.SAME):
+            self.live.add(record.item_id)
+        else:
+            self.live.discard(record.item_id)
         self.count += 1
         self.cursor = max(self.cursor, record.sequence)
         note_failure(self.failures, record)

@@ -108,7 +108,7 @@ class Deriver:
                 self.sequence = self._writer.sequence
         if self._writer.count > 2 * len(self._writer.latest) + OUTDATED:
             self._writer = self._writer.compacted(progress)
-        self._graphs.check(self._writer.count, self._writer.generation)
+        self._graphs.check(self._writer.count, len(self._writer.live), self._writer.generation)
         return count
 
     def close(self) -> None:
