@@ -264,6 +264,8 @@ def test_what_is_wrong_is_said_without_a_stack(
 def test_without_its_libraries_it_says_which_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in [each for each in sys.modules if each.startswith("fastapi.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fastapi", None)
     for name in ("serving.gateway.process", "serving.gateway.app"):
         monkeypatch.delitem(sys.modules, name, raising=False)
