@@ -86,7 +86,8 @@ def run(parsed: Namespace) -> None:
     try:
         from serving.gateway import process
     except ModuleNotFoundError as error:
-        raise MissingStage(f"the gateway needs {error.name}; install it with: pip install .[http]") from None
+        name = (error.name or "").partition(".")[0]
+        raise MissingStage(f"the gateway needs {name}; install it with: pip install .[http]") from None
 
     def ready(listening: process.Listening) -> None:
         document = {
