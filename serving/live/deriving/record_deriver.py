@@ -19,7 +19,8 @@ from protos import bundle
 from protos.errors import InvalidInput
 from protos.features import IdFeature
 from protos.filters import parse_value
-from serving.live.derived_records import Record, RecordKind, RecordLock, RecordWriter, origin_of, records_path
+from serving.live.derived_records import RecordLock, RecordWriter
+from serving.live.record_format import Record, RecordKind, origin_of, records_path
 from serving.live.search.overlay_graphs import GraphBuilder
 from serving.live.store.changes import Change, ChangeFeed, holds
 from serving.retrieval.encoder import Encoder

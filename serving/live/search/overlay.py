@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from protos.filters import FilterSchema
 from protos.search import exact_search, top_k
-from serving.live.derived_records import Record, RecordKind, RecordsDamaged
+from serving.live.record_format import Record, RecordKind, RecordsDamaged
 from serving.live.search.compared_rows import ComparedRows
 from serving.live.search.live_filter_columns import GrowingColumns
 from serving.retrieval.catalogue import Catalogue

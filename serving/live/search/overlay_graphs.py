@@ -22,7 +22,8 @@ import hnswlib
 import numpy as np
 
 from protos.bundle import Manifest
-from serving.live.derived_records import RecordKind, RecordOrigin, RecordReader
+from serving.live.derived_records import RecordReader
+from serving.live.record_format import RecordKind, RecordOrigin
 from serving.live.search.overlay import OverlayGraph
 from serving.retrieval.hnsw_file import read_graph
 from serving.retrieval.hnsw_index import SPACE, HnswIndex

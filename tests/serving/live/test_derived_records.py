@@ -8,16 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.errors import Unavailable
-from serving.live import derived_records as records
-from serving.live.derived_records import (
-    Record,
-    RecordKind,
-    RecordOrigin,
-    RecordReader,
-    RecordsDamaged,
-    RecordWriter,
-)
+from serving.live import record_format as records
+from serving.live.derived_records import RecordReader, RecordWriter
 from serving.live.deriving.derived_bundles import prune
+from serving.live.record_format import Record, RecordKind, RecordOrigin, RecordsDamaged
 
 ORIGIN = RecordOrigin("a" * 64, "store", 2)
 VECTOR = b"12345678"

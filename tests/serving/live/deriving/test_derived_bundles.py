@@ -15,19 +15,12 @@ from protos import bundle
 from protos.bundle import Snapshot
 from protos.errors import BundleError, Unavailable
 from serving.live import derived_records
-from serving.live.derived_records import (
-    RecordKind,
-    RecordOrigin,
-    RecordReader,
-    RecordsInUse,
-    RecordWriter,
-    origin_of,
-    records_path,
-)
+from serving.live.derived_records import RecordReader, RecordWriter
 from serving.live.deriving import derived_bundles as module
 from serving.live.deriving import record_deriver as derivers
 from serving.live.deriving.derived_bundles import Derivations, KnownFeed
 from serving.live.deriving.record_deriver import Deriver
+from serving.live.record_format import RecordKind, RecordOrigin, RecordsInUse, origin_of, records_path
 from serving.live.store.changes import Change
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest

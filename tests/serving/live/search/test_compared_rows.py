@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from protos.bundle import read_manifest
-from serving.live.derived_records import Record, RecordKind
+from serving.live.record_format import Record, RecordKind
 from serving.live.search.compared_rows import OUTDATED, SHARE
 from serving.live.search.overlay import Overlay
 from serving.retrieval.catalogue import Catalogue
