@@ -14,7 +14,7 @@ import pytest
 from protos import bundle
 from protos.bundle import Snapshot
 from protos.errors import BundleError, Unavailable
-from serving.live import derived_records
+from serving.live import record_format
 from serving.live.derived_records import RecordReader, RecordWriter
 from serving.live.deriving import derived_bundles as module
 from serving.live.deriving import record_deriver as derivers
@@ -181,7 +181,7 @@ def test_the_records_of_another_process_are_read_in_parts(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writes would wait while a large file is read at once."""
-    monkeypatch.setattr(derived_records, "CHUNK", 200)
+    monkeypatch.setattr(record_format, "CHUNK", 200)
     monkeypatch.setattr(module, "CHUNKS", 2)
     sequence = host.put(*[f"a-{n}" for n in range(30)])
     wait_until(host.reaches(sequence))
