@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache, partial
@@ -21,6 +22,7 @@ from serving.gateway.exchange import JSON, ClientGone
 from serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, Failure
 from serving.gateway.gateway import CATALOGUE, RETRIEVAL, Gateway, failed
 from serving.gateway.messages import encode
+from serving.gateway.metrics import CLIENT_GONE, OTHER
 from serving.gateway.openapi import Operation, complete
 from serving.gateway.options import GatewayOptions
 from serving.gateway.pages import HERE, read_pages
@@ -85,8 +87,11 @@ OPERATIONS = (
 )
 
 
+PATHS = frozenset(each.path for each in OPERATIONS)
+
+
 class RequestGuard:
-    """What holds for every request: it names this host, and there is room for it.
+    """What holds for every request: it names this host, there is room for it, and it is counted.
 
     Args:
         app: that answers.
@@ -100,13 +105,22 @@ class RequestGuard:
         self._app, self._gateway = app, gateway
         self._names, self._most = gateway.options.host_names, gateway.options.bounds.requests
         self.in_progress = 0
+        gateway.metrics.gauges["twinspire_gateway_in_progress"] = lambda: self.in_progress
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        send = self._with_connection_close(send)
+        begun = time.perf_counter()
+        response = _Response(send, self._gateway)
+        try:
+            await self._answer(scope, receive, response.send)
+        finally:
+            path = scope["path"] if scope["path"] in PATHS else OTHER
+            self._gateway.metrics.answered(path, response.status, time.perf_counter() - begun)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         if self._names is not None and (host := _host(scope)) not in self._names:
             # A name of an attacker may lead here, and would make a page of theirs one of this origin.
             message = f"Host: {host[:100]!r} is not a name of this gateway (--allow-host)"
@@ -128,16 +142,25 @@ class RequestGuard:
         finally:
             self.in_progress -= 1
 
-    def _with_connection_close(self, send: Any) -> Any:
-        """Sends responses; while the gateway stops, one tells its client that the connection ends with it."""
 
-        async def sending(message: Any) -> None:
-            if message["type"] == "http.response.start" and self._gateway.is_stopping:
+class _Response:
+    """Sends a response, and knows its status.
+
+    While the gateway stops, a response tells its client that the connection ends with it.
+    """
+
+    def __init__(self, send: Any, gateway: Gateway) -> None:
+        self._send, self._gateway = send, gateway
+        self.status = CLIENT_GONE
+
+    async def send(self, message: Any) -> None:
+        """Send a message of ASGI."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self._gateway.is_stopping:
                 headers = [each for each in message.get("headers", ()) if each[0] != b"connection"]
                 message = {**message, "headers": [*headers, (b"connection", b"close")]}
-            await send(message)
-
-        return sending
+        await self._send(message)
 
 
 def application(options: GatewayOptions) -> tuple[RequestGuard, Gateway]:
