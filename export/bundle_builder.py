@@ -102,12 +102,12 @@ class _BundleBuilder:
     def __init__(
         self, experiment: Experiment, dataset: Dataset, run: Run, console: Console, verbose: bool
     ) -> None:
-        self.experiment = experiment
         self.dataset = dataset
         self.run = run
         self.console = console
         self.details = console if verbose else Console(quiet=True)
         self.model: Model = load_model(run)
+        self.experiment = experiment.with_features(self.model.schema)
         self.data: TrainingData = training_data_of(dataset, experiment.query, experiment.item)
         self.score = score_of(self.model.towers[0])
         self.has_padding_dim = self.score.has_padding_dim

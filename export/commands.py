@@ -52,6 +52,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     dataset = _dataset(experiment, arguments)
     if dataset.split_hash != manifest.split_hash:
         raise MissingStage(f"{folder}: was made on another split; `make export` makes a new one")
+    experiment = experiment.with_features(manifest.schema)
     data = training_data_of(dataset, experiment.query, experiment.item)
     encoders = {side: onnx_encoder(folder / TOWERS[side], threads=0) for side in SIDES}
     inputs = {side: manifest.schema.side(side) for side in SIDES}

@@ -48,6 +48,7 @@ UNSPACED = (  # code points, first and last: scripts whose words are not parted 
     (0x1AFF0, 0x1B16F),  # Kana
     (0x20000, 0x323AF),  # Han
 )
+_ASCII_RUN = re.compile(r"\w+", re.ASCII)
 _JOINERS = (0x200C, 0x200D)  # inside words of Persian and of Indic scripts
 # The ends of an identifier's parts: underscores, and before capitals, as in `readCsv` and `CSVReader`.
 _PART_ENDS = re.compile(r"_+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -77,10 +78,10 @@ class Analyzer:
     def analyze(self, texts: Iterable[str]) -> Iterator[list[str]]:
         """The tokens of each text, as `tokens` gives them; what occurs in several texts is analysed once."""
         known: dict[str, list[str]] = {}
-        find, of_run = _runs().findall, self._of_run()
+        of_run = self._of_run()
         for text in texts:
             tokens: list[str] = []
-            for run in find(_composed(text)):
+            for run in _runs_of(text):
                 found = known.get(run)
                 if found is None:
                     found = known[run] = of_run(run)
@@ -143,11 +144,27 @@ def english_share(texts: Iterable[str]) -> float:
     """
     words = english = 0.0
     for text in texts:
-        for run in _runs().findall(_composed(text)):
+        for run in _runs_of(text):
             for word, unspaced in [(run, "")] if run.isascii() else _parts().findall(run):
                 words += len(unspaced) / 2 if unspaced else 1
                 english += word.lower() in _ENGLISH_ONLY
     return english / words if words else 0.0
+
+
+def unspaced_share(texts: Iterable[str]) -> float:
+    """The share of letters and digits of some texts that belong to scripts without spaces; 0 without any."""
+    letters = unspaced = 0
+    for text in texts:
+        for run in _runs_of(text):
+            letters += len(run)
+            if not run.isascii():
+                unspaced += sum(len(characters) for _, characters in _parts().findall(run))
+    return unspaced / letters if letters else 0.0
+
+
+def _runs_of(text: str) -> list[str]:
+    """The runs of letters, marks, digits and underscores in a text."""
+    return _ASCII_RUN.findall(text) if text.isascii() else _runs().findall(_composed(text))
 
 
 def _composed(text: str) -> str:
@@ -173,7 +190,6 @@ def _english_stem() -> Callable[[str], str]:
 
 @functools.cache
 def _runs() -> re.Pattern[str]:
-    """Runs of letters, marks, digits and underscores."""
     return re.compile(rf"\w[\w{_marks()}]*")
 
 
@@ -201,14 +217,3 @@ def _marks() -> str:
 
 def _class(ranges: Iterable[tuple[int, int]]) -> str:
     return "".join(rf"\U{first:08x}-\U{last:08x}" for first, last in ranges)
-
-
-def unspaced_share(texts: Iterable[str]) -> float:
-    """The share of letters and digits of some texts that belong to scripts without spaces; 0 without any."""
-    letters = unspaced = 0
-    for text in texts:
-        for run in _runs().findall(_composed(text)):
-            letters += len(run)
-            if not run.isascii():
-                unspaced += sum(len(characters) for _, characters in _parts().findall(run))
-    return unspaced / letters if letters else 0.0

@@ -25,8 +25,8 @@ from protos.bundle import whole_file
 from protos.cli import CommandParser
 from protos.errors import MissingStage, TwinspireError
 from serving.live.config import LIVE, default_url
-from serving.live.derived_records import SUFFIX
 from serving.live.deriving.derived_bundles import prune
+from serving.live.record_format import SUFFIX
 from serving.live.store.database import is_missing
 from serving.live.store.store import Store
 

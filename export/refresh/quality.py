@@ -178,6 +178,7 @@ def evaluation(
         return NotMeasured(f"the data set cannot be read: {error}")
     if dataset.split_hash != champion.manifest.split_hash:
         return NotMeasured("the split of the data is not that of the champion")
+    experiment = experiment.with_features(schema)
     data = training_data_of(dataset, experiment.query, experiment.item)
     return Evaluation(experiment, dataset, data, tower, champion.manifest)
 

@@ -55,6 +55,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="seconds for requests in progress to finish (%(default)s)",
         **seconds,
     )
+    add("--metrics-host", default=usual.metrics_host, help="address of the metrics (%(default)s)")
+    add(
+        "--metrics-port",
+        type=flags.port,
+        help="port of the metrics for Prometheus, 0 for any free one (without it: no metrics)",
+    )
     access = parser.add_argument_group("access")
     access.add_argument(
         "--allow-host",
@@ -86,13 +92,15 @@ def run(parsed: Namespace) -> None:
     try:
         from serving.gateway import process
     except ModuleNotFoundError as error:
-        raise MissingStage(f"the gateway needs {error.name}; install it with: pip install .[http]") from None
+        name = (error.name or "").partition(".")[0]
+        raise MissingStage(f"the gateway needs {name}; install it with: pip install .[http]") from None
 
     def ready(listening: process.Listening) -> None:
         document = {
             "url": listening.url,
             "host": listening.host,
             "port": listening.port,
+            "metrics_port": listening.metrics_port,
             "address": options.address,
             "compare": options.compare_address,
         }
@@ -107,6 +115,8 @@ def _show(console: Any, document: dict[str, Any]) -> None:
     print_line = console.print
     print_line(f"{document['url']}/ answers for {document['address']}", markup=False, highlight=False)
     print_line(f"{document['url']}/docs lists the requests", markup=False, highlight=False)
+    if document["metrics_port"] is not None:
+        print_line(f"metrics are on port {document['metrics_port']}", markup=False, highlight=False)
 
 
 def _options(parsed: Namespace) -> GatewayOptions:
@@ -128,6 +138,8 @@ def _options(parsed: Namespace) -> GatewayOptions:
             longest_timeout=parsed.longest_timeout,
             stream_timeout=parsed.stream_timeout,
             grace=parsed.grace,
+            metrics_host=parsed.metrics_host,
+            metrics_port=parsed.metrics_port,
             allowed_hosts=tuple(parsed.allow_host),
             certificate=parsed.https_certificate,
             key=parsed.https_key,

@@ -2,14 +2,19 @@
 
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import grpc
-from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from protos import __version__
@@ -17,6 +22,7 @@ from serving.gateway.exchange import JSON, ClientGone
 from serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, Failure
 from serving.gateway.gateway import CATALOGUE, RETRIEVAL, Gateway, failed
 from serving.gateway.messages import encode
+from serving.gateway.metrics import CLIENT_GONE, OTHER
 from serving.gateway.openapi import Operation, complete
 from serving.gateway.options import GatewayOptions
 from serving.gateway.pages import HERE, read_pages
@@ -81,8 +87,11 @@ OPERATIONS = (
 )
 
 
+PATHS = frozenset(each.path for each in OPERATIONS)
+
+
 class RequestGuard:
-    """What holds for every request: it names this host, and there is room for it.
+    """What holds for every request: it names this host, there is room for it, and it is counted.
 
     Args:
         app: that answers.
@@ -96,13 +105,22 @@ class RequestGuard:
         self._app, self._gateway = app, gateway
         self._names, self._most = gateway.options.host_names, gateway.options.bounds.requests
         self.in_progress = 0
+        gateway.metrics.gauges["twinspire_gateway_in_progress"] = lambda: self.in_progress
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        send = self._with_connection_close(send)
+        begun = time.perf_counter()
+        response = _Response(send, self._gateway)
+        try:
+            await self._answer(scope, receive, response.send)
+        finally:
+            path = scope["path"] if scope["path"] in PATHS else OTHER
+            self._gateway.metrics.answered(path, response.status, time.perf_counter() - begun)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         if self._names is not None and (host := _host(scope)) not in self._names:
             # A name of an attacker may lead here, and would make a page of theirs one of this origin.
             message = f"Host: {host[:100]!r} is not a name of this gateway (--allow-host)"
@@ -124,16 +142,25 @@ class RequestGuard:
         finally:
             self.in_progress -= 1
 
-    def _with_connection_close(self, send: Any) -> Any:
-        """Sends responses; while the gateway stops, one tells its client that the connection ends with it."""
 
-        async def sending(message: Any) -> None:
-            if message["type"] == "http.response.start" and self._gateway.is_stopping:
+class _Response:
+    """Sends a response, and knows its status.
+
+    While the gateway stops, a response tells its client that the connection ends with it.
+    """
+
+    def __init__(self, send: Any, gateway: Gateway) -> None:
+        self._send, self._gateway = send, gateway
+        self.status = CLIENT_GONE
+
+    async def send(self, message: Any) -> None:
+        """Send a message of ASGI."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self._gateway.is_stopping:
                 headers = [each for each in message.get("headers", ()) if each[0] != b"connection"]
                 message = {**message, "headers": [*headers, (b"connection", b"close")]}
-            await send(message)
-
-        return sending
+        await self._send(message)
 
 
 def application(options: GatewayOptions) -> tuple[RequestGuard, Gateway]:
@@ -141,43 +168,41 @@ def application(options: GatewayOptions) -> tuple[RequestGuard, Gateway]:
     gateway = Gateway(options)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await gateway.open()
         yield
         await gateway.close()
 
-    app = FastAPI(title="Twinspire", version=__version__, openapi_url=None, lifespan=lifespan)
-    _add_calls(app, gateway)
-    app.router.routes.append(Route("/openapi.json", _describe(app), methods=["GET"]))
-    for path, page in {**read_pages(HERE / "playground", "/"), **read_pages(HERE / "docs", "/docs")}.items():
-        app.router.routes.append(Route(path, page.answer, methods=["GET"]))
-    app.add_exception_handler(Failure, _failed)
-    app.add_exception_handler(ClientGone, _client_disconnected)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unexpected)
+    pages = {**read_pages(HERE / "playground", "/"), **read_pages(HERE / "docs", "/docs")}
+    # FastAPI describes the operations, and Starlette alone answers them: to look for arguments that no
+    # operation has would take a tenth of a search's time.
+    app = Starlette(
+        routes=[
+            *(Route(each.path, _endpoint(gateway, each), methods=[each.verb]) for each in OPERATIONS),
+            Route("/openapi.json", _describe, methods=["GET"]),
+            *(Route(path, page.answer, methods=["GET"]) for path, page in pages.items()),
+        ],
+        exception_handlers={
+            Failure: _failed,
+            ClientGone: _client_disconnected,
+            HTTPException: _http_error,
+            Exception: _unexpected,
+        },
+        lifespan=lifespan,
+    )
     return RequestGuard(app, gateway), gateway
 
 
-def _add_calls(app: FastAPI, gateway: Gateway) -> None:
-    own = {"/v1/health": gateway.health, "/v1/gateway": gateway.describe, "/v1/compare": gateway.compare}
-    for each in OPERATIONS:
-        answer = own[each.path] if each.method is None else _endpoint(gateway, each)
-        app.add_api_route(
-            each.path,
-            _call(answer),
-            methods=[each.verb],
-            tags=[each.tag],
-            summary=each.text,
-            operation_id=each.name,
-            openapi_extra=each.extra(),
-            response_class=Response,
-        )
-
-
 def _endpoint(gateway: Gateway, operation: Operation) -> Endpoint:
-    """What answers the requests of one RPC."""
+    """What answers the requests of one operation."""
     method = operation.method
-    assert method is not None
+    if method is None:
+        own: dict[str, Endpoint] = {
+            "/v1/health": gateway.health,
+            "/v1/gateway": gateway.describe,
+            "/v1/compare": gateway.compare,
+        }
+        return own[operation.path]
     if method.descriptor.client_streaming:
         return partial(gateway.bidirectional_stream, method)
     if method.descriptor.server_streaming:
@@ -185,25 +210,30 @@ def _endpoint(gateway: Gateway, operation: Operation) -> Endpoint:
     return partial(gateway.unary if operation.verb == "POST" else gateway.info, method)
 
 
-def _call(answer: Endpoint) -> Endpoint:
-    """A function whose arguments FastAPI can read."""
-
-    async def call(request: Request) -> Response:
-        return await answer(request)
-
-    return call
+async def _describe(request: Request) -> Response:
+    return Response(_description(), media_type=JSON)
 
 
-def _describe(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
-    """The description of the API, which is made when it is first asked for."""
-    made: list[bytes] = []
+@cache
+def _description() -> bytes:
+    """The description of the API, as JSON."""
 
-    async def describe(request: Request) -> Response:
-        if not made:
-            made.append(encode(complete(app.openapi(), OPERATIONS)))
-        return Response(made[0], media_type=JSON)
+    def endpoint() -> None: ...
 
-    return describe
+    routes = [
+        APIRoute(
+            each.path,
+            endpoint,
+            methods=[each.verb],
+            tags=[each.tag],
+            summary=each.text,
+            operation_id=each.name,
+            openapi_extra=each.extra(),
+            response_class=Response,
+        )
+        for each in OPERATIONS
+    ]
+    return encode(complete(get_openapi(title="Twinspire", version=__version__, routes=routes), OPERATIONS))
 
 
 async def _failed(request: Request, failure: Any) -> Response:

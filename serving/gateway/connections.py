@@ -25,10 +25,13 @@ class CoalescingTransport:
     Args:
         transport: The transport of the connection, which it wraps.
         loop: The event loop of the connection.
+        closed: Counts connections that the gateway closes, by reason.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, closed: Counter[str]
+    ) -> None:
+        self._transport, self._loop, self._closed = transport, loop, closed
         self._parts: list[bytes] = []
         self._written = self._read = 0  # bytes
         self._read_at = 0.0
@@ -102,6 +105,7 @@ class CoalescingTransport:
         if read > self._read:
             self._read, self._read_at = read, now
         elif now - self._read_at >= STALL_SECONDS:
+            self._closed["stall"] += 1
             self._transport.abort()
             return
         self._check_later()
@@ -133,13 +137,17 @@ class OpenConnections:
 
     Args:
         limit: The number of connections that may be open at once.
+        closed: Counts connections that the gateway closes, by reason.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, closed: Counter[str]) -> None:
+        self._limit, self.closed = limit, closed
         self._open: set[Protocol] = set()
         self._of_client: Counter[str] = Counter()
         self._idle: dict[Protocol, None] = {}  # the longest idle first
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     def add(self, connection: "Protocol") -> bool:
         """Add a connection without a request; returns whether there is room for it.
@@ -149,11 +157,13 @@ class OpenConnections:
         """
         if len(self._open) >= self._limit:
             if not self._idle:
+                self.closed["full"] += 1
                 return False
             evicted = min(
                 self._idle, key=lambda each: (each.is_sending, -self._of_client[each.client_host])
             )  # the first of several
             self.discard(evicted)
+            self.closed["evicted"] += 1
             evicted.transport.abort()
         self._open.add(connection)
         self._of_client[connection.client_host] += 1
@@ -206,7 +216,8 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the head of the first request, or refuse the connection."""
-        super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
+        coalescing = CoalescingTransport(transport, self.loop, self._open_connections.closed)
+        super().connection_made(coalescing)  # type: ignore[arg-type]
         if self._open_connections.add(self):
             self._watch_head()
         else:
@@ -250,6 +261,10 @@ class Protocol(H11Protocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
+    def _head_is_late(self) -> None:
+        self._open_connections.closed["head"] += 1
+        self.transport.abort()
+
     def _watch_head(self) -> None:
         """Bound the time of a head: the first of the connection, or one that has arrived in part."""
         is_expected = (
@@ -258,7 +273,7 @@ class Protocol(H11Protocol):
             and (self.cycle is None or bool(self.conn.trailing_data[0]))
         )
         if is_expected and self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
         elif not is_expected and self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

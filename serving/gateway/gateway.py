@@ -24,6 +24,7 @@ from serving.gateway.exchange import (
 )
 from serving.gateway.failures import Failure, failure_of
 from serving.gateway.messages import document, encode, parse, to_json
+from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.options import GatewayOptions
 from serving.gateway.streams import NdjsonRequests, NdjsonWriter, relay
 from serving.gateway.upstream import Metadata, Method, Upstream
@@ -52,6 +53,7 @@ class Gateway:
     Attributes:
         is_stopping: whether it stops.
         pending: bytes of all bodies that have not ended.
+        metrics: of the gateway.
     """
 
     def __init__(self, options: GatewayOptions) -> None:
@@ -60,6 +62,8 @@ class Gateway:
         self._challenger: Upstream | None = None
         self._following: set[Any] = set()  # calls that end only when their clients go
         self.pending = PendingBytes(options.bounds.pending_body_bytes)
+        self.metrics = GatewayMetrics()
+        self.metrics.gauges["twinspire_gateway_pending_body_bytes"] = lambda: self.pending.held
         self.is_stopping = False
 
     async def open(self) -> None:

@@ -67,6 +67,8 @@ class GatewayOptions:
         longest_timeout: seconds that a `Request-Timeout` may name.
         stream_timeout: seconds of a stream; a `Request-Timeout` may name fewer.
         grace: seconds for requests in progress to finish when the gateway stops.
+        metrics_host: to listen on for scrapes of Prometheus.
+        metrics_port: to listen on for them; 0 for any free one, None for none.
         allowed_hosts: names by which clients may call the gateway (`Host`), without ports, beside `host` and
             those of loopback; without any, every name if it does not listen on loopback.
         certificate: of the gateway itself, PEM; with it the gateway talks HTTPS.
@@ -87,6 +89,8 @@ class GatewayOptions:
     longest_timeout: float = 60.0
     stream_timeout: float = 3600.0
     grace: float = 10.0
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
     allowed_hosts: tuple[str, ...] = ()
     certificate: Path | None = None
     key: Path | None = None

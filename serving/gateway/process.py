@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from uvicorn.config import STARTUP_FAILURE
 from protos.errors import Unavailable
 from serving.address import join
 from serving.client import protocol
+from serving.gateway import metrics
 from serving.gateway.app import application
 from serving.gateway.connections import OpenConnections, Protocol
 from serving.gateway.gateway import Gateway
@@ -37,11 +38,12 @@ BACKLOG = 2048
 
 @dataclass(frozen=True)
 class Listening:
-    """Where a gateway listens."""
+    """Where a gateway listens; `metrics_port` is None without metrics."""
 
     url: str
     host: str
     port: int
+    metrics_port: int | None = None
 
 
 class Server(uvicorn.Server):
@@ -66,9 +68,12 @@ class Server(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
+        shown = self.gateway.metrics
+        connections = OpenConnections(self.gateway.options.bounds.http_connections, shown.closed)
+        shown.gauges["twinspire_gateway_connections"] = connections.__len__
         make = partial(
             Protocol,
-            OpenConnections(self.gateway.options.bounds.http_connections),
+            connections,
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
@@ -131,8 +136,12 @@ def serve(options: GatewayOptions, ready: Callable[[Listening], None]) -> None:
         DataError: a certificate or a key cannot be used.
         Unavailable: the address cannot be listened on.
     """
-    with listening(options) as (listener, where):
+    with contextlib.ExitStack() as stack:
+        listener, where = stack.enter_context(listening(options))
         server = make_server(options, lambda: ready(where))
+        if options.metrics_port is not None:
+            shown = metrics.serve(server.gateway.metrics, options.metrics_host, options.metrics_port)
+            where = replace(where, metrics_port=stack.enter_context(shown))
         asyncio.run(server.serve([listener]))
 
 

@@ -1,11 +1,7 @@
 """What a bundle has derived from the changes of a store: an append-only file that all workers of a host read.
 
 One process writes the file, and holds the lock on the file VERSION.lock beside it. The others read only what
-its header announces, so they never see a part of a record:
-
-    header    a page: what the file belongs to, with a CRC-32; then two cells of 8 bytes that the writer
-              changes, `length` (bytes of the file that hold whole records) and `sequence`
-    records   each: length of its body and CRC-32 of its body (uint32 each), and its body
+its header announces, so they never see a part of a record. `record_format.py` describes the file.
 
 All changes of the store up to `sequence` are in the records before `length`. The writer appends, then sets
 `length`, then `sequence`; a reader reads them in the opposite order. A process that is killed leaves bytes
@@ -23,99 +19,34 @@ import logging
 import mmap
 import os
 import secrets
-import struct
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import NamedTuple
 
-from protos.bundle import Manifest
-from protos.errors import TwinspireError, Unavailable
+from serving.live.record_format import (
+    CHUNK,
+    DAMAGED_SUFFIX,
+    HEAD,
+    LENGTH,
+    LOCK_SUFFIX,
+    PAGE,
+    SEQUENCE,
+    Record,
+    RecordKind,
+    RecordOrigin,
+    RecordsDamaged,
+    RecordsInUse,
+    bodies,
+    check_header,
+    header,
+    packed,
+    read_chunk,
+    unpacked,
+)
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"TWINLIVE"
-FORMAT = 1
-PAGE = 4096
-# Magic, format, dimension, sequence of the bundle's snapshot, generation, bundle version, store id.
-HEADER = struct.Struct("<8sIIQQ64s64s")
-CHECK = struct.Struct("<I")
-LENGTH, SEQUENCE = 1024 // 8, 1032 // 8  # cells of the header's page
-HEAD = struct.Struct("<II")  # of a record: length and CRC-32 of its body
-# Of a body: sequence, kind, and bytes of the id, the packed hit, the values and the vector, which follow.
-BODY = struct.Struct("<QBIIII")
-CHUNK = 256 << 10  # bytes that a reader takes at once, if a record is not larger
-SUFFIX, LOCK_SUFFIX, DAMAGED_SUFFIX = ".records", ".lock", ".damaged"
 KEPT_FAILURES = 10_000  # reasons why an item could not be encoded
-
-
-class RecordKind(IntEnum):
-    """What has become of an item."""
-
-    ITEM = 0
-    DELETED = 1
-    FAILED = 2  # the item tower could not encode it, so no search may find it or its earlier version
-    SAME = 3  # an item whose vector is that of its earlier record, such as one whose price has changed
-
-
-class Record(NamedTuple):
-    """The latest state of an item, as a bundle sees it.
-
-    Args:
-        sequence: of the change.
-        item_id: of the item.
-        kind: what has become of it.
-        hit: the item's part of an answer (`response_bytes.packed_hit`); of a failed item, the reason.
-        values: what filters need, as JSON; empty if there is nothing.
-        vector: float32 (D,) as bytes; empty if there is none.
-    """
-
-    sequence: int
-    item_id: str
-    kind: RecordKind = RecordKind.ITEM
-    hit: bytes = b""
-    values: bytes = b""
-    vector: bytes = b""
-
-
-class RecordsInUse(Unavailable):
-    """Another process, or another thread, writes the records."""
-
-
-class RecordsDamaged(TwinspireError):
-    """A file of records is not what its header says; the text names the file and the place."""
-
-
-@dataclass(frozen=True)
-class RecordOrigin:
-    """What records were derived from.
-
-    Args:
-        bundle_version: whose item tower has encoded the items.
-        store_id: of the store.
-        dimension: of the vectors.
-        start: sequence of the snapshot that the bundle was built from.
-    """
-
-    bundle_version: str
-    store_id: str
-    dimension: int
-    start: int = 0
-
-
-def origin_of(manifest: Manifest, store_id: str) -> RecordOrigin:
-    """The origin of the records of a bundle for a store."""
-    known = manifest.catalogue
-    start = known.sequence if known is not None and known.store == store_id else 0
-    return RecordOrigin(manifest.bundle_version, store_id, manifest.dimension, start)
-
-
-def records_path(folder: Path, origin: RecordOrigin) -> Path:
-    """Where the records of a bundle are, below the folder of all live items."""
-    return folder / origin.store_id / f"{origin.bundle_version}{SUFFIX}"
 
 
 class RecordLock:
@@ -165,6 +96,7 @@ class RecordWriter:
         count: records in the file.
         last: item id and sequence of the last record; None if there is none.
         latest: item id -> where its latest record is in the file: offset and length.
+        live: ids of the items whose latest record has a vector.
         failures: sequence -> why the item of that change cannot be found; the last `KEPT_FAILURES` of them.
             Any thread may read it.
     """
@@ -176,6 +108,7 @@ class RecordWriter:
         self.cursor, self.count = origin.start, 0
         self.last: tuple[str, int] | None = None
         self.latest: dict[str, tuple[int, int]] = {}
+        self.live: set[str] = set()
         self.failures: dict[int, str] = {}
         self._descriptor = descriptor
         self._page = mmap.mmap(descriptor, PAGE)
@@ -223,7 +156,7 @@ class RecordWriter:
         except FileNotFoundError:
             return cls._begin(path, origin, (), origin.start, lock)
         try:
-            generation = _check_header(descriptor, path, origin)
+            generation = check_header(descriptor, path, origin)
             writer = cls(path, descriptor, origin, generation, lock)
         except RecordsDamaged:
             os.close(descriptor)
@@ -342,13 +275,13 @@ class RecordWriter:
         generation = secrets.randbits(63)
         try:
             os.ftruncate(descriptor, PAGE)
-            os.pwrite(descriptor, _header(origin, generation), 0)
+            os.pwrite(descriptor, header(origin, generation), 0)
             writer = cls(path, descriptor, origin, generation, lock)
             end = PAGE
             for part in content:
                 _write(descriptor, part, end)
-                for body, offset in _bodies(part):
-                    writer._note(_record(body), end + offset, HEAD.size + len(body))
+                for body, offset in bodies(part):
+                    writer._note(unpacked(body), end + offset, HEAD.size + len(body))
                 end += len(part)
             writer._cells[LENGTH], writer._cells[SEQUENCE] = end, sequence
             Path(temporary).chmod(0o644)
@@ -364,8 +297,8 @@ class RecordWriter:
         size, length = os.fstat(self._descriptor).st_size, self.length
         end = PAGE
         for part in self._content(min(size, length)):
-            for body, offset in _bodies(part):
-                self._note(_record(body), end + offset, HEAD.size + len(body))
+            for body, offset in bodies(part):
+                self._note(unpacked(body), end + offset, HEAD.size + len(body))
             end += len(part)
         if end != length:
             return False
@@ -375,16 +308,20 @@ class RecordWriter:
     def _content(self, end: int) -> Iterator[bytes]:
         """The packed records before `end`, in chunks; it stops at the first damaged record."""
         offset = PAGE
-        while offset < end and (chunk := _chunk(self._descriptor, offset, end)):
+        while offset < end and (chunk := read_chunk(self._descriptor, offset, end)):
             yield chunk
             offset += len(chunk)
 
     def _record(self, offset: int, size: int) -> Record:
-        return _record(memoryview(os.pread(self._descriptor, size, offset))[HEAD.size :])
+        return unpacked(memoryview(os.pread(self._descriptor, size, offset))[HEAD.size :])
 
     def _note(self, record: Record, offset: int, size: int) -> None:
         self.last = record.item_id, record.sequence
         self.latest[record.item_id] = offset, size
+        if record.kind in (RecordKind.ITEM, RecordKind.SAME):
+            self.live.add(record.item_id)
+        else:
+            self.live.discard(record.item_id)
         self.count += 1
         self.cursor = max(self.cursor, record.sequence)
         note_failure(self.failures, record)
@@ -409,7 +346,7 @@ class RecordReader:
         self._path = path
         self._descriptor = os.open(path, os.O_RDONLY)
         try:
-            self.generation = _check_header(self._descriptor, path, origin)
+            self.generation = check_header(self._descriptor, path, origin)
             self._page = mmap.mmap(self._descriptor, PAGE, access=mmap.ACCESS_READ)
         except BaseException:
             os.close(self._descriptor)
@@ -467,10 +404,10 @@ class RecordReader:
         end, sequence = self._target
         records = []
         if self._offset < end:
-            chunk = _chunk(self._descriptor, self._offset, end)
+            chunk = read_chunk(self._descriptor, self._offset, end)
             if not chunk:
                 raise RecordsDamaged(f"{self._path}: the record at byte {self._offset} is damaged")
-            records = [_record(body) for body, _ in _bodies(chunk)]
+            records = [unpacked(body) for body, _ in bodies(chunk)]
             self._offset += len(chunk)
         return records, sequence if self._offset == end else None
 
@@ -493,37 +430,6 @@ def note_failure(failures: dict[int, str], record: Record) -> None:
             del failures[next(iter(failures))]
 
 
-def packed(record: Record) -> bytes:
-    """A record as it stands in the file."""
-    name = record.item_id.encode()
-    lengths = len(name), len(record.hit), len(record.values), len(record.vector)
-    body = b"".join(
-        (
-            BODY.pack(record.sequence, record.kind, *lengths),
-            name,
-            record.hit,
-            record.values,
-            record.vector,
-        )
-    )
-    return HEAD.pack(len(body), zlib.crc32(body)) + body
-
-
-def _chunk(descriptor: int, offset: int, end: int) -> bytes:
-    """Some whole, undamaged records from `offset` on; none if the first is damaged or ends after `end`."""
-    chunk = os.pread(descriptor, min(end - offset, CHUNK), offset)
-    if len(chunk) >= HEAD.size and (size := HEAD.size + HEAD.unpack_from(chunk)[0]) > len(chunk):
-        chunk = os.pread(descriptor, size, offset) if size <= end - offset else b""
-    taken = 0
-    while taken + HEAD.size <= len(chunk):
-        length, check = HEAD.unpack_from(chunk, taken)
-        begin, stop = taken + HEAD.size, taken + HEAD.size + length
-        if length < BODY.size or stop > len(chunk) or zlib.crc32(memoryview(chunk)[begin:stop]) != check:
-            break
-        taken = stop
-    return chunk[:taken]
-
-
 def _noticed(parts: Iterable[bytes], progress: Callable[[], None]) -> Iterator[bytes]:
     """The same parts; calls a function after each `CHUNK` bytes."""
     size = 0
@@ -533,50 +439,6 @@ def _noticed(parts: Iterable[bytes], progress: Callable[[], None]) -> Iterator[b
         if size >= CHUNK:
             size = 0
             progress()
-
-
-def _bodies(chunk: bytes) -> Iterator[tuple[memoryview, int]]:
-    """The bodies of the records of a chunk, and where each record begins."""
-    view, offset = memoryview(chunk), 0
-    while offset < len(chunk):
-        end = offset + HEAD.size + HEAD.unpack_from(chunk, offset)[0]
-        yield view[offset + HEAD.size : end], offset
-        offset = end
-
-
-def _record(body: memoryview) -> Record:
-    sequence, kind, *lengths = BODY.unpack_from(body)
-    parts, at = [], BODY.size
-    for length in lengths:
-        parts.append(bytes(body[at : at + length]))
-        at += length
-    name, hit, values, vector = parts
-    return Record(sequence, name.decode(), RecordKind(kind), hit, values, vector)
-
-
-def _header(origin: RecordOrigin, generation: int) -> bytes:
-    names = origin.bundle_version.encode(), origin.store_id.encode()
-    if max(map(len, names)) > 64:
-        raise ValueError(f"store_id, bundle_version: expected at most 64 bytes, got {names}")
-    content = HEADER.pack(MAGIC, FORMAT, origin.dimension, origin.start, generation, *names)
-    return content + CHECK.pack(zlib.crc32(content))
-
-
-def _check_header(descriptor: int, path: Path, origin: RecordOrigin) -> int:
-    """The generation of a file.
-
-    Raises:
-        RecordsDamaged: it is not of this origin.
-    """
-    page = os.pread(descriptor, PAGE, 0)
-    if len(page) < PAGE:
-        raise RecordsDamaged(f"{path}: {len(page)} bytes, expected a header of {PAGE}")
-    magic, number, _, _, generation, *_ = HEADER.unpack_from(page)
-    if magic != MAGIC or number != FORMAT:
-        raise RecordsDamaged(f"{path}: expected records of live items in format {FORMAT}")
-    if page[: HEADER.size + CHECK.size] != _header(origin, generation):
-        raise RecordsDamaged(f"{path}: belongs to another bundle or store, or its header is damaged")
-    return int(generation)
 
 
 def _is_file(path: Path, descriptor: int) -> bool:

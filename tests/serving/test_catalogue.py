@@ -11,7 +11,8 @@ import pytest
 
 from protos.errors import ConfigError, MissingStage
 from serving.catalogue import compact, snapshot
-from serving.live.derived_records import RecordOrigin, RecordWriter, records_path
+from serving.live.derived_records import RecordWriter
+from serving.live.record_format import RecordOrigin, records_path
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 

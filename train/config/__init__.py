@@ -4,16 +4,18 @@
 
 All stages read the same file. `[data]`, `[split]`, `[query]` and `[item]` describe the data set and its
 features, `[filter]` what searches can filter by; `[tower]`, `[loss]` and `[training]` the model; `[export]`,
-`[precision]` and `[index]` the bundle; `[gates]` the checks before a promotion; `[bench]` the benchmark.
+`[precision]` and `[index]` the bundle; `[baselines]` what a model is compared with; `[gates]` the checks
+before a promotion; `[bench]` the benchmark.
 """
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from protos import names
-from protos.features import FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from protos.features import FeatureSpec, HistoryFeature, IdFeature, Schema, TextFeature
 from protos.toml_config import FROM_DATA, KindsIn, read
+from train.config.baselines import BaselinesConfig
 from train.config.bench import BenchConfig
 from train.config.data import DataConfig, SplitConfig
 from train.config.export import ExportConfig
@@ -26,6 +28,7 @@ from train.config.towers import TowerConfig
 from train.config.training import TrainingConfig
 
 __all__ = [
+    "BaselinesConfig",
     "BenchConfig",
     "DataConfig",
     "Experiment",
@@ -63,6 +66,7 @@ class Experiment:
     loss: LossConfig = FROM_DATA
     split: SplitConfig = field(default_factory=SplitConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
@@ -84,6 +88,10 @@ class Experiment:
             unknown = set(example) - set(self.query)
             if unknown or not example:
                 raise ValueError(f"examples[{n}]: expected values of {sorted(self.query)}, got {example}")
+
+    def with_features(self, schema: Schema) -> "Experiment":
+        """The experiment with the features of trained towers, in which every key is set."""
+        return replace(self, query=schema.query, item=schema.item)
 
     @property
     def modules(self) -> tuple[str, ...]:

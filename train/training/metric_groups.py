@@ -71,4 +71,5 @@ def _subgroups() -> tuple[str, ...]:
     """Metrics of other rankings, and of some of the queries; of cold queries longer prefixes come first."""
     from train.evaluation.baselines import LABELS  # imports torch, which readers of metrics do not need
 
-    return (*LABELS, "exact", "cold_users", "cold_items", "cold")
+    # `bm25_full` before `bm25`
+    return (*sorted(LABELS, key=len, reverse=True), "exact", "cold_users", "cold_items", "cold")

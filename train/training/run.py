@@ -24,20 +24,21 @@ from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
-from train.evaluation.baselines import Ranker, baselines
+from train.evaluation.baselines import FittedBaseline, baselines
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.report import evaluate_cold_items, evaluate_labels, evaluate_ranking
+from train.evaluation.warnings import run_warnings
 from train.fingerprint import code_fingerprint, fingerprint
 from train.models.defaults import Chosen, from_data
 from train.models.heads import score_of
 from train.models.tower_factory import architecture_of
 from train.paths import CACHE
 from train.training.callbacks import RunCallbacks
-from train.training.checkpoint import BEST_TOWERS, RUN_STATE, load_run, load_towers, save_towers
+from train.training.checkpoint import BEST_TOWERS, RUN_STATE, START_TOWERS, load_run, load_towers, save_towers
 from train.training.device import TrainingProcess, start_process
 from train.training.metric_groups import grouped
 from train.training.mlflow_dataset import as_mlflow_dataset
-from train.training.tracking import find_run, flattened, tracked_run
+from train.training.tracking import find_run, flattened, log_warnings, tracked_run
 from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, shares_windows
 from train.training.trainer import Interrupted, Trainer
 
@@ -188,6 +189,8 @@ def _train(
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
     elif process.is_main:
         _log_inputs(model, dataset, chosen)
+        if architecture_of(experiment.tower).starts_as_model:
+            save_towers(folder / START_TOWERS, trainer.towers)
     begun = time.perf_counter()
     with RunCallbacks(folder, console, process).watching() as callbacks:
         trainer.fit(callbacks)
@@ -199,6 +202,7 @@ def _train(
 def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Console) -> None:
     """Evaluate the towers of the best epoch, log metrics and artifacts, and delete the checkpoints."""
     data = trainer.data
+    metrics = _start_metrics(folder, trainer)
     load_towers(folder / BEST_TOWERS, trainer.towers)
     trainer.clear_cached_vectors()
     with console.status("placing new items by their content"):
@@ -208,28 +212,35 @@ def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Con
         save_towers(folder / BEST_TOWERS, trainer.towers)
     with console.status("test evaluation, and baselines beside it"):
         rankers = baselines(experiment, data)
-        metrics = _test_metrics(trainer, rankers)
+        metrics |= _test_metrics(trainer, rankers)
         beside = _baselines_on_validation(experiment, trainer, rankers)
-    best = {"best_epoch": float(trainer.state.best_epoch)}
-    mlflow.log_metrics(grouped("test", metrics) | grouped("train", best))
+    mlflow.log_params(flattened({"baselines": {name: dict(each.settings) for name, each in rankers.items()}}))
+    state = trainer.state
+    mlflow.log_metrics(grouped("test", metrics) | grouped("train", {"best_epoch": float(state.best_epoch)}))
     selection = experiment.training.selection
     named = {f"{name}_{selection}": value for name, value in beside.items()}
     mlflow.log_metrics(grouped("validation", named))
+    losses = {epoch: record["loss"] for epoch, record in enumerate(state.history) if "loss" in record}
+    log_warnings(run_warnings(experiment, data, metrics, state.best_epoch, losses))
     history = plots.TrainingHistory(
-        experiment.name,
-        trainer.state.history,
-        trainer.state.losses,
-        trainer.state.pairs,
-        selection,
-        trainer.state.best_epoch,
-        beside,
+        experiment.name, state.history, state.losses, state.pairs, selection, state.best_epoch, beside
     )
     _log_outputs(folder, history, metrics)
-    (folder / RUN_STATE).unlink()
-    (folder / BEST_TOWERS).unlink()
+    for name in (RUN_STATE, BEST_TOWERS, START_TOWERS):
+        (folder / name).unlink(missing_ok=True)
 
 
-def _test_metrics(trainer: Trainer, rankers: Mapping[str, Ranker]) -> dict[str, float]:
+def _start_metrics(folder: Path, trainer: Trainer) -> dict[str, float]:
+    """The metrics of the towers before the first step on the test part; empty if those do not rank."""
+    if not (folder / START_TOWERS).is_file():
+        return {}
+    load_towers(folder / START_TOWERS, trainer.towers)
+    trainer.clear_cached_vectors()
+    found = evaluate_ranking(trainer.data, "test", trainer.rank)
+    return {f"start_{name}": value for name, value in found.items() if name != "queries"}
+
+
+def _test_metrics(trainer: Trainer, rankers: Mapping[str, FittedBaseline]) -> dict[str, float]:
     """The metrics of the towers and of the baselines on the test part, by exact search."""
     data = trainer.data
     found = evaluate_ranking(data, "test", trainer.rank, rankers)
@@ -239,7 +250,7 @@ def _test_metrics(trainer: Trainer, rankers: Mapping[str, Ranker]) -> dict[str, 
 
 
 def _baselines_on_validation(
-    experiment: Experiment, trainer: Trainer, rankers: Mapping[str, Ranker]
+    experiment: Experiment, trainer: Trainer, rankers: Mapping[str, FittedBaseline]
 ) -> dict[str, float]:
     """Name -> the metric that selects the epoch, of each baseline that has it."""
     selection = experiment.training.selection

@@ -18,19 +18,17 @@ from typing import Any
 
 from protos import bundle
 from protos.errors import TwinspireError, Unavailable
-from serving.live.derived_records import (
+from serving.live.derived_records import RecordLock, RecordReader, note_failure
+from serving.live.deriving.record_deriver import Deriver
+from serving.live.record_format import (
     LOCK_SUFFIX,
     SUFFIX,
-    RecordLock,
     RecordOrigin,
-    RecordReader,
     RecordsDamaged,
     RecordsInUse,
-    note_failure,
     origin_of,
     records_path,
 )
-from serving.live.deriving.record_deriver import Deriver
 from serving.live.store.changes import Change, ChangeFeed
 from serving.live.store.store import Store
 from serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState

@@ -19,7 +19,8 @@ from protos import bundle
 from protos.errors import InvalidInput
 from protos.features import IdFeature
 from protos.filters import parse_value
-from serving.live.derived_records import Record, RecordKind, RecordLock, RecordWriter, origin_of, records_path
+from serving.live.derived_records import RecordLock, RecordWriter
+from serving.live.record_format import Record, RecordKind, origin_of, records_path
 from serving.live.search.overlay_graphs import GraphBuilder
 from serving.live.store.changes import Change, ChangeFeed, holds
 from serving.retrieval.encoder import Encoder
@@ -108,7 +109,7 @@ class Deriver:
                 self.sequence = self._writer.sequence
         if self._writer.count > 2 * len(self._writer.latest) + OUTDATED:
             self._writer = self._writer.compacted(progress)
-        self._graphs.check(self._writer.count, self._writer.generation)
+        self._graphs.check(self._writer.count, len(self._writer.live), self._writer.generation)
         return count
 
     def close(self) -> None:

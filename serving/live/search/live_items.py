@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from protos.errors import BundleDamaged, Unavailable
-from serving.live.derived_records import RecordOrigin, RecordReader, RecordsDamaged, origin_of, records_path
+from serving.live.derived_records import RecordReader
+from serving.live.record_format import RecordOrigin, RecordsDamaged, origin_of, records_path
 from serving.live.search.live_retriever import LiveRetriever
 from serving.live.search.overlay import Overlay
 from serving.live.search.overlay_graphs import graph_path, open_graph

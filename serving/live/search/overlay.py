@@ -9,8 +9,8 @@ still means the same version. `LiveIndex` searches a bundle and its overlay as o
 
 The bundle's graph is not changed, because an HNSW graph whose items are replaced again and again loses the
 paths to some of them. It is asked for more items than wanted, until enough remain that are not hidden. The
-overlay's rows are all compared, unless they are many: then most are in a graph of their own, and a search
-without a filter compares only the rest.
+overlay's current rows are all compared, unless they are many: then most are in a graph of their own, and a
+search without a filter compares only the rest.
 
 Changes are applied on the thread that searches.
 """
@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from protos.filters import FilterSchema
 from protos.search import exact_search, top_k
-from serving.live.derived_records import Record, RecordKind, RecordsDamaged
+from serving.live.record_format import Record, RecordKind, RecordsDamaged
+from serving.live.search.compared_rows import ComparedRows
 from serving.live.search.live_filter_columns import GrowingColumns
 from serving.retrieval.catalogue import Catalogue
 from serving.retrieval.vector_index import (
@@ -69,6 +70,7 @@ class Overlay:
         changes: how often changes have been applied.
         largest: bytes of the largest hit that an answer may hold.
         graph: of the overlay's first rows, if there is one; it may be replaced from another thread.
+        compared: the rows that a search compares one by one.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Overlay:
         self._base = base
         self._vectors: Vectors = np.empty((FIRST_CAPACITY, dimension), np.float32)
         self._outdated: dict[int, str] = {}  # row that must not be found -> id of its item
+        self.compared = ComparedRows(self, dimension)
 
     @property
     def vectors(self) -> Vectors:
@@ -268,13 +271,14 @@ class LiveIndex(VectorIndex):
             more = graph.search_one(live.alive, vector, k)
             best = more and _merged_one(best, [(score, row + self._size) for score, row in more], k)
         if best is not None and first < live.count:
-            products = live.vectors[first:] @ vector[0]
+            compared, vectors = live.compared.since(first)
+            products = vectors @ vector[0]
             least = best[k - 1][0] if len(best) >= k else -np.inf
             above = (products > least).nonzero()[0]
             if len(above) > MANY * k:
                 best = None
             elif len(above):
-                slots, scores = (above + first).tolist(), products[above].tolist()
+                slots, scores = compared[above].tolist(), products[above].tolist()
                 start, alive = self._size, live.alive
                 rest = [
                     (score, slot + start) for score, slot in zip(scores, slots, strict=True) if alive[slot]
@@ -291,7 +295,11 @@ class LiveIndex(VectorIndex):
         if allowed is not None:
             return self._search_allowed(self._base.exact, vectors, k, allowed)
         found = _remaining(self._base.exact, live.hidden, live.hidden_count, vectors, k)
-        return self._with_rest(found, vectors, k, 0) if live.live_count else found
+        rows = live.alive[: live.count].nonzero()[0]
+        if not len(rows):
+            return found
+        places, scores = exact_search(vectors, live.vectors[rows], min(k, len(rows)))
+        return merged(found, Neighbours(rows[places] + self._size, scores), k)
 
     def vectors(self, rows: Rows | Sequence[int] | slice) -> Vectors:
         """The vectors of rows, float32 (R, D)."""
@@ -307,39 +315,40 @@ class LiveIndex(VectorIndex):
         live = self._live
         if first == live.count:
             return found
-        products = vectors @ live.vectors[first:].T  # (B, M - first)
+        compared, rest_vectors = live.compared.since(first)
+        products = vectors @ rest_vectors.T  # (B, C)
         enough = found.rows.shape[1] >= k
         least = found.scores[:, k - 1 : k] if enough else np.full((len(vectors), 1), -np.inf, np.float32)
         above = products > least
         if live.dead_count:
-            above &= live.alive[first : live.count]
+            above &= live.alive[compared]
         places = above.ravel().nonzero()[0]
         if not len(places):
             return found
         if enough and len(places) <= FEW * len(vectors):
-            return self._with_few(found, places, products, first)
+            return self._with_few(found, places, products, compared)
         products[~above] = -np.inf  # cut off below: each query has as many items as the others
         rows = top_k(products, min(k, products.shape[1]))
-        rest = Neighbours(rows + (self._size + first), _picked(products, rows))
+        rest = Neighbours(compared[rows] + self._size, _picked(products, rows))
         return merged(found, rest, min(k, self._size - live.hidden_count + live.live_count))
 
     def _with_few(
-        self, found: Neighbours, places: npt.NDArray[np.intp], products: Vectors, first: int
+        self, found: Neighbours, places: npt.NDArray[np.intp], products: Vectors, compared: Rows
     ) -> Neighbours:
         """As `_with_rest`, where few of the compared rows are better: NumPy would take longer than Python.
 
         Args:
             found: `k` items for each query.
             places: of the better ones in `products`, flattened.
-            products: of the queries and the rows from `first` on, float32 (B, M - first).
-            first: row of the overlay.
+            products: of the queries and the compared rows, float32 (B, C).
+            compared: rows of the overlay (C,).
         """
         rows, scores = found.rows.copy(), found.scores.copy()
-        width, start, k = products.shape[1], self._size + first, rows.shape[1]
+        width, k = products.shape[1], rows.shape[1]
         better: dict[int, list[tuple[float, int]]] = {}
         for place, score in zip(places.tolist(), products.ravel()[places].tolist(), strict=True):
             query, slot = divmod(place, width)
-            better.setdefault(query, []).append((score, start + slot))
+            better.setdefault(query, []).append((score, self._size + int(compared[slot])))
         for query, pairs in better.items():
             own = [*zip(scores[query].tolist(), rows[query].tolist(), strict=True)]
             best = _merged_one(own, pairs, k)

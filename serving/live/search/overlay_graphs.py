@@ -22,7 +22,8 @@ import hnswlib
 import numpy as np
 
 from protos.bundle import Manifest
-from serving.live.derived_records import RecordKind, RecordOrigin, RecordReader
+from serving.live.derived_records import RecordReader
+from serving.live.record_format import RecordKind, RecordOrigin
 from serving.live.search.overlay import OverlayGraph
 from serving.retrieval.hnsw_file import read_graph
 from serving.retrieval.hnsw_index import SPACE, HnswIndex
@@ -30,7 +31,7 @@ from serving.retrieval.vector_index import Rows, Vectors
 
 log = logging.getLogger(__name__)
 
-LEAST = 2048  # rows of the overlay from which on a graph is built
+LEAST = 2048  # live items from which on a graph is built
 # The graph grows when at least STEP rows, and 1/SHARE of its own rows, are not in it yet.
 STEP, SHARE = 512, 8
 COPIES = 16  # equal vectors that a graph holds
@@ -113,19 +114,21 @@ class GraphBuilder:
         self._due = 0.0
         self._begin(0)
 
-    def check(self, records: int, generation: int) -> None:
+    def check(self, records: int, live_items: int, generation: int) -> None:
         """Start to build if enough has been added.
 
         Args:
             records: in the file.
+            live_items: that they describe, each counted once.
             generation: of the file.
         """
         if self._thread is not None and self._thread.is_alive():
             return
         if generation != self._generation:
             self._begin(generation)
-        least = max(STEP, self._read // SHARE) if self._graph is not None else LEAST
-        if records - self._read >= least and time.monotonic() >= self._due:
+        is_wanted = self._graph is not None or live_items >= LEAST
+        has_grown = records - self._read >= max(STEP, self._read // SHARE)
+        if is_wanted and has_grown and time.monotonic() >= self._due:
             self._thread = threading.Thread(target=self._run, name="live-graph", daemon=True)
             self._thread.start()
 

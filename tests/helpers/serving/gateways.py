@@ -6,6 +6,7 @@ import json
 import queue
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 from protos import catalogue_pb2, catalogue_pb2_grpc, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
-from serving.gateway import process
+from serving.gateway import metrics, process
 from serving.gateway.options import GatewayOptions
 from tests.helpers.waiting import wait_until
 
@@ -58,6 +60,11 @@ class RunningGateway:
     loop: asyncio.AbstractEventLoop
     thread: threading.Thread
 
+    def scrape(self) -> dict[tuple[str, ...], float]:
+        """Its metrics: name and values of labels -> value."""
+        with metrics.serve(self.server.gateway.metrics, "127.0.0.1", 0) as port:
+            return scraped(port)
+
     @contextmanager
     def connect(self, path: str = "", body: Any = None) -> Iterator[http.client.HTTPConnection]:
         """A connection to it, over which a request has been sent if there is a path."""
@@ -86,6 +93,17 @@ class RunningGateway:
     def stop(self) -> None:
         """Stop as SIGTERM does, without waiting."""
         self.loop.call_soon_threadsafe(self.server.stop)
+
+
+def scraped(port: int) -> dict[tuple[str, ...], float]:
+    """The metrics on a port: name and values of labels -> value."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        families = text_string_to_metric_families(response.read().decode())
+        return {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in families
+            for sample in family.samples
+        }
 
 
 def read(connection: http.client.HTTPConnection) -> Answer:

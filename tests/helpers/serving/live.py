@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from protos import bundle
-from serving.live.derived_records import origin_of, records_path
 from serving.live.deriving.record_deriver import Deriver
+from serving.live.record_format import origin_of, records_path
 from serving.live.search.live_items import LiveItems
 from serving.live.store.changes import Change
 from serving.retrieval.encoder import item_encoder

@@ -20,6 +20,17 @@ from tests.serving.conftest import ROOT
 CONFIG = ROOT / "serving" / "deploy" / "prometheus"
 DASHBOARD = ROOT / "serving" / "deploy" / "grafana" / "dashboards" / "twinspire.json"
 SCRAPE = "1s"
+# What a gateway shows: name -> labels; `tests/serving/gateway/test_metrics.py` holds it against a real one.
+GATEWAY_METRICS = {
+    "twinspire_gateway_requests_total": {"path", "status"},
+    "twinspire_gateway_request_seconds_bucket": {"path", "le"},
+    "twinspire_gateway_request_seconds_count": {"path"},
+    "twinspire_gateway_request_seconds_sum": {"path"},
+    "twinspire_gateway_connections_closed_total": {"reason"},
+    "twinspire_gateway_in_progress": set[str](),
+    "twinspire_gateway_connections": set[str](),
+    "twinspire_gateway_pending_body_bytes": set[str](),
+}
 
 
 def missing() -> str:
@@ -68,19 +79,20 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(folder: Path, port: int) -> Iterator[Prometheus]:
-    """Run Prometheus with the configuration of `serving/deploy`, but for the target and the intervals.
+def scraping(folder: Path, ports: Mapping[str, int]) -> Iterator[Prometheus]:
+    """Run Prometheus with the configuration of `serving/deploy`, but for the targets and the intervals.
 
     Args:
         folder: an empty one, for its data.
-        port: of the service's metrics.
+        ports: name of a job -> port of its metrics.
     """
     config = yaml.safe_load((CONFIG / "prometheus.yml").read_text())
     config["global"] = dict.fromkeys(config["global"], SCRAPE)
     config["rule_files"] = [str(CONFIG / each) for each in config["rule_files"]]
-    (job,) = config["scrape_configs"]
-    (target,) = job["static_configs"]
-    target["targets"] = [f"127.0.0.1:{port}"]
+    assert {job["job_name"] for job in config["scrape_configs"]} == ports.keys()
+    for job in config["scrape_configs"]:
+        (target,) = job["static_configs"]
+        target["targets"] = [f"127.0.0.1:{ports[job['job_name']]}"]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -113,6 +125,7 @@ def dashboard_queries() -> dict[str, str]:
 
 def filled(query: str) -> str:
     """A query of the dashboard, as Grafana sends it for one job and all instances."""
-    for name, value in (("$job", "twinspire"), ("$instance", ".*"), ("$__rate_interval", "10s")):
+    variables = {"${job}": "twinspire", "$job": "twinspire", "$instance": ".*", "$__rate_interval": "10s"}
+    for name, value in variables.items():
         query = query.replace(name, value)
     return query

@@ -14,9 +14,9 @@ from protos.errors import InvalidInput, Unavailable
 from serving.api.catalogue_service import CatalogueServicer
 from serving.client import RetrievalClient
 from serving.client.items import ItemState
-from serving.live.derived_records import Record, RecordKind
 from serving.live.process.catalogue_client import CatalogueClient, Channel, FrameKind, Reply, error_document
 from serving.live.process.frame_socket import Frame
+from serving.live.record_format import Record, RecordKind
 from serving.live.search.live_catalogue import LiveCatalogue
 from serving.live.search.overlay import Overlay
 from serving.retrieval.retriever import Retriever

@@ -99,8 +99,11 @@ def test_what_the_containers_say_to_one_another_fits() -> None:
     assert front["--address"] == f"serving:{service['--port']}"
     assert services["serving"]["environment"]["MLFLOW_TRACKING_URI"] == f"http://mlflow:{mlflow['--port']}"
     assert f"mlflow:{mlflow['--port']}" in mlflow["--allowed-hosts"].split(",")
-    (job,) = yaml.safe_load((prometheus.CONFIG / "prometheus.yml").read_text())["scrape_configs"]
-    assert job["static_configs"] == [{"targets": [f"serving:{service['--metrics-port']}"]}]
+    jobs = yaml.safe_load((prometheus.CONFIG / "prometheus.yml").read_text())["scrape_configs"]
+    assert [job["static_configs"] for job in jobs] == [
+        [{"targets": [f"serving:{service['--metrics-port']}"]}],
+        [{"targets": [f"gateway:{front['--metrics-port']}"]}],
+    ]
     source = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())
     assert source["datasources"][0]["url"] == "http://prometheus:9090"
     boards = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/twinspire.yml").read_text())

@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,12 @@ import pytest
 from protos.errors import AccessDenied, TwinspireError
 from serving.client import Item, RetrievalClient, where
 from serving.client.security import Security
+from serving.gateway import metrics
 from tests.helpers.serving import prometheus
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.faulty import NAME, Service, Versions
+from tests.helpers.serving.gateways import RunningGateway
+from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.serving.prometheus import Prometheus
 from tests.helpers.serving.token_files import Tokens
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
@@ -33,10 +36,11 @@ CHALLENGER = f"models:/{NAME}@challenger"
 
 
 class Load(threading.Thread):
-    """Searches, with filters and without, writes, and calls without a token, until it is stopped."""
+    """Searches, over gRPC and HTTP, with filters and without, writes, and calls without a token."""
 
-    def __init__(self, address: str, ca: Path, token: str) -> None:
+    def __init__(self, address: str, ca: Path, token: str, gateway: RunningGateway) -> None:
         super().__init__(daemon=True)
+        self._gateway, self._headers = gateway, {"authorization": f"Bearer {token}"}
         self.client = RetrievalClient(address, timeout=10, security=Security(ca=ca, token=token))
         self._stranger = RetrievalClient(address, timeout=10, security=Security(ca=ca), retries=False)
         self._stopped = threading.Event()
@@ -51,6 +55,9 @@ class Load(threading.Thread):
             try:
                 self.client.search(name, k=10)
                 self.client.search(name, k=10, filter=where.section == "section 4")
+                answer = self._gateway.ask("/v1/search", {"query": {"text": name}}, self._headers)
+                if answer.status != 200:
+                    self.errors.append(str(answer.document))
                 self.client.upsert([Item(f"live-{n % 50}", {"text": name}, {"name": name})])
             except TwinspireError as error:
                 self.errors.append(str(error))
@@ -69,7 +76,7 @@ class Load(threading.Thread):
 
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Prometheus, beside a service with a canary, a shadow, live items, TLS and tokens, under load."""
+    """Prometheus, beside a gateway and a service with all that it may have, under load."""
     folder = tmp_path_factory.mktemp("scraped")
     uri = f"sqlite:///{folder}/mlflow.db"
     versions = Versions(uri, folder / "artefacts", direct=True)
@@ -86,26 +93,27 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     flags += ["--catalogue", f"sqlite:///{folder}/items.db", "--tokens", str(tokens.path)]
     flags += ["--tls-certificate", str(certificate), "--tls-key", str(key)]
     service = Service(uri, folder, *flags)
-    load = Load(service.told["address"], ca, tokens.plain["writer"])
     service.client.close()
-    service.client = load.client
     data = folder / "prometheus"
     data.mkdir()
-    try:
+    with ExitStack() as stack:
+        stack.callback(versions.close)
+        stack.callback(service.stop)
+        gateway = stack.enter_context(run_gateway(service.told["address"], security=Security(ca=ca)))
+        shown = metrics.serve(gateway.server.gateway.metrics, "127.0.0.1", 0)
+        ports = {"twinspire": service.told["metrics_port"], "twinspire-gateway": stack.enter_context(shown)}
+        load = Load(service.told["address"], ca, tokens.plain["writer"], gateway)
+        stack.callback(load.stop)
+        service.client = load.client
         load.start()
-        with prometheus.scraping(data, service.told["metrics_port"]) as made:
-            yield made
-            assert load.errors == []
-    finally:
-        load.stop()
-        service.stop()
-        versions.close()
+        yield stack.enter_context(prometheus.scraping(data, ports))
+        assert load.errors == []
 
 
 def test_the_service_is_scraped(scraped: Prometheus) -> None:
-    wait_until(lambda: scraped.query('up{job="twinspire"} == 1'))
-    (target,) = scraped.get("targets")["activeTargets"]
-    assert target["lastError"] == ""
+    wait_until(lambda: len(scraped.query("up == 1")) == 2)
+    targets = scraped.get("targets")["activeTargets"]
+    assert [target["lastError"] for target in targets] == ["", ""]
 
 
 def test_every_query_of_the_dashboard_has_data_under_load(scraped: Prometheus) -> None:

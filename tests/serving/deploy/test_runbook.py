@@ -10,7 +10,7 @@ import pytest
 from serving import __main__ as commands
 from serving.observability.metrics import METRICS
 from serving.security.tokens import Role
-from tests.helpers.serving import systemd
+from tests.helpers.serving import prometheus, systemd
 from tests.serving.conftest import ROOT
 from tests.serving.deploy.test_prometheus import rules
 
@@ -55,7 +55,7 @@ def test_each_command_exists(line: str) -> None:
 
 
 def test_each_metric_and_each_flag_that_is_named_exists() -> None:
-    names = {metric.name for metric in METRICS}
+    names = {metric.name for metric in METRICS} | prometheus.GATEWAY_METRICS.keys()
     for name in re.findall(r"twinspire_\w+", RUNBOOK):
         assert any(known.startswith(name) or name.startswith(known) for known in names), name
     parser = commands._parser()

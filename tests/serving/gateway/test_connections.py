@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -87,7 +88,7 @@ class Stub:
 
 
 def test_the_client_with_most_connections_makes_room() -> None:
-    bound = connections.OpenConnections(4)
+    bound = connections.OpenConnections(4, Counter())
     given = [Stub("a"), Stub("b", is_sending=True), Stub("b"), Stub("b")]
     for each in [*given, Stub("c")]:
         assert bound.add(each)  # type: ignore[arg-type]

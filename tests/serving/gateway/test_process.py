@@ -75,6 +75,7 @@ def test_a_signal_lets_requests_finish_and_ends_with_0(start: Callable[..., Star
             "url": f"http://127.0.0.1:{port}",
             "host": "127.0.0.1",
             "port": port,
+            "metrics_port": None,
             "address": address,
             "compare": None,
         }
@@ -264,6 +265,8 @@ def test_what_is_wrong_is_said_without_a_stack(
 def test_without_its_libraries_it_says_which_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in [each for each in sys.modules if each.startswith("fastapi.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fastapi", None)
     for name in ("serving.gateway.process", "serving.gateway.app"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -279,7 +282,7 @@ def test_the_unit_starts_what_the_extra_http_installs() -> None:
     module, *more = program.split()
     code = (
         "import runpy, sys\n"
-        "sys.modules.update(dict.fromkeys(('psutil', 'onnxruntime', 'mlflow', 'prometheus_client')))\n"
+        "sys.modules.update(dict.fromkeys(('psutil', 'onnxruntime', 'mlflow')))\n"
         f"sys.argv[1:] = {[*more, '--https-certificate', 'nope.pem', '--https-key', 'nope.pem']}\n"
         f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
     )

@@ -8,16 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.errors import Unavailable
-from serving.live import derived_records as records
-from serving.live.derived_records import (
-    Record,
-    RecordKind,
-    RecordOrigin,
-    RecordReader,
-    RecordsDamaged,
-    RecordWriter,
-)
+from serving.live import derived_records
+from serving.live import record_format as records
+from serving.live.derived_records import RecordReader, RecordWriter
 from serving.live.deriving.derived_bundles import prune
+from serving.live.record_format import Record, RecordKind, RecordOrigin, RecordsDamaged
 
 ORIGIN = RecordOrigin("a" * 64, "store", 2)
 VECTOR = b"12345678"
@@ -297,7 +292,8 @@ def test_progress_is_noticed_while_a_file_is_written_anew(
     writer: RecordWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread that commits does it, and its supervisor would take it for dead."""
-    monkeypatch.setattr(records, "CHUNK", 1000)
+    for module in (derived_records, records):
+        monkeypatch.setattr(module, "CHUNK", 1000)
     writer.append([item(n, size=500) for n in range(1, 21)])
     writer.announce(20)
     seen: list[int] = []

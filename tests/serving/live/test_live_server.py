@@ -23,8 +23,8 @@ from protos.errors import (
     UnknownItem,
 )
 from serving.client import RetrievalClient
-from serving.live.derived_records import LENGTH, SEQUENCE, Record, RecordKind, packed
 from serving.live.deriving.record_deriver import Deriver
+from serving.live.record_format import LENGTH, SEQUENCE, Record, RecordKind, packed
 from serving.live.search import live_items as live_bundle
 from serving.live.search import sequence_waits as waiting
 from serving.live.search.live_items import LiveItems, LivePlace, StoreState

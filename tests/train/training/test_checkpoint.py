@@ -41,7 +41,9 @@ def trainer_of(config: BagTower | DssmTower, seed: int) -> Trainer:
     hashing = hashing_of(config)
     corpora = PreparedInputs(SCHEMA, "query", texts, hashing), PreparedInputs(SCHEMA, "item", texts, hashing)
     loss = InBatchSoftmax("in_batch_softmax", hard_negatives=1)
-    return Trainer(towers_of(config, seed), data, corpora, loss, TrainingConfig(epochs=5, patience=2, batch_size=4))
+    return Trainer(
+        towers_of(config, seed), data, corpora, loss, TrainingConfig(epochs=5, patience=2, batch_size=4)
+    )
 
 
 @pytest.mark.parametrize("config", [BAG, DSSM])

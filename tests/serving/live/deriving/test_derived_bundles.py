@@ -14,20 +14,13 @@ import pytest
 from protos import bundle
 from protos.bundle import Snapshot
 from protos.errors import BundleError, Unavailable
-from serving.live import derived_records
-from serving.live.derived_records import (
-    RecordKind,
-    RecordOrigin,
-    RecordReader,
-    RecordsInUse,
-    RecordWriter,
-    origin_of,
-    records_path,
-)
+from serving.live import record_format
+from serving.live.derived_records import RecordReader, RecordWriter
 from serving.live.deriving import derived_bundles as module
 from serving.live.deriving import record_deriver as derivers
 from serving.live.deriving.derived_bundles import Derivations, KnownFeed
 from serving.live.deriving.record_deriver import Deriver
+from serving.live.record_format import RecordKind, RecordOrigin, RecordsInUse, origin_of, records_path
 from serving.live.store.changes import Change
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
@@ -188,7 +181,7 @@ def test_the_records_of_another_process_are_read_in_parts(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writes would wait while a large file is read at once."""
-    monkeypatch.setattr(derived_records, "CHUNK", 200)
+    monkeypatch.setattr(record_format, "CHUNK", 200)
     monkeypatch.setattr(module, "CHUNKS", 2)
     sequence = host.put(*[f"a-{n}" for n in range(30)])
     wait_until(host.reaches(sequence))

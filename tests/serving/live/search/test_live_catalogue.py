@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from serving.live.derived_records import Record, RecordKind
+from serving.live.record_format import Record, RecordKind
 from serving.live.search.live_catalogue import LiveCatalogue
 from serving.live.search.overlay import Overlay
 from serving.retrieval.catalogue import Catalogue

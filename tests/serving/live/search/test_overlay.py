@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from serving.client import where
-from serving.live.derived_records import Record, RecordKind
+from serving.live.record_format import Record, RecordKind
 from serving.live.search.live_filter_columns import GrowingColumns
 from serving.live.search.overlay import FIRST_CAPACITY, Overlay
 from serving.retrieval.catalogue import Catalogue

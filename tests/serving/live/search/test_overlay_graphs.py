@@ -136,9 +136,19 @@ def test_a_graph_that_is_being_built_is_given_up(world: LiveWorld) -> None:
     stop = threading.Event()
     builder = graphs.GraphBuilder(world.deriver._writer.path, world.origin, world.deriver.manifest, stop)
     stop.set()
-    builder.check(600, world.deriver._writer.generation)
+    builder.check(600, 600, world.deriver._writer.generation)
     builder.wait()
     assert not graph.exists()
+
+
+def test_few_items_that_are_written_often_have_no_graph(world: LiveWorld) -> None:
+    """Most rows of the overlay are outdated then, and a graph would hold them too."""
+    for seed in range(4):
+        for n, text in enumerate(texts(300, seed)):
+            world.put(f"new-{n}", text)
+        assert settled(world).overlay.graph is None
+    assert world.live.overlay.count == 1200
+    assert found_first(world, [f"new-{n}" for n in range(300)]) == 1.0
 
 
 def test_many_equal_items_have_no_graph(world: LiveWorld) -> None:

@@ -1,0 +1,107 @@
+"""The gateway's metrics, and where Prometheus reads them.
+
+The names begin with `twinspire_gateway_`. The service's own metrics are those of `serving.observability`.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from protos.errors import Unavailable
+from serving.address import join
+
+OTHER = "other"  # the path of a request that no operation has; a client could make up any number of them
+CLIENT_GONE = 499  # nginx's status where a client has gone before it was answered
+# Upper bounds of buckets in seconds: 1, 2, 5 in each decade from 100 us to 10 s.
+SECONDS = (*(float(f"{digit}e{power}") for power in range(-4, 1) for digit in (1, 2, 5)), 10.0)
+REQUESTS = "twinspire_gateway_requests"
+DURATION = "twinspire_gateway_request_seconds"
+CLOSED = "twinspire_gateway_connections_closed"
+GAUGES = {
+    "twinspire_gateway_in_progress": "Requests that are being answered.",
+    "twinspire_gateway_connections": "Open HTTP connections.",
+    "twinspire_gateway_pending_body_bytes": "Bytes of bodies whose rest has not arrived.",
+}
+# Why the gateway closed a connection: a head or an answer made no progress, or others needed its room.
+REASONS = ("head", "stall", "evicted", "full")
+
+
+class GatewayMetrics(Collector):
+    """What one gateway has done; written by the thread of its event loop, read by scrapes.
+
+    Attributes:
+        closed: connections that the gateway closed, by reason; see `REASONS`.
+        gauges: name -> function that gives the value at a scrape; names as in `GAUGES`.
+    """
+
+    def __init__(self) -> None:
+        self.closed: Counter[str] = Counter()
+        self.gauges: dict[str, Callable[[], float]] = {}
+        self.registry = CollectorRegistry()
+        self._answered: Counter[tuple[str, int]] = Counter()
+        self._seconds = Histogram(
+            DURATION,
+            "Time from a request's head to the end of its answer, in seconds.",
+            ["path"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.registry.register(self)
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """Count a request.
+
+        Args:
+            path: of its operation, or `OTHER`.
+            status: of its answer; `CLIENT_GONE` if there was none.
+            seconds: from its head to the end of its answer.
+        """
+        self._answered[path, status] += 1
+        self._seconds.labels(path).observe(seconds)
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics but the durations, which are registered by themselves."""
+        answered = CounterMetricFamily(
+            REQUESTS,
+            "Requests by path and status of HTTP. A stream that fails after its first line counts as 200.",
+            labels=["path", "status"],
+        )
+        for (path, status), count in sorted(self._answered.copy().items()):
+            answered.add_metric([path, str(status)], count)
+        yield answered
+        closed = CounterMetricFamily(CLOSED, "Connections that the gateway closed.", labels=["reason"])
+        for reason in REASONS:
+            closed.add_metric([reason], self.closed[reason])
+        yield closed
+        for name, text in GAUGES.items():
+            if name in self.gauges:
+                yield GaugeMetricFamily(name, text, self.gauges[name]())
+
+
+@contextlib.contextmanager
+def serve(metrics: GatewayMetrics, host: str, port: int) -> Iterator[int]:
+    """Answer scrapes on a thread until the block ends; gives the port.
+
+    Args:
+        metrics: to show.
+        host: to listen on.
+        port: to listen on; 0 for any free one.
+
+    Raises:
+        Unavailable: the address cannot be listened on.
+    """
+    try:
+        server, thread = prometheus_client.start_http_server(port, host, metrics.registry)
+    except OSError as error:
+        raise Unavailable(f"{join(host, port)}: cannot serve metrics there: {error.strerror}") from None
+    try:
+        yield int(server.server_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,70 @@
+"""The rows of an overlay that each search compares with the query, side by side in memory.
+
+An overlay keeps the rows of outdated versions. If they were compared too, a search would take the longer, the
+more often items have been written; an item that is written each second would cost as much as thousands.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.retrieval.vector_index import Rows, Vectors
+
+FIRST_CAPACITY = 256
+# Rows that may have become outdated before the others are copied anew: OUTDATED, or 1/SHARE of all.
+OUTDATED, SHARE = 64, 4
+
+
+class OverlayRows(Protocol):
+    """What an overlay knows of its rows; see `Overlay`."""
+
+    count: int
+    dead_count: int
+    alive: npt.NDArray[np.bool_]
+
+    @property
+    def vectors(self) -> Vectors:
+        """Of the overlay's rows, float32 (M, D)."""
+
+
+class ComparedRows:
+    """The rows of an overlay from some row on, without most of the outdated ones.
+
+    Args:
+        overlay: whose rows they are; rows are only ever added to it, and become outdated.
+        dimension: D.
+    """
+
+    def __init__(self, overlay: OverlayRows, dimension: int) -> None:
+        self._overlay = overlay
+        self._rows: Rows = np.empty(FIRST_CAPACITY, np.int64)
+        self._vectors: Vectors = np.empty((FIRST_CAPACITY, dimension), np.float32)
+        self._count = 0
+        self._first = self._end = 0  # the overlay's rows between them have been taken
+        self._dead_count = 0  # of the overlay, when the rows were last copied
+
+    def since(self, first: int) -> tuple[Rows, Vectors]:
+        """The overlay's rows from `first` on: their numbers, ascending (C,), and their vectors (C, D).
+
+        All current versions are among them. So are some outdated ones, which the caller has to leave out.
+        """
+        live = self._overlay
+        outdated = live.dead_count - self._dead_count
+        if first != self._first or outdated > max(OUTDATED, self._count // SHARE):
+            self._count, self._first, self._end, self._dead_count = 0, first, first, live.dead_count
+        if self._end < live.count:
+            self._take(self._end + live.alive[self._end : live.count].nonzero()[0])
+            self._end = live.count
+        return self._rows[: self._count], self._vectors[: self._count]
+
+    def _take(self, rows: Rows) -> None:
+        end = self._count + len(rows)
+        if end > len(self._rows):
+            more = max(end, 2 * len(self._rows)) - self._count
+            self._rows = np.concatenate([self._rows[: self._count], np.empty(more, np.int64)])
+            spare = np.empty((more, self._vectors.shape[1]), np.float32)
+            self._vectors = np.concatenate([self._vectors[: self._count], spare])
+        self._rows[self._count : end] = rows
+        self._vectors[self._count : end] = self._overlay.vectors[rows]
+        self._count = end
