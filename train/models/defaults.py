@@ -39,8 +39,10 @@ UNSPACED = 0.01  # share of letters of scripts without spaces, from which on the
 CHARACTERS = (1, 2)
 ORDERS = (3,)
 DIMENSIONS = (64, 512)  # smallest and largest
-LATENT = 128  # dimensions that start as latent semantic analysis, which takes long, of more items than MANY
-MANY = 20_000
+# Items up to which so large a share of the dimensions starts as latent semantic analysis: the more items, the
+# less of their texts it holds, and what is left tells rare words apart. Beyond, `LATENT` dimensions are.
+LATENT_SHARES = ((2048, 1.0), (20_000, 0.5))
+LATENT = 128
 BUCKETS = (1024, 65_536)  # rows of the hashed table, smallest and largest
 PROBE = 1 << 20  # rows of the table in which distinct n-grams are counted
 HIDDEN = 1024  # width of the item tower's residual layer, given so many training pairs:
@@ -145,12 +147,12 @@ def _sizes(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec])
     if dimension is FROM_DATA:
         smallest, largest = DIMENSIONS
         dimension = max(smallest, min(largest, -(-items // smallest) * smallest), tower.latent or 0)
-    few = items <= MANY
-    latent = dimension if few else min(LATENT, dimension)
+    shares = [share for most, share in LATENT_SHARES if items <= most]
+    latent = int(dimension * shares[0]) if shares else min(LATENT, dimension)
     hidden = HIDDEN if pairs >= ENOUGH_PAIRS else 0
     return {
         "dimension": (dimension, f"{items:,} items span as many dimensions at most"),
-        "latent": (latent, f"{items:,} items, {'at most' if few else 'more than'} {MANY:,}"),
+        "latent": (latent, f"{items:,} items"),
         "buckets": _buckets(tower, data, item),
         "item_hidden": (
             hidden,

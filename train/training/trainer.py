@@ -47,8 +47,10 @@ class State:
     Args:
         epoch: the current epoch, from 0.
         step: finished steps of the current epoch.
-        best_epoch: the epoch with the best validation metric so far, -1 before the first evaluation.
-        best: that metric.
+        best_epoch: the best epoch on validation so far, -1 before the first evaluation.
+        best: its validation metric.
+        best_ndcg: its nDCG@10 on validation.
+        highest: the highest validation metric so far; that of the best epoch may be lower by one query.
         hard_negatives: of the current epoch.
         losses: of all steps.
         pairs: number of pairs of each step.
@@ -59,6 +61,8 @@ class State:
     step: int = 0
     best_epoch: int = -1
     best: float = -1.0
+    best_ndcg: float = -1.0
+    highest: float = -1.0
     hard_negatives: Any = None
     losses: list[float] = field(default_factory=list)
     pairs: list[int] = field(default_factory=list)
@@ -198,12 +202,27 @@ class Trainer:
         metric = record.get(f"validation_{self.config.selection}")
         if metric is None:  # only AUC can be missing
             raise DataError('training.selection = "auc", but validation pairs are all positive or all not')
-        if metric > state.best:
-            state.best = metric
+        if self._is_best(metric, record["validation_ndcg_at_10"]):
+            state.best, state.best_ndcg = metric, record["validation_ndcg_at_10"]
             state.best_epoch = state.epoch
             callbacks.on_best(self)
         state.step = 0
         callbacks.on_checkpoint(self)
+
+    def _is_best(self, metric: float, ndcg: float) -> bool:
+        """Whether an epoch is better than the best so far, and remember the highest metric.
+
+        Recall and hit rate count queries, and one query more or less is chance. Epochs that are within one
+        query of the highest are compared by nDCG@10, which all queries change.
+        """
+        state = self.state
+        state.highest = max(state.highest, metric)
+        lowest = state.highest
+        if self.config.selection in ("recall_at_10", "hr_at_10"):
+            lowest -= 1 / len(np.unique(self.data.parts["validation"].positive().query)) + 1e-9
+        if metric < lowest:
+            return False
+        return state.best < lowest or (self.config.selection != "auc" and ndcg > state.best_ndcg)
 
     def evaluate(self, part: str) -> dict[str, float]:
         """Metrics of the current towers on one part of the split, by exact search over all items."""

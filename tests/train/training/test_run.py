@@ -1,6 +1,7 @@
 """An experiment from its TOML to a finished run, in a real MLflow store, also when it is interrupted."""
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -19,22 +20,28 @@ import torch
 from mlflow.entities import Run
 from rich.console import Console
 
+from export.bundle_builder import build_bundle
+from protos.bundle import read_manifest
 from protos.errors import DataError
 from protos.features import TEXT_INPUTS, TextFeature
-from tests.helpers.stdlib import Made, started, tracking_copy, write_toml
+from tests.helpers.stdlib import Made, experiment_at, started, tracking_copy, write_sections, write_toml
 from tests.helpers.waiting import wait_until
 from tests.protos.test_features import WordIds
 from train.config import read_experiment
 from train.config.losses import InBatchSoftmax
 from train.data.dataset import Dataset
+from train.data.training_data import training_data_of
 from train.evaluation.exact_search import encode, search
 from train.evaluation.metrics import mean, per_query
+from train.models.defaults import from_data
 from train.paths import ROOT
 from train.training import run as training
 from train.training.checkpoint import RUN_STATE
 from train.training.run import fit
 from train.training.tracking import chosen_settings, warnings_of
 from train.training.trained_model import ARTIFACTS, load_model
+
+SECTIONS = ("query", "item", "tower", "loss", "training")  # what the towers and their training read
 
 
 def test_a_run_holds_what_it_takes_to_judge_and_repeat_it(made: Made) -> None:
@@ -269,3 +276,36 @@ def test_a_run_under_way_is_not_taken_for_an_interrupted_one(
 def _goes_on(process: subprocess.Popen[str]) -> bool:
     assert process.stderr is not None
     return any("going on with epoch" in line for line in iter(process.stderr.readline, ""))
+
+
+def test_the_smallest_toml_gives_a_run_and_a_bundle_with_every_key_set(
+    stdlib: Path, store: str, tmp_path: Path, console: Console
+) -> None:
+    data = {name: str(stdlib / f"{name}.parquet") for name in ("items", "pairs")}
+    sections: dict[str, Any] = {
+        "data": {"kind": "files", **data},
+        "query.text": {"kind": "text", "column": "query"},
+        "item.text": {"kind": "text", "column": "text"},
+        "tower": {"kind": "bag"},
+        "training": {"threads": 1},
+        "export": {"iterations": 20},
+    }
+    experiment, dataset = experiment_at(write_sections(tmp_path / "a.toml", "smallest", sections, {}))
+    said = io.StringIO()
+    run, _ = fit(experiment, dataset, Console(file=said, width=400))
+    chosen = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/chosen_from_data.json")
+    assert {"item.text.max_length", "tower.buckets", "training.batch_size"} < set(chosen)
+    for key, choice in chosen.items():
+        value = tuple(choice["value"]) if isinstance(choice["value"], list) else choice["value"]
+        assert run.data.params[key] == str(value)
+        assert f"{key} = " in said.getvalue()
+    read = {key: value for key, value in run.data.params.items() if key.split(".")[0] in SECTIONS}
+    assert "None" not in read.values()
+    data_read = training_data_of(dataset, experiment.query, experiment.item)
+    assert load_model(run).experiment.tower == from_data(experiment, data_read).experiment.tower
+    assert fit(experiment, dataset, console)[1]  # the key of the run is that of the TOML and its data
+    folder, _ = build_bundle(experiment, dataset, run, console)
+    length = chosen["item.text.max_length"]["value"]
+    served = read_manifest(folder).schema.item["text"]
+    assert isinstance(served, TextFeature)
+    assert served.max_length == length

@@ -107,9 +107,12 @@ def test_the_best_epoch_is_the_one_that_is_kept(toml: Callable[..., Path]) -> No
     trainer = trainer_at(toml(epochs=5, batch_size=32, patience=5))
     trainer.fit(watcher)
     figures = [record["validation_recall_at_10"] for record in trainer.state.history]
+    ndcg = [record["validation_ndcg_at_10"] for record in trainer.state.history]
     assert watcher.epochs == list(range(6))
-    assert trainer.state.best == max(figures)
-    assert trainer.state.best_epoch == figures.index(max(figures)) == watcher.bests[-1]
+    one_query = 1 / len(trainer.data.parts["validation"].by_query()[0]) + 1e-9
+    close = [epoch for epoch, each in enumerate(figures) if each >= max(figures) - one_query]
+    assert trainer.state.best_epoch == max(close, key=lambda epoch: ndcg[epoch]) == watcher.bests[-1]
+    assert trainer.state.best == figures[trainer.state.best_epoch]
     for tower in trainer.towers:
         count = len(tower.state_dict())
         tower.load_state_dict(dict(zip(tower.state_dict(), watcher.kept[:count], strict=True)))
@@ -127,6 +130,50 @@ def test_patience_ends_a_run_that_gets_no_better(toml: Callable[..., Path], pati
     assert watcher.epochs == list(range(patience + 1))  # the start, then as many as are borne
     trainer.fit(watcher)
     assert watcher.epochs[-1] == patience
+
+
+@pytest.mark.parametrize(
+    ("selection", "epochs", "best"),
+    [
+        ("recall_at_10", [(10, 0.30), (11, 0.29), (12, 0.31), (11, 0.33), (10, 0.40)], 3),
+        ("recall_at_10", [(10, 0.30), (10, 0.30), (9, 0.29)], 0),
+        ("hr_at_10", [(10, 0.30), (12, 0.20), (14, 0.10)], 2),
+        ("mrr_at_10", [(10, 0.30), (11, 0.29), (10, 0.50)], 1),
+        ("auc", [(10, 0.30), (10, 0.50)], 0),
+    ],
+)
+def test_epochs_within_one_query_are_compared_by_ndcg(
+    toml: Callable[..., Path], selection: str, epochs: list[tuple[int, float]], best: int
+) -> None:
+    trainer = trainer_at(toml(selection=selection))
+    queries = len(trainer.data.parts["validation"].by_query()[0])
+    for epoch, (found, ndcg) in enumerate(epochs):
+        if trainer._is_best(found / queries, ndcg):
+            trainer.state.best_epoch, trainer.state.best = epoch, found / queries
+            trainer.state.best_ndcg = ndcg
+    assert trainer.state.best_epoch == best
+
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "full_softmax": {},
+    "in_batch_softmax": {},
+    "sampled_softmax": {},
+    "bce": {"negatives": 4},
+    "hinge": {},
+    "bpr": {},
+}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_start_is_kept_where_training_makes_it_worse(toml: Callable[..., Path], kind: str) -> None:
+    watcher = Watcher()
+    sections = {**PLAIN, "loss": {"kind": kind, **LOSSES[kind]}}
+    trainer = trainer_at(toml(sections, epochs=2, patience=1, learning_rate=10.0, batch_size=256))
+    start = weights(trainer)
+    trainer.fit(watcher)
+    assert (watcher.bests, trainer.state.best_epoch) == ([0], 0)
+    assert any(not torch.equal(a, b) for a, b in zip(start, weights(trainer), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(start, watcher.kept, strict=True))
 
 
 def test_the_same_seed_gives_the_same_weights(toml: Callable[..., Path]) -> None:
