@@ -19,9 +19,17 @@ from train.paths import ROOT
 TEXTS = ("sort a list in place", "日本語 テキスト", "", "the the the the", "x" * 24)
 
 
-@pytest.fixture(params=["plain", "dssm", "features"])
+CHARACTERS: Sections = {**PLAIN, "tower": {**PLAIN["tower"], "characters": [1, 2]}}
+
+
+@pytest.fixture(params=["plain", "characters", "dssm", "features"])
 def sections(request: pytest.FixtureRequest) -> Sections:
-    kinds: dict[str, Sections] = {"plain": PLAIN, "dssm": DSSM, "features": FEATURES}
+    kinds: dict[str, Sections] = {
+        "plain": PLAIN,
+        "characters": CHARACTERS,
+        "dssm": DSSM,
+        "features": FEATURES,
+    }
     return kinds[request.param]
 
 

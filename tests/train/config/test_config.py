@@ -72,6 +72,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tower": {"dimension": 0}}, "tower.dimension: expected at least 1, got 0"),
     ({"tower": {"latent": 65}}, "tower.latent: expected 0 to dimension = 64, got 65"),
     ({"tower": {"orders": [3, 0]}}, r"tower.orders: expected lengths of 1 to 16, got \[3, 0\]"),
+    ({"tower": {"characters": [5]}}, r"tower.characters: expected lengths of 1 to 4, got \[5\]"),
     ({"tower": {"orders": [], "words": False}}, "tower.orders: expected lengths of 1 to 16, got"),
     ({"tower": {"buckets": 1}}, "tower.buckets: expected at least 2, got 1"),
     ({"tower": {"hidden": [300]}}, "tower.hidden: unknown key"),

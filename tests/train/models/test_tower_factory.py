@@ -44,6 +44,7 @@ SCHEMAS = {
 SMALL: dict[str, Any] = {"dimension": 8, "buckets": 64}
 KINDS: dict[str, TowerConfig] = {
     "bag": BagTower("bag", latent=0, item_hidden=4, **SMALL),
+    "bag by characters": BagTower("bag", latent=0, item_hidden=4, characters=(1, 2), **SMALL),
     "dssm": DssmTower("dssm", hidden=(6,), **SMALL),
     "attention": SequenceTower("sequence", **SMALL),
     "attention and latent": SequenceTower("sequence", latent=3, item_hidden=4, **SMALL),
@@ -104,7 +105,7 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
     if "id" not in SCHEMAS[schema].item and kind == "attention, cosine":
         unit[1] = 0  # an empty text and no other feature
     torch.testing.assert_close(items.norm(dim=1), unit)
-    cosine = kind in ("bag", "dssm", "attention, cosine")
+    cosine = kind in ("bag", "bag by characters", "dssm", "attention, cosine")
     expected = "cosine" if cosine else "sigmoid" if kind == "shared" else "inner_product"
     assert score_of(query).kind == expected
     (vectors @ items.T).sum().backward()
