@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from protos.lexical import ANALYZERS, Analyzer, AnalyzerName, choose_analyzer, english_share
+from protos.lexical import (
+    ANALYZERS,
+    Analyzer,
+    AnalyzerName,
+    choose_analyzer,
+    english_share,
+    unspaced_share,
+)
 from protos.toml_config import parse, to_table
 
 CHARACTERS = ANALYZERS["characters"]
@@ -110,3 +117,10 @@ def test_what_an_analyser_does_can_be_told() -> None:
         "English stems without stop words; character 1- and 2-grams of scripts without spaces"
     )
     assert str(ANALYZERS["words"]) == "words; whole runs of scripts without spaces"
+
+
+def test_the_share_of_letters_in_scripts_without_spaces() -> None:
+    assert unspaced_share(["read a file", "Größe 12"]) == 0
+    assert unspaced_share(["搜索引擎", "ใคร"]) == 1
+    assert unspaced_share(["搜索 ab", "使用ab"]) == 0.5
+    assert unspaced_share(["", "... 🐍"]) == 0

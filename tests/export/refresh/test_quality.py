@@ -13,7 +13,7 @@ from rich.console import Console
 
 from export.evaluation import per_query
 from export.evaluation.per_query import PerQuery
-from export.refresh.quality import Evaluation, NotMeasured, applies
+from export.refresh.quality import Evaluation, NotMeasured, _fits, applies
 from export.refresh.refresh import Outcome, Request, refresh
 from export.release import comparison, registry
 from export.release import promote as release
@@ -21,6 +21,7 @@ from export.release.gate import Comparison
 from export.release.gates import GATES
 from export.release.gates.quality import refreshed_without_metrics
 from protos import bundle
+from protos.features import TextFeature
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 from tests.helpers import releases
@@ -174,3 +175,12 @@ def test_metrics_of_queries_are_compared_on_those_that_both_have() -> None:
     assert first.queries.tolist() == second.queries.tolist() == [3, 5]
     assert first.metrics["m"].tolist() == pytest.approx([0.3, 0.5])
     assert second.metrics["m"].tolist() == [3, 5]
+
+
+def test_a_key_that_the_experiment_leaves_open_fits_any_served_value() -> None:
+    served = {"text": TextFeature("text", "title", 320)}
+    assert _fits({"text": TextFeature("text", "title")}, served)
+    assert _fits({"text": TextFeature("text", "title", 320)}, served)
+    assert not _fits({"text": TextFeature("text", "title", 256)}, served)
+    assert not _fits({"text": TextFeature("text", "summary")}, served)
+    assert not _fits({"body": TextFeature("text", "title")}, served)

@@ -69,7 +69,7 @@ def test_every_key_is_set_and_has_a_reason(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_set_keeps_its_value(tmp_path: Path) -> None:
-    changed = {
+    changed: dict[str, Any] = {
         "query.text": {"max_length": 33},
         "tower": {"dimension": 48, "orders": [4], "buckets": 5000, "latent": 7},
         "training": {"epochs": 2, "batch_size": 11},

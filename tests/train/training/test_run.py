@@ -278,6 +278,7 @@ def _goes_on(process: subprocess.Popen[str]) -> bool:
     return any("going on with epoch" in line for line in iter(process.stderr.readline, ""))
 
 
+@pytest.mark.exhaustive
 def test_the_smallest_toml_gives_a_run_and_a_bundle_with_every_key_set(
     stdlib: Path, store: str, tmp_path: Path, console: Console
 ) -> None:
