@@ -8,6 +8,7 @@ from rich.table import Table
 
 from train.evaluation.baselines import LABELS
 from train.evaluation.plots import metric_label
+from train.evaluation.report import JUDGED, JUDGED_METRICS
 
 METRICS = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")
 
@@ -23,6 +24,27 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
         table.add_row(metric_label(name), *(f"{metrics[prefix + name]:.4f}" for prefix in names))
     console.print(table)
     show_cold_start(metrics, console)
+    show_judged(metrics, {"": "two-tower"}, console)
+
+
+def show_judged(metrics: Mapping[str, Any], own: Mapping[str, str], console: Console) -> None:
+    """The metrics on the judged queries with their 95 % intervals, if there are any.
+
+    Args:
+        own: prefix -> label of each ranking of the model; the baselines are shown beside them.
+    """
+    if f"{JUDGED}queries" not in metrics:
+        return
+    measured = {name.removeprefix(JUDGED) for name in metrics if name.startswith(JUDGED)}
+    names = {**own, **baseline_columns(dict.fromkeys(measured))}
+    table = Table(f"judged, {int(metrics[f'{JUDGED}queries']):,} queries", *names.values(), box=None)
+    for name in JUDGED_METRICS:
+        cells = []
+        for prefix in names:
+            value, low, high = (metrics[f"{JUDGED}{prefix}{name}{end}"] for end in ("", "_low", "_high"))
+            cells.append(f"{value:.4f} ({low:.3f} to {high:.3f})")
+        table.add_row(metric_label(name), *cells)
+    console.print(table)
 
 
 def baseline_columns(metrics: Mapping[str, Any]) -> dict[str, str]:

@@ -26,9 +26,16 @@ from train.data.training_data import training_data_of
 from train.evaluation import plots
 from train.evaluation.baselines import Ranker, baselines
 from train.evaluation.metrics import mean, per_query
-from train.evaluation.report import evaluate_cold_items, evaluate_labels, evaluate_ranking
+from train.evaluation.report import (
+    JUDGED,
+    evaluate_cold_items,
+    evaluate_judged,
+    evaluate_labels,
+    evaluate_ranking,
+)
 from train.fingerprint import code_fingerprint, fingerprint
 from train.models.heads import score_of
+from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import architecture_of
 from train.paths import CACHE
 from train.training.callbacks import RunCallbacks
@@ -188,12 +195,12 @@ def _train(
         trainer.fit(callbacks)
     if process.is_main:
         mlflow.log_metrics(grouped("train", {"training_s": time.perf_counter() - begun}))
-        _finish(folder, experiment, trainer, console)
+        _finish(folder, model, trainer, console)
 
 
-def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Console) -> None:
+def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> None:
     """Evaluate the towers of the best epoch, log metrics and artifacts, and delete the checkpoints."""
-    data = trainer.data
+    data, experiment = trainer.data, model.experiment
     load_towers(folder / BEST_TOWERS, trainer.towers)
     trainer.clear_cached_vectors()
     with console.status("placing new items by their content"):
@@ -204,9 +211,10 @@ def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Con
     with console.status("test evaluation, and baselines beside it"):
         rankers = baselines(experiment, data)
         metrics = _test_metrics(trainer, rankers)
+        judged = _judged_metrics(model, trainer, rankers)
         beside = _baselines_on_validation(experiment, trainer, rankers)
     best = {"best_epoch": float(trainer.state.best_epoch)}
-    mlflow.log_metrics(grouped("test", metrics) | grouped("train", best))
+    mlflow.log_metrics(grouped("test", metrics) | grouped("train", best) | grouped("judged", judged))
     selection = experiment.training.selection
     named = {f"{name}_{selection}": value for name, value in beside.items()}
     mlflow.log_metrics(grouped("validation", named))
@@ -231,6 +239,24 @@ def _test_metrics(trainer: Trainer, rankers: Mapping[str, Ranker]) -> dict[str, 
     found |= evaluate_cold_items(data, trainer.rank)
     score = score_of(trainer.towers[0])
     return found | evaluate_labels(data, "test", trainer.inner_products, score)
+
+
+def _judged_metrics(model: Model, trainer: Trainer, rankers: Mapping[str, Ranker]) -> dict[str, float]:
+    """The metrics of the towers and of the baselines on the judged queries, without their prefix.
+
+    Args:
+        rankers: the baselines over the items as they are evaluated.
+    """
+    if trainer.data.judged is None:
+        return {}
+    data = trainer.data.as_served()
+    rank: Ranker = trainer.rank
+    if trainer.data.serves_other_texts:
+        hashing = architecture_of(model.experiment.tower).hashing()
+        items = PreparedInputs(model.schema, "item", data.items, hashing)
+        rank, rankers = trainer.ranking_over(items, data.seen), baselines(model.experiment, data)
+    found = evaluate_judged(data, rank, rankers)
+    return {name.removeprefix(JUDGED): value for name, value in found.items()}
 
 
 def _baselines_on_validation(
