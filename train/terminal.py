@@ -28,7 +28,7 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
 
 
 def show_judged(metrics: Mapping[str, Any], own: Mapping[str, str], console: Console) -> None:
-    """The metrics on the judged queries with their 95 % intervals, if there are any.
+    """A row for each ranking of the judged queries, with the 95 % intervals below, if there are any queries.
 
     Args:
         own: prefix -> label of each ranking of the model; the baselines are shown beside them.
@@ -37,14 +37,17 @@ def show_judged(metrics: Mapping[str, Any], own: Mapping[str, str], console: Con
         return
     measured = {name.removeprefix(JUDGED) for name in metrics if name.startswith(JUDGED)}
     names = {**own, **baseline_columns(dict.fromkeys(measured))}
-    table = Table(f"judged, {int(metrics[f'{JUDGED}queries']):,} queries", *names.values(), box=None)
-    for name in JUDGED_METRICS:
-        cells = []
-        for prefix in names:
-            value, low, high = (metrics[f"{JUDGED}{prefix}{name}{end}"] for end in ("", "_low", "_high"))
-            cells.append(f"{value:.4f} ({low:.3f} to {high:.3f})")
-        table.add_row(metric_label(name), *cells)
+    title = f"judged, {int(metrics[f'{JUDGED}queries']):,} queries"
+    table = Table(title, *map(metric_label, JUDGED_METRICS), box=None)
+    for prefix, label in names.items():
+        table.add_row(label, *(_with_interval(metrics, f"{JUDGED}{prefix}{name}") for name in JUDGED_METRICS))
     console.print(table)
+
+
+def _with_interval(metrics: Mapping[str, Any], name: str) -> str:
+    """A metric, and the ends of its interval on a line below."""
+    low, high = (f"{metrics[f'{name}_{end}']:.3f}".removeprefix("0") for end in ("low", "high"))
+    return f"{metrics[name]:.4f}\n{low} to {high}"
 
 
 def baseline_columns(metrics: Mapping[str, Any]) -> dict[str, str]:

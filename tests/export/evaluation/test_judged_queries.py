@@ -92,12 +92,17 @@ def shown(show: Any, result: dict[str, Any]) -> str:
 def test_the_terminal_shows_a_table_of_judged_queries(papers: Made, made: Made) -> None:
     metrics = metrics_of(papers.run)
     text = shown(show_fit, {"run_id": "1", "reused": False, "metrics": metrics})
-    line = next(line for line in text.splitlines() if f"judged, {QUESTIONS + 1} queries" in line)
-    assert line.split()[3:5] == ["two-tower", "BM25"]
-    low, value, high = (metrics[f"judged_bm25_ndcg_at_10{end}"] for end in ("_low", "", "_high"))
-    assert f"{value:.4f} ({low:.3f} to {high:.3f})" in text
+    lines = text.splitlines()
+    start = next(n for n, line in enumerate(lines) if f"judged, {QUESTIONS + 1} queries" in line)
+    assert lines[start].split()[3:] == ["nDCG@10", "recall@10", "MRR@10", "recall@100"]
+    bm25 = next(n for n in range(start, len(lines)) if lines[n].split()[0] == "BM25")
+    figures = [metrics[f"judged_bm25_{name}"] for name in JUDGED_METRICS]
+    assert lines[bm25].split()[1:] == [f"{value:.4f}" for value in figures]
+    low, high = (metrics[f"judged_bm25_ndcg_at_10_{end}"] for end in ("low", "high"))
+    assert lines[bm25 + 1].split()[:3] == [f"{low:.3f}"[1:], "to", f"{high:.3f}"[1:]]
+    assert max(map(len, lines[start:])) < 80
     quality = bundle.read(papers.folder).quality
-    assert f"{quality['judged_exact_recall_at_100']:.4f} (" in shown(show_quality, quality)
+    assert f"exact    {'':11}{quality['judged_exact_ndcg_at_10']:.4f}" in shown(show_quality, quality)
     assert f"judged: {quality['judged_verdict']}" in shown(show_quality, quality)
     assert "judged" not in shown(show_quality, bundle.read(made.folder).quality)
 
