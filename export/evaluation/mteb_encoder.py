@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from rich.console import Console
+from torch import Tensor
 
 from export.encoding import encode_all
 from export.onnx.runtimes import Encode, onnx_encoder
@@ -94,15 +96,13 @@ class BundleEncoder:
             corpus = [dict(zip(corpus, row, strict=True)) for row in zip(*corpus.values(), strict=True)]
         return self._encode("item", _records(corpus))
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> Vectors:
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Scores (B, C) of each vector (B, D) with each of the others (C, D): inner products."""
-        one, other = (np.atleast_2d(np.asarray(each, np.float32)) for each in (embeddings1, embeddings2))
-        return np.asarray(one @ other.T)
+        return _matrix(embeddings1) @ _matrix(embeddings2).T
 
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Vectors:
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Scores (B,) of each vector (B, D) with the one in the same place (B, D)."""
-        one, other = (np.atleast_2d(np.asarray(each, np.float32)) for each in (embeddings1, embeddings2))
-        return np.asarray((one * other).sum(axis=1))
+        return (_matrix(embeddings1) * _matrix(embeddings2)).sum(dim=1)
 
     @property
     def mteb_model_meta(self) -> Any:
@@ -154,6 +154,11 @@ class BundleEncoder:
             for name, spec in features.items()
         }
         return encode_all(self._encoders[side], self._inputs[side], values, self._console, "texts")
+
+
+def _matrix(vectors: Any) -> Tensor:
+    """Vectors (B, D), or one vector (D,), as a matrix."""
+    return torch.atleast_2d(torch.as_tensor(vectors, dtype=torch.float32))
 
 
 def _records(inputs: Iterable[Any]) -> list[Mapping[str, Any]]:
