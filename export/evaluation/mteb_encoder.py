@@ -111,16 +111,16 @@ class BundleEncoder:
         Raises:
             MissingStage: `mteb` is not installed.
         """
+        fields = self.description()
         try:
             from mteb.models.model_meta import ModelMeta
         except ImportError:
             try:
-                from mteb.model_meta import ModelMeta  # version 1
+                from mteb.model_meta import ModelMeta
             except ImportError:
                 raise MissingStage("the description of a model needs mteb: pip install mteb") from None
-        return ModelMeta(
-            **{name: value for name, value in self.description().items() if name in ModelMeta.model_fields}
-        )
+            fields["framework"] = []  # version 1 does not know ONNX
+        return ModelMeta(**{name: value for name, value in fields.items() if name in ModelMeta.model_fields})
 
     def description(self) -> dict[str, Any]:
         """The fields of `ModelMeta`; None where a bundle does not say."""
@@ -158,7 +158,8 @@ class BundleEncoder:
 
 def _matrix(vectors: Any) -> Tensor:
     """Vectors (B, D), or one vector (D,), as a matrix."""
-    return torch.atleast_2d(torch.as_tensor(vectors, dtype=torch.float32))
+    found = torch.as_tensor(vectors, dtype=torch.float32)
+    return found.reshape(-1, found.shape[-1])
 
 
 def _records(inputs: Iterable[Any]) -> list[Mapping[str, Any]]:

@@ -1,6 +1,5 @@
 """What `mteb` asks of an encoder, with real bundles: batches, texts, documents in; vectors, scores out."""
 
-import subprocess
 import sys
 from enum import Enum
 from pathlib import Path
@@ -18,7 +17,6 @@ from protos.features import Side
 from tests.helpers.stdlib import Made
 from tests.helpers.tiny import watched_bundle
 from train.data.training_data import training_data_of
-from train.paths import ROOT
 
 TEXTS = ["read a CSV file", "", "Zeitzonen umrechnen", "split a path " * 40]
 
@@ -43,7 +41,7 @@ def expected(made: Made, side: Side, texts: list[str], console: Console) -> np.n
 def test_queries_and_documents_go_through_their_own_towers(
     encoder: BundleEncoder, made: Made, console: Console
 ) -> None:
-    query, item = (expected(made, side, TEXTS, console) for side in ("query", "item"))  # type: ignore[arg-type]
+    query, item = (expected(made, side, TEXTS, console) for side in ("query", "item"))
     batches = [{"text": TEXTS[:3], "id": ["1", "2", "3"]}, {"text": TEXTS[3:], "id": ["4"]}]
     task = {"task_metadata": None, "hf_split": "test", "hf_subset": "default", "batch_size": 32}
     asked = encoder.encode(batches, prompt_type=PromptType.query, **task)
@@ -100,12 +98,9 @@ def test_a_bundle_of_histories_is_refused(tmp_path: Path) -> None:
         BundleEncoder(watched_bundle(tmp_path))
 
 
-def test_mteb_is_needed_for_the_description_alone() -> None:
-    code = (
-        "import sys; sys.modules['mteb'] = None; import export.evaluation.mteb_encoder as e\n"
-        "from protos.errors import MissingStage\n"
-        "try: e.BundleEncoder.mteb_model_meta.fget(None)\n"
-        "except MissingStage as error: print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "the description of a model needs mteb: pip install mteb\n", done.stderr
+def test_mteb_is_needed_for_the_description_alone(
+    encoder: BundleEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    with pytest.raises(MissingStage, match="the description of a model needs mteb: pip install mteb"):
+        _ = encoder.mteb_model_meta
