@@ -27,7 +27,7 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     dataset = _dataset(experiment, arguments)
     from train.training import run as training
     from train.training.metric_groups import metrics_of
-    from train.training.tracking import connect
+    from train.training.tracking import chosen_settings, connect, warnings_of
 
     uri = connect()
     config = arguments.config
@@ -40,6 +40,8 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
         "tracking_uri": uri,
         "split_hash": dataset.split_hash,
         "metrics": metrics_of(run),
+        "baselines": chosen_settings(run),
+        "warnings": warnings_of(run),
     }
 
 

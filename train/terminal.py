@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from train.evaluation.baselines import LABELS
@@ -14,7 +15,7 @@ METRICS = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_1
 
 
 def show_fit(result: dict[str, Any], console: Console) -> None:
-    """The test metrics of the model and of the baselines."""
+    """The test metrics of the model and of the baselines, what was chosen for these, and the warnings."""
     again = ", unchanged since it was trained" if result["reused"] else ""
     console.print(f"run {result['run_id']}{again}", highlight=False)
     metrics = result["metrics"]
@@ -23,8 +24,17 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
     for name in METRICS:
         table.add_row(metric_label(name), *(f"{metrics[prefix + name]:.4f}" for prefix in names))
     console.print(table)
+    for name, label in LABELS.items():
+        prefix = f"{name}."
+        chosen = [
+            f"{k.removeprefix(prefix)} {v}" for k, v in result["baselines"].items() if k.startswith(prefix)
+        ]
+        if chosen:
+            console.print(f"{label}: {', '.join(chosen)}", highlight=False, soft_wrap=True)
     show_cold_start(metrics, console)
     show_judged(metrics, {"": "two-tower"}, console)
+    for warning in result["warnings"]:
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
 
 
 def show_judged(metrics: Mapping[str, Any], own: Mapping[str, str], console: Console) -> None:

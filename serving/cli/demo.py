@@ -34,6 +34,8 @@ METRICS = {"recall_at_10": "recall@10", "ndcg_at_10": "nDCG@10", "mrr_at_10": "M
 BASELINES = {  # prefix of a baseline's metrics -> its name
     "exact": "exact",
     "bm25": "BM25",
+    "bm25_full": "BM25, full texts",
+    "tfidf": "character TF-IDF",
     "popularity": "popularity",
     "itemknn": "item-kNN",
     "ease": "EASE",

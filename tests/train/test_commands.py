@@ -55,13 +55,16 @@ def test_fit_prints_one_document(run: Any, made: Made) -> None:
         assert found["metrics"][name] == metrics_of(made.run)[name]
 
 
+ROWS = ("", "bm25_", "bm25_full_", "tfidf_", "start_")
+
+
 def test_fit_tells_the_figures_beside_those_of_bm25(run: Any, made: Made) -> None:
     code, output, _ = run("fit", "--config", made.config)
     assert code == 0
     assert f"run {made.run.info.run_id}, unchanged since it was trained" in output
     (line,) = (line for line in output.splitlines() if line.split()[:1] == ["recall@10"])
     metrics = metrics_of(made.run)
-    assert line.split()[1:] == [f"{metrics[prefix + 'recall_at_10']:.4f}" for prefix in ("", "bm25_")]
+    assert line.split()[1:] == [f"{metrics[prefix + 'recall_at_10']:.4f}" for prefix in ROWS]
 
 
 def test_a_configuration_that_is_not_there_is_misuse(run: Any, tmp_path: Path) -> None:

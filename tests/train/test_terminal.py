@@ -29,9 +29,10 @@ FILMS: dict[str, float] = {
 }
 
 
-def shown(metrics: dict[str, float]) -> list[str]:
+def shown(metrics: dict[str, float], **more: Any) -> list[str]:
     console = Console(file=io.StringIO(), width=150)
-    show_fit({"run_id": "abc", "reused": False, "metrics": metrics}, console)
+    result = {"run_id": "abc", "reused": False, "metrics": metrics, "baselines": {}, "warnings": []}
+    show_fit({**result, **more}, console)
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -67,6 +68,18 @@ def test_the_cold_and_the_labelled_are_told_where_there_are_any() -> None:
     ]
     del cold["log_loss"]
     assert shown(FILMS | cold)[-1].startswith("labelled pairs: AUC 0.7500; by item means")
+
+
+def test_what_was_chosen_for_a_baseline_and_the_warnings_are_told() -> None:
+    chosen = {"bm25.k1": "0.9", "bm25.b": "0.5", "ease.lambda": "200.0", "bm25_full.k1": "1.2"}
+    lines = shown(FILMS, baselines=chosen, warnings=["test holds [3] queries", "another"])
+    assert lines[2 + len(METRICS) :] == [
+        "BM25: k1 0.9, b 0.5",
+        "BM25, full texts: k1 1.2",
+        "EASE: lambda 200.0",
+        "warning: test holds [3] queries",
+        "warning: another",
+    ]
 
 
 def test_metrics_are_spelt_as_people_do() -> None:

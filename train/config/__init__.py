@@ -4,8 +4,8 @@
 
 All stages read the same file. `[data]`, `[split]`, `[query]` and `[item]` describe the data set and its
 features, `[filter]` what searches can filter by, `[judged]` queries that people have judged; `[tower]`,
-`[loss]` and `[training]` the model; `[export]`, `[precision]` and `[index]` the bundle; `[gates]` the checks
-before a promotion; `[bench]` the benchmark.
+`[loss]` and `[training]` the model; `[baselines]` what it is compared with; `[export]`, `[precision]` and
+`[index]` the bundle; `[gates]` the checks before a promotion; `[bench]` the benchmark.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from protos import names
 from protos.features import FeatureSpec, HistoryFeature, IdFeature, TextFeature
 from protos.toml_config import KindsIn, read
+from train.config.baselines import BaselinesConfig
 from train.config.bench import BenchConfig
 from train.config.data import DataConfig, SplitConfig
 from train.config.export import ExportConfig
@@ -28,6 +29,7 @@ from train.config.towers import TowerConfig
 from train.config.training import TrainingConfig
 
 __all__ = [
+    "BaselinesConfig",
     "BenchConfig",
     "DataConfig",
     "Experiment",
@@ -68,6 +70,7 @@ class Experiment:
     loss: LossConfig
     split: SplitConfig = field(default_factory=SplitConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
     judged: JudgedConfig | None = None
     export: ExportConfig = field(default_factory=ExportConfig)

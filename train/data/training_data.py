@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature
+from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, normalise
 from train.data.dataset import Dataset
 
 Rows = npt.NDArray[np.int64]
@@ -299,7 +299,27 @@ def values_of(
     return values
 
 
-def texts_of(values: Mapping[str, Sequence[Any]], features: Mapping[str, FeatureSpec]) -> list[str]:
-    """All texts of each record joined into one string, for text baselines."""
-    columns = [values[name] for name, spec in features.items() if isinstance(spec, TextFeature)]
+def texts_of(
+    values: Mapping[str, Sequence[Any]], features: Mapping[str, FeatureSpec], cut: bool = False
+) -> list[str]:
+    """All texts of each record joined into one string, for text baselines.
+
+    Args:
+        cut: leave out what a tower does not read: all beyond the `max_length` of each feature.
+    """
+    columns = [
+        [_cut(text, spec.max_length) for text in values[name]] if cut else values[name]
+        for name, spec in features.items()
+        if isinstance(spec, TextFeature)
+    ]
     return ["\n".join(parts) for parts in zip(*columns, strict=True)]
+
+
+def _cut(text: str, max_length: int) -> str:
+    """The part of a text that a tower reads: characters are counted after normalisation."""
+    if len(text) <= max_length and text.isascii():
+        return text
+    if text.isascii():
+        return text[:max_length]
+    normalised = normalise(text)
+    return text if len(normalised) <= max_length else normalised[:max_length]

@@ -1,25 +1,26 @@
 """Baselines: rankings that a model is compared with, on the same split and by the same metrics.
 
-Which of them apply follows from the data: BM25 reads texts; popularity, item-kNN and EASE read histories.
-Their hyperparameters (neighbours, lambda) are chosen on validation, as the epoch of the model is.
+Which of them apply follows from the data: BM25 and TF-IDF read texts, the others histories.
+Their hyperparameters (k1 and b, neighbours, lambda) are chosen on validation, as the epoch of the model is.
 
 To add one, add a `Baseline` to `BASELINES`; metrics, tables and plots of a run follow.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import bm25s
 import numpy as np
 import numpy.typing as npt
-import Stemmer
 
 from protos.features import TextFeature
+from protos.lexical import ANALYZERS, Analyzer, choose_analyzer
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
+from train.evaluation.bm25 import Bm25
 from train.evaluation.exact_search import mask_seen
 from train.evaluation.metrics import CUTOFFS, mean, per_query
+from train.evaluation.tfidf import CharacterTfidf, has_words
 from train.models.collaborative import ease, history_matrix, interaction_matrix, item_knn
 
 Rows = npt.NDArray[np.int64]
@@ -29,7 +30,27 @@ Ranker = Callable[[Rows], Rows]  # query rows (Q,) -> item rows (Q, K), best fir
 LARGEST_MATRIX = 20_000  # items; item-item matrices grow with the square, the time of EASE with the cube
 NEIGHBOURS = (10, 20, 50, 100, 200)
 STRENGTHS = (20.0, 50.0, 100.0, 200.0, 300.0, 400.0, 600.0, 800.0, 1200.0)
+LARGEST_TFIDF = 5_000_000  # characters of the items; TF-IDF takes time for each of them and each query
+SAMPLED_TEXTS = 2_000  # of the items, from which the analyser is chosen
+TUNED_ON = 1_000  # validation queries on which k1 and b are chosen
 _BLOCK = 512  # queries at a time
+
+
+@dataclass(frozen=True)
+class FittedBaseline:
+    """The ranking of a baseline.
+
+    Args:
+        rank: the ranking.
+        settings: what was chosen for it, by name; numbers and texts.
+    """
+
+    rank: Ranker
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, queries: Rows) -> Rows:
+        """Rank the items for some queries."""
+        return self.rank(queries)
 
 
 @dataclass(frozen=True)
@@ -46,33 +67,21 @@ class Baseline:
     name: str
     label: str
     applies: Callable[[Experiment, TrainingData], bool]
-    fit: Callable[[Experiment, TrainingData], Ranker]
+    fit: Callable[[Experiment, TrainingData], FittedBaseline]
 
 
-def baselines(experiment: Experiment, data: TrainingData) -> dict[str, Ranker]:
+def baselines(experiment: Experiment, data: TrainingData) -> dict[str, FittedBaseline]:
     """Name -> ranking, of each baseline that applies."""
     return {each.name: each.fit(experiment, data) for each in BASELINES if each.applies(experiment, data)}
 
 
-def bm25(items: Sequence[str], queries: Sequence[str], k: int) -> Rows:
-    """Okapi BM25 over English stems without stop words (the `bm25s` library's defaults for k1 and b).
+def selection_metric(experiment: Experiment) -> str:
+    """The metric that chooses the epoch and the baselines' parameters; nDCG@10 instead of AUC.
 
-    Returns:
-        (Q, k) item rows, best first; -1 where fewer items share a word with the query.
+    Baselines rank, and do not predict labels.
     """
-    k = min(k, len(items))
-    stemmer = Stemmer.Stemmer("english")
-
-    def tokens(texts: Sequence[str]) -> Any:
-        return bm25s.tokenize(list(texts), stopwords="en", stemmer=stemmer, show_progress=False)
-
-    words = tokens(items)
-    if not any(words.ids):
-        return np.full((len(queries), k), -1)
-    model = bm25s.BM25()
-    model.index(words, show_progress=False)
-    rows, scores = model.retrieve(tokens(queries), k=k, show_progress=False)
-    return np.where(scores > 0, rows, -1).astype(np.int64)
+    selection = experiment.training.selection
+    return "ndcg_at_10" if selection == "auc" else selection
 
 
 def rank_by_scores(data: TrainingData, weights: Floats) -> Ranker:
@@ -103,56 +112,126 @@ def _has_texts(experiment: Experiment, data: TrainingData) -> bool:
     return data.histories is None and has_text(experiment.query) and has_text(experiment.item)
 
 
-def _fit_bm25(experiment: Experiment, data: TrainingData) -> Ranker:
-    items = texts_of(data.items, experiment.item)
-    queries = texts_of(data.queries, experiment.query)
-    return lambda rows: bm25(items, [queries[row] for row in rows], max(CUTOFFS))
+def _has_cut_texts(experiment: Experiment, data: TrainingData) -> bool:
+    if not _has_texts(experiment, data):
+        return False
+    sides = ((data.queries, experiment.query), (data.items, experiment.item))
+    return any(texts_of(*side) != texts_of(*side, cut=True) for side in sides)
+
+
+def _fit_bm25(experiment: Experiment, data: TrainingData) -> FittedBaseline:
+    """BM25 over what the towers read."""
+    return _tuned_bm25(experiment, data, cut=True)
+
+
+def _fit_full_bm25(experiment: Experiment, data: TrainingData) -> FittedBaseline:
+    """BM25 over the whole texts."""
+    return _tuned_bm25(experiment, data, cut=False)
+
+
+def analyzer_of(experiment: Experiment, data: TrainingData) -> Analyzer:
+    """How BM25 splits texts: as the experiment says, or by a sample of the items' texts."""
+    name = experiment.baselines.analyzer
+    if name != "auto":
+        return ANALYZERS[name]
+    texts = texts_of(data.items, experiment.item)
+    drawn = np.random.default_rng(0).permutation(len(texts))[:SAMPLED_TEXTS]
+    return choose_analyzer(texts[row] for row in drawn)
+
+
+def _tuned_bm25(experiment: Experiment, data: TrainingData, cut: bool) -> FittedBaseline:
+    analyzer = analyzer_of(experiment, data)
+    queries = texts_of(data.queries, experiment.query, cut)
+
+    def over(items: Mapping[str, Sequence[Any]]) -> Bm25:
+        return Bm25(analyzer.analyze(texts_of(items, experiment.item, cut)))
+
+    def tokens(rows: Rows) -> list[list[str]]:
+        return [*analyzer.analyze(queries[row] for row in rows)]
+
+    model = over(data.items if data.chosen_with is None else data.chosen_with)
+    rows, relevant = data.parts["validation"].by_query()
+    if len(rows):
+        drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TUNED_ON])
+        wanted, metric = [relevant[n] for n in drawn], selection_metric(experiment)
+        model.tune(tokens(rows[drawn]), lambda ranked: mean(per_query(ranked, wanted))[metric])
+    k1, b = model.k1, model.b
+    if data.chosen_with is not None:
+        model = over(data.items)
+        model.set(k1, b)
+    settings = {"k1": k1, "b": b, "analyzer": str(analyzer)}
+    return FittedBaseline(lambda rows: model.rank(tokens(rows), max(CUTOFFS)), settings)
+
+
+def _has_few_words(experiment: Experiment, data: TrainingData) -> bool:
+    if not _has_texts(experiment, data):
+        return False
+    texts = texts_of(data.items, experiment.item, cut=True)
+    return sum(map(len, texts)) <= LARGEST_TFIDF and has_words(texts)
+
+
+def _fit_tfidf(experiment: Experiment, data: TrainingData) -> FittedBaseline:
+    queries = texts_of(data.queries, experiment.query, cut=True)
+    model = CharacterTfidf(texts_of(data.items, experiment.item, cut=True))
+    return FittedBaseline(lambda rows: model.rank([queries[row] for row in rows], max(CUTOFFS)))
 
 
 def _has_histories(experiment: Experiment, data: TrainingData) -> bool:
     return data.histories is not None
 
 
-def _fit_popularity(experiment: Experiment, data: TrainingData) -> Ranker:
-    return rank_by_scores(data, data.counts().astype(np.float32))
+def _fit_popularity(experiment: Experiment, data: TrainingData) -> FittedBaseline:
+    return FittedBaseline(rank_by_scores(data, data.counts().astype(np.float32)))
 
 
 def _has_small_matrix(experiment: Experiment, data: TrainingData) -> bool:
     return data.histories is not None and data.item_count <= LARGEST_MATRIX
 
 
-def _fit_item_knn(experiment: Experiment, data: TrainingData) -> Ranker:
+def _fit_item_knn(experiment: Experiment, data: TrainingData) -> FittedBaseline:
     matrix = interaction_matrix(data)
-    return _best_on_validation(experiment, data, NEIGHBOURS, lambda k: item_knn(matrix, k))
+    return _best_on_validation(experiment, data, "neighbours", NEIGHBOURS, lambda k: item_knn(matrix, k))
 
 
-def _fit_ease(experiment: Experiment, data: TrainingData) -> Ranker:
+def _fit_ease(experiment: Experiment, data: TrainingData) -> FittedBaseline:
     matrix = interaction_matrix(data)
-    return _best_on_validation(experiment, data, STRENGTHS, lambda strength: ease(matrix, strength))
+    return _best_on_validation(experiment, data, "lambda", STRENGTHS, lambda strength: ease(matrix, strength))
 
 
 def _best_on_validation(
-    experiment: Experiment, data: TrainingData, values: Sequence[Any], fit: Callable[[Any], Floats]
-) -> Ranker:
+    experiment: Experiment,
+    data: TrainingData,
+    name: str,
+    values: Sequence[Any],
+    fit: Callable[[Any], Floats],
+) -> FittedBaseline:
     """The ranking by the item-item weights of the value that is best on validation."""
-    selection = experiment.training.selection
-    metric = "ndcg_at_10" if selection == "auc" else selection  # weights rank, and do not predict labels
     queries, relevant = data.parts["validation"].by_query()
+    metric = selection_metric(experiment)
 
     def quality(value: Any) -> float:
         ranked = rank_by_scores(data, fit(value))(queries)
         return mean(per_query(ranked, relevant))[metric]
 
-    return rank_by_scores(data, fit(max(values, key=quality)))
+    best = max(values, key=quality)
+    return FittedBaseline(rank_by_scores(data, fit(best)), {name: best})
+
+
+def _selection(experiment: Experiment) -> str:
+    selection = experiment.training.selection
+    return "ndcg_at_10" if selection == "auc" else selection  # a baseline ranks, and does not predict labels
 
 
 BASELINES = (
     Baseline("bm25", "BM25", _has_texts, _fit_bm25),
+    Baseline("bm25_full", "BM25, full texts", _has_cut_texts, _fit_full_bm25),
+    Baseline("tfidf", "character TF-IDF", _has_few_words, _fit_tfidf),
     Baseline("popularity", "popularity", _has_histories, _fit_popularity),
     Baseline("itemknn", "item-kNN", _has_small_matrix, _fit_item_knn),
     Baseline("ease", "EASE", _has_small_matrix, _fit_ease),
 )
 LABELS = {
     **{each.name: each.label for each in BASELINES},
+    "start": "start",  # the towers before the first step; `train/training/run.py` measures them
     "itemmean": "item means",  # predicts labels and does not rank; `report.evaluate_labels` measures it
 }

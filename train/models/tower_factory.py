@@ -66,6 +66,11 @@ class Architecture(ABC, Generic[Config]):
         """Whether the query tower encodes all positions of a history at little more cost than the last."""
         return False
 
+    @property
+    def starts_as_model(self) -> bool:
+        """Whether the towers rank before the first step already; a run then measures the start as well."""
+        return False
+
     def initialize(
         self, towers: Towers, schema: Schema, data: TrainingData, items: PreparedInputs, seed: int
     ) -> None:

@@ -18,6 +18,7 @@ from train.training.trainer import State, Towers, Trainer
 
 RUN_STATE = "run.pt"
 BEST_TOWERS = "towers.pt"
+START_TOWERS = "start.pt"  # before the first step
 
 
 def save_towers(path: Path, towers: Towers) -> None:

@@ -72,4 +72,6 @@ def _subgroups() -> tuple[str, ...]:
     """Judged queries, other rankings, and some of the queries; of cold ones longer prefixes come first."""
     from train.evaluation.baselines import LABELS  # imports torch, which readers of metrics do not need
 
-    return ("judged", *LABELS, "exact", "cold_users", "cold_items", "cold")
+    # `bm25_full` before `bm25`
+    rankings = sorted(LABELS, key=len, reverse=True)
+    return ("judged", *rankings, "exact", "cold_users", "cold_items", "cold")

@@ -24,7 +24,7 @@ from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
-from train.evaluation.baselines import Ranker, baselines
+from train.evaluation.baselines import FittedBaseline, Ranker, baselines
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.report import (
     JUDGED,
@@ -33,17 +33,18 @@ from train.evaluation.report import (
     evaluate_labels,
     evaluate_ranking,
 )
+from train.evaluation.warnings import run_warnings
 from train.fingerprint import code_fingerprint, fingerprint
 from train.models.heads import score_of
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import architecture_of
 from train.paths import CACHE
 from train.training.callbacks import RunCallbacks
-from train.training.checkpoint import BEST_TOWERS, RUN_STATE, load_run, load_towers, save_towers
+from train.training.checkpoint import BEST_TOWERS, RUN_STATE, START_TOWERS, load_run, load_towers, save_towers
 from train.training.device import TrainingProcess, start_process
 from train.training.metric_groups import grouped
 from train.training.mlflow_dataset import as_mlflow_dataset
-from train.training.tracking import find_run, flattened, tracked_run
+from train.training.tracking import find_run, flattened, log_warnings, tracked_run
 from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, shares_windows
 from train.training.trainer import Interrupted, Trainer
 
@@ -190,6 +191,8 @@ def _train(
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
     elif process.is_main:
         _log_inputs(model, dataset)
+        if architecture_of(experiment.tower).starts_as_model:
+            save_towers(folder / START_TOWERS, trainer.towers)
     begun = time.perf_counter()
     with RunCallbacks(folder, console, process).watching() as callbacks:
         trainer.fit(callbacks)
@@ -201,6 +204,8 @@ def _train(
 def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> None:
     """Evaluate the towers of the best epoch, log metrics and artifacts, and delete the checkpoints."""
     data, experiment = trainer.data, model.experiment
+    judged = _JudgedQueries(model, trainer)
+    metrics, start = _start_metrics(folder, trainer, judged)
     load_towers(folder / BEST_TOWERS, trainer.towers)
     trainer.clear_cached_vectors()
     with console.status("placing new items by their content"):
@@ -210,29 +215,82 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
         save_towers(folder / BEST_TOWERS, trainer.towers)
     with console.status("test evaluation, and baselines beside it"):
         rankers = baselines(experiment, data)
-        metrics = _test_metrics(trainer, rankers)
-        judged = _judged_metrics(model, trainer, rankers)
+        metrics |= _test_metrics(trainer, rankers)
+        on_judged = judged.metrics(rankers, start)
         beside = _baselines_on_validation(experiment, trainer, rankers)
-    best = {"best_epoch": float(trainer.state.best_epoch)}
-    mlflow.log_metrics(grouped("test", metrics) | grouped("train", best) | grouped("judged", judged))
+    mlflow.log_params(flattened({"baselines": {name: dict(each.settings) for name, each in rankers.items()}}))
+    state = trainer.state
+    best = {"best_epoch": float(state.best_epoch)}
+    mlflow.log_metrics(grouped("test", metrics) | grouped("train", best) | grouped("judged", on_judged))
     selection = experiment.training.selection
     named = {f"{name}_{selection}": value for name, value in beside.items()}
     mlflow.log_metrics(grouped("validation", named))
+    losses = {epoch: record["loss"] for epoch, record in enumerate(state.history) if "loss" in record}
+    log_warnings(run_warnings(experiment, data, metrics, state.best_epoch, losses))
     history = plots.TrainingHistory(
-        experiment.name,
-        trainer.state.history,
-        trainer.state.losses,
-        trainer.state.pairs,
-        selection,
-        trainer.state.best_epoch,
-        beside,
+        experiment.name, state.history, state.losses, state.pairs, selection, state.best_epoch, beside
     )
     _log_outputs(folder, history, metrics)
-    (folder / RUN_STATE).unlink()
-    (folder / BEST_TOWERS).unlink()
+    for name in (RUN_STATE, BEST_TOWERS, START_TOWERS):
+        (folder / name).unlink(missing_ok=True)
 
 
-def _test_metrics(trainer: Trainer, rankers: Mapping[str, Ranker]) -> dict[str, float]:
+class _JudgedQueries:
+    """The judged queries, if there are any, answered over the items as they are served."""
+
+    def __init__(self, model: Model, trainer: Trainer) -> None:
+        self._experiment, self._trainer = model.experiment, trainer
+        self._items: PreparedInputs | None = None
+        if trainer.data.serves_other_texts:
+            hashing = architecture_of(model.experiment.tower).hashing()
+            items = trainer.data.as_served().items
+            self._items = PreparedInputs(model.schema, "item", items, hashing)
+
+    def answers(self) -> dict[str, Ranker]:
+        """`""` -> the answers of the current towers; empty without judged queries."""
+        trainer, judged = self._trainer, self._trainer.data.judged
+        if judged is None:
+            return {}
+        rank: Ranker = trainer.rank
+        if self._items is not None:
+            rank = trainer.ranking_over(self._items, trainer.data.seen)
+        found = rank(judged.query)
+        return {"": lambda _: found}
+
+    def metrics(self, rankers: Mapping[str, FittedBaseline], start: Mapping[str, Ranker]) -> dict[str, float]:
+        """Metrics of the current towers, of their start, and of the baselines, without their prefix.
+
+        Args:
+            rankers: the baselines over the items as they are evaluated.
+            start: `answers` of the towers before the first step, empty if those do not rank.
+        """
+        if self._trainer.data.judged is None:
+            return {}
+        data = self._trainer.data.as_served()
+        if data is not self._trainer.data:
+            rankers = baselines(self._experiment, data)
+        others: dict[str, Ranker] = {**rankers, **({"start": start[""]} if start else {})}
+        found = evaluate_judged(data, self.answers()[""], others)
+        return {name.removeprefix(JUDGED): value for name, value in found.items()}
+
+
+def _start_metrics(
+    folder: Path, trainer: Trainer, judged: _JudgedQueries
+) -> tuple[dict[str, float], dict[str, Ranker]]:
+    """The towers before the first step: metrics on the test part, and answers to the judged queries.
+
+    Both are empty if those towers do not rank.
+    """
+    if not (folder / START_TOWERS).is_file():
+        return {}, {}
+    load_towers(folder / START_TOWERS, trainer.towers)
+    trainer.clear_cached_vectors()
+    found = evaluate_ranking(trainer.data, "test", trainer.rank)
+    named = {f"start_{name}": value for name, value in found.items() if name != "queries"}
+    return named, judged.answers()
+
+
+def _test_metrics(trainer: Trainer, rankers: Mapping[str, FittedBaseline]) -> dict[str, float]:
     """The metrics of the towers and of the baselines on the test part, by exact search."""
     data = trainer.data
     found = evaluate_ranking(data, "test", trainer.rank, rankers)
@@ -241,26 +299,8 @@ def _test_metrics(trainer: Trainer, rankers: Mapping[str, Ranker]) -> dict[str, 
     return found | evaluate_labels(data, "test", trainer.inner_products, score)
 
 
-def _judged_metrics(model: Model, trainer: Trainer, rankers: Mapping[str, Ranker]) -> dict[str, float]:
-    """The metrics of the towers and of the baselines on the judged queries, without their prefix.
-
-    Args:
-        rankers: the baselines over the items as they are evaluated.
-    """
-    if trainer.data.judged is None:
-        return {}
-    data = trainer.data.as_served()
-    rank: Ranker = trainer.rank
-    if trainer.data.serves_other_texts:
-        hashing = architecture_of(model.experiment.tower).hashing()
-        items = PreparedInputs(model.schema, "item", data.items, hashing)
-        rank, rankers = trainer.ranking_over(items, data.seen), baselines(model.experiment, data)
-    found = evaluate_judged(data, rank, rankers)
-    return {name.removeprefix(JUDGED): value for name, value in found.items()}
-
-
 def _baselines_on_validation(
-    experiment: Experiment, trainer: Trainer, rankers: Mapping[str, Ranker]
+    experiment: Experiment, trainer: Trainer, rankers: Mapping[str, FittedBaseline]
 ) -> dict[str, float]:
     """Name -> the metric that selects the epoch, of each baseline that has it."""
     selection = experiment.training.selection

@@ -4,13 +4,14 @@ The store is SQLite under `mlruns/` unless `MLFLOW_TRACKING_URI` names another; 
 with either.
 """
 
+import json
 import logging
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from train.paths import IS_CHECKOUT, MLRUNS, ROOT
 FINGERPRINT = "twinspire.fingerprint"
 DESCRIPTION = "mlflow.note.content"  # tag of a run or an experiment; the UI shows it as Markdown
 EXPERIMENT_KIND = "mlflow.experimentKind"  # tag of an experiment: which of its views the UI opens
+WARNINGS = "twinspire.warnings"  # tag of a run: a JSON list of sentences
 MODEL_TRAINING = "custom_model_development"  # its value for training runs; the UI's default is for agents
 SQLITE = "sqlite:///"
 RUN_ID_SHOWN = 4  # characters of a run's id in its name
@@ -208,6 +210,29 @@ def tracked_run(
         raise
     finally:
         mlflow.end_run(RunStatus.to_string(status))
+
+
+def log_warnings(warnings: Sequence[str]) -> None:
+    """Keep warnings with the active run, and show them in its description."""
+    mlflow.set_tag(WARNINGS, json.dumps(warnings))
+    if warnings:
+        mlflow.set_tag(DESCRIPTION, "\n".join(["**Warnings**", "", *(f"- {each}" for each in warnings)]))
+
+
+def warnings_of(run: Run) -> list[str]:
+    """The warnings of a run; none of a run of before there were any."""
+    return [str(each) for each in json.loads(run.data.tags.get(WARNINGS, "[]"))]
+
+
+def chosen_settings(run: Run) -> dict[str, str]:
+    """What a run chose for its baselines, such as `bm25.k1`."""
+    prefix = "baselines."
+    params = run.data.params.items()
+    return {
+        name.removeprefix(prefix): value
+        for name, value in params
+        if name.count(".") > 1 and name.startswith(prefix)
+    }
 
 
 def environment() -> dict[str, str]:

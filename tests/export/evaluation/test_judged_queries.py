@@ -70,6 +70,7 @@ def test_the_run_has_the_figures_of_judged_queries_beside_those_of_titles(papers
         for metric in JUDGED_METRICS:
             assert metrics[f"judged_{name}_{metric}"] == pytest.approx(expected[metric])
             assert metrics[f"served_judged_{name}_{metric}"] == pytest.approx(expected[metric])
+    assert metrics["judged_start_ndcg_at_10"] > 0.2
 
 
 def test_the_bundle_is_measured_over_what_it_serves(papers: Made) -> None:
@@ -91,7 +92,8 @@ def shown(show: Any, result: dict[str, Any]) -> str:
 
 def test_the_terminal_shows_a_table_of_judged_queries(papers: Made, made: Made) -> None:
     metrics = metrics_of(papers.run)
-    text = shown(show_fit, {"run_id": "1", "reused": False, "metrics": metrics})
+    result = {"run_id": "1", "reused": False, "metrics": metrics, "baselines": {}, "warnings": []}
+    text = shown(show_fit, result)
     lines = text.splitlines()
     start = next(n for n, line in enumerate(lines) if f"judged, {QUESTIONS + 1} queries" in line)
     assert lines[start].split()[3:] == ["nDCG@10", "recall@10", "MRR@10", "recall@100"]

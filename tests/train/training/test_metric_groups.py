@@ -11,6 +11,7 @@ NAMES = {
     "recall_at_10": "test/recall_at_10",
     "recall_at_10_low": "test/interval/recall_at_10_low",
     "bm25_ndcg_at_10": "test/bm25/ndcg_at_10",
+    "bm25_full_ndcg_at_10": "test/bm25_full/ndcg_at_10",
     "bm25_ndcg_at_10_high": "test/bm25/interval/ndcg_at_10_high",
     "itemmean_log_loss": "test/itemmean/log_loss",
     "cold_users_hr_at_10": "test/cold_users/hr_at_10",

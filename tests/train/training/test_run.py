@@ -27,11 +27,13 @@ from tests.protos.test_features import WordIds
 from train.config import read_experiment
 from train.config.losses import InBatchSoftmax
 from train.data.dataset import Dataset
-from train.evaluation.exact_search import encode
+from train.evaluation.exact_search import encode, search
+from train.evaluation.metrics import mean, per_query
 from train.paths import ROOT
 from train.training import run as training
 from train.training.checkpoint import RUN_STATE
 from train.training.run import fit
+from train.training.tracking import chosen_settings, warnings_of
 from train.training.trained_model import ARTIFACTS, load_model
 
 
@@ -54,6 +56,30 @@ def test_a_run_holds_what_it_takes_to_judge_and_repeat_it(made: Made) -> None:
     held = {a.path for name in ("plots", ARTIFACTS, "") for a in client.list_artifacts(run.info.run_id, name)}
     assert {"plots/learning_curves.png", "plots/beside_baselines.png", "dataset.json"} <= held
     assert {f"{ARTIFACTS}/towers.pt", f"{ARTIFACTS}/description.json"} <= held
+
+
+def test_a_run_says_what_its_baselines_chose_and_what_is_weak_about_it(made: Made) -> None:
+    run = made.run
+    chosen = chosen_settings(run)
+    assert {name for name in chosen if name.startswith("bm25")} == {
+        f"{name}.{key}" for name in ("bm25", "bm25_full") for key in ("k1", "b", "analyzer")
+    }
+    assert float(chosen["bm25.k1"]) > 0
+    assert chosen["bm25.analyzer"].startswith("English stems")
+    cut, few = "texts are cut at max_length", "test holds"
+    told = warnings_of(run)
+    assert [sum(each.startswith(start) for each in told) for start in (cut, few)] == [1, 1]
+    assert all(f"- {each}" in run.data.tags["mlflow.note.content"] for each in told)
+
+
+def test_the_start_has_a_row_of_its_own(made: Made) -> None:
+    model, data, (queries, items) = started(made.config)
+    rows, relevant = data.parts["test"].by_query()
+    found = search(encode(model.towers[0], queries, rows), encode(model.towers[1], items))
+    expected = mean(per_query(found, relevant))
+    metrics = made.run.data.metrics
+    assert {name: metrics[f"test/start/{name}"] for name in expected} == pytest.approx(expected, abs=1e-9)
+    assert any(metrics[f"test/{name}"] != value for name, value in expected.items())
 
 
 def test_a_run_names_its_data_set_with_digest_columns_and_sizes(made: Made) -> None:

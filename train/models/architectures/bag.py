@@ -49,6 +49,11 @@ class BagArchitecture(Architecture[BagTower]):
         deep = Residual(config.dimension, hidden) if hidden else nn.Identity()
         return Tower(feature_encoders(schema, side, config.dimension, factories), deep, CosineHead())
 
+    @property
+    def starts_as_model(self) -> bool:
+        """Yes, as TF-IDF."""
+        return True
+
     def initialize(
         self, towers: Towers, schema: Schema, data: TrainingData, items: PreparedInputs, seed: int
     ) -> None:

@@ -1,0 +1,208 @@
+"""Texts as tokens, for lexical matching such as BM25. Items and queries need the same analyser.
+
+    analyzer = choose_analyzer(some_texts)
+    analyzer.tokens("Reads 文件 as CSV")  # ["read", "文", "文件", "件", "csv"]
+
+A token is a word where spaces part words. A script that is written without spaces, such as Chinese, would
+give one token a sentence; its runs become character 1- and 2-grams, as in Lucene's CJKAnalyzer. A text may
+mix both. An identifier gives its parts: `read_csv` and `readCSV` both are `read` and `csv`.
+"""
+
+import functools
+import re
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+AnalyzerName = Literal["words", "english", "characters"]
+ENGLISH_SHARE = 0.05  # of all words; from this share of stop words on, texts count as English
+STOP_WORDS = frozenset(  # those of Lucene's EnglishAnalyzer
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these "
+    "they this to was will with".split()
+)
+# Those that hardly any other language has: "in" is German, too, "an" and "is" are Dutch, "no" is Spanish.
+_ENGLISH_ONLY = frozenset("and are be by for not of that the their these they this to with".split())
+_UNSPACED = (  # code points, first and last: scripts whose words are not parted by spaces
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1100, 0x11FF),  # Hangul has spaces, but its words carry particles; CJKAnalyzer has 2-grams of it, too
+    (0x1780, 0x17FF),  # Khmer
+    (0x1950, 0x19DF),  # Tai Le, New Tai Lue
+    (0x1A20, 0x1AAF),  # Tai Tham
+    (0x1B00, 0x1B7F),  # Balinese
+    (0x3005, 0x3007),  # Han: iteration mark, zero
+    (0x3021, 0x3035),  # Han: numerals; Kana: repeat marks
+    (0x3038, 0x303C),
+    (0x3041, 0x318E),  # Hiragana, Katakana, Bopomofo, Hangul
+    (0x31A0, 0x31BF),  # Bopomofo
+    (0x31F0, 0x31FF),  # Katakana
+    (0x3400, 0x4DBF),  # Han
+    (0x4E00, 0x9FFF),
+    (0xA960, 0xA97F),  # Hangul
+    (0xA980, 0xA9FF),  # Javanese, Myanmar
+    (0xAA60, 0xAADF),  # Myanmar, Tai Viet
+    (0xAC00, 0xD7FF),  # Hangul
+    (0xF900, 0xFAFF),  # Han
+    (0x1AFF0, 0x1B16F),  # Kana
+    (0x20000, 0x323AF),  # Han
+)
+_ASCII_RUN = re.compile(r"\w+", re.ASCII)
+_JOINERS = (0x200C, 0x200D)  # inside words of Persian and of Indic scripts
+# The ends of an identifier's parts: underscores, and before capitals, as in `readCsv` and `CSVReader`.
+_PART_ENDS = re.compile(r"_+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+@dataclass(frozen=True)
+class Analyzer:
+    """How a text becomes tokens; `protos.toml_config.to_table` and `parse` convert it to and from JSON.
+
+    Args:
+        language: `english` replaces words by their stems (Snowball's Porter 2) and drops stop words.
+        ngrams: lengths of the character n-grams of a run in a script without spaces; empty leaves the run
+            one token. A character is a letter with the marks that follow it.
+    """
+
+    language: Literal["", "english"] = ""
+    ngrams: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self) -> None:
+        if any(not 1 <= length <= 8 for length in self.ngrams) or len({*self.ngrams}) < len(self.ngrams):
+            raise ValueError(f"ngrams: expected different numbers from 1 to 8, got {list(self.ngrams)}")
+
+    def tokens(self, text: str) -> list[str]:
+        """The tokens of one text, in order, repeated ones included."""
+        return next(self.analyze([text]))
+
+    def analyze(self, texts: Iterable[str]) -> Iterator[list[str]]:
+        """The tokens of each text, as `tokens` gives them; what occurs in several texts is analysed once."""
+        known: dict[str, list[str]] = {}
+        of_run = self._of_run()
+        for text in texts:
+            tokens: list[str] = []
+            for run in _runs_of(text):
+                found = known.get(run)
+                if found is None:
+                    found = known[run] = of_run(run)
+                tokens += found
+            yield tokens
+
+    def __str__(self) -> str:
+        words = "English stems without stop words" if self.language else "words"
+        lengths = " and ".join(f"{length}-" for length in self.ngrams)
+        runs = f"character {lengths}grams" if self.ngrams else "whole runs"
+        return f"{words}; {runs} of scripts without spaces"
+
+    def _of_run(self) -> Callable[[str], list[str]]:
+        """The function from a run of letters, marks, digits and underscores to its tokens."""
+        stem = _english_stem() if self.language else None
+
+        def of_word(word: str) -> list[str]:
+            word = _composed(word.casefold())
+            if stem is None:
+                return [word]
+            return [] if word in STOP_WORDS else [stem(word)]
+
+        def of_identifier(run: str) -> list[str]:
+            return [token for part in _PART_ENDS.split(run) if part for token in of_word(part)]
+
+        def of_run(run: str) -> list[str]:
+            if run.isascii():
+                return of_identifier(run)
+            tokens: list[str] = []
+            for word, unspaced in _parts().findall(run):
+                if unspaced:
+                    tokens += _ngrams(unspaced, self.ngrams) if self.ngrams else [unspaced]
+                else:
+                    tokens += of_identifier(word)
+            return tokens
+
+        return of_run
+
+
+ANALYZERS: dict[AnalyzerName, Analyzer] = {
+    "words": Analyzer(ngrams=()),  # for texts that a segmenter has parted by spaces
+    "english": Analyzer("english"),
+    "characters": Analyzer(),
+}
+
+
+def choose_analyzer(texts: Iterable[str]) -> Analyzer:
+    """The analyser that suits some texts: with English stems where they are English, else with words.
+
+    Texts are English if at least `ENGLISH_SHARE` of their words are stop words that hardly any other language
+    has. Other languages are not stemmed. Scripts without spaces are always split into n-grams.
+    """
+    return ANALYZERS["english" if english_share(texts) >= ENGLISH_SHARE else "characters"]
+
+
+def english_share(texts: Iterable[str]) -> float:
+    """The share of English stop words among the words of some texts; 0 if they hold none.
+
+    A run in a script without spaces counts as one word for every two characters.
+    """
+    words = english = 0.0
+    for text in texts:
+        for run in _runs_of(text):
+            for word, unspaced in [(run, "")] if run.isascii() else _parts().findall(run):
+                words += len(unspaced) / 2 if unspaced else 1
+                english += word.lower() in _ENGLISH_ONLY
+    return english / words if words else 0.0
+
+
+def _runs_of(text: str) -> list[str]:
+    """The runs of letters, marks, digits and underscores in a text."""
+    return _ASCII_RUN.findall(text) if text.isascii() else _runs().findall(_composed(text))
+
+
+def _composed(text: str) -> str:
+    return text if text.isascii() else unicodedata.normalize("NFKC", text)
+
+
+def _ngrams(run: str, lengths: Sequence[int]) -> list[str]:
+    characters = _characters().findall(run)
+    return [
+        "".join(characters[at : at + length])
+        for at in range(len(characters))
+        for length in lengths
+        if at + length <= len(characters)
+    ]
+
+
+def _english_stem() -> Callable[[str], str]:
+    import Stemmer  # a client does without it
+
+    stem: Callable[[str], str] = Stemmer.Stemmer("english").stemWord
+    return stem
+
+
+@functools.cache
+def _runs() -> re.Pattern[str]:
+    return re.compile(rf"\w[\w{_marks()}]*")
+
+
+@functools.cache
+def _parts() -> re.Pattern[str]:
+    """The parts of a run: words, and runs in scripts without spaces."""
+    marks, unspaced = _marks(), _class(_UNSPACED)
+    return re.compile(rf"((?:(?![{unspaced}])[\w{marks}])+)|([{unspaced}][{unspaced}{marks}]*)")
+
+
+@functools.cache
+def _characters() -> re.Pattern[str]:
+    return re.compile(rf".[{_marks()}]*", re.DOTALL)
+
+
+@functools.cache
+def _marks() -> str:
+    """The combining marks and joiners, for a class of a regular expression.
+
+    Python's word characters lack them, so that words of Hindi would fall apart at their vowels.
+    """
+    marks = [code for code in range(0x300, sys.maxunicode + 1) if unicodedata.category(chr(code))[0] == "M"]
+    return _class((code, code) for code in (*marks, *_JOINERS))
+
+
+def _class(ranges: Iterable[tuple[int, int]]) -> str:
+    return "".join(rf"\U{first:08x}-\U{last:08x}" for first, last in ranges)

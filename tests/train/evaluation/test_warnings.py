@@ -1,0 +1,80 @@
+"""A run says what makes its figures weaker than they look."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from tests.helpers.people import data_of_people
+from tests.train.evaluation.test_baselines import FILLER, data_of, experiment_with
+from tests.train.evaluation.test_report import pairs_of
+from train.data.training_data import TrainingData
+from train.evaluation.baselines import baselines
+from train.evaluation.report import evaluate_ranking
+from train.evaluation.warnings import run_warnings
+
+LOSSES = {1: 0.5, 2: 0.25}
+
+
+def many(queries: int = 200) -> TrainingData:
+    """As many test queries, and one of training that is another."""
+    texts = [f"query {n}" for n in range(queries)]
+    data = data_of(["an item", "another item"], [*texts, "other"], [n % 2 for n in range(queries + 1)])
+    test = pairs_of([*range(queries)], [n % 2 for n in range(queries)])
+    return replace(data, parts={**data.parts, "train": pairs_of([queries], [0]), "test": test})
+
+
+def warnings_of(data: TrainingData, best_epoch: int = 1, max_length: int = 256, **losses: float) -> list[str]:
+    experiment = experiment_with(max_length)
+    rank = baselines(experiment, data)
+    metrics = evaluate_ranking(data, "test", rank["bm25"], rank)
+    by_epoch = {int(name.removeprefix("epoch")): value for name, value in losses.items()} or LOSSES
+    return run_warnings(experiment, data, metrics, best_epoch, by_epoch)
+
+
+def test_a_run_without_a_fault_has_no_warning() -> None:
+    assert warnings_of(many()) == []
+
+
+def test_the_untrained_start_that_was_kept() -> None:
+    assert warnings_of(many(), best_epoch=0) == [
+        "no epoch of 2 was better on validation than the start: the untrained towers were kept"
+    ]
+
+
+def test_few_test_queries() -> None:
+    assert warnings_of(many(199)) == ["test holds 199 queries: differences of a few hundredths are chance"]
+
+
+def test_test_queries_that_stand_in_train() -> None:
+    data = many()
+    again = {**data.queries, "text": [*data.queries["text"][:-1], "  QUERY   7"]}
+    assert warnings_of(replace(data, queries=again)) == [
+        "1 of 200 test queries stand in train, too: the figures tell in part what was learned by heart"
+    ]
+    same = pairs_of([*range(50)], [0] * 50)
+    (told,) = warnings_of(replace(data, parts={**data.parts, "train": same}))
+    assert told.startswith("50 of 200 test queries")
+
+
+def test_cut_texts_and_what_they_cost() -> None:
+    items = [f"{FILLER}t{n}" for n in range(50)]
+    data = data_of([*items, "short"], [f"t{n % 50} {n}" for n in range(200)], [n % 50 for n in range(200)])
+    assert warnings_of(data, max_length=40) == [
+        "texts are cut at max_length: those of 98.0% of the items; "
+        "on whole texts BM25 has recall@10 1.000, on cut ones 0.000"
+    ]
+    (told,) = warnings_of(data, max_length=4)
+    assert "98.0% of the items" not in told
+    assert "100.0% of the items and of 95.0% of the queries" in told
+
+
+def test_a_loss_of_zero() -> None:
+    assert warnings_of(many(), epoch1=0.0, epoch2=0.5, epoch3=0.0) == [
+        "the loss was zero in epoch 1, 3: nothing was learned there; do the batches hold more than one item?"
+    ]
+
+
+def test_histories_have_neither_texts_nor_repeated_queries() -> None:
+    data = data_of_people([[0, 1, 2, 3]] * 300, 8)
+    metrics = evaluate_ranking(data, "test", lambda rows: np.zeros((len(rows), 1), np.int64))
+    assert run_warnings(experiment_with(), data, metrics, 1, LOSSES) == []

@@ -1,0 +1,98 @@
+"""What makes a run's figures weaker than they look, as sentences for its description and the terminal."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from protos.features import normalise
+from train.config import Experiment
+from train.data.training_data import TrainingData, texts_of
+from train.evaluation.baselines import selection_metric
+from train.evaluation.plots import metric_label
+
+FEW_QUERIES = 200  # fewer test queries give an interval of about .07 to each side
+NO_LOSS = 1e-6  # a mean loss below it leaves nothing to learn
+
+
+def run_warnings(
+    experiment: Experiment,
+    data: TrainingData,
+    metrics: Mapping[str, float],
+    best_epoch: int,
+    losses: Mapping[int, float],
+) -> list[str]:
+    """The warnings of a run, one sentence each; empty if there are none.
+
+    Args:
+        metrics: of the test part, with those of the baselines.
+        best_epoch: whose towers are kept; 0 is the start, before any step.
+        losses: epoch -> mean loss of its steps.
+    """
+    found = [
+        _untrained(best_epoch, len(losses)),
+        _no_loss(losses),
+        _few_queries(int(metrics["queries"])),
+        _known_queries(experiment, data),
+        _cut_texts(experiment, data, metrics),
+    ]
+    return [each for each in found if each]
+
+
+def _untrained(best_epoch: int, epochs: int) -> str:
+    if best_epoch or not epochs:
+        return ""
+    return f"no epoch of {epochs} was better on validation than the start: the untrained towers were kept"
+
+
+def _no_loss(losses: Mapping[int, float]) -> str:
+    without = [epoch for epoch, loss in losses.items() if abs(loss) < NO_LOSS]
+    if not without:
+        return ""
+    return (
+        f"the loss was zero in epoch {', '.join(map(str, without))}: nothing was learned there; do the "
+        "batches hold more than one item?"
+    )
+
+
+def _few_queries(count: int) -> str:
+    if count >= FEW_QUERIES:
+        return ""
+    return f"test holds {count} queries: differences of a few hundredths are chance"
+
+
+def _known_queries(experiment: Experiment, data: TrainingData) -> str:
+    """Test queries that training has seen, apart from case and spaces; histories always go on."""
+    if data.histories is not None:
+        return ""
+    # Other features of a query, such as a category, may differ: the text is what a tower learns by heart.
+    texts = [" ".join(normalise(text).split()) for text in texts_of(data.queries, experiment.query)]
+    seen = {texts[row] for row in np.unique(data.parts["train"].positive().query)}
+    tested, _ = data.parts["test"].by_query()
+    count = sum(texts[row] in seen for row in tested)
+    if not count:
+        return ""
+    return (
+        f"{count:,} of {len(tested):,} test queries stand in train, too: the figures tell in part what was "
+        "learned by heart"
+    )
+
+
+def _cut_texts(experiment: Experiment, data: TrainingData, metrics: Mapping[str, float]) -> str:
+    """Texts of which the towers read a part only, and what the rest is worth to BM25."""
+    if data.histories is not None:
+        return ""
+    shares = []
+    sides = {"items": (data.items, experiment.item), "queries": (data.queries, experiment.query)}
+    for side, (values, features) in sides.items():
+        whole, read = texts_of(values, features), texts_of(values, features, cut=True)
+        cut = sum(a != b for a, b in zip(whole, read, strict=True))
+        if cut:
+            shares.append(f"{cut / len(whole):.1%} of the {side}")
+    if not shares:
+        return ""
+    text = f"texts are cut at max_length: those of {' and of '.join(shares)}"
+    metric = selection_metric(experiment)
+    if f"bm25_full_{metric}" not in metrics:
+        return text
+    full, read_only = metrics[f"bm25_full_{metric}"], metrics[f"bm25_{metric}"]
+    return f"{text}; on whole texts BM25 has {metric_label(metric)} {full:.3f}, on cut ones {read_only:.3f}"
