@@ -77,6 +77,7 @@ def test_history_imports_mlflow_and_nothing_else_that_takes_long(store: str) -> 
     assert imported("export", "history") <= MLFLOW
 
 
+@pytest.mark.exhaustive
 def test_rollback_and_register_are_as_quick_to_import_as_history() -> None:
     code = (
         "import sys, export.release.commands as found; print([*sys.modules], found.rollback, found.register)"

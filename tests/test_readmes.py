@@ -5,10 +5,12 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +74,7 @@ def context(block: Block) -> bool:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout in which `make demo` has run."""
+    """A copy of the checkout in which `make demo` has run twice; the second made nothing anew."""
     folder = tmp_path_factory.mktemp("checkout")
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -86,7 +88,17 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name := named(block):
             (folder / name).write_text(block.text)
     run(folder, "git init -q . && make demo", 0)
+    made = counts(folder)
+    run(folder, "make demo", 0)
+    assert counts(folder) == made
     return folder
+
+
+def counts(checkout: Path) -> tuple[int, ...]:
+    """The numbers of runs, of registered versions, and of bundles."""
+    with closing(sqlite3.connect(checkout / "mlruns" / "mlflow.db")) as store:
+        tables = [store.execute(f"SELECT count(*) FROM {name}") for name in ("runs", "model_versions")]
+        return *(each.fetchone()[0] for each in tables), len([*(checkout / ".cache" / "bundles").iterdir()])
 
 
 def named(block: Block) -> str:

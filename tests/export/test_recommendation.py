@@ -92,6 +92,7 @@ def test_the_registry_gives_the_same_answers(
     assert {hit["id"] for hit in full} & {*HISTORY}
 
 
+@pytest.mark.exhaustive
 def test_new_items_are_placed_by_content_and_served(films: Path, empty_store: Path, tmp_path: Path) -> None:
     made = make_of(write_toml(films, tmp_path / "a.toml", "cold", COLD), empty_store, tmp_path)
     manifest = bundle.read(made.folder)
@@ -115,6 +116,7 @@ def test_new_items_are_placed_by_content_and_served(films: Path, empty_store: Pa
     assert not {hit.id for hit in unknown.hits} & {first, *HISTORY}
 
 
+@pytest.mark.exhaustive
 def test_text_and_history_work_together_and_alone(films: Path, empty_store: Path, tmp_path: Path) -> None:
     made = make_of(write_toml(films, tmp_path / "a.toml", "asked", ASKED), empty_store, tmp_path)
     manifest = bundle.read(made.folder)

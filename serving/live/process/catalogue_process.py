@@ -38,6 +38,8 @@ SHORT_SECONDS = 0.005  # the same while replies wait for what another thread or 
 REPLY_WAIT_SECONDS = 20.0  # for which a reply waits for that; the reasons of failed items are missing then
 MOST_BYTES = 64 << 20  # of the writes of all workers that wait, and of the reads
 GROUP_ITEMS = 4096  # items of one transaction, if no request has more
+GATHER_SECONDS = 0.004  # for which a transaction waits for more writes, where several clients write at once
+CROWDED_SECONDS = 0.1  # for which that holds after a write that had to wait for another one
 COUNT_SECONDS = 1.0  # between two counts of the items, at least
 COUNT_REST = 50  # times as long as a count takes, until the next
 LONGEST_ERROR = 500  # characters of an error in shared memory
@@ -91,6 +93,7 @@ class CatalogueProcess:
         self._rolled_back: StoreRolledBack | None = None  # found by the reader, for `step`
         self._counts = (0, 0)
         self._commits = self._writes_done = 0
+        self._crowded_until = 0.0
         self._commit_seconds = 0.0
 
     def run(self, handle: WorkerHandle) -> None:
@@ -148,12 +151,25 @@ class CatalogueProcess:
     # Writes.
 
     def _group(self, seconds: float) -> list[PendingRequest]:
-        """The writes that wait, as many as one transaction should have."""
-        asked = self._writes.take(seconds)
+        """The writes that wait, as many as one transaction should have.
+
+        Where several clients write at once, others are waited for, because a transaction and a run of the
+        item tower take about as long for two items as for one. A client that writes alone never waits.
+        """
+        asked = self._writes.take(0)
+        if asked is not None:  # it came while other writes were carried out
+            self._crowded_until = time.monotonic() + CROWDED_SECONDS
+        else:
+            asked = self._writes.take(seconds)
         if asked is None:
             return []
         group, size = [asked], asked.frame.value
-        while size < GROUP_ITEMS and (asked := self._writes.take(0, GROUP_ITEMS - size)) is not None:
+        now = time.monotonic()
+        until = now + GATHER_SECONDS if now < self._crowded_until else now
+        while size < GROUP_ITEMS:
+            asked = self._writes.take(max(0.0, until - time.monotonic()), GROUP_ITEMS - size)
+            if asked is None:
+                break
             group.append(asked)
             size += asked.frame.value
         return group

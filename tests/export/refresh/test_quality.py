@@ -90,6 +90,7 @@ def test_queries_that_ask_for_a_deleted_item_are_left_out_and_all_gates_hold(
     assert lost not in ids and kept in ids
 
 
+@pytest.mark.exhaustive
 def test_an_item_that_was_written_is_evaluated_by_its_new_text(
     released: Made, tmp_path: Path, console: Console
 ) -> None:
@@ -110,6 +111,7 @@ def test_an_item_that_was_written_is_evaluated_by_its_new_text(
     assert (own.metrics["recall_at_10"][others] == before.metrics["recall_at_10"][others]).mean() > 0.95
 
 
+@pytest.mark.exhaustive
 def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alone(
     released: Made, tmp_path: Path, console: Console
 ) -> None:

@@ -116,6 +116,7 @@ def test_what_is_accepted_moves_and_its_run_holds_record_report_and_figures(prom
     assert lock.holder(NAME) == ""
 
 
+@pytest.mark.exhaustive
 def test_both_bundles_are_fetched_from_the_registry(promote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     promote(1)
     monkeypatch.setattr(release, "fetch", registry.fetch)
@@ -163,6 +164,7 @@ def test_force_moves_in_spite_of_gates_and_says_so(promote: Any) -> None:
     assert promote(2, force=True, reason="not needed").record.action == "promote"  # all gates hold
 
 
+@pytest.mark.exhaustive
 def test_a_champion_that_cannot_be_had_yields_to_force_alone(
     promote: Any, fetched: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

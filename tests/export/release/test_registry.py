@@ -86,6 +86,7 @@ def test_a_version_carries_the_card_of_what_was_exported(own: Made) -> None:
     assert figures_beside(version)["served/recall_at_10"] == manifest.quality["recall_at_10"]
 
 
+@pytest.mark.exhaustive
 def test_a_version_is_fetched_whole_or_not_at_all(own: Made) -> None:
     version, _ = registry.register(own.folder)
     folder, manifest = registry.fetch("stdlib", str(version.version))

@@ -183,6 +183,7 @@ def test_a_table_that_is_not_there_and_arguments_that_contradict(
     assert run(service, "delete", "x", "--file", "y.csv").returncode == 2
 
 
+@pytest.mark.exhaustive
 def test_an_upload_that_is_interrupted_goes_on_where_it_stopped(
     service: CatalogueService, tmp_path: Path
 ) -> None:
@@ -361,6 +362,7 @@ def test_expected_sequences_of_items_that_are_not_deleted_are_refused(service: C
         client.delete(["a"], expected={"a": 0, "b": 3})
 
 
+@pytest.mark.exhaustive
 def test_an_upload_waits_for_a_service_that_is_started_again(plain: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.jsonl"
     rows = [{"id": f"W{n}", "text": f"kelimo {n}"} for n in range(2000)]

@@ -266,6 +266,7 @@ def test_bounds_are_told_and_kept(plain: Path, url: str, tmp_path: Path) -> None
         assert client.info().state["catalogue"]["bounds"] == bounds
 
 
+@pytest.mark.exhaustive
 def test_a_second_service_sees_what_the_first_writes_and_the_other_way_round(
     plain: Path, url: str, tmp_path: Path
 ) -> None:

@@ -114,6 +114,7 @@ def test_it_can_be_stopped_at_any_moment_under_load(retriever: Retriever) -> Non
                 pass
 
 
+@pytest.mark.exhaustive
 def test_fifty_servers_leave_nothing_behind(retriever: Retriever) -> None:
     packed, process = PackedCatalogue(retriever.catalogue), psutil.Process()
 

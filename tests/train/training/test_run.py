@@ -180,6 +180,7 @@ def interrupt_in_an_epoch(process: subprocess.Popen[str], folder: Path) -> None:
     process.send_signal(signal.SIGINT)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(400)  # three trainings
 def test_an_interrupted_run_goes_on_to_the_same_result(
     stdlib: Path, empty_store: Path, tmp_path: Path

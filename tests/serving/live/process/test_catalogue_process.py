@@ -255,6 +255,36 @@ def test_writes_whose_caller_has_given_up_are_dropped(plain: Path, tmp_path: Pat
         assert dropped.replies.empty()
 
 
+def test_writes_of_several_clients_share_a_transaction_and_one_alone_does_not_wait(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "GATHER_SECONDS", 1000.0)  # so that a group ends when it is full
+    monkeypatch.setattr(processes, "CROWDED_SECONDS", 1000.0)
+    monkeypatch.setattr(processes, "GROUP_ITEMS", 3)
+    with running(plain, tmp_path) as process:
+        for n in range(3):
+            process.write(f"alone-{n}")
+        assert process.process._commits == 3
+        is_taken, commit = threading.Event(), process.process._commit
+
+        def wait(*given: Any) -> Any:
+            is_taken.set()
+            return commit(*given)
+
+        monkeypatch.setattr(process.process, "_commit", wait)
+        with closing(sqlite3.connect(tmp_path / "items.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            first = process.send("a")
+            assert is_taken.wait(20)
+            waiting = [process.send("b")]
+            wait_until(lambda: process.process._writes._bytes > 0)
+            other.execute("COMMIT")
+        assert first.written.sequence == 4
+        waiting += [process.send("c"), process.send("d")]
+        assert [each.written.sequence for each in waiting] == [5, 6, 7]
+        assert process.process._commits == 5
+
+
 def test_the_writes_that_wait_are_bounded(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ QUERIES = st.tuples(
 )
 
 
+@pytest.mark.exhaustive
 @given(turns=st.lists(st.tuples(WRITES, st.lists(QUERIES, min_size=1, max_size=4)), min_size=1, max_size=3))
 @settings(max_examples=80, deadline=None)
 def test_any_filter_holds_of_any_items(
