@@ -103,8 +103,8 @@ bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch,
 scale: setup ## what one machine holds: SIZES=10000,100000,1000000 VECTORS=10000000; writes export/SCALE.md
 	@$(call run,export scale,$(if $(SIZES),--sizes $(SIZES)) $(if $(VECTORS),--vectors $(VECTORS)))
 
-evaluate: setup ## quality of the newest bundle, or of BUNDLE, on the test split, BM25 beside it
-	@$(call run,export evaluate,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
+evaluate: setup ## quality of the newest bundle, or of BUNDLE, on test split and judged queries; RUNS=folder writes TREC run files
+	@$(call run,export evaluate,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(RUNS),--runs "$(RUNS)"))
 
 register: setup ## the newest bundle, or BUNDLE, into the model registry as challenger
 	@$(call run,export register,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))

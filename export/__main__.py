@@ -48,7 +48,7 @@ COMMANDS = {
         "export.benchmark.report:show",
     ),
     "evaluate": Command(
-        "Measure the quality of a bundle on the test split again, with its towers and index parameters.",
+        "Measure a bundle on test split and judged queries again; --runs also writes TREC run files.",
         "export.commands:evaluate",
         "export.terminal:show_quality",
     ),

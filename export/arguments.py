@@ -22,6 +22,10 @@ def add_options(name: str, command: ArgumentParser) -> None:
     if name == "encode":
         add("--items", type=Path, required=True, help="table of items: Parquet, CSV, TSV or JSONL")
         add("--output", type=npy_path, required=True, help="the .npy file to write")
+    if name == "evaluate":
+        add(
+            "--runs", type=Path, metavar="FOLDER", help="also write TREC run files and qrels into this folder"
+        )
     if name == "promote":
         add("--force", action="store_true", help="promote even if gates fail; requires --reason")
     if name in ("refresh", "catalogue"):

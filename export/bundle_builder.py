@@ -132,12 +132,13 @@ class _BundleBuilder:
             save(figure, folder / bundle.REPORTS / f"{name}.png")
         evaluated, catalogue = self._vectors(towers)
         write_vectors(folder, catalogue, towers.vectors.precision, self.has_padding_dim)
-        parameters = self._index(towers.served["query"], catalogue, folder)
-        self._quality(towers.served["query"], evaluated, parameters, folder)
+        index = self._index(towers.served["query"], catalogue, folder)
+        self._quality(towers.served["query"], evaluated, index.parameters, folder)
+        self._judged(towers.served["query"], catalogue, index)
         self._items().write(folder)
         self.model.schema.copy_files(folder)
         write_reports(self.reports, folder)
-        return self._manifest(towers, catalogue, parameters)
+        return self._manifest(towers, catalogue, index.parameters)
 
     def _vectors(self, towers: ExportedTowers) -> tuple[Any, Any]:
         """Item vectors (N, D) for evaluation and for serving, with the rounding of the stored precision."""
@@ -161,7 +162,7 @@ class _BundleBuilder:
         title = f"{part} queries"
         return quality.encode_queries(query.onnx, query.inputs, self.data, rows, self.console, title)
 
-    def _index(self, query: ServedTower, catalogue: Any, folder: Path) -> bundle.IndexParameters:
+    def _index(self, query: ServedTower, catalogue: Any, folder: Path) -> ann.SearchIndex:
         config = self.experiment.index
         kind = ann.index_kind(config.kind)
         tuned = kind.tune(catalogue, self._queries(query, "validation"), config, self.score, self.console)
@@ -171,7 +172,7 @@ class _BundleBuilder:
         served_text = {"searched_text": self.dataset.report["served_text"]}
         self.reports["index"] = {f"ann_recall_at_{config.k}": recall, **tuned.report, **served_text}
         save(tuned.figure, folder / bundle.REPORTS / "index.png")
-        return tuned.index.parameters
+        return tuned.index
 
     def _quality(
         self, query: ServedTower, evaluated: Any, parameters: bundle.IndexParameters, folder: Path
@@ -179,10 +180,22 @@ class _BundleBuilder:
         with self.console.status("quality on the test split, baselines beside it"):
             index = ann.rebuild(evaluated, parameters, self.score, self.experiment.index.threads)
             model = quality.ServedModel(query.onnx, query.inputs, evaluated, index)
-            answers = quality.ranked(self.data, model, self.console)
+            rows, _ = self.data.parts["test"].by_query()
+            answers = quality.rankings(self.experiment, self.data, model, rows, self.console)
             metrics = quality.evaluate(self.experiment, self.data, model, self.score, self.console, answers)
-        per_query.save(per_query.measure(self.data, answers), folder)
+        per_query.save(per_query.measure(self.data, answers[""]), folder)
         self.reports["quality"] = metrics | {"evaluated_text": self.dataset.report["evaluated_text"]}
+
+    def _judged(self, query: ServedTower, catalogue: Any, index: ann.SearchIndex) -> None:
+        """Add the quality on the judged queries, over the catalogue and by the index that will be served."""
+        if self.data.judged is None:
+            return
+        with self.console.status("quality on the judged queries, baselines beside it"):
+            model = quality.ServedModel(query.onnx, query.inputs, catalogue, index)
+            data = self.data.as_served()
+            rows = self.data.judged.query
+            answers = quality.rankings(self.experiment, data, model, rows, self.console)
+        self.reports["quality"] |= quality.evaluate_judged_queries(data, answers)
 
     def _items(self) -> ItemColumns:
         """All items, in the order of the vectors."""

@@ -4,7 +4,8 @@ Each takes its arguments and returns one JSON document. `__main__.py` says where
 """
 
 from argparse import Namespace
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from export import ann
 from export.bundle_builder import build_bundle
 from export.bundles import find_bundle
 from export.encoding import encode_all
-from export.evaluation import quality
+from export.evaluation import quality, trec
 from export.onnx.runtimes import onnx_encoder
 from export.release import promote as release
 from export.release import registry
-from protos import bundle
+from protos import bundle, names
 from protos.bundle import TOWERS
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, MissingStage
@@ -45,24 +46,67 @@ def make_bundle(arguments: Namespace) -> dict[str, Any]:
 
 
 def evaluate(arguments: Namespace) -> dict[str, Any]:
-    """Measure the quality of a bundle on the test split again, with its towers and index parameters."""
+    """Measure a bundle on test split and judged queries again, with its towers and index parameters.
+
+    With `--runs`, the rankings are also written as TREC run files.
+    """
     connect()
     experiment = read_experiment(arguments.config)
+    if arguments.runs is not None:
+        trec.check_output(arguments.runs)  # before minutes of work
     folder, manifest = find_bundle(experiment, arguments.bundle)
     dataset = _dataset(experiment, arguments)
     if dataset.split_hash != manifest.split_hash:
         raise MissingStage(f"{folder}: was made on another split; `make export` makes a new one")
     experiment = experiment.with_features(manifest.schema)
     data = training_data_of(dataset, experiment.query, experiment.item)
-    encoders = {side: onnx_encoder(folder / TOWERS[side], threads=0) for side in SIDES}
-    inputs = {side: manifest.schema.side(side) for side in SIDES}
-    encoded = encode_all(encoders["item"], inputs["item"], data.items, PROGRESS, "items")
-    items = rounded_vectors(encoded, manifest.precision.vectors, manifest.score.has_padding_dim)
+    evaluation = _Evaluation(experiment, folder, manifest)
+    model = evaluation.model(data.items)
+    queries, _ = data.parts["test"].by_query()
     with PROGRESS.status("search"):
-        index = ann.rebuild(items, manifest.index, manifest.score, experiment.index.threads)
-        model = quality.ServedModel(encoders["query"], inputs["query"], items, index)
-        metrics = quality.evaluate(experiment, data, model, manifest.score, PROGRESS)
-    return metrics | {"bundle": str(folder)}
+        answers = quality.rankings(experiment, data, model, queries, PROGRESS)
+        metrics = quality.evaluate(experiment, data, model, manifest.score, PROGRESS, answers)
+    topics = [trec.split_topics(data, answers)]
+    if data.judged is not None:
+        served = data.as_served()
+        model = evaluation.model(served.items) if data.serves_other_texts else model
+        with PROGRESS.status("search, judged queries"):
+            answers = quality.rankings(experiment, served, model, data.judged.query, PROGRESS)
+            metrics |= quality.evaluate_judged_queries(served, answers)
+        topics.append(trec.judged_topics(served, answers))
+    written = {}
+    if arguments.runs is not None:
+        trec.write_runs(
+            arguments.runs, topics, f"{experiment.name}-{manifest.bundle_version[: names.DIGITS]}"
+        )
+        written = {"runs": str(arguments.runs)}
+    return metrics | {"bundle": str(folder), **written}
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """A bundle that is evaluated.
+
+    Args:
+        experiment: whose settings hold.
+        folder: of the bundle.
+        manifest: of the bundle.
+    """
+
+    experiment: Experiment
+    folder: Path
+    manifest: bundle.Manifest
+
+    def model(self, values: Mapping[str, Sequence[Any]]) -> quality.ServedModel:
+        """The model over some values of the items, with an index of the bundle's parameters."""
+        manifest = self.manifest
+        encoders = {side: onnx_encoder(self.folder / TOWERS[side], threads=0) for side in SIDES}
+        inputs = {side: manifest.schema.side(side) for side in SIDES}
+        encoded = encode_all(encoders["item"], inputs["item"], values, PROGRESS, "items")
+        items = rounded_vectors(encoded, manifest.precision.vectors, manifest.score.has_padding_dim)
+        with PROGRESS.status("index"):
+            index = ann.rebuild(items, manifest.index, manifest.score, self.experiment.index.threads)
+        return quality.ServedModel(encoders["query"], inputs["query"], items, index)
 
 
 def promote(arguments: Namespace) -> dict[str, Any]:

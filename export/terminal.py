@@ -59,7 +59,7 @@ def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]
 def show_quality(metrics: dict[str, Any], console: Console) -> None:
     """Print the quality of the served pipeline beside exact search and the baselines."""
     from train.evaluation.plots import metric_label
-    from train.terminal import METRICS, baseline_columns, show_cold_start
+    from train.terminal import METRICS, baseline_columns, show_cold_start, show_judged
 
     names = {"": "served", "exact_": "exact", **baseline_columns(metrics)}
     table = Table(f"test, {int(metrics['queries']):,} queries", *names.values(), box=None)
@@ -68,6 +68,13 @@ def show_quality(metrics: dict[str, Any], console: Console) -> None:
     console.print(table)
     show_cold_start(metrics, console)
     console.print(metrics["verdict"], highlight=False)
+    show_judged(metrics, {"": "served", "exact_": "exact"}, console)
+    if "judged_verdict" in metrics:
+        console.print(f"judged: {metrics['judged_verdict']}", highlight=False)
+    if "runs" in metrics:
+        console.print(
+            f"TREC run files and qrels: {metrics['runs']}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def show_latency(report: dict[str, Any], console: Console) -> None:

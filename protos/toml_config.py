@@ -14,7 +14,7 @@ import dataclasses
 import importlib
 import pkgutil
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -66,8 +66,13 @@ class KindsIn:
         raise TypeError(f'{module.__name__}: expected a dataclass with a field kind: Literal["{kind}"]')
 
 
-def read(path: Path, schema: type[T]) -> T:
+def read(
+    path: Path, schema: type[T], complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+) -> T:
     """Read the TOML file at `path` into an instance of the dataclass `schema`.
+
+    Args:
+        complete: adds to the parsed table what the file may leave out.
 
     Raises:
         ConfigError: the file is missing, is no regular file, is not TOML, or does not fit the schema.
@@ -84,7 +89,7 @@ def read(path: Path, schema: type[T]) -> T:
     except ValueError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     try:
-        parsed: T = parse(table, schema)
+        parsed: T = parse(complete(table) if complete else table, schema)
         return parsed
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None

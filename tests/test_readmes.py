@@ -101,6 +101,11 @@ def counts(checkout: Path) -> tuple[int, ...]:
         return *(each.fetchone()[0] for each in tables), len([*(checkout / ".cache" / "bundles").iterdir()])
 
 
+def is_whole(block: Block) -> bool:
+    """Whether a block is a whole experiment."""
+    return "[data]" in block.text or "data.kind" in block.text
+
+
 def named(block: Block) -> str:
     """The file that a block is, by the comment in its first line; empty if it is none."""
     found = re.match(r"# ([\w-]+\.(?:py|toml))\n", block.text)
@@ -196,7 +201,7 @@ def test_the_python_of_histories_and_context_runs(
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
-@pytest.mark.parametrize("block", [each for each in blocks("toml") if "[data]" in each.text], ids=str)
+@pytest.mark.parametrize("block", [each for each in blocks("toml") if is_whole(each)], ids=str)
 def test_the_experiments_can_be_read(block: Block, tmp_path: Path) -> None:
     (tmp_path / "shop.toml").write_text(block.text)
     (tmp_path / "items.csv").write_text("item_id,title,price\n1,red shoes,10\n2,blue hat,5.5\n")

@@ -58,6 +58,13 @@ def show_data(report: dict[str, Any], console: Console) -> None:
     users = f"{report['users']:,} users; " if report.get("users") else ""
     summary = f"{report['name']}: {report['items']:,} items; {users}pairs: {parts}"
     console.print(summary, highlight=False, soft_wrap=True)
+    if "judged" in report:
+        judged = report["judged"]
+        grades = ", ".join(f"{score}: {count:,}" for score, count in judged["judgements"].items())
+        known = judged["queries_in_training"]
+        text = f"judged: {judged['queries']:,} queries; relevant documents by score {grades}"
+        text += f"; {known:,} queries also stand in training" if known else ""
+        console.print(text, highlight=False, soft_wrap=True)
     table = Table("dropped or changed", "rows", box=None)
     table.columns[1].justify = "right"
     for reason, count in {**report["dropped"], **report.get("changed", {})}.items():

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from train.evaluation.baselines import LABELS
 from train.evaluation.plots import metric_label
+from train.evaluation.report import JUDGED, JUDGED_METRICS
 
 METRICS = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")
 
@@ -31,8 +32,32 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
         if chosen:
             console.print(f"{label}: {', '.join(chosen)}", highlight=False, soft_wrap=True)
     show_cold_start(metrics, console)
+    show_judged(metrics, {"": "two-tower"}, console)
     for warning in result["warnings"]:
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
+
+
+def show_judged(metrics: Mapping[str, Any], own: Mapping[str, str], console: Console) -> None:
+    """A row for each ranking of the judged queries, with the 95 % intervals below, if there are any queries.
+
+    Args:
+        own: prefix -> label of each ranking of the model; the baselines are shown beside them.
+    """
+    if f"{JUDGED}queries" not in metrics:
+        return
+    measured = {name.removeprefix(JUDGED) for name in metrics if name.startswith(JUDGED)}
+    names = {**own, **baseline_columns(dict.fromkeys(measured))}
+    title = f"judged, {int(metrics[f'{JUDGED}queries']):,} queries"
+    table = Table(title, *map(metric_label, JUDGED_METRICS), box=None)
+    for prefix, label in names.items():
+        table.add_row(label, *(_with_interval(metrics, f"{JUDGED}{prefix}{name}") for name in JUDGED_METRICS))
+    console.print(table)
+
+
+def _with_interval(metrics: Mapping[str, Any], name: str) -> str:
+    """A metric, and the ends of its interval on a line below."""
+    low, high = (f"{metrics[f'{name}_{end}']:.3f}".removeprefix("0") for end in ("low", "high"))
+    return f"{metrics[name]:.4f}\n{low} to {high}"
 
 
 def baseline_columns(metrics: Mapping[str, Any]) -> dict[str, str]:

@@ -1,10 +1,10 @@
-"""Quality as served: the test split through the ONNX towers and the index.
+"""Quality as served: the test split, and the judged queries, through the ONNX towers and the index.
 
 Exact search over the same vectors shows what the index loses, and the baselines on the same split show what
 the model gains.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,19 @@ from train.data.training_data import Pairs, TrainingData
 from train.evaluation.baselines import LABELS, baselines
 from train.evaluation.metrics import CUTOFFS, mean, per_query
 from train.evaluation.plots import metric_label
-from train.evaluation.report import evaluate_cold_items, evaluate_labels, evaluate_ranking
+from train.evaluation.report import (
+    JUDGED,
+    evaluate_cold_items,
+    evaluate_judged,
+    evaluate_labels,
+    evaluate_ranking,
+)
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 K = max(CUTOFFS)
 FIRST = 10  # items in a typical request
+EXACT = "exact"  # search over the vectors of the bundle, without its index
 
 
 @dataclass(frozen=True)
@@ -61,45 +68,85 @@ def ranked(data: TrainingData, model: ServedModel, console: Console) -> Rows:
     return _served(data, model, rows, console)
 
 
+def rankings(
+    experiment: Experiment, data: TrainingData, model: ServedModel, rows: Rows, console: Console
+) -> dict[str, Rows]:
+    """What the service, exact search and the baselines answer to some queries: (Q, K) item rows, best first.
+
+    Args:
+        rows: of the queries.
+
+    Returns:
+        `""` -> as served, `exact` -> exact search over the same vectors, name -> of each baseline.
+    """
+    vectors = encode_queries(model.query, model.inputs, data, rows, console, "queries")
+    others = {name: rank(rows) for name, rank in baselines(experiment, data).items()}
+    exact = ann.exact(vectors, model.items, K, data.seen(rows))
+    return {"": _search(data, model, vectors, rows), EXACT: exact, **others}
+
+
 def evaluate(
     experiment: Experiment,
     data: TrainingData,
     model: ServedModel,
     score: Score,
     console: Console,
-    answers: Rows | None = None,
+    answers: Mapping[str, Rows] | None = None,
 ) -> dict[str, Any]:
     """Metrics of the served pipeline on the test split.
 
     Metrics of exact search have the prefix `exact_`, those of a baseline its name.
 
     Args:
-        answers: the result of `ranked` for this model, if known.
+        answers: the result of `rankings` for the test queries, if known.
     """
 
-    def vectors(rows: Rows) -> Vectors:
-        return encode_queries(model.query, model.inputs, data, rows, console, "queries")
-
     def served(rows: Rows) -> Rows:
-        if answers is not None and np.array_equal(rows, queries):
-            return answers
         return _served(data, model, rows, console)
 
     def products(pairs: Pairs) -> Vectors:
         distinct, query = np.unique(pairs.query, return_inverse=True)
-        return np.asarray((vectors(distinct)[query] * model.items[pairs.item]).sum(axis=1))
+        vectors = encode_queries(model.query, model.inputs, data, distinct, console, "queries")
+        return np.asarray((vectors[query] * model.items[pairs.item]).sum(axis=1))
 
     queries, relevant = data.parts["test"].by_query()
-    searched = ann.exact(vectors(queries), model.items, K, data.seen(queries))
-    metrics: dict[str, Any] = dict(evaluate_ranking(data, "test", served, baselines(experiment, data)))
-    metrics |= {f"exact_{k}": v for k, v in mean(per_query(searched, relevant)).items()}
+    known = dict(answers or rankings(experiment, data, model, queries, console))
+    exact = known.pop(EXACT)
+    own = known.pop("")
+    others = {name: _as_known(rows) for name, rows in known.items()}
+    metrics: dict[str, Any] = dict(evaluate_ranking(data, "test", _as_known(own), others))
+    metrics |= {f"{EXACT}_{k}": v for k, v in mean(per_query(exact, relevant)).items()}
     metrics |= evaluate_cold_items(data, served)
     metrics |= evaluate_labels(data, "test", products, score)
     return metrics | {"queries": len(queries), "verdict": verdict(metrics, experiment.training.selection)}
 
 
+def evaluate_judged_queries(data: TrainingData, answers: Mapping[str, Rows]) -> dict[str, Any]:
+    """Metrics of the served pipeline on the judged queries, all with the prefix `judged_`.
+
+    Args:
+        data: with the items as they are served.
+        answers: the result of `rankings` for the judged queries, over these items.
+    """
+    rankers = {name: _as_known(rows) for name, rows in answers.items()}
+    metrics: dict[str, Any] = dict(evaluate_judged(data, rankers.pop(""), rankers))
+    own = {name.removeprefix(JUDGED): value for name, value in metrics.items()}
+    queries = int(metrics[f"{JUDGED}queries"])
+    return metrics | {f"{JUDGED}queries": queries, f"{JUDGED}verdict": verdict(own, "ndcg_at_10")}
+
+
+def _as_known(answers: Rows) -> Callable[[Rows], Rows]:
+    """A ranking of the same queries again."""
+    return lambda _: answers
+
+
 def _served(data: TrainingData, model: ServedModel, rows: Rows, console: Console) -> Rows:
     queries = encode_queries(model.query, model.inputs, data, rows, console, "queries")
+    return _search(data, model, queries, rows)
+
+
+def _search(data: TrainingData, model: ServedModel, queries: Vectors, rows: Rows) -> Rows:
+    """What the service returns for the vectors (Q, D) of some queries."""
     # A refreshed catalogue has no vectors of deleted items, which a history may hold.
     seen = [each[each < len(model.items)] for each in data.seen(rows)]
     return continued(model.index.search(queries, FIRST, seen), model.index.search(queries, K, seen))

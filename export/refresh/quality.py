@@ -221,6 +221,7 @@ def _with_rows(data: TrainingData, rows: Rows, ids: list[str], count: int) -> tu
         item_count=len(ids),
         item_ids=ids,
         histories=histories,
+        judged=None,  # a refresh measures the test split alone
     )
     return changed, len(gone)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from protos.files.file_lock import try_lock
 
 PREFIX, LOCK = ".download-", ".lock"
-PREFIXES = (PREFIX, ".bundle-", ".making-", ".dataset-")  # of the names of drafts
+PREFIXES = (PREFIX, ".bundle-", ".making-", ".dataset-", ".runs-")  # of the names of drafts
 REMOVED = ".removed-"  # prefix of folders that `remove` has renamed
 
 _BEGIN = "|".join(map(re.escape, (*PREFIXES, REMOVED)))

@@ -144,7 +144,7 @@ def keys(ran: Ran) -> Iterator[dict[str, Callable[[], str]]]:
         run = find_run(experiment.name, "fit")
     assert run is not None
     yield {
-        "data": lambda: train.data.dataset._fingerprint(experiment, "the same data"),
+        "data": lambda: train.data.dataset._fingerprint(experiment, None, "the same data"),
         "fit": lambda: train.training.run._fingerprint(experiment, dataset),
         "bundle": lambda: export.bundle_builder._fingerprint(experiment, run),
     }

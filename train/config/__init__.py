@@ -3,9 +3,9 @@
     experiment = read_experiment(Path("train/configs/pydocs.toml"))
 
 All stages read the same file. `[data]`, `[split]`, `[query]` and `[item]` describe the data set and its
-features, `[filter]` what searches can filter by; `[tower]`, `[loss]` and `[training]` the model; `[export]`,
-`[precision]` and `[index]` the bundle; `[baselines]` what a model is compared with; `[gates]` the checks
-before a promotion; `[bench]` the benchmark.
+features, `[filter]` what searches can filter by, `[judged]` queries that people have judged; `[tower]`,
+`[loss]` and `[training]` the model; `[baselines]` what it is compared with; `[export]`, `[precision]` and
+`[index]` the bundle; `[gates]` the checks before a promotion; `[bench]` the benchmark.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -22,6 +22,7 @@ from train.config.export import ExportConfig
 from train.config.filter import FilterConfig
 from train.config.gates import GatesConfig
 from train.config.index import IndexConfig
+from train.config.judged import JudgedConfig
 from train.config.losses import LossConfig
 from train.config.precision import PrecisionConfig
 from train.config.towers import TowerConfig
@@ -36,6 +37,7 @@ __all__ = [
     "FilterConfig",
     "GatesConfig",
     "IndexConfig",
+    "JudgedConfig",
     "LossConfig",
     "PrecisionConfig",
     "SplitConfig",
@@ -43,6 +45,8 @@ __all__ = [
     "TrainingConfig",
     "read_experiment",
 ]
+
+SOURCES = KindsIn("train.data.sources")
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,12 @@ class Experiment:
         query: feature name -> feature of the query tower.
         item: feature name -> feature of the item tower.
         loss: what training minimises; where it is not set, the usual loss of the tower's kind.
+        judged: queries that people have judged, on which every model is evaluated, too.
         examples: sample queries, feature name -> value; the demo sends the first five.
     """
 
     name: str
-    data: Annotated[DataConfig, KindsIn("train.data.sources")]
+    data: Annotated[DataConfig, SOURCES]
     query: dict[str, FeatureSpec]
     item: dict[str, FeatureSpec]
     tower: TowerConfig
@@ -68,6 +73,7 @@ class Experiment:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
+    judged: JudgedConfig | None = None
     export: ExportConfig = field(default_factory=ExportConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
@@ -120,9 +126,19 @@ def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec])
 
 
 def read_experiment(path: Path) -> Experiment:
-    """Read the experiment that a TOML file describes.
+    """Read the experiment that a TOML file describes; some kinds of data know what it may leave out.
 
     Raises:
         ConfigError: the file is missing, is not TOML, or does not fit; the text names file and key.
     """
-    return read(path, Experiment)
+    return read(path, Experiment, _with_sections_of_kind)
+
+
+def _with_sections_of_kind(table: dict[str, Any]) -> dict[str, Any]:
+    """The table, with the sections that it lacks and its kind of data knows."""
+    data = table.get("data")
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if kind not in SOURCES.kinds():
+        return table  # an error of its own
+    schema: type[DataConfig] = SOURCES.schema(kind)
+    return {**schema.sections, **table}

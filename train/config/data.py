@@ -3,8 +3,10 @@
 Each kind of `[data]` is a module of `train/data/sources/`, which defines and documents its keys.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from train.config.checks import at_least
 
@@ -20,9 +22,13 @@ class DataConfig:
         kind: name of the source's module in `train/data/sources/`.
         max_items: keep a seeded sample of whole groups (a user is a group) with about this many items; 0
             keeps all.
+
+    Attributes:
+        sections: of the TOML file that it may leave out with this kind of data, and what they are then.
     """
 
     kind: str
+    sections: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     max_items: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:

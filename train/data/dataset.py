@@ -5,11 +5,11 @@
 
 The folder `<cache>/<name>-<fingerprint>` holds `items.parquet`, `pairs.parquet` and `dataset.json`, and, if
 pairs are events of users, `history.parquet`: the items of each user in order, one user after another. The
-history of a pair is `history[begin:end]`.
+history of a pair is `history[begin:end]`. Judged queries are in `judged.parquet`.
 
-The fingerprint covers the configuration of data, split and filters, the columns that features read, the
-identity of the source's data, and the code and libraries of this module and of the source. While it is
-unchanged, the folder is loaded and the source is not read, also by an experiment of another name.
+The fingerprint covers the configuration of data, split, filters and judged queries, the columns that features
+read, the identity of the source's data, and the code and libraries of this module and of the source. While it
+is unchanged, the folder is loaded and the source is not read, also by an experiment of another name.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,17 +33,20 @@ from protos.errors import DataError
 from protos.features import HistoryFeature, TextFeature
 from protos.files import atomic_directory
 from train import paths
-from train.config import Experiment
+from train.config import Experiment, JudgedConfig
 from train.data import splits
 from train.data.columns import column_names
 from train.data.filters import filter_kinds, with_filter_columns
+from train.data.judged import JUDGEMENT, JudgedTable, judged_files, read_judged
 from train.data.source import Source, SourceConfig, SourceContext, Tables, sample_groups
+from train.data.table_files import identity_of
 from train.fingerprint import code_fingerprint
 
 CACHE = paths.CACHE / "data"
 ITEMS = "items.parquet"
 PAIRS = "pairs.parquet"
 HISTORY = "history.parquet"
+JUDGED = "judged.parquet"
 REPORT = "dataset.json"
 
 
@@ -57,6 +61,8 @@ class Dataset:
             events also `label`, `position`, `user_start`, `begin`, `end`, maybe `session`.
         report: counts, reasons of dropped rows, settings, and the fingerprint.
         history: of events, int64 (H,), rows of items; that of a pair is `history[begin:end]`.
+        judged: a row for each judgement of a relevant item: `query_id`, `item_row`, `score`, and the columns
+            of the query's features; None if there are no judged queries.
     """
 
     folder: Path
@@ -64,6 +70,7 @@ class Dataset:
     pairs: pl.DataFrame
     report: dict[str, Any]
     history: npt.NDArray[np.int64] | None = None
+    judged: pl.DataFrame | None = None
 
     def part(self, name: Literal["train", "validation", "test", "cold"]) -> pl.DataFrame:
         """The pairs of one part of the split."""
@@ -95,8 +102,9 @@ def prepare(
     """
     console = console or Console(stderr=True)
     source = _open(experiment, base, cache, refresh, console)
-    identity = source.identity()
-    fingerprint = _fingerprint(experiment, identity)
+    config = _judged(experiment, base)
+    identity = _identity(source, config, base)
+    fingerprint = _fingerprint(experiment, config, identity)
     folder = cache / f"{experiment.name}-{fingerprint[:12]}"
     if not refresh:
         if folder.is_dir():
@@ -105,7 +113,8 @@ def prepare(
         if known is not None:
             return dataclasses.replace(known, report={**known.report, "name": experiment.name})
     tables = sample_groups(source.read(), experiment.data.max_items, experiment.split.seed)
-    if source.identity() != identity:
+    judged = read_judged(base, config, experiment.query, tables.items["item_id"]) if config else None
+    if _identity(source, config, base) != identity:
         raise DataError(
             f"{experiment.name}: the data ({experiment.data.kind}) changed while they were read; "
             "run the command again"
@@ -118,7 +127,12 @@ def prepare(
     if tables.history is not None:
         history = splits.history_of(pairs, experiment.split)
     report = _report(experiment, tables, pairs, fingerprint)
-    _write(folder, tables.items, pairs, history, report, refresh)
+    if config is not None and judged is not None:
+        report |= _report_of_judged(config, judged, pairs, report["dropped"])
+    frames = {ITEMS: tables.items, PAIRS: pairs}
+    frames |= {} if history is None else {HISTORY: history.to_frame()}
+    frames |= {} if judged is None else {JUDGED: judged.rows}
+    _write(folder, frames, report, refresh)
     return load(folder)
 
 
@@ -135,9 +149,10 @@ def load(folder: Path) -> Dataset:
         if "users" in report:
             column = pl.read_parquet(folder / HISTORY)["history"]
             history = column.cast(pl.Int64).to_numpy(writable=True)
+        judged = pl.read_parquet(folder / JUDGED) if "judged" in report else None
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{folder}: damaged ({error}); delete it to build it again") from None
-    return Dataset(folder, items, pairs, report, history)
+    return Dataset(folder, items, pairs, report, history, judged)
 
 
 def _under_another_name(folder: Path) -> Dataset | None:
@@ -168,14 +183,28 @@ def _open(experiment: Experiment, base: Path, cache: Path, refresh: bool, consol
     )
 
 
-def _fingerprint(experiment: Experiment, identity: str) -> str:
+def _judged(experiment: Experiment, base: Path) -> JudgedConfig | None:
+    """Where the judged queries are: in the folder of `[judged]`, or else with the data."""
+    data = experiment.data
+    if experiment.judged is None and isinstance(data, SourceConfig):
+        return data.judged_of(base)
+    return experiment.judged
+
+
+def _identity(source: Source, judged: JudgedConfig | None, base: Path) -> str:
+    """Hash of the data, and of the judged queries if there are any."""
+    return source.identity() + (f" {identity_of(judged_files(base, judged))}" if judged else "")
+
+
+def _fingerprint(experiment: Experiment, judged: JudgedConfig | None, identity: str) -> str:
     """sha256 over everything that determines the tables."""
     digest = hashlib.sha256(identity.encode())
     columns = {
         side: {name: column_names({name: spec}) for name, spec in getattr(experiment, side).items()}
         for side in ("query", "item")
     }
-    parts: tuple[Any, ...] = (experiment.data, experiment.split, experiment.filter)
+    parts: list[Any] = [experiment.data, experiment.split, experiment.filter]
+    parts += [judged] if judged else []
     sections = [*(dataclasses.asdict(part) for part in parts), columns]
     digest.update(json.dumps(sections, sort_keys=True).encode())
     digest.update(code_fingerprint(__name__, type(experiment.data).__module__).encode())
@@ -239,21 +268,34 @@ def _report_of_users(tables: Tables, pairs: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _write(
-    folder: Path,
-    items: pl.DataFrame,
-    pairs: pl.DataFrame,
-    history: pl.Series | None,
-    report: dict[str, Any],
-    refresh: bool,
-) -> None:
+def _report_of_judged(
+    config: JudgedConfig, judged: JudgedTable, pairs: pl.DataFrame, dropped: Mapping[str, int]
+) -> dict[str, Any]:
+    """The part of the report that only experiments with judged queries have."""
+    columns = [name for name in judged.rows.columns if name not in JUDGEMENT]
+    trained = pairs.filter(pl.col("part") == "train").select(columns)
+    asked = judged.rows.unique("query_id")
+    scores = judged.rows["score"].value_counts().sort("score").iter_rows()
+    return {
+        "judged": {
+            **dataclasses.asdict(config),
+            "queries": asked.height,
+            "judgements": {str(score): count for score, count in scores},
+            "queries_in_training": asked.join(trained, on=columns, how="semi", nulls_equal=True).height,
+        },
+        "dropped": {**dropped, **{f"judged: {reason}": count for reason, count in judged.dropped.items()}},
+    }
+
+
+def _write(folder: Path, frames: Mapping[str, pl.DataFrame], report: dict[str, Any], refresh: bool) -> None:
     """Write all files to a draft and rename it to `folder`; a folder that another process wrote is kept.
 
     Args:
+        frames: file name -> table.
         refresh: replace an existing folder.
     """
     with atomic_directory.draft(folder.parent, ".dataset-") as draft:
-        _fill(draft, items, pairs, history, report)
+        _fill(draft, frames, report)
         draft.chmod(0o755)
         if refresh and folder.is_dir():
             atomic_directory.remove(folder)
@@ -265,19 +307,15 @@ def _write(
         sync(folder.parent)
 
 
-def _fill(
-    draft: Path, items: pl.DataFrame, pairs: pl.DataFrame, history: pl.Series | None, report: dict[str, Any]
-) -> None:
+def _fill(draft: Path, frames: Mapping[str, pl.DataFrame], report: dict[str, Any]) -> None:
     """Write all files of a data set.
 
     Raises:
         DataError: they cannot be written, for example because the disk is full.
     """
     try:
-        items.write_parquet(draft / ITEMS)
-        pairs.write_parquet(draft / PAIRS)
-        if history is not None:
-            history.to_frame().write_parquet(draft / HISTORY)
+        for name, frame in frames.items():
+            frame.write_parquet(draft / name)
         (draft / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         for path in (*draft.iterdir(), draft):
             sync(path)

@@ -32,7 +32,7 @@ import polars as pl
 from rich.console import Console
 
 from protos.features import FeatureSpec, normalise
-from train.config import DataConfig, FilterConfig
+from train.config import DataConfig, FilterConfig, JudgedConfig
 from train.data.table_files import find_data_file, identity_of
 
 RESERVED = ("item_row", "weight", "group", "time", "part", "in_test_file")
@@ -147,6 +147,14 @@ class SourceConfig(DataConfig, ABC):
         Raises:
             DataError: the data cannot be downloaded.
         """
+
+    def judged_of(self, base: Path) -> JudgedConfig | None:
+        """The judged queries that come with these data; None if there are none.
+
+        Args:
+            base: folder of the TOML file.
+        """
+        return None
 
 
 def sort_and_filter(

@@ -1,7 +1,7 @@
 """A data set in memory: raw values of distinct queries and of items, and pairs of their rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,26 @@ class Positives:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """Queries that people have judged, of another distribution than the pairs. Nothing is chosen by them.
+
+    Args:
+        ids: of the J queries; two of them may have the same text.
+        query: int64 (J,), rows of the distinct queries.
+        relevant: for each query the rows of its relevant items, at least one, sorted.
+        gains: for each query the gains of these items, above 0.
+        items: feature name -> raw values of the items as they are served, over which judged queries are
+            answered.
+    """
+
+    ids: Sequence[str]
+    query: Rows
+    relevant: Sequence[Rows]
+    gains: Sequence[Rows]
+    items: Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """Distinct queries, items, and the pairs of each part.
 
@@ -118,6 +138,8 @@ class TrainingData:
         exclude_seen: whether items of a query's history are excluded from its results.
         catalogue_lengths: text feature of the items -> characters of each text that is served, where that is
             another one than in training.
+        judged: queries that people have judged, if there are any; their values are among `queries`.
+        chosen_with: the items' values to choose hyperparameters of baselines with; None if these are `items`.
     """
 
     queries: Mapping[str, Sequence[Any]]
@@ -128,7 +150,25 @@ class TrainingData:
     item_ids: Sequence[str] = ()
     histories: Histories | None = None
     exclude_seen: bool = False
+    judged: Judged | None = None
+    chosen_with: Mapping[str, Sequence[Any]] | None = None
     catalogue_lengths: Mapping[str, Rows] = field(default_factory=dict)
+
+    @property
+    def serves_other_texts(self) -> bool:
+        """Whether judged queries are answered over other values of the items than the test part."""
+        return self.judged is not None and self.judged.items is not self.items
+
+    def as_served(self) -> "TrainingData":
+        """The same data with the items as they are served, over which judged queries are answered.
+
+        The queries of the other parts may be found word for word in these items. So hyperparameters are still
+        chosen with the items as they are evaluated (`chosen_with`).
+        """
+        assert self.judged is not None
+        if not self.serves_other_texts:
+            return self
+        return replace(self, items=self.judged.items, chosen_with=self.items)
 
     def counts(self) -> Rows:
         """int64 (N,): positive training pairs of each item."""
@@ -170,10 +210,13 @@ def training_data_of(
     spans = ["begin", "end"] if dataset.history is not None else []
     read = [spec.column for spec in query.values() if not isinstance(spec, HistoryFeature)]
     columns = list(dict.fromkeys([*read, *spans]))
-    keyed = dataset.pairs.with_columns(
-        pl.struct(columns).rank("dense").cast(pl.Int64).sub(1).alias("__query")
-    )
-    distinct = keyed.unique("__query", keep="first").sort("__query")
+    asked = dataset.pairs.select(columns)
+    if dataset.judged is not None:
+        asked = pl.concat([asked, dataset.judged.select(columns)], how="vertical_relaxed")
+    asked = asked.with_columns(pl.struct(columns).rank("dense").cast(pl.Int64).sub(1).alias("__query"))
+    distinct = asked.unique("__query", keep="first").sort("__query")
+    numbers = asked["__query"]
+    keyed = dataset.pairs.with_columns(numbers.head(dataset.pairs.height))
     parts = {}
     for part in PARTS:
         of_part = keyed.filter(pl.col("part") == part)
@@ -185,20 +228,55 @@ def training_data_of(
         )
     ids = dataset.items["item_id"].to_list()
     histories = _histories(dataset, distinct, ids)
+    items = values_of(dataset.items, item)
+    judged = None
+    if dataset.judged is not None:
+        served = values_of(dataset.items, item, catalogue=True)
+        numbered = numbers.tail(dataset.judged.height)
+        judged = _judged(dataset.judged, numbered, items if served == items else served)
     return TrainingData(
         values_of(distinct, query, histories=histories),
-        values_of(dataset.items, item),
+        items,
         parts,
         distinct.height,
         dataset.items.height,
         ids,
         histories,
         histories is not None and dataset.report["repeats"] == "first",
-        {
-            name: dataset.items[spec.catalogue_column].str.len_chars().fill_null(0).cast(pl.Int64).to_numpy()
-            for name, spec in item.items()
-            if isinstance(spec, TextFeature) and spec.catalogue_column not in ("", spec.column)
-        },
+        judged,
+        catalogue_lengths=_catalogue_lengths(dataset, item),
+    )
+
+
+def _catalogue_lengths(dataset: Dataset, item: Mapping[str, FeatureSpec]) -> dict[str, Rows]:
+    """Text feature -> characters of each served text, where it is another one than in training."""
+    served = {
+        name: spec.catalogue_column
+        for name, spec in item.items()
+        if isinstance(spec, TextFeature) and spec.catalogue_column not in ("", spec.column)
+    }
+    lengths = {name: dataset.items[column].str.len_chars() for name, column in served.items()}
+    return {name: each.fill_null(0).cast(pl.Int64).to_numpy() for name, each in lengths.items()}
+
+
+def _judged(judgements: pl.DataFrame, queries: pl.Series, items: Mapping[str, Sequence[Any]]) -> Judged:
+    """Judged queries in the order of their table.
+
+    Args:
+        judgements: of all judged queries.
+        queries: row of the distinct query of each judgement.
+        items: as they are served.
+    """
+    table = judgements.select("query_id", "score", pl.col("item_row").cast(pl.Int64), queries.alias("query"))
+    found = table.group_by("query_id", maintain_order=True).agg(
+        pl.col("query").first(), pl.col("item_row", "score").sort_by("item_row")
+    )
+    return Judged(
+        found["query_id"].to_list(),
+        found["query"].to_numpy(writable=True),
+        [rows.to_numpy() for rows in found["item_row"]],
+        [scores.to_numpy() for scores in found["score"]],
+        items,
     )
 
 

@@ -142,17 +142,24 @@ def analyzer_of(experiment: Experiment, data: TrainingData) -> Analyzer:
 def _tuned_bm25(experiment: Experiment, data: TrainingData, cut: bool) -> FittedBaseline:
     analyzer = analyzer_of(experiment, data)
     queries = texts_of(data.queries, experiment.query, cut)
-    model = Bm25(analyzer.analyze(texts_of(data.items, experiment.item, cut)))
+
+    def over(items: Mapping[str, Sequence[Any]]) -> Bm25:
+        return Bm25(analyzer.analyze(texts_of(items, experiment.item, cut)))
 
     def tokens(rows: Rows) -> list[list[str]]:
         return [*analyzer.analyze(queries[row] for row in rows)]
 
+    model = over(data.items if data.chosen_with is None else data.chosen_with)
     rows, relevant = data.parts["validation"].by_query()
     if len(rows):
         drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TUNED_ON])
         wanted, metric = [relevant[n] for n in drawn], selection_metric(experiment)
         model.tune(tokens(rows[drawn]), lambda ranked: mean(per_query(ranked, wanted))[metric])
-    settings = {"k1": model.k1, "b": model.b, "analyzer": str(analyzer)}
+    k1, b = model.k1, model.b
+    if data.chosen_with is not None:
+        model = over(data.items)
+        model.set(k1, b)
+    settings = {"k1": k1, "b": b, "analyzer": str(analyzer)}
     return FittedBaseline(lambda rows: model.rank(tokens(rows), max(CUTOFFS)), settings)
 
 

@@ -15,16 +15,21 @@ Ranked = npt.NDArray[np.int64]
 CUTOFFS = (1, 10, 20, 50, 100)
 
 
-def per_query(ranked: Ranked, relevant: Sequence[npt.NDArray[np.int64]]) -> dict[str, Floats]:
+def per_query(
+    ranked: Ranked,
+    relevant: Sequence[npt.NDArray[np.int64]],
+    gains: Sequence[npt.NDArray[np.int64]] | None = None,
+) -> dict[str, Floats]:
     """Metrics of each query.
 
     Args:
         ranked: (Q, K) item rows, best first; -1 where there is none.
         relevant: for each query its relevant item rows, at least one.
+        gains: for each query the gains of these items, above 0; 1 without them. Only nDCG reads them.
 
     Returns:
-        Metric name -> (Q,): `recall_at_k`, `mrr_at_10`, `ndcg_at_10` (binary relevance, Järvelin and
-        Kekäläinen 2002, with the discount log2(1 + rank)), `hr_at_10`, `hr_at_50`.
+        Metric name -> (Q,): `recall_at_k`, `mrr_at_10`, `ndcg_at_10` (Järvelin and Kekäläinen 2002, with the
+        gains as they are and the discount log2(1 + rank), as trec_eval computes it), `hr_at_10`, `hr_at_50`.
     """
     hits = np.stack([np.isin(row, items) for row, items in zip(ranked, relevant, strict=True)])
     sizes = np.array([len(items) for items in relevant], np.float64)
@@ -32,11 +37,28 @@ def per_query(ranked: Ranked, relevant: Sequence[npt.NDArray[np.int64]]) -> dict
     ten = hits[:, :10]
     first = np.where(ten.any(axis=1), ten.argmax(axis=1) + 1.0, np.inf)
     discount = 1 / np.log2(np.arange(ten.shape[1]) + 2)
-    ideal = np.cumsum(discount)[np.minimum(sizes, ten.shape[1]).astype(int) - 1]
+    if gains is None:
+        gained, ideal = ten, np.cumsum(discount)[np.minimum(sizes, ten.shape[1]).astype(int) - 1]
+    else:
+        judged = [*zip(ranked[:, :10], relevant, gains, strict=True)]
+        gained = np.stack([_gains_of(*each) for each in judged])
+        ideal = np.array([_ideal(each) for each in gains])
     metrics |= {f"hr_at_{k}": hits[:, :k].any(axis=1).astype(np.float64) for k in (10, 50)}
     metrics["mrr_at_10"] = 1 / first
-    metrics["ndcg_at_10"] = (ten * discount).sum(axis=1) / ideal
+    metrics["ndcg_at_10"] = (gained * discount).sum(axis=1) / ideal
     return metrics
+
+
+def _gains_of(ranked: Ranked, relevant: Ranked, gains: Ranked) -> Floats:
+    """(K,): the gain of each item of one ranking; 0 where it is not relevant."""
+    matches = ranked[:, None] == relevant  # (K, R)
+    return np.asarray(matches @ gains.astype(np.float64))
+
+
+def _ideal(gains: Ranked) -> float:
+    """The largest discounted gain of ten places."""
+    best = np.sort(gains)[::-1][:10]
+    return float((best / np.log2(np.arange(len(best)) + 2)).sum())
 
 
 def mean(metrics: Mapping[str, Floats]) -> dict[str, float]:

@@ -14,6 +14,8 @@ from train.evaluation.metrics import bootstrap_interval, catalogue_metrics, mean
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 WITH_INTERVAL = ("recall_at_10", "recall_at_20", "hr_at_10", "ndcg_at_10", "mrr_at_10")
+JUDGED_METRICS = ("ndcg_at_10", "recall_at_10", "mrr_at_10", "recall_at_100")
+JUDGED = "judged_"  # prefix of the metrics of judged queries
 COLD_METRICS = ("hr_at_10", "hr_at_50", "ndcg_at_10")
 SMOOTHING = 5.0  # interactions; weight of the overall mean in the mean of an item
 
@@ -41,6 +43,32 @@ def evaluate_ranking(
         measured = _ranking_metrics(data, ranked, relevant)
         measured |= _cold_metrics(data, queries, ranked, relevant)
         found |= {prefix + metric: value for metric, value in measured.items()}
+    return found
+
+
+def evaluate_judged(
+    data: TrainingData, rank: Ranker, others: Mapping[str, Ranker] | None = None
+) -> dict[str, float]:
+    """Metrics over the judged queries, with 95 % intervals; nDCG reads the gains of the judgements.
+
+    Args:
+        data: with the items as they are served.
+        rank: the model's ranking of these items.
+        others: rankings of the baselines; the names of their metrics go on with the baseline's name.
+
+    Returns:
+        `judged_<metric>`, `judged_<metric>_low`, `judged_<metric>_high`, and `judged_<baseline>_<metric>`.
+    """
+    judged = data.judged
+    assert judged is not None
+    found = {f"{JUDGED}queries": float(len(judged.query))}
+    for name, ranker in {"": rank, **(others or {})}.items():
+        by_query = per_query(ranker(judged.query), judged.relevant, judged.gains)
+        prefix = f"{JUDGED}{name}_" if name else JUDGED
+        for metric in JUDGED_METRICS:
+            values = by_query[metric]
+            found[prefix + metric] = float(values.mean())
+            found[f"{prefix}{metric}_low"], found[f"{prefix}{metric}_high"] = bootstrap_interval(values)
     return found
 
 

@@ -19,6 +19,7 @@ GROUPS = {
     "train": "",  # the steps and epochs of the training, by step or by epoch
     "validation": "validation_",  # the towers after each epoch, exact search
     "test": "",  # the towers of the best epoch on the test part, exact search, and the baselines
+    "judged": "judged_",  # the same on the judged queries
     "data": "",  # sizes of the data set and of the model
     "served": "served_",  # the bundle on the test part, and the baselines
     "parity": "",  # torch against ONNX Runtime
@@ -68,8 +69,9 @@ def _in_subgroups(name: str) -> str:
 
 @cache
 def _subgroups() -> tuple[str, ...]:
-    """Metrics of other rankings, and of some of the queries; of cold queries longer prefixes come first."""
+    """Judged queries, other rankings, and some of the queries; of cold ones longer prefixes come first."""
     from train.evaluation.baselines import LABELS  # imports torch, which readers of metrics do not need
 
     # `bm25_full` before `bm25`
-    return (*sorted(LABELS, key=len, reverse=True), "exact", "cold_users", "cold_items", "cold")
+    rankings = sorted(LABELS, key=len, reverse=True)
+    return ("judged", *rankings, "exact", "cold_users", "cold_items", "cold")

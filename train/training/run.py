@@ -24,13 +24,20 @@ from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
-from train.evaluation.baselines import FittedBaseline, baselines
+from train.evaluation.baselines import FittedBaseline, Ranker, baselines
 from train.evaluation.metrics import mean, per_query
-from train.evaluation.report import evaluate_cold_items, evaluate_labels, evaluate_ranking
+from train.evaluation.report import (
+    JUDGED,
+    evaluate_cold_items,
+    evaluate_judged,
+    evaluate_labels,
+    evaluate_ranking,
+)
 from train.evaluation.warnings import run_warnings
 from train.fingerprint import code_fingerprint, fingerprint
 from train.models.defaults import Chosen, from_data
 from train.models.heads import score_of
+from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import architecture_of
 from train.paths import CACHE
 from train.training.callbacks import RunCallbacks
@@ -196,13 +203,14 @@ def _train(
         trainer.fit(callbacks)
     if process.is_main:
         mlflow.log_metrics(grouped("train", {"training_s": time.perf_counter() - begun}))
-        _finish(folder, experiment, trainer, console)
+        _finish(folder, model, trainer, console)
 
 
-def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Console) -> None:
+def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> None:
     """Evaluate the towers of the best epoch, log metrics and artifacts, and delete the checkpoints."""
-    data = trainer.data
-    metrics = _start_metrics(folder, trainer)
+    data, experiment = trainer.data, model.experiment
+    judged = _JudgedQueries(model, trainer)
+    metrics, start = _start_metrics(folder, trainer, judged)
     load_towers(folder / BEST_TOWERS, trainer.towers)
     trainer.clear_cached_vectors()
     with console.status("placing new items by their content"):
@@ -213,10 +221,12 @@ def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Con
     with console.status("test evaluation, and baselines beside it"):
         rankers = baselines(experiment, data)
         metrics |= _test_metrics(trainer, rankers)
+        on_judged = judged.metrics(rankers, start)
         beside = _baselines_on_validation(experiment, trainer, rankers)
     mlflow.log_params(flattened({"baselines": {name: dict(each.settings) for name, each in rankers.items()}}))
     state = trainer.state
-    mlflow.log_metrics(grouped("test", metrics) | grouped("train", {"best_epoch": float(state.best_epoch)}))
+    best = {"best_epoch": float(state.best_epoch)}
+    mlflow.log_metrics(grouped("test", metrics) | grouped("train", best) | grouped("judged", on_judged))
     selection = experiment.training.selection
     named = {f"{name}_{selection}": value for name, value in beside.items()}
     mlflow.log_metrics(grouped("validation", named))
@@ -230,14 +240,59 @@ def _finish(folder: Path, experiment: Experiment, trainer: Trainer, console: Con
         (folder / name).unlink(missing_ok=True)
 
 
-def _start_metrics(folder: Path, trainer: Trainer) -> dict[str, float]:
-    """The metrics of the towers before the first step on the test part; empty if those do not rank."""
+class _JudgedQueries:
+    """The judged queries, if there are any, answered over the items as they are served."""
+
+    def __init__(self, model: Model, trainer: Trainer) -> None:
+        self._experiment, self._trainer = model.experiment, trainer
+        self._items: PreparedInputs | None = None
+        if trainer.data.serves_other_texts:
+            hashing = architecture_of(model.experiment.tower).hashing()
+            items = trainer.data.as_served().items
+            self._items = PreparedInputs(model.schema, "item", items, hashing)
+
+    def answers(self) -> dict[str, Ranker]:
+        """`""` -> the answers of the current towers; empty without judged queries."""
+        trainer, judged = self._trainer, self._trainer.data.judged
+        if judged is None:
+            return {}
+        rank: Ranker = trainer.rank
+        if self._items is not None:
+            rank = trainer.ranking_over(self._items, trainer.data.seen)
+        found = rank(judged.query)
+        return {"": lambda _: found}
+
+    def metrics(self, rankers: Mapping[str, FittedBaseline], start: Mapping[str, Ranker]) -> dict[str, float]:
+        """Metrics of the current towers, of their start, and of the baselines, without their prefix.
+
+        Args:
+            rankers: the baselines over the items as they are evaluated.
+            start: `answers` of the towers before the first step, empty if those do not rank.
+        """
+        if self._trainer.data.judged is None:
+            return {}
+        data = self._trainer.data.as_served()
+        if data is not self._trainer.data:
+            rankers = baselines(self._experiment, data)
+        others: dict[str, Ranker] = {**rankers, **({"start": start[""]} if start else {})}
+        found = evaluate_judged(data, self.answers()[""], others)
+        return {name.removeprefix(JUDGED): value for name, value in found.items()}
+
+
+def _start_metrics(
+    folder: Path, trainer: Trainer, judged: _JudgedQueries
+) -> tuple[dict[str, float], dict[str, Ranker]]:
+    """The towers before the first step: metrics on the test part, and answers to the judged queries.
+
+    Both are empty if those towers do not rank.
+    """
     if not (folder / START_TOWERS).is_file():
-        return {}
+        return {}, {}
     load_towers(folder / START_TOWERS, trainer.towers)
     trainer.clear_cached_vectors()
     found = evaluate_ranking(trainer.data, "test", trainer.rank)
-    return {f"start_{name}": value for name, value in found.items() if name != "queries"}
+    named = {f"start_{name}": value for name, value in found.items() if name != "queries"}
+    return named, judged.answers()
 
 
 def _test_metrics(trainer: Trainer, rankers: Mapping[str, FittedBaseline]) -> dict[str, float]:

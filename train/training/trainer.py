@@ -235,6 +235,18 @@ class Trainer:
         items = self.item_vectors()  # first, because it sets the radius of an inner product
         return search(self._query_vectors(queries), items, seen=self.data.seen(queries))
 
+    def ranking_over(
+        self, items: PreparedInputs, seen: Callable[[Rows], list[Rows]]
+    ) -> Callable[[Rows], Rows]:
+        """A ranking of other values of the items, such as the texts that are served.
+
+        Args:
+            items: encoded values of all items.
+            seen: the items to leave out of the answers to some queries.
+        """
+        vectors = encode(self.towers[1], items, place=self.process.place)
+        return lambda queries: search(self._query_vectors(queries), vectors, seen=seen(queries))
+
     def inner_products(self, pairs: Pairs) -> npt.NDArray[np.float32]:
         """(P,): the inner product of each pair's vectors."""
         items = self.item_vectors()

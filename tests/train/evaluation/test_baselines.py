@@ -76,6 +76,22 @@ def test_the_toml_can_say_how_texts_are_split(stdlib: Path, tmp_path: Path) -> N
     assert analyzer_of(read_experiment(path), data) == ANALYZERS["characters"]
 
 
+def test_parameters_are_chosen_without_the_texts_that_hold_the_validation_queries(
+    stdlib: Path, tmp_path: Path
+) -> None:
+    model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
+    asked = dict(zip(data.parts["validation"].item, data.parts["validation"].query, strict=True))
+    queries, texts = data.queries["text"], data.items["text"]
+    told = [f"{queries[asked[n]]} {text}" if n in asked else text for n, text in enumerate(texts)]
+    served = replace(data, items={"text": told}, chosen_with=data.items)
+    chosen = baselines(model.experiment, data)["bm25"].settings
+    assert baselines(model.experiment, served)["bm25"].settings == chosen
+    assert baselines(model.experiment, replace(served, chosen_with=None))["bm25"].settings != chosen
+    rank = baselines(model.experiment, served)["bm25"]
+    found, relevant = data.parts["validation"].by_query()
+    assert mean(per_query(rank(found), relevant))["recall_at_10"] > 0.95  # it ranks the texts as served
+
+
 def test_bm25_is_measured_as_the_model_is(stdlib: Path, tmp_path: Path) -> None:
     model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
     rank = baselines(model.experiment, data)

@@ -30,6 +30,31 @@ def test_by_hand() -> None:
         np.testing.assert_allclose(found[name], values, err_msg=name)
 
 
+def test_gains_weigh_in_ndcg_alone() -> None:
+    relevant = [np.array([3, 5]), np.array([0, 2, 3]), np.array([9])]
+    gains = [np.array([4, 1]), np.array([1, 3, 2]), np.array([2])]
+    found, plain = per_query(RANKED, relevant, gains), per_query(RANKED, relevant)
+    ideal = [4 + 1 / log2(3), 3 + 2 / log2(3) + 1 / log2(4)]
+    expected = [(4 / log2(3) + 1 / log2(4)) / ideal[0], (3 + 1 / log2(6)) / ideal[1], 0]
+    np.testing.assert_allclose(found.pop("ndcg_at_10"), expected)
+    assert plain.pop("ndcg_at_10").tolist() != expected
+    for name, values in plain.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_the_ideal_holds_the_ten_highest_gains() -> None:
+    gains = np.array([1, 5, 2, 1, 1, 3, 1, 1, 1, 1, 4, 1])
+    best = np.argsort(-gains, kind="stable")
+    assert per_query(best[None], [np.arange(12)], [gains])["ndcg_at_10"][0] == pytest.approx(1)
+    assert per_query(best[::-1][None], [np.arange(12)], [gains])["ndcg_at_10"][0] < 0.6
+
+
+def test_gains_of_one_are_no_gains() -> None:
+    ones = [np.ones_like(items) for items in RELEVANT]
+    for name, values in per_query(RANKED, RELEVANT).items():
+        np.testing.assert_allclose(per_query(RANKED, RELEVANT, ones)[name], values, rtol=1e-15)
+
+
 def test_cutoffs_are_honoured() -> None:
     ranked = np.arange(200)[None]
     places = [cutoff + n for cutoff in CUTOFFS for n in (-1, 0)]

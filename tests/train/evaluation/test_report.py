@@ -9,12 +9,14 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from protos.bundle import Score
 from tests.helpers.people import data_of_people
-from train.data.training_data import Pairs, TrainingData
+from train.data.training_data import Judged, Pairs, TrainingData
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.report import (
+    JUDGED_METRICS,
     SMOOTHING,
     WITH_INTERVAL,
     evaluate_cold_items,
+    evaluate_judged,
     evaluate_labels,
     evaluate_ranking,
 )
@@ -89,6 +91,30 @@ def test_queries_without_a_history_have_figures_of_their_own() -> None:
     found = evaluate_ranking(replace(known, parts=parts), "test", rank)
     assert found["cold_users_queries"] == 2
     assert found["cold_users_ndcg_at_10"] == pytest.approx(np.mean([1 / np.log2(3), 1]))
+
+
+def judged(rows: list[int]) -> TrainingData:
+    relevant, gains = (
+        [np.array([2, 5]), np.array([1]), np.array([7])],
+        [np.array([1, 3]), *[np.array([2])] * 2],
+    )
+    known = data()
+    return replace(known, judged=Judged(["a", "b", "c"], np.array(rows), relevant, gains, known.items))
+
+
+def test_judged_queries_are_measured_by_their_gains_for_all_alike() -> None:
+    known = judged([0, 1, 1])
+    found = evaluate_judged(known, rank, {"back": backwards})
+    assert known.judged is not None
+    for prefix, each in (("judged_", rank), ("judged_back_", backwards)):
+        expected = mean(per_query(each(known.judged.query), known.judged.relevant, known.judged.gains))
+        for name in JUDGED_METRICS:
+            low, value, high = (found[f"{prefix}{name}{end}"] for end in ("_low", "", "_high"))
+            assert value == pytest.approx(expected[name])
+            assert low <= value <= high
+    assert found["judged_queries"] == 3
+    first = (1 / np.log2(4) + 3 / np.log2(7)) / (3 + 1 / np.log2(3))
+    assert found["judged_ndcg_at_10"] == pytest.approx(np.mean([first, 1 / np.log2(3), 1 / np.log2(9)]))
 
 
 def cold(count: int) -> TrainingData:

@@ -35,6 +35,19 @@ def test_a_name_that_an_older_version_gave_is_read() -> None:
     assert name_in_code("test/bm25/popularity/at_10") == "bm25_popularity_at_10"
 
 
+def test_judged_queries_have_a_section_in_training_and_in_what_is_served() -> None:
+    names = {
+        "bm25_ndcg_at_10_low": "judged/bm25/interval/ndcg_at_10_low",
+        "ndcg_at_10": "judged/ndcg_at_10",
+        "queries": "judged/queries",
+    }
+    for name, expected in names.items():
+        assert grouped("judged", {name: 0.5}) == {expected: 0.5}
+        assert name_in_code(expected) == f"judged_{name}"
+        assert grouped("served", {f"judged_{name}": 0.5}) == {f"served/{expected}": 0.5}
+        assert name_in_code(f"served/{expected}") == f"served_judged_{name}"
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_name_in_code_has_the_prefix_of_its_group(group: str) -> None:
     (name,) = grouped(group, {"exact_recall_at_10_low": 1.0})

@@ -55,7 +55,7 @@ def test_a_new_kind_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "a.toml").write_text(TOML)
     lines = [{"id": f"{n}", "question": f"question {n}", "answer": f"answer {n}"} for n in range(20)]
     (tmp_path / "dump.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    with pytest.raises(ConfigError, match=r"data\.kind: expected one of 'debian', .*, got 'forum'"):
+    with pytest.raises(ConfigError, match=r"data\.kind: expected one of 'beir', .*, got 'forum'"):
         read_experiment(tmp_path / "a.toml")
     monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path / "more")])
     try:

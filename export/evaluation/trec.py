@@ -1,0 +1,186 @@
+"""Rankings as TREC run files with their judgements, for trec_eval, ir_measures, pytrec_eval and ranx.
+
+    runs/test/qrels.txt          query 0 document gain
+    runs/test/queries.jsonl      {"_id": query, feature name: value}
+    runs/test/served.run         query Q0 document rank score tag
+    runs/test/exact.run, bm25.run, ...
+    runs/judged/...              the same of the judged queries, if there are any
+
+`served` is what the service returns, `exact` is exact search over the same vectors, and the others are the
+baselines. Both sets of queries have all of them.
+
+- The score is 101 - rank. Evaluation tools sort by score, and equal scores by the document's id, whatever
+  the rank is. With equal scores they would measure another order than the one that a user sees; here the
+  ranking has decided which of two equal items comes first.
+- Every query of `qrels.txt` has a relevant document. A query for which a ranking finds nothing has no line in
+  its run file, and counts as 0, as in the report.
+- A judged query has the id of `queries.jsonl`. A query of the test split has none, and gets a digest of its
+  values.
+- White space and `%` in an id are percent-encoded, because white space separates the fields of a line.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+
+from export.evaluation.quality import K
+from protos.bundle import sync
+from protos.errors import DataError, MissingStage
+from protos.files import atomic_directory
+from train.data.training_data import TrainingData
+
+Rows = npt.NDArray[np.int64]
+
+QRELS, QUERIES, RUN = "qrels.txt", "queries.jsonl", ".run"
+TEST, JUDGED = "test", "judged"
+SERVED = "served"
+DIGEST_BYTES = 8  # of the id of a test query
+
+_SEPARATES = re.compile(r"[\s%]")
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Queries with their judgements, and rankings of them.
+
+    Args:
+        part: name of the folder.
+        ids: of the Q queries, distinct.
+        values: of each query, feature name -> value.
+        items: ids of the items by row.
+        relevant: for each query the rows of its relevant items.
+        gains: for each query the gains of these items.
+        rankings: name -> (Q, K) item rows, best first; -1 where there is none.
+    """
+
+    part: str
+    ids: Sequence[str]
+    values: Sequence[Mapping[str, Any]]
+    items: Sequence[str]
+    relevant: Sequence[Rows]
+    gains: Sequence[Rows]
+    rankings: Mapping[str, Rows]
+
+
+def split_topics(data: TrainingData, answers: Mapping[str, Rows]) -> Topics:
+    """The queries of the test split.
+
+    Args:
+        data: the data set.
+        answers: the result of `quality.rankings` for these queries.
+    """
+    queries, relevant = data.parts["test"].by_query()
+    values = _values(data, queries)
+    gains = [np.ones(len(items), np.int64) for items in relevant]
+    ids = [_digest(each) for each in values]
+    return Topics(TEST, ids, values, data.item_ids, relevant, gains, _named(answers))
+
+
+def judged_topics(data: TrainingData, answers: Mapping[str, Rows]) -> Topics:
+    """The judged queries; arguments as of `split_topics`, over the items as they are served."""
+    judged = data.judged
+    assert judged is not None
+    values = _values(data, judged.query)
+    return Topics(JUDGED, judged.ids, values, data.item_ids, judged.relevant, judged.gains, _named(answers))
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder that holds something else than an earlier output, which would be replaced.
+
+    Raises:
+        MissingStage: it does, or it is no folder.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir() or folder.is_symlink():
+        raise MissingStage(f"{folder}: expected a folder for run files, which is made if it is missing")
+    held = {each.name for each in folder.iterdir()}
+    if held and not (held <= {TEST, JUDGED} and (folder / TEST / QRELS).is_file()):
+        raise MissingStage(f"{folder}: holds other files than run files; name another folder, or empty it")
+
+
+def write_runs(folder: Path, topics: Sequence[Topics], tag: str) -> None:
+    """Write run files and judgements, whole or not at all; an earlier output is replaced.
+
+    Args:
+        folder: receives a folder for each of the topics.
+        topics: distinct by their part.
+        tag: of the runs; each file adds the name of its ranking.
+
+    Raises:
+        MissingStage: the folder holds something else than an earlier output.
+        DataError: the files cannot be written.
+    """
+    check_output(folder)
+    parent = folder.absolute().parent
+    try:
+        with atomic_directory.draft(parent, ".runs-") as draft:
+            for each in topics:
+                _fill(draft / each.part, each, tag)
+            sync(draft)
+            draft.chmod(0o755)
+            atomic_directory.remove(folder)
+            os.rename(draft, folder)
+            sync(parent)
+    except OSError as error:
+        raise DataError(f"{folder}: the run files cannot be written: {error.strerror or error}") from None
+
+
+def _fill(folder: Path, topics: Topics, tag: str) -> None:
+    folder.mkdir()
+    queries, documents = ([_field(each) for each in ids] for ids in (topics.ids, topics.items))
+    answers = zip(queries, topics.relevant, topics.gains, strict=True)
+    files: dict[str, Iterator[str]] = {
+        QRELS: (
+            f"{query} 0 {documents[row]} {gain}\n"
+            for query, rows, gains in answers
+            for row, gain in zip(rows.tolist(), gains.tolist(), strict=True)
+        ),
+        QUERIES: (
+            json.dumps({"_id": query, **values}, ensure_ascii=False, default=str) + "\n"
+            for query, values in zip(queries, topics.values, strict=True)
+        ),
+    }
+    for name, ranked in topics.rankings.items():
+        files[f"{name}{RUN}"] = _run(queries, documents, ranked, f"{tag}-{name}")
+    for name, lines in files.items():
+        with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+        sync(folder / name)
+    sync(folder)
+
+
+def _run(queries: Sequence[str], documents: Sequence[str], ranked: Rows, tag: str) -> Iterator[str]:
+    """The lines of a run file."""
+    for query, rows in zip(queries, ranked.tolist(), strict=True):
+        found = (row for row in rows if row >= 0)
+        for rank, row in enumerate(found, 1):
+            yield f"{query} Q0 {documents[row]} {rank} {K + 1 - rank} {tag}\n"
+
+
+def _named(answers: Mapping[str, Rows]) -> dict[str, Rows]:
+    return {name or SERVED: rows for name, rows in answers.items()}
+
+
+def _values(data: TrainingData, rows: Rows) -> list[dict[str, Any]]:
+    return [{name: values[row] for name, values in data.queries.items()} for row in rows.tolist()]
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """The id of a query that has none."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _field(text: str) -> str:
+    """An id as one field of a line."""
+    return _SEPARATES.sub(lambda found: quote(found.group()), text)

@@ -1,0 +1,166 @@
+"""Three lines of TOML on a BEIR folder: trained on titles, and measured on its questions by every command."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ir_measures
+import numpy as np
+import pytest
+from ir_measures import RR, R, nDCG
+from rich.console import Console
+
+from export.__main__ import main
+from export.terminal import show_quality
+from protos import bundle
+from tests.helpers.beir import DOCUMENTS, QUESTIONS, write_papers
+from tests.helpers.shared import shared_folder
+from tests.helpers.stdlib import Made, make_of, pack, tracking_at, unpack
+from train.data.training_data import training_data_of
+from train.evaluation.baselines import baselines
+from train.evaluation.metrics import mean, per_query
+from train.evaluation.report import JUDGED_METRICS
+from train.terminal import show_fit
+from train.training.metric_groups import metrics_of
+
+MEASURES = {
+    "ndcg_at_10": nDCG @ 10,
+    "recall_at_10": R @ 10,
+    "mrr_at_10": RR @ 10,
+    "recall_at_100": R @ 100,
+}
+
+
+@pytest.fixture(scope="module")
+def papers_once(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    def make(folder: Path) -> None:
+        pack(make_of(write_papers(folder), empty_store, folder))
+
+    return unpack(shared_folder(tmp_path_factory, "papers", make), tmp_path_factory.mktemp("papers"))
+
+
+@pytest.fixture
+def papers(papers_once: Made) -> Iterator[Made]:
+    with tracking_at(papers_once.uri):
+        yield papers_once
+
+
+def test_the_data_set_has_titles_to_train_on_and_questions_to_judge_by(papers: Made) -> None:
+    report = papers.dataset.report
+    assert report["items"] == DOCUMENTS + 1
+    assert report["pairs"] == DOCUMENTS
+    assert report["judged"]["queries"] == QUESTIONS + 1
+    assert set(report["judged"]["judgements"]) == {"1", "2", "3"}
+    assert report["dropped"]["judged: judgement of a document that is not in the catalogue"] == 1
+    assert report["dropped"]["judged: judged query without a relevant document"] == 1
+
+
+def test_the_run_has_the_figures_of_judged_queries_beside_those_of_titles(papers: Made) -> None:
+    metrics = metrics_of(papers.run)
+    names = {name for name in papers.run.data.metrics if name.startswith("judged/")}
+    assert {"judged/ndcg_at_10", "judged/interval/ndcg_at_10_low", "judged/bm25/recall_at_100"} <= names
+    assert metrics["judged_queries"] == QUESTIONS + 1
+    data = training_data_of(papers.dataset, papers.experiment.query, papers.experiment.item).as_served()
+    assert data.judged is not None
+    for name, rank in baselines(papers.experiment, data).items():
+        expected = mean(per_query(rank(data.judged.query), data.judged.relevant, data.judged.gains))
+        for metric in JUDGED_METRICS:
+            assert metrics[f"judged_{name}_{metric}"] == pytest.approx(expected[metric])
+            assert metrics[f"served_judged_{name}_{metric}"] == pytest.approx(expected[metric])
+    assert metrics["judged_start_ndcg_at_10"] > 0.2
+
+
+def test_the_bundle_is_measured_over_what_it_serves(papers: Made) -> None:
+    quality, metrics = bundle.read(papers.folder).quality, metrics_of(papers.run)
+    assert quality["judged_ndcg_at_10"] > 0.3
+    for metric in JUDGED_METRICS:
+        assert quality[f"judged_exact_{metric}"] == pytest.approx(metrics[f"judged_{metric}"], abs=0.02)
+        assert (
+            quality[f"judged_{metric}_low"] <= quality[f"judged_{metric}"] <= quality[f"judged_{metric}_high"]
+        )
+    assert "nDCG@10" in quality["judged_verdict"]
+
+
+def shown(show: Any, result: dict[str, Any]) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    show(result, console)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_the_terminal_shows_a_table_of_judged_queries(papers: Made, made: Made) -> None:
+    metrics = metrics_of(papers.run)
+    result = {"run_id": "1", "reused": False, "metrics": metrics, "baselines": {}, "warnings": []}
+    text = shown(show_fit, result)
+    lines = text.splitlines()
+    start = next(n for n, line in enumerate(lines) if f"judged, {QUESTIONS + 1} queries" in line)
+    assert lines[start].split()[3:] == ["nDCG@10", "recall@10", "MRR@10", "recall@100"]
+    bm25 = next(n for n in range(start, len(lines)) if lines[n].split()[0] == "BM25")
+    figures = [metrics[f"judged_bm25_{name}"] for name in JUDGED_METRICS]
+    assert lines[bm25].split()[1:] == [f"{value:.4f}" for value in figures]
+    low, high = (metrics[f"judged_bm25_ndcg_at_10_{end}"] for end in ("low", "high"))
+    assert lines[bm25 + 1].split()[:3] == [f"{low:.3f}"[1:], "to", f"{high:.3f}"[1:]]
+    assert max(map(len, lines[start:])) < 80
+    quality = bundle.read(papers.folder).quality
+    assert f"exact    {'':11}{quality['judged_exact_ndcg_at_10']:.4f}" in shown(show_quality, quality)
+    assert f"judged: {quality['judged_verdict']}" in shown(show_quality, quality)
+    assert "judged" not in shown(show_quality, bundle.read(made.folder).quality)
+
+
+def test_run_files_give_the_figures_of_the_report(
+    papers: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    arguments = [
+        "--config",
+        str(papers.config),
+        "--bundle",
+        str(papers.folder),
+        "--runs",
+        str(runs),
+        "--json",
+    ]
+    monkeypatch.setattr(sys, "argv", ["export", "evaluate", *arguments])
+    assert main() == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["runs"] == str(runs)
+    quality = bundle.read(papers.folder).quality
+    checked = 0
+    for part, start in (("test", ""), ("judged", "judged_")):
+        qrels = [*ir_measures.read_trec_qrels(str(runs / part / "qrels.txt"))]
+        for path in sorted((runs / part).glob("*.run")):
+            prefix = {"served": start}.get(path.stem, f"{start}{path.stem}_")
+            found = ir_measures.calc_aggregate(
+                MEASURES.values(), qrels, [*ir_measures.read_trec_run(str(path))]
+            )
+            for metric, measure in MEASURES.items():
+                assert found[measure] == pytest.approx(document[prefix + metric], abs=1e-9), (path, metric)
+                assert document[prefix + metric] == pytest.approx(quality[prefix + metric], abs=0.02)
+                checked += 1
+    named = {path.stem for path in (runs / "judged").glob("*.run")}
+    assert {"served", "exact", "bm25"} <= named == {path.stem for path in (runs / "test").glob("*.run")}
+    assert checked == 2 * len(named) * len(MEASURES)
+    asked = [json.loads(line) for line in (runs / "judged" / "queries.jsonl").read_text().splitlines()]
+    assert {"_id": "q%250", "text": asked[-1]["text"]} in asked
+    assert asked[-1]["_id"] == "again"
+
+
+def test_a_folder_for_runs_is_checked_before_the_work(
+    papers: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    arguments = ["--config", str(papers.config), "--bundle", "nowhere", "--runs", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["export", "evaluate", *arguments])
+    assert main() == 1
+    assert f"{tmp_path}: holds other files than run files" in " ".join(capsys.readouterr().err.split())
+
+
+def test_equal_questions_are_two_topics(papers: Made) -> None:
+    data = training_data_of(papers.dataset, papers.experiment.query, papers.experiment.item)
+    judged = data.judged
+    assert judged is not None
+    first, again = (list(judged.ids).index(name) for name in ("q%0", "again"))
+    assert judged.query[first] == judged.query[again]
+    assert not np.array_equal(judged.relevant[first], judged.relevant[again])

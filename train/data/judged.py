@@ -1,0 +1,139 @@
+"""Judged queries: a folder in BEIR layout, read for evaluation.
+
+    queries.jsonl      {"_id": "q1", "text": "..."}
+    qrels/test.tsv     query-id <tab> corpus-id <tab> score
+
+A score is the gain of a document: a whole number; with 0 or less it is not relevant. Documents are the items
+of the experiment, by id. Judgements of unknown queries or items are left out and counted, as are queries
+without a relevant item: every system would score 0 on them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from protos.errors import DataError
+from protos.features import FeatureSpec, HistoryFeature, TextFeature
+from train.config import JudgedConfig
+from train.data.columns import column_names, features_of, read_columns
+from train.data.table_files import find_data_file
+
+QUERIES = "queries.jsonl"
+QRELS = "qrels"
+ID, TEXT = "_id", "text"
+QUERY_ID, DOCUMENT_ID, SCORE = "query-id", "corpus-id", "score"
+JUDGEMENT = ("query_id", "item_row", "score")  # columns beside those of the query's features
+HIGHEST = 1000  # score; tools that read qrels keep a counter for each
+
+UNKNOWN_QUERY = "judgement of a query that is not in queries.jsonl"
+UNKNOWN_ITEM = "judgement of a document that is not in the catalogue"
+REPEATED = "judgement merged with an equal one"
+UNANSWERABLE = "judged query without a relevant document"
+
+
+@dataclass(frozen=True)
+class JudgedTable:
+    """Judged queries as a table.
+
+    Args:
+        rows: one for each judgement with a score above 0: `query_id`, `item_row` (UInt32, row of the items),
+            `score` (Int64), and the columns of the query's features; sorted by the order of `queries.jsonl`.
+        dropped: reason -> number of judgements, or queries, that were left out.
+    """
+
+    rows: pl.DataFrame
+    dropped: Mapping[str, int]
+
+
+def judged_files(base: Path, config: JudgedConfig) -> tuple[Path, Path]:
+    """Paths of the queries and of the judgements."""
+    folder = find_data_file(base, config.folder)
+    return folder / QUERIES, folder / QRELS / f"{config.split}.tsv"
+
+
+def read_judged(
+    base: Path, config: JudgedConfig, query: Mapping[str, FeatureSpec], item_ids: pl.Series
+) -> JudgedTable:
+    """The judged queries of a folder.
+
+    Args:
+        base: folder of the TOML file.
+        config: `[judged]`.
+        query: features of the query tower. A text is read from `text`, any other value from the key that has
+            the name of its column.
+        item_ids: ids of the catalogue.
+
+    Raises:
+        DataError: a file is missing or a value is invalid, which the text names by file, row and column; the
+            query reads a history; or no judged query is left.
+    """
+    queries_path, qrels_path = judged_files(base, config)
+    queries = read_queries(queries_path, query)
+    qrels, dropped = read_qrels(qrels_path)
+    rows = pl.DataFrame({DOCUMENT_ID: item_ids}).with_row_index("item_row")
+    joined = qrels.join(rows, on=DOCUMENT_ID, how="left", maintain_order="left")
+    asked = joined[QUERY_ID].is_in(queries["query_id"].implode())
+    known = joined["item_row"].is_not_null()
+    dropped[UNKNOWN_QUERY] = int((~asked).sum())
+    dropped[UNKNOWN_ITEM] = int((asked & ~known).sum())
+    judged = joined.filter(asked)[QUERY_ID].n_unique()
+    kept = joined.filter(asked & known & (joined[SCORE] > 0))
+    dropped[UNANSWERABLE] = judged - kept[QUERY_ID].n_unique()
+    if kept.is_empty():
+        raise DataError(
+            f"{qrels_path}: no query with a relevant document is left of {qrels.height:,} judgements: "
+            f"{dropped[UNKNOWN_QUERY]:,} name a query that {queries_path} lacks, {dropped[UNKNOWN_ITEM]:,} a "
+            f"document that the catalogue lacks (such as {_example(joined.filter(asked & ~known))}; "
+            f"its ids are like {item_ids[0]!r})"
+        )
+    answers = kept.select(pl.col(QUERY_ID).alias("query_id"), "item_row", SCORE)
+    found = queries.join(answers, on="query_id", how="inner", maintain_order="left_right")
+    return JudgedTable(found, {reason: count for reason, count in dropped.items() if count})
+
+
+def read_queries(path: Path, query: Mapping[str, FeatureSpec]) -> pl.DataFrame:
+    """All queries of a file: `query_id`, and the columns of the features.
+
+    Raises:
+        DataError: the file is missing, a value is invalid, an id is repeated, or the query reads a history.
+    """
+    for name, spec in query.items():
+        if isinstance(spec, HistoryFeature):
+            raise DataError(
+                f"{path}: query.{name} is a history, which {QUERIES} cannot hold: leave [judged] out"
+            )
+    texts = {spec.column for spec in query.values() if isinstance(spec, TextFeature)}
+    if len(texts) > 1:  # then each is read by its own name
+        texts = set()
+    others = [name for name in column_names(query) if name not in texts]
+    read = read_columns(path, [ID, *([TEXT] if texts else []), *others])
+    ids = read.unique_ids(ID)
+    if texts:
+        text = read.required(TEXT, "text")
+        read = read.with_columns(*(text.alias(name) for name in texts))
+    return pl.DataFrame({"query_id": ids, **features_of(read, query)})
+
+
+def read_qrels(path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The distinct judgements of a file (`query-id`, `corpus-id`, `score`), and how many equal another.
+
+    Raises:
+        DataError: the file is missing, a score is no whole number, or a document has two scores for a query.
+    """
+    columns = read_columns(path, [QUERY_ID, DOCUMENT_ID, SCORE])
+    expected = f"a whole number of at most {HIGHEST:,}"
+    scores = columns.numbers(SCORE, expected)
+    columns.refuse(SCORE, scores.is_null() | (scores != scores.floor()) | (scores > HIGHEST), expected)
+    ids = {name: columns.required(name, "an id") for name in (QUERY_ID, DOCUMENT_ID)}
+    judged = pl.DataFrame({**ids, SCORE: scores.cast(pl.Int64)})
+    once = judged.unique(maintain_order=True, keep="first")
+    pair = judged.select(pl.struct(QUERY_ID, DOCUMENT_ID).alias("pair"), SCORE)
+    first = pair.select(pl.col(SCORE).first().over("pair")).to_series()
+    columns.refuse(SCORE, first != judged[SCORE], "the score that an earlier row gives the same document")
+    return once, {REPEATED: judged.height - once.height}
+
+
+def _example(unknown: pl.DataFrame) -> str:
+    return repr(unknown[DOCUMENT_ID][0]) if unknown.height else "none"
