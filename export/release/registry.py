@@ -162,8 +162,8 @@ def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
 def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVersion:
     """Log the model to a run, and register it from there.
 
-    The run has ended, and stays so: `mlflow.pyfunc.log_model` logs to an active run only, which a process that
-    is killed would leave as running. `Model.log`, which it calls, takes the run's id.
+    The run has ended, and stays so. `mlflow.pyfunc.log_model` logs to an active run only, which a killed
+    process would leave as running; `Model.log`, which it calls, takes the run's id.
 
     Raises:
         BundleDamaged: the bundle has no example queries.
