@@ -24,12 +24,13 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
     console.print(f"run {result['run_id']}{again}", highlight=False)
     metrics = result["metrics"]
     names = {"": "two-tower", **baseline_columns(metrics)}
-    model, *others = names.values()
-    table = Table("test, exact search", model, "95 % interval", *others, box=None)
-    for name in metric_rows(metrics):
-        value, *beside = (f"{metrics[prefix + name]:.4f}" for prefix in names)
-        table.add_row(metric_label(name), value, _interval(metrics, name), *beside)
+    table = Table("test, exact search", *names.values(), box=None)
+    rows = metric_rows(metrics)
+    for name in rows:
+        table.add_row(metric_label(name), *(f"{metrics[prefix + name]:.4f}" for prefix in names))
     console.print(table)
+    if intervals := ", ".join(filter(None, (_interval(metrics, name) for name in rows))):
+        console.print(f"two-tower, 95 % intervals: {intervals}", highlight=False, soft_wrap=True)
     for name, label in LABELS.items():
         prefix = f"{name}."
         chosen = [
@@ -76,7 +77,7 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[str]:
 
 def _interval(metrics: Mapping[str, Any], name: str) -> str:
     low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-    return "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+    return "" if low is None or high is None else f"{metric_label(name)} {low:.4f} to {high:.4f}"
 
 
 def baseline_columns(metrics: Mapping[str, Any]) -> dict[str, str]:
