@@ -59,11 +59,11 @@ def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]
 def show_quality(metrics: dict[str, Any], console: Console) -> None:
     """Print the quality of the served pipeline beside exact search and the baselines."""
     from train.evaluation.plots import metric_label
-    from train.terminal import METRICS, baseline_columns, show_cold_start, show_judged
+    from train.terminal import baseline_columns, metric_rows, show_cold_start, show_judged
 
     names = {"": "served", "exact_": "exact", **baseline_columns(metrics)}
     table = Table(f"test, {int(metrics['queries']):,} queries", *names.values(), box=None)
-    for name in METRICS:
+    for name in metric_rows(metrics):
         table.add_row(metric_label(name), *(f"{metrics[prefix + name]:.4f}" for prefix in names))
     console.print(table)
     show_cold_start(metrics, console)

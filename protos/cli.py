@@ -30,7 +30,8 @@ Document = dict[str, Any]
 Result = tuple[Document, Callable[[Console], None]]
 Command = Callable[[Namespace], Result | None]
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130  # exit codes; argparse exits with 2, and shells with 128 + SIGINT
+FAILED, MISUSED = 1, 2  # exit codes; argparse exits with 2, too
+INTERRUPTED, TERMINATED = 130, 143  # as a shell reports them: 128 and the number of the signal
 INSTALLED = "twinspire-"  # how the names of installed programs begin
 UNDER_MAKE = "TWINSPIRE_MAKE"  # environment variable that the Makefile sets
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the quota, within `ulimit -f`
@@ -39,6 +40,10 @@ SQLITE_NO_SPACE = ("database or disk is full", "disk I/O error")  # SQLAlchemy p
 
 class UsageError(Exception):
     """The arguments contradict each other; the process exits as it does for an unknown argument."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM asked the command to stop."""
 
 
 def as_typed(make: str, module: str, arguments: str) -> str:
@@ -203,7 +208,8 @@ def execute(
         usage_errors: errors for which the exit code is 2, as for wrong arguments.
 
     Returns:
-        The exit code: 0 after success, 1 after a failure, 2 after a usage error, 130 after an interrupt.
+        The exit code: 0 after success, 1 after a failure, 2 after a usage error, 130 after an interrupt,
+        143 after `Terminated`.
         Wrong arguments end the process with 2.
     """
     parsed = parser.parse_args(arguments)
@@ -217,8 +223,9 @@ def execute(
             sys.stderr.write(f"  {note}\n")
         return MISUSED if isinstance(error, usage_errors) else FAILED
     except KeyboardInterrupt as error:
-        sys.stderr.write(f"{str(error) or 'interrupted'}\n")
-        return INTERRUPTED
+        terminated = isinstance(error, Terminated)
+        sys.stderr.write(f"{str(error) or ('terminated' if terminated else 'interrupted')}\n")
+        return TERMINATED if terminated else INTERRUPTED
     except Exception as error:
         reason = _no_space(error, folder)
         if reason is None:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from protos import cli
 from protos.errors import ConfigError
+from train.interrupts import answering
 from train.paths import CACHE, CONFIGS
 
 
@@ -36,4 +37,5 @@ def add_experiment_command(
 
 def execute(parser: ArgumentParser) -> int:
     """Run the command that the process was started with, and return its exit code."""
-    return cli.execute(parser, console=Console, folder=CACHE, usage_errors=(ConfigError,))
+    with answering():
+        return cli.execute(parser, console=Console, folder=CACHE, usage_errors=(ConfigError,))

@@ -14,16 +14,23 @@ from train.evaluation.report import JUDGED, JUDGED_METRICS
 METRICS = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")
 
 
+RECALL_OF_HISTORIES = "recall_at_20"  # which papers on recommendation report
+OF_HISTORIES = "coverage_at_10"  # is measured only where queries have histories
+
+
 def show_fit(result: dict[str, Any], console: Console) -> None:
-    """The test metrics of the model and of the baselines, what was chosen for these, and the warnings."""
+    """The test metrics of model and baselines, intervals, what was chosen for these, and the warnings."""
     again = ", unchanged since it was trained" if result["reused"] else ""
     console.print(f"run {result['run_id']}{again}", highlight=False)
     metrics = result["metrics"]
     names = {"": "two-tower", **baseline_columns(metrics)}
     table = Table("test, exact search", *names.values(), box=None)
-    for name in METRICS:
+    rows = metric_rows(metrics)
+    for name in rows:
         table.add_row(metric_label(name), *(f"{metrics[prefix + name]:.4f}" for prefix in names))
     console.print(table)
+    if intervals := ", ".join(filter(None, (_interval(metrics, name) for name in rows))):
+        console.print(f"two-tower, 95 % intervals: {intervals}", highlight=False, soft_wrap=True)
     for name, label in LABELS.items():
         prefix = f"{name}."
         chosen = [
@@ -58,6 +65,19 @@ def _with_interval(metrics: Mapping[str, Any], name: str) -> str:
     """A metric, and the ends of its interval on a line below."""
     low, high = (f"{metrics[f'{name}_{end}']:.3f}".removeprefix("0") for end in ("low", "high"))
     return f"{metrics[name]:.4f}\n{low} to {high}"
+
+
+def metric_rows(metrics: Mapping[str, Any]) -> list[str]:
+    """The metrics that a table shows, in order; of histories recall@20, too."""
+    rows = [*METRICS]
+    if OF_HISTORIES in metrics and RECALL_OF_HISTORIES in metrics:
+        rows.insert(rows.index("recall_at_100"), RECALL_OF_HISTORIES)
+    return rows
+
+
+def _interval(metrics: Mapping[str, Any], name: str) -> str:
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    return "" if low is None or high is None else f"{metric_label(name)} {low:.4f} to {high:.4f}"
 
 
 def baseline_columns(metrics: Mapping[str, Any]) -> dict[str, str]:

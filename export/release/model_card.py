@@ -13,7 +13,7 @@ from protos.bundle import EXACT, HNSW, Manifest
 from protos.mlflow_keys import BUNDLE_VERSION
 from protos.system.timing import p99_remark
 from train.evaluation.plots import metric_label
-from train.terminal import METRICS, baseline_columns
+from train.terminal import baseline_columns, metric_rows
 
 REFRESHED_FROM = "refreshed_from"  # tag of a version that a refresh has made
 LIMIT = 5000  # characters of the registry's column; PostgreSQL refuses more, SQLite does not check
@@ -132,7 +132,7 @@ def _data(manifest: Manifest) -> str:
 
 def _quality(metrics: Mapping[str, Any]) -> str:
     names = {"": "served", "exact_": "exact search", **baseline_columns(metrics)}
-    rows = [name for name in METRICS if name in metrics]
+    rows = [name for name in metric_rows(metrics) if name in metrics]
     if not rows:
         return ""
     cells = [[metric_label(name), *(_figure(metrics, prefix + name) for prefix in names)] for name in rows]

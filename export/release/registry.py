@@ -19,6 +19,7 @@ from pathlib import Path
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
 from export.bundles import BUNDLES, export_metrics
 from protos import bundle, entry_points
@@ -161,6 +162,9 @@ def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
 def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVersion:
     """Log the model to a run, and register it from there.
 
+    The run has ended, and stays so. `mlflow.pyfunc.log_model` logs to an active run only, which a killed
+    process would leave as running; `Model.log`, which it calls, takes the run's id.
+
     Raises:
         BundleDamaged: the bundle has no example queries.
     """
@@ -170,9 +174,13 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
         raise BundleDamaged(f"{folder}: has no example queries; the model declares its input by the first")
     example = [as_input(manifest.examples[0])]
     client = mlflow.MlflowClient()
-    with _reopened(run_id), warnings.catch_warnings(record=True) as caught:
-        logged = mlflow.pyfunc.log_model(
+    with warnings.catch_warnings(record=True) as caught:
+        logged = Model.log(
+            None,
+            mlflow.pyfunc,
             name=manifest.name,
+            run_id=run_id,
+            flavor_name="pyfunc.ModelFromCode",  # of a model whose `python_model` is a file
             python_model=str(ROOT / "serving" / "pyfunc_model.py"),
             artifacts={"bundle": str(folder)},
             code_paths=[str(ROOT / "serving"), str(ROOT / "protos")],
@@ -193,20 +201,6 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
         description=card(manifest),
         model_id=logged.model_id,
     )
-
-
-@contextmanager
-def _reopened(run_id: str) -> Iterator[None]:
-    """Make an ended run the active one; its status and end time are as before afterwards, even on errors."""
-    client, info = mlflow.MlflowClient(), get_run(run_id).info
-    try:
-        with mlflow.start_run(run_id=run_id):
-            yield
-    finally:
-        if info.end_time is None:
-            client.update_run(run_id, status=info.status)
-        else:
-            client.set_terminated(run_id, info.status, info.end_time)
 
 
 def _describe_model(manifest: bundle.Manifest) -> None:

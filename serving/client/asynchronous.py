@@ -27,7 +27,7 @@ from serving.client.protocol import TIMEOUT_SECONDS, CatalogueRetries, Connectio
 from serving.client.security import Security
 from serving.filters.expression import Filter
 from serving.retrieval.answer import Answer
-from serving.retrieval.query import Query
+from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
 from serving.transport.converters import Info
 from serving.transport.status import error_from
@@ -101,6 +101,7 @@ class AsyncRetrievalClient:
         filter: Filter | None = None,
     ) -> AsyncIterator[Answer]:
         """As `RetrievalClient.search_stream`; the queries may come from an asynchronous iterator too."""
+        refuse_lone_string(queries, "queries", "queries")
         sent = protocol.SentQueries()
 
         async def requests() -> AsyncIterator[wire.SearchRequest]:

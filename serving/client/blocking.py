@@ -18,7 +18,7 @@ from serving.client.protocol import TIMEOUT_SECONDS, CatalogueRetries, Connectio
 from serving.client.security import Security
 from serving.filters.expression import Filter
 from serving.retrieval.answer import Answer
-from serving.retrieval.query import Query
+from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
 from serving.transport.converters import Info
 from serving.transport.status import error_from
@@ -87,6 +87,7 @@ class RetrievalClient:
             ConnectionFailed: there is no connection; `fault` says why.
             Unavailable: the server does not answer, or is too old to know filters; the three errors before
                 are of this kind too.
+            TypeError: `exclude` is one string.
         """
         message = protocol.filter_message(filter)
         request = protocol.search_request(query, k, exclude, exclude_history, min_sequence, message)
@@ -131,6 +132,7 @@ class RetrievalClient:
             The errors of `search`, which end the stream; and any error of `queries`, after the answers to the
             queries before it.
         """
+        refuse_lone_string(queries, "queries", "queries")
         sent = protocol.SentQueries()
 
         def requests() -> Iterator[wire.SearchRequest]:

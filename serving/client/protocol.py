@@ -21,7 +21,7 @@ from serving.address import check_target, host_of, is_loopback
 from serving.client.security import Security
 from serving.filters.expression import Filter
 from serving.retrieval.answer import Answer
-from serving.retrieval.query import Query
+from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
 from serving.transport.filter_converters import filter_to_wire
 from serving.transport.status import error_from
@@ -223,6 +223,7 @@ def search_request(
 
     Raises:
         InvalidInput: a value cannot be encoded.
+        TypeError: `exclude` is one string.
     """
     message = _query(query, "query")
     return wire.SearchRequest(
@@ -243,7 +244,7 @@ def batch_request(
     min_sequence: int = 0,
     filter: wire.Filter | None = None,
 ) -> wire.SearchBatchRequest:
-    """Many queries; raises as `search_request`."""
+    """Many queries; raises as `search_request`, and a TypeError if they are one string."""
     messages = _queries(queries)
     return wire.SearchBatchRequest(
         queries=messages,
@@ -367,6 +368,7 @@ def _trace_context() -> tuple[tuple[str, str], ...]:
 
 
 def _queries(queries: Sequence[Query | str]) -> list[wire.Query]:
+    refuse_lone_string(queries, "queries", "queries")
     return [_query(query, f"queries[{n}]") for n, query in enumerate(queries)]
 
 
@@ -375,6 +377,7 @@ def _query(query: Query | str, name: str) -> wire.Query:
 
 
 def _exclude(exclude: Collection[str]) -> Collection[str]:
+    refuse_lone_string(exclude, "exclude", "item ids")
     try:
         "".join(exclude).encode()
     except UnicodeEncodeError:

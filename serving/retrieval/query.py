@@ -30,12 +30,33 @@ class Query:
             `history`. Ids that the tower does not know are skipped.
         features: values of the query tower's features, by name; a feature without a value is absent.
         item_id: "more like this": the item's own vector is the query; no other field may be given.
+
+    Raises:
+        TypeError: the history is one string, whose characters would count as ids.
     """
 
     text: str | None = None
     history: tuple[str, ...] = ()
     features: Mapping[str, Value] = field(default_factory=dict)
     item_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.history.__class__ is not tuple:  # nearly every query has one
+            refuse_lone_string(self.history, "history", "item ids")
+
+
+def refuse_lone_string(value: object, name: str, expected: str) -> None:
+    """Refuse one string in place of several values: a sequence of characters is never meant.
+
+    Args:
+        name: of the value in the error.
+        expected: what the values are, in the plural.
+
+    Raises:
+        TypeError: it is a string.
+    """
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{name}: expected a sequence of {expected}, got one string: {value!r}")
 
 
 def example_query(example: Mapping[str, Value | None]) -> Query:

@@ -45,6 +45,7 @@ from serving.retrieval.query import (
     SearchOptions,
     SearchResult,
     example_query,
+    refuse_lone_string,
 )
 from serving.retrieval.vector_index import (
     Rows,
@@ -165,6 +166,7 @@ class Retriever:
             InvalidInput: a query does not fit the bundle; the field is `queries[<n>].<field>`. Or the filter
                 does not; the field begins with `filter`.
             UnknownItem: the catalogue does not hold an `item_id`; the field is as above.
+            TypeError: `queries` or `exclude` is one string.
         """
         return self.search_encoded(self._encode(queries, ()), k, exclude, exclude_history, filter)
 
@@ -200,6 +202,7 @@ class Retriever:
 
     def _encode(self, queries: Sequence[Query], names: Sequence[str]) -> EncodedQueries:
         started = time.perf_counter_ns()
+        refuse_lone_string(queries, "queries", "queries")
         if not queries:
             raise InvalidInput("queries", "expected at least one")
         prepared = [*map(self.prepare, queries, names or _numbered(len(queries)))]
@@ -274,9 +277,11 @@ class Retriever:
 
         Raises:
             InvalidInput: k is below 1.
+            TypeError: `exclude` is one string.
         """
         if k < 1:
             raise InvalidInput("k", f"expected at least 1, got {k}")
+        refuse_lone_string(exclude, "exclude", "item ids")
         return SearchOptions(
             k, frozenset(self.catalogue.rows(exclude)) if exclude else frozenset(), exclude_history, compiled
         )

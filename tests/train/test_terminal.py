@@ -43,7 +43,17 @@ def test_each_baseline_that_was_measured_has_a_column() -> None:
     assert lines[1].split() == ["test,", "exact", "search", "two-tower", "popularity", "item-kNN", "EASE"]
     (line,) = (line for line in lines if line.split()[0] == "nDCG@10")
     assert line.split()[1:] == ["0.2500", "0.0500", "0.1500", "0.2000"]
-    assert len(lines) == 2 + len(METRICS)
+    assert lines[2 + len(METRICS) :] == ["two-tower, 95 % intervals: nDCG@10 0.1250 to 0.5000"]
+
+
+def test_recall_at_20_is_told_of_histories() -> None:
+    at_20 = {f"{prefix}recall_at_20": 0.375 for prefix in ("", "popularity_", "itemknn_", "ease_")}
+    interval = {"recall_at_20_low": 0.25, "recall_at_20_high": 0.5}
+    lines = shown(FILMS | at_20 | interval | {"coverage_at_10": 0.5})
+    assert [line.split()[0] for line in lines[3:6]] == ["recall@10", "recall@20", "recall@100"]
+    assert lines[4].split()[1:] == ["0.3750"] * 4
+    assert lines[-1] == "two-tower, 95 % intervals: recall@20 0.2500 to 0.5000, nDCG@10 0.1250 to 0.5000"
+    assert "recall@20" not in "\n".join(shown(FILMS | at_20))
 
 
 def test_the_cold_and_the_labelled_are_told_where_there_are_any() -> None:
@@ -73,7 +83,7 @@ def test_the_cold_and_the_labelled_are_told_where_there_are_any() -> None:
 def test_what_was_chosen_for_a_baseline_and_the_warnings_are_told() -> None:
     chosen = {"bm25.k1": "0.9", "bm25.b": "0.5", "ease.lambda": "200.0", "bm25_full.k1": "1.2"}
     lines = shown(FILMS, baselines=chosen, warnings=["test holds [3] queries", "another"])
-    assert lines[2 + len(METRICS) :] == [
+    assert lines[3 + len(METRICS) :] == [
         "BM25: k1 0.9, b 0.5",
         "BM25, full texts: k1 1.2",
         "EASE: lambda 200.0",

@@ -19,7 +19,7 @@ import polars as pl
 from protos.errors import DataError
 from train.data.columns import Columns
 
-Cast = Literal["string", "integer", "number", "time", "lower", "strip"]
+Cast = Literal["string", "id", "integer", "number", "time", "lower", "strip"]
 
 _COMPARISONS = {
     "above": operator.gt,
@@ -126,8 +126,7 @@ def clean(
     Raises:
         DataError: a value cannot be cast or tested, or no event passes.
     """
-    for name, cast in casts.items():
-        columns = columns.with_columns(_cast(columns, name, cast).alias(name))
+    columns = cast_columns(columns, casts)
     columns = columns.with_columns(*_derived(columns, derive))
     dropped: dict[str, int] = {}
     for each in filters:
@@ -141,7 +140,23 @@ def clean(
     return columns, dropped
 
 
+def cast_columns(columns: Columns, casts: Mapping[str, Cast]) -> Columns:
+    """The same rows, with some columns read as another type.
+
+    `id` is a string; a whole number loses its fraction, as 1.0, which is how other programs write an integer
+    of a column with gaps, and so does the text "1.0".
+
+    Raises:
+        DataError: a value cannot be cast.
+    """
+    for name, cast in casts.items():
+        columns = columns.with_columns(_cast(columns, name, cast).alias(name))
+    return columns
+
+
 def _cast(columns: Columns, name: str, cast: Cast) -> pl.Series:
+    if cast == "id":
+        return _ids(columns, name)
     if cast == "integer":
         numbers = columns.numbers(name, "a whole number")
         columns.refuse(name, (numbers != numbers.round()).fill_null(False), "a whole number")
@@ -154,6 +169,16 @@ def _cast(columns: Columns, name: str, cast: Cast) -> pl.Series:
     if cast == "lower":
         return strings.str.to_lowercase()
     return strings.str.strip_chars() if cast == "strip" else strings
+
+
+def _ids(columns: Columns, name: str) -> pl.Series:
+    values = columns.frame[name]
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+        whole = (values == values.round()) & (values.abs() < 2**53)
+        columns.refuse(name, ~whole.fill_null(True), "a whole number below 2^53")
+        return values.cast(pl.Int64).cast(pl.String)
+    return columns.strings(name).str.strip_chars().str.replace(r"^(-?\d+)\.0*$", "$1")
 
 
 def _derived(columns: Columns, derive: Mapping[str, Derived]) -> list[pl.Series]:

@@ -14,9 +14,15 @@ import polars as pl
 
 from protos.errors import DataError
 from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from train.data.layouts import ATOMIC, Layout
 from train.data.table_files import read_table
 
 LIST_SEPARATOR = "|"
+
+UNITS = (("seconds", 1.0), ("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
+UNIT_BOUNDS = (1e11, 1e14, 1e17)  # from these on the next unit: 1e11 seconds are the year 5138
+LATEST = 4_133_980_800.0  # seconds: the end of the year 2100
+YEAR = 31_556_952  # seconds
 
 _STRING_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Null)
 
@@ -53,8 +59,17 @@ class Columns:
         return Columns(self.path, self.frame.with_columns(*columns), self.rows)
 
     def strings(self, column: str, expected: str = "a string") -> pl.Series:
-        """Strings, unchanged; integers and booleans as strings; null where absent."""
+        """Strings, unchanged; integers and booleans as strings; null where absent.
+
+        A `token_seq` of an atomic file is a text as well: its words.
+        """
         values = self.frame[column]
+        if values.dtype == pl.List(pl.String) and self.path.suffix.lower() in ATOMIC:
+            return values.list.join(" ")
+        if values.dtype.is_float() and values.count():
+            row = values.is_not_null().arg_max() or 0
+            reason = f"expected {expected}, got {values[row]!r}"
+            raise self.refusal(column, row, f'{reason}; the cast "id" reads 1.0 as "1"')
         if values.dtype in _STRING_TYPES or values.dtype == pl.Boolean or values.dtype.is_integer():
             return values.cast(pl.String)
         self.refuse(column, values.is_not_null(), expected)
@@ -103,7 +118,11 @@ class Columns:
         return numbers.fill_nan(None)
 
     def times(self, column: str) -> pl.Series:
-        """Float64: numbers unchanged, ISO dates and times in seconds since 1970; without a zone, UTC."""
+        """Float64: ISO dates and times in seconds since 1970; without a zone, UTC.
+
+        Numbers below 1e11 are unchanged. Larger ones are milliseconds, microseconds or nanoseconds since
+        1970, by their size, and become seconds; all of a column must be of one unit, of the years to 2100.
+        """
         expected = "a number or an ISO date"
         values = self.frame[column]
         if values.dtype in (pl.Date, pl.Datetime):
@@ -111,9 +130,34 @@ class Columns:
         elif values.dtype == pl.String and not _begins_with_a_number(values):
             times = pl.Series(column, [_seconds(value) for value in values], dtype=pl.Float64)
         else:
-            times = self.numbers(column, expected)
+            numbers = self.numbers(column, expected)
+            self.refuse(column, numbers.is_null(), expected)
+            return self._seconds(column, numbers)
         self.refuse(column, times.is_null(), expected)
         return times
+
+    def _seconds(self, column: str, numbers: pl.Series) -> pl.Series:
+        """Numbers of one unit as seconds."""
+        sizes = numbers.abs()
+        units = pl.zeros(len(sizes), dtype=pl.Int64, eager=True)
+        for bound in UNIT_BOUNDS:
+            units = units + (sizes >= bound).cast(pl.Int64)
+        if units.is_empty() or not units.max():
+            return numbers
+        first = int(units[0])
+        name, scale = UNITS[first]
+        other = units != first
+        if other.any():
+            row = other.arg_max() or 0
+            expected = f"{name} since 1970 as in row {self.row_numbers[0] + 1}"
+            found = _in_words(numbers[row], int(units[row]))
+            raise self.refusal(column, row, f"expected {expected}, got {found}")
+        late = (numbers / scale > LATEST) | (numbers < 0)
+        if late.any():
+            row = late.arg_max() or 0
+            expected = "a time of the years 1970 to 2100, in one unit since 1970"
+            raise self.refusal(column, row, f"expected {expected}, got {_in_words(numbers[row], first)}")
+        return numbers / scale
 
     def refuse(self, column: str, bad: pl.Series, expected: str) -> None:
         """Raise a `DataError` for the first row where `bad` is true."""
@@ -126,6 +170,12 @@ class Columns:
     def refusal(self, column: str, row: int, reason: str) -> DataError:
         """The error for a value; the text names file, row and column."""
         return DataError(f"{self.path}: row {self.row_numbers[row] + 1}, column {column!r}: {reason}")
+
+
+def _in_words(number: float, unit: int) -> str:
+    """A number of `UNITS[unit]` since 1970, with the year that it would be."""
+    name, scale = UNITS[unit]
+    return f"{number:.0f}, in {name} the year {1970 + number / scale / YEAR:.0f}"
 
 
 def _show(value: Any) -> str:
@@ -154,13 +204,13 @@ def column_names(features: Mapping[str, FeatureSpec]) -> list[str]:
     return [*(spec.column for spec in read), *(name for name in served if name)]
 
 
-def read_columns(path: Path, names: Iterable[str]) -> Columns:
+def read_columns(path: Path, names: Iterable[str], layout: Layout | None = None) -> Columns:
     """The named columns of the table at `path`; names may repeat.
 
     Raises:
         DataError: the file is missing or damaged, or lacks a column.
     """
-    return Columns(path, read_table(path, list(dict.fromkeys(names))))
+    return Columns(path, read_table(path, list(dict.fromkeys(names)), layout))
 
 
 def features_of(columns: Columns, features: Mapping[str, FeatureSpec]) -> dict[str, pl.Series]:

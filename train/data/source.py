@@ -31,8 +31,11 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
+from protos.errors import DataError
 from protos.features import FeatureSpec, normalise
 from train.config import DataConfig, FilterConfig, JudgedConfig
+from train.data.columns import Columns, read_columns
+from train.data.layouts import Layout
 from train.data.table_files import find_data_file, identity_of
 
 RESERVED = ("item_row", "weight", "group", "time", "part", "in_test_file")
@@ -130,6 +133,27 @@ class SourceContext:
             DataError: a file is missing.
         """
         return identity_of(find_data_file(self.base, name) for name in (*names, self.test_file) if name)
+
+    def columns_of(self, file: str, names: Iterable[str], layouts: Mapping[str, Layout]) -> Columns:
+        """The named columns of one of the user's files.
+
+        Raises:
+            DataError: as `read_columns`.
+        """
+        return read_columns(find_data_file(self.base, file), names, layouts.get(file))
+
+
+def check_layouts(layouts: Mapping[str, Layout], files: Iterable[str]) -> None:
+    """Refuse a layout of a file that is not read.
+
+    Raises:
+        DataError: there is one.
+    """
+    known = [name for name in files if name]
+    for name in layouts:
+        if name not in known:
+            read = ", ".join(known)
+            raise DataError(f"data.layouts: no such file is read: {name!r}; those that are: {read}")
 
 
 @dataclass(frozen=True)

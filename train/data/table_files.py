@@ -1,8 +1,9 @@
-"""Tables in CSV, TSV, JSONL and Parquet files: where a file is, its identity, and its rows.
+"""Tables in delimited text, JSONL and Parquet: where a file is, its identity, and its rows.
 
 Errors name file, row and column; rows are counted from 1, without the header. CSV and TSV are quoted as in
-RFC 4180. Their cells stay strings, because "007" is no number; an empty cell is null. A JSONL file has one
-object on each line; its values keep their types.
+RFC 4180; `layouts.py` says what other delimited text is read. Cells of CSV and TSV stay strings, because
+"007" is no number; an empty cell is null. A JSONL file has one object on each line; its values keep their
+types.
 
 A cell has at most `MAX_CELL_LENGTH` characters. At most `MAX_ROW_LENGTH` characters of a row of CSV, TSV or
 JSONL are read, so a longer row is refused before it fills the memory. A cell of Parquet is refused only after
@@ -26,6 +27,7 @@ from protos.bundle import record
 from protos.documents import parse_json
 from protos.errors import DataError
 from protos.files.regular_files import check_regular, open_regular
+from train.data.layouts import FORMATS, Format, Layout, format_of, typed_names, typed_series
 
 T = TypeVar("T")
 Reader = Callable[[Path, Sequence[str], int, int], Iterator[pl.DataFrame]]
@@ -66,13 +68,18 @@ def identity_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+def read_table(path: Path, columns: Sequence[str], layout: Layout | None = None) -> pl.DataFrame:
     """The named columns of the table at `path`, in that order.
+
+    Args:
+        path: of the file; its suffix tells the format.
+        columns: distinct names.
+        layout: of delimited text, where the suffix does not say it.
 
     Raises:
         DataError: the file is missing, damaged or empty, has an unknown suffix, or lacks a column.
     """
-    slices = list(read_slices(path, columns, SLICE))
+    slices = list(read_slices(path, columns, SLICE, layout=layout))
     if not slices:
         raise DataError(f"{path}: expected at least one row, got an empty table")
     try:
@@ -81,7 +88,9 @@ def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
         raise DataError(f"{path}: values of a column are of different types: {error}") from None
 
 
-def read_slices(path: Path, columns: Sequence[str], size: int, first: int = 0) -> Iterator[pl.DataFrame]:
+def read_slices(
+    path: Path, columns: Sequence[str], size: int, first: int = 0, layout: Layout | None = None
+) -> Iterator[pl.DataFrame]:
     """The named columns of the table at `path`, `size` rows at a time.
 
     Args:
@@ -89,14 +98,16 @@ def read_slices(path: Path, columns: Sequence[str], size: int, first: int = 0) -
         columns: distinct names.
         size: rows in a slice; the last slice may have fewer.
         first: number of rows to skip.
+        layout: of delimited text, where the suffix does not say it.
 
     Raises:
         DataError: the file is missing or damaged, has an unknown suffix, or lacks a column. An invalid row
             raises when its slice is read.
     """
-    reader = _READERS.get(path.suffix.lower())
+    written = format_of(path, layout)
+    reader = _READERS.get(path.suffix.lower()) if written is None else _delimited(written)
     if reader is None:
-        endings = ", ".join(_READERS)
+        endings = ", ".join([*FORMATS, *_READERS])
         raise DataError(f"{path}: expected a file that ends in {endings}, got {path.suffix!r}")
     try:
         check_regular(path)
@@ -136,8 +147,8 @@ def _not_unicode(path: Path) -> DataError:
     return DataError(f"{path}: expected UTF-8; changed while it was read")
 
 
-def _delimited(separator: str) -> Reader:
-    """A reader of CSV or TSV.
+def _delimited(written: Format) -> Reader:
+    """A reader of delimited text.
 
     It uses Python's parser. Polars silently pads short rows with nulls, and its error for a quote inside an
     unquoted cell names no row.
@@ -145,24 +156,35 @@ def _delimited(separator: str) -> Reader:
 
     def read(path: Path, columns: Sequence[str], size: int, first: int) -> Iterator[pl.DataFrame]:
         csv.field_size_limit(MAX_ROW_LENGTH)
-        with _opened(path, newline="") as file:
-            row = _Row()
-            lines = csv.reader(row.lines_of(file), delimiter=separator, strict=True)
-            header = _header(path, lines, row)
+        with _opened(path, "", written.encoding) as file:
+            row = _Row(written.separator)
+            lines = csv.reader(
+                row.lines_of(file),
+                delimiter=row.delimiter,
+                quoting=csv.QUOTE_MINIMAL if written.quoted else csv.QUOTE_NONE,
+                strict=True,
+            )
+            header = [*written.columns] or _header(path, lines, row)
+            types = typed_names(path, header) if written.typed else {}
+            header = [*types] or header
             for column in columns:
                 if column not in header:
                     raise _missing(path, column, header)
             positions = [header.index(column) for column in columns]
             rows = islice(_rows(path, lines, header, row, columns), first, None)
-            for chunk in _chunks(rows, size):
+            for n, chunk in enumerate(_chunks(rows, size)):
                 cells = [[row[position] or None for row in chunk] for position in positions]
-                yield pl.DataFrame(cells, dict.fromkeys(columns, pl.String), orient="col")
+                frame = pl.DataFrame(cells, dict.fromkeys(columns, pl.String), orient="col")
+                begin = first + n * size
+                yield frame.with_columns(
+                    typed_series(path, types[name], frame[name], begin) for name in columns if types
+                )
 
     return read
 
 
-def _opened(path: Path, newline: str) -> io.TextIOWrapper:
-    return io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline=newline)
+def _opened(path: Path, newline: str, encoding: str = "utf-8-sig") -> io.TextIOWrapper:
+    return io.TextIOWrapper(open_regular(path), encoding=encoding, newline=newline)
 
 
 class _RowTooLong(Exception):
@@ -170,11 +192,17 @@ class _RowTooLong(Exception):
 
 
 class _Row:
-    """The lines read so far of the current row of CSV or TSV; a quoted cell may span several lines."""
+    """The lines read so far of the current row; a quoted cell may span several lines.
 
-    __slots__ = ("length", "lines")
+    Args:
+        separator: of the file. Python's parser takes one character, so a longer one is replaced.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_replaced", "delimiter", "length", "lines")
+
+    def __init__(self, separator: str) -> None:
+        self._replaced = separator if len(separator) > 1 else ""
+        self.delimiter = "\x1f" if self._replaced else separator
         self.lines: list[str] = []
         self.length = 0  # characters
 
@@ -186,6 +214,8 @@ class _Row:
         """
         kept = self.lines
         for line in iter(partial(file.readline, MAX_ROW_LENGTH + 1), ""):
+            if self._replaced:
+                line = line.replace(self._replaced, self.delimiter)
             kept.append(line)
             self.length += len(line)
             if self.length > MAX_ROW_LENGTH:
@@ -417,8 +447,6 @@ def _check_cells(path: Path, frame: pl.DataFrame, begin: int) -> None:
 
 
 _READERS: dict[str, Reader] = {
-    ".csv": _delimited(","),
-    ".tsv": _delimited("\t"),
     ".jsonl": _jsonl,
     ".parquet": _parquet,
 }

@@ -2,8 +2,8 @@
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 import scipy.sparse
+import torch
 
 from train.data.training_data import TrainingData
 
@@ -32,7 +32,7 @@ def ease(matrix: scipy.sparse.csr_matrix, strength: float) -> Floats:
     """
     gram = (matrix.T @ matrix).toarray().astype(np.float64)
     gram[np.diag_indices_from(gram)] += strength
-    inverse = scipy.linalg.inv(gram, overwrite_a=True, check_finite=False)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(gram))).numpy()
     weights = inverse / -np.diag(inverse)
     weights[np.diag_indices_from(weights)] = 0
     return np.asarray(weights, np.float32)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 import scipy.sparse
 import torch
 from sklearn.preprocessing import normalize
@@ -177,7 +176,7 @@ def initialize_ease(towers: tuple[Tower, Tower], data: TrainingData, schema: Sch
     row_of = {each: row for row, each in enumerate(data.item_ids)}
     known = np.array([row_of[each] for each in schema.vocabularies[ITEM_VOCABULARY]], np.int64)
     weights = ease(interaction_matrix(data)[:, known], strength)
-    left, values, right = scipy.linalg.svd(weights, full_matrices=False, overwrite_a=True)
+    left, values, right = np.linalg.svd(weights, full_matrices=False)
     width = min(item.table.shape[1], len(values))
     root = np.sqrt(values[:width])
     with torch.no_grad():

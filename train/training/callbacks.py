@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -11,11 +11,12 @@ import mlflow
 from mlflow.entities import Metric
 from rich.console import Console
 
+from train.interrupts import acknowledge, interruption
 from train.progress import progress_bar
 from train.training.checkpoint import BEST_TOWERS, RUN_STATE, save_run, save_towers
 from train.training.device import SINGLE_PROCESS, TrainingProcess
 from train.training.metric_groups import GROUPS, grouped
-from train.training.trainer import Trainer
+from train.training.trainer import Interrupted, Trainer
 
 MLFLOW_BATCH = 1000  # metrics that MLflow accepts in one call
 
@@ -35,32 +36,58 @@ class RunCallbacks:
         self._is_main = process.is_main
         self._progress = progress_bar(console)
         self._progress.disable = not self._is_main
-        self._stop = False
+        self._stop = 0  # the signal that asked for a stop
+        self._stops_at_once = False
         self._losses: list[Metric] = []  # sent to MLflow once an epoch
 
     @contextmanager
     def watching(self) -> Iterator["RunCallbacks"]:
-        """Show progress; the first Ctrl-C or SIGTERM asks for a stop, the second one breaks the step off."""
+        """Show progress; the first Ctrl-C or SIGTERM asks for a stop, the second one breaks the step off.
+
+        Raises:
+            KeyboardInterrupt: SIGINT asked for a stop, and the state has been saved.
+            Terminated: the same by SIGTERM.
+        """
         previous = {
             number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
-            with self._progress:
+            with self._progress, suppress(Interrupted):
                 yield self
+            if self._stop:  # maybe after the last step
+                raise interruption(self._stop)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._stop:
-            raise KeyboardInterrupt
-        self._stop = True
+            raise interruption(number)
+        self._stop = number
+        if self._stops_at_once:
+            raise Interrupted
+        acknowledge()
         if self._is_main:
             self.console.print("stopping after this step; once more to stop at once")
 
     def should_stop(self) -> bool:
         """Whether a signal asked for a stop."""
-        return self._stop
+        return self._stop > 0
+
+    @contextmanager
+    def repeatable(self) -> Iterator[None]:
+        """A signal in this block ends it at once.
+
+        Raises:
+            Interrupted: a signal asked for a stop, in the block or before it.
+        """
+        self._stops_at_once = True
+        try:
+            if self._stop:
+                raise Interrupted
+            yield
+        finally:
+            self._stops_at_once = False
 
     def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
         """Show a bar for the epoch; the loss of every step goes to MLflow."""
@@ -101,6 +128,8 @@ class RunCallbacks:
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         """Save what the run needs to continue."""
+        if self._stop:
+            acknowledge()  # writing a large model may take its time
         if self._is_main:
             save_run(self.folder / RUN_STATE, trainer)
 

@@ -8,8 +8,8 @@ A run whose inputs have not changed is not trained again: its metrics are read f
 import contextlib
 import dataclasses
 import hashlib
-import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -35,6 +35,7 @@ from train.evaluation.report import (
 )
 from train.evaluation.warnings import run_warnings
 from train.fingerprint import code_fingerprint, fingerprint
+from train.interrupts import before_leaving
 from train.models.defaults import Chosen, from_data
 from train.models.heads import score_of
 from train.models.prepared_inputs import PreparedInputs
@@ -47,7 +48,7 @@ from train.training.metric_groups import grouped
 from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.tracking import find_run, flattened, log_warnings, tracked_run
 from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, shares_windows
-from train.training.trainer import Interrupted, Trainer
+from train.training.trainer import Trainer
 
 STAGE = "fit"
 LATER_STAGES = ("export", "precision", "index", "gates", "bench")  # sections that training does not read
@@ -70,7 +71,8 @@ def fit(
         The finished run, and whether it is one of before, whose inputs were the same.
 
     Raises:
-        KeyboardInterrupt: a signal asked to stop; the run is marked as killed and can be resumed.
+        KeyboardInterrupt: SIGINT asked to stop; the run is marked as killed and can be resumed.
+        Terminated: the same by SIGTERM.
         MissingStage: there is nothing to resume.
     """
     finished = finished_run(experiment, dataset)
@@ -85,19 +87,26 @@ def fit(
     process = start_process(experiment.training.threads)
     run_id = ""
     try:
-        with tracked_run(
-            experiment.name, STAGE, key, interrupted if resume else None, experiment.tower.kind
-        ) as run_id:
-            try:
-                with _locked(run_folder(run_id)):
-                    _train(run_folder(run_id), process, experiment, dataset, console, resume)
-            except Interrupted:
-                raise KeyboardInterrupt from None
-    except KeyboardInterrupt:
-        if not run_id or not (run_folder(run_id) / RUN_STATE).is_file():  # nothing was saved yet
+        with (
+            tracked_run(
+                experiment.name, STAGE, key, interrupted if resume else None, experiment.tower.kind
+            ) as run_id,
+            _locked(run_folder(run_id)),
+            before_leaving(partial(_how_to_go_on, run_id, to_resume)),
+        ):
+            _train(run_folder(run_id), process, experiment, dataset, console, resume)
+    except KeyboardInterrupt as interruption:
+        text = _how_to_go_on(run_id, to_resume) if run_id else None
+        if text is None:
             raise
-        raise KeyboardInterrupt(f"stopped; `{to_resume}` goes on with run {run_id}") from None
+        raise type(interruption)(text) from None
     return mlflow.get_run(run_id), False
+
+
+def _how_to_go_on(run_id: str, to_resume: str) -> str | None:
+    """What to tell after an interruption; None if nothing was saved."""
+    saved = (run_folder(run_id) / RUN_STATE).is_file()
+    return f"stopped; `{to_resume}` goes on with run {run_id}" if saved else None
 
 
 def finished_run(experiment: Experiment, dataset: Dataset) -> Run | None:
@@ -198,11 +207,10 @@ def _train(
         _log_inputs(model, dataset, chosen)
         if architecture_of(experiment.tower).starts_as_model:
             save_towers(folder / START_TOWERS, trainer.towers)
-    begun = time.perf_counter()
     with RunCallbacks(folder, console, process).watching() as callbacks:
         trainer.fit(callbacks)
     if process.is_main:
-        mlflow.log_metrics(grouped("train", {"training_s": time.perf_counter() - begun}))
+        mlflow.log_metrics(grouped("train", {"training_s": trainer.state.seconds}))
         _finish(folder, model, trainer, console)
 
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from protos.errors import MissingStage, Unavailable
 from protos.files.file_lock import exclusive_lock
 from protos.mlflow_keys import STAGE
+from train.interrupts import before_leaving
 from train.paths import IS_CHECKOUT, MLRUNS, ROOT
 
 FINGERPRINT = "twinspire.fingerprint"
@@ -200,10 +202,11 @@ def tracked_run(
     )
     status = RunStatus.FAILED
     try:
-        if not resume:
-            name = f"{experiment}-{title or stage}-{active.info.run_id[:RUN_ID_SHOWN]}"
-            mlflow.MlflowClient().update_run(active.info.run_id, name=name)
-        yield active.info.run_id
+        with before_leaving(partial(_killed, active.info.run_id)):
+            if not resume:
+                name = f"{experiment}-{title or stage}-{active.info.run_id[:RUN_ID_SHOWN]}"
+                mlflow.MlflowClient().update_run(active.info.run_id, name=name)
+            yield active.info.run_id
         status = RunStatus.FINISHED
     except KeyboardInterrupt:
         status = RunStatus.KILLED
@@ -233,6 +236,10 @@ def chosen_settings(run: Run) -> dict[str, str]:
         for name, value in params
         if name.count(".") > 1 and name.startswith(prefix)
     }
+
+
+def _killed(run_id: str) -> None:
+    mlflow.MlflowClient().set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
 
 
 def environment() -> dict[str, str]:

@@ -10,6 +10,7 @@ interrupted: the order of the pairs and the negatives follow from (seed, epoch),
 import itertools
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -55,6 +56,8 @@ class State:
         losses: of all steps.
         pairs: number of pairs of each step.
         history: one record for each finished epoch; record 0 is the start, before any step.
+        seconds: of training, in all parts of an interrupted run.
+        epoch_seconds: of them, those of the steps of the current epoch.
     """
 
     epoch: int = 0
@@ -67,6 +70,8 @@ class State:
     losses: list[float] = field(default_factory=list)
     pairs: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
 
 
 class Callbacks(Protocol):
@@ -86,6 +91,9 @@ class Callbacks(Protocol):
 
     def should_stop(self) -> bool:
         """Whether to save the state and stop after this step."""
+
+    def repeatable(self) -> AbstractContextManager[None]:
+        """Around work that a resumed run does again: raises `Interrupted` in it to stop at once."""
 
 
 class Trainer:
@@ -123,6 +131,7 @@ class Trainer:
         for histories in self.queries.histories.values():
             self.history_batches = HistoryBatches(self.pairs, histories, config.batch_size, shared_windows)
         self.state = State()
+        self._begun = time.perf_counter()
         self._item_vectors: Tensor | None = None  # by the current weights, once computed
 
     def fit(self, callbacks: Callbacks) -> None:
@@ -133,21 +142,30 @@ class Trainer:
             DataError: `training.selection` is AUC, and the labels of the validation part are all alike.
         """
         state = self.state
-        if not state.history:
-            self._end_epoch(callbacks, seconds=0.0)
-        while state.epoch < self.config.epochs and not self._out_of_patience():
-            begun = time.perf_counter()
-            self._epoch(callbacks)
-            state.epoch += 1
-            self._end_epoch(callbacks, time.perf_counter() - begun)
+        self._begun = time.perf_counter() - state.seconds
+        try:
+            if not state.history:
+                self._end_epoch(callbacks, 0)
+            while state.epoch < self.config.epochs and not self._out_of_patience():
+                self._epoch(callbacks)
+                self._end_epoch(callbacks, state.epoch + 1)
+        except Interrupted:
+            self._checkpoint(callbacks)
+            raise
+
+    def _checkpoint(self, callbacks: Callbacks) -> None:
+        self.state.seconds = time.perf_counter() - self._begun
+        callbacks.on_checkpoint(self)
 
     def _out_of_patience(self) -> bool:
         return self.state.epoch - self.state.best_epoch >= self.config.patience
 
     def _epoch(self, callbacks: Callbacks) -> None:
         state, config = self.state, self.config
-        if state.step == 0:
-            state.hard_negatives = self.objective.mine(self._all_vectors, (config.seed, state.epoch))
+        begun = time.perf_counter() - state.epoch_seconds
+        with callbacks.repeatable():
+            if state.step == 0:
+                state.hard_negatives = self.objective.mine(self._all_vectors, (config.seed, state.epoch))
         count, epoch_batches = self._batches()
         report_loss = callbacks.on_epoch_start(state.epoch, count, state.step)
         for batch in itertools.islice(epoch_batches, state.step, None):
@@ -155,9 +173,9 @@ class Trainer:
             state.losses.append(self._step(batch))
             state.pairs.append(len(batch.pairs))
             state.step += 1
+            state.epoch_seconds = time.perf_counter() - begun
             report_loss(state.losses[-1])
             if callbacks.should_stop():
-                callbacks.on_checkpoint(self)
                 raise Interrupted
 
     def _batches(self) -> tuple[int, Iterable[Batch]]:
@@ -190,13 +208,16 @@ class Trainer:
         self._item_vectors = None
         return float(loss.detach())
 
-    def _end_epoch(self, callbacks: Callbacks, seconds: float) -> None:
+    def _end_epoch(self, callbacks: Callbacks, epoch: int) -> None:
+        """Evaluate; only then the epoch counts as finished, so that a resumed run evaluates again."""
         state = self.state
-        record = {f"validation_{k}": v for k, v in self.evaluate("validation").items()}
-        if seconds:
+        with callbacks.repeatable():
+            record = {f"validation_{k}": v for k, v in self.evaluate("validation").items()}
+        if epoch:
             record["loss"] = float(np.mean(state.losses[-state.step :]))
-            record["epoch_s"] = seconds
-            record["pairs_per_s"] = len(self.pairs) / seconds
+            record["epoch_s"] = state.epoch_seconds
+            record["pairs_per_s"] = len(self.pairs) / state.epoch_seconds
+        state.epoch = epoch
         state.history.append(record)
         callbacks.on_epoch_end(state.epoch, record)
         metric = record.get(f"validation_{self.config.selection}")
@@ -206,8 +227,8 @@ class Trainer:
             state.best, state.best_ndcg = metric, record["validation_ndcg_at_10"]
             state.best_epoch = state.epoch
             callbacks.on_best(self)
-        state.step = 0
-        callbacks.on_checkpoint(self)
+        state.step, state.epoch_seconds = 0, 0.0
+        self._checkpoint(callbacks)
 
     def _is_best(self, metric: float, ndcg: float) -> bool:
         """Whether an epoch is better than the best so far, and remember the highest metric.

@@ -99,6 +99,25 @@ def test_a_version_is_fetched_whole_or_not_at_all(own: Made) -> None:
         registry.by_version("stdlib", "7")
 
 
+def test_a_run_has_ended_also_while_a_model_is_logged_to_it(store: str, tmp_path: Path) -> None:
+    """So that a process that is killed meanwhile leaves it as it was, and `find_run` finds it."""
+    with tracked_run(releases.NAME, "fit", "0") as run_id:
+        pass
+    folder = releases.small_bundle(tmp_path, "a", run_id=run_id)
+    during = []
+    save = mlflow.pyfunc.save_model
+
+    def watched(*args: Any, **kwargs: Any) -> None:
+        during.append(mlflow.MlflowClient().get_run(run_id).info.status)
+        save(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow.pyfunc, "save_model", watched)
+        version, _ = registry.register(folder)
+    assert during == ["FINISHED"]
+    assert version.run_id == run_id
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_run_keeps_its_status_and_its_end(store: str, tmp_path: Path, fails: bool) -> None:
     with tracked_run(releases.NAME, "fit", "0") as run_id:

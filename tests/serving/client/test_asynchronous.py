@@ -186,3 +186,25 @@ def test_leaving_a_stream_ends_it() -> None:
     with serving(servicer := Refusing()) as address:
         asyncio.run(session(address))
     gc.collect()
+
+
+def test_one_string_in_place_of_several_is_refused(server: RetrievalServer, client: RetrievalClient) -> None:
+    several = pytest.raises(TypeError, match="queries: expected a sequence of queries, got one string: 'ba'")
+    ids = pytest.raises(TypeError, match="exclude: expected a sequence of item ids, got one string: '001'")
+    for call in (client.search_batch, client.search_stream, client.encode):
+        with several:
+            call("ba")
+    with ids:
+        client.search("ba", exclude="001")
+
+    async def test(other: AsyncRetrievalClient) -> None:
+        with several:
+            await other.search_batch("ba")
+        with several:
+            other.search_stream("ba")
+        with several:
+            await other.encode("ba")
+        with ids:
+            await other.search("ba", exclude="001")
+
+    run(server.address, test)

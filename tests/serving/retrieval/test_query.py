@@ -135,3 +135,17 @@ def test_limits_must_make_sense() -> None:
         RequestLimits(max_batch=0)
     with pytest.raises(ValueError, match="default_k: expected at most max_k = 5, got 10"):
         RequestLimits(max_k=5)
+
+
+def test_a_history_of_one_string_is_refused_not_taken_for_ids() -> None:
+    expected = r"history: expected a sequence of item ids, got one string: '85048'"
+    with pytest.raises(TypeError, match=expected):
+        Query(history="85048")  # type: ignore[arg-type]
+    assert [*Query(history=["85048"]).history] == ["85048"]  # type: ignore[arg-type]
+
+
+def test_the_retriever_refuses_one_string_in_place_of_several(retriever: Retriever) -> None:
+    with pytest.raises(TypeError, match="queries: expected a sequence of queries, got one string: 'ba ke'"):
+        retriever.search("ba ke", 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="exclude: expected a sequence of item ids, got one string"):
+        retriever.search([Query("ba ke")], 3, exclude="item-001")

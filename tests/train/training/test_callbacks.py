@@ -8,8 +8,10 @@ import mlflow
 import pytest
 from rich.console import Console
 
+from protos.cli import Terminated
 from train.training.callbacks import RunCallbacks
 from train.training.tracking import tracked_run
+from train.training.trainer import Interrupted
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -17,12 +19,34 @@ def test_a_signal_asks_for_a_stop_and_another_is_obeyed_at_once(
     tmp_path: Path, console: Console, number: signal.Signals
 ) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), RunCallbacks(tmp_path, console).watching() as callbacks:
+    with pytest.raises(KeyboardInterrupt) as raised, RunCallbacks(tmp_path, console).watching() as callbacks:
         assert not callbacks.should_stop()
         os.kill(os.getpid(), number)
         assert callbacks.should_stop()
         os.kill(os.getpid(), number)
+        raise AssertionError("the second signal was not obeyed")
     assert signal.getsignal(number) is before
+    assert raised.type is (Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_work_that_is_repeated_anyway_is_broken_off_by_the_first_signal(
+    tmp_path: Path, console: Console, number: signal.Signals
+) -> None:
+    expected = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    with pytest.raises(expected), RunCallbacks(tmp_path, console).watching() as callbacks:
+        with callbacks.repeatable():
+            assert not callbacks.should_stop()
+        with pytest.raises(Interrupted), callbacks.repeatable():
+            os.kill(os.getpid(), number)
+            raise AssertionError("the signal was not obeyed")
+        with pytest.raises(Interrupted), callbacks.repeatable():
+            raise AssertionError("a stop was asked for before")
+
+
+def test_a_stop_after_the_last_step_is_one(tmp_path: Path, console: Console) -> None:
+    with pytest.raises(KeyboardInterrupt), RunCallbacks(tmp_path, console).watching():
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_every_step_is_logged_also_beyond_what_one_call_takes(

@@ -217,8 +217,12 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     assert uninterrupted.returncode == 0, said
     assert only_run(broken).info.run_id == killed.info.run_id
     assert only_run(broken).info.status == "FINISHED"
+    assert only_run(broken).info.start_time == killed.info.start_time
     ours, theirs = json.loads(output)["metrics"], json.loads(reference)["metrics"]
     quality = [name for name in theirs if name.startswith(("recall", "mrr", "ndcg", "validation", "loss"))]
+    client = mlflow.MlflowClient(f"sqlite:///{broken / 'mlflow.db'}")
+    epochs = client.get_metric_history(killed.info.run_id, "train/epoch_s")
+    assert ours["training_s"] > sum(point.value for point in epochs)  # in both parts
     assert {name: ours[name] for name in quality} == {name: theirs[name] for name in quality}
 
 

@@ -11,6 +11,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 
+from protos.cli import Terminated
 from protos.errors import MissingStage, Unavailable
 from protos.mlflow_keys import STAGE
 from tests.helpers.stdlib import Made, tracking_at
@@ -91,12 +92,18 @@ def test_a_run_ends_as_it_ended(store: str) -> None:
         _ = 1 / 0
     with pytest.raises(KeyboardInterrupt), tracked_run("books", "fit", "c") as killed:
         raise KeyboardInterrupt
+    with pytest.raises(Terminated), tracked_run("books", "fit", "d") as terminated:
+        raise Terminated
     assert mlflow.active_run() is None
+    assert mlflow.get_run(terminated).info.status == "KILLED"
     ends = {run_id: mlflow.get_run(run_id).info.status for run_id in (finished, failed, killed)}
     assert ends == {finished: "FINISHED", failed: "FAILED", killed: "KILLED"}
+    start = mlflow.get_run(killed).info.start_time
     with tracked_run("books", "fit", "c", resume=killed) as again:
-        assert mlflow.get_run(again).info.status == "RUNNING"
+        info = mlflow.get_run(again).info
+        assert (info.status, info.start_time) == ("RUNNING", start)
     assert again == killed
+    assert mlflow.get_run(killed).info.start_time == start
     assert mlflow.get_run(killed).info.status == "FINISHED"
 
 

@@ -1,7 +1,8 @@
 """The loop learns, stops in time, and goes on after an interruption as if there had been none."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,9 @@ class Watcher:
     def should_stop(self) -> bool:
         self.left -= 1
         return self.left == 0
+
+    def repeatable(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:
@@ -220,6 +224,60 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert history(trainer) == history(straight)
     assert trainer.state.losses == straight.state.losses
     assert trainer.state.best_epoch == straight.state.best_epoch
+
+
+class Impatient(Watcher):
+    """Stops the trainer in the n-th piece of work that a resumed run does again: mining, or an evaluation."""
+
+    def __init__(self, path: Path, stop_in: int) -> None:
+        super().__init__(path)
+        self.pieces = stop_in
+
+    @contextlib.contextmanager
+    def repeatable(self) -> Iterator[None]:
+        self.pieces -= 1
+        yield
+        if self.pieces == 0:
+            raise Interrupted
+
+
+def test_a_run_may_be_interrupted_while_it_mines_and_evaluates(
+    toml: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = toml(epochs=2, patience=2)
+    straight = trainer_at(path)
+    straight.fit(Watcher())
+    state = tmp_path / "run.pt"
+    trainer = trainer_at(path)
+    stopped = []
+    for piece in (1, 2, 2, 4):  # the start, the first mining, the first evaluation, the last evaluation
+        with pytest.raises(Interrupted):
+            trainer.fit(Impatient(state, piece))
+        trainer = trainer_at(path)
+        load_run(state, trainer)
+        stopped.append((len(trainer.state.history), trainer.state.epoch, trainer.state.step))
+    assert stopped == [(0, 0, 0), (1, 0, 0), (1, 0, 8), (2, 1, 8)]
+    trainer.fit(Watcher())
+    assert all(map(torch.equal, weights(trainer), weights(straight)))
+    assert history(trainer) == history(straight)
+
+
+def test_the_time_of_a_run_is_that_of_all_its_parts(toml: Callable[..., Path], tmp_path: Path) -> None:
+    path, state = toml(epochs=2, patience=2), tmp_path / "run.pt"
+    trainer = trainer_at(path)
+    with pytest.raises(Interrupted):
+        trainer.fit(Watcher(state, 3))
+    first, in_epoch = trainer.state.seconds, trainer.state.epoch_seconds
+    assert 0 < in_epoch < first
+    trainer.state.seconds, trainer.state.epoch_seconds = first + 1000, in_epoch + 500
+    save_run(state, trainer)
+    again = trainer_at(path)
+    load_run(state, again)
+    again.fit(Watcher(state))
+    _, broken, whole = again.state.history
+    assert broken["epoch_s"] > in_epoch + 500 > 500 > whole["epoch_s"]
+    assert broken["pairs_per_s"] == len(again.pairs) / broken["epoch_s"]
+    assert again.state.seconds > 1000 + first + whole["epoch_s"]
 
 
 def test_a_run_that_ended_does_not_go_on(toml: Callable[..., Path], tmp_path: Path) -> None:

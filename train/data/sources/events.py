@@ -21,17 +21,17 @@ import polars as pl
 
 from protos.errors import DataError
 from train.config.checks import at_least
-from train.data.cleaning import Cast, Derived, Filter, clean
+from train.data.cleaning import Cast, Derived, Filter, cast_columns, clean
 from train.data.columns import (
     Columns,
     column_names,
     features_of,
     items_of,
-    read_columns,
     rows_of,
     weights_of,
 )
 from train.data.filters import filter_columns
+from train.data.layouts import Layout
 from train.data.source import (
     BY_FILE,
     BY_TIME,
@@ -42,6 +42,7 @@ from train.data.source import (
     SourceContext,
     Tables,
     add_positions,
+    check_layouts,
     keep_items,
     sort_and_filter,
 )
@@ -54,8 +55,9 @@ Rule = Literal["first", "last", "most_common", "mean", "median", "min", "max"]
 class EventsData(SourceConfig):
     """`[data]` of kind `events`.
 
-    Tables are CSV, TSV, JSONL or Parquet. Paths are relative to the TOML file; a file that is not there is
-    looked for in the folder that the environment variable TWINSPIRE_DATA names.
+    Tables are CSV, TSV, JSONL, Parquet, RecBole's atomic files, or what `layouts` describes. Paths are
+    relative to the TOML file; a file that is not there is looked for in the folder that the environment
+    variable TWINSPIRE_DATA names.
 
     Args:
         events: path of the table of events.
@@ -67,6 +69,8 @@ class EventsData(SourceConfig):
         positive_from: an event is positive if its label is at least this.
         weight: column of events with the event's weight in the loss.
         items: path of the table of items; if empty, items are built from the events.
+        unknown_items: what becomes of an event whose item is not in the items table: `refuse` is an error,
+            `drop` leaves the event out and counts it.
         item_id: the items table's column of unique ids.
         item_columns: without an items table: column of events -> rule that gives an item's one value.
         display: columns of the items that an answer shows beside an id.
@@ -75,6 +79,8 @@ class EventsData(SourceConfig):
         casts: column of events -> type that it is read as.
         derive: name of a new column -> how it is computed.
         filters: tests; events that fail one are dropped and counted.
+        item_casts: column of the items table -> type that it is read as.
+        layouts: file -> how it is written, where its suffix does not say it; see `train/data/layouts.py`.
     """
 
     kind: Literal["events"]
@@ -87,6 +93,7 @@ class EventsData(SourceConfig):
     positive_from: float | None = None
     weight: str = ""
     items: str = ""
+    unknown_items: Literal["refuse", "drop"] = "refuse"
     item_id: str = "item_id"
     item_columns: dict[str, Rule] = field(default_factory=dict)
     display: tuple[str, ...] = ()
@@ -95,6 +102,8 @@ class EventsData(SourceConfig):
     casts: dict[str, Cast] = field(default_factory=dict)
     derive: dict[str, Derived] = field(default_factory=dict)
     filters: tuple[Filter, ...] = ()
+    item_casts: dict[str, Cast] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,6 +115,9 @@ class EventsData(SourceConfig):
             raise ValueError("positive_from: goes with label, the column of numbers that it is held against")
         if self.items and self.item_columns:
             raise ValueError("item_columns: the items table has the columns of items; leave one of them out")
+        if not self.items and (self.item_casts or self.unknown_items == "drop"):
+            name = "item_casts" if self.item_casts else "unknown_items"
+            raise ValueError(f"{name}: goes with items, the table of items")
         for name in self.display:
             if not self.items and name not in self.item_columns:
                 raise ValueError(f"display: without an items table, {name!r} must be one of item_columns")
@@ -149,14 +161,18 @@ class EventsSource:
         """
         data, test_file = self.data, self.context.test_file
         self._check_names()
+        check_layouts(data.layouts, (data.events, data.items, test_file))
         dropped: Counter[str] = Counter()
         logs = []
         for name in filter(None, (data.events, test_file)):
-            raw = read_columns(find_data_file(self.context.base, name), self._names())
+            raw = self.context.columns_of(name, self._names(), data.layouts)
             columns, counts = clean(raw, data.casts, data.derive, data.filters)
             logs.append(columns)
             dropped.update(counts)
         items, table = self._items(logs)
+        if data.unknown_items == "drop":
+            logs, count = _of_known_items(logs, data.item, items["item_id"])
+            dropped.update({"event of an unknown item": count} if count else {})
         events = pl.concat([self._events(log, n > 0, items, table) for n, log in enumerate(logs)])
         events, counts = sort_and_filter(events, data.repeats, data.min_user_events)
         dropped.update(counts)
@@ -217,7 +233,8 @@ class EventsSource:
         if data.items:
             path = find_data_file(self.context.base, data.items)
             others = [name for name in (*features, *data.display) if name != "item_id"]
-            columns = read_columns(path, [data.item_id, *others, *self.context.filter.fields])
+            names = [data.item_id, *others, *self.context.filter.fields, *data.item_casts]
+            columns = cast_columns(self.context.columns_of(data.items, names, data.layouts), data.item_casts)
             return self._table(columns, data.item_id), f"{path} ({data.item_id!r})"
         # Values from the events take precedence; the test file only adds items.
         built = [build_items(log, data.item, data.item_columns, data.time) for log in logs]
@@ -246,6 +263,13 @@ class EventsSource:
         if self.context.test_file:
             read["in_test_file"] = pl.repeat(tested, log.frame.height, dtype=pl.Boolean, eager=True)
         return pl.DataFrame(read)
+
+
+def _of_known_items(logs: list[Columns], item: str, known: pl.Series) -> tuple[list[Columns], int]:
+    """The events whose item is known, and the number of the others."""
+    ids = known.to_list()
+    kept = [log.keep(log.required(item, "an item id").is_in(ids)) for log in logs]
+    return kept, sum(log.frame.height for log in logs) - sum(log.frame.height for log in kept)
 
 
 def _labels(log: Columns, data: EventsData) -> pl.Series:

@@ -12,24 +12,25 @@ are not in the table are left out and counted in the report.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
 from protos.errors import DataError
+from train.data.cleaning import Cast, cast_columns
 from train.data.columns import (
     Columns,
     column_names,
     features_of,
     items_of,
-    read_columns,
     rows_of,
     weights_of,
 )
 from train.data.filters import filter_columns
-from train.data.source import RESERVED, Source, SourceConfig, SourceContext, Tables
+from train.data.layouts import Layout
+from train.data.source import RESERVED, Source, SourceConfig, SourceContext, Tables, check_layouts
 from train.data.table_files import find_data_file
 
 
@@ -37,8 +38,9 @@ from train.data.table_files import find_data_file
 class FilesData(SourceConfig):
     """`[data]` of kind `files`.
 
-    Tables are CSV, TSV, JSONL or Parquet. Paths are relative to the TOML file; a file that is not there is
-    looked for in the folder that the environment variable TWINSPIRE_DATA names. A feature names its columns.
+    Tables are CSV, TSV, JSONL, Parquet, RecBole's atomic files, or what `layouts` describes. Paths are
+    relative to the TOML file; a file that is not there is looked for in the folder that the environment
+    variable TWINSPIRE_DATA names. A feature names its columns.
 
     Args:
         items: path of the table of items.
@@ -52,6 +54,9 @@ class FilesData(SourceConfig):
         time: column of the pairs table with numbers or ISO dates; a split by time needs it.
         unknown_items: what becomes of a pair whose item is not in the items table, such as one that was
             withdrawn: `refuse` is an error, `drop` leaves the pair out and counts it.
+        casts: column of the pairs table -> type that it is read as; see `train/data/cleaning.py`.
+        item_casts: the same of the items table.
+        layouts: file -> how it is written, where its suffix does not say it; see `train/data/layouts.py`.
     """
 
     kind: Literal["files"]
@@ -65,6 +70,9 @@ class FilesData(SourceConfig):
     group: str = ""
     time: str = ""
     unknown_items: Literal["refuse", "drop"] = "refuse"
+    casts: dict[str, Cast] = field(default_factory=dict)
+    item_casts: dict[str, Cast] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
 
     def open(self, context: SourceContext) -> Source:
         """The two tables."""
@@ -96,7 +104,9 @@ class FilesSource:
         path = find_data_file(self.context.base, data.items)
         filter = self.context.filter
         others = [name for name in (*column_names(item), *data.display) if name != "item_id"]
-        columns = read_columns(path, [data.item_id, *others, *filter.fields])
+        check_layouts(data.layouts, (data.items, data.pairs, test_file))
+        names = [data.item_id, *others, *filter.fields, *data.item_casts]
+        columns = cast_columns(self.context.columns_of(data.items, names, data.layouts), data.item_casts)
         items = items_of(columns, data.item_id, item, data.display)
         items = items.with_columns(**filter_columns(columns, filter, item))
         table = f"{path} ({data.item_id!r})"
@@ -113,9 +123,8 @@ class FilesSource:
         data, query = self.data, self.context.query
         id_column = data.pair_item_id or data.item_id
         roles = [each for each in (data.label, data.weight, data.group, data.time) if each]
-        columns = read_columns(
-            find_data_file(self.context.base, file), [*column_names(query), id_column, *roles]
-        )
+        names = [*column_names(query), id_column, *roles, *data.casts]
+        columns = cast_columns(self.context.columns_of(file, names, data.layouts), data.casts)
         for name in column_names(query):
             if name in RESERVED:
                 raise DataError(f"{columns.path}: a query feature cannot read {name!r}: rename it")

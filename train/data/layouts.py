@@ -1,0 +1,144 @@
+"""How a delimited text file is written: its separator, quotes, header and encoding.
+
+The suffix of a file's name says it (`FORMATS`), and `[data.layouts]` of the TOML for one file:
+
+    [data.layouts."ratings.dat"]
+    columns = ["user_id", "item_id", "rating", "at"]
+
+    [data.layouts."u.item"]
+    columns = ["item_id", "title", "released"]
+    separator = "|"
+    encoding = "latin-1"
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from protos.errors import DataError
+
+ATOMIC = (".inter", ".user", ".item")
+"""Suffixes of RecBole's atomic files: tabs, no quotes, and a header of `name:type`."""
+ATOMIC_TYPES = ("token", "token_seq", "float", "float_seq")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`[data.layouts."<file>"]`; the file is named as in `[data]` or `[split]`.
+
+    Args:
+        columns: names of the columns, in order, of a file without a header; if empty, the first row has them.
+        separator: stands between two fields, such as "|" or "::"; a file whose separator is given has no
+            quotes. If empty, the suffix says it: "," in CSV, a tab in TSV and atomic files, "::" in `.dat`.
+        encoding: of the file.
+    """
+
+    columns: tuple[str, ...] = field(default=(), kw_only=True)
+    separator: str = field(default="", kw_only=True)
+    encoding: Literal["utf-8", "latin-1"] = field(default="utf-8", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if any(each in self.separator for each in "\r\n\0"):
+            raise ValueError(f"separator: expected characters within a line, got {self.separator!r}")
+        twice = [name for name in self.columns if not name or self.columns.count(name) > 1]
+        if twice:
+            raise ValueError(f"columns: expected distinct names, got {twice[0]!r}")
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one delimited file is written.
+
+    Args:
+        separator: between two fields.
+        quoted: cells may be quoted as in RFC 4180.
+        typed: names in the header have a type, as in RecBole's atomic files.
+        columns: of a file without a header.
+        encoding: of the file; "utf-8-sig" is UTF-8 that may begin with a byte order mark.
+    """
+
+    separator: str
+    quoted: bool = True
+    typed: bool = False
+    columns: tuple[str, ...] = ()
+    encoding: str = "utf-8-sig"
+
+
+FORMATS = {
+    ".csv": Format(","),
+    ".tsv": Format("\t"),
+    ".dat": Format("::", quoted=False),
+    **dict.fromkeys(ATOMIC, Format("\t", quoted=False, typed=True)),
+}
+
+
+def format_of(path: Path, layout: Layout | None) -> Format | None:
+    """How a file is written; None if its suffix is not of delimited text, and no layout says so.
+
+    Raises:
+        DataError: the file has no header, and no layout names its columns; or its suffix and the layout
+            contradict each other.
+    """
+    suffix = path.suffix.lower()
+    found = FORMATS.get(suffix)
+    where = f'[data.layouts."{path.name}"] of the TOML'
+    if layout is not None:
+        if suffix in (".jsonl", ".parquet"):
+            raise DataError(f"{path}: a file that ends in {suffix} has no layout: remove {where}")
+        if layout.separator:
+            found = Format(layout.separator, quoted=False)
+        elif found is None:
+            raise DataError(f"{path}: {where} must name the separator, because the suffix does not")
+        encoding = "utf-8-sig" if layout.encoding == "utf-8" else layout.encoding
+        typed = found.typed and not layout.columns
+        found = replace(found, columns=layout.columns, encoding=encoding, typed=typed)
+    if suffix == ".dat" and found is not None and not found.columns:
+        raise DataError(f'{path}: a file that ends in .dat has no header: {where} names its "columns"')
+    return found
+
+
+def typed_names(path: Path, header: list[str]) -> dict[str, str]:
+    """Name -> type of each column of an atomic file.
+
+    Raises:
+        DataError: a name of the header has no type, or an unknown one.
+    """
+    found = {}
+    for each in header:
+        name, _, kind = each.rpartition(":")
+        if not name or kind not in ATOMIC_TYPES:
+            raise DataError(
+                f"{path}: line 1: expected name:type with a type of {', '.join(ATOMIC_TYPES)}, got {each!r}"
+            )
+        found[name] = kind
+    return found
+
+
+def typed_series(path: Path, kind: str, cells: pl.Series, first: int) -> pl.Series:
+    """The cells of one column of an atomic file as its type says.
+
+    Args:
+        path: of the file.
+        kind: one of `ATOMIC_TYPES`.
+        cells: strings; null where empty.
+        first: number of the first cell's row, from 0.
+
+    Raises:
+        DataError: a cell of type float is no number, or the type is `float_seq`, which no feature reads.
+    """
+    if kind == "float_seq":
+        raise DataError(f"{path}: column {cells.name!r}: no feature reads a list of numbers (float_seq)")
+    if kind == "token_seq":
+        return cells.str.split(" ").list.eval(pl.element().filter(pl.element() != ""))
+    if kind == "float":
+        numbers = cells.cast(pl.Float64, strict=False)
+        bad = numbers.is_null() & cells.is_not_null()
+        if bad.any():
+            row = bad.arg_max() or 0
+            raise DataError(
+                f"{path}: row {first + row + 1}, column {cells.name!r}: expected a number, got {cells[row]!r}"
+            )
+        return numbers
+    return cells

@@ -1,0 +1,164 @@
+"""Ctrl-C and SIGTERM end a command of `train` and `export` within seconds, in every stage.
+
+    with answering():  # in the main thread, around a command
+        with before_leaving(mark_run_as_killed):
+            ...
+
+Python runs the handler of a signal between two of its own instructions. A call into numpy, torch, hnswlib or
+ONNX Runtime is one instruction, and may take minutes. So a second thread learns of each signal at once, from
+the descriptor that the interpreter's C handler writes to (`signal.set_wakeup_fd`). If the main thread has not
+ended `PATIENCE` seconds later, that thread calls what `before_leaving` has registered, and ends the process.
+What the command had written is whole: files are renamed when they are complete, and locks end with the
+process.
+
+A call that holds the interpreter's lock delays that thread, too: those of `scipy.linalg` do, those of numpy,
+scipy.sparse, torch, polars, hnswlib and ONNX Runtime do not.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from protos.cli import Terminated
+
+PATIENCE = 3.0  # seconds from a signal to the end of the process
+LAST_SECONDS = 1.5  # for what `before_leaving` has registered, such as a call of MLflow's server
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SHOW_CURSOR = "\x1b[?25h"  # progress bars hide it
+
+Action = Callable[[], str | None]
+
+
+class _Watch:
+    """Waits for signals on a thread of its own."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._previous = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._lock = threading.RLock()  # a handler may run within `acknowledge` and call it
+        self._last = signal.SIGINT
+        self._due: float | None = None  # when to leave, by the monotonic clock
+        self._closed = False
+        threading.Thread(target=self._wait, name="interrupts", daemon=True).start()
+
+    def acknowledge(self) -> None:
+        """The main thread has answered the signals so far, and will end in its own time."""
+        with self._lock:
+            self._receive()
+            self._due = None
+
+    def close(self) -> None:
+        """Receive no more. The process is still ended for a signal of before: threads may delay its end."""
+        signal.set_wakeup_fd(self._previous)
+        os.close(self._write)
+
+    def _receive(self) -> None:
+        """Read the signals that have come."""
+        with contextlib.suppress(BlockingIOError):
+            numbers = os.read(self._read, 64)
+            self._closed = not numbers
+            for number in numbers:
+                if number in SIGNALS and self._due is None:
+                    self._last, self._due = signal.Signals(number), time.monotonic() + PATIENCE
+
+    def _wait(self) -> None:
+        while not self._closed:
+            due = self._due
+            select.select([self._read], [], [], None if due is None else max(0.0, due - time.monotonic()))
+            with self._lock:
+                self._receive()
+                self._leave_if_due()
+        os.close(self._read)
+        while self._due is not None:
+            time.sleep(max(0.0, self._due - time.monotonic()))
+            self._leave_if_due()
+
+    def _leave_if_due(self) -> None:
+        if self._due is not None and time.monotonic() >= self._due:
+            _leave(self._last)
+
+
+_watch: _Watch | None = None
+_actions: list[Action] = []
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """End the process soon after SIGINT or SIGTERM, whatever it is doing.
+
+    SIGTERM raises `Terminated` in the main thread, as SIGINT raises KeyboardInterrupt. A signal that this
+    process ignores, as under `nohup`, stays ignored. In any other thread this does nothing.
+    """
+    global _watch  # noqa: PLW0603 (a process has one)
+    if _watch is not None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _watch = _Watch()
+    default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if default:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        if default:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        watch, _watch = _watch, None
+        watch.close()
+
+
+@contextlib.contextmanager
+def before_leaving(action: Action) -> Iterator[None]:
+    """Call `action` in this block before the process is ended while the main thread cannot do anything.
+
+    Args:
+        action: runs on another thread; returns a line to print, or None.
+    """
+    _actions.append(action)
+    try:
+        yield
+    finally:
+        _actions.remove(action)
+
+
+def acknowledge() -> None:
+    """Say that the last signal was answered: the process is not ended for it."""
+    if _watch is not None:
+        _watch.acknowledge()
+
+
+def interruption(number: int) -> type[KeyboardInterrupt]:
+    """The exception that a signal raises."""
+    return Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _leave(number: int) -> None:
+    """End the process now, with the exit code of a shell: 128 and the number of the signal."""
+
+    def act() -> None:
+        for action in reversed(_actions):
+            with contextlib.suppress(Exception):  # the process ends in any case
+                line = action()
+                if line:
+                    lines.append(line)
+
+    lines: list[str] = []
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(LAST_SECONDS)
+    show = SHOW_CURSOR if sys.stderr.isatty() else ""
+    told = "\n".join(lines) or ("terminated" if number == signal.SIGTERM else "interrupted")
+    with contextlib.suppress(OSError):
+        os.write(2, f"{show}\n{told} (in the middle of a computation)\n".encode())
+    os._exit(128 + number)
