@@ -24,7 +24,7 @@ STOP_WORDS = frozenset(  # those of Lucene's EnglishAnalyzer
 )
 # Those that hardly any other language has: "in" is German, too, "an" and "is" are Dutch, "no" is Spanish.
 _ENGLISH_ONLY = frozenset("and are be by for not of that the their these they this to with".split())
-UNSPACED = (  # code points, first and last: scripts whose words are not parted by spaces
+SPLIT_INTO_CHARACTERS = (  # code points, first and last: scripts without spaces, and Hangul
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x1000, 0x109F),  # Myanmar
     (0x1100, 0x11FF),  # Hangul has spaces, but its words carry particles; CJKAnalyzer has 2-grams of it, too
@@ -196,7 +196,7 @@ def _runs() -> re.Pattern[str]:
 @functools.cache
 def _parts() -> re.Pattern[str]:
     """The parts of a run: words, and runs in scripts without spaces."""
-    marks, unspaced = _marks(), _class(UNSPACED)
+    marks, unspaced = _marks(), _class(SPLIT_INTO_CHARACTERS)
     return re.compile(rf"((?:(?![{unspaced}])[\w{marks}])+)|([{unspaced}][{unspaced}{marks}]*)")
 
 

@@ -7,9 +7,9 @@
 Python runs the handler of a signal between two of its own instructions. A call into numpy, torch, hnswlib or
 ONNX Runtime is one instruction, and may take minutes. So a second thread learns of each signal at once, from
 the descriptor that the interpreter's C handler writes to (`signal.set_wakeup_fd`). If the main thread has not
-ended `PATIENCE` seconds later, that thread calls what `before_leaving` has registered, and ends the process.
-What the command had written is whole: files are renamed when they are complete, and locks end with the
-process.
+ended `LEAVE_AFTER_SECONDS` later, that thread calls what `before_leaving` has registered, and ends the
+process. What the command had written is whole: files are renamed when they are complete, and locks end with
+the process.
 
 A call that holds the interpreter's lock delays that thread, too: those of `scipy.linalg` do, those of numpy,
 scipy.sparse, torch, polars, hnswlib and ONNX Runtime do not.
@@ -27,8 +27,8 @@ from types import FrameType
 
 from protos.cli import Terminated
 
-PATIENCE = 3.0  # seconds from a signal to the end of the process
-LAST_SECONDS = 1.5  # for what `before_leaving` has registered, such as a call of MLflow's server
+LEAVE_AFTER_SECONDS = 3.0  # from a signal on, in which the main thread may end by itself
+LAST_SECONDS = 1.5  # then, for what `before_leaving` has registered, such as a call of MLflow's server
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = "\x1b[?25h"  # progress bars hide it
 
@@ -67,7 +67,7 @@ class _Watch:
             self._closed = not numbers
             for number in numbers:
                 if number in SIGNALS and self._due is None:
-                    self._last, self._due = signal.Signals(number), time.monotonic() + PATIENCE
+                    self._last, self._due = signal.Signals(number), time.monotonic() + LEAVE_AFTER_SECONDS
 
     def _wait(self) -> None:
         while not self._closed:
@@ -159,6 +159,7 @@ def _leave(number: int) -> None:
     thread.join(LAST_SECONDS)
     show = SHOW_CURSOR if sys.stderr.isatty() else ""
     told = "\n".join(lines) or ("terminated" if number == signal.SIGTERM else "interrupted")
+    told += "\nit ended in the middle of a computation, which is to be done again"
     with contextlib.suppress(OSError):
-        os.write(2, f"{show}\n{told} (in the middle of a computation)\n".encode())
+        os.write(2, f"{show}\n{told}\n".encode())
     os._exit(128 + number)

@@ -42,6 +42,8 @@ def execute(run):
     sys.exit(cli.execute(parser))
 """
 
+FORCED = "it ended in the middle of a computation, which is to be done again"
+
 
 def interrupted(script: str, number: int, *others: int, uri: str = "") -> tuple[int, str]:
     """Exit code and stderr of a script that gets a signal once it has printed "begun"."""
@@ -74,7 +76,7 @@ def run():
 execute(run)
 """
     found, said = interrupted(script, number)
-    assert (found, said) == (code, "\na line of the command (in the middle of a computation)\n")
+    assert (found, said) == (code, f"\na line of the command\n{FORCED}\n")
 
 
 @BOTH
@@ -107,7 +109,7 @@ execute(run)
 
 def test_a_signal_that_was_acknowledged_ends_nothing() -> None:
     script = """
-interrupts.PATIENCE = 0.1
+interrupts.LEAVE_AFTER_SECONDS = 0.1
 def run():
     try:
         begun()
@@ -120,7 +122,7 @@ def run():
 execute(run)
 """
     found, said = interrupted(script, signal.SIGINT, signal.SIGTERM)
-    assert (found, said) == (143, "saved\n\nterminated (in the middle of a computation)\n")
+    assert (found, said) == (143, f"saved\n\nterminated\n{FORCED}\n")
 
 
 def test_what_is_ignored_stays_ignored() -> None:

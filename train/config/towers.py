@@ -19,19 +19,16 @@ MAX_CHARACTERS = 4  # the same for scripts without spaces, whose characters have
 class _TowerSection:
     """Base of all kinds. A key with the default `FROM_DATA` is chosen from the data where it is not set."""
 
-    _without_data: ClassVar[Mapping[str, Any]] = {"orders": (3,), "words": True, "characters": ()}
+    _for_english: ClassVar[Mapping[str, Any]] = {"characters": ()}
     usual_loss: ClassVar[LossConfig] = InBatchSoftmax("in_batch_softmax")  # where the TOML has no `[loss]`
 
-    def completed(self, chosen: Mapping[str, Any] | None = None) -> Self:
-        """The section with a value for every key that is not set.
+    def with_english_defaults(self) -> Self:
+        """The section with the values for a large set of English texts where a key is not set.
 
-        Args:
-            chosen: key -> value chosen from the data. Keys that it lacks get the value for a large set of
-                English texts: benchmarks without data need no more.
+        Benchmarks without data need no more.
         """
-        values: dict[str, Any] = {**self._without_data, **(chosen or {})}
         unset = (each.name for each in fields(self) if getattr(self, each.name) is FROM_DATA)  # type: ignore[arg-type]
-        return replace(self, **{name: values[name] for name in unset})  # type: ignore[type-var]
+        return replace(self, **{name: self._for_english[name] for name in unset})  # type: ignore[type-var]
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
         """Check that the towers can be built for these features; by default any will do.
@@ -46,7 +43,7 @@ class BagTower(_TowerSection):
     """Hashed words and character n-grams with learned weights; the default for text.
 
     The towers start as TF-IDF projected to D dimensions, and their residual layers start at zero. Keys that
-    are not set, other than `query_hidden`, are chosen from the data, see `train/models/defaults.py`.
+    have no default here are chosen from the data where they are not set, see `train/models/defaults.py`.
 
     Args:
         dimension: D, the size of a vector.
@@ -65,15 +62,15 @@ class BagTower(_TowerSection):
     kind: Literal["bag"]
     dimension: int = FROM_DATA
     latent: int = FROM_DATA
-    orders: tuple[int, ...] = FROM_DATA
-    words: bool = FROM_DATA
+    orders: tuple[int, ...] = (3,)
+    words: bool = True
     buckets: int = FROM_DATA
     query_hidden: int = 0
     item_hidden: int = FROM_DATA
     characters: tuple[int, ...] = FROM_DATA
 
-    _without_data: ClassVar[Mapping[str, Any]] = {
-        **_TowerSection._without_data,
+    _for_english: ClassVar[Mapping[str, Any]] = {
+        **_TowerSection._for_english,
         "dimension": 512,
         "latent": 128,
         "buckets": 65_536,
@@ -96,14 +93,15 @@ class DssmTower(_TowerSection):
 
     Args:
         dimension: D, the size of a vector; 128 in the paper.
-        orders: lengths of the letter n-grams; 3 in the paper, and for scripts with spaces.
+        orders: lengths of the letter n-grams; 3 in the paper.
         buckets: rows of the hashed table; the paper counts 30,621 distinct trigrams.
         hidden: widths of the layers before the last.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
     """
 
     kind: Literal["dssm"]
     dimension: int = 128
-    orders: tuple[int, ...] = FROM_DATA
+    orders: tuple[int, ...] = (3,)
     buckets: int = 32_768
     hidden: tuple[int, ...] = (300, 300)
     characters: tuple[int, ...] = FROM_DATA
@@ -159,6 +157,7 @@ class SequenceTower(_TowerSection):
         orders: lengths of the character n-grams of texts.
         words: also hash whole words of texts.
         similarity: `inner_product` lets the lengths of item vectors differ, `cosine` does not.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
     """
 
     kind: Literal["sequence"]
@@ -181,8 +180,8 @@ class SequenceTower(_TowerSection):
     newcomers_strength: float = 10.0
     item_hidden: int = 0
     buckets: int = 8192
-    orders: tuple[int, ...] = FROM_DATA
-    words: bool = FROM_DATA
+    orders: tuple[int, ...] = (3,)
+    words: bool = True
     similarity: Literal["inner_product", "cosine"] = "inner_product"
     characters: tuple[int, ...] = FROM_DATA
 
@@ -248,13 +247,14 @@ class SharedTower(_TowerSection):
         orders: lengths of the letter n-grams of texts.
         words: also hash whole words of texts.
         buckets: rows of the hashed table of texts.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
     """
 
     kind: Literal["shared"]
     dimension: int = 64
     hidden: tuple[int, ...] = (128,)
-    orders: tuple[int, ...] = FROM_DATA
-    words: bool = FROM_DATA
+    orders: tuple[int, ...] = (3,)
+    words: bool = True
     buckets: int = 8192
     characters: tuple[int, ...] = FROM_DATA
 

@@ -11,12 +11,12 @@ from train.config.checks import above_zero, at_least
 class TrainingConfig:
     """The training loop.
 
-    Where `epochs`, `patience` and `batch_size` are not set, they are chosen from the number of training
-    pairs, see `train/models/defaults.py`.
+    Where `batch_size` is not set, it is chosen from the number of training pairs, see
+    `train/models/defaults.py`.
 
     Args:
         epochs: largest number of epochs.
-        patience: stop after this many epochs in a row without a better validation metric.
+        patience: stop after this many epochs in a row of which none was the best so far.
         batch_size: pairs in a step.
         learning_rate: peak learning rate of Adam; a linear warm-up leads to it, a cosine decay to 0 follows.
         seed: of everything random.
@@ -25,8 +25,8 @@ class TrainingConfig:
             whose recall or hit rate differs by at most one query, the one with the higher nDCG@10 is taken.
     """
 
-    epochs: int = FROM_DATA
-    patience: int = FROM_DATA
+    epochs: int = 5
+    patience: int = 2
     batch_size: int = FROM_DATA
     learning_rate: float = 1e-3
     seed: int = 0

@@ -217,11 +217,6 @@ def _best_on_validation(
     return FittedBaseline(rank_by_scores(data, fit(best)), {name: best})
 
 
-def _selection(experiment: Experiment) -> str:
-    selection = experiment.training.selection
-    return "ndcg_at_10" if selection == "auc" else selection  # a baseline ranks, and does not predict labels
-
-
 BASELINES = (
     Baseline("bm25", "BM25", _has_texts, _fit_bm25),
     Baseline("bm25_full", "BM25, full texts", _has_cut_texts, _fit_full_bm25),

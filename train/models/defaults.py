@@ -7,12 +7,12 @@
 A key whose default is `FROM_DATA` follows from the texts, the number of items and the number of training
 pairs. A key that the TOML sets keeps its value. Nothing here reads a query of validation or test. The choice
 is the same for the same data: the key of a run covers the settings as they are in the TOML, the data, and
-this code. The result goes into the run's parameters, its description and the schema, which export and serving
-read.
+this code. The result goes into the run's parameters and into the model's description, which export reads.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,9 +35,10 @@ SAMPLE = 10_000  # texts of a feature that are looked at
 PERCENTILE = 99
 SHORTEST, LONGEST = 256, 4096  # bounds of `max_length`: a tower's time grows with the characters it reads
 MULTIPLE = 64  # `max_length` is a multiple of it
-UNSPACED = 0.01  # share of letters of scripts without spaces, from which on their characters are hashed apart
+CHARACTERS_SHARE = (
+    0.01  # of letters of scripts without spaces, from which on their characters are hashed apart
+)
 CHARACTERS = (1, 2)
-ORDERS = (3,)
 DIMENSIONS = (64, 512)  # smallest and largest
 # Items up to which so large a share of the dimensions starts as latent semantic analysis: the more items, the
 # less of their texts it holds, and what is left tells rare words apart. Beyond, `LATENT` dimensions are.
@@ -49,7 +50,6 @@ HIDDEN = 1024  # width of the item tower's residual layer, given so many trainin
 ENOUGH_PAIRS = 10_000
 BATCHES = (32, 1024)  # pairs in a step, smallest and largest
 EPOCH_STEPS = 32  # steps that an epoch has, nearly, as far as the sizes of a batch allow
-EPOCHS, PATIENCE = 5, 2
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
     """Choose every key that the experiment leaves open."""
     reasons: dict[str, dict[str, Any]] = {}
 
-    def complete(key: str, section: Any, candidates: Candidates) -> Any:
+    def complete(key: str, section: Any, make: Callable[[], Candidates]) -> Any:
         unset = [each.name for each in fields(section) if getattr(section, each.name) is FROM_DATA]
+        candidates = make() if unset else {}
         unset = [name for name in unset if name in candidates]
         for name in unset:
             value, reason = candidates[name]
@@ -83,18 +84,23 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
 
     sides: dict[Side, dict[str, FeatureSpec]] = {
         side: {
-            name: complete(f"{side}.{name}", spec, {"max_length": max_length(_lengths(data, side, name))})
+            name: complete(
+                f"{side}.{name}",
+                spec,
+                lambda: {"max_length": max_length(_lengths(data, side, name))},  # noqa: B023
+            )
             if isinstance(spec, TextFeature)
             else spec
             for name, spec in getattr(experiment, side).items()
         }
         for side in SIDES
     }
-    texts = [text for side in SIDES for name in _texts(sides[side]) for text in _sample(data, side, name)]
-    tower = complete("tower", experiment.tower, _hashing(texts))
+    pairs = len(data.parts["train"].positive())
+    tower = complete("tower", experiment.tower, lambda: _hashing(data, sides))
     if isinstance(tower, BagTower):
-        tower = complete("tower", tower, _sizes(tower, data, sides["item"]))
-    training = complete("training", experiment.training, _training(len(data.parts["train"].positive())))
+        hashed = tower
+        tower = complete("tower", hashed, lambda: _sizes(hashed, data, sides["item"]))
+    training = complete("training", experiment.training, lambda: _training(pairs))
     resolved = dataclasses.replace(
         experiment, query=sides["query"], item=sides["item"], tower=tower, training=training
     )
@@ -129,15 +135,12 @@ def _texts(features: Mapping[str, FeatureSpec]) -> dict[str, TextFeature]:
     return {name: spec for name, spec in features.items() if isinstance(spec, TextFeature)}
 
 
-def _hashing(texts: Sequence[str]) -> Candidates:
+def _hashing(data: TrainingData, sides: Mapping[Side, Mapping[str, FeatureSpec]]) -> Candidates:
     """Which n-grams a text is a bag of."""
+    texts = [text for side in SIDES for name in _texts(sides[side]) for text in _sample(data, side, name)]
     share = unspaced_share(texts)
-    script = f"{share:.1%} of the letters belong to scripts without spaces"
-    return {
-        "orders": (ORDERS, "words are marked by spaces" if share < 1 else script),
-        "words": (True, "words are marked by spaces" if share < 1 else script),
-        "characters": (CHARACTERS if share >= UNSPACED else (), script),
-    }
+    reason = f"{share:.1%} of the letters belong to scripts that are split into characters, such as Chinese"
+    return {"characters": (CHARACTERS if share >= CHARACTERS_SHARE else (), reason)}
 
 
 def _sizes(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec]) -> Candidates:
@@ -151,9 +154,9 @@ def _sizes(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec])
     latent = int(dimension * shares[0]) if shares else min(LATENT, dimension)
     hidden = HIDDEN if pairs >= ENOUGH_PAIRS else 0
     return {
-        "dimension": (dimension, f"{items:,} items span as many dimensions at most"),
+        "dimension": (dimension, f"one for each of {items:,} items, at most {DIMENSIONS[1]}"),
         "latent": (latent, f"{items:,} items"),
-        "buckets": _buckets(tower, data, item),
+        **({"buckets": _buckets(tower, data, item)} if tower.buckets is FROM_DATA else {}),
         "item_hidden": (
             hidden,
             f"{pairs:,} training pairs, {'at least' if hidden else 'fewer than'} {ENOUGH_PAIRS:,}",
@@ -176,18 +179,17 @@ def _buckets(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec
 
 
 def _training(pairs: int) -> Candidates:
-    """How long to train, and in which steps."""
+    """In which steps to train."""
     smallest, largest = BATCHES
     batch = int(np.clip(2 ** round(np.log2(max(1, pairs / EPOCH_STEPS))), smallest, largest))
     reason = f"{pairs:,} training pairs"
     return {
         "batch_size": (batch, f"{reason}: about {EPOCH_STEPS} steps an epoch, as far as that goes"),
-        "epochs": (EPOCHS, reason),
-        "patience": (PATIENCE, reason),
     }
 
 
 def _shown(value: Any) -> str:
-    return (
-        str(list(value)) if isinstance(value, tuple) else f"{value:,}" if type(value) is int else str(value)
-    )
+    """A value as it may stand in a TOML file."""
+    if isinstance(value, tuple):
+        return str(list(value))
+    return f"{value:_}" if type(value) is int else json.dumps(value)

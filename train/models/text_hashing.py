@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protos.lexical import UNSPACED
+from protos.lexical import SPLIT_INTO_CHARACTERS
 
 HASHING_VERSION = 3  # increase when the rows of a text change: trained models become unusable
 LAST_LETTER = 0x323AF  # code point, the end of CJK extension H; later letters separate words
@@ -202,7 +202,7 @@ def symbols_by_script(base: int) -> Tensor:
     """
     table = symbols(base)
     unspaced = torch.zeros(len(table), dtype=torch.bool)
-    for first, last in UNSPACED:
+    for first, last in SPLIT_INTO_CHARACTERS:
         unspaced[first : last + 1] = True
     generator = torch.Generator().manual_seed(1980)
     third = torch.randint(1, _DIGIT + 1, (len(table), 1), generator=generator).float()

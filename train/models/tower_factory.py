@@ -67,7 +67,7 @@ class Architecture(ABC, Generic[Config]):
         return False
 
     @property
-    def starts_as_model(self) -> bool:
+    def ranks_untrained(self) -> bool:
         """Whether the towers rank before the first step already; a run then measures the start as well."""
         return False
 
@@ -105,7 +105,7 @@ ARCHITECTURES: Registry[type[Architecture[Any]]] = Registry("train.models.archit
 
 def architecture_of(config: TowerConfig) -> Architecture[Any]:
     """The architecture of a `[tower]` section; what is not set is as for a large set of English texts."""
-    return ARCHITECTURES.find(config)(config.completed())
+    return ARCHITECTURES.find(config)(config.with_english_defaults())
 
 
 def build_towers(config: TowerConfig, schema: Schema) -> Towers:

@@ -205,7 +205,7 @@ def _train(
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
     elif process.is_main:
         _log_inputs(model, dataset, chosen)
-        if architecture_of(experiment.tower).starts_as_model:
+        if architecture_of(experiment.tower).ranks_untrained:
             save_towers(folder / START_TOWERS, trainer.towers)
     with RunCallbacks(folder, console, process).watching() as callbacks:
         trainer.fit(callbacks)

@@ -58,7 +58,7 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
 
 def test_the_papers_model_is_the_papers() -> None:
     tower, loss = DssmTower("dssm"), SampledSoftmax("sampled_softmax")
-    assert (tower.hidden, tower.dimension, tower.completed().orders) == ((300, 300), 128, (3,))
+    assert (tower.hidden, tower.dimension, tower.with_english_defaults().orders) == ((300, 300), 128, (3,))
     assert loss.negatives == 4
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.features import code_point_rows, folded, normalise
-from protos.lexical import UNSPACED
+from protos.lexical import SPLIT_INTO_CHARACTERS
 from train.config.towers import MAX_NGRAM
 from train.models.text_hashing import HASHING_VERSION, LAST_LETTER, MAX_WORD_LENGTH, WordHashing
 
@@ -208,7 +208,7 @@ PARTS = st.lists(st.sampled_from(["git", "a", "read", " ", "-", "東", "京都",
 
 
 def unspaced(letter: str) -> bool:
-    return any(first <= ord(letter) <= last for first, last in UNSPACED)
+    return any(first <= ord(letter) <= last for first, last in SPLIT_INTO_CHARACTERS)
 
 
 def by_script(hashing: WordHashing, text: str) -> Counter[int]:

@@ -50,7 +50,7 @@ class BagArchitecture(Architecture[BagTower]):
         return Tower(feature_encoders(schema, side, config.dimension, factories), deep, CosineHead())
 
     @property
-    def starts_as_model(self) -> bool:
+    def ranks_untrained(self) -> bool:
         """Yes, as TF-IDF."""
         return True
 
