@@ -4,6 +4,7 @@ An invalid value raises a `DataError` that names file, row (from 1, without the 
 and the found value.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,15 +38,17 @@ class Columns:
         path: of the file.
         frame: all rows of the file, or some of them.
         rows: numbers of these rows in the file, from 0; None if `frame` has all rows in order.
+        casts: key of `[data]` with the casts of this file, for error texts; empty if there is none.
     """
 
     path: Path
     frame: pl.DataFrame
     rows: pl.Series | None = None
+    casts: str = ""
 
     def keep(self, kept: pl.Series) -> "Columns":
         """The rows where `kept` is true; errors still name rows by their number in the file."""
-        return Columns(self.path, self.frame.filter(kept), self.row_numbers.filter(kept))
+        return Columns(self.path, self.frame.filter(kept), self.row_numbers.filter(kept), self.casts)
 
     @property
     def row_numbers(self) -> pl.Series:
@@ -56,20 +59,23 @@ class Columns:
 
     def with_columns(self, *columns: pl.Series) -> "Columns":
         """The same rows with columns added or replaced."""
-        return Columns(self.path, self.frame.with_columns(*columns), self.rows)
+        return Columns(self.path, self.frame.with_columns(*columns), self.rows, self.casts)
 
     def strings(self, column: str, expected: str = "a string") -> pl.Series:
         """Strings, unchanged; integers and booleans as strings; null where absent.
 
         A `token_seq` of an atomic file is a text as well: its words.
         """
+        return self._strings(column, expected, "")
+
+    def _strings(self, column: str, expected: str, hint: str) -> pl.Series:
+        """The same; `hint` ends the error text of a column of floats."""
         values = self.frame[column]
         if values.dtype == pl.List(pl.String) and self.path.suffix.lower() in ATOMIC:
             return values.list.join(" ")
         if values.dtype.is_float() and values.count():
             row = values.is_not_null().arg_max() or 0
-            reason = f"expected {expected}, got {values[row]!r}"
-            raise self.refusal(column, row, f'{reason}; the cast "id" reads 1.0 as "1"')
+            raise self.refusal(column, row, f"expected {expected}, got {values[row]!r}{hint}")
         if values.dtype in _STRING_TYPES or values.dtype == pl.Boolean or values.dtype.is_integer():
             return values.cast(pl.String)
         self.refuse(column, values.is_not_null(), expected)
@@ -77,13 +83,21 @@ class Columns:
 
     def required(self, column: str, expected: str) -> pl.Series:
         """Strings; null and blank ones are refused."""
-        values = self.strings(column, expected)
+        return self._required(column, expected, "")
+
+    def ids(self, column: str, expected: str = "an id") -> pl.Series:
+        """The same of ids: an error says by which cast floats are read as ids."""
+        key = f'{self.casts}.{json.dumps(column, ensure_ascii=False)} = "id"'
+        return self._required(column, expected, f'; {key} in [data] reads 1.0 as "1"' if self.casts else "")
+
+    def _required(self, column: str, expected: str, hint: str) -> pl.Series:
+        values = self._strings(column, expected, hint)
         self.refuse(column, values.is_null() | (values.str.strip_chars() == ""), expected)
         return values
 
     def unique_ids(self, column: str) -> pl.Series:
         """Strings that are distinct, neither null nor blank."""
-        values = self.required(column, "an id")
+        values = self.ids(column)
         again = ~values.is_first_distinct()
         if again.any():
             first = values.index_of(values[again.arg_max() or 0])
@@ -120,8 +134,9 @@ class Columns:
     def times(self, column: str) -> pl.Series:
         """Float64: ISO dates and times in seconds since 1970; without a zone, UTC.
 
-        Numbers below 1e11 are unchanged. Larger ones are milliseconds, microseconds or nanoseconds since
-        1970, by their size, and become seconds; all of a column must be of one unit, of the years to 2100.
+        Numbers below 1e11 are seconds, or any other order, and are unchanged. Larger ones are milliseconds,
+        microseconds or nanoseconds since 1970, by their size, and become seconds. All numbers of a column
+        must be of one unit and not after 2100, so milliseconds before March 1973 are not told from seconds.
         """
         expected = "a number or an ISO date"
         values = self.frame[column]
@@ -142,7 +157,7 @@ class Columns:
         units = pl.zeros(len(sizes), dtype=pl.Int64, eager=True)
         for bound in UNIT_BOUNDS:
             units = units + (sizes >= bound).cast(pl.Int64)
-        if units.is_empty() or not units.max():
+        if units.is_empty():
             return numbers
         first = int(units[0])
         name, scale = UNITS[first]
@@ -152,7 +167,9 @@ class Columns:
             expected = f"{name} since 1970 as in row {self.row_numbers[0] + 1}"
             found = _in_words(numbers[row], int(units[row]))
             raise self.refusal(column, row, f"expected {expected}, got {found}")
-        late = (numbers / scale > LATEST) | (numbers < 0)
+        late = numbers / scale > LATEST
+        if first:  # smaller numbers may be an order that is no time, and may begin below 0
+            late = late | (numbers < 0)
         if late.any():
             row = late.arg_max() or 0
             expected = "a time of the years 1970 to 2100, in one unit since 1970"
@@ -204,13 +221,22 @@ def column_names(features: Mapping[str, FeatureSpec]) -> list[str]:
     return [*(spec.column for spec in read), *(name for name in served if name)]
 
 
-def read_columns(path: Path, names: Iterable[str], layout: Layout | None = None) -> Columns:
+def read_columns(
+    path: Path, names: Iterable[str], layout: Layout | None = None, file: str = "", casts: str = ""
+) -> Columns:
     """The named columns of the table at `path`; names may repeat.
+
+    Args:
+        path: of the table.
+        names: of the columns.
+        layout: of delimited text, where the suffix does not say it.
+        file: name of the table in `[data.layouts]`, for error texts; empty if a layout cannot be given.
+        casts: key of `[data]` with the casts of this table, for error texts; empty if there is none.
 
     Raises:
         DataError: the file is missing or damaged, or lacks a column.
     """
-    return Columns(path, read_table(path, list(dict.fromkeys(names)), layout))
+    return Columns(path, read_table(path, list(dict.fromkeys(names)), layout, file), casts=casts)
 
 
 def features_of(columns: Columns, features: Mapping[str, FeatureSpec]) -> dict[str, pl.Series]:
@@ -238,7 +264,7 @@ def _values(columns: Columns, column: str, spec: FeatureSpec) -> pl.Series:
     if isinstance(spec, CategoryFeature):
         return columns.categories(column) if spec.multi else columns.strings(column)
     if isinstance(spec, IdFeature):
-        return columns.required(column, "an id")
+        return columns.ids(column)
     return columns.numbers(column)
 
 
@@ -290,7 +316,7 @@ def rows_of(columns: Columns, column: str, item_ids: pl.Series, table: str) -> p
     Raises:
         DataError: an id is absent or unknown.
     """
-    ids = columns.required(column, "an item id")
+    ids = columns.ids(column, "an item id")
     rows = pl.DataFrame({"id": item_ids}).with_row_index("item_row")
     joined = pl.DataFrame({"id": ids}).join(rows, on="id", how="left", maintain_order="left")
     columns.refuse(column, joined["item_row"].is_null(), f"the id of an item in {table}")

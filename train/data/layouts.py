@@ -11,6 +11,7 @@ The suffix of a file's name says it (`FORMATS`), and `[data.layouts]` of the TOM
     encoding = "latin-1"
 """
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ from protos.errors import DataError
 
 ATOMIC = (".inter", ".user", ".item")
 """Suffixes of RecBole's atomic files: tabs, no quotes, and a header of `name:type`."""
+QUOTE = '"'
 ATOMIC_TYPES = ("token", "token_seq", "float", "float_seq")
 
 
@@ -30,18 +32,25 @@ class Layout:
 
     Args:
         columns: names of the columns, in order, of a file without a header; if empty, the first row has them.
-        separator: stands between two fields, such as "|" or "::"; a file whose separator is given has no
-            quotes. If empty, the suffix says it: "," in CSV, a tab in TSV and atomic files, "::" in `.dat`.
+        separator: stands between two fields, such as "|" or "::". If empty, the suffix says it: "," in CSV, a
+            tab in TSV and atomic files, "::" in `.dat`. An atomic file keeps the types of its header.
+        quoted: whether cells may be quoted as in RFC 4180. If left out, they may with a separator of one
+            character, but not in an atomic file; a longer separator knows no quotes.
         encoding: of the file.
     """
 
     columns: tuple[str, ...] = field(default=(), kw_only=True)
     separator: str = field(default="", kw_only=True)
+    quoted: bool | None = field(default=None, kw_only=True)
     encoding: Literal["utf-8", "latin-1"] = field(default="utf-8", kw_only=True)
 
     def __post_init__(self) -> None:
         if any(each in self.separator for each in "\r\n\0"):
             raise ValueError(f"separator: expected characters within a line, got {self.separator!r}")
+        if self.separator == QUOTE:
+            raise ValueError(f"separator: expected another character than the quote, got {QUOTE!r}")
+        if self.quoted and len(self.separator) > 1:
+            raise ValueError(f"quoted: goes with a separator of one character, not with {self.separator!r}")
         twice = [name for name in self.columns if not name or self.columns.count(name) > 1]
         if twice:
             raise ValueError(f"columns: expected distinct names, got {twice[0]!r}")
@@ -74,8 +83,18 @@ FORMATS = {
 }
 
 
-def format_of(path: Path, layout: Layout | None) -> Format | None:
+def layout_key(name: str) -> str:
+    """The table of the TOML that describes a file; the file is named as in `[data]` or `[split]`."""
+    return f"[data.layouts.{json.dumps(name, ensure_ascii=False)}]"
+
+
+def format_of(path: Path, layout: Layout | None, name: str = "") -> Format | None:
     """How a file is written; None if its suffix is not of delimited text, and no layout says so.
+
+    Args:
+        path: of the file.
+        layout: of the file, if the TOML has one.
+        name: of the file in the TOML, for error texts; empty if the TOML cannot describe this file.
 
     Raises:
         DataError: the file has no header, and no layout names its columns; or its suffix and the layout
@@ -83,19 +102,28 @@ def format_of(path: Path, layout: Layout | None) -> Format | None:
     """
     suffix = path.suffix.lower()
     found = FORMATS.get(suffix)
-    where = f'[data.layouts."{path.name}"] of the TOML'
+    where = f"{layout_key(name or path.name)} of the TOML"
     if layout is not None:
         if suffix in (".jsonl", ".parquet"):
             raise DataError(f"{path}: a file that ends in {suffix} has no layout: remove {where}")
         if layout.separator:
-            found = Format(layout.separator, quoted=False)
+            atomic = found is not None and found.typed
+            quoted = len(layout.separator) == 1 and not atomic
+            found = Format(layout.separator, quoted=quoted, typed=atomic)
         elif found is None:
             raise DataError(f"{path}: {where} must name the separator, because the suffix does not")
+        quoted = found.quoted if layout.quoted is None else layout.quoted
+        if quoted and len(found.separator) > 1:
+            raise DataError(
+                f"{path}: quoted in {where} goes with a separator of one character, not with "
+                f"{found.separator!r}"
+            )
         encoding = "utf-8-sig" if layout.encoding == "utf-8" else layout.encoding
         typed = found.typed and not layout.columns
-        found = replace(found, columns=layout.columns, encoding=encoding, typed=typed)
+        found = replace(found, columns=layout.columns, encoding=encoding, typed=typed, quoted=quoted)
     if suffix == ".dat" and found is not None and not found.columns:
-        raise DataError(f'{path}: a file that ends in .dat has no header: {where} names its "columns"')
+        advice = f': {where} names its "columns"' if name else ", and nothing names its columns"
+        raise DataError(f"{path}: a file that ends in .dat has no header{advice}")
     return found
 
 

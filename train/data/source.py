@@ -134,13 +134,21 @@ class SourceContext:
         """
         return identity_of(find_data_file(self.base, name) for name in (*names, self.test_file) if name)
 
-    def columns_of(self, file: str, names: Iterable[str], layouts: Mapping[str, Layout]) -> Columns:
+    def columns_of(
+        self, file: str, names: Iterable[str], layouts: Mapping[str, Layout], casts: str
+    ) -> Columns:
         """The named columns of one of the user's files.
+
+        Args:
+            file: its name in the TOML.
+            names: of the columns.
+            layouts: file -> how it is written.
+            casts: key of `[data]` with the casts of this file, for error texts.
 
         Raises:
             DataError: as `read_columns`.
         """
-        return read_columns(find_data_file(self.base, file), names, layouts.get(file))
+        return read_columns(find_data_file(self.base, file), names, layouts.get(file), file, casts)
 
 
 def check_layouts(layouts: Mapping[str, Layout], files: Iterable[str]) -> None:

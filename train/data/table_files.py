@@ -27,7 +27,7 @@ from protos.bundle import record
 from protos.documents import parse_json
 from protos.errors import DataError
 from protos.files.regular_files import check_regular, open_regular
-from train.data.layouts import FORMATS, Format, Layout, format_of, typed_names, typed_series
+from train.data.layouts import FORMATS, Format, Layout, format_of, layout_key, typed_names, typed_series
 
 T = TypeVar("T")
 Reader = Callable[[Path, Sequence[str], int, int], Iterator[pl.DataFrame]]
@@ -68,18 +68,21 @@ def identity_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def read_table(path: Path, columns: Sequence[str], layout: Layout | None = None) -> pl.DataFrame:
+def read_table(
+    path: Path, columns: Sequence[str], layout: Layout | None = None, name: str = ""
+) -> pl.DataFrame:
     """The named columns of the table at `path`, in that order.
 
     Args:
         path: of the file; its suffix tells the format.
         columns: distinct names.
         layout: of delimited text, where the suffix does not say it.
+        name: of the file in `[data.layouts]`, for error texts; empty if a layout cannot be given.
 
     Raises:
         DataError: the file is missing, damaged or empty, has an unknown suffix, or lacks a column.
     """
-    slices = list(read_slices(path, columns, SLICE, layout=layout))
+    slices = list(read_slices(path, columns, SLICE, layout=layout, name=name))
     if not slices:
         raise DataError(f"{path}: expected at least one row, got an empty table")
     try:
@@ -89,7 +92,12 @@ def read_table(path: Path, columns: Sequence[str], layout: Layout | None = None)
 
 
 def read_slices(
-    path: Path, columns: Sequence[str], size: int, first: int = 0, layout: Layout | None = None
+    path: Path,
+    columns: Sequence[str],
+    size: int,
+    first: int = 0,
+    layout: Layout | None = None,
+    name: str = "",
 ) -> Iterator[pl.DataFrame]:
     """The named columns of the table at `path`, `size` rows at a time.
 
@@ -99,12 +107,13 @@ def read_slices(
         size: rows in a slice; the last slice may have fewer.
         first: number of rows to skip.
         layout: of delimited text, where the suffix does not say it.
+        name: of the file in `[data.layouts]`, for error texts; empty if a layout cannot be given.
 
     Raises:
         DataError: the file is missing or damaged, has an unknown suffix, or lacks a column. An invalid row
             raises when its slice is read.
     """
-    written = format_of(path, layout)
+    written = format_of(path, layout, name)
     reader = _READERS.get(path.suffix.lower()) if written is None else _delimited(written)
     if reader is None:
         endings = ", ".join([*FORMATS, *_READERS])
@@ -117,7 +126,9 @@ def read_slices(
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise _not_unicode(path) from None
+        delimited = name if written is not None else ""
+        advice = f'; or set encoding = "latin-1" in {layout_key(delimited)}' if delimited else ""
+        raise _not_unicode(path, advice) from None
 
 
 def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -131,7 +142,7 @@ def _missing(path: Path, column: str, present: Iterable[str]) -> DataError:
     return DataError(f"{path}: column {column!r} is missing; columns present: {names}")
 
 
-def _not_unicode(path: Path) -> DataError:
+def _not_unicode(path: Path, advice: str) -> DataError:
     """The error for a file that is not UTF-8, with the position of the first bad byte."""
     offset = 0
     with open_regular(path) as file:
@@ -141,7 +152,7 @@ def _not_unicode(path: Path) -> DataError:
             except UnicodeDecodeError as error:
                 return DataError(
                     f"{path}: line {number}, byte offset {offset + error.start}: expected UTF-8, "
-                    f"got byte 0x{line[error.start]:02x}"
+                    f"got byte 0x{line[error.start]:02x}{advice}"
                 )
             offset += len(line)
     return DataError(f"{path}: expected UTF-8; changed while it was read")

@@ -1,5 +1,7 @@
 """Times in any unit since 1970, and ids that another program has written as floats."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,11 @@ def test_the_order_of_a_log_is_a_time_as_it_was() -> None:
             "in seconds the year 1970",
         ),
         (
+            [0, 32_503_680_000],
+            "row 2, column 'at': expected a time of the years 1970 to 2100, in one unit since 1970, "
+            "got 32503680000, in seconds the year 3000",
+        ),
+        (
             [20_231_105_123_000],
             "row 1, column 'at': expected a time of the years 1970 to 2100, in one unit since 1970, "
             "got 20231105123000, in milliseconds the year 2611",
@@ -70,10 +77,21 @@ def test_an_id_that_was_written_as_a_float_is_one_by_a_cast() -> None:
 def test_a_float_that_is_no_id_is_refused() -> None:
     with pytest.raises(DataError, match=r"row 2, column 'at': expected a whole number below 2\^53, got 1\.5"):
         cast_columns(columns([1.0, 1.5]), {"at": "id"})
-    with pytest.raises(
-        DataError, match=r"expected an item id, got 1\.0; the cast \"id\" reads 1\.0 as \"1\""
-    ):
-        columns([1.0]).required("at", "an item id")
+
+
+@pytest.mark.parametrize("casts", ["casts", "item_casts"])
+def test_floats_as_ids_are_refused_with_the_key_of_their_casts(casts: str) -> None:
+    read = replace(columns([1.0]), casts=casts)
+    hint = re.escape(f'expected an id, got 1.0; {casts}."at" = "id" in [data] reads 1.0 as "1"')
+    for kept in (read, read.keep(pl.Series([True])), read.with_columns(pl.Series("other", [1]))):
+        with pytest.raises(DataError, match=f"{hint}$"):
+            kept.unique_ids("at")
+    with pytest.raises(DataError, match=r"expected text, got 1\.0$"):
+        read.required("at", "text")
+    with pytest.raises(DataError, match=r"expected a string, got 1\.0$"):
+        read.strings("at")
+    with pytest.raises(DataError, match=r"expected an id, got 1\.0$"):
+        columns([1.0]).unique_ids("at")  # of a source without casts
 
 
 def events(folder: Path, **data: Any) -> Tables:
@@ -85,6 +103,13 @@ def events(folder: Path, **data: Any) -> Tables:
     )
     query = {"history": HistoryFeature("history")}
     return EventsSource(section, source_context(folder, query, {"id": IdFeature("id")}, "")).read()
+
+
+def test_sources_name_the_casts_of_each_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r'log\.parquet: .*; casts\."item_id" = "id" in \[data\]'):
+        events(tmp_path, casts={})
+    with pytest.raises(DataError, match=r'items\.parquet: .*; item_casts\."item_id" = "id" in \[data\]'):
+        events(tmp_path, item_casts={})
 
 
 def test_events_of_items_that_the_table_lacks_are_refused_or_dropped_and_counted(tmp_path: Path) -> None:

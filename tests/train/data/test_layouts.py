@@ -111,10 +111,54 @@ def test_a_separator_of_the_toml_reads_pairs_without_a_header(tmp_path: Path) ->
     assert tables.pairs.select("query", "item_row").rows() == [("film with toys", 0), ("balloons", 1)]
 
 
+QUOTED = 'a;b\n"x;y";"say ""hi"""\n'
+
+
+def test_cells_between_separators_of_one_character_may_be_quoted(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.csv", QUOTED)
+    assert read_table(path, ["a", "b"], Layout(separator=";")).rows() == [("x;y", 'say "hi"')]
+    path = write(tmp_path, "plain.csv", 'a;b\n"x;"y\n')
+    assert read_table(path, ["a", "b"], Layout(separator=";", quoted=False)).rows() == [('"x', '"y')]
+    path = write(tmp_path, "tab.tsv", 'a\tb\n"x\t"y\n')
+    assert read_table(path, ["a", "b"], Layout(quoted=False)).rows() == [('"x', '"y')]
+    path = write(tmp_path, "long.txt", 'a::b\n"x::y"\n')
+    assert read_table(path, ["a", "b"], Layout(separator="::")).rows() == [('"x', 'y"')]
+
+
+def test_an_atomic_file_with_a_separator_of_its_own_keeps_its_types(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.item", 'a:float,b:token\n1,"y\n')
+    assert read_table(path, ["a", "b"], Layout(separator=",")).rows() == [(1.0, '"y')]
+    path = write(tmp_path, "y.item", 'a:float,b:token\n1,"x,y"\n')
+    assert read_table(path, ["a", "b"], Layout(separator=",", quoted=True)).rows() == [(1.0, "x,y")]
+
+
+def test_errors_name_the_file_as_the_toml_does(tmp_path: Path) -> None:
+    (tmp_path / "ml").mkdir()
+    write(tmp_path, "ml/ratings.dat", "1::7\n")
+    with pytest.raises(DataError, match=r'\[data\.layouts\."ml/ratings\.dat"\] of the TOML names'):
+        events(tmp_path, {"id": ITEM["id"]}, events="ml/ratings.dat")
+    layouts = {"ml/ratings.dat": {"columns": ["user_id", "item_id"]}}
+    assert events(tmp_path, {"id": ITEM["id"]}, events="ml/ratings.dat", layouts=layouts, min_user_events=1)
+    write(tmp_path, "ml/log.csv", "user_id,item_id\n1,\u00e9\n", "latin-1")
+    advice = r'got byte 0xe9; or set encoding = "latin-1" in \[data\.layouts\."ml/log\.csv"\]$'
+    with pytest.raises(DataError, match=advice):
+        events(tmp_path, {"id": ITEM["id"]}, events="ml/log.csv")
+    write(tmp_path, "log.jsonl", '{"user_id": "\u00e9", "item_id": "1"}\n', "latin-1")
+    with pytest.raises(DataError, match=r"got byte 0xe9$"):
+        events(tmp_path, {"id": ITEM["id"]}, events="log.jsonl")
+    with pytest.raises(DataError, match=r"got byte 0xe9$"):
+        read_table(tmp_path / "ml/log.csv", ["item_id"])  # such as judgements, which have no layout
+
+
 @pytest.mark.parametrize(
     ("name", "layout", "expected"),
     [
         ("x.dat", None, r'a file that ends in \.dat has no header: .*layouts\."x\.dat"\] of the TOML names'),
+        (
+            "x.dat",
+            Layout(columns=("a",), quoted=True),
+            "quoted in .* goes with a separator of one .*, not with '::'",
+        ),
         ("x.data", Layout(columns=("a", "b")), "must name the separator"),
         ("x.jsonl", Layout(columns=("a",)), r"ends in \.jsonl has no layout"),
         (
@@ -129,7 +173,7 @@ def test_a_layout_that_does_not_fit_is_refused(
     tmp_path: Path, name: str, layout: Layout | None, expected: str
 ) -> None:
     with pytest.raises(DataError, match=expected):
-        read_table(write(tmp_path, name, "1::2\n"), ["a"], layout)
+        read_table(write(tmp_path, name, "1::2\n"), ["a"], layout, name)
 
 
 def test_a_layout_of_a_file_that_is_not_read_is_refused(tmp_path: Path) -> None:
@@ -143,3 +187,7 @@ def test_a_layout_has_distinct_names() -> None:
         Layout(columns=("a", "b", "a"))
     with pytest.raises(ValueError, match="separator: expected characters within a line"):
         Layout(separator="\n")
+    with pytest.raises(ValueError, match="separator: expected another character than the quote"):
+        Layout(separator='"')
+    with pytest.raises(ValueError, match="quoted: goes with a separator of one character, not with '::'"):
+        Layout(separator="::", quoted=True)

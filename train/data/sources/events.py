@@ -165,7 +165,7 @@ class EventsSource:
         dropped: Counter[str] = Counter()
         logs = []
         for name in filter(None, (data.events, test_file)):
-            raw = self.context.columns_of(name, self._names(), data.layouts)
+            raw = self.context.columns_of(name, self._names(), data.layouts, "casts")
             columns, counts = clean(raw, data.casts, data.derive, data.filters)
             logs.append(columns)
             dropped.update(counts)
@@ -234,7 +234,8 @@ class EventsSource:
             path = find_data_file(self.context.base, data.items)
             others = [name for name in (*features, *data.display) if name != "item_id"]
             names = [data.item_id, *others, *self.context.filter.fields, *data.item_casts]
-            columns = cast_columns(self.context.columns_of(data.items, names, data.layouts), data.item_casts)
+            read = self.context.columns_of(data.items, names, data.layouts, "item_casts")
+            columns = cast_columns(read, data.item_casts)
             return self._table(columns, data.item_id), f"{path} ({data.item_id!r})"
         # Values from the events take precedence; the test file only adds items.
         built = [build_items(log, data.item, data.item_columns, data.time) for log in logs]
@@ -254,12 +255,12 @@ class EventsSource:
         read["item_row"] = rows_of(log, data.item, items["item_id"], table)
         read["weight"] = weights_of(log, data.weight)
         read["label"] = _labels(log, data)
-        read["group"] = log.required(data.user, "a user")
+        read["group"] = log.ids(data.user, "a user")
         if data.time:
             read["time"] = log.times(data.time)
             log.refuse(data.time, read["time"] < 0, "a time of at least 0 (1970-01-01)")
         if data.session:
-            read["session"] = log.required(data.session, "a session")
+            read["session"] = log.ids(data.session, "a session")
         if self.context.test_file:
             read["in_test_file"] = pl.repeat(tested, log.frame.height, dtype=pl.Boolean, eager=True)
         return pl.DataFrame(read)
@@ -268,7 +269,7 @@ class EventsSource:
 def _of_known_items(logs: list[Columns], item: str, known: pl.Series) -> tuple[list[Columns], int]:
     """The events whose item is known, and the number of the others."""
     ids = known.to_list()
-    kept = [log.keep(log.required(item, "an item id").is_in(ids)) for log in logs]
+    kept = [log.keep(log.ids(item, "an item id").is_in(ids)) for log in logs]
     return kept, sum(log.frame.height for log in logs) - sum(log.frame.height for log in kept)
 
 
@@ -293,7 +294,7 @@ def build_items(events: Columns, item: str, rules: Mapping[str, Rule], time: str
     Raises:
         DataError: a value is no number where the rule needs one, or an item has no value.
     """
-    ids = events.required(item, "an item id")
+    ids = events.ids(item, "an item id")
     table = pl.DataFrame({"item_id": ids, "__row_number": events.row_numbers.cast(pl.Int64)})
     for name, rule in rules.items():
         numeric = rule in ("mean", "median", "min", "max")

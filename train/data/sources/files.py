@@ -106,7 +106,8 @@ class FilesSource:
         others = [name for name in (*column_names(item), *data.display) if name != "item_id"]
         check_layouts(data.layouts, (data.items, data.pairs, test_file))
         names = [data.item_id, *others, *filter.fields, *data.item_casts]
-        columns = cast_columns(self.context.columns_of(data.items, names, data.layouts), data.item_casts)
+        read = self.context.columns_of(data.items, names, data.layouts, "item_casts")
+        columns = cast_columns(read, data.item_casts)
         items = items_of(columns, data.item_id, item, data.display)
         items = items.with_columns(**filter_columns(columns, filter, item))
         table = f"{path} ({data.item_id!r})"
@@ -124,18 +125,19 @@ class FilesSource:
         id_column = data.pair_item_id or data.item_id
         roles = [each for each in (data.label, data.weight, data.group, data.time) if each]
         names = [*column_names(query), id_column, *roles, *data.casts]
-        columns = cast_columns(self.context.columns_of(file, names, data.layouts), data.casts)
+        raw = self.context.columns_of(file, names, data.layouts, "casts")
+        columns = cast_columns(raw, data.casts)
         for name in column_names(query):
             if name in RESERVED:
                 raise DataError(f"{columns.path}: a query feature cannot read {name!r}: rename it")
         read_rows = columns.frame.height
         if data.unknown_items == "drop":
-            columns = columns.keep(columns.required(id_column, "an item id").is_in(item_ids.to_list()))
+            columns = columns.keep(columns.ids(id_column, "an item id").is_in(item_ids.to_list()))
         unknown = read_rows - columns.frame.height
         read = features_of(columns, query)
         read["item_row"] = rows_of(columns, id_column, item_ids, table)
         read["weight"] = weights_of(columns, data.weight)
-        read["group"] = columns.required(data.group or id_column, "a group" if data.group else "an item id")
+        read["group"] = columns.ids(data.group or id_column, "a group" if data.group else "an item id")
         if data.time:
             read["time"] = columns.times(data.time)
         positive = _positive(columns, data.label)
