@@ -12,6 +12,7 @@ from export.encoding import ItemTower, TableRecords, encode_into
 from export.onnx.runtimes import onnx_encoder
 from protos import bundle
 from train.config import read_experiment
+from train.data.source import item_table_of
 from train.progress import PROGRESS
 
 
@@ -22,9 +23,8 @@ def encode(arguments: Namespace) -> dict[str, Any]:
     path = folder / bundle.ITEM_TOWER
     inputs = manifest.schema.side("item")
     tower = ItemTower(path, inputs, manifest.dimension, onnx_encoder(path, threads=0))
-    id_column = getattr(experiment.data, "item_id", "item_id")  # the column's name in built-in data sources
     with PROGRESS.status(f"checking {arguments.items}"):
-        records = TableRecords.open(arguments.items, manifest.schema.item, id_column)
+        records = TableRecords.open(arguments.items, manifest.schema.item, item_table_of(experiment.data))
     streamed = encode_into(arguments.output, tower, records, PROGRESS, "items")
     return {
         "output": str(arguments.output),

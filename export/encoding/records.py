@@ -12,9 +12,11 @@ import polars as pl
 from protos.errors import DataError
 from protos.features import FeatureSpec, IdFeature, TextFeature
 from train.data.columns import Columns, column_names, features_of
+from train.data.item_table import ItemTable
 from train.data.table_files import identity_of, read_slices
 from train.fingerprint import fingerprint
 
+AS_NAMED = ItemTable()  # ids in `item_id`, no casts, written as the suffix says
 WINDOW = 16_384  # records that are read at a time and sorted by length
 
 Values = Mapping[str, Sequence[Any]]
@@ -63,12 +65,12 @@ class ColumnRecords:
 
 @dataclass(frozen=True)
 class TableRecords:
-    """Items of a catalogue in a CSV, TSV, JSONL or Parquet file; created by `open`.
+    """Items of a catalogue in a file; created by `open`.
 
     Args:
         path: of the file.
         features: of the item tower; a text is read from its `catalogue_column` if it has one.
-        id_column: column of the file with the item ids.
+        table: how the experiment reads tables of items.
         count: rows of the file.
         content: sha256 of the file.
         state: of the file when it was checked, as returned by `_state`.
@@ -76,14 +78,14 @@ class TableRecords:
 
     path: Path
     features: Mapping[str, FeatureSpec]
-    id_column: str
+    table: ItemTable
     count: int
     content: str
     state: tuple[int, ...]
 
     @classmethod
     def open(
-        cls, path: Path, features: Mapping[str, FeatureSpec], id_column: str = "item_id"
+        cls, path: Path, features: Mapping[str, FeatureSpec], table: ItemTable = AS_NAMED
     ) -> "TableRecords":
         """Read the file once and check every value, so that an encoding cannot fail after hours.
 
@@ -91,7 +93,7 @@ class TableRecords:
             DataError: the file or a value is invalid; the text names file, row and column.
         """
         served = {name: _served(spec) for name, spec in features.items()}
-        unread = cls(path, served, id_column, 0, "", _state(path))
+        unread = cls(path, served, table, 0, "", _state(path))
         count = sum(len(next(iter(each.values()))) for each in unread._columns(WINDOW, 0))
         if count == 0:
             raise DataError(f"{path}: expected at least one row, got an empty table")
@@ -106,9 +108,9 @@ class TableRecords:
         return self.count
 
     def identity(self) -> str:
-        """sha256 of the file and of the columns that are read from it."""
+        """sha256 of the file, of the columns that are read from it, and of how they are read."""
         read = {name: [self._column(name), spec.kind] for name, spec in self.features.items()}
-        return fingerprint(self.content, read)
+        return fingerprint(self.content, read, self.table)
 
     def slices(self, size: int, first: int = 0) -> Iterator[Values]:
         """Feature name -> raw values, `size` rows at a time, from row `first` on.
@@ -125,21 +127,21 @@ class TableRecords:
         """Feature name -> checked column, `size` rows at a time."""
         names = dict.fromkeys(map(self._column, self.features))
         begin = first
-        for frame in read_slices(self.path, list(names), size, first):
+        for frame in read_slices(self.path, list(names), size, first, *self.table.as_file(self.path)):
             places = pl.int_range(begin, begin + frame.height, eager=True)
-            columns = Columns(self.path, frame, places)
+            columns = self.table.cast(Columns(self.path, frame, places, self.table.casts_key))
             yield {name: self._checked(columns, name) for name in self.features}
             begin += frame.height
 
     def _checked(self, columns: Columns, name: str) -> pl.Series:
         spec = self.features[name]
         if isinstance(spec, IdFeature):
-            return columns.required(self.id_column, "an id")
+            return columns.ids(self.table.id_column)
         return features_of(columns, {name: spec})[self._column(name)]
 
     def _column(self, name: str) -> str:
         spec = self.features[name]
-        return self.id_column if isinstance(spec, IdFeature) else column_names({name: spec})[0]
+        return self.table.id_column if isinstance(spec, IdFeature) else column_names({name: spec})[0]
 
 
 def _served(spec: FeatureSpec) -> FeatureSpec:

@@ -17,6 +17,7 @@ from export.terminal import show_move
 from protos import bundle
 from train.config import read_experiment
 from train.data.dataset import Dataset, prepare
+from train.data.source import item_table_of
 from train.progress import PROGRESS
 from train.training.tracking import connect
 
@@ -31,8 +32,7 @@ def refresh(arguments: Namespace) -> dict[str, Any]:
     def data() -> Dataset:
         return prepare(experiment, arguments.config.parent, console=PROGRESS)
 
-    id_column = getattr(experiment.data, "item_id", "item_id")  # the column's name in built-in data sources
-    request = Request(experiment, data, arguments.catalogue, arguments.items, id_column)
+    request = Request(experiment, data, arguments.catalogue, arguments.items, item_table_of(experiment.data))
     return document(experiment.name, run(request, PROGRESS))
 
 

@@ -34,6 +34,7 @@ from protos.files.file_lock import exclusive_lock
 from protos.mlflow_keys import BUNDLE_VERSION
 from train.config import Experiment
 from train.data.dataset import Dataset
+from train.data.item_table import ItemTable
 from train.data.training_data import TrainingData
 from train.fingerprint import code_fingerprint, fingerprint
 from train.training.metric_groups import grouped
@@ -52,7 +53,7 @@ class Request:
         data: reads the data set, for quality.
         catalogue: URL of the store of live items; empty for that of the service, if there is one.
         items: a table that takes the place of the champion's items.
-        id_column: of the table.
+        table: how the experiment reads tables of items.
         compare: measures both bundles and decides.
     """
 
@@ -60,7 +61,7 @@ class Request:
     data: Callable[[], Dataset]
     catalogue: str = ""
     items: Path | None = None
-    id_column: str = "item_id"
+    table: ItemTable = field(default_factory=ItemTable)
     compare: Compare = comparison.compare
 
 
@@ -141,6 +142,7 @@ class _Refresh:
         begun_with = {
             "champion": champion.manifest.bundle_version,
             "items": sources.table_identity(items) if items is not None else "",
+            "table": fingerprint(self.request.table) if items is not None else "",
             "catalogue": self.request.catalogue,
             "code": code_fingerprint(__name__),
         }
@@ -162,7 +164,7 @@ class _Refresh:
         table = None
         if items is not None:
             with self.console.status(f"reading {items}"):
-                table = sources.read_items(items, self.request.id_column, champion.manifest)
+                table = sources.read_items(items, self.request.table, champion.manifest)
         with self.console.status("comparing the items"):
             return snapshot, merge(champion, table, state)
 

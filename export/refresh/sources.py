@@ -21,6 +21,7 @@ from protos.filters import Parsed
 from train.config.filter import FilterConfig
 from train.data.columns import column_names, items_of, read_columns
 from train.data.filters import PREFIX, filter_columns
+from train.data.item_table import ItemTable
 from train.data.table_files import identity_of
 from train.data.training_data import values_of
 from train.paths import CACHE
@@ -130,13 +131,13 @@ def table_identity(path: Path) -> str:
     return identity_of([path])
 
 
-def read_items(path: Path, id_column: str, manifest: Manifest) -> dict[str, TableItem]:
-    """The items of a table in CSV, TSV, JSONL or Parquet, by id and in the order of the table.
+def read_items(path: Path, table: ItemTable, manifest: Manifest) -> dict[str, TableItem]:
+    """The items of a table, by id and in the order of the table.
 
     Args:
         path: of the table; its columns are those of the training data; a feature with a
             `catalogue_column` is read from that one.
-        id_column: column of ids.
+        table: how the experiment reads tables of items.
         manifest: of the bundle whose features, display fields and filter fields are read.
 
     Raises:
@@ -148,7 +149,9 @@ def read_items(path: Path, id_column: str, manifest: Manifest) -> dict[str, Tabl
     }
     filters = FilterConfig(tuple(manifest.filters), dict(manifest.filters))
     others = [name for name in (*column_names(served), *manifest.display_fields) if name != "item_id"]
-    columns = read_columns(path, [id_column, *others, *filters.fields])
+    id_column = table.id_column
+    names = [id_column, *others, *filters.fields]
+    columns = table.cast(read_columns(path, names, *table.as_file(path), table.casts_key))
     items = items_of(columns, id_column, served, manifest.display_fields)
     if items.is_empty():
         raise DataError(f"{path}: expected at least one row, got an empty table")

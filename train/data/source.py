@@ -35,6 +35,7 @@ from protos.errors import DataError
 from protos.features import FeatureSpec, normalise
 from train.config import DataConfig, FilterConfig, JudgedConfig
 from train.data.columns import Columns, read_columns
+from train.data.item_table import ItemTable
 from train.data.layouts import Layout
 from train.data.table_files import find_data_file, identity_of
 
@@ -180,6 +181,10 @@ class SourceConfig(DataConfig, ABC):
             DataError: the data cannot be downloaded.
         """
 
+    def item_table(self) -> ItemTable:
+        """How a table of items is read that takes the place of those of this source."""
+        return ItemTable()
+
     def judged_of(self, base: Path) -> JudgedConfig | None:
         """The judged queries that come with these data; None if there are none.
 
@@ -187,6 +192,13 @@ class SourceConfig(DataConfig, ABC):
             base: folder of the TOML file.
         """
         return None
+
+
+def item_table_of(data: DataConfig) -> ItemTable:
+    """How a table of items is read that takes the place of those of an experiment's `[data]`."""
+    if not isinstance(data, SourceConfig):
+        raise TypeError(f"{type(data).__qualname__}: expected a subclass of SourceConfig")
+    return data.item_table()
 
 
 def sort_and_filter(

@@ -349,6 +349,20 @@ def test_the_command_encodes_a_table(tmp_path: Path, console: Console) -> None:
         npy_path("items.csv")
 
 
+def test_the_command_reads_a_table_as_the_experiment_does(tmp_path: Path) -> None:
+    folder = tiny_bundle(tmp_path / "bundles")
+    data = {"kind": "files", "items": "old/items.dat", "pairs": "none.csv", "layouts": 0}
+    inline = tmp_path / "tiny.toml"
+    written = write_sections(inline, "tiny", {"data": data, **EXPERIMENT}, {}).read_text()
+    inline.write_text(written.replace("layouts = 0", 'layouts."old/items.dat".columns = ["key", "text"]'))
+    names = json.loads((folder / bundle.ITEMS).read_bytes())["fields"]["name"]
+    table, output = tmp_path / "new.dat", tmp_path / "vectors.npy"
+    table.write_text("".join(f"{n}::{name}\n" for n, name in enumerate(names)))
+    found = encode(Namespace(config=inline, bundle=folder, items=table, output=output))
+    assert found["items"] == 300
+    np.testing.assert_allclose(np.load(output), np.load(folder / bundle.VECTORS), atol=1e-6)
+
+
 def test_only_a_regular_file_is_encoded(tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     os.mkfifo(path)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from protos.features import (
 )
 from tests.helpers.tiny import SYLLABLES
 from tests.helpers.tiny_towers import PLAIN
+from train.data.item_table import ItemTable
 
 FEATURES: dict[str, FeatureSpec] = {
     "text": TextFeature("text", "t", max_length=50),
@@ -114,7 +116,7 @@ def table(rows: int) -> pl.DataFrame:
 def test_every_file_format_gives_the_same_records_from_any_row(ending: str, tmp_path: Path) -> None:
     frame = table(1000)
     write_table(frame, tmp_path / f"items.{ending}")
-    records = TableRecords.open(tmp_path / f"items.{ending}", SERVED, "sku")
+    records = TableRecords.open(tmp_path / f"items.{ending}", SERVED, ItemTable("sku"))
     assert len(records) == 1000
     expected = {
         "text": frame["full_text"].to_list(),
@@ -157,7 +159,7 @@ FAULTS: dict[str, tuple[str, bytes, str]] = {
     "no key": ("jsonl", lines([{"text": each["text"]} for each in GOOD]), "column 'price' is missing"),
     "half a pair": ("jsonl", b'{"text": "a\\ud800", "price": 1}', r"row 1, column 'text': expected Unicode"),
     "no Parquet": ("parquet", b"PAR1", "not a readable Parquet file"),
-    "no ending": ("txt", b"", "expected a file that ends in .csv, .tsv, .jsonl, .parquet"),
+    "no ending": ("txt", b"", "expected a file that ends in .csv, .tsv, .*, .jsonl, .parquet"),
 }
 
 
@@ -184,3 +186,18 @@ def test_a_key_may_first_appear_in_a_late_row(tmp_path: Path) -> None:
     features = {"text": PLAIN["text"], "price": SERVED["price"]}
     *_, last = TableRecords.open(tmp_path / "items.jsonl", features).slices(WINDOW)
     assert last == {"text": ["b"], "price": [2.0]}
+
+
+def test_ids_are_read_with_the_casts_of_the_experiment(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    pl.DataFrame({"sku": [7.0, 8.0]}).write_parquet(path)
+    features = {"id": SERVED["id"]}
+    plain = ItemTable("sku", casts_key="item_casts")
+    with pytest.raises(DataError, match=r'expected an id, got 7\.0; item_casts\."sku" = "id" in \[data\]'):
+        TableRecords.open(path, features, plain)
+    cast = TableRecords.open(path, features, replace(plain, casts={"sku": "id", "unread": "lower"}))
+    assert [*cast.slices(1, 0)] == [{"id": ["7"]}, {"id": ["8"]}]
+    pl.DataFrame({"sku": ["7", "8"]}).write_csv(tmp_path / "items.csv")
+    text = TableRecords.open(tmp_path / "items.csv", features, plain)
+    lower = TableRecords.open(tmp_path / "items.csv", features, replace(plain, casts={"sku": "lower"}))
+    assert text.identity() != lower.identity()

@@ -31,6 +31,7 @@ from train.data.columns import (
     weights_of,
 )
 from train.data.filters import filter_columns
+from train.data.item_table import ItemTable
 from train.data.layouts import Layout
 from train.data.source import (
     BY_FILE,
@@ -133,6 +134,16 @@ class EventsData(SourceConfig):
     def open(self, context: SourceContext) -> Source:
         """The tables of the log."""
         return EventsSource(self, context)
+
+    def item_table(self) -> ItemTable:
+        """As `items` is read; without it, with the casts of the columns that items are built from."""
+        if self.items:
+            layout = self.layouts.get(self.items)
+            return ItemTable(self.item_id, self.item_casts, "item_casts", self.items, layout)
+        casts = {name: cast for name, cast in self.casts.items() if name in self.item_columns}
+        if self.item in self.casts:
+            casts[self.item_id] = self.casts[self.item]
+        return ItemTable(self.item_id, casts, "casts" if self.item == self.item_id else "")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from train.data.columns import (
     weights_of,
 )
 from train.data.filters import filter_columns
+from train.data.item_table import ItemTable
 from train.data.layouts import Layout
 from train.data.source import RESERVED, Source, SourceConfig, SourceContext, Tables, check_layouts
 from train.data.table_files import find_data_file
@@ -77,6 +78,11 @@ class FilesData(SourceConfig):
     def open(self, context: SourceContext) -> Source:
         """The two tables."""
         return FilesSource(self, context)
+
+    def item_table(self) -> ItemTable:
+        """As `items` is read."""
+        layout = self.layouts.get(self.items)
+        return ItemTable(self.item_id, self.item_casts, "item_casts", self.items, layout)
 
 
 @dataclass(frozen=True)
