@@ -22,14 +22,7 @@ import polars as pl
 from protos.errors import DataError
 from train.config.checks import at_least
 from train.data.cleaning import Cast, Derived, Filter, cast_columns, clean
-from train.data.columns import (
-    Columns,
-    column_names,
-    features_of,
-    items_of,
-    rows_of,
-    weights_of,
-)
+from train.data.columns import Columns, column_names, features_of, items_of, rows_of, weights_of
 from train.data.filters import filter_columns
 from train.data.item_table import ItemTable
 from train.data.layouts import Layout
