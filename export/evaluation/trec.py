@@ -15,7 +15,8 @@ baselines. Both sets of queries have all of them.
 - Every query of `qrels.txt` has a relevant document. A query for which a ranking finds nothing has no line in
   its run file, and counts as 0, as in the report.
 - A judged query has the id of `queries.jsonl`. A query of the test split has none, and gets a digest of its
-  values.
+  values; of queries with equal values, such as users with empty histories, each after the first gets a digest
+  of its values and of their number before it.
 - White space and `%` in an id are percent-encoded, because white space separates the fields of a line.
 """
 
@@ -23,6 +24,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +83,7 @@ def split_topics(data: TrainingData, answers: Mapping[str, Rows]) -> Topics:
     queries, relevant = data.parts["test"].by_query()
     values = _values(data, queries)
     gains = [np.ones(len(items), np.int64) for items in relevant]
-    ids = [_digest(each) for each in values]
-    return Topics(TEST, ids, values, data.item_ids, relevant, gains, _named(answers))
+    return Topics(TEST, _digests(values), values, data.item_ids, relevant, gains, _named(answers))
 
 
 def judged_topics(data: TrainingData, answers: Mapping[str, Rows]) -> Topics:
@@ -175,10 +176,16 @@ def _values(data: TrainingData, rows: Rows) -> list[dict[str, Any]]:
     return [{name: values[row] for name, values in data.queries.items()} for row in rows.tolist()]
 
 
-def _digest(values: Mapping[str, Any]) -> str:
-    """The id of a query that has none."""
-    text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
+def _digests(queries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Ids of queries that have none, distinct even if values are equal."""
+    before: Counter[str] = Counter()
+    found = []
+    for values in queries:
+        text = json.dumps(values, sort_keys=True, default=str)
+        counted = f"{text}{before[text] or ''}"
+        before[text] += 1
+        found.append(hashlib.blake2b(counted.encode(), digest_size=DIGEST_BYTES).hexdigest())
+    return found
 
 
 def _field(text: str) -> str:

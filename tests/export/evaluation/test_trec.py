@@ -12,7 +12,7 @@ from ir_measures import RR, R, nDCG
 from export.evaluation.trec import Topics, check_output, judged_topics, split_topics, write_runs
 from protos.errors import DataError, MissingStage
 from tests.helpers.limited import files_limited_to
-from train.data.training_data import Judged, Pairs, TrainingData
+from train.data.training_data import Histories, Judged, Pairs, TrainingData
 from train.evaluation.metrics import mean, per_query
 
 MEASURES = {
@@ -129,6 +129,21 @@ def test_queries_of_both_parts_are_written_with_ids() -> None:
     found = judged_topics(data, answers)
     assert (list(found.ids), [each["text"] for each in found.values]) == (["x", "y"], ["three", "three"])
     assert [gains.tolist() for gains in found.gains] == [[4], [4]]
+
+
+def test_users_with_equal_values_are_two_queries(tmp_path: Path) -> None:
+    rows = np.array([0, 1, 0])
+    histories = Histories(rows, np.array([0, 1, 2, 1]), np.array([1, 1, 2, 3]), ["a", "b"])
+    queries = {"history": histories, "device": ["car"] * 4}  # the rows 1 and 2 are empty histories
+    parts = {"test": Pairs(np.arange(4), np.array([1, 0, 1, 1]), np.ones(4, np.float32))}
+    data = TrainingData(queries, {}, parts, 4, 2, ["a", "b"], histories)
+    made = split_topics(data, {"": np.array([[0, 1], [0, 1], [0, 1], [1, 0]])})
+    assert made.values[1] == made.values[2] == {"history": [], "device": "car"}
+    assert len({*made.ids}) == 4
+    write_runs(tmp_path / "runs", [made], "t")
+    expected = mean(per_query(made.rankings["served"], made.relevant, made.gains))
+    found = measured(tmp_path / "runs" / "test", "served")
+    assert found == pytest.approx({name: expected[name] for name in found}, abs=1e-9)
 
 
 def test_an_earlier_output_is_replaced_whole(tmp_path: Path) -> None:
