@@ -45,6 +45,7 @@ Rows = npt.NDArray[np.int64]
 QRELS, QUERIES, RUN = "qrels.txt", "queries.jsonl", ".run"
 TEST, JUDGED = "test", "judged"
 SERVED = "served"
+LINE = 100_000  # characters of a run file's first line that are read
 DIGEST_BYTES = 8  # of the id of a test query
 
 _SEPARATES = re.compile(r"[\s%]")
@@ -97,16 +98,47 @@ def judged_topics(data: TrainingData, answers: Mapping[str, Rows]) -> Topics:
 def check_output(folder: Path) -> None:
     """Refuse a folder that holds something else than an earlier output, which would be replaced.
 
+    Of an earlier output are the folders `test` and `judged`, and in them `qrels.txt`, `queries.jsonl`, and
+    run files whose first line has rank 1, the score of it, and a tag that ends with the ranking's name.
+
     Raises:
-        MissingStage: it does, or it is no folder.
+        MissingStage: it does, which the text names by file, or it is no folder.
     """
     if not os.path.lexists(folder):
         return
     if not folder.is_dir() or folder.is_symlink():
         raise MissingStage(f"{folder}: expected a folder for run files, which is made if it is missing")
-    held = {each.name for each in folder.iterdir()}
-    if held and not (held <= {TEST, JUDGED} and (folder / TEST / QRELS).is_file()):
-        raise MissingStage(f"{folder}: holds other files than run files; name another folder, or empty it")
+    for each in _foreign(folder):
+        raise MissingStage(
+            f"{folder}: holds other files than run files ({each.relative_to(folder)}); name another folder, "
+            "or empty it"
+        )
+
+
+def _foreign(folder: Path) -> Iterator[Path]:
+    """What an earlier output did not write."""
+    parts = (TEST, JUDGED) if (folder / TEST / QRELS).is_file() else ()
+    for part in sorted(folder.iterdir()):
+        if part.name in parts and part.is_dir() and not part.is_symlink():
+            yield from (each for each in sorted(part.iterdir()) if not _is_written(each))
+        else:
+            yield part
+
+
+def _is_written(path: Path) -> bool:
+    """Whether the name and, of a run, the first line are as `write_runs` writes them."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    if path.suffix != RUN:
+        return path.name in (QRELS, QUERIES)
+    try:
+        with path.open(encoding="utf-8") as file:
+            fields = file.readline(LINE).split()
+    except (OSError, UnicodeError):
+        return False
+    if not fields:  # a ranking that finds nothing for any query
+        return path.stat().st_size == 0
+    return fields[1:2] + fields[3:5] == ["Q0", "1", str(K)] and fields[-1].endswith(f"-{path.stem}")
 
 
 def write_runs(folder: Path, topics: Sequence[Topics], tag: str) -> None:

@@ -171,6 +171,35 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "test").is_dir()
 
 
+FOREIGN = {
+    "test/results.txt": "mine",
+    "test/mine.run": "1 Q0 d1 1 17.3 mine\n",
+    "test/bm25.run": "1 Q0 d1 1 100 bm25\n",  # a name of ours with the tag of somebody else
+    "test/exact.run": "1 Q0 d1\n",
+    "test/old.run": "\n",
+    "test/latin.run": "1 Q0 d\xe9 1 100 t-latin\n",
+    "test/plots/a.png": "x",
+    "judged/notes.md": "mine",
+    "notes.md": "mine",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_of_the_user_among_run_files_is_left_alone(name: str, tmp_path: Path) -> None:
+    made, runs = replace(topics(2), rankings={"served": topics(2).rankings["served"]}), tmp_path / "runs"
+    nothing = replace(made, rankings={**made.rankings, "bm25": np.full((2, 100), -1)})
+    write_runs(runs, [replace(made, part="test"), nothing], "t")
+    check_output(runs)
+    path = runs / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(FOREIGN[name], encoding="latin-1")
+    held = "test/plots" if name.startswith("test/plots") else name
+    with pytest.raises(MissingStage, match=rf"runs: holds other files than run files \({held}\); name"):
+        write_runs(runs, [replace(made, part="test")], "t")
+    assert path.read_text(encoding="latin-1") == FOREIGN[name]
+    assert (runs / "judged" / "served.run").is_file()
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     small, large = replace(topics(1), part="test"), replace(topics(40), part="test")
     write_runs(tmp_path / "runs", [small], "t")
