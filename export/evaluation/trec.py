@@ -6,8 +6,10 @@
     runs/test/exact.run, bm25.run, ...
     runs/judged/...              the same of the judged queries, if there are any
 
-`served` is what the service returns, `exact` is exact search over the same vectors, and the others are the
-baselines. Both sets of queries have all of them.
+`served` is found by the bundle's towers and an index of its parameters, which `evaluate` builds over the
+evaluated texts: of the test split those without `catalogue_column`, of judged queries those that are served.
+`exact` is exact search over the same vectors, and the others are the baselines. Both sets of queries have all
+of them.
 
 - The score is 101 - rank. Evaluation tools sort by score, and equal scores by the document's id, whatever
   the rank is. With equal scores they would measure another order than the one that a user sees; here the
