@@ -6,8 +6,10 @@
     runs/test/exact.run, bm25.run, ...
     runs/judged/...              the same of the judged queries, if there are any
 
-`served` is what the service returns, `exact` is exact search over the same vectors, and the others are the
-baselines. Both sets of queries have all of them.
+`served` is found by the bundle's towers and an index of its parameters, which `evaluate` builds over the
+evaluated texts: of the test split those without `catalogue_column`, of judged queries those that are served.
+`exact` is exact search over the same vectors, and the others are the baselines. Both sets of queries have all
+of them.
 
 - The score is 101 - rank. Evaluation tools sort by score, and equal scores by the document's id, whatever
   the rank is. With equal scores they would measure another order than the one that a user sees; here the
@@ -15,7 +17,8 @@ baselines. Both sets of queries have all of them.
 - Every query of `qrels.txt` has a relevant document. A query for which a ranking finds nothing has no line in
   its run file, and counts as 0, as in the report.
 - A judged query has the id of `queries.jsonl`. A query of the test split has none, and gets a digest of its
-  values.
+  values; of queries with equal values, such as users with empty histories, each after the first gets a digest
+  of its values and of their number before it.
 - White space and `%` in an id are percent-encoded, because white space separates the fields of a line.
 """
 
@@ -23,6 +26,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +47,7 @@ Rows = npt.NDArray[np.int64]
 QRELS, QUERIES, RUN = "qrels.txt", "queries.jsonl", ".run"
 TEST, JUDGED = "test", "judged"
 SERVED = "served"
+LINE = 100_000  # characters of a run file's first line that are read
 DIGEST_BYTES = 8  # of the id of a test query
 
 _SEPARATES = re.compile(r"[\s%]")
@@ -81,8 +86,7 @@ def split_topics(data: TrainingData, answers: Mapping[str, Rows]) -> Topics:
     queries, relevant = data.parts["test"].by_query()
     values = _values(data, queries)
     gains = [np.ones(len(items), np.int64) for items in relevant]
-    ids = [_digest(each) for each in values]
-    return Topics(TEST, ids, values, data.item_ids, relevant, gains, _named(answers))
+    return Topics(TEST, _digests(values), values, data.item_ids, relevant, gains, _named(answers))
 
 
 def judged_topics(data: TrainingData, answers: Mapping[str, Rows]) -> Topics:
@@ -96,16 +100,47 @@ def judged_topics(data: TrainingData, answers: Mapping[str, Rows]) -> Topics:
 def check_output(folder: Path) -> None:
     """Refuse a folder that holds something else than an earlier output, which would be replaced.
 
+    Of an earlier output are the folders `test` and `judged`, and in them `qrels.txt`, `queries.jsonl`, and
+    run files whose first line has rank 1, the score of it, and a tag that ends with the ranking's name.
+
     Raises:
-        MissingStage: it does, or it is no folder.
+        MissingStage: it does, which the text names by file, or it is no folder.
     """
     if not os.path.lexists(folder):
         return
     if not folder.is_dir() or folder.is_symlink():
         raise MissingStage(f"{folder}: expected a folder for run files, which is made if it is missing")
-    held = {each.name for each in folder.iterdir()}
-    if held and not (held <= {TEST, JUDGED} and (folder / TEST / QRELS).is_file()):
-        raise MissingStage(f"{folder}: holds other files than run files; name another folder, or empty it")
+    for each in _foreign(folder):
+        raise MissingStage(
+            f"{folder}: holds other files than run files ({each.relative_to(folder)}); name another folder, "
+            "or empty it"
+        )
+
+
+def _foreign(folder: Path) -> Iterator[Path]:
+    """What an earlier output did not write."""
+    parts = (TEST, JUDGED) if (folder / TEST / QRELS).is_file() else ()
+    for part in sorted(folder.iterdir()):
+        if part.name in parts and part.is_dir() and not part.is_symlink():
+            yield from (each for each in sorted(part.iterdir()) if not _is_written(each))
+        else:
+            yield part
+
+
+def _is_written(path: Path) -> bool:
+    """Whether the name and, of a run, the first line are as `write_runs` writes them."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    if path.suffix != RUN:
+        return path.name in (QRELS, QUERIES)
+    try:
+        with path.open(encoding="utf-8") as file:
+            fields = file.readline(LINE).split()
+    except (OSError, UnicodeError):
+        return False
+    if not fields:  # a ranking that finds nothing for any query
+        return path.stat().st_size == 0
+    return fields[1:2] + fields[3:5] == ["Q0", "1", str(K)] and fields[-1].endswith(f"-{path.stem}")
 
 
 def write_runs(folder: Path, topics: Sequence[Topics], tag: str) -> None:
@@ -175,10 +210,16 @@ def _values(data: TrainingData, rows: Rows) -> list[dict[str, Any]]:
     return [{name: values[row] for name, values in data.queries.items()} for row in rows.tolist()]
 
 
-def _digest(values: Mapping[str, Any]) -> str:
-    """The id of a query that has none."""
-    text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
+def _digests(queries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Ids of queries that have none, distinct even if values are equal."""
+    before: Counter[str] = Counter()
+    found = []
+    for values in queries:
+        text = json.dumps(values, sort_keys=True, default=str)
+        counted = f"{text}{before[text] or ''}"
+        before[text] += 1
+        found.append(hashlib.blake2b(counted.encode(), digest_size=DIGEST_BYTES).hexdigest())
+    return found
 
 
 def _field(text: str) -> str:

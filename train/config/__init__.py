@@ -135,10 +135,14 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def _with_sections_of_kind(table: dict[str, Any]) -> dict[str, Any]:
-    """The table, with the sections that it lacks and its kind of data knows."""
+    """The table, with the sections that it lacks and its kind of data knows.
+
+    A loss belongs to the tower that the kind of data knows: a `[tower]` of the table keeps its usual loss.
+    """
     data = table.get("data")
     kind = data.get("kind") if isinstance(data, dict) else None
     if kind not in SOURCES.kinds():
         return table  # an error of its own
     schema: type[DataConfig] = SOURCES.schema(kind)
-    return {**schema.sections, **table}
+    own = {"tower", "loss"} if "tower" in table else set()
+    return {**{name: each for name, each in schema.sections.items() if name not in own}, **table}

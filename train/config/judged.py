@@ -13,7 +13,8 @@ class JudgedConfig:
     by it.
 
     Args:
-        folder: path of the folder, relative to the TOML file.
+        folder: path of the folder, relative to the TOML file; one that is not there is looked for in the
+            folder that the environment variable TWINSPIRE_DATA names.
         split: name of the file in `qrels`, without `.tsv`.
     """
 

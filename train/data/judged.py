@@ -62,7 +62,7 @@ def read_judged(
         base: folder of the TOML file.
         config: `[judged]`.
         query: features of the query tower. A text is read from `text`, any other value from the key that has
-            the name of its column.
+            the name of its column; so are texts of two or more columns.
         item_ids: ids of the catalogue.
 
     Raises:

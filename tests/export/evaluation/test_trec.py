@@ -12,7 +12,7 @@ from ir_measures import RR, R, nDCG
 from export.evaluation.trec import Topics, check_output, judged_topics, split_topics, write_runs
 from protos.errors import DataError, MissingStage
 from tests.helpers.limited import files_limited_to
-from train.data.training_data import Judged, Pairs, TrainingData
+from train.data.training_data import Histories, Judged, Pairs, TrainingData
 from train.evaluation.metrics import mean, per_query
 
 MEASURES = {
@@ -131,6 +131,21 @@ def test_queries_of_both_parts_are_written_with_ids() -> None:
     assert [gains.tolist() for gains in found.gains] == [[4], [4]]
 
 
+def test_users_with_equal_values_are_two_queries(tmp_path: Path) -> None:
+    rows = np.array([0, 1, 0])
+    histories = Histories(rows, np.array([0, 1, 2, 1]), np.array([1, 1, 2, 3]), ["a", "b"])
+    queries = {"history": histories, "device": ["car"] * 4}  # the rows 1 and 2 are empty histories
+    parts = {"test": Pairs(np.arange(4), np.array([1, 0, 1, 1]), np.ones(4, np.float32))}
+    data = TrainingData(queries, {}, parts, 4, 2, ["a", "b"], histories)
+    made = split_topics(data, {"": np.array([[0, 1], [0, 1], [0, 1], [1, 0]])})
+    assert made.values[1] == made.values[2] == {"history": [], "device": "car"}
+    assert len({*made.ids}) == 4
+    write_runs(tmp_path / "runs", [made], "t")
+    expected = mean(per_query(made.rankings["served"], made.relevant, made.gains))
+    found = measured(tmp_path / "runs" / "test", "served")
+    assert found == pytest.approx({name: expected[name] for name in found}, abs=1e-9)
+
+
 def test_an_earlier_output_is_replaced_whole(tmp_path: Path) -> None:
     made = topics(2)
     write_runs(tmp_path / "runs", [replace(made, part="test"), made], "t")
@@ -154,6 +169,35 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(MissingStage, match=f"{name}: (holds other files|expected a folder)"):
             write_runs(tmp_path / name, [topics(1)], "t")
     assert (tmp_path / "mine" / "test").is_dir()
+
+
+FOREIGN = {
+    "test/results.txt": "mine",
+    "test/mine.run": "1 Q0 d1 1 17.3 mine\n",
+    "test/bm25.run": "1 Q0 d1 1 100 bm25\n",  # a name of ours with the tag of somebody else
+    "test/exact.run": "1 Q0 d1\n",
+    "test/old.run": "\n",
+    "test/latin.run": "1 Q0 d\xe9 1 100 t-latin\n",
+    "test/plots/a.png": "x",
+    "judged/notes.md": "mine",
+    "notes.md": "mine",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_of_the_user_among_run_files_is_left_alone(name: str, tmp_path: Path) -> None:
+    made, runs = replace(topics(2), rankings={"served": topics(2).rankings["served"]}), tmp_path / "runs"
+    nothing = replace(made, rankings={**made.rankings, "bm25": np.full((2, 100), -1)})
+    write_runs(runs, [replace(made, part="test"), nothing], "t")
+    check_output(runs)
+    path = runs / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(FOREIGN[name], encoding="latin-1")
+    held = "test/plots" if name.startswith("test/plots") else name
+    with pytest.raises(MissingStage, match=rf"runs: holds other files than run files \({held}\); name"):
+        write_runs(runs, [replace(made, part="test")], "t")
+    assert path.read_text(encoding="latin-1") == FOREIGN[name]
+    assert (runs / "judged" / "served.run").is_file()
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:

@@ -10,12 +10,16 @@
     papers/qrels/test.tsv
 
 Training learns from `qrels/train.tsv` where there is one: a query and a document with a score above 0 are a
-pair. Otherwise it learns from the documents themselves: the title is the query, and the document is read
-without its title. The queries of `qrels/test.tsv` are judged queries (`train/data/judged.py`): they are
-evaluated beside the test part of the training pairs, and never trained on. `qrels/dev.tsv` is not read.
+pair of weight 1, whatever the score is. Otherwise it learns from the documents themselves: the title is the
+query, and the document is read without its title. The queries of `qrels/test.tsv` are judged queries
+(`train/data/judged.py`): they are evaluated beside the test part of the training pairs, and never trained on.
+`qrels/dev.tsv` is read only if `judged_split` (or `[judged]`) names it: validation is split from the training
+pairs.
 
-Those three lines are a whole experiment: `[query]`, `[item]`, `[tower]` and `[loss]` may be left out. Their
-features can read these columns: of queries `query`, which is `text` of `queries.jsonl`, and with
+Those three lines are a whole experiment: `[query]`, `[item]`, `[tower]` and `[loss]` may be left out. With a
+`[tower]` and without a `[loss]`, the loss is the usual one of the tower's kind.
+
+Features can read these columns: of queries `query`, which is `text` of `queries.jsonl`, and with
 `qrels/train.tsv` any other key of that file; of documents `title`, `text`, `document` (title and text),
 `content` (the document as training reads it: without its title where titles are the queries), and any other
 key of `corpus.jsonl`.
@@ -84,15 +88,15 @@ class BeirData(SourceConfig):
             folder that the environment variable TWINSPIRE_DATA names.
         train: what training learns from: `qrels` is `qrels/train.tsv`, `titles` the documents' titles; `auto`
             is `qrels` where that file exists.
-        judged: the split of the folder whose queries are judged queries, unless `[judged]` names a folder of
-            its own; empty for none. Without a file `qrels/test.tsv`, `test` is none, too.
+        judged_split: the split of the folder whose queries are judged queries, unless `[judged]` names a
+            folder of its own; empty for none. Without a file `qrels/test.tsv`, `test` is none, too.
         display: keys of `corpus.jsonl` that an answer shows beside an id.
     """
 
     kind: Literal["beir"]
     folder: str
     train: Literal["auto", "qrels", "titles"] = "auto"
-    judged: str = "test"
+    judged_split: str = "test"
     display: tuple[str, ...] = (TITLE,)
     sections: ClassVar[Mapping[str, Any]] = SECTIONS
 
@@ -100,13 +104,13 @@ class BeirData(SourceConfig):
         super().__post_init__()
         if not self.folder:
             raise ValueError("folder: expected the path of a folder, got an empty string")
-        if self.judged:
+        if self.judged_split:
             try:
-                names.file_name(self.judged)
+                names.file_name(self.judged_split)
             except ValueError as error:
-                raise ValueError(f"judged: {error}") from None
-        if self.judged == TRAIN:
-            raise ValueError('judged: "train" is trained on, so that it cannot judge')
+                raise ValueError(f"judged_split: {error}") from None
+        if self.judged_split == TRAIN:
+            raise ValueError('judged_split: "train" is trained on, so that it cannot judge')
 
     def open(self, context: SourceContext) -> Source:
         """The folder."""
@@ -115,9 +119,10 @@ class BeirData(SourceConfig):
     def judged_of(self, base: Path) -> JudgedConfig | None:
         """The folder's own judged queries."""
         qrels = find_data_file(base, self.folder) / QRELS
-        if not self.judged or (self.judged == "test" and not (qrels / "test.tsv").exists()):
+        split = self.judged_split
+        if not split or (split == "test" and not (qrels / "test.tsv").exists()):
             return None
-        return JudgedConfig(self.folder, self.judged)
+        return JudgedConfig(self.folder, split)
 
 
 @dataclass(frozen=True)

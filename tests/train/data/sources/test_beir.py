@@ -12,6 +12,8 @@ from protos.features import CategoryFeature, FeatureSpec, TextFeature
 from tests.helpers.beir import write_folder
 from tests.helpers.sources import source_context
 from train.config import FilterConfig, read_experiment
+from train.config.losses import Bce, InBatchSoftmax
+from train.config.towers import BagTower, DssmTower
 from train.data.filters import PREFIX
 from train.data.source import Tables
 from train.data.sources.beir import SECTIONS, BeirData
@@ -225,11 +227,29 @@ def test_three_lines_are_an_experiment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tower", "loss", "expected"),
+    [
+        ("", "", InBatchSoftmax("in_batch_softmax", 0.03, hard_negatives=1)),
+        ('[tower]\nkind = "dssm"\n', "", DssmTower.usual_loss),
+        ('[tower]\nkind = "bag"\n', "", BagTower.usual_loss),
+        ('[tower]\nkind = "dssm"\n', '[loss]\nkind = "bce"\n', Bce(kind="bce")),
+        ("", '[loss]\nkind = "in_batch_softmax"\n', InBatchSoftmax("in_batch_softmax")),
+    ],
+)
+def test_the_loss_of_the_folder_is_that_of_its_tower(
+    tower: str, loss: str, expected: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "papers.toml"
+    path.write_text(f'name = "papers"\n[data]\nkind = "beir"\nfolder = "papers"\n{tower}{loss}')
+    assert read_experiment(path).loss == expected
+
+
+@pytest.mark.parametrize(
     ("lines", "expected"),
     [
         ('folder = ""', "data.folder: expected the path of a folder"),
-        ('folder = "x"\njudged = "../test"', "data.judged: expected a plain relative file name"),
-        ('folder = "x"\njudged = "train"', 'data.judged: "train" is trained on'),
+        ('folder = "x"\njudged_split = "../test"', "data.judged_split: expected a plain relative file name"),
+        ('folder = "x"\njudged_split = "train"', 'data.judged_split: "train" is trained on'),
         ('folder = "x"\ntrain = "dev"', "data.train: expected one of 'auto', 'qrels', 'titles'"),
     ],
 )
