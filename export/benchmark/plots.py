@@ -54,7 +54,7 @@ def retriever_parts(batches: Mapping[str, Mapping[str, Any]]) -> Figure:
     figure, axes = plt.subplots(figsize=(6.6, 1.7 + 0.6 * len(batches)), layout="constrained")
     labels = [f"batch {b}: {each['parts']['retriever']['p50_us']:,.0f} µs" for b, each in batches.items()]
     left = np.zeros(len(batches))
-    for (name, text), colour in zip(PARTS.items(), COLOURS[::-1], strict=True):
+    for (name, text), colour in zip(PARTS.items(), COLOURS[len(PARTS) - 1 :: -1], strict=True):
         found = np.maximum(0, 1 - left)  # the rest
         if name != "rest":
             own, whole = (

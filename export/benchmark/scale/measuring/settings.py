@@ -25,7 +25,7 @@ BATCH = 32  # queries
 SAMPLE = 20_000  # items, at most, of which the towers take IDF and latent directions
 QUERIES = 2_000  # half for choosing ef_search, half for measuring
 FEATURES: dict[str, FeatureSpec] = {"text": TextFeature("text", "text", max_length=128)}
-TOWER = BagTower("bag", dimension=DIMENSION, latent=DIMENSION // 4)
+TOWER = BagTower("bag", dimension=DIMENSION, latent=DIMENSION // 4).with_english_defaults()
 MIN_CALLS = 10  # timed in each pass despite the time limit
 
 
