@@ -264,10 +264,10 @@ class _JudgedQueries:
         trainer, judged = self._trainer, self._trainer.data.judged
         if judged is None:
             return {}
-        rank: Ranker = trainer.rank
+        ranker: Ranker = trainer.rank
         if self._items is not None:
-            rank = trainer.ranking_over(self._items, trainer.data.seen)
-        found = rank(judged.query)
+            ranker = trainer.ranking_over(self._items, trainer.data.seen)
+        found = ranker(judged.query)
         return {"": lambda _: found}
 
     def metrics(self, rankers: Mapping[str, FittedBaseline], start: Mapping[str, Ranker]) -> dict[str, float]:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -48,7 +49,7 @@ class Reacting:
         assert self._gate.entered.wait(30)
         try:
             yield
-            time.sleep(0.2)  # the last calls reach the server's socket
+            _await_arrival(int(self.address.rpartition(":")[2]))
         finally:
             self._gate.entered.clear()
             self._gate.opened.set()
@@ -79,6 +80,26 @@ class Gate:
         self.entered.set()
         self.opened.wait(60)
         return request
+
+
+def _await_arrival(port: int) -> None:
+    """Wait until what clients have sent is in the sockets of a server that reads nothing."""
+    before, calm = -1, 0
+    while calm < 3:  # a busy machine may run the clients' threads late
+        time.sleep(0.1)
+        unread = _unread(port)
+        calm = calm + 1 if unread == before else 0
+        before = unread
+
+
+def _unread(port: int) -> int:
+    """Bytes in the sockets of a port that its process has not read; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    except OSError:
+        return 0
+    rows = [line.split() for line in lines]
+    return sum(int(row[4].partition(":")[2], 16) for row in rows if int(row[1].partition(":")[2], 16) == port)
 
 
 def soon(is_so: Callable[[], bool], seconds: float = 5.0) -> bool:

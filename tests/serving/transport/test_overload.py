@@ -285,6 +285,9 @@ def test_a_burst_that_turns_out_to_be_an_overload_is_shed(retriever: Retriever) 
             overload = served.loop.admission.overload
             # The queue has been long for a while by the time that the burst is read.
             overload._since, overload._long_at = time.monotonic() - 1, time.monotonic() + 60.0
+            overload._rate = (
+                10.0  # calls a second before, so the first calls count as a backlog of the silence
+            )
             calls = [stub.Search.future(GOOD, timeout=30) for _ in range(100)]
         codes = [each.code() for each in calls]
         answered = [n for n, code in enumerate(codes) if code is StatusCode.OK]
