@@ -24,7 +24,7 @@ from serving.client.items import Written
 from tests.helpers.serving.cataloguing import ROOT, CatalogueService, catalogue_service
 from tests.helpers.waiting import wait_until
 
-ROWS = 9000  # of an upload that must not end before it is interrupted on a busy machine
+ROWS = 6000  # of an upload that must not end before it is interrupted on a busy machine
 
 
 @pytest.fixture(scope="module")
