@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -13,9 +12,9 @@ import pytest
 
 from protos.errors import TwinspireError
 from serving.client import RetrievalClient
-from serving.supervisor import ProcessSpec, WorkerHandle
 from tests.helpers.serving.cataloguing import catalogue_service, item
-from tests.helpers.serving.operated import log_until, scrape, supervised, workers
+from tests.helpers.serving.operated import log_until, scrape, workers
+from tests.helpers.serving.supervised import supervised
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import Start
 
@@ -99,34 +98,22 @@ def test_a_pause_of_all_processes_kills_none(start_server: Start) -> None:
     assert process.returncode == 0
 
 
-def starting(folder: Path) -> Callable[[WorkerHandle], None]:
-    """A process that leaves a file with its id when it starts."""
-
-    def run(handle: WorkerHandle) -> None:
-        (folder / str(os.getpid())).touch()
-        handle.ready()
-        handle.wait()
-
-    return run
-
-
 def test_a_process_that_has_not_started_yet_may_take_longer_than_the_timeout(tmp_path: Path) -> None:
     """Loading a large bundle shows no heartbeat."""
-    run = starting(tmp_path)
 
     def starts() -> int:
         return len(list(tmp_path.iterdir()))
 
-    with supervised(ProcessSpec("loading", run, heartbeat=lambda: 0.0), timeout=0.2):
-        wait_until(lambda: starts() == 1)
+    with supervised(tmp_path, timeout=0.2, heartbeat=0.0):
+        wait_until(lambda: starts() == 1, 60)
         time.sleep(0.6)
         assert starts() == 1
-    with supervised(ProcessSpec("hanging", run, heartbeat=lambda: 1.0), timeout=0.2):
-        wait_until(lambda: starts() >= 3)
+    with supervised(tmp_path, timeout=0.2, heartbeat=1.0):
+        wait_until(lambda: starts() >= 4, 60)
 
 
 def test_a_timeout_of_0_replaces_no_process(tmp_path: Path) -> None:
-    with supervised(ProcessSpec("hanging", starting(tmp_path), heartbeat=lambda: 1.0), timeout=0.0):
-        wait_until(lambda: len(list(tmp_path.iterdir())) == 1)
+    with supervised(tmp_path, timeout=0.0, heartbeat=1.0):
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 1, 60)
         time.sleep(0.5)
         assert len(list(tmp_path.iterdir())) == 1

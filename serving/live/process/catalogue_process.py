@@ -140,6 +140,8 @@ class CatalogueProcess:
             self._derivations.run_once()
         self._publish()
         self._release()
+        if group and len(self._writes):  # they came while others had no reply yet
+            self._crowded_until = time.monotonic() + CROWDED_SECONDS
         until = time.monotonic() + REPLY_WAIT_SECONDS
         for asked, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, WriteOutcome):
@@ -156,11 +158,7 @@ class CatalogueProcess:
         Where several clients write at once, others are waited for, because a transaction and a run of the
         item tower take about as long for two items as for one. A client that writes alone never waits.
         """
-        asked = self._writes.take(0)
-        if asked is not None:  # it came while other writes were carried out
-            self._crowded_until = time.monotonic() + CROWDED_SECONDS
-        else:
-            asked = self._writes.take(seconds)
+        asked = self._writes.take(seconds)
         if asked is None:
             return []
         group, size = [asked], asked.frame.value

@@ -32,6 +32,9 @@ class RequestQueue:
         self._changed = threading.Condition()
         self._closed = False
 
+    def __len__(self) -> int:
+        return len(self._requests)
+
     def put(self, asked: PendingRequest) -> bool:
         """Add a request; returns whether there was room for it."""
         size = len(asked.frame.payload)
