@@ -17,6 +17,7 @@ from serving.live.store.changes import Change
 from serving.live.store.store import Store
 
 ROOT = Path(__file__).parents[3]
+FAR = "zozozo zozozo xexexe"  # a text that no item of a tiny bundle has
 
 
 @dataclass
@@ -126,3 +127,8 @@ def catalogue_service(
 def item(item_id: str, text: str = "bavuti", **fields: str) -> Item:
     """An item of a tiny bundle."""
     return Item(item_id, {"text": text}, fields)
+
+
+def first(client: RetrievalClient, text: str, sequence: int = 0) -> str:
+    """The id of the first hit of a search that sees all changes up to a sequence."""
+    return client.search(text, k=1, min_sequence=sequence).hits[0].id

@@ -1,4 +1,4 @@
-"""Stores on SQLite and PostgreSQL."""
+"""Stores on SQLite and PostgreSQL, and services that take writes into them."""
 
 import random
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.helpers.mlflow_servers import postgres, without_postgres
+from tests.helpers.serving.cataloguing import CatalogueService, catalogue_service
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +35,17 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
     engine.dispose()
     yield cluster.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def service(plain: Path, url: str, tmp_path: Path) -> Iterator[CatalogueService]:
+    """A service that takes writes, on each kind of store."""
+    with catalogue_service(plain, url, tmp_path / "service") as service:
+        yield service
+
+
+@pytest.fixture
+def small(plain: Path, tmp_path: Path) -> Iterator[CatalogueService]:
+    """A service that takes writes, on SQLite alone."""
+    with catalogue_service(plain, f"sqlite:///{tmp_path}/items.db", tmp_path / "service") as service:
+        yield service
