@@ -125,7 +125,7 @@ def evaluate_judged_queries(data: TrainingData, answers: Mapping[str, Rows]) -> 
     """Metrics of the served pipeline on the judged queries, all with the prefix `judged_`.
 
     Args:
-        data: with the items as they are served.
+        data: with the values of the served items (`TrainingData.as_served`).
         answers: the result of `rankings` for the judged queries, over these items.
     """
     rankers = {name: _as_known(rows) for name, rows in answers.items()}

@@ -90,7 +90,7 @@ def split_topics(data: TrainingData, answers: Mapping[str, Rows]) -> Topics:
 
 
 def judged_topics(data: TrainingData, answers: Mapping[str, Rows]) -> Topics:
-    """The judged queries; arguments as of `split_topics`, over the items as they are served."""
+    """The judged queries, with the rankings of the served items; arguments as of `split_topics`."""
     judged = data.judged
     assert judged is not None
     values = _values(data, judged.query)

@@ -65,7 +65,7 @@ def write_papers(folder: Path) -> Path:
             judged.append((f"q%{n}", f"d {row}", max(score, 0)))
     judged.append(("q%0", "empty", 3))
     judged.append(("q%1", "withdrawn", 2))
-    queries["again"] = queries["q%0"]  # the same text, judged by somebody else
+    queries["again"] = queries["q%0"]  # a second query with the same text and other judgements
     judged.append(("again", "d 0", 1))
     queries["nothing"] = "what about nothing at all"
     judged.append(("nothing", "d 1", 0))

@@ -10,9 +10,9 @@ class BaselinesConfig:
 
     Args:
         analyzer: how BM25 splits a text. `auto` decides by the texts, and the run says how. `english` takes
-            stems and drops stop words, `characters` takes words as they are; both split scripts without
-            spaces, such as Chinese, into characters and pairs of characters. `words` takes words only, for
-            texts that a segmenter has split at spaces.
+            replaces words by their stems and drops stop words, `characters` keeps all words. Both split
+            scripts without spaces, such as Chinese, into characters and pairs of characters. `words` does not
+            split them, for texts in which a segmenter has put spaces between words.
     """
 
     analyzer: Literal["auto", "words", "english", "characters"] = "auto"

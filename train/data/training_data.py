@@ -112,8 +112,8 @@ class Judged:
         query: int64 (J,), rows of the distinct queries.
         relevant: for each query the rows of its relevant items, at least one, sorted.
         gains: for each query the gains of these items, above 0.
-        items: feature name -> raw values of the items as they are served, over which judged queries are
-            answered.
+        items: feature name -> raw values of the served items, such as their whole texts. Judged queries are
+            answered over these.
     """
 
     ids: Sequence[str]
@@ -160,10 +160,10 @@ class TrainingData:
         return self.judged is not None and self.judged.items is not self.items
 
     def as_served(self) -> "TrainingData":
-        """The same data with the items as they are served, over which judged queries are answered.
+        """The same data with the values of the served items, over which judged queries are answered.
 
-        The queries of the other parts may be found word for word in these items. So hyperparameters are still
-        chosen with the items as they are evaluated (`chosen_with`).
+        These values may hold the queries of the other parts word for word. So hyperparameters are still
+        chosen with the values of training and evaluation (`chosen_with`).
         """
         assert self.judged is not None
         if not self.serves_other_texts:
@@ -265,7 +265,7 @@ def _judged(judgements: pl.DataFrame, queries: pl.Series, items: Mapping[str, Se
     Args:
         judgements: of all judged queries.
         queries: row of the distinct query of each judgement.
-        items: as they are served.
+        items: raw values of the served items.
     """
     table = judgements.select("query_id", "score", pl.col("item_row").cast(pl.Int64), queries.alias("query"))
     found = table.group_by("query_id", maintain_order=True).agg(

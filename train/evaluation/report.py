@@ -52,7 +52,7 @@ def evaluate_judged(
     """Metrics over the judged queries, with 95 % intervals; nDCG reads the gains of the judgements.
 
     Args:
-        data: with the items as they are served.
+        data: with the values of the served items (`TrainingData.as_served`).
         rank: the model's ranking of these items.
         others: rankings of the baselines; the names of their metrics go on with the baseline's name.
 

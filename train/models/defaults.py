@@ -118,7 +118,7 @@ def max_length(lengths: Rows) -> tuple[int, str]:
 
 
 def _lengths(data: TrainingData, side: Side, name: str) -> Rows:
-    """Characters of the texts of a feature, before normalisation; of items, as they are served."""
+    """Characters of the texts of a feature, before normalisation; of items, those of the served texts."""
     if side == "item" and name in data.catalogue_lengths:
         return data.catalogue_lengths[name]
     return np.array([len(text) for text in _sample(data, side, name)], np.int64)

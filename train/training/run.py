@@ -249,7 +249,7 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
 
 
 class _JudgedQueries:
-    """The judged queries, if there are any, answered over the items as they are served."""
+    """The judged queries, if there are any, answered over the served items."""
 
     def __init__(self, model: Model, trainer: Trainer) -> None:
         self._experiment, self._trainer = model.experiment, trainer
@@ -274,7 +274,7 @@ class _JudgedQueries:
         """Metrics of the current towers, of their start, and of the baselines, without their prefix.
 
         Args:
-            rankers: the baselines over the items as they are evaluated.
+            rankers: the baselines over the values of the items in training and evaluation.
             start: `answers` of the towers before the first step, empty if those do not rank.
         """
         if self._trainer.data.judged is None:

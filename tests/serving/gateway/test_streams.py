@@ -131,7 +131,8 @@ def test_a_client_that_is_not_answered_can_send_no_more() -> None:
                     connection.sendall(part)
                     sent += 1
             assert service.received == 1
-        service.released.set()  # while nothing is read of it nobody sees that it has gone; an answer tells
+        # The gateway does not read the stream, so it learns only by an answer that the client has gone.
+        service.released.set()
         assert service.ended.get(timeout=10) == "SearchStream"
 
 

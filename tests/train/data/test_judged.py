@@ -1,4 +1,4 @@
-"""Judged queries: read from a folder, kept beside the pairs, answered over the items as they are served."""
+"""Judged queries: read from a folder, kept beside the pairs, answered over the served items."""
 
 import io
 from collections.abc import Mapping
