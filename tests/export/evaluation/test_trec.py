@@ -174,7 +174,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 FOREIGN = {
     "test/results.txt": "mine",
     "test/mine.run": "1 Q0 d1 1 17.3 mine\n",
-    "test/bm25.run": "1 Q0 d1 1 100 bm25\n",  # the name that `evaluate` would give, but the tag of another program
+    "test/bm25.run": "1 Q0 d1 1 100 bm25\n",  # our name, but the tag of another program
     "test/exact.run": "1 Q0 d1\n",
     "test/old.run": "\n",
     "test/latin.run": "1 Q0 d\xe9 1 100 t-latin\n",
