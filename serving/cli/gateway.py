@@ -55,7 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="seconds for requests in progress to finish (%(default)s)",
         **seconds,
     )
-    add("--metrics-host", default=usual.metrics_host, help="address of the metrics (%(default)s)")
+    add("--metrics-host", help=f"address of the metrics ({usual.metrics_host})")
     add(
         "--metrics-port",
         type=flags.port,
@@ -120,6 +120,8 @@ def _show(console: Any, document: dict[str, Any]) -> None:
 
 
 def _options(parsed: Namespace) -> GatewayOptions:
+    if parsed.metrics_host is not None and parsed.metrics_port is None:
+        raise UsageError("--metrics-host goes with --metrics-port")
     try:
         security = Security(
             ca=parsed.ca,
@@ -138,7 +140,7 @@ def _options(parsed: Namespace) -> GatewayOptions:
             longest_timeout=parsed.longest_timeout,
             stream_timeout=parsed.stream_timeout,
             grace=parsed.grace,
-            metrics_host=parsed.metrics_host,
+            metrics_host=parsed.metrics_host or GatewayOptions.metrics_host,
             metrics_port=parsed.metrics_port,
             allowed_hosts=tuple(parsed.allow_host),
             certificate=parsed.https_certificate,

@@ -1,4 +1,4 @@
-"""What makes a run's figures weaker than they look, as sentences for its description and the terminal."""
+"""Reasons to doubt the figures of a run, as sentences for its note in MLflow and the terminal."""
 
 from collections.abc import Mapping
 
@@ -10,8 +10,8 @@ from train.data.training_data import TrainingData, texts_of
 from train.evaluation.baselines import selection_metric
 from train.evaluation.plots import metric_label
 
-FEW_QUERIES = 200  # fewer test queries give an interval of about .07 to each side
-NO_LOSS = 1e-6  # a mean loss below it leaves nothing to learn
+FEW_QUERIES = 200  # of as many, a share of .5 has a 95 % interval of .07 to each side
+NO_LOSS = 1e-6  # a mean loss below it counts as zero
 
 
 def run_warnings(
@@ -61,10 +61,10 @@ def _few_queries(count: int) -> str:
 
 
 def _known_queries(experiment: Experiment, data: TrainingData) -> str:
-    """Test queries that training has seen, apart from case and spaces; histories always go on."""
+    """Test queries whose text is also in training, apart from case and spaces; histories are not compared."""
     if data.histories is not None:
         return ""
-    # Other features of a query, such as a category, may differ: the text is what a tower learns by heart.
+    # Other features of a query, such as a category, may differ: a tower memorises the text.
     texts = [" ".join(normalise(text).split()) for text in texts_of(data.queries, experiment.query)]
     seen = {texts[row] for row in np.unique(data.parts["train"].positive().query)}
     tested, _ = data.parts["test"].by_query()
@@ -72,8 +72,8 @@ def _known_queries(experiment: Experiment, data: TrainingData) -> str:
     if not count:
         return ""
     return (
-        f"{count:,} of {len(tested):,} test queries stand in train, too: the figures tell in part what was "
-        "learned by heart"
+        f"{count:,} of {len(tested):,} test queries are also training queries: the figures show in part what "
+        "was memorised"
     )
 
 

@@ -38,8 +38,8 @@ SHORT_SECONDS = 0.005  # the same while replies wait for what another thread or 
 REPLY_WAIT_SECONDS = 20.0  # for which a reply waits for that; the reasons of failed items are missing then
 MOST_BYTES = 64 << 20  # of the writes of all workers that wait, and of the reads
 GROUP_ITEMS = 4096  # items of one transaction, if no request has more
-GATHER_SECONDS = 0.004  # for which a transaction waits for more writes, where several clients write at once
-CROWDED_SECONDS = 0.1  # for which that holds after a write that had to wait for another one
+GATHER_SECONDS = 0.004  # a transaction waits as long for more writes while several clients write at once
+CROWDED_SECONDS = 0.1  # several clients count as writing for as long after a write that waited for another
 COUNT_SECONDS = 1.0  # between two counts of the items, at least
 COUNT_REST = 50  # times as long as a count takes, until the next
 LONGEST_ERROR = 500  # characters of an error in shared memory
@@ -140,7 +140,7 @@ class CatalogueProcess:
             self._derivations.run_once()
         self._publish()
         self._release()
-        if group and len(self._writes):  # they came while others had no reply yet
+        if group and len(self._writes):  # these came before the group has had its replies
             self._crowded_until = time.monotonic() + CROWDED_SECONDS
         until = time.monotonic() + REPLY_WAIT_SECONDS
         for asked, outcome in zip(group, outcomes, strict=True):
@@ -156,7 +156,7 @@ class CatalogueProcess:
         """The writes that wait, as many as one transaction should have.
 
         Where several clients write at once, others are waited for, because a transaction and a run of the
-        item tower take about as long for two items as for one. A client that writes alone never waits.
+        item tower take about as long for two items as for one. A single client is not delayed.
         """
         asked = self._writes.take(seconds)
         if asked is None:

@@ -247,6 +247,7 @@ def test_it_talks_https(tmp_path: Path) -> None:
             2,
             "expected a name or an address without a scheme or a port, such as search.example.org",
         ),
+        (["--metrics-host", "127.0.0.1"], 2, "--metrics-host goes with --metrics-port"),
         (["--requests", "0"], 2, "expected a whole number from 1"),
     ],
 )

@@ -49,7 +49,7 @@ def test_test_queries_that_stand_in_train() -> None:
     data = many()
     again = {**data.queries, "text": [*data.queries["text"][:-1], "  QUERY   7"]}
     assert warnings_of(replace(data, queries=again)) == [
-        "1 of 200 test queries stand in train, too: the figures tell in part what was learned by heart"
+        "1 of 200 test queries are also training queries: the figures show in part what was memorised"
     ]
     same = pairs_of([*range(50)], [0] * 50)
     (told,) = warnings_of(replace(data, parts={**data.parts, "train": same}))
