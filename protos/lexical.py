@@ -122,14 +122,14 @@ class Analyzer:
 
 
 ANALYZERS: dict[AnalyzerName, Analyzer] = {
-    "words": Analyzer(ngrams=()),  # for texts that a segmenter has parted by spaces
+    "words": Analyzer(ngrams=()),  # for texts in which a segmenter has put spaces between words
     "english": Analyzer("english"),
     "characters": Analyzer(),
 }
 
 
 def choose_analyzer(texts: Iterable[str]) -> Analyzer:
-    """The analyser that suits some texts: with English stems where they are English, else with words.
+    """The analyser that suits some texts: `english` where they are English, else `characters`.
 
     Texts are English if at least `ENGLISH_SHARE` of their words are stop words that hardly any other language
     has. Other languages are not stemmed. Scripts without spaces are always split into n-grams.

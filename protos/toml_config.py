@@ -29,7 +29,7 @@ T = TypeVar("T")
 OPTIONAL: Mapping[str, bool] = types.MappingProxyType({"optional": True})
 
 # Default of a key that is chosen from the data where the TOML does not set it. It is None, whatever the type
-# of the key; `train/models/defaults.py` replaces it before anything reads the key.
+# of the key; `train/models/defaults.py` sets it before towers are built.
 FROM_DATA: Any = None
 
 

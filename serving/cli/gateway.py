@@ -93,7 +93,7 @@ def run(parsed: Namespace) -> None:
         from serving.gateway import process
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
-        raise MissingStage(f"the gateway needs {name}; install it with: pip install .[http]") from None
+        raise MissingStage(f"the gateway needs {name}; install it with: pip install '.[http]'") from None
 
     def ready(listening: process.Listening) -> None:
         document = {

@@ -3,5 +3,5 @@
     python -m serving gateway --address 127.0.0.1:50051 --port 8080
 
 The gateway is a gRPC client of the service, and may run on another machine. It needs fastapi and uvicorn
-(`pip install .[http]`); nothing else in `serving` imports it but the command line and the benchmark.
+(`pip install '.[http]'`); nothing else in `serving` imports it but the command line and the benchmark.
 """

@@ -18,7 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from serving.cli import gateway, tables
     except ModuleNotFoundError as error:
-        sys.stderr.write(f"error: the gateway needs {error.name}; install it with: pip install .[http]\n")
+        name = (error.name or "").partition(".")[0]
+        sys.stderr.write(f"error: the gateway needs {name}; install it with: pip install '.[http]'\n")
         return 1
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"

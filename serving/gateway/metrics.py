@@ -16,7 +16,7 @@ from protos.errors import Unavailable
 from serving.address import join
 
 OTHER = "other"  # the path of a request that no operation has; a client could make up any number of them
-CLIENT_GONE = 499  # nginx's status where a client has gone before it was answered
+CLIENT_GONE = 499  # nginx's status where no answer was begun, most likely because the client had gone
 # Upper bounds of buckets in seconds: 1, 2, 5 in each decade from 100 us to 10 s.
 SECONDS = (*(float(f"{digit}e{power}") for power in range(-4, 1) for digit in (1, 2, 5)), 10.0)
 REQUESTS = "twinspire_gateway_requests"
@@ -27,7 +27,8 @@ GAUGES = {
     "twinspire_gateway_connections": "Open HTTP connections.",
     "twinspire_gateway_pending_body_bytes": "Bytes of bodies whose rest has not arrived.",
 }
-# Why the gateway closed a connection: a head or an answer made no progress, or others needed its room.
+# head: no whole head of a request came in time; stall: the client did not read an answer; evicted: an idle
+# connection made room for a new one; full: a new one found no room.
 REASONS = ("head", "stall", "evicted", "full")
 
 
@@ -35,7 +36,7 @@ class GatewayMetrics(Collector):
     """What one gateway has done; written by the thread of its event loop, read by scrapes.
 
     Attributes:
-        closed: connections that the gateway closed, by reason; see `REASONS`.
+        closed: connections closed by a bound, by reason; see `REASONS`.
         gauges: name -> function that gives the value at a scrape; names as in `GAUGES`.
     """
 
@@ -46,7 +47,7 @@ class GatewayMetrics(Collector):
         self._answered: Counter[tuple[str, int]] = Counter()
         self._seconds = Histogram(
             DURATION,
-            "Time from a request's head to the end of its answer, in seconds.",
+            "Seconds from a request's head to the end of its answer; streams may exceed the last bucket.",
             ["path"],
             buckets=SECONDS,
             registry=self.registry,
@@ -74,7 +75,11 @@ class GatewayMetrics(Collector):
         for (path, status), count in sorted(self._answered.copy().items()):
             answered.add_metric([path, str(status)], count)
         yield answered
-        closed = CounterMetricFamily(CLOSED, "Connections that the gateway closed.", labels=["reason"])
+        closed = CounterMetricFamily(
+            CLOSED,
+            "Connections that a bound of the gateway has closed.",
+            labels=["reason"],
+        )
         for reason in REASONS:
             closed.add_metric([reason], self.closed[reason])
         yield closed

@@ -9,6 +9,7 @@ import pytest
 
 from serving.shared_state import PAGE, SharedState
 from tests.helpers.forking import fork
+from tests.helpers.waiting import wait_until
 
 
 def test_a_note_is_read_as_it_was_written() -> None:
@@ -45,8 +46,11 @@ def test_a_reader_in_another_process_never_sees_half_a_note() -> None:
     pid = fork(read)
     for n in range(200_000):
         shared_state.write("target", {"n": n, "text": "x" * (n % 5000)})
-        if n % 100 == 0 and os.waitpid(pid, os.WNOHANG)[0]:
-            break
+        if n % 100 == 0:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                assert os.waitstatus_to_exitcode(status) == 0  # it has not failed at half a note either
+                break
     else:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -61,10 +65,11 @@ def test_a_writer_that_is_killed_leaves_a_whole_note() -> None:
         for n in count(1):
             shared_state.write("note", {"n": n, "text": "x" * (n % 3000)})
 
-    for _ in range(20):
+    for n in range(20):
         pid = fork(write)
-        time.sleep(0.01)
+        wait_until(lambda: "n" in shared_state.read("note"))  # it has written
+        time.sleep(0.001 * n)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         note = shared_state.read("note")
-        assert note.get("text", "") == "x" * (note.get("n", 0) % 3000)
+        assert note["text"] == "x" * (note["n"] % 3000)

@@ -156,7 +156,8 @@ class CatalogueProcess:
         """The writes that wait, as many as one transaction should have.
 
         Where several clients write at once, others are waited for, because a transaction and a run of the
-        item tower take about as long for two items as for one. A single client is not delayed.
+        item tower take about as long for two items as for one. A client that waits for each reply before its
+        next write is not delayed, unless others have just written.
         """
         asked = self._writes.take(seconds)
         if asked is None:

@@ -40,7 +40,7 @@ FIRST_CAPACITY = 256  # overlay rows
 SPARE = 8  # items to ask for beside those that are expected to be hidden
 WIDER = 4  # factor by which a search asks for more items
 FEW = 8  # better rows of the overlay for each query, up to which Python merges them
-MANY = 4  # times k: better rows for one query, above which the whole overlay is sorted
+MANY = 4  # times k: better rows for one query, above which all compared rows are sorted
 
 Array = TypeVar("Array", Rows, Vectors)
 Mask = npt.NDArray[np.bool_]
@@ -49,7 +49,9 @@ NO_FILTERS: FilterSchema = {}
 
 
 class Overlay:
-    """The live items of one bundle, and the rows of the bundle that they hide. For one thread.
+    """The live items of one bundle, and the rows of the bundle that they hide.
+
+    For one thread; another one may read `vectors` and set `graph`.
 
     Args:
         base: the bundle's catalogue, of N items.

@@ -273,7 +273,7 @@ def test_without_its_libraries_it_says_which_to_install(
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.delattr("serving.gateway.process", raising=False)
     assert run_command() == 1
-    assert "the gateway needs fastapi; install it with: pip install .[http]" in capsys.readouterr().err
+    assert "the gateway needs fastapi; install it with: pip install '.[http]'" in capsys.readouterr().err
 
 
 def test_the_unit_starts_what_the_extra_http_installs() -> None:
