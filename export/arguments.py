@@ -20,7 +20,12 @@ def add_options(name: str, command: ArgumentParser) -> None:
         add("--only", nargs="+", choices=BENCH_PARTS, default=list(BENCH_PARTS), help=parts)
         add("--output", type=Path, help="folder of the report (default: in the cache)")
     if name == "encode":
-        add("--items", type=Path, required=True, help="table of items: Parquet, CSV, TSV or JSONL")
+        add(
+            "--items",
+            type=Path,
+            required=True,
+            help="table of items, in a format that the experiment may read",
+        )
         add("--output", type=npy_path, required=True, help="the .npy file to write")
     if name == "evaluate":
         add(
@@ -32,7 +37,7 @@ def add_options(name: str, command: ArgumentParser) -> None:
         store = "store of live items (default: that of the service)"
         add("--catalogue", default="", metavar="URL", help=store)
     if name == "refresh":
-        table = "table in place of the champion's items: Parquet, CSV, TSV or JSONL"
+        table = "table in place of the champion's items, in a format that the experiment may read"
         add("--items", type=Path, help=table)
     if name == "catalogue":
         add("--output", type=Path, required=True, help="table to write: Parquet, CSV, TSV or JSONL")

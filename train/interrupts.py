@@ -95,7 +95,7 @@ def answering() -> Iterator[None]:
     """End the process soon after SIGINT or SIGTERM, whatever it is doing.
 
     SIGTERM raises `Terminated` in the main thread, as SIGINT raises KeyboardInterrupt. A signal that this
-    process ignores, as under `nohup`, stays ignored. In any other thread this does nothing.
+    process ignores, as SIGINT of a job that a script starts with `&`, stays ignored. In any other thread this does nothing.
     """
     global _watch  # noqa: PLW0603 (a process has one)
     if _watch is not None or threading.current_thread() is not threading.main_thread():
@@ -159,7 +159,7 @@ def _leave(number: int) -> None:
     thread.join(LAST_SECONDS)
     show = SHOW_CURSOR if sys.stderr.isatty() else ""
     told = "\n".join(lines) or ("terminated" if number == signal.SIGTERM else "interrupted")
-    told += "\nit ended in the middle of a computation, which is to be done again"
+    told += "\nthe process ended before its threads did; what they computed is to be done again"
     with contextlib.suppress(OSError):
         os.write(2, f"{show}\n{told}\n".encode())
     os._exit(128 + number)

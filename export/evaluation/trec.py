@@ -38,7 +38,7 @@ import numpy.typing as npt
 
 from export.evaluation.quality import K
 from protos.bundle import sync
-from protos.errors import DataError, MissingStage
+from protos.errors import DataError
 from protos.files import atomic_directory
 from train.data.training_data import TrainingData
 
@@ -104,14 +104,14 @@ def check_output(folder: Path) -> None:
     run files whose first line has rank 1, the score of it, and a tag that ends with the ranking's name.
 
     Raises:
-        MissingStage: it does, which the text names by file, or it is no folder.
+        DataError: it does, which the text names by file, or it is no folder.
     """
     if not os.path.lexists(folder):
         return
     if not folder.is_dir() or folder.is_symlink():
-        raise MissingStage(f"{folder}: expected a folder for run files, which is made if it is missing")
+        raise DataError(f"{folder}: expected a folder for run files, which is made if it is missing")
     for each in _foreign(folder):
-        raise MissingStage(
+        raise DataError(
             f"{folder}: holds other files than run files ({each.relative_to(folder)}); name another folder, "
             "or empty it"
         )
@@ -152,7 +152,7 @@ def write_runs(folder: Path, topics: Sequence[Topics], tag: str) -> None:
         tag: of the runs; each file adds the name of its ranking.
 
     Raises:
-        MissingStage: the folder holds something else than an earlier output.
+        DataError: the folder holds something else than an earlier output.
         DataError: the files cannot be written.
     """
     check_output(folder)

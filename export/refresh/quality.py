@@ -233,7 +233,7 @@ def _without(pairs: Pairs, queries: Rows) -> Pairs:
 
 
 def applies(found: Evaluation | NotMeasured, merged: Merged) -> Evaluation | NotMeasured:
-    """The evaluation, unless no test query asks for items that are all in the catalogue."""
+    """The evaluation; NotMeasured if each test query has a relevant item that the catalogue lacks."""
     if isinstance(found, NotMeasured):
         return found
     held = set(merged.items.ids)

@@ -42,7 +42,7 @@ def execute(run):
     sys.exit(cli.execute(parser))
 """
 
-FORCED = "it ended in the middle of a computation, which is to be done again"
+FORCED = "the process ended before its threads did; what they computed is to be done again"
 
 
 def interrupted(script: str, number: int, *others: int, uri: str = "") -> tuple[int, str]:

@@ -142,7 +142,7 @@ def _with_sections_of_kind(table: dict[str, Any]) -> dict[str, Any]:
     data = table.get("data")
     kind = data.get("kind") if isinstance(data, dict) else None
     if kind not in SOURCES.kinds():
-        return table  # an error of its own
+        return table  # `read` refuses the kind
     schema: type[DataConfig] = SOURCES.schema(kind)
     own = {"tower", "loss"} if "tower" in table else set()
     return {**{name: each for name, each in schema.sections.items() if name not in own}, **table}

@@ -21,8 +21,9 @@ class TrainingConfig:
         learning_rate: peak learning rate of Adam; a linear warm-up leads to it, a cosine decay to 0 follows.
         seed: of everything random.
         threads: torch's threads; 0 takes all cores.
-        selection: the validation metric that chooses the best epoch; `auc` needs labelled data. Of epochs
-            whose recall or hit rate differs by at most one query, the one with the higher nDCG@10 is taken.
+        selection: the validation metric that chooses the best epoch; `auc` needs labelled data. An epoch
+            whose recall or hit rate is within one query of the highest so far replaces the kept one if that is
+            further below, or has a lower nDCG@10.
     """
 
     epochs: int = 5

@@ -4,7 +4,7 @@ r"""Cleaning of an event log: casts, then derived columns, then filters.
     derive.month = { of = "InvoiceDate", take = "month" }
     filters = [{ column = "Quantity", above = 0 }, { column = "StockCode", matches = '^\d{5}' }]
 
-The keys belong to `[data]` of kind `events`.
+The keys belong to `[data]` of kind `events`; `files` has `casts`, too.
 """
 
 import dataclasses

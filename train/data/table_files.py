@@ -117,7 +117,8 @@ def read_slices(
     reader = _READERS.get(path.suffix.lower()) if written is None else _delimited(written)
     if reader is None:
         endings = ", ".join([*FORMATS, *_READERS])
-        raise DataError(f"{path}: expected a file that ends in {endings}, got {path.suffix!r}")
+        advice = f', or a separator in [data.layouts."{name}"]' if name else ""
+        raise DataError(f"{path}: expected a file that ends in {endings}, got {path.suffix!r}{advice}")
     try:
         check_regular(path)
         yield from reader(path, columns, size, first)

@@ -154,7 +154,7 @@ def _sizes(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec])
     latent = int(dimension * shares[0]) if shares else min(LATENT, dimension)
     hidden = HIDDEN if pairs >= ENOUGH_PAIRS else 0
     return {
-        "dimension": (dimension, f"one for each of {items:,} items, at most {DIMENSIONS[1]}"),
+        "dimension": (dimension, f"{items:,} items, at least {DIMENSIONS[0]} and at most {DIMENSIONS[1]}"),
         "latent": (latent, f"{items:,} items"),
         **({"buckets": _buckets(tower, data, item)} if tower.buckets is FROM_DATA else {}),
         "item_hidden": (
@@ -182,7 +182,7 @@ def _training(pairs: int) -> Candidates:
     """In which steps to train."""
     smallest, largest = BATCHES
     batch = int(np.clip(2 ** round(np.log2(max(1, pairs / EPOCH_STEPS))), smallest, largest))
-    reason = f"{pairs:,} training pairs"
+    reason = f"{pairs:,} positive training pairs"
     return {
         "batch_size": (batch, f"{reason}: about {EPOCH_STEPS} steps an epoch, as far as that goes"),
     }

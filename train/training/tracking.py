@@ -223,7 +223,7 @@ def log_warnings(warnings: Sequence[str]) -> None:
 
 
 def warnings_of(run: Run) -> list[str]:
-    """The warnings of a run; none of a run of before there were any."""
+    """The warnings of a run; none of a run that was trained before runs had warnings."""
     return [str(each) for each in json.loads(run.data.tags.get(WARNINGS, "[]"))]
 
 

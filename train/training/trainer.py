@@ -231,10 +231,11 @@ class Trainer:
         self._checkpoint(callbacks)
 
     def _is_best(self, metric: float, ndcg: float) -> bool:
-        """Whether an epoch is better than the best so far, and remember the highest metric.
+        """Whether an epoch replaces the one that is kept, and remember the highest metric.
 
-        Recall and hit rate count queries, and one query more or less is chance. Epochs that are within one
-        query of the highest are compared by nDCG@10, which all queries change.
+        Recall and hit rate count queries, and one query more or less is chance. An epoch within one query of
+        the highest so far replaces the kept one if that is further below, or has a lower nDCG@10, which all
+        queries change. An epoch that was not kept does not come back.
         """
         state = self.state
         state.highest = max(state.highest, metric)

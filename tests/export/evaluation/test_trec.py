@@ -10,7 +10,7 @@ import pytest
 from ir_measures import RR, R, nDCG
 
 from export.evaluation.trec import Topics, check_output, judged_topics, split_topics, write_runs
-from protos.errors import DataError, MissingStage
+from protos.errors import DataError
 from tests.helpers.limited import files_limited_to
 from train.data.training_data import Histories, Judged, Pairs, TrainingData
 from train.evaluation.metrics import mean, per_query
@@ -166,7 +166,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     for name in ("mine", "file", "link"):
-        with pytest.raises(MissingStage, match=f"{name}: (holds other files|expected a folder)"):
+        with pytest.raises(DataError, match=f"{name}: (holds other files|expected a folder)"):
             write_runs(tmp_path / name, [topics(1)], "t")
     assert (tmp_path / "mine" / "test").is_dir()
 
@@ -194,7 +194,7 @@ def test_a_file_of_the_user_among_run_files_is_left_alone(name: str, tmp_path: P
     path.parent.mkdir(exist_ok=True)
     path.write_text(FOREIGN[name], encoding="latin-1")
     held = "test/plots" if name.startswith("test/plots") else name
-    with pytest.raises(MissingStage, match=rf"runs: holds other files than run files \({held}\); name"):
+    with pytest.raises(DataError, match=rf"runs: holds other files than run files \({held}\); name"):
         write_runs(runs, [replace(made, part="test")], "t")
     assert path.read_text(encoding="latin-1") == FOREIGN[name]
     assert (runs / "judged" / "served.run").is_file()

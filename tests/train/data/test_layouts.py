@@ -138,7 +138,8 @@ def test_errors_name_the_file_as_the_toml_does(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r'\[data\.layouts\."ml/ratings\.dat"\] of the TOML names'):
         events(tmp_path, {"id": ITEM["id"]}, events="ml/ratings.dat")
     layouts = {"ml/ratings.dat": {"columns": ["user_id", "item_id"]}}
-    assert events(tmp_path, {"id": ITEM["id"]}, events="ml/ratings.dat", layouts=layouts, min_user_events=1)
+    found = events(tmp_path, {"id": ITEM["id"]}, events="ml/ratings.dat", layouts=layouts, min_user_events=1)
+    assert found.items["item_id"].to_list() == ["7"]
     write(tmp_path, "ml/log.csv", "user_id,item_id\n1,\u00e9\n", "latin-1")
     advice = r'got byte 0xe9; or set encoding = "latin-1" in \[data\.layouts\."ml/log\.csv"\]$'
     with pytest.raises(DataError, match=advice):

@@ -229,10 +229,10 @@ class BeirSource:
                 rows.append((query, row, 1.0, normalise(query)))
         path = self.folder / CORPUS
         if not rows:
-            hint = "data.train" if self.data.train == "titles" else f"{self.folder / QRELS}/{TRAIN}.tsv"
+            other = "data.train" if self.data.train == "titles" else f"{self.folder / QRELS}/{TRAIN}.tsv"
             raise DataError(
                 f"{path}: expected a document with a title and a text to train on, got none in "
-                f"{items.height:,} ({_listed(dropped)}); see {hint}"
+                f"{items.height:,} ({_listed(dropped)}); see {other} to train on judgements"
             )
         schema = {QUERY: pl.String, "item_row": pl.UInt32, "weight": pl.Float32, "group": pl.String}
         return pl.DataFrame(rows, schema, orient="row"), dict(dropped)
