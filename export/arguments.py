@@ -24,7 +24,7 @@ def add_options(name: str, command: ArgumentParser) -> None:
             "--items",
             type=Path,
             required=True,
-            help="table of items, in a format that the experiment may read",
+            help="table of items, in a format of the experiment",
         )
         add("--output", type=npy_path, required=True, help="the .npy file to write")
     if name == "evaluate":

@@ -95,7 +95,8 @@ def answering() -> Iterator[None]:
     """End the process soon after SIGINT or SIGTERM, whatever it is doing.
 
     SIGTERM raises `Terminated` in the main thread, as SIGINT raises KeyboardInterrupt. A signal that this
-    process ignores, as SIGINT of a job that a script starts with `&`, stays ignored. In any other thread this does nothing.
+    process ignores, as SIGINT of a job that a script starts with `&`, stays ignored. In any other thread this
+    does nothing.
     """
     global _watch  # noqa: PLW0603 (a process has one)
     if _watch is not None or threading.current_thread() is not threading.main_thread():

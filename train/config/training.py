@@ -22,8 +22,8 @@ class TrainingConfig:
         seed: of everything random.
         threads: torch's threads; 0 takes all cores.
         selection: the validation metric that chooses the best epoch; `auc` needs labelled data. An epoch
-            whose recall or hit rate is within one query of the highest so far replaces the kept one if that is
-            further below, or has a lower nDCG@10.
+            whose recall or hit rate is within one query of the highest so far replaces the kept one if that
+            is further below, or has a lower nDCG@10.
     """
 
     epochs: int = 5
