@@ -10,6 +10,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Fusion(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FUSION_DEFAULT: _ClassVar[Fusion]
+    FUSION_DENSE: _ClassVar[Fusion]
+    FUSION_LEXICAL: _ClassVar[Fusion]
+    FUSION_HYBRID: _ClassVar[Fusion]
+
 class Plan(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PLAN_UNFILTERED: _ClassVar[Plan]
@@ -25,6 +32,10 @@ class Basis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BASIS_CONTEXT: _ClassVar[Basis]
     BASIS_POPULAR: _ClassVar[Basis]
     BASIS_NONE: _ClassVar[Basis]
+FUSION_DEFAULT: Fusion
+FUSION_DENSE: Fusion
+FUSION_LEXICAL: Fusion
+FUSION_HYBRID: Fusion
 PLAN_UNFILTERED: Plan
 PLAN_EMPTY: Plan
 PLAN_EXACT: Plan
@@ -72,20 +83,22 @@ class StringList(_message.Message):
     def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("query", "k", "exclude", "exclude_history", "filter", "min_sequence")
+    __slots__ = ("query", "k", "exclude", "exclude_history", "filter", "min_sequence", "fusion")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_HISTORY_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     MIN_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FUSION_FIELD_NUMBER: _ClassVar[int]
     query: Query
     k: int
     exclude: _containers.RepeatedScalarFieldContainer[str]
     exclude_history: bool
     filter: Filter
     min_sequence: int
-    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ...) -> None: ...
+    fusion: Fusion
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("all", "any", "condition")
@@ -148,7 +161,7 @@ class Range(_message.Message):
     def __init__(self, at_least: _Optional[_Union[FilterValue, _Mapping]] = ..., above: _Optional[_Union[FilterValue, _Mapping]] = ..., at_most: _Optional[_Union[FilterValue, _Mapping]] = ..., below: _Optional[_Union[FilterValue, _Mapping]] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("id", "score", "fields")
+    __slots__ = ("id", "score", "fields", "dense", "lexical")
     class FieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -159,13 +172,17 @@ class Hit(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     FIELDS_FIELD_NUMBER: _ClassVar[int]
+    DENSE_FIELD_NUMBER: _ClassVar[int]
+    LEXICAL_FIELD_NUMBER: _ClassVar[int]
     id: str
     score: float
     fields: _containers.ScalarMap[str, str]
-    def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., fields: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    dense: float
+    lexical: float
+    def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., fields: _Optional[_Mapping[str, str]] = ..., dense: _Optional[float] = ..., lexical: _Optional[float] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("hits", "bundle_version", "timing", "unknown_history", "basis", "plan", "sequence")
+    __slots__ = ("hits", "bundle_version", "timing", "unknown_history", "basis", "plan", "sequence", "fusion")
     HITS_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +190,7 @@ class SearchResponse(_message.Message):
     BASIS_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FUSION_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     bundle_version: str
     timing: Timing
@@ -180,7 +198,8 @@ class SearchResponse(_message.Message):
     basis: Basis
     plan: Plan
     sequence: int
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., sequence: _Optional[int] = ...) -> None: ...
+    fusion: Fusion
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_us", "encode_us", "search_us")
@@ -193,20 +212,22 @@ class Timing(_message.Message):
     def __init__(self, queue_us: _Optional[int] = ..., encode_us: _Optional[int] = ..., search_us: _Optional[int] = ...) -> None: ...
 
 class SearchBatchRequest(_message.Message):
-    __slots__ = ("queries", "k", "exclude", "exclude_history", "filter", "min_sequence")
+    __slots__ = ("queries", "k", "exclude", "exclude_history", "filter", "min_sequence", "fusion")
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_HISTORY_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     MIN_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FUSION_FIELD_NUMBER: _ClassVar[int]
     queries: _containers.RepeatedCompositeFieldContainer[Query]
     k: int
     exclude: _containers.RepeatedScalarFieldContainer[str]
     exclude_history: bool
     filter: Filter
     min_sequence: int
-    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ...) -> None: ...
+    fusion: Fusion
+    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., k: _Optional[int] = ..., exclude: _Optional[_Iterable[str]] = ..., exclude_history: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_sequence: _Optional[int] = ..., fusion: _Optional[_Union[Fusion, str]] = ...) -> None: ...
 
 class SearchBatchResponse(_message.Message):
     __slots__ = ("results", "bundle_version", "timing", "sequence")
@@ -221,16 +242,18 @@ class SearchBatchResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[HitList, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class HitList(_message.Message):
-    __slots__ = ("hits", "unknown_history", "basis", "plan")
+    __slots__ = ("hits", "unknown_history", "basis", "plan", "fusion")
     HITS_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_HISTORY_FIELD_NUMBER: _ClassVar[int]
     BASIS_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    FUSION_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     unknown_history: int
     basis: Basis
     plan: Plan
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ...) -> None: ...
+    fusion: Fusion
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ..., plan: _Optional[_Union[Plan, str]] = ..., fusion: _Optional[_Union[Fusion, str]] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
     __slots__ = ("queries",)

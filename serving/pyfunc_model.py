@@ -68,7 +68,8 @@ class BundleModel(PythonModel):
 
         Returns:
             For each query its hits, best first, each `{"id": ..., "score": ..., "fields": {...},
-            "basis": ...}`. The basis is one of `serving.retrieval.answer.Basis`. A query
+            "basis": ...}`, with `dense` and `lexical` where the bundle has a lexical index. The basis is one
+            of `serving.retrieval.answer.Basis`. A query
             that says nothing to the bundle has no hits where the bundle does not know popular items.
 
         Raises:
@@ -102,7 +103,14 @@ class BundleModel(PythonModel):
 
 
 def _hits(answer: Answer) -> list[dict[str, Any]]:
-    return [{**hit._asdict(), "fields": dict(hit.fields), "basis": str(answer.basis)} for hit in answer.hits]
+    return [
+        {
+            **{name: value for name, value in hit._asdict().items() if value is not None},
+            "fields": dict(hit.fields),
+            "basis": str(answer.basis),
+        }
+        for hit in answer.hits
+    ]
 
 
 def _query(row: Any, number: int) -> Query:

@@ -9,6 +9,7 @@ from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput
 from serving.filters.columns import Work
 from serving.live.search.sequence_waits import HIGHEST, SequenceWaits
+from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import NO_SEARCH, Query, SearchOptions, Vectors
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.auth import caller
@@ -248,7 +249,8 @@ class RetrievalServicer:
         k, exclude = self._limits.k(request.k), request.exclude
         if exclude:
             self._limits.check_exclude(exclude)
-        return bundle.retriever.search_options(k, exclude, request.exclude_history)
+        fusion = converters.fusion_from_wire(request.fusion) if request.fusion else FusionMode.DEFAULT
+        return bundle.retriever.search_options(k, exclude, request.exclude_history, None, fusion)
 
     def _batch(self, messages: Sequence[wire.Query]) -> tuple[list[Query], list[str]]:
         names = [f"queries[{n}]" for n in range(len(messages))]

@@ -27,6 +27,7 @@ from serving.client.queries import count_lines
 from serving.client.security import Security, read_token
 from serving.filters.command_line import parse_where
 from serving.filters.expression import Filter
+from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query, Value
 from serving.transport.converters import Info
 
@@ -112,6 +113,12 @@ def _add_hits(parser: ArgumentParser) -> None:
         help="only items that pass, such as 'price<50', section=admin,net, tags!=old, price (is present) and "
         "'!price'; may be repeated, and all of them must hold",
     )
+    parser.add_argument(
+        "--fusion",
+        choices=[*FusionMode],
+        default=FusionMode.DEFAULT,
+        help="scores that rank the items of a text: of the towers, of its words, or both (as the bundle is)",
+    )
 
 
 def _add_features(parser: ArgumentParser) -> None:
@@ -170,6 +177,7 @@ def search(arguments: Namespace) -> Result:
             exclude_history=arguments.exclude_history,
             min_sequence=arguments.min_sequence,
             filter=_filter(arguments, client),
+            fusion=FusionMode(arguments.fusion),
         )
     return answer_document(answer), lambda console: tables.show_answer(console, answer)
 
@@ -230,6 +238,7 @@ def batch(arguments: Namespace) -> Result:
             arguments.timeout,
             lambda line: progress.update(task, completed=line),
             _filter(arguments, client),
+            FusionMode(arguments.fusion),
         )
     document = {
         "output": str(output),

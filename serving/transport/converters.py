@@ -12,7 +12,7 @@ from protos.bundle import Manifest
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, InvalidInput
 from serving.filters.plan import Plan
-from serving.retrieval.answer import Answer, Basis, Hit, Timing
+from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Timing
 from serving.retrieval.query import Query, Value, Vectors
 from serving.transport.limits import check_positive
 
@@ -178,6 +178,9 @@ def vectors_to_wire(vectors: Vectors, bundle_version: str, timing: Timing) -> wi
 BASES: Mapping[int, Basis] = {
     number: Basis[name.removeprefix("BASIS_")] for name, number in wire.Basis.items()
 }
+FUSIONS: Mapping[int, FusionMode] = {
+    number: FusionMode[name.removeprefix("FUSION_")] for name, number in wire.Fusion.items()
+}
 PLANS: Mapping[int, Plan] = {number: Plan[name.removeprefix("PLAN_")] for name, number in wire.Plan.items()}
 
 
@@ -186,14 +189,37 @@ def answer_from_wire(
 ) -> Answer:
     """The answer to one query, as the client returns it."""
     return Answer(
-        hits=tuple(Hit(hit.id, hit.score, dict(hit.fields)) for hit in found.hits),
+        hits=tuple(map(_hit_from_wire, found.hits)),
         bundle_version=bundle_version,
         timing=timing_from_wire(timing),
         unknown_history=found.unknown_history,
         basis=BASES.get(found.basis, Basis.UNKNOWN),
         sequence=sequence,
         plan=PLANS.get(found.plan, Plan.UNKNOWN),
+        fusion=FUSIONS.get(found.fusion, FusionMode.DEFAULT),
     )
+
+
+def _hit_from_wire(hit: wire.Hit) -> Hit:
+    if hit.HasField("lexical"):
+        return Hit(hit.id, hit.score, dict(hit.fields), hit.dense, hit.lexical)
+    return Hit(hit.id, hit.score, dict(hit.fields))
+
+
+def fusion_from_wire(number: int) -> FusionMode:
+    """The fusion that a request asks for.
+
+    Raises:
+        InvalidInput: there is no such fusion.
+    """
+    if number not in FUSIONS:
+        raise InvalidInput("fusion", f"expected one of {', '.join(wire.Fusion.keys())}, got {number}")
+    return FUSIONS[number]
+
+
+def fusion_to_wire(fusion: FusionMode) -> Any:
+    """A fusion as requests hold it."""
+    return wire.Fusion.Value(f"FUSION_{fusion.name}")
 
 
 def timing_from_wire(timing: wire.Timing) -> Timing:
