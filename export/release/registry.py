@@ -32,7 +32,7 @@ from train.training.tracking import get_run, is_absent, unreachable
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 # Packages that a registered model needs.
-RUNTIME = ("numpy", "onnxruntime", "hnswlib", "protobuf", "pyroaring", "mlflow")
+RUNTIME = ("numpy", "onnxruntime", "hnswlib", "protobuf", "pyroaring", "PyStemmer", "mlflow")
 
 
 @dataclass(frozen=True)

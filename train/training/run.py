@@ -51,7 +51,8 @@ from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_mo
 from train.training.trainer import Trainer
 
 STAGE = "fit"
-LATER_STAGES = ("export", "precision", "index", "gates", "bench")  # sections that training does not read
+# Sections that training does not read.
+LATER_STAGES = ("export", "precision", "index", "hybrid", "gates", "bench")
 
 
 def fit(

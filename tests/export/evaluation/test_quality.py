@@ -85,7 +85,7 @@ def test_the_verdict_names_the_better_one() -> None:
 
 def test_the_table_has_a_column_for_each_baseline(films_made: Made, made: Made) -> None:
     for folder, columns in (
-        (made.folder, "served exact BM25 BM25, full texts character TF-IDF"),
+        (made.folder, "served exact towers alone text alone BM25 BM25, full texts character TF-IDF"),
         (films_made.folder, "served exact popularity item-kNN EASE"),
     ):
         shown = Console(file=io.StringIO(), width=200)
