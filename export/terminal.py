@@ -46,6 +46,8 @@ def _hybrid_line(report: Mapping[str, Any]) -> str:
     """Whether BM25 takes part in the answers, and why."""
     if not report["shipped"]:
         return f"hybrid: no, the towers alone answer: {report['why']}"
+    if "weight" not in report:
+        return f"hybrid: yes, by reciprocal ranks: {report['why']}"
     return f"hybrid: yes, BM25 has a weight of {report['weight']:g}: {report['why']}"
 
 

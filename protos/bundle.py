@@ -144,6 +144,7 @@ class Score:
 
 Variant = Literal["fp32", "fp16_tables", "int8_tables", "int8_dynamic", "int8_static"]
 Precision = Literal["fp32", "fp16", "int8"]
+FusionMethod = Literal["convex", "reciprocal_ranks"]
 FilterKind = Literal["string", "strings", "number", "boolean", "time"]
 MOST_FILTER_FIELDS = 64
 MOST_CANDIDATES = 1 << 20  # of a hybrid search; its memory grows with them
@@ -222,11 +223,12 @@ class Hybrid:
         k1: how much a repeated term counts, above 0.
         b: how much the length of an item's text counts, 0 to 1.
         mean_length: tokens of an item's text in the mean, when the statistics were taken.
-        weight: share of the lexical score, 0 to 1.
+        weight: share of the lexical score in a convex combination, 0 to 1.
         dense: candidates of the dense search; as many as are wanted, if those are more.
         lexical: candidates of the lexical side, likewise.
         postings: items of a query's rarer terms that are looked through for candidates, in all.
         most_terms: distinct terms of a query that count, the rarest ones.
+        method: of fusion: a convex combination of both scores, or reciprocal ranks, which need no weight.
     """
 
     analyzer: Analyzer
@@ -238,6 +240,7 @@ class Hybrid:
     lexical: int
     postings: int
     most_terms: int = 32
+    method: FusionMethod = "convex"
 
     def __post_init__(self) -> None:
         for key in ("dense", "lexical", "postings", "most_terms"):

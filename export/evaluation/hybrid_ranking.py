@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export import ann
-from protos.hybrid.fusion import Fusion
+from protos.hybrid.fusion import Fusion, by_reciprocal_ranks
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -49,14 +49,20 @@ class HybridRanking:
         Args:
             queries: vectors (Q, D).
             texts: of the same queries, as far as the tower reads them.
-            weight: of the lexical score; 1 for BM25 alone; that of the bundle by default.
+            weight: of the lexical score; 1 for BM25 alone; as the bundle ranks by default.
             candidates: as `candidates` gives them for this `k`, if known.
         """
         ranked = np.full((len(queries), min(k, len(self._items))), -1, np.int64)
         found = self.candidates(queries, k) if candidates is None else candidates
+        hybrid = self.fusion.hybrid
         for n, (query, text, (rows, scores)) in enumerate(zip(queries, texts, found, strict=True)):
             terms = self.fusion.index.terms(text)
-            best, _, _, lexical = self.fusion.rank(terms, query, rows, scores, k, weight=weight)
+            if weight is None and hybrid.method == "reciprocal_ranks":
+                most = len(rows) + max(hybrid.lexical, k)
+                every = self.fusion.rank(terms, query, rows, scores, most)
+                best, _, _, lexical = by_reciprocal_ranks(every, k)
+            else:
+                best, _, _, lexical = self.fusion.rank(terms, query, rows, scores, k, weight=weight)
             if weight == LEXICAL:
                 best = [row for row, score in zip(best, lexical, strict=True) if score > 0]
             ranked[n, : len(best)] = best

@@ -3,7 +3,9 @@
 The dense side is the index as served, with the vectors in their stored precision. BM25 reads the whole texts
 of the items that the split evaluates, with k1 and b chosen on validation, too. A hybrid is shipped if it is
 better than the towers alone by recall@10 or the metric of the selection, and worse by no main metric, where a
-difference counts if the 95 % interval of a paired bootstrap over the queries leaves out 0.
+difference counts if the 95 % interval of a paired bootstrap over the queries leaves out 0. Without enough
+validation queries there is a hybrid only if the experiment asks for one: it ranks by reciprocal ranks, which
+need no weight, and BM25 has its usual parameters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ from protos.errors import GateRefused
 from protos.features import TextFeature
 from protos.hybrid.fusion import Fusion
 from protos.hybrid.lexical_index import LexicalIndex
+from protos.lexical import Analyzer
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.baselines import TUNED_ON, analyzer_of, selection_metric
@@ -78,16 +81,21 @@ def choose(
         GateRefused: the experiment asks for a hybrid, and there can be none.
     """
     enabled = experiment.hybrid.enabled
-    reason = _inapplicable(experiment, data, score, len(queries))
+    reason = _inapplicable(experiment, data, score)
+    is_unlabelled = len(queries) < LEAST_QUERIES
+    if is_unlabelled and enabled is not True:
+        reason = reason or f"{len(queries)} validation queries tell too little, expected {LEAST_QUERIES}"
     if reason:
         if enabled is True:
             raise GateRefused(f"hybrid.enabled is true, but there can be no hybrid: {reason}")
         return Choice(None, None, False, {"shipped": False, "why": reason})
+    if is_unlabelled:
+        return _unlabelled(experiment, data, index, items, len(queries))
     with console.status("BM25 beside the vectors, on validation"):
         return _Learned(experiment, data, index, items, queries).choice()
 
 
-def _inapplicable(experiment: Experiment, data: TrainingData, score: Score, queries: int) -> str:
+def _inapplicable(experiment: Experiment, data: TrainingData, score: Score) -> str:
     """Why there can be no hybrid; empty if there can."""
     sides = (experiment.query, experiment.item)
     if experiment.hybrid.enabled is False:
@@ -98,9 +106,31 @@ def _inapplicable(experiment: Experiment, data: TrainingData, score: Score, quer
         return "queries are histories"
     if score.kind != "cosine":
         return f"scores are of the kind {score.kind}, not cosines"
-    if queries < LEAST_QUERIES:
-        return f"{queries} validation queries are too few to learn from, expected {LEAST_QUERIES}"
     return ""
+
+
+def _unlabelled(
+    experiment: Experiment, data: TrainingData, index: ann.SearchIndex, items: Vectors, queries: int
+) -> Choice:
+    """A hybrid by reciprocal ranks."""
+    analyzer = analyzer_of(experiment, data)
+    model = Bm25(analyzer.analyze(texts_of(data.items, experiment.item)))
+    hybrid = replace(_parameters(experiment, analyzer, model, index), method="reciprocal_ranks")
+    fusion = Fusion(LexicalIndex(postings_of(model), hybrid), hybrid, items)
+    why = f"{queries} validation queries are too few to learn a weight, so ranks are added (RRF)"
+    report = {"shipped": True, "why": why, "method": hybrid.method, "k1": hybrid.k1, "b": hybrid.b}
+    report |= {"analyzer": str(analyzer), "validation_queries": queries}
+    return Choice(hybrid, HybridRanking(index, items, fusion), True, report)
+
+
+def _parameters(experiment: Experiment, analyzer: Analyzer, model: Bm25, index: ann.SearchIndex) -> Hybrid:
+    """The parameters of a hybrid before its weight is known."""
+    config = experiment.hybrid
+    dense = config.dense_candidates or max(LEAST_CANDIDATES, index.parameters.ef_search // 2)
+    mean_length = model.mean_length or 1.0
+    return Hybrid(
+        analyzer, model.k1, model.b, mean_length, 0.0, dense, config.lexical_candidates, config.postings
+    )
 
 
 class _Learned:
@@ -123,18 +153,7 @@ class _Learned:
         analyzer = analyzer_of(experiment, data)
         model = Bm25(analyzer.analyze(texts_of(data.items, experiment.item)))
         self._tune(model, [*analyzer.analyze(self.texts[:TUNED_ON])])
-        config = experiment.hybrid
-        ef = index.parameters.ef_search
-        self.hybrid = Hybrid(
-            analyzer,
-            model.k1,
-            model.b,
-            model.mean_length or 1.0,
-            0.0,
-            config.dense_candidates or max(LEAST_CANDIDATES, ef // 2),
-            config.lexical_candidates,
-            config.postings,
-        )
+        self.hybrid = _parameters(experiment, analyzer, model, index)
         lexical = LexicalIndex(postings_of(model), self.hybrid)
         self.index, self.items, self.lexical = index, items, lexical
         self.ranking = self._ranking(self.hybrid)
@@ -166,6 +185,7 @@ class _Learned:
         report = {
             "shipped": shipped,
             "why": why,
+            "method": hybrid.method,
             "weight": best,
             "k1": hybrid.k1,
             "b": hybrid.b,

@@ -2,6 +2,10 @@
 
     score = (1 - weight) * dense + weight * lexical        lexical = BM25 / its upper bound, 0 to 1
 
+or, where no weight could be learned, of their ranks (Cormack et al. 2009):
+
+    score = 1 / (60 + rank by dense) + 1 / (60 + rank by lexical)       ranks from 1; no lexical part at 0
+
 The upper bound of a query is the sum of the idf of its terms, which no item can exceed. Candidates come from
 both sides: the best of the dense search, and the best of the items that hold one of the query's rarer terms.
 The postings of its other terms are only looked up for the candidates. So the work of a query is bounded, by
@@ -31,6 +35,7 @@ log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+RANKS = 60  # added to a rank, as Cormack et al. do
 Ranked = tuple[list[int], list[float], list[float], list[float]]  # rows, scores, dense and lexical parts
 
 
@@ -61,7 +66,7 @@ class Fusion:
         mask: Mask | None = None,
         weight: float | None = None,
     ) -> Ranked:
-        """The `k` best of the candidates of both sides; fewer if there are fewer.
+        """The `k` best of the candidates of both sides by the convex combination; fewer if there are fewer.
 
         Args:
             terms: of the query, repeated ones included.
@@ -99,6 +104,21 @@ class Fusion:
             terms, rows, scores, share, hybrid.most_terms, hybrid.postings, most, k,
         )  # fmt: skip
         return best
+
+
+def by_reciprocal_ranks(candidates: Ranked, k: int) -> Ranked:
+    """The `k` best of candidates by their ranks on both sides; of items with equal scores the lower row."""
+    rows, dense, lexical = (np.array(candidates[n]) for n in (0, 2, 3))
+    scores = 1 / (RANKS + _ranks(dense, rows)) + np.where(lexical > 0, 1 / (RANKS + _ranks(lexical, rows)), 0)
+    order = np.lexsort((rows, -scores))[:k]
+    return rows[order].tolist(), scores[order].tolist(), dense[order].tolist(), lexical[order].tolist()
+
+
+def _ranks(scores: npt.NDArray[Any], rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """The rank of each item, from 1."""
+    ranks = np.empty(len(scores), np.int64)
+    ranks[np.lexsort((rows, -scores))] = np.arange(1, len(scores) + 1)
+    return ranks
 
 
 def fuse_numpy(

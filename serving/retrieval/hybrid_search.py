@@ -14,7 +14,7 @@ import numpy.typing as npt
 from protos.bundle import Manifest
 from protos.errors import InvalidInput
 from protos.features import TextFeature, normalise
-from protos.hybrid.fusion import Fusion, Ranked
+from protos.hybrid.fusion import Fusion, Ranked, by_reciprocal_ranks
 from protos.hybrid.lexical_index import LexicalIndex
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import (
@@ -120,8 +120,14 @@ class HybridSearch:
         if options.exclude or context is not PLAIN:
             excluded = current(context.excluded(options))
         is_lexical = options.fusion is FusionMode.LEXICAL
-        weight = LEXICAL_WEIGHT if is_lexical else None
-        best = self.rank(terms, vector, dense, k + len(excluded), options, weight)
+        wanted = k + len(excluded)
+        if is_lexical:
+            best = self.rank(terms, vector, dense, wanted, options, LEXICAL_WEIGHT)
+        elif self.fusion.hybrid.method == "convex":
+            best = self.rank(terms, vector, dense, wanted, options, None)
+        else:
+            most = len(dense.rows) + max(self.fusion.hybrid.lexical, wanted)
+            best = by_reciprocal_ranks(self.rank(terms, vector, dense, most, options, None), wanted)
         if excluded or is_lexical:
             kept = [
                 each

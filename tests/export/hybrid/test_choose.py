@@ -147,13 +147,27 @@ def test_an_experiment_may_ask_for_it_or_refuse_it(shop: tuple[Experiment, Train
 def test_what_cannot_be_hybrid_says_why(shop: tuple[Experiment, TrainingData]) -> None:
     for given, why in (
         ({"score": Score("inner_product")}, "inner_product, not cosines"),
-        ({"queries": 10}, "10 validation queries are too few"),
+        ({"queries": 10}, "10 validation queries tell too little"),
     ):
         choice = chosen(shop, 0.7, **given)
         assert (choice.shipped, choice.hybrid) == (False, None)
         assert why in choice.report["why"]
-        with pytest.raises(GateRefused, match=why):
-            chosen(shop, 0.7, HybridConfig(True), **given)
+    with pytest.raises(GateRefused, match="inner_product, not cosines"):
+        chosen(shop, 0.7, HybridConfig(True), score=Score("inner_product"))
+
+
+def test_without_labels_ranks_are_added_where_a_hybrid_is_asked_for(
+    shop: tuple[Experiment, TrainingData],
+) -> None:
+    choice = chosen(shop, 0.7, HybridConfig(True), queries=10)
+    assert choice.shipped and choice.hybrid is not None and choice.ranking is not None
+    assert choice.hybrid.method == "reciprocal_ranks"
+    assert "10 validation queries are too few to learn a weight" in choice.report["why"]
+    _, data = shop
+    rows, relevant = data.parts["validation"].by_query()
+    texts = [data.queries["text"][row] for row in rows]
+    found = choice.ranking.rank(np.zeros((len(rows), DIMENSION), np.float32), texts, 10)
+    assert np.mean([set(wanted) <= {*each} for each, wanted in zip(found, relevant, strict=True)]) > 0.7
 
 
 def test_keys_without_effect_are_refused() -> None:

@@ -1,6 +1,7 @@
 """Queries with a text, answered by words and vectors together."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,26 @@ def test_the_best_items_of_both_sides_are_found(hybrid: Retriever) -> None:
         (answer,) = hybrid.search([Query(words_of(*rows))], k=3)
         assert answer.fusion is FusionMode.HYBRID
         assert same(parts(answer), by_hand(hybrid, words_of(*rows))[:3])
+
+
+def test_ranks_are_added_where_the_bundle_has_no_weight(tmp_path: Path) -> None:
+    by_ranks = replace(HYBRID, method="reciprocal_ranks", dense=ITEMS, lexical=ITEMS, postings=10**5)
+    retriever = Retriever.load(tiny_bundle(tmp_path, ITEMS, is_hybrid=True, hybrid=by_ranks))
+    text = words_of(5, 90)
+    expected = []
+    every = by_hand(retriever, text)
+    dense, lexical = ([each[0] for each in sorted(every, key=lambda e: (-e[n], e[0]))] for n in (2, 3))
+    for name, _, _, words in every:
+        score = 1 / (61 + dense.index(name)) + (1 / (61 + lexical.index(name)) if words else 0)
+        expected.append((score, name))
+    expected.sort(key=lambda each: (-each[0], each[1]))
+    (answer,) = retriever.search([Query(text)], k=8)
+    assert answer.fusion is FusionMode.HYBRID
+    assert [hit.id for hit in answer.hits] == [name for _, name in expected[:8]]
+    assert [hit.score for hit in answer.hits] == pytest.approx([score for score, _ in expected[:8]])
+    first = answer.hits[0].id
+    (without,) = retriever.search([Query(text)], k=8, exclude=[first])
+    assert first not in {hit.id for hit in without.hits} and len(without.hits) == 8
 
 
 def test_words_bring_an_item_that_the_vectors_do_not_find(hybrid: Retriever) -> None:
