@@ -16,6 +16,7 @@ enum { STARTS, DOCUMENTS, WEIGHTS, IDF, SUMS, VECTORS, QUERY, MASK, BUFFERS };
 
 typedef struct { int64_t first, count; int32_t term, times; } Term;
 typedef struct { int32_t row; float dense, lexical, fused; } Item;
+typedef struct { int32_t row; float sum; } Found;
 
 static int by_term(const void *a, const void *b) {
     int32_t one = ((const Term *)a)->term, other = ((const Term *)b)->term;
@@ -73,22 +74,19 @@ static void sort_best(Item *items, Py_ssize_t count, Py_ssize_t k) {
 }
 
 /* Whether one document comes after another: a lower sum, or an equal one and a higher row. */
-static int is_worse(const float *sums, int32_t one, int32_t other) {
-    return sums[one] < sums[other] || (sums[one] == sums[other] && one > other);
+static int is_worse(Found one, Found other) {
+    return one.sum < other.sum || (one.sum == other.sum && one.row > other.row);
 }
 
 /* Move a document down a heap whose root is the worst. */
-static void sift(int32_t *heap, Py_ssize_t size, Py_ssize_t at, const float *sums) {
-    for (;;) {
-        Py_ssize_t worst = at, child = 2 * at + 1;
-        if (child < size && is_worse(sums, heap[child], heap[worst])) worst = child;
-        if (child + 1 < size && is_worse(sums, heap[child + 1], heap[worst])) worst = child + 1;
-        if (worst == at) return;
-        int32_t kept = heap[at];
-        heap[at] = heap[worst];
-        heap[worst] = kept;
-        at = worst;
+static void sift(Found *heap, Py_ssize_t size, Py_ssize_t at) {
+    Found moved = heap[at];
+    for (Py_ssize_t child; (child = 2 * at + 1) < size; at = child) {
+        if (child + 1 < size && is_worse(heap[child + 1], heap[child])) child++;
+        if (!is_worse(heap[child], moved)) break;
+        heap[at] = heap[child];
     }
+    heap[at] = moved;
 }
 
 static float product(const float *one, const float *other, Py_ssize_t length) {
@@ -100,6 +98,20 @@ static float product(const float *one, const float *other, Py_ssize_t length) {
     for (; at < length; at++) sum += one[at] * other[at];
     for (int lane = 0; lane < 8; lane++) sum += sums[lane];
     return sum;
+}
+
+/* Drop items that cannot be among the best `k`, whatever the terms that are left add; returns how many stay.
+ *
+ * `left` is the most that these terms can add to a score. The scores here differ from the final ones by rounding. */
+static Py_ssize_t prune(Item *items, Py_ssize_t count, Py_ssize_t k, float left) {
+    const float rounding = 1e-5f;
+    if (k < 1 || k >= count || k > FEW) return count;
+    sort_best(items, count, k);
+    float least = items[k - 1].fused - left - rounding;
+    Py_ssize_t kept = k;
+    for (Py_ssize_t n = k; n < count; n++)
+        if (items[n].fused >= least) items[kept++] = items[n];
+    return kept;
 }
 
 /* Add the weights of one term to the items, which are in the order of their rows. */
@@ -196,6 +208,7 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
     Term *terms = NULL;
     Item *items = NULL;
     int32_t *touched = NULL;
+    Found *best = NULL;
     for (; opened < BUFFERS; opened++) {
         if (opened == MASK && given[MASK] == Py_None) {
             buffers[MASK].buf = NULL;
@@ -221,7 +234,8 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
     terms = malloc(sizeof(Term) * (size_t)(PyList_Size(term_list) + 1));
     items = malloc(sizeof(Item) * (size_t)(PyList_Size(rows) + most_found + 1));
     touched = malloc(sizeof(int32_t) * (size_t)(most_postings + 1));
-    if (terms == NULL || items == NULL || touched == NULL) {
+    best = malloc(sizeof(Found) * (size_t)(most_found + 1));
+    if (terms == NULL || items == NULL || touched == NULL || best == NULL) {
         PyErr_NoMemory();
         goto done;
     }
@@ -236,8 +250,14 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
     for (int64_t left = most_postings; rare < term_count && terms[rare].count <= left; rare++) {
         const Term *term = &terms[rare];
         left -= term->count;
-        for (int64_t at = term->first; at < term->first + term->count; at++) {
+        const int64_t end = term->first + term->count;
+        if (rare + 1 < term_count) {
+            __builtin_prefetch(documents + terms[rare + 1].first);
+            __builtin_prefetch(weights + terms[rare + 1].first);
+        }
+        for (int64_t at = term->first; at < end; at++) {
             int32_t row = documents[at];
+            if (at + 24 < end) __builtin_prefetch(&sums[documents[at + 24]], 1);
             if (mask != NULL && !mask[row]) continue;
             if (sums[row] == 0) touched[found++] = row;
             sums[row] += term->times * weights[at];
@@ -245,31 +265,38 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
     }
     for (Py_ssize_t n = 0; n < count; n++) items[n].lexical = sums[items[n].row];
 
-    Py_ssize_t size = found < most_found ? found : most_found; /* the best of them, in a heap at the front */
-    for (Py_ssize_t at = size / 2; at-- > 0;) sift(touched, size, at, sums);
-    for (Py_ssize_t n = size; size && n < found; n++) {
-        if (!is_worse(sums, touched[0], touched[n])) continue;
-        int32_t kept = touched[0];
-        touched[0] = touched[n];
-        touched[n] = kept;
-        sift(touched, size, 0, sums);
+    Py_ssize_t size = 0; /* the best of them, in a heap whose root is the worst */
+    for (Py_ssize_t n = 0; most_found && n < found; n++) {
+        Found each = {touched[n], sums[touched[n]]};
+        sums[each.row] = 0;
+        if (size < most_found) {
+            best[size++] = each;
+            if (size == most_found) for (Py_ssize_t at = size / 2; at-- > 0;) sift(best, size, at);
+        } else if (is_worse(best[0], each)) {
+            best[0] = each;
+            sift(best, size, 0);
+        }
     }
     Py_ssize_t dense_count = count;
     for (Py_ssize_t n = 0; n < size; n++) {
         int is_known = 0;
-        for (Py_ssize_t other = 0; other < dense_count; other++) is_known |= items[other].row == touched[n];
+        for (Py_ssize_t other = 0; other < dense_count; other++) is_known |= items[other].row == best[n].row;
         if (is_known) continue;
-        const float *vector = vectors + (int64_t)touched[n] * dimension;
+        const float *vector = vectors + (int64_t)best[n].row * dimension;
         for (Py_ssize_t at = 0; at < dimension; at += 16) __builtin_prefetch(vector + at);
-        items[count++] = (Item){touched[n], 0, sums[touched[n]], 0};
+        items[count++] = (Item){best[n].row, 0, best[n].sum, 0};
     }
-    for (Py_ssize_t n = 0; n < found; n++) sums[touched[n]] = 0;
     for (Py_ssize_t n = dense_count; n < count; n++)
         items[n].dense = product(query, vectors + (int64_t)items[n].row * dimension, dimension);
-    sort_by_row(items, count);
-    for (Py_ssize_t n = rare; n < term_count; n++) add_term(items, count, &terms[n], documents, weights);
 
-    float share = (float)weight, rest = 1 - share;
+    float share = (float)weight, rest = 1 - share, left = 0;
+    for (Py_ssize_t n = rare; n < term_count; n++) left += terms[n].times * idf[terms[n].term]; /* no weight is higher */
+    if (left > 0 && share >= 0) {
+        for (Py_ssize_t n = 0; n < count; n++) items[n].fused = rest * items[n].dense + share * items[n].lexical / bound;
+        count = prune(items, count, k, share * left / bound);
+        sort_by_row(items, count);
+        for (Py_ssize_t n = rare; n < term_count; n++) add_term(items, count, &terms[n], documents, weights);
+    }
     for (Py_ssize_t n = 0; n < count; n++) {
         items[n].lexical = bound > 0 ? items[n].lexical / bound : 0;
         items[n].fused = rest * items[n].dense + share * items[n].lexical;
@@ -285,6 +312,7 @@ done:
     free(terms);
     free(items);
     free(touched);
+    free(best);
     while (opened-- > 0) PyBuffer_Release(&buffers[opened]);
     return result;
 }
