@@ -266,13 +266,13 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
     for (Py_ssize_t n = 0; n < count; n++) items[n].lexical = sums[items[n].row];
 
     Py_ssize_t size = 0; /* the best of them, in a heap whose root is the worst */
-    for (Py_ssize_t n = 0; most_found && n < found; n++) {
+    for (Py_ssize_t n = 0; n < found; n++) {
         Found each = {touched[n], sums[touched[n]]};
         sums[each.row] = 0;
         if (size < most_found) {
             best[size++] = each;
             if (size == most_found) for (Py_ssize_t at = size / 2; at-- > 0;) sift(best, size, at);
-        } else if (is_worse(best[0], each)) {
+        } else if (size && is_worse(best[0], each)) {
             best[0] = each;
             sift(best, size, 0);
         }

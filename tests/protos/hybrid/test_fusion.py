@@ -75,12 +75,17 @@ def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, monkey
         pytest.skip("the fused search is not compiled here: make setup")
     found, rng = made(texts, vectors, HYBRID), np.random.default_rng(4)
     for n in range(300):
-        hybrid = replace(HYBRID, postings=int(rng.integers(0, 300)), most_terms=int(rng.integers(0, 9)))
+        hybrid = replace(
+            HYBRID,
+            lexical=int(rng.integers(0, 20)),
+            postings=int(rng.integers(0, 300)),
+            most_terms=int(rng.integers(0, 9)),
+        )
         found.hybrid = hybrid
         mask = None if n % 2 else rng.random(ITEMS) < rng.random()
         vector, rows, scores = asked(rng, vectors, mask, int(rng.integers(0, 40)))
         terms = found.index.terms(" ".join(rng.choice(WORDS, rng.integers(0, 30))))
-        k, weight = int(rng.integers(0, 200)), float(rng.random())
+        k, weight = int(rng.integers(0, 200)) * int(rng.integers(0, 4) > 0), float(rng.random())
         one = found.rank(terms, vector, rows, scores, k, mask, weight)
         most = max(hybrid.lexical, k)
         other = fuse_numpy(
@@ -88,6 +93,7 @@ def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, monkey
             weight, hybrid, most, k,
         )  # fmt: skip
         np.testing.assert_allclose(one[1:], other[1:], atol=2e-6)
+        assert not found._sums.any()  # what it leaves for the next query
         assert len({*one[0]}) == len(one[0]) == len(other[0])
         if len({*np.round(other[1], 5)}) == len(other[1]):  # rounding may swap items that are equal
             assert one[0] == other[0]
