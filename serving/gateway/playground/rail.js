@@ -50,6 +50,7 @@ function bundlePanel(info, manifest) {
       ["Version", version(info.bundle_version, "bundle version")],
       ["Items", words.count(info.item_count)],
       ["Score", scoreInWords(manifest.score)],
+      ["Words", manifest.hybrid ? hybridInWords(manifest.hybrid) : null],
       ["Index", indexInWords(index)],
       ["Vectors", precision.vectors],
       ["Size", sizes ? words.bytes(sizes) : null],
@@ -101,6 +102,11 @@ function scoreInWords(score) {
       score.kind
     ] ?? score.kind
   );
+}
+
+function hybridInWords(hybrid) {
+  if (hybrid.method === "reciprocal_ranks") return "BM25, ranks added";
+  return `BM25, weight ${Number(hybrid.weight)}`;
 }
 
 /** Kind and parameters of the index; the manifest leaves the kinds of an HNSW graph out. */

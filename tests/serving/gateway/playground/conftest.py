@@ -38,6 +38,7 @@ class Sites(NamedTuple):
         tokens: of the latter.
         stoppable_url: URL of a gateway in front of a service that a test may stop.
         stoppable_server: that service.
+        hybrid: URL of a gateway in front of a service that ranks by words and vectors.
     """
 
     both: str
@@ -46,6 +47,7 @@ class Sites(NamedTuple):
     tokens: Tokens
     stoppable_url: str
     stoppable_server: RetrievalServer
+    hybrid: str
 
 
 def hostile(folder: Path) -> None:
@@ -83,12 +85,18 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
 
         one, other, stoppable_server = serve(champion), serve(challenger), serve(challenger)
         guarded = serve(watched_bundle(folder), Access(tokens=TokenFile(tokens.path)))
-        both, behind_tokens, stoppable_url = (
+        words = serve(tiny_bundle(folder, 100, is_hybrid=True))
+        both, behind_tokens, stoppable_url, hybrid = (
             stack.enter_context(gateway(server.address, compare_address=compared))
-            for server, compared in ((one, other.address), (guarded, None), (stoppable_server, None))
+            for server, compared in (
+                (one, other.address),
+                (guarded, None),
+                (stoppable_server, None),
+                (words, None),
+            )
         )
-        urls = [f"http://127.0.0.1:{each.port}/" for each in (both, behind_tokens, stoppable_url)]
-        yield Sites(urls[0], one.address, urls[1], tokens, urls[2], stoppable_server)
+        urls = [f"http://127.0.0.1:{each.port}/" for each in (both, behind_tokens, stoppable_url, hybrid)]
+        yield Sites(urls[0], one.address, urls[1], tokens, urls[2], stoppable_server, urls[3])
 
 
 @pytest.fixture(scope="session")
