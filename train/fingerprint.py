@@ -98,12 +98,9 @@ def _source(root: Path, name: str) -> Path | None:
     That of a compiled module `_name` is `name.c`.
     """
     base = root.joinpath(*name.split("."))
-    compiled = base.with_name(f"{base.name.removeprefix('_')}.c")
-    files = [
-        base / "__init__.py",
-        base.with_suffix(".py"),
-        *([compiled] if base.name.startswith("_") else []),
-    ]
+    files = [base / "__init__.py", base.with_suffix(".py")]
+    if base.name.startswith("_"):
+        files.append(base.with_name(f"{base.name.removeprefix('_')}.c"))
     return next((path for path in files if path.is_file()), None)
 
 
