@@ -18,7 +18,7 @@ from serving.rollout.target import Clock, Workers, bundle_at
 from serving.shared_state import SharedState
 
 CHAMPION, CHALLENGER = "models:/tiny@champion", "models:/tiny@challenger"
-NAMES = ("target", "next", "following", "worker 0", "worker 1", "shadow target", "shadow")
+NAMES = ("target", "next", "following", "worker 0", "worker 1", "shadow target", "shadow", "releases")
 
 
 class Shelf:
