@@ -6,11 +6,12 @@ import * as words from "./words.js";
 
 const SHOWN = 6; // records that stand open
 
+// What a record says, of its version.
 const ACTIONS = {
-  promote: "Promoted",
-  force: "Promoted by force",
-  rollback: "Rolled back to",
-  refuse: "Refused",
+  promote: (version) => `Version ${version} promoted`,
+  force: (version) => `Version ${version} promoted by force`,
+  rollback: (version) => `Rolled back to version ${version}`,
+  refuse: (version) => `Version ${version} refused`,
 };
 
 /** The panels; `releases` is what `api.releases` gave. */
@@ -62,7 +63,8 @@ function gatesView(version, promotion, gates) {
           el(
             "tr",
             {},
-            ["Gate", "Measured", "Bound", "Result"].map((name) => el("th", { scope: "col" }, name)),
+            el("th", { scope: "col" }, el("span", { class: "unseen" }, "Result")),
+            ["Gate", "Measured", "Bound"].map((name) => el("th", { scope: "col" }, name)),
           ),
         ),
         el("tbody", {}, gates.map(gateRow)),
@@ -76,19 +78,24 @@ function gatesView(version, promotion, gates) {
 }
 
 function gateRow(gate) {
+  const name = gate.title || gate.name.replaceAll("_", " ");
   return el(
     "tr",
     {},
-    el("th", { scope: "row", dir: "auto", title: gate.name }, gate.title || gate.name.replaceAll("_", " ")),
-    el("td", { class: "number" }, shown(gate.shown_figure, gate.figure)),
-    el("td", { class: "number" }, shown(gate.shown_bound, gate.bound)),
     el(
       "td",
-      {},
-      gate.holds
-        ? el("span", { class: "outcome good" }, "✓ passed")
-        : el("span", { class: "outcome bad" }, "✗ overridden"),
+      { class: gate.holds ? "good" : "bad" },
+      el("span", { "aria-hidden": "true" }, gate.holds ? "✓" : "✗"),
+      el("span", { class: "unseen" }, gate.holds ? "passed" : "overridden"),
     ),
+    el(
+      "th",
+      { scope: "row", dir: "auto", title: gate.name },
+      name,
+      !gate.holds && el("em", { class: "bad", "aria-hidden": "true" }, "overridden"),
+    ),
+    el("td", { class: "number" }, shown(gate.shown_figure, gate.figure)),
+    el("td", { class: "number" }, shown(gate.shown_bound, gate.bound)),
   );
 }
 
@@ -122,28 +129,29 @@ function moves(records, current) {
 }
 
 function move(record, isCurrent) {
+  const { action, before, outcome } = record;
+  const said = ACTIONS[action] ?? ((version) => `${action} version ${version}`);
   const failed = (record.gates ?? []).filter((gate) => !gate.holds).map((gate) => gate.name);
-  const overridden = record.action === "force" ? "Overridden" : "Did not hold";
+  const from = action === "refuse" ? `version ${before} stayed` : `before: version ${before}`;
   return el(
     "li",
-    { class: `move ${ACTIONS[record.action] ? record.action : "other"}` },
+    { class: `move ${ACTIONS[action] ? action : "other"}` },
     el(
       "div",
       { class: "move-head" },
-      el("strong", {}, `${ACTIONS[record.action] ?? record.action} `, `version ${record.after}`),
+      el("strong", {}, said(record.after)),
       isCurrent && el("span", { class: "role" }, "served"),
-      record.outcome !== "done" && el("span", { class: "role canary" }, record.outcome),
+      outcome !== "done" && el("span", { class: "role canary" }, outcome),
     ),
-    el(
-      "div",
-      { class: "move-foot" },
-      moment(record.at),
-      record.before && ` · from version ${record.before}`,
-      " · ",
-      el("span", { dir: "auto" }, record.actor),
-    ),
+    el("div", { class: "move-foot" }, moment(record.at), before && `, ${from}`),
+    el("div", { class: "move-foot" }, "by ", el("span", { dir: "auto" }, record.actor)),
     record.reason && el("p", { class: "move-reason", dir: "auto" }, record.reason),
-    failed.length > 0 && el("p", { class: "move-foot bad", dir: "auto" }, `${overridden}: ${failed.join(", ")}`),
+    failed.length > 0 &&
+      el(
+        "p",
+        { class: "move-foot bad", dir: "auto" },
+        `${action === "force" ? "Overridden" : "Did not hold"}: ${failed.join(", ")}`,
+      ),
   );
 }
 
