@@ -11,6 +11,7 @@ from serving.cli.tables import duration
 from serving.transport.converters import Releases
 
 NONE = "–"
+ACTOR_WIDTH = 28  # characters
 
 
 def show_releases(console: Console, found: Releases, now: float) -> None:
@@ -82,7 +83,8 @@ def shown(gate: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _records(found: Releases) -> Table:
-    table = Table("", "when (UTC)", "who", "action", "from", "to", "why", box=None, pad_edge=False)
+    who = Column("who", max_width=ACTOR_WIDTH, no_wrap=True, overflow="ellipsis")
+    table = Table("", "when (UTC)", who, "action", "from", "to", "why", box=None, pad_edge=False)
     for record in found.records:
         ended = "" if record["outcome"] == "done" else f", {record['outcome']}"
         failed = [gate["name"] for gate in record["gates"] if not gate["holds"]]

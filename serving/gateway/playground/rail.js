@@ -7,7 +7,7 @@ import { promotionPanels } from "./promotions.js";
 import * as words from "./words.js";
 
 /** The panels about a bundle and its service. */
-export function railPanels(info, gateway, releases) {
+export function railPanels(info, gateway, releases = {}) {
   const { manifest } = info;
   return [
     bundlePanel(info, manifest),
