@@ -485,6 +485,74 @@ class Shadow(_message.Message):
     last_error: str
     def __init__(self, model: _Optional[str] = ..., bundle_version: _Optional[str] = ..., model_version: _Optional[str] = ..., queries: _Optional[int] = ..., dropped: _Optional[int] = ..., errors: _Optional[int] = ..., overlap_at_10: _Optional[float] = ..., score_shift: _Optional[float] = ..., latency_ratio: _Optional[float] = ..., empty: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
 
+class ReleasesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReleasesResponse(_message.Message):
+    __slots__ = ("model", "model_version", "bundle_version", "promotion", "records", "read_at", "last_error")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROMOTION_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    READ_AT_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    model_version: str
+    bundle_version: str
+    promotion: ReleaseRecord
+    records: _containers.RepeatedCompositeFieldContainer[ReleaseRecord]
+    read_at: float
+    last_error: str
+    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[str] = ..., bundle_version: _Optional[str] = ..., promotion: _Optional[_Union[ReleaseRecord, _Mapping]] = ..., records: _Optional[_Iterable[_Union[ReleaseRecord, _Mapping]]] = ..., read_at: _Optional[float] = ..., last_error: _Optional[str] = ...) -> None: ...
+
+class ReleaseRecord(_message.Message):
+    __slots__ = ("number", "at", "actor", "action", "before", "after", "gates", "reason", "outcome", "moved", "run_id")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    GATES_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    at: str
+    actor: str
+    action: str
+    before: str
+    after: str
+    gates: _containers.RepeatedCompositeFieldContainer[GateResult]
+    reason: str
+    outcome: str
+    moved: bool
+    run_id: str
+    def __init__(self, number: _Optional[int] = ..., at: _Optional[str] = ..., actor: _Optional[str] = ..., action: _Optional[str] = ..., before: _Optional[str] = ..., after: _Optional[str] = ..., gates: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., reason: _Optional[str] = ..., outcome: _Optional[str] = ..., moved: _Optional[bool] = ..., run_id: _Optional[str] = ...) -> None: ...
+
+class GateResult(_message.Message):
+    __slots__ = ("name", "title", "figure", "bound", "shown_figure", "shown_bound", "holds", "warning")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    FIGURE_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FIGURE_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_BOUND_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    WARNING_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    title: str
+    figure: float
+    bound: float
+    shown_figure: str
+    shown_bound: str
+    holds: bool
+    warning: str
+    def __init__(self, name: _Optional[str] = ..., title: _Optional[str] = ..., figure: _Optional[float] = ..., bound: _Optional[float] = ..., shown_figure: _Optional[str] = ..., shown_bound: _Optional[str] = ..., holds: _Optional[bool] = ..., warning: _Optional[str] = ...) -> None: ...
+
 class Limits(_message.Message):
     __slots__ = ("max_k", "default_k", "max_text_length", "max_batch", "max_exclude", "max_message_bytes", "max_values", "max_in_flight", "max_hits", "max_answer_bytes", "max_filter_conditions", "max_filter_values", "max_filter_depth")
     MAX_K_FIELD_NUMBER: _ClassVar[int]

@@ -47,6 +47,7 @@ class RetrievalServicer:
         rate: limit of each client, if there is one.
         state: gives the fields of `ServiceState` for `Info`.
         sink: takes a share of the champion's searches, if there is one.
+        releases: gives the answer to `Releases`, if the service knows more than the bundle that it serves.
 
     Attributes:
         waits: calls that wait until the bundles search with a write; `advance` answers them.
@@ -59,6 +60,7 @@ class RetrievalServicer:
         rate: RateLimit | None,
         state: Callable[[], dict[str, Any]],
         sink: MessageSink | None = None,
+        releases: Callable[[], wire.ReleasesResponse] | None = None,
     ) -> None:
         self.split = split
         self.waits = SequenceWaits()
@@ -66,6 +68,7 @@ class RetrievalServicer:
         self._rate = rate
         self._sizes = AnswerBytes(limits.max_answer_bytes)
         self._state = state
+        self._releases = releases or self._no_releases
         self._sink = sink
         self._started = time.monotonic()
 
@@ -152,6 +155,14 @@ class RetrievalServicer:
         return converters.info_to_wire(
             self.split.champion.manifest, self._limits, uptime_seconds, self._state()
         )
+
+    def Releases(self, request: wire.ReleasesRequest, call: Call) -> wire.ReleasesResponse:
+        """How what is served became the champion."""
+        return self._releases()
+
+    def _no_releases(self) -> wire.ReleasesResponse:
+        champion = self.split.champion
+        return wire.ReleasesResponse(model_version=champion.model_version, bundle_version=champion.version)
 
     def encode(self, queries: Sequence[Query], call: Call) -> Vectors:
         """The champion's vectors of queries, computed at once; for the Open Inference Protocol."""

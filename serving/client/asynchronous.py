@@ -29,7 +29,7 @@ from serving.filters.expression import Filter
 from serving.retrieval.answer import Answer, FusionMode
 from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
-from serving.transport.converters import Info
+from serving.transport.converters import Info, Releases
 from serving.transport.status import error_from
 
 Queries = Iterable[Query | str] | AsyncIterable[Query | str]
@@ -179,6 +179,11 @@ class AsyncRetrievalClient:
         return converters.info_from_wire(
             await self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata)
         )
+
+    async def releases(self, timeout: float | None = None, metadata: Metadata = ()) -> Releases:
+        """As `RetrievalClient.releases`."""
+        answer = await self._call(self._stub.Releases, wire.ReleasesRequest(), timeout, metadata)
+        return converters.releases_from_wire(answer)
 
     async def call(
         self, method: str, request: Message, timeout: float | None = None, metadata: Metadata = ()

@@ -20,7 +20,7 @@ from serving.filters.expression import Filter
 from serving.retrieval.answer import Answer, FusionMode
 from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
-from serving.transport.converters import Info
+from serving.transport.converters import Info, Releases
 from serving.transport.status import error_from
 
 
@@ -251,6 +251,11 @@ class RetrievalClient:
     def info(self, timeout: float | None = None, metadata: Metadata = ()) -> Info:
         """What the server serves; errors as in `search`."""
         return converters.info_from_wire(self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata))
+
+    def releases(self, timeout: float | None = None, metadata: Metadata = ()) -> Releases:
+        """Gates, promotions and rollbacks of what the server serves; errors as in `search`."""
+        answer = self._call(self._stub.Releases, wire.ReleasesRequest(), timeout, metadata)
+        return converters.releases_from_wire(answer)
 
     def call(
         self, method: str, request: Message, timeout: float | None = None, metadata: Metadata = ()
