@@ -7,8 +7,8 @@ import numpy as np
 from protos.features import normalise
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
-from train.evaluation.baselines import selection_metric
 from train.evaluation.plots import metric_label
+from train.evaluation.ranking import selection_metric
 
 FEW_QUERIES = 200  # of as many, a share of .5 has a 95 % interval of .07 to each side
 NO_LOSS = 1e-6  # a mean loss below it counts as zero

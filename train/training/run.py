@@ -24,8 +24,9 @@ from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
-from train.evaluation.baselines import FittedBaseline, Ranker, baselines
+from train.evaluation.baselines import baselines
 from train.evaluation.metrics import mean, per_query
+from train.evaluation.ranking import FittedBaseline, Ranker
 from train.evaluation.report import (
     JUDGED,
     evaluate_cold_items,

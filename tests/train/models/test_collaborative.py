@@ -11,7 +11,7 @@ import torch
 from tests.helpers.people import data_of_people, ids_of, random_people, schema_of_people
 from train.config.towers import SequenceTower
 from train.data.training_data import TrainingData
-from train.evaluation.baselines import rank_by_scores
+from train.evaluation.ranking import rank_by_scores
 from train.models.collaborative import ease, history_matrix, interaction_matrix, item_knn
 from train.models.initialization import initialize_ease
 from train.models.prepared_inputs import PreparedInputs
