@@ -65,7 +65,7 @@ def test_ease_has_no_weights_for_an_item_without_interactions() -> None:
 
 @pytest.mark.parametrize("neighbours", [1, 4, 100])
 def test_item_knn_equals_a_loop_over_items(data: TrainingData, dense: Floats, neighbours: int) -> None:
-    weights = item_knn(interaction_matrix(data), neighbours)
+    weights = item_knn(interaction_matrix(data), neighbours).toarray()
     for item in range(ITEMS):
         cosines = np.zeros(ITEMS)
         for other in range(ITEMS):
