@@ -42,9 +42,17 @@ class Pairs:
         """The positive pairs."""
         if self.label is None:
             return self
-        kept = self.label > 0
+        return replace(self.where(self.label > 0), label=None)
+
+    def where(self, kept: npt.NDArray[np.bool_]) -> "Pairs":
+        """Some of the pairs.
+
+        Args:
+            kept: bool (P,).
+        """
+        label = None if self.label is None else self.label[kept]
         time = None if self.time is None else self.time[kept]
-        return Pairs(self.query[kept], self.item[kept], self.weight[kept], time=time)
+        return Pairs(self.query[kept], self.item[kept], self.weight[kept], label, time)
 
     def by_query(self) -> tuple[Rows, list[Rows]]:
         """The distinct queries of the positive pairs, and the items of each."""

@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 TUNED_ITEMS = 3_000  # the most popular ones, on which parameters are chosen
 TUNED_QUERIES = 2_000  # of validation
+# Factors on an event for each later step of a history.
+DECAYS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 _BLOCK = 512  # queries at a time
 
 
@@ -264,8 +266,7 @@ def _most_popular(data: TrainingData, items: int, queries: int) -> TrainingData:
     distinct = np.unique(validation.query)
     if len(distinct) > queries:
         drawn = np.sort(np.random.default_rng(0).permutation(distinct)[:queries])
-        kept = np.isin(validation.query, drawn)
-        validation = Pairs(validation.query[kept], validation.item[kept], validation.weight[kept])
+        validation = validation.where(np.isin(validation.query, drawn))
     parts = {"train": data.parts["train"].positive(), "validation": validation}
     if data.item_count <= items or data.histories is None:
         return replace(data, parts=parts)
@@ -288,6 +289,5 @@ def _most_popular(data: TrainingData, items: int, queries: int) -> TrainingData:
 
 def _of_items(pairs: Pairs, new_rows: Rows) -> Pairs:
     """The pairs of the items that have a new row (-1 for none)."""
-    kept = new_rows[pairs.item] >= 0
-    time = None if pairs.time is None else pairs.time[kept]
-    return Pairs(pairs.query[kept], new_rows[pairs.item[kept]], pairs.weight[kept], time=time)
+    kept = pairs.where(new_rows[pairs.item] >= 0)
+    return replace(kept, item=new_rows[kept.item])

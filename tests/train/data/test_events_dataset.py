@@ -144,7 +144,7 @@ def test_steps_are_sessions_where_the_split_is_by_session(made: Callable[..., Da
     assert data.histories is not None and data.histories.steps is not None
     events = dataset.in_history()
     assert events["item_row"].to_list() == data.histories.run.tolist()
-    seen = {}
+    seen: dict[tuple[str, str], int] = {}
     for user, session, step in zip(events["group"], events["session"], data.histories.steps, strict=True):
         assert seen.setdefault((user, session), step) == step
     assert len({*seen.values()}) == len(seen)

@@ -185,7 +185,7 @@ def test_a_climb_finds_the_peak_in_either_direction(data: TrainingData) -> None:
     for start, peak, expected in ((3, 6, [3, 4, 5, 6, 7]), (5, 2, [5, 6, 4, 3, 2, 1]), (0, 0, [0, 1])):
         tried.clear()
         tuning.quality = lambda value, peak=peak: (tried.append(value), -abs(value - peak))[1]  # type: ignore
-        assert tuning.climb("x", [*range(9)], start, lambda value: value) == peak  # type: ignore[arg-type, return-value]
+        assert tuning.climb("x", [*range(9)], start, lambda value: value) == peak
         assert sorted(tried) == sorted(set(expected))
 
 
@@ -268,8 +268,9 @@ def test_borders_of_slist_lie_between_sessions() -> None:
     )
     past, future = slist.transitions(sessions, 1.0)
     far = math.exp(-1)
-    np.testing.assert_allclose(past.toarray(), [[1, 1, 0, 0, 0, 0], [far, far, 1, 1, 0, 0]], atol=1e-6)
-    np.testing.assert_allclose(future.toarray(), [[0, 0, 1, 1, far, far], [0, 0, 0, 0, 1, 1]], atol=1e-6)
+    before, after = [[1, 1, 0, 0, 0, 0], [far, far, 1, 1, 0, 0]], [[0, 0, 1, 1, far, far], [0, 0, 0, 0, 1, 1]]
+    np.testing.assert_allclose(past.toarray(), np.array(before), atol=1e-6)
+    np.testing.assert_allclose(future.toarray(), np.array(after), atol=1e-6)
 
 
 def test_vsknn_equals_a_loop_over_neighbours(data: TrainingData) -> None:

@@ -1,9 +1,7 @@
 """EASE whose histories weigh an event less with each later one, by a factor that is chosen on validation."""
 
 from train.evaluation.baselines import ease
-from train.evaluation.ranking import Baseline, FittedBaseline, Fitting, rank_by, summed, with_at_most
-
-DECAYS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of a session, or of an event without
+from train.evaluation.ranking import DECAYS, Baseline, FittedBaseline, Fitting, rank_by, summed, with_at_most
 
 
 def decay(fitting: Fitting) -> float:

@@ -12,8 +12,9 @@ from train.config import Experiment
 from train.data.recency import WHOLE, WINDOWS, RecentShares
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import ease
-from train.evaluation.baselines.ease_recency import DECAYS, decay
+from train.evaluation.baselines.ease_recency import decay
 from train.evaluation.ranking import (
+    DECAYS,
     Baseline,
     FittedBaseline,
     Fitting,

@@ -4,14 +4,14 @@ from train.evaluation.ranking import Baseline, FittedBaseline, Fitting, rank_by_
 from train.models.collaborative import interaction_matrix, item_knn
 
 LARGEST = 20_000  # items; the matrix grows with the square
-NEIGHBOURS = (10, 20, 50, 100, 200)
+NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
     tuning = fitting.tuning()
     matrix = interaction_matrix(tuning.data)
     best = tuning.climb(
-        "neighbours", NEIGHBOURS, NEIGHBOURS[2], lambda count: summed(tuning.data, item_knn(matrix, count))
+        "neighbours", NEIGHBOURS, NEIGHBOURS[3], lambda count: summed(tuning.data, item_knn(matrix, count))
     )
     weights = item_knn(interaction_matrix(fitting.data), best)
     return FittedBaseline(rank_by_scores(fitting.data, weights), {"neighbours": best})

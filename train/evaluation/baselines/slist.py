@@ -19,6 +19,7 @@ from torch import Tensor
 
 from train.data.training_data import TrainingData
 from train.evaluation.ranking import (
+    DECAYS,
     Baseline,
     FittedBaseline,
     Fitting,
@@ -34,9 +35,8 @@ LARGEST = 10_000  # items; two matrices of N x N are kept
 TUNED_ITEMS = 1_500
 TUNED_QUERIES = 1_000
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-TAUS = (0.5, 1.0, 2.0, 4.0, 8.0)  # steps
+TAUS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # steps
 STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0)
-DECAYS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
 REACH = 4.0  # a step this many tau away does not count: its weight is below .02
 LARGEST_TRANSITIONS = 100_000  # borders between steps; the latest in the order of the training pairs
 
@@ -66,10 +66,10 @@ class Slist:
 
     def scorer(self, settings: Settings) -> Scorer:
         """Scores of all items for some queries."""
-        inverse, target = self._solve(settings)
+        data, (inverse, target) = self._data, self._solve(settings)
 
         def score(rows: Rows) -> Floats:
-            history = history_matrix(self._data, rows, settings.decay)
+            history = history_matrix(data, rows, settings.decay)
             return (torch.from_numpy(np.asarray(history @ inverse.numpy())) @ target).numpy()
 
         return score

@@ -15,6 +15,7 @@ import torch
 
 from train.data.training_data import TrainingData
 from train.evaluation.ranking import (
+    DECAYS,
     Baseline,
     FittedBaseline,
     Fitting,
@@ -28,8 +29,7 @@ from train.models.collaborative import history_matrix
 
 LARGEST = 20_000  # histories that can be neighbours: the latest in the order of the training pairs
 TUNED_QUERIES = 1_000
-NEIGHBOURS = (25, 50, 100, 200, 400, 800)
-DECAYS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
+NEIGHBOURS = (6, 12, 25, 50, 100, 200, 400, 800)
 _BLOCK = 128  # queries at a time
 
 
