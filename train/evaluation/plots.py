@@ -123,7 +123,7 @@ def baseline_comparison(metrics: Mapping[str, float], name: str) -> Figure:
         ylabel="mean over queries; lines are 95 % intervals",
     )
     axes.margins(y=0.12)
-    figure.legend(frameon=False, fontsize=8, loc="outside right upper")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars
     style_axes(axes)
     return figure
 
