@@ -68,16 +68,12 @@ def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]
 
 def show_quality(metrics: dict[str, Any], console: Console) -> None:
     """Print the quality of the served pipeline beside exact search and the baselines."""
-    from train.evaluation.plots import metric_label
-    from train.terminal import baseline_columns, metric_rows, show_cold_start, show_judged
+    from train.terminal import baseline_columns, metric_table, show_cold_start, show_judged
 
     sides = {"dense_": "towers alone", "lexical_": "text alone", "hybrid_": "hybrid"}
     measured = {prefix: label for prefix, label in sides.items() if f"{prefix}ndcg_at_10" in metrics}
     names = {"": "served", "exact_": "exact", **measured, **baseline_columns(metrics)}
-    table = Table(f"test, {int(metrics['queries']):,} queries", *names.values(), box=None)
-    for name in metric_rows(metrics):
-        table.add_row(metric_label(name), *(f"{metrics[prefix + name]:.4f}" for prefix in names))
-    console.print(table)
+    console.print(metric_table(f"test, {int(metrics['queries']):,} queries", metrics, names))
     show_cold_start(metrics, console)
     console.print(metrics["verdict"], highlight=False)
     show_judged(metrics, {"": "served", "exact_": "exact"}, console)

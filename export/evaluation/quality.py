@@ -91,7 +91,7 @@ def rankings(
         -> both and `lexical`.
     """
     vectors = encode_queries(model.query, model.inputs, data, rows, console, "queries")
-    others = {name: rank(rows) for name, rank in baselines(experiment, data).items()}
+    others = {name: rank(rows) for name, rank in baselines(experiment, data, console).items()}
     exact = ann.exact(vectors, model.items, K, data.seen(rows))
     parts = _parts(data, model, tried, vectors, rows)
     return {"": _search(data, model, vectors, rows), EXACT: exact, **parts, **others}

@@ -36,10 +36,11 @@ from protos.hybrid.lexical_index import LexicalIndex
 from protos.lexical import Analyzer
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
-from train.evaluation.baselines import TUNED_ON, analyzer_of, selection_metric
+from train.evaluation.baselines.bm25 import TUNED_ON, analyzer_of
 from train.evaluation.bm25 import Bm25
 from train.evaluation.metrics import bootstrap_interval, mean, per_query
 from train.evaluation.plots import metric_label
+from train.evaluation.ranking import selection_metric
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]

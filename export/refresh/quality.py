@@ -258,7 +258,7 @@ def _with_rows(data: TrainingData, rows: Rows, ids: list[str], count: int) -> tu
     parts["test"] = _without(test, gone)
     histories, queries = data.histories, dict(data.queries)
     if histories is not None:
-        histories = Histories(rows[histories.run], histories.begin, histories.end, ids)
+        histories = dataclasses.replace(histories, run=rows[histories.run], ids=ids)
         queries = {
             name: histories if isinstance(values, Histories) else values for name, values in queries.items()
         }
@@ -276,9 +276,7 @@ def _with_rows(data: TrainingData, rows: Rows, ids: list[str], count: int) -> tu
 
 
 def _without(pairs: Pairs, queries: Rows) -> Pairs:
-    kept = ~np.isin(pairs.query, queries)
-    label = None if pairs.label is None else pairs.label[kept]
-    return Pairs(pairs.query[kept], pairs.item[kept], pairs.weight[kept], label)
+    return pairs.where(~np.isin(pairs.query, queries))
 
 
 def applies(found: Evaluation | NotMeasured, merged: Merged) -> Evaluation | NotMeasured:

@@ -13,6 +13,7 @@ from train.data.dataset import Dataset
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Times = npt.NDArray[np.float64]
 PARTS = ("train", "validation", "test", "cold")
 
 
@@ -25,12 +26,14 @@ class Pairs:
         item: int64 (P,), rows of the items.
         weight: float32 (P,), weight of each pair in the loss.
         label: float32 (P,), above 0 where the pair is positive; None if all are.
+        time: float64 (P,), seconds since 1970; None if the data have no times.
     """
 
     query: Rows
     item: Rows
     weight: Floats
     label: Floats | None = None
+    time: Times | None = None
 
     def __len__(self) -> int:
         return len(self.query)
@@ -39,8 +42,17 @@ class Pairs:
         """The positive pairs."""
         if self.label is None:
             return self
-        kept = self.label > 0
-        return Pairs(self.query[kept], self.item[kept], self.weight[kept])
+        return replace(self.where(self.label > 0), label=None)
+
+    def where(self, kept: npt.NDArray[np.bool_]) -> "Pairs":
+        """Some of the pairs.
+
+        Args:
+            kept: bool (P,).
+        """
+        label = None if self.label is None else self.label[kept]
+        time = None if self.time is None else self.time[kept]
+        return Pairs(self.query[kept], self.item[kept], self.weight[kept], label, time)
 
     def by_query(self) -> tuple[Rows, list[Rows]]:
         """The distinct queries of the positive pairs, and the items of each."""
@@ -59,12 +71,15 @@ class Histories(Sequence[list[str]]):
         begin: int64 (Q,), index in `run` of each history's first item.
         end: int64 (Q,), index after its last item.
         ids: item ids by row.
+        steps: int64 (E,), number of the session that an event belongs to; it rises along a user's events.
+            None if every event is a step of its own, as in all splits but those by session.
     """
 
     run: Rows
     begin: Rows
     end: Rows
     ids: Sequence[str]
+    steps: Rows | None = None
 
     def __len__(self) -> int:
         return len(self.begin)
@@ -139,6 +154,8 @@ class TrainingData:
         catalogue_lengths: text feature of the items -> characters of each text that is served, where that is
             another one than in training.
         judged: queries that people have judged, if there are any; their values are among `queries`.
+        moments: float64 (Q,), the time at which each query is asked: that of its earliest positive pair, in
+            seconds since 1970; None if the data have no times.
         chosen_with: the items' values to choose hyperparameters of baselines with; None if these are `items`.
     """
 
@@ -153,6 +170,7 @@ class TrainingData:
     judged: Judged | None = None
     chosen_with: Mapping[str, Sequence[Any]] | None = None
     catalogue_lengths: Mapping[str, Rows] = field(default_factory=dict)
+    moments: Times | None = None
 
     @property
     def serves_other_texts(self) -> bool:
@@ -225,6 +243,7 @@ def training_data_of(
             of_part["item_row"].cast(pl.Int64).to_numpy(writable=True),
             of_part["weight"].to_numpy(writable=True),
             of_part["label"].to_numpy(writable=True) if _has_negatives(keyed) else None,
+            of_part["time"].to_numpy(writable=True) if "time" in keyed.columns else None,
         )
     ids = dataset.items["item_id"].to_list()
     histories = _histories(dataset, distinct, ids)
@@ -245,7 +264,20 @@ def training_data_of(
         histories is not None and dataset.report["repeats"] == "first",
         judged,
         catalogue_lengths=_catalogue_lengths(dataset, item),
+        moments=_moments(parts, distinct.height),
     )
+
+
+def _moments(parts: Mapping[str, Pairs], queries: int) -> Times | None:
+    """(Q,): the time of each query's earliest positive pair; of its earliest pair where none is positive."""
+    if any(pairs.time is None for pairs in parts.values()):
+        return None
+    earliest = np.full((2, queries), np.inf)
+    for pairs in parts.values():
+        for row, each in zip(earliest, (pairs.positive(), pairs), strict=True):
+            assert each.time is not None
+            np.minimum.at(row, each.query, each.time)
+    return np.asarray(np.where(np.isinf(earliest[0]), earliest[1], earliest[0]))
 
 
 def _catalogue_lengths(dataset: Dataset, item: Mapping[str, FeatureSpec]) -> dict[str, Rows]:
@@ -288,7 +320,11 @@ def _histories(dataset: Dataset, queries: pl.DataFrame, ids: Sequence[str]) -> H
     if dataset.history is None:
         return None
     begin, end = (queries[name].cast(pl.Int64).to_numpy(writable=True) for name in ("begin", "end"))
-    return Histories(dataset.history, begin, end, ids)
+    steps = None
+    if dataset.report["split"]["by"] == "last_session":
+        sessions = dataset.in_history()["session"]
+        steps = (sessions != sessions.shift()).fill_null(True).cast(pl.Int64).cum_sum().to_numpy()
+    return Histories(dataset.history, begin, end, ids, steps)
 
 
 def values_of(

@@ -24,8 +24,9 @@ from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
-from train.evaluation.baselines import FittedBaseline, Ranker, baselines
+from train.evaluation.baselines import baselines
 from train.evaluation.metrics import mean, per_query
+from train.evaluation.ranking import FittedBaseline, Ranker
 from train.evaluation.report import (
     JUDGED,
     evaluate_cold_items,
@@ -227,10 +228,10 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
         changed = architecture.fit_unknown_items(trainer.towers[1], trainer.items, data.counts())
     if changed:
         save_towers(folder / BEST_TOWERS, trainer.towers)
-    with console.status("test evaluation, and baselines beside it"):
-        rankers = baselines(experiment, data)
+    rankers = baselines(experiment, data, console)
+    with console.status("test evaluation, baselines beside it"):
         metrics |= _test_metrics(trainer, rankers)
-        on_judged = judged.metrics(rankers, start)
+        on_judged = judged.metrics(rankers, start, console)
         beside = _baselines_on_validation(experiment, trainer, rankers)
     mlflow.log_params(flattened({"baselines": {name: dict(each.settings) for name, each in rankers.items()}}))
     state = trainer.state
@@ -271,18 +272,21 @@ class _JudgedQueries:
         found = ranker(judged.query)
         return {"": lambda _: found}
 
-    def metrics(self, rankers: Mapping[str, FittedBaseline], start: Mapping[str, Ranker]) -> dict[str, float]:
+    def metrics(
+        self, rankers: Mapping[str, FittedBaseline], start: Mapping[str, Ranker], console: Console
+    ) -> dict[str, float]:
         """Metrics of the current towers, of their start, and of the baselines, without their prefix.
 
         Args:
             rankers: the baselines over the values of the items in training and evaluation.
             start: `answers` of the towers before the first step, empty if those do not rank.
+            console: for progress.
         """
         if self._trainer.data.judged is None:
             return {}
         data = self._trainer.data.as_served()
         if data is not self._trainer.data:
-            rankers = baselines(self._experiment, data)
+            rankers = baselines(self._experiment, data, console)
         others: dict[str, Ranker] = {**rankers, **({"start": start[""]} if start else {})}
         found = evaluate_judged(data, self.answers()[""], others)
         return {name.removeprefix(JUDGED): value for name, value in found.items()}
