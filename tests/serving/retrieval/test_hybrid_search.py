@@ -84,7 +84,8 @@ def test_ranks_are_added_where_the_bundle_has_no_weight(tmp_path: Path) -> None:
     text = words_of(5, 90)
     expected = []
     every = by_hand(retriever, text)
-    dense, lexical = ([each[0] for each in sorted(every, key=lambda e: (-e[n], e[0]))] for n in (2, 3))
+    dense = [each[0] for each in sorted(every, key=lambda each: (-each[2], each[0]))]
+    lexical = [each[0] for each in sorted(every, key=lambda each: (-each[3], each[0]))]
     for name, _, _, words in every:
         score = 1 / (61 + dense.index(name)) + (1 / (61 + lexical.index(name)) if words else 0)
         expected.append((score, name))
