@@ -9,7 +9,8 @@
     ├── BundleError           a bundle cannot be used
     │   ├── BundleDamaged     a file is missing, or differs from its record in the manifest
     │   ├── BundleTooNew      the manifest's schema is newer than this program
-    │   └── BundleTooOld      this program no longer reads the manifest's schema
+    │   ├── BundleTooOld      this program no longer reads the manifest's schema
+    │   └── PackageMissing    it needs a Python package that is not installed; the text names the extra
     ├── MissingStage          the input of a stage does not exist yet; the text names the command to run
     ├── GateRefused           a measured figure is outside its bound; the text has both
     ├── WriteRefused          an item was not written, because its condition does not hold
@@ -81,6 +82,10 @@ class BundleTooNew(BundleError):
 
 class BundleTooOld(BundleError):
     """This program no longer reads the manifest's schema version."""
+
+
+class PackageMissing(BundleError):
+    """A bundle needs a Python package that is not installed; the text says how to install it."""
 
 
 class MissingStage(TwinspireError):

@@ -6,6 +6,7 @@ into the arrays that a tower (torch or ONNX) takes, one per feature, batch first
 | kind     | raw value             | array                                                           |
 |----------|-----------------------|-----------------------------------------------------------------|
 | text     | str                   | int32 (B, L): code points after NFKC and casefold, 0 is padding |
+|          | ... input = "tokens"  | int32 (B, L): token ids plus 1 (`tokenizer.py`), 0 is padding   |
 | category | str, or list of str   | int64 (B, C): rows of the vocabulary, 0 is padding, 1 unknown   |
 | number   | float, None if absent | float32 (B, 1): the value, NaN where absent                     |
 | id       | str                   | int64 (B, 1): row of the known items, 1 unknown                 |
@@ -14,8 +15,8 @@ into the arrays that a tower (torch or ONNX) takes, one per feature, batch first
 Everything after that (word hashing, embedding, scaling) happens inside the tower's graph.
 
 A kind of feature is a class with the methods of `Feature`. To add one, write the class and add it to
-`FeatureSpec`. How texts become an array is a `TextInput`, which a text feature names. To add one (for example
-token ids of a pretrained tokenizer), write the class and add it to `TEXT_INPUTS`.
+`FeatureSpec`. How texts become an array is a `TextInput`, which a text feature names. To add one, write the
+class and add it to `TEXT_INPUTS`.
 """
 
 import copy
@@ -31,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import InvalidInput
+from protos.tokenizer import SHORTEST, TOKENIZER, open_tokenizer
 from protos.toml_config import FROM_DATA, OPTIONAL
 
 Side = Literal["query", "item"]
@@ -44,6 +46,8 @@ UNKNOWN = 1
 FIRST_KNOWN = 2
 ITEM_VOCABULARY = "items"
 CODE_POINTS = "code_points"  # the usual `TextInput`
+TOKENS = "tokens"  # that of pretrained towers
+CHARACTERS_OF_TOKEN = 16  # code points of a text that are tokenized, for each token that a tower reads
 BYTE_ORDER_MARK = 4  # bytes before UTF-32 in native byte order, which Python encodes without a codec look-up
 LARGEST = float(np.finfo(np.float32).max)
 LONGEST_TEXT = 65_536  # code points of a text that a tower reads, whatever `max_length` says
@@ -106,7 +110,8 @@ class TextFeature(Feature):
     Args:
         column: the column that is read in training and evaluation.
         max_length: code points kept, counted after normalisation; the rest is cut off. Where it is not set,
-            training chooses it from the lengths of the texts.
+            training chooses it from the lengths of the texts. Of the input `tokens` it counts tokens, special
+            ones included, and the model says how many it reads.
         catalogue_column: the column that the served catalogue is encoded from, where it differs: an
             item's text must not hold its own query while quality is measured, but may when served.
         input: name of the `TextInput` that makes the array.
@@ -123,11 +128,17 @@ class TextFeature(Feature):
             raise ValueError(f"max_length: expected 1 to {LONGEST_TEXT}, got {self.max_length}")
         if self.input not in TEXT_INPUTS:
             raise ValueError(f"input: expected one of {', '.join(TEXT_INPUTS)}, got {self.input!r}")
+        if self.input == TOKENS and self.max_length is not FROM_DATA and self.max_length < SHORTEST:
+            raise ValueError(f"max_length: expected at least {SHORTEST} tokens, got {self.max_length}")
 
     @property
     def longest(self) -> int:
-        """Code points kept: `max_length`, or the most that any tower reads where it is not chosen yet."""
-        return LONGEST_TEXT if self.max_length is FROM_DATA else self.max_length
+        """Code points that a tower may read, or the most that any tower reads where it is not chosen yet."""
+        if self.max_length is FROM_DATA:
+            return LONGEST_TEXT
+        if self.input == TOKENS:
+            return min(LONGEST_TEXT, CHARACTERS_OF_TOKEN * self.max_length)
+        return self.max_length
 
     @property
     def dtype(self) -> type[np.generic]:  # type: ignore[override]
@@ -371,7 +382,32 @@ class CodePoints:
         return lambda texts, field_name: code_point_rows(folded(texts, length, field_name))
 
 
-TEXT_INPUTS: dict[str, TextInput] = {CODE_POINTS: CodePoints()}
+class Tokens:
+    """Texts as token ids of a pretrained tokenizer, which the file `tokenizer.json` holds."""
+
+    dtype: type[np.generic] = np.int32
+
+    def files(self, spec: TextFeature) -> tuple[str, ...]:
+        """The tokenizer. The name is always the same, so no path comes from a manifest."""
+        return (TOKENIZER,)
+
+    def converter(self, spec: TextFeature, folder: Path) -> Converter:
+        """Texts -> int32 (B, L).
+
+        Raises:
+            PackageMissing, BundleDamaged: the tokenizer cannot be opened.
+        """
+        most = LONGEST_TEXT if spec.max_length is FROM_DATA else spec.max_length
+        tokens, longest = open_tokenizer(folder / TOKENIZER, most), spec.longest
+
+        def convert(texts: Sequence[Any], field_name: str) -> Array:
+            _check_strings(texts, field_name)
+            return _padded([tokens(text[:longest]) for text in texts])
+
+        return convert
+
+
+TEXT_INPUTS: dict[str, TextInput] = {CODE_POINTS: CodePoints(), TOKENS: Tokens()}
 
 
 def normalise(text: str) -> str:
@@ -387,9 +423,7 @@ def folded(texts: Sequence[str], max_length: int, field_name: str = "text") -> l
     Raises:
         InvalidInput: a value is not a string.
     """
-    for text in texts:
-        if not isinstance(text, str):
-            raise InvalidInput(field_name, f"expected a string, got {type(text).__name__}")
+    _check_strings(texts, field_name)
     return [normalise(text)[:max_length] for text in texts]
 
 
@@ -398,6 +432,21 @@ def code_point_rows(texts: Sequence[str]) -> npt.NDArray[np.int32]:
     width = max(map(len, texts), default=0) or 1
     joined = "".join([text.ljust(width, "\0") for text in texts]).encode("utf-32", "surrogatepass")
     return np.ndarray((len(texts), width), np.int32, bytearray(joined), BYTE_ORDER_MARK)
+
+
+def _check_strings(texts: Sequence[Any], field_name: str) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise InvalidInput(field_name, f"expected a string, got {type(text).__name__}")
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
+    """Numbers of each record, padded with 0 behind to the longest: int32 (B, L), L at least 1."""
+    width = max(1, max(map(len, rows), default=1))
+    padded = np.full((len(rows), width), PADDING, np.int32)
+    for n, row in enumerate(rows):
+        padded[n, : len(row)] = row
+    return padded
 
 
 def _length(value: Any) -> int:

@@ -46,7 +46,7 @@ class HybridSearch:
         self.manifest, self.fusion, self.index = manifest, fusion, fusion.index
         self._least = fusion.hybrid.dense
         features = manifest.schema.query.items()
-        self._texts = {name: spec.max_length for name, spec in features if isinstance(spec, TextFeature)}
+        self._texts = {name: spec.longest for name, spec in features if isinstance(spec, TextFeature)}
 
     @classmethod
     def load(cls, folder: Path, manifest: Manifest, index: VectorIndex) -> "HybridSearch | None":

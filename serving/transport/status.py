@@ -24,6 +24,7 @@ CODES: dict[type[errors.TwinspireError], grpc.StatusCode] = {
     errors.BundleDamaged: grpc.StatusCode.INTERNAL,
     errors.BundleTooNew: grpc.StatusCode.INTERNAL,
     errors.BundleTooOld: grpc.StatusCode.INTERNAL,
+    errors.PackageMissing: grpc.StatusCode.INTERNAL,
     errors.MissingStage: grpc.StatusCode.FAILED_PRECONDITION,
     errors.GateRefused: grpc.StatusCode.FAILED_PRECONDITION,
     errors.WriteRefused: grpc.StatusCode.FAILED_PRECONDITION,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from protos import names
-from protos.features import FeatureSpec, HistoryFeature, IdFeature, Schema, TextFeature
+from protos.features import SIDES, FeatureSpec, HistoryFeature, IdFeature, Schema, TextFeature
 from protos.toml_config import FROM_DATA, KindsIn, read
 from train.config.baselines import BaselinesConfig
 from train.config.bench import BenchConfig
@@ -91,6 +91,8 @@ class Experiment:
             raise ValueError(f"name: {error}") from None
         if self.loss is FROM_DATA:
             object.__setattr__(self, "loss", self.tower.usual_loss)
+        for side in SIDES:
+            object.__setattr__(self, side, self.tower.with_inputs(side, getattr(self, side)))
         _check_features(self.query, self.item)
         self.tower.check_features(self.query, self.item)
         for n, example in enumerate(self.examples):
@@ -134,7 +136,8 @@ def read_experiment(path: Path) -> Experiment:
     Raises:
         ConfigError: the file is missing, is not TOML, or does not fit; the text names file and key.
     """
-    return read(path, Experiment, _with_sections_of_kind)
+    experiment = read(path, Experiment, _with_sections_of_kind)
+    return replace(experiment, tower=experiment.tower.in_folder(path.parent.absolute()))
 
 
 def _with_sections_of_kind(table: dict[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,10 @@ The towers are built by `train/models/architectures/`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from protos.features import FeatureSpec, HistoryFeature, IdFeature
+from protos.features import CODE_POINTS, TOKENS, FeatureSpec, HistoryFeature, IdFeature, Side, TextFeature
 from protos.toml_config import FROM_DATA
 from train.config.checks import above_zero, at_least, refuse_unused
 from train.config.losses import Bce, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
@@ -30,12 +31,29 @@ class _TowerSection:
         unset = (each.name for each in fields(self) if getattr(self, each.name) is FROM_DATA)  # type: ignore[arg-type]
         return replace(self, **{name: self._for_english[name] for name in unset})  # type: ignore[type-var]
 
+    def with_inputs(self, side: Side, features: Mapping[str, FeatureSpec]) -> dict[str, FeatureSpec]:
+        """The features of a side with the inputs that this kind needs; by default as they are."""
+        return dict(features)
+
+    def in_folder(self, folder: Path) -> Self:
+        """The section with its paths, which are relative to the folder of the TOML file, made absolute."""
+        return self
+
+    @property
+    def features_folder(self) -> Path:
+        """Where the files of the features are: by default paths begin at the working directory."""
+        return Path()
+
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
-        """Check that the towers can be built for these features; by default any will do.
+        """Check that the towers can be built for these features; by default of all but token ids.
 
         Raises:
             ValueError: they cannot; the text names the key of the `[tower]` section.
         """
+        for side, features in (("query", query), ("item", item)):
+            for name, spec in features.items():
+                if isinstance(spec, TextFeature) and spec.input == TOKENS:
+                    raise ValueError(f'{side}.{name}.input: "{TOKENS}" goes with [tower] kind "transformer"')
 
 
 @dataclass(frozen=True)
@@ -228,6 +246,7 @@ class SequenceTower(_TowerSection):
         Raises:
             ValueError: one of them is missing.
         """
+        super().check_features(query, item)
         has_history = any(isinstance(spec, HistoryFeature) for spec in query.values())
         has_id = any(isinstance(spec, IdFeature) for spec in item.values())
         if self.latent and not (has_history and has_id):
@@ -268,6 +287,111 @@ class SharedTower(_TowerSection):
         _check_orders(self)
 
 
+@dataclass(frozen=True)
+class TransformerTower(_TowerSection):
+    """A pretrained text encoder (BERT and its kin) on both sides, on one, or as the teacher of both.
+
+    `query` and `item` say what each side is made of: `pretrained` is the encoder; `hashed` is a bag of hashed
+    words and n-grams, which is a thousand times faster and first learns the encoder's vectors of the training
+    texts. With both `hashed`, the bundle holds no trace of the encoder. Vectors have the encoder's dimension.
+
+    Args:
+        model: folder in Hugging Face layout, relative to the TOML file: config.json, model.safetensors,
+            tokenizer.json; pooling and norm as sentence-transformers' modules.json says.
+        query: what encodes the texts of queries.
+        item: what encodes the texts of items.
+        trainable: train the encoder's weights too. If not, texts are encoded once, and an epoch takes
+            seconds; training a MiniLM on two cores takes hours.
+        query_hidden: width of the query tower's residual layer; 0 leaves it out.
+        item_hidden: width of the item tower's residual layer; 0 leaves it out.
+        align_epochs: epochs over the training texts in which a hashed side learns the encoder's vectors,
+            before the training of the pairs.
+        orders: lengths of the character n-grams of a hashed side.
+        words: also hash whole words.
+        buckets: rows of the hashed table.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
+    """
+
+    kind: Literal["transformer"]
+    model: str
+    query: Literal["pretrained", "hashed"] = "pretrained"
+    item: Literal["pretrained", "hashed"] = "pretrained"
+    trainable: bool = False
+    query_hidden: int = 256
+    item_hidden: int = 1024
+    align_epochs: int = 4
+    orders: tuple[int, ...] = (3, 4)
+    words: bool = True
+    buckets: int = 131_072
+    characters: tuple[int, ...] = FROM_DATA
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("model: expected the folder of a pretrained model, got an empty text")
+        at_least(0, self, "query_hidden", "item_hidden", "align_epochs")
+        at_least(2, self, "buckets")
+        is_hashed = "hashed" in (self.query, self.item)
+        conditions = {
+            'query or item = "hashed"': (is_hashed, ("align_epochs", "orders", "words", "buckets")),
+            'query or item = "pretrained"': (self.sides != (), ("trainable",)),
+        }
+        refuse_unused(self, conditions)
+        if not is_hashed and not self.trainable and not (self.query_hidden or self.item_hidden):
+            raise ValueError("query_hidden: expected at least 1 on one side: nothing else would learn")
+        if not is_hashed and self.characters is FROM_DATA:
+            object.__setattr__(self, "characters", ())
+        _check_orders(self)
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides whose texts the pretrained encoder encodes."""
+        sides: tuple[Side, Side] = ("query", "item")
+        return tuple(side for side in sides if getattr(self, side) == "pretrained")
+
+    @property
+    def usual_loss(self) -> LossConfig:  # type: ignore[override]
+        """Softmax with mined negatives, and with random ones where encoding them costs little."""
+        random = 0 if self.trainable else 4096
+        return InBatchSoftmax("in_batch_softmax", hard_negatives=1, uniform_negatives=random)
+
+    def with_inputs(self, side: Side, features: Mapping[str, FeatureSpec]) -> dict[str, FeatureSpec]:
+        """The pretrained encoder reads token ids.
+
+        Raises:
+            ValueError: a text of a hashed side is to be read as token ids.
+        """
+        changed = dict(features)
+        for name, spec in features.items():
+            if not isinstance(spec, TextFeature):
+                continue
+            if side in self.sides:
+                changed[name] = replace(spec, input=TOKENS)
+            elif spec.input != CODE_POINTS:
+                raise ValueError(f'{side}.{name}.input: expected "{CODE_POINTS}" on a hashed side')
+        return changed
+
+    def in_folder(self, folder: Path) -> Self:
+        """The section with an absolute path of the model."""
+        return replace(self, model=str(folder / self.model))
+
+    @property
+    def features_folder(self) -> Path:
+        """That of the model, where its tokenizer is."""
+        return Path(self.model)
+
+    def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+        """Both sides need a text; a history is not encoded.
+
+        Raises:
+            ValueError: a side has no text, or the query has a history.
+        """
+        for side, features in (("query", query), ("item", item)):
+            if not any(isinstance(spec, TextFeature) for spec in features.values()):
+                raise ValueError(f'tower.kind: "transformer" needs a feature of kind "text", {side} has none')
+        if any(isinstance(spec, HistoryFeature) for spec in query.values()):
+            raise ValueError('tower.kind: "transformer" reads no history; "sequence" does')
+
+
 def _check_orders(section: Any) -> None:
     """Refuse lengths of n-grams that the word hashing does not support, and a section without any."""
     for name, longest in (("orders", MAX_NGRAM), ("characters", MAX_CHARACTERS)):
@@ -278,4 +402,4 @@ def _check_orders(section: Any) -> None:
         raise ValueError(f"orders: expected lengths of 1 to {MAX_NGRAM}, got []")
 
 
-TowerConfig = BagTower | DssmTower | SequenceTower | SharedTower
+TowerConfig = BagTower | DssmTower | SequenceTower | SharedTower | TransformerTower

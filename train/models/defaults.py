@@ -14,24 +14,28 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from protos.features import SIDES, FeatureSpec, Side, TextFeature
+from protos.features import LONGEST_TEXT, SIDES, TOKENS, FeatureSpec, Side, TextFeature
 from protos.lexical import unspaced_share
+from protos.tokenizer import TOKENIZER, open_tokenizer
 from protos.toml_config import FROM_DATA
 from train.config import Experiment
-from train.config.towers import BagTower
+from train.config.towers import BagTower, TransformerTower
 from train.data.training_data import TrainingData
 from train.models.prepared_inputs import hash_texts
+from train.models.pretrained.folder import PretrainedFolder
 from train.models.text_hashing import WordHashing
 
 Rows = npt.NDArray[np.int64]
 Candidates = dict[str, tuple[Any, str]]  # key -> value, and why
 
 SAMPLE = 10_000  # texts of a feature that are looked at
+TOKENIZED_SHARE = 5  # one in so many of them is tokenized, which takes longer than counting characters
 PERCENTILE = 99
 SHORTEST, LONGEST = 256, 4096  # bounds of `max_length`: a tower's time grows with the characters it reads
 MULTIPLE = 64  # `max_length` is a multiple of it
@@ -87,7 +91,7 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
             name: complete(
                 f"{side}.{name}",
                 spec,
-                lambda: {"max_length": max_length(_lengths(data, side, name))},  # noqa: B023
+                lambda: {"max_length": _max_length(experiment, data, side, name)},  # noqa: B023
             )
             if isinstance(spec, TextFeature)
             else spec
@@ -105,6 +109,19 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
         experiment, query=sides["query"], item=sides["item"], tower=tower, training=training
     )
     return Chosen(resolved, reasons)
+
+
+def _max_length(experiment: Experiment, data: TrainingData, side: Side, name: str) -> tuple[int, str]:
+    """`max_length` of a text: characters, or the tokens that a pretrained model reads; and why."""
+    tower = experiment.tower
+    spec = getattr(experiment, side)[name]
+    if not isinstance(tower, TransformerTower) or spec.input != TOKENS:
+        return max_length(_lengths(data, side, name))
+    folder = PretrainedFolder.read(Path(tower.model))
+    tokens = open_tokenizer(folder.path / TOKENIZER, LONGEST_TEXT)
+    texts = _sample(data, side, name)[::TOKENIZED_SHARE]
+    cut = float(np.mean([len(tokens(text)) > folder.max_tokens for text in texts])) if texts else 0.0
+    return folder.max_tokens, f"tokens, as many as {folder.path.name} reads; {cut:.1%} of the texts are cut"
 
 
 def max_length(lengths: Rows) -> tuple[int, str]:

@@ -46,6 +46,7 @@ class HashedTextEncoder(nn.Module):
         saturate: count each row by the square root of its occurrences.
         normalise: scale the sum to unit length, as a counterpart to other features; an empty text stays
             zero.
+        from_scratch: the table starts without meaning, so it has to learn as fast as other matrices.
     """
 
     weights: Tensor
@@ -58,8 +59,10 @@ class HashedTextEncoder(nn.Module):
         weights: Tensor,
         saturate: bool = False,
         normalise: bool = False,
+        from_scratch: bool = False,
     ) -> None:
         super().__init__()
+        self.from_scratch = from_scratch
         self.hashing = hashing
         self.table = table
         if isinstance(weights, nn.Parameter):

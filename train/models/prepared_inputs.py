@@ -1,7 +1,9 @@
-"""The tower inputs of all queries or all items in memory. Texts are hashed once, before training."""
+"""The tower inputs of all queries or all items in memory. Texts are hashed or tokenized before training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,14 @@ import numpy.typing as npt
 import torch
 
 from protos.features import (
+    CODE_POINTS,
     FIRST_KNOWN,
     ITEM_VOCABULARY,
+    PADDING,
+    TOKENS,
+    Array,
     Arrays,
+    FeatureSpec,
     HistoryFeature,
     Schema,
     Side,
@@ -78,6 +85,33 @@ def hash_texts(texts: Sequence[str], max_length: int, hashing: WordHashing) -> H
     )
 
 
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """The tokens of all texts, concatenated: text n is `ids[starts[n]:starts[n + 1]]`."""
+
+    ids: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, texts: Sequence[str], spec: TextFeature, folder: Path) -> "TokenizedTexts":
+        """Tokenize all texts; errors as of `TextInput.converter`."""
+        convert = spec.converter({}, folder)
+        found = [convert([text], "text")[0] for text in texts]
+        rows = [ids[ids != PADDING] for ids in found]
+        starts = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
+        return cls(np.concatenate(rows) if rows else np.empty(0, np.int32), starts)
+
+    def batch(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
+        """int32 (B, L): the texts at `index`, padded behind to the longest of them, as `TowerInputs` does."""
+        begin = self.starts[index]
+        lengths = self.starts[index + 1] - begin
+        columns = np.arange(max(1, int(lengths.max(initial=0))))
+        present = columns < lengths[:, None]
+        source = np.where(present, begin[:, None] + columns, 0)
+        ids = self.ids if len(self.ids) else np.zeros(1, np.int32)
+        return torch.from_numpy(np.where(present, ids[source], np.int32(PADDING)))
+
+
 class PreparedHistories:
     """The histories of all queries as rows of the known items; unknown items are skipped.
 
@@ -129,15 +163,27 @@ class PreparedInputs:
         side: whose features to encode.
         values: feature name -> raw values of all records.
         hashing: the word hashing of the towers.
+        encoded: feature name -> float32 (N, H), texts that a frozen encoder has encoded already; they take
+            the place of its tokens.
     """
 
     def __init__(
-        self, schema: Schema, side: Side, values: Mapping[str, Sequence[Any]], hashing: WordHashing
+        self,
+        schema: Schema,
+        side: Side,
+        values: Mapping[str, Sequence[Any]],
+        hashing: WordHashing,
+        encoded: Mapping[str, Array] = MappingProxyType({}),
     ) -> None:
-        features = getattr(schema, side)
-        texts = {k: v for k, v in features.items() if isinstance(v, TextFeature) and v.input == "code_points"}
+        features = {k: v for k, v in getattr(schema, side).items() if k not in encoded}
+        texts = _texts(features, CODE_POINTS)
+        tokenized = _texts(features, TOKENS)
         histories = {k: v for k, v in features.items() if isinstance(v, HistoryFeature)}
-        rest = {k: v for k, v in features.items() if k not in texts and k not in histories}
+        others = (texts, tokenized, histories)
+        rest = {k: v for k, v in features.items() if not any(k in each for each in others)}
+        self.tokenized = {
+            name: TokenizedTexts.of(values[name], spec, schema.folder) for name, spec in tokenized.items()
+        }
         self.texts = {name: hash_texts(values[name], spec.longest, hashing) for name, spec in texts.items()}
         self.histories: dict[str, PreparedHistories] = {}
         for name, spec in histories.items():
@@ -146,7 +192,8 @@ class PreparedInputs:
             self.histories[name] = PreparedHistories(
                 raw, schema.vocabularies[ITEM_VOCABULARY], spec.max_length
             )
-        self.arrays: Arrays = TowerInputs(side, rest, schema.vocabularies, schema.folder).to_arrays(values)
+        given = TowerInputs(side, rest, schema.vocabularies, schema.folder).to_arrays(values)
+        self.arrays: Arrays = {**given, **encoded}
         self.size = len(next(iter(values.values())))
 
     def __len__(self) -> int:
@@ -160,6 +207,12 @@ class PreparedInputs:
             spans: the windows, if the histories share windows.
         """
         inputs: dict[str, Any] = {name: corpus.bags(index) for name, corpus in self.texts.items()}
+        inputs |= {name: corpus.batch(index) for name, corpus in self.tokenized.items()}
         for name, corpus in self.histories.items():
             inputs[name] = corpus.rows(index) if spans is None else corpus.windows(spans)
         return inputs | {name: torch.from_numpy(a[index]) for name, a in self.arrays.items()}
+
+
+def _texts(features: Mapping[str, FeatureSpec], name: str) -> dict[str, TextFeature]:
+    """The text features with this input."""
+    return {k: v for k, v in features.items() if isinstance(v, TextFeature) and v.input == name}

@@ -2,7 +2,8 @@
 
     architecture = architecture_of(experiment.tower)
     towers = architecture.build(schema)                                   before any data
-    architecture.initialize(towers, schema, data, items, seed)         before training
+    queries = architecture.prepare(schema, "query", data.queries)      once, before training
+    architecture.initialize(towers, schema, data, (queries, items), seed)
     architecture.fit_unknown_items(towers[1], items, data.counts())    after training
 
 Each `[tower] kind` is an `Architecture` in a module of `train/models/architectures/`: it says how a text, an
@@ -11,7 +12,7 @@ id or a history is encoded, what the two towers share, and how the two vectors a
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -38,8 +39,14 @@ from train.models.towers import Tower
 from train.registry import Registry
 
 Towers = tuple[Tower, Tower]
+Corpora = tuple[PreparedInputs, PreparedInputs]  # all queries, all items
 EncoderFactories = Mapping[type, Callable[[], nn.Module]]  # class of a feature -> its encoder
 Config = TypeVar("Config", bound=TowerConfig)
+Report = Callable[[str], None]  # receives lines about what takes long
+
+
+def silent(line: str) -> None:
+    """A `Report` that drops its lines."""
 
 
 class Architecture(ABC, Generic[Config]):
@@ -61,6 +68,30 @@ class Architecture(ABC, Generic[Config]):
         words = getattr(self.config, "words", False)
         return WordHashing(self.config.orders, words, self.config.buckets, self.config.characters)
 
+    def prepare(
+        self, schema: Schema, side: Side, values: Mapping[str, Sequence[Any]], report: Report = silent
+    ) -> PreparedInputs:
+        """The inputs of all records of a side, as the towers read them in training.
+
+        Args:
+            schema: of the towers.
+            values: feature name -> raw values of all records.
+            report: receives lines about the progress where that takes long.
+        """
+        return PreparedInputs(schema, side, values, self.hashing())
+
+    def files(self) -> tuple[str, ...]:
+        """Paths in the folder of the schema that `build` reads; a run keeps a copy of each."""
+        return ()
+
+    def identity(self) -> str:
+        """A hash of what the towers are built from besides the section and the data; by default empty."""
+        return ""
+
+    def describe(self) -> str:
+        """What the towers are built from besides the section and the data, in words; by default empty."""
+        return ""
+
     @property
     def shares_windows(self) -> bool:
         """Whether the query tower encodes all positions of a history at little more cost than the last."""
@@ -72,7 +103,13 @@ class Architecture(ABC, Generic[Config]):
         return False
 
     def initialize(
-        self, towers: Towers, schema: Schema, data: TrainingData, items: PreparedInputs, seed: int
+        self,
+        towers: Towers,
+        schema: Schema,
+        data: TrainingData,
+        corpora: Corpora,
+        seed: int,
+        report: Report = silent,
     ) -> None:
         """Set start values from the training data, other than those of number encoders; by default none.
 
@@ -80,8 +117,9 @@ class Architecture(ABC, Generic[Config]):
             towers: what `build` returned.
             schema: of the towers.
             data: the data set.
-            items: all items.
+            corpora: all queries and all items, as `prepare` returned them.
             seed: of anything random.
+            report: receives lines about the progress where that takes long.
         """
 
     def fit_unknown_items(

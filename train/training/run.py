@@ -141,14 +141,20 @@ def _fingerprint(experiment: Experiment, dataset: Dataset) -> str:
     settings = dataclasses.asdict(experiment)
     for name in (*LATER_STAGES, "name"):
         del settings[name]
-    schema = Schema(experiment.query, experiment.item)
+    settings["tower"].pop("model", None)  # a path; the identity below stands for its content
+    identity = architecture_of(experiment.tower).identity()
+    schema = Schema(experiment.query, experiment.item).in_folder(experiment.tower.features_folder)
     try:
         contents = {name: (schema.folder / name).read_bytes() for name in schema.files()}
     except OSError as error:
         raise DataError(f"{error.filename}: a feature reads this file: {error.strerror}") from None
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     return fingerprint(
-        settings, files, dataset.report["fingerprint"], code_fingerprint(__name__, *experiment.modules)
+        *(identity,) if identity else (),
+        settings,
+        files,
+        dataset.report["fingerprint"],
+        code_fingerprint(__name__, *experiment.modules),
     )
 
 
@@ -195,8 +201,9 @@ def _train(
         data = training_data_of(dataset, experiment.query, experiment.item)
         chosen = from_data(experiment, data)
         experiment = chosen.experiment
-        model, corpora = build_model(experiment, data)
-    for line in chosen.lines():
+        model, corpora = build_model(experiment, data, partial(_print, console))
+    about = architecture_of(experiment.tower).describe()
+    for line in (*((about,) if about else ()), *chosen.lines()):
         console.print(line, highlight=False, soft_wrap=True)
     shared_windows = shares_windows(experiment)
     trainer = Trainer(
@@ -257,9 +264,8 @@ class _JudgedQueries:
         self._experiment, self._trainer = model.experiment, trainer
         self._items: PreparedInputs | None = None
         if trainer.data.serves_other_texts:
-            hashing = architecture_of(model.experiment.tower).hashing()
             items = trainer.data.as_served().items
-            self._items = PreparedInputs(model.schema, "item", items, hashing)
+            self._items = architecture_of(model.experiment.tower).prepare(model.schema, "item", items)
 
     def answers(self) -> dict[str, Ranker]:
         """`""` -> the answers of the current towers; empty without judged queries."""
@@ -346,8 +352,15 @@ def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:
     sizes["parameters"] = sum(p.numel() for p in parameters)
     mlflow.log_metrics(grouped("data", sizes))
     mlflow.log_text(model.description().decode(), f"{ARTIFACTS}/{DESCRIPTION}")
-    for name in model.schema.files():
+    architecture = architecture_of(model.experiment.tower)
+    for name in sorted({*model.schema.files(), *architecture.files()}):
         mlflow.log_artifact(str(model.schema.folder / name), str(Path(ARTIFACTS, name).parent))
+    if architecture.describe():
+        mlflow.set_tag("pretrained_model", architecture.describe())
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def _log_outputs(folder: Path, history: plots.TrainingHistory, metrics: dict[str, float]) -> None:

@@ -22,7 +22,7 @@ from train.models.defaults import from_data
 from train.models.initialization import build_schema, fit_number_encoders
 from train.models.prepared_inputs import PreparedInputs
 from train.models.text_hashing import HASHING_VERSION
-from train.models.tower_factory import architecture_of, build_towers
+from train.models.tower_factory import Report, architecture_of, build_towers, silent
 from train.training.checkpoint import BEST_TOWERS, load_towers
 from train.training.trainer import Towers
 
@@ -49,24 +49,27 @@ class Model:
 
 
 def build_model(
-    experiment: Experiment, data: TrainingData
+    experiment: Experiment, data: TrainingData, report: Report = silent
 ) -> tuple[Model, tuple[PreparedInputs, PreparedInputs]]:
     """An untrained model, and the encoded queries and items.
 
     Keys of the experiment that are not set are chosen from the data; the model's experiment holds them all.
     Seeds torch's global generator.
+
+    Args:
+        report: receives lines about the progress where that takes long.
     """
     experiment = from_data(experiment, data).experiment
     torch.manual_seed(experiment.training.seed)
     training = data.training_values()
     counts = dict(zip(data.item_ids, data.counts().tolist(), strict=True))
     schema = build_schema(experiment.query, experiment.item, training, counts)
+    schema = schema.in_folder(experiment.tower.features_folder)
     architecture = architecture_of(experiment.tower)
     towers = architecture.build(schema)
-    hashing = architecture.hashing()
-    queries = PreparedInputs(schema, "query", data.queries, hashing)
-    items = PreparedInputs(schema, "item", data.items, hashing)
-    architecture.initialize(towers, schema, data, items, experiment.training.seed)
+    queries = architecture.prepare(schema, "query", data.queries, report)
+    items = architecture.prepare(schema, "item", data.items, report)
+    architecture.initialize(towers, schema, data, (queries, items), experiment.training.seed, report)
     for tower, side in zip(towers, ("query", "item"), strict=True):
         fit_number_encoders(tower, side, training)  # type: ignore[arg-type]
     return Model(experiment, schema, towers), (queries, items)
@@ -101,11 +104,12 @@ def load_model(run: Run) -> Model:
             f"run {run.info.run_id}: its towers were trained with another text hashing scheme ("
             f"{content.get('hashing', 'unknown')}, now {HASHING_VERSION}); train them again"
         )
+    schema = schema.in_folder(folder)
     towers = build_towers(experiment.tower, schema)
     load_towers(folder / BEST_TOWERS, towers)
     for tower in towers:
         tower.eval()
-    return Model(experiment, schema.in_folder(folder), towers)
+    return Model(experiment, schema, towers)
 
 
 def _download_error(run_id: str, error: Exception) -> MissingStage | Unavailable:

@@ -9,15 +9,17 @@ from train.data.training_data import TrainingData
 from train.models.encoders import HashedTextEncoder
 from train.models.heads import CosineHead
 from train.models.initialization import initialize_tfidf
-from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
+    Corpora,
     EncoderFactories,
+    Report,
     Towers,
     averaged_ids,
     feature_encoders,
     shared_item_table,
+    silent,
 )
 from train.models.towers import Residual, Tower
 
@@ -55,7 +57,13 @@ class BagArchitecture(Architecture[BagTower]):
         return True
 
     def initialize(
-        self, towers: Towers, schema: Schema, data: TrainingData, items: PreparedInputs, seed: int
+        self,
+        towers: Towers,
+        schema: Schema,
+        data: TrainingData,
+        corpora: Corpora,
+        seed: int,
+        report: Report = silent,
     ) -> None:
         """Start as projected TF-IDF."""
-        initialize_tfidf(towers, items, self.config.latent, seed)
+        initialize_tfidf(towers, corpora[1], self.config.latent, seed)

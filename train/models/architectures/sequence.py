@@ -28,12 +28,15 @@ from train.models.sequence_encoders import (
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
+    Corpora,
     EncoderFactories,
+    Report,
     Towers,
     feature_encoder,
     feature_encoders,
     longest_window,
     shared_item_table,
+    silent,
 )
 from train.models.towers import Bias, ContentFallback, Residual, Tower
 
@@ -123,7 +126,13 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         return self.config.history == "attention"
 
     def initialize(
-        self, towers: Towers, schema: Schema, data: TrainingData, items: PreparedInputs, seed: int
+        self,
+        towers: Towers,
+        schema: Schema,
+        data: TrainingData,
+        corpora: Corpora,
+        seed: int,
+        report: Report = silent,
     ) -> None:
         """Start as EASE, and drop ids by the items' interactions."""
         counts = dict(zip(data.item_ids, data.counts().tolist(), strict=True))

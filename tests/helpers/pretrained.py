@@ -1,0 +1,105 @@
+"""A tiny pretrained text encoder in a folder of Hugging Face layout: random weights, a real tokenizer.
+
+Its tokenizer knows a few hundred pieces of the words of the standard library's docstrings, and truncates and
+pads, as the tokenizers of published models do, which has no effect here.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WIDTH = 32
+VOCABULARY = 600  # so many that the table of words is large enough for a lower precision
+MAX_TOKENS = 24
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+TEXTS = (
+    "Read a CSV file into rows of strings.",
+    "Return the mean of the numbers in a list.",
+    "Compute the shortest path between two nodes.",
+    "Open a file and read all lines, without newlines.",
+    "Split a text at spaces and join the words again.",
+    "Parse arguments of the command line.",
+    "naïve café Ελληνικά русский 搜索 引擎",
+)
+
+
+def write_tokenizer(folder: Path, texts: Sequence[str] = TEXTS, vocabulary: int = VOCABULARY) -> Path:
+    """Write a WordPiece `tokenizer.json`, as BERT's, trained on some texts."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=[*SPECIAL], show_progress=False, min_frequency=1
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends
+    )
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=8)
+    path = folder / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
+def write_model(
+    folder: Path, texts: Sequence[str] = TEXTS, kind: str = "bert", pooling: str = "mean", **changed: Any
+) -> Path:
+    """Write a model of two layers, 32 wide, in the layout of sentence-transformers.
+
+    Args:
+        changed: keys of `config.json` that shall be something else.
+    """
+    import torch
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(folder, texts)
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 40,
+        "initializer_range": 0.3,  # vectors of different texts differ more
+        **changed,
+    }
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **settings)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    modules = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
+    listed = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for n, (name, path) in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir()
+    modes = {f"pooling_mode_{each}_tokens": pooling == each for each in ("mean", "cls", "max")}
+    modes["pooling_mode_cls_token"] = modes.pop("pooling_mode_cls_tokens")
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": MAX_TOKENS}))
+    (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A tiny model\n")
+    return folder
+
+
+def needs_tokenizers() -> pytest.MarkDecorator:
+    """Skips tests where `tokenizers` is not installed."""
+    return pytest.mark.skipif(_is_absent("tokenizers"), reason="tokenizers is not installed")
+
+
+def needs_transformers() -> pytest.MarkDecorator:
+    """Skips tests where `transformers` is not installed."""
+    return pytest.mark.skipif(_is_absent("transformers"), reason="transformers is not installed")
+
+
+def _is_absent(package: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(package) is None

@@ -1,0 +1,153 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protos.errors import BundleDamaged, InvalidInput, PackageMissing
+from protos.features import CHARACTERS_OF_TOKEN, Schema, TextFeature
+from protos.tokenizer import TOKENIZER, open_tokenizer, vocabulary_size
+from tests.helpers.pretrained import MAX_TOKENS, TEXTS, VOCABULARY, needs_tokenizers, write_tokenizer
+
+pytestmark = needs_tokenizers()
+UNICODE = st.text(st.characters(codec=None), max_size=40)
+PIECES = st.lists(st.one_of(UNICODE, st.sampled_from([*TEXTS, "[SEP]", "[PAD]", " ", "\n"])), max_size=4).map(
+    "".join
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer")).parent
+
+
+def feature(max_length: int = MAX_TOKENS) -> TextFeature:
+    return TextFeature("text", "text", max_length, input="tokens")
+
+
+def test_numbers_are_ids_plus_one_between_the_special_tokens(folder: Path) -> None:
+    from tokenizers import Tokenizer
+
+    reference = Tokenizer.from_file(str(folder / TOKENIZER))
+    reference.no_padding()
+    reference.no_truncation()
+    tokens = open_tokenizer(folder / TOKENIZER, 512)
+    for text in TEXTS:
+        assert tokens(text) == [each + 1 for each in reference.encode(text).ids]
+        assert len(tokens(text)) > 8  # where the file truncates and pads
+
+
+def test_a_long_text_is_cut_and_keeps_its_special_tokens(folder: Path) -> None:
+    tokens, whole = open_tokenizer(folder / TOKENIZER, 6), open_tokenizer(folder / TOKENIZER, 512)
+    text = TEXTS[0]
+    assert tokens(text) == [*whole(text)[:5], whole(text)[-1]]
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t ", "\x00"])
+def test_a_text_without_tokens_gives_no_numbers(folder: Path, text: str) -> None:
+    assert open_tokenizer(folder / TOKENIZER, 512)(text) == []
+
+
+def test_a_text_cannot_bring_special_tokens(folder: Path) -> None:
+    special = {each + 1 for each in range(5)} - {2}  # an unknown piece is no end of a text
+    for text in ("[SEP]", "a [CLS] b", "[PAD][PAD]", "[MASK]"):
+        assert not special & {*open_tokenizer(folder / TOKENIZER, 512)(text)[1:-1]}
+
+
+@settings(max_examples=300)
+@given(texts=st.lists(PIECES, min_size=1, max_size=5))
+def test_training_and_serving_read_the_same_tokens(folder: Path, texts: list[str]) -> None:
+    """In a batch, as export encodes; alone, as the service does; and one by one, as training keeps them."""
+    from train.models.prepared_inputs import TokenizedTexts
+
+    schema = Schema({"text": feature()}, {"text": feature()}).in_folder(folder)
+    batch = schema.side("item").to_arrays({"text": texts})["text"]
+    assert batch.dtype == np.int32
+    kept = TokenizedTexts.of(texts, feature(), folder).batch(np.arange(len(texts))).numpy()
+    np.testing.assert_array_equal(kept, batch)
+    convert = feature().converter({}, folder)  # what the service's encoder calls for one text
+    for row, text in zip(batch, texts, strict=True):
+        alone = convert([text], "text")[0]
+        width = max(1, int((row != 0).sum()))
+        np.testing.assert_array_equal(alone, row[:width])
+        assert not row[width:].any()
+        assert 0 <= row.min() <= row.max() <= VOCABULARY
+        assert len(alone) <= MAX_TOKENS
+
+
+def test_a_lone_surrogate_is_no_error(folder: Path) -> None:
+    arrays = feature().converter({}, folder)(["read \ud800 file"], "text")
+    assert arrays.shape[0] == 1
+    assert arrays.any()
+
+
+def test_a_value_that_is_no_text_is_refused_by_name(folder: Path) -> None:
+    with pytest.raises(InvalidInput, match="query.text: expected a string, got int"):
+        feature().converter({}, folder)([7], "query.text")
+
+
+def test_what_is_read_of_a_text_is_bounded_by_its_tokens(folder: Path) -> None:
+    spec = feature(4)
+    assert spec.longest == 4 * CHARACTERS_OF_TOKEN
+    far = " " * spec.longest + "file"
+    assert not spec.converter({}, folder)([far], "text").any()
+
+
+def test_too_few_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_length: expected at least 3 tokens, got 2"):
+        feature(2)
+
+
+def test_the_bundle_holds_the_tokenizer_and_reads_its_own(folder: Path, tmp_path: Path) -> None:
+    schema = Schema({"text": feature()}, {"text": TextFeature("text", "text", 9)}).in_folder(folder)
+    assert schema.files() == (TOKENIZER,)
+    schema.copy_files(tmp_path)
+    assert (tmp_path / TOKENIZER).read_bytes() == (folder / TOKENIZER).read_bytes()
+    values = {"text": [*TEXTS]}
+    placed = schema.in_folder(tmp_path).side("query")
+    np.testing.assert_array_equal(
+        placed.to_arrays(values)["text"], schema.side("query").to_arrays(values)["text"]
+    )
+
+
+def test_another_file_at_the_same_path_is_another_tokenizer(tmp_path: Path) -> None:
+    path = write_tokenizer(tmp_path)
+    before = open_tokenizer(path, 512)(TEXTS[0])
+    write_tokenizer(tmp_path, ["entirely other words"])
+    assert open_tokenizer(path, 512)(TEXTS[0]) != before
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", json.dumps({"version": "1.0", "model": {"type": "?"}})])
+def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / TOKENIZER
+    with pytest.raises(BundleDamaged, match=r"tokenizer\.json: a tower reads this tokenizer: No such file"):
+        open_tokenizer(path, 8)
+    path.write_text(content)
+    with pytest.raises(BundleDamaged, match=r"tokenizer\.json: not a tokenizer: "):
+        open_tokenizer(path, 8)
+
+
+def test_the_size_of_the_vocabulary_counts_special_tokens(folder: Path) -> None:
+    from tokenizers import Tokenizer
+
+    assert vocabulary_size(folder / TOKENIZER) == Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab_size()
+
+
+def test_without_the_package_the_error_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(PackageMissing, match=r"pip install 'twinspire\[tokens\]'"):
+        vocabulary_size(folder / TOKENIZER)
+
+
+def test_tokens_need_neither_torch_nor_transformers(folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from protos.tokenizer import open_tokenizer; "
+        f"assert open_tokenizer(Path({str(folder / TOKENIZER)!r}), 8)('read a file'); "
+        "print([each for each in ('torch', 'transformers', 'huggingface_hub') if each in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.stdout.strip(), found.stderr) == ("[]", "")

@@ -1,0 +1,114 @@
+"""Alignment: a tower learns to give texts the vectors that a teacher gives them.
+
+The first half of distillation; the training of the pairs, which contrasts them, is the second. Reimers and
+Gurevych 2020 ("Making monolingual sentence embeddings multilingual using knowledge distillation") train
+students likewise, on the squared distance; between unit vectors that is 2 - 2 cos.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from train.models.encoders import HashedTextEncoder
+from train.models.prepared_inputs import PreparedInputs
+from train.models.towers import Tower
+
+Rows = npt.NDArray[np.int64]
+
+LEARNING_RATE = 2e-3  # peak
+WEIGHTS_FACTOR = 10.0  # weights of n-grams are of size 1 to 3, entries of matrices far smaller
+BATCH = 512  # texts
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The texts of one side, and the teacher's vectors of them.
+
+    Args:
+        tower: that learns; its vectors have unit length.
+        inputs: of all records of the side.
+        rows: int64 (T,), distinct records to learn from.
+        targets: float32 (T, D), of unit length, or zero for a text that the teacher cannot read.
+    """
+
+    tower: Tower
+    inputs: PreparedInputs
+    rows: Rows
+    targets: npt.NDArray[np.float32]
+
+
+def align(
+    lessons: Sequence[Lesson], epochs: int, seed: int, report: Callable[[str], None] = lambda line: None
+) -> list[float]:
+    """Train towers towards their teacher's vectors, in batches of one side each, in random order.
+
+    Args:
+        lessons: of one side, or of two sides that may share parameters.
+        epochs: over all texts.
+        seed: of the order.
+        report: receives a line for each epoch.
+
+    Returns:
+        The mean loss of each epoch, 1 - cos.
+    """
+    random = np.random.default_rng(seed)
+    towers = [lesson.tower for lesson in lessons]
+    optimiser = _adam(towers)
+    steps = epochs * sum(-(-len(lesson.rows) // BATCH) for lesson in lessons)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, [group["lr"] for group in optimiser.param_groups], max(2, steps), pct_start=0.1
+    )
+    was_training = [tower.training for tower in towers]
+    for tower in towers:
+        tower.train()
+    means: list[float] = []
+    for epoch in range(epochs):
+        losses: list[float] = []
+        for lesson, places in _batches(lessons, random):
+            vectors = lesson.tower(lesson.inputs.batch(lesson.rows[places]))
+            loss = _distance(vectors, torch.from_numpy(lesson.targets[places]))
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+        means.append(float(np.mean(losses)))
+        report(f"alignment, epoch {epoch + 1} of {epochs}: mean cosine to the teacher {1 - means[-1]:.3f}")
+    for tower, training in zip(towers, was_training, strict=True):
+        tower.train(training)
+    return means
+
+
+def _distance(vectors: Tensor, targets: Tensor) -> Tensor:
+    """(): the mean of 1 - cos between unit vectors (B, D)."""
+    return (1 - (vectors * targets).sum(dim=1)).mean()
+
+
+def _batches(lessons: Sequence[Lesson], random: np.random.Generator) -> list[tuple[Lesson, Rows]]:
+    """Batches of all lessons in random order: places in `rows` and `targets` of each."""
+    found: list[tuple[Lesson, Rows]] = []
+    for lesson in lessons:
+        order = random.permutation(len(lesson.rows))
+        found += [(lesson, order[at : at + BATCH]) for at in range(0, len(order), BATCH)]
+    return [found[n] for n in random.permutation(len(found))]
+
+
+def _adam(towers: Sequence[Tower]) -> torch.optim.Adam:
+    """Adam over the parameters that learn, each once."""
+    weights: dict[nn.Parameter, None] = {}
+    others: dict[nn.Parameter, None] = {}
+    for tower in towers:
+        for module in tower.modules():
+            if isinstance(module, HashedTextEncoder) and isinstance(module.weights, nn.Parameter):
+                weights[module.weights] = None
+    for tower in towers:
+        others |= {each: None for each in tower.parameters() if each.requires_grad and each not in weights}
+    groups = [
+        {"params": list(others), "lr": LEARNING_RATE},
+        {"params": list(weights), "lr": LEARNING_RATE * WEIGHTS_FACTOR},
+    ]
+    return torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.98))

@@ -1,0 +1,198 @@
+"""`[tower] kind = "transformer"`: a pretrained text encoder on a side, or as the teacher of a hashed one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from protos.errors import ConfigError
+from protos.features import CODE_POINTS, SIDES, Schema, Side, TextFeature
+from train.config.towers import TransformerTower
+from train.data.training_data import TrainingData
+from train.models.alignment import Lesson, align
+from train.models.encoders import HashedTextEncoder
+from train.models.heads import CosineHead
+from train.models.initialization import inverse_document_frequency
+from train.models.prepared_inputs import PreparedInputs
+from train.models.pretrained.encoder import PretrainedTextEncoder, empty_encoder, load_encoder
+from train.models.pretrained.folder import PretrainedFolder
+from train.models.pretrained.vectors import EncodedTexts
+from train.models.tower_factory import (
+    ARCHITECTURES,
+    Architecture,
+    Corpora,
+    EncoderFactories,
+    Report,
+    Towers,
+    averaged_ids,
+    feature_encoders,
+    shared_item_table,
+    silent,
+)
+from train.models.towers import Residual, Tower
+
+
+@ARCHITECTURES.register(TransformerTower)
+class TransformerArchitecture(Architecture[TransformerTower]):
+    """Each side is the encoder or a bag of hashed words and n-grams, then a residual layer of its own.
+
+    The residual layers start at zero, so before training the pretrained sides are the encoder as it is. Both
+    sides share the encoder, or the hashed table.
+    """
+
+    def __init__(self, config: TransformerTower) -> None:
+        super().__init__(config)
+        self._encoded: EncodedTexts | None = None
+
+    @cached_property
+    def folder(self) -> PretrainedFolder:
+        """The folder that the section names."""
+        return PretrainedFolder.read(Path(self.config.model))
+
+    def build(self, schema: Schema) -> Towers:
+        """Query tower and item tower.
+
+        Raises:
+            ConfigError: the model cannot be loaded, or `max_length` is more than it reads.
+        """
+        is_source = schema.folder == Path(self.config.model)
+        folder = self.folder if is_source else PretrainedFolder.read(schema.folder)
+        encoder: PretrainedTextEncoder | None = None
+        if self.config.sides:
+            _check_lengths(schema, self.config.sides, folder)
+            # The folder of a run has no weights: those of the towers are loaded afterwards.
+            make = load_encoder if is_source else empty_encoder
+            encoder = make(folder, self.config.trainable)
+        table = nn.Parameter(torch.empty(0))
+        if len(self.config.sides) < len(SIDES):
+            table = nn.Parameter(torch.randn(self.config.buckets, folder.width) / folder.width**0.5)
+        ids = shared_item_table(schema, folder.width, 0.01)
+        query, item = (self._tower(schema, side, folder.width, encoder, table, ids) for side in SIDES)
+        return query, item
+
+    def _tower(
+        self,
+        schema: Schema,
+        side: Side,
+        width: int,
+        encoder: PretrainedTextEncoder | None,
+        table: nn.Parameter,
+        ids: nn.Parameter,
+    ) -> Tower:
+        hidden = self.config.query_hidden if side == "query" else self.config.item_hidden
+
+        def hashed() -> nn.Module:
+            weights = nn.Parameter(torch.ones(len(table)))
+            return HashedTextEncoder(
+                self.hashing(), table, weights, side == "item", normalise=True, from_scratch=True
+            )
+
+        def pretrained() -> nn.Module:
+            assert encoder is not None
+            return encoder
+
+        text = pretrained if side in self.config.sides else hashed
+        factories: EncoderFactories = {TextFeature: text, **averaged_ids(schema, ids)}
+        deep = Residual(width, hidden) if hidden else nn.Identity()
+        return Tower(feature_encoders(schema, side, width, factories), deep, CosineHead())
+
+    def prepare(
+        self, schema: Schema, side: Side, values: Mapping[str, Sequence[Any]], report: Report = silent
+    ) -> PreparedInputs:
+        """The inputs of all records; texts of a frozen encoder are encoded here, once for all epochs."""
+        encoded: dict[str, npt.NDArray[np.float32]] = {}
+        if side in self.config.sides and not self.config.trainable:
+            encoded = self._teacher_vectors(_texts(schema, side), values, report)
+        return PreparedInputs(schema, side, values, self.hashing(), encoded)
+
+    @property
+    def ranks_untrained(self) -> bool:
+        """Yes: as the encoder, or as what has learned its vectors."""
+        return True
+
+    def files(self) -> tuple[str, ...]:
+        """The description of the encoder."""
+        return self.folder.files
+
+    def identity(self) -> str:
+        """A hash of the pretrained model."""
+        return self.folder.identity()
+
+    def describe(self) -> str:
+        """The pretrained model and its licence."""
+        frozen = "trained" if self.config.trainable else "frozen"
+        sides = " and ".join(f"{side} side" for side in self.config.sides)
+        use = f"{frozen}, on the {sides}" if sides else "as the teacher of both sides"
+        return f"{self.folder.describe()}; {use}"
+
+    def initialize(
+        self,
+        towers: Towers,
+        schema: Schema,
+        data: TrainingData,
+        corpora: Corpora,
+        seed: int,
+        report: Report = silent,
+    ) -> None:
+        """Align the hashed sides with the encoder's vectors of the training queries and of the items."""
+        lessons = []
+        rarity = self._catalogue(schema, data, corpora)
+        for side, tower, inputs in zip(SIDES, towers, corpora, strict=True):
+            if side in self.config.sides:
+                continue
+            rows = np.unique(data.parts["train"].query) if side == "query" else np.arange(data.item_count)
+            values = data.queries if side == "query" else data.items
+            features = _texts(schema, side)
+            taken = {name: [values[name][row] for row in rows] for name in features}
+            total = np.sum([*self._teacher_vectors(features, taken, report).values()], axis=0)
+            targets = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+            lessons.append(Lesson(tower, inputs, rows, targets.astype(np.float32)))
+            _weigh_by_rarity(tower, rarity)
+        if lessons and self.config.align_epochs:
+            align(lessons, self.config.align_epochs, seed, report)
+
+    def _catalogue(self, schema: Schema, data: TrainingData, corpora: Corpora) -> PreparedInputs:
+        """The hashed texts of the items, whatever the item tower reads."""
+        if "item" not in self.config.sides:
+            return corpora[1]
+        features = {
+            name: replace(spec, input=CODE_POINTS, max_length=spec.longest)
+            for name, spec in _texts(schema, "item").items()
+        }
+        return PreparedInputs(Schema(schema.query, {**features}), "item", data.items, self.hashing())
+
+    def _teacher_vectors(
+        self, features: Mapping[str, TextFeature], values: Mapping[str, Sequence[str]], report: Report
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Feature name -> vectors (N, H) of its texts."""
+        self._encoded = self._encoded or EncodedTexts(self.folder, report=report)
+        return {name: self._encoded.vectors(values[name], spec) for name, spec in features.items()}
+
+
+def _texts(schema: Schema, side: Side) -> dict[str, TextFeature]:
+    return {name: spec for name, spec in getattr(schema, side).items() if isinstance(spec, TextFeature)}
+
+
+def _weigh_by_rarity(tower: Tower, inputs: PreparedInputs) -> None:
+    """Start the weights of n-grams and words as the square root of their IDF, as of `bag`."""
+    for encoder in tower.encoders.values():
+        if isinstance(encoder, HashedTextEncoder):
+            idf = inverse_document_frequency(inputs, len(encoder.table))
+            with torch.no_grad():
+                encoder.weights[1:] = torch.from_numpy(np.sqrt(idf[1:]))
+
+
+def _check_lengths(schema: Schema, sides: Sequence[Side], folder: PretrainedFolder) -> None:
+    for side in sides:
+        for name, spec in _texts(schema, side).items():
+            if spec.max_length > folder.max_tokens:
+                raise ConfigError(
+                    f"{side}.{name}.max_length: {folder.path.name} reads up to {folder.max_tokens} tokens, "
+                    f"got {spec.max_length}"
+                )

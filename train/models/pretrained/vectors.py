@@ -1,0 +1,128 @@
+"""Vectors of texts by a frozen encoder, computed once and kept on disk.
+
+    encoded = EncodedTexts(PretrainedFolder.read(path))
+    vectors = encoded.vectors(texts, feature)     # float32 (N, H); a second call takes seconds
+
+A vector is found by a hash of its text's tokens; the file's name is a hash of the model's content. So a text
+is encoded once, whatever data set, column or experiment it is in, and another model has a file of its own.
+Records have a fixed size and are only appended; what was written before an interruption is kept.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from protos.features import PADDING, TOKENS, TextFeature
+from protos.files.file_lock import exclusive_lock
+from protos.tokenizer import TOKENIZER, open_tokenizer
+from train.fingerprint import fingerprint
+from train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
+from train.models.pretrained.folder import PretrainedFolder
+from train.paths import CACHE
+
+VERSION = 1  # increase when the same model gives a text another vector, such as by another pooling
+FOLDER = CACHE / "pretrained"
+BATCH_TOKENS = 4096  # padded tokens that are encoded at a time: a second or two on two cores
+KEY_BYTES = 16
+REPORT_SECONDS = 20.0
+
+Vectors = npt.NDArray[np.float32]
+Report = Callable[[str], None]
+
+_WAITING = "another process is encoding texts with the same model; waiting for it"
+
+
+class EncodedTexts:
+    """The vectors of texts by one pretrained model.
+
+    Args:
+        folder: of the model.
+        parent: of the files with vectors.
+        report: receives a line now and then while texts are encoded.
+    """
+
+    def __init__(
+        self, folder: PretrainedFolder, parent: Path = FOLDER, report: Report = lambda line: None
+    ) -> None:
+        self.folder, self._report = folder, report
+        self._record = np.dtype([("key", f"V{KEY_BYTES}"), ("vector", np.float32, (folder.width,))])
+        key = fingerprint(VERSION, folder.identity())
+        self.path = parent / f"{key[:16]}.vectors"
+        self._encoder: PretrainedTextEncoder | None = None
+
+    def vectors(self, texts: Sequence[str], spec: TextFeature) -> Vectors:
+        """Float32 (N, H): a vector for each text, zero for one without tokens.
+
+        Args:
+            spec: of the texts' feature; one of code points is read as far as the model reads.
+        """
+        reads = spec if spec.input == TOKENS else TextFeature("text", "", self.folder.max_tokens, "", TOKENS)
+        tokens_of = open_tokenizer(self.folder.path / TOKENIZER, reads.max_length)
+        tokens = [tokens_of(text[: reads.longest]) for text in texts]
+        keys = [_key(each) for each in tokens]
+        wanted = dict(zip(keys, tokens, strict=True))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive_lock(self.path.with_suffix(".lock"), on_wait=lambda: self._report(_WAITING)):
+            missing = {key: each for key, each in wanted.items() if key not in self._rows()}
+            if missing:
+                self._encode(missing)
+            rows = self._rows()
+            return np.ascontiguousarray(self._records()["vector"][[rows[key] for key in keys]])
+
+    def _records(self) -> npt.NDArray[np.void]:
+        """All whole records of the file."""
+        if not self.path.is_file() or self.path.stat().st_size < self._record.itemsize:
+            return np.empty(0, self._record)
+        count = self.path.stat().st_size // self._record.itemsize
+        return np.memmap(self.path, self._record, "r", shape=(count,))
+
+    def _rows(self) -> dict[bytes, int]:
+        """Key -> row of its record."""
+        return {key.tobytes(): row for row, key in enumerate(self._records()["key"])}
+
+    def _encode(self, missing: dict[bytes, list[int]]) -> None:
+        """Encode texts and append their records."""
+        encoder = self._encoder = self._encoder or load_encoder(self.folder)
+        begun = told = time.monotonic()
+        done = 0
+        whole = len(self._records()) * self._record.itemsize
+        with self.path.open("ab") as file:
+            file.truncate(whole)  # without the part of a record that an interruption has left
+            for batch in _batches(missing):
+                ids = np.full((len(batch), max(1, *(len(missing[key]) for key in batch))), PADDING, np.int32)
+                for row, key in enumerate(batch):
+                    ids[row, : len(missing[key])] = missing[key]
+                with torch.inference_mode():
+                    vectors = encoder(torch.from_numpy(ids)).numpy()
+                records = np.empty(len(batch), self._record)
+                records["key"] = np.frombuffer(b"".join(batch), f"V{KEY_BYTES}")
+                records["vector"] = vectors
+                file.write(records.tobytes())
+                done += len(batch)
+                if time.monotonic() - told > REPORT_SECONDS:
+                    told = time.monotonic()
+                    rate = done / (told - begun)
+                    self._report(f"{done:,} of {len(missing):,} texts encoded, {rate:,.0f} a second")
+
+
+def _batches(texts: dict[bytes, list[int]]) -> Iterator[list[bytes]]:
+    """Keys of texts that are encoded together: of similar length, the longest first, up to `BATCH_TOKENS`."""
+    batch: list[bytes] = []
+    longest = 1
+    for key in sorted(texts, key=lambda key: len(texts[key]), reverse=True):
+        if batch and (len(batch) + 1) * longest > BATCH_TOKENS:
+            yield batch
+            batch = []
+        longest = longest if batch else max(1, len(texts[key]))
+        batch.append(key)
+    if batch:
+        yield batch
+
+
+def _key(tokens: Sequence[int]) -> bytes:
+    return hashlib.blake2b(np.array(tokens, np.int32).tobytes(), digest_size=KEY_BYTES).digest()
