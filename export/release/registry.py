@@ -25,13 +25,14 @@ from export.bundles import BUNDLES, export_metrics
 from protos import bundle, entry_points
 from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
 from protos.mlflow_keys import BUNDLE_VERSION
+from protos.tokenizer import TOKENIZER
 from train.paths import ROOT
 from train.training.metric_groups import grouped
 from train.training.tracking import get_run, is_absent, unreachable
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
-# Packages that a registered model needs.
+# Packages that every registered model needs.
 RUNTIME = ("numpy", "onnxruntime", "hnswlib", "protobuf", "pyroaring", "PyStemmer", "mlflow")
 
 
@@ -159,6 +160,11 @@ def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
     return found[0] if found else None
 
 
+def _packages(manifest: bundle.Manifest) -> tuple[str, ...]:
+    """The packages that the model of a bundle needs."""
+    return (*RUNTIME, "tokenizers") if TOKENIZER in manifest.schema.files() else RUNTIME
+
+
 def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVersion:
     """Log the model to a run, and register it from there.
 
@@ -185,7 +191,7 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
             artifacts={"bundle": str(folder)},
             code_paths=[str(ROOT / "serving"), str(ROOT / "protos")],
             input_example=(example, {"k": 10, "exclude_history": False, "filter": "", "fusion": ""}),
-            pip_requirements=[f"{package}=={version(package)}" for package in RUNTIME],
+            pip_requirements=[f"{package}=={version(package)}" for package in _packages(manifest)],
         )
     for each in caught:  # MLflow has no type hint for "a text or a table of features", and warns about it
         if "Any type hint" not in str(each.message):

@@ -14,6 +14,7 @@ import pytest
 WIDTH = 32
 VOCABULARY = 600  # so many that the table of words is large enough for a lower precision
 MAX_TOKENS = 24
+ITEMS = 90  # of an experiment
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TEXTS = (
     "Read a CSV file into rows of strings.",
@@ -48,20 +49,18 @@ def write_tokenizer(folder: Path, texts: Sequence[str] = TEXTS, vocabulary: int 
     return path
 
 
-def write_model(
+def write_description(
     folder: Path, texts: Sequence[str] = TEXTS, kind: str = "bert", pooling: str = "mean", **changed: Any
 ) -> Path:
-    """Write a model of two layers, 32 wide, in the layout of sentence-transformers.
+    """Write all files of a model of two layers but its weights, in the layout of sentence-transformers.
 
     Args:
         changed: keys of `config.json` that shall be something else.
     """
-    import torch
-    import transformers
-
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder, texts)
     settings = {
+        "model_type": kind,
         "vocab_size": VOCABULARY,
         "hidden_size": WIDTH,
         "num_hidden_layers": 2,
@@ -69,11 +68,10 @@ def write_model(
         "intermediate_size": 64,
         "max_position_embeddings": 40,
         "initializer_range": 0.3,  # vectors of different texts differ more
+        "pad_token_id": 0,
         **changed,
     }
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(kind, **settings)
-    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(settings))
     modules = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
     listed = [
         {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{name}"}
@@ -81,12 +79,61 @@ def write_model(
     ]
     (folder / "modules.json").write_text(json.dumps(listed))
     (folder / "1_Pooling").mkdir()
-    modes = {f"pooling_mode_{each}_tokens": pooling == each for each in ("mean", "cls", "max")}
-    modes["pooling_mode_cls_token"] = modes.pop("pooling_mode_cls_tokens")
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    modes = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
+    chosen = {key: name == pooling for name, key in modes.items()}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(chosen))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": MAX_TOKENS}))
     (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A tiny model\n")
     return folder
+
+
+def write_model(
+    folder: Path, texts: Sequence[str] = TEXTS, kind: str = "bert", pooling: str = "mean", **changed: Any
+) -> Path:
+    """Write a model with random weights; arguments as of `write_description`."""
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    write_description(folder, texts, kind, pooling, **changed)
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(folder))
+    save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def write_experiment(folder: Path, stdlib: Path, name: str, **tower: Any) -> Path:
+    """Write a tiny model, some of the tables of `tests.helpers.stdlib`, and an experiment on them.
+
+    Args:
+        tower: keys of `[tower]`.
+    """
+    import polars as pl
+
+    from tests.helpers.stdlib import PLAIN, write_sections
+
+    items = pl.read_parquet(stdlib / "items.parquet").head(ITEMS)
+    pairs = pl.read_parquet(stdlib / "pairs.parquet")
+    items.write_parquet(folder / "items.parquet")
+    pairs.filter(pl.col("item_id").is_in(items["item_id"].to_list())).write_parquet(folder / "pairs.parquet")
+    write_model(folder / "mini", items["text"].to_list())
+    sections = {
+        "data": {
+            "kind": "files",
+            "items": "items.parquet",
+            "pairs": "pairs.parquet",
+            "display": ["name"],
+            "group": "group",
+        },
+        **PLAIN,
+        "query.text": {"kind": "text", "column": "query"},
+        "item.text": {"kind": "text", "column": "text", "catalogue_column": "full_text"},
+        "tower": {"kind": "transformer", "model": "mini", "query_hidden": 16, "item_hidden": 16, **tower},
+        "loss": {"kind": "in_batch_softmax", "hard_negatives": 1, "uniform_negatives": 8},
+        "training": {"epochs": 2, "batch_size": 32, "threads": 1},
+        "export": {"iterations": 5},
+    }
+    return write_sections(folder / f"{name}.toml", name, sections, {})
 
 
 def needs_tokenizers() -> pytest.MarkDecorator:

@@ -20,6 +20,7 @@ from train.models.pretrained.folder import Pooling, PretrainedFolder
 
 EXTRA = "pretrained"
 _MASKED = -1e9  # added to the attention scores of padding; minus infinity would make NaN of a text of padding
+_PLAIN_MASK = ("mpnet",)  # models that make scores of a mask (B, L) themselves, and take no other
 _UNUSED = "pooler"  # weights for another pooling than ours
 
 
@@ -39,6 +40,7 @@ class PretrainedTextEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(trainable)
+        self.plain_mask = getattr(model.config, "model_type", "") in _PLAIN_MASK
         self.pad, self.pooling, self.normalise, self.trainable = pad, pooling, normalise, trainable
         self.train(False)
 
@@ -61,7 +63,7 @@ class PretrainedTextEncoder(nn.Module):
             return text
         present = text != PADDING  # (B, L)
         ids = torch.where(present, text - 1, self.pad)
-        mask = (~present)[:, None, None, :].float() * _MASKED
+        mask = present if self.plain_mask else (~present)[:, None, None, :].float() * _MASKED
         states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, H)
         weights = present[:, :, None].float()
         if self.pooling == "cls":

@@ -1,0 +1,221 @@
+"""A tiny pretrained encoder through training, export, a bundle, and a real server."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from protos import bundle
+from protos.errors import BundleDamaged, PackageMissing
+from protos.features import Side
+from protos.tokenizer import TOKENIZER
+from serving.client import RetrievalClient
+from serving.retrieval.encoder import Encoder, item_encoder
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from serving.server import RetrievalServer
+from tests.helpers.pretrained import MAX_TOKENS, WIDTH, needs_tokenizers, needs_transformers, write_experiment
+from tests.helpers.shared import shared_folder
+from tests.helpers.stdlib import Made, make_of, pack, tracking_at, unpack
+from train.paths import ROOT
+from train.training.trained_model import load_model
+
+pytestmark = [needs_tokenizers(), needs_transformers()]
+TEXTS = ("read a file", "Ελληνικά русский 搜索 引擎", "a " * 200, "naïve café \ud83d", "[SEP] [CLS]", "x")
+Factory = pytest.TempPathFactory
+
+
+def made_of(factory: Factory, stdlib: Path, empty_store: Path, name: str, **tower: object) -> Made:
+    def make(folder: Path) -> None:
+        pack(make_of(write_experiment(folder, stdlib, name, **tower), empty_store, folder))
+
+    return unpack(shared_folder(factory, name, make), factory.mktemp(name))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: Factory, stdlib: Path, empty_store: Path) -> Made:
+    """The encoder on both sides, frozen."""
+    return made_of(tmp_path_factory, stdlib, empty_store, "pretrained-both")
+
+
+@pytest.fixture(scope="module")
+def retriever(pretrained: Made) -> Retriever:
+    return Retriever.load(pretrained.folder)
+
+
+@pytest.fixture(scope="module")
+def client(retriever: Retriever) -> Iterator[RetrievalClient]:
+    with RetrievalServer(retriever) as server, RetrievalClient(server.address, timeout=30) as client:
+        yield client
+
+
+def torch_vectors(made: Made, side: Side, values: Mapping[str, list[str]]) -> np.ndarray:
+    """Vectors by the trained towers as the run keeps them, in torch."""
+    with tracking_at(made.uri):
+        model = load_model(made.run)
+    arrays = model.schema.side(side).to_arrays(values)
+    with torch.inference_mode():
+        tower = model.towers[side == "item"]
+        return tower({name: torch.from_numpy(each) for name, each in arrays.items()}).numpy()
+
+
+def test_the_run_says_model_licence_and_tokens(pretrained: Made) -> None:
+    tag = pretrained.run.data.tags["pretrained_model"]
+    assert "up to 24 tokens of a text; licence apache-2.0; frozen, on the query side and item side" in tag
+    assert pretrained.run.data.params["query.text.max_length"] == str(MAX_TOKENS)
+    assert pretrained.run.data.params["item.text.input"] == "tokens"
+    with tracking_at(pretrained.uri):
+        run = pretrained.run.info.run_id
+        chosen = mlflow.artifacts.load_dict(f"runs:/{run}/chosen_from_data.json")
+    assert chosen["item.text.max_length"]["reason"].startswith("tokens, as many as mini reads; ")
+    assert not chosen["item.text.max_length"]["reason"].endswith("; 0.0% of the texts are cut")
+
+
+def test_the_pretrained_start_is_a_row_of_its_own(pretrained: Made) -> None:
+    assert "test/start/recall_at_10" in pretrained.run.data.metrics
+
+
+def test_the_bundle_holds_the_tokenizer_as_a_file_of_the_features(pretrained: Made) -> None:
+    manifest = bundle.read(pretrained.folder)
+    assert manifest.schema.files() == (TOKENIZER,)
+    assert (pretrained.folder / TOKENIZER).read_bytes() == (
+        pretrained.config.parent / "mini" / TOKENIZER
+    ).read_bytes()
+    assert manifest.dimension == WIDTH
+    assert not [name for name in manifest.files if name.endswith((".safetensors", "config.json"))]
+
+
+@pytest.mark.parametrize("side", ["query", "item"])
+def test_torch_and_onnx_runtime_agree(pretrained: Made, side: Side) -> None:
+    report = bundle.read(pretrained.folder).parity[side]
+    assert report["max_abs_diff"] <= report["tolerance"] <= 1e-4
+    encoder = Encoder(pretrained.folder, bundle.read(pretrained.folder), side=side)
+    plain = dataclasses.replace(bundle.read(pretrained.folder).precision, vectors="fp32")
+    bound = 1e-5 if {plain.query, plain.item} == {"fp32"} else 2e-2  # tables in a lower precision
+    found = encoder.vectors(encoder.arrays([{"text": text} for text in TEXTS]))
+    np.testing.assert_allclose(found, torch_vectors(pretrained, side, {"text": [*TEXTS]}), atol=bound)
+
+
+def test_a_text_has_the_same_vector_in_any_batch(pretrained: Made) -> None:
+    encoder = Encoder(pretrained.folder, bundle.read(pretrained.folder))
+    rows = [{"text": text} for text in TEXTS]
+    together = encoder.vectors(encoder.arrays(rows))
+    for row, vector in zip(rows, together, strict=True):
+        np.testing.assert_allclose(encoder.vectors(encoder.arrays([row]))[0], vector, atol=2e-6)
+
+
+def test_a_server_answers_one_query_and_many_alike(client: RetrievalClient, retriever: Retriever) -> None:
+    texts = [text.encode("utf-8", "replace").decode() for text in TEXTS]
+    many = client.search_batch(texts, k=5)
+    for text, answer in zip(texts, many, strict=True):
+        alone = client.search(text, k=5)
+        assert [hit.id for hit in alone.hits] == [hit.id for hit in answer.hits]
+        assert len(alone.hits) == 5
+    found = retriever.search([Query(text=texts[0])], 5)[0]
+    assert [hit.id for hit in found.hits] == [hit.id for hit in many[0].hits]
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n"])
+def test_an_empty_text_finds_no_arbitrary_items(client: RetrievalClient, text: str) -> None:
+    answer = client.search(text, k=3)
+    assert (answer.hits, str(answer.basis)) == ((), "none")
+
+
+def test_a_new_item_gets_the_vector_of_training(pretrained: Made) -> None:
+    manifest = bundle.read(pretrained.folder)
+    encode = item_encoder(pretrained.folder, manifest)
+    items = [Query(features={"text": text}) for text in TEXTS]
+    expected = torch_vectors(pretrained, "item", {"text": [*TEXTS]})
+    np.testing.assert_allclose(encode(items), expected, atol=2e-2)
+
+
+def test_serving_does_without_torch_and_transformers(pretrained: Made) -> None:
+    code = (
+        "import sys; [sys.modules.__setitem__(name, None) for name in ('torch', 'transformers', 'mlflow')]; "
+        "from pathlib import Path; from serving.retrieval.retriever import Retriever; "
+        "from serving.retrieval.query import Query; "
+        f"retriever = Retriever.load(Path({str(pretrained.folder)!r})); "
+        "print(len(retriever.search([Query(text='read a file')], 3)[0].hits))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (found.returncode, found.stdout.strip()) == (0, "3"), found.stderr
+
+
+def test_without_tokenizers_the_error_names_the_extra(
+    pretrained: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "bundle").symlink_to(pretrained.folder)  # another path, so that no open tokenizer is found
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(PackageMissing, match=r"pip install 'twinspire\[tokens\]'"):
+        Retriever.load(tmp_path / "bundle")
+
+
+def test_an_altered_tokenizer_is_refused(pretrained: Made, tmp_path: Path) -> None:
+    for path in pretrained.folder.rglob("*"):
+        if path.is_file():
+            target = tmp_path / path.relative_to(pretrained.folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, target)
+    content = (tmp_path / TOKENIZER).read_text()
+    (tmp_path / TOKENIZER).unlink()
+    (tmp_path / TOKENIZER).write_text(content.replace("[UNK]", "[XNK]"))
+    with pytest.raises(BundleDamaged, match=r"tokenizer\.json: sha256 is "):
+        Retriever.load(tmp_path)
+
+
+def test_the_registered_model_names_the_tokenizer_package(pretrained: Made) -> None:
+    from export.release import registry
+
+    manifest = bundle.read(pretrained.folder)
+    assert registry._packages(manifest) == (*registry.RUNTIME, "tokenizers")
+    hashed = dataclasses.replace(manifest.schema.query["text"], input="code_points")
+    schema = dataclasses.replace(manifest.schema, query={"text": hashed}, item={"text": hashed})
+    assert registry._packages(dataclasses.replace(manifest, schema=schema)) == registry.RUNTIME
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(300)
+def test_a_hashed_query_side_needs_no_tokenizer_at_query_time(
+    tmp_path_factory: Factory, stdlib: Path, empty_store: Path
+) -> None:
+    made = made_of(
+        tmp_path_factory, stdlib, empty_store, "asymmetric", query="hashed", buckets=4096, align_epochs=20
+    )
+    manifest = bundle.read(made.folder)
+    assert manifest.schema.query["text"].input == "code_points"  # type: ignore[union-attr]
+    assert manifest.schema.item["text"].input == "tokens"  # type: ignore[union-attr]
+    assert manifest.letters
+    encoder = Encoder(made.folder, manifest)
+    texts = [text.encode("utf-8", "replace").decode() for text in TEXTS[:4]]
+    found = encoder.vectors(encoder.arrays([{"text": text} for text in texts]))
+    np.testing.assert_allclose(found, torch_vectors(made, "query", {"text": texts}), atol=2e-2)
+    with RetrievalServer(Retriever.load(made.folder)) as server:
+        client = RetrievalClient(server.address, timeout=30)
+        with client:
+            assert len(client.search("read a file", k=3).hits) == 3
+            assert client.search("", k=3).hits == ()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(300)
+def test_distilled_towers_leave_no_trace_of_the_teacher(
+    tmp_path_factory: Factory, stdlib: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = {"query": "hashed", "item": "hashed"}
+    made = made_of(tmp_path_factory, stdlib, empty_store, "distilled", buckets=4096, align_epochs=20, **sides)
+    manifest = bundle.read(made.folder)
+    assert manifest.schema.files() == ()
+    assert TOKENIZER not in manifest.files
+    assert "as the teacher of both sides" in made.run.data.tags["pretrained_model"]
+    assert json.loads((made.folder / "reports" / "quality.json").read_text())
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    found = Retriever.load(made.folder).search([Query(text="read a file")], 3)[0]
+    assert len(found.hits) == 3

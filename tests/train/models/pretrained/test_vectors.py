@@ -1,0 +1,85 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from protos.features import TextFeature
+from tests.helpers.pretrained import TEXTS, WIDTH, needs_tokenizers, needs_transformers
+from train.models.pretrained import vectors
+from train.models.pretrained.encoder import load_encoder
+from train.models.pretrained.folder import PretrainedFolder
+from train.models.pretrained.vectors import EncodedTexts
+
+pytestmark = [needs_tokenizers(), needs_transformers()]
+SPEC = TextFeature("text", "text", 24, input="tokens")
+
+
+def encoded_now(folder: PretrainedFolder, text: str) -> np.ndarray:
+    ids = SPEC.converter({}, folder.path)([text], "text")
+    with torch.inference_mode():
+        return load_encoder(folder)(torch.from_numpy(ids))[0].numpy()
+
+
+def test_vectors_are_those_of_the_encoder(
+    tiny: PretrainedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "BATCH_TOKENS", 40)  # several batches
+    texts = [*TEXTS, "", TEXTS[0]]
+    found = EncodedTexts(tiny, tmp_path).vectors(texts, SPEC)
+    assert (found.dtype, found.shape) == (np.float32, (len(texts), WIDTH))
+    for text, vector in zip(texts, found, strict=True):
+        np.testing.assert_allclose(vector, encoded_now(tiny, text), atol=1e-6)
+    assert not found[-2].any()
+
+
+def test_a_text_is_encoded_once(
+    tiny: PretrainedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = EncodedTexts(tiny, tmp_path).vectors(TEXTS, SPEC)
+    monkeypatch.setattr(vectors, "load_encoder", lambda folder: pytest.fail("encoded again"))
+    again = EncodedTexts(tiny, tmp_path)
+    np.testing.assert_array_equal(again.vectors(TEXTS[::-1], SPEC), first[::-1])
+    cut = dataclasses.replace(SPEC, max_length=20)  # the same tokens of a text that is not cut
+    np.testing.assert_array_equal(again.vectors(TEXTS[:1], cut), first[:1])
+    with pytest.raises(pytest.fail.Exception, match="encoded again"):
+        again.vectors(["a text that is new"], SPEC)
+
+
+def test_what_an_interruption_has_left_is_kept(
+    tiny: PretrainedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = EncodedTexts(tiny, tmp_path / "whole").vectors(TEXTS, SPEC)
+    encoded = EncodedTexts(tiny, tmp_path)
+    encoded.vectors(TEXTS[:3], SPEC)
+    record = encoded.path.stat().st_size // 3
+    with encoded.path.open("r+b") as file:
+        file.truncate(2 * record + 7)
+    calls = []
+    load = vectors.load_encoder
+    monkeypatch.setattr(vectors, "load_encoder", lambda folder: calls.append(folder) or load(folder))
+    np.testing.assert_allclose(EncodedTexts(tiny, tmp_path).vectors(TEXTS, SPEC), expected, atol=1e-6)
+    assert encoded.path.stat().st_size == len(TEXTS) * record
+    assert len(calls) == 1
+
+
+def test_another_model_has_a_file_of_its_own(tiny: PretrainedFolder, tmp_path: Path) -> None:
+    other = dataclasses.replace(tiny, files=tiny.files[:-1])  # stands for a change of what describes it
+    assert EncodedTexts(tiny, tmp_path).path != EncodedTexts(other, tmp_path).path
+
+
+def test_progress_is_reported(
+    tiny: PretrainedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(vectors, "REPORT_SECONDS", 0.0)
+    lines: list[str] = []
+    EncodedTexts(tiny, tmp_path, lines.append).vectors(TEXTS, SPEC)
+    assert lines[-1].startswith(f"{len(TEXTS)} of {len(TEXTS)} texts encoded, ")
+
+
+def test_code_points_are_read_as_far_as_the_model_reads(tiny: PretrainedFolder, tmp_path: Path) -> None:
+    hashed = TextFeature("text", "text", 3)  # three characters, of a hashed side
+    found = EncodedTexts(tiny, tmp_path).vectors(TEXTS[:1], hashed)
+    np.testing.assert_allclose(found[0], encoded_now(tiny, TEXTS[0]), atol=1e-6)
