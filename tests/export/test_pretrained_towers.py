@@ -15,7 +15,7 @@ import torch
 
 from protos import bundle
 from protos.errors import BundleDamaged, PackageMissing
-from protos.features import Side
+from protos.features import Schema, Side, TextFeature
 from protos.tokenizer import TOKENIZER
 from serving.client import RetrievalClient
 from serving.retrieval.encoder import Encoder, item_encoder
@@ -64,7 +64,7 @@ def torch_vectors(made: Made, side: Side, values: Mapping[str, list[str]]) -> np
     arrays = model.schema.side(side).to_arrays(values)
     with torch.inference_mode():
         tower = model.towers[side == "item"]
-        return tower({name: torch.from_numpy(each) for name, each in arrays.items()}).numpy()
+        return np.asarray(tower({name: torch.from_numpy(each) for name, each in arrays.items()}))
 
 
 def test_the_run_says_model_licence_and_tokens(pretrained: Made) -> None:
@@ -176,8 +176,8 @@ def test_the_registered_model_names_the_tokenizer_package(pretrained: Made) -> N
 
     manifest = bundle.read(pretrained.folder)
     assert registry._packages(manifest) == (*registry.RUNTIME, "tokenizers")
-    hashed = dataclasses.replace(manifest.schema.query["text"], input="code_points")
-    schema = dataclasses.replace(manifest.schema, query={"text": hashed}, item={"text": hashed})
+    hashed = TextFeature("text", "text", 9)
+    schema = Schema({"text": hashed}, {"text": hashed})
     assert registry._packages(dataclasses.replace(manifest, schema=schema)) == registry.RUNTIME
 
 

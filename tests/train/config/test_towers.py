@@ -1,12 +1,15 @@
 """The `[tower]` section of the TOML."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from protos.toml_config import parse
+from protos.features import HistoryFeature, IdFeature, TextFeature
+from protos.toml_config import FROM_DATA, parse
 from train.config import TowerConfig
-from train.config.towers import SequenceTower, SharedTower
+from train.config.losses import InBatchSoftmax
+from train.config.towers import BagTower, SequenceTower, SharedTower, TransformerTower
 
 
 def test_every_key_but_the_kind_has_a_default() -> None:
@@ -19,6 +22,7 @@ def test_every_key_but_the_kind_has_a_default() -> None:
 
 SEQUENCE: dict[str, Any] = {"kind": "sequence"}
 SHARED: dict[str, Any] = {"kind": "shared"}
+PRETRAINED: dict[str, Any] = {"kind": "transformer", "model": "mini"}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({**SEQUENCE, "dimension": 0}, "tower.dimension: expected at least 1, got 0"),
     ({**SEQUENCE, "layers": 0}, "tower.layers: expected at least 1, got 0"),
@@ -36,6 +40,25 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**SHARED, "dimension": 0}, "tower.dimension: expected at least 1, got 0"),
     ({**SHARED, "hidden": [8, 0]}, r"tower.hidden: expected numbers of at least 1, got \[8, 0\]"),
     ({**SHARED, "orders": [], "words": False}, "tower.orders: expected lengths of 1 to 16, got"),
+]
+WRONG += [
+    ({"kind": "transformer"}, "tower.model: required, but missing"),
+    (
+        {**PRETRAINED, "model": ""},
+        "tower.model: expected the folder of a pretrained model, got an empty text",
+    ),
+    ({**PRETRAINED, "query": "bag"}, "tower.query: expected one of 'pretrained', 'hashed', got 'bag'"),
+    ({**PRETRAINED, "align_epochs": 2}, 'tower.align_epochs: goes with query or item = "hashed"; leave it'),
+    ({**PRETRAINED, "buckets": 1024}, 'tower.buckets: goes with query or item = "hashed"; leave it out'),
+    (
+        {**PRETRAINED, "query": "hashed", "item": "hashed", "trainable": True},
+        'tower.trainable: goes with query or item = "pretrained"; leave it out',
+    ),
+    (
+        {**PRETRAINED, "query_hidden": 0, "item_hidden": 0},
+        "tower.query_hidden: expected at least 1 on one side: nothing else would learn",
+    ),
+    ({**PRETRAINED, "item_hidden": -1}, "tower.item_hidden: expected at least 0, got -1"),
 ]
 IDLE: list[tuple[dict[str, Any], str]] = [
     ({"history": "sum", "layers": 1}, 'layers: goes with history = "attention"'),
@@ -65,3 +88,52 @@ WRONG += [
 def test_errors_name_the_key(section: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse(section, TowerConfig, "tower")
+
+
+TEXT = TextFeature("text", "text", 12)
+
+
+def test_a_pretrained_side_reads_tokens_and_a_hashed_side_characters() -> None:
+    tower = parse({**PRETRAINED, "query": "hashed"}, TowerConfig, "tower")
+    assert tower.sides == ("item",)
+    assert tower.with_inputs("item", {"text": TEXT})["text"].input == "tokens"
+    assert tower.with_inputs("query", {"text": TEXT}) == {"text": TEXT}
+    assert tower.characters is FROM_DATA
+    with pytest.raises(ValueError, match=r'query\.text\.input: expected "code_points" on a hashed side'):
+        tower.with_inputs("query", {"text": TextFeature("text", "text", 12, input="tokens")})
+
+
+def test_a_pretrained_tower_has_no_ngrams_to_choose() -> None:
+    assert parse(PRETRAINED, TowerConfig, "tower").characters == ()
+    whole = {**PRETRAINED, "trainable": True, "query_hidden": 0, "item_hidden": 0}
+    assert parse(whole, TowerConfig, "tower").trainable  # the encoder itself learns
+
+
+def test_random_negatives_are_usual_where_they_cost_little() -> None:
+    frozen = parse(PRETRAINED, TowerConfig, "tower").usual_loss
+    assert frozen == InBatchSoftmax("in_batch_softmax", hard_negatives=1, uniform_negatives=4096)
+    trained = parse({**PRETRAINED, "trainable": True}, TowerConfig, "tower").usual_loss
+    assert trained.uniform_negatives == 0
+
+
+def test_the_model_is_beside_the_toml() -> None:
+    tower = TransformerTower("transformer", "models/mini")
+    assert tower.in_folder(Path("/data")).features_folder == Path("/data/models/mini")
+    absolute = TransformerTower("transformer", "/models/mini").in_folder(Path("/data"))
+    assert absolute.features_folder == Path("/models/mini")
+    assert BagTower("bag").in_folder(Path("/data")) == BagTower("bag")
+
+
+def test_a_pretrained_tower_needs_texts_and_reads_no_history() -> None:
+    tower = TransformerTower("transformer", "mini")
+    with pytest.raises(ValueError, match='needs a feature of kind "text", item has none'):
+        tower.check_features({"text": TEXT}, {"id": IdFeature("id")})
+    with pytest.raises(ValueError, match='"transformer" reads no history; "sequence" does'):
+        tower.check_features({"text": TEXT, "history": HistoryFeature("history")}, {"text": TEXT})
+
+
+def test_other_kinds_read_no_tokens() -> None:
+    tokens = TextFeature("text", "text", 12, input="tokens")
+    for tower in (BagTower("bag"), SequenceTower("sequence")):
+        with pytest.raises(ValueError, match=r'item\.text\.input: "tokens" goes with \[tower\] kind'):
+            tower.check_features({"text": TEXT}, {"text": tokens})

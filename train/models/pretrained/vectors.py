@@ -42,17 +42,17 @@ class EncodedTexts:
 
     Args:
         folder: of the model.
-        parent: of the files with vectors.
+        parent: of the files with vectors; None is the cache of this project.
         report: receives a line now and then while texts are encoded.
     """
 
     def __init__(
-        self, folder: PretrainedFolder, parent: Path = FOLDER, report: Report = lambda line: None
+        self, folder: PretrainedFolder, parent: Path | None = None, report: Report = lambda line: None
     ) -> None:
         self.folder, self._report = folder, report
         self._record = np.dtype([("key", f"V{KEY_BYTES}"), ("vector", np.float32, (folder.width,))])
         key = fingerprint(VERSION, folder.identity())
-        self.path = parent / f"{key[:16]}.vectors"
+        self.path = (parent or FOLDER) / f"{key[:16]}.vectors"
         self._encoder: PretrainedTextEncoder | None = None
 
     def vectors(self, texts: Sequence[str], spec: TextFeature) -> Vectors:

@@ -1,6 +1,7 @@
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from train.models.pretrained.encoder import empty_encoder, load_encoder
 from train.models.pretrained.folder import MODEL_TYPES, PretrainedFolder
 
 pytestmark = [needs_tokenizers(), needs_transformers()]
-SMALL = {  # keys that other architectures spell in their own way
+SMALL: dict[str, dict[str, Any]] = {  # keys that other architectures spell in their own way
     "distilbert": {"dim": WIDTH, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
     "electra": {"embedding_size": WIDTH},
 }

@@ -8,7 +8,7 @@ import torch
 from protos.features import TextFeature
 from tests.helpers.pretrained import TEXTS, WIDTH, needs_tokenizers, needs_transformers
 from train.models.pretrained import vectors
-from train.models.pretrained.encoder import load_encoder
+from train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
 from train.models.pretrained.folder import PretrainedFolder
 from train.models.pretrained.vectors import EncodedTexts
 
@@ -19,7 +19,7 @@ SPEC = TextFeature("text", "text", 24, input="tokens")
 def encoded_now(folder: PretrainedFolder, text: str) -> np.ndarray:
     ids = SPEC.converter({}, folder.path)([text], "text")
     with torch.inference_mode():
-        return load_encoder(folder)(torch.from_numpy(ids))[0].numpy()
+        return np.asarray(load_encoder(folder)(torch.from_numpy(ids))[0])
 
 
 def test_vectors_are_those_of_the_encoder(
@@ -28,7 +28,8 @@ def test_vectors_are_those_of_the_encoder(
     monkeypatch.setattr(vectors, "BATCH_TOKENS", 40)  # several batches
     texts = [*TEXTS, "", TEXTS[0]]
     found = EncodedTexts(tiny, tmp_path).vectors(texts, SPEC)
-    assert (found.dtype, found.shape) == (np.float32, (len(texts), WIDTH))
+    assert found.dtype == np.float32
+    assert found.shape == (len(texts), WIDTH)
     for text, vector in zip(texts, found, strict=True):
         np.testing.assert_allclose(vector, encoded_now(tiny, text), atol=1e-6)
     assert not found[-2].any()
@@ -56,12 +57,16 @@ def test_what_an_interruption_has_left_is_kept(
     record = encoded.path.stat().st_size // 3
     with encoded.path.open("r+b") as file:
         file.truncate(2 * record + 7)
-    calls = []
-    load = vectors.load_encoder
-    monkeypatch.setattr(vectors, "load_encoder", lambda folder: calls.append(folder) or load(folder))
+    loaded: list[PretrainedFolder] = []
+
+    def load(folder: PretrainedFolder) -> PretrainedTextEncoder:
+        loaded.append(folder)
+        return load_encoder(folder)
+
+    monkeypatch.setattr(vectors, "load_encoder", load)
     np.testing.assert_allclose(EncodedTexts(tiny, tmp_path).vectors(TEXTS, SPEC), expected, atol=1e-6)
     assert encoded.path.stat().st_size == len(TEXTS) * record
-    assert len(calls) == 1
+    assert len(loaded) == 1
 
 
 def test_another_model_has_a_file_of_its_own(tiny: PretrainedFolder, tmp_path: Path) -> None:

@@ -1,0 +1,170 @@
+"""Towers on a tiny pretrained encoder, as training builds them."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from protos.errors import ConfigError
+from tests.helpers.pretrained import WIDTH, needs_tokenizers, needs_transformers, write_experiment
+from tests.helpers.shared import shared_folder
+from tests.helpers.stdlib import experiment_at, started
+from train.config.towers import TransformerTower
+from train.data.training_data import TrainingData
+from train.models.pretrained import vectors
+from train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
+from train.models.pretrained.folder import PretrainedFolder
+from train.models.tower_factory import architecture_of
+from train.models.towers import Residual, Tower
+from train.training import run as training
+from train.training.optimiser import PRETRAINED_FACTOR
+from train.training.trained_model import Model
+from train.training.trainer import Trainer
+
+pytestmark = [needs_tokenizers(), needs_transformers()]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, stdlib: Path) -> Path:
+    """The folder of a model and an experiment."""
+    return shared_folder(
+        tmp_path_factory, "transformer-towers", lambda folder: write_experiment(folder, stdlib, "frozen")
+    )
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(vectors, "FOLDER", tmp_path / "pretrained")
+    return tmp_path / "pretrained"
+
+
+def experiment(prepared: Path, folder: Path, **keys: str) -> Path:
+    """The experiment with other keys of `[tower]`, beside a model of its own."""
+    shutil.copytree(prepared, folder, dirs_exist_ok=True)
+    path = folder / "frozen.toml"
+    lines = [f"{key} = {value}" for key, value in keys.items()]
+    path.write_text(path.read_text().replace("[tower]", "\n".join(["[tower]", *lines])))
+    return path
+
+
+def trainer_of(model: Model, data: TrainingData, corpora: tuple[object, object]) -> Trainer:
+    return Trainer(model.towers, data, corpora, model.experiment.loss, model.experiment.training)  # type: ignore[arg-type]
+
+
+def step(trainer: Trainer) -> float:
+    trainer.towers[0].train()
+    trainer.towers[1].train()
+    return trainer._step(next(iter(trainer._batches()[1])))
+
+
+def weights_of(model: Model) -> list[torch.Tensor]:
+    encoder = model.towers[0].encoders["text"]
+    assert isinstance(encoder, PretrainedTextEncoder)
+    assert model.towers[1].encoders["text"] is encoder  # both sides share it
+    return [each.detach().clone() for each in encoder.parameters()]
+
+
+def head_of(tower: Tower) -> torch.Tensor:
+    assert isinstance(tower.deep, Residual)
+    return tower.deep.outer.weight.detach().clone()
+
+
+def test_a_frozen_encoder_is_read_once_and_starts_as_it_is(prepared: Path) -> None:
+    model, data, (queries, items) = started(prepared / "frozen.toml")
+    assert items.arrays["text"].shape == (data.item_count, WIDTH)
+    assert not items.tokenized
+    encoder = load_encoder(PretrainedFolder.read(prepared / "mini"))
+    for side, tower, corpus in zip(("query", "item"), model.towers, (queries, items), strict=True):
+        values = data.queries if side == "query" else data.items
+        sample = {"text": [values["text"][row] for row in range(5)]}
+        tokens = torch.from_numpy(model.schema.side(side).to_arrays(sample)["text"])  # type: ignore[arg-type]
+        tower.eval()
+        with torch.inference_mode():
+            expected = encoder(tokens)
+            torch.testing.assert_close(tower({"text": tokens}), expected, rtol=0, atol=1e-6)
+            torch.testing.assert_close(tower(corpus.batch(np.arange(5))), expected, rtol=0, atol=1e-6)
+
+
+def test_a_step_trains_the_heads_alone(prepared: Path) -> None:
+    model, data, corpora = started(prepared / "frozen.toml")
+    before = weights_of(model)
+    heads = [head_of(tower) for tower in model.towers]
+    assert np.isfinite(step(trainer_of(model, data, corpora)))
+    assert all(map(torch.equal, before, weights_of(model)))
+    for tower, head in zip(model.towers, heads, strict=True):
+        assert not torch.equal(head_of(tower), head)
+
+
+def test_a_trainable_encoder_learns_from_tokens_at_its_own_rate(prepared: Path, tmp_path: Path) -> None:
+    model, data, corpora = started(experiment(prepared, tmp_path / "own", trainable="true"))
+    assert corpora[1].tokenized["text"].batch(np.arange(3)).dtype == torch.int32
+    before = weights_of(model)
+    trainer = trainer_of(model, data, corpora)
+    encoder = set(model.towers[0].encoders["text"].parameters())
+    (own,) = [group for group in trainer.optimiser.param_groups if encoder & {*group["params"]}]
+    assert set(own["params"]) == encoder
+    assert own["peak"] == pytest.approx(model.experiment.training.learning_rate * PRETRAINED_FACTOR)
+    assert np.isfinite(step(trainer))
+    changed = [not torch.equal(old, new) for old, new in zip(before, weights_of(model), strict=True)]
+    assert np.mean(changed) > 0.9  # but for what has no gradient, such as the row of padding
+
+
+def test_hashed_sides_start_near_the_teacher(prepared: Path, tmp_path: Path) -> None:
+    path = experiment(
+        prepared, tmp_path / "own", query='"hashed"', item='"hashed"', buckets="4096", align_epochs="40"
+    )
+    model, data, corpora = started(path)
+    teacher = vectors.EncodedTexts(PretrainedFolder.read(prepared / "mini"), tmp_path / "pretrained")
+    for side, tower, corpus in zip(("query", "item"), model.towers, corpora, strict=True):
+        rows = np.unique(data.parts["train"].query) if side == "query" else np.arange(data.item_count)
+        values, spec = (data.queries, "query") if side == "query" else (data.items, "item")
+        feature = getattr(model.schema, spec)["text"]
+        assert feature.input == "code_points"
+        expected = teacher.vectors([values["text"][row] for row in rows], feature)
+        tower.eval()
+        with torch.inference_mode():
+            found = tower(corpus.batch(rows)).numpy()
+        assert float((found * expected).sum(axis=1).mean()) > 0.8
+    tables = [tower.encoders["text"].table for tower in model.towers]
+    assert tables[0] is tables[1]
+
+
+def test_the_key_of_a_run_covers_the_model_and_not_its_place(prepared: Path, tmp_path: Path) -> None:
+    keys = []
+    for name in ("a", "b"):
+        read, dataset = experiment_at(experiment(prepared, tmp_path / name))
+        keys.append(training._fingerprint(read, dataset))
+    assert keys[0] == keys[1]
+    with (tmp_path / "b" / "mini" / "model.safetensors").open("ab") as file:
+        file.write(b"\0")
+    assert training._fingerprint(read, dataset) != keys[1]
+
+
+def test_more_tokens_than_the_model_reads_are_refused(prepared: Path, tmp_path: Path) -> None:
+    path = experiment(prepared, tmp_path / "own")
+    path.write_text(path.read_text().replace('column = "query"', 'column = "query"\nmax_length = 25'))
+    with pytest.raises(ConfigError, match=r"query\.text\.max_length: mini reads up to 24 tokens, got 25"):
+        started(path)
+
+
+def test_a_folder_without_weights_is_refused_before_training(prepared: Path, tmp_path: Path) -> None:
+    path = experiment(prepared, tmp_path / "own")
+    (tmp_path / "own" / "mini" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="expected weights in model"):
+        started(path)
+
+
+def test_what_the_towers_are_built_from_is_said(prepared: Path) -> None:
+    tower = TransformerTower("transformer", str(prepared / "mini"))
+    assert (
+        architecture_of(tower)
+        .describe()
+        .endswith("licence apache-2.0; frozen, on the query side and item side")
+    )
+    hashed = dataclasses.replace(tower, query="hashed")
+    assert architecture_of(hashed).describe().endswith("; frozen, on the item side")
+    trained = dataclasses.replace(tower, trainable=True)
+    assert architecture_of(trained).describe().endswith("; trained, on the query side and item side")

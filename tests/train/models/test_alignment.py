@@ -1,0 +1,78 @@
+"""A hashed tower learns the vectors of a teacher."""
+
+import numpy as np
+import torch
+
+from protos.features import Schema, TextFeature
+from train.config.towers import BagTower
+from train.models.alignment import Lesson, align
+from train.models.prepared_inputs import PreparedInputs
+from train.models.tower_factory import build_towers, hashing_of
+from train.models.towers import Tower
+
+SCHEMA = Schema({"text": TextFeature("text", "text", 64)}, {"text": TextFeature("text", "text", 64)})
+CONFIG = BagTower("bag", dimension=16, latent=0, buckets=2048, query_hidden=8, item_hidden=0, characters=())
+WORDS = np.array(["red", "green", "blue", "lamp", "desk", "chair", "wood", "steel", "small", "large"])
+
+
+def texts(count: int, seed: int) -> list[str]:
+    random = np.random.default_rng(seed)
+    return [" ".join(random.choice(WORDS, 3, replace=False)) for _ in range(count)]
+
+
+def teacher(given: list[str]) -> np.ndarray:
+    """Unit vectors (T, 16): the sum of a random vector for each word."""
+    known = dict(zip(WORDS, np.random.default_rng(7).normal(size=(len(WORDS), 16)), strict=True))
+    total = np.array([sum(known[word] for word in text.split()) for text in given])
+    return np.asarray(total / np.linalg.norm(total, axis=1, keepdims=True), np.float32)
+
+
+def lesson(tower: Tower, count: int, seed: int) -> Lesson:
+    given = texts(count, seed)
+    inputs = PreparedInputs(SCHEMA, "query", {"text": given}, hashing_of(CONFIG))
+    return Lesson(tower, inputs, np.arange(count), teacher(given))
+
+
+def cosine(tower: Tower, of: Lesson) -> float:
+    with torch.inference_mode():
+        vectors = tower(of.inputs.batch(of.rows)).numpy()
+    return float((vectors * of.targets).sum(axis=1).mean())
+
+
+def test_a_tower_learns_the_vectors_of_texts_that_it_has_not_seen() -> None:
+    torch.manual_seed(0)
+    query, _ = build_towers(CONFIG, SCHEMA)
+    unseen = lesson(query, 50, seed=2)
+    assert abs(cosine(query, unseen)) < 0.3
+    lines: list[str] = []
+    losses = align([lesson(query, 600, seed=1)], 60, 0, lines.append)
+    assert losses[-1] < 0.1 < losses[0]
+    assert cosine(query, unseen) > 0.85
+    assert len(lines) == 60
+    assert lines[-1] == f"alignment, epoch 60 of 60: mean cosine to the teacher {1 - losses[-1]:.3f}"
+
+
+def test_two_towers_learn_side_by_side() -> None:
+    """They share a table, so one after the other would forget."""
+    torch.manual_seed(0)
+    query, item = build_towers(CONFIG, SCHEMA)
+    lessons = [lesson(query, 600, seed=1), lesson(item, 600, seed=3)]
+    align(lessons, 60, 0)
+    assert cosine(query, lessons[0]) > 0.9
+    assert cosine(item, lessons[1]) > 0.9
+
+
+def test_the_order_follows_from_the_seed() -> None:
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(0)
+        query, _ = build_towers(CONFIG, SCHEMA)
+        found.append(align([lesson(query, 1100, seed=1)], 2, seed))
+    assert found[0] == found[1] != found[2]
+
+
+def test_training_mode_is_left_as_it_was() -> None:
+    query, _ = build_towers(CONFIG, SCHEMA)
+    query.eval()
+    align([lesson(query, 20, seed=1)], 1, 0)
+    assert not query.training
