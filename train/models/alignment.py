@@ -21,7 +21,8 @@ Rows = npt.NDArray[np.int64]
 
 LEARNING_RATE = 2e-3  # peak
 WEIGHTS_FACTOR = 10.0  # weights of n-grams are of size 1 to 3, entries of matrices far smaller
-BATCH = 512  # texts
+BATCHES = (32, 512)  # texts in a step, smallest and largest
+EPOCH_STEPS = 64  # steps that an epoch has, nearly, as far as the sizes of a batch allow
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def align(
     random = np.random.default_rng(seed)
     towers = [lesson.tower for lesson in lessons]
     optimiser = _adam(towers)
-    steps = epochs * sum(-(-len(lesson.rows) // BATCH) for lesson in lessons)
+    size = int(np.clip(sum(len(lesson.rows) for lesson in lessons) // EPOCH_STEPS, *BATCHES))
+    steps = epochs * sum(-(-len(lesson.rows) // size) for lesson in lessons)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, [group["lr"] for group in optimiser.param_groups], max(2, steps), pct_start=0.1
     )
@@ -68,7 +70,7 @@ def align(
     means: list[float] = []
     for epoch in range(epochs):
         losses: list[float] = []
-        for lesson, places in _batches(lessons, random):
+        for lesson, places in _batches(lessons, size, random):
             vectors = lesson.tower(lesson.inputs.batch(lesson.rows[places]))
             loss = _distance(vectors, torch.from_numpy(lesson.targets[places]))
             optimiser.zero_grad()
@@ -88,12 +90,12 @@ def _distance(vectors: Tensor, targets: Tensor) -> Tensor:
     return (1 - (vectors * targets).sum(dim=1)).mean()
 
 
-def _batches(lessons: Sequence[Lesson], random: np.random.Generator) -> list[tuple[Lesson, Rows]]:
+def _batches(lessons: Sequence[Lesson], size: int, random: np.random.Generator) -> list[tuple[Lesson, Rows]]:
     """Batches of all lessons in random order: places in `rows` and `targets` of each."""
     found: list[tuple[Lesson, Rows]] = []
     for lesson in lessons:
         order = random.permutation(len(lesson.rows))
-        found += [(lesson, order[at : at + BATCH]) for at in range(0, len(order), BATCH)]
+        found += [(lesson, order[at : at + size]) for at in range(0, len(order), size)]
     return [found[n] for n in random.permutation(len(found))]
 
 

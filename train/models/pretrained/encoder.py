@@ -20,7 +20,7 @@ from train.models.pretrained.folder import Pooling, PretrainedFolder
 
 EXTRA = "pretrained"
 _MASKED = -1e9  # added to the attention scores of padding; minus infinity would make NaN of a text of padding
-_PLAIN_MASK = ("mpnet",)  # models that make scores of a mask (B, L) themselves, and take no other
+_PLAIN = ("mpnet",)  # models that make scores of a mask (B, L) themselves, by plain attention alone
 _UNUSED = "pooler"  # weights for another pooling than ours
 
 
@@ -40,7 +40,7 @@ class PretrainedTextEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(trainable)
-        self.plain_mask = getattr(model.config, "model_type", "") in _PLAIN_MASK
+        self.plain_mask = getattr(model.config, "model_type", "") in _PLAIN
         self.pad, self.pooling, self.normalise, self.trainable = pad, pooling, normalise, trainable
         self.train(False)
 
@@ -88,7 +88,7 @@ def load_encoder(folder: PretrainedFolder, trainable: bool = False) -> Pretraine
                 use_safetensors=True,
                 trust_remote_code=False,
                 dtype=torch.float32,
-                attn_implementation="sdpa",
+                attn_implementation=_attention(folder),
                 output_loading_info=True,
             )
         except Exception as error:  # the library's errors share no other base
@@ -108,7 +108,9 @@ def empty_encoder(folder: PretrainedFolder, trainable: bool = False) -> Pretrain
     """
     with _quiet() as transformers:
         config = transformers.AutoConfig.from_pretrained(folder.path, local_files_only=True)
-        model = transformers.AutoModel.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        model = transformers.AutoModel.from_config(
+            config, attn_implementation=_attention(folder), dtype=torch.float32
+        )
     return _encoder(model, folder, trainable)
 
 
@@ -117,6 +119,10 @@ def _encoder(model: Any, folder: PretrainedFolder, trainable: bool) -> Pretraine
         model.pooler = None
     pad = model.config.pad_token_id or 0
     return PretrainedTextEncoder(model, pad, folder.pooling, folder.normalise, trainable)
+
+
+def _attention(folder: PretrainedFolder) -> str:
+    return "eager" if folder.model_type in _PLAIN else "sdpa"
 
 
 @contextmanager
