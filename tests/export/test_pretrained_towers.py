@@ -17,14 +17,15 @@ from protos import bundle
 from protos.errors import BundleDamaged, PackageMissing
 from protos.features import Schema, Side, TextFeature
 from protos.tokenizer import TOKENIZER
-from serving.client import RetrievalClient
+from serving.client import Item, RetrievalClient
 from serving.retrieval.encoder import Encoder, item_encoder
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.helpers.pretrained import MAX_TOKENS, WIDTH, needs_tokenizers, needs_transformers, write_experiment
+from tests.helpers.serving.cataloguing import catalogue_service, first
 from tests.helpers.shared import shared_folder
-from tests.helpers.stdlib import Made, make_of, pack, tracking_at, unpack
+from tests.helpers.stdlib import Made, make_of, pack, tracking_at, tracking_copy, unpack
 from train.paths import ROOT
 from train.training.trained_model import load_model
 
@@ -179,6 +180,37 @@ def test_the_registered_model_names_the_tokenizer_package(pretrained: Made) -> N
     hashed = TextFeature("text", "text", 9)
     schema = Schema({"text": hashed}, {"text": hashed})
     assert registry._packages(dataclasses.replace(manifest, schema=schema)) == registry.RUNTIME
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(300)
+def test_two_workers_encode_new_items_with_the_tokenizer(pretrained: Made, tmp_path: Path) -> None:
+    """Workers are forks of a process that has opened the tokenizer already."""
+    text = "convert images between twenty formats"
+    with catalogue_service(pretrained.folder, f"sqlite:///{tmp_path / 'items.db'}", tmp_path) as service:
+        assert len(service.worker_pids()) == 2
+        with service.client() as client:
+            written = client.upsert([Item("new", {"text": text})])
+        for _ in range(4):  # each connection reaches one of the workers
+            with service.client() as client:
+                assert first(client, text, written.sequence) == "new"
+        assert service.stop() == 0
+        assert "forked" not in service.log
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(300)
+def test_a_registered_model_answers_as_the_service(
+    pretrained: Made, tmp_path: Path, retriever: Retriever
+) -> None:
+    from export.release.registry import register
+
+    with tracking_copy(pretrained, tmp_path):
+        version, _ = register(pretrained.folder)
+        model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
+        found = model.predict(["read a file"], params={"k": 3})
+    expected = retriever.search([Query(text="read a file")], 3)[0]
+    assert [hit["id"] for hit in found[0]] == [hit.id for hit in expected.hits]
 
 
 @pytest.mark.exhaustive
