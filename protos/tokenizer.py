@@ -45,6 +45,17 @@ def open_tokenizer(path: Path, max_tokens: int) -> Tokens:
     return _opened(path, max_tokens, (state.st_ino, state.st_size, state.st_mtime_ns))
 
 
+def open_cut(path: Path, max_tokens: int) -> Callable[[str], str]:
+    """The function from a text to the part of it that is read; arguments and errors as above."""
+    tokenizer = _truncating(path, max_tokens)
+
+    def cut(text: str) -> str:
+        encoding = tokenizer.encode(_encodable(text))
+        return text[: max(end for _, end in encoding.offsets)] if encoding.overflowing else text
+
+    return cut
+
+
 def vocabulary_size(path: Path) -> int:
     """One more than the largest token id of a `tokenizer.json`; errors as of `open_tokenizer`."""
     return max(_read(path).get_vocab(with_added_tokens=True).values(), default=-1) + 1
@@ -53,6 +64,18 @@ def vocabulary_size(path: Path) -> int:
 @functools.lru_cache(maxsize=_OPEN)
 def _opened(path: Path, max_tokens: int, state: tuple[int, ...]) -> Tokens:
     """Opening a tokenizer takes tenths of a second, so towers share one while its file is the same."""
+    tokenizer = _truncating(path, max_tokens)
+    special = tokenizer.num_special_tokens_to_add(False)
+    encode = tokenizer.encode  # one text a call: a batch would start threads, which a fork does not survive
+
+    def tokens(text: str) -> list[int]:
+        ids: list[int] = encode(_encodable(text)).ids
+        return [each + 1 for each in ids] if len(ids) > special else []
+
+    return tokens
+
+
+def _truncating(path: Path, max_tokens: int) -> Any:
     tokenizer = _read(path)
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
@@ -60,15 +83,12 @@ def _opened(path: Path, max_tokens: int, state: tuple[int, ...]) -> Tokens:
     if special >= max_tokens:
         raise BundleDamaged(f"{path}: adds {special} tokens to a text, but the tower reads {max_tokens}")
     tokenizer.enable_truncation(max_tokens)
-    encode = tokenizer.encode  # one text a call: a batch would start threads, which a fork does not survive
+    return tokenizer
 
-    def tokens(text: str) -> list[int]:
-        if not text.isascii():
-            text = text.encode("utf-8", "replace").decode()  # lone surrogates are no text
-        ids: list[int] = encode(text).ids
-        return [each + 1 for each in ids] if len(ids) > special else []
 
-    return tokens
+def _encodable(text: str) -> str:
+    """The text with `?` in place of lone surrogates, which are no text."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _read(path: Path) -> Any:

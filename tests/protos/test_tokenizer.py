@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protos.errors import BundleDamaged, InvalidInput, PackageMissing
 from protos.features import CHARACTERS_OF_TOKEN, Schema, TextFeature
-from protos.tokenizer import TOKENIZER, open_tokenizer, vocabulary_size
+from protos.tokenizer import TOKENIZER, open_cut, open_tokenizer, vocabulary_size
 from tests.helpers.pretrained import MAX_TOKENS, TEXTS, VOCABULARY, needs_tokenizers, write_tokenizer
 
 pytestmark = needs_tokenizers()
@@ -56,6 +56,19 @@ def test_a_text_cannot_bring_special_tokens(folder: Path) -> None:
     special = {each + 1 for each in range(5)} - {2}  # an unknown piece is no end of a text
     for text in ("[SEP]", "a [CLS] b", "[PAD][PAD]", "[MASK]"):
         assert not special & {*open_tokenizer(folder / TOKENIZER, 512)(text)[1:-1]}
+
+
+def test_the_part_that_is_read_has_the_same_tokens(folder: Path) -> None:
+    for length in (4, 6, 9):
+        tokens, cut = (open_(folder / TOKENIZER, length) for open_ in (open_tokenizer, open_cut))
+        for text in (*TEXTS, "a\ud800 lone surrogate in a text of several words"):
+            part = cut(text)
+            assert text.startswith(part)
+            assert tokens(part) == tokens(text)
+            assert (len(part) < len(text)) == (len(open_tokenizer(folder / TOKENIZER, 512)(text)) > length)
+    whole = open_cut(folder / TOKENIZER, 512)
+    assert whole("a file.  ") == "a file.  "
+    assert whole("") == ""
 
 
 @settings(max_examples=300)

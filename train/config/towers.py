@@ -308,7 +308,7 @@ class TransformerTower(_TowerSection):
             before the training of the pairs.
         orders: lengths of the character n-grams of a hashed side.
         words: also hash whole words.
-        buckets: rows of the hashed table.
+        buckets: rows of the hashed table; chosen from the data where it is not set.
         characters: lengths of the n-grams of scripts without spaces, as of `bag`.
     """
 
@@ -322,8 +322,10 @@ class TransformerTower(_TowerSection):
     align_epochs: int = 4
     orders: tuple[int, ...] = (3, 4)
     words: bool = True
-    buckets: int = 131_072
+    buckets: int = FROM_DATA
     characters: tuple[int, ...] = FROM_DATA
+
+    _for_english: ClassVar[Mapping[str, Any]] = {**_TowerSection._for_english, "buckets": 131_072}
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -332,10 +334,14 @@ class TransformerTower(_TowerSection):
         at_least(2, self, "buckets")
         is_hashed = "hashed" in (self.query, self.item)
         conditions = {
-            'query or item = "hashed"': (is_hashed, ("align_epochs", "orders", "words", "buckets")),
+            'query or item = "hashed"': (is_hashed, ("align_epochs", "orders", "words")),
             'query or item = "pretrained"': (self.sides != (), ("trainable",)),
         }
         refuse_unused(self, conditions)
+        if not is_hashed and self.buckets not in (FROM_DATA, self._for_english["buckets"]):
+            raise ValueError(
+                'buckets: goes with query or item = "hashed"; leave it out, it would change nothing'
+            )
         if not is_hashed and not self.trainable and not (self.query_hidden or self.item_hidden):
             raise ValueError("query_hidden: expected at least 1 on one side: nothing else would learn")
         if not is_hashed and self.characters is FROM_DATA:

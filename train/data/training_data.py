@@ -1,14 +1,16 @@
 """A data set in memory: raw values of distinct queries and of items, and pairs of their rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, normalise
+from protos.features import TOKENS, FeatureSpec, HistoryFeature, Side, TextFeature, normalise
+from protos.tokenizer import TOKENIZER, open_cut
 from train.data.dataset import Dataset
 
 Rows = npt.NDArray[np.int64]
@@ -351,22 +353,37 @@ def values_of(
 
 
 def texts_of(
-    values: Mapping[str, Sequence[Any]], features: Mapping[str, FeatureSpec], cut: bool = False
+    values: Mapping[str, Sequence[Any]],
+    features: Mapping[str, FeatureSpec],
+    cut: bool = False,
+    folder: Path | None = None,
 ) -> list[str]:
     """All texts of each record joined into one string, for text baselines.
 
     Args:
         cut: leave out what a tower does not read: all beyond the `max_length` of each feature.
+        folder: of the features' files. Without it, a text that is read as tokens is cut where `longest` says.
     """
     columns = [
-        [_cut(text, spec.longest) for text in values[name]] if cut else values[name]
+        [*map(_cut(spec, folder), values[name])] if cut else values[name]
         for name, spec in features.items()
         if isinstance(spec, TextFeature)
     ]
     return ["\n".join(parts) for parts in zip(*columns, strict=True)]
 
 
-def _cut(text: str, max_length: int) -> str:
+def _cut(spec: TextFeature, folder: Path | None) -> Callable[[str], str]:
+    """The function from a text to the part of it that a tower reads."""
+    longest = spec.longest
+    if spec.input != TOKENS:
+        return lambda text: _cut_characters(text, longest)
+    if folder is None:
+        return lambda text: text[:longest]
+    cut = open_cut(folder / TOKENIZER, spec.max_length)
+    return lambda text: cut(text[:longest])
+
+
+def _cut_characters(text: str, max_length: int) -> str:
     """The part of a text that a tower reads: characters are counted after normalisation."""
     if len(text) <= max_length and text.isascii():
         return text

@@ -96,7 +96,8 @@ def _cut_texts(experiment: Experiment, data: TrainingData, metrics: Mapping[str,
     shares = []
     sides = {"items": (data.items, experiment.item), "queries": (data.queries, experiment.query)}
     for side, (values, features) in sides.items():
-        whole, read = texts_of(values, features), texts_of(values, features, cut=True)
+        whole = texts_of(values, features)
+        read = texts_of(values, features, cut=True, folder=experiment.tower.features_folder)
         cut = sum(a != b for a, b in zip(whole, read, strict=True))
         if cut:
             shares.append(f"{cut / len(whole):.1%} of the {side}")

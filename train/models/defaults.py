@@ -104,6 +104,9 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
     if isinstance(tower, BagTower):
         hashed = tower
         tower = complete("tower", hashed, lambda: _sizes(hashed, data, sides["item"]))
+    if isinstance(tower, TransformerTower) and len(tower.sides) < len(SIDES):
+        students = tower
+        tower = complete("tower", students, lambda: {"buckets": _buckets(students, data, sides["item"])})
     training = complete("training", experiment.training, lambda: _training(pairs))
     resolved = dataclasses.replace(
         experiment, query=sides["query"], item=sides["item"], tower=tower, training=training
@@ -181,9 +184,12 @@ def _sizes(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec])
     }
 
 
-def _buckets(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec]) -> tuple[int, str]:
+def _buckets(
+    tower: BagTower | TransformerTower, data: TrainingData, item: Mapping[str, FeatureSpec]
+) -> tuple[int, str]:
     """Rows of the hashed table: a power of two from the number of distinct n-grams and words of the items."""
     smallest, largest = BUCKETS
+    largest = max(largest, tower.with_english_defaults().buckets)
     if data.item_count > SAMPLE:
         return largest, f"more than {SAMPLE:,} items"
     hashing = WordHashing(tower.orders, tower.words, PROBE, tower.characters)

@@ -23,7 +23,7 @@ from train.config import (
     read_experiment,
 )
 from train.config.losses import InBatchSoftmax, SampledSoftmax
-from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower
+from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower, TransformerTower
 from train.data.sources.events import EventsData
 from train.data.sources.movielens import MovielensData
 from train.paths import CONFIGS
@@ -52,7 +52,8 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
         return
     assert len(experiment.examples) >= 5
     paper = path.stem.endswith("-dssm")
-    assert isinstance(experiment.tower, DssmTower if paper else BagTower)
+    usual = TransformerTower if "-minilm" in path.stem else BagTower
+    assert isinstance(experiment.tower, DssmTower if paper else usual)
     assert isinstance(experiment.loss, SampledSoftmax if paper else InBatchSoftmax)
 
 

@@ -46,10 +46,11 @@ def tuned_bm25(experiment: Experiment, data: TrainingData, cut: bool) -> FittedB
         cut: over what the towers read, not over the whole texts.
     """
     analyzer = analyzer_of(experiment, data)
-    queries = texts_of(data.queries, experiment.query, cut)
+    folder = experiment.tower.features_folder
+    queries = texts_of(data.queries, experiment.query, cut, folder)
 
     def over(items: Mapping[str, Sequence[Any]]) -> Bm25:
-        return Bm25(analyzer.analyze(texts_of(items, experiment.item, cut)))
+        return Bm25(analyzer.analyze(texts_of(items, experiment.item, cut, folder)))
 
     def tokens(rows: Rows) -> list[list[str]]:
         return [*analyzer.analyze(queries[row] for row in rows)]

@@ -10,7 +10,8 @@ def _has_cut_texts(experiment: Experiment, data: TrainingData) -> bool:
     if not has_texts(experiment, data):
         return False
     sides = ((data.queries, experiment.query), (data.items, experiment.item))
-    return any(texts_of(*side) != texts_of(*side, cut=True) for side in sides)
+    folder = experiment.tower.features_folder
+    return any(texts_of(*side) != texts_of(*side, cut=True, folder=folder) for side in sides)
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:

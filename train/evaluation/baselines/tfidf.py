@@ -13,14 +13,15 @@ LARGEST = 5_000_000  # characters of the items; TF-IDF takes time for each of th
 def _has_few_words(experiment: Experiment, data: TrainingData) -> bool:
     if not has_texts(experiment, data):
         return False
-    texts = texts_of(data.items, experiment.item, cut=True)
+    texts = texts_of(data.items, experiment.item, cut=True, folder=experiment.tower.features_folder)
     return sum(map(len, texts)) <= LARGEST and has_words(texts)
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
     experiment, data = fitting.experiment, fitting.data
-    queries = texts_of(data.queries, experiment.query, cut=True)
-    model = CharacterTfidf(texts_of(data.items, experiment.item, cut=True))
+    folder = experiment.tower.features_folder
+    queries = texts_of(data.queries, experiment.query, cut=True, folder=folder)
+    model = CharacterTfidf(texts_of(data.items, experiment.item, cut=True, folder=folder))
     return FittedBaseline(lambda rows: model.rank([queries[row] for row in rows], max(CUTOFFS)))
 
 

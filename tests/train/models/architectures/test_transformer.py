@@ -14,6 +14,7 @@ from tests.helpers.shared import shared_folder
 from tests.helpers.stdlib import experiment_at, started
 from train.config.towers import TransformerTower
 from train.data.training_data import TrainingData
+from train.models.encoders import HashedTextEncoder
 from train.models.pretrained import vectors
 from train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
 from train.models.pretrained.folder import PretrainedFolder
@@ -130,6 +131,21 @@ def test_hashed_sides_start_near_the_teacher(prepared: Path, tmp_path: Path) -> 
         assert float((found * expected).sum(axis=1).mean()) > 0.8
     tables = [tower.encoders["text"].table for tower in model.towers]
     assert tables[0] is tables[1]
+
+
+def test_the_hashed_table_has_the_size_of_the_vocabulary(prepared: Path, tmp_path: Path) -> None:
+    model, _, _ = started(experiment(prepared, tmp_path / "own", query='"hashed"', align_epochs="0"))
+    rows = model.experiment.tower.buckets
+    assert 1024 <= rows <= 16_384  # of some thousand distinct n-grams and words
+    assert rows & (rows - 1) == 0
+    encoder = model.towers[0].encoders["text"]
+    assert isinstance(encoder, HashedTextEncoder)
+    assert len(encoder.table) == rows
+    assert isinstance(model.towers[1].encoders["text"], PretrainedTextEncoder)
+    weights = encoder.weights.detach()
+    assert weights[0] == 0
+    assert weights[1:].min() > 0
+    assert len(weights.unique()) > 10  # by rarity
 
 
 def test_the_key_of_a_run_covers_the_model_and_not_its_place(prepared: Path, tmp_path: Path) -> None:
