@@ -292,16 +292,16 @@ class TransformerTower(_TowerSection):
     """A pretrained text encoder (BERT and its kin) on both sides, on one, or as the teacher of both.
 
     `query` and `item` say what each side is made of: `pretrained` is the encoder; `hashed` is a bag of hashed
-    words and n-grams, which is a thousand times faster and first learns the encoder's vectors of the training
-    texts. With both `hashed`, the bundle holds no trace of the encoder. Vectors have the encoder's dimension.
+    words and n-grams, which is far faster and first learns the encoder's vectors of the training texts. With
+    both `hashed`, the bundle holds no trace of the encoder. Vectors have the encoder's dimension.
 
     Args:
         model: folder in Hugging Face layout, relative to the TOML file: config.json, model.safetensors,
             tokenizer.json; pooling and norm as sentence-transformers' modules.json says.
         query: what encodes the texts of queries.
         item: what encodes the texts of items.
-        trainable: train the encoder's weights too. If not, texts are encoded once, and an epoch takes
-            seconds; training a MiniLM on two cores takes hours.
+        trainable: train the encoder's weights too, which encodes every text in each epoch, with gradients. If
+            not, texts are encoded once.
         query_hidden: width of the query tower's residual layer; 0 leaves it out.
         item_hidden: width of the item tower's residual layer; 0 leaves it out.
         align_epochs: epochs over the training texts in which a hashed side learns the encoder's vectors,
