@@ -381,6 +381,17 @@ def normalise(text: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
+def cut_as_read(text: str, max_length: int) -> str:
+    """The part of a text that a tower reads, as it was written where that is possible.
+
+    A tower counts characters after normalisation.
+    """
+    if text.isascii():
+        return text[:max_length]
+    normalised = normalise(text)
+    return text if len(normalised) <= max_length else normalised[:max_length]
+
+
 def folded(texts: Sequence[str], max_length: int, field_name: str = "text") -> list[str]:
     """Normalised texts, cut to `max_length` code points.
 

@@ -47,9 +47,9 @@ class Hit(NamedTuple):
     Args:
         id: of the item.
         score: the inner product of query and item vector, shown as the manifest's `score` says; their cosine
-            where the kind is `cosine`; with a `lexical` part, what `FUSION_HYBRID` says in
-            `protos/retrieval.proto`. For an `item_id` the cosine of the two items; on the basis POPULAR the
-            item's share of the interactions that the towers were trained on.
+            where the kind is `cosine`; where the answer's fusion is LEXICAL or HYBRID, what
+            `protos/retrieval.proto` says of it. For an `item_id` the cosine of the two items; on the basis
+            POPULAR the item's share of the interactions that the towers were trained on.
         fields: the item's display fields; a field that the item lacks is left out.
         dense: of a bundle with a lexical index, the inner product of the vectors, or the score where the
             fusion is DENSE; else None.

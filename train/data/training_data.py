@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, normalise
+from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, cut_as_read
 from train.data.dataset import Dataset
 
 Rows = npt.NDArray[np.int64]
@@ -359,18 +359,8 @@ def texts_of(
         cut: leave out what a tower does not read: all beyond the `max_length` of each feature.
     """
     columns = [
-        [_cut(text, spec.longest) for text in values[name]] if cut else values[name]
+        [cut_as_read(text, spec.longest) for text in values[name]] if cut else values[name]
         for name, spec in features.items()
         if isinstance(spec, TextFeature)
     ]
     return ["\n".join(parts) for parts in zip(*columns, strict=True)]
-
-
-def _cut(text: str, max_length: int) -> str:
-    """The part of a text that a tower reads: characters are counted after normalisation."""
-    if len(text) <= max_length and text.isascii():
-        return text
-    if text.isascii():
-        return text[:max_length]
-    normalised = normalise(text)
-    return text if len(normalised) <= max_length else normalised[:max_length]
