@@ -1,6 +1,7 @@
 """Quality as served, beside exact search and the baselines."""
 
 import io
+import re
 
 import hnswlib
 import numpy as np
@@ -92,8 +93,9 @@ def test_the_table_has_a_row_for_each_of_many_rankings(films_made: Made, made: M
         quality = bundle.read(folder).quality
         show_quality(quality, shown)
         lines = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
-        rows = {line.rstrip("0123456789. ").strip(): line.split() for line in lines if line[-6:-4] == "0."}
-        assert [*rows][: len(labels) + 2] == ["served", "exact", *labels]
+        found = (re.fullmatch(r" *(.+?)((?: +[01]\.\d{4}){6,})", line.rstrip()) for line in lines)
+        rows = {each[1]: each[2].split() for each in found if each}
+        assert [*rows] == ["served", "exact", *labels]
         for label, name in (("served", "ndcg_at_10"), ("exact", "exact_ndcg_at_10")):
             assert rows[label][-1] == f"{quality[name]:.4f}"
         assert quality["verdict"] in lines
