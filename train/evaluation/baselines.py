@@ -16,6 +16,7 @@ import numpy.typing as npt
 from protos.features import TextFeature
 from protos.lexical import ANALYZERS, Analyzer, choose_analyzer
 from train.config import Experiment
+from train.config.training import OF_LABELS
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.bm25 import Bm25
 from train.evaluation.exact_search import mask_seen
@@ -81,7 +82,7 @@ def selection_metric(experiment: Experiment) -> str:
     Baselines rank, and do not predict labels.
     """
     selection = experiment.training.selection
-    return "ndcg_at_10" if selection == "auc" else selection
+    return "ndcg_at_10" if selection in OF_LABELS else selection
 
 
 def rank_by_scores(data: TrainingData, weights: Floats) -> Ranker:

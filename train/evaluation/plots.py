@@ -20,7 +20,7 @@ QUIET_COLOUR = "#8a8f98"
 COLOURS = (MODEL_COLOUR, BASELINE_COLOUR, QUIET_COLOUR, "#5b8c5a", "#a0522d", "#8f6bb3")
 FEW_STEPS = 40  # so many steps are drawn as points, too
 FULL_SHARE = 0.9  # of the pairs of the middle batch, from which on a batch counts as full
-METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC"}
+METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC", "log_loss": "log loss"}
 
 
 @dataclass(frozen=True)

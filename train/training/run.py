@@ -21,6 +21,7 @@ from protos.errors import DataError, MissingStage
 from protos.features import Schema
 from protos.files.file_lock import exclusive_lock
 from train.config import Experiment
+from train.config.training import OF_LABELS
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
@@ -317,8 +318,8 @@ def _baselines_on_validation(
 ) -> dict[str, float]:
     """Name -> the metric that selects the epoch, of each baseline that has it."""
     selection = experiment.training.selection
-    if selection == "auc":
-        return {"itemmean": trainer.state.history[0]["validation_itemmean_auc"]}
+    if selection in OF_LABELS:
+        return {"itemmean": trainer.state.history[0][f"validation_itemmean_{selection}"]}
     queries, relevant = trainer.data.parts["validation"].by_query()
     return {name: mean(per_query(rank(queries), relevant))[selection] for name, rank in rankers.items()}
 
