@@ -275,11 +275,11 @@ class SharedTower(_TowerSection):
 class ClicksTower(_TowerSection):
     """Predicts whether an item is clicked, bought or liked: sigmoid(<u, v> + b_u + b_v + b).
 
-    Each feature has a vector and a bias; u and b_u are their sums over the query's features, v and b_v over the
-    item's. So the model is a factorisation machine (Rendle 2010) of which each side is one vector: the biases
-    are one more coordinate, [u, b_u, 1] and [v, 1, b_v]. Histories of positive and of negative items are pooled
-    together: their sum is divided by the number of items plus a learned constant, so that a short history says
-    less (`train/models/clicks.py`).
+    Each feature has a vector and a bias; u and b_u are their sums over the query's features, v and b_v over
+    the item's. So the model is a factorisation machine (Rendle 2010) of which each side is one vector: the
+    biases are one more coordinate, [u, b_u, 1] and [v, 1, b_v]. Histories of positive and of negative items
+    are pooled together: their sum is divided by the number of items plus a learned constant, so that a short
+    history says less (`train/models/clicks.py`).
 
     Args:
         dimension: coordinates of u and v.

@@ -6,7 +6,6 @@ from typing import Literal
 from protos.toml_config import FROM_DATA
 from train.config.checks import above_zero, at_least
 
-
 OF_LABELS = ("auc", "log_loss")
 """Selection metrics of labelled pairs; they are not means over queries."""
 

@@ -311,9 +311,7 @@ def _has_negatives(pairs: pl.DataFrame) -> bool:
     return "label" in pairs.columns and bool((pairs["label"] <= 0).any())
 
 
-def _histories(
-    run: Rows | None, queries: pl.DataFrame, ids: Sequence[str], prefix: str
-) -> Histories | None:
+def _histories(run: Rows | None, queries: pl.DataFrame, ids: Sequence[str], prefix: str) -> Histories | None:
     """The histories of the distinct queries; None if the data has none, or no feature reads them."""
     names = [f"{prefix}{name}" for name in ("begin", "end")]
     if run is None or names[0] not in queries.columns:

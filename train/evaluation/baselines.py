@@ -20,6 +20,7 @@ from train.config.training import OF_LABELS
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.bm25 import Bm25
 from train.evaluation.exact_search import mask_seen
+from train.evaluation.label_baselines import LABEL_BASELINES
 from train.evaluation.metrics import CUTOFFS, mean, per_query
 from train.evaluation.tfidf import CharacterTfidf, has_words
 from train.models.collaborative import ease, history_matrix, interaction_matrix, item_knn
@@ -229,5 +230,5 @@ BASELINES = (
 LABELS = {
     **{each.name: each.label for each in BASELINES},
     "start": "start",  # the towers before the first step; `train/training/run.py` measures them
-    "itemmean": "item means",  # predicts labels and does not rank; `report.evaluate_labels` measures it
+    **{each.name: each.label for each in LABEL_BASELINES},  # predict labels and do not rank
 }

@@ -1,7 +1,7 @@
 """Layers of towers that predict clicks: pooled feedback, crosses, gates, and biases as coordinates.
 
-A dot product of [u, b_u, 1] and [v, 1, b_v] is <u, v> + b_u + b_v. In this module W = D + 1 is the width of an
-encoded feature: D coordinates of its vector, and its bias.
+A dot product of [u, b_u, 1] and [v, 1, b_v] is <u, v> + b_u + b_v. In this module W = D + 1 is the width of
+an encoded feature: D coordinates of its vector, and its bias.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ class FeedbackEncoder(nn.Module):
     """Histories of positive and negative items, pooled together.
 
     The sum over all items of all histories is divided by their number plus k, a learned number of items: the
-    share of positives among the items, and with it the query's bias, is drawn to the mean of all queries where
-    the histories are short. Koren 2008, section 5, has such a sum ("Factorization Meets the Neighborhood").
+    share of positives among the items, and with it the query's bias, is drawn to the mean of all queries
+    where the histories are short. SVD++ (Koren 2008, section 4) has such a sum.
 
     Args:
         tables: name of a history feature -> (V, W), embeddings of its items; row 0 does not count.

@@ -142,8 +142,8 @@ class Trainer:
 
         Raises:
             Interrupted: the callbacks asked to stop; the state has been saved.
-            DataError: `training.selection` is of labels, and those of the validation part are all alike, or the
-                towers predict no probability.
+            DataError: `training.selection` is of labels, and those of the validation part are all alike, or
+                the towers predict no probability.
         """
         state = self.state
         self._begun = time.perf_counter() - state.seconds
@@ -256,9 +256,7 @@ class Trainer:
             lowest -= 1 / len(np.unique(self.data.parts["validation"].positive().query)) + 1e-9
         if metric < lowest:
             return False
-        return state.best < lowest or (
-            self.config.selection not in OF_LABELS and ndcg > state.best_ndcg
-        )
+        return state.best < lowest or (self.config.selection not in OF_LABELS and ndcg > state.best_ndcg)
 
     def evaluate(self, part: str) -> dict[str, float]:
         """Metrics of the current towers on one part of the split, by exact search over all items."""

@@ -1,7 +1,5 @@
 """`[tower] kind = "clicks"`: a factorisation machine with one vector for each side, for labelled pairs."""
 
-from functools import partial
-
 import torch
 from torch import nn
 
@@ -52,7 +50,9 @@ class ClicksArchitecture(Architecture[ClicksTower]):
 
         def text() -> nn.Module:
             table = nn.Parameter(torch.randn(config.buckets, width) * SCALE)
-            return HashedTextEncoder(hashing, table, torch.ones(config.buckets), saturate=True, normalise=True)
+            return HashedTextEncoder(
+                hashing, table, torch.ones(config.buckets), saturate=True, normalise=True
+            )
 
         factories: EncoderFactories = {
             TextFeature: text,
