@@ -216,9 +216,10 @@ def _negative_end(events: pl.DataFrame) -> pl.Series:
     history ends before the event, the negative history does so, too.
     """
     users = events["group"].rle_id().to_numpy().astype(np.int64)
-    width = int(events["position"].max() or 0) + 2  # type: ignore[call-overload]
+    position = events["position"].to_numpy().astype(np.int64)
+    width = int(position.max(initial=0)) + 2
     negative = events["__negative"].to_numpy()
-    places = users * width + events["position"].to_numpy()  # ascending
+    places = users * width + position  # ascending
     ends = users * width + events["__end"].cast(pl.Int64).to_numpy()
     visible = np.searchsorted(places[negative], ends, "right")
     own = events["__negatives_before"].to_numpy()
@@ -306,8 +307,8 @@ def _events_by_last_session(events: pl.DataFrame, config: SplitConfig) -> pl.Dat
     validation = enough & (begins == pl.col("__previous"))
     is_test, is_validation = begins >= _latest(test, begins), begins >= _latest(validation, begins)
     rejected = pl.col("__rejected")
-    negative_end = pl.when(is_test).then(_latest(test, rejected))
-    negative_end = negative_end.when(is_validation).then(_latest(validation, rejected)).otherwise(rejected)
+    until_test = pl.when(is_test).then(_latest(test, rejected))
+    negative_end = until_test.when(is_validation).then(_latest(validation, rejected)).otherwise(rejected)
     return _with_parts(
         placed,
         is_test,
@@ -338,7 +339,7 @@ def _events_by_time(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
     if config.history == "event":
         earlier_events = _POSITION.min().over("group", "time")
         ends = dict.fromkeys(PARTS, earlier_events)
-        negative_end = negatives.min().over("group", "time")
+        ends_of_negatives = negatives.min().over("group", "time")
     else:
         ends = {
             "test": before(test, "__in_history"),
@@ -347,6 +348,6 @@ def _events_by_time(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         }
         begin = pl.col("negative_begin")
         cut = pl.when(is_test).then(before(test, "__negative")).otherwise(before(validation, "__negative"))
-        negative_end = pl.when(is_validation).then(begin + cut).otherwise(negatives)
+        ends_of_negatives = negatives + is_validation.cast(pl.Int64) * (begin + cut - negatives)
     placed = _with_parts(events, is_test, is_validation, ends)
-    return placed.with_columns(negative_end.alias("negative_end"))
+    return placed.with_columns(ends_of_negatives.alias("negative_end"))

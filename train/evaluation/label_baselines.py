@@ -133,7 +133,8 @@ def _residuals(
             return sum((_of_span(each, values, pairs) for each, values in sides), np.zeros(len(pairs)))
 
         def count(pairs: Pairs) -> Floats:
-            return sum(((each.end - each.begin)[pairs.query] for each, _ in sides), np.zeros(len(pairs)))
+            lengths = sum((each.end - each.begin for each, _ in sides), np.zeros(data.query_count))
+            return np.asarray(lengths[pairs.query], np.float64)
 
         return total, count
     train = data.parts["train"]
