@@ -34,12 +34,11 @@ Floats = npt.NDArray[np.float64]
 Predict = Callable[[Pairs], Floats]  # pairs (P,) -> probabilities (P,)
 
 SMOOTHINGS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # events
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)  # C of logistic regression, the inverse of the penalty
-DECAYS = (0.03, 0.1, 0.3)  # weight decay of the factorisation machine
-RATES = (1e-2, 3e-2)  # its learning rate
+STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # C of logistic regression, the inverse of the penalty
+DECAYS = (0.1, 0.3, 1.0)  # weight decay of the factorisation machine
 HASHED = 1 << 18  # columns
 QUANTILES = 10  # of a number, each one feature
-FACTORS, EPOCHS, BATCH = 8, 6, 512
+FACTORS, EPOCHS, BATCH, RATE = 8, 5, 512, 1e-2
 
 
 @dataclass(frozen=True)
@@ -213,9 +212,9 @@ def _fm(experiment: Experiment, data: TrainingData) -> FittedLabels:
     matrix = features(train)
     columns = np.unique(matrix.indices)  # others are unknown, and are left out
 
-    def fit(weight_decay: float, rate: float) -> Predict:
+    def fit(weight_decay: float) -> Predict:
         model = _FactorisationMachine(len(columns))
-        _train(model, matrix[:, columns].sorted_indices(), positive(train), weight_decay, rate)
+        _train(model, matrix[:, columns].sorted_indices(), positive(train), weight_decay)
 
         def predict(pairs: Pairs) -> Floats:
             with torch.inference_mode():
@@ -223,7 +222,7 @@ def _fm(experiment: Experiment, data: TrainingData) -> FittedLabels:
 
         return predict
 
-    return _best(data, {"weight_decay": DECAYS, "rate": RATES}, fit)
+    return _best(data, {"weight_decay": DECAYS}, fit)
 
 
 class _FactorisationMachine(nn.Module):
@@ -251,13 +250,13 @@ def _bags(matrix: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _train(
-    model: _FactorisationMachine, matrix: Any, labels: npt.NDArray[np.bool_], weight_decay: float, rate: float
+    model: _FactorisationMachine, matrix: Any, labels: npt.NDArray[np.bool_], weight_decay: float
 ) -> None:
     groups = [
         {"params": [model.linear, model.factors], "weight_decay": weight_decay},
         {"params": [model.bias], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=rate)
+    optimiser = torch.optim.AdamW(groups, lr=RATE)
     generator = np.random.default_rng(0)
     steps = EPOCHS * -(-len(labels) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
