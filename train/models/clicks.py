@@ -63,8 +63,8 @@ class Gates(nn.Module):
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.squeeze = nn.Linear(count, max(1, count // 2))
-        self.excite = nn.Linear(max(1, count // 2), count)
+        self.squeeze = nn.Linear(count, count)  # of few features fewer units may all be zero behind the ReLU
+        self.excite = nn.Linear(count, count)
         nn.init.zeros_(self.excite.weight)
         nn.init.zeros_(self.excite.bias)
 
