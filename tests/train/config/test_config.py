@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from protos.errors import ConfigError
-from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from protos.features import FeatureSpec, HistoryFeature, IdFeature, TextFeature
 from tests.helpers.stdlib import DSSM, write_toml
 from train.config import (
     BenchConfig,
@@ -143,8 +143,9 @@ def test_a_name_must_fit_files_and_registries(stdlib: Path, tmp_path: Path, name
 
 HISTORY, ID, TEXT = HistoryFeature("history"), IdFeature("id"), TextFeature("text", "text")
 FEATURES: list[tuple[str, dict[str, FeatureSpec], str]] = [
-    ("query", {}, 'query: expected at least one feature of kind "text" or "history"'),
-    ("query", {"x": CategoryFeature("category", "x")}, "query: expected at least one feature of kind"),
+    ("query", {}, "query: expected at least one feature"),
+    ("query", {"a": REJECTED, "b": REJECTED}, "query: expected at most one negative history"),
+    ("query", {"text": TEXT, "a": REJECTED}, 'tower.kind: expected "clicks" for a negative history'),
     ("query", {"id": ID, "text": TEXT}, 'query.id: a feature of kind "id" belongs to the other side'),
     ("query", {"a": HISTORY, "b": HISTORY}, "query: expected at most one history"),
     ("item", {}, "item: expected at least one feature"),
