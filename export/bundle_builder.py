@@ -25,12 +25,17 @@ from export.bundles import bundle_of_tag, export_metrics
 from export.encoding import ColumnRecords, ItemTower, encode_once
 from export.encoding.digests import item_digests
 from export.evaluation import per_query, quality
+from export.evaluation.hybrid_ranking import HybridRanking
+from export.hybrid.choose import Choice, choose
+from export.hybrid.rebuild import over_texts
 from export.onnx.runtimes import onnx_encoder
 from export.tower_exporter import ExportedTowers, ServedTower, TowerExporter
 from protos import bundle
 from protos.errors import MissingStage
 from protos.features import HistoryFeature, Schema, TextFeature, normalise
 from protos.files.file_lock import exclusive_lock
+from protos.hybrid.fusion import Fusion
+from protos.hybrid.lexical_index import LexicalIndex
 from protos.vectors import rounded_vectors, write_vectors
 from train.config import Experiment
 from train.data.dataset import Dataset
@@ -132,13 +137,20 @@ class _BundleBuilder:
             save(figure, folder / bundle.REPORTS / f"{name}.png")
         evaluated, catalogue = self._vectors(towers)
         write_vectors(folder, catalogue, towers.vectors.precision, self.has_padding_dim)
-        index = self._index(towers.served["query"], catalogue, folder)
-        self._quality(towers.served["query"], evaluated, index.parameters, folder)
-        self._judged(towers.served["query"], catalogue, index)
-        self._items().write(folder)
+        query = towers.served["query"]
+        index = self._index(query, catalogue, folder)
+        with self.console.status("the index over the items as evaluated"):
+            threads = self.experiment.index.threads
+            searched = ann.rebuild(evaluated, index.parameters, self.score, threads)
+        choice = self._choose_hybrid(query, evaluated, searched)
+        self._quality(query, evaluated, searched, choice, folder)
+        served = self._write_lexical(choice, catalogue, index, folder)
+        self._judged(query, catalogue, index, served)
+        self._items(served is not None).write(folder)
         self.model.schema.copy_files(folder)
         write_reports(self.reports, folder)
-        return self._manifest(towers, catalogue, index.parameters)
+        hybrid = None if served is None else served.fusion.hybrid
+        return self._manifest(towers, catalogue, index.parameters, hybrid)
 
     def _vectors(self, towers: ExportedTowers) -> tuple[Any, Any]:
         """Item vectors (N, D) for evaluation and for serving, with the rounding of the stored precision."""
@@ -174,30 +186,51 @@ class _BundleBuilder:
         save(tuned.figure, folder / bundle.REPORTS / "index.png")
         return tuned.index
 
+    def _choose_hybrid(self, query: ServedTower, evaluated: Any, index: ann.SearchIndex) -> Choice:
+        """Decide whether the bundle gets a lexical index, and say why."""
+        queries = self._queries(query, "validation")
+        choice = choose(self.experiment, self.data, index, evaluated, queries, self.score, self.console)
+        self.reports["hybrid"] = choice.report
+        return choice
+
     def _quality(
-        self, query: ServedTower, evaluated: Any, parameters: bundle.IndexParameters, folder: Path
+        self, query: ServedTower, evaluated: Any, index: ann.SearchIndex, choice: Choice, folder: Path
     ) -> None:
+        served, tried = (choice.ranking, None) if choice.shipped else (None, choice.ranking)
         with self.console.status("quality on the test split, baselines beside it"):
-            index = ann.rebuild(evaluated, parameters, self.score, self.experiment.index.threads)
-            model = quality.ServedModel(query.onnx, query.inputs, evaluated, index)
+            model = quality.ServedModel(query.onnx, query.inputs, evaluated, index, served)
             rows, _ = self.data.parts["test"].by_query()
-            answers = quality.rankings(self.experiment, self.data, model, rows, self.console)
+            answers = quality.rankings(self.experiment, self.data, model, rows, self.console, tried)
             metrics = quality.evaluate(self.experiment, self.data, model, self.score, self.console, answers)
         per_query.save(per_query.measure(self.data, answers[""]), folder)
         self.reports["quality"] = metrics | {"evaluated_text": self.dataset.report["evaluated_text"]}
 
-    def _judged(self, query: ServedTower, catalogue: Any, index: ann.SearchIndex) -> None:
+    def _write_lexical(
+        self, choice: Choice, catalogue: Any, index: ann.SearchIndex, folder: Path
+    ) -> HybridRanking | None:
+        """Write the lexical index over the items as served, if there is to be one; returns their ranking."""
+        if choice.hybrid is None or not choice.shipped:
+            return None
+        with self.console.status("lexical index"):
+            texts = texts_of(self._served_values(), self.experiment.item)
+            postings, hybrid = over_texts(choice.hybrid, texts)
+        postings.write(folder)
+        return HybridRanking(index, catalogue, Fusion(LexicalIndex(postings, hybrid), hybrid, catalogue))
+
+    def _judged(
+        self, query: ServedTower, catalogue: Any, index: ann.SearchIndex, served: HybridRanking | None
+    ) -> None:
         """Add the quality on the judged queries, over the catalogue and by the index that will be served."""
         if self.data.judged is None:
             return
         with self.console.status("quality on the judged queries, baselines beside it"):
-            model = quality.ServedModel(query.onnx, query.inputs, catalogue, index)
+            model = quality.ServedModel(query.onnx, query.inputs, catalogue, index, served)
             data = self.data.as_served()
             rows = self.data.judged.query
             answers = quality.rankings(self.experiment, data, model, rows, self.console)
         self.reports["quality"] |= quality.evaluate_judged_queries(data, answers)
 
-    def _items(self) -> ItemColumns:
+    def _items(self, is_hybrid: bool) -> ItemColumns:
         """All items, in the order of the vectors."""
         items, counts = self.dataset.items, self.data.counts()
         kinds = filter_kinds(items)
@@ -205,7 +238,7 @@ class _BundleBuilder:
             items["item_id"].to_list(),
             (counts / max(1, counts.sum())).tolist(),
             {name: [display_text(each) for each in items[name]] for name in self.dataset.report["display"]},
-            item_digests(self.model.schema.side("item"), self._served_values()),
+            item_digests(self.model.schema.side("item"), self._served_values(), is_hybrid),
             kinds,
             {name: filter_values(items, name) for name in kinds},
         )
@@ -215,7 +248,11 @@ class _BundleBuilder:
         return values_of(self.dataset.items, self.experiment.item, catalogue=True)
 
     def _manifest(
-        self, towers: ExportedTowers, catalogue: Any, parameters: bundle.IndexParameters
+        self,
+        towers: ExportedTowers,
+        catalogue: Any,
+        parameters: bundle.IndexParameters,
+        hybrid: bundle.Hybrid | None,
     ) -> bundle.Manifest:
         report = self.dataset.report
         return bundle.Manifest(
@@ -242,6 +279,7 @@ class _BundleBuilder:
             ),
             filters=filter_kinds(self.dataset.items),
             letters=known_letters(self.experiment, self.data),
+            hybrid=hybrid,
         )
 
     def _log(self, folder: Path) -> None:

@@ -16,6 +16,7 @@ from export.bundle_builder import build_bundle
 from export.bundles import find_bundle
 from export.encoding import encode_all
 from export.evaluation import quality, trec
+from export.hybrid.rebuild import ranking_of
 from export.onnx.runtimes import onnx_encoder
 from export.release import promote as release
 from export.release import registry
@@ -27,7 +28,7 @@ from protos.features import SIDES
 from protos.vectors import rounded_vectors
 from train.config import Experiment, read_experiment
 from train.data.dataset import Dataset, prepare
-from train.data.training_data import TrainingData, training_data_of
+from train.data.training_data import TrainingData, texts_of, training_data_of
 from train.progress import PROGRESS
 from train.training.run import STAGE as FIT
 from train.training.run import finished_run
@@ -106,7 +107,8 @@ class _Evaluation:
         items = rounded_vectors(encoded, manifest.precision.vectors, manifest.score.has_padding_dim)
         with PROGRESS.status("index"):
             index = ann.rebuild(items, manifest.index, manifest.score, self.experiment.index.threads)
-        return quality.ServedModel(encoders["query"], inputs["query"], items, index)
+            hybrid = ranking_of(manifest, texts_of(values, manifest.schema.item), items, index)
+        return quality.ServedModel(encoders["query"], inputs["query"], items, index, hybrid)
 
 
 def promote(arguments: Namespace) -> dict[str, Any]:
@@ -166,15 +168,16 @@ def _summary(folder: Path) -> dict[str, Any]:
         "quality": manifest.quality,
         "parity": manifest.parity,
         "ann": {k: v for k, v in manifest.ann.items() if k not in ("curve", "grid")},
-        "precision": _precision(folder, manifest),
+        "precision": _report(folder, manifest, "precision"),
+        "hybrid": _report(folder, manifest, "hybrid"),
         "latency": {k: v for k, v in manifest.latency.items() if k != "towers"},
         "size_mib": sum(record.size for record in manifest.files.values()) / 2**20,
     }
 
 
-def _precision(folder: Path, manifest: bundle.Manifest) -> Any:
-    """The report on precision in a bundle."""
-    name = f"{bundle.REPORTS}/precision.json"
+def _report(folder: Path, manifest: bundle.Manifest, report: str) -> Any:
+    """A report in a bundle, by its name."""
+    name = f"{bundle.REPORTS}/{report}.json"
     if name not in manifest.files:
         raise BundleDamaged(f"{folder}: lists no {name}")
     with bundle.open_file(folder, name) as file:

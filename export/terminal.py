@@ -24,6 +24,7 @@ def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False)
     again = ", unchanged" if result["reused"] else ""
     console.print(f"bundle {result['bundle_version'][:12]}{again}: {result['bundle']}", soft_wrap=True)
     show_quality(result["quality"], console)
+    console.print(_hybrid_line(result["hybrid"]), highlight=False, soft_wrap=True)
     ann, parity = result["ann"], result["parity"]
     recall = next(name for name in ann if name.startswith("ann_recall"))
     worst = max(side["max_abs_diff"] for side in parity.values())
@@ -39,6 +40,15 @@ def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False)
     if verbose:
         show_precision(result["precision"], console)
         show_latency(result["latency"], console)
+
+
+def _hybrid_line(report: Mapping[str, Any]) -> str:
+    """Whether BM25 takes part in the answers, and why."""
+    if not report["shipped"]:
+        return f"hybrid: no, the towers alone answer: {report['why']}"
+    if "weight" not in report:
+        return f"hybrid: yes, by reciprocal ranks: {report['why']}"
+    return f"hybrid: yes, BM25 has a weight of {report['weight']:g}: {report['why']}"
 
 
 def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
@@ -58,14 +68,12 @@ def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]
 
 def show_quality(metrics: dict[str, Any], console: Console) -> None:
     """Print the quality of the served pipeline beside exact search and the baselines."""
-    from train.evaluation.plots import metric_label
-    from train.terminal import baseline_columns, metric_rows, show_cold_start, show_judged
+    from train.terminal import baseline_columns, metric_table, show_cold_start, show_judged
 
-    names = {"": "served", "exact_": "exact", **baseline_columns(metrics)}
-    table = Table(f"test, {int(metrics['queries']):,} queries", *names.values(), box=None)
-    for name in metric_rows(metrics):
-        table.add_row(metric_label(name), *(f"{metrics[prefix + name]:.4f}" for prefix in names))
-    console.print(table)
+    sides = {"dense_": "towers alone", "lexical_": "text alone", "hybrid_": "hybrid"}
+    measured = {prefix: label for prefix, label in sides.items() if f"{prefix}ndcg_at_10" in metrics}
+    names = {"": "served", "exact_": "exact", **measured, **baseline_columns(metrics)}
+    console.print(metric_table(f"test, {int(metrics['queries']):,} queries", metrics, names))
     show_cold_start(metrics, console)
     console.print(metrics["verdict"], highlight=False)
     show_judged(metrics, {"": "served", "exact_": "exact"}, console)

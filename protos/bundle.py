@@ -8,6 +8,7 @@
     index.hnsw            hnswlib graph over the same rows (index kinds `hnsw` and `exact`)
     items.json            {"ids": [...], "popularity": [...], "fields": {"<display field>": [...]}}
     filters.npz           values of the filter fields, if there are any (`filters.py`)
+    lexical/*.npy         BM25 weights by term, if the bundle is hybrid (`hybrid/lexical_index.py`)
     item_digests.npy      uint8 (N, 16): a hash of what the item tower has read of each item, if known
     reports/*             quality, parity, latency and recall in JSON, and their plots
     ...                   files of the features, such as a tokenizer's, and of other kinds of indexes
@@ -40,6 +41,7 @@ from protos.documents import parse_json
 from protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
 from protos.features import Schema, Side
 from protos.files import atomic_directory
+from protos.lexical import Analyzer
 from protos.toml_config import OPTIONAL, parse, to_table
 
 SCHEMA_VERSION = 3
@@ -53,6 +55,8 @@ INDEX = "index.hnsw"
 ITEMS = "items.json"
 FILTERS = "filters.npz"  # required if there are filter fields
 DIGESTS = "item_digests.npy"  # tells a refresh which items have changed
+# Array of `hybrid.lexical_index.Postings` -> file; required if the bundle is hybrid.
+LEXICAL_FILES = {name: f"lexical/{name}.npy" for name in ("terms", "idf", "starts", "documents", "weights")}
 REPORTS = "reports"
 REQUIRED = (QUERY_TOWER, ITEM_TOWER, VECTORS, ITEMS)  # in every bundle
 SCALES = "vector_scales.npy"  # required if vectors are int8
@@ -140,8 +144,10 @@ class Score:
 
 Variant = Literal["fp32", "fp16_tables", "int8_tables", "int8_dynamic", "int8_static"]
 Precision = Literal["fp32", "fp16", "int8"]
+FusionMethod = Literal["convex", "reciprocal_ranks"]
 FilterKind = Literal["string", "strings", "number", "boolean", "time"]
 MOST_FILTER_FIELDS = 64
+MOST_CANDIDATES = 1 << 20  # of a hybrid search; its memory grows with them
 
 
 @dataclass(frozen=True)
@@ -209,6 +215,45 @@ class Refreshed:
 
 
 @dataclass(frozen=True)
+class Hybrid:
+    """How queries with a text are answered by BM25 beside the vectors (`protos/hybrid/fusion.py`).
+
+    Args:
+        analyzer: splits the texts of items and queries.
+        k1: how much a repeated term counts, above 0.
+        b: how much the length of an item's text counts, 0 to 1.
+        mean_length: tokens of an item's text in the mean, when the statistics were taken.
+        weight: share of the lexical score in a convex combination, 0 to 1.
+        dense: candidates of the dense search; as many as are wanted, if those are more.
+        lexical: candidates of the lexical side, likewise.
+        postings: items of a query's rarer terms that are looked through for candidates, in all.
+        most_terms: distinct terms of a query that count, the rarest ones.
+        method: of fusion: a convex combination of both scores, or reciprocal ranks, which need no weight.
+    """
+
+    analyzer: Analyzer
+    k1: float
+    b: float
+    mean_length: float
+    weight: float
+    dense: int
+    lexical: int
+    postings: int
+    most_terms: int = 32
+    method: FusionMethod = "convex"
+
+    def __post_init__(self) -> None:
+        for key in ("dense", "lexical", "postings", "most_terms"):
+            _expect_within(key, getattr(self, key), 0, MOST_CANDIDATES)
+        for key in ("b", "weight"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"{key}: expected 0 to 1, got {getattr(self, key)}")
+        for key in ("k1", "mean_length"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise ValueError(f"{key}: expected a number above 0, got {getattr(self, key)}")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a bundle contains, where it comes from, and what was measured on it.
 
@@ -237,6 +282,7 @@ class Manifest:
         filters: filter field -> type of its values; bundles without filter fields leave it out.
         letters: letters and digits of the training texts, normalised and sorted. The query tower knows
             nothing of a text without any of them. Bundles without texts, and older ones, leave it out.
+        hybrid: how BM25 takes part in the answers; bundles without a lexical index leave it out.
     """
 
     name: str
@@ -262,6 +308,7 @@ class Manifest:
     refreshed_from: Refreshed | None = field(default=None, metadata=OPTIONAL)
     filters: dict[str, FilterKind] = field(default_factory=dict, metadata=OPTIONAL)
     letters: str = field(default="", metadata=OPTIONAL)
+    hybrid: Hybrid | None = field(default=None, metadata=OPTIONAL)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -284,7 +331,8 @@ class Manifest:
         """The files without which this bundle cannot be served."""
         scales = (SCALES,) if self.precision.vectors == "int8" else ()
         filters = (FILTERS,) if self.filters else ()
-        return (*REQUIRED, *self.index.files(), *self.schema.files(), *scales, *filters)
+        lexical = (*LEXICAL_FILES.values(),) if self.hybrid is not None else ()
+        return (*REQUIRED, *self.index.files(), *self.schema.files(), *scales, *filters, *lexical)
 
     def sealed(self, files: Mapping[str, FileRecord]) -> "Manifest":
         """This manifest with its files, and the version computed from all its content."""

@@ -14,6 +14,7 @@ console. The entry point supplies the console, because this package does not dep
 import contextlib
 import difflib
 import errno
+import gc
 import json
 import os
 import sys
@@ -36,6 +37,21 @@ INSTALLED = "twinspire-"  # how the names of installed programs begin
 UNDER_MAKE = "TWINSPIRE_MAKE"  # environment variable that the Makefile sets
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the quota, within `ulimit -f`
 SQLITE_NO_SPACE = ("database or disk is full", "disk I/O error")  # SQLAlchemy passes on the text of SQLite
+
+
+@contextlib.contextmanager
+def collection_paused() -> Iterator[None]:
+    """No garbage collection while the block runs, for imports: they make many objects that stay.
+
+    To look through all of them again and again takes a tenth of the time of `python -m export history`.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class UsageError(Exception):

@@ -78,10 +78,10 @@ class Analyzer:
     def analyze(self, texts: Iterable[str]) -> Iterator[list[str]]:
         """The tokens of each text, as `tokens` gives them; what occurs in several texts is analysed once."""
         known: dict[str, list[str]] = {}
-        of_run = self._of_run()
+        of_run = self.of_run()
         for text in texts:
             tokens: list[str] = []
-            for run in _runs_of(text):
+            for run in runs_of(text):
                 found = known.get(run)
                 if found is None:
                     found = known[run] = of_run(run)
@@ -94,7 +94,7 @@ class Analyzer:
         runs = f"character {lengths}grams" if self.ngrams else "whole runs"
         return f"{words}; {runs} of scripts without spaces"
 
-    def _of_run(self) -> Callable[[str], list[str]]:
+    def of_run(self) -> Callable[[str], list[str]]:
         """The function from a run of letters, marks, digits and underscores to its tokens."""
         stem = _english_stem() if self.language else None
 
@@ -144,7 +144,7 @@ def english_share(texts: Iterable[str]) -> float:
     """
     words = english = 0.0
     for text in texts:
-        for run in _runs_of(text):
+        for run in runs_of(text):
             for word, unspaced in [(run, "")] if run.isascii() else _parts().findall(run):
                 words += len(unspaced) / 2 if unspaced else 1
                 english += word.lower() in _ENGLISH_ONLY
@@ -155,14 +155,14 @@ def unspaced_share(texts: Iterable[str]) -> float:
     """The share of letters and digits of some texts that belong to scripts without spaces; 0 without any."""
     letters = unspaced = 0
     for text in texts:
-        for run in _runs_of(text):
+        for run in runs_of(text):
             letters += len(run)
             if not run.isascii():
                 unspaced += sum(len(characters) for _, characters in _parts().findall(run))
     return unspaced / letters if letters else 0.0
 
 
-def _runs_of(text: str) -> list[str]:
+def runs_of(text: str) -> list[str]:
     """The runs of letters, marks, digits and underscores in a text."""
     return _ASCII_RUN.findall(text) if text.isascii() else _runs().findall(_composed(text))
 

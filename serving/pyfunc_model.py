@@ -10,7 +10,7 @@ r"""A bundle as an MLflow model, by code that MLflow runs on loading, without a 
 
 The parameters of `predict` are those that the example declares, such as
 
-    PARAMETERS = {"k": 10, "exclude_history": False, "filter": ""}
+    PARAMETERS = {"k": 10, "exclude_history": False, "filter": "", "fusion": ""}
 
 It answers with the same `Retriever` as the service. Only MLflow runs this file.
 """
@@ -29,13 +29,13 @@ from mlflow.pyfunc.model import PythonModel
 
 from protos.errors import InvalidInput, TwinspireError
 from serving.filters.command_line import parse_where
-from serving.retrieval.answer import Answer
+from serving.retrieval.answer import Answer, FusionMode
 from serving.retrieval.query import Query, example_query
 from serving.retrieval.retriever import Retriever
 from serving.transport.converters import RequestLimits
 
 BATCH = 64  # queries that are encoded together, which limits memory
-PARAMETERS = ("k", "exclude_history", "filter")
+PARAMETERS = ("k", "exclude_history", "filter", "fusion")
 ENFORCE = "_enforce_params_schema"  # of mlflow.pyfunc: drops what a model does not declare
 
 
@@ -64,12 +64,15 @@ class BundleModel(PythonModel):
                 `frame.to_dict("records")`.
             params: `k`, 10 if not given; `exclude_history`, whether the items of a query's history
                 are left out of its answer, false if not given; `filter`, conditions that all hits pass,
-                each on a line of its own and as `serving.filters.command_line` describes, none if not given.
+                each on a line of its own and as `serving.filters.command_line` describes, none if not given;
+                `fusion`, the scores that rank the items of a text: `dense`, `lexical` or `hybrid`, those of
+                the bundle if not given.
 
         Returns:
             For each query its hits, best first, each `{"id": ..., "score": ..., "fields": {...},
-            "basis": ...}`. The basis is one of `serving.retrieval.answer.Basis`. A query
-            that says nothing to the bundle has no hits where the bundle does not know popular items.
+            "basis": ...}`, with `dense` and `lexical` where the bundle has a lexical index. The basis is one
+            of `serving.retrieval.answer.Basis`. A query that says nothing to the bundle has no hits where
+            the bundle does not know popular items.
 
         Raises:
             MlflowException: a query or a condition does not fit the bundle, or `k` is out of bounds; its
@@ -88,6 +91,7 @@ class BundleModel(PythonModel):
         exclude_history = bool(params.get("exclude_history", False))
         conditions = [line for line in str(params.get("filter", "")).split("\n") if line.strip()]
         passing = parse_where(conditions, self._retriever.manifest.filters)
+        fusion = _fusion(str(params.get("fusion", "")))
         queries = [_query(row, n) for n, row in enumerate(model_input)]
         hits = []
         for start in range(0, len(queries), BATCH):
@@ -95,14 +99,28 @@ class BundleModel(PythonModel):
             names = [f"queries[{start + n}]" for n in range(len(batch))]
             encoded = self._retriever.encode(batch, names)
             answers = self._retriever.search_encoded(
-                encoded, k, exclude_history=exclude_history, filter=passing
+                encoded, k, exclude_history=exclude_history, filter=passing, fusion=fusion
             )
             hits += [_hits(answer) for answer in answers]
         return hits
 
 
+def _fusion(name: str) -> FusionMode:
+    known = [mode.value for mode in FusionMode]
+    if name and name not in known:
+        raise InvalidInput("fusion", f"expected {', '.join(known)}, got {name[:40]!r}")
+    return FusionMode(name) if name else FusionMode.DEFAULT
+
+
 def _hits(answer: Answer) -> list[dict[str, Any]]:
-    return [{**hit._asdict(), "fields": dict(hit.fields), "basis": str(answer.basis)} for hit in answer.hits]
+    return [
+        {
+            **{name: value for name, value in hit._asdict().items() if value is not None},
+            "fields": dict(hit.fields),
+            "basis": str(answer.basis),
+        }
+        for hit in answer.hits
+    ]
 
 
 def _query(row: Any, number: int) -> Query:

@@ -15,6 +15,7 @@ from typing import Any
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from protos import retrieval_pb2 as wire
 from serving.address import join
 from serving.api import catalogue_service, open_inference
 from serving.api.catalogue_service import CatalogueServicer
@@ -70,6 +71,7 @@ class RetrievalServer:
         tracing: of calls.
         share_port: whether other workers listen on the same port.
         status: gives the fields of `Info` that describe the bundles of the service.
+        releases: gives the answer to `Releases`; by default that the service follows no alias.
         catalogue: connection to the catalogue's process, if the service takes writes; it has been started.
         shared_state: with the entry of that process.
 
@@ -91,6 +93,7 @@ class RetrievalServer:
         tracing: Tracing | None = None,
         share_port: bool = False,
         status: Callable[[], dict[str, Any]] = dict,
+        releases: Callable[[], wire.ReleasesResponse] | None = None,
         catalogue: CatalogueClient | None = None,
         shared_state: SharedState | None = None,
     ) -> None:
@@ -113,7 +116,7 @@ class RetrievalServer:
             return {**metrics.snapshot(), **access.state(), **worker, **shown}
 
         sink = sinks if sinks is not None and sinks.takes_messages else None
-        self._servicer = RetrievalServicer(TrafficSplit(bundle), limits, access.rate, state, sink)
+        self._servicer = RetrievalServicer(TrafficSplit(bundle), limits, access.rate, state, sink, releases)
         self._metrics.shows([bundle.version])
         self._shown_sequence = 0
         self._show_live(self._servicer.split)

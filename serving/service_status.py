@@ -21,7 +21,7 @@ from serving.rollout.target import Target
 from serving.security.certificate_expiry import DAY
 from serving.shadow.channel import Channel
 from serving.shadow.report import shadow_readings, shadow_state
-from serving.shared_state import ACCESS, CATALOGUE, FOLLOWING, SHADOW, TARGET, SharedState
+from serving.shared_state import ACCESS, CATALOGUE, FOLLOWING, RELEASES, SHADOW, TARGET, SharedState
 
 # Process -> its entry, which holds the process id.
 PROCESSES = {"follower": FOLLOWING, "shadow": SHADOW, "catalogue": CATALOGUE}
@@ -82,6 +82,7 @@ class ServiceStatus:
         self._shared = shared
         self._channel = channel
         self._facts: BundleFacts | None = None  # of the champion at the last scrape
+        self._releases: tuple[Any, wire.ReleasesResponse] | None = None  # at the last call, and of what
 
     def state(self) -> dict[str, Any]:
         """The fields of `ServiceState` in `Info` that describe bundles."""
@@ -94,6 +95,15 @@ class ServiceStatus:
             "shadow": self._shadow(),
             "catalogue": self._catalogue(),
         }
+
+    def releases(self) -> wire.ReleasesResponse:
+        """How the champion became it, as the follower has read it last."""
+        state = self._shared_state
+        versions = tuple(map(state.version, (TARGET, RELEASES)))
+        model = state.read(FOLLOWING).get("model", "")
+        if self._releases is None or self._releases[0] != (versions, model):
+            self._releases = (versions, model), self._read_releases(model)
+        return self._releases[1]
 
     def metrics(self) -> Iterator[Reading]:
         """The metrics with `Source.SCRAPE`, except those of processes."""
@@ -135,6 +145,20 @@ class ServiceStatus:
             except (BundleError, OSError):
                 return None
         return self._facts
+
+    def _read_releases(self, model: str) -> wire.ReleasesResponse:
+        champion = Target.of(self._shared_state.read(TARGET)).champion
+        known = self._shared_state.read(RELEASES)
+        promotion = known.get("promotion") if known.get("version") == champion.model_version else None
+        return wire.ReleasesResponse(
+            model=model,
+            model_version=champion.model_version,
+            bundle_version=champion.bundle_version,
+            promotion=wire.ReleaseRecord(**promotion) if promotion else None,
+            records=[wire.ReleaseRecord(**each) for each in known.get("records", ())],
+            read_at=known.get("read_at", 0.0),
+            last_error=known.get("last_error", ""),
+        )
 
     def _shadow(self) -> wire.Shadow | None:
         if self._channel is None:

@@ -14,6 +14,7 @@ import json
 import mmap
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 # Names of entries, with the process that writes each. A worker's own entry is named by `worker_name`.
@@ -23,12 +24,13 @@ FOLLOWING = "following"  # follower: how it follows its aliases
 SHADOW_TARGET = "shadow target"  # follower: the bundle that the shadow shall load
 SHADOW = "shadow"  # shadow: what it has compared
 ACCESS = "access"  # supervisor: the state of certificate and token files
+RELEASES = "releases"  # follower: promotions and rollbacks of the model
 CATALOGUE = "catalogue"  # catalogue (first the supervisor): the store of live items, and what was derived
 WORKER = "worker "  # prefix of the names of workers' entries
 
 PAGE = 16 << 10  # bytes
+PAGES = {RELEASES: 256 << 10}  # bytes of an entry's page, where it needs more
 HEAD = struct.Struct("<Q")  # at the start of a page: the length of its content
-SLOT = 8 + 2 * PAGE
 
 
 def worker_name(slot: int) -> str:
@@ -42,12 +44,13 @@ class SharedState:
     def __init__(self, memory: mmap.mmap, names: Sequence[str]) -> None:
         self._memory = memory
         self._versions = memoryview(memory).cast("Q")
-        self._starts = {name: n * SLOT for n, name in enumerate(names)}
+        starts = accumulate((_slot_bytes(name) for name in names), initial=0)
+        self._starts = dict(zip(names, starts, strict=False))  # one more than names: where the memory ends
 
     @classmethod
     def create(cls, names: Sequence[str]) -> "SharedState":
         """Allocate an empty entry for each name."""
-        return cls(mmap.mmap(-1, len(names) * SLOT), names)
+        return cls(mmap.mmap(-1, sum(map(_slot_bytes, names))), names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -70,8 +73,9 @@ class SharedState:
             ValueError: the entry is larger than a page.
         """
         content = json.dumps(entry).encode()
-        if len(content) > PAGE - HEAD.size:
-            raise ValueError(f"{name}: an entry of {len(content)} bytes, expected at most {PAGE - HEAD.size}")
+        most = _page_bytes(name) - HEAD.size
+        if len(content) > most:
+            raise ValueError(f"{name}: an entry of {len(content)} bytes, expected at most {most}")
         version = self.version(name) + 1
         page = self._page(name, version)
         self._memory[page : page + HEAD.size + len(content)] = HEAD.pack(len(content)) + content
@@ -92,4 +96,13 @@ class SharedState:
         return {}
 
     def _page(self, name: str, version: int) -> int:
-        return self._starts[name] + 8 + version % 2 * PAGE
+        return self._starts[name] + 8 + version % 2 * _page_bytes(name)
+
+
+def _page_bytes(name: str) -> int:
+    return PAGES.get(name, PAGE)
+
+
+def _slot_bytes(name: str) -> int:
+    """What an entry takes: its version number and two pages."""
+    return 8 + 2 * _page_bytes(name)

@@ -1,6 +1,7 @@
 """All programs: what a command imports, how a typing error is answered, `--version`, and shell completion."""
 
 import contextlib
+import gc
 import importlib
 import json
 import re
@@ -71,6 +72,15 @@ def test_a_command_that_asks_a_server_imports_nothing_that_takes_long(tmp_path: 
     with RetrievalServer(Retriever.load(tiny_bundle(tmp_path))) as server:
         for command in (["search", "bavuti"], ["status"], ["info"], ["encode", "bavuti"]):
             assert imported("serving", *command, "--address", server.address) == set(), command
+
+
+def test_commands_are_imported_without_garbage_collections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported_command.py").write_text("import gc\nfound = gc.isenabled()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert find("imported_command:found") is False
+    assert gc.isenabled()
 
 
 def test_history_imports_mlflow_and_nothing_else_that_takes_long(store: str) -> None:

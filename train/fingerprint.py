@@ -77,7 +77,8 @@ def _reachable(root: Path, entries: tuple[str, ...]) -> tuple[dict[str, Path], s
         if path is not None:
             files[path.relative_to(root).as_posix()] = path
             package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-            pending.extend(_imported(path.read_bytes(), package))
+            if path.suffix == ".py":
+                pending.extend(_imported(path.read_bytes(), package))
     return files, libraries - sys.stdlib_module_names
 
 
@@ -92,10 +93,15 @@ def _modules_of(root: Path, package: str) -> Iterator[str]:
 
 
 def _source(root: Path, name: str) -> Path | None:
-    """The file of a module; None if the name is not that of a module, but of something in a module."""
+    """The file of a module; None if the name is not that of a module, but of something in a module.
+
+    That of a compiled module `_name` is `name.c`.
+    """
     base = root.joinpath(*name.split("."))
-    found = (path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file())
-    return next(found, None)
+    files = [base / "__init__.py", base.with_suffix(".py")]
+    if base.name.startswith("_"):
+        files.append(base.with_name(f"{base.name.removeprefix('_')}.c"))
+    return next((path for path in files if path.is_file()), None)
 
 
 @functools.cache

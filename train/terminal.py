@@ -14,6 +14,7 @@ from train.evaluation.report import JUDGED, JUDGED_METRICS
 METRICS = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")
 
 
+MOST_COLUMNS = 6  # of rankings in a table
 RECALL_OF_HISTORIES = "recall_at_20"  # which papers on recommendation report
 OF_HISTORIES = "coverage_at_10"  # is measured only where queries have histories
 
@@ -24,11 +25,8 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
     console.print(f"run {result['run_id']}{again}", highlight=False)
     metrics = result["metrics"]
     names = {"": "two-tower", **baseline_columns(metrics)}
-    table = Table("test, exact search", *names.values(), box=None)
     rows = metric_rows(metrics)
-    for name in rows:
-        table.add_row(metric_label(name), *(f"{metrics[prefix + name]:.4f}" for prefix in names))
-    console.print(table)
+    console.print(metric_table("test, exact search", metrics, names))
     if intervals := ", ".join(filter(None, (_interval(metrics, name) for name in rows))):
         console.print(f"two-tower, 95 % intervals: {intervals}", highlight=False, soft_wrap=True)
     for name, label in LABELS.items():
@@ -42,6 +40,25 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
     show_judged(metrics, {"": "two-tower"}, console)
     for warning in result["warnings"]:
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
+
+
+def metric_table(title: str, metrics: Mapping[str, Any], names: Mapping[str, str]) -> Table:
+    """A column for each ranking; a row for each where they are too many for a terminal of 80 characters.
+
+    Args:
+        names: prefix -> label of each ranking.
+    """
+    rows = metric_rows(metrics)
+    values = {prefix: [f"{metrics[prefix + name]:.4f}" for name in rows] for prefix in names}
+    if len(names) <= MOST_COLUMNS:
+        table = Table(title, *names.values(), box=None)
+        for name, row in zip(rows, zip(*values.values(), strict=True), strict=True):
+            table.add_row(metric_label(name), *row)
+        return table
+    table = Table(title, *(metric_label(name).replace("@", "\n@") for name in rows), box=None)
+    for prefix, label in names.items():
+        table.add_row(label, *values[prefix])
+    return table
 
 
 def show_judged(metrics: Mapping[str, Any], own: Mapping[str, str], console: Console) -> None:

@@ -1,7 +1,8 @@
 """Hashes of what the item tower reads of each item, by which a refresh finds the items that have changed.
 
 Two items with one digest have the same input arrays, so one tower gives them the same vector. A change of a
-display field, or of white space that the normalisation removes, changes no digest.
+display field, or of white space that the normalisation removes, changes no digest. A lexical index reads the
+texts as they are, and beyond what the tower reads, so digests of hybrid bundles are of the whole texts, too.
 """
 
 import hashlib
@@ -14,15 +15,20 @@ import numpy.typing as npt
 
 from protos import bundle
 from protos.errors import BundleDamaged
-from protos.features import TowerInputs
+from protos.features import TextFeature, TowerInputs
 
 SIZE = 16  # bytes
 
 Digests = npt.NDArray[np.uint8]
 
 
-def digest(inputs: TowerInputs, item: Mapping[str, Any]) -> bytes:
+def digest(inputs: TowerInputs, item: Mapping[str, Any], is_hybrid: bool = False) -> bytes:
     """The digest of one item: feature name -> raw value.
+
+    Args:
+        inputs: of the item tower.
+        item: raw values.
+        is_hybrid: whether the bundle has a lexical index.
 
     Raises:
         InvalidInput: a value does not fit its feature.
@@ -32,17 +38,23 @@ def digest(inputs: TowerInputs, item: Mapping[str, Any]) -> bytes:
     for name, array in sorted(arrays.items()):
         found.update(f"{name} {array.dtype.str} {array.shape} ".encode())
         found.update(np.ascontiguousarray(array).tobytes())
+    if is_hybrid:
+        for name, spec in sorted(inputs.features.items()):
+            if isinstance(spec, TextFeature):
+                found.update(f"{name} {item.get(name)!r}".encode(errors="surrogatepass"))
     return found.digest()
 
 
-def item_digests(inputs: TowerInputs, values: Mapping[str, Sequence[Any]]) -> Digests:
-    """The digests of N items, uint8 (N, 16), from feature name -> raw values.
+def item_digests(
+    inputs: TowerInputs, values: Mapping[str, Sequence[Any]], is_hybrid: bool = False
+) -> Digests:
+    """The digests of N items, uint8 (N, 16), from feature name -> raw values; arguments as of `digest`.
 
     Raises:
         InvalidInput: a value does not fit its feature.
     """
     rows = (dict(zip(values, each, strict=True)) for each in zip(*values.values(), strict=True))
-    content = b"".join(digest(inputs, row) for row in rows)
+    content = b"".join(digest(inputs, row, is_hybrid) for row in rows)
     return np.frombuffer(content, np.uint8).reshape(-1, SIZE)
 
 

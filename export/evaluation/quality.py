@@ -5,7 +5,7 @@ the model gains.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ from rich.console import Console
 
 from export import ann
 from export.encoding import encode_all
+from export.evaluation.hybrid_ranking import LEXICAL, HybridRanking
 from export.onnx.runtimes import Encode
 from protos.bundle import Score
 from protos.features import TowerInputs
 from train.config import Experiment
-from train.data.training_data import Pairs, TrainingData
+from train.data.training_data import Pairs, TrainingData, texts_of
 from train.evaluation.baselines import LABELS, baselines
 from train.evaluation.metrics import CUTOFFS, mean, per_query
 from train.evaluation.plots import metric_label
@@ -46,12 +47,14 @@ class ServedModel:
         inputs: of the query tower.
         items: vectors (N, D) of all items.
         index: over these vectors.
+        hybrid: ranks by BM25 beside the vectors; None if the service does not.
     """
 
     query: Encode
     inputs: TowerInputs
     items: Vectors
     index: ann.SearchIndex
+    hybrid: HybridRanking | None = None
 
 
 def encode_queries(
@@ -69,20 +72,29 @@ def ranked(data: TrainingData, model: ServedModel, console: Console) -> Rows:
 
 
 def rankings(
-    experiment: Experiment, data: TrainingData, model: ServedModel, rows: Rows, console: Console
+    experiment: Experiment,
+    data: TrainingData,
+    model: ServedModel,
+    rows: Rows,
+    console: Console,
+    tried: HybridRanking | None = None,
 ) -> dict[str, Rows]:
     """What the service, exact search and the baselines answer to some queries: (Q, K) item rows, best first.
 
     Args:
         rows: of the queries.
+        tried: a hybrid that is not served, to be measured beside the model.
 
     Returns:
-        `""` -> as served, `exact` -> exact search over the same vectors, name -> of each baseline.
+        `""` -> as served, `exact` -> exact search over the same vectors, name -> of each baseline. Of a
+        hybrid, `dense` -> the towers alone and `lexical` -> BM25 alone; of one that is not served, `hybrid`
+        -> both and `lexical`.
     """
     vectors = encode_queries(model.query, model.inputs, data, rows, console, "queries")
-    others = {name: rank(rows) for name, rank in baselines(experiment, data).items()}
+    others = {name: rank(rows) for name, rank in baselines(experiment, data, console).items()}
     exact = ann.exact(vectors, model.items, K, data.seen(rows))
-    return {"": _search(data, model, vectors, rows), EXACT: exact, **others}
+    parts = _parts(data, model, tried, vectors, rows)
+    return {"": _search(data, model, vectors, rows), EXACT: exact, **parts, **others}
 
 
 def evaluate(
@@ -95,7 +107,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of the served pipeline on the test split.
 
-    Metrics of exact search have the prefix `exact_`, those of a baseline its name.
+    Metrics of exact search have the prefix `exact_`, those of others their name in `rankings`.
 
     Args:
         answers: the result of `rankings` for the test queries, if known.
@@ -140,6 +152,24 @@ def _as_known(answers: Rows) -> Callable[[Rows], Rows]:
     return lambda _: answers
 
 
+def _parts(
+    data: TrainingData, model: ServedModel, tried: HybridRanking | None, queries: Vectors, rows: Rows
+) -> dict[str, Rows]:
+    """The rankings beside the served one: by each side of a hybrid, and by a hybrid that is not served."""
+    ranking = tried or model.hybrid
+    if ranking is None:
+        return {}
+    by_text = ranking.rank(queries, query_texts(data, model.inputs, rows), K, LEXICAL)
+    other = _search(data, replace(model, hybrid=tried), queries, rows)
+    return {"hybrid" if tried else "dense": other, "lexical": by_text}
+
+
+def query_texts(data: TrainingData, inputs: TowerInputs, rows: Rows) -> list[str]:
+    """The texts of some queries, as far as the query tower reads them."""
+    queries = {name: [data.queries[name][row] for row in rows] for name in inputs.features}
+    return texts_of(queries, inputs.features, cut=True)
+
+
 def _served(data: TrainingData, model: ServedModel, rows: Rows, console: Console) -> Rows:
     queries = encode_queries(model.query, model.inputs, data, rows, console, "queries")
     return _search(data, model, queries, rows)
@@ -147,6 +177,9 @@ def _served(data: TrainingData, model: ServedModel, rows: Rows, console: Console
 
 def _search(data: TrainingData, model: ServedModel, queries: Vectors, rows: Rows) -> Rows:
     """What the service returns for the vectors (Q, D) of some queries."""
+    if model.hybrid is not None:
+        texts = query_texts(data, model.inputs, rows)
+        return continued(model.hybrid.rank(queries, texts, FIRST), model.hybrid.rank(queries, texts, K))
     # A refreshed catalogue has no vectors of deleted items, which a history may hold.
     seen = [each[each < len(model.items)] for each in data.seen(rows)]
     return continued(model.index.search(queries, FIRST, seen), model.index.search(queries, K, seen))

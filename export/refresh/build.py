@@ -18,19 +18,23 @@ from export.bundle_files import write_bundle, write_reports
 from export.encoding import ColumnRecords, EncodedFile, ItemTower, encode_all, encode_into
 from export.evaluation import per_query
 from export.evaluation.quality import encode_queries
+from export.hybrid.rebuild import arranged, of_rows, of_texts
 from export.onnx.runtimes import Encode, onnx_encoder
-from export.refresh.merge import Champion, Merged
+from export.refresh.merge import FRESH, Champion, Merged
 from export.refresh.quality import Evaluation, NotMeasured
 from protos import bundle
 from protos.bundle import EXACT, HNSW, Manifest, Refreshed, Snapshot
 from protos.errors import BundleError
 from protos.features import TextFeature
+from protos.hybrid.lexical_index import LexicalIndex
 from protos.vectors import read_vectors, write_merged
 from train.config import Experiment
 from train.config.index import IndexConfig
+from train.data.training_data import texts_of
 from train.evaluation.plots import save
 
-OF_TOWERS = ("parity", "precision", "latency")  # reports that hold for the refreshed bundle, too
+# Reports that hold for the refreshed bundle, too: of the towers, and of the choice of the lexical weight.
+OF_TOWERS = ("parity", "precision", "latency", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,10 @@ class _Build:
         """Write all files; returns the manifest."""
         self._copy(folder)
         self.inputs.merged.items.write(folder)
+        lexical = self._lexical(folder)
         vectors = self._vectors(folder)
         parameters, index = self._index(vectors, folder)
-        quality = self._quality(vectors, parameters, folder)
+        quality = self._quality(vectors, parameters, lexical, folder)
         write_reports({"index": index, "quality": quality, "refresh": self._report()}, folder)
         return replace(
             self.manifest,
@@ -144,6 +149,20 @@ class _Build:
             return np.load(folder / bundle.VECTORS, mmap_mode="c")
         return read_vectors(folder, precision, len(origin), manifest.dimension, padding)
 
+    def _lexical(self, folder: Path) -> LexicalIndex | None:
+        """Write the lexical index, if the champion has one: its weights, and those of the other items."""
+        index = LexicalIndex.of(self.champion.folder, self.manifest)
+        if index is None or self.manifest.hybrid is None:
+            return None
+        merged = self.inputs.merged
+        is_kept = merged.origin != FRESH
+        kept = of_rows(index.postings, merged.origin[is_kept])
+        fresh = of_texts(index, texts_of(merged.fresh, self.manifest.schema.item))
+        order = np.where(is_kept, np.cumsum(is_kept) - 1, kept.shape[1] + np.cumsum(~is_kept) - 1)
+        postings = arranged(index.postings, [kept, fresh], order)
+        postings.write(folder)
+        return LexicalIndex(postings, self.manifest.hybrid)
+
     def _index(self, vectors: Any, folder: Path) -> tuple[bundle.IndexParameters, dict[str, Any]]:
         """Build and tune the index; returns its parameters and its report."""
         config = index_config(self.experiment.index, self.manifest.index)
@@ -172,13 +191,20 @@ class _Build:
         values = {name: [each[name] for each in examples] for name in blank}
         return encode_all(self.query, inputs, values, self.console, "example queries")
 
-    def _quality(self, vectors: Any, parameters: bundle.IndexParameters, folder: Path) -> dict[str, Any]:
+    def _quality(
+        self,
+        vectors: Any,
+        parameters: bundle.IndexParameters,
+        lexical: LexicalIndex | None,
+        folder: Path,
+    ) -> dict[str, Any]:
         """Metrics of the test split on the new catalogue; the champion's where the split does not apply."""
         evaluation = self.inputs.evaluation
         if isinstance(evaluation, NotMeasured):
             verdict = f"measured before the refresh, of bundle {self.manifest.bundle_version[:12]}"
             return {**self.manifest.quality, "not_measured": evaluation.why, "verdict": verdict}
-        found = evaluation.measure(self.query, self.inputs.merged, vectors, parameters, self.console)
+        merged, console = self.inputs.merged, self.console
+        found = evaluation.measure(self.query, merged, vectors, parameters, console, lexical)
         per_query.save(found.queries, folder)
         return found.metrics
 

@@ -245,7 +245,7 @@ class _Merge:
     def _take(self, item_id: str, item: TableItem) -> None:
         """Take an item of the table or the store; its vector is the champion's if the content is the same."""
         try:
-            found = digest(self.inputs, item.values)
+            found = digest(self.inputs, item.values, self.champion.manifest.hybrid is not None)
         except InvalidInput as error:
             self.failed[item_id] = str(error)
             return

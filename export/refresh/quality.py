@@ -22,18 +22,22 @@ from export import ann
 from export.encoding import ColumnRecords, ItemTower, encode_once
 from export.encoding.digests import item_digests
 from export.evaluation import per_query, quality
+from export.evaluation.hybrid_ranking import HybridRanking
 from export.evaluation.per_query import PerQuery
+from export.hybrid.rebuild import arranged, of_rows, of_texts
 from export.onnx.runtimes import Encode
 from export.refresh.merge import FRESH, NO_DIGEST, Champion, Merged
 from export.refresh.work import WORK
 from protos.bundle import IndexParameters, Manifest
 from protos.errors import DataError, MissingStage
 from protos.features import FeatureSpec, TextFeature
+from protos.hybrid.fusion import Fusion
+from protos.hybrid.lexical_index import LexicalIndex
 from protos.toml_config import FROM_DATA
 from protos.vectors import rounded_vectors
 from train.config import Experiment
 from train.data.dataset import Dataset
-from train.data.training_data import Histories, Pairs, TrainingData, training_data_of, values_of
+from train.data.training_data import Histories, Pairs, TrainingData, texts_of, training_data_of, values_of
 from train.evaluation.metrics import mean
 from train.evaluation.metrics import per_query as metrics_of
 from train.evaluation.report import evaluate_ranking
@@ -57,6 +61,26 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class _Columns:
+    """The items to evaluate on.
+
+    Args:
+        is_own: whether each is evaluated by the text of the split, bool (N,).
+        by_split: rows of these in the data set.
+        places: of the others in the catalogue.
+    """
+
+    is_own: npt.NDArray[np.bool_]
+    by_split: Rows
+    places: Rows
+
+    @property
+    def rank(self) -> Rows:
+        """How many of the others come before each item, (N,); of an other, its place among them."""
+        return np.cumsum(~self.is_own) - 1
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The split of the data set that the champion was made on.
 
@@ -75,7 +99,13 @@ class Evaluation:
     manifest: Manifest
 
     def measure(
-        self, query: Encode, merged: Merged, vectors: Any, parameters: IndexParameters, console: Console
+        self,
+        query: Encode,
+        merged: Merged,
+        vectors: Any,
+        parameters: IndexParameters,
+        console: Console,
+        lexical: LexicalIndex | None = None,
     ) -> Measured:
         """Measure the test split.
 
@@ -85,12 +115,17 @@ class Evaluation:
             vectors: float32 (N, D), of its items, encoded from the columns of the catalogue.
             parameters: of the index.
             console: receives progress.
+            lexical: the lexical index over the catalogue, if the bundle is hybrid.
         """
-        items, data, gone = self._on(merged, vectors, console)
+        items, data, gone, columns = self._on(merged, vectors, console)
         inputs, config = self.manifest.schema.side("query"), self.experiment.index
         with console.status("quality on the test split"):
             index = ann.rebuild(items, parameters, self.manifest.score, config.threads)
-            model = quality.ServedModel(query, inputs, items, index)
+            hybrid = None
+            if lexical is not None:
+                fusion = Fusion(self._evaluated_index(lexical, columns), lexical.hybrid, items)
+                hybrid = HybridRanking(index, items, fusion)
+            model = quality.ServedModel(query, inputs, items, index, hybrid)
             answers = quality.ranked(data, model, console)
             metrics: dict[str, Any] = dict(evaluate_ranking(data, "test", lambda _: answers))
             rows, relevant = data.parts["test"].by_query()
@@ -107,8 +142,18 @@ class Evaluation:
         }
         return Measured(metrics, per_query.measure(data, answers))
 
-    def _on(self, merged: Merged, vectors: Any, console: Console) -> tuple[Any, TrainingData, int]:
-        """Vectors to evaluate on, the data with rows of these, and the number of queries left out.
+    def _evaluated_index(self, lexical: LexicalIndex, columns: "_Columns") -> LexicalIndex:
+        """The lexical index over the items to evaluate on, by the statistics of the bundle."""
+        texts = texts_of(self.data.items, self.manifest.schema.item)
+        own = of_texts(lexical, [texts[row] for row in columns.by_split])
+        served = of_rows(lexical.postings, columns.places)
+        order = np.where(columns.is_own, np.cumsum(columns.is_own) - 1, own.shape[1] + columns.rank)
+        return LexicalIndex(arranged(lexical.postings, [own, served], order), lexical.hybrid)
+
+    def _on(
+        self, merged: Merged, vectors: Any, console: Console
+    ) -> tuple[Any, TrainingData, int, "_Columns"]:
+        """Vectors to evaluate on, the data with rows of these, the number of queries left out, and the items.
 
         The rows are those of the data set's items that are left, then the other items of the catalogue, then
         the deleted items, which have no vectors.
@@ -128,7 +173,10 @@ class Evaluation:
         rows[deleted] = len(items) + np.arange(len(deleted))
         order = [ids[n] for n in left] + [merged.items.ids[n] for n in others] + [ids[n] for n in deleted]
         data, gone = _with_rows(self.data, rows, order, len(items))
-        return items, data, gone
+        is_own = np.concatenate([by_split[left], np.zeros(len(others), np.bool_)])
+        all_places = np.concatenate([place_of[left], others])
+        columns = _Columns(is_own, left[by_split[left]], all_places[~is_own])
+        return items, data, gone, columns
 
     def _evaluated_by_split(self, merged: Merged, place_of: Rows) -> npt.NDArray[np.bool_]:
         """Of each item of the data set, whether it is evaluated by another text than it is served by."""
@@ -139,7 +187,8 @@ class Evaluation:
             for spec in features.values()
         ):
             return found
-        own = item_digests(self.tower.inputs, values_of(self.dataset.items, features, catalogue=True))
+        values = values_of(self.dataset.items, features, catalogue=True)
+        own = item_digests(self.tower.inputs, values, self.manifest.hybrid is not None)
         served, unknown = merged.items.digests[place_of], np.frombuffer(NO_DIGEST, np.uint8)
         is_same = (served == own).all(axis=1) | (served == unknown).all(axis=1)
         found[:] = (place_of >= 0) & is_same & (merged.origin[place_of] != FRESH)
@@ -209,7 +258,7 @@ def _with_rows(data: TrainingData, rows: Rows, ids: list[str], count: int) -> tu
     parts["test"] = _without(test, gone)
     histories, queries = data.histories, dict(data.queries)
     if histories is not None:
-        histories = Histories(rows[histories.run], histories.begin, histories.end, ids)
+        histories = dataclasses.replace(histories, run=rows[histories.run], ids=ids)
         queries = {
             name: histories if isinstance(values, Histories) else values for name, values in queries.items()
         }
@@ -227,9 +276,7 @@ def _with_rows(data: TrainingData, rows: Rows, ids: list[str], count: int) -> tu
 
 
 def _without(pairs: Pairs, queries: Rows) -> Pairs:
-    kept = ~np.isin(pairs.query, queries)
-    label = None if pairs.label is None else pairs.label[kept]
-    return Pairs(pairs.query[kept], pairs.item[kept], pairs.weight[kept], label)
+    return pairs.where(~np.isin(pairs.query, queries))
 
 
 def applies(found: Evaluation | NotMeasured, merged: Merged) -> Evaluation | NotMeasured:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import mlflow
 from mlflow.entities import Run, ViewType
@@ -32,45 +32,19 @@ from export.release.registry import CHAMPION, retire_challenger
 from protos.documents import parse_json
 from protos.errors import InvalidInput
 from protos.mlflow_keys import STAGE
-from protos.toml_config import parse
+from protos.release_records import (
+    MOVING_ACTIONS,
+    RECORD_TAG,
+    RELEASE,
+    Action,
+    Record,
+    moved_alias,
+    parse_record,
+)
 from train.training.tracking import environment, experiment_id, is_absent
 
-RELEASE = "release"  # value of the tag `STAGE` of a record's run
-RECORD_TAG = "twinspire.move"  # of a run
 HEAD_TAG = "twinspire.trail"  # of the registered model
 RECORD_LENGTH = 8000  # characters; MLflow cuts a longer tag of a run without an error
-
-Action = Literal["promote", "refuse", "force", "rollback"]
-MOVING_ACTIONS = ("promote", "force", "rollback")
-
-
-@dataclass(frozen=True)
-class Record:
-    """One record of the chain.
-
-    Args:
-        number: 1, 2, and so on.
-        at: UTC time, ISO 8601.
-        actor: user and host.
-        action: `refuse` leaves the champion as it is; the others move it.
-        before: version that was champion; empty if there was none.
-        after: version that becomes champion, or would have.
-        gates: name, figure, bound and `holds` of each gate; empty if nothing was compared.
-        reason: the actor's reason; of a refusal without gates, what happened in between.
-        previous: sha256 of the record before; empty in the first.
-        broke: release locks that were broken for this record: the holder of each, since when, and why.
-    """
-
-    number: int
-    at: str
-    actor: str
-    action: Action
-    before: str
-    after: str
-    gates: tuple[dict[str, Any], ...] = ()
-    reason: str = ""
-    previous: str = ""
-    broke: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,12 +89,7 @@ class AuditLog:
             champion: the version that is champion now.
         """
         records = [entry.record for entry in self.entries]
-        next_champions = [*(record.before for record in records[1:]), champion]
-        return [
-            entry.record.action in MOVING_ACTIONS
-            and (entry.status == "FINISHED" or following == entry.record.after)
-            for entry, following in zip(self.entries, next_champions, strict=False)  # one more if no entries
-        ]
+        return moved_alias(records, [entry.status for entry in self.entries], champion)
 
 
 def actor() -> str:
@@ -189,7 +158,7 @@ def read(name: str) -> AuditLog:
     for run in _runs(name):
         text = run.data.tags[RECORD_TAG]
         try:
-            record: Record = parse(parse_json(text), Record)
+            record = parse_record(text)
         except (ValueError, TypeError):
             unreadable.append(run.info.run_id)
             continue

@@ -11,6 +11,7 @@ from export.bundles import find_bundle
 from export.release import registry
 from export.release.history import history as history_of
 from export.release.rollback import rollback as roll_back
+from protos.cli import collection_paused
 from train.config import read_experiment
 from train.training.tracking import connect
 
@@ -45,5 +46,6 @@ def rollback(arguments: Namespace) -> dict[str, Any]:
 
 def history(arguments: Namespace) -> dict[str, Any]:
     """Print every promotion, refusal and rollback of the champion, and whether the record is whole."""
-    connect()
-    return history_of(read_experiment(arguments.config).name)
+    with collection_paused():  # MLflow imports its store when it is first asked
+        connect()
+        return history_of(read_experiment(arguments.config).name)

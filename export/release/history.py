@@ -8,6 +8,7 @@ from typing import Any
 
 from export.release import audit_log, lock
 from export.release.registry import AliasState, registry_errors
+from protos.release_records import outcomes
 
 
 def history(name: str) -> dict[str, Any]:
@@ -20,11 +21,11 @@ def history(name: str) -> dict[str, Any]:
         known = audit_log.read(name)
         champion = AliasState.of(name).champion
         release_runs = bool(lock.holder(name))
-    records = []
-    for n, (entry, moved) in enumerate(zip(known.entries, known.moved(champion), strict=True), 1):
-        newest_runs = release_runs and entry.status == "RUNNING" and n == len(known.entries)
-        outcome = "done" if entry.status == "FINISHED" else "under way" if newest_runs else "interrupted"
-        records.append(asdict(entry.record) | {"run_id": entry.run_id, "outcome": outcome, "moved": moved})
+    ended = outcomes([entry.status for entry in known.entries], release_runs)
+    records = [
+        asdict(entry.record) | {"run_id": entry.run_id, "outcome": outcome, "moved": moved}
+        for entry, outcome, moved in zip(known.entries, ended, known.moved(champion), strict=True)
+    ]
     problems = audit_log.problems(known)
     return {
         "name": name,

@@ -33,9 +33,9 @@ from mlflow.exceptions import MlflowException
 from export.markdown import one_line
 from export.release.lock_holder import LockHolder, printable
 from protos.errors import Unavailable
+from protos.release_records import LOCK_SUFFIX
 from train.training.tracking import is_absent, unreachable
 
-SUFFIX = ".release-lock"
 STALE_S = 300.0  # a release holds the lock for a second or two
 WAIT_S = 30.0
 POLL_S = 0.2
@@ -109,7 +109,7 @@ def holder(name: str) -> str:
     A lock whose holder has ended on this host counts as free.
     """
     try:
-        found = mlflow.MlflowClient().get_registered_model(name + SUFFIX)
+        found = mlflow.MlflowClient().get_registered_model(name + LOCK_SUFFIX)
     except MlflowException as error:
         if is_absent(error):
             return ""
@@ -148,7 +148,7 @@ def _create(lock: ReleaseLock, actor: str) -> bool:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         mlflow.MlflowClient().create_registered_model(
-            lock.name + SUFFIX,
+            lock.name + LOCK_SUFFIX,
             {HOLDER: actor, SINCE: now, TOKEN: lock.token, **LockHolder.current().tags()},
             _description(lock.name),
         )
@@ -162,7 +162,7 @@ def _create(lock: ReleaseLock, actor: str) -> bool:
 def _touch(name: str) -> RegisteredModel | None:
     """The lock, after its time of update was set to now by the server's clock; None if there is none."""
     try:
-        return mlflow.MlflowClient().update_registered_model(name + SUFFIX, _description(name))
+        return mlflow.MlflowClient().update_registered_model(name + LOCK_SUFFIX, _description(name))
     except MlflowException as error:
         if is_absent(error):
             return None
@@ -203,7 +203,7 @@ def _break(name: str, found: RegisteredModel, actor: str, why: str) -> str:
         MlflowException: it was not renamed, for example because another process did so first.
     """
     client, renamed = mlflow.MlflowClient(), _renamed(name, found.tags.get(TOKEN, ""))
-    client.rename_registered_model(name + SUFFIX, renamed)
+    client.rename_registered_model(name + LOCK_SUFFIX, renamed)
     description = f"{_described(found)}: {why}"
     log.warning("%s: broke the release lock of %s", name, description)
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -219,7 +219,7 @@ def _release(lock: ReleaseLock) -> None:
     """Release the lock if this process holds it; the lock of another holder stays."""
     client = mlflow.MlflowClient()
     try:
-        found = client.get_registered_model(lock.name + SUFFIX)
+        found = client.get_registered_model(lock.name + LOCK_SUFFIX)
         if found.tags.get(TOKEN) != lock.token:
             return
         client.rename_registered_model(found.name, _renamed(lock.name, lock.token))
@@ -232,7 +232,7 @@ def _release(lock: ReleaseLock) -> None:
 
 
 def _renamed(name: str, token: str) -> str:
-    return f"{name}{SUFFIX}-{token}"
+    return f"{name}{LOCK_SUFFIX}-{token}"
 
 
 def _description(name: str) -> str:
@@ -261,5 +261,5 @@ def _held_by_another(name: str, found: RegisteredModel) -> str:
         f"{name}: the release lock is taken by {_described(found)} ({_age(found):.0f} s), until {until} "
         "at the latest; try again later. The lock of a process that has ended is broken at once by a "
         f"release on the same host; to do so from another host before {until}, delete the registered model "
-        f"{name}{SUFFIX}"
+        f"{name}{LOCK_SUFFIX}"
     )

@@ -17,9 +17,9 @@ import mlflow
 from rich.console import Console
 
 from export.release import audit_log, comparison, lock
-from export.release.audit_log import Action
 from export.release.decision_report import PAGE, write_report
 from export.release.gate import CandidateVersion, Decision, GateResult
+from export.release.gates import GATES
 from export.release.registry import (
     CHALLENGER,
     CHAMPION,
@@ -30,6 +30,7 @@ from export.release.registry import (
     retire_challenger,
 )
 from protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
+from protos.release_records import Action, Record
 from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.training_data import TrainingData, training_data_of
@@ -38,6 +39,7 @@ from train.training.metric_groups import grouped
 Compare = Callable[
     [CandidateVersion, CandidateVersion | None, Experiment, Callable[[], TrainingData], Console], Decision
 ]
+BY_NAME = {gate.name: gate for gate in GATES}
 REPORT = "release"  # folder of the report among a run's artefacts
 
 
@@ -53,7 +55,7 @@ class Promotion:
     """
 
     version: str
-    record: audit_log.Record | None = None
+    record: Record | None = None
     decision: Decision | None = None
     run_id: str = ""
 
@@ -166,7 +168,7 @@ def _conclude(
     decision: Decision,
     force: bool,
     reason: str,
-) -> tuple[TwinspireError | None, audit_log.Record]:
+) -> tuple[TwinspireError | None, Record]:
     """With the lock held, promote or refuse; returns the error to raise and the record."""
     name, challenger = held.name, compared.challenger
     assert challenger is not None
@@ -186,10 +188,19 @@ def _conclude(
 
 
 def _summary(result: GateResult) -> dict[str, object]:
-    """A result for the record."""
+    """A result for the record, with what a service shows of it: the service knows no gates."""
+    shown = (
+        {
+            "title": gate.title,
+            "shown_figure": gate.shown_figure(result.figure),
+            "shown_bound": gate.shown_bound(result.bound),
+        }
+        if (gate := BY_NAME.get(result.name))
+        else {}
+    )
     warning = {"warning": result.warning} if result.warning else {}
     figures = {"figure": result.figure, "bound": result.bound, "holds": result.holds}
-    return {"name": result.name, **figures, **warning}
+    return {"name": result.name, **figures, **shown, **warning}
 
 
 def _champion_was_not_compared(compared: AliasState, decision: Decision) -> bool:

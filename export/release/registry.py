@@ -32,7 +32,7 @@ from train.training.tracking import get_run, is_absent, unreachable
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 # Packages that a registered model needs.
-RUNTIME = ("numpy", "onnxruntime", "hnswlib", "protobuf", "pyroaring", "mlflow")
+RUNTIME = ("numpy", "onnxruntime", "hnswlib", "protobuf", "pyroaring", "PyStemmer", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
             python_model=str(ROOT / "serving" / "pyfunc_model.py"),
             artifacts={"bundle": str(folder)},
             code_paths=[str(ROOT / "serving"), str(ROOT / "protos")],
-            input_example=(example, {"k": 10, "exclude_history": False, "filter": ""}),
+            input_example=(example, {"k": 10, "exclude_history": False, "filter": "", "fusion": ""}),
             pip_requirements=[f"{package}=={version(package)}" for package in RUNTIME],
         )
     for each in caught:  # MLflow has no type hint for "a text or a table of features", and warns about it

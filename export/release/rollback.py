@@ -6,9 +6,10 @@ python -m export rollback --config train/configs/pydocs.toml --to 3 --reason "..
 from export.release import audit_log, lock
 from export.release.registry import AliasState, by_version, registry_errors
 from protos.errors import GateRefused, MissingStage
+from protos.release_records import Record
 
 
-def rollback(name: str, to: str = "", reason: str = "") -> audit_log.Record | None:
+def rollback(name: str, to: str = "", reason: str = "") -> Record | None:
     """Make an earlier champion the champion again, at once: nothing is compared or downloaded.
 
     Args:

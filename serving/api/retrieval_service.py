@@ -9,6 +9,7 @@ from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput
 from serving.filters.columns import Work
 from serving.live.search.sequence_waits import HIGHEST, SequenceWaits
+from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import NO_SEARCH, Query, SearchOptions, Vectors
 from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from serving.security.auth import caller
@@ -47,6 +48,7 @@ class RetrievalServicer:
         rate: limit of each client, if there is one.
         state: gives the fields of `ServiceState` for `Info`.
         sink: takes a share of the champion's searches, if there is one.
+        releases: gives the answer to `Releases`, if the service knows more than the bundle that it serves.
 
     Attributes:
         waits: calls that wait until the bundles search with a write; `advance` answers them.
@@ -59,6 +61,7 @@ class RetrievalServicer:
         rate: RateLimit | None,
         state: Callable[[], dict[str, Any]],
         sink: MessageSink | None = None,
+        releases: Callable[[], wire.ReleasesResponse] | None = None,
     ) -> None:
         self.split = split
         self.waits = SequenceWaits()
@@ -66,6 +69,7 @@ class RetrievalServicer:
         self._rate = rate
         self._sizes = AnswerBytes(limits.max_answer_bytes)
         self._state = state
+        self._releases = releases or self._no_releases
         self._sink = sink
         self._started = time.monotonic()
 
@@ -178,6 +182,14 @@ class RetrievalServicer:
             self.split.champion.manifest, self._limits, uptime_seconds, self._state()
         )
 
+    def Releases(self, request: wire.ReleasesRequest, call: Call) -> wire.ReleasesResponse:
+        """How what is served became the champion."""
+        return self._releases()
+
+    def _no_releases(self) -> wire.ReleasesResponse:
+        champion = self.split.champion
+        return wire.ReleasesResponse(model_version=champion.model_version, bundle_version=champion.version)
+
     def encode(self, queries: Sequence[Query], call: Call) -> Vectors:
         """The champion's vectors of queries, computed at once; for the Open Inference Protocol."""
         self._admit_vectors(len(queries), call)
@@ -274,7 +286,8 @@ class RetrievalServicer:
         k, exclude = self._limits.k(request.k), request.exclude
         if exclude:
             self._limits.check_exclude(exclude)
-        return bundle.retriever.search_options(k, exclude, request.exclude_history)
+        fusion = converters.fusion_from_wire(request.fusion) if request.fusion else FusionMode.DEFAULT
+        return bundle.retriever.search_options(k, exclude, request.exclude_history, None, fusion)
 
     def _batch(self, messages: Sequence[wire.Query]) -> tuple[list[Query], list[str]]:
         names = [f"queries[{n}]" for n in range(len(messages))]

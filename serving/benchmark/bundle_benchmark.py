@@ -44,6 +44,7 @@ from protos.system import memory
 from protos.system.timing import PASSES, Call, Effort, Times, median_of_passes, take_turns
 from serving.benchmark import query_generator
 from serving.benchmark.filter_measurement import buckets, measure_quality
+from serving.retrieval.answer import FusionMode
 from serving.retrieval.catalogue import Catalogue
 from serving.retrieval.encoder import OUTPUT, Encoder
 from serving.retrieval.query import Query, SearchOptions, example_query
@@ -112,7 +113,8 @@ def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     searched = [n for n, each in enumerate(encoded.contexts) if each.basis.is_searched]
     if not searched:
         raise MissingStage(f"{folder}: no example is answered by its index")
-    found = retriever.find(encoded, [SearchOptions(k)] * len(encoded.contexts))
+    options = SearchOptions(k, fusion=FusionMode.DENSE)  # exact search knows the vectors alone
+    found = retriever.find(encoded, [options] * len(encoded.contexts))
     index = open_index(folder, retriever.manifest)
     _, exact = index.exact(encoded.vectors[searched], k)
     recalls = []

@@ -21,6 +21,7 @@ from serving.benchmark.filter_workload import NEAR, FilterWorkload
 from serving.filters.compiled import SUBSET_FROM_USE, CompiledFilter, ItemFilters
 from serving.filters.expression import Filter
 from serving.filters.planner import search_passing
+from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import EncodedQueries, Query
 from serving.retrieval.retriever import Retriever
 from serving.retrieval.vector_index import VectorIndex, Vectors
@@ -106,7 +107,7 @@ def measure_quality(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, A
     recalls, plans = [], Counter[str]()
     incomplete = wrong = 0
     for each in bucket.queries:
-        options = retriever.search_options(k, compiled=each.compiled)
+        options = retriever.search_options(k, compiled=each.compiled, fusion=FusionMode.DENSE)
         (found,) = retriever.find(each.encoded, [options])
         plans[found.plan.value] += 1
         wrong += sum(row not in each.compiled.passing for row in found.rows)

@@ -19,6 +19,7 @@ from serving import flag_types as flags
 from serving.cli import tables
 from serving.cli.advice import TOKEN, advice_on
 from serving.cli.item_commands import add_items
+from serving.cli.release_tables import show_releases
 from serving.client.answer_files import answer_document, check_answer_file
 from serving.client.batch import search_file
 from serving.client.blocking import RetrievalClient
@@ -27,6 +28,7 @@ from serving.client.queries import count_lines
 from serving.client.security import Security, read_token
 from serving.filters.command_line import parse_where
 from serving.filters.expression import Filter
+from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query, Value
 from serving.transport.converters import Info
 
@@ -34,7 +36,7 @@ ADDRESS = "127.0.0.1:50051"
 
 
 def add_commands(subparsers: Any) -> None:
-    """Add `search`, `encode`, `score`, `info`, `status`, `batch` and `items` to a command line."""
+    """Add `search`, `encode`, `score`, `info`, `status`, `releases`, `batch` and `items`."""
 
     def add(name: str, text: str, run: Callable[[Namespace], Result]) -> ArgumentParser:
         parser = add_command(subparsers, name, text, run)
@@ -62,7 +64,8 @@ def add_commands(subparsers: Any) -> None:
     _add_hits(searching)
     informing = add("info", "Show what a server serves, and its state.", info)
     reporting = add("status", "Show which bundles answer, and how aliases are followed.", status)
-    for each in (searching, encoding, scoring, informing, reporting):
+    telling = add("releases", "Show how what is served became the champion: gates and history.", releases)
+    for each in (searching, encoding, scoring, informing, reporting, telling):
         each.add_argument(
             "--timeout",
             type=flags.seconds,
@@ -116,6 +119,12 @@ def _add_hits(parser: ArgumentParser) -> None:
         metavar="CONDITION",
         help="only items that pass, such as 'price<50', section=admin,net, tags!=old, price (is present) and "
         "'!price'; may be repeated, and all of them must hold",
+    )
+    parser.add_argument(
+        "--fusion",
+        choices=[*FusionMode],
+        default=FusionMode.DEFAULT,
+        help="scores that rank the items of a text: of the towers, of its words, or both (as the bundle is)",
     )
 
 
@@ -175,6 +184,7 @@ def search(arguments: Namespace) -> Result:
             exclude_history=arguments.exclude_history,
             min_sequence=arguments.min_sequence,
             filter=_filter(arguments, client),
+            fusion=FusionMode(arguments.fusion),
         )
     return answer_document(answer), lambda console: tables.show_answer(console, answer)
 
@@ -231,6 +241,13 @@ def status(arguments: Namespace) -> Result:
     return document, lambda console: tables.show_status(console, found.name, state)
 
 
+def releases(arguments: Namespace) -> Result:
+    """Show how what is served became the champion: gates, promotions and rollbacks."""
+    with connect(arguments) as client:
+        found = client.releases()
+    return dataclasses.asdict(found), lambda console: show_releases(console, found, time.time())
+
+
 def batch(arguments: Namespace) -> Result:
     """Search for each query of a file, and write the answers to another file."""
     source, output = arguments.file, arguments.output
@@ -252,6 +269,7 @@ def batch(arguments: Namespace) -> Result:
             arguments.timeout,
             lambda line: progress.update(task, completed=line),
             _filter(arguments, client),
+            FusionMode(arguments.fusion),
         )
     document = {
         "output": str(output),

@@ -37,8 +37,13 @@ BASELINES = {  # prefix of a baseline's metrics -> its name
     "bm25_full": "BM25, full texts",
     "tfidf": "character TF-IDF",
     "popularity": "popularity",
+    "recent_popularity": "recent popularity",
     "itemknn": "item-kNN",
+    "vsknn": "VSKNN",
+    "slist": "SLIST",
     "ease": "EASE",
+    "ease_recency": "EASE, recency weights",
+    "ease_recent": "EASE x recent popularity",
 }
 TIMEOUT_SECONDS = 120.0  # for the server to start, and to stop
 

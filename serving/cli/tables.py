@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from serving.retrieval.answer import Answer, Basis, Scores
+from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores
 from serving.transport.converters import Info
 
 WIDTH = 120  # if the output is not a terminal
@@ -25,6 +25,15 @@ REMARKS = {
 }
 
 
+PARTS = ("dense", "lexical")  # columns of a hybrid answer
+PART_WIDTH = 7
+
+
+def _shown_parts(hit: Hit) -> list[str]:
+    """What towers and text gave to the score of a hit."""
+    return ["" if part is None else f"{part:.4f}" for part in (hit.dense, hit.lexical)]
+
+
 def show_answer(console: Console, answer: Answer) -> None:
     """Show hits with rank, score and display fields, then their basis, bundle and timing."""
     identified = all(hit.fields.get("name") == hit.id for hit in answer.hits)
@@ -36,13 +45,18 @@ def show_answer(console: Console, answer: Answer) -> None:
     popular = answer.basis is Basis.POPULAR
     scores = [f"{hit.score:.2%}" if popular else f"{hit.score:.4f}" for hit in answer.hits]
     score_width = max(map(len, ["score", *scores, "0.0000"]))
+    parts = [_shown_parts(hit) for hit in answer.hits]
+    has_parts = answer.fusion in (FusionMode.HYBRID, FusionMode.LEXICAL)
     table = Table(box=None, pad_edge=False)
     table.add_column("rank", justify="right", width=4)
     table.add_column("share" if popular else "score", justify="right", width=score_width)
-    for name, width in _widths(rows, console.width - 8 - score_width).items():
+    for name in PARTS if has_parts else ():
+        table.add_column(name, justify="right", width=PART_WIDTH)
+    taken = 8 + score_width + (len(PARTS) * (PART_WIDTH + 2) if has_parts else 0)
+    for name, width in _widths(rows, console.width - taken).items():
         table.add_column(name, overflow="ellipsis", no_wrap=True, width=width)
-    for rank, (score, row) in enumerate(zip(scores, rows, strict=True), 1):
-        table.add_row(str(rank), score, *map(Text, row.values()))
+    for rank, (score, part, row) in enumerate(zip(scores, parts, rows, strict=True), 1):
+        table.add_row(str(rank), score, *(part if has_parts else ()), *map(Text, row.values()))
     console.print(table)
     for remark in _remarks(answer):
         console.print(remark, style="yellow", highlight=False)

@@ -26,6 +26,7 @@ from serving.client.items import Item
 from serving.client.protocol import OPTIONS, SERVICE
 from serving.client.security import Security
 from serving.filters.expression import Filter, where
+from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "SERVICE",
     "AsyncRetrievalClient",
     "Filter",
+    "FusionMode",
     "Item",
     "Query",
     "RetrievalClient",

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from protos import bundle
 from protos.errors import DataError, MissingStage
-from serving.retrieval.answer import Answer
+from serving.retrieval.answer import Answer, FusionMode, Hit
 
 Document = dict[str, Any]
 Write = Callable[[Document], None]
@@ -25,18 +25,25 @@ ROWS = 1024  # of Parquet that are written at once
 def answer_document(answer: Answer) -> Document:
     """An answer as JSON."""
     hits = [
-        {"rank": rank, "id": hit.id, "score": hit.score, "fields": dict(hit.fields)}
+        {"rank": rank, "id": hit.id, "score": hit.score, "fields": dict(hit.fields), **_parts(hit)}
         for rank, hit in enumerate(answer.hits, 1)
     ]
+    fusion = {} if answer.fusion is FusionMode.DEFAULT else {"fusion": answer.fusion}
     return {
         "hits": hits,
         "basis": answer.basis,
         "plan": answer.plan,
+        **fusion,
         "unknown_history": answer.unknown_history,
         "bundle_version": answer.bundle_version,
         **answer.timing._asdict(),
         **({"sequence": answer.sequence} if answer.sequence else {}),
     }
+
+
+def _parts(hit: Hit) -> Document:
+    """What towers and text gave; empty where the bundle has no lexical index."""
+    return {} if hit.lexical is None else {"dense": hit.dense, "lexical": hit.lexical}
 
 
 def check_answer_file(path: Path) -> None:
@@ -99,12 +106,14 @@ def _parquet(file: BinaryIO) -> Iterator[Write]:
 
     strings = pa.map_(pa.string(), pa.string())
     hit = {"rank": pa.int32(), "id": pa.string(), "score": pa.float64(), "fields": strings}
+    hit |= {"dense": pa.float64(), "lexical": pa.float64()}
     schema = pa.schema(
         {
             "line": pa.int64(),
             "hits": pa.list_(pa.struct(hit)),
             "basis": pa.string(),
             "plan": pa.string(),
+            "fusion": pa.string(),
             "unknown_history": pa.int64(),
             "bundle_version": pa.string(),
             "queue_us": pa.int64(),

@@ -26,10 +26,10 @@ from serving.client.items import ChangePage, Item, ItemState, Mode, Written
 from serving.client.protocol import TIMEOUT_SECONDS, CatalogueRetries, Connection, Metadata
 from serving.client.security import Security
 from serving.filters.expression import Filter
-from serving.retrieval.answer import Answer, Scores
+from serving.retrieval.answer import Answer, FusionMode, Scores
 from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
-from serving.transport.converters import Info
+from serving.transport.converters import Info, Releases
 from serving.transport.status import error_from
 
 Queries = Iterable[Query | str] | AsyncIterable[Query | str]
@@ -65,12 +65,13 @@ class AsyncRetrievalClient:
         metadata: Metadata = (),
         min_sequence: int = 0,
         filter: Filter | None = None,
+        fusion: FusionMode = FusionMode.DEFAULT,
     ) -> Answer:
         """As `RetrievalClient.search`."""
         message = protocol.filter_message(filter)
-        request = protocol.search_request(query, k, exclude, exclude_history, min_sequence, message)
+        request = protocol.search_request(query, k, exclude, exclude_history, min_sequence, message, fusion)
         response = await self._call(self._stub.Search, request, timeout, metadata)
-        return protocol.answer(response, filter, self.address)
+        return protocol.answer(response, filter, self.address, fusion)
 
     async def search_batch(
         self,
@@ -82,12 +83,13 @@ class AsyncRetrievalClient:
         metadata: Metadata = (),
         min_sequence: int = 0,
         filter: Filter | None = None,
+        fusion: FusionMode = FusionMode.DEFAULT,
     ) -> list[Answer]:
         """As `RetrievalClient.search_batch`."""
         message = protocol.filter_message(filter)
-        request = protocol.batch_request(queries, k, exclude, exclude_history, min_sequence, message)
+        request = protocol.batch_request(queries, k, exclude, exclude_history, min_sequence, message, fusion)
         response = await self._call(self._stub.SearchBatch, request, timeout, metadata)
-        return protocol.answers(response, filter, self.address)
+        return protocol.answers(response, filter, self.address, fusion)
 
     def search_stream(
         self,
@@ -99,6 +101,7 @@ class AsyncRetrievalClient:
         metadata: Metadata = (),
         min_sequence: int = 0,
         filter: Filter | None = None,
+        fusion: FusionMode = FusionMode.DEFAULT,
     ) -> AsyncIterator[Answer]:
         """As `RetrievalClient.search_stream`; the queries may come from an asynchronous iterator too."""
         refuse_lone_string(queries, "queries", "queries")
@@ -109,14 +112,14 @@ class AsyncRetrievalClient:
                 message = protocol.filter_message(filter)
                 async for query in _each(queries):
                     request = protocol.search_request(
-                        query, k, exclude, exclude_history, min_sequence, message
+                        query, k, exclude, exclude_history, min_sequence, message, fusion
                     )
                     sent.count += 1
                     yield request
             except Exception as error:  # gRPC would cancel the call, without the cause
                 sent.error = error
 
-        return self._stream(requests(), sent, filter, timeout, self._connection.metadata(metadata))
+        return self._stream(requests(), sent, filter, timeout, self._connection.metadata(metadata), fusion)
 
     async def encode(
         self, queries: Sequence[Query | str], timeout: float | None = None, metadata: Metadata = ()
@@ -199,6 +202,11 @@ class AsyncRetrievalClient:
             await self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata)
         )
 
+    async def releases(self, timeout: float | None = None, metadata: Metadata = ()) -> Releases:
+        """As `RetrievalClient.releases`."""
+        answer = await self._call(self._stub.Releases, wire.ReleasesRequest(), timeout, metadata)
+        return converters.releases_from_wire(answer)
+
     async def call(
         self, method: str, request: Message, timeout: float | None = None, metadata: Metadata = ()
     ) -> Any:
@@ -275,6 +283,7 @@ class AsyncRetrievalClient:
         filter: Filter | None,
         timeout: float | None,
         metadata: Any,
+        fusion: FusionMode,
     ) -> AsyncIterator[Answer]:
         responses = self._stub.SearchStream(requests, timeout=timeout, metadata=metadata)
         statuses: list[grpc.aio.AioRpcError] = []
@@ -283,7 +292,7 @@ class AsyncRetrievalClient:
         try:
             async for response in responses:
                 answers += 1
-                yield protocol.answer(response, filter, self.address)
+                yield protocol.answer(response, filter, self.address, fusion)
         except grpc.RpcError as failure:
             first = statuses[0] if statuses else failure
             raise error_from(first, self.address) from failure

@@ -20,6 +20,7 @@ from serving.client.answer_files import answer_document, answer_file
 from serving.client.blocking import RetrievalClient
 from serving.client.queries import Format, format_of, read_queries
 from serving.filters.expression import Filter
+from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query
 
 IN_FLIGHT = 256  # queries that are read and not yet answered
@@ -44,6 +45,7 @@ def search_file(
     timeout: float | None = None,
     tick: Callable[[int], None] | None = None,
     filter: Filter | None = None,
+    fusion: FusionMode = FusionMode.DEFAULT,
 ) -> Summary:
     """Answer each query of a file, in order.
 
@@ -59,6 +61,7 @@ def search_file(
         timeout: seconds for the whole file; none by default.
         tick: called with the number of each answered line.
         filter: only items that pass are in the answers.
+        fusion: which scores rank the items of queries with a text.
 
     Raises:
         DataError: a file cannot be read or written, or a line is not a query, or the server refuses it; the
@@ -68,7 +71,9 @@ def search_file(
     began = time.monotonic()
     answered = 0
     with _opened(source) as queries, answer_file(output) as write, _Reader(queries, source, form) as reader:
-        stream = client.search_stream(reader.queries(), k, exclude, timeout, exclude_history, filter=filter)
+        stream = client.search_stream(
+            reader.queries(), k, exclude, timeout, exclude_history, filter=filter, fusion=fusion
+        )
         with contextlib.closing(stream):  # type: ignore[type-var]
             try:
                 for answer in stream:

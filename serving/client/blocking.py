@@ -17,10 +17,10 @@ from serving.client.items import ChangePage, Item, ItemState, Mode, Written
 from serving.client.protocol import TIMEOUT_SECONDS, CatalogueRetries, Connection, Metadata
 from serving.client.security import Security
 from serving.filters.expression import Filter
-from serving.retrieval.answer import Answer, Scores
+from serving.retrieval.answer import Answer, FusionMode, Scores
 from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
-from serving.transport.converters import Info
+from serving.transport.converters import Info, Releases
 from serving.transport.status import error_from
 
 
@@ -64,6 +64,7 @@ class RetrievalClient:
         metadata: Metadata = (),
         min_sequence: int = 0,
         filter: Filter | None = None,
+        fusion: FusionMode = FusionMode.DEFAULT,
     ) -> Answer:
         """The `k` items nearest to one query.
 
@@ -77,6 +78,7 @@ class RetrievalClient:
             min_sequence: the search waits until the worker has applied all writes up to this sequence; pass
                 `Written.sequence` to find your own write.
             filter: only items that pass are in the answer, such as `where.price < 50`.
+            fusion: which scores rank the items of a query with a text; those of the bundle by default.
 
         Raises:
             InvalidInput: the server refuses the request; `field` names the invalid part.
@@ -85,14 +87,14 @@ class RetrievalClient:
             Overloaded: the server is overloaded; retry after `retry_after`.
             DeadlineExceeded: the timeout has passed.
             ConnectionFailed: there is no connection; `fault` says why.
-            Unavailable: the server does not answer, or is too old to know filters; the three errors before
-                are of this kind too.
+            Unavailable: the server does not answer, or is too old to know filters or fusion; the three errors
+                before are of this kind too.
             TypeError: `exclude` is one string.
         """
         message = protocol.filter_message(filter)
-        request = protocol.search_request(query, k, exclude, exclude_history, min_sequence, message)
+        request = protocol.search_request(query, k, exclude, exclude_history, min_sequence, message, fusion)
         response = self._call(self._stub.Search, request, timeout, metadata)
-        return protocol.answer(response, filter, self.address)
+        return protocol.answer(response, filter, self.address, fusion)
 
     def search_batch(
         self,
@@ -104,12 +106,13 @@ class RetrievalClient:
         metadata: Metadata = (),
         min_sequence: int = 0,
         filter: Filter | None = None,
+        fusion: FusionMode = FusionMode.DEFAULT,
     ) -> list[Answer]:
         """One answer for each query, in order, in one call; arguments and errors as in `search`."""
         message = protocol.filter_message(filter)
-        request = protocol.batch_request(queries, k, exclude, exclude_history, min_sequence, message)
+        request = protocol.batch_request(queries, k, exclude, exclude_history, min_sequence, message, fusion)
         response = self._call(self._stub.SearchBatch, request, timeout, metadata)
-        return protocol.answers(response, filter, self.address)
+        return protocol.answers(response, filter, self.address, fusion)
 
     def search_stream(
         self,
@@ -121,6 +124,7 @@ class RetrievalClient:
         metadata: Metadata = (),
         min_sequence: int = 0,
         filter: Filter | None = None,
+        fusion: FusionMode = FusionMode.DEFAULT,
     ) -> Iterator[Answer]:
         """One answer for each query, in order, as they arrive; arguments as in `search`.
 
@@ -140,14 +144,14 @@ class RetrievalClient:
                 message = protocol.filter_message(filter)
                 for query in queries:
                     request = protocol.search_request(
-                        query, k, exclude, exclude_history, min_sequence, message
+                        query, k, exclude, exclude_history, min_sequence, message, fusion
                     )
                     sent.count += 1
                     yield request
             except Exception as error:  # gRPC would log it, and replace it by its own
                 sent.error = error
 
-        return self._stream(requests(), sent, filter, timeout, self._connection.metadata(metadata))
+        return self._stream(requests(), sent, filter, timeout, self._connection.metadata(metadata), fusion)
 
     def encode(
         self, queries: Sequence[Query | str], timeout: float | None = None, metadata: Metadata = ()
@@ -279,6 +283,11 @@ class RetrievalClient:
         """What the server serves; errors as in `search`."""
         return converters.info_from_wire(self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata))
 
+    def releases(self, timeout: float | None = None, metadata: Metadata = ()) -> Releases:
+        """Gates, promotions and rollbacks of what the server serves; errors as in `search`."""
+        answer = self._call(self._stub.Releases, wire.ReleasesRequest(), timeout, metadata)
+        return converters.releases_from_wire(answer)
+
     def call(
         self, method: str, request: Message, timeout: float | None = None, metadata: Metadata = ()
     ) -> Any:
@@ -369,13 +378,14 @@ class RetrievalClient:
         filter: Filter | None,
         timeout: float | None,
         metadata: Any,
+        fusion: FusionMode,
     ) -> Iterator[Answer]:
         responses = self._stub.SearchStream(requests, timeout=timeout, metadata=metadata)
         answers = 0
         try:
             for response in responses:
                 answers += 1
-                yield protocol.answer(response, filter, self.address)
+                yield protocol.answer(response, filter, self.address, fusion)
         except grpc.RpcError as failure:
             raise error_from(failure, self.address) from failure
         finally:

@@ -20,7 +20,7 @@ from protos.errors import AccessDenied, InvalidInput, Overloaded, TwinspireError
 from serving.address import check_target, host_of, is_loopback
 from serving.client.security import Security
 from serving.filters.expression import Filter
-from serving.retrieval.answer import Answer, Scores
+from serving.retrieval.answer import Answer, FusionMode, Scores
 from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
 from serving.transport.filter_converters import filter_to_wire
@@ -218,6 +218,7 @@ def search_request(
     exclude_history: bool,
     min_sequence: int = 0,
     filter: wire.Filter | None = None,
+    fusion: FusionMode = FusionMode.DEFAULT,
 ) -> wire.SearchRequest:
     """One query.
 
@@ -233,6 +234,7 @@ def search_request(
         exclude_history=exclude_history,
         min_sequence=_sequence(min_sequence),
         filter=filter,
+        fusion=converters.fusion_to_wire(FusionMode(fusion)),
     )
 
 
@@ -243,6 +245,7 @@ def batch_request(
     exclude_history: bool,
     min_sequence: int = 0,
     filter: wire.Filter | None = None,
+    fusion: FusionMode = FusionMode.DEFAULT,
 ) -> wire.SearchBatchRequest:
     """Many queries; raises as `search_request`, and a TypeError if they are one string."""
     messages = _queries(queries)
@@ -253,6 +256,7 @@ def batch_request(
         exclude_history=exclude_history,
         min_sequence=_sequence(min_sequence),
         filter=filter,
+        fusion=converters.fusion_to_wire(FusionMode(fusion)),
     )
 
 
@@ -284,23 +288,34 @@ def filter_message(filter: Filter | None) -> wire.Filter | None:
     return None if filter is None else filter_to_wire(filter)
 
 
-def answer(response: wire.SearchResponse, filter: object, address: str) -> Answer:
+def answer(
+    response: wire.SearchResponse,
+    filter: object,
+    address: str,
+    fusion: FusionMode = FusionMode.DEFAULT,
+) -> Answer:
     """The answer to one query.
 
     Args:
         response: of the server.
         filter: of the request; None if it has none.
         address: of the server, for errors.
+        fusion: of the request.
 
     Raises:
-        Unavailable: the server is older than filters, and has ignored the request's.
+        Unavailable: the server is older than filters, or than fusion, and has ignored the request's.
     """
-    return _answer(response, response, filter, address)
+    return _answer(response, response, filter, address, fusion)
 
 
-def answers(response: wire.SearchBatchResponse, filter: object, address: str) -> list[Answer]:
+def answers(
+    response: wire.SearchBatchResponse,
+    filter: object,
+    address: str,
+    fusion: FusionMode = FusionMode.DEFAULT,
+) -> list[Answer]:
     """The answers to a batch, in the order of its queries; arguments and errors as of `answer`."""
-    return [_answer(result, response, filter, address) for result in response.results]
+    return [_answer(result, response, filter, address, fusion) for result in response.results]
 
 
 def _answer(
@@ -308,7 +323,10 @@ def _answer(
     response: wire.SearchResponse | wire.SearchBatchResponse,
     filter: object,
     address: str,
+    fusion: FusionMode,
 ) -> Answer:
+    if fusion in (FusionMode.LEXICAL, FusionMode.HYBRID) and found.fusion == wire.FUSION_DEFAULT:
+        raise Unavailable(f"{address}: the server does not know fusion")
     if filter is not None and found.plan == wire.PLAN_UNFILTERED:
         raise Unavailable(f"{address}: the server does not know filters")
     return converters.answer_from_wire(found, response.bundle_version, response.timing, response.sequence)

@@ -206,11 +206,12 @@ class RecordWriter:
         self.cursor = max(self.cursor, sequence)
         self._cells[SEQUENCE] = max(sequence, self._cells[SEQUENCE])
 
-    def vector(self, item_id: str) -> bytes:
-        """The vector of an item's latest record; empty if there is none."""
+    def searched(self, item_id: str) -> tuple[bytes, bytes]:
+        """The vector and the terms of an item's latest record; empty if there is none."""
         if item_id not in self.latest:
-            return b""
-        return self._record(*self.latest[item_id]).vector
+            return b"", b""
+        record = self._record(*self.latest[item_id])
+        return record.vector, record.terms
 
     def compacted(self, progress: Callable[[], None] = lambda: None) -> "RecordWriter":
         """The writer of a new generation with the latest record of each item; this writer is closed.

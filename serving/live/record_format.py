@@ -18,15 +18,16 @@ from protos.bundle import Manifest
 from protos.errors import TwinspireError, Unavailable
 
 MAGIC = b"TWINLIVE"
-FORMAT = 1
+FORMAT = 2
 PAGE = 4096
 # Magic, format, dimension, sequence of the bundle's snapshot, generation, bundle version, store id.
 HEADER = struct.Struct("<8sIIQQ64s64s")
 CHECK = struct.Struct("<I")
 LENGTH, SEQUENCE = 1024 // 8, 1032 // 8  # cells of the header's page
 HEAD = struct.Struct("<II")  # of a record: length and CRC-32 of its body
-# Of a body: sequence, kind, and bytes of the id, the packed hit, the values and the vector, which follow.
-BODY = struct.Struct("<QBIIII")
+# Of a body: sequence, kind, and bytes of the id, the packed hit, the values, the vector and the terms, which
+# follow.
+BODY = struct.Struct("<QBIIIII")
 CHUNK = 256 << 10  # bytes that are read at once, if a record is not larger
 SUFFIX, LOCK_SUFFIX, DAMAGED_SUFFIX = ".records", ".lock", ".damaged"
 
@@ -50,6 +51,8 @@ class Record(NamedTuple):
         hit: the item's part of an answer (`response_bytes.packed_hit`); of a failed item, the reason.
         values: what filters need, as JSON; empty if there is nothing.
         vector: float32 (D,) as bytes; empty if there is none.
+        terms: of a hybrid bundle, numbers of the terms of its text, int32 (T,), and what each adds to its
+            lexical score, float32 (T,), as bytes.
     """
 
     sequence: int
@@ -58,6 +61,7 @@ class Record(NamedTuple):
     hit: bytes = b""
     values: bytes = b""
     vector: bytes = b""
+    terms: bytes = b""
 
 
 class RecordsInUse(Unavailable):
@@ -100,7 +104,7 @@ def records_path(folder: Path, origin: RecordOrigin) -> Path:
 def packed(record: Record) -> bytes:
     """A record as it stands in the file."""
     name = record.item_id.encode()
-    lengths = len(name), len(record.hit), len(record.values), len(record.vector)
+    lengths = len(name), len(record.hit), len(record.values), len(record.vector), len(record.terms)
     body = b"".join(
         (
             BODY.pack(record.sequence, record.kind, *lengths),
@@ -108,6 +112,7 @@ def packed(record: Record) -> bytes:
             record.hit,
             record.values,
             record.vector,
+            record.terms,
         )
     )
     return HEAD.pack(len(body), zlib.crc32(body)) + body
@@ -144,8 +149,8 @@ def unpacked(body: memoryview) -> Record:
     for length in lengths:
         parts.append(bytes(body[at : at + length]))
         at += length
-    name, hit, values, vector = parts
-    return Record(sequence, name.decode(), RecordKind(kind), hit, values, vector)
+    name, *others = parts
+    return Record(sequence, name.decode(), RecordKind(kind), *others)
 
 
 def header(origin: RecordOrigin, generation: int) -> bytes:

@@ -28,20 +28,39 @@ class Basis(StrEnum):
         return self in (Basis.QUERY, Basis.CONTEXT)
 
 
+class FusionMode(StrEnum):
+    """Which scores rank the items of a query with a text.
+
+    DEFAULT: as the bundle is: both, if it has a lexical index; in an answer: it has none. DENSE: that of the
+    towers alone. LEXICAL: BM25 alone, so that there are no hits without a word of the query. HYBRID: both.
+    """
+
+    DEFAULT = "default"
+    DENSE = "dense"
+    LEXICAL = "lexical"
+    HYBRID = "hybrid"
+
+
 class Hit(NamedTuple):
     """One item of an answer; a tuple, because each query makes ten of them.
 
     Args:
         id: of the item.
         score: the inner product of query and item vector, shown as the manifest's `score` says; their cosine
-            where the kind is `cosine`. For an `item_id` the cosine of the two items; on the basis POPULAR
-            the item's share of the interactions that the towers were trained on.
+            where the kind is `cosine`; with a `lexical` part, what `FUSION_HYBRID` says in
+            `protos/retrieval.proto`. For an `item_id` the cosine of the two items; on the basis POPULAR the
+            item's share of the interactions that the towers were trained on.
         fields: the item's display fields; a field that the item lacks is left out.
+        dense: of a bundle with a lexical index, the inner product of the vectors, or the score where the
+            fusion is DENSE; else None.
+        lexical: likewise BM25 divided by its upper bound, 0 to 1, or 0; else None.
     """
 
     id: str
     score: float
     fields: Mapping[str, str]
+    dense: float | None = None
+    lexical: float | None = None
 
 
 class Timing(NamedTuple):
@@ -69,6 +88,7 @@ class Answer(NamedTuple):
         basis: what the answer rests on.
         sequence: all changes of live items up to it were applied before the search; 0 without live items.
         plan: how the items that pass the query's filter were searched.
+        fusion: which scores ranked the hits; DEFAULT if the bundle has no lexical index.
     """
 
     hits: tuple[Hit, ...]
@@ -78,6 +98,7 @@ class Answer(NamedTuple):
     basis: Basis = Basis.QUERY
     sequence: int = 0
     plan: Plan = Plan.UNFILTERED
+    fusion: FusionMode = FusionMode.DEFAULT
 
 
 class Scores(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.filters.plan import Plan
-from serving.retrieval.answer import Basis
+from serving.retrieval.answer import Basis, FusionMode
 
 if TYPE_CHECKING:  # clients have no library of bitmaps
     from serving.filters.compiled import CompiledFilter
@@ -86,12 +86,14 @@ class SearchOptions(NamedTuple):
         exclude: rows to leave out.
         exclude_history: leave out the items of the query's own history, too.
         filter: leave out the items that do not pass.
+        fusion: which scores rank them.
     """
 
     k: int
     exclude: frozenset[int] = frozenset()
     exclude_history: bool = False
     filter: "CompiledFilter | None" = None
+    fusion: FusionMode = FusionMode.DEFAULT
 
     def is_only(self, k: int) -> bool:
         """Whether a query without history needs the `k` nearest items and nothing is excluded."""
@@ -138,11 +140,13 @@ class EncodedQueries(NamedTuple):
         vectors: float32 (B, D); of unit length for an `item_id`, and where scores are cosines.
         contexts: of each query.
         encode_us: microseconds that encoding took.
+        terms: known terms of each query's text; empty if the bundle has no lexical index.
     """
 
     vectors: Vectors
     contexts: tuple[QueryContext, ...]
     encode_us: int
+    terms: tuple[list[int], ...] = ()
 
 
 class SearchResult(NamedTuple):
@@ -153,9 +157,15 @@ class SearchResult(NamedTuple):
         scores: of each.
         context: of the query.
         plan: that found them.
+        dense: inner product of each; empty if the bundle has no lexical index.
+        lexical: lexical score of each, 0 to 1; empty likewise.
+        fusion: which scores ranked them; DEFAULT if the bundle has no lexical index.
     """
 
     rows: list[int]
     scores: list[float]
     context: QueryContext
     plan: Plan = Plan.UNFILTERED
+    dense: Sequence[float] = ()
+    lexical: Sequence[float] = ()
+    fusion: FusionMode = FusionMode.DEFAULT

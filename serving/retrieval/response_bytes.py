@@ -17,7 +17,7 @@ import numpy as np
 
 from protos import retrieval_pb2 as wire
 from serving.filters.plan import Plan
-from serving.retrieval.answer import Basis, Timing
+from serving.retrieval.answer import Basis, FusionMode, Timing
 from serving.retrieval.catalogue import Catalogue
 from serving.retrieval.query import PLAIN, SearchResult
 
@@ -38,11 +38,20 @@ QUEUE, ENCODE, SEARCH = [_tag("Timing", name, VARINT) for name in Timing._fields
 SEQUENCE = _tag("SearchResponse", "sequence", VARINT)
 BATCH_SEQUENCE = _tag("SearchBatchResponse", "sequence", VARINT)
 RESULTS = _tag("SearchBatchResponse", "results", LENGTH_DELIMITED)
+DENSE, LEXICAL = [_tag("Hit", name, FIXED_32) for name in ("dense", "lexical")]
+FUSION = _tag("SearchResponse", "fusion", VARINT)
+BATCH_FUSION = _tag("HitList", "fusion", VARINT)
 SCORE_BYTES = 4  # after an item's own bytes
+PARTS_BYTES = 14  # of a bundle with a lexical index: the score, and the two parts with their tags
 BASES: dict[Basis, Any] = {Basis[name.removeprefix("BASIS_")]: number for name, number in wire.Basis.items()}
 pack_score = struct.Struct("<f").pack
+_pack_parts = struct.Struct("<fcfcf").pack
 PLANS: dict[Plan, Any] = {Plan[name.removeprefix("PLAN_")]: number for name, number in wire.Plan.items()}
+FUSIONS: dict[FusionMode, bytes] = {
+    FusionMode[name.removeprefix("FUSION_")]: bytes([number]) for name, number in wire.Fusion.items()
+}
 UNFILTERED = Plan.UNFILTERED
+UNFUSED = FusionMode.DEFAULT
 
 
 class PackedCatalogue:
@@ -50,24 +59,31 @@ class PackedCatalogue:
 
     Args:
         catalogue: of N items.
+        has_parts: whether a hit has `dense` and `lexical`, as of a bundle with a lexical index.
 
     Attributes:
         average: mean of the bytes of an item in an answer, score included, rounded up.
+        score_bytes: of them, those after the item's own.
     """
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        parts = [packed_hit(item_id, catalogue.fields(row)) for row, item_id in enumerate(catalogue.ids)]
+    def __init__(self, catalogue: Catalogue, has_parts: bool = False) -> None:
+        ids = enumerate(catalogue.ids)
+        parts = [packed_hit(item_id, catalogue.fields(row), has_parts) for row, item_id in ids]
         self.content: bytes | mmap = b"".join(parts)
         self.ends: Sequence[int] = np.cumsum([0, *map(len, parts)], dtype=np.int64).data
-        self.average, self._largest = _sizes(self.ends)
+        self._set_sizes(has_parts)
 
     @classmethod
-    def of(cls, content: bytes | mmap, ends: Sequence[int]) -> Self:
+    def of(cls, content: bytes | mmap, ends: Sequence[int], has_parts: bool = False) -> Self:
         """A packed catalogue from the `content` and `ends` of another one."""
         packed = cls.__new__(cls)
         packed.content, packed.ends = content, ends
-        packed.average, packed._largest = _sizes(ends)
+        packed._set_sizes(has_parts)
         return packed
+
+    def _set_sizes(self, has_parts: bool) -> None:
+        self.has_parts, self.score_bytes = has_parts, score_bytes(has_parts)
+        self.average, self._largest = _sizes(self.ends, self.score_bytes)
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -84,13 +100,15 @@ class PackedCatalogue:
     def size(self, found: SearchResult) -> int:
         """Bytes of the hits of one query in an answer."""
         ends = self.ends
-        return sum([ends[row + 1] - ends[row] for row in found.rows]) + SCORE_BYTES * len(found.rows)
+        return sum([ends[row + 1] - ends[row] for row in found.rows]) + self.score_bytes * len(found.rows)
 
     def response(self, found: SearchResult, bundle_version: str, timing: Timing, sequence: int = 0) -> bytes:
         """A `SearchResponse`."""
         answer = self._hits(found) + _origin(bundle_version, timing)
         if sequence:
             answer += SEQUENCE + varint(sequence)
+        if found.fusion is not UNFUSED:
+            answer += FUSION + FUSIONS[found.fusion]
         context = found.context
         if context is not PLAIN or found.plan is not UNFILTERED:  # or all fields have their defaults
             rest = wire.SearchResponse(
@@ -116,6 +134,8 @@ class PackedCatalogue:
                     plan=PLANS[each.plan],
                 )
                 result += rest.SerializeToString()
+            if each.fusion is not UNFUSED:
+                result += BATCH_FUSION + FUSIONS[each.fusion]
             parts += (RESULTS, varint(len(result)), result)
         if sequence:
             parts += (BATCH_SEQUENCE, varint(sequence))
@@ -126,30 +146,63 @@ class PackedCatalogue:
         items, ends = self.content, self.ends
         parts: list[bytes] = []
         add = parts.append
+        if self.has_parts:
+            both = zip(found.scores, found.dense, found.lexical, strict=True)
+            for row, scores in zip(found.rows, both, strict=True):
+                add(items[ends[row] : ends[row + 1]])
+                add(pack_parts(*scores))
+            return b"".join(parts)
         for row, score in zip(found.rows, found.scores, strict=True):
             add(items[ends[row] : ends[row + 1]])
             add(pack_score(score))
         return b"".join(parts)
 
 
-def packed_hit(item_id: str, fields: Mapping[str, str]) -> bytes:
-    """An item as a part of an answer: the field `hits` without its last four bytes, which are the score."""
+def score_bytes(has_parts: bool) -> int:
+    """Bytes of a hit after the item's own."""
+    return PARTS_BYTES if has_parts else SCORE_BYTES
+
+
+def packed_hit(item_id: str, fields: Mapping[str, str], has_parts: bool = False) -> bytes:
+    """An item as a part of an answer: the field `hits` without its last bytes, which are its scores.
+
+    Args:
+        item_id: of the item.
+        fields: its display fields.
+        has_parts: whether `pack_parts` follows, and not `pack_score`.
+    """
     hit = wire.Hit(id=item_id, fields=fields).SerializeToString()
-    return b"".join((HITS, varint(len(hit) + 1 + SCORE_BYTES), hit, SCORE))
+    return b"".join((HITS, varint(len(hit) + 1 + score_bytes(has_parts)), hit, SCORE))
+
+
+def pack_parts(score: float, dense: float, lexical: float) -> bytes:
+    """The last bytes of a hit of a bundle with a lexical index."""
+    return _pack_parts(score, DENSE, dense, LEXICAL, lexical)
 
 
 def hit_of(part: bytes) -> wire.Hit:
     """The item of a part as `packed_hit` makes it, without a score."""
-    return wire.SearchResponse.FromString(part + pack_score(0)).hits[0]
+    length, begin = part[1] & 0x7F, 2  # the length stands after the tag, as `varint` writes it
+    while part[begin - 1] > 0x7F:
+        length |= (part[begin] & 0x7F) << 7 * (begin - 1)
+        begin += 1
+    hit = wire.SearchResponse.FromString(part + _blank_scores(begin + length - len(part))).hits[0]
+    for name in ("dense", "lexical"):
+        hit.ClearField(name)
+    return hit
 
 
-def _sizes(ends: Sequence[int]) -> tuple[int, int]:
-    """Mean, rounded up, and maximum of the bytes of an item in an answer."""
+def _blank_scores(size: int) -> bytes:
+    return pack_score(0) if size == SCORE_BYTES else pack_parts(0, 0, 0)
+
+
+def _sizes(ends: Sequence[int], after: int) -> tuple[int, int]:
+    """Mean, rounded up, and maximum of the bytes of an item in an answer, `after` of them for its scores."""
     items = len(ends) - 1
     if items < 1:
         return 0, 0
     largest = int(np.diff(np.asarray(ends, np.int64)).max())
-    return -(-(ends[-1] - ends[0]) // items) + SCORE_BYTES, largest + SCORE_BYTES
+    return -(-(ends[-1] - ends[0]) // items) + after, largest + after
 
 
 def _origin(bundle_version: str, timing: Timing) -> bytes:

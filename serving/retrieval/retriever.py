@@ -24,7 +24,7 @@ from serving.filters.compiled import CompiledFilter, ItemFilters
 from serving.filters.expression import Filter
 from serving.filters.plan import Plan
 from serving.filters.planner import expected_cost, search_one_passing, search_passing
-from serving.retrieval.answer import Answer, Basis, Hit, Timing
+from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Timing
 from serving.retrieval.catalogue import Catalogue, Fields
 from serving.retrieval.encoder import (
     NOT_FINITE,
@@ -36,6 +36,7 @@ from serving.retrieval.encoder import (
     check_item_query,
     require_finite,
 )
+from serving.retrieval.hybrid_search import HybridSearch, check_fusion
 from serving.retrieval.query import (
     PLAIN,
     EncodedQueries,
@@ -58,6 +59,7 @@ from serving.retrieval.vector_index import (
 
 ONE_PLAIN = (PLAIN,)
 UNFILTERED = Plan.UNFILTERED
+NO_PARTS = PLAIN, UNFILTERED, (), (), FusionMode.DEFAULT  # the rest of a `SearchResult` without them
 _tuple = tuple.__new__  # makes a NamedTuple in little more than half the time
 
 
@@ -67,6 +69,7 @@ class Retriever:
     Attributes:
         index: the vectors of the items.
         catalogue: the items, in the order of the vectors.
+        hybrid: the lexical side; None if the bundle has none.
     """
 
     def __init__(
@@ -76,8 +79,10 @@ class Retriever:
         index: VectorIndex,
         catalogue: Catalogue,
         filters: ItemFilters | None = None,
+        hybrid: HybridSearch | None = None,
     ) -> None:
         self.manifest = manifest
+        self.hybrid = hybrid
         self.index = index
         self.catalogue = catalogue
         self.filters = filters or ItemFilters(FilterColumns.none(manifest.count))
@@ -117,12 +122,14 @@ class Retriever:
             BundleTooNew, BundleTooOld: the bundle was written by another version of this program.
         """
         manifest = bundle.read(folder)
+        encoder, index = Encoder(folder, manifest, threads), open_index(folder, manifest)
         retriever = cls(
             manifest,
-            Encoder(folder, manifest, threads),
-            open_index(folder, manifest),
+            encoder,
+            index,
             catalogue(folder, manifest),
             ItemFilters(FilterColumns.load(folder, manifest)),
+            HybridSearch.load(folder, manifest, index),
         )
         retriever._warm_up(folder)
         return retriever
@@ -152,6 +159,7 @@ class Retriever:
         exclude: Collection[str] = (),
         exclude_history: bool = False,
         filter: Filter | None = None,
+        fusion: FusionMode = FusionMode.DEFAULT,
     ) -> list[Answer]:
         """The `k` nearest items for each query, or all where the catalogue has fewer.
 
@@ -161,14 +169,15 @@ class Retriever:
             exclude: item ids that must not be in any answer; unknown ones exclude nothing.
             exclude_history: exclude the items of a query's own history from its answer, too.
             filter: only items that pass are in the answers, as `serving.filters.expression.where` builds it.
+            fusion: which scores rank the items of queries with a text.
 
         Raises:
             InvalidInput: a query does not fit the bundle; the field is `queries[<n>].<field>`. Or the filter
-                does not; the field begins with `filter`.
+                does not; the field begins with `filter`. Or the fusion does not; the field is `fusion`.
             UnknownItem: the catalogue does not hold an `item_id`; the field is as above.
             TypeError: `queries` or `exclude` is one string.
         """
-        return self.search_encoded(self._encode(queries, ()), k, exclude, exclude_history, filter)
+        return self.search_encoded(self._encode(queries, ()), k, exclude, exclude_history, filter, fusion)
 
     def prepare(self, query: Query, name: str = "query") -> PreparedQuery:
         """Check one query, and look up its item: the part of `encode` before batching.
@@ -221,11 +230,12 @@ class Retriever:
             InvalidInput: a value does not fit its feature; the field begins with the query's name.
         """
         started = time.perf_counter_ns() if started is None else started
+        terms = () if self.hybrid is None else self.hybrid.terms(prepared)
         lone = len(prepared) == 1 and prepared[0].values is not None
         raw = prepared if lone else [each for each in prepared if each.values is not None]
         if len(raw) == len(prepared):
             vectors, contexts = self._encode_values(raw)
-            return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started))
+            return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started), terms)
         vectors = np.empty((len(prepared), self.manifest.dimension), np.float32)
         encoded = iter(zip(*self._encode_values(raw), strict=True) if raw else ())
         contexts = []
@@ -235,7 +245,7 @@ class Retriever:
             else:
                 vectors[n], one = self.index.vectors([each.own_row])[0], QueryContext(each.own_row)
             contexts.append(one)
-        return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started))
+        return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started), terms)
 
     def search_encoded(
         self,
@@ -244,11 +254,12 @@ class Retriever:
         exclude: Collection[str] = (),
         exclude_history: bool = False,
         filter: Filter | None = None,
+        fusion: FusionMode = FusionMode.DEFAULT,
     ) -> list[Answer]:
         """The second half of `search`."""
         started = time.perf_counter_ns()
         compiled = None if filter is None else self.filters.compile(filter)
-        options = self.search_options(k, exclude, exclude_history, compiled)
+        options = self.search_options(k, exclude, exclude_history, compiled, fusion)
         found = self.find(encoded, [options] * len(encoded.contexts))
         hits = [*map(self._hits, found)]
         timing = Timing(encode_us=encoded.encode_us, search_us=_microseconds_since(started))
@@ -262,6 +273,7 @@ class Retriever:
                 result.context.basis,
                 self.sequence,
                 result.plan,
+                result.fusion,
             )
             for each, result in zip(hits, found, strict=True)
         ]
@@ -272,19 +284,20 @@ class Retriever:
         exclude: Collection[str] = (),
         exclude_history: bool = False,
         compiled: CompiledFilter | None = None,
+        fusion: FusionMode = FusionMode.DEFAULT,
     ) -> SearchOptions:
         """The options that `find` takes, from item ids.
 
         Raises:
-            InvalidInput: k is below 1.
+            InvalidInput: k is below 1, or the fusion needs a lexical index and there is none.
             TypeError: `exclude` is one string.
         """
         if k < 1:
             raise InvalidInput("k", f"expected at least 1, got {k}")
         refuse_lone_string(exclude, "exclude", "item ids")
-        return SearchOptions(
-            k, frozenset(self.catalogue.rows(exclude)) if exclude else frozenset(), exclude_history, compiled
-        )
+        check_fusion(self.hybrid, fusion)
+        rows = frozenset(self.catalogue.rows(exclude)) if exclude else frozenset()
+        return SearchOptions(k, rows, exclude_history, compiled, fusion)
 
     def expected_cost(self, options: SearchOptions) -> int:
         """Items more that a filter makes the search of one query look for at first, as far as it is known."""
@@ -308,6 +321,12 @@ class Retriever:
         Raises:
             ArithmeticError: a query's vector is not finite.
         """
+        if self.hybrid is None or not encoded.terms:
+            return self._find_dense(encoded, options)
+        return self.hybrid.find(self._find_dense, encoded, options, self.catalogue.current)
+
+    def _find_dense(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
+        """As `find`, by the vectors alone."""
         k = options[0].k if options else 0
         if k and encoded.contexts == ONE_PLAIN and self._shows_products and options[0].is_only(k):
             return [self._find_one(encoded.vectors, k)]
@@ -321,7 +340,7 @@ class Retriever:
             rows, products = self.index.search(encoded.vectors, k)
             scores = shown_scores(products, self.manifest.score)
             best = zip(rows.tolist(), scores.tolist(), strict=True)
-            return [_tuple(SearchResult, (*each, PLAIN, UNFILTERED)) for each in best]
+            return [_tuple(SearchResult, (*each, *NO_PARTS)) for each in best]
         return self._find_each(encoded, options)
 
     def scores(self, vector: Vectors, item_ids: Sequence[str]) -> list[float | None]:
@@ -348,7 +367,7 @@ class Retriever:
             require_finite(vector)
         elif not math.isfinite(products[0]):  # the vector has NaN or infinity
             raise ArithmeticError(NOT_FINITE)
-        return _tuple(SearchResult, (rows, products, PLAIN, UNFILTERED))
+        return _tuple(SearchResult, (rows, products, *NO_PARTS))
 
     def _find_one_passing(self, vector: Vectors, k: int, passing: CompiledFilter) -> SearchResult:
         """As `_find_one`, among the items that pass a filter; the vector is finite."""
@@ -478,8 +497,13 @@ class Retriever:
 
     def _hits(self, found: SearchResult) -> tuple[Hit, ...]:
         catalogue, ids = self.catalogue, self.catalogue.ids
+        if found.dense:
+            fused = zip(found.rows, found.scores, found.dense, found.lexical, strict=True)
+            return tuple([Hit(ids[row], score, Fields(catalogue, row), *both) for row, score, *both in fused])
         best = zip(found.rows, found.scores, strict=True)
-        return tuple([_tuple(Hit, (ids[row], value, Fields(catalogue, row))) for row, value in best])
+        return tuple(
+            [_tuple(Hit, (ids[row], value, Fields(catalogue, row), None, None)) for row, value in best]
+        )
 
     def _encode_blank(self) -> Vectors:
         """The vector (1, D) of a query in which every feature is absent.

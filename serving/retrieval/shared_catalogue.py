@@ -248,7 +248,7 @@ def _map(place: Path, manifest: Manifest) -> MappedCatalogue:
     if len(items) != arrays[ENDS][-1]:
         raise BundleDamaged(f"{place / ITEMS}: {len(items)} bytes, expected {arrays[ENDS][-1]}")
     views = {name: array.data for name, array in arrays.items()}
-    packed = PackedCatalogue.of(items, views[ENDS])
+    packed = PackedCatalogue.of(items, views[ENDS], manifest.hybrid is not None)
     return MappedCatalogue(packed, manifest.display_fields, views[SLOTS], views[RANKING], views[SHARES])
 
 

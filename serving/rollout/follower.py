@@ -11,6 +11,8 @@ between polls doubles likewise, up to a minute or eight poll intervals. The entr
 shows all of this, with the same of the canary and the shadow under their names.
 
 A canary and a shadow follow their own alias in the same way; while that fails there is none.
+
+The entry `RELEASES` holds the newest promotions and rollbacks of the model (`release_log.py`).
 """
 
 import logging
@@ -30,6 +32,7 @@ from serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from serving.rollout.bundle_validation import ValidationResult, validate_bundle
 from serving.rollout.registry import Registry
 from serving.rollout.registry_process import RegistryProcess
+from serving.rollout.release_log import ReleaseLog
 from serving.rollout.shadow_log import ShadowLog
 from serving.rollout.target import BundleRef, Clock, Workers, bundle_at
 from serving.shared_state import FOLLOWING, SHADOW_TARGET, SharedState
@@ -77,7 +80,7 @@ def follower(
 
     Args:
         config: what to follow.
-        shared_state: with the entries `TARGET`, `NEXT`, `FOLLOWING` and those of the workers, and
+        shared_state: with the entries `TARGET`, `NEXT`, `FOLLOWING`, `RELEASES` and those of the workers, and
             `SHADOW_TARGET` and `SHADOW` if there is a shadow.
         workers: number of worker processes.
         item_tower: the item tower is offered.
@@ -169,6 +172,9 @@ class Follower:
             )
 
         self._champion = track(config.model, self._champion_deployment(), copies, before)
+        self._releases = ReleaseLog(
+            config.model, shared_state, registry, clock, lambda: self._workers.target.champion.model_version
+        )
         self._others: dict[str, AliasTracker] = {}
         if config.canary:
             canary = self._canary_deployment()
@@ -204,6 +210,10 @@ class Follower:
         self._champion.poll()
         for tracker in self._others.values() if not self._champion.unanswered else ():
             tracker.poll()
+        if self._champion.unanswered:
+            self._releases.unanswered(self._champion.state["last_error"])
+        else:
+            self._releases.poll()
         if self._shadow_log:
             self._shadow_log.poll()
         self._cache.prune([each.bundle_version for each in self._in_use()])

@@ -73,7 +73,10 @@ class LoadedBundle:
     ) -> "LoadedBundle":
         """The bundle of a retriever; arguments as of the class."""
         catalogue = retriever.catalogue
-        packed = catalogue.packed if isinstance(catalogue, MappedCatalogue) else PackedCatalogue(catalogue)
+        if isinstance(catalogue, MappedCatalogue):
+            packed = catalogue.packed
+        else:
+            packed = PackedCatalogue(catalogue, retriever.hybrid is not None)
         return cls(retriever, packed, item_tower, model_version)
 
     def with_live(self, place: LivePlace, stop: threading.Event | None = None) -> "LoadedBundle":

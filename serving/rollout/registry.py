@@ -12,6 +12,7 @@ import queue
 import re
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 from protos import names
 from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
 from protos.mlflow_keys import BUNDLE_VERSION, SHADOW, SHADOW_CHALLENGER, SHADOW_CHAMPION, STAGE
+from serving.rollout.release_records import ABSENT, read_releases
 
 STORE = Path("mlruns/mlflow.db")
 MODEL = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
@@ -29,7 +31,6 @@ NUMBER = re.compile(r"[0-9]{1,18}")
 SERVER = "twinspire.server"  # tag of a shadow's run: the service that it belongs to
 SQLITE = "sqlite:///"
 LONGEST = 300  # characters of an error of MLflow
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 class Registered(NamedTuple):
@@ -96,6 +97,9 @@ class Registry(Protocol):
             MissingStage: there is no such version.
         """
 
+    def releases(self, name: str, version: str) -> dict[str, Any]:
+        """The newest records of a model's releases, as `read_releases` gives them."""
+
     def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
         """The id of a run for the figures of a shadow.
 
@@ -134,6 +138,11 @@ class MlflowRegistry:
             import mlflow
 
             mlflow.artifacts.download_artifacts(artifact_uri=registered.uri, dst_path=str(draft))
+
+    def releases(self, name: str, version: str) -> dict[str, Any]:
+        """As `Registry` says."""
+        with _asking(name) as client:
+            return read_releases(client, name, version, time.time())
 
     def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
         """As `Registry` says."""
@@ -291,6 +300,8 @@ def _call(registry: MlflowRegistry, asked: Any) -> Callable[[], Any]:
             return partial(registry.resolve, model)
         case ["download", registered, draft]:
             return partial(registry.download, Registered(*registered), Path(draft))
+        case ["releases", name, version]:
+            return partial(registry.releases, name, version)
         case ["shadow_run", pair, resume]:
             return partial(registry.shadow_run, ShadowPair(*pair), resume)
         case ["log_shadow", run_id, metrics, step, ended]:

@@ -90,6 +90,10 @@ class RegistryProcess:
         """As `Registry` says."""
         self._ask("download", registered, str(draft.absolute()), progress=lambda: _size(draft))
 
+    def releases(self, name: str, version: str) -> dict[str, Any]:
+        """As `Registry` says."""
+        return dict(self._ask("releases", name, version))
+
     def shadow_run(self, pair: ShadowPair, resume: bool) -> str:
         """As `Registry` says."""
         return str(self._ask("shadow_run", pair, resume))

@@ -180,7 +180,8 @@ class Shadow:
         compiled = None
         if request.HasField("filter"):
             compiled = compile_filter(request.filter, retriever.filters, self._limits)
-        options = retriever.search_options(k, request.exclude, request.exclude_history, compiled)
+        fusion = converters.fusion_from_wire(request.fusion)
+        options = retriever.search_options(k, request.exclude, request.exclude_history, compiled, fusion)
         started = time.thread_time_ns()
         encoded = retriever.encode_prepared([prepared])
         (found,) = retriever.find(encoded, [options])

@@ -12,7 +12,7 @@ from protos.bundle import Manifest
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, InvalidInput
 from serving.filters.plan import Plan
-from serving.retrieval.answer import Answer, Basis, Hit, Scores, Timing
+from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores, Timing
 from serving.retrieval.query import Query, QueryContext, Value, Vectors
 from serving.transport.limits import check_positive
 
@@ -251,6 +251,9 @@ def scores_from_wire(message: wire.ScoreResponse) -> list[Scores]:
 BASES: Mapping[int, Basis] = {
     number: Basis[name.removeprefix("BASIS_")] for name, number in wire.Basis.items()
 }
+FUSIONS: Mapping[int, FusionMode] = {
+    number: FusionMode[name.removeprefix("FUSION_")] for name, number in wire.Fusion.items()
+}
 PLANS: Mapping[int, Plan] = {number: Plan[name.removeprefix("PLAN_")] for name, number in wire.Plan.items()}
 
 
@@ -259,14 +262,37 @@ def answer_from_wire(
 ) -> Answer:
     """The answer to one query, as the client returns it."""
     return Answer(
-        hits=tuple(Hit(hit.id, hit.score, dict(hit.fields)) for hit in found.hits),
+        hits=tuple(map(_hit_from_wire, found.hits)),
         bundle_version=bundle_version,
         timing=timing_from_wire(timing),
         unknown_history=found.unknown_history,
         basis=BASES.get(found.basis, Basis.UNKNOWN),
         sequence=sequence,
         plan=PLANS.get(found.plan, Plan.UNKNOWN),
+        fusion=FUSIONS.get(found.fusion, FusionMode.DEFAULT),
     )
+
+
+def _hit_from_wire(hit: wire.Hit) -> Hit:
+    if hit.HasField("lexical"):
+        return Hit(hit.id, hit.score, dict(hit.fields), hit.dense, hit.lexical)
+    return Hit(hit.id, hit.score, dict(hit.fields))
+
+
+def fusion_from_wire(number: int) -> FusionMode:
+    """The fusion that a request asks for.
+
+    Raises:
+        InvalidInput: there is no such fusion.
+    """
+    if number not in FUSIONS:
+        raise InvalidInput("fusion", f"expected one of {', '.join(wire.Fusion.keys())}, got {number}")
+    return FUSIONS[number]
+
+
+def fusion_to_wire(fusion: FusionMode) -> Any:
+    """A fusion as requests hold it."""
+    return wire.Fusion.Value(f"FUSION_{fusion.name}")
 
 
 def timing_from_wire(timing: wire.Timing) -> Timing:
@@ -336,6 +362,53 @@ def info_from_wire(message: wire.InfoResponse) -> Info:
         state=_fields(message.state),
         filter_fields=dict(message.filter_fields),
     )
+
+
+@dataclass(frozen=True)
+class Releases:
+    """How what is served became the champion.
+
+    Args:
+        model: the alias that the service follows; empty where it follows none.
+        model_version: of the champion in the registry; empty where a folder is served.
+        bundle_version: of the champion.
+        promotion: the fields of the `ReleaseRecord` by which it became champion; None if there is none.
+        records: the fields of each `ReleaseRecord`, newest first.
+        read_at: Unix time at which they were read; 0 before that.
+        last_error: why they could not be read since; empty where nothing went wrong.
+    """
+
+    model: str
+    model_version: str
+    bundle_version: str
+    promotion: dict[str, Any] | None
+    records: tuple[dict[str, Any], ...]
+    read_at: float
+    last_error: str
+
+
+def releases_from_wire(message: wire.ReleasesResponse) -> Releases:
+    """How what is served became the champion, as the client returns it."""
+    return Releases(
+        model=message.model,
+        model_version=message.model_version,
+        bundle_version=message.bundle_version,
+        promotion=_record(message.promotion) if message.HasField("promotion") else None,
+        records=tuple(map(_record, message.records)),
+        read_at=message.read_at,
+        last_error=message.last_error,
+    )
+
+
+def _record(message: wire.ReleaseRecord) -> dict[str, Any]:
+    """All fields; a figure or a bound that is absent is None."""
+    gates = [
+        {name: getattr(each, name) if each.HasField(name) else None for name in ("figure", "bound")}
+        for each in message.gates
+    ]
+    record = _fields(message)
+    record["gates"] = [{**each, **given} for each, given in zip(record["gates"], gates, strict=True)]
+    return record
 
 
 def _manifest(text: str) -> dict[str, object]:

@@ -49,7 +49,7 @@ def test_a_manifest_has_the_measurements(made: Made) -> None:
 
 
 def test_reports_and_plots_are_in_the_bundle_and_in_the_run(made: Made) -> None:
-    names = {f"{name}.json" for name in ("quality", "parity", "precision", "latency", "index")}
+    names = {f"{name}.json" for name in ("quality", "parity", "precision", "latency", "index", "hybrid")}
     names |= {"latency.png", "precision.png", "index.png", "per_query.npz"}
     assert {path.name for path in (made.folder / bundle.REPORTS).iterdir()} == names
     client = mlflow.MlflowClient()

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from export import terminal
 from tests.helpers.releases import QUALITY
+from train.terminal import METRICS
 
 GATES = [
     {"name": "parity", "figure": 4.47e-7, "bound": 1e-5, "holds": True},
@@ -35,6 +36,7 @@ BUNDLE: dict[str, Any] = {
     "quality": QUALITY,
     "ann": {"ann_recall_at_10": 0.99, "target": 0.98, "ef_search": 32},
     "parity": {"query": {"max_abs_diff": 1e-7}},
+    "hybrid": {"shipped": False, "why": "it is no better"},
     "precision": {
         "query": {"variants": VARIANTS, "chosen": "int8_tables", "batch": 1},
         "item": {"variants": VARIANTS, "chosen": "fp32", "batch": 32},
@@ -92,9 +94,27 @@ def test_outcomes_are_coloured_on_a_terminal() -> None:
 def test_a_bundle_takes_one_line_a_tower(reused: bool) -> None:
     out = io.StringIO()
     terminal.show_bundle({**BUNDLE, "reused": reused}, Console(file=out, width=120))
-    towers = [line for line in out.getvalue().splitlines() if "tower" in line]
+    towers = [line for line in out.getvalue().splitlines() if "tower:" in line]
     assert towers == [
         "query tower: int8_tables, 4.0 MiB (40% of fp32, recall@10 -0.0012), 16 µs at batch 1, "
         "torch 8.6 times as long",
         "item tower: fp32, 10.0 MiB, 9,494 µs at batch 32, torch 1.5 times as long",
     ]
+
+
+@pytest.mark.parametrize(
+    ("report", "line"),
+    [
+        (
+            {"shipped": False, "why": "it is no better"},
+            "hybrid: no, the towers alone answer: it is no better",
+        ),
+        ({"shipped": True, "why": "better", "weight": 0.3}, "hybrid: yes, BM25 has a weight of 0.3: better"),
+    ],
+)
+def test_a_bundle_says_whether_words_take_part_in_its_answers(report: dict[str, Any], line: str) -> None:
+    out = io.StringIO()
+    quality = {**QUALITY, "dense_ndcg_at_10": 0.5} | {f"dense_{name}": 0.5 for name in METRICS}
+    terminal.show_bundle({**BUNDLE, "hybrid": report, "quality": quality}, Console(file=out, width=120))
+    assert line in out.getvalue().splitlines()
+    assert "towers alone" in out.getvalue()

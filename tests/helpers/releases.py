@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,10 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from rich.console import Console
 
-from export.release import registry
+from export.release import audit_log, lock, registry
 from export.release.gate import CandidateVersion, Decision, GateResult
+from export.release.history import history
+from protos.release_records import Action
 from tests.helpers.stdlib import write_toml
 from tests.helpers.tiny import tiny_bundle
 from train.config import Experiment, read_experiment
@@ -58,6 +60,12 @@ DATASET = {
     "origin": {"licence": "nobody's"},
 }
 HELD = GateResult("parity", 1.3e-7, 1e-5, True, "torch and ONNX Runtime agree")
+# What a service tells of a gate of which the record says nothing.
+GATE: dict[str, Any] = {
+    **dict.fromkeys(("name", "title", "shown_figure", "shown_bound", "warning"), ""),
+    **dict.fromkeys(("figure", "bound")),
+    "holds": False,
+}
 REFUSED = GateResult("quality", -0.05, -0.01, False, "nDCG@10 is worse than the champion's")
 
 
@@ -136,6 +144,32 @@ class Decide:
     ) -> Decision:
         self.meanwhile()
         return Decision(challenger, champion, self.results, {})
+
+
+def record_move(
+    name: str,
+    action: Action,
+    before: str,
+    after: str,
+    gates: Sequence[Mapping[str, Any]] = (),
+    reason: str = "",
+) -> str:
+    """A record, and the alias moved, as `promote` and `rollback` do without a comparison; its run's id."""
+    with audit_log.release_run(name, f"version {after}") as run_id, lock.acquire(name, "ann@one") as held:
+        audit_log.commit(held, run_id, action, before, after, gates, reason)
+    return run_id
+
+
+def served_records(name: str) -> list[dict[str, Any]]:
+    """The records of `export history` as a service tells them: newest first, without what chains them."""
+    kept = history(name)["records"][::-1]
+    return [
+        {
+            **{key: value for key, value in record.items() if key not in ("previous", "broke")},
+            "gates": [{**GATE, **gate} for gate in record["gates"]],
+        }
+        for record in kept
+    ]
 
 
 def aliased(alias: str) -> str:

@@ -20,6 +20,7 @@ from protos import bundle
 from protos.bundle import FilterKind, IndexParameters, Manifest, Score
 from protos.features import FeatureSpec, Schema
 from protos.filters import build_columns, write_filters
+from tests.helpers.lexical import HYBRID, postings_of_texts
 from tests.helpers.tiny_towers import DIMENSION, PLAIN, VOCABULARIES, WATCHED, TinyTower, write_tower
 
 INNER_PRODUCT = Score("inner_product")
@@ -37,6 +38,7 @@ def tiny_bundle(
     report: str = "{}\n",
     shares: Sequence[float] = (),
     filters: Mapping[str, FilterKind] = MappingProxyType({}),
+    is_hybrid: bool = False,
     **manifest: Any,
 ) -> Path:
     """Write a tiny bundle into `parent`.
@@ -47,6 +49,7 @@ def tiny_bundle(
         query_tower: another than the plain one.
         shares: popularity of each item; `popularity` by default.
         filters: filter fields, whose values are those of `filter_values`.
+        is_hybrid: it has a lexical index of the items' names.
         report: content of `reports/quality.json`, to make two bundles differ.
         manifest: fields of the manifest that shall be something else.
     """
@@ -64,9 +67,12 @@ def tiny_bundle(
         (folder / bundle.ITEMS).write_text(json.dumps(table))
         if filters:
             write_filters(folder, build_columns(filters, filter_values(items)))
+        if is_hybrid:
+            postings_of_texts(names, HYBRID).write(folder)
         (folder / bundle.REPORTS).mkdir()
         (folder / bundle.REPORTS / "quality.json").write_text(report)
 
+    manifest = {**({"hybrid": HYBRID} if is_hybrid else {}), **manifest}
     made = tiny_manifest(items, query_tower, filters=dict(filters), **manifest)
     return bundle.write(parent, made, fill)
 

@@ -1,6 +1,7 @@
 """One command, one result on stdout; errors on stderr; exit codes."""
 
 import errno
+import gc
 import json
 import sys
 from argparse import ArgumentParser, Namespace
@@ -9,10 +10,34 @@ from typing import Any
 import pytest
 
 from protos import __version__
-from protos.cli import Result, UsageError, add_command, command_line, document_command, execute, print_result
+from protos.cli import (
+    Result,
+    UsageError,
+    add_command,
+    collection_paused,
+    command_line,
+    document_command,
+    execute,
+    print_result,
+)
 from protos.errors import ConfigError, DataError, TwinspireError
 
 Capture = pytest.CaptureFixture[str]
+
+
+def test_collection_is_paused_for_a_block_and_no_longer() -> None:
+    assert gc.isenabled()
+    with pytest.raises(KeyError), collection_paused():
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with collection_paused():
+            assert not gc.isenabled()
+        assert not gc.isenabled()  # as it was
+    finally:
+        gc.enable()
 
 
 class Paper:

@@ -46,6 +46,18 @@ def test_each_baseline_that_was_measured_has_a_column() -> None:
     assert lines[2 + len(METRICS) :] == ["two-tower, 95 % intervals: nDCG@10 0.1250 to 0.5000"]
 
 
+def test_many_rankings_have_a_row_each_that_fits_a_terminal() -> None:
+    names = ("popularity", "recent_popularity", "itemknn", "vsknn", "slist", "ease", "ease_recent")
+    metrics = MAIN | {f"{name}_{metric}": 0.125 for name in names for metric in METRICS}
+    console = Console(file=io.StringIO(), width=80)
+    show_fit({"run_id": "a", "reused": False, "metrics": metrics, "baselines": {}, "warnings": []}, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    (row,) = (line for line in lines if line.split()[:1] == ["SLIST"])
+    assert row.split() == ["SLIST", *["0.1250"] * len(METRICS)]
+    assert sum("two-tower" in line and line.count("0.2500") == len(METRICS) for line in lines) == 1
+    assert not any("…" in line for line in lines)
+
+
 def test_recall_at_20_is_told_of_histories() -> None:
     at_20 = {f"{prefix}recall_at_20": 0.375 for prefix in ("", "popularity_", "itemknn_", "ease_")}
     interval = {"recall_at_20_low": 0.25, "recall_at_20_high": 0.5}

@@ -4,8 +4,8 @@
 
 All stages read the same file. `[data]`, `[split]`, `[query]` and `[item]` describe the data set and its
 features, `[filter]` what searches can filter by, `[judged]` queries that people have judged; `[tower]`,
-`[loss]` and `[training]` the model; `[baselines]` what it is compared with; `[export]`, `[precision]` and
-`[index]` the bundle; `[gates]` the checks before a promotion; `[bench]` the benchmark.
+`[loss]` and `[training]` the model; `[baselines]` what it is compared with; `[export]`, `[precision]`,
+`[index]` and `[hybrid]` the bundle; `[gates]` the checks before a promotion; `[bench]` the benchmark.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -21,6 +21,7 @@ from train.config.data import DataConfig, SplitConfig
 from train.config.export import ExportConfig
 from train.config.filter import FilterConfig
 from train.config.gates import GatesConfig
+from train.config.hybrid import HybridConfig
 from train.config.index import IndexConfig
 from train.config.judged import JudgedConfig
 from train.config.losses import LossConfig
@@ -36,6 +37,7 @@ __all__ = [
     "ExportConfig",
     "FilterConfig",
     "GatesConfig",
+    "HybridConfig",
     "IndexConfig",
     "JudgedConfig",
     "LossConfig",
@@ -76,6 +78,7 @@ class Experiment:
     judged: JudgedConfig | None = None
     export: ExportConfig = field(default_factory=ExportConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)

@@ -1,7 +1,15 @@
-"""`[baselines]`: what a run's baselines read."""
+"""`[baselines]`: which baselines a run measures beside its model, and what they read."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+_MODULES = Path(__file__).parents[1] / "evaluation" / "baselines"
+
+
+def baseline_names() -> list[str]:
+    """The names of all baselines, which are those of their modules; the modules are not imported."""
+    return sorted(path.stem for path in _MODULES.glob("[a-z]*.py"))
 
 
 @dataclass(frozen=True)
@@ -14,6 +22,14 @@ class BaselinesConfig:
             `characters` keeps all words. Both split scripts without spaces, such as Chinese, into characters
             and pairs of characters. `words` does not split them, for texts in which a segmenter has put
             spaces between words.
+        run: names of the baselines to measure; empty for all that apply to the data.
     """
 
     analyzer: Literal["auto", "words", "english", "characters"] = "auto"
+    run: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = baseline_names()
+        for name in self.run:
+            if name not in names:
+                raise ValueError(f"run: there is no baseline {name!r}; there are {', '.join(names)}")

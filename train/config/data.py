@@ -42,10 +42,11 @@ class SplitConfig:
     Args:
         by: `group` draws whole groups at random; `time` takes the latest pairs for test, those before
             them for validation; `last` takes each user's last event for test, the one before it for
-            validation; `last_session` does so with sessions; `file` takes `test_file` for test.
-        validation: share of the pairs; not with `last` and `last_session`, nor of events with `file`, which
-            take one event of each user.
-        test: share of the pairs; not with `last`, `last_session` and `file`.
+            validation; `last_session` does so with sessions; `random` draws one event of each user for test
+            and another for validation, whatever their order; `file` takes `test_file` for test.
+        validation: share of the pairs; not with `last`, `last_session` and `random`, nor of events with
+            `file`, which take one event of each user.
+        test: share of the pairs; not with `last`, `last_session`, `random` and `file`.
         seed: of the random draw.
         min_history: with `last_session`, a session is tested on only if the user has at least this many
             positive events before it.
@@ -57,7 +58,7 @@ class SplitConfig:
         test_file: with `file`, a table with the same columns; its path is relative to the TOML file.
     """
 
-    by: Literal["group", "time", "last", "last_session", "file"] = "group"
+    by: Literal["group", "time", "last", "last_session", "random", "file"] = "group"
     validation: float = VALIDATION
     test: float = TEST
     seed: int = 0
@@ -73,7 +74,10 @@ class SplitConfig:
                 f"validation: shares must be above 0 and leave some pairs for training, "
                 f"got validation = {self.validation}, test = {self.test}"
             )
-        if self.by in ("last", "last_session") and (self.validation, self.test) != (VALIDATION, TEST):
+        if self.by in ("last", "last_session", "random") and (self.validation, self.test) != (
+            VALIDATION,
+            TEST,
+        ):
             raise ValueError(f'validation: a split by "{self.by}" takes one of each user, not a share')
         if not 0 <= self.cold_items < 1:
             raise ValueError(f"cold_items: expected a share of at least 0 and below 1, got {self.cold_items}")

@@ -82,6 +82,10 @@ class Dataset:
         """The pairs of one part of the split."""
         return self.pairs.filter(pl.col("part") == name)
 
+    def in_history(self) -> pl.DataFrame:
+        """The events that `history` holds, in its order."""
+        return splits.events_of_history(self.pairs, str(self.report["split"]["by"]))
+
     @property
     def split_hash(self) -> str:
         """sha256 over the parts and their pairs."""

@@ -20,12 +20,15 @@ and the history of a validation record never contains an event of test:
 | `time`         | the latest share of all | the share before that  | events before it; of test and     |
 |                |                         |                        | validation, before the part's cut |
 | `file`         | the test file           | a user's last positive | events before it; of test, all    |
+| `random`       | one positive, drawn     | another one, drawn     | events before it; of test and     |
+|                |                         |                        | validation, all of training       |
 | `group`        | whole users             | whole users            | events before it                  |
 
 With `history = "event"`, a split by time gives each record the events that are strictly earlier than its own.
 
 A negative event belongs to the part of its position among the positives: from the first tested positive on,
-to test. In test and validation it has the history of the positives, so it does not reveal their items.
+to test. In test and validation it has the history of the positives, so it does not reveal their items. With
+`random`, negative events stay in training.
 
 The negative history of a record is `negatives[negative_begin:negative_end]`: the user's negative events
 before the record's own, up to the positive that follows its history; in a split by time, up to the same
@@ -81,14 +84,28 @@ def assign_parts(pairs: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
 
 def history_of(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
     """The history that `begin` and `end` of split events index: UInt32 (H,), rows of items."""
-    excluded = [COLD, "test"] if config.by == "file" else [COLD]
-    return events.filter(POSITIVE & ~pl.col("part").is_in(excluded))["item_row"].rename("history")
+    return events_of_history(events, config.by)["item_row"].rename("history")
+
+
+def events_of_history(events: pl.DataFrame, by: str) -> pl.DataFrame:
+    """The events that the history of all users holds, in order.
+
+    Args:
+        events: with `part`.
+        by: how they were split.
+    """
+    return known_events(events, by).filter(POSITIVE)
+
+
+def known_events(events: pl.DataFrame, by: str) -> pl.DataFrame:
+    """The events that are in a history or in a negative history, in order."""
+    held_out = {"file": ["test"], "random": ["test", "validation"]}.get(by, [])
+    return events.filter(~pl.col("part").is_in([COLD, *held_out]))
 
 
 def negatives_of(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
     """What `negative_begin` and `negative_end` of split events index: UInt32 (H,), rows of items."""
-    excluded = [COLD, "test"] if config.by == "file" else [COLD]
-    return events.filter(~POSITIVE & ~pl.col("part").is_in(excluded))["item_row"].rename("negatives")
+    return known_events(events, config.by).filter(~POSITIVE)["item_row"].rename("negatives")
 
 
 def split_hash(pairs: pl.DataFrame, item_ids: pl.Series, query_columns: Collection[str]) -> str:
@@ -116,7 +133,7 @@ def _check_columns(pairs: pl.DataFrame, config: SplitConfig) -> None:
         raise DataError('split.by = "file" needs data of kind "events" or "files"')
     if by == "file" and "position" in pairs.columns and config.validation != VALIDATION:
         raise DataError('split.validation: of events, a split by "file" takes one of each user, not a share')
-    if "position" not in pairs.columns and (by in ("last", "last_session") or config.cold_items):
+    if "position" not in pairs.columns and (by in ("last", "last_session", "random") or config.cold_items):
         what = "split.cold_items" if config.cold_items else f'split.by = "{by}"'
         raise DataError(f'{what} needs events of users: data of kind "events" or "movielens"')
 
@@ -178,10 +195,13 @@ def _split_events(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
     columns = events.columns
     if "in_test_file" not in columns:
         events = events.with_columns(in_test_file=pl.lit(False))
-    warm, _ = add_positions(events.with_columns(_is_cold(events, config)), _WARM_POSITIVE)
+    events = events.with_columns(_is_cold(events, config))
+    events = events.with_columns(_held_out(events, config))
+    in_history = _WARM_POSITIVE & (pl.col("__held") == "")
+    warm, _ = add_positions(events, in_history)
     kept = ~pl.col("in_test_file")
     warm = warm.with_columns(
-        (_WARM_POSITIVE & kept).alias("__in_history"),
+        (in_history & kept).alias("__in_history"),
         (~POSITIVE & ~pl.col("__cold") & kept).alias("__negative"),
     )
     before = (pl.col("__negative").cum_sum() - pl.col("__negative")).cast(pl.Int64)
@@ -193,6 +213,7 @@ def _split_events(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         "last_session": _events_by_last_session,
         "time": _events_by_time,
         "file": _events_by_file,
+        "random": _events_at_random,
         "group": _events_by_user,
     }
     start = pl.col("user_start")
@@ -233,6 +254,22 @@ def _is_cold(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
     # A random stream of its own, so that the same groups are drawn with and without cold items.
     drawn = np.random.default_rng([config.seed, 1]).permutation(len(items))[:count]
     return events["item_row"].is_in(items[np.sort(drawn)].implode()).alias("__cold")
+
+
+def _held_out(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
+    """The part of the events that are drawn for test and validation with `random`; empty strings otherwise.
+
+    Of each user with three or more positive events, one is drawn for each of both parts.
+    """
+    held = np.full(events.height, "", dtype=object)
+    if config.by == "random":
+        drawn = np.random.default_rng([config.seed, 2]).random(events.height)
+        order = events.select("group", _WARM_POSITIVE.alias("__can"), pl.Series("__drawn", drawn))
+        place = pl.col("__drawn").rank("ordinal").over("group", "__can")
+        enough = pl.col("__can") & (pl.col("__can").sum().over("group") >= 3)
+        place_of = order.select(pl.when(enough).then(place).otherwise(0))["__drawn"].to_numpy()
+        held[place_of == 1], held[place_of == 2] = "test", "validation"
+    return pl.Series("__held", held, dtype=pl.String)
 
 
 def _with_parts(
@@ -278,6 +315,12 @@ def _events_by_last(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         enough & (place == count - 2),
         {"test": count - 1, "validation": count - 2, "train": _POSITION},
     )
+
+
+def _events_at_random(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
+    held, count = pl.col("__held"), _history_length()
+    ends = {"test": count, "validation": count, "train": _POSITION}
+    return _with_parts(events, held == "test", held == "validation", ends)
 
 
 def _events_by_file(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:

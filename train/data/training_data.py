@@ -12,9 +12,11 @@ import polars as pl
 from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, normalise
 from train.data.dataset import Dataset
 from train.data.source import SPANS
+from train.data.splits import known_events
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Times = npt.NDArray[np.float64]
 PARTS = ("train", "validation", "test", "cold")
 
 
@@ -28,6 +30,7 @@ class Pairs:
         weight: float32 (P,), weight of each pair in the loss.
         label: float32 (P,), above 0 where the pair is positive; None if all are.
         user: int64 (P,), number of the user whose event the pair is; None if the pairs are no events.
+        time: float64 (P,), seconds since 1970; None if the data have no times.
     """
 
     query: Rows
@@ -35,6 +38,7 @@ class Pairs:
     weight: Floats
     label: Floats | None = None
     user: Rows | None = None
+    time: Times | None = None
 
     def __len__(self) -> int:
         return len(self.query)
@@ -43,9 +47,18 @@ class Pairs:
         """The positive pairs."""
         if self.label is None:
             return self
-        kept = self.label > 0
+        return replace(self.where(self.label > 0), label=None)
+
+    def where(self, kept: npt.NDArray[np.bool_]) -> "Pairs":
+        """Some of the pairs.
+
+        Args:
+            kept: bool (P,).
+        """
+        label = None if self.label is None else self.label[kept]
         user = None if self.user is None else self.user[kept]
-        return Pairs(self.query[kept], self.item[kept], self.weight[kept], user=user)
+        time = None if self.time is None else self.time[kept]
+        return Pairs(self.query[kept], self.item[kept], self.weight[kept], label, user, time)
 
     def by_query(self) -> tuple[Rows, list[Rows]]:
         """The distinct queries of the positive pairs, and the items of each."""
@@ -64,6 +77,8 @@ class Histories(Sequence[list[str]]):
         begin: int64 (Q,), index in `run` of each history's first item.
         end: int64 (Q,), index after its last item.
         ids: item ids by row.
+        steps: int64 (E,), number of the session that an event belongs to; it rises along a user's events.
+            None if every event is a step of its own, as in all splits but those by session.
         first: int64 (Q,), index of the first item that a tower reads, where histories of positive and of
             negative items share one length; None if that is `begin`.
     """
@@ -72,6 +87,7 @@ class Histories(Sequence[list[str]]):
     begin: Rows
     end: Rows
     ids: Sequence[str]
+    steps: Rows | None = None
     first: Rows | None = None
 
     def __len__(self) -> int:
@@ -152,6 +168,8 @@ class TrainingData:
         catalogue_lengths: text feature of the items -> characters of each text that is served, where that is
             another one than in training.
         judged: queries that people have judged, if there are any; their values are among `queries`.
+        moments: float64 (Q,), the time at which each query is asked: that of its earliest positive pair, in
+            seconds since 1970; None if the data have no times.
         chosen_with: the items' values to choose hyperparameters of baselines with; None if these are `items`.
     """
 
@@ -166,6 +184,7 @@ class TrainingData:
     judged: Judged | None = None
     chosen_with: Mapping[str, Sequence[Any]] | None = None
     catalogue_lengths: Mapping[str, Rows] = field(default_factory=dict)
+    moments: Times | None = None
 
     @property
     def serves_other_texts(self) -> bool:
@@ -248,10 +267,11 @@ def training_data_of(
             of_part["weight"].to_numpy(writable=True),
             of_part["label"].to_numpy(writable=True) if _has_negatives(keyed) else None,
             of_part["__user"].to_numpy(writable=True) if "__user" in of_part.columns else None,
+            of_part["time"].to_numpy(writable=True) if "time" in keyed.columns else None,
         )
     ids = dataset.items["item_id"].to_list()
-    histories = _histories(dataset.history, distinct, ids, "")
-    negatives = _histories(dataset.negatives, distinct, ids, "negative_")
+    histories = _histories(dataset, dataset.history, distinct, ids, "")
+    negatives = _histories(dataset, dataset.negatives, distinct, ids, "negative_")
     lengths = [spec.max_length for spec in query.values() if isinstance(spec, HistoryFeature)]
     if histories is not None and negatives is not None and len(lengths) == 2:
         histories, negatives = _newest(dataset, histories, negatives, max(lengths))
@@ -272,7 +292,20 @@ def training_data_of(
         histories is not None and dataset.report["repeats"] == "first",
         judged,
         catalogue_lengths=_catalogue_lengths(dataset, item),
+        moments=_moments(parts, distinct.height),
     )
+
+
+def _moments(parts: Mapping[str, Pairs], queries: int) -> Times | None:
+    """(Q,): the time of each query's earliest positive pair; of its earliest pair where none is positive."""
+    if any(pairs.time is None for pairs in parts.values()):
+        return None
+    earliest = np.full((2, queries), np.inf)
+    for pairs in parts.values():
+        for row, each in zip(earliest, (pairs.positive(), pairs), strict=True):
+            assert each.time is not None
+            np.minimum.at(row, each.query, each.time)
+    return np.asarray(np.where(np.isinf(earliest[0]), earliest[1], earliest[0]))
 
 
 def _catalogue_lengths(dataset: Dataset, item: Mapping[str, FeatureSpec]) -> dict[str, Rows]:
@@ -311,21 +344,26 @@ def _has_negatives(pairs: pl.DataFrame) -> bool:
     return "label" in pairs.columns and bool((pairs["label"] <= 0).any())
 
 
-def _histories(run: Rows | None, queries: pl.DataFrame, ids: Sequence[str], prefix: str) -> Histories | None:
+def _histories(
+    dataset: Dataset, run: Rows | None, queries: pl.DataFrame, ids: Sequence[str], prefix: str
+) -> Histories | None:
     """The histories of the distinct queries; None if the data has none, or no feature reads them."""
     names = [f"{prefix}{name}" for name in ("begin", "end")]
     if run is None or names[0] not in queries.columns:
         return None
     begin, end = (queries[name].cast(pl.Int64).to_numpy(writable=True) for name in names)
-    return Histories(run, begin, end, ids)
+    steps = None
+    if dataset.report["split"]["by"] == "last_session" and not prefix:
+        sessions = dataset.in_history()["session"]
+        steps = (sessions != sessions.shift()).fill_null(True).cast(pl.Int64).cum_sum().to_numpy()
+    return Histories(run, begin, end, ids, steps)
 
 
 def _newest(
     dataset: Dataset, positive: Histories, negative: Histories, length: int
 ) -> tuple[Histories, Histories]:
     """Histories that together begin with the newest `length` events before each query."""
-    excluded = ["cold", "test"] if dataset.report["split"]["by"] == "file" else ["cold"]
-    events = dataset.pairs.filter(~pl.col("part").is_in(excluded))  # those that are in histories, in order
+    events = known_events(dataset.pairs, str(dataset.report["split"]["by"]))
     positives = np.concatenate([[0], np.cumsum(events["label"].to_numpy() > 0)])
     known = positive.end - positive.begin + negative.end - negative.begin  # events before each query
     start = positive.begin + negative.begin + np.maximum(0, known - length)

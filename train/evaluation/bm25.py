@@ -33,6 +33,9 @@ class Bm25:
         documents: the tokens of each.
         k1: how much a repeated token counts, above 0.
         b: how much the length of a document counts, 0 to 1.
+
+    Attributes:
+        mean_length: tokens of a document in the mean.
     """
 
     def __init__(
@@ -43,7 +46,8 @@ class Bm25:
         self._row_of = rows
         self._count = len(ids)
         lengths = np.fromiter(map(len, ids), np.float64, len(ids))
-        self._relative_length = lengths / (lengths.mean() or 1) if ids else lengths
+        self.mean_length = float(lengths.mean()) if ids else 0.0
+        self._relative_length = lengths / (self.mean_length or 1)
         # With k1 = 1 and b = 0 a weight is idf * tf / (tf + 1), from which the term frequency follows.
         found: dict[str, Any] = {"data": np.empty(0), "indices": np.empty(0, int), "indptr": np.zeros(1, int)}
         if rows:
@@ -52,10 +56,26 @@ class Bm25:
             found = index.scores
         self._documents, self._starts = found["indices"], found["indptr"]
         counts = np.diff(self._starts)  # documents of each token
-        self._idf = np.repeat(np.log1p((self._count - counts + 0.5) / (counts + 0.5)), counts)
+        self._token_idf = np.log1p((self._count - counts + 0.5) / (counts + 0.5))
+        self._idf = np.repeat(self._token_idf, counts)
         saturated = found["data"] / self._idf
         self._frequency = np.rint(saturated / (1 - saturated))
         self.set(k1, b)
+
+    @property
+    def tokens(self) -> list[str]:
+        """The V tokens of the documents, in the order of the rows of `weights`."""
+        return [*self._row_of]
+
+    @property
+    def idf(self) -> npt.NDArray[np.float64]:
+        """The inverse document frequency of each token, float64 (V,)."""
+        return np.asarray(self._token_idf, np.float64)
+
+    @property
+    def weights(self) -> Any:
+        """What each token adds to the score of each document, with the present k1 and b: CSR (V, N)."""
+        return self._weights
 
     def set(self, k1: float, b: float) -> None:
         """Change k1 and b."""

@@ -18,7 +18,9 @@ matplotlib.use("Agg")
 MODEL_COLOUR = "#1f5fa8"
 BASELINE_COLOUR = "#c77d1e"
 QUIET_COLOUR = "#8a8f98"
-COLOURS = (MODEL_COLOUR, BASELINE_COLOUR, QUIET_COLOUR, "#5b8c5a", "#a0522d", "#8f6bb3")
+OTHER_COLOURS = ("#5b8c5a", "#a0522d", "#8f6bb3", "#3aa6a0", "#c2577e", "#b5a642", "#4a4a4a")
+COLOURS = (MODEL_COLOUR, BASELINE_COLOUR, QUIET_COLOUR, *OTHER_COLOURS)
+FEW_BARS = 5  # side by side, whose figures fit above them
 FEW_STEPS = 40  # so many steps are drawn as points, too
 FULL_SHARE = 0.9  # of the pairs of the middle batch, from which on a batch counts as full
 METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC", "log_loss": "log loss"}
@@ -83,7 +85,7 @@ def learning_curves(history: TrainingHistory) -> Figure:
         right.axhline(value, color=BASELINE_COLOUR, linestyle="--", linewidth=1.2, label=text)
     right.set(xlabel="epoch (0 is the start)", ylabel=label, title="Validation")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="lower right")
     for axes in (left, right):
         style_axes(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -100,7 +102,7 @@ def baseline_comparison(metrics: Mapping[str, float], name: str) -> Figure:
     """Bars of the main metrics of the model and of each baseline on the test part, with intervals."""
     shown = ("recall_at_10", "recall_at_100", "ndcg_at_10", "mrr_at_10")
     names = ["", *(baseline for baseline in LABELS if f"{baseline}_ndcg_at_10" in metrics)]
-    figure, axes = plt.subplots(figsize=(7.2, 3.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4 + 0.4 * len(names), 3.8), layout="constrained")
     width = 0.8 / len(names)
     for n, baseline in enumerate(names):
         prefix = f"{baseline}_" if baseline else ""
@@ -116,14 +118,14 @@ def baseline_comparison(metrics: Mapping[str, float], name: str) -> Figure:
             color=COLOURS[n % len(COLOURS)],
             label=LABELS[baseline] if baseline else "two-tower",
         )
-        axes.bar_label(bars, fmt="%.3f", fontsize=7, padding=2)
+        axes.bar_label(bars, fmt="%.3f", fontsize=7, padding=2, rotation=90 if len(names) > FEW_BARS else 0)
     axes.set_xticks(range(len(shown)), [metric_label(metric) for metric in shown])
     axes.set(
         title=f"{name}: test queries, exact search over all items",
         ylabel="mean over queries; lines are 95 % intervals",
     )
     axes.margins(y=0.12)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars
     style_axes(axes)
     return figure
 

@@ -8,8 +8,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from protos.bundle import Score
 from train.data.training_data import Pairs, TrainingData
-from train.evaluation.baselines import Ranker, rank_by_scores
 from train.evaluation.metrics import bootstrap_interval, catalogue_metrics, mean, per_query
+from train.evaluation.ranking import Ranker, rank_by_scores
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]

@@ -7,8 +7,8 @@ import numpy as np
 from protos.features import normalise
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
-from train.evaluation.baselines import selection_metric
 from train.evaluation.plots import metric_label
+from train.evaluation.ranking import selection_metric
 
 FEW_QUERIES = 200  # of as many, a share of .5 has a 95 % interval of .07 to each side
 NO_LOSS = 1e-6  # a mean loss below it counts as zero
@@ -34,6 +34,7 @@ def run_warnings(
         _few_queries(int(metrics["queries"])),
         _known_queries(experiment, data),
         _cut_texts(experiment, data, metrics),
+        _file_order(experiment, data),
     ]
     return [each for each in found if each]
 
@@ -58,6 +59,17 @@ def _few_queries(count: int) -> str:
     if count >= FEW_QUERIES:
         return ""
     return f"test holds {count} queries: differences of a few hundredths are chance"
+
+
+def _file_order(experiment: Experiment, data: TrainingData) -> str:
+    by = experiment.split.by
+    if data.histories is None or data.moments is not None or by not in ("last", "last_session"):
+        return ""
+    what = "event" if by == "last" else "session"
+    return (
+        f'there is no time column: split.by = "{by}" tests the last {what} of each user in the order of the '
+        'file; if that order says nothing, split.by = "random" draws an event of each user'
+    )
 
 
 def _known_queries(experiment: Experiment, data: TrainingData) -> str:

@@ -32,6 +32,10 @@ from train.models.sequence_encoders import IdDropout, IdEncoder, PoolingEncoder
 from train.models.towers import Tower
 
 Values = Mapping[str, Sequence[Any]]
+Floats = npt.NDArray[np.float32]
+
+EXACT_UP_TO = 1_000  # items, of which all singular values are computed
+FEW = 1 / 8  # of the singular values; more are not approximated either
 
 
 def build_schema(
@@ -176,9 +180,22 @@ def initialize_ease(towers: tuple[Tower, Tower], data: TrainingData, schema: Sch
     row_of = {each: row for row, each in enumerate(data.item_ids)}
     known = np.array([row_of[each] for each in schema.vocabularies[ITEM_VOCABULARY]], np.int64)
     weights = ease(interaction_matrix(data)[:, known], strength)
-    left, values, right = np.linalg.svd(weights, full_matrices=False)
-    width = min(item.table.shape[1], len(values))
-    root = np.sqrt(values[:width])
+    width = min(item.table.shape[1], len(weights))
+    left, values, right = _singular_values(weights, width)
+    root = np.sqrt(values)
     with torch.no_grad():
-        query.table[FIRST_KNOWN:, :width] = torch.from_numpy((left[:, :width] * root).astype(np.float32))
-        item.table[FIRST_KNOWN:, :width] = torch.from_numpy((right[:width].T * root).astype(np.float32))
+        query.table[FIRST_KNOWN:, :width] = torch.from_numpy((left * root).astype(np.float32))
+        item.table[FIRST_KNOWN:, :width] = torch.from_numpy((right.T * root).astype(np.float32))
+
+
+def _singular_values(weights: Floats, width: int) -> tuple[Floats, Floats, Floats]:
+    """(N, width), (width,), (width, N): the largest singular values of a matrix (N, N), with their vectors.
+
+    By random projection where a small part of many is asked for (Halko et al. 2011, algorithm 4.4).
+    """
+    if len(weights) <= EXACT_UP_TO or width > FEW * len(weights):
+        left, values, right = np.linalg.svd(weights, full_matrices=False)
+        return left[:, :width], values[:width], right[:width]
+    found = randomized_svd(weights, width, n_oversamples=width // 2, n_iter=4, random_state=0)
+    left, values, right = (np.asarray(each, np.float32) for each in found)
+    return left, values, right

@@ -74,4 +74,5 @@ def _subgroups() -> tuple[str, ...]:
 
     # `bm25_full` before `bm25`
     rankings = sorted(LABELS, key=len, reverse=True)
-    return ("judged", *rankings, "exact", "cold_users", "cold_items", "cold")
+    others = ("exact", "dense", "lexical", "hybrid", "cold_users", "cold_items", "cold")
+    return ("judged", *rankings, *others)

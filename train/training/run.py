@@ -25,9 +25,10 @@ from train.config.training import OF_LABELS
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
-from train.evaluation.baselines import FittedBaseline, Ranker, baselines
+from train.evaluation.baselines import baselines
 from train.evaluation.labelled_metrics import Bin
 from train.evaluation.metrics import mean, per_query
+from train.evaluation.ranking import FittedBaseline, Ranker
 from train.evaluation.report import (
     JUDGED,
     evaluate_cold_items,
@@ -54,7 +55,8 @@ from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_mo
 from train.training.trainer import Trainer
 
 STAGE = "fit"
-LATER_STAGES = ("export", "precision", "index", "gates", "bench")  # sections that training does not read
+# Sections that training does not read.
+LATER_STAGES = ("export", "precision", "index", "hybrid", "gates", "bench")
 
 
 def fit(
@@ -231,11 +233,11 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
     calibrated = labelled.calibrate()
     if changed or calibrated:
         save_towers(folder / BEST_TOWERS, trainer.towers)
-    with console.status("test evaluation, and baselines beside it"):
-        rankers = baselines(experiment, data)
+    rankers = baselines(experiment, data, console)
+    with console.status("test evaluation, baselines beside it"):
         metrics |= _test_metrics(trainer, rankers)
         metrics |= labelled.metrics(experiment)
-        on_judged = judged.metrics(rankers, start)
+        on_judged = judged.metrics(rankers, start, console)
         on_labels = labelled.baselines_on_validation(experiment)
         beside = _baselines_on_validation(experiment, trainer, rankers, on_labels)
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
@@ -278,18 +280,21 @@ class _JudgedQueries:
         found = ranker(judged.query)
         return {"": lambda _: found}
 
-    def metrics(self, rankers: Mapping[str, FittedBaseline], start: Mapping[str, Ranker]) -> dict[str, float]:
+    def metrics(
+        self, rankers: Mapping[str, FittedBaseline], start: Mapping[str, Ranker], console: Console
+    ) -> dict[str, float]:
         """Metrics of the current towers, of their start, and of the baselines, without their prefix.
 
         Args:
             rankers: the baselines over the values of the items in training and evaluation.
             start: `answers` of the towers before the first step, empty if those do not rank.
+            console: for progress.
         """
         if self._trainer.data.judged is None:
             return {}
         data = self._trainer.data.as_served()
         if data is not self._trainer.data:
-            rankers = baselines(self._experiment, data)
+            rankers = baselines(self._experiment, data, console)
         others: dict[str, Ranker] = {**rankers, **({"start": start[""]} if start else {})}
         found = evaluate_judged(data, self.answers()[""], others)
         return {name.removeprefix(JUDGED): value for name, value in found.items()}

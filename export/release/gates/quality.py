@@ -22,6 +22,7 @@ from export import ann
 from export.encoding import encode_all
 from export.evaluation import per_query, quality
 from export.evaluation.per_query import PerQuery
+from export.hybrid.rebuild import ranking_of
 from export.markdown import plain, table
 from export.onnx.runtimes import onnx_encoder
 from export.release.gate import CandidateVersion, Comparison, Decision, Gate, GateResult, Judgement, Section
@@ -30,7 +31,7 @@ from protos.errors import DataError, TwinspireError
 from protos.vectors import rounded_vectors
 from train.config import Experiment
 from train.config.training import OF_LABELS
-from train.data.training_data import TrainingData
+from train.data.training_data import TrainingData, texts_of
 from train.evaluation.baselines import LABELS
 from train.evaluation.metrics import bootstrap_interval
 from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, metric_label, style_axes
@@ -237,7 +238,8 @@ def _evaluate(version: CandidateVersion, data: TrainingData, threads: int, conso
     items = rounded_vectors(encoded, manifest.precision.vectors, manifest.score.has_padding_dim)
     index = ann.rebuild(items, manifest.index, manifest.score, threads)
     encode = onnx_encoder(version.folder / bundle.QUERY_TOWER, threads=0)
-    model = quality.ServedModel(encode, query, items, index)
+    hybrid = ranking_of(manifest, texts_of(data.items, manifest.schema.item), items, index)
+    model = quality.ServedModel(encode, query, items, index, hybrid)
     return per_query.measure(data, quality.ranked(data, model, console))
 
 

@@ -19,6 +19,7 @@ const items = new ItemsSeen();
 const trips = []; // microseconds of the round trips so far
 let info = {};
 let gateway = null;
+let releases = {};
 let question = emptyQuestion();
 let controller = new AbortController();
 let asking = ""; // the request under way
@@ -48,6 +49,7 @@ async function load() {
 async function refresh() {
   gateway = (await api.gateway()).body;
   info = await api.info();
+  releases = await api.releases();
   items.of(info);
   at("served").hidden = false;
   at("served").replaceChildren(
@@ -61,9 +63,9 @@ async function refresh() {
 
 function showRail(stages = null, both = false) {
   const open = new Map(
-    [...rail.querySelectorAll("details")].map((each) => [each.querySelector("h2").textContent, each.open]),
+    [...rail.querySelectorAll("details.panel")].map((each) => [each.querySelector("h2").textContent, each.open]),
   );
-  const panels = railPanels(info, gateway);
+  const panels = railPanels(info, gateway, releases);
   for (const each of panels) {
     const before = open.get(each.querySelector("h2").textContent);
     if (before !== undefined) each.open = before;

@@ -117,7 +117,21 @@ function hitRow(hit, at, { info, top, badge, similar, exclude, follow, compact, 
         el("span", { class: hit.score < 0 ? "score-bar negative" : "score-bar" }),
         top > 0 ? hit.score / top : 0,
       ),
+      parts(hit),
     ),
+  );
+}
+
+/** What vectors and words gave, of a bundle that ranks by both. */
+function parts(hit) {
+  if (!hit.lexical && !hit.dense) return null;
+  return el(
+    "dl",
+    { class: "score-parts" },
+    [
+      ["vectors", hit.dense],
+      ["words", hit.lexical],
+    ].map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, words.digits(value ?? 0)))),
   );
 }
 

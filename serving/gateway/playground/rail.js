@@ -1,16 +1,18 @@
-// What is served: the bundle's card, its figures, its release, live items, and the service.
+// What is served: the bundle's card, its figures, gates and history, its release, live items, and the service.
 
 import { copyButton, el, setShare } from "./dom.js";
 import { figuresPanel } from "./figures.js";
 import { facts, panel } from "./panel.js";
+import { promotionPanels } from "./promotions.js";
 import * as words from "./words.js";
 
 /** The panels about a bundle and its service. */
-export function railPanels(info, gateway) {
+export function railPanels(info, gateway, releases = {}) {
   const { manifest } = info;
   return [
     bundlePanel(info, manifest),
     figuresPanel(manifest),
+    ...promotionPanels(releases),
     releasePanel(info, manifest),
     livePanel(info, manifest),
     servicePanel(info, gateway),
@@ -50,6 +52,7 @@ function bundlePanel(info, manifest) {
       ["Version", version(info.bundle_version, "bundle version")],
       ["Items", words.count(info.item_count)],
       ["Score", scoreInWords(manifest.score)],
+      ["Words", manifest.hybrid ? hybridInWords(manifest.hybrid) : null],
       ["Index", indexInWords(index)],
       ["Vectors", precision.vectors],
       ["Size", sizes ? words.bytes(sizes) : null],
@@ -101,6 +104,11 @@ function scoreInWords(score) {
       score.kind
     ] ?? score.kind
   );
+}
+
+function hybridInWords(hybrid) {
+  if (hybrid.method === "reciprocal_ranks") return "BM25, ranks added";
+  return `BM25, weight ${Number(hybrid.weight)}`;
 }
 
 /** Kind and parameters of the index; the manifest leaves the kinds of an HNSW graph out. */

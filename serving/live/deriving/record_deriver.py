@@ -17,8 +17,9 @@ import numpy as np
 
 from protos import bundle
 from protos.errors import InvalidInput
-from protos.features import IdFeature
+from protos.features import IdFeature, TextFeature
 from protos.filters import parse_value
+from protos.hybrid.lexical_index import LexicalIndex
 from serving.live.derived_records import RecordLock, RecordWriter
 from serving.live.record_format import Record, RecordKind, origin_of, records_path
 from serving.live.search.overlay_graphs import GraphBuilder
@@ -68,6 +69,7 @@ class Deriver:
             self._feed, sequence = feed, feed.sequence()
             self.manifest = bundle.read(folder)
             self._encoder = Encoder(folder, self.manifest, 1, "item")
+            self._lexical = LexicalIndex.of(folder, self.manifest)
             self._writer = RecordWriter.open(path, origin, sequence, lock, partial(holds, feed))
             undo.callback(self._writer.close)
             self._graphs = GraphBuilder(path, origin, self.manifest, self._stop)
@@ -142,10 +144,13 @@ class Deriver:
         if isinstance(vector, InvalidInput):
             raise vector
         shown = [name for name in self.manifest.display_fields if name in change.fields]
-        hit = packed_hit(change.item_id, {name: change.fields[name] for name in shown})
+        fields = {name: change.fields[name] for name in shown}
+        hit = packed_hit(change.item_id, fields, self.manifest.hybrid is not None)
         values = self._filter_values(change) if self.manifest.filters else b""
-        kind = RecordKind.SAME if self._writer.vector(change.item_id) == vector else RecordKind.ITEM
-        return Record(change.sequence, change.item_id, kind, hit, values, vector)
+        terms = self._terms(change)
+        is_same = self._writer.searched(change.item_id) == (vector, terms)
+        kind = RecordKind.SAME if is_same else RecordKind.ITEM
+        return Record(change.sequence, change.item_id, kind, hit, values, vector, terms)
 
     def _encode(self, items: Sequence[Change]) -> list[bytes | InvalidInput]:
         """The vector of each item, float32 (D,) as bytes, or why it has none."""
@@ -163,6 +168,15 @@ class Deriver:
                 return [self._reason(items[0], error)]
             half = len(items) // 2  # only the item at fault gets the error
             return self._encode(items[:half]) + self._encode(items[half:])
+
+    def _terms(self, change: Change) -> bytes:
+        """The terms of the item's text and their weights; empty if the bundle has no lexical index."""
+        if self._lexical is None:
+            return b""
+        features = self._encoder.inputs.features.items()
+        texts = [change.features.get(name) for name, spec in features if isinstance(spec, TextFeature)]
+        terms, weights = self._lexical.weights("\n".join(str(text or "") for text in texts))
+        return terms.tobytes() + weights.tobytes()
 
     def _filter_values(self, change: Change) -> bytes:
         """Filter field -> value as JSON; fields without a value are left out."""

@@ -10,7 +10,7 @@ from protos.errors import UnknownItem
 from serving.live.search.overlay import Mask, Overlay
 from serving.retrieval.catalogue import RANKING_STEP, Catalogue, IdsByRow
 from serving.retrieval.query import SearchResult
-from serving.retrieval.response_bytes import SCORE_BYTES, PackedCatalogue, hit_of, pack_score
+from serving.retrieval.response_bytes import PackedCatalogue, hit_of, pack_parts, pack_score
 
 
 class LiveCatalogue(Catalogue):
@@ -117,6 +117,7 @@ class LivePacked(PackedCatalogue):
     def __init__(self, base: PackedCatalogue, live: Overlay) -> None:
         self.base = base
         self.content, self.ends, self.average = base.content, base.ends, base.average
+        self.has_parts, self.score_bytes = base.has_parts, base.score_bytes
         self._live, self._count = live, len(base)
 
     def __len__(self) -> int:
@@ -125,7 +126,7 @@ class LivePacked(PackedCatalogue):
     @property
     def largest(self) -> int:
         """As `PackedCatalogue.largest`."""
-        return max(self.base.largest, self._live.largest + SCORE_BYTES)
+        return max(self.base.largest, self._live.largest + self.score_bytes)
 
     def hit(self, row: int) -> wire.Hit:
         """As `PackedCatalogue.hit`."""
@@ -139,6 +140,12 @@ class LivePacked(PackedCatalogue):
         items, ends, hits, count = self.content, self.ends, self._live.hits, self._count
         parts: list[bytes] = []
         add = parts.append
+        if self.has_parts:
+            both = zip(found.scores, found.dense, found.lexical, strict=True)
+            for row, scores in zip(found.rows, both, strict=True):
+                add(items[ends[row] : ends[row + 1]] if row < count else hits[row - count])
+                add(pack_parts(*scores))
+            return b"".join(parts)
         for row, score in zip(found.rows, found.scores, strict=True):
             add(items[ends[row] : ends[row + 1]] if row < count else hits[row - count])
             add(pack_score(score))

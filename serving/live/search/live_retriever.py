@@ -11,6 +11,7 @@ from serving.filters.expression import Filter
 from serving.filters.plan import Plan
 from serving.filters.planner import search_passing
 from serving.live.search.live_catalogue import LiveCatalogue
+from serving.live.search.live_hybrid import LiveHybrid
 from serving.live.search.overlay import LiveIndex, Mask, Overlay, merged, remaining
 from serving.retrieval.query import PLAIN, SearchResult
 from serving.retrieval.retriever import Retriever
@@ -120,7 +121,10 @@ class LiveRetriever(Retriever):
     def __init__(self, base: Retriever, live: Overlay) -> None:
         catalogue = LiveCatalogue(base.catalogue, live, base.manifest.display_fields)
         filters = LiveFilters(base.filters.columns, live)
-        super().__init__(base.manifest, base._encoder, LiveIndex(base.index, live), catalogue, filters)
+        hybrid = None if base.hybrid is None else LiveHybrid(base.hybrid, live)
+        super().__init__(
+            base.manifest, base._encoder, LiveIndex(base.index, live), catalogue, filters, hybrid
+        )
         self._base_index, self._live = base.index, live
 
     def _find_one_passing(self, vector: Vectors, k: int, passing: CompiledFilter) -> SearchResult:

@@ -26,6 +26,7 @@ from protos.search import exact_search, top_k
 from serving.live.record_format import Record, RecordKind, RecordsDamaged
 from serving.live.search.compared_rows import ComparedRows
 from serving.live.search.live_filter_columns import GrowingColumns
+from serving.live.search.overlay_postings import OverlayPostings
 from serving.retrieval.catalogue import Catalogue
 from serving.retrieval.vector_index import (
     Allowed,
@@ -73,6 +74,7 @@ class Overlay:
         largest: bytes of the largest hit that an answer may hold.
         graph: of the overlay's first rows, if there is one; it may be replaced from another thread.
         compared: the rows that a search compares one by one.
+        postings: terms of its rows, if the bundle is hybrid.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Overlay:
         self._vectors: Vectors = np.empty((FIRST_CAPACITY, dimension), np.float32)
         self._outdated: dict[int, str] = {}  # row that must not be found -> id of its item
         self.compared = ComparedRows(self, dimension)
+        self.postings = OverlayPostings()
 
     @property
     def vectors(self) -> Vectors:
@@ -126,6 +129,7 @@ class Overlay:
     def _add(self, record: Record) -> None:
         """Give a version of an item a row; its vector is there already."""
         self.columns.set(self.count, record.values)  # first: a record that cannot be read changes nothing
+        self.postings.add(self.count, record.terms)
         self._retire(record.item_id)
         self.rows[record.item_id] = self.first_row + self.count
         self.added[self.count] = self._base.find(record.item_id) is None

@@ -83,18 +83,19 @@ def test_the_verdict_names_the_better_one() -> None:
     assert verdict({"hr_at_10": 0.5}, "hr_at_10") == "HR@10 0.500, with no baseline to compare it with"
 
 
-def test_the_table_has_a_column_for_each_baseline(films_made: Made, made: Made) -> None:
-    for folder, columns in (
-        (made.folder, "served exact BM25 BM25, full texts character TF-IDF"),
-        (films_made.folder, "served exact popularity item-kNN EASE"),
-    ):
-        shown = Console(file=io.StringIO(), width=200)
+def test_the_table_has_a_row_for_each_of_many_rankings(films_made: Made, made: Made) -> None:
+    of_texts = ("towers alone", "text alone", "BM25", "BM25, full texts", "character TF-IDF")
+    of_histories = ["popularity", "recent popularity", "item-kNN", "VSKNN", "SLIST", "EASE"]
+    of_histories += ["EASE, recency weights", "EASE x recent popularity"]
+    for folder, labels in ((made.folder, of_texts), (films_made.folder, of_histories)):
+        shown = Console(file=io.StringIO(), width=100)
         quality = bundle.read(folder).quality
         show_quality(quality, shown)
         lines = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
-        assert " ".join(lines[0].split()).endswith(columns)
-        (ndcg,) = (line.split() for line in lines if line.strip().startswith("nDCG@10"))
-        assert ndcg[1:3] == [f"{quality[name]:.4f}" for name in ("ndcg_at_10", "exact_ndcg_at_10")]
+        rows = {line.rstrip("0123456789. ").strip(): line.split() for line in lines if line[-6:-4] == "0."}
+        assert [*rows][: len(labels) + 2] == ["served", "exact", *labels]
+        for label, name in (("served", "ndcg_at_10"), ("exact", "exact_ndcg_at_10")):
+            assert rows[label][-1] == f"{quality[name]:.4f}"
         assert quality["verdict"] in lines
 
 

@@ -7,9 +7,10 @@ import mlflow
 import pytest
 
 from export.release import REASON_LENGTH, audit_log
-from export.release.audit_log import Action, AuditLog, Entry, Record
+from export.release.audit_log import AuditLog, Entry
 from protos.errors import InvalidInput
 from protos.mlflow_keys import STAGE
+from protos.release_records import RECORD_TAG, RELEASE, Action, Record
 from train.training.tracking import experiment_id
 
 
@@ -22,7 +23,7 @@ def name(store: str) -> str:
 def written(name: str, action: Action, before: str, after: str, **others: Any) -> str:
     """Append a record in a run of its own, which ends; gives the run's id."""
     client = mlflow.MlflowClient()
-    run_id: str = client.create_run(experiment_id(name), tags={STAGE: audit_log.RELEASE}).info.run_id
+    run_id: str = client.create_run(experiment_id(name), tags={STAGE: RELEASE}).info.run_id
     audit_log.append(name, run_id, "ann@one", action, before, after, **others)
     client.set_terminated(run_id)
     return run_id
@@ -73,8 +74,8 @@ def test_a_model_without_records_has_an_empty_log(store: str) -> None:
 def test_an_altered_record_shows(name: str, altered: int, problem: str) -> None:
     runs = [written(name, "promote", str(n - 1 or ""), str(n)) for n in (1, 2, 3)]
     client = mlflow.MlflowClient()
-    text = client.get_run(runs[altered - 1]).data.tags[audit_log.RECORD_TAG]
-    client.set_tag(runs[altered - 1], audit_log.RECORD_TAG, text.replace("ann@one", "bob@two"))
+    text = client.get_run(runs[altered - 1]).data.tags[RECORD_TAG]
+    client.set_tag(runs[altered - 1], RECORD_TAG, text.replace("ann@one", "bob@two"))
     assert audit_log.problems(audit_log.read(name)) == [problem]
 
 
@@ -83,7 +84,7 @@ def test_an_altered_record_shows(name: str, altered: int, problem: str) -> None:
 )
 def test_a_record_that_is_gone_shows(name: str, gone: int, problem: str) -> None:
     runs = [written(name, "promote", str(n - 1 or ""), str(n)) for n in (1, 2, 3)]
-    mlflow.MlflowClient().delete_tag(runs[gone - 1], audit_log.RECORD_TAG)
+    mlflow.MlflowClient().delete_tag(runs[gone - 1], RECORD_TAG)
     assert audit_log.problems(audit_log.read(name)) == [problem]
 
 
@@ -101,7 +102,7 @@ def test_a_record_that_is_none_shows(name: str) -> None:
     second = written(name, "promote", "1", "2")
     client = mlflow.MlflowClient()
     for text in ("nonsense", "[]", json.dumps({"number": 2}), '{"number": "2"}'):
-        client.set_tag(second, audit_log.RECORD_TAG, text)
+        client.set_tag(second, RECORD_TAG, text)
         assert audit_log.problems(audit_log.read(name)) == [
             f"run {second}: its record cannot be read",
             "record 2: missing",
@@ -111,11 +112,11 @@ def test_a_record_that_is_none_shows(name: str) -> None:
 def test_a_forged_record_shows(name: str) -> None:
     written(name, "promote", "", "1")
     client = mlflow.MlflowClient()
-    forged = client.create_run(experiment_id(name), tags={STAGE: audit_log.RELEASE}).info.run_id
+    forged = client.create_run(experiment_id(name), tags={STAGE: RELEASE}).info.run_id
     known = audit_log.read(name).entries[0]
     for number in (1, 2, 3):
         record = json.loads(known.text) | {"number": number, "previous": "0" * 64}
-        client.set_tag(forged, audit_log.RECORD_TAG, json.dumps(record))
+        client.set_tag(forged, RECORD_TAG, json.dumps(record))
         assert audit_log.problems(audit_log.read(name)) != []
 
 

@@ -21,6 +21,7 @@ from export.release import audit_log, lock
 from export.release.lock_holder import TAG, LockHolder
 from protos.errors import Unavailable
 from protos.mlflow_keys import STAGE
+from protos.release_records import RELEASE
 from tests.helpers.releases import killed_while_it_holds_the_lock
 from tests.helpers.stdlib import tracking_at
 from train.training.tracking import experiment_id
@@ -220,7 +221,7 @@ def test_what_is_told_of_broken_locks_fits_into_the_record_of_a_move(
         assert len(held.broke) == 4
         assert held.broke[-1] == "and 2 more"
         assert all(each.endswith(": its process has ended") for each in held.broke[:3])
-        run_id = client.create_run(experiment_id("a"), tags={STAGE: audit_log.RELEASE}).info.run_id
+        run_id = client.create_run(experiment_id("a"), tags={STAGE: RELEASE}).info.run_id
         audit_log.append("a", run_id, "bob@two", "promote", "", "1", reason='"' * 2000, broke=held.broke)
     found = audit_log.read("a")
     assert audit_log.problems(found) == []

@@ -110,7 +110,17 @@ def test_what_is_accepted_moves_and_its_run_holds_record_report_and_figures(prom
     held = {each.path for each in mlflow.MlflowClient().list_artifacts(done.run_id, "release")}
     assert {"release/decision.json", "release/decision.md", "release/decision.html"} <= held
     record = json.loads(run.data.tags["twinspire.move"])
-    assert record["gates"] == [{"name": "parity", "figure": 1.3e-7, "bound": 1e-5, "holds": True}]
+    assert record["gates"] == [
+        {
+            "name": "parity",
+            "figure": 1.3e-7,
+            "bound": 1e-5,
+            "holds": True,
+            "title": "parity of torch and ONNX Runtime",
+            "shown_figure": "1.3e-07",
+            "shown_bound": "≤ 1.0e-05",
+        }
+    ]
     assert promote(1).record is None
     assert moves() == [("promote", "", "1")]
     assert lock.holder(NAME) == ""

@@ -152,7 +152,15 @@ def main() -> None:
     follow = FollowConfig(**{**arguments, "cache": Path(arguments["cache"])})
     folder, version = bundles.first(follow.model, follow.cache)
     shared_state = SharedState.create(
-        ("target", "next", "following", *map(worker_name, range(WORKERS)), "shadow target", "shadow")
+        (
+            "target",
+            "next",
+            "following",
+            *map(worker_name, range(WORKERS)),
+            "shadow target",
+            "shadow",
+            "releases",
+        )
     )
     first = vars(bundle_at(folder, bundle.read_manifest(folder).bundle_version, version))
     shared_state.write("target", {"serial": 1, "champion": first, "canary": None})

@@ -14,7 +14,9 @@ from serving.cli import tables
 from serving.cli.tables import ages, duration, release_rows
 from serving.client.__main__ import main as client_main
 from serving.retrieval.retriever import Retriever
+from serving.rollout.loaded_bundle import LoadedBundle
 from serving.server import RetrievalServer
+from tests.helpers.serving.promotions import releases
 from tests.serving.cli.test_commands import Capture, document, failure
 
 NOW = 1_000_000.0
@@ -179,6 +181,43 @@ def test_a_server_of_a_folder_has_a_status_too(capsys: Capture, retriever: Retri
         found = document(capsys, "status", "--address", server.address)
         assert (found["following"], found["shadow"]) == (None, None)
         assert json.dumps(found)
+
+
+def test_releases_are_a_table_and_a_document(capsys: Capture, retriever: Retriever) -> None:
+    told = releases()
+    with RetrievalServer(retriever, releases=lambda: told) as server:
+        found = document(capsys, "releases", "--address", server.address)
+        assert found["promotion"]["number"] == 5
+        assert [each["number"] for each in found["records"]] == [8, 7, 6, 5, 4, 3, 2, 1]
+        assert client_main(["releases", "--address", server.address]) == 0
+        text = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[:3] == [
+        "champion: version 2, bundle bbbbbbbbbbbb",
+        "version 2 was promoted by force at 2026-11-25 14:05:00: although 2 of 4 gates did not hold",
+        "gate figure bound outcome",
+    ]
+    assert lines[3:6] == [
+        "recall of the index 0.9876 ≥ 0.9500 pass",
+        "load_time 1.5 30 pass",
+        "parity – 1e-05 overridden",
+    ]
+    (forced,) = (
+        line for line in lines if line.startswith("5 2026-11-25 14:05:00 ann@one force 1 2 the shop")
+    )
+    assert "the shop opens; not parity" in forced
+    assert "last error: the table is locked" in lines
+
+
+@pytest.mark.parametrize(("version", "what"), [("", "a folder"), ("3", "a fixed version")])
+def test_what_follows_no_alias_has_no_promotions(
+    capsys: Capture, retriever: Retriever, version: str, what: str
+) -> None:
+    bundle = LoadedBundle.of(retriever, model_version=version)
+    with RetrievalServer(bundle) as server:
+        assert client_main(["releases", "--address", server.address]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"served from {what}, so no alias is followed: no promotions to show"
 
 
 def test_without_a_server_the_command_fails(capsys: Capture) -> None:

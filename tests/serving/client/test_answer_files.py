@@ -38,7 +38,9 @@ def test_parquet_holds_what_json_lines_hold(
     rows = pq.read_table(table).to_pylist()
     for row in rows:
         assert row.pop("sequence") is None  # the service takes no writes
+        assert row.pop("fusion") is None  # and has no lexical index
         for hit in row["hits"]:
+            assert (hit.pop("dense"), hit.pop("lexical")) == (None, None)
             hit["fields"] = dict(hit["fields"])
     assert without_times(rows) == without_times(expected)
     assert pq.ParquetFile(table).num_row_groups == 2

@@ -66,7 +66,7 @@ def registry(
                     python_model=str(ROOT / "serving" / "pyfunc_model.py"),
                     artifacts={"bundle": str(folder)},
                     registered_model_name=name,
-                    input_example=([query], {"k": 10, "exclude_history": False, "filter": ""}),
+                    input_example=([query], {"k": 10, "exclude_history": False, "filter": "", "fusion": ""}),
                     pip_requirements=[],
                 )
             client.set_registered_model_alias(name, "champion", logged.registered_model_version)

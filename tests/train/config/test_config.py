@@ -142,6 +142,7 @@ def test_a_name_must_fit_files_and_registries(stdlib: Path, tmp_path: Path, name
 
 
 HISTORY, ID, TEXT = HistoryFeature("history"), IdFeature("id"), TextFeature("text", "text")
+REJECTED = HistoryFeature("negative_history")
 FEATURES: list[tuple[str, dict[str, FeatureSpec], str]] = [
     ("query", {}, "query: expected at least one feature"),
     ("query", {"a": REJECTED, "b": REJECTED}, "query: expected at most one negative history"),

@@ -44,11 +44,12 @@ def test_events_are_checked(section: dict[str, Any], message: str) -> None:
 
 
 SPLITS: list[tuple[dict[str, Any], str]] = [
-    ({"by": "luck"}, "split.by: expected one of 'group', 'time', 'last', 'last_session', 'file'"),
+    ({"by": "luck"}, "split.by: expected one of 'group', 'time', 'last', 'last_session', 'random'"),
     ({"by": "file"}, "split.test_file: goes with by"),
     ({"by": "file", "test_file": "x.csv", "test": 0.2}, 'split.test: a split by "file" takes test_file'),
     ({"by": "last", "test_file": "x.csv"}, "split.test_file: goes with by"),
     ({"by": "last", "test": 0.2}, 'split.validation: a split by "last" takes one of each user'),
+    ({"by": "random", "test": 0.2}, 'split.validation: a split by "random" takes one of each user'),
     ({"by": "last", "min_history": 3}, 'split.min_history: goes with by = "last_session"'),
     ({"by": "last_session", "min_history": -1}, "split.min_history: expected at least 0"),
     ({"cold_items": 1.0}, "split.cold_items: expected a share of at least 0 and below 1"),

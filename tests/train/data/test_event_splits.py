@@ -20,6 +20,7 @@ SPLITS: dict[str, dict[str, Any]] = {
     "last_session": {"by": "last_session", "min_history": 2},
     "time": {"by": "time", "validation": 0.2, "test": 0.2},
     "file": {"by": "file", "test_file": "later.csv"},
+    "random": {"by": "random"},
     "group": {"by": "group", "validation": 0.2, "test": 0.2},
 }
 SEEN_BY = {"train": {"train"}, "validation": {"train"}, "test": {"train", "validation"}}
@@ -88,7 +89,7 @@ def test_no_history_contains_a_later_event(seed: int, by: str, cold: float) -> N
                 assert part in (seen_part, "cold")
             elif part != "cold":
                 assert seen_part in SEEN_BY[part]
-            if item in main:
+            if item in main and (by != "random" or part in ("train", "cold")):
                 assert of_item[seen][2] <= time
             if by == "last_session":
                 assert of_item[seen][3] != session
@@ -167,6 +168,28 @@ def test_the_last_event_is_test_and_the_one_before_it_validation() -> None:
         10: ("train", []),
         11: ("train", [10]),
     }
+
+
+def test_a_random_event_of_each_user_is_test_and_another_validation() -> None:
+    """Their history is all of the user's training events, also later ones."""
+    events = [each for n in range(40) for each in user(f"u{n}", 10 * n, 1, 1, 0, 1, 1)]
+    few = user("few", 900, 1, 1)
+    result = divided([*events, *few], by="random", seed=3)
+    places: dict[str, set[int]] = {"test": set(), "validation": set()}
+    for n in range(40):
+        own = {item: result[item] for item in range(10 * n, 10 * n + 5)}
+        trained = [item for item, (part, _) in own.items() if part == "train" and item % 10 != 2]
+        assert len(trained) == 2
+        assert own[10 * n + 2][0] == "train"  # a negative
+        for part, found in places.items():
+            (drawn,) = (item for item, each in own.items() if each == (part, trained))
+            found.add(drawn % 10)
+        assert [own[item] for item in trained] == [("train", []), ("train", trained[:1])]
+    assert places == {"test": {0, 1, 3, 4}, "validation": {0, 1, 3, 4}}
+    assert result[900] == ("train", [])
+    assert result[901] == ("train", [900])
+    assert divided([*events, *few], by="random", seed=3) == result
+    assert divided([*events, *few], by="random", seed=4) != result
 
 
 def test_negatives_are_in_the_part_of_their_position() -> None:

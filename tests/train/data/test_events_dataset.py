@@ -21,6 +21,7 @@ from train.data.cleaning import Derived
 from train.data.dataset import Dataset, prepare
 from train.data.sources.events import EventsData
 from train.data.sources.files import FilesData
+from train.data.training_data import training_data_of
 
 DATA = EventsData(
     "events",
@@ -44,6 +45,7 @@ SPLITS = {
     "last_session": SplitConfig(by="last_session", min_history=3),
     "time": SplitConfig(by="time"),
     "group": SplitConfig(by="group"),
+    "random": SplitConfig(by="random"),
     "file": SplitConfig(by="file", test_file="later.csv"),
     "cold": SplitConfig(by="last", cold_items=0.1),
 }
@@ -104,6 +106,48 @@ def test_every_split_is_the_same_after_a_reload(made: Callable[..., Dataset], sp
         run = data.history[events["user_start"][0] :]
         positions = events["position"].to_numpy()
         assert run[positions].tolist() == events["item_row"].to_list(), user
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_each_pair_has_its_time_and_each_query_that_of_its_first(
+    made: Callable[..., Dataset], split: str
+) -> None:
+    experiment = replace(EXPERIMENT, split=SPLITS[split])
+    dataset = made(experiment)
+    data = training_data_of(dataset, experiment.query, experiment.item)
+    assert data.moments is not None
+    earliest = np.full(data.query_count, np.inf)
+    for name, pairs in data.parts.items():
+        assert pairs.time is not None
+        assert pairs.time.tolist() == dataset.part(name)["time"].to_list()  # type: ignore[arg-type]
+        assert pairs.positive().time is not None
+        for query, time in zip(pairs.query, pairs.time, strict=True):
+            earliest[query] = min(earliest[query], time)
+    assert data.moments.tolist() == earliest.tolist()
+
+
+def test_without_a_time_column_no_query_has_a_moment(made: Callable[..., Dataset]) -> None:
+    query = {"history": EXPERIMENT.query["history"]}
+    experiment = replace(EXPERIMENT, data=replace(DATA, time="", derive={}), query=query)
+    data = training_data_of(made(experiment), experiment.query, experiment.item)
+    assert data.moments is None
+    assert data.parts["train"].time is None
+
+
+def test_steps_are_sessions_where_the_split_is_by_session(made: Callable[..., Dataset]) -> None:
+    for split, expected in (("last", False), ("last_session", True)):
+        experiment = replace(EXPERIMENT, split=SPLITS[split])
+        dataset = made(experiment)
+        data = training_data_of(dataset, experiment.query, experiment.item)
+        assert data.histories is not None
+        assert (data.histories.steps is not None) == expected
+    assert data.histories is not None and data.histories.steps is not None
+    events = dataset.in_history()
+    assert events["item_row"].to_list() == data.histories.run.tolist()
+    seen: dict[tuple[str, str], int] = {}
+    for user, session, step in zip(events["group"], events["session"], data.histories.steps, strict=True):
+        assert seen.setdefault((user, session), step) == step
+    assert len({*seen.values()}) == len(seen)
 
 
 def test_the_hash_depends_on_the_order_of_a_users_events(made: Callable[..., Dataset], base: Path) -> None:

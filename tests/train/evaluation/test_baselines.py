@@ -15,8 +15,10 @@ from tests.train.evaluation.test_report import pairs_of
 from train.config import BaselinesConfig, Experiment, read_experiment
 from train.config.training import TrainingConfig
 from train.data.training_data import TrainingData, texts_of
-from train.evaluation.baselines import FittedBaseline, analyzer_of, baselines
+from train.evaluation.baselines import baselines
+from train.evaluation.baselines.bm25 import analyzer_of
 from train.evaluation.metrics import CUTOFFS, mean, per_query
+from train.evaluation.ranking import FittedBaseline
 from train.evaluation.report import WITH_INTERVAL, evaluate_ranking
 from train.paths import ROOT
 

@@ -78,3 +78,21 @@ def test_histories_have_neither_texts_nor_repeated_queries() -> None:
     data = data_of_people([[0, 1, 2, 3]] * 300, 8)
     metrics = evaluate_ranking(data, "test", lambda rows: np.zeros((len(rows), 1), np.int64))
     assert run_warnings(experiment_with(), data, metrics, 1, LOSSES) == []
+
+
+def test_the_order_of_the_file_stands_for_time() -> None:
+    data = data_of_people([[n % 7, (n + 1) % 7, (n + 2) % 7] for n in range(200)], 7)
+    data = replace(data, queries={"text": [f"q{n}" for n in range(data.query_count)]})
+
+    def told(by: str, data: TrainingData = data) -> list[str]:
+        split = replace(experiment_with().split, by=by)  # type: ignore[arg-type]
+        return run_warnings(experiment_with(split=split), data, {"queries": 200.0}, 1, LOSSES)
+
+    (warning,) = told("last")
+    assert warning == (
+        'there is no time column: split.by = "last" tests the last event of each user in the order of the '
+        'file; if that order says nothing, split.by = "random" draws an event of each user'
+    )
+    assert "the last session of each user" in told("last_session")[0]
+    assert told("random") == []
+    assert told("last", replace(data, moments=np.zeros(data.query_count))) == []

@@ -11,7 +11,8 @@ import torch
 from tests.helpers.people import data_of_people, ids_of, random_people, schema_of_people
 from train.config.towers import SequenceTower
 from train.data.training_data import TrainingData
-from train.evaluation.baselines import rank_by_scores
+from train.evaluation.ranking import rank_by_scores
+from train.models import initialization
 from train.models.collaborative import ease, history_matrix, interaction_matrix, item_knn
 from train.models.initialization import initialize_ease
 from train.models.prepared_inputs import PreparedInputs
@@ -65,7 +66,7 @@ def test_ease_has_no_weights_for_an_item_without_interactions() -> None:
 
 @pytest.mark.parametrize("neighbours", [1, 4, 100])
 def test_item_knn_equals_a_loop_over_items(data: TrainingData, dense: Floats, neighbours: int) -> None:
-    weights = item_knn(interaction_matrix(data), neighbours)
+    weights = item_knn(interaction_matrix(data), neighbours).toarray()
     for item in range(ITEMS):
         cosines = np.zeros(ITEMS)
         for other in range(ITEMS):
@@ -151,6 +152,31 @@ def test_with_fewer_factors_it_is_the_best_approximation_of_that_rank(data: Trai
         np.testing.assert_allclose(found, histories @ cut, atol=1e-4)
         errors.append(np.linalg.norm(found - histories @ weights))
     assert errors[0] > errors[1] > errors[2] > 0
+
+
+def test_factors_by_random_projection_are_nearly_the_best_of_their_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(initialization, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(np.linalg, "svd", None)  # is not called
+    count, latent = 240, 24
+    people = data_of_people(random_people(400, count, longest=30), count)
+    config = SequenceTower(
+        "sequence", history="latent", latent=latent, dimension=4, regularisation=STRENGTH, latent_scale=1.0
+    )
+    schema = schema_of_people(count)
+    towers = build_towers(config, schema)
+    initialize_ease(towers, people, schema, STRENGTH)
+    query: Any = towers[0].factors["history"]
+    item: Any = towers[1].factors["id"]
+    found = (query.table.detach() @ item.table.detach().T)[2:, 2:].numpy()
+    weights = ease(interaction_matrix(people), STRENGTH)
+    values = torch.linalg.svdvals(torch.from_numpy(weights)).numpy()
+    best = np.linalg.norm(values[latent:])
+    assert best <= np.linalg.norm(found - weights) <= 1.02 * best
+    initialize_ease(towers, people, schema, STRENGTH)
+    again = (query.table.detach() @ item.table.detach().T)[2:, 2:].numpy()
+    np.testing.assert_array_equal(again, found)
 
 
 def test_items_outside_the_vocabulary_have_zero_factors(data: TrainingData) -> None:

@@ -15,9 +15,10 @@ from tests.helpers.watched import ATTENTION, LATENT, RATINGS, write_toml
 from tests.train.training.test_trainer import Watcher, history, weights
 from train.config import Experiment
 from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.baselines import baselines, rank_by_scores
+from train.evaluation.baselines import baselines
 from train.evaluation.exact_search import search
 from train.evaluation.metrics import mean, per_query
+from train.evaluation.ranking import rank_by_scores
 from train.evaluation.report import evaluate_ranking
 from train.models.collaborative import ease, interaction_matrix
 from train.models.heads import score_of

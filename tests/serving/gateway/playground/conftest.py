@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -17,6 +17,7 @@ from serving.server import RetrievalServer
 from tests.helpers.serving import browser
 from tests.helpers.serving.browser import DESKTOP, Browser
 from tests.helpers.serving.gateways import gateway
+from tests.helpers.serving.promotions import releases
 from tests.helpers.serving.token_files import Tokens
 from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
 
@@ -38,6 +39,8 @@ class Sites(NamedTuple):
         tokens: of the latter.
         stoppable_url: URL of a gateway in front of a service that a test may stop.
         stoppable_server: that service.
+        hybrid: URL of a gateway in front of a service that ranks by words and vectors.
+        promoted: URL of a gateway in front of a service that tells promotions, some of them with markup.
     """
 
     both: str
@@ -46,6 +49,8 @@ class Sites(NamedTuple):
     tokens: Tokens
     stoppable_url: str
     stoppable_server: RetrievalServer
+    hybrid: str
+    promoted: str
 
 
 def hostile(folder: Path) -> None:
@@ -78,17 +83,27 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
     tokens = Tokens(folder / "tokens.toml")
     with ExitStack() as stack:
 
-        def serve(folder: Path, access: Access | None = None) -> RetrievalServer:
-            return stack.enter_context(RetrievalServer(Retriever.load(folder), access=access))
+        def serve(folder: Path, **others: Any) -> RetrievalServer:
+            return stack.enter_context(RetrievalServer(Retriever.load(folder), **others))
 
         one, other, stoppable_server = serve(champion), serve(challenger), serve(challenger)
-        guarded = serve(watched_bundle(folder), Access(tokens=TokenFile(tokens.path)))
-        both, behind_tokens, stoppable_url = (
+        guarded = serve(watched_bundle(folder), access=Access(tokens=TokenFile(tokens.path)))
+        words = serve(tiny_bundle(folder, 100, is_hybrid=True))
+        told = releases()
+        promoted = serve(challenger, releases=lambda: told)
+        both, behind_tokens, stoppable_url, hybrid, behind_registry = (
             stack.enter_context(gateway(server.address, compare_address=compared))
-            for server, compared in ((one, other.address), (guarded, None), (stoppable_server, None))
+            for server, compared in (
+                (one, other.address),
+                (guarded, None),
+                (stoppable_server, None),
+                (words, None),
+                (promoted, None),
+            )
         )
-        urls = [f"http://127.0.0.1:{each.port}/" for each in (both, behind_tokens, stoppable_url)]
-        yield Sites(urls[0], one.address, urls[1], tokens, urls[2], stoppable_server)
+        gateways = (both, behind_tokens, stoppable_url, hybrid, behind_registry)
+        urls = [f"http://127.0.0.1:{each.port}/" for each in gateways]
+        yield Sites(urls[0], one.address, urls[1], tokens, urls[2], stoppable_server, *urls[3:])
 
 
 @pytest.fixture(scope="session")

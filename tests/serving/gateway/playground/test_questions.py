@@ -11,6 +11,7 @@ from serving.client import RetrievalClient
 from serving.client.protocol import filter_message
 from serving.filters.expression import Filter, where
 from serving.gateway.messages import document
+from tests.helpers.lexical import HYBRID
 from tests.helpers.serving import browser
 from tests.helpers.serving.browser import Browser
 from tests.helpers.tiny import FILTERS
@@ -58,6 +59,21 @@ def test_the_cards_tell_the_bundle_its_towers_and_its_figures(page: Browser, sit
     assert page.texts(".tower li") == ["text", "text"]
     assert page.texts(".metric h3") == ["recall@10"]
     assert page.texts(".metric-row .number") == ["1.000\n(best)"]
+
+
+def test_a_hybrid_answer_shows_what_vectors_and_words_gave(page: Browser, sites: Sites) -> None:
+    asked(page, sites.hybrid)
+    facts = dict(zip(page.texts(".facts dt"), page.texts(".facts dd"), strict=True))
+    assert facts["Words"] == f"BM25, weight {HYBRID.weight}"
+    scores = [float(text) for text in page.texts(".score")]
+    names, values = page.texts(".hit .score-parts dt"), page.texts(".hit .score-parts dd")
+    assert names == ["vectors", "words"] * len(scores)
+    parts = zip(values[::2], values[1::2], strict=True)
+    fused = [(1 - HYBRID.weight) * float(one) + HYBRID.weight * float(other) for one, other in parts]
+    assert fused == pytest.approx(scores, abs=2e-3)
+    assert float(values[1]) > 0
+    asked(page, sites.both)
+    assert not page.all(".score-parts")
 
 
 def test_release_shadow_and_live_items_are_told(page: Browser, sites: Sites) -> None:

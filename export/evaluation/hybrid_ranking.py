@@ -1,0 +1,69 @@
+"""Rankings by vectors and BM25 together, as the service makes them (`protos/hybrid/`)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from export import ann
+from protos.hybrid.fusion import Fusion, by_reciprocal_ranks
+
+Rows = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+LEXICAL = 1.0  # weight with which BM25 alone ranks
+
+
+class HybridRanking:
+    """Ranks the items for queries with a text.
+
+    Args:
+        index: over the item vectors, as served.
+        items: these vectors, float32 (N, D).
+        fusion: of the same items.
+    """
+
+    def __init__(self, index: ann.SearchIndex, items: Vectors, fusion: Fusion) -> None:
+        self.fusion = fusion
+        self._index, self._items = index, items
+
+    def candidates(self, queries: Vectors, k: int) -> list[tuple[list[int], list[float]]]:
+        """What the dense search of the service finds for each query (Q, D): rows and inner products."""
+        width = max(k, self.fusion.hybrid.dense)
+        found = self._index.search(queries, width, [np.empty(0, np.int64)] * len(queries))
+        best = []
+        for query, rows in zip(queries, found, strict=True):
+            kept = rows[rows >= 0]
+            best.append((kept.tolist(), (self._items[kept] @ query).tolist()))
+        return best
+
+    def rank(
+        self,
+        queries: Vectors,
+        texts: Sequence[str],
+        k: int,
+        weight: float | None = None,
+        candidates: Sequence[tuple[list[int], list[float]]] | None = None,
+    ) -> Rows:
+        """The `k` best items of each query: (Q, min(k, N)) rows, best first, -1 where there are no more.
+
+        Args:
+            queries: vectors (Q, D).
+            texts: of the same queries, as far as the tower reads them.
+            weight: of the lexical score; 1 for BM25 alone; as the bundle ranks by default.
+            candidates: as `candidates` gives them for this `k`, if known.
+        """
+        ranked = np.full((len(queries), min(k, len(self._items))), -1, np.int64)
+        found = self.candidates(queries, k) if candidates is None else candidates
+        hybrid = self.fusion.hybrid
+        for n, (query, text, (rows, scores)) in enumerate(zip(queries, texts, found, strict=True)):
+            terms = self.fusion.index.terms(text)
+            if weight is None and hybrid.method == "reciprocal_ranks":
+                most = len(rows) + max(hybrid.lexical, k)
+                every = self.fusion.rank(terms, query, rows, scores, most)
+                best, _, _, lexical = by_reciprocal_ranks(every, k)
+            else:
+                best, _, _, lexical = self.fusion.rank(terms, query, rows, scores, k, weight=weight)
+            if weight == LEXICAL:
+                best = [row for row, score in zip(best, lexical, strict=True) if score > 0]
+            ranked[n, : len(best)] = best
+        return ranked

@@ -1,0 +1,188 @@
+"""BM25 weights of documents by term, in files that all processes map and share.
+
+    lexical/terms.npy       uint64 (V,): hashes of the terms, ascending; their place is the term's number
+    lexical/idf.npy         float32 (V,): inverse document frequency, frozen
+    lexical/starts.npy      int64 (V + 1,): where the postings of a term begin
+    lexical/documents.npy   int32 (P,): rows of the items that hold a term, ascending for each term
+    lexical/weights.npy     float32 (P,): what the term adds to the item's score
+
+A weight is idf * tf / (tf + k1 * (1 - b + b * length / mean length)) (Robertson and Zaragoza 2009, equation
+3.15, without a constant factor), so it is below the idf. A process looks terms up by their hashes: a
+dictionary of 57,000 strings would take 9 MB in each worker.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.bundle import LEXICAL_FILES, Hybrid, Manifest
+from protos.errors import BundleDamaged
+from protos.lexical import runs_of
+
+Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+KNOWN_RUNS = 20_000  # words whose terms a process remembers
+_DTYPES = {
+    "terms": np.uint64,
+    "idf": np.float32,
+    "starts": np.int64,
+    "documents": np.int32,
+    "weights": np.float32,
+}
+
+
+@dataclass(frozen=True)
+class Postings:
+    """V terms and the N items that hold them.
+
+    Args:
+        terms: uint64 (V,), hashes in ascending order.
+        idf: float32 (V,), above 0.
+        starts: int64 (V + 1,); the postings of term v are those from `starts[v]` to before `starts[v + 1]`.
+        documents: int32 (P,), rows of items, ascending for each term.
+        weights: float32 (P,), above 0.
+        count: N.
+    """
+
+    terms: npt.NDArray[np.uint64]
+    idf: Floats
+    starts: Rows
+    documents: npt.NDArray[np.int32]
+    weights: Floats
+    count: int
+
+    def write(self, folder: Path) -> None:
+        """Write the files into a bundle's folder."""
+        for name, path in LEXICAL_FILES.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            np.save(folder / path, np.asarray(getattr(self, name), _DTYPES[name]), allow_pickle=False)
+
+    @classmethod
+    def read(cls, folder: Path, count: int) -> "Postings":
+        """Map the files of a verified bundle of N items.
+
+        Raises:
+            BundleDamaged: they are not what `write` makes; the text names the file.
+        """
+        arrays = {name: _mapped(folder / path, _DTYPES[name]) for name, path in LEXICAL_FILES.items()}
+        found = cls(**arrays, count=count)
+        for name, problem in found._problems():
+            if problem:
+                raise BundleDamaged(f"{folder / LEXICAL_FILES[name]}: {problem}")
+        return found
+
+    def _problems(self) -> Iterable[tuple[str, str]]:
+        """File and what is wrong with it; the compiled search relies on what is checked here."""
+        vocabulary, postings = len(self.terms), len(self.documents)
+        yield "terms", "" if (self.terms[1:] > self.terms[:-1]).all() else "expected ascending hashes"
+        yield (
+            "idf",
+            "" if self.idf.shape == (vocabulary,) and _positive(self.idf) else "expected numbers above 0",
+        )
+        starts = self.starts
+        is_whole = starts.shape == (vocabulary + 1,) and starts[0] == 0 and starts[-1] == postings
+        yield "starts", "" if is_whole and (starts[1:] >= starts[:-1]).all() else "expected ascending places"
+        is_row = not postings or 0 <= self.documents.min() <= self.documents.max() < self.count
+        yield "documents", "" if is_row else f"expected rows below {self.count}"
+        inside = np.ones(postings, np.bool_)
+        inside[starts[:-1][starts[:-1] < postings]] = False
+        rising = self.documents[1:] > self.documents[:-1]
+        yield "documents", "" if (rising | ~inside[1:]).all() else "expected ascending rows for each term"
+        fits = self.weights.shape == (postings,) and _positive(self.weights)
+        yield "weights", "" if fits else "expected a number above 0 for each document"
+
+
+class LexicalIndex:
+    """Texts to terms, and their postings; safe to call from several threads.
+
+    Args:
+        postings: of the items.
+        hybrid: how texts are split and weights are computed.
+
+    Attributes:
+        postings, hybrid: as given.
+    """
+
+    def __init__(self, postings: Postings, hybrid: Hybrid) -> None:
+        self.postings, self.hybrid = postings, hybrid
+        self._of_run = hybrid.analyzer.of_run()
+        self._known: dict[str, list[int]] = {}  # run -> numbers of its known terms
+
+    @classmethod
+    def of(cls, folder: Path, manifest: Manifest) -> "LexicalIndex | None":
+        """The index of a verified bundle; None if it is not hybrid.
+
+        Raises:
+            BundleDamaged: as `Postings.read`.
+        """
+        if manifest.hybrid is None:
+            return None
+        return cls(Postings.read(folder, manifest.count), manifest.hybrid)
+
+    def terms(self, text: str) -> list[int]:
+        """Numbers of the terms of a text, repeated ones included; unknown ones are left out."""
+        known = self._known
+        found: list[int] = []
+        for run in runs_of(text):
+            terms = known.get(run)
+            if terms is None:
+                if len(known) >= KNOWN_RUNS:
+                    known.clear()
+                terms = known[run] = self._lookup(self._of_run(run))
+            found += terms
+        return found
+
+    def weights(self, text: str) -> tuple[npt.NDArray[np.int32], Floats]:
+        """The terms of an item's text, ascending, and the weight of each: int32 (T,) and float32 (T,)."""
+        tokens = next(self.hybrid.analyzer.analyze([text]))
+        terms, counts = np.unique(np.array(self._lookup(tokens), np.int64), return_counts=True)
+        weights = bm25_weights(
+            self.postings.idf[terms], counts, len(tokens) / self.hybrid.mean_length, self.hybrid
+        )
+        return terms.astype(np.int32), weights
+
+    def _lookup(self, tokens: Sequence[str]) -> list[int]:
+        known = self.postings.terms
+        hashes = np.array([term_hash(token) for token in tokens], np.uint64)
+        places = known.searchsorted(hashes)
+        inside = np.minimum(places, len(known) - 1)
+        return inside[known[inside] == hashes].tolist() if len(known) else []
+
+
+def bm25_weights(idf: Any, counts: Any, relative_length: Any, hybrid: Hybrid) -> Floats:
+    """What terms add to an item's score.
+
+    Args:
+        idf: of the terms.
+        counts: how often the item holds each.
+        relative_length: tokens of the item, over the mean of all.
+        hybrid: has k1 and b.
+    """
+    saturation = hybrid.k1 * (1 - hybrid.b + hybrid.b * relative_length)
+    return np.asarray(idf * (counts / (counts + saturation)), np.float32)
+
+
+def term_hash(token: str) -> int:
+    """A term as 64 bits; export makes sure that no two of its terms have the same."""
+    content = token.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def _positive(values: Floats) -> bool:
+    return bool(np.isfinite(values).all() and (values > 0).all())
+
+
+def _mapped(path: Path, dtype: Any) -> npt.NDArray[Any]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleDamaged(f"{path}: not an array: {error}") from None
+    if array.dtype != dtype or array.ndim != 1:
+        raise BundleDamaged(f"{path}: {array.dtype} {array.shape}, expected one row of {np.dtype(dtype)}")
+    return np.asarray(array)

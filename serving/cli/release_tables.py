@@ -1,0 +1,109 @@
+"""How what is served became the champion, as tables: gates, promotions and rollbacks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from serving.cli.tables import duration
+from serving.transport.converters import Releases
+
+NONE = "–"
+ACTOR_WIDTH = 28  # characters
+
+
+def show_releases(console: Console, found: Releases, now: float) -> None:
+    """Show the gates of the version that is served, and the newest records of its model, newest first.
+
+    Args:
+        console: to print to.
+        found: of the server.
+        now: Unix time.
+    """
+    version = f"version {found.model_version}, " if found.model_version else ""
+    _say(console, f"champion: {version}bundle {found.bundle_version[:12]}")
+    if not found.model:
+        what = "a fixed version" if found.model_version else "a folder"
+        _say(console, f"served from {what}, so no alias is followed: no promotions to show")
+        return
+    if found.promotion:
+        _say(console, promoted(found.promotion))
+        if found.promotion["gates"]:
+            console.print(_gates(found.promotion))
+        for gate in found.promotion["gates"]:
+            if gate["warning"]:
+                _say(console, f"{gate['title'] or gate['name']}: {gate['warning']}", "yellow")
+    elif found.read_at:
+        _say(console, "the registry has no record of its promotion, and so no gates")
+    if found.records:
+        console.print(_records(found))
+    elif found.read_at:
+        _say(console, f"{found.model}: the champion was never moved")
+    _say(
+        console,
+        f"read {duration(max(0.0, now - found.read_at))} ago" if found.read_at else "not read yet",
+        "dim",
+    )
+    if found.last_error:
+        _say(console, f"last error: {found.last_error}", "yellow")
+
+
+def promoted(promotion: Mapping[str, Any]) -> str:
+    """The promotion in one sentence: `version 3 was promoted on ..., all 11 gates held`."""
+    gates = promotion["gates"]
+    failed = [gate for gate in gates if not gate["holds"]]
+    if not gates:
+        held = "without gates"
+    elif failed:
+        held = f"although {len(failed)} of {len(gates)} gates did not hold"
+    else:
+        held = f"all {len(gates)} gates held"
+    verb = "promoted by force" if promotion["action"] == "force" else "promoted"
+    return f"version {promotion['after']} was {verb} at {_time(promotion['at'])}: {held}"
+
+
+def _gates(promotion: Mapping[str, Any]) -> Table:
+    figure, bound = (Column(name, justify="right") for name in ("figure", "bound"))
+    table = Table("gate", figure, bound, "outcome", box=None, pad_edge=False)
+    for gate in promotion["gates"]:
+        outcome = Text("pass", "green") if gate["holds"] else Text("overridden", "bold red")
+        table.add_row(Text(gate["title"] or gate["name"]), *map(Text, shown(gate)), outcome)
+    return table
+
+
+def shown(gate: Mapping[str, Any]) -> tuple[str, str]:
+    """Figure and bound with their units, or as numbers where the record has no texts."""
+
+    def text(words: str, number: float | None) -> str:
+        return words or (NONE if number is None else f"{number:g}")
+
+    return text(gate["shown_figure"], gate["figure"]), text(gate["shown_bound"], gate["bound"])
+
+
+def _records(found: Releases) -> Table:
+    who = Column("who", max_width=ACTOR_WIDTH, no_wrap=True, overflow="ellipsis")
+    table = Table("", "when (UTC)", who, "action", "from", "to", "why", box=None, pad_edge=False)
+    for record in found.records:
+        ended = "" if record["outcome"] == "done" else f", {record['outcome']}"
+        failed = [gate["name"] for gate in record["gates"] if not gate["holds"]]
+        reasons = [record["reason"], f"not {', '.join(failed)}" if failed else ""]
+        table.add_row(
+            str(record["number"]),
+            _time(record["at"]),
+            Text(record["actor"]),
+            Text(record["action"] + ended),
+            Text(record["before"] or "none"),
+            Text(record["after"]),
+            Text("; ".join(filter(None, reasons))),
+        )
+    return table
+
+
+def _time(at: str) -> str:
+    return f"{at[:10]} {at[11:19]}"
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)

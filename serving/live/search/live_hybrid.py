@@ -1,0 +1,124 @@
+"""The fused search of a bundle and its live items.
+
+Live items are scored by the statistics of the bundle: its idf, and its mean length. Words that the bundle
+does not know have none, and find nothing until the next release.
+"""
+
+import numpy as np
+
+from protos.hybrid.fusion import Ranked, rarest
+from serving.live.search.overlay import Mask, Overlay
+from serving.live.search.overlay_postings import Slots
+from serving.retrieval.hybrid_search import HybridSearch
+from serving.retrieval.query import SearchOptions, SearchResult
+from serving.retrieval.vector_index import Vectors
+
+
+class LiveHybrid(HybridSearch):
+    """As `HybridSearch`, of a bundle's items without the hidden ones, and an overlay's; for its thread.
+
+    Args:
+        base: of the bundle.
+        live: the overlay.
+    """
+
+    def __init__(self, base: HybridSearch, live: Overlay) -> None:
+        super().__init__(base.manifest, base.fusion)
+        self._live = live
+        self._visible: Mask | None = None  # rows of the bundle, after `_changes` of the overlay
+        self._changes = -1
+
+    def rank(
+        self,
+        terms: list[int],
+        vector: Vectors,
+        dense: SearchResult,
+        k: int,
+        options: SearchOptions,
+        weight: float | None,
+    ) -> Ranked:
+        """As `HybridSearch.rank`."""
+        first = self._live.first_row
+        of_bundle: tuple[list[int], list[float]] = [], []
+        of_overlay: list[int] = []
+        for row, score in zip(dense.rows, dense.scores, strict=True):
+            if row < first:
+                of_bundle[0].append(row)
+                of_bundle[1].append(score)
+            else:
+                of_overlay.append(row - first)
+        passing, slots = self._masks(options)
+        best = self.fusion.rank(terms, vector, *of_bundle, k, passing, weight)
+        if not self._live.live_count:
+            return best
+        own = self._rank_overlay(terms, vector, of_overlay, k, slots, weight)
+        both = [*zip(*best, strict=True), *zip(*own, strict=True)]
+        both.sort(key=lambda each: (-each[1], each[0]))
+        if not both or not k:
+            return [], [], [], []
+        rows, scores, of_dense, of_lexical = zip(*both[:k], strict=True)
+        return [*rows], [*scores], [*of_dense], [*of_lexical]
+
+    def _masks(self, options: SearchOptions) -> tuple[Mask | None, Mask]:
+        """The rows of the bundle (None for all) and of the overlay that the lexical side may find."""
+        live = self._live
+        if options.filter is not None:
+            mask = options.filter.row_mask
+            return mask[: live.first_row], mask[live.first_row :]
+        if live.hidden_count and self._changes != live.changes:
+            self._visible, self._changes = ~live.hidden, live.changes
+        return (self._visible if live.hidden_count else None), live.alive[: live.count]
+
+    def _rank_overlay(
+        self,
+        terms: list[int],
+        vector: Vectors,
+        dense: list[int],
+        k: int,
+        passing: Mask,
+        weight: float | None,
+    ) -> Ranked:
+        """The best of the overlay's rows, as `Fusion.rank` ranks the bundle's.
+
+        Args:
+            terms: of the query.
+            vector: of the query (D,).
+            dense: rows of the overlay that the dense search has found.
+            k: items wanted.
+            passing: rows of the overlay that may be found.
+            weight: of the lexical score; None for that of the bundle.
+        """
+        live, parameters = self._live, self.fusion.hybrid
+        share = np.float32(parameters.weight if weight is None else weight)
+        bag = rarest(self.index.postings, terms, parameters.most_terms)
+        bound = np.float32(sum(times * float(self.index.postings.idf[term]) for term, times in bag))
+        held = [(times, *live.postings.of(term)) for term, times in bag]
+        held.sort(key=lambda each: len(each[1]))
+        sums = np.zeros(live.count, np.float32)
+        touched, left, rare = [np.array(dense, np.int32)], parameters.postings, 0
+        for times, slots, weights in held:
+            left -= len(slots)
+            if left < 0:
+                break
+            rare += 1
+            sums[slots] += times * weights
+            touched.append(slots)
+        found: Slots = np.unique(np.concatenate(touched))
+        found = found[passing[found]]
+        most = max(parameters.lexical, k)
+        if len(found) > most + len(dense):
+            is_dense = np.isin(found, touched[0])
+            others = found[~is_dense]
+            kept = others[np.argsort(-sums[others], kind="stable")[:most]]
+            found = np.concatenate([found[is_dense], kept])
+        lexical = sums[found]
+        for times, slots, weights in held[rare:]:
+            places = np.minimum(slots.searchsorted(found), len(slots) - 1)
+            lexical += times * np.where(slots[places] == found, weights[places], np.float32(0))
+        if bound > 0:
+            lexical /= bound
+        products = live.vectors[found] @ vector
+        fused = (1 - share) * products + share * lexical
+        order = np.lexsort((found, -fused))[:k]
+        rows = found[order] + live.first_row
+        return rows.tolist(), fused[order].tolist(), products[order].tolist(), lexical[order].tolist()

@@ -1,0 +1,186 @@
+"""Queries with a text, answered by BM25 beside the vectors (`protos/hybrid/`).
+
+The dense search runs as it does without a lexical index, for at least `Hybrid.dense` items. What it finds and
+what the postings find is ranked by one score. Other queries, such as histories, are not changed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.bundle import Manifest
+from protos.errors import InvalidInput
+from protos.features import TextFeature, normalise
+from protos.hybrid.fusion import Fusion, Ranked, by_reciprocal_ranks
+from protos.hybrid.lexical_index import LexicalIndex
+from serving.retrieval.answer import FusionMode
+from serving.retrieval.query import (
+    PLAIN,
+    EncodedQueries,
+    PreparedQuery,
+    QueryContext,
+    SearchOptions,
+    SearchResult,
+)
+from serving.retrieval.vector_index import VectorIndex, Vectors
+
+Search = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
+Current = Callable[[frozenset[int]], frozenset[int]]
+NO_TERMS: tuple[list[int], ...] = ()
+NO_ROWS: frozenset[int] = frozenset()
+LEXICAL_WEIGHT = 1.0
+
+
+class HybridSearch:
+    """Fuses the dense search of one bundle with its lexical index; safe to call from several threads.
+
+    Args:
+        manifest: of a hybrid bundle.
+        fusion: of its items.
+    """
+
+    def __init__(self, manifest: Manifest, fusion: Fusion) -> None:
+        self.manifest, self.fusion, self.index = manifest, fusion, fusion.index
+        self._least = fusion.hybrid.dense
+        features = manifest.schema.query.items()
+        self._texts = {name: spec.max_length for name, spec in features if isinstance(spec, TextFeature)}
+
+    @classmethod
+    def load(cls, folder: Path, manifest: Manifest, index: VectorIndex) -> "HybridSearch | None":
+        """The lexical side of a verified bundle; None if it has none.
+
+        Raises:
+            BundleDamaged: its files do not fit the manifest.
+        """
+        lexical = LexicalIndex.of(folder, manifest)
+        if lexical is None or manifest.hybrid is None:
+            return None
+        return cls(manifest, Fusion(lexical, manifest.hybrid, index.vectors(slice(None))))
+
+    def terms(self, prepared: Sequence[PreparedQuery]) -> tuple[list[int], ...]:
+        """The known terms of each query, as far as the tower reads its text; none of an item."""
+        return tuple([[] if each.values is None else self._terms(each.values) for each in prepared])
+
+    def _terms(self, values: Mapping[str, Any]) -> list[int]:
+        found: list[int] = []
+        for name, most in self._texts.items():
+            text = values.get(name)
+            if text and isinstance(text, str):  # the encoder refuses other values
+                found += self.index.terms(text if len(text) <= most else _cut(text, most))
+        return found
+
+    def find(
+        self, search: Search, encoded: EncodedQueries, options: Sequence[SearchOptions], current: Current
+    ) -> list[SearchResult]:
+        """As `Retriever.find`.
+
+        Args:
+            search: the dense search.
+            encoded: the queries, with their terms.
+            options: of each.
+            current: `Catalogue.current`.
+        """
+        fused = [
+            bool(terms) and _is_fused(context, each)
+            for terms, context, each in zip(encoded.terms, encoded.contexts, options, strict=True)
+        ]
+        if True not in fused:
+            found = search(encoded, options)
+        else:
+            least = self._least
+            wide = [
+                each._replace(k=least) if is_fused and each.k < least else each
+                for each, is_fused in zip(options, fused, strict=True)
+            ]
+            found = search(encoded, wide)
+        for n, is_fused in enumerate(fused):
+            if is_fused:
+                found[n] = self._fused(encoded.terms[n], encoded.vectors[n], found[n], options[n], current)
+            elif options[n].fusion is FusionMode.LEXICAL:
+                found[n] = SearchResult([], [], found[n].context, found[n].plan, fusion=FusionMode.LEXICAL)
+            else:
+                rows, scores, context, plan, *_ = found[n]
+                nothing = [0.0] * len(rows)
+                found[n] = SearchResult(rows, scores, context, plan, scores, nothing, FusionMode.DENSE)
+        return found
+
+    def _fused(
+        self,
+        terms: list[int],
+        vector: Vectors,
+        dense: SearchResult,
+        options: SearchOptions,
+        current: Current,
+    ) -> SearchResult:
+        context, k = dense.context, options.k
+        excluded = NO_ROWS
+        if options.exclude or context is not PLAIN:
+            excluded = current(context.excluded(options))
+        is_lexical = options.fusion is FusionMode.LEXICAL
+        wanted = k + len(excluded)
+        if is_lexical:
+            best = self.rank(terms, vector, dense, wanted, options, LEXICAL_WEIGHT)
+        elif self.fusion.hybrid.method == "convex":
+            best = self.rank(terms, vector, dense, wanted, options, None)
+        else:
+            most = len(dense.rows) + max(self.fusion.hybrid.lexical, wanted)
+            best = by_reciprocal_ranks(self.rank(terms, vector, dense, most, options, None), wanted)
+        if excluded or is_lexical:
+            kept = [
+                each
+                for each in zip(*best, strict=True)
+                if each[0] not in excluded and (each[3] > 0 or not is_lexical)
+            ]
+            best = tuple(map(list, zip(*kept[:k], strict=True))) if kept else ([], [], [], [])  # type: ignore[assignment]
+        rows, scores, of_dense, of_lexical = best
+        fusion = FusionMode.LEXICAL if is_lexical else FusionMode.HYBRID
+        return SearchResult(rows, scores, context, dense.plan, of_dense, of_lexical, fusion)
+
+    def rank(
+        self,
+        terms: list[int],
+        vector: Vectors,
+        dense: SearchResult,
+        k: int,
+        options: SearchOptions,
+        weight: float | None,
+    ) -> Ranked:
+        """The `k` best of the candidates of both sides, as `Fusion.rank` gives them.
+
+        Args:
+            terms: of the query.
+            vector: of the query (D,).
+            dense: what the dense search has found.
+            k: items wanted.
+            options: of the query; its filter holds for the lexical side, too.
+            weight: of the lexical score; None for that of the bundle.
+        """
+        mask: npt.NDArray[np.bool_] | None = None if options.filter is None else options.filter.mask
+        return self.fusion.rank(terms, vector, dense.rows, dense.scores, k, mask, weight)
+
+
+def check_fusion(hybrid: HybridSearch | None, fusion: FusionMode) -> None:
+    """Refuse a fusion that a bundle does not have.
+
+    Raises:
+        InvalidInput: the bundle has no lexical index, and the fusion needs one.
+    """
+    if hybrid is None and fusion in (FusionMode.LEXICAL, FusionMode.HYBRID):
+        raise InvalidInput("fusion", f"{fusion}: this bundle has no lexical index, so it can only be dense")
+
+
+def _is_fused(context: QueryContext, options: SearchOptions) -> bool:
+    return (
+        options.k > 0
+        and options.fusion is not FusionMode.DENSE
+        and context.own_row is None
+        and context.basis.is_searched
+    )
+
+
+def _cut(text: str, most: int) -> str:
+    """The part of a text that the tower reads: it counts characters after normalisation."""
+    return text[:most] if text.isascii() else normalise(text)[:most]

@@ -1,0 +1,194 @@
+"""A hybrid is shipped where it is better on validation, and its weight is learned there."""
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from export import ann
+from export.hybrid import choose as choosing
+from export.hybrid.choose import Choice, choose
+from export.hybrid.postings import postings_of
+from protos.bundle import IndexParameters, Score
+from protos.errors import DataError, GateRefused
+from train.config import Experiment, HybridConfig, read_experiment
+from train.data.dataset import prepare
+from train.data.training_data import TrainingData, training_data_of
+from train.evaluation.bm25 import Bm25
+
+ITEMS, DIMENSION = 150, 16
+COSINE = Score("cosine")
+EXPERIMENT = """
+name = "shop"
+
+[data]
+kind = "files"
+items = "items.csv"
+pairs = "pairs.csv"
+
+[split]
+validation = 0.5
+test = 0.25
+
+[query.text]
+kind = "text"
+column = "query"
+
+[item.text]
+kind = "text"
+column = "title"
+
+[tower]
+kind = "bag"
+
+[loss]
+kind = "in_batch_softmax"
+"""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, TrainingData]:
+    """Items of six words each, and queries of two of them."""
+    folder = tmp_path_factory.mktemp("shop")
+    rng = np.random.default_rng(0)
+    words = [f"word{n}" for n in range(120)]
+    titles = [rng.choice(words, 6, replace=False) for _ in range(ITEMS)]
+    pairs = [(" ".join(rng.choice(titles[n], 2, replace=False)), n) for n in range(ITEMS) for _ in range(2)]
+    _write(folder / "items.csv", ["item_id", "title"], [(f"i{n}", " ".join(t)) for n, t in enumerate(titles)])
+    _write(folder / "pairs.csv", ["query", "item_id"], [(query, f"i{n}") for query, n in pairs])
+    (folder / "shop.toml").write_text(EXPERIMENT)
+    experiment = read_experiment(folder / "shop.toml")
+    dataset = prepare(experiment, folder, cache=folder / "cache", console=Console(quiet=True))
+    return experiment, training_data_of(dataset, experiment.query, experiment.item)
+
+
+def _write(path: Path, head: list[str], rows: Any) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+
+
+def chosen(
+    shop: tuple[Experiment, TrainingData],
+    closeness: float,
+    config: HybridConfig | None = None,
+    score: Score = COSINE,
+    queries: int | None = None,
+) -> Choice:
+    """The choice with towers whose query vectors are as close to the right items as `closeness` says."""
+    experiment, data = shop
+    rng = np.random.default_rng(1)
+    items = rng.normal(size=(ITEMS, DIMENSION)).astype(np.float32)
+    items /= np.linalg.norm(items, axis=1, keepdims=True)
+    _, relevant = data.parts["validation"].by_query()
+    vectors = np.stack([closeness * items[rows[0]] + rng.normal(size=DIMENSION) * 0.3 for rows in relevant])
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    index = ann.rebuild(items, IndexParameters("ip", 8, 64, 32), COSINE, 1)
+    experiment = replace(experiment, hybrid=config or HybridConfig())
+    console = Console(file=io.StringIO())
+    return choose(experiment, data, index, items, vectors[:queries], score, console)
+
+
+def test_words_that_find_what_vectors_miss_are_shipped(shop: tuple[Experiment, TrainingData]) -> None:
+    choice = chosen(shop, 0.7)
+    report = choice.report
+    assert choice.shipped, report["why"]
+    assert choice.hybrid is not None and choice.hybrid.weight == report["weight"]
+    rows = report["validation"]
+    assert rows["hybrid"]["recall_at_10"] > rows["dense"]["recall_at_10"] + 0.05
+    assert "against the towers alone" in report["why"]
+    assert report["weights"][f"{report['weight']:g}"] > max(report["weights"].values()) - 0.02
+
+
+def test_vectors_that_miss_nothing_stay_alone(shop: tuple[Experiment, TrainingData]) -> None:
+    choice = chosen(shop, 50.0)
+    assert not choice.shipped
+    assert choice.report["why"].startswith("it is no better: ")
+    assert choice.ranking is not None  # its figures on test go into the report
+
+
+@pytest.mark.parametrize(
+    ("recall", "mrr", "ships", "why"),
+    [
+        ((0.01, 0.03), (0.01, 0.02), True, "Recall@10 +0.0200 (+0.0100 to +0.0300)"),
+        ((0.01, 0.03), (-0.01, 0.02), True, "Recall@10"),
+        ((0.01, 0.03), (-0.03, -0.01), False, "it is worse: MRR@10 -0.0200"),
+        ((-0.01, 0.012), (-0.01, 0.02), False, "it is no better: Recall@10"),
+        ((-0.01, 0.012), (0.01, 0.02), False, "it is no better: Recall@10"),
+        ((-0.01, 0.04), (-0.01, 0.02), True, "Recall@10 +0.0150"),
+        ((-0.01, 0.06), (-0.03, 0.02), False, "it is no better: Recall@10"),
+    ],
+)
+def test_it_is_shipped_if_it_is_better_by_one_metric_and_worse_by_none(
+    recall: tuple[float, float], mrr: tuple[float, float], ships: bool, why: str
+) -> None:
+    differences = {
+        name: {"mean": sum(ends) / 2, "low": ends[0], "high": ends[1]}
+        for name, ends in (("recall_at_10", recall), ("mrr_at_10", mrr))
+    }
+    decided, text = choosing._verdict(differences, "recall_at_10")
+    assert decided is ships
+    assert text.lower().startswith(why.lower())
+
+
+def test_a_weight_is_as_close_to_a_half_as_the_queries_allow() -> None:
+    few = {
+        0.3: np.array([0.0, 0, 0, 0, 0, 0, 0, 0, 1, 1]),
+        0.9: np.array([1.0, 1, 1, 1, 1, 1, 1, 0, 0, 1]),  # .1 below the best, with a standard error of .17
+        0.95: np.array([1.0, 1, 1, 1, 1, 1, 1, 1, 1, 0]),
+    }
+    assert choosing._weight(few) == 0.9
+    assert choosing._weight({weight: np.tile(values, 100) for weight, values in few.items()}) == 0.95
+
+
+def test_an_experiment_may_ask_for_it_or_refuse_it(shop: tuple[Experiment, TrainingData]) -> None:
+    asked = chosen(shop, 50.0, HybridConfig(True, dense_candidates=7, lexical_candidates=9, postings=11))
+    assert asked.shipped
+    assert asked.report["why"].startswith("hybrid.enabled is true, although it is no better")
+    assert asked.hybrid is not None
+    assert (asked.hybrid.dense, asked.hybrid.lexical, asked.hybrid.postings) == (7, 9, 11)
+    refused = chosen(shop, 0.7, HybridConfig(False))
+    assert refused.report == {"shipped": False, "why": "hybrid.enabled is false"}
+
+
+def test_what_cannot_be_hybrid_says_why(shop: tuple[Experiment, TrainingData]) -> None:
+    for given, why in (
+        ({"score": Score("inner_product")}, "inner_product, not cosines"),
+        ({"queries": 10}, "10 validation queries tell too little"),
+    ):
+        choice = chosen(shop, 0.7, **given)
+        assert (choice.shipped, choice.hybrid) == (False, None)
+        assert why in choice.report["why"]
+    with pytest.raises(GateRefused, match="inner_product, not cosines"):
+        chosen(shop, 0.7, HybridConfig(True), score=Score("inner_product"))
+
+
+def test_without_labels_ranks_are_added_where_a_hybrid_is_asked_for(
+    shop: tuple[Experiment, TrainingData],
+) -> None:
+    choice = chosen(shop, 0.7, HybridConfig(True), queries=10)
+    assert choice.shipped and choice.hybrid is not None and choice.ranking is not None
+    assert choice.hybrid.method == "reciprocal_ranks"
+    assert "10 validation queries are too few to learn a weight" in choice.report["why"]
+    _, data = shop
+    rows, relevant = data.parts["validation"].by_query()
+    texts = [data.queries["text"][row] for row in rows]
+    found = choice.ranking.rank(np.zeros((len(rows), DIMENSION), np.float32), texts, 10)
+    assert np.mean([set(wanted) <= {*each} for each, wanted in zip(found, relevant, strict=True)]) > 0.7
+
+
+def test_keys_without_effect_are_refused() -> None:
+    with pytest.raises(ValueError, match="lexical_candidates: goes with"):
+        HybridConfig(False, lexical_candidates=9)
+    with pytest.raises(ValueError, match="postings: expected at least 1"):
+        HybridConfig(postings=0)
+
+
+def test_two_words_of_one_hash_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.hybrid.postings.term_hash", len)
+    with pytest.raises(DataError, match="have the same hash"):
+        postings_of(Bm25([["one", "two"], ["three"]]))

@@ -1,0 +1,76 @@
+"""A refresh of a hybrid bundle keeps the weights of unchanged items; others follow from its statistics."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from protos import bundle
+from serving.retrieval.answer import FusionMode
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from tests.helpers.lexical import HYBRID, lexical_score, weights_of_texts
+from tests.helpers.refreshing import World, gone, item, without_processes
+from tests.helpers.tiny import item_ids, item_names
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow")
+
+NAMES = item_names(60)
+IDF, _ = weights_of_texts(NAMES, HYBRID)
+
+
+@pytest.fixture
+def world(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World(tmp_path)
+    without_processes(world, monkeypatch)
+    return world
+
+
+def check(folder: Path, texts: dict[str, str]) -> None:
+    """BM25 alone finds the items of these texts, by the statistics of the first bundle."""
+    retriever = Retriever.load(folder)
+    assert {*retriever.catalogue.ids} == {*texts}
+    for query in [*NAMES[:8], *(text[:64] for text in texts.values() if text not in NAMES)]:
+        words = HYBRID.analyzer.tokens(query)
+        expected = {}
+        for item_id, text in texts.items():
+            tokens = HYBRID.analyzer.tokens(text)
+            rest = HYBRID.k1 * (1 - HYBRID.b + HYBRID.b * len(tokens) / HYBRID.mean_length)
+            weights = {w: IDF[w] * n / (n + rest) for w, n in Counter(tokens).items() if w in IDF}
+            if (score := lexical_score(IDF, weights, words)) > 0:
+                expected[item_id] = score
+        (answer,) = retriever.search([Query(query)], k=60, fusion=FusionMode.LEXICAL)
+        found = {hit.id: hit.lexical for hit in answer.hits}
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_written_changed_and_deleted_items_are_in_the_lexical_index(world: World) -> None:
+    champion = world.release(is_hybrid=True)
+    texts = dict(zip(item_ids(60), NAMES, strict=True))
+    check(champion, texts)
+    first, second = NAMES[7].split()[0], NAMES[9].split()[0]
+    texts |= {"lamp": f"{first} {second} {first} new", "item-003": second}
+    del texts["item-005"]
+    world.write(item("lamp", texts["lamp"]), item("item-003", second), gone("item-005"))
+    done = world.refresh()
+    assert done.folder is not None
+    manifest, before = bundle.read(done.folder), bundle.read(champion)
+    assert manifest.hybrid == before.hybrid
+    for name in ("terms", "idf"):
+        path = bundle.LEXICAL_FILES[name]
+        assert manifest.files[path] == before.files[path]  # frozen
+    check(done.folder, texts)
+
+
+def test_a_text_that_differs_only_for_the_lexical_index_is_read_again(world: World) -> None:
+    """The tower reads 64 characters; the lexical index reads the whole text."""
+    world.release(is_hybrid=True)
+    texts = dict(zip(item_ids(60), NAMES, strict=True))
+    long = f"{'x' * 70} {NAMES[1].split()[0]}"
+    for text in (long, f"{long} {NAMES[2].split()[0]}"):
+        texts["lamp"] = text
+        world.write(item("lamp", text))
+        done = world.refresh()
+        assert done.folder is not None
+        assert done.counts["encoded"] == 1
+        check(done.folder, texts)

@@ -1,0 +1,165 @@
+"""One score of vectors and words."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protos.bundle import Hybrid
+from protos.hybrid import fusion
+from protos.hybrid.fusion import Fusion, Ranked, fuse_numpy
+from protos.hybrid.lexical_index import LexicalIndex
+from tests.helpers.lexical import HYBRID, lexical_score, postings_of_texts, weights_of_texts
+
+ITEMS, DIMENSION = 400, 16
+WORDS = [f"word{n}" for n in range(200)]
+WIDE = replace(HYBRID, lexical=ITEMS, postings=10**6)  # all items are candidates
+KINDS = ["compiled", "numpy"]
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    rng = np.random.default_rng(1)
+    shares = 1 / np.arange(1, len(WORDS) + 1)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, 20), p=shares / shares.sum())) for _ in range(ITEMS)]
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Any:
+    found = np.random.default_rng(2).normal(size=(ITEMS, DIMENSION)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "numpy":
+        monkeypatch.setattr(fusion, "compiled", None)
+    elif fusion.compiled is None:
+        pytest.skip("the fused search is not compiled here: make setup")
+    return str(request.param)
+
+
+def made(texts: list[str], vectors: Any, hybrid: Hybrid) -> Fusion:
+    return Fusion(LexicalIndex(postings_of_texts(texts, hybrid), hybrid), hybrid, vectors)
+
+
+def asked(rng: np.random.Generator, vectors: Any, mask: Any = None, dense: int = 20) -> tuple[Any, Any, Any]:
+    """A query's vector, and what the dense search finds for it: rows and inner products."""
+    vector = rng.normal(size=DIMENSION).astype(np.float32)
+    scores = vectors @ vector
+    rows = np.argsort(-scores, kind="stable")
+    rows = rows[: dense if mask is None else ITEMS]
+    rows = rows if mask is None else rows[mask[rows]][:dense]
+    return vector, rows.tolist(), scores[rows].tolist()
+
+
+def test_the_score_is_the_convex_sum_of_both_sides(texts: list[str], vectors: Any, kind: str) -> None:
+    found, rng = made(texts, vectors, WIDE), np.random.default_rng(3)
+    idf, weights = weights_of_texts(texts, WIDE)
+    for _ in range(40):
+        words = [*rng.choice([*WORDS, "unknown"], rng.integers(1, 8))]
+        vector, rows, scores = asked(rng, vectors, dense=ITEMS)
+        dense = vectors @ vector
+        lexical = np.array([lexical_score(idf, each, words) for each in weights])
+        fused = 0.6 * dense + 0.4 * lexical
+        best = np.argsort(-fused)[:10]
+        ranked = found.rank(found.index.terms(" ".join(words)), vector, rows, scores, 10)
+        assert ranked[0] == best.tolist()
+        for values, expected in zip(ranked[1:], (fused, dense, lexical), strict=True):
+            np.testing.assert_allclose(values, expected[best], atol=2e-6)
+
+
+def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, monkeypatch: Any) -> None:
+    if fusion.compiled is None:
+        pytest.skip("the fused search is not compiled here: make setup")
+    found, rng = made(texts, vectors, HYBRID), np.random.default_rng(4)
+    for n in range(300):
+        hybrid = replace(
+            HYBRID,
+            lexical=int(rng.integers(0, 20)),
+            postings=int(rng.integers(0, 300)),
+            most_terms=int(rng.integers(0, 9)),
+        )
+        found.hybrid = hybrid
+        mask = None if n % 2 else rng.random(ITEMS) < rng.random()
+        vector, rows, scores = asked(rng, vectors, mask, int(rng.integers(0, 40)))
+        terms = found.index.terms(" ".join(rng.choice(WORDS, rng.integers(0, 30))))
+        k, weight = int(rng.integers(0, 200)) * int(rng.integers(0, 4) > 0), float(rng.random())
+        one = found.rank(terms, vector, rows, scores, k, mask, weight)
+        most = max(hybrid.lexical, k)
+        other = fuse_numpy(
+            found.index.postings, np.zeros(ITEMS, np.float32), vectors, vector, mask, terms, rows, scores,
+            weight, hybrid, most, k,
+        )  # fmt: skip
+        np.testing.assert_allclose(one[1:], other[1:], atol=2e-6)
+        assert not found._sums.any()  # what it leaves for the next query
+        assert len({*one[0]}) == len(one[0]) == len(other[0])
+        if len({*np.round(other[1], 5)}) == len(other[1]):  # rounding may swap items that are equal
+            assert one[0] == other[0]
+
+
+def test_a_masked_item_is_found_by_no_word(texts: list[str], vectors: Any, kind: str) -> None:
+    found = made(texts, vectors, WIDE)
+    terms = found.index.terms("word7 word9")
+    every = found.rank(terms, vectors[0], [], [], ITEMS)[0]
+    mask = np.ones(ITEMS, np.bool_)
+    mask[every[::2]] = False
+    assert found.rank(terms, vectors[0], [], [], ITEMS, mask)[0] == every[1::2]
+
+
+def test_a_query_leaves_nothing_behind_for_the_next(texts: list[str], vectors: Any, kind: str) -> None:
+    found = made(texts, vectors, HYBRID)
+    terms = found.index.terms("word7 word150")
+    first = found.rank(terms, vectors[3], [3], [1.0], 10)
+    found.rank(found.index.terms("word7 word8 word9 word10"), vectors[5], [5], [1.0], 10)
+    assert found.rank(terms, vectors[3], [3], [1.0], 10) == first
+
+
+def test_the_work_of_a_long_query_is_bounded(texts: list[str], vectors: Any, kind: str) -> None:
+    """Only the rarest words count, and only so many items are looked through for candidates."""
+    narrow = replace(HYBRID, postings=12, most_terms=3, lexical=ITEMS)
+    found = made(texts, vectors, narrow)
+    starts = found.index.postings.starts
+    counts = np.diff(starts)
+    terms = found.index.terms(" ".join(WORDS))
+    rarest = sorted(set(terms), key=lambda term: (counts[term], term))[:3]
+    reached = [
+        row for term in rarest for row in found.index.postings.documents[starts[term] : starts[term + 1]]
+    ]
+    ranked = found.rank(terms, vectors[0], [], [], ITEMS)
+    assert set(ranked[0]) <= set(reached)
+    assert 0 < len(ranked[0]) <= 12
+    assert ranked == found.rank(rarest, vectors[0], [], [], ITEMS)
+
+
+def test_without_a_known_word_the_dense_order_stays(texts: list[str], vectors: Any, kind: str) -> None:
+    found = made(texts, vectors, HYBRID)
+    ranked: Ranked = found.rank([], vectors[0], [7, 3], [0.5, 0.25], 10)
+    assert (ranked[0], ranked[2], ranked[3]) == ([7, 3], [0.5, 0.25], [0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("terms", "rows", "error"),
+    [([10**6], [], IndexError), ([-1], [], IndexError), ([], [ITEMS], IndexError), ([], [-1], IndexError)],
+)
+def test_the_compiled_search_reads_no_memory_outside(
+    texts: list[str], vectors: Any, terms: list[int], rows: list[int], error: type[Exception]
+) -> None:
+    if fusion.compiled is None:
+        pytest.skip("the fused search is not compiled here: make setup")
+    with pytest.raises(error):
+        made(texts, vectors, HYBRID).rank(terms, vectors[0], rows, [0.0] * len(rows), 10)
+
+
+def test_arrays_of_another_catalogue_are_refused(texts: list[str], vectors: Any) -> None:
+    if fusion.compiled is None:
+        pytest.skip("the fused search is not compiled here: make setup")
+    found = made(texts, vectors, HYBRID)
+    other = Fusion(found.index, HYBRID, vectors[:-1])
+    with pytest.raises(ValueError, match="do not fit"):
+        other.rank([0], vectors[0], [], [], 10)
+    with pytest.raises(ValueError, match="do not fit"):
+        found.rank([0], vectors[0], [], [], 10, np.ones(ITEMS - 1, np.bool_))
+    with pytest.raises(ValueError, match="as many scores"):
+        found.rank([0], vectors[0], [1], [], 10)

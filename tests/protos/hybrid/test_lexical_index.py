@@ -1,0 +1,90 @@
+"""The files of a lexical index, and texts as its terms."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protos.bundle import LEXICAL_FILES
+from protos.errors import BundleDamaged
+from protos.hybrid import lexical_index
+from protos.hybrid.lexical_index import LexicalIndex, Postings, term_hash
+from tests.helpers.lexical import HYBRID, postings_of_texts, weights_of_texts
+
+TEXTS = ["read a csv file", "write a file", "readCSV of a frame", "日本語の文書", "", "file file file"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    postings_of_texts(TEXTS, HYBRID).write(tmp_path)
+    return tmp_path
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    written, read = postings_of_texts(TEXTS, HYBRID), Postings.read(folder, len(TEXTS))
+    for name in LEXICAL_FILES:
+        np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
+
+
+def test_a_text_is_its_known_words_repeated_ones_too(folder: Path) -> None:
+    index = LexicalIndex(Postings.read(folder, len(TEXTS)), HYBRID)
+    read, csv = index.terms("read"), index.terms("csv")
+    assert index.terms("READ the csv, read_csv!") == read + csv + read + csv
+    assert len(index.terms("日本")) == 3  # two characters, and both together
+    assert index.terms("nothing of this is known") == index.terms("of") == index.terms("frame of")[1:]
+    assert index.terms("") == index.terms("\ud800") == []
+
+
+def test_the_weights_of_a_new_text_are_those_of_the_same_item(folder: Path) -> None:
+    index = LexicalIndex(Postings.read(folder, len(TEXTS)), HYBRID)
+    _, weights = weights_of_texts(TEXTS, HYBRID)
+    numbers = {term: number for number, term in enumerate(index.postings.terms.tolist())}
+    for text, expected in zip(TEXTS, weights, strict=True):
+        terms, found = index.weights(text)
+        by_term = {numbers[term_hash(word)]: weight for word, weight in expected.items()}
+        assert terms.tolist() == sorted(by_term)
+        np.testing.assert_allclose(found, [by_term[term] for term in terms.tolist()], rtol=1e-6)
+
+
+def test_a_process_does_not_remember_every_word(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lexical_index, "KNOWN_RUNS", 3)
+    index = LexicalIndex(Postings.read(folder, len(TEXTS)), HYBRID)
+    before = index.terms("read csv")
+    for n in range(50):
+        index.terms(f"x{n}")
+        assert len(index._known) <= 3
+    assert index.terms("read csv") == before
+
+
+DAMAGES: dict[str, tuple[str, Any]] = {
+    "terms": ("terms", lambda values: values[::-1]),
+    "idf of another length": ("idf", lambda values: values[1:]),
+    "idf that is no number": ("idf", lambda values: values * np.float32("nan")),
+    "starts that end early": ("starts", lambda values: np.minimum(values, values[-1] - 1)),
+    "starts that fall": (
+        "starts",
+        lambda values: np.concatenate([values[:1], values[2:3], values[1:2], values[3:]]),
+    ),
+    "a row that is no item": ("documents", lambda values: np.where(values == 5, 6, values).astype(np.int32)),
+    "a row below 0": ("documents", lambda values: np.where(values == 0, -1, values).astype(np.int32)),
+    "rows that fall": ("documents", lambda values: values[::-1]),
+    "no weight": ("weights", lambda values: values * 0),
+    "another type": ("weights", lambda values: values.astype(np.float64)),
+    "another shape": ("weights", lambda values: values[None]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_files_that_do_not_fit_are_refused(folder: Path, damage: str) -> None:
+    name, change = DAMAGES[damage]
+    path = folder / LEXICAL_FILES[name]
+    np.save(path, change(np.load(path)))
+    with pytest.raises(BundleDamaged, match=f"{name}.npy"):
+        Postings.read(folder, len(TEXTS))
+
+
+def test_a_file_that_is_no_array_is_refused(folder: Path) -> None:
+    (folder / LEXICAL_FILES["documents"]).write_bytes(b"rows")
+    with pytest.raises(BundleDamaged, match=r"documents\.npy: not an array"):
+        Postings.read(folder, len(TEXTS))

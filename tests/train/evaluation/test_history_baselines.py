@@ -1,0 +1,339 @@
+"""The baselines of histories against slower references, and how their parameters are chosen."""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import scipy.sparse
+from rich.console import Console
+
+from protos.errors import ConfigError
+from tests.helpers.people import data_of_people, random_people
+from train.config import BaselinesConfig, Experiment, read_experiment
+from train.config.baselines import baseline_names
+from train.config.training import TrainingConfig
+from train.data.recency import DAY, WHOLE, RecentShares
+from train.data.training_data import Pairs, TrainingData
+from train.evaluation import ranking
+from train.evaluation.baselines import BASELINES, baselines, ease, ease_recency, ease_recent, slist, vsknn
+from train.evaluation.metrics import mean, per_query
+from train.evaluation.ranking import Fitting, Tuning, rank_by, rank_by_scores, summed
+from train.models import collaborative
+from train.models.collaborative import history_matrix, interaction_matrix
+from train.paths import ROOT
+
+ITEMS = 25
+Floats = npt.NDArray[np.float64]
+
+
+def experiment_with(**sections: Any) -> Experiment:
+    known = read_experiment(ROOT / "train/configs/movielens.toml")
+    return replace(known, **sections)
+
+
+def timed(data: TrainingData, times: Sequence[float]) -> TrainingData:
+    """The data of people with a time for each event; query n is asked at the time of event n."""
+    moments = np.asarray(times, np.float64)
+    parts = {
+        name: Pairs(pairs.query, pairs.item, pairs.weight, time=moments[pairs.query])
+        for name, pairs in data.parts.items()
+    }
+    return replace(data, parts=parts, moments=moments)
+
+
+def with_steps(data: TrainingData, steps: Sequence[int]) -> TrainingData:
+    assert data.histories is not None
+    return replace(data, histories=replace(data.histories, steps=np.asarray(steps)))
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    """People who begin at different times and take an item a day."""
+    people = random_people(60, ITEMS)
+    begun = np.random.default_rng(1).integers(0, 200, len(people))
+    times = [(begin + n) * DAY for begin, each in zip(begun, people, strict=True) for n in range(len(each))]
+    return timed(data_of_people(people, ITEMS), times)
+
+
+def fitting(data: TrainingData, **sections: Any) -> Fitting:
+    return Fitting(experiment_with(**sections), data)
+
+
+def test_a_baseline_is_named_as_its_module() -> None:
+    assert sorted(each.name for each in BASELINES) == baseline_names()
+
+
+def test_all_baselines_of_histories_run_and_progress_is_shown(data: TrainingData) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    found = baselines(experiment_with(), data, console)
+    assert [*found] == [
+        "popularity",
+        "recent_popularity",
+        "itemknn",
+        "vsknn",
+        "slist",
+        "ease",
+        "ease_recency",
+        "ease_recent",
+    ]
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "SLIST" in shown
+    assert set(found["ease_recent"].settings) == {"lambda", "decay", "days", "power"}
+    queries, relevant = data.parts["test"].by_query()
+    quality = {name: mean(per_query(rank(queries), relevant))["hr_at_10"] for name, rank in found.items()}
+    assert quality["slist"] > quality["popularity"] + 0.1  # each item is mostly followed by the next
+    assert quality["ease_recency"] > quality["ease"] > quality["popularity"]
+
+
+def test_without_times_nothing_recent_is_measured() -> None:
+    found = baselines(experiment_with(), data_of_people(random_people(20, ITEMS), ITEMS))
+    assert [*found] == ["popularity", "itemknn", "vsknn", "slist", "ease", "ease_recency"]
+
+
+def test_the_toml_says_which_baselines_run(data: TrainingData, tmp_path: Any) -> None:
+    experiment = experiment_with(baselines=BaselinesConfig(run=("ease", "popularity")))
+    assert [*baselines(experiment, data)] == ["popularity", "ease"]
+    text = (ROOT / "train/configs/movielens.toml").read_text()
+    path = tmp_path / "a.toml"
+    path.write_text(text + '\n[baselines]\nrun = ["ease", "eese"]\n')
+    with pytest.raises(ConfigError, match=r"baselines\.run: there is no baseline 'eese'; there are bm25, "):
+        read_experiment(path)
+
+
+def test_a_history_weighs_an_item_less_with_each_later_step() -> None:
+    data = data_of_people([[0, 1, 0, 2, 3]], 4, exclude_seen=False)
+    found = history_matrix(data, np.array([4, 2, 0]), 0.5).toarray()
+    # Item 0 counts where it occurs last.
+    assert found.tolist() == [[0.5, 0.25, 0, 1], [0.5, 1, 0, 0], [0, 0, 0, 0]] or found.tolist() == [
+        [0.5, 0.25, 1, 0],
+        [0.5, 1, 0, 0],
+        [0, 0, 0, 0],
+    ]
+    by_session = with_steps(data, [7, 7, 8, 8, 9])
+    assert history_matrix(by_session, np.array([4]), 0.5).toarray().tolist() == [[1, 0.5, 1, 0]]
+
+
+@pytest.mark.parametrize("days", [1.0, 5.0, WHOLE])
+def test_recent_shares_equal_a_loop_over_events(data: TrainingData, days: float) -> None:
+    train, queries = data.parts["train"], data.parts["test"].query
+    assert train.time is not None and data.moments is not None
+    shares = RecentShares(data).of(queries, days)
+    last = train.time.max()
+    for query, found in zip(queries, shares, strict=True):
+        moment = data.moments[query]
+        begin = min(moment, last) - days * DAY if days != WHOLE else -1
+        inside = (train.time < moment) & (train.time >= begin)
+        counts = np.bincount(train.item[inside], minlength=ITEMS)
+        np.testing.assert_allclose(found, counts / max(1, inside.sum()), atol=1e-6)
+
+
+def test_recent_shares_know_no_event_of_the_query_or_later_and_none_held_out() -> None:
+    data = timed(data_of_people([[0, 1, 2, 3], [2, 2, 2, 2]], 5), [0, 1, 2, 3, 2, 3, 4, 5])
+    found = RecentShares(data).of(np.array([0, 1, 2, 3, 7]), WHOLE)
+    assert found[0].tolist() == [0, 0, 0, 0, 0]
+    assert found[1].tolist() == [1, 0, 0, 0, 0]
+    assert found[2].tolist() == [0.5, 0.5, 0, 0, 0]  # the other's event at the same moment is no earlier one
+    assert found[3].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0, 0])
+    assert found[4].tolist() == [0.25, 0.25, 0.5, 0, 0]  # items 2 and 3 of validation and test do not count
+
+
+def test_ease_times_recent_popularity_is_the_product(data: TrainingData) -> None:
+    weights = collaborative.ease(interaction_matrix(data), 3.0)
+    queries = data.parts["test"].query
+    shares = RecentShares(data)
+    settings = ease_recent.Settings(decay=0.8, days=7.0, power=0.5)
+    found = ease_recent.scorer(data, weights, shares, settings)(queries)
+    score = history_matrix(data, queries, 0.8).toarray() @ weights
+    recent = 0.95 * shares.of(queries, 7.0) + 0.05 * shares.of(queries, WHOLE)
+    np.testing.assert_allclose(found, (score + 1e-6) * np.sqrt(recent), atol=1e-6)
+
+
+def test_the_window_and_the_power_are_those_that_validation_prefers() -> None:
+    """Everyone takes what is in season, whatever they took before: a season lasts ten days."""
+    people, times = [], []
+    for n in range(150):
+        season = n // 10
+        people.append([(season * 3 + k) % ITEMS for k in range(4)])
+        times += [(season * 10 + n % 10 + 0.01 * k) * DAY for k in range(4)]
+    seasonal = timed(data_of_people(people, ITEMS), times)
+    shared = fitting(seasonal, training=TrainingConfig(selection="ndcg_at_10"))
+    recent = next(each for each in BASELINES if each.name == "recent_popularity").fit(shared)
+    assert recent.settings["days"] in (1.0, 2.0, 4.0, 7.0, 14.0)
+    product = ease_recent.BASELINE.fit(shared)
+    assert product.settings["power"] > 0
+    assert product.settings["lambda"] == ease.strength(shared)
+
+
+def test_equal_scores_are_in_the_order_of_the_rows() -> None:
+    data = data_of_people([[0, 1, 2]], 6, exclude_seen=False)
+    scores = np.array([0.0, -1.0, 2.0, -0.0, 2.0, -np.inf], np.float32)
+    assert rank_by_scores(data, scores)(np.array([2])).tolist() == [[2, 4, 0, 3, 1, -1]]
+
+
+def test_a_climb_finds_the_peak_in_either_direction(data: TrainingData) -> None:
+    tuning = Tuning(experiment_with(), data, lambda _: None)
+    tried: list[int] = []
+
+    def quality(peak: int) -> Callable[[Any], float]:
+        return lambda value: -abs(value - peak)
+
+    for start, peak, expected in ((3, 6, [3, 4, 5, 6, 7]), (5, 2, [5, 6, 4, 3, 2, 1]), (0, 0, [0, 1])):
+        tried.clear()
+        tuning.quality = lambda value, peak=peak: (tried.append(value), -abs(value - peak))[1]  # type: ignore
+        assert tuning.climb("x", [*range(9)], start, lambda value: value) == peak
+        assert sorted(tried) == sorted(set(expected))
+
+
+def test_large_data_are_tuned_on_their_popular_items(data: TrainingData) -> None:
+    fewer = fitting(data).tuning(items=10, queries=15).data
+    popular = sorted(np.argsort(-data.counts(), kind="stable")[:10].tolist())
+    assert fewer.item_count == 10
+    assert fewer.counts().tolist() == data.counts()[popular].tolist()
+    assert len(np.unique(fewer.parts["validation"].query)) <= 15
+    assert data.histories is not None and fewer.histories is not None
+    for query in data.parts["validation"].query:
+        kept = [popular.index(item) for item in data.histories.rows(query) if item in popular]
+        assert fewer.histories.rows(query).tolist() == kept
+    assert fewer.parts["train"].time is not None
+
+
+def test_ease_is_the_same_by_halves_and_in_single_precision() -> None:
+    count = 600
+    chosen = np.random.default_rng(0).random((900, count)) < np.linspace(0.001, 0.2, count)
+    matrix = scipy.sparse.csr_matrix(chosen.astype(np.float32))
+    gram = (matrix.T @ matrix).toarray().astype(np.float64)
+    for strength in (0.05, 30.0):  # below and above what single precision allows
+        inverse = np.linalg.inv(gram + strength * np.eye(count))
+        expected = -inverse / np.diag(inverse)
+        np.fill_diagonal(expected, 0)
+        np.testing.assert_allclose(collaborative.ease(matrix, strength), expected, atol=2e-5)
+
+
+def test_lambda_and_decay_of_ease_are_the_best_of_those_near(data: TrainingData) -> None:
+    shared = fitting(data, training=TrainingConfig(selection="ndcg_at_10"))
+    tuning, chosen = shared.tuning(), ease.strength(shared)
+
+    def quality(strength: float, decay: float = 1.0) -> float:
+        return tuning.quality(summed(data, collaborative.ease(interaction_matrix(data), strength), decay))
+
+    assert quality(chosen) == max(quality(chosen * factor) for factor in (3, 1, 1 / 3))
+    found = ease_recency.BASELINE.fit(shared).settings
+    assert found["decay"] < 1  # the next item follows the last
+    assert quality(chosen, found["decay"]) > quality(chosen)
+
+
+def reference_slist(data: TrainingData, settings: slist.Settings) -> Floats:
+    """The weights from matrices S and T that are built border by border."""
+    past, future, together = [], [], []
+    assert data.histories is not None
+    train = data.parts["train"]
+    for user in np.unique(data.histories.begin[train.query]):
+        items = train.item[data.histories.begin[train.query] == user]
+        together.append(np.bincount(items, minlength=ITEMS).clip(max=1))
+        for border in range(1, len(items)):
+            before, after = np.zeros(ITEMS), np.zeros(ITEMS)
+            for place, item in enumerate(items):
+                distance = border - 1 - place if place < border else place - border
+                if distance <= slist.REACH * settings.tau:
+                    (before if place < border else after)[item] += math.exp(-distance / settings.tau)
+            past.append(before)
+            future.append(after)
+    s, t, x = np.array(past), np.array(future), np.array(together)
+    rest = 1 - settings.alpha
+    matrix = settings.alpha * x.T @ x + rest * s.T @ s + settings.strength * np.eye(ITEMS)
+    return np.asarray(np.linalg.solve(matrix, settings.alpha * x.T @ x + rest * s.T @ t))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_slist_equals_a_regression_built_border_by_border(data: TrainingData, alpha: float) -> None:
+    settings = slist.Settings(alpha=alpha, tau=1.5, strength=5.0, decay=0.7)
+    queries = data.parts["test"].query
+    expected = history_matrix(data, queries, 0.7).toarray() @ reference_slist(data, settings)
+    np.testing.assert_allclose(slist.Slist(data).scorer(settings)(queries), expected, atol=1e-4)
+
+
+def test_borders_of_slist_lie_between_sessions() -> None:
+    """Events whose queries have the same history are one step."""
+    data = data_of_people([[0, 1, 2, 3, 4, 5]], 6)
+    assert data.histories is not None
+    ends = np.array([0, 0, 2, 2, 4, 4])
+    train = Pairs(np.arange(6), np.arange(6), np.ones(6, np.float32))
+    sessions = replace(
+        data, histories=replace(data.histories, end=ends), parts={**data.parts, "train": train}
+    )
+    past, future = slist.transitions(sessions, 1.0)
+    far = math.exp(-1)
+    before, after = [[1, 1, 0, 0, 0, 0], [far, far, 1, 1, 0, 0]], [[0, 0, 1, 1, far, far], [0, 0, 0, 0, 1, 1]]
+    np.testing.assert_allclose(past.toarray(), np.array(before), atol=1e-6)
+    np.testing.assert_allclose(future.toarray(), np.array(after), atol=1e-6)
+
+
+def test_vsknn_equals_a_loop_over_neighbours(data: TrainingData) -> None:
+    settings = vsknn.Settings(neighbours=7, decay=0.8)
+    queries, train = data.parts["test"].query, data.parts["train"]
+    assert data.histories is not None
+    owner = data.histories.begin[train.query]
+    users = np.unique(owner)
+    found = vsknn.scorer(data, vsknn.stored(data, "users"), settings)(queries)
+    for query, row in zip(queries, found, strict=True):
+        history = data.histories.rows(query).tolist()
+        weight = {item: 0.8 ** (len(history) - 1 - n) for n, item in enumerate(history)}
+        norm = math.sqrt(sum(each**2 for each in weight.values()))
+        neighbours = []
+        for user in users[users != data.histories.begin[query]]:
+            items = set(train.item[owner == user].tolist())
+            similar = sum(weight.get(item, 0) for item in items) / math.sqrt(len(items)) / norm
+            neighbours.append((similar, max(weight.get(item, 0) for item in items), items))
+        neighbours.sort(key=lambda each: -each[0])
+        if neighbours[6][0] - neighbours[7][0] < 1e-6:
+            continue  # either may be the seventh
+        expected = np.zeros(ITEMS)
+        for similar, recent, items in neighbours[:7]:
+            expected[[*items]] += similar * recent
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
+def test_vsknn_has_neighbours_among_sessions_where_there_are_some() -> None:
+    data = data_of_people([[0, 1, 2, 3, 4, 5], [6, 7, 8]], 9)
+    assert data.histories is not None
+    ends = np.where(np.arange(9) < 6, np.arange(9) // 2 * 2, np.arange(9))
+    train = Pairs(np.arange(9), np.arange(9), np.ones(9, np.float32))
+    histories = replace(data.histories, end=ends)
+    sessions = replace(data, histories=histories, parts={**data.parts, "train": train})
+    assert vsknn.stored(sessions, "users").matrix.toarray().sum(axis=1).tolist() == [6, 3]
+    assert vsknn.stored(sessions, "sessions").matrix.toarray().sum(axis=1).tolist() == [2, 2, 2, 1, 1, 1]
+
+
+def test_the_latest_histories_are_the_neighbours(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vsknn, "LARGEST", 5)
+    kept = vsknn.stored(data, "users").user
+    train = data.parts["train"]
+    assert data.histories is not None and train.time is not None
+    owner = data.histories.begin[train.query]
+    last = {int(user): train.time[owner == user].max() for user in np.unique(owner)}
+    assert {last[int(user)] for user in kept} <= set(sorted(last.values())[-6:])
+    assert len(kept) == 5
+
+
+def test_a_query_without_a_history_gets_what_is_popular_lately(data: TrainingData) -> None:
+    first = data.parts["train"].query[:1]
+    assert data.histories is not None and not len(data.histories.rows(int(first[0])))
+    late = replace(data, moments=np.full(data.query_count, 1e9))
+    weights = collaborative.ease(interaction_matrix(data), 3.0)
+    settings = ease_recent.Settings(decay=0.8, days=WHOLE, power=1.0)
+    rank = rank_by(late, ease_recent.scorer(late, weights, RecentShares(late), settings))
+    assert rank(first)[0].tolist() == np.argsort(-data.counts(), kind="stable").tolist()
+
+
+def test_fewer_queries_are_drawn_with_a_seed(data: TrainingData) -> None:
+    drawn = [np.unique(fitting(data).tuning(queries=9).data.parts["validation"].query) for _ in range(2)]
+    assert len(drawn[0]) == 9
+    assert drawn[0].tolist() == drawn[1].tolist()
+    assert len(np.unique(data.parts["validation"].query)) < ranking.TUNED_QUERIES
+    whole = fitting(data).tuning().data.parts["validation"].query
+    assert whole.tolist() == data.parts["validation"].query.tolist()

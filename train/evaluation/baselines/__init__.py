@@ -1,0 +1,76 @@
+"""Baselines: rankings that a model is compared with, on the same split and by the same metrics.
+
+Which of them apply follows from the data: BM25 and TF-IDF read texts, the others histories.
+Their hyperparameters (k1 and b, neighbours, lambda) are chosen on validation, as the epoch of the model is.
+
+To add one, add a module that is named as the baseline and holds its `BASELINE`, and name it in `BASELINES`;
+metrics, tables and plots of a run follow, and the key `[baselines] run`.
+"""
+
+from rich.console import Console
+
+from train.config import Experiment
+from train.data.training_data import TrainingData
+from train.evaluation.baselines import (
+    bm25,
+    bm25_full,
+    ease,
+    ease_recency,
+    ease_recent,
+    itemknn,
+    popularity,
+    recent_popularity,
+    slist,
+    tfidf,
+    vsknn,
+)
+from train.evaluation.label_baselines import LABEL_BASELINES
+from train.evaluation.ranking import FittedBaseline, Fitting
+from train.progress import PROGRESS, progress_bar
+
+# In the order of tables and plots.
+BASELINES = tuple(
+    module.BASELINE
+    for module in (
+        bm25,
+        bm25_full,
+        tfidf,
+        popularity,
+        recent_popularity,
+        itemknn,
+        vsknn,
+        slist,
+        ease,
+        ease_recency,
+        ease_recent,
+    )
+)
+LABELS = {
+    **{each.name: each.label for each in BASELINES},
+    "start": "start",  # the towers before the first step; `train/training/run.py` measures them
+    **{each.name: each.label for each in LABEL_BASELINES},  # predict labels and do not rank
+}
+
+
+def baselines(
+    experiment: Experiment, data: TrainingData, console: Console = PROGRESS
+) -> dict[str, FittedBaseline]:
+    """Name -> ranking, of each baseline that applies and that `[baselines] run` does not leave out.
+
+    Args:
+        console: for progress.
+    """
+    asked = experiment.baselines.run
+    chosen = [each for each in BASELINES if (not asked or each.name in asked)]
+    chosen = [each for each in chosen if each.applies(experiment, data)]
+    found: dict[str, FittedBaseline] = {}
+    if not chosen:
+        return found
+    with progress_bar(console, transient=True) as progress:
+        task = progress.add_task("baselines", total=len(chosen), note="")
+        fitting = Fitting(experiment, data, lambda text: progress.update(task, note=text))
+        for each in chosen:
+            progress.update(task, description=each.label, note="")
+            found[each.name] = each.fit(fitting)
+            progress.advance(task)
+    return found

@@ -1,0 +1,75 @@
+"""BM25 over what the towers read: texts cut to their `max_length` (Robertson and Zaragoza 2009)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.features import TextFeature
+from protos.lexical import ANALYZERS, Analyzer, choose_analyzer
+from train.config import Experiment
+from train.data.training_data import TrainingData, texts_of
+from train.evaluation.bm25 import Bm25
+from train.evaluation.metrics import CUTOFFS, mean, per_query
+from train.evaluation.ranking import Baseline, FittedBaseline, Fitting, selection_metric
+
+Rows = npt.NDArray[np.int64]
+
+SAMPLED_TEXTS = 2_000  # of the items, from which the analyser is chosen
+TUNED_ON = 1_000  # validation queries on which k1 and b are chosen
+
+
+def has_texts(experiment: Experiment, data: TrainingData) -> bool:
+    """Whether both sides are texts."""
+
+    def has_text(features: Mapping[str, Any]) -> bool:
+        return any(isinstance(spec, TextFeature) for spec in features.values())
+
+    return data.histories is None and has_text(experiment.query) and has_text(experiment.item)
+
+
+def analyzer_of(experiment: Experiment, data: TrainingData) -> Analyzer:
+    """How BM25 splits texts: as the experiment says, or by a sample of the items' texts."""
+    name = experiment.baselines.analyzer
+    if name != "auto":
+        return ANALYZERS[name]
+    texts = texts_of(data.items, experiment.item)
+    drawn = np.random.default_rng(0).permutation(len(texts))[:SAMPLED_TEXTS]
+    return choose_analyzer(texts[row] for row in drawn)
+
+
+def tuned_bm25(experiment: Experiment, data: TrainingData, cut: bool) -> FittedBaseline:
+    """BM25 with the k1 and b that are best on validation.
+
+    Args:
+        cut: over what the towers read, not over the whole texts.
+    """
+    analyzer = analyzer_of(experiment, data)
+    queries = texts_of(data.queries, experiment.query, cut)
+
+    def over(items: Mapping[str, Sequence[Any]]) -> Bm25:
+        return Bm25(analyzer.analyze(texts_of(items, experiment.item, cut)))
+
+    def tokens(rows: Rows) -> list[list[str]]:
+        return [*analyzer.analyze(queries[row] for row in rows)]
+
+    model = over(data.items if data.chosen_with is None else data.chosen_with)
+    rows, relevant = data.parts["validation"].by_query()
+    if len(rows):
+        drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TUNED_ON])
+        wanted, metric = [relevant[n] for n in drawn], selection_metric(experiment)
+        model.tune(tokens(rows[drawn]), lambda ranked: mean(per_query(ranked, wanted))[metric])
+    k1, b = model.k1, model.b
+    if data.chosen_with is not None:
+        model = over(data.items)
+        model.set(k1, b)
+    settings = {"k1": k1, "b": b, "analyzer": str(analyzer)}
+    return FittedBaseline(lambda rows: model.rank(tokens(rows), max(CUTOFFS)), settings)
+
+
+def _fit(fitting: Fitting) -> FittedBaseline:
+    return tuned_bm25(fitting.experiment, fitting.data, cut=True)
+
+
+BASELINE = Baseline("bm25", "BM25", has_texts, _fit)

@@ -1,0 +1,20 @@
+"""BM25 over the whole texts, where the towers read a part of them."""
+
+from train.config import Experiment
+from train.data.training_data import TrainingData, texts_of
+from train.evaluation.baselines.bm25 import has_texts, tuned_bm25
+from train.evaluation.ranking import Baseline, FittedBaseline, Fitting
+
+
+def _has_cut_texts(experiment: Experiment, data: TrainingData) -> bool:
+    if not has_texts(experiment, data):
+        return False
+    sides = ((data.queries, experiment.query), (data.items, experiment.item))
+    return any(texts_of(*side) != texts_of(*side, cut=True) for side in sides)
+
+
+def _fit(fitting: Fitting) -> FittedBaseline:
+    return tuned_bm25(fitting.experiment, fitting.data, cut=False)
+
+
+BASELINE = Baseline("bm25_full", "BM25, full texts", _has_cut_texts, _fit)

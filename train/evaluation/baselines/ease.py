@@ -1,0 +1,71 @@
+"""EASE (Steck 2019): item-item weights of a ridge regression, summed over the history.
+
+Lambda is chosen among values three times apart, then among their neighbours. One decomposition for all values
+would need the eigenvectors, whose computation takes as long as a dozen of the inversions of `invert`.
+"""
+
+import numpy as np
+
+from train.evaluation.ranking import (
+    Baseline,
+    FittedBaseline,
+    Fitting,
+    Floats,
+    Scorer,
+    rank_by_scores,
+    summed,
+    with_at_most,
+)
+from train.models import collaborative
+from train.models.collaborative import ease_of_gram, gram_matrix, interaction_matrix
+
+LARGEST = 20_000  # items; the matrix grows with the square, the time of its inverse with the cube
+STRENGTHS = tuple(float(f"{each:.2g}") for each in 300 * 3.0 ** np.arange(-8, 6))
+FINER = 3**0.5
+
+
+def strength(fitting: Fitting) -> float:
+    """The lambda that is best on validation."""
+    return fitting.once("lambda of EASE", lambda: _strength(fitting))
+
+
+def _strength(fitting: Fitting) -> float:
+    tuning = fitting.tuning()
+    gram = gram_matrix(interaction_matrix(tuning.data))
+
+    def scorer(value: float) -> Scorer:
+        return summed(tuning.data, ease_of_gram(gram.clone(), value))
+
+    best = tuning.climb("lambda", STRENGTHS, 300.0, scorer)
+    near = [best, float(f"{best * FINER:.2g}"), float(f"{best / FINER:.2g}")]
+    return tuning.best("lambda", near, scorer)
+
+
+def weights(fitting: Fitting) -> Floats:
+    """(N, N): EASE's weights over all items."""
+
+    def fit() -> Floats:
+        chosen = strength(fitting)
+        fitting.say(f"all items, lambda {chosen}")
+        return collaborative.ease(interaction_matrix(fitting.data), chosen)
+
+    return fitting.once("weights of EASE", fit)
+
+
+def tuning_weights(fitting: Fitting) -> Floats:
+    """(N', N'): EASE's weights over the items of `fitting.tuning()`."""
+    tuning = fitting.tuning()
+    if tuning.data.item_count == fitting.data.item_count:
+        return weights(fitting)
+    return fitting.once(
+        "weights of EASE while tuning",
+        lambda: collaborative.ease(interaction_matrix(tuning.data), strength(fitting)),
+    )
+
+
+def _fit(fitting: Fitting) -> FittedBaseline:
+    ranked = rank_by_scores(fitting.data, weights(fitting))
+    return FittedBaseline(ranked, {"lambda": strength(fitting)})
+
+
+BASELINE = Baseline("ease", "EASE", with_at_most(LARGEST), _fit)

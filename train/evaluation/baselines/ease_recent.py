@@ -1,0 +1,93 @@
+"""EASE with recency weights, times what is popular lately: score x share^p.
+
+The share is the item's of the training events in the last days before the query. Days, p and the decay of the
+history are chosen on validation, one after the other, until none changes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from train.config import Experiment
+from train.data.recency import WHOLE, WINDOWS, RecentShares
+from train.data.training_data import TrainingData
+from train.evaluation.baselines import ease
+from train.evaluation.baselines.ease_recency import decay
+from train.evaluation.ranking import (
+    DECAYS,
+    Baseline,
+    FittedBaseline,
+    Fitting,
+    Floats,
+    Rows,
+    Scorer,
+    has_times,
+    rank_by,
+    summed,
+    with_at_most,
+)
+
+POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3)
+FLOOR = 1e-6  # added to a score, so that popular items are first where the history says nothing
+PRIOR = 0.05  # weight of the share of all that went before in the share of the last days
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is chosen on validation.
+
+    Args:
+        decay: factor on an event for each later step of the history.
+        days: length of the window.
+        power: of the shares; 0 leaves EASE's scores as they are.
+    """
+
+    decay: float
+    days: float = 30.0
+    power: float = 0.5
+
+
+def scorer(data: TrainingData, weights: Floats, shares: RecentShares, settings: Settings) -> Scorer:
+    """EASE's scores times recent shares to a power.
+
+    Args:
+        data: the data set.
+        weights: (N, N), of EASE.
+        shares: of the same data.
+        settings: of the product.
+    """
+    score = summed(data, weights, settings.decay)
+
+    def product(rows: Rows) -> Floats:
+        recent = (1 - PRIOR) * shares.of(rows, settings.days) + PRIOR * shares.of(rows, WHOLE)
+        factor = np.power(recent, settings.power, dtype=np.float32)
+        return np.asarray((score(rows) + FLOOR) * factor, np.float32)
+
+    return product
+
+
+def _applies(experiment: Experiment, data: TrainingData) -> bool:
+    return with_at_most(ease.LARGEST)(experiment, data) and has_times(experiment, data)
+
+
+def _fit(fitting: Fitting) -> FittedBaseline:
+    settings = _choose(fitting)
+    shares = RecentShares(fitting.data)
+    ranked = rank_by(fitting.data, scorer(fitting.data, ease.weights(fitting), shares, settings))
+    named = {"lambda": ease.strength(fitting), "decay": settings.decay}
+    return FittedBaseline(ranked, named | {"days": settings.days or "all", "power": settings.power})
+
+
+def _choose(fitting: Fitting) -> Settings:
+    tuning, weights = fitting.tuning(), ease.tuning_weights(fitting)
+    shares = RecentShares(tuning.data)
+
+    def scored(settings: Settings) -> Scorer:
+        return scorer(tuning.data, weights, shares, settings)
+
+    ranges = [("days", WINDOWS), ("power", POWERS), ("decay", DECAYS)]
+    return tuning.search(Settings(decay(fitting)), ranges, scored, rounds=ROUNDS)
+
+
+BASELINE = Baseline("ease_recent", "EASE x recent popularity", _applies, _fit)

@@ -1,0 +1,20 @@
+"""Item-kNN: cosines to the most similar items, summed over the history (Sarwar et al. 2001)."""
+
+from train.evaluation.ranking import Baseline, FittedBaseline, Fitting, rank_by_scores, summed, with_at_most
+from train.models.collaborative import interaction_matrix, item_knn
+
+LARGEST = 20_000  # items; the matrix grows with the square
+NEIGHBOURS = (5, 10, 20, 50, 100, 200)
+
+
+def _fit(fitting: Fitting) -> FittedBaseline:
+    tuning = fitting.tuning()
+    matrix = interaction_matrix(tuning.data)
+    best = tuning.climb(
+        "neighbours", NEIGHBOURS, NEIGHBOURS[3], lambda count: summed(tuning.data, item_knn(matrix, count))
+    )
+    weights = item_knn(interaction_matrix(fitting.data), best)
+    return FittedBaseline(rank_by_scores(fitting.data, weights), {"neighbours": best})
+
+
+BASELINE = Baseline("itemknn", "item-kNN", with_at_most(LARGEST), _fit)

@@ -1,0 +1,13 @@
+"""The items with most training pairs, the same for every query."""
+
+import numpy as np
+
+from train.evaluation.ranking import Baseline, FittedBaseline, Fitting, has_histories, rank_by_scores
+
+
+def _fit(fitting: Fitting) -> FittedBaseline:
+    data = fitting.data
+    return FittedBaseline(rank_by_scores(data, data.counts().astype(np.float32)))
+
+
+BASELINE = Baseline("popularity", "popularity", has_histories, _fit)

@@ -1,0 +1,26 @@
+"""The items with most training pairs in the last days before a query; chosen on validation."""
+
+from train.data.recency import WHOLE, WINDOWS, Floats, RecentShares
+from train.data.training_data import TrainingData
+from train.evaluation.ranking import Baseline, FittedBaseline, Fitting, Rows, Scorer, has_times, rank_by
+
+_REMAINDER = 1e-3  # weight of the share of all that went before
+
+
+def _scorer(data: TrainingData, days: float) -> Scorer:
+    """Recent shares; items without any go by their share of all that went before."""
+    shares = RecentShares(data)
+
+    def score(rows: Rows) -> Floats:
+        return shares.of(rows, days) + _REMAINDER * shares.of(rows, WHOLE)
+
+    return score
+
+
+def _fit(fitting: Fitting) -> FittedBaseline:
+    tuning = fitting.tuning()
+    days = tuning.best("days", WINDOWS, lambda days: _scorer(tuning.data, days))
+    return FittedBaseline(rank_by(fitting.data, _scorer(fitting.data, days)), {"days": days or "all"})
+
+
+BASELINE = Baseline("recent_popularity", "recent popularity", has_times, _fit)

@@ -1,0 +1,150 @@
+"""SLIST (Choi et al. 2021): item-item weights of one ridge regression for similarity and for order.
+
+A row of the regression is a user's training history. With weight alpha, all its items predict all its items
+(SLIS); with the rest, the items up to each step predict the items of later steps, both weighted by
+exp(-distance / tau) in steps from the border (SLIT). A step is a session where the split is by session, else
+an event. The weights are (A + lambda I)^-1 C with A = alpha X'X + (1 - alpha) S'S and C = alpha X'X +
+(1 - alpha) S'T. The paper's weights of whole sessions by their date are left out: a history here spans all
+dates of a user. A query's history is weighted by a factor for each later step.
+
+alpha, tau, lambda and the factor are chosen on validation, one after the other, over the most popular items.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from train.data.training_data import TrainingData
+from train.evaluation.ranking import (
+    DECAYS,
+    Baseline,
+    FittedBaseline,
+    Fitting,
+    Floats,
+    Rows,
+    Scorer,
+    rank_by,
+    with_at_most,
+)
+from train.models.collaborative import gram_matrix, history_matrix, interaction_matrix, invert_ridge
+
+LARGEST = 10_000  # items; two matrices of N x N are kept
+TUNED_ITEMS = 1_500
+TUNED_QUERIES = 1_000
+ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+TAUS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # steps
+STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0)
+REACH = 4.0  # a step this many tau away does not count: its weight is below .02
+LARGEST_TRANSITIONS = 100_000  # borders between steps; the latest in the order of the training pairs
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is chosen on validation; see the module."""
+
+    alpha: float = 0.4
+    tau: float = 2.0
+    strength: float = 100.0
+    decay: float = 0.9
+
+
+class Slist:
+    """The regression for some data. What does not depend on a setting is computed once.
+
+    Args:
+        data: the data set.
+    """
+
+    def __init__(self, data: TrainingData) -> None:
+        self._data = data
+        self._together = gram_matrix(interaction_matrix(data))
+        self._by_tau: tuple[float, Tensor, Tensor] | None = None
+        self._solved: tuple[tuple[float, float, float], Tensor, Tensor] | None = None
+
+    def scorer(self, settings: Settings) -> Scorer:
+        """Scores of all items for some queries."""
+        data, (inverse, target) = self._data, self._solve(settings)
+
+        def score(rows: Rows) -> Floats:
+            history = history_matrix(data, rows, settings.decay)
+            return (torch.from_numpy(np.asarray(history @ inverse.numpy())) @ target).numpy()
+
+        return score
+
+    def _solve(self, settings: Settings) -> tuple[Tensor, Tensor]:
+        """(A + lambda I)^-1 and C, each (N, N)."""
+        key = (settings.alpha, settings.tau, settings.strength)
+        if self._solved is None or self._solved[0] != key:
+            self._solved = None
+            past, future = self._transitions(settings.tau)
+            matrix = settings.alpha * self._together + (1 - settings.alpha) * past
+            target = settings.alpha * self._together + (1 - settings.alpha) * future
+            self._solved = (key, invert_ridge(matrix, settings.strength), target)
+        return self._solved[1:]
+
+    def _transitions(self, tau: float) -> tuple[Tensor, Tensor]:
+        """S'S and S'T, each (N, N)."""
+        if self._by_tau is None or self._by_tau[0] != tau:
+            self._by_tau = None
+            past, future = transitions(self._data, tau)
+            self._by_tau = (tau, gram_matrix(past), gram_matrix(past, future))
+        return self._by_tau[1:]
+
+
+def transitions(data: TrainingData, tau: float) -> tuple[scipy.sparse.csr_matrix, scipy.sparse.csr_matrix]:
+    """S and T, each (B, N): the items before and after each border between two steps of a training history.
+
+    Args:
+        data: the data set.
+        tau: an item d steps from the nearest step of its side weighs exp(-d / tau).
+    """
+    pairs = data.parts["train"].positive()
+    histories = data.histories
+    assert histories is not None
+    # The events of one step have the same history, whose end tells the steps of a user apart.
+    user, end = histories.begin[pairs.query], histories.end[pairs.query]
+    steps, step = np.unique(np.stack([user, end]), axis=1, return_inverse=True)
+    step = step.ravel()
+    is_last = np.append(steps[0, 1:] != steps[0, :-1], True) if steps.size else np.empty(0, bool)
+    border = np.cumsum(~is_last) - 1  # of the border after each step that is not the last of its user
+    borders = int((~is_last).sum())
+    first = max(0, borders - LARGEST_TRANSITIONS)
+
+    def side(offset: int, direction: int) -> scipy.sparse.csr_matrix:
+        """Items at the steps of a border + `offset` and on, in one direction."""
+        rows, items, weights = [], [], []
+        for distance in range(int(REACH * tau) + 1):
+            at = step - direction * distance - offset  # the step before the border
+            inside = (at >= 0) & (at < len(is_last))
+            at = np.where(inside, at, 0)
+            inside &= (steps[0, at] == user) & ~is_last[at] & (border[at] >= first)
+            rows.append(border[at[inside]] - first)
+            items.append(pairs.item[inside])
+            weights.append(np.full(int(inside.sum()), np.exp(-distance / tau), np.float32))
+        coordinates = (np.concatenate(rows), np.concatenate(items))
+        shape = (borders - first, data.item_count)
+        return scipy.sparse.csr_matrix((np.concatenate(weights), coordinates), shape=shape)
+
+    return side(0, -1), side(1, 1)
+
+
+def _fit(fitting: Fitting) -> FittedBaseline:
+    settings = _choose(fitting)
+    fitting.say("all items")
+    scorer = Slist(fitting.data).scorer(settings)
+    named = {"lambda": settings.strength} | {
+        name: getattr(settings, name) for name in ("alpha", "tau", "decay")
+    }
+    return FittedBaseline(rank_by(fitting.data, scorer), named)
+
+
+def _choose(fitting: Fitting) -> Settings:
+    tuning = fitting.tuning(TUNED_ITEMS, TUNED_QUERIES)
+    ranges = [("decay", DECAYS), ("tau", TAUS), ("alpha", ALPHAS), ("strength", STRENGTHS), ("decay", DECAYS)]
+    return tuning.search(Settings(), ranges, Slist(tuning.data).scorer)
+
+
+BASELINE = Baseline("slist", "SLIST", with_at_most(LARGEST), _fit)

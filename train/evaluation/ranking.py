@@ -1,0 +1,294 @@
+"""What baselines share: their description, how they rank, and how their parameters are chosen.
+
+    BASELINE = Baseline("popularity", "popularity", has_histories, fit)
+
+A parameter is chosen on validation. Where the data are large, that is done with the most popular items and
+some of the validation queries (`Fitting.tuning`), so that a choice takes seconds; the fit reads all items.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+import torch
+
+from train.config import Experiment
+from train.config.training import OF_LABELS
+from train.data.training_data import Pairs, TrainingData
+from train.evaluation.exact_search import mask_seen
+from train.evaluation.metrics import CUTOFFS, mean, per_query
+from train.models.collaborative import history_matrix
+
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Ranker = Callable[[Rows], Rows]  # query rows (Q,) -> item rows (Q, K), best first
+Scorer = Callable[[Rows], Floats]  # query rows (Q,) -> scores of all items (Q, N)
+T = TypeVar("T")
+
+TUNED_ITEMS = 3_000  # the most popular ones, on which parameters are chosen
+TUNED_QUERIES = 2_000  # of validation
+# Factors on an event for each later step of a history.
+DECAYS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+_BLOCK = 512  # queries at a time
+
+
+@dataclass(frozen=True)
+class FittedBaseline:
+    """The ranking of a baseline.
+
+    Args:
+        rank: the ranking.
+        settings: what was chosen for it, by name; numbers and texts.
+    """
+
+    rank: Ranker
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, queries: Rows) -> Rows:
+        """Rank the items for some queries."""
+        return self.rank(queries)
+
+
+class Tuning:
+    """Chooses parameters on the validation part of some data.
+
+    Args:
+        experiment: with the metric that chooses.
+        data: the data set.
+        say: is told what is being tried.
+    """
+
+    def __init__(self, experiment: Experiment, data: TrainingData, say: Callable[[str], None]) -> None:
+        self.data = data
+        self._metric, self._say = selection_metric(experiment), say
+
+    def quality(self, score: Scorer) -> float:
+        """The metric of scores for the validation queries; 0 where there are none."""
+        queries, relevant = self.data.parts["validation"].by_query()
+        if not len(queries):
+            return 0.0
+        return mean(per_query(rank_by(self.data, score)(queries), relevant))[self._metric]
+
+    def best(self, name: str, values: Sequence[T], scorer: Callable[[T], Scorer]) -> T:
+        """The value whose scores are best; of equal ones the first."""
+
+        def quality(value: T) -> float:
+            self._say(f"{name} {value}")
+            return self.quality(scorer(value))
+
+        return max(values, key=quality)
+
+    def climb(self, name: str, values: Sequence[T], start: T, scorer: Callable[[T], Scorer]) -> T:
+        """The best of ordered values that steps from `start` to a better neighbour reach, up and then down.
+
+        A value beyond a worse one is not tried: quality rises and falls once with such a parameter, apart
+        from noise.
+        """
+        found: dict[int, float] = {}
+
+        def quality(place: int) -> float:
+            if not 0 <= place < len(values):
+                return -1.0
+            if place not in found:
+                self._say(f"{name} {values[place]}")
+                found[place] = self.quality(scorer(values[place]))
+            return found[place]
+
+        at = values.index(start)
+        for step in (1, -1):
+            while quality(at + step) > quality(at):
+                at += step
+        return values[at]
+
+    def search(
+        self,
+        settings: T,
+        ranges: Sequence[tuple[str, Sequence[Any]]],
+        scorer: Callable[[T], Scorer],
+        rounds: int = 1,
+    ) -> T:
+        """The settings that are best when one field after the other climbs.
+
+        Args:
+            settings: a dataclass with the values to start from.
+            ranges: name of a field and its ordered values; a name may occur again.
+            scorer: the scores by some settings.
+            rounds: how often all fields are gone through, unless none changes.
+        """
+        for _ in range(rounds):
+            before = settings
+            for name, values in ranges:
+                change = partial(_changed, settings, name)
+                start = getattr(settings, name)
+                settings = change(self.climb(name, values, start, partial(_composed, scorer, change)))
+            if settings == before:
+                break
+        return settings
+
+
+def _changed(settings: Any, name: str, value: Any) -> Any:
+    return replace(settings, **{name: value})
+
+
+def _composed(outer: Callable[[Any], Scorer], inner: Callable[[Any], Any], value: Any) -> Scorer:
+    return outer(inner(value))
+
+
+class Fitting:
+    """What the baselines of one run are fitted with. What several of them need is computed once.
+
+    Args:
+        experiment: of the run.
+        data: the data set.
+        say: is told what is being done.
+    """
+
+    def __init__(
+        self, experiment: Experiment, data: TrainingData, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.experiment, self.data, self.say = experiment, data, say
+        self._made: dict[str, Any] = {}
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` returns, computed at the first call with this name."""
+        if name not in self._made:
+            self._made[name] = make()
+        made: T = self._made[name]
+        return made
+
+    def tuning(self, items: int = TUNED_ITEMS, queries: int = TUNED_QUERIES) -> Tuning:
+        """Chooses parameters over the most popular items, on some of the validation queries."""
+
+        def make() -> Tuning:
+            return Tuning(self.experiment, _most_popular(self.data, items, queries), self.say)
+
+        return self.once(f"tuning on {items} and {queries}", make)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A ranking that needs no training by gradient.
+
+    Args:
+        name: prefix of its metrics, as in `bm25_ndcg_at_10`, and name of its module.
+        label: its name in tables and plots.
+        applies: whether the data holds what it reads.
+        fit: returns the ranking.
+    """
+
+    name: str
+    label: str
+    applies: Callable[[Experiment, TrainingData], bool]
+    fit: Callable[[Fitting], FittedBaseline]
+
+
+def selection_metric(experiment: Experiment) -> str:
+    """The metric that chooses the epoch and the baselines' parameters; nDCG@10 instead of AUC.
+
+    Baselines rank, and do not predict labels.
+    """
+    selection = experiment.training.selection
+    return "ndcg_at_10" if selection in OF_LABELS else selection
+
+
+def has_histories(experiment: Experiment, data: TrainingData) -> bool:
+    """Whether queries have histories."""
+    return data.histories is not None
+
+
+def with_at_most(items: int) -> Callable[[Experiment, TrainingData], bool]:
+    """Whether queries have histories over at most so many items."""
+    return lambda _, data: data.histories is not None and data.item_count <= items
+
+
+def has_times(experiment: Experiment, data: TrainingData) -> bool:
+    """Whether queries have histories and moments."""
+    return data.histories is not None and data.moments is not None
+
+
+def rank_by(data: TrainingData, score: Scorer) -> Ranker:
+    """Rank by scores, without the items that a query has seen; of equal scores the first row comes first."""
+
+    def rank(queries: Rows) -> Rows:
+        ranked = np.empty((len(queries), min(max(CUTOFFS), data.item_count)), np.int64)
+        for at in range(0, len(queries), _BLOCK):
+            rows = queries[at : at + _BLOCK]
+            scores = score(rows)
+            mask_seen(scores, data.seen(rows))
+            ranked[at : at + _BLOCK] = _first(scores, ranked.shape[1])
+        return ranked
+
+    return rank
+
+
+def rank_by_scores(data: TrainingData, weights: Floats | scipy.sparse.csr_matrix) -> Ranker:
+    """Rank by item-item weights (N, N) summed over a history, or by one score per item (N,)."""
+    return rank_by(data, constant(weights) if weights.ndim == 1 else summed(data, weights))
+
+
+def constant(scores: Floats) -> Scorer:
+    """The same scores (N,) for every query."""
+    return lambda rows: np.tile(scores, (len(rows), 1))
+
+
+def summed(data: TrainingData, weights: Floats | scipy.sparse.csr_matrix, decay: float = 1.0) -> Scorer:
+    """Item-item weights (N, N), summed over a history.
+
+    Args:
+        decay: factor on an event for each later step of the history, see `history_matrix`.
+    """
+
+    def score(rows: Rows) -> Floats:
+        product = history_matrix(data, rows, decay) @ weights
+        return np.asarray(product.toarray() if scipy.sparse.issparse(product) else product, np.float32)
+
+    return score
+
+
+def _first(scores: Floats, k: int) -> Rows:
+    """(Q, k) rows of the largest scores (Q, N), best first; -1 where a score is minus infinity.
+
+    A score and its row become one integer, so that the order is that of a stable sort.
+    """
+    bits = torch.from_numpy(scores + np.float32(0)).view(torch.int32)  # + 0 turns -0 into 0
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    keys = (ordered << 32) + torch.arange(scores.shape[1] - 1, -1, -1)
+    rows = torch.topk(keys, k, dim=1).indices.numpy()
+    return np.where(np.isneginf(np.take_along_axis(scores, rows, 1)), -1, rows)
+
+
+def _most_popular(data: TrainingData, items: int, queries: int) -> TrainingData:
+    """The data with the items that have most training pairs, and a sample of the validation queries."""
+    validation = data.parts["validation"].positive()
+    distinct = np.unique(validation.query)
+    if len(distinct) > queries:
+        drawn = np.sort(np.random.default_rng(0).permutation(distinct)[:queries])
+        validation = validation.where(np.isin(validation.query, drawn))
+    parts = {"train": data.parts["train"].positive(), "validation": validation}
+    if data.item_count <= items or data.histories is None:
+        return replace(data, parts=parts)
+    order = np.argsort(-data.counts(), kind="stable")
+    new_rows = np.full(data.item_count, -1, np.int64)
+    new_rows[np.sort(order[:items])] = np.arange(items)
+    histories = data.histories
+    kept = new_rows[histories.run] >= 0
+    before = np.concatenate([[0], np.cumsum(kept)])
+    fewer = replace(
+        histories,
+        run=new_rows[histories.run[kept]],
+        begin=before[histories.begin],
+        end=before[histories.end],
+        steps=None if histories.steps is None else histories.steps[kept],
+    )
+    parts = {name: _of_items(pairs, new_rows) for name, pairs in parts.items()}
+    return replace(data, parts=parts, item_count=items, histories=fewer)
+
+
+def _of_items(pairs: Pairs, new_rows: Rows) -> Pairs:
+    """The pairs of the items that have a new row (-1 for none)."""
+    kept = pairs.where(new_rows[pairs.item] >= 0)
+    return replace(kept, item=new_rows[kept.item])
