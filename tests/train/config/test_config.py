@@ -23,7 +23,7 @@ from train.config import (
     read_experiment,
 )
 from train.config.losses import InBatchSoftmax, SampledSoftmax
-from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower
+from train.config.towers import BagTower, ClicksTower, DssmTower, SequenceTower, SharedTower
 from train.data.sources.events import EventsData
 from train.data.sources.movielens import MovielensData
 from train.paths import CONFIGS
@@ -48,7 +48,8 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
     assert experiment.index.recall_target == (0.93 if path.stem == "debian-128" else 0.98)
     if any(isinstance(spec, HistoryFeature) for spec in experiment.query.values()):
         assert isinstance(experiment.data, EventsData | MovielensData)
-        assert isinstance(experiment.tower, SharedTower if path.stem.endswith("-ratings") else SequenceTower)
+        of_labels = {"movielens-ratings": SharedTower, "movielens-clicks": ClicksTower}
+        assert isinstance(experiment.tower, of_labels.get(path.stem, SequenceTower))
         return
     assert len(experiment.examples) >= 5
     paper = path.stem.endswith("-dssm")
