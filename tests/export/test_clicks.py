@@ -1,6 +1,7 @@
 """A click model from labelled events to a served probability."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_the_served_score_is_that_of_torch(clicks: Made) -> None:
     assert all(abs(hit.score - scores[0][row_of[hit.id]]) < 1e-6 for hit in found.hits)
 
 
-def _query(values: dict[str, object]) -> Query:
+def _query(values: dict[str, Any]) -> Query:
     return example_query({name: value for name, value in values.items() if value is not None})
 
 

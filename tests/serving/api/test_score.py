@@ -46,7 +46,7 @@ def test_scores_are_those_of_a_search(client: RetrievalClient) -> None:
     scores = client.score(TEXTS[0], ids)
     assert [item_id for item_id, _ in scores.items] == ids
     expected = [hit.score for hit in reversed(found.hits)]
-    assert np.allclose([score for _, score in scores.items], expected, atol=1e-6)
+    assert np.allclose(np.array([score for _, score in scores.items], np.float64), expected, atol=1e-6)
     assert np.ptp(expected) > 0.1
     assert (scores.kind, scores.basis) == ("cosine", Basis.QUERY)
     assert scores.bundle_version == found.bundle_version

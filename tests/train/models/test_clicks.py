@@ -30,7 +30,7 @@ def test_the_product_of_the_coordinates_is_that_of_a_factorisation_machine() -> 
     u = QueryCoordinates(0.0)(tower(nn.Identity(), crosses=True).encode_features(query))
     v = ItemCoordinates()(tower(nn.Identity(), crosses=True).encode_features(item))
     features = [*query.values(), *item.values()]
-    expected = sum(each[:, 3] for each in features)
+    expected = torch.stack(features)[:, :, 3].sum(dim=0)
     for n, one in enumerate(features):
         for other in features[n + 1 :]:
             expected = expected + (one[:, :3] * other[:, :3]).sum(dim=1)
