@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from serving.retrieval.answer import Answer, Basis, FusionMode, Hit
+from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores
 from serving.transport.converters import Info
 
 WIDTH = 120  # if the output is not a terminal
@@ -84,6 +84,14 @@ def show_vectors(console: Console, texts: Sequence[str], vectors: Sequence[Seque
         for text, vector in zip(texts, vectors, strict=True)
     }
     show_pairs(console, rows)
+
+
+def show_scores(console: Console, found: Scores) -> None:
+    """Show the score of each item, in the order of the request."""
+    table = Table("item", found.kind.replace("_", " "), box=None)
+    for item_id, value in found.items:
+        table.add_row(Text(item_id), "not in the catalogue" if value is None else f"{value:.6f}")
+    console.print(table)
 
 
 def show_info(console: Console, info: Info) -> None:

@@ -99,3 +99,24 @@ class Answer(NamedTuple):
     sequence: int = 0
     plan: Plan = Plan.UNFILTERED
     fusion: FusionMode = FusionMode.DEFAULT
+
+
+class Scores(NamedTuple):
+    """The scores of items for one query.
+
+    Args:
+        items: id and score of each item, in the order of the request; None where the catalogue holds no such
+            item.
+        kind: `cosine`, `inner_product`, or `probability` of a model that predicts labels; `unknown` is one
+            that a newer server names.
+        bundle_version, timing, unknown_history, basis, sequence: as of `Answer`; on the bases POPULAR and
+            NONE, the scores are those of a query without any value.
+    """
+
+    items: tuple[tuple[str, float | None], ...]
+    kind: str
+    bundle_version: str
+    timing: Timing
+    unknown_history: int = 0
+    basis: Basis = Basis.QUERY
+    sequence: int = 0

@@ -343,6 +343,23 @@ class Retriever:
             return [_tuple(SearchResult, (*each, *NO_PARTS)) for each in best]
         return self._find_each(encoded, options)
 
+    def scores(self, vector: Vectors, item_ids: Sequence[str]) -> list[float | None]:
+        """The exact scores of items for one query, as searches show them; None for an item that is not there.
+
+        Args:
+            vector: float32 (D,), of the query tower.
+            item_ids: of the catalogue as it is now, live items and deletes included.
+
+        Raises:
+            ArithmeticError: the vector is not finite.
+        """
+        require_finite(vector)
+        rows = [self.catalogue.find(each) for each in item_ids]
+        known = [row for row in rows if row is not None]
+        products = self.index.vectors(known) @ vector if known else vector[:0]
+        shown = iter(shown_scores(products, self.manifest.score).tolist())
+        return [None if row is None else next(shown) for row in rows]
+
     def _find_one(self, vector: Vectors, k: int) -> SearchResult:
         """As `find`, of one query with nothing but a text."""
         rows, products = self.index.search_one(vector, k)

@@ -31,11 +31,13 @@ class _TowerSection:
         return replace(self, **{name: self._for_english[name] for name in unset})  # type: ignore[type-var]
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
-        """Check that the towers can be built for these features; by default any will do.
+        """Check that the towers can be built for these features; by default all but negative histories.
 
         Raises:
             ValueError: they cannot; the text names the key of the `[tower]` section.
         """
+        if any(spec.kind == "negative_history" for spec in query.values()):
+            raise ValueError('tower.kind: expected "clicks" for a negative history')
 
 
 @dataclass(frozen=True)
@@ -226,8 +228,9 @@ class SequenceTower(_TowerSection):
         """EASE scores an item's id for the items of a history: it needs both features.
 
         Raises:
-            ValueError: one of them is missing.
+            ValueError: one of them is missing, or there is a negative history.
         """
+        super().check_features(query, item)
         has_history = any(isinstance(spec, HistoryFeature) for spec in query.values())
         has_id = any(isinstance(spec, IdFeature) for spec in item.values())
         if self.latent and not (has_history and has_id):
@@ -268,6 +271,57 @@ class SharedTower(_TowerSection):
         _check_orders(self)
 
 
+@dataclass(frozen=True)
+class ClicksTower(_TowerSection):
+    """Predicts whether an item is clicked, bought or liked: sigmoid(<u, v> + b_u + b_v + b).
+
+    Each feature has a vector and a bias; u and b_u are their sums over the query's features, v and b_v over
+    the item's. So the model is a factorisation machine (Rendle 2010) of which each side is one vector: the
+    biases are one more coordinate, [u, b_u, 1] and [v, 1, b_v]. Histories of positive and of negative items
+    are pooled together: their sum is divided by the number of items plus a learned constant, so that a short
+    history says less (`train/models/clicks.py`).
+
+    Args:
+        dimension: coordinates of u and v.
+        crosses: add the products of features of the same side to its bias, as a factorisation machine does.
+        gate: weigh the features of a side by each other (SENet, Huang et al. 2019, section 3.2).
+        hidden: width of a residual layer on each side; 0 leaves it out.
+        dropout: dropout on u.
+        id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
+            content encoders learn to place an item.
+        orders: lengths of the letter n-grams of texts.
+        words: also hash whole words of texts.
+        buckets: rows of the hashed table of texts.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
+    """
+
+    kind: Literal["clicks"]
+    dimension: int = 16
+    crosses: bool = False
+    gate: bool = False
+    hidden: int = 0
+    dropout: float = 0.2
+    id_dropout: float = 0.0
+    orders: tuple[int, ...] = (3,)
+    words: bool = True
+    buckets: int = 8192
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = Bce(kind="bce", negatives=0)
+
+    def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+        """Any features will do."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "dimension")
+        at_least(0, self, "hidden")
+        at_least(2, self, "buckets")
+        for name in ("dropout", "id_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
+        _check_orders(self)
+
+
 def _check_orders(section: Any) -> None:
     """Refuse lengths of n-grams that the word hashing does not support, and a section without any."""
     for name, longest in (("orders", MAX_NGRAM), ("characters", MAX_CHARACTERS)):
@@ -278,4 +332,4 @@ def _check_orders(section: Any) -> None:
         raise ValueError(f"orders: expected lengths of 1 to {MAX_NGRAM}, got []")
 
 
-TowerConfig = BagTower | DssmTower | SequenceTower | SharedTower
+TowerConfig = BagTower | DssmTower | SequenceTower | SharedTower | ClicksTower

@@ -17,6 +17,7 @@ import scipy.sparse
 import torch
 
 from train.config import Experiment
+from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import mask_seen
 from train.evaluation.metrics import CUTOFFS, mean, per_query
@@ -191,7 +192,7 @@ def selection_metric(experiment: Experiment) -> str:
     Baselines rank, and do not predict labels.
     """
     selection = experiment.training.selection
-    return "ndcg_at_10" if selection == "auc" else selection
+    return "ndcg_at_10" if selection in OF_LABELS else selection
 
 
 def has_histories(experiment: Experiment, data: TrainingData) -> bool:

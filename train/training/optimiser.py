@@ -1,6 +1,7 @@
 """Adam with a learning rate for each kind of parameter, warm-up and cosine decay."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +13,12 @@ WEIGHTS_FACTOR = 30.0  # a weight of an n-gram is of size 1 to 3; entries of mat
 WARM_UP = 0.05  # of all steps
 
 
-def adam(towers: tuple[Tower, Tower], learning_rate: float) -> torch.optim.Adam:
+def adam(
+    towers: tuple[Tower, Tower], learning_rate: float, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
     """Adam over both towers; a shared table is one parameter.
+
+    With weight decay it is AdamW, which takes a share of the matrices away in each step, not of vectors.
 
     A table that starts as a random projection has entries of size 1 / sqrt(D), and its step is scaled
     likewise. Second moments are averaged over about 50 steps, because epochs here are short.
@@ -31,14 +36,29 @@ def adam(towers: tuple[Tower, Tower], learning_rate: float) -> torch.optim.Adam:
         for parameter in tower.parameters()
         if parameter.requires_grad and parameter not in tables and parameter not in weights
     }
-    groups = [{"params": list(plain), "lr": learning_rate}]
+    groups: list[dict[str, Any]] = [{"params": list(plain), "lr": learning_rate}]
     if tables:
         width = next(iter(tables)).shape[1]
         groups.append({"params": list(tables), "lr": learning_rate / math.sqrt(width)})
         groups.append({"params": list(weights), "lr": learning_rate * WEIGHTS_FACTOR})
+    if weight_decay:
+        groups = [each for group in groups for each in _by_decay(group, weight_decay)]
     for group in groups:
         group["peak"] = group["lr"]
+    if weight_decay:
+        return torch.optim.AdamW(groups, betas=(0.9, 0.98))
     return torch.optim.Adam(groups, betas=(0.9, 0.98))
+
+
+def _by_decay(group: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
+    """A group of parameters as two: its matrices with weight decay, and its vectors without."""
+    matrices = [each for each in group["params"] if each.ndim > 1]
+    vectors = [each for each in group["params"] if each.ndim <= 1]
+    parts = [
+        {**group, "params": matrices, "weight_decay": weight_decay},
+        {**group, "params": vectors, "weight_decay": 0.0},
+    ]
+    return [part for part in parts if part["params"]]
 
 
 def set_learning_rate(

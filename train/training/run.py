@@ -8,7 +8,7 @@ A run whose inputs have not changed is not trained again: its metrics are read f
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +21,12 @@ from protos.errors import DataError, MissingStage
 from protos.features import Schema
 from protos.files.file_lock import exclusive_lock
 from train.config import Experiment
+from train.config.training import OF_LABELS
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
 from train.evaluation.baselines import baselines
+from train.evaluation.labelled_metrics import Bin
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import FittedBaseline, Ranker
 from train.evaluation.report import (
@@ -45,6 +47,7 @@ from train.paths import CACHE
 from train.training.callbacks import RunCallbacks
 from train.training.checkpoint import BEST_TOWERS, RUN_STATE, START_TOWERS, load_run, load_towers, save_towers
 from train.training.device import TrainingProcess, start_process
+from train.training.labelled_pairs import LabelledPairs
 from train.training.metric_groups import grouped
 from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.tracking import find_run, flattened, log_warnings, tracked_run
@@ -226,14 +229,19 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
     with console.status("placing new items by their content"):
         architecture = architecture_of(experiment.tower)
         changed = architecture.fit_unknown_items(trainer.towers[1], trainer.items, data.counts())
-    if changed:
+    labelled = LabelledPairs(trainer)
+    calibrated = labelled.calibrate()
+    if changed or calibrated:
         save_towers(folder / BEST_TOWERS, trainer.towers)
     rankers = baselines(experiment, data, console)
     with console.status("test evaluation, baselines beside it"):
         metrics |= _test_metrics(trainer, rankers)
+        metrics |= labelled.metrics(experiment)
         on_judged = judged.metrics(rankers, start, console)
-        beside = _baselines_on_validation(experiment, trainer, rankers)
-    mlflow.log_params(flattened({"baselines": {name: dict(each.settings) for name, each in rankers.items()}}))
+        on_labels = labelled.baselines_on_validation(experiment)
+        beside = _baselines_on_validation(experiment, trainer, rankers, on_labels)
+    settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
+    mlflow.log_params(flattened({"baselines": settings}) | flattened({"calibration": calibrated}))
     state = trainer.state
     best = {"best_epoch": float(state.best_epoch)}
     mlflow.log_metrics(grouped("test", metrics) | grouped("train", best) | grouped("judged", on_judged))
@@ -245,7 +253,7 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
     history = plots.TrainingHistory(
         experiment.name, state.history, state.losses, state.pairs, selection, state.best_epoch, beside
     )
-    _log_outputs(folder, history, metrics)
+    _log_outputs(folder, history, metrics, labelled.reliability)
     for name in (RUN_STATE, BEST_TOWERS, START_TOWERS):
         (folder / name).unlink(missing_ok=True)
 
@@ -318,12 +326,15 @@ def _test_metrics(trainer: Trainer, rankers: Mapping[str, FittedBaseline]) -> di
 
 
 def _baselines_on_validation(
-    experiment: Experiment, trainer: Trainer, rankers: Mapping[str, FittedBaseline]
+    experiment: Experiment,
+    trainer: Trainer,
+    rankers: Mapping[str, FittedBaseline],
+    labelled: dict[str, float],
 ) -> dict[str, float]:
-    """Name -> the metric that selects the epoch, of each baseline that has it."""
+    """Name -> the metric that selects the epoch, of each baseline; `labelled` if it is one of labels."""
     selection = experiment.training.selection
-    if selection == "auc":
-        return {"itemmean": trainer.state.history[0]["validation_itemmean_auc"]}
+    if selection in OF_LABELS:
+        return labelled
     queries, relevant = trainer.data.parts["validation"].by_query()
     return {name: mean(per_query(rank(queries), relevant))[selection] for name, rank in rankers.items()}
 
@@ -350,11 +361,18 @@ def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:
         mlflow.log_artifact(str(model.schema.folder / name), str(Path(ARTIFACTS, name).parent))
 
 
-def _log_outputs(folder: Path, history: plots.TrainingHistory, metrics: dict[str, float]) -> None:
+def _log_outputs(
+    folder: Path,
+    history: plots.TrainingHistory,
+    metrics: dict[str, float],
+    reliability: Mapping[str, Sequence[Bin]],
+) -> None:
     mlflow.log_artifact(str(folder / BEST_TOWERS), ARTIFACTS)
     figures = {
         "learning_curves.png": plots.learning_curves(history),
         "beside_baselines.png": plots.baseline_comparison(metrics, history.name),
     }
+    if reliability:
+        figures["reliability.png"] = plots.reliability_diagram(reliability, history.name)
     for name, figure in figures.items():
         mlflow.log_artifact(str(plots.save(figure, folder / name)), "plots")

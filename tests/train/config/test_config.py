@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from protos.errors import ConfigError
-from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from protos.features import FeatureSpec, HistoryFeature, IdFeature, TextFeature
 from tests.helpers.stdlib import DSSM, write_toml
 from train.config import (
     BenchConfig,
@@ -23,7 +23,7 @@ from train.config import (
     read_experiment,
 )
 from train.config.losses import InBatchSoftmax, SampledSoftmax
-from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower
+from train.config.towers import BagTower, ClicksTower, DssmTower, SequenceTower, SharedTower
 from train.data.sources.events import EventsData
 from train.data.sources.movielens import MovielensData
 from train.paths import CONFIGS
@@ -48,7 +48,8 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
     assert experiment.index.recall_target == (0.93 if path.stem == "debian-128" else 0.98)
     if any(isinstance(spec, HistoryFeature) for spec in experiment.query.values()):
         assert isinstance(experiment.data, EventsData | MovielensData)
-        assert isinstance(experiment.tower, SharedTower if path.stem.endswith("-ratings") else SequenceTower)
+        of_labels = {"movielens-ratings": SharedTower, "movielens-clicks": ClicksTower}
+        assert isinstance(experiment.tower, of_labels.get(path.stem, SequenceTower))
         return
     assert len(experiment.examples) >= 5
     paper = path.stem.endswith("-dssm")
@@ -142,9 +143,11 @@ def test_a_name_must_fit_files_and_registries(stdlib: Path, tmp_path: Path, name
 
 
 HISTORY, ID, TEXT = HistoryFeature("history"), IdFeature("id"), TextFeature("text", "text")
+REJECTED = HistoryFeature("negative_history")
 FEATURES: list[tuple[str, dict[str, FeatureSpec], str]] = [
-    ("query", {}, 'query: expected at least one feature of kind "text" or "history"'),
-    ("query", {"x": CategoryFeature("category", "x")}, "query: expected at least one feature of kind"),
+    ("query", {}, "query: expected at least one feature"),
+    ("query", {"a": REJECTED, "b": REJECTED}, "query: expected at most one negative history"),
+    ("query", {"text": TEXT, "a": REJECTED}, 'tower.kind: expected "clicks" for a negative history'),
     ("query", {"id": ID, "text": TEXT}, 'query.id: a feature of kind "id" belongs to the other side'),
     ("query", {"a": HISTORY, "b": HISTORY}, "query: expected at most one history"),
     ("item", {}, "item: expected at least one feature"),

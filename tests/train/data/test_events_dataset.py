@@ -74,7 +74,7 @@ def test_the_history_is_stored_beside_the_pairs(made: Callable[..., Dataset]) ->
     data = made()
     assert data.items.columns == ["item_id", "title"]
     columns = ["month", "item_row", "weight", "label", "group", "time", "session", "position", "user_start"]
-    assert data.pairs.columns == [*columns, "part", "begin", "end"]
+    assert data.pairs.columns == [*columns, "part", "begin", "end", "negative_begin", "negative_end"]
     assert data.history is not None
     assert data.history.dtype == np.int64
     assert len(data.history) == data.pairs.height == 550

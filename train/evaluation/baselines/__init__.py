@@ -24,6 +24,7 @@ from train.evaluation.baselines import (
     tfidf,
     vsknn,
 )
+from train.evaluation.label_baselines import LABEL_BASELINES
 from train.evaluation.ranking import FittedBaseline, Fitting
 from train.progress import PROGRESS, progress_bar
 
@@ -47,7 +48,7 @@ BASELINES = tuple(
 LABELS = {
     **{each.name: each.label for each in BASELINES},
     "start": "start",  # the towers before the first step; `train/training/run.py` measures them
-    "itemmean": "item means",  # predicts labels and does not rank; `report.evaluate_labels` measures it
+    **{each.name: each.label for each in LABEL_BASELINES},  # predict labels and do not rank
 }
 
 
