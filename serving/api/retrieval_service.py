@@ -165,9 +165,11 @@ class RetrievalServicer:
 
         def answer(job: Job) -> wire.ScoreResponse:
             # The items are looked up here, so that all of them are of the same moment.
-            pairs = zip(job.vectors, asked, strict=True)
-            scores = [bundle.retriever.scores(vector, each.item_ids) for vector, each in pairs]
             contexts = [each.context for each in job.found]
+            scores = [
+                bundle.retriever.scores(vector, each.item_ids, context.basis)
+                for vector, each, context in zip(job.vectors, asked, contexts, strict=True)
+            ]
             manifest, sequence = bundle.manifest, bundle.retriever.sequence
             return converters.scores_to_wire(manifest, asked, scores, contexts, job.timing, sequence)
 
