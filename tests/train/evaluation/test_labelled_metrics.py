@@ -91,3 +91,13 @@ def test_the_draws_are_not_all_in_memory() -> None:
     finally:
         tracemalloc.stop()
     assert most < 20 * labels.size * 8  # arrays of a number for each pair
+
+
+def test_pairs_of_a_user_are_in_one_fold_of_the_calibration() -> None:
+    """Five users with shares of their own: what four of them have in common does not hold for the fifth."""
+    shares = np.repeat([0.8, 0.8, 0.3, 0.3, 0.6], 400)
+    labels = np.tile(np.arange(400) / 400, 5) < shares
+    users = np.repeat(np.arange(5), 400)
+    assert calibrate(labels, np.zeros(2000)).kind == "platt"
+    assert calibrate(labels, np.zeros(2000), users).kind == "none"
+    assert calibrate(labels, np.zeros(2000), users // 2).kind == "platt"  # fewer users than folds
