@@ -134,6 +134,11 @@ def _check_columns(pairs: pl.DataFrame, config: SplitConfig) -> None:
         raise DataError('split.by = "file" needs data of kind "events" or "files"')
     if by == "file" and "position" in pairs.columns and config.validation != VALIDATION:
         raise DataError('split.validation: of events, a split by "file" takes one of each user, not a share')
+    if "position" not in pairs.columns and config.history != "cut":
+        raise DataError(
+            f'split.history = "{config.history}" needs events of users, which have histories: data of kind '
+            '"events" or "movielens"'
+        )
     if "position" not in pairs.columns and (by in ("last", "last_session", "random") or config.cold_items):
         what = "split.cold_items" if config.cold_items else f'split.by = "{by}"'
         raise DataError(f'{what} needs events of users: data of kind "events" or "movielens"')
