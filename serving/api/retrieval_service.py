@@ -151,7 +151,7 @@ class RetrievalServicer:
         return self._job(bundle, queries, names, NO_SEARCH, answer, size)
 
     def Score(self, request: wire.ScoreRequest, call: Call, admitted: bool = False) -> Job | Deferred:
-        """The scores of given items for given queries; `admitted` as in `Search`."""
+        """The towers' scores of given items for given queries; `admitted` as in `Search`."""
         asked = request.queries
         items = self._limits.check_scored(asked)
         names = [f"queries[{n}].query" for n in range(len(asked))]

@@ -168,7 +168,8 @@ class Retriever:
             queries: at least one.
             k: at least 1.
             exclude: item ids that must not be in any answer; unknown ones exclude nothing.
-            exclude_history: exclude the items of a query's own history from its answer, too.
+            exclude_history: exclude the items of a query's own history from its answer, too, and those of its
+                negative history.
             filter: only items that pass are in the answers, as `serving.filters.expression.where` builds it.
             fusion: which scores rank the items of queries with a text.
 
