@@ -16,7 +16,7 @@ from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
 from protos.errors import InvalidInput, Overloaded
 from serving.client import AsyncRetrievalClient, Query, RetrievalClient
-from serving.retrieval.answer import Basis
+from serving.retrieval.answer import Basis, FusionMode
 from serving.retrieval.retriever import Retriever
 from serving.security.access import Access
 from serving.security.rate_limit import RateLimit
@@ -65,6 +65,17 @@ def test_an_unknown_item_has_no_score_and_the_others_have(client: RetrievalClien
     assert items["nowhere"] is None
     assert items["item-001"] is not None and items["item-002"] is not None
     assert client.score(TEXTS[0], ["nowhere"]).items == (("nowhere", None),)
+
+
+def test_scores_of_a_hybrid_bundle_are_those_of_the_towers(tmp_path: Path) -> None:
+    folder = tiny_bundle(tmp_path, is_hybrid=True)
+    with RetrievalServer(Retriever.load(folder)) as server, RetrievalClient(server.address) as client:
+        found = client.search(TEXTS[0], k=20, fusion=FusionMode.HYBRID)
+        scores = client.score(TEXTS[0], [hit.id for hit in found.hits])
+    assert found.fusion is FusionMode.HYBRID
+    dense = [hit.dense for hit in found.hits]
+    assert [score for _, score in scores.items] == pytest.approx(dense, abs=1e-6)
+    assert dense != [hit.score for hit in found.hits]
 
 
 def test_a_text_of_which_nothing_is_known_has_the_scores_of_an_empty_one(tmp_path: Path) -> None:
