@@ -117,7 +117,7 @@ class RetrievalServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """The scores of given items for given queries, exact, without a search.
+        """The towers' scores of given items for given queries, exact, without a search.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -151,7 +151,7 @@ class RetrievalServicer:
         return self._job(bundle, queries, names, NO_SEARCH, answer, size)
 
     def Score(self, request: wire.ScoreRequest, call: Call, admitted: bool = False) -> Job | Deferred:
-        """The scores of given items for given queries; `admitted` as in `Search`."""
+        """The towers' scores of given items for given queries; `admitted` as in `Search`."""
         asked = request.queries
         items = self._limits.check_scored(asked)
         names = [f"queries[{n}].query" for n in range(len(asked))]
@@ -165,9 +165,11 @@ class RetrievalServicer:
 
         def answer(job: Job) -> wire.ScoreResponse:
             # The items are looked up here, so that all of them are of the same moment.
-            pairs = zip(job.vectors, asked, strict=True)
-            scores = [bundle.retriever.scores(vector, each.item_ids) for vector, each in pairs]
             contexts = [each.context for each in job.found]
+            scores = [
+                bundle.retriever.scores(vector, each.item_ids, context.basis)
+                for vector, each, context in zip(job.vectors, asked, contexts, strict=True)
+            ]
             manifest, sequence = bundle.manifest, bundle.retriever.sequence
             return converters.scores_to_wire(manifest, asked, scores, contexts, job.timing, sequence)
 

@@ -73,7 +73,7 @@ class RetrievalClient:
             k: 0 for the server's default.
             exclude: item ids that must not be in the answer.
             timeout: in seconds.
-            exclude_history: leave the items of the query's history out too.
+            exclude_history: leave the items of the query's history out too, and of its negative history.
             metadata: sent with the request, such as `[("x-request-id", "7")]`; names are lower case.
             min_sequence: the search waits until the worker has applied all writes up to this sequence; pass
                 `Written.sequence` to find your own write.
@@ -172,6 +172,8 @@ class RetrievalClient:
         min_sequence: int = 0,
     ) -> Scores:
         """The exact scores of items for a query: the calibrated probability where the model predicts labels.
+
+        They are those of the towers alone; of a hybrid bundle `Hit.dense`.
 
         Args:
             query: as in `search`, but not an item.

@@ -102,7 +102,7 @@ class Answer(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """The scores of items for one query.
+    """The towers' scores of items for one query; of a hybrid bundle those that a `Hit` has as `dense`.
 
     Args:
         items: id and score of each item, in the order of the request; None where the catalogue holds no such

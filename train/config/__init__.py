@@ -93,6 +93,7 @@ class Experiment:
             object.__setattr__(self, "loss", self.tower.usual_loss)
         _check_features(self.query, self.item)
         self.tower.check_features(self.query, self.item)
+        _check_negative_history(self.query, self.split)
         for n, example in enumerate(self.examples):
             unknown = set(example) - set(self.query)
             if unknown or not example:
@@ -126,6 +127,16 @@ def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec])
             raise ValueError(f"query: expected at most one {what}")
     if sum(isinstance(spec, IdFeature) for spec in item.values()) > 1:
         raise ValueError("item: expected at most one id")
+
+
+def _check_negative_history(query: dict[str, FeatureSpec], split: SplitConfig) -> None:
+    """Refuse a split in which a history and a negative history of a record end at different moments."""
+    for name, spec in query.items():
+        if spec.kind == "negative_history" and split.by == "random":
+            raise ValueError(
+                f"query.{name}: a negative history needs a split in the order of events, and that by "
+                '"random" has none; by = "time", "last" or "last_session" has one'
+            )
 
 
 def read_experiment(path: Path) -> Experiment:

@@ -25,8 +25,10 @@ class TrainingConfig:
         seed: of everything random.
         threads: torch's threads; 0 takes all cores.
         weight_decay: share of each weight that a step takes away, times the learning rate (AdamW, Loshchilov
-            and Hutter 2019); biases and other vectors are left alone. Embeddings need it where items have few
-            events.
+            and Hutter 2019). All parameters with two or more dimensions decay: matrices and tables of
+            embeddings, all rows of a table in each step, with the biases of features that are a column of
+            them in the tower `clicks`. Those with one or none do not, such as the biases of layers.
+            Embeddings need it where items have few events.
         selection: the validation metric that chooses the best epoch; `auc` and `log_loss` need labelled data,
             and `log_loss` a sigmoid: the towers `clicks` and `shared`. An epoch
             whose recall or hit rate is within one query of the highest so far replaces the kept one if that

@@ -39,7 +39,7 @@ from train.data import splits
 from train.data.columns import column_names
 from train.data.filters import filter_kinds, with_filter_columns
 from train.data.judged import JUDGEMENT, JudgedTable, judged_files, read_judged
-from train.data.source import Source, SourceConfig, SourceContext, Tables, sample_groups
+from train.data.source import POSITIVE, Source, SourceConfig, SourceContext, Tables, sample_groups
 from train.data.table_files import identity_of
 from train.fingerprint import code_fingerprint
 
@@ -233,6 +233,11 @@ def _check_columns(experiment: Experiment, tables: Tables) -> None:
         for name, spec in getattr(experiment, side).items():
             if isinstance(spec, HistoryFeature) and tables.history is None:
                 raise DataError(f"{kind}: {side}.{name} is a history, but these data have no users")
+            if spec.kind == "negative_history" and not tables.pairs.filter(~POSITIVE).height:
+                raise DataError(
+                    f"{kind}: {side}.{name} is a negative history, but these data have no negative events; "
+                    "a label tells which events are negative"
+                )
             for column in column_names({name: spec}):
                 if column not in present:
                     raise DataError(

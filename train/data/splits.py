@@ -32,7 +32,8 @@ to test. In test and validation it has the history of the positives, so it does 
 
 The negative history of a record is `negatives[negative_begin:negative_end]`: the user's negative events
 before the record's own, up to the positive that follows its history; in a split by time, up to the same
-moment as its history.
+moment as its history. So both together are the first events of the user, but not with `random`, where a
+record of test has later events than its own in its history: features of negative histories are refused there.
 """
 
 import hashlib
@@ -133,6 +134,11 @@ def _check_columns(pairs: pl.DataFrame, config: SplitConfig) -> None:
         raise DataError('split.by = "file" needs data of kind "events" or "files"')
     if by == "file" and "position" in pairs.columns and config.validation != VALIDATION:
         raise DataError('split.validation: of events, a split by "file" takes one of each user, not a share')
+    if "position" not in pairs.columns and config.history != "cut":
+        raise DataError(
+            f'split.history = "{config.history}" needs events of users, which have histories: data of kind '
+            '"events" or "movielens"'
+        )
     if "position" not in pairs.columns and (by in ("last", "last_session", "random") or config.cold_items):
         what = "split.cold_items" if config.cold_items else f'split.by = "{by}"'
         raise DataError(f'{what} needs events of users: data of kind "events" or "movielens"')
@@ -243,7 +249,9 @@ def _negative_end(events: pl.DataFrame) -> pl.Series:
     places = users * width + position  # ascending
     ends = users * width + events["__end"].cast(pl.Int64).to_numpy()
     visible = np.searchsorted(places[negative], ends, "right")
-    own = events["__negatives_before"].to_numpy()
+    # A record of a test file has all of the user's history, whatever its time.
+    has_all = (events["in_test_file"] & ~events["__cold"]).to_numpy()
+    own = np.where(has_all, visible, events["__negatives_before"].to_numpy())
     return pl.Series("negative_end", np.minimum(visible, own), dtype=pl.Int64)
 
 
@@ -350,8 +358,8 @@ def _events_by_last_session(events: pl.DataFrame, config: SplitConfig) -> pl.Dat
     validation = enough & (begins == pl.col("__previous"))
     is_test, is_validation = begins >= _latest(test, begins), begins >= _latest(validation, begins)
     rejected = pl.col("__rejected")
-    until_test = pl.when(is_test).then(_latest(test, rejected))
-    negative_end = until_test.when(is_validation).then(_latest(validation, rejected)).otherwise(rejected)
+    negative_end = pl.when("__cold").then(rejected).when(is_test).then(_latest(test, rejected))
+    negative_end = negative_end.when(is_validation).then(_latest(validation, rejected)).otherwise(rejected)
     return _with_parts(
         placed,
         is_test,
@@ -391,6 +399,7 @@ def _events_by_time(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         }
         begin = pl.col("negative_begin")
         cut = pl.when(is_test).then(before(test, "__negative")).otherwise(before(validation, "__negative"))
-        ends_of_negatives = negatives + is_validation.cast(pl.Int64) * (begin + cut - negatives)
+        is_cut = is_validation & ~pl.col("__cold")
+        ends_of_negatives = pl.when(is_cut).then(begin + cut).otherwise(negatives)
     placed = _with_parts(events, is_test, is_validation, ends)
     return placed.with_columns(ends_of_negatives.alias("negative_end"))

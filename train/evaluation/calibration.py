@@ -1,8 +1,8 @@
 """Calibration of a model's logits on the validation pairs: none, a temperature, or Platt's scale and shift.
 
-Platt 1999; Guo et al. 2017 for the temperature. Which one is chosen by cross-validation over the validation
-pairs, by log loss, so that a small part does not fit more parameters than it supports. Scale and shift change
-no order of the items; they become part of the query tower, and so of the served score.
+Platt 1999; Guo et al. 2017 for the temperature. Which one is chosen by log loss and cross-validation over
+the users of the validation pairs, so that a small part does not fit more parameters than it supports. Scale
+and shift change no order of the items; they become part of the query tower, and so of the served score.
 """
 
 from dataclasses import dataclass
@@ -32,19 +32,30 @@ class Calibration:
     shift: float = 0.0
 
 
-def calibrate(labels: Labels, logits: Floats) -> Calibration:
+def calibrate(labels: Labels, logits: Floats, users: npt.NDArray[np.int64] | None = None) -> Calibration:
     """The calibration with the lowest cross-validated log loss; of equal ones the one with fewer parameters.
 
     Args:
         labels: bool (P,), of the validation pairs.
         logits: (P,).
+        users: number of each pair's user, whose pairs are all in one fold, because they depend on each other;
+            None where they are not known. Fewer users than folds count as unknown.
     """
     if min(labels.sum(), (~labels).sum()) < FEWEST:
         return Calibration("none")
-    folds = np.random.default_rng(0).permutation(len(labels)) % FOLDS
+    folds = _folds(len(labels), users)
     losses = {kind: _cross_validated(kind, labels, logits, folds) for kind in KINDS}
     best = min(KINDS, key=lambda kind: losses[kind])
     return _fit(best, labels, logits)
+
+
+def _folds(pairs: int, users: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
+    """(P,): the fold of each pair."""
+    random = np.random.default_rng(0)
+    distinct, who = np.unique(users, return_inverse=True) if users is not None else ((), np.empty(0, int))
+    if len(distinct) < FOLDS:
+        return random.permutation(pairs) % FOLDS
+    return np.asarray((random.permutation(len(distinct)) % FOLDS)[who])
 
 
 def _cross_validated(kind: str, labels: Labels, logits: Floats, folds: npt.NDArray[np.int64]) -> float:

@@ -4,7 +4,7 @@ Intervals are 95 % bootstrap intervals over users, whose pairs depend on each ot
 are no users. All models are drawn together, so that differences between two models have intervals, too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
-BINS = 10  # of equal size, of the calibration error
+BINS = 10  # of about equal size, of the calibration error
 SMALLEST = 1e-15  # probability, as in scikit-learn's log loss
 DRAWS = 1000
 
@@ -39,9 +39,15 @@ def pair_losses(labels: Labels, probability: Floats) -> Floats:
 
 
 def reliability(labels: Labels, probability: Floats, bins: int = BINS) -> list[Bin]:
-    """The pairs in order of their probability, in bins of equal size."""
-    order = np.argsort(probability, kind="stable")
-    parts = [rows for rows in np.array_split(order, bins) if len(rows)]
+    """The pairs in order of their probability, in bins of about equal size.
+
+    Pairs of the same probability are always in one bin, so that the order of the rows changes nothing: that
+    of the middle one of them.
+    """
+    _, each, counts = np.unique(probability, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - counts / 2
+    of_pair = (middle * bins / len(labels)).astype(np.int64).clip(max=bins - 1)[each]
+    parts = [np.flatnonzero(of_pair == n) for n in np.unique(of_pair)]
     return [Bin(float(probability[rows].mean()), float(labels[rows].mean()), len(rows)) for rows in parts]
 
 
@@ -91,42 +97,48 @@ def compare(
         `<name>_ece`; without a prefix for the model. `<name>_auc_gain` and `<name>_log_loss_gain` say by how
         much the model is better than the other one: its AUC is larger, its log loss is smaller.
     """
-    weights = _resampled(labels, users, draws, seed)
     found: dict[str, float] = {}
-    drawn: dict[str, dict[str, Floats]] = {}
+    areas = {name: Auc(labels, probability) for name, probability in probabilities.items()}
+    losses = {name: pair_losses(labels, probability) for name, probability in probabilities.items()}
+    ones = np.ones(len(labels))
     for name, probability in probabilities.items():
         prefix = f"{name}_" if name else ""
-        auc, losses = Auc(labels, probability), pair_losses(labels, probability)
-        ones = np.ones(len(labels))
-        found |= {f"{prefix}auc": auc(ones), f"{prefix}log_loss": float(losses.mean())}
+        found |= {f"{prefix}auc": areas[name](ones), f"{prefix}log_loss": float(losses[name].mean())}
         found[f"{prefix}ece"] = calibration_error(labels, probability)
-        drawn[name] = {
-            "auc": np.array([auc(each) for each in weights]),
-            "log_loss": np.array([each @ losses / each.sum() for each in weights]),
-        }
-        for metric, values in drawn[name].items():
-            found |= _ends(f"{prefix}{metric}", values)
+    # One draw at a time: all of them at once would be `draws` numbers for each pair.
+    rows = [
+        [(areas[name](each), each @ losses[name] / each.sum()) for name in probabilities]
+        for each in _resampled(labels, users, draws, seed)
+    ]
+    drawn = np.array(rows, np.float64).reshape(len(rows), len(probabilities), 2)
+    of = {
+        (name, metric): drawn[:, n, m]
+        for n, name in enumerate(probabilities)
+        for m, metric in enumerate(("auc", "log_loss"))
+    }
+    for (name, metric), values in of.items():
+        found |= _ends(f"{name}_{metric}" if name else metric, values)
     for name in probabilities:
         if not name:
             continue
         for metric, sign in (("auc", 1), ("log_loss", -1)):
             key = f"{name}_{metric}_gain"
             found[key] = sign * (found[metric] - found[f"{name}_{metric}"])
-            found |= _ends(key, sign * (drawn[""][metric] - drawn[name][metric]))
+            found |= _ends(key, sign * (of["", metric] - of[name, metric]))
     return found
 
 
-def _resampled(labels: Labels, users: npt.NDArray[np.int64] | None, draws: int, seed: int) -> list[Floats]:
+def _resampled(
+    labels: Labels, users: npt.NDArray[np.int64] | None, draws: int, seed: int
+) -> Iterator[Floats]:
     """How often each pair is drawn, in each of the draws that hold pairs of both kinds."""
     generator = np.random.default_rng(seed)
     who = np.arange(len(labels)) if users is None else np.unique(users, return_inverse=True)[1]
     count = int(who.max()) + 1
-    weights = []
     for _ in range(draws):
         drawn = np.bincount(generator.integers(0, count, count), minlength=count)[who].astype(np.float64)
         if 0 < (drawn * labels).sum() < drawn.sum():
-            weights.append(drawn)
-    return weights
+            yield drawn
 
 
 def _ends(name: str, values: Floats) -> dict[str, float]:

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from train.evaluation.baselines import LABELS
 from train.evaluation.labelled_metrics import Bin
+from train.evaluation.metrics import goodness
 
 matplotlib.use("Agg")
 
@@ -23,7 +24,7 @@ COLOURS = (MODEL_COLOUR, BASELINE_COLOUR, QUIET_COLOUR, *OTHER_COLOURS)
 FEW_BARS = 5  # side by side, whose figures fit above them
 FEW_STEPS = 40  # so many steps are drawn as points, too
 FULL_SHARE = 0.9  # of the pairs of the middle batch, from which on a batch counts as full
-METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC", "log_loss": "log loss"}
+METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC", "log_loss": "log loss", "ece": "ECE"}
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ def learning_curves(history: TrainingHistory) -> Figure:
         label=f"best: epoch {history.best_epoch}, {best:.3f}",
     )
     if history.baselines:
-        best_of = min if history.selection == "log_loss" else max
-        name = best_of(history.baselines, key=lambda each: history.baselines[each])
+        name = max(history.baselines, key=lambda each: goodness(history.selection, history.baselines[each]))
         value = history.baselines[name]
         text = f"{LABELS[name]}, {value:.3f}"
         right.axhline(value, color=BASELINE_COLOUR, linestyle="--", linewidth=1.2, label=text)

@@ -46,8 +46,8 @@ class LabelledPairs:
             return {}
         if self._has_both("test"):
             self._uncalibrated = self._probabilities("test")
-        labels = positive(self._trainer.data.parts["validation"])
-        found = calibrate(labels, self._logits("validation"))
+        pairs = self._trainer.data.parts["validation"]
+        found = calibrate(positive(pairs), self._logits("validation"), pairs.user)
         head.calibrate(found.scale, found.shift)
         return {"kind": found.kind, "scale": found.scale, "shift": found.shift}
 

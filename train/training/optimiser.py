@@ -18,7 +18,10 @@ def adam(
 ) -> torch.optim.Optimizer:
     """Adam over both towers; a shared table is one parameter.
 
-    With weight decay it is AdamW, which takes a share of the matrices away in each step, not of vectors.
+    With weight decay it is AdamW, which takes a share of all parameters with two or more dimensions away in
+    each step: of matrices, and of tables of embeddings, also of rows that no pair of the step has. Click
+    towers hold the biases of features in a column of these tables, so they decay, too. Parameters with one
+    dimension or none do not, such as the biases of layers.
 
     A table that starts as a random projection has entries of size 1 / sqrt(D), and its step is scaled
     likewise. Second moments are averaged over about 50 steps, because epochs here are short.
@@ -51,7 +54,7 @@ def adam(
 
 
 def _by_decay(group: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
-    """A group of parameters as two: its matrices with weight decay, and its vectors without."""
+    """A group of parameters as two: those of two or more dimensions with weight decay, the others without."""
     matrices = [each for each in group["params"] if each.ndim > 1]
     vectors = [each for each in group["params"] if each.ndim <= 1]
     parts = [

@@ -55,6 +55,7 @@ from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_mo
 from train.training.trainer import Trainer
 
 STAGE = "fit"
+FINISHED = "finished"  # folder of the towers with new items and calibration, in that of a run
 # Sections that training does not read.
 LATER_STAGES = ("export", "precision", "index", "hybrid", "gates", "bench")
 
@@ -231,8 +232,12 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
         changed = architecture.fit_unknown_items(trainer.towers[1], trainer.items, data.counts())
     labelled = LabelledPairs(trainer)
     calibrated = labelled.calibrate()
+    stored = folder / BEST_TOWERS
     if changed or calibrated:
-        save_towers(folder / BEST_TOWERS, trainer.towers)
+        # Beside those of the best epoch, from which a run that is interrupted after this does the same again.
+        stored = folder / FINISHED / BEST_TOWERS
+        stored.parent.mkdir(exist_ok=True)
+        save_towers(stored, trainer.towers)
     rankers = baselines(experiment, data, console)
     with console.status("test evaluation, baselines beside it"):
         metrics |= _test_metrics(trainer, rankers)
@@ -253,8 +258,8 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
     history = plots.TrainingHistory(
         experiment.name, state.history, state.losses, state.pairs, selection, state.best_epoch, beside
     )
-    _log_outputs(folder, history, metrics, labelled.reliability)
-    for name in (RUN_STATE, BEST_TOWERS, START_TOWERS):
+    _log_outputs(folder, stored, history, metrics, labelled.reliability)
+    for name in (RUN_STATE, BEST_TOWERS, START_TOWERS, f"{FINISHED}/{BEST_TOWERS}"):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -363,11 +368,12 @@ def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:
 
 def _log_outputs(
     folder: Path,
+    towers: Path,
     history: plots.TrainingHistory,
     metrics: dict[str, float],
     reliability: Mapping[str, Sequence[Bin]],
 ) -> None:
-    mlflow.log_artifact(str(folder / BEST_TOWERS), ARTIFACTS)
+    mlflow.log_artifact(str(towers), ARTIFACTS)
     figures = {
         "learning_curves.png": plots.learning_curves(history),
         "beside_baselines.png": plots.baseline_comparison(metrics, history.name),

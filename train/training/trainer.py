@@ -26,7 +26,7 @@ from train.config.training import OF_LABELS
 from train.data.batches import Batch, HistoryBatches, batch_count, batches
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import encode, encode_catalogue, search
-from train.evaluation.metrics import mean, per_query
+from train.evaluation.metrics import goodness, mean, per_query
 from train.evaluation.report import evaluate_labels
 from train.losses.objective import build_objective
 from train.models.heads import logits_of, score_of
@@ -227,8 +227,7 @@ class Trainer:
         metric = record.get(f"validation_{self.config.selection}")
         if metric is None:  # only those of labels can be missing
             raise DataError(self._no_selection(record))
-        if self.config.selection == "log_loss":
-            metric = -metric  # the smallest is the best
+        metric = goodness(self.config.selection, metric)
         if self._is_best(metric, record["validation_ndcg_at_10"]):
             state.best, state.best_ndcg = metric, record["validation_ndcg_at_10"]
             state.best_epoch = state.epoch

@@ -11,7 +11,14 @@ from rich.console import Console
 from export import ann
 from export.ann.kinds.hnsw import HnswIndex
 from export.encoding import encode_all
-from export.evaluation.quality import ServedModel, continued, encode_queries, evaluate, verdict
+from export.evaluation.quality import (
+    ServedModel,
+    better_baseline,
+    continued,
+    encode_queries,
+    evaluate,
+    verdict,
+)
 from export.onnx.runtimes import onnx_encoder
 from export.terminal import show_quality
 from protos import bundle
@@ -82,6 +89,17 @@ def test_the_verdict_names_the_better_one() -> None:
     assert verdict({"auc": 0.8, "itemmean_auc": 0.75}, "auc").startswith("better than item means at AUC")
     assert verdict(even, "auc") == verdict(even, "ndcg_at_10")  # where the test part has no negatives
     assert verdict({"hr_at_10": 0.5}, "hr_at_10") == "HR@10 0.500, with no baseline to compare it with"
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "ece"])
+def test_the_lower_log_loss_and_calibration_error_are_the_better_ones(metric: str) -> None:
+    others = {f"itemmean_{metric}": 0.6, f"base_rate_{metric}": 0.7}
+    label = "log loss" if metric == "log_loss" else "ECE"
+    ahead, behind = {metric: 0.5, **others}, {metric: 0.65, **others}
+    assert verdict(ahead, metric) == f"better than item means at {label}: 0.500 against 0.600"
+    assert verdict(behind, metric) == f"item means is better at {label}: 0.600 against 0.650"
+    assert better_baseline(ahead, metric) == ""
+    assert better_baseline(behind, metric).startswith("item means is better on the test split")
 
 
 def test_the_table_has_a_row_for_each_of_many_rankings(films_made: Made, made: Made) -> None:

@@ -22,7 +22,8 @@ from serving.security.access import Access
 from serving.security.rate_limit import RateLimit
 from serving.server import RetrievalServer
 from serving.transport.converters import RequestLimits
-from tests.helpers.tiny import item_names
+from tests.helpers.tiny import item_names, tiny_bundle
+from tests.helpers.tiny_towers import TinyTower
 
 ROOT = Path(__file__).parents[3]
 TEXTS = (item_names(300)[7], item_names(300)[40])
@@ -64,6 +65,19 @@ def test_an_unknown_item_has_no_score_and_the_others_have(client: RetrievalClien
     assert items["nowhere"] is None
     assert items["item-001"] is not None and items["item-002"] is not None
     assert client.score(TEXTS[0], ["nowhere"]).items == (("nowhere", None),)
+
+
+def test_a_text_of_which_nothing_is_known_has_the_scores_of_an_empty_one(tmp_path: Path) -> None:
+    """The tower has weights for foreign letters, which it has learned of other texts."""
+    folder = tiny_bundle(tmp_path, query_tower=TinyTower(bias=True), letters="abcdefghijklmnopqrstuvwxyz")
+    ids = ["item-001", "item-002", "item-003"]
+    with RetrievalServer(Retriever.load(folder)) as server, RetrievalClient(server.address) as client:
+        blank, foreign, known = client.score_batch([("", ids), ("жук", ids), (TEXTS[0], ids)])
+        alone = client.score("жук", ids)
+    assert [each.basis for each in (blank, foreign, known)] == [Basis.POPULAR, Basis.POPULAR, Basis.QUERY]
+    assert foreign.items == blank.items == alone.items
+    assert known.items != blank.items
+    assert any(score for _, score in blank.items)
 
 
 def test_the_asynchronous_client_scores(server: RetrievalServer, client: RetrievalClient) -> None:

@@ -166,6 +166,15 @@ def test_both_sides_need_features_of_their_own(
     dataclasses.replace(experiment, query={"past": HISTORY}, item={"id": ID}, examples=())
 
 
+def test_a_negative_history_needs_a_split_in_the_order_of_events() -> None:
+    experiment = read_experiment(CONFIGS / "movielens-clicks.toml")
+    (name,) = (name for name, spec in experiment.query.items() if spec.kind == "negative_history")
+    with pytest.raises(ValueError, match=rf"query\.{name}: a negative history needs a split in the order"):
+        dataclasses.replace(experiment, split=SplitConfig(by="random"))
+    without = {key: spec for key, spec in experiment.query.items() if key != name}
+    dataclasses.replace(experiment, query=without, split=SplitConfig(by="random"), examples=())
+
+
 def test_factors_go_from_a_history_to_an_id() -> None:
     experiment = dataclasses.replace(
         read_experiment(SHIPPED[0]), query={"past": HISTORY}, item={"id": ID}, examples=()

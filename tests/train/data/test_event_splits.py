@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protos.errors import DataError
 from train.config import SplitConfig
 from train.data.source import add_positions, sort_and_filter
-from train.data.splits import assign_parts, history_of, negatives_of
+from train.data.splits import assign_parts, history_of, known_events, negatives_of
 
 Event = tuple[str, int, float, str, bool]  # user, item, time, session, positive
 
@@ -129,6 +129,24 @@ def test_no_negative_history_contains_a_later_event(seed: int, by: str, cold: fl
             if by == "last_session":
                 assert of_item[seen][3] != session
     assert found
+
+
+ORDERED = {name: split for name, split in SPLITS.items() if name != "random"}
+ORDERED["event"] = {**SPLITS["time"], "history": "event"}
+
+
+@given(seed=st.integers(0, 10_000), by=st.sampled_from(sorted(ORDERED)), cold=st.sampled_from([0.0, 0.2]))
+def test_both_histories_of_a_record_end_at_one_moment(seed: int, by: str, cold: float) -> None:
+    """Together they are the first of the user's known events, of which the newest can be taken."""
+    config = SplitConfig(**ORDERED[by], cold_items=cold, seed=seed)
+    pairs = assign_parts(laid_out(drawn(seed), 20 if by == "file" else 0), config)
+    history, negatives = history_of(pairs, config).to_list(), negatives_of(pairs, config).to_list()
+    known = known_events(pairs, config.by)
+    of_user = {user: known.filter(group=user)["item_row"].to_list() for user in pairs["group"].unique()}
+    spans = pairs.select("group", "begin", "end", "negative_begin", "negative_end").rows()
+    for user, begin, end, first, last in spans:
+        both = {*history[begin:end], *negatives[first:last]}
+        assert both == {*of_user[user][: len(both)]}
 
 
 def test_histories_up_to_the_event_hold_all_strictly_earlier_events() -> None:

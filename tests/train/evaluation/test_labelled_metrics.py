@@ -1,11 +1,13 @@
 """Metrics of labelled pairs agree with scikit-learn's, and intervals are paired and by user."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from train.evaluation.calibration import calibrate
-from train.evaluation.labelled_metrics import Auc, calibration_error, compare
+from train.evaluation.labelled_metrics import Auc, calibration_error, compare, reliability
 
 
 def drawn(count: int = 4000) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +56,10 @@ def test_a_model_beside_itself_gains_nothing() -> None:
 
 def test_the_calibration_error_is_the_distance_of_the_shares() -> None:
     labels = np.array([True] * 30 + [False] * 70)
-    assert calibration_error(labels, np.full(100, 0.5), bins=1) == pytest.approx(0.2)
+    assert calibration_error(labels, np.full(100, 0.5)) == pytest.approx(0.2)  # whatever the order of rows
+    (one,) = reliability(labels, np.full(100, 0.5))
+    assert (one.predicted, one.share, one.count) == (0.5, pytest.approx(0.3), 100)
+    assert [each.count for each in reliability(labels, np.linspace(0, 1, 100))] == [10] * 10
     labels, logits = drawn()
     assert calibration_error(labels, sigmoid(logits)) < 0.02 < calibration_error(labels, sigmoid(3 * logits))
 
@@ -75,3 +80,24 @@ def test_calibration_finds_what_was_distorted(scale: float, shift: float, kind: 
 def test_few_pairs_are_not_calibrated() -> None:
     labels, logits = drawn(80)
     assert calibrate(labels, 5 * logits).kind == "none"
+
+
+def test_the_draws_are_not_all_in_memory() -> None:
+    labels, logits = drawn(20_000)
+    tracemalloc.start()
+    try:
+        compare(labels, {"": sigmoid(logits), "same": sigmoid(logits)}, draws=100)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 20 * labels.size * 8  # arrays of a number for each pair
+
+
+def test_pairs_of_a_user_are_in_one_fold_of_the_calibration() -> None:
+    """Five users with shares of their own: what four of them have in common does not hold for the fifth."""
+    shares = np.repeat([0.8, 0.8, 0.3, 0.3, 0.6], 400)
+    labels = np.tile(np.arange(400) / 400, 5) < shares
+    users = np.repeat(np.arange(5), 400)
+    assert calibrate(labels, np.zeros(2000)).kind == "platt"
+    assert calibrate(labels, np.zeros(2000), users).kind == "none"
+    assert calibrate(labels, np.zeros(2000), users // 2).kind == "platt"  # fewer users than folds

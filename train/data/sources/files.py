@@ -180,13 +180,17 @@ def _distinct(pairs: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
 def _with_test_file(
     pairs: pl.DataFrame, tested: pl.DataFrame, query_columns: Sequence[str]
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Both tables in one, with `in_test_file`; a pair that is in both stays in the test file only."""
+    """Both tables in one, with `in_test_file`; a pair that is in both stays in the test file only.
+
+    With labels each row is an impression of its own, and an equal one may come again: all of them stay.
+    """
     before = tested.height + pairs.height
-    columns = [*query_columns, "item_row"]
+    others = pairs
     if "label" not in pairs.columns:
+        columns = [*query_columns, "item_row"]
         tested = tested.unique(columns, keep="first", maintain_order=True)
-        pairs = pairs.unique(columns, keep="first", maintain_order=True)
-    others = pairs.join(tested, on=columns, how="anti", nulls_equal=True, maintain_order="left")
+        others = pairs.unique(columns, keep="first", maintain_order=True)
+        others = others.join(tested, on=columns, how="anti", nulls_equal=True, maintain_order="left")
     kept = pl.concat(
         [tested.with_columns(in_test_file=pl.lit(True)), others.with_columns(in_test_file=pl.lit(False))]
     )

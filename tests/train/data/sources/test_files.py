@@ -96,6 +96,21 @@ def test_each_labelled_row_is_an_impression(tmp_path: Path) -> None:
     assert tables.pairs["label"].to_list() == [0, 0, 0, 0, 1, 0]
 
 
+def test_an_impression_of_training_stays_where_the_test_file_has_an_equal_one(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text(ITEMS_CSV)
+    (tmp_path / "pairs.csv").write_text("query,item_id,clicked\na,7,0\na,7,1\nb,007,1\n")
+    (tmp_path / "later.csv").write_text("query,item_id,clicked\na,7,1\n")
+    context = source_context(tmp_path, QUERY, ITEM, "later.csv")
+    tables = FilesData("files", "items.csv", "pairs.csv", label="clicked").open(context).read()
+    assert tables.pairs.select("query", "item_row", "label", "in_test_file").rows() == [
+        ("a", 1, 1, True),
+        ("a", 1, 0, False),
+        ("a", 1, 1, False),
+        ("b", 0, 1, False),
+    ]
+    assert tables.dropped == {}
+
+
 def test_features_have_the_type_of_their_kind(tmp_path: Path) -> None:
     item: dict[str, FeatureSpec] = {
         **ITEM,
