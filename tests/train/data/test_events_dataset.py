@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from protos.errors import DataError
-from protos.features import CategoryFeature, HistoryFeature, IdFeature, TextFeature
+from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
 from train.config import Experiment, SplitConfig
 from train.config.losses import InBatchSoftmax
 from train.config.towers import BagTower, ClicksTower
@@ -203,6 +203,7 @@ def test_pairs_without_users_have_no_history(made: Callable[..., Dataset], base:
 def test_histories_up_to_the_event_need_events(made: Callable[..., Dataset], base: Path) -> None:
     pairs = "".join(f"about {n},i{n % 50},{n}\n" for n in range(200))
     (base / "pairs.csv").write_text("query,item_id,at\n" + pairs)
+    assert isinstance(TEXT.data, FilesData)
     timed = replace(TEXT, data=replace(TEXT.data, time="at"), split=SplitConfig(by="time"))
     assert made(timed).pairs.height == 200
     with pytest.raises(DataError, match=r'split\.history = "event" needs events of users'):
@@ -211,7 +212,7 @@ def test_histories_up_to_the_event_need_events(made: Callable[..., Dataset], bas
 
 def test_a_negative_history_needs_negative_events(made: Callable[..., Dataset], base: Path) -> None:
     query = {**EXPERIMENT.query, "skipped": HistoryFeature("negative_history")}
-    item = {"id": IdFeature("id")}
+    item: dict[str, FeatureSpec] = {"id": IdFeature("id")}
     tower = ClicksTower("clicks")
     labelled = replace(DATA, label="clicked", positive_from=1)
     clicks = replace(
