@@ -358,8 +358,8 @@ def _events_by_last_session(events: pl.DataFrame, config: SplitConfig) -> pl.Dat
     validation = enough & (begins == pl.col("__previous"))
     is_test, is_validation = begins >= _latest(test, begins), begins >= _latest(validation, begins)
     rejected = pl.col("__rejected")
-    until_test = pl.when("__cold").then(rejected).when(is_test).then(_latest(test, rejected))
-    negative_end = until_test.when(is_validation).then(_latest(validation, rejected)).otherwise(rejected)
+    at_test = pl.when("__cold").then(rejected).when(is_test).then(_latest(test, rejected))
+    negative_end = at_test.when(is_validation).then(_latest(validation, rejected)).otherwise(rejected)
     return _with_parts(
         placed,
         is_test,

@@ -203,7 +203,8 @@ def test_pairs_without_users_have_no_history(made: Callable[..., Dataset], base:
 def test_histories_up_to_the_event_need_events(made: Callable[..., Dataset], base: Path) -> None:
     pairs = "".join(f"about {n},i{n % 50},{n}\n" for n in range(200))
     (base / "pairs.csv").write_text("query,item_id,at\n" + pairs)
-    timed = replace(TEXT, data=FilesData("files", "items.csv", "pairs.csv", time="at"), split=TIME)
+    assert isinstance(TEXT.data, FilesData)
+    timed = replace(TEXT, data=replace(TEXT.data, time="at"), split=SplitConfig(by="time"))
     assert made(timed).pairs.height == 200
     with pytest.raises(DataError, match=r'split\.history = "event" needs events of users'):
         made(replace(timed, split=SplitConfig(by="time", history="event")))
