@@ -104,7 +104,7 @@ def _cut_texts(experiment: Experiment, data: TrainingData, metrics: Mapping[str,
         return ""
     text = f"texts are cut at max_length: those of {' and of '.join(shares)}"
     metric = selection_metric(experiment)
-    if f"bm25_full_{metric}" not in metrics:
-        return text
+    if f"bm25_full_{metric}" not in metrics or f"bm25_{metric}" not in metrics:
+        return text  # `[baselines] run` may name one of them, or none
     full, read_only = metrics[f"bm25_full_{metric}"], metrics[f"bm25_{metric}"]
     return f"{text}; on whole texts BM25 has {metric_label(metric)} {full:.3f}, on cut ones {read_only:.3f}"
