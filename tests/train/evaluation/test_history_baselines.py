@@ -202,6 +202,53 @@ def test_large_data_are_tuned_on_their_popular_items(data: TrainingData) -> None
     assert fewer.parts["train"].time is not None
 
 
+def test_steps_keep_their_distance_while_parameters_are_chosen(data: TrainingData) -> None:
+    shared = fitting(data)
+    fewer = shared.tuning(items=10).data
+    popular = np.sort(np.argsort(-data.counts(), kind="stable")[:10])
+    queries = data.parts["validation"].query
+    whole = history_matrix(data, queries, 0.5).toarray()[:, popular]
+    found = history_matrix(fewer, queries, 0.5).toarray()
+    # Of the items that are left, the last weighs 1: all weights of a query differ by one factor.
+    factor = whole.max(axis=1, keepdims=True)
+    np.testing.assert_allclose(found * factor, whole, atol=1e-6)
+    assert (factor < 1).any()
+
+
+def test_borders_of_slist_keep_their_distance_while_parameters_are_chosen() -> None:
+    people = [[0, 4, 1, 2, 3, 3], *[[0, 1, 2, 3, 3, 3]] * 3]
+    fewer = fitting(data_of_people(people, 5, exclude_seen=False)).tuning(items=4).data
+    assert fewer.item_count == 4
+    past, future = slist.transitions(fewer, 2.0)
+    # The first user's borders are 0 | 1 and 1 | 2; item 4 lay between 0 and 1.
+    np.testing.assert_allclose(past[:2].toarray()[1], [math.exp(-2 / 2), 1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(future[:2].toarray()[0], [0, 1, math.exp(-1 / 2), 0], atol=1e-6)
+
+
+def test_while_tuning_steps_are_no_sessions(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    known = vsknn.stored
+
+    def stored(data: TrainingData, of: str) -> vsknn.Stored:
+        asked.append(of)
+        return known(data, of)
+
+    monkeypatch.setattr(vsknn, "stored", stored)
+    monkeypatch.setattr(ranking.Fitting.tuning, "__defaults__", (10, 2_000))
+    vsknn.BASELINE.fit(fitting(data))
+    assert set(asked) == {"users"}
+
+
+def test_queries_without_a_popular_item_are_not_drawn(data: TrainingData) -> None:
+    popular = np.argsort(-data.counts(), kind="stable")[:10]
+    validation = data.parts["validation"]
+    answered = np.unique(validation.query[np.isin(validation.item, popular)])
+    assert 15 < len(answered) < len(np.unique(validation.query))
+    drawn = np.unique(fitting(data).tuning(items=10, queries=15).data.parts["validation"].query)
+    assert len(drawn) == 15
+    assert set(drawn) <= set(answered)
+
+
 def test_ease_is_the_same_by_halves_and_in_single_precision() -> None:
     count = 600
     chosen = np.random.default_rng(0).random((900, count)) < np.linspace(0.001, 0.2, count)
@@ -263,14 +310,35 @@ def test_borders_of_slist_lie_between_sessions() -> None:
     assert data.histories is not None
     ends = np.array([0, 0, 2, 2, 4, 4])
     train = Pairs(np.arange(6), np.arange(6), np.ones(6, np.float32))
-    sessions = replace(
-        data, histories=replace(data.histories, end=ends), parts={**data.parts, "train": train}
-    )
+    histories = replace(data.histories, end=ends, steps=np.array([3, 3, 4, 4, 5, 5]))
+    sessions = replace(data, histories=histories, parts={**data.parts, "train": train})
     past, future = slist.transitions(sessions, 1.0)
     far = math.exp(-1)
     before, after = [[1, 1, 0, 0, 0, 0], [far, far, 1, 1, 0, 0]], [[0, 0, 1, 1, far, far], [0, 0, 0, 0, 1, 1]]
     np.testing.assert_allclose(past.toarray(), np.array(before), atol=1e-6)
     np.testing.assert_allclose(future.toarray(), np.array(after), atol=1e-6)
+
+
+def test_the_latest_borders_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first users are the last in time."""
+    people = [[n, n + 1, n + 2, 0, 0] for n in range(6)]
+    times = [100.0 * (6 - n // 5) + n % 5 for n in range(30)]
+    late_first = timed(data_of_people(people, 8, exclude_seen=False), times)
+    every = [each.toarray() for each in slist.transitions(late_first, 1.0)]
+    assert len(every[0]) == 12
+    monkeypatch.setattr(slist, "LARGEST_TRANSITIONS", 5)
+    for found, whole in zip(slist.transitions(late_first, 1.0), every, strict=True):
+        np.testing.assert_allclose(found.toarray(), whole[[0, 1, 2, 3, 5]])
+
+
+def test_without_times_borders_are_drawn_among_all_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    people = [[n, n, n, 0, 0] for n in range(40)]
+    without = data_of_people(people, 40, exclude_seen=False)
+    monkeypatch.setattr(slist, "LARGEST_TRANSITIONS", 20)
+    users, again = (slist.transitions(without, 1.0)[0].tocoo().col for _ in range(2))
+    assert users.tolist() == again.tolist()
+    assert slist.transitions(without, 1.0)[0].shape == (20, 40)
+    assert users.min() < 10 and users.max() >= 30
 
 
 def test_vsknn_equals_a_loop_over_neighbours(data: TrainingData) -> None:

@@ -121,10 +121,10 @@ def _fit(fitting: Fitting) -> FittedBaseline:
 
 def _choose(fitting: Fitting) -> Settings:
     tuning = fitting.tuning(queries=TUNED_QUERIES)
-    data = tuning.data
-    assert data.histories is not None
+    data, whole = tuning.data, fitting.data.histories
+    assert whole is not None
     choices = {"users": stored(data, "users")}
-    if data.histories.steps is not None:
+    if whole.steps is not None:  # while tuning, events may have steps without being in sessions
         choices["sessions"] = stored(data, "sessions")
 
     def scored(settings: Settings) -> Scorer:
