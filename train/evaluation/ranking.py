@@ -1,6 +1,6 @@
 """What baselines share: their description, how they rank, and how their parameters are chosen.
 
-    BASELINE = Baseline("popularity", "popularity", has_histories, fit)
+    BASELINE = Baseline("popularity", "popularity", has_histories, fit, "histories")
 
 A parameter is chosen on validation. Where the data are large, that is done with the most popular items and
 some of the validation queries (`Fitting.tuning`), so that a choice takes seconds; the fit reads all items.
@@ -178,12 +178,14 @@ class Baseline:
         label: its name in tables and plots.
         applies: whether the data holds what it reads.
         fit: returns the ranking.
+        needs: what it reads, for the sentence that says why it does not apply.
     """
 
     name: str
     label: str
     applies: Callable[[Experiment, TrainingData], bool]
     fit: Callable[[Fitting], FittedBaseline]
+    needs: str
 
 
 def selection_metric(experiment: Experiment) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from protos.features import normalise
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
+from train.evaluation.baselines import left_out
 from train.evaluation.plots import metric_label
 from train.evaluation.ranking import selection_metric
 
@@ -29,6 +30,7 @@ def run_warnings(
         losses: epoch -> mean loss of its steps.
     """
     found = [
+        *left_out(experiment, data),
         _untrained(best_epoch, len(losses)),
         _no_loss(losses),
         _few_queries(int(metrics["queries"])),

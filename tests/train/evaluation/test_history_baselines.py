@@ -20,9 +20,19 @@ from train.config.training import TrainingConfig
 from train.data.recency import DAY, WHOLE, RecentShares
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation import ranking
-from train.evaluation.baselines import BASELINES, baselines, ease, ease_recency, ease_recent, slist, vsknn
+from train.evaluation.baselines import (
+    BASELINES,
+    baselines,
+    ease,
+    ease_recency,
+    ease_recent,
+    left_out,
+    slist,
+    vsknn,
+)
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import Fitting, Tuning, rank_by, rank_by_scores, summed
+from train.evaluation.warnings import run_warnings
 from train.models import collaborative
 from train.models.collaborative import history_matrix, interaction_matrix
 from train.paths import ROOT
@@ -105,15 +115,33 @@ def test_the_toml_says_which_baselines_run(data: TrainingData, tmp_path: Any) ->
         read_experiment(path)
 
 
+def test_a_baseline_that_was_asked_for_and_does_not_apply_is_named(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = experiment_with(baselines=BaselinesConfig(run=("bm25", "ease_recent", "slist")))
+    without = data_of_people(random_people(20, ITEMS), ITEMS)
+    monkeypatch.setattr(slist, "BASELINE", replace(slist.BASELINE, applies=ranking.with_at_most(ITEMS - 1)))
+    known = tuple(slist.BASELINE if each.name == "slist" else each for each in BASELINES)
+    monkeypatch.setattr("train.evaluation.baselines.BASELINES", known)
+    told = [
+        "baselines.run: bm25 is not measured: it needs texts on both sides",
+        "baselines.run: slist is not measured: it needs histories, and up to 10,000 items",
+    ]
+    assert left_out(experiment, data) == told
+    losses = {1: 0.5}
+    assert run_warnings(experiment, data, {"queries": 300.0}, 1, losses) == told
+    of_times = (
+        "baselines.run: ease_recent is not measured: it needs histories with times, and up to 20,000 items"
+    )
+    assert left_out(experiment, without) == [told[0], told[1], of_times]
+    assert left_out(experiment_with(), without) == []
+
+
 def test_a_history_weighs_an_item_less_with_each_later_step() -> None:
     data = data_of_people([[0, 1, 0, 2, 3]], 4, exclude_seen=False)
     found = history_matrix(data, np.array([4, 2, 0]), 0.5).toarray()
     # Item 0 counts where it occurs last.
-    assert found.tolist() == [[0.5, 0.25, 0, 1], [0.5, 1, 0, 0], [0, 0, 0, 0]] or found.tolist() == [
-        [0.5, 0.25, 1, 0],
-        [0.5, 1, 0, 0],
-        [0, 0, 0, 0],
-    ]
+    assert found.tolist() == [[0.5, 0.25, 1, 0], [0.5, 1, 0, 0], [0, 0, 0, 0]]
     by_session = with_steps(data, [7, 7, 8, 8, 9])
     assert history_matrix(by_session, np.array([4]), 0.5).toarray().tolist() == [[1, 0.5, 1, 0]]
 
@@ -150,7 +178,20 @@ def test_ease_times_recent_popularity_is_the_product(data: TrainingData) -> None
     found = ease_recent.scorer(data, weights, shares, settings)(queries)
     score = history_matrix(data, queries, 0.8).toarray() @ weights
     recent = 0.95 * shares.of(queries, 7.0) + 0.05 * shares.of(queries, WHOLE)
-    np.testing.assert_allclose(found, (score + 1e-6) * np.sqrt(recent), atol=1e-6)
+    np.testing.assert_allclose(found, (score.clip(min=0) + 1e-6) * np.sqrt(recent), atol=1e-6)
+    plain = ease_recent.scorer(data, weights, shares, replace(settings, power=0.0))(queries)
+    np.testing.assert_allclose(plain, score, atol=1e-6)
+
+
+def test_what_is_popular_lately_is_not_last_where_ease_scores_below_zero() -> None:
+    data = timed(data_of_people([[0, 1, 1, 1, 2, 3], [0, 2, 3, 3]], 4, exclude_seen=False), [*range(10)])
+    weights = np.zeros((4, 4), np.float32)
+    weights[0, 1:] = -0.5
+    settings = ease_recent.Settings(decay=1.0, days=WHOLE, power=1.0)
+    late = replace(data, moments=np.full(data.query_count, 1e9))
+    scores = ease_recent.scorer(late, weights, RecentShares(late), settings)(np.array([1]))[0]
+    assert data.counts().tolist() == [2, 3, 1, 0]
+    assert scores[1] > scores[2] > scores[3] == 0
 
 
 def test_the_window_and_the_power_are_those_that_validation_prefers() -> None:

@@ -173,4 +173,4 @@ def _choose(fitting: Fitting) -> Settings:
     return tuning.search(Settings(), ranges, Slist(tuning.data).scorer)
 
 
-BASELINE = Baseline("slist", "SLIST", with_at_most(LARGEST), _fit)
+BASELINE = Baseline("slist", "SLIST", with_at_most(LARGEST), _fit, f"histories, and up to {LARGEST:,} items")
