@@ -243,12 +243,16 @@ class TrainingData:
 def training_data_of(
     dataset: Dataset, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]
 ) -> TrainingData:
-    """The data set in memory; equal queries become one."""
+    """The data set in memory; equal queries become one.
+
+    Queries with a history become one only within a part, so that no event of test says when a query of
+    validation was asked: with `random`, both have the same history.
+    """
     spans = ["begin", "end"] if dataset.history is not None else []
     if any(spec.kind == "negative_history" for spec in query.values()):
         spans = [*SPANS]
     read = [spec.column for spec in query.values() if not isinstance(spec, HistoryFeature)]
-    columns = list(dict.fromkeys([*read, *spans]))
+    columns = list(dict.fromkeys([*read, *spans, *(["part"] if spans else [])]))
     asked = dataset.pairs.select(columns)
     if dataset.judged is not None:
         asked = pl.concat([asked, dataset.judged.select(columns)], how="vertical_relaxed")

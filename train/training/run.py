@@ -15,6 +15,7 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Run
 from rich.console import Console
+from rich.markup import escape
 
 from protos import names
 from protos.errors import DataError, MissingStage
@@ -25,7 +26,7 @@ from train.config.training import OF_LABELS
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
-from train.evaluation.baselines import baselines
+from train.evaluation.baselines import baselines, left_out
 from train.evaluation.labelled_metrics import Bin
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import FittedBaseline, Ranker
@@ -202,6 +203,8 @@ def _train(
         model, corpora = build_model(experiment, data)
     for line in chosen.lines():
         console.print(line, highlight=False, soft_wrap=True)
+    for warning in left_out(experiment, data):
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     shared_windows = shares_windows(experiment)
     trainer = Trainer(
         model.towers, data, corpora, experiment.loss, experiment.training, shared_windows, process

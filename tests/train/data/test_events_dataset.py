@@ -127,6 +127,22 @@ def test_each_pair_has_its_time_and_each_query_that_of_its_first(
     assert data.moments.tolist() == earliest.tolist()
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_no_event_of_another_part_says_when_a_query_was_asked(
+    made: Callable[..., Dataset], split: str
+) -> None:
+    query = {"history": EXPERIMENT.query["history"]}
+    experiment = replace(EXPERIMENT, data=replace(DATA, derive={}), query=query, split=SPLITS[split])
+    data = training_data_of(made(experiment), experiment.query, experiment.item)
+    assert data.moments is not None
+    of_part = {name: set(pairs.query.tolist()) for name, pairs in data.parts.items()}
+    assert sum(map(len, of_part.values())) == len(set.union(*of_part.values())) == data.query_count
+    for pairs in data.parts.values():
+        assert pairs.time is not None
+        for row in np.unique(pairs.query):
+            assert data.moments[row] == pairs.time[pairs.query == row].min()
+
+
 def test_without_a_time_column_no_query_has_a_moment(made: Callable[..., Dataset]) -> None:
     query = {"history": EXPERIMENT.query["history"]}
     experiment = replace(EXPERIMENT, data=replace(DATA, time="", derive={}), query=query)

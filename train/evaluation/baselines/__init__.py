@@ -52,6 +52,16 @@ LABELS = {
 }
 
 
+def left_out(experiment: Experiment, data: TrainingData) -> list[str]:
+    """A sentence for each baseline that `[baselines] run` names and that does not apply to the data."""
+    asked = [each for each in BASELINES if each.name in experiment.baselines.run]
+    return [
+        f"baselines.run: {each.name} is not measured: it needs {each.needs}"
+        for each in asked
+        if not each.applies(experiment, data)
+    ]
+
+
 def baselines(
     experiment: Experiment, data: TrainingData, console: Console = PROGRESS
 ) -> dict[str, FittedBaseline]:
