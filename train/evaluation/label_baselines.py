@@ -79,7 +79,8 @@ def _base_rate(experiment: Experiment, data: TrainingData) -> FittedLabels:
     return FittedLabels(lambda pairs: np.full(len(pairs), share), {})
 
 
-def _item_mean(experiment: Experiment, data: TrainingData) -> FittedLabels:
+def item_means(data: TrainingData) -> FittedLabels:
+    """Each item's share of positives, drawn to that of all pairs by a smoothing chosen on validation."""
     return _best(data, {"smoothing": SMOOTHINGS}, lambda smoothing: _by_item(data, smoothing))
 
 
@@ -293,7 +294,7 @@ def _best(
 
 LABEL_BASELINES = (
     LabelBaseline("base_rate", "base rate", _base_rate),
-    LabelBaseline("itemmean", "item means", _item_mean),
+    LabelBaseline("itemmean", "item means", lambda _, data: item_means(data)),
     LabelBaseline("user_item", "user + item means", _user_item),
     LabelBaseline("hashed_lr", "hashed logistic regression", _hashed_lr),
     LabelBaseline("fm", "factorisation machine", _fm),
