@@ -21,8 +21,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 COMMA  := ,
-COMPILED := $(patsubst %/fusion.c,%/_fusion.abi3.so,$(wildcard protos/hybrid/fusion.c)) \
-  $(patsubst %/int8_kernel.c,%/_int8_kernel.abi3.so,$(wildcard serving/retrieval/int8_kernel.c))
+FUSION := $(patsubst %/fusion.c,%/_fusion.abi3.so,$(wildcard protos/hybrid/fusion.c))
 
 # With JSON=path the result goes there as one JSON document, whole or not at all.
 define run
@@ -56,15 +55,7 @@ define alone
 	$(1) -c '$(LOCK)' "$(2)"
 endef
 
-# One file of C to the module that Python imports.
-define compile
-	flags="$$($(PY) -c 'import sys, sysconfig
-	print("-I" + sysconfig.get_paths()["include"], "-undefined dynamic_lookup" * (sys.platform == "darwin"))')"
-	if $${CC:-cc} -O3 -ffp-contract=off -shared -fPIC $$flags $< -o $@.part; then mv $@.part $@; else
-	  echo "$< cannot be compiled here, so NumPy takes its place, which is several times as slow" >&2; fi
-endef
-
-setup: $(STAMP) $(COMPILED) ## make .venv with pip from pinned versions
+setup: $(STAMP) $(FUSION) ## make .venv with pip from pinned versions
 
 $(STAMP): requirements.txt
 	@$(new_enough)
@@ -87,12 +78,12 @@ $(STAMP): requirements.txt
 	@$(PY) -m compileall -qq -j 0 $(VENV)/lib || true # on all cores, where pip takes one; some files are templates
 	@touch $(STAMP)
 
-# Searches of vectors and words together, and of int8 copies; `pip install` compiles them by pyproject.toml.
-%/_fusion.abi3.so: %/fusion.c | $(STAMP)
-	@$(compile)
-
-%/_int8_kernel.abi3.so: %/int8_kernel.c | $(STAMP)
-	@$(compile)
+# The search of vectors and words together; `pip install` compiles it by pyproject.toml.
+$(FUSION): protos/hybrid/fusion.c | $(STAMP)
+	@flags="$$($(PY) -c 'import sys, sysconfig
+	print("-I" + sysconfig.get_paths()["include"], "-undefined dynamic_lookup" * (sys.platform == "darwin"))')"
+	if $${CC:-cc} -O3 -ffp-contract=off -shared -fPIC $$flags $< -o $@.part; then mv $@.part $@; else
+	  echo "$< cannot be compiled here, so NumPy takes its place, which is several times as slow" >&2; fi
 
 doctor: ## what this machine lacks, and what to do about it, also before setup; FLAGS="--tokens FILE" for a service's files
 	@$(if $(wildcard $(STAMP)),,$(new_enough))

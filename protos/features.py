@@ -12,6 +12,8 @@ into the arrays that a tower (torch or ONNX) takes, one per feature, batch first
 | id       | str                   | int64 (B, 1): row of the known items, 1 unknown                 |
 | history  | list of str           | int64 (B, L): rows of known items, newest last, padded in front |
 
+A `negative_history` is a history of items that were shown and not clicked, or rated low.
+
 Everything after that (word hashing, embedding, scaling) happens inside the tower's graph.
 
 A kind of feature is a class with the methods of `Feature`. To add one, write the class and add it to
@@ -233,10 +235,13 @@ class HistoryFeature(Feature):
     """The items that a user has interacted with, oldest first. Items unknown to training are skipped.
 
     Args:
-        max_length: known items kept; older ones are cut off.
+        kind: `history` are the items of positive events, `negative_history` those of negative ones: shown and
+            not clicked, or rated low. A query gives them as a feature, because its `history` is the first.
+        max_length: known items kept; older ones are cut off. Where a query has both kinds, training reads its
+            newest events, as many as the larger `max_length` says, and divides them into the two.
     """
 
-    kind: Literal["history"]
+    kind: Literal["history", "negative_history"]
     max_length: int = 100
     dtype: ClassVar[type[np.generic]] = np.int64
 
@@ -415,6 +420,17 @@ def normalise(text: str) -> str:
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def cut_as_read(text: str, max_length: int) -> str:
+    """The part of a text that a tower reads, as it was written where that is possible.
+
+    A tower counts characters after normalisation.
+    """
+    if text.isascii():
+        return text[:max_length]
+    normalised = normalise(text)
+    return text if len(normalised) <= max_length else normalised[:max_length]
 
 
 def folded(texts: Sequence[str], max_length: int, field_name: str = "text") -> list[str]:

@@ -32,6 +32,12 @@ class Basis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BASIS_CONTEXT: _ClassVar[Basis]
     BASIS_POPULAR: _ClassVar[Basis]
     BASIS_NONE: _ClassVar[Basis]
+
+class ScoreKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SCORE_COSINE: _ClassVar[ScoreKind]
+    SCORE_INNER_PRODUCT: _ClassVar[ScoreKind]
+    SCORE_PROBABILITY: _ClassVar[ScoreKind]
 FUSION_DEFAULT: Fusion
 FUSION_DENSE: Fusion
 FUSION_LEXICAL: Fusion
@@ -46,6 +52,9 @@ BASIS_QUERY: Basis
 BASIS_CONTEXT: Basis
 BASIS_POPULAR: Basis
 BASIS_NONE: Basis
+SCORE_COSINE: ScoreKind
+SCORE_INNER_PRODUCT: ScoreKind
+SCORE_PROBABILITY: ScoreKind
 
 class Query(_message.Message):
     __slots__ = ("text", "history", "features", "item_id")
@@ -582,3 +591,51 @@ class Limits(_message.Message):
     max_filter_values: int
     max_filter_depth: int
     def __init__(self, max_k: _Optional[int] = ..., default_k: _Optional[int] = ..., max_text_length: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_exclude: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_values: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_hits: _Optional[int] = ..., max_answer_bytes: _Optional[int] = ..., max_filter_conditions: _Optional[int] = ..., max_filter_values: _Optional[int] = ..., max_filter_depth: _Optional[int] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("queries", "min_sequence")
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    MIN_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    queries: _containers.RepeatedCompositeFieldContainer[QueryItems]
+    min_sequence: int
+    def __init__(self, queries: _Optional[_Iterable[_Union[QueryItems, _Mapping]]] = ..., min_sequence: _Optional[int] = ...) -> None: ...
+
+class QueryItems(_message.Message):
+    __slots__ = ("query", "item_ids")
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    query: Query
+    item_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., item_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ScoreResponse(_message.Message):
+    __slots__ = ("results", "kind", "bundle_version", "timing", "sequence")
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[ItemScores]
+    kind: ScoreKind
+    bundle_version: str
+    timing: Timing
+    sequence: int
+    def __init__(self, results: _Optional[_Iterable[_Union[ItemScores, _Mapping]]] = ..., kind: _Optional[_Union[ScoreKind, str]] = ..., bundle_version: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., sequence: _Optional[int] = ...) -> None: ...
+
+class ItemScores(_message.Message):
+    __slots__ = ("scores", "unknown_history", "basis")
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_HISTORY_FIELD_NUMBER: _ClassVar[int]
+    BASIS_FIELD_NUMBER: _ClassVar[int]
+    scores: _containers.RepeatedCompositeFieldContainer[ItemScore]
+    unknown_history: int
+    basis: Basis
+    def __init__(self, scores: _Optional[_Iterable[_Union[ItemScore, _Mapping]]] = ..., unknown_history: _Optional[int] = ..., basis: _Optional[_Union[Basis, str]] = ...) -> None: ...
+
+class ItemScore(_message.Message):
+    __slots__ = ("id", "score")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    score: float
+    def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...

@@ -64,6 +64,11 @@ class RetrievalStub:
                 request_serializer=protos_dot_retrieval__pb2.ReleasesRequest.SerializeToString,
                 response_deserializer=protos_dot_retrieval__pb2.ReleasesResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/retrieval.v1.Retrieval/Score',
+                request_serializer=protos_dot_retrieval__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=protos_dot_retrieval__pb2.ScoreResponse.FromString,
+                _registered_method=True)
 
 
 class RetrievalServicer:
@@ -111,6 +116,13 @@ class RetrievalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """The towers' scores of given items for given queries, exact, without a search.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrievalServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +155,11 @@ def add_RetrievalServicer_to_server(servicer, server):
                     servicer.Releases,
                     request_deserializer=protos_dot_retrieval__pb2.ReleasesRequest.FromString,
                     response_serializer=protos_dot_retrieval__pb2.ReleasesResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=protos_dot_retrieval__pb2.ScoreRequest.FromString,
+                    response_serializer=protos_dot_retrieval__pb2.ScoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -307,6 +324,33 @@ class Retrieval:
             '/retrieval.v1.Retrieval/Releases',
             protos_dot_retrieval__pb2.ReleasesRequest.SerializeToString,
             protos_dot_retrieval__pb2.ReleasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retrieval.v1.Retrieval/Score',
+            protos_dot_retrieval__pb2.ScoreRequest.SerializeToString,
+            protos_dot_retrieval__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

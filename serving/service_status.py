@@ -149,14 +149,15 @@ class ServiceStatus:
     def _read_releases(self, model: str) -> wire.ReleasesResponse:
         champion = Target.of(self._shared_state.read(TARGET)).champion
         known = self._shared_state.read(RELEASES)
-        promotion = known.get("promotion") if known.get("version") == champion.model_version else None
+        is_current = known.get("version") == champion.model_version
+        promotion = known.get("promotion") if is_current else None
         return wire.ReleasesResponse(
             model=model,
             model_version=champion.model_version,
             bundle_version=champion.bundle_version,
             promotion=wire.ReleaseRecord(**promotion) if promotion else None,
             records=[wire.ReleaseRecord(**each) for each in known.get("records", ())],
-            read_at=known.get("read_at", 0.0),
+            read_at=known.get("read_at", 0.0) if is_current else 0.0,  # not read for this version yet
             last_error=known.get("last_error", ""),
         )
 

@@ -123,10 +123,33 @@ def show_cold_start(metrics: Mapping[str, Any], console: Console) -> None:
         )
         console.print(f"items kept out of training, HR@50: {by_ranking}", highlight=False, soft_wrap=True)
     if "auc" in metrics:
-        loss = f", log loss {metrics['log_loss']:.4f}" if "log_loss" in metrics else ""
-        console.print(
-            f"labelled pairs: AUC {metrics['auc']:.4f}{loss}; by item means: "
-            f"AUC {metrics['itemmean_auc']:.4f}, log loss {metrics['itemmean_log_loss']:.4f}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        _show_labelled(metrics, console)
+
+
+def _show_labelled(metrics: Mapping[str, Any], console: Console) -> None:
+    """AUC, log loss and calibration error of model and baselines on labelled pairs, as far as measured.
+
+    Beside a baseline stands by how much the model is better, with the ends of the 95 % interval.
+    """
+    table = Table("labelled pairs", "AUC", "log loss", "ECE", "AUC gain", "log loss gain", box=None)
+    names = {"": "two-tower", **LABELS}
+    for name, label in names.items():
+        prefix = f"{name}_" if name else ""
+        if f"{prefix}auc" not in metrics:
+            continue
+        values = [_shown(metrics, f"{prefix}{each}") for each in ("auc", "log_loss", "ece")]
+        gains = [_gain(metrics, f"{prefix}{each}_gain") for each in ("auc", "log_loss")] if name else ["", ""]
+        table.add_row(label, *values, *gains)
+    console.print(table)
+
+
+def _shown(metrics: Mapping[str, Any], name: str) -> str:
+    return f"{metrics[name]:.4f}" if name in metrics else ""
+
+
+def _gain(metrics: Mapping[str, Any], name: str) -> str:
+    if name not in metrics:
+        return ""
+    low, high = (metrics.get(f"{name}_{end}") for end in ("low", "high"))
+    interval = "" if low is None or high is None else f" ({low:+.4f} to {high:+.4f})"
+    return f"{metrics[name]:+.4f}{interval}"

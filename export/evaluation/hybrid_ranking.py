@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export import ann
-from protos.hybrid.fusion import Fusion, by_reciprocal_ranks
+from protos.hybrid.fusion import Fusion
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -54,15 +54,9 @@ class HybridRanking:
         """
         ranked = np.full((len(queries), min(k, len(self._items))), -1, np.int64)
         found = self.candidates(queries, k) if candidates is None else candidates
-        hybrid = self.fusion.hybrid
         for n, (query, text, (rows, scores)) in enumerate(zip(queries, texts, found, strict=True)):
             terms = self.fusion.index.terms(text)
-            if weight is None and hybrid.method == "reciprocal_ranks":
-                most = len(rows) + max(hybrid.lexical, k)
-                every = self.fusion.rank(terms, query, rows, scores, most)
-                best, _, _, lexical = by_reciprocal_ranks(every, k)
-            else:
-                best, _, _, lexical = self.fusion.rank(terms, query, rows, scores, k, weight=weight)
+            best, _, _, lexical = self.fusion.rank(terms, query, rows, scores, k, weight=weight)
             if weight == LEXICAL:
                 best = [row for row, score in zip(best, lexical, strict=True) if score > 0]
             ranked[n, : len(best)] = best

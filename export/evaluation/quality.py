@@ -21,7 +21,7 @@ from protos.features import TowerInputs
 from train.config import Experiment
 from train.data.training_data import Pairs, TrainingData, texts_of
 from train.evaluation.baselines import LABELS, baselines
-from train.evaluation.metrics import CUTOFFS, mean, per_query
+from train.evaluation.metrics import CUTOFFS, goodness, mean, per_query
 from train.evaluation.plots import metric_label
 from train.evaluation.report import (
     JUDGED,
@@ -209,7 +209,7 @@ def verdict(metrics: Mapping[str, Any], metric: str) -> str:
     if not best:
         return f"{metric_label(metric)} {metrics[metric]:.3f}, with no baseline to compare it with"
     model, baseline = metrics[metric], metrics[f"{best}_{metric}"]
-    if model >= baseline:
+    if goodness(metric, model) >= goodness(metric, baseline):
         return f"better than {LABELS[best]} at {metric_label(metric)}: {model:.3f} against {baseline:.3f}"
     return f"{LABELS[best]} is better at {metric_label(metric)}: {baseline:.3f} against {model:.3f}"
 
@@ -218,13 +218,16 @@ def better_baseline(metrics: Mapping[str, Any], metric: str) -> str:
     """A sentence on the best baseline if it is better than the model by this metric; empty if none is."""
     best = _best_baseline(metrics, metric)
     model = metrics.get(metric)
-    if not best or not isinstance(model, float) or model >= metrics[f"{best}_{metric}"]:
+    if not best or not isinstance(model, float):
         return ""
-    figures = f"{metrics[f'{best}_{metric}']:.4f} against {model:.4f} as served"
+    baseline = metrics[f"{best}_{metric}"]
+    if goodness(metric, model) >= goodness(metric, baseline):
+        return ""
+    figures = f"{baseline:.4f} against {model:.4f} as served"
     return f"{LABELS[best]} is better on the test split: {metric_label(metric)} {figures}"
 
 
 def _best_baseline(metrics: Mapping[str, Any], metric: str) -> str:
     """The name of the baseline that is best by a metric; empty if there is none."""
     beside = {name: metrics[f"{name}_{metric}"] for name in LABELS if f"{name}_{metric}" in metrics}
-    return max(beside, key=lambda name: float(beside[name]), default="")
+    return max(beside, key=lambda name: goodness(metric, float(beside[name])), default="")

@@ -1,4 +1,4 @@
-/* The fused search of one query, compiled: the same as `fuse_numpy` in fusion.py, in a tenth of its time.
+/* The fused search of one query, compiled: the same as `fuse_numpy` in fusion.py, in an eighth of its time.
  *
  * NumPy takes microseconds for each call on a hundred numbers, and a query needs forty of them. The arrays
  * must be those of a checked `LexicalIndex` of the same catalogue: documents are not compared with bounds here.
@@ -9,7 +9,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { FEW = 128 }; /* items that are sorted by insertion */
 enum { STARTS, DOCUMENTS, WEIGHTS, IDF, SUMS, VECTORS, QUERY, MASK, BUFFERS };
@@ -278,14 +277,14 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
         }
     }
     Py_ssize_t dense_count = count;
+    for (Py_ssize_t n = 0; n < dense_count; n++) sums[items[n].row] = 1;
     for (Py_ssize_t n = 0; n < size; n++) {
-        int is_known = 0;
-        for (Py_ssize_t other = 0; other < dense_count; other++) is_known |= items[other].row == best[n].row;
-        if (is_known) continue;
+        if (sums[best[n].row] != 0) continue; /* the dense search has found it, too */
         const float *vector = vectors + (int64_t)best[n].row * dimension;
         for (Py_ssize_t at = 0; at < dimension; at += 16) __builtin_prefetch(vector + at);
         items[count++] = (Item){best[n].row, 0, best[n].sum, 0};
     }
+    for (Py_ssize_t n = 0; n < dense_count; n++) sums[items[n].row] = 0;
     for (Py_ssize_t n = dense_count; n < count; n++)
         items[n].dense = product(query, vectors + (int64_t)items[n].row * dimension, dimension);
 

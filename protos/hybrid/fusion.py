@@ -54,7 +54,7 @@ class Fusion:
         self._sums = np.zeros(index.postings.count, np.float32)  # of the query at work; 0 between two
         self._lock = threading.Lock()  # on the sums; the compiled search keeps the interpreter's own lock
         if compiled is None:
-            log.info("the fused search is not compiled here, so it takes several times as long: make setup")
+            log.info("the fused search is not compiled here, so it takes eight times as long: make setup")
 
     def rank(
         self,
@@ -66,7 +66,7 @@ class Fusion:
         mask: Mask | None = None,
         weight: float | None = None,
     ) -> Ranked:
-        """The `k` best of the candidates of both sides by the convex combination; fewer if there are fewer.
+        """The `k` best of the candidates of both sides; fewer if there are fewer.
 
         Args:
             terms: of the query, repeated ones included.
@@ -75,14 +75,42 @@ class Fusion:
             scores: of these, inner products.
             k: items wanted.
             mask: which items the lexical side may find, bool (N,); all by default.
-            weight: of the lexical score; that of the bundle by default.
+            weight: of the lexical score in a convex combination; as the bundle ranks by default.
 
         Returns:
             Rows, fused scores, inner products and lexical scores, best first; of equal ones the lower row.
         """
+        most = max(self.hybrid.lexical, k)
+        if weight is None and self.hybrid.method == "reciprocal_ranks":
+            return by_reciprocal_ranks(self.candidates(terms, vector, rows, scores, k, mask), k)
+        share = self.hybrid.weight if weight is None else weight
+        return self._fuse(terms, vector, rows, scores, k, mask, share, most)
+
+    def candidates(
+        self,
+        terms: list[int],
+        vector: Floats,
+        rows: list[int],
+        scores: list[float],
+        k: int,
+        mask: Mask | None = None,
+    ) -> Ranked:
+        """All candidates of both sides, in no order that counts; arguments as of `rank`."""
+        most = max(self.hybrid.lexical, k)
+        return self._fuse(terms, vector, rows, scores, len(rows) + most, mask, 0.0, most)
+
+    def _fuse(
+        self,
+        terms: list[int],
+        vector: Floats,
+        rows: list[int],
+        scores: list[float],
+        k: int,
+        mask: Mask | None,
+        share: float,
+        most: int,
+    ) -> Ranked:
         hybrid, found = self.hybrid, self.index.postings
-        share = hybrid.weight if weight is None else weight
-        most = max(hybrid.lexical, k)
         if compiled is None:
             with self._lock:
                 return fuse_numpy(
@@ -136,6 +164,9 @@ def fuse_numpy(
     k: int,
 ) -> Ranked:
     """As `Fusion.rank`, with at most `most` candidates of the lexical side; `sums` are zeros (N,)."""
+    dense_rows = np.array(rows, np.int64)
+    if len(dense_rows) and not 0 <= dense_rows.min() <= dense_rows.max() < len(sums):
+        raise IndexError("a row is not in the catalogue")
     bag = rarest(postings, terms, hybrid.most_terms)
     bound = np.float32(sum(times * float(postings.idf[term]) for term, times in bag))
     left, rare, touched = hybrid.postings, 0, [np.empty(0, np.int64)]
@@ -151,7 +182,6 @@ def fuse_numpy(
         sums[documents] += times * weights
         touched.append(documents)
     found = np.unique(np.concatenate(touched))
-    dense_rows = np.array(rows, np.int64)
     best = found[np.lexsort((found, -sums[found]))[: min(most, hybrid.postings)]]
     extra = np.setdiff1d(best, dense_rows)
     candidates = np.concatenate([dense_rows, extra])

@@ -28,6 +28,7 @@ Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 KNOWN_RUNS = 20_000  # words whose terms a process remembers
+LONGEST_KNOWN = 32  # characters of such a word: a text without spaces is one, and does not come again
 _DTYPES = {
     "terms": np.uint64,
     "idf": np.float32,
@@ -132,15 +133,17 @@ class LexicalIndex:
         for run in runs_of(text):
             terms = known.get(run)
             if terms is None:
-                if len(known) >= KNOWN_RUNS:
-                    known.clear()
-                terms = known[run] = self._lookup(self._of_run(run))
+                terms = self._lookup(self._of_run(run))
+                if len(run) <= LONGEST_KNOWN:
+                    if len(known) >= KNOWN_RUNS:
+                        known.clear()
+                    known[run] = terms
             found += terms
         return found
 
     def weights(self, text: str) -> tuple[npt.NDArray[np.int32], Floats]:
         """The terms of an item's text, ascending, and the weight of each: int32 (T,) and float32 (T,)."""
-        tokens = next(self.hybrid.analyzer.analyze([text]))
+        tokens = [token for run in runs_of(text) for token in self._of_run(run)]
         terms, counts = np.unique(np.array(self._lookup(tokens), np.int64), return_counts=True)
         weights = bm25_weights(
             self.postings.idf[terms], counts, len(tokens) / self.hybrid.mean_length, self.hybrid

@@ -28,6 +28,7 @@ SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"]
 KEY = "x-request-key"  # metadata: the same bundle answers all requests with the same key
 ENVELOPE_BYTES = 1024  # bytes of an answer besides its hits, at most, for one query
 ENVELOPE_BYTES_EACH = 32  # the same for each query of a batch
+SCORED_BYTES = 20  # bytes of an item's score besides its id, at most
 MakeAnswer = Callable[[Job], bytes]
 
 
@@ -148,6 +149,33 @@ class RetrievalServicer:
 
         self._admit(call, count)
         return self._job(bundle, queries, names, NO_SEARCH, answer, size)
+
+    def Score(self, request: wire.ScoreRequest, call: Call, admitted: bool = False) -> Job | Deferred:
+        """The towers' scores of given items for given queries; `admitted` as in `Search`."""
+        asked = request.queries
+        items = self._limits.check_scored(asked)
+        names = [f"queries[{n}].query" for n in range(len(asked))]
+        queries = [self._query(each.query, name) for each, name in zip(asked, names, strict=True)]
+        bundle = self._choose(call, asked[0].query)
+        size = self._sizes.check_scores(asked)
+        if not admitted:
+            self._admit(call, len(queries), items)
+        if request.min_sequence and request.min_sequence > bundle.sequence:
+            return self._wait(bundle, request.min_sequence, call, lambda: self.Score(request, call, True))
+
+        def answer(job: Job) -> wire.ScoreResponse:
+            # The items are looked up here, so that all of them are of the same moment.
+            contexts = [each.context for each in job.found]
+            scores = [
+                bundle.retriever.scores(vector, each.item_ids, context.basis)
+                for vector, each, context in zip(job.vectors, asked, contexts, strict=True)
+            ]
+            manifest, sequence = bundle.manifest, bundle.retriever.sequence
+            return converters.scores_to_wire(manifest, asked, scores, contexts, job.timing, sequence)
+
+        job = self._job(bundle, queries, names, NO_SEARCH, answer, size)
+        job.cost += items
+        return job
 
     def Info(self, request: wire.InfoRequest, call: Call) -> wire.InfoResponse:
         """What the service serves."""
@@ -312,6 +340,21 @@ class AnswerBytes:
         if size > self._most:
             raise InvalidInput(
                 "queries", f"expected an answer of at most {self._most} bytes, got {size}; use fewer queries"
+            )
+        return size
+
+    def check_scores(self, asked: Sequence[wire.QueryItems]) -> int:
+        """The bytes of an answer with the scores of these items, at most.
+
+        Raises:
+            InvalidInput: they are above the bound.
+        """
+        ids = sum(len(item_id.encode()) for each in asked for item_id in each.item_ids)
+        size = ENVELOPE_BYTES + len(asked) * ENVELOPE_BYTES_EACH
+        size += ids + SCORED_BYTES * sum(len(each.item_ids) for each in asked)
+        if size > self._most:
+            raise InvalidInput(
+                "queries", f"expected an answer of at most {self._most} bytes, got {size}; use several calls"
             )
         return size
 

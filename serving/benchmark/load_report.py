@@ -13,9 +13,13 @@ from serving.benchmark import report
 from serving.benchmark.load_test import LoadTest
 from serving.benchmark.plan import CLIENTS, CONNECTIONS, OFFERED, SERVERS, TARGETS, missed
 from serving.benchmark.report import Report, machine_text, number, table, with_range
+from serving.retrieval.answer import FusionMode
 
 PACKAGES = ("grpcio", "hnswlib", "onnxruntime", "numpy", "protobuf")
 UNCOMPARED = "answers were not compared: the query tower computes in int8, so scores depend on the batch"
+DENSE_ALONE = (
+    "the bundle is hybrid; all searches are by the vectors alone, as the plain server knows no other"
+)
 
 
 def document(test: LoadTest, bundle_version: str) -> dict[str, Any]:
@@ -24,6 +28,7 @@ def document(test: LoadTest, bundle_version: str) -> dict[str, Any]:
     notes = [
         test.cores.note,
         "" if workload.is_compared else UNCOMPARED,
+        DENSE_ALONE if workload.fusion is FusionMode.DENSE else "",
         p99_remark(test.figures.calls),
     ]
     found = {

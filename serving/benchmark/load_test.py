@@ -139,7 +139,7 @@ class LoadTest:
         workload, seconds = self.workload, self.plan.seconds
         with pinned(self.cores.servers):
             qps, p50_us = search_in_process(
-                self._retriever, workload.queries, workload.k, each.size, seconds, pause
+                self._retriever, workload.queries, workload.k, each.size, seconds, pause, workload.fusion
             )
         self.figures.add(**({f"{each.key}_us": p50_us} if each.size == 1 else {f"{each.key}_qps": qps}))
 

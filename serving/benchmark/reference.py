@@ -27,6 +27,7 @@ from protos import retrieval_pb2 as wire
 from protos.bundle import Manifest
 from protos.features import TextFeature
 from protos.files.onnx_file import check_self_contained
+from serving.retrieval.answer import FusionMode
 from serving.retrieval.catalogue import Catalogue
 from serving.retrieval.encoder import QueryForm
 from serving.retrieval.query import Query
@@ -102,7 +103,13 @@ def start(kind: str, folder: Path) -> tuple[grpc.Server, int]:
 
 
 def search_in_process(
-    retriever: Retriever, queries: Sequence[Query], k: int, size: int, seconds: float, pause: float
+    retriever: Retriever,
+    queries: Sequence[Query],
+    k: int,
+    size: int,
+    seconds: float,
+    pause: float,
+    fusion: FusionMode = FusionMode.DEFAULT,
 ) -> tuple[float, float]:
     """Search in batches of `size` queries for some seconds.
 
@@ -113,6 +120,7 @@ def search_in_process(
         size: of a batch.
         seconds: to measure.
         pause: seconds asleep before each batch, as a server is until the next request arrives.
+        fusion: which scores rank.
 
     Returns:
         Queries per second, and the median of microseconds per batch without the pause.
@@ -123,7 +131,7 @@ def search_in_process(
     following = itertools.cycle(batches)
 
     def search() -> None:
-        for answer in retriever.search(next(following), k):
+        for answer in retriever.search(next(following), k, fusion=fusion):
             for hit in answer.hits:
                 len(hit.fields)  # display fields are looked up when they are read, as the service does
 

@@ -18,9 +18,10 @@ from serving.benchmark import query_generator
 from serving.benchmark.http2 import PREFIX_BYTES, message
 from serving.benchmark.load import Requests
 from serving.client.queries import read_queries
+from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from serving.transport.converters import query_to_wire
+from serving.transport.converters import fusion_to_wire, query_to_wire
 
 SERVICE = "/retrieval.v1.Retrieval/"
 BATCH = 64
@@ -33,6 +34,7 @@ class Workload:
         queries: to send.
         k: items in an answer.
         expected: the answer to each query, compared as `protos/scores.py` says; None compares nothing.
+        fusion: which scores rank; DENSE where a server beside it knows vectors alone.
 
     Attributes:
         is_compared: whether answers are compared with expected ones.
@@ -41,11 +43,18 @@ class Workload:
         first: description of the first difference.
     """
 
-    def __init__(self, queries: Sequence[Query], k: int, expected: Sequence[Hits] | None) -> None:
+    def __init__(
+        self,
+        queries: Sequence[Query],
+        k: int,
+        expected: Sequence[Hits] | None,
+        fusion: FusionMode = FusionMode.DEFAULT,
+    ) -> None:
         self.checked = self.different = 0
         self.first = ""
         self.queries, self.k, self.is_compared = queries, k, expected is not None
         self._expected = expected or ()
+        self.fusion, self._fusion = fusion, fusion_to_wire(fusion)
         self._queries = [query_to_wire(query) for query in queries]
 
     def searches(self, method: str = "Search", checked: bool = True) -> Requests:
@@ -54,7 +63,7 @@ class Workload:
         def check(number: int, body: bytes) -> None:
             self._compare(number, wire.SearchResponse.FromString(body[PREFIX_BYTES:]))
 
-        searches = [wire.SearchRequest(query=query, k=self.k) for query in self._queries]
+        searches = self._searches()
         messages = [message(each.SerializeToString()) for each in searches]
         return Requests(SERVICE + method, messages, 1, check if checked and self.is_compared else None)
 
@@ -65,7 +74,7 @@ class Workload:
             hits = json.loads(body)["hits"]
             self._compare_hits(number, [(hit["id"], hit["score"]) for hit in hits])
 
-        searches = [wire.SearchRequest(query=query, k=self.k) for query in self._queries]
+        searches = self._searches()
         bodies = [MessageToJson(each, preserving_proto_field_name=True, indent=None) for each in searches]
         encoded = [each.encode() for each in bodies]
         return Requests("/v1/search", encoded, 1, check if self.is_compared else None)
@@ -83,11 +92,16 @@ class Workload:
                 self._compare(place, found)
 
         batches = [
-            wire.SearchBatchRequest(queries=[self._queries[place] for place in batch], k=self.k)
+            wire.SearchBatchRequest(
+                queries=[self._queries[place] for place in batch], k=self.k, fusion=self._fusion
+            )
             for batch in places
         ]
         messages = [message(each.SerializeToString()) for each in batches]
         return Requests(SERVICE + "SearchBatch", messages, size, check if self.is_compared else None)
+
+    def _searches(self) -> list[wire.SearchRequest]:
+        return [wire.SearchRequest(query=query, k=self.k, fusion=self._fusion) for query in self._queries]
 
     def _compare(self, number: int, answer: wire.SearchResponse | wire.HitList) -> None:
         self._compare_hits(number, hits_of(answer))
@@ -107,11 +121,13 @@ def hits_of(answer: wire.SearchResponse | wire.HitList) -> Hits:
     return [(hit.id, hit.score) for hit in answer.hits]
 
 
-def expected_answers(retriever: Retriever, queries: Sequence[Query], k: int) -> list[Hits]:
+def expected_answers(
+    retriever: Retriever, queries: Sequence[Query], k: int, fusion: FusionMode = FusionMode.DEFAULT
+) -> list[Hits]:
     """The hits that a retriever finds for each query."""
     answers: list[Hits] = []
     for start in range(0, len(queries), BATCH):
-        found = retriever.search(queries[start : start + BATCH], k)
+        found = retriever.search(queries[start : start + BATCH], k, fusion=fusion)
         answers += [[(hit.id, hit.score) for hit in answer.hits] for answer in found]
     return answers
 

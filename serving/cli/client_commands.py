@@ -36,7 +36,7 @@ ADDRESS = "127.0.0.1:50051"
 
 
 def add_commands(subparsers: Any) -> None:
-    """Add `search`, `encode`, `info`, `status`, `releases`, `batch` and `items` to a command line."""
+    """Add `search`, `encode`, `score`, `info`, `status`, `releases`, `batch` and `items`."""
 
     def add(name: str, text: str, run: Callable[[Namespace], Result]) -> ArgumentParser:
         parser = add_command(subparsers, name, text, run)
@@ -54,13 +54,18 @@ def add_commands(subparsers: Any) -> None:
     )
     encoding = add("encode", "Compute the vectors of queries.", encode)
     encoding.add_argument("texts", nargs="*", metavar="TEXT", help="text of a query; several are allowed")
-    for each in (searching, encoding):
+    scoring = add("score", "Compute the scores of given items for a query.", score)
+    scoring.add_argument("text", nargs="?", metavar="QUERY", help="text of the query")
+    scoring.add_argument(
+        "--items", nargs="+", action="extend", required=True, metavar="ITEM", help="ids of the items to score"
+    )
+    for each in (searching, encoding, scoring):
         _add_features(each)
     _add_hits(searching)
     informing = add("info", "Show what a server serves, and its state.", info)
     reporting = add("status", "Show which bundles answer, and how aliases are followed.", status)
     telling = add("releases", "Show how what is served became the champion: gates and history.", releases)
-    for each in (searching, encoding, informing, reporting, telling):
+    for each in (searching, encoding, scoring, informing, reporting, telling):
         each.add_argument(
             "--timeout",
             type=flags.seconds,
@@ -194,6 +199,23 @@ def encode(arguments: Namespace) -> Result:
     document = {"texts": texts, "history": list(history), "features": features, "vectors": vectors}
     labels = texts or [", ".join([*history, *(f"{name}={value}" for name, value in arguments.feature)])]
     return document, lambda console: tables.show_vectors(console, labels, vectors)
+
+
+def score(arguments: Namespace) -> Result:
+    """Compute the scores of given items for a query, in the order of the items."""
+    with connect(arguments) as client:
+        query = Query(arguments.text, tuple(arguments.history), _features(arguments, client))
+        found = client.score(query, arguments.items)
+    document = {
+        "scores": [{"id": item_id, "score": value} for item_id, value in found.items],
+        "kind": found.kind,
+        "basis": found.basis,
+        "unknown_history": found.unknown_history,
+        "bundle_version": found.bundle_version,
+        **found.timing._asdict(),
+        **({"sequence": found.sequence} if found.sequence else {}),
+    }
+    return document, lambda console: tables.show_scores(console, found)
 
 
 def info(arguments: Namespace) -> Result:

@@ -21,6 +21,7 @@ from serving.benchmark.services import choose_cores, pinned
 from serving.benchmark.workload import Workload, expected_answers, load_queries, queries_from_file
 from serving.cli import benchmark_arguments, tables
 from serving.client import RetrievalClient
+from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 
@@ -82,12 +83,14 @@ def _test_bundle(arguments: Namespace) -> Result:
     manifest = retriever.manifest
     queries = load_queries(manifest, plan.queries, plan.seed)
     # Without a bound on scores answers cannot be compared; the report says so.
-    expected = expected_answers(retriever, queries, plan.k) if is_bounded(manifest) else None
+    # The plain server beside it knows vectors alone.
+    fusion = FusionMode.DEFAULT if manifest.hybrid is None else FusionMode.DENSE
+    expected = expected_answers(retriever, queries, plan.k, fusion) if is_bounded(manifest) else None
     del retriever  # it shares pages with the servers, whose memory would look smaller
     gc.collect()
     cores = choose_cores()
     with progress(duration(plan)) as (say, tick), pinned(cores.load):
-        test = LoadTest(plan, Workload(queries, plan.k, expected), cores, say, tick)
+        test = LoadTest(plan, Workload(queries, plan.k, expected, fusion), cores, say, tick)
         test.run()
     document = load_report.document(test, manifest.bundle_version)
     if plot is not None:

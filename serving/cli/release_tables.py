@@ -36,11 +36,11 @@ def show_releases(console: Console, found: Releases, now: float) -> None:
             if gate["warning"]:
                 _say(console, f"{gate['title'] or gate['name']}: {gate['warning']}", "yellow")
     elif found.read_at:
-        _say(console, "the registry has no record of its promotion, and so no gates")
+        _say(console, "no record of its promotion was found, and so no gates")
     if found.records:
         console.print(_records(found))
     elif found.read_at:
-        _say(console, f"{found.model}: the champion was never moved")
+        _say(console, f"{found.model}: no record of a move of the champion was found")
     _say(
         console,
         f"read {duration(max(0.0, now - found.read_at))} ago" if found.read_at else "not read yet",
@@ -60,6 +60,8 @@ def promoted(promotion: Mapping[str, Any]) -> str:
         held = f"although {len(failed)} of {len(gates)} gates did not hold"
     else:
         held = f"all {len(gates)} gates held"
+        if promotion["action"] == "force":
+            held += ", but not everything could be compared"
     verb = "promoted by force" if promotion["action"] == "force" else "promoted"
     return f"version {promotion['after']} was {verb} at {_time(promotion['at'])}: {held}"
 
@@ -91,7 +93,7 @@ def _records(found: Releases) -> Table:
         reasons = [record["reason"], f"not {', '.join(failed)}" if failed else ""]
         table.add_row(
             str(record["number"]),
-            _time(record["at"]),
+            Text(_time(record["at"])),
             Text(record["actor"]),
             Text(record["action"] + ended),
             Text(record["before"] or "none"),

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from serving.retrieval.answer import Answer, Basis, FusionMode, Hit
+from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores
 from serving.transport.converters import Info
 
 WIDTH = 120  # if the output is not a terminal
@@ -23,7 +23,12 @@ REMARKS = {
     "with their share of all interactions",
     Basis.NONE: "nothing known in the query, and no item is more popular than others: no hits",
 }
-
+SCORE_REMARKS = {
+    Basis.CONTEXT: REMARKS[Basis.CONTEXT].replace("the answer is", "the scores are"),
+    **dict.fromkeys(
+        (Basis.POPULAR, Basis.NONE), "nothing known in the query: these are the scores of an empty one"
+    ),
+}
 
 PARTS = ("dense", "lexical")  # columns of a hybrid answer
 PART_WIDTH = 7
@@ -58,7 +63,7 @@ def show_answer(console: Console, answer: Answer) -> None:
     for rank, (score, part, row) in enumerate(zip(scores, parts, rows, strict=True), 1):
         table.add_row(str(rank), score, *(part if has_parts else ()), *map(Text, row.values()))
     console.print(table)
-    for remark in _remarks(answer):
+    for remark in _remarks(answer, REMARKS):
         console.print(remark, style="yellow", highlight=False)
     timing = answer.timing
     console.print(
@@ -69,8 +74,9 @@ def show_answer(console: Console, answer: Answer) -> None:
     )
 
 
-def _remarks(answer: Answer) -> list[str]:
-    remarks = [REMARKS[answer.basis]] if answer.basis in REMARKS else []
+def _remarks(answer: Answer | Scores, of_basis: Mapping[Basis, str]) -> list[str]:
+    """What is to be known of an answer beside its items."""
+    remarks = [of_basis[answer.basis]] if answer.basis in of_basis else []
     if answer.unknown_history:
         items = "1 item" if answer.unknown_history == 1 else f"{answer.unknown_history} items"
         remarks.append(f"{items} of the history skipped: unknown to the query tower")
@@ -84,6 +90,16 @@ def show_vectors(console: Console, texts: Sequence[str], vectors: Sequence[Seque
         for text, vector in zip(texts, vectors, strict=True)
     }
     show_pairs(console, rows)
+
+
+def show_scores(console: Console, found: Scores) -> None:
+    """Show the score of each item, in the order of the request."""
+    table = Table("item", found.kind.replace("_", " "), box=None)
+    for item_id, value in found.items:
+        table.add_row(Text(item_id), "not in the catalogue" if value is None else f"{value:.6f}")
+    console.print(table)
+    for remark in _remarks(found, SCORE_REMARKS):
+        console.print(remark, style="yellow", highlight=False)
 
 
 def show_info(console: Console, info: Info) -> None:

@@ -26,7 +26,7 @@ from serving.client.items import ChangePage, Item, ItemState, Mode, Written
 from serving.client.protocol import TIMEOUT_SECONDS, CatalogueRetries, Connection, Metadata
 from serving.client.security import Security
 from serving.filters.expression import Filter
-from serving.retrieval.answer import Answer, FusionMode
+from serving.retrieval.answer import Answer, FusionMode, Scores
 from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
 from serving.transport.converters import Info, Releases
@@ -127,6 +127,28 @@ class AsyncRetrievalClient:
         """As `RetrievalClient.encode`."""
         request = protocol.encode_request(queries)
         return protocol.vectors(await self._call(self._stub.Encode, request, timeout, metadata))
+
+    async def score(
+        self,
+        query: Query | str,
+        item_ids: Sequence[str],
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        min_sequence: int = 0,
+    ) -> Scores:
+        """As `RetrievalClient.score`."""
+        return (await self.score_batch([(query, item_ids)], timeout, metadata, min_sequence))[0]
+
+    async def score_batch(
+        self,
+        pairs: Sequence[tuple[Query | str, Sequence[str]]],
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        min_sequence: int = 0,
+    ) -> list[Scores]:
+        """As `RetrievalClient.score_batch`."""
+        request = protocol.score_request(pairs, min_sequence)
+        return protocol.scores(await self._call(self._stub.Score, request, timeout, metadata))
 
     async def upsert(
         self,

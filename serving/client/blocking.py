@@ -17,7 +17,7 @@ from serving.client.items import ChangePage, Item, ItemState, Mode, Written
 from serving.client.protocol import TIMEOUT_SECONDS, CatalogueRetries, Connection, Metadata
 from serving.client.security import Security
 from serving.filters.expression import Filter
-from serving.retrieval.answer import Answer, FusionMode
+from serving.retrieval.answer import Answer, FusionMode, Scores
 from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
 from serving.transport.converters import Info, Releases
@@ -73,7 +73,7 @@ class RetrievalClient:
             k: 0 for the server's default.
             exclude: item ids that must not be in the answer.
             timeout: in seconds.
-            exclude_history: leave the items of the query's history out too.
+            exclude_history: leave the items of the query's history out too, and of its negative history.
             metadata: sent with the request, such as `[("x-request-id", "7")]`; names are lower case.
             min_sequence: the search waits until the worker has applied all writes up to this sequence; pass
                 `Written.sequence` to find your own write.
@@ -162,6 +162,39 @@ class RetrievalClient:
         """
         request = protocol.encode_request(queries)
         return protocol.vectors(self._call(self._stub.Encode, request, timeout, metadata))
+
+    def score(
+        self,
+        query: Query | str,
+        item_ids: Sequence[str],
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        min_sequence: int = 0,
+    ) -> Scores:
+        """The exact scores of items for a query: the calibrated probability where the model predicts labels.
+
+        They are those of the towers alone; of a hybrid bundle `Hit.dense`.
+
+        Args:
+            query: as in `search`, but not an item.
+            item_ids: at least one; the score of an item that the catalogue lacks is None.
+            timeout, metadata, min_sequence: as in `search`.
+
+        Raises:
+            The errors of `search`.
+        """
+        return self.score_batch([(query, item_ids)], timeout, metadata, min_sequence)[0]
+
+    def score_batch(
+        self,
+        pairs: Sequence[tuple[Query | str, Sequence[str]]],
+        timeout: float | None = None,
+        metadata: Metadata = (),
+        min_sequence: int = 0,
+    ) -> list[Scores]:
+        """As `score`, of several queries with the items of each, in one call."""
+        request = protocol.score_request(pairs, min_sequence)
+        return protocol.scores(self._call(self._stub.Score, request, timeout, metadata))
 
     def upsert(
         self,

@@ -20,7 +20,7 @@ from protos.errors import AccessDenied, InvalidInput, Overloaded, TwinspireError
 from serving.address import check_target, host_of, is_loopback
 from serving.client.security import Security
 from serving.filters.expression import Filter
-from serving.retrieval.answer import Answer, FusionMode
+from serving.retrieval.answer import Answer, FusionMode, Scores
 from serving.retrieval.query import Query, refuse_lone_string
 from serving.transport import converters
 from serving.transport.filter_converters import filter_to_wire
@@ -265,6 +265,20 @@ def encode_request(queries: Sequence[Query | str]) -> wire.EncodeRequest:
     return wire.EncodeRequest(queries=_queries(queries))
 
 
+def score_request(
+    pairs: Sequence[tuple[Query | str, Sequence[str]]], min_sequence: int = 0
+) -> wire.ScoreRequest:
+    """Queries with the ids of the items to score for each; raises as `search_request`."""
+    queries = []
+    for n, (query, item_ids) in enumerate(pairs):
+        refuse_lone_string(item_ids, f"queries[{n}].item_ids", "item ids")
+        try:
+            queries.append(wire.QueryItems(query=_query(query, f"queries[{n}].query"), item_ids=[*item_ids]))
+        except UnicodeEncodeError:
+            raise InvalidInput(f"queries[{n}].item_ids", "expected Unicode, got a lone surrogate") from None
+    return wire.ScoreRequest(queries=queries, min_sequence=_sequence(min_sequence))
+
+
 def filter_message(filter: Filter | None) -> wire.Filter | None:
     """A filter as requests hold it; of a stream it is converted once.
 
@@ -316,6 +330,11 @@ def _answer(
     if filter is not None and found.plan == wire.PLAN_UNFILTERED:
         raise Unavailable(f"{address}: the server does not know filters")
     return converters.answer_from_wire(found, response.bundle_version, response.timing, response.sequence)
+
+
+def scores(response: wire.ScoreResponse) -> list[Scores]:
+    """The scores for each query."""
+    return converters.scores_from_wire(response)
 
 
 def vectors(response: wire.EncodeResponse) -> npt.NDArray[np.float32]:

@@ -21,11 +21,10 @@ Rows = npt.NDArray[np.int64]
 
 # Items that are compared with the query in 1 step (defined at `columns.TEST_STEPS`). One more item takes
 # hnswlib 3 to 4 us, because the search is twice as wide as its number of items. To compare an item takes
-# 8.5 ns if the copies lie side by side in memory, and 20 to 30 ns if they are scattered. Measured by
-# `make filtertest` (`search_p50_us`) with 65,441 items, D = 128 and one thread of an AMD EPYC; all queries
-# and filters differ, so that no copy was in a cache before. All times grow with D, so ratios hardly do.
-SIDE_BY_SIDE = 400
-SCATTERED = 128
+# 0.01 us if the vectors lie side by side in memory (in int8), and 0.2 us if they are scattered. Measured with
+# 65,441 items, D = 128 and one thread; all queries differed, so that no vector was in a cache before.
+SIDE_BY_SIDE = 256
+SCATTERED = 20
 GRAPH_SHARE = 2  # the graph, which may not suffice, is searched if it takes at most 1/2 of an exact search
 DEVIATIONS = 3.0  # of the number of items that pass, by which a search is wider than the mean needs
 MARGIN = 2.0  # for recall: the graph misses more of the items that are last among those asked for
@@ -83,7 +82,10 @@ def first_width(k: int, compiled: CompiledFilter, free_width: int = 0) -> int | 
 
 def exact_steps(compiled: CompiledFilter) -> int:
     """The time of comparing all items that pass, in steps."""
-    return compiled.count // (SIDE_BY_SIDE if compiled.may_have_subset else SCATTERED)
+    whole = compiled.item_count // SIDE_BY_SIDE  # all items are compared if many pass
+    if compiled.may_have_subset:
+        return min(compiled.count // SIDE_BY_SIDE, whole)
+    return min(compiled.count // SCATTERED, whole)
 
 
 def expected_cost(k: int, compiled: CompiledFilter, free_width: int | None) -> int:

@@ -48,6 +48,13 @@ OPERATIONS = (
     ),
     Operation(
         "POST",
+        "/v1/score",
+        "search",
+        RETRIEVAL["Score"],
+        example={"queries": [{"query": {"text": "red shoes"}, "item_ids": ["17", "4"]}]},
+    ),
+    Operation(
+        "POST",
         "/v1/compare",
         "search",
         summary="The answers of two services, `--address` and `--compare-address`, to one search.",

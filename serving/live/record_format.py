@@ -38,7 +38,7 @@ class RecordKind(IntEnum):
     ITEM = 0
     DELETED = 1
     FAILED = 2  # the item tower could not encode it, so no search may find it or its earlier version
-    SAME = 3  # an item whose vector is that of its earlier record, such as one whose price has changed
+    SAME = 3  # an item with vector and terms of its earlier record, such as one whose price has changed
 
 
 class Record(NamedTuple):

@@ -47,9 +47,9 @@ class Hit(NamedTuple):
     Args:
         id: of the item.
         score: the inner product of query and item vector, shown as the manifest's `score` says; their cosine
-            where the kind is `cosine`; with a `lexical` part, what `FUSION_HYBRID` says in
-            `protos/retrieval.proto`. For an `item_id` the cosine of the two items; on the basis POPULAR the
-            item's share of the interactions that the towers were trained on.
+            where the kind is `cosine`; where the answer's fusion is LEXICAL or HYBRID, what
+            `protos/retrieval.proto` says of it. For an `item_id` the cosine of the two items; on the basis
+            POPULAR the item's share of the interactions that the towers were trained on.
         fields: the item's display fields; a field that the item lacks is left out.
         dense: of a bundle with a lexical index, the inner product of the vectors, or the score where the
             fusion is DENSE; else None.
@@ -99,3 +99,24 @@ class Answer(NamedTuple):
     sequence: int = 0
     plan: Plan = Plan.UNFILTERED
     fusion: FusionMode = FusionMode.DEFAULT
+
+
+class Scores(NamedTuple):
+    """The towers' scores of items for one query; of a hybrid bundle those that a `Hit` has as `dense`.
+
+    Args:
+        items: id and score of each item, in the order of the request; None where the catalogue holds no such
+            item.
+        kind: `cosine`, `inner_product`, or `probability` of a model that predicts labels; `unknown` is one
+            that a newer server names.
+        bundle_version, timing, unknown_history, basis, sequence: as of `Answer`; on the bases POPULAR and
+            NONE, the scores are those of a query without any value.
+    """
+
+    items: tuple[tuple[str, float | None], ...]
+    kind: str
+    bundle_version: str
+    timing: Timing
+    unknown_history: int = 0
+    basis: Basis = Basis.QUERY
+    sequence: int = 0

@@ -77,7 +77,8 @@ class QueryForm:
     def __init__(self, features: Mapping[str, FeatureSpec]) -> None:
         self.features = dict(features)
         self.text = _slot(features, TextFeature, "text")
-        self.history = _slot(features, HistoryFeature, "history")
+        positive = {name: spec for name, spec in features.items() if spec.kind != "negative_history"}
+        self.history = _slot(positive, HistoryFeature, "history")
         self.blank: dict[str, Value | None] = {
             name: "" if isinstance(spec, TextFeature) else None for name, spec in features.items()
         }

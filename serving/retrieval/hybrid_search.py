@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from protos.bundle import Manifest
 from protos.errors import InvalidInput
-from protos.features import TextFeature, normalise
-from protos.hybrid.fusion import Fusion, Ranked, by_reciprocal_ranks
+from protos.features import TextFeature, cut_as_read
+from protos.hybrid.fusion import Fusion, Ranked
 from protos.hybrid.lexical_index import LexicalIndex
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import (
@@ -29,7 +29,6 @@ from serving.retrieval.vector_index import VectorIndex, Vectors
 
 Search = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
 Current = Callable[[frozenset[int]], frozenset[int]]
-NO_TERMS: tuple[list[int], ...] = ()
 NO_ROWS: frozenset[int] = frozenset()
 LEXICAL_WEIGHT = 1.0
 
@@ -69,7 +68,7 @@ class HybridSearch:
         for name, most in self._texts.items():
             text = values.get(name)
             if text and isinstance(text, str):  # the encoder refuses other values
-                found += self.index.terms(text if len(text) <= most else _cut(text, most))
+                found += self.index.terms(cut_as_read(text, most))
         return found
 
     def find(
@@ -120,14 +119,8 @@ class HybridSearch:
         if options.exclude or context is not PLAIN:
             excluded = current(context.excluded(options))
         is_lexical = options.fusion is FusionMode.LEXICAL
-        wanted = k + len(excluded)
-        if is_lexical:
-            best = self.rank(terms, vector, dense, wanted, options, LEXICAL_WEIGHT)
-        elif self.fusion.hybrid.method == "convex":
-            best = self.rank(terms, vector, dense, wanted, options, None)
-        else:
-            most = len(dense.rows) + max(self.fusion.hybrid.lexical, wanted)
-            best = by_reciprocal_ranks(self.rank(terms, vector, dense, most, options, None), wanted)
+        weight = LEXICAL_WEIGHT if is_lexical else None
+        best = self.rank(terms, vector, dense, k + len(excluded), options, weight)
         if excluded or is_lexical:
             kept = [
                 each
@@ -179,8 +172,3 @@ def _is_fused(context: QueryContext, options: SearchOptions) -> bool:
         and context.own_row is None
         and context.basis.is_searched
     )
-
-
-def _cut(text: str, most: int) -> str:
-    """The part of a text that the tower reads: it counts characters after normalisation."""
-    return text[:most] if text.isascii() else normalise(text)[:most]

@@ -1,22 +1,23 @@
 """Exact search among many items, of which most is done on int8 copies of the vectors.
 
 To compare a query with N vectors takes as long as reading them, and int8 takes a quarter of the bytes of
-float32. So the inner products with all copies come first, in int8 arithmetic (`int8_copies.py`). With x' for
-the copy of an item x and q' for that of a query q, the Cauchy-Schwarz inequality bounds their error:
+float32. So the inner products with all copies come first, in int8 arithmetic (SimSIMD). With x' for the copy
+of an item x and q' for that of a query q, the Cauchy-Schwarz inequality bounds their error:
 
     |q.x - q'.x'| = |q.(x - x') + (q - q').x'| <= e = |q| max |x - x'| + |q - q'| max |x'|
 
 An item whose product in int8 is more than 2 e below the k-th highest is not among the best k. The others,
-usually a hundred, are compared in float32. So the result is that of exact search.
+usually a few hundred, are compared in float32. So the result is that of exact search.
 """
 
 import math
 
 import numpy as np
 import numpy.typing as npt
+import simsimd
 
-from protos.vectors import BLOCK, int8_rows
-from serving.retrieval.int8_copies import int8_copies, int8_query
+from protos.search import highest
+from protos.vectors import BLOCK, HIGHEST, Int8Rows, int8_rows
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -29,26 +30,27 @@ class Int8Scan:
     """Vectors to search exactly; safe to call from several threads.
 
     Args:
-        vectors: float32 (N, D); the copies take (D + 5) bytes each besides.
+        vectors: float32 (N, D); the copies take (D + 4) bytes each besides.
     """
 
     def __init__(self, vectors: Vectors) -> None:
         self._vectors = vectors
         self._rows: Rows | None = None  # of the copies; None: all
-        self._copies = int8_copies(*vectors.shape)
+        self._copies: Int8Rows = np.empty(vectors.shape, np.int8)
+        self._scales: Vectors = np.empty(len(vectors), np.float32)
         self._max_residual = self._max_norm = 0.0  # max |x - x'| and max |x'|
         for start in range(0, len(vectors), BLOCK):
             rows = slice(start, start + BLOCK)
-            copies, scales = int8_rows(vectors[rows])
-            self._copies.put(rows, copies, scales)
-            restored = copies * scales[:, None]
+            self._copies[rows], self._scales[rows] = int8_rows(vectors[rows])
+            restored = self._copies[rows] * self._scales[rows, None]
             self._max_residual = max(self._max_residual, _longest(vectors[rows] - restored))
             self._max_norm = max(self._max_norm, _longest(restored))
 
     def subset(self, rows: Rows) -> "Int8Scan":
         """A scan of some vectors only, ascending (R,), with copies of its own side by side."""
         subset = Int8Scan.__new__(Int8Scan)
-        subset._vectors, subset._rows, subset._copies = self._vectors, rows, self._copies.subset(rows)
+        subset._vectors, subset._rows = self._vectors, rows
+        subset._copies, subset._scales = self._copies[rows], self._scales[rows]
         subset._max_residual, subset._max_norm = self._max_residual, self._max_norm
         return subset
 
@@ -57,7 +59,7 @@ class Int8Scan:
 
         Args:
             queries: float32 (B, D).
-            k: at least 1, at most the number of items.
+            k: at most the number of items.
             rows: search only these, ascending (R,); None in a scan that `subset` has made.
 
         Returns:
@@ -66,14 +68,25 @@ class Int8Scan:
         best, products = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
         for n, query in enumerate(queries):
             near = self._candidates(query, k, rows)
-            exact = self._products(query, near)
-            order = (-exact).argsort(kind="stable")[:k]
+            exact = np.concatenate(
+                [self._vectors[near[at : at + GATHER]] @ query for at in range(0, len(near), GATHER)]
+            )
+            order = np.argsort(-exact, kind="stable")[:k]
             best[n], products[n] = near[order], exact[order]
         return best, products
 
     def _candidates(self, query: Vectors, k: int, rows: Rows | None) -> Rows:
         """Ascending rows, among them the `k` best."""
-        copy, scale = int8_query(query)
+        scale = float(np.abs(query).max()) / HIGHEST
+        copy = np.rint(query / scale).astype(np.int8) if scale else np.zeros(len(query), np.int8)
+        # Without `out=`: there SimSIMD 6.5 returns None without counting the reference to it, and Python 3.11
+        # ends with an error when none is left.
+        products = simsimd.cdist(copy[None], self._copies, "dot", out_dtype="f32")
+        values = np.asarray(products)[0] * self._scales
+        if rows is None:
+            rows = self._rows
+        else:
+            values = np.take(values, rows)
         rest = query - copy * np.float32(scale)
         length, lost = math.sqrt(query @ query), math.sqrt(rest @ rest)
         error = (
@@ -81,16 +94,10 @@ class Int8Scan:
             + lost * self._max_norm
             + ROUNDING * length * (self._max_norm + self._max_residual)
         )
-        # The values of copies lack the factor `scale`. A query of zeros has none, and all items are as near.
-        near = self._copies.near(copy, k, 2 * error / scale if scale else math.inf, rows)
-        return near if self._rows is None else self._rows[near]
-
-    def _products(self, query: Vectors, rows: Rows) -> Vectors:
-        if len(rows) <= GATHER:
-            products: Vectors = self._vectors[rows] @ query
-            return products
-        parts = (rows[at : at + GATHER] for at in range(0, len(rows), GATHER))
-        return np.concatenate([self._vectors[part] @ query for part in parts])
+        # `values` lack the factor `scale`. A query of zeros has no scale, and all items are as near.
+        margin = 2 * error / scale if scale else np.inf
+        near: Rows = np.flatnonzero(values >= values[highest(values, k)].min() - margin)
+        return near if rows is None else rows[near]
 
 
 def _longest(rows: Vectors) -> float:

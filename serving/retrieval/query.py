@@ -84,7 +84,7 @@ class SearchOptions(NamedTuple):
     Args:
         k: number of items.
         exclude: rows to leave out.
-        exclude_history: leave out the items of the query's own history, too.
+        exclude_history: leave out the items of the query's own history, too, and of its negative history.
         filter: leave out the items that do not pass.
         fusion: which scores rank them.
     """

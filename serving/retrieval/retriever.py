@@ -98,8 +98,9 @@ class Retriever:
         self._no_basis = Basis.POPULAR if catalogue.knows_popular else Basis.NONE
         self._unknown_text = QueryContext(basis=self._no_basis)
         self._blank: BlankQuery | None = None
+        self._blank_vector = self._encode_blank()
         if any(isinstance(spec, TextFeature) for spec in self._form.features.values()):
-            self._blank = BlankQuery(self._encode_blank())
+            self._blank = BlankQuery(self._blank_vector)
         texts = {n: spec for n, spec in self._form.features.items() if isinstance(spec, TextFeature)}
         self._texts = frozenset(texts)
         hashed = [name for name, spec in texts.items() if spec.input == CODE_POINTS]
@@ -167,7 +168,8 @@ class Retriever:
             queries: at least one.
             k: at least 1.
             exclude: item ids that must not be in any answer; unknown ones exclude nothing.
-            exclude_history: exclude the items of a query's own history from its answer, too.
+            exclude_history: exclude the items of a query's own history from its answer, too, and those of its
+                negative history.
             filter: only items that pass are in the answers, as `serving.filters.expression.where` builds it.
             fusion: which scores rank the items of queries with a text.
 
@@ -342,6 +344,31 @@ class Retriever:
             best = zip(rows.tolist(), scores.tolist(), strict=True)
             return [_tuple(SearchResult, (*each, *NO_PARTS)) for each in best]
         return self._find_each(encoded, options)
+
+    def scores(
+        self, vector: Vectors, item_ids: Sequence[str], basis: Basis = Basis.QUERY
+    ) -> list[float | None]:
+        """The towers' exact scores of items for one query; None for an item that is not there.
+
+        They are those that a search shows; of a hybrid bundle `Hit.dense`.
+
+        Args:
+            vector: float32 (D,), of the query tower.
+            item_ids: of the catalogue as it is now, live items and deletes included.
+            basis: of the query; of one of which the tower knows nothing, `POPULAR` or `NONE`, the scores are
+                those of the blank query.
+
+        Raises:
+            ArithmeticError: the vector is not finite.
+        """
+        if basis in (Basis.POPULAR, Basis.NONE):
+            vector = self._blank_vector[0]
+        require_finite(vector)
+        rows = [self.catalogue.find(each) for each in item_ids]
+        known = [row for row in rows if row is not None]
+        products = self.index.vectors(known) @ vector if known else vector[:0]
+        shown = iter(shown_scores(products, self.manifest.score).tolist())
+        return [None if row is None else next(shown) for row in rows]
 
     def _find_one(self, vector: Vectors, k: int) -> SearchResult:
         """As `find`, of one query with nothing but a text."""

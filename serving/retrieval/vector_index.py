@@ -29,7 +29,7 @@ KINDS = {
     "exact": ("serving.retrieval.vector_index", "ExactIndex"),
     "hnsw": ("serving.retrieval.hnsw_index", "HnswIndex"),
 }
-SCAN_FROM = 256  # items; fewer are compared in float32 in the same time
+SCAN_SHARE = 4  # all items are compared in int8 if more than 1/4 of them are allowed
 FEW = 4096  # items of a subset, up to which it holds float32 vectors: int8 would save less than it costs
 DEFAULT_KIND = "hnsw"  # of manifests without `index.kind`
 GATHER = 1024  # vectors of allowed items that are copied at once, so that they stay in the processor's cache
@@ -142,7 +142,7 @@ class ExactIndex(VectorIndex):
             none = np.empty((len(vectors), 0))
             return Neighbours(none.astype(np.int64), none.astype(np.float32))
         k = min(k, len(rows))
-        if self._scan is not None and len(rows) >= SCAN_FROM:
+        if self._scan is not None and len(rows) * SCAN_SHARE > self._count:
             searched = self._without_padding(vectors)
             if searched is not None:
                 return Neighbours(*self._scan.search(searched, k, rows))
@@ -185,7 +185,7 @@ class ExactIndex(VectorIndex):
     def subset_bytes(self, count: int) -> int:
         """As `VectorIndex.subset_bytes`."""
         dimension = int(self._vectors.shape[1])
-        return count * (4 * dimension if count <= FEW or self._scan is None else dimension + 5)
+        return count * (4 * dimension if count <= FEW or self._scan is None else dimension + 4)
 
     def subset(self, rows: Rows) -> Subset:
         """Some items, ascending rows (R,), with copies of their vectors side by side."""

@@ -208,12 +208,12 @@ class Follower:
     def step(self) -> float:
         """Poll the registry once; returns the seconds until the next poll."""
         self._champion.poll()
-        for tracker in self._others.values() if not self._champion.unanswered else ():
-            tracker.poll()
         if self._champion.unanswered:
             self._releases.unanswered(self._champion.state["last_error"])
         else:
-            self._releases.poll()
+            self._releases.poll()  # before the others, whose downloads may take long
+            for tracker in self._others.values():
+                tracker.poll()
         if self._shadow_log:
             self._shadow_log.poll()
         self._cache.prune([each.bundle_version for each in self._in_use()])

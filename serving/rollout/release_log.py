@@ -42,6 +42,7 @@ class ReleaseLog:
         self._known["last_error"] = ""
         self._tried = ""  # the version that was served at the last attempt
         self._due = 0.0
+        self._seen = ("", "")  # run and outcome of the newest record
         self._failures = 0
         self._logged = ""  # the last error in the log
 
@@ -59,13 +60,24 @@ class ReleaseLog:
         if self._logged:
             log.info("%s: its releases can be read again", self._name)
         self._failures, self._logged = 0, ""
-        moving = any(each["outcome"] == "under way" for each in found["records"][:1])
-        self._due = 0.0 if moving else self._clock.monotonic() + READ_SECONDS
+        self._due = 0.0 if self._is_moving(found["records"]) else self._clock.monotonic() + READ_SECONDS
         self._known = {**found, "version": version, "read_at": self._clock.time(), "last_error": ""}
         self._write()
 
+    def _is_moving(self, records: list[dict[str, Any]]) -> bool:
+        """Whether the newest release is under way, or seems to have been interrupted, which is read twice.
+
+        Its run is read before its lock, and it may have ended in between.
+        """
+        newest = records[0] if records else {"outcome": "done", "run_id": ""}
+        seen = newest["run_id"], newest["outcome"]
+        known, self._seen = self._seen, seen
+        return newest["outcome"] == "under way" or (newest["outcome"] != "done" and seen != known)
+
     def unanswered(self, error: str) -> None:
         """The registry does not even tell the alias, so nothing is read."""
+        self._due = 0.0  # to be read as soon as the registry answers
+        error = line(error, TEXT)
         if error != self._known["last_error"]:
             self._known["last_error"] = error
             self._write()

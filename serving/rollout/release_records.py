@@ -124,7 +124,7 @@ def _champion(client: Any, name: str) -> str:
 
 
 def _is_locked(client: Any, name: str, now: float) -> bool:
-    """Whether a process holds the release lock."""
+    """Whether a process holds the release lock, or was killed under it less than `LOCK_SECONDS` ago."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -133,7 +133,7 @@ def _is_locked(client: Any, name: str, now: float) -> bool:
         if error.error_code in ABSENT:
             return False
         raise
-    return now - float(lock.creation_timestamp) / 1000 < LOCK_SECONDS
+    return abs(now - float(lock.creation_timestamp) / 1000) < LOCK_SECONDS  # two clocks
 
 
 def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ METHODS = {
     "retrieval.v1.Retrieval/Encode": Role.READER,
     "retrieval.v1.Retrieval/Info": Role.READER,
     "retrieval.v1.Retrieval/Releases": Role.READER,
+    "retrieval.v1.Retrieval/Score": Role.READER,
     "retrieval.v1.Retrieval/Search": Role.READER,
     "retrieval.v1.Retrieval/SearchBatch": Role.READER,
     "retrieval.v1.Retrieval/SearchStream": Role.READER,

@@ -29,12 +29,14 @@ class ChallengerAnswer(NamedTuple):
         ids: of its items, best first.
         scores: of its items.
         basis: what the answer is based on, as a value of `wire.Basis`.
+        fusion: which scores ranked, as a value of `wire.Fusion`.
         us: microseconds of processor time to encode and search, for this query alone.
     """
 
     ids: Sequence[str]
     scores: Sequence[float]
     basis: Any
+    fusion: Any
     us: float
 
 
@@ -75,7 +77,7 @@ def compare(champion: wire.SearchResponse, challenger: ChallengerAnswer, timed: 
 
 
 def _shift(champion: wire.SearchResponse, challenger: ChallengerAnswer) -> float | None:
-    if champion.basis != challenger.basis:
+    if (champion.basis, champion.fusion) != (challenger.basis, challenger.fusion):
         return None
     scores = {hit.id: hit.score for hit in champion.hits}
     items = zip(challenger.ids, challenger.scores, strict=True)

@@ -188,7 +188,8 @@ class Shadow:
         us = (time.thread_time_ns() - started) / 1000
         ids = [retriever.catalogue.ids[row] for row in found.rows]
         scores = np.asarray(found.scores, np.float32).tolist()  # rounded like the champion's on the wire
-        return ChallengerAnswer(ids, scores, BASES[found.context.basis], us)
+        ranked_by = converters.fusion_to_wire(found.fusion)
+        return ChallengerAnswer(ids, scores, BASES[found.context.basis], ranked_by, us)
 
     def _log_once(self, error: Exception) -> None:
         """Log an unforeseen error, the first of its kind."""

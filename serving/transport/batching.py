@@ -23,7 +23,7 @@ from serving.retrieval.query import NO_SEARCH, PreparedQuery, SearchOptions, Sea
 from serving.retrieval.retriever import Retriever
 from serving.transport.status import ClientGone
 
-Kind = tuple[int, int, int]
+Kind = tuple[int, int, int, bool]
 
 NO_VECTORS = np.empty((0, 0), np.float32)
 BATCH_COST = 1024  # items that the searches of one batch may look for in all
@@ -56,7 +56,8 @@ class Job:
         answer_bytes: expected size of that message.
 
     Attributes:
-        cost: items that the searches look for in all: k, excluded ones, and excluded histories.
+        cost: items that the searches look for in all: k, excluded ones, and excluded histories; of `Score`
+            the items that `answer` scores.
         check: raises ClientGone if the client no longer waits; called with the name of the next stage.
         done: called once, when the job has its results or its error.
         arrived: start of the wait, in `time.perf_counter_ns()`.
@@ -412,8 +413,8 @@ def kind(job: Job) -> Kind:
     """The properties that decide the time per query, as numbers of bits, so that there are few kinds.
 
     Returns:
-        Items that each search looks for, queries that are items (which are searched exactly), and
-        characters and strings in each query.
+        Items that each search looks for, queries that are items (which are searched exactly), characters and
+        strings in each query, and whether there is a search at all: `Score` has items and none.
     """
     queries = len(job.prepared)
     items = size = 0
@@ -423,4 +424,5 @@ def kind(job: Job) -> Kind:
         else:
             size += sum([len(value) for value in each.values.values() if isinstance(value, str | list)])
     parts = job.cost // queries, items * 256 // queries, size // queries
-    return parts[0].bit_length(), parts[1].bit_length(), parts[2].bit_length()
+    searched = job.options.k > 0
+    return parts[0].bit_length(), parts[1].bit_length(), parts[2].bit_length(), searched

@@ -12,8 +12,8 @@ from protos.bundle import Manifest
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, InvalidInput
 from serving.filters.plan import Plan
-from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Timing
-from serving.retrieval.query import Query, Value, Vectors
+from serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Scores, Timing
+from serving.retrieval.query import Query, QueryContext, Value, Vectors
 from serving.transport.limits import check_positive
 
 TEXT = wire.Query.DESCRIPTOR.fields_by_name["text"]
@@ -97,6 +97,29 @@ class RequestLimits:
             raise InvalidInput("queries", f"expected 1 to {self.max_batch} queries, got {count}")
         return count
 
+    def check_scored(self, queries: Sequence[wire.QueryItems]) -> int:
+        """Refuse a request to score too many items, or none; returns their number.
+
+        Raises:
+            InvalidInput: a query or its items are missing, or there are more than `max_hits` items in all.
+        """
+        self.check_batch(len(queries))
+        count = 0
+        for n, each in enumerate(queries):
+            if not each.HasField("query"):
+                raise InvalidInput(f"queries[{n}].query", "required, but missing")
+            if each.query.HasField("item_id"):
+                text = "expected a text, a history or features: items are scored for queries, not for items"
+                raise InvalidInput(f"queries[{n}].query.item_id", text)
+            if not each.item_ids:
+                raise InvalidInput(f"queries[{n}].item_ids", "expected at least one")
+            count += len(each.item_ids)
+        if count > self.max_hits:
+            raise InvalidInput(
+                "queries", f"expected at most {self.max_hits} items in all, got {count}; use several calls"
+            )
+        return count
+
     def check_query(self, query: Query, name: str) -> None:
         """Refuse a query that is too large.
 
@@ -172,6 +195,56 @@ def vectors_to_wire(vectors: Vectors, bundle_version: str, timing: Timing) -> wi
         bundle_version=bundle_version,
         timing=wire.Timing(queue_us=timing.queue_us, encode_us=timing.encode_us, search_us=timing.search_us),
     )
+
+
+SCORE_KINDS = {
+    "cosine": wire.SCORE_COSINE,
+    "inner_product": wire.SCORE_INNER_PRODUCT,
+    "sigmoid": wire.SCORE_PROBABILITY,
+}
+
+
+def scores_to_wire(
+    manifest: Manifest,
+    asked: Sequence[wire.QueryItems],
+    scores: Sequence[Sequence[float | None]],
+    contexts: Sequence[QueryContext],
+    timing: Timing,
+    sequence: int,
+) -> wire.ScoreResponse:
+    """The scores of items for queries; None where the catalogue holds no such item."""
+    results = [
+        wire.ItemScores(
+            scores=[wire.ItemScore(id=i, score=s) for i, s in zip(each.item_ids, values, strict=True)],
+            unknown_history=context.unknown_history,
+            basis=f"BASIS_{context.basis.name}",
+        )
+        for each, values, context in zip(asked, scores, contexts, strict=True)
+    ]
+    return wire.ScoreResponse(
+        results=results,
+        kind=SCORE_KINDS[manifest.score.kind],
+        bundle_version=manifest.bundle_version,
+        timing=wire.Timing(queue_us=timing.queue_us, encode_us=timing.encode_us, search_us=timing.search_us),
+        sequence=sequence,
+    )
+
+
+def scores_from_wire(message: wire.ScoreResponse) -> list[Scores]:
+    """The scores for each query, as the client returns them."""
+    kinds = {number: name.removeprefix("SCORE_").lower() for name, number in wire.ScoreKind.items()}
+    return [
+        Scores(
+            tuple((each.id, each.score if each.HasField("score") else None) for each in result.scores),
+            kinds.get(message.kind, "unknown"),
+            message.bundle_version,
+            timing_from_wire(message.timing),
+            result.unknown_history,
+            BASES.get(result.basis, Basis.UNKNOWN),
+            message.sequence,
+        )
+        for result in message.results
+    ]
 
 
 # A newer server may name others.

@@ -80,16 +80,24 @@ def test_the_cold_and_the_labelled_are_told_where_there_are_any() -> None:
         "auc": 0.75,
         "log_loss": 0.5,
         "itemmean_auc": 0.625,
+        "ece": 0.0125,
         "itemmean_log_loss": 0.5625,
+        "itemmean_auc_gain": 0.125,
+        "itemmean_log_loss_gain": 0.0625,
+        "itemmean_log_loss_gain_low": 0.03125,
+        "itemmean_log_loss_gain_high": 0.09375,
     }
-    told = shown(FILMS | cold)[-3:]
-    assert told == [
+    lines = shown(FILMS | cold)
+    assert lines[-5:-3] == [
         "1,200 queries without a history: HR@10 0.1250, nDCG@10 0.0625",
         "items kept out of training, HR@50: by content 0.5000, by popularity 0.2500, at random 0.1250",
-        "labelled pairs: AUC 0.7500, log loss 0.5000; by item means: AUC 0.6250, log loss 0.5625",
     ]
-    del cold["log_loss"]
-    assert shown(FILMS | cold)[-1].startswith("labelled pairs: AUC 0.7500; by item means")
+    table = [line.split() for line in lines[-3:]]
+    assert table[0] == "labelled pairs AUC log loss ECE AUC gain log loss gain".split()
+    assert table[1] == "two-tower 0.7500 0.5000 0.0125".split()
+    assert table[2] == "item means 0.6250 0.5625 +0.1250 +0.0625 (+0.0312 to +0.0938)".split()
+    del cold["log_loss"], cold["ece"]
+    assert shown(FILMS | cold)[-2].split() == ["two-tower", "0.7500"]
 
 
 def test_what_was_chosen_for_a_baseline_and_the_warnings_are_told() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from protos import names
-from protos.features import SIDES, FeatureSpec, HistoryFeature, IdFeature, Schema, TextFeature
+from protos.features import SIDES, FeatureSpec, HistoryFeature, IdFeature, Schema
 from protos.toml_config import FROM_DATA, KindsIn, read
 from train.config.baselines import BaselinesConfig
 from train.config.bench import BenchConfig
@@ -95,6 +95,7 @@ class Experiment:
             object.__setattr__(self, side, self.tower.with_inputs(side, getattr(self, side)))
         _check_features(self.query, self.item)
         self.tower.check_features(self.query, self.item)
+        _check_negative_history(self.query, self.split)
         for n, example in enumerate(self.examples):
             unknown = set(example) - set(self.query)
             if unknown or not example:
@@ -116,18 +117,28 @@ class Experiment:
 
 def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec]) -> None:
     """Refuse a side without input features, and features that belong to the other side."""
-    if not any(isinstance(spec, TextFeature | HistoryFeature) for spec in query.values()):
-        raise ValueError('query: expected at least one feature of kind "text" or "history"')
-    if not item:
-        raise ValueError("item: expected at least one feature")
+    for side, features in (("query", query), ("item", item)):
+        if not features:
+            raise ValueError(f"{side}: expected at least one feature")
     for side, features, foreign in (("query", query, IdFeature), ("item", item, HistoryFeature)):
         for name, spec in features.items():
             if isinstance(spec, foreign):
                 raise ValueError(f'{side}.{name}: a feature of kind "{spec.kind}" belongs to the other side')
-    if sum(isinstance(spec, HistoryFeature) for spec in query.values()) > 1:
-        raise ValueError("query: expected at most one history")
+    for kind, what in (("history", "history"), ("negative_history", "negative history")):
+        if sum(spec.kind == kind for spec in query.values()) > 1:
+            raise ValueError(f"query: expected at most one {what}")
     if sum(isinstance(spec, IdFeature) for spec in item.values()) > 1:
         raise ValueError("item: expected at most one id")
+
+
+def _check_negative_history(query: dict[str, FeatureSpec], split: SplitConfig) -> None:
+    """Refuse a split in which a history and a negative history of a record end at different moments."""
+    for name, spec in query.items():
+        if spec.kind == "negative_history" and split.by == "random":
+            raise ValueError(
+                f"query.{name}: a negative history needs a split in the order of events, and that by "
+                '"random" has none; by = "time", "last" or "last_session" has one'
+            )
 
 
 def read_experiment(path: Path) -> Experiment:

@@ -52,6 +52,9 @@ class SplitConfig:
             positive events before it.
         cold_items: share of the items that are kept out of training; their pairs are the part `cold`, on
             which the quality for new items is measured.
+        history: with `time`, what a record of validation and test has as its history. `cut` ends where its
+            part begins. `event` has all events that are strictly earlier than the record's own, as in a
+            service that learns of each event at once; training records have the same.
         test_file: with `file`, a table with the same columns; its path is relative to the TOML file.
     """
 
@@ -61,6 +64,7 @@ class SplitConfig:
     seed: int = 0
     min_history: int = 1
     cold_items: float = 0.0
+    history: Literal["cut", "event"] = "cut"
     test_file: str = ""
 
     def __post_init__(self) -> None:
@@ -81,5 +85,7 @@ class SplitConfig:
             raise ValueError('test: a split by "file" takes test_file for test, not a share')
         if (self.by == "file") != bool(self.test_file):
             raise ValueError('test_file: goes with by = "file", and by = "file" goes with it')
+        if self.history != "cut" and self.by != "time":
+            raise ValueError(f'history: goes with by = "time", not with by = "{self.by}"')
         if self.min_history != 1 and self.by != "last_session":
             raise ValueError(f'min_history: goes with by = "last_session", not with by = "{self.by}"')

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from protos.bundle import MOST_CANDIDATES
 from train.config.checks import at_least, refuse_unused
 
 
@@ -10,14 +11,15 @@ from train.config.checks import at_least, refuse_unused
 class HybridConfig:
     """A lexical index in the bundle, for queries with a text.
 
-    It needs a text on both sides, scores that are cosines, no histories, and validation queries, on which
-    k1, b and the weight of the lexical score are chosen. `[baselines] analyzer` says how texts are split.
+    It needs a text on both sides, scores that are cosines, and no histories. k1, b and the weight of the
+    lexical score are chosen on validation queries. `[baselines] analyzer` says how texts are split.
 
     Args:
-        enabled: `auto` takes it into the bundle if it is better than the towers alone on validation, by a
-            paired bootstrap; `true` always does, and fails where it cannot; `false` never does.
-        dense_candidates: items of the dense search that are ranked again; 0 takes as many as the search
-            returns in the same time as one, and 32 at least.
+        enabled: `auto` takes it into the bundle if it is better than the towers alone on the validation
+            queries, as `export/hybrid/choose.py` says; `true` always does, and fails where it cannot; without
+            enough validation queries it adds ranks, which need no weight. `false` never does.
+        dense_candidates: items of the dense search that are ranked again; 0 takes half of the index's
+            `ef_search`, which costs no time, and 32 at least.
         lexical_candidates: items that the lexical side adds.
         postings: items of a query's rarer terms among which these are sought.
         queries: largest number of validation queries for the choice.
@@ -30,7 +32,12 @@ class HybridConfig:
     queries: int = 3_000
 
     def __post_init__(self) -> None:
+        if not isinstance(self.enabled, str | bool):
+            raise ValueError(f'enabled: expected "auto", true or false, got {self.enabled!r}')
         at_least(0, self, "dense_candidates")
         at_least(1, self, "lexical_candidates", "postings", "queries")
+        for key in ("dense_candidates", "lexical_candidates", "postings"):
+            if getattr(self, key) > MOST_CANDIDATES:
+                raise ValueError(f"{key}: expected at most {MOST_CANDIDATES:,}, got {getattr(self, key):,}")
         keys = ("dense_candidates", "lexical_candidates", "postings", "queries")
         refuse_unused(self, {'enabled = "auto" or true': (self.enabled is not False, keys)})

@@ -17,6 +17,18 @@ MAX_NGRAM = 16  # characters; for longer n-grams too few hash multipliers are ex
 MAX_CHARACTERS = 4  # the same for scripts without spaces, whose characters have more numbers
 
 
+def refuse_tokens(query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+    """Refuse texts that are to be read as token ids, which only a pretrained encoder understands.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for side, features in (("query", query), ("item", item)):
+        for name, spec in features.items():
+            if isinstance(spec, TextFeature) and spec.input == TOKENS:
+                raise ValueError(f'{side}.{name}.input: "{TOKENS}" goes with [tower] kind "transformer"')
+
+
 class _TowerSection:
     """Base of all kinds. A key with the default `FROM_DATA` is chosen from the data where it is not set."""
 
@@ -45,15 +57,14 @@ class _TowerSection:
         return Path()
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
-        """Check that the towers can be built for these features; by default of all but token ids.
+        """Check that the towers can be built; by default not for negative histories and token ids.
 
         Raises:
             ValueError: they cannot; the text names the key of the `[tower]` section.
         """
-        for side, features in (("query", query), ("item", item)):
-            for name, spec in features.items():
-                if isinstance(spec, TextFeature) and spec.input == TOKENS:
-                    raise ValueError(f'{side}.{name}.input: "{TOKENS}" goes with [tower] kind "transformer"')
+        if any(spec.kind == "negative_history" for spec in query.values()):
+            raise ValueError('tower.kind: expected "clicks" for a negative history')
+        refuse_tokens(query, item)
 
 
 @dataclass(frozen=True)
@@ -244,7 +255,7 @@ class SequenceTower(_TowerSection):
         """EASE scores an item's id for the items of a history: it needs both features.
 
         Raises:
-            ValueError: one of them is missing.
+            ValueError: one of them is missing, or there is a negative history.
         """
         super().check_features(query, item)
         has_history = any(isinstance(spec, HistoryFeature) for spec in query.values())
@@ -284,6 +295,62 @@ class SharedTower(_TowerSection):
         at_least(2, self, "buckets")
         if min(self.hidden, default=1) < 1:
             raise ValueError(f"hidden: expected numbers of at least 1, got {list(self.hidden)}")
+        _check_orders(self)
+
+
+@dataclass(frozen=True)
+class ClicksTower(_TowerSection):
+    """Predicts whether an item is clicked, bought or liked: sigmoid(<u, v> + b_u + b_v + b).
+
+    Each feature has a vector and a bias; u and b_u are their sums over the query's features, v and b_v over
+    the item's. So the model is a factorisation machine (Rendle 2010) of which each side is one vector: the
+    biases are one more coordinate, [u, b_u, 1] and [v, 1, b_v]. Histories of positive and of negative items
+    are pooled together: their sum is divided by the number of items plus a learned constant, so that a short
+    history says less (`train/models/clicks.py`).
+
+    Args:
+        dimension: coordinates of u and v.
+        crosses: add the products of features of the same side to its bias, as a factorisation machine does.
+        gate: weigh the features of a side by each other (SENet, Huang et al. 2019, section 3.2).
+        hidden: width of a residual layer on each side; 0 leaves it out.
+        dropout: dropout on u.
+        id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
+            content encoders learn to place an item.
+        orders: lengths of the letter n-grams of texts.
+        words: also hash whole words of texts.
+        buckets: rows of the hashed table of texts.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
+    """
+
+    kind: Literal["clicks"]
+    dimension: int = 16
+    crosses: bool = False
+    gate: bool = False
+    hidden: int = 0
+    dropout: float = 0.2
+    id_dropout: float = 0.0
+    orders: tuple[int, ...] = (3,)
+    words: bool = True
+    buckets: int = 8192
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = Bce(kind="bce", negatives=0)
+
+    def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+        """Any features will do, but token ids.
+
+        Raises:
+            ValueError: a text is to be read as token ids.
+        """
+        refuse_tokens(query, item)
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "dimension")
+        at_least(0, self, "hidden")
+        at_least(2, self, "buckets")
+        for name in ("dropout", "id_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
         _check_orders(self)
 
 
@@ -394,7 +461,7 @@ class TransformerTower(_TowerSection):
         for side, features in (("query", query), ("item", item)):
             if not any(isinstance(spec, TextFeature) for spec in features.values()):
                 raise ValueError(f'tower.kind: "transformer" needs a feature of kind "text", {side} has none')
-        if any(isinstance(spec, HistoryFeature) for spec in query.values()):
+        if any(spec.kind in ("history", "negative_history") for spec in query.values()):
             raise ValueError('tower.kind: "transformer" reads no history; "sequence" does')
 
 
@@ -408,4 +475,4 @@ def _check_orders(section: Any) -> None:
         raise ValueError(f"orders: expected lengths of 1 to {MAX_NGRAM}, got []")
 
 
-TowerConfig = BagTower | DssmTower | SequenceTower | SharedTower | TransformerTower
+TowerConfig = BagTower | DssmTower | SequenceTower | SharedTower | ClicksTower | TransformerTower

@@ -6,6 +6,9 @@ from typing import Literal
 from protos.toml_config import FROM_DATA
 from train.config.checks import above_zero, at_least
 
+OF_LABELS = ("auc", "log_loss")
+"""Selection metrics of labelled pairs; they are not means over queries."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -21,7 +24,13 @@ class TrainingConfig:
         learning_rate: peak learning rate of Adam; a linear warm-up leads to it, a cosine decay to 0 follows.
         seed: of everything random.
         threads: torch's threads; 0 takes all cores.
-        selection: the validation metric that chooses the best epoch; `auc` needs labelled data. An epoch
+        weight_decay: share of each weight that a step takes away, times the learning rate (AdamW, Loshchilov
+            and Hutter 2019). All parameters with two or more dimensions decay: matrices and tables of
+            embeddings, all rows of a table in each step, with the biases of features that are a column of
+            them in the tower `clicks`. Those with one or none do not, such as the biases of layers.
+            Embeddings need it where items have few events.
+        selection: the validation metric that chooses the best epoch; `auc` and `log_loss` need labelled data,
+            and `log_loss` a sigmoid: the towers `clicks` and `shared`. An epoch
             whose recall or hit rate is within one query of the highest so far replaces the kept one if that
             is further below, or has a lower nDCG@10.
     """
@@ -32,10 +41,14 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     seed: int = 0
     threads: int = 0
-    selection: Literal["recall_at_10", "hr_at_10", "ndcg_at_10", "mrr_at_10", "auc"] = "recall_at_10"
+    selection: Literal["recall_at_10", "hr_at_10", "ndcg_at_10", "mrr_at_10", "auc", "log_loss"] = (
+        "recall_at_10"
+    )
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         at_least(0, self, "epochs", "seed", "threads")
+        at_least(0, self, "weight_decay")
         at_least(1, self, "patience")
         at_least(2, self, "batch_size")
         above_zero(self, "learning_rate")

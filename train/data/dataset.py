@@ -5,7 +5,8 @@
 
 The folder `<cache>/<name>-<fingerprint>` holds `items.parquet`, `pairs.parquet` and `dataset.json`, and, if
 pairs are events of users, `history.parquet`: the items of each user in order, one user after another. The
-history of a pair is `history[begin:end]`. Judged queries are in `judged.parquet`.
+history of a pair is `history[begin:end]`. `negatives.parquet` holds the items of negative events likewise.
+Judged queries are in `judged.parquet`.
 
 The fingerprint covers the configuration of data, split, filters and judged queries, the columns that features
 read, the identity of the source's data, and the code and libraries of this module and of the source. While it
@@ -38,7 +39,7 @@ from train.data import splits
 from train.data.columns import column_names
 from train.data.filters import filter_kinds, with_filter_columns
 from train.data.judged import JUDGEMENT, JudgedTable, judged_files, read_judged
-from train.data.source import Source, SourceConfig, SourceContext, Tables, sample_groups
+from train.data.source import POSITIVE, Source, SourceConfig, SourceContext, Tables, sample_groups
 from train.data.table_files import identity_of
 from train.fingerprint import code_fingerprint
 
@@ -46,6 +47,7 @@ CACHE = paths.CACHE / "data"
 ITEMS = "items.parquet"
 PAIRS = "pairs.parquet"
 HISTORY = "history.parquet"
+NEGATIVES = "negatives.parquet"
 JUDGED = "judged.parquet"
 REPORT = "dataset.json"
 
@@ -57,10 +59,13 @@ class Dataset:
     Args:
         folder: of the files.
         items: `item_id` first, then the columns of features and display fields.
-        pairs: columns of the query's features, `item_row`, `weight`, `group`, maybe `time`, `part`; of
-            events also `label`, `position`, `user_start`, `begin`, `end`, maybe `session`.
+        pairs: columns of the query's features, `item_row`, `weight`, `group`, maybe `time` and `label`,
+            `part`; of events also `label`, `position`, `user_start`, `begin`, `end`, `negative_begin`,
+            `negative_end`, maybe `session`.
         report: counts, reasons of dropped rows, settings, and the fingerprint.
         history: of events, int64 (H,), rows of items; that of a pair is `history[begin:end]`.
+        negatives: of events, int64 (H,), rows of items; the negative history of a pair is
+            `negatives[negative_begin:negative_end]`.
         judged: a row for each judgement of a relevant item: `query_id`, `item_row`, `score`, and the columns
             of the query's features; None if there are no judged queries.
     """
@@ -71,6 +76,7 @@ class Dataset:
     report: dict[str, Any]
     history: npt.NDArray[np.int64] | None = None
     judged: pl.DataFrame | None = None
+    negatives: npt.NDArray[np.int64] | None = None
 
     def part(self, name: Literal["train", "validation", "test", "cold"]) -> pl.DataFrame:
         """The pairs of one part of the split."""
@@ -127,14 +133,14 @@ def prepare(
     filtered = with_filter_columns(tables.items, experiment.data.kind, experiment.filter, experiment.item)
     tables = dataclasses.replace(tables, items=filtered)
     pairs = splits.assign_parts(tables.pairs, experiment.split)
-    history = None
+    events = {}
     if tables.history is not None:
-        history = splits.history_of(pairs, experiment.split)
+        events[HISTORY] = splits.history_of(pairs, experiment.split).to_frame()
+        events[NEGATIVES] = splits.negatives_of(pairs, experiment.split).to_frame()
     report = _report(experiment, tables, pairs, fingerprint)
     if config is not None and judged is not None:
         report |= _report_of_judged(config, judged, pairs, report["dropped"])
-    frames = {ITEMS: tables.items, PAIRS: pairs}
-    frames |= {} if history is None else {HISTORY: history.to_frame()}
+    frames = {ITEMS: tables.items, PAIRS: pairs, **events}
     frames |= {} if judged is None else {JUDGED: judged.rows}
     _write(folder, frames, report, refresh)
     return load(folder)
@@ -149,14 +155,18 @@ def load(folder: Path) -> Dataset:
     try:
         report = parse_json((folder / REPORT).read_bytes())
         items, pairs = pl.read_parquet(folder / ITEMS), pl.read_parquet(folder / PAIRS)
-        history = None
+        history = negatives = None
         if "users" in report:
-            column = pl.read_parquet(folder / HISTORY)["history"]
-            history = column.cast(pl.Int64).to_numpy(writable=True)
+            history, negatives = (_rows(folder / name) for name in (HISTORY, NEGATIVES))
         judged = pl.read_parquet(folder / JUDGED) if "judged" in report else None
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{folder}: damaged ({error}); delete it to build it again") from None
-    return Dataset(folder, items, pairs, report, history, judged)
+    return Dataset(folder, items, pairs, report, history, judged, negatives)
+
+
+def _rows(path: Path) -> npt.NDArray[np.int64]:
+    """The only column of a file."""
+    return pl.read_parquet(path).to_series().cast(pl.Int64).to_numpy(writable=True)
 
 
 def _under_another_name(folder: Path) -> Dataset | None:
@@ -223,6 +233,11 @@ def _check_columns(experiment: Experiment, tables: Tables) -> None:
         for name, spec in getattr(experiment, side).items():
             if isinstance(spec, HistoryFeature) and tables.history is None:
                 raise DataError(f"{kind}: {side}.{name} is a history, but these data have no users")
+            if spec.kind == "negative_history" and not tables.pairs.filter(~POSITIVE).height:
+                raise DataError(
+                    f"{kind}: {side}.{name} is a negative history, but these data have no negative events; "
+                    "a label tells which events are negative"
+                )
             for column in column_names({name: spec}):
                 if column not in present:
                     raise DataError(

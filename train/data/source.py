@@ -10,13 +10,16 @@ position of each event in its user's history. Beside those of the query's featur
 |----------------|----------------------------------------------------------------------------------|
 | `group`        | the user's id                                                                    |
 | `item_row`     | row of the items                                                                 |
-| `label`        | Float32; above 0 for a positive event; only positive events enter the history    |
+| `label`        | Float32; above 0 for a positive event; only positive events enter the history,   |
+|                | the others the negative history                                                  |
 | `weight`       | Float32; weight in the loss                                                      |
 | `time`         | Float64; only if the source has times                                            |
 | `session`      | String; only if the source has sessions                                          |
 | `in_test_file` | Boolean; only if a test file was read; its events enter no history               |
 | `position`     | Int64; number of earlier events in the user's history                            |
 | `user_start`   | Int64; index of the user's first item in the history of all users                |
+
+Pairs that are no events may have a `label`, too.
 """
 
 import re
@@ -41,7 +44,9 @@ from train.data.table_files import find_data_file, identity_of
 
 RESERVED = ("item_row", "weight", "group", "time", "part", "in_test_file")
 """Columns of `pairs` that the source and the split write; no query feature may read them."""
-RESERVED_OF_EVENTS = (*RESERVED, "label", "position", "session", "user_start", "begin", "end")
+SPANS = ("begin", "end", "negative_begin", "negative_end")
+"""Columns of events that the split writes: the ranges of their history and of their negative history."""
+RESERVED_OF_EVENTS = (*RESERVED, "label", "position", "session", "user_start", *SPANS)
 """The same where pairs are events of users."""
 
 BY_TIME = "time"
@@ -57,8 +62,8 @@ class Tables:
 
     Args:
         items: `item_id` first (unique strings), then columns of features, display fields and filter fields.
-        pairs: query columns, `item_row` (row of `items`), `weight`, `group`, maybe `time`; where a test file
-            was read, `in_test_file`. Pairs that are events of users have the columns
+        pairs: query columns, `item_row` (row of `items`), `weight`, `group`, maybe `time` and `label`; where
+            a test file was read, `in_test_file`. Pairs that are events of users have the columns
             listed above.
         display: columns of `items` that an answer shows beside an id.
         dropped: reason -> number of rows that were left out or merged.
@@ -82,7 +87,9 @@ class Tables:
     @property
     def reserved(self) -> tuple[str, ...]:
         """Columns of `pairs` that no query feature reads."""
-        return RESERVED if self.history is None else RESERVED_OF_EVENTS
+        if self.history is not None:
+            return RESERVED_OF_EVENTS
+        return (*RESERVED, "label") if "label" in self.pairs.columns else RESERVED
 
 
 class Source(Protocol):

@@ -24,9 +24,16 @@ and the history of a validation record never contains an event of test:
 |                |                         |                        | validation, all of training       |
 | `group`        | whole users             | whole users            | events before it                  |
 
+With `history = "event"`, a split by time gives each record the events that are strictly earlier than its own.
+
 A negative event belongs to the part of its position among the positives: from the first tested positive on,
 to test. In test and validation it has the history of the positives, so it does not reveal their items. With
 `random`, negative events stay in training.
+
+The negative history of a record is `negatives[negative_begin:negative_end]`: the user's negative events
+before the record's own, up to the positive that follows its history; in a split by time, up to the same
+moment as its history. So both together are the first events of the user, but not with `random`, where a
+record of test has later events than its own in its history: features of negative histories are refused there.
 """
 
 import hashlib
@@ -52,7 +59,8 @@ def assign_parts(pairs: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
     """`pairs` with a column `part`: train, validation or test.
 
     Events of users (they have a `position`) may also be `cold`. They get the columns `begin` and `end`, the
-    range of a record's history in the history of all users.
+    range of a record's history in the history of all users, and `negative_begin` and `negative_end`, the same
+    of the negative history.
 
     Raises:
         DataError: a part would be empty, or the pairs lack a column that the split needs.
@@ -70,6 +78,8 @@ def assign_parts(pairs: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
                 f"the {part} part of the split is empty: {pairs.height} pairs in "
                 f"{pairs['group'].n_unique()} groups are too few for a split by {config.by}"
             )
+        if "label" in divided.columns and not divided.filter(pl.col("part") == part, POSITIVE).height:
+            raise DataError(f"the {part} part of the split holds no positive pair")
     return divided.drop("in_test_file", strict=False)
 
 
@@ -85,8 +95,18 @@ def events_of_history(events: pl.DataFrame, by: str) -> pl.DataFrame:
         events: with `part`.
         by: how they were split.
     """
+    return known_events(events, by).filter(POSITIVE)
+
+
+def known_events(events: pl.DataFrame, by: str) -> pl.DataFrame:
+    """The events that are in a history or in a negative history, in order."""
     held_out = {"file": ["test"], "random": ["test", "validation"]}.get(by, [])
-    return events.filter(POSITIVE & ~pl.col("part").is_in([COLD, *held_out]))
+    return events.filter(~pl.col("part").is_in([COLD, *held_out]))
+
+
+def negatives_of(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
+    """What `negative_begin` and `negative_end` of split events index: UInt32 (H,), rows of items."""
+    return known_events(events, config.by).filter(~POSITIVE)["item_row"].rename("negatives")
 
 
 def split_hash(pairs: pl.DataFrame, item_ids: pl.Series, query_columns: Collection[str]) -> str:
@@ -114,6 +134,11 @@ def _check_columns(pairs: pl.DataFrame, config: SplitConfig) -> None:
         raise DataError('split.by = "file" needs data of kind "events" or "files"')
     if by == "file" and "position" in pairs.columns and config.validation != VALIDATION:
         raise DataError('split.validation: of events, a split by "file" takes one of each user, not a share')
+    if "position" not in pairs.columns and config.history != "cut":
+        raise DataError(
+            f'split.history = "{config.history}" needs events of users, which have histories: data of kind '
+            '"events" or "movielens"'
+        )
     if "position" not in pairs.columns and (by in ("last", "last_session", "random") or config.cold_items):
         what = "split.cold_items" if config.cold_items else f'split.by = "{by}"'
         raise DataError(f'{what} needs events of users: data of kind "events" or "movielens"')
@@ -180,7 +205,15 @@ def _split_events(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
     events = events.with_columns(_held_out(events, config))
     in_history = _WARM_POSITIVE & (pl.col("__held") == "")
     warm, _ = add_positions(events, in_history)
-    warm = warm.with_columns((in_history & ~pl.col("in_test_file")).alias("__in_history"))
+    kept = ~pl.col("in_test_file")
+    warm = warm.with_columns(
+        (in_history & kept).alias("__in_history"),
+        (~POSITIVE & ~pl.col("__cold") & kept).alias("__negative"),
+    )
+    before = (pl.col("__negative").cum_sum() - pl.col("__negative")).cast(pl.Int64)
+    warm = warm.with_columns(before.alias("__negatives_before"))
+    first = pl.col("__negatives_before").min().over("group")
+    warm = warm.with_columns(first.alias("negative_begin"))
     ways = {
         "last": _events_by_last,
         "last_session": _events_by_last_session,
@@ -190,12 +223,36 @@ def _split_events(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         "group": _events_by_user,
     }
     start = pl.col("user_start")
-    return ways[config.by](warm, config).select(
+    placed = ways[config.by](warm, config)
+    if "negative_end" not in placed.columns:
+        placed = placed.with_columns(_negative_end(placed))
+    return placed.select(
         *columns,
         pl.when("__cold").then(pl.lit(COLD)).otherwise(pl.col("__part")).alias("part"),
         start.alias("begin"),
         (start + pl.col("__end")).cast(pl.Int64).alias("end"),
+        "negative_begin",
+        "negative_end",
     )
+
+
+def _negative_end(events: pl.DataFrame) -> pl.Series:
+    """Int64, of each event: the end of its negative history among the negative events of all users.
+
+    These are the negative events before its own, up to the positive that follows its history: where the
+    history ends before the event, the negative history does so, too.
+    """
+    users = events["group"].rle_id().to_numpy().astype(np.int64)
+    position = events["position"].to_numpy().astype(np.int64)
+    width = int(position.max(initial=0)) + 2
+    negative = events["__negative"].to_numpy()
+    places = users * width + position  # ascending
+    ends = users * width + events["__end"].cast(pl.Int64).to_numpy()
+    visible = np.searchsorted(places[negative], ends, "right")
+    # A record of a test file has all of the user's history, whatever its time.
+    has_all = (events["in_test_file"] & ~events["__cold"]).to_numpy()
+    own = np.where(has_all, visible, events["__negatives_before"].to_numpy())
+    return pl.Series("negative_end", np.minimum(visible, own), dtype=pl.Int64)
 
 
 def _is_cold(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
@@ -290,6 +347,7 @@ def _events_by_last_session(events: pl.DataFrame, config: SplitConfig) -> pl.Dat
     placed = events.with_row_index("__row").with_columns(
         pl.col("__row").cast(pl.Int64).min().over(session).alias("__begins"),
         _POSITION.min().over(session).alias("__before"),
+        pl.col("__negatives_before").min().over(session).alias("__rejected"),
         pl.col("__in_history").any().over(session).alias("__positive"),
     )
     begins, before, positive = pl.col("__begins"), pl.col("__before"), pl.col("__positive")
@@ -298,12 +356,16 @@ def _events_by_last_session(events: pl.DataFrame, config: SplitConfig) -> pl.Dat
     enough = before >= config.min_history
     test = enough & (begins == pl.col("__last"))
     validation = enough & (begins == pl.col("__previous"))
+    is_test, is_validation = begins >= _latest(test, begins), begins >= _latest(validation, begins)
+    rejected = pl.col("__rejected")
+    at_test = pl.when("__cold").then(rejected).when(is_test).then(_latest(test, rejected))
+    negative_end = at_test.when(is_validation).then(_latest(validation, rejected)).otherwise(rejected)
     return _with_parts(
         placed,
-        begins >= _latest(test, begins),
-        begins >= _latest(validation, begins),
+        is_test,
+        is_validation,
         {"test": _latest(test, before), "validation": _latest(validation, before), "train": before},
-    )
+    ).with_columns(negative_end.alias("negative_end"))
 
 
 def _latest(condition: pl.Expr, value: pl.Expr) -> pl.Expr:
@@ -320,8 +382,24 @@ def _events_by_time(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
     validation = earlier[max(0, len(earlier) - size)] if len(earlier) else test
     time = pl.col("time")
 
-    def before(cut: float) -> pl.Expr:
-        return (pl.col("__in_history") & (time < cut)).sum().cast(pl.Int64).over("group")
+    def before(cut: float, which: str) -> pl.Expr:
+        return (pl.col(which) & (time < cut)).sum().cast(pl.Int64).over("group")
 
-    ends = {"test": before(test), "validation": before(validation), "train": _POSITION}
-    return _with_parts(events, time >= test, time >= validation, ends)
+    is_test, is_validation = time >= test, time >= validation
+    negatives = pl.col("__negatives_before")
+    if config.history == "event":
+        earlier_events = _POSITION.min().over("group", "time")
+        ends = dict.fromkeys(PARTS, earlier_events)
+        ends_of_negatives = negatives.min().over("group", "time")
+    else:
+        ends = {
+            "test": before(test, "__in_history"),
+            "validation": before(validation, "__in_history"),
+            "train": _POSITION,
+        }
+        begin = pl.col("negative_begin")
+        cut = pl.when(is_test).then(before(test, "__negative")).otherwise(before(validation, "__negative"))
+        is_cut = is_validation & ~pl.col("__cold")
+        ends_of_negatives = pl.when(is_cut).then(begin + cut).otherwise(negatives)
+    placed = _with_parts(events, is_test, is_validation, ends)
+    return placed.with_columns(ends_of_negatives.alias("negative_end"))

@@ -3,15 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from protos.features import TOKENS, FeatureSpec, HistoryFeature, Side, TextFeature, normalise
+from protos.features import TOKENS, FeatureSpec, HistoryFeature, Side, TextFeature, cut_as_read
 from protos.tokenizer import TOKENIZER, open_cut
 from train.data.dataset import Dataset
+from train.data.source import SPANS
+from train.data.splits import known_events
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -28,6 +31,7 @@ class Pairs:
         item: int64 (P,), rows of the items.
         weight: float32 (P,), weight of each pair in the loss.
         label: float32 (P,), above 0 where the pair is positive; None if all are.
+        user: int64 (P,), number of the user whose event the pair is; None if the pairs are no events.
         time: float64 (P,), seconds since 1970; None if the data have no times.
     """
 
@@ -35,6 +39,7 @@ class Pairs:
     item: Rows
     weight: Floats
     label: Floats | None = None
+    user: Rows | None = None
     time: Times | None = None
 
     def __len__(self) -> int:
@@ -53,8 +58,9 @@ class Pairs:
             kept: bool (P,).
         """
         label = None if self.label is None else self.label[kept]
+        user = None if self.user is None else self.user[kept]
         time = None if self.time is None else self.time[kept]
-        return Pairs(self.query[kept], self.item[kept], self.weight[kept], label, time)
+        return Pairs(self.query[kept], self.item[kept], self.weight[kept], label, user, time)
 
     def by_query(self) -> tuple[Rows, list[Rows]]:
         """The distinct queries of the positive pairs, and the items of each."""
@@ -75,6 +81,8 @@ class Histories(Sequence[list[str]]):
         ids: item ids by row.
         steps: int64 (E,), number of the session that an event belongs to; it rises along a user's events.
             None if every event is a step of its own, as in all splits but those by session.
+        first: int64 (Q,), index of the first item that a tower reads, where histories of positive and of
+            negative items share one length; None if that is `begin`.
     """
 
     run: Rows
@@ -82,13 +90,19 @@ class Histories(Sequence[list[str]]):
     end: Rows
     ids: Sequence[str]
     steps: Rows | None = None
+    first: Rows | None = None
 
     def __len__(self) -> int:
         return len(self.begin)
 
     def __getitem__(self, query: Any) -> Any:
-        """Item ids of one query's history, oldest first."""
-        return [self.ids[row] for row in self.rows(query)]
+        """Item ids that a tower reads of one query's history, oldest first."""
+        return [self.ids[row] for row in self.run[self.read_from[query] : self.end[query]]]
+
+    @property
+    def read_from(self) -> Rows:
+        """int64 (Q,): index of the first item that a tower reads."""
+        return self.begin if self.first is None else self.first
 
     def rows(self, query: int) -> Rows:
         """Item rows of one query's history, oldest first."""
@@ -190,9 +204,14 @@ class TrainingData:
             return self
         return replace(self, items=self.judged.items, chosen_with=self.items)
 
-    def counts(self) -> Rows:
-        """int64 (N,): positive training pairs of each item."""
-        return np.bincount(self.parts["train"].positive().item, minlength=self.item_count)
+    def counts(self, negative: bool = False) -> Rows:
+        """int64 (N,): positive training pairs of each item.
+
+        Args:
+            negative: count the negative ones, too.
+        """
+        pairs = self.parts["train"]
+        return np.bincount((pairs if negative else pairs.positive()).item, minlength=self.item_count)
 
     def seen(self, queries: Rows) -> list[Rows]:
         """For each query the item rows that are excluded from its results."""
@@ -226,10 +245,16 @@ class TrainingData:
 def training_data_of(
     dataset: Dataset, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]
 ) -> TrainingData:
-    """The data set in memory; equal queries become one."""
+    """The data set in memory; equal queries become one.
+
+    Queries with a history become one only within a part, so that no event of test says when a query of
+    validation was asked: with `random`, both have the same history.
+    """
     spans = ["begin", "end"] if dataset.history is not None else []
+    if any(spec.kind == "negative_history" for spec in query.values()):
+        spans = [*SPANS]
     read = [spec.column for spec in query.values() if not isinstance(spec, HistoryFeature)]
-    columns = list(dict.fromkeys([*read, *spans]))
+    columns = list(dict.fromkeys([*read, *spans, *(["part"] if spans else [])]))
     asked = dataset.pairs.select(columns)
     if dataset.judged is not None:
         asked = pl.concat([asked, dataset.judged.select(columns)], how="vertical_relaxed")
@@ -237,6 +262,8 @@ def training_data_of(
     distinct = asked.unique("__query", keep="first").sort("__query")
     numbers = asked["__query"]
     keyed = dataset.pairs.with_columns(numbers.head(dataset.pairs.height))
+    if dataset.history is not None:
+        keyed = keyed.with_columns(pl.col("group").rank("dense").cast(pl.Int64).sub(1).alias("__user"))
     parts = {}
     for part in PARTS:
         of_part = keyed.filter(pl.col("part") == part)
@@ -245,10 +272,15 @@ def training_data_of(
             of_part["item_row"].cast(pl.Int64).to_numpy(writable=True),
             of_part["weight"].to_numpy(writable=True),
             of_part["label"].to_numpy(writable=True) if _has_negatives(keyed) else None,
+            of_part["__user"].to_numpy(writable=True) if "__user" in of_part.columns else None,
             of_part["time"].to_numpy(writable=True) if "time" in keyed.columns else None,
         )
     ids = dataset.items["item_id"].to_list()
-    histories = _histories(dataset, distinct, ids)
+    histories = _histories(dataset, dataset.history, distinct, ids, "")
+    negatives = _histories(dataset, dataset.negatives, distinct, ids, "negative_")
+    lengths = [spec.max_length for spec in query.values() if isinstance(spec, HistoryFeature)]
+    if histories is not None and negatives is not None and len(lengths) == 2:
+        histories, negatives = _newest(dataset, histories, negatives, max(lengths))
     items = values_of(dataset.items, item)
     judged = None
     if dataset.judged is not None:
@@ -256,7 +288,7 @@ def training_data_of(
         numbered = numbers.tail(dataset.judged.height)
         judged = _judged(dataset.judged, numbered, items if served == items else served)
     return TrainingData(
-        values_of(distinct, query, histories=histories),
+        values_of(distinct, query, histories={"history": histories, "negative_history": negatives}),
         items,
         parts,
         distinct.height,
@@ -318,34 +350,51 @@ def _has_negatives(pairs: pl.DataFrame) -> bool:
     return "label" in pairs.columns and bool((pairs["label"] <= 0).any())
 
 
-def _histories(dataset: Dataset, queries: pl.DataFrame, ids: Sequence[str]) -> Histories | None:
-    if dataset.history is None:
+def _histories(
+    dataset: Dataset, run: Rows | None, queries: pl.DataFrame, ids: Sequence[str], prefix: str
+) -> Histories | None:
+    """The histories of the distinct queries; None if the data has none, or no feature reads them."""
+    names = [f"{prefix}{name}" for name in ("begin", "end")]
+    if run is None or names[0] not in queries.columns:
         return None
-    begin, end = (queries[name].cast(pl.Int64).to_numpy(writable=True) for name in ("begin", "end"))
+    begin, end = (queries[name].cast(pl.Int64).to_numpy(writable=True) for name in names)
     steps = None
-    if dataset.report["split"]["by"] == "last_session":
+    if dataset.report["split"]["by"] == "last_session" and not prefix:
         sessions = dataset.in_history()["session"]
         steps = (sessions != sessions.shift()).fill_null(True).cast(pl.Int64).cum_sum().to_numpy()
-    return Histories(dataset.history, begin, end, ids, steps)
+    return Histories(run, begin, end, ids, steps)
+
+
+def _newest(
+    dataset: Dataset, positive: Histories, negative: Histories, length: int
+) -> tuple[Histories, Histories]:
+    """Histories that together begin with the newest `length` events before each query."""
+    events = known_events(dataset.pairs, str(dataset.report["split"]["by"]))
+    positives = np.concatenate([[0], np.cumsum(events["label"].to_numpy() > 0)])
+    known = positive.end - positive.begin + negative.end - negative.begin  # events before each query
+    start = positive.begin + negative.begin + np.maximum(0, known - length)
+    first = positives[start]
+    return replace(positive, first=first), replace(negative, first=start - first)
 
 
 def values_of(
     table: pl.DataFrame,
     features: Mapping[str, FeatureSpec],
     catalogue: bool = False,
-    histories: Histories | None = None,
+    histories: Mapping[str, Histories | None] = MappingProxyType({}),
 ) -> dict[str, Sequence[Any]]:
     """Feature name -> raw values of every row.
 
     Args:
         catalogue: read a text feature's `catalogue_column` where it has one.
-        histories: the values of a history feature.
+        histories: kind of a history feature -> its values.
     """
     values: dict[str, Sequence[Any]] = {}
     for name, spec in features.items():
         if isinstance(spec, HistoryFeature):
-            assert histories is not None  # checked when the data set was built
-            values[name] = histories
+            found = histories[spec.kind]
+            assert found is not None  # checked when the data set was built
+            values[name] = found
             continue
         served = catalogue and isinstance(spec, TextFeature) and spec.catalogue_column
         values[name] = table[served or spec.column].to_list()
@@ -375,19 +424,7 @@ def texts_of(
 def _cut(spec: TextFeature, folder: Path | None) -> Callable[[str], str]:
     """The function from a text to the part of it that a tower reads."""
     longest = spec.longest
-    if spec.input != TOKENS:
-        return lambda text: _cut_characters(text, longest)
-    if folder is None:
-        return lambda text: text[:longest]
+    if spec.input != TOKENS or folder is None:
+        return lambda text: cut_as_read(text, longest)
     cut = open_cut(folder / TOKENIZER, spec.max_length)
     return lambda text: cut(text[:longest])
-
-
-def _cut_characters(text: str, max_length: int) -> str:
-    """The part of a text that a tower reads: characters are counted after normalisation."""
-    if len(text) <= max_length and text.isascii():
-        return text
-    if text.isascii():
-        return text[:max_length]
-    normalised = normalise(text)
-    return text if len(normalised) <= max_length else normalised[:max_length]

@@ -13,6 +13,16 @@ Floats = npt.NDArray[np.float64]
 Ranked = npt.NDArray[np.int64]
 
 CUTOFFS = (1, 10, 20, 50, 100)
+LOWER_IS_BETTER = ("log_loss", "ece")  # of all other metrics the higher value is the better one
+
+
+def goodness(metric: str, value: float) -> float:
+    """The value of a metric with a sign that makes the higher one the better one, whichever metric it is.
+
+    Args:
+        metric: its name, without the name of a baseline before it.
+    """
+    return -value if metric in LOWER_IS_BETTER else value
 
 
 def per_query(

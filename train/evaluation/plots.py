@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from train.evaluation.baselines import LABELS
+from train.evaluation.labelled_metrics import Bin
+from train.evaluation.metrics import goodness
 
 matplotlib.use("Agg")
 
@@ -22,7 +24,7 @@ COLOURS = (MODEL_COLOUR, BASELINE_COLOUR, QUIET_COLOUR, *OTHER_COLOURS)
 FEW_BARS = 5  # side by side, whose figures fit above them
 FEW_STEPS = 40  # so many steps are drawn as points, too
 FULL_SHARE = 0.9  # of the pairs of the middle batch, from which on a batch counts as full
-METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC"}
+METRIC_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "hr": "HR", "auc": "AUC", "log_loss": "log loss", "ece": "ECE"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def learning_curves(history: TrainingHistory) -> Figure:
         label=f"best: epoch {history.best_epoch}, {best:.3f}",
     )
     if history.baselines:
-        name = max(history.baselines, key=lambda each: history.baselines[each])
+        name = max(history.baselines, key=lambda each: goodness(history.selection, history.baselines[each]))
         value = history.baselines[name]
         text = f"{LABELS[name]}, {value:.3f}"
         right.axhline(value, color=BASELINE_COLOUR, linestyle="--", linewidth=1.2, label=text)
@@ -124,6 +126,23 @@ def baseline_comparison(metrics: Mapping[str, float], name: str) -> Figure:
     )
     axes.margins(y=0.12)
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars
+    style_axes(axes)
+    return figure
+
+
+def reliability_diagram(bins: Mapping[str, Sequence[Bin]], name: str) -> Figure:
+    """Share of positives by predicted probability on the test part, of each model in `bins`."""
+    figure, axes = plt.subplots(figsize=(4.8, 4.4), layout="constrained")
+    axes.plot([0, 1], [0, 1], color=QUIET_COLOUR, linewidth=0.8, linestyle="--", label="calibrated")
+    for n, (label, each) in enumerate(bins.items()):
+        points = [each_bin.predicted for each_bin in each], [each_bin.share for each_bin in each]
+        axes.plot(*points, marker="o", markersize=4, color=COLOURS[n % len(COLOURS)], label=label)
+    axes.set(
+        xlabel="predicted probability",
+        ylabel="share of positives",
+        title=f"{name}: test pairs, bins of equal size",
+    )
+    axes.legend(frameon=False, fontsize=8)
     style_axes(axes)
     return figure
 

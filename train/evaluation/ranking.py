@@ -1,6 +1,6 @@
 """What baselines share: their description, how they rank, and how their parameters are chosen.
 
-    BASELINE = Baseline("popularity", "popularity", has_histories, fit)
+    BASELINE = Baseline("popularity", "popularity", has_histories, fit, "histories")
 
 A parameter is chosen on validation. Where the data are large, that is done with the most popular items and
 some of the validation queries (`Fitting.tuning`), so that a choice takes seconds; the fit reads all items.
@@ -17,6 +17,7 @@ import scipy.sparse
 import torch
 
 from train.config import Experiment
+from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import mask_seen
 from train.evaluation.metrics import CUTOFFS, mean, per_query
@@ -177,12 +178,14 @@ class Baseline:
         label: its name in tables and plots.
         applies: whether the data holds what it reads.
         fit: returns the ranking.
+        needs: what it reads, for the sentence that says why it does not apply.
     """
 
     name: str
     label: str
     applies: Callable[[Experiment, TrainingData], bool]
     fit: Callable[[Fitting], FittedBaseline]
+    needs: str
 
 
 def selection_metric(experiment: Experiment) -> str:
@@ -191,7 +194,7 @@ def selection_metric(experiment: Experiment) -> str:
     Baselines rank, and do not predict labels.
     """
     selection = experiment.training.selection
-    return "ndcg_at_10" if selection == "auc" else selection
+    return "ndcg_at_10" if selection in OF_LABELS else selection
 
 
 def has_histories(experiment: Experiment, data: TrainingData) -> bool:
@@ -261,30 +264,41 @@ def _first(scores: Floats, k: int) -> Rows:
 
 
 def _most_popular(data: TrainingData, items: int, queries: int) -> TrainingData:
-    """The data with the items that have most training pairs, and a sample of the validation queries."""
-    validation = data.parts["validation"].positive()
-    distinct = np.unique(validation.query)
-    if len(distinct) > queries:
-        drawn = np.sort(np.random.default_rng(0).permutation(distinct)[:queries])
-        validation = validation.where(np.isin(validation.query, drawn))
-    parts = {"train": data.parts["train"].positive(), "validation": validation}
-    if data.item_count <= items or data.histories is None:
-        return replace(data, parts=parts)
+    """The data with the items that have most training pairs, and a sample of the validation queries.
+
+    The steps of a history keep their numbers, so that weights by distance are chosen on the scale on which
+    they are used.
+    """
+    train, validation = data.parts["train"].positive(), data.parts["validation"].positive()
+    histories = data.histories
+    if data.item_count <= items or histories is None:
+        return replace(data, parts={"train": train, "validation": _of_some_queries(validation, queries)})
     order = np.argsort(-data.counts(), kind="stable")
     new_rows = np.full(data.item_count, -1, np.int64)
     new_rows[np.sort(order[:items])] = np.arange(items)
-    histories = data.histories
     kept = new_rows[histories.run] >= 0
     before = np.concatenate([[0], np.cumsum(kept)])
+    steps = np.arange(len(histories.run)) if histories.steps is None else histories.steps
     fewer = replace(
         histories,
         run=new_rows[histories.run[kept]],
         begin=before[histories.begin],
         end=before[histories.end],
-        steps=None if histories.steps is None else histories.steps[kept],
+        steps=steps[kept],
     )
-    parts = {name: _of_items(pairs, new_rows) for name, pairs in parts.items()}
+    # Queries whose items are all left out have nothing to say, so they are not drawn.
+    validation = _of_some_queries(_of_items(validation, new_rows), queries)
+    parts = {"train": _of_items(train, new_rows), "validation": validation}
     return replace(data, parts=parts, item_count=items, histories=fewer)
+
+
+def _of_some_queries(pairs: Pairs, count: int) -> Pairs:
+    """The pairs of at most so many queries, drawn with a seed."""
+    distinct = np.unique(pairs.query)
+    if len(distinct) <= count:
+        return pairs
+    drawn = np.sort(np.random.default_rng(0).permutation(distinct)[:count])
+    return pairs.where(np.isin(pairs.query, drawn))
 
 
 def _of_items(pairs: Pairs, new_rows: Rows) -> Pairs:

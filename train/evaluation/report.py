@@ -8,6 +8,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from protos.bundle import Score
 from train.data.training_data import Pairs, TrainingData
+from train.evaluation.label_baselines import item_means
 from train.evaluation.metrics import bootstrap_interval, catalogue_metrics, mean, per_query
 from train.evaluation.ranking import Ranker, rank_by_scores
 
@@ -17,7 +18,6 @@ WITH_INTERVAL = ("recall_at_10", "recall_at_20", "hr_at_10", "ndcg_at_10", "mrr_
 JUDGED_METRICS = ("ndcg_at_10", "recall_at_10", "mrr_at_10", "recall_at_100")
 JUDGED = "judged_"  # prefix of the metrics of judged queries
 COLD_METRICS = ("hr_at_10", "hr_at_50", "ndcg_at_10")
-SMOOTHING = 5.0  # interactions; weight of the overall mean in the mean of an item
 
 
 def evaluate_ranking(
@@ -149,7 +149,7 @@ def evaluate_labels(
         return {}
     labels = pairs.label > 0
     products = inner_products(pairs)
-    means = _item_means(data)[pairs.item]
+    means = item_means(data).predict(pairs)
     found = {
         "auc": float(roc_auc_score(labels, products)),
         "itemmean_auc": float(roc_auc_score(labels, means)),
@@ -160,13 +160,3 @@ def evaluate_labels(
         probability = 1 / (1 + np.exp(-(products.astype(np.float64) + score.bias)))
         found["log_loss"] = float(log_loss(labels, probability))
     return found
-
-
-def _item_means(data: TrainingData) -> npt.NDArray[np.float64]:
-    """(N,): each item's smoothed share of positives in training."""
-    train = data.parts["train"]
-    assert train.label is not None
-    positive = np.bincount(train.item, train.label > 0, data.item_count)
-    total = np.bincount(train.item, minlength=data.item_count)
-    overall = positive.sum() / max(1, total.sum())
-    return np.asarray((positive + SMOOTHING * overall) / (total + SMOOTHING), np.float64)

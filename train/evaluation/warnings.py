@@ -7,6 +7,7 @@ import numpy as np
 from protos.features import normalise
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
+from train.evaluation.baselines import left_out
 from train.evaluation.plots import metric_label
 from train.evaluation.ranking import selection_metric
 
@@ -29,6 +30,7 @@ def run_warnings(
         losses: epoch -> mean loss of its steps.
     """
     found = [
+        *left_out(experiment, data),
         _untrained(best_epoch, len(losses)),
         _no_loss(losses),
         _few_queries(int(metrics["queries"])),
@@ -105,7 +107,7 @@ def _cut_texts(experiment: Experiment, data: TrainingData, metrics: Mapping[str,
         return ""
     text = f"texts are cut at max_length: those of {' and of '.join(shares)}"
     metric = selection_metric(experiment)
-    if f"bm25_full_{metric}" not in metrics:
-        return text
+    if f"bm25_full_{metric}" not in metrics or f"bm25_{metric}" not in metrics:
+        return text  # `[baselines] run` may name one of them, or none
     full, read_only = metrics[f"bm25_full_{metric}"], metrics[f"bm25_{metric}"]
     return f"{text}; on whole texts BM25 has {metric_label(metric)} {full:.3f}, on cut ones {read_only:.3f}"

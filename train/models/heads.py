@@ -89,6 +89,12 @@ class LogisticHead(QueryDotHead):
         """Inner products plus the bias."""
         return products + self.bias
 
+    @torch.no_grad()
+    def calibrate(self, scale: float, shift: float) -> None:
+        """Make each logit `scale` times itself, plus `shift`."""
+        self.weight.mul_(scale)
+        self.bias.mul_(scale).add_(shift)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, D + 1)."""
         return super().forward(x * self.weight)

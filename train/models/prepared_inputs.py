@@ -126,7 +126,7 @@ class PreparedHistories:
         rows = np.array([row_of.get(item, 0) for item in histories.ids], np.int64)[histories.run]
         kept = np.concatenate([[0], np.cumsum(rows != 0)])
         self.run = rows[rows != 0]
-        self.begin = kept[histories.begin]
+        self.begin = kept[histories.read_from]
         self.end = kept[histories.end]
         self.max_length = max_length
 

@@ -109,11 +109,16 @@ class RunCallbacks:
         mlflow.log_metrics(_by_group(record), step=epoch)
         self._log_losses()
         loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
+        labels = "".join(
+            f"  {label} {record[f'validation_{name}']:.4f}"
+            for name, label in (("auc", "AUC"), ("log_loss", "log loss"))
+            if f"validation_{name}" in record
+        )
         speed = f"  {record['pairs_per_s']:,.0f} pairs/s" if "pairs_per_s" in record else ""
         name = f"epoch {epoch}" if epoch else "start  "
         self._progress.console.print(
             f"{name}  {loss}validation recall@10 {record['validation_recall_at_10']:.4f}  "
-            f"nDCG@10 {record['validation_ndcg_at_10']:.4f}{speed}",
+            f"nDCG@10 {record['validation_ndcg_at_10']:.4f}{labels}{speed}",
             highlight=False,
             soft_wrap=True,
         )

@@ -1,6 +1,7 @@
 """Adam with a learning rate for each kind of parameter, warm-up and cosine decay."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +15,15 @@ PRETRAINED_FACTOR = 0.02  # the usual 2e-5 for fine-tuning at the default learni
 WARM_UP = 0.05  # of all steps
 
 
-def adam(towers: tuple[Tower, Tower], learning_rate: float) -> torch.optim.Adam:
+def adam(
+    towers: tuple[Tower, Tower], learning_rate: float, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
     """Adam over both towers; a shared table is one parameter.
+
+    With weight decay it is AdamW, which takes a share of all parameters with two or more dimensions away in
+    each step: of matrices, and of tables of embeddings, also of rows that no pair of the step has. Click
+    towers hold the biases of features in a column of these tables, so they decay, too. Parameters with one
+    dimension or none do not, such as the biases of layers.
 
     A table that starts as a random projection has entries of size 1 / sqrt(D), and its step is scaled
     likewise. A pretrained encoder would forget what it knows at the rate of new layers. Second moments are
@@ -38,7 +46,7 @@ def adam(towers: tuple[Tower, Tower], learning_rate: float) -> torch.optim.Adam:
         for parameter in tower.parameters()
         if parameter.requires_grad and not any(parameter in each for each in (tables, weights, pretrained))
     }
-    groups = [{"params": list(plain), "lr": learning_rate}]
+    groups: list[dict[str, Any]] = [{"params": list(plain), "lr": learning_rate}]
     if tables:
         width = next(iter(tables)).shape[1]
         groups.append({"params": list(tables), "lr": learning_rate / math.sqrt(width)})
@@ -46,9 +54,24 @@ def adam(towers: tuple[Tower, Tower], learning_rate: float) -> torch.optim.Adam:
         groups.append({"params": list(weights), "lr": learning_rate * WEIGHTS_FACTOR})
     if pretrained:
         groups.append({"params": list(pretrained), "lr": learning_rate * PRETRAINED_FACTOR})
+    if weight_decay:
+        groups = [each for group in groups for each in _by_decay(group, weight_decay)]
     for group in groups:
         group["peak"] = group["lr"]
+    if weight_decay:
+        return torch.optim.AdamW(groups, betas=(0.9, 0.98))
     return torch.optim.Adam(groups, betas=(0.9, 0.98))
+
+
+def _by_decay(group: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
+    """A group of parameters as two: those of two or more dimensions with weight decay, the others without."""
+    matrices = [each for each in group["params"] if each.ndim > 1]
+    vectors = [each for each in group["params"] if each.ndim <= 1]
+    parts = [
+        {**group, "params": matrices, "weight_decay": weight_decay},
+        {**group, "params": vectors, "weight_decay": 0.0},
+    ]
+    return [part for part in parts if part["params"]]
 
 
 def set_learning_rate(

@@ -8,23 +8,26 @@ A run whose inputs have not changed is not trained again: its metrics are read f
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import mlflow
 from mlflow.entities import Run
 from rich.console import Console
+from rich.markup import escape
 
 from protos import names
 from protos.errors import DataError, MissingStage
 from protos.features import Schema
 from protos.files.file_lock import exclusive_lock
 from train.config import Experiment
+from train.config.training import OF_LABELS
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
 from train.evaluation import plots
-from train.evaluation.baselines import baselines
+from train.evaluation.baselines import baselines, left_out
+from train.evaluation.labelled_metrics import Bin
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import FittedBaseline, Ranker
 from train.evaluation.report import (
@@ -45,6 +48,7 @@ from train.paths import CACHE
 from train.training.callbacks import RunCallbacks
 from train.training.checkpoint import BEST_TOWERS, RUN_STATE, START_TOWERS, load_run, load_towers, save_towers
 from train.training.device import TrainingProcess, start_process
+from train.training.labelled_pairs import LabelledPairs
 from train.training.metric_groups import grouped
 from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.tracking import find_run, flattened, log_warnings, tracked_run
@@ -52,6 +56,7 @@ from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_mo
 from train.training.trainer import Trainer
 
 STAGE = "fit"
+FINISHED = "finished"  # folder of the towers with new items and calibration, in that of a run
 # Sections that training does not read.
 LATER_STAGES = ("export", "precision", "index", "hybrid", "gates", "bench")
 
@@ -205,6 +210,8 @@ def _train(
     about = architecture_of(experiment.tower).describe()
     for line in (*((about,) if about else ()), *chosen.lines()):
         console.print(line, highlight=False, soft_wrap=True)
+    for warning in left_out(experiment, data):
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     shared_windows = shares_windows(experiment)
     trainer = Trainer(
         model.towers, data, corpora, experiment.loss, experiment.training, shared_windows, process
@@ -233,14 +240,23 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
     with console.status("placing new items by their content"):
         architecture = architecture_of(experiment.tower)
         changed = architecture.fit_unknown_items(trainer.towers[1], trainer.items, data.counts())
-    if changed:
-        save_towers(folder / BEST_TOWERS, trainer.towers)
+    labelled = LabelledPairs(trainer)
+    calibrated = labelled.calibrate()
+    stored = folder / BEST_TOWERS
+    if changed or calibrated:
+        # Beside those of the best epoch, from which a run that is interrupted after this does the same again.
+        stored = folder / FINISHED / BEST_TOWERS
+        stored.parent.mkdir(exist_ok=True)
+        save_towers(stored, trainer.towers)
     rankers = baselines(experiment, data, console)
     with console.status("test evaluation, baselines beside it"):
         metrics |= _test_metrics(trainer, rankers)
+        metrics |= labelled.metrics(experiment)
         on_judged = judged.metrics(rankers, start, console)
-        beside = _baselines_on_validation(experiment, trainer, rankers)
-    mlflow.log_params(flattened({"baselines": {name: dict(each.settings) for name, each in rankers.items()}}))
+        on_labels = labelled.baselines_on_validation(experiment)
+        beside = _baselines_on_validation(experiment, trainer, rankers, on_labels)
+    settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
+    mlflow.log_params(flattened({"baselines": settings}) | flattened({"calibration": calibrated}))
     state = trainer.state
     best = {"best_epoch": float(state.best_epoch)}
     mlflow.log_metrics(grouped("test", metrics) | grouped("train", best) | grouped("judged", on_judged))
@@ -252,8 +268,8 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
     history = plots.TrainingHistory(
         experiment.name, state.history, state.losses, state.pairs, selection, state.best_epoch, beside
     )
-    _log_outputs(folder, history, metrics)
-    for name in (RUN_STATE, BEST_TOWERS, START_TOWERS):
+    _log_outputs(folder, stored, history, metrics, labelled.reliability)
+    for name in (RUN_STATE, BEST_TOWERS, START_TOWERS, f"{FINISHED}/{BEST_TOWERS}"):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -324,12 +340,15 @@ def _test_metrics(trainer: Trainer, rankers: Mapping[str, FittedBaseline]) -> di
 
 
 def _baselines_on_validation(
-    experiment: Experiment, trainer: Trainer, rankers: Mapping[str, FittedBaseline]
+    experiment: Experiment,
+    trainer: Trainer,
+    rankers: Mapping[str, FittedBaseline],
+    labelled: dict[str, float],
 ) -> dict[str, float]:
-    """Name -> the metric that selects the epoch, of each baseline that has it."""
+    """Name -> the metric that selects the epoch, of each baseline; `labelled` if it is one of labels."""
     selection = experiment.training.selection
-    if selection == "auc":
-        return {"itemmean": trainer.state.history[0]["validation_itemmean_auc"]}
+    if selection in OF_LABELS:
+        return labelled
     queries, relevant = trainer.data.parts["validation"].by_query()
     return {name: mean(per_query(rank(queries), relevant))[selection] for name, rank in rankers.items()}
 
@@ -363,11 +382,19 @@ def _print(console: Console, line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True)
 
 
-def _log_outputs(folder: Path, history: plots.TrainingHistory, metrics: dict[str, float]) -> None:
-    mlflow.log_artifact(str(folder / BEST_TOWERS), ARTIFACTS)
+def _log_outputs(
+    folder: Path,
+    towers: Path,
+    history: plots.TrainingHistory,
+    metrics: dict[str, float],
+    reliability: Mapping[str, Sequence[Bin]],
+) -> None:
+    mlflow.log_artifact(str(towers), ARTIFACTS)
     figures = {
         "learning_curves.png": plots.learning_curves(history),
         "beside_baselines.png": plots.baseline_comparison(metrics, history.name),
     }
+    if reliability:
+        figures["reliability.png"] = plots.reliability_diagram(reliability, history.name)
     for name, figure in figures.items():
         mlflow.log_artifact(str(plots.save(figure, folder / name)), "plots")

@@ -8,6 +8,7 @@ interrupted: the order of the pairs and the negatives follow from (seed, epoch),
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -21,10 +22,11 @@ from torch import Tensor
 
 from protos.errors import DataError
 from train.config import LossConfig, TrainingConfig
+from train.config.training import OF_LABELS
 from train.data.batches import Batch, HistoryBatches, batch_count, batches
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import encode, encode_catalogue, search
-from train.evaluation.metrics import mean, per_query
+from train.evaluation.metrics import goodness, mean, per_query
 from train.evaluation.report import evaluate_labels
 from train.losses.objective import build_objective
 from train.models.heads import logits_of, score_of
@@ -49,7 +51,7 @@ class State:
         epoch: the current epoch, from 0.
         step: finished steps of the current epoch.
         best_epoch: the best epoch on validation so far, -1 before the first evaluation.
-        best: its validation metric.
+        best: its validation metric; of log loss, the negative.
         best_ndcg: its nDCG@10 on validation.
         highest: the highest validation metric so far; that of the best epoch may be lower by one query.
         hard_negatives: of the current epoch.
@@ -63,9 +65,9 @@ class State:
     epoch: int = 0
     step: int = 0
     best_epoch: int = -1
-    best: float = -1.0
+    best: float = -math.inf
     best_ndcg: float = -1.0
-    highest: float = -1.0
+    highest: float = -math.inf
     hard_negatives: Any = None
     losses: list[float] = field(default_factory=list)
     pairs: list[int] = field(default_factory=list)
@@ -126,9 +128,10 @@ class Trainer:
         self.objective = build_objective(loss, data)
         self.pairs = self.objective.pairs
         process.place_towers(towers)
-        self.optimiser = adam(towers, config.learning_rate)
+        self.optimiser = adam(towers, config.learning_rate, config.weight_decay)
         self.history_batches: HistoryBatches | None = None
-        for histories in self.queries.histories.values():
+        histories = next(iter(self.queries.histories.values()), None)
+        if histories is not None:
             self.history_batches = HistoryBatches(self.pairs, histories, config.batch_size, shared_windows)
         self.state = State()
         self._begun = time.perf_counter()
@@ -139,7 +142,8 @@ class Trainer:
 
         Raises:
             Interrupted: the callbacks asked to stop; the state has been saved.
-            DataError: `training.selection` is AUC, and the labels of the validation part are all alike.
+            DataError: `training.selection` is of labels, and those of the validation part are all alike, or
+                the towers predict no probability.
         """
         state = self.state
         self._begun = time.perf_counter() - state.seconds
@@ -221,14 +225,21 @@ class Trainer:
         state.history.append(record)
         callbacks.on_epoch_end(state.epoch, record)
         metric = record.get(f"validation_{self.config.selection}")
-        if metric is None:  # only AUC can be missing
-            raise DataError('training.selection = "auc", but validation pairs are all positive or all not')
+        if metric is None:  # only those of labels can be missing
+            raise DataError(self._no_selection(record))
+        metric = goodness(self.config.selection, metric)
         if self._is_best(metric, record["validation_ndcg_at_10"]):
             state.best, state.best_ndcg = metric, record["validation_ndcg_at_10"]
             state.best_epoch = state.epoch
             callbacks.on_best(self)
         state.step, state.epoch_seconds = 0, 0.0
         self._checkpoint(callbacks)
+
+    def _no_selection(self, record: dict[str, float]) -> str:
+        selection = f'training.selection = "{self.config.selection}"'
+        if "validation_auc" in record:
+            return f"{selection}, but these towers predict no probability"
+        return f"{selection}, but validation pairs are all positive or all not"
 
     def _is_best(self, metric: float, ndcg: float) -> bool:
         """Whether an epoch replaces the one that is kept, and remember the highest metric.
@@ -244,7 +255,7 @@ class Trainer:
             lowest -= 1 / len(np.unique(self.data.parts["validation"].positive().query)) + 1e-9
         if metric < lowest:
             return False
-        return state.best < lowest or (self.config.selection != "auc" and ndcg > state.best_ndcg)
+        return state.best < lowest or (self.config.selection not in OF_LABELS and ndcg > state.best_ndcg)
 
     def evaluate(self, part: str) -> dict[str, float]:
         """Metrics of the current towers on one part of the split, by exact search over all items."""

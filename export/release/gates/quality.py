@@ -30,6 +30,7 @@ from protos import bundle
 from protos.errors import DataError, TwinspireError
 from protos.vectors import rounded_vectors
 from train.config import Experiment
+from train.config.training import OF_LABELS
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.baselines import LABELS
 from train.evaluation.metrics import bootstrap_interval
@@ -61,7 +62,7 @@ def metric_of(experiment: Experiment) -> str:
     if experiment.gates.quality_metric != "selection":
         return experiment.gates.quality_metric
     selection = experiment.training.selection
-    return "ndcg_at_10" if selection == "auc" else selection
+    return "ndcg_at_10" if selection in OF_LABELS else selection
 
 
 def judge(comparison: Comparison) -> Judgement | None:

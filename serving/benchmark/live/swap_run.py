@@ -33,6 +33,7 @@ from serving.benchmark.services import Cores
 from serving.benchmark.swap_load import Schedule, SwapClients, Versions
 from serving.benchmark.workload import Workload
 from serving.client import RetrievalClient
+from serving.retrieval.answer import FusionMode
 from serving.retrieval.encoder import Encoder
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
@@ -113,7 +114,9 @@ def run(
             found.insert(0, _found(service.address, texts, gone))
         scores = [_Scores(folder, queries, texts, gone) for folder in folders]
         versions = _ScoredVersions(names, [answers for answers, _ in expected], scores)
-        clients = SwapClients(Workload(queries, K, None).searches(), versions, options.clients)
+        clients = SwapClients(
+            Workload(queries, K, None, FusionMode.DENSE).searches(), versions, options.clients
+        )
         say(f"{options.clients} clients, {options.swaps} swaps")
         done = swap_load.run(
             service.address, clients, registry, Schedule(options.seconds, options.swaps), tick
@@ -204,7 +207,7 @@ def _expected(address: str, queries: Sequence[Query], deleted: "set[str]") -> tu
         answers: list[Hits] = [
             [(hit.id, hit.score) for hit in answer.hits]
             for start in range(0, len(queries), BATCH)
-            for answer in client.search_batch(queries[start : start + BATCH], K)
+            for answer in client.search_batch(queries[start : start + BATCH], K, fusion=FusionMode.DENSE)
         ]
     return answers, sum(item_id in deleted for answer in answers for item_id, _ in answer)
 

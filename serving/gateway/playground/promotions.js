@@ -37,17 +37,20 @@ function nothing({ failure, model, model_version: version }) {
   return [el("p", {}, `${what}: no promotions to show.`)];
 }
 
+/** How old what is shown is, and why it is no newer. */
 function stale({ last_error: error, read_at: at }) {
-  if (!error) return null;
-  const since = Number(at) ? ` What is shown was read ${words.seconds(Date.now() / 1000 - at)} ago.` : "";
+  const age = Number(at) ? `read ${words.seconds(Date.now() / 1000 - at)} ago.` : "";
+  if (!error) return age && el("p", { class: "hint" }, `From the registry, ${age}`);
+  const since = age && ` What is shown was ${age}`;
   return el("p", { class: "notice warn", dir: "auto" }, `The registry cannot be read: ${error}.${since}`);
 }
 
 function gatesView(version, promotion, gates) {
   if (!promotion)
-    return [el("p", {}, `The registry has no record of a promotion of version ${version}, and so no gates.`)];
+    return [el("p", {}, `No record of a promotion of version ${version} was found, and so no gates.`)];
   const failed = gates.filter((gate) => !gate.holds).length;
   let outcome = `all ${words.count(gates.length)} gates held`;
+  if (promotion.action === "force") outcome += ", but not everything could be compared";
   if (failed) outcome = `${words.count(failed)} of ${words.plural(gates.length, "gate")} did not hold`;
   if (!gates.length) outcome = "nothing was compared";
   const how = promotion.action === "force" ? "promoted by force" : "promoted";
@@ -105,7 +108,7 @@ function shown(text, number) {
 }
 
 function historyView(version, records) {
-  if (!records.length) return [el("p", {}, "The champion was never moved.")];
+  if (!records.length) return [el("p", {}, "No record of a move of the champion was found.")];
   const current = records.find((record) => record.moved && record.after === version);
   return [
     moves(records.slice(0, SHOWN), current),

@@ -174,8 +174,8 @@ class Deriver:
         if self._lexical is None:
             return b""
         features = self._encoder.inputs.features.items()
-        texts = [change.features.get(name) for name, spec in features if isinstance(spec, TextFeature)]
-        terms, weights = self._lexical.weights("\n".join(str(text or "") for text in texts))
+        texts = [str(change.features[name]) for name, spec in features if isinstance(spec, TextFeature)]
+        terms, weights = self._lexical.weights("\n".join(texts))
         return terms.tobytes() + weights.tobytes()
 
     def _filter_values(self, change: Change) -> bytes:

@@ -1,12 +1,12 @@
 """The fused search of a bundle and its live items.
 
 Live items are scored by the statistics of the bundle: its idf, and its mean length. Words that the bundle
-does not know have none, and find nothing until the next release.
+does not know have none, and find nothing until the towers are trained again.
 """
 
 import numpy as np
 
-from protos.hybrid.fusion import Ranked, rarest
+from protos.hybrid.fusion import Ranked, by_reciprocal_ranks, rarest
 from serving.live.search.overlay import Mask, Overlay
 from serving.live.search.overlay_postings import Slots
 from serving.retrieval.hybrid_search import HybridSearch
@@ -48,10 +48,19 @@ class LiveHybrid(HybridSearch):
             else:
                 of_overlay.append(row - first)
         passing, slots = self._masks(options)
-        best = self.fusion.rank(terms, vector, *of_bundle, k, passing, weight)
         if not self._live.live_count:
-            return best
-        own = self._rank_overlay(terms, vector, of_overlay, k, slots, weight)
+            return self.fusion.rank(terms, vector, *of_bundle, k, passing, weight)
+        is_by_ranks = weight is None and self.fusion.hybrid.method == "reciprocal_ranks"
+        if is_by_ranks:
+            best = self.fusion.candidates(terms, vector, *of_bundle, k, passing)
+        else:
+            best = self.fusion.rank(terms, vector, *of_bundle, k, passing, weight)
+        most = k if not is_by_ranks else len(of_overlay) + max(self.fusion.hybrid.lexical, k)
+        own = self._rank_overlay(terms, vector, of_overlay, most, slots, weight)
+        if is_by_ranks:
+            one, other = best, own
+            every = one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3]
+            return by_reciprocal_ranks(every, k)
         both = [*zip(*best, strict=True), *zip(*own, strict=True)]
         both.sort(key=lambda each: (-each[1], each[0]))
         if not both or not k:

@@ -1,9 +1,9 @@
 """A worker's view of live items: which rows of a bundle are hidden, and what stands in their place.
 
 An `Overlay` gives each version of an item that was written since the bundle was built a row of its own, after
-the bundle's rows 0 to N - 1; a version with the same vector takes the row of the one before. Rows are never
-used for another item or vector, so a row that a query holds while changes are applied
-still means the same version. `LiveIndex` searches a bundle and its overlay as one index:
+the bundle's rows 0 to N - 1; a version with the same vector and terms takes the row of the one before. Rows
+are never used for another item or vector, so a row that a query holds while changes are applied still means
+the same version. `LiveIndex` searches a bundle and its overlay as one index:
 
     bundle's items - hidden rows (deleted or replaced) + overlay's items
 

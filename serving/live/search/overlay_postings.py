@@ -40,7 +40,7 @@ class OverlayPostings:
             self._weights.setdefault(term, array("f")).append(weight)
 
     def of(self, term: int) -> tuple[Slots, Weights]:
-        """The rows that hold a term, ascending, and the weight of each; they hold until the next `add`."""
+        """The rows that hold a term, ascending, and the weight of each; copies."""
         slots = self._slots.get(term)
         if slots is None:
             return NO_SLOTS, NO_WEIGHTS

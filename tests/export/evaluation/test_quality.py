@@ -1,6 +1,7 @@
 """Quality as served, beside exact search and the baselines."""
 
 import io
+import re
 
 import hnswlib
 import numpy as np
@@ -10,7 +11,14 @@ from rich.console import Console
 from export import ann
 from export.ann.kinds.hnsw import HnswIndex
 from export.encoding import encode_all
-from export.evaluation.quality import ServedModel, continued, encode_queries, evaluate, verdict
+from export.evaluation.quality import (
+    ServedModel,
+    better_baseline,
+    continued,
+    encode_queries,
+    evaluate,
+    verdict,
+)
 from export.onnx.runtimes import onnx_encoder
 from export.terminal import show_quality
 from protos import bundle
@@ -83,8 +91,19 @@ def test_the_verdict_names_the_better_one() -> None:
     assert verdict({"hr_at_10": 0.5}, "hr_at_10") == "HR@10 0.500, with no baseline to compare it with"
 
 
+@pytest.mark.parametrize("metric", ["log_loss", "ece"])
+def test_the_lower_log_loss_and_calibration_error_are_the_better_ones(metric: str) -> None:
+    others = {f"itemmean_{metric}": 0.6, f"base_rate_{metric}": 0.7}
+    label = "log loss" if metric == "log_loss" else "ECE"
+    ahead, behind = {metric: 0.5, **others}, {metric: 0.65, **others}
+    assert verdict(ahead, metric) == f"better than item means at {label}: 0.500 against 0.600"
+    assert verdict(behind, metric) == f"item means is better at {label}: 0.600 against 0.650"
+    assert better_baseline(ahead, metric) == ""
+    assert better_baseline(behind, metric).startswith("item means is better on the test split")
+
+
 def test_the_table_has_a_row_for_each_of_many_rankings(films_made: Made, made: Made) -> None:
-    of_texts = ("towers alone", "text alone", "BM25", "BM25, full texts", "character TF-IDF")
+    of_texts = ("towers alone", "words alone", "BM25", "BM25, full texts", "character TF-IDF")
     of_histories = ["popularity", "recent popularity", "item-kNN", "VSKNN", "SLIST", "EASE"]
     of_histories += ["EASE, recency weights", "EASE x recent popularity"]
     for folder, labels in ((made.folder, of_texts), (films_made.folder, of_histories)):
@@ -92,8 +111,9 @@ def test_the_table_has_a_row_for_each_of_many_rankings(films_made: Made, made: M
         quality = bundle.read(folder).quality
         show_quality(quality, shown)
         lines = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
-        rows = {line.rstrip("0123456789. ").strip(): line.split() for line in lines if line[-6:-4] == "0."}
-        assert [*rows][: len(labels) + 2] == ["served", "exact", *labels]
+        found = (re.fullmatch(r" *(.+?)((?: +[01]\.\d{4}){6,})", line.rstrip()) for line in lines)
+        rows = {each[1]: each[2].split() for each in found if each}
+        assert [*rows] == ["served", "exact", *labels]
         for label, name in (("served", "ndcg_at_10"), ("exact", "exact_ndcg_at_10")):
             assert rows[label][-1] == f"{quality[name]:.4f}"
         assert quality["verdict"] in lines

@@ -130,9 +130,11 @@ def test_it_is_shipped_if_it_is_better_by_one_metric_and_worse_by_none(
         name: {"mean": sum(ends) / 2, "low": ends[0], "high": ends[1]}
         for name, ends in (("recall_at_10", recall), ("mrr_at_10", mrr))
     }
-    decided, text = choosing._verdict(differences, "recall_at_10")
+    decided, text = choosing._verdict(differences, "recall_at_10", 200)
     assert decided is ships
     assert text.lower().startswith(why.lower())
+    surely = ships and (recall[0] > 0 or mrr[0] > 0)
+    assert choosing._verdict(differences, "recall_at_10", 2000)[0] is surely
 
 
 def test_a_weight_is_as_close_to_a_half_as_the_queries_allow() -> None:

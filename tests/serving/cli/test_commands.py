@@ -138,6 +138,23 @@ def test_search_says_what_an_answer_rests_on(capsys: Capture, watched_address: s
     assert len(lines()) == 4
 
 
+def test_score_says_what_the_scores_rest_on(capsys: Capture, watched_address: str) -> None:
+    def remarks(*flags: str) -> list[str]:
+        command = ["score", *flags, "--items", "item-001", "--address", watched_address]
+        assert main(command) == 0
+        return capsys.readouterr().out.splitlines()[2:]
+
+    assert remarks("--history", "item-001") == []
+    assert remarks("--history", "item-010", "x") == [
+        "nothing known in the query: these are the scores of an empty one",
+        "2 items of the history skipped: unknown to the query tower",
+    ]
+    assert remarks("--history", "x", "--feature", "country=de") == [
+        "no known item in the history: the scores are based on the other features alone",
+        "1 item of the history skipped: unknown to the query tower",
+    ]
+
+
 def test_encode_takes_histories(capsys: Capture, watched_address: str) -> None:
     flags = ("encode", "--history", "item-001", "item-002", "--feature", "country=de")
     found = document(capsys, *flags, "--address", watched_address)

@@ -183,6 +183,24 @@ def test_a_server_of_a_folder_has_a_status_too(capsys: Capture, retriever: Retri
         assert json.dumps(found)
 
 
+def test_times_of_the_registry_are_no_markup(capsys: Capture, retriever: Retriever) -> None:
+    told = releases()
+    told.records[0].at = "[/b][link=x]"
+    with RetrievalServer(retriever, releases=lambda: told) as server:
+        assert client_main(["releases", "--address", server.address]) == 0
+    assert "[/b][link=" in capsys.readouterr().out
+
+
+def test_a_forced_promotion_whose_gates_held_says_what_was_forced(
+    capsys: Capture, retriever: Retriever
+) -> None:
+    told = releases()
+    del told.promotion.gates[1:]
+    with RetrievalServer(retriever, releases=lambda: told) as server:
+        assert client_main(["releases", "--address", server.address]) == 0
+    assert "all 1 gates held, but not everything could be compared" in capsys.readouterr().out
+
+
 def test_releases_are_a_table_and_a_document(capsys: Capture, retriever: Retriever) -> None:
     told = releases()
     with RetrievalServer(retriever, releases=lambda: told) as server:

@@ -40,7 +40,11 @@ def test_its_errors_are_those_of_a_search(server: RetrievalServer, client: Retri
 @pytest.mark.parametrize(
     ("method", "request_message", "expected"),
     [
-        ("Forget", TEXT, "method: expected one of Encode, Info, Search, SearchBatch, got 'Forget'"),
+        (
+            "Forget",
+            TEXT,
+            "method: expected one of Encode, Info, Releases, Score, Search, SearchBatch, got 'Forget'",
+        ),
         ("SearchStream", TEXT, "method: expected one of .* got 'SearchStream'"),
         ("Info", TEXT, r"request: expected retrieval\.v1\.InfoRequest, got retrieval\.v1\.SearchRequest"),
     ],

@@ -55,6 +55,12 @@ def without_times(document: Any) -> Any:
             {"queries": [{"text": "bavuti"}, {"text": "xelike"}], "k": 2},
         ),
         ("/v1/encode", "Encode", wire.EncodeRequest, {"queries": [{"text": "bavuti"}]}),
+        (
+            "/v1/score",
+            "Score",
+            wire.ScoreRequest,
+            {"queries": [{"query": {"text": "bavuti"}, "item_ids": ["item-004", "nowhere"]}]},
+        ),
         ("/v1/info", "Info", wire.InfoRequest, None),
         ("/v1/releases", "Releases", wire.ReleasesRequest, None),
     ],

@@ -19,7 +19,7 @@ from tests.helpers.serving.faulty import NAME, TwoBundles
 from tests.helpers.tiny import SYLLABLES, tiny_bundle
 from tests.helpers.waiting import wait_until
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive, pytest.mark.timeout(300)]
 
 CHALLENGER = f"models:/{NAME}@challenger"
 

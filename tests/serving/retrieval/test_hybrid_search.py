@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from protos import retrieval_pb2 as wire
-from protos.errors import InvalidInput
-from serving.client import RetrievalClient, where
+from protos.errors import InvalidInput, Unavailable
+from serving.client import RetrievalClient, protocol, where
 from serving.retrieval import shared_catalogue
 from serving.retrieval.answer import Answer, FusionMode, Timing
 from serving.retrieval.query import Query
@@ -99,14 +99,28 @@ def test_ranks_are_added_where_the_bundle_has_no_weight(tmp_path: Path) -> None:
     assert first not in {hit.id for hit in without.hits} and len(without.hits) == 8
 
 
-def test_words_bring_an_item_that_the_vectors_do_not_find(hybrid: Retriever) -> None:
-    text = words_of(5) + " " + " ".join(NAMES[17].split() * 3)  # the letters are those of item 17
-    (dense,) = hybrid.search([Query(text)], k=HYBRID.dense, fusion=FusionMode.DENSE)
-    (lexical,) = hybrid.search([Query(text)], k=ITEMS, fusion=FusionMode.LEXICAL)
-    (both,) = hybrid.search([Query(text)], k=ITEMS)
-    only = {hit.id for hit in lexical.hits} - {hit.id for hit in dense.hits}
-    assert only
-    assert only <= {hit.id for hit in both.hits}
+def test_the_best_by_words_alone_is_among_those_whose_ranks_are_added(tmp_path: Path) -> None:
+    by_ranks = replace(HYBRID, method="reciprocal_ranks", weight=0.0, dense=20, lexical=20)
+    retriever = Retriever.load(tiny_bundle(tmp_path, ITEMS, is_hybrid=True, hybrid=by_ranks))
+    for row in range(0, ITEMS, 7):
+        text = words_of(row) + " " + " ".join(NAMES[17].split() * 3)  # the letters are those of item 17
+        (lexical,) = retriever.search([Query(text)], k=1, fusion=FusionMode.LEXICAL)
+        (both,) = retriever.search([Query(text)], k=10)
+        assert lexical.hits[0].id in {hit.id for hit in both.hits}
+
+
+def test_words_bring_items_that_the_vectors_do_not_find(hybrid: Retriever) -> None:
+    queries = [Query(words_of(row) + " " + NAMES[17]) for row in range(0, ITEMS, 3)]  # the letters of item 17
+    brought = 0
+    for dense, both in zip(
+        hybrid.search(queries, k=HYBRID.dense, fusion=FusionMode.DENSE),
+        hybrid.search(queries, k=HYBRID.dense),
+        strict=True,
+    ):
+        only = {hit.id for hit in both.hits} - {hit.id for hit in dense.hits}
+        assert all(hit.lexical for hit in both.hits if hit.id in only)
+        brought += len(only)
+    assert brought > 0
 
 
 def test_a_query_in_a_batch_is_answered_as_alone(hybrid: Retriever) -> None:
@@ -188,12 +202,17 @@ def test_servers_refuse_an_unknown_fusion(hybrid_client: RetrievalClient) -> Non
     assert caught.value.field == "fusion"
 
 
-def test_clients_of_an_older_server_are_told(
-    hybrid: Retriever, hybrid_client: RetrievalClient, client: RetrievalClient
-) -> None:
+def test_clients_of_a_server_without_a_lexical_index_are_told(client: RetrievalClient) -> None:
     with pytest.raises(InvalidInput, match="no lexical index"):
         client.search("bavuti", fusion=FusionMode.LEXICAL)
     assert client.search("bavuti", fusion=FusionMode.DENSE).fusion is FusionMode.DEFAULT
+
+
+def test_clients_of_an_older_server_are_told() -> None:
+    old = wire.SearchResponse(hits=[wire.Hit(id="item-001", score=0.5)])
+    assert protocol.answer(old, None, "here").fusion is FusionMode.DEFAULT
+    with pytest.raises(Unavailable, match="does not know fusion"):
+        protocol.answer(old, None, "here", FusionMode.HYBRID)
 
 
 def test_a_mapped_catalogue_packs_the_same_answers(folder: Path, tmp_path: Path) -> None:

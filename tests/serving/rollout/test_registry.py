@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from protos import bundle
 from protos.errors import BundleDamaged, MissingStage
 from serving import bundles
 from serving.filters.expression import where
+from serving.pyfunc_model import BundleModel
+from serving.retrieval.answer import Answer, FusionMode
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.rollout.registry import MlflowRegistry, Registered, _answer
@@ -145,13 +148,23 @@ def test_the_newest_of_several_bundles_is_served(tmp_path: Path) -> None:
     assert bundles.newest(new) == new
 
 
+def documents(answer: Answer) -> list[dict[str, Any]]:
+    """The hits as a model gives them: without the parts that only a hybrid bundle has."""
+    return [
+        {
+            **{name: value for name, value in hit._asdict().items() if value is not None},
+            "fields": dict(hit.fields),
+            "basis": str(answer.basis),
+        }
+        for hit in answer.hits
+    ]
+
+
 def test_the_model_answers_as_the_retriever_does(model: Any, full_retriever: Retriever) -> None:
     found = model.predict(["bavuti xelike mopy", ""], params={"k": 3})
     answers = full_retriever.search([Query("bavuti xelike mopy"), Query("")], k=3)
     # Equal bits: both are one batch of two, in the same process.
-    assert found == [
-        [{**hit._asdict(), "basis": str(answer.basis)} for hit in answer.hits] for answer in answers
-    ]
+    assert found == [documents(answer) for answer in answers]
     assert [len(hits) for hits in model.predict(["a"])] == [10]
 
 
@@ -181,9 +194,7 @@ def test_the_model_takes_histories(registry: str, watched: Path) -> None:
         answers = retriever.search(
             [Query(history=tuple(each)) for each in histories], k=5, exclude_history=exclude_history
         )
-        expected = [
-            [{**hit._asdict(), "basis": str(answer.basis)} for hit in answer.hits] for answer in answers
-        ]
+        expected = [documents(answer) for answer in answers]
         params = {"k": 5, "exclude_history": exclude_history}
         assert model.predict([{"history": each} for each in histories], params=params) == expected
         table = pd.DataFrame({"history": histories, "country": [None] * 3})
@@ -194,6 +205,21 @@ def test_the_model_takes_histories(registry: str, watched: Path) -> None:
         MlflowException, match=r"queries\[0\]\.features\.history: expected a list of item ids"
     ):
         model.predict([{"history": [1, 2]}])
+
+
+def test_the_model_ranks_by_the_scores_that_are_asked_for(registry: str, tmp_path: Path) -> None:
+    folder = tiny_bundle(tmp_path, is_hybrid=True)
+    context = SimpleNamespace(artifacts={"bundle": str(folder)})
+    model = BundleModel()
+    model.load_context(context)
+    retriever = Retriever.load(folder)
+    text = "bavuti xelike mopy"
+    for name in ("", *FusionMode):
+        (answer,) = retriever.search([Query(text)], k=5, fusion=FusionMode(name or "default"))
+        assert model.predict(context, [text], {"k": 5, "fusion": name}) == [documents(answer)]
+        assert "lexical" in documents(answer)[0]
+    with pytest.raises(MlflowException, match="fusion: expected default, dense, lexical, hybrid, got 'both'"):
+        model.predict(context, [text], {"fusion": "both"})
 
 
 def test_the_model_finds_items_that_pass_a_filter(registry: str, filtered: Path) -> None:
@@ -211,9 +237,7 @@ def test_the_model_finds_items_that_pass_a_filter(registry: str, filtered: Path)
         "price>100000": where.price > 100_000,
     }.items():
         answers = retriever.search([*map(Query, texts)], k=7, filter=node)
-        expected = [
-            [{**hit._asdict(), "basis": str(answer.basis)} for hit in answer.hits] for answer in answers
-        ]
+        expected = [documents(answer) for answer in answers]
         assert model.predict(texts, params={"k": 7, "filter": conditions}) == expected
     assert model.predict(texts, params={"filter": " \n"}) == model.predict(texts)
     with pytest.raises(MlflowException, match=r"where: expected FIELD.*the filter fields are price"):

@@ -70,6 +70,7 @@ def test_the_promotion_of_another_version_is_never_shown(scene: Scene) -> None:
     found = told(scene)
     assert (found.model_version, found.HasField("promotion"), numbers(scene)) == ("2", False, [1])
     assert found.last_error == "the table is locked"
+    assert found.read_at == 0  # not read for version 2, so nothing is said of its promotion
 
 
 def test_a_release_under_way_is_read_again_at_the_next_poll(scene: Scene) -> None:
@@ -80,6 +81,26 @@ def test_a_release_under_way_is_read_again_at_the_next_poll(scene: Scene) -> Non
     scene.shelf.records = [record(1, "1")]
     scene.step()
     assert told(scene).records[0].outcome == "done"
+
+
+def test_a_release_that_seems_interrupted_is_read_twice(scene: Scene) -> None:
+    """Its run was read before its lock, and it may have ended in between."""
+    scene.shelf.records = [record(1, "1", "interrupted")]
+    for _ in range(4):
+        scene.step()
+    assert len(scene.shelf.releases_asked) == 2
+
+
+def test_the_error_of_an_outage_is_a_line_and_ends_with_it(scene: Scene) -> None:
+    scene.shelf.records = [record(1, "1")]
+    scene.step()
+    scene.shelf.down = "refused \x1b[31m by\nthe \u202eproxy \ud800"
+    scene.step()
+    error = told(scene).last_error
+    assert error.isprintable() and "refused" in error
+    scene.shelf.down = ""
+    scene.step()
+    assert told(scene).last_error == ""
 
 
 @pytest.mark.parametrize("error", [Unavailable("the table is locked"), KeyError("result"), RecursionError()])

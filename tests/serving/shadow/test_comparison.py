@@ -17,8 +17,8 @@ def champion(scores: dict[str, float], us: int = 100, basis: int = 0) -> wire.Se
     return wire.SearchResponse(hits=hits, bundle_version="a", timing=timing, basis=basis)  # type: ignore[arg-type]
 
 
-def own(scores: dict[str, float], us: float = 100.0, basis: int = 0) -> ChallengerAnswer:
-    return ChallengerAnswer([*scores], [*scores.values()], basis, us)
+def own(scores: dict[str, float], us: float = 100.0, basis: int = 0, fusion: int = 0) -> ChallengerAnswer:
+    return ChallengerAnswer([*scores], [*scores.values()], basis, fusion, us)
 
 
 def test_an_equal_answer_overlaps_whole_and_is_not_shifted() -> None:

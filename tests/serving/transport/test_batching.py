@@ -14,7 +14,7 @@ from serving.retrieval.answer import Timing
 from serving.retrieval.query import NO_SEARCH, Query, SearchOptions, SearchResult
 from serving.retrieval.retriever import Retriever
 from serving.transport import batching
-from serving.transport.batching import Batcher, Job
+from serving.transport.batching import Batcher, Job, kind
 from serving.transport.status import ClientGone
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
@@ -119,6 +119,16 @@ def test_a_job_that_is_larger_than_a_batch_is_worked_on_in_slices_between_batche
     assert sum(queries for queries, _ in waiting.told.waits) == 32
     assert large.batch == 22
     assert large.queue_us + large.encode_us + large.search_us > 0
+
+
+def test_jobs_that_only_encode_say_nothing_of_the_time_of_searches(waiting: Waiting) -> None:
+    """`Score` has a cost of items, but no search: its slices are far shorter than those of a search."""
+    search = waiting.submit(*"ab", options=SearchOptions(1000))
+    scored = Job(waiting.retriever, search.prepared, NO_SEARCH, lambda job: job)
+    scored.cost, scored.check = search.cost, search.check
+    assert kind(scored) != kind(search)
+    assert kind(scored) == kind(scored.part(0, 1))
+    assert kind(search) == kind(search.part(0, 1))
 
 
 def test_one_query_of_many_items_is_a_slice_and_many_queries_of_few_items_are_one(waiting: Waiting) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from protos.errors import ConfigError
-from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from protos.features import FeatureSpec, HistoryFeature, IdFeature, TextFeature
 from tests.helpers.stdlib import DSSM, write_toml
 from train.config import (
     BenchConfig,
@@ -23,7 +23,14 @@ from train.config import (
     read_experiment,
 )
 from train.config.losses import InBatchSoftmax, SampledSoftmax
-from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower, TransformerTower
+from train.config.towers import (
+    BagTower,
+    ClicksTower,
+    DssmTower,
+    SequenceTower,
+    SharedTower,
+    TransformerTower,
+)
 from train.data.sources.events import EventsData
 from train.data.sources.movielens import MovielensData
 from train.paths import CONFIGS
@@ -48,7 +55,8 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
     assert experiment.index.recall_target == (0.93 if path.stem == "debian-128" else 0.98)
     if any(isinstance(spec, HistoryFeature) for spec in experiment.query.values()):
         assert isinstance(experiment.data, EventsData | MovielensData)
-        assert isinstance(experiment.tower, SharedTower if path.stem.endswith("-ratings") else SequenceTower)
+        of_labels = {"movielens-ratings": SharedTower, "movielens-clicks": ClicksTower}
+        assert isinstance(experiment.tower, of_labels.get(path.stem, SequenceTower))
         return
     assert len(experiment.examples) >= 5
     paper = path.stem.endswith("-dssm")
@@ -143,9 +151,11 @@ def test_a_name_must_fit_files_and_registries(stdlib: Path, tmp_path: Path, name
 
 
 HISTORY, ID, TEXT = HistoryFeature("history"), IdFeature("id"), TextFeature("text", "text")
+REJECTED = HistoryFeature("negative_history")
 FEATURES: list[tuple[str, dict[str, FeatureSpec], str]] = [
-    ("query", {}, 'query: expected at least one feature of kind "text" or "history"'),
-    ("query", {"x": CategoryFeature("category", "x")}, "query: expected at least one feature of kind"),
+    ("query", {}, "query: expected at least one feature"),
+    ("query", {"a": REJECTED, "b": REJECTED}, "query: expected at most one negative history"),
+    ("query", {"text": TEXT, "a": REJECTED}, 'tower.kind: expected "clicks" for a negative history'),
     ("query", {"id": ID, "text": TEXT}, 'query.id: a feature of kind "id" belongs to the other side'),
     ("query", {"a": HISTORY, "b": HISTORY}, "query: expected at most one history"),
     ("item", {}, "item: expected at least one feature"),
@@ -162,6 +172,15 @@ def test_both_sides_need_features_of_their_own(
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(experiment, **dict[str, Any]({side: features}))
     dataclasses.replace(experiment, query={"past": HISTORY}, item={"id": ID}, examples=())
+
+
+def test_a_negative_history_needs_a_split_in_the_order_of_events() -> None:
+    experiment = read_experiment(CONFIGS / "movielens-clicks.toml")
+    (name,) = (name for name, spec in experiment.query.items() if spec.kind == "negative_history")
+    with pytest.raises(ValueError, match=rf"query\.{name}: a negative history needs a split in the order"):
+        dataclasses.replace(experiment, split=SplitConfig(by="random"))
+    without = {key: spec for key, spec in experiment.query.items() if key != name}
+    dataclasses.replace(experiment, query=without, split=SplitConfig(by="random"), examples=())
 
 
 def test_factors_go_from_a_history_to_an_id() -> None:

@@ -65,11 +65,12 @@ def test_a_data_set_is_two_tables_and_a_report(made: Callable[..., Dataset], bas
     assert data.folder.parent == base / "cache"
     assert data.folder.name == f"books-{data.report['fingerprint'][:12]}"
     assert data.items.columns == ["item_id", "title", "full", "shelf"]
-    assert data.pairs.columns == ["query", "item_row", "weight", "group", "part"]
+    assert data.pairs.columns == ["query", "item_row", "weight", "group", "label", "part"]
     parts = {part: data.part(part).height for part in ("train", "validation", "test")}
     assert data.report["parts"] == parts
-    assert sum(parts.values()) == data.pairs.height == data.report["pairs"] == 392
-    assert data.report["dropped"] == {"label not positive": 8}
+    assert sum(parts.values()) == data.pairs.height == data.report["pairs"] == 400
+    assert (data.pairs["label"] == 0).sum() == 8
+    assert data.report["dropped"] == {}
     assert data.report["evaluated_text"] == ["title"]
     assert data.report["served_text"] == ["full"]
     assert data.report["display"] == ["shelf"]

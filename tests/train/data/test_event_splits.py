@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protos.errors import DataError
 from train.config import SplitConfig
 from train.data.source import add_positions, sort_and_filter
-from train.data.splits import assign_parts, history_of
+from train.data.splits import assign_parts, history_of, known_events, negatives_of
 
 Event = tuple[str, int, float, str, bool]  # user, item, time, session, positive
 
@@ -93,6 +93,73 @@ def test_no_history_contains_a_later_event(seed: int, by: str, cold: float) -> N
                 assert of_item[seen][2] <= time
             if by == "last_session":
                 assert of_item[seen][3] != session
+
+
+def with_negatives(
+    events: list[Event], tested: int = 0, **split: Any
+) -> dict[int, tuple[str, list[int], list[int]]]:
+    """Item -> the part of its event, the items of its history, and those of its negative history."""
+    config = SplitConfig(**split)
+    pairs = assign_parts(laid_out(events, tested), config)
+    history, negatives = history_of(pairs, config).to_list(), negatives_of(pairs, config).to_list()
+    spans = pairs.select("item_row", "part", "begin", "end", "negative_begin", "negative_end").rows()
+    return {item: (part, history[b:e], negatives[n:m]) for item, part, b, e, n, m in spans}
+
+
+@given(seed=st.integers(0, 10_000), by=st.sampled_from(sorted(SPLITS)), cold=st.sampled_from([0.0, 0.1]))
+def test_no_negative_history_contains_a_later_event(seed: int, by: str, cold: float) -> None:
+    events = drawn(seed)
+    result = with_negatives(events, 20 if by == "file" else 0, **SPLITS[by], cold_items=cold, seed=seed)
+    of_item = {event[1]: event for event in events}
+    main = {event[1] for event in (events[:-20] if by == "file" else events)}
+    found = 0
+    for item, (part, _, negatives) in result.items():
+        user, _, time, session, _ = of_item[item]
+        for seen in negatives:
+            found += 1
+            assert of_item[seen][0] == user
+            assert not of_item[seen][4]
+            assert seen in main and seen != item
+            if by == "group":
+                assert part in (result[seen][0], "cold")
+            elif part != "cold":
+                assert result[seen][0] in SEEN_BY[part]
+            if item in main:
+                assert of_item[seen][2] <= time
+            if by == "last_session":
+                assert of_item[seen][3] != session
+    assert found
+
+
+ORDERED = {name: split for name, split in SPLITS.items() if name != "random"}
+ORDERED["event"] = {**SPLITS["time"], "history": "event"}
+
+
+@given(seed=st.integers(0, 10_000), by=st.sampled_from(sorted(ORDERED)), cold=st.sampled_from([0.0, 0.2]))
+def test_both_histories_of_a_record_end_at_one_moment(seed: int, by: str, cold: float) -> None:
+    """Together they are the first of the user's known events, of which the newest can be taken."""
+    config = SplitConfig(**ORDERED[by], cold_items=cold, seed=seed)
+    pairs = assign_parts(laid_out(drawn(seed), 20 if by == "file" else 0), config)
+    history, negatives = history_of(pairs, config).to_list(), negatives_of(pairs, config).to_list()
+    known = known_events(pairs, config.by)
+    of_user = {user: known.filter(group=user)["item_row"].to_list() for user in pairs["group"].unique()}
+    spans = pairs.select("group", "begin", "end", "negative_begin", "negative_end").rows()
+    for user, begin, end, first, last in spans:
+        both = {*history[begin:end], *negatives[first:last]}
+        assert both == {*of_user[user][: len(both)]}
+
+
+def test_histories_up_to_the_event_hold_all_strictly_earlier_events() -> None:
+    events = drawn(3)
+    result = with_negatives(events, by="time", validation=0.2, test=0.2, history="event")
+    tested = 0
+    for item, (part, history, negatives) in result.items():
+        user, _, time, _, _ = next(each for each in events if each[1] == item)
+        earlier = [each for each in events if each[0] == user and each[2] < time]
+        assert sorted(history) == sorted(each[1] for each in earlier if each[4])
+        assert sorted(negatives) == sorted(each[1] for each in earlier if not each[4])
+        tested += part == "test" and any(result[each][0] == "test" for each in history)
+    assert tested  # histories hold events of their own part
 
 
 @pytest.mark.parametrize("by", SPLITS)

@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 
 from protos.errors import DataError
-from protos.features import CategoryFeature, HistoryFeature, IdFeature, TextFeature
+from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
 from train.config import Experiment, SplitConfig
 from train.config.losses import InBatchSoftmax
-from train.config.towers import BagTower
+from train.config.towers import BagTower, ClicksTower
 from train.data.cleaning import Derived
 from train.data.dataset import Dataset, prepare
 from train.data.sources.events import EventsData
@@ -40,6 +40,7 @@ EXPERIMENT = Experiment(
     loss=InBatchSoftmax("in_batch_softmax"),
     split=SplitConfig(by="last"),
 )
+TIME = SplitConfig(by="time")
 SPLITS = {
     "last": SplitConfig(by="last"),
     "last_session": SplitConfig(by="last_session", min_history=3),
@@ -74,7 +75,7 @@ def test_the_history_is_stored_beside_the_pairs(made: Callable[..., Dataset]) ->
     data = made()
     assert data.items.columns == ["item_id", "title"]
     columns = ["month", "item_row", "weight", "label", "group", "time", "session", "position", "user_start"]
-    assert data.pairs.columns == [*columns, "part", "begin", "end"]
+    assert data.pairs.columns == [*columns, "part", "begin", "end", "negative_begin", "negative_end"]
     assert data.history is not None
     assert data.history.dtype == np.int64
     assert len(data.history) == data.pairs.height == 550
@@ -124,6 +125,22 @@ def test_each_pair_has_its_time_and_each_query_that_of_its_first(
         for query, time in zip(pairs.query, pairs.time, strict=True):
             earliest[query] = min(earliest[query], time)
     assert data.moments.tolist() == earliest.tolist()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_no_event_of_another_part_says_when_a_query_was_asked(
+    made: Callable[..., Dataset], split: str
+) -> None:
+    query = {"history": EXPERIMENT.query["history"]}
+    experiment = replace(EXPERIMENT, data=replace(DATA, derive={}), query=query, split=SPLITS[split])
+    data = training_data_of(made(experiment), experiment.query, experiment.item)
+    assert data.moments is not None
+    of_part = {name: set(pairs.query.tolist()) for name, pairs in data.parts.items()}
+    assert sum(map(len, of_part.values())) == len(set.union(*of_part.values())) == data.query_count
+    for pairs in data.parts.values():
+        assert pairs.time is not None
+        for row in np.unique(pairs.query):
+            assert data.moments[row] == pairs.time[pairs.query == row].min()
 
 
 def test_without_a_time_column_no_query_has_a_moment(made: Callable[..., Dataset]) -> None:
@@ -197,6 +214,39 @@ def test_pairs_without_users_have_no_history(made: Callable[..., Dataset], base:
     for split in (SplitConfig(by="last"), SplitConfig(cold_items=0.1)):
         with pytest.raises(DataError, match="needs events of users"):
             made(replace(TEXT, split=split))
+
+
+def test_histories_up_to_the_event_need_events(made: Callable[..., Dataset], base: Path) -> None:
+    pairs = "".join(f"about {n},i{n % 50},{n}\n" for n in range(200))
+    (base / "pairs.csv").write_text("query,item_id,at\n" + pairs)
+    assert isinstance(TEXT.data, FilesData)
+    timed = replace(TEXT, data=replace(TEXT.data, time="at"), split=SplitConfig(by="time"))
+    assert made(timed).pairs.height == 200
+    with pytest.raises(DataError, match=r'split\.history = "event" needs events of users'):
+        made(replace(timed, split=SplitConfig(by="time", history="event")))
+
+
+def test_a_negative_history_needs_negative_events(made: Callable[..., Dataset], base: Path) -> None:
+    query = {**EXPERIMENT.query, "skipped": HistoryFeature("negative_history")}
+    item: dict[str, FeatureSpec] = {"id": IdFeature("id")}
+    tower = ClicksTower("clicks")
+    labelled = replace(DATA, label="clicked", positive_from=1)
+    clicks = replace(
+        EXPERIMENT, data=labelled, query=query, item=item, tower=tower, loss=tower.usual_loss, split=TIME
+    )
+    log = (base / "log.csv").read_text().splitlines()
+    for shown in (False, True):
+        rows = [f"{row},{int(not shown or n % 3 > 0)}" for n, row in enumerate(log[1:])]
+        (base / "log.csv").write_text("\n".join([f"{log[0]},clicked", *rows]))
+        if shown:
+            assert made(clicks).negatives is not None
+        else:
+            with pytest.raises(
+                DataError, match=r"query\.skipped is a negative history, but these data have no"
+            ):
+                made(clicks)
+    with pytest.raises(DataError, match=r"query\.skipped is a negative history, but these data have no"):
+        made(replace(clicks, data=DATA))
 
 
 def test_a_test_file_of_pairs_is_tested_on(made: Callable[..., Dataset], base: Path) -> None:

@@ -20,9 +20,19 @@ from train.config.training import TrainingConfig
 from train.data.recency import DAY, WHOLE, RecentShares
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation import ranking
-from train.evaluation.baselines import BASELINES, baselines, ease, ease_recency, ease_recent, slist, vsknn
+from train.evaluation.baselines import (
+    BASELINES,
+    baselines,
+    ease,
+    ease_recency,
+    ease_recent,
+    left_out,
+    slist,
+    vsknn,
+)
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import Fitting, Tuning, rank_by, rank_by_scores, summed
+from train.evaluation.warnings import run_warnings
 from train.models import collaborative
 from train.models.collaborative import history_matrix, interaction_matrix
 from train.paths import ROOT
@@ -105,15 +115,33 @@ def test_the_toml_says_which_baselines_run(data: TrainingData, tmp_path: Any) ->
         read_experiment(path)
 
 
+def test_a_baseline_that_was_asked_for_and_does_not_apply_is_named(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = experiment_with(baselines=BaselinesConfig(run=("bm25", "ease_recent", "slist")))
+    without = data_of_people(random_people(20, ITEMS), ITEMS)
+    monkeypatch.setattr(slist, "BASELINE", replace(slist.BASELINE, applies=ranking.with_at_most(ITEMS - 1)))
+    known = tuple(slist.BASELINE if each.name == "slist" else each for each in BASELINES)
+    monkeypatch.setattr("train.evaluation.baselines.BASELINES", known)
+    told = [
+        "baselines.run: bm25 is not measured: it needs texts on both sides",
+        "baselines.run: slist is not measured: it needs histories, and up to 10,000 items",
+    ]
+    assert left_out(experiment, data) == told
+    losses = {1: 0.5}
+    assert run_warnings(experiment, data, {"queries": 300.0}, 1, losses) == told
+    of_times = (
+        "baselines.run: ease_recent is not measured: it needs histories with times, and up to 20,000 items"
+    )
+    assert left_out(experiment, without) == [told[0], told[1], of_times]
+    assert left_out(experiment_with(), without) == []
+
+
 def test_a_history_weighs_an_item_less_with_each_later_step() -> None:
     data = data_of_people([[0, 1, 0, 2, 3]], 4, exclude_seen=False)
     found = history_matrix(data, np.array([4, 2, 0]), 0.5).toarray()
     # Item 0 counts where it occurs last.
-    assert found.tolist() == [[0.5, 0.25, 0, 1], [0.5, 1, 0, 0], [0, 0, 0, 0]] or found.tolist() == [
-        [0.5, 0.25, 1, 0],
-        [0.5, 1, 0, 0],
-        [0, 0, 0, 0],
-    ]
+    assert found.tolist() == [[0.5, 0.25, 1, 0], [0.5, 1, 0, 0], [0, 0, 0, 0]]
     by_session = with_steps(data, [7, 7, 8, 8, 9])
     assert history_matrix(by_session, np.array([4]), 0.5).toarray().tolist() == [[1, 0.5, 1, 0]]
 
@@ -150,7 +178,20 @@ def test_ease_times_recent_popularity_is_the_product(data: TrainingData) -> None
     found = ease_recent.scorer(data, weights, shares, settings)(queries)
     score = history_matrix(data, queries, 0.8).toarray() @ weights
     recent = 0.95 * shares.of(queries, 7.0) + 0.05 * shares.of(queries, WHOLE)
-    np.testing.assert_allclose(found, (score + 1e-6) * np.sqrt(recent), atol=1e-6)
+    np.testing.assert_allclose(found, (score.clip(min=0) + 1e-6) * np.sqrt(recent), atol=1e-6)
+    plain = ease_recent.scorer(data, weights, shares, replace(settings, power=0.0))(queries)
+    np.testing.assert_allclose(plain, score, atol=1e-6)
+
+
+def test_what_is_popular_lately_is_not_last_where_ease_scores_below_zero() -> None:
+    data = timed(data_of_people([[0, 1, 1, 1, 2, 3], [0, 2, 3, 3]], 4, exclude_seen=False), [*range(10)])
+    weights = np.zeros((4, 4), np.float32)
+    weights[0, 1:] = -0.5
+    settings = ease_recent.Settings(decay=1.0, days=WHOLE, power=1.0)
+    late = replace(data, moments=np.full(data.query_count, 1e9))
+    scores = ease_recent.scorer(late, weights, RecentShares(late), settings)(np.array([1]))[0]
+    assert data.counts().tolist() == [2, 3, 1, 0]
+    assert scores[1] > scores[2] > scores[3] == 0
 
 
 def test_the_window_and_the_power_are_those_that_validation_prefers() -> None:
@@ -200,6 +241,53 @@ def test_large_data_are_tuned_on_their_popular_items(data: TrainingData) -> None
         kept = [popular.index(item) for item in data.histories.rows(query) if item in popular]
         assert fewer.histories.rows(query).tolist() == kept
     assert fewer.parts["train"].time is not None
+
+
+def test_steps_keep_their_distance_while_parameters_are_chosen(data: TrainingData) -> None:
+    shared = fitting(data)
+    fewer = shared.tuning(items=10).data
+    popular = np.sort(np.argsort(-data.counts(), kind="stable")[:10])
+    queries = data.parts["validation"].query
+    whole = history_matrix(data, queries, 0.5).toarray()[:, popular]
+    found = history_matrix(fewer, queries, 0.5).toarray()
+    # Of the items that are left, the last weighs 1: all weights of a query differ by one factor.
+    factor = whole.max(axis=1, keepdims=True)
+    np.testing.assert_allclose(found * factor, whole, atol=1e-6)
+    assert (factor < 1).any()
+
+
+def test_borders_of_slist_keep_their_distance_while_parameters_are_chosen() -> None:
+    people = [[0, 4, 1, 2, 3, 3], *[[0, 1, 2, 3, 3, 3]] * 3]
+    fewer = fitting(data_of_people(people, 5, exclude_seen=False)).tuning(items=4).data
+    assert fewer.item_count == 4
+    past, future = slist.transitions(fewer, 2.0)
+    # The first user's borders are 0 | 1 and 1 | 2; item 4 lay between 0 and 1.
+    np.testing.assert_allclose(past[:2].toarray()[1], [math.exp(-2 / 2), 1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(future[:2].toarray()[0], [0, 1, math.exp(-1 / 2), 0], atol=1e-6)
+
+
+def test_while_tuning_steps_are_no_sessions(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    known = vsknn.stored
+
+    def stored(data: TrainingData, of: str) -> vsknn.Stored:
+        asked.append(of)
+        return known(data, of)
+
+    monkeypatch.setattr(vsknn, "stored", stored)
+    monkeypatch.setattr(ranking.Fitting.tuning, "__defaults__", (10, 2_000))
+    vsknn.BASELINE.fit(fitting(data))
+    assert set(asked) == {"users"}
+
+
+def test_queries_without_a_popular_item_are_not_drawn(data: TrainingData) -> None:
+    popular = np.argsort(-data.counts(), kind="stable")[:10]
+    validation = data.parts["validation"]
+    answered = np.unique(validation.query[np.isin(validation.item, popular)])
+    assert 15 < len(answered) < len(np.unique(validation.query))
+    drawn = np.unique(fitting(data).tuning(items=10, queries=15).data.parts["validation"].query)
+    assert len(drawn) == 15
+    assert set(drawn) <= set(answered)
 
 
 def test_ease_is_the_same_by_halves_and_in_single_precision() -> None:
@@ -263,14 +351,35 @@ def test_borders_of_slist_lie_between_sessions() -> None:
     assert data.histories is not None
     ends = np.array([0, 0, 2, 2, 4, 4])
     train = Pairs(np.arange(6), np.arange(6), np.ones(6, np.float32))
-    sessions = replace(
-        data, histories=replace(data.histories, end=ends), parts={**data.parts, "train": train}
-    )
+    histories = replace(data.histories, end=ends, steps=np.array([3, 3, 4, 4, 5, 5]))
+    sessions = replace(data, histories=histories, parts={**data.parts, "train": train})
     past, future = slist.transitions(sessions, 1.0)
     far = math.exp(-1)
     before, after = [[1, 1, 0, 0, 0, 0], [far, far, 1, 1, 0, 0]], [[0, 0, 1, 1, far, far], [0, 0, 0, 0, 1, 1]]
     np.testing.assert_allclose(past.toarray(), np.array(before), atol=1e-6)
     np.testing.assert_allclose(future.toarray(), np.array(after), atol=1e-6)
+
+
+def test_the_latest_borders_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first users are the last in time."""
+    people = [[n, n + 1, n + 2, 0, 0] for n in range(6)]
+    times = [100.0 * (6 - n // 5) + n % 5 for n in range(30)]
+    late_first = timed(data_of_people(people, 8, exclude_seen=False), times)
+    every = [each.toarray() for each in slist.transitions(late_first, 1.0)]
+    assert len(every[0]) == 12
+    monkeypatch.setattr(slist, "LARGEST_TRANSITIONS", 5)
+    for found, whole in zip(slist.transitions(late_first, 1.0), every, strict=True):
+        np.testing.assert_allclose(found.toarray(), whole[[0, 1, 2, 3, 5]])
+
+
+def test_without_times_borders_are_drawn_among_all_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    people = [[n, n, n, 0, 0] for n in range(40)]
+    without = data_of_people(people, 40, exclude_seen=False)
+    monkeypatch.setattr(slist, "LARGEST_TRANSITIONS", 20)
+    users, again = (slist.transitions(without, 1.0)[0].tocoo().col for _ in range(2))
+    assert users.tolist() == again.tolist()
+    assert slist.transitions(without, 1.0)[0].shape == (20, 40)
+    assert users.min() < 10 and users.max() >= 30
 
 
 def test_vsknn_equals_a_loop_over_neighbours(data: TrainingData) -> None:

@@ -10,10 +10,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 from protos.bundle import Score
 from tests.helpers.people import data_of_people
 from train.data.training_data import Judged, Pairs, TrainingData
+from train.evaluation.label_baselines import SMOOTHINGS
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.report import (
     JUDGED_METRICS,
-    SMOOTHING,
     WITH_INTERVAL,
     evaluate_cold_items,
     evaluate_judged,
@@ -165,7 +165,8 @@ def test_labels_by_hand() -> None:
     given = np.arange(4) * 0.7 - 1.1
     probability = 1 / (1 + np.exp(-(given + 0.4)))
     shares = [(2, 3), (1, 2), (1, 3), (0, 0)]  # positives and pairs of each item in training
-    means = [(positive + SMOOTHING * 0.5) / (pairs + SMOOTHING) for positive, pairs in shares]
+    smoothing = SMOOTHINGS[0]  # the validation pair likes all equally
+    means = [(positive + smoothing * 0.5) / (pairs + smoothing) for positive, pairs in shares]
     assert found["labelled_pairs"] == 4
     assert found["auc"] == pytest.approx(roc_auc_score(truth, given)) == 0.25
     assert found["log_loss"] == pytest.approx(log_loss(truth, probability), rel=1e-6)

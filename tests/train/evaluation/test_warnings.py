@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from tests.helpers.people import data_of_people
 from tests.train.evaluation.test_baselines import FILLER, data_of, experiment_with
 from tests.train.evaluation.test_report import pairs_of
+from train.config import BaselinesConfig
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import baselines
 from train.evaluation.report import evaluate_ranking
@@ -66,6 +68,19 @@ def test_cut_texts_and_what_they_cost() -> None:
     (told,) = warnings_of(data, max_length=4)
     assert "98.0% of the items" not in told
     assert "100.0% of the items and of 95.0% of the queries" in told
+
+
+@pytest.mark.parametrize("run", [("bm25_full",), ("bm25",), ("tfidf",)])
+def test_cut_texts_are_told_whichever_baselines_were_asked_for(run: tuple[str, ...]) -> None:
+    items = [f"{FILLER}t{n}" for n in range(50)]
+    data = data_of([*items, "short"], [f"t{n % 50} {n}" for n in range(200)], [n % 50 for n in range(200)])
+    experiment = experiment_with(40, baselines=BaselinesConfig(run=run))
+    rank = baselines(experiment, data)
+    assert [*rank] == [*run]
+    metrics = evaluate_ranking(data, "test", rank[run[0]], rank)
+    assert run_warnings(experiment, data, metrics, 1, LOSSES) == [
+        "texts are cut at max_length: those of 98.0% of the items"
+    ]
 
 
 def test_a_loss_of_zero() -> None:

@@ -27,7 +27,7 @@ from protos.features import TEXT_INPUTS, TextFeature
 from tests.helpers.stdlib import Made, experiment_at, started, tracking_copy, write_sections, write_toml
 from tests.helpers.waiting import wait_until
 from tests.protos.test_features import WordIds
-from train.config import read_experiment
+from train.config import BaselinesConfig, read_experiment
 from train.config.losses import InBatchSoftmax
 from train.data.dataset import Dataset
 from train.data.training_data import training_data_of
@@ -37,6 +37,7 @@ from train.models.defaults import from_data
 from train.paths import ROOT
 from train.training import run as training
 from train.training.checkpoint import RUN_STATE
+from train.training.device import start_process
 from train.training.run import fit
 from train.training.tracking import chosen_settings, warnings_of
 from train.training.trained_model import ARTIFACTS, load_model
@@ -149,6 +150,28 @@ def test_the_key_of_a_run_covers_the_files_of_its_text_inputs(
         keys.add(training._fingerprint(experiment, dataset))
         assert training._fingerprint(experiment, dataset) in keys
     assert len(keys) == 2
+
+
+def test_a_baseline_that_does_not_apply_is_named_before_the_first_epoch(
+    stdlib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, dataset = experiment_at(write_toml(stdlib, tmp_path / "a.toml"))
+    asked = dataclasses.replace(experiment, baselines=BaselinesConfig(run=("ease", "bm25")))
+    console = Console(file=io.StringIO(), width=200)
+
+    class Started(Exception):
+        """Training would begin."""
+
+    def start(*_: object) -> None:
+        raise Started
+
+    monkeypatch.setattr(training, "Trainer", start)
+    with pytest.raises(Started):
+        training._train(tmp_path, start_process(1), asked, dataset, console, resume=False)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    told = "warning: baselines.run: ease is not measured: it needs histories, and up to 20,000 items"
+    assert told in shown
+    assert "bm25 is not" not in shown
 
 
 def command(config: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -6,14 +6,13 @@
     pairs = "pairs.jsonl"     # {"query": "...", "item_id": "007"}
 
 Only the columns that the TOML file names are read. An invalid value is an error that names file, row and
-column. Pairs that are not positive, repeated pairs and, with `unknown_items = "drop"`, pairs of items that
-are not in the table are left out and counted in the report.
+column. Repeated pairs and, with `unknown_items = "drop"`, pairs of items that are not in the table are left
+out and counted in the report. With `label` each row is an impression: negative and repeated pairs stay.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import polars as pl
@@ -49,7 +48,9 @@ class FilesData(SourceConfig):
         item_id: the items table's column of unique ids.
         pair_item_id: the pairs table's column of item ids; if empty, it has the name of `item_id`.
         display: columns of the items table that an answer shows beside an id.
-        label: column of the pairs table with a number; a pair is positive if it is above 0.
+        label: column of the pairs table with a number; without it, every pair is positive.
+        positive_from: with `label`, a pair is positive if its label is at least this; without it, if its
+            label is above 0.
         weight: column of the pairs table with the pair's weight in the loss.
         group: column of the pairs table; a split by group keeps all pairs of a group in one part.
         time: column of the pairs table with numbers or ISO dates; a split by time needs it.
@@ -67,6 +68,7 @@ class FilesData(SourceConfig):
     pair_item_id: str = ""
     display: tuple[str, ...] = ()
     label: str = ""
+    positive_from: float | None = None
     weight: str = ""
     group: str = ""
     time: str = ""
@@ -74,6 +76,11 @@ class FilesData(SourceConfig):
     casts: dict[str, Cast] = field(default_factory=dict)
     item_casts: dict[str, Cast] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.positive_from is not None and not self.label:
+            raise ValueError("positive_from: goes with label, the column of numbers that it is held against")
 
     def open(self, context: SourceContext) -> Source:
         """The two tables."""
@@ -134,7 +141,7 @@ class FilesSource:
         raw = self.context.columns_of(file, names, data.layouts, "casts")
         columns = cast_columns(raw, data.casts)
         for name in column_names(query):
-            if name in RESERVED:
+            if name in RESERVED or (name == "label" and data.label):
                 raise DataError(f"{columns.path}: a query feature cannot read {name!r}: rename it")
         read_rows = columns.frame.height
         if data.unknown_items == "drop":
@@ -146,39 +153,46 @@ class FilesSource:
         read["group"] = columns.ids(data.group or id_column, "a group" if data.group else "an item id")
         if data.time:
             read["time"] = columns.times(data.time)
-        positive = _positive(columns, data.label)
-        pairs, dropped = _distinct(pl.DataFrame(read), positive, columns.path)
+        if data.label:
+            read["label"] = _labels(columns, data)
+            return pl.DataFrame(read), {"pair of an unknown item": unknown} if unknown else {}
+        pairs, dropped = _distinct(pl.DataFrame(read))
         return pairs, dropped | ({"pair of an unknown item": unknown} if unknown else {})
 
 
-def _positive(columns: Columns, column: str) -> pl.Series:
-    if not column:
-        return pl.repeat(True, columns.frame.height, eager=True)
-    labels = columns.numbers(column, "a number")
-    columns.refuse(column, labels.is_null(), "a number")
-    return labels > 0
+def _labels(columns: Columns, data: FilesData) -> pl.Series:
+    """Float32: 1 for a positive pair, 0 for a negative one."""
+    labels = columns.numbers(data.label, "a number")
+    columns.refuse(data.label, labels.is_null(), "a number")
+    positive = labels > 0 if data.positive_from is None else labels >= data.positive_from
+    if not positive.any():
+        raise DataError(f"{columns.path}: expected a pair with a positive label, got none in {len(labels)}")
+    return positive.cast(pl.Float32)
 
 
-def _distinct(pairs: pl.DataFrame, positive: pl.Series, path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The distinct positive pairs, and the number of dropped pairs by reason."""
-    kept = pairs.filter(positive)
-    if kept.is_empty():
-        raise DataError(f"{path}: expected a pair with a positive label, got none in {pairs.height}")
-    once = kept.unique(maintain_order=True, keep="first")
-    dropped = {
-        "label not positive": pairs.height - kept.height,
-        "pair merged with an equal one": kept.height - once.height,
-    }
-    return once, {reason: count for reason, count in dropped.items() if count}
+def _distinct(pairs: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The distinct pairs, and the number of dropped pairs by reason."""
+    once = pairs.unique(maintain_order=True, keep="first")
+    count = pairs.height - once.height
+    return once, {"pair merged with an equal one": count} if count else {}
 
 
 def _with_test_file(
     pairs: pl.DataFrame, tested: pl.DataFrame, query_columns: Sequence[str]
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Both tables in one, with `in_test_file`; a pair that is in both stays in the test file only."""
-    both = pl.concat(
-        [tested.with_columns(in_test_file=pl.lit(True)), pairs.with_columns(in_test_file=pl.lit(False))]
+    """Both tables in one, with `in_test_file`; a pair that is in both stays in the test file only.
+
+    With labels each row is an impression of its own, and an equal one may come again: all of them stay.
+    """
+    before = tested.height + pairs.height
+    others = pairs
+    if "label" not in pairs.columns:
+        columns = [*query_columns, "item_row"]
+        tested = tested.unique(columns, keep="first", maintain_order=True)
+        others = pairs.unique(columns, keep="first", maintain_order=True)
+        others = others.join(tested, on=columns, how="anti", nulls_equal=True, maintain_order="left")
+    kept = pl.concat(
+        [tested.with_columns(in_test_file=pl.lit(True)), others.with_columns(in_test_file=pl.lit(False))]
     )
-    kept = both.unique([*query_columns, "item_row"], keep="first", maintain_order=True)
-    count = both.height - kept.height
+    count = before - kept.height
     return kept, {"pair that the test file holds too": count} if count else {}

@@ -24,6 +24,7 @@ from train.evaluation.baselines import (
     tfidf,
     vsknn,
 )
+from train.evaluation.label_baselines import LABEL_BASELINES
 from train.evaluation.ranking import FittedBaseline, Fitting
 from train.progress import PROGRESS, progress_bar
 
@@ -47,8 +48,18 @@ BASELINES = tuple(
 LABELS = {
     **{each.name: each.label for each in BASELINES},
     "start": "start",  # the towers before the first step; `train/training/run.py` measures them
-    "itemmean": "item means",  # predicts labels and does not rank; `report.evaluate_labels` measures it
+    **{each.name: each.label for each in LABEL_BASELINES},  # predict labels and do not rank
 }
+
+
+def left_out(experiment: Experiment, data: TrainingData) -> list[str]:
+    """A sentence for each baseline that `[baselines] run` names and that does not apply to the data."""
+    asked = [each for each in BASELINES if each.name in experiment.baselines.run]
+    return [
+        f"baselines.run: {each.name} is not measured: it needs {each.needs}"
+        for each in asked
+        if not each.applies(experiment, data)
+    ]
 
 
 def baselines(

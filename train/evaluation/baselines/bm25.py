@@ -73,4 +73,4 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     return tuned_bm25(fitting.experiment, fitting.data, cut=True)
 
 
-BASELINE = Baseline("bm25", "BM25", has_texts, _fit)
+BASELINE = Baseline("bm25", "BM25", has_texts, _fit, "texts on both sides")

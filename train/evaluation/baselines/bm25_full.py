@@ -18,4 +18,10 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     return tuned_bm25(fitting.experiment, fitting.data, cut=False)
 
 
-BASELINE = Baseline("bm25_full", "BM25, full texts", _has_cut_texts, _fit)
+BASELINE = Baseline(
+    "bm25_full",
+    "BM25, full texts",
+    _has_cut_texts,
+    _fit,
+    "texts on both sides, of which one is longer than its max_length",
+)

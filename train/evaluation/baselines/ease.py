@@ -68,4 +68,4 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     return FittedBaseline(ranked, {"lambda": strength(fitting)})
 
 
-BASELINE = Baseline("ease", "EASE", with_at_most(LARGEST), _fit)
+BASELINE = Baseline("ease", "EASE", with_at_most(LARGEST), _fit, f"histories, and up to {LARGEST:,} items")

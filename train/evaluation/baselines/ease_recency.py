@@ -21,4 +21,10 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     return FittedBaseline(ranked, {"lambda": ease.strength(fitting), "decay": chosen})
 
 
-BASELINE = Baseline("ease_recency", "EASE, recency weights", with_at_most(ease.LARGEST), _fit)
+BASELINE = Baseline(
+    "ease_recency",
+    "EASE, recency weights",
+    with_at_most(ease.LARGEST),
+    _fit,
+    f"histories, and up to {ease.LARGEST:,} items",
+)

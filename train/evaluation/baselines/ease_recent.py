@@ -1,4 +1,4 @@
-"""EASE with recency weights, times what is popular lately: score x share^p.
+"""EASE with recency weights, times what is popular lately: score x share^p, of scores below 0 as of 0.
 
 The share is the item's of the training events in the last days before the query. Days, p and the decay of the
 history are chosen on validation, one after the other, until none changes.
@@ -59,10 +59,14 @@ def scorer(data: TrainingData, weights: Floats, shares: RecentShares, settings: 
     """
     score = summed(data, weights, settings.decay)
 
+    if not settings.power:
+        return score
+
     def product(rows: Rows) -> Floats:
         recent = (1 - PRIOR) * shares.of(rows, settings.days) + PRIOR * shares.of(rows, WHOLE)
         factor = np.power(recent, settings.power, dtype=np.float32)
-        return np.asarray((score(rows) + FLOOR) * factor, np.float32)
+        # A product with a score below 0 would place popular items last.
+        return np.asarray((np.maximum(score(rows), 0) + FLOOR) * factor, np.float32)
 
     return product
 
@@ -90,4 +94,10 @@ def _choose(fitting: Fitting) -> Settings:
     return tuning.search(Settings(decay(fitting)), ranges, scored, rounds=ROUNDS)
 
 
-BASELINE = Baseline("ease_recent", "EASE x recent popularity", _applies, _fit)
+BASELINE = Baseline(
+    "ease_recent",
+    "EASE x recent popularity",
+    _applies,
+    _fit,
+    f"histories with times, and up to {ease.LARGEST:,} items",
+)

@@ -17,4 +17,6 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     return FittedBaseline(rank_by_scores(fitting.data, weights), {"neighbours": best})
 
 
-BASELINE = Baseline("itemknn", "item-kNN", with_at_most(LARGEST), _fit)
+BASELINE = Baseline(
+    "itemknn", "item-kNN", with_at_most(LARGEST), _fit, f"histories, and up to {LARGEST:,} items"
+)

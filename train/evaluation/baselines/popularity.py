@@ -10,4 +10,4 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     return FittedBaseline(rank_by_scores(data, data.counts().astype(np.float32)))
 
 
-BASELINE = Baseline("popularity", "popularity", has_histories, _fit)
+BASELINE = Baseline("popularity", "popularity", has_histories, _fit, "histories")

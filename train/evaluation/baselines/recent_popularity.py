@@ -23,4 +23,4 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     return FittedBaseline(rank_by(fitting.data, _scorer(fitting.data, days)), {"days": days or "all"})
 
 
-BASELINE = Baseline("recent_popularity", "recent popularity", has_times, _fit)
+BASELINE = Baseline("recent_popularity", "recent popularity", has_times, _fit, "histories with times")

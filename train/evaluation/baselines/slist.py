@@ -13,11 +13,12 @@ alpha, tau, lambda and the factor are chosen on validation, one after the other,
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 import torch
 from torch import Tensor
 
-from train.data.training_data import TrainingData
+from train.data.training_data import Pairs, TrainingData
 from train.evaluation.ranking import (
     DECAYS,
     Baseline,
@@ -31,14 +32,14 @@ from train.evaluation.ranking import (
 )
 from train.models.collaborative import gram_matrix, history_matrix, interaction_matrix, invert_ridge
 
-LARGEST = 10_000  # items; two matrices of N x N are kept
+LARGEST = 10_000  # items; five matrices of N x N are kept, 2 GB at this size
 TUNED_ITEMS = 1_500
 TUNED_QUERIES = 1_000
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 TAUS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # steps
 STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0)
 REACH = 4.0  # a step this many tau away does not count: its weight is below .02
-LARGEST_TRANSITIONS = 100_000  # borders between steps; the latest in the order of the training pairs
+LARGEST_TRANSITIONS = 100_000  # borders between steps: the latest ones; without times, drawn with a seed
 
 
 @dataclass(frozen=True)
@@ -108,27 +109,52 @@ def transitions(data: TrainingData, tau: float) -> tuple[scipy.sparse.csr_matrix
     user, end = histories.begin[pairs.query], histories.end[pairs.query]
     steps, step = np.unique(np.stack([user, end]), axis=1, return_inverse=True)
     step = step.ravel()
+    # Where a step lies: its distance from another may count items that are left out while tuning.
+    place = steps[1] if histories.steps is None else histories.steps[steps[1]]
     is_last = np.append(steps[0, 1:] != steps[0, :-1], True) if steps.size else np.empty(0, bool)
-    border = np.cumsum(~is_last) - 1  # of the border after each step that is not the last of its user
-    borders = int((~is_last).sum())
-    first = max(0, borders - LARGEST_TRANSITIONS)
+    row_of = np.full(len(is_last), -1, np.int64)  # of the border after each step; -1 where there is none
+    chosen = _chosen_borders(pairs, step, ~is_last)
+    row_of[chosen] = np.arange(len(chosen))
 
     def side(offset: int, direction: int) -> scipy.sparse.csr_matrix:
         """Items at the steps of a border + `offset` and on, in one direction."""
         rows, items, weights = [], [], []
-        for distance in range(int(REACH * tau) + 1):
-            at = step - direction * distance - offset  # the step before the border
+        for between in range(int(REACH * tau) + 1):
+            at = step - direction * between - offset  # the step before the border
             inside = (at >= 0) & (at < len(is_last))
             at = np.where(inside, at, 0)
-            inside &= (steps[0, at] == user) & ~is_last[at] & (border[at] >= first)
-            rows.append(border[at[inside]] - first)
-            items.append(pairs.item[inside])
-            weights.append(np.full(int(inside.sum()), np.exp(-distance / tau), np.float32))
+            inside &= (steps[0, at] == user) & (row_of[at] >= 0)
+            at, far = at[inside], step[inside]
+            distance = np.abs(place[far] - place[at + offset])
+            near = distance <= REACH * tau
+            rows.append(row_of[at[near]])
+            items.append(pairs.item[inside][near])
+            weights.append(np.exp(-distance[near] / tau).astype(np.float32))
         coordinates = (np.concatenate(rows), np.concatenate(items))
-        shape = (borders - first, data.item_count)
+        shape = (len(chosen), data.item_count)
         return scipy.sparse.csr_matrix((np.concatenate(weights), coordinates), shape=shape)
 
     return side(0, -1), side(1, 1)
+
+
+def _chosen_borders(pairs: Pairs, step: Rows, has_border: npt.NDArray[np.bool_]) -> Rows:
+    """The steps whose borders are fitted, sorted: the latest ones; without times, drawn with a seed.
+
+    Args:
+        pairs: P training pairs.
+        step: int64 (P,), their steps.
+        has_border: bool (S,), whether another step of the same user follows.
+    """
+    borders = np.flatnonzero(has_border)
+    if len(borders) <= LARGEST_TRANSITIONS:
+        return borders
+    if pairs.time is None:
+        order = np.random.default_rng(0).permutation(borders)
+    else:
+        latest = np.full(len(has_border), -np.inf)
+        np.maximum.at(latest, step, pairs.time)
+        order = borders[np.argsort(latest[borders], kind="stable")]
+    return np.sort(order[-LARGEST_TRANSITIONS:])
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
@@ -147,4 +173,4 @@ def _choose(fitting: Fitting) -> Settings:
     return tuning.search(Settings(), ranges, Slist(tuning.data).scorer)
 
 
-BASELINE = Baseline("slist", "SLIST", with_at_most(LARGEST), _fit)
+BASELINE = Baseline("slist", "SLIST", with_at_most(LARGEST), _fit, f"histories, and up to {LARGEST:,} items")

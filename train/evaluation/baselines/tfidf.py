@@ -25,4 +25,10 @@ def _fit(fitting: Fitting) -> FittedBaseline:
     return FittedBaseline(lambda rows: model.rank([queries[row] for row in rows], max(CUTOFFS)))
 
 
-BASELINE = Baseline("tfidf", "character TF-IDF", _has_few_words, _fit)
+BASELINE = Baseline(
+    "tfidf",
+    "character TF-IDF",
+    _has_few_words,
+    _fit,
+    f"texts on both sides, with words, and items of up to {LARGEST:,} characters",
+)

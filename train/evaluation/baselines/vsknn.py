@@ -3,7 +3,8 @@
 A neighbour is a training history: of a user, or of a session where the split is by session and validation
 prefers that. Its similarity is the cosine with the query's history, whose events weigh less with each later
 step. An item's score is the sum over the neighbours that hold it of similarity x weight of the most recent
-event that neighbour and query have in common. A user's own history is no neighbour.
+event that neighbour and query have in common. Where users are the neighbours, the user's own history is none;
+where sessions are, the user's earlier sessions may be.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from train.evaluation.ranking import (
 )
 from train.models.collaborative import history_matrix
 
-LARGEST = 20_000  # histories that can be neighbours: the latest in the order of the training pairs
+LARGEST = 20_000  # histories that can be neighbours: the latest by time; without times, the last of the pairs
 TUNED_QUERIES = 1_000
 NEIGHBOURS = (6, 12, 25, 50, 100, 200, 400, 800)
 _BLOCK = 128  # queries at a time
@@ -38,12 +39,12 @@ class Settings:
     """What is chosen on validation.
 
     Args:
-        of: whose histories are neighbours.
+        neighbours_are: users or sessions.
         neighbours: their number.
         decay: factor on an event for each later step.
     """
 
-    of: str = "users"
+    neighbours_are: str = "users"
     neighbours: int = 100
     decay: float = 0.9
 
@@ -91,7 +92,7 @@ def scorer(data: TrainingData, neighbours_of: Stored, settings: Settings) -> Sco
         weights = history_matrix(data, rows, settings.decay)
         norms = np.sqrt(np.asarray(weights.multiply(weights).sum(axis=1)))
         similar = (weights @ transposed).toarray() / np.maximum(norms, 1e-9)  # (B, M)
-        if settings.of == "users":
+        if settings.neighbours_are == "users":
             similar[neighbours_of.user == histories.begin[rows][:, None]] = 0
         best = torch.topk(torch.from_numpy(similar.astype(np.float32)), count, dim=1)
         found = neighbours_of.matrix[best.indices.numpy().ravel()]  # (B K, N)
@@ -115,23 +116,27 @@ def scorer(data: TrainingData, neighbours_of: Stored, settings: Settings) -> Sco
 
 def _fit(fitting: Fitting) -> FittedBaseline:
     data, settings = fitting.data, _choose(fitting)
-    named = {"of": settings.of, "neighbours": settings.neighbours, "decay": settings.decay}
-    return FittedBaseline(rank_by(data, scorer(data, stored(data, settings.of), settings)), named)
+    named = {
+        "neighbours_are": settings.neighbours_are,
+        "neighbours": settings.neighbours,
+        "decay": settings.decay,
+    }
+    return FittedBaseline(rank_by(data, scorer(data, stored(data, settings.neighbours_are), settings)), named)
 
 
 def _choose(fitting: Fitting) -> Settings:
     tuning = fitting.tuning(queries=TUNED_QUERIES)
-    data = tuning.data
-    assert data.histories is not None
+    data, whole = tuning.data, fitting.data.histories
+    assert whole is not None
     choices = {"users": stored(data, "users")}
-    if data.histories.steps is not None:
+    if whole.steps is not None:  # while tuning, events may have steps without being in sessions
         choices["sessions"] = stored(data, "sessions")
 
     def scored(settings: Settings) -> Scorer:
-        return scorer(data, choices[settings.of], settings)
+        return scorer(data, choices[settings.neighbours_are], settings)
 
-    ranges = [("of", [*choices]), ("decay", DECAYS), ("neighbours", NEIGHBOURS)]
+    ranges = [("neighbours_are", [*choices]), ("decay", DECAYS), ("neighbours", NEIGHBOURS)]
     return tuning.search(Settings(), ranges, scored)
 
 
-BASELINE = Baseline("vsknn", "VSKNN", has_histories, _fit)
+BASELINE = Baseline("vsknn", "VSKNN", has_histories, _fit, "histories")

@@ -80,11 +80,35 @@ def test_integers_may_be_ids_in_a_typed_file(tmp_path: Path) -> None:
     assert tables.pairs["item_row"].to_list() == [1]
 
 
-def test_labels_and_repeats_are_counted(tmp_path: Path) -> None:
+def test_repeats_without_a_label_are_merged_and_counted(tmp_path: Path) -> None:
+    tables = read(tmp_path, pairs="query,item_id\na,7\na,7\na,007\n")
+    assert tables.pairs.select("query", "item_row").rows() == [("a", 1), ("a", 0)]
+    assert tables.dropped == {"pair merged with an equal one": 1}
+
+
+def test_each_labelled_row_is_an_impression(tmp_path: Path) -> None:
     pairs = "query,item_id,clicked\na,7,1\nb,7,0\nc,7,-1\na,7,1\na,7,2\na,007,1\n"
     tables = read(tmp_path, pairs=pairs, label="clicked")
-    assert tables.pairs.select("query", "item_row").rows() == [("a", 1), ("a", 0)]
-    assert tables.dropped == {"label not positive": 2, "pair merged with an equal one": 2}
+    assert tables.pairs["query"].to_list() == ["a", "b", "c", "a", "a", "a"]
+    assert tables.pairs["label"].to_list() == [1, 0, 0, 1, 1, 1]
+    assert tables.dropped == {}
+    tables = read(tmp_path, pairs=pairs, label="clicked", positive_from=2.0)
+    assert tables.pairs["label"].to_list() == [0, 0, 0, 0, 1, 0]
+
+
+def test_an_impression_of_training_stays_where_the_test_file_has_an_equal_one(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text(ITEMS_CSV)
+    (tmp_path / "pairs.csv").write_text("query,item_id,clicked\na,7,0\na,7,1\nb,007,1\n")
+    (tmp_path / "later.csv").write_text("query,item_id,clicked\na,7,1\n")
+    context = source_context(tmp_path, QUERY, ITEM, "later.csv")
+    tables = FilesData("files", "items.csv", "pairs.csv", label="clicked").open(context).read()
+    assert tables.pairs.select("query", "item_row", "label", "in_test_file").rows() == [
+        ("a", 1, 1, True),
+        ("a", 1, 0, False),
+        ("a", 1, 1, False),
+        ("b", 0, 1, False),
+    ]
+    assert tables.dropped == {}
 
 
 def test_features_have_the_type_of_their_kind(tmp_path: Path) -> None:

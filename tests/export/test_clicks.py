@@ -1,0 +1,86 @@
+"""A click model from labelled events to a served probability."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protos import bundle
+from serving.client import Query, RetrievalClient
+from serving.retrieval.query import example_query
+from serving.retrieval.retriever import Retriever
+from serving.server import RetrievalServer
+from tests.helpers.click_logs import CLICKS_TOML, write_clicks
+from tests.helpers.stdlib import Made, make_of, tracking_at
+from train.data.training_data import training_data_of
+from train.evaluation.exact_search import encode, encode_catalogue
+from train.models.heads import LogisticHead, logits_of
+from train.models.prepared_inputs import PreparedInputs
+from train.models.tower_factory import hashing_of
+from train.training.metric_groups import metrics_of
+from train.training.trained_model import load_model
+
+SMALL = """
+[export]
+iterations = 5
+
+[index]
+threads = 1
+search = "exact"
+"""
+
+
+@pytest.fixture(scope="module")
+def clicks(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("clicks")
+    write_clicks(folder, users=60, items=40, events=2000)
+    toml = CLICKS_TOML.replace("epochs = 6", "epochs = 3").replace("batch_size = 256", "batch_size = 64")
+    (folder / "clicks.toml").write_text(toml + SMALL)
+    return make_of(folder / "clicks.toml", empty_store, folder)
+
+
+def test_the_served_score_is_that_of_torch(clicks: Made) -> None:
+    data = training_data_of(clicks.dataset, clicks.experiment.query, clicks.experiment.item)
+    with tracking_at(clicks.uri):
+        model = load_model(clicks.run)
+    query_tower, item_tower = model.towers
+    head = query_tower.head
+    assert isinstance(head, LogisticHead)
+    hashing = hashing_of(model.experiment.tower)
+    pairs = data.parts["test"]
+    asked = np.unique(pairs.query)[:40]
+    items = encode_catalogue(item_tower, PreparedInputs(model.schema, "item", data.items, hashing))
+    queries = encode(query_tower, PreparedInputs(model.schema, "query", data.queries, hashing), asked)
+    expected = logits_of(query_tower, queries.double() @ items.double().T).sigmoid().detach().numpy()
+
+    people = [{name: values[row] for name, values in data.queries.items()} for row in asked]
+    assert any(each["skipped"] and each["history"] for each in people)
+    ids = list(data.item_ids)
+    with RetrievalServer(Retriever.load(clicks.folder)) as server, RetrievalClient(server.address) as client:
+        scored = client.score_batch([(_query(each), ids) for each in people])
+        found = client.search(_query(people[0]), k=len(ids))
+    scores = np.array([[score for _, score in each.items] for each in scored])
+    assert {each.kind for each in scored} == {"probability"}
+    assert np.abs(scores - expected).max() < 1e-5
+    assert np.ptp(expected, axis=1).mean() > 0.2
+    row_of = {item_id: row for row, item_id in enumerate(ids)}
+    assert all(abs(hit.score - scores[0][row_of[hit.id]]) < 1e-6 for hit in found.hits)
+
+
+def _query(values: dict[str, Any]) -> Query:
+    return example_query({name: value for name, value in values.items() if value is not None})
+
+
+def test_a_run_has_the_metrics_of_labels_and_a_calibration(clicks: Made) -> None:
+    metrics = metrics_of(clicks.run)
+    assert bundle.read(clicks.folder).score.kind == "sigmoid"
+    assert metrics["log_loss"] < metrics["base_rate_log_loss"] - 0.05
+    for name in ("base_rate", "itemmean", "user_item", "hashed_lr", "fm"):
+        gain = metrics[f"{name}_log_loss_gain"]
+        assert gain == pytest.approx(metrics[f"{name}_log_loss"] - metrics["log_loss"], abs=1e-9)
+        assert metrics[f"{name}_log_loss_gain_low"] <= gain <= metrics[f"{name}_log_loss_gain_high"]
+    assert {"ece", "uncalibrated_ece", "auc_low", "validation_hashed_lr_log_loss"} <= set(metrics)
+    assert clicks.run.data.params["calibration.kind"] in ("none", "temperature", "platt")
+    best = int(metrics["best_epoch"])
+    assert best > 0

@@ -1,0 +1,78 @@
+"""The towers of clicks: biases as coordinates, pooled feedback, crosses and gates."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from train.models.clicks import ClickTower, FeedbackEncoder, Gates, ItemCoordinates, QueryCoordinates
+from train.models.heads import CosineHead
+
+
+class Given(nn.Module):
+    """An encoder whose output is its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def tower(coordinates: nn.Module, **options: Any) -> ClickTower:
+    tower = ClickTower({"a": Given(), "b": Given(), "c": Given()}, coordinates, CosineHead(), **options)
+    return tower.eval()
+
+
+def test_the_product_of_the_coordinates_is_that_of_a_factorisation_machine() -> None:
+    torch.manual_seed(0)
+    query = {name: torch.randn(5, 4) for name in "abc"}
+    item = {name: torch.randn(5, 4) for name in "abc"}
+    u = QueryCoordinates(0.0)(tower(nn.Identity(), crosses=True).encode_features(query))
+    v = ItemCoordinates()(tower(nn.Identity(), crosses=True).encode_features(item))
+    features = [*query.values(), *item.values()]
+    expected = torch.stack(features)[:, :, 3].sum(dim=0)
+    for n, one in enumerate(features):
+        for other in features[n + 1 :]:
+            expected = expected + (one[:, :3] * other[:, :3]).sum(dim=1)
+    assert torch.allclose((u * v).sum(dim=1), expected, atol=1e-5)
+
+
+def test_without_crosses_the_features_of_a_side_add_up() -> None:
+    inputs = {name: torch.randn(5, 4) for name in "abc"}
+    total = tower(nn.Identity()).encode_features(inputs)
+    assert torch.allclose(total, inputs["a"] + inputs["b"] + inputs["c"])
+    crossed = tower(nn.Identity(), crosses=True).encode_features(inputs)
+    assert torch.allclose(crossed[:, :3], total[:, :3], atol=1e-6)
+    assert not torch.allclose(crossed[:, 3], total[:, 3])
+
+
+def test_gates_start_as_one_and_weigh_features_by_each_other() -> None:
+    torch.manual_seed(0)
+    gates, features = Gates(3), torch.randn(5, 3, 4)
+    assert torch.allclose(gates(features), features)
+    nn.init.normal_(gates.excite.weight)
+    ratio = gates(features) / features
+    assert torch.allclose(ratio, ratio[:, :, :1].expand_as(ratio), atol=1e-5)  # one weight for a feature
+    assert ratio.std() > 0.01
+
+
+def test_feedback_of_both_kinds_is_pooled_and_shrunk_together() -> None:
+    liked, skipped = (nn.Parameter(torch.randn(9, 3)) for _ in range(2))
+    encoder = FeedbackEncoder({"liked": liked, "skipped": skipped})
+    with torch.no_grad():
+        encoder.each["skipped"].fill_(0.5)
+        encoder.none.fill_(0.25)
+    inputs = {"liked": torch.tensor([[0, 2, 3], [0, 0, 0]]), "skipped": torch.tensor([[4], [0]])}
+    found = encoder(inputs)
+    k = float(encoder.shrinkage.detach().exp())
+    expected = (liked[2] + liked[3] + skipped[4] + 0.5 + k * 0.25) / (3 + k)
+    assert torch.allclose(found[0], expected, atol=1e-6)
+    assert torch.allclose(found[1], torch.full((3,), 0.25), atol=1e-6)  # nothing is known
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_padding_in_front_changes_nothing(width: int) -> None:
+    encoder = FeedbackEncoder({"liked": nn.Parameter(torch.randn(9, 3))})
+    rows = torch.tensor([[2, 3]])
+    padded = torch.cat([torch.zeros(1, width, dtype=torch.int64), rows], dim=1)
+    assert np.allclose(encoder({"liked": rows}).detach(), encoder({"liked": padded}).detach())

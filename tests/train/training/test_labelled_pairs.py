@@ -1,0 +1,50 @@
+"""The end of a run on labelled pairs, also when it is interrupted there."""
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.helpers.click_logs import CLICKS_TOML, write_clicks
+from tests.helpers.stdlib import experiment_at, tracking_at
+from train.evaluation.calibration import Calibration
+from train.models.heads import LogisticHead
+from train.training import labelled_pairs
+from train.training import run as training
+from train.training.trained_model import load_model
+
+
+def test_a_run_that_is_resumed_after_its_calibration_is_calibrated_once(
+    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clicks(tmp_path, users=30, items=20, events=600)
+    toml = CLICKS_TOML.replace("epochs = 6", "epochs = 1").replace("batch_size = 256", "batch_size = 64")
+    (tmp_path / "clicks.toml").write_text(toml + '[baselines]\nrun = ["popularity"]\n')
+    experiment, dataset = experiment_at(tmp_path / "clicks.toml")
+    before = []
+    change = LogisticHead.calibrate
+
+    def calibrate(head: LogisticHead, scale: float, shift: float) -> None:
+        before.append((head.weight[0].item(), head.bias.item()))
+        change(head, scale, shift)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(labelled_pairs, "calibrate", lambda *_: Calibration("platt", 2.0, 0.5))
+    monkeypatch.setattr(labelled_pairs, "label_baselines", lambda *_: {})  # which take most of the time
+    monkeypatch.setattr(LogisticHead, "calibrate", calibrate)
+    console = Console(file=io.StringIO())
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="goes on with run"):
+            patch.setattr(training, "baselines", interrupt)  # the first thing after the calibration
+            training.fit(experiment, dataset, console)
+        run, _ = training.fit(experiment, dataset, console, resume=True)
+        head = load_model(run).towers[0].head
+    (weight, bias), again = before
+    assert again == (weight, bias)
+    assert isinstance(head, LogisticHead)
+    assert (head.weight[0].item(), head.bias.item()) == pytest.approx((2 * weight, 2 * bias + 0.5))
+    assert not [*training.run_folder(run.info.run_id).glob("**/*.pt")]

@@ -1,0 +1,107 @@
+"""`[tower] kind = "clicks"`: a factorisation machine with one vector for each side, for labelled pairs."""
+
+import torch
+from torch import nn
+
+from protos.features import (
+    FIRST_KNOWN,
+    UNKNOWN,
+    HistoryFeature,
+    IdFeature,
+    Schema,
+    Side,
+    TextFeature,
+)
+from train.config.towers import ClicksTower
+from train.data.training_data import TrainingData
+from train.models.clicks import ClickTower, FeedbackEncoder, Gates, ItemCoordinates, QueryCoordinates
+from train.models.encoders import HashedTextEncoder
+from train.models.heads import Head, ItemDotHead, LogisticHead
+from train.models.sequence_encoders import IdDropout, IdEncoder
+from train.models.tower_factory import (
+    ARCHITECTURES,
+    Architecture,
+    Corpora,
+    EncoderFactories,
+    Report,
+    Towers,
+    feature_encoder,
+    shared_item_table,
+    silent,
+)
+from train.models.towers import Bias, Residual
+
+SCALE = 0.01  # of embeddings at the start
+
+
+@ARCHITECTURES.register(ClicksTower)
+class ClicksArchitecture(Architecture[ClicksTower]):
+    """Towers with biases; each history has item embeddings of its own."""
+
+    def build(self, schema: Schema) -> Towers:
+        """Query tower and item tower."""
+        radius = torch.ones(())
+        head = LogisticHead(radius, self.config.dimension + 2)
+        return self._tower(schema, "query", head), self._tower(schema, "item", ItemDotHead(radius))
+
+    def _tower(self, schema: Schema, side: Side, head: Head) -> ClickTower:
+        config, width, hashing = self.config, self.config.dimension + 1, self.hashing()
+        features = getattr(schema, side)
+        histories = [name for name, spec in features.items() if isinstance(spec, HistoryFeature)]
+        named = [name for name, spec in features.items() if isinstance(spec, IdFeature)]
+
+        def text() -> nn.Module:
+            table = nn.Parameter(torch.randn(config.buckets, width) * SCALE)
+            return HashedTextEncoder(
+                hashing, table, torch.ones(config.buckets), saturate=True, normalise=True
+            )
+
+        factories: EncoderFactories = {
+            TextFeature: text,
+            IdFeature: lambda: IdEncoder(_item_table(schema, width)),
+        }
+        encoders = {
+            name: feature_encoder(schema, side, name, width, factories)
+            for name in features
+            if name not in histories
+        }
+        tables = {name: _item_table(schema, width) for name in histories}
+        feedback = FeedbackEncoder(tables) if tables else None
+        known = max(0, len(schema.vocabularies.get("items", ())))
+        count = len(encoders) + (feedback is not None)
+        coordinates = QueryCoordinates(config.dropout) if side == "query" else ItemCoordinates()
+        residual = [Residual(width, config.hidden)] if config.hidden else []
+        return ClickTower(
+            encoders,
+            nn.Sequential(Bias(width), *residual, coordinates),
+            head,
+            feedback,
+            Gates(count) if config.gate else None,
+            config.crosses,
+            {name: IdDropout(config.id_dropout, known) for name in named if config.id_dropout},
+        )
+
+    def initialize(
+        self,
+        towers: Towers,
+        schema: Schema,
+        data: TrainingData,
+        corpora: Corpora,
+        seed: int,
+        report: Report = silent,
+    ) -> None:
+        """Start with the share of positives in training."""
+        label = data.parts["train"].label
+        head = towers[0].head
+        if label is not None and isinstance(head, LogisticHead):
+            share = torch.tensor(float((label > 0).mean()))
+            with torch.no_grad():
+                head.bias.copy_(torch.logit(share.clamp(0.001, 0.999)))
+
+
+def _item_table(schema: Schema, width: int) -> nn.Parameter:
+    """Random embeddings of the known items; an unknown item has none, so its content decides."""
+    table = shared_item_table(schema, width, SCALE)
+    with torch.no_grad():
+        table[: max(FIRST_KNOWN, UNKNOWN + 1)] = 0
+    return table

@@ -1,0 +1,99 @@
+"""The end of a run on labelled pairs: calibration on validation, and metrics beside baselines on test."""
+
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from train.config import Experiment
+from train.evaluation.calibration import calibrate
+from train.evaluation.label_baselines import FittedLabels, label_baselines, positive
+from train.evaluation.labelled_metrics import (
+    Auc,
+    Bin,
+    Floats,
+    calibration_error,
+    compare,
+    pair_losses,
+    reliability,
+)
+from train.models.heads import LogisticHead, score_of
+from train.training.trainer import Trainer
+
+
+class LabelledPairs:
+    """Calibrates the towers of a run, and compares them; does nothing where labels are all alike.
+
+    Args:
+        trainer: with the towers of the best epoch.
+
+    Attributes:
+        settings: name of a baseline -> what was chosen for it.
+        reliability: name of a model -> its bins on the test part, for the plot.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._fitted: dict[str, FittedLabels] | None = None
+        self._uncalibrated: Floats | None = None
+        self.settings: dict[str, dict[str, Any]] = {}
+        self.reliability: dict[str, list[Bin]] = {}
+
+    def calibrate(self) -> dict[str, Any]:
+        """Calibrate the query tower on validation; returns what was chosen, empty if nothing was."""
+        head = self._trainer.towers[0].head
+        if not isinstance(head, LogisticHead) or not self._has_both("validation"):
+            return {}
+        if self._has_both("test"):
+            self._uncalibrated = self._probabilities("test")
+        pairs = self._trainer.data.parts["validation"]
+        found = calibrate(positive(pairs), self._logits("validation"), pairs.user)
+        head.calibrate(found.scale, found.shift)
+        return {"kind": found.kind, "scale": found.scale, "shift": found.shift}
+
+    def metrics(self, experiment: Experiment) -> dict[str, float]:
+        """Metrics of towers that predict probabilities, and of the baselines, on the test part."""
+        trainer = self._trainer
+        if score_of(trainer.towers[0]).kind != "sigmoid" or not self._has_both("test"):
+            return {}
+        pairs = trainer.data.parts["test"]
+        labels, own = positive(pairs), self._probabilities("test")
+        others = {name: each.predict(pairs) for name, each in self._baselines(experiment).items()}
+        found = compare(labels, {"": own, **others}, pairs.user)
+        self.reliability["two-tower"] = reliability(labels, own)
+        if self._uncalibrated is not None:
+            found["uncalibrated_ece"] = calibration_error(labels, self._uncalibrated)
+            found["uncalibrated_log_loss"] = float(pair_losses(labels, self._uncalibrated).mean())
+            self.reliability["before calibration"] = reliability(labels, self._uncalibrated)
+        return found
+
+    def baselines_on_validation(self, experiment: Experiment) -> dict[str, float]:
+        """Name -> the metric that selects the epoch on validation, of each baseline; empty for others."""
+        selection = experiment.training.selection
+        if selection not in ("auc", "log_loss") or not self._has_both("validation"):
+            return {}
+        pairs = self._trainer.data.parts["validation"]
+        labels = positive(pairs)
+        predicted = {name: each.predict(pairs) for name, each in self._baselines(experiment).items()}
+        if selection == "auc":
+            return {name: Auc(labels, each)(np.ones(len(labels))) for name, each in predicted.items()}
+        return {name: float(pair_losses(labels, each).mean()) for name, each in predicted.items()}
+
+    def _baselines(self, experiment: Experiment) -> dict[str, FittedLabels]:
+        if self._fitted is None:
+            self._fitted = label_baselines(experiment, self._trainer.data)
+            self.settings = {
+                name: dict(each.settings) for name, each in self._fitted.items() if each.settings
+            }
+        return self._fitted
+
+    def _has_both(self, part: str) -> bool:
+        pairs = self._trainer.data.parts[part]
+        return pairs.label is not None and bool(0 < (pairs.label > 0).mean() < 1)
+
+    def _logits(self, part: str) -> Floats:
+        products = self._trainer.inner_products(self._trainer.data.parts[part])
+        return products.astype(np.float64) + score_of(self._trainer.towers[0]).bias
+
+    def _probabilities(self, part: str) -> Floats:
+        return np.asarray(scipy.special.expit(self._logits(part)))
