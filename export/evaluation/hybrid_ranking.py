@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export import ann
-from protos.hybrid.fusion import Fusion
+from protos.hybrid.fusion import Fusion, FusionQuery
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -55,8 +55,8 @@ class HybridRanking:
         ranked = np.full((len(queries), min(k, len(self._items))), -1, np.int64)
         found = self.candidates(queries, k) if candidates is None else candidates
         for n, (query, text, (rows, scores)) in enumerate(zip(queries, texts, found, strict=True)):
-            terms = self.fusion.index.terms(text)
-            best, _, _, lexical = self.fusion.rank(terms, query, rows, scores, k, weight=weight)
+            asked = FusionQuery(self.fusion.index.terms(text), query, rows, scores)
+            best, _, _, lexical = self.fusion.rank(asked, k, weight)
             if weight == LEXICAL:
                 best = [row for row, score in zip(best, lexical, strict=True) if score > 0]
             ranked[n, : len(best)] = best

@@ -15,7 +15,7 @@ The postings of its other terms are only looked up for the candidates. So the wo
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,24 @@ RANKS = 60  # added to a rank, as Cormack et al. do
 Ranked = tuple[list[int], list[float], list[float], list[float]]  # rows, scores, dense and lexical parts
 
 
+class FusionQuery(NamedTuple):
+    """A query, and what the dense search has found for it.
+
+    Args:
+        terms: numbers of the query's terms, repeated ones included.
+        vector: of the query, float32 (D,).
+        rows: of the items that the dense search has found, no row twice.
+        scores: inner products of these.
+        mask: which items the lexical side may find, bool (N,); all by default.
+    """
+
+    terms: list[int]
+    vector: Floats
+    rows: list[int]
+    scores: list[float]
+    mask: Mask | None = None
+
+
 class Fusion:
     """Ranks the items of one bundle by both scores; safe to call from several threads.
 
@@ -56,80 +74,37 @@ class Fusion:
         if compiled is None:
             log.info("the fused search is not compiled here, so it takes eight times as long: make setup")
 
-    def rank(
-        self,
-        terms: list[int],
-        vector: Floats,
-        rows: list[int],
-        scores: list[float],
-        k: int,
-        mask: Mask | None = None,
-        weight: float | None = None,
-    ) -> Ranked:
+    def rank(self, query: FusionQuery, k: int, weight: float | None = None) -> Ranked:
         """The `k` best of the candidates of both sides; fewer if there are fewer.
 
         Args:
-            terms: of the query, repeated ones included.
-            vector: of the query, float32 (D,).
-            rows: what the dense search has found, no row twice.
-            scores: of these, inner products.
+            query: with the candidates of the dense side.
             k: items wanted.
-            mask: which items the lexical side may find, bool (N,); all by default.
             weight: of the lexical score in a convex combination; as the bundle ranks by default.
 
         Returns:
             Rows, fused scores, inner products and lexical scores, best first; of equal ones the lower row.
         """
-        most = max(self.hybrid.lexical, k)
         if weight is None and self.hybrid.method == "reciprocal_ranks":
-            return by_reciprocal_ranks(self.candidates(terms, vector, rows, scores, k, mask), k)
+            return by_reciprocal_ranks(self.candidates(query, k), k)
         share = self.hybrid.weight if weight is None else weight
-        return self._fuse(terms, vector, rows, scores, k, mask, share, most)
+        return self._fuse(query, share, max(self.hybrid.lexical, k), k)
 
-    def candidates(
-        self,
-        terms: list[int],
-        vector: Floats,
-        rows: list[int],
-        scores: list[float],
-        k: int,
-        mask: Mask | None = None,
-    ) -> Ranked:
-        """All candidates of both sides, in no order that counts; arguments as of `rank`."""
+    def candidates(self, query: FusionQuery, k: int) -> Ranked:
+        """All candidates of both sides, in any order; arguments as of `rank`."""
         most = max(self.hybrid.lexical, k)
-        return self._fuse(terms, vector, rows, scores, len(rows) + most, mask, 0.0, most)
+        return self._fuse(query, 0.0, most, len(query.rows) + most)
 
-    def _fuse(
-        self,
-        terms: list[int],
-        vector: Floats,
-        rows: list[int],
-        scores: list[float],
-        k: int,
-        mask: Mask | None,
-        share: float,
-        most: int,
-    ) -> Ranked:
+    def _fuse(self, query: FusionQuery, weight: float, most: int, k: int) -> Ranked:
+        """The `k` best, with at most `most` candidates of the lexical side."""
         hybrid, found = self.hybrid, self.index.postings
         if compiled is None:
             with self._lock:
-                return fuse_numpy(
-                    found,
-                    self._sums,
-                    self._vectors,
-                    vector,
-                    mask,
-                    terms,
-                    rows,
-                    scores,
-                    share,
-                    hybrid,
-                    most,
-                    k,
-                )
+                return fuse_numpy(found, self._sums, self._vectors, hybrid, query, weight, most, k)
         best: Ranked = compiled.fuse(
-            found.starts, found.documents, found.weights, found.idf, self._sums, self._vectors, vector, mask,
-            terms, rows, scores, share, hybrid.most_terms, hybrid.postings, most, k,
+            found.starts, found.documents, found.weights, found.idf, self._sums, self._vectors,
+            query.vector, query.mask, query.terms, query.rows, query.scores,
+            weight, hybrid.most_terms, hybrid.postings, most, k,
         )  # fmt: skip
         return best
 
@@ -153,17 +128,28 @@ def fuse_numpy(
     postings: Postings,
     sums: Floats,
     vectors: Floats,
-    vector: Floats,
-    mask: Mask | None,
-    terms: Sequence[int],
-    rows: Sequence[int],
-    scores: Sequence[float],
-    weight: float,
     hybrid: Hybrid,
+    query: FusionQuery,
+    weight: float,
     most: int,
     k: int,
 ) -> Ranked:
-    """As `Fusion.rank`, with at most `most` candidates of the lexical side; `sums` are zeros (N,)."""
+    """What the compiled `fuse` does, in NumPy.
+
+    Args:
+        postings: of the N items.
+        sums: float32 (N,), zeros, and zeros again afterwards.
+        vectors: of the items, float32 (N, D).
+        hybrid: the bounds.
+        query: with the candidates of the dense side.
+        weight: of the lexical score.
+        most: candidates of the lexical side.
+        k: items wanted.
+
+    Raises:
+        IndexError: a row of the query is not one of the N.
+    """
+    terms, vector, rows, scores, mask = query
     dense_rows = np.array(rows, np.int64)
     if len(dense_rows) and not 0 <= dense_rows.min() <= dense_rows.max() < len(sums):
         raise IndexError("a row is not in the catalogue")

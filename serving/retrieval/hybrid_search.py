@@ -8,13 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from protos.bundle import Manifest
 from protos.errors import InvalidInput
 from protos.features import TextFeature, cut_as_read
-from protos.hybrid.fusion import Fusion, Ranked
+from protos.hybrid.fusion import Fusion, FusionQuery, Ranked
 from protos.hybrid.lexical_index import LexicalIndex
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import (
@@ -120,7 +117,8 @@ class HybridSearch:
             excluded = current(context.excluded(options))
         is_lexical = options.fusion is FusionMode.LEXICAL
         weight = LEXICAL_WEIGHT if is_lexical else None
-        best = self.rank(terms, vector, dense, k + len(excluded), options, weight)
+        query = FusionQuery(terms, vector, dense.rows, dense.scores)
+        best = self.rank(query, k + len(excluded), options, weight)
         if excluded or is_lexical:
             kept = [
                 each
@@ -132,27 +130,18 @@ class HybridSearch:
         fusion = FusionMode.LEXICAL if is_lexical else FusionMode.HYBRID
         return SearchResult(rows, scores, context, dense.plan, of_dense, of_lexical, fusion)
 
-    def rank(
-        self,
-        terms: list[int],
-        vector: Vectors,
-        dense: SearchResult,
-        k: int,
-        options: SearchOptions,
-        weight: float | None,
-    ) -> Ranked:
+    def rank(self, query: FusionQuery, k: int, options: SearchOptions, weight: float | None) -> Ranked:
         """The `k` best of the candidates of both sides, as `Fusion.rank` gives them.
 
         Args:
-            terms: of the query.
-            vector: of the query (D,).
-            dense: what the dense search has found.
+            query: with what the dense search has found.
             k: items wanted.
             options: of the query; its filter holds for the lexical side, too.
             weight: of the lexical score; None for that of the bundle.
         """
-        mask: npt.NDArray[np.bool_] | None = None if options.filter is None else options.filter.mask
-        return self.fusion.rank(terms, vector, dense.rows, dense.scores, k, mask, weight)
+        if options.filter is not None:
+            query = query._replace(mask=options.filter.mask)
+        return self.fusion.rank(query, k, weight)
 
 
 def check_fusion(hybrid: HybridSearch | None, fusion: FusionMode) -> None:

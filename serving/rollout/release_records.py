@@ -77,7 +77,7 @@ def document(record: Record, run_id: str, outcome: str, moved: bool) -> dict[str
 
 
 def line(text: str, most: int) -> str:
-    """A text in one line without control characters, and of at most so many characters."""
+    """A text as one line without control characters, cut to `most` characters."""
     printable = "".join(each if each.isprintable() else " " for each in text[: 4 * most])
     words = " ".join(printable.split())
     return words if len(words) <= most else f"{words[: most - 1]}…"
