@@ -1,7 +1,7 @@
 """Queries with a text, answered by BM25 beside the vectors (`protos/hybrid/`).
 
-The dense search runs as it does without a lexical index, for at least `Hybrid.dense_candidates` items. What it
-finds and what the postings find is ranked by one score. Other queries, such as histories, are not changed.
+The dense search runs as it does without a lexical index, for at least `Hybrid.dense_candidates` items. One
+score ranks what it finds and what the postings find. Other queries, such as histories, are not changed.
 """
 
 from collections.abc import Callable, Mapping, Sequence

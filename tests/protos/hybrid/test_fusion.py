@@ -163,9 +163,11 @@ def test_arrays_of_another_catalogue_are_refused(texts: list[str], vectors: Any)
         pytest.skip("the fused search is not compiled here: make setup")
     found = made(texts, vectors, HYBRID)
     other = Fusion(found.index, vectors[:-1])
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="vectors: do not fit"):
         other.rank(FusionQuery([0], vectors[0], [], []), 10)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="mask: expected a value for each item"):
         found.rank(FusionQuery([0], vectors[0], [], [], np.ones(ITEMS - 1, np.bool_)), 10)
-    with pytest.raises(ValueError, match="as many scores"):
+    with pytest.raises(ValueError, match="0 scores for 1 rows"):
         found.rank(FusionQuery([0], vectors[0], [1], []), 10)
+    with pytest.raises(ValueError, match="weight: expected 0 to 1"):
+        found.rank(FusionQuery([0], vectors[0], [], []), 10, -0.5)
