@@ -134,7 +134,8 @@ def evaluate(
     metrics |= evaluate_ranking(data, "test", _as_known(own), others)
     metrics |= {f"{EXACT}_{k}": v for k, v in mean(per_query(exact, relevant)).items()}
     metrics |= evaluate_cold_items(data, served)
-    metrics |= evaluate_labels(data, "test", products, score)
+    means = experiment.baselines.measures("itemmean")
+    metrics |= evaluate_labels(data, "test", products, score, means)
     return metrics | {"queries": len(queries), "verdict": verdict(metrics, experiment.training.selection)}
 
 
