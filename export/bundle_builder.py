@@ -219,7 +219,7 @@ class _BundleBuilder:
             texts = texts_of(self._served_values(), self.experiment.item)
             postings, hybrid = over_texts(choice.hybrid, texts)
         postings.write(folder)
-        return HybridRanking(index, catalogue, Fusion(LexicalIndex(postings, hybrid), hybrid, catalogue))
+        return HybridRanking(index, catalogue, Fusion(LexicalIndex(postings, hybrid), catalogue))
 
     def _judged(
         self, query: ServedTower, catalogue: Any, index: ann.SearchIndex, served: HybridRanking | None

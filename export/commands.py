@@ -19,12 +19,12 @@ from export.evaluation import quality, trec
 from export.hybrid.rebuild import ranking_of
 from export.onnx.runtimes import onnx_encoder
 from export.release import promote as release
-from export.release import registry
 from protos import bundle, names
 from protos.bundle import TOWERS
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, MissingStage
 from protos.features import SIDES
+from protos.release_records import CHAMPION
 from protos.vectors import rounded_vectors
 from train.config import Experiment, read_experiment
 from train.data.dataset import Dataset, prepare
@@ -132,7 +132,7 @@ def promote(arguments: Namespace) -> dict[str, Any]:
     done = release.promote(experiment, data, PROGRESS, arguments.force, arguments.reason)
     return {
         "model": f"models:/{experiment.name}/{done.version}",
-        "alias": registry.CHAMPION,
+        "alias": CHAMPION,
         "move": done.record and asdict(done.record),
         "decision": done.decision and done.decision.document(),
         "run_id": done.run_id,

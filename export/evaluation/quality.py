@@ -14,10 +14,11 @@ from rich.console import Console
 
 from export import ann
 from export.encoding import encode_all
-from export.evaluation.hybrid_ranking import LEXICAL, HybridRanking
+from export.evaluation.hybrid_ranking import HybridRanking
 from export.onnx.runtimes import Encode
 from protos.bundle import Score
 from protos.features import TowerInputs
+from protos.hybrid.fusion import BM25_ALONE
 from train.config import Experiment
 from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData, texts_of
@@ -177,7 +178,7 @@ def _parts(
     ranking = tried or model.hybrid
     if ranking is None:
         return {}
-    by_text = ranking.rank(queries, query_texts(data, model.inputs, rows), K, LEXICAL)
+    by_text = ranking.rank(queries, query_texts(data, model.inputs, rows), K, BM25_ALONE)
     other = _search(data, replace(model, hybrid=tried), queries, rows)
     return {"hybrid" if tried else "dense": other, "lexical": by_text}
 

@@ -1,7 +1,7 @@
 """Queries with a text, answered by BM25 beside the vectors (`protos/hybrid/`).
 
-The dense search runs as it does without a lexical index, for at least `Hybrid.dense` items. What it finds and
-what the postings find is ranked by one score. Other queries, such as histories, are not changed.
+The dense search runs as it does without a lexical index, for at least `Hybrid.dense_candidates` items. One
+score ranks what it finds and what the postings find. Other queries, such as histories, are not changed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 from protos.bundle import Manifest
 from protos.errors import InvalidInput
 from protos.features import TextFeature, cut_as_read
-from protos.hybrid.fusion import Fusion, FusionQuery, Ranked
+from protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, Ranked, with_words
 from protos.hybrid.lexical_index import LexicalIndex
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import (
@@ -27,7 +27,6 @@ from serving.retrieval.vector_index import VectorIndex, Vectors
 Search = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
 Current = Callable[[frozenset[int]], frozenset[int]]
 NO_ROWS: frozenset[int] = frozenset()
-LEXICAL_WEIGHT = 1.0
 
 
 class HybridSearch:
@@ -40,7 +39,7 @@ class HybridSearch:
 
     def __init__(self, manifest: Manifest, fusion: Fusion) -> None:
         self.manifest, self.fusion, self.index = manifest, fusion, fusion.index
-        self._least = fusion.hybrid.dense
+        self._least = fusion.hybrid.dense_candidates
         features = manifest.schema.query.items()
         self._texts = {name: spec.max_length for name, spec in features if isinstance(spec, TextFeature)}
 
@@ -52,9 +51,7 @@ class HybridSearch:
             BundleDamaged: its files do not fit the manifest.
         """
         lexical = LexicalIndex.of(folder, manifest)
-        if lexical is None or manifest.hybrid is None:
-            return None
-        return cls(manifest, Fusion(lexical, manifest.hybrid, index.vectors(slice(None))))
+        return None if lexical is None else cls(manifest, Fusion(lexical, index.vectors(slice(None))))
 
     def terms(self, prepared: Sequence[PreparedQuery]) -> tuple[list[int], ...]:
         """The known terms of each query, as far as the tower reads its text; none of an item."""
@@ -116,15 +113,12 @@ class HybridSearch:
         if options.exclude or context is not PLAIN:
             excluded = current(context.excluded(options))
         is_lexical = options.fusion is FusionMode.LEXICAL
-        weight = LEXICAL_WEIGHT if is_lexical else None
         query = FusionQuery(terms, vector, dense.rows, dense.scores)
-        best = self.rank(query, k + len(excluded), options, weight)
-        if excluded or is_lexical:
-            kept = [
-                each
-                for each in zip(*best, strict=True)
-                if each[0] not in excluded and (each[3] > 0 or not is_lexical)
-            ]
+        best = self.rank(query, k + len(excluded), options, BM25_ALONE if is_lexical else None)
+        if is_lexical:
+            best = with_words(best)
+        if excluded:
+            kept = [each for each in zip(*best, strict=True) if each[0] not in excluded]
             best = tuple(map(list, zip(*kept[:k], strict=True))) if kept else ([], [], [], [])  # type: ignore[assignment]
         rows, scores, of_dense, of_lexical = best
         fusion = FusionMode.LEXICAL if is_lexical else FusionMode.HYBRID

@@ -6,9 +6,8 @@ does not know have none, and find nothing until the towers are trained again.
 
 import numpy as np
 
-from protos.hybrid.fusion import FusionQuery, Ranked, by_reciprocal_ranks, rarest
+from protos.hybrid.fusion import FusionQuery, Ranked, by_reciprocal_ranks, fuse_held, rarest, upper_bound
 from serving.live.search.overlay import Mask, Overlay
-from serving.live.search.overlay_postings import Slots
 from serving.retrieval.hybrid_search import HybridSearch
 from serving.retrieval.query import SearchOptions
 
@@ -29,17 +28,16 @@ class LiveHybrid(HybridSearch):
 
     def rank(self, query: FusionQuery, k: int, options: SearchOptions, weight: float | None) -> Ranked:
         """As `HybridSearch.rank`."""
-        passing, slots = self._masks(options)
-        of_bundle, of_overlay = self._split(query, passing)
+        of_bundle, of_overlay = self._split(query, *self._masks(options))
         if not self._live.live_count:
             return self.fusion.rank(of_bundle, k, weight)
         hybrid = self.fusion.hybrid
         if weight is None and hybrid.method == "reciprocal_ranks":
-            most = len(of_overlay.rows) + max(hybrid.lexical, k)  # all candidates
-            own = self._rank_overlay(of_overlay, slots, most, 0.0)
+            most = len(of_overlay.rows) + max(hybrid.lexical_candidates, k)  # all candidates
+            own = self._rank_overlay(of_overlay, most, 0.0)
             return by_reciprocal_ranks(_joined(self.fusion.candidates(of_bundle, k), own), k)
         share = hybrid.weight if weight is None else weight
-        own = self._rank_overlay(of_overlay, slots, k, share)
+        own = self._rank_overlay(of_overlay, k, share)
         best = self.fusion.rank(of_bundle, k, share)
         both = [*zip(*_joined(best, own), strict=True)]
         both.sort(key=lambda each: (-each[1], each[0]))
@@ -48,14 +46,16 @@ class LiveHybrid(HybridSearch):
         rows, scores, dense, lexical = zip(*both[:k], strict=True)
         return [*rows], [*scores], [*dense], [*lexical]
 
-    def _split(self, query: FusionQuery, passing: Mask | None) -> tuple[FusionQuery, FusionQuery]:
+    def _split(
+        self, query: FusionQuery, passing: Mask | None, slots: Mask
+    ) -> tuple[FusionQuery, FusionQuery]:
         """The query with what was found in the bundle, and with what was found in the overlay.
 
         The overlay's rows begin at 0 there.
         """
         first = self._live.first_row
         of_bundle = FusionQuery(query.terms, query.vector, [], [], passing)
-        of_overlay = FusionQuery(query.terms, query.vector, [], [])
+        of_overlay = FusionQuery(query.terms, query.vector, [], [], slots)
         for row, score in zip(query.rows, query.scores, strict=True):
             part, start = (of_bundle, 0) if row < first else (of_overlay, first)
             part.rows.append(row - start)
@@ -72,50 +72,22 @@ class LiveHybrid(HybridSearch):
             self._visible, self._changes = ~live.hidden, live.changes
         return (self._visible if live.hidden_count else None), live.alive[: live.count]
 
-    def _rank_overlay(self, query: FusionQuery, passing: Mask, k: int, weight: float) -> Ranked:
+    def _rank_overlay(self, query: FusionQuery, k: int, weight: float) -> Ranked:
         """The best of the overlay's rows, as `Fusion.rank` ranks the bundle's.
 
         Args:
-            query: with the candidates of the overlay.
-            passing: rows of the overlay that may be found.
+            query: with the candidates of the overlay, and the rows that may be found as its mask.
             k: items wanted.
             weight: of the lexical score.
         """
-        terms, vector, dense, *_ = query
-        live, parameters = self._live, self.fusion.hybrid
-        share = np.float32(weight)
-        bag = rarest(self.index.postings, terms, parameters.most_terms)
-        bound = np.float32(sum(times * float(self.index.postings.idf[term]) for term, times in bag))
+        live, hybrid, base = self._live, self.fusion.hybrid, self.index.postings
+        bag = rarest(base, query.terms, hybrid.most_terms)
         held = [(times, *live.postings.of(term)) for term, times in bag]
         held.sort(key=lambda each: len(each[1]))
-        sums = np.zeros(live.count, np.float32)
-        touched, left, rare = [np.array(dense, np.int32)], parameters.postings, 0
-        for times, slots, weights in held:
-            left -= len(slots)
-            if left < 0:
-                break
-            rare += 1
-            sums[slots] += times * weights
-            touched.append(slots)
-        found: Slots = np.unique(np.concatenate(touched))
-        found = found[passing[found]]
-        most = max(parameters.lexical, k)
-        if len(found) > most + len(dense):
-            is_dense = np.isin(found, touched[0])
-            others = found[~is_dense]
-            kept = others[np.argsort(-sums[others], kind="stable")[:most]]
-            found = np.concatenate([found[is_dense], kept])
-        lexical = sums[found]
-        for times, slots, weights in held[rare:]:
-            places = np.minimum(slots.searchsorted(found), len(slots) - 1)
-            lexical += times * np.where(slots[places] == found, weights[places], np.float32(0))
-        if bound > 0:
-            lexical /= bound
-        products = live.vectors[found] @ vector
-        fused = (1 - share) * products + share * lexical
-        order = np.lexsort((found, -fused))[:k]
-        rows = found[order] + live.first_row
-        return rows.tolist(), fused[order].tolist(), products[order].tolist(), lexical[order].tolist()
+        sums, most = np.zeros(live.count, np.float32), max(hybrid.lexical_candidates, k)
+        bound = upper_bound(base, bag)
+        best = fuse_held(held, bound, sums, live.vectors, hybrid, query, weight, most, k)
+        return ([row + live.first_row for row in best[0]], *best[1:])
 
 
 def _joined(one: Ranked, other: Ranked) -> Ranked:

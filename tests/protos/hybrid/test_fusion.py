@@ -14,7 +14,7 @@ from tests.helpers.lexical import HYBRID, lexical_score, postings_of_texts, weig
 
 ITEMS, DIMENSION = 400, 16
 WORDS = [f"word{n}" for n in range(200)]
-WIDE = replace(HYBRID, lexical=ITEMS, postings=10**6)  # all items are candidates
+WIDE = replace(HYBRID, lexical_candidates=ITEMS, most_postings=10**6)  # all items are candidates
 KINDS = ["compiled", "numpy"]
 
 
@@ -41,7 +41,7 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def made(texts: list[str], vectors: Any, hybrid: Hybrid) -> Fusion:
-    return Fusion(LexicalIndex(postings_of_texts(texts, hybrid), hybrid), hybrid, vectors)
+    return Fusion(LexicalIndex(postings_of_texts(texts, hybrid), hybrid), vectors)
 
 
 def asked(rng: np.random.Generator, vectors: Any, mask: Any = None, dense: int = 20) -> tuple[Any, Any, Any]:
@@ -77,8 +77,8 @@ def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, monkey
     for n in range(300):
         hybrid = replace(
             HYBRID,
-            lexical=int(rng.integers(0, 20)),
-            postings=int(rng.integers(0, 300)),
+            lexical_candidates=int(rng.integers(0, 20)),
+            most_postings=int(rng.integers(0, 300)),
             most_terms=int(rng.integers(0, 9)),
         )
         found.hybrid = hybrid
@@ -94,7 +94,7 @@ def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, monkey
             hybrid,
             FusionQuery(terms, vector, rows, scores, mask),
             weight,
-            max(hybrid.lexical, k),
+            max(hybrid.lexical_candidates, k),
             k,
         )
         np.testing.assert_allclose(one[1:], other[1:], atol=2e-6)
@@ -123,8 +123,8 @@ def test_a_query_leaves_nothing_behind_for_the_next(texts: list[str], vectors: A
 
 
 def test_the_work_of_a_long_query_is_bounded(texts: list[str], vectors: Any, kind: str) -> None:
-    """The search reads the postings of the rarest words alone, up to `Hybrid.postings` of them."""
-    narrow = replace(HYBRID, postings=12, most_terms=3, lexical=ITEMS)
+    """The search reads the postings of the rarest words alone, up to `Hybrid.most_postings` of them."""
+    narrow = replace(HYBRID, most_postings=12, most_terms=3, lexical_candidates=ITEMS)
     found = made(texts, vectors, narrow)
     starts = found.index.postings.starts
     counts = np.diff(starts)
@@ -162,10 +162,12 @@ def test_arrays_of_another_catalogue_are_refused(texts: list[str], vectors: Any)
     if fusion.compiled is None:
         pytest.skip("the fused search is not compiled here: make setup")
     found = made(texts, vectors, HYBRID)
-    other = Fusion(found.index, HYBRID, vectors[:-1])
-    with pytest.raises(ValueError, match="do not fit"):
+    other = Fusion(found.index, vectors[:-1])
+    with pytest.raises(ValueError, match="vectors: do not fit"):
         other.rank(FusionQuery([0], vectors[0], [], []), 10)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="mask: expected a value for each item"):
         found.rank(FusionQuery([0], vectors[0], [], [], np.ones(ITEMS - 1, np.bool_)), 10)
-    with pytest.raises(ValueError, match="as many scores"):
+    with pytest.raises(ValueError, match="0 scores for 1 rows"):
         found.rank(FusionQuery([0], vectors[0], [1], []), 10)
+    with pytest.raises(ValueError, match="weight: expected 0 to 1"):
+        found.rank(FusionQuery([0], vectors[0], [], []), 10, -0.5)
