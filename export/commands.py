@@ -30,6 +30,7 @@ from train.config import Experiment, read_experiment
 from train.data.dataset import Dataset, prepare
 from train.data.training_data import TrainingData, texts_of, training_data_of
 from train.progress import PROGRESS
+from train.training.metric_groups import metrics_of
 from train.training.run import STAGE as FIT
 from train.training.run import finished_run
 from train.training.tracking import connect, find_run, get_run
@@ -66,7 +67,8 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     queries, _ = data.parts["test"].by_query()
     with PROGRESS.status("search"):
         answers = quality.rankings(experiment, data, model, queries, PROGRESS)
-        metrics = quality.evaluate(experiment, data, model, manifest.score, PROGRESS, answers)
+        beside = quality.of_label_baselines(_metrics_of_run(manifest))
+        metrics = quality.evaluate(experiment, data, model, manifest.score, PROGRESS, answers, beside)
     topics = [trec.split_topics(data, answers)]
     if data.judged is not None:
         served = data.as_served()
@@ -82,6 +84,14 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
         )
         written = {"runs": str(arguments.runs)}
     return metrics | {"bundle": str(folder), **written}
+
+
+def _metrics_of_run(manifest: bundle.Manifest) -> Mapping[str, Any]:
+    """The metrics of the run that trained a bundle's towers, or, without the run, those in its manifest."""
+    try:
+        return metrics_of(get_run(manifest.run_id))
+    except MissingStage:
+        return manifest.quality
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from protos.features import SIDES, FeatureSpec, Side, TextFeature
 from protos.lexical import unspaced_share
 from protos.toml_config import FROM_DATA
 from train.config import Experiment
+from train.config.losses import learns_from_negatives
 from train.config.towers import BagTower
 from train.data.training_data import TrainingData
 from train.models.prepared_inputs import hash_texts
@@ -95,12 +96,11 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
         }
         for side in SIDES
     }
-    pairs = len(data.parts["train"].positive())
     tower = complete("tower", experiment.tower, lambda: _hashing(data, sides))
     if isinstance(tower, BagTower):
         hashed = tower
         tower = complete("tower", hashed, lambda: _sizes(hashed, data, sides["item"]))
-    training = complete("training", experiment.training, lambda: _training(pairs))
+    training = complete("training", experiment.training, lambda: _training(experiment, data))
     resolved = dataclasses.replace(
         experiment, query=sides["query"], item=sides["item"], tower=tower, training=training
     )
@@ -178,11 +178,13 @@ def _buckets(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec
     return min(largest, max(smallest, rows)), f"{distinct:,} distinct n-grams and words in the items"
 
 
-def _training(pairs: int) -> Candidates:
+def _training(experiment: Experiment, data: TrainingData) -> Candidates:
     """In which steps to train."""
+    train, of_all = data.parts["train"], learns_from_negatives(experiment.loss)
+    pairs = len(train if of_all else train.positive())
     smallest, largest = BATCHES
     batch = int(np.clip(2 ** round(np.log2(max(1, pairs / EPOCH_STEPS))), smallest, largest))
-    reason = f"{pairs:,} positive training pairs"
+    reason = f"{pairs:,} {'' if of_all else 'positive '}training pairs"
     return {
         "batch_size": (batch, f"{reason}: about {EPOCH_STEPS} steps an epoch, as far as that goes"),
     }
