@@ -4,7 +4,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 
 from export.benchmark import BENCH_PARTS
-from export.release import REASON_LENGTH
+from protos.release_records import REASON_LENGTH
 
 
 def add_options(name: str, command: ArgumentParser) -> None:

@@ -45,6 +45,7 @@ from train.evaluation.plots import save
 from train.fingerprint import code_fingerprint, fingerprint
 from train.models.heads import score_of
 from train.paths import CACHE
+from train.training.metric_groups import metrics_of
 from train.training.trained_model import Model, load_model
 
 LOCKS = CACHE / "locks"
@@ -201,7 +202,10 @@ class _BundleBuilder:
             model = quality.ServedModel(query.onnx, query.inputs, evaluated, index, served)
             rows, _ = self.data.parts["test"].by_query()
             answers = quality.rankings(self.experiment, self.data, model, rows, self.console, tried)
-            metrics = quality.evaluate(self.experiment, self.data, model, self.score, self.console, answers)
+            beside = quality.of_label_baselines(metrics_of(self.run))
+            metrics = quality.evaluate(
+                self.experiment, self.data, model, self.score, self.console, answers, beside
+            )
         per_query.save(per_query.measure(self.data, answers[""]), folder)
         self.reports["quality"] = metrics | {"evaluated_text": self.dataset.report["evaluated_text"]}
 
@@ -215,7 +219,7 @@ class _BundleBuilder:
             texts = texts_of(self._served_values(), self.experiment.item)
             postings, hybrid = over_texts(choice.hybrid, texts)
         postings.write(folder)
-        return HybridRanking(index, catalogue, Fusion(LexicalIndex(postings, hybrid), hybrid, catalogue))
+        return HybridRanking(index, catalogue, Fusion(LexicalIndex(postings, hybrid), catalogue))
 
     def _judged(
         self, query: ServedTower, catalogue: Any, index: ann.SearchIndex, served: HybridRanking | None

@@ -19,17 +19,18 @@ from export.evaluation import quality, trec
 from export.hybrid.rebuild import ranking_of
 from export.onnx.runtimes import onnx_encoder
 from export.release import promote as release
-from export.release import registry
 from protos import bundle, names
 from protos.bundle import TOWERS
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, MissingStage
 from protos.features import SIDES
+from protos.release_records import CHAMPION
 from protos.vectors import rounded_vectors
 from train.config import Experiment, read_experiment
 from train.data.dataset import Dataset, prepare
 from train.data.training_data import TrainingData, texts_of, training_data_of
 from train.progress import PROGRESS
+from train.training.metric_groups import metrics_of
 from train.training.run import STAGE as FIT
 from train.training.run import finished_run
 from train.training.tracking import connect, find_run, get_run
@@ -66,7 +67,8 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     queries, _ = data.parts["test"].by_query()
     with PROGRESS.status("search"):
         answers = quality.rankings(experiment, data, model, queries, PROGRESS)
-        metrics = quality.evaluate(experiment, data, model, manifest.score, PROGRESS, answers)
+        beside = quality.of_label_baselines(_metrics_of_run(manifest))
+        metrics = quality.evaluate(experiment, data, model, manifest.score, PROGRESS, answers, beside)
     topics = [trec.split_topics(data, answers)]
     if data.judged is not None:
         served = data.as_served()
@@ -82,6 +84,14 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
         )
         written = {"runs": str(arguments.runs)}
     return metrics | {"bundle": str(folder), **written}
+
+
+def _metrics_of_run(manifest: bundle.Manifest) -> Mapping[str, Any]:
+    """The metrics of the run that trained a bundle's towers, or, without the run, those in its manifest."""
+    try:
+        return metrics_of(get_run(manifest.run_id))
+    except MissingStage:
+        return manifest.quality
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,7 @@ def promote(arguments: Namespace) -> dict[str, Any]:
     done = release.promote(experiment, data, PROGRESS, arguments.force, arguments.reason)
     return {
         "model": f"models:/{experiment.name}/{done.version}",
-        "alias": registry.CHAMPION,
+        "alias": CHAMPION,
         "move": done.record and asdict(done.record),
         "decision": done.decision and done.decision.document(),
         "run_id": done.run_id,

@@ -70,7 +70,7 @@ def show_quality(metrics: dict[str, Any], console: Console) -> None:
     """Print the quality of the served pipeline beside exact search and the baselines."""
     from train.terminal import baseline_columns, metric_table, show_cold_start, show_judged
 
-    sides = {"dense_": "towers alone", "lexical_": "words alone", "hybrid_": "hybrid"}
+    sides = {"dense_": "towers alone", "lexical_": "BM25 alone", "hybrid_": "hybrid"}
     measured = {prefix: label for prefix, label in sides.items() if f"{prefix}ndcg_at_10" in metrics}
     names = {"": "served", "exact_": "exact", **measured, **baseline_columns(metrics)}
     console.print(metric_table(f"test, {int(metrics['queries']):,} queries", metrics, names))

@@ -224,9 +224,9 @@ class Hybrid:
         b: how much the length of an item's text counts, 0 to 1.
         mean_length: tokens of an item's text in the mean, when the statistics were taken.
         weight: share of the lexical score in a convex combination, 0 to 1.
-        dense: candidates of the dense search; as many as are wanted, if those are more.
-        lexical: candidates of the lexical side, likewise.
-        postings: items of a query's rarer terms that are looked through for candidates, in all.
+        dense_candidates: of the dense search; as many as are wanted, if those are more.
+        lexical_candidates: of the lexical side, likewise.
+        most_postings: postings of a query's rarer terms that are read for candidates, in all.
         most_terms: distinct terms of a query that count, the rarest ones.
         method: of fusion: a convex combination of both scores, or reciprocal ranks, which need no weight.
     """
@@ -236,14 +236,14 @@ class Hybrid:
     b: float
     mean_length: float
     weight: float
-    dense: int
-    lexical: int
-    postings: int
+    dense_candidates: int
+    lexical_candidates: int
+    most_postings: int
     most_terms: int = 32
     method: FusionMethod = "convex"
 
     def __post_init__(self) -> None:
-        for key in ("dense", "lexical", "postings", "most_terms"):
+        for key in ("dense_candidates", "lexical_candidates", "most_postings", "most_terms"):
             _expect_within(key, getattr(self, key), 0, MOST_CANDIDATES)
         for key in ("b", "weight"):
             if not 0 <= getattr(self, key) <= 1:

@@ -40,10 +40,10 @@ SQLITE_NO_SPACE = ("database or disk is full", "disk I/O error")  # SQLAlchemy p
 
 
 @contextlib.contextmanager
-def collection_paused() -> Iterator[None]:
-    """No garbage collection while the block runs, for imports: they make many objects that stay.
+def gc_paused() -> Iterator[None]:
+    """Garbage collection is off while the block runs, for imports.
 
-    To look through all of them again and again takes a tenth of the time of `python -m export history`.
+    They make many objects that stay; to scan these takes a tenth of the time of `python -m export history`.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -236,7 +236,8 @@ class HistoryFeature(Feature):
 
     Args:
         kind: `history` are the items of positive events, `negative_history` those of negative ones: shown and
-            not clicked, or rated low. A query gives them as a feature, because its `history` is the first.
+            not clicked, or rated low. A query gives its negative history under `features`; its field
+            `history` always holds the positive one.
         max_length: known items kept; older ones are cut off. Where a query has both kinds, training reads its
             newest events, as many as the larger `max_length` says, and divides them into the two.
     """

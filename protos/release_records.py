@@ -14,6 +14,10 @@ from protos.toml_config import parse
 RELEASE = "release"  # value of the tag `STAGE` of a record's run
 RECORD_TAG = "twinspire.move"  # of a run
 LOCK_SUFFIX = ".release-lock"  # of a model's name: the registered model that is its release lock
+CHAMPION = "champion"  # the alias that records are about
+RECORD_LENGTH = 8000  # characters; MLflow cuts a longer tag of a run without an error
+REASON_LENGTH = 1000  # characters of a reason
+LOCK_STALE_S = 300.0  # age of a release lock from which on another process may break it
 FINISHED, RUNNING = "FINISHED", "RUNNING"  # statuses of a run
 
 Action = Literal["promote", "refuse", "force", "rollback"]

@@ -91,7 +91,7 @@ class BundleModel(PythonModel):
         exclude_history = bool(params.get("exclude_history", False))
         conditions = [line for line in str(params.get("filter", "")).split("\n") if line.strip()]
         passing = parse_where(conditions, self._retriever.manifest.filters)
-        fusion = _fusion(str(params.get("fusion", "")))
+        fusion = FusionMode(str(params.get("fusion", "")) or FusionMode.DEFAULT)
         queries = [_query(row, n) for n, row in enumerate(model_input)]
         hits = []
         for start in range(0, len(queries), BATCH):
@@ -103,13 +103,6 @@ class BundleModel(PythonModel):
             )
             hits += [_hits(answer) for answer in answers]
         return hits
-
-
-def _fusion(name: str) -> FusionMode:
-    known = [mode.value for mode in FusionMode]
-    if name and name not in known:
-        raise InvalidInput("fusion", f"expected {', '.join(known)}, got {name[:40]!r}")
-    return FusionMode(name) if name else FusionMode.DEFAULT
 
 
 def _hits(answer: Answer) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from protos.release_records import CHAMPION
 from tests.helpers.waiting import wait_until
 from train.paths import ROOT
 
@@ -215,7 +216,6 @@ def checkout(empty_store: Path, tmp_path: Path) -> Path:
     """A copy of the checkout with its environment, and a champion in its registry."""
     import mlflow
 
-    from export.release import registry
     from tests.helpers import releases
     from tests.helpers.stdlib import tracking_at
 
@@ -233,7 +233,7 @@ def checkout(empty_store: Path, tmp_path: Path) -> Path:
     (copy / "mlruns").mkdir()
     with tracking_at(f"sqlite:///{shutil.copy(empty_store, copy / 'mlruns')}"):
         releases.register(tmp_path / "bundles", 1)
-        mlflow.MlflowClient().set_registered_model_alias(releases.NAME, registry.CHAMPION, "1")
+        mlflow.MlflowClient().set_registered_model_alias(releases.NAME, CHAMPION, "1")
     return copy
 
 

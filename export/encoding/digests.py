@@ -1,8 +1,8 @@
 """Hashes of what the item tower reads of each item, by which a refresh finds the items that have changed.
 
 Two items with one digest have the same input arrays, so one tower gives them the same vector. A change of a
-display field, or of white space that the normalisation removes, changes no digest. A lexical index reads the
-texts as they are, and beyond what the tower reads, so digests of hybrid bundles are of the whole texts, too.
+display field, or of white space that the normalisation removes, changes no digest. BM25 reads texts without
+normalisation and without a cut, so the digest of an item of a hybrid bundle covers its whole texts, too.
 """
 
 import hashlib

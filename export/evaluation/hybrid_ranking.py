@@ -6,11 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from export import ann
-from protos.hybrid.fusion import Fusion
+from protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, with_words
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
-LEXICAL = 1.0  # weight with which BM25 alone ranks
 
 
 class HybridRanking:
@@ -28,7 +27,7 @@ class HybridRanking:
 
     def candidates(self, queries: Vectors, k: int) -> list[tuple[list[int], list[float]]]:
         """What the dense search of the service finds for each query (Q, D): rows and inner products."""
-        width = max(k, self.fusion.hybrid.dense)
+        width = max(k, self.fusion.hybrid.dense_candidates)
         found = self._index.search(queries, width, [np.empty(0, np.int64)] * len(queries))
         best = []
         for query, rows in zip(queries, found, strict=True):
@@ -49,15 +48,15 @@ class HybridRanking:
         Args:
             queries: vectors (Q, D).
             texts: of the same queries, as far as the tower reads them.
-            weight: of the lexical score; 1 for BM25 alone; as the bundle ranks by default.
+            weight: of the lexical score; `BM25_ALONE` keeps only items with a word of the query; as the
+                bundle ranks by default.
             candidates: as `candidates` gives them for this `k`, if known.
         """
         ranked = np.full((len(queries), min(k, len(self._items))), -1, np.int64)
         found = self.candidates(queries, k) if candidates is None else candidates
         for n, (query, text, (rows, scores)) in enumerate(zip(queries, texts, found, strict=True)):
-            terms = self.fusion.index.terms(text)
-            best, _, _, lexical = self.fusion.rank(terms, query, rows, scores, k, weight=weight)
-            if weight == LEXICAL:
-                best = [row for row, score in zip(best, lexical, strict=True) if score > 0]
-            ranked[n, : len(best)] = best
+            asked = FusionQuery(self.fusion.index.terms(text), query, rows, scores)
+            best = self.fusion.rank(asked, k, weight)
+            (found_rows, *_) = with_words(best) if weight == BM25_ALONE else best
+            ranked[n, : len(found_rows)] = found_rows
         return ranked

@@ -14,13 +14,16 @@ from rich.console import Console
 
 from export import ann
 from export.encoding import encode_all
-from export.evaluation.hybrid_ranking import LEXICAL, HybridRanking
+from export.evaluation.hybrid_ranking import HybridRanking
 from export.onnx.runtimes import Encode
 from protos.bundle import Score
 from protos.features import TowerInputs
+from protos.hybrid.fusion import BM25_ALONE
 from train.config import Experiment
+from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData, texts_of
 from train.evaluation.baselines import LABELS, baselines
+from train.evaluation.label_baselines import LABEL_BASELINES
 from train.evaluation.metrics import CUTOFFS, goodness, mean, per_query
 from train.evaluation.plots import metric_label
 from train.evaluation.report import (
@@ -104,6 +107,7 @@ def evaluate(
     score: Score,
     console: Console,
     answers: Mapping[str, Rows] | None = None,
+    beside: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Metrics of the served pipeline on the test split.
 
@@ -111,6 +115,7 @@ def evaluate(
 
     Args:
         answers: the result of `rankings` for the test queries, if known.
+        beside: metrics on the same test split that are not measured here (`of_label_baselines`).
     """
 
     def served(rows: Rows) -> Rows:
@@ -126,11 +131,25 @@ def evaluate(
     exact = known.pop(EXACT)
     own = known.pop("")
     others = {name: _as_known(rows) for name, rows in known.items()}
-    metrics: dict[str, Any] = dict(evaluate_ranking(data, "test", _as_known(own), others))
+    metrics: dict[str, Any] = dict(beside or {})
+    metrics |= evaluate_ranking(data, "test", _as_known(own), others)
     metrics |= {f"{EXACT}_{k}": v for k, v in mean(per_query(exact, relevant)).items()}
     metrics |= evaluate_cold_items(data, served)
-    metrics |= evaluate_labels(data, "test", products, score)
+    means = experiment.baselines.measures("itemmean")
+    metrics |= evaluate_labels(data, "test", products, score, means)
     return metrics | {"queries": len(queries), "verdict": verdict(metrics, experiment.training.selection)}
+
+
+def of_label_baselines(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """AUC and log loss of the baselines that predict labels, as far as a run or a bundle has them.
+
+    A run fits these baselines once. To fit them again for each evaluation would take minutes.
+
+    Args:
+        metrics: by their names in code, of the run that trained the towers, or of a bundle's manifest.
+    """
+    names = [f"{each.name}_{metric}" for each in LABEL_BASELINES for metric in OF_LABELS]
+    return {name: float(metrics[name]) for name in names if name in metrics}
 
 
 def evaluate_judged_queries(data: TrainingData, answers: Mapping[str, Rows]) -> dict[str, Any]:
@@ -159,7 +178,7 @@ def _parts(
     ranking = tried or model.hybrid
     if ranking is None:
         return {}
-    by_text = ranking.rank(queries, query_texts(data, model.inputs, rows), K, LEXICAL)
+    by_text = ranking.rank(queries, query_texts(data, model.inputs, rows), K, BM25_ALONE)
     other = _search(data, replace(model, hybrid=tried), queries, rows)
     return {"hybrid" if tried else "dense": other, "lexical": by_text}
 

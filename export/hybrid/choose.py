@@ -27,12 +27,12 @@ import numpy.typing as npt
 from rich.console import Console
 
 from export import ann
-from export.evaluation.hybrid_ranking import LEXICAL, HybridRanking
+from export.evaluation.hybrid_ranking import HybridRanking
 from export.hybrid.postings import postings_of
 from protos.bundle import Hybrid, Score
 from protos.errors import GateRefused
 from protos.features import TextFeature
-from protos.hybrid.fusion import Fusion
+from protos.hybrid.fusion import BM25_ALONE, Fusion
 from protos.hybrid.lexical_index import LexicalIndex
 from protos.lexical import Analyzer
 from train.config import Experiment
@@ -43,7 +43,6 @@ from train.evaluation.metrics import bootstrap_interval, mean, per_query
 from train.evaluation.plots import metric_label
 from train.evaluation.ranking import selection_metric
 
-Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 Metrics = dict[str, npt.NDArray[np.float64]]
 WEIGHTS = tuple(n / 20 for n in range(1, 20))
@@ -95,15 +94,15 @@ def choose(
     """
     enabled = experiment.hybrid.enabled
     reason = _inapplicable(experiment, data, score)
-    is_unlabelled = len(queries) < LEAST_QUERIES
-    if is_unlabelled and enabled is not True:
+    has_few_queries = len(queries) < LEAST_QUERIES
+    if has_few_queries and enabled is not True:
         reason = reason or f"{len(queries)} validation queries tell too little, expected {LEAST_QUERIES}"
     if reason:
         if enabled is True:
             raise GateRefused(f"hybrid.enabled is true, but there can be no hybrid: {reason}")
         return Choice(None, None, False, {"shipped": False, "why": reason})
-    if is_unlabelled:
-        return _unlabelled(experiment, data, index, items, len(queries))
+    if has_few_queries:
+        return _by_ranks(experiment, data, index, items, len(queries))
     with console.status("BM25 beside the vectors, on validation"):
         return _Learned(experiment, data, index, items, queries).choice()
 
@@ -122,14 +121,14 @@ def _inapplicable(experiment: Experiment, data: TrainingData, score: Score) -> s
     return ""
 
 
-def _unlabelled(
+def _by_ranks(
     experiment: Experiment, data: TrainingData, index: ann.SearchIndex, items: Vectors, queries: int
 ) -> Choice:
     """A hybrid by reciprocal ranks."""
     analyzer = analyzer_of(experiment, data)
     model = Bm25(analyzer.analyze(texts_of(data.items, experiment.item)))
     hybrid = replace(_parameters(experiment, analyzer, model, index), method="reciprocal_ranks")
-    fusion = Fusion(LexicalIndex(postings_of(model), hybrid), hybrid, items)
+    fusion = Fusion(LexicalIndex(postings_of(model), hybrid), items)
     why = f"{queries} validation queries are too few to learn a weight, so ranks are added (RRF)"
     report = {"shipped": True, "why": why, "method": hybrid.method, "k1": hybrid.k1, "b": hybrid.b}
     report |= {"analyzer": str(analyzer), "validation_queries": queries}
@@ -139,10 +138,16 @@ def _unlabelled(
 def _parameters(experiment: Experiment, analyzer: Analyzer, model: Bm25, index: ann.SearchIndex) -> Hybrid:
     """The parameters of a hybrid before its weight is known."""
     config = experiment.hybrid
-    dense = config.dense_candidates or max(LEAST_CANDIDATES, index.parameters.ef_search // 2)
-    mean_length = model.mean_length or 1.0
+    dense_candidates = config.dense_candidates or max(LEAST_CANDIDATES, index.parameters.ef_search // 2)
     return Hybrid(
-        analyzer, model.k1, model.b, mean_length, 0.0, dense, config.lexical_candidates, config.postings
+        analyzer=analyzer,
+        k1=model.k1,
+        b=model.b,
+        mean_length=model.mean_length or 1.0,
+        weight=0.0,
+        dense_candidates=dense_candidates,
+        lexical_candidates=config.lexical_candidates,
+        most_postings=config.most_postings,
     )
 
 
@@ -167,8 +172,7 @@ class _Learned:
         model = Bm25(analyzer.analyze(texts_of(data.items, experiment.item)))
         self._tune(model, [*analyzer.analyze(self.texts[:TUNED_ON])])
         self.hybrid = _parameters(experiment, analyzer, model, index)
-        lexical = LexicalIndex(postings_of(model), self.hybrid)
-        self.index, self.items, self.lexical = index, items, lexical
+        self.index, self.items, self.postings = index, items, postings_of(model)
         self.ranking = self._ranking(self.hybrid)
 
     def _tune(self, model: Bm25, queries: Sequence[Sequence[str]]) -> None:
@@ -176,12 +180,12 @@ class _Learned:
         model.tune(queries, lambda ranked: mean(per_query(ranked, wanted))[self.metric])
 
     def _ranking(self, hybrid: Hybrid) -> HybridRanking:
-        return HybridRanking(self.index, self.items, Fusion(self.lexical, hybrid, self.items))
+        return HybridRanking(self.index, self.items, Fusion(LexicalIndex(self.postings, hybrid), self.items))
 
     def choice(self) -> Choice:
         candidates = self.ranking.candidates(self.vectors, K)
         measured: dict[float, Metrics] = {}
-        for weight in (*WEIGHTS, LEXICAL):
+        for weight in (*WEIGHTS, BM25_ALONE):
             ranked = self.ranking.rank(self.vectors, self.texts, K, weight, candidates)
             measured[weight] = per_query(ranked, self.relevant)
         nothing = [np.empty(0, np.int64)] * len(self.vectors)
@@ -189,7 +193,7 @@ class _Learned:
         curve = {weight: measured[weight][self.metric] for weight in WEIGHTS}
         best = _weight(curve)
         hybrid = replace(self.hybrid, weight=best)
-        rows = {"dense": dense, "lexical": measured[LEXICAL], "hybrid": measured[best]}
+        rows = {"dense": dense, "lexical": measured[BM25_ALONE], "hybrid": measured[best]}
         differences = {name: _difference(measured[best], dense, name) for name in _compared(self.metric)}
         wins, why = _verdict(differences, self.metric, len(self.texts))
         shipped = wins or self.experiment.hybrid.enabled is True

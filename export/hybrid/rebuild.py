@@ -44,17 +44,17 @@ def ranking_of(
     if manifest.hybrid is None:
         return None
     postings, hybrid = over_texts(manifest.hybrid, texts)
-    return HybridRanking(index, items, Fusion(LexicalIndex(postings, hybrid), hybrid, items))
+    return HybridRanking(index, items, Fusion(LexicalIndex(postings, hybrid), items))
 
 
-def of_rows(postings: Postings, rows: Rows) -> Any:
+def weights_of_rows(postings: Postings, rows: Rows) -> Any:
     """The weights of some items, by term: CSR (V, R)."""
     shape = (len(postings.terms), postings.count)
     matrix = scipy.sparse.csr_matrix((postings.weights, postings.documents, postings.starts), shape=shape)
     return matrix.tocsc()[:, rows].tocsr()
 
 
-def of_texts(index: LexicalIndex, texts: Sequence[str]) -> Any:
+def weights_of_texts(index: LexicalIndex, texts: Sequence[str]) -> Any:
     """The weights of items with these texts, by the statistics of an index: CSR (V, T)."""
     found = [index.weights(text) for text in texts]
     lengths = [len(terms) for terms, _ in found]
@@ -65,15 +65,16 @@ def of_texts(index: LexicalIndex, texts: Sequence[str]) -> Any:
     return scipy.sparse.csr_matrix((weights, terms, starts), shape=shape).T.tocsr()
 
 
-def arranged(base: Postings, parts: Sequence[Any], order: Rows) -> Postings:
-    """An index with the terms of another one over the items of several matrices.
+def interleaved(base: Postings, first: Any, second: Any, is_first: npt.NDArray[np.bool_]) -> Postings:
+    """An index with the terms of another one over the items of two matrices.
 
     Args:
         base: has the terms and their idf.
-        parts: CSR (V, n) each; together they have N columns.
-        order: of the N columns: item n is the column `order[n]` of all side by side.
+        first, second: CSR (V, A) and (V, B).
+        is_first: bool (A + B,): whether item n is the next column of `first`; else it is that of `second`.
     """
-    matrix = scipy.sparse.hstack(list(parts), format="csc")[:, order].tocsr()
+    order = np.where(is_first, np.cumsum(is_first) - 1, first.shape[1] + np.cumsum(~is_first) - 1)
+    matrix = scipy.sparse.hstack([first, second], format="csc")[:, order].tocsr()
     matrix.sort_indices()
     return Postings(
         base.terms,

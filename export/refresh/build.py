@@ -18,7 +18,7 @@ from export.bundle_files import write_bundle, write_reports
 from export.encoding import ColumnRecords, EncodedFile, ItemTower, encode_all, encode_into
 from export.evaluation import per_query
 from export.evaluation.quality import encode_queries
-from export.hybrid.rebuild import arranged, of_rows, of_texts
+from export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
 from export.onnx.runtimes import Encode, onnx_encoder
 from export.refresh.merge import FRESH, Champion, Merged
 from export.refresh.quality import Evaluation, NotMeasured
@@ -152,16 +152,15 @@ class _Build:
     def _lexical(self, folder: Path) -> LexicalIndex | None:
         """Write the lexical index, if the champion has one: its weights, and those of the other items."""
         index = LexicalIndex.of(self.champion.folder, self.manifest)
-        if index is None or self.manifest.hybrid is None:
+        if index is None:
             return None
         merged = self.inputs.merged
         is_kept = merged.origin != FRESH
-        kept = of_rows(index.postings, merged.origin[is_kept])
-        fresh = of_texts(index, texts_of(merged.fresh, self.manifest.schema.item))
-        order = np.where(is_kept, np.cumsum(is_kept) - 1, kept.shape[1] + np.cumsum(~is_kept) - 1)
-        postings = arranged(index.postings, [kept, fresh], order)
+        kept = weights_of_rows(index.postings, merged.origin[is_kept])
+        fresh = weights_of_texts(index, texts_of(merged.fresh, self.manifest.schema.item))
+        postings = interleaved(index.postings, kept, fresh, is_kept)
         postings.write(folder)
-        return LexicalIndex(postings, self.manifest.hybrid)
+        return LexicalIndex(postings, index.hybrid)
 
     def _index(self, vectors: Any, folder: Path) -> tuple[bundle.IndexParameters, dict[str, Any]]:
         """Build and tune the index; returns its parameters and its report."""

@@ -24,7 +24,7 @@ from export.encoding.digests import item_digests
 from export.evaluation import per_query, quality
 from export.evaluation.hybrid_ranking import HybridRanking
 from export.evaluation.per_query import PerQuery
-from export.hybrid.rebuild import arranged, of_rows, of_texts
+from export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
 from export.onnx.runtimes import Encode
 from export.refresh.merge import FRESH, NO_DIGEST, Champion, Merged
 from export.refresh.work import WORK
@@ -74,11 +74,6 @@ class _Columns:
     by_split: Rows
     places: Rows
 
-    @property
-    def rank(self) -> Rows:
-        """How many of the others come before each item, (N,); of an other, its place among them."""
-        return np.cumsum(~self.is_own) - 1
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -123,7 +118,7 @@ class Evaluation:
             index = ann.rebuild(items, parameters, self.manifest.score, config.threads)
             hybrid = None
             if lexical is not None:
-                fusion = Fusion(self._evaluated_index(lexical, columns), lexical.hybrid, items)
+                fusion = Fusion(self._evaluated_index(lexical, columns), items)
                 hybrid = HybridRanking(index, items, fusion)
             model = quality.ServedModel(query, inputs, items, index, hybrid)
             answers = quality.ranked(data, model, console)
@@ -142,17 +137,14 @@ class Evaluation:
         }
         return Measured(metrics, per_query.measure(data, answers))
 
-    def _evaluated_index(self, lexical: LexicalIndex, columns: "_Columns") -> LexicalIndex:
+    def _evaluated_index(self, lexical: LexicalIndex, columns: _Columns) -> LexicalIndex:
         """The lexical index over the items to evaluate on, by the statistics of the bundle."""
         texts = texts_of(self.data.items, self.manifest.schema.item)
-        own = of_texts(lexical, [texts[row] for row in columns.by_split])
-        served = of_rows(lexical.postings, columns.places)
-        order = np.where(columns.is_own, np.cumsum(columns.is_own) - 1, own.shape[1] + columns.rank)
-        return LexicalIndex(arranged(lexical.postings, [own, served], order), lexical.hybrid)
+        own = weights_of_texts(lexical, [texts[row] for row in columns.by_split])
+        served = weights_of_rows(lexical.postings, columns.places)
+        return LexicalIndex(interleaved(lexical.postings, own, served, columns.is_own), lexical.hybrid)
 
-    def _on(
-        self, merged: Merged, vectors: Any, console: Console
-    ) -> tuple[Any, TrainingData, int, "_Columns"]:
+    def _on(self, merged: Merged, vectors: Any, console: Console) -> tuple[Any, TrainingData, int, _Columns]:
         """Vectors to evaluate on, the data with rows of these, the number of queries left out, and the items.
 
         The rows are those of the data set's items that are left, then the other items of the catalogue, then

@@ -26,12 +26,13 @@ from export.refresh.work import WORK, Work
 from export.release import audit_log, comparison, registry
 from export.release.model_card import REFRESHED_FROM
 from export.release.promote import Compare, Promotion, challenger_data, promote
-from export.release.registry import CHALLENGER, CHAMPION, AliasState, by_version, registry_errors
+from export.release.registry import CHALLENGER, AliasState, by_version, registry_errors
 from protos import bundle
 from protos.bundle import Snapshot
 from protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
 from protos.files.file_lock import exclusive_lock
 from protos.mlflow_keys import BUNDLE_VERSION
+from protos.release_records import CHAMPION
 from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.item_table import ItemTable

@@ -26,14 +26,16 @@ import mlflow
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from export.release import REASON_LENGTH
 from export.release.lock import ReleaseLock
-from export.release.registry import CHAMPION, retire_challenger
+from export.release.registry import retire_challenger
 from protos.documents import parse_json
 from protos.errors import InvalidInput
 from protos.mlflow_keys import STAGE
 from protos.release_records import (
+    CHAMPION,
     MOVING_ACTIONS,
+    REASON_LENGTH,
+    RECORD_LENGTH,
     RECORD_TAG,
     RELEASE,
     Action,
@@ -44,7 +46,6 @@ from protos.release_records import (
 from train.training.tracking import environment, experiment_id, is_absent
 
 HEAD_TAG = "twinspire.trail"  # of the registered model
-RECORD_LENGTH = 8000  # characters; MLflow cuts a longer tag of a run without an error
 
 
 @dataclass(frozen=True)

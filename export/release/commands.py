@@ -11,7 +11,8 @@ from export.bundles import find_bundle
 from export.release import registry
 from export.release.history import history as history_of
 from export.release.rollback import rollback as roll_back
-from protos.cli import collection_paused
+from protos.cli import gc_paused
+from protos.release_records import CHAMPION
 from train.config import read_experiment
 from train.training.tracking import connect
 
@@ -25,7 +26,7 @@ def register(arguments: Namespace) -> dict[str, Any]:
     is_champion = registry.AliasState.of(manifest.name).champion == str(version.version)
     return {
         "model": f"models:/{manifest.name}/{version.version}",
-        "alias": registry.CHAMPION if is_champion else registry.CHALLENGER,
+        "alias": CHAMPION if is_champion else registry.CHALLENGER,
         "bundle_version": manifest.bundle_version,
         "reused": reused,
     }
@@ -39,13 +40,13 @@ def rollback(arguments: Namespace) -> dict[str, Any]:
     version = move.after if move else arguments.to
     return {
         "model": f"models:/{name}/{version}",
-        "alias": registry.CHAMPION,
+        "alias": CHAMPION,
         "move": move and asdict(move),
     }
 
 
 def history(arguments: Namespace) -> dict[str, Any]:
     """Print every promotion, refusal and rollback of the champion, and whether the record is whole."""
-    with collection_paused():  # MLflow imports its store when it is first asked
+    with gc_paused():  # MLflow imports its store when it is first asked
         connect()
         return history_of(read_experiment(arguments.config).name)

@@ -5,7 +5,7 @@ lock of `pydocs` is the registered model `pydocs.release-lock`. The process that
 and its tags, written in the same transaction, describe the holder.
 
 A holder that was killed leaves its lock behind. A process on the same host breaks such a lock at once. A
-process on another host breaks it when it is `STALE_S` seconds old by the clock of the server.
+process on another host breaks it when it is `LOCK_STALE_S` seconds old by the clock of the server.
 
 A lock is broken by renaming its model to a name that ends in the lock's token. The server allows each name
 once, so only one process can break a lock. The renamed model is kept, with tags that say who broke the lock
@@ -33,10 +33,9 @@ from mlflow.exceptions import MlflowException
 from export.markdown import one_line
 from export.release.lock_holder import LockHolder, printable
 from protos.errors import Unavailable
-from protos.release_records import LOCK_SUFFIX
+from protos.release_records import LOCK_STALE_S, LOCK_SUFFIX
 from train.training.tracking import is_absent, unreachable
 
-STALE_S = 300.0  # a release holds the lock for a second or two
 WAIT_S = 30.0
 POLL_S = 0.2
 MAX_SHOWN = 500  # characters of a text from the registry
@@ -73,7 +72,7 @@ class ReleaseLock:
             raise Unavailable(
                 f"{self.name}: the release lock was taken over: this process was too slow; try again"
             )
-        if _age(found) > STALE_S / 2:
+        if _age(found) > LOCK_STALE_S / 2:
             raise Unavailable(
                 f"{self.name}: gave up after holding the release lock for {_age(found):.0f} s; try again"
             )
@@ -185,8 +184,8 @@ def _age(model: RegisteredModel) -> float:
 
 def _why_broken(name: str, found: RegisteredModel) -> str:
     """Why a lock may be broken; empty if it must not be."""
-    if _age(found) >= STALE_S:
-        return f"it was held for longer than {STALE_S:.0f} s"
+    if _age(found) >= LOCK_STALE_S:
+        return f"it was held for longer than {LOCK_STALE_S:.0f} s"
     process = LockHolder.of(found.tags)
     if process is None or not process.has_died():
         return ""
@@ -224,7 +223,9 @@ def _release(lock: ReleaseLock) -> None:
             return
         client.rename_registered_model(found.name, _renamed(lock.name, lock.token))
         renamed = client.get_registered_model(_renamed(lock.name, lock.token))
-        if _age(renamed) < STALE_S:  # else a process may be about to break it, and must find the name taken
+        if (
+            _age(renamed) < LOCK_STALE_S
+        ):  # else a process may be about to break it, and must find the name taken
             client.delete_registered_model(renamed.name)
     except MlflowException as error:
         if not is_absent(error) and error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -256,7 +257,7 @@ def _time(timestamp: float) -> str:
 
 
 def _held_by_another(name: str, found: RegisteredModel) -> str:
-    until = _time(found.creation_timestamp + 1000 * STALE_S)
+    until = _time(found.creation_timestamp + 1000 * LOCK_STALE_S)
     return (
         f"{name}: the release lock is taken by {_described(found)} ({_age(found):.0f} s), until {until} "
         "at the latest; try again later. The lock of a process that has ended is broken at once by a "

@@ -22,7 +22,6 @@ from export.release.gate import CandidateVersion, Decision, GateResult
 from export.release.gates import GATES
 from export.release.registry import (
     CHALLENGER,
-    CHAMPION,
     AliasState,
     by_alias,
     fetch,
@@ -30,7 +29,7 @@ from export.release.registry import (
     retire_challenger,
 )
 from protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
-from protos.release_records import Action, Record
+from protos.release_records import CHAMPION, Action, Record
 from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.training_data import TrainingData, training_data_of
@@ -39,7 +38,7 @@ from train.training.metric_groups import grouped
 Compare = Callable[
     [CandidateVersion, CandidateVersion | None, Experiment, Callable[[], TrainingData], Console], Decision
 ]
-BY_NAME = {gate.name: gate for gate in GATES}
+GATES_BY_NAME = {gate.name: gate for gate in GATES}
 REPORT = "release"  # folder of the report among a run's artefacts
 
 
@@ -189,15 +188,14 @@ def _conclude(
 
 def _summary(result: GateResult) -> dict[str, object]:
     """A result for the record, with what a service shows of it: the service knows no gates."""
-    shown = (
-        {
+    gate = GATES_BY_NAME.get(result.name)
+    shown = {}
+    if gate is not None:
+        shown = {
             "title": gate.title,
             "shown_figure": gate.shown_figure(result.figure),
             "shown_bound": gate.shown_bound(result.bound),
         }
-        if (gate := BY_NAME.get(result.name))
-        else {}
-    )
     warning = {"warning": result.warning} if result.warning else {}
     figures = {"figure": result.figure, "bound": result.bound, "holds": result.holds}
     return {"name": result.name, **figures, **shown, **warning}

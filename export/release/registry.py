@@ -25,13 +25,13 @@ from export.bundles import BUNDLES, export_metrics
 from protos import bundle, entry_points
 from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
 from protos.mlflow_keys import BUNDLE_VERSION
+from protos.release_records import CHAMPION
 from protos.tokenizer import TOKENIZER
 from train.paths import ROOT
 from train.training.metric_groups import grouped
 from train.training.tracking import get_run, is_absent, unreachable
 
 CHALLENGER = "challenger"
-CHAMPION = "champion"
 # Packages that every registered model needs.
 RUNTIME = ("numpy", "onnxruntime", "hnswlib", "protobuf", "pyroaring", "PyStemmer", "mlflow")
 

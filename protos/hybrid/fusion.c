@@ -159,7 +159,7 @@ static Py_ssize_t read_terms(PyObject *list, Term *terms, const int64_t *starts,
     for (Py_ssize_t n = 0; n < given; n++) {
         Py_ssize_t term = PyLong_AsSsize_t(PyList_GetItem(list, n));
         if (term < 0 || term >= known) {
-            if (!PyErr_Occurred()) PyErr_SetString(PyExc_IndexError, "a term is not in the index");
+            if (!PyErr_Occurred()) PyErr_Format(PyExc_IndexError, "term %zd: the index has %zd terms", term, known);
             return -1;
         }
         terms[n] = (Term){starts[term], starts[term + 1] - starts[term], (int32_t)term, 1};
@@ -177,7 +177,7 @@ static Py_ssize_t read_terms(PyObject *list, Term *terms, const int64_t *starts,
 static Py_ssize_t read_items(PyObject *rows, PyObject *scores, Item *items, Py_ssize_t catalogue) {
     Py_ssize_t count = PyList_Size(rows);
     if (PyList_Size(scores) != count) {
-        PyErr_SetString(PyExc_ValueError, "expected as many scores as rows");
+        PyErr_Format(PyExc_ValueError, "%zd scores for %zd rows", PyList_Size(scores), count);
         return -1;
     }
     for (Py_ssize_t n = 0; n < count; n++) {
@@ -185,7 +185,7 @@ static Py_ssize_t read_items(PyObject *rows, PyObject *scores, Item *items, Py_s
         double score = PyFloat_AsDouble(PyList_GetItem(scores, n));
         if (PyErr_Occurred()) return -1;
         if (row < 0 || row >= catalogue) {
-            PyErr_SetString(PyExc_IndexError, "a row is not in the catalogue");
+            PyErr_Format(PyExc_IndexError, "row %zd: the catalogue has %zd items", row, catalogue);
             return -1;
         }
         items[n] = (Item){(int32_t)row, (float)score, 0, 0};
@@ -223,10 +223,15 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
     const char *mask = buffers[MASK].buf;
     float *sums = buffers[SUMS].buf;
     Py_ssize_t known = buffers[IDF].len / 4, catalogue = buffers[SUMS].len / 4, dimension = buffers[QUERY].len / 4;
-    if (buffers[STARTS].len != 8 * (known + 1) || buffers[VECTORS].len != 4 * catalogue * dimension ||
-        buffers[DOCUMENTS].len != buffers[WEIGHTS].len || (mask != NULL && buffers[MASK].len != catalogue) ||
-        most_terms < 0 || most_postings < 0 || most_found < 0 || k < 0) {
-        PyErr_SetString(PyExc_ValueError, "arrays do not fit each other");
+    const char *wrong = NULL;
+    if (buffers[STARTS].len != 8 * (known + 1)) wrong = "starts: expected one more than idf has";
+    else if (buffers[DOCUMENTS].len != buffers[WEIGHTS].len) wrong = "documents and weights differ in length";
+    else if (buffers[VECTORS].len != 4 * catalogue * dimension) wrong = "vectors: do not fit the items and the query";
+    else if (mask != NULL && buffers[MASK].len != catalogue) wrong = "mask: expected a value for each item";
+    else if (!(weight >= 0 && weight <= 1)) wrong = "weight: expected 0 to 1";
+    else if (most_terms < 0 || most_postings < 0 || most_found < 0 || k < 0) wrong = "a bound is below 0";
+    if (wrong != NULL) {
+        PyErr_SetString(PyExc_ValueError, wrong);
         goto done;
     }
     if (most_found > most_postings) most_found = most_postings;
@@ -290,7 +295,7 @@ static PyObject *fuse(PyObject *Py_UNUSED(self), PyObject *args) {
 
     float share = (float)weight, rest = 1 - share, left = 0;
     for (Py_ssize_t n = rare; n < term_count; n++) left += terms[n].times * idf[terms[n].term]; /* no weight is higher */
-    if (left > 0 && share >= 0) {
+    if (left > 0) {
         for (Py_ssize_t n = 0; n < count; n++) items[n].fused = rest * items[n].dense + share * items[n].lexical / bound;
         count = prune(items, count, k, share * left / bound);
         sort_by_row(items, count);

@@ -9,13 +9,13 @@ or, where no weight could be learned, of their ranks (Cormack et al. 2009):
 The upper bound of a query is the sum of the idf of its terms, which no item can exceed. Candidates come from
 both sides: the best of the dense search, and the best of the items that hold one of the query's rarer terms.
 The postings of its other terms are only looked up for the candidates. So the work of a query is bounded, by
-`Hybrid.most_terms` and `Hybrid.postings`, however many words it has.
+`Hybrid.most_terms` and `Hybrid.most_postings`, however many words it has.
 """
 
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,101 +35,77 @@ log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Held = tuple[int, Any, Floats]  # how often a query holds a term, rows of its items, and the weight in each
+BM25_ALONE = 1.0  # the weight of the lexical score with which BM25 ranks alone
 RANKS = 60  # added to a rank, as Cormack et al. do
 Ranked = tuple[list[int], list[float], list[float], list[float]]  # rows, scores, dense and lexical parts
+
+
+class FusionQuery(NamedTuple):
+    """A query, and what the dense search has found for it.
+
+    Args:
+        terms: numbers of the query's terms, repeated ones included.
+        vector: of the query, float32 (D,).
+        rows: of the items that the dense search has found, no row twice.
+        scores: inner products of these.
+        mask: which items the lexical side may find, bool (N,); all by default.
+    """
+
+    terms: list[int]
+    vector: Floats
+    rows: list[int]
+    scores: list[float]
+    mask: Mask | None = None
 
 
 class Fusion:
     """Ranks the items of one bundle by both scores; safe to call from several threads.
 
     Args:
-        index: of N items.
-        hybrid: the weight and the bounds.
+        index: of N items, with the weight and the bounds.
         vectors: float32 (N, D), of the same items.
     """
 
-    def __init__(self, index: LexicalIndex, hybrid: Hybrid, vectors: Floats) -> None:
-        self.index, self.hybrid = index, hybrid
+    def __init__(self, index: LexicalIndex, vectors: Floats) -> None:
+        self.index, self.hybrid = index, index.hybrid
         self._vectors = np.ascontiguousarray(vectors, np.float32)
         self._sums = np.zeros(index.postings.count, np.float32)  # of the query at work; 0 between two
         self._lock = threading.Lock()  # on the sums; the compiled search keeps the interpreter's own lock
         if compiled is None:
             log.info("the fused search is not compiled here, so it takes eight times as long: make setup")
 
-    def rank(
-        self,
-        terms: list[int],
-        vector: Floats,
-        rows: list[int],
-        scores: list[float],
-        k: int,
-        mask: Mask | None = None,
-        weight: float | None = None,
-    ) -> Ranked:
+    def rank(self, query: FusionQuery, k: int, weight: float | None = None) -> Ranked:
         """The `k` best of the candidates of both sides; fewer if there are fewer.
 
         Args:
-            terms: of the query, repeated ones included.
-            vector: of the query, float32 (D,).
-            rows: what the dense search has found, no row twice.
-            scores: of these, inner products.
+            query: with the candidates of the dense side.
             k: items wanted.
-            mask: which items the lexical side may find, bool (N,); all by default.
             weight: of the lexical score in a convex combination; as the bundle ranks by default.
 
         Returns:
             Rows, fused scores, inner products and lexical scores, best first; of equal ones the lower row.
         """
-        most = max(self.hybrid.lexical, k)
         if weight is None and self.hybrid.method == "reciprocal_ranks":
-            return by_reciprocal_ranks(self.candidates(terms, vector, rows, scores, k, mask), k)
+            return by_reciprocal_ranks(self.candidates(query, k), k)
         share = self.hybrid.weight if weight is None else weight
-        return self._fuse(terms, vector, rows, scores, k, mask, share, most)
+        return self._fuse(query, share, max(self.hybrid.lexical_candidates, k), k)
 
-    def candidates(
-        self,
-        terms: list[int],
-        vector: Floats,
-        rows: list[int],
-        scores: list[float],
-        k: int,
-        mask: Mask | None = None,
-    ) -> Ranked:
-        """All candidates of both sides, in no order that counts; arguments as of `rank`."""
-        most = max(self.hybrid.lexical, k)
-        return self._fuse(terms, vector, rows, scores, len(rows) + most, mask, 0.0, most)
+    def candidates(self, query: FusionQuery, k: int) -> Ranked:
+        """All candidates of both sides, in any order; arguments as of `rank`."""
+        most = max(self.hybrid.lexical_candidates, k)
+        return self._fuse(query, 0.0, most, len(query.rows) + most)
 
-    def _fuse(
-        self,
-        terms: list[int],
-        vector: Floats,
-        rows: list[int],
-        scores: list[float],
-        k: int,
-        mask: Mask | None,
-        share: float,
-        most: int,
-    ) -> Ranked:
+    def _fuse(self, query: FusionQuery, weight: float, most: int, k: int) -> Ranked:
+        """The `k` best, with at most `most` candidates of the lexical side."""
         hybrid, found = self.hybrid, self.index.postings
         if compiled is None:
             with self._lock:
-                return fuse_numpy(
-                    found,
-                    self._sums,
-                    self._vectors,
-                    vector,
-                    mask,
-                    terms,
-                    rows,
-                    scores,
-                    share,
-                    hybrid,
-                    most,
-                    k,
-                )
+                return fuse_numpy(found, self._sums, self._vectors, hybrid, query, weight, most, k)
         best: Ranked = compiled.fuse(
-            found.starts, found.documents, found.weights, found.idf, self._sums, self._vectors, vector, mask,
-            terms, rows, scores, share, hybrid.most_terms, hybrid.postings, most, k,
+            found.starts, found.documents, found.weights, found.idf, self._sums, self._vectors,
+            query.vector, query.mask, query.terms, query.rows, query.scores,
+            weight, hybrid.most_terms, hybrid.most_postings, most, k,
         )  # fmt: skip
         return best
 
@@ -153,48 +129,82 @@ def fuse_numpy(
     postings: Postings,
     sums: Floats,
     vectors: Floats,
-    vector: Floats,
-    mask: Mask | None,
-    terms: Sequence[int],
-    rows: Sequence[int],
-    scores: Sequence[float],
-    weight: float,
     hybrid: Hybrid,
+    query: FusionQuery,
+    weight: float,
     most: int,
     k: int,
 ) -> Ranked:
-    """As `Fusion.rank`, with at most `most` candidates of the lexical side; `sums` are zeros (N,)."""
-    dense_rows = np.array(rows, np.int64)
+    """What the compiled `fuse` does, in NumPy; arguments and errors as of `fuse_held`."""
+    bag = rarest(postings, query.terms, hybrid.most_terms)
+    held = [(times, *_of(postings, term)) for term, times in bag]
+    return fuse_held(held, upper_bound(postings, bag), sums, vectors, hybrid, query, weight, most, k)
+
+
+def fuse_held(
+    held: Sequence[Held],
+    bound: np.float32,
+    sums: Floats,
+    vectors: Floats,
+    hybrid: Hybrid,
+    query: FusionQuery,
+    weight: float,
+    most: int,
+    k: int,
+) -> Ranked:
+    """The fused search over the items of some terms.
+
+    Args:
+        held: of each term of the query, the rarest first: how often the query holds it, the rows of the items
+            that hold it, ascending, and what it adds to the score of each.
+        bound: on the lexical score.
+        sums: float32 (N,), zeros, and zeros again afterwards.
+        vectors: of the items, float32 (N, D).
+        hybrid: the bounds.
+        query: with the candidates of the dense side.
+        weight: of the lexical score.
+        most: candidates of the lexical side.
+        k: items wanted.
+
+    Raises:
+        IndexError: a row of the query is not one of the N.
+    """
+    mask, dense_rows = query.mask, np.array(query.rows, np.int64)
     if len(dense_rows) and not 0 <= dense_rows.min() <= dense_rows.max() < len(sums):
-        raise IndexError("a row is not in the catalogue")
-    bag = rarest(postings, terms, hybrid.most_terms)
-    bound = np.float32(sum(times * float(postings.idf[term]) for term, times in bag))
-    left, rare, touched = hybrid.postings, 0, [np.empty(0, np.int64)]
-    for term, times in bag:
-        documents, weights = _of(postings, term)
-        left -= len(documents)
+        raise IndexError(
+            f"rows {dense_rows.min()} to {dense_rows.max()}: the catalogue has {len(sums)} items"
+        )
+    left, rare, touched = hybrid.most_postings, 0, [np.empty(0, np.int64)]
+    for times, rows, weights in held:
+        left -= len(rows)
         if left < 0:
             break
         rare += 1
         if mask is not None:
-            kept = mask[documents]
-            documents, weights = documents[kept], weights[kept]
-        sums[documents] += times * weights
-        touched.append(documents)
+            kept = mask[rows]
+            rows, weights = rows[kept], weights[kept]
+        sums[rows] += times * weights
+        touched.append(rows)
     found = np.unique(np.concatenate(touched))
-    best = found[np.lexsort((found, -sums[found]))[: min(most, hybrid.postings)]]
+    best = found[np.lexsort((found, -sums[found]))[: min(most, hybrid.most_postings)]]
     extra = np.setdiff1d(best, dense_rows)
     candidates = np.concatenate([dense_rows, extra])
-    dense = np.concatenate([np.array(scores, np.float32), vectors[extra] @ vector.reshape(-1)])
+    dense = np.concatenate([np.array(query.scores, np.float32), vectors[extra] @ query.vector.reshape(-1)])
     lexical = sums[candidates]
     sums[found] = 0
-    for term, times in bag[rare:]:
-        lexical += times * _weights_of(postings, term, candidates)
+    for times, rows, weights in held[rare:]:
+        lexical += times * _weights_of(rows, weights, candidates)
     if bound > 0:
         lexical /= bound
     fused = (1 - np.float32(weight)) * dense + np.float32(weight) * lexical
     order = np.lexsort((candidates, -fused))[:k]
     return candidates[order].tolist(), fused[order].tolist(), dense[order].tolist(), lexical[order].tolist()
+
+
+def with_words(ranked: Ranked) -> Ranked:
+    """Of a ranking by BM25 alone, the items that hold a word of the query: the others come last."""
+    count = sum(score > 0 for score in ranked[3])
+    return ranked[0][:count], ranked[1][:count], ranked[2][:count], ranked[3][:count]
 
 
 def rarest(postings: Postings, terms: Sequence[int], most: int) -> list[tuple[int, int]]:
@@ -205,15 +215,19 @@ def rarest(postings: Postings, terms: Sequence[int], most: int) -> list[tuple[in
     return list(zip(distinct[order].tolist(), times[order].tolist(), strict=True))
 
 
+def upper_bound(postings: Postings, bag: Sequence[tuple[int, int]]) -> np.float32:
+    """The sum of the idf of the query's terms, which the lexical score of no item exceeds."""
+    return np.float32(sum(times * float(postings.idf[term]) for term, times in bag))
+
+
 def _of(postings: Postings, term: int) -> tuple[Any, Floats]:
     part = slice(postings.starts[term], postings.starts[term + 1])
     return postings.documents[part], postings.weights[part]
 
 
-def _weights_of(postings: Postings, term: int, rows: npt.NDArray[np.int64]) -> Floats:
-    """The weight of a term in each of some items, 0 where they do not hold it."""
-    documents, weights = _of(postings, term)
-    if not len(documents):
-        return np.zeros(len(rows), np.float32)
-    places = np.minimum(documents.searchsorted(rows), len(documents) - 1)
-    return np.where(documents[places] == rows, weights[places], np.float32(0))
+def _weights_of(rows: Any, weights: Floats, wanted: npt.NDArray[np.int64]) -> Floats:
+    """What a term adds to the score of each of some items, 0 where they do not hold it."""
+    if not len(rows):
+        return np.zeros(len(wanted), np.float32)
+    places = np.minimum(rows.searchsorted(wanted), len(rows) - 1)
+    return np.where(rows[places] == wanted, weights[places], np.float32(0))

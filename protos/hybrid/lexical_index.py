@@ -11,6 +11,7 @@ A weight is idf * tf / (tf + k1 * (1 - b + b * length / mean length)) (Robertson
 dictionary of 57,000 strings would take 9 MB in each worker.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -112,8 +113,14 @@ class LexicalIndex:
 
     def __init__(self, postings: Postings, hybrid: Hybrid) -> None:
         self.postings, self.hybrid = postings, hybrid
-        self._of_run = hybrid.analyzer.of_run()
-        self._known: dict[str, list[int]] = {}  # run -> numbers of its known terms
+        self._of_run = of_run = hybrid.analyzer.of_run()
+        known = postings.terms
+
+        def numbers(run: str) -> list[int]:  # of the known terms of a run
+            return _lookup(known, of_run(run))
+
+        self._numbers = numbers
+        self._known = functools.lru_cache(KNOWN_RUNS)(numbers)
 
     @classmethod
     def of(cls, folder: Path, manifest: Manifest) -> "LexicalIndex | None":
@@ -128,34 +135,29 @@ class LexicalIndex:
 
     def terms(self, text: str) -> list[int]:
         """Numbers of the terms of a text, repeated ones included; unknown ones are left out."""
-        known = self._known
         found: list[int] = []
         for run in runs_of(text):
-            terms = known.get(run)
-            if terms is None:
-                terms = self._lookup(self._of_run(run))
-                if len(run) <= LONGEST_KNOWN:
-                    if len(known) >= KNOWN_RUNS:
-                        known.clear()
-                    known[run] = terms
-            found += terms
+            found += self._known(run) if len(run) <= LONGEST_KNOWN else self._numbers(run)
         return found
 
     def weights(self, text: str) -> tuple[npt.NDArray[np.int32], Floats]:
         """The terms of an item's text, ascending, and the weight of each: int32 (T,) and float32 (T,)."""
         tokens = [token for run in runs_of(text) for token in self._of_run(run)]
-        terms, counts = np.unique(np.array(self._lookup(tokens), np.int64), return_counts=True)
+        terms, counts = np.unique(
+            np.array(_lookup(self.postings.terms, tokens), np.int64), return_counts=True
+        )
         weights = bm25_weights(
             self.postings.idf[terms], counts, len(tokens) / self.hybrid.mean_length, self.hybrid
         )
         return terms.astype(np.int32), weights
 
-    def _lookup(self, tokens: Sequence[str]) -> list[int]:
-        known = self.postings.terms
-        hashes = np.array([term_hash(token) for token in tokens], np.uint64)
-        places = known.searchsorted(hashes)
-        inside = np.minimum(places, len(known) - 1)
-        return inside[known[inside] == hashes].tolist() if len(known) else []
+
+def _lookup(known: npt.NDArray[np.uint64], tokens: Sequence[str]) -> list[int]:
+    """Places of tokens in ascending hashes; tokens that are not among them are left out."""
+    hashes = np.array([term_hash(token) for token in tokens], np.uint64)
+    places = known.searchsorted(hashes)
+    inside = np.minimum(places, len(known) - 1)
+    return inside[known[inside] == hashes].tolist() if len(known) else []
 
 
 def bm25_weights(idf: Any, counts: Any, relative_length: Any, hybrid: Hybrid) -> Floats:

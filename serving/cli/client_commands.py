@@ -124,7 +124,8 @@ def _add_hits(parser: ArgumentParser) -> None:
         "--fusion",
         choices=[*FusionMode],
         default=FusionMode.DEFAULT,
-        help="scores that rank the items of a text: of the towers, of its words, or both (as the bundle is)",
+        help="what ranks the items: dense (vectors), lexical (BM25) or hybrid (both); by default hybrid if "
+        "the bundle has a lexical index, else dense",
     )
 
 

@@ -1,6 +1,7 @@
 """How what is served became the champion, as tables: gates, promotions and rollbacks."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -43,7 +44,9 @@ def show_releases(console: Console, found: Releases, now: float) -> None:
         _say(console, f"{found.model}: no record of a move of the champion was found")
     _say(
         console,
-        f"read {duration(max(0.0, now - found.read_at))} ago" if found.read_at else "not read yet",
+        f"read {duration(max(0.0, now - found.read_at))} ago"
+        if found.read_at
+        else "not read for this version yet",
         "dim",
     )
     if found.last_error:
@@ -51,7 +54,7 @@ def show_releases(console: Console, found: Releases, now: float) -> None:
 
 
 def promoted(promotion: Mapping[str, Any]) -> str:
-    """The promotion in one sentence: `version 3 was promoted on ..., all 11 gates held`."""
+    """The promotion in one sentence: `version 3 was promoted at ... UTC: all 11 gates held`."""
     gates = promotion["gates"]
     failed = [gate for gate in gates if not gate["holds"]]
     if not gates:
@@ -59,11 +62,11 @@ def promoted(promotion: Mapping[str, Any]) -> str:
     elif failed:
         held = f"although {len(failed)} of {len(gates)} gates did not hold"
     else:
-        held = f"all {len(gates)} gates held"
+        held = "its gate held" if len(gates) == 1 else f"all {len(gates)} gates held"
         if promotion["action"] == "force":
             held += ", but not everything could be compared"
     verb = "promoted by force" if promotion["action"] == "force" else "promoted"
-    return f"version {promotion['after']} was {verb} at {_time(promotion['at'])}: {held}"
+    return f"version {promotion['after']} was {verb} at {_time(promotion['at'])} UTC: {held}"
 
 
 def _gates(promotion: Mapping[str, Any]) -> Table:
@@ -89,8 +92,8 @@ def _records(found: Releases) -> Table:
     table = Table("", "when (UTC)", who, "action", "from", "to", "why", box=None, pad_edge=False)
     for record in found.records:
         ended = "" if record["outcome"] == "done" else f", {record['outcome']}"
-        failed = [gate["name"] for gate in record["gates"] if not gate["holds"]]
-        reasons = [record["reason"], f"not {', '.join(failed)}" if failed else ""]
+        failed = [gate["title"] or gate["name"] for gate in record["gates"] if not gate["holds"]]
+        reasons = [record["reason"], f"did not hold: {', '.join(failed)}" if failed else ""]
         table.add_row(
             str(record["number"]),
             Text(_time(record["at"])),
@@ -104,7 +107,11 @@ def _records(found: Releases) -> Table:
 
 
 def _time(at: str) -> str:
-    return f"{at[:10]} {at[11:19]}"
+    """A time of the registry in UTC; a text that is no time stays as it is."""
+    try:
+        return f"{datetime.fromisoformat(at).astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError):
+        return at
 
 
 def _say(console: Console, text: str, style: str = "") -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
+from protos.errors import InvalidInput
 from serving.filters.plan import Plan
 
 
@@ -31,14 +32,19 @@ class Basis(StrEnum):
 class FusionMode(StrEnum):
     """Which scores rank the items of a query with a text.
 
-    DEFAULT: as the bundle is: both, if it has a lexical index; in an answer: it has none. DENSE: that of the
-    towers alone. LEXICAL: BM25 alone, so that there are no hits without a word of the query. HYBRID: both.
+    DEFAULT: in a request, HYBRID where the bundle has a lexical index, else DENSE; in an answer, that the
+    bundle has no lexical index. DENSE: that of the towers alone. LEXICAL: BM25 alone, so that there are no
+    hits without a word of the query. HYBRID: both.
     """
 
     DEFAULT = "default"
     DENSE = "dense"
     LEXICAL = "lexical"
     HYBRID = "hybrid"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "FusionMode":
+        raise InvalidInput("fusion", f"expected {', '.join(cls)}, got {str(value)[:40]!r}")
 
 
 class Hit(NamedTuple):
@@ -53,7 +59,8 @@ class Hit(NamedTuple):
         fields: the item's display fields; a field that the item lacks is left out.
         dense: of a bundle with a lexical index, the inner product of the vectors, or the score where the
             fusion is DENSE; else None.
-        lexical: likewise BM25 divided by its upper bound, 0 to 1, or 0; else None.
+        lexical: BM25 divided by its upper bound, 0 to 1; 0 where the fusion is DENSE; None if the bundle has
+            no lexical index.
     """
 
     id: str

@@ -1,20 +1,17 @@
 """Queries with a text, answered by BM25 beside the vectors (`protos/hybrid/`).
 
-The dense search runs as it does without a lexical index, for at least `Hybrid.dense` items. What it finds and
-what the postings find is ranked by one score. Other queries, such as histories, are not changed.
+The dense search runs as it does without a lexical index, for at least `Hybrid.dense_candidates` items. One
+score ranks what it finds and what the postings find. Other queries, such as histories, are not changed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from protos.bundle import Manifest
 from protos.errors import InvalidInput
 from protos.features import TextFeature, cut_as_read
-from protos.hybrid.fusion import Fusion, Ranked
+from protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, Ranked, with_words
 from protos.hybrid.lexical_index import LexicalIndex
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import (
@@ -30,7 +27,6 @@ from serving.retrieval.vector_index import VectorIndex, Vectors
 Search = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
 Current = Callable[[frozenset[int]], frozenset[int]]
 NO_ROWS: frozenset[int] = frozenset()
-LEXICAL_WEIGHT = 1.0
 
 
 class HybridSearch:
@@ -43,7 +39,7 @@ class HybridSearch:
 
     def __init__(self, manifest: Manifest, fusion: Fusion) -> None:
         self.manifest, self.fusion, self.index = manifest, fusion, fusion.index
-        self._least = fusion.hybrid.dense
+        self._least = fusion.hybrid.dense_candidates
         features = manifest.schema.query.items()
         self._texts = {name: spec.longest for name, spec in features if isinstance(spec, TextFeature)}
 
@@ -55,9 +51,7 @@ class HybridSearch:
             BundleDamaged: its files do not fit the manifest.
         """
         lexical = LexicalIndex.of(folder, manifest)
-        if lexical is None or manifest.hybrid is None:
-            return None
-        return cls(manifest, Fusion(lexical, manifest.hybrid, index.vectors(slice(None))))
+        return None if lexical is None else cls(manifest, Fusion(lexical, index.vectors(slice(None))))
 
     def terms(self, prepared: Sequence[PreparedQuery]) -> tuple[list[int], ...]:
         """The known terms of each query, as far as the tower reads its text; none of an item."""
@@ -119,40 +113,29 @@ class HybridSearch:
         if options.exclude or context is not PLAIN:
             excluded = current(context.excluded(options))
         is_lexical = options.fusion is FusionMode.LEXICAL
-        weight = LEXICAL_WEIGHT if is_lexical else None
-        best = self.rank(terms, vector, dense, k + len(excluded), options, weight)
-        if excluded or is_lexical:
-            kept = [
-                each
-                for each in zip(*best, strict=True)
-                if each[0] not in excluded and (each[3] > 0 or not is_lexical)
-            ]
+        query = FusionQuery(terms, vector, dense.rows, dense.scores)
+        best = self.rank(query, k + len(excluded), options, BM25_ALONE if is_lexical else None)
+        if is_lexical:
+            best = with_words(best)
+        if excluded:
+            kept = [each for each in zip(*best, strict=True) if each[0] not in excluded]
             best = tuple(map(list, zip(*kept[:k], strict=True))) if kept else ([], [], [], [])  # type: ignore[assignment]
         rows, scores, of_dense, of_lexical = best
         fusion = FusionMode.LEXICAL if is_lexical else FusionMode.HYBRID
         return SearchResult(rows, scores, context, dense.plan, of_dense, of_lexical, fusion)
 
-    def rank(
-        self,
-        terms: list[int],
-        vector: Vectors,
-        dense: SearchResult,
-        k: int,
-        options: SearchOptions,
-        weight: float | None,
-    ) -> Ranked:
+    def rank(self, query: FusionQuery, k: int, options: SearchOptions, weight: float | None) -> Ranked:
         """The `k` best of the candidates of both sides, as `Fusion.rank` gives them.
 
         Args:
-            terms: of the query.
-            vector: of the query (D,).
-            dense: what the dense search has found.
+            query: with what the dense search has found.
             k: items wanted.
             options: of the query; its filter holds for the lexical side, too.
             weight: of the lexical score; None for that of the bundle.
         """
-        mask: npt.NDArray[np.bool_] | None = None if options.filter is None else options.filter.mask
-        return self.fusion.rank(terms, vector, dense.rows, dense.scores, k, mask, weight)
+        if options.filter is not None:
+            query = query._replace(mask=options.filter.mask)
+        return self.fusion.rank(query, k, weight)
 
 
 def check_fusion(hybrid: HybridSearch | None, fusion: FusionMode) -> None:

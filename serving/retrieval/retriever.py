@@ -297,6 +297,7 @@ class Retriever:
         if k < 1:
             raise InvalidInput("k", f"expected at least 1, got {k}")
         refuse_lone_string(exclude, "exclude", "item ids")
+        fusion = FusionMode(fusion)
         check_fusion(self.hybrid, fusion)
         rows = frozenset(self.catalogue.rows(exclude)) if exclude else frozenset()
         return SearchOptions(k, rows, exclude_history, compiled, fusion)

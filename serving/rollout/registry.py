@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, Protocol
 
 from protos import names
 from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
-from protos.mlflow_keys import BUNDLE_VERSION, SHADOW, SHADOW_CHALLENGER, SHADOW_CHAMPION, STAGE
-from serving.rollout.release_records import ABSENT, read_releases
+from protos.mlflow_keys import ABSENT, BUNDLE_VERSION, SHADOW, SHADOW_CHALLENGER, SHADOW_CHAMPION, STAGE
+from serving.rollout.release_records import read_releases
 
 STORE = Path("mlruns/mlflow.db")
 MODEL = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")

@@ -8,9 +8,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from protos.mlflow_keys import STAGE
+from protos.mlflow_keys import ABSENT, STAGE
 from protos.release_records import (
+    CHAMPION,
+    LOCK_STALE_S,
     LOCK_SUFFIX,
+    REASON_LENGTH,
+    RECORD_LENGTH,
     RECORD_TAG,
     RELEASE,
     RUNNING,
@@ -23,13 +27,9 @@ from protos.release_records import (
 RECORDS = 20  # the newest, which are shown
 SEARCHED = 200  # the newest, among which the promotion of a version is looked for
 PROMOTIONS = ("promote", "force")
-CHAMPION = "champion"  # the alias that records are about
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-LOCK_SECONDS = 300.0  # a release lock that is older may be broken by anyone
 
 # Bounds in characters, which no record of this program exceeds, and in gates.
-RECORD_LENGTH = 8000
-ID, NAME, TEXT, REASON = 64, 128, 300, 1000
+ID, NAME, TEXT = 64, 128, 300
 GATES = 32
 HIGHEST = 2**32 - 1
 
@@ -69,7 +69,7 @@ def document(record: Record, run_id: str, outcome: str, moved: bool) -> dict[str
         "before": line(record.before, ID),
         "after": line(record.after, ID),
         "gates": [_gate(each) for each in record.gates[:GATES]],
-        "reason": line(record.reason, REASON),
+        "reason": line(record.reason, REASON_LENGTH),
         "outcome": outcome,
         "moved": moved,
         "run_id": line(run_id, ID),
@@ -77,7 +77,7 @@ def document(record: Record, run_id: str, outcome: str, moved: bool) -> dict[str
 
 
 def line(text: str, most: int) -> str:
-    """A text in one line without control characters, and of at most so many characters."""
+    """A text as one line without control characters, cut to `most` characters."""
     printable = "".join(each if each.isprintable() else " " for each in text[: 4 * most])
     words = " ".join(printable.split())
     return words if len(words) <= most else f"{words[: most - 1]}…"
@@ -124,7 +124,7 @@ def _champion(client: Any, name: str) -> str:
 
 
 def _is_locked(client: Any, name: str, now: float) -> bool:
-    """Whether a process holds the release lock, or was killed under it less than `LOCK_SECONDS` ago."""
+    """Whether a process holds the release lock, or was killed under it less than `LOCK_STALE_S` ago."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -133,7 +133,7 @@ def _is_locked(client: Any, name: str, now: float) -> bool:
         if error.error_code in ABSENT:
             return False
         raise
-    return abs(now - float(lock.creation_timestamp) / 1000) < LOCK_SECONDS  # two clocks
+    return abs(now - float(lock.creation_timestamp) / 1000) < LOCK_STALE_S  # two clocks
 
 
 def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:

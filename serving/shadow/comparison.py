@@ -48,7 +48,7 @@ class Comparison:
         overlap: share of the champion's first ten items that are in the challenger's first ten; None if the
             champion found nothing.
         shift: mean of the challenger's scores minus the champion's, over the items in both answers; None if
-            there are none, or if the answers have a different basis and so scores of different kinds.
+            there are none, or if the answers differ in basis or fusion, and so in the kind of their scores.
         log_ratio: logarithm of the challenger's time over the champion's; None if they are not comparable.
         empty: the challenger found nothing.
     """

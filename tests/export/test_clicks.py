@@ -1,11 +1,14 @@
 """A click model from labelled events to a served probability."""
 
+import shutil
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from export import commands
 from protos import bundle
 from serving.client import Query, RetrievalClient
 from serving.retrieval.query import example_query
@@ -15,6 +18,7 @@ from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.stdlib import Made, make_of, tracking_at
 from train.data.training_data import training_data_of
 from train.evaluation.exact_search import encode, encode_catalogue
+from train.evaluation.label_baselines import LABEL_BASELINES
 from train.models.heads import LogisticHead, logits_of
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import hashing_of
@@ -70,6 +74,32 @@ def test_the_served_score_is_that_of_torch(clicks: Made) -> None:
 
 def _query(values: dict[str, Any]) -> Query:
     return example_query({name: value for name, value in values.items() if value is not None})
+
+
+def test_a_bundle_is_compared_with_the_best_of_all_baselines_of_labels(clicks: Made) -> None:
+    quality, metrics = bundle.read(clicks.folder).quality, metrics_of(clicks.run)
+    losses = {each.label: metrics[f"{each.name}_log_loss"] for each in LABEL_BASELINES}
+    best = min(losses, key=lambda label: losses[label])
+    assert best != "item means"  # which the bundle measures itself
+    assert best in quality["verdict"]
+    assert f"{losses[best]:.3f}" in quality["verdict"]
+    assert "user_item_log_loss" in quality
+    of_labels = {name for name in quality if name.endswith(("auc", "log_loss"))}
+    arguments = Namespace(config=clicks.config, bundle=clicks.folder, runs=None)
+    with tracking_at(clicks.uri):
+        again = commands.evaluate(arguments)
+    assert {name: again[name] for name in of_labels} == pytest.approx({n: quality[n] for n in of_labels})
+    assert again["verdict"] == quality["verdict"]
+
+
+def test_without_its_run_a_bundle_is_compared_with_the_baselines_of_its_manifest(
+    clicks: Made, empty_store: Path, tmp_path: Path
+) -> None:
+    quality = bundle.read(clicks.folder).quality
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"):
+        again = commands.evaluate(Namespace(config=clicks.config, bundle=clicks.folder, runs=None))
+    assert again["fm_auc"] == quality["fm_auc"]
+    assert again["verdict"] == quality["verdict"]
 
 
 def test_a_run_has_the_metrics_of_labels_and_a_calibration(clicks: Made) -> None:

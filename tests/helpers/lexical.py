@@ -11,7 +11,15 @@ from protos.hybrid.lexical_index import Postings, term_hash
 from protos.lexical import Analyzer
 
 HYBRID = Hybrid(
-    Analyzer(), k1=1.2, b=0.5, mean_length=3.0, weight=0.4, dense=20, lexical=15, postings=200, most_terms=32
+    Analyzer(),
+    k1=1.2,
+    b=0.5,
+    mean_length=3.0,
+    weight=0.4,
+    dense_candidates=20,
+    lexical_candidates=15,
+    most_postings=200,
+    most_terms=32,
 )
 
 

@@ -60,7 +60,7 @@ DATASET = {
     "origin": {"licence": "nobody's"},
 }
 HELD = GateResult("parity", 1.3e-7, 1e-5, True, "torch and ONNX Runtime agree")
-# What a service tells of a gate of which the record says nothing.
+# A gate in the answer of `Releases` where the record in MLflow has no field of it.
 GATE: dict[str, Any] = {
     **dict.fromkeys(("name", "title", "shown_figure", "shown_bound", "warning"), ""),
     **dict.fromkeys(("figure", "bound")),

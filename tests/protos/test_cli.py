@@ -14,10 +14,10 @@ from protos.cli import (
     Result,
     UsageError,
     add_command,
-    collection_paused,
     command_line,
     document_command,
     execute,
+    gc_paused,
     print_result,
 )
 from protos.errors import ConfigError, DataError, TwinspireError
@@ -27,13 +27,13 @@ Capture = pytest.CaptureFixture[str]
 
 def test_collection_is_paused_for_a_block_and_no_longer() -> None:
     assert gc.isenabled()
-    with pytest.raises(KeyError), collection_paused():
+    with pytest.raises(KeyError), gc_paused():
         assert not gc.isenabled()
         raise KeyError
     assert gc.isenabled()
     gc.disable()
     try:
-        with collection_paused():
+        with gc_paused():
             assert not gc.isenabled()
         assert not gc.isenabled()  # as it was
     finally:

@@ -60,7 +60,8 @@ def test_a_text_cannot_bring_special_tokens(folder: Path) -> None:
 
 def test_the_part_that_is_read_has_the_same_tokens(folder: Path) -> None:
     for length in (4, 6, 9):
-        tokens, cut = (open_(folder / TOKENIZER, length) for open_ in (open_tokenizer, open_cut))
+        tokens = open_tokenizer(folder / TOKENIZER, length)
+        cut = open_cut(folder / TOKENIZER, length)
         for text in (*TEXTS, "a\ud800 lone surrogate in a text of several words"):
             part = cut(text)
             assert text.startswith(part)

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 _MODULES = Path(__file__).parents[1] / "evaluation" / "baselines"
+LABEL_BASELINE_NAMES = ("base_rate", "itemmean", "user_item", "hashed_lr", "fm")
+"""Baselines that predict labels, of `train/evaluation/label_baselines.py`; the others rank."""
 
 
 def baseline_names() -> list[str]:
-    """The names of all baselines, which are those of their modules; the modules are not imported."""
-    return sorted(path.stem for path in _MODULES.glob("[a-z]*.py"))
+    """The names of all baselines; those that rank are named as their modules, which are not imported."""
+    return sorted([*LABEL_BASELINE_NAMES, *(path.stem for path in _MODULES.glob("[a-z]*.py"))])
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class BaselinesConfig:
             `characters` keeps all words. Both split scripts without spaces, such as Chinese, into characters
             and pairs of characters. `words` does not split them, for texts in which a segmenter has put
             spaces between words.
-        run: names of the baselines to measure; empty for all that apply to the data.
+        run: names of the baselines to measure, of those that rank and of those that predict labels; empty
+            for all that apply to the data.
     """
 
     analyzer: Literal["auto", "words", "english", "characters"] = "auto"
@@ -33,3 +36,7 @@ class BaselinesConfig:
         for name in self.run:
             if name not in names:
                 raise ValueError(f"run: there is no baseline {name!r}; there are {', '.join(names)}")
+
+    def measures(self, name: str) -> bool:
+        """Whether `run` does not leave a baseline out."""
+        return not self.run or name in self.run

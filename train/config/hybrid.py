@@ -21,23 +21,23 @@ class HybridConfig:
         dense_candidates: items of the dense search that are ranked again; 0 takes half of the index's
             `ef_search`, which costs no time, and 32 at least.
         lexical_candidates: items that the lexical side adds.
-        postings: items of a query's rarer terms among which these are sought.
+        most_postings: postings of a query's rarer terms that are read for these.
         queries: largest number of validation queries for the choice.
     """
 
     enabled: Literal["auto", True, False] = "auto"
     dense_candidates: int = 0
     lexical_candidates: int = 50
-    postings: int = 4096
+    most_postings: int = 4096
     queries: int = 3_000
 
     def __post_init__(self) -> None:
         if not isinstance(self.enabled, str | bool):
             raise ValueError(f'enabled: expected "auto", true or false, got {self.enabled!r}')
         at_least(0, self, "dense_candidates")
-        at_least(1, self, "lexical_candidates", "postings", "queries")
-        for key in ("dense_candidates", "lexical_candidates", "postings"):
+        at_least(1, self, "lexical_candidates", "most_postings", "queries")
+        for key in ("dense_candidates", "lexical_candidates", "most_postings"):
             if getattr(self, key) > MOST_CANDIDATES:
                 raise ValueError(f"{key}: expected at most {MOST_CANDIDATES:,}, got {getattr(self, key):,}")
-        keys = ("dense_candidates", "lexical_candidates", "postings", "queries")
+        keys = ("dense_candidates", "lexical_candidates", "most_postings", "queries")
         refuse_unused(self, {'enabled = "auto" or true': (self.enabled is not False, keys)})

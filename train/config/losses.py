@@ -161,3 +161,8 @@ class Bpr(SampledNegatives):
 
 
 LossConfig = FullSoftmax | InBatchSoftmax | SampledSoftmax | Bce | Hinge | Bpr
+
+
+def learns_from_negatives(loss: LossConfig) -> bool:
+    """Whether training reads all labelled pairs of the data, not the positive ones alone."""
+    return isinstance(loss, Bce) and loss.negatives == 0

@@ -34,6 +34,7 @@ class _TowerSection:
 
     _for_english: ClassVar[Mapping[str, Any]] = {"characters": ()}
     usual_loss: ClassVar[LossConfig] = InBatchSoftmax("in_batch_softmax")  # where the TOML has no `[loss]`
+    predicts_probability: ClassVar[bool] = False  # whether the score of a query and an item is a sigmoid
 
     def with_english_defaults(self) -> Self:
         """The section with the values for a large set of English texts where a key is not set.
@@ -289,6 +290,7 @@ class SharedTower(_TowerSection):
     characters: tuple[int, ...] = FROM_DATA
 
     usual_loss: ClassVar[LossConfig] = Bce(kind="bce")
+    predicts_probability: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(1, self, "dimension")
@@ -335,6 +337,7 @@ class ClicksTower(_TowerSection):
     characters: tuple[int, ...] = FROM_DATA
 
     usual_loss: ClassVar[LossConfig] = Bce(kind="bce", negatives=0)
+    predicts_probability: ClassVar[bool] = True
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
         """Any features will do, but token ids.

@@ -16,7 +16,7 @@ from train.evaluation.labelled_metrics import Floats, Labels, pair_losses
 
 FOLDS = 5
 KINDS = ("none", "temperature", "platt")
-FEWEST = 50  # pairs of each label; fewer leave the logits as they are
+FEWEST = 50  # pairs of each label; with fewer the logits are not calibrated
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@
 | `fm`        | factorisation machine (Rendle 2010) over the same features                     |
 
 `user_item` reads the same histories as the towers, where these read positive and negative ones. `hashed_lr`
-and `fm` read the user's id and no history. To add a baseline, add a `LabelBaseline` to `LABEL_BASELINES`.
+and `fm` read the user's id and no history. To add a baseline, add a `LabelBaseline` to `LABEL_BASELINES`, and
+its name to `LABEL_BASELINE_NAMES` of `train/config/baselines.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -65,8 +66,24 @@ class LabelBaseline:
 
 
 def label_baselines(experiment: Experiment, data: TrainingData) -> dict[str, FittedLabels]:
-    """Name -> predictions of each baseline."""
-    return {each.name: each.fit(experiment, data) for each in LABEL_BASELINES}
+    """Name -> predictions of each baseline that `[baselines] run` does not leave out."""
+    chosen = [each for each in LABEL_BASELINES if experiment.baselines.measures(each.name)]
+    return {each.name: each.fit(experiment, data) for each in chosen}
+
+
+def labels_needed(experiment: Experiment, data: TrainingData) -> dict[str, str]:
+    """Name -> what it needs, of each baseline that does not apply to these towers and data.
+
+    Item means stand beside every model of labelled pairs, the others beside a predicted probability.
+    """
+    names = [each.name for each in LABEL_BASELINES]
+    test = data.parts["test"]
+    if test.label is None or not 0 < positive(test).mean() < 1:
+        return dict.fromkeys(names, "positive and negative pairs in the test part")
+    if experiment.tower.predicts_probability:
+        return {}
+    needs = 'towers that predict a probability: tower.kind = "clicks" or "shared"'
+    return {name: needs for name in names if name != "itemmean"}
 
 
 def positive(pairs: Pairs) -> npt.NDArray[np.bool_]:
@@ -99,7 +116,9 @@ def _item_shares(data: TrainingData, smoothing: float) -> Floats:
 
 
 def _user_item(experiment: Experiment, data: TrainingData) -> FittedLabels:
-    shares = _item_shares(data, SMOOTHINGS[2])
+    """The items' smoothing is that of `item_means`; only then the users' smoothing and factor are chosen."""
+    smoothing = item_means(data).settings["smoothing"]
+    shares = _item_shares(data, smoothing)
     total, count = _residuals(experiment, data, shares)
     logits = scipy.special.logit(shares)
 
@@ -110,7 +129,8 @@ def _user_item(experiment: Experiment, data: TrainingData) -> FittedLabels:
 
         return predict
 
-    return _best(data, {"smoothing": SMOOTHINGS, "factor": (3.0, 4.0, 5.0, 6.0)}, fit)
+    found = _best(data, {"smoothing": SMOOTHINGS, "factor": (3.0, 4.0, 5.0, 6.0)}, fit)
+    return FittedLabels(found.predict, {"item_smoothing": smoothing, **found.settings})
 
 
 def _residuals(

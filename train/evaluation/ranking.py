@@ -203,7 +203,7 @@ def has_histories(experiment: Experiment, data: TrainingData) -> bool:
 
 
 def with_at_most(items: int) -> Callable[[Experiment, TrainingData], bool]:
-    """Whether queries have histories over at most so many items."""
+    """A test of whether queries have histories and the catalogue has at most `items` items."""
     return lambda _, data: data.histories is not None and data.item_count <= items
 
 
@@ -293,7 +293,7 @@ def _most_popular(data: TrainingData, items: int, queries: int) -> TrainingData:
 
 
 def _of_some_queries(pairs: Pairs, count: int) -> Pairs:
-    """The pairs of at most so many queries, drawn with a seed."""
+    """The pairs of `count` queries, drawn with a seed; of all queries if there are fewer."""
     distinct = np.unique(pairs.query)
     if len(distinct) <= count:
         return pairs

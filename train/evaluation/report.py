@@ -132,16 +132,21 @@ def evaluate_cold_items(data: TrainingData, rank: Ranker) -> dict[str, float]:
 
 
 def evaluate_labels(
-    data: TrainingData, part: str, inner_products: Callable[[Pairs], Vectors], score: Score
+    data: TrainingData,
+    part: str,
+    inner_products: Callable[[Pairs], Vectors],
+    score: Score,
+    beside: bool = True,
 ) -> dict[str, float]:
     """How well positive and negative pairs are told apart, where the data has labels.
 
     Args:
         inner_products: (P,), of some pairs by the model.
         score: how an inner product becomes a score; only a sigmoid is a probability.
+        beside: also measure item means.
 
     Returns:
-        `auc`, `log_loss` of a sigmoid, and the same of a baseline (`itemmean_`): each item's share of
+        `auc`, `log_loss` of a sigmoid, and the same of item means (`itemmean_`): each item's share of
         positives in training, smoothed towards the overall share. Empty if the labels are all alike.
     """
     pairs = data.parts[part]
@@ -149,13 +154,11 @@ def evaluate_labels(
         return {}
     labels = pairs.label > 0
     products = inner_products(pairs)
-    means = item_means(data).predict(pairs)
-    found = {
-        "auc": float(roc_auc_score(labels, products)),
-        "itemmean_auc": float(roc_auc_score(labels, means)),
-        "itemmean_log_loss": float(log_loss(labels, means)),
-        "labelled_pairs": float(len(pairs)),
-    }
+    found = {"auc": float(roc_auc_score(labels, products)), "labelled_pairs": float(len(pairs))}
+    if beside:
+        means = item_means(data).predict(pairs)
+        found["itemmean_auc"] = float(roc_auc_score(labels, means))
+        found["itemmean_log_loss"] = float(log_loss(labels, means))
     if score.kind == "sigmoid":
         probability = 1 / (1 + np.exp(-(products.astype(np.float64) + score.bias)))
         found["log_loss"] = float(log_loss(labels, probability))

@@ -25,6 +25,7 @@ from protos.lexical import unspaced_share
 from protos.tokenizer import TOKENIZER, open_tokenizer
 from protos.toml_config import FROM_DATA
 from train.config import Experiment
+from train.config.losses import learns_from_negatives
 from train.config.towers import BagTower, TransformerTower
 from train.data.training_data import TrainingData
 from train.models.prepared_inputs import hash_texts
@@ -99,7 +100,6 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
         }
         for side in SIDES
     }
-    pairs = len(data.parts["train"].positive())
     tower = complete("tower", experiment.tower, lambda: _hashing(data, sides))
     if isinstance(tower, BagTower):
         hashed = tower
@@ -107,7 +107,7 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
     if isinstance(tower, TransformerTower) and len(tower.sides) < len(SIDES):
         students = tower
         tower = complete("tower", students, lambda: {"buckets": _buckets(students, data, sides["item"])})
-    training = complete("training", experiment.training, lambda: _training(pairs))
+    training = complete("training", experiment.training, lambda: _training(experiment, data))
     resolved = dataclasses.replace(
         experiment, query=sides["query"], item=sides["item"], tower=tower, training=training
     )
@@ -201,11 +201,13 @@ def _buckets(
     return min(largest, max(smallest, rows)), f"{distinct:,} distinct n-grams and words in the items"
 
 
-def _training(pairs: int) -> Candidates:
+def _training(experiment: Experiment, data: TrainingData) -> Candidates:
     """In which steps to train."""
+    train, of_all = data.parts["train"], learns_from_negatives(experiment.loss)
+    pairs = len(train if of_all else train.positive())
     smallest, largest = BATCHES
     batch = int(np.clip(2 ** round(np.log2(max(1, pairs / EPOCH_STEPS))), smallest, largest))
-    reason = f"{pairs:,} positive training pairs"
+    reason = f"{pairs:,} {'' if of_all else 'positive '}training pairs"
     return {
         "batch_size": (batch, f"{reason}: about {EPOCH_STEPS} steps an epoch, as far as that goes"),
     }

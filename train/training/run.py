@@ -250,7 +250,7 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
         save_towers(stored, trainer.towers)
     rankers = baselines(experiment, data, console)
     with console.status("test evaluation, baselines beside it"):
-        metrics |= _test_metrics(trainer, rankers)
+        metrics |= _test_metrics(experiment, trainer, rankers)
         metrics |= labelled.metrics(experiment)
         on_judged = judged.metrics(rankers, start, console)
         on_labels = labelled.baselines_on_validation(experiment)
@@ -330,13 +330,16 @@ def _start_metrics(
     return named, judged.answers()
 
 
-def _test_metrics(trainer: Trainer, rankers: Mapping[str, FittedBaseline]) -> dict[str, float]:
+def _test_metrics(
+    experiment: Experiment, trainer: Trainer, rankers: Mapping[str, FittedBaseline]
+) -> dict[str, float]:
     """The metrics of the towers and of the baselines on the test part, by exact search."""
     data = trainer.data
     found = evaluate_ranking(data, "test", trainer.rank, rankers)
     found |= evaluate_cold_items(data, trainer.rank)
     score = score_of(trainer.towers[0])
-    return found | evaluate_labels(data, "test", trainer.inner_products, score)
+    beside = experiment.baselines.measures("itemmean")
+    return found | evaluate_labels(data, "test", trainer.inner_products, score, beside)
 
 
 def _baselines_on_validation(

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 
 from protos.errors import MissingStage, Unavailable
 from protos.files.file_lock import exclusive_lock
-from protos.mlflow_keys import STAGE
+from protos.mlflow_keys import ABSENT, STAGE
 from train.interrupts import before_leaving
 from train.paths import IS_CHECKOUT, MLRUNS, ROOT
 
@@ -171,7 +171,7 @@ def get_run(run_id: str) -> Run:
 
 def is_absent(error: MlflowException) -> bool:
     """Whether MLflow answered that there is no such entity; any other error leaves that open."""
-    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+    return error.error_code in ABSENT
 
 
 def unreachable(error: MlflowException) -> Unavailable:

@@ -17,7 +17,7 @@ from protos.errors import DataError, MissingStage, Unavailable
 from protos.features import Schema, TextFeature
 from protos.toml_config import parse
 from train.config import Experiment
-from train.config.losses import Bce
+from train.config.losses import learns_from_negatives
 from train.data.training_data import TrainingData
 from train.models.defaults import from_data
 from train.models.initialization import build_schema, fit_number_encoders
@@ -63,9 +63,8 @@ def build_model(
     experiment = from_data(experiment, data).experiment
     torch.manual_seed(experiment.training.seed)
     training = data.training_values()
-    loss = experiment.loss
-    learns_from_negatives = isinstance(loss, Bce) and loss.negatives == 0
-    counts = dict(zip(data.item_ids, data.counts(learns_from_negatives).tolist(), strict=True))
+    of_all_pairs = data.counts(learns_from_negatives(experiment.loss)).tolist()
+    counts = dict(zip(data.item_ids, of_all_pairs, strict=True))
     schema = build_schema(experiment.query, experiment.item, training, counts)
     schema = schema.in_folder(experiment.tower.features_folder)
     architecture = architecture_of(experiment.tower)

@@ -261,7 +261,8 @@ class Trainer:
         """Metrics of the current towers on one part of the split, by exact search over all items."""
         queries, relevant = self.data.parts[part].by_query()
         found = mean(per_query(self.rank(queries), relevant))
-        return found | evaluate_labels(self.data, part, self.inner_products, score_of(self.towers[0]))
+        score = score_of(self.towers[0])
+        return found | evaluate_labels(self.data, part, self.inner_products, score, beside=False)
 
     def rank(self, queries: Rows) -> Rows:
         """The best items of some queries, (Q, K) item rows, -1 where fewer than K are left."""

@@ -65,6 +65,20 @@ def metric_of(experiment: Experiment) -> str:
     return "ndcg_at_10" if selection in OF_LABELS else selection
 
 
+def metric_beside_baselines(experiment: Experiment, metrics: Mapping[str, Any]) -> str:
+    """The metric by which a model is compared with its baselines.
+
+    AUC and log loss are not means over queries, so two bundles are not compared by them, but a model and its
+    baselines are.
+
+    Args:
+        metrics: of the model.
+    """
+    selection = experiment.training.selection
+    asked = experiment.gates.quality_metric
+    return selection if asked == "selection" and selection in metrics else metric_of(experiment)
+
+
 def judge(comparison: Comparison) -> Judgement | None:
     """The result, and the metrics with their differences.
 
@@ -85,7 +99,8 @@ def judge(comparison: Comparison) -> Judgement | None:
     except Exception as error:  # errors of ONNX Runtime share no other base class
         return _not_evaluated(f"cannot be evaluated again: {error}", comparison.gates.quality_margin)
     result, measured = judge_metrics(found, comparison.experiment)
-    beside = quality.better_baseline(comparison.challenger.manifest.quality, metric_of(comparison.experiment))
+    own = comparison.challenger.manifest.quality
+    beside = quality.better_baseline(own, metric_beside_baselines(comparison.experiment, own))
     return replace(result, warning=beside), measured
 
 

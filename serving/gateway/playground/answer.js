@@ -44,6 +44,8 @@ export function answerView(body, shown) {
         words.basisInWords(main.basis, question.mode),
         " ",
         words.planInWords(main.plan, isExact(info.manifest?.index)),
+        " ",
+        words.fusionInWords(main.fusion),
       ),
     ),
     notice && el("p", { class: "notice", dir: "auto" }, notice),
@@ -56,7 +58,7 @@ export function answerView(body, shown) {
     both
       ? comparisonView(body, options)
       : hits.length
-        ? hitList(hits, { ...options, top: topScore(hits), label: "Hits" })
+        ? hitList(hits, { ...options, top: topScore(hits), fusion: main.fusion, label: "Hits" })
         : nothingFound(main, shown),
     requestView(shown.request, body, both),
   );
@@ -122,7 +124,8 @@ export function emptyView(examples, items, choose) {
     el(
       "p",
       {},
-      "The query tower turns the question into a vector; the answer is the items whose vectors are nearest.",
+      "The query tower turns the question into a vector; the answer is the items whose vectors are nearest, " +
+        "and of a hybrid bundle those whose words fit as well.",
     ),
     shown.length > 0 && [
       el("h3", {}, "Examples of the bundle"),

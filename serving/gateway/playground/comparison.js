@@ -49,6 +49,7 @@ export function comparisonView({ champion, challenger }, options) {
       champion,
       hitList(left, {
         ...options,
+        fusion: champion.fusion,
         compact: true,
         top: top[0],
         label: "Hits of the champion",
@@ -61,6 +62,7 @@ export function comparisonView({ champion, challenger }, options) {
       challenger,
       hitList(right, {
         ...options,
+        fusion: challenger.fusion,
         compact: true,
         top: top[1],
         label: "Hits of the challenger",
@@ -125,7 +127,7 @@ function side(role, answer, list) {
 
 /** Scores of two models can be compared where both are of the same kind; the request is the same. */
 function sameScale(champion, challenger) {
-  return (champion.basis ?? "") === (challenger.basis ?? "");
+  return ["basis", "fusion"].every((key) => (champion[key] ?? "") === (challenger[key] ?? ""));
 }
 
 function movedBadge([before, after]) {

@@ -12,6 +12,7 @@ const LONG = 48; // characters from which a field is shown as a paragraph
  * @param {Object} options
  * @param {Object} options.info of the bundle.
  * @param {number} options.top the score whose bar is full.
+ * @param {string} [options.fusion] of the answer: which scores ranked.
  * @param {string} options.label of the list.
  * @param {function(Object): Node} [options.badge] beside a hit's score, such as its movement.
  * @param {function(string)} options.similar asks for more like a hit.
@@ -21,13 +22,13 @@ const LONG = 48; // characters from which a field is shown as a paragraph
  */
 export function hitList(
   hits,
-  { info, top, label, badge = () => null, similar, exclude, follow = null, compact = false },
+  { info, top, label, fusion, badge = () => null, similar, exclude, follow = null, compact = false },
 ) {
   const long = longFields(hits);
   return el(
     "ol",
     { class: compact ? "hits compact" : "hits", "aria-label": label },
-    hits.map((hit, at) => hitRow(hit, at, { info, top, badge, similar, exclude, follow, compact, long })),
+    hits.map((hit, at) => hitRow(hit, at, { info, top, fusion, badge, similar, exclude, follow, compact, long })),
   );
 }
 
@@ -42,7 +43,7 @@ function longFields(hits) {
   );
 }
 
-function hitRow(hit, at, { info, top, badge, similar, exclude, follow, compact, long }) {
+function hitRow(hit, at, { info, top, fusion, badge, similar, exclude, follow, compact, long }) {
   const title = titleOf(hit, info);
   const shown = words.score(hit.score);
   const actions = el(
@@ -117,14 +118,14 @@ function hitRow(hit, at, { info, top, badge, similar, exclude, follow, compact, 
         el("span", { class: hit.score < 0 ? "score-bar negative" : "score-bar" }),
         top > 0 ? hit.score / top : 0,
       ),
-      parts(hit),
+      parts(hit, fusion),
     ),
   );
 }
 
-/** What vectors and words gave, of a bundle that ranks by both. */
-function parts(hit) {
-  if (!hit.lexical && !hit.dense) return null;
+/** What vectors and words gave, where words took part in the ranking. */
+function parts(hit, fusion) {
+  if (fusion !== "FUSION_HYBRID" && fusion !== "FUSION_LEXICAL") return null;
   return el(
     "dl",
     { class: "score-parts" },

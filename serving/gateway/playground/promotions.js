@@ -33,7 +33,7 @@ export function promotionPanels(releases) {
 function nothing({ failure, model, model_version: version }) {
   if (failure) return [el("p", { class: "notice warn" }, `They cannot be read. ${failure.message}`)];
   if (model) return [el("p", {}, "Not read from the registry yet.")];
-  const what = version ? `Version ${version} is served for good` : "Served from a folder";
+  const what = version ? `Version ${version} was chosen by its number, so no alias is followed` : "Served from a folder";
   return [el("p", {}, `${what}: no promotions to show.`)];
 }
 

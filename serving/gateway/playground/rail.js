@@ -52,7 +52,7 @@ function bundlePanel(info, manifest) {
       ["Version", version(info.bundle_version, "bundle version")],
       ["Items", words.count(info.item_count)],
       ["Score", scoreInWords(manifest.score)],
-      ["Words", manifest.hybrid ? hybridInWords(manifest.hybrid) : null],
+      ["Hybrid", manifest.hybrid ? hybridInWords(manifest.hybrid) : null],
       ["Index", indexInWords(index)],
       ["Vectors", precision.vectors],
       ["Size", sizes ? words.bytes(sizes) : null],

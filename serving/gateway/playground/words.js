@@ -31,6 +31,17 @@ export function planInWords(plan = "PLAN_UNFILTERED", exact = false) {
   return words[plan] ?? `Searched by ${plain(plan, "PLAN_")}.`;
 }
 
+/** Which scores ranked the hits; empty where the bundle ranks by vectors alone. */
+export function fusionInWords(fusion = "FUSION_DEFAULT") {
+  const words = {
+    FUSION_DEFAULT: "",
+    FUSION_DENSE: "Vectors alone ranked the items.",
+    FUSION_LEXICAL: "Words alone (BM25) ranked the items.",
+    FUSION_HYBRID: "Vectors and words (BM25) ranked the items.",
+  };
+  return words[fusion] ?? `Ranked by ${plain(fusion, "FUSION_")}.`;
+}
+
 const plain = (name, prefix) => String(name).replace(prefix, "").toLowerCase().replaceAll("_", " ");
 
 /**

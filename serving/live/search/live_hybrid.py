@@ -6,12 +6,10 @@ does not know have none, and find nothing until the towers are trained again.
 
 import numpy as np
 
-from protos.hybrid.fusion import Ranked, by_reciprocal_ranks, rarest
+from protos.hybrid.fusion import FusionQuery, Ranked, by_reciprocal_ranks, fuse_held, rarest, upper_bound
 from serving.live.search.overlay import Mask, Overlay
-from serving.live.search.overlay_postings import Slots
 from serving.retrieval.hybrid_search import HybridSearch
-from serving.retrieval.query import SearchOptions, SearchResult
-from serving.retrieval.vector_index import Vectors
+from serving.retrieval.query import SearchOptions
 
 
 class LiveHybrid(HybridSearch):
@@ -28,45 +26,41 @@ class LiveHybrid(HybridSearch):
         self._visible: Mask | None = None  # rows of the bundle, after `_changes` of the overlay
         self._changes = -1
 
-    def rank(
-        self,
-        terms: list[int],
-        vector: Vectors,
-        dense: SearchResult,
-        k: int,
-        options: SearchOptions,
-        weight: float | None,
-    ) -> Ranked:
+    def rank(self, query: FusionQuery, k: int, options: SearchOptions, weight: float | None) -> Ranked:
         """As `HybridSearch.rank`."""
-        first = self._live.first_row
-        of_bundle: tuple[list[int], list[float]] = [], []
-        of_overlay: list[int] = []
-        for row, score in zip(dense.rows, dense.scores, strict=True):
-            if row < first:
-                of_bundle[0].append(row)
-                of_bundle[1].append(score)
-            else:
-                of_overlay.append(row - first)
-        passing, slots = self._masks(options)
+        of_bundle, of_overlay = self._split(query, *self._masks(options))
         if not self._live.live_count:
-            return self.fusion.rank(terms, vector, *of_bundle, k, passing, weight)
-        is_by_ranks = weight is None and self.fusion.hybrid.method == "reciprocal_ranks"
-        if is_by_ranks:
-            best = self.fusion.candidates(terms, vector, *of_bundle, k, passing)
-        else:
-            best = self.fusion.rank(terms, vector, *of_bundle, k, passing, weight)
-        most = k if not is_by_ranks else len(of_overlay) + max(self.fusion.hybrid.lexical, k)
-        own = self._rank_overlay(terms, vector, of_overlay, most, slots, weight)
-        if is_by_ranks:
-            one, other = best, own
-            every = one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3]
-            return by_reciprocal_ranks(every, k)
-        both = [*zip(*best, strict=True), *zip(*own, strict=True)]
+            return self.fusion.rank(of_bundle, k, weight)
+        hybrid = self.fusion.hybrid
+        if weight is None and hybrid.method == "reciprocal_ranks":
+            most = len(of_overlay.rows) + max(hybrid.lexical_candidates, k)  # all candidates
+            own = self._rank_overlay(of_overlay, most, 0.0)
+            return by_reciprocal_ranks(_joined(self.fusion.candidates(of_bundle, k), own), k)
+        share = hybrid.weight if weight is None else weight
+        own = self._rank_overlay(of_overlay, k, share)
+        best = self.fusion.rank(of_bundle, k, share)
+        both = [*zip(*_joined(best, own), strict=True)]
         both.sort(key=lambda each: (-each[1], each[0]))
         if not both or not k:
             return [], [], [], []
-        rows, scores, of_dense, of_lexical = zip(*both[:k], strict=True)
-        return [*rows], [*scores], [*of_dense], [*of_lexical]
+        rows, scores, dense, lexical = zip(*both[:k], strict=True)
+        return [*rows], [*scores], [*dense], [*lexical]
+
+    def _split(
+        self, query: FusionQuery, passing: Mask | None, slots: Mask
+    ) -> tuple[FusionQuery, FusionQuery]:
+        """The query with what was found in the bundle, and with what was found in the overlay.
+
+        The overlay's rows begin at 0 there.
+        """
+        first = self._live.first_row
+        of_bundle = FusionQuery(query.terms, query.vector, [], [], passing)
+        of_overlay = FusionQuery(query.terms, query.vector, [], [], slots)
+        for row, score in zip(query.rows, query.scores, strict=True):
+            part, start = (of_bundle, 0) if row < first else (of_overlay, first)
+            part.rows.append(row - start)
+            part.scores.append(score)
+        return of_bundle, of_overlay
 
     def _masks(self, options: SearchOptions) -> tuple[Mask | None, Mask]:
         """The rows of the bundle (None for all) and of the overlay that the lexical side may find."""
@@ -78,56 +72,23 @@ class LiveHybrid(HybridSearch):
             self._visible, self._changes = ~live.hidden, live.changes
         return (self._visible if live.hidden_count else None), live.alive[: live.count]
 
-    def _rank_overlay(
-        self,
-        terms: list[int],
-        vector: Vectors,
-        dense: list[int],
-        k: int,
-        passing: Mask,
-        weight: float | None,
-    ) -> Ranked:
+    def _rank_overlay(self, query: FusionQuery, k: int, weight: float) -> Ranked:
         """The best of the overlay's rows, as `Fusion.rank` ranks the bundle's.
 
         Args:
-            terms: of the query.
-            vector: of the query (D,).
-            dense: rows of the overlay that the dense search has found.
+            query: with the candidates of the overlay, and the rows that may be found as its mask.
             k: items wanted.
-            passing: rows of the overlay that may be found.
-            weight: of the lexical score; None for that of the bundle.
+            weight: of the lexical score.
         """
-        live, parameters = self._live, self.fusion.hybrid
-        share = np.float32(parameters.weight if weight is None else weight)
-        bag = rarest(self.index.postings, terms, parameters.most_terms)
-        bound = np.float32(sum(times * float(self.index.postings.idf[term]) for term, times in bag))
+        live, hybrid, base = self._live, self.fusion.hybrid, self.index.postings
+        bag = rarest(base, query.terms, hybrid.most_terms)
         held = [(times, *live.postings.of(term)) for term, times in bag]
         held.sort(key=lambda each: len(each[1]))
-        sums = np.zeros(live.count, np.float32)
-        touched, left, rare = [np.array(dense, np.int32)], parameters.postings, 0
-        for times, slots, weights in held:
-            left -= len(slots)
-            if left < 0:
-                break
-            rare += 1
-            sums[slots] += times * weights
-            touched.append(slots)
-        found: Slots = np.unique(np.concatenate(touched))
-        found = found[passing[found]]
-        most = max(parameters.lexical, k)
-        if len(found) > most + len(dense):
-            is_dense = np.isin(found, touched[0])
-            others = found[~is_dense]
-            kept = others[np.argsort(-sums[others], kind="stable")[:most]]
-            found = np.concatenate([found[is_dense], kept])
-        lexical = sums[found]
-        for times, slots, weights in held[rare:]:
-            places = np.minimum(slots.searchsorted(found), len(slots) - 1)
-            lexical += times * np.where(slots[places] == found, weights[places], np.float32(0))
-        if bound > 0:
-            lexical /= bound
-        products = live.vectors[found] @ vector
-        fused = (1 - share) * products + share * lexical
-        order = np.lexsort((found, -fused))[:k]
-        rows = found[order] + live.first_row
-        return rows.tolist(), fused[order].tolist(), products[order].tolist(), lexical[order].tolist()
+        sums, most = np.zeros(live.count, np.float32), max(hybrid.lexical_candidates, k)
+        bound = upper_bound(base, bag)
+        best = fuse_held(held, bound, sums, live.vectors, hybrid, query, weight, most, k)
+        return ([row + live.first_row for row in best[0]], *best[1:])
+
+
+def _joined(one: Ranked, other: Ranked) -> Ranked:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3]

@@ -93,7 +93,7 @@ def test_the_verdict_names_the_better_one() -> None:
 
 @pytest.mark.parametrize("metric", ["log_loss", "ece"])
 def test_the_lower_log_loss_and_calibration_error_are_the_better_ones(metric: str) -> None:
-    others = {f"itemmean_{metric}": 0.6, f"base_rate_{metric}": 0.7}
+    others = {f"itemmean_{metric}": 0.6, f"hashed_lr_{metric}": 0.7}
     label = "log loss" if metric == "log_loss" else "ECE"
     ahead, behind = {metric: 0.5, **others}, {metric: 0.65, **others}
     assert verdict(ahead, metric) == f"better than item means at {label}: 0.500 against 0.600"
@@ -103,7 +103,7 @@ def test_the_lower_log_loss_and_calibration_error_are_the_better_ones(metric: st
 
 
 def test_the_table_has_a_row_for_each_of_many_rankings(films_made: Made, made: Made) -> None:
-    of_texts = ("towers alone", "words alone", "BM25", "BM25, full texts", "character TF-IDF")
+    of_texts = ("towers alone", "BM25 alone", "BM25", "BM25, full texts", "character TF-IDF")
     of_histories = ["popularity", "recent popularity", "item-kNN", "VSKNN", "SLIST", "EASE"]
     of_histories += ["EASE, recency weights", "EASE x recent popularity"]
     for folder, labels in ((made.folder, of_texts), (films_made.folder, of_histories)):

@@ -148,11 +148,15 @@ def test_a_weight_is_as_close_to_a_half_as_the_queries_allow() -> None:
 
 
 def test_an_experiment_may_ask_for_it_or_refuse_it(shop: tuple[Experiment, TrainingData]) -> None:
-    asked = chosen(shop, 50.0, HybridConfig(True, dense_candidates=7, lexical_candidates=9, postings=11))
+    asked = chosen(shop, 50.0, HybridConfig(True, dense_candidates=7, lexical_candidates=9, most_postings=11))
     assert asked.shipped
     assert asked.report["why"].startswith("hybrid.enabled is true, although it is no better")
     assert asked.hybrid is not None
-    assert (asked.hybrid.dense, asked.hybrid.lexical, asked.hybrid.postings) == (7, 9, 11)
+    assert (asked.hybrid.dense_candidates, asked.hybrid.lexical_candidates, asked.hybrid.most_postings) == (
+        7,
+        9,
+        11,
+    )
     refused = chosen(shop, 0.7, HybridConfig(False))
     assert refused.report == {"shipped": False, "why": "hybrid.enabled is false"}
 
@@ -186,8 +190,8 @@ def test_without_labels_ranks_are_added_where_a_hybrid_is_asked_for(
 def test_keys_without_effect_are_refused() -> None:
     with pytest.raises(ValueError, match="lexical_candidates: goes with"):
         HybridConfig(False, lexical_candidates=9)
-    with pytest.raises(ValueError, match="postings: expected at least 1"):
-        HybridConfig(postings=0)
+    with pytest.raises(ValueError, match="most_postings: expected at least 1"):
+        HybridConfig(most_postings=0)
 
 
 def test_two_words_of_one_hash_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 import mlflow
 import pytest
 
-from export.release import REASON_LENGTH, audit_log
+from export.release import audit_log
 from export.release.audit_log import AuditLog, Entry
 from protos.errors import InvalidInput
 from protos.mlflow_keys import STAGE
-from protos.release_records import RECORD_TAG, RELEASE, Action, Record
+from protos.release_records import REASON_LENGTH, RECORD_TAG, RELEASE, Action, Record
 from train.training.tracking import experiment_id
 
 

@@ -14,7 +14,12 @@ from export.evaluation.per_query import PerQuery
 from export.evaluation.quality import better_baseline
 from export.release.gate import Comparison, Judgement
 from export.release.gates import quality
-from export.release.gates.quality import Evaluated, judge_metrics, metric_of
+from export.release.gates.quality import (
+    Evaluated,
+    judge_metrics,
+    metric_beside_baselines,
+    metric_of,
+)
 from protos import bundle
 from protos.errors import BundleDamaged
 from tests.helpers import altered
@@ -228,5 +233,10 @@ def test_the_metric_is_that_of_training(made: Made) -> None:
     assert metric_of(made.experiment) == "recall_at_10"
     of_auc = dataclasses.replace(made.experiment, training=TrainingConfig(selection="auc"))
     assert metric_of(of_auc) == "ndcg_at_10"
+    labelled = {"auc": 0.7, "itemmean_auc": 0.6, "hashed_lr_auc": 0.71}
+    assert metric_beside_baselines(of_auc, labelled) == "auc"
+    assert metric_beside_baselines(of_auc, {"ndcg_at_10": 0.5}) == "ndcg_at_10"
+    fixed = dataclasses.replace(of_auc, gates=GatesConfig(quality_metric="mrr_at_10"))
+    assert metric_beside_baselines(fixed, labelled) == "mrr_at_10"
     of_mrr = dataclasses.replace(made.experiment, gates=GatesConfig(quality_metric="mrr_at_10"))
     assert metric_of(of_mrr) == "mrr_at_10"

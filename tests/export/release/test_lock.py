@@ -21,7 +21,7 @@ from export.release import audit_log, lock
 from export.release.lock_holder import TAG, LockHolder
 from protos.errors import Unavailable
 from protos.mlflow_keys import STAGE
-from protos.release_records import RELEASE
+from protos.release_records import LOCK_STALE_S, RELEASE
 from tests.helpers.releases import killed_while_it_holds_the_lock
 from tests.helpers.stdlib import tracking_at
 from train.training.tracking import experiment_id
@@ -69,7 +69,7 @@ def test_a_second_process_is_told_the_holder_and_what_to_do(store: str) -> None:
             datetime.fromtimestamp(model.creation_timestamp / 1000 + seconds, UTC).isoformat(
                 timespec="seconds"
             )
-            for seconds in (0, lock.STALE_S)
+            for seconds in (0, LOCK_STALE_S)
         )
         here = f"process {os.getpid()} on {socket.gethostname()}, `"
         for part in (
@@ -105,7 +105,7 @@ def test_a_second_process_gets_it_when_the_first_releases_it(store: str) -> None
 
 def test_one_that_was_left_is_broken(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     left = left_by("ann@one")
-    monkeypatch.setattr(lock, "STALE_S", 0.0)
+    monkeypatch.setattr(lock, "LOCK_STALE_S", 0.0)
     with lock.acquire("a", "bob@two") as held:
         assert lock.holder("a") == "bob@two"
         assert names() == ["a.release-lock", f"a.release-lock-{left.token}"]
@@ -121,7 +121,7 @@ def test_only_one_of_two_processes_breaks_it(store: str, monkeypatch: pytest.Mon
     left = left_by("ann@one")
     seen = lock._touch("a")
     assert seen is not None
-    monkeypatch.setattr(lock, "STALE_S", 0.0)
+    monkeypatch.setattr(lock, "LOCK_STALE_S", 0.0)
     with lock.acquire("a", "bob@two") as held:
         with pytest.raises(MlflowException):  # a third process, which saw the same lock, is too late
             lock._break("a", seen, "eve@three", "it is old")
@@ -175,7 +175,7 @@ def test_a_holder_that_this_host_cannot_look_up_keeps_the_lock_for_its_lease(
     described(**{"pid": 2**22 + 1, **changed})  # beyond any process id
     with pytest.raises(Unavailable, match="taken by ann@one"), lock.acquire("a", "bob@two", wait_s=0.0):
         pytest.fail("its process may be alive")
-    monkeypatch.setattr(lock, "STALE_S", 0.0)
+    monkeypatch.setattr(lock, "LOCK_STALE_S", 0.0)
     with lock.acquire("a", "bob@two", wait_s=0.0) as held:
         assert held.broke[0].endswith("it was held for longer than 0 s")
 
@@ -306,7 +306,7 @@ def test_the_lock_of_a_process_that_released_it_and_ended_is_not_taken_from_the_
 
 def test_a_holder_that_was_too_slow_goes_no_further(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with lock.acquire("a", "ann@one") as held:
-        monkeypatch.setattr(lock, "STALE_S", 0.0)
+        monkeypatch.setattr(lock, "LOCK_STALE_S", 0.0)
         lock._touch("a")
         with pytest.raises(Unavailable, match="gave up after holding the release lock"):
             held.check()

@@ -11,6 +11,7 @@ import pytest
 from export.release import model_card, registry
 from protos import bundle
 from protos.errors import BundleDamaged, MissingStage, TwinspireError
+from protos.release_records import CHAMPION
 from tests.helpers import releases
 from tests.helpers.releases import answered_elsewhere, figures_beside
 from tests.helpers.stdlib import Made, tracking_copy
@@ -32,7 +33,7 @@ def test_a_registered_version_answers_in_any_process(own: Made, tmp_path: Path) 
     challenger = registry.by_alias("stdlib", registry.CHALLENGER)
     assert challenger is not None
     assert challenger.version == version.version
-    assert registry.by_alias("stdlib", registry.CHAMPION) is None
+    assert registry.by_alias("stdlib", CHAMPION) is None
     hits, printed = answered_elsewhere("models:/stdlib@challenger", "parse command line arguments", tmp_path)
     assert len(hits) == 3
     assert hits[0]["score"] >= hits[1]["score"] >= hits[2]["score"]
@@ -57,7 +58,7 @@ def test_a_registered_model_is_described_and_what_a_person_wrote_stays(own: Made
 def test_a_champion_that_is_registered_again_is_no_challenger(own: Made) -> None:
     version, _ = registry.register(own.folder)
     client = mlflow.MlflowClient()
-    client.set_registered_model_alias("stdlib", registry.CHAMPION, version.version)
+    client.set_registered_model_alias("stdlib", CHAMPION, version.version)
     registry.retire_challenger("stdlib", "99")
     assert registry.by_alias("stdlib", registry.CHALLENGER) is not None  # it is another version's alias
     registry.retire_challenger("stdlib", str(version.version))

@@ -22,6 +22,7 @@ from export.release.audit_log import actor
 from export.release.history import history
 from export.release.rollback import rollback
 from protos.errors import GateRefused
+from protos.release_records import CHAMPION
 from tests.helpers import releases
 from tests.helpers.mlflow_servers import mlflow_server, model_server, postgres, without_postgres
 from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, answered_elsewhere, make_challenger
@@ -54,7 +55,7 @@ def server(
 @pytest.fixture
 def clean(server: str) -> str:
     """The server, without a champion; what was on record before stays."""
-    mlflow.MlflowClient().delete_registered_model_alias(NAME, registry.CHAMPION)
+    mlflow.MlflowClient().delete_registered_model_alias(NAME, CHAMPION)
     return server
 
 
@@ -156,13 +157,13 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(clean: str, tm
 
 
 def test_the_champion_answers_in_a_fresh_process_elsewhere(clean: str, tmp_path: Path) -> None:
-    mlflow.MlflowClient().set_registered_model_alias(NAME, registry.CHAMPION, "2")
+    mlflow.MlflowClient().set_registered_model_alias(NAME, CHAMPION, "2")
     hits, _ = answered_elsewhere("models:/tiny@champion", "bavuti xelike mopy", tmp_path)
     assert len(hits) == 3
 
 
 def test_the_champion_answers_over_http(clean: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    mlflow.MlflowClient().set_registered_model_alias(NAME, registry.CHAMPION, "2")
+    mlflow.MlflowClient().set_registered_model_alias(NAME, CHAMPION, "2")
     asked = {"inputs": ["bavuti xelike mopy", "tovuba"], "params": {"k": 3}}
     with model_server(tmp_path, "models:/tiny@champion", clean) as url:
         post = urllib.request.Request(

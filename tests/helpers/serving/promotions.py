@@ -1,4 +1,4 @@
-"""What a service tells of the promotions of its model, without a registry."""
+"""An answer of the RPC `Releases`, made by hand: tests of clients and of the page need no registry for it."""
 
 import time
 from typing import Any

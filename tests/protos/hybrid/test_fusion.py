@@ -8,13 +8,13 @@ import pytest
 
 from protos.bundle import Hybrid
 from protos.hybrid import fusion
-from protos.hybrid.fusion import Fusion, Ranked, fuse_numpy
+from protos.hybrid.fusion import Fusion, FusionQuery, Ranked, fuse_numpy
 from protos.hybrid.lexical_index import LexicalIndex
 from tests.helpers.lexical import HYBRID, lexical_score, postings_of_texts, weights_of_texts
 
 ITEMS, DIMENSION = 400, 16
 WORDS = [f"word{n}" for n in range(200)]
-WIDE = replace(HYBRID, lexical=ITEMS, postings=10**6)  # all items are candidates
+WIDE = replace(HYBRID, lexical_candidates=ITEMS, most_postings=10**6)  # all items are candidates
 KINDS = ["compiled", "numpy"]
 
 
@@ -41,7 +41,7 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def made(texts: list[str], vectors: Any, hybrid: Hybrid) -> Fusion:
-    return Fusion(LexicalIndex(postings_of_texts(texts, hybrid), hybrid), hybrid, vectors)
+    return Fusion(LexicalIndex(postings_of_texts(texts, hybrid), hybrid), vectors)
 
 
 def asked(rng: np.random.Generator, vectors: Any, mask: Any = None, dense: int = 20) -> tuple[Any, Any, Any]:
@@ -64,7 +64,7 @@ def test_the_score_is_the_convex_sum_of_both_sides(texts: list[str], vectors: An
         lexical = np.array([lexical_score(idf, each, words) for each in weights])
         fused = 0.6 * dense + 0.4 * lexical
         best = np.argsort(-fused)[:10]
-        ranked = found.rank(found.index.terms(" ".join(words)), vector, rows, scores, 10)
+        ranked = found.rank(FusionQuery(found.index.terms(" ".join(words)), vector, rows, scores), 10)
         assert ranked[0] == best.tolist()
         for values, expected in zip(ranked[1:], (fused, dense, lexical), strict=True):
             np.testing.assert_allclose(values, expected[best], atol=2e-6)
@@ -77,8 +77,8 @@ def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, monkey
     for n in range(300):
         hybrid = replace(
             HYBRID,
-            lexical=int(rng.integers(0, 20)),
-            postings=int(rng.integers(0, 300)),
+            lexical_candidates=int(rng.integers(0, 20)),
+            most_postings=int(rng.integers(0, 300)),
             most_terms=int(rng.integers(0, 9)),
         )
         found.hybrid = hybrid
@@ -86,12 +86,17 @@ def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, monkey
         vector, rows, scores = asked(rng, vectors, mask, int(rng.integers(0, 40)))
         terms = found.index.terms(" ".join(rng.choice(WORDS, rng.integers(0, 30))))
         k, weight = int(rng.integers(0, 200)) * int(rng.integers(0, 4) > 0), float(rng.random())
-        one = found.rank(terms, vector, rows, scores, k, mask, weight)
-        most = max(hybrid.lexical, k)
+        one = found.rank(FusionQuery(terms, vector, rows, scores, mask), k, weight)
         other = fuse_numpy(
-            found.index.postings, np.zeros(ITEMS, np.float32), vectors, vector, mask, terms, rows, scores,
-            weight, hybrid, most, k,
-        )  # fmt: skip
+            found.index.postings,
+            np.zeros(ITEMS, np.float32),
+            vectors,
+            hybrid,
+            FusionQuery(terms, vector, rows, scores, mask),
+            weight,
+            max(hybrid.lexical_candidates, k),
+            k,
+        )
         np.testing.assert_allclose(one[1:], other[1:], atol=2e-6)
         assert not found._sums.any()  # what it leaves for the next query
         assert len({*one[0]}) == len(one[0]) == len(other[0])
@@ -102,23 +107,24 @@ def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, monkey
 def test_a_masked_item_is_found_by_no_word(texts: list[str], vectors: Any, kind: str) -> None:
     found = made(texts, vectors, WIDE)
     terms = found.index.terms("word7 word9")
-    every = found.rank(terms, vectors[0], [], [], ITEMS)[0]
+    every = found.rank(FusionQuery(terms, vectors[0], [], []), ITEMS)[0]
     mask = np.ones(ITEMS, np.bool_)
     mask[every[::2]] = False
-    assert found.rank(terms, vectors[0], [], [], ITEMS, mask)[0] == every[1::2]
+    assert found.rank(FusionQuery(terms, vectors[0], [], [], mask), ITEMS)[0] == every[1::2]
 
 
 def test_a_query_leaves_nothing_behind_for_the_next(texts: list[str], vectors: Any, kind: str) -> None:
     found = made(texts, vectors, HYBRID)
     terms = found.index.terms("word7 word150")
-    first = found.rank(terms, vectors[3], [3], [1.0], 10)
-    found.rank(found.index.terms("word7 word8 word9 word10"), vectors[5], [5], [1.0], 10)
-    assert found.rank(terms, vectors[3], [3], [1.0], 10) == first
+    query = FusionQuery(terms, vectors[3], [3], [1.0])
+    first = found.rank(query, 10)
+    found.rank(FusionQuery(found.index.terms("word7 word8 word9 word10"), vectors[5], [5], [1.0]), 10)
+    assert found.rank(query, 10) == first
 
 
 def test_the_work_of_a_long_query_is_bounded(texts: list[str], vectors: Any, kind: str) -> None:
-    """Only the rarest words count, and only so many items are looked through for candidates."""
-    narrow = replace(HYBRID, postings=12, most_terms=3, lexical=ITEMS)
+    """The search reads the postings of the rarest words alone, up to `Hybrid.most_postings` of them."""
+    narrow = replace(HYBRID, most_postings=12, most_terms=3, lexical_candidates=ITEMS)
     found = made(texts, vectors, narrow)
     starts = found.index.postings.starts
     counts = np.diff(starts)
@@ -127,15 +133,15 @@ def test_the_work_of_a_long_query_is_bounded(texts: list[str], vectors: Any, kin
     reached = [
         row for term in rarest for row in found.index.postings.documents[starts[term] : starts[term + 1]]
     ]
-    ranked = found.rank(terms, vectors[0], [], [], ITEMS)
+    ranked = found.rank(FusionQuery(terms, vectors[0], [], []), ITEMS)
     assert set(ranked[0]) <= set(reached)
     assert 0 < len(ranked[0]) <= 12
-    assert ranked == found.rank(rarest, vectors[0], [], [], ITEMS)
+    assert ranked == found.rank(FusionQuery(rarest, vectors[0], [], []), ITEMS)
 
 
 def test_without_a_known_word_the_dense_order_stays(texts: list[str], vectors: Any, kind: str) -> None:
     found = made(texts, vectors, HYBRID)
-    ranked: Ranked = found.rank([], vectors[0], [7, 3], [0.5, 0.25], 10)
+    ranked: Ranked = found.rank(FusionQuery([], vectors[0], [7, 3], [0.5, 0.25]), 10)
     assert (ranked[0], ranked[2], ranked[3]) == ([7, 3], [0.5, 0.25], [0.0, 0.0])
 
 
@@ -149,17 +155,19 @@ def test_the_compiled_search_reads_no_memory_outside(
     if fusion.compiled is None:
         pytest.skip("the fused search is not compiled here: make setup")
     with pytest.raises(error):
-        made(texts, vectors, HYBRID).rank(terms, vectors[0], rows, [0.0] * len(rows), 10)
+        made(texts, vectors, HYBRID).rank(FusionQuery(terms, vectors[0], rows, [0.0] * len(rows)), 10)
 
 
 def test_arrays_of_another_catalogue_are_refused(texts: list[str], vectors: Any) -> None:
     if fusion.compiled is None:
         pytest.skip("the fused search is not compiled here: make setup")
     found = made(texts, vectors, HYBRID)
-    other = Fusion(found.index, HYBRID, vectors[:-1])
-    with pytest.raises(ValueError, match="do not fit"):
-        other.rank([0], vectors[0], [], [], 10)
-    with pytest.raises(ValueError, match="do not fit"):
-        found.rank([0], vectors[0], [], [], 10, np.ones(ITEMS - 1, np.bool_))
-    with pytest.raises(ValueError, match="as many scores"):
-        found.rank([0], vectors[0], [1], [], 10)
+    other = Fusion(found.index, vectors[:-1])
+    with pytest.raises(ValueError, match="vectors: do not fit"):
+        other.rank(FusionQuery([0], vectors[0], [], []), 10)
+    with pytest.raises(ValueError, match="mask: expected a value for each item"):
+        found.rank(FusionQuery([0], vectors[0], [], [], np.ones(ITEMS - 1, np.bool_)), 10)
+    with pytest.raises(ValueError, match="0 scores for 1 rows"):
+        found.rank(FusionQuery([0], vectors[0], [1], []), 10)
+    with pytest.raises(ValueError, match="weight: expected 0 to 1"):
+        found.rank(FusionQuery([0], vectors[0], [], []), 10, -0.5)

@@ -79,7 +79,13 @@ def test_the_best_items_of_both_sides_are_found(hybrid: Retriever) -> None:
 
 
 def test_ranks_are_added_where_the_bundle_has_no_weight(tmp_path: Path) -> None:
-    by_ranks = replace(HYBRID, method="reciprocal_ranks", dense=ITEMS, lexical=ITEMS, postings=10**5)
+    by_ranks = replace(
+        HYBRID,
+        method="reciprocal_ranks",
+        dense_candidates=ITEMS,
+        lexical_candidates=ITEMS,
+        most_postings=10**5,
+    )
     retriever = Retriever.load(tiny_bundle(tmp_path, ITEMS, is_hybrid=True, hybrid=by_ranks))
     text = words_of(5, 90)
     expected = []
@@ -100,7 +106,9 @@ def test_ranks_are_added_where_the_bundle_has_no_weight(tmp_path: Path) -> None:
 
 
 def test_the_best_by_words_alone_is_among_those_whose_ranks_are_added(tmp_path: Path) -> None:
-    by_ranks = replace(HYBRID, method="reciprocal_ranks", weight=0.0, dense=20, lexical=20)
+    by_ranks = replace(
+        HYBRID, method="reciprocal_ranks", weight=0.0, dense_candidates=20, lexical_candidates=20
+    )
     retriever = Retriever.load(tiny_bundle(tmp_path, ITEMS, is_hybrid=True, hybrid=by_ranks))
     for row in range(0, ITEMS, 7):
         text = words_of(row) + " " + " ".join(NAMES[17].split() * 3)  # the letters are those of item 17
@@ -113,8 +121,8 @@ def test_words_bring_items_that_the_vectors_do_not_find(hybrid: Retriever) -> No
     queries = [Query(words_of(row) + " " + NAMES[17]) for row in range(0, ITEMS, 3)]  # the letters of item 17
     brought = 0
     for dense, both in zip(
-        hybrid.search(queries, k=HYBRID.dense, fusion=FusionMode.DENSE),
-        hybrid.search(queries, k=HYBRID.dense),
+        hybrid.search(queries, k=HYBRID.dense_candidates, fusion=FusionMode.DENSE),
+        hybrid.search(queries, k=HYBRID.dense_candidates),
         strict=True,
     ):
         only = {hit.id for hit in both.hits} - {hit.id for hit in dense.hits}

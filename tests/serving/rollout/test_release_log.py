@@ -94,7 +94,7 @@ def test_a_release_that_seems_interrupted_is_read_twice(scene: Scene) -> None:
 def test_the_error_of_an_outage_is_a_line_and_ends_with_it(scene: Scene) -> None:
     scene.shelf.records = [record(1, "1")]
     scene.step()
-    scene.shelf.down = "refused \x1b[31m by\nthe \u202eproxy \ud800"
+    scene.shelf.down = "refused \x1b[31m by\nthe \u202eproxy"
     scene.step()
     error = told(scene).last_error
     assert error.isprintable() and "refused" in error

@@ -103,7 +103,7 @@ def test_a_release_that_has_not_ended_is_under_way_or_was_interrupted(versions: 
 
 
 def hostile_records() -> list[str]:
-    """Texts that a tag may hold, whoever wrote them."""
+    """Texts that anybody with access to the registry may write into the tag of a run."""
     good = {"number": 2, "at": "now", "actor": "eve", "action": "promote", "before": "1", "after": "1"}
     return [
         "",

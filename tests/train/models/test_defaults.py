@@ -15,7 +15,7 @@ from train.config import Experiment, read_experiment
 from train.config.losses import Bce, FullSoftmax, InBatchSoftmax, SampledSoftmax
 from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower
 from train.config.training import TrainingConfig
-from train.data.training_data import TrainingData, training_data_of
+from train.data.training_data import Pairs, TrainingData, training_data_of
 from train.models.defaults import LONGEST, SHORTEST, Chosen, from_data, max_length
 from train.models.tower_factory import architecture_of
 from train.paths import CONFIGS
@@ -145,8 +145,6 @@ def test_large_sets_get_the_tables_of_the_shipped_examples() -> None:
     items, pairs = 37_668, 32_000
     letters = random.integers(97, 123, (items, 3, 6), dtype=np.uint8)
     texts = [" ".join(bytes(word).decode() for word in words) for words in letters]
-    from train.data.training_data import Pairs
-
     rows = np.arange(pairs)
     train = Pairs(rows, rows, np.ones(pairs, np.float32))
     data = TrainingData({"text": texts[:pairs]}, {"text": texts}, {"train": train}, pairs, items)
@@ -160,3 +158,24 @@ def test_each_kind_of_tower_has_a_usual_loss(tmp_path: Path) -> None:
     assert read_experiment(experiment_on(tmp_path, *english(30))).loss == InBatchSoftmax("in_batch_softmax")
     usual = [tower.usual_loss for tower in (DssmTower, SequenceTower, SharedTower)]
     assert usual == [SampledSoftmax("sampled_softmax"), FullSoftmax("full_softmax"), Bce(kind="bce")]
+
+
+@pytest.mark.parametrize(
+    ("negatives", "batch_size", "reason"),
+    [(0, 128, "4,000 training pairs: "), (4, 32, "800 positive training pairs: ")],
+)
+def test_a_batch_is_sized_by_the_pairs_that_the_loss_reads(
+    negatives: int, batch_size: int, reason: str
+) -> None:
+    rows = np.arange(4000)
+    label = (rows % 5 == 0).astype(np.float32)
+    train = Pairs(rows % 50, rows % 40, np.ones(4000, np.float32), label)
+    texts = {"text": ["a text"] * 50}
+    data = TrainingData(texts, {"text": ["another"] * 40}, {"train": train}, 50, 40)
+    known = read_experiment(CONFIGS / "pydocs.toml")
+    experiment = dataclasses.replace(
+        known, loss=Bce(kind="bce", negatives=negatives), training=TrainingConfig()
+    )
+    found = from_data(experiment, data)
+    assert found.experiment.training.batch_size == batch_size
+    assert found.reasons["training.batch_size"]["reason"].startswith(reason)

@@ -34,7 +34,6 @@ def test_a_run_that_is_resumed_after_its_calibration_is_calibrated_once(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(labelled_pairs, "calibrate", lambda *_: Calibration("platt", 2.0, 0.5))
-    monkeypatch.setattr(labelled_pairs, "label_baselines", lambda *_: {})  # which take most of the time
     monkeypatch.setattr(LogisticHead, "calibrate", calibrate)
     console = Console(file=io.StringIO())
     with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"):

@@ -24,7 +24,7 @@ from train.evaluation.baselines import (
     tfidf,
     vsknn,
 )
-from train.evaluation.label_baselines import LABEL_BASELINES
+from train.evaluation.label_baselines import LABEL_BASELINES, labels_needed
 from train.evaluation.ranking import FittedBaseline, Fitting
 from train.progress import PROGRESS, progress_bar
 
@@ -54,12 +54,10 @@ LABELS = {
 
 def left_out(experiment: Experiment, data: TrainingData) -> list[str]:
     """A sentence for each baseline that `[baselines] run` names and that does not apply to the data."""
-    asked = [each for each in BASELINES if each.name in experiment.baselines.run]
-    return [
-        f"baselines.run: {each.name} is not measured: it needs {each.needs}"
-        for each in asked
-        if not each.applies(experiment, data)
-    ]
+    run = experiment.baselines.run
+    needs = {each.name: each.needs for each in BASELINES if not each.applies(experiment, data)}
+    needs |= labels_needed(experiment, data)
+    return [f"baselines.run: {name} is not measured: it needs {needs[name]}" for name in needs if name in run]
 
 
 def baselines(
@@ -70,8 +68,7 @@ def baselines(
     Args:
         console: for progress.
     """
-    asked = experiment.baselines.run
-    chosen = [each for each in BASELINES if (not asked or each.name in asked)]
+    chosen = [each for each in BASELINES if experiment.baselines.measures(each.name)]
     chosen = [each for each in chosen if each.applies(experiment, data)]
     found: dict[str, FittedBaseline] = {}
     if not chosen:

@@ -40,7 +40,7 @@ class Settings:
     Args:
         decay: factor on an event for each later step of the history.
         days: length of the window.
-        power: of the shares; 0 leaves EASE's scores as they are.
+        power: exponent of the shares; with 0 the scores are those of EASE.
     """
 
     decay: float

@@ -64,7 +64,7 @@ def test_the_cards_tell_the_bundle_its_towers_and_its_figures(page: Browser, sit
 def test_a_hybrid_answer_shows_what_vectors_and_words_gave(page: Browser, sites: Sites) -> None:
     asked(page, sites.hybrid)
     facts = dict(zip(page.texts(".facts dt"), page.texts(".facts dd"), strict=True))
-    assert facts["Words"] == f"BM25, weight {HYBRID.weight}"
+    assert facts["Hybrid"] == f"BM25, weight {HYBRID.weight}"
     scores = [float(text) for text in page.texts(".score")]
     names, values = page.texts(".hit .score-parts dt"), page.texts(".hit .score-parts dd")
     assert names == ["vectors", "words"] * len(scores)
@@ -72,6 +72,9 @@ def test_a_hybrid_answer_shows_what_vectors_and_words_gave(page: Browser, sites:
     fused = [(1 - HYBRID.weight) * float(one) + HYBRID.weight * float(other) for one, other in parts]
     assert fused == pytest.approx(scores, abs=2e-3)
     assert float(values[1]) > 0
+    assert "Vectors and words (BM25) ranked the items." in page.text_of(".explained")
+    asked(page, sites.hybrid, "text=\N{CJK UNIFIED IDEOGRAPH-732B}")  # popular items: their scores are shares
+    assert page.all(".hit") and not page.all(".score-parts")
     asked(page, sites.both)
     assert not page.all(".score-parts")
 

@@ -1,0 +1,77 @@
+"""The baselines of labels: which of them are fitted, and what is chosen for them."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from train.config import BaselinesConfig, Experiment, read_experiment
+from train.data.training_data import Pairs, TrainingData
+from train.evaluation.baselines import left_out
+from train.evaluation.label_baselines import LABEL_BASELINES, SMOOTHINGS, item_means, label_baselines
+from train.paths import CONFIGS
+
+ITEMS = 30
+
+
+def experiment(*run: str, config: str = "movielens-clicks") -> Experiment:
+    return replace(read_experiment(CONFIGS / f"{config}.toml"), baselines=BaselinesConfig(run=run))
+
+
+def data_of(shares: npt.NDArray[np.float64], each: int) -> TrainingData:
+    """Pairs without users and histories; each item has `each` of them in training.
+
+    Args:
+        shares: (N,), of positives among the pairs of an item.
+    """
+    random = np.random.default_rng(0)
+
+    def part(count: int) -> Pairs:
+        item = np.repeat(np.arange(ITEMS), count)
+        label = (random.random(len(item)) < shares[item]).astype(np.float32)
+        return Pairs(np.zeros(len(item), np.int64), item, np.ones(len(item), np.float32), label)
+
+    values = read_experiment(CONFIGS / "movielens-clicks.toml")
+    queries = {name: [None] for name in values.query}
+    items = {name: [None] * ITEMS for name in values.item}
+    parts = {"train": part(each), "validation": part(40), "test": part(40)}
+    return TrainingData(queries, items, parts, 1, ITEMS)
+
+
+@pytest.mark.parametrize(
+    ("shares", "each", "smoothing"),
+    [(np.full(ITEMS, 0.4), 5, SMOOTHINGS[-1]), (np.arange(ITEMS) % 2 * 0.98 + 0.01, 20, SMOOTHINGS[0])],
+    ids=["all items alike", "items far apart"],
+)
+def test_item_means_within_user_and_item_means_are_smoothed_as_they_are_alone(
+    shares: npt.NDArray[np.float64], each: int, smoothing: float
+) -> None:
+    data = data_of(shares, each)
+    alone = item_means(data)
+    both = label_baselines(experiment("user_item"), data)["user_item"]
+    assert alone.settings["smoothing"] == both.settings["item_smoothing"] == smoothing
+    pairs = data.parts["test"]  # nothing is known of their users
+    np.testing.assert_allclose(both.predict(pairs), alone.predict(pairs), rtol=1e-9)
+
+
+def test_the_toml_says_which_baselines_of_labels_run() -> None:
+    data = data_of(np.full(ITEMS, 0.4), 5)
+    assert [*label_baselines(experiment("itemmean", "ease", "base_rate"), data)] == ["base_rate", "itemmean"]
+    assert label_baselines(experiment("ease"), data) == {}
+
+
+def test_a_baseline_of_labels_that_was_asked_for_and_does_not_apply_is_named() -> None:
+    data = data_of(np.full(ITEMS, 0.4), 5)
+    names = [each.name for each in LABEL_BASELINES]
+    assert left_out(experiment(*names), data) == []
+    test = replace(data.parts["test"], label=None)
+    without = replace(data, parts={**data.parts, "test": test})
+    both = "positive and negative pairs in the test part"
+    assert left_out(experiment(*names), without) == [
+        f"baselines.run: {name} is not measured: it needs {both}" for name in names
+    ]
+    assert left_out(experiment(), without) == []
+    towers = experiment("itemmean", "fm", config="movielens")
+    probability = 'towers that predict a probability: tower.kind = "clicks" or "shared"'
+    assert left_out(towers, data) == [f"baselines.run: fm is not measured: it needs {probability}"]
