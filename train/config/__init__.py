@@ -98,8 +98,8 @@ class Experiment:
         _check_negative_history(self.query, self.split)
         if self.training.selection == "log_loss" and not self.tower.predicts_probability:
             raise ValueError(
-                'training.selection: "log_loss" needs towers that predict a probability: tower.kind = "clicks" '
-                'or "shared"'
+                'training.selection: "log_loss" needs towers that predict a probability: '
+                'tower.kind = "clicks" or "shared"'
             )
         for n, example in enumerate(self.examples):
             unknown = set(example) - set(self.query)
