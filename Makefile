@@ -93,8 +93,8 @@ doctor: ## what this machine lacks, and what to do about it, also before setup; 
 data: setup ## read, check and split the data set of CONFIG
 	@$(call run,train data,--config $(CONFIG) $(if $(REFRESH),--refresh))
 
-train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an interrupted run
-	@$(call run,train fit,--config $(CONFIG) $(if $(RESUME),--resume))
+train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an interrupted run; RANKS=2 processes
+	@$(call run,train fit,--config $(CONFIG) $(if $(RESUME),--resume) $(if $(RANKS),--ranks $(RANKS)))
 
 export: setup ## towers to ONNX, vectors, index: a bundle of CONFIG's run, or else the newest, or of RUN; VERBOSE=1 tells all variants
 	@$(call run,export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose))

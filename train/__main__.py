@@ -31,8 +31,13 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
 
     uri = connect()
     config = arguments.config
-    to_resume = as_typed(f"make train CONFIG={config} RESUME=1", "train", f"fit --config {config} --resume")
-    run, reused = training.fit(experiment, dataset, PROGRESS, arguments.resume, to_resume)
+    ranks = arguments.ranks
+    to_resume = as_typed(
+        f"make train CONFIG={config} RESUME=1{f' RANKS={ranks}' if ranks > 1 else ''}",
+        "train",
+        f"fit --config {config} --resume{f' --ranks {ranks}' if ranks > 1 else ''}",
+    )
+    run, reused = training.fit(experiment, dataset, PROGRESS, arguments.resume, to_resume, ranks)
     return {
         "run_id": run.info.run_id,
         "experiment": experiment.name,
@@ -79,6 +84,12 @@ def _show_fit(result: dict[str, Any], console: Console) -> None:
     show_fit(result, console)
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = command_line("python -m train", __doc__)
@@ -87,6 +98,9 @@ def parser() -> argparse.ArgumentParser:
     data_command.add_argument("--refresh", action="store_true", help="read the source again, not the cache")
     fit_command = add_experiment_command(commands, "fit", fit, _show_fit)
     fit_command.add_argument("--resume", action="store_true", help="continue the run that was interrupted")
+    fit_command.add_argument(
+        "--ranks", type=_positive, default=1, help="processes that train together (default: %(default)s)"
+    )
     return top
 
 

@@ -17,7 +17,7 @@ from serving.server import RetrievalServer
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.stdlib import Made, make_of, tracking_at
 from train.data.training_data import training_data_of
-from train.evaluation.exact_search import encode, encode_catalogue
+from train.evaluation.exact_search import encode
 from train.evaluation.label_baselines import LABEL_BASELINES
 from train.models.heads import LogisticHead, logits_of
 from train.models.prepared_inputs import PreparedInputs
@@ -56,7 +56,8 @@ def test_the_served_score_is_that_of_torch(clicks: Made) -> None:
     hashing = hashing_of(model.experiment.tower)
     pairs = data.parts["test"]
     asked = np.unique(pairs.query)[:40]
-    items = encode_catalogue(item_tower, PreparedInputs(model.schema, "item", data.items, hashing))
+    corpus = PreparedInputs(model.schema, "item", data.items, hashing)
+    items = item_tower.head.fit_to_catalogue(encode(item_tower, corpus))
     queries = encode(query_tower, PreparedInputs(model.schema, "query", data.queries, hashing), asked)
     expected = logits_of(query_tower, queries.double() @ items.double().T).sigmoid().detach().numpy()
 

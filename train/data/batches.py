@@ -36,19 +36,46 @@ class Spans:
 
 @dataclass(frozen=True)
 class Batch:
-    """The pairs and queries of one training step.
+    """The pairs and queries of one training step, or of one process's share of it.
 
     Args:
         pairs: int64 (P,), indices of training pairs.
         queries: int64 (B,), query rows; distinct where queries have histories.
         query: int64 (P,), for each pair the index of its query in `queries`.
         spans: the windows, where several queries share one.
+        step_pairs: pairs of the whole step, of which `pairs` may be a share; None if they are all.
     """
 
     pairs: Rows
     queries: Rows
     query: Rows
     spans: Spans | None = None
+    step_pairs: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Pairs of the whole step."""
+        return len(self.pairs) if self.step_pairs is None else self.step_pairs
+
+    def share(self, rank: int, count: int) -> "tuple[Batch, Rows]":
+        """Every `count`-th query, or window of queries, from `rank` on, with its pairs.
+
+        Returns:
+            The share, and the places of its pairs in `pairs`, ascending. Both may be empty.
+        """
+        of_query = np.arange(len(self.queries)) if self.spans is None else self.spans.window
+        queries = np.flatnonzero(of_query % count == rank)
+        pairs = np.flatnonzero(of_query[self.query] % count == rank)
+        spans = self.spans
+        if spans is not None:
+            windows = slice(rank, None, count)
+            spans = Spans(
+                spans.begin[windows], spans.end[windows], spans.window[queries] // count, spans.last[queries]
+            )
+        number = np.zeros(len(self.queries), np.int64)
+        number[queries] = np.arange(len(queries))
+        query = number[self.query[pairs]]
+        return Batch(self.pairs[pairs], self.queries[queries], query, spans, self.size), pairs
 
 
 def batches(count: int, queries: Rows, size: int, seed: tuple[int, int]) -> Iterator[Batch]:

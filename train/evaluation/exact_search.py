@@ -13,7 +13,7 @@ from train.models.towers import Inputs, Tower
 
 Rows = npt.NDArray[np.int64]
 Place = Callable[[Inputs], Inputs]
-_BLOCK = 512  # records encoded, and queries searched, at a time
+BLOCK = 512  # records encoded, and queries searched, at a time
 
 
 def _as_given(inputs: Inputs) -> Inputs:
@@ -34,16 +34,10 @@ def encode(
     tower.eval()
     with torch.inference_mode():
         blocks = [
-            tower(place(corpus.batch(index[at : at + _BLOCK]))).cpu() for at in range(0, len(index), _BLOCK)
+            tower(place(corpus.batch(index[at : at + BLOCK]))).cpu() for at in range(0, len(index), BLOCK)
         ]
     tower.train(was_training)
     return torch.cat(blocks).clone()
-
-
-def encode_catalogue(tower: Tower, corpus: PreparedInputs, place: Place = _as_given) -> Tensor:
-    """Unit vectors (N, D) of all items; sets the radius of an inner product to fit the longest item."""
-    vectors = encode(tower, corpus, place=place)
-    return tower.head.fit_to_catalogue(vectors)
 
 
 def search(queries: Tensor, items: Tensor, k: int = max(CUTOFFS), seen: Sequence[Rows] | None = None) -> Rows:
@@ -59,10 +53,10 @@ def search(queries: Tensor, items: Tensor, k: int = max(CUTOFFS), seen: Sequence
     """
     k = min(k, len(items))
     found = []
-    for at in range(0, len(queries), _BLOCK):
-        scores = queries[at : at + _BLOCK] @ items.T
+    for at in range(0, len(queries), BLOCK):
+        scores = queries[at : at + BLOCK] @ items.T
         if seen is not None:
-            mask_seen(scores.numpy(), seen[at : at + _BLOCK])
+            mask_seen(scores.numpy(), seen[at : at + BLOCK])
         best = torch.topk(scores, k, dim=1)
         found.append(best.indices.masked_fill(best.values.isneginf(), -1))
     return torch.cat(found).numpy()

@@ -23,6 +23,7 @@ def mine_hard_negatives(
     depth: int,
     seed: tuple[int, int],
     seen_mask: SeenMask = lambda queries, items: None,
+    share: tuple[int, int] = (0, 1),
 ) -> Rows:
     """Hard negatives of each pair (Xiong et al. 2021, "ANCE", section 4).
 
@@ -39,6 +40,8 @@ def mine_hard_negatives(
         seed: of the draw.
         seen_mask: query rows (B,) and item rows (M,) -> bool (B, M), true where the query has seen the
             item; None if no query has.
+        share: the rank of a process and their number. It mines for every `number`-th block of pairs; the
+            rows of the others are 0, so that the sum over all processes is what one process mines.
 
     Returns:
         int64 (P, per_pair) item rows; fewer columns where there are fewer items. A query with too few
@@ -49,9 +52,13 @@ def mine_hard_negatives(
     vectors = items[drawable]
     depth = min(depth, len(drawable))
     per_pair = min(per_pair, depth)
-    mined = np.empty((len(pairs), per_pair), np.int64)
+    mined = np.zeros((len(pairs), per_pair), np.int64)
+    rank, processes = share
     for at in range(0, len(pairs), _BLOCK):
         rows = pairs.query[at : at + _BLOCK]
+        random = generator.random((len(rows), depth))  # also of the blocks of other processes
+        if at // _BLOCK % processes != rank:
+            continue
         scores = queries[rows] @ vectors.T
         place, item = positives.of_queries(rows)
         column = np.searchsorted(drawable, item)
@@ -61,6 +68,6 @@ def mine_hard_negatives(
             scores[torch.from_numpy(seen)] = -torch.inf
         best = torch.topk(scores, depth, dim=1)
         nearest, masked = best.indices.numpy(), best.values.isneginf().numpy()
-        picks = (generator.random(nearest.shape) + masked).argpartition(per_pair - 1, axis=1)
+        picks = (random + masked).argpartition(per_pair - 1, axis=1)
         mined[at : at + _BLOCK] = drawable[np.take_along_axis(nearest, picks[:, :per_pair], 1)]
     return mined

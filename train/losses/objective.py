@@ -47,6 +47,19 @@ class Candidates:
     known: Tensor | None
     negatives: Tensor | None = None
 
+    def of_pairs(self, pairs: Rows | None) -> "Candidates":
+        """The same items, for some of the pairs.
+
+        Args:
+            pairs: int64, places of the pairs, in the order that they shall have; None for all.
+        """
+        if pairs is None:
+            return self
+        places = torch.from_numpy(pairs)
+        known = None if self.known is None else self.known[places]
+        negatives = None if self.negatives is None else self.negatives[places]
+        return Candidates(self.items, self.positive[places], known, negatives)
+
 
 class Objective(ABC, Generic[Config]):
     """One loss over the training pairs of one data set.
@@ -101,19 +114,25 @@ class Objective(ABC, Generic[Config]):
             scores = scores[torch.from_numpy(batch.query).to(scores.device)]
         return self.pair_losses(scores, batch, candidates)
 
-    def mine(self, encode: Callable[[], tuple[Tensor, Tensor]], seed: tuple[int, int]) -> Rows | None:
+    def mine(
+        self,
+        encode: Callable[[], tuple[Tensor, Tensor]],
+        seed: tuple[int, int],
+        share: tuple[int, int] = (0, 1),
+    ) -> Rows | None:
         """Hard negatives for an epoch, item rows (P, J); None if the loss uses none.
 
         Args:
             encode: computes the vectors of all queries and of all items; called only if needed.
             seed: of the draw.
+            share: see `mine_hard_negatives`.
         """
         if self.hard_negatives is None:
             return None
         queries, items = encode()
         per_pair, depth = self.hard_negatives
         return mine_hard_negatives(
-            queries, items, self.pairs, self.positives, per_pair, depth, seed, self._seen_mask
+            queries, items, self.pairs, self.positives, per_pair, depth, seed, self._seen_mask, share
         )
 
     def known_mask(self, batch: Batch, items: Rows) -> Tensor:

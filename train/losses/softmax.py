@@ -175,7 +175,7 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
         assert candidates.known is not None
         log_q = None
         if self.config.correction != "none":
-            log_q = torch.from_numpy(self._log_q_of(len(batch.pairs))[candidates.items]).to(scores.device)
+            log_q = torch.from_numpy(self._log_q_of(batch.size)[candidates.items]).to(scores.device)
         return in_batch_softmax(
             scores,
             candidates.positive,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.models.heads import Head
+from train.models.row_gradients import touched
 from train.models.towers import Inputs, Tower
 
 USUAL_SHRINKAGE = 3.0  # start value, in items
@@ -44,6 +45,7 @@ class FeedbackEncoder(nn.Module):
             rows = cast(Tensor, inputs[name])
             present = (rows != 0).float()[:, None]  # (B, 1, L)
             items = present.sum(dim=2)  # (B, 1)
+            table, rows = touched(table, rows)
             pooled = (present @ F.embedding(rows, table)).squeeze(1) + items * self.each[name]
             total = pooled if total is None else total + pooled
             count = items if count is None else count + items

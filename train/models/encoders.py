@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.models.row_gradients import touched
 from train.models.text_hashing import WordHashing, look_up
 
 MAX_OCCURRENCES = 64  # of one n-gram or word in one text; further ones do not count
@@ -84,7 +85,8 @@ class HashedTextEncoder(nn.Module):
     def _of_bags(self, bags: TextBags) -> Tensor:
         counts = bags.counts.clamp(max=MAX_OCCURRENCES).sqrt() if self.saturate else bags.counts
         scale = counts * look_up(self.weights, bags.rows)  # the gradient of indexing is not deterministic
-        return F.embedding_bag(bags.rows, self.table, bags.offsets, mode="sum", per_sample_weights=scale)
+        table, rows = touched(self.table, bags.rows)
+        return F.embedding_bag(rows, table, bags.offsets, mode="sum", per_sample_weights=scale)
 
     def _of_rows(self, rows: Tensor) -> Tensor:
         """Rows (B, F) -> (B, H)."""
@@ -150,7 +152,8 @@ class CategoryEncoder(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """int64 (B, C) -> (B, H)."""
         present = (rows != 0).sum(dim=1, keepdim=True).clamp(min=1)
-        embedded: Tensor = self.embedding(rows)
+        table, local = touched(self.embedding.weight, rows, padding=0)
+        embedded: Tensor = self.embedding(rows) if local is rows else F.embedding(local, table)
         return embedded.sum(dim=1) / present
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protos.features import FIRST_KNOWN, UNKNOWN
+from train.models.row_gradients import touched
 from train.models.text_hashing import look_up
 
 
@@ -57,7 +58,8 @@ class IdEncoder(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """int64 (B, 1) -> (B, H)."""
-        return F.embedding(rows[:, 0], self.table)
+        table, rows = touched(self.table, rows[:, 0])
+        return F.embedding(rows, table)
 
 
 class PoolingEncoder(nn.Module):
@@ -93,7 +95,8 @@ class PoolingEncoder(nn.Module):
         """Rows (B, L), weights (Q, L) for each of Q positions -> (B, Q, H)."""
         present = (rows != 0).float()  # (B, L)
         weighted = weights * present[:, None]  # (B, Q, L)
-        total = weighted @ F.embedding(rows, self.table)
+        table, rows = touched(self.table, rows)
+        total = weighted @ F.embedding(rows, table)
         if not self.mean:
             return total
         return total / weighted.sum(dim=-1, keepdim=True).clamp(min=1e-6)
@@ -206,7 +209,8 @@ class AttentionEncoder(nn.Module):
         # A position attends to itself even where it is padding, else the softmax has no term.
         masked = (offset < 0) | (rows == 0)[:, None, None] & (offset > 0)
         distance = offset.clamp(min=0)
-        x = F.dropout(F.embedding(rows, self.table), self.input_dropout, self.training)
+        table, rows = touched(self.table, rows)
+        x = F.dropout(F.embedding(rows, table), self.input_dropout, self.training)
         for block in self.blocks[:-1]:
             x = block(x, masked, distance, x)
         last: Tensor = self.blocks[-1](x, masked[:, :, -count:], distance[-count:], x[:, -count:])

@@ -1,10 +1,13 @@
-"""The device and the processes that a run trains with. No other module decides either.
+"""The device and the processes that a run trains with. Only this module and `ranks` decide either.
 
-Training runs in one process on the CPU. The trainer and the run go through `TrainingProcess` wherever another
-device or more processes would make a difference:
+Training runs on the CPU, in one process or in several (`ranks`). The trainer and the run go through
+`TrainingProcess` wherever another device or more processes make a difference:
 
-- `encode` in each step: the records are moved to the device, and every process gets all vectors.
+- `share` and `encode` in each step: the records are moved to the device; each process has a share of the
+  queries, and the vectors of all items.
+- `step`: the gradients of all processes are summed before the optimiser's step.
 - `place` for the candidates of a step.
+- `lead`: the main process says what the others do.
 - `is_main` before progress, checkpoints and MLflow: one process writes them.
 
 Losses and encoders create their tensors on the device of their inputs.
@@ -20,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from train.data.batches import Batch
 from train.models.towers import Inputs, Tower
 
 Rows = npt.NDArray[np.int64]
@@ -31,6 +35,7 @@ class TrainingProcess:
 
     device = torch.device("cpu")
     rank = 0
+    count = 1  # of the processes
 
     @property
     def is_main(self) -> bool:
@@ -55,17 +60,44 @@ class TrainingProcess:
             for module, name, buffer in buffers:
                 setattr(module, name, moved.setdefault(id(buffer), buffer.to(self.device)))
 
-    def encode(self, tower: Tower, rows: Rows, read: Callable[[Rows], Inputs]) -> Tensor:
-        """Vectors (N, D) of some records, with gradients.
+    def seed(self, seed: int) -> None:
+        """Seed torch's random numbers of a step, which dropout draws; below 2^63."""
+        torch.manual_seed(seed)
 
-        With more processes, each would encode a share of the rows and gather the vectors of the others.
+    def lead(self, task: str, *arguments: Any) -> None:
+        """Have the other processes call a method of their trainers; the caller does its own part then."""
+
+    def share(self, batch: Batch) -> tuple[Batch, Rows | None]:
+        """This process's share of a batch, and the places of its pairs in the batch; None for all."""
+        return batch, None
+
+    def encode(
+        self, tower: Tower, rows: Rows, read: Callable[[Rows], Inputs], for_all: bool = False
+    ) -> Tensor:
+        """Vectors (N, D) of some records, with gradients.
 
         Args:
             rows: int64 (N,), of the records.
             read: gives the inputs of records.
+            for_all: all processes ask for the vectors of the same records: each encodes a share and gathers
+                the vectors of the others.
         """
         vectors: Tensor = tower(self.place(read(rows)))
         return vectors
+
+    def step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> float:
+        """Take a step down the gradient of the loss, which is the sum over all processes; returns the sum."""
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        return float(loss.detach())
+
+    def sum(self, values: Rows) -> Rows:
+        """The sum of an array over all processes."""
+        return values
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
 
 
 SINGLE_PROCESS = TrainingProcess()
@@ -79,6 +111,11 @@ def start_process(threads: int) -> TrainingProcess:
     """
     torch.set_num_threads(threads or os.cpu_count() or 1)
     return SINGLE_PROCESS
+
+
+def in_shared_memory(tensor: Tensor) -> Tensor:
+    """The tensor, moved in place to memory that other processes get when it is sent to them."""
+    return tensor.share_memory_()  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _moved(value: Any, device: torch.device) -> Any:

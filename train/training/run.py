@@ -51,6 +51,7 @@ from train.training.device import TrainingProcess, start_process
 from train.training.labelled_pairs import LabelledPairs
 from train.training.metric_groups import grouped
 from train.training.mlflow_dataset import as_mlflow_dataset
+from train.training.rank_processes import ranks_of
 from train.training.tracking import find_run, flattened, log_warnings, tracked_run
 from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, shares_windows
 from train.training.trainer import Trainer
@@ -67,12 +68,14 @@ def fit(
     console: Console,
     resume: bool = False,
     to_resume: str = "python -m train fit --resume",
+    ranks: int = 1,
 ) -> tuple[Run, bool]:
     """Train and evaluate an experiment.
 
     Args:
         resume: continue the run that was interrupted last.
         to_resume: the command that does so, for the texts that say how to go on.
+        ranks: number of processes that train together; it is not a part of the run's key.
 
     Returns:
         The finished run, and whether it is one of before, whose inputs were the same.
@@ -81,6 +84,7 @@ def fit(
         KeyboardInterrupt: SIGINT asked to stop; the run is marked as killed and can be resumed.
         Terminated: the same by SIGTERM.
         MissingStage: there is nothing to resume.
+        Unavailable: one of several processes has ended.
     """
     finished = finished_run(experiment, dataset)
     if finished is not None:
@@ -101,7 +105,8 @@ def fit(
             _locked(run_folder(run_id)),
             before_leaving(partial(_how_to_go_on, run_id, to_resume)),
         ):
-            _train(run_folder(run_id), process, experiment, dataset, console, resume)
+            mlflow.set_tag("ranks", ranks)  # not a parameter: a resumed run may have another number
+            _train(run_folder(run_id), process, experiment, dataset, console, resume, ranks, to_resume)
     except KeyboardInterrupt as interruption:
         text = _how_to_go_on(run_id, to_resume) if run_id else None
         if text is None:
@@ -200,6 +205,8 @@ def _train(
     dataset: Dataset,
     console: Console,
     resume: bool,
+    ranks: int,
+    to_resume: str,
 ) -> None:
     """Train within the active MLflow run; the main process then evaluates the towers and logs the results."""
     with console.status("hashing texts"):
@@ -223,7 +230,10 @@ def _train(
         _log_inputs(model, dataset, chosen)
         if architecture_of(experiment.tower).ranks_untrained:
             save_towers(folder / START_TOWERS, trainer.towers)
-    with RunCallbacks(folder, console, process).watching() as callbacks:
+    with (
+        RunCallbacks(folder, console, process).watching() as callbacks,
+        ranks_of(trainer, ranks, experiment.training.threads, to_resume),
+    ):
         trainer.fit(callbacks)
     if process.is_main:
         mlflow.log_metrics(grouped("train", {"training_s": trainer.state.seconds}))

@@ -10,7 +10,7 @@ interrupted: the order of the pairs and the negatives follow from (seed, epoch),
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -25,14 +25,14 @@ from train.config import LossConfig, TrainingConfig
 from train.config.training import OF_LABELS
 from train.data.batches import Batch, HistoryBatches, batch_count, batches
 from train.data.training_data import Pairs, TrainingData
-from train.evaluation.exact_search import encode, encode_catalogue, search
+from train.evaluation.exact_search import BLOCK, encode, search
 from train.evaluation.metrics import goodness, mean, per_query
 from train.evaluation.report import evaluate_labels
 from train.losses.objective import build_objective
 from train.models.heads import logits_of, score_of
 from train.models.prepared_inputs import PreparedInputs
 from train.models.towers import Tower
-from train.training.device import SINGLE_PROCESS, TrainingProcess
+from train.training.device import SINGLE_PROCESS, TrainingProcess, in_shared_memory
 from train.training.optimiser import adam, set_learning_rate
 
 Towers = tuple[Tower, Tower]
@@ -134,8 +134,14 @@ class Trainer:
         if histories is not None:
             self.history_batches = HistoryBatches(self.pairs, histories, config.batch_size, shared_windows)
         self.state = State()
+        self._left: Iterator[Batch] = iter(())  # batches of the current epoch that are to come
+        self._steps = 0  # batches of the current epoch
         self._begun = time.perf_counter()
         self._item_vectors: Tensor | None = None  # by the current weights, once computed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets to train on, without what it makes itself."""
+        return {**self.__dict__, "process": SINGLE_PROCESS, "_left": iter(()), "_item_vectors": None}
 
     def fit(self, callbacks: Callbacks) -> None:
         """Train from the current state until patience or epochs run out.
@@ -165,22 +171,40 @@ class Trainer:
         return self.state.epoch - self.state.best_epoch >= self.config.patience
 
     def _epoch(self, callbacks: Callbacks) -> None:
-        state, config = self.state, self.config
+        state = self.state
         begun = time.perf_counter() - state.epoch_seconds
         with callbacks.repeatable():
             if state.step == 0:
-                state.hard_negatives = self.objective.mine(self._all_vectors, (config.seed, state.epoch))
-        count, epoch_batches = self._batches()
-        report_loss = callbacks.on_epoch_start(state.epoch, count, state.step)
-        for batch in itertools.islice(epoch_batches, state.step, None):
-            set_learning_rate(self.optimiser, state.epoch + state.step / count, config.epochs, count)
-            state.losses.append(self._step(batch))
-            state.pairs.append(len(batch.pairs))
-            state.step += 1
+                state.hard_negatives = self._mined()
+        self.process.lead("begin_epoch", state.epoch, state.step, _as_tensor(state.hard_negatives))
+        self._draw_batches()
+        report_loss = callbacks.on_epoch_start(state.epoch, self._steps, state.step)
+        while state.step < self._steps:
+            self.process.lead("next_step")
+            self.next_step()
             state.epoch_seconds = time.perf_counter() - begun
             report_loss(state.losses[-1])
             if callbacks.should_stop():
                 raise Interrupted
+
+    def begin_epoch(self, epoch: int, step: int, hard_negatives: Tensor | None) -> None:
+        """Take the place of the main process in an epoch, of which `step` steps are done."""
+        self.state.epoch, self.state.step = epoch, step
+        self.state.hard_negatives = None if hard_negatives is None else hard_negatives.numpy()
+        self._draw_batches()
+
+    def next_step(self) -> None:
+        """Train on the next batch of the epoch; all processes do so together."""
+        state, batch = self.state, next(self._left)
+        epochs_done = state.epoch + state.step / self._steps
+        set_learning_rate(self.optimiser, epochs_done, self.config.epochs, self._steps)
+        state.losses.append(self._step(batch))
+        state.pairs.append(len(batch.pairs))
+        state.step += 1
+
+    def _draw_batches(self) -> None:
+        self._steps, drawn = self._batches()
+        self._left = itertools.islice(drawn, self.state.step, None)
 
     def _batches(self) -> tuple[int, Iterable[Batch]]:
         """The number of batches of the current epoch, and the batches."""
@@ -196,21 +220,22 @@ class Trainer:
         process = self.process
         seed = (self.config.seed, self.state.epoch, self.state.step)
         generator = np.random.default_rng(seed)
-        torch.manual_seed(int(generator.integers(2**63)))  # of dropout, so that a resumed run is the same
+        process.seed(int(generator.integers(2**63)))  # of dropout, so that a resumed run is the same
         given = self.objective.candidates(batch, self.state.hard_negatives, generator)
-        queries = process.encode(
-            query_tower, batch.queries, lambda rows: self.queries.batch(rows, batch.spans)
-        )  # (B, D)
-        items = process.encode(item_tower, given.items, self.items.batch)  # (N, D)
-        scores = logits_of(query_tower, queries @ items.T)
-        losses = self.objective.losses(scores, batch, process.place(given))  # (P,)
-        weight = process.place(torch.from_numpy(self.pairs.weight[batch.pairs]))
-        loss = (losses * weight).sum() / weight.sum().clamp(min=1e-12)  # all weights may be 0
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
+        own, pairs = process.share(batch)  # B queries and P pairs
+        queries = None
+        if len(own.queries):
+            queries = process.encode(
+                query_tower, own.queries, lambda rows: self.queries.batch(rows, own.spans)
+            )  # (B, D)
+        items = process.encode(item_tower, given.items, self.items.batch, for_all=True)  # (N, D)
+        scores = logits_of(query_tower, (items[:0] if queries is None else queries) @ items.T)
+        losses = self.objective.losses(scores, own, process.place(given.of_pairs(pairs)))  # (P,)
+        weight = process.place(torch.from_numpy(self.pairs.weight[batch.pairs]))  # of all pairs of the step
+        own_weight = weight if pairs is None else weight[pairs]
+        share = (losses * own_weight).sum() / weight.sum().clamp(min=1e-12)  # all weights may be 0
         self._item_vectors = None
-        return float(loss.detach())
+        return process.step(share, self.optimiser)
 
     def _end_epoch(self, callbacks: Callbacks, epoch: int) -> None:
         """Evaluate; only then the epoch counts as finished, so that a resumed run evaluates again."""
@@ -289,9 +314,12 @@ class Trainer:
         return (vectors[query] * items[pairs.item]).sum(dim=1).numpy()
 
     def item_vectors(self) -> Tensor:
-        """Unit vectors (N, D) of all items, by the current item tower."""
+        """Unit vectors (N, D) of all items, by the current item tower.
+
+        Sets the radius of an inner product to fit the longest item.
+        """
         if self._item_vectors is None:
-            self._item_vectors = encode_catalogue(self.towers[1], self.items, self.process.place)
+            self._item_vectors = self.towers[1].head.fit_to_catalogue(self._vectors(1))
         return self._item_vectors
 
     def clear_cached_vectors(self) -> None:
@@ -299,8 +327,54 @@ class Trainer:
         self._item_vectors = None
 
     def _query_vectors(self, queries: Rows | None = None) -> Tensor:
-        return encode(self.towers[0], self.queries, queries, self.process.place)
+        return self._vectors(0, queries)
+
+    def _vectors(self, side: int, rows: Rows | None = None) -> Tensor:
+        """Vectors of records of the queries, 0, or items, 1; each process encodes a share of them."""
+        tower, corpus, place = self.towers[side], (self.queries, self.items)[side], self.process.place
+        if self.process.count == 1:
+            return encode(tower, corpus, rows, place)
+        index = np.arange(len(corpus)) if rows is None else rows
+        first = encode(tower, corpus, index[:1], place)
+        vectors = in_shared_memory(first.new_empty(len(index), first.shape[1]))
+        self.process.lead("encode_share", side, rows, vectors)
+        self.encode_share(side, rows, vectors)
+        return vectors
+
+    def encode_share(self, side: int, rows: Rows | None, vectors: Tensor) -> None:
+        """Encode this process's share of some records, and wait for the others.
+
+        Args:
+            side: 0 for queries, 1 for items.
+            rows: of the records; None for all.
+            vectors: (len(rows), D), filled here; in memory that all processes share.
+        """
+        process, corpus = self.process, (self.queries, self.items)[side]
+        index = np.arange(len(corpus)) if rows is None else rows
+        for at in range(process.rank * BLOCK, len(index), process.count * BLOCK):
+            found = encode(self.towers[side], corpus, index[at : at + BLOCK], process.place)
+            vectors[at : at + BLOCK] = found
+        process.wait()
+
+    def _mined(self) -> Rows | None:
+        """Hard negatives of the current epoch; each process mines for a share of the pairs."""
+        seed = (self.config.seed, self.state.epoch)
+        if self.process.count == 1 or self.objective.hard_negatives is None:
+            return self.objective.mine(self._all_vectors, seed)
+        queries, items = self._all_vectors()
+        self.process.lead("mine_share", seed, queries, in_shared_memory(items))
+        return self.mine_share(seed, queries, items)
+
+    def mine_share(self, seed: tuple[int, int], queries: Tensor, items: Tensor) -> Rows | None:
+        """Mine for this process's share of the pairs; returns the hard negatives of all pairs."""
+        share = (self.process.rank, self.process.count)
+        mined = self.objective.mine(lambda: (queries, items), seed, share)
+        return None if mined is None else self.process.sum(mined)
 
     def _all_vectors(self) -> tuple[Tensor, Tensor]:
         """Vectors of all queries and of all items."""
         return self._query_vectors(), self.item_vectors()
+
+
+def _as_tensor(rows: Rows | None) -> Tensor | None:
+    return None if rows is None else torch.from_numpy(rows)

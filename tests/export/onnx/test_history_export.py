@@ -18,7 +18,7 @@ from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
 from protos.features import TowerInputs
 from tests.helpers.stdlib import Sections, started
 from tests.helpers.watched import ASKED, ATTENTION, LATENT, MEAN, RATINGS, write_toml
-from train.evaluation.exact_search import encode_catalogue
+from train.evaluation import exact_search
 from train.models.encoders import HashedTextEncoder
 from train.models.towers import Tower
 
@@ -69,7 +69,7 @@ def both(request: pytest.FixtureRequest, films: Path, tmp_path_factory: pytest.T
             part for tower in model.towers for part in tower.modules() if isinstance(part, HashedTextEncoder)
         ):
             text.weights[0] = 0  # as learning leaves it: nothing here
-    encode_catalogue(model.towers[1], items)
+    model.towers[1].head.fit_to_catalogue(exact_search.encode(model.towers[1], items))
     known = model.schema.vocabularies["items"]
 
     def exported(side: Literal["query", "item"], trained: Tower) -> Side:

@@ -1,0 +1,248 @@
+"""Two real processes train as one does: the same loss, gradients, negatives and vectors; and end together."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from protos.errors import Unavailable
+from protos.features import CategoryFeature, Schema, TextFeature
+from tests.helpers.people import data_of_people, random_people, schema_of_people
+from tests.train.losses.test_objective import IN_BATCH, ITEMS, LOSSES
+from tests.train.training.test_trainer import Watcher
+from train.config import LossConfig, TrainingConfig
+from train.config.losses import Bce, FullSoftmax
+from train.config.towers import BagTower, SequenceTower, SharedTower
+from train.data.training_data import Pairs, TrainingData
+from train.losses.hard_negatives import mine_hard_negatives
+from train.models.prepared_inputs import PreparedInputs
+from train.models.tower_factory import build_towers, hashing_of
+from train.training import ranks as rank
+from train.training.rank_processes import Ranks, ranks_of
+from train.training.trainer import Trainer, _as_tensor
+
+TEXT = TextFeature("text", "text")
+TEXTS = Schema(
+    {"text": TEXT},
+    {"text": TEXT, "kind": CategoryFeature("category", "kind")},
+    {"item.kind": ("odd", "even")},
+)
+CASES: dict[str, LossConfig] = {
+    **LOSSES,
+    "full, smoothed": FullSoftmax("full_softmax", label_smoothing=0.1),
+    "in batch, logq": replace(IN_BATCH, correction="logq"),
+    "in batch, mixed, khrylchenko": replace(IN_BATCH, correction="khrylchenko", uniform_negatives=4),
+}
+LABELS = Bce("bce", negatives=0, focal_gamma=1.0)
+AS_ROWS = 1  # tables of any size exchange rows
+Made = Callable[[], Trainer]
+
+
+def of_texts(loss: LossConfig, shared: bool = False, batch_size: int = 7, hidden: int = 4) -> Trainer:
+    """Pairs of texts and weights; a batch of the last pairs has fewer than the others."""
+    words = "red green blue small large round flat old new".split()
+    text = [f"{words[n % 9]} {words[n % 7]} thing number {n}" for n in range(ITEMS + 5)]
+    items = {"text": text[:ITEMS], "kind": ["odd" if n % 2 else "even" for n in range(ITEMS)]}
+    query, item = np.arange(38) % 20, np.arange(38) % ITEMS
+    label = (np.arange(38) % 3 > 0).astype(np.float32) if loss is LABELS else None
+    pairs = Pairs(query, item, np.linspace(0.5, 2, 38, dtype=np.float32), label)
+    parts = dict.fromkeys(("train", "validation", "test"), pairs)
+    data = TrainingData({"text": text}, items, parts, 20, ITEMS)
+    config: Any = BagTower("bag", 8, 0, buckets=256, item_hidden=hidden)
+    if shared:
+        config = SharedTower("shared", dimension=8, hidden=(6,), buckets=256)
+    hashing = hashing_of(config)
+    corpora = (
+        PreparedInputs(TEXTS, "query", data.queries, hashing),
+        PreparedInputs(TEXTS, "item", data.items, hashing),
+    )
+    torch.manual_seed(0)
+    towers = build_towers(config, TEXTS)
+    return Trainer(towers, data, corpora, loss, TrainingConfig(epochs=2, batch_size=batch_size))
+
+
+def of_people(loss: LossConfig, history: str = "attention", batch_size: int = 9) -> Trainer:
+    """Histories, of which several queries share a window; no dropout."""
+    data = data_of_people(random_people(18, ITEMS), ITEMS)
+    schema = schema_of_people(ITEMS, max_length=6)
+    config = SequenceTower("sequence", history=history, dimension=8, buckets=64, dropout=0, input_dropout=0)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    towers = build_towers(config, schema)
+    hashing = hashing_of(config)
+    corpora = (
+        PreparedInputs(schema, "query", data.queries, hashing),
+        PreparedInputs(schema, "item", data.items, hashing),
+    )
+    training = TrainingConfig(epochs=2, batch_size=batch_size)
+    return Trainer(towers, data, corpora, loss, training, shared_windows=True)
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Ranks]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with Ranks(2, 1).started() as started:
+        yield started
+    torch.set_num_threads(threads)
+
+
+def parameters(trainer: Trainer) -> list[torch.Tensor]:
+    return [each for group in trainer.optimiser.param_groups for each in group["params"]]
+
+
+def an_epoch_is_the_same(ranks: Ranks, made: Made, rows_from: int) -> None:
+    """Loss and gradients of each step of two ranks are those of one process, from the same weights."""
+    one, two = made(), made()
+    with ranks.training(two, rows_from):
+        for each in (one, two):
+            each.state.hard_negatives = each._mined()
+            each.process.lead("begin_epoch", 0, 0, _as_tensor(each.state.hard_negatives))
+            each._draw_batches()
+        if one.state.hard_negatives is not None:
+            np.testing.assert_array_equal(two.state.hard_negatives, one.state.hard_negatives)
+        while one.state.step < one._steps:
+            for ours, theirs in zip(parameters(two), parameters(one), strict=True):
+                ours.detach().copy_(theirs.detach())
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    two.optimiser.state[ours][moment].zero_()
+            two.process.lead("next_step")
+            two.next_step()
+            one.next_step()
+            assert two.state.losses[-1] == pytest.approx(one.state.losses[-1], rel=1e-6, abs=1e-6)
+            for ours, theirs in zip(parameters(two), parameters(one), strict=True):
+                # Adam's first moment was 0, so it is a tenth of the gradient.
+                found = 10 * two.optimiser.state[ours]["exp_avg"]
+                expected = torch.zeros_like(found) if theirs.grad is None else theirs.grad
+                torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        assert two.state.step == two._steps > 1
+
+
+@pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])
+def test_loss_and_gradients_of_two_ranks_are_those_of_one_for_every_loss(two: Ranks, rows_from: int) -> None:
+    for name, loss in CASES.items():
+        for made in (of_texts, of_people):
+            try:
+                an_epoch_is_the_same(two, lambda loss=loss, made=made: made(loss), rows_from)  # type: ignore[misc]
+            except AssertionError as error:
+                raise AssertionError(f"{name}, {made.__name__}: {error}") from error
+    for shared in (False, True):
+        an_epoch_is_the_same(two, lambda shared=shared: of_texts(LABELS, shared), rows_from)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("history", ["sum", "mean", "attention"])
+def test_a_step_whose_only_window_belongs_to_another_rank(two: Ranks, history: str) -> None:
+    def made() -> Trainer:
+        return of_people(IN_BATCH, history, batch_size=2)
+
+    _, batches = made()._batches()
+    assert {len(batch.share(1, 2)[0].queries) for batch in batches} >= {0}
+    an_epoch_is_the_same(two, made, AS_ROWS)
+
+
+def test_a_training_ends_with_the_towers_of_one_process(two: Ranks) -> None:
+    """From evaluation to evaluation: what is mined, the steps, Adam's moments and counters."""
+    loss = replace(IN_BATCH, hard_negatives=2, mine_from=5)
+    for rows_from in (AS_ROWS, rank.ROWS_FROM):
+        one, both = of_texts(loss), of_texts(loss)
+        one.fit(Watcher())
+        with two.training(both, rows_from):
+            both.fit(Watcher())
+        assert both.state.losses == pytest.approx(one.state.losses, rel=1e-4)
+        for ours, theirs in zip(parameters(both), parameters(one), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+            counters = [
+                trainer.optimiser.state[each]["step"] for trainer, each in ((both, ours), (one, theirs))
+            ]
+            assert counters[0] == counters[1] == 2 * one._steps
+        both._step(next(iter(both._batches()[1])))  # and then it is one process again
+
+
+def test_vectors_encoded_in_shares_are_bit_for_bit_those_of_one_process(
+    two: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.training.trainer.BLOCK", 512)
+    trainer = of_people(IN_BATCH)
+    expected = trainer._vectors(0), trainer._vectors(1, np.array([3, 1, 2]))
+    with two.training(trainer):
+        found = trainer._vectors(0), trainer._vectors(1, np.array([3, 1, 2]))
+    assert all(map(torch.equal, found, expected))
+
+
+def test_shares_of_mining_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.losses.hard_negatives._BLOCK", 4)
+    trainer = of_texts(replace(IN_BATCH, hard_negatives=2, mine_from=5))
+    queries, items = trainer._all_vectors()
+    objective = trainer.objective
+    given: Any = (queries, items, objective.pairs, objective.positives, 2, 5, (0, 1))
+    whole = mine_hard_negatives(*given)
+    shares = [mine_hard_negatives(*given, share=(n, 3)) for n in range(3)]
+    assert (np.stack(shares) > 0).any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(sum(shares), whole)
+
+
+def test_dropout_of_each_rank_is_its_own_and_that_of_rank_0_as_in_one_process(two: Ranks) -> None:
+    trainer = of_texts(IN_BATCH)
+    with two.training(trainer):
+        leader = trainer.process
+        leader.seed(2**63 - 1)
+        first = torch.rand(4)
+        torch.manual_seed(2**63 - 1)
+        assert torch.equal(first, torch.rand(4))
+        other = object.__new__(rank.Rank)
+        other.rank = 1
+        other.seed(2**63 - 1)
+        assert not torch.equal(first, torch.rand(4))
+
+
+class Killing(Watcher):
+    """Kills the other rank in the first step."""
+
+    def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
+        def kill(loss: float) -> None:
+            for child in psutil.Process().children():
+                if "spawn_main" in " ".join(child.cmdline()):
+                    os.kill(child.pid, signal.SIGKILL)
+
+        return kill
+
+
+@pytest.mark.timeout(100)
+def test_a_killed_rank_ends_the_training_with_an_error_that_names_it() -> None:
+    trainer = of_texts(IN_BATCH)
+    said = (
+        r"rank 1 of 2 \(process \d+\) was ended by SIGKILL, .*; `make train RESUME=1` goes on from the last"
+    )
+    with pytest.raises(Unavailable, match=said), ranks_of(trainer, 2, 1, "make train RESUME=1"):
+        trainer.fit(Killing())
+    assert not psutil.Process().children() or all(
+        "spawn_main" not in " ".join(child.cmdline()) for child in psutil.Process().children()
+    )
+    assert trainer.process.count == 1
+
+
+def test_an_error_in_another_rank_is_shown() -> None:
+    trainer = of_texts(IN_BATCH)
+    with (
+        pytest.raises(Unavailable, match=r"(?s)rank 1 of 2 .* failed:\n.*no_such_task"),
+        ranks_of(trainer, 2, 1),
+    ):
+        trainer.process.lead("no_such_task")
+        trainer.process.wait()
+
+
+def test_too_little_shared_memory_is_said_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        f_bavail, f_frsize = 1, 1024
+
+    monkeypatch.setattr("train.training.ranks.os.statvfs", lambda path: Full)
+    monkeypatch.setattr("train.training.ranks.SHARED_MEMORY", rank.Path("/"))
+    with pytest.raises(
+        Unavailable, match=r"need 0 MiB of shared memory, 0 MiB are free; in Docker, --shm-size"
+    ):
+        rank.share_memory(of_texts(IN_BATCH))

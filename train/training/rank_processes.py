@@ -1,0 +1,220 @@
+"""Starts the processes that train together, and ends them: with the last step, or with the first that fails.
+
+    with ranks_of(trainer, count, threads):
+        trainer.fit(callbacks)
+
+The calling process is rank 0; the others begin with a copy of its trainer, whose towers and optimiser are in
+shared memory. They call the methods that rank 0 names, and compute with the others over gloo, on the loopback
+interface. Where a rank has ended, the others learn it by the closed connection, and end, too.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
+from torch.distributed import FileStore  # type: ignore[attr-defined]
+
+from protos.errors import Unavailable
+from train.training.device import SINGLE_PROCESS
+from train.training.ranks import ROWS_FROM, Leader, Rank, share_memory
+from train.training.trainer import Trainer
+
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+LONG = timedelta(days=7)  # of one exchange; rank 0 may evaluate for hours between two
+STARTED_SECONDS = 600.0  # for a rank to start and receive the data
+ENDED_SECONDS = 10.0  # for the ranks beside one that has ended to end, too
+LOST = 3  # exit code of a rank that ends because another has
+
+
+@contextmanager
+def ranks_of(
+    trainer: Trainer, count: int, threads: int, to_resume: str = "", rows_from: int = ROWS_FROM
+) -> Iterator[None]:
+    """Train with `count` processes in this block; with one, nothing changes.
+
+    Args:
+        trainer: in the state to start from.
+        threads: torch's threads of each rank; 0 divides the cores.
+        to_resume: the command that resumes the run, for the error about a rank that has ended.
+        rows_from: see `ROWS_FROM`.
+
+    Raises:
+        Unavailable: a rank could not start, or has ended, or the shared memory is too small.
+    """
+    if count == 1:
+        yield
+        return
+    with Ranks(count, threads, to_resume).started() as ranks, ranks.training(trainer, rows_from):
+        yield
+
+
+class Ranks:
+    """Processes that train together, this one and `count - 1` that it starts.
+
+    Args:
+        count: at least 2.
+        threads: torch's threads of each; 0 divides the cores.
+        to_resume: the command that resumes the run, for the error about a rank that has ended.
+    """
+
+    def __init__(self, count: int, threads: int, to_resume: str = "") -> None:
+        self.count = count
+        self.threads = threads or max(1, (os.cpu_count() or 1) // count)
+        self._to_resume = to_resume
+        self._processes: list[Any] = []
+        self._connections: list[Connection] = []
+
+    @contextmanager
+    def started(self) -> Iterator["Ranks"]:
+        """Start the others, and end them behind the block.
+
+        Raises:
+            Unavailable: a rank could not start, or has ended.
+        """
+        threads = torch.get_num_threads()
+        with tempfile.TemporaryDirectory(prefix="twinspire-ranks-") as folder:
+            store = str(Path(folder, "store"))
+            try:
+                for rank in range(1, self.count):
+                    self._start(rank, store)
+                self._wait_for_all()
+                torch.set_num_threads(self.threads)
+                _join(0, self.count, store)
+                yield self
+            except (RuntimeError, OSError, EOFError) as error:
+                ended = self._ended()
+                if ended is None:
+                    raise
+                advice = f"; `{self._to_resume}` goes on from the last checkpoint" if self._to_resume else ""
+                raise Unavailable(f"{ended}{advice}") from error
+            finally:
+                torch.set_num_threads(threads)
+                self._end()
+
+    @contextmanager
+    def training(self, trainer: Trainer, rows_from: int = ROWS_FROM) -> Iterator[None]:
+        """Train with all ranks in this block.
+
+        Args:
+            trainer: in the state to start from.
+            rows_from: see `ROWS_FROM`.
+
+        Raises:
+            Unavailable: the shared memory is too small.
+        """
+        share_memory(trainer)
+        for connection in self._connections:
+            connection.send((trainer, rows_from))
+        self._wait_for_all()
+        leader = Leader(self._connections, trainer, rows_from)
+        trainer.process = leader
+        try:
+            yield
+        finally:
+            leader.release()
+            trainer.process = SINGLE_PROCESS
+
+    def _start(self, rank: int, store: str) -> None:
+        """Start a rank. The signals that ask for a stop stay blocked in it: rank 0 answers them."""
+        context = processes.get_context("spawn")
+        ours, theirs = context.Pipe()
+        arguments = (rank, self.count, self.threads, store, theirs)
+        process = context.Process(target=_follow, args=arguments, name=f"rank {rank}", daemon=True)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            theirs.close()
+        self._processes.append(process)
+        self._connections.append(ours)
+
+    def _wait_for_all(self) -> None:
+        """Wait until each rank says that it is ready.
+
+        Raises:
+            OSError, EOFError: a rank has ended.
+        """
+        for process, connection in zip(self._processes, self._connections, strict=True):
+            if not wait([connection, process.sentinel], STARTED_SECONDS):
+                raise Unavailable(f"{process.name} did not start within {STARTED_SECONDS:.0f} seconds")
+            told = connection.recv()
+            if told is not None:
+                raise RuntimeError(told)
+
+    def _end(self) -> None:
+        for process in self._processes:
+            process.kill()  # it has nothing to save
+            process.join()
+        for connection in self._connections:
+            connection.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _ended(self) -> str | None:
+        """Which rank has ended, and why; None if none has. The first one makes the others end."""
+        until = time.monotonic() + ENDED_SECONDS
+        if not wait([each.sentinel for each in self._processes], ENDED_SECONDS):
+            return None
+        while time.monotonic() < until:
+            for process, connection in zip(self._processes, self._connections, strict=True):
+                if process.exitcode not in (None, LOST):
+                    return _cause(process, connection, self.count)
+            time.sleep(0.05)
+        return f"a rank of {self.count} has lost its connection to the others"
+
+
+def _cause(process: Any, connection: Connection, count: int) -> str:
+    who = f"{process.name} of {count} (process {process.pid})"
+    if process.exitcode < 0:
+        number = -process.exitcode
+        memory = ", which the system also sends where memory runs out" if number == signal.SIGKILL else ""
+        return f"{who} was ended by {signal.Signals(number).name}{memory}"
+    told = ""
+    with suppress(OSError, EOFError):
+        while connection.poll():
+            told = connection.recv() or told
+    return f"{who} failed" + (f":\n{told.rstrip()}\n" if told else f" with exit code {process.exitcode}")
+
+
+def _join(rank: int, count: int, store: str) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+    group = FileStore(store, count)
+    dist.init_process_group("gloo", store=group, rank=rank, world_size=count, timeout=LONG)
+
+
+def _follow(rank: int, count: int, threads: int, store: str, leader: Connection) -> None:
+    """The life of a rank: do what rank 0 says, until it closes the connection."""
+    torch.set_num_threads(threads)
+    try:
+        leader.send(None)
+        _join(rank, count, store)
+        trainer: Any = None
+        while True:
+            task, *arguments = leader.recv()
+            if isinstance(task, Trainer):
+                trainer = task
+                trainer.process = Rank(rank, count, trainer, *arguments)
+                leader.send(None)
+            else:
+                getattr(trainer, task)(*arguments)
+    except EOFError:
+        os._exit(LOST)
+    except Exception as error:
+        lost = isinstance(error, OSError) or "gloo" in str(error)
+        with suppress(OSError):
+            if not lost:
+                leader.send(traceback.format_exc())
+        os._exit(LOST if lost else 1)
