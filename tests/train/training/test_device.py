@@ -68,9 +68,9 @@ class Counting(TrainingProcess):
     def __init__(self) -> None:
         self.encoded: list[int] = []
 
-    def encode(self, tower: Any, rows: Any, read: Any) -> torch.Tensor:
+    def encode(self, tower: Any, rows: Any, read: Any, for_all: bool = False) -> torch.Tensor:
         self.encoded.append(len(rows))
-        return super().encode(tower, rows, read)
+        return super().encode(tower, rows, read, for_all)
 
 
 class Second(TrainingProcess):
@@ -198,4 +198,5 @@ def test_no_other_module_of_training_chooses_device_threads_or_rank() -> None:
         for path in (ROOT / "train").rglob("*.py")
         if chooses.search(path.read_text())
     }
-    assert found == {"train/training/device.py"}
+    of_ranks = {f"train/training/{name}.py" for name in ("exchange", "rank_processes", "ranks")}
+    assert found == {"train/training/device.py", *of_ranks}

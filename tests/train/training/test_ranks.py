@@ -1,13 +1,10 @@
 """Two real processes train as one does: the same loss, gradients, negatives and vectors; and end together."""
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -21,10 +18,11 @@ from train.config.losses import Bce, FullSoftmax
 from train.config.towers import BagTower, SequenceTower, SharedTower
 from train.data.training_data import Pairs, TrainingData
 from train.losses.hard_negatives import mine_hard_negatives
+from train.models.encoders import HashedTextEncoder
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
 from train.training import ranks as rank
-from train.training.rank_processes import Ranks, ranks_of
+from train.training.rank_processes import Ranks
 from train.training.trainer import Trainer, _as_tensor
 
 TEXT = TextFeature("text", "text")
@@ -44,7 +42,7 @@ AS_ROWS = 1  # tables of any size exchange rows
 Made = Callable[[], Trainer]
 
 
-def of_texts(loss: LossConfig, shared: bool = False, batch_size: int = 7, hidden: int = 4) -> Trainer:
+def of_texts(loss: LossConfig, shared: bool = False, batch_size: int = 13, hidden: int = 4) -> Trainer:
     """Pairs of texts and weights; a batch of the last pairs has fewer than the others."""
     words = "red green blue small large round flat old new".split()
     text = [f"{words[n % 9]} {words[n % 7]} thing number {n}" for n in range(ITEMS + 5)]
@@ -67,11 +65,12 @@ def of_texts(loss: LossConfig, shared: bool = False, batch_size: int = 7, hidden
     return Trainer(towers, data, corpora, loss, TrainingConfig(epochs=2, batch_size=batch_size))
 
 
-def of_people(loss: LossConfig, history: str = "attention", batch_size: int = 9) -> Trainer:
+def of_people(loss: LossConfig, history: str = "attention", batch_size: int = 14) -> Trainer:
     """Histories, of which several queries share a window; no dropout."""
-    data = data_of_people(random_people(18, ITEMS), ITEMS)
+    data = data_of_people(random_people(9, ITEMS), ITEMS)
     schema = schema_of_people(ITEMS, max_length=6)
-    config = SequenceTower("sequence", history=history, dimension=8, buckets=64, dropout=0, input_dropout=0)  # type: ignore[arg-type]
+    without: dict[str, Any] = {"dropout": 0.0, "input_dropout": 0.0} if history == "attention" else {}
+    config = SequenceTower("sequence", history=history, dimension=8, buckets=64, **without)  # type: ignore[arg-type]
     torch.manual_seed(0)
     towers = build_towers(config, schema)
     hashing = hashing_of(config)
@@ -92,13 +91,25 @@ def two() -> Iterator[Ranks]:
     torch.set_num_threads(threads)
 
 
+def in_doubles(trainer: Trainer) -> Trainer:
+    modules = [module for tower in trainer.towers for module in tower.modules()]
+    weights = {module.weights for module in modules if isinstance(module, HashedTextEncoder)}
+    for each in {*parameters(trainer), *weights}:
+        each.data = each.data.double()
+    return trainer
+
+
 def parameters(trainer: Trainer) -> list[torch.Tensor]:
     return [each for group in trainer.optimiser.param_groups for each in group["params"]]
 
 
 def an_epoch_is_the_same(ranks: Ranks, made: Made, rows_from: int) -> None:
-    """Loss and gradients of each step of two ranks are those of one process, from the same weights."""
-    one, two = made(), made()
+    """Loss and gradients of each step of two ranks are those of one process, from the same weights.
+
+    In double precision: sums in another order differ by more than 1e-6 where a small temperature makes
+    gradients large.
+    """
+    one, two = in_doubles(made()), in_doubles(made())
     with ranks.training(two, rows_from):
         for each in (one, two):
             each.state.hard_negatives = each._mined()
@@ -156,10 +167,7 @@ def test_a_training_ends_with_the_towers_of_one_process(two: Ranks) -> None:
         assert both.state.losses == pytest.approx(one.state.losses, rel=1e-4)
         for ours, theirs in zip(parameters(both), parameters(one), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
-            counters = [
-                trainer.optimiser.state[each]["step"] for trainer, each in ((both, ours), (one, theirs))
-            ]
-            assert counters[0] == counters[1] == 2 * one._steps
+            assert both.optimiser.state[ours]["step"] == one.optimiser.state[theirs]["step"] == 2 * one._steps
         both._step(next(iter(both._batches()[1])))  # and then it is one process again
 
 
@@ -200,42 +208,6 @@ def test_dropout_of_each_rank_is_its_own_and_that_of_rank_0_as_in_one_process(tw
         assert not torch.equal(first, torch.rand(4))
 
 
-class Killing(Watcher):
-    """Kills the other rank in the first step."""
-
-    def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
-        def kill(loss: float) -> None:
-            for child in psutil.Process().children():
-                if "spawn_main" in " ".join(child.cmdline()):
-                    os.kill(child.pid, signal.SIGKILL)
-
-        return kill
-
-
-@pytest.mark.timeout(100)
-def test_a_killed_rank_ends_the_training_with_an_error_that_names_it() -> None:
-    trainer = of_texts(IN_BATCH)
-    said = (
-        r"rank 1 of 2 \(process \d+\) was ended by SIGKILL, .*; `make train RESUME=1` goes on from the last"
-    )
-    with pytest.raises(Unavailable, match=said), ranks_of(trainer, 2, 1, "make train RESUME=1"):
-        trainer.fit(Killing())
-    assert not psutil.Process().children() or all(
-        "spawn_main" not in " ".join(child.cmdline()) for child in psutil.Process().children()
-    )
-    assert trainer.process.count == 1
-
-
-def test_an_error_in_another_rank_is_shown() -> None:
-    trainer = of_texts(IN_BATCH)
-    with (
-        pytest.raises(Unavailable, match=r"(?s)rank 1 of 2 .* failed:\n.*no_such_task"),
-        ranks_of(trainer, 2, 1),
-    ):
-        trainer.process.lead("no_such_task")
-        trainer.process.wait()
-
-
 def test_too_little_shared_memory_is_said_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         f_bavail, f_frsize = 1, 1024
@@ -243,6 +215,6 @@ def test_too_little_shared_memory_is_said_before_training(monkeypatch: pytest.Mo
     monkeypatch.setattr("train.training.ranks.os.statvfs", lambda path: Full)
     monkeypatch.setattr("train.training.ranks.SHARED_MEMORY", rank.Path("/"))
     with pytest.raises(
-        Unavailable, match=r"need 0 MiB of shared memory, 0 MiB are free; in Docker, --shm-size"
+        Unavailable, match=r"need 2 MiB of shared memory, 0 MiB are free; in Docker, --shm-size"
     ):
         rank.share_memory(of_texts(IN_BATCH))
