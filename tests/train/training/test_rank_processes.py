@@ -39,6 +39,7 @@ class Killing(Watcher):
         return kill
 
 
+@pytest.mark.exhaustive
 def test_a_killed_rank_ends_the_training_with_an_error_that_names_it() -> None:
     trainer = of_texts(IN_BATCH)
     said = r"rank 1 of 2 \(process \d+\) was ended by SIGKILL, .*; `to resume` goes on from the last"
