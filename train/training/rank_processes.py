@@ -93,7 +93,7 @@ class Ranks:
                 torch.set_num_threads(self.threads)
                 _join(0, self.count, store)
                 yield self
-            except (RuntimeError, OSError, EOFError) as error:
+            except (RuntimeError, ConnectionError, EOFError) as error:
                 ended = self._ended()
                 if ended is None:
                     raise
@@ -145,7 +145,9 @@ class Ranks:
         """Wait until each rank says that it is ready.
 
         Raises:
-            OSError, EOFError: a rank has ended.
+            ConnectionError, EOFError: a rank has ended.
+            RuntimeError: a rank has failed.
+            Unavailable: a rank does not start.
         """
         for process, connection in zip(self._processes, self._connections, strict=True):
             if not wait([connection, process.sentinel], STARTED_SECONDS):
@@ -213,7 +215,7 @@ def _follow(rank: int, count: int, threads: int, store: str, leader: Connection)
     except EOFError:
         os._exit(LOST)
     except Exception as error:
-        lost = isinstance(error, OSError) or "gloo" in str(error)
+        lost = isinstance(error, ConnectionError) or "gloo" in str(error)
         with suppress(OSError):
             if not lost:
                 leader.send(traceback.format_exc())

@@ -205,8 +205,8 @@ def _train(
     dataset: Dataset,
     console: Console,
     resume: bool,
-    ranks: int,
-    to_resume: str,
+    ranks: int = 1,
+    to_resume: str = "",
 ) -> None:
     """Train within the active MLflow run; the main process then evaluates the towers and logs the results."""
     with console.status("hashing texts"):
@@ -230,10 +230,9 @@ def _train(
         _log_inputs(model, dataset, chosen)
         if architecture_of(experiment.tower).ranks_untrained:
             save_towers(folder / START_TOWERS, trainer.towers)
-    with (
-        RunCallbacks(folder, console, process).watching() as callbacks,
-        ranks_of(trainer, ranks, experiment.training.threads, to_resume),
-    ):
+    with RunCallbacks(folder, console, process).watching() as callbacks, contextlib.ExitStack() as stack:
+        with callbacks.repeatable():
+            stack.enter_context(ranks_of(trainer, ranks, experiment.training.threads, to_resume))
         trainer.fit(callbacks)
     if process.is_main:
         mlflow.log_metrics(grouped("train", {"training_s": trainer.state.seconds}))

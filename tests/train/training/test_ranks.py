@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -187,9 +188,13 @@ def test_shares_of_mining_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = of_texts(replace(IN_BATCH, hard_negatives=2, mine_from=5))
     queries, items = trainer._all_vectors()
     objective = trainer.objective
-    given: Any = (queries, items, objective.pairs, objective.positives, 2, 5, (0, 1))
-    whole = mine_hard_negatives(*given)
-    shares = [mine_hard_negatives(*given, share=(n, 3)) for n in range(3)]
+
+    def mined(rank: int, count: int) -> Any:
+        return mine_hard_negatives(
+            queries, items, objective.pairs, objective.positives, 2, 5, (0, 1), share=(rank, count)
+        )
+
+    whole, shares = mined(0, 1), [mined(n, 3) for n in range(3)]
     assert (np.stack(shares) > 0).any(axis=(1, 2)).all()
     np.testing.assert_array_equal(sum(shares), whole)
 
@@ -213,7 +218,7 @@ def test_too_little_shared_memory_is_said_before_training(monkeypatch: pytest.Mo
         f_bavail, f_frsize = 1, 1024
 
     monkeypatch.setattr("train.training.ranks.os.statvfs", lambda path: Full)
-    monkeypatch.setattr("train.training.ranks.SHARED_MEMORY", rank.Path("/"))
+    monkeypatch.setattr("train.training.ranks.SHARED_MEMORY", Path("/"))
     with pytest.raises(
         Unavailable, match=r"need 2 MiB of shared memory, 0 MiB are free; in Docker, --shm-size"
     ):
