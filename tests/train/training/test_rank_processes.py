@@ -4,7 +4,7 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,21 @@ def test_an_error_in_another_rank_is_shown() -> None:
         trainer.process.wait()
 
 
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts commands, and ends those that a failed test has left."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: Any) -> subprocess.Popen[str]:
+        started.append(command(*arguments))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
 def when_an_epoch_has_ended(process: subprocess.Popen[str], folder: Path, epochs: int) -> None:
     """Wait until a run has logged so many epochs, of this part or an earlier one, and saved its state."""
 
@@ -72,13 +87,13 @@ def when_an_epoch_has_ended(process: subprocess.Popen[str], folder: Path, epochs
         )
         return bool(saved) and len(losses) >= epochs
 
-    wait_until(has_ended, 120)
+    wait_until(has_ended, 300)
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(600)  # two trainings, one of them in three parts
+@pytest.mark.timeout(1200)  # two trainings, one of them in three parts
 def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_quality(
-    stdlib: Path, empty_store: Path, tmp_path: Path
+    stdlib: Path, empty_store: Path, tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     changed: Any = {"training": {"epochs": 12, "batch_size": 16, "patience": 12, "threads": 1}}
     config = write_toml(stdlib, tmp_path / "a.toml", **changed)
@@ -87,7 +102,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_quality(
         folder.mkdir()
         shutil.copy(empty_store, folder / "mlflow.db")
 
-    first = command(config, broken, "--ranks", "2")
+    first = start(config, broken, "--ranks", "2")
     when_an_epoch_has_ended(first, broken, 1)
     (other,) = other_ranks(first.pid)
     other.kill()
@@ -99,7 +114,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_quality(
     failed = only_run(broken)
     assert (failed.info.status, failed.data.tags["ranks"]) == ("FAILED", "2")
 
-    second = command(config, broken, "--resume", "--ranks", "3")
+    second = start(config, broken, "--resume", "--ranks", "3")
     when_an_epoch_has_ended(second, broken, 2)
     others = other_ranks(second.pid)
     assert len(others) == 2
@@ -112,12 +127,12 @@ def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_quality(
     psutil.wait_procs(others, timeout=30)
     assert not any(each.is_running() for each in others)
 
-    third = command(config, broken, "--resume")
+    third = start(config, broken, "--resume")
     output, said = third.communicate(timeout=250)
     assert third.returncode == 0, said
     assert only_run(broken).info.run_id == failed.info.run_id
     assert (only_run(broken).info.status, only_run(broken).data.tags["ranks"]) == ("FINISHED", "1")
-    reference = command(config, straight)
+    reference = start(config, straight)
     expected, said = reference.communicate(timeout=250)
     assert reference.returncode == 0, said
     ours, theirs = json.loads(output)["metrics"], json.loads(expected)["metrics"]
@@ -126,16 +141,16 @@ def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_quality(
 
 
 @pytest.mark.exhaustive
-def test_the_other_ranks_end_with_rank_0(stdlib: Path, empty_store: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(400)
+def test_the_other_ranks_end_with_rank_0(
+    stdlib: Path, empty_store: Path, tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     changed: Any = {"training": {"epochs": 200, "batch_size": 16, "patience": 200, "threads": 1}}
-    process = command(write_toml(stdlib, tmp_path / "a.toml", **changed), tmp_path, "--ranks", "2")
-    try:
-        when_an_epoch_has_ended(process, tmp_path, 1)
-        others = other_ranks(process.pid)
-    finally:
-        process.kill()
-        process.communicate()
+    process = start(write_toml(stdlib, tmp_path / "a.toml", **changed), tmp_path, "--ranks", "2")
+    when_an_epoch_has_ended(process, tmp_path, 1)
+    others = other_ranks(process.pid)
+    process.kill()
     gone, alive = psutil.wait_procs(others, timeout=30)
     assert len(gone) == 1
     assert not alive
