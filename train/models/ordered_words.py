@@ -225,7 +225,7 @@ class LstmEncoder(_WordEncoder):
 
 def _padded(words: Tensor, lengths: Tensor) -> Tensor:
     """(B, longest, H): the words (W, H) of B texts, padded behind with zeros; longest is at least 1."""
-    longest = max(1, int(lengths.max()))
+    longest = max(1, int(lengths.max())) if len(lengths) else 1
     places = (torch.arange(longest, device=words.device) < lengths[:, None]).flatten().nonzero().squeeze(1)
     padded = words.new_zeros(len(lengths) * longest, words.shape[1]).index_copy(0, places, words)
     return padded.view(len(lengths), longest, -1)
