@@ -14,7 +14,7 @@ from serving.retrieval.encoder import Encoder
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.helpers.shared import shared_folder
-from tests.helpers.stdlib import CDSSM, LSTM, Made, Sections, make, pack, tracking_at, unpack
+from tests.helpers.stdlib import CDSSM, LSTM, Made, Sections, make_of, pack, tracking_at, unpack, write_toml
 from train.training.trained_model import load_model
 
 TEXTS = [
@@ -26,6 +26,7 @@ TEXTS = [
     "naïve café",
 ]
 KINDS: dict[str, Sections] = {"cdssm": CDSSM, "lstm": LSTM}
+FEW = {"max_items": 150}
 SHORT: Sections = {
     "export": {"iterations": 10},
     "training": {"epochs": 1, "batch_size": 64, "threads": 1},
@@ -42,7 +43,8 @@ def made(
     kind = request.param
 
     def fill(folder: Path) -> None:
-        pack(make(stdlib, empty_store, folder, kind, {**KINDS[kind], **SHORT}))
+        config = write_toml(stdlib, folder / f"{kind}.toml", kind, {**KINDS[kind], **SHORT}, data=FEW)
+        pack(make_of(config, empty_store, folder))
 
     return unpack(shared_folder(tmp_path_factory, kind, fill), tmp_path_factory.mktemp(kind))
 
@@ -76,6 +78,7 @@ def test_torch_and_onnx_runtime_agree_in_any_batch(made: Made) -> None:
 
 def test_a_server_answers(made: Made, client: RetrievalClient) -> None:
     vectors = np.load(made.folder / bundle.VECTORS)
+    rows = {item: row for row, item in enumerate(made.dataset.items["item_id"])}
     encoder = Encoder(made.folder, bundle.read(made.folder))
     answers = client.search_batch(TEXTS, k=5)
     for text, answer in zip(TEXTS, answers, strict=True):
@@ -83,8 +86,9 @@ def test_a_server_answers(made: Made, client: RetrievalClient) -> None:
             assert (answer.hits, str(answer.basis)) == ((), "none")
             continue
         query = encoder.vectors(encoder.arrays([{"text": text}]))[0]
-        best = np.sort(vectors @ query)[::-1][:5]
-        assert [hit.score for hit in answer.hits] == pytest.approx(best.tolist(), abs=1e-4)
+        expected = [float(vectors[rows[hit.id]] @ query) for hit in answer.hits]
+        assert [hit.score for hit in answer.hits] == pytest.approx(expected, abs=1e-4)
+        assert len(answer.hits) == 5
         assert [hit.id for hit in client.search(text, k=5).hits] == [hit.id for hit in answer.hits]
 
 

@@ -158,7 +158,7 @@ class ConvolutionEncoder(_WordEncoder):
         if isinstance(text, WordBags):
             return self._pooled_bags(text)
         rows, numbers, count = self.hashing.in_order(text)
-        most = int(count.max().clamp(min=1).item())
+        most: Any = count.max().clamp(min=1).item()  # no int(): the exporter would take it for a constant
         torch._check(most >= 1)
         words = torch.arange(1, most + 1, device=text.device)
         hidden = torch.tanh(self._convolved(self._of_rows(rows, numbers, words)))  # (B, W, H)
