@@ -36,7 +36,7 @@ SHORT: Sections = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["cdssm", pytest.param("lstm", marks=pytest.mark.exhaustive)])
 def made(
     request: pytest.FixtureRequest, stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Made:

@@ -159,7 +159,7 @@ class ConvolutionEncoder(_WordEncoder):
             return self._pooled_bags(text)
         rows, numbers, count = self.hashing.in_order(text)
         most: Any = count.max().clamp(min=1).item()  # no int(): the exporter would take it for a constant
-        torch._check(most >= 1)
+        torch._check(most >= 1)  # type: ignore[no-untyped-call]
         words = torch.arange(1, most + 1, device=text.device)
         hidden = torch.tanh(self._convolved(self._of_rows(rows, numbers, words)))  # (B, W, H)
         return _highest(hidden, words <= count)
@@ -220,7 +220,8 @@ class LstmEncoder(_WordEncoder):
             vectors = self._of_rows(rows, numbers, words)
         states, _ = self.lstm(vectors)  # (B, W, D); packed sequences have a far slower gradient
         last = (words == count).float()  # (B, W); all zero for a text without words
-        return (last[:, None] @ states).squeeze(1)
+        state: Tensor = (last[:, None] @ states).squeeze(1)
+        return state
 
 
 def _padded(words: Tensor, lengths: Tensor) -> Tensor:

@@ -187,11 +187,11 @@ class PreparedInputs:
         }
         self.texts: dict[str, HashedTexts] = {}
         self.ordered: dict[str, OrderedTexts] = {}
-        for name, spec in texts.items():
+        for name, text in texts.items():
             if hashing.ordered:
-                self.ordered[name] = order_texts(values[name], spec.longest, hashing)
+                self.ordered[name] = order_texts(values[name], text.longest, hashing)
             else:
-                self.texts[name] = hash_texts(values[name], spec.longest, hashing)
+                self.texts[name] = hash_texts(values[name], text.longest, hashing)
         self.histories: dict[str, PreparedHistories] = {}
         for name, spec in histories.items():
             raw = values[name]
