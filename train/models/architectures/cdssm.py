@@ -36,8 +36,9 @@ class CdssmArchitecture(Architecture[CdssmTower]):
         config, hashing = self.config, self.hashing()
 
         def text() -> nn.Module:
-            table = torch.randn(config.buckets, config.window * config.hidden) / config.hidden**0.5
-            return ConvolutionEncoder(hashing, nn.Parameter(table), config.window)
+            table = nn.Parameter(torch.empty(config.buckets, config.window * config.hidden))
+            nn.init.xavier_uniform_(table)
+            return ConvolutionEncoder(hashing, table, config.window)
 
         factories: EncoderFactories = {
             TextFeature: text,
