@@ -1,8 +1,8 @@
 """Hashed texts as sequences of words, and the encoders that read them in order.
 
-A word is a bag of n-grams (`WordHashing.in_order`); its vector is the sum of their embeddings. The input of an
-encoder is either code points (B, L), as in the exported graph, or `WordBags`, which were hashed once before
-training. Both give the same vectors. A text without words becomes the zero vector.
+A word is a bag of n-grams (`WordHashing.in_order`); its vector is the sum of their embeddings. The input of
+an encoder is either code points (B, L), as in the exported graph, or `WordBags`, which were hashed once
+before training. Both give the same vectors. A text without words becomes the zero vector.
 """
 
 from collections.abc import Sequence
@@ -186,7 +186,7 @@ class ConvolutionEncoder(_WordEncoder):
         middle = self.window // 2
         total = parts[middle]
         for step in range(1, middle + 1):
-            earlier = F.pad(parts[middle - step], (0, 0, step, 0))[..., : -step, :]
+            earlier = F.pad(parts[middle - step], (0, 0, step, 0))[..., :-step, :]
             later = F.pad(parts[middle + step], (0, 0, 0, step))[..., step:, :]
             if before is not None and after is not None:
                 earlier = earlier * (before >= step)[:, None]

@@ -20,7 +20,15 @@ EVERY_LENGTH = WordHashing((1, 2, 3, 5), words=True, buckets=BUCKETS, ordered=Tr
 BY_CHARACTER = WordHashing((2, 3), words=True, buckets=BUCKETS, characters=(1, 2), ordered=True)
 HASHINGS = pytest.mark.parametrize("hashing", [PAPER, EVERY_LENGTH, BY_CHARACTER], ids=str)
 UNICODE = st.text(st.one_of(st.sampled_from("ab #-日\u0301"), st.characters()), max_size=30)
-TEXTS = ["man bites dog", "", "dog bites man", "a", "...", "dog bites the dog that bites a man  twice", "日本 x"]
+TEXTS = [
+    "man bites dog",
+    "",
+    "dog bites man",
+    "a",
+    "...",
+    "dog bites the dog that bites a man  twice",
+    "日本 x",
+]
 Encoder = ConvolutionEncoder | LstmEncoder
 
 
@@ -31,7 +39,9 @@ def points(texts: list[str]) -> Tensor:
 def words_of(hashing: WordHashing, texts: list[str]) -> list[list[Counter[int]]]:
     """The rows of each word of each text."""
     found = []
-    for rows, numbers, (count,) in zip(*(each.tolist() for each in hashing.in_order(points(texts))), strict=True):
+    for rows, numbers, (count,) in zip(
+        *(each.tolist() for each in hashing.in_order(points(texts))), strict=True
+    ):
         words: list[Counter[int]] = [Counter() for _ in range(count)]
         for row, number in zip(rows, numbers, strict=True):
             assert (row == 0) == (number == 0)

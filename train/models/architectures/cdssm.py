@@ -23,8 +23,8 @@ from train.models.towers import Tower
 class CdssmArchitecture(Architecture[CdssmTower]):
     """Shen et al. 2014, equations 2 to 4; two separate networks.
 
-    Features other than texts, which the paper does not have, are added to the maximum. Ids and histories share
-    one embedding table.
+    Features other than texts, which the paper does not have, are added to the maximum. Ids and histories
+    share one embedding table.
     """
 
     def build(self, schema: Schema) -> Towers:
