@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,7 @@ class Ranks:
         ours, theirs = context.Pipe()
         arguments = (rank, self.count, self.threads, store, theirs)
         process = context.Process(target=_follow, args=arguments, name=f"rank {rank}", daemon=True)
+        resource_tracker.ensure_running()  # which would unblock the signals when it starts itself
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             process.start()
