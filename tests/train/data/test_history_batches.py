@@ -147,3 +147,26 @@ def test_training_reads_the_same_histories_as_serving() -> None:
         past = expected_rows(histories, query)[-3:]
         assert row == [0] * (3 - len(past)) + past
     assert corpus.rows(np.array([0])).tolist() == [[0]]
+
+
+@given(PEOPLE, st.integers(1, 4), st.booleans(), st.integers(2, 9))
+def test_shares_of_a_batch_hold_each_pair_once_with_its_query_and_what_that_sees(
+    people: list[list[int]], count: int, shared: bool, size: int
+) -> None:
+    histories = histories_of(people, ITEMS)
+    corpus = PreparedHistories(histories, KNOWN, 4)
+    pairs = pairs_of(histories, twice=True)
+    for batch in HistoryBatches(pairs, corpus, size, shared).draw((0, 0)):
+        shares = [batch.share(rank, count) for rank in range(count)]
+        places = np.concatenate([places for _, places in shares])
+        assert sorted(places.tolist()) == list(range(len(batch.pairs)))
+        for share, chosen in shares:
+            assert share.size == batch.size == len(batch.pairs)
+            np.testing.assert_array_equal(share.pairs, batch.pairs[chosen])
+            np.testing.assert_array_equal(share.queries[share.query], pairs.query[share.pairs])
+        if shared:
+            whole = {query: seen for query, seen, _ in seen_in(corpus, batch)}
+            found = {
+                q: seen for share, _ in shares if len(share.queries) for q, seen, _ in seen_in(corpus, share)
+            }
+            assert found == whole
