@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from export.onnx.optimize import optimize
+from export.onnx.translations import TRANSLATIONS
 from protos.features import Arrays, FeatureSpec
 from train.models.towers import Tower
 
 OUTPUT = "vector"
-EXAMPLE_LENGTH = 8  # code points, tokens or items of an example
 
 
 class PositionalTower(nn.Module):
@@ -61,7 +61,7 @@ def as_exported(tower: Tower, features: Mapping[str, FeatureSpec], example: Arra
     """A tower as torch's exporter returns it, not optimised; arguments as of `export_tower`."""
     names = tuple(features)
     shapes = tuple(_free_dimensions(name, spec) for name, spec in features.items())
-    arrays = tuple(torch.from_numpy(_shaped(example[name], features[name])) for name in names)
+    arrays = tuple(torch.from_numpy(_lengthened(example[name], features[name])) for name in names)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # they are about the exporter's internals
@@ -71,6 +71,7 @@ def as_exported(tower: Tower, features: Mapping[str, FeatureSpec], example: Arra
             input_names=list(names),
             output_names=[OUTPUT],
             dynamic_shapes={"arrays": shapes},
+            custom_translation_table=TRANSLATIONS,
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -83,15 +84,10 @@ def _free_dimensions(name: str, spec: FeatureSpec) -> dict[int, str]:
     return {0: "batch", 1: f"{name}_length"} if spec.variable_length else {0: "batch"}
 
 
-def _shaped(array: Any, spec: FeatureSpec) -> Any:
-    """The example with a free length of 2 to `EXAMPLE_LENGTH`.
-
-    The exporter treats lengths 0 and 1 as constants, and traces a recurrent layer step by step, which takes
-    minutes for a long text. The graph is the same.
-    """
-    if not spec.variable_length:
-        return array
-    return np.pad(array, ((0, 0), (max(0, 2 - array.shape[1]), 0)))[:, :EXAMPLE_LENGTH]
+def _lengthened(array: Any, spec: FeatureSpec) -> Any:
+    """The example with a free length of at least 2; the exporter treats lengths 0 and 1 as constants."""
+    short = max(0, 2 - array.shape[1]) if spec.variable_length else 0
+    return np.pad(array, ((0, 0), (short, 0)))
 
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protos.features import code_point_rows, folded
+from train.models.recurrent import Lstm
 from train.models.row_gradients import touched
 from train.models.text_hashing import WordHashing
 
@@ -206,7 +207,7 @@ class LstmEncoder(WordEncoder):
 
     def __init__(self, hashing: WordHashing, table: nn.Parameter, dimension: int) -> None:
         super().__init__(hashing, table)
-        self.lstm = nn.LSTM(table.shape[1], dimension, batch_first=True)
+        self.lstm = Lstm(table.shape[1], dimension)
 
     def forward(self, text: Tensor | WordBags) -> Tensor:
         """Code points (B, L) or words of B texts -> (B, D)."""
@@ -218,7 +219,7 @@ class LstmEncoder(WordEncoder):
             most = text.shape[1] if self.hashing.characters else (text.shape[1] + 1) // 2
             words = torch.arange(1, most + 1, device=text.device)
             vectors = self._of_rows(rows, numbers, words)
-        states, _ = self.lstm(vectors)  # (B, W, D); packed sequences have a far slower gradient
+        states = self.lstm(vectors)  # (B, W, D); packed sequences have a far slower gradient
         last = (words == count).float()  # (B, W); all zero for a text without words
         state: Tensor = (last[:, None] @ states).squeeze(1)
         return state

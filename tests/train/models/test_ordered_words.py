@@ -158,8 +158,8 @@ def test_the_lstm_gives_the_state_after_the_last_word() -> None:
     for text, found in zip(TEXTS, lstm(points(TEXTS)).detach().numpy(), strict=True):
         h = c = np.zeros(4)
         for word in word_vectors(text, state["table"]):
-            gates = state["lstm.weight_ih_l0"] @ word + state["lstm.weight_hh_l0"] @ h
-            gates = gates + state["lstm.bias_ih_l0"] + state["lstm.bias_hh_l0"]
+            gates = state["lstm.layer.weight_ih_l0"] @ word + state["lstm.layer.weight_hh_l0"] @ h
+            gates = gates + state["lstm.layer.bias_ih_l0"] + state["lstm.layer.bias_hh_l0"]
             i, f, o = (1 / (1 + np.exp(-gates[at : at + 4])) for at in (0, 4, 12))
             c = f * c + i * np.tanh(gates[8:12])
             h = o * np.tanh(c)
