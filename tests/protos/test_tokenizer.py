@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from protos.errors import BundleDamaged, InvalidInput, PackageMissing
 from protos.features import CHARACTERS_OF_TOKEN, Schema, TextFeature
 from protos.tokenizer import TOKENIZER, open_cut, open_tokenizer, vocabulary_size
-from tests.helpers.pretrained import MAX_TOKENS, TEXTS, VOCABULARY, needs_tokenizers, write_tokenizer
+from protos.toml_config import parse, to_table
+from tests.helpers.pretrained import (
+    MAX_TOKENS,
+    TEXTS,
+    VOCABULARY,
+    needs_tokenizers,
+    texts_of_many_scripts,
+    write_tokenizer,
+)
 
 pytestmark = needs_tokenizers()
 UNICODE = st.text(st.characters(codec=None), max_size=40)
@@ -72,7 +80,7 @@ def test_the_part_that_is_read_has_the_same_tokens(folder: Path) -> None:
     assert whole("") == ""
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(texts=st.lists(PIECES, min_size=1, max_size=5))
 def test_training_and_serving_read_the_same_tokens(folder: Path, texts: list[str]) -> None:
     """In a batch, as export encodes; alone, as the service does; and one by one, as training keeps them."""
@@ -91,6 +99,30 @@ def test_training_and_serving_read_the_same_tokens(folder: Path, texts: list[str
         assert not row[width:].any()
         assert 0 <= row.min() <= row.max() <= VOCABULARY
         assert len(alone) <= MAX_TOKENS
+
+
+def test_a_bundle_reads_the_tokens_of_training_in_10_000_texts_of_many_scripts(tmp_path: Path) -> None:
+    """Training reads the model's folder; a bundle its own copy, by features that its manifest describes."""
+    from train.models.prepared_inputs import TokenizedTexts
+
+    texts = texts_of_many_scripts(10_000)
+    known = [text.encode("utf-8", "replace").decode() for text in texts[::20]]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "bundle").mkdir()
+    write_tokenizer(tmp_path / "model", known, 12_000)
+    schema = Schema({"text": feature()}, {"text": feature()}).in_folder(tmp_path / "model")
+    schema.copy_files(tmp_path / "bundle")
+    described = parse(json.loads(json.dumps(to_table(schema))), Schema).in_folder(tmp_path / "bundle")
+    trained = TokenizedTexts.of(texts, feature(), tmp_path / "model")
+    convert = described.side("query").to_arrays
+    different, seen = [], set()
+    for n, text in enumerate(texts):
+        expected = trained.batch(np.array([n])).numpy()
+        seen.update(expected[0].tolist())
+        if not np.array_equal(convert({"text": [text]})["text"], expected):
+            different.append(ascii(text))
+    assert different == []
+    assert len(seen) > 3000  # most texts are more than unknown pieces
 
 
 def test_a_lone_surrogate_is_no_error(folder: Path) -> None:

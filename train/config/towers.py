@@ -14,6 +14,7 @@ from train.config.checks import above_zero, at_least, refuse_unused
 from train.config.losses import Bce, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
 
 MAX_NGRAM = 16  # characters; for longer n-grams too few hash multipliers are exact in single precision
+EncodingPrecision = Literal["float32", "bfloat16"]
 MAX_CHARACTERS = 4  # the same for scripts without spaces, whose characters have more numbers
 
 
@@ -372,6 +373,8 @@ class TransformerTower(_TowerSection):
         item: what encodes the texts of items.
         trainable: train the encoder's weights too, which encodes every text in each epoch, with gradients. If
             not, texts are encoded once.
+        encoding: precision of the encoder's matrix products where texts are encoded once, before training.
+            `bfloat16` is twice as fast on a CPU that computes with it.
         query_hidden: width of the query tower's residual layer; 0 leaves it out.
         item_hidden: width of the item tower's residual layer; 0 leaves it out.
         align_epochs: epochs over the training texts in which a hashed side learns the encoder's vectors,
@@ -387,6 +390,7 @@ class TransformerTower(_TowerSection):
     query: Literal["pretrained", "hashed"] = "pretrained"
     item: Literal["pretrained", "hashed"] = "pretrained"
     trainable: bool = False
+    encoding: EncodingPrecision = "float32"
     query_hidden: int = 256
     item_hidden: int = 1024
     align_epochs: int = 4
@@ -406,6 +410,7 @@ class TransformerTower(_TowerSection):
         conditions = {
             'query or item = "hashed"': (is_hashed, ("align_epochs", "orders", "words")),
             'query or item = "pretrained"': (self.sides != (), ("trainable",)),
+            "trainable = false": (is_hashed or not self.trainable, ("encoding",)),
         }
         refuse_unused(self, conditions)
         if not is_hashed and self.buckets not in (FROM_DATA, self._for_english["buckets"]):
@@ -414,8 +419,10 @@ class TransformerTower(_TowerSection):
             )
         if not is_hashed and not self.trainable and not (self.query_hidden or self.item_hidden):
             raise ValueError("query_hidden: expected at least 1 on one side: nothing else would learn")
-        if not is_hashed and self.characters is FROM_DATA:
-            object.__setattr__(self, "characters", ())
+        if not is_hashed:  # nothing is hashed, so nothing is chosen from the data
+            for name, value in self._for_english.items():
+                if getattr(self, name) is FROM_DATA:
+                    object.__setattr__(self, name, value)
         _check_orders(self)
 
     @property

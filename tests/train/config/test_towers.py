@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from protos.features import HistoryFeature, IdFeature, TextFeature
-from protos.toml_config import FROM_DATA, parse
+from protos.toml_config import FROM_DATA, parse, to_table
 from train.config import TowerConfig
 from train.config.losses import InBatchSoftmax
 from train.config.towers import BagTower, SequenceTower, SharedTower, TransformerTower
@@ -60,6 +60,13 @@ WRONG += [
     ),
     ({**PRETRAINED, "item_hidden": -1}, "tower.item_hidden: expected at least 0, got -1"),
 ]
+WRONG += [
+    ({**PRETRAINED, "encoding": "int8"}, "tower.encoding: expected one of 'float32', 'bfloat16'"),
+    (
+        {**PRETRAINED, "trainable": True, "encoding": "bfloat16"},
+        "tower.encoding: goes with trainable = false; leave it out",
+    ),
+]
 IDLE: list[tuple[dict[str, Any], str]] = [
     ({"history": "sum", "layers": 1}, 'layers: goes with history = "attention"'),
     ({"history": "mean", "input_dropout": 0.1}, 'input_dropout: goes with history = "attention"'),
@@ -104,7 +111,9 @@ def test_a_pretrained_side_reads_tokens_and_a_hashed_side_characters() -> None:
 
 
 def test_a_pretrained_tower_has_no_ngrams_to_choose() -> None:
-    assert parse(PRETRAINED, TowerConfig, "tower").characters == ()
+    tower = parse(PRETRAINED, TowerConfig, "tower")
+    assert (tower.characters, tower.buckets) == ((), 131_072)
+    assert parse(to_table(tower), TowerConfig, "tower") == tower  # as a run describes it
     whole = {**PRETRAINED, "trainable": True, "query_hidden": 0, "item_hidden": 0}
     assert parse(whole, TowerConfig, "tower").trainable  # the encoder itself learns
 

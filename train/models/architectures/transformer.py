@@ -171,7 +171,9 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         self, features: Mapping[str, TextFeature], values: Mapping[str, Sequence[str]], report: Report
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Feature name -> vectors (N, H) of its texts."""
-        self._encoded = self._encoded or EncodedTexts(self.folder, report=report)
+        self._encoded = self._encoded or EncodedTexts(
+            self.folder, report=report, precision=self.config.encoding
+        )
         return {name: self._encoded.vectors(values[name], spec) for name, spec in features.items()}
 
 
