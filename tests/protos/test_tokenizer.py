@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -134,6 +135,28 @@ def test_a_lone_surrogate_is_no_error(folder: Path) -> None:
 def test_a_value_that_is_no_text_is_refused_by_name(folder: Path) -> None:
     with pytest.raises(InvalidInput, match=r"query\.text: expected a string, got int"):
         feature().converter({}, folder)([7], "query.text")
+
+
+def test_a_text_may_be_read_both_ways(folder: Path) -> None:
+    text = feature(6)
+    both, plain = (dataclasses.replace(text, input=each) for each in ("both", "code_points"))
+    assert both.reads_tokens
+    assert both.longest == text.longest == 6 * CHARACTERS_OF_TOKEN
+    inputs = Schema({"a": plain}, {"a": both}).in_folder(folder).side("item")
+    assert inputs.files == [folder / TOKENIZER]
+    arrays = inputs.to_arrays({"a": [*TEXTS]})
+    assert {*arrays} == {"a", "a__code_points"}
+    np.testing.assert_array_equal(arrays["a"], text.converter({}, folder)([*TEXTS], "a"))
+    as_read = dataclasses.replace(plain, max_length=both.longest)
+    np.testing.assert_array_equal(arrays["a__code_points"], as_read.converter({}, folder)([*TEXTS], "a"))
+    with pytest.raises(InvalidInput, match=r"item\.a: expected a string, got int"):
+        inputs.to_arrays({"a": [7]})
+
+
+def test_two_arrays_of_one_name_are_refused() -> None:
+    both = dataclasses.replace(feature(), input="both")
+    with pytest.raises(ValueError, match=r"item\.a__code_points: another feature has an array of this name"):
+        Schema({"a": feature()}, {"a": both, "a__code_points": feature()})
 
 
 def test_what_is_read_of_a_text_is_bounded_by_its_tokens(folder: Path) -> None:

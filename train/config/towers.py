@@ -8,7 +8,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from protos.features import CODE_POINTS, TOKENS, FeatureSpec, HistoryFeature, IdFeature, Side, TextFeature
+from protos.features import (
+    BOTH,
+    CODE_POINTS,
+    SIDES,
+    TOKENS,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    Side,
+    TextFeature,
+)
 from protos.toml_config import FROM_DATA
 from train.config.checks import above_zero, at_least, refuse_unused
 from train.config.losses import Bce, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
@@ -26,8 +36,8 @@ def refuse_tokens(query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSp
     """
     for side, features in (("query", query), ("item", item)):
         for name, spec in features.items():
-            if isinstance(spec, TextFeature) and spec.input == TOKENS:
-                raise ValueError(f'{side}.{name}.input: "{TOKENS}" goes with [tower] kind "transformer"')
+            if isinstance(spec, TextFeature) and spec.reads_tokens:
+                raise ValueError(f'{side}.{name}.input: "{spec.input}" goes with [tower] kind "transformer"')
 
 
 class _TowerSection:
@@ -371,6 +381,9 @@ class TransformerTower(_TowerSection):
             tokenizer.json; pooling and norm as sentence-transformers' modules.json says.
         query: what encodes the texts of queries.
         item: what encodes the texts of items.
+        words_beside: a pretrained side also reads hashed words and n-grams, by the table of the other side:
+            its vector is that of the encoder plus that of the words. What an encoder does not know, such as
+            names and rare words, is matched as in `bag`.
         trainable: train the encoder's weights too, which encodes every text in each epoch, with gradients. If
             not, texts are encoded once.
         encoding: precision of the encoder's matrix products where texts are encoded once, before training.
@@ -389,6 +402,7 @@ class TransformerTower(_TowerSection):
     model: str
     query: Literal["pretrained", "hashed"] = "pretrained"
     item: Literal["pretrained", "hashed"] = "pretrained"
+    words_beside: bool = False
     trainable: bool = False
     encoding: EncodingPrecision = "float32"
     query_hidden: int = 256
@@ -406,16 +420,19 @@ class TransformerTower(_TowerSection):
             raise ValueError("model: expected the folder of a pretrained model, got an empty text")
         at_least(0, self, "query_hidden", "item_hidden", "align_epochs")
         at_least(2, self, "buckets")
-        is_hashed = "hashed" in (self.query, self.item)
+        is_student = "hashed" in (self.query, self.item)
+        is_hashed = self.is_hashed
         conditions = {
-            'query or item = "hashed"': (is_hashed, ("align_epochs", "orders", "words")),
-            'query or item = "pretrained"': (self.sides != (), ("trainable",)),
-            "trainable = false": (is_hashed or not self.trainable, ("encoding",)),
+            'query or item = "hashed"': (is_student, ("align_epochs",)),
+            'query or item = "hashed", or words_beside': (is_hashed, ("orders", "words")),
+            'query or item = "pretrained"': (self.sides != (), ("trainable", "words_beside")),
+            "trainable = false": (is_student or not self.trainable, ("encoding",)),
         }
         refuse_unused(self, conditions)
         if not is_hashed and self.buckets not in (FROM_DATA, self._for_english["buckets"]):
             raise ValueError(
-                'buckets: goes with query or item = "hashed"; leave it out, it would change nothing'
+                'buckets: goes with query or item = "hashed", or words_beside; leave it out, it would change '
+                "nothing"
             )
         if not is_hashed and not self.trainable and not (self.query_hidden or self.item_hidden):
             raise ValueError("query_hidden: expected at least 1 on one side: nothing else would learn")
@@ -430,6 +447,11 @@ class TransformerTower(_TowerSection):
         """The sides whose texts the pretrained encoder encodes."""
         sides: tuple[Side, Side] = ("query", "item")
         return tuple(side for side in sides if getattr(self, side) == "pretrained")
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether a side reads hashed words."""
+        return self.words_beside or len(self.sides) < len(SIDES)
 
     @property
     def usual_loss(self) -> LossConfig:  # type: ignore[override]
@@ -448,7 +470,7 @@ class TransformerTower(_TowerSection):
             if not isinstance(spec, TextFeature):
                 continue
             if side in self.sides:
-                changed[name] = replace(spec, input=TOKENS)
+                changed[name] = replace(spec, input=BOTH if self.words_beside else TOKENS)
             elif spec.input != CODE_POINTS:
                 raise ValueError(f'{side}.{name}.input: expected "{CODE_POINTS}" on a hashed side')
         return changed

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from protos.features import HistoryFeature, IdFeature, TextFeature
+from protos.features import SIDES, HistoryFeature, IdFeature, TextFeature
 from protos.toml_config import FROM_DATA, parse, to_table
 from train.config import TowerConfig
 from train.config.losses import InBatchSoftmax
@@ -49,7 +49,10 @@ WRONG += [
     ),
     ({**PRETRAINED, "query": "bag"}, "tower.query: expected one of 'pretrained', 'hashed', got 'bag'"),
     ({**PRETRAINED, "align_epochs": 2}, 'tower.align_epochs: goes with query or item = "hashed"; leave it'),
-    ({**PRETRAINED, "buckets": 1024}, 'tower.buckets: goes with query or item = "hashed"; leave it out'),
+    (
+        {**PRETRAINED, "buckets": 1024},
+        'tower.buckets: goes with query or item = "hashed", or words_beside; leave it out',
+    ),
     (
         {**PRETRAINED, "query": "hashed", "item": "hashed", "trainable": True},
         'tower.trainable: goes with query or item = "pretrained"; leave it out',
@@ -61,6 +64,10 @@ WRONG += [
     ({**PRETRAINED, "item_hidden": -1}, "tower.item_hidden: expected at least 0, got -1"),
 ]
 WRONG += [
+    (
+        {**PRETRAINED, "query": "hashed", "item": "hashed", "words_beside": True},
+        'tower.words_beside: goes with query or item = "pretrained"; leave it out',
+    ),
     ({**PRETRAINED, "encoding": "int8"}, "tower.encoding: expected one of 'float32', 'bfloat16'"),
     (
         {**PRETRAINED, "trainable": True, "encoding": "bfloat16"},
@@ -108,6 +115,16 @@ def test_a_pretrained_side_reads_tokens_and_a_hashed_side_characters() -> None:
     assert tower.characters is FROM_DATA
     with pytest.raises(ValueError, match=r'query\.text\.input: expected "code_points" on a hashed side'):
         tower.with_inputs("query", {"text": TextFeature("text", "text", 12, input="tokens")})
+
+
+def test_words_beside_the_encoder_are_read_by_pretrained_sides() -> None:
+    both = parse({**PRETRAINED, "words_beside": True}, TowerConfig, "tower")
+    assert both.is_hashed
+    assert both.buckets is FROM_DATA
+    assert [both.with_inputs(side, {"text": TEXT})["text"].input for side in SIDES] == ["both", "both"]
+    item = parse({**PRETRAINED, "words_beside": True, "query": "hashed"}, TowerConfig, "tower")
+    inputs = [item.with_inputs(side, {"text": TEXT})["text"].input for side in SIDES]
+    assert inputs == ["code_points", "both"]
 
 
 def test_a_pretrained_tower_has_no_ngrams_to_choose() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from protos.errors import ConfigError
-from protos.features import CODE_POINTS, SIDES, Schema, Side, TextFeature
+from protos.features import BESIDE, BOTH, CODE_POINTS, SIDES, Schema, Side, TextFeature
 from train.config.towers import TransformerTower
 from train.data.training_data import TrainingData
 from train.models.alignment import Lesson, align
@@ -70,7 +70,7 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             make = load_encoder if is_source else empty_encoder
             encoder = make(folder, self.config.trainable)
         table = nn.Parameter(torch.empty(0))
-        if len(self.config.sides) < len(SIDES):
+        if self.config.is_hashed:
             table = nn.Parameter(torch.randn(self.config.buckets, folder.width) / folder.width**0.5)
         ids = shared_item_table(schema, folder.width, 0.01)
         query, item = (self._tower(schema, side, folder.width, encoder, table, ids) for side in SIDES)
@@ -100,7 +100,10 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         text = pretrained if side in self.config.sides else hashed
         factories: EncoderFactories = {TextFeature: text, **averaged_ids(schema, ids)}
         deep = Residual(width, hidden) if hidden else nn.Identity()
-        return Tower(feature_encoders(schema, side, width, factories), deep, CosineHead())
+        encoders = feature_encoders(schema, side, width, factories)
+        beside = [name for name, spec in _texts(schema, side).items() if spec.input == BOTH]
+        encoders |= {f"{name}{BESIDE}": hashed() for name in beside}
+        return Tower(encoders, deep, CosineHead())
 
     def prepare(
         self, schema: Schema, side: Side, values: Mapping[str, Sequence[Any]], report: Report = silent
@@ -140,10 +143,16 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         seed: int,
         report: Report = silent,
     ) -> None:
-        """Align the hashed sides with the encoder's vectors of the training queries and of the items."""
+        """Align the hashed sides with the encoder's vectors of the training queries and of the items.
+
+        Words beside an encoder start as a random projection of TF-IDF, with the weights of `bag`.
+        """
+        if not self.config.is_hashed:
+            return
         lessons = []
         rarity = self._catalogue(schema, data, corpora)
         for side, tower, inputs in zip(SIDES, towers, corpora, strict=True):
+            _weigh_by_rarity(tower, rarity)
             if side in self.config.sides:
                 continue
             rows = np.unique(data.parts["train"].query) if side == "query" else np.arange(data.item_count)
@@ -153,13 +162,12 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             total = np.sum([*self._teacher_vectors(features, taken, report).values()], axis=0)
             targets = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
             lessons.append(Lesson(tower, inputs, rows, targets.astype(np.float32)))
-            _weigh_by_rarity(tower, rarity)
         if lessons and self.config.align_epochs:
             align(lessons, self.config.align_epochs, seed, report)
 
     def _catalogue(self, schema: Schema, data: TrainingData, corpora: Corpora) -> PreparedInputs:
         """The hashed texts of the items, whatever the item tower reads."""
-        if "item" not in self.config.sides:
+        if corpora[1].texts:
             return corpora[1]
         features = {
             name: replace(spec, input=CODE_POINTS, max_length=spec.longest)

@@ -68,7 +68,7 @@ class EncodedTexts:
         Args:
             spec: of the texts' feature; one of code points is read as far as the model reads.
         """
-        reads = spec if spec.input == TOKENS else TextFeature("text", "", self.folder.max_tokens, "", TOKENS)
+        reads = spec if spec.reads_tokens else TextFeature("text", "", self.folder.max_tokens, "", TOKENS)
         tokens_of = open_tokenizer(self.folder.path / TOKENIZER, reads.max_length)
         tokens = [tokens_of(text[: reads.longest]) for text in texts]
         keys = [_key(each) for each in tokens]
