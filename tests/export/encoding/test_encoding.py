@@ -254,6 +254,7 @@ def test_an_incomplete_window_is_encoded_again(
     assert output.read_bytes() == whole
 
 
+@pytest.mark.exhaustive
 def test_memory_does_not_grow_with_the_catalogue(tower: ItemTower, tmp_path: Path, console: Console) -> None:
     def peak(windows: int) -> int:
         path = tmp_path / f"{windows}.csv"
