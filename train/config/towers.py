@@ -383,7 +383,8 @@ class TransformerTower(_TowerSection):
         item: what encodes the texts of items.
         words_beside: a pretrained side also reads hashed words and n-grams, by the table of the other side:
             its vector is that of the encoder plus that of the words. What an encoder does not know, such as
-            names and rare words, is matched as in `bag`.
+            names and rare words, is matched as in `bag`. Where it is not set, they do if the other side is
+            hashed.
         trainable: train the encoder's weights too, which encodes every text in each epoch, with gradients. If
             not, texts are encoded once.
         encoding: precision of the encoder's matrix products where texts are encoded once, before training.
@@ -402,7 +403,7 @@ class TransformerTower(_TowerSection):
     model: str
     query: Literal["pretrained", "hashed"] = "pretrained"
     item: Literal["pretrained", "hashed"] = "pretrained"
-    words_beside: bool = False
+    words_beside: bool = FROM_DATA
     trainable: bool = False
     encoding: EncodingPrecision = "float32"
     query_hidden: int = 256
@@ -421,11 +422,15 @@ class TransformerTower(_TowerSection):
         at_least(0, self, "query_hidden", "item_hidden", "align_epochs")
         at_least(2, self, "buckets")
         is_student = "hashed" in (self.query, self.item)
+        if self.words_beside and not self.sides:
+            raise ValueError('words_beside: goes with query or item = "pretrained"; leave it out')
+        if self.words_beside is FROM_DATA:
+            object.__setattr__(self, "words_beside", is_student and self.sides != ())
         is_hashed = self.is_hashed
         conditions = {
             'query or item = "hashed"': (is_student, ("align_epochs",)),
             'query or item = "hashed", or words_beside': (is_hashed, ("orders", "words")),
-            'query or item = "pretrained"': (self.sides != (), ("trainable", "words_beside")),
+            'query or item = "pretrained"': (self.sides != (), ("trainable",)),
             "trainable = false": (is_student or not self.trainable, ("encoding",)),
         }
         refuse_unused(self, conditions)

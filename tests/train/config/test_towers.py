@@ -110,7 +110,7 @@ TEXT = TextFeature("text", "text", 12)
 def test_a_pretrained_side_reads_tokens_and_a_hashed_side_characters() -> None:
     tower = parse({**PRETRAINED, "query": "hashed"}, TowerConfig, "tower")
     assert tower.sides == ("item",)
-    assert tower.with_inputs("item", {"text": TEXT})["text"].input == "tokens"
+    assert tower.with_inputs("item", {"text": TEXT})["text"].input == "both"  # words beside the encoder
     assert tower.with_inputs("query", {"text": TEXT}) == {"text": TEXT}
     assert tower.characters is FROM_DATA
     with pytest.raises(ValueError, match=r'query\.text\.input: expected "code_points" on a hashed side'):
@@ -122,9 +122,21 @@ def test_words_beside_the_encoder_are_read_by_pretrained_sides() -> None:
     assert both.is_hashed
     assert both.buckets is FROM_DATA
     assert [both.with_inputs(side, {"text": TEXT})["text"].input for side in SIDES] == ["both", "both"]
-    item = parse({**PRETRAINED, "words_beside": True, "query": "hashed"}, TowerConfig, "tower")
-    inputs = [item.with_inputs(side, {"text": TEXT})["text"].input for side in SIDES]
-    assert inputs == ["code_points", "both"]
+    for changed, expected in (
+        ({}, "both"),
+        ({"words_beside": True}, "both"),
+        ({"words_beside": False}, "tokens"),
+    ):
+        item = parse({**PRETRAINED, "query": "hashed", **changed}, TowerConfig, "tower")
+        inputs = [item.with_inputs(side, {"text": TEXT})["text"].input for side in SIDES]
+        assert inputs == ["code_points", expected]
+        stored = item.with_english_defaults()  # a run stores what was chosen from the data
+        assert parse(to_table(stored), TowerConfig, "tower") == stored
+    assert not parse(PRETRAINED, TowerConfig, "tower").words_beside
+    distilled = parse({**PRETRAINED, "query": "hashed", "item": "hashed"}, TowerConfig, "tower")
+    distilled = distilled.with_english_defaults()
+    assert not distilled.words_beside
+    assert parse(to_table(distilled), TowerConfig, "tower") == distilled
 
 
 def test_a_pretrained_tower_has_no_ngrams_to_choose() -> None:

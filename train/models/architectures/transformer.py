@@ -42,8 +42,8 @@ from train.models.towers import Residual, Tower
 class TransformerArchitecture(Architecture[TransformerTower]):
     """Each side is the encoder or a bag of hashed words and n-grams, then a residual layer of its own.
 
-    The residual layers start at zero, so before training the pretrained sides are the encoder as it is. Both
-    sides share the encoder, or the hashed table.
+    The residual layers start at zero, so before training the pretrained sides are the encoder as it is, or its
+    vectors plus those of the words beside it. Both sides share the encoder, and the hashed table.
     """
 
     def __init__(self, config: TransformerTower) -> None:
@@ -131,7 +131,8 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         """The pretrained model and its licence."""
         frozen = "trained" if self.config.trainable else "frozen"
         sides = " and ".join(f"{side} side" for side in self.config.sides)
-        use = f"{frozen}, on the {sides}" if sides else "as the teacher of both sides"
+        beside = ", hashed words beside it" if self.config.words_beside else ""
+        use = f"{frozen}, on the {sides}{beside}" if sides else "as the teacher of both sides"
         return f"{self.folder.describe()}; {use}"
 
     def initialize(
