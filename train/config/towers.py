@@ -461,7 +461,7 @@ class TransformerTower(_TowerSection):
     @property
     def usual_loss(self) -> LossConfig:  # type: ignore[override]
         """Softmax with mined negatives, and with random ones where encoding them costs little."""
-        random = 0 if self.trainable else 4096
+        random = 0 if self.trainable else 512 if self.words_beside else 4096
         return InBatchSoftmax("in_batch_softmax", hard_negatives=1, uniform_negatives=random)
 
     def with_inputs(self, side: Side, features: Mapping[str, FeatureSpec]) -> dict[str, FeatureSpec]:

@@ -150,6 +150,8 @@ def test_a_pretrained_tower_has_no_ngrams_to_choose() -> None:
 def test_random_negatives_are_usual_where_they_cost_little() -> None:
     frozen = parse(PRETRAINED, TowerConfig, "tower").usual_loss
     assert frozen == InBatchSoftmax("in_batch_softmax", hard_negatives=1, uniform_negatives=4096)
+    words = parse({**PRETRAINED, "query": "hashed"}, TowerConfig, "tower").usual_loss
+    assert words == InBatchSoftmax("in_batch_softmax", hard_negatives=1, uniform_negatives=512)
     trained = parse({**PRETRAINED, "trainable": True}, TowerConfig, "tower").usual_loss
     assert trained.uniform_negatives == 0
 
