@@ -63,7 +63,7 @@ def align(
     size = int(np.clip(sum(len(lesson.rows) for lesson in lessons) // EPOCH_STEPS, *BATCHES))
     steps = epochs * sum(-(-len(lesson.rows) // size) for lesson in lessons)
     steps = max(2, steps)
-    rise = max(WARM_UP, 2 / steps)  # one that ended with the first step would be a division by zero
+    rise = WARM_UP if WARM_UP * steps != 1 else 2 * WARM_UP  # torch divides by the steps after the first
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, [group["lr"] for group in optimiser.param_groups], steps, pct_start=rise
     )

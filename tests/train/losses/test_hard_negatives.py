@@ -107,7 +107,7 @@ def test_negatives_near_the_score_of_the_own_item_are_dropped(share: float) -> N
 
 
 def positives_of(pairs: Pairs, query: int) -> np.ndarray:
-    return pairs.item[pairs.query == query]
+    return np.asarray(pairs.item[pairs.query == query])
 
 
 def bounds(scores: torch.Tensor, pairs: Pairs, share: float) -> torch.Tensor:
@@ -123,9 +123,12 @@ def test_none_is_dropped_in_the_first_epoch() -> None:
     plain = build_objective(replace(loss, drop_above=0.0), data)
     for epoch in (0, 1):
         found, expected = (each.mine(lambda: vectors, (0, epoch)) for each in (objective, plain))
+        assert found is not None
+        assert expected is not None
         assert np.array_equal(found, expected) == (epoch == 0)
         assert plain.dropped is None
         assert (objective.dropped is None) == (epoch == 0)
+    assert objective.dropped is not None
     assert 0 < objective.dropped < 1
 
 
