@@ -389,7 +389,8 @@ class TransformerTower(_TowerSection):
             not, texts are encoded once.
         encoding: precision of the encoder's matrix products where texts are encoded once, before training.
             `bfloat16` is twice as fast on a CPU that computes with it.
-        query_hidden: width of the query tower's residual layer; 0 leaves it out.
+        query_hidden: width of the query tower's residual layer; 0 leaves it out, which is the default of a
+            hashed query side: there the layer takes much of a query's time.
         item_hidden: width of the item tower's residual layer; 0 leaves it out.
         align_epochs: epochs over the training texts in which a hashed side learns the encoder's vectors,
             before the training of the pairs.
@@ -406,10 +407,10 @@ class TransformerTower(_TowerSection):
     words_beside: bool = FROM_DATA
     trainable: bool = False
     encoding: EncodingPrecision = "float32"
-    query_hidden: int = 256
+    query_hidden: int = FROM_DATA
     item_hidden: int = 1024
     align_epochs: int = 4
-    orders: tuple[int, ...] = (3, 4)
+    orders: tuple[int, ...] = (3,)
     words: bool = True
     buckets: int = FROM_DATA
     characters: tuple[int, ...] = FROM_DATA
@@ -419,6 +420,8 @@ class TransformerTower(_TowerSection):
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("model: expected the folder of a pretrained model, got an empty text")
+        if self.query_hidden is FROM_DATA:
+            object.__setattr__(self, "query_hidden", 0 if self.query == "hashed" else 256)
         at_least(0, self, "query_hidden", "item_hidden", "align_epochs")
         at_least(2, self, "buckets")
         is_student = "hashed" in (self.query, self.item)

@@ -132,6 +132,8 @@ def test_words_beside_the_encoder_are_read_by_pretrained_sides() -> None:
         assert inputs == ["code_points", expected]
         stored = item.with_english_defaults()  # a run stores what was chosen from the data
         assert parse(to_table(stored), TowerConfig, "tower") == stored
+        assert (item.query_hidden, item.orders) == (0, (3,))  # at the latency of `bag`
+    assert parse(PRETRAINED, TowerConfig, "tower").query_hidden == 256
     assert not parse(PRETRAINED, TowerConfig, "tower").words_beside
     distilled = parse({**PRETRAINED, "query": "hashed", "item": "hashed"}, TowerConfig, "tower")
     distilled = distilled.with_english_defaults()
