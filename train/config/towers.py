@@ -46,6 +46,7 @@ class _TowerSection:
     _for_english: ClassVar[Mapping[str, Any]] = {"characters": ()}
     usual_loss: ClassVar[LossConfig] = InBatchSoftmax("in_batch_softmax")  # where the TOML has no `[loss]`
     predicts_probability: ClassVar[bool] = False  # whether the score of a query and an item is a sigmoid
+    reads_order: ClassVar[bool] = False  # whether hashed texts are sequences of words, not bags
 
     def with_english_defaults(self) -> Self:
         """The section with the values for a large set of English texts where a key is not set.
@@ -157,6 +158,74 @@ class DssmTower(_TowerSection):
             raise ValueError(
                 f"hidden: expected at least one number, each at least 1, got {list(self.hidden)}"
             )
+
+
+@dataclass(frozen=True)
+class CdssmTower(_TowerSection):
+    """Shen et al. 2014: a convolution over windows of hashed words, max pooling and a tanh layer.
+
+    Without biases, as in the paper. Beyond the ends of a text stand zeros in a window, where the paper has a
+    padding word.
+
+    Args:
+        dimension: D, the size of a vector; 128 in the paper.
+        window: words of a window, an odd number; 3 in the paper.
+        hidden: outputs of the convolution; 300 in the paper.
+        orders: lengths of the letter n-grams of a word; 3 in the paper.
+        buckets: rows of the hashed table; each has `window` times `hidden` weights.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`; each character is then a
+            word.
+    """
+
+    kind: Literal["cdssm"]
+    dimension: int = 128
+    window: int = 3
+    hidden: int = 300
+    orders: tuple[int, ...] = (3,)
+    buckets: int = 32_768
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = SampledSoftmax("sampled_softmax")
+    reads_order: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "dimension", "window", "hidden")
+        at_least(2, self, "buckets")
+        if self.window % 2 == 0:
+            raise ValueError(f"window: expected an odd number of words, got {self.window}")
+        _check_orders(self)
+
+
+@dataclass(frozen=True)
+class LstmTower(_TowerSection):
+    """LSTM-DSSM (Palangi et al. 2016): an LSTM over hashed words; its state after the last is the vector.
+
+    Two things differ from the paper: the gates have no peephole connections, and they read the embedding of a
+    word, which is the sum of those of its n-grams, instead of the counts of its n-grams.
+
+    Args:
+        dimension: D, the size of a vector and of the LSTM's state.
+        word_dimension: size of the embedding of a word.
+        orders: lengths of the letter n-grams of a word; 3 in the paper.
+        buckets: rows of the hashed table.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`; each character is then a
+            word.
+    """
+
+    kind: Literal["lstm"]
+    dimension: int = 128
+    word_dimension: int = 128
+    orders: tuple[int, ...] = (3,)
+    buckets: int = 32_768
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = SampledSoftmax("sampled_softmax")
+    reads_order: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "dimension", "word_dimension")
+        at_least(2, self, "buckets")
+        _check_orders(self)
 
 
 @dataclass(frozen=True)
@@ -515,4 +584,13 @@ def _check_orders(section: Any) -> None:
         raise ValueError(f"orders: expected lengths of 1 to {MAX_NGRAM}, got []")
 
 
-TowerConfig = BagTower | DssmTower | SequenceTower | SharedTower | ClicksTower | TransformerTower
+TowerConfig = (
+    BagTower
+    | DssmTower
+    | CdssmTower
+    | LstmTower
+    | SequenceTower
+    | SharedTower
+    | ClicksTower
+    | TransformerTower
+)

@@ -42,8 +42,8 @@ from train.models.towers import Residual, Tower
 class TransformerArchitecture(Architecture[TransformerTower]):
     """Each side is the encoder or a bag of hashed words and n-grams, then a residual layer of its own.
 
-    The residual layers start at zero, so before training the pretrained sides are the encoder as it is, or its
-    vectors plus those of the words beside it. Both sides share the encoder, and the hashed table.
+    The residual layers start at zero, so before training the pretrained sides are the encoder as it is, or
+    its vectors plus those of the words beside it. Both sides share the encoder, and the hashed table.
     """
 
     def __init__(self, config: TransformerTower) -> None:
