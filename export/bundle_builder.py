@@ -36,6 +36,7 @@ from protos.features import HistoryFeature, Schema, TextFeature, normalise
 from protos.files.file_lock import exclusive_lock
 from protos.hybrid.fusion import Fusion
 from protos.hybrid.lexical_index import LexicalIndex
+from protos.mlflow_keys import PRETRAINED_MODEL
 from protos.vectors import rounded_vectors, write_vectors
 from train.config import Experiment
 from train.data.dataset import Dataset
@@ -299,6 +300,7 @@ class _BundleBuilder:
             filters=filter_kinds(self.dataset.items),
             letters=known_letters(self.experiment, self.data),
             hybrid=hybrid,
+            pretrained=self.run.data.tags.get(PRETRAINED_MODEL, ""),
         )
 
     def _log(self, folder: Path) -> None:

@@ -52,7 +52,7 @@ def _hybrid_line(report: Mapping[str, Any]) -> str:
 
 
 def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
-    """Precision, size, recall and latency of a tower."""
+    """Precision, size, recall and latency of a tower; of the item tower also how many items a second."""
     found = report["variants"][report["chosen"]]
     size = f"{found['size_bytes'] / 2**20:.1f} MiB"
     if report["chosen"] != "fp32":
@@ -63,6 +63,8 @@ def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]
     ratio = metrics[f"{'' if side == 'query' else 'item_'}torch_over_onnx_b{batch}"]
     p50 = metrics[f"{side}_tower_b{batch}_p50_us"]
     times = f"{p50:,.0f} µs at batch {batch}, torch {ratio:.1f} times as long"
+    if side == "item":
+        times += f"; {1e6 * batch / p50:,.0f} items/s"
     return f"{side} tower: {report['chosen']}, {size}, {times}"
 
 

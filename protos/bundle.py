@@ -283,6 +283,8 @@ class Manifest:
         letters: letters and digits of the training texts, normalised and sorted. The query tower knows
             nothing of a text without any of them. Bundles without texts, and older ones, leave it out.
         hybrid: how BM25 takes part in the answers; bundles without a lexical index leave it out.
+        pretrained: the encoder that the towers hold or have learned from, its licence and its use, in words;
+            bundles without one leave it out.
     """
 
     name: str
@@ -309,6 +311,7 @@ class Manifest:
     filters: dict[str, FilterKind] = field(default_factory=dict, metadata=OPTIONAL)
     letters: str = field(default="", metadata=OPTIONAL)
     hybrid: Hybrid | None = field(default=None, metadata=OPTIONAL)
+    pretrained: str = field(default="", metadata=OPTIONAL)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

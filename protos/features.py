@@ -1,12 +1,13 @@
 """How a raw record becomes the input arrays of a tower. Training, export and serving all call this module.
 
 A feature spec says which column feeds a tower and how. `TowerInputs.to_arrays` turns columns of raw values
-into the arrays that a tower (torch or ONNX) takes, one per feature, batch first:
+into the arrays that a tower (torch or ONNX) takes, batch first. Each is named as its feature:
 
 | kind     | raw value             | array                                                           |
 |----------|-----------------------|-----------------------------------------------------------------|
 | text     | str                   | int32 (B, L): code points after NFKC and casefold, 0 is padding |
 |          | ... input = "tokens"  | int32 (B, L): token ids plus 1 (`tokenizer.py`), 0 is padding   |
+|          | ... input = "both"    | these two arrays: token ids, and code points for hashed words   |
 | category | str, or list of str   | int64 (B, C): rows of the vocabulary, 0 is padding, 1 unknown   |
 | number   | float, None if absent | float32 (B, 1): the value, NaN where absent                     |
 | id       | str                   | int64 (B, 1): row of the known items, 1 unknown                 |
@@ -49,6 +50,8 @@ FIRST_KNOWN = 2
 ITEM_VOCABULARY = "items"
 CODE_POINTS = "code_points"  # the usual `TextInput`
 TOKENS = "tokens"  # that of pretrained towers
+BOTH = "both"  # that of pretrained towers with hashed words beside the encoder
+BESIDE = "__code_points"  # after a feature's name: the name of the second array of `BOTH`
 CHARACTERS_OF_TOKEN = 16  # code points of a text that are tokenized, for each token that a tower reads
 BYTE_ORDER_MARK = 4  # bytes before UTF-32 in native byte order, which Python encodes without a codec look-up
 LARGEST = float(np.finfo(np.float32).max)
@@ -85,6 +88,14 @@ class Feature:
             folder: where the paths of `files` begin.
         """
         raise NotImplementedError
+
+    def arrays(self, name: str) -> dict[str, type[np.generic]]:
+        """The arrays of the feature `name`: name -> dtype; usually one, named as the feature."""
+        return {name: self.dtype}
+
+    def converters(self, name: str, known: Mapping[str, int], folder: Path) -> dict[str, Converter]:
+        """The function that makes each of the arrays; `known` and `folder` as of `converter`."""
+        return {name: self.converter(known, folder)}
 
     def lengths(self, values: Sequence[Any]) -> list[int] | None:
         """How long each record's value is for the tower; None if all have the same length."""
@@ -130,15 +141,20 @@ class TextFeature(Feature):
             raise ValueError(f"max_length: expected 1 to {LONGEST_TEXT}, got {self.max_length}")
         if self.input not in TEXT_INPUTS:
             raise ValueError(f"input: expected one of {', '.join(TEXT_INPUTS)}, got {self.input!r}")
-        if self.input == TOKENS and self.max_length is not FROM_DATA and self.max_length < SHORTEST:
+        if self.reads_tokens and self.max_length is not FROM_DATA and self.max_length < SHORTEST:
             raise ValueError(f"max_length: expected at least {SHORTEST} tokens, got {self.max_length}")
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether a pretrained encoder reads the text, so that `max_length` counts tokens."""
+        return self.input in (TOKENS, BOTH)
 
     @property
     def longest(self) -> int:
         """Code points that a tower may read, or the most that any tower reads where it is not chosen yet."""
         if self.max_length is FROM_DATA:
             return LONGEST_TEXT
-        if self.input == TOKENS:
+        if self.reads_tokens:
             return min(LONGEST_TEXT, CHARACTERS_OF_TOKEN * self.max_length)
         return self.max_length
 
@@ -154,6 +170,19 @@ class TextFeature(Feature):
     def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
         """That of the text input."""
         return TEXT_INPUTS[self.input].converter(self, folder)
+
+    def arrays(self, name: str) -> dict[str, type[np.generic]]:
+        """One array, or that of the tokens and that of the code points."""
+        return {name + after: each.dtype for after, each in self._inputs().items()}
+
+    def converters(self, name: str, known: Mapping[str, int], folder: Path) -> dict[str, Converter]:
+        """That of each text input."""
+        return {name + after: each.converter(self, folder) for after, each in self._inputs().items()}
+
+    def _inputs(self) -> "dict[str, TextInput]":
+        """What follows the feature's name in that of an array -> its text input."""
+        beside = {BESIDE: TEXT_INPUTS[CODE_POINTS]} if self.input == BOTH else {}
+        return {"": TEXT_INPUTS[self.input], **beside}
 
     def lengths(self, values: Sequence[Any]) -> list[int]:
         """Characters of each text, before normalisation."""
@@ -286,6 +315,10 @@ class Schema:
         for side in ("query", "item"):
             if not getattr(self, side):
                 raise ValueError(f"{side}: expected at least one feature")
+            arrays = [each for name, spec in getattr(self, side).items() for each in spec.arrays(name)]
+            for name in arrays:
+                if arrays.count(name) > 1:
+                    raise ValueError(f"{side}.{name}: another feature has an array of this name; rename it")
 
     def side(self, side: Side) -> "TowerInputs":
         """The inputs of one tower."""
@@ -336,17 +369,20 @@ class TowerInputs:
         }
         self._rows = {name: tables[key] for name, key in keys.items() if key is not None}
         self._converters = [
-            (name, spec.converter(self._rows.get(name, {}), folder), f"{side}.{name}")
+            (name, array, convert, f"{side}.{name}")
             for name, spec in features.items()
+            for array, convert in spec.converters(name, self._rows.get(name, {}), folder).items()
         ]
 
     def to_arrays(self, values: Mapping[str, Sequence[Any]]) -> Arrays:
-        """Feature name -> raw values of a batch, as feature name -> input array.
+        """Feature name -> raw values of a batch, as name of an array -> input array.
 
         Raises:
             InvalidInput: a value does not fit its feature; the field is `<side>.<feature>`.
         """
-        return {name: convert(values[name], field_name) for name, convert, field_name in self._converters}
+        return {
+            array: convert(values[name], field_name) for name, array, convert, field_name in self._converters
+        }
 
     def lengths(self, values: Mapping[str, Sequence[Any]], count: int) -> list[int]:
         """The total length of each record's texts and histories, as the tower reads them.
@@ -413,7 +449,7 @@ class Tokens:
         return convert
 
 
-TEXT_INPUTS: dict[str, TextInput] = {CODE_POINTS: CodePoints(), TOKENS: Tokens()}
+TEXT_INPUTS: dict[str, TextInput] = {CODE_POINTS: CodePoints(), TOKENS: Tokens(), BOTH: Tokens()}
 
 
 def normalise(text: str) -> str:

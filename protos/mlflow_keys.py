@@ -7,6 +7,7 @@ UI_ADDRESS = "http://127.0.0.1:5000"  # of `make ui`
 
 BUNDLE_VERSION = "bundle_version"  # tag of a model version: the version of its bundle
 
+PRETRAINED_MODEL = "pretrained_model"  # tag of a run: the encoder of its towers, its licence and its use
 STAGE = "twinspire.stage"  # tag of a run: the stage that made it, such as training
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # error codes of what MLflow does not have
 SHADOW = "shadow"  # value of `STAGE`: a run in which a challenger shadowed the champion

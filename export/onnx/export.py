@@ -47,7 +47,7 @@ def export_tower(tower: Tower, features: Mapping[str, FeatureSpec], example: Arr
     """Write a tower as optimised ONNX; returns the number of nodes.
 
     Args:
-        features: of the tower; their names become the graph's inputs, in this order.
+        features: of the tower; the names of their arrays become the graph's inputs, in this order.
         example: input arrays of at least two records, with any values.
         path: of the file, which includes the weights.
     """
@@ -59,9 +59,10 @@ def export_tower(tower: Tower, features: Mapping[str, FeatureSpec], example: Arr
 
 def as_exported(tower: Tower, features: Mapping[str, FeatureSpec], example: Arrays) -> onnx.ModelProto:
     """A tower as torch's exporter returns it, not optimised; arguments as of `export_tower`."""
-    names = tuple(features)
-    shapes = tuple(_free_dimensions(name, spec) for name, spec in features.items())
-    arrays = tuple(torch.from_numpy(_lengthened(example[name], features[name])) for name in names)
+    specs = {array: spec for name, spec in features.items() for array in spec.arrays(name)}
+    names = tuple(specs)
+    shapes = tuple(_free_dimensions(name, spec) for name, spec in specs.items())
+    arrays = tuple(torch.from_numpy(_lengthened(example[name], specs[name])) for name in names)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # they are about the exporter's internals

@@ -18,6 +18,7 @@ from train.terminal import baseline_columns, metric_rows
 REFRESHED_FROM = "refreshed_from"  # tag of a version that a refresh has made
 LIMIT = 5000  # characters of the registry's column; PostgreSQL refuses more, SQLite does not check
 CELL = 200  # characters of one value
+ENCODER = 600  # characters about a pretrained encoder: its licence must not be cut
 MAIN = ("ndcg_at_10", "recall_at_10", "mrr_at_10")
 ENDS = "_low", "_high"  # suffixes of a metric's name for its interval
 
@@ -113,7 +114,7 @@ def _head(manifest: Manifest) -> str:
         f"Two-tower retrieval: a query tower ({_plain(query)}) and an item tower ({_plain(item)}) in ONNX, "
         f"D = {manifest.dimension}, {index} over {manifest.count:,} items. "
         f"Scores: {manifest.score.kind.replace('_', ' ')}."
-    )
+    ) + (f"\n\nPretrained encoder: {plain(manifest.pretrained, ENCODER)}." if manifest.pretrained else "")
 
 
 def _data(manifest: Manifest) -> str:
@@ -194,6 +195,8 @@ def _latency(latency: Mapping[str, Any]) -> str:
     calls = [backend["iterations"] for each in batches for backend in each.values()]
     remark = p99_remark({"each row": min(calls)}) if calls else ""
     parts += [f"{remark}."] if remark else []
+    largest = figures.get("item_tower_b32_p50_us")
+    parts += [f"The item tower encodes {32e6 / largest:,.0f} items a second at batch 32."] if largest else []
     return "\n\n".join(parts)
 
 

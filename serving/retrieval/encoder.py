@@ -163,7 +163,7 @@ class Encoder:
         self.inputs = manifest.schema.side(side)
         features = [*self.inputs.features.items()]
         name, spec = features[0]
-        alone = len(features) == 1 and isinstance(spec, TextFeature)
+        alone = len(features) == 1 and isinstance(spec, TextFeature) and len(spec.arrays(name)) == 1
         self._text = (name, spec.converter({}, manifest.schema.folder)) if alone else None
         self._session = _open(path, threads)
         # `InferenceSession.run` would check the inputs' names in each call; `_check` has done that once.
@@ -415,7 +415,8 @@ def _check(
     features: Mapping[str, FeatureSpec],
     dimension: int,
 ) -> None:
-    expected = {name: ELEMENT_TYPES[spec.dtype] for name, spec in features.items()}
+    arrays = [array for name, spec in features.items() for array in spec.arrays(name).items()]
+    expected = {name: ELEMENT_TYPES[dtype] for name, dtype in arrays}
     found = {node.name: node.type for node in session.get_inputs()}
     if found != expected:
         raise BundleDamaged(f"{path}: takes {found}, but the manifest's features are {expected}")

@@ -16,16 +16,28 @@ import torch
 from protos import bundle
 from protos.errors import BundleDamaged, PackageMissing
 from protos.features import Schema, Side, TextFeature
+from protos.scores import Hits, difference
 from protos.tokenizer import TOKENIZER
 from serving.client import Item, RetrievalClient
 from serving.retrieval.encoder import Encoder, item_encoder
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from tests.helpers.pretrained import MAX_TOKENS, WIDTH, needs_tokenizers, needs_transformers, write_experiment
+from tests.helpers.answers import hits_of
+from tests.helpers.pretrained import (
+    MAX_TOKENS,
+    WIDTH,
+    needs_tokenizers,
+    needs_transformers,
+    texts_of_many_scripts,
+    write_experiment,
+)
 from tests.helpers.serving.cataloguing import catalogue_service, first
+from tests.helpers.serving.swapping import Load, Swapping
 from tests.helpers.shared import shared_folder
 from tests.helpers.stdlib import Made, make_of, pack, tracking_at, tracking_copy, unpack
+from tests.helpers.waiting import wait_until
+from train.models.prepared_inputs import TokenizedTexts
 from train.paths import ROOT
 from train.training.trained_model import load_model
 
@@ -103,6 +115,69 @@ def test_torch_and_onnx_runtime_agree(pretrained: Made, side: Side) -> None:
     bound = 1e-5 if {plain.query, plain.item} == {"fp32"} else 2e-2  # tables in a lower precision
     found = encoder.vectors(encoder.arrays([{"text": text} for text in TEXTS]))
     np.testing.assert_allclose(found, torch_vectors(pretrained, side, {"text": [*TEXTS]}), atol=bound)
+
+
+def test_the_service_reads_the_tokens_of_training(pretrained: Made) -> None:
+    """10,000 texts: of training from the model's folder, of the service from its bundle, one by one."""
+    texts = texts_of_many_scripts(10_000)
+    manifest = bundle.read(pretrained.folder)
+    encoder = Encoder(pretrained.folder, manifest)
+    spec = manifest.schema.query["text"]
+    assert isinstance(spec, TextFeature)
+    trained = TokenizedTexts.of(texts, spec, pretrained.config.parent / "mini")
+    different = []
+    for n, text in enumerate(texts):
+        served = encoder.arrays([{"text": text}])["text"]
+        if not np.array_equal(served, trained.batch(np.array([n])).numpy()):
+            different.append(ascii(text))
+    assert different == []
+
+
+def test_a_service_changes_from_hashed_words_to_the_encoder_under_requests(
+    made_once: Made, pretrained: Made
+) -> None:
+    """First as a canary, then as the champion: no request fails, and no answer mixes two bundles."""
+    texts = [text for text in texts_of_many_scripts(200) if text.isprintable() and text.strip()][:40]
+    texts += ["read a file", "the mean of the numbers", "parse arguments", "open a socket"]
+    expected: dict[str, dict[str, Hits]] = {}
+    for folder in (made_once.folder, pretrained.folder):
+        retriever = Retriever.load(folder)
+        answers = retriever.search([Query(text=text) for text in texts], 5)
+        version = retriever.manifest.bundle_version
+        expected[version] = {text: hits_of(each) for text, each in zip(texts, answers, strict=True)}
+    hashed, encoded = expected
+    swapping = Swapping((made_once.folder, pretrained.folder))
+    with swapping.server, RetrievalClient(swapping.server.address, retries=False) as client:
+        swapping.swapper.start()
+
+        def ask(n: int) -> tuple[str, str, Hits]:
+            text = texts[n % len(texts)]
+            answer = client.search(text, k=5)
+            return text, answer.bundle_version, hits_of(answer)
+
+        load = Load(ask, clients=4)
+        try:
+            wait_until(lambda: load.answers or load.errors)
+            swapping.aim("1", canary="2")
+            swapping.swapped()
+            begun = len(load.answers)
+            wait_until(lambda: {hashed, encoded} <= {each[1] for each in load.answers[begun:]} or load.errors)
+            swapping.aim("2")
+            swapping.swapped()
+            begun = len(load.answers)
+            wait_until(lambda: len(load.answers) > begun + 100 or load.errors)
+        finally:
+            load.stop()
+            swapping.swapper.stop()
+        assert client.search(texts[0], k=5).bundle_version == encoded
+    assert load.errors == []
+    assert {version for _, version, _ in load.answers[-20:]} == {encoded}
+    wrong = [
+        (ascii(text), version[:12], found)
+        for text, version, hits in load.answers
+        if (found := difference(expected[version][text], hits))
+    ]
+    assert wrong == []
 
 
 def test_a_text_has_the_same_vector_in_any_batch(pretrained: Made) -> None:
@@ -215,20 +290,30 @@ def test_a_registered_model_answers_as_the_service(
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(300)
-def test_a_hashed_query_side_needs_no_tokenizer_at_query_time(
+def test_a_hashed_query_side_reads_no_tokens_and_items_are_read_both_ways(
     tmp_path_factory: Factory, stdlib: Path, empty_store: Path
 ) -> None:
     made = made_of(
-        tmp_path_factory, stdlib, empty_store, "asymmetric", query="hashed", buckets=4096, align_epochs=20
+        tmp_path_factory, stdlib, empty_store, "asymmetric", query="hashed", buckets=4096, align_epochs=5
     )
     manifest = bundle.read(made.folder)
     assert manifest.schema.query["text"].input == "code_points"  # type: ignore[union-attr]
-    assert manifest.schema.item["text"].input == "tokens"  # type: ignore[union-attr]
+    assert manifest.schema.item["text"].input == "both"  # type: ignore[union-attr]
     assert manifest.letters
     encoder = Encoder(made.folder, manifest)
     texts = [text.encode("utf-8", "replace").decode() for text in TEXTS[:4]]
     found = encoder.vectors(encoder.arrays([{"text": text} for text in texts]))
     np.testing.assert_allclose(found, torch_vectors(made, "query", {"text": texts}), atol=2e-2)
+    report = manifest.parity["item"]
+    assert report["max_abs_diff"] <= report["tolerance"]
+    encode = item_encoder(made.folder, manifest)
+    items = [Query(features={"text": text}) for text in TEXTS]
+    vectors = encode(items)
+    np.testing.assert_allclose(vectors, torch_vectors(made, "item", {"text": [*TEXTS]}), atol=2e-2)
+    for item, vector in zip(items, vectors, strict=True):
+        np.testing.assert_allclose(encode([item])[0], vector, atol=1e-5)
+    one, other = encode([Query(features={"text": f"read a file {word}"}) for word in ("zyzzyva", "qwertz")])
+    assert np.abs(one - other).max() > 0.05
     with RetrievalServer(Retriever.load(made.folder)) as server:
         client = RetrievalClient(server.address, timeout=30)
         with client:

@@ -98,7 +98,7 @@ def test_a_bundle_takes_one_line_a_tower(reused: bool) -> None:
     assert towers == [
         "query tower: int8_tables, 4.0 MiB (40% of fp32, recall@10 -0.0012), 16 µs at batch 1, "
         "torch 8.6 times as long",
-        "item tower: fp32, 10.0 MiB, 9,494 µs at batch 32, torch 1.5 times as long",
+        "item tower: fp32, 10.0 MiB, 9,494 µs at batch 32, torch 1.5 times as long; 3,371 items/s",
     ]
 
 

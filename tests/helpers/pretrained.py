@@ -5,7 +5,11 @@ pads, as the tokenizers of published models do, which has no effect here.
 """
 
 import json
+import random
+import sys
+import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +51,30 @@ def write_tokenizer(folder: Path, texts: Sequence[str] = TEXTS, vocabulary: int 
     path = folder / "tokenizer.json"
     tokenizer.save(str(path))
     return path
+
+
+@cache
+def texts_of_many_scripts(count: int) -> list[str]:
+    """The same texts each time: runs of letters, marks, digits, signs and spaces from all of Unicode.
+
+    A run comes from one stretch of 128 code points, so most of them are in one script. Some texts hold lone
+    surrogates, control characters, or the names of special tokens.
+    """
+    generator = random.Random(0)
+    stretches: dict[int, list[str]] = {}
+    for code in range(sys.maxunicode + 1):
+        if unicodedata.category(chr(code)) not in ("Cn", "Co"):
+            stretches.setdefault(code // 128, []).append(chr(code))
+    odd = ("\ud800", "\x00", "\u200d", "\ufeff", "\U000e0001", *SPECIAL)
+    texts = []
+    for _ in range(count):
+        parts = []
+        for _ in range(generator.randint(1, 5)):
+            letters = stretches[generator.choice([*stretches])] if generator.random() < 0.8 else odd
+            parts.append("".join(generator.choices(letters, k=generator.randint(1, 9))))
+            parts.append(generator.choice(("", " ", " ", "\n", "-")))
+        texts.append("".join(parts))
+    return texts
 
 
 def write_description(

@@ -193,5 +193,5 @@ def test_a_text_input_reads_its_files_from_the_folder_of_the_run_or_the_bundle(
 def test_a_table_leaves_out_an_optional_field_at_its_default() -> None:
     text = TextFeature("text", column="text")
     assert to_table(text) == {"kind": "text", "column": "text", "catalogue_column": ""}
-    with pytest.raises(ValueError, match="input: expected one of code_points, tokens, got 'sounds'"):
+    with pytest.raises(ValueError, match="input: expected one of code_points, tokens, both, got 'sounds'"):
         TextFeature("text", column="text", input="sounds")

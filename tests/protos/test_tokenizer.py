@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,15 @@ from hypothesis import strategies as st
 from protos.errors import BundleDamaged, InvalidInput, PackageMissing
 from protos.features import CHARACTERS_OF_TOKEN, Schema, TextFeature
 from protos.tokenizer import TOKENIZER, open_cut, open_tokenizer, vocabulary_size
-from tests.helpers.pretrained import MAX_TOKENS, TEXTS, VOCABULARY, needs_tokenizers, write_tokenizer
+from protos.toml_config import parse, to_table
+from tests.helpers.pretrained import (
+    MAX_TOKENS,
+    TEXTS,
+    VOCABULARY,
+    needs_tokenizers,
+    texts_of_many_scripts,
+    write_tokenizer,
+)
 
 pytestmark = needs_tokenizers()
 UNICODE = st.text(st.characters(codec=None), max_size=40)
@@ -72,7 +81,7 @@ def test_the_part_that_is_read_has_the_same_tokens(folder: Path) -> None:
     assert whole("") == ""
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(texts=st.lists(PIECES, min_size=1, max_size=5))
 def test_training_and_serving_read_the_same_tokens(folder: Path, texts: list[str]) -> None:
     """In a batch, as export encodes; alone, as the service does; and one by one, as training keeps them."""
@@ -93,6 +102,30 @@ def test_training_and_serving_read_the_same_tokens(folder: Path, texts: list[str
         assert len(alone) <= MAX_TOKENS
 
 
+def test_a_bundle_reads_the_tokens_of_training_in_10_000_texts_of_many_scripts(tmp_path: Path) -> None:
+    """Training reads the model's folder; a bundle its own copy, by features that its manifest describes."""
+    from train.models.prepared_inputs import TokenizedTexts
+
+    texts = texts_of_many_scripts(10_000)
+    known = [text.encode("utf-8", "replace").decode() for text in texts[::20]]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "bundle").mkdir()
+    write_tokenizer(tmp_path / "model", known, 12_000)
+    schema = Schema({"text": feature()}, {"text": feature()}).in_folder(tmp_path / "model")
+    schema.copy_files(tmp_path / "bundle")
+    described = parse(json.loads(json.dumps(to_table(schema))), Schema).in_folder(tmp_path / "bundle")
+    trained = TokenizedTexts.of(texts, feature(), tmp_path / "model")
+    convert = described.side("query").to_arrays
+    different, seen = [], set()
+    for n, text in enumerate(texts):
+        expected = trained.batch(np.array([n])).numpy()
+        seen.update(expected[0].tolist())
+        if not np.array_equal(convert({"text": [text]})["text"], expected):
+            different.append(ascii(text))
+    assert different == []
+    assert len(seen) > 3000  # most texts are more than unknown pieces
+
+
 def test_a_lone_surrogate_is_no_error(folder: Path) -> None:
     arrays = feature().converter({}, folder)(["read \ud800 file"], "text")
     assert arrays.shape[0] == 1
@@ -102,6 +135,28 @@ def test_a_lone_surrogate_is_no_error(folder: Path) -> None:
 def test_a_value_that_is_no_text_is_refused_by_name(folder: Path) -> None:
     with pytest.raises(InvalidInput, match=r"query\.text: expected a string, got int"):
         feature().converter({}, folder)([7], "query.text")
+
+
+def test_a_text_may_be_read_both_ways(folder: Path) -> None:
+    text = feature(6)
+    both, plain = (dataclasses.replace(text, input=each) for each in ("both", "code_points"))
+    assert both.reads_tokens
+    assert both.longest == text.longest == 6 * CHARACTERS_OF_TOKEN
+    inputs = Schema({"a": plain}, {"a": both}).in_folder(folder).side("item")
+    assert inputs.files == [folder / TOKENIZER]
+    arrays = inputs.to_arrays({"a": [*TEXTS]})
+    assert {*arrays} == {"a", "a__code_points"}
+    np.testing.assert_array_equal(arrays["a"], text.converter({}, folder)([*TEXTS], "a"))
+    as_read = dataclasses.replace(plain, max_length=both.longest)
+    np.testing.assert_array_equal(arrays["a__code_points"], as_read.converter({}, folder)([*TEXTS], "a"))
+    with pytest.raises(InvalidInput, match=r"item\.a: expected a string, got int"):
+        inputs.to_arrays({"a": [7]})
+
+
+def test_two_arrays_of_one_name_are_refused() -> None:
+    both = dataclasses.replace(feature(), input="both")
+    with pytest.raises(ValueError, match=r"item\.a__code_points: another feature has an array of this name"):
+        Schema({"a": feature()}, {"a": both, "a__code_points": feature()})
 
 
 def test_what_is_read_of_a_text_is_bounded_by_its_tokens(folder: Path) -> None:

@@ -40,6 +40,8 @@ class InBatchSoftmax:
         temperature: divides the scores.
         hard_negatives: number of hard negatives added for each pair; 0 for none.
         mine_from: hard negatives are drawn from this many nearest items.
+        drop_above: from the second epoch on, items that score higher than this share of the pair's own item
+            are no hard negatives; .95 is usual, 0 keeps all.
         correction: popular items are in more batches. "logq" (Yi et al. 2019) corrects for that;
             "khrylchenko" (Khrylchenko et al. 2025) also takes into account that the positive is in every
             batch.
@@ -51,13 +53,18 @@ class InBatchSoftmax:
     temperature: float = 0.05
     hard_negatives: int = 0
     mine_from: int = 40
+    drop_above: float = 0.0
     correction: Correction = "none"
     uniform_negatives: int = 0
 
     def __post_init__(self) -> None:
         above_zero(self, "temperature")
         at_least(0, self, "hard_negatives", "uniform_negatives")
-        refuse_unused(self, {"hard_negatives above 0": (self.hard_negatives > 0, ("mine_from",))})
+        refuse_unused(
+            self, {"hard_negatives above 0": (self.hard_negatives > 0, ("mine_from", "drop_above"))}
+        )
+        if not 0 <= self.drop_above <= 1:
+            raise ValueError(f"drop_above: expected 0 to 1, got {self.drop_above}")
         at_least(max(1, self.hard_negatives), self, "mine_from")
         if self.correction != "none" and self.hard_negatives:
             raise ValueError(

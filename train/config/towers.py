@@ -8,12 +8,23 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from protos.features import CODE_POINTS, TOKENS, FeatureSpec, HistoryFeature, IdFeature, Side, TextFeature
+from protos.features import (
+    BOTH,
+    CODE_POINTS,
+    SIDES,
+    TOKENS,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    Side,
+    TextFeature,
+)
 from protos.toml_config import FROM_DATA
 from train.config.checks import above_zero, at_least, refuse_unused
 from train.config.losses import Bce, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
 
 MAX_NGRAM = 16  # characters; for longer n-grams too few hash multipliers are exact in single precision
+EncodingPrecision = Literal["float32", "bfloat16"]
 MAX_CHARACTERS = 4  # the same for scripts without spaces, whose characters have more numbers
 
 
@@ -25,8 +36,8 @@ def refuse_tokens(query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSp
     """
     for side, features in (("query", query), ("item", item)):
         for name, spec in features.items():
-            if isinstance(spec, TextFeature) and spec.input == TOKENS:
-                raise ValueError(f'{side}.{name}.input: "{TOKENS}" goes with [tower] kind "transformer"')
+            if isinstance(spec, TextFeature) and spec.reads_tokens:
+                raise ValueError(f'{side}.{name}.input: "{spec.input}" goes with [tower] kind "transformer"')
 
 
 class _TowerSection:
@@ -439,9 +450,16 @@ class TransformerTower(_TowerSection):
             tokenizer.json; pooling and norm as sentence-transformers' modules.json says.
         query: what encodes the texts of queries.
         item: what encodes the texts of items.
+        words_beside: a pretrained side also reads hashed words and n-grams, by the table of the other side:
+            its vector is that of the encoder plus that of the words. What an encoder does not know, such as
+            names and rare words, is matched as in `bag`. Where it is not set, they do if the other side is
+            hashed.
         trainable: train the encoder's weights too, which encodes every text in each epoch, with gradients. If
             not, texts are encoded once.
-        query_hidden: width of the query tower's residual layer; 0 leaves it out.
+        encoding: precision of the encoder's matrix products where texts are encoded once, before training.
+            `bfloat16` is twice as fast on a CPU that computes with it.
+        query_hidden: width of the query tower's residual layer; 0 leaves it out, which is the default of a
+            hashed query side: there the layer takes much of a query's time.
         item_hidden: width of the item tower's residual layer; 0 leaves it out.
         align_epochs: epochs over the training texts in which a hashed side learns the encoder's vectors,
             before the training of the pairs.
@@ -455,11 +473,13 @@ class TransformerTower(_TowerSection):
     model: str
     query: Literal["pretrained", "hashed"] = "pretrained"
     item: Literal["pretrained", "hashed"] = "pretrained"
+    words_beside: bool = FROM_DATA
     trainable: bool = False
-    query_hidden: int = 256
+    encoding: EncodingPrecision = "float32"
+    query_hidden: int = FROM_DATA
     item_hidden: int = 1024
     align_epochs: int = 4
-    orders: tuple[int, ...] = (3, 4)
+    orders: tuple[int, ...] = (3,)
     words: bool = True
     buckets: int = FROM_DATA
     characters: tuple[int, ...] = FROM_DATA
@@ -469,25 +489,34 @@ class TransformerTower(_TowerSection):
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("model: expected the folder of a pretrained model, got an empty text")
+        if self.query_hidden is FROM_DATA:
+            object.__setattr__(self, "query_hidden", 0 if self.query == "hashed" else 256)
         at_least(0, self, "query_hidden", "item_hidden", "align_epochs")
         at_least(2, self, "buckets")
-        is_hashed = "hashed" in (self.query, self.item)
+        is_student = "hashed" in (self.query, self.item)
+        if self.words_beside and not self.sides:
+            raise ValueError('words_beside: goes with query or item = "pretrained"; leave it out')
+        if self.words_beside is FROM_DATA:
+            object.__setattr__(self, "words_beside", is_student and self.sides != ())
+        is_hashed = self.is_hashed
         conditions = {
-            'query or item = "hashed"': (is_hashed, ("align_epochs", "orders", "words")),
+            'query or item = "hashed"': (is_student, ("align_epochs",)),
+            'query or item = "hashed", or words_beside': (is_hashed, ("orders", "words")),
             'query or item = "pretrained"': (self.sides != (), ("trainable",)),
+            "trainable = false": (is_student or not self.trainable, ("encoding",)),
         }
         refuse_unused(self, conditions)
         if not is_hashed and self.buckets not in (FROM_DATA, self._for_english["buckets"]):
             raise ValueError(
-                'buckets: goes with query or item = "hashed"; leave it out, it would change nothing'
+                'buckets: goes with query or item = "hashed", or words_beside; leave it out, it would change '
+                "nothing"
             )
         if not is_hashed and not self.trainable and not (self.query_hidden or self.item_hidden):
             raise ValueError("query_hidden: expected at least 1 on one side: nothing else would learn")
-        if not is_hashed:  # nothing reads them; a stored model has a value for every key
-            if self.characters is FROM_DATA:
-                object.__setattr__(self, "characters", ())
-            if self.buckets is FROM_DATA:
-                object.__setattr__(self, "buckets", self._for_english["buckets"])
+        if not is_hashed:  # nothing is hashed, so nothing is chosen from the data
+            for name, value in self._for_english.items():
+                if getattr(self, name) is FROM_DATA:
+                    object.__setattr__(self, name, value)
         _check_orders(self)
 
     @property
@@ -497,9 +526,14 @@ class TransformerTower(_TowerSection):
         return tuple(side for side in sides if getattr(self, side) == "pretrained")
 
     @property
+    def is_hashed(self) -> bool:
+        """Whether a side reads hashed words."""
+        return self.words_beside or len(self.sides) < len(SIDES)
+
+    @property
     def usual_loss(self) -> LossConfig:  # type: ignore[override]
         """Softmax with mined negatives, and with random ones where encoding them costs little."""
-        random = 0 if self.trainable else 4096
+        random = 0 if self.trainable else 512 if self.words_beside else 4096
         return InBatchSoftmax("in_batch_softmax", hard_negatives=1, uniform_negatives=random)
 
     def with_inputs(self, side: Side, features: Mapping[str, FeatureSpec]) -> dict[str, FeatureSpec]:
@@ -513,7 +547,7 @@ class TransformerTower(_TowerSection):
             if not isinstance(spec, TextFeature):
                 continue
             if side in self.sides:
-                changed[name] = replace(spec, input=TOKENS)
+                changed[name] = replace(spec, input=BOTH if self.words_beside else TOKENS)
             elif spec.input != CODE_POINTS:
                 raise ValueError(f'{side}.{name}.input: expected "{CODE_POINTS}" on a hashed side')
         return changed

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from protos.features import TOKENS, FeatureSpec, HistoryFeature, Side, TextFeature, cut_as_read
+from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, cut_as_read
 from protos.tokenizer import TOKENIZER, open_cut
 from train.data.dataset import Dataset
 from train.data.source import SPANS
@@ -424,7 +424,7 @@ def texts_of(
 def _cut(spec: TextFeature, folder: Path | None) -> Callable[[str], str]:
     """The function from a text to the part of it that a tower reads."""
     longest = spec.longest
-    if spec.input != TOKENS or folder is None:
+    if not spec.reads_tokens or folder is None:
         return lambda text: cut_as_read(text, longest)
     cut = open_cut(folder / TOKENIZER, spec.max_length)
     return lambda text: cut(text[:longest])

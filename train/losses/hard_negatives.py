@@ -1,6 +1,7 @@
 """Hard negatives: items that the model ranks high for a query although they are not among its positives."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,18 @@ SeenMask = Callable[[Rows, Rows], npt.NDArray[np.bool_] | None]
 _BLOCK = 1024  # pairs whose scores are in memory at a time
 
 
+class Mined(NamedTuple):
+    """Hard negatives.
+
+    Args:
+        items: int64 (P, per_pair) item rows.
+        dropped: share of the nearest items that scored too high, 0 to 1; of the pairs of this process.
+    """
+
+    items: Rows
+    dropped: float
+
+
 def mine_hard_negatives(
     queries: Tensor,
     items: Tensor,
@@ -24,11 +37,14 @@ def mine_hard_negatives(
     seed: tuple[int, int],
     seen_mask: SeenMask = lambda queries, items: None,
     share: tuple[int, int] = (0, 1),
-) -> Rows:
+    drop_above: float = 0.0,
+) -> Mined:
     """Hard negatives of each pair (Xiong et al. 2021, "ANCE", section 4).
 
     They are drawn uniformly from the `depth` nearest items of training pairs, without the query's positives
-    and the items that the query has seen.
+    and the items that the query has seen. An item that scores nearly as high as the pair's own, or higher,
+    may be one that answers the query, too, although no pair says so; with `drop_above` it is passed over for
+    the next nearest (de Souza P. Moreira et al. 2024, "NV-Retriever", section 4: TopK-PercPos).
 
     Args:
         queries: (Q, D), vectors of all queries.
@@ -42,10 +58,12 @@ def mine_hard_negatives(
             item; None if no query has.
         share: the rank of a process and their number. It mines for every `number`-th block of pairs; the
             rows of the others are 0, so that the sum over all processes is what one process mines.
+        drop_above: share of the score of the pair's own item; items that score higher are dropped. 0 drops
+            none.
 
     Returns:
-        int64 (P, per_pair) item rows; fewer columns where there are fewer items. A query with too few
-        negatives gets some of its positives, too; the loss masks them.
+        The negatives; fewer columns where there are fewer items. A query with too few negatives gets some of
+        its positives, which the loss masks, or some of those that were dropped.
     """
     generator = np.random.default_rng(seed)
     drawable = np.unique(pairs.item)
@@ -54,12 +72,16 @@ def mine_hard_negatives(
     per_pair = min(per_pair, depth)
     mined = np.zeros((len(pairs), per_pair), np.int64)
     rank, processes = share
+    near = dropped = 0
     for at in range(0, len(pairs), _BLOCK):
         rows = pairs.query[at : at + _BLOCK]
         random = generator.random((len(rows), depth))  # also of the blocks of other processes
         if at // _BLOCK % processes != rank:
             continue
         scores = queries[rows] @ vectors.T
+        own = scores.gather(
+            1, torch.from_numpy(np.searchsorted(drawable, pairs.item[at : at + _BLOCK]))[:, None]
+        )
         place, item = positives.of_queries(rows)
         column = np.searchsorted(drawable, item)
         scores[torch.from_numpy(place), torch.from_numpy(column)] = -torch.inf
@@ -67,7 +89,12 @@ def mine_hard_negatives(
         if seen is not None:
             scores[torch.from_numpy(seen)] = -torch.inf
         best = torch.topk(scores, depth, dim=1)
+        if drop_above:
+            bound = own - (1 - drop_above) * own.abs()
+            near += int(best.values.isfinite().sum())
+            dropped += int((best.values > bound).sum())
+            best = torch.topk(scores.masked_fill_(scores > bound, -torch.inf), depth, dim=1)
         nearest, masked = best.indices.numpy(), best.values.isneginf().numpy()
         picks = (random + masked).argpartition(per_pair - 1, axis=1)
         mined[at : at + _BLOCK] = drawable[np.take_along_axis(nearest, picks[:, :per_pair], 1)]
-    return mined
+    return Mined(mined, dropped / near if near else 0.0)

@@ -161,6 +161,11 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
         """Hard negatives of each pair, and the number of nearest items that they are drawn from."""
         return (self.config.hard_negatives, self.config.mine_from) if self.config.hard_negatives else None
 
+    @property
+    def drop_above(self) -> float:
+        """Share of the own item's score above which a hard negative is dropped; 0 keeps all."""
+        return self.config.drop_above
+
     def candidates(self, batch: Batch, hard: Rows | None, generator: np.random.Generator) -> Candidates:
         """The items of the batch, their hard negatives, and the uniform negatives."""
         own = self.pairs.item[batch.pairs]

@@ -22,6 +22,7 @@ Rows = npt.NDArray[np.int64]
 LEARNING_RATE = 2e-3  # peak
 WEIGHTS_FACTOR = 10.0  # weights of n-grams are of size 1 to 3, entries of matrices far smaller
 BATCHES = (32, 512)  # texts in a step, smallest and largest
+WARM_UP = 0.1  # of all steps
 EPOCH_STEPS = 64  # steps that an epoch has, nearly, as far as the sizes of a batch allow
 
 
@@ -61,8 +62,10 @@ def align(
     optimiser = _adam(towers)
     size = int(np.clip(sum(len(lesson.rows) for lesson in lessons) // EPOCH_STEPS, *BATCHES))
     steps = epochs * sum(-(-len(lesson.rows) // size) for lesson in lessons)
+    steps = max(2, steps)
+    rise = WARM_UP if WARM_UP * steps != 1 else 2 * WARM_UP  # torch divides by the steps after the first
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, [group["lr"] for group in optimiser.param_groups], max(2, steps), pct_start=0.1
+        optimiser, [group["lr"] for group in optimiser.param_groups], steps, pct_start=rise
     )
     was_training = [tower.training for tower in towers]
     for tower in towers:

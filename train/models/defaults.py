@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos.features import LONGEST_TEXT, SIDES, TOKENS, FeatureSpec, Side, TextFeature
+from protos.features import LONGEST_TEXT, SIDES, FeatureSpec, Side, TextFeature
 from protos.lexical import unspaced_share
 from protos.tokenizer import TOKENIZER, open_tokenizer
 from protos.toml_config import FROM_DATA
@@ -104,7 +104,7 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
     if isinstance(tower, BagTower):
         hashed = tower
         tower = complete("tower", hashed, lambda: _sizes(hashed, data, sides["item"]))
-    if isinstance(tower, TransformerTower) and len(tower.sides) < len(SIDES):
+    if isinstance(tower, TransformerTower) and tower.is_hashed:
         students = tower
         tower = complete("tower", students, lambda: {"buckets": _buckets(students, data, sides["item"])})
     training = complete("training", experiment.training, lambda: _training(experiment, data))
@@ -118,7 +118,7 @@ def _max_length(experiment: Experiment, data: TrainingData, side: Side, name: st
     """`max_length` of a text: characters, or the tokens that a pretrained model reads; and why."""
     tower = experiment.tower
     spec = getattr(experiment, side)[name]
-    if not isinstance(tower, TransformerTower) or spec.input != TOKENS:
+    if not isinstance(tower, TransformerTower) or not spec.reads_tokens:
         return max_length(_lengths(data, side, name))
     folder = PretrainedFolder.read(Path(tower.model))
     tokens = open_tokenizer(folder.path / TOKENIZER, LONGEST_TEXT)

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 
 from protos.features import (
+    BESIDE,
+    BOTH,
     CODE_POINTS,
     FIRST_KNOWN,
     ITEM_VOCABULARY,
@@ -176,9 +178,11 @@ class PreparedInputs:
         hashing: WordHashing,
         encoded: Mapping[str, Array] = MappingProxyType({}),
     ) -> None:
-        features = {k: v for k, v in getattr(schema, side).items() if k not in encoded}
+        given_features = getattr(schema, side)
+        features = {k: v for k, v in given_features.items() if k not in encoded}
         texts = _texts(features, CODE_POINTS)
-        tokenized = _texts(features, TOKENS)
+        tokenized = _texts(features, TOKENS) | _texts(features, BOTH)
+        beside = _texts(given_features, BOTH)
         histories = {k: v for k, v in features.items() if isinstance(v, HistoryFeature)}
         others = (texts, tokenized, histories)
         rest = {k: v for k, v in features.items() if not any(k in each for each in others)}
@@ -192,6 +196,8 @@ class PreparedInputs:
                 self.ordered[name] = order_texts(values[name], text.longest, hashing)
             else:
                 self.texts[name] = hash_texts(values[name], text.longest, hashing)
+        for name, text in beside.items():
+            self.texts[f"{name}{BESIDE}"] = hash_texts(values[name], text.longest, hashing)
         self.histories: dict[str, PreparedHistories] = {}
         for name, spec in histories.items():
             raw = values[name]

@@ -21,6 +21,7 @@ from protos import names
 from protos.errors import DataError, MissingStage
 from protos.features import Schema
 from protos.files.file_lock import exclusive_lock
+from protos.mlflow_keys import PRETRAINED_MODEL
 from train.config import Experiment
 from train.config.training import OF_LABELS
 from train.data.dataset import Dataset
@@ -387,7 +388,7 @@ def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:
     for name in sorted({*model.schema.files(), *architecture.files()}):
         mlflow.log_artifact(str(model.schema.folder / name), str(Path(ARTIFACTS, name).parent))
     if architecture.describe():
-        mlflow.set_tag("pretrained_model", architecture.describe())
+        mlflow.set_tag(PRETRAINED_MODEL, architecture.describe())
 
 
 def _print(console: Console, line: str) -> None:

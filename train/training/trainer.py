@@ -55,6 +55,8 @@ class State:
         best_ndcg: its nDCG@10 on validation.
         highest: the highest validation metric so far; that of the best epoch may be lower by one query.
         hard_negatives: of the current epoch.
+        dropped: share of the nearest items that were dropped as hard negatives of the current epoch; None if
+            none could be.
         losses: of all steps.
         pairs: number of pairs of each step.
         history: one record for each finished epoch; record 0 is the start, before any step.
@@ -69,6 +71,7 @@ class State:
     best_ndcg: float = -1.0
     highest: float = -math.inf
     hard_negatives: Any = None
+    dropped: float | None = None
     losses: list[float] = field(default_factory=list)
     pairs: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
@@ -176,6 +179,7 @@ class Trainer:
         with callbacks.repeatable():
             if state.step == 0:
                 state.hard_negatives = self._mined()
+                state.dropped = self.objective.dropped
         self.process.lead("begin_epoch", state.epoch, state.step, _as_tensor(state.hard_negatives))
         self._draw_batches()
         report_loss = callbacks.on_epoch_start(state.epoch, self._steps, state.step)
@@ -246,6 +250,8 @@ class Trainer:
             record["loss"] = float(np.mean(state.losses[-state.step :]))
             record["epoch_s"] = state.epoch_seconds
             record["pairs_per_s"] = len(self.pairs) / state.epoch_seconds
+            if state.dropped is not None:
+                record["negatives_dropped"] = state.dropped
         state.epoch = epoch
         state.history.append(record)
         callbacks.on_epoch_end(state.epoch, record)

@@ -30,6 +30,7 @@ def test_it_says_what_it_is_how_good_how_fast_and_where_from(manifest: Manifest)
         "- query tower: max_abs_diff 1.3e-07 over 1,548 records (tolerance 1e-05)",
         "microseconds a batch, 1 thread\n",
         "\nitem tower, batch 8     98  143  147\n",
+        "The item tower encodes 262,295 items a second at batch 32.",
         "On A processor, 2 cores, Linux.",
         'mlflow.pyfunc.load_model("models:/tiny@champion")',
         "python -m serving serve --model models:/tiny@champion",
@@ -49,6 +50,18 @@ def test_it_says_how_the_items_are_searched(manifest: Manifest) -> None:
     remote = bundle.IndexParameters(kind="remote")
     text = model_card.card(dataclasses.replace(manifest, index=remote))
     assert "D = 32, an index of kind remote over 60 items." in text
+
+
+def test_it_says_the_licence_of_a_pretrained_encoder(manifest: Manifest) -> None:
+    assert "encoder" not in model_card.card(manifest)
+    about = "mini: bert, 32 dimensions, up to 24 tokens; licence apache-2.0; frozen, on the item side"
+    long = {"parts": {f"{n}{'x' * 999}": n for n in range(9)}}  # so that parts of the card are left out
+    some = dataclasses.replace(manifest, pretrained=about, dataset={**DATASET, **long})
+    assert f"\n\nPretrained encoder: {about}.\n\n" in model_card.card(some)
+    hostile = dataclasses.replace(manifest, pretrained="| `a`\n# b " + "x" * 10_000)
+    text = model_card.card(hostile)
+    assert "\n# b" not in text
+    assert "## Lineage" in text
 
 
 def test_it_names_the_filter_fields(manifest: Manifest) -> None:

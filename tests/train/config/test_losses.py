@@ -46,6 +46,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"kind": "full_softmax", "negatives": 3}, "loss.negatives: unknown key"),
     ({"kind": "in_batch_softmax", "correction": "yi"}, "loss.correction: expected one of 'none', 'logq'"),
     ({"kind": "in_batch_softmax", "mine_from": 50}, "loss.mine_from: goes with hard_negatives above 0"),
+    ({"kind": "in_batch_softmax", "drop_above": 0.9}, "loss.drop_above: goes with hard_negatives above 0"),
+    (
+        {"kind": "in_batch_softmax", "hard_negatives": 1, "drop_above": 1.1},
+        "loss.drop_above: expected 0 to 1, got 1.1",
+    ),
     ({"kind": "bpr", "mine_from": 50}, 'loss.mine_from: goes with sampling = "hard"'),
     ({"kind": "hinge", "alpha": 0.5}, 'loss.alpha: goes with sampling = "popularity"'),
     ({"kind": "in_batch_softmax", "uniform_negatives": -1}, "loss.uniform_negatives: expected at least 0"),

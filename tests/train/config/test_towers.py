@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from protos.features import HistoryFeature, IdFeature, TextFeature
-from protos.toml_config import FROM_DATA, parse
+from protos.features import SIDES, HistoryFeature, IdFeature, TextFeature
+from protos.toml_config import FROM_DATA, parse, to_table
 from train.config import TowerConfig
 from train.config.losses import InBatchSoftmax
 from train.config.towers import BagTower, SequenceTower, SharedTower, TransformerTower
@@ -59,7 +59,10 @@ WRONG += [
     ),
     ({**PRETRAINED, "query": "bag"}, "tower.query: expected one of 'pretrained', 'hashed', got 'bag'"),
     ({**PRETRAINED, "align_epochs": 2}, 'tower.align_epochs: goes with query or item = "hashed"; leave it'),
-    ({**PRETRAINED, "buckets": 1024}, 'tower.buckets: goes with query or item = "hashed"; leave it out'),
+    (
+        {**PRETRAINED, "buckets": 1024},
+        'tower.buckets: goes with query or item = "hashed", or words_beside; leave it out',
+    ),
     (
         {**PRETRAINED, "query": "hashed", "item": "hashed", "trainable": True},
         'tower.trainable: goes with query or item = "pretrained"; leave it out',
@@ -69,6 +72,17 @@ WRONG += [
         "tower.query_hidden: expected at least 1 on one side: nothing else would learn",
     ),
     ({**PRETRAINED, "item_hidden": -1}, "tower.item_hidden: expected at least 0, got -1"),
+]
+WRONG += [
+    (
+        {**PRETRAINED, "query": "hashed", "item": "hashed", "words_beside": True},
+        'tower.words_beside: goes with query or item = "pretrained"; leave it out',
+    ),
+    ({**PRETRAINED, "encoding": "int8"}, "tower.encoding: expected one of 'float32', 'bfloat16'"),
+    (
+        {**PRETRAINED, "trainable": True, "encoding": "bfloat16"},
+        "tower.encoding: goes with trainable = false; leave it out",
+    ),
 ]
 IDLE: list[tuple[dict[str, Any], str]] = [
     ({"history": "sum", "layers": 1}, 'layers: goes with history = "attention"'),
@@ -106,15 +120,41 @@ TEXT = TextFeature("text", "text", 12)
 def test_a_pretrained_side_reads_tokens_and_a_hashed_side_characters() -> None:
     tower = parse({**PRETRAINED, "query": "hashed"}, TowerConfig, "tower")
     assert tower.sides == ("item",)
-    assert tower.with_inputs("item", {"text": TEXT})["text"].input == "tokens"
+    assert tower.with_inputs("item", {"text": TEXT})["text"].input == "both"  # words beside the encoder
     assert tower.with_inputs("query", {"text": TEXT}) == {"text": TEXT}
     assert tower.characters is FROM_DATA
     with pytest.raises(ValueError, match=r'query\.text\.input: expected "code_points" on a hashed side'):
         tower.with_inputs("query", {"text": TextFeature("text", "text", 12, input="tokens")})
 
 
+def test_words_beside_the_encoder_are_read_by_pretrained_sides() -> None:
+    both = parse({**PRETRAINED, "words_beside": True}, TowerConfig, "tower")
+    assert both.is_hashed
+    assert both.buckets is FROM_DATA
+    assert [both.with_inputs(side, {"text": TEXT})["text"].input for side in SIDES] == ["both", "both"]
+    for changed, expected in (
+        ({}, "both"),
+        ({"words_beside": True}, "both"),
+        ({"words_beside": False}, "tokens"),
+    ):
+        item = parse({**PRETRAINED, "query": "hashed", **changed}, TowerConfig, "tower")
+        inputs = [item.with_inputs(side, {"text": TEXT})["text"].input for side in SIDES]
+        assert inputs == ["code_points", expected]
+        stored = item.with_english_defaults()  # a run stores what was chosen from the data
+        assert parse(to_table(stored), TowerConfig, "tower") == stored
+        assert (item.query_hidden, item.orders) == (0, (3,))  # at the latency of `bag`
+    assert parse(PRETRAINED, TowerConfig, "tower").query_hidden == 256
+    assert not parse(PRETRAINED, TowerConfig, "tower").words_beside
+    distilled = parse({**PRETRAINED, "query": "hashed", "item": "hashed"}, TowerConfig, "tower")
+    distilled = distilled.with_english_defaults()
+    assert not distilled.words_beside
+    assert parse(to_table(distilled), TowerConfig, "tower") == distilled
+
+
 def test_a_pretrained_tower_has_no_ngrams_to_choose() -> None:
-    assert parse(PRETRAINED, TowerConfig, "tower").characters == ()
+    tower = parse(PRETRAINED, TowerConfig, "tower")
+    assert (tower.characters, tower.buckets) == ((), 131_072)
+    assert parse(to_table(tower), TowerConfig, "tower") == tower  # as a run describes it
     whole = {**PRETRAINED, "trainable": True, "query_hidden": 0, "item_hidden": 0}
     assert parse(whole, TowerConfig, "tower").trainable  # the encoder itself learns
 
@@ -122,6 +162,8 @@ def test_a_pretrained_tower_has_no_ngrams_to_choose() -> None:
 def test_random_negatives_are_usual_where_they_cost_little() -> None:
     frozen = parse(PRETRAINED, TowerConfig, "tower").usual_loss
     assert frozen == InBatchSoftmax("in_batch_softmax", hard_negatives=1, uniform_negatives=4096)
+    words = parse({**PRETRAINED, "query": "hashed"}, TowerConfig, "tower").usual_loss
+    assert words == InBatchSoftmax("in_batch_softmax", hard_negatives=1, uniform_negatives=512)
     trained = parse({**PRETRAINED, "trainable": True}, TowerConfig, "tower").usual_loss
     assert trained.uniform_negatives == 0
 

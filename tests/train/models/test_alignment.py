@@ -1,6 +1,7 @@
 """A hashed tower learns the vectors of a teacher."""
 
 import numpy as np
+import pytest
 import torch
 
 from protos.features import Schema, TextFeature
@@ -60,6 +61,15 @@ def test_two_towers_learn_side_by_side() -> None:
     align(lessons, 20, 0)
     assert cosine(query, lessons[0]) > 0.9
     assert cosine(item, lessons[1]) > 0.9
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 9, 10, 11, 20])
+def test_any_number_of_steps_will_do(epochs: int) -> None:
+    torch.manual_seed(0)
+    query, _ = build_towers(CONFIG, SCHEMA)
+    losses = align([lesson(query, 20, seed=1)], epochs, 0)  # a step an epoch
+    assert len(losses) == epochs
+    assert np.isfinite(losses).all()
 
 
 def test_the_order_follows_from_the_seed() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from protos.errors import ConfigError
-from protos.features import CODE_POINTS, SIDES, Schema, Side, TextFeature
+from protos.features import BESIDE, BOTH, CODE_POINTS, SIDES, Schema, Side, TextFeature
 from train.config.towers import TransformerTower
 from train.data.training_data import TrainingData
 from train.models.alignment import Lesson, align
@@ -42,8 +42,8 @@ from train.models.towers import Residual, Tower
 class TransformerArchitecture(Architecture[TransformerTower]):
     """Each side is the encoder or a bag of hashed words and n-grams, then a residual layer of its own.
 
-    The residual layers start at zero, so before training the pretrained sides are the encoder as it is. Both
-    sides share the encoder, or the hashed table.
+    The residual layers start at zero, so before training the pretrained sides are the encoder as it is, or
+    its vectors plus those of the words beside it. Both sides share the encoder, and the hashed table.
     """
 
     def __init__(self, config: TransformerTower) -> None:
@@ -70,7 +70,7 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             make = load_encoder if is_source else empty_encoder
             encoder = make(folder, self.config.trainable)
         table = nn.Parameter(torch.empty(0))
-        if len(self.config.sides) < len(SIDES):
+        if self.config.is_hashed:
             table = nn.Parameter(torch.randn(self.config.buckets, folder.width) / folder.width**0.5)
         ids = shared_item_table(schema, folder.width, 0.01)
         query, item = (self._tower(schema, side, folder.width, encoder, table, ids) for side in SIDES)
@@ -100,7 +100,10 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         text = pretrained if side in self.config.sides else hashed
         factories: EncoderFactories = {TextFeature: text, **averaged_ids(schema, ids)}
         deep = Residual(width, hidden) if hidden else nn.Identity()
-        return Tower(feature_encoders(schema, side, width, factories), deep, CosineHead())
+        encoders = feature_encoders(schema, side, width, factories)
+        beside = [name for name, spec in _texts(schema, side).items() if spec.input == BOTH]
+        encoders |= {f"{name}{BESIDE}": hashed() for name in beside}
+        return Tower(encoders, deep, CosineHead())
 
     def prepare(
         self, schema: Schema, side: Side, values: Mapping[str, Sequence[Any]], report: Report = silent
@@ -128,7 +131,8 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         """The pretrained model and its licence."""
         frozen = "trained" if self.config.trainable else "frozen"
         sides = " and ".join(f"{side} side" for side in self.config.sides)
-        use = f"{frozen}, on the {sides}" if sides else "as the teacher of both sides"
+        beside = ", hashed words beside it" if self.config.words_beside else ""
+        use = f"{frozen}, on the {sides}{beside}" if sides else "as the teacher of both sides"
         return f"{self.folder.describe()}; {use}"
 
     def initialize(
@@ -140,10 +144,16 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         seed: int,
         report: Report = silent,
     ) -> None:
-        """Align the hashed sides with the encoder's vectors of the training queries and of the items."""
+        """Align the hashed sides with the encoder's vectors of the training queries and of the items.
+
+        Words beside an encoder start as a random projection of TF-IDF, with the weights of `bag`.
+        """
+        if not self.config.is_hashed:
+            return
         lessons = []
         rarity = self._catalogue(schema, data, corpora)
         for side, tower, inputs in zip(SIDES, towers, corpora, strict=True):
+            _weigh_by_rarity(tower, rarity)
             if side in self.config.sides:
                 continue
             rows = np.unique(data.parts["train"].query) if side == "query" else np.arange(data.item_count)
@@ -153,13 +163,12 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             total = np.sum([*self._teacher_vectors(features, taken, report).values()], axis=0)
             targets = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
             lessons.append(Lesson(tower, inputs, rows, targets.astype(np.float32)))
-            _weigh_by_rarity(tower, rarity)
         if lessons and self.config.align_epochs:
             align(lessons, self.config.align_epochs, seed, report)
 
     def _catalogue(self, schema: Schema, data: TrainingData, corpora: Corpora) -> PreparedInputs:
         """The hashed texts of the items, whatever the item tower reads."""
-        if "item" not in self.config.sides:
+        if corpora[1].texts:
             return corpora[1]
         features = {
             name: replace(spec, input=CODE_POINTS, max_length=spec.longest)
@@ -171,7 +180,9 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         self, features: Mapping[str, TextFeature], values: Mapping[str, Sequence[str]], report: Report
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Feature name -> vectors (N, H) of its texts."""
-        self._encoded = self._encoded or EncodedTexts(self.folder, report=report)
+        self._encoded = self._encoded or EncodedTexts(
+            self.folder, report=report, precision=self.config.encoding
+        )
         return {name: self._encoded.vectors(values[name], spec) for name, spec in features.items()}
 
 

@@ -20,6 +20,7 @@ import torch
 from protos.features import PADDING, TOKENS, TextFeature
 from protos.files.file_lock import exclusive_lock
 from protos.tokenizer import TOKENIZER, open_tokenizer
+from train.config.towers import EncodingPrecision
 from train.fingerprint import fingerprint
 from train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
 from train.models.pretrained.folder import PretrainedFolder
@@ -44,14 +45,20 @@ class EncodedTexts:
         folder: of the model.
         parent: of the files with vectors; None is the cache of this project.
         report: receives a line now and then while texts are encoded.
+        precision: of the encoder's matrix products; vectors are float32 in any case, and those of another
+            precision are kept in another file.
     """
 
     def __init__(
-        self, folder: PretrainedFolder, parent: Path | None = None, report: Report = lambda line: None
+        self,
+        folder: PretrainedFolder,
+        parent: Path | None = None,
+        report: Report = lambda line: None,
+        precision: EncodingPrecision = "float32",
     ) -> None:
-        self.folder, self._report = folder, report
+        self.folder, self._report, self._precision = folder, report, precision
         self._record = np.dtype([("key", f"V{KEY_BYTES}"), ("vector", np.float32, (folder.width,))])
-        key = fingerprint(VERSION, folder.identity())
+        key = fingerprint(VERSION, folder.identity(), *(() if precision == "float32" else (precision,)))
         self.path = (parent or FOLDER) / f"{key[:16]}.vectors"
         self._encoder: PretrainedTextEncoder | None = None
 
@@ -61,17 +68,18 @@ class EncodedTexts:
         Args:
             spec: of the texts' feature; one of code points is read as far as the model reads.
         """
-        reads = spec if spec.input == TOKENS else TextFeature("text", "", self.folder.max_tokens, "", TOKENS)
+        reads = spec if spec.reads_tokens else TextFeature("text", "", self.folder.max_tokens, "", TOKENS)
         tokens_of = open_tokenizer(self.folder.path / TOKENIZER, reads.max_length)
         tokens = [tokens_of(text[: reads.longest]) for text in texts]
         keys = [_key(each) for each in tokens]
         wanted = dict(zip(keys, tokens, strict=True))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self.path.with_suffix(".lock"), on_wait=lambda: self._report(_WAITING)):
-            missing = {key: each for key, each in wanted.items() if key not in self._rows()}
+            rows = self._rows()
+            missing = {key: each for key, each in wanted.items() if key not in rows}
             if missing:
                 self._encode(missing)
-            rows = self._rows()
+                rows = self._rows()
             return np.ascontiguousarray(self._records()["vector"][[rows[key] for key in keys]])
 
     def _records(self) -> npt.NDArray[np.void]:
@@ -97,8 +105,8 @@ class EncodedTexts:
                 ids = np.full((len(batch), max(1, *(len(missing[key]) for key in batch))), PADDING, np.int32)
                 for row, key in enumerate(batch):
                     ids[row, : len(missing[key])] = missing[key]
-                with torch.inference_mode():
-                    vectors = encoder(torch.from_numpy(ids)).numpy()
+                with torch.inference_mode(), self._matrix_products():
+                    vectors = encoder(torch.from_numpy(ids)).float().numpy()
                 records = np.empty(len(batch), self._record)
                 records["key"] = np.frombuffer(b"".join(batch), f"V{KEY_BYTES}")
                 records["vector"] = vectors
@@ -108,6 +116,9 @@ class EncodedTexts:
                     told = time.monotonic()
                     rate = done / (told - begun)
                     self._report(f"{done:,} of {len(missing):,} texts encoded, {rate:,.0f} a second")
+
+    def _matrix_products(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self._precision == "bfloat16")
 
 
 def _batches(texts: dict[bytes, list[int]]) -> Iterator[list[bytes]]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from protos.errors import ConfigError
+from protos.features import SIDES
 from tests.helpers.pretrained import WIDTH, needs_tokenizers, needs_transformers, write_experiment
 from tests.helpers.shared import shared_folder
 from tests.helpers.stdlib import experiment_at, started
@@ -133,6 +134,27 @@ def test_hashed_sides_start_near_the_teacher(prepared: Path, tmp_path: Path) -> 
     assert tables[0] is tables[1]
 
 
+def test_words_beside_the_encoder_are_added_to_its_vector(prepared: Path, tmp_path: Path) -> None:
+    path = experiment(prepared, tmp_path / "own", words_beside="true", buckets="4096")
+    model, data, corpora = started(path)
+    tables = []
+    for side, tower, corpus in zip(SIDES, model.towers, corpora, strict=True):
+        values = data.queries if side == "query" else data.items
+        words = tower.encoders["text__code_points"]
+        assert isinstance(words, HashedTextEncoder)
+        tables.append(words.table)
+        assert len(np.unique(words.weights.detach().numpy())) > 10  # by rarity
+        arrays = model.schema.side(side).to_arrays({"text": [values["text"][row] for row in range(5)]})
+        batch = {name: torch.from_numpy(each) for name, each in arrays.items()}
+        tower.eval()
+        with torch.inference_mode():
+            total = tower.encoders["text"](batch["text"]) + words(batch["text__code_points"])
+            expected = torch.nn.functional.normalize(total)
+            torch.testing.assert_close(tower(batch), expected, rtol=0, atol=1e-6)
+            torch.testing.assert_close(tower(corpus.batch(np.arange(5))), expected, rtol=0, atol=1e-6)
+    assert tables[0] is tables[1]
+
+
 def test_the_hashed_table_has_the_size_of_the_vocabulary(prepared: Path, tmp_path: Path) -> None:
     model, _, _ = started(experiment(prepared, tmp_path / "own", query='"hashed"', align_epochs="0"))
     rows = model.experiment.tower.buckets
@@ -180,7 +202,10 @@ def test_what_the_towers_are_built_from_is_said(prepared: Path) -> None:
         .describe()
         .endswith("licence apache-2.0; frozen, on the query side and item side")
     )
-    hashed = dataclasses.replace(tower, query="hashed")
+    hashed = dataclasses.replace(tower, query="hashed", words_beside=False)
     assert architecture_of(hashed).describe().endswith("; frozen, on the item side")
+    beside = dataclasses.replace(tower, words_beside=True)
+    said = "; frozen, on the query side and item side, hashed words beside it"
+    assert architecture_of(beside).describe().endswith(said)
     trained = dataclasses.replace(tower, trainable=True)
     assert architecture_of(trained).describe().endswith("; trained, on the query side and item side")

@@ -48,6 +48,23 @@ def test_a_text_is_encoded_once(
         again.vectors(["a text that is new"], SPEC)
 
 
+def test_the_keys_of_the_file_are_read_once_for_all_texts(
+    tiny: PretrainedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    EncodedTexts(tiny, tmp_path).vectors(TEXTS, SPEC)
+    read: list[int] = []
+    keys = EncodedTexts._rows
+
+    def counted(self: EncodedTexts) -> dict[bytes, int]:
+        found = keys(self)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(EncodedTexts, "_rows", counted)
+    EncodedTexts(tiny, tmp_path).vectors([*TEXTS, "a text that is new"], SPEC)
+    assert read == [len(TEXTS), len(TEXTS) + 1]  # before and after, however many texts there are
+
+
 def test_what_an_interruption_has_left_is_kept(
     tiny: PretrainedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +89,18 @@ def test_what_an_interruption_has_left_is_kept(
 def test_another_model_has_a_file_of_its_own(tiny: PretrainedFolder, tmp_path: Path) -> None:
     other = dataclasses.replace(tiny, files=tiny.files[:-1])  # stands for a change of what describes it
     assert EncodedTexts(tiny, tmp_path).path != EncodedTexts(other, tmp_path).path
+
+
+def test_bfloat16_gives_nearly_the_same_vectors_in_a_file_of_their_own(
+    tiny: PretrainedFolder, tmp_path: Path
+) -> None:
+    plain, rounded = EncodedTexts(tiny, tmp_path), EncodedTexts(tiny, tmp_path, precision="bfloat16")
+    exact, found = plain.vectors(TEXTS, SPEC), rounded.vectors(TEXTS, SPEC)
+    assert found.dtype == np.float32
+    assert 0.999 < (exact * found).sum(axis=1).min() < 1
+    assert np.abs(exact - found).max() > 1e-5
+    assert plain.path != rounded.path
+    np.testing.assert_array_equal(plain.vectors(TEXTS, SPEC), exact)
 
 
 def test_progress_is_reported(

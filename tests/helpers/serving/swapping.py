@@ -1,0 +1,105 @@
+"""A server whose bundles a test changes under load: what it serves, and clients that ask all the time."""
+
+import itertools
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from protos.scores import Hits
+from serving.observability.worker_metrics import SharedMetrics
+from serving.retrieval.retriever import Retriever
+from serving.rollout.hot_swap import HotSwapper
+from serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from serving.server import RetrievalServer
+from serving.service_status import ServiceStatus
+from serving.shared_state import NEXT, TARGET, SharedState
+from serving.transport.limits import WorkerLimits
+
+WORKER = "worker 0"
+
+
+class Swapping:
+    """A server on the first bundle, and shared state whose target it follows."""
+
+    def __init__(self, bundles: tuple[Path, Path]) -> None:
+        self.bundles = {str(n + 1): folder for n, folder in enumerate(bundles)}
+        self.shared_state = SharedState.create((TARGET, NEXT, "following", WORKER))
+        self.metrics = SharedMetrics.create(1)
+        self.status = ServiceStatus(self.shared_state, self.metrics)
+        first = LoadedBundle.load(bundles[0], item_tower=True, model_version="1")
+        self.first = weakref.ref(first.retriever)
+        self.server = RetrievalServer(
+            first,
+            metrics=self.metrics,
+            bounds=WorkerLimits(queue=10_000),
+            status=self.status.state,
+        )
+        self.serial = 0
+        self.loaded: list[str] = []
+        self.aim("1")
+        self.swapper = HotSwapper(
+            self.shared_state, WORKER, TrafficSplit(first), 1, self.load, self.server.swap
+        )
+
+    def load(self, folder: Path, model_version: str) -> LoadedBundle:
+        self.loaded.append(model_version)
+        return LoadedBundle.load(folder, item_tower=True, model_version=model_version)
+
+    def aim(self, champion: str, canary: str = "", share: float = 0.5) -> None:
+        """Write a target."""
+        self.serial += 1
+        other = {**self.one(canary), "share": share} if canary else None
+        self.shared_state.write(
+            TARGET, {"serial": self.serial, "champion": self.one(champion), "canary": other}
+        )
+
+    def announce(self, champion: str, who: str = WORKER) -> None:
+        """Say what comes next, and whose turn it is."""
+        note = {"serial": self.serial + 1, "champion": self.one(champion), "canary": None, "who": [who]}
+        self.shared_state.write(NEXT, note)
+
+    def one(self, model_version: str) -> dict[str, str]:
+        folder = self.bundles[model_version]
+        version = Retriever.load(folder).manifest.bundle_version if folder.is_dir() else "0" * 64
+        return {"folder": str(folder), "bundle_version": version, "model_version": model_version}
+
+    def note(self, **expected: Any) -> dict[str, Any]:
+        """The worker's note, as soon as it says what is expected."""
+        until = time.monotonic() + 20
+        while any(self.shared_state.read(WORKER)[key] != value for key, value in expected.items()):
+            assert time.monotonic() < until, self.shared_state.read(WORKER)
+            time.sleep(0.01)
+        return self.shared_state.read(WORKER)
+
+    def swapped(self) -> None:
+        """Wait for the last target."""
+        assert self.note(serial=self.serial)["failed"] == 0
+
+
+class Load:
+    """Clients that ask one after the other until they are told to stop, and what they got."""
+
+    def __init__(self, ask: Callable[[int], tuple[str, str, Hits]], clients: int) -> None:
+        self.answers: list[tuple[str, str, Hits]] = []  # query, version, ids and scores
+        self.errors: list[Exception] = []
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(ask, n)) for n in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, ask: Callable[[int], tuple[str, str, Hits]], start: int) -> None:
+        for n in itertools.count(start * 37):
+            if self._stopped.is_set():
+                return
+            try:
+                self.answers.append(ask(n))
+            except Exception as error:
+                self.errors.append(error)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
