@@ -133,6 +133,8 @@ def test_a_loss_computes_on_the_device_of_its_scores(kind: str) -> None:
 def test_a_tower_computes_on_the_device_of_its_inputs(kind: str, schema: str) -> None:
     if "latent" in kind and schema not in ("ids", "everything"):
         return  # the configuration refuses it
+    if kind == "cdssm" and schema != "ids":
+        pytest.skip("how many words a text has is read from values, which a meta tensor does not have")
     towers = built(kind, schema)
     Elsewhere().place_towers(towers)
     for tower, side in zip(towers, SIDES, strict=True):
