@@ -172,6 +172,9 @@ class SequenceTower(_TowerSection):
         regularisation: lambda of EASE.
         latent_scale: factor on EASE's scores at the start, which turns them into logits.
         decay: start value; the log weight of an item in a sum falls by this with each later item.
+        linear: coordinates of a linear model of histories, EASE or SLIST, that are added after training. The
+            model, its settings and its weight against all other coordinates are chosen on validation, so
+            that the mixture is as good there as either alone (`train/training/mixture.py`). 0 for none.
         id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
             content encoders learn to place an item.
         id_dropout_alpha: an item's share is proportional to its interactions to this power. At 0 all items
@@ -203,6 +206,7 @@ class SequenceTower(_TowerSection):
     regularisation: float = 300.0
     latent_scale: float = 12.0
     decay: float = 0.0
+    linear: int = 0
     id_dropout: float = 0.0
     id_dropout_alpha: float = 0.0
     newcomers: Literal["fitted", "learned"] = "fitted"
@@ -219,7 +223,7 @@ class SequenceTower(_TowerSection):
 
     def __post_init__(self) -> None:
         at_least(1, self, "dimension", "layers", "heads")
-        at_least(0, self, "latent", "item_hidden", "decay", "id_dropout_alpha")
+        at_least(0, self, "latent", "linear", "item_hidden", "decay", "id_dropout_alpha")
         at_least(2, self, "buckets")
         above_zero(self, "regularisation", "latent_scale", "newcomers_strength")
         at_least(0, self, "newcomers_alpha")
@@ -228,6 +232,8 @@ class SequenceTower(_TowerSection):
         self._refuse_keys_without_effect()
         if self.history == "latent" and not self.latent:
             raise ValueError('latent: expected at least 1 with history = "latent", got 0')
+        if self.linear not in (0, FROM_DATA) and self.similarity != "inner_product":
+            raise ValueError(f'linear: goes with similarity = "inner_product", not with "{self.similarity}"')
         if self.history == "attention" and self.dimension % self.heads:
             raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
         for name in ("dropout", "input_dropout", "query_dropout", "history_dropout", "id_dropout"):
@@ -253,7 +259,7 @@ class SequenceTower(_TowerSection):
         refuse_unused(self, conditions)
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
-        """EASE scores an item's id for the items of a history: it needs both features.
+        """EASE and SLIST score an item's id for the items of a history: they need both features.
 
         Raises:
             ValueError: one of them is missing, or there is a negative history.
@@ -261,8 +267,9 @@ class SequenceTower(_TowerSection):
         super().check_features(query, item)
         has_history = any(isinstance(spec, HistoryFeature) for spec in query.values())
         has_id = any(isinstance(spec, IdFeature) for spec in item.values())
-        if self.latent and not (has_history and has_id):
-            raise ValueError("tower.latent: expected 0 without a history and an id")
+        for name in ("latent", "linear"):
+            if getattr(self, name) not in (0, FROM_DATA) and not (has_history and has_id):
+                raise ValueError(f"tower.{name}: expected 0 without a history and an id")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**SEQUENCE, "heads": 3}, "tower.heads: expected a divisor of dimension = 64, got 3"),
     ({**SEQUENCE, "latent": -1}, "tower.latent: expected at least 0, got -1"),
     ({**SEQUENCE, "decay": -0.1}, "tower.decay: expected at least 0, got -0.1"),
+    ({**SEQUENCE, "linear": -1}, "tower.linear: expected at least 0, got -1"),
+    (
+        {**SEQUENCE, "linear": 8, "similarity": "cosine"},
+        'tower.linear: goes with similarity = "inner_product", not with "cosine"',
+    ),
     ({**SEQUENCE, "history": "latent"}, r'tower.latent: expected at least 1 with history = "latent", got 0'),
     ({**SEQUENCE, "history": "last"}, "tower.history: expected one of 'attention', 'mean', 'sum', 'latent'"),
     ({**SEQUENCE, "similarity": "euclidean"}, "tower.similarity: expected one of"),
