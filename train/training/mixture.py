@@ -172,8 +172,8 @@ def _place(model: Linear, trainer: Trainer) -> None:
     factors = score_factors(interaction_matrix(data), model.weights, query.table.shape[1])
     weights = position_weights(data, model.decay, positions)
     with torch.no_grad():
-        for encoder, values in zip((query, item), factors, strict=True):
-            encoder.table[torch.from_numpy(rows[known])] = torch.from_numpy(values[known])
+        for table, values in zip((query.table, item.table), factors, strict=True):
+            table[torch.from_numpy(rows[known])] = torch.from_numpy(values[known])
         query.age[:] = torch.from_numpy(np.log(np.maximum(weights, 1e-12)))
 
 
