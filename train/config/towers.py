@@ -273,6 +273,52 @@ class SequenceTower(_TowerSection):
 
 
 @dataclass(frozen=True)
+class HistoryTower(_TowerSection):
+    """The user's history as the query, with nothing to tune: the `sequence` tower that suits the data.
+
+    Before training, `train/models/defaults.py` puts a `SequenceTower` in its place, and says why.
+
+    Args:
+        buckets: rows of the hashed table of texts.
+        orders: lengths of the character n-grams of texts.
+        words: also hash whole words of texts.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
+    """
+
+    kind: Literal["history"]
+    buckets: int = 8192
+    orders: tuple[int, ...] = (3,)
+    words: bool = True
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = FullSoftmax("full_softmax")
+
+    def __post_init__(self) -> None:
+        self.sequence()  # which checks the keys
+
+    def sequence(self, **keys: Any) -> SequenceTower:
+        """The `sequence` tower with these keys."""
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}
+        return SequenceTower("sequence", **own, **keys)
+
+    def with_english_defaults(self) -> SequenceTower:  # type: ignore[override]
+        """A `sequence` tower with its usual values."""
+        return self.sequence().with_english_defaults()
+
+    def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+        """The towers score an item's id for the items of a history: they need both features.
+
+        Raises:
+            ValueError: one of them is missing, or there is a negative history.
+        """
+        super().check_features(query, item)
+        if not any(isinstance(spec, HistoryFeature) for spec in query.values()):
+            raise ValueError('query: tower.kind = "history" needs a feature of kind "history"')
+        if not any(isinstance(spec, IdFeature) for spec in item.values()):
+            raise ValueError('item: tower.kind = "history" needs a feature of kind "id"')
+
+
+@dataclass(frozen=True)
 class SharedTower(_TowerSection):
     """One tower for both sides, and a linear layer over the elementwise product of the two vectors.
 
@@ -485,4 +531,6 @@ def _check_orders(section: Any) -> None:
         raise ValueError(f"orders: expected lengths of 1 to {MAX_NGRAM}, got []")
 
 
-TowerConfig = BagTower | DssmTower | SequenceTower | SharedTower | ClicksTower | TransformerTower
+TowerConfig = (
+    BagTower | DssmTower | SequenceTower | HistoryTower | SharedTower | ClicksTower | TransformerTower
+)

@@ -27,6 +27,7 @@ from train.config.towers import (
     BagTower,
     ClicksTower,
     DssmTower,
+    HistoryTower,
     SequenceTower,
     SharedTower,
     TransformerTower,
@@ -55,8 +56,9 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
     assert experiment.index.recall_target == (0.93 if path.stem == "debian-128" else 0.98)
     if any(isinstance(spec, HistoryFeature) for spec in experiment.query.values()):
         assert isinstance(experiment.data, EventsData | MovielensData)
-        of_labels = {"movielens-ratings": SharedTower, "movielens-clicks": ClicksTower}
-        assert isinstance(experiment.tower, of_labels.get(path.stem, SequenceTower))
+        kinds: Any = {"movielens-ratings": SharedTower, "movielens-clicks": ClicksTower}
+        kinds["history"] = HistoryTower
+        assert isinstance(experiment.tower, kinds.get(path.stem, SequenceTower))
         return
     assert len(experiment.examples) >= 5
     paper = path.stem.endswith("-dssm")

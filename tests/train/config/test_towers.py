@@ -42,6 +42,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**SEQUENCE, "orders": [0]}, r"tower.orders: expected lengths of 1 to 16, got \[0\]"),
     ({**SEQUENCE, "buckets": 1}, "tower.buckets: expected at least 2, got 1"),
     ({**SEQUENCE, "hidden": [8]}, "tower.hidden: unknown key"),
+    ({"kind": "history", "buckets": 1}, "tower.buckets: expected at least 2, got 1"),
+    ({"kind": "history", "dimension": 64}, "tower.dimension: unknown key"),
     ({**SHARED, "dimension": 0}, "tower.dimension: expected at least 1, got 0"),
     ({**SHARED, "hidden": [8, 0]}, r"tower.hidden: expected numbers of at least 1, got \[8, 0\]"),
     ({**SHARED, "orders": [], "words": False}, "tower.orders: expected lengths of 1 to 16, got"),
