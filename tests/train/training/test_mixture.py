@@ -31,7 +31,7 @@ from train.training.trained_model import load_model
 from train.training.trainer import Trainer
 
 ITEMS = 40
-MIXED: Sections = {**ATTENTION, "tower": {**ATTENTION["tower"], "linear": 30}}
+RECIPE: Sections = {**ATTENTION, "tower": {"kind": "history", "buckets": 512}}
 
 
 @pytest.fixture(scope="module")
@@ -159,14 +159,15 @@ def test_without_a_linear_model_for_so_many_items_nothing_is_added(
     np.testing.assert_array_equal(ranked(trainer), before)
 
 
-def test_a_run_says_what_it_mixed_and_holds_it(films: Path, empty_store: Path, tmp_path: Path) -> None:
+def test_a_run_of_the_recipe_holds_its_mixture(films: Path, empty_store: Path, tmp_path: Path) -> None:
     changed: Any = {"training": {"epochs": 2}, "baselines": {"run": ["slist", "ease_recency"]}}
-    experiment, dataset = experiment_at(write_toml(films, tmp_path / "a.toml", sections=MIXED, **changed))
+    experiment, dataset = experiment_at(write_toml(films, tmp_path / "a.toml", sections=RECIPE, **changed))
     console = Console(file=io.StringIO(), width=200)
     with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path)}"):
         run, _ = training.fit(experiment, dataset, console)
         model = load_model(run)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "tower.linear = 120  (120 items" in shown
     assert "mixture: " in shown
     metrics, params = run.data.metrics, run.data.params
     assert params["mixture.model"] in ("SLIST", "EASE")
