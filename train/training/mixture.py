@@ -7,9 +7,10 @@ baseline. Its item-item weights become `linear` coordinates on either side, so t
 graph and the service need nothing new: an inner product of the longer vectors is the weighted sum of both
 scores. Weights from 0, the towers alone, to infinity, the linear model alone, are tried on validation.
 
-Of the weights that are within a standard error of the best, that closest to 1 is taken, where both scores
-vary equally (as Breiman et al. 1984, section 3.4.3, prune trees): with few queries the best one is luck. The
-ends are farthest from 1, so an end is taken only where a mixture is worse.
+Of the weights that are within a standard error of the best, the middle one is taken (after Breiman et al.
+1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in the flat part the
+highest point lies is luck. On `online-retail` the weights .35 and 1 differ by .0007 on validation, and by
+.0028 on test. With few queries all weights are close, and the middle is 1, where both scores vary equally.
 """
 
 import math
@@ -127,7 +128,7 @@ def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
 
 
 def choose_weight(curve: Curve) -> float:
-    """Of the weights that are within a standard error of the best, that closest to 1.
+    """Of the weights that are within a standard error of the best, the middle one.
 
     Args:
         curve: weight -> a metric of each query.
@@ -140,11 +141,8 @@ def choose_weight(curve: Curve) -> float:
         lost = best - values
         return bool(lost.mean() <= lost.std() / len(lost) ** 0.5)
 
-    def farness(weight: float) -> tuple[float, float]:
-        distance = abs(math.log(weight)) if 0 < weight < math.inf else math.inf
-        return round(distance, 6), -float(curve[weight].mean())
-
-    return min((weight for weight, values in curve.items() if is_close(values)), key=farness)
+    close = [weight for weight in sorted(curve) if is_close(curve[weight])]
+    return close[(len(close) - 1) // 2]
 
 
 def _models(fitting: Fitting) -> list[Linear]:

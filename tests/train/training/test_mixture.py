@@ -78,8 +78,19 @@ def test_a_weight_that_is_clearly_best_is_taken(best: float) -> None:
 
 
 @pytest.mark.parametrize("best", [0.0, 0.25, 4.0, math.inf])
-def test_where_the_difference_may_be_chance_both_scores_weigh_alike(best: float) -> None:
-    assert choose_weight(curve_with_best(best, 1e-4, 0.3)) == pytest.approx(1.0, rel=0.5)
+def test_where_all_differences_may_be_chance_both_scores_weigh_alike(best: float) -> None:
+    assert 0.25 <= choose_weight(curve_with_best(best, 1e-4, 0.3)) <= 4
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "middle"), [(0.125, 0.5, 0.25), (0.0, 0.25, 0.125), (4.0, math.inf, 8.0)]
+)
+def test_of_a_flat_part_of_the_curve_the_middle_is_taken(low: float, high: float, middle: float) -> None:
+    curve = curve_with_best(WEIGHTS[WEIGHTS.index(low) + 1], 0.0, 0.01)
+    outside = {w: values - 0.1 for w, values in curve.items() if not low <= w <= high}
+    # Inside, the same values in another order: as good, and each with its own luck.
+    flat = {w: np.roll(curve[low], n) for n, w in enumerate(curve) if low <= w <= high}
+    assert choose_weight({**outside, **flat}) == pytest.approx(middle, rel=0.45)
 
 
 def test_few_queries_choose_nothing() -> None:
