@@ -25,8 +25,8 @@ from torch import Tensor
 
 from protos.features import FIRST_KNOWN
 from train.evaluation.baselines import ease, ease_recency, slist
-from train.evaluation.exact_search import search
-from train.evaluation.metrics import per_query
+from train.evaluation.exact_search import mask_seen
+from train.evaluation.metrics import CUTOFFS, per_query
 from train.evaluation.ranking import Fitting, Floats, selection_metric
 from train.models.collaborative import interaction_matrix, position_weights, score_factors
 from train.models.sequence_encoders import IdEncoder, PoolingEncoder
@@ -39,6 +39,7 @@ Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each qu
 WEIGHTS = (0.0, *(2.0 ** (n / 2) for n in range(-8, 9)), math.inf)  # by the standard deviations of the scores
 LEAST_QUERIES = 50  # of validation; by fewer the weight is 1
 MOST_QUERIES = 5_000  # of validation that are read, drawn with a seed
+_BLOCK = 512  # queries at a time
 
 
 @dataclass(frozen=True)
@@ -203,11 +204,23 @@ class _Curves:
         self._lengths = [self._parts_of(vectors), self._parts_of(items)]
         self._unit = self._ratio(vectors, items)
         seen, wanted = trainer.data.seen(queries[drawn]), [relevant[n] for n in drawn]
-        self.values: dict[float, npt.NDArray[np.float64]] = {}
-        for weight in WEIGHTS:
-            linear, own = _weights(weight * self._unit)
-            weighted = torch.cat([vectors[:, : self._width] * linear, vectors[:, self._width :] * own], dim=1)
-            self.values[weight] = per_query(search(weighted, items, seen=seen), wanted)[metric]
+        ranked = self._ranked(vectors, items, seen)
+        self.values = {weight: per_query(rows, wanted)[metric] for weight, rows in ranked.items()}
+
+    def _ranked(self, vectors: Tensor, items: Tensor, seen: list[Rows]) -> dict[float, Rows]:
+        """Weight -> (Q, K) item rows, best first; the scores of both parts are computed once."""
+        k, width = min(max(CUTOFFS), len(items)), self._width
+        found: dict[float, list[Tensor]] = {weight: [] for weight in WEIGHTS}
+        for at in range(0, len(vectors), _BLOCK):
+            some = vectors[at : at + _BLOCK]
+            linear, own = some[:, :width] @ items[:, :width].T, some[:, width:] @ items[:, width:].T
+            for weight, blocks in found.items():
+                factor, own_factor = _weights(weight * self._unit)
+                scores = factor * linear + own_factor * own
+                mask_seen(scores.numpy(), seen[at : at + _BLOCK])
+                best = torch.topk(scores, k, dim=1)
+                blocks.append(best.indices.masked_fill(best.values.isneginf(), -1))
+        return {weight: torch.cat(blocks).numpy() for weight, blocks in found.items()}
 
     @property
     def highest(self) -> float:
