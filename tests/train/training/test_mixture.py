@@ -19,9 +19,10 @@ from train.config.losses import FullSoftmax
 from train.config.towers import SequenceTower
 from train.config.training import TrainingConfig
 from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.baselines import ease, ease_recency, slist
+from train.evaluation.baselines import baselines, ease, ease_recency, slist
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import Fitting, rank_by, summed
+from train.models import collaborative
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
 from train.training import mixture
@@ -153,6 +154,16 @@ def test_scores_are_the_weighted_sum_of_both_in_units_of_their_deviation(
         for each in (trainer.query_vectors(), trainer.item_vectors())
     ]
     assert float(lengths[0]) == pytest.approx(float(lengths[1]), rel=0.2)
+
+
+def test_what_the_baselines_have_fitted_is_not_fitted_again(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitting = Fitting(experiment_with(training=TrainingConfig(selection="ndcg_at_10")), data)
+    assert mix(untrained(data), fitting) is not None
+    for module, name in ((collaborative, "ease"), (slist.Slist, "solve")):
+        monkeypatch.setattr(module, name, None)  # is not called
+    baselines(fitting.experiment, data, Console(file=io.StringIO()), fitting)
 
 
 def test_towers_without_room_for_it_stay_as_they_are(data: TrainingData, fitting: Fitting) -> None:
