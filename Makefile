@@ -97,12 +97,14 @@ train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an in
 	@$(call run,train fit,--config $(CONFIG) $(if $(RESUME),--resume))
 
 export: setup ## towers to ONNX, vectors, index: a bundle of CONFIG's run, or else the newest, or of RUN; VERBOSE=1 tells all variants
-	@$(call run,export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose))
+	@$(call run,export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose) \
+	  $(if $(RAY),--ray $(RAY)))
 
-encode: setup ## a table of ITEMS through the item tower of the newest bundle, or of BUNDLE, into OUTPUT; goes on after a kill
+encode: setup ## a table of ITEMS through the item tower of the newest bundle, or of BUNDLE, into OUTPUT; goes on after a kill; RAY=auto on a Ray cluster
 	@[ -n "$(ITEMS)" ] && [ -n "$(OUTPUT)" ] || {
 	  echo 'say what and where: make encode ITEMS=items.parquet OUTPUT=vectors.npy' >&2; exit 2; }
-	$(call run,export encode,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) --items "$(ITEMS)" --output "$(OUTPUT)")
+	$(call run,export encode,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) --items "$(ITEMS)" --output "$(OUTPUT)" \
+	  $(if $(RAY),--ray $(RAY)))
 
 bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever beside its parts, index
 	@$(call run,export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) \

@@ -22,7 +22,7 @@ from rich.console import Console
 from export import ann
 from export.bundle_files import ItemColumns, display_text, write_bundle, write_reports
 from export.bundles import bundle_of_tag, export_metrics
-from export.encoding import ColumnRecords, ItemTower, encode_once
+from export.encoding import ColumnRecords, EncodeWindows, ItemTower, encode_once
 from export.encoding.digests import item_digests
 from export.evaluation import per_query, quality
 from export.evaluation.hybrid_ranking import HybridRanking
@@ -54,13 +54,19 @@ EXAMPLES = 200  # test queries in a bundle
 
 
 def build_bundle(
-    experiment: Experiment, dataset: Dataset, run: Run, console: Console, verbose: bool = False
+    experiment: Experiment,
+    dataset: Dataset,
+    run: Run,
+    console: Console,
+    verbose: bool = False,
+    windows: EncodeWindows | None = None,
 ) -> tuple[Path, bool]:
     """Build the bundle of a run; also returns whether it had been built before.
 
     Args:
         console: shows the progress.
         verbose: print what is found along the way, too.
+        windows: what encodes the items; this process where it is not given.
 
     Raises:
         MissingStage: the run has no model, or was trained on other data.
@@ -80,7 +86,7 @@ def build_bundle(
         if known is not None:
             os.utime(known / bundle.MANIFEST)  # by which the next commands find it as the newest
             return known, True
-        folder = _BundleBuilder(experiment, dataset, run, console, verbose).write()
+        folder = _BundleBuilder(experiment, dataset, run, console, verbose, windows).write()
         mlflow.MlflowClient().set_tag(run.info.run_id, tag, folder.name)
     return folder, False
 
@@ -106,12 +112,19 @@ class _BundleBuilder:
     """Builds one bundle, step by step, in a draft folder."""
 
     def __init__(
-        self, experiment: Experiment, dataset: Dataset, run: Run, console: Console, verbose: bool
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        run: Run,
+        console: Console,
+        verbose: bool,
+        windows: EncodeWindows | None,
     ) -> None:
         self.dataset = dataset
         self.run = run
         self.console = console
         self.details = console if verbose else Console(quiet=True)
+        self.windows = windows
         self.model: Model = load_model(run)
         self.experiment = experiment.with_features(self.model.schema)
         self.data: TrainingData = training_data_of(dataset, experiment.query, experiment.item)
@@ -160,7 +173,9 @@ class _BundleBuilder:
         tower = ItemTower(item.path, item.inputs, dimension, onnx_encoder(item.path, threads=0))
 
         def encoded(values: Mapping[str, Sequence[Any]], title: str) -> Any:
-            streamed = encode_once(ENCODING, tower, ColumnRecords(values, title), self.console, title)
+            streamed = encode_once(
+                ENCODING, tower, ColumnRecords(values, title), self.console, title, self.windows
+            )
             self.encoded.add(streamed.path.parent)  # kept until the bundle is written, for a restart
             vectors = np.load(streamed.path, mmap_mode="c")  # torch warns about arrays that are read-only
             return rounded_vectors(vectors, towers.vectors.precision, self.has_padding_dim)

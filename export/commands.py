@@ -15,6 +15,7 @@ from export import ann
 from export.bundle_builder import build_bundle
 from export.bundles import find_bundle
 from export.encoding import encode_all
+from export.encoding.ray_cluster import windows_of
 from export.evaluation import quality, trec
 from export.hybrid.rebuild import ranking_of
 from export.onnx.runtimes import onnx_encoder
@@ -43,7 +44,8 @@ def make_bundle(arguments: Namespace) -> dict[str, Any]:
     newest = _run(experiment, arguments.run)  # before the data, which can take minutes to read
     dataset = _dataset(experiment, arguments)
     run = newest if arguments.run else _run_of_settings(experiment, dataset, newest)
-    folder, reused = build_bundle(experiment, dataset, run, PROGRESS, arguments.verbose)
+    with windows_of(arguments.ray, PROGRESS) as windows:
+        folder, reused = build_bundle(experiment, dataset, run, PROGRESS, arguments.verbose, windows)
     return _summary(folder) | {"reused": reused}
 
 

@@ -3,18 +3,28 @@
     python -m export encode --config train/configs/pydocs.toml --items items.parquet --output vectors.npy
 
 `encode_all` returns an array in memory; `encode_into` writes a file that can be resumed after a kill
-(`resumable_file`). Both read records a window at a time (`records`) and give the same vectors, byte for byte,
-on one processor with one number of threads, because the position of a record determines its batch. A file
-that is resumed on another processor is equally valid, but its vectors differ by rounding.
+(`resumable_file`), by this process or on a Ray cluster (`ray_cluster`). All read records a window at a time
+(`records`) and give the same vectors, byte for byte, on one kind of processor, because the position of a
+record determines its batch. A file that is resumed on another processor is equally valid, but its vectors
+differ by rounding.
 """
 
-from export.encoding.encoding import BATCH, EncodedFile, ItemTower, encode_all, encode_into, encode_once
+from export.encoding.encoding import (
+    BATCH,
+    EncodedFile,
+    EncodeWindows,
+    ItemTower,
+    encode_all,
+    encode_into,
+    encode_once,
+)
 from export.encoding.records import WINDOW, ColumnRecords, Records, TableRecords
 
 __all__ = [
     "BATCH",
     "WINDOW",
     "ColumnRecords",
+    "EncodeWindows",
     "EncodedFile",
     "ItemTower",
     "Records",

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from export.bundles import find_bundle
 from export.encoding import ItemTower, TableRecords, encode_into
+from export.encoding.ray_cluster import windows_of
 from export.onnx.runtimes import onnx_encoder
 from protos import bundle
 from train.config import read_experiment
@@ -25,7 +26,8 @@ def encode(arguments: Namespace) -> dict[str, Any]:
     tower = ItemTower(path, inputs, manifest.dimension, onnx_encoder(path, threads=0))
     with PROGRESS.status(f"checking {arguments.items}"):
         records = TableRecords.open(arguments.items, manifest.schema.item, item_table_of(experiment.data))
-    streamed = encode_into(arguments.output, tower, records, PROGRESS, "items")
+    with windows_of(arguments.ray, PROGRESS) as windows:
+        streamed = encode_into(arguments.output, tower, records, PROGRESS, "items", windows)
     return {
         "output": str(arguments.output),
         "items": len(records),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,23 @@ class ItemTower:
     inputs: TowerInputs
     dimension: int
     encode: Encode
+
+
+class EncodeWindows(Protocol):
+    """Encodes records `WINDOW` at a time: `encoded_windows` here, `ray_cluster` on several machines."""
+
+    def __call__(
+        self, tower: ItemTower, records: Records, advance: Callable[[int], None], first: int
+    ) -> Iterator[Vectors]:
+        """Vectors (n, D) of each window, in the order of the records.
+
+        Args:
+            advance: called with the number of records that have been encoded since the last call.
+            first: record to begin at, a multiple of `WINDOW`.
+
+        Raises:
+            InvalidInput: a value does not fit its feature; the text names the record's row, counted from 1.
+        """
 
 
 @dataclass(frozen=True)
@@ -97,12 +114,20 @@ def encode_all(
 
 
 def encode_into(
-    output: Path, tower: ItemTower, records: Records, console: Console, title: str
+    output: Path,
+    tower: ItemTower,
+    records: Records,
+    console: Console,
+    title: str,
+    windows: EncodeWindows | None = None,
 ) -> EncodedFile:
     """Encode all records into the `.npy` file `output`; resumes where an earlier process was stopped.
 
     The file appears once it is complete. On one processor its bytes are those of `numpy.save` for the result
     of `encode_all`, however often the work was interrupted. Memory is bounded by one window.
+
+    Args:
+        windows: what encodes; this process where it is not given.
 
     Raises:
         InvalidInput, DataError: a record or the file of records is invalid; the text names the row.
@@ -115,7 +140,7 @@ def encode_into(
         resumed_at = draft.rows
         started = time.perf_counter()
         try:
-            _write_windows(draft, tower, records, console, title)
+            _write_windows(draft, tower, records, console, title, windows or _in_this_process)
         except KeyboardInterrupt:
             kept = f"{draft.rows:,} of {len(records):,} are kept"
             raise KeyboardInterrupt(f"interrupted; {kept}, and the same command goes on from there") from None
@@ -125,7 +150,12 @@ def encode_into(
 
 
 def encode_once(
-    parent: Path, tower: ItemTower, records: Records, console: Console, title: str
+    parent: Path,
+    tower: ItemTower,
+    records: Records,
+    console: Console,
+    title: str,
+    windows: EncodeWindows | None = None,
 ) -> EncodedFile:
     """`encode_into` a file in a folder of `parent` whose name is a hash of tower and records.
 
@@ -134,7 +164,7 @@ def encode_once(
     output = parent / fingerprint(_identity(tower, records))[:16] / VECTORS
     if output.is_file():
         return EncodedFile(output, _mapped(output), len(records), 0.0)
-    return encode_into(output, tower, records, console, title)
+    return encode_into(output, tower, records, console, title, windows)
 
 
 def encoded_windows(
@@ -156,19 +186,61 @@ def encoded_windows(
     """
     begin = first
     for values in records.slices(WINDOW, first):
-        size = len(next(iter(values.values())))
-        vectors: Vectors | None = None
-        for rows in _batches(inputs, values, size):
-            encoded = encode(_arrays(inputs, values, rows, begin, records.name))
-            if vectors is None:
-                vectors = np.empty((size, encoded.shape[1]), np.float32)
-            vectors[rows] = encoded
-            advance(len(rows))
-        assert vectors is not None  # no slice is empty
-        yield vectors
-        begin += size
-    if begin != len(records):
-        raise DataError(f"{records.name}: expected {len(records)} records, got {begin}")
+        yield encode_window(encode, inputs, values, begin, records.name, advance)
+        begin += window_size(values)
+    check_count(records, begin)
+
+
+def check_count(records: Records, encoded: int) -> None:
+    """Check that all records have been encoded.
+
+    Raises:
+        DataError: the number of records has changed.
+    """
+    if encoded != len(records):
+        raise DataError(f"{records.name}: expected {len(records)} records, got {encoded}")
+
+
+def encode_window(
+    encode: Encode,
+    inputs: TowerInputs,
+    values: Values,
+    begin: int,
+    name: str,
+    advance: Callable[[int], None],
+) -> Vectors:
+    """Vectors (n, D) of the records of one window, in their order.
+
+    Args:
+        values: feature name -> raw values of at least one record.
+        begin: row of the first of them, counted from 0, for errors.
+        name: of all records, for errors.
+        advance: called after each batch with its number of records.
+
+    Raises:
+        InvalidInput: a value does not fit its feature; the text names the record's row, counted from 1.
+    """
+    size = window_size(values)
+    vectors: Vectors | None = None
+    for rows in _batches(inputs, values, size):
+        encoded = encode(_arrays(inputs, values, rows, begin, name))
+        if vectors is None:
+            vectors = np.empty((size, encoded.shape[1]), np.float32)
+        vectors[rows] = encoded
+        advance(len(rows))
+    assert vectors is not None  # no window is empty
+    return vectors
+
+
+def window_size(values: Values) -> int:
+    """The number of records in a window."""
+    return len(next(iter(values.values())))
+
+
+def _in_this_process(
+    tower: ItemTower, records: Records, advance: Callable[[int], None], first: int
+) -> Iterator[Vectors]:
+    return encoded_windows(tower.encode, tower.inputs, records, advance, first)
 
 
 def _batches(inputs: TowerInputs, values: Values, size: int) -> Iterator[Rows]:
@@ -196,11 +268,16 @@ def _rows_of(values: Values, rows: Sequence[int] | Rows) -> dict[str, list[Any]]
 
 
 def _write_windows(
-    draft: ResumableFile, tower: ItemTower, records: Records, console: Console, title: str
+    draft: ResumableFile,
+    tower: ItemTower,
+    records: Records,
+    console: Console,
+    title: str,
+    windows: EncodeWindows,
 ) -> None:
     first = draft.rows
     with _progress(console, title, len(records), first) as advance:
-        for window in encoded_windows(tower.encode, tower.inputs, records, advance, first):
+        for window in windows(tower, records, advance, first):
             if window.shape[1] != tower.dimension:
                 raise BundleDamaged(
                     f"{tower.file}: gives vectors of dimension {window.shape[1]}, expected {tower.dimension}"
@@ -215,6 +292,15 @@ def _mapped(path: Path) -> Vectors:
 
 def _identity(tower: ItemTower, records: Records) -> dict[str, str]:
     """Everything that determines the vectors: name for a message -> sha256."""
+    return tower_identity(tower) | {
+        "items": records.identity(),
+        "shape": f"{len(records)} x {tower.dimension}",
+        "code": fingerprint(code_fingerprint(__name__), WINDOW, BATCH),
+    }
+
+
+def tower_identity(tower: ItemTower) -> dict[str, str]:
+    """What a tower's vectors depend on beside the records and the code: name for a message -> sha256."""
     inputs = tower.inputs
     features = [
         [
@@ -227,9 +313,6 @@ def _identity(tower: ItemTower, records: Records) -> dict[str, str]:
     return {
         "tower": record(tower.file).sha256,
         "features": fingerprint(features, [record(path).sha256 for path in inputs.files]),
-        "items": records.identity(),
-        "shape": f"{len(records)} x {tower.dimension}",
-        "code": fingerprint(code_fingerprint(__name__), WINDOW, BATCH),
     }
 
 

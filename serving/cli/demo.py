@@ -30,11 +30,17 @@ from serving.retrieval.query import example_query
 TEXTS, TEXT_HITS = 5, 3  # queries, and hits of each
 HISTORIES, HISTORY_HITS = 3, 5
 RECENT = 5  # items of a history that are shown
-METRICS = {"recall_at_10": "recall@10", "ndcg_at_10": "nDCG@10", "mrr_at_10": "MRR@10"}
+METRICS = {
+    "recall_at_10": "recall@10",
+    "ndcg_at_10": "nDCG@10",
+    "mrr_at_10": "MRR@10",
+    "auc": "AUC",
+    "log_loss": "log loss",
+}
 BASELINES = {  # prefix of a baseline's metrics -> its name
-    "exact": "exact",
+    "exact": "exact search of the towers",
     "bm25": "BM25",
-    "bm25_full": "BM25, full texts",
+    "bm25_full": "BM25 (full texts)",
     "tfidf": "character TF-IDF",
     "popularity": "popularity",
     "recent_popularity": "recent popularity",
@@ -42,8 +48,13 @@ BASELINES = {  # prefix of a baseline's metrics -> its name
     "vsknn": "VSKNN",
     "slist": "SLIST",
     "ease": "EASE",
-    "ease_recency": "EASE, recency weights",
+    "ease_recency": "EASE (recency weights)",
     "ease_recent": "EASE x recent popularity",
+    "base_rate": "base rate",
+    "itemmean": "item means",
+    "user_item": "user + item means",
+    "hashed_lr": "hashed logistic regression",
+    "fm": "factorisation machine",
 }
 TIMEOUT_SECONDS = 120.0  # for the server to start, and to stop
 

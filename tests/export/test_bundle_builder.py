@@ -79,6 +79,7 @@ def test_a_tag_with_a_path_is_not_a_bundle(made: Made, tmp_path: Path, console: 
         assert bundle_of_tag(run, tag, console) is None
 
 
+@pytest.mark.exhaustive
 def test_a_bundle_is_built_once_and_again_if_damaged(
     made_once: Made, tmp_path: Path, console: Console
 ) -> None:
@@ -136,6 +137,7 @@ def test_letters_are_those_of_whole_normalised_texts(made: Made) -> None:
     assert known_letters(made.experiment, changed) == "".join(sorted("한글éfi9"))
 
 
+@pytest.mark.exhaustive
 def test_features_of_every_kind_are_served(stdlib: Path, empty_store: Path, tmp_path: Path) -> None:
     made = make(stdlib, empty_store, tmp_path, "features", FEATURES)
     manifest = bundle.read(made.folder)

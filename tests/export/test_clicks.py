@@ -25,6 +25,8 @@ from train.models.tower_factory import hashing_of
 from train.training.metric_groups import metrics_of
 from train.training.trained_model import load_model
 
+pytestmark = pytest.mark.exhaustive
+
 SMALL = """
 [export]
 iterations = 5

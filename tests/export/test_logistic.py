@@ -27,6 +27,8 @@ from train.models.heads import ItemDotHead, LogisticHead
 from train.training.metric_groups import metrics_of
 from train.training.trained_model import load_model
 
+pytestmark = pytest.mark.exhaustive
+
 ITEMS, USERS, DIMENSION = 5000, 300, 32
 
 

@@ -125,6 +125,7 @@ def test_a_manager_that_does_not_read_does_not_stop_the_service(manager: Manager
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.exhaustive
 def test_a_service_tells_its_manager_of_its_whole_life(manager: Manager, plain: Path, tmp_path: Path) -> None:
     port_file = tmp_path / "port"
     flags = ["--bundle", str(plain), "--port", "0", "--port-file", str(port_file), "--workers", "2"]

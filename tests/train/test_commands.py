@@ -96,6 +96,7 @@ def test_an_unknown_option_is_misuse(run: Any, arguments: list[str]) -> None:
     assert caught.value.code == 2
 
 
+@pytest.mark.exhaustive
 def test_help_and_errors_are_quick_and_the_rest_knows_no_transport() -> None:
     code = (
         "import sys, train.__main__\n"

@@ -12,6 +12,8 @@ import pytest
 
 from train.paths import ROOT
 
+pytestmark = pytest.mark.exhaustive
+
 BOTH = pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
 )

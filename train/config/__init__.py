@@ -96,6 +96,11 @@ class Experiment:
         _check_features(self.query, self.item)
         self.tower.check_features(self.query, self.item)
         _check_negative_history(self.query, self.split)
+        if self.training.selection == "log_loss" and not self.tower.predicts_probability:
+            raise ValueError(
+                'training.selection: "log_loss" needs towers that predict a probability: '
+                'tower.kind = "clicks" or "shared"'
+            )
         for n, example in enumerate(self.examples):
             unknown = set(example) - set(self.query)
             if unknown or not example:

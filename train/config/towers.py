@@ -467,8 +467,11 @@ class TransformerTower(_TowerSection):
             )
         if not is_hashed and not self.trainable and not (self.query_hidden or self.item_hidden):
             raise ValueError("query_hidden: expected at least 1 on one side: nothing else would learn")
-        if not is_hashed and self.characters is FROM_DATA:
-            object.__setattr__(self, "characters", ())
+        if not is_hashed:  # nothing reads them; a stored model has a value for every key
+            if self.characters is FROM_DATA:
+                object.__setattr__(self, "characters", ())
+            if self.buckets is FROM_DATA:
+                object.__setattr__(self, "buckets", self._for_english["buckets"])
         _check_orders(self)
 
     @property

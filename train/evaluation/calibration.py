@@ -16,6 +16,7 @@ from train.evaluation.labelled_metrics import Floats, Labels, pair_losses
 
 FOLDS = 5
 KINDS = ("none", "temperature", "platt")
+BOUNDS = ((-4.0, 4.0), (None, None))  # of the logarithm of the scale, and of the shift
 FEWEST = 50  # pairs of each label; with fewer the logits are not calibrated
 
 
@@ -80,5 +81,5 @@ def _fit(kind: str, labels: Labels, logits: Floats) -> Calibration:
     def loss(parameters: npt.NDArray[np.float64]) -> float:
         return _loss(labels, logits, float(np.exp(parameters[0])), float(parameters[1]) if free == 2 else 0.0)
 
-    found = scipy.optimize.minimize(loss, np.zeros(free), method="L-BFGS-B", bounds=[(-4, 4)] * free)
+    found = scipy.optimize.minimize(loss, np.zeros(free), method="L-BFGS-B", bounds=BOUNDS[:free])
     return Calibration(kind, float(np.exp(found.x[0])), float(found.x[1]) if free == 2 else 0.0)

@@ -158,6 +158,7 @@ def test_configured_search_is_kept_whatever_is_measured(search: Any, console: Co
     assert made.index.parameters.exact == (search == "exact")
 
 
+@pytest.mark.exhaustive
 def test_searches_are_exact_if_no_graph_reaches_the_target(console: Console) -> None:
     config = IndexConfig(m=4, ef_construction=6, recall_target=1.0, threads=1)
     made = HNSW.tune(ITEMS[:2500], ASKED, config, COSINE, console)

@@ -32,6 +32,8 @@ from tests.helpers.tiny_towers import TinyTower, write_tower
 from train.config import ExportConfig
 from train.config.bench import BenchConfig
 
+pytestmark = pytest.mark.exhaustive
+
 INPUTS = TowerInputs("query", {"text": TextFeature("text", "query", max_length=64)}, {})
 VALUES = {"text": [f"query number {n}" for n in range(100)]}
 SCHEMA = Schema(

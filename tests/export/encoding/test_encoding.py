@@ -254,6 +254,7 @@ def test_an_incomplete_window_is_encoded_again(
     assert output.read_bytes() == whole
 
 
+@pytest.mark.exhaustive
 def test_memory_does_not_grow_with_the_catalogue(tower: ItemTower, tmp_path: Path, console: Console) -> None:
     def peak(windows: int) -> int:
         path = tmp_path / f"{windows}.csv"
@@ -335,7 +336,9 @@ def test_the_command_encodes_a_table(tmp_path: Path, console: Console) -> None:
     items = json.loads((folder / bundle.ITEMS).read_bytes())
     pl.DataFrame({"text": items["fields"]["name"]}).write_csv(tmp_path / "items.tsv", separator="\t")
     output = tmp_path / "new" / "vectors.npy"
-    found = encode(Namespace(config=config, bundle=folder, items=tmp_path / "items.tsv", output=output))
+    found = encode(
+        Namespace(config=config, bundle=folder, items=tmp_path / "items.tsv", output=output, ray="")
+    )
     np.testing.assert_allclose(np.load(output), np.load(folder / bundle.VECTORS), atol=1e-6)
     assert (found["items"], found["dimension"], found["resumed_at"]) == (300, DIMENSION, 0)
     assert found["output"] == str(output)
@@ -358,7 +361,7 @@ def test_the_command_reads_a_table_as_the_experiment_does(tmp_path: Path) -> Non
     names = json.loads((folder / bundle.ITEMS).read_bytes())["fields"]["name"]
     table, output = tmp_path / "new.dat", tmp_path / "vectors.npy"
     table.write_text("".join(f"{n}::{name}\n" for n, name in enumerate(names)))
-    found = encode(Namespace(config=inline, bundle=folder, items=table, output=output))
+    found = encode(Namespace(config=inline, bundle=folder, items=table, output=output, ray=""))
     assert found["items"] == 300
     np.testing.assert_allclose(np.load(output), np.load(folder / bundle.VECTORS), atol=1e-6)
 

@@ -26,6 +26,8 @@ from train.evaluation.report import JUDGED_METRICS
 from train.terminal import show_fit
 from train.training.metric_groups import metrics_of
 
+pytestmark = pytest.mark.exhaustive
+
 MEASURES = {
     "ndcg_at_10": nDCG @ 10,
     "recall_at_10": R @ 10,

@@ -102,6 +102,7 @@ def test_the_lower_log_loss_and_calibration_error_are_the_better_ones(metric: st
     assert better_baseline(behind, metric).startswith("item means is better on the test split")
 
 
+@pytest.mark.exhaustive
 def test_the_table_has_a_row_for_each_of_many_rankings(films_made: Made, made: Made) -> None:
     of_texts = ("towers alone", "BM25 alone", "BM25", "BM25, full texts", "character TF-IDF")
     of_histories = ["popularity", "recent popularity", "item-kNN", "VSKNN", "SLIST", "EASE"]

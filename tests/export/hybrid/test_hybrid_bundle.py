@@ -22,7 +22,7 @@ from tests.helpers.stdlib import Made, tracking_copy
 from train.config import HybridConfig
 from train.data.training_data import training_data_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow")
+pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
 
 def test_quality_is_that_of_the_served_answers(made_once: Made, tmp_path: Path, console: Console) -> None:

@@ -33,6 +33,7 @@ def sections(request: pytest.FixtureRequest) -> Sections:
     return kinds[request.param]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("side", ["query", "item"])
 def test_torch_and_onnx_runtime_agree_on_real_and_hostile_records(
     stdlib: Path, tmp_path: Path, sections: Sections, side: Side

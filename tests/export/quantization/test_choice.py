@@ -31,6 +31,8 @@ from train.evaluation.plots import save
 from train.models.encoders import HashedTextEncoder
 from train.models.towers import Tower
 
+pytestmark = pytest.mark.exhaustive
+
 EXPORT = ExportConfig(iterations=10)
 SIDES: tuple[Side, Side] = ("query", "item")
 METRICS = ("recall_at_10", "ndcg_at_10")

@@ -13,7 +13,7 @@ from tests.helpers.lexical import HYBRID, lexical_score, weights_of_texts
 from tests.helpers.refreshing import World, gone, item, without_processes
 from tests.helpers.tiny import item_ids, item_names
 
-pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow")
+pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
 NAMES = item_names(60)
 IDF, _ = weights_of_texts(NAMES, HYBRID)

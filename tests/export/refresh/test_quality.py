@@ -29,7 +29,7 @@ from tests.helpers.refreshing import ACCEPT
 from tests.helpers.stdlib import Made, tracking_copy
 from train.data.training_data import Pairs, training_data_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow")
+pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
 
 @pytest.fixture

@@ -304,6 +304,7 @@ CODES = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("code", "said"), CODES.items(), ids=[*CODES.values()])
 def test_a_process_that_dies_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str

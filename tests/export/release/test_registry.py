@@ -26,6 +26,7 @@ def own(made_once: Made, tmp_path: Path) -> Any:
         yield dataclasses.replace(made_once, uri=uri)
 
 
+@pytest.mark.exhaustive
 def test_a_registered_version_answers_in_any_process(own: Made, tmp_path: Path) -> None:
     version, reused = registry.register(own.folder)
     assert not reused

@@ -65,6 +65,7 @@ def test_a_message_comes_back() -> None:
         assert call(address, b"abc") == (Status("OK"), b"cba")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL])
 def test_a_refusal_is_no_success(code: grpc.StatusCode) -> None:
     def refuse(request: bytes, context: grpc.ServicerContext) -> bytes:
@@ -253,6 +254,7 @@ def test_a_ping_is_answered() -> None:
     assert answer in peer.heard
 
 
+@pytest.mark.exhaustive
 def test_headers_in_parts_and_without_a_status_are_told() -> None:
     block = hpack.Encoder().encode([("grpc-status", "5"), ("grpc-message", "no%20such")])
     parts = http2.frame(http2.HEADERS, http2.END_STREAM, 1, block[:4])

@@ -34,6 +34,8 @@ from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 
+pytestmark = pytest.mark.exhaustive
+
 K = 5
 PAUSE = 0.03  # seconds that the slow server takes for each request, one after the other
 

@@ -212,6 +212,7 @@ def close_throttle(client: RetrievalClient, busy: Refusing) -> None:
     busy.codes, busy.pushback_ms, busy.attempts = [], None, 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("call", CATALOGUE_CALLS, ids=["upsert", "empty id", "delete", "get"])
 def test_a_write_is_repeated_with_its_id_also_after_many_failures(call: Use) -> None:
     with serving(busy := Refusing()) as address, RetrievalClient(address) as client:

@@ -125,6 +125,7 @@ def test_no_port_is_published_beyond_this_machine_and_every_folder_exists() -> N
         assert not service["image"].endswith(":latest")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -120,6 +120,7 @@ def asked_for_much(running: RunningGateway, tls: ssl.SSLContext | None = None) -
         yield connection
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_client_that_reads_slowly_is_sent_all(
     scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -159,6 +159,7 @@ def test_the_head_comes_although_there_is_no_line_yet() -> None:
             assert json.loads(response.readline())["hits"][0]["id"] == "a"
 
 
+@pytest.mark.exhaustive
 def test_a_stream_has_a_deadline() -> None:
     with decided() as (_, address), run_gateway(address, stream_timeout=2.0) as running:
         given = {**CHANGES, "follow": True}

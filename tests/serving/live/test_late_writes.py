@@ -10,6 +10,7 @@ from serving.client import RetrievalClient
 from tests.helpers.serving.cataloguing import catalogue_service, item
 
 
+@pytest.mark.exhaustive
 def test_a_write_whose_caller_has_given_up_does_not_follow_a_later_one(plain: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/items.db"
     with catalogue_service(plain, url, tmp_path / "service", TWINSPIRE_CACHE=str(tmp_path)) as service:

@@ -25,6 +25,8 @@ from serving.client import RetrievalClient
 from tests.helpers.serving.cataloguing import FAR, ROOT, CatalogueService, catalogue_service, first, item
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.exhaustive
+
 
 def test_each_worker_and_the_catalogues_process_may_die_at_any_time(service: CatalogueService) -> None:
     acknowledged: dict[str, int] = {}

@@ -150,6 +150,7 @@ def test_no_more_searches_wait_than_may_and_those_that_go_make_room(
     assert not waits._waits
 
 
+@pytest.mark.exhaustive
 def test_a_wait_ends_before_a_deadline_that_is_far(
     client: RetrievalClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

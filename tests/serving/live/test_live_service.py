@@ -212,6 +212,7 @@ def test_a_service_without_a_store_takes_no_writes_and_says_how_it_would(server:
         assert not client.info().state["catalogue"]
 
 
+@pytest.mark.exhaustive
 def test_bounds_are_told_and_kept(plain: Path, url: str, tmp_path: Path) -> None:
     flags = ("--live-max-overlay", "30", "--live-max-batch", "20", "--live-max-item-bytes", "300")
     with catalogue_service(plain, url, tmp_path / "service", *flags) as service, service.client() as client:
@@ -263,6 +264,7 @@ def test_a_second_service_sees_what_the_first_writes_and_the_other_way_round(
         assert first(second, FAR, sequence) == "last"
 
 
+@pytest.mark.exhaustive
 def test_metrics_and_info_show_the_catalogue(plain: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/items.db"
     with socket.socket() as free:

@@ -57,6 +57,7 @@ def refused(call: Callable[[], Any], field: str) -> None:
     assert caught.value.field == field
 
 
+@pytest.mark.exhaustive
 def test_ten_thousand_strings(server: RetrievalServer, retriever: Retriever) -> None:
     sent = 0
     dimension = retriever.manifest.dimension

@@ -43,6 +43,7 @@ def test_the_command_prints_json(plain: Path) -> None:
     assert set(json.loads(done.stdout)) == set(bundle_validation.ValidationResult._fields)
 
 
+@pytest.mark.exhaustive
 def test_a_bundle_that_passes_leaves_its_catalogue_ready(plain: Path, tmp_path: Path) -> None:
     place, manifest = tmp_path / "ready" / plain.name, bundle.read(plain)
     for _ in range(2):
@@ -236,6 +237,7 @@ def test_vectors_that_are_zero_or_not_of_unit_length_are_refused(
         bundle_validation.validate_bundle(broken)
 
 
+@pytest.mark.exhaustive
 def test_a_query_tower_that_gives_only_zeros_is_refused(plain: Path, tmp_path: Path) -> None:
     silent = reseal(plain, tmp_path, lambda folder: None, examples=({"text": ""}, {"text": " "}))
     with pytest.raises(BundleDamaged, match="the query tower gives the zero vector for all of them"):

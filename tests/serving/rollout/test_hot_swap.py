@@ -274,6 +274,7 @@ def test_towers_and_what_info_tells_are_swapped_too(swapping: Swapping, bundles:
                 assert towers.ModelInfer(request, timeout=10).model_version == folder.name
 
 
+@pytest.mark.exhaustive
 def test_a_canary_answers_its_share_and_keeps_to_its_keys(
     swapping: Swapping, bundles: tuple[Path, Path]
 ) -> None:

@@ -146,6 +146,7 @@ def test_a_certificate_is_read_again_though_its_time_and_size_are_the_same(tmp_p
     assert tls.content.key == second.key
 
 
+@pytest.mark.exhaustive
 def test_a_deleted_token_file_revokes_no_token_and_a_metric_shows_that_it_is_missing(
     start_server: Start, guarded: Guarded
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_deleted_token_file_revokes_no_token_and_a_metric_shows_that_it_is_mis
     stop(process)
 
 
+@pytest.mark.exhaustive
 def test_a_worker_that_starts_while_the_files_are_unusable_has_their_last_good_content(
     start_server: Start, guarded: Guarded
 ) -> None:

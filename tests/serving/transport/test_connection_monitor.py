@@ -113,6 +113,7 @@ def ended(raw: Raw, count: int) -> bool:
 HALF_A_FRAME = frames.PREFACE + frames.settings(()) + frames.frame(frames.HEADERS, 0, 1, bytes(100))[:50]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "sends", [b"", frames.PREFACE, HALF_A_FRAME], ids=["silent", "preface", "half a frame"]
 )
@@ -233,6 +234,7 @@ def test_a_descriptor_that_has_become_a_file_is_left_alone(tmp_path: Path) -> No
         assert len([*Path("/dev/fd").iterdir()]) == before
 
 
+@pytest.mark.exhaustive
 def test_quiet_connections_make_room_when_the_worker_is_nearly_full(serve: Serve) -> None:
     served = serve(connections=16)
     with RetrievalClient(served.address) as client, connected(served.address, 13, "127.0.0.2") as many:

@@ -52,6 +52,7 @@ def test_calls_in_flight_are_answered(retriever: Retriever) -> None:
     assert event_loops() == before
 
 
+@pytest.mark.exhaustive
 def test_calls_whose_messages_have_been_read_are_answered_all(retriever: Retriever) -> None:
     with reacting(retriever, batch=1) as served, Raw(served.address) as raw:
         streams = [raw.begin(SEARCH_STREAM) for _ in range(10)]

@@ -94,6 +94,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"training": {"learning_rate": -1e-3}}, "training.learning_rate: expected a number above 0"),
     ({"training": {"epochs": 2.5}}, "training.epochs: expected an integer, got 2.5"),
     ({"training": {"seed": -1}}, "training.seed: expected at least 0, got -1"),
+    (
+        {"training": {"selection": "log_loss"}},
+        'training.selection: "log_loss" needs towers that predict a probability: tower.kind = "clicks"',
+    ),
     ({"export": {"iterations": 0}}, "export.iterations: expected at least 1, got 0"),
     ({"index": {"m": 1}}, "index.m: expected at least 2, got 1"),
     ({"index": {"k": 0}}, "index.k: expected at least 1, got 0"),

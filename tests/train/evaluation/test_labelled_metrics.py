@@ -66,7 +66,8 @@ def test_the_calibration_error_is_the_distance_of_the_shares() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "shift", "kind"), [(1.0, 0.0, "none"), (3.0, 0.0, "temperature"), (2.0, 1.5, "platt")]
+    ("scale", "shift", "kind"),
+    [(1.0, 0.0, "none"), (3.0, 0.0, "temperature"), (2.0, 1.5, "platt"), (1.0, 9.0, "platt")],
 )
 def test_calibration_finds_what_was_distorted(scale: float, shift: float, kind: str) -> None:
     labels, logits = drawn(20_000)

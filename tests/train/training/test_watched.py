@@ -71,6 +71,7 @@ def test_a_query_is_a_history_and_what_else_is_told(toml: Callable[..., Path]) -
     assert "history" not in training_data.training_values()["query"]
 
 
+@pytest.mark.exhaustive
 def test_attention_beats_popularity_and_has_learned_an_order(toml: Callable[..., Path]) -> None:
     experiment, training_data, trainer = begun(toml(training={"epochs": 12, "learning_rate": 5e-3}))
     assert shares_windows(experiment)

@@ -245,6 +245,7 @@ def test_popular_items_pass_the_filter(tmp_path: Path) -> None:
     assert {hit.id for hit in answer.hits} == shop.passing(where.price == 1)
 
 
+@pytest.mark.exhaustive
 def test_a_service_filters_what_was_written_through_another_worker(folder: Path, tmp_path: Path) -> None:
     with catalogue_service(folder, f"sqlite:///{tmp_path}/items.db", tmp_path / "service") as service:
         with service.client() as one:

@@ -120,6 +120,7 @@ class LiveMachine(RuleBasedStateMachine):
                 assert hit_of(self.world.live.overlay.hits[row - 40]).id == item_id
 
 
+@pytest.mark.exhaustive
 def test_any_writes_and_searches(small: Path) -> None:
     class Machine(LiveMachine):
         folder, base = small, Retriever.load(small)

@@ -520,6 +520,7 @@ def test_a_lock_that_another_process_keeps_ends_a_write_in_time(
         assert one(store, upsert("b")).sequence == 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_statement_that_takes_long_and_a_transaction_that_stands_still_are_ended(
     url: str, monkeypatch: pytest.MonkeyPatch
