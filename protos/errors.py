@@ -85,7 +85,7 @@ class BundleTooOld(BundleError):
 
 
 class PackageMissing(BundleError):
-    """A bundle needs a Python package that is not installed; the text says how to install it."""
+    """A bundle or an option needs a package that is not installed; the text says how to install it."""
 
 
 class MissingStage(TwinspireError):

@@ -45,8 +45,16 @@ def code_fingerprint(*entries: str) -> str:
         entries: full names of the modules, such as `train.training.run`; a caller passes its own `__name__`.
     """
     files, libraries = _reachable(ROOT, entries)
-    code = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-    return fingerprint(code, _versions(libraries), platform.python_version())
+    return fingerprint(_hashes(files), _versions(libraries), platform.python_version())
+
+
+def source_fingerprint(*entries: str) -> str:
+    """As `code_fingerprint`, without the versions of libraries and of Python."""
+    return fingerprint(_hashes(_reachable(ROOT, entries)[0]))
+
+
+def _hashes(files: Mapping[str, Path]) -> dict[str, str]:
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
 def _reachable(root: Path, entries: tuple[str, ...]) -> tuple[dict[str, Path], set[str]]:

@@ -124,7 +124,8 @@ def encode_into(
     """Encode all records into the `.npy` file `output`; resumes where an earlier process was stopped.
 
     The file appears once it is complete. On one processor its bytes are those of `numpy.save` for the result
-    of `encode_all`, however often the work was interrupted. Memory is bounded by one window.
+    of `encode_all`, however often the work was interrupted. Memory is bounded by one window; on a Ray
+    cluster, by the windows that are under way there.
 
     Args:
         windows: what encodes; this process where it is not given.

@@ -6,9 +6,11 @@
 This process reads the records, sends each window to a task, and writes the vectors in the order of the
 records, so the file is resumed as one that was written without Ray, and the nodes share no folder. Ray sends
 the tower's files to each node once, and each worker process loads them once. A task whose node dies is run
-again on another node. Every node needs this package with the extra `[ray]`, in the version of this process.
+again on another node. Every node needs this package with the extra `[ray]`; its code and the libraries in
+`LIBRARIES` are compared with those of this process.
 """
 
+import importlib.metadata
 import logging
 import signal
 import socket
@@ -16,7 +18,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,16 +39,20 @@ from export.encoding.encoding import (
 )
 from export.encoding.records import WINDOW, Records, Values
 from export.onnx.runtimes import Encode, onnx_encoder
-from protos.errors import InvalidInput, PackageMissing, Unavailable
+from protos.errors import InvalidInput, PackageMissing, TwinspireError, Unavailable
 from protos.features import FeatureSpec, Side, TowerInputs
-from train.fingerprint import code_fingerprint, fingerprint
+from protos.names import DIGITS
+from train.fingerprint import fingerprint, source_fingerprint
 
 EXTRA = "ray"
 AHEAD = 2  # windows for each CPU of the cluster that are sent before the first of them is back
 RETRIES = 10  # of a window whose node or worker process has died
 CONNECT_SECONDS = 5.0  # to the head of the cluster
-WAIT_SECONDS = 20.0  # until a message says that the cluster has no CPU
+WAIT_SECONDS = 20.0  # between two looks at a cluster that may have lost all its nodes
+LONGEST_ERROR = 500  # characters of an error of Ray
+LIBRARIES = ("numpy", "onnxruntime", "tokenizers")  # vectors depend on their versions
 ONNX = "item_tower.onnx"
+CODE = "export.encoding.encoding"  # the module that encodes
 
 
 @dataclass(frozen=True)
@@ -54,14 +60,14 @@ class PortableTower:
     """A tower as it is sent to the nodes.
 
     Args:
-        key: sha256 of all that follows, but for the code.
-        code: `code_fingerprint` of what encodes, in the sending process.
+        key: sha256 of the tower's files, features and vocabularies.
+        versions: `_versions` of the sending process.
         side, features, vocabularies: of `TowerInputs`.
         files: relative path -> content, uint8; of the ONNX file and of the files that features read.
     """
 
     key: str
-    code: str
+    versions: Mapping[str, str]
     side: Side
     features: Mapping[str, FeatureSpec]
     vocabularies: Mapping[str, Sequence[str]]
@@ -78,7 +84,7 @@ def windows_of(address: str, console: Console) -> AbstractContextManager[EncodeW
 
     Raises:
         PackageMissing: Ray is not installed.
-        Unavailable: there is no such cluster.
+        Unavailable: there is no such cluster, or it has another version of Ray or Python.
     """
     return ray_windows(address, console) if address else nullcontext()
 
@@ -94,24 +100,33 @@ def ray_windows(address: str, console: Console) -> Iterator[EncodeWindows]:
     on_term = signal.getsignal(signal.SIGTERM)  # Ray replaces it
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError, AssertionError) as error:
+    except ConnectionError as error:
         raise _no_cluster(address, error) from None
+    except (
+        RuntimeError,
+        TimeoutError,
+        ValueError,
+        AssertionError,
+    ) as error:  # another version of Ray
+        raise Unavailable(f"--ray {address}: {_text(error)}") from None
     finally:
         signal.signal(signal.SIGTERM, on_term)
     try:
         with redirect_stdout(sys.stderr):  # Ray prints what happens to nodes, where a result is to stand
             yield partial(_encoded_windows, ray, console)
+    except ray.exceptions.RayError as error:
+        raise Unavailable(f"the Ray cluster fails: {_text(error)}; the same command goes on later") from None
     finally:
         ray.shutdown()
 
 
 def _check_address(address: str) -> None:
     """Refuse an address at which nothing listens; Ray would try it for a minute."""
-    if address == "auto" or "://" in address:
+    if address == "auto":
         return
     host, _, port = address.rpartition(":")
     try:
-        if not host:
+        if not host or "/" in host:
             raise ValueError("expected host:port, or auto")
         with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS):
             pass
@@ -121,7 +136,7 @@ def _check_address(address: str) -> None:
 
 def _no_cluster(address: str, error: Exception) -> Unavailable:
     return Unavailable(
-        f"--ray {address}: no Ray cluster answers ({_line(error)}); `ray start --head` starts one"
+        f"--ray {address}: no Ray cluster answers ({_text(error)}); `ray start --head` starts one"
     )
 
 
@@ -156,7 +171,8 @@ def _result(ray: Any, console: Console, window: Any) -> Vectors:
 
     Raises:
         InvalidInput: as `encode_window`.
-        Unavailable: the node that encoded it failed.
+        Unavailable: a node cannot encode; the text says why.
+        ray.exceptions.RayError: the window was lost more than `RETRIES` times, or the cluster fails.
     """
     is_told = False
     while not ray.wait([window], timeout=WAIT_SECONDS)[0]:
@@ -166,11 +182,9 @@ def _result(ray: Any, console: Console, window: Any) -> Vectors:
     try:
         found = ray.get(window)
     except ray.exceptions.RayTaskError as error:
-        raise Unavailable(f"a node of the Ray cluster cannot encode: {_line(error.cause)}") from None
-    except ray.exceptions.RayError as error:
-        raise Unavailable(
-            f"the Ray cluster has lost a window {RETRIES + 1} times: {_line(error)}; the same command goes on"
-        ) from None
+        # A node without this package has a traceback as its text, whose last line names what is missing.
+        text = _text(error.cause) if isinstance(error.cause, TwinspireError) else f"{error}".strip()
+        raise Unavailable(f"a node of the Ray cluster cannot encode: {text.splitlines()[-1]}") from None
     if isinstance(found, tuple):
         raise InvalidInput(*found)
     vectors: Vectors = found
@@ -181,9 +195,9 @@ def _cpus(ray: Any) -> float:
     return float(ray.cluster_resources().get("CPU", 0))
 
 
-def _line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return next(iter(f"{error}".strip().splitlines()), type(error).__name__)
+def _text(error: BaseException) -> str:
+    """An error's text in one line."""
+    return " ".join(f"{error}".split())[:LONGEST_ERROR] or type(error).__name__
 
 
 def portable(tower: ItemTower) -> PortableTower:
@@ -194,7 +208,7 @@ def portable(tower: ItemTower) -> PortableTower:
     files = dict(zip(names, inputs.files, strict=True)) | {ONNX: tower.file}
     return PortableTower(
         fingerprint(tower_identity(tower)),
-        _code(),
+        _versions(),
         inputs.side,
         inputs.features,
         {key: inputs.known(name) for name, key in keys.items() if key is not None},
@@ -209,7 +223,7 @@ def encode_on_node(tower: PortableTower, values: Values, begin: int, name: str) 
         The vectors (n, D), or field and reason of an `InvalidInput`.
 
     Raises:
-        Unavailable: the node has other code.
+        Unavailable: the node has other code or libraries.
     """
     encode, inputs = _loaded(tower)
     try:
@@ -218,23 +232,34 @@ def encode_on_node(tower: PortableTower, values: Values, begin: int, name: str) 
         return error.field, error.reason
 
 
-_KEPT: dict[str, tuple[Encode, TowerInputs, Any]] = {}  # of this worker process; holds one tower
+_KEPT: dict[str, tuple[Encode, TowerInputs]] = {}  # of this worker process; holds one tower
 
 
 def _loaded(tower: PortableTower) -> tuple[Encode, TowerInputs]:
     if tower.key not in _KEPT:
-        if tower.code != _code():
-            raise Unavailable("its version of twinspire, of a library or of Python is another one")
-        folder = tempfile.TemporaryDirectory(prefix="twinspire-")
-        for name, content in tower.files.items():
-            path = Path(folder.name, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content.tofile(path)
-        inputs = TowerInputs(tower.side, tower.features, tower.vocabularies, Path(folder.name))
+        _check_versions(tower.versions)
+        with tempfile.TemporaryDirectory(prefix="twinspire-") as folder:  # read whole when it is loaded
+            for name, content in tower.files.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                content.tofile(path)
+            inputs = TowerInputs(tower.side, tower.features, tower.vocabularies, Path(folder))
+            encode = onnx_encoder(Path(folder, ONNX), threads=1)
         _KEPT.clear()
-        _KEPT[tower.key] = onnx_encoder(Path(folder.name, ONNX), threads=1), inputs, folder
-    return _KEPT[tower.key][:2]
+        _KEPT[tower.key] = encode, inputs
+    return _KEPT[tower.key]
 
 
-def _code() -> str:
-    return code_fingerprint(encode_window.__module__)
+def _check_versions(sent: Mapping[str, str]) -> None:
+    for name, own in _versions().items():
+        if name in sent and sent[name] != own:
+            raise Unavailable(f"it has {name} {own}, and the process that sends has {sent[name]}")
+
+
+def _versions() -> dict[str, str]:
+    """Version of each library of `LIBRARIES` that is installed, and a hash of the code that encodes."""
+    found = {"twinspire": source_fingerprint(CODE)[:DIGITS]}
+    for name in LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

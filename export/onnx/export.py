@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from export.onnx.optimize import optimize
+from export.onnx.translations import TRANSLATIONS
 from protos.features import Arrays, FeatureSpec
 from train.models.towers import Tower
 
@@ -70,6 +71,7 @@ def as_exported(tower: Tower, features: Mapping[str, FeatureSpec], example: Arra
             input_names=list(names),
             output_names=[OUTPUT],
             dynamic_shapes={"arrays": shapes},
+            custom_translation_table=TRANSLATIONS,
             dynamo=True,
             external_data=False,
             verbose=False,

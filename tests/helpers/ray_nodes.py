@@ -67,7 +67,9 @@ def ray_nodes() -> Iterator[Nodes]:
     ) as process:
         try:
             assert process.stdout is not None
-            yield Nodes(process.stdout.readline().strip(), process)
+            address = process.stdout.readline().strip()
+            assert address, "the cluster has not started"
+            yield Nodes(address, process)
         finally:
             assert process.stdin is not None
             process.stdin.close()  # it then ends its nodes

@@ -57,6 +57,14 @@ DSSM: Sections = {
     "tower": {"kind": "dssm", "dimension": 16, "hidden": [24], "buckets": 2048},
     "loss": {"kind": "sampled_softmax"},
 }
+CDSSM: Sections = {
+    **DSSM,
+    "tower": {"kind": "cdssm", "dimension": 16, "hidden": 24, "buckets": 2048},
+}
+LSTM: Sections = {
+    **DSSM,
+    "tower": {"kind": "lstm", "dimension": 16, "word_dimension": 24, "buckets": 2048},
+}
 FEATURES: Sections = {
     **PLAIN,
     "query.level": {"kind": "category", "column": "level"},

@@ -35,6 +35,7 @@ class _TowerSection:
     _for_english: ClassVar[Mapping[str, Any]] = {"characters": ()}
     usual_loss: ClassVar[LossConfig] = InBatchSoftmax("in_batch_softmax")  # where the TOML has no `[loss]`
     predicts_probability: ClassVar[bool] = False  # whether the score of a query and an item is a sigmoid
+    reads_order: ClassVar[bool] = False  # whether hashed texts are sequences of words, not bags
 
     def with_english_defaults(self) -> Self:
         """The section with the values for a large set of English texts where a key is not set.
@@ -149,6 +150,74 @@ class DssmTower(_TowerSection):
 
 
 @dataclass(frozen=True)
+class CdssmTower(_TowerSection):
+    """Shen et al. 2014: a convolution over windows of hashed words, max pooling and a tanh layer.
+
+    Without biases, as in the paper. Beyond the ends of a text stand zeros in a window, where the paper has a
+    padding word.
+
+    Args:
+        dimension: D, the size of a vector; 128 in the paper.
+        window: words of a window, an odd number; 3 in the paper.
+        hidden: outputs of the convolution; 300 in the paper.
+        orders: lengths of the letter n-grams of a word; 3 in the paper.
+        buckets: rows of the hashed table; each has `window` times `hidden` weights.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`; each character is then a
+            word.
+    """
+
+    kind: Literal["cdssm"]
+    dimension: int = 128
+    window: int = 3
+    hidden: int = 300
+    orders: tuple[int, ...] = (3,)
+    buckets: int = 32_768
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = SampledSoftmax("sampled_softmax")
+    reads_order: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "dimension", "window", "hidden")
+        at_least(2, self, "buckets")
+        if self.window % 2 == 0:
+            raise ValueError(f"window: expected an odd number of words, got {self.window}")
+        _check_orders(self)
+
+
+@dataclass(frozen=True)
+class LstmTower(_TowerSection):
+    """LSTM-DSSM (Palangi et al. 2016): an LSTM over hashed words; its state after the last is the vector.
+
+    Two things differ from the paper: the gates have no peephole connections, and they read the embedding of a
+    word, which is the sum of those of its n-grams, instead of the counts of its n-grams.
+
+    Args:
+        dimension: D, the size of a vector and of the LSTM's state.
+        word_dimension: size of the embedding of a word.
+        orders: lengths of the letter n-grams of a word; 3 in the paper.
+        buckets: rows of the hashed table.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`; each character is then a
+            word.
+    """
+
+    kind: Literal["lstm"]
+    dimension: int = 128
+    word_dimension: int = 128
+    orders: tuple[int, ...] = (3,)
+    buckets: int = 32_768
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = SampledSoftmax("sampled_softmax")
+    reads_order: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "dimension", "word_dimension")
+        at_least(2, self, "buckets")
+        _check_orders(self)
+
+
+@dataclass(frozen=True)
 class SequenceTower(_TowerSection):
     """The user's history as the query; the default for recommendation.
 
@@ -172,9 +241,8 @@ class SequenceTower(_TowerSection):
         regularisation: lambda of EASE.
         latent_scale: factor on EASE's scores at the start, which turns them into logits.
         decay: start value; the log weight of an item in a sum falls by this with each later item.
-        linear: coordinates of a linear model of histories, EASE or SLIST, that are added after training. The
-            model, its settings and its weight against all other coordinates are chosen on validation, so
-            that the mixture is as good there as either alone (`train/training/mixture.py`). 0 for none.
+        linear: coordinates of EASE or SLIST that are added after training, with a weight against all other
+            coordinates that is chosen on validation (`train/training/mixture.py`); 0 for none.
         id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
             content encoders learn to place an item.
         id_dropout_alpha: an item's share is proportional to its interactions to this power. At 0 all items
@@ -232,7 +300,7 @@ class SequenceTower(_TowerSection):
         self._refuse_keys_without_effect()
         if self.history == "latent" and not self.latent:
             raise ValueError('latent: expected at least 1 with history = "latent", got 0')
-        if self.linear not in (0, FROM_DATA) and self.similarity != "inner_product":
+        if self.linear and self.similarity != "inner_product":
             raise ValueError(f'linear: goes with similarity = "inner_product", not with "{self.similarity}"')
         if self.history == "attention" and self.dimension % self.heads:
             raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
@@ -259,16 +327,12 @@ class SequenceTower(_TowerSection):
         refuse_unused(self, conditions)
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
-        """EASE and SLIST score an item's id for the items of a history: they need both features.
-
-        Raises:
-            ValueError: one of them is missing, or there is a negative history.
-        """
+        """EASE and SLIST score an item's id for the items of a history: without both, a ValueError."""
         super().check_features(query, item)
         has_history = any(isinstance(spec, HistoryFeature) for spec in query.values())
         has_id = any(isinstance(spec, IdFeature) for spec in item.values())
         for name in ("latent", "linear"):
-            if getattr(self, name) not in (0, FROM_DATA) and not (has_history and has_id):
+            if getattr(self, name) and not (has_history and has_id):
                 raise ValueError(f"tower.{name}: expected 0 without a history and an id")
 
 
@@ -276,13 +340,7 @@ class SequenceTower(_TowerSection):
 class HistoryTower(_TowerSection):
     """The user's history as the query, with nothing to tune: the `sequence` tower that suits the data.
 
-    Before training, `train/models/defaults.py` puts a `SequenceTower` in its place, and says why.
-
-    Args:
-        buckets: rows of the hashed table of texts.
-        orders: lengths of the character n-grams of texts.
-        words: also hash whole words of texts.
-        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
+    Before training `train/models/defaults.py` puts a `SequenceTower` in its place. The keys are of its texts.
     """
 
     kind: Literal["history"]
@@ -306,16 +364,11 @@ class HistoryTower(_TowerSection):
         return self.sequence().with_english_defaults()
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
-        """The towers score an item's id for the items of a history: they need both features.
-
-        Raises:
-            ValueError: one of them is missing, or there is a negative history.
-        """
+        """Check that there are a history and an id, and no negative history; else a ValueError."""
         super().check_features(query, item)
-        if not any(isinstance(spec, HistoryFeature) for spec in query.values()):
-            raise ValueError('query: tower.kind = "history" needs a feature of kind "history"')
-        if not any(isinstance(spec, IdFeature) for spec in item.values()):
-            raise ValueError('item: tower.kind = "history" needs a feature of kind "id"')
+        for side, features, needed in (("query", query, "history"), ("item", item, "id")):
+            if not any(spec.kind == needed for spec in features.values()):
+                raise ValueError(f'{side}: tower.kind = "history" needs a feature of kind "{needed}"')
 
 
 @dataclass(frozen=True)
@@ -535,5 +588,13 @@ def _check_orders(section: Any) -> None:
 
 
 TowerConfig = (
-    BagTower | DssmTower | SequenceTower | HistoryTower | SharedTower | ClicksTower | TransformerTower
+    BagTower
+    | DssmTower
+    | CdssmTower
+    | LstmTower
+    | SequenceTower
+    | HistoryTower
+    | SharedTower
+    | ClicksTower
+    | TransformerTower
 )

@@ -54,9 +54,9 @@ PROBE = 1 << 20  # rows of the table in which distinct n-grams are counted
 HIDDEN = 1024  # width of the item tower's residual layer, given so many training pairs:
 ENOUGH_PAIRS = 10_000
 BATCHES = (32, 1024)  # pairs in a step, smallest and largest
-# Coordinates of a linear model of histories, at most. Of SLIST on `online-retail-last`, where a line of an order
-# hangs on the line before it, 256 keep nDCG@10 of .198 on validation, 512 keep .210, 1,024 keep .219, and all of
-# them have .220. On `movielens` 128 are as good as all.
+# Coordinates of a linear model of histories, at most. Of SLIST on `online-retail-last`, where a line of an
+# order hangs on the line before it, 256 keep nDCG@10 of .198 on validation, 512 keep .210, 1,024 keep .219,
+# and all of them have .220. On `movielens` 128 are as good as all.
 LINEAR = 1024
 # A sum over histories, as in configs/online-retail.toml.
 SUM: Mapping[str, Any] = {"query_dropout": 0.5, "history_dropout": 0.8}

@@ -30,6 +30,7 @@ from protos.features import (
 from train.data.batches import Spans
 from train.data.training_data import Histories
 from train.models.encoders import TextBags
+from train.models.ordered_words import OrderedTexts, order_texts
 from train.models.sequence_encoders import Windows
 from train.models.text_hashing import WordHashing
 from train.models.towers import Inputs
@@ -184,7 +185,13 @@ class PreparedInputs:
         self.tokenized = {
             name: TokenizedTexts.of(values[name], spec, schema.folder) for name, spec in tokenized.items()
         }
-        self.texts = {name: hash_texts(values[name], spec.longest, hashing) for name, spec in texts.items()}
+        self.texts: dict[str, HashedTexts] = {}
+        self.ordered: dict[str, OrderedTexts] = {}
+        for name, text in texts.items():
+            if hashing.ordered:
+                self.ordered[name] = order_texts(values[name], text.longest, hashing)
+            else:
+                self.texts[name] = hash_texts(values[name], text.longest, hashing)
         self.histories: dict[str, PreparedHistories] = {}
         for name, spec in histories.items():
             raw = values[name]
@@ -207,6 +214,7 @@ class PreparedInputs:
             spans: the windows, if the histories share windows.
         """
         inputs: dict[str, Any] = {name: corpus.bags(index) for name, corpus in self.texts.items()}
+        inputs |= {name: corpus.bags(index) for name, corpus in self.ordered.items()}
         inputs |= {name: corpus.batch(index) for name, corpus in self.tokenized.items()}
         for name, corpus in self.histories.items():
             inputs[name] = corpus.rows(index) if spans is None else corpus.windows(spans)

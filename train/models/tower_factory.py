@@ -66,7 +66,9 @@ class Architecture(ABC, Generic[Config]):
     def hashing(self) -> WordHashing:
         """The word hashing of both towers; whole words are hashed only if the section has a key for that."""
         words = getattr(self.config, "words", False)
-        return WordHashing(self.config.orders, words, self.config.buckets, self.config.characters)
+        return WordHashing(
+            self.config.orders, words, self.config.buckets, self.config.characters, self.config.reads_order
+        )
 
     def prepare(
         self, schema: Schema, side: Side, values: Mapping[str, Sequence[Any]], report: Report = silent

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from protos.features import UNKNOWN
 from train.models.encoders import TextBags
 from train.models.heads import Head
+from train.models.ordered_words import WordBags
 from train.models.sequence_encoders import Windows
 
-Inputs = Mapping[str, Tensor | TextBags | Windows]
+Inputs = Mapping[str, Tensor | TextBags | WordBags | Windows]
 
 
 class Tower(nn.Module):

@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
 
 from export.encoding import WINDOW, ColumnRecords, encode_into
-from export.encoding.ray_cluster import portable
 from tests.export.encoding.test_encoding import tower_at
 from tests.export.encoding.test_windows import documents, write_table
 from tests.helpers.ray_nodes import ENVIRONMENT, Nodes, needs_ray, ray_nodes
 from tests.helpers.tiny import tiny_bundle
-from tests.helpers.tiny_towers import PLAIN, TinyTower, write_tower
+from tests.helpers.tiny_towers import TinyTower, write_tower
 from train.paths import ROOT
 
 pytestmark = [needs_ray(), pytest.mark.exhaustive]
@@ -32,7 +32,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from rich.console import Console
-import export.encoding.encoding as encoding
 from export.encoding import TableRecords, encode_into
 from export.encoding.ray_cluster import windows_of
 from protos.errors import TwinspireError
@@ -132,20 +131,24 @@ def test_a_killed_process_is_resumed_on_the_cluster(nodes: Nodes, folder: Path, 
 
 
 def test_a_command_encodes_on_the_cluster(nodes: Nodes, tmp_path: Path) -> None:
-    bundle = tiny_bundle(tmp_path / "bundle")
-    table, outputs = tmp_path / "items.jsonl", {name: tmp_path / f"{name}.npy" for name in ("one", "ray")}
+    bundle, table = tiny_bundle(tmp_path / "bundle"), tmp_path / "items.jsonl"
     write_table(pl.DataFrame({"text": ["read a file", "sort a list"]}), table)
-    config = ROOT / "train/configs/pydocs-small.toml"
-    for name, output in outputs.items():
-        command: list[str | Path] = [sys.executable, "-m", "export", "encode", "--config", config]
-        command += ["--bundle", bundle, "--items", table, "--output", output]
-        command += ["--ray", nodes.address] if name == "ray" else []
-        ended = subprocess.run(
-            command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True
-        )
+
+    def encode(output: str, *options: str) -> "subprocess.CompletedProcess[str]":
+        command: list[str | Path] = [sys.executable, "-m", "export", "encode", "--bundle", bundle]
+        command += ["--config", ROOT / "train/configs/pydocs-small.toml", "--items", table]
+        command += ["--output", tmp_path / output, *options]
+        environment = os.environ | ENVIRONMENT
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    for output, options in (("one.npy", ()), ("ray.npy", ("--ray", nodes.address))):
+        ended = encode(output, *options)
         assert ended.returncode == 0, ended.stderr
         assert "2 vectors" in ended.stdout
-    assert outputs["ray"].read_bytes() == outputs["one"].read_bytes()
+    assert (tmp_path / "ray.npy").read_bytes() == (tmp_path / "one.npy").read_bytes()
+    ended = encode("none.npy", "--ray", "127.0.0.1:1")
+    assert ended.returncode == 1
+    assert "no Ray cluster answers" in ended.stderr
 
 
 def test_a_bad_value_is_named_by_its_row(nodes: Nodes, folder: Path, tmp_path: Path) -> None:
@@ -157,14 +160,16 @@ def test_a_bad_value_is_named_by_its_row(nodes: Nodes, folder: Path, tmp_path: P
 
 
 def test_nodes_with_other_code_are_refused(nodes: Nodes, folder: Path, tmp_path: Path) -> None:
-    script = "import export.encoding.ray_cluster as module\nmodule._code = lambda: 'other'\n" + DRIVER
-    with driving(nodes.address, folder, tmp_path / "vectors.npy", script) as running:
-        expected = "Unavailable a node of the Ray cluster cannot encode: its version of twinspire"
-        assert expected in running.go_on()
+    other = "import export.encoding.ray_cluster as module\nmodule._versions = lambda: {'numpy': '1'}\n"
+    with driving(nodes.address, folder, tmp_path / "vectors.npy", other + DRIVER) as running:
+        said = running.go_on()
+    assert f"cannot encode: it has numpy {np.__version__}, and the process that sends has 1" in said
     assert not (tmp_path / "vectors.npy").exists()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "nowhere", "127.0.0.1:a"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "nowhere.invalid:6379", "nowhere", "127.0.0.1:a", "ray://a:1"]
+)
 def test_without_a_cluster_the_error_says_how_to_start_one(
     address: str, folder: Path, tmp_path: Path
 ) -> None:
@@ -172,9 +177,3 @@ def test_without_a_cluster_the_error_says_how_to_start_one(
         said = running.go_on()
     assert said.startswith(f"Unavailable --ray {address}: no Ray cluster answers (")
     assert said.endswith("`ray start --head` starts one")
-
-
-def test_a_tower_travels_with_all_its_files(folder: Path) -> None:
-    sent = portable(tower_at(folder / "item_tower.onnx"))
-    assert sent.files["item_tower.onnx"].tobytes() == (folder / "item_tower.onnx").read_bytes()
-    assert (sent.side, dict(sent.features)) == ("item", PLAIN)

@@ -25,7 +25,7 @@ from protos.bundle import Variant
 from protos.features import Arrays, HistoryFeature, NumberFeature, Side, TextFeature, TowerInputs
 from serving.retrieval.encoder import BlankQuery
 from tests.helpers import watched
-from tests.helpers.stdlib import DSSM, FEATURES, Sections, started
+from tests.helpers.stdlib import CDSSM, DSSM, FEATURES, LSTM, Sections, started
 from tests.helpers.stdlib import write_toml as write_texts
 from train.data.training_data import TrainingData
 from train.models.encoders import CategoryEncoder, HashedTextEncoder
@@ -37,9 +37,12 @@ WIDE = {"dimension": 160, "layers": 1, "item_hidden": 32}  # an id table of 78 K
 KINDS: Mapping[str, Sections] = {
     "bag": FEATURES,
     "dssm": DSSM,
+    "cdssm": CDSSM,
+    "lstm": LSTM,
     "attention": {**watched.ATTENTION, "tower": {**watched.ATTENTION["tower"], **WIDE}},
     "shared": {**watched.RATINGS, "tower": {**watched.RATINGS["tower"], "hidden": [160]}},
 }
+TEXTS = ("bag", "dssm", "cdssm", "lstm")  # kinds whose queries are texts
 TABLES: tuple[Variant, ...] = ("fp16_tables", "int8_tables")
 DENSE: tuple[Variant, ...] = ("int8_dynamic", "int8_static")
 
@@ -70,7 +73,7 @@ def both(
     request: pytest.FixtureRequest, stdlib: Path, films: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[Side, Made]:
     folder = tmp_path_factory.mktemp(request.param)
-    write, source = (write_texts, stdlib) if request.param in ("bag", "dssm") else (watched.write_toml, films)
+    write, source = (write_texts, stdlib) if request.param in TEXTS else (watched.write_toml, films)
     model, data, _ = started(write(source, folder / "a.toml", sections=KINDS[request.param]))
     with torch.no_grad():
         for weights in {each for tower in model.towers for each in tower.parameters()}:
@@ -155,6 +158,8 @@ def test_weights_take_the_scales_where_the_same_rows_are_summed(made: Made) -> N
         return
     plain, stored = (onnx.load(made.path(each)).graph for each in ("fp32", "int8_tables"))
     texts = [name for name in made.variants.tables if "title" in name or "text" in name]
+    if made.kind in ("cdssm", "lstm"):  # rows are summed by word, without weights
+        texts = []
     others = len(made.variants.tables) - len(texts)
     shared = 1 if len(texts) > 1 else 0  # one weighting of two tables has become two
     assert len(stored.node) == len(plain.node) + len(texts) + shared + 3 * others
@@ -186,7 +191,7 @@ def test_hashes_and_other_sources_of_indices_stay_exact(made: Made) -> None:
 
 def test_only_dense_layers_are_computed_in_int8(made: Made) -> None:
     if not made.variants.layers:
-        assert (made.kind, made.side) in (("bag", "query"), ("shared", "none"))
+        assert (made.kind, made.side) in (("bag", "query"), ("lstm", "query"), ("lstm", "item"))
         for each in DENSE:
             assert made.variants.skipped[each] == NO_LAYERS
         return
@@ -301,7 +306,7 @@ def test_the_quantiser_does_not_change_logging(
 
 def test_a_text_without_letters_counts_as_empty_in_all_variants(both: dict[Side, Made]) -> None:
     made = both["query"]
-    if made.kind not in ("bag", "dssm"):
+    if made.kind not in TEXTS:
         pytest.skip("its queries have no text")
     texts = ["", "\U0001f600", "\u2060 \0", "sort a list", "e", "\u65e5\u672c"]
     absent: dict[str, Any] = dict.fromkeys(made.inputs.features)

@@ -25,9 +25,11 @@ from train.config import (
 from train.config.losses import InBatchSoftmax, SampledSoftmax
 from train.config.towers import (
     BagTower,
+    CdssmTower,
     ClicksTower,
     DssmTower,
     HistoryTower,
+    LstmTower,
     SequenceTower,
     SharedTower,
     TransformerTower,
@@ -63,7 +65,8 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
     assert len(experiment.examples) >= 5
     paper = path.stem.endswith("-dssm")
     usual = TransformerTower if "-minilm" in path.stem else BagTower
-    assert isinstance(experiment.tower, DssmTower if paper else usual)
+    of_papers = {"dssm": DssmTower, "cdssm": CdssmTower, "lstm": LstmTower}
+    assert isinstance(experiment.tower, of_papers.get(path.stem.rpartition("-")[2], usual))
     assert isinstance(experiment.loss, SampledSoftmax if paper else InBatchSoftmax)
 
 

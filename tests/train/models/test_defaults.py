@@ -190,7 +190,8 @@ def history_experiment() -> Experiment:
 def films_of(watched: int, items: int) -> TrainingData:
     """People and films with the columns of the recipe; the first films are watched."""
     data = data_of_people(random_people(60, watched), items)
-    more: dict[str, Any] = {"title": ["a film"] * items, "genres": [["Drama"]] * items, "year": [1990.0] * items}
+    film: dict[str, Any] = {"title": "a film", "genres": ["Drama"], "year": 1990.0}
+    more = {name: [value] * items for name, value in film.items()}
     return dataclasses.replace(data, items={**data.items, **more})
 
 
@@ -237,9 +238,11 @@ def test_the_recipe_reads_no_query_of_validation_and_test() -> None:
 def test_the_recipe_needs_a_history_and_an_id() -> None:
     experiment = history_experiment()
     assert experiment.tower == HistoryTower("history")
+    text = TextFeature("text", "t")
+    needs = 'tower.kind = "history" needs a feature of kind'
     lacking: list[tuple[dict[str, Any], str]] = [
-        ({"query": {"text": TextFeature("text", "t")}}, 'query: tower.kind = "history" needs a feature of kind "history"'),
-        ({"item": {"text": TextFeature("text", "t")}}, 'item: tower.kind = "history" needs a feature of kind "id"'),
+        ({"query": {"text": text}}, f'query: {needs} "history"'),
+        ({"item": {"text": text}}, f'item: {needs} "id"'),
     ]
     for changed, expected in lacking:
         with pytest.raises(ValueError, match=expected):

@@ -18,7 +18,7 @@ from protos.features import (
     TextFeature,
 )
 from train.config import TowerConfig
-from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower
+from train.config.towers import BagTower, CdssmTower, DssmTower, LstmTower, SequenceTower, SharedTower
 from train.models.heads import ItemDotHead, QueryDotHead, score_of
 from train.models.sequence_encoders import AttentionEncoder, EmptyHistory, PoolingEncoder
 from train.models.tower_factory import build_towers, longest_window
@@ -46,6 +46,8 @@ KINDS: dict[str, TowerConfig] = {
     "bag": BagTower("bag", latent=0, item_hidden=4, **SMALL),
     "bag by characters": BagTower("bag", latent=0, item_hidden=4, characters=(1, 2), **SMALL),
     "dssm": DssmTower("dssm", hidden=(6,), **SMALL),
+    "cdssm": CdssmTower("cdssm", hidden=6, **SMALL),
+    "lstm": LstmTower("lstm", word_dimension=6, **SMALL),
     "attention": SequenceTower("sequence", **SMALL),
     "attention and latent": SequenceTower("sequence", latent=3, item_hidden=4, **SMALL),
     "attention and linear": SequenceTower("sequence", linear=3, **SMALL),
@@ -103,10 +105,10 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
     assert vectors.isfinite().all()
     assert len(vectors.detach().unique(dim=0)) > 1
     unit = torch.ones(4)
-    if "id" not in SCHEMAS[schema].item and kind == "attention, cosine":
+    if "id" not in SCHEMAS[schema].item and kind in ("attention, cosine", "cdssm", "lstm"):
         unit[1] = 0  # an empty text and no other feature
     torch.testing.assert_close(items.norm(dim=1), unit)
-    cosine = kind in ("bag", "bag by characters", "dssm", "attention, cosine")
+    cosine = kind in ("bag", "bag by characters", "dssm", "cdssm", "lstm", "attention, cosine")
     expected = "cosine" if cosine else "sigmoid" if kind == "shared" else "inner_product"
     assert score_of(query).kind == expected
     (vectors @ items.T).sum().backward()
@@ -114,7 +116,9 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
         assert all(p.grad is None or p.grad.isfinite().all() for p in tower.parameters())
 
 
-@pytest.mark.parametrize("kind", ["bag", "dssm", "attention", "mean", "shared", "attention and latent"])
+@pytest.mark.parametrize(
+    "kind", ["bag", "dssm", "cdssm", "lstm", "attention", "mean", "shared", "attention and latent"]
+)
 def test_histories_and_ids_share_the_item_embeddings(kind: str) -> None:
     query, item = built(kind, "everything")
     assert query.encoders["history"].table is item.encoders["id"].table
@@ -214,10 +218,12 @@ def test_both_heads_have_one_radius(kind: str) -> None:
     assert copy[0].head.radius is copy[1].head.radius  # also after weights came back
 
 
-def test_texts_share_a_table_except_in_dssm() -> None:
+def test_texts_share_a_table_except_in_the_papers_networks() -> None:
     for kind in KINDS:
         query, item = built(kind, "texts")
-        assert (query.encoders["text"].table is item.encoders["text"].table) == (kind != "dssm")
+        assert (query.encoders["text"].table is item.encoders["text"].table) == (
+            kind not in ("dssm", "cdssm", "lstm")
+        )
 
 
 def test_the_longest_window_holds_the_longest_history_and_the_empty_one() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from protos.features import CategoryFeature, FeatureSpec, NumberFeature, Schema, Side, TextFeature
-from train.config.towers import BagTower, DssmTower
+from train.config.towers import BagTower, CdssmTower, DssmTower, LstmTower
 from train.models.encoders import HashedTextEncoder
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
@@ -21,6 +21,8 @@ from train.models.towers import Tower
 
 DSSM = DssmTower("dssm", dimension=6, buckets=512, hidden=(10, 8))
 BAG = BagTower("bag", dimension=16, latent=0, buckets=512, query_hidden=0, item_hidden=8)
+CDSSM = CdssmTower("cdssm", dimension=6, buckets=512, hidden=10, characters=(1, 2))
+LSTM = LstmTower("lstm", dimension=6, word_dimension=9, buckets=512)
 TEXT: dict[str, FeatureSpec] = {"text": TextFeature("text", "text", max_length=2000)}
 FULL: dict[str, FeatureSpec] = {
     **TEXT,
@@ -29,11 +31,12 @@ FULL: dict[str, FeatureSpec] = {
 }
 SCHEMA = Schema(TEXT, TEXT)
 FULL_SCHEMA = Schema(FULL, FULL, {"query.tags": ("new", "old"), "item.tags": ("big",)})
-CONFIGS = pytest.mark.parametrize("config", [DSSM, BAG, replace(BAG, query_hidden=8)], ids=str)
+Config = DssmTower | BagTower | CdssmTower | LstmTower
+CONFIGS = pytest.mark.parametrize("config", [DSSM, BAG, replace(BAG, query_hidden=8), CDSSM, LSTM], ids=str)
 TEXTS = ["a", "read a file", "the file " * 40, "搜索 引擎", "listen", "x" * 500, "silent? no!"]
 
 
-def built(config: DssmTower | BagTower, schema: Schema = SCHEMA) -> tuple[Tower, Tower]:
+def built(config: Config, schema: Schema = SCHEMA) -> tuple[Tower, Tower]:
     """Towers with random numbers where they start with zeros."""
     torch.manual_seed(0)
     towers = build_towers(config, schema)
@@ -55,7 +58,7 @@ def encoded(tower: Tower, texts: Sequence[str], schema: Schema = SCHEMA, side: S
 
 
 @CONFIGS
-def test_vectors_are_of_unit_length(config: DssmTower | BagTower) -> None:
+def test_vectors_are_of_unit_length(config: Config) -> None:
     for tower in plain(config):
         vectors = encoded(tower, TEXTS)
         assert vectors.shape == (len(TEXTS), config.dimension)
@@ -64,7 +67,7 @@ def test_vectors_are_of_unit_length(config: DssmTower | BagTower) -> None:
 
 @CONFIGS
 @given(texts=st.lists(st.text(max_size=50), min_size=1, max_size=4))
-def test_a_record_does_not_depend_on_other_records(config: DssmTower | BagTower, texts: list[str]) -> None:
+def test_a_record_does_not_depend_on_other_records(config: Config, texts: list[str]) -> None:
     for tower in plain(config):
         together = encoded(tower, [*texts, "a much longer text " * 20])[:-1]
         alone = torch.cat([encoded(tower, [text]) for text in texts])
@@ -72,7 +75,7 @@ def test_a_record_does_not_depend_on_other_records(config: DssmTower | BagTower,
 
 
 @CONFIGS
-def test_bags_and_code_points_give_the_same_vectors(config: DssmTower | BagTower) -> None:
+def test_bags_and_code_points_give_the_same_vectors(config: Config) -> None:
     corpus = PreparedInputs(SCHEMA, "item", {"text": TEXTS}, hashing_of(config))
     for tower in plain(config):
         with torch.no_grad():
@@ -125,7 +128,7 @@ def test_the_residual_layer_starts_as_the_identity() -> None:
 
 
 @CONFIGS
-def test_every_feature_counts_and_may_be_absent(config: DssmTower | BagTower) -> None:
+def test_every_feature_counts_and_may_be_absent(config: Config) -> None:
     tower = built(config, FULL_SCHEMA)[0]
     base: dict[str, Any] = {"text": "read a file", "tags": ["new"], "price": 3.0}
     others: list[dict[str, Any]] = [
@@ -148,7 +151,7 @@ def test_every_feature_counts_and_may_be_absent(config: DssmTower | BagTower) ->
 
 
 @CONFIGS
-def test_a_text_without_letters_gives_no_tremendous_gradient(config: DssmTower | BagTower) -> None:
+def test_a_text_without_letters_gives_no_tremendous_gradient(config: Config) -> None:
     torch.manual_seed(0)
     tower = build_towers(config, SCHEMA)[1]
     arrays = SCHEMA.side("item").to_arrays({"text": ["-", "read a file"]})

@@ -20,7 +20,7 @@ from train.models.pretrained.folder import Pooling, PretrainedFolder
 
 EXTRA = "pretrained"
 _MASKED = -1e9  # added to the attention scores of padding; minus infinity would make NaN of a text of padding
-_PLAIN = ("mpnet",)  # models that make scores of a mask (B, L) themselves, by plain attention alone
+_PLAIN = ("mpnet",)  # they take a mask (B, L) of ones and zeros, and have no fused attention
 _UNUSED = "pooler"  # weights for another pooling than ours
 
 
@@ -86,6 +86,7 @@ def load_encoder(folder: PretrainedFolder, trainable: bool = False) -> Pretraine
                 folder.path,
                 local_files_only=True,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are in the report
                 trust_remote_code=False,
                 dtype=torch.float32,
                 attn_implementation=_attention(folder),

@@ -8,9 +8,10 @@
       1_Pooling/config.json       and how tokens are pooled
       sentence_bert_config.json   and the most tokens of a text
       tokenizer_config.json       the same of other models
+      config_sentence_transformers.json   a text before each text, which is refused
       README.md                   the licence
 
-The last five may be missing. The folder of a run holds the same files without weights and licence.
+The last six may be missing. The folder of a run holds the same files without weights and licence.
 """
 
 import hashlib
@@ -28,9 +29,10 @@ Pooling = Literal["mean", "cls"]
 
 CONFIG = "config.json"
 MODULES = "modules.json"
+PROMPTS = "config_sentence_transformers.json"
 SETTINGS = ("sentence_bert_config.json", "tokenizer_config.json")  # may say the most tokens of a text
 MODEL_TYPES = ("bert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")  # encoders that are tried
-UNSAFE_LICENCE = 200  # characters of a licence that are shown
+LONGEST_LICENCE = 200  # characters of a licence that are shown
 _KEYS_OF_TOKENS = ("max_seq_length", "model_max_length")
 _UNLIMITED = 1_000_000  # tokenizers without a limit say a number far larger
 _POOLING_KEYS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
@@ -80,6 +82,7 @@ class PretrainedFolder:
         if kind in ("mpnet", "roberta", "xlm-roberta"):  # positions begin after that of padding
             positions -= 2
         _check_vocabulary(path, _count(path, config, "vocab_size"))
+        _check_texts(path)
         pooling, normalise, pooling_files = _pooling(path)
         limits = [
             int(found)
@@ -146,7 +149,7 @@ def _parsed(path: Path) -> Any:
 def _count(path: Path, config: Mapping[str, Any], *keys: str) -> int:
     for key in keys:
         value = config.get(key)
-        if isinstance(value, int) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     raise ConfigError(f"{path / CONFIG}: {keys[0]}: expected a number above 0, got {config.get(keys[0])!r}")
 
@@ -163,6 +166,17 @@ def _check_vocabulary(path: Path, rows: int) -> None:
         )
 
 
+def _check_texts(path: Path) -> None:
+    """Refuse what changes a text before its tokens, which is not done here."""
+    if _json(path, SETTINGS[0], optional=True).get("do_lower_case"):
+        raise ConfigError(
+            f"{path / SETTINGS[0]}: do_lower_case: expected false; the tokenizer can lower letters"
+        )
+    prompt = _json(path, PROMPTS, optional=True).get("default_prompt_name")
+    if prompt:
+        raise ConfigError(f"{path / PROMPTS}: default_prompt_name: expected none, got {prompt!r}")
+
+
 def _pooling(path: Path) -> tuple[Pooling, bool, tuple[str, ...]]:
     """Pooling, whether the vector is normalised, and the files that say so."""
     if not (path / MODULES).is_file():
@@ -175,8 +189,10 @@ def _pooling(path: Path) -> tuple[Pooling, bool, tuple[str, ...]]:
         raise ConfigError(
             f"{path / MODULES}: expected Transformer, Pooling and perhaps Normalize, got {', '.join(names)}"
         )
+    if modules[0].get("path"):
+        raise ConfigError(f"{path / MODULES}: the encoder is in {modules[0]['path']!r}: name that folder")
     try:
-        name = f"{file_name(str(modules[1].get('path')))}/{CONFIG}"
+        name = f"{file_name(str(modules[1].get('path', '')))}/{CONFIG}"
     except ValueError as error:
         raise ConfigError(f"{path / MODULES}: path: {error}") from None
     config = _json(path, name)
@@ -197,5 +213,6 @@ def _licence(path: Path, config: Mapping[str, Any]) -> str:
         front = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []
         keys = ("license:", "licence:")
         stated = next((each.partition(":")[2] for each in front if each.lower().startswith(keys)), stated)
+    stated = str(stated or "").strip() or config.get("license")  # a list of licences stands in lines below
     text = " ".join(f"{stated or ''}".replace('"', "").replace("'", "").split())
-    return "".join(filter(str.isprintable, text))[:UNSAFE_LICENCE]
+    return "".join(filter(str.isprintable, text))[:LONGEST_LICENCE]

@@ -86,6 +86,10 @@ def test_weights_of_another_model_are_refused(tiny: PretrainedFolder, tmp_path: 
     shutil.copy(other / "model.safetensors", folder)
     with pytest.raises(ConfigError, match=r"mixed: the weights lack \S+: they do not belong to this model"):
         load_encoder(PretrainedFolder.read(folder))
+    other = write_model(tmp_path / "wide", intermediate_size=96)
+    shutil.copy(other / "model.safetensors", folder)
+    with pytest.raises(ConfigError, match=r"mixed: the weights have other shapes than config\.json says"):
+        load_encoder(PretrainedFolder.read(folder))
     (folder / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ConfigError, match="mixed: the model cannot be loaded"):
         load_encoder(PretrainedFolder.read(folder))

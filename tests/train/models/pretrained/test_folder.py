@@ -172,3 +172,16 @@ def test_a_licence_is_one_short_line(folder: Path) -> None:
     assert PretrainedFolder.read(folder).licence == ""
     changed(folder / "config.json", license="mit")
     assert PretrainedFolder.read(folder).licence == "mit"
+    (folder / "README.md").write_text("---\nlicense:\n- apache-2.0\n---\n")  # a list, which is not read
+    assert PretrainedFolder.read(folder).licence == "mit"
+
+
+def test_what_changes_a_text_before_its_tokens_is_refused(folder: Path) -> None:
+    changed(folder / "sentence_bert_config.json", do_lower_case=True)
+    with pytest.raises(ConfigError, match=r"sentence_bert_config\.json: do_lower_case: expected false"):
+        PretrainedFolder.read(folder)
+    changed(folder / "sentence_bert_config.json", do_lower_case=False)
+    prompts = folder / "config_sentence_transformers.json"
+    prompts.write_text(json.dumps({"prompts": {"query": "query: "}, "default_prompt_name": "query"}))
+    with pytest.raises(ConfigError, match="default_prompt_name: expected none, got 'query'"):
+        PretrainedFolder.read(folder)
