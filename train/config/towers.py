@@ -252,6 +252,8 @@ class SequenceTower(_TowerSection):
         regularisation: lambda of EASE.
         latent_scale: factor on EASE's scores at the start, which turns them into logits.
         decay: start value; the log weight of an item in a sum falls by this with each later item.
+        linear: coordinates of EASE or SLIST that are added after training, with a weight against all other
+            coordinates that is chosen on validation (`train/training/mixture.py`); 0 for none.
         id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
             content encoders learn to place an item.
         id_dropout_alpha: an item's share is proportional to its interactions to this power. At 0 all items
@@ -283,6 +285,7 @@ class SequenceTower(_TowerSection):
     regularisation: float = 300.0
     latent_scale: float = 12.0
     decay: float = 0.0
+    linear: int = 0
     id_dropout: float = 0.0
     id_dropout_alpha: float = 0.0
     newcomers: Literal["fitted", "learned"] = "fitted"
@@ -299,7 +302,7 @@ class SequenceTower(_TowerSection):
 
     def __post_init__(self) -> None:
         at_least(1, self, "dimension", "layers", "heads")
-        at_least(0, self, "latent", "item_hidden", "decay", "id_dropout_alpha")
+        at_least(0, self, "latent", "linear", "item_hidden", "decay", "id_dropout_alpha")
         at_least(2, self, "buckets")
         above_zero(self, "regularisation", "latent_scale", "newcomers_strength")
         at_least(0, self, "newcomers_alpha")
@@ -308,6 +311,8 @@ class SequenceTower(_TowerSection):
         self._refuse_keys_without_effect()
         if self.history == "latent" and not self.latent:
             raise ValueError('latent: expected at least 1 with history = "latent", got 0')
+        if self.linear and self.similarity != "inner_product":
+            raise ValueError(f'linear: goes with similarity = "inner_product", not with "{self.similarity}"')
         if self.history == "attention" and self.dimension % self.heads:
             raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
         for name in ("dropout", "input_dropout", "query_dropout", "history_dropout", "id_dropout"):
@@ -333,16 +338,48 @@ class SequenceTower(_TowerSection):
         refuse_unused(self, conditions)
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
-        """EASE scores an item's id for the items of a history: it needs both features.
-
-        Raises:
-            ValueError: one of them is missing, or there is a negative history.
-        """
+        """EASE and SLIST score an item's id for the items of a history: without both, a ValueError."""
         super().check_features(query, item)
         has_history = any(isinstance(spec, HistoryFeature) for spec in query.values())
         has_id = any(isinstance(spec, IdFeature) for spec in item.values())
-        if self.latent and not (has_history and has_id):
-            raise ValueError("tower.latent: expected 0 without a history and an id")
+        for name in ("latent", "linear"):
+            if getattr(self, name) and not (has_history and has_id):
+                raise ValueError(f"tower.{name}: expected 0 without a history and an id")
+
+
+@dataclass(frozen=True)
+class HistoryTower(_TowerSection):
+    """The user's history as the query, with nothing to tune: the `sequence` tower that suits the data.
+
+    Before training `train/models/defaults.py` puts a `SequenceTower` in its place. The keys are of its texts.
+    """
+
+    kind: Literal["history"]
+    buckets: int = 8192
+    orders: tuple[int, ...] = (3,)
+    words: bool = True
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = FullSoftmax("full_softmax")
+
+    def __post_init__(self) -> None:
+        self.sequence()  # which checks the keys
+
+    def sequence(self, **keys: Any) -> SequenceTower:
+        """The `sequence` tower with these keys."""
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}
+        return SequenceTower("sequence", **own, **keys)
+
+    def with_english_defaults(self) -> SequenceTower:  # type: ignore[override]
+        """A `sequence` tower with its usual values."""
+        return self.sequence().with_english_defaults()
+
+    def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+        """Check that there are a history and an id, and no negative history; else a ValueError."""
+        super().check_features(query, item)
+        for side, features, needed in (("query", query, "history"), ("item", item, "id")):
+            if not any(spec.kind == needed for spec in features.values()):
+                raise ValueError(f'{side}: tower.kind = "history" needs a feature of kind "{needed}"')
 
 
 @dataclass(frozen=True)
@@ -590,6 +627,7 @@ TowerConfig = (
     | CdssmTower
     | LstmTower
     | SequenceTower
+    | HistoryTower
     | SharedTower
     | ClicksTower
     | TransformerTower

@@ -153,6 +153,9 @@ class Fitting:
         self.experiment, self.data, self.say = experiment, data, say
         self._made: dict[str, Any] = {}
 
+    def _tell(self, text: str) -> None:
+        self.say(text)  # whoever listens now
+
     def once(self, name: str, make: Callable[[], T]) -> T:
         """What `make` returns, computed at the first call with this name."""
         if name not in self._made:
@@ -164,7 +167,7 @@ class Fitting:
         """Chooses parameters over the most popular items, on some of the validation queries."""
 
         def make() -> Tuning:
-            return Tuning(self.experiment, _most_popular(self.data, items, queries), self.say)
+            return Tuning(self.experiment, _most_popular(self.data, items, queries), self._tell)
 
         return self.once(f"tuning on {items} and {queries}", make)
 

@@ -12,6 +12,8 @@ Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 SINGLE_PRECISION = 3e-5  # lambda by the norm of the Gram matrix, from which on single precision will do
+_ITERATIONS = 4  # of a subspace; a few more than two are lost in the noise of the scores
+_CURVE_QUERIES = 20_000  # histories that a mean over positions reads, about
 _SMALL = 512  # rows of a matrix that is inverted by one call
 
 
@@ -85,6 +87,64 @@ def invert(matrix: Tensor) -> Tensor:
     first.addmm_(corner, projected.T, alpha=-1)
     matrix[half:, :half] = corner.T
     return matrix
+
+
+def score_factors(
+    matrix: scipy.sparse.csr_matrix, weights: Floats, width: int, seed: int = 0
+) -> tuple[Floats, Floats]:
+    """Factors L and R, each (N, width), of item-item weights B: L R' is close to B where users are.
+
+    Of all factors of this width they keep the scores X B of the training histories X best (reduced-rank
+    regression, Izenman 1975): R are the first right singular vectors of X B, and L = B R. They are found by
+    subspace iteration (Halko et al. 2011, algorithm 4.4), without computing X B.
+
+    Args:
+        matrix: (U, N), X.
+        weights: (N, N), B.
+        width: columns beyond N are zero.
+        seed: of the start.
+    """
+    items = weights.shape[1]
+    kept = min(width, items)
+    wide = min(items, kept + max(16, kept // 4))
+    start = np.random.default_rng(seed).standard_normal((items, wide)).astype(np.float32)
+    basis = np.linalg.qr(start)[0]
+    for _ in range(_ITERATIONS):
+        basis = np.linalg.qr(weights.T @ (matrix.T @ (matrix @ (weights @ basis))))[0]
+    scores = matrix @ (weights @ basis)  # (U, wide)
+    _, vectors = np.linalg.eigh((scores.T @ scores).astype(np.float64))
+    right = basis @ vectors[:, ::-1][:, :kept].astype(np.float32)
+    factors = [np.zeros((items, width), np.float32) for _ in range(2)]
+    factors[0][:, :kept], factors[1][:, :kept] = weights @ right, right
+    return factors[0], factors[1]
+
+
+def position_weights(data: TrainingData, decay: float, positions: int) -> Floats:
+    """(positions,): the weight of a history's items by position, the newest item last.
+
+    It is the mean over training histories of decay^steps, with the steps between an item and the last step of
+    the history: a client sends the items of a history, and not their sessions.
+
+    Args:
+        data: with histories.
+        decay: factor for each step, as of `history_matrix`.
+        positions: where no history is so long, the weight of the longest ones' first item goes on.
+    """
+    histories = data.histories
+    assert histories is not None
+    queries = np.unique(data.parts["train"].positive().query)
+    queries = queries[:: max(1, len(queries) // _CURVE_QUERIES)]
+    begin, end = histories.begin[queries], histories.end[queries]
+    steps = histories.steps if histories.steps is not None else np.arange(len(histories.run))
+    curve = np.ones(positions, np.float32)
+    for age in range(positions):
+        present = end - begin > age
+        if not present.any():
+            curve[age:] = curve[max(0, age - 1)]
+            break
+        last = end[present] - 1
+        curve[age] = np.power(decay, steps[last] - steps[last - age]).mean()
+    return curve[::-1].copy()
 
 
 def item_knn(matrix: scipy.sparse.csr_matrix, neighbours: int) -> scipy.sparse.csr_matrix:

@@ -145,7 +145,8 @@ ARCHITECTURES: Registry[type[Architecture[Any]]] = Registry("train.models.archit
 
 def architecture_of(config: TowerConfig) -> Architecture[Any]:
     """The architecture of a `[tower]` section; what is not set is as for a large set of English texts."""
-    return ARCHITECTURES.find(config)(config.with_english_defaults())
+    complete = config.with_english_defaults()
+    return ARCHITECTURES.find(complete)(complete)
 
 
 def build_towers(config: TowerConfig, schema: Schema) -> Towers:

@@ -1,6 +1,6 @@
 """A tower: features of a batch of queries or items in, vectors out.
 
-    features -> encoders -> sum -> deep layers -> concatenation -> head -> vectors
+    features -> encoders -> sum -> deep layers -> concatenation -> mixture -> head -> vectors
              -> factors ---------------------------^
 
 The query tower and the item tower are two modules; `train/models/architectures/` builds them.
@@ -33,6 +33,7 @@ class Tower(nn.Module):
         prepare: layers that a feature passes before it is encoded, by name.
         fallback: name of the id feature, and the layer that replaces the sum of the encoders for items with
             an unknown id.
+        mixture: name of the feature that a linear model reads, and the layer that adds its coordinates.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Tower(nn.Module):
         factors: Mapping[str, nn.Module] | None = None,
         prepare: Mapping[str, nn.Module] | None = None,
         fallback: "tuple[str, ContentFallback] | None" = None,
+        mixture: "tuple[str, Mixture] | None" = None,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
@@ -53,6 +55,8 @@ class Tower(nn.Module):
         self.id_name = fallback[0] if fallback else ""
         # The names of attributes are keys of checkpoints and of the exported graph's weights.
         self.newcomers: ContentFallback | None = fallback[1] if fallback else None
+        self.linear_name = mixture[0] if mixture else ""
+        self.mixture: Mixture | None = mixture[1] if mixture else None
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Vectors (B, D) from the inputs of B records, by feature name."""
@@ -64,7 +68,10 @@ class Tower(nn.Module):
             encoded = self.newcomers(prepared, prepared[self.id_name], encoded)
         parts = [factors(prepared[name]) for name, factors in self.factors.items()]
         parts.append(self.deep(encoded))
-        vectors: Tensor = self.head(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0])
+        joined = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+        if self.mixture is not None:
+            joined = self.mixture(prepared[self.linear_name], joined)
+        vectors: Tensor = self.head(joined)
         return vectors
 
     @property
@@ -109,6 +116,41 @@ class ContentFallback(nn.Module):
         for name, encoder in self.encoders.items():
             content = content + encoder(inputs[name])
         return torch.where(rows == UNKNOWN, content, known)
+
+
+class Mixture(nn.Module):
+    """Adds the coordinates of a linear model to those of a trained tower; each part has a weight.
+
+    `train/training/mixture.py` sets it after training: before, the linear part weighs 0. A step of training
+    leaves these coordinates out.
+
+    Args:
+        encoder: of the linear model, (B, R).
+    """
+
+    weights: Tensor
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("weights", torch.tensor([0.0, 1.0]))  # of the linear part, and of the other
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)  # not trained by gradient
+
+    def set_weights(self, linear: float, own: float) -> None:
+        """Set the weights of both parts."""
+        self.weights.copy_(torch.tensor([linear, own]))
+
+    def forward(self, rows: Tensor, own: Tensor) -> Tensor:
+        """(B, R + D): the coordinates of the linear model, then `own`; in training `own` alone.
+
+        Args:
+            rows: the linear model's input, for B records.
+            own: (B, D), coordinates of the trained tower.
+        """
+        if self.training:
+            return own
+        return torch.cat([self.encoder(rows) * self.weights[0], own * self.weights[1]], dim=-1)
 
 
 class Residual(nn.Module):

@@ -30,7 +30,7 @@ from train.evaluation import plots
 from train.evaluation.baselines import baselines, left_out
 from train.evaluation.labelled_metrics import Bin
 from train.evaluation.metrics import mean, per_query
-from train.evaluation.ranking import FittedBaseline, Ranker
+from train.evaluation.ranking import FittedBaseline, Fitting, Ranker
 from train.evaluation.report import (
     JUDGED,
     evaluate_cold_items,
@@ -51,6 +51,7 @@ from train.training.checkpoint import BEST_TOWERS, RUN_STATE, START_TOWERS, load
 from train.training.device import TrainingProcess, start_process
 from train.training.labelled_pairs import LabelledPairs
 from train.training.metric_groups import grouped
+from train.training.mixture import mix
 from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.rank_processes import ranks_of
 from train.training.tracking import find_run, flattened, log_warnings, tracked_run
@@ -58,7 +59,7 @@ from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_mo
 from train.training.trainer import Trainer
 
 STAGE = "fit"
-FINISHED = "finished"  # folder of the towers with new items and calibration, in that of a run
+FINISHED = "finished"  # folder of the towers with new items, calibration and mixture, in that of a run
 # Sections that training does not read.
 LATER_STAGES = ("export", "precision", "index", "hybrid", "gates", "bench")
 
@@ -252,13 +253,21 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
         changed = architecture.fit_unknown_items(trainer.towers[1], trainer.items, data.counts())
     labelled = LabelledPairs(trainer)
     calibrated = labelled.calibrate()
+    fitting = Fitting(experiment, data)
+    with console.status("a linear model beside the towers") as status:
+        fitting.say = lambda text: status.update(f"a linear model beside the towers: {escape(text)}")
+        mixed = mix(trainer, fitting)
+    if mixed is not None:
+        _print(console, mixed.line())
+    elif model.towers[0].mixture is not None:
+        _print(console, "tower.linear: no linear model is fitted to so many items; set it to 0")
     stored = folder / BEST_TOWERS
-    if changed or calibrated:
+    if changed or calibrated or mixed is not None:
         # Beside those of the best epoch, from which a run that is interrupted after this does the same again.
         stored = folder / FINISHED / BEST_TOWERS
         stored.parent.mkdir(exist_ok=True)
         save_towers(stored, trainer.towers)
-    rankers = baselines(experiment, data, console)
+    rankers = baselines(experiment, data, console, fitting)
     with console.status("test evaluation, baselines beside it"):
         metrics |= _test_metrics(experiment, trainer, rankers)
         metrics |= labelled.metrics(experiment)
@@ -267,6 +276,9 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
         beside = _baselines_on_validation(experiment, trainer, rankers, on_labels)
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
     mlflow.log_params(flattened({"baselines": settings}) | flattened({"calibration": calibrated}))
+    if mixed is not None:
+        mlflow.log_params(flattened({"mixture": mixed.parameters()}))
+        mlflow.log_metrics(grouped("validation", mixed.metrics()))
     state = trainer.state
     best = {"best_epoch": float(state.best_epoch)}
     mlflow.log_metrics(grouped("test", metrics) | grouped("train", best) | grouped("judged", on_judged))

@@ -298,7 +298,7 @@ class Trainer:
     def rank(self, queries: Rows) -> Rows:
         """The best items of some queries, (Q, K) item rows, -1 where fewer than K are left."""
         items = self.item_vectors()  # first, because it sets the radius of an inner product
-        return search(self._query_vectors(queries), items, seen=self.data.seen(queries))
+        return search(self.query_vectors(queries), items, seen=self.data.seen(queries))
 
     def ranking_over(
         self, items: PreparedInputs, seen: Callable[[Rows], list[Rows]]
@@ -310,13 +310,13 @@ class Trainer:
             seen: the items to leave out of the answers to some queries.
         """
         vectors = encode(self.towers[1], items, place=self.process.place)
-        return lambda queries: search(self._query_vectors(queries), vectors, seen=seen(queries))
+        return lambda queries: search(self.query_vectors(queries), vectors, seen=seen(queries))
 
     def inner_products(self, pairs: Pairs) -> npt.NDArray[np.float32]:
         """(P,): the inner product of each pair's vectors."""
         items = self.item_vectors()
         distinct, query = np.unique(pairs.query, return_inverse=True)
-        vectors = self._query_vectors(distinct)
+        vectors = self.query_vectors(distinct)
         return (vectors[query] * items[pairs.item]).sum(dim=1).numpy()
 
     def item_vectors(self) -> Tensor:
@@ -332,7 +332,8 @@ class Trainer:
         """Encode the items again when their vectors are next used; call it after changing the towers."""
         self._item_vectors = None
 
-    def _query_vectors(self, queries: Rows | None = None) -> Tensor:
+    def query_vectors(self, queries: Rows | None = None) -> Tensor:
+        """Vectors (Q, D) of some queries, or of all, by the current query tower."""
         return self._vectors(0, queries)
 
     def _vectors(self, side: int, rows: Rows | None = None) -> Tensor:
@@ -379,7 +380,7 @@ class Trainer:
 
     def _all_vectors(self) -> tuple[Tensor, Tensor]:
         """Vectors of all queries and of all items."""
-        return self._query_vectors(), self.item_vectors()
+        return self.query_vectors(), self.item_vectors()
 
 
 def _as_tensor(rows: Rows | None) -> Tensor | None:

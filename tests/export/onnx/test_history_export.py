@@ -28,6 +28,7 @@ KINDS: Mapping[str, Sections] = {
     "attention": ATTENTION,
     "mean": MEAN,
     "latent": LATENT,
+    "linear": {**LATENT, "tower": {**LATENT["tower"], "linear": 12}},
     "shared": RATINGS,
     "bag": ASKED,
 }
@@ -65,6 +66,9 @@ def both(request: pytest.FixtureRequest, films: Path, tmp_path_factory: pytest.T
     with torch.no_grad():
         for weights in {each for tower in model.towers for each in tower.parameters()}:
             weights.add_(0.1 * torch.randn_like(weights))
+        for tower in model.towers:
+            if tower.mixture is not None:
+                tower.mixture.set_weights(1.5, 0.5)
         for text in (
             part for tower in model.towers for part in tower.modules() if isinstance(part, HashedTextEncoder)
         ):

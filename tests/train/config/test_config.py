@@ -28,6 +28,7 @@ from train.config.towers import (
     CdssmTower,
     ClicksTower,
     DssmTower,
+    HistoryTower,
     LstmTower,
     SequenceTower,
     SharedTower,
@@ -57,8 +58,9 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
     assert experiment.index.recall_target == (0.93 if path.stem == "debian-128" else 0.98)
     if any(isinstance(spec, HistoryFeature) for spec in experiment.query.values()):
         assert isinstance(experiment.data, EventsData | MovielensData)
-        of_labels = {"movielens-ratings": SharedTower, "movielens-clicks": ClicksTower}
-        assert isinstance(experiment.tower, of_labels.get(path.stem, SequenceTower))
+        kinds: Any = {"movielens-ratings": SharedTower, "movielens-clicks": ClicksTower}
+        kinds["history"] = HistoryTower
+        assert isinstance(experiment.tower, kinds.get(path.stem, SequenceTower))
         return
     assert len(experiment.examples) >= 5
     paper = path.stem.endswith("-dssm")
@@ -190,15 +192,17 @@ def test_a_negative_history_needs_a_split_in_the_order_of_events() -> None:
     dataclasses.replace(experiment, query=without, split=SplitConfig(by="random"), examples=())
 
 
-def test_factors_go_from_a_history_to_an_id() -> None:
+@pytest.mark.parametrize("name", ["latent", "linear"])
+def test_factors_go_from_a_history_to_an_id(name: str) -> None:
     experiment = dataclasses.replace(
         read_experiment(SHIPPED[0]), query={"past": HISTORY}, item={"id": ID}, examples=()
     )
-    tower = SequenceTower("sequence", latent=4)
+    keys: Any = {name: 4}
+    tower = SequenceTower("sequence", **keys)
     assert dataclasses.replace(experiment, tower=tower).tower == tower
     for side in ("query", "item"):
         lacking: dict[str, Any] = {side: {"text": TEXT}}
-        with pytest.raises(ValueError, match=r"tower\.latent: expected 0 without a history and an id"):
+        with pytest.raises(ValueError, match=rf"tower\.{name}: expected 0 without a history and an id"):
             dataclasses.replace(experiment, tower=tower, **lacking)
 
 

@@ -1,5 +1,6 @@
 """EASE and item-kNN against slower references, and towers that start as EASE."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,14 @@ from train.config.towers import SequenceTower
 from train.data.training_data import TrainingData
 from train.evaluation.ranking import rank_by_scores
 from train.models import initialization
-from train.models.collaborative import ease, history_matrix, interaction_matrix, item_knn
+from train.models.collaborative import (
+    ease,
+    history_matrix,
+    interaction_matrix,
+    item_knn,
+    position_weights,
+    score_factors,
+)
 from train.models.initialization import initialize_ease
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
@@ -195,3 +203,45 @@ def test_items_outside_the_vocabulary_have_zero_factors(data: TrainingData) -> N
     np.testing.assert_allclose(found[2:, 2:], weights, atol=1e-4)
     batch: Any = items.batch(np.arange(5))["id"]
     assert table(batch).abs().max() == 0
+
+
+def test_score_factors_keep_the_scores_of_the_histories_best(data: TrainingData) -> None:
+    matrix = interaction_matrix(data)
+    weights = ease(matrix, STRENGTH)
+    scores = matrix @ weights
+    values = np.linalg.svd(scores, compute_uv=False)
+    left, singular, right = np.linalg.svd(weights)
+    for width in (2, 8, 20):
+        factors = score_factors(matrix, weights, width)
+        error = np.linalg.norm(matrix @ factors[0] @ factors[1].T - scores)
+        assert error == pytest.approx(np.linalg.norm(values[width:]), rel=1e-3)
+        cut = (left[:, :width] * singular[:width]) @ right[:width]  # best for the weights, not for scores
+        assert error < np.linalg.norm(matrix @ cut - scores)
+
+
+def test_more_score_factors_than_items_are_zero(data: TrainingData) -> None:
+    weights = ease(interaction_matrix(data), STRENGTH)
+    left, right = score_factors(interaction_matrix(data), weights, ITEMS + 3)
+    np.testing.assert_allclose(left @ right.T, weights, atol=1e-4)
+    assert left.shape == right.shape == (ITEMS, ITEMS + 3)
+    assert not left[:, ITEMS:].any()
+    assert not right[:, ITEMS:].any()
+
+
+def test_positions_weigh_as_events_do_where_each_event_is_a_step(data: TrainingData) -> None:
+    found = position_weights(data, 0.5, 4)
+    np.testing.assert_allclose(found, [0.125, 0.25, 0.5, 1.0])
+
+
+def test_with_sessions_a_position_has_the_mean_weight_of_its_events() -> None:
+    people = data_of_people([[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]], 6)
+    assert people.histories is not None
+    # Of the first person two sessions, of the second a session for each event.
+    steps = np.array([0, 0, 0, 1, 1, 1, 0, 1, 2, 3, 4, 5])
+    data = replace(people, histories=replace(people.histories, steps=steps))
+    # The training histories have 1, 2 and 3 events; one of no event has no position.
+    expected = [(1 + 0.25) / 2, (1 + 1 + 0.5 + 0.5) / 4, 1.0]
+    found = position_weights(data, 0.5, 5)
+    assert found[-1] == 1
+    np.testing.assert_allclose(found[2:], expected)
+    np.testing.assert_allclose(found[:2], expected[0])  # no training history is so long

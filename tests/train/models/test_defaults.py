@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import polars as pl
 import pytest
 
 from protos.features import TextFeature
+from tests.helpers.people import data_of_people, random_people
 from tests.helpers.stdlib import experiment_at, started, write_sections
 from train.config import Experiment, read_experiment
 from train.config.losses import Bce, FullSoftmax, InBatchSoftmax, SampledSoftmax
-from train.config.towers import BagTower, DssmTower, SequenceTower, SharedTower
+from train.config.towers import BagTower, DssmTower, HistoryTower, SequenceTower, SharedTower
 from train.config.training import TrainingConfig
 from train.data.training_data import Pairs, TrainingData, training_data_of
-from train.models.defaults import LONGEST, SHORTEST, Chosen, from_data, max_length
+from train.models.defaults import LINEAR, LONGEST, MOST_LINEAR_ITEMS, SHORTEST, Chosen, from_data, max_length
 from train.models.tower_factory import architecture_of
 from train.paths import CONFIGS
 
@@ -179,3 +181,69 @@ def test_a_batch_is_sized_by_the_pairs_that_the_loss_reads(
     found = from_data(experiment, data)
     assert found.experiment.training.batch_size == batch_size
     assert found.reasons["training.batch_size"]["reason"].startswith(reason)
+
+
+def history_experiment() -> Experiment:
+    return read_experiment(CONFIGS / "history.toml")
+
+
+def films_of(watched: int, items: int) -> TrainingData:
+    """People and films with the columns of the recipe; the first films are watched."""
+    data = data_of_people(random_people(60, watched), items)
+    film: dict[str, Any] = {"title": "a film", "genres": ["Drama"], "year": 1990.0}
+    more = {name: [value] * items for name, value in film.items()}
+    return dataclasses.replace(data, items={**data.items, **more})
+
+
+def with_sessions(data: TrainingData) -> TrainingData:
+    assert data.histories is not None
+    steps = np.arange(len(data.histories.run)) // 2
+    return dataclasses.replace(data, histories=dataclasses.replace(data.histories, steps=steps))
+
+
+@pytest.mark.parametrize("sessions", [False, True], ids=["events", "sessions"])
+def test_the_recipe_for_histories_becomes_the_tower_that_suits_them(sessions: bool) -> None:
+    data = films_of(40, 40)
+    chosen = from_data(history_experiment(), with_sessions(data) if sessions else data)
+    tower = chosen.experiment.tower
+    assert isinstance(tower, SequenceTower)
+    assert tower.history == ("sum" if sessions else "attention")
+    assert tower.linear == 40  # as many as items
+    assert tower.latent == (40 if sessions else 0)
+    assert {"tower.history", "tower.linear", "training.batch_size"} <= {*chosen.reasons}
+    for line in chosen.lines():
+        assert re.fullmatch(r"[\w.]+ = .+  \(.{5,}\)", line)
+    assert chosen.experiment.loss == FullSoftmax("full_softmax")
+    assert from_data(chosen.experiment, data).experiment == chosen.experiment  # nothing is left open
+
+
+@pytest.mark.parametrize("sessions", [False, True], ids=["events", "sessions"])
+@pytest.mark.parametrize(
+    ("items", "linear"), [(LINEAR + 5, LINEAR), (MOST_LINEAR_ITEMS, LINEAR), (MOST_LINEAR_ITEMS + 1, 0)]
+)
+def test_the_recipe_has_a_linear_model_where_its_matrix_fits(items: int, linear: int, sessions: bool) -> None:
+    data = films_of(40, items)
+    tower: Any = from_data(history_experiment(), with_sessions(data) if sessions else data).experiment.tower
+    assert tower.linear == linear
+    assert (tower.latent > 0) == (sessions and linear > 0)
+
+
+def test_the_recipe_reads_no_query_of_validation_and_test() -> None:
+    data = films_of(40, 40)
+    nothing = {name: pairs.where(np.zeros(len(pairs), bool)) for name, pairs in data.parts.items()}
+    without = dataclasses.replace(data, parts={**nothing, "train": data.parts["train"]})
+    assert from_data(history_experiment(), without) == from_data(history_experiment(), data)
+
+
+def test_the_recipe_needs_a_history_and_an_id() -> None:
+    experiment = history_experiment()
+    assert experiment.tower == HistoryTower("history")
+    text = TextFeature("text", "t")
+    needs = 'tower.kind = "history" needs a feature of kind'
+    lacking: list[tuple[dict[str, Any], str]] = [
+        ({"query": {"text": text}}, f'query: {needs} "history"'),
+        ({"item": {"text": text}}, f'item: {needs} "id"'),
+    ]
+    for changed, expected in lacking:
+        with pytest.raises(ValueError, match=expected):
+            dataclasses.replace(experiment, **changed, examples=())

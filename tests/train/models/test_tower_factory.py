@@ -50,6 +50,7 @@ KINDS: dict[str, TowerConfig] = {
     "lstm": LstmTower("lstm", word_dimension=6, **SMALL),
     "attention": SequenceTower("sequence", **SMALL),
     "attention and latent": SequenceTower("sequence", latent=3, item_hidden=4, **SMALL),
+    "attention and linear": SequenceTower("sequence", linear=3, **SMALL),
     "attention, cosine": SequenceTower("sequence", similarity="cosine", **SMALL),
     "mean": SequenceTower("sequence", history="mean", **SMALL),
     "sum": SequenceTower("sequence", history="sum", **SMALL),
@@ -92,7 +93,7 @@ def inputs(schema: str, side: Side) -> Mapping[str, Tensor]:
 @pytest.mark.parametrize("schema", SCHEMAS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
-    if "latent" in kind and schema not in ("ids", "everything"):
+    if any(each in kind for each in ("latent", "linear")) and schema not in ("ids", "everything"):
         return  # the configuration refuses it: see test_config
     query, item = built(kind, schema)
     vectors, items = query(inputs(schema, "query")), item(inputs(schema, "item"))
@@ -173,6 +174,25 @@ def test_the_deep_layers_do_not_change_factors() -> None:
     assert torch.equal(before[:, :3], after[:, :3])
     assert not torch.equal(before[:, 3:], after[:, 3:])
     assert before[:, -1].abs().max() == 0
+
+
+def test_a_step_of_training_leaves_the_linear_coordinates_out() -> None:
+    query, item = built("attention and linear", "everything")
+    assert query.mixture is not None and item.mixture is not None
+    given, offered = inputs("everything", "query"), inputs("everything", "item")
+    own = (query(given) @ item(offered).T).detach()
+    for tower in (query, item):
+        tower.mixture.set_weights(2.0, 3.0)  # type: ignore[union-attr]
+    left, right = query.mixture.encoder(given["history"]), item.mixture.encoder(offered["id"])
+    assert right.abs().min() > 0
+    mixed = query(given) @ item(offered).T
+    torch.testing.assert_close(mixed, 4 * left @ right.T + 9 * own)
+    assert query(given).shape == (4, 3 + 8 + 1)
+    for tower in (query, item):
+        tower.train()
+    assert query(given).shape == item(offered).shape == (4, 8 + 1)
+    trained = {n for tower in (query, item) for n, p in tower.named_parameters() if p.requires_grad}
+    assert not any("mixture" in name for name in trained)
 
 
 def test_both_sides_of_the_shared_architecture_have_the_same_layers() -> None:

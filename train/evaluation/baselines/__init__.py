@@ -61,12 +61,16 @@ def left_out(experiment: Experiment, data: TrainingData) -> list[str]:
 
 
 def baselines(
-    experiment: Experiment, data: TrainingData, console: Console = PROGRESS
+    experiment: Experiment,
+    data: TrainingData,
+    console: Console = PROGRESS,
+    fitting: Fitting | None = None,
 ) -> dict[str, FittedBaseline]:
     """Name -> ranking, of each baseline that applies and that `[baselines] run` does not leave out.
 
     Args:
         console: for progress.
+        fitting: of the same experiment and data; what was computed with it before is not computed again.
     """
     chosen = [each for each in BASELINES if experiment.baselines.measures(each.name)]
     chosen = [each for each in chosen if each.applies(experiment, data)]
@@ -75,7 +79,8 @@ def baselines(
         return found
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("baselines", total=len(chosen), note="")
-        fitting = Fitting(experiment, data, lambda text: progress.update(task, note=text))
+        fitting = fitting or Fitting(experiment, data)
+        fitting.say = lambda text: progress.update(task, note=text)
         for each in chosen:
             progress.update(task, description=each.label, note="")
             found[each.name] = each.fit(fitting)

@@ -28,6 +28,7 @@ from train.evaluation.ranking import (
     Rows,
     Scorer,
     rank_by,
+    summed,
     with_at_most,
 )
 from train.models.collaborative import gram_matrix, history_matrix, interaction_matrix, invert_ridge
@@ -67,7 +68,7 @@ class Slist:
 
     def scorer(self, settings: Settings) -> Scorer:
         """Scores of all items for some queries."""
-        data, (inverse, target) = self._data, self._solve(settings)
+        data, (inverse, target) = self._data, self.solve(settings)
 
         def score(rows: Rows) -> Floats:
             history = history_matrix(data, rows, settings.decay)
@@ -75,8 +76,8 @@ class Slist:
 
         return score
 
-    def _solve(self, settings: Settings) -> tuple[Tensor, Tensor]:
-        """(A + lambda I)^-1 and C, each (N, N)."""
+    def solve(self, settings: Settings) -> tuple[Tensor, Tensor]:
+        """(A + lambda I)^-1 and C, each (N, N); their product are the weights."""
         key = (settings.alpha, settings.tau, settings.strength)
         if self._solved is None or self._solved[0] != key:
             self._solved = None
@@ -157,14 +158,29 @@ def _chosen_borders(pairs: Pairs, step: Rows, has_border: npt.NDArray[np.bool_])
     return np.sort(order[-LARGEST_TRANSITIONS:])
 
 
+def weights(fitting: Fitting) -> tuple[Floats, Settings]:
+    """(N, N): SLIST's weights over all items, and what was chosen for them."""
+
+    def fit() -> tuple[Floats, Settings]:
+        settings = _choose(fitting)
+        fitting.say("all items")
+        inverse, target = Slist(fitting.data).solve(settings)
+        return (inverse @ target).numpy(), settings
+
+    return fitting.once("weights of SLIST", fit)
+
+
 def _fit(fitting: Fitting) -> FittedBaseline:
-    settings = _choose(fitting)
-    fitting.say("all items")
-    scorer = Slist(fitting.data).scorer(settings)
-    named = {"lambda": settings.strength} | {
+    found, settings = weights(fitting)
+    scorer = summed(fitting.data, found, settings.decay)
+    return FittedBaseline(rank_by(fitting.data, scorer), named(settings))
+
+
+def named(settings: Settings) -> dict[str, float]:
+    """What was chosen, by name, as a run logs it."""
+    return {"lambda": settings.strength} | {
         name: getattr(settings, name) for name in ("alpha", "tau", "decay")
     }
-    return FittedBaseline(rank_by(fitting.data, scorer), named)
 
 
 def _choose(fitting: Fitting) -> Settings:

@@ -38,7 +38,7 @@ from train.models.tower_factory import (
     shared_item_table,
     silent,
 )
-from train.models.towers import Bias, ContentFallback, Residual, Tower
+from train.models.towers import Bias, ContentFallback, Mixture, Residual, Tower
 
 
 @ARCHITECTURES.register(SequenceTower)
@@ -65,10 +65,22 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         query_head, item_head = self._heads()
         query = feature_encoders(schema, "query", width, factories)
         item = feature_encoders(schema, "item", width, factories)
+        query_mixture, item_mixture = self._mixtures(schema, histories, named)
         return (
-            Tower(query, query_deep, query_head, query_factors, history_dropout),
-            Tower(item, item_deep, item_head, item_factors, id_dropout, fallback),
+            Tower(query, query_deep, query_head, query_factors, history_dropout, mixture=query_mixture),
+            Tower(item, item_deep, item_head, item_factors, id_dropout, fallback, item_mixture),
         )
+
+    def _mixtures(
+        self, schema: Schema, histories: list[str], named: list[str]
+    ) -> tuple[tuple[str, Mixture] | None, tuple[str, Mixture] | None]:
+        """The factors of the linear model, which are set after training."""
+        width = self.config.linear
+        if not (width and histories and named):
+            return None, None
+        left, right = (shared_item_table(schema, width, 0.0) for _ in range(2))
+        pooled = PoolingEncoder(left, longest_window(schema), False)
+        return (histories[0], Mixture(pooled)), (named[0], Mixture(IdEncoder(right)))
 
     def _factors(
         self, schema: Schema, histories: list[str], named: list[str]

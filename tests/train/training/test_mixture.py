@@ -1,0 +1,227 @@
+"""A linear model beside trained towers: what is added, how its weight is chosen, and that runs hold it."""
+
+import io
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from tests.helpers.people import data_of_people, random_people, schema_of_people
+from tests.helpers.stdlib import Sections, experiment_at, tracking_at
+from tests.helpers.watched import ATTENTION, write_toml
+from tests.train.evaluation.test_history_baselines import experiment_with
+from train.config.losses import FullSoftmax
+from train.config.towers import SequenceTower
+from train.config.training import TrainingConfig
+from train.data.training_data import TrainingData, training_data_of
+from train.evaluation.baselines import baselines, ease, ease_recency, slist
+from train.evaluation.exact_search import encode
+from train.evaluation.metrics import mean, per_query
+from train.evaluation.ranking import Fitting, rank_by, summed
+from train.models import collaborative
+from train.models.prepared_inputs import PreparedInputs
+from train.models.tower_factory import build_towers, hashing_of
+from train.training import mixture
+from train.training import run as training
+from train.training.mixture import LEAST_QUERIES, WEIGHTS, choose_weight, mix
+from train.training.trained_model import load_model
+from train.training.trainer import Trainer
+
+ITEMS = 40
+RECIPE: Sections = {**ATTENTION, "tower": {"kind": "history", "buckets": 512}}
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    return data_of_people(random_people(150, ITEMS), ITEMS)
+
+
+@pytest.fixture(scope="module")
+def fitting(data: TrainingData) -> Fitting:
+    """What linear models need, computed once for all tests."""
+    return Fitting(experiment_with(training=TrainingConfig(selection="ndcg_at_10")), data)
+
+
+def untrained(data: TrainingData, linear: int = ITEMS) -> Trainer:
+    """Towers with random weights."""
+    torch.manual_seed(0)
+    config = SequenceTower("sequence", dimension=8, linear=linear)
+    schema = schema_of_people(ITEMS)
+    towers = build_towers(config, schema)
+    queries, items = (
+        PreparedInputs(schema, "query", data.queries, hashing_of(config)),
+        PreparedInputs(schema, "item", data.items, hashing_of(config)),
+    )
+    settings = TrainingConfig(batch_size=100, selection="ndcg_at_10")
+    return Trainer(towers, data, (queries, items), FullSoftmax("full_softmax"), settings)
+
+
+def ranked(trainer: Trainer) -> Any:
+    return trainer.rank(trainer.data.parts["test"].by_query()[0])
+
+
+def curve_with_best(best: float, loss: float, noise: float, queries: int = 400) -> dict[float, Any]:
+    """A metric that is lower by `loss` at all other weights, with noise of each query and weight."""
+    random = np.random.default_rng(0)
+    common = random.random(queries)
+    return {
+        weight: common - loss * (weight != best) + noise * random.normal(size=queries) for weight in WEIGHTS
+    }
+
+
+@pytest.mark.parametrize("best", [0.0, 0.25, 4.0, math.inf])
+def test_a_weight_that_is_clearly_best_is_taken(best: float) -> None:
+    assert choose_weight(curve_with_best(best, 0.2, 0.1)) == best
+
+
+@pytest.mark.parametrize("best", [0.0, 0.25, 4.0, math.inf])
+def test_where_all_differences_may_be_chance_both_scores_weigh_alike(best: float) -> None:
+    assert 0.25 <= choose_weight(curve_with_best(best, 1e-4, 0.3)) <= 4
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "middle"), [(0.125, 0.5, 0.25), (0.0, 0.25, 0.125), (4.0, math.inf, 8.0)]
+)
+def test_of_a_flat_part_of_the_curve_the_middle_is_taken(low: float, high: float, middle: float) -> None:
+    curve = curve_with_best(WEIGHTS[WEIGHTS.index(low) + 1], 0.0, 0.01)
+    outside = {w: values - 0.1 for w, values in curve.items() if not low <= w <= high}
+    # Inside, the same values in another order: as good, and each with its own luck.
+    flat = {w: np.roll(curve[low], n) for n, w in enumerate(curve) if low <= w <= high}
+    assert choose_weight({**outside, **flat}) == pytest.approx(middle, rel=0.45)
+
+
+def test_few_queries_choose_nothing() -> None:
+    curve = curve_with_best(math.inf, 0.5, 0.1, LEAST_QUERIES - 1)
+    assert choose_weight(curve) == 1.0
+    assert choose_weight({**curve_with_best(math.inf, 0.5, 0.1, LEAST_QUERIES)}) == math.inf
+
+
+def test_untrained_towers_become_the_linear_model(data: TrainingData, fitting: Fitting) -> None:
+    trainer = untrained(data)
+    found = mix(trainer, fitting)
+    assert found is not None
+    assert found.linear > found.learned + 0.1
+    weights, chosen = {
+        "SLIST": lambda: (slist.weights(fitting)[0], slist.weights(fitting)[1].decay),
+        "EASE": lambda: (ease.weights(fitting), ease_recency.decay(fitting)),
+    }[found.label]()
+    trainer_of_end = _with_weight(trainer, fitting, math.inf)
+    queries, relevant = data.parts["test"].by_query()
+    alone = rank_by(data, summed(data, weights, chosen))(queries)
+    assert (trainer_of_end.rank(queries)[:, :10] == alone[:, :10]).mean() > 0.99
+    quality = [mean(per_query(each, relevant))["ndcg_at_10"] for each in (ranked(trainer), alone)]
+    assert quality[0] > quality[1] - 0.03
+
+
+def _with_weight(trainer: Trainer, fitting: Fitting, weight: float) -> Trainer:
+    """The same towers with a given weight."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixture, "choose_weight", lambda _: weight)
+        found = mix(trainer, fitting)
+    assert found is not None
+    assert found.weight == weight
+    return trainer
+
+
+def test_with_weight_0_the_ranking_is_that_of_the_towers(data: TrainingData, fitting: Fitting) -> None:
+    trainer = untrained(data)
+    before = ranked(trainer)
+    assert not np.array_equal(ranked(_with_weight(trainer, fitting, 1.0)), before)
+    np.testing.assert_array_equal(ranked(_with_weight(trainer, fitting, 0.0)), before)
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_scores_are_the_weighted_sum_of_both_in_units_of_their_deviation(
+    data: TrainingData, fitting: Fitting, weight: float
+) -> None:
+    trainer = untrained(data)
+
+    def scores(at: float) -> Any:
+        _with_weight(trainer, fitting, at)
+        queries = trainer.data.parts["validation"].by_query()[0]
+        items = trainer.item_vectors()  # first, because it sets the radius
+        return (trainer.query_vectors(queries) @ items.T).double()
+
+    own, linear, mixed = scores(0.0), scores(math.inf), scores(weight)
+    unit = own.std(dim=1).mean() / linear.std(dim=1).mean()
+    torch.testing.assert_close(mixed, own + weight * unit * linear, atol=1e-4, rtol=1e-4)
+    lengths = [
+        each[:, :ITEMS].norm(dim=1).mean() / each[:, ITEMS:-1].norm(dim=1).mean()
+        for each in (trainer.query_vectors(), trainer.item_vectors())
+    ]
+    assert float(lengths[0]) == pytest.approx(float(lengths[1]), rel=0.2)
+
+
+def test_what_the_baselines_have_fitted_is_not_fitted_again(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitting = Fitting(experiment_with(training=TrainingConfig(selection="ndcg_at_10")), data)
+    assert mix(untrained(data), fitting) is not None
+    for module, name in ((collaborative, "ease"), (slist.Slist, "solve")):
+        monkeypatch.setattr(module, name, None)  # is not called
+    baselines(fitting.experiment, data, Console(file=io.StringIO()), fitting)
+
+
+def test_where_the_towers_tell_no_items_apart_the_linear_model_ranks(
+    data: TrainingData, fitting: Fitting
+) -> None:
+    trainer = untrained(data)
+    with torch.no_grad():
+        for parameter in trainer.towers[1].parameters():
+            if parameter.requires_grad:
+                parameter.zero_()
+    found = mix(trainer, fitting)
+    assert found is not None
+    assert 0 < found.weight < math.inf
+    assert found.mixture == pytest.approx(found.linear)
+
+
+def test_towers_without_room_for_it_stay_as_they_are(data: TrainingData, fitting: Fitting) -> None:
+    trainer = untrained(data, linear=0)
+    assert mix(trainer, fitting) is None
+
+
+def test_without_a_linear_model_for_so_many_items_nothing_is_added(
+    data: TrainingData, fitting: Fitting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = untrained(data)
+    before = ranked(trainer)
+    monkeypatch.setattr(mixture, "_models", lambda _: [])
+    assert mix(trainer, fitting) is None
+    np.testing.assert_array_equal(ranked(trainer), before)
+
+
+def test_a_run_of_the_recipe_holds_its_mixture(films: Path, empty_store: Path, tmp_path: Path) -> None:
+    changed: Any = {"training": {"epochs": 2}, "baselines": {"run": ["slist", "ease_recency"]}}
+    experiment, dataset = experiment_at(write_toml(films, tmp_path / "a.toml", sections=RECIPE, **changed))
+    console = Console(file=io.StringIO(), width=200)
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path)}"):
+        run, _ = training.fit(experiment, dataset, console)
+        model = load_model(run)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "tower.linear = 120  (120 items" in shown
+    assert "mixture: " in shown
+    metrics, params = run.data.metrics, run.data.params
+    assert params["mixture.model"] in ("SLIST", "EASE")
+    assert f"{metrics['validation/mixture_ndcg_at_10']:.4f}" in shown
+    ends = [metrics[f"validation/mixture_{each}_ndcg_at_10"] for each in ("linear", "learned")]
+    assert metrics["validation/mixture_ndcg_at_10"] > max(ends) - 0.03
+    query, item = model.towers
+    assert query.mixture is not None
+    assert query.mixture.weights[0] > 0
+    data = training_data_of(dataset, experiment.query, experiment.item)
+    hashing = hashing_of(model.experiment.tower)
+    inputs = (
+        PreparedInputs(model.schema, "query", data.queries, hashing),
+        PreparedInputs(model.schema, "item", data.items, hashing),
+    )
+    lengths = encode(item, inputs[1]).norm(dim=1)  # by the radius that is stored
+    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
+    trainer = Trainer(model.towers, data, inputs, experiment.loss, model.experiment.training)
+    found = trainer.evaluate("test")["ndcg_at_10"]
+    assert found == pytest.approx(metrics["test/ndcg_at_10"], abs=1e-6)

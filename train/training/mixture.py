@@ -1,0 +1,274 @@
+"""The end of a run on histories: a linear model beside the trained towers, with a weight from validation.
+
+    mixed = mix(trainer, fitting)            towers with `[tower] linear` above 0
+
+The linear model is EASE or SLIST (`train/evaluation/baselines/`). Its item-item weights become `linear`
+coordinates on either side, so that the index, the exported graph and the service need nothing new: an inner
+product of the longer vectors is the weighted sum of both scores. The towers differ from the baseline in three
+ways: recency weights go by position, an item that a history holds twice counts twice, and only `max_length`
+items are read. Weights from 0, the towers alone, to 16 are tried on validation. An item that training has not
+seen has the towers' coordinates only, so the linear model never stands alone.
+
+Of the weights that are within a standard error of the best, the middle one is taken (after Breiman et al.
+1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in the flat part the
+highest point lies is luck. On `online-retail` the weights .35 and 1 differ by .0007 on validation, and by
+.0028 on test. With few queries all weights are close, and the middle is 1, where both scores vary equally.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from protos.features import FIRST_KNOWN
+from train.evaluation.baselines import ease, ease_recency, slist
+from train.evaluation.exact_search import mask_seen
+from train.evaluation.metrics import CUTOFFS, per_query
+from train.evaluation.ranking import Fitting, Floats, selection_metric
+from train.models.collaborative import interaction_matrix, position_weights, score_factors
+from train.models.sequence_encoders import IdEncoder, PoolingEncoder
+from train.models.towers import Mixture, Tower
+from train.training.trainer import Trainer
+
+Rows = npt.NDArray[np.int64]
+Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each query
+
+# Of the linear scores, once both have the same standard deviation; infinity is measured, and not chosen.
+WEIGHTS = (0.0, *(2.0 ** (n / 2) for n in range(-8, 9)), math.inf)
+LEAST_QUERIES = 50  # of validation; by fewer the weight is 1
+MOST_QUERIES = 5_000  # of validation that are read, drawn with a seed
+_BLOCK = 512  # queries at a time
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear model of histories.
+
+    Args:
+        label: its name.
+        weights: float32 (N, N), item-item weights.
+        decay: factor on an event for each later step of the history.
+        settings: what was chosen for it, by name.
+    """
+
+    label: str
+    weights: Floats
+    decay: float
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What was chosen.
+
+    Args:
+        label: of the linear model.
+        weight: of its scores against those of the towers, once both have the same standard deviation.
+        metric: that chose.
+        linear: the metric of the linear model alone on validation.
+        learned: that of the towers alone.
+        mixture: that of the mixture.
+        settings: of the linear model.
+    """
+
+    label: str
+    weight: float
+    metric: str
+    linear: float
+    learned: float
+    mixture: float
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """The choice in words."""
+        chosen = f"{self.label} weighs {self.weight:.2g} times the towers" if self.weight else "towers alone"
+        return (
+            f"mixture: {chosen}; {self.metric} on validation {self.mixture:.4f}, towers {self.learned:.4f}, "
+            f"{self.label} {self.linear:.4f}"
+        )
+
+    def parameters(self) -> dict[str, Any]:
+        """What a run logs as parameters."""
+        return {"model": self.label, "weight": self.weight, **self.settings}
+
+    def metrics(self) -> dict[str, float]:
+        """What a run logs as metrics of validation."""
+        named = {"mixture": self.mixture, "mixture_linear": self.linear, "mixture_learned": self.learned}
+        return {f"{name}_{self.metric}": value for name, value in named.items()}
+
+
+def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
+    """Add the best linear model to the towers, and choose its weight on validation.
+
+    Args:
+        trainer: with the towers of the best epoch.
+        fitting: of the baselines of the same run.
+
+    Returns:
+        What was chosen; None if the towers have no place for a linear model, or there is none for so many
+        items.
+    """
+    if trainer.towers[0].mixture is None:
+        return None
+    metric = selection_metric(fitting.experiment)
+    tried: list[tuple[Linear, _Curves]] = []
+    for model in _models(fitting):
+        _place(model, trainer)
+        tried.append((model, _Curves(trainer, metric)))
+    if not tried:
+        return None
+    model, curves = max(tried, key=lambda each: each[1].quality)
+    _place(model, trainer)
+    weight = curves.chosen
+    curves.apply(weight)
+    ends = {at: float(curves.values[at].mean()) for at in (0.0, math.inf, weight)}
+    return Mixed(model.label, weight, metric, ends[math.inf], ends[0.0], ends[weight], model.settings)
+
+
+def choose_weight(curve: Curve) -> float:
+    """Of the weights that are within a standard error of the best, the middle one.
+
+    Args:
+        curve: weight -> a metric of each query.
+    """
+    best = max(curve.values(), key=np.mean)
+    if len(best) < LEAST_QUERIES:
+        return 1.0
+
+    def is_close(values: npt.NDArray[np.float64]) -> bool:
+        lost = best - values
+        return bool(lost.mean() <= lost.std() / len(lost) ** 0.5)
+
+    close = [weight for weight in sorted(curve) if is_close(curve[weight])]
+    return close[(len(close) - 1) // 2]
+
+
+def _models(fitting: Fitting) -> list[Linear]:
+    """The linear models that apply to the data."""
+    experiment, data = fitting.experiment, fitting.data
+    found = []
+    if ease_recency.BASELINE.applies(experiment, data):
+        decay = ease_recency.decay(fitting)
+        settings = {"lambda": ease.strength(fitting), "decay": decay}
+        found.append(Linear("EASE", ease.weights(fitting), decay, settings))
+    if slist.BASELINE.applies(experiment, data):
+        weights, chosen = slist.weights(fitting)
+        found.append(Linear("SLIST", weights, chosen.decay, slist.named(chosen)))
+    return found
+
+
+def _place(model: Linear, trainer: Trainer) -> None:
+    """Set the linear coordinates of both towers to factors of a model."""
+    query, item = (_mixture(tower).encoder for tower in trainer.towers)
+    assert isinstance(query, PoolingEncoder)
+    assert isinstance(item, IdEncoder)
+    data, positions = trainer.data, query.age.shape[0]
+    rows = trainer.items.arrays[trainer.towers[1].linear_name][:, 0].astype(np.int64)  # of the table
+    known = np.flatnonzero(rows >= FIRST_KNOWN)
+    factors = score_factors(interaction_matrix(data), model.weights, query.table.shape[1])
+    weights = position_weights(data, model.decay, positions)
+    with torch.no_grad():
+        for table, values in zip((query.table, item.table), factors, strict=True):
+            table[torch.from_numpy(rows[known])] = torch.from_numpy(values[known])
+        query.age[:] = torch.from_numpy(np.log(np.maximum(weights, 1e-12)))
+
+
+def _mixture(tower: Tower) -> Mixture:
+    assert tower.mixture is not None
+    return tower.mixture
+
+
+class _Curves:
+    """The quality of all weights on validation, for the linear model that the towers hold now.
+
+    Args:
+        trainer: with the towers.
+        metric: of the ranking.
+
+    Attributes:
+        values: weight -> the metric of each query.
+    """
+
+    def __init__(self, trainer: Trainer, metric: str) -> None:
+        self._trainer = trainer
+        encoder = _mixture(trainer.towers[0]).encoder
+        assert isinstance(encoder, PoolingEncoder)
+        self._width = encoder.table.shape[1]
+        queries, relevant = trainer.data.parts["validation"].by_query()
+        drawn = np.sort(np.random.default_rng(0).permutation(len(queries))[:MOST_QUERIES])
+        self._set((1.0, 1.0), (1.0, 1.0))
+        items, vectors = trainer.item_vectors(), trainer.query_vectors(queries[drawn])
+        self._lengths = [self._parts_of(vectors), self._parts_of(items)]
+        self._unit = self._ratio(vectors, items)
+        seen, wanted = trainer.data.seen(queries[drawn]), [relevant[n] for n in drawn]
+        ranked = self._ranked(vectors, items, seen)
+        self.values = {weight: per_query(rows, wanted)[metric] for weight, rows in ranked.items()}
+
+    def _ranked(self, vectors: Tensor, items: Tensor, seen: list[Rows]) -> dict[float, Rows]:
+        """Weight -> (Q, K) item rows, best first; the scores of both parts are computed once."""
+        k, width = min(max(CUTOFFS), len(items)), self._width
+        found: dict[float, list[Tensor]] = {weight: [] for weight in WEIGHTS}
+        for at in range(0, len(vectors), _BLOCK):
+            some = vectors[at : at + _BLOCK]
+            linear, own = some[:, :width] @ items[:, :width].T, some[:, width:] @ items[:, width:].T
+            for weight, blocks in found.items():
+                factor, own_factor = _weights(weight * self._unit)
+                scores = factor * linear + own_factor * own
+                mask_seen(scores.numpy(), seen[at : at + _BLOCK])
+                best = torch.topk(scores, k, dim=1)
+                blocks.append(best.indices.masked_fill(best.values.isneginf(), -1))
+        return {weight: torch.cat(blocks).numpy() for weight, blocks in found.items()}
+
+    @property
+    def chosen(self) -> float:
+        """The weight that is taken."""
+        return choose_weight({weight: each for weight, each in self.values.items() if weight < math.inf})
+
+    @property
+    def quality(self) -> float:
+        """The mean of the metric at that weight."""
+        return float(self.values[self.chosen].mean())
+
+    def apply(self, weight: float) -> None:
+        """Set the weights of both towers.
+
+        The product of both sides is what counts for scores. For the graph of the index, which compares
+        items with each other, each part is as large beside the other on the items' side as on the queries'.
+        """
+        linear, own = _weights(weight * self._unit)
+        scale = 1.0
+        if linear and own:
+            (query_linear, query_own), (item_linear, item_own) = self._lengths
+            scale = (linear * query_linear * item_own / max(1e-12, item_linear * query_own)) ** 0.5
+        self._set((linear / (scale or 1.0), own), (scale if linear else 0.0, own))
+        self._trainer.item_vectors()  # which fits the radius of the inner product
+
+    def _set(self, query: tuple[float, float], item: tuple[float, float]) -> None:
+        for tower, weights in zip(self._trainer.towers, (query, item), strict=True):
+            _mixture(tower).set_weights(*weights)
+        self._trainer.clear_cached_vectors()
+
+    def _parts_of(self, vectors: Tensor) -> tuple[float, float]:
+        """Mean length of the linear part and of the other."""
+        linear, own = vectors[:, : self._width], vectors[:, self._width : -1]
+        return float(linear.norm(dim=1).mean()), float(own.norm(dim=1).mean())
+
+    def _ratio(self, vectors: Tensor, items: Tensor) -> float:
+        """The standard deviation over the items of the towers' scores by that of the linear model's.
+
+        1 if the towers' scores do not vary: then any weight ranks as the linear model does.
+        """
+        some = vectors[:1000]
+        linear = some[:, : self._width] @ items[:, : self._width].T
+        own = some[:, self._width :] @ items[:, self._width :].T
+        return float(own.std(dim=1).mean()) / max(1e-12, float(linear.std(dim=1).mean())) or 1.0
+
+
+def _weights(weight: float) -> tuple[float, float]:
+    """Weights of the linear part and of the other."""
+    return (1.0, 0.0) if math.isinf(weight) else (weight, 1.0)
