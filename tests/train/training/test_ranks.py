@@ -190,9 +190,10 @@ def test_shares_of_mining_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     objective = trainer.objective
 
     def mined(rank: int, count: int) -> Any:
-        return mine_hard_negatives(
+        found = mine_hard_negatives(
             queries, items, objective.pairs, objective.positives, 2, 5, (0, 1), share=(rank, count)
         )
+        return found.items
 
     whole, shares = mined(0, 1), [mined(n, 3) for n in range(3)]
     assert (np.stack(shares) > 0).any(axis=(1, 2)).all()

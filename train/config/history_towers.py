@@ -1,0 +1,169 @@
+"""`[tower]` kinds whose query is a history: `sequence` and `history`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+from protos.features import (
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+)
+from protos.toml_config import FROM_DATA
+from train.config.checks import above_zero, at_least, refuse_unused
+from train.config.losses import FullSoftmax, LossConfig
+from train.config.tower_section import TowerSection, check_orders
+
+
+@dataclass(frozen=True)
+class SequenceTower(TowerSection):
+    """The user's history as the query; the default for recommendation.
+
+    A vector has `latent` coordinates of EASE (Steck 2019), then `dimension` learned coordinates. EASE's
+    item-item matrix, cut by a singular value decomposition, is itself a linear two-tower model: the query
+    vector is the sum of the left factors of the history's items, the item vector is the item's right
+    factors. The learned coordinates add to that score.
+
+    Args:
+        history: `attention` is causal self-attention (SASRec, Kang and McAuley 2018); `mean` the mean of
+            the items' embeddings, weighted by how recent each item is; `sum` a weighted sum over a separate
+            embedding table that starts at zero; `latent` uses EASE's coordinates alone.
+        dimension: learned coordinates, and the width of the item embeddings.
+        layers: number of attention layers.
+        heads: number of attention heads; must divide `dimension`.
+        dropout: dropout inside the attention layers.
+        input_dropout: dropout on the embedded history, before the attention.
+        query_dropout: dropout on the query's learned coordinates.
+        history_dropout: largest share of a history's items that is dropped in a training step.
+        latent: coordinates that start as EASE; 0 for none.
+        regularisation: lambda of EASE.
+        latent_scale: factor on EASE's scores at the start, which turns them into logits.
+        decay: start value; the log weight of an item in a sum falls by this with each later item.
+        linear: coordinates of EASE or SLIST that are added after training, with a weight against all other
+            coordinates that is chosen on validation (`train/training/mixture.py`); 0 for none.
+        id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
+            content encoders learn to place an item.
+        id_dropout_alpha: an item's share is proportional to its interactions to this power. At 0 all items
+            have the same share, and unknown items get the popularity of an average item, which is low; at 1
+            they get the popularity of the items that users interact with.
+        newcomers: how items that are not in the training data get a vector: `fitted` regresses the learned
+            vectors on the items' content after training; `learned` relies on `id_dropout`.
+        newcomers_alpha: with `fitted`, an item's weight in the regression is its interactions to this
+            power; higher values give new items a higher popularity.
+        newcomers_strength: with `fitted`, lambda of the ridge regression.
+        item_hidden: width of the item tower's residual layer; 0 leaves it out.
+        buckets: rows of the hashed table of texts.
+        orders: lengths of the character n-grams of texts.
+        words: also hash whole words of texts.
+        similarity: `inner_product` lets the lengths of item vectors differ, `cosine` does not.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
+    """
+
+    kind: Literal["sequence"]
+    history: Literal["attention", "mean", "sum", "latent"] = "attention"
+    dimension: int = 64
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.3
+    input_dropout: float = 0.5
+    query_dropout: float = 0.0
+    history_dropout: float = 0.0
+    latent: int = 0
+    regularisation: float = 300.0
+    latent_scale: float = 12.0
+    decay: float = 0.0
+    linear: int = 0
+    id_dropout: float = 0.0
+    id_dropout_alpha: float = 0.0
+    newcomers: Literal["fitted", "learned"] = "fitted"
+    newcomers_alpha: float = 1.0
+    newcomers_strength: float = 10.0
+    item_hidden: int = 0
+    buckets: int = 8192
+    orders: tuple[int, ...] = (3,)
+    words: bool = True
+    similarity: Literal["inner_product", "cosine"] = "inner_product"
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = FullSoftmax("full_softmax")
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "dimension", "layers", "heads")
+        at_least(0, self, "latent", "linear", "item_hidden", "decay", "id_dropout_alpha")
+        at_least(2, self, "buckets")
+        above_zero(self, "regularisation", "latent_scale", "newcomers_strength")
+        at_least(0, self, "newcomers_alpha")
+        if self.newcomers == "fitted" and self.id_dropout:
+            raise ValueError('newcomers: "fitted" places new items without id_dropout; choose one of them')
+        self._refuse_keys_without_effect()
+        if self.history == "latent" and not self.latent:
+            raise ValueError('latent: expected at least 1 with history = "latent", got 0')
+        if self.linear and self.similarity != "inner_product":
+            raise ValueError(f'linear: goes with similarity = "inner_product", not with "{self.similarity}"')
+        if self.history == "attention" and self.dimension % self.heads:
+            raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
+        for name in ("dropout", "input_dropout", "query_dropout", "history_dropout", "id_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
+        check_orders(self)
+
+    def _refuse_keys_without_effect(self) -> None:
+        """Refuse a key that was set but has no effect without another key."""
+        conditions = {
+            'history = "attention"': (
+                self.history == "attention",
+                ("layers", "heads", "dropout", "input_dropout"),
+            ),
+            "latent above 0": (self.latent > 0, ("regularisation", "latent_scale")),
+            "a sum over the history": (self.latent > 0 or self.history in ("mean", "sum"), ("decay",)),
+            "id_dropout above 0": (self.id_dropout > 0, ("id_dropout_alpha",)),
+            'newcomers = "fitted"': (
+                self.newcomers == "fitted",
+                ("newcomers_alpha", "newcomers_strength"),
+            ),
+        }
+        refuse_unused(self, conditions)
+
+    def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+        """EASE and SLIST score an item's id for the items of a history: without both, a ValueError."""
+        super().check_features(query, item)
+        has_history = any(isinstance(spec, HistoryFeature) for spec in query.values())
+        has_id = any(isinstance(spec, IdFeature) for spec in item.values())
+        for name in ("latent", "linear"):
+            if getattr(self, name) and not (has_history and has_id):
+                raise ValueError(f"tower.{name}: expected 0 without a history and an id")
+
+
+@dataclass(frozen=True)
+class HistoryTower(TowerSection):
+    """The user's history as the query, with nothing to tune: the `sequence` tower that suits the data.
+
+    Before training `train/models/defaults.py` puts a `SequenceTower` in its place. The keys are of its texts.
+    """
+
+    kind: Literal["history"]
+    buckets: int = 8192
+    orders: tuple[int, ...] = (3,)
+    words: bool = True
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = FullSoftmax("full_softmax")
+
+    def __post_init__(self) -> None:
+        self.sequence()  # which checks the keys
+
+    def sequence(self, **keys: Any) -> SequenceTower:
+        """The `sequence` tower with these keys."""
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}
+        return SequenceTower("sequence", **own, **keys)
+
+    def with_english_defaults(self) -> SequenceTower:  # type: ignore[override]
+        """A `sequence` tower with its usual values."""
+        return self.sequence().with_english_defaults()
+
+    def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+        """Check that there are a history and an id, and no negative history; else a ValueError."""
+        super().check_features(query, item)
+        for side, features, needed in (("query", query, "history"), ("item", item, "id")):
+            if not any(spec.kind == needed for spec in features.values()):
+                raise ValueError(f'{side}: tower.kind = "history" needs a feature of kind "{needed}"')

@@ -1,0 +1,159 @@
+"""`[tower] kind = "transformer"`: a pretrained text encoder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from protos.features import (
+    BOTH,
+    CODE_POINTS,
+    SIDES,
+    TOKENS,
+    FeatureSpec,
+    Side,
+    TextFeature,
+)
+from protos.toml_config import FROM_DATA
+from train.config.checks import at_least, refuse_unused
+from train.config.losses import InBatchSoftmax, LossConfig
+from train.config.tower_section import TowerSection, check_orders
+
+EncodingPrecision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class TransformerTower(TowerSection):
+    """A pretrained text encoder (BERT and its kin) on both sides, on one, or as the teacher of both.
+
+    `query` and `item` say what each side is made of: `pretrained` is the encoder; `hashed` is a bag of hashed
+    words and n-grams, which is far faster and first learns the encoder's vectors of the training texts. With
+    both `hashed`, the bundle holds no trace of the encoder. Vectors have the encoder's dimension.
+
+    Args:
+        model: folder in Hugging Face layout, relative to the TOML file: config.json, model.safetensors,
+            tokenizer.json; pooling and norm as sentence-transformers' modules.json says.
+        query: what encodes the texts of queries.
+        item: what encodes the texts of items.
+        words_beside: a pretrained side also reads hashed words and n-grams, by the table of the other side:
+            its vector is that of the encoder plus that of the words. What an encoder does not know, such as
+            names and rare words, is matched as in `bag`. Where it is not set, they do if the other side is
+            hashed.
+        trainable: train the encoder's weights too, which encodes every text in each epoch, with gradients. If
+            not, texts are encoded once.
+        encoding: precision of the encoder's matrix products where texts are encoded once, before training.
+            `bfloat16` is twice as fast on a CPU that computes with it.
+        query_hidden: width of the query tower's residual layer; 0 leaves it out, which is the default of a
+            hashed query side: there the layer takes much of a query's time.
+        item_hidden: width of the item tower's residual layer; 0 leaves it out.
+        align_epochs: epochs over the training texts in which a hashed side learns the encoder's vectors,
+            before the training of the pairs.
+        orders: lengths of the character n-grams of a hashed side.
+        words: also hash whole words.
+        buckets: rows of the hashed table; chosen from the data where it is not set.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
+    """
+
+    kind: Literal["transformer"]
+    model: str
+    query: Literal["pretrained", "hashed"] = "pretrained"
+    item: Literal["pretrained", "hashed"] = "pretrained"
+    words_beside: bool = FROM_DATA
+    trainable: bool = False
+    encoding: EncodingPrecision = "float32"
+    query_hidden: int = FROM_DATA
+    item_hidden: int = 1024
+    align_epochs: int = 4
+    orders: tuple[int, ...] = (3,)
+    words: bool = True
+    buckets: int = FROM_DATA
+    characters: tuple[int, ...] = FROM_DATA
+
+    _for_english: ClassVar[Mapping[str, Any]] = {**TowerSection._for_english, "buckets": 131_072}
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("model: expected the folder of a pretrained model, got an empty text")
+        if self.query_hidden is FROM_DATA:
+            object.__setattr__(self, "query_hidden", 0 if self.query == "hashed" else 256)
+        at_least(0, self, "query_hidden", "item_hidden", "align_epochs")
+        at_least(2, self, "buckets")
+        is_student = "hashed" in (self.query, self.item)
+        if self.words_beside and not self.sides:
+            raise ValueError('words_beside: goes with query or item = "pretrained"; leave it out')
+        if self.words_beside is FROM_DATA:
+            object.__setattr__(self, "words_beside", is_student and self.sides != ())
+        is_hashed = self.is_hashed
+        conditions = {
+            'query or item = "hashed"': (is_student, ("align_epochs",)),
+            'query or item = "hashed", or words_beside': (is_hashed, ("orders", "words")),
+            'query or item = "pretrained"': (self.sides != (), ("trainable",)),
+            "trainable = false": (is_student or not self.trainable, ("encoding",)),
+        }
+        refuse_unused(self, conditions)
+        if not is_hashed and self.buckets not in (FROM_DATA, self._for_english["buckets"]):
+            raise ValueError(
+                'buckets: goes with query or item = "hashed", or words_beside; leave it out, it would change '
+                "nothing"
+            )
+        if not is_hashed and not self.trainable and not (self.query_hidden or self.item_hidden):
+            raise ValueError("query_hidden: expected at least 1 on one side: nothing else would learn")
+        if not is_hashed:  # nothing is hashed, so nothing is chosen from the data
+            for name, value in self._for_english.items():
+                if getattr(self, name) is FROM_DATA:
+                    object.__setattr__(self, name, value)
+        check_orders(self)
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides whose texts the pretrained encoder encodes."""
+        sides: tuple[Side, Side] = ("query", "item")
+        return tuple(side for side in sides if getattr(self, side) == "pretrained")
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether a side reads hashed words."""
+        return self.words_beside or len(self.sides) < len(SIDES)
+
+    @property
+    def usual_loss(self) -> LossConfig:  # type: ignore[override]
+        """Softmax with mined negatives, and with random ones where encoding them costs little."""
+        random = 0 if self.trainable else 512 if self.words_beside else 4096
+        return InBatchSoftmax("in_batch_softmax", hard_negatives=1, uniform_negatives=random)
+
+    def with_inputs(self, side: Side, features: Mapping[str, FeatureSpec]) -> dict[str, FeatureSpec]:
+        """The pretrained encoder reads token ids.
+
+        Raises:
+            ValueError: a text of a hashed side is to be read as token ids.
+        """
+        changed = dict(features)
+        for name, spec in features.items():
+            if not isinstance(spec, TextFeature):
+                continue
+            if side in self.sides:
+                changed[name] = replace(spec, input=BOTH if self.words_beside else TOKENS)
+            elif spec.input != CODE_POINTS:
+                raise ValueError(f'{side}.{name}.input: expected "{CODE_POINTS}" on a hashed side')
+        return changed
+
+    def in_folder(self, folder: Path) -> Self:
+        """The section with an absolute path of the model."""
+        return replace(self, model=str(folder / self.model))
+
+    @property
+    def features_folder(self) -> Path:
+        """That of the model, where its tokenizer is."""
+        return Path(self.model)
+
+    def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+        """Both sides need a text; a history is not encoded.
+
+        Raises:
+            ValueError: a side has no text, or the query has a history.
+        """
+        for side, features in (("query", query), ("item", item)):
+            if not any(isinstance(spec, TextFeature) for spec in features.values()):
+                raise ValueError(f'tower.kind: "transformer" needs a feature of kind "text", {side} has none')
+        if any(spec.kind in ("history", "negative_history") for spec in query.values()):
+            raise ValueError('tower.kind: "transformer" reads no history; "sequence" does')

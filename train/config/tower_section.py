@@ -1,0 +1,79 @@
+"""What all kinds of `[tower]` have in common."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from protos.features import (
+    FeatureSpec,
+    Side,
+    TextFeature,
+)
+from protos.toml_config import FROM_DATA
+from train.config.losses import InBatchSoftmax, LossConfig
+
+MAX_NGRAM = 16  # characters; for longer n-grams too few hash multipliers are exact in single precision
+MAX_CHARACTERS = 4  # the same for scripts without spaces, whose characters have more numbers
+
+
+def refuse_tokens(query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+    """Refuse texts that are to be read as token ids, which only a pretrained encoder understands.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for side, features in (("query", query), ("item", item)):
+        for name, spec in features.items():
+            if isinstance(spec, TextFeature) and spec.reads_tokens:
+                raise ValueError(f'{side}.{name}.input: "{spec.input}" goes with [tower] kind "transformer"')
+
+
+class TowerSection:
+    """Base of all kinds. A key with the default `FROM_DATA` is chosen from the data where it is not set."""
+
+    _for_english: ClassVar[Mapping[str, Any]] = {"characters": ()}
+    usual_loss: ClassVar[LossConfig] = InBatchSoftmax("in_batch_softmax")  # where the TOML has no `[loss]`
+    predicts_probability: ClassVar[bool] = False  # whether the score of a query and an item is a sigmoid
+    reads_order: ClassVar[bool] = False  # whether hashed texts are sequences of words, not bags
+
+    def with_english_defaults(self) -> Self:
+        """The section with the values for a large set of English texts where a key is not set.
+
+        Benchmarks without data need no more.
+        """
+        unset = (each.name for each in fields(self) if getattr(self, each.name) is FROM_DATA)  # type: ignore[arg-type]
+        return replace(self, **{name: self._for_english[name] for name in unset})  # type: ignore[type-var]
+
+    def with_inputs(self, side: Side, features: Mapping[str, FeatureSpec]) -> dict[str, FeatureSpec]:
+        """The features of a side with the inputs that this kind needs; by default as they are."""
+        return dict(features)
+
+    def in_folder(self, folder: Path) -> Self:
+        """The section with its paths, which are relative to the folder of the TOML file, made absolute."""
+        return self
+
+    @property
+    def features_folder(self) -> Path:
+        """Where the files of the features are: by default paths begin at the working directory."""
+        return Path()
+
+    def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+        """Check that the towers can be built; by default not for negative histories and token ids.
+
+        Raises:
+            ValueError: they cannot; the text names the key of the `[tower]` section.
+        """
+        if any(spec.kind == "negative_history" for spec in query.values()):
+            raise ValueError('tower.kind: expected "clicks" for a negative history')
+        refuse_tokens(query, item)
+
+
+def check_orders(section: Any) -> None:
+    """Refuse lengths of n-grams that the word hashing does not support, and a section without any."""
+    for name, longest in (("orders", MAX_NGRAM), ("characters", MAX_CHARACTERS)):
+        lengths = getattr(section, name)
+        if lengths is not FROM_DATA and not all(1 <= each <= longest for each in lengths):
+            raise ValueError(f"{name}: expected lengths of 1 to {longest}, got {list(lengths)}")
+    if section.orders == () and getattr(section, "words", False) is False:
+        raise ValueError(f"orders: expected lengths of 1 to {MAX_NGRAM}, got []")
