@@ -41,7 +41,7 @@ from train.models.prepared_inputs import TokenizedTexts
 from train.paths import ROOT
 from train.training.trained_model import load_model
 
-pytestmark = [needs_tokenizers(), needs_transformers()]
+pytestmark = [needs_tokenizers(), needs_transformers(), pytest.mark.exhaustive]
 TEXTS = ("read a file", "Ελληνικά русский 搜索 引擎", "a " * 200, "naïve café \ud83d", "[SEP] [CLS]", "x")
 Factory = pytest.TempPathFactory
 

@@ -17,6 +17,8 @@ from tests.helpers.shared import shared_folder
 from tests.helpers.stdlib import CDSSM, LSTM, Made, Sections, make_of, pack, tracking_at, unpack, write_toml
 from train.training.trained_model import load_model
 
+pytestmark = pytest.mark.exhaustive
+
 TEXTS = [
     "read a file",
     "x",

@@ -159,6 +159,7 @@ def test_the_options_of_the_command_are_read() -> None:
     assert parser().parse_args(["refresh"]).items is None
 
 
+@pytest.mark.exhaustive
 def test_a_delete_is_not_brought_back_by_a_rollback_and_the_next_refresh(world: World) -> None:
     world.release()
     world.write(item("lamp", "bavuti"), gone("item-005"))
@@ -182,6 +183,7 @@ def write_table(path: Path, changed: dict[str, str], without: str = "") -> Path:
     return path
 
 
+@pytest.mark.exhaustive
 def test_a_table_takes_the_place_of_the_items_and_the_store_has_the_last_word(
     world: World, encoded: list[int], tmp_path: Path
 ) -> None:
@@ -203,6 +205,7 @@ def test_a_table_takes_the_place_of_the_items_and_the_store_has_the_last_word(
     assert {each for each in held if held[each] != after[each]} == {"item-003"}
 
 
+@pytest.mark.exhaustive
 def test_a_refused_refresh_leaves_the_champion_and_can_be_tried_again(
     world: World, encoded: list[int]
 ) -> None:
@@ -216,6 +219,7 @@ def test_a_refused_refresh_leaves_the_champion_and_can_be_tried_again(
     assert (world.alias("champion"), world.versions(), done.counts["new"]) == ("2", ["1", "2"], 1)
 
 
+@pytest.mark.exhaustive
 def test_the_challenger_that_waited_gets_its_alias_back(world: World) -> None:
     world.release("a")
     world.release("b")

@@ -184,6 +184,7 @@ def test_truncated_anywhere(whole: bytes, tmp_path: Path) -> None:
         refused(whole + bytes(extra), tmp_path, "length in bytes")
 
 
+@pytest.mark.exhaustive
 def test_every_bit_of_the_header(whole: bytes, tmp_path: Path) -> None:
     for bit in range(8 * HEADER.size):
         flipped = bytearray(whole)
@@ -228,6 +229,7 @@ def test_labels(whole: bytes, tmp_path: Path, element: int) -> None:
     refused(with_word(whole, at, 7), tmp_path, f"no element has the label {element}, so another ")
 
 
+@pytest.mark.exhaustive
 def test_upper_links(whole: bytes, tmp_path: Path) -> None:
     rows = upper_rows(whole)
     assert max(level for _, level in rows) >= 3
@@ -262,6 +264,7 @@ def test_the_last_of_many_elements(tmp_path: Path) -> None:
     refused(with_word(content, last + LABEL, 0), tmp_path, f"no element has the label {count - 1}, so")
 
 
+@pytest.mark.exhaustive
 def test_whatever_is_damaged_a_search_ends(whole: bytes, tmp_path: Path) -> None:
     """A vector may be any; whatever else is odd is refused before hnswlib follows it out of its memory."""
     random, path = np.random.default_rng(0), tmp_path / "index.hnsw"

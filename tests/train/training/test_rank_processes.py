@@ -22,6 +22,8 @@ from tests.train.training.test_trainer import Watcher
 from train.training.checkpoint import RUN_STATE
 from train.training.rank_processes import ranks_of
 
+pytestmark = pytest.mark.exhaustive
+
 
 def other_ranks(pid: int | None = None) -> list[psutil.Process]:
     """The processes that this one, or another, has started to train with."""

@@ -26,6 +26,8 @@ from train.training import ranks as rank
 from train.training.rank_processes import Ranks
 from train.training.trainer import Trainer, _as_tensor
 
+pytestmark = pytest.mark.exhaustive
+
 TEXT = TextFeature("text", "text")
 TEXTS = Schema(
     {"text": TEXT},
