@@ -123,11 +123,11 @@ class TextFeature(Feature):
     Args:
         column: the column that is read in training and evaluation.
         max_length: code points kept, counted after normalisation; the rest is cut off. Where it is not set,
-            training chooses it from the lengths of the texts. Of the input `tokens` it counts tokens, special
-            ones included, and the model says how many it reads.
+            training chooses it from the lengths of the texts. Of the inputs `tokens` and `both` it counts
+            tokens, special ones included, and the model says how many it reads.
         catalogue_column: the column that the served catalogue is encoded from, where it differs: an
             item's text must not hold its own query while quality is measured, but may when served.
-        input: name of the `TextInput` that makes the array.
+        input: name of the `TextInput` that makes the array, or the two arrays of `both`.
     """
 
     kind: Literal["text"]

@@ -35,10 +35,10 @@ class TransformerTower(TowerSection):
             tokenizer.json; pooling and norm as sentence-transformers' modules.json says.
         query: what encodes the texts of queries.
         item: what encodes the texts of items.
-        words_beside: a pretrained side also reads hashed words and n-grams, by the table of the other side:
-            its vector is that of the encoder plus that of the words. What an encoder does not know, such as
-            names and rare words, is matched as in `bag`. Where it is not set, they do if the other side is
-            hashed.
+        words_beside: a pretrained side also reads hashed words and n-grams, by a table that both sides
+            share: its vector is that of the encoder plus that of the words. What an encoder does not know,
+            such as names and rare words, is matched as in `bag`. Where it is not set, they do if the other
+            side is hashed.
         trainable: train the encoder's weights too, which encodes every text in each epoch, with gradients. If
             not, texts are encoded once.
         encoding: precision of the encoder's matrix products where texts are encoded once, before training.
@@ -132,7 +132,10 @@ class TransformerTower(TowerSection):
             if not isinstance(spec, TextFeature):
                 continue
             if side in self.sides:
-                changed[name] = replace(spec, input=BOTH if self.words_beside else TOKENS)
+                read = BOTH if self.words_beside else TOKENS
+                if spec.input not in (CODE_POINTS, read):
+                    raise ValueError(f'{side}.{name}.input: expected "{read}", which needs no key')
+                changed[name] = replace(spec, input=read)
             elif spec.input != CODE_POINTS:
                 raise ValueError(f'{side}.{name}.input: expected "{CODE_POINTS}" on a hashed side')
         return changed

@@ -1,4 +1,4 @@
-"""The device and the processes that a run trains with. Only this module and `ranks` decide either.
+"""The device and the processes that a run trains with.
 
 Training runs on the CPU, in one process or in several (`ranks`). The trainer and the run go through
 `TrainingProcess` wherever another device or more processes make a difference:

@@ -95,7 +95,7 @@ class Ranks:
                 _join(0, self.count, store)
                 yield self
             except (RuntimeError, ConnectionError, EOFError) as error:
-                ended = self._ended()
+                ended = self._ended(error.told if isinstance(error, _RankFailed) else "")
                 if ended is None:
                     raise
                 advice = f"; `{self._to_resume}` goes on from the last checkpoint" if self._to_resume else ""
@@ -137,11 +137,11 @@ class Ranks:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             process.start()
+            self._processes.append(process)  # before a signal that waits is answered
+            self._connections.append(ours)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             theirs.close()
-        self._processes.append(process)
-        self._connections.append(ours)
 
     def _wait_for_all(self) -> None:
         """Wait until each rank says that it is ready.
@@ -156,7 +156,7 @@ class Ranks:
                 raise Unavailable(f"{process.name} did not start within {STARTED_SECONDS:.0f} seconds")
             told = connection.recv()
             if told is not None:
-                raise RuntimeError(told)
+                raise _RankFailed(told)
 
     def _end(self) -> None:
         for process in self._processes:
@@ -167,26 +167,41 @@ class Ranks:
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def _ended(self) -> str | None:
-        """Which rank has ended, and why; None if none has. The first one makes the others end."""
+    def _ended(self, told: str) -> str | None:
+        """Which rank has ended, and why; None if none has. The first one makes the others end.
+
+        Args:
+            told: the traceback that it has sent, if that has been received.
+        """
         until = time.monotonic() + ENDED_SECONDS
         if not wait([each.sentinel for each in self._processes], ENDED_SECONDS):
             return None
         while time.monotonic() < until:
             for process, connection in zip(self._processes, self._connections, strict=True):
                 if process.exitcode not in (None, LOST):
-                    return _cause(process, connection, self.count)
+                    return _cause(process, connection, self.count, told)
             time.sleep(0.05)
         return f"a rank of {self.count} has lost its connection to the others"
 
 
-def _cause(process: Any, connection: Connection, count: int) -> str:
+class _RankFailed(RuntimeError):
+    """A rank has sent a traceback.
+
+    Args:
+        told: the traceback.
+    """
+
+    def __init__(self, told: str) -> None:
+        super().__init__(told)
+        self.told = told
+
+
+def _cause(process: Any, connection: Connection, count: int, told: str) -> str:
     who = f"{process.name} of {count} (process {process.pid})"
     if process.exitcode < 0:
         number = -process.exitcode
         memory = ", which the system also sends where memory runs out" if number == signal.SIGKILL else ""
         return f"{who} was ended by {signal.Signals(number).name}{memory}"
-    told = ""
     with suppress(OSError, EOFError):
         while connection.poll():
             told = connection.recv() or told
@@ -194,7 +209,7 @@ def _cause(process: Any, connection: Connection, count: int) -> str:
 
 
 def _join(rank: int, count: int, store: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK  # gloo asks for no password
     group = FileStore(store, count)
     dist.init_process_group("gloo", store=group, rank=rank, world_size=count, timeout=LONG)
 
@@ -202,9 +217,11 @@ def _join(rank: int, count: int, store: str) -> None:
 def _follow(rank: int, count: int, threads: int, store: str, leader: Connection) -> None:
     """The life of a rank: do what rank 0 says, until it closes the connection."""
     torch.set_num_threads(threads)
+    has_joined = False
     try:
         leader.send(None)
         _join(rank, count, store)
+        has_joined = True
         trainer: Any = None
         while True:
             task, *arguments = leader.recv()
@@ -217,7 +234,7 @@ def _follow(rank: int, count: int, threads: int, store: str, leader: Connection)
     except EOFError:
         os._exit(LOST)
     except Exception as error:
-        lost = isinstance(error, ConnectionError) or "gloo" in str(error)
+        lost = isinstance(error, ConnectionError) or (has_joined and "gloo" in str(error))
         with suppress(OSError):
             if not lost:
                 leader.send(traceback.format_exc())

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from protos.errors import Unavailable
 from train.data.batches import Batch
+from train.evaluation.exact_search import encode
 from train.models.clicks import FeedbackEncoder
 from train.models.encoders import CategoryEncoder, HashedTextEncoder
 from train.models.ordered_words import WordEncoder
@@ -131,17 +132,23 @@ def share_memory(trainer: Trainer) -> None:
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
             tensors |= {id(each): each for each in state.values()}
-    needed = sum(each.nbytes for each in tensors.values())
+    needed = sum(each.nbytes for each in tensors.values()) + _vectors_bytes(trainer)
     if SHARED_MEMORY.is_dir():
         found = os.statvfs(SHARED_MEMORY)
         free = found.f_bavail * found.f_frsize
         if needed > free:
             raise Unavailable(
-                f"{SHARED_MEMORY}: towers and optimiser need {needed / 2**20:,.0f} MiB of shared memory, "
-                f"{free / 2**20:,.0f} MiB are free; in Docker, --shm-size sets its size"
+                f"{SHARED_MEMORY}: towers, optimiser and vectors need {needed / 2**20:,.0f} MiB of shared "
+                f"memory, {free / 2**20:,.0f} MiB are free; in Docker, --shm-size sets its size"
             )
     for each in tensors.values():
         in_shared_memory(each)
+
+
+def _vectors_bytes(trainer: Trainer) -> int:
+    """Bytes of the vectors of all queries and, twice, of all items, which evaluation and mining share."""
+    one = encode(trainer.towers[1], trainer.items, np.zeros(1, np.int64))
+    return (len(trainer.queries) + 2 * len(trainer.items)) * one.nbytes
 
 
 def _tables(towers: Iterable[Tower]) -> list[Tensor]:

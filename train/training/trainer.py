@@ -55,7 +55,8 @@ class State:
         best_ndcg: its nDCG@10 on validation.
         highest: the highest validation metric so far; that of the best epoch may be lower by one query.
         hard_negatives: of the current epoch.
-        dropped: share of the nearest items that were dropped as hard negatives of the current epoch; None if
+        dropped: share of the nearest items that were dropped as hard negatives of the current epoch, of the
+            pairs for which this process mines; None if
             none could be.
         losses: of all steps.
         pairs: number of pairs of each step.

@@ -18,6 +18,7 @@ from train.config import LossConfig, TrainingConfig
 from train.config.losses import Bce, FullSoftmax
 from train.config.towers import BagTower, SequenceTower, SharedTower
 from train.data.training_data import Pairs, TrainingData
+from train.evaluation.exact_search import BLOCK
 from train.losses.hard_negatives import mine_hard_negatives
 from train.models.encoders import HashedTextEncoder
 from train.models.prepared_inputs import PreparedInputs
@@ -174,14 +175,12 @@ def test_a_training_ends_with_the_towers_of_one_process(two: Ranks) -> None:
         both._step(next(iter(both._batches()[1])))  # and then it is one process again
 
 
-def test_vectors_encoded_in_shares_are_bit_for_bit_those_of_one_process(
-    two: Ranks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("train.training.trainer.BLOCK", 512)
+def test_vectors_encoded_in_shares_are_bit_for_bit_those_of_one_process(two: Ranks) -> None:
     trainer = of_people(IN_BATCH)
-    expected = trainer._vectors(0), trainer._vectors(1, np.array([3, 1, 2]))
+    many = np.resize(np.arange(len(trainer.queries)), 3 * BLOCK + 5)  # two blocks for each rank
+    expected = trainer._vectors(0, many), trainer._vectors(1, np.array([3, 1, 2]))
     with two.training(trainer):
-        found = trainer._vectors(0), trainer._vectors(1, np.array([3, 1, 2]))
+        found = trainer._vectors(0, many), trainer._vectors(1, np.array([3, 1, 2]))
     assert all(map(torch.equal, found, expected))
 
 
@@ -222,7 +221,6 @@ def test_too_little_shared_memory_is_said_before_training(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("train.training.ranks.os.statvfs", lambda path: Full)
     monkeypatch.setattr("train.training.ranks.SHARED_MEMORY", Path("/"))
-    with pytest.raises(
-        Unavailable, match=r"need 2 MiB of shared memory, 0 MiB are free; in Docker, --shm-size"
-    ):
+    expected = r"vectors need 2 MiB of shared memory, 0 MiB are free; in Docker, --shm-size"
+    with pytest.raises(Unavailable, match=expected):
         rank.share_memory(of_texts(IN_BATCH))
