@@ -342,7 +342,7 @@ def test_one_that_is_killed_leaves_a_trace_that_says_whether_the_alias_moved(
     last = history(NAME)["records"][-1]
     assert (last["outcome"], last["moved"]) == ("interrupted", champion == "2")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lock, "STALE_S", 0.0)
+        patch.setattr(lock, "LOCK_STALE_S", 0.0)
         with lock.acquire(NAME, "eve@three"):
             pass
     again = promote(2)
