@@ -68,6 +68,7 @@ def test_help_imports_nothing_that_takes_long(program: str) -> None:
     assert imported(program, "--help") == set()
 
 
+@pytest.mark.exhaustive
 def test_a_command_that_asks_a_server_imports_nothing_that_takes_long(tmp_path: Path) -> None:
     with RetrievalServer(Retriever.load(tiny_bundle(tmp_path))) as server:
         for command in (["search", "bavuti"], ["status"], ["info"], ["encode", "bavuti"]):
@@ -83,6 +84,7 @@ def test_commands_are_imported_without_garbage_collections(
     assert gc.isenabled()
 
 
+@pytest.mark.exhaustive
 def test_history_imports_mlflow_and_nothing_else_that_takes_long(store: str) -> None:
     assert imported("export", "history") <= MLFLOW
 

@@ -64,6 +64,7 @@ def test_towers_that_differ_are_refused(stdlib: Path, tmp_path: Path) -> None:
         parity.check("query", inputs, onnx_side, torch_encoder(tower), values, 1e-5)
 
 
+@pytest.mark.exhaustive
 def test_a_vector_does_not_depend_on_its_batch(stdlib: Path, tmp_path: Path) -> None:
     model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml"))
     for side, tower in zip(("query", "item"), model.towers, strict=True):
@@ -105,6 +106,7 @@ def test_rewrites_keep_vectors_and_remove_nodes(
     assert (thin(arrays)[-len(parity.HOSTILE_TEXTS)] == 0).all()  # an empty text stays the zero vector
 
 
+@pytest.mark.exhaustive
 def test_the_example_does_not_influence_the_graph(stdlib: Path, tmp_path: Path) -> None:
     model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml", sections=FEATURES))
     tower, inputs = frozen(model.towers[0]), model.schema.side("query")

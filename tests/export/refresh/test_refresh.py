@@ -57,6 +57,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+@pytest.mark.exhaustive
 def test_only_what_changed_is_encoded_and_all_else_stays_as_it_is(world: World, encoded: list[int]) -> None:
     champion = world.release()
     fields = {"name": "a lamp", "section": "light"}

@@ -88,6 +88,7 @@ def test_tls_towards_a_server_without_and_the_reverse(
     assert advice.startswith("the server speaks TLS: --tls, or --ca PEM")
 
 
+@pytest.mark.exhaustive
 def test_a_certificate_that_is_not_trusted_or_is_of_another_name(
     capsys: Capture, encrypted: str, authorities: tuple[Path, TlsFiles]
 ) -> None:
@@ -167,6 +168,7 @@ def test_an_address_of_grpc_is_one(server: RetrievalServer) -> None:
             assert client.info().name
 
 
+@pytest.mark.exhaustive
 def test_the_fault_of_a_connection_can_be_told_apart_in_python(encrypted: str) -> None:
     for address, fault in (("127.0.0.1:1", ConnectionFault.REFUSED), (encrypted, ConnectionFault.CLOSED)):
         with RetrievalClient(address) as client, pytest.raises(ConnectionFailed) as caught:

@@ -82,6 +82,7 @@ def test_tables_of_each_format_become_the_same_items(
     assert "features.text  bavuti, kelimo" in run(service, "get", "A1", module="serving.client").stdout
 
 
+@pytest.mark.exhaustive
 def test_changes_are_lines_that_upsert_reads(service: CatalogueService, tmp_path: Path) -> None:
     table = tmp_path / "b.csv"
     table.write_text("id,text,name\nB1,bavuti,One\nB2,kelimo,Two\n")

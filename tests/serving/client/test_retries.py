@@ -224,6 +224,7 @@ def test_a_write_is_repeated_with_its_id_also_after_many_failures(call: Use) -> 
         assert len(set(busy.request_ids)) <= 1
 
 
+@pytest.mark.exhaustive
 def test_the_asyncio_client_repeats_a_write_too() -> None:
     async def write(address: str) -> None:
         async with AsyncRetrievalClient(address) as client:

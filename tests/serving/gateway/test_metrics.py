@@ -65,6 +65,7 @@ def test_the_dashboard_knows_all_metrics_and_their_labels(counted: RunningGatewa
     assert found == prometheus.GATEWAY_METRICS
 
 
+@pytest.mark.exhaustive
 def test_open_connections_and_requests_in_progress_are_shown(counted: RunningGateway) -> None:
     with socket.create_connection(("127.0.0.1", counted.port)) as connection:
         head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

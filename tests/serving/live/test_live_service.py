@@ -150,6 +150,7 @@ def test_a_service_that_stops_ends_what_is_followed_and_waits_for_writes(small: 
     assert {*results} <= {each.sequence for each in stored.values()}
 
 
+@pytest.mark.exhaustive
 def test_the_asyncio_client_has_the_same_methods(small: CatalogueService) -> None:
     async def all_of_it() -> list[int]:
         async with AsyncRetrievalClient(small.address, 20.0) as client:
@@ -181,6 +182,7 @@ def test_a_restarted_service_has_all_items_from_the_start(service: CatalogueServ
         assert not {"item-001", "new-0"} & ids
 
 
+@pytest.mark.exhaustive
 def test_only_writers_may_write(plain: Path, tmp_path: Path) -> None:
     secrets = {role: new_token(role, role) for role in ("reader", "writer")}
     tokens = tmp_path / "tokens.toml"
@@ -303,6 +305,7 @@ def test_metrics_and_info_show_the_catalogue(plain: Path, tmp_path: Path) -> Non
     assert found["twinspire_process_resident_bytes['catalogue']"] > 1e6
 
 
+@pytest.mark.exhaustive
 def test_a_connection_may_follow_a_few_feeds_and_no_more(small: CatalogueService) -> None:
     with RetrievalClient(small.address, 20.0, retries=False) as client:
         client.upsert([item("a")])

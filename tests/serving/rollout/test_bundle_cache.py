@@ -281,6 +281,7 @@ def test_a_catalogue_that_is_ready_goes_with_its_bundle(
     assert (cache.ready(own) / "file").exists()
 
 
+@pytest.mark.exhaustive
 def test_two_processes_may_fetch_the_same(shelf: Shelf, tmp_path: Path) -> None:
     code = FULL.replace("try:", "import time; time.sleep(max(0, float(sys.argv[4]) - time.time()))\ntry:")
     at = time.time() + 2

@@ -215,6 +215,7 @@ def test_a_file_that_could_not_be_read_for_a_moment_is_tried_again(
     assert not tokens.error
 
 
+@pytest.mark.exhaustive
 def test_an_expired_certificate_is_served_with_a_warning_and_a_metric(
     start_server: Start, guarded: Guarded
 ) -> None:

@@ -175,6 +175,7 @@ def test_a_flood_of_frames_without_calls_is_closed(serve: Serve, flood: bytes) -
     assert served.answers()
 
 
+@pytest.mark.exhaustive
 def test_large_messages_are_no_flood(serve: Serve) -> None:
     """They may come slowly, together, and for longer than a second after their calls."""
     served = serve()

@@ -263,6 +263,7 @@ def test_in_an_overload_no_connection_has_more_than_its_share(retriever: Retriev
         assert codes == [StatusCode.OK] * 20
 
 
+@pytest.mark.exhaustive
 def test_a_few_connections_that_ask_more_than_their_share_make_no_overload_last(retriever: Retriever) -> None:
     with reacting(retriever) as served, _connection(served) as channel:
         stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
