@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import InvalidInput
-from protos.tokenizer import SHORTEST, TOKENIZER, open_tokenizer
+from protos.files.tokenizer import SHORTEST, TOKENIZER, open_tokenizer
 from protos.toml_config import FROM_DATA, OPTIONAL
 
 Side = Literal["query", "item"]

@@ -24,9 +24,9 @@ from mlflow.models import Model
 from export.bundles import BUNDLES, export_metrics
 from protos import bundle, entry_points
 from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
+from protos.files.tokenizer import TOKENIZER
 from protos.mlflow_keys import BUNDLE_VERSION
 from protos.release_records import CHAMPION
-from protos.tokenizer import TOKENIZER
 from train.paths import ROOT
 from train.training.metric_groups import grouped
 from train.training.tracking import get_run, is_absent, unreachable

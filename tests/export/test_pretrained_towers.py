@@ -16,8 +16,8 @@ import torch
 from protos import bundle
 from protos.errors import BundleDamaged, PackageMissing
 from protos.features import Schema, Side, TextFeature
+from protos.files.tokenizer import TOKENIZER
 from protos.scores import Hits, difference
-from protos.tokenizer import TOKENIZER
 from serving.client import Item, RetrievalClient
 from serving.retrieval.encoder import Encoder, item_encoder
 from serving.retrieval.query import Query

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 WIDTH = 32
-VOCABULARY = 600  # so many that the table of words is large enough for a lower precision
+VOCABULARY = 600  # pieces; a smaller table would not be stored in a lower precision
 MAX_TOKENS = 24
 ITEMS = 90  # of an experiment
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -46,7 +46,7 @@ class TowerSection:
         return replace(self, **{name: self._for_english[name] for name in unset})  # type: ignore[type-var]
 
     def with_inputs(self, side: Side, features: Mapping[str, FeatureSpec]) -> dict[str, FeatureSpec]:
-        """The features of a side with the inputs that this kind needs; by default as they are."""
+        """The features of a side, with the text inputs of this kind of tower; by default unchanged."""
         return dict(features)
 
     def in_folder(self, folder: Path) -> Self:

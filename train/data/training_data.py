@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, cut_as_read
-from protos.tokenizer import TOKENIZER, open_cut
+from protos.files.tokenizer import TOKENIZER, open_cut
 from train.data.dataset import Dataset
 from train.data.source import SPANS
 from train.data.splits import known_events

@@ -154,7 +154,7 @@ class Fitting:
         self._made: dict[str, Any] = {}
 
     def _tell(self, text: str) -> None:
-        self.say(text)  # whoever listens now
+        self.say(text)  # read anew at each call: the command replaces it
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """What `make` returns, computed at the first call with this name."""

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.features import LONGEST_TEXT, SIDES, FeatureSpec, Side, TextFeature
+from protos.files.tokenizer import TOKENIZER, open_tokenizer
 from protos.lexical import unspaced_share
-from protos.tokenizer import TOKENIZER, open_tokenizer
 from protos.toml_config import FROM_DATA
 from train.config import Experiment
 from train.config.losses import learns_from_negatives
@@ -36,7 +36,7 @@ Rows = npt.NDArray[np.int64]
 Candidates = dict[str, tuple[Any, str]]  # key -> value, and why
 
 SAMPLE = 10_000  # texts of a feature that are looked at
-TOKENIZED_SHARE = 5  # one in so many of them is tokenized, which takes longer than counting characters
+TOKENIZED_SHARE = 5  # every fifth text is tokenized: that takes longer than counting characters
 PERCENTILE = 99
 SHORTEST, LONGEST = 256, 4096  # bounds of `max_length`: a tower's time grows with the characters it reads
 MULTIPLE = 64  # `max_length` is a multiple of it

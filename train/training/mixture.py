@@ -110,8 +110,8 @@ def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
         fitting: of the baselines of the same run.
 
     Returns:
-        What was chosen; None if the towers have no place for a linear model, or there is none for so many
-        items.
+        What was chosen; None if the towers have no coordinates for a linear model, or if the catalogue is too
+        large for one.
     """
     if trainer.towers[0].mixture is None:
         return None

@@ -260,7 +260,10 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
     if mixed is not None:
         _print(console, mixed.line())
     elif model.towers[0].mixture is not None:
-        _print(console, "tower.linear: no linear model is fitted to so many items; set it to 0")
+        _print(
+            console,
+            "tower.linear: the catalogue is too large for a linear model; set the key to 0",
+        )
     stored = folder / BEST_TOWERS
     if changed or calibrated or mixed is not None:
         # Beside those of the best epoch, from which a run that is interrupted after this does the same again.

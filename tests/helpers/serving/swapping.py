@@ -57,7 +57,7 @@ class Swapping:
         )
 
     def announce(self, champion: str, who: str = WORKER) -> None:
-        """Say what comes next, and whose turn it is."""
+        """Write the version that comes next, and which worker loads it first."""
         note = {"serial": self.serial + 1, "champion": self.one(champion), "canary": None, "who": [who]}
         self.shared_state.write(NEXT, note)
 

@@ -75,7 +75,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def when_an_epoch_has_ended(process: subprocess.Popen[str], folder: Path, epochs: int) -> None:
-    """Wait until a run has logged so many epochs, of this part or an earlier one, and saved its state."""
+    """Wait until a run has logged this number of epochs, also before it was resumed, and saved its state."""
 
     def has_ended() -> bool:
         assert process.poll() is None, "the run ended too early"

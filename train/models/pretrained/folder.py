@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 from protos.documents import parse_json
 from protos.errors import BundleError, ConfigError
+from protos.files.tokenizer import SHORTEST, TOKENIZER, vocabulary_size
 from protos.names import file_name
-from protos.tokenizer import SHORTEST, TOKENIZER, vocabulary_size
 
 Pooling = Literal["mean", "cls"]
 

@@ -19,7 +19,7 @@ import torch
 
 from protos.features import PADDING, TOKENS, TextFeature
 from protos.files.file_lock import exclusive_lock
-from protos.tokenizer import TOKENIZER, open_tokenizer
+from protos.files.tokenizer import TOKENIZER, open_tokenizer
 from train.config.towers import EncodingPrecision
 from train.fingerprint import fingerprint
 from train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder

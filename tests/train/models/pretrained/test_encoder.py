@@ -9,7 +9,7 @@ import torch
 
 from protos.errors import ConfigError
 from protos.features import TextFeature
-from protos.tokenizer import TOKENIZER, open_tokenizer
+from protos.files.tokenizer import TOKENIZER, open_tokenizer
 from tests.helpers.pretrained import (
     MAX_TOKENS,
     TEXTS,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from protos.errors import BundleDamaged, InvalidInput, PackageMissing
 from protos.features import CHARACTERS_OF_TOKEN, Schema, TextFeature
-from protos.tokenizer import TOKENIZER, open_cut, open_tokenizer, vocabulary_size
+from protos.files.tokenizer import TOKENIZER, open_cut, open_tokenizer, vocabulary_size
 from protos.toml_config import parse, to_table
 from tests.helpers.pretrained import (
     MAX_TOKENS,
@@ -215,7 +215,7 @@ def test_without_the_package_the_error_names_the_extra(folder: Path, monkeypatch
 
 def test_tokens_need_neither_torch_nor_transformers(folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from protos.tokenizer import open_tokenizer; "
+        "import sys; from pathlib import Path; from protos.files.tokenizer import open_tokenizer; "
         f"assert open_tokenizer(Path({str(folder / TOKENIZER)!r}), 8)('read a file'); "
         "print([each for each in ('torch', 'transformers', 'huggingface_hub') if each in sys.modules])"
     )
