@@ -1,1 +1,1 @@
-"""Files and folders: drafts that become whole or vanish, locks, regular files only, ONNX files, tokenizers."""
+"""Files and folders: drafts that become whole or vanish, locks, regular files only, ONNX, tokenizers."""
