@@ -411,8 +411,8 @@ class Connection:
                 self._end(stream, status_of(block + payload))
 
     def _apply_settings(self, payload: bytes) -> None:
-        # The acknowledgement goes before the data that a wider window lets through: until it has that, the
-        # server holds the client to the narrower one, and grpcio's resets the stream (RFC 9113, section 6.5.3).
+        # The acknowledgement goes before the data that a wider window lets through: until the server has it,
+        # the narrower window holds, and grpcio's server resets the stream (RFC 9113, section 6.5.3).
         self._outgoing.parts.append(frame(SETTINGS, ACK, 0))
         for name, value in struct.iter_unpack(">HI", payload):
             if name == MAX_CONCURRENT_STREAMS:

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from protos.errors import DataError
 from protos.features import TEXT_INPUTS, TextFeature
 from tests.helpers.stdlib import Made, experiment_at, started, tracking_copy, write_sections, write_toml
 from tests.helpers.waiting import wait_until
+from tests.helpers.warm import WarmPython
 from tests.protos.test_features import WordIds
 from train.config import BaselinesConfig, read_experiment
 from train.config.losses import InBatchSoftmax
@@ -174,20 +173,14 @@ def test_a_baseline_that_does_not_apply_is_named_before_the_first_epoch(
     assert "bm25 is not" not in shown
 
 
-def command(config: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def command(config: Path, folder: Path, *arguments: str) -> WarmPython:
     environment = {
         **os.environ,
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "TWINSPIRE_CACHE": str(folder / "cache"),
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", "train", "fit", "--config", str(config), "--json", *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = ("fit", "--config", str(config), "--json", *arguments)
+    return WarmPython("-m", "train", *arguments, env=environment)
 
 
 def only_run(folder: Path) -> Run:
@@ -197,7 +190,7 @@ def only_run(folder: Path) -> Run:
     return run
 
 
-def interrupt_in_an_epoch(process: subprocess.Popen[str], folder: Path) -> None:
+def interrupt_in_an_epoch(process: WarmPython, folder: Path) -> None:
     """Ctrl-C once the first epoch has ended, which is when the second is under way."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
@@ -300,8 +293,7 @@ def test_a_run_under_way_is_not_taken_for_an_interrupted_one(
     third.communicate()
 
 
-def _goes_on(process: subprocess.Popen[str]) -> bool:
-    assert process.stderr is not None
+def _goes_on(process: WarmPython) -> bool:
     return any("going on with epoch" in line for line in iter(process.stderr.readline, ""))
 
 
