@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -173,14 +175,18 @@ def test_a_baseline_that_does_not_apply_is_named_before_the_first_epoch(
     assert "bm25 is not" not in shown
 
 
-def command(config: Path, folder: Path, *arguments: str) -> WarmPython:
-    environment = {
-        **os.environ,
+def environment(folder: Path) -> dict[str, str]:
+    """Of a command whose store and cache are in a folder."""
+    places = {
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "TWINSPIRE_CACHE": str(folder / "cache"),
     }
+    return {**os.environ, **places}
+
+
+def command(config: Path, folder: Path, *arguments: str) -> WarmPython:
     arguments = ("fit", "--config", str(config), "--json", *arguments)
-    return WarmPython("-m", "train", *arguments, env=environment)
+    return WarmPython("-m", "train", *arguments, env=environment(folder))
 
 
 def only_run(folder: Path) -> Run:
@@ -254,12 +260,18 @@ def test_a_wrong_key_is_misuse_that_names_file_and_key(
     stdlib: Path, tmp_path: Path, change: Any, said: str
 ) -> None:
     config = write_toml(stdlib, tmp_path / "wrong.toml", **change)
-    process = command(config, tmp_path)
-    output, errors = process.communicate(timeout=150)
-    assert process.returncode == 2
-    assert not output
-    assert "wrong.toml" in errors.replace("\n", "")
-    assert said in " ".join(errors.split())
+    done = subprocess.run(
+        [sys.executable, "-m", "train", "fit", "--config", str(config), "--json"],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 2
+    assert not done.stdout
+    assert "wrong.toml" in done.stderr.replace("\n", "")
+    assert said in " ".join(done.stderr.split())
 
 
 @pytest.mark.exhaustive
