@@ -26,8 +26,8 @@ from protos.errors import DataError
 from protos.features import TEXT_INPUTS, TextFeature
 from tests.helpers.stdlib import Made, experiment_at, started, tracking_copy, write_sections, write_toml
 from tests.helpers.waiting import wait_until
-from tests.helpers.warm import WarmPython
 from tests.protos.test_features import WordIds
+from tests.helpers.warm import WarmPython
 from train.config import BaselinesConfig, read_experiment
 from train.config.losses import InBatchSoftmax
 from train.data.dataset import Dataset
@@ -184,7 +184,18 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, **places}
 
 
-def command(config: Path, folder: Path, *arguments: str) -> WarmPython:
+def command(config: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "train", "fit", "--config", str(config), "--json", *arguments],
+        cwd=ROOT,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def warm_command(config: Path, folder: Path, *arguments: str) -> WarmPython:
     arguments = ("fit", "--config", str(config), "--json", *arguments)
     return WarmPython("-m", "train", *arguments, env=environment(folder))
 
@@ -196,7 +207,7 @@ def only_run(folder: Path) -> Run:
     return run
 
 
-def interrupt_in_an_epoch(process: WarmPython, folder: Path) -> None:
+def interrupt_in_an_epoch(process: subprocess.Popen[str], folder: Path) -> None:
     """Ctrl-C once the first epoch has ended, which is when the second is under way."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
@@ -260,18 +271,12 @@ def test_a_wrong_key_is_misuse_that_names_file_and_key(
     stdlib: Path, tmp_path: Path, change: Any, said: str
 ) -> None:
     config = write_toml(stdlib, tmp_path / "wrong.toml", **change)
-    done = subprocess.run(
-        [sys.executable, "-m", "train", "fit", "--config", str(config), "--json"],
-        cwd=ROOT,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
-    assert done.returncode == 2
-    assert not done.stdout
-    assert "wrong.toml" in done.stderr.replace("\n", "")
-    assert said in " ".join(done.stderr.split())
+    process = command(config, tmp_path)
+    output, errors = process.communicate(timeout=150)
+    assert process.returncode == 2
+    assert not output
+    assert "wrong.toml" in errors.replace("\n", "")
+    assert said in " ".join(errors.split())
 
 
 @pytest.mark.exhaustive
@@ -281,12 +286,12 @@ def test_a_run_under_way_is_not_taken_for_an_interrupted_one(
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     changed: Any = {"training": {"epochs": 200, "batch_size": 16, "patience": 200}}
     config = write_toml(stdlib, tmp_path / "a.toml", **changed)
-    first = command(config, tmp_path)
+    first = warm_command(config, tmp_path)
     try:
         until = time.monotonic() + 120
         while time.monotonic() < until and not list((tmp_path / "cache" / "runs").glob("*/run.pt")):
             time.sleep(0.05)
-        second = command(config, tmp_path, "--resume")
+        second = warm_command(config, tmp_path, "--resume")
         output, said = second.communicate(timeout=150)
         assert first.poll() is None, "the first run ended too early to tell"
         assert second.returncode == 1, output
@@ -294,7 +299,7 @@ def test_a_run_under_way_is_not_taken_for_an_interrupted_one(
     finally:
         first.kill()
         first.communicate()
-    third = command(config, tmp_path, "--resume")  # killed, so its run is one to go on with
+    third = warm_command(config, tmp_path, "--resume")  # killed, so its run is one to go on with
     time.sleep(0.5)
     until = time.monotonic() + 120
     while time.monotonic() < until and third.poll() is None:
