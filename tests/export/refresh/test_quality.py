@@ -1,8 +1,6 @@
 """The test split on a refreshed catalogue, with the gates of a promotion."""
 
-import io
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -28,27 +26,18 @@ from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 from tests.helpers import releases
 from tests.helpers.refreshing import ACCEPT
-from tests.helpers.stdlib import Made, tracking_at, tracking_copy
+from tests.helpers.stdlib import Made, tracking_copy
 from train.data.training_data import Pairs, training_data_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
 
-@pytest.fixture(scope="module")
-def released_store(made_once: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which the bundle of `made_once` is the champion."""
-    folder = tmp_path_factory.mktemp("released")
-    with tracking_copy(made_once, folder) as uri:
-        registry.register(made_once.folder)
-        console = Console(file=io.StringIO())
-        release.promote(made_once.experiment, releases.no_data, console, compare=ACCEPT)
-        return Path(uri.removeprefix("sqlite:///"))
-
-
 @pytest.fixture
-def released(made_once: Made, released_store: Path, tmp_path: Path) -> Iterator[Made]:
+def released(made_once: Made, tmp_path: Path, console: Console) -> Iterator[Made]:
     """`made_once`, its bundle the champion of a store of this test's own."""
-    with tracking_at(f"sqlite:///{shutil.copy(released_store, tmp_path)}"):
+    with tracking_copy(made_once, tmp_path):
+        registry.register(made_once.folder)
+        release.promote(made_once.experiment, releases.no_data, console, compare=ACCEPT)
         yield made_once
 
 

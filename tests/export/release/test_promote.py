@@ -320,8 +320,6 @@ def dies(*arguments):
     os._exit(9)
 
 mlflow.MlflowClient.set_registered_model_alias = dies
-release.fetch = lambda name, number: (Path(), None)  # which takes a process
-release.write_report = lambda decision, folder: None
 experiment = releases.small_experiment(Path(sys.argv[2]))
 release.promote(experiment, releases.no_data, Console(stderr=True), compare=releases.Decide())
 """

@@ -26,8 +26,8 @@ from protos.errors import DataError
 from protos.features import TEXT_INPUTS, TextFeature
 from tests.helpers.stdlib import Made, experiment_at, started, tracking_copy, write_sections, write_toml
 from tests.helpers.waiting import wait_until
-from tests.protos.test_features import WordIds
 from tests.helpers.warm import WarmPython
+from tests.protos.test_features import WordIds
 from train.config import BaselinesConfig, read_experiment
 from train.config.losses import InBatchSoftmax
 from train.data.dataset import Dataset
