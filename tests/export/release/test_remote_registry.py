@@ -2,7 +2,10 @@
 
 import functools
 import json
+import os
 import shutil
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,7 +27,7 @@ from tests.helpers import releases
 from tests.helpers.mlflow_servers import mlflow_server, model_server, postgres, without_postgres
 from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, answered_elsewhere, make_challenger
 from tests.helpers.stdlib import tracking_at
-from tests.helpers.warm import WarmPython
+from train.paths import ROOT
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
@@ -92,7 +95,7 @@ def test_from_challenger_to_champion_and_back(
 
 
 AT_ONCE = """
-import sys, time
+import sys
 from pathlib import Path
 from rich.console import Console
 from export.release import promote as release
@@ -102,8 +105,7 @@ from train.training.tracking import connect
 
 def wait():
     print("compared", flush=True)
-    while not Path(sys.argv[1], "go").exists():
-        time.sleep(0.01)
+    sys.stdin.readline()
 
 connect()
 experiment = releases.small_experiment(Path(sys.argv[1]))
@@ -119,14 +121,28 @@ except TwinspireError as error:
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(clean: str, tmp_path: Path) -> None:
     before = len(history(NAME)["records"])
     make_challenger(2)
-    folders = [tmp_path / name for name in ("one", "two")]
-    for folder in folders:
-        folder.mkdir()
-    processes = [WarmPython("-c", AT_ONCE, str(folder)) for folder in folders]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    processes = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", AT_ONCE, str(tmp_path / name)],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
     for process in processes:
+        assert process.stdout is not None
         assert process.stdout.readline() == "compared\n", process.communicate()[1]
-    for folder in folders:
-        (folder / "go").touch()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
     ended = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
     assert sorted(code for _, code in ended) == [0, 1], ended
     (said,) = (said for said, code in ended if code)
