@@ -213,9 +213,8 @@ test-all: setup ## all tests: also fuzzing, fault injection, killed processes, a
 	@$(MAKE) --no-print-directory test-together
 	$(MAKE) --no-print-directory test-alone
 
-# One process more than processors, as many tests wait for processes that start or stop.
 test-together: setup ## of them, those that bear others beside them
-	@$(PY) -m pytest -m "not alone" -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal
+	@$(PY) -m pytest -m "not alone" -n logical --dist worksteal
 
 test-alone: setup ## of them, those that need a quiet machine, one by one
 	@$(PY) -m pytest -m alone $$(grep -rl "mark\.alone" tests --include="test_*.py") # importing all takes longer
