@@ -25,11 +25,13 @@ CHECK_EVERY = 20  # one in this many responses is compared with the expected ans
 CALL_TIMEOUT_MS, STREAM_TIMEOUT_MS = 10_000, 3_600_000
 CHUNK = 4096  # arrivals that are drawn together
 OK, LATE = Status("OK"), Status("DEADLINE_EXCEEDED", "no answer within the deadline")
+UNANSWERED = Status("UNAVAILABLE", "not answered before the end of the test")
 HOLD_SECONDS = 0.01  # pause of a connection after a refused stream: the server still counts ended streams
 SWEEP_SECONDS = 0.01  # between two checks for calls past their deadline
 SPIN_SECONDS = 0.002  # before an arrival: polls without sleeping, as waits are whole milliseconds
 
 Tick = Callable[[], None]  # called between polls
+Say = Callable[[str], None]  # receives what is being measured
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,11 @@ class Requests:
     """Encoded requests of one method."""
 
     path: str  # of the method
-    messages: Sequence[bytes]  # at least one, each with gRPC's prefix
+    messages: Sequence[bytes]  # at least one, as the protocol of `pool` sends them
     queries: int = 1  # in each message
     # Compares a response with the expected one: takes the number of its message, and its bytes.
     check: Callable[[int, bytes], None] | None = None
+    pool: type[ConnectionPool] = ConnectionPool  # its protocol is that of the messages
 
     def shuffled(self, seed: int, check_every: int = CHECK_EVERY) -> Iterator[tuple[int, bool]]:
         """Numbers of messages, over and over in one random order, and whether to keep each response."""
@@ -108,7 +111,7 @@ class LoadResult:
         return percentile(self.latencies, percent) * 1e6
 
 
-def percentile(values: "array[float] | npt.NDArray[np.float64]", percent: float) -> float:
+def percentile(values: "Sequence[float] | npt.NDArray[np.float64]", percent: float) -> float:
     """A percentile; NaN without values."""
     return float(np.percentile(values, percent)) if len(values) else math.nan
 
@@ -180,7 +183,7 @@ def closed_loop(
         if connection.now < stop:
             senders.send_next(connection.slot)
 
-    with ConnectionPool(address, clients, finished) as senders.pool:
+    with requests.pool(address, clients, finished) as senders.pool:
         start = time.perf_counter() + warm_up
         stop = start + seconds
         for slot in range(clients):
@@ -188,7 +191,8 @@ def closed_loop(
         while (now := time.perf_counter()) < stop:
             senders.pool.poll(min(0.1, stop - now))
             tick()
-        senders.pool.drain()
+        for _ in range(senders.pool.drain()):
+            result.add(UNANSWERED, 0.0)
     return result
 
 

@@ -1,24 +1,31 @@
-"""Runs a load test: the rounds of measurements, the overload, the recovery from it, and the soak.
-
-A shared machine is faster in one minute than in the next. So servers are measured in turn, round after round,
-every other round in reverse order, and each ratio is of figures of one round.
-"""
+"""Runs a load test: the rounds of measurements, the overload, the recovery from it, and the soak."""
 
 import gc
 import math
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
+from types import MappingProxyType
+from typing import Any
 
+from protos.bundle import Manifest
 from protos.errors import Unavailable
 from serving.benchmark import load
-from serving.benchmark.load import LoadResult, OfferedLoad, Requests, Segment, closed_loop
-from serving.benchmark.plan import BATCHES, CAPACITY_CLIENTS, CONNECTIONS, RATIOS, Measurement, Plan
+from serving.benchmark.load import LoadResult, OfferedLoad, Requests, Segment
+from serving.benchmark.plan import (
+    BATCHES,
+    CAPACITY_CLIENTS,
+    CONNECTIONS,
+    RATIOS,
+    TARGETS,
+    LoadPlan,
+    Measurement,
+)
 from serving.benchmark.reference import search_in_process
 from serving.benchmark.report import Figures, rounded
-from serving.benchmark.services import Cores, Service, pinned, serve_bundle, serve_reference
-from serving.benchmark.workload import Workload
+from serving.benchmark.rounds import RoundsTest
+from serving.benchmark.services import Service, pinned, serve_bundle, serve_reference
 from serving.retrieval.retriever import Retriever
 
 TIMES = 10  # load of the overload, as a multiple of the capacity
@@ -29,9 +36,10 @@ RECOVERY_SECONDS = 1.0
 FIRST = 0.1  # share of the time that memory may grow in
 SERVER_START = 4.0  # seconds, usually; for the progress bar
 MIB = 2**20
+PACKAGES = ("grpcio", "hnswlib", "onnxruntime", "numpy", "protobuf")
 
 
-def duration(plan: Plan) -> float:
+def duration(plan: LoadPlan) -> float:
     """Approximate seconds of a plan, for the progress bar."""
     one = plan.seconds + plan.warm_up
     workers = sum(each.kind == "workers" for each in plan.measurements)
@@ -42,38 +50,16 @@ def duration(plan: Plan) -> float:
     return rounds + around + plan.overload_seconds + plan.soak_seconds
 
 
-class LoadTest:
+class LoadTest(RoundsTest):
     """Measures what a plan names.
 
-    Args:
-        plan: options of the load test.
-        workload: requests and expected answers.
-        cores: of servers and load.
-        say: shows what is being measured.
-        tick: advances the progress bar.
-
     Attributes:
-        figures: values of each round.
         overload: figures of the overload and of the soak, by their keys in the report.
-        errors: number of failed calls by server, code and first message.
     """
 
-    def __init__(
-        self, plan: Plan, workload: Workload, cores: Cores, say: Callable[[str], None], tick: load.Tick
-    ) -> None:
-        self.plan, self.workload, self.cores = plan, workload, cores
-        self.figures, self.overload, self.errors = Figures(), dict[str, float | None](), dict[str, int]()
-        self._say, self._tick = say, tick
-        self._servers: dict[str, Service] = {}
-        self._retriever: Retriever | None = None
-        self._kinds = {
-            "closed loop": self._closed_loop,
-            "batches": self._many_queries,
-            "stream": self._many_queries,
-            "in process": self._in_process,
-            "open loop": self._open_loop,
-            "workers": self._workers,
-        }
+    plan: LoadPlan
+    overload: Mapping[str, float | None] = MappingProxyType({})
+    _retriever: Retriever | None = None
 
     def run(self) -> None:
         """Run all parts of the plan.
@@ -92,42 +78,56 @@ class LoadTest:
                     self._retriever = Retriever.load(bundle)
                 else:
                     start = serve_bundle if name == "search" else partial(serve_reference, name)
-                    self._servers[name] = stack.enter_context(start(bundle, cores.servers))
+                    self.servers[name] = stack.enter_context(start(bundle, cores.servers))
             stack.enter_context(pinned(cores.load))
-            self._measure(first)
-            self._measure(swept)  # its rates are shares of the capacities measured before
+            self.measure(first, self._once)
+            self.measure(swept, self._once)  # its rates are shares of the capacities measured before
         self._retriever = None  # it shares pages with the servers, whose memory would look smaller
         gc.collect()
         if "overload" in self.plan.parts:
             with serve_bundle(bundle, cores.servers) as server, pinned(cores.load):
                 found = self._measure_overload(server)
             self.overload = {name: rounded(value) for name, value in found.items()}
-        self._measure(workers)
+        self.measure(workers, self._once)
         for ratio in RATIOS:
             self.figures.divide(*ratio)
 
-    def _measure(self, measurements: Sequence[Measurement]) -> None:
-        """Measure in rounds, every other one in reverse order."""
-        for number in range(self.plan.rounds):
-            for each in measurements if number % 2 == 0 else reversed(measurements):
-                self._say(f"round {number + 1} of {self.plan.rounds}: {each.server}, {each.kind} {each.size}")
-                self._kinds[each.kind](each, number)
+    def report(self, manifest: Manifest) -> dict[str, Any]:
+        """The document of a test that has run."""
+        plan = self.plan
+        setting = {
+            "parts": list(plan.parts),
+            "deadline_seconds": plan.deadline,
+            "overload_seconds": plan.overload_seconds,
+            "connections": CONNECTIONS,
+        }
+        return self.document(manifest, PACKAGES, TARGETS, {**setting, **self.overload})
+
+    def _once(self, each: Measurement, number: int) -> None:
+        measures = {
+            "closed loop": self._closed_loop,
+            "batches": self._many_queries,
+            "stream": self._many_queries,
+            "in process": self._in_process,
+            "open loop": self._open_loop,
+            "workers": self._workers,
+        }
+        measures[each.kind](each, number)
 
     def _closed_loop(self, each: Measurement, number: int) -> None:
-        result = self._run_closed_loop(self._servers[each.server], each.size, number)
-        self.figures.add_calls(each.key, result)
-        self._add_errors(each.server, result)
+        self.add_calls(each, self._searches(self.servers[each.server], each.size, number))
 
     def _many_queries(self, each: Measurement, number: int) -> None:
         """Batches, or a stream of single queries."""
-        address, plan = self._servers[each.server].address, self.plan
-        timing = plan.seconds, plan.warm_up, plan.seed + number
+        address, plan = self.servers[each.server].address, self.plan
         if each.kind == "batches":
-            result = closed_loop(address, self.workload.batches(each.size), BATCHES[each.size], *timing)
+            batches = self.workload.batches(each.size)
+            result = self.closed_loop(address, batches, BATCHES[each.size], number)
         else:
+            timing = plan.seconds, plan.warm_up, plan.seed + number
             result = load.stream_loop(address, self.workload.searches("SearchStream"), each.size, *timing)
         self.figures.add(**{f"{each.key}_qps": result.qps})
-        self._add_errors(each.key, result)
+        self.add_errors(each.key, result)
 
     def _in_process(self, each: Measurement, number: int) -> None:
         """The same searches without a server, on the servers' core."""
@@ -145,7 +145,7 @@ class LoadTest:
 
     def _open_loop(self, each: Measurement, number: int) -> None:
         """Latency against offered load, in percent of the server's capacity."""
-        plan, server = self.plan, self._servers[each.server]
+        plan, server = self.plan, self.servers[each.server]
         rate = self._known(self.figures.median(f"{each.server}_c{CAPACITY_CLIENTS}_rps")) * each.size / 100
         segments = (Segment(rate, plan.warm_up), Segment(rate, plan.seconds))
         offered = OfferedLoad(segments, plan.deadline, CONNECTIONS, plan.seed + 1000 * number + each.size)
@@ -161,7 +161,7 @@ class LoadTest:
         """
         cores = self.cores.both
         with serve_bundle(self.plan.bundle, cores, each.size) as server, pinned(cores):
-            result = self._run_closed_loop(server, CONNECTIONS, number)
+            result = self._searches(server, CONNECTIONS, number)
             self.figures.add_calls(each.key, result)
             errors, memory = sum(result.errors.values()), server.memory() / MIB
             self.figures.add(**{f"{each.key}_pss_mib": memory, f"{each.key}_errors": errors})
@@ -175,16 +175,8 @@ class LoadTest:
     def _requests(self, server: Service) -> Requests:
         return self.workload.searches(checked=server.name != "noop")
 
-    def _run_closed_loop(self, server: Service, clients: int, number: int) -> LoadResult:
-        seconds, warm_up = self.plan.seconds, self.plan.warm_up
-        seed = self.plan.seed + number
-        return closed_loop(server.address, self._requests(server), clients, seconds, warm_up, seed)
-
-    def _add_errors(self, name: str, result: LoadResult, allowed: Container[str] = ("OK",)) -> None:
-        for code, count in result.codes.items():
-            if code not in allowed:
-                key = f"{name}: {code}: {result.messages.get(code, '')}"
-                self.errors[key] = self.errors.get(key, 0) + count
+    def _searches(self, server: Service, clients: int, number: int) -> LoadResult:
+        return self.closed_loop(server.address, self._requests(server), clients, number)
 
     def _measure_overload(self, server: Service) -> dict[str, float]:
         """The overload and the soak; the capacity is measured around, as a shared machine's speed drifts."""
@@ -193,7 +185,7 @@ class LoadTest:
         def measure_capacity() -> None:
             for number in range(self.plan.rounds):
                 self._say("capacity")
-                probes.add(rps=self._run_closed_loop(server, CAPACITY_CLIENTS, number).rps)
+                probes.add(rps=self._searches(server, CAPACITY_CLIENTS, number).rps)
 
         measure_capacity()
         capacity = self._known(probes.median("rps"))
@@ -232,9 +224,9 @@ class LoadTest:
         for name, result in named.items():
             self.figures.count_calls(name, result)
         memory.append(server.memory())
-        self._add_errors("80 %", before)
-        self._add_errors("overload", over, ALLOWED)
-        self._add_errors("after the overload", after)
+        self.add_errors("80 %", before)
+        self.add_errors("overload", over, ALLOWED)
+        self.add_errors("after the overload", after)
         usual = before.percentile_us(99)
         return {
             "overload_offered_rps": over.offered / over.seconds,
@@ -267,7 +259,7 @@ class LoadTest:
             offered = OfferedLoad((segment,), plan.deadline, CONNECTIONS, plan.seed + 1 + number)
             (result,) = load.open_loop(server.address, self.workload.searches(), offered, self._tick)
             failed += sum(result.errors.values())
-            self._add_errors("soak", result)
+            self.add_errors("soak", result)
             memory.append(server.memory())
         first, end = memory
         self.figures.count_calls("soak", result)

@@ -22,7 +22,7 @@ from serving.benchmark import alias, plots, query_generator, swap_load, swap_rep
 from serving.benchmark.load import Requests
 from serving.benchmark.plan import missed
 from serving.benchmark.report import machine_text, progress
-from serving.benchmark.services import Service, serve_alias
+from serving.benchmark.services import Service
 from serving.benchmark.swap_load import WARM_UP, Schedule, SwapClients, SwapRun, Versions
 from serving.benchmark.workload import Workload, expected_answers
 from serving.cli import tables
@@ -31,7 +31,6 @@ from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 
 K = 10
-POLL = 0.5  # seconds between the service's requests to the registry
 LIGHT_CLIENTS, LIGHT_PAUSE = 8, 0.05  # load while memory is measured; the pause in seconds
 LIGHT_SWAP_SECONDS = 5.0  # usual, for the progress bar
 READY_SECONDS = 120.0  # longest wait for the service's first request to the registry
@@ -149,9 +148,7 @@ def _measure(test: _Test) -> tuple[dict[str, Any], SwapRun]:
         test.say("creating a registry")
         with (
             alias.registry(folder, test.folders) as moved,
-            serve_alias(
-                alias.MODEL, alias.store(folder), folder / "cache", POLL, arguments.workers
-            ) as server,
+            alias.follow(folder, folder / "cache", arguments.workers) as server,
         ):
             workers = _warm_up(test, server, moved)
             start = settled(server)

@@ -22,17 +22,10 @@ from protos import bundle, entry_points
 from protos.errors import DataError, MissingStage, Unavailable
 from serving.benchmark import alias
 from serving.benchmark.live import history
-from serving.benchmark.live.items import ItemMaker
-from serving.benchmark.live.live_services import (
-    STEP_SECONDS,
-    SWAP_SECONDS,
-    Say,
-    followed,
-    shared_ids,
-    wait_served,
-)
+from serving.benchmark.live.items import ItemMaker, shared_ids
 from serving.benchmark.live.traffic import Operations, Traffic
-from serving.benchmark.services import Service
+from serving.benchmark.load import Say
+from serving.benchmark.services import START_SECONDS, STEP_SECONDS, Service, wait_for
 from serving.client import RetrievalClient
 from serving.client.items import Origin
 from serving.rollout.bundle_cache import BUNDLES
@@ -41,6 +34,7 @@ from serving.rollout.registry import store_file, store_uri
 # Share and maximum number of the bundle's items that are replaced and deleted: few, because a refresh is
 # judged by their new texts.
 BASE_SHARE, MOST_BASE = 0.1, 300
+WORKERS = 2  # of each service
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,9 @@ def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say)
         _copy_runs(place / "registry")
     with alias.registry(place / "registry", folders, name) as registry, contextlib.ExitStack() as stack:
         services = [
-            stack.enter_context(followed(place / "registry", place / f"cache-{n}", url, name))
+            stack.enter_context(
+                alias.follow(place / "registry", place / f"cache-{n}", WORKERS, "--catalogue", url, name=name)
+            )
             for n in range(options.services)
         ]
         operations = Operations(options.operations)
@@ -157,18 +153,18 @@ def _disturb(
         os.kill(killed[-1], signal.SIGKILL)
         done[f"kills_{kind}"] += 1
 
-    def swap(version: int, kind: str) -> None:
-        registry.send(version)
-        registry.answer()
+    def wait_served(version: str) -> None:
         for each in services:
-            wait_served(each, names[version - 1], traffic.check)
+            alias.wait_served(each, WORKERS, version, traffic.check)
+
+    def swap(version: int, kind: str) -> None:
+        registry.ask(version)
+        wait_served(names[version - 1])
         done[kind] += 1
 
     def refreshed() -> None:
         assert refresh is not None
-        version = refresh()
-        for each in services:
-            wait_served(each, version, traffic.check)
+        wait_served(refresh())
         done["refreshes"] += 1
 
     # To the other bundle, rolled back, and to the other bundle again: each place is a part of all operations.
@@ -217,21 +213,15 @@ def _refresh(config: Path, place: Path, url: str, traffic: Traffic) -> str:
     Raises:
         DataError: it is not refreshed; the message has the end of the log.
     """
-    cache, registry = place / "refresh-cache", alias.store(place / "registry")
+    cache = place / "refresh-cache"
     cache.mkdir()
     if BUNDLES.parent.joinpath("data").exists():  # what was read of the data set stays where it is
         (cache / "data").symlink_to(BUNDLES.parent.absolute() / "data")
-    environment = {
-        **os.environ,
-        "MLFLOW_TRACKING_URI": registry,
-        "MLFLOW_REGISTRY_URI": registry,
-        "TWINSPIRE_CACHE": str(cache),
-    }
     arguments = ("refresh", "--json", "--config", str(config.absolute()), "--catalogue", url)
     with (place / "refresh.log").open("w+") as log, (place / "refresh.json").open("w+") as output:
         process = subprocess.Popen(
             entry_points.command(entry_points.EXPORT, *arguments),
-            env=environment,
+            env={**os.environ, **alias.variables(place / "registry", cache)},
             stdout=output,
             stderr=log,
         )
@@ -258,23 +248,22 @@ def _pid(service: Service, kind: str, killed: Collection[int]) -> int:
     Raises:
         Unavailable: the process does not come up again.
     """
-    until = time.monotonic() + SWAP_SECONDS
-    while time.monotonic() < until:
-        with contextlib.suppress(Unavailable):
-            with RetrievalClient(service.address) as client:
-                state = client.info().state
-            pid = int(state["worker_pid"] if kind == "worker" else state["catalogue"]["pid"])
-            if pid not in killed:  # until it was replaced, the state names the one that was killed
-                return pid
-        time.sleep(STEP_SECONDS)
-    raise Unavailable(f"{service.address}: no {kind} process within {SWAP_SECONDS:g} s")
+
+    def pid() -> int | None:
+        with contextlib.suppress(Unavailable), RetrievalClient(service.address) as client:
+            state = client.info().state
+            found = int(state["worker_pid"] if kind == "worker" else state["catalogue"]["pid"])
+            return None if found in killed else found  # until it was replaced, the state names it
+        return None
+
+    return wait_for(pid, f"{service.address}: no {kind} process")
 
 
 def _stored(address: str, maker: ItemMaker) -> dict[str, tuple[int, str | None]]:
     """The store's items as `history.check_last` takes them."""
     found: dict[str, tuple[int, str | None]] = {}
     with RetrievalClient(address) as client:
-        for page in client.changes(timeout=SWAP_SECONDS):
+        for page in client.changes(timeout=START_SECONDS):
             for each in page.changes:
                 is_deleted = each.origin is Origin.DELETED
                 found[each.item.id] = each.sequence, None if is_deleted else maker.stamp(each.item.fields)

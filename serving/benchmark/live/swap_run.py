@@ -18,18 +18,10 @@ import numpy as np
 from protos import bundle
 from protos.scores import SCORE_TOLERANCE, Hits
 from serving.benchmark import alias, query_generator, swap_load
-from serving.benchmark.live.items import ItemMaker
-from serving.benchmark.live.live_services import (
-    CALL_SECONDS,
-    Say,
-    ask,
-    followed,
-    served,
-    shared_ids,
-    wait_served,
-    writing,
-)
-from serving.benchmark.services import Cores
+from serving.benchmark.live.items import ItemMaker, shared_ids
+from serving.benchmark.live.writer import CALL_SECONDS, writing
+from serving.benchmark.load import Say
+from serving.benchmark.services import serve_bundle
 from serving.benchmark.swap_load import Schedule, SwapClients, Versions
 from serving.benchmark.workload import Workload
 from serving.client import RetrievalClient
@@ -42,6 +34,7 @@ from serving.retrieval.vector_index import shown_scores
 K = 10
 QUERIES = 1024
 BATCH = 64
+WORKERS = 2
 
 
 @dataclass(frozen=True)
@@ -97,19 +90,18 @@ def run(
     url = f"sqlite:///{place.absolute()}/items.db"
     with (
         alias.registry(place / "registry", folders) as registry,
-        followed(place / "registry", place / "cache", url) as service,
-        writing(service, folders[0], Cores(), options.seed) as process,
+        alias.follow(place / "registry", place / "cache", WORKERS, "--catalogue", url) as service,
+        writing(service, folders[0], None, options.seed) as process,
     ):
         say(f"writing {options.live:,} live items and {len(deleted):,} deletes")
-        texts = ask(process, "fill", options.live)["texts"]
-        ask(process, "delete", deleted)
+        texts = process.ask("fill", options.live)["texts"]
+        process.ask("delete", deleted)
         found: list[_Found] = []
         expected: list[tuple[list[Hits], int]] = []
         for version in (2, 1):
             say(f"answers of bundle {names[version - 1][:12]} with live items")
-            registry.send(version)
-            registry.answer()
-            wait_served(service, names[version - 1])
+            registry.ask(version)
+            alias.wait_served(service, WORKERS, names[version - 1])
             expected.insert(0, _expected(service.address, queries, gone))
             found.insert(0, _found(service.address, texts, gone))
         scores = [_Scores(folder, queries, texts, gone) for folder in folders]
@@ -232,11 +224,13 @@ def _found(address: str, texts: Mapping[str, str], deleted: "set[str]") -> _Foun
 def _restarts(folder: Path, place: Path, url: str, options: SwapOptions, say: Say) -> dict[str, float]:
     """Seconds until a service with a bundle is ready, with and without live items, in turns."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
+    variables = {"TWINSPIRE_CACHE": str(place / "cache")}
     for number in range(options.restarts + 1):
         say(f"start {number + 1} of {options.restarts + 1}")
         for takes_writes in (True, False):
             begun = time.perf_counter()
-            with served(folder, place, Cores(), url if takes_writes else ""):
+            flags = ("--catalogue", url) if takes_writes else ()
+            with serve_bundle(folder, None, 1, *flags, environment=variables):
                 seconds[takes_writes].append(time.perf_counter() - begun)
     with_live, without = (statistics.median(seconds[each][1:]) for each in (True, False))
     return {

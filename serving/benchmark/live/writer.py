@@ -13,11 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from protos import bundle
 from serving.benchmark.live.items import ItemMaker
+from serving.benchmark.services import CoreSet, Service, report_ready, started
 from serving.client import Item, RetrievalClient
 
 CALL_SECONDS = 60.0  # timeout of a call
@@ -115,6 +117,14 @@ class Writer:
         return [self._maker.item(*each) for each in texts.items()]
 
 
+@contextmanager
+def writing(service: Service, folder: Path, cores: CoreSet, seed: int) -> Iterator[Service]:
+    """This process, which writes to a service."""
+    arguments = (service.address, str(folder.absolute()), str(seed))
+    with started("writer", "serving.benchmark.live.writer", *arguments, cores=cores) as process:
+        yield process
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the process."""
     address, folder, seed = arguments
@@ -122,13 +132,10 @@ def main(arguments: Sequence[str]) -> None:
     commands: dict[str, Callable[..., Any]] = {
         each.__name__: each for each in (writer.fill, writer.delete, writer.batches, writer.rate)
     }
-    output = sys.stdout
-    output.write("{}\n")
-    output.flush()
+    report_ready()
     for line in sys.stdin:
         name, *values = json.loads(line)
-        output.write(json.dumps(commands[name](*values)) + "\n")
-        output.flush()
+        report_ready(**commands[name](*values))
 
 
 if __name__ == "__main__":
