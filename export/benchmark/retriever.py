@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from export.benchmark.figures import Figures
+from export.benchmark.figures import Figures, MeasuredBundle
 from export.benchmark.isolated_process import Failure, ask
-from export.benchmark.measured_bundle import MeasuredBundle
 from export.latency.estimate import percentile, ratio
 from export.latency.tower_latency import latency_summary
 from protos.errors import BundleDamaged

@@ -41,7 +41,7 @@ from protos.features import SIDES
 from protos.scores import SCORE_TOLERANCE
 from protos.search import graph_width
 from protos.system import memory
-from protos.system.timing import PASSES, Call, Effort, Times, median_of_passes, take_turns
+from protos.system.timing import PASSES, Call, Effort, Times, in_rounds, median_of_passes, take_turns
 from serving.benchmark import query_generator
 from serving.benchmark.filter_measurement import buckets, measure_quality
 from serving.retrieval.answer import FusionMode
@@ -74,15 +74,15 @@ class Step:
 def measure(request: Mapping[str, Any], step: Step) -> Document:
     """Load time, recall of the index and latency of some bundles."""
     folders = {name: Path(folder) for name, folder in request["bundles"].items()}
-    seconds: dict[str, list[float]] = {name: [] for name in folders}
     retrievers: dict[str, Retriever] = {}
-    for turn in range(request["loads"] + 1):
-        for name in sorted(folders, reverse=turn > 0 and turn % 2 == 0):
-            step(name, "loading")
-            retrievers.pop(name, None)
-            begun = time.perf_counter()
-            retrievers[name] = Retriever.load(folders[name], request["threads"])
-            seconds[name].append(time.perf_counter() - begun)
+
+    def load(name: str) -> None:
+        step(name, "loading")
+        retrievers.pop(name, None)
+        retrievers[name] = Retriever.load(folders[name], request["threads"])
+
+    seconds = in_rounds({name: partial(load, name) for name in folders}, request["loads"])
+    retrievers = dict(sorted(retrievers.items()))  # not in the order of the last round
     recalls = {}
     for name, retriever in retrievers.items():
         step(name, "searching its index")
@@ -93,7 +93,7 @@ def measure(request: Mapping[str, Any], step: Step) -> Document:
             step(name, "searching with filters")
             filtered[name] = filtered_quality(retrievers[name], request["k"])
     return {
-        "load_s": {name: each[1:] for name, each in seconds.items()},  # the first fills the page cache
+        "load_s": seconds,
         "recall": recalls,
         "filtered": filtered,
         "latency": _latency(request, folders, retrievers, step),

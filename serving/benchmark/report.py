@@ -129,6 +129,25 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None
     return made
 
 
+def figures_table(
+    report: Report, heads: Sequence[str], rows: Mapping[str, str], keys: Sequence[str], title: str = ""
+) -> list[Table]:
+    """A table of figures without their ranges; none without rows.
+
+    Args:
+        report: the document.
+        heads: of the columns.
+        rows: name in the keys -> text in the first column; a row whose figures were not measured is left out.
+        keys: of the other columns, with `{}` for the name.
+    """
+    cells = [
+        (text, *(number(report[key.format(name)]) for key in keys))
+        for name, text in rows.items()
+        if keys[0].format(name) in report
+    ]
+    return [table(heads, cells, title or None)] if cells else []
+
+
 def with_range(report: Report, key: str) -> str:
     """A figure with the lowest and highest round."""
     text = number(report[key])

@@ -6,6 +6,7 @@ worker. All answers are checked afterwards, and the catalogue is compared with t
 
 import contextlib
 import json
+import math
 import os
 import signal
 import sqlite3
@@ -94,15 +95,8 @@ def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say)
         ]
         operations = Operations(options.operations)
         addresses = [each.address for each in services]
-        traffic = Traffic(
-            addresses,
-            maker,
-            base_ids,
-            operations,
-            options.writers,
-            options.readers,
-            seed=options.seed,
-        )
+        threads = options.writers, options.readers
+        traffic = Traffic(addresses, maker, base_ids, operations, *threads, seed=options.seed)
         begun = time.perf_counter()
         with traffic:
             refresh = partial(_refresh, options.config, place, url, traffic) if options.config else None
@@ -167,28 +161,29 @@ def _disturb(
         wait_served(refresh())
         done["refreshes"] += 1
 
-    # To the other bundle, rolled back, and to the other bundle again: each place is a part of all operations.
-    steps: list[tuple[float, str, Callable[[], None]]] = [
-        ((n + 0.5) / options.kills, f"kill {n + 1} of {options.kills}", lambda n=n: kill(n))  # type: ignore[misc]
-        for n in range(options.kills)
-    ]
-    steps += [
-        (0.2, "a swap", lambda: swap(2, "swaps")),
-        (0.45, "a rollback", lambda: swap(1, "rollbacks")),
-        (0.7, "a swap", lambda: swap(2, "swaps")),
-    ]
-    steps += [(0.8, "a refresh", refreshed)] if refresh else []
-    for share, what, step in sorted(steps, key=lambda each: each[0]):
+    def go_on(share: float) -> None:
         while traffic.is_running and traffic.operations.done < share * options.operations:
             say(f"{traffic.operations.done:,} of {options.operations:,} operations")
             time.sleep(STEP_SECONDS)
+
+    # To the other bundle, rolled back, and to the other bundle again: each place is a part of all operations.
+    steps: list[tuple[float, str, Callable[[], None]]] = [
+        (0.2, "a swap", partial(swap, 2, "swaps")),
+        (0.45, "a rollback", partial(swap, 1, "rollbacks")),
+        (0.7, "a swap", partial(swap, 2, "swaps")),
+        *([(0.8, "a refresh", refreshed)] if refresh else []),
+        *(
+            ((n + 0.5) / options.kills, f"kill {n + 1} of {options.kills}", partial(kill, n))
+            for n in range(options.kills)
+        ),
+    ]
+    for share, what, step in sorted(steps, key=lambda each: each[0]):
+        go_on(share)
         traffic.check()
         say(what)
         step()
     traffic.operations.release()
-    while traffic.is_running:
-        say(f"{traffic.operations.done:,} of {options.operations:,} operations")
-        time.sleep(STEP_SECONDS)
+    go_on(math.inf)
     return done
 
 
@@ -219,12 +214,9 @@ def _refresh(config: Path, place: Path, url: str, traffic: Traffic) -> str:
         (cache / "data").symlink_to(BUNDLES.parent.absolute() / "data")
     arguments = ("refresh", "--json", "--config", str(config.absolute()), "--catalogue", url)
     with (place / "refresh.log").open("w+") as log, (place / "refresh.json").open("w+") as output:
-        process = subprocess.Popen(
-            entry_points.command(entry_points.EXPORT, *arguments),
-            env={**os.environ, **alias.variables(place / "registry", cache)},
-            stdout=output,
-            stderr=log,
-        )
+        command = entry_points.command(entry_points.EXPORT, *arguments)
+        variables = {**os.environ, **alias.variables(place / "registry", cache)}
+        process = subprocess.Popen(command, env=variables, stdout=output, stderr=log)
         try:
             while process.poll() is None:
                 traffic.check()
@@ -232,10 +224,10 @@ def _refresh(config: Path, place: Path, url: str, traffic: Traffic) -> str:
         finally:
             process.kill()
             process.wait()
-        log.seek(0)
-        output.seek(0)
         if process.returncode:
+            log.seek(0)
             raise DataError(f"the refresh failed: {log.read()[-2000:]}")
+        output.seek(0)
         found = json.loads(output.read())
     if not found["refreshed"]:
         raise DataError("the refresh found nothing to do")
