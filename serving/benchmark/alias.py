@@ -36,13 +36,8 @@ def model(name: str) -> str:
 def registry(folder: Path, bundles: Sequence[Path], name: str = NAME) -> Iterator[Service]:
     """A registry with these bundles as versions 1, 2..., for as long as the block lasts.
 
-    Args:
-        folder: for its files; its URI is `store(folder)`.
-        bundles: to register.
-        name: of the registered model.
-
-    Yields:
-        The registry's process: asked for a version, it moves the alias there.
+    Its files are in `folder`, and its URI is `store(folder)`. It is a process that moves the alias to the
+    version that it is asked for.
 
     Raises:
         MissingStage: MLflow is not installed.

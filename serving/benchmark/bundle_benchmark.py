@@ -38,11 +38,10 @@ from protos.bundle import Manifest
 from protos.entry_points import BENCHMARK_STEP
 from protos.errors import MissingStage
 from protos.features import SIDES
-from protos.scores import SCORE_TOLERANCE
 from protos.search import graph_width
 from protos.system import memory
 from protos.system.timing import PASSES, Call, Effort, Times, in_rounds, median_of_passes, take_turns
-from serving.benchmark import query_generator
+from serving.benchmark import filter_measurement, query_generator
 from serving.benchmark.filter_measurement import buckets, measure_quality
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.catalogue import Catalogue
@@ -103,8 +102,7 @@ def measure(request: Mapping[str, Any], step: Step) -> Document:
 def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     """recall@k of the index as served against exact search, for each of the bundle's examples.
 
-    An item whose product is within `SCORE_TOLERANCE` of the k-th counts as found. Queries that are answered
-    without the index are left out.
+    Queries that are answered without the index are left out.
 
     Raises:
         MissingStage: none is left.
@@ -117,12 +115,10 @@ def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     found = retriever.find(encoded, [options] * len(encoded.contexts))
     index = open_index(folder, retriever.manifest)
     _, exact = index.exact(encoded.vectors[searched], k)
-    recalls = []
-    for n, best in zip(searched, exact, strict=True):
-        products = index.vectors(found[n].rows) @ encoded.vectors[n]
-        least = best[-1] - SCORE_TOLERANCE * max(1, abs(best[-1]))
-        recalls.append(float((products >= least).sum() / len(best)))
-    return recalls
+    return [
+        filter_measurement.recall(index.vectors(found[n].rows) @ encoded.vectors[n], best)
+        for n, best in zip(searched, exact, strict=True)
+    ]
 
 
 def filtered_quality(retriever: Retriever, k: int) -> list[Document]:
@@ -179,12 +175,7 @@ def _examples(manifest: Manifest) -> list[Query]:
 
 
 class RetrieverParts:
-    """A retriever and its parts, which use its own session and index.
-
-    Args:
-        folder: of the bundle.
-        threads: of the query tower in one call.
-        k: items in an answer.
+    """A retriever of a bundle and its parts, which use its own session and index, for answers of k items.
 
     Raises:
         BundleError: the bundle does not load.

@@ -7,9 +7,13 @@ import os
 from contextlib import ExitStack
 from typing import Any
 
+from rich.console import Console
+
 from protos.bundle import Manifest
 from serving import environment
+from serving.benchmark import rounds
 from serving.benchmark.plan import CLIENTS, Measurement, Plan, Target
+from serving.benchmark.report import Report, latencies, number, table, with_range
 from serving.benchmark.rounds import RoundsTest
 from serving.benchmark.services import Service, pinned, serve_bundle, started
 
@@ -101,3 +105,16 @@ def _processor_seconds(service: Service) -> float:
     """Processor time of a process and its children, user and system."""
     times = [process.cpu_times() for process in service.processes()]
     return float(sum(each.user + each.system for each in times))
+
+
+def show(console: Console, found: Report) -> None:
+    """Throughput, latencies and processor time, the ratios, and remarks."""
+    rows = []
+    for clients in CLIENTS:
+        for kind, name in KINDS.items():
+            key = f"{kind}_c{clients}"
+            figures = with_range(found, f"{key}_rps"), latencies(found, key), number(found[f"{key}_cpu_us"])
+            rows.append((str(clients), name, *figures))
+    heads = ("clients", "server", "requests/s", "p50 / p99 ms", "processor us")
+    title = "closed loop, all servers on one core" if found["pinned"] else "closed loop"
+    rounds.show(console, found, [table(heads, rows, title)], TARGETS, "ratios")

@@ -9,21 +9,27 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from rich.console import Console
+
 from protos.bundle import Manifest
 from protos.errors import Unavailable
-from serving.benchmark import load
-from serving.benchmark.load import LoadResult, OfferedLoad, Requests, Segment
+from serving.benchmark import load, open_loop, report, rounds
+from serving.benchmark.load import LoadResult, Requests
+from serving.benchmark.open_loop import OfferedLoad, Segment
 from serving.benchmark.plan import (
     BATCHES,
     CAPACITY_CLIENTS,
+    CLIENTS,
     CONNECTIONS,
+    OFFERED,
     RATIOS,
+    SERVERS,
     TARGETS,
     LoadPlan,
     Measurement,
 )
 from serving.benchmark.reference import search_in_process
-from serving.benchmark.report import Figures, rounded
+from serving.benchmark.report import Figures, Report, latencies, rounded, table, with_range
 from serving.benchmark.rounds import RoundsTest
 from serving.benchmark.services import Service, pinned, serve_bundle, serve_reference
 from serving.retrieval.retriever import Retriever
@@ -149,7 +155,7 @@ class LoadTest(RoundsTest):
         rate = self._known(self.figures.median(f"{each.server}_c{CAPACITY_CLIENTS}_rps")) * each.size / 100
         segments = (Segment(rate, plan.warm_up), Segment(rate, plan.seconds))
         offered = OfferedLoad(segments, plan.deadline, CONNECTIONS, plan.seed + 1000 * number + each.size)
-        result = load.open_loop(server.address, self._requests(server), offered)[1]
+        result = open_loop.open_loop(server.address, self._requests(server), offered)[1]
         self.figures.add_calls(each.key, result)
         values = {"offered_rps": result.offered / result.seconds, "answered_share": result.answered_share}
         self.figures.add(**{f"{each.key}_{name}": value for name, value in values.items()})
@@ -218,7 +224,7 @@ class LoadTest(RoundsTest):
             self._tick()
 
         offered = OfferedLoad(segments, plan.deadline, CONNECTIONS, plan.seed)
-        results = load.open_loop(server.address, self.workload.searches(), offered, tick)
+        results = open_loop.open_loop(server.address, self.workload.searches(), offered, tick)
         _, before, over, recovering, after = results
         named = {"normal": before, "overload": over, "recovering": recovering, "recovered": after}
         for name, result in named.items():
@@ -257,7 +263,7 @@ class LoadTest(RoundsTest):
         for number, share in enumerate((FIRST, 1 - FIRST)):
             segment = Segment(NORMAL * capacity, plan.soak_seconds * share)
             offered = OfferedLoad((segment,), plan.deadline, CONNECTIONS, plan.seed + 1 + number)
-            (result,) = load.open_loop(server.address, self.workload.searches(), offered, self._tick)
+            (result,) = open_loop.open_loop(server.address, self.workload.searches(), offered, self._tick)
             failed += sum(result.errors.values())
             self.add_errors("soak", result)
             memory.append(server.memory())
@@ -271,3 +277,31 @@ class LoadTest(RoundsTest):
             "soak_memory_mib": end / MIB,
             "soak_memory_growth": end / first - 1,
         }
+
+
+def show(console: Console, found: Report) -> None:
+    """Throughput, latency by offered load, the targets, and remarks."""
+    tables = []
+    if "search_c1_rps" in found:
+        heads = ["clients"]
+        for name in SERVERS.values():
+            heads += [f"{name} [dim]requests/s[/]", "[dim]p50 / p99 ms[/]"]
+        rows = []
+        for clients in CLIENTS:
+            row = [str(clients)]
+            for prefix in (f"{server}_c{clients}" for server in SERVERS):
+                row += [with_range(found, f"{prefix}_rps"), f"[dim]{latencies(found, prefix)}[/]"]
+            rows.append(row)
+        tables.append(table(heads, rows, "closed loop"))
+    if f"search_open{OFFERED[0]}_rps" in found:
+        heads = ["load", "offered/s", "answered/s", "in time", "p50 / p99 ms of those answered in time"]
+        tables.append(table(heads, (_offered(found, percent) for percent in OFFERED), "open loop"))
+    rounds.show(console, found, tables, TARGETS, "targets")
+
+
+def _offered(found: Report, percent: int) -> tuple[str, ...]:
+    prefix = f"search_open{percent}"
+    offered, answered = report.number(found[f"{prefix}_offered_rps"]), with_range(found, f"{prefix}_rps")
+    share = found[f"{prefix}_answered_share"]
+    in_time = "-" if share is None else f"{100 * share:.1f} %"
+    return f"{percent} %", offered, answered, in_time, latencies(found, prefix)

@@ -92,16 +92,9 @@ def write(
     about: Iterable[str],
     title: str | None = None,
 ) -> None:
-    """Print tables, each measured figure beside its target, remarks, and what was measured.
+    """Print tables, each measured figure beside its target, remarks, and what was measured, and how.
 
-    Args:
-        console: to print on.
-        report: the document.
-        tables: before the targets.
-        targets: of its figures.
-        remarks: what should be noticed.
-        about: what was measured, and how.
-        title: of the targets.
+    `title` is that of the targets.
     """
     for each in tables:
         console.print(each, "")
@@ -154,6 +147,12 @@ def with_range(report: Report, key: str) -> str:
     if f"{key}_min" not in report:
         return text
     return f"{text} [dim]{number(report[f'{key}_min'])}-{number(report[f'{key}_max'])}[/]"
+
+
+def latencies(found: Report, prefix: str) -> str:
+    """p50 and p99 in milliseconds."""
+    figures = (found[f"{prefix}_{percentile}_us"] for percentile in ("p50", "p99"))
+    return " / ".join("-" if each is None else f"{each / 1000:.2f}" for each in figures)
 
 
 def number(value: float | None) -> str:

@@ -6,7 +6,6 @@ from protos.cli import Result
 from serving import bundles
 from serving.benchmark import gateway_test
 from serving.benchmark.gateway_test import GatewayTest
-from serving.benchmark.load_report import show_gateway
 from serving.benchmark.plan import Plan
 from serving.benchmark.report import progress
 from serving.benchmark.rounds import workload_of
@@ -32,6 +31,6 @@ def run(arguments: Namespace) -> Result:
         test = GatewayTest(plan, workload, cores, say, tick)
         test.run()
     document = test.report(manifest)
-    result: Result = document, lambda console: show_gateway(console, document)
+    result: Result = document, lambda console: gateway_test.show(console, document)
     refuse_different(result, arguments.json)
     return result

@@ -10,9 +10,8 @@ from protos.errors import DataError, MissingStage, Unavailable
 from protos.system.timing import p99_remark
 from serving import bundles
 from serving.address import host_of, is_loopback
-from serving.benchmark import query_generator
+from serving.benchmark import load_test, query_generator
 from serving.benchmark.load import closed_loop
-from serving.benchmark.load_report import show_load
 from serving.benchmark.load_test import LoadTest, duration
 from serving.benchmark.plan import LoadPlan
 from serving.benchmark.report import progress
@@ -88,7 +87,7 @@ def _test_bundle(arguments: Namespace) -> Result:
 
         path = plot / f"{manifest.name}-{manifest.bundle_version[:12]}.png" if plot.is_dir() else plot
         document["plot"] = str(plots.save_load(document, path))
-    result: Result = document, lambda console: show_load(console, document)
+    result: Result = document, lambda console: load_test.show(console, document)
     refuse_different(result, arguments.json)
     return result
 

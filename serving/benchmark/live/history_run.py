@@ -40,27 +40,16 @@ WORKERS = 2  # of each service
 
 @dataclass(frozen=True)
 class HistoryOptions:
-    """A history test.
+    """A history test."""
 
-    Args:
-        operations: writes and searches in all.
-        kills: of processes, spread evenly over them.
-        services: with one catalogue and one registry, each with files of its own.
-        url: of the store; for several services PostgreSQL's. SQLite in a temporary folder by default.
-        config: TOML of the bundles' experiment; their champion is refreshed by it. None refreshes nothing.
-        writers: number of threads that write.
-        readers: number of threads that search.
-        seed: of all random choices.
-    """
-
-    operations: int = 100_000
-    kills: int = 20
-    services: int = 1
-    url: str = ""
-    config: Path | None = None
-    writers: int = 4
-    readers: int = 8
-    seed: int = 0
+    operations: int = 100_000  # writes and searches in all
+    kills: int = 20  # of processes, spread evenly over them
+    services: int = 1  # with one catalogue and one registry, each with files of its own
+    url: str = ""  # of the store; for several services PostgreSQL's. Else SQLite in a temporary folder
+    config: Path | None = None  # TOML of the bundles' experiment, by which their champion is refreshed
+    writers: int = 4  # threads
+    readers: int = 8  # threads
+    seed: int = 0  # of all random choices
 
 
 def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say) -> dict[str, Any]:

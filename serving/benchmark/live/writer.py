@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,33 +82,29 @@ class Writer:
         """Write batches, each at its time on the clock of `perf_counter`; None is at once."""
         begun = time.perf_counter()
         latencies: list[float] = []
-        failed: list[BaseException] = []
-        numbers = itertools.count()
+        numbers, has_failed = itertools.count(), threading.Event()
 
         def run() -> None:
-            try:
-                with RetrievalClient(self._address, CALL_SECONDS) as client:
-                    while not failed:
-                        with self._lock:
-                            due = next(dues, END)
-                            if due is END:
-                                return
-                            made = self._items([next(numbers) % items for _ in range(size)])
-                        start = time.perf_counter() if due is None else due
-                        time.sleep(max(0.0, start - time.perf_counter()))
+            with RetrievalClient(self._address, CALL_SECONDS) as client:
+                while not has_failed.is_set():
+                    with self._lock:
+                        due = next(dues, END)
+                        if due is END:
+                            return
+                        made = self._items([next(numbers) % items for _ in range(size)])
+                    start = time.perf_counter() if due is None else due
+                    time.sleep(max(0.0, start - time.perf_counter()))
+                    try:
                         client.upsert(made)
-                        with self._lock:
-                            latencies.append(time.perf_counter() - start)
-            except BaseException as error:
-                failed.append(error)
+                    except BaseException:
+                        has_failed.set()
+                        raise
+                    with self._lock:
+                        latencies.append(time.perf_counter() - start)
 
-        workers = [threading.Thread(target=run) for _ in range(threads)]
-        for each in workers:
-            each.start()
-        for each in workers:
-            each.join()
-        if failed:
-            raise failed[0]
+        with ThreadPoolExecutor(threads) as pool:
+            for each in [pool.submit(run) for _ in range(threads)]:
+                each.result()
         return {"seconds": time.perf_counter() - begun, "items": size * len(latencies), "calls": latencies}
 
     def _items(self, numbers: Sequence[int]) -> list[Item]:

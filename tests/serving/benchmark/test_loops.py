@@ -16,17 +16,9 @@ from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
 from protos.scores import SCORE_TOLERANCE
 from serving.benchmark import load, query_generator, reference, rounds
-from serving.benchmark.load import (
-    LoadResult,
-    OfferedLoad,
-    Requests,
-    Segment,
-    arrivals,
-    closed_loop,
-    open_loop,
-    stream_loop,
-)
+from serving.benchmark.load import LoadResult, Requests, closed_loop, stream_loop
 from serving.benchmark.load_test import LoadTest
+from serving.benchmark.open_loop import OfferedLoad, Segment, arrivals, open_loop
 from serving.benchmark.plan import MEASUREMENTS, LoadPlan
 from serving.benchmark.services import Cores, Service
 from serving.benchmark.workload import Workload, expected_answers
@@ -219,7 +211,7 @@ def test_each_open_loop_of_a_server_has_arrivals_of_its_own(monkeypatch: pytest.
         seeds.append(offered.seed)
         return [LoadResult(1.0), LoadResult(1.0)]
 
-    monkeypatch.setattr(load, "open_loop", open_loop)
+    monkeypatch.setattr("serving.benchmark.open_loop.open_loop", open_loop)
     workload = Workload([Query(text="a")], K, None)
     test = LoadTest(LoadPlan(Path("bundle")), workload, Cores(), lambda text: None, lambda: None)
     test.servers["search"] = cast(Service, SimpleNamespace(name="search", address="none"))
@@ -242,7 +234,7 @@ def test_the_two_parts_of_a_soak_have_arrivals_and_memory_of_their_own(
         seeds.append(offered.seed)
         return [LoadResult(1.0)]
 
-    monkeypatch.setattr(load, "open_loop", open_loop)
+    monkeypatch.setattr("serving.benchmark.open_loop.open_loop", open_loop)
     plan = LoadPlan(Path("bundle"), soak_seconds=10.0, seed=7)
     test = LoadTest(plan, Workload([Query(text="a")], K, None), Cores(), lambda text: None, lambda: None)
     found = test._soak(cast(Service, SimpleNamespace(address="none", memory=lambda: next(memory))), 100.0)
