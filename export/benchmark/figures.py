@@ -59,12 +59,7 @@ class Figures:
     def add_case(
         self, case: LatencyCase, taken: Mapping[str, Times], main_kind: str, seed: int
     ) -> dict[str, dict[str, Any]]:
-        """Add all figures of one case of a tower.
-
-        Args:
-            taken: backend -> microseconds (turns, calls).
-            main_kind: input of `torch_over_onnx_b1`.
-            seed: of the bootstraps.
+        """Add all figures of one case of a tower, of which each backend took microseconds (turns, calls).
 
         Returns:
             backend -> `latency_summary`.

@@ -136,14 +136,14 @@ def median_of_passes(
 
 
 def in_rounds(contenders: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Time long calls once in each round, every other round in reverse order; a first round is not counted.
+    """Time long calls once in each round, every other one in reverse order; a round before is not counted.
 
     Returns:
         name -> seconds of each round.
     """
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
-        for name in sorted(contenders, reverse=bool(number % 2)):
+        for name in sorted(contenders, reverse=number > 0 and number % 2 == 0):
             begun = time.perf_counter()
             contenders[name]()
             taken[name].append(time.perf_counter() - begun)

@@ -80,16 +80,12 @@ def wait_served(
 ) -> None:
     """Wait until a bundle is the champion of each worker of a service, and no other waits to be.
 
-    Args:
-        service: that follows an alias.
-        workers: their number; each connection is to some worker.
-        version: of the bundle.
-        check: called between two looks; may raise.
+    `check` is called between two looks, and may raise.
 
     Raises:
         Unavailable: it takes too long.
     """
-    pids = set[int]()
+    pids = set[int]()  # each connection is to some worker
 
     def are_done() -> bool:
         check()

@@ -190,13 +190,7 @@ class Bucket:
 def buckets(
     retriever: Retriever, queries: Sequence[Query], seed: int = 0, most: int = QUERIES
 ) -> Iterator[Bucket]:
-    """The buckets that the bundle's fields allow.
-
-    Args:
-        retriever: of the bundle.
-        queries: to draw from.
-        seed: of all random choices.
-        most: queries in a bucket.
+    """The buckets that the bundle's fields allow, each with up to `most` of the queries.
 
     Raises:
         MissingStage: no query is answered by a search.

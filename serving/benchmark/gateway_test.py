@@ -74,7 +74,7 @@ class GatewayTest(RoundsTest):
             fastapi = stack.enter_context(started("fastapi", *reference, cores=cores))
             self.servers = {"gateway": gateway, "fastapi": fastapi, "grpc": service}
             stack.enter_context(pinned(self.cores.load))
-            self.measure(MEASUREMENTS, self._once)
+            self.measure(MEASUREMENTS)
         for clients in CLIENTS:
             for other in ("fastapi", "grpc"):
                 ratio = f"gateway_to_{other}_c{clients}"
@@ -87,7 +87,8 @@ class GatewayTest(RoundsTest):
         more = {"load_average": round(os.getloadavg()[0], 2)}
         return self.document(manifest, PACKAGES, TARGETS, more)
 
-    def _once(self, each: Measurement, number: int) -> None:
+    def once(self, each: Measurement, number: int) -> None:
+        """As `RoundsTest.once`."""
         plan, workload = self.plan, self.workload
         server = self.servers[each.server]
         requests = workload.searches() if each.server == "grpc" else workload.http_searches()

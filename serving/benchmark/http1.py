@@ -25,7 +25,7 @@ class HttpConnection(Connection):
         """Handle the response, once it is complete.
 
         Raises:
-            OSError: it does not say how long it is.
+            OSError: it does not say how long it is, or there was no request.
         """
         self.now = time.perf_counter()
         received = self._rest = self._rest + data if self._rest else data
@@ -39,6 +39,8 @@ class HttpConnection(Connection):
         if len(received) < start + int(received[length + 15 : received.index(b"\r\n", length)]):
             return
         self._rest, number, body = b"", int(received[9:12]), received[start:]
+        if 0 not in self.calls:
+            raise OSError(f"an answer without a request: {received[:head]!r}")
         if (reader := self.calls[0].reader) is not None:
             reader(body)
         is_ok = number == 200

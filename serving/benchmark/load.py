@@ -152,14 +152,8 @@ def closed_loop(
 ) -> LoadResult:
     """Run a closed loop and report the calls that ended within the measured seconds.
 
-    Args:
-        address: of a server on this machine.
-        requests: sent by each client in a random order.
-        clients: number of connections, each with one open call.
-        seconds: to measure, after the warm-up.
-        warm_up: seconds of load before those.
-        seed: of the orders.
-        tick: called between polls.
+    Each client has a connection with one open call, and an order of the requests of its own. The seconds come
+    after those of the warm-up.
 
     Raises:
         Unavailable: the server is gone.

@@ -86,15 +86,15 @@ class LoadTest(RoundsTest):
                     start = serve_bundle if name == "search" else partial(serve_reference, name)
                     self.servers[name] = stack.enter_context(start(bundle, cores.servers))
             stack.enter_context(pinned(cores.load))
-            self.measure(first, self._once)
-            self.measure(swept, self._once)  # its rates are shares of the capacities measured before
+            self.measure(first)
+            self.measure(swept)  # its rates are shares of the capacities measured before
         self._retriever = None  # it shares pages with the servers, whose memory would look smaller
         gc.collect()
         if "overload" in self.plan.parts:
             with serve_bundle(bundle, cores.servers) as server, pinned(cores.load):
                 found = self._measure_overload(server)
             self.overload = {name: rounded(value) for name, value in found.items()}
-        self.measure(workers, self._once)
+        self.measure(workers)
         for ratio in RATIOS:
             self.figures.divide(*ratio)
 
@@ -109,7 +109,8 @@ class LoadTest(RoundsTest):
         }
         return self.document(manifest, PACKAGES, TARGETS, {**setting, **self.overload})
 
-    def _once(self, each: Measurement, number: int) -> None:
+    def once(self, each: Measurement, number: int) -> None:
+        """As `RoundsTest.once`."""
         measures = {
             "closed loop": self._closed_loop,
             "batches": self._many_queries,

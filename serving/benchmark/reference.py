@@ -113,14 +113,7 @@ def search_in_process(
 ) -> tuple[float, float]:
     """Search in batches of `size` queries for some seconds.
 
-    Args:
-        retriever: to search with.
-        queries: in turn, over and over.
-        k: items in an answer.
-        size: of a batch.
-        seconds: to measure.
-        pause: seconds asleep before each batch, as a server is until the next request arrives.
-        fusion: which scores rank.
+    It sleeps for `pause` seconds before each batch, as a server does until the next request arrives.
 
     Returns:
         Queries per second, and the median of microseconds per batch without the pause.

@@ -7,7 +7,8 @@ every other round in reverse order, and each ratio is of figures of one round.
 import gc
 import os
 import platform
-from collections.abc import Callable, Container, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Container, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -31,7 +32,7 @@ DENSE_ALONE = (
 )
 
 
-class RoundsTest:
+class RoundsTest(ABC):
     """Measures in rounds.
 
     Args:
@@ -53,14 +54,16 @@ class RoundsTest:
         self.servers: dict[str, Service] = {}
         self._say, self._tick = say, tick
 
-    def measure(
-        self, measurements: Sequence[Measurement], once: Callable[[Measurement, int], object]
-    ) -> None:
-        """Measure in rounds; `once` receives the number of the round."""
+    @abstractmethod
+    def once(self, each: Measurement, number: int) -> None:
+        """Measure one thing in the round of this number."""
+
+    def measure(self, measurements: Sequence[Measurement]) -> None:
+        """Measure in rounds."""
         for number in range(self.plan.rounds):
             for each in measurements if number % 2 == 0 else reversed(measurements):
                 self._say(f"round {number + 1} of {self.plan.rounds}: {each.server}, {each.kind} {each.size}")
-                once(each, number)
+                self.once(each, number)
 
     def closed_loop(self, address: str, requests: Requests, clients: int, number: int) -> LoadResult:
         """The closed loop of a round."""

@@ -57,9 +57,7 @@ def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say)
 
     Args:
         folders: of two bundles.
-        options: of the test.
         place: an empty folder, for the registry and the services' files.
-        say: receives what is being done.
 
     Returns:
         Figures: each of `history.VIOLATIONS`, 0 where all is well, and what was done.

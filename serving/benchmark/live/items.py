@@ -19,11 +19,7 @@ MOST_SHARE = 0.5  # of a bundle's items that are deleted at most
 
 
 class ItemMaker:
-    """Makes items for a bundle whose items and queries are texts.
-
-    Args:
-        manifest: of the bundle; texts are made of the words of its examples.
-        seed: of the texts.
+    """Makes items for a bundle whose items and queries are texts, of the words of its examples.
 
     Raises:
         MissingStage: items or queries are no texts, there is no display field, or the examples have too few

@@ -78,7 +78,7 @@ class LiveLoadTest(RoundsTest):
                 self._writers[name].ask("fill", items)
                 self._writers[name].ask("delete", deleted)
                 figures.add(**{f"{name}_live_items": float(items), f"{name}_deletes": float(len(deleted))})
-            self.measure(MEASUREMENTS, self._once)
+            self.measure(MEASUREMENTS)
         for name in live:
             figures.divide(f"rps_share_with_{name}", f"{name}_rps", "none_rps")
         figures.divide("rps_share_while_writing", "writing_rps", "not_writing_rps")
@@ -91,8 +91,8 @@ class LiveLoadTest(RoundsTest):
             "pinned": cores.note or "one core for a service, one for the load",
         }
 
-    def _once(self, each: Measurement, number: int) -> None:
-        """Closed loops on their own cores; everything else on both."""
+    def once(self, each: Measurement, number: int) -> None:
+        """As `RoundsTest.once`: closed loops on their own cores; everything else on both."""
         if each.kind == "closed loop":
             with pinned(self.cores.load):
                 self._searches(each, number)

@@ -57,10 +57,7 @@ def run(
 
     Args:
         folders: of two bundles.
-        options: of the test.
         place: an empty folder, for the registry and the services' files.
-        say: receives what is being done.
-        tick: called under load.
 
     Returns:
         Figures: `failed` requests; `mixed` answers, whose scores are not those of their bundle, or that hold
@@ -121,11 +118,7 @@ def run(
 class _Scores:
     """The scores of items for queries, by a bundle's own towers; live items included.
 
-    Args:
-        folder: of the bundle.
-        queries: Q.
-        texts: of live items, by id.
-        deleted: items that have no score.
+    `texts` are those of live items, by id; `deleted` items have no score.
     """
 
     def __init__(

@@ -88,12 +88,19 @@ def test_the_length_of_an_answer_is_read_from_its_head() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         HttpPool(f"127.0.0.1:{listener.getsockname()[1]}", 1, finished) as pool,
-        listener.accept()[0] as server,
     ):
-        for name in (b"Content-Length", b"content-length"):
-            send(b"%s: %d" % (name, len(body)))
-            assert ended == [(Status("OK"), [body])]
-        send(b"Server: x")
+        server, _ = listener.accept()
+        with server:
+            for name in (b"Content-Length", b"content-length"):
+                send(b"%s: %d" % (name, len(body)))
+                assert ended == [(Status("OK"), [body])]
+            server.sendall(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+            while pool.open_connections():  # an answer that nobody has asked for
+                pool.poll(10.0)
+        pool.connection(0)
+        server, _ = listener.accept()
+        with server:
+            send(b"Server: x")
         assert "an answer without content-length" in ended[0][0].message
 
 

@@ -217,7 +217,7 @@ def test_each_open_loop_of_a_server_has_arrivals_of_its_own(monkeypatch: pytest.
     test.servers["search"] = cast(Service, SimpleNamespace(name="search", address="none"))
     test.figures.add(search_c64_rps=1000.0)
     measurements = [each for each in MEASUREMENTS if each.key.startswith("search_open")]
-    test.measure(measurements, test._once)
+    test.measure(measurements)
     assert len(seeds) == len(set(seeds)) == len(measurements) * test.plan.rounds
     assert test.figures.document()["search_open80_answered_share"] is None  # nothing was offered
 
@@ -255,7 +255,7 @@ def test_closed_loops_follow_the_seed_of_the_plan(monkeypatch: pytest.MonkeyPatc
         test = LoadTest(plan, Workload([Query(text="a")], K, None), Cores(), lambda text: None, lambda: None)
         test.servers["search"] = cast(Service, SimpleNamespace(name="search", address="none"))
         chosen = [each for each in MEASUREMENTS if each.key in ("search_c1", "search_batch32")]
-        test.measure(chosen, test._once)
+        test.measure(chosen)
     assert seeds == [0, 0, 1, 1, 7, 7, 8, 8]
 
 
