@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import mlflow
 from mlflow.entities import Metric
 
-from export.benchmark import BENCH_PARTS, budgets, index, previous_run, report, retriever, towers
-from export.benchmark.figures import Figures
-from export.benchmark.measured_bundle import MeasuredBundle
+from export.benchmark import BENCH_PARTS, comparison, index, report, retriever, towers
+from export.benchmark.figures import Figures, MeasuredBundle
 from export.bundles import find_bundle
 from protos.bundle import EXACT, HNSW
 from protos.cli import UsageError
@@ -73,12 +72,12 @@ def run(bundle: MeasuredBundle, only: Collection[str], output: Path) -> Document
             "measured beside hnswlib; leave them out with --only towers (make bench ONLY=towers)"
         )
     names = {name: part.names(bundle) for name, part in PARTS.items()}
-    budgets.check_names(bundle.experiment.bench.budgets, set().union(*names.values()))
-    before = previous_run.find(bundle.experiment.name, bundle.manifest.name)
+    comparison.check_names(bundle.experiment.bench.budgets, set().union(*names.values()))
+    before = comparison.find(bundle.experiment.name, bundle.manifest.name)
     figures = Figures()
     parts = {name: part.measure(bundle, figures) for name, part in PARTS.items() if name in only}
     left_out = set().union(*(names[name] for name in PARTS if name not in only))
-    judged = budgets.judge(bundle.experiment.bench.budgets, figures.metrics, left_out)
+    judged = comparison.judge(bundle.experiment.bench.budgets, figures.metrics, left_out)
     document = report.document_of(bundle, figures, parts, judged, before)
     grouped = _by_part(figures.metrics, names)
     run_id = _log(bundle, grouped, report.write(document, output))
@@ -97,7 +96,7 @@ def _by_part(metrics: Mapping[str, float], names: Mapping[str, Collection[str]])
         names: of all figures of each part.
     """
     part_of = {figure: part for part, figures in names.items() for figure in figures}
-    return {f"{part_of.get(name, previous_run.STAGE)}/{name}": value for name, value in metrics.items()}
+    return {f"{part_of.get(name, comparison.STAGE)}/{name}": value for name, value in metrics.items()}
 
 
 def _log(bundle: MeasuredBundle, metrics: Mapping[str, float], files: Sequence[Path]) -> str:
@@ -106,13 +105,13 @@ def _log(bundle: MeasuredBundle, metrics: Mapping[str, float], files: Sequence[P
     Args:
         metrics: by their names in MLflow.
     """
-    key = previous_run.comparison_key(bundle.manifest.name)
-    with tracked_run(bundle.experiment.name, previous_run.STAGE, key) as run_id:
+    key = comparison.comparison_key(bundle.manifest.name)
+    with tracked_run(bundle.experiment.name, comparison.STAGE, key) as run_id:
         client, now = mlflow.MlflowClient(), time.time_ns() // 1_000_000
         client.set_tag(run_id, BUNDLE_VERSION, bundle.manifest.bundle_version)
         logged = [Metric(name, value, now, 0) for name, value in metrics.items()]
         for at in range(0, len(logged), METRICS_A_CALL):
             client.log_batch(run_id, metrics=logged[at : at + METRICS_A_CALL])
         for path in files:
-            client.log_artifact(run_id, str(path), previous_run.ARTIFACTS)
+            client.log_artifact(run_id, str(path), comparison.ARTIFACTS)
     return run_id

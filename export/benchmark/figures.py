@@ -13,14 +13,19 @@ characters where the query has a text, and `torch_over_onnx_as_is_b1` of real re
 real records where their names say nothing else.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from export.latency.estimate import Estimate, ratio
 from export.latency.inputs import AS_IS
 from export.latency.tower_latency import LatencyCase, latency_summary
+from protos.bundle import Manifest, Variant
+from protos.features import Side
 from protos.system.timing import Times
+from train.config import Experiment
+from train.data.training_data import TrainingData
 
 TORCH = "torch"
 COMPILED = "compiled"
@@ -54,12 +59,7 @@ class Figures:
     def add_case(
         self, case: LatencyCase, taken: Mapping[str, Times], main_kind: str, seed: int
     ) -> dict[str, dict[str, Any]]:
-        """Add all figures of one case of a tower.
-
-        Args:
-            taken: backend -> microseconds (turns, calls).
-            main_kind: input of `torch_over_onnx_b1`.
-            seed: of the bootstraps.
+        """Add all figures of one case of a tower, of which each backend took microseconds (turns, calls).
 
         Returns:
             backend -> `latency_summary`.
@@ -121,3 +121,20 @@ def _ratios(case: LatencyCase, main_kind: str) -> list[tuple[str, str, str]]:
         kinds = [f"_{case.kind}", *([""] if case.kind == main_kind else [])]
     found = [(f"{side}{TORCH}_over_onnx{each}{_suffix(case)}", TORCH, SERVED) for each in kinds]
     return [*found, (f"{side}{EXPORTED}_over_{PLAIN}{kind}{_suffix(case)}", EXPORTED, PLAIN)]
+
+
+class MeasuredBundle(NamedTuple):
+    """A verified bundle and its experiment, whose `[bench]` are the settings.
+
+    `data` loads the data; it is called only where the towers are measured.
+    """
+
+    folder: Path
+    manifest: Manifest
+    experiment: Experiment
+    data: Callable[[], TrainingData]
+
+    def variant(self, side: Side) -> Variant:
+        """The variant of a tower in the bundle."""
+        own = self.manifest.precision
+        return own.query if side == "query" else own.item

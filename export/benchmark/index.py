@@ -1,7 +1,6 @@
 """The index: time to build it against plain hnswlib, and the curve on which its ef_search was chosen."""
 
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +8,10 @@ import hnswlib
 import numpy as np
 
 from export import ann
-from export.benchmark.figures import Figures
-from export.benchmark.measured_bundle import MeasuredBundle
+from export.benchmark.figures import Figures, MeasuredBundle
 from export.latency.estimate import percentile, ratio
 from protos.bundle import IndexParameters
+from protos.system.timing import in_rounds
 from protos.vectors import read_vectors
 from train.progress import PROGRESS
 
@@ -33,15 +32,10 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
         "build_s": lambda: ann.build_graph(manifest.index, vectors, manifest.score, threads),
         "build_bare_s": lambda: _bare(vectors, manifest.index, threads),
     }
-    taken: dict[str, list[list[float]]] = {name: [] for name in BUILDS}
     note = f"building the index over {len(vectors):,} items, {2 * (config.build_rounds + 1)} times"
     with PROGRESS.status(note):
-        for round_ in range(config.build_rounds + 1):
-            for name in sorted(builds, reverse=bool(round_ % 2)):
-                begun = time.perf_counter()
-                builds[name]()
-                taken[name].append([time.perf_counter() - begun])
-    own, bare = (np.array(taken[name][1:]) for name in BUILDS)  # (rounds, 1), without the first round
+        taken = in_rounds(builds, config.build_rounds)
+    own, bare = (np.array(taken[name])[:, None] for name in BUILDS)  # (rounds, 1)
     figures.add("build_over_bare", ratio([own], [bare], config.seed))
     for name, seconds in zip(BUILDS, (own, bare), strict=True):
         figures.add(name, percentile(seconds, 50, config.seed))

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from protos import entry_points
 from protos.documents import parse_json
+from protos.errors import BundleDamaged
 from train.paths import ROOT
 
 PATIENCE = 1800.0  # longest run in seconds
@@ -67,6 +69,19 @@ def ask(
         return _failure(at, f"the process ended with exit code {done.returncode} and no answer: {last}")
     failed = document.get("failed")
     return document if failed is None else _failure(failed, failed["error"])
+
+
+def ask_of_bundle(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The response to a request of one bundle, on one thread.
+
+    Raises:
+        BundleDamaged: the process failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="twinspire-bench-") as scratch:
+        found = ask({**request, "bundle": str(folder.absolute()), "threads": 1}, Path(scratch))
+    if isinstance(found, Failure):
+        raise BundleDamaged(f"{folder}: the retriever cannot be measured: {found.text}")
+    return found
 
 
 def _last_step(stderr: str) -> dict[str, str]:

@@ -11,10 +11,8 @@ from rich.console import Console
 from export.ann import frontier
 from export.benchmark import plots
 from export.benchmark import report_writer as writer
-from export.benchmark.budgets import Budget
-from export.benchmark.figures import SERVED, Figures, shown
-from export.benchmark.measured_bundle import MeasuredBundle
-from export.benchmark.previous_run import DOCUMENT, changes
+from export.benchmark.comparison import DOCUMENT, Budget, changes
+from export.benchmark.figures import SERVED, Figures, MeasuredBundle, shown
 from export.benchmark.retriever import SHARES, WHOLE
 from export.latency.inputs import AS_IS
 from export.markdown import code, plain

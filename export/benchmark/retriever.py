@@ -1,17 +1,13 @@
 """The retriever beside its parts, and the time to load a bundle, in processes of `serving`."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.benchmark.figures import Figures
-from export.benchmark.isolated_process import Failure, ask
-from export.benchmark.measured_bundle import MeasuredBundle
+from export.benchmark.figures import Figures, MeasuredBundle
+from export.benchmark.isolated_process import ask_of_bundle
 from export.latency.estimate import percentile, ratio
 from export.latency.tower_latency import latency_summary
-from protos.errors import BundleDamaged
 from protos.system.timing import Times
 from train.progress import PROGRESS
 
@@ -53,8 +49,8 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
     request = {"task": "retriever", "k": K, "batches": BATCHES, "seconds": SECONDS}
     request |= {"iterations": config.iterations * CALLS, "fewest": fewest}
     with PROGRESS.status("the retriever beside its parts, and load time"):
-        found = _ask(bundle.folder, request)
-        loads = [_ask(bundle.folder, {"task": "load"}) for _ in range(config.loads)]
+        found = ask_of_bundle(bundle.folder, request)
+        loads = [ask_of_bundle(bundle.folder, {"task": "load"}) for _ in range(config.loads)]
     for batch in BATCHES:
         wall, cpu = (
             {name: np.array(turns) for name, turns in found[clock][str(batch)].items()}
@@ -82,12 +78,3 @@ def _batch(
         times = cpu if on_processor else wall
         figures.add(f"{share}_b{batch}", ratio([times[WHOLE]], [times[name] for name in under], seed))
     return {"parts": parts, "on_processor": min(1.0, float(cpu[WHOLE].sum() / wall[WHOLE].sum()))}
-
-
-def _ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """The response to a request, with one thread for the query tower and for all libraries."""
-    with tempfile.TemporaryDirectory(prefix="twinspire-bench-") as scratch:
-        found = ask({**request, "bundle": str(folder.absolute()), "threads": 1}, Path(scratch))
-    if isinstance(found, Failure):
-        raise BundleDamaged(f"{folder}: the retriever cannot be measured: {found.text}")
-    return found

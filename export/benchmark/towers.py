@@ -23,8 +23,16 @@ import torch
 from matplotlib.figure import Figure
 
 from export import quantization
-from export.benchmark.figures import COMPILED, EXPORTED, PLAIN, SERVED, TORCH, Figures, tower_names
-from export.benchmark.measured_bundle import MeasuredBundle
+from export.benchmark.figures import (
+    COMPILED,
+    EXPORTED,
+    PLAIN,
+    SERVED,
+    TORCH,
+    Figures,
+    MeasuredBundle,
+    tower_names,
+)
 from export.benchmark.plots import latency_by_batch
 from export.latency.inputs import AS_IS, HISTORY, LONG, SHORT, Values, distinct_batches, with_lengths
 from export.latency.tower_latency import LatencyCase, time_tower

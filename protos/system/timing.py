@@ -5,7 +5,8 @@ are not counted: they refill the processor's caches, which the contender before 
 
 `take_turns` returns what each call took. `median_of_passes` is for percentiles of queries: about one call in
 a hundred is interrupted by the system, so the 99th percentile of single calls would be that of interruptions.
-It times each query several times, at different moments, and returns the median.
+It times each query several times, at different moments, and returns the median. `in_rounds` is for calls of
+seconds, such as the start of a process.
 """
 
 import itertools
@@ -132,6 +133,21 @@ def median_of_passes(
             times = turn(contenders[name], first, turn_length, settling)
             taken[name][round_, pass_, place] = [wall for wall, _ in times]
     return {name: np.asarray(np.median(each, axis=1)) for name, each in taken.items()}
+
+
+def in_rounds(contenders: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
+    """Time long calls once in each round, every other one in reverse order; a round before is not counted.
+
+    Returns:
+        name -> seconds of each round.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name in sorted(contenders, reverse=number > 0 and number % 2 == 0):
+            begun = time.perf_counter()
+            contenders[name]()
+            taken[name].append(time.perf_counter() - begun)
+    return {name: seconds[1:] for name, seconds in taken.items()}
 
 
 def p99_remark(calls: Mapping[str, int]) -> str:

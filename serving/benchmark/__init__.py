@@ -1,11 +1,12 @@
-"""Measures the service: `python -m serving loadtest`, `swaptest` and `filtertest`, and the processes that
-`make bench` starts.
+"""Measures the service: `python -m serving loadtest`, `gatewaytest`, `swaptest`, `filtertest` and `livetest`,
+and the processes that `make bench` starts.
 
-    load generator   http2 (connections), load (closed loop, stream, open loop), workload (requests, answers)
-    subjects         services (processes and cores), reference (plain servers, and no server at all)
-    load test        plan (the lists of measurements, ratios and targets), load_test, load_report
-    swap test        alias (a registry), swap_load (clients and swaps), swap_report
-    filter test      filter_workload (filters of a given selectivity), filter_measurement (recall, times)
+    load generator   http2, http1 (connections), load (closed loops), open_loop, workload (requests, answers)
+    subjects         services (processes and cores), reference, http_reference (plain servers, and none)
+    rounds           plan (the lists of measurements, ratios and targets), rounds (how they are measured),
+                     load_test, gateway_test, live/load_run
+    swap test        alias (a registry and services that follow it), swap_load (clients, swaps), swap_report
+    filter test      filter_measurement (filters of a given selectivity, recall, times)
     several          report (figures, tables, progress), plots, query_generator
     export           bundle_benchmark (bundles side by side, a retriever beside its parts, loading)
 """

@@ -1,28 +1,30 @@
-"""A registry for one test, with an alias that the test moves; MLflow runs in a process of its own.
+"""A registry for one test, with an alias that the test moves, and services that follow it.
 
     python -m serving.benchmark.alias NAME FOLDER BUNDLE BUNDLE
 
-The process creates the registry in the folder (SQLite and artefacts), and registers the bundles as versions
-1 and 2 of the model, with the alias on the first. Then it moves the alias to each version that it reads. It
-ends when its standard input does. A file `mlflow.db` in the folder is used: the model's runs stay, and its
-versions are removed.
+MLflow runs in this process of its own. It creates the registry in the folder (SQLite and artefacts), and
+registers the bundles as versions 1 and 2 of the model, with the alias on the first. Then it moves the alias
+to each version that it reads. It ends when its standard input does. A file `mlflow.db` in the folder is used:
+the model's runs stay, and its versions are removed.
 """
 
 import contextlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from protos import bundle
-from protos.errors import MissingStage
+from protos.errors import MissingStage, Unavailable
 from protos.mlflow_keys import BUNDLE_VERSION
-from serving.benchmark.services import Service, started
+from serving.benchmark.services import SERVE, Service, report_ready, started, wait_for
+from serving.client import RetrievalClient
 from serving.rollout.registry import SQLITE
 
 NAME, ALIAS = "swaptest", "champion"
+POLL = 0.5  # seconds between a service's requests to the registry
 
 
 def model(name: str) -> str:
@@ -30,20 +32,12 @@ def model(name: str) -> str:
     return f"models:/{name}@{ALIAS}"
 
 
-MODEL = model(NAME)
-
-
 @contextmanager
 def registry(folder: Path, bundles: Sequence[Path], name: str = NAME) -> Iterator[Service]:
     """A registry with these bundles as versions 1, 2..., for as long as the block lasts.
 
-    Args:
-        folder: for its files; its URI is `store(folder)`.
-        bundles: to register.
-        name: of the registered model.
-
-    Yields:
-        The registry's process: sent a version, it moves the alias there, and answers.
+    Its files are in `folder`, and its URI is `store(folder)`. It is a process that moves the alias to the
+    version that it is asked for.
 
     Raises:
         MissingStage: MLflow is not installed.
@@ -61,15 +55,52 @@ def store(folder: Path) -> str:
     return f"{SQLITE}{folder.absolute() / 'mlflow.db'}"
 
 
+def variables(folder: Path, cache: Path) -> dict[str, str]:
+    """The environment of a process that takes its bundles from the registry, and keeps them in `cache`."""
+    uri = store(folder)
+    return {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri, "TWINSPIRE_CACHE": str(cache)}
+
+
+def follow(
+    folder: Path,
+    cache: Path,
+    workers: int | None = None,
+    *flags: str,
+    name: str = NAME,
+    poll: float = POLL,
+) -> AbstractContextManager[Service]:
+    """A service that follows the alias of the registry in a folder, with further flags; see `started`."""
+    flags += ("--model", model(name), "--poll", str(poll))
+    flags += () if workers is None else ("--workers", str(workers))
+    return started("serve", *SERVE, *flags, environment=variables(folder, cache))
+
+
+def wait_served(
+    service: Service, workers: int, version: str, check: Callable[[], None] = lambda: None
+) -> None:
+    """Wait until a bundle is the champion of each worker of a service, and no other waits to be.
+
+    `check` is called between two looks, and may raise.
+
+    Raises:
+        Unavailable: it takes too long.
+    """
+    pids = set[int]()  # each connection is to some worker
+
+    def are_done() -> bool:
+        check()
+        with contextlib.suppress(Unavailable), RetrievalClient(service.address) as client:
+            info = client.info()
+            if info.bundle_version == version and not info.state["following"].get("candidate"):
+                pids.add(int(info.state["worker_pid"]))
+        return len(pids) >= workers
+
+    wait_for(are_done, f"{service.address}: a swap is not done")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the registry's process."""
     name, (folder, *bundles) = arguments[0], map(Path, arguments[1:])
-    output = sys.stdout
-
-    def answer() -> None:
-        output.write(json.dumps({"alias": model(name)}) + "\n")
-        output.flush()
-
     with contextlib.redirect_stdout(sys.stderr):  # MLflow prints to standard output too
         import mlflow
 
@@ -87,11 +118,12 @@ def main(arguments: Sequence[str]) -> None:
             tags = {BUNDLE_VERSION: bundle.read_manifest(each).bundle_version}
             client.create_model_version(name, f"{run.artifact_uri}/bundle", run.run_id, tags=tags)
         client.set_registered_model_alias(name, ALIAS, "1")
-        answer()
-        for line in sys.stdin:
-            (version,) = json.loads(line)
+    report_ready(alias=model(name))
+    for line in sys.stdin:
+        (version,) = json.loads(line)
+        with contextlib.redirect_stdout(sys.stderr):
             client.set_registered_model_alias(name, ALIAS, str(version))
-            answer()
+        report_ready(alias=model(name))
 
 
 if __name__ == "__main__":

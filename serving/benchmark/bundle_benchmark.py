@@ -38,11 +38,10 @@ from protos.bundle import Manifest
 from protos.entry_points import BENCHMARK_STEP
 from protos.errors import MissingStage
 from protos.features import SIDES
-from protos.scores import SCORE_TOLERANCE
 from protos.search import graph_width
 from protos.system import memory
-from protos.system.timing import PASSES, Call, Effort, Times, median_of_passes, take_turns
-from serving.benchmark import query_generator
+from protos.system.timing import PASSES, Call, Effort, Times, in_rounds, median_of_passes, take_turns
+from serving.benchmark import filter_measurement, query_generator
 from serving.benchmark.filter_measurement import buckets, measure_quality
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.catalogue import Catalogue
@@ -74,15 +73,15 @@ class Step:
 def measure(request: Mapping[str, Any], step: Step) -> Document:
     """Load time, recall of the index and latency of some bundles."""
     folders = {name: Path(folder) for name, folder in request["bundles"].items()}
-    seconds: dict[str, list[float]] = {name: [] for name in folders}
     retrievers: dict[str, Retriever] = {}
-    for turn in range(request["loads"] + 1):
-        for name in sorted(folders, reverse=turn > 0 and turn % 2 == 0):
-            step(name, "loading")
-            retrievers.pop(name, None)
-            begun = time.perf_counter()
-            retrievers[name] = Retriever.load(folders[name], request["threads"])
-            seconds[name].append(time.perf_counter() - begun)
+
+    def load(name: str) -> None:
+        step(name, "loading")
+        retrievers.pop(name, None)
+        retrievers[name] = Retriever.load(folders[name], request["threads"])
+
+    seconds = in_rounds({name: partial(load, name) for name in folders}, request["loads"])
+    retrievers = dict(sorted(retrievers.items()))  # not in the order of the last round
     recalls = {}
     for name, retriever in retrievers.items():
         step(name, "searching its index")
@@ -93,7 +92,7 @@ def measure(request: Mapping[str, Any], step: Step) -> Document:
             step(name, "searching with filters")
             filtered[name] = filtered_quality(retrievers[name], request["k"])
     return {
-        "load_s": {name: each[1:] for name, each in seconds.items()},  # the first fills the page cache
+        "load_s": seconds,
         "recall": recalls,
         "filtered": filtered,
         "latency": _latency(request, folders, retrievers, step),
@@ -103,8 +102,7 @@ def measure(request: Mapping[str, Any], step: Step) -> Document:
 def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     """recall@k of the index as served against exact search, for each of the bundle's examples.
 
-    An item whose product is within `SCORE_TOLERANCE` of the k-th counts as found. Queries that are answered
-    without the index are left out.
+    Queries that are answered without the index are left out.
 
     Raises:
         MissingStage: none is left.
@@ -117,12 +115,10 @@ def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     found = retriever.find(encoded, [options] * len(encoded.contexts))
     index = open_index(folder, retriever.manifest)
     _, exact = index.exact(encoded.vectors[searched], k)
-    recalls = []
-    for n, best in zip(searched, exact, strict=True):
-        products = index.vectors(found[n].rows) @ encoded.vectors[n]
-        least = best[-1] - SCORE_TOLERANCE * max(1, abs(best[-1]))
-        recalls.append(float((products >= least).sum() / len(best)))
-    return recalls
+    return [
+        filter_measurement.recall(index.vectors(found[n].rows) @ encoded.vectors[n], best)
+        for n, best in zip(searched, exact, strict=True)
+    ]
 
 
 def filtered_quality(retriever: Retriever, k: int) -> list[Document]:
@@ -179,12 +175,7 @@ def _examples(manifest: Manifest) -> list[Query]:
 
 
 class RetrieverParts:
-    """A retriever and its parts, which use its own session and index.
-
-    Args:
-        folder: of the bundle.
-        threads: of the query tower in one call.
-        k: items in an answer.
+    """A retriever of a bundle and its parts, which use its own session and index, for answers of k items.
 
     Raises:
         BundleError: the bundle does not load.

@@ -2,24 +2,31 @@
 
 Every answer is compared with exact search among the items that pass. The plan that the planner takes is timed
 beside the two others: comparing all items that pass, and widening the search in the graph to the end.
+
+The selectivity of a filter is the share of the items that pass. Random filters know nothing of the query.
+Anti-correlated filters are made for a query: of the fields' values they take those that are rarest among the
+query's nearest items, so that a search in the graph meets few items that pass.
 """
 
 import dataclasses
 import gc
+import math
+import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap
 
 from protos.errors import MissingStage
 from protos.scores import SCORE_TOLERANCE
-from protos.system.timing import Call, Effort, Times, take_turns
-from serving.benchmark.filter_workload import NEAR, FilterWorkload
+from protos.system.timing import Effort, Times, take_turns
 from serving.filters.compiled import SUBSET_FROM_USE, CompiledFilter, ItemFilters
-from serving.filters.expression import Filter
+from serving.filters.expression import Equals, Filter, In, Range, Time
 from serving.filters.planner import search_passing
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import EncodedQueries, Query
@@ -31,20 +38,140 @@ RANDOM, ANTI_CORRELATED = "random", "anti_correlated"
 FEW = 0.01  # from this selectivity down, and at HALF, a filtered search takes at most twice as long
 HALF = 0.5
 QUERIES = 100  # of each bucket
+TOLERANCE = 1.5  # a filter may pass this many times more or fewer items than the bucket's share
+NEAR = 100  # nearest items that an anti-correlated filter avoids
+ATTEMPTS = 20
+MOST_STRINGS = 500  # of a field, drawn at random where it has more
 KEPT_BYTES = 8 << 30  # all filters of a bucket are kept; a service keeps those that it is asked for most
 WHOLE = Effort(iterations=400, fewest=200, seconds=10.0)  # calls of whole queries, and of searches alone
 PARTS = Effort(iterations=200, fewest=40, seconds=10.0)
 
 
-@dataclass(frozen=True)
-class FilteredQuery:
-    """A query with a filter.
+Rows = npt.NDArray[np.int64]
+
+
+class FilterWorkload:
+    """Makes filters on the fields of a bundle; seeded.
 
     Args:
-        query: as asked.
-        encoded: the same.
-        compiled: the filter.
+        filters: of the bundle.
+        seed: of all random choices.
     """
+
+    def __init__(self, filters: ItemFilters, seed: int = 0) -> None:
+        self._filters = filters
+        self._columns = columns = filters.columns
+        self._random = random.Random(seed)
+        self._strings = {name: self._sample(columns.strings(name)) for name in columns.schema}
+        self._strings = {name: values for name, values in self._strings.items() if values}
+        self._rows = {
+            (name, text): columns.evaluate(Equals(name, text))
+            for name, values in self._strings.items()
+            for text, _ in values
+        }
+        ordered = {name: columns.ordered(name) for name in columns.schema}
+        self._ordered = {name: values for name, values in ordered.items() if len(values)}
+
+    def _sample(self, strings: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        return strings if len(strings) <= MOST_STRINGS else self._random.sample(strings, MOST_STRINGS)
+
+    def random(self, selectivity: float) -> CompiledFilter | None:
+        """A filter that knows no query; None if the fields allow none of this selectivity."""
+        makers: list[Callable[[float], Filter | None]] = [self._random_in] * len(self._strings)
+        makers += [self._random_range] * len(self._ordered)
+        makers += [self._random_pair] if len(self._strings) + len(self._ordered) > 1 else []
+        for _ in range(ATTEMPTS):
+            node = self._random.choice(makers)(selectivity) if makers else None
+            if node is not None and (compiled := self._fitting(node, selectivity)):
+                return compiled
+        return None
+
+    def anti_correlated(self, selectivity: float, near: Rows) -> CompiledFilter | None:
+        """A filter that few of a query's nearest items pass.
+
+        Args:
+            selectivity: share of the items that pass.
+            near: rows of the query's nearest items.
+        """
+        nearest = BitMap(near.tolist())
+        nodes: list[Filter | None] = [self._rarest_in(name, selectivity, nearest) for name in self._strings]
+        nodes += [self._rarest_range(name, selectivity, near) for name in self._ordered]
+        found = [self._fitting(node, selectivity) for node in nodes if node is not None]
+        return min(
+            (each for each in found if each is not None),
+            key=lambda each: len(each.passing & nearest),
+            default=None,
+        )
+
+    def _fitting(self, node: Filter, selectivity: float) -> CompiledFilter | None:
+        """The filter, if its selectivity is near enough."""
+        compiled = self._filters.compile(node)
+        share = compiled.count / compiled.item_count / selectivity
+        return compiled if 1 / TOLERANCE <= share <= TOLERANCE else None
+
+    def _random_in(self, selectivity: float) -> Filter | None:
+        name = self._random.choice([*self._strings])
+        strings = self._random.sample(self._strings[name], len(self._strings[name]))
+        return self._fill(name, strings, selectivity)
+
+    def _fill(self, name: str, strings: Sequence[tuple[str, int]], selectivity: float) -> Filter | None:
+        """The first strings that together have the selectivity; those that are too frequent are left out."""
+        target = selectivity * self._columns.count
+        taken, total = [], 0
+        for text, count in strings:
+            if total + count <= target * TOLERANCE:
+                taken.append(text)
+                total += count
+            if total >= target / 1.1:
+                break
+        return In(name, tuple(taken)) if taken else None
+
+    def _random_range(self, selectivity: float) -> Filter | None:
+        name = self._random.choice([*self._ordered])
+        length = math.ceil(selectivity * self._columns.count)
+        last = len(self._ordered[name]) - length
+        return None if last < 0 else self._range(name, self._random.randint(0, last), length)
+
+    def _range(self, name: str, first: int, length: int) -> Filter:
+        values = self._ordered[name]
+        return Range(
+            name,
+            at_least=self._value(name, values[first]),
+            at_most=self._value(name, values[first + length - 1]),
+        )
+
+    def _value(self, name: str, value: Any) -> float | Time:
+        return Time(int(value) * 1000) if self._columns.schema[name] == "time" else float(value)
+
+    def _random_pair(self, selectivity: float) -> Filter | None:
+        """Two conditions, each of the root of the selectivity."""
+        each = math.sqrt(selectivity)
+        one = self._random_in(each) if self._strings else self._random_range(each)
+        other = self._random_range(each) if self._ordered else self._random_in(each)
+        return None if one is None or other is None else one & other
+
+    def _rarest_in(self, name: str, selectivity: float, nearest: BitMap) -> Filter | None:
+        shuffled = self._random.sample(self._strings[name], len(self._strings[name]))
+        shuffled.sort(key=lambda each: len(self._rows[name, each[0]] & nearest) / each[1])
+        return self._fill(name, shuffled, selectivity)
+
+    def _rarest_range(self, name: str, selectivity: float, near: Rows) -> Filter | None:
+        """The range of the field that the fewest of the nearest items are in."""
+        length = math.ceil(selectivity * self._columns.count)
+        ranks = self._columns.ranks(name)
+        starts = len(self._ordered[name]) - length + 1
+        if starts < 1:
+            return None
+        held = np.bincount(ranks[near][ranks[near] >= 0], minlength=len(self._ordered[name]))
+        before = np.concatenate([[0], np.cumsum(held)])
+        inside = before[length:] - before[:-length]  # nearest items in the range from each start (starts,)
+        fewest = np.flatnonzero(inside[:starts] == inside[:starts].min())
+        return self._range(name, int(self._random.choice(fewest)), length)
+
+
+@dataclass(frozen=True)
+class FilteredQuery:
+    """A query with a filter."""
 
     query: Query
     encoded: EncodedQueries
@@ -63,13 +190,7 @@ class Bucket:
 def buckets(
     retriever: Retriever, queries: Sequence[Query], seed: int = 0, most: int = QUERIES
 ) -> Iterator[Bucket]:
-    """The buckets that the bundle's fields allow.
-
-    Args:
-        retriever: of the bundle.
-        queries: to draw from.
-        seed: of all random choices.
-        most: queries in a bucket.
+    """The buckets that the bundle's fields allow, each with up to `most` of the queries.
 
     Raises:
         MissingStage: no query is answered by a search.
@@ -113,9 +234,7 @@ def measure_quality(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, A
         wrong += sum(row not in each.compiled.passing for row in found.rows)
         incomplete += len(set(found.rows)) != min(k, each.compiled.count)
         best = index.exact(each.encoded.vectors, k, each.compiled.rows).scores[0]
-        products = index.vectors(found.rows) @ each.encoded.vectors[0]
-        least = best[-1] - SCORE_TOLERANCE * max(1, abs(best[-1]))
-        recalls.append(float((products >= least).sum() / len(best)))
+        recalls.append(recall(index.vectors(found.rows) @ each.encoded.vectors[0], best))
     shares = [each.compiled.count / each.compiled.item_count for each in bucket.queries]
     return {
         "selectivity": bucket.selectivity,
@@ -126,6 +245,12 @@ def measure_quality(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, A
         "wrong": wrong,
         "plans": dict(plans),
     }
+
+
+def recall(products: Vectors, best: Vectors) -> float:
+    """recall@k of an answer: an item whose product is within `SCORE_TOLERANCE` of the k-th best is found."""
+    least = best[-1] - SCORE_TOLERANCE * max(1, abs(best[-1]))
+    return float((products >= least).sum() / len(best))
 
 
 def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any]:
@@ -144,55 +269,41 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
     for n, each in enumerate(some):
         for _ in range(SUBSET_FROM_USE):
             retriever.find(some[n - 1].encoded, [retriever.search_options(k, compiled=each.compiled)])
-    whole: dict[str, Sequence[Call]] = {
-        "unfiltered": [partial(_answer, retriever, each.query, k, None) for each in some],
-        "filtered": [partial(_answer, retriever, each.query, k, each.compiled) for each in some],
-        "first_use": [
-            partial(_first_answer, retriever, each.query, k, each.compiled.expression) for each in some
-        ],
-    }
     free_width = retriever.manifest.index.ef_search // 2
-    parts: dict[str, Sequence[Call]] = {
-        "unfiltered": [partial(index.search, each.encoded.vectors, k) for each in some],
-        "planner": [
-            partial(search_passing, index, each.encoded.vectors, k, each.compiled, free_width)
-            for each in some
-        ],
-        "exact": [partial(index.exact, each.encoded.vectors, k, each.compiled.rows) for each in some],
-        "graph": [
-            partial(
-                graph_only,
-                index,
-                each.encoded.vectors,
-                min(k, each.compiled.count),
-                each.compiled,
-                free_width,
-            )
-            for each in some
-        ],
+
+    def answered(each: FilteredQuery, compiled: CompiledFilter | None) -> object:
+        """What a worker does for one query; it keeps the filters that it is asked for."""
+        encoded = retriever.encode_prepared([retriever.prepare(each.query)])
+        return retriever.find(encoded, [retriever.search_options(k, compiled=compiled)])
+
+    whole: dict[str, Callable[[FilteredQuery], object]] = {
+        "unfiltered": lambda each: answered(each, None),
+        "filtered": lambda each: answered(each, each.compiled),
+        "first_use": lambda each: answered(each, retriever.filters.evaluated(each.compiled.expression)),
     }
+    parts: dict[str, Callable[[FilteredQuery], object]] = {
+        "unfiltered": lambda each: index.search(each.encoded.vectors, k),
+        "planner": lambda each: search_passing(index, each.encoded.vectors, k, each.compiled, free_width),
+        "exact": lambda each: index.exact(each.encoded.vectors, k, each.compiled.rows),
+        "graph": lambda each: graph_only(
+            index, each.encoded.vectors, min(k, each.compiled.count), each.compiled, free_width
+        ),
+    }
+
+    def timed(calls: Mapping[str, Callable[[FilteredQuery], object]], effort: Effort) -> dict[str, Times]:
+        of_queries = {name: [partial(call, each) for each in some] for name, call in calls.items()}
+        return {name: times.cpu for name, times in take_turns(of_queries, effort).items()}
+
     gc.collect()
     effort = dataclasses.replace(WHOLE, iterations=max(WHOLE.iterations, len(some)))
-    timed = take_turns(whole, effort)
-    taken = {name: _p50(times.cpu) for name, times in timed.items()}
-    searches = {name: _p50(times.cpu) for name, times in take_turns(parts, PARTS).items()}
+    taken = timed(whole, effort)
+    p50 = {name: float(np.median(times)) for name, times in taken.items()}
     return {
-        "p50_us": taken,
-        "search_p50_us": searches,
-        "p50_ratio": taken["filtered"] / taken["unfiltered"],
-        "timed_queries": min(len(some), timed["filtered"].cpu.size),
+        "p50_us": p50,
+        "search_p50_us": {name: float(np.median(times)) for name, times in timed(parts, PARTS).items()},
+        "p50_ratio": p50["filtered"] / p50["unfiltered"],
+        "timed_queries": min(len(some), taken["filtered"].size),
     }
-
-
-def _answer(retriever: Retriever, query: Query, k: int, compiled: CompiledFilter | None) -> object:
-    """What a worker does for one query whose filter it has kept."""
-    encoded = retriever.encode_prepared([retriever.prepare(query)])
-    return retriever.find(encoded, [retriever.search_options(k, compiled=compiled)])
-
-
-def _first_answer(retriever: Retriever, query: Query, k: int, expression: Filter) -> object:
-    """What a worker does for one query whose filter is new to it."""
-    return _answer(retriever, query, k, retriever.filters.evaluated(expression))
 
 
 def graph_only(index: VectorIndex, vectors: Vectors, k: int, compiled: CompiledFilter, width: int) -> Any:
@@ -205,10 +316,6 @@ def graph_only(index: VectorIndex, vectors: Vectors, k: int, compiled: CompiledF
         if np.count_nonzero(kept) >= k or width == index.count:
             return rows[0][kept][:k], scores[0][kept][:k]
         width *= 2
-
-
-def _p50(microseconds: Times) -> float:
-    return float(np.percentile(microseconds, 50))
 
 
 def bound_of(selectivity: float) -> float:

@@ -455,6 +455,8 @@ class ConnectionPool:
         Unavailable: nothing listens there.
     """
 
+    connection_type: type[Connection] = Connection
+
     def __init__(
         self, address: str, count: int, finished: Callable[[Connection, Call, Status], None]
     ) -> None:
@@ -465,7 +467,7 @@ class ConnectionPool:
         self._connections: list[Connection] = []
         try:
             for slot in range(count):
-                self._connections.append(Connection(self, slot))
+                self._connections.append(self.connection_type(self, slot))
         except Unavailable:
             self.close()
             raise
@@ -480,7 +482,7 @@ class ConnectionPool:
         if not connection.usable:
             if not connection.calls:
                 connection.close()
-            connection = self._connections[slot] = Connection(self, slot)
+            connection = self._connections[slot] = self.connection_type(self, slot)
         return connection
 
     def open_connections(self) -> list[Connection]:
@@ -500,11 +502,16 @@ class ConnectionPool:
                 if not connection.usable and not connection.calls:
                     connection.close()
 
-    def drain(self) -> None:
-        """Wait for all open calls, so that the next measurement starts on an idle server."""
+    def drain(self) -> int:
+        """Wait for all open calls, so that the next measurement starts on an idle server.
+
+        Returns:
+            the calls that have still not been answered.
+        """
         until = time.monotonic() + DRAIN_SECONDS
-        while time.monotonic() < until and any(each.calls for each in self.open_connections()):
+        while (left := sum(len(each.calls) for each in self.open_connections())) and time.monotonic() < until:
             self.poll(0.05)
+        return left
 
     def close(self) -> None:
         """Close all connections."""

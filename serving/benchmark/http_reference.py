@@ -13,7 +13,6 @@ from serving import environment  # noqa: F401  # before ONNX Runtime is imported
 
 # isort: split
 import asyncio
-import json
 import logging
 import socket
 import sys
@@ -24,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from serving.benchmark.services import report_ready
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 
@@ -80,8 +80,7 @@ def configuration(app: FastAPI) -> uvicorn.Config:
 async def _serve(app: FastAPI, listener: socket.socket) -> None:
     server = uvicorn.Server(configuration(app))
     serving = asyncio.create_task(server.serve([listener]))
-    sys.stdout.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
-    sys.stdout.flush()
+    report_ready(port=listener.getsockname()[1])
     await asyncio.to_thread(sys.stdin.read)
     server.should_exit = True
     await serving

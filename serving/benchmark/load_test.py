@@ -1,24 +1,37 @@
-"""Runs a load test: the rounds of measurements, the overload, the recovery from it, and the soak.
-
-A shared machine is faster in one minute than in the next. So servers are measured in turn, round after round,
-every other round in reverse order, and each ratio is of figures of one round.
-"""
+"""Runs a load test: the rounds of measurements, the overload, the recovery from it, and the soak."""
 
 import gc
 import math
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
+from types import MappingProxyType
+from typing import Any
 
+from rich.console import Console
+
+from protos.bundle import Manifest
 from protos.errors import Unavailable
-from serving.benchmark import load
-from serving.benchmark.load import LoadResult, OfferedLoad, Requests, Segment, closed_loop
-from serving.benchmark.plan import BATCHES, CAPACITY_CLIENTS, CONNECTIONS, RATIOS, Measurement, Plan
+from serving.benchmark import load, open_loop, report, rounds
+from serving.benchmark.load import LoadResult, Requests
+from serving.benchmark.open_loop import OfferedLoad, Segment
+from serving.benchmark.plan import (
+    BATCHES,
+    CAPACITY_CLIENTS,
+    CLIENTS,
+    CONNECTIONS,
+    OFFERED,
+    RATIOS,
+    SERVERS,
+    TARGETS,
+    LoadPlan,
+    Measurement,
+)
 from serving.benchmark.reference import search_in_process
-from serving.benchmark.report import Figures, rounded
-from serving.benchmark.services import Cores, Service, pinned, serve_bundle, serve_reference
-from serving.benchmark.workload import Workload
+from serving.benchmark.report import Figures, Report, latencies, rounded, table, with_range
+from serving.benchmark.rounds import RoundsTest
+from serving.benchmark.services import Service, pinned, serve_bundle, serve_reference
 from serving.retrieval.retriever import Retriever
 
 TIMES = 10  # load of the overload, as a multiple of the capacity
@@ -29,9 +42,10 @@ RECOVERY_SECONDS = 1.0
 FIRST = 0.1  # share of the time that memory may grow in
 SERVER_START = 4.0  # seconds, usually; for the progress bar
 MIB = 2**20
+PACKAGES = ("grpcio", "hnswlib", "onnxruntime", "numpy", "protobuf")
 
 
-def duration(plan: Plan) -> float:
+def duration(plan: LoadPlan) -> float:
     """Approximate seconds of a plan, for the progress bar."""
     one = plan.seconds + plan.warm_up
     workers = sum(each.kind == "workers" for each in plan.measurements)
@@ -42,38 +56,16 @@ def duration(plan: Plan) -> float:
     return rounds + around + plan.overload_seconds + plan.soak_seconds
 
 
-class LoadTest:
+class LoadTest(RoundsTest):
     """Measures what a plan names.
 
-    Args:
-        plan: options of the load test.
-        workload: requests and expected answers.
-        cores: of servers and load.
-        say: shows what is being measured.
-        tick: advances the progress bar.
-
     Attributes:
-        figures: values of each round.
         overload: figures of the overload and of the soak, by their keys in the report.
-        errors: number of failed calls by server, code and first message.
     """
 
-    def __init__(
-        self, plan: Plan, workload: Workload, cores: Cores, say: Callable[[str], None], tick: load.Tick
-    ) -> None:
-        self.plan, self.workload, self.cores = plan, workload, cores
-        self.figures, self.overload, self.errors = Figures(), dict[str, float | None](), dict[str, int]()
-        self._say, self._tick = say, tick
-        self._servers: dict[str, Service] = {}
-        self._retriever: Retriever | None = None
-        self._kinds = {
-            "closed loop": self._closed_loop,
-            "batches": self._many_queries,
-            "stream": self._many_queries,
-            "in process": self._in_process,
-            "open loop": self._open_loop,
-            "workers": self._workers,
-        }
+    plan: LoadPlan
+    overload: Mapping[str, float | None] = MappingProxyType({})
+    _retriever: Retriever | None = None
 
     def run(self) -> None:
         """Run all parts of the plan.
@@ -92,42 +84,57 @@ class LoadTest:
                     self._retriever = Retriever.load(bundle)
                 else:
                     start = serve_bundle if name == "search" else partial(serve_reference, name)
-                    self._servers[name] = stack.enter_context(start(bundle, cores.servers))
+                    self.servers[name] = stack.enter_context(start(bundle, cores.servers))
             stack.enter_context(pinned(cores.load))
-            self._measure(first)
-            self._measure(swept)  # its rates are shares of the capacities measured before
+            self.measure(first)
+            self.measure(swept)  # its rates are shares of the capacities measured before
         self._retriever = None  # it shares pages with the servers, whose memory would look smaller
         gc.collect()
         if "overload" in self.plan.parts:
             with serve_bundle(bundle, cores.servers) as server, pinned(cores.load):
                 found = self._measure_overload(server)
             self.overload = {name: rounded(value) for name, value in found.items()}
-        self._measure(workers)
+        self.measure(workers)
         for ratio in RATIOS:
             self.figures.divide(*ratio)
 
-    def _measure(self, measurements: Sequence[Measurement]) -> None:
-        """Measure in rounds, every other one in reverse order."""
-        for number in range(self.plan.rounds):
-            for each in measurements if number % 2 == 0 else reversed(measurements):
-                self._say(f"round {number + 1} of {self.plan.rounds}: {each.server}, {each.kind} {each.size}")
-                self._kinds[each.kind](each, number)
+    def report(self, manifest: Manifest) -> dict[str, Any]:
+        """The document of a test that has run."""
+        plan = self.plan
+        setting = {
+            "parts": list(plan.parts),
+            "deadline_seconds": plan.deadline,
+            "overload_seconds": plan.overload_seconds,
+            "connections": CONNECTIONS,
+        }
+        return self.document(manifest, PACKAGES, TARGETS, {**setting, **self.overload})
+
+    def once(self, each: Measurement, number: int) -> None:
+        """As `RoundsTest.once`."""
+        measures = {
+            "closed loop": self._closed_loop,
+            "batches": self._many_queries,
+            "stream": self._many_queries,
+            "in process": self._in_process,
+            "open loop": self._open_loop,
+            "workers": self._workers,
+        }
+        measures[each.kind](each, number)
 
     def _closed_loop(self, each: Measurement, number: int) -> None:
-        result = self._run_closed_loop(self._servers[each.server], each.size, number)
-        self.figures.add_calls(each.key, result)
-        self._add_errors(each.server, result)
+        self.add_calls(each, self._searches(self.servers[each.server], each.size, number))
 
     def _many_queries(self, each: Measurement, number: int) -> None:
         """Batches, or a stream of single queries."""
-        address, plan = self._servers[each.server].address, self.plan
-        timing = plan.seconds, plan.warm_up, plan.seed + number
+        address, plan = self.servers[each.server].address, self.plan
         if each.kind == "batches":
-            result = closed_loop(address, self.workload.batches(each.size), BATCHES[each.size], *timing)
+            batches = self.workload.batches(each.size)
+            result = self.closed_loop(address, batches, BATCHES[each.size], number)
         else:
+            timing = plan.seconds, plan.warm_up, plan.seed + number
             result = load.stream_loop(address, self.workload.searches("SearchStream"), each.size, *timing)
         self.figures.add(**{f"{each.key}_qps": result.qps})
-        self._add_errors(each.key, result)
+        self.add_errors(each.key, result)
 
     def _in_process(self, each: Measurement, number: int) -> None:
         """The same searches without a server, on the servers' core."""
@@ -145,11 +152,11 @@ class LoadTest:
 
     def _open_loop(self, each: Measurement, number: int) -> None:
         """Latency against offered load, in percent of the server's capacity."""
-        plan, server = self.plan, self._servers[each.server]
+        plan, server = self.plan, self.servers[each.server]
         rate = self._known(self.figures.median(f"{each.server}_c{CAPACITY_CLIENTS}_rps")) * each.size / 100
         segments = (Segment(rate, plan.warm_up), Segment(rate, plan.seconds))
         offered = OfferedLoad(segments, plan.deadline, CONNECTIONS, plan.seed + 1000 * number + each.size)
-        result = load.open_loop(server.address, self._requests(server), offered)[1]
+        result = open_loop.open_loop(server.address, self._requests(server), offered)[1]
         self.figures.add_calls(each.key, result)
         values = {"offered_rps": result.offered / result.seconds, "answered_share": result.answered_share}
         self.figures.add(**{f"{each.key}_{name}": value for name, value in values.items()})
@@ -161,7 +168,7 @@ class LoadTest:
         """
         cores = self.cores.both
         with serve_bundle(self.plan.bundle, cores, each.size) as server, pinned(cores):
-            result = self._run_closed_loop(server, CONNECTIONS, number)
+            result = self._searches(server, CONNECTIONS, number)
             self.figures.add_calls(each.key, result)
             errors, memory = sum(result.errors.values()), server.memory() / MIB
             self.figures.add(**{f"{each.key}_pss_mib": memory, f"{each.key}_errors": errors})
@@ -175,16 +182,8 @@ class LoadTest:
     def _requests(self, server: Service) -> Requests:
         return self.workload.searches(checked=server.name != "noop")
 
-    def _run_closed_loop(self, server: Service, clients: int, number: int) -> LoadResult:
-        seconds, warm_up = self.plan.seconds, self.plan.warm_up
-        seed = self.plan.seed + number
-        return closed_loop(server.address, self._requests(server), clients, seconds, warm_up, seed)
-
-    def _add_errors(self, name: str, result: LoadResult, allowed: Container[str] = ("OK",)) -> None:
-        for code, count in result.codes.items():
-            if code not in allowed:
-                key = f"{name}: {code}: {result.messages.get(code, '')}"
-                self.errors[key] = self.errors.get(key, 0) + count
+    def _searches(self, server: Service, clients: int, number: int) -> LoadResult:
+        return self.closed_loop(server.address, self._requests(server), clients, number)
 
     def _measure_overload(self, server: Service) -> dict[str, float]:
         """The overload and the soak; the capacity is measured around, as a shared machine's speed drifts."""
@@ -193,7 +192,7 @@ class LoadTest:
         def measure_capacity() -> None:
             for number in range(self.plan.rounds):
                 self._say("capacity")
-                probes.add(rps=self._run_closed_loop(server, CAPACITY_CLIENTS, number).rps)
+                probes.add(rps=self._searches(server, CAPACITY_CLIENTS, number).rps)
 
         measure_capacity()
         capacity = self._known(probes.median("rps"))
@@ -226,15 +225,15 @@ class LoadTest:
             self._tick()
 
         offered = OfferedLoad(segments, plan.deadline, CONNECTIONS, plan.seed)
-        results = load.open_loop(server.address, self.workload.searches(), offered, tick)
+        results = open_loop.open_loop(server.address, self.workload.searches(), offered, tick)
         _, before, over, recovering, after = results
         named = {"normal": before, "overload": over, "recovering": recovering, "recovered": after}
         for name, result in named.items():
             self.figures.count_calls(name, result)
         memory.append(server.memory())
-        self._add_errors("80 %", before)
-        self._add_errors("overload", over, ALLOWED)
-        self._add_errors("after the overload", after)
+        self.add_errors("80 %", before)
+        self.add_errors("overload", over, ALLOWED)
+        self.add_errors("after the overload", after)
         usual = before.percentile_us(99)
         return {
             "overload_offered_rps": over.offered / over.seconds,
@@ -265,9 +264,9 @@ class LoadTest:
         for number, share in enumerate((FIRST, 1 - FIRST)):
             segment = Segment(NORMAL * capacity, plan.soak_seconds * share)
             offered = OfferedLoad((segment,), plan.deadline, CONNECTIONS, plan.seed + 1 + number)
-            (result,) = load.open_loop(server.address, self.workload.searches(), offered, self._tick)
+            (result,) = open_loop.open_loop(server.address, self.workload.searches(), offered, self._tick)
             failed += sum(result.errors.values())
-            self._add_errors("soak", result)
+            self.add_errors("soak", result)
             memory.append(server.memory())
         first, end = memory
         self.figures.count_calls("soak", result)
@@ -279,3 +278,31 @@ class LoadTest:
             "soak_memory_mib": end / MIB,
             "soak_memory_growth": end / first - 1,
         }
+
+
+def show(console: Console, found: Report) -> None:
+    """Throughput, latency by offered load, the targets, and remarks."""
+    tables = []
+    if "search_c1_rps" in found:
+        heads = ["clients"]
+        for name in SERVERS.values():
+            heads += [f"{name} [dim]requests/s[/]", "[dim]p50 / p99 ms[/]"]
+        rows = []
+        for clients in CLIENTS:
+            row = [str(clients)]
+            for prefix in (f"{server}_c{clients}" for server in SERVERS):
+                row += [with_range(found, f"{prefix}_rps"), f"[dim]{latencies(found, prefix)}[/]"]
+            rows.append(row)
+        tables.append(table(heads, rows, "closed loop"))
+    if f"search_open{OFFERED[0]}_rps" in found:
+        heads = ["load", "offered/s", "answered/s", "in time", "p50 / p99 ms of those answered in time"]
+        tables.append(table(heads, (_offered(found, percent) for percent in OFFERED), "open loop"))
+    rounds.show(console, found, tables, TARGETS, "targets")
+
+
+def _offered(found: Report, percent: int) -> tuple[str, ...]:
+    prefix = f"search_open{percent}"
+    offered, answered = report.number(found[f"{prefix}_offered_rps"]), with_range(found, f"{prefix}_rps")
+    share = found[f"{prefix}_answered_share"]
+    in_time = "-" if share is None else f"{100 * share:.1f} %"
+    return f"{percent} %", offered, answered, in_time, latencies(found, prefix)

@@ -23,10 +23,10 @@ class Measurement:
     """One measurement of a round."""
 
     key: str  # prefix of its figures in the report
-    kind: Literal["closed loop", "batches", "stream", "in process", "open loop", "workers"]  # of the load
+    kind: str  # of the load, such as `closed loop`
     server: str  # `in-process` is the bundle without a server
     size: int  # clients, queries in a batch, requests in flight, percent of the capacity, or workers
-    parts: tuple[Part, ...]  # of the load test that need it
+    parts: tuple[Part, ...] = ()  # of the load test that need it
 
 
 MEASUREMENTS = (
@@ -126,15 +126,11 @@ TARGETS = (  # on two cores
 
 @dataclass(frozen=True)
 class Plan:
-    """The options of a load test."""
+    """The options of a test in rounds."""
 
     bundle: Path  # folder of the served bundle
-    parts: tuple[Part, ...] = PARTS
     rounds: int = 5  # repetitions of all measurements; every other round runs in reverse order
     seconds: float = 2.0  # of each measurement in a round
-    overload_seconds: float = 30.0  # duration of the overload
-    soak_seconds: float = 0.0  # duration of the soak at 80 % of the capacity; 0 for none
-    deadline: float = 1.0  # seconds of each request of an open loop
     queries: Path | None = None  # file; if not given, queries are generated from the bundle's examples
     k: int = 10  # items in an answer
     seed: int = 0  # of all random choices
@@ -143,6 +139,16 @@ class Plan:
     def warm_up(self) -> float:
         """Seconds before each measurement that are not measured."""
         return min(1.0, self.seconds / 4)
+
+
+@dataclass(frozen=True)
+class LoadPlan(Plan):
+    """The options of a load test."""
+
+    parts: tuple[Part, ...] = PARTS
+    overload_seconds: float = 30.0  # duration of the overload
+    soak_seconds: float = 0.0  # duration of the soak at 80 % of the capacity; 0 for none
+    deadline: float = 1.0  # seconds of each request of an open loop
 
     @property
     def measurements(self) -> list[Measurement]:

@@ -10,7 +10,6 @@ that started it.
 """
 
 import itertools
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from protos import retrieval_pb2 as wire
 from protos.bundle import Manifest
 from protos.features import TextFeature
 from protos.files.onnx_file import check_self_contained
+from serving.benchmark.services import report_ready
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.catalogue import Catalogue
 from serving.retrieval.encoder import QueryForm
@@ -113,14 +113,7 @@ def search_in_process(
 ) -> tuple[float, float]:
     """Search in batches of `size` queries for some seconds.
 
-    Args:
-        retriever: to search with.
-        queries: in turn, over and over.
-        k: items in an answer.
-        size: of a batch.
-        seconds: to measure.
-        pause: seconds asleep before each batch, as a server is until the next request arrives.
-        fusion: which scores rank.
+    It sleeps for `pause` seconds before each batch, as a server does until the next request arrives.
 
     Returns:
         Queries per second, and the median of microseconds per batch without the pause.
@@ -154,8 +147,7 @@ def main(arguments: Sequence[str]) -> None:
     """Serve until standard input ends."""
     kind, folder = arguments
     server, port = start(kind, Path(folder))
-    sys.stdout.write(json.dumps({"port": port}) + "\n")
-    sys.stdout.flush()
+    report_ready(port=port)
     sys.stdin.read()
     server.stop(None)
 

@@ -92,16 +92,9 @@ def write(
     about: Iterable[str],
     title: str | None = None,
 ) -> None:
-    """Print tables, each measured figure beside its target, remarks, and what was measured.
+    """Print tables, each measured figure beside its target, remarks, and what was measured, and how.
 
-    Args:
-        console: to print on.
-        report: the document.
-        tables: before the targets.
-        targets: of its figures.
-        remarks: what should be noticed.
-        about: what was measured, and how.
-        title: of the targets.
+    `title` is that of the targets.
     """
     for each in tables:
         console.print(each, "")
@@ -129,12 +122,37 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None
     return made
 
 
+def figures_table(
+    report: Report, heads: Sequence[str], rows: Mapping[str, str], keys: Sequence[str], title: str = ""
+) -> list[Table]:
+    """A table of figures without their ranges; none without rows.
+
+    Args:
+        report: the document.
+        heads: of the columns.
+        rows: name in the keys -> text in the first column; a row whose figures were not measured is left out.
+        keys: of the other columns, with `{}` for the name.
+    """
+    cells = [
+        (text, *(number(report[key.format(name)]) for key in keys))
+        for name, text in rows.items()
+        if keys[0].format(name) in report
+    ]
+    return [table(heads, cells, title or None)] if cells else []
+
+
 def with_range(report: Report, key: str) -> str:
     """A figure with the lowest and highest round."""
     text = number(report[key])
     if f"{key}_min" not in report:
         return text
     return f"{text} [dim]{number(report[f'{key}_min'])}-{number(report[f'{key}_max'])}[/]"
+
+
+def latencies(found: Report, prefix: str) -> str:
+    """p50 and p99 in milliseconds."""
+    figures = (found[f"{prefix}_{percentile}_us"] for percentile in ("p50", "p99"))
+    return " / ".join("-" if each is None else f"{each / 1000:.2f}" for each in figures)
 
 
 def number(value: float | None) -> str:

@@ -8,12 +8,14 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -22,9 +24,12 @@ from protos.errors import Unavailable
 from serving.transport.limits import WorkerLimits
 
 START_SECONDS = 120.0  # longest wait for a process to start, and to stop
+STEP_SECONDS = 0.02  # between two looks at what is waited for
 ROOT = Path(__file__).parents[2]
+SERVE = ("serving", "serve", "--json", "--port", "0")  # module and arguments of the service
 
 CoreSet = frozenset[int] | None  # None: the system chooses
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -115,11 +120,20 @@ class Service:
             raise self._failed("has ended")
         return json.loads(line)
 
+    def ask(self, *values: Any, seconds: float = START_SECONDS) -> Any:
+        """The answer to a line; errors as of `send` and `answer`."""
+        self.send(*values)
+        return self.answer(seconds)
+
+    def processes(self) -> list[psutil.Process]:
+        """The process and its children."""
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
     def memory(self) -> int:
         """Bytes of all its processes, shared memory counted once (PSS; USS where that is unknown)."""
-        root = psutil.Process(self.process.pid)
         total = 0
-        for process in (root, *root.children(recursive=True)):
+        for process in self.processes():
             try:
                 info = process.memory_full_info()
             except psutil.NoSuchProcess:  # it has ended meanwhile
@@ -131,6 +145,26 @@ class Service:
         self._log.seek(0)
         last = self._log.read().decode(errors="replace").strip().rpartition("\n")[2]
         return Unavailable(f"{self.name}: {what}: {last or 'its log is empty'}")
+
+
+def report_ready(**values: Any) -> None:
+    """Write the line by which a process of a measurement says that it has started."""
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()
+
+
+def wait_for(find: Callable[[], Found | None], failure: str, seconds: float = START_SECONDS) -> Found:
+    """What a function finds, once that is true.
+
+    Raises:
+        Unavailable: nothing is found within some seconds.
+    """
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if found := find():
+            return found
+        time.sleep(STEP_SECONDS)
+    raise Unavailable(f"{failure} within {seconds:g} s")
 
 
 @contextmanager
@@ -184,27 +218,20 @@ def ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
             process.stdout.close()
 
 
-def serve_bundle(bundle: Path, cores: CoreSet, workers: int = 1) -> AbstractContextManager[Service]:
-    """The service with a bundle, on some cores; see `started`."""
-    flags = ["--bundle", str(bundle), "--workers", str(workers)]
-    flags += ["--connections-per-address", str(WorkerLimits().connections)]  # all clients have one address
-    return started("search", "serving", "serve", "--json", "--port", "0", *flags, cores=cores)
+def serve_bundle(
+    bundle: Path,
+    cores: CoreSet = None,
+    workers: int = 1,
+    *flags: str,
+    environment: Mapping[str, str] | None = None,
+) -> AbstractContextManager[Service]:
+    """The service with a bundle, on some cores, with further flags; see `started`."""
+    flags += ("--bundle", str(bundle), "--workers", str(workers))
+    flags += ("--connections-per-address", str(WorkerLimits().connections))  # all clients have one address
+    return started("search", *SERVE, *flags, cores=cores, environment=environment)
 
 
 def serve_reference(kind: str, bundle: Path, cores: CoreSet) -> AbstractContextManager[Service]:
     """A plain server of `reference.py` with grpcio's defaults; see `started`."""
     module, variables = "serving.benchmark.reference", {"GRPC_EXPERIMENTS": ""}
     return started(kind, module, kind, str(bundle.absolute()), cores=cores, environment=variables)
-
-
-def serve_alias(
-    model: str, store: str, cache: Path, poll: float, workers: int | None = None, *more: str
-) -> AbstractContextManager[Service]:
-    """The service that follows an alias of a registry, which it asks every `poll` seconds; see `started`.
-
-    `more` are further flags of its command line.
-    """
-    flags = ["--model", model, "--poll", str(poll), *([] if workers is None else ["--workers", str(workers)])]
-    flags += more
-    variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_REGISTRY_URI": store, "TWINSPIRE_CACHE": str(cache)}
-    return started("serve", "serving", "serve", "--json", "--port", "0", *flags, environment=variables)

@@ -45,26 +45,19 @@ class Versions:
 
     Args:
         names: versions of the bundles that may answer.
-        expected: for each bundle, its hits for each query.
+        differences: for each bundle, how hits for a query differ from its own; empty if they do not.
 
     Attributes:
         mixed: answers whose items are not those of their version, or whose version is unknown.
         first: description of the first of those.
-        telling: queries that the bundles answer differently; only these can reveal a mixture.
     """
 
-    def __init__(self, names: Sequence[str], expected: Sequence[Sequence[Hits]]) -> None:
+    def __init__(self, names: Sequence[str], differences: Sequence[Callable[[int, Hits], str]]) -> None:
         self.mixed = 0
         self.first = ""
-        self.telling = sum(bool(difference(*pair)) for pair in zip(expected[0], expected[1], strict=True))
-        self._expected = expected
-        self.names = names
+        self.names, self._differences = names, differences
         self._fields = [VERSION_TAG + bytes([len(each)]) + each.encode() for each in names]
         self._right: set[tuple[int, int, bytes]] = set()  # query, place of the version, bytes up to it
-
-    def difference(self, place: int, number: int, hits: Hits) -> str:
-        """How the answer of a version to a query differs from the expected one; empty if it does not."""
-        return difference(self._expected[place][number], hits)
 
     def of(self, number: int, body: bytes) -> int:
         """The place of the version that an answer is from, or `MIXED`.
@@ -81,7 +74,7 @@ class Versions:
         answer = wire.SearchResponse.FromString(body[PREFIX_BYTES:])
         known = answer.bundle_version in self.names
         place, hits = self.names.index(answer.bundle_version) if known else MIXED, hits_of(answer)
-        wrong = "unknown version" if place == MIXED else self.difference(place, number, hits)
+        wrong = "unknown version" if place == MIXED else self._differences[place](number, hits)
         if wrong:
             self.mixed += 1
             text = f"query {number}: bundle {answer.bundle_version[:12] or 'unknown'} with {hits[:3]}..."
@@ -93,6 +86,11 @@ class Versions:
                 self._right.clear()
             self._right.add((number, place, begin))
         return place
+
+
+def expecting(hits: Sequence[Hits]) -> Callable[[int, Hits], str]:
+    """A difference for `Versions`: to the hits of each query."""
+    return lambda number, found: difference(hits[number], found)
 
 
 @dataclass

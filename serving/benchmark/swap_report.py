@@ -9,7 +9,7 @@ from rich.console import Console
 from protos.system.timing import p99_remark
 from serving.benchmark.load import percentile
 from serving.benchmark.plan import Target
-from serving.benchmark.report import Report, number, rounded, table, write
+from serving.benchmark.report import Report, figures_table, number, rounded, write
 from serving.benchmark.swap_load import SwapRun
 
 SLOT = 0.25  # seconds of a point in the plot
@@ -74,15 +74,13 @@ def series(run: SwapRun) -> dict[str, list[float]]:
 
 def show(console: Console, report: Report) -> None:
     """Latencies, targets and remarks."""
-    heads = {"requests_{}": "answered", "p50_{}_ms": "p50 ms", "p99_{}_ms": "p99 ms"}
-    rows = [
-        (f"{name} swaps", *(number(report[key.format(name)]) for key in heads))
-        for name in ("between", "during")
-    ]
+    rows = {name: f"{name} swaps" for name in ("between", "during")}
+    heads = ("requests", "answered", "p50 ms", "p99 ms")
+    tables = figures_table(report, heads, rows, ("requests_{}", "p50_{}_ms", "p99_{}_ms"))
     remarks = [f"{count} x {text}" for text, count in report["errors"].items()]
     remarks += [report["mixed_first"]] if report["mixed"] else []
-    calls = {f"{name} swaps": report[f"requests_{name}"] for name in ("between", "during")}
-    remarks += [text for text in [p99_remark(calls)] if text]
+    remark = p99_remark({text: report[f"requests_{name}"] for name, text in rows.items()})
+    remarks += [remark] if remark else []
     first, second = (each[:12] for each in report["versions"])
     about = (
         f"{report['requests']:,} answers, all compared; {report['swaps']} swaps between {first} and "
@@ -93,4 +91,4 @@ def show(console: Console, report: Report) -> None:
         f"{report['machine']}; {report['workers']} workers, {report['clients']} clients, "
         f"{report['requests_per_s']:,.0f} requests/s, {report['seconds']:.0f} s",
     )
-    write(console, report, [table(("requests", *heads.values()), rows)], TARGETS, remarks, about)
+    write(console, report, tables, TARGETS, remarks, about)

@@ -15,6 +15,7 @@ from protos.errors import DataError
 from protos.files.regular_files import open_regular
 from protos.scores import Hits, difference
 from serving.benchmark import query_generator
+from serving.benchmark.http1 import HttpPool
 from serving.benchmark.http2 import PREFIX_BYTES, message
 from serving.benchmark.load import Requests
 from serving.client.queries import read_queries
@@ -77,7 +78,7 @@ class Workload:
         searches = self._searches()
         bodies = [MessageToJson(each, preserving_proto_field_name=True, indent=None) for each in searches]
         encoded = [each.encode() for each in bodies]
-        return Requests("/v1/search", encoded, 1, check if self.is_compared else None)
+        return Requests("/v1/search", encoded, 1, check if self.is_compared else None, HttpPool)
 
     def batches(self, size: int) -> Requests:
         """Batches of `size` queries; queries repeat where there are fewer."""

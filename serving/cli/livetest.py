@@ -17,9 +17,8 @@ from serving import bundles
 from serving.benchmark.live import history_run, load_run, report, swap_run
 from serving.benchmark.live.history_run import HistoryOptions
 from serving.benchmark.live.items import ItemMaker
-from serving.benchmark.live.load_run import LoadOptions
 from serving.benchmark.live.swap_run import SwapOptions
-from serving.benchmark.plan import missed
+from serving.benchmark.plan import Plan, missed
 from serving.benchmark.report import machine_text, progress
 from serving.cli import filtertest, tables
 from serving.cli.benchmark_arguments import LIVE_PARTS, LivePart
@@ -72,8 +71,8 @@ def run(arguments: Namespace) -> Result:
             swaps = SwapOptions(seed=arguments.seed)
             found["swap"] = swap_run.run(folders, swaps, _made(place / "swap"), say, tick)
         if "load" in parts:
-            load = LoadOptions(arguments.rounds, arguments.seconds, arguments.seed)
-            found["load"] = load_run.run(folders[0], load, _made(place / "load"), say, tick)
+            plan = Plan(folders[0], arguments.rounds, arguments.seconds, seed=arguments.seed)
+            found["load"] = load_run.of_plan(plan, say, tick).run(_made(place / "load"))
     if "filters" in parts:
         found["filters"] = filtertest.measure(folders[0], seed=arguments.seed)
     made = report.joined(found)

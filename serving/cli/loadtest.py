@@ -1,6 +1,5 @@
 """`python -m serving loadtest`: the load test of a bundle, or a closed loop on a running server."""
 
-import gc
 import importlib.util
 from argparse import Namespace
 from pathlib import Path
@@ -8,22 +7,20 @@ from typing import Any
 
 from protos.cli import Result, UsageError, print_result
 from protos.errors import DataError, MissingStage, Unavailable
-from protos.scores import is_bounded
 from protos.system.timing import p99_remark
 from serving import bundles
 from serving.address import host_of, is_loopback
-from serving.benchmark import load_report, query_generator
+from serving.benchmark import load_test, query_generator
 from serving.benchmark.load import closed_loop
 from serving.benchmark.load_test import LoadTest, duration
-from serving.benchmark.plan import Plan
+from serving.benchmark.plan import LoadPlan
 from serving.benchmark.report import progress
+from serving.benchmark.rounds import workload_of
 from serving.benchmark.services import choose_cores, pinned
-from serving.benchmark.workload import Workload, expected_answers, load_queries, queries_from_file
+from serving.benchmark.workload import Workload, queries_from_file
 from serving.cli import benchmark_arguments, tables
 from serving.client import RetrievalClient
-from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 
 NOTE = "closed loop; clients and server share one machine"
 DRAWN = {"closed", "open"}  # parts with a plot
@@ -79,36 +76,38 @@ def _test_server(arguments: Namespace) -> Result:
 def _test_bundle(arguments: Namespace) -> Result:
     plan = _plan(arguments)
     plot = _plot(arguments, plan)
-    retriever = Retriever.load(plan.bundle)
-    manifest = retriever.manifest
-    queries = load_queries(manifest, plan.queries, plan.seed)
-    # Without a bound on scores answers cannot be compared; the report says so.
-    # The plain server beside it knows vectors alone.
-    fusion = FusionMode.DEFAULT if manifest.hybrid is None else FusionMode.DENSE
-    expected = expected_answers(retriever, queries, plan.k, fusion) if is_bounded(manifest) else None
-    del retriever  # it shares pages with the servers, whose memory would look smaller
-    gc.collect()
+    manifest, workload = workload_of(plan)
     cores = choose_cores()
     with progress(duration(plan)) as (say, tick), pinned(cores.load):
-        test = LoadTest(plan, Workload(queries, plan.k, expected, fusion), cores, say, tick)
+        test = LoadTest(plan, workload, cores, say, tick)
         test.run()
-    document = load_report.document(test, manifest.bundle_version)
+    document = test.report(manifest)
     if plot is not None:
         from serving.benchmark import plots
 
         path = plot / f"{manifest.name}-{manifest.bundle_version[:12]}.png" if plot.is_dir() else plot
         document["plot"] = str(plots.save_load(document, path))
-    result: Result = document, lambda console: load_report.show(console, document)
+    result: Result = document, lambda console: load_test.show(console, document)
+    refuse_different(result, arguments.json)
+    return result
+
+
+def refuse_different(result: Result, as_json: bool) -> None:
+    """Show a report whose answers are not the bundle's own.
+
+    Raises:
+        DataError: they are not.
+    """
+    document, _ = result
     if document["content_different"]:
-        print_result(result, arguments.json, tables.console)
+        print_result(result, as_json, tables.console)
         raise DataError(
             f"{document['content_different']} of {document['content_checked']} answers differ from the "
             f"bundle's own; {document['content_first_difference']}"
         )
-    return result
 
 
-def _plan(arguments: Namespace) -> Plan:
+def _plan(arguments: Namespace) -> LoadPlan:
     given = {
         "parts": arguments.only,
         "rounds": arguments.rounds,
@@ -120,13 +119,13 @@ def _plan(arguments: Namespace) -> Plan:
     }
     chosen = {name: value for name, value in given.items() if value is not None}
     folder = bundles.newest(arguments.bundle or bundles.BUNDLES)
-    plan = Plan(folder, k=arguments.k, seed=arguments.seed, **chosen)
+    plan = LoadPlan(folder, k=arguments.k, seed=arguments.seed, **chosen)
     if plan.soak_seconds and "overload" not in plan.parts:
         raise UsageError("--soak: follows the overload, which --only leaves out")
     return plan
 
 
-def _plot(arguments: Namespace, plan: Plan) -> Path | None:
+def _plot(arguments: Namespace, plan: LoadPlan) -> Path | None:
     """The file of the plot, or its folder; None where no part has one."""
     if not DRAWN & {*plan.parts}:
         if arguments.plot:

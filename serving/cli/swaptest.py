@@ -16,14 +16,14 @@ from typing import Any
 from protos import bundle
 from protos.cli import Result, UsageError, print_result
 from protos.errors import DataError, InvalidInput, MissingStage, Unavailable
-from protos.scores import Hits, is_bounded
+from protos.scores import Hits, difference, is_bounded
 from serving import bundles
 from serving.benchmark import alias, plots, query_generator, swap_load, swap_report
 from serving.benchmark.load import Requests
 from serving.benchmark.plan import missed
 from serving.benchmark.report import machine_text, progress
-from serving.benchmark.services import Service, serve_alias
-from serving.benchmark.swap_load import WARM_UP, Schedule, SwapClients, SwapRun, Versions
+from serving.benchmark.services import Service
+from serving.benchmark.swap_load import WARM_UP, Schedule, SwapClients, SwapRun, Versions, expecting
 from serving.benchmark.workload import Workload, expected_answers
 from serving.cli import tables
 from serving.client import RetrievalClient
@@ -31,7 +31,6 @@ from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 
 K = 10
-POLL = 0.5  # seconds between the service's requests to the registry
 LIGHT_CLIENTS, LIGHT_PAUSE = 8, 0.05  # load while memory is measured; the pause in seconds
 LIGHT_SWAP_SECONDS = 5.0  # usual, for the progress bar
 READY_SECONDS = 120.0  # longest wait for the service's first request to the registry
@@ -76,15 +75,17 @@ def run(arguments: Namespace) -> Result:
     manifests = [bundle.read(each) for each in folders]
     queries = query_generator.of_bundle(manifests[0], seed=0)
     names = [each.bundle_version for each in manifests]
-    versions = Versions(names, _expected(folders, queries))
-    if not versions.telling:
+    expected = _expected(folders, queries)
+    versions = Versions(names, [*map(expecting, expected)])
+    telling = sum(bool(difference(*hits)) for hits in zip(*expected, strict=True))
+    if not telling:  # only these queries can reveal a mixture
         raise MissingStage("both bundles give the same answers to all queries, so a mixture cannot be seen")
     gc.collect()  # frees the bundles that were loaded here
     requests = Workload(queries, K, None).searches()
     light = max(arguments.swaps, arguments.memory_swaps) - arguments.swaps
     with progress(arguments.seconds + 3 * WARM_UP + LIGHT_SWAP_SECONDS * light) as (say, tick):
         report, done = _measure(_Test(folders, names, requests, versions, arguments, say, tick))
-    report["distinct_queries"], report["telling_queries"] = len(queries), versions.telling
+    report["distinct_queries"], report["telling_queries"] = len(queries), telling
     path = arguments.plot or bundles.BUNDLES.parent / "loadtest" / f"swap-{manifests[0].name}.png"
     windows = [(swap.started - done.start, swap.done - done.start) for swap in done.swaps]
     report["plot"] = str(plots.save_swaps(report, swap_report.series(done), windows, path))
@@ -149,9 +150,7 @@ def _measure(test: _Test) -> tuple[dict[str, Any], SwapRun]:
         test.say("creating a registry")
         with (
             alias.registry(folder, test.folders) as moved,
-            serve_alias(
-                alias.MODEL, alias.store(folder), folder / "cache", POLL, arguments.workers
-            ) as server,
+            alias.follow(folder, folder / "cache", arguments.workers) as server,
         ):
             workers = _warm_up(test, server, moved)
             start = settled(server)

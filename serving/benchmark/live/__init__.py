@@ -7,6 +7,5 @@ history_run     traffic while processes are killed and bundles swapped
 swap_run        swaps and restarts with many live items
 load_run        throughput with live items and while they are written, and the times of writes
 writer          the process that writes in the last two
-live_services   the services of all of them
 report          figures and targets
 """

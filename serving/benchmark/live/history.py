@@ -31,56 +31,33 @@ VIOLATIONS = (DELETED, STALE, DUPLICATE, EARLY, AHEAD, SHORT, LOST, REPEATED)
 
 
 class Write(NamedTuple):
-    """An acknowledged write of one item.
+    """An acknowledged write of one item."""
 
-    Args:
-        sequence: that it was given.
-        item_id: of the item.
-        stamp: of the item that was written; None for a delete.
-    """
-
-    sequence: int
+    sequence: int  # that it was given
     item_id: str
-    stamp: str | None
+    stamp: str | None  # of the item that was written; None for a delete
 
 
 class Seen(NamedTuple):
-    """An answer.
+    """An answer."""
 
-    Args:
-        asked: sequence of a write that the answer had to see.
-        sequence: of the state that it was made from.
-        k: items that were asked for.
-        hits: item ids and their stamps, in order.
-        own: an item that was written with the query's text; empty if there is none.
-        text: of the query, if there is one.
-    """
-
-    asked: int
-    sequence: int
-    k: int
-    hits: tuple[tuple[str, str], ...]
-    own: str = ""
-    text: str = ""
+    asked: int  # sequence of a write that the answer had to see
+    sequence: int  # of the state that it was made from
+    k: int  # items that were asked for
+    hits: tuple[tuple[str, str], ...]  # item ids and their stamps, in order
+    own: str = ""  # an item that was written with the query's text; empty if there is none
+    text: str = ""  # of the query, if there is one
 
 
 @dataclass
 class Verdict:
-    """What a check found.
+    """What a check found."""
 
-    Attributes:
-        found: violations by name.
-        examples: some of each, as texts.
-        answers: that were checked.
-        own_first: answers to the text of an item that was then in the catalogue, with the item first.
-        own: all answers to such texts.
-    """
-
-    found: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    answers: int = 0
-    own_first: int = 0
-    own: int = 0
+    found: Counter[str] = field(default_factory=Counter)  # violations by name
+    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # some of each
+    answers: int = 0  # that were checked
+    own_first: int = 0  # answers to the text of an item that was then in the catalogue, with the item first
+    own: int = 0  # all answers to such texts
 
     def note(self, violation: str, text: str) -> None:
         """Count a violation."""

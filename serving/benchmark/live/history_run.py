@@ -6,6 +6,7 @@ worker. All answers are checked afterwards, and the catalogue is compared with t
 
 import contextlib
 import json
+import math
 import os
 import signal
 import sqlite3
@@ -22,17 +23,10 @@ from protos import bundle, entry_points
 from protos.errors import DataError, MissingStage, Unavailable
 from serving.benchmark import alias
 from serving.benchmark.live import history
-from serving.benchmark.live.items import ItemMaker
-from serving.benchmark.live.live_services import (
-    STEP_SECONDS,
-    SWAP_SECONDS,
-    Say,
-    followed,
-    shared_ids,
-    wait_served,
-)
+from serving.benchmark.live.items import ItemMaker, shared_ids
 from serving.benchmark.live.traffic import Operations, Traffic
-from serving.benchmark.services import Service
+from serving.benchmark.load import Say
+from serving.benchmark.services import START_SECONDS, STEP_SECONDS, Service, wait_for
 from serving.client import RetrievalClient
 from serving.client.items import Origin
 from serving.rollout.bundle_cache import BUNDLES
@@ -41,31 +35,21 @@ from serving.rollout.registry import store_file, store_uri
 # Share and maximum number of the bundle's items that are replaced and deleted: few, because a refresh is
 # judged by their new texts.
 BASE_SHARE, MOST_BASE = 0.1, 300
+WORKERS = 2  # of each service
 
 
 @dataclass(frozen=True)
 class HistoryOptions:
-    """A history test.
+    """A history test."""
 
-    Args:
-        operations: writes and searches in all.
-        kills: of processes, spread evenly over them.
-        services: with one catalogue and one registry, each with files of its own.
-        url: of the store; for several services PostgreSQL's. SQLite in a temporary folder by default.
-        config: TOML of the bundles' experiment; their champion is refreshed by it. None refreshes nothing.
-        writers: number of threads that write.
-        readers: number of threads that search.
-        seed: of all random choices.
-    """
-
-    operations: int = 100_000
-    kills: int = 20
-    services: int = 1
-    url: str = ""
-    config: Path | None = None
-    writers: int = 4
-    readers: int = 8
-    seed: int = 0
+    operations: int = 100_000  # writes and searches in all
+    kills: int = 20  # of processes, spread evenly over them
+    services: int = 1  # with one catalogue and one registry, each with files of its own
+    url: str = ""  # of the store; for several services PostgreSQL's. Else SQLite in a temporary folder
+    config: Path | None = None  # TOML of the bundles' experiment, by which their champion is refreshed
+    writers: int = 4  # threads
+    readers: int = 8  # threads
+    seed: int = 0  # of all random choices
 
 
 def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say) -> dict[str, Any]:
@@ -73,9 +57,7 @@ def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say)
 
     Args:
         folders: of two bundles.
-        options: of the test.
         place: an empty folder, for the registry and the services' files.
-        say: receives what is being done.
 
     Returns:
         Figures: each of `history.VIOLATIONS`, 0 where all is well, and what was done.
@@ -93,20 +75,15 @@ def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say)
         _copy_runs(place / "registry")
     with alias.registry(place / "registry", folders, name) as registry, contextlib.ExitStack() as stack:
         services = [
-            stack.enter_context(followed(place / "registry", place / f"cache-{n}", url, name))
+            stack.enter_context(
+                alias.follow(place / "registry", place / f"cache-{n}", WORKERS, "--catalogue", url, name=name)
+            )
             for n in range(options.services)
         ]
         operations = Operations(options.operations)
         addresses = [each.address for each in services]
-        traffic = Traffic(
-            addresses,
-            maker,
-            base_ids,
-            operations,
-            options.writers,
-            options.readers,
-            seed=options.seed,
-        )
+        threads = options.writers, options.readers
+        traffic = Traffic(addresses, maker, base_ids, operations, *threads, seed=options.seed)
         begun = time.perf_counter()
         with traffic:
             refresh = partial(_refresh, options.config, place, url, traffic) if options.config else None
@@ -157,42 +134,43 @@ def _disturb(
         os.kill(killed[-1], signal.SIGKILL)
         done[f"kills_{kind}"] += 1
 
-    def swap(version: int, kind: str) -> None:
-        registry.send(version)
-        registry.answer()
+    def wait_served(version: str) -> None:
         for each in services:
-            wait_served(each, names[version - 1], traffic.check)
+            alias.wait_served(each, WORKERS, version, traffic.check)
+
+    def swap(version: int, kind: str) -> None:
+        registry.ask(version)
+        wait_served(names[version - 1])
         done[kind] += 1
 
     def refreshed() -> None:
         assert refresh is not None
-        version = refresh()
-        for each in services:
-            wait_served(each, version, traffic.check)
+        wait_served(refresh())
         done["refreshes"] += 1
 
-    # To the other bundle, rolled back, and to the other bundle again: each place is a part of all operations.
-    steps: list[tuple[float, str, Callable[[], None]]] = [
-        ((n + 0.5) / options.kills, f"kill {n + 1} of {options.kills}", lambda n=n: kill(n))  # type: ignore[misc]
-        for n in range(options.kills)
-    ]
-    steps += [
-        (0.2, "a swap", lambda: swap(2, "swaps")),
-        (0.45, "a rollback", lambda: swap(1, "rollbacks")),
-        (0.7, "a swap", lambda: swap(2, "swaps")),
-    ]
-    steps += [(0.8, "a refresh", refreshed)] if refresh else []
-    for share, what, step in sorted(steps, key=lambda each: each[0]):
+    def go_on(share: float) -> None:
         while traffic.is_running and traffic.operations.done < share * options.operations:
             say(f"{traffic.operations.done:,} of {options.operations:,} operations")
             time.sleep(STEP_SECONDS)
+
+    # To the other bundle, rolled back, and to the other bundle again: each place is a part of all operations.
+    steps: list[tuple[float, str, Callable[[], None]]] = [
+        (0.2, "a swap", partial(swap, 2, "swaps")),
+        (0.45, "a rollback", partial(swap, 1, "rollbacks")),
+        (0.7, "a swap", partial(swap, 2, "swaps")),
+        *([(0.8, "a refresh", refreshed)] if refresh else []),
+        *(
+            ((n + 0.5) / options.kills, f"kill {n + 1} of {options.kills}", partial(kill, n))
+            for n in range(options.kills)
+        ),
+    ]
+    for share, what, step in sorted(steps, key=lambda each: each[0]):
+        go_on(share)
         traffic.check()
         say(what)
         step()
     traffic.operations.release()
-    while traffic.is_running:
-        say(f"{traffic.operations.done:,} of {options.operations:,} operations")
-        time.sleep(STEP_SECONDS)
+    go_on(math.inf)
     return done
 
 
@@ -217,24 +195,15 @@ def _refresh(config: Path, place: Path, url: str, traffic: Traffic) -> str:
     Raises:
         DataError: it is not refreshed; the message has the end of the log.
     """
-    cache, registry = place / "refresh-cache", alias.store(place / "registry")
+    cache = place / "refresh-cache"
     cache.mkdir()
     if BUNDLES.parent.joinpath("data").exists():  # what was read of the data set stays where it is
         (cache / "data").symlink_to(BUNDLES.parent.absolute() / "data")
-    environment = {
-        **os.environ,
-        "MLFLOW_TRACKING_URI": registry,
-        "MLFLOW_REGISTRY_URI": registry,
-        "TWINSPIRE_CACHE": str(cache),
-    }
     arguments = ("refresh", "--json", "--config", str(config.absolute()), "--catalogue", url)
     with (place / "refresh.log").open("w+") as log, (place / "refresh.json").open("w+") as output:
-        process = subprocess.Popen(
-            entry_points.command(entry_points.EXPORT, *arguments),
-            env=environment,
-            stdout=output,
-            stderr=log,
-        )
+        command = entry_points.command(entry_points.EXPORT, *arguments)
+        variables = {**os.environ, **alias.variables(place / "registry", cache)}
+        process = subprocess.Popen(command, env=variables, stdout=output, stderr=log)
         try:
             while process.poll() is None:
                 traffic.check()
@@ -242,10 +211,10 @@ def _refresh(config: Path, place: Path, url: str, traffic: Traffic) -> str:
         finally:
             process.kill()
             process.wait()
-        log.seek(0)
-        output.seek(0)
         if process.returncode:
+            log.seek(0)
             raise DataError(f"the refresh failed: {log.read()[-2000:]}")
+        output.seek(0)
         found = json.loads(output.read())
     if not found["refreshed"]:
         raise DataError("the refresh found nothing to do")
@@ -258,23 +227,22 @@ def _pid(service: Service, kind: str, killed: Collection[int]) -> int:
     Raises:
         Unavailable: the process does not come up again.
     """
-    until = time.monotonic() + SWAP_SECONDS
-    while time.monotonic() < until:
-        with contextlib.suppress(Unavailable):
-            with RetrievalClient(service.address) as client:
-                state = client.info().state
-            pid = int(state["worker_pid"] if kind == "worker" else state["catalogue"]["pid"])
-            if pid not in killed:  # until it was replaced, the state names the one that was killed
-                return pid
-        time.sleep(STEP_SECONDS)
-    raise Unavailable(f"{service.address}: no {kind} process within {SWAP_SECONDS:g} s")
+
+    def pid() -> int | None:
+        with contextlib.suppress(Unavailable), RetrievalClient(service.address) as client:
+            state = client.info().state
+            found = int(state["worker_pid"] if kind == "worker" else state["catalogue"]["pid"])
+            return None if found in killed else found  # until it was replaced, the state names it
+        return None
+
+    return wait_for(pid, f"{service.address}: no {kind} process")
 
 
 def _stored(address: str, maker: ItemMaker) -> dict[str, tuple[int, str | None]]:
     """The store's items as `history.check_last` takes them."""
     found: dict[str, tuple[int, str | None]] = {}
     with RetrievalClient(address) as client:
-        for page in client.changes(timeout=SWAP_SECONDS):
+        for page in client.changes(timeout=START_SECONDS):
             for each in page.changes:
                 is_deleted = each.origin is Origin.DELETED
                 found[each.item.id] = each.sequence, None if is_deleted else maker.stamp(each.item.fields)

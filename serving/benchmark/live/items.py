@@ -4,23 +4,22 @@ The stamp is the value of a display field, so an answer tells which version of t
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from protos.bundle import Manifest
+from protos.bundle import Manifest, read_manifest
 from protos.errors import MissingStage
 from protos.features import TextFeature
 from serving.client import Item
+from serving.retrieval.catalogue import Catalogue
 
 WORDS = 12  # of a text, unless the towers read fewer characters
 TRIES = 1000  # draws of a text
+MOST_SHARE = 0.5  # of a bundle's items that are deleted at most
 
 
 class ItemMaker:
-    """Makes items for a bundle whose items and queries are texts.
-
-    Args:
-        manifest: of the bundle; texts are made of the words of its examples.
-        seed: of the texts.
+    """Makes items for a bundle whose items and queries are texts, of the words of its examples.
 
     Raises:
         MissingStage: items or queries are no texts, there is no display field, or the examples have too few
@@ -72,3 +71,11 @@ class ItemMaker:
     def stamp(self, fields: Mapping[str, str]) -> str:
         """The stamp that a hit shows."""
         return fields.get(self._field, "")
+
+
+def shared_ids(folders: Sequence[Path], most: int, share: float = MOST_SHARE) -> list[str]:
+    """Ids of items that all bundles hold, evenly spread: up to `most`, and up to a share of them."""
+    catalogues = [Catalogue(each, read_manifest(each)).ids for each in folders]
+    both = sorted(set.intersection(*map(set, catalogues)))
+    count = min(most, int(share * len(both)))
+    return both[:: max(1, len(both) // max(1, count))][:count]

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from serving.benchmark.live import history
 from serving.benchmark.plan import Target
-from serving.benchmark.report import Report, number, table, write
+from serving.benchmark.report import Report, figures_table, write
 
 TARGETS = (  # on two cores
     Target(history.LOST, "acknowledged writes that were lost", "<=", 0),
@@ -35,6 +35,13 @@ TARGETS = (  # on two cores
     Target("filter_incomplete", "filtered answers with fewer items than pass", "<=", 0),
     Target("filter_p50_ratio_over_bound", "largest p50 ratio of a filtered search over its bound", "<=", 1.0),
 )
+LOADS = {  # prefix of the figures of a load -> its name
+    "none": "no live items",
+    "few": "few live items",
+    "many": "many live items",
+    "not_writing": "few, both cores",
+    "writing": "few, both cores, during upserts",
+}
 FAULTS = (  # figures that must be 0; other targets depend on the machine
     *history.VIOLATIONS,
     "swap_failed",
@@ -57,15 +64,11 @@ def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         report[name if alone else f"swap_{name}"] = value
     for name, value in found.get("load", {}).items():
         report[name.replace("rps_share_with_few", "rps_share_with_live")] = value
-    report.update(
-        {key: value for key, value in found.get("filters", {}).items() if key.startswith("filter_")}
-    )
-    if "filters" in found:
-        buckets = found["filters"]["buckets"]
-        report["filter_buckets"] = buckets
-        report["filter_p50_ratio_over_bound"] = max(
-            each["p50_ratio"] / each["p50_ratio_bound"] for each in buckets
-        )
+    filters = found.get("filters", {})
+    report |= {key: value for key, value in filters.items() if key.startswith("filter_")}
+    if buckets := filters.get("buckets"):
+        ratios = [each["p50_ratio"] / each["p50_ratio_bound"] for each in buckets]
+        report |= {"filter_buckets": buckets, "filter_p50_ratio_over_bound": max(ratios)}
     if "swap_deleted_in_answers" in report:
         report[history.DELETED] = report.get(history.DELETED, 0) + report["swap_deleted_in_answers"]
     return report
@@ -97,16 +100,6 @@ def show(console: Console, report: Report) -> None:
             f"{report['live_items']:,} live items, {report['swap_deletes']:,} deletes; "
             f"a start takes {report['start_s']:.1f} s without live items"
         )
-    rows = [
-        (text, *(number(report[f"{name}_{key}"]) for key in ("rps", "p50_us", "p99_us")))
-        for name, text in (
-            ("none", "no live items"),
-            ("few", "few live items"),
-            ("many", "many live items"),
-            ("not_writing", "few, both cores"),
-            ("writing", "few, both cores, during upserts"),
-        )
-        if f"{name}_rps" in report
-    ]
     heads = ("64 clients", "requests/s", "p50 us", "p99 us")
-    write(console, report, [table(heads, rows)] if rows else [], TARGETS, remarks, about)
+    tables = figures_table(report, heads, LOADS, ("{}_rps", "{}_p50_us", "{}_p99_us"))
+    write(console, report, tables, TARGETS, remarks, about)

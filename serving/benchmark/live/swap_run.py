@@ -11,25 +11,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from protos import bundle
 from protos.scores import SCORE_TOLERANCE, Hits
 from serving.benchmark import alias, query_generator, swap_load
-from serving.benchmark.live.items import ItemMaker
-from serving.benchmark.live.live_services import (
-    CALL_SECONDS,
-    Say,
-    ask,
-    followed,
-    served,
-    shared_ids,
-    wait_served,
-    writing,
-)
-from serving.benchmark.services import Cores
+from serving.benchmark.live.items import ItemMaker, shared_ids
+from serving.benchmark.live.writer import CALL_SECONDS, writing
+from serving.benchmark.load import Say
+from serving.benchmark.services import serve_bundle
 from serving.benchmark.swap_load import Schedule, SwapClients, Versions
 from serving.benchmark.workload import Workload
 from serving.client import RetrievalClient
@@ -42,29 +34,20 @@ from serving.retrieval.vector_index import shown_scores
 K = 10
 QUERIES = 1024
 BATCH = 64
+WORKERS = 2
 
 
 @dataclass(frozen=True)
 class SwapOptions:
-    """A swap test.
+    """A swap test."""
 
-    Args:
-        live: items that are written before.
-        deletes: items of the bundle that are deleted before.
-        clients: of the load.
-        swaps: to and fro.
-        seconds: of load.
-        restarts: of a service with, and of one without live items.
-        seed: of the queries and the items.
-    """
-
-    live: int = 10_000
-    deletes: int = 2_000
-    clients: int = 64
-    swaps: int = 4
-    seconds: float = 20.0
-    restarts: int = 5
-    seed: int = 0
+    live: int = 10_000  # items that are written before
+    deletes: int = 2_000  # items of the bundle that are deleted before
+    clients: int = 64  # of the load
+    swaps: int = 4  # to and fro
+    seconds: float = 20.0  # of load
+    restarts: int = 5  # of a service with, and of one without live items
+    seed: int = 0  # of the queries and the items
 
 
 def run(
@@ -74,10 +57,7 @@ def run(
 
     Args:
         folders: of two bundles.
-        options: of the test.
         place: an empty folder, for the registry and the services' files.
-        say: receives what is being done.
-        tick: called under load.
 
     Returns:
         Figures: `failed` requests; `mixed` answers, whose scores are not those of their bundle, or that hold
@@ -97,30 +77,28 @@ def run(
     url = f"sqlite:///{place.absolute()}/items.db"
     with (
         alias.registry(place / "registry", folders) as registry,
-        followed(place / "registry", place / "cache", url) as service,
-        writing(service, folders[0], Cores(), options.seed) as process,
+        alias.follow(place / "registry", place / "cache", WORKERS, "--catalogue", url) as service,
+        writing(service, folders[0], None, options.seed) as process,
     ):
         say(f"writing {options.live:,} live items and {len(deleted):,} deletes")
-        texts = ask(process, "fill", options.live)["texts"]
-        ask(process, "delete", deleted)
-        found: list[_Found] = []
-        expected: list[tuple[list[Hits], int]] = []
+        texts = process.ask("fill", options.live)["texts"]
+        process.ask("delete", deleted)
+        deleted_seen, first, among = 0, list[float](), list[float]()
         for version in (2, 1):
             say(f"answers of bundle {names[version - 1][:12]} with live items")
-            registry.send(version)
-            registry.answer()
-            wait_served(service, names[version - 1])
-            expected.insert(0, _expected(service.address, queries, gone))
-            found.insert(0, _found(service.address, texts, gone))
-        scores = [_Scores(folder, queries, texts, gone) for folder in folders]
-        versions = _ScoredVersions(names, [answers for answers, _ in expected], scores)
-        clients = SwapClients(
-            Workload(queries, K, None, FusionMode.DENSE).searches(), versions, options.clients
-        )
+            registry.ask(version)
+            alias.wait_served(service, WORKERS, names[version - 1])
+            found = _searched(service.address, [*texts.values()])
+            answers = [*_searched(service.address, queries, FusionMode.DENSE), *found]
+            deleted_seen += sum(item_id in gone for ids in answers for item_id in ids)
+            first.append(np.mean([ids[:1] == [own] for own, ids in zip(texts, found, strict=True)]).item())
+            among.append(np.mean([own in ids for own, ids in zip(texts, found, strict=True)]).item())
+        versions = Versions(names, [_Scores(folder, queries, texts, gone).difference for folder in folders])
+        requests = Workload(queries, K, None, FusionMode.DENSE).searches()
+        clients = SwapClients(requests, versions, options.clients)
         say(f"{options.clients} clients, {options.swaps} swaps")
-        done = swap_load.run(
-            service.address, clients, registry, Schedule(options.seconds, options.swaps), tick
-        )
+        schedule = Schedule(options.seconds, options.swaps)
+        done = swap_load.run(service.address, clients, registry, schedule, tick)
     return {
         "failed": done.failed.total(),
         "mixed": versions.mixed,
@@ -128,9 +106,9 @@ def run(
         "errors": dict(done.failed),
         "requests": done.requests,
         "swaps": len(done.swaps),
-        "deleted_in_answers": sum(count for _, count in expected) + sum(each.deleted for each in found),
-        "live_found_share": min(each.first for each in found),
-        "live_found_in_10_share": min(each.among for each in found),
+        "deleted_in_answers": deleted_seen,
+        "live_found_share": min(first),
+        "live_found_in_10_share": min(among),
         "live_items": options.live,
         "deletes": len(deleted),
         **_restarts(folders[0], place, url, options, say),
@@ -140,11 +118,7 @@ def run(
 class _Scores:
     """The scores of items for queries, by a bundle's own towers; live items included.
 
-    Args:
-        folder: of the bundle.
-        queries: Q.
-        texts: of live items, by id.
-        deleted: items that have no score.
+    `texts` are those of live items, by id; `deleted` items have no score.
     """
 
     def __init__(
@@ -179,64 +153,28 @@ class _Scores:
         return "" if len({item_id for item_id, _ in hits}) == len(hits) == K else f"{len(hits)} items: {hits}"
 
 
-class _ScoredVersions(Versions):
-    """As `Versions`, by scores."""
-
-    def __init__(
-        self, names: Sequence[str], expected: Sequence[Sequence[Hits]], scores: Sequence[_Scores]
-    ) -> None:
-        super().__init__(names, expected)
-        self._scores = scores
-
-    def difference(self, place: int, number: int, hits: Hits) -> str:
-        """As `Versions.difference`."""
-        return self._scores[place].difference(number, hits)
-
-
-class _Found(NamedTuple):
-    """Shares of the live items that are first, and among K, for their own text; deleted items in answers."""
-
-    first: float
-    among: float
-    deleted: int
-
-
-def _expected(address: str, queries: Sequence[Query], deleted: "set[str]") -> tuple[list[Hits], int]:
-    """The answer to each query, and the deleted items in them."""
+def _searched(
+    address: str, queries: Sequence[Query | str], fusion: FusionMode = FusionMode.DEFAULT
+) -> list[list[str]]:
+    """Ids of the items that a service finds for each query."""
     with RetrievalClient(address, CALL_SECONDS) as client:
-        answers: list[Hits] = [
-            [(hit.id, hit.score) for hit in answer.hits]
+        return [
+            [hit.id for hit in answer.hits]
             for start in range(0, len(queries), BATCH)
-            for answer in client.search_batch(queries[start : start + BATCH], K, fusion=FusionMode.DENSE)
+            for answer in client.search_batch(queries[start : start + BATCH], K, fusion=fusion)
         ]
-    return answers, sum(item_id in deleted for answer in answers for item_id, _ in answer)
-
-
-def _found(address: str, texts: Mapping[str, str], deleted: "set[str]") -> _Found:
-    """How live items are found by their own texts."""
-    first = among = wrong = 0
-    pairs = [*texts.items()]
-    with RetrievalClient(address, CALL_SECONDS) as client:
-        for start in range(0, len(pairs), BATCH):
-            some = pairs[start : start + BATCH]
-            for (item_id, _), answer in zip(
-                some, client.search_batch([text for _, text in some], K), strict=True
-            ):
-                ids = [hit.id for hit in answer.hits]
-                first += ids[:1] == [item_id]
-                among += item_id in ids
-                wrong += len(deleted.intersection(ids))
-    return _Found(first / len(pairs), among / len(pairs), wrong)
 
 
 def _restarts(folder: Path, place: Path, url: str, options: SwapOptions, say: Say) -> dict[str, float]:
     """Seconds until a service with a bundle is ready, with and without live items, in turns."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
+    variables = {"TWINSPIRE_CACHE": str(place / "cache")}
     for number in range(options.restarts + 1):
         say(f"start {number + 1} of {options.restarts + 1}")
         for takes_writes in (True, False):
             begun = time.perf_counter()
-            with served(folder, place, Cores(), url if takes_writes else ""):
+            flags = ("--catalogue", url) if takes_writes else ()
+            with serve_bundle(folder, None, 1, *flags, environment=variables):
                 seconds[takes_writes].append(time.perf_counter() - begun)
     with_live, without = (statistics.median(seconds[each][1:]) for each in (True, False))
     return {

@@ -97,22 +97,14 @@ class Operations:
 
 
 class Traffic:
-    """Writers and readers.
+    """Threads that write and threads that search.
 
     Args:
         addresses: of services with one catalogue; each connection is to one of them.
         maker: of the items.
         base_ids: items that came with the bundle, some of which are replaced and deleted.
         operations: that are to be done.
-        writers: number of threads that write.
-        readers: number of threads that search.
         items: different ids that are written, beside `base_ids`.
-        seed: of all random choices.
-
-    Attributes:
-        writes: that were acknowledged.
-        seen: answers.
-        versions: of the bundles that answered.
     """
 
     def __init__(
@@ -126,9 +118,9 @@ class Traffic:
         items: int = 2000,
         seed: int = 0,
     ) -> None:
-        self.writes: list[Write] = []
+        self.writes: list[Write] = []  # that were acknowledged
         self.seen: list[Seen] = []
-        self.versions: set[str] = set()
+        self.versions: set[str] = set()  # of the bundles that answered
         self.operations = operations
         self._lock = threading.Lock()
         self._addresses, self._maker = addresses, maker

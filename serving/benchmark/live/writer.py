@@ -13,11 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from protos import bundle
 from serving.benchmark.live.items import ItemMaker
+from serving.benchmark.services import CoreSet, Service, report_ready, started
 from serving.client import Item, RetrievalClient
 
 CALL_SECONDS = 60.0  # timeout of a call
@@ -79,33 +82,29 @@ class Writer:
         """Write batches, each at its time on the clock of `perf_counter`; None is at once."""
         begun = time.perf_counter()
         latencies: list[float] = []
-        failed: list[BaseException] = []
-        numbers = itertools.count()
+        numbers, has_failed = itertools.count(), threading.Event()
 
         def run() -> None:
-            try:
-                with RetrievalClient(self._address, CALL_SECONDS) as client:
-                    while not failed:
-                        with self._lock:
-                            due = next(dues, END)
-                            if due is END:
-                                return
-                            made = self._items([next(numbers) % items for _ in range(size)])
-                        start = time.perf_counter() if due is None else due
-                        time.sleep(max(0.0, start - time.perf_counter()))
+            with RetrievalClient(self._address, CALL_SECONDS) as client:
+                while not has_failed.is_set():
+                    with self._lock:
+                        due = next(dues, END)
+                        if due is END:
+                            return
+                        made = self._items([next(numbers) % items for _ in range(size)])
+                    start = time.perf_counter() if due is None else due
+                    time.sleep(max(0.0, start - time.perf_counter()))
+                    try:
                         client.upsert(made)
-                        with self._lock:
-                            latencies.append(time.perf_counter() - start)
-            except BaseException as error:
-                failed.append(error)
+                    except BaseException:
+                        has_failed.set()
+                        raise
+                    with self._lock:
+                        latencies.append(time.perf_counter() - start)
 
-        workers = [threading.Thread(target=run) for _ in range(threads)]
-        for each in workers:
-            each.start()
-        for each in workers:
-            each.join()
-        if failed:
-            raise failed[0]
+        with ThreadPoolExecutor(threads) as pool:
+            for each in [pool.submit(run) for _ in range(threads)]:
+                each.result()
         return {"seconds": time.perf_counter() - begun, "items": size * len(latencies), "calls": latencies}
 
     def _items(self, numbers: Sequence[int]) -> list[Item]:
@@ -115,6 +114,14 @@ class Writer:
         return [self._maker.item(*each) for each in texts.items()]
 
 
+@contextmanager
+def writing(service: Service, folder: Path, cores: CoreSet, seed: int) -> Iterator[Service]:
+    """This process, which writes to a service."""
+    arguments = (service.address, str(folder.absolute()), str(seed))
+    with started("writer", "serving.benchmark.live.writer", *arguments, cores=cores) as process:
+        yield process
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the process."""
     address, folder, seed = arguments
@@ -122,13 +129,10 @@ def main(arguments: Sequence[str]) -> None:
     commands: dict[str, Callable[..., Any]] = {
         each.__name__: each for each in (writer.fill, writer.delete, writer.batches, writer.rate)
     }
-    output = sys.stdout
-    output.write("{}\n")
-    output.flush()
+    report_ready()
     for line in sys.stdin:
         name, *values = json.loads(line)
-        output.write(json.dumps(commands[name](*values)) + "\n")
-        output.flush()
+        report_ready(**commands[name](*values))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ import torch
 from rich.console import Console
 
 from export.arguments import add_options
-from export.benchmark import budgets, command, figures, previous_run, report, towers
-from export.benchmark.figures import Figures
-from export.benchmark.measured_bundle import MeasuredBundle
+from export.benchmark import command, comparison, figures, report, towers
+from export.benchmark.figures import Figures, MeasuredBundle
 from export.benchmark.report_writer import value
 from export.benchmark.towers import SIZE_SHARES, TowerForms, size_shares
 from export.latency.estimate import Estimate
@@ -207,12 +206,12 @@ def test_a_budget_of_no_figure_is_refused_before_anything_is_measured(own: Made,
 def test_budgets_bound_times_from_above_and_gains_from_below() -> None:
     metrics = {"load_s": 2.0, "torch_over_onnx_b1": 4.0, "retriever_share_b1": 1.2}
     bounds = {"load_s": 2.0, "torch_over_onnx_b1": 4.5, "retriever_share_b1": 1.15, "torch_b1_p50_us": 1.0}
-    judged = {each.name: each for each in budgets.judge(bounds, metrics, ())}
+    judged = {each.name: each for each in comparison.judge(bounds, metrics, ())}
     assert [each.holds for each in judged.values()] == [True, False, False, False]
     assert judged["torch_over_onnx_b1"].text == "torch_over_onnx_b1 is 4.00, its budget at least 4.50"
     assert judged["retriever_share_b1"].text == "retriever_share_b1 is 1.20, its budget at most 1.15"
     assert judged["torch_b1_p50_us"].text == "torch_b1_p50_us was not measured (budget 1.00 µs)"
-    assert len(budgets.judge(bounds, metrics, {"torch_b1_p50_us"})) == 3
+    assert len(comparison.judge(bounds, metrics, {"torch_b1_p50_us"})) == 3
     assert [figures.unit(n) for n in ("a_us", "a_ms", "load_s", "x_over_y", "b_share_b1")] == [
         "µs",
         "ms",
@@ -240,36 +239,36 @@ def test_a_change_is_apart_where_the_intervals_do_not_overlap() -> None:
         "intervals": {"load_s": [1.5, 2.5], "build_s": [1.05, 1.5], "torch_over_onnx_b1": [4.9, 5.1]},
     }
     names = ("load_s", "build_s", "chosen_size_share", "torch_over_onnx_b1", "gone_us", "new_us")
-    found = previous_run.changes(now, before, names, busy=False)
+    found = comparison.changes(now, before, names, busy=False)
     assert {name: (round(each["percent"]), each["apart"]) for name, each in found.items()} == {
         "load_s": (-50, True),
         "build_s": (-20, False),
         "chosen_size_share": (-50, False),
         "torch_over_onnx_b1": (-20, True),
     }
-    found = previous_run.changes(now, before, names, busy=True)  # others disturb times more than ratios
+    found = comparison.changes(now, before, names, busy=True)  # others disturb times more than ratios
     assert (found["load_s"]["apart"], found["torch_over_onnx_b1"]["apart"]) == (False, True)
 
 
 def test_the_run_before_is_of_the_same_name_and_machine(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert previous_run.find("shop", "shop") is None
-    (tmp_path / previous_run.DOCUMENT).write_text('{"metrics": {"load_s": 2.0}}')
+    assert comparison.find("shop", "shop") is None
+    (tmp_path / comparison.DOCUMENT).write_text('{"metrics": {"load_s": 2.0}}')
     ids = []
     for _ in range(2):
-        with tracked_run("shop", previous_run.STAGE, previous_run.comparison_key("shop")) as run_id:
-            mlflow.log_artifact(str(tmp_path / previous_run.DOCUMENT), previous_run.ARTIFACTS)
+        with tracked_run("shop", comparison.STAGE, comparison.comparison_key("shop")) as run_id:
+            mlflow.log_artifact(str(tmp_path / comparison.DOCUMENT), comparison.ARTIFACTS)
         ids.append(run_id)
-    found = previous_run.find("shop", "shop")
+    found = comparison.find("shop", "shop")
     assert found == {"metrics": {"load_s": 2.0}, "run_id": ids[-1]}
-    assert previous_run.find("shop", "another") is None
-    with tracked_run("shop", previous_run.STAGE, previous_run.comparison_key("shop")):
+    assert comparison.find("shop", "another") is None
+    with tracked_run("shop", comparison.STAGE, comparison.comparison_key("shop")):
         pass  # one that holds no document
-    assert previous_run.find("shop", "shop") is None
+    assert comparison.find("shop", "shop") is None
     elsewhere = {"processor": "another", "cores": 64, "system": "Linux"}
-    monkeypatch.setattr(previous_run, "machine", lambda: elsewhere)
-    assert previous_run.find("shop", "shop") is None
+    monkeypatch.setattr(comparison, "machine", lambda: elsewhere)
+    assert comparison.find("shop", "shop") is None
 
 
 def test_a_bundle_that_does_not_bear_it_is_named(own: Made, tmp_path: Path) -> None:

@@ -15,19 +15,11 @@ import pytest
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
 from protos.scores import SCORE_TOLERANCE
-from serving.benchmark import load, load_test, query_generator, reference
-from serving.benchmark.load import (
-    LoadResult,
-    OfferedLoad,
-    Requests,
-    Segment,
-    arrivals,
-    closed_loop,
-    open_loop,
-    stream_loop,
-)
+from serving.benchmark import load, query_generator, reference, rounds
+from serving.benchmark.load import LoadResult, Requests, closed_loop, stream_loop
 from serving.benchmark.load_test import LoadTest
-from serving.benchmark.plan import MEASUREMENTS, Plan
+from serving.benchmark.open_loop import OfferedLoad, Segment, arrivals, open_loop
+from serving.benchmark.plan import MEASUREMENTS, LoadPlan
 from serving.benchmark.services import Cores, Service
 from serving.benchmark.workload import Workload, expected_answers
 from serving.retrieval.query import Query
@@ -219,13 +211,13 @@ def test_each_open_loop_of_a_server_has_arrivals_of_its_own(monkeypatch: pytest.
         seeds.append(offered.seed)
         return [LoadResult(1.0), LoadResult(1.0)]
 
-    monkeypatch.setattr(load, "open_loop", open_loop)
+    monkeypatch.setattr("serving.benchmark.open_loop.open_loop", open_loop)
     workload = Workload([Query(text="a")], K, None)
-    test = LoadTest(Plan(Path("bundle")), workload, Cores(), lambda text: None, lambda: None)
-    test._servers["search"] = cast(Service, SimpleNamespace(name="search", address="none"))
+    test = LoadTest(LoadPlan(Path("bundle")), workload, Cores(), lambda text: None, lambda: None)
+    test.servers["search"] = cast(Service, SimpleNamespace(name="search", address="none"))
     test.figures.add(search_c64_rps=1000.0)
     measurements = [each for each in MEASUREMENTS if each.key.startswith("search_open")]
-    test._measure(measurements)
+    test.measure(measurements)
     assert len(seeds) == len(set(seeds)) == len(measurements) * test.plan.rounds
     assert test.figures.document()["search_open80_answered_share"] is None  # nothing was offered
 
@@ -242,8 +234,8 @@ def test_the_two_parts_of_a_soak_have_arrivals_and_memory_of_their_own(
         seeds.append(offered.seed)
         return [LoadResult(1.0)]
 
-    monkeypatch.setattr(load, "open_loop", open_loop)
-    plan = Plan(Path("bundle"), soak_seconds=10.0, seed=7)
+    monkeypatch.setattr("serving.benchmark.open_loop.open_loop", open_loop)
+    plan = LoadPlan(Path("bundle"), soak_seconds=10.0, seed=7)
     test = LoadTest(plan, Workload([Query(text="a")], K, None), Cores(), lambda text: None, lambda: None)
     found = test._soak(cast(Service, SimpleNamespace(address="none", memory=lambda: next(memory))), 100.0)
     assert found["soak_memory_growth"] == pytest.approx(0.1)
@@ -257,12 +249,13 @@ def test_closed_loops_follow_the_seed_of_the_plan(monkeypatch: pytest.MonkeyPatc
         seeds.append(arguments[-1])
         return LoadResult(1.0)
 
-    monkeypatch.setattr(load_test, "closed_loop", closed_loop)
+    monkeypatch.setattr(rounds, "closed_loop", closed_loop)
     for seed in (0, 7):
-        plan = Plan(Path("bundle"), rounds=2, seed=seed)
+        plan = LoadPlan(Path("bundle"), rounds=2, seed=seed)
         test = LoadTest(plan, Workload([Query(text="a")], K, None), Cores(), lambda text: None, lambda: None)
-        test._servers["search"] = cast(Service, SimpleNamespace(name="search", address="none"))
-        test._measure([each for each in MEASUREMENTS if each.key in ("search_c1", "search_batch32")])
+        test.servers["search"] = cast(Service, SimpleNamespace(name="search", address="none"))
+        chosen = [each for each in MEASUREMENTS if each.key in ("search_c1", "search_batch32")]
+        test.measure(chosen)
     assert seeds == [0, 0, 1, 1, 7, 7, 8, 8]
 
 

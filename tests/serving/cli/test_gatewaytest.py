@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from serving.__main__ import main
-from serving.benchmark.gateway_test import CLIENTS, KINDS
+from serving.benchmark.gateway_test import KINDS
+from serving.benchmark.plan import CLIENTS
 
 pytestmark = pytest.mark.exhaustive
 

@@ -16,10 +16,10 @@ from protos.bundle import read_manifest
 from protos.errors import MissingStage
 from serving.benchmark.live import report
 from serving.benchmark.live.items import ItemMaker
-from serving.benchmark.live.load_run import LoadOptions
-from serving.benchmark.live.load_run import run as run_load
+from serving.benchmark.live.load_run import of_plan
 from serving.benchmark.live.swap_run import SwapOptions
 from serving.benchmark.live.swap_run import run as run_swap
+from serving.benchmark.plan import Plan
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 from tests.helpers.mlflow_servers import postgres, without_postgres
@@ -82,6 +82,12 @@ def quiet(*_: object) -> None:
     """Shows nothing."""
 
 
+def run_load(folder: Path, place: Path) -> dict[str, Any]:
+    """The figures of a short load test, with fewer live items."""
+    test = of_plan(Plan(folder, rounds=1, seconds=0.5), quiet, quiet)
+    return test.run(place, {"few": (100, 50), "many": (200, 100)})
+
+
 def test_a_swap_with_live_items(folders: tuple[Path, Path], tmp_path: Path) -> None:
     options = SwapOptions(live=300, deletes=50, clients=8, swaps=2, seconds=3.0, restarts=1)
     found = apart(run_swap, folders, options, tmp_path, quiet, quiet)
@@ -93,8 +99,7 @@ def test_a_swap_with_live_items(folders: tuple[Path, Path], tmp_path: Path) -> N
 
 
 def test_the_load_with_live_items(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    options = LoadOptions(rounds=1, seconds=0.5, live={"few": (100, 50), "many": (200, 100)})
-    found = apart(run_load, folders[0], options, tmp_path, quiet, quiet)
+    found = apart(run_load, folders[0], tmp_path)
     assert found["load_errors"] == 0
     assert found["visible_calls"] == 60
     made = report.joined({"load": found})

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from protos.bundle import Precisions
 from protos.system.timing import P99_CALLS, p99_remark
-from serving.benchmark import load_report
+from serving.benchmark import load_test
 from serving.benchmark.load import LoadResult
-from serving.benchmark.load_report import UNCOMPARED
 from serving.benchmark.plan import CLIENTS, OFFERED, TARGETS, missed
 from serving.benchmark.report import Figures
+from serving.benchmark.rounds import UNCOMPARED
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.helpers.tiny import tiny_bundle
@@ -104,7 +104,7 @@ def test_the_plot_is_a_picture(report: Any) -> None:
 
 def test_the_table_puts_targets_beside_figures(report: Any) -> None:
     output = io.StringIO()
-    load_report.show(
+    load_test.show(
         Console(file=output, width=120), {**report, "ratio_to_naive_c16": 1.7, "ratio_to_noop_c64": 0.2}
     )
     lines = output.getvalue().splitlines()

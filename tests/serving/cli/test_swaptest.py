@@ -18,7 +18,7 @@ from protos.scores import Hits, difference
 from serving.benchmark import http2, swap_report
 from serving.benchmark.http2 import ConnectionPool
 from serving.benchmark.plan import missed
-from serving.benchmark.swap_load import MIXED, Swap, SwapClients, SwapRun, Versions
+from serving.benchmark.swap_load import MIXED, Swap, SwapClients, SwapRun, Versions, expecting
 from serving.benchmark.workload import Workload, expected_answers
 from serving.cli.swaptest import pair
 from serving.retrieval.query import Query
@@ -55,8 +55,7 @@ def answer(version: str, hits: Hits, queue_us: int = 7) -> bytes:
 
 
 def test_each_answer_is_of_one_bundle_or_mixed() -> None:
-    versions = Versions([FIRST, SECOND], EXPECTED)
-    assert versions.telling == 1
+    versions = Versions([FIRST, SECOND], [*map(expecting, EXPECTED)])
     for queue_us in (7, 900, 0):  # the second time by its bytes
         assert versions.of(0, answer(FIRST, EXPECTED[0][0], queue_us)) == 0
         assert versions.of(0, answer(SECOND, EXPECTED[1][0], queue_us)) == 1
@@ -88,7 +87,7 @@ def test_what_a_server_answers_is_recognised(folders: tuple[Path, Path]) -> None
     names = [bundle.read_manifest(each).bundle_version for each in folders]
     requests = Workload(asked, 10, None).searches()
     for expected, right in (([own, other], True), ([other, own], False)):
-        versions = Versions(names, expected)
+        versions = Versions(names, [*map(expecting, expected)])
         clients = SwapClients(requests, versions, 3)
         with RetrievalServer(retriever) as server:
             seen = drive(server.address, clients, answers=400)
@@ -113,7 +112,7 @@ def drive(address: str, clients: SwapClients, answers: int) -> SwapRun:
 
 def test_what_fails_is_counted(retriever: Retriever) -> None:
     asked = [Query("a" * 50)]
-    versions = Versions([FIRST, SECOND], [[[]], [[]]])
+    versions = Versions([FIRST, SECOND], [expecting([[]])] * 2)
     clients = SwapClients(Workload(asked, 10, None).searches(), versions, 2, pause=0.001)
     with RetrievalServer(retriever, RequestLimits(max_text_length=20)) as server:
         seen = drive(server.address, clients, answers=10)
@@ -126,7 +125,7 @@ def test_a_connection_that_breaks_is_a_failure_and_is_made_anew(
     retriever: Retriever, folders: tuple[Path, Path]
 ) -> None:
     asked = [Query(name) for name in item_names(10)]
-    versions = Versions([FIRST, SECOND], [[[]] * 10] * 2)
+    versions = Versions([FIRST, SECOND], [expecting([[]] * 10)] * 2)
     clients = SwapClients(Workload(asked, 10, None).searches(), versions, 2)
     with (
         RetrievalServer(retriever) as server,
@@ -146,7 +145,9 @@ def test_a_service_that_does_not_come_back_ends_the_test(
     retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.benchmark.swap_load.SILENCE_SECONDS", 0.3)
-    clients = SwapClients(Workload([Query("a")], 10, None).searches(), Versions([FIRST], [[[]], [[]]]), 2)
+    clients = SwapClients(
+        Workload([Query("a")], 10, None).searches(), Versions([FIRST], [expecting([[]])]), 2
+    )
     with (
         RetrievalServer(retriever) as server,
         ConnectionPool(server.address, 2, clients.finished) as clients.pool,

@@ -17,7 +17,7 @@ import pytest
 
 from protos import bundle
 from protos.files import atomic_directory
-from serving.benchmark import alias, services
+from serving.benchmark import alias
 from serving.client import RetrievalClient
 from serving.retrieval import shared_catalogue
 from serving.retrieval.answer import Timing
@@ -255,7 +255,7 @@ def test_a_worker_maps_what_it_serves(tmp_path: Path) -> None:
     place = tmp_path / "cache" / "bundles" / ".served" / "ready"
     with (
         alias.registry(tmp_path, folders) as named,
-        services.serve_alias(alias.MODEL, alias.store(tmp_path), tmp_path / "cache", 0.2, 1) as server,
+        alias.follow(tmp_path, tmp_path / "cache", 1, poll=0.2) as server,
     ):
         assert mapped_items(server.address, server.process, first) == [str(place / first[:12] / ITEMS)]
         named.send(2)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from export import ann
-from export.benchmark.isolated_process import Failure, ask
+from export.benchmark.isolated_process import ask_of_bundle
 from export.benchmark.scale.measuring.settings import DIMENSION, EXAMPLES, FEATURES, ITEMS, index_config
 from protos import bundle
 from protos.bundle import Manifest
-from protos.errors import BundleDamaged
 from protos.features import Schema
 from train.progress import PROGRESS
 
@@ -29,7 +28,8 @@ def load(folder: Path, items: int, seed: int) -> dict[str, Any]:
     loads = []
     for n in range(LOADS):
         with PROGRESS.status(f"loading it, {n + 1} of {LOADS}"):
-            loads.append(_loaded(made, folder))
+            found = ask_of_bundle(made, {"task": "load"})
+            loads.append({"seconds": found.pop("load_s"), **found})
     figures = ("seconds", "rss_bytes", "pss_bytes", "peak_bytes", "before_bytes")
     return {
         **{name: _median([each[name] for each in loads]) for name in figures},
@@ -69,18 +69,6 @@ def write(folder: Path, items: int, seed: int) -> Path:
         latency={},
     )
     return bundle.write(folder / "bundles", manifest, fill)
-
-
-def _loaded(made: Path, scratch: Path) -> dict[str, Any]:
-    """Seconds and bytes of a new process that loads the bundle.
-
-    Raises:
-        BundleDamaged: the process failed.
-    """
-    found = ask({"task": "load", "bundle": str(made.absolute()), "threads": 1}, scratch)
-    if isinstance(found, Failure):
-        raise BundleDamaged(f"{made}: {found.text}")
-    return {"seconds": found.pop("load_s"), **found}
 
 
 def _median(values: list[float | None]) -> float | None:

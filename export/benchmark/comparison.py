@@ -1,0 +1,124 @@
+"""What a bench is compared with: the budgets of its figures, and the previous bench.
+
+    [bench]
+    budgets = { query_tower_b1_p99_us = 200.0, retriever_b1_p99_us = 2000.0 }
+
+A budget is an upper bound of times and shares, and a lower bound of speed-ups such as `torch_over_onnx_b1`.
+The previous bench is the newest one in MLflow of the same bundle name on the same kind of machine.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from export.benchmark.figures import Figures, shown, unit
+from export.latency.estimate import Estimate
+from protos.documents import parse_json
+from protos.errors import ConfigError
+from protos.system.machine import machine
+from train.fingerprint import fingerprint
+from train.training.tracking import find_run
+
+STAGE = "bench"
+ARTIFACTS = "bench"
+DOCUMENT = "latency.json"
+SPEED_UPS = ("torch_over_", "exported_over_")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One figure and its bound."""
+
+    name: str
+    figure: float | None  # None where it could not be measured
+    bound: float
+    holds: bool  # whether the figure is within the bound
+    at_least: bool  # whether it is a lower bound
+    text: str  # name, figure and bound
+
+
+def check_names(budgets: Collection[str], known: Collection[str]) -> None:
+    """Refuse budgets of unknown figures.
+
+    Raises:
+        ConfigError: a budget is of no figure of this bench; the text lists similar names.
+    """
+    able = sorted(name for name in known if unit(name) is not None)
+    for name in budgets:
+        if name not in able:
+            close = get_close_matches(name, able, 4, 0.5)
+            similar = f"; close to it: {', '.join(close)}" if close else ""
+            raise ConfigError(f"bench.budgets.{name}: expected a time or ratio of this bench{similar}")
+
+
+def judge(
+    budgets: Mapping[str, float], metrics: Mapping[str, float], left_out: Collection[str]
+) -> list[Budget]:
+    """Compare budgets with figures; those of figures of parts that were left out are skipped."""
+    return [
+        _judged(name, bound, metrics.get(name))
+        for name, bound in budgets.items()
+        if name in metrics or name not in left_out
+    ]
+
+
+def _judged(name: str, bound: float, figure: float | None) -> Budget:
+    at_least = any(each in name for each in SPEED_UPS)
+    if figure is None:
+        text = f"{name} was not measured (budget {shown(name, bound)})"
+        return Budget(name, figure, bound, False, at_least, text)
+    relation = "at least" if at_least else "at most"
+    text = f"{name} is {shown(name, figure)}, its budget {relation} {shown(name, bound)}"
+    holds = figure >= bound if at_least else figure <= bound
+    return Budget(name, figure, bound, holds, at_least, text)
+
+
+def comparison_key(bundle_name: str) -> str:
+    """A key of comparable benches: the name of the bundle, and the machine."""
+    return fingerprint(bundle_name, machine())
+
+
+def find(experiment: str, bundle_name: str) -> dict[str, Any] | None:
+    """The document of the newest bench with its `run_id`; None if there is none or it cannot be read."""
+    run = find_run(experiment, STAGE, comparison_key(bundle_name))
+    if run is None:
+        return None
+    try:
+        text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{ARTIFACTS}/{DOCUMENT}")
+        document = parse_json(text)
+    except (MlflowException, OSError, ValueError):
+        return None
+    return {**document, "run_id": run.info.run_id} if isinstance(document, dict) else None
+
+
+def changes(
+    figures: Figures, before: Mapping[str, Any], names: Iterable[str], busy: bool
+) -> dict[str, dict[str, Any]]:
+    """Changes of the figures that both benches have.
+
+    Args:
+        figures: of this bench.
+        before: document of the previous bench.
+        names: of the figures.
+        busy: whether other processes used the machine during either bench.
+
+    Returns:
+        name -> `before`, the previous value; `percent`, the change of it; and `apart`, whether the intervals
+        do not overlap. That is false where a figure has none, and for times where other processes used the
+        machine, which intervals do not cover.
+    """
+    metrics, intervals = before.get("metrics", {}), before.get("intervals", {})
+    found = {}
+    for name in names:
+        old = metrics.get(name)
+        if name not in figures.metrics or not isinstance(old, int | float) or not old:
+            continue
+        known = name in figures.estimates and name in intervals and not (busy and unit(name))
+        apart = known and figures.estimates[name].differs_from(Estimate(old, *intervals[name]))
+        percent = 100 * (figures.metrics[name] / old - 1)
+        found[name] = {"before": float(old), "percent": percent, "apart": apart}
+    return found

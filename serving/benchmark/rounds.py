@@ -1,0 +1,149 @@
+"""What the tests share that compare servers: rounds of measurements, their figures, and what failed.
+
+A shared machine is faster in one minute than in the next. So servers are measured in turn, round after round,
+every other round in reverse order, and each ratio is of figures of one round.
+"""
+
+import gc
+import os
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Container, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from protos.bundle import Manifest
+from protos.scores import is_bounded
+from protos.system.timing import p99_remark
+from serving.benchmark.load import LoadResult, Requests, Say, Tick, closed_loop
+from serving.benchmark.plan import Measurement, Plan, Target, missed
+from serving.benchmark.report import Figures, Report, machine_text, write
+from serving.benchmark.services import Cores, Service
+from serving.benchmark.workload import Workload, expected_answers, load_queries
+from serving.retrieval.answer import FusionMode
+from serving.retrieval.retriever import Retriever
+
+UNCOMPARED = "answers were not compared: the query tower computes in int8, so scores depend on the batch"
+DENSE_ALONE = (
+    "the bundle is hybrid; all searches are by the vectors alone, as the plain server knows no other"
+)
+
+
+class RoundsTest(ABC):
+    """Measures in rounds.
+
+    Args:
+        plan: options of the test.
+        workload: requests and expected answers.
+        cores: of servers and load.
+        say: shows what is being measured.
+        tick: advances the progress bar.
+
+    Attributes:
+        figures: values of each round.
+        errors: number of failed calls by server, code and first message.
+        servers: by the names in the measurements.
+    """
+
+    def __init__(self, plan: Plan, workload: Workload, cores: Cores, say: Say, tick: Tick) -> None:
+        self.plan, self.workload, self.cores = plan, workload, cores
+        self.figures, self.errors = Figures(), dict[str, int]()
+        self.servers: dict[str, Service] = {}
+        self._say, self._tick = say, tick
+
+    @abstractmethod
+    def once(self, each: Measurement, number: int) -> None:
+        """Measure one thing in the round of this number."""
+
+    def measure(self, measurements: Sequence[Measurement]) -> None:
+        """Measure in rounds."""
+        for number in range(self.plan.rounds):
+            for each in measurements if number % 2 == 0 else reversed(measurements):
+                self._say(f"round {number + 1} of {self.plan.rounds}: {each.server}, {each.kind} {each.size}")
+                self.once(each, number)
+
+    def closed_loop(self, address: str, requests: Requests, clients: int, number: int) -> LoadResult:
+        """The closed loop of a round."""
+        plan = self.plan
+        return closed_loop(address, requests, clients, plan.seconds, plan.warm_up, plan.seed + number)
+
+    def add_calls(self, each: Measurement, result: LoadResult) -> None:
+        """Add requests per second, latencies and errors."""
+        self.figures.add_calls(each.key, result)
+        self.add_errors(each.server, result)
+
+    def add_errors(self, name: str, result: LoadResult, allowed: Container[str] = ("OK",)) -> None:
+        """Count the calls with other codes than those that are allowed."""
+        for code, count in result.codes.items():
+            if code not in allowed:
+                key = f"{name}: {code}: {result.messages.get(code, '')}"
+                self.errors[key] = self.errors.get(key, 0) + count
+
+    def document(
+        self, manifest: Manifest, packages: Sequence[str], targets: Sequence[Target], more: dict[str, Any]
+    ) -> dict[str, Any]:
+        """All figures of a test that has run, what they were measured with, and `more` of both."""
+        plan, workload = self.plan, self.workload
+        notes = [
+            self.cores.note,
+            "" if workload.is_compared else UNCOMPARED,
+            DENSE_ALONE if workload.fusion is FusionMode.DENSE else "",
+            p99_remark(self.figures.calls),
+        ]
+        found = {
+            "machine": machine_text(),
+            "cores": os.cpu_count(),
+            "pinned": self.cores.servers is not None,
+            "notes": [each for each in notes if each],
+            "python": platform.python_version(),
+            **{f"{name}_version": version(name) for name in packages},
+            "bundle_version": manifest.bundle_version,
+            "rounds": plan.rounds,
+            "seconds": plan.seconds,
+            "k": plan.k,
+            "seed": plan.seed,
+            "distinct_queries": len(workload.queries),
+            **self.figures.document(),
+            **more,
+            "errors": self.errors,
+            "content_checked": workload.checked,
+            "content_different": workload.different,
+            "content_first_difference": workload.first,
+        }
+        return {**found, "targets_missed": missed(targets, found)}
+
+
+def workload_of(plan: Plan, fusion: FusionMode | None = None) -> tuple[Manifest, Workload]:
+    """The workload of a plan's bundle, with expected answers where scores have a bound.
+
+    Args:
+        plan: of a test.
+        fusion: which scores rank; None is by the vectors alone for a hybrid bundle.
+    """
+    retriever = Retriever.load(plan.bundle)
+    manifest = retriever.manifest
+    queries = load_queries(manifest, plan.queries, plan.seed)
+    fusion = fusion or (FusionMode.DEFAULT if manifest.hybrid is None else FusionMode.DENSE)
+    expected = expected_answers(retriever, queries, plan.k, fusion) if is_bounded(manifest) else None
+    del retriever  # it shares pages with the servers, whose memory would look smaller
+    gc.collect()
+    return manifest, Workload(queries, plan.k, expected, fusion)
+
+
+def show(
+    console: Console, found: Report, tables: list[Table], targets: tuple[Target, ...], title: str
+) -> None:
+    """Tables, figures beside their targets, and what should be noticed."""
+    remarks = [*found["notes"], *(f"{count} x {text}" for text, count in found["errors"].items())]
+    if found["content_different"]:
+        first = found["content_first_difference"]
+        remarks.append(f"{found['content_different']} answers differ from the bundle's own: {first}")
+    about = (
+        f"{found['machine']}; bundle {found['bundle_version'][:12]}; {found['rounds']} rounds of "
+        f"{found['seconds']:g} s, medians; {found['distinct_queries']:,} queries; "
+        f"{found['content_checked']:,} answers compared"
+    )
+    write(console, found, tables, targets, remarks, [about], title)
