@@ -37,11 +37,7 @@ from train.training.callbacks import RunCallbacks
 from train.training.device import SINGLE_PROCESS, TrainingProcess, start_process
 from train.training.trainer import Trainer
 
-
-class Elsewhere(TrainingProcess):
-    """A process on a device that stores no values."""
-
-    device = torch.device("meta")
+ELSEWHERE = TrainingProcess(torch.device("meta"))  # a device that stores no values
 
 
 class OnOneDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -66,6 +62,7 @@ class Counting(TrainingProcess):
     """Counts the records that the trainer has encoded."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.encoded: list[int] = []
 
     def encode(self, tower: Any, rows: Any, read: Any, for_all: bool = False) -> torch.Tensor:
@@ -90,19 +87,19 @@ def test_a_run_has_the_threads_that_its_experiment_asks_for() -> None:
 
 def test_a_batch_is_placed_whole() -> None:
     bags = TextBags(torch.zeros(3, dtype=torch.int32), torch.ones(3), torch.zeros(2, dtype=torch.int32))
-    placed: dict[str, Any] = Elsewhere().place({"text": bags, "age": torch.zeros(2, 1)})
+    placed: dict[str, Any] = ELSEWHERE.place({"text": bags, "age": torch.zeros(2, 1)})
     assert {each.device.type for each in vars(placed["text"]).values()} == {"meta"}
     assert placed["age"].device.type == "meta"
     trainer = trainer_of(BAG, 0)
     given = trainer.objective.candidates(next(iter(trainer._batches()[1])), None, np.random.default_rng(0))
-    moved = Elsewhere().place(given)
+    moved = ELSEWHERE.place(given)
     assert moved.positive.device.type == "meta"
     assert moved.items is given.items  # an array, which indexes records in main memory
 
 
 def test_towers_that_share_a_buffer_share_it_on_the_device() -> None:
     towers = build_towers(SharedTower("shared", dimension=8, hidden=(8,), buckets=64), SCHEMA)
-    Elsewhere().place_towers(towers)
+    ELSEWHERE.place_towers(towers)
     query, item = (tower.head.radius for tower in towers)
     assert query is item
     assert query.device.type == "meta"
@@ -120,7 +117,7 @@ def test_a_loss_computes_on_the_device_of_its_scores(kind: str) -> None:
     objective = build_objective(loss, data)
     for batch, candidates in batches_and_candidates(objective, data):
         scores = torch.zeros(len(batch.queries), len(candidates.items), device="meta", requires_grad=True)
-        placed = Elsewhere().place(candidates)
+        placed = ELSEWHERE.place(candidates)
         with OnOneDevice():
             losses = objective.losses(scores, batch, placed)
             losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -136,9 +133,9 @@ def test_a_tower_computes_on_the_device_of_its_inputs(kind: str, schema: str) ->
     if kind == "cdssm" and schema != "ids":
         pytest.skip("how many words a text has is read from values, which a meta tensor does not have")
     towers = built(kind, schema)
-    Elsewhere().place_towers(towers)
+    ELSEWHERE.place_towers(towers)
     for tower, side in zip(towers, SIDES, strict=True):
-        placed = Elsewhere().place(inputs(schema, side))
+        placed = ELSEWHERE.place(inputs(schema, side))
         for training in (False, True):
             tower.train(training)
             with OnOneDevice():
@@ -161,10 +158,10 @@ def test_dropout_and_windows_of_histories_stay_on_the_device() -> None:
     histories = PreparedHistories(data.histories, data.item_ids, 10)
     for history in ("attention", "mean", "sum"):
         towers = build_towers(SequenceTower("sequence", history=history, **sequence), schema)
-        Elsewhere().place_towers(towers)
+        ELSEWHERE.place_towers(towers)
         for batch in HistoryBatches(data.parts["train"], histories, 8, shared=True).draw((0, 0)):
             assert batch.spans is not None
-            windows = Elsewhere().place(histories.windows(batch.spans))
+            windows = ELSEWHERE.place(histories.windows(batch.spans))
             ids = torch.zeros(len(batch.queries), 1, dtype=torch.int64, device="meta")
             with OnOneDevice():
                 assert towers[0].train()({"history": windows}).is_meta
@@ -194,7 +191,9 @@ def test_only_the_main_process_writes(tmp_path: Path, console: Console, store: s
 
 
 def test_no_other_module_of_training_chooses_device_threads_or_rank() -> None:
-    chooses = re.compile(r"torch\.device|cuda|set_num_threads|torch\.distributed|\brank = ")
+    chooses = re.compile(
+        r"torch\.device|torch\.cuda|backends\.mps|set_num_threads|torch\.distributed|\brank = "
+    )
     found = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "train").rglob("*.py")
