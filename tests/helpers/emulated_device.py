@@ -49,7 +49,7 @@ class EmulatedTensor(torch.Tensor):
             )
         has_strides = held.layout == torch.strided
         with torch.inference_mode(False):  # else a view there could not share the counter of its base
-            found: EmulatedTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            found: EmulatedTensor = torch.Tensor._make_wrapper_subclass(
                 cls,
                 held.shape,
                 strides=held.stride() if has_strides else None,
@@ -73,7 +73,9 @@ class EmulatedTensor(torch.Tensor):
         return EmulatedTensor(inner["held"])
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Compute on the values."""
         return _compute(func, args, kwargs or {})
 
@@ -109,7 +111,8 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if found is not NotImplemented:
             return found
     given: list[Tensor] = []
-    held = _mapped((args, kwargs), lambda each: given.append(each) or _held(each))
+    _mapped((args, kwargs), given.append)
+    held = _mapped((args, kwargs), _held)
     is_there = [isinstance(each, EmulatedTensor) for each in given]
     if any(is_there) and func not in _MOVES:
         for each, there in zip(given, is_there, strict=True):

@@ -4,8 +4,9 @@
         trainer.fit(callbacks)
 
 The calling process is rank 0; the others begin with a copy of its trainer, whose towers and optimiser are in
-shared memory, or on a card of each rank. They call the methods that rank 0 names, and compute with the others over gloo, on the loopback
-interface, cards over NCCL. Where a rank has ended, the others learn it by the closed connection, and end, too.
+shared memory, or on a card of each rank. They call the methods that rank 0 names, and compute with the others
+over gloo, on the loopback interface, cards over NCCL. Where a rank has ended, the others learn it by the
+closed connection, and end, too.
 """
 
 import os
@@ -238,10 +239,13 @@ def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> d
     dist.init_process_group("gloo", store=group, rank=rank, world_size=count, timeout=LONG)
     if not cards:
         return None
+    made: dist.ProcessGroup
     if cards[rank] == CPU:
-        return dist.new_group(backend="gloo")
-    torch.cuda.set_device(cards[rank])
-    return dist.new_group(backend="nccl", timeout=BETWEEN_CARDS)
+        made = dist.new_group(backend="gloo")
+    else:
+        torch.cuda.set_device(cards[rank])
+        made = dist.new_group(backend="nccl", timeout=BETWEEN_CARDS)
+    return made
 
 
 def cards_of(count: int) -> tuple[torch.device, ...]:
@@ -268,7 +272,7 @@ def _follow(
                 if replica is not None:
                     own_memory(trainer)
                     place_trainer(trainer, TrainingProcess(replica.device))
-                trainer.process = Rank(rank, count, trainer, *arguments, replica)
+                trainer.process = Rank(rank, count, trainer, *arguments, replica=replica)
                 leader.send(None)
             else:
                 getattr(trainer, task)(*arguments)

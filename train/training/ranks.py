@@ -14,8 +14,8 @@ Vectors and gradients go through torch.distributed. Parameters and moments are i
 so each part is computed and stored once, and rank 0 has the whole state for a checkpoint at any time. The
 result is that of one process up to rounding; where there is dropout, each rank draws its own.
 
-Ranks on cards have a copy of parameters and moments each, and each steps on all of them; vectors and gradients
-are exchanged between the cards.
+Ranks on cards have a copy of parameters and moments each, and each steps on all of them; vectors and
+gradients are exchanged between the cards.
 """
 
 import os

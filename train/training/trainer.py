@@ -318,8 +318,8 @@ class Trainer:
         items = self.item_vectors()
         distinct, query = np.unique(pairs.query, return_inverse=True)
         vectors = self.query_vectors(distinct)
-        query, item = (self.process.place(torch.from_numpy(rows)) for rows in (query, pairs.item))
-        return (vectors[query] * items[item]).sum(dim=1).cpu().numpy()
+        left, right = (self.process.place(torch.from_numpy(rows)) for rows in (query, pairs.item))
+        return (vectors[left] * items[right]).sum(dim=1).cpu().numpy()
 
     def item_vectors(self) -> Tensor:
         """Unit vectors (N, D) of all items, by the current item tower.
