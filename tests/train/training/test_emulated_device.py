@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from protos.features import FIRST_KNOWN
-from tests.helpers import pretrained, stdlib, watched
+from tests.helpers import pretrained, watched
+from tests.helpers import stdlib as stdlib_sections
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.emulated_device import DEVICE, EmulatedTensor, OtherDevice, emulated_device
 from tests.helpers.stdlib import Sections, experiment_at, started, tracking_at
@@ -26,6 +27,7 @@ from tests.train.losses.test_objective import LOSSES
 from tests.train.training.test_ranks import CASES, LABELS, of_people, of_texts
 from tests.train.training.test_trainer import Watcher, history
 from train.config import LossConfig
+from train.config.training import Precision
 from train.data.training_data import Pairs
 from train.models import initialization
 from train.models.architectures import transformer
@@ -35,7 +37,7 @@ from train.models.pretrained import vectors
 from train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from train.training import run as training
 from train.training.checkpoint import load_run
-from train.training.device import SINGLE_PROCESS, TrainingProcess
+from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess
 from train.training.trained_model import load_model, shares_windows
 from train.training.trainer import Interrupted, Trainer
 
@@ -43,10 +45,10 @@ THERE = TrainingProcess(DEVICE)
 SHORT: Any = {"epochs": 1, "batch_size": 128, "threads": 1}
 HARD: Any = {"kind": "in_batch_softmax", "hard_negatives": 1, "drop_above": 0.9}
 OF_TEXTS: dict[str, Sections] = {
-    "bag": {**stdlib.FEATURES, "loss": HARD, "training": {**SHORT, "epochs": 2}},
-    "dssm": {**stdlib.DSSM, "training": SHORT},
-    "cdssm": {**stdlib.CDSSM, "training": SHORT},
-    "lstm": {**stdlib.LSTM, "training": SHORT},
+    "bag": {**stdlib_sections.FEATURES, "loss": HARD, "training": {**SHORT, "epochs": 2}},
+    "dssm": {**stdlib_sections.DSSM, "training": SHORT},
+    "cdssm": {**stdlib_sections.CDSSM, "training": SHORT},
+    "lstm": {**stdlib_sections.LSTM, "training": SHORT},
 }
 ROUNDING = {"lstm": 1e-4}  # the CPU has a layer of its own for it
 DROPOUT: Any = {"history_dropout": 0.3, "id_dropout": 0.3, "newcomers": "learned"}
@@ -100,11 +102,13 @@ def first(pairs: Pairs) -> Pairs:
     return pairs.where(np.isin(pairs.query, np.unique(pairs.query)[:60]))
 
 
-def made_from(path: Path) -> Callable[[TrainingProcess], Trainer]:
+def made_from(path: Path, whole: bool = False) -> Callable[[TrainingProcess], Trainer]:
     def made(process: TrainingProcess) -> Trainer:
         torch.set_num_threads(1)
-        model, whole, corpora = started(path, process)
-        data = dataclasses.replace(whole, parts={name: first(pairs) for name, pairs in whole.parts.items()})
+        model, data, corpora = started(path, process)
+        if not whole:
+            parts = {name: first(pairs) for name, pairs in data.parts.items()}
+            data = dataclasses.replace(data, parts=parts)
         experiment, windows = model.experiment, shares_windows(model.experiment)
         return Trainer(
             model.towers,
@@ -358,3 +362,19 @@ def test_a_pretrained_encoder_computes_there(
     assert there.state.losses[0] == pytest.approx(here.state.losses[0], rel=1e-4)
     # Dropout draws in another order, and other negatives are mined where scores differ by rounding.
     assert there.state.losses == pytest.approx(here.state.losses, rel=0.1)
+
+
+@pytest.mark.exhaustive
+def test_bfloat16_keeps_the_quality_within_the_spread_of_seeds(stdlib: Path, tmp_path: Path) -> None:
+    found: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
+    for seed in range(3):
+        changed: Any = {"training": {"epochs": 1, "seed": seed}}
+        path = stdlib_toml(stdlib, tmp_path / "a.toml", sections=stdlib_sections.FEATURES, **changed)
+        for precision, quality in found.items():
+            trainer = made_from(path, whole=True)(TrainingProcess(CPU, precision))
+            trainer.fit(Watcher())
+            assert trainer.state.best_epoch > 0
+            quality.append(trainer.state.best_ndcg)
+    exact, rounded = found["float32"], found["bfloat16"]
+    assert rounded != exact
+    assert abs(np.mean(rounded) - np.mean(exact)) <= max(exact) - min(exact)
