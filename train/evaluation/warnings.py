@@ -41,6 +41,19 @@ def run_warnings(
     return [each for each in found if each]
 
 
+def worse_than_baselines(own: float | None, beside: Mapping[str, float], metric: str) -> list[str]:
+    """A sentence that names the best baseline, if it is better than the towers on validation.
+
+    Args:
+        own: a metric of ranking of the towers on validation; None if it is not known.
+        beside: name of a baseline -> that metric.
+    """
+    best = max(beside, key=beside.__getitem__, default="")
+    if own is None or not best or beside[best] <= own:
+        return []
+    return [f"{best} is better than the towers on validation: {metric} {beside[best]:.4f} against {own:.4f}"]
+
+
 def _untrained(best_epoch: int, epochs: int) -> str:
     if best_epoch or not epochs:
         return ""

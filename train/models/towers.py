@@ -76,6 +76,10 @@ class Tower(nn.Module):
         vectors: Tensor = self.head(joined)
         return vectors
 
+    def remove_mixture(self) -> None:
+        """Take the coordinates of a linear model away: vectors are (B, D) from now on."""
+        self.linear_name, self.mixture = "", None
+
     @property
     def content_fallback(self) -> "ContentFallback | None":
         """The layer that encodes items with an unknown id by their content, if the tower has one."""

@@ -88,6 +88,8 @@ def _towers_state(towers: Towers) -> dict[str, Any]:
 def _restore_towers(path: Path, content: dict[str, Any], towers: Towers) -> None:
     try:
         for side, tower in zip(("query", "item"), towers, strict=True):
+            if not any(name.startswith("mixture.") for name in content[side]):
+                tower.remove_mixture()  # as `train/training/mixture.py` did before they were stored
             tower.load_state_dict(content[side])
     except (KeyError, TypeError, RuntimeError) as error:
         raise DataError(f"{path}: does not fit the towers of this experiment: {error}") from None

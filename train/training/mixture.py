@@ -11,8 +11,8 @@ seen has the towers' coordinates only, so the linear model never stands alone.
 
 Of the weights that are within a standard error of the best, the middle one is taken (after Breiman et al.
 1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in the flat part the
-highest point lies is luck. On `online-retail` the weights .35 and 1 differ by .0007 on validation, and by
-.0028 on test. With few queries all weights are close, and the middle is 1, where both scores vary equally.
+highest point lies is luck. The fewer users validation has, the more weights are close, and the nearer to 1,
+where both scores vary equally, is the middle. The error is that of users, whose queries resemble each other.
 """
 
 import math
@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 
 from protos.features import FIRST_KNOWN
+from train.config import Experiment
+from train.data.training_data import TrainingData
 from train.evaluation.baselines import ease, ease_recency, slist
 from train.evaluation.exact_search import mask_seen
 from train.evaluation.metrics import CUTOFFS, per_query
@@ -34,16 +36,17 @@ from train.models.collaborative import interaction_matrix, position_weights, sco
 from train.models.placement import beside
 from train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from train.models.towers import Mixture, Tower
-from train.training.trainer import Trainer
+from train.training.trainer import Towers, Trainer
 
 Rows = npt.NDArray[np.int64]
 Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each query
 
 # Of the linear scores, once both have the same standard deviation; infinity is measured, and not chosen.
 WEIGHTS = (0.0, *(2.0 ** (n / 2) for n in range(-8, 9)), math.inf)
-LEAST_QUERIES = 50  # of validation; by fewer the weight is 1
+LEAST_USERS = 10  # of validation; by fewer the weight is 1
 MOST_QUERIES = 5_000  # of validation that are read, drawn with a seed
 _BLOCK = 512  # queries at a time
+_BASELINES = (ease_recency.BASELINE, slist.BASELINE)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Mixed:
 
     Args:
         label: of the linear model.
-        weight: of its scores against those of the towers, once both have the same standard deviation.
+        weight: of its scores against those of the towers, once both have the same standard deviation; 0 if
+            the towers are better alone, which then have no coordinates for it.
         metric: that chose.
         linear: the metric of the linear model alone on validation.
         learned: that of the towers alone.
@@ -89,8 +93,8 @@ class Mixed:
         """The choice in words."""
         chosen = f"{self.label} weighs {self.weight:.2g} times the towers" if self.weight else "towers alone"
         return (
-            f"mixture: {chosen}; {self.metric} on validation {self.mixture:.4f}, towers {self.learned:.4f}, "
-            f"{self.label} {self.linear:.4f}"
+            f"mixture, in units of standard deviation: {chosen}; {self.metric} on validation "
+            f"{self.mixture:.4f}, towers {self.learned:.4f}, coordinates of {self.label} {self.linear:.4f}"
         )
 
     def parameters(self) -> dict[str, Any]:
@@ -103,16 +107,27 @@ class Mixed:
         return {f"{name}_{self.metric}": value for name, value in named.items()}
 
 
+def without_linear_model(towers: Towers, experiment: Experiment, data: TrainingData) -> str:
+    """Take the coordinates away if no linear model applies to the data; a warning that says so, or `""`."""
+    if towers[0].mixture is None or any(each.applies(experiment, data) for each in _BASELINES):
+        return ""
+    for tower in towers:
+        tower.remove_mixture()
+    needs = " or ".join(f"{each.label} (needs {each.needs})" for each in _BASELINES)
+    return f"tower.linear: the towers get no linear model, because none applies to the data: {needs}"
+
+
 def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
     """Add the best linear model to the towers, and choose its weight on validation.
+
+    Towers to which it adds nothing lose their coordinates for it.
 
     Args:
         trainer: with the towers of the best epoch.
         fitting: of the baselines of the same run.
 
     Returns:
-        What was chosen; None if the towers have no coordinates for a linear model, or if the catalogue is too
-        large for one.
+        What was chosen; None if the towers have no coordinates for a linear model.
     """
     if trainer.towers[0].mixture is None:
         return None
@@ -121,43 +136,45 @@ def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
     for model in _models(fitting):
         _place(model, trainer)
         tried.append((model, _Curves(trainer, metric)))
-    if not tried:
-        return None
     model, curves = max(tried, key=lambda each: each[1].quality)
     _place(model, trainer)
     weight = curves.chosen
-    curves.apply(weight)
+    if weight:
+        curves.apply(weight)
+    else:
+        _remove(trainer)
     ends = {at: float(curves.values[at].mean()) for at in (0.0, math.inf, weight)}
     return Mixed(model.label, weight, metric, ends[math.inf], ends[0.0], ends[weight], model.settings)
 
 
 def choose_weight(curve: Curve) -> float:
-    """Of the weights that are within a standard error of the best, the middle one.
+    """Of the weights that are within a standard error of the best, the middle one; 0 if no other is close.
 
     Args:
-        curve: weight -> a metric of each query.
+        curve: weight -> a metric of each user.
     """
     best = max(curve.values(), key=np.mean)
-    if len(best) < LEAST_QUERIES:
+    if len(best) < LEAST_USERS:
         return 1.0
 
     def is_close(values: npt.NDArray[np.float64]) -> bool:
         lost = best - values
         return bool(lost.mean() <= lost.std() / len(lost) ** 0.5)
 
-    close = [weight for weight in sorted(curve) if is_close(curve[weight])]
-    return close[(len(close) - 1) // 2]
+    close = [weight for weight in sorted(curve) if weight and is_close(curve[weight])]
+    return close[(len(close) - 1) // 2] if close else 0.0
 
 
 def _models(fitting: Fitting) -> list[Linear]:
     """The linear models that apply to the data."""
     experiment, data = fitting.experiment, fitting.data
     found = []
-    if ease_recency.BASELINE.applies(experiment, data):
+    with_ease, with_slist = (each.applies(experiment, data) for each in _BASELINES)
+    if with_ease:
         decay = ease_recency.decay(fitting)
         settings = {"lambda": ease.strength(fitting), "decay": decay}
         found.append(Linear("EASE", ease.weights(fitting), decay, settings))
-    if slist.BASELINE.applies(experiment, data):
+    if with_slist:
         weights, chosen = slist.weights(fitting)
         found.append(Linear("SLIST", weights, chosen.decay, slist.named(chosen)))
     return found
@@ -180,6 +197,14 @@ def _place(model: Linear, trainer: Trainer) -> None:
         query.age[:] = torch.from_numpy(np.log(np.maximum(weights, 1e-12)))
 
 
+def _remove(trainer: Trainer) -> None:
+    """Take the coordinates for a linear model away from both towers."""
+    for tower in trainer.towers:
+        tower.remove_mixture()
+    trainer.clear_cached_vectors()
+    trainer.item_vectors()  # which fits the radius of the inner product
+
+
 def _mixture(tower: Tower) -> Mixture:
     assert tower.mixture is not None
     return tower.mixture
@@ -193,7 +218,7 @@ class _Curves:
         metric: of the ranking.
 
     Attributes:
-        values: weight -> the metric of each query.
+        values: weight -> the metric of each user, the mean over the user's queries.
     """
 
     def __init__(self, trainer: Trainer, metric: str) -> None:
@@ -209,7 +234,11 @@ class _Curves:
         self._unit = self._ratio(vectors, items)
         seen, wanted = trainer.data.seen(queries[drawn]), [relevant[n] for n in drawn]
         ranked = self._ranked(vectors, items, seen)
-        self.values = {weight: per_query(rows, wanted)[metric] for weight, rows in ranked.items()}
+        users = _users(trainer, queries[drawn])
+        self.values = {
+            weight: np.bincount(users, per_query(rows, wanted)[metric]) / np.bincount(users)
+            for weight, rows in ranked.items()
+        }
 
     def _ranked(self, vectors: Tensor, items: Tensor, seen: list[Rows]) -> dict[float, Rows]:
         """Weight -> (Q, K) item rows, best first; the scores of both parts are computed once."""
@@ -269,6 +298,16 @@ class _Curves:
         linear = some[:, : self._width] @ items[:, : self._width].T
         own = some[:, self._width :] @ items[:, self._width :].T
         return float(own.std(dim=1).mean()) / max(1e-12, float(linear.std(dim=1).mean())) or 1.0
+
+
+def _users(trainer: Trainer, queries: Rows) -> Rows:
+    """The number of the user of each query (Q,) of validation, from 0 on; each its own if none is known."""
+    pairs = trainer.data.parts["validation"].positive()
+    if pairs.user is None:
+        return np.arange(len(queries))
+    _, first = np.unique(pairs.query, return_index=True)
+    at = first[np.searchsorted(np.unique(pairs.query), queries)]
+    return np.unique(pairs.user[at], return_inverse=True)[1]
 
 
 def _weights(weight: float) -> tuple[float, float]:

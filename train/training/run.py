@@ -38,7 +38,7 @@ from train.evaluation.report import (
     evaluate_labels,
     evaluate_ranking,
 )
-from train.evaluation.warnings import run_warnings
+from train.evaluation.warnings import run_warnings, worse_than_baselines
 from train.fingerprint import code_fingerprint, fingerprint
 from train.interrupts import before_leaving
 from train.models.defaults import Chosen, from_data
@@ -51,7 +51,7 @@ from train.training.checkpoint import BEST_TOWERS, RUN_STATE, START_TOWERS, load
 from train.training.device import TrainingProcess, start_process
 from train.training.labelled_pairs import LabelledPairs
 from train.training.metric_groups import grouped
-from train.training.mixture import mix
+from train.training.mixture import mix, without_linear_model
 from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.rank_processes import ranks_of
 from train.training.tracking import find_run, flattened, log_warnings, tracked_run
@@ -224,7 +224,8 @@ def _train(
     about = architecture_of(experiment.tower).describe()
     for line in (*((about,) if about else ()), *chosen.lines()):
         console.print(line, highlight=False, soft_wrap=True)
-    for warning in left_out(experiment, data):
+    no_linear_model = without_linear_model(model.towers, experiment, data)
+    for warning in (*left_out(experiment, data), *([no_linear_model] if no_linear_model else [])):
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     shared_windows = shares_windows(experiment)
     trainer = Trainer(
@@ -264,11 +265,6 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
         mixed = mix(trainer, fitting)
     if mixed is not None:
         _print(console, mixed.line())
-    elif model.towers[0].mixture is not None:
-        _print(
-            console,
-            "tower.linear: the catalogue is too large for a linear model; set the key to 0",
-        )
     stored = folder / BEST_TOWERS
     if changed or calibrated or mixed is not None:
         # Beside those of the best epoch, from which a run that is interrupted after this does the same again.
@@ -294,7 +290,9 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
     named = {f"{name}_{selection}": value for name, value in beside.items()}
     mlflow.log_metrics(grouped("validation", named))
     losses = {epoch: record["loss"] for epoch, record in enumerate(state.history) if "loss" in record}
-    log_warnings(run_warnings(experiment, data, metrics, state.best_epoch, losses))
+    own = trainer.evaluate("validation").get(selection) if beside and selection not in OF_LABELS else None
+    warnings = run_warnings(experiment, data, metrics, state.best_epoch, losses)
+    log_warnings([*warnings, *worse_than_baselines(own, beside, selection)])
     history = plots.TrainingHistory(
         experiment.name, state.history, state.losses, state.pairs, selection, state.best_epoch, beside
     )

@@ -12,7 +12,7 @@ from train.config import BaselinesConfig
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import baselines
 from train.evaluation.report import evaluate_ranking
-from train.evaluation.warnings import run_warnings
+from train.evaluation.warnings import run_warnings, worse_than_baselines
 
 LOSSES = {1: 0.5, 2: 0.25}
 
@@ -41,6 +41,16 @@ def test_the_untrained_start_that_was_kept() -> None:
     assert warnings_of(many(), best_epoch=0) == [
         "no epoch of 2 was better on validation than the start: the untrained towers were kept"
     ]
+
+
+def test_a_baseline_that_is_better_than_the_towers() -> None:
+    beside = {"bm25": 0.64, "tfidf": 0.5}
+    assert worse_than_baselines(0.62, beside, "ndcg_at_10") == [
+        "bm25 is better than the towers on validation: ndcg_at_10 0.6400 against 0.6200"
+    ]
+    assert worse_than_baselines(0.64, beside, "ndcg_at_10") == []
+    assert worse_than_baselines(None, beside, "ndcg_at_10") == []
+    assert worse_than_baselines(0.1, {}, "ndcg_at_10") == []
 
 
 def test_few_test_queries() -> None:

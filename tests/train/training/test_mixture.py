@@ -3,6 +3,7 @@
 import io
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
 from train.training import mixture
 from train.training import run as training
-from train.training.mixture import LEAST_QUERIES, WEIGHTS, choose_weight, mix
+from train.training.checkpoint import load_towers, save_towers
+from train.training.mixture import LEAST_USERS, WEIGHTS, choose_weight, mix, without_linear_model
 from train.training.trained_model import load_model
 from train.training.trainer import Trainer
 
 ITEMS = 40
+FINITE = [weight for weight in WEIGHTS if weight < math.inf]
 RECIPE: Sections = {**ATTENTION, "tower": {"kind": "history", "buckets": 512}}
 
 
@@ -65,27 +68,30 @@ def ranked(trainer: Trainer) -> Any:
     return trainer.rank(trainer.data.parts["test"].by_query()[0])
 
 
-def curve_with_best(best: float, loss: float, noise: float, queries: int = 400) -> dict[float, Any]:
-    """A metric that is lower by `loss` at all other weights, with noise of each query and weight."""
+def curve_with_best(best: float, loss: float, noise: float, users: int = 400) -> dict[float, Any]:
+    """A metric that is lower by `loss` at all other weights, with noise of each user and weight."""
     random = np.random.default_rng(0)
-    common = random.random(queries)
-    return {
-        weight: common - loss * (weight != best) + noise * random.normal(size=queries) for weight in WEIGHTS
-    }
+    common = random.random(users)
+    return {weight: common - loss * (weight != best) + noise * random.normal(size=users) for weight in FINITE}
 
 
-@pytest.mark.parametrize("best", [0.0, 0.25, 4.0, math.inf])
+@pytest.mark.parametrize("best", [0.0, 0.25, 4.0])
 def test_a_weight_that_is_clearly_best_is_taken(best: float) -> None:
     assert choose_weight(curve_with_best(best, 0.2, 0.1)) == best
 
 
-@pytest.mark.parametrize("best", [0.0, 0.25, 4.0, math.inf])
-def test_where_all_differences_may_be_chance_both_scores_weigh_alike(best: float) -> None:
+def test_where_all_weights_are_as_good_both_scores_weigh_alike() -> None:
+    common = np.random.default_rng(0).random(LEAST_USERS)
+    assert choose_weight({weight: np.roll(common, n) for n, weight in enumerate(FINITE)}) == 1.0
+
+
+@pytest.mark.parametrize("best", [0.0, 0.25, 4.0])
+def test_where_all_differences_may_be_chance_both_scores_weigh_nearly_alike(best: float) -> None:
     assert 0.25 <= choose_weight(curve_with_best(best, 1e-4, 0.3)) <= 4
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "middle"), [(0.125, 0.5, 0.25), (0.0, 0.25, 0.125), (4.0, math.inf, 8.0)]
+    ("low", "high", "middle"), [(0.125, 0.5, 0.25), (0.0, 0.25, 0.125), (4.0, 16.0, 8.0)]
 )
 def test_of_a_flat_part_of_the_curve_the_middle_is_taken(low: float, high: float, middle: float) -> None:
     curve = curve_with_best(WEIGHTS[WEIGHTS.index(low) + 1], 0.0, 0.01)
@@ -95,10 +101,29 @@ def test_of_a_flat_part_of_the_curve_the_middle_is_taken(low: float, high: float
     assert choose_weight({**outside, **flat}) == pytest.approx(middle, rel=0.45)
 
 
-def test_few_queries_choose_nothing() -> None:
-    curve = curve_with_best(math.inf, 0.5, 0.1, LEAST_QUERIES - 1)
-    assert choose_weight(curve) == 1.0
-    assert choose_weight({**curve_with_best(math.inf, 0.5, 0.1, LEAST_QUERIES)}) == math.inf
+def test_few_users_choose_nothing() -> None:
+    assert choose_weight(curve_with_best(16.0, 0.5, 0.1, LEAST_USERS - 1)) == 1.0
+    assert choose_weight(curve_with_best(16.0, 0.5, 0.1, LEAST_USERS)) == 16.0
+
+
+def test_the_queries_of_one_user_count_as_one(data: TrainingData, fitting: Fitting) -> None:
+    validation = data.parts["validation"]
+    pairs = len(validation)
+    shared = replace(validation, user=np.arange(pairs) % 7)
+    of_few = replace(data, parts={**data.parts, "validation": shared})
+    found = mixture._Curves(_placed(untrained(of_few), fitting), "ndcg_at_10")
+    of_each = mixture._Curves(_placed(untrained(data), fitting), "ndcg_at_10")
+    assert {len(each) for each in found.values.values()} == {7}
+    rows = np.unique(validation.query, return_index=True)[1]
+    for weight, values in found.values.items():
+        users = (np.arange(pairs) % 7)[rows]
+        means = [of_each.values[weight][users == user].mean() for user in range(7)]
+        np.testing.assert_allclose(values, means)
+
+
+def _placed(trainer: Trainer, fitting: Fitting) -> Trainer:
+    mixture._place(mixture._models(fitting)[0], trainer)
+    return trainer
 
 
 def test_untrained_towers_become_the_linear_model(data: TrainingData, fitting: Fitting) -> None:
@@ -110,12 +135,12 @@ def test_untrained_towers_become_the_linear_model(data: TrainingData, fitting: F
         "SLIST": lambda: (slist.weights(fitting)[0], slist.weights(fitting)[1].decay),
         "EASE": lambda: (ease.weights(fitting), ease_recency.decay(fitting)),
     }[found.label]()
-    trainer_of_end = _with_weight(trainer, fitting, math.inf)
     queries, relevant = data.parts["test"].by_query()
     alone = rank_by(data, summed(data, weights, chosen))(queries)
-    assert (trainer_of_end.rank(queries)[:, :10] == alone[:, :10]).mean() > 0.99
     quality = [mean(per_query(each, relevant))["ndcg_at_10"] for each in (ranked(trainer), alone)]
     assert quality[0] > quality[1] - 0.03
+    _with_weight(trainer, fitting, math.inf)
+    assert (trainer.rank(queries)[:, :10] == alone[:, :10]).mean() > 0.99
 
 
 def _with_weight(trainer: Trainer, fitting: Fitting, weight: float) -> Trainer:
@@ -139,15 +164,14 @@ def test_with_weight_0_the_ranking_is_that_of_the_towers(data: TrainingData, fit
 def test_scores_are_the_weighted_sum_of_both_in_units_of_their_deviation(
     data: TrainingData, fitting: Fitting, weight: float
 ) -> None:
-    trainer = untrained(data)
-
     def scores(at: float) -> Any:
-        _with_weight(trainer, fitting, at)
+        trainer = _with_weight(untrained(data), fitting, at)
         queries = trainer.data.parts["validation"].by_query()[0]
         items = trainer.item_vectors()  # first, because it sets the radius
         return (trainer.query_vectors(queries) @ items.T).double()
 
     own, linear, mixed = scores(0.0), scores(math.inf), scores(weight)
+    trainer = _with_weight(untrained(data), fitting, weight)
     unit = own.std(dim=1).mean() / linear.std(dim=1).mean()
     torch.testing.assert_close(mixed, own + weight * unit * linear, atol=1e-4, rtol=1e-4)
     lengths = [
@@ -186,14 +210,33 @@ def test_towers_without_room_for_it_stay_as_they_are(data: TrainingData, fitting
     assert mix(trainer, fitting) is None
 
 
-def test_without_a_linear_model_for_so_many_items_nothing_is_added(
+def test_where_no_linear_model_applies_the_towers_have_no_coordinates_for_it(
     data: TrainingData, fitting: Fitting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = untrained(data)
+    assert without_linear_model(trainer.towers, fitting.experiment, data) == ""
     before = ranked(trainer)
-    monkeypatch.setattr(mixture, "_models", lambda _: [])
+    never = [replace(each, applies=lambda *_: False) for each in (ease_recency.BASELINE, slist.BASELINE)]
+    monkeypatch.setattr(mixture, "_BASELINES", never)
+    warning = without_linear_model(trainer.towers, fitting.experiment, data)
+    assert "tower.linear" in warning
+    assert "up to 20,000 items" in warning
     assert mix(trainer, fitting) is None
+    trainer.clear_cached_vectors()
     np.testing.assert_array_equal(ranked(trainer), before)
+
+
+def test_towers_that_are_better_alone_are_stored_without_coordinates_for_a_linear_model(
+    data: TrainingData, fitting: Fitting, tmp_path: Path
+) -> None:
+    trainer, fresh = untrained(data), untrained(data)
+    width = trainer.item_vectors().shape[1]
+    _with_weight(trainer, fitting, 0.0)
+    assert trainer.item_vectors().shape[1] == width - ITEMS
+    save_towers(tmp_path / "towers.pt", trainer.towers)
+    load_towers(tmp_path / "towers.pt", fresh.towers)
+    fresh.clear_cached_vectors()
+    torch.testing.assert_close(fresh.item_vectors(), trainer.item_vectors())
 
 
 def test_a_run_of_the_recipe_holds_its_mixture(films: Path, empty_store: Path, tmp_path: Path) -> None:
@@ -205,9 +248,8 @@ def test_a_run_of_the_recipe_holds_its_mixture(films: Path, empty_store: Path, t
         model = load_model(run)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "tower.linear = 120  (120 items" in shown
-    assert "mixture: " in shown
     metrics, params = run.data.metrics, run.data.params
-    assert params["mixture.model"] in ("SLIST", "EASE")
+    assert params["mixture.model"] in shown.split("mixture, in units of standard deviation: ")[1].split()[0]
     assert f"{metrics['validation/mixture_ndcg_at_10']:.4f}" in shown
     ends = [metrics[f"validation/mixture_{each}_ndcg_at_10"] for each in ("linear", "learned")]
     assert metrics["validation/mixture_ndcg_at_10"] > max(ends) - 0.03
