@@ -272,7 +272,8 @@ def _follow(
                 if replica is not None:
                     own_memory(trainer)
                     place_trainer(trainer, TrainingProcess(replica.device))
-                trainer.process = Rank(rank, count, trainer, *arguments, replica=replica)
+                (rows_from,) = arguments
+                trainer.process = Rank(rank, count, trainer, rows_from, replica)
                 leader.send(None)
             else:
                 getattr(trainer, task)(*arguments)

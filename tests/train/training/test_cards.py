@@ -8,20 +8,18 @@ import pytest
 import torch
 
 from tests.helpers import watched
+from tests.helpers.stdlib import write_toml
 from tests.train.losses.test_objective import IN_BATCH
 from tests.train.training.test_emulated_device import (
-    CASES,
     OF_FILMS,
     OF_TEXTS,
     SHORT,
     held,
     made_from,
     moved,
-    of_people,
-    stdlib_toml,
     trained,
 )
-from tests.train.training.test_ranks import an_epoch_ends_alike, in_doubles, of_texts
+from tests.train.training.test_ranks import CASES, an_epoch_ends_alike, in_doubles, of_people, of_texts
 from tests.train.training.test_trainer import Watcher
 from train.training.checkpoint import load_run
 from train.training.device import SINGLE_PROCESS, TrainingProcess
@@ -51,7 +49,7 @@ def test_each_loss_on_a_card_is_that_on_the_cpu(card: str, kind: str) -> None:
 def test_towers_of_texts_on_a_card_are_those_on_the_cpu(
     card: str, kind: str, stdlib: Path, tmp_path: Path
 ) -> None:
-    made = made_from(stdlib_toml(stdlib, tmp_path / "a.toml", sections=OF_TEXTS[kind]))
+    made = made_from(write_toml(stdlib, tmp_path / "a.toml", sections=OF_TEXTS[kind]))
     here, there = (trained(made, each) for each in (SINGLE_PROCESS, TrainingProcess(torch.device(card))))
     # The start of `bag` is another approximation of the same singular vectors.
     assert there.state.losses == pytest.approx(here.state.losses, rel=0.02)

@@ -30,7 +30,7 @@ from tests.train.models.test_tower_factory import KINDS, RECORDS, SCHEMAS, built
 from tests.train.training.test_checkpoint import BAG, SCHEMA, trainer_of
 from train.config.losses import Bce
 from train.config.towers import SequenceTower, SharedTower
-from train.config.training import Device
+from train.config.training import Device, Precision
 from train.data.batches import HistoryBatches
 from train.losses.objective import build_objective
 from train.models.encoders import TextBags
@@ -324,7 +324,7 @@ def test_in_bfloat16_towers_multiply_in_it_and_all_else_stays_float32() -> None:
         scored.extend([scores.dtype, found.dtype])
         return found
 
-    trainer.objective.losses = watched  # type: ignore[method-assign]
+    trainer.objective.losses = watched  # type: ignore[assignment, method-assign]
     trainer._step(batch)
     assert scored == [torch.float32] * 2
     values = [*trainer.optimiser.state.values()]
@@ -350,13 +350,14 @@ def test_each_tower_trains_in_bfloat16_close_to_float32(kind: str, schema: str) 
     if any(each in kind for each in ("latent", "linear")) and schema != "everything":
         return  # the configuration refuses it
     found = {}
-    for precision in ("float32", "bfloat16"):
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    for precision in precisions:
         query, item = built(kind, schema)
-        process = TrainingProcess(CPU, precision)  # type: ignore[arg-type]
+        process = TrainingProcess(CPU, precision)
         left = process.encode(query, np.arange(4), lambda _: prepared(kind, schema, "query"))
         right = process.encode(item, np.arange(4), lambda _: prepared(kind, schema, "item"))
         scores = left @ right.T
-        scores.logsumexp(dim=1).sum().backward()
+        scores.logsumexp(dim=1).sum().backward()  # type: ignore[no-untyped-call]
         assert left.dtype == right.dtype == torch.float32
         given = [each.grad for tower in (query, item) for each in tower.parameters()]
         assert all(each is None or (each.isfinite().all() and each.dtype == torch.float32) for each in given)

@@ -139,14 +139,15 @@ def test_the_emulated_device_is_strict() -> None:
     here = torch.arange(3.0)
     with emulated_device():
         there = here.to(DEVICE)
-        for wrong in (
+        mixtures: tuple[Callable[[], Tensor], ...] = (
             lambda: there + here,
             lambda: there[torch.tensor([0, 2])],
             lambda: torch.cat([there, here]),
             lambda: there.index_add_(0, torch.zeros(3, dtype=torch.int64), there),
-        ):
+        )
+        for mixture in mixtures:
             with pytest.raises(OtherDevice, match="is in main memory"):
-                wrong()
+                mixture()
         with pytest.raises(RuntimeError):
             there.numpy()
         with torch.inference_mode(), pytest.raises(OtherDevice):
