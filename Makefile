@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 .PHONY: setup doctor data train export encode bench scale evaluate register promote refresh rollback history serve \
-        serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui serve-mlflow test test-all test-serving \
-        test-hostile lint protos clean help
+        serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui serve-mlflow test test-all \
+        test-together test-alone test-serving test-hostile lint protos clean help
 
 PYTHON ?= python3
 CONFIG ?= train/configs/pydocs.toml
@@ -210,14 +210,22 @@ test: setup ## the tests that find most faults, offline; TESTS="tests/serving -x
 	@$(if $(TESTS),$(PY) -m pytest $(TESTS),$(PY) -m pytest -m "not exhaustive" -n logical --dist worksteal)
 
 test-all: setup ## all tests: also fuzzing, fault injection, killed processes, and every command of the READMEs
+	@$(MAKE) --no-print-directory test-together
+	$(MAKE) --no-print-directory test-alone
+
+test-together: setup ## of them, those that bear others beside them
 	@$(PY) -m pytest -m "not alone" -n logical --dist worksteal
-	$(PY) -m pytest -m alone
+
+test-alone: setup ## of them, those that need a quiet machine, one by one
+	@$(PY) -m pytest -m alone $$(grep -rl "mark\.alone" tests --include="test_*.py") # importing all takes longer
 
 test-serving: ## what asks and what serves, installed by themselves: without torch and MLflow
-	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare" "$(CURDIR)/build" "$(CURDIR)/twinspire.egg-info"' EXIT
+	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare"' EXIT
+	mkdir "$$bare/source" # what is built there is not beside other runs of tests
+	cp -R pyproject.toml README.md LICENSE protos train export serving "$$bare/source"
 	for extra in client serving http; do
 	  $(PYTHON) -m venv "$$bare/$$extra"
-	  "$$bare/$$extra/bin/pip" install --disable-pip-version-check --quiet -c requirements.txt ".[$$extra]"
+	  "$$bare/$$extra/bin/pip" install --disable-pip-version-check --quiet -c requirements.txt "$$bare/source[$$extra]"
 	done
 	cd "$$bare"
 	client/bin/pip list --format freeze | cut -d= -f1 | sort | tr '\n' ' '

@@ -339,6 +339,6 @@ def examples(experiment: Experiment, data: TrainingData, schema: Schema) -> list
     sample = data.sample("query", "test", EXAMPLES, seed=0)
     for name, spec in schema.query.items():
         if isinstance(spec, HistoryFeature):
-            sample[name] = [history[-spec.max_length :] for history in sample[name]]
+            sample[name] = [history[-spec.longest :] for history in sample[name]]
     queries = [dict(zip(sample, each, strict=True)) for each in zip(*sample.values(), strict=True)]
     return [*experiment.examples, *queries]

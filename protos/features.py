@@ -55,6 +55,7 @@ BESIDE = "__code_points"  # after a feature's name: the name of the second array
 CHARACTERS_OF_TOKEN = 16  # code points of a text that are tokenized, for each token that a tower reads
 BYTE_ORDER_MARK = 4  # bytes before UTF-32 in native byte order, which Python encodes without a codec look-up
 LARGEST = float(np.finfo(np.float32).max)
+USUAL_HISTORY = 100  # items of a history that a tower reads, unless the data or the TOML say otherwise
 LONGEST_TEXT = 65_536  # code points of a text that a tower reads, whatever `max_length` says
 WORKING_DIRECTORY = Path()
 
@@ -272,12 +273,17 @@ class HistoryFeature(Feature):
     """
 
     kind: Literal["history", "negative_history"]
-    max_length: int = 100
+    max_length: int = field(default=FROM_DATA, metadata=OPTIONAL)
     dtype: ClassVar[type[np.generic]] = np.int64
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_length <= 4096:
+        if self.max_length is not FROM_DATA and not 1 <= self.max_length <= 4096:
             raise ValueError(f"max_length: expected 1 to 4096, got {self.max_length}")
+
+    @property
+    def longest(self) -> int:
+        """`max_length`, or the usual one where it is not chosen yet."""
+        return USUAL_HISTORY if self.max_length is FROM_DATA else self.max_length
 
     def vocabulary_key(self, side: Side, name: str) -> str:
         """The known items."""
@@ -285,11 +291,11 @@ class HistoryFeature(Feature):
 
     def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
         """Rows of the known items."""
-        return lambda values, field_name: _histories(values, self.max_length, known, field_name)
+        return lambda values, field_name: _histories(values, self.longest, known, field_name)
 
     def lengths(self, values: Sequence[Any]) -> list[int]:
         """Items of each history, unknown ones among them."""
-        return [min(_length(value), self.max_length) for value in values]
+        return [min(_length(value), self.longest) for value in values]
 
 
 FeatureSpec = TextFeature | CategoryFeature | NumberFeature | IdFeature | HistoryFeature

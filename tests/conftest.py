@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from tests.helpers.stdlib import Made
 
+LONG_S = 300.0  # a test that is allowed more than this is one to begin with
+
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
 
 
@@ -39,6 +41,18 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "TWINSPIRE_MAKE"):  # of the make that runs the tests
         os.environ.pop(name, None)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a tracking server alone is enough
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules of the longest tests: at the end one would keep a single process busy."""
+    longest: dict[Path, float] = {}
+    for item in items:
+        allowed = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest.get(item.path, LONG_S), allowed.args[0] if allowed else 0.0)
+        if item.get_closest_marker("alone") and "mark.alone" not in item.path.read_text():
+            raise pytest.UsageError(f"{item.path}: `make test-alone` finds files by the words `mark.alone`")
+    items.sort(key=lambda item: -longest[item.path])
 
 
 def pytest_collection_finish() -> None:

@@ -150,7 +150,7 @@ def kinds(features: Mapping[str, FeatureSpec]) -> list[str]:
     found = [AS_IS]
     if any(isinstance(spec, TextFeature) for spec in features.values()):
         found += [SHORT, LONG]
-    longest = [spec.max_length for spec in features.values() if isinstance(spec, HistoryFeature)]
+    longest = [spec.longest for spec in features.values() if isinstance(spec, HistoryFeature)]
     if longest:
         lengths = sorted({*(n for n in HISTORIES if n < max(longest)), max(longest)})
         found += [f"{HISTORY}{n}" for n in lengths]

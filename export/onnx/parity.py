@@ -125,7 +125,7 @@ def _hostile(inputs: TowerInputs) -> dict[str, Sequence[Any]]:
                 ["\x00"],
                 known[:1],
                 known[:1] * 3,
-                known[: 2 * spec.max_length],
+                known[: 2 * spec.longest],
             ]
             hostile[name] = (histories * count)[:count]
         else:

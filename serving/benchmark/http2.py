@@ -411,13 +411,15 @@ class Connection:
                 self._end(stream, status_of(block + payload))
 
     def _apply_settings(self, payload: bytes) -> None:
+        # The acknowledgement goes before the data that a wider window lets through: until the server has it,
+        # the narrower window holds, and grpcio's server resets the stream (RFC 9113, section 6.5.3).
+        self._outgoing.parts.append(frame(SETTINGS, ACK, 0))
         for name, value in struct.iter_unpack(">HI", payload):
             if name == MAX_CONCURRENT_STREAMS:
                 self._max_streams = value
             elif name == INITIAL_WINDOW_SIZE:
                 self._outgoing.set_initial(value)
         self._got_settings = True
-        self._outgoing.parts.append(frame(SETTINGS, ACK, 0))
 
     def _leave(self, last: int, reason: str) -> None:
         """GOAWAY: no new calls here, and calls after the last one were not processed."""

@@ -147,7 +147,7 @@ class HistoryTower(TowerSection):
     words: bool = True
     characters: tuple[int, ...] = FROM_DATA
 
-    usual_loss: ClassVar[LossConfig] = FullSoftmax("full_softmax")
+    usual_loss: ClassVar[LossConfig] = FROM_DATA
 
     def __post_init__(self) -> None:
         self.sequence()  # which checks the keys

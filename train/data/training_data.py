@@ -278,7 +278,7 @@ def training_data_of(
     ids = dataset.items["item_id"].to_list()
     histories = _histories(dataset, dataset.history, distinct, ids, "")
     negatives = _histories(dataset, dataset.negatives, distinct, ids, "negative_")
-    lengths = [spec.max_length for spec in query.values() if isinstance(spec, HistoryFeature)]
+    lengths = [spec.longest for spec in query.values() if isinstance(spec, HistoryFeature)]
     if histories is not None and negatives is not None and len(lengths) == 2:
         histories, negatives = _newest(dataset, histories, negatives, max(lengths))
     items = values_of(dataset.items, item)

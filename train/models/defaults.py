@@ -20,12 +20,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protos.features import LONGEST_TEXT, SIDES, FeatureSpec, Side, TextFeature
+from protos.features import (
+    LONGEST_TEXT,
+    SIDES,
+    USUAL_HISTORY,
+    FeatureSpec,
+    HistoryFeature,
+    Side,
+    TextFeature,
+)
 from protos.files.tokenizer import TOKENIZER, open_tokenizer
 from protos.lexical import unspaced_share
 from protos.toml_config import FROM_DATA
 from train.config import Experiment
-from train.config.losses import learns_from_negatives
+from train.config.losses import FullSoftmax, InBatchSoftmax, LossConfig, learns_from_negatives
 from train.config.towers import BagTower, HistoryTower, TransformerTower
 from train.data.training_data import TrainingData
 from train.models.prepared_inputs import hash_texts
@@ -40,6 +48,7 @@ TOKENIZED_SHARE = 5  # every fifth text is tokenized: that takes longer than cou
 PERCENTILE = 99
 SHORTEST, LONGEST = 256, 4096  # bounds of `max_length`: a tower's time grows with the characters it reads
 MULTIPLE = 64  # `max_length` is a multiple of it
+LONGEST_HISTORY = 512  # items; a query of attention takes time for each
 CHARACTERS_SHARE = (
     0.01  # of letters of scripts without spaces, from which on their characters are hashed apart
 )
@@ -62,6 +71,12 @@ LINEAR = 1024
 SUM: Mapping[str, Any] = {"query_dropout": 0.5, "history_dropout": 0.8}
 SUM_LATENT, SUM_DECAY = 128, 0.02
 MOST_LINEAR_ITEMS = 20_000  # for more there is no linear model: its matrix grows with the square
+# Items up to which a step scores all of them; its time and memory grow with the items that it scores.
+MOST_SOFTMAX_ITEMS = 20_000
+UNIFORM_NEGATIVES = 1024
+SAMPLED = InBatchSoftmax(
+    "in_batch_softmax", temperature=1.0, correction="logq", uniform_negatives=UNIFORM_NEGATIVES
+)
 EPOCH_STEPS = 32  # steps that an epoch has, nearly, as far as the sizes of a batch allow
 
 
@@ -102,12 +117,16 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
                 spec,
                 lambda: {"max_length": _max_length(experiment, data, side, name)},  # noqa: B023
             )
-            if isinstance(spec, TextFeature)
+            if isinstance(spec, TextFeature | HistoryFeature)
             else spec
             for name, spec in getattr(experiment, side).items()
         }
         for side in SIDES
     }
+    if experiment.loss is FROM_DATA:
+        loss, why = _loss_of_histories(data)
+        reasons["loss"] = {"value": loss.kind, "reason": why}
+        experiment = dataclasses.replace(experiment, loss=loss)
     tower = experiment.tower
     if isinstance(tower, HistoryTower):
         found = _of_histories(data)
@@ -128,9 +147,11 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
 
 
 def _max_length(experiment: Experiment, data: TrainingData, side: Side, name: str) -> tuple[int, str]:
-    """`max_length` of a text: characters, or the tokens that a pretrained model reads; and why."""
+    """`max_length`: items, characters, or the tokens that a pretrained model reads; and why."""
     tower = experiment.tower
     spec = getattr(experiment, side)[name]
+    if isinstance(spec, HistoryFeature):
+        return _history_length(data) if isinstance(tower, HistoryTower) else (USUAL_HISTORY, "as usual")
     if not isinstance(tower, TransformerTower) or not spec.reads_tokens:
         return max_length(_lengths(data, side, name))
     folder = PretrainedFolder.read(Path(tower.model))
@@ -138,6 +159,20 @@ def _max_length(experiment: Experiment, data: TrainingData, side: Side, name: st
     texts = _sample(data, side, name)[::TOKENIZED_SHARE]
     cut = float(np.mean([len(tokens(text)) > folder.max_tokens for text in texts])) if texts else 0.0
     return folder.max_tokens, f"tokens, as many as {folder.path.name} reads; {cut:.1%} of the texts are cut"
+
+
+def _history_length(data: TrainingData) -> tuple[int, str]:
+    """The 99th percentile over users of their longest training history, rounded up and bounded; and why."""
+    histories, train = data.histories, np.unique(data.parts["train"].query)
+    if histories is None or not len(train):
+        return USUAL_HISTORY, "as usual"
+    _, user = np.unique(histories.begin[train], return_inverse=True)
+    longest = np.zeros(user.max() + 1, np.int64)
+    np.maximum.at(longest, user, (histories.end - histories.begin)[train])
+    percentile = int(np.quantile(longest, PERCENTILE / 100, method="lower"))
+    found = min(LONGEST_HISTORY, max(USUAL_HISTORY, -(-percentile // MULTIPLE) * MULTIPLE))
+    cut = float(np.mean(longest > found))
+    return found, f"items: {PERCENTILE} % of the users have up to {percentile:,}; {cut:.1%} are cut"
 
 
 def max_length(lengths: Rows) -> tuple[int, str]:
@@ -211,6 +246,15 @@ def _of_histories(data: TrainingData) -> Candidates:
     if linear:
         chosen |= {"latent": (min(SUM_LATENT, items), size), "decay": (SUM_DECAY, why)}
     return chosen
+
+
+def _loss_of_histories(data: TrainingData) -> tuple[LossConfig, str]:
+    """The softmax over all items, or over a sample where they are many; and why."""
+    items = data.item_count
+    if items <= MOST_SOFTMAX_ITEMS:
+        return FullSoftmax("full_softmax"), f"{items:,} items, at most {MOST_SOFTMAX_ITEMS:,}"
+    own = f"a step scores its own and {UNIFORM_NEGATIVES:,} others"
+    return SAMPLED, f"{items:,} items, more than {MOST_SOFTMAX_ITEMS:,}: {own}"
 
 
 def _buckets(

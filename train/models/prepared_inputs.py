@@ -202,9 +202,7 @@ class PreparedInputs:
         for name, spec in histories.items():
             raw = values[name]
             assert isinstance(raw, Histories)
-            self.histories[name] = PreparedHistories(
-                raw, schema.vocabularies[ITEM_VOCABULARY], spec.max_length
-            )
+            self.histories[name] = PreparedHistories(raw, schema.vocabularies[ITEM_VOCABULARY], spec.longest)
         given = TowerInputs(side, rest, schema.vocabularies, schema.folder).to_arrays(values)
         self.arrays: Arrays = {**given, **encoded}
         self.size = len(next(iter(values.values())))

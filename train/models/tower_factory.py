@@ -168,7 +168,7 @@ def hashing_of(config: TowerConfig) -> WordHashing:
 
 def longest_window(schema: Schema) -> int:
     """Positions of the longest window: the longest history, and the empty history before it."""
-    lengths = [spec.max_length for spec in schema.query.values() if isinstance(spec, HistoryFeature)]
+    lengths = [spec.longest for spec in schema.query.values() if isinstance(spec, HistoryFeature)]
     return max(lengths, default=0) + 1
 
 

@@ -6,8 +6,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import tracemalloc
 from argparse import Namespace
 from pathlib import Path
@@ -38,7 +36,7 @@ from tests.helpers.stdlib import PLAIN as EXPERIMENT
 from tests.helpers.stdlib import write_sections
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.tiny_towers import DIMENSION, PLAIN, TEXT, TinyTower, write_tower
-from train.paths import ROOT
+from tests.helpers.warm import WarmPython
 
 COUNT = 2 * WINDOW + 1000
 
@@ -139,10 +137,9 @@ def test_a_killed_process_is_resumed(
 ) -> None:
     table, output = tmp_path / "items.parquet", tmp_path / "vectors.npy"
     write_table(pl.DataFrame({"text": texts}), table)
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, table, tower.file, output], cwd=ROOT, capture_output=True, text=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = WarmPython("-c", KILLED, *map(str, (table, tower.file, output)))
+    _, said = killed.communicate(timeout=200)
+    assert killed.returncode == -signal.SIGKILL, said
     assert not output.exists()
     assert len(json.loads((tmp_path / "vectors.npy.journal").read_bytes())["windows"]) == 1
     streamed = encode_into(output, tower, TableRecords.open(table, PLAIN), console, "items")

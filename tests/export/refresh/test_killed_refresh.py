@@ -1,8 +1,5 @@
 """A refresh that is killed (-9) at any step goes on with the same command, to the same result."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -17,7 +14,7 @@ from protos import bundle
 from protos.errors import Unavailable
 from tests.helpers import tiny
 from tests.helpers.refreshing import World, gone, item, vectors_of, without_processes
-from train.paths import ROOT
+from tests.helpers.warm import WarmPython
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
@@ -26,7 +23,8 @@ REFRESH = """
 import importlib, sys, time
 from pathlib import Path
 
-from tests.helpers.refreshing import World
+import pytest
+from tests.helpers.refreshing import World, without_processes
 from train.training.tracking import connect
 
 folder, when, module, *names = sys.argv[1:]
@@ -44,7 +42,9 @@ def stop(*positional, **named):
 
 connect()
 setattr(owner, name, stop)
-World(Path(folder)).refresh()
+world = World(Path(folder))
+without_processes(world, pytest.MonkeyPatch())
+world.refresh()
 print("ended", flush=True)
 """
 STEPS = {
@@ -63,7 +63,7 @@ STEPS = {
 @pytest.fixture
 def world(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path)
-    without_processes(world, monkeypatch)  # not those that are killed
+    without_processes(world, monkeypatch)
     return world
 
 
@@ -120,16 +120,9 @@ def _version_of(world: World, number: str) -> str:
     return registry.by_version(world.name, number).tags["bundle_version"]
 
 
-def _start(world: World, stop: tuple[str, ...]) -> "subprocess.Popen[str]":
+def _start(world: World, stop: tuple[str, ...]) -> WarmPython:
     """A refresh that has come to a step."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", REFRESH, str(world.folder), *stop],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
+    process = WarmPython("-c", REFRESH, str(world.folder), *stop)
     lines = iter(process.stdout.readline, "")
     assert next(line for line in lines if line in ("here\n", "ended\n")) == "here\n"
     return process

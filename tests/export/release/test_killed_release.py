@@ -1,9 +1,6 @@
 """A promotion that is killed while it holds the release lock does not block a rollback."""
 
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +15,7 @@ from export.release.rollback import rollback
 from tests.helpers import releases
 from tests.helpers.releases import NAME, aliased
 from tests.helpers.stdlib import tracking_at
-from train.paths import ROOT
+from tests.helpers.warm import WarmPython
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
@@ -62,15 +59,8 @@ def versions(empty_store: Path, tmp_path: Path) -> Iterator[str]:
 def test_a_rollback_works_at_once_after_a_promotion_was_killed_under_its_lock(
     versions: str, tmp_path: Path
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROMOTE, str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = WarmPython("-c", PROMOTE, str(tmp_path))
     try:
-        assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         assert lock.holder(NAME) == actor()
         assert history(NAME)["records"][-1]["outcome"] == "under way"

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,8 @@ from protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireErro
 from tests.helpers import releases
 from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, make_challenger
 from tests.helpers.stdlib import tracking_at
+from tests.helpers.warm import WarmPython
 from train.config import Experiment
-from train.paths import ROOT
 
 ACCEPT = Decide()
 
@@ -334,10 +332,9 @@ def test_one_that_is_killed_leaves_a_trace_that_says_whether_the_alias_moved(
 ) -> None:
     promote(1)
     make_challenger(2)
-    command = [sys.executable, "-c", KILLED, when, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 9, done.stderr
+    killed = WarmPython("-c", KILLED, when, str(tmp_path))
+    _, said = killed.communicate(timeout=200)
+    assert killed.returncode == 9, said
     assert aliased("champion") == champion
     last = history(NAME)["records"][-1]
     assert (last["outcome"], last["moved"]) == ("interrupted", champion == "2")

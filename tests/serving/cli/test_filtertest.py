@@ -12,7 +12,9 @@ import pytest
 from protos import bundle
 from protos.bundle import IndexParameters
 from protos.system.machine import machine
+from protos.system.timing import Effort
 from serving.__main__ import main
+from serving.benchmark import filter_measurement
 from serving.benchmark.filter_measurement import SELECTIVITIES, graph_only
 from serving.cli.filtertest import failures
 from serving.filters import planner
@@ -32,9 +34,18 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bundle(tmp_path_factory.mktemp("filtertest"), ITEMS, filters=FILTERS)
 
 
+@pytest.fixture
+def few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take times of fewer calls than `make filtertest`: what they are is not looked at here."""
+    monkeypatch.setattr(
+        filter_measurement, "WHOLE", Effort(iterations=2 * QUERIES, fewest=QUERIES, seconds=1.0)
+    )
+    monkeypatch.setattr(filter_measurement, "PARTS", Effort(iterations=QUERIES, fewest=10, seconds=1.0))
+
+
 @pytest.mark.exhaustive
 def test_recall_completeness_and_times_of_each_bucket(
-    capsys: Capture, filtered: Path, tmp_path: Path
+    capsys: Capture, filtered: Path, tmp_path: Path, few_calls: None
 ) -> None:
     plot = tmp_path / "filters.png"
     flags = ("--bundle", str(filtered), "--queries", str(QUERIES), "--plot", str(plot))
@@ -73,7 +84,7 @@ def sparse(folder: Path, parent: Path) -> Path:
 
 @pytest.mark.exhaustive
 def test_a_bucket_below_its_recall_fails_by_name(
-    capsys: Capture, filtered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: Capture, filtered: Path, tmp_path: Path, few_calls: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planner, "SIDE_BY_SIDE", 8)  # so that the graph is searched, which misses some
     folder = sparse(filtered, tmp_path)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from protos.features import TextFeature
+from protos.features import USUAL_HISTORY, HistoryFeature, TextFeature
 from tests.helpers.people import data_of_people, random_people
 from tests.helpers.stdlib import experiment_at, started, write_sections
 from train.config import Experiment, read_experiment
@@ -18,7 +18,17 @@ from train.config.losses import Bce, FullSoftmax, InBatchSoftmax, SampledSoftmax
 from train.config.towers import BagTower, DssmTower, HistoryTower, SequenceTower, SharedTower
 from train.config.training import TrainingConfig
 from train.data.training_data import Pairs, TrainingData, training_data_of
-from train.models.defaults import LINEAR, LONGEST, MOST_LINEAR_ITEMS, SHORTEST, Chosen, from_data, max_length
+from train.models.defaults import (
+    LINEAR,
+    LONGEST,
+    MOST_LINEAR_ITEMS,
+    MOST_SOFTMAX_ITEMS,
+    SAMPLED,
+    SHORTEST,
+    Chosen,
+    from_data,
+    max_length,
+)
 from train.models.tower_factory import architecture_of
 from train.paths import CONFIGS
 
@@ -210,7 +220,7 @@ def test_the_recipe_for_histories_becomes_the_tower_that_suits_them(sessions: bo
     assert tower.history == ("sum" if sessions else "attention")
     assert tower.linear == 40  # as many as items
     assert tower.latent == (40 if sessions else 0)
-    assert {"tower.history", "tower.linear", "training.batch_size"} <= {*chosen.reasons}
+    assert {"tower.history", "tower.linear", "loss", "training.batch_size"} <= {*chosen.reasons}
     for line in chosen.lines():
         assert re.fullmatch(r"[\w.]+ = .+  \(.{5,}\)", line)
     assert chosen.experiment.loss == FullSoftmax("full_softmax")
@@ -226,6 +236,40 @@ def test_the_recipe_has_a_linear_model_where_its_matrix_fits(items: int, linear:
     tower: Any = from_data(history_experiment(), with_sessions(data) if sessions else data).experiment.tower
     assert tower.linear == linear
     assert (tower.latent > 0) == (sessions and linear > 0)
+
+
+@pytest.mark.parametrize(("watched", "length"), [(30, 100), (150, 192), (900, 512)])
+def test_the_recipe_reads_as_long_a_history_as_nearly_all_users_have(watched: int, length: int) -> None:
+    people = [[*range(watched)]] + [[*range(watched - 8)]] * 60
+    data = data_of_people(people, watched)
+    film: dict[str, Any] = {"title": "a film", "genres": ["Drama"], "year": 1990.0}
+    data = dataclasses.replace(data, items={**data.items, **{k: [v] * watched for k, v in film.items()}})
+    found = from_data(history_experiment(), data)
+    history: Any = found.experiment.query["history"]
+    assert history.max_length == length
+    assert ("; 0.0% are cut" in found.reasons["query.history.max_length"]["reason"]) == (watched < 900)
+    set_ = dataclasses.replace(
+        history_experiment(), query={"history": HistoryFeature("history", 7)}, examples=()
+    )
+    assert from_data(set_, data).experiment.query["history"] == HistoryFeature("history", 7)
+
+
+def test_another_tower_reads_the_usual_length_of_a_history() -> None:
+    sequence = dataclasses.replace(history_experiment(), tower=SequenceTower("sequence"))
+    history: Any = from_data(sequence, films_of(40, 40)).experiment.query["history"]
+    assert history.max_length == USUAL_HISTORY == 100
+
+
+def test_the_recipe_scores_a_sample_of_the_items_where_they_are_many() -> None:
+    at_most, more = (
+        from_data(history_experiment(), films_of(40, MOST_SOFTMAX_ITEMS + n)).experiment for n in (0, 1)
+    )
+    assert at_most.loss == FullSoftmax("full_softmax")
+    assert more.loss == SAMPLED
+    own = dataclasses.replace(history_experiment(), loss=FullSoftmax("full_softmax"))
+    kept = from_data(own, films_of(40, MOST_SOFTMAX_ITEMS + 1))
+    assert kept.experiment.loss == own.loss
+    assert "loss" not in kept.reasons
 
 
 def test_the_recipe_reads_no_query_of_validation_and_test() -> None:

@@ -26,6 +26,7 @@ from protos.errors import DataError
 from protos.features import TEXT_INPUTS, TextFeature
 from tests.helpers.stdlib import Made, experiment_at, started, tracking_copy, write_sections, write_toml
 from tests.helpers.waiting import wait_until
+from tests.helpers.warm import WarmPython
 from tests.protos.test_features import WordIds
 from train.config import BaselinesConfig, read_experiment
 from train.config.losses import InBatchSoftmax
@@ -174,20 +175,29 @@ def test_a_baseline_that_does_not_apply_is_named_before_the_first_epoch(
     assert "bm25 is not" not in shown
 
 
-def command(config: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
+def environment(folder: Path) -> dict[str, str]:
+    """Of a command whose store and cache are in a folder."""
+    places = {
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "TWINSPIRE_CACHE": str(folder / "cache"),
     }
+    return {**os.environ, **places}
+
+
+def command(config: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "train", "fit", "--config", str(config), "--json", *arguments],
         cwd=ROOT,
-        env=environment,
+        env=environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def warm_command(config: Path, folder: Path, *arguments: str) -> WarmPython:
+    arguments = ("fit", "--config", str(config), "--json", *arguments)
+    return WarmPython("-m", "train", *arguments, env=environment(folder))
 
 
 def only_run(folder: Path) -> Run:
@@ -276,12 +286,12 @@ def test_a_run_under_way_is_not_taken_for_an_interrupted_one(
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     changed: Any = {"training": {"epochs": 200, "batch_size": 16, "patience": 200}}
     config = write_toml(stdlib, tmp_path / "a.toml", **changed)
-    first = command(config, tmp_path)
+    first = warm_command(config, tmp_path)
     try:
         until = time.monotonic() + 120
         while time.monotonic() < until and not list((tmp_path / "cache" / "runs").glob("*/run.pt")):
             time.sleep(0.05)
-        second = command(config, tmp_path, "--resume")
+        second = warm_command(config, tmp_path, "--resume")
         output, said = second.communicate(timeout=150)
         assert first.poll() is None, "the first run ended too early to tell"
         assert second.returncode == 1, output
@@ -289,7 +299,7 @@ def test_a_run_under_way_is_not_taken_for_an_interrupted_one(
     finally:
         first.kill()
         first.communicate()
-    third = command(config, tmp_path, "--resume")  # killed, so its run is one to go on with
+    third = warm_command(config, tmp_path, "--resume")  # killed, so its run is one to go on with
     time.sleep(0.5)
     until = time.monotonic() + 120
     while time.monotonic() < until and third.poll() is None:
@@ -300,8 +310,7 @@ def test_a_run_under_way_is_not_taken_for_an_interrupted_one(
     third.communicate()
 
 
-def _goes_on(process: subprocess.Popen[str]) -> bool:
-    assert process.stderr is not None
+def _goes_on(process: WarmPython) -> bool:
     return any("going on with epoch" in line for line in iter(process.stderr.readline, ""))
 
 

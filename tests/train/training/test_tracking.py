@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from protos.cli import Terminated
 from protos.errors import MissingStage, Unavailable
 from protos.mlflow_keys import STAGE
 from tests.helpers.stdlib import Made, tracking_at
+from tests.helpers.warm import WarmPython
 from train.paths import ROOT
 from train.training import tracking
 from train.training.run import fit
@@ -34,17 +34,7 @@ def test_two_processes_may_make_the_store_at_once(tmp_path: Path, named: bool) -
     bare = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
     if named:
         bare["MLFLOW_TRACKING_URI"] = uri
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / "mlruns")],
-            cwd=ROOT,
-            env=bare,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    started = [WarmPython("-c", code, str(tmp_path / "mlruns"), env=bare) for _ in range(2)]
     outputs = [(process.communicate(timeout=100), process.returncode) for process in started]
     assert [code for _, code in outputs] == [0, 0], outputs
     first, second = (output for (output, _), _ in outputs)

@@ -1,0 +1,138 @@
+"""Python processes that begin with torch and MLflow imported: forks of a process that has done so once.
+
+A test that kills a process, or sets several against each other, needs real processes, but not the five
+seconds of processor time in which each would import the same packages. Nothing of this project is imported
+before the fork, as modules of it read the environment when they are imported.
+"""
+
+import atexit
+import contextlib
+import io
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+from train.paths import ROOT
+
+SLOW = (
+    "mlflow mlflow.artifacts mlflow.genai mlflow.store.tracking.sqlalchemy_store torch torch.export"
+    " sklearn.feature_extraction.text sklearn.linear_model scipy.sparse scipy.stats matplotlib.figure"
+    " onnx onnxscript onnxruntime polars rich.console rich.progress"
+).split()
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(SLOW)
+
+
+class WarmPython:
+    """What `subprocess.Popen([sys.executable, *arguments])` is, of a process whose slow imports are done.
+
+    Args:
+        arguments: of Python: `-c`, code, and its arguments; or `-m`, a module, and its arguments.
+        env: the environment; that of this process if None.
+        cwd: where it works.
+    """
+
+    def __init__(self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Any = ROOT) -> None:
+        output, said = CONTEXT.Pipe(duplex=False), CONTEXT.Pipe(duplex=False)
+        given = dict(os.environ if env is None else env)
+        self.process = CONTEXT.Process(
+            target=_main, args=(arguments, given, str(cwd), output[1], said[1]), daemon=True
+        )
+        self.process.start()
+        for _, writes in (output, said):
+            writes.close()
+        self.stdout, self.stderr = (_text(reads) for reads, _ in (output, said))
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def returncode(self) -> int | Any:
+        """Its exit code, or minus the number of the signal that ended it; None while it runs."""
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        """As `returncode`."""
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal if it runs."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """The rest of what it prints, stdout and stderr, until it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not ended after `timeout` seconds.
+        """
+        found = ["", ""]
+
+        def read(place: int, stream: io.TextIOWrapper) -> None:
+            found[place] = "" if stream.closed else stream.read()
+
+        readers = [
+            threading.Thread(target=read, args=each, daemon=True)
+            for each in enumerate((self.stdout, self.stderr))
+        ]
+        for each in readers:
+            each.start()
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired("a fork", timeout or 0.0)
+        for each in readers:
+            each.join()
+        self.stdout.close()
+        self.stderr.close()
+        return found[0], found[1]
+
+
+def _text(connection: "Connection[Any, Any]") -> io.TextIOWrapper:
+    """What is read from a connection, as text."""
+    with connection:
+        return io.TextIOWrapper(os.fdopen(os.dup(connection.fileno()), "rb"))
+
+
+def _main(
+    arguments: tuple[str, ...],
+    env: Mapping[str, str],
+    cwd: str,
+    output: "Connection[Any, Any]",
+    said: "Connection[Any, Any]",
+) -> None:
+    """What the fork does: become a Python that was started with these arguments."""
+    for number, connection in ((1, output), (2, said)):
+        os.dup2(connection.fileno(), number)
+        connection.close()
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path.insert(0, cwd)
+    kind, what, *rest = arguments
+    assert kind in ("-c", "-m"), arguments
+    try:
+        if kind == "-m":
+            sys.argv = [what, *rest]
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [kind, *rest]
+            exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
