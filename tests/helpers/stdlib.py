@@ -28,6 +28,7 @@ from train.data.dataset import CACHE as DATA
 from train.data.dataset import Dataset, prepare
 from train.data.sources import pydocs
 from train.data.training_data import TrainingData, training_data_of
+from train.training.device import SINGLE_PROCESS, TrainingProcess
 from train.training.run import fit
 from train.training.tracking import connect
 from train.training.trained_model import Model, build_model
@@ -139,11 +140,11 @@ def experiment_at(path: Path) -> tuple[Experiment, Dataset]:
     return experiment, prepare(experiment, path.parent, console=Console(file=io.StringIO()))
 
 
-def started(path: Path) -> tuple[Model, TrainingData, Any]:
+def started(path: Path, process: TrainingProcess = SINGLE_PROCESS) -> tuple[Model, TrainingData, Any]:
     """An experiment's model at its start, its training_data, and both sides as its towers read them."""
     experiment, dataset = experiment_at(path)
     training_data = training_data_of(dataset, experiment.query, experiment.item)
-    model, corpora = build_model(experiment, training_data)
+    model, corpora = build_model(experiment, training_data, process=process)
     return model, training_data, corpora
 
 

@@ -10,6 +10,10 @@ OF_LABELS = ("auc", "log_loss")
 """Selection metrics of labelled pairs; they are not means over queries."""
 
 
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["float32", "bfloat16"]
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """The training loop.
@@ -33,6 +37,11 @@ class TrainingConfig:
             and `log_loss` a sigmoid: the towers `clicks` and `shared`. An epoch
             whose recall or hit rate is within one query of the highest so far replaces the kept one if that
             is further below, or has a lower nDCG@10.
+        device: where towers, mining and evaluation compute. `auto` takes `cuda` where there are as many cards
+            as processes, else `mps` for a single process, else `cpu`. It is not part of a run's key: a run
+            that was begun on one device can be resumed on another.
+        precision: of the towers in training. `bfloat16` computes their matrix products in bfloat16;
+            parameters, vectors, losses and logQ stay float32, as do mining and evaluation.
     """
 
     epochs: int = 5
@@ -45,6 +54,8 @@ class TrainingConfig:
         "recall_at_10"
     )
     weight_decay: float = 0.0
+    device: Device = "cpu"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         at_least(0, self, "epochs", "seed", "threads")

@@ -1,6 +1,6 @@
 """Encoding for evaluation, and exact search over all items."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -8,22 +8,18 @@ import torch
 from torch import Tensor
 
 from train.evaluation.metrics import CUTOFFS
+from train.models.placement import Place, as_given, beside
 from train.models.prepared_inputs import PreparedInputs
 from train.models.towers import Inputs, Tower
 
 Rows = npt.NDArray[np.int64]
-Place = Callable[[Inputs], Inputs]
 BLOCK = 512  # records encoded, and queries searched, at a time
 
 
-def _as_given(inputs: Inputs) -> Inputs:
-    return inputs
-
-
 def encode(
-    tower: Tower, corpus: PreparedInputs, rows: Rows | None = None, place: Place = _as_given
+    tower: Tower, corpus: PreparedInputs, rows: Rows | None = None, place: Place[Inputs] = as_given
 ) -> Tensor:
-    """Vectors (len(rows), D) of records, without gradients, on the CPU.
+    """Vectors (len(rows), D) of records, without gradients, on the device of the tower.
 
     Args:
         rows: of the records; None encodes all.
@@ -33,9 +29,7 @@ def encode(
     was_training = tower.training
     tower.eval()
     with torch.inference_mode():
-        blocks = [
-            tower(place(corpus.batch(index[at : at + BLOCK]))).cpu() for at in range(0, len(index), BLOCK)
-        ]
+        blocks = [tower(place(corpus.batch(index[at : at + BLOCK]))) for at in range(0, len(index), BLOCK)]
     tower.train(was_training)
     return torch.cat(blocks).clone()
 
@@ -45,7 +39,7 @@ def search(queries: Tensor, items: Tensor, k: int = max(CUTOFFS), seen: Sequence
 
     Args:
         queries: (Q, D).
-        items: (N, D).
+        items: (N, D), on the same device.
         seen: for each query the item rows to leave out.
 
     Returns:
@@ -56,14 +50,15 @@ def search(queries: Tensor, items: Tensor, k: int = max(CUTOFFS), seen: Sequence
     for at in range(0, len(queries), BLOCK):
         scores = queries[at : at + BLOCK] @ items.T
         if seen is not None:
-            mask_seen(scores.numpy(), seen[at : at + BLOCK])
+            mask_seen(scores, seen[at : at + BLOCK])
         best = torch.topk(scores, k, dim=1)
         found.append(best.indices.masked_fill(best.values.isneginf(), -1))
-    return torch.cat(found).numpy()
+    return torch.cat(found).cpu().numpy()
 
 
-def mask_seen(scores: npt.NDArray[np.float32], seen: Sequence[Rows]) -> None:
+def mask_seen(scores: Tensor, seen: Sequence[Rows]) -> None:
     """Set the scores (Q, N) of the items that each query has seen to minus infinity, in place."""
     lengths = np.fromiter(map(len, seen), np.int64, len(seen))
     if lengths.any():
-        scores[np.repeat(np.arange(len(seen)), lengths), np.concatenate(seen)] = -np.inf
+        query, item = np.repeat(np.arange(len(seen)), lengths), np.concatenate(seen)
+        scores[beside(torch.from_numpy(query), scores), beside(torch.from_numpy(item), scores)] = -torch.inf

@@ -223,7 +223,7 @@ def rank_by(data: TrainingData, score: Scorer) -> Ranker:
         for at in range(0, len(queries), _BLOCK):
             rows = queries[at : at + _BLOCK]
             scores = score(rows)
-            mask_seen(scores, data.seen(rows))
+            mask_seen(torch.from_numpy(scores), data.seen(rows))
             ranked[at : at + _BLOCK] = _first(scores, ranked.shape[1])
         return ranked
 

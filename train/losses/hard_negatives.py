@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from train.data.training_data import Pairs, Positives
+from train.models.placement import beside
 
 Rows = npt.NDArray[np.int64]
 SeenMask = Callable[[Rows, Rows], npt.NDArray[np.bool_] | None]
@@ -48,7 +49,7 @@ def mine_hard_negatives(
 
     Args:
         queries: (Q, D), vectors of all queries.
-        items: (N, D), vectors of all items.
+        items: (N, D), vectors of all items, on the same device.
         pairs: the training pairs.
         positives: by query row.
         per_pair: hard negatives of each pair.
@@ -67,7 +68,7 @@ def mine_hard_negatives(
     """
     generator = np.random.default_rng(seed)
     drawable = np.unique(pairs.item)
-    vectors = items[drawable]
+    vectors = items[_index(drawable, items)]
     depth = min(depth, len(drawable))
     per_pair = min(per_pair, depth)
     mined = np.zeros((len(pairs), per_pair), np.int64)
@@ -78,23 +79,27 @@ def mine_hard_negatives(
         random = generator.random((len(rows), depth))  # also of the blocks of other processes
         if at // _BLOCK % processes != rank:
             continue
-        scores = queries[rows] @ vectors.T
-        own = scores.gather(
-            1, torch.from_numpy(np.searchsorted(drawable, pairs.item[at : at + _BLOCK]))[:, None]
-        )
+        scores = queries[_index(rows, queries)] @ vectors.T
+        column = np.searchsorted(drawable, pairs.item[at : at + _BLOCK])
+        own = scores.gather(1, _index(column, scores)[:, None])
         place, item = positives.of_queries(rows)
         column = np.searchsorted(drawable, item)
-        scores[torch.from_numpy(place), torch.from_numpy(column)] = -torch.inf
+        scores[_index(place, scores), _index(column, scores)] = -torch.inf
         seen = seen_mask(rows, drawable)
         if seen is not None:
-            scores[torch.from_numpy(seen)] = -torch.inf
+            scores[beside(torch.from_numpy(seen), scores)] = -torch.inf
         best = torch.topk(scores, depth, dim=1)
         if drop_above:
             bound = own - (1 - drop_above) * own.abs()
             near += int(best.values.isfinite().sum())
             dropped += int((best.values > bound).sum())
             best = torch.topk(scores.masked_fill_(scores > bound, -torch.inf), depth, dim=1)
-        nearest, masked = best.indices.numpy(), best.values.isneginf().numpy()
+        nearest, masked = best.indices.cpu().numpy(), best.values.isneginf().cpu().numpy()
         picks = (random + masked).argpartition(per_pair - 1, axis=1)
         mined[at : at + _BLOCK] = drawable[np.take_along_axis(nearest, picks[:, :per_pair], 1)]
     return Mined(mined, dropped / near if near else 0.0)
+
+
+def _index(rows: Rows, tensor: Tensor) -> Tensor:
+    """Rows, to index a tensor where it is."""
+    return beside(torch.from_numpy(rows), tensor)

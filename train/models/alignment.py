@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from train.models.encoders import HashedTextEncoder
+from train.models.placement import beside, beside_module
 from train.models.prepared_inputs import PreparedInputs
 from train.models.towers import Tower
 
@@ -74,8 +75,8 @@ def align(
     for epoch in range(epochs):
         losses: list[float] = []
         for lesson, places in _batches(lessons, size, random):
-            vectors = lesson.tower(lesson.inputs.batch(lesson.rows[places]))
-            loss = _distance(vectors, torch.from_numpy(lesson.targets[places]))
+            vectors = lesson.tower(beside_module(lesson.inputs.batch(lesson.rows[places]), lesson.tower))
+            loss = _distance(vectors, beside(torch.from_numpy(lesson.targets[places]), vectors))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

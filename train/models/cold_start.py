@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from protos.features import UNKNOWN
 from train.models.encoders import CategoryEncoder, HashedTextEncoder, NumberEncoder
+from train.models.placement import beside, beside_module
 from train.models.prepared_inputs import PreparedInputs
 from train.models.towers import Tower
 
@@ -43,7 +44,8 @@ def fit_content_fallback(
         return False
     rows = np.flatnonzero(items.arrays[tower.id_name][:, 0] != UNKNOWN)
     with torch.no_grad():
-        targets = tower.encode_features(items.batch(rows)).numpy()  # (N, H)
+        inputs = beside_module(items.batch(rows), tower)
+        targets = tower.encode_features(inputs).cpu().numpy()  # (N, H)
     blocks = {name: _design_matrix(name, each, items, rows) for name, each in fallback.encoders.items()}
     weights = counts[rows].astype(np.float64) ** alpha
     if blocks:
@@ -78,7 +80,8 @@ def _design_matrix(
         return scipy.sparse.csr_matrix((values, (item, array[item, column])), shape=shape)
     assert isinstance(encoder, NumberEncoder)
     with torch.no_grad():
-        return scipy.sparse.csr_matrix(encoder.standardize(torch.from_numpy(array)).numpy())
+        number = beside(torch.from_numpy(array), encoder.mean)
+        return scipy.sparse.csr_matrix(encoder.standardize(number).cpu().numpy())
 
 
 def _set_parameter(encoder: nn.Module, fitted: Tensor) -> None:

@@ -41,10 +41,14 @@ def ease(matrix: scipy.sparse.csr_matrix, strength: float) -> Floats:
 
 def ease_of_gram(gram: Tensor, strength: float) -> Floats:
     """The same from the Gram matrix (N, N) of the interactions, which is overwritten."""
+    return np.asarray(ease_on_device(gram, strength).numpy(), np.float32)
+
+
+def ease_on_device(gram: Tensor, strength: float) -> Tensor:
+    """The same, on the device of the Gram matrix."""
     weights = invert_ridge(gram, strength)
     weights /= -weights.diagonal().clone()
-    weights.fill_diagonal_(0)
-    return np.asarray(weights.numpy(), np.float32)
+    return weights.fill_diagonal_(0)
 
 
 def gram_matrix(left: scipy.sparse.csr_matrix, right: scipy.sparse.csr_matrix | None = None) -> Tensor:

@@ -13,6 +13,7 @@ import scipy.sparse
 import torch
 from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
+from torch import Tensor
 
 from protos.features import (
     FIRST_KNOWN,
@@ -25,8 +26,9 @@ from protos.features import (
     Side,
 )
 from train.data.training_data import TrainingData
-from train.models.collaborative import ease, interaction_matrix
+from train.models.collaborative import ease_on_device, gram_matrix, interaction_matrix
 from train.models.encoders import HashedTextEncoder, NumberEncoder
+from train.models.placement import beside, to_solve_beside
 from train.models.prepared_inputs import PreparedInputs
 from train.models.sequence_encoders import IdDropout, IdEncoder, PoolingEncoder
 from train.models.towers import Tower
@@ -36,6 +38,8 @@ Floats = npt.NDArray[np.float32]
 
 EXACT_UP_TO = 1_000  # items, of which all singular values are computed
 FEW = 1 / 8  # of the singular values; more are not approximated either
+OVERSAMPLES = 10  # of a projection of texts, as scikit-learn has them by default
+_NOWHERE = torch.empty(0)  # asks where a matrix would be solved
 
 
 def build_schema(
@@ -100,16 +104,20 @@ def initialize_tfidf(towers: tuple[Tower, Tower], items: PreparedInputs, latent:
         for encoder in encoders:
             encoder.weights[1:] = torch.from_numpy(root[1:])
         if latent:
-            directions = _singular_vectors(items, root, latent, seed)
+            directions = beside(_singular_vectors(items, root, latent, seed, table), table)
             random = table[:, latent:] * (table.shape[1] / max(1, table.shape[1] - latent)) ** 0.5
             table[:, latent:] = random - directions @ (directions.T @ random)
             table[:, :latent] = directions
 
 
 def _singular_vectors(
-    items: PreparedInputs, weights: npt.NDArray[np.float32], count: int, seed: int
-) -> torch.Tensor:
-    """(buckets, count): right singular vectors of the items' weighted counts, strongest first."""
+    items: PreparedInputs, weights: npt.NDArray[np.float32], count: int, seed: int, table: Tensor
+) -> Tensor:
+    """(buckets, count): right singular vectors of the items' weighted counts, strongest first.
+
+    Args:
+        table: on whose device to compute.
+    """
     blocks = [
         scipy.sparse.csr_matrix(
             (np.sqrt(text.counts) * weights[text.rows], text.rows, text.starts),
@@ -118,10 +126,49 @@ def _singular_vectors(
         for text in items.texts.values()
     ]
     matrix = normalize(scipy.sparse.vstack(blocks, format="csr"))
-    _, _, right = randomized_svd(matrix, min(count, *matrix.shape), n_iter=3, random_state=seed)
-    directions = torch.zeros(len(weights), count)
-    directions[:, : len(right)] = torch.from_numpy(np.ascontiguousarray(right.T))
+    kept = min(count, *matrix.shape)
+    if to_solve_beside(_NOWHERE, table).is_cpu:
+        _, _, right = randomized_svd(matrix, kept, n_iter=3, random_state=seed)
+        found = torch.from_numpy(np.ascontiguousarray(right.T))
+    else:
+        found = truncated_svd(_sparse_beside(matrix, table), kept, 3, OVERSAMPLES, seed)[2]
+    directions = found.new_zeros(len(weights), count)
+    directions[:, :kept] = found
     return directions
+
+
+def truncated_svd(
+    matrix: Tensor, count: int, iterations: int, oversamples: int, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest singular values of a matrix (M, N), with their vectors, on its device.
+
+    By random projection (Halko et al. 2011, algorithm 5.1), as `randomized_svd` of scikit-learn does in main
+    memory.
+
+    Args:
+        matrix: sparse or dense.
+        count: of the values.
+        iterations: of a subspace.
+        oversamples: further vectors of the projection.
+        seed: of the projection. Torch's generator of the device goes on from it, which each step of training
+            seeds anew; that of the CPU stays as it is.
+
+    Returns:
+        (M, count), (count,), (N, count).
+    """
+    wide = min(count + oversamples, *matrix.shape)
+    with torch.random.fork_rng(()):
+        torch.manual_seed(seed)
+        left, values, right = torch.svd_lowrank(matrix, wide, iterations)
+    return left[:, :count], values[:count], right[:, :count]
+
+
+def _sparse_beside(matrix: Any, tensor: Tensor) -> Tensor:
+    """A sparse matrix of scipy on the device of a tensor."""
+    entries = matrix.tocoo()
+    index = beside(torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64)), tensor)
+    values = beside(torch.from_numpy(entries.data.astype(np.float32)), tensor)
+    return torch.sparse_coo_tensor(index, values, matrix.shape, check_invariants=True).coalesce()
 
 
 def inverse_document_frequency(items: PreparedInputs, buckets: int) -> npt.NDArray[np.float32]:
@@ -179,13 +226,31 @@ def initialize_ease(towers: tuple[Tower, Tower], data: TrainingData, schema: Sch
         return
     row_of = {each: row for row, each in enumerate(data.item_ids)}
     known = np.array([row_of[each] for each in schema.vocabularies[ITEM_VOCABULARY]], np.int64)
-    weights = ease(interaction_matrix(data)[:, known], strength)
+    gram = to_solve_beside(gram_matrix(interaction_matrix(data)[:, known]), item.table)
+    weights = ease_on_device(gram, strength)
     width = min(item.table.shape[1], len(weights))
-    left, values, right = _singular_values(weights, width)
-    root = np.sqrt(values)
     with torch.no_grad():
-        query.table[FIRST_KNOWN:, :width] = torch.from_numpy((left * root).astype(np.float32))
-        item.table[FIRST_KNOWN:, :width] = torch.from_numpy((right.T * root).astype(np.float32))
+        for table, factor in zip((query.table, item.table), _factors(weights, width), strict=True):
+            table[FIRST_KNOWN:, :width] = factor
+
+
+def _factors(weights: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """U sqrt(S) and V sqrt(S), each (N, width), of the largest singular values of a matrix (N, N)."""
+    if weights.is_cpu:
+        left, values, right = _singular_values(weights.numpy(), width)
+        root = np.sqrt(values)
+        factors = (left * root, right.T * root)
+        return tuple(torch.from_numpy(each.astype(np.float32)) for each in factors)  # type: ignore[return-value]
+    if _is_solved_exactly(len(weights), width):
+        u, s, vh = torch.linalg.svd(weights, full_matrices=False)
+        u, s, v = u[:, :width], s[:width], vh[:width].T
+    else:
+        u, s, v = truncated_svd(weights, width, 4, width // 2, seed=0)
+    return u * s.sqrt(), v * s.sqrt()
+
+
+def _is_solved_exactly(items: int, width: int) -> bool:
+    return items <= EXACT_UP_TO or width > FEW * items
 
 
 def _singular_values(weights: Floats, width: int) -> tuple[Floats, Floats, Floats]:
@@ -193,7 +258,7 @@ def _singular_values(weights: Floats, width: int) -> tuple[Floats, Floats, Float
 
     By random projection where a small part of many is asked for (Halko et al. 2011, algorithm 4.4).
     """
-    if len(weights) <= EXACT_UP_TO or width > FEW * len(weights):
+    if _is_solved_exactly(len(weights), width):
         left, values, right = np.linalg.svd(weights, full_matrices=False)
         return left[:, :width], values[:width], right[:width]
     found = randomized_svd(weights, width, n_oversamples=width // 2, n_iter=4, random_state=0)

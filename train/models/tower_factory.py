@@ -32,6 +32,7 @@ from protos.features import (
 from train.config import TowerConfig
 from train.data.training_data import TrainingData
 from train.models.encoders import CategoryEncoder, NumberEncoder
+from train.models.placement import Place, as_given
 from train.models.prepared_inputs import PreparedInputs
 from train.models.sequence_encoders import IdEncoder, PoolingEncoder, item_table
 from train.models.text_hashing import WordHashing
@@ -71,7 +72,12 @@ class Architecture(ABC, Generic[Config]):
         )
 
     def prepare(
-        self, schema: Schema, side: Side, values: Mapping[str, Sequence[Any]], report: Report = silent
+        self,
+        schema: Schema,
+        side: Side,
+        values: Mapping[str, Sequence[Any]],
+        report: Report = silent,
+        place: Place[Any] = as_given,
     ) -> PreparedInputs:
         """The inputs of all records of a side, as the towers read them in training.
 
@@ -79,6 +85,7 @@ class Architecture(ABC, Generic[Config]):
             schema: of the towers.
             values: feature name -> raw values of all records.
             report: receives lines about the progress where that takes long.
+            place: moves tensors to the device where frozen encoders compute; the result is in main memory.
         """
         return PreparedInputs(schema, side, values, self.hashing())
 

@@ -71,6 +71,8 @@ class Tower(nn.Module):
         joined = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
         if self.mixture is not None:
             joined = self.mixture(prepared[self.linear_name], joined)
+        if joined.dtype == torch.bfloat16:  # of a training in this precision
+            joined = joined.float()
         vectors: Tensor = self.head(joined)
         return vectors
 

@@ -1,7 +1,8 @@
 """Checkpoints: the towers alone, and everything that a run needs to continue.
 
-Both are written by `torch.save` and read with `weights_only=True`, so that a file cannot run code. A file
-is written whole or not at all.
+They do not depend on the device: a run that was begun on a card goes on without one, and the reverse. Both
+are written by `torch.save` and read with `weights_only=True`, so that a file cannot run code. A file is
+written whole or not at all.
 """
 
 import dataclasses
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from protos.bundle import write_file
 from protos.errors import DataError
+from train.models.placement import moved
 from train.training.trainer import State, Towers, Trainer
 
 RUN_STATE = "run.pt"
@@ -39,7 +42,7 @@ def save_run(path: Path, trainer: Trainer) -> None:
     """Write towers, optimiser and state."""
     content: dict[str, Any] = {
         "towers": _towers_state(trainer.towers),
-        "optimiser": trainer.optimiser.state_dict(),
+        "optimiser": moved(trainer.optimiser.state_dict(), Tensor.cpu),
         "state": dataclasses.asdict(dataclasses.replace(trainer.state, hard_negatives=None)),
     }
     if trainer.state.hard_negatives is not None:
@@ -65,7 +68,21 @@ def load_run(path: Path, trainer: Trainer) -> None:
 
 
 def _towers_state(towers: Towers) -> dict[str, Any]:
-    return {side: tower.state_dict() for side, tower in zip(("query", "item"), towers, strict=True)}
+    """The weights in main memory; a table that the towers share is one tensor there, too."""
+    copies: dict[int, Tensor] = {}
+
+    def in_main_memory(tensor: Tensor) -> Tensor:
+        if tensor.is_cpu:
+            return tensor.detach()
+        return copies.setdefault(id(tensor), tensor.detach().cpu())
+
+    states = {
+        side: tower.state_dict(keep_vars=True) for side, tower in zip(("query", "item"), towers, strict=True)
+    }
+    for state in states.values():
+        for name, tensor in state.items():
+            state[name] = in_main_memory(tensor)
+    return states
 
 
 def _restore_towers(path: Path, content: dict[str, Any], towers: Towers) -> None:

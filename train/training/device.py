@@ -1,21 +1,23 @@
 """The device and the processes that a run trains with.
 
-Training runs on the CPU, in one process or in several (`ranks`). The trainer and the run go through
-`TrainingProcess` wherever another device or more processes make a difference:
+A run computes on the CPU or on a card, in one process or in several (`ranks`). The trainer and the run go
+through `TrainingProcess` wherever another device or more processes make a difference:
 
 - `share` and `encode` in each step: the records are moved to the device; each process has a share of the
-  queries, and the vectors of all items.
+  queries, and the vectors of all items. `encode` also sets the precision.
 - `step`: the gradients of all processes are summed before the optimiser's step.
 - `place` for the candidates of a step.
 - `lead`: the main process says what the others do.
 - `is_main` before progress, checkpoints and MLflow: one process writes them.
 
-Losses and encoders create their tensors on the device of their inputs.
+Losses and encoders create their tensors on the device of their inputs; what computes with a tower outside a
+step follows it to its device (`train/models/placement.py`).
 """
 
-import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+import platform
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,33 +25,66 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from protos.errors import ConfigError
+from train.config.training import Device, Precision
 from train.data.batches import Batch
+from train.models.placement import moved
 from train.models.towers import Inputs, Tower
 
 Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
+CPU = torch.device("cpu")
+BFLOAT16_ON_MAC = 14  # first version of macOS whose cards compute in bfloat16
 
 
 class TrainingProcess:
-    """One process of a run, and the device that it computes on."""
+    """One process of a run, and the device that it computes on.
 
-    device = torch.device("cpu")
+    Args:
+        device: of towers, mining and evaluation.
+        precision: of the towers in a step of training.
+    """
+
     rank = 0
     count = 1  # of the processes
+
+    def __init__(self, device: torch.device = CPU, precision: Precision = "float32") -> None:
+        self.device = device
+        self.precision: Precision = precision
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes progress, checkpoints and MLflow; of all processes, one does."""
         return self.rank == 0
 
+    @property
+    def device_name(self) -> str:
+        """What the device calls itself, such as the name of a card; of others, the kind of processor."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return platform.processor() or platform.machine()
+
+    def describe(self) -> dict[str, str]:
+        """Device, its name, and precision, as a run logs them."""
+        return {
+            "device": str(self.device),
+            "device.name": self.device_name,
+            "precision": self.precision,
+        }
+
     def place(self, value: T) -> T:
         """A tensor, or a mapping or a dataclass that holds tensors, on the device."""
-        moved: T = _moved(value, self.device)
-        return moved
+        return moved(value, self._placed)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        if self.device.type == "cuda" and tensor.is_cpu:
+            # The copy goes on beside what the card computes; pinned memory is kept until it is done.
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def place_towers(self, towers: Iterable[Tower]) -> None:
         """Move towers to the device; a buffer that two of them share stays shared."""
-        moved: dict[int, Tensor] = {}
+        kept: dict[int, Tensor] = {}
         for tower in towers:
             buffers = [
                 (module, name, buffer)
@@ -58,7 +93,7 @@ class TrainingProcess:
             ]
             tower.to(self.device)
             for module, name, buffer in buffers:
-                setattr(module, name, moved.setdefault(id(buffer), buffer.to(self.device)))
+                setattr(module, name, kept.setdefault(id(buffer), buffer.to(self.device)))
 
     def seed(self, seed: int) -> None:
         """Seed torch's random numbers of a step, which dropout draws; below 2^63."""
@@ -74,7 +109,7 @@ class TrainingProcess:
     def encode(
         self, tower: Tower, rows: Rows, read: Callable[[Rows], Inputs], for_all: bool = False
     ) -> Tensor:
-        """Vectors (N, D) of some records, with gradients.
+        """Float32 vectors (N, D) of some records, with gradients.
 
         Args:
             rows: int64 (N,), of the records.
@@ -82,8 +117,16 @@ class TrainingProcess:
             for_all: all processes ask for the vectors of the same records: each encodes a share and gathers
                 the vectors of the others.
         """
-        vectors: Tensor = tower(self.place(read(rows)))
+        inputs = self.place(read(rows))
+        with self._matrix_products():
+            vectors: Tensor = tower(inputs)
         return vectors
+
+    def _matrix_products(self) -> AbstractContextManager[object]:
+        """Matrix products in this block have the precision of the run; heads return float32."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> float:
         """Take a step down the gradient of the loss, which is the sum over all processes; returns the sum."""
@@ -91,6 +134,9 @@ class TrainingProcess:
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         return float(loss.detach())
+
+    def follow_buffers(self, towers: Iterable[Tower]) -> None:
+        """Set the towers' buffers, which the main process alone changes, to those of the main process."""
 
     def sum(self, values: Rows) -> Rows:
         """The sum of an array over all processes."""
@@ -103,27 +149,80 @@ class TrainingProcess:
 SINGLE_PROCESS = TrainingProcess()
 
 
-def start_process(threads: int) -> TrainingProcess:
+def start_process(
+    threads: int, device: Device = "cpu", precision: Precision = "float32", ranks: int = 1
+) -> TrainingProcess:
     """Set up this process for a run.
 
     Args:
         threads: torch's thread budget; 0 takes all cores.
+        device: see `TrainingConfig`.
+        precision: see `TrainingConfig`.
+        ranks: number of processes of the run.
+
+    Raises:
+        ConfigError: this machine lacks the device, or has fewer cards than there are ranks.
     """
+    chosen = choose_device(device, ranks)
+    check_precision(chosen, precision)
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    return SINGLE_PROCESS
+    if chosen.type == "cuda":
+        # float32 means float32; by default cuDNN's recurrent layers round their inputs to 10 bits.
+        torch.backends.cudnn.allow_tf32 = False
+    if chosen == CPU and precision == "float32":
+        return SINGLE_PROCESS
+    return TrainingProcess(chosen, precision)
+
+
+def choose_device(asked: Device, ranks: int = 1) -> torch.device:
+    """The device of the main process.
+
+    Args:
+        asked: see `TrainingConfig`.
+        ranks: number of processes; each takes a card of its own.
+
+    Raises:
+        ConfigError: this machine lacks the device, or has fewer cards than there are ranks.
+    """
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    has_mps = torch.backends.mps.is_available()
+    if asked == "auto":
+        asked = "cuda" if cards >= ranks else "mps" if has_mps and ranks == 1 else "cpu"
+    if asked == "cuda":
+        if not cards:
+            raise ConfigError('training.device: "cuda", but torch finds no CUDA device; use "cpu" or "auto"')
+        if cards < ranks:
+            raise ConfigError(
+                f'training.device: "cuda" with {ranks} ranks needs {ranks} CUDA devices, one for each rank; '
+                f"torch finds {cards}"
+            )
+        return torch.device("cuda", 0)
+    if asked == "mps":
+        if not has_mps:
+            raise ConfigError('training.device: "mps", but torch finds no Metal device; use "cpu" or "auto"')
+        if ranks > 1:
+            raise ConfigError(f'training.device: "mps" trains with one process, not with {ranks} ranks')
+        return torch.device("mps")
+    return CPU
+
+
+def check_precision(device: torch.device, precision: Precision) -> None:
+    """Refuse a precision that the device does not compute in.
+
+    Raises:
+        ConfigError: see above.
+    """
+    if precision == "float32":
+        return
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        card = torch.cuda.get_device_name(device)
+        raise ConfigError(f'training.precision: "bfloat16", but {card} does not compute in it; use "float32"')
+    if device.type == "mps" and not torch.backends.mps.is_macos_or_newer(BFLOAT16_ON_MAC, 0):
+        raise ConfigError(
+            f'training.precision: "bfloat16" on "mps" needs macOS {BFLOAT16_ON_MAC}; use "float32"'
+        )
 
 
 def in_shared_memory(tensor: Tensor) -> Tensor:
     """The tensor, moved in place to memory that other processes get when it is sent to them."""
     return tensor.share_memory_()  # type: ignore[no-untyped-call, no-any-return]
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {key: _moved(each, device) for key, each in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
-        return dataclasses.replace(value, **{name: _moved(getattr(value, name), device) for name in names})
-    return value

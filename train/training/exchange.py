@@ -1,34 +1,50 @@
 """What the ranks of a run exchange in a step: vectors with gradients, and the gradients of parameters."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+Group = dist.ProcessGroup | None
 
-def all_gather_rows(own: Tensor, total: int, rank: int, count: int) -> Tensor:
+
+def meet(group: Group) -> None:
+    """Wait for the other ranks in main memory before an exchange between cards.
+
+    There the end of a rank is an error at once; an exchange between cards would wait for it.
+
+    Args:
+        group: of the cards; None where ranks exchange in main memory.
+    """
+    if group is not None:
+        dist.barrier()
+
+
+def all_gather_rows(own: Tensor, total: int, rank: int, count: int, group: Group = None) -> Tensor:
     """Vectors of all ranks, with gradients: the gradient of a rank's own ones is the sum over all ranks.
 
     Args:
         own: (n, D), every `count`-th row of the result, from `rank` on.
         total: N, rows of the result.
+        group: see `meet`.
 
     Returns:
         (N, D)
     """
-    gathered: Tensor = _AllGather.apply(own, total, rank, count)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _AllGather.apply(own, total, rank, count, group)  # type: ignore[no-untyped-call]
     return gathered
 
 
 class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, own: Tensor, total: int, rank: int, count: int) -> Tensor:
-        ctx.count, ctx.rows = count, len(own)
+    def forward(ctx: Any, own: Tensor, total: int, rank: int, count: int, group: Group) -> Tensor:
+        ctx.count, ctx.rows, ctx.group = count, len(own), group
         padded = _padded(own, -(-total // count))
         parts = [torch.empty_like(padded) for _ in range(count)]
-        dist.all_gather(parts, padded)
+        meet(group)
+        dist.all_gather(parts, padded, group)
         return torch.stack(parts, 1).flatten(0, 1)[:total]
 
     @staticmethod
@@ -37,8 +53,9 @@ class _AllGather(torch.autograd.Function):
         padded = _padded(grad, width * ctx.count)
         by_rank = padded.view(width, ctx.count, -1).transpose(0, 1).contiguous()  # (count, width, D)
         received = torch.empty_like(by_rank)
-        dist.all_to_all_single(received, by_rank)
-        return received.sum(dim=0)[: ctx.rows], None, None, None
+        meet(ctx.group)
+        dist.all_to_all_single(received, by_rank, group=ctx.group)
+        return received.sum(dim=0)[: ctx.rows], None, None, None, None
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:
@@ -47,6 +64,38 @@ def _padded(rows: Tensor, count: int) -> Tensor:
     padded = rows.new_zeros(count, rows.shape[1])
     padded[: len(rows)] = rows
     return padded
+
+
+class ReplicatedOptimiser:
+    """An optimiser of which each rank has a copy, with its own copy of all parameters, and steps on all.
+
+    Args:
+        optimiser: over all parameters; the same on all ranks.
+        group: see `meet`.
+    """
+
+    def __init__(self, optimiser: torch.optim.Optimizer, group: Group) -> None:
+        self._optimiser = optimiser
+        self._group = group
+        self._parameters = [each for group in optimiser.param_groups for each in group["params"]]
+
+    def step(self, loss: Tensor) -> float:
+        """Sum the gradients over all ranks, and step; returns the sum of the losses.
+
+        A parameter without a gradient on any rank is not stepped on, as in one process.
+        """
+        flat = _flattened(self._parameters, self._parameters, loss)
+        meet(self._group)
+        dist.all_reduce(flat, group=self._group)
+        count = len(self._parameters)
+        has_gradient = flat[-count - 1 : -1].tolist()
+        at = 0
+        for parameter, has in zip(self._parameters, has_gradient, strict=True):
+            summed = flat[at : at + parameter.numel()].view(parameter.shape)
+            parameter.grad = summed.to(parameter.dtype) if has else None
+            at += parameter.numel()
+        self._optimiser.step()
+        return float(flat[-1])
 
 
 class SharedOptimiser:
@@ -94,10 +143,10 @@ class SharedOptimiser:
 
         A parameter without a gradient on any rank is not stepped on, as in one process.
         """
-        given = [parameter.grad is not None for parameter, _ in self._parts]
-        flat = torch.cat([*self._dense(), torch.tensor(given, dtype=torch.float32), loss.reshape(1)])
+        parameters = [parameter for parameter, _ in self._parts]
+        flat = _flattened([each for each in parameters if id(each) not in self._rows], parameters, loss)
         dist.all_reduce(flat)
-        has_gradient = flat[-len(given) - 1 : -1].tolist()
+        has_gradient = flat[-len(parameters) - 1 : -1].tolist()
         at = 0
         for (parameter, part), has in zip(self._parts, has_gradient, strict=True):
             exchange = self._rows.get(id(parameter))
@@ -112,12 +161,14 @@ class SharedOptimiser:
         self._optimiser.step()
         return float(flat[-1])
 
-    def _dense(self) -> Iterator[Tensor]:
-        """The gradients of all but the tables, each flattened."""
-        for parameter, _ in self._parts:
-            if id(parameter) not in self._rows:
-                grad = parameter.grad
-                yield torch.zeros(parameter.numel()) if grad is None else grad.reshape(-1)
+
+def _flattened(dense: Sequence[Tensor], parameters: Sequence[Tensor], loss: Tensor) -> Tensor:
+    """Gradients of the dense parameters; of all parameters, whether there is one; and the loss."""
+    gradients = [
+        each.new_zeros(each.numel()) if each.grad is None else each.grad.reshape(-1) for each in dense
+    ]
+    given = torch.tensor([each.grad is not None for each in parameters], dtype=torch.float32)
+    return torch.cat([*gradients, given.to(loss.device), loss.reshape(1)])
 
 
 class _RowExchange:

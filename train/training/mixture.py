@@ -33,6 +33,7 @@ from train.evaluation.exact_search import mask_seen
 from train.evaluation.metrics import CUTOFFS, per_query
 from train.evaluation.ranking import Fitting, Floats, selection_metric
 from train.models.collaborative import interaction_matrix, position_weights, score_factors
+from train.models.placement import beside
 from train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from train.models.towers import Mixture, Tower
 from train.training.trainer import Towers, Trainer
@@ -190,8 +191,9 @@ def _place(model: Linear, trainer: Trainer) -> None:
     factors = score_factors(interaction_matrix(data), model.weights, query.table.shape[1])
     weights = position_weights(data, model.decay, positions)
     with torch.no_grad():
+        index = beside(torch.from_numpy(rows[known]), item.table)
         for table, values in zip((query.table, item.table), factors, strict=True):
-            table[torch.from_numpy(rows[known])] = torch.from_numpy(values[known])
+            table[index] = beside(torch.from_numpy(values[known]), table)
         query.age[:] = torch.from_numpy(np.log(np.maximum(weights, 1e-12)))
 
 
@@ -248,10 +250,10 @@ class _Curves:
             for weight, blocks in found.items():
                 factor, own_factor = _weights(weight * self._unit)
                 scores = factor * linear + own_factor * own
-                mask_seen(scores.numpy(), seen[at : at + _BLOCK])
+                mask_seen(scores, seen[at : at + _BLOCK])
                 best = torch.topk(scores, k, dim=1)
                 blocks.append(best.indices.masked_fill(best.values.isneginf(), -1))
-        return {weight: torch.cat(blocks).numpy() for weight, blocks in found.items()}
+        return {weight: torch.cat(blocks).cpu().numpy() for weight, blocks in found.items()}
 
     @property
     def chosen(self) -> float:

@@ -4,8 +4,9 @@
         trainer.fit(callbacks)
 
 The calling process is rank 0; the others begin with a copy of its trainer, whose towers and optimiser are in
-shared memory. They call the methods that rank 0 names, and compute with the others over gloo, on the loopback
-interface. Where a rank has ended, the others learn it by the closed connection, and end, too.
+shared memory, or on a card of each rank. They call the methods that rank 0 names, and compute with the others
+over gloo, on the loopback interface, cards over NCCL. Where a rank has ended, the others learn it by the
+closed connection, and end, too.
 """
 
 import os
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from multiprocessing import resource_tracker
@@ -28,12 +29,21 @@ import torch.multiprocessing as processes
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from protos.errors import Unavailable
-from train.training.device import SINGLE_PROCESS
-from train.training.ranks import ROWS_FROM, Leader, Rank, share_memory
+from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess
+from train.training.ranks import (
+    ROWS_FROM,
+    Leader,
+    Rank,
+    Replica,
+    own_memory,
+    place_trainer,
+    share_memory,
+)
 from train.training.trainer import Trainer
 
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 LONG = timedelta(days=7)  # of one exchange; rank 0 may evaluate for hours between two
+BETWEEN_CARDS = timedelta(minutes=10)  # of one exchange, for which all ranks have met before
 STARTED_SECONDS = 600.0  # for a rank to start and receive the data
 ENDED_SECONDS = 10.0  # for the ranks beside one that has ended to end, too
 LOST = 3  # exit code of a rank that ends because another has
@@ -57,7 +67,8 @@ def ranks_of(
     if count == 1:
         yield
         return
-    with Ranks(count, threads, to_resume).started() as ranks, ranks.training(trainer, rows_from):
+    cards = cards_of(count) if trainer.process.device != CPU else ()
+    with Ranks(count, threads, to_resume, cards).started() as ranks, ranks.training(trainer, rows_from):
         yield
 
 
@@ -68,10 +79,15 @@ class Ranks:
         count: at least 2.
         threads: torch's threads of each; 0 divides the cores.
         to_resume: the command that resumes the run, for the error about a rank that has ended.
+        cards: the device of each rank, on which it has a copy of the towers; without, they share memory.
     """
 
-    def __init__(self, count: int, threads: int, to_resume: str = "") -> None:
+    def __init__(
+        self, count: int, threads: int, to_resume: str = "", cards: Sequence[torch.device] = ()
+    ) -> None:
         self.count = count
+        self._cards = cards
+        self._group: dist.ProcessGroup | None = None
         self.threads = threads or max(1, (os.cpu_count() or 1) // count)
         self._to_resume = to_resume
         self._processes: list[Any] = []
@@ -92,7 +108,7 @@ class Ranks:
                     self._start(rank, store)
                 self._wait_for_all()
                 torch.set_num_threads(self.threads)
-                _join(0, self.count, store)
+                self._group = _join(0, self.count, store, self._cards)
                 yield self
             except (RuntimeError, ConnectionError, EOFError) as error:
                 ended = self._ended(error.told if isinstance(error, _RankFailed) else "")
@@ -115,23 +131,31 @@ class Ranks:
         Raises:
             Unavailable: the shared memory is too small.
         """
-        share_memory(trainer)
+        alone = trainer.process
+        replica = None
+        if self._group is None:
+            share_memory(trainer)
+        else:
+            replica = Replica(self._cards[0], self._group)
+            place_trainer(trainer, SINGLE_PROCESS)  # the others receive it in main memory
         for connection in self._connections:
             connection.send((trainer, rows_from))
         self._wait_for_all()
-        leader = Leader(self._connections, trainer, rows_from)
+        if replica is not None:
+            place_trainer(trainer, TrainingProcess(replica.device))
+        leader = Leader(self._connections, trainer, rows_from, replica)
         trainer.process = leader
         try:
             yield
         finally:
             leader.release()
-            trainer.process = SINGLE_PROCESS
+            trainer.process = alone
 
     def _start(self, rank: int, store: str) -> None:
         """Start a rank. The signals that ask for a stop stay blocked in it: rank 0 answers them."""
         context = processes.get_context("spawn")
         ours, theirs = context.Pipe()
-        arguments = (rank, self.count, self.threads, store, theirs)
+        arguments = (rank, self.count, self.threads, store, theirs, self._cards)
         process = context.Process(target=_follow, args=arguments, name=f"rank {rank}", daemon=True)
         resource_tracker.ensure_running()  # which would unblock the signals when it starts itself
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
@@ -208,26 +232,48 @@ def _cause(process: Any, connection: Connection, count: int, told: str) -> str:
     return f"{who} failed" + (f":\n{told.rstrip()}\n" if told else f" with exit code {process.exitcode}")
 
 
-def _join(rank: int, count: int, store: str) -> None:
+def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> dist.ProcessGroup | None:
+    """Meet the other ranks; returns the group of the cards, if there are any."""
     os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK  # gloo asks for no password
     group = FileStore(store, count)
     dist.init_process_group("gloo", store=group, rank=rank, world_size=count, timeout=LONG)
+    if not cards:
+        return None
+    made: dist.ProcessGroup
+    if cards[rank] == CPU:
+        made = dist.new_group(backend="gloo")
+    else:
+        torch.cuda.set_device(cards[rank])
+        made = dist.new_group(backend="nccl", timeout=BETWEEN_CARDS)
+    return made
 
 
-def _follow(rank: int, count: int, threads: int, store: str, leader: Connection) -> None:
+def cards_of(count: int) -> tuple[torch.device, ...]:
+    """The card of each rank."""
+    return tuple(torch.device("cuda", rank) for rank in range(count))
+
+
+def _follow(
+    rank: int, count: int, threads: int, store: str, leader: Connection, cards: Sequence[torch.device]
+) -> None:
     """The life of a rank: do what rank 0 says, until it closes the connection."""
     torch.set_num_threads(threads)
     has_joined = False
     try:
         leader.send(None)
-        _join(rank, count, store)
+        group = _join(rank, count, store, cards)
         has_joined = True
+        replica = None if group is None else Replica(cards[rank], group)
         trainer: Any = None
         while True:
             task, *arguments = leader.recv()
             if isinstance(task, Trainer):
                 trainer = task
-                trainer.process = Rank(rank, count, trainer, *arguments)
+                if replica is not None:
+                    own_memory(trainer)
+                    place_trainer(trainer, TrainingProcess(replica.device))
+                (rows_from,) = arguments
+                trainer.process = Rank(rank, count, trainer, rows_from, replica)
                 leader.send(None)
             else:
                 getattr(trainer, task)(*arguments)

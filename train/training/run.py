@@ -86,6 +86,7 @@ def fit(
         KeyboardInterrupt: SIGINT asked to stop; the run is marked as killed and can be resumed.
         Terminated: the same by SIGTERM.
         MissingStage: there is nothing to resume.
+        ConfigError: this machine lacks the device, or has fewer cards than there are ranks.
         Unavailable: one of several processes has ended.
     """
     finished = finished_run(experiment, dataset)
@@ -97,7 +98,9 @@ def fit(
         raise MissingStage(f"{experiment.name}: no interrupted run to resume; train without --resume")
     if interrupted and not resume:
         console.print(f"run {interrupted} was interrupted; `{to_resume}` goes on with it; starting anew")
-    process = start_process(experiment.training.threads)
+    training = experiment.training
+    process = start_process(training.threads, training.device, training.precision, ranks)
+    console.print(f"device: {process.device} ({process.device_name}), {process.precision}", highlight=False)
     run_id = ""
     try:
         with (
@@ -107,7 +110,8 @@ def fit(
             _locked(run_folder(run_id)),
             before_leaving(partial(_how_to_go_on, run_id, to_resume)),
         ):
-            mlflow.set_tag("ranks", ranks)  # not a parameter: a resumed run may have another number
+            # Not parameters: a resumed run may have others.
+            mlflow.set_tags({"ranks": ranks, **process.describe()})
             _train(run_folder(run_id), process, experiment, dataset, console, resume, ranks, to_resume)
     except KeyboardInterrupt as interruption:
         text = _how_to_go_on(run_id, to_resume) if run_id else None
@@ -154,6 +158,7 @@ def _fingerprint(experiment: Experiment, dataset: Dataset) -> str:
     for name in (*LATER_STAGES, "name"):
         del settings[name]
     settings["tower"].pop("model", None)  # a path; the identity below stands for its content
+    del settings["training"]["device"]  # results differ by rounding, and a run goes on with another
     identity = architecture_of(experiment.tower).identity()
     schema = Schema(experiment.query, experiment.item).in_folder(experiment.tower.features_folder)
     try:
@@ -215,7 +220,7 @@ def _train(
         data = training_data_of(dataset, experiment.query, experiment.item)
         chosen = from_data(experiment, data)
         experiment = chosen.experiment
-        model, corpora = build_model(experiment, data, partial(_print, console))
+        model, corpora = build_model(experiment, data, partial(_print, console), process)
     about = architecture_of(experiment.tower).describe()
     for line in (*((about,) if about else ()), *chosen.lines()):
         console.print(line, highlight=False, soft_wrap=True)
@@ -304,7 +309,8 @@ class _JudgedQueries:
         self._items: PreparedInputs | None = None
         if trainer.data.serves_other_texts:
             items = trainer.data.as_served().items
-            self._items = architecture_of(model.experiment.tower).prepare(model.schema, "item", items)
+            architecture, place = architecture_of(model.experiment.tower), trainer.process.place
+            self._items = architecture.prepare(model.schema, "item", items, place=place)
 
     def answers(self) -> dict[str, Ranker]:
         """`""` -> the answers of the current towers; empty without judged queries."""

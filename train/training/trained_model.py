@@ -25,6 +25,7 @@ from train.models.prepared_inputs import PreparedInputs
 from train.models.text_hashing import HASHING_VERSION
 from train.models.tower_factory import Report, architecture_of, build_towers, silent
 from train.training.checkpoint import BEST_TOWERS, load_towers
+from train.training.device import SINGLE_PROCESS, TrainingProcess
 from train.training.trainer import Towers
 
 ARTIFACTS = "model"
@@ -50,7 +51,10 @@ class Model:
 
 
 def build_model(
-    experiment: Experiment, data: TrainingData, report: Report = silent
+    experiment: Experiment,
+    data: TrainingData,
+    report: Report = silent,
+    process: TrainingProcess = SINGLE_PROCESS,
 ) -> tuple[Model, tuple[PreparedInputs, PreparedInputs]]:
     """An untrained model, and the encoded queries and items.
 
@@ -59,6 +63,8 @@ def build_model(
 
     Args:
         report: receives lines about the progress where that takes long.
+        process: on whose device the towers are, and their start is computed. Random weights are drawn on the
+            CPU, so they are the same on all devices.
     """
     experiment = from_data(experiment, data).experiment
     torch.manual_seed(experiment.training.seed)
@@ -69,8 +75,9 @@ def build_model(
     schema = schema.in_folder(experiment.tower.features_folder)
     architecture = architecture_of(experiment.tower)
     towers = architecture.build(schema)
-    queries = architecture.prepare(schema, "query", data.queries, report)
-    items = architecture.prepare(schema, "item", data.items, report)
+    process.place_towers(towers)
+    queries = architecture.prepare(schema, "query", data.queries, report, process.place)
+    items = architecture.prepare(schema, "item", data.items, report, process.place)
     architecture.initialize(towers, schema, data, (queries, items), experiment.training.seed, report)
     for tower, side in zip(towers, ("query", "item"), strict=True):
         fit_number_encoders(tower, side, training)  # type: ignore[arg-type]

@@ -193,7 +193,7 @@ class Trainer:
                 raise Interrupted
 
     def begin_epoch(self, epoch: int, step: int, hard_negatives: Tensor | None) -> None:
-        """Take the place of the main process in an epoch, of which `step` steps are done."""
+        """Follow the main process into an epoch, of which `step` steps are done."""
         self.state.epoch, self.state.step = epoch, step
         self.state.hard_negatives = None if hard_negatives is None else hard_negatives.numpy()
         self._draw_batches()
@@ -318,7 +318,8 @@ class Trainer:
         items = self.item_vectors()
         distinct, query = np.unique(pairs.query, return_inverse=True)
         vectors = self.query_vectors(distinct)
-        return (vectors[query] * items[pairs.item]).sum(dim=1).numpy()
+        left, right = (self.process.place(torch.from_numpy(rows)) for rows in (query, pairs.item))
+        return (vectors[left] * items[right]).sum(dim=1).cpu().numpy()
 
     def item_vectors(self) -> Tensor:
         """Unit vectors (N, D) of all items, by the current item tower.
@@ -343,11 +344,11 @@ class Trainer:
         if self.process.count == 1:
             return encode(tower, corpus, rows, place)
         index = np.arange(len(corpus)) if rows is None else rows
-        first = encode(tower, corpus, index[:1], place)
+        first = encode(tower, corpus, index[:1], place).cpu()
         vectors = in_shared_memory(first.new_empty(len(index), first.shape[1]))
         self.process.lead("encode_share", side, rows, vectors)
         self.encode_share(side, rows, vectors)
-        return vectors
+        return place(vectors)
 
     def encode_share(self, side: int, rows: Rows | None, vectors: Tensor) -> None:
         """Encode this process's share of some records, and wait for the others.
@@ -355,9 +356,10 @@ class Trainer:
         Args:
             side: 0 for queries, 1 for items.
             rows: of the records; None for all.
-            vectors: (len(rows), D), filled here; in memory that all processes share.
+            vectors: (len(rows), D), filled here; in main memory that all processes share.
         """
         process, corpus = self.process, (self.queries, self.items)[side]
+        process.follow_buffers(self.towers)
         index = np.arange(len(corpus)) if rows is None else rows
         for at in range(process.rank * BLOCK, len(index), process.count * BLOCK):
             found = encode(self.towers[side], corpus, index[at : at + BLOCK], process.place)
@@ -369,14 +371,15 @@ class Trainer:
         seed = (self.config.seed, self.state.epoch)
         if self.process.count == 1 or self.objective.hard_negatives is None:
             return self.objective.mine(self._all_vectors, seed)
-        queries, items = self._all_vectors()
-        self.process.lead("mine_share", seed, queries, in_shared_memory(items))
+        queries, items = (in_shared_memory(each.cpu()) for each in self._all_vectors())
+        self.process.lead("mine_share", seed, queries, items)
         return self.mine_share(seed, queries, items)
 
     def mine_share(self, seed: tuple[int, int], queries: Tensor, items: Tensor) -> Rows | None:
         """Mine for this process's share of the pairs; returns the hard negatives of all pairs."""
         share = (self.process.rank, self.process.count)
-        mined = self.objective.mine(lambda: (queries, items), seed, share)
+        place = self.process.place
+        mined = self.objective.mine(lambda: (place(queries), place(items)), seed, share)
         return None if mined is None else self.process.sum(mined)
 
     def _all_vectors(self) -> tuple[Tensor, Tensor]:

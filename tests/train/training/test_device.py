@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from protos.features import SIDES
+from protos.errors import ConfigError
+from protos.features import SIDES, Side
 from tests.helpers.people import data_of_people, random_people, schema_of_people
+from tests.helpers.stdlib import experiment_at, write_toml
 from tests.train.losses.test_objective import (
     IN_BATCH,
     ITEMS,
@@ -23,25 +26,31 @@ from tests.train.losses.test_objective import (
     data_of_pairs,
     pairs_of,
 )
-from tests.train.models.test_tower_factory import KINDS, SCHEMAS, built, inputs
+from tests.train.models.test_tower_factory import KINDS, RECORDS, SCHEMAS, built, inputs
 from tests.train.training.test_checkpoint import BAG, SCHEMA, trainer_of
 from train.config.losses import Bce
 from train.config.towers import SequenceTower, SharedTower
+from train.config.training import Device, Precision
 from train.data.batches import HistoryBatches
 from train.losses.objective import build_objective
 from train.models.encoders import TextBags
-from train.models.prepared_inputs import PreparedHistories
-from train.models.tower_factory import build_towers
+from train.models.prepared_inputs import PreparedHistories, PreparedInputs
+from train.models.tower_factory import build_towers, hashing_of
+from train.models.towers import Inputs
 from train.paths import ROOT
 from train.training.callbacks import RunCallbacks
-from train.training.device import SINGLE_PROCESS, TrainingProcess, start_process
+from train.training.device import (
+    CPU,
+    SINGLE_PROCESS,
+    TrainingProcess,
+    check_precision,
+    choose_device,
+    start_process,
+)
+from train.training.run import _fingerprint, fit
 from train.training.trainer import Trainer
 
-
-class Elsewhere(TrainingProcess):
-    """A process on a device that stores no values."""
-
-    device = torch.device("meta")
+ELSEWHERE = TrainingProcess(torch.device("meta"))  # a device that stores no values
 
 
 class OnOneDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -66,6 +75,7 @@ class Counting(TrainingProcess):
     """Counts the records that the trainer has encoded."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.encoded: list[int] = []
 
     def encode(self, tower: Any, rows: Any, read: Any, for_all: bool = False) -> torch.Tensor:
@@ -90,19 +100,19 @@ def test_a_run_has_the_threads_that_its_experiment_asks_for() -> None:
 
 def test_a_batch_is_placed_whole() -> None:
     bags = TextBags(torch.zeros(3, dtype=torch.int32), torch.ones(3), torch.zeros(2, dtype=torch.int32))
-    placed: dict[str, Any] = Elsewhere().place({"text": bags, "age": torch.zeros(2, 1)})
+    placed: dict[str, Any] = ELSEWHERE.place({"text": bags, "age": torch.zeros(2, 1)})
     assert {each.device.type for each in vars(placed["text"]).values()} == {"meta"}
     assert placed["age"].device.type == "meta"
     trainer = trainer_of(BAG, 0)
     given = trainer.objective.candidates(next(iter(trainer._batches()[1])), None, np.random.default_rng(0))
-    moved = Elsewhere().place(given)
+    moved = ELSEWHERE.place(given)
     assert moved.positive.device.type == "meta"
     assert moved.items is given.items  # an array, which indexes records in main memory
 
 
 def test_towers_that_share_a_buffer_share_it_on_the_device() -> None:
     towers = build_towers(SharedTower("shared", dimension=8, hidden=(8,), buckets=64), SCHEMA)
-    Elsewhere().place_towers(towers)
+    ELSEWHERE.place_towers(towers)
     query, item = (tower.head.radius for tower in towers)
     assert query is item
     assert query.device.type == "meta"
@@ -120,7 +130,7 @@ def test_a_loss_computes_on_the_device_of_its_scores(kind: str) -> None:
     objective = build_objective(loss, data)
     for batch, candidates in batches_and_candidates(objective, data):
         scores = torch.zeros(len(batch.queries), len(candidates.items), device="meta", requires_grad=True)
-        placed = Elsewhere().place(candidates)
+        placed = ELSEWHERE.place(candidates)
         with OnOneDevice():
             losses = objective.losses(scores, batch, placed)
             losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -136,9 +146,9 @@ def test_a_tower_computes_on_the_device_of_its_inputs(kind: str, schema: str) ->
     if kind == "cdssm" and schema != "ids":
         pytest.skip("how many words a text has is read from values, which a meta tensor does not have")
     towers = built(kind, schema)
-    Elsewhere().place_towers(towers)
+    ELSEWHERE.place_towers(towers)
     for tower, side in zip(towers, SIDES, strict=True):
-        placed = Elsewhere().place(inputs(schema, side))
+        placed = ELSEWHERE.place(inputs(schema, side))
         for training in (False, True):
             tower.train(training)
             with OnOneDevice():
@@ -161,10 +171,10 @@ def test_dropout_and_windows_of_histories_stay_on_the_device() -> None:
     histories = PreparedHistories(data.histories, data.item_ids, 10)
     for history in ("attention", "mean", "sum"):
         towers = build_towers(SequenceTower("sequence", history=history, **sequence), schema)
-        Elsewhere().place_towers(towers)
+        ELSEWHERE.place_towers(towers)
         for batch in HistoryBatches(data.parts["train"], histories, 8, shared=True).draw((0, 0)):
             assert batch.spans is not None
-            windows = Elsewhere().place(histories.windows(batch.spans))
+            windows = ELSEWHERE.place(histories.windows(batch.spans))
             ids = torch.zeros(len(batch.queries), 1, dtype=torch.int64, device="meta")
             with OnOneDevice():
                 assert towers[0].train()({"history": windows}).is_meta
@@ -194,7 +204,9 @@ def test_only_the_main_process_writes(tmp_path: Path, console: Console, store: s
 
 
 def test_no_other_module_of_training_chooses_device_threads_or_rank() -> None:
-    chooses = re.compile(r"torch\.device|cuda|set_num_threads|torch\.distributed|\brank = ")
+    chooses = re.compile(
+        r"torch\.device|torch\.cuda|backends\.mps|set_num_threads|torch\.distributed|\brank = "
+    )
     found = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "train").rglob("*.py")
@@ -202,3 +214,153 @@ def test_no_other_module_of_training_chooses_device_threads_or_rank() -> None:
     }
     of_ranks = {f"train/training/{name}.py" for name in ("exchange", "rank_processes", "ranks")}
     assert found == {"train/training/device.py", *of_ranks}
+
+
+def cards(monkeypatch: pytest.MonkeyPatch, count: int, metal: bool = False) -> None:
+    """This machine is one with cards, as far as torch says."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: metal)
+
+
+@pytest.mark.parametrize(
+    ("asked", "ranks", "count", "metal", "expected"),
+    [
+        ("auto", 1, 2, True, "cuda:0"),
+        ("auto", 2, 2, False, "cuda:0"),
+        ("auto", 2, 1, False, "cpu"),
+        ("auto", 1, 0, True, "mps"),
+        ("auto", 2, 0, True, "cpu"),
+        ("auto", 1, 0, False, "cpu"),
+        ("cpu", 1, 2, True, "cpu"),
+        ("cuda", 2, 3, False, "cuda:0"),
+        ("mps", 1, 2, True, "mps"),
+    ],
+)
+def test_auto_takes_a_card_for_each_rank_then_metal_then_the_cpu(
+    asked: Device, ranks: int, count: int, metal: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards(monkeypatch, count, metal)
+    assert str(choose_device(asked, ranks)) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "ranks", "count", "metal", "expected"),
+    [
+        ("cuda", 1, 0, False, 'training.device: "cuda", but torch finds no CUDA device'),
+        ("cuda", 3, 2, False, "with 3 ranks needs 3 CUDA devices, one for each rank; torch finds 2"),
+        ("mps", 1, 0, False, 'training.device: "mps", but torch finds no Metal device'),
+        ("mps", 2, 0, True, "trains with one process, not with 2 ranks"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_before_a_run_starts(
+    asked: Device,
+    ranks: int,
+    count: int,
+    metal: bool,
+    expected: str,
+    stdlib: Path,
+    tmp_path: Path,
+    store: str,
+    console: Console,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cards(monkeypatch, count, metal)
+    training: Any = {"device": asked}
+    experiment, dataset = experiment_at(write_toml(stdlib, tmp_path / "a.toml", training=training))
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        fit(experiment, dataset, console, ranks=ranks)
+    assert not len(mlflow.search_runs(search_all_experiments=True))
+
+
+def test_the_device_is_not_part_of_a_runs_key_and_the_precision_is(stdlib: Path, tmp_path: Path) -> None:
+    def key(**training: Any) -> str:
+        return _fingerprint(*experiment_at(write_toml(stdlib, tmp_path / "a.toml", training=training)))
+
+    assert key() == key(device="auto") == key(device="cuda") == key(precision="float32")
+    assert key(precision="bfloat16") != key()
+
+
+def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old card")
+    with pytest.raises(ConfigError, match="an old card does not compute in it"):
+        check_precision(torch.device("cuda", 0), "bfloat16")
+    check_precision(torch.device("cuda", 0), "float32")
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, minor: major <= 13)
+    with pytest.raises(ConfigError, match="needs macOS 14"):
+        check_precision(torch.device("mps"), "bfloat16")
+    check_precision(torch.device("cpu"), "bfloat16")
+
+
+class Dtypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The types of the matrix products that torch computes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default):
+            self.found.add(result.dtype)
+        return result
+
+
+def test_in_bfloat16_towers_multiply_in_it_and_all_else_stays_float32() -> None:
+    trainer = trainer_of(BAG, 0)
+    trainer.process = TrainingProcess(CPU, "bfloat16")
+    batch = next(iter(trainer._batches()[1]))
+    with Dtypes() as seen:
+        vectors = trainer.process.encode(trainer.towers[1], batch.queries, trainer.items.batch)
+    assert seen.found == {torch.bfloat16}
+    assert vectors.dtype == torch.float32
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)), atol=1e-6, rtol=0)
+    scored: list[torch.dtype] = []
+    losses = trainer.objective.losses
+
+    def watched(scores: Tensor, *rest: Any) -> Tensor:
+        found = losses(scores, *rest)
+        scored.extend([scores.dtype, found.dtype])
+        return found
+
+    trainer.objective.losses = watched  # type: ignore[assignment, method-assign]
+    trainer._step(batch)
+    assert scored == [torch.float32] * 2
+    values = [*trainer.optimiser.state.values()]
+    assert {each["exp_avg"].dtype for each in values} == {torch.float32}
+    found = trainer.item_vectors()
+    trainer.process = SINGLE_PROCESS
+    trainer.clear_cached_vectors()
+    assert torch.equal(found, trainer.item_vectors())  # mining and evaluation see what is exported
+
+
+def prepared(kind: str, schema: str, side: Side) -> Inputs:
+    """The records as training reads them: texts are hashed before, not by a network in bfloat16."""
+    features = getattr(SCHEMAS[schema], side)
+    values: dict[str, Any] = {name: RECORDS[side][name] for name in features if name != "history"}
+    read = replace(SCHEMAS[schema], **{side: {name: features[name] for name in values}})
+    given = PreparedInputs(read, side, values, hashing_of(KINDS[kind])).batch(np.arange(4))
+    return {**inputs(schema, side), **given} if len(values) < len(features) else given
+
+
+@pytest.mark.parametrize("schema", ["texts", "everything"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_tower_trains_in_bfloat16_close_to_float32(kind: str, schema: str) -> None:
+    if any(each in kind for each in ("latent", "linear")) and schema != "everything":
+        return  # the configuration refuses it
+    found = {}
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    for precision in precisions:
+        query, item = built(kind, schema)
+        process = TrainingProcess(CPU, precision)
+        left = process.encode(query, np.arange(4), lambda _: prepared(kind, schema, "query"))
+        right = process.encode(item, np.arange(4), lambda _: prepared(kind, schema, "item"))
+        scores = left @ right.T
+        scores.logsumexp(dim=1).sum().backward()  # type: ignore[no-untyped-call]
+        assert left.dtype == right.dtype == torch.float32
+        given = [each.grad for tower in (query, item) for each in tower.parameters()]
+        assert all(each is None or (each.isfinite().all() and each.dtype == torch.float32) for each in given)
+        found[precision] = scores.detach()
+    scale = found["float32"].abs().max()
+    torch.testing.assert_close(found["bfloat16"] / scale, found["float32"] / scale, atol=0.05, rtol=0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from train.models.alignment import Lesson, align
 from train.models.encoders import HashedTextEncoder
 from train.models.heads import CosineHead
 from train.models.initialization import inverse_document_frequency
+from train.models.placement import Place, as_given, beside_module
 from train.models.prepared_inputs import PreparedInputs
 from train.models.pretrained.encoder import PretrainedTextEncoder, empty_encoder, load_encoder
 from train.models.pretrained.folder import PretrainedFolder
@@ -106,12 +107,17 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         return Tower(encoders, deep, CosineHead())
 
     def prepare(
-        self, schema: Schema, side: Side, values: Mapping[str, Sequence[Any]], report: Report = silent
+        self,
+        schema: Schema,
+        side: Side,
+        values: Mapping[str, Sequence[Any]],
+        report: Report = silent,
+        place: Place[Any] = as_given,
     ) -> PreparedInputs:
         """The inputs of all records; texts of a frozen encoder are encoded here, once for all epochs."""
         encoded: dict[str, npt.NDArray[np.float32]] = {}
         if side in self.config.sides and not self.config.trainable:
-            encoded = self._teacher_vectors(_texts(schema, side), values, report)
+            encoded = self._teacher_vectors(_texts(schema, side), values, report, place)
         return PreparedInputs(schema, side, values, self.hashing(), encoded)
 
     @property
@@ -160,7 +166,8 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             values = data.queries if side == "query" else data.items
             features = _texts(schema, side)
             taken = {name: [values[name][row] for row in rows] for name in features}
-            total = np.sum([*self._teacher_vectors(features, taken, report).values()], axis=0)
+            place = partial(beside_module, module=tower)
+            total = np.sum([*self._teacher_vectors(features, taken, report, place).values()], axis=0)
             targets = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
             lessons.append(Lesson(tower, inputs, rows, targets.astype(np.float32)))
         if lessons and self.config.align_epochs:
@@ -177,11 +184,15 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         return PreparedInputs(Schema(schema.query, {**features}), "item", data.items, self.hashing())
 
     def _teacher_vectors(
-        self, features: Mapping[str, TextFeature], values: Mapping[str, Sequence[str]], report: Report
+        self,
+        features: Mapping[str, TextFeature],
+        values: Mapping[str, Sequence[str]],
+        report: Report,
+        place: Place[Any],
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Feature name -> vectors (N, H) of its texts."""
         self._encoded = self._encoded or EncodedTexts(
-            self.folder, report=report, precision=self.config.encoding
+            self.folder, report=report, precision=self.config.encoding, place=place
         )
         return {name: self._encoded.vectors(values[name], spec) for name, spec in features.items()}
 

@@ -11,6 +11,7 @@ Records have a fixed size and are only appended; what was written before an inte
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from protos.files.file_lock import exclusive_lock
 from protos.files.tokenizer import TOKENIZER, open_tokenizer
 from train.config.towers import EncodingPrecision
 from train.fingerprint import fingerprint
+from train.models.placement import Place, as_given
 from train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
 from train.models.pretrained.folder import PretrainedFolder
 from train.paths import CACHE
@@ -47,6 +49,8 @@ class EncodedTexts:
         report: receives a line now and then while texts are encoded.
         precision: of the encoder's matrix products; vectors are float32 in any case, and those of another
             precision are kept in another file.
+        place: moves tensors to the device where the encoder computes. Vectors of two devices differ by
+            rounding, and share a file.
     """
 
     def __init__(
@@ -55,8 +59,9 @@ class EncodedTexts:
         parent: Path | None = None,
         report: Report = lambda line: None,
         precision: EncodingPrecision = "float32",
+        place: Place[torch.Tensor] = as_given,
     ) -> None:
-        self.folder, self._report, self._precision = folder, report, precision
+        self.folder, self._report, self._precision, self._place = folder, report, precision, place
         self._record = np.dtype([("key", f"V{KEY_BYTES}"), ("vector", np.float32, (folder.width,))])
         key = fingerprint(VERSION, folder.identity(), *(() if precision == "float32" else (precision,)))
         self.path = (parent or FOLDER) / f"{key[:16]}.vectors"
@@ -95,7 +100,8 @@ class EncodedTexts:
 
     def _encode(self, missing: dict[bytes, list[int]]) -> None:
         """Encode texts and append their records."""
-        encoder = self._encoder = self._encoder or load_encoder(self.folder)
+        device = self._place(torch.empty(0)).device
+        encoder = self._encoder = self._encoder or load_encoder(self.folder).to(device)
         begun = told = time.monotonic()
         done = 0
         whole = len(self._records()) * self._record.itemsize
@@ -105,8 +111,9 @@ class EncodedTexts:
                 ids = np.full((len(batch), max(1, *(len(missing[key]) for key in batch))), PADDING, np.int32)
                 for row, key in enumerate(batch):
                     ids[row, : len(missing[key])] = missing[key]
-                with torch.inference_mode(), self._matrix_products():
-                    vectors = encoder(torch.from_numpy(ids)).float().numpy()
+                placed = self._place(torch.from_numpy(ids))
+                with torch.inference_mode(), self._matrix_products(device.type):
+                    vectors = encoder(placed).float().cpu().numpy()
                 records = np.empty(len(batch), self._record)
                 records["key"] = np.frombuffer(b"".join(batch), f"V{KEY_BYTES}")
                 records["vector"] = vectors
@@ -117,8 +124,8 @@ class EncodedTexts:
                     rate = done / (told - begun)
                     self._report(f"{done:,} of {len(missing):,} texts encoded, {rate:,.0f} a second")
 
-    def _matrix_products(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self._precision == "bfloat16")
+    def _matrix_products(self, device: str) -> AbstractContextManager[object]:
+        return torch.autocast(device, torch.bfloat16) if self._precision == "bfloat16" else nullcontext()
 
 
 def _batches(texts: dict[bytes, list[int]]) -> Iterator[list[bytes]]:
