@@ -34,6 +34,7 @@ from train.models.towers import Inputs, Tower
 Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
 CPU = torch.device("cpu")
+PINNED_BYTES = 64 << 20  # larger tensors, of whole corpora, would stay in locked memory
 BFLOAT16_ON_MAC = 14  # first version of macOS whose cards compute in bfloat16
 
 
@@ -77,7 +78,7 @@ class TrainingProcess:
         return moved(value, self._placed)
 
     def _placed(self, tensor: Tensor) -> Tensor:
-        if self.device.type == "cuda" and tensor.is_cpu:
+        if self.device.type == "cuda" and tensor.is_cpu and tensor.nbytes <= PINNED_BYTES:
             # The copy goes on beside what the card computes; pinned memory is kept until it is done.
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
@@ -166,12 +167,17 @@ def start_process(
     chosen = choose_device(device, ranks)
     check_precision(chosen, precision)
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    if chosen.type == "cuda":
-        # float32 means float32; by default cuDNN's recurrent layers round their inputs to 10 bits.
-        torch.backends.cudnn.allow_tf32 = False
+    prepare(chosen)
     if chosen == CPU and precision == "float32":
         return SINGLE_PROCESS
     return TrainingProcess(chosen, precision)
+
+
+def prepare(device: torch.device) -> None:
+    """Set what each process of a run sets before it computes on a device."""
+    if device.type == "cuda":
+        # float32 means float32; by default cuDNN's recurrent layers round their inputs to 10 bits.
+        torch.backends.cudnn.allow_tf32 = False
 
 
 def choose_device(asked: Device, ranks: int = 1) -> torch.device:

@@ -29,7 +29,7 @@ import torch.multiprocessing as processes
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from protos.errors import Unavailable
-from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess
+from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess, prepare
 from train.training.ranks import (
     ROWS_FROM,
     Leader,
@@ -189,6 +189,9 @@ class Ranks:
         for connection in self._connections:
             connection.close()
         if dist.is_initialized():
+            # Destroying NCCL's group waits for the other ranks, which are gone; aborting it does not.
+            if self._group is not None and self._cards[0].type == "cuda":
+                self._group._get_backend(self._cards[0]).abort()
             dist.destroy_process_group()
 
     def _ended(self, told: str) -> str | None:
@@ -234,7 +237,8 @@ def _cause(process: Any, connection: Connection, count: int, told: str) -> str:
 
 def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> dist.ProcessGroup | None:
     """Meet the other ranks; returns the group of the cards, if there are any."""
-    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK  # gloo asks for no password
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ[name] = LOOPBACK  # neither asks for a password
     group = FileStore(store, count)
     dist.init_process_group("gloo", store=group, rank=rank, world_size=count, timeout=LONG)
     if not cards:
@@ -244,6 +248,7 @@ def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> d
         made = dist.new_group(backend="gloo")
     else:
         torch.cuda.set_device(cards[rank])
+        prepare(cards[rank])
         made = dist.new_group(backend="nccl", timeout=BETWEEN_CARDS)
     return made
 

@@ -19,7 +19,8 @@ from tests.train.training.test_emulated_device import (
     moved,
     trained,
 )
-from tests.train.training.test_ranks import CASES, an_epoch_ends_alike, in_doubles, of_people, of_texts
+from tests.train.training.test_rank_copies import an_epoch_ends_alike
+from tests.train.training.test_ranks import CASES, in_doubles, of_people, of_texts
 from tests.train.training.test_trainer import Watcher
 from train.training.checkpoint import load_run
 from train.training.device import SINGLE_PROCESS, TrainingProcess
@@ -91,6 +92,7 @@ def test_bfloat16_on_a_card_is_close_to_float32_there(card: str) -> None:
     made = moved(lambda: of_people(IN_BATCH, history="mean"))
     device = torch.device(card)
     exact, rounded = (trained(made, TrainingProcess(device, each)) for each in ("float32", "bfloat16"))
+    assert rounded.state.losses != exact.state.losses
     assert rounded.state.losses == pytest.approx(exact.state.losses, rel=0.05)
 
 

@@ -24,7 +24,6 @@ from train.models.encoders import HashedTextEncoder
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
 from train.training import ranks as rank
-from train.training.device import CPU
 from train.training.rank_processes import Ranks
 from train.training.trainer import Trainer, _as_tensor
 
@@ -92,16 +91,6 @@ def two() -> Iterator[Ranks]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with Ranks(2, 1).started() as started:
-        yield started
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def copies() -> Iterator[Ranks]:
-    """Two ranks with a copy of the towers each, as on two cards; they exchange over gloo instead of NCCL."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with Ranks(2, 1, cards=(CPU, CPU)).started() as started:
         yield started
     torch.set_num_threads(threads)
 
@@ -235,46 +224,3 @@ def test_too_little_shared_memory_is_said_before_training(monkeypatch: pytest.Mo
     expected = r"vectors need 2 MiB of shared memory, 0 MiB are free; in Docker, --shm-size"
     with pytest.raises(Unavailable, match=expected):
         rank.share_memory(of_texts(IN_BATCH))
-
-
-@pytest.mark.parametrize(
-    ("kind", "made"),
-    [
-        ("in batch, hard", of_people),
-        ("in batch, logq", of_texts),
-        ("full", of_people),
-        ("sampled", of_texts),
-        ("labels", of_texts),
-    ],
-)
-def test_two_ranks_with_copies_of_the_towers_train_as_one_process(
-    kind: str, made: Callable[[LossConfig], Trainer], copies: Ranks
-) -> None:
-    """Each step's loss and the towers in the end, in double precision, in which nothing drifts."""
-    loss = LABELS if kind == "labels" else CASES[kind]
-    one, both = (in_doubles(made(loss)) for _ in range(2))
-    an_epoch_ends_alike(copies, one, both)
-
-
-def an_epoch_ends_alike(ranks: Ranks, one: Trainer, both: Trainer) -> None:
-    """The losses of an epoch of one process and of ranks, and the towers in the end."""
-    for each in (one, both):
-        each.config = replace(each.config, epochs=1)
-    one.fit(Watcher())
-    with ranks.training(both):
-        both.fit(Watcher())
-    np.testing.assert_allclose(both.state.losses, one.state.losses, 1e-6, 1e-6)
-    for ours, theirs in zip(parameters(both), parameters(one), strict=True):
-        torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-5, atol=1e-6)
-    both._step(next(iter(both._batches()[1])))  # and then it is one process again
-
-
-def test_a_copy_of_the_towers_is_not_shared_with_the_other_rank(copies: Ranks) -> None:
-    trainer = of_texts(IN_BATCH)
-    with copies.training(trainer):
-        with torch.no_grad():
-            for each in parameters(trainer):
-                each.zero_()  # of rank 0 alone
-        vectors = trainer._vectors(0, np.arange(2 * BLOCK) % 20)  # of which the other encodes the second half
-    assert not vectors[:BLOCK].any()
-    assert vectors[BLOCK:].any()
