@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: setup doctor data train export encode bench scale evaluate register promote refresh rollback history serve \
+.PHONY: setup doctor data train export encode bench scale evaluate register promote refresh rollback prune history serve \
         serve-http status search loadtest gatewaytest swaptest filtertest livetest demo ui serve-mlflow test test-all \
         test-together test-alone test-serving test-hostile lint protos clean help
 
@@ -128,6 +128,9 @@ refresh: setup ## a bundle of the champion's towers and the catalogue as it stan
 
 rollback: setup ## make the champion before this one the champion again, or version TO=; REASON="..."
 	@$(call run,export rollback,--config $(CONFIG) $${TO:+"--to=$$TO"} $${REASON:+"--reason=$$REASON"})
+
+prune: setup ## drop the collections on the Milvus server that no alias can come back to; DRY_RUN=1 only tells which
+	@$(call run,export prune,--config $(CONFIG) $(if $(DRY_RUN),--dry-run))
 
 history: setup ## every promotion, refusal and rollback: who, when, from, to, on which evidence, why
 	@$(call run,export history,--config $(CONFIG))

@@ -77,6 +77,11 @@ COMMANDS = {
         "export.release.commands:rollback",
         "export.terminal:show_move",
     ),
+    "prune": Command(
+        "Drop the collections on the Milvus server that no alias of the model can come back to.",
+        "export.release.commands:prune",
+        "export.terminal:show_pruned",
+    ),
     "history": Command(
         "Print every promotion, refusal and rollback of the champion, and whether the record is whole.",
         "export.release.commands:history",

@@ -6,6 +6,11 @@ from pathlib import Path
 from export.benchmark import BENCH_PARTS
 from protos.release_records import REASON_LENGTH
 
+FLAGS = {
+    "promote": {"--force": "promote even if gates fail; requires --reason"},
+    "prune": {"--dry-run": "only tell which collections they are"},
+}
+
 
 def add_options(name: str, command: ArgumentParser) -> None:
     """Add the options that a command has beside `--config` and `--json`."""
@@ -34,8 +39,8 @@ def add_options(name: str, command: ArgumentParser) -> None:
         add(
             "--runs", type=Path, metavar="FOLDER", help="also write TREC run files and qrels into this folder"
         )
-    if name == "promote":
-        add("--force", action="store_true", help="promote even if gates fail; requires --reason")
+    for flag, text in FLAGS.get(name, {}).items():
+        add(flag, action="store_true", help=text)
     if name in ("refresh", "catalogue"):
         store = "store of live items (default: that of the service)"
         add("--catalogue", default="", metavar="URL", help=store)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from export.ann.index_kind import IndexKind, index_kind
 from export.bundles import BUNDLES
 from export.encoding.digests import Digests
 from protos import bundle
@@ -65,6 +66,11 @@ def write_bundle(make: Callable[[Path, Path], bundle.Manifest]) -> Path:
         for each in (folder, scratch, folder / bundle.REPORTS):
             each.mkdir()
         manifest = make(folder, scratch)
+        kind = index_kind(manifest.index.kind)
+        if (
+            type(kind).publish is not IndexKind.publish
+        ):  # otherwise the files need not be read for their hashes
+            kind.publish(folder, manifest.sealed(bundle.records(folder)))
 
         def fill(draft: Path) -> None:
             for path in folder.iterdir():

@@ -129,6 +129,17 @@ def show_move(result: dict[str, Any], console: Console) -> None:
     console.print(f"{result['model']} is champion{forced}{before}", highlight=False)
 
 
+def show_pruned(result: dict[str, Any], console: Console) -> None:
+    """Print which collections were dropped, and which are kept for the aliases."""
+    word = "would be dropped" if result["dry_run"] else "dropped"
+    for each in result["dropped"]:
+        console.print(f"{word}: {each}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{result['name']}: {len(result['dropped'])} collections {word}, {len(result['kept'])} kept",
+        highlight=False,
+    )
+
+
 def show_history(result: dict[str, Any], console: Console) -> None:
     """Print every record of the audit log, oldest first, and the problems found in it."""
     if result["records"]:

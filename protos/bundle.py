@@ -64,7 +64,8 @@ DRAFT = ".bundle-"  # prefix of the folders in which bundles are written
 
 HNSW = "hnsw"  # index kinds that are an hnswlib file
 EXACT = "exact"
-INDEX_KINDS = (HNSW,)  # that an experiment may ask for; exact search comes with a graph
+MILVUS = "milvus"  # a collection on a Milvus server (`milvus.py`)
+INDEX_KINDS = (HNSW, MILVUS)  # that an experiment may ask for; exact search comes with a graph
 MOST_LINKS = 10_000  # the largest M that hnswlib accepts
 LARGEST_MANIFEST = 64 << 20  # bytes; the ids of a million items take about 20 MB
 LARGEST = 2**31 - 1  # of counts and search widths: rows are int32 in places
@@ -364,7 +365,7 @@ def write(parent: Path, manifest: Manifest, fill: Callable[[Path], None]) -> Pat
             if not (draft / name).is_file():
                 raise BundleDamaged(f"{draft / name}: missing, so the bundle cannot be written")
         paths = sorted(path for path in draft.rglob("*") if path.is_file())
-        sealed = manifest.sealed({path.relative_to(draft).as_posix(): record(path) for path in paths})
+        sealed = manifest.sealed(records(draft))
         content = sealed.to_bytes()
         if len(content) > LARGEST_MANIFEST:
             raise BundleDamaged(f"{MANIFEST}: {len(content):,} bytes, expected at most {LARGEST_MANIFEST:,}")
@@ -483,6 +484,12 @@ def open_file(folder: Path, name: str) -> io.BufferedReader:
         os.close(descriptor)
         raise BundleDamaged(f"{path}: {_NOT_REGULAR}")
     return os.fdopen(descriptor, "rb")
+
+
+def records(folder: Path) -> dict[str, FileRecord]:
+    """Path -> record of each file in a bundle's folder that has no manifest yet."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): record(path) for path in paths}
 
 
 def record(path: Path) -> FileRecord:

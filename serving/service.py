@@ -29,6 +29,7 @@ from serving.observability.exporter import check_port, serve_metrics
 from serving.observability.sinks import RequestSinks
 from serving.observability.tracing import Tracing, prepare
 from serving.observability.worker_metrics import SharedMetrics
+from serving.retrieval.remote_search import local_only
 from serving.rollout.bundle_cache import BundleCache
 from serving.rollout.follower import follower
 from serving.rollout.hot_swap import HotSwapper, load_split
@@ -182,7 +183,8 @@ class _Service:
         # A bundle that never changes is loaded once, and the workers share its memory. If bundles can be
         # swapped, each worker loads its own, because a later bundle could not be shared either, except for
         # its catalogue.
-        self._shared_bundle = None if config.follow else self._load(config.folder, config.model_version)
+        with local_only():  # no connection of an index on another server survives the fork
+            self._shared_bundle = None if config.follow else self._load(config.folder, config.model_version)
         self.manifest = (
             self._shared_bundle.manifest if self._shared_bundle else bundle.read_manifest(config.folder)
         )

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from export.ann.graph import Rows, Vectors
 from export.ann.search import recalls
-from protos.bundle import EXACT, HNSW, INDEX_KINDS, MANIFEST, IndexParameters, Score
+from protos.bundle import EXACT, HNSW, INDEX_KINDS, MANIFEST, IndexParameters, Manifest, Score
 from protos.errors import BundleError
 from train.config.index import IndexConfig
 
@@ -73,6 +73,18 @@ class IndexKind(Protocol):
         Raises:
             GateRefused: no index of this kind can serve the catalogue.
         """
+
+    def publish(self, folder: Path, manifest: Manifest) -> None:
+        """Write what an index keeps outside of its bundle, before the bundle is written; by default nothing.
+
+        Args:
+            folder: with the files of the bundle.
+            manifest: sealed.
+
+        Raises:
+            Unavailable: a server of the index does not answer.
+        """
+        return
 
     def rebuild(
         self, vectors: Vectors, parameters: IndexParameters, score: Score, threads: int

@@ -45,6 +45,14 @@ def rollback(arguments: Namespace) -> dict[str, Any]:
     }
 
 
+def prune(arguments: Namespace) -> dict[str, Any]:
+    """Drop the collections on the Milvus server that no alias of the model can come back to."""
+    from export.release.prune import prune as drop
+
+    connect()
+    return drop(read_experiment(arguments.config).name, arguments.dry_run)
+
+
 def history(arguments: Namespace) -> dict[str, Any]:
     """Print every promotion, refusal and rollback of the champion, and whether the record is whole."""
     with gc_paused():  # MLflow imports its store when it is first asked

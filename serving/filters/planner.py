@@ -44,6 +44,9 @@ class Index(Protocol):
     def search_one(self, vector: Vectors, k: int) -> tuple[list[int], list[float]]:
         """As `search`, of one query (1, D), in lists."""
 
+    def search_filtered(self, vectors: Vectors, k: int, compiled: CompiledFilter) -> Any:
+        """Rows and scores of each query's best items that pass; None if the index cannot filter so."""
+
     def exact(self, vectors: Vectors, k: int, allowed: Any = None) -> Any:
         """Rows and scores of the nearest items among those allowed."""
 
@@ -78,6 +81,11 @@ def first_width(k: int, compiled: CompiledFilter, free_width: int = 0) -> int | 
     """
     width = max(free_width, _width_for(k, compiled.count / compiled.item_count))
     return width if GRAPH_SHARE * width < exact_steps(compiled) and width < compiled.item_count else None
+
+
+def is_worth_pushing(k: int, compiled: CompiledFilter) -> bool:
+    """Whether an index that evaluates filters is asked for `k` items, instead of comparing all that pass."""
+    return GRAPH_SHARE * k < exact_steps(compiled)
 
 
 def exact_steps(compiled: CompiledFilter) -> int:
@@ -132,6 +140,10 @@ def search_passing(
         best = zip(*index.search(vectors, k), strict=True)
         return [Found(rows, scores, Plan.GRAPH) for rows, scores in best]
     compiled.used()
+    if approximate and is_worth_pushing(k, compiled):
+        pushed = index.search_filtered(vectors, k, compiled)
+        if pushed is not None:
+            return [Found(rows, scores, Plan.GRAPH) for rows, scores in pushed]
     width = first_width(k, compiled, free_width) if approximate else None
     if width is None:
         return _compare_all(index, vectors, k, compiled, Plan.EXACT)
@@ -176,6 +188,11 @@ def search_one_passing(
     if compiled.count == index.count:
         return *index.search_one(vector, k), Plan.GRAPH
     compiled.used()
+    if is_worth_pushing(k, compiled):
+        pushed = index.search_filtered(vector, k, compiled)
+        if pushed is not None:
+            ((best, products),) = pushed
+            return best.tolist(), products.tolist(), Plan.GRAPH
     first = width = first_width(k, compiled, free_width)
     passes = compiled.mask.data
     while width is not None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.bundle import Manifest, Score
-from protos.errors import BundleTooNew
+from protos.errors import BundleTooNew, PackageMissing
 from protos.search import BLOCK, exact_search, top_k
 from protos.vectors import read_vectors
 from serving.retrieval.int8_scan import Int8Scan
@@ -28,7 +28,9 @@ Allowed = npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
 KINDS = {
     "exact": ("serving.retrieval.vector_index", "ExactIndex"),
     "hnsw": ("serving.retrieval.hnsw_index", "HnswIndex"),
+    "milvus": ("serving.retrieval.milvus_index", "MilvusIndex"),
 }
+REMOTE_KINDS = frozenset({"milvus"})  # whose searches another server answers (`remote_search.py`)
 SCAN_SHARE = 4  # all items are compared in int8 if more than 1/4 of them are allowed
 FEW = 4096  # items of a subset, up to which it holds float32 vectors: int8 would save less than it costs
 DEFAULT_KIND = "hnsw"  # of manifests without `index.kind`
@@ -75,6 +77,19 @@ class VectorIndex(Protocol):
         """As `search`, of one query (1, D), as lists of rows and scores."""
         rows, scores = self.search(vector, k)
         return rows[0].tolist(), scores[0].tolist()
+
+    def search_filtered(self, vectors: Vectors, k: int, compiled: Any) -> "list[Neighbours] | None":
+        """For each query the `min(k, R)` best of the R items that pass a filter, by an index that filters.
+
+        Args:
+            vectors: as of `search`.
+            k: items wanted.
+            compiled: the filter, a `serving.filters.compiled.CompiledFilter`.
+
+        Returns:
+            None if the index cannot evaluate this filter; by default it can evaluate none.
+        """
+        return None
 
     def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
         """As `search`, of any vectors, items included, never approximate; equal scores: lower row first."""
@@ -228,6 +243,7 @@ def open_index(folder: Path, manifest: Manifest) -> VectorIndex:
     Raises:
         BundleDamaged: vectors or index are not those that the manifest describes.
         BundleTooNew: this program has no such kind of index.
+        PackageMissing: the kind needs a package that is not installed.
     """
     kind = getattr(manifest.index, "kind", "") or DEFAULT_KIND
     if kind == DEFAULT_KIND and manifest.index.exact:  # the graph is not searched, so it stays on the disk
@@ -235,7 +251,11 @@ def open_index(folder: Path, manifest: Manifest) -> VectorIndex:
     if kind not in KINDS:
         raise BundleTooNew(f"{folder}: index of kind {kind!r}, expected one of {', '.join(sorted(KINDS))}")
     module, name = KINDS[kind]
-    index: VectorIndex = getattr(import_module(module), name)(folder, manifest)
+    try:
+        made = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise PackageMissing(f"an index of kind {kind} needs {error.name}: pip install .[{kind}]") from None
+    index: VectorIndex = made(folder, manifest)
     return index
 
 

@@ -10,17 +10,28 @@ ones, and is one query at least. If no similar job is known, the first slice is 
 jobs take turns, one slice each. While short jobs wait, long jobs get about half of the time.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from protos.errors import Overloaded
 from serving.retrieval.answer import Timing
-from serving.retrieval.query import NO_SEARCH, PreparedQuery, SearchOptions, SearchResult, Vectors
+from serving.retrieval.query import (
+    NO_SEARCH,
+    EncodedQueries,
+    PreparedQuery,
+    SearchOptions,
+    SearchResult,
+    Vectors,
+)
 from serving.retrieval.retriever import Retriever
+from serving.retrieval.vector_index import REMOTE_KINDS
+from serving.transport.remote_batches import RemoteBatches, RemoteSearch
 from serving.transport.status import ClientGone
 
 Kind = tuple[int, int, int, bool]
@@ -59,7 +70,9 @@ class Job:
         cost: items that the searches look for in all: k, excluded ones, and excluded histories; of `Score`
             the items that `answer` scores.
         check: raises ClientGone if the client no longer waits; called with the name of the next stage.
+        deadline: when the client stops waiting, in Unix seconds.
         done: called once, when the job has its results or its error.
+        held: whether an answer of another server is missing (`remote_batches.py`).
         arrived: start of the wait, in `time.perf_counter_ns()`.
         batch: queries in the batch.
         sequence: all changes of live items up to it were applied before the search.
@@ -67,9 +80,9 @@ class Job:
     """
 
     __slots__ = (
-        "answer", "answer_bytes", "arrived", "batch", "check", "cost", "done", "encode_started", "encode_us",
-        "error", "found", "options", "prepared", "queue_us", "retriever", "search_started", "search_us",
-        "sequence", "vectors",
+        "answer", "answer_bytes", "arrived", "batch", "check", "cost", "deadline", "done", "encode_started",
+        "encode_us", "error", "found", "held", "options", "prepared", "queue_us", "retriever",
+        "search_started", "search_us", "sequence", "vectors",
     )  # fmt: skip
 
     check: Callable[[str], None]
@@ -89,6 +102,8 @@ class Job:
         self.found: list[SearchResult] = []
         self.vectors = NO_VECTORS
         self.error: Exception | None = None
+        self.held = False
+        self.deadline = math.inf
         self.arrived = self.encode_started = self.search_started = 0
         self.queue_us = self.encode_us = self.search_us = self.batch = self.sequence = 0
 
@@ -100,7 +115,7 @@ class Job:
     def part(self, first: int, last: int) -> "Job":
         """The queries from `first` to before `last`, as a job of their own."""
         part = Job(self.retriever, self.prepared[first:last], self.options, self.answer)
-        part.arrived, part.check = self.arrived, self.check
+        part.arrived, part.check, part.deadline = self.arrived, self.check, self.deadline
         part.cost = self.cost * len(part.prepared) // len(self.prepared)
         return part
 
@@ -239,6 +254,7 @@ class Batcher:
         short_queries: in the queue, without those of long jobs.
         seconds_per_query: moving average over batches.
         batch_answered: called after each batch of short jobs.
+        remote: holds batches that another server answers; without it their searches wait.
     """
 
     def __init__(self, observer: BatchObserver | None = None, most: int = 64) -> None:
@@ -247,6 +263,7 @@ class Batcher:
         self.long = LongJobs(most, BATCH_COST)
         self.seconds_per_query = 0.0
         self.batch_answered: Callable[[], None] = lambda: None
+        self.remote: RemoteBatches | None = None
         self._observer = observer
         self._jobs: deque[Job] = deque()
         self._worked: list[tuple[int, int, int, int]] = []  # arguments of `BatchObserver.batch`
@@ -306,7 +323,8 @@ class Batcher:
             spent = (time.perf_counter() - started) / sum(len(job.prepared) for job in due)
             self.seconds_per_query += (spent - self.seconds_per_query) / 8
         for job in batch:
-            job.done(job)
+            if not job.held:
+                job.done(job)
         self.batch_answered()
         if self.long.queries:
             self.long.gave_way(time.perf_counter() - started)
@@ -319,12 +337,23 @@ class Batcher:
         part = long.slice()
         self.queries -= len(part.prepared)
         started, used = time.perf_counter(), time.thread_time()
+        part.done = lambda part: self._held_slice_done(long, part, time.perf_counter() - started)
         if self._is_due(part):
             self._answer((part,))
+        if part.held:
+            self.queries -= long.queries  # they wait for this slice, and not in the queue
+            return
         # Not wall-clock time, because other processes must not make slices smaller.
-        used = time.thread_time() - used
+        self._slice_done(long, part, time.perf_counter() - started, time.thread_time() - used)
+
+    def _held_slice_done(self, long: LongJob, part: Job, seconds: float) -> None:
+        """A slice that was held is done, after `seconds`: another server has worked on it."""
+        self.queries += long.queries
+        self._slice_done(long, part, seconds, seconds)
+
+    def _slice_done(self, long: LongJob, part: Job, seconds: float, used: float) -> None:
         if part.error is None:
-            self.long.worked(part, time.perf_counter() - started, used)
+            self.long.worked(part, seconds, used)
         if long.merge(part, used):
             self.queries -= long.queries  # of a failed job
             long.job.done(long.job)
@@ -378,24 +407,56 @@ class Batcher:
         encode_started = time.perf_counter_ns()
         encoded = retriever.encode_prepared(prepared, encode_started)
         search_started = time.perf_counter_ns()
-        options = [
-            each
-            for job in batch
-            for each in [job.options if job.client_waits("search") else NO_SEARCH] * len(job.prepared)
-        ]
-        sequence = retriever.sequence
-        found = retriever.find(encoded, options)
+        times = encode_started, search_started
+        if self.remote is not None and retriever.manifest.index.kind in REMOTE_KINDS:
+            deliver = partial(self._deliver, times)
+            self.remote.begin(RemoteSearch(batch, encoded, _options, deliver))
+            return
+        self._deliver(times, batch, encoded, retriever.find(encoded, _options(batch)))
+
+    def _deliver(
+        self,
+        times: tuple[int, int],
+        batch: Sequence[Job],
+        encoded: EncodedQueries,
+        found: list[SearchResult],
+        was_held: bool = False,
+    ) -> None:
+        """Give the jobs of a batch their results.
+
+        Args:
+            times: when encoding and searching began.
+            batch: of one retriever.
+            encoded: their queries.
+            found: of each query.
+            was_held: whether another server was waited for.
+        """
+        retriever, (encode_started, search_started) = batch[0].retriever, times
+        sequence = retriever.sequence  # changes are applied between batches
         search_us = (time.perf_counter_ns() - search_started) // 1000
         first = 0
         for job in batch:
             last = first + len(job.prepared)
             job.found, job.vectors = found[first:last], encoded.vectors[first:last]
-            job.encode_us, job.search_us, job.batch = encoded.encode_us, search_us, len(prepared)
+            job.encode_us, job.search_us, job.batch = encoded.encode_us, search_us, len(found)
             job.encode_started, job.search_started = encode_started, search_started
             job.sequence = sequence
             first = last
-        searched = len(options) - options.count(NO_SEARCH)
-        self._worked.append((len(prepared), encoded.encode_us, search_us, searched))
+        searched = sum([len(job.prepared) for job in batch if job.options.k and job.error is None])
+        worked = len(found), encoded.encode_us, search_us, searched
+        if not was_held:
+            self._worked.append(worked)
+        elif self._observer is not None:
+            self._observer.batch(*worked)
+
+
+def _options(batch: Sequence[Job]) -> list[SearchOptions]:
+    """The options of each query; of jobs whose client has gone, those that cost nothing."""
+    return [
+        each
+        for job in batch
+        for each in [job.options if job.client_waits("search") else NO_SEARCH] * len(job.prepared)
+    ]
 
 
 def _by_retriever(batch: Sequence[Job]) -> list[Sequence[Job]]:

@@ -30,6 +30,7 @@ from serving.transport.call import Call, Method, StreamCall
 from serving.transport.deferred import Deferred
 from serving.transport.grpc_core import SHUTDOWN, TIMEOUT, UNIMPLEMENTED, CoreCall, Metadata, ServerCore
 from serving.transport.limits import WorkerLimits
+from serving.transport.remote_batches import RemoteBatches
 from serving.transport.status import status, trailers
 from serving.transport.unsent import UNCOUNTED
 
@@ -170,6 +171,7 @@ class CallDispatcher:
         if job.answer_bytes > UNCOUNTED and not is_stream:
             call.reserve(job.answer_bytes)
         call.job = job
+        job.deadline = call.deadline
         # A stream may have been open for long before this message arrived.
         job.arrived = time.perf_counter_ns() if is_stream else call.arrived
         job.check = call.check
@@ -240,6 +242,8 @@ class EventLoop:
         self._dispatcher = CallDispatcher(
             methods, batcher, self.admission, observer, authorizer, caller, window, self.call_soon
         )
+        batcher.remote = RemoteBatches(self.call_soon, self._dispatcher.wait_for, self._dispatcher.waited_for)
+        self._remote = batcher.remote
         self._heartbeat = observer.heartbeat
         self._between = between
         self._soon: deque[Callable[[], None]] = deque()
@@ -348,6 +352,7 @@ class EventLoop:
                 elif deferred and self._soon:  # otherwise a stream of such calls would delay their outcomes
                     self._run_soon()
             event = None  # frees what it holds before the next poll
+        self._remote.stop()
 
     def _answer(self) -> None:
         self._extra = self._empty = 0

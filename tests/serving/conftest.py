@@ -19,6 +19,7 @@ from tests.helpers.tiny import tiny_bundle, watched_bundle
 from tests.helpers.tiny_towers import FULL, TinyTower
 
 if TYPE_CHECKING:
+    from tests.helpers.milvus import MilvusServer
     from tests.helpers.serving.following import Scene
     from tests.helpers.serving.world import World
 
@@ -59,6 +60,15 @@ def full_retriever(full: Path) -> Retriever:
 def server(retriever: Retriever) -> Iterator[RetrievalServer]:
     """A server on the plain bundle, in this process, on a port of its own."""
     with RetrievalServer(retriever) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator["MilvusServer"]:
+    """The server of the wheel `milvus`; for tests that do not end it."""
+    from tests.helpers.milvus import milvus_server
+
+    with milvus_server(tmp_path_factory.mktemp("milvus-server")) as server:
         yield server
 
 

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from protos.bundle import EXACT, HNSW, INDEX_KINDS
+from protos.bundle import EXACT, HNSW, INDEX_KINDS, MILVUS
 from train.config.checks import above_zero, at_least, refuse_unused
+
+MILVUS_TYPES = ("HNSW", "FLAT")  # as `protos/milvus.py` names them
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,10 @@ class IndexConfig:
         seed: of the graph's levels and of the samples.
         threads: threads of the build; 0 takes all cores. With 1 thread, and m and ef_construction set, the
             graph is reproducible byte for byte. The tuner's own choice depends on measured times.
-        kind: one of `INDEX_KINDS`; `hnsw` includes exact search.
-        options: parameters of another kind.
+        kind: one of `INDEX_KINDS`; `hnsw` includes exact search. `milvus` is a collection on the server that
+            the variable TWINSPIRE_MILVUS_URI names, with m 16 and ef_construction 200 where they are not set.
+        options: parameters of another kind. Of `milvus`: `type`, which is "HNSW" or "FLAT" (all items are
+            compared).
     """
 
     m: int = 0
@@ -61,6 +65,9 @@ class IndexConfig:
             raise ValueError(
                 "options: goes with another kind of index; leave it out, it would change nothing"
             )
+        if self.kind == MILVUS:
+            self._check_milvus()
+            return
         swept = not (self.m and self.ef_construction)
         graph_keys = ("m", "ef_construction", "latency_budget_us", "sample")
         conditions = {
@@ -68,3 +75,18 @@ class IndexConfig:
             "m or ef_construction left to the tuner": (swept, ("sample",)),
         }
         refuse_unused(self, conditions)
+
+    def _check_milvus(self) -> None:
+        unknown = [*{*self.options} - {"type"}]
+        if unknown:
+            raise ValueError(f"options.{unknown[0]}: expected no other option than type for kind milvus")
+        chosen = self.options.get("type", MILVUS_TYPES[0])
+        if chosen not in MILVUS_TYPES:
+            raise ValueError(f"options.type: expected one of {', '.join(MILVUS_TYPES)}, got {chosen!r}")
+        refuse_unused(
+            self,
+            {
+                f'kind = "{HNSW}"': (False, ("latency_budget_us", "sample", "search")),
+                'options.type = "HNSW"': (chosen == MILVUS_TYPES[0], ("m", "ef_construction")),
+            },
+        )

@@ -8,7 +8,7 @@ import hnswlib
 from rich.console import Console
 
 from export.ann.graph import Rows, Vectors, build_graph, save
-from export.ann.index_kind import TunedIndex
+from export.ann.index_kind import IndexKind, TunedIndex
 from export.ann.report import frontier
 from export.ann.search import exact, search_as_served
 from export.ann.tuner import tune_index
@@ -40,7 +40,7 @@ class HnswIndex:
         save(self.graph, folder / INDEX)
 
 
-class HnswKind:
+class HnswKind(IndexKind):
     """Implements `IndexKind`."""
 
     def tune(

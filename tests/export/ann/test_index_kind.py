@@ -18,7 +18,9 @@ NOTHING = [np.empty(0, np.int64)] * len(QUERIES)
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(BundleError, match=r"manifest\.json: index\.kind: expected one of hnsw, got 'remote'"):
+    with pytest.raises(
+        BundleError, match=r"manifest\.json: index\.kind: expected one of hnsw, milvus, got 'remote'"
+    ):
         ann.rebuild(ITEMS, IndexParameters(kind="remote"), COSINE, threads=1)
 
 

@@ -1,5 +1,10 @@
-"""An index finds what exact search finds, at any k, among all items or those that are allowed."""
+"""An index finds what exact search finds, at any k, among all items or those that are allowed.
 
+What holds for every kind of index is tested with a graph, with milvus-lite and with a Milvus server.
+"""
+
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from protos.bundle import INDEX, VECTORS, IndexParameters, Manifest
+from protos.bundle import INDEX, ITEMS, VECTORS, IndexParameters, Manifest
 from protos.errors import BundleDamaged, BundleTooNew
+from protos.milvus import URI
 from serving.retrieval import vector_index
 from serving.retrieval.hnsw_index import HnswIndex
-from serving.retrieval.vector_index import ExactIndex, open_index
+from serving.retrieval.vector_index import ExactIndex, VectorIndex, open_index
+from tests.helpers.milvus import needs_lite, needs_server, publish
 from tests.helpers.tiny import build_index, tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 
@@ -47,14 +54,47 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("index"), VECTORS_2000)
 
 
+Open = Callable[..., VectorIndex]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "hnsw",
+        pytest.param("lite", marks=needs_lite()),
+        pytest.param("server", marks=[needs_server(), pytest.mark.exhaustive]),
+    ],
+)
+def opened(
+    request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Open]:
+    """Opens an index of a kind over the vectors; with `exact=True` one that compares all items."""
+    if request.param == "hnsw":
+        yield lambda exact=False: open_index(folder, manifest(index=replace(PARAMETERS, exact=exact)))
+        return
+    place = tmp_path_factory.mktemp("milvus")
+    uri = str(place / "lite.db") if request.param == "lite" else request.getfixturevalue("milvus").uri
+    (folder / ITEMS).write_text(json.dumps({"ids": [f"item {n}" for n in range(COUNT)]}))
+
+    def open_milvus(exact: bool = False) -> VectorIndex:
+        options = {"type": "FLAT" if exact else "HNSW"}
+        made = manifest(index=replace(PARAMETERS, kind="milvus", options=options)).sealed({})
+        publish(folder, made)
+        return open_index(folder, made)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(URI, uri)
+        yield open_milvus
+
+
 def recall(found: npt.NDArray[np.int64], exact: npt.NDArray[np.int64]) -> float:
     shares = [len({*a} & {*b}) / len(b) for a, b in zip(found.tolist(), exact.tolist(), strict=True)]
     return float(np.mean(shares))
 
 
 @pytest.mark.parametrize("k", [1, 10, 32, 33, 64, 100])
-def test_recall_against_exact_search_at_any_k(folder: Path, k: int) -> None:
-    index = open_index(folder, manifest())
+def test_recall_against_exact_search_at_any_k(opened: Open, k: int) -> None:
+    index = opened()
     found, scores = index.search(QUERIES, k)
     exact, exact_scores = index.exact(QUERIES, k)
     assert found.shape == scores.shape == (100, k)
@@ -77,8 +117,8 @@ def test_ef_search_comes_from_the_manifest(folder: Path) -> None:
     assert recall(open_index(folder, manifest()).search(QUERIES, 1)[0], exact) >= 0.98
 
 
-def test_exact_search_agrees_with_sorting_everything(folder: Path) -> None:
-    rows, scores = open_index(folder, manifest()).exact(QUERIES, 50)
+def test_exact_search_agrees_with_sorting_everything(opened: Open) -> None:
+    rows, scores = opened().exact(QUERIES, 50)
     cosines = QUERIES @ VECTORS_2000.T
     expected = np.argsort(-cosines, axis=1, kind="stable")[:, :50]
     np.testing.assert_allclose(scores, np.take_along_axis(cosines, expected, 1), atol=1e-6)
@@ -99,8 +139,8 @@ def test_every_search_of_an_exact_bundle_is_exact_and_asks_no_graph(tmp_path: Pa
     np.testing.assert_array_equal(open_index(tmp_path, exact).search(QUERIES, k)[0], rows)
 
 
-def test_more_than_the_catalogue_gives_all_of_it(folder: Path) -> None:
-    rows, _ = open_index(folder, manifest()).search(QUERIES[:2], COUNT + 1)
+def test_more_than_the_catalogue_gives_all_of_it(opened: Open) -> None:
+    rows, _ = opened().search(QUERIES[:2], COUNT + 1)
     np.testing.assert_array_equal(np.sort(rows, axis=1), [np.arange(COUNT)] * 2)
 
 
@@ -160,9 +200,9 @@ def brute_force(vectors: Vectors, queries: Vectors, k: int, rows: npt.NDArray[np
 @pytest.mark.parametrize("form", ["mask", "rows"])
 @pytest.mark.parametrize("exact", [False, True])
 def test_only_allowed_items_are_found_and_the_best_of_them(
-    folder: Path, share: float, form: str, exact: bool
+    opened: Open, share: float, form: str, exact: bool
 ) -> None:
-    index = open_index(folder, manifest(index=replace(PARAMETERS, exact=exact)))
+    index = opened(exact=exact)
     mask = np.random.default_rng(3).random(COUNT) < share
     mask[7] = True
     rows = np.flatnonzero(mask)
@@ -192,8 +232,8 @@ def test_the_graph_is_searched_where_many_items_are_allowed(
         index.search(QUERIES, 10, np.arange(COUNT) % 10 == 0)
 
 
-def test_where_no_item_is_allowed_none_is_found(folder: Path) -> None:
-    index = open_index(folder, manifest())
+def test_where_no_item_is_allowed_none_is_found(opened: Open) -> None:
+    index = opened()
     for allowed in (np.zeros(COUNT, np.bool_), np.zeros(0, np.int64)):
         for search in (index.search, index.exact):
             rows, scores = search(QUERIES, 10, allowed)
@@ -202,14 +242,14 @@ def test_where_no_item_is_allowed_none_is_found(folder: Path) -> None:
 
 @pytest.mark.parametrize("allowed", [np.ones(COUNT - 1, np.bool_), np.array([0, COUNT]), np.array([-1, 3])])
 def test_a_mask_of_another_size_or_a_row_beyond_is_refused(
-    folder: Path, allowed: npt.NDArray[np.int64]
+    opened: Open, allowed: npt.NDArray[np.int64]
 ) -> None:
     with pytest.raises(ValueError, match=r"^allowed: expected "):
-        open_index(folder, manifest()).search(QUERIES, 10, allowed)
+        opened().search(QUERIES, 10, allowed)
 
 
-def test_one_query_finds_what_a_batch_finds(folder: Path) -> None:
-    index = open_index(folder, manifest())
+def test_one_query_finds_what_a_batch_finds(opened: Open) -> None:
+    index = opened()
     for k in (1, 10, 100, COUNT):
         rows, scores = index.search(QUERIES[:1], k)
         one_rows, one_scores = index.search_one(QUERIES[:1], k)
@@ -231,7 +271,7 @@ def test_the_manifest_names_the_kind_of_index(folder: Path, monkeypatch: pytest.
     assert type(open_index(folder, of_kind("hnsw"))) is HnswIndex
     assert type(open_index(folder, of_kind("hnsw", exact=True))) is ExactIndex
     assert type(open_index(folder, of_kind("exact"))) is ExactIndex
-    with pytest.raises(BundleTooNew, match="index of kind 'remote', expected one of exact, hnsw"):
+    with pytest.raises(BundleTooNew, match="index of kind 'remote', expected one of exact, hnsw, milvus"):
         open_index(folder, of_kind("remote"))
     monkeypatch.setitem(vector_index.KINDS, "remote", (__name__, "Remote"))
     assert open_index(folder, of_kind("remote")).count == COUNT

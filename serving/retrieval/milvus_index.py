@@ -1,0 +1,106 @@
+"""The vectors of a bundle in a collection on a Milvus server.
+
+Queries are encoded here and searched there. The service keeps what it needs of the items: ids, display
+fields, filter columns, and the vectors, which are mapped from the bundle's file and read for exact scores,
+for items as queries, and where few items pass a filter.
+
+A collection never changes after it was checked, so every answer has to see what was written before the check.
+Searches pass a timestamp that the server gave after the check: they are strongly consistent, without the wait
+for the server's next clock tick (200 ms) that a search at the level "Strong" takes.
+"""
+
+import logging
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from protos.bundle import Manifest
+from protos.milvus import MOST_K, import_client
+from protos.vectors import read_vectors
+from serving.filters.compiled import CompiledFilter
+from serving.retrieval import remote_search
+from serving.retrieval.milvus_collection import MilvusCollection, check, check_apart
+from serving.retrieval.milvus_filter import milvus_expression
+from serving.retrieval.remote_search import Best, ExpressionRefused
+from serving.retrieval.vector_index import Allowed, ExactIndex, Neighbours, Vectors
+
+log = logging.getLogger(__name__)
+
+SECONDS = 5.0  # of a search that has no deadline
+
+
+class MilvusIndex(ExactIndex):
+    """A collection on a Milvus server; safe to call from several threads.
+
+    Args:
+        folder: of a bundle whose files have been verified.
+        manifest: of that bundle.
+
+    Raises:
+        BundleDamaged: there is no such collection, or it is not the bundle's.
+        ConfigError: the environment does not name the server.
+        PackageMissing: the extra `milvus` is not installed.
+        Unavailable: the server does not answer.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._count, self._has_padding_dim = manifest.count, manifest.score.has_padding_dim
+        self._vectors = read_vectors(
+            folder, manifest.precision.vectors, manifest.count, manifest.dimension, self._has_padding_dim
+        )
+        self._local = threading.local()
+        self._scan = None
+        self._filters = manifest.filters
+        self.collection = MilvusCollection(manifest)
+        if remote_search.is_local_only():
+            check_apart(folder)
+            import_client()  # once, and not by a worker's first search
+        else:
+            check(self.collection, folder, manifest)
+
+    def search(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+        """The `min(k, N)` items nearest to each query of the query tower, float32 (B, D)."""
+        k = min(k, self._count)
+        if allowed is not None or k > MOST_K:
+            return self.exact(vectors, k, allowed)
+        best = self._best(vectors, k, "")
+        if best is None:
+            return self.exact(vectors, k)
+        short = [n for n, (rows, _) in enumerate(best) if len(rows) < k]
+        if short:  # the server's graph reaches fewer items
+            rows, scores = self.exact(vectors[short], k)
+            for n, own, own_scores in zip(short, rows, scores, strict=True):
+                best[n] = own, own_scores
+        return Neighbours(np.stack([rows for rows, _ in best]), np.stack([scores for _, scores in best]))
+
+    def search_filtered(self, vectors: Vectors, k: int, compiled: CompiledFilter) -> list[Neighbours] | None:
+        """As `VectorIndex.search_filtered`: each answer is checked with the service's own filter columns."""
+        k = min(k, compiled.count)
+        held = self.collection.fields
+        if k > MOST_K or held is None:
+            return None
+        expression = milvus_expression(compiled.expression, self._filters, held)
+        if expression is None:
+            return None
+        try:
+            best = self._best(vectors, k, expression)
+        except ExpressionRefused:
+            log.warning("Milvus does not take a filter, which is evaluated here")
+            return None
+        if best is None:
+            return None
+        for n, (rows, _) in enumerate(best):
+            if len(rows) < k or not compiled.mask[rows].all():
+                exact = self.exact(vectors[n : n + 1], k, compiled.rows)
+                best[n] = exact.rows[0], exact.scores[0]
+        return [Neighbours(*each) for each in best]
+
+    def _best(self, vectors: Vectors, k: int, expression: str) -> list[Best] | None:
+        """The best items of each query by the server; None if it must not be asked."""
+        answers = remote_search.answers_of_thread()
+        if answers is not None:
+            return answers.best(self.collection, vectors, k, expression)
+        if remote_search.is_local_only():
+            return None
+        return self.collection.ask(vectors, k, expression, SECONDS)

@@ -1,0 +1,155 @@
+"""Searches that another server answers, and how a thread that must not wait gets their answers.
+
+An index on another server is searched in one of three ways:
+
+    by default           the caller waits for the answer
+    `local_only()`       the bundle's own vectors are compared instead: no connection is opened, because
+                         threads of a connection do not survive a fork
+    `answered_by(...)`   for the event loop: what has been answered is used, and the first question that has
+                         no answer ends the search with `SearchPending`. When the answer is there, the search
+                         is made again from its start
+
+A search is a function of its queries, of the live items and of the answers. So a search that is made again
+sees one state of the live items, and no code between here and the event loop has to know of the other server.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+Best = tuple[Rows, Vectors]  # rows and scores of one query, best first
+
+LEAST = 16  # items that a question asks for at least; more than are wanted answer the next, wider question
+
+
+class ExpressionRefused(Exception):
+    """The server does not take a filter's expression."""
+
+
+class OutOfTime(Exception):
+    """The server did not answer in a time that was short, so it may be well."""
+
+
+class RemoteIndex(Protocol):
+    """An index on another server."""
+
+    def ask(self, vectors: Vectors, k: int, expression: str, seconds: float) -> list[Best]:
+        """The `k` best items of each query (B, D) that pass the expression; for any thread.
+
+        Raises:
+            ExpressionRefused: the server does not take the expression.
+            OutOfTime: it does not answer in `seconds`, which are few.
+            Unavailable: it does not answer in `seconds`, or cannot.
+        """
+
+
+class Question(NamedTuple):
+    """What a search asks another server.
+
+    Args:
+        remote: that is asked.
+        vectors: of the queries, float32 (B, D).
+        k: items wanted.
+        expression: that they must pass; empty for all items.
+    """
+
+    remote: RemoteIndex
+    vectors: Vectors
+    k: int
+    expression: str
+
+
+class SearchPending(Exception):
+    """A search needs an answer that is not there yet."""
+
+    def __init__(self, question: Question) -> None:
+        super().__init__("an answer of another server is missing")
+        self.question = question
+
+
+class Answers:
+    """What another server has answered to the questions of one batch of queries.
+
+    Args:
+        batch: vectors of all its queries, float32 (B, D): a question without a filter is asked for all of
+            them, so that searches of several widths take one question.
+    """
+
+    def __init__(self, batch: Vectors) -> None:
+        self._batch = batch
+        self._known: dict[tuple[str, bytes], tuple[int, Best]] = {}
+        self._refused: set[str] = set()
+
+    def best(self, index: RemoteIndex, vectors: Vectors, k: int, expression: str) -> list[Best]:
+        """As `RemoteIndex.ask`.
+
+        Raises:
+            SearchPending: an answer is missing.
+        """
+        if expression in self._refused:
+            raise ExpressionRefused
+        found: list[Best] = []
+        for vector in vectors:
+            width, best = self._known.get((expression, vector.tobytes()), (0, None))
+            if best is None or width < k:
+                break
+            found.append((best[0][:k], best[1][:k]))
+        else:
+            return found
+        wanted = vectors if expression else self._batch
+        missing = [
+            vector for vector in wanted if self._known.get((expression, vector.tobytes()), (0,))[0] < k
+        ]
+        width = max(LEAST, 1 << (k - 1).bit_length())
+        raise SearchPending(Question(index, np.stack(missing or [*vectors]), width, expression))
+
+    def add(self, question: Question, found: list[Best]) -> None:
+        """The answer to a question."""
+        for vector, best in zip(question.vectors, found, strict=True):
+            self._known[question.expression, vector.tobytes()] = question.k, best
+
+    def refuse(self, question: Question) -> None:
+        """The server does not take the expression of a question."""
+        self._refused.add(question.expression)
+
+
+_local: Any = threading.local()
+_only_local = False
+
+
+@contextmanager
+def local_only() -> Iterator[None]:
+    """Open no connection within the block; for a process that forks afterwards."""
+    global _only_local  # noqa: PLW0603
+    _only_local = True
+    try:
+        yield
+    finally:
+        _only_local = False
+
+
+def is_local_only() -> bool:
+    """Whether no connection may be opened now."""
+    return _only_local
+
+
+@contextmanager
+def answered_by(answers: Answers) -> Iterator[None]:
+    """Search with these answers, and do not wait for others; for this thread, within the block."""
+    _local.answers = answers
+    try:
+        yield
+    finally:
+        _local.answers = None
+
+
+def answers_of_thread() -> Answers | None:
+    """The answers that this thread searches with; None if it may wait."""
+    found: Answers | None = getattr(_local, "answers", None)
+    return found

@@ -1,0 +1,221 @@
+"""Batches whose searches another server answers, while the event loop does something else.
+
+A batch is encoded, and its search begins, on the event loop's thread. Where the search needs an answer of
+another server, the batch is held, a thread asks, and the loop goes on. When the answer has come, the loop
+searches again with it (`serving/retrieval/remote_search.py`) and sends the answers of the batch.
+
+A question may take until shortly before the first deadline of the batch, so that a client learns what is down
+instead of waiting in vain. The calls that have more time are then asked for again, without the others.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from protos.errors import Overloaded, Unavailable
+from serving.retrieval.query import EncodedQueries, PreparedQuery, SearchOptions, SearchResult
+from serving.retrieval.remote_search import (
+    Answers,
+    Best,
+    ExpressionRefused,
+    OutOfTime,
+    Question,
+    SearchPending,
+    answered_by,
+)
+from serving.retrieval.retriever import Retriever
+from serving.transport.deferred import Deferred
+
+log = logging.getLogger(__name__)
+
+THREADS = 16  # questions under way at once; others wait for one to end
+MOST_QUERIES = 4096  # held at once; more are refused
+MOST_ROUNDS = 8  # questions of one search after each other
+SECONDS = 5.0  # of a question, at most
+MARGIN = 0.9  # of the time until the first deadline is the question's
+PATIENCE = 0.5  # a call that has this part of a question's time left afterwards is asked for again
+RETRY_SECONDS = 0.1
+
+
+class HeldJob(Protocol):
+    """What is needed of a `serving.transport.batching.Job`."""
+
+    retriever: Retriever
+    prepared: Sequence[PreparedQuery]
+    deadline: float
+    held: bool
+    error: Exception | None
+    done: Callable[[Any], None]
+
+
+@dataclass
+class RemoteSearch:
+    """A batch whose queries are encoded.
+
+    Args:
+        jobs: of one retriever.
+        encoded: their queries.
+        options: gives the options of each query.
+        deliver: hands the results to the jobs.
+        answers: that have come.
+        rounds: questions so far.
+    """
+
+    jobs: Sequence[HeldJob]
+    encoded: EncodedQueries
+    options: Callable[[Sequence[Any]], list[SearchOptions]]
+    deliver: Callable[[Sequence[Any], EncodedQueries, list[SearchResult], bool], None]
+    answers: Answers = field(init=False)
+    rounds: int = 0
+
+    def __post_init__(self) -> None:
+        self.answers = Answers(self.encoded.vectors)
+
+    def of(self, jobs: Sequence[HeldJob]) -> "RemoteSearch":
+        """The same search for some of the jobs."""
+        places: list[int] = []
+        first = 0
+        wanted = {id(job) for job in jobs}
+        for job in self.jobs:
+            last = first + len(job.prepared)
+            places += range(first, last) if id(job) in wanted else ()
+            first = last
+        contexts = tuple([self.encoded.contexts[n] for n in places])
+        terms = tuple([self.encoded.terms[n] for n in places]) if self.encoded.terms else ()
+        encoded = self.encoded._replace(vectors=self.encoded.vectors[places], contexts=contexts, terms=terms)
+        part = replace(self, jobs=jobs, encoded=encoded)
+        part.answers = self.answers
+        return part
+
+
+class RemoteBatches:
+    """The batches that are held; for the event loop's thread.
+
+    Args:
+        call_soon: calls a function on the event loop's thread, from any thread.
+        wait_for, waited_for: the loop polls more often in between (`Transport`).
+    """
+
+    def __init__(
+        self,
+        call_soon: Callable[[Callable[[], None]], None],
+        wait_for: Callable[[Deferred], None],
+        waited_for: Callable[[Deferred], None],
+    ) -> None:
+        self._call_soon, self._wait_for, self._waited_for = call_soon, wait_for, waited_for
+        self._pool: ThreadPoolExecutor | None = None
+        self.queries = 0  # held
+
+    def begin(self, search: RemoteSearch) -> None:
+        """Search, or hold the jobs until their answers are there.
+
+        Raises:
+            Overloaded: too many queries are held.
+        """
+        if self.queries + len(search.encoded.contexts) > MOST_QUERIES:
+            raise Overloaded("more searches wait for the server of the index than are allowed", RETRY_SECONDS)
+        self._search(search)
+
+    def stop(self) -> None:
+        """End the threads; questions that are under way are not waited for."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _search(self, search: RemoteSearch) -> None:
+        retriever = search.jobs[0].retriever
+        try:
+            with answered_by(search.answers):
+                found = retriever.find(search.encoded, search.options(search.jobs))
+        except SearchPending as pending:
+            self._ask(search, pending.question)
+            return
+        except Exception as error:
+            if len(search.jobs) > 1:  # only the job at fault gets the error
+                for job in search.jobs:
+                    self._search(search.of([job]))
+            else:
+                self._fail(search.jobs, error)
+            return
+        search.deliver(search.jobs, search.encoded, found, search.jobs[0].held)
+        _finish(search.jobs)
+
+    def _ask(self, search: RemoteSearch, question: Question) -> None:
+        """Ask the other server on a thread."""
+        search.rounds += 1
+        first = min(job.deadline for job in search.jobs) - time.time()
+        seconds = min(SECONDS, MARGIN * first)
+        if seconds <= 0 or search.rounds > MOST_ROUNDS:
+            why = "has no time left" if seconds <= 0 else f"took more than {MOST_ROUNDS} questions"
+            self._fail(search.jobs, Unavailable(f"the search on the server of the index {why}"))
+            return
+        for job in search.jobs:
+            job.held = True
+        count = len(search.encoded.contexts)
+        self.queries += count
+        waits = Deferred()
+        self._wait_for(waits)
+        until = time.monotonic() + seconds
+
+        def ask() -> list[Best]:
+            left = until - time.monotonic()  # the question may have waited for a thread
+            if left <= 0:
+                raise Unavailable("the server of the index is asked more than it answers in time")
+            return question.remote.ask(question.vectors, question.k, question.expression, left)
+
+        def came(future: "Future[list[Best]]") -> None:
+            self.queries -= count
+            self._waited_for(waits)
+            self._came(search, question, future, seconds)
+
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(THREADS, "remote-search")
+        future = self._pool.submit(ask)
+        future.add_done_callback(lambda done: self._call_soon(lambda: came(done)))
+
+    def _came(
+        self, search: RemoteSearch, question: Question, future: "Future[list[Best]]", seconds: float
+    ) -> None:
+        try:
+            search.answers.add(question, future.result())
+        except ExpressionRefused:
+            search.answers.refuse(question)
+        except OutOfTime as error:  # because one call of the batch had little
+            now = time.time()
+            patient = [job for job in search.jobs if job.deadline - now > PATIENCE * seconds]
+            late = [job for job in search.jobs if job not in patient]
+            self._fail(late, Unavailable(str(error)))
+            if not patient:
+                return
+            search = search.of(patient)
+        except Unavailable as error:
+            self._fail(search.jobs, error)
+            return
+        except Exception as error:
+            if len(search.jobs) == 1:
+                self._fail(search.jobs, error)
+                return
+            parts = [search.of([job]) for job in search.jobs]
+            for part in parts:  # only the job at fault gets the error
+                part.answers = Answers(part.encoded.vectors)
+                self._search(part)
+            return
+        self._search(search)
+
+    def _fail(self, jobs: Sequence[HeldJob], error: Exception) -> None:
+        for job in jobs:
+            job.error = error
+        _finish(jobs)
+
+
+def _finish(jobs: Sequence[HeldJob]) -> None:
+    """End the jobs that were held; the batcher ends the others."""
+    for job in jobs:
+        if job.held:
+            job.held = False
+            try:
+                job.done(job)
+            except Exception:  # must not affect the other jobs
+                log.exception("a held job could not be ended")

@@ -1,0 +1,110 @@
+"""A collection is tuned and rebuilt as a graph is, and what it returns is what the service returns."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from export import ann
+from export.bundle_files import write_bundle
+from protos import bundle
+from protos.bundle import Score
+from protos.errors import ConfigError, Unavailable
+from protos.milvus import URI, Server, collection_name
+from tests.export.ann.test_index import ITEMS, QUERIES
+from tests.helpers.milvus import needs_lite
+from tests.helpers.tiny import tiny_bundle
+from train.config.index import IndexConfig
+
+COSINE = Score("cosine")
+NOTHING = [np.empty(0, np.int64)] * len(QUERIES)
+
+
+@pytest.fixture
+def lite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
+
+
+@needs_lite()
+def test_a_collection_is_tuned_to_its_target_and_rebuilt(lite: None, console: Console) -> None:
+    config = IndexConfig(kind="milvus", recall_target=0.9)
+    tuned = ann.index_kind("milvus").tune(ITEMS, QUERIES, config, COSINE, console)
+    parameters, report = tuned.index.parameters, tuned.report
+    assert (parameters.kind, parameters.options, parameters.m) == ("milvus", {"type": "HNSW"}, 16)
+    assert report["reached"] and report["ef_search"] == parameters.ef_search
+    assert ann.mean_recall(tuned.index, ITEMS, QUERIES, 10) >= 0.9
+    far, near = report["points"][-1], report["local_graph"]
+    assert report["added_us"] == pytest.approx(far["us_per_query"] - near["us_per_query"])
+    assert report["recall_beside_local_graph"] == pytest.approx(far["recall"] - near["recall"])
+    again = ann.rebuild(ITEMS, parameters, COSINE, threads=1)
+    found = again.search(QUERIES, 10, NOTHING)
+    seen = [rows[:3] for rows in found]
+    for rows, hidden in zip(again.search(QUERIES, 10, seen), seen, strict=True):
+        assert not {*rows.tolist()} & {*hidden.tolist()} and len({*rows.tolist()}) == 10
+    assert len(Server.from_environment().connect().list_collections()) == 2
+    del tuned, again
+    assert Server.from_environment().connect().list_collections() == []  # nothing is left behind
+
+
+@needs_lite()
+def test_flat_is_exact_and_needs_no_collection(lite: None, console: Console) -> None:
+    config = IndexConfig(kind="milvus", options={"type": "FLAT"})
+    tuned = ann.index_kind("milvus").tune(ITEMS, QUERIES, config, COSINE, console)
+    np.testing.assert_array_equal(tuned.index.search(QUERIES, 7, NOTHING), ann.exact(QUERIES, ITEMS, 7))
+    assert Server.from_environment().connect().list_collections() == []
+
+
+def test_a_server_that_is_not_named_or_not_there_ends_the_export_before_its_work(
+    monkeypatch: pytest.MonkeyPatch, console: Console
+) -> None:
+    pytest.importorskip("pymilvus")
+    config = IndexConfig(kind="milvus", options={"type": "FLAT"})
+    monkeypatch.delenv(URI, raising=False)
+    with pytest.raises(ConfigError, match=rf"^{URI}: required for an index of kind milvus"):
+        ann.index_kind("milvus").tune(ITEMS, QUERIES, config, COSINE, console)
+    monkeypatch.setenv(URI, "http://127.0.0.1:1")
+    with pytest.raises(Unavailable, match=r"does not answer"):
+        ann.index_kind("milvus").tune(ITEMS, QUERIES, config, COSINE, console)
+
+
+@needs_lite()
+def test_a_bundle_is_written_with_its_collection_or_not_at_all(
+    lite: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = IndexConfig(kind="milvus", options={"type": "FLAT"})
+    parameters = bundle.IndexParameters("ip", 16, 200, 64, kind=config.kind, options=config.options)
+    made = tiny_bundle(tmp_path / "source", 40, index=parameters)
+    monkeypatch.setattr("export.bundle_files.BUNDLES", tmp_path / "bundles")
+
+    def make(folder: Path, scratch: Path) -> bundle.Manifest:
+        (folder / bundle.REPORTS).rmdir()
+        for path in made.iterdir():
+            if path.name != bundle.MANIFEST:
+                path.rename(folder / path.name)
+        return bundle.read_manifest(made)
+
+    with monkeypatch.context() as patched:
+        patched.setenv(URI, "http://127.0.0.1:1")
+        with pytest.raises(Unavailable):
+            write_bundle(make)
+    assert [*(tmp_path / "bundles").glob("[!.]*")] == []
+    made = tiny_bundle(tmp_path / "again", 40, index=parameters)
+    written = write_bundle(make)
+    name = collection_name(bundle.read(written).bundle_version)
+    assert Server.from_environment().connect().list_collections() == [name]
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"options": {"typ": "FLAT"}}, r"options\.typ: expected no other option than type"),
+        ({"options": {"type": "IVF"}}, r"options\.type: expected one of HNSW, FLAT, got 'IVF'"),
+        ({"options": {"type": "FLAT"}, "m": 8}, r"m: goes with options\.type = \"HNSW\""),
+        ({"search": "exact"}, r"search: goes with kind = \"hnsw\""),
+        ({"latency_budget_us": 5.0}, r"latency_budget_us: goes with kind = \"hnsw\""),
+    ],
+)
+def test_a_key_that_would_change_nothing_is_refused(keys: dict[str, object], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        IndexConfig(kind="milvus", **keys)  # type: ignore[arg-type]

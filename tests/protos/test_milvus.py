@@ -1,0 +1,140 @@
+"""The collection of a bundle: written whole or not at all, and refused if it is not the bundle's."""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protos import bundle, milvus
+from protos.bundle import IndexParameters
+from protos.errors import BundleDamaged, ConfigError, PackageMissing, Unavailable
+from protos.milvus import DATABASE, TOKEN, URI, Server, check_collection, collection_name, write_collection
+from tests.helpers.milvus import needs_lite
+from tests.helpers.tiny import FILTERS, tiny_bundle
+
+PARAMETERS = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "HNSW"})
+SECRET = "root:Sesame-77"
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "127.0.0.1:19530", f"http://{SECRET}@db:19530", "http://db:19530/?token=x", "ftp://db"]
+)
+def test_an_address_that_is_none_is_refused_without_being_shown(uri: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{URI}: ") as caught:
+        Server.from_environment({URI: uri})
+    assert "Sesame" not in str(caught.value) and "db" not in str(caught.value).replace(".db", "")
+
+
+def test_what_holds_the_credentials_does_not_show_them() -> None:
+    server = Server.from_environment({URI: "https://db:19530", TOKEN: SECRET, DATABASE: "inner"})
+    assert (server.uri, server.token, server.database) == ("https://db:19530", SECRET, "inner")
+    assert repr(server) == "Server()"
+
+
+@needs_lite()
+def test_a_server_that_is_not_there_is_named_by_its_variable_alone(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server = Server.from_environment({URI: "http://127.0.0.1:1", TOKEN: SECRET})
+    with pytest.raises(Unavailable, match=rf"^Milvus \({URI}\) does not answer") as caught:
+        server.connect(0.5)
+    said = str(caught.value) + caplog.text + "".join(capfd.readouterr())
+    assert "Sesame" not in said and "127.0.0.1" not in said
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pymilvus", None)
+    with pytest.raises(PackageMissing, match=r"pip install \.\[milvus\]"):
+        Server("http://127.0.0.1:1").connect()
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    made = Server(str(tmp_path_factory.mktemp("lite") / "lite.db")).connect()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("milvus"), 60, filters=FILTERS, index=PARAMETERS)
+
+
+@needs_lite()
+def test_a_collection_holds_the_items_of_its_bundle(client: Any, folder: Path) -> None:
+    manifest = bundle.read(folder)
+    name = write_collection(client, folder, manifest)
+    assert name == f"twinspire_{manifest.bundle_version}" == collection_name(manifest.bundle_version)
+    rows = client.query(name, filter="id >= 0", output_fields=["*"], limit=100)
+    rows.sort(key=lambda each: each["id"])
+    np.testing.assert_array_equal([each["vector"] for each in rows], np.load(folder / bundle.VECTORS))
+    assert [each["item_id"] for each in rows] == [f"item-{n:03}" for n in range(60)]
+    values = milvus.Fields.of(folder, manifest).values
+    assert len(values) == len(FILTERS)
+    for n, expected in values.items():
+        held = [each[f"f{n}"] if each[f"has{n}"] else None for each in rows]
+        if manifest.filters[sorted(FILTERS)[int(n)]] == "string":
+            expected = [each and each[0] for each in expected]
+        assert held == [list(each) if isinstance(each, tuple) else each for each in expected]
+    assert write_collection(client, folder, manifest) == name  # nothing is written twice
+    assert milvus.bundle_of(name) == manifest.bundle_version
+    assert milvus.draft_seconds(name) is None
+
+
+@needs_lite()
+@pytest.mark.parametrize("step", ["insert", "flush", "create_index", "load_collection", "rename_collection"])
+def test_an_interrupted_export_leaves_no_collection(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    folder = tiny_bundle(tmp_path, 20, report=f'"{step}"', index=PARAMETERS)
+    manifest = bundle.read(folder)
+    before = {*client.list_collections()}
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(client, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_collection(client, folder, manifest)
+    assert {*client.list_collections()} == before
+    with pytest.raises(BundleDamaged, match=r"there is no collection twinspire_"):
+        check_collection(client, collection_name(manifest.bundle_version), folder, manifest)
+
+
+@needs_lite()
+def test_what_a_killed_export_has_left_is_dropped_by_the_next(client: Any, tmp_path: Path) -> None:
+    folder = tiny_bundle(tmp_path, 21, index=PARAMETERS)
+    manifest = bundle.read(folder)
+    left = milvus.draft_name(manifest.bundle_version)
+    milvus.fill(client, left, np.load(folder / bundle.VECTORS), PARAMETERS, False)
+    assert abs((milvus.draft_seconds(left) or 0) - time.time()) < 600
+    name = write_collection(client, folder, manifest)
+    found = client.list_collections()
+    assert name in found and left not in found
+
+
+@needs_lite()
+@pytest.mark.parametrize("wrong", ["count", "vector", "id", "missing"])
+def test_a_collection_of_other_items_is_refused(client: Any, tmp_path: Path, wrong: str) -> None:
+    folder = tiny_bundle(tmp_path, 22, report=f'"{wrong}"', index=PARAMETERS)
+    manifest = bundle.read(folder)
+    vectors, ids = np.load(folder / bundle.VECTORS), [f"item-{n:03}" for n in range(22)]
+    text = f"there is no collection {collection_name(manifest.bundle_version)} in Milvus"
+    if wrong == "count":
+        vectors, ids, text = vectors[1:], ids[1:], "holds 21 items, but bundle"
+    elif wrong == "vector":
+        vectors = -vectors
+        text = "holds another vector of item 0"
+    elif wrong == "id":
+        ids[0], text = "another", "holds another item 0"
+    name = collection_name(manifest.bundle_version)
+    if wrong != "missing":
+        milvus.fill(client, name, vectors, PARAMETERS, False, manifest.bundle_version, ids)
+    with pytest.raises(BundleDamaged, match=text):
+        check_collection(client, name, folder, manifest)

@@ -1,0 +1,268 @@
+"""A service whose index is a collection on a genuine Milvus server: swapped, frozen, killed, restarted."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pytest
+
+from protos import bundle
+from protos.bundle import IndexParameters
+from protos.errors import BundleDamaged, TwinspireError, Unavailable
+from protos.milvus import URI, Server, collection_name
+from protos.scores import Hits, difference
+from serving.client import RetrievalClient, where
+from serving.filters import planner
+from serving.filters.expression import Filter
+from serving.filters.plan import Plan
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from tests.helpers.answers import hits_of
+from tests.helpers.milvus import MilvusServer, milvus_server, needs_server, publish
+from tests.helpers.serving.cataloguing import catalogue_service, item
+from tests.helpers.serving.live import LiveWorld
+from tests.helpers.serving.swapping import Load, Swapping
+from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
+from tests.helpers.waiting import wait_until
+from train.paths import ROOT
+
+pytestmark = [needs_server(), pytest.mark.exhaustive, pytest.mark.alone, pytest.mark.timeout(300)]
+
+ITEMS = 2000
+NAMES = item_names(ITEMS)
+INDEX = IndexParameters("ip", 16, 100, 1024, kind="milvus", options={"type": "HNSW"})
+RECOVERY_SECONDS = 100.0  # a server that was killed loads its collections again after its sessions have ended
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    """A server of this module alone, which is ended by tests."""
+    with milvus_server(tmp_path_factory.mktemp("milvus")) as made, pytest.MonkeyPatch.context() as patched:
+        patched.setenv(URI, made.uri)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def folder(server: MilvusServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with its collection."""
+    made = tiny_bundle(tmp_path_factory.mktemp("bundle"), ITEMS, filters=FILTERS, index=INDEX)
+    publish(made, bundle.read(made))
+    return made
+
+
+@pytest.fixture(scope="module")
+def near(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
+    """The same items, compared exactly and here."""
+    exact = replace(INDEX, kind="", exact=True, options={})
+    return Retriever.load(tiny_bundle(tmp_path_factory.mktemp("near"), ITEMS, filters=FILTERS, index=exact))
+
+
+def wrong(near: Retriever, answer: object, name: str, k: int, filter: Filter | None = None) -> str:
+    return difference(hits_of(near.search([Query(name)], k, filter=filter)[0]), hits_of(answer))
+
+
+def test_the_answers_are_those_of_exact_search_with_filters_and_live_items(
+    server: MilvusServer, near: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = replace(INDEX, options={"type": "FLAT"})  # a graph would miss some
+    folder = tiny_bundle(tmp_path / "flat", ITEMS, filters=FILTERS, index=flat)
+    publish(folder, bundle.read(folder))
+    for steps in ("SIDE_BY_SIDE", "SCATTERED"):  # otherwise so few items would all be compared
+        monkeypatch.setattr(planner, steps, 1)
+    far = Retriever.load(folder)
+    filters = [None, where.sale == True, where.price > 5, ~(where.section == "section 1")]  # noqa: E712
+    plans = set()
+    for name in NAMES[:30]:
+        for each in filters:
+            (found,) = far.search([Query(name)], 10, filter=each)
+            assert wrong(near, found, name, 10, each) == ""
+            plans.add((each is None, found.plan))
+    assert (False, Plan.GRAPH) in plans, "no filter was pushed down"
+    world = LiveWorld(folder, tmp_path, far)
+    for n in range(300):  # a third of the best are gone
+        world.delete(f"item-{n * 3:03}")
+    for n in range(50):
+        world.put(f"item-{n * 31 + 1:03}", NAMES[n])
+    world.sync()
+    ids = [*world.truth]
+    vectors = np.stack([world.truth[each] for each in ids])
+    retriever = world.live.retriever
+    for name in NAMES[:40]:
+        encoded = retriever.encode([Query(name)])
+        (found,) = retriever.search_encoded(encoded, 20)
+        scores = vectors @ encoded.vectors[0]
+        assert len({hit.id for hit in found.hits}) == 20 == len(found.hits)
+        assert all(hit.id in world.truth for hit in found.hits)
+        best = np.sort(scores)[::-1][:20]
+        np.testing.assert_allclose([hit.score for hit in found.hits], best, atol=1e-5)
+
+
+def test_a_swap_under_load_fails_no_request_and_mixes_no_answer(
+    folder: Path, server: MilvusServer, tmp_path: Path
+) -> None:
+    other = tiny_bundle(tmp_path, 600, filters=FILTERS, index=INDEX)
+    publish(other, bundle.read(other))
+    exact = replace(INDEX, kind="", exact=True, options={})
+    expected: dict[str, dict[str, Hits]] = {}
+    for each, count in ((folder, ITEMS), (other, 600)):
+        beside = Retriever.load(tiny_bundle(tmp_path / f"{count}", count, filters=FILTERS, index=exact))
+        answers = beside.search([Query(name) for name in NAMES[:100]], 10)
+        version = bundle.read(each).bundle_version
+        expected[version] = {n: hits_of(one) for n, one in zip(NAMES, answers, strict=False)}
+    swapping = Swapping((folder, other))
+    with swapping.server, RetrievalClient(swapping.server.address, retries=False) as client:
+        swapping.swapper.start()
+
+        def ask(n: int) -> tuple[str, str, Hits]:
+            name = NAMES[n % 100]
+            answer = client.search(name, k=10)
+            return name, answer.bundle_version, hits_of(answer)
+
+        load = Load(ask, clients=6)
+        for champion in "21212":
+            swapping.aim(champion)
+            swapping.swapped()
+            before = len(load.answers)
+            wait_until(lambda before=before: len(load.answers) > before + 50 or load.errors)  # type: ignore[misc]
+        load.stop()
+        swapping.swapper.stop()
+    assert load.errors == []
+    assert {version for _, version, _ in load.answers} == set(expected)
+    assert [
+        text for n, version, hits in load.answers if (text := difference(expected[version][n], hits))
+    ] == []
+
+
+def test_a_missing_collection_and_one_of_other_items_are_refused(folder: Path, tmp_path: Path) -> None:
+    made = tiny_bundle(tmp_path, 30, index=INDEX)
+    manifest = bundle.read(made)
+    with pytest.raises(BundleDamaged, match="there is no collection twinspire_"):
+        Retriever.load(made)
+    client = Server.from_environment().connect()
+    whole = publish(made, manifest)
+    Retriever.load(made)
+    client.delete(whole, ids=[7])
+    with pytest.raises(BundleDamaged, match="holds 29 items, but bundle"):
+        Retriever.load(made)
+    client.drop_collection(whole)
+    # A collection of another bundle under this one's name.
+    client.rename_collection(collection_name(bundle.read(folder).bundle_version), whole)
+    try:
+        with pytest.raises(BundleDamaged, match="written for another bundle"):
+            Retriever.load(made)
+        with pytest.raises(BundleDamaged, match="there is no collection"):
+            Retriever.load(folder)
+    finally:
+        client.rename_collection(whole, collection_name(bundle.read(folder).bundle_version))
+
+
+def test_items_that_are_written_and_deleted_are_found_and_gone_at_once(folder: Path, tmp_path: Path) -> None:
+    with (
+        catalogue_service(folder, f"sqlite:///{tmp_path}/items.db", tmp_path / "service") as service,
+        service.client() as client,
+    ):
+        before = [hit.id for hit in client.search(NAMES[3], k=5).hits]
+        gone = client.delete(before[:2])
+        found = client.search(NAMES[3], k=5, min_sequence=gone.sequence).hits
+        assert len({hit.id for hit in found}) == 5
+        assert not {hit.id for hit in found} & {*before[:2]}
+        written = client.upsert([item("new", NAMES[3])])
+        found = client.search(NAMES[3], k=5, min_sequence=written.sequence).hits
+        assert found[0].id == "new" and len({hit.id for hit in found}) == 5
+
+
+def test_a_server_that_hangs_or_dies_is_told_and_found_again(
+    folder: Path, near: Retriever, server: MilvusServer, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    port_file = tmp_path / "port"
+    arguments = ["--bundle", str(folder), "--port", "0", "--port-file", str(port_file), "--workers", "2"]
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serving", "serve", *arguments],
+            cwd=ROOT, env=os.environ, stdout=out, stderr=out,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: port_file.exists() or process.poll() is not None, 90, log.read_text)
+        assert process.poll() is None, log.read_text()
+        address = f"127.0.0.1:{port_file.read_text().strip()}"
+        with RetrievalClient(address, retries=False) as client, Outcomes(client, near) as asked:
+            wait_until(lambda: asked.good > 50)
+            server.stop()
+            before = asked.refused
+            wait_until(lambda: asked.refused > before + 5)
+            started = time.monotonic()
+            for name in NAMES[:20]:
+                assert client.info().item_count == ITEMS
+                assert client.encode([name]).shape[-1] == near.manifest.dimension
+            assert time.monotonic() - started < 5.0
+            server.resume()
+            good = asked.good
+            wait_until(lambda: asked.good > good + 50, RECOVERY_SECONDS)
+            server.kill()
+            before = asked.refused
+            wait_until(lambda: asked.refused > before + 50)
+            assert client.info().item_count == ITEMS
+            server.start()
+            good = asked.good
+            wait_until(lambda: asked.good > good + 50, RECOVERY_SECONDS)
+        assert asked.wrong == []
+        assert {json.dumps(each) for each in asked.texts if URI not in each} == set()
+        assert asked.slowest < Outcomes.DEADLINE
+        said = log.read_text() + " ".join(asked.texts)
+        assert server.uri not in said and server.uri.removeprefix("http://") not in said
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+class Outcomes:
+    """Clients that ask all the time, and what became of their requests."""
+
+    DEADLINE = 3.0
+
+    def __init__(self, client: RetrievalClient, near: Retriever) -> None:
+        self.good = self.refused = 0
+        self.wrong: list[str] = []
+        self.texts: set[str] = set()
+        self.slowest = 0.0
+        self._client, self._near, self._stopped = client, near, threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(4)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, start: int) -> None:
+        for n in range(start * 50, 10**9):
+            if self._stopped.is_set():
+                return
+            name = NAMES[n % 200]
+            began = time.monotonic()
+            try:
+                answer = self._client.search(name, k=5, timeout=self.DEADLINE)
+            except Unavailable as error:
+                self.refused += 1
+                self.texts.add(str(error))
+                self.slowest = max(self.slowest, time.monotonic() - began)
+                time.sleep(0.01)
+            except TwinspireError as error:
+                self.wrong.append(repr(error))
+            else:
+                self.good += 1
+                if n < 400 and (text := wrong(self._near, answer, name, 5)):
+                    self.wrong.append(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
