@@ -142,20 +142,27 @@ def test_the_parts_of_a_bench_may_be_set_apart_by_commas(installed: Path, only: 
 
 
 def test_the_test_of_serving_alone_removes_what_pip_has_left(folder: Path) -> None:
-    (folder / "python").write_text(
-        "#!/bin/bash\n"
-        'mkdir -p build twinspire.egg-info "$3/bin"\n'
-        "for each in pip python; do\n"
-        '  printf "#!/bin/bash\\n" > "$3/bin/$each"; chmod 755 "$3/bin/$each"\n'
-        "done\n"
+    stand_ins = folder / "stand-ins"
+    stand_ins.mkdir()
+    (stand_ins / "python").write_text("#!/bin/bash\n")
+    # pip builds in the folder that it installs, its last argument.
+    (stand_ins / "pip").write_text(
+        '#!/bin/bash\nsource="${!#}"; [ "$1" != install ] || mkdir "${source%%[[]*}/build.$$"\n'
     )
-    (folder / "tmp").mkdir()
+    (folder / "python").write_text(f'#!/bin/bash\nmkdir -p "$3"; cp -R "{stand_ins}" "$3/bin"\n')
+    for name in ("tmp", "protos", "train", "export", "serving"):
+        (folder / name).mkdir(exist_ok=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (folder / name).touch()
+    for program in (folder / "python", *stand_ins.iterdir()):
+        program.chmod(0o755)
     command = ["make", "test-serving", f"PYTHON={folder}/python"]
     environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0  # after `cd`: what it has installed is a stand-in
     assert "twinspire-gateway: No such file" in done.stderr
-    assert not {"build", "twinspire.egg-info"} & {path.name for path in folder.iterdir()}
+    assert "mkdir" not in done.stderr  # pip has built in a copy of the sources
+    assert not list(folder.rglob("build.*"))
     assert list((folder / "tmp").iterdir()) == []
 
 
