@@ -10,6 +10,8 @@ import mlflow
 import numpy as np
 import pytest
 
+from export.__main__ import parser
+from export.release import commands
 from export.release import prune as pruning
 from export.release.prune import prune
 from export.release.registry import by_version
@@ -100,7 +102,7 @@ def test_a_collection_stays_while_any_alias_or_another_model_needs_it(store: Any
 
 
 def test_a_collection_of_no_registered_bundle_is_dropped_when_it_is_old_enough(
-    store: Any, monkeypatch: pytest.MonkeyPatch
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """milvus-lite tells no age, so it is added to its answers, as a server writes it."""
     old, young, unknown = (collection_name(each * 32) for each in ("0a", "0b", "0c"))
@@ -121,5 +123,7 @@ def test_a_collection_of_no_registered_bundle_is_dropped_when_it_is_old_enough(
     dropped = sorted(name_of(n) for n in "2345")
     assert prune(NAME, dry_run=True)["dropped"] == dropped
     assert prune(NAME, dry_run=True, unregistered_days=32)["dropped"] == dropped
-    assert prune(NAME, unregistered_days=30)["dropped"] == sorted([*dropped, old])
+    releases.small_experiment(tmp_path)
+    line = ["prune", "--config", str(tmp_path / f"{NAME}.toml"), "--unregistered-days", "30"]
+    assert commands.prune(parser().parse_args(line))["dropped"] == sorted([*dropped, old])
     assert {young, unknown, name_of("1")} <= {*store.list_collections()}
