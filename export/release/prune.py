@@ -14,8 +14,6 @@ from functools import cache
 from typing import Any
 
 import mlflow
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from export.release import audit_log, lock
 from export.release.registry import registry_errors
@@ -31,7 +29,6 @@ from protos.milvus import (
 )
 from protos.mlflow_keys import BUNDLE_VERSION
 from protos.release_records import CHAMPION
-from train.training.tracking import is_absent
 
 SPARE = 2  # champions before this one whose collections are kept
 DAY_SECONDS = 86_400  # age of a draft that is no longer being written
@@ -52,7 +49,7 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
         Unavailable: the registry or the server does not answer, or a release is under way.
     """
     client = Server.from_environment().connect()
-    needed = cache(_needed)
+    registry, needed = mlflow.MlflowClient(), cache(_needed)
     kept: list[str] = []
     dropped: list[str] = []
     with (
@@ -69,12 +66,13 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
                 if _is_older(draft_seconds(each), DAY_SECONDS):
                     dropped.append(each)
                 continue
-            models = {other.name for other in _versions(f"tag.`{BUNDLE_VERSION}` = '{version}'")}
-            if name in models:
-                (kept if any(version in needed(model) for model in models) else dropped).append(each)
+            registered = registry.search_model_versions(f"tag.`{BUNDLE_VERSION}` = '{version}'")
+            if any(one.name == name for one in registered):
+                is_needed = any(str(one.version) in needed(one.name) for one in registered)
+                (kept if is_needed else dropped).append(each)
             elif (
                 unregistered_days
-                and not models
+                and not registered
                 and _is_older(created_seconds(client, each), unregistered_days * DAY_SECONDS)
             ):
                 dropped.append(each)
@@ -84,23 +82,12 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
     return {"name": name, "dry_run": dry_run, "kept": kept, "dropped": dropped}
 
 
-def _versions(condition: str) -> list[ModelVersion]:
-    return list(mlflow.MlflowClient().search_model_versions(condition))
-
-
 def _needed(name: str) -> set[str]:
-    """Bundle versions of a model whose collections are kept."""
-    try:
-        aliases = mlflow.MlflowClient().get_registered_model(name).aliases
-    except MlflowException as error:
-        if is_absent(error):
-            return set()
-        raise
+    """Numbers of the versions of a model whose collections are kept."""
+    aliases = mlflow.MlflowClient().get_registered_model(name).aliases
     champion = str(aliases.get(CHAMPION, ""))
     before = audit_log.promoted_versions(audit_log.read(name), champion)[-1 - SPARE :]
-    numbers = {*map(str, aliases.values()), *before}
-    found = _versions(f"name = '{name}'")
-    return {each.tags.get(BUNDLE_VERSION, "") for each in found if str(each.version) in numbers}
+    return {*map(str, aliases.values()), *before}
 
 
 def _is_older(since: float | None, seconds: float) -> bool:
