@@ -129,8 +129,8 @@ refresh: setup ## a bundle of the champion's towers and the catalogue as it stan
 rollback: setup ## make the champion before this one the champion again, or version TO=; REASON="..."
 	@$(call run,export rollback,--config $(CONFIG) $${TO:+"--to=$$TO"} $${REASON:+"--reason=$$REASON"})
 
-prune: setup ## drop the collections on the Milvus server that no alias can come back to; DRY_RUN=1 only tells which
-	@$(call run,export prune,--config $(CONFIG) $(if $(DRY_RUN),--dry-run))
+prune: setup ## drop the collections on the Milvus server that no alias can come back to; DRY_RUN=1 only tells which; UNREGISTERED_DAYS=30
+	@$(call run,export prune,--config $(CONFIG) $(if $(DRY_RUN),--dry-run) $${UNREGISTERED_DAYS:+"--unregistered-days=$$UNREGISTERED_DAYS"})
 
 history: setup ## every promotion, refusal and rollback: who, when, from, to, on which evidence, why
 	@$(call run,export history,--config $(CONFIG))

@@ -20,7 +20,7 @@ from mlflow.entities import Run
 from rich.console import Console
 
 from export import ann
-from export.bundle_files import ItemColumns, display_text, write_bundle, write_reports
+from export.bundle_files import ItemColumns, display_text, publish, write_bundle, write_reports
 from export.bundles import bundle_of_tag, export_metrics
 from export.encoding import ColumnRecords, EncodeWindows, ItemTower, encode_once
 from export.encoding.digests import item_digests
@@ -72,6 +72,7 @@ def build_bundle(
     Raises:
         MissingStage: the run has no model, or was trained on other data.
         GateRefused: torch and ONNX Runtime differ by more than the tolerance.
+        Unavailable: a server of the index does not answer.
     """
     trained_on = run.data.tags.get("dataset.fingerprint", "")
     if trained_on != dataset.report["fingerprint"]:
@@ -85,6 +86,7 @@ def build_bundle(
         # The run is read again, because another process may have built the bundle meanwhile.
         known = bundle_of_tag(mlflow.get_run(run.info.run_id), tag, console)
         if known is not None:
+            publish(known)
             os.utime(known / bundle.MANIFEST)  # by which the next commands find it as the newest
             return known, True
         folder = _BundleBuilder(experiment, dataset, run, console, verbose, windows).write()

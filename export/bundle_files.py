@@ -79,6 +79,20 @@ def write_bundle(make: Callable[[Path, Path], bundle.Manifest]) -> Path:
         return bundle.write(BUNDLES, manifest, fill)
 
 
+def publish(folder: Path) -> None:
+    """Write what the index of a bundle keeps outside of it, if it is not there; otherwise compare it.
+
+    Args:
+        folder: of a bundle that has been verified.
+
+    Raises:
+        BundleDamaged: what is there is not the bundle's.
+        Unavailable: a server of the index does not answer.
+    """
+    manifest = bundle.read_manifest(folder)
+    index_kind(manifest.index.kind).publish(folder, manifest)
+
+
 def write_reports(reports: Reports, folder: Path) -> None:
     """Write each report as JSON into a bundle's folder."""
     for name, report in reports.items():

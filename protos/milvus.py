@@ -22,7 +22,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,12 +43,14 @@ PREFIX = "twinspire_"
 DRAFT_DIGITS = 32  # of a bundle's version, in the name of a draft
 ID, VECTOR, ITEM_ID = "id", "vector", "item_id"
 MOST_BYTES = 65_535  # of a string in a collection
-MOST_STRINGS = 4096  # of one item
+MOST_STRINGS = 4096  # of one item in a field
+MOST_STRINGS_BYTES = 1 << 20  # of them
 MOST_FIELDS = 30  # filter fields that a collection holds; a collection has at most 64 fields
 HNSW_TYPE, FLAT_TYPE = "HNSW", "FLAT"
 INDEX_TYPES = (HNSW_TYPE, FLAT_TYPE)  # `index.options.type` of a manifest; FLAT compares all items
 MOST_K = 16_384  # items that one search returns at most
-INSERT_BYTES = 8 << 20  # of vectors in one insert, of which a server takes 64 MiB
+# Of one insert: a server takes 64 MiB. One item more than these bytes is at most 30 fields of 1 MiB.
+INSERT_ROWS, INSERT_BYTES = 2000, 8 << 20
 SAMPLE = 16  # items whose vectors and ids are compared
 CONNECT_SECONDS, WRITE_SECONDS = 5.0, 600.0
 # gRPC's own retries, within the time of a call. A server that has come back is found within a second.
@@ -168,6 +170,18 @@ def draft_seconds(collection: str) -> int | None:
     return int(found[2], 16) if found else None
 
 
+def created_seconds(client: Any, collection: str) -> float | None:
+    """When a collection was created, in Unix seconds; None if the server does not tell, as milvus-lite.
+
+    Raises:
+        Unavailable: the server does not answer.
+    """
+    with server_errors():
+        said = client.describe_collection(collection, timeout=CONNECT_SECONDS)
+    created = said.get("created_timestamp")  # milliseconds, above the 18 bits of a counter
+    return (created >> 18) / 1000 if created else None
+
+
 def draft_name(of: str) -> str:
     """A new name for a collection that is being written; `of` is a bundle's version, or `index`."""
     return f"{PREFIX}draft_{of[:DRAFT_DIGITS]}_{int(time.time()):08x}{secrets.token_hex(4)}"
@@ -243,8 +257,34 @@ _CAST: dict[str, Callable[[Any], Any]] = {
 def _fits(values: Sequence[Any]) -> bool:
     lists = ([value] if isinstance(value, str) else value or () for value in values)
     return all(
-        len(each) <= MOST_STRINGS and all(len(text.encode()) <= MOST_BYTES for text in each) for each in lists
+        len(each) <= MOST_STRINGS
+        and sum(len(text.encode()) for text in each) <= MOST_STRINGS_BYTES
+        and all(len(text.encode()) <= MOST_BYTES for text in each)
+        for each in lists
     )
+
+
+def _inserts(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in parts of at most `INSERT_ROWS`, each of less than `INSERT_BYTES` before its last row."""
+    part: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += sum(map(_size, row.values()))
+        if len(part) == INSERT_ROWS or size >= INSERT_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _size(value: Any) -> int:
+    """Bytes of a value in a message, about."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, str):
+        return len(value.encode()) + 8  # its key and its length
+    return sum(map(_size, value)) if isinstance(value, list) else 8
 
 
 def write_collection(client: Any, folder: Path, manifest: Manifest) -> str:
@@ -344,19 +384,24 @@ def fill(
             long = {"max_length": MOST_BYTES} if kind == "string" else {}
             schema.add_field(f"f{n}", types[kind], **long)
     client.create_collection(name, schema=schema, consistency_level="Strong", timeout=WRITE_SECONDS)
-    step = max(1, INSERT_BYTES // (4 * vectors.shape[1]))
-    for first in range(0, len(vectors), step):
-        some = searched_vectors(vectors[first : first + step], has_padding_dim)
-        rows = fields.rows(first, first + len(some))
-        for row, (item, vector) in enumerate(zip(rows, some, strict=True), first):
-            item |= {ID: row, VECTOR: np.asarray(vector)} | ({ITEM_ID: ids[row]} if ids else {})
-        client.insert(name, rows, timeout=WRITE_SECONDS)
+    for part in _inserts(_rows(vectors, has_padding_dim, ids, fields)):
+        client.insert(name, part, timeout=WRITE_SECONDS)
     client.flush(name, timeout=WRITE_SECONDS)
     index, kind = client.prepare_index_params(), index_type(parameters)
     shape = {"M": parameters.m, "efConstruction": parameters.ef_construction} if kind == HNSW_TYPE else {}
     index.add_index(VECTOR, index_type=kind, metric_type="IP", params=shape)
     client.create_index(name, index, timeout=WRITE_SECONDS)
     client.load_collection(name, timeout=WRITE_SECONDS)
+
+
+def _rows(
+    vectors: Vectors, has_padding_dim: bool, ids: Sequence[str], fields: Fields
+) -> Iterator[dict[str, Any]]:
+    for first in range(0, len(vectors), INSERT_ROWS):
+        some = searched_vectors(vectors[first : first + INSERT_ROWS], has_padding_dim)
+        rows = fields.rows(first, first + len(some))
+        for row, (item, vector) in enumerate(zip(rows, some, strict=True), first):
+            yield item | {ID: row, VECTOR: np.asarray(vector)} | ({ITEM_ID: ids[row]} if ids else {})
 
 
 def check_collection(client: Any, name: str, folder: Path, manifest: Manifest) -> None:
@@ -370,8 +415,8 @@ def check_collection(client: Any, name: str, folder: Path, manifest: Manifest) -
     with server_errors():
         if not client.has_collection(name, timeout=CONNECT_SECONDS):
             raise BundleDamaged(
-                f"bundle {version[:12]}: there is no {where}: export the bundle again, or name the server "
-                "that holds it"
+                f"bundle {version[:12]}: there is no {where}: export or register the bundle again, or "
+                "name the server that holds it"
             )
         said = client.describe_collection(name, timeout=CONNECT_SECONDS)
         if said.get("description") not in (version, ""):  # milvus-lite keeps no description

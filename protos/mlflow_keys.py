@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 UI_ADDRESS = "http://127.0.0.1:5000"  # of `make ui`
 
 BUNDLE_VERSION = "bundle_version"  # tag of a model version: the version of its bundle
+INDEX_KIND = "index_kind"  # tag of a model version: the kind of its index, one of `INDEX_KINDS`
 
 PRETRAINED_MODEL = "pretrained_model"  # tag of a run: the encoder of its towers, its licence and its use
 STAGE = "twinspire.stage"  # tag of a run: the stage that made it, such as training

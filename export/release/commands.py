@@ -50,7 +50,7 @@ def prune(arguments: Namespace) -> dict[str, Any]:
     from export.release.prune import prune as drop
 
     connect()
-    return drop(read_experiment(arguments.config).name, arguments.dry_run)
+    return drop(read_experiment(arguments.config).name, arguments.dry_run, arguments.unregistered_days)
 
 
 def history(arguments: Namespace) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from export.markdown import aligned, code, one_line, plain
 from protos.bundle import EXACT, HNSW, Manifest
-from protos.mlflow_keys import BUNDLE_VERSION
+from protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
 from protos.system.timing import p99_remark
 from train.evaluation.plots import metric_label
 from train.terminal import baseline_columns, metric_rows
@@ -75,6 +75,7 @@ def lineage(manifest: Manifest) -> dict[str, str]:
     dataset = manifest.dataset
     known = {
         BUNDLE_VERSION: manifest.bundle_version,
+        INDEX_KIND: manifest.index.kind,
         "run_id": manifest.run_id,
         "git_commit": manifest.git_commit,
         "dataset": dataset.get("name") or dataset.get("kind"),

@@ -24,6 +24,7 @@ from export.release.registry import (
     CHALLENGER,
     AliasState,
     by_alias,
+    expect_collection,
     fetch,
     registry_errors,
     retire_challenger,
@@ -80,7 +81,8 @@ def promote(
 
     Raises:
         InvalidInput: forced without a reason.
-        MissingStage: there is no challenger.
+        ConfigError: the challenger's index is on a Milvus server, and the environment names none.
+        MissingStage: there is no challenger, or its collection on the Milvus server is missing.
         GateRefused: gates do not hold; the text names them with their figures. The refusal is recorded.
         Unavailable: the aliases were moved in between, or the registry does not answer.
     """
@@ -97,6 +99,7 @@ def promote(
         if expected and compared.challenger != expected:
             what = f"version {compared.challenger} became {CHALLENGER} before version {expected} was compared"
             raise Unavailable(f"{name}: {what}; try again")
+        expect_collection(name, compared.challenger)  # before minutes of measuring
         challenger, champion = _versions(name, compared.challenger, compared.champion, console, force)
         decision = compare(challenger, champion, experiment, data, console)
         with audit_log.release_run(name, f"version {compared.challenger}") as run_id:
@@ -182,6 +185,8 @@ def _conclude(
     elif not decision.accepted:
         action = "refuse"
         error = GateRefused(_refusal(name, challenger, decision.refused, run_id))
+    if error is None:
+        expect_collection(name, challenger)  # again: it may have been dropped meanwhile
     summary = [_summary(each) for each in decision.results]
     return error, audit_log.commit(held, run_id, action, now.champion, challenger, summary, reason)
 

@@ -22,10 +22,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from export.bundles import BUNDLES, export_metrics
-from protos import bundle, entry_points
+from protos import bundle, entry_points, milvus
+from protos.bundle import MILVUS
 from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
 from protos.files.tokenizer import TOKENIZER
-from protos.mlflow_keys import BUNDLE_VERSION
+from protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
 from protos.release_records import CHAMPION
 from train.paths import ROOT
 from train.training.metric_groups import grouped
@@ -34,6 +35,8 @@ from train.training.tracking import get_run, is_absent, unreachable
 CHALLENGER = "challenger"
 # Packages that every registered model needs.
 RUNTIME = ("numpy", "onnxruntime", "hnswlib", "protobuf", "pyroaring", "PyStemmer", "mlflow")
+# And those that one with an index on a Milvus server needs beside them.
+MILVUS_RUNTIME = ("pymilvus", "circuitbreaker")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class AliasState:
 def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
     """The bundle as a model version, and whether it was registered before.
 
-    It gets the alias `challenger`, unless it is the champion already.
+    It gets the alias `challenger`, unless it is the champion already. What its index keeps outside of the
+    bundle is written if it is not there.
 
     Args:
         run_id: the run that gets the version and its figures; by default the run that trained the towers.
@@ -73,9 +77,12 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
     Raises:
         BundleError: the bundle is damaged.
         MissingStage: MLflow does not know the run that trained its towers.
-        Unavailable: the registry does not answer.
+        Unavailable: the registry does not answer, or a server of the index.
     """
+    from export.bundle_files import publish  # imports all that builds an index
+
     manifest = bundle.read(folder)
+    publish(folder)
     with registry_errors():
         known = _version_of(manifest)
         registered = known is not None
@@ -123,6 +130,31 @@ def by_version(name: str, number: str) -> ModelVersion:
         raise unreachable(error) from None
 
 
+def expect_collection(name: str, number: str) -> None:
+    """Check that a version whose index is on a Milvus server has its collection there.
+
+    Raises:
+        ConfigError: the environment names no Milvus server.
+        MissingStage: there is no such collection, or no such version.
+        Unavailable: the registry or the Milvus server does not answer.
+    """
+    tags = by_version(name, number).tags
+    if tags.get(INDEX_KIND) != MILVUS:
+        return
+    try:
+        collection = milvus.collection_name(tags.get(BUNDLE_VERSION, ""))
+    except ValueError as error:
+        raise MissingStage(f"{name}: version {number}: tag {BUNDLE_VERSION}: {error}") from None
+    client = milvus.Server.from_environment().connect()
+    with milvus.server_errors():
+        is_there = client.has_collection(collection, timeout=milvus.CONNECT_SECONDS)
+    if not is_there:
+        raise MissingStage(
+            f"{name}: version {number} cannot be champion: there is no collection {collection} in Milvus "
+            f"({milvus.URI}); `python -m export register --bundle FOLDER`, with its bundle, writes it again"
+        )
+
+
 def fetch(name: str, number: str) -> tuple[Path, bundle.Manifest]:
     """Download the bundle of a version; returns its local folder and its manifest.
 
@@ -162,7 +194,8 @@ def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
 
 def _packages(manifest: bundle.Manifest) -> tuple[str, ...]:
     """The packages that the model of a bundle needs."""
-    return (*RUNTIME, "tokenizers") if TOKENIZER in manifest.schema.files() else RUNTIME
+    tokens = ("tokenizers",) if TOKENIZER in manifest.schema.files() else ()
+    return (*RUNTIME, *tokens, *(MILVUS_RUNTIME if manifest.index.kind == MILVUS else ()))
 
 
 def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVersion:

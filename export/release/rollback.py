@@ -4,7 +4,7 @@ python -m export rollback --config train/configs/pydocs.toml --to 3 --reason "..
 """
 
 from export.release import audit_log, lock
-from export.release.registry import AliasState, by_version, registry_errors
+from export.release.registry import AliasState, by_version, expect_collection, registry_errors
 from protos.errors import GateRefused, MissingStage
 from protos.release_records import Record
 
@@ -21,9 +21,11 @@ def rollback(name: str, to: str = "", reason: str = "") -> Record | None:
         The record; None if that version is champion already.
 
     Raises:
-        MissingStage: there is no champion before this one, or no such version.
+        ConfigError: its index is on a Milvus server, and the environment names none.
+        MissingStage: there is no champion before this one, or no such version, or its index is on a Milvus
+            server and its collection is not there any more.
         GateRefused: the version never was champion, and no reason is given.
-        Unavailable: the registry does not answer, or another release is under way.
+        Unavailable: the registry or the Milvus server does not answer, or another release is under way.
     """
     with registry_errors():
         _target(name, to, reason)  # raises before anything is written
@@ -31,6 +33,7 @@ def rollback(name: str, to: str = "", reason: str = "") -> Record | None:
             before, after = _target(name, to, reason)  # again, now that no other process can move the alias
             if before == after:
                 return None
+            expect_collection(name, after)
             with audit_log.release_run(name, f"back to version {after}") as run_id:
                 return audit_log.commit(held, run_id, "rollback", before, after, reason=reason)
 

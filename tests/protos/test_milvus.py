@@ -108,6 +108,38 @@ def test_an_interrupted_export_leaves_no_collection(
 
 
 @needs_lite()
+def test_an_insert_is_bounded_in_rows_and_in_bytes(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inserts: list[tuple[int, int]] = []
+    insert = client.insert
+
+    def counted(name: str, rows: Any, **others: Any) -> Any:
+        inserts.append((len(rows), sum(len(each[milvus.ITEM_ID]) for each in rows)))
+        return insert(name, rows, **others)
+
+    monkeypatch.setattr(client, "insert", counted)
+    monkeypatch.setattr(milvus, "INSERT_ROWS", 40)
+    monkeypatch.setattr(milvus, "INSERT_BYTES", 100_000)
+    ids = [f"{n:010}" * (1 if n < 100 else 3000) for n in range(120)]
+    name = collection_name("de" * 32)
+    milvus.fill(client, name, np.eye(120, 8, dtype=np.float32), PARAMETERS, False, "", ids)
+    assert (
+        sum(rows for rows, _ in inserts)
+        == 120
+        == client.query(name, output_fields=["count(*)"])[0]["count(*)"]
+    )
+    assert inserts[:2] == [(40, 400), (40, 400)]
+    assert all(rows <= 40 and size < 100_000 + 30_000 for rows, size in inserts)
+    client.drop_collection(name)
+
+
+def test_texts_that_one_insert_could_not_hold_stay_with_the_service(tmp_path: Path) -> None:
+    """One item of a field has at most 1 MiB of them, so that an item of 30 fields has less than 64 MiB."""
+    short, long = ("x" * 1000,) * 1000, ("x" * 1100,) * 1000
+    assert milvus._fits([None, short, "y"])
+    assert not milvus._fits([None, long, "y"])
+
+
+@needs_lite()
 def test_what_a_killed_export_has_left_is_dropped_by_the_next(client: Any, tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path, 21, index=PARAMETERS)
     manifest = bundle.read(folder)

@@ -1,12 +1,15 @@
 """A collection is tuned and rebuilt as a graph is, and what it returns is what the service returns."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 from rich.console import Console
 
-from export import ann
+from export import ann, bundle_builder
 from export.bundle_files import write_bundle
 from protos import bundle
 from protos.bundle import Score
@@ -14,8 +17,10 @@ from protos.errors import ConfigError, Unavailable
 from protos.milvus import URI, Server, collection_name
 from tests.export.ann.test_index import ITEMS, QUERIES
 from tests.helpers.milvus import needs_lite
+from tests.helpers.releases import small_experiment
 from tests.helpers.tiny import tiny_bundle
 from train.config.index import IndexConfig
+from train.training.tracking import experiment_id
 
 COSINE = Score("cosine")
 NOTHING = [np.empty(0, np.int64)] * len(QUERIES)
@@ -34,6 +39,7 @@ def test_a_collection_is_tuned_to_its_target_and_rebuilt(lite: None, console: Co
     assert (parameters.kind, parameters.options, parameters.m) == ("milvus", {"type": "HNSW"}, 16)
     assert report["reached"] and report["ef_search"] == parameters.ef_search
     assert ann.mean_recall(tuned.index, ITEMS, QUERIES, 10) >= 0.9
+    assert report["points"][0]["ef"] == 20  # 2 k: no search is narrower, so no point below is another one
     far, near = report["points"][-1], report["local_graph"]
     assert report["added_us"] == pytest.approx(far["us_per_query"] - near["us_per_query"])
     assert report["recall_beside_local_graph"] == pytest.approx(far["recall"] - near["recall"])
@@ -92,6 +98,26 @@ def test_a_bundle_is_written_with_its_collection_or_not_at_all(
     made = tiny_bundle(tmp_path / "again", 40, index=parameters)
     written = write_bundle(make)
     name = collection_name(bundle.read(written).bundle_version)
+    assert Server.from_environment().connect().list_collections() == [name]
+
+
+@needs_lite()
+def test_a_bundle_that_is_reused_gets_its_missing_collection(
+    lite: None, store: str, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("export.bundles", "export.bundle_files"):
+        monkeypatch.setattr(f"{module}.BUNDLES", tmp_path / "bundles")
+    monkeypatch.setattr(bundle_builder, "LOCKS", tmp_path / "locks")
+    parameters = bundle.IndexParameters("ip", 16, 200, 64, kind="milvus", options={"type": "FLAT"})
+    folder = tiny_bundle(tmp_path / "bundles", 40, index=parameters)
+    experiment, tracking = small_experiment(tmp_path), mlflow.MlflowClient()
+    tags = {"dataset.fingerprint": "f"}
+    run = tracking.create_run(experiment_id(experiment.name), tags=tags)
+    key = bundle_builder._fingerprint(experiment, run)[:12]
+    tracking.set_tag(run.info.run_id, f"twinspire.bundle.{key}", folder.name)
+    dataset: Any = SimpleNamespace(report={"fingerprint": "f"})
+    assert bundle_builder.build_bundle(experiment, dataset, run, console) == (folder, True)
+    name = collection_name(bundle.read(folder).bundle_version)
     assert Server.from_environment().connect().list_collections() == [name]
 
 

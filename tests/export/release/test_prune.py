@@ -10,6 +10,8 @@ import mlflow
 import numpy as np
 import pytest
 
+from export.__main__ import parser
+from export.release import commands
 from export.release import prune as pruning
 from export.release.prune import prune
 from export.release.registry import by_version
@@ -59,7 +61,7 @@ def test_collections_of_aliases_and_of_the_champions_before_stay(
         releases.record_move(NAME, "promote", before, after)
     mlflow.MlflowClient().set_registered_model_alias(NAME, "challenger", "5")
     other, old = collection_name("ab" * 32), milvus.draft_name("cd" * 32)
-    long_ago = time.time() - 2 * pruning.DRAFT_SECONDS
+    long_ago = time.time() - 2 * pruning.DAY_SECONDS
     with monkeypatch.context() as patched:
         patched.setattr(time, "time", lambda: long_ago)
         abandoned = milvus.draft_name("index")
@@ -79,3 +81,49 @@ def test_collections_of_aliases_and_of_the_champions_before_stay(
         "kept": sorted([names["2"], names["3"]]),
         "dropped": [],
     }
+
+
+def test_a_collection_stays_while_any_alias_or_another_model_needs_it(store: Any) -> None:
+    client, names = mlflow.MlflowClient(), {str(n): name_of(str(n)) for n in range(1, 6)}
+    client.set_registered_model_alias(NAME, "champion", "5")
+    client.delete_registered_model_alias(NAME, "challenger")
+    client.set_registered_model_alias(NAME, "canary", "3")
+    client.copy_model_version(f"models:/{NAME}/2", "production")  # with its tags
+    client.set_registered_model_alias("production", "champion", "1")
+    client.copy_model_version(f"models:/{NAME}/4", "production")  # no alias of that model needs it
+    kept = sorted(names[n] for n in "235")
+    assert prune(NAME) == {
+        "name": NAME,
+        "dry_run": False,
+        "kept": kept,
+        "dropped": sorted(names[n] for n in "14"),
+    }
+    assert sorted(store.list_collections()) == kept
+
+
+def test_a_collection_of_no_registered_bundle_is_dropped_when_it_is_old_enough(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """milvus-lite tells no age, so it is added to its answers, as a server writes it."""
+    old, young, unknown = (collection_name(each * 32) for each in ("0a", "0b", "0c"))
+    ages = {old: 31, young: 29, name_of("1"): 99}
+    for each in (old, young, unknown):
+        make(store, each)
+    describe = type(store).describe_collection
+
+    def aged(self: Any, collection: str, **others: Any) -> Any:
+        said = describe(self, collection, **others)
+        if collection in ages:
+            milliseconds = (time.time() - ages[collection] * pruning.DAY_SECONDS) * 1000
+            said["created_timestamp"] = int(milliseconds) << 18 | 5
+        return said
+
+    mlflow.MlflowClient().set_registered_model_alias(NAME, "champion", "1")
+    monkeypatch.setattr(type(store), "describe_collection", aged)
+    dropped = sorted(name_of(n) for n in "2345")
+    assert prune(NAME, dry_run=True)["dropped"] == dropped
+    assert prune(NAME, dry_run=True, unregistered_days=32)["dropped"] == dropped
+    releases.small_experiment(tmp_path)
+    line = ["prune", "--config", str(tmp_path / f"{NAME}.toml"), "--unregistered-days", "30"]
+    assert commands.prune(parser().parse_args(line))["dropped"] == sorted([*dropped, old])
+    assert {young, unknown, name_of("1")} <= {*store.list_collections()}

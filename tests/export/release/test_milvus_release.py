@@ -1,0 +1,89 @@
+"""A version whose index is on a Milvus server becomes champion only if its collection is there."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from rich.console import Console
+
+from export.release import promote as releasing
+from export.release import registry
+from export.release.gate import CandidateVersion
+from export.release.history import history
+from export.release.rollback import rollback
+from protos import bundle
+from protos.bundle import IndexParameters
+from protos.errors import MissingStage
+from protos.milvus import URI, Server, collection_name
+from tests.helpers import releases
+from tests.helpers.milvus import needs_lite
+from tests.helpers.releases import NAME, Decide, aliased, make_challenger
+from tests.helpers.stdlib import tracking_at
+from train.training.tracking import experiment_id
+
+pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), needs_lite()]
+FLAT = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "FLAT"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """Two registered versions of one bundle, the folder of that bundle, and a client of the collections."""
+
+    folder: Path
+    client: Any
+    collection: str
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"):
+        tracking = mlflow.MlflowClient()
+        run_id = tracking.create_run(experiment_id(NAME)).info.run_id
+        folder = releases.small_bundle(tmp_path / "bundles", "a", run_id=run_id, index=FLAT)
+        version, _ = registry.register(folder)
+        again = releases.register_again(1)
+        for key, value in version.tags.items():
+            tracking.set_model_version_tag(NAME, again.version, key, value)
+        client = Server.from_environment().connect()
+        yield Store(folder, client, collection_name(bundle.read(folder).bundle_version))
+        client.close()
+
+
+def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registering_again(
+    store: Store, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.client.list_collections() == [store.collection]  # `register` has written it
+    files = mlflow.artifacts.load_text(f"models:/{NAME}/1/requirements.txt").splitlines()
+    assert {"pymilvus", "circuitbreaker"} <= {each.partition("==")[0] for each in files}
+    candidate = CandidateVersion("1", store.folder, bundle.read_manifest(store.folder))
+    monkeypatch.setattr(releasing, "fetch", lambda _, number: (candidate.folder, candidate.manifest))
+    experiment = releases.small_experiment(tmp_path)
+
+    def promote(number: int, decide: Decide, **others: Any) -> releasing.Promotion:
+        make_challenger(number)
+        return releasing.promote(experiment, releases.no_data, console, compare=decide, **others)
+
+    def drop() -> None:
+        store.client.drop_collection(store.collection)
+
+    promote(1, Decide())
+    promote(2, Decide())
+    drop()
+    refused = rf"version 1 cannot be champion: there is no collection {store.collection} in Milvus"
+    with pytest.raises(MissingStage, match=refused):
+        rollback(NAME)
+    with pytest.raises(MissingStage, match=refused):
+        promote(1, Decide(meanwhile=pytest.fail), force=True, reason="now")
+    assert aliased("champion") == "2"
+    registry.register(store.folder)
+    with pytest.raises(MissingStage, match=refused):
+        promote(1, Decide(meanwhile=drop))
+    assert (aliased("champion"), len(history(NAME)["records"])) == ("2", 2)
+    registry.register(store.folder)
+    assert rollback(NAME) is not None
+    assert aliased("champion") == "1"
