@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from protos.bundle import Manifest
+from protos.errors import Unavailable
 from protos.milvus import MOST_K, import_client
 from protos.vectors import read_vectors
 from serving.filters.compiled import CompiledFilter
 from serving.retrieval import remote_search
 from serving.retrieval.milvus_collection import MilvusCollection, check, check_apart
 from serving.retrieval.milvus_filter import milvus_expression
-from serving.retrieval.remote_search import Best, ExpressionRefused
+from serving.retrieval.remote_search import Best, ExpressionRefused, OutOfTime
 from serving.retrieval.vector_index import Allowed, ExactIndex, Neighbours, Vectors
 
 log = logging.getLogger(__name__)
@@ -103,4 +104,7 @@ class MilvusIndex(ExactIndex):
             return answers.best(self.collection, vectors, k, expression)
         if remote_search.is_local_only():
             return None
-        return self.collection.ask(vectors, k, expression, SECONDS)
+        try:
+            return self.collection.ask(vectors, k, expression, SECONDS)
+        except OutOfTime as error:  # another thread still connects
+            raise Unavailable(str(error)) from None
