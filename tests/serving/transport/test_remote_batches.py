@@ -475,22 +475,29 @@ def test_searches_without_room_are_refused_before_they_are_encoded(
     assert [job.error for job in kept] == [None, None]
 
 
-def test_a_long_job_that_waits_is_counted_and_its_wait_is_no_work(asked: Asked, index: FarIndex) -> None:
+def test_a_long_job_that_waits_takes_room(asked: Asked, index: FarIndex) -> None:
     index.allowed.clear()
     job = asked.submit(*MANY)
     asked.batcher.answer()
     assert soon(lambda: len(index.questions) == 1)
     first = index.questions[0][0]
     assert (asked.batcher.queries, asked.batcher.long.queries) == (0, 0)
-    assert asked.batcher.long.held == len(MANY) - first
     admission = Admission(WorkerLimits(queue=len(MANY), backlog=len(MANY)), asked.batcher, lambda count: None)
     with pytest.raises(Overloaded):
         admission.check_job(Job(asked.far, job.prepared, job.options, job.answer), is_stream=False)
+    index.allowed.set()
+    asked.go_on()
+    assert (asked.batcher.queries, asked.batcher.long.held) == (len(MANY) - first, 0)
+
+
+def test_the_wait_of_a_slice_is_no_work(asked: Asked, index: FarIndex) -> None:
+    index.allowed.clear()
+    job = asked.submit(*MANY)
+    asked.batcher.answer()
     waited = time.perf_counter()
     assert soon(lambda: time.perf_counter() > waited + 0.5)  # 25 times what a slice should take
     index.allowed.set()
     asked.go_on()
-    assert asked.batcher.long.held == 0
     while asked.batcher.queries:
         asked.batcher.answer()
         asked.go_on()
