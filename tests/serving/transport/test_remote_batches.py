@@ -313,7 +313,7 @@ def test_many_filters_in_a_batch_are_answered(near: Retriever, index: FarIndex, 
         calls = batch_of(
             served,
             *[
-                lambda n=n, price=price: stub.Search.future(  # type: ignore[misc]
+                lambda n=n, price=price: stub.Search.future(
                     request(NAMES[n], filter=price_below(price)), timeout=20
                 )
                 for n, price in enumerate(prices)
