@@ -46,7 +46,7 @@ class _ServerFailed(Exception):
 class MilvusCollection:
     """The collection of one bundle; safe to call from several threads.
 
-    A client is made by the first search of a process, because its threads do not survive a fork.
+    A client is made after the fork of a process, because its threads would not survive it.
 
     Args:
         manifest: of the bundle.

@@ -17,7 +17,7 @@ import numpy as np
 
 from protos.bundle import Manifest
 from protos.errors import Unavailable
-from protos.milvus import MOST_K, import_client
+from protos.milvus import CONNECT_SECONDS, MOST_K, import_client
 from protos.vectors import read_vectors
 from serving.filters.compiled import CompiledFilter
 from serving.retrieval import remote_search
@@ -59,6 +59,16 @@ class MilvusIndex(ExactIndex):
             import_client()  # once, and not by a worker's first search
         else:
             check(self.collection, folder, manifest)
+
+    def after_fork(self) -> None:
+        """Connect in the background, so that the first searches have their whole time."""
+        threading.Thread(target=self._connect, name="milvus-connect", daemon=True).start()
+
+    def _connect(self) -> None:
+        try:
+            self.collection.connected(CONNECT_SECONDS)
+        except (OutOfTime, Unavailable) as error:
+            log.warning("%s; the next search tries again", error)
 
     def search(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
         """The `min(k, N)` items nearest to each query of the query tower, float32 (B, D)."""
