@@ -238,6 +238,8 @@ class RemoteBatches:
         except OutOfTime as error:  # because one call of the batch had little
             now = time.time()
             patient = [job for job in search.jobs if job.deadline - now > PATIENCE * seconds]
+            if search.rounds >= MOST_ROUNDS:
+                patient = []
             late = [job for job in search.jobs if job not in patient]
             self._give_up(search, late, Unavailable(str(error)))
             if not patient:

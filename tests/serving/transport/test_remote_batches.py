@@ -421,6 +421,17 @@ def test_a_question_that_waited_for_a_thread_fails_only_those_without_time(
         assert (job.error, len(job.found[0].rows)) == (None, 3)
 
 
+def test_a_server_that_never_has_enough_time_is_told_in_the_end(asked: Asked, index: FarIndex) -> None:
+    def fails(vectors: Vectors) -> None:
+        raise OutOfTime("the far index is slow")
+
+    index.fails = fails
+    job = asked.submit(NAMES[0])
+    asked.batcher.answer()
+    asked.go_on(remote_batches.MOST_ROUNDS)
+    assert (type(job.error), str(job.error)) == (Unavailable, "the far index is slow")
+
+
 def test_calls_get_an_error_if_no_thread_can_ask(asked: Asked, index: FarIndex) -> None:
     first = asked.submit(NAMES[0])
     asked.batcher.answer()
