@@ -99,6 +99,7 @@ class VectorIndex(Protocol):
 
     def after_fork(self) -> None:
         """A process that was forked after the index had been opened begins to search it."""
+        return
 
     def subset_bytes(self, count: int) -> int:
         """The memory of a subset of this many items."""
