@@ -313,6 +313,8 @@ class _Service:
     def _own_bundle(self) -> LoadedBundle | None:
         """The bundle that was loaded before the fork, with what each worker has of its own."""
         config, loaded = self._config, self._shared_bundle
+        if loaded:
+            loaded.retriever.index.after_fork()
         if loaded and config.threads > 1:  # the threads of a session do not survive a fork
             loaded.retriever.open_encoder(config.folder, config.threads)
         return loaded.with_live(self._live) if loaded and self._live else loaded

@@ -3,7 +3,8 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -65,6 +66,7 @@ class CompiledFilter:
         self.may_have_subset = False
         self._reserve = reserve
         self._uses = 0
+        self._counts = True
         self._lock = threading.Lock()
         self._subset: Any = None
 
@@ -91,10 +93,21 @@ class CompiledFilter:
 
     def used(self) -> None:
         """Count a use; a filter that is used again may have a subset of the index."""
+        if not self._counts:
+            return
         with self._lock:
             self._uses += 1
             if self._uses == SUBSET_FROM_USE and self._reserve is not None:
                 self.may_have_subset = True
+
+    @contextmanager
+    def counted(self, counts: bool) -> Iterator[None]:
+        """Whether a search within the block is a use, or repeats one that has been counted."""
+        self._counts = counts
+        try:
+            yield
+        finally:
+            self._counts = True
 
     def subset(self, index: Index) -> Any:
         """The items that pass as a subset of their index; None if none shall be made."""

@@ -8,6 +8,7 @@ without asking; then the next searches are let through, and the first answer clo
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class _ServerFailed(Exception):
 class MilvusCollection:
     """The collection of one bundle; safe to call from several threads.
 
-    A client is made by the first search of a process, because its threads do not survive a fork.
+    A client is made after the fork of a process, because its threads would not survive it.
 
     Args:
         manifest: of the bundle.
@@ -72,11 +73,12 @@ class MilvusCollection:
             seconds: to wait for one of the three: another thread that connects, the connection, its answers.
 
         Raises:
+            OutOfTime: another thread still connects.
             Unavailable: the server does not answer.
         """
         if self._client is None:
             if not self._lock.acquire(timeout=seconds):
-                raise Unavailable(f"Milvus ({URI}) does not answer: another search waits for a connection")
+                raise OutOfTime(f"Milvus ({URI}) does not answer: another search waits for a connection")
             try:
                 if self._client is None:
                     client = self.server.connect(seconds)
@@ -97,7 +99,8 @@ class MilvusCollection:
         Raises:
             ArithmeticError: a vector is not finite.
             ExpressionRefused: the server does not take the expression.
-            OutOfTime: it does not answer in `seconds`, which are fewer than `FAIR_SECONDS`.
+            OutOfTime: it does not answer in `seconds`, which are fewer than `FAIR_SECONDS`, or another search
+                still connects.
             Unavailable: it does not answer in `seconds`, or cannot, or has not answered before.
         """
         if not np.isfinite(vectors).all():
@@ -105,17 +108,25 @@ class MilvusCollection:
         if self._breaker.opened:
             text = f"{self._where}, which has not answered the last searches; it is tried again soon"
             raise Unavailable(text)
+        # Not within `with self._breaker`, because after `OutOfTime` it would close, too.
         try:
-            with self._breaker:
-                return self._ask(vectors, k, expression, seconds)
+            found = self._ask(vectors, k, expression, seconds)
         except _ServerFailed as error:
+            with suppress(_ServerFailed), self._breaker:
+                raise
             raise Unavailable(f"{self._where}, which {error}") from None
+        except ExpressionRefused:
+            self._breaker.reset()
+            raise
+        self._breaker.reset()
+        return found
 
     def _ask(self, vectors: Vectors, k: int, expression: str, seconds: float) -> list[Best]:
         import grpc
         from pymilvus.exceptions import MilvusException
 
-        until = time.monotonic() + seconds
+        began = time.monotonic()
+        until = began + seconds
         try:
             client = self.connected(seconds / 3)
             # Without pymilvus's own repetitions, which may take twice the time that they are given.
@@ -132,6 +143,8 @@ class MilvusCollection:
             )
             return [_best(hits) for hits in future.result()]
         except Unavailable as error:
+            if seconds < FAIR_SECONDS and time.monotonic() - began > seconds / 4:  # it was slow
+                raise OutOfTime(str(error)) from None
             raise _ServerFailed(str(error)) from None
         except (MilvusException, grpc.RpcError) as error:
             if any(each in str(error) for each in _REFUSED):

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from protos.bundle import Manifest
-from protos.milvus import MOST_K, import_client
+from protos.errors import Unavailable
+from protos.milvus import CONNECT_SECONDS, MOST_K, import_client
 from protos.vectors import read_vectors
 from serving.filters.compiled import CompiledFilter
 from serving.retrieval import remote_search
 from serving.retrieval.milvus_collection import MilvusCollection, check, check_apart
 from serving.retrieval.milvus_filter import milvus_expression
-from serving.retrieval.remote_search import Best, ExpressionRefused
+from serving.retrieval.remote_search import Best, ExpressionRefused, OutOfTime
 from serving.retrieval.vector_index import Allowed, ExactIndex, Neighbours, Vectors
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,16 @@ class MilvusIndex(ExactIndex):
             import_client()  # once, and not by a worker's first search
         else:
             check(self.collection, folder, manifest)
+
+    def after_fork(self) -> None:
+        """Connect in the background, so that the first searches have their whole time."""
+        threading.Thread(target=self._connect, name="milvus-connect", daemon=True).start()
+
+    def _connect(self) -> None:
+        try:
+            self.collection.connected(CONNECT_SECONDS)
+        except (OutOfTime, Unavailable) as error:
+            log.warning("%s; the next search tries again", error)
 
     def search(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
         """The `min(k, N)` items nearest to each query of the query tower, float32 (B, D)."""
@@ -103,4 +114,7 @@ class MilvusIndex(ExactIndex):
             return answers.best(self.collection, vectors, k, expression)
         if remote_search.is_local_only():
             return None
-        return self.collection.ask(vectors, k, expression, SECONDS)
+        try:
+            return self.collection.ask(vectors, k, expression, SECONDS)
+        except OutOfTime as error:  # another thread still connects
+            raise Unavailable(str(error)) from None

@@ -17,7 +17,7 @@ import numpy as np
 
 from protos import bundle
 from protos.bundle import EXACT, Manifest
-from protos.errors import BundleDamaged, InvalidInput
+from protos.errors import BundleDamaged, InvalidInput, Unavailable
 from protos.features import CODE_POINTS, Arrays, HistoryFeature, TextFeature
 from serving.filters.columns import FilterColumns
 from serving.filters.compiled import CompiledFilter, ItemFilters
@@ -121,6 +121,7 @@ class Retriever:
         Raises:
             BundleDamaged: a file is missing, altered, or does not fit the others.
             BundleTooNew, BundleTooOld: the bundle was written by another version of this program.
+            Unavailable: its index is on a server that does not answer.
         """
         manifest = bundle.read(folder)
         encoder, index = Encoder(folder, manifest, threads), open_index(folder, manifest)
@@ -536,6 +537,8 @@ class Retriever:
         try:
             answers = self.search_encoded(EncodedQueries(self._encode_blank(), (PLAIN,), 0), k=10)
             answers += self.search(examples, k=10) if examples else []
+        except Unavailable:  # the server of the index, and not the bundle, is at fault
+            raise
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise BundleDamaged(f"{folder}: does not answer its own examples: {error}") from error
         if not all(answer.hits or answer.basis is Basis.NONE for answer in answers):

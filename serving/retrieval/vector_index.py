@@ -97,6 +97,10 @@ class VectorIndex(Protocol):
     def vectors(self, rows: Rows | Sequence[int] | slice) -> Vectors:
         """The vectors of items, float32 (R, D)."""
 
+    def after_fork(self) -> None:
+        """A process that was forked after the index had been opened begins to search it."""
+        return
+
     def subset_bytes(self, count: int) -> int:
         """The memory of a subset of this many items."""
         return 0

@@ -48,6 +48,7 @@ POLL_SECONDS = 0.05  # between two checks whether the process has ended
 STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes after a signal to the process group
 STOP_SECONDS = 1.0  # in which such a signal reaches this process too
 BATCH = 32  # examples in one batch
+UNAVAILABLE = 75  # exit code (EX_TEMPFAIL): the server of the index does not answer
 LONGEST = 500  # characters of an error that are shown
 ERROR, WARNING = "error: ", "warning: "  # prefixes of lines that the process writes
 
@@ -83,7 +84,8 @@ def validate_bundle(
 
     Raises:
         BundleDamaged: the bundle cannot be loaded, does not answer, or crashes the process.
-        Unavailable: the validation was stopped, or could not be started.
+        Unavailable: the validation was stopped, or could not be started; or the index is on a server that
+            does not answer.
     """
     size = sum(each.size for each in bundle.read_manifest(folder).files.values())
     seconds = SECONDS + size / BYTES_PER_SECOND
@@ -113,7 +115,8 @@ def validate_bundle(
                 return ValidationResult(**parse_json(said.read()))
             except (ValueError, TypeError):
                 raise BundleDamaged(f"{folder.name}: the validation printed no result") from None
-    raise BundleDamaged(f"{folder.name}: {_reason(code, text, seconds).replace(f'{folder.parent}/', '')}")
+    reason = f"{folder.name}: {_reason(code, text, seconds).replace(f'{folder.parent}/', '')}"
+    raise Unavailable(reason) if code == UNAVAILABLE else BundleDamaged(reason)
 
 
 def _await(process: "subprocess.Popen[bytes]", seconds: float, stop: threading.Event | None) -> int | None:
@@ -160,7 +163,7 @@ def main() -> int:
         sys.stdout.write(f"{json.dumps(tried._asdict())}\n")
     except TwinspireError as error:
         sys.stderr.write(f"{ERROR}{error}\n")
-        return 1
+        return UNAVAILABLE if isinstance(error, Unavailable) else 1
     return 0
 
 
@@ -179,6 +182,8 @@ def _try(folder: Path, item_tower: bool, ready: Path | None) -> ValidationResult
         _ask(served)
         if item_tower:
             _encode_item(served, folder)
+    except Unavailable:  # the server of the index, and not the bundle, is at fault
+        raise
     except TwinspireError as error:
         raise BundleDamaged(f"{folder.name}: does not answer its own examples: {error}") from None
     except Exception as error:  # of the towers' runtime or the index, which share no other base

@@ -239,7 +239,7 @@ class Admission:
         if is_stream:
             self.overload.call_arrived(waiting)
         if job.cost > BATCH_COST or queries > batcher.most:  # long jobs have a queue of their own
-            waiting = batcher.long.queries
+            waiting = batcher.long.queries + batcher.long.held
             if waiting and waiting + queries > self._room:
                 raise batcher.refusal(is_long=True)
         elif waiting and waiting + queries > (self._overload_room if self.overload.is_on else self._room):

@@ -34,7 +34,7 @@ from serving.retrieval.vector_index import REMOTE_KINDS
 from serving.transport.remote_batches import RemoteBatches, RemoteSearch
 from serving.transport.status import ClientGone
 
-Kind = tuple[int, int, int, bool]
+Kind = tuple[int, int, int, bool, str]
 
 NO_VECTORS = np.empty((0, 0), np.float32)
 BATCH_COST = 1024  # items that the searches of one batch may look for in all
@@ -77,12 +77,13 @@ class Job:
         batch: queries in the batch.
         sequence: all changes of live items up to it were applied before the search.
         encode_started, search_started: by the same clock.
+        used: processor seconds that a held job has taken; while it is worked on, less `time.thread_time()`.
     """
 
     __slots__ = (
         "answer", "answer_bytes", "arrived", "batch", "check", "cost", "deadline", "done", "encode_started",
         "encode_us", "error", "found", "held", "options", "prepared", "queue_us", "retriever",
-        "search_started", "search_us", "sequence", "vectors",
+        "search_started", "search_us", "sequence", "used", "vectors",
     )  # fmt: skip
 
     check: Callable[[str], None]
@@ -103,6 +104,7 @@ class Job:
         self.vectors = NO_VECTORS
         self.error: Exception | None = None
         self.held = False
+        self.used = 0.0
         self.deadline = math.inf
         self.arrived = self.encode_started = self.search_started = 0
         self.queue_us = self.encode_us = self.search_us = self.batch = self.sequence = 0
@@ -195,12 +197,16 @@ class LongJobs:
     Args:
         batch: queries in a batch.
         batch_cost: items that the searches of one batch may look for in all.
+
+    Attributes:
+        queries: in the queue.
+        held: of the jobs that wait for another server's answer to a slice, without that slice.
     """
 
     def __init__(self, batch: int, batch_cost: int) -> None:
         self._batch, self._batch_cost = batch, batch_cost
         self._known: dict[Kind, float] = {}  # processor seconds per query
-        self.queries = 0  # in the queue
+        self.queries = self.held = 0
         self.seconds_per_query = 0.0  # moving average
         self._jobs: deque[LongJob] = deque()
         self._debt = 0.0  # seconds that short jobs must get before the next slice
@@ -229,10 +235,10 @@ class LongJobs:
         """Whether the next slice comes before the short jobs that wait."""
         return self._debt <= 0 and bool(self._jobs)
 
-    def worked(self, part: Job, seconds: float, used: float) -> None:
-        """Note the wall-clock and the processor time of a slice, in seconds."""
+    def worked(self, part: Job, seconds: float, used: float, waited: bool = False) -> None:
+        """Note the wall-clock and the processor time of a slice, in seconds, and whether it was held."""
         queries = len(part.prepared)
-        self._debt = seconds
+        self._debt = used if waited else seconds
         self.seconds_per_query += (seconds / queries - self.seconds_per_query) / 8
         each, known = used / queries, self._known.get(key := kind(part), 0.0)
         self._known[key] = each if each > known else known + (each - known) / 4
@@ -292,7 +298,7 @@ class Batcher:
         if self.long.queries:  # long jobs take half of the time
             seconds *= 2
         if is_long:
-            seconds += self.long.queries * self.long.seconds_per_query
+            seconds += (self.long.queries + self.long.held) * self.long.seconds_per_query
         seconds = max(0.01, seconds)
         return Overloaded("more queries are waiting than the service can answer in time", seconds)
 
@@ -337,11 +343,14 @@ class Batcher:
         part = long.slice()
         self.queries -= len(part.prepared)
         started, used = time.perf_counter(), time.thread_time()
+        part.used = -used
         part.done = lambda part: self._held_slice_done(long, part, time.perf_counter() - started)
         if self._is_due(part):
             self._answer((part,))
         if part.held:
+            part.used += time.thread_time()
             self.queries -= long.queries  # they wait for this slice, and not in the queue
+            self.long.held += long.queries
             return
         # Not wall-clock time, because other processes must not make slices smaller.
         self._slice_done(long, part, time.perf_counter() - started, time.thread_time() - used)
@@ -349,11 +358,14 @@ class Batcher:
     def _held_slice_done(self, long: LongJob, part: Job, seconds: float) -> None:
         """A slice that was held is done, after `seconds`: another server has worked on it."""
         self.queries += long.queries
-        self._slice_done(long, part, seconds, seconds)
+        self.long.held -= long.queries
+        self._slice_done(long, part, seconds, part.used + time.thread_time(), waited=True)
 
-    def _slice_done(self, long: LongJob, part: Job, seconds: float, used: float) -> None:
+    def _slice_done(
+        self, long: LongJob, part: Job, seconds: float, used: float, waited: bool = False
+    ) -> None:
         if part.error is None:
-            self.long.worked(part, seconds, used)
+            self.long.worked(part, seconds, used, waited)
         if long.merge(part, used):
             self.queries -= long.queries  # of a failed job
             long.job.done(long.job)
@@ -403,14 +415,18 @@ class Batcher:
     def _work(self, batch: Sequence[Job]) -> None:
         """Encode the queries of all jobs, and search for them; all jobs have one retriever."""
         retriever = batch[0].retriever
+        remote = self.remote if retriever.manifest.index.kind in REMOTE_KINDS else None
+        if remote is not None:
+            batch = remote.with_room(batch)
+            if not batch:
+                return
         prepared = [each for job in batch for each in job.prepared]
         encode_started = time.perf_counter_ns()
         encoded = retriever.encode_prepared(prepared, encode_started)
         search_started = time.perf_counter_ns()
         times = encode_started, search_started
-        if self.remote is not None and retriever.manifest.index.kind in REMOTE_KINDS:
-            deliver = partial(self._deliver, times)
-            self.remote.begin(RemoteSearch(batch, encoded, _options, deliver))
+        if remote is not None:
+            remote.begin(RemoteSearch(batch, encoded, _options, partial(self._deliver, times)))
             return
         self._deliver(times, batch, encoded, retriever.find(encoded, _options(batch)))
 
@@ -475,7 +491,8 @@ def kind(job: Job) -> Kind:
 
     Returns:
         Items that each search looks for, queries that are items (which are searched exactly), characters and
-        strings in each query, and whether there is a search at all: `Score` has items and none.
+        strings in each query, whether there is a search at all (`Score` has items and none), and the kind of
+        the index, since another server's searches take no time here.
     """
     queries = len(job.prepared)
     items = size = 0
@@ -486,4 +503,5 @@ def kind(job: Job) -> Kind:
             size += sum([len(value) for value in each.values.values() if isinstance(value, str | list)])
     parts = job.cost // queries, items * 256 // queries, size // queries
     searched = job.options.k > 0
-    return parts[0].bit_length(), parts[1].bit_length(), parts[2].bit_length(), searched
+    index = job.retriever.manifest.index.kind
+    return parts[0].bit_length(), parts[1].bit_length(), parts[2].bit_length(), searched, index

@@ -6,12 +6,17 @@ searches again with it (`serving/retrieval/remote_search.py`) and sends the answ
 
 A question may take until shortly before the first deadline of the batch, so that a client learns what is down
 instead of waiting in vain. The calls that have more time are then asked for again, without the others.
+
+The jobs of a batch are held by filter, because each filter is a question of its own, and those that search
+for nothing are not held. If a question fails, only the jobs that need its answer fail.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -33,7 +38,7 @@ log = logging.getLogger(__name__)
 
 THREADS = 16  # questions under way at once; others wait for one to end
 MOST_QUERIES = 4096  # held at once; more are refused
-MOST_ROUNDS = 8  # questions of one search after each other
+MOST_ROUNDS = 8  # questions of the searches with one filter, after each other
 SECONDS = 5.0  # of a question, at most
 MARGIN = 0.9  # of the time until the first deadline is the question's
 PATIENCE = 0.5  # a call that has this part of a question's time left afterwards is asked for again
@@ -45,8 +50,10 @@ class HeldJob(Protocol):
 
     retriever: Retriever
     prepared: Sequence[PreparedQuery]
+    options: SearchOptions
     deadline: float
     held: bool
+    used: float
     error: Exception | None
     done: Callable[[Any], None]
 
@@ -62,6 +69,7 @@ class RemoteSearch:
         deliver: hands the results to the jobs.
         answers: that have come.
         rounds: questions so far.
+        failure: the answers that are missing will not come, for this reason.
     """
 
     jobs: Sequence[HeldJob]
@@ -70,6 +78,7 @@ class RemoteSearch:
     deliver: Callable[[Sequence[Any], EncodedQueries, list[SearchResult], bool], None]
     answers: Answers = field(init=False)
     rounds: int = 0
+    failure: Exception | None = None
 
     def __post_init__(self) -> None:
         self.answers = Answers(self.encoded.vectors)
@@ -88,6 +97,12 @@ class RemoteSearch:
         encoded = self.encoded._replace(vectors=self.encoded.vectors[places], contexts=contexts, terms=terms)
         part = replace(self, jobs=jobs, encoded=encoded)
         part.answers = self.answers
+        return part
+
+    def apart(self, jobs: Sequence[HeldJob]) -> "RemoteSearch":
+        """The search for some of the jobs, whose questions are not those of the others."""
+        part = self.of(jobs)
+        part.answers = Answers(part.encoded.vectors)
         return part
 
 
@@ -109,15 +124,27 @@ class RemoteBatches:
         self._pool: ThreadPoolExecutor | None = None
         self.queries = 0  # held
 
-    def begin(self, search: RemoteSearch) -> None:
-        """Search, or hold the jobs until their answers are there.
+    def with_room(self, jobs: Sequence[Any]) -> list[Any]:
+        """The jobs that may be held, and those without a search; the others get the error `Overloaded`."""
+        queries = self.queries
+        found = []
+        for job in jobs:
+            count = len(job.prepared) if job.options.k else 0
+            if queries and count and queries + count > MOST_QUERIES:
+                text = "more searches wait for the server of the index than are allowed"
+                job.error = Overloaded(text, RETRY_SECONDS)
+            else:
+                queries += count
+                found.append(job)
+        return found
 
-        Raises:
-            Overloaded: too many queries are held.
-        """
-        if self.queries + len(search.encoded.contexts) > MOST_QUERIES:
-            raise Overloaded("more searches wait for the server of the index than are allowed", RETRY_SECONDS)
-        self._search(search)
+    def begin(self, search: RemoteSearch) -> None:
+        """Search, or hold the jobs until their answers are there; an error is that of its job."""
+        groups: dict[tuple[bool, int], list[HeldJob]] = {}
+        for job in search.jobs:
+            groups.setdefault((job.options.k > 0, id(job.options.filter)), []).append(job)
+        for jobs in groups.values():
+            self._search(search if len(groups) == 1 else search.apart(jobs))
 
     def stop(self) -> None:
         """End the threads; questions that are under way are not waited for."""
@@ -125,19 +152,26 @@ class RemoteBatches:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _search(self, search: RemoteSearch) -> None:
-        retriever = search.jobs[0].retriever
         try:
-            with answered_by(search.answers):
-                found = retriever.find(search.encoded, search.options(search.jobs))
-        except SearchPending as pending:
-            self._ask(search, pending.question)
-            return
+            self._try(search)
         except Exception as error:
             if len(search.jobs) > 1:  # only the job at fault gets the error
                 for job in search.jobs:
                     self._search(search.of([job]))
             else:
                 self._fail(search.jobs, error)
+
+    def _try(self, search: RemoteSearch) -> None:
+        retriever, passing = search.jobs[0].retriever, search.jobs[0].options.filter
+        try:
+            counted = nullcontext() if passing is None else passing.counted(search.rounds == 0)
+            with answered_by(search.answers), counted:
+                found = retriever.find(search.encoded, search.options(search.jobs))
+        except SearchPending as pending:
+            if search.failure is not None:
+                self._fail(search.jobs, search.failure)
+            else:
+                self._ask(search, pending.question)
             return
         search.deliver(search.jobs, search.encoded, found, search.jobs[0].held)
         _finish(search.jobs)
@@ -145,34 +179,53 @@ class RemoteBatches:
     def _ask(self, search: RemoteSearch, question: Question) -> None:
         """Ask the other server on a thread."""
         search.rounds += 1
-        first = min(job.deadline for job in search.jobs) - time.time()
-        seconds = min(SECONDS, MARGIN * first)
-        if seconds <= 0 or search.rounds > MOST_ROUNDS:
-            why = "has no time left" if seconds <= 0 else f"took more than {MOST_ROUNDS} questions"
-            self._fail(search.jobs, Unavailable(f"the search on the server of the index {why}"))
+        if search.rounds > MOST_ROUNDS:
+            why = f"took more than {MOST_ROUNDS} questions"
+            self._give_up(search, search.jobs, Unavailable(f"the search on the server of the index {why}"))
             return
+        now = time.time()
+        late = [job for job in search.jobs if job.error is None and job.deadline <= now]
+        if late:
+            self._give_up(search, late, Unavailable("the search on the server of the index has no time left"))
+            if len(late) < len(search.jobs):
+                self._search(search.of([job for job in search.jobs if job not in late]))
+            return
+        # A call whose client has gone waits for nothing.
+        first = min([job.deadline for job in search.jobs if job.error is None], default=math.inf)
+        seconds = min(SECONDS, MARGIN * (first - now))
+        until = time.monotonic() + seconds
+
+        def ask() -> list[Best]:
+            left = until - time.monotonic()  # the question may have waited for a thread
+            if left <= 0:
+                raise OutOfTime("the server of the index is asked more than it answers in time")
+            return question.remote.ask(question.vectors, question.k, question.expression, left)
+
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(THREADS, "remote-search")
+        future = self._pool.submit(ask)
         for job in search.jobs:
             job.held = True
         count = len(search.encoded.contexts)
         self.queries += count
         waits = Deferred()
         self._wait_for(waits)
-        until = time.monotonic() + seconds
-
-        def ask() -> list[Best]:
-            left = until - time.monotonic()  # the question may have waited for a thread
-            if left <= 0:
-                raise Unavailable("the server of the index is asked more than it answers in time")
-            return question.remote.ask(question.vectors, question.k, question.expression, left)
 
         def came(future: "Future[list[Best]]") -> None:
             self.queries -= count
             self._waited_for(waits)
-            self._came(search, question, future, seconds)
+            began = time.thread_time()
+            for job in search.jobs:
+                job.used -= began
+            try:
+                self._came(search, question, future, seconds)
+            except Exception as error:  # the clients would wait in vain
+                log.exception("a held search could not go on")
+                self._fail([job for job in search.jobs if job.held], error)
+            ended = time.thread_time()
+            for job in search.jobs:
+                job.used += ended
 
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(THREADS, "remote-search")
-        future = self._pool.submit(ask)
         future.add_done_callback(lambda done: self._call_soon(lambda: came(done)))
 
     def _came(
@@ -185,28 +238,35 @@ class RemoteBatches:
         except OutOfTime as error:  # because one call of the batch had little
             now = time.time()
             patient = [job for job in search.jobs if job.deadline - now > PATIENCE * seconds]
+            if search.rounds >= MOST_ROUNDS:
+                patient = []
             late = [job for job in search.jobs if job not in patient]
-            self._fail(late, Unavailable(str(error)))
+            self._give_up(search, late, Unavailable(str(error)))
             if not patient:
                 return
             search = search.of(patient)
         except Unavailable as error:
-            self._fail(search.jobs, error)
+            self._give_up(search, search.jobs, error)
             return
         except Exception as error:
             if len(search.jobs) == 1:
                 self._fail(search.jobs, error)
                 return
-            parts = [search.of([job]) for job in search.jobs]
-            for part in parts:  # only the job at fault gets the error
-                part.answers = Answers(part.encoded.vectors)
-                self._search(part)
+            for job in search.jobs:  # only the job at fault gets the error
+                self._search(search.apart([job]))
             return
         self._search(search)
 
+    def _give_up(self, search: RemoteSearch, jobs: Sequence[HeldJob], error: Exception) -> None:
+        """End some of the jobs: with the error if they need an answer that is missing."""
+        for job in jobs:
+            part = search.of([job])
+            part.failure = error
+            self._search(part)
+
     def _fail(self, jobs: Sequence[HeldJob], error: Exception) -> None:
         for job in jobs:
-            job.error = error
+            job.error = error if job.error is None else job.error
         _finish(jobs)
 
 

@@ -9,9 +9,11 @@ from protos import bundle
 from protos.bundle import IndexParameters
 from protos.milvus import URI
 from serving.retrieval.query import Query
+from serving.retrieval.remote_search import local_only
 from serving.retrieval.retriever import Retriever
 from tests.helpers.answers import differences
 from tests.helpers.milvus import needs_lite, publish
+from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import item_ids, item_names, tiny_bundle, watched_bundle
 
 EXACT = IndexParameters("ip", 16, 100, 64, exact=True)
@@ -36,3 +38,20 @@ def test_answers_are_those_of_exact_search(
         queries = [Query(history=tuple(item_ids(300)[n : n + 4])) for n in range(1, 40)]
     queries += [Query(item_id=each) for each in item_ids(300)[:5]]
     assert differences(near.search(queries, 10), far.search(queries, 10)) == []
+
+
+@needs_lite()
+def test_a_forked_process_connects_before_its_first_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
+    folder = tiny_bundle(tmp_path, 40, index=FLAT)
+    publish(folder, bundle.read(folder))
+    from serving.retrieval import milvus_index  # which imports a package of the extra
+
+    monkeypatch.setattr(milvus_index, "check_apart", lambda folder: None)  # milvus-lite takes one process
+    with local_only():
+        index: Any = Retriever.load(folder).index
+    assert index.collection.fields is None
+    index.after_fork()
+    assert soon(lambda: index.collection.fields is not None, 20)

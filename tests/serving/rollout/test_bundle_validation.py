@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -17,9 +18,12 @@ import pytest
 
 from protos import bundle
 from protos.errors import BundleDamaged, Unavailable
+from protos.milvus import URI
+from serving.retrieval.retriever import Retriever
 from serving.retrieval.shared_catalogue import MappedCatalogue, open_catalogue
 from serving.rollout import bundle_validation, memory_budget
 from serving.rollout.memory_budget import MIB
+from tests.helpers.milvus import needs_lite
 from tests.helpers.serving.following import reseal
 from tests.helpers.tampered import tampered
 from tests.helpers.tiny import build_index, item_names, tiny_bundle
@@ -63,6 +67,35 @@ def test_a_catalogue_that_cannot_be_made_ready_is_no_fault_of_the_bundle(
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert f"{plain.name}: no catalogue is made ready in" in record.getMessage()
+
+
+@needs_lite()
+def test_a_server_of_the_index_that_is_down_is_no_fault_of_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URI, "http://127.0.0.1:1")
+    index = bundle.IndexParameters("ip", 16, 100, 64, kind="milvus", options={"type": "FLAT"})
+    folder = tiny_bundle(tmp_path, 20, index=index)
+    with pytest.raises(
+        Unavailable, match=rf"{folder.name}: the validation failed: Milvus .* does not answer"
+    ):
+        bundle_validation.validate_bundle(folder)
+
+
+def test_a_server_of_the_index_that_fails_during_the_examples_is_no_fault_of_the_bundle(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*arguments: object, **options: object) -> None:
+        raise Unavailable("the server of the index does not answer")
+
+    monkeypatch.setattr(logging, "disable", lambda level: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(bundle_validation, "_ask", search)
+        with pytest.raises(Unavailable, match=r"^the server of the index"):
+            bundle_validation._try(plain, item_tower=False, ready=None)
+    monkeypatch.setattr(Retriever, "search", search)
+    with pytest.raises(Unavailable, match=r"^the server of the index"):
+        Retriever.load(plain)
 
 
 def test_a_graph_that_ends_in_the_middle_is_refused_whatever_it_does(plain: Path, tmp_path: Path) -> None:

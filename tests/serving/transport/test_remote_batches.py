@@ -16,17 +16,25 @@ from grpc import StatusCode
 from protos import retrieval_pb2 as wire
 from protos import retrieval_pb2_grpc
 from protos.bundle import IndexParameters
-from protos.errors import Unavailable
+from protos.errors import Overloaded, Unavailable
 from protos.scores import difference
+from serving.filters import planner
+from serving.filters.compiled import CompiledFilter, ItemFilters
+from serving.filters.expression import where
 from serving.retrieval import remote_search
-from serving.retrieval.query import Query
-from serving.retrieval.remote_search import Best, ExpressionRefused, OutOfTime
+from serving.retrieval.query import NO_SEARCH, Query, SearchOptions
+from serving.retrieval.remote_search import Best, OutOfTime
 from serving.retrieval.retriever import Retriever
 from serving.retrieval.vector_index import Allowed, Neighbours, VectorIndex, Vectors
 from serving.transport import remote_batches
+from serving.transport.admission import Admission
+from serving.transport.batching import Batcher, Job, kind
+from serving.transport.limits import WorkerLimits
+from serving.transport.remote_batches import RemoteBatches
+from serving.transport.status import ClientGone
 from tests.helpers.answers import hits_of
 from tests.helpers.serving.reacting import reacting, soon
-from tests.helpers.tiny import item_names, tiny_bundle
+from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 
 NAMES = item_names(300)
 SOME = NAMES[:100]  # calls at once
@@ -42,6 +50,7 @@ class FarIndex(VectorIndex):
         self.allowed.set()
         self.questions: list[tuple[int, int, float]] = []  # queries, k, seconds
         self.fails: Callable[[Vectors], None] = lambda vectors: None
+        self.filters: dict[str, CompiledFilter] = {}  # by expression
 
     @property
     def count(self) -> int:
@@ -54,6 +63,14 @@ class FarIndex(VectorIndex):
         best = answers.best(self, vectors, min(k, self.count), "")
         return Neighbours(np.stack([rows for rows, _ in best]), np.stack([scores for _, scores in best]))
 
+    def search_filtered(self, vectors: Vectors, k: int, compiled: Any) -> list[Neighbours] | None:
+        answers = remote_search.answers_of_thread()
+        if answers is None:
+            return None
+        self.filters[expression := repr(compiled.expression)] = compiled
+        best = answers.best(self, vectors, k, expression)
+        return [Neighbours(*each) for each in best]
+
     def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
         return self._base.exact(vectors, k, allowed)
 
@@ -61,18 +78,18 @@ class FarIndex(VectorIndex):
         return self._base.vectors(rows)
 
     def ask(self, vectors: Vectors, k: int, expression: str, seconds: float) -> list[Best]:
-        assert not expression, ExpressionRefused
+        allowed = self.filters[expression].rows if expression else None
         self.questions.append((len(vectors), k, seconds))
         self.fails(vectors)
         if not self.allowed.wait(seconds):
             raise OutOfTime("the far index does not answer")
-        return [*zip(*self._base.search(vectors, k), strict=True)]
+        return [*zip(*self._base.search(vectors, k, allowed), strict=True)]
 
 
 @pytest.fixture(scope="module")
 def near(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
     exact = IndexParameters("ip", 8, 64, 64, 0, exact=True)
-    return Retriever.load(tiny_bundle(tmp_path_factory.mktemp("near"), index=exact))
+    return Retriever.load(tiny_bundle(tmp_path_factory.mktemp("near"), index=exact, filters=FILTERS))
 
 
 @pytest.fixture
@@ -87,7 +104,8 @@ def serving(near: Retriever, index: FarIndex) -> Iterator[tuple[Any, Any]]:
     """A server on the far index, and a stub of it."""
     parameters = replace(near.manifest.index, kind="milvus", exact=False)
     manifest = replace(near.manifest, index=parameters)
-    far = Retriever(manifest, near._encoder, index, near.catalogue, near.filters)
+    filters = ItemFilters(near.filters.columns)  # without the uses of other tests
+    far = Retriever(manifest, near._encoder, index, near.catalogue, filters)
     with reacting(far) as served, grpc.insecure_channel(served.address) as channel:
         yield served, retrieval_pb2_grpc.RetrievalStub(channel)
 
@@ -230,3 +248,274 @@ def test_nothing_is_asked_before_a_fork(near: Retriever, tmp_path: Path) -> None
     with remote_search.local_only():
         assert remote_search.is_local_only()
     assert not remote_search.is_local_only()
+
+
+def price_below(price: float) -> wire.Filter:
+    limit = wire.Range(below=wire.FilterValue(number=price))
+    return wire.Filter(condition=wire.Condition(field="price", range=limit))
+
+
+@pytest.fixture
+def pushes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters of a small bundle are asked of the index at their first use, and compared at the second."""
+    monkeypatch.setattr(planner, "SCATTERED", 1)
+    monkeypatch.setattr(planner, "SIDE_BY_SIDE", 20)
+
+
+def batch_of(served: Any, *calls: Callable[[], Any]) -> list[Any]:
+    """Begin calls that get into one batch."""
+    with grpc.insecure_channel(served.address) as other, served.held(other):
+        return [call() for call in calls]
+
+
+def test_what_needs_no_search_is_answered_in_a_batch_that_waits(near: Retriever, index: FarIndex) -> None:
+    index.allowed.clear()
+    scored = wire.ScoreRequest(queries=[{"query": {"text": NAMES[2]}, "item_ids": ["item-002"]}])
+    with serving(near, index) as (served, stub):
+        search, encode, score = batch_of(
+            served,
+            lambda: stub.Search.future(request(NAMES[0]), timeout=30),
+            lambda: stub.Encode.future(wire.EncodeRequest(queries=[{"text": NAMES[1]}]), timeout=30),
+            lambda: stub.Score.future(scored, timeout=30),
+        )
+        assert soon(lambda: encode.done() and score.done())
+        assert encode.result().vectors
+        assert score.result().results
+        assert not search.done()
+        assert index.questions[0][0] == 1  # only the search asks
+        index.allowed.set()
+        assert differs(near, search.result(), NAMES[0]) == ""
+        assert served.becomes("in_flight", 0)
+
+
+def test_what_needs_no_search_is_answered_while_the_server_is_down(near: Retriever, index: FarIndex) -> None:
+    def fails(vectors: Vectors) -> None:
+        raise Unavailable("the far index is down")
+
+    index.fails = fails
+    popular = wire.SearchRequest(query={"text": ""}, k=3)  # the tower knows nothing of it
+    with serving(near, index) as (served, stub):
+        search, encode, blank = batch_of(
+            served,
+            lambda: stub.Search.future(request(NAMES[0]), timeout=20),
+            lambda: stub.Encode.future(wire.EncodeRequest(queries=[{"text": NAMES[1]}]), timeout=20),
+            lambda: stub.Search.future(popular, timeout=20),
+        )
+        assert search.exception().code() is StatusCode.UNAVAILABLE
+        assert encode.result().vectors
+        assert blank.result().basis == wire.BASIS_POPULAR
+        assert len(blank.result().hits) == 3
+
+
+def test_many_filters_in_a_batch_are_answered(near: Retriever, index: FarIndex, pushes: None) -> None:
+    prices = [10.0 + n for n in range(2 * remote_batches.MOST_ROUNDS)]
+    with serving(near, index) as (served, stub):
+        calls = batch_of(
+            served,
+            *[
+                lambda n=n, price=price: stub.Search.future(
+                    request(NAMES[n], filter=price_below(price)), timeout=20
+                )
+                for n, price in enumerate(prices)
+            ],
+        )
+        found = [each.result() for each in calls]
+        assert len(index.questions) == len(prices)
+        assert {each.plan for each in found} == {wire.PLAN_GRAPH}
+        for name, price, each in zip(NAMES, prices, found, strict=False):
+            wanted = near.search([Query(name)], 3, filter=where.price < price)[0]
+            assert difference(hits_of(wanted), [(hit.id, hit.score) for hit in each.hits]) == ""
+
+
+def test_a_search_that_is_repeated_uses_its_filter_once(
+    near: Retriever, index: FarIndex, pushes: None
+) -> None:
+    with serving(near, index) as (_, stub):
+        first, second = [
+            stub.Search(request(NAMES[0], filter=price_below(20.0)), timeout=20) for _ in range(2)
+        ]
+        assert (first.plan, second.plan) == (wire.PLAN_GRAPH, wire.PLAN_EXACT)
+        assert len(index.questions) == 1
+
+
+class Asked:
+    """`RemoteBatches` without an event loop: a test calls what the loop would call soon."""
+
+    def __init__(self, near: Retriever, index: FarIndex) -> None:
+        parameters = replace(near.manifest.index, kind="milvus", exact=False)
+        manifest = replace(near.manifest, index=parameters)
+        self.far = Retriever(
+            manifest, near._encoder, index, near.catalogue, ItemFilters(near.filters.columns)
+        )
+        self.soon: list[Callable[[], None]] = []
+        self.waits: set[Any] = set()
+        self.batcher = Batcher()
+        self.remote = RemoteBatches(self.soon.append, self.waits.add, self.waits.discard)
+        self.batcher.remote = self.remote
+        self.done: list[Job] = []
+
+    def submit(self, *names: str, seconds: float = 60.0, options: SearchOptions | None = None) -> Job:
+        prepared = [self.far.prepare(Query(name)) for name in names]
+        job = Job(self.far, prepared, options or SearchOptions(3), lambda job: job)
+        job.arrived, job.deadline = time.perf_counter_ns(), time.time() + seconds
+        job.check, job.done = lambda stage: None, self.done.append
+        self.batcher.submit(job)
+        return job
+
+    def go_on(self, count: int = 1) -> None:
+        """Wait for answers, and hand them over."""
+        for _ in range(count):
+            assert soon(lambda: bool(self.soon))
+            self.soon.pop(0)()
+
+
+@pytest.fixture
+def asked(near: Retriever, index: FarIndex) -> Iterator[Asked]:
+    made = Asked(near, index)
+    yield made
+    made.remote.stop()
+
+
+def test_a_job_without_a_client_does_not_shorten_a_question(asked: Asked, index: FarIndex) -> None:
+    gone, waits = asked.submit(NAMES[0], seconds=-1.0), asked.submit(NAMES[1])
+
+    def check(stage: str) -> None:
+        if stage == "search":
+            raise ClientGone(StatusCode.DEADLINE_EXCEEDED, stage)
+
+    gone.check = check
+    asked.batcher.answer()
+    asked.go_on()
+    assert isinstance(gone.error, ClientGone)
+    assert (waits.error, len(waits.found[0].rows)) == (None, 3)
+    assert index.questions[0][2] == pytest.approx(remote_batches.SECONDS, abs=1.0)
+
+
+def test_a_job_whose_time_is_over_fails_alone(asked: Asked, index: FarIndex) -> None:
+    late, waits = asked.submit(NAMES[0], seconds=-1.0), asked.submit(NAMES[1])
+    asked.batcher.answer()
+    asked.go_on()
+    assert (late.error.__class__, str(late.error)) == (
+        Unavailable,
+        "the search on the server of the index has no time left",
+    )
+    assert (waits.error, len(waits.found[0].rows)) == (None, 3)
+    assert sorted(map(id, asked.done)) == sorted(map(id, (late, waits)))
+
+
+def test_a_question_that_waited_for_a_thread_fails_only_those_without_time(
+    asked: Asked, index: FarIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_batches, "THREADS", 1)
+    index.allowed.clear()
+    first = asked.submit(NAMES[0])
+    asked.batcher.answer()
+    assert soon(lambda: len(index.questions) == 1)
+    hasty, patient = asked.submit(NAMES[1], seconds=1.0), asked.submit(NAMES[2])
+    asked.batcher.answer()
+    assert soon(lambda: time.time() > hasty.deadline)
+    index.allowed.set()
+    asked.go_on(3)
+    assert isinstance(hasty.error, Unavailable)
+    for job in (first, patient):
+        assert (job.error, len(job.found[0].rows)) == (None, 3)
+
+
+def test_a_server_that_never_has_enough_time_is_told_in_the_end(asked: Asked, index: FarIndex) -> None:
+    def fails(vectors: Vectors) -> None:
+        raise OutOfTime("the far index is slow")
+
+    index.fails = fails
+    job = asked.submit(NAMES[0])
+    asked.batcher.answer()
+    asked.go_on(remote_batches.MOST_ROUNDS)
+    assert (type(job.error), str(job.error)) == (Unavailable, "the far index is slow")
+
+
+def test_calls_get_an_error_if_no_thread_can_ask(asked: Asked, index: FarIndex) -> None:
+    first = asked.submit(NAMES[0])
+    asked.batcher.answer()
+    asked.go_on()
+    asked.remote.stop()
+    jobs = [asked.submit(name) for name in NAMES[1:3]]
+    asked.batcher.answer()
+    assert asked.done == [first, *jobs]
+    assert all(isinstance(job.error, RuntimeError) and not job.held for job in jobs)
+    assert (asked.remote.queries, asked.waits) == (0, set())
+
+
+def test_calls_get_an_error_if_their_results_cannot_be_delivered(
+    asked: Asked, index: FarIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [asked.submit(name) for name in NAMES[:2]]
+    asked.batcher.answer()
+
+    class Broken:
+        def batch(self, *worked: int) -> None:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(asked.batcher, "_observer", Broken())
+    asked.go_on()
+    assert asked.done == jobs
+    assert all(isinstance(job.error, ZeroDivisionError) for job in jobs)
+
+
+def test_searches_without_room_are_refused_before_they_are_encoded(
+    asked: Asked, index: FarIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_batches, "MOST_QUERIES", 2)
+    index.allowed.clear()
+    encoded: list[int] = []
+    encode = asked.far.encode_prepared
+
+    def counted(prepared: Any, started: int) -> Any:
+        encoded.append(len(prepared))
+        return encode(prepared, started)
+
+    monkeypatch.setattr(asked.far, "encode_prepared", counted)
+    kept = [asked.submit(name) for name in NAMES[:2]]
+    refused, vectors = asked.submit(NAMES[2]), asked.submit(NAMES[3], options=NO_SEARCH)
+    asked.batcher.answer()
+    assert encoded == [3]
+    assert isinstance(refused.error, Overloaded)
+    assert asked.done == [refused, vectors]
+    assert vectors.error is None
+    index.allowed.set()
+    asked.go_on()
+    assert asked.done[2:] == kept
+    assert [job.error for job in kept] == [None, None]
+
+
+def test_a_long_job_that_waits_takes_room(asked: Asked, index: FarIndex) -> None:
+    index.allowed.clear()
+    job = asked.submit(*MANY)
+    asked.batcher.answer()
+    assert soon(lambda: len(index.questions) == 1)
+    first = index.questions[0][0]
+    assert (asked.batcher.queries, asked.batcher.long.queries) == (0, 0)
+    admission = Admission(WorkerLimits(queue=len(MANY), backlog=len(MANY)), asked.batcher, lambda count: None)
+    with pytest.raises(Overloaded):
+        admission.check_job(Job(asked.far, job.prepared, job.options, job.answer), is_stream=False)
+    index.allowed.set()
+    asked.go_on()
+    assert (asked.batcher.queries, asked.batcher.long.held) == (len(MANY) - first, 0)
+
+
+def test_the_wait_of_a_slice_is_no_work(asked: Asked, index: FarIndex) -> None:
+    index.allowed.clear()
+    job = asked.submit(*MANY)
+    asked.batcher.answer()
+    waited = time.perf_counter()
+    assert soon(lambda: time.perf_counter() > waited + 0.5)  # 25 times what a slice should take
+    index.allowed.set()
+    asked.go_on()
+    while asked.batcher.queries:
+        asked.batcher.answer()
+        asked.go_on()
+    assert (job.error, len(job.found)) == (None, len(MANY))
+    assert index.questions[1][0] > 8  # by wall-clock time it would be 2
+
+
+def test_long_jobs_of_another_index_are_of_another_kind(near: Retriever, asked: Asked) -> None:
+    job = asked.submit(*MANY)
+    assert kind(Job(near, job.prepared, job.options, job.answer)) != kind(job)
