@@ -104,7 +104,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"export": {"iterations": 0}}, "export.iterations: expected at least 1, got 0"),
     ({"index": {"m": 1}}, "index.m: expected at least 2, got 1"),
     ({"index": {"k": 0}}, "index.k: expected at least 1, got 0"),
-    ({"index": {"kind": "remote"}}, "index.kind: expected one of hnsw, got 'remote'"),
+    ({"index": {"kind": "remote"}}, "index.kind: expected one of hnsw, milvus, got 'remote'"),
     ({"index": {"kind": "exact"}}, 'index.kind: expected "hnsw" for exact search'),
     ({"gates": {"parity_tolerance": 0}}, "gates.parity_tolerance: expected a number above 0, got 0"),
     ({"gates": {"recall_target": 1.2}}, "gates.recall_target: expected above 0 and at most 1, got 1.2"),
