@@ -262,7 +262,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"training": {"epoch": 3}}, r"training.epoch: unknown key; known here: batch_size, epochs"),
+        ({"training": {"epoch": 3}}, r"training.epoch: unknown key; known here: batch_size, device, epochs"),
         ({"loss": {"kind": "hinges"}}, r"loss.kind: expected one of 'full_softmax', 'in_batch_softmax'"),
         ({"tower": {"dimension": "wide"}}, r"tower.dimension: expected an integer, got 'wide'"),
     ],
@@ -284,7 +284,7 @@ def test_a_run_under_way_is_not_taken_for_an_interrupted_one(
     stdlib: Path, empty_store: Path, tmp_path: Path
 ) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    changed: Any = {"training": {"epochs": 200, "batch_size": 16, "patience": 200}}
+    changed: Any = {"training": {"epochs": 20_000, "batch_size": 16, "patience": 20_000}}
     config = write_toml(stdlib, tmp_path / "a.toml", **changed)
     first = warm_command(config, tmp_path)
     try:
