@@ -76,7 +76,8 @@ def both(
     write, source = (write_texts, stdlib) if request.param in TEXTS else (watched.write_toml, films)
     model, data, _ = started(write(source, folder / "a.toml", sections=KINDS[request.param]))
     with torch.no_grad():
-        for weights in {each for tower in model.towers for each in tower.parameters()}:
+        # Each once, in their order: that of a set would draw other weights in each run.
+        for weights in dict.fromkeys(each for tower in model.towers for each in tower.parameters()):
             weights.add_(0.1 * torch.randn_like(weights))
         for part in (part for tower in model.towers for part in tower.modules()):
             if isinstance(part, HashedTextEncoder):
