@@ -17,7 +17,9 @@ import mlflow
 
 from export.release import audit_log, lock
 from export.release.registry import registry_errors
-from protos.milvus import (
+from protos.mlflow_keys import BUNDLE_VERSION
+from protos.release_records import CHAMPION
+from protos.vector_databases.milvus import (
     CONNECT_SECONDS,
     PREFIX,
     WRITE_SECONDS,
@@ -27,8 +29,6 @@ from protos.milvus import (
     draft_seconds,
     server_errors,
 )
-from protos.mlflow_keys import BUNDLE_VERSION
-from protos.release_records import CHAMPION
 
 SPARE = 2  # champions before this one whose collections are kept
 DAY_SECONDS = 86_400  # age of a draft that is no longer being written
@@ -41,8 +41,8 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
         name: of the model.
         dry_run: only tell which they are.
         unregistered_days: if not 0, also drop the collections of bundles that this registry does not know, if
-            they were written more than so many days ago; one whose age the server does not tell stays. A
-            bundle that only another registry knows is such a one.
+            the collections are older than this number of days. A collection stays if the server does not
+            report its age. Bundles that are registered only in another registry count as unknown.
 
     Raises:
         ConfigError: the environment names no Milvus server.

@@ -22,12 +22,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from export.bundles import BUNDLES, export_metrics
-from protos import bundle, entry_points, milvus
+from protos import bundle, entry_points
 from protos.bundle import MILVUS
 from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
 from protos.files.tokenizer import TOKENIZER
 from protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
 from protos.release_records import CHAMPION
+from protos.vector_databases import milvus
 from train.paths import ROOT
 from train.training.metric_groups import grouped
 from train.training.tracking import get_run, is_absent, unreachable

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from protos import bundle
 from protos.errors import TwinspireError
-from protos.milvus import Server, check_collection, collection_name
+from protos.vector_databases.milvus import Server, check_collection, collection_name
 
 
 def main() -> int:

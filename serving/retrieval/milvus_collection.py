@@ -1,6 +1,7 @@
 """One collection on a Milvus server, searched within a time, and not while the server is down.
 
-gRPC repeats a search that finds no server, a few times within the search's own time (`protos/milvus.py`).
+gRPC repeats a search that finds no server, a few times within the search's own time
+(`protos/vector_databases/milvus.py`).
 After `FAILURES` searches in a row that failed, a circuit breaker refuses all others for `REST_SECONDS`
 without asking; then the next searches are let through, and the first answer closes it.
 """
@@ -18,7 +19,7 @@ from circuitbreaker import CircuitBreaker
 from protos import entry_points
 from protos.bundle import Manifest
 from protos.errors import BundleDamaged, Unavailable
-from protos.milvus import (
+from protos.vector_databases.milvus import (
     CONNECT_SECONDS,
     ID,
     URI,

@@ -1,9 +1,9 @@
 """Filters as expressions of Milvus.
 
 Field names of a bundle never become part of an expression: a collection calls its fields `f0`, `f1` and so on
-(`protos/milvus.py`). Numbers, booleans and times are formatted from their values, and a string is quoted and
-escaped as JSON. All servers read the escapes of quotes, backslashes, tabs and line ends alike; a filter with
-another control character in a string is not pushed down.
+(`protos/vector_databases/milvus.py`). Numbers, booleans and times are formatted from their values, and a
+string is quoted and escaped as JSON. All servers read the escapes of quotes, backslashes, tabs and line ends
+alike; a filter with another control character in a string is not pushed down.
 """
 
 import json

@@ -17,7 +17,7 @@ import numpy as np
 
 from protos.bundle import Manifest
 from protos.errors import Unavailable
-from protos.milvus import CONNECT_SECONDS, MOST_K, import_client
+from protos.vector_databases.milvus import CONNECT_SECONDS, MOST_K, import_client
 from protos.vectors import read_vectors
 from serving.filters.compiled import CompiledFilter
 from serving.retrieval import remote_search

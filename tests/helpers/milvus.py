@@ -34,7 +34,7 @@ from typing import Any
 import pytest
 
 from protos.bundle import Manifest
-from protos.milvus import Server, write_collection
+from protos.vector_databases.milvus import Server, write_collection
 from train.paths import ROOT
 
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000

@@ -17,8 +17,8 @@ import pytest
 from protos import bundle
 from protos.bundle import IndexParameters
 from protos.errors import BundleDamaged, TwinspireError, Unavailable
-from protos.milvus import URI, Server, collection_name
 from protos.scores import Hits, difference
+from protos.vector_databases.milvus import URI, Server, collection_name
 from serving.client import RetrievalClient, where
 from serving.filters import planner
 from serving.filters.expression import Filter

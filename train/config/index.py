@@ -6,7 +6,7 @@ from typing import Any, Literal
 from protos.bundle import EXACT, HNSW, INDEX_KINDS, MILVUS
 from train.config.checks import above_zero, at_least, refuse_unused
 
-MILVUS_TYPES = ("HNSW", "FLAT")  # as `protos/milvus.py` names them
+MILVUS_TYPES = ("HNSW", "FLAT")  # as `protos/vector_databases/milvus.py` names them
 
 
 @dataclass(frozen=True)

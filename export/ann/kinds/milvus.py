@@ -1,4 +1,4 @@
-"""Collections on a Milvus server, which the environment names (`protos/milvus.py`).
+"""Collections on a Milvus server, which the environment names (`protos/vector_databases/milvus.py`).
 
 The collection of a bundle is written when the bundle's hash is known. Before, ef is chosen by searches of a
 collection of the vectors alone, which is dropped when its index is no longer needed.
@@ -23,7 +23,7 @@ from export.ann.graph import Rows, Vectors, build_graph
 from export.ann.index_kind import IndexKind, TunedIndex
 from export.ann.search import exact, recalls
 from protos.bundle import MILVUS, IndexParameters, Manifest, Score
-from protos.milvus import (
+from protos.vector_databases.milvus import (
     CONNECT_SECONDS,
     FLAT_TYPE,
     HNSW_TYPE,

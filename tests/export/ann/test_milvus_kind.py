@@ -14,7 +14,7 @@ from export.bundle_files import write_bundle
 from protos import bundle
 from protos.bundle import Score
 from protos.errors import ConfigError, Unavailable
-from protos.milvus import URI, Server, collection_name
+from protos.vector_databases.milvus import URI, Server, collection_name
 from tests.export.ann.test_index import ITEMS, QUERIES
 from tests.helpers.milvus import needs_lite
 from tests.helpers.releases import small_experiment

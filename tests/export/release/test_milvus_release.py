@@ -18,7 +18,7 @@ from export.release.rollback import rollback
 from protos import bundle
 from protos.bundle import IndexParameters
 from protos.errors import MissingStage
-from protos.milvus import URI, Server, collection_name
+from protos.vector_databases.milvus import URI, Server, collection_name
 from tests.helpers import releases
 from tests.helpers.milvus import needs_lite
 from tests.helpers.releases import NAME, Decide, aliased, make_challenger

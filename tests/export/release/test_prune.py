@@ -16,10 +16,10 @@ from export.release import prune as pruning
 from export.release.prune import prune
 from export.release.registry import by_version
 from export.release.rollback import rollback
-from protos import milvus
 from protos.bundle import IndexParameters
-from protos.milvus import URI, Server, collection_name
 from protos.mlflow_keys import BUNDLE_VERSION
+from protos.vector_databases import milvus
+from protos.vector_databases.milvus import URI, Server, collection_name
 from tests.helpers import releases
 from tests.helpers.milvus import needs_lite
 from tests.helpers.releases import NAME

@@ -287,16 +287,21 @@ def test_no_more_calls_are_begun_than_the_server_allows() -> None:
         assert connection.has_room
 
 
+def send_beyond_the_window(peer: Peer) -> None:
+    """Send a request of 26 bytes, of which the peer's window takes 10 at first."""
+    with ConnectionPool(peer.address, 1, lambda *each: None) as pool:
+        connection = pool.connection(0)
+        connection.request(b"head", b"\0\0\0\0\1a" + b"x" * 20, Call(0, 0.0))
+        connection.flush()
+        until = time.monotonic() + PATIENCE
+        while b"x" * 16 not in peer.heard and time.monotonic() < until:
+            pool.poll(0.1)
+
+
 def test_windows_of_the_server_are_kept_to() -> None:
     settings = http2.settings([(http2.INITIAL_WINDOW_SIZE, 10)])
     with Peer([http2.window_update(1, 1 << 20)], settings) as peer:
-        with ConnectionPool(peer.address, 1, lambda *each: None) as pool:
-            connection = pool.connection(0)
-            connection.request(b"head", b"\0\0\0\0\1a" + b"x" * 20, Call(0, 0.0))
-            connection.flush()
-            until = time.monotonic() + PATIENCE
-            while b"x" * 16 not in peer.heard and time.monotonic() < until:
-                pool.poll(0.1)
+        send_beyond_the_window(peer)
         first = http2.frame(http2.DATA, 0, 1, b"\0\0\0\0\1a" + b"x" * 4)
         assert first + http2.frame(http2.DATA, http2.END_STREAM, 1, b"x" * 16) in peer.heard
 
@@ -305,12 +310,6 @@ def test_a_wider_window_is_acknowledged_before_it_is_used() -> None:
     settings = http2.settings([(http2.INITIAL_WINDOW_SIZE, 10)])
     wider = http2.settings([(http2.INITIAL_WINDOW_SIZE, 1 << 20)])
     with Peer([wider], settings) as peer:
-        with ConnectionPool(peer.address, 1, lambda *each: None) as pool:
-            connection = pool.connection(0)
-            connection.request(b"head", b"\0\0\0\0\1a" + b"x" * 20, Call(0, 0.0))
-            connection.flush()
-            until = time.monotonic() + PATIENCE
-            while b"x" * 16 not in peer.heard and time.monotonic() < until:
-                pool.poll(0.1)
+        send_beyond_the_window(peer)
         rest = http2.frame(http2.DATA, http2.END_STREAM, 1, b"x" * 16)
         assert http2.frame(http2.SETTINGS, http2.ACK, 0) + rest in peer.heard

@@ -95,7 +95,7 @@ def test_the_length_of_an_answer_is_read_from_its_head() -> None:
                 send(b"%s: %d" % (name, len(body)))
                 assert ended == [(Status("OK"), [body])]
             server.sendall(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
-            while pool.open_connections():  # an answer that nobody has asked for
+            while pool.open_connections():  # the server has answered without a request
                 pool.poll(10.0)
         pool.connection(0)
         server, _ = listener.accept()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from protos.errors import Unavailable
-from protos.milvus import ID, URI
+from protos.vector_databases.milvus import ID, URI
 from serving.retrieval.remote_search import ExpressionRefused, OutOfTime
 from tests.helpers.milvus import needs_lite
 from tests.helpers.tiny import tiny_manifest

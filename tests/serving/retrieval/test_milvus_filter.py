@@ -10,7 +10,7 @@ import pytest
 
 from protos.bundle import IndexParameters
 from protos.filters import build_columns, column_values
-from protos.milvus import Fields, Server, fill
+from protos.vector_databases.milvus import Fields, Server, fill
 from serving.filters.columns import FilterColumns
 from serving.filters.expression import AllOf, Filter, Not, Time, where
 from serving.retrieval.milvus_filter import LONGEST, milvus_expression

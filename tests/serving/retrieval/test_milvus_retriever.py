@@ -7,7 +7,7 @@ import pytest
 
 from protos import bundle
 from protos.bundle import IndexParameters
-from protos.milvus import URI
+from protos.vector_databases.milvus import URI
 from serving.retrieval.query import Query
 from serving.retrieval.remote_search import local_only
 from serving.retrieval.retriever import Retriever

@@ -15,7 +15,7 @@ import pytest
 
 from protos.bundle import INDEX, ITEMS, VECTORS, IndexParameters, Manifest
 from protos.errors import BundleDamaged, BundleTooNew
-from protos.milvus import URI
+from protos.vector_databases.milvus import URI
 from serving.retrieval import vector_index
 from serving.retrieval.hnsw_index import HnswIndex
 from serving.retrieval.vector_index import ExactIndex, VectorIndex, open_index

@@ -18,7 +18,7 @@ import pytest
 
 from protos import bundle
 from protos.errors import BundleDamaged, Unavailable
-from protos.milvus import URI
+from protos.vector_databases.milvus import URI
 from serving.retrieval.retriever import Retriever
 from serving.retrieval.shared_catalogue import MappedCatalogue, open_catalogue
 from serving.rollout import bundle_validation, memory_budget

@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protos import bundle, milvus
+from protos import bundle
 from protos.bundle import IndexParameters
 from protos.errors import BundleDamaged, ConfigError, PackageMissing, Unavailable
-from protos.milvus import DATABASE, TOKEN, URI, Server, check_collection, collection_name, write_collection
+from protos.vector_databases import milvus
+from protos.vector_databases.milvus import (
+    DATABASE,
+    TOKEN,
+    URI,
+    Server,
+    check_collection,
+    collection_name,
+    write_collection,
+)
 from tests.helpers.milvus import needs_lite
 from tests.helpers.tiny import FILTERS, tiny_bundle
 

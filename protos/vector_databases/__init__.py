@@ -1,0 +1,1 @@
+"""Vector databases that export writes to and serving asks."""
