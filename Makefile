@@ -129,7 +129,7 @@ refresh: setup ## a bundle of the champion's towers and the catalogue as it stan
 rollback: setup ## make the champion before this one the champion again, or version TO=; REASON="..."
 	@$(call run,export rollback,--config $(CONFIG) $${TO:+"--to=$$TO"} $${REASON:+"--reason=$$REASON"})
 
-prune: setup ## drop the collections on the Milvus server that no alias can come back to; DRY_RUN=1 only tells which; UNREGISTERED_DAYS=30
+prune: setup ## drop the collections on the Milvus server that no alias can come back to; DRY_RUN=1 only tells which; UNREGISTERED_DAYS=N also drops those of bundles that this registry does not know, after N days
 	@$(call run,export prune,--config $(CONFIG) $(if $(DRY_RUN),--dry-run) $${UNREGISTERED_DAYS:+"--unregistered-days=$$UNREGISTERED_DAYS"})
 
 history: setup ## every promotion, refusal and rollback: who, when, from, to, on which evidence, why
@@ -216,10 +216,10 @@ test-all: setup ## all tests: also fuzzing, fault injection, killed processes, a
 	@$(MAKE) --no-print-directory test-together
 	$(MAKE) --no-print-directory test-alone
 
-test-together: setup ## of them, those that bear others beside them
+test-together: setup ## the part of test-all that runs in parallel
 	@$(PY) -m pytest -m "not alone" -n logical --dist worksteal
 
-test-alone: setup ## of them, those that need a quiet machine, one by one
+test-alone: setup ## the part of test-all that needs a quiet machine, one by one
 	@$(PY) -m pytest -m alone $$(grep -rl "mark\.alone" tests --include="test_*.py") # importing all takes longer
 
 test-serving: ## what asks and what serves, installed by themselves: without torch and MLflow

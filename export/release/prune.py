@@ -31,11 +31,14 @@ from protos.vector_databases.milvus import (
 )
 
 SPARE = 2  # champions before this one whose collections are kept
-DAY_SECONDS = 86_400  # age of a draft that is no longer being written
+DAY_SECONDS = 86_400
+DRAFT_SECONDS = DAY_SECONDS  # age of a draft that is no longer being written
 
 
 def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[str, Any]:
     """Drop the collections of a registered model that are no longer needed.
+
+    Do not register bundles of other models on the same server meanwhile: only the releases of `name` wait.
 
     Args:
         name: of the model.
@@ -63,7 +66,7 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
         for each in sorted(found):
             version = bundle_of(each)
             if version is None:
-                if _is_older(draft_seconds(each), DAY_SECONDS):
+                if _is_older(draft_seconds(each), DRAFT_SECONDS):
                     dropped.append(each)
                 continue
             registered = registry.search_model_versions(f"tag.`{BUNDLE_VERSION}` = '{version}'")

@@ -90,6 +90,10 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
         if known is None:
             get_run(manifest.run_id)
             known = _log_model(folder, manifest, run_id or manifest.run_id)
+        elif INDEX_KIND not in known.tags:  # it was registered before versions had this tag
+            mlflow.MlflowClient().set_model_version_tag(
+                manifest.name, known.version, INDEX_KIND, manifest.index.kind
+            )
         if AliasState.of(manifest.name).champion != str(known.version):
             mlflow.MlflowClient().set_registered_model_alias(manifest.name, CHALLENGER, known.version)
     return known, registered

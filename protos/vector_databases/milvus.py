@@ -44,12 +44,12 @@ DRAFT_DIGITS = 32  # of a bundle's version, in the name of a draft
 ID, VECTOR, ITEM_ID = "id", "vector", "item_id"
 MOST_BYTES = 65_535  # of a string in a collection
 MOST_STRINGS = 4096  # of one item in a field
-MOST_STRINGS_BYTES = 1 << 20  # of them
+MOST_STRINGS_BYTES = 1 << 20  # of all strings of one item in a field
 MOST_FIELDS = 30  # filter fields that a collection holds; a collection has at most 64 fields
 HNSW_TYPE, FLAT_TYPE = "HNSW", "FLAT"
 INDEX_TYPES = (HNSW_TYPE, FLAT_TYPE)  # `index.options.type` of a manifest; FLAT compares all items
 MOST_K = 16_384  # items that one search returns at most
-# Of one insert: a server takes 64 MiB. One item more than these bytes is at most 30 fields of 1 MiB.
+# Of one insert. A server takes 64 MiB, and the last item of an insert may add MOST_FIELDS times 1 MiB.
 INSERT_ROWS, INSERT_BYTES = 2000, 8 << 20
 SAMPLE = 16  # items whose vectors and ids are compared
 CONNECT_SECONDS, WRITE_SECONDS = 5.0, 600.0

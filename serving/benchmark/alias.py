@@ -44,7 +44,7 @@ def registry(folder: Path, bundles: Sequence[Path], name: str = NAME) -> Iterato
         Unavailable: it cannot be created.
     """
     if importlib.util.find_spec("mlflow") is None:
-        raise MissingStage("the swap test needs MLflow for its registry; install it")
+        raise MissingStage("this test needs MLflow for its registry: make setup")
     arguments = [name, *(str(each.absolute()) for each in (folder, *bundles))]
     with started("the registry of the test", "serving.benchmark.alias", *arguments) as process:
         yield process

@@ -17,10 +17,10 @@ import sys
 import threading
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
-from train.paths import ROOT
-
+ROOT = Path(__file__).resolve().parents[2]  # `train.paths` would read the environment before it is set
 SLOW = (
     "mlflow mlflow.artifacts mlflow.genai mlflow.store.tracking.sqlalchemy_store torch torch.export"
     " sklearn.feature_extraction.text sklearn.linear_model scipy.sparse scipy.stats matplotlib.figure"
@@ -116,6 +116,10 @@ def _main(
     said: "Connection[Any, Any]",
 ) -> None:
     """What the fork does: become a Python that was started with these arguments."""
+    early = [
+        name for name in sys.modules if name.partition(".")[0] in ("protos", "train", "export", "serving")
+    ]
+    assert not early, f"{early}: imported before the environment was set"
     for number, connection in ((1, output), (2, said)):
         os.dup2(connection.fileno(), number)
         connection.close()

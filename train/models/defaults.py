@@ -47,7 +47,7 @@ SAMPLE = 10_000  # texts of a feature that are looked at
 TOKENIZED_SHARE = 5  # every fifth text is tokenized: that takes longer than counting characters
 PERCENTILE = 99
 SHORTEST, LONGEST = 256, 4096  # bounds of `max_length`: a tower's time grows with the characters it reads
-MULTIPLE = 64  # `max_length` is a multiple of it
+MULTIPLE = 64  # `max_length` is a multiple of it, unless it is a bound
 LONGEST_HISTORY = 512  # items; a query of attention takes time for each
 CHARACTERS_SHARE = (
     0.01  # of letters of scripts without spaces, from which on their characters are hashed apart

@@ -107,8 +107,8 @@ class Mixed:
         return {f"{name}_{self.metric}": value for name, value in named.items()}
 
 
-def without_linear_model(towers: Towers, experiment: Experiment, data: TrainingData) -> str:
-    """Take the coordinates away if no linear model applies to the data; a warning that says so, or `""`."""
+def drop_useless_coordinates(towers: Towers, experiment: Experiment, data: TrainingData) -> str:
+    """Take the coordinates away if no linear model applies to the data; returns a warning, or `""`."""
     if towers[0].mixture is None or any(each.applies(experiment, data) for each in _BASELINES):
         return ""
     for tower in towers:
@@ -127,7 +127,8 @@ def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
         fitting: of the baselines of the same run.
 
     Returns:
-        What was chosen; None if the towers have no coordinates for a linear model.
+        What was chosen; None if the towers have no coordinates for a linear model. Where no linear model
+        applies to the data, call `drop_useless_coordinates` first.
     """
     if trainer.towers[0].mixture is None:
         return None

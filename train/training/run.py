@@ -51,7 +51,7 @@ from train.training.checkpoint import BEST_TOWERS, RUN_STATE, START_TOWERS, load
 from train.training.device import TrainingProcess, start_process
 from train.training.labelled_pairs import LabelledPairs
 from train.training.metric_groups import grouped
-from train.training.mixture import mix, without_linear_model
+from train.training.mixture import drop_useless_coordinates, mix
 from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.rank_processes import ranks_of
 from train.training.tracking import find_run, flattened, log_warnings, tracked_run
@@ -224,7 +224,7 @@ def _train(
     about = architecture_of(experiment.tower).describe()
     for line in (*((about,) if about else ()), *chosen.lines()):
         console.print(line, highlight=False, soft_wrap=True)
-    no_linear_model = without_linear_model(model.towers, experiment, data)
+    no_linear_model = drop_useless_coordinates(model.towers, experiment, data)
     for warning in (*left_out(experiment, data), *([no_linear_model] if no_linear_model else [])):
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     shared_windows = shares_windows(experiment)

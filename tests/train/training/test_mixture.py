@@ -30,7 +30,7 @@ from train.models.tower_factory import build_towers, hashing_of
 from train.training import mixture
 from train.training import run as training
 from train.training.checkpoint import load_towers, save_towers
-from train.training.mixture import LEAST_USERS, WEIGHTS, choose_weight, mix, without_linear_model
+from train.training.mixture import LEAST_USERS, WEIGHTS, choose_weight, drop_useless_coordinates, mix
 from train.training.trained_model import load_model
 from train.training.trainer import Trainer
 
@@ -214,11 +214,11 @@ def test_where_no_linear_model_applies_the_towers_have_no_coordinates_for_it(
     data: TrainingData, fitting: Fitting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = untrained(data)
-    assert without_linear_model(trainer.towers, fitting.experiment, data) == ""
+    assert drop_useless_coordinates(trainer.towers, fitting.experiment, data) == ""
     before = ranked(trainer)
     never = [replace(each, applies=lambda *_: False) for each in (ease_recency.BASELINE, slist.BASELINE)]
     monkeypatch.setattr(mixture, "_BASELINES", never)
-    warning = without_linear_model(trainer.towers, fitting.experiment, data)
+    warning = drop_useless_coordinates(trainer.towers, fitting.experiment, data)
     assert "tower.linear" in warning
     assert "up to 20,000 items" in warning
     assert mix(trainer, fitting) is None
