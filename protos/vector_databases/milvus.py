@@ -130,6 +130,19 @@ def import_client() -> Any:
     return pymilvus
 
 
+def import_breaker() -> Any:
+    """The class `CircuitBreaker` of the package `circuitbreaker`.
+
+    Raises:
+        PackageMissing: it is not installed.
+    """
+    try:
+        from circuitbreaker import CircuitBreaker
+    except ModuleNotFoundError as error:
+        raise PackageMissing(f"an index of kind milvus needs {error.name}: pip install .[milvus]") from None
+    return CircuitBreaker
+
+
 @contextmanager
 def server_errors() -> Iterator[None]:
     """Raise errors of pymilvus and of gRPC as `Unavailable`, without their texts, which show the address."""

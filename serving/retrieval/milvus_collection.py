@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from circuitbreaker import CircuitBreaker
 
 from protos import entry_points
 from protos.bundle import Manifest
@@ -26,6 +25,7 @@ from protos.vector_databases.milvus import (
     Server,
     check_collection,
     collection_name,
+    import_breaker,
     reason_of,
     search_params,
     server_errors,
@@ -61,7 +61,7 @@ class MilvusCollection:
         self._parameters = manifest.index
         self.server = Server.from_environment()
         self._where = f"the index of bundle {manifest.bundle_version[:12]} is on a Milvus server ({URI})"
-        self._breaker = CircuitBreaker(FAILURES, REST_SECONDS, _ServerFailed, self.name)
+        self._breaker = import_breaker()(FAILURES, REST_SECONDS, _ServerFailed, self.name)
         self._lock = threading.Lock()
         self._client: Any = None
         self._consistency: dict[str, Any] = {}

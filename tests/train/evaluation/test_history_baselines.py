@@ -94,7 +94,7 @@ def test_all_baselines_of_histories_run_and_progress_is_shown(data: TrainingData
         "ease_recent",
     ]
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "SLIST" in shown
+    assert "8/8" in shown
     assert set(found["ease_recent"].settings) == {"lambda", "decay", "days", "power"}
     queries, relevant = data.parts["test"].by_query()
     quality = {name: mean(per_query(rank(queries), relevant))["hr_at_10"] for name, rank in found.items()}
