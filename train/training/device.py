@@ -8,7 +8,6 @@ through `TrainingProcess` wherever another device or more processes make a diffe
 - `step`: the gradients of all processes are summed before the optimiser's step.
 - `place` for the candidates of a step.
 - `lead`: the main process says what the others do.
-- `is_main` before progress, checkpoints and MLflow: one process writes them.
 
 Losses and encoders create their tensors on the device of their inputs; what computes with a tower outside a
 step follows it to its device (`train/models/placement.py`).
@@ -52,11 +51,6 @@ class TrainingProcess:
     def __init__(self, device: torch.device = CPU, precision: Precision = "float32") -> None:
         self.device = device
         self.precision: Precision = precision
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes progress, checkpoints and MLflow; of all processes, one does."""
-        return self.rank == 0
 
     @property
     def device_name(self) -> str:

@@ -215,7 +215,7 @@ def _train(
     ranks: int = 1,
     to_resume: str = "",
 ) -> None:
-    """Train within the active MLflow run; the main process then evaluates the towers and logs the results."""
+    """Train within the active MLflow run, evaluate the towers, and log the results."""
     with console.status("hashing texts"):
         data = training_data_of(dataset, experiment.query, experiment.item)
         chosen = from_data(experiment, data)
@@ -234,17 +234,16 @@ def _train(
     if resume:
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
-    elif process.is_main:
+    else:
         _log_inputs(model, dataset, chosen)
         if architecture_of(experiment.tower).ranks_untrained:
             save_towers(folder / START_TOWERS, trainer.towers)
-    with RunCallbacks(folder, console, process).watching() as callbacks, contextlib.ExitStack() as stack:
+    with RunCallbacks(folder, console).watching() as callbacks, contextlib.ExitStack() as stack:
         with callbacks.repeatable():
             stack.enter_context(ranks_of(trainer, ranks, experiment.training.threads, to_resume))
         trainer.fit(callbacks)
-    if process.is_main:
-        mlflow.log_metrics(grouped("train", {"training_s": trainer.state.seconds}))
-        _finish(folder, model, trainer, console)
+    mlflow.log_metrics(grouped("train", {"training_s": trainer.state.seconds}))
+    _finish(folder, model, trainer, console)
 
 
 def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> None:
