@@ -4,9 +4,9 @@
         trainer.fit(callbacks)
 
 The calling process is rank 0; the others begin with a copy of its trainer, whose towers and optimiser are in
-shared memory, or on a card of each rank. They call the methods that rank 0 names, and compute with the others
-over gloo, on the loopback interface, cards over NCCL. Where a rank has ended, the others learn it by the
-closed connection, and end, too. Before they are connected, rank 0 watches the processes, and they watch it.
+shared memory, or copied to a card of each rank. They call the methods that rank 0 names, and compute with the
+others over gloo, on the loopback interface, cards over NCCL. Where a rank has ended, the others learn it by
+the closed connection, and end, too. Before they are connected, rank 0 watches the processes, and they it.
 """
 
 import os
@@ -31,12 +31,13 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import _set_pg_timeout, _world
 
 from protos.errors import Unavailable
-from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess, prepare
+from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess, memory_advice, prepare
 from train.training.ranks import (
     ROWS_FROM,
     Leader,
     Rank,
     Replica,
+    expect_shared_memory,
     own_memory,
     place_trainer,
     share_memory,
@@ -113,6 +114,8 @@ class Ranks:
                 torch.set_num_threads(self.threads)
                 self._group = self._join(store)
                 yield self
+            except torch.OutOfMemoryError:  # of this process
+                raise
             except (RuntimeError, ConnectionError, EOFError) as error:
                 ended = self._ended(error.told if isinstance(error, _RankFailed) else "")
                 if ended is None:
@@ -140,7 +143,8 @@ class Ranks:
             share_memory(trainer)
         else:
             replica = Replica(self._cards[0], self._group)
-            place_trainer(trainer, SINGLE_PROCESS)  # the others receive it in main memory
+            place_trainer(trainer, SINGLE_PROCESS)  # the others receive it in shared memory, and copy it
+            expect_shared_memory(trainer)
         for connection in self._connections:
             connection.send((trainer, rows_from))
         self._wait_for_all()
@@ -304,13 +308,13 @@ def _follow(
     """The life of a rank: do what rank 0 says, until it closes the connection."""
     torch.set_num_threads(threads)
     has_joined = False
+    trainer: Any = None
     threading.Thread(target=_end_with_rank_0, name="rank 0 lives", daemon=True).start()
     try:
         leader.send(None)
         group = _join(rank, count, store, cards)
         has_joined = True
         replica = None if group is None else Replica(cards[rank], group)
-        trainer: Any = None
         while True:
             task, *arguments = leader.recv()
             if isinstance(task, Trainer):
@@ -329,7 +333,8 @@ def _follow(
         lost = isinstance(error, ConnectionError) or (has_joined and "gloo" in str(error))
         with suppress(OSError):
             if not lost:
-                leader.send(traceback.format_exc())
+                advice = trainer and memory_advice(error, trainer.process)
+                leader.send(advice or traceback.format_exc())
         os._exit(LOST if lost else 1)
 
 

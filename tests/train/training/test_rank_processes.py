@@ -12,8 +12,10 @@ from typing import Any
 import mlflow
 import psutil
 import pytest
+import torch
 
 from protos.errors import Unavailable
+from tests.helpers.emulated_device import NO_ROOM
 from tests.helpers.stdlib import write_toml
 from tests.helpers.waiting import wait_until
 from tests.train.losses.test_objective import IN_BATCH
@@ -110,6 +112,20 @@ def test_the_other_ranks_end_with_rank_0_before_they_have_met_it() -> None:
             process.kill()
     gone, alive = psutil.wait_procs(others, timeout=30)
     assert (len(gone), alive) == (1, [])
+
+
+def run_out_of_memory() -> None:
+    raise torch.OutOfMemoryError(NO_ROOM)
+
+
+def test_another_rank_without_memory_is_an_error_with_advice() -> None:
+    trainer: Any = of_texts(IN_BATCH)
+    trainer.run_out_of_memory = run_out_of_memory
+    said = r"(?s)^rank 1 of 2 .* failed:\ncpu .* too little memory: CUDA .* try a smaller training.batch_size"
+    with pytest.raises(Unavailable, match=said) as raised, ranks_of(trainer, 2, 1):
+        trainer.process.lead("run_out_of_memory")
+        trainer.process.wait()
+    assert "Traceback" not in str(raised.value)
 
 
 @pytest.fixture
