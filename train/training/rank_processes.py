@@ -31,6 +31,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import _set_pg_timeout, _world
 
 from protos.errors import Unavailable
+from protos.system.cores import thread_count
 from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess, memory_advice, prepare
 from train.training.ranks import (
     ROWS_FROM,
@@ -81,7 +82,7 @@ class Ranks:
 
     Args:
         count: at least 2.
-        threads: torch's threads of each; 0 divides the cores.
+        threads: torch's threads of each; 0 divides the cores, see `thread_count`.
         to_resume: the command that resumes the run, for the error about a rank that has ended.
         cards: the device of each rank, on which it has a copy of the towers; without, they share memory.
     """
@@ -92,7 +93,7 @@ class Ranks:
         self.count = count
         self._cards = cards
         self._group: dist.ProcessGroup | None = None
-        self.threads = threads or max(1, (os.cpu_count() or 1) // count)
+        self.threads = thread_count(threads, count)
         self._to_resume = to_resume
         self._processes: list[Any] = []
         self._connections: list[Connection] = []
