@@ -16,7 +16,7 @@ from mlflow.entities import Metric
 from export.benchmark import BENCH_PARTS, comparison, index, report, retriever, towers
 from export.benchmark.figures import Figures, MeasuredBundle
 from export.bundles import find_bundle
-from protos.bundle import EXACT, HNSW
+from protos.bundle import EXACT, HNSW, REPORTS
 from protos.cli import UsageError
 from protos.errors import GateRefused
 from protos.mlflow_keys import BUNDLE_VERSION
@@ -67,9 +67,11 @@ def run(bundle: MeasuredBundle, only: Collection[str], output: Path) -> Document
     """
     kind = bundle.manifest.index.kind
     if kind not in (HNSW, EXACT) and {"retriever", "index"} & {*only}:
+        beside = ", beside a graph in this process (local_graph)" * ("local_graph" in bundle.manifest.ann)
         raise UsageError(
             f"{bundle.folder}: its index is of kind {kind!r}, and the parts retriever and index are "
-            "measured beside hnswlib; leave them out with --only towers (make bench ONLY=towers)"
+            "measured beside hnswlib; leave them out with --only towers (make bench ONLY=towers). The export "
+            f"has measured the index{beside}: {bundle.folder / REPORTS / 'index.json'}"
         )
     names = {name: part.names(bundle) for name, part in PARTS.items()}
     comparison.check_names(bundle.experiment.bench.budgets, set().union(*names.values()))

@@ -10,12 +10,9 @@ was altered, removed or inserted is found.
 """
 
 import contextlib
-import getpass
 import hashlib
 import json
 import math
-import os
-import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,6 +24,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from export.release.lock import ReleaseLock
+from export.release.lock_holder import actor
 from export.release.registry import retire_challenger
 from protos.documents import parse_json
 from protos.errors import InvalidInput
@@ -91,15 +89,6 @@ class AuditLog:
         """
         records = [entry.record for entry in self.entries]
         return moved_alias(records, [entry.status for entry in self.entries], champion)
-
-
-def actor() -> str:
-    """User and host of this process."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a user without a name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 @contextmanager

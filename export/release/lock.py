@@ -7,6 +7,9 @@ and its tags, written in the same transaction, describe the holder.
 A holder that was killed leaves its lock behind. A process on the same host breaks such a lock at once. A
 process on another host breaks it when it is `LOCK_STALE_S` seconds old by the clock of the server.
 
+The lock of the collections on a Milvus server, `COLLECTIONS`, works alike. It is held while `prune` drops a
+collection, and while an alias is moved to a version that has a collection.
+
 A lock is broken by renaming its model to a name that ends in the lock's token. The server allows each name
 once, so only one process can break a lock. The renamed model is kept, with tags that say who broke the lock
 and why. A holder releases its lock by the same renaming, and then deletes the renamed model unless the lock
@@ -36,6 +39,7 @@ from protos.errors import Unavailable
 from protos.release_records import LOCK_STALE_S, LOCK_SUFFIX
 from train.training.tracking import is_absent, unreachable
 
+COLLECTIONS = "_milvus-collections"  # no model is called so: its name would begin with a letter or a digit
 WAIT_S = 30.0
 POLL_S = 0.2
 MAX_SHOWN = 500  # characters of a text from the registry
@@ -80,10 +84,10 @@ class ReleaseLock:
 
 @contextmanager
 def acquire(name: str, actor: str, wait_s: float | None = None) -> Iterator[ReleaseLock]:
-    """Hold the release lock of a registered model until the block ends.
+    """Hold the release lock of a registered model until the block ends; a wait for it is logged.
 
     Args:
-        name: of the registered model.
+        name: of the registered model, or `COLLECTIONS`.
         actor: user and host of this process, which other processes show.
         wait_s: seconds to wait while another process holds the lock; `WAIT_S` by default.
 
@@ -120,7 +124,7 @@ def holder(name: str) -> str:
 def _acquire(lock: ReleaseLock, actor: str, deadline: float) -> tuple[str, ...]:
     """Take the lock; returns descriptions of the locks that were broken for it."""
     broke: list[str] = []
-    failed = ""
+    failed, is_told = "", False
     while not _create(lock, actor):
         found = _look(lock.name)
         if found is not None:
@@ -136,6 +140,9 @@ def _acquire(lock: ReleaseLock, actor: str, deadline: float) -> tuple[str, ...]:
             elif time.monotonic() > deadline:
                 raise Unavailable(_held_by_another(lock.name, found))
             else:
+                if not is_told:
+                    log.warning("%s: waits for the release lock of %s", lock.name, _described(found))
+                    is_told = True
                 time.sleep(POLL_S)
         if time.monotonic() > deadline + WAIT_S:  # it cannot be broken, or its holder changes all the time
             raise Unavailable(f"{lock.name}: the release lock could not be taken{failed}; try again")
@@ -237,7 +244,7 @@ def _renamed(name: str, token: str) -> str:
 
 
 def _description(name: str) -> str:
-    return f"Held while the champion of {name} is moved; deleted when that is done. Not a model."
+    return f"The release lock of {name}, deleted when it is released. Not a model."
 
 
 def _actor(found: RegisteredModel) -> str:

@@ -6,6 +6,7 @@ host, its boot and its pid namespace.
 """
 
 import dataclasses
+import getpass
 import json
 import os
 import shlex
@@ -22,6 +23,15 @@ from protos.toml_config import parse
 
 TAG = "twinspire.process"
 COMMAND_LENGTH = 200  # characters
+
+
+def actor() -> str:
+    """User and host of this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 @dataclass(frozen=True)

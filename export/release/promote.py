@@ -9,6 +9,7 @@ alias. If champion or challenger have changed by then, it refuses: the compariso
 import math
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +21,12 @@ from export.release import audit_log, comparison, lock
 from export.release.decision_report import PAGE, write_report
 from export.release.gate import CandidateVersion, Decision, GateResult
 from export.release.gates import GATES
+from export.release.lock_holder import actor
 from export.release.registry import (
     CHALLENGER,
     AliasState,
     by_alias,
+    collection_kept,
     expect_collection,
     fetch,
     registry_errors,
@@ -104,7 +107,7 @@ def promote(
         decision = compare(challenger, champion, experiment, data, console)
         with audit_log.release_run(name, f"version {compared.challenger}") as run_id:
             _log_report(decision, run_id)
-            with lock.acquire(name, audit_log.actor()) as held:
+            with lock.acquire(name, actor()) as held:
                 error, record = _conclude(held, run_id, compared, decision, force, reason)
     if error is not None:
         raise error
@@ -185,10 +188,10 @@ def _conclude(
     elif not decision.accepted:
         action = "refuse"
         error = GateRefused(_refusal(name, challenger, decision.refused, run_id))
-    if error is None:
-        expect_collection(name, challenger)  # again: it may have been dropped meanwhile
     summary = [_summary(each) for each in decision.results]
-    return error, audit_log.commit(held, run_id, action, now.champion, challenger, summary, reason)
+    # Its collection may have been dropped since it was looked for.
+    with collection_kept(name, challenger) if error is None else nullcontext():
+        return error, audit_log.commit(held, run_id, action, now.champion, challenger, summary, reason)
 
 
 def _summary(result: GateResult) -> dict[str, object]:

@@ -7,22 +7,26 @@ this one, so that a rollback finds its own. Of a bundle that is registered under
 is kept if one of them needs it. Those of other models' bundles stay, and of bundles that this registry does
 not know, unless `unregistered_days` says otherwise. Drafts that an interrupted export has left are dropped
 when they are a day old.
+
+The lock of the collections is held while one is dropped, after the aliases have been read again: `register`,
+`promote` and `rollback` hold it while they move an alias to a version with a collection.
 """
 
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import mlflow
 
 from export.release import audit_log, lock
+from export.release.lock_holder import actor
 from export.release.registry import registry_errors
 from protos.mlflow_keys import BUNDLE_VERSION
 from protos.release_records import CHAMPION
 from protos.vector_databases.milvus import (
     CONNECT_SECONDS,
     PREFIX,
-    WRITE_SECONDS,
     Server,
     bundle_of,
     created_seconds,
@@ -32,13 +36,12 @@ from protos.vector_databases.milvus import (
 
 SPARE = 2  # champions before this one whose collections are kept
 DAY_SECONDS = 86_400
+DROP_SECONDS = 60.0  # to drop one, shorter than a lock is held
 DRAFT_SECONDS = DAY_SECONDS  # age of a draft that is no longer being written
 
 
 def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[str, Any]:
     """Drop the collections of a registered model that are no longer needed.
-
-    Do not register bundles of other models on the same server meanwhile: only the releases of `name` wait.
 
     Args:
         name: of the model.
@@ -49,40 +52,54 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
 
     Raises:
         ConfigError: the environment names no Milvus server.
-        Unavailable: the registry or the server does not answer, or a release is under way.
+        Unavailable: the registry or the server does not answer, or another process still holds the lock.
     """
     client = Server.from_environment().connect()
-    registry, needed = mlflow.MlflowClient(), cache(_needed)
     kept: list[str] = []
     dropped: list[str] = []
-    with (
-        lock.acquire(name, audit_log.actor()),
-        registry_errors(),
-    ):  # an alias that moves meanwhile would need another answer
-        with server_errors():
-            found = [
-                each for each in client.list_collections(timeout=CONNECT_SECONDS) if each.startswith(PREFIX)
-            ]
+    with server_errors():
+        found = [each for each in client.list_collections(timeout=CONNECT_SECONDS) if each.startswith(PREFIX)]
+    with registry_errors():
+        needed = cache(_needed)
         for each in sorted(found):
-            version = bundle_of(each)
-            if version is None:
-                if _is_older(draft_seconds(each), DRAFT_SECONDS):
-                    dropped.append(each)
-                continue
-            registered = registry.search_model_versions(f"tag.`{BUNDLE_VERSION}` = '{version}'")
-            if any(one.name == name for one in registered):
-                is_needed = any(str(one.version) in needed(one.name) for one in registered)
+            is_needed = _is_needed(client, each, name, unregistered_days, needed)
+            if is_needed is False and not dry_run:
+                is_needed = _drop(client, each, name, unregistered_days)
+            if is_needed is not None:
                 (kept if is_needed else dropped).append(each)
-            elif (
-                unregistered_days
-                and not registered
-                and _is_older(created_seconds(client, each), unregistered_days * DAY_SECONDS)
-            ):
-                dropped.append(each)
-        with server_errors():
-            for each in () if dry_run else dropped:
-                client.drop_collection(each, timeout=WRITE_SECONDS)
     return {"name": name, "dry_run": dry_run, "kept": kept, "dropped": dropped}
+
+
+def _is_needed(
+    client: Any, collection: str, name: str, unregistered_days: int, needed: Callable[[str], set[str]]
+) -> bool | None:
+    """Whether a collection is kept, or dropped; None if it is none of the model's, and stays."""
+    version = bundle_of(collection)
+    if version is None:
+        return False if _is_older(draft_seconds(collection), DRAFT_SECONDS) else None
+    registered = mlflow.MlflowClient().search_model_versions(f"tag.`{BUNDLE_VERSION}` = '{version}'")
+    if any(one.name == name for one in registered):
+        return any(str(one.version) in needed(one.name) for one in registered)
+    is_left = (
+        unregistered_days
+        and not registered
+        and _is_older(created_seconds(client, collection), unregistered_days * DAY_SECONDS)
+    )
+    return False if is_left else None
+
+
+def _drop(client: Any, collection: str, name: str, unregistered_days: int) -> bool | None:
+    """Drop a collection unless an alias needs it by now; returns what `_is_needed` does."""
+    with lock.acquire(lock.COLLECTIONS, actor()) as held:
+        with server_errors():
+            if not client.has_collection(collection, timeout=CONNECT_SECONDS):
+                return None  # another `prune` has dropped it
+        is_needed = _is_needed(client, collection, name, unregistered_days, _needed)
+        if is_needed is False:
+            held.check()
+            with server_errors():
+                client.drop_collection(collection, timeout=DROP_SECONDS)
+    return is_needed
 
 
 def _needed(name: str) -> set[str]:

@@ -22,6 +22,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from export.bundles import BUNDLES, export_metrics
+from export.release import lock
+from export.release.lock_holder import actor
 from protos import bundle, entry_points
 from protos.bundle import MILVUS
 from protos.errors import BundleDamaged, MissingStage, TwinspireError, Unavailable
@@ -70,7 +72,7 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
     """The bundle as a model version, and whether it was registered before.
 
     It gets the alias `challenger`, unless it is the champion already. What its index keeps outside of the
-    bundle is written if it is not there.
+    bundle is written if it is not there; `prune` drops none of it meanwhile.
 
     Args:
         run_id: the run that gets the version and its figures; by default the run that trained the towers.
@@ -78,7 +80,7 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
     Raises:
         BundleError: the bundle is damaged.
         MissingStage: MLflow does not know the run that trained its towers.
-        Unavailable: the registry does not answer, or a server of the index.
+        Unavailable: the registry does not answer, or a server of the index, or `prune` is at work there.
     """
     from export.bundle_files import publish  # imports all that builds an index
 
@@ -95,8 +97,17 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
                 manifest.name, known.version, INDEX_KIND, manifest.index.kind
             )
         if AliasState.of(manifest.name).champion != str(known.version):
-            mlflow.MlflowClient().set_registered_model_alias(manifest.name, CHALLENGER, known.version)
+            try:
+                _make_challenger(manifest.name, str(known.version))
+            except MissingStage:  # `prune` has dropped the collection since it was written
+                publish(folder)
+                _make_challenger(manifest.name, str(known.version))
     return known, registered
+
+
+def _make_challenger(name: str, number: str) -> None:
+    with collection_kept(name, number):
+        mlflow.MlflowClient().set_registered_model_alias(name, CHALLENGER, number)
 
 
 def retire_challenger(name: str, number: str) -> None:
@@ -158,6 +169,23 @@ def expect_collection(name: str, number: str) -> None:
             f"{name}: version {number} cannot be champion: there is no collection {collection} in Milvus "
             f"({milvus.URI}); `python -m export register --bundle FOLDER`, with its bundle, writes it again"
         )
+
+
+@contextmanager
+def collection_kept(name: str, number: str) -> Iterator[None]:
+    """Within this block, the collection of a version is on its Milvus server, and `prune` does not drop it.
+
+    Raises:
+        ConfigError, MissingStage: as of `expect_collection`.
+        Unavailable: as of `expect_collection`, or another process still holds the lock.
+    """
+    if by_version(name, number).tags.get(INDEX_KIND) != MILVUS:
+        yield
+        return
+    with lock.acquire(lock.COLLECTIONS, actor()) as held:
+        expect_collection(name, number)
+        held.check()
+        yield
 
 
 def fetch(name: str, number: str) -> tuple[Path, bundle.Manifest]:

@@ -4,7 +4,8 @@ python -m export rollback --config train/configs/pydocs.toml --to 3 --reason "..
 """
 
 from export.release import audit_log, lock
-from export.release.registry import AliasState, by_version, expect_collection, registry_errors
+from export.release.lock_holder import actor
+from export.release.registry import AliasState, by_version, collection_kept, registry_errors
 from protos.errors import GateRefused, MissingStage
 from protos.release_records import Record
 
@@ -29,12 +30,14 @@ def rollback(name: str, to: str = "", reason: str = "") -> Record | None:
     """
     with registry_errors():
         _target(name, to, reason)  # raises before anything is written
-        with lock.acquire(name, audit_log.actor()) as held:
+        with lock.acquire(name, actor()) as held:
             before, after = _target(name, to, reason)  # again, now that no other process can move the alias
             if before == after:
                 return None
-            expect_collection(name, after)
-            with audit_log.release_run(name, f"back to version {after}") as run_id:
+            with (
+                collection_kept(name, after),
+                audit_log.release_run(name, f"back to version {after}") as run_id,
+            ):
                 return audit_log.commit(held, run_id, "rollback", before, after, reason=reason)
 
 

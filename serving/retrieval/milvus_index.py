@@ -2,13 +2,15 @@
 
 Queries are encoded here and searched there. The service keeps what it needs of the items: ids, display
 fields, filter columns, and the vectors, which are mapped from the bundle's file and read for exact scores,
-for items as queries, and where few items pass a filter.
+for items as queries, and where few items pass a filter. All but exact scores are read by threads, so the
+event loop answers other calls meanwhile.
 
 A collection never changes after it was checked, so every answer has to see what was written before the check.
 Searches pass a timestamp that the server gave after the check: they are strongly consistent, without the wait
 for the server's next clock tick (200 ms) that a search at the level "Strong" takes.
 """
 
+import hashlib
 import logging
 import threading
 from pathlib import Path
@@ -23,8 +25,16 @@ from serving.filters.compiled import CompiledFilter
 from serving.retrieval import remote_search
 from serving.retrieval.milvus_collection import MilvusCollection, check, check_apart
 from serving.retrieval.milvus_filter import milvus_expression
-from serving.retrieval.remote_search import Best, ExpressionRefused, OutOfTime
-from serving.retrieval.vector_index import Allowed, ExactIndex, Neighbours, Vectors
+from serving.retrieval.remote_search import Best, ExpressionRefused, OutOfTime, compared
+from serving.retrieval.vector_index import (
+    Allowed,
+    ExactIndex,
+    Neighbours,
+    Rows,
+    Subset,
+    Vectors,
+    allowed_rows,
+)
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +111,28 @@ class MilvusIndex(ExactIndex):
             return None
         if best is None:
             return None
-        for n, (rows, _) in enumerate(best):
-            if len(rows) < k or not compiled.mask[rows].all():
-                exact = self.exact(vectors[n : n + 1], k, compiled.rows)
-                best[n] = exact.rows[0], exact.scores[0]
+        wrong = [n for n, (rows, _) in enumerate(best) if len(rows) < k or not compiled.mask[rows].all()]
+        if wrong:
+            exact = self.exact(vectors[wrong], k, compiled.rows)
+            for n, *own in zip(wrong, exact.rows, exact.scores, strict=True):
+                best[n] = own[0], own[1]
         return [Neighbours(*each) for each in best]
+
+    def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+        """As `ExactIndex.exact`; for the event loop a thread compares."""
+        rows = None if allowed is None else allowed_rows(allowed, self._count)
+
+        def compare(some: Vectors, width: int) -> Neighbours:
+            return ExactIndex.exact(self, some, width, rows)
+
+        if remote_search.answers_of_thread() is None:
+            return compare(vectors, k)
+        count = self._count if rows is None else len(rows)
+        return Neighbours(*compared(compare, vectors, k, count, "all" if rows is None else _digest(rows)))
+
+    def subset(self, rows: Rows) -> Subset:
+        """As `VectorIndex.subset`; the vectors are copied by the first comparison."""
+        return _LazySubset(self, rows)
 
     def _best(self, vectors: Vectors, k: int, expression: str) -> list[Best] | None:
         """The best items of each query by the server; None if it must not be asked."""
@@ -118,3 +145,26 @@ class MilvusIndex(ExactIndex):
             return self.collection.ask(vectors, k, expression, SECONDS)
         except OutOfTime as error:  # another thread still connects
             raise Unavailable(str(error)) from None
+
+
+class _LazySubset(Subset):
+    """Items whose vectors are copied when they are compared, for the event loop by a thread."""
+
+    def __init__(self, index: MilvusIndex, rows: Rows) -> None:
+        self._index, self._rows, self._items = index, rows, _digest(rows)
+        self._copied: Subset | None = None
+        self._lock = threading.Lock()
+
+    def exact(self, vectors: Vectors, k: int) -> Neighbours:
+        return Neighbours(*compared(self._compare, vectors, k, len(self._rows), self._items))
+
+    def _compare(self, vectors: Vectors, k: int) -> Neighbours:
+        with self._lock:
+            if self._copied is None:
+                self._copied = ExactIndex.subset(self._index, self._rows)
+        return self._copied.exact(vectors, k)
+
+
+def _digest(rows: Rows) -> str:
+    """A text that is equal for equal rows only."""
+    return hashlib.blake2b(rows.tobytes(), digest_size=32).hexdigest()

@@ -11,20 +11,28 @@ An index on another server is searched in one of three ways:
 
 A search is a function of its queries, of the live items and of the answers. So a search that is made again
 sees one state of the live items, and no code between here and the event loop has to know of the other server.
+
+Of such an index, what must be compared exactly is compared by threads of this process. The event loop asks
+them as it asks the other server (`compared`).
 """
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from protos.search import BLOCK
+
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 Best = tuple[Rows, Vectors]  # rows and scores of one query, best first
 
+PIECE_SECONDS = 0.25  # of one comparison, after which another one has its turn
+COMPARED = "compared: "  # begins the "expression" of a comparison; no other expression begins so
 LEAST = 16  # items that a question asks for at least; more than are wanted answer the next, wider question
 
 
@@ -49,17 +57,40 @@ class RemoteIndex(Protocol):
         """
 
 
+class Comparison:
+    """Queries compared with items in this process, on a thread; it implements `RemoteIndex`.
+
+    Args:
+        exact: gives rows and scores of the `k` nearest items of queries (B, D); for any thread.
+        count: number of the items.
+    """
+
+    def __init__(self, exact: Callable[[Vectors, int], tuple[Rows, Vectors]], count: int) -> None:
+        self._exact = exact
+        self.count = count
+
+    def ask(self, vectors: Vectors, k: int, expression: str, seconds: float) -> list[Best]:
+        """As `RemoteIndex.ask`; of the first queries alone if all take longer than `PIECE_SECONDS`."""
+        until = time.monotonic() + min(seconds, PIECE_SECONDS)
+        found: list[Best] = []
+        for start in range(0, len(vectors), BLOCK):
+            found += zip(*self._exact(vectors[start : start + BLOCK], k), strict=True)
+            if time.monotonic() >= until:
+                break
+        return found
+
+
 class Question(NamedTuple):
-    """What a search asks another server.
+    """What a search asks another server, or a thread that compares.
 
     Args:
         remote: that is asked.
         vectors: of the queries, float32 (B, D).
         k: items wanted.
-        expression: that they must pass; empty for all items.
+        expression: that they must pass, empty for all items; of a comparison, what stands for its items.
     """
 
-    remote: RemoteIndex
+    remote: RemoteIndex | Comparison
     vectors: Vectors
     k: int
     expression: str
@@ -86,7 +117,7 @@ class Answers:
         self._known: dict[tuple[str, bytes], tuple[int, Best]] = {}
         self._refused: set[str] = set()
 
-    def best(self, index: RemoteIndex, vectors: Vectors, k: int, expression: str) -> list[Best]:
+    def best(self, index: RemoteIndex | Comparison, vectors: Vectors, k: int, expression: str) -> list[Best]:
         """As `RemoteIndex.ask`.
 
         Raises:
@@ -110,8 +141,9 @@ class Answers:
         raise SearchPending(Question(index, np.stack(missing or [*vectors]), width, expression))
 
     def add(self, question: Question, found: list[Best]) -> None:
-        """The answer to a question."""
-        for vector, best in zip(question.vectors, found, strict=True):
+        """The answer to a question; of a comparison it may be that of the first queries alone."""
+        is_whole = not isinstance(question.remote, Comparison)
+        for vector, best in zip(question.vectors, found, strict=is_whole):
             self._known[question.expression, vector.tobytes()] = question.k, best
 
     def refuse(self, question: Question) -> None:
@@ -153,3 +185,25 @@ def answers_of_thread() -> Answers | None:
     """The answers that this thread searches with; None if it may wait."""
     found: Answers | None = getattr(_local, "answers", None)
     return found
+
+
+def compared(
+    exact: Callable[[Vectors, int], tuple[Rows, Vectors]], vectors: Vectors, k: int, count: int, items: str
+) -> tuple[Rows, Vectors]:
+    """Rows and scores (B, min(k, R)) of the nearest of R items; for the event loop a thread compares them.
+
+    Args:
+        exact: compares; for any thread.
+        vectors: of the queries, float32 (B, D).
+        k: items wanted.
+        count: R.
+        items: a text that is equal for the same items only.
+
+    Raises:
+        SearchPending: on the event loop, where they have not been compared yet.
+    """
+    answers, k = answers_of_thread(), min(k, count)
+    if answers is None or not k or not len(vectors):
+        return exact(vectors, k)
+    best = answers.best(Comparison(exact, count), vectors, k, COMPARED + items)
+    return np.stack([rows for rows, _ in best]), np.stack([scores for _, scores in best])

@@ -9,6 +9,9 @@ instead of waiting in vain. The calls that have more time are then asked for aga
 
 The jobs of a batch are held by filter, because each filter is a question of its own, and those that search
 for nothing are not held. If a question fails, only the jobs that need its answer fail.
+
+What must be compared exactly is compared by other threads of this process, in parts of a quarter of a second,
+so that searches take turns.
 """
 
 import logging
@@ -25,6 +28,7 @@ from serving.retrieval.query import EncodedQueries, PreparedQuery, SearchOptions
 from serving.retrieval.remote_search import (
     Answers,
     Best,
+    Comparison,
     ExpressionRefused,
     OutOfTime,
     Question,
@@ -37,6 +41,9 @@ from serving.transport.deferred import Deferred
 log = logging.getLogger(__name__)
 
 THREADS = 16  # questions under way at once; others wait for one to end
+COMPARING_THREADS = 2  # comparisons at once
+MOST_COMPARED = 1 << 30  # pairs of a query and an item that wait to be compared; more are refused
+MOST_COUNTED = 64  # queries of a question that count so: a longer one is answered in parts
 MOST_QUERIES = 4096  # held at once; more are refused
 MOST_ROUNDS = 8  # questions of the searches with one filter, after each other
 SECONDS = 5.0  # of a question, at most
@@ -69,6 +76,7 @@ class RemoteSearch:
         deliver: hands the results to the jobs.
         answers: that have come.
         rounds: questions so far.
+        comparisons: of the questions, those that a thread of this process has answered.
         failure: the answers that are missing will not come, for this reason.
     """
 
@@ -78,6 +86,7 @@ class RemoteSearch:
     deliver: Callable[[Sequence[Any], EncodedQueries, list[SearchResult], bool], None]
     answers: Answers = field(init=False)
     rounds: int = 0
+    comparisons: int = 0
     failure: Exception | None = None
 
     def __post_init__(self) -> None:
@@ -122,6 +131,8 @@ class RemoteBatches:
     ) -> None:
         self._call_soon, self._wait_for, self._waited_for = call_soon, wait_for, waited_for
         self._pool: ThreadPoolExecutor | None = None
+        self._comparing: ThreadPoolExecutor | None = None
+        self._compared = 0  # pairs of a query and an item that wait to be compared
         self.queries = 0  # held
 
     def with_room(self, jobs: Sequence[Any]) -> list[Any]:
@@ -148,8 +159,9 @@ class RemoteBatches:
 
     def stop(self) -> None:
         """End the threads; questions that are under way are not waited for."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._comparing):
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _search(self, search: RemoteSearch) -> None:
         try:
@@ -177,42 +189,53 @@ class RemoteBatches:
         _finish(search.jobs)
 
     def _ask(self, search: RemoteSearch, question: Question) -> None:
-        """Ask the other server on a thread."""
+        """Ask the other server on a thread, or compare on one."""
+        pairs = _pairs(question)
+        if pairs and not search.comparisons and self._compared and self._compared + pairs > MOST_COMPARED:
+            what = "more exact comparisons wait than the service makes in time"
+            error = Overloaded(f"{what}; try again, with fewer at once", RETRY_SECONDS)
+            self._give_up(search, search.jobs, error)
+            return
+        search.comparisons += pairs > 0  # so a search that has begun is not refused any more
         search.rounds += 1
-        if search.rounds > MOST_ROUNDS:
+        if search.rounds - search.comparisons > MOST_ROUNDS:
             why = f"took more than {MOST_ROUNDS} questions"
             self._give_up(search, search.jobs, Unavailable(f"the search on the server of the index {why}"))
             return
         now = time.time()
         late = [job for job in search.jobs if job.error is None and job.deadline <= now]
         if late:
-            self._give_up(search, late, Unavailable("the search on the server of the index has no time left"))
+            where = "exact comparison" if pairs else "search on the server of the index"
+            self._give_up(search, late, Unavailable(f"the {where} has no time left"))
             if len(late) < len(search.jobs):
                 self._search(search.of([job for job in search.jobs if job not in late]))
             return
         # A call whose client has gone waits for nothing.
         first = min([job.deadline for job in search.jobs if job.error is None], default=math.inf)
-        seconds = min(SECONDS, MARGIN * (first - now))
+        seconds = MARGIN * (first - now)
+        if not pairs:
+            seconds = min(SECONDS, seconds)
         until = time.monotonic() + seconds
 
         def ask() -> list[Best]:
             left = until - time.monotonic()  # the question may have waited for a thread
             if left <= 0:
-                raise OutOfTime("the server of the index is asked more than it answers in time")
+                what = "more is compared exactly" if pairs else "the server of the index is asked more"
+                raise OutOfTime(f"{what} than is answered in time")
             return question.remote.ask(question.vectors, question.k, question.expression, left)
 
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(THREADS, "remote-search")
-        future = self._pool.submit(ask)
+        future = self._threads(bool(pairs)).submit(ask)
         for job in search.jobs:
             job.held = True
         count = len(search.encoded.contexts)
         self.queries += count
+        self._compared += pairs
         waits = Deferred()
         self._wait_for(waits)
 
         def came(future: "Future[list[Best]]") -> None:
             self.queries -= count
+            self._compared -= pairs
             self._waited_for(waits)
             began = time.thread_time()
             for job in search.jobs:
@@ -228,6 +251,16 @@ class RemoteBatches:
 
         future.add_done_callback(lambda done: self._call_soon(lambda: came(done)))
 
+    def _threads(self, compare: bool) -> ThreadPoolExecutor:
+        """Those that compare, or those that ask the other server."""
+        if compare:
+            if self._comparing is None:
+                self._comparing = ThreadPoolExecutor(COMPARING_THREADS, "compare")
+            return self._comparing
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(THREADS, "remote-search")
+        return self._pool
+
     def _came(
         self, search: RemoteSearch, question: Question, future: "Future[list[Best]]", seconds: float
     ) -> None:
@@ -238,7 +271,7 @@ class RemoteBatches:
         except OutOfTime as error:  # because one call of the batch had little
             now = time.time()
             patient = [job for job in search.jobs if job.deadline - now > PATIENCE * seconds]
-            if search.rounds >= MOST_ROUNDS:
+            if search.rounds - search.comparisons >= MOST_ROUNDS:
                 patient = []
             late = [job for job in search.jobs if job not in patient]
             self._give_up(search, late, Unavailable(str(error)))
@@ -268,6 +301,13 @@ class RemoteBatches:
         for job in jobs:
             job.error = error if job.error is None else job.error
         _finish(jobs)
+
+
+def _pairs(question: Question) -> int:
+    """Pairs of a query and an item that a question has to be compared for; of another server's none."""
+    if not isinstance(question.remote, Comparison):
+        return 0
+    return min(len(question.vectors), MOST_COUNTED) * question.remote.count
 
 
 def _finish(jobs: Sequence[HeldJob]) -> None:

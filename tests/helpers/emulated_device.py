@@ -24,6 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from train.models import placement
 
 DEVICE = torch.device("meta")
+NO_ROOM = (  # as of CUDA, shortened
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.00"
+    " GiB is free. Including non-PyTorch memory, this process has 78.10 GiB memory in use."
+)
 aten = torch.ops.aten
 # They may read one device and write another.
 _MOVES = {aten._to_copy.default, aten.copy_.default, aten.set_.source_Tensor, aten.set_.source_Storage}
@@ -39,6 +43,7 @@ class EmulatedTensor(torch.Tensor):
     held: Tensor
     is_meta = False  # torch refuses to load weights into what has no values
     takes_doubles = True
+    room: int | None = None
 
     @staticmethod
     def __new__(cls, held: Tensor) -> "EmulatedTensor":
@@ -91,14 +96,16 @@ class _Emulation(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def emulated_device(takes_doubles: bool = True) -> Iterator[torch.device]:
+def emulated_device(takes_doubles: bool = True, room: int | None = None) -> Iterator[torch.device]:
     """Tensors can be moved to the device, and made there, in this block.
 
     Args:
         takes_doubles: whether it has double precision and sparse tensors, as CUDA; Metal has neither.
+        room: bytes that may be moved there in all; what is moved beyond is an error, as of CUDA.
     """
     with pytest.MonkeyPatch.context() as patch, _Emulation():
         patch.setattr(EmulatedTensor, "takes_doubles", takes_doubles)
+        patch.setattr(EmulatedTensor, "room", room)
         if not takes_doubles:
             patch.setattr(placement, "WITHOUT_SOLVERS", {DEVICE.type})
         yield DEVICE
@@ -124,6 +131,10 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         goes_there = torch.device(kwargs["device"]) == DEVICE
         held_kwargs = {**held_kwargs, "device": torch.device("cpu")}
     found = func(*held_args, **held_kwargs)
+    if func is aten._to_copy.default and goes_there and EmulatedTensor.room is not None:
+        EmulatedTensor.room -= found.nbytes
+        if EmulatedTensor.room < 0:
+            raise torch.OutOfMemoryError(NO_ROOM)
     if func is aten.copy_.default:
         return args[0]
     # An operation in place returns what it was given.

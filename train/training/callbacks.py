@@ -14,7 +14,6 @@ from rich.console import Console
 from train.interrupts import acknowledge, interruption
 from train.progress import progress_bar
 from train.training.checkpoint import BEST_TOWERS, RUN_STATE, save_run, save_towers
-from train.training.device import SINGLE_PROCESS, TrainingProcess
 from train.training.metric_groups import GROUPS, grouped
 from train.training.trainer import Interrupted, Trainer
 
@@ -24,18 +23,14 @@ MLFLOW_BATCH = 1000  # metrics that MLflow accepts in one call
 class RunCallbacks:
     """Shows progress, logs to the active MLflow run, and writes checkpoints.
 
-    A process that is not the main one shows and writes nothing.
-
     Args:
         folder: of the checkpoints.
     """
 
-    def __init__(self, folder: Path, console: Console, process: TrainingProcess = SINGLE_PROCESS) -> None:
+    def __init__(self, folder: Path, console: Console) -> None:
         self.folder = folder
         self.console = console
-        self._is_main = process.is_main
         self._progress = progress_bar(console)
-        self._progress.disable = not self._is_main
         self._stop = 0  # the signal that asked for a stop
         self._stops_at_once = False
         self._losses: list[Metric] = []  # sent to MLflow once an epoch
@@ -67,8 +62,7 @@ class RunCallbacks:
         if self._stops_at_once:
             raise Interrupted
         acknowledge()
-        if self._is_main:
-            self.console.print("stopping after this step; once more to stop at once")
+        self.console.print("stopping after this step; once more to stop at once")
 
     def should_stop(self) -> bool:
         """Whether a signal asked for a stop."""
@@ -104,8 +98,6 @@ class RunCallbacks:
 
     def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
         """Print one line for the epoch, and log its metrics; epoch 0 is the start."""
-        if not self._is_main:
-            return
         mlflow.log_metrics(_by_group(record), step=epoch)
         self._log_losses()
         loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
@@ -135,13 +127,11 @@ class RunCallbacks:
         """Save what the run needs to continue."""
         if self._stop:
             acknowledge()  # writing a large model may take its time
-        if self._is_main:
-            save_run(self.folder / RUN_STATE, trainer)
+        save_run(self.folder / RUN_STATE, trainer)
 
     def on_best(self, trainer: Trainer) -> None:
         """Save the best towers so far."""
-        if self._is_main:
-            save_towers(self.folder / BEST_TOWERS, trainer.towers)
+        save_towers(self.folder / BEST_TOWERS, trainer.towers)
 
 
 def _by_group(record: dict[str, float]) -> dict[str, float]:

@@ -8,15 +8,16 @@ through `TrainingProcess` wherever another device or more processes make a diffe
 - `step`: the gradients of all processes are summed before the optimiser's step.
 - `place` for the candidates of a step.
 - `lead`: the main process says what the others do.
-- `is_main` before progress, checkpoints and MLflow: one process writes them.
 
 Losses and encoders create their tensors on the device of their inputs; what computes with a tower outside a
 step follows it to its device (`train/models/placement.py`).
 """
 
 import platform
+import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +36,8 @@ Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
 CPU = torch.device("cpu")
 PINNED_BYTES = 64 << 20  # larger tensors, of whole corpora, would stay in locked memory
+SENTENCES = 3  # of an error of torch: what was asked for, and what is free
+_OTHER_MEMORY = re.compile(r"DefaultCPUAllocator|MPS backend out of memory")
 BFLOAT16_ON_MAC = 14  # first version of macOS whose cards compute in bfloat16
 
 
@@ -52,11 +55,6 @@ class TrainingProcess:
     def __init__(self, device: torch.device = CPU, precision: Precision = "float32") -> None:
         self.device = device
         self.precision: Precision = precision
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes progress, checkpoints and MLflow; of all processes, one does."""
-        return self.rank == 0
 
     @property
     def device_name(self) -> str:
@@ -84,17 +82,30 @@ class TrainingProcess:
         return tensor.to(self.device)
 
     def place_towers(self, towers: Iterable[Tower]) -> None:
-        """Move towers to the device; a buffer that two of them share stays shared."""
+        """Move towers to the device; a buffer that two of them share stays shared.
+
+        If that fails, such as where the memory of a card is too small, all are where they were.
+        """
+        towers = [*towers]
+        before = [next(chain(each.parameters(), each.buffers())).device for each in towers]
+        buffers = [
+            (module, name, buffer)
+            for tower in towers
+            for module in tower.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+        ]
         kept: dict[int, Tensor] = {}
-        for tower in towers:
-            buffers = [
-                (module, name, buffer)
-                for module in tower.modules()
-                for name, buffer in module.named_buffers(recurse=False)
-            ]
-            tower.to(self.device)
+        try:
+            for tower in towers:
+                tower.to(self.device)
             for module, name, buffer in buffers:
                 setattr(module, name, kept.setdefault(id(buffer), buffer.to(self.device)))
+        except BaseException:
+            for tower, device in zip(towers, before, strict=True):
+                tower.to(device)
+            for module, name, buffer in buffers:
+                setattr(module, name, buffer)
+            raise
 
     def seed(self, seed: int) -> None:
         """Seed torch's random numbers of a step, which dropout draws; below 2^63."""
@@ -227,6 +238,22 @@ def check_precision(device: torch.device, precision: Precision) -> None:
         raise ConfigError(
             f'training.precision: "bfloat16" on "mps" needs macOS {BFLOAT16_ON_MAC}; use "float32"'
         )
+
+
+def memory_advice(error: BaseException, process: TrainingProcess) -> str | None:
+    """What to do about an error of torch that tells of too little memory; None for other errors.
+
+    Torch has a class for the errors of cards; those of main memory and of Metal are known by their text.
+    """
+    if not isinstance(error, torch.OutOfMemoryError) and not _OTHER_MEMORY.search(str(error)):
+        return None
+    said = " ".join(re.split(r"(?<=\.)\s+", str(error).strip())[:SENTENCES]).rstrip(".")
+    ways = ["a smaller training.batch_size"]
+    if process.precision == "float32":
+        ways.append('training.precision = "bfloat16"')
+    if process.device != CPU:
+        ways.append('training.device = "cpu", which can also resume a run')
+    return f"{process.device} ({process.device_name}) has too little memory: {said}; try {', or '.join(ways)}"
 
 
 def in_shared_memory(tensor: Tensor) -> Tensor:

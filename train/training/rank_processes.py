@@ -4,21 +4,22 @@
         trainer.fit(callbacks)
 
 The calling process is rank 0; the others begin with a copy of its trainer, whose towers and optimiser are in
-shared memory, or on a card of each rank. They call the methods that rank 0 names, and compute with the others
-over gloo, on the loopback interface, cards over NCCL. Where a rank has ended, the others learn it by the
-closed connection, and end, too.
+shared memory, or copied to a card of each rank. They call the methods that rank 0 names, and compute with the
+others over gloo, on the loopback interface, cards over NCCL. Where a rank has ended, the others learn it by
+the closed connection, and end, too. Before they are connected, rank 0 watches the processes, and they it.
 """
 
 import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from multiprocessing import resource_tracker
+from multiprocessing import parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,17 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 from torch.distributed import FileStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import _set_pg_timeout, _world
 
 from protos.errors import Unavailable
 from protos.system.cores import thread_count
-from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess, prepare
+from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess, memory_advice, prepare
 from train.training.ranks import (
     ROWS_FROM,
     Leader,
     Rank,
     Replica,
+    expect_shared_memory,
     own_memory,
     place_trainer,
     share_memory,
@@ -46,6 +49,7 @@ LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 LONG = timedelta(days=7)  # of one exchange; rank 0 may evaluate for hours between two
 BETWEEN_CARDS = timedelta(minutes=10)  # of one exchange, for which all ranks have met before
 STARTED_SECONDS = 600.0  # for a rank to start and receive the data
+MEET_SECONDS = 300.0  # for ranks that have started to meet
 ENDED_SECONDS = 10.0  # for the ranks beside one that has ended to end, too
 LOST = 3  # exit code of a rank that ends because another has
 
@@ -109,8 +113,10 @@ class Ranks:
                     self._start(rank, store)
                 self._wait_for_all()
                 torch.set_num_threads(self.threads)
-                self._group = _join(0, self.count, store, self._cards)
+                self._group = self._join(store)
                 yield self
+            except torch.OutOfMemoryError:  # of this process
+                raise
             except (RuntimeError, ConnectionError, EOFError) as error:
                 ended = self._ended(error.told if isinstance(error, _RankFailed) else "")
                 if ended is None:
@@ -138,7 +144,8 @@ class Ranks:
             share_memory(trainer)
         else:
             replica = Replica(self._cards[0], self._group)
-            place_trainer(trainer, SINGLE_PROCESS)  # the others receive it in main memory
+            place_trainer(trainer, SINGLE_PROCESS)  # the others receive it in shared memory, and copy it
+            expect_shared_memory(trainer)
         for connection in self._connections:
             connection.send((trainer, rows_from))
         self._wait_for_all()
@@ -182,6 +189,35 @@ class Ranks:
             told = connection.recv()
             if told is not None:
                 raise _RankFailed(told)
+
+    def _join(self, store: str) -> dist.ProcessGroup | None:
+        """Meet the other ranks, on a thread: this one watches meanwhile whether they live.
+
+        Raises:
+            ConnectionError: one has ended.
+            RuntimeError: they cannot meet.
+        """
+        joined: list[dist.ProcessGroup | Exception | None] = []
+        finished, finish = processes.get_context("spawn").Pipe(duplex=False)
+
+        def join() -> None:
+            try:
+                joined.append(_join(0, self.count, store, self._cards))
+            except Exception as error:
+                joined.append(error)
+            finish.close()
+
+        threading.Thread(target=join, name="ranks meet", daemon=True).start()
+        with finished:
+            if finished not in wait([finished, *[each.sentinel for each in self._processes]]):
+                joined.append(ConnectionError("a rank has ended before it met the others"))
+        group = joined[0]
+        if isinstance(group, Exception):
+            _world.group_count = 0  # else the next group would have another name here than in its other ranks
+            raise group
+        if self._cards:
+            _use(self._cards[0])  # the choice of a card is one of each thread
+        return group
 
     def _end(self) -> None:
         for process in self._processes:
@@ -241,17 +277,25 @@ def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> d
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ[name] = LOOPBACK  # neither asks for a password
     group = FileStore(store, count)
-    dist.init_process_group("gloo", store=group, rank=rank, world_size=count, timeout=LONG)
+    to_meet = timedelta(seconds=MEET_SECONDS)
+    dist.init_process_group("gloo", store=group, rank=rank, world_size=count, timeout=to_meet)
+    _set_pg_timeout(LONG)
     if not cards:
         return None
+    _use(cards[rank])
     made: dist.ProcessGroup
     if cards[rank] == CPU:
         made = dist.new_group(backend="gloo")
     else:
-        torch.cuda.set_device(cards[rank])
-        prepare(cards[rank])
         made = dist.new_group(backend="nccl", timeout=BETWEEN_CARDS)
     return made
+
+
+def _use(card: torch.device) -> None:
+    """Make a card that of this thread."""
+    if card.type == "cuda":
+        torch.cuda.set_device(card)
+        prepare(card)
 
 
 def cards_of(count: int) -> tuple[torch.device, ...]:
@@ -265,12 +309,13 @@ def _follow(
     """The life of a rank: do what rank 0 says, until it closes the connection."""
     torch.set_num_threads(threads)
     has_joined = False
+    trainer: Any = None
+    threading.Thread(target=_end_with_rank_0, name="rank 0 lives", daemon=True).start()
     try:
         leader.send(None)
         group = _join(rank, count, store, cards)
         has_joined = True
         replica = None if group is None else Replica(cards[rank], group)
-        trainer: Any = None
         while True:
             task, *arguments = leader.recv()
             if isinstance(task, Trainer):
@@ -289,5 +334,14 @@ def _follow(
         lost = isinstance(error, ConnectionError) or (has_joined and "gloo" in str(error))
         with suppress(OSError):
             if not lost:
-                leader.send(traceback.format_exc())
+                advice = trainer and memory_advice(error, trainer.process)
+                leader.send(advice or traceback.format_exc())
         os._exit(LOST if lost else 1)
+
+
+def _end_with_rank_0() -> None:
+    """End this process as soon as rank 0's has ended."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(LOST)

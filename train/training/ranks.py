@@ -170,9 +170,7 @@ def place_trainer(trainer: Trainer, process: TrainingProcess) -> None:
 
 def own_memory(trainer: Trainer) -> None:
     """Give this process a copy of towers and optimiser that it has received in shared memory."""
-    states = [each for state in trainer.optimiser.state.values() for each in state.values()]
-    held = [each for tower in trainer.towers for each in (*tower.parameters(), *tower.buffers())]
-    for each in {id(each): each for each in (*held, *states)}.values():
+    for each in _tensors(trainer):
         each.data = each.data.clone()
 
 
@@ -182,9 +180,6 @@ def share_memory(trainer: Trainer) -> None:
     Raises:
         Unavailable: there is too little of it.
     """
-    tensors: dict[int, Tensor] = {}
-    for tower in trainer.towers:
-        tensors |= {id(each): each for each in (*tower.parameters(), *tower.buffers())}
     for group in trainer.optimiser.param_groups:
         for parameter in group["params"]:
             state = trainer.optimiser.state[parameter]
@@ -192,8 +187,24 @@ def share_memory(trainer: Trainer) -> None:
                 state["step"] = torch.tensor(0.0)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
-            tensors |= {id(each): each for each in state.values()}
-    needed = sum(each.nbytes for each in tensors.values()) + _vectors_bytes(trainer)
+    expect_shared_memory(trainer)
+    for each in _tensors(trainer):
+        in_shared_memory(each)
+
+
+def expect_shared_memory(trainer: Trainer) -> None:
+    """Check that shared memory has room for all that ranks exchange in it.
+
+    Those are the vectors, and what is sent to the other ranks: towers and the optimiser's state, also to
+    ranks on cards, which copy them. Writing to more than there is would end a process by SIGBUS.
+
+    Args:
+        trainer: with towers in main memory.
+
+    Raises:
+        Unavailable: there is too little of it.
+    """
+    needed = sum(each.nbytes for each in _tensors(trainer)) + _vectors_bytes(trainer)
     if SHARED_MEMORY.is_dir():
         found = os.statvfs(SHARED_MEMORY)
         free = found.f_bavail * found.f_frsize
@@ -202,8 +213,13 @@ def share_memory(trainer: Trainer) -> None:
                 f"{SHARED_MEMORY}: towers, optimiser and vectors need {needed / 2**20:,.0f} MiB of shared "
                 f"memory, {free / 2**20:,.0f} MiB are free; in Docker, --shm-size sets its size"
             )
-    for each in tensors.values():
-        in_shared_memory(each)
+
+
+def _tensors(trainer: Trainer) -> list[Tensor]:
+    """What towers and optimiser hold, each tensor once."""
+    held = [each for tower in trainer.towers for each in (*tower.parameters(), *tower.buffers())]
+    states = [each for state in trainer.optimiser.state.values() for each in state.values()]
+    return [*{id(each): each for each in (*held, *states)}.values()]
 
 
 def _vectors_bytes(trainer: Trainer) -> int:

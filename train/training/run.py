@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from protos import names
-from protos.errors import DataError, MissingStage
+from protos.errors import DataError, MissingStage, Unavailable
 from protos.features import Schema
 from protos.files.file_lock import exclusive_lock
 from protos.mlflow_keys import PRETRAINED_MODEL
@@ -48,7 +48,7 @@ from train.models.tower_factory import architecture_of
 from train.paths import CACHE
 from train.training.callbacks import RunCallbacks
 from train.training.checkpoint import BEST_TOWERS, RUN_STATE, START_TOWERS, load_run, load_towers, save_towers
-from train.training.device import TrainingProcess, start_process
+from train.training.device import TrainingProcess, memory_advice, start_process
 from train.training.labelled_pairs import LabelledPairs
 from train.training.metric_groups import grouped
 from train.training.mixture import drop_useless_coordinates, mix
@@ -87,7 +87,7 @@ def fit(
         Terminated: the same by SIGTERM.
         MissingStage: there is nothing to resume.
         ConfigError: this machine lacks the device, or has fewer cards than there are ranks.
-        Unavailable: one of several processes has ended.
+        Unavailable: one of several processes has ended, or there is too little memory.
     """
     finished = finished_run(experiment, dataset)
     if finished is not None:
@@ -113,6 +113,11 @@ def fit(
             # Not parameters: a resumed run may have others.
             mlflow.set_tags({"ranks": ranks, **process.describe()})
             _train(run_folder(run_id), process, experiment, dataset, console, resume, ranks, to_resume)
+    except RuntimeError as error:
+        advice = memory_advice(error, process)
+        if advice is None:
+            raise
+        raise Unavailable(advice) from error
     except KeyboardInterrupt as interruption:
         text = _how_to_go_on(run_id, to_resume) if run_id else None
         if text is None:
@@ -215,7 +220,7 @@ def _train(
     ranks: int = 1,
     to_resume: str = "",
 ) -> None:
-    """Train within the active MLflow run; the main process then evaluates the towers and logs the results."""
+    """Train within the active MLflow run, evaluate the towers, and log the results."""
     with console.status("hashing texts"):
         data = training_data_of(dataset, experiment.query, experiment.item)
         chosen = from_data(experiment, data)
@@ -234,17 +239,16 @@ def _train(
     if resume:
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
-    elif process.is_main:
+    else:
         _log_inputs(model, dataset, chosen)
         if architecture_of(experiment.tower).ranks_untrained:
             save_towers(folder / START_TOWERS, trainer.towers)
-    with RunCallbacks(folder, console, process).watching() as callbacks, contextlib.ExitStack() as stack:
+    with RunCallbacks(folder, console).watching() as callbacks, contextlib.ExitStack() as stack:
         with callbacks.repeatable():
             stack.enter_context(ranks_of(trainer, ranks, experiment.training.threads, to_resume))
         trainer.fit(callbacks)
-    if process.is_main:
-        mlflow.log_metrics(grouped("train", {"training_s": trainer.state.seconds}))
-        _finish(folder, model, trainer, console)
+    mlflow.log_metrics(grouped("train", {"training_s": trainer.state.seconds}))
+    _finish(folder, model, trainer, console)
 
 
 def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> None:

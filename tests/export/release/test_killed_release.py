@@ -9,8 +9,8 @@ import mlflow
 import pytest
 
 from export.release import lock
-from export.release.audit_log import actor
 from export.release.history import history
+from export.release.lock_holder import actor
 from export.release.rollback import rollback
 from tests.helpers import releases
 from tests.helpers.releases import NAME, aliased

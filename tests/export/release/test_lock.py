@@ -24,6 +24,7 @@ from protos.mlflow_keys import STAGE
 from protos.release_records import LOCK_STALE_S, RELEASE
 from tests.helpers.releases import killed_while_it_holds_the_lock
 from tests.helpers.stdlib import tracking_at
+from tests.helpers.waiting import wait_until
 from train.training.tracking import experiment_id
 
 
@@ -84,7 +85,9 @@ def test_a_second_process_is_told_the_holder_and_what_to_do(store: str) -> None:
         first.check()  # a process that did not get the lock leaves it alone
 
 
-def test_a_second_process_gets_it_when_the_first_releases_it(store: str) -> None:
+def test_a_second_process_gets_it_when_the_first_releases_it_and_says_for_whom_it_waits(
+    store: str, caplog: pytest.LogCaptureFixture
+) -> None:
     order: list[str] = []
     asks = threading.Event()
 
@@ -97,10 +100,13 @@ def test_a_second_process_gets_it_when_the_first_releases_it(store: str) -> None
         thread = threading.Thread(target=second)
         thread.start()
         assert asks.wait(10)
+        wait_until(lambda: "waits for" in caplog.text)
         order.append("first")
     thread.join(30)
     assert order == ["first", "second"]
     assert names() == []
+    waited = [each.getMessage() for each in caplog.records if "waits" in each.getMessage()]
+    assert len(waited) == 1 and waited[0].startswith("a: waits for the release lock of ann@one (process ")
 
 
 def test_one_that_was_left_is_broken(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A version whose index is on a Milvus server becomes champion only if its collection is there."""
+"""A version whose index is on a Milvus server has an alias only while its collection is there."""
 
 import dataclasses
 import shutil
@@ -10,14 +10,15 @@ import mlflow
 import pytest
 from rich.console import Console
 
+from export.release import lock, registry
 from export.release import promote as releasing
-from export.release import registry
 from export.release.gate import CandidateVersion
 from export.release.history import history
+from export.release.prune import prune
 from export.release.rollback import rollback
 from protos import bundle
 from protos.bundle import IndexParameters
-from protos.errors import MissingStage
+from protos.errors import MissingStage, Unavailable
 from protos.vector_databases.milvus import URI, Server, collection_name
 from tests.helpers import releases
 from tests.helpers.milvus import needs_lite
@@ -87,3 +88,63 @@ def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registe
     registry.register(store.folder)
     assert rollback(NAME) is not None
     assert aliased("champion") == "1"
+
+
+def without_alias(version: str) -> None:
+    """A version that `prune` keeps no collection for."""
+    mlflow.MlflowClient().set_registered_model_alias(NAME, registry.CHALLENGER, version)
+    mlflow.MlflowClient().delete_registered_model_alias(NAME, registry.CHALLENGER)
+
+
+def test_registering_waits_while_a_collection_is_dropped_and_says_for_whom(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_alias("1")
+    drop, refused = type(store.client).drop_collection, []
+    moves = (lambda: registry.register(store.folder), lambda: rollback(NAME, to="1", reason="now"))
+
+    def drop_meanwhile(client: Any, name: str, **others: Any) -> None:
+        for move in moves:
+            with pytest.raises(Unavailable, match="_milvus-collections: the release lock is taken") as told:
+                move()
+            refused.append(str(told.value))
+        drop(client, name, **others)
+
+    monkeypatch.setattr(lock, "WAIT_S", 0.0)
+    monkeypatch.setattr(type(store.client), "drop_collection", drop_meanwhile)
+    assert prune(NAME)["dropped"] == [store.collection]
+    assert len(refused) == 2 and not any(map(aliased, ("champion", "challenger")))
+
+
+def test_a_collection_that_is_dropped_while_its_bundle_is_registered_is_written_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`prune` runs between the check of the collection and the alias."""
+    without_alias("1")
+    dropped: list[str] = []
+    version_of = registry._version_of
+
+    def prune_first(manifest: bundle.Manifest) -> Any:
+        dropped.extend(prune(NAME)["dropped"])
+        return version_of(manifest)
+
+    monkeypatch.setattr(registry, "_version_of", prune_first)
+    version, _ = registry.register(store.folder)
+    assert (dropped, store.client.list_collections()) == ([store.collection], [store.collection])
+    assert aliased("challenger") == str(version.version)
+
+
+def test_a_collection_whose_version_gets_an_alias_before_it_is_dropped_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_alias("1")
+    acquire = lock.acquire
+
+    def register_first(*arguments: Any) -> Any:
+        monkeypatch.setattr(lock, "acquire", acquire)
+        registry.register(store.folder)
+        return acquire(*arguments)
+
+    monkeypatch.setattr(lock, "acquire", register_first)
+    assert prune(NAME) == {"name": NAME, "dry_run": False, "kept": [store.collection], "dropped": []}
+    assert store.client.list_collections() == [store.collection]

@@ -1,20 +1,28 @@
 """A retriever on a collection answers as exact search: hybrid bundles, inner products, items as queries."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
-from protos import bundle
+from protos import bundle, retrieval_pb2_grpc
+from protos import retrieval_pb2 as wire
 from protos.bundle import IndexParameters
+from protos.scores import difference
+from protos.search import exact_search
 from protos.vector_databases.milvus import URI
+from serving.filters.expression import where
+from serving.retrieval import vector_index
 from serving.retrieval.query import Query
 from serving.retrieval.remote_search import local_only
 from serving.retrieval.retriever import Retriever
-from tests.helpers.answers import differences
+from serving.retrieval.vector_index import ExactIndex
+from tests.helpers.answers import differences, hits_of
 from tests.helpers.milvus import needs_lite, publish
-from tests.helpers.serving.reacting import soon
-from tests.helpers.tiny import item_ids, item_names, tiny_bundle, watched_bundle
+from tests.helpers.serving.reacting import reacting, soon
+from tests.helpers.tiny import FILTERS, item_ids, item_names, tiny_bundle, watched_bundle
 
 EXACT = IndexParameters("ip", 16, 100, 64, exact=True)
 FLAT = IndexParameters("ip", 16, 100, 64, kind="milvus", options={"type": "FLAT"})
@@ -55,3 +63,51 @@ def test_a_forked_process_connects_before_its_first_search(
     assert index.collection.fields is None
     index.after_fork()
     assert soon(lambda: index.collection.fields is not None, 20)
+
+
+@needs_lite()
+def test_exact_comparisons_leave_the_event_loop_to_other_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an item as the query, all items are compared; of a filter that few items pass, those."""
+    monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
+    folder = watched_bundle(tmp_path, 300, index=FLAT, filters=FILTERS)
+    publish(folder, bundle.read(folder))
+    far = Retriever.load(folder)
+    near = Retriever.load(watched_bundle(tmp_path / "near", 300, index=EXACT, filters=FILTERS))
+    item, history = item_ids(300)[3], item_ids(300)[4:8]
+    below = wire.Range(below=wire.FilterValue(number=30.0))
+    passing = wire.Filter(condition=wire.Condition(field="price", range=below))
+    filtered = wire.SearchRequest(query={"history": history}, k=3, filter=passing)
+    expected = near.search([Query(history=tuple(history))], 3, filter=where.price < 30.0)[0]
+    calls = [
+        (wire.SearchRequest(query={"item_id": item}, k=3), near.search([Query(item_id=item)], 3)[0]),
+        (filtered, expected),
+        (filtered, expected),  # now by a subset of the items
+    ]
+    compares, goes_on = threading.Semaphore(0), threading.Event()
+
+    def held(compare: Any) -> Any:
+        def wait(*arguments: Any) -> Any:
+            compares.release()
+            assert goes_on.wait(60)
+            return compare(*arguments)
+
+        return wait
+
+    monkeypatch.setattr(vector_index, "exact_search", held(exact_search))
+    monkeypatch.setattr(ExactIndex, "_exact_among", held(ExactIndex._exact_among))
+    with reacting(far) as served, grpc.insecure_channel(served.address) as channel:
+        stub = retrieval_pb2_grpc.RetrievalStub(channel)
+        for request, best in calls:
+            goes_on.clear()
+            waiting = stub.Search.future(request, timeout=60)
+            try:
+                assert compares.acquire(timeout=30)
+                assert stub.Info(wire.InfoRequest(), timeout=10).item_count == 300
+                assert not waiting.done()
+            finally:
+                goes_on.set()
+            found = [(hit.id, hit.score) for hit in waiting.result().hits]
+            assert difference(hits_of(best), found) == ""
+        assert served.becomes("in_flight", 0)

@@ -51,6 +51,7 @@ class FarIndex(VectorIndex):
         self.questions: list[tuple[int, int, float]] = []  # queries, k, seconds
         self.fails: Callable[[Vectors], None] = lambda vectors: None
         self.filters: dict[str, CompiledFilter] = {}  # by expression
+        self.compared: list[int] = []  # queries of each comparison
 
     @property
     def count(self) -> int:
@@ -72,7 +73,13 @@ class FarIndex(VectorIndex):
         return [Neighbours(*each) for each in best]
 
     def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
-        return self._base.exact(vectors, k, allowed)
+        def compare(some: Vectors, width: int) -> Neighbours:
+            self.compared.append(len(some))
+            assert self.allowed.wait(30)
+            return self._base.exact(some, width, allowed)
+
+        rows = np.arange(self.count) if allowed is None else np.asarray(allowed)
+        return Neighbours(*remote_search.compared(compare, vectors, k, len(rows), rows.tobytes().hex()))
 
     def vectors(self, rows: Any) -> Vectors:
         return self._base.vectors(rows)
@@ -519,3 +526,74 @@ def test_the_wait_of_a_slice_is_no_work(asked: Asked, index: FarIndex) -> None:
 def test_long_jobs_of_another_index_are_of_another_kind(near: Retriever, asked: Asked) -> None:
     job = asked.submit(*MANY)
     assert kind(Job(near, job.prepared, job.options, job.answer)) != kind(job)
+
+
+def cheap(asked: Asked) -> SearchOptions:
+    """Options with a filter that so few items pass that all of them are compared."""
+    return asked.far.search_options(3, compiled=asked.far.filters.compile(where.price < 30.0))
+
+
+def test_other_methods_go_on_while_items_are_compared(near: Retriever, index: FarIndex) -> None:
+    index.allowed.clear()
+    with serving(near, index) as (served, stub):
+        waiting = stub.Search.future(request(NAMES[0], filter=price_below(30.0)), timeout=30)
+        try:
+            assert soon(lambda: bool(index.compared))
+            assert stub.Info(wire.InfoRequest(), timeout=5).item_count == 300
+            assert not waiting.done()
+        finally:
+            index.allowed.set()
+        wanted = hits_of(near.search([Query(NAMES[0])], 3, filter=where.price < 30.0)[0])
+        assert difference(wanted, [(hit.id, hit.score) for hit in waiting.result().hits]) == ""
+        assert waiting.result().plan == wire.PLAN_EXACT
+        assert served.becomes("in_flight", 0)
+
+
+def test_a_comparison_goes_on_in_parts_so_that_others_take_turns(
+    near: Retriever, asked: Asked, index: FarIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_search, "PIECE_SECONDS", 0.0)
+    monkeypatch.setattr(remote_search, "BLOCK", 2)
+    monkeypatch.setattr(remote_batches, "COMPARING_THREADS", 1)
+    index.allowed.clear()
+    long = asked.submit(*NAMES[:40], options=cheap(asked))
+    asked.batcher.answer()
+    short = asked.submit(NAMES[0], options=asked.far.search_options(3, compiled=sold(asked)))
+    asked.batcher.answer()
+    index.allowed.set()
+    asked.go_on(2)
+    assert asked.done == [short]
+    asked.go_on(19)
+    assert asked.done == [short, long]
+    assert index.compared == [2, 1, *[2] * 19]
+    assert remote_batches.MOST_ROUNDS < 20
+    expected = near.search([Query(name) for name in NAMES[:40]], 3, filter=where.price < 30.0)
+    ids = [[near.catalogue.ids[row] for row in found.rows] for found in long.found]
+    assert ids == [[hit.id for hit in each.hits] for each in expected]
+
+
+def sold(asked: Asked) -> CompiledFilter:
+    return asked.far.filters.compile(where.sale == True)  # noqa: E712
+
+
+def test_more_comparisons_than_are_made_in_time_are_refused(
+    asked: Asked, index: FarIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = cheap(asked)
+    assert options.filter is not None and options.filter.count > 1
+    monkeypatch.setattr(remote_batches, "MOST_COMPARED", 2 * options.filter.count)
+    index.allowed.clear()
+    kept = [asked.submit(*NAMES[:5], options=options)]  # alone it may be larger
+    asked.batcher.answer()
+    refused, other = asked.submit(NAMES[5], options=options), asked.submit(NAMES[6])
+    asked.batcher.answer()
+    assert str(refused.error) == (
+        "more exact comparisons wait than the service makes in time; try again, with fewer at once"
+    )
+    assert isinstance(refused.error, Overloaded) and refused.error.retry_after > 0
+    index.allowed.set()
+    asked.go_on(2)
+    kept += [asked.submit(NAMES[n], options=options) for n in (7, 8)]
+    asked.batcher.answer()
+    asked.go_on()
+    assert [(job.error, len(job.found[0].rows)) for job in [*kept, other]] == [(None, 3)] * 4

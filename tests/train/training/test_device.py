@@ -38,7 +38,6 @@ from train.models.prepared_inputs import PreparedHistories, PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
 from train.models.towers import Inputs
 from train.paths import ROOT
-from train.training.callbacks import RunCallbacks
 from train.training.device import (
     CPU,
     SINGLE_PROCESS,
@@ -48,7 +47,6 @@ from train.training.device import (
     start_process,
 )
 from train.training.run import _fingerprint, fit
-from train.training.trainer import Trainer
 
 ELSEWHERE = TrainingProcess(torch.device("meta"))  # a device that stores no values
 
@@ -81,12 +79,6 @@ class Counting(TrainingProcess):
     def encode(self, tower: Any, rows: Any, read: Any, for_all: bool = False) -> torch.Tensor:
         self.encoded.append(len(rows))
         return super().encode(tower, rows, read, for_all)
-
-
-class Second(TrainingProcess):
-    """The second of two processes."""
-
-    rank = 1
 
 
 def test_a_run_has_the_threads_that_its_experiment_asks_for() -> None:
@@ -188,19 +180,6 @@ def test_each_step_encodes_its_queries_and_candidates_through_the_process() -> N
     for batch in batches:
         trainer._step(batch)
     assert process.encoded == [4, 4, 4, 4]  # queries and items of two batches
-
-
-def test_only_the_main_process_writes(tmp_path: Path, console: Console, store: str) -> None:
-    trainer: Trainer = trainer_of(BAG, 0)
-    folder = tmp_path / "run"
-    with RunCallbacks(folder, console, Second()).watching() as callbacks:
-        trainer.fit(callbacks)
-    assert not folder.exists()
-    assert console.file.getvalue().strip() == ""  # type: ignore[attr-defined]
-    with RunCallbacks(folder, console).watching() as callbacks:
-        callbacks.on_checkpoint(trainer)
-        callbacks.on_best(trainer)
-    assert {each.name for each in folder.iterdir()} == {"run.pt", "towers.pt"}
 
 
 def test_no_other_module_of_training_chooses_device_threads_or_rank() -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from protos.errors import Unavailable
 from protos.features import FIRST_KNOWN
 from tests.helpers import pretrained, watched
 from tests.helpers import stdlib as stdlib_sections
@@ -37,7 +38,7 @@ from train.models.pretrained import vectors
 from train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from train.training import run as training
 from train.training.checkpoint import load_run
-from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess
+from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess, memory_advice
 from train.training.trained_model import load_model, shares_windows
 from train.training.trainer import Interrupted, Trainer
 
@@ -318,6 +319,57 @@ def factors_of(trainer: Trainer) -> Tensor:
     assert isinstance(item, IdEncoder)
     left, right = (each.table.detach().cpu()[FIRST_KNOWN:] for each in (query, item))
     return left @ right.T
+
+
+def test_towers_that_do_not_fit_stay_in_main_memory_and_can_be_trained_there() -> None:
+    """The first one fits; both share what a buffer holds."""
+    made = of_people(CASES["in batch"], history="mean")
+    shared = torch.ones(3)
+    for tower in made.towers:
+        tower.register_buffer("shared", shared)
+    before = held(made)
+    bytes_of_first = sum(each.nbytes for each in made.towers[0].state_dict().values())
+    with emulated_device(room=bytes_of_first + 8):
+        with pytest.raises(torch.OutOfMemoryError):
+            THERE.place_towers(made.towers)
+        assert EmulatedTensor.room is not None and EmulatedTensor.room < 8  # the first had been moved
+        tensors = [each for tower in made.towers for each in (*tower.parameters(), *tower.buffers())]
+        assert not any(isinstance(each, EmulatedTensor) for each in tensors)
+    assert made.towers[0].shared is made.towers[1].shared
+    assert all(map(torch.equal, held(made), before))
+    shortened(made).fit(Watcher())
+
+
+def test_a_device_without_memory_is_an_error_with_advice(
+    stdlib: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, dataset = experiment_at(stdlib_toml(stdlib, tmp_path / "a.toml"))
+    monkeypatch.setattr(training, "start_process", lambda *_: THERE)
+    advice = (
+        r"^meta \(.+\) has too little memory: CUDA out of memory\. Tried to allocate 2\.00 GiB\. GPU 0 has "
+        r"a total capacity of 79\.11 GiB of which 1\.00 GiB is free; try a smaller training\.batch_size, or "
+        r'training\.precision = "bfloat16", or training\.device = "cpu", which can also resume a run$'
+    )
+    with (
+        tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path)}"),
+        emulated_device(room=1000),
+        pytest.raises(Unavailable, match=advice),
+    ):
+        training.fit(experiment, dataset, Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize(
+    ("text", "tells"),
+    [
+        ("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory", True),
+        ("MPS backend out of memory (MPS allocated: 18.00 GiB)", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_other_devices_tell_of_too_little_memory_by_their_text(text: str, tells: bool) -> None:
+    advice = memory_advice(RuntimeError(text), SINGLE_PROCESS)
+    assert (advice is not None) == tells
+    assert advice is None or text.partition(".")[0] in advice
 
 
 def test_a_truncated_svd_keeps_the_largest_singular_values() -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from protos.errors import Unavailable
 from tests.train.losses.test_objective import IN_BATCH
 from tests.train.training.test_ranks import CASES, LABELS, in_doubles, of_people, of_texts, parameters
 from tests.train.training.test_trainer import Watcher
@@ -69,3 +71,19 @@ def test_a_copy_of_the_towers_is_not_shared_with_the_other_rank(copies: Ranks) -
         vectors = trainer._vectors(0, np.arange(2 * BLOCK) % 20)  # of which the other encodes the second half
     assert not vectors[:BLOCK].any()
     assert vectors[BLOCK:].any()
+
+
+def test_too_little_shared_memory_for_copies_is_said_before_they_are_sent(
+    copies: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        f_bavail, f_frsize = 1, 1024
+
+    with monkeypatch.context() as patched:
+        patched.setattr("train.training.ranks.os.statvfs", lambda path: Full)
+        patched.setattr("train.training.ranks.SHARED_MEMORY", Path("/"))
+        said = r"vectors need \d+ MiB of shared memory, 0 MiB are free; in Docker, --shm-size"
+        with pytest.raises(Unavailable, match=said), copies.training(of_texts(IN_BATCH)):
+            pytest.fail("it has been sent")
+    with copies.training(of_texts(IN_BATCH)) as _:  # the other rank still waits
+        pass

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,19 @@ from typing import Any
 import mlflow
 import psutil
 import pytest
+import torch
 
 from protos.errors import Unavailable
+from tests.helpers.emulated_device import NO_ROOM
 from tests.helpers.stdlib import write_toml
 from tests.helpers.waiting import wait_until
 from tests.train.losses.test_objective import IN_BATCH
 from tests.train.training.test_ranks import of_texts
 from tests.train.training.test_run import command, only_run
 from tests.train.training.test_trainer import Watcher
+from train.paths import ROOT
 from train.training.checkpoint import RUN_STATE
-from train.training.rank_processes import ranks_of
+from train.training.rank_processes import Ranks, ranks_of
 
 pytestmark = pytest.mark.exhaustive
 
@@ -57,6 +61,71 @@ def test_an_error_in_another_rank_is_shown() -> None:
     with pytest.raises(Unavailable, match=said), ranks_of(trainer, 2, 1):
         trainer.process.lead("no_such_task")
         trainer.process.wait()
+
+
+def test_a_rank_that_is_killed_before_it_has_met_the_others_ends_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, wait_for_all = Ranks._start, Ranks._wait_for_all
+
+    def start_elsewhere(ranks: Ranks, rank: int, store: str) -> None:
+        start(ranks, rank, f"{store}-elsewhere")  # so that it does not meet rank 0 before it is killed
+
+    def kill_when_ready(ranks: Ranks) -> None:
+        wait_for_all(ranks)
+        for process in ranks._processes:
+            process.kill()
+
+    monkeypatch.setattr(Ranks, "_start", start_elsewhere)
+    monkeypatch.setattr(Ranks, "_wait_for_all", kill_when_ready)
+    said = r"rank 1 of 2 \(process \d+\) was ended by SIGKILL"
+    with pytest.raises(Unavailable, match=said), ranks_of(of_texts(IN_BATCH), 2, 1):
+        pytest.fail("it has started")
+    assert not other_ranks()
+    monkeypatch.undo()
+    with Ranks(2, 1).started():
+        assert len(other_ranks()) == 1
+
+
+LEADER_THAT_WAITS = """
+import time
+from train.training.rank_processes import Ranks
+
+def never(ranks, store):
+    print("ready", flush=True)
+    time.sleep(600)
+
+Ranks._join = never
+with Ranks(2, 1).started():
+    pass
+"""
+
+
+def test_the_other_ranks_end_with_rank_0_before_they_have_met_it() -> None:
+    arguments = [sys.executable, "-c", LEADER_THAT_WAITS]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            others = other_ranks(process.pid)
+        finally:
+            process.kill()
+    gone, alive = psutil.wait_procs(others, timeout=30)
+    assert (len(gone), alive) == (1, [])
+
+
+def run_out_of_memory() -> None:
+    raise torch.OutOfMemoryError(NO_ROOM)
+
+
+def test_another_rank_without_memory_is_an_error_with_advice() -> None:
+    trainer: Any = of_texts(IN_BATCH)
+    trainer.run_out_of_memory = run_out_of_memory
+    said = r"(?s)^rank 1 of 2 .* failed:\ncpu .* too little memory: CUDA .* try a smaller training.batch_size"
+    with pytest.raises(Unavailable, match=said) as raised, ranks_of(trainer, 2, 1):
+        trainer.process.lead("run_out_of_memory")
+        trainer.process.wait()
+    assert "Traceback" not in str(raised.value)
 
 
 @pytest.fixture
