@@ -149,10 +149,9 @@ def test_a_hashed_query_tower_has_learned_the_texts_of_the_items(
     with torch.inference_mode():
         found = tower({"text": torch.from_numpy(arrays["text"])}).numpy()
     expected = corpora[1].arrays["text"]
-    cosines = (found * expected).sum(axis=1)
-    others = (found * np.roll(expected, 1, axis=0)).sum(axis=1)
-    assert cosines.mean() > 0.8
-    assert cosines.mean() > others.mean() + 0.1  # not the mean of all texts alone
+    own, taught = (each - each.mean(axis=0) for each in (found, expected))  # those of this model are alike
+    cosines = (own * taught).sum(axis=1) / np.linalg.norm(own, axis=1) / np.linalg.norm(taught, axis=1)
+    assert cosines.mean() > 0.35
 
 
 def test_words_beside_the_encoder_are_added_to_its_vector(prepared: Path, tmp_path: Path) -> None:
