@@ -1,6 +1,5 @@
 """The configuration of a service: the flags of `python -m serving serve` as one record."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,8 +67,3 @@ class ServiceConfig:
     model_version: str = ""
     follow: FollowConfig | None = None
     catalogue: CatalogueConfig | None = None
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

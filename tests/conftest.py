@@ -38,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     if "PYTEST_XDIST_WORKER" in os.environ:  # each of several processes has a core, not all of them
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests with two threads wait for a busy core
     for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "TWINSPIRE_MAKE"):  # of the make that runs the tests
         os.environ.pop(name, None)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a tracking server alone is enough

@@ -4,7 +4,6 @@ A width reaches the target if its recall@k against exact search, less two standa
 so on validation queries. The reported recall is measured on test queries.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from export.ann.graph import Rows, Vectors
 from export.ann.search import Shares, approximate, kth_scores, shares_above
 from export.ann.timer import SearchTimer, graph_search
+from protos.system.cores import thread_count
 from train.config.index import IndexConfig
 
 EF_LADDER = (10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
@@ -131,7 +131,7 @@ def recall_curve(
     for ef in widths or ef_ladder(config.k, len(vectors)):
 
         def shares(some: Rows, ef: int = ef) -> Shares:
-            found = approximate(index, queries[some], config.k, ef, config.threads or os.cpu_count() or 1)
+            found = approximate(index, queries[some], config.k, ef, thread_count(config.threads))
             return shares_above(found, vectors, queries[some], bounds[some])
 
         each = shares(first)

@@ -1,7 +1,6 @@
 """Item vectors -> HNSW graph (Malkov and Yashunin 2018)."""
 
 import errno
-import os
 import tempfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from export.ann import duplicates
 from protos.bundle import IndexParameters, Score
+from protos.system.cores import thread_count
 from train.config.index import IndexConfig
 
 Vectors = npt.NDArray[np.float32]
@@ -41,10 +41,10 @@ def build_graph(
 
     Args:
         chosen: m, ef_construction and seed are used.
-        threads: 0 takes all cores; with 1 the same vectors give the same bytes on one processor.
+        threads: 0: see `thread_count`; with 1 the same vectors give the same bytes on one processor.
     """
     has_padding_dim = score.has_padding_dim
-    threads = threads or os.cpu_count() or 1
+    threads = thread_count(threads)
     groups = duplicates.find_duplicates(vectors, has_padding_dim)
     if groups is None:
         return _built(vectors, None, chosen, has_padding_dim, threads)

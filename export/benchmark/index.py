@@ -1,6 +1,5 @@
 """The index: time to build it against plain hnswlib, and the curve on which its ef_search was chosen."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from export import ann
 from export.benchmark.figures import Figures, MeasuredBundle
 from export.latency.estimate import percentile, ratio
 from protos.bundle import IndexParameters
+from protos.system.cores import thread_count
 from protos.system.timing import in_rounds
 from protos.vectors import read_vectors
 from train.progress import PROGRESS
@@ -26,7 +26,7 @@ def names(bundle: MeasuredBundle) -> set[str]:
 def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
     """Build the index and plain hnswlib in turn; returns the part of the report, and adds the figures."""
     config, manifest = bundle.experiment.bench, bundle.manifest
-    threads = bundle.experiment.index.threads or os.cpu_count() or 1
+    threads = thread_count(bundle.experiment.index.threads)
     vectors = _sample(bundle)
     builds: dict[str, Callable[[], object]] = {
         "build_s": lambda: ann.build_graph(manifest.index, vectors, manifest.score, threads),

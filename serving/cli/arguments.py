@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from protos.cli import UsageError
+from protos.system.cores import usable_cores
 from serving import bundles
 from serving import flag_types as flags
-from serving.config import SINKS, ServiceConfig, cores
+from serving.config import SINKS, ServiceConfig
 from serving.live.config import LIVE, CatalogueConfig, default_url
 from serving.live.store.bounds import CatalogueBounds
 from serving.observability.sinks import SinkOptions
@@ -59,7 +60,12 @@ def add_serve(parser: ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=flags.port, default=50051, help="port to listen on, 0 for any free one (%(default)s)")
     add("--port-file", type=Path, help="write the port here once requests are answered")
-    add("--workers", type=flags.count, default=cores(), help="worker processes (one per core: %(default)s)")
+    add(
+        "--workers",
+        type=flags.count,
+        default=usable_cores(),
+        help="worker processes (one per core: %(default)s)",
+    )
     add("--threads", type=flags.count, default=1, help="threads of the query tower in one call (%(default)s)")
     add(
         "--grace",

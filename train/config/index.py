@@ -25,8 +25,9 @@ class IndexConfig:
         search: `auto` takes exact search where it is no slower than the graph; `graph` and `exact` decide it.
         k: neighbours at which recall is measured.
         seed: of the graph's levels and of the samples.
-        threads: threads of the build; 0 takes all cores. With 1 thread, and m and ef_construction set, the
-            graph is reproducible byte for byte. The tuner's own choice depends on measured times.
+        threads: threads of the build; 0 takes OMP_NUM_THREADS, or all cores where it is not set. With 1
+            thread, and m and ef_construction set, the graph is reproducible byte for byte. The tuner's own
+            choice depends on measured times.
         kind: one of `INDEX_KINDS`; `hnsw` includes exact search. `milvus` is a collection on the server that
             the variable TWINSPIRE_MILVUS_URI names, with m 16 and ef_construction 200 where they are not set.
         options: parameters of another kind. Of `milvus`: `type`, which is "HNSW" or "FLAT" (all items are

@@ -27,7 +27,7 @@ class TrainingConfig:
         batch_size: pairs in a step.
         learning_rate: peak learning rate of Adam; a linear warm-up leads to it, a cosine decay to 0 follows.
         seed: of everything random.
-        threads: torch's threads; 0 takes all cores.
+        threads: torch's threads; 0 takes OMP_NUM_THREADS, or all cores where it is not set.
         weight_decay: share of each weight that a step takes away, times the learning rate (AdamW, Loshchilov
             and Hutter 2019). All parameters with two or more dimensions decay: matrices and tables of
             embeddings, all rows of a table in each step, with the biases of features that are a column of

@@ -14,7 +14,6 @@ Losses and encoders create their tensors on the device of their inputs; what com
 step follows it to its device (`train/models/placement.py`).
 """
 
-import os
 import platform
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from protos.errors import ConfigError
+from protos.system.cores import thread_count
 from train.config.training import Device, Precision
 from train.data.batches import Batch
 from train.models.placement import moved
@@ -156,7 +156,7 @@ def start_process(
     """Set up this process for a run.
 
     Args:
-        threads: torch's thread budget; 0 takes all cores.
+        threads: torch's thread budget; 0: see `thread_count`.
         device: see `TrainingConfig`.
         precision: see `TrainingConfig`.
         ranks: number of processes of the run.
@@ -166,7 +166,7 @@ def start_process(
     """
     chosen = choose_device(device, ranks)
     check_precision(chosen, precision)
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(thread_count(threads))
     prepare(chosen)
     if chosen == CPU and precision == "float32":
         return SINGLE_PROCESS

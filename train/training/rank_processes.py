@@ -29,6 +29,7 @@ import torch.multiprocessing as processes
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from protos.errors import Unavailable
+from protos.system.cores import thread_count
 from train.training.device import CPU, SINGLE_PROCESS, TrainingProcess, prepare
 from train.training.ranks import (
     ROWS_FROM,
@@ -77,7 +78,7 @@ class Ranks:
 
     Args:
         count: at least 2.
-        threads: torch's threads of each; 0 divides the cores.
+        threads: torch's threads of each; 0 divides the cores, see `thread_count`.
         to_resume: the command that resumes the run, for the error about a rank that has ended.
         cards: the device of each rank, on which it has a copy of the towers; without, they share memory.
     """
@@ -88,7 +89,7 @@ class Ranks:
         self.count = count
         self._cards = cards
         self._group: dist.ProcessGroup | None = None
-        self.threads = threads or max(1, (os.cpu_count() or 1) // count)
+        self.threads = thread_count(threads, count)
         self._to_resume = to_resume
         self._processes: list[Any] = []
         self._connections: list[Connection] = []
