@@ -47,7 +47,8 @@ class TransformerTower(TowerSection):
             hashed query side: there the layer takes much of a query's time.
         item_hidden: width of the item tower's residual layer; 0 leaves it out.
         align_epochs: epochs over the training texts in which a hashed side learns the encoder's vectors,
-            before the training of the pairs.
+            before the training of the pairs. Hashed queries beside a pretrained item side learn those of the
+            items' texts, too.
         orders: lengths of the character n-grams of a hashed side.
         words: also hash whole words.
         buckets: rows of the hashed table; chosen from the data where it is not set.

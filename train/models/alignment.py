@@ -117,4 +117,5 @@ def _adam(towers: Sequence[Tower]) -> torch.optim.Adam:
         {"params": list(others), "lr": LEARNING_RATE},
         {"params": list(weights), "lr": LEARNING_RATE * WEIGHTS_FACTOR},
     ]
-    return torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.98))
+    # Most of a step is the update of a large table, and the fused one of a CPU takes a seventh of the time.
+    return torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.98), fused=True)

@@ -1,10 +1,11 @@
 """The tower inputs of all queries or all items in memory. Texts are hashed or tokenized before training."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -209,6 +210,13 @@ class PreparedInputs:
 
     def __len__(self) -> int:
         return self.size
+
+    def only_text(self, name: str, renamed: str) -> Self:
+        """The same records with one of their hashed texts alone, under another name."""
+        found = copy.copy(self)
+        found.texts = {renamed: self.texts[name]}
+        found.ordered, found.tokenized, found.histories, found.arrays = {}, {}, {}, {}
+        return found
 
     def batch(self, index: npt.NDArray[np.int64], spans: Spans | None = None) -> Inputs:
         """The inputs of the records at `index`, in that order.

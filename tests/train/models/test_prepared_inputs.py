@@ -84,3 +84,23 @@ def test_categories_and_numbers_are_gathered_by_row() -> None:
     assert isinstance(price, torch.Tensor)
     assert tags.tolist() == [[1, 0], [2, 3]]
     assert price.tolist() == [[2.0], [1.5]]
+
+
+def test_one_text_alone_has_another_name_and_the_same_words() -> None:
+    features: dict[str, FeatureSpec] = {
+        "title": TEXT,
+        "text": TEXT,
+        "price": NumberFeature("number", "price"),
+    }
+    values: dict[str, list[Any]] = {"title": ["a", "b"], "text": ["x y", "z"], "price": [1.5, None]}
+    corpus = PreparedInputs(Schema({"text": TEXT}, features), "item", values, HASHING)
+    alone = corpus.only_text("text", "query")
+    batch = alone.batch(np.array([1, 0]))
+    assert len(alone) == 2
+    assert list(batch) == ["query"]
+    given = corpus.batch(np.array([1, 0]))
+    assert set(given) == {"title", "text", "price"}
+    bags, expected = batch["query"], given["text"]
+    assert isinstance(bags, TextBags)
+    assert isinstance(expected, TextBags)
+    assert counted(bags) == counted(expected)

@@ -152,24 +152,32 @@ class TransformerArchitecture(Architecture[TransformerTower]):
     ) -> None:
         """Align the hashed sides with the encoder's vectors of the training queries and of the items.
 
+        A hashed query tower beside a pretrained item tower learns those of the items, too, read as queries:
+        many words of later queries are in no training query, but in the text of an item.
         Words beside an encoder start as a random projection of TF-IDF, with the weights of `bag`.
         """
         if not self.config.is_hashed:
             return
         lessons = []
-        rarity = self._catalogue(schema, data, corpora)
+        catalogue = self._catalogue(schema, data, corpora)
         for side, tower, inputs in zip(SIDES, towers, corpora, strict=True):
-            _weigh_by_rarity(tower, rarity)
+            _weigh_by_rarity(tower, catalogue)
             if side in self.config.sides:
                 continue
+            place = partial(beside_module, module=tower)
             rows = np.unique(data.parts["train"].query) if side == "query" else np.arange(data.item_count)
             values = data.queries if side == "query" else data.items
             features = _texts(schema, side)
             taken = {name: [values[name][row] for row in rows] for name in features}
-            place = partial(beside_module, module=tower)
             total = np.sum([*self._teacher_vectors(features, taken, report, place).values()], axis=0)
-            targets = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
-            lessons.append(Lesson(tower, inputs, rows, targets.astype(np.float32)))
+            lessons.append(Lesson(tower, inputs, rows, _unit(total)))
+            if side == "query" and "item" in self.config.sides:
+                known = corpora[1].arrays  # of a frozen encoder
+                for name, spec in _texts(schema, "item").items():
+                    vectors = known.get(name)
+                    if vectors is None:
+                        vectors = self._teacher_vectors({name: spec}, data.items, report, place)[name]
+                    lessons.append(_lesson_of_items(tower, schema, name, catalogue, vectors))
         if lessons and self.config.align_epochs:
             align(lessons, self.config.align_epochs, seed, report)
 
@@ -195,6 +203,29 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             self.folder, report=report, precision=self.config.encoding, place=place
         )
         return {name: self._encoded.vectors(values[name], spec) for name, spec in features.items()}
+
+
+def _lesson_of_items(
+    tower: Tower, schema: Schema, name: str, catalogue: PreparedInputs, vectors: npt.NDArray[np.float32]
+) -> Lesson:
+    """The texts of all items, for a query tower, which reads them as the first of its texts.
+
+    Args:
+        tower: of the queries; its other features are left out.
+        name: of the items' feature.
+        catalogue: the hashed texts of the items.
+        vectors: (N, H), by the encoder.
+    """
+    reader = next(iter(_texts(schema, "query")))
+    alone = Tower({reader: tower.encoders[reader]}, tower.deep, tower.head)
+    hashed = name if name in catalogue.texts else f"{name}{BESIDE}"
+    return Lesson(alone, catalogue.only_text(hashed, reader), np.arange(len(catalogue)), _unit(vectors))
+
+
+def _unit(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """(N, H) scaled to unit length; a zero vector stays zero."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
 
 
 def _texts(schema: Schema, side: Side) -> dict[str, TextFeature]:

@@ -134,6 +134,26 @@ def test_hashed_sides_start_near_the_teacher(prepared: Path, tmp_path: Path) -> 
     assert tables[0] is tables[1]
 
 
+@pytest.mark.parametrize("beside", ["true", "false"])
+def test_a_hashed_query_tower_has_learned_the_texts_of_the_items(
+    prepared: Path, tmp_path: Path, beside: str
+) -> None:
+    """Words of later queries are often in no training query, but in the text of an item."""
+    path = experiment(
+        prepared, tmp_path / "own", query='"hashed"', words_beside=beside, buckets="4096", align_epochs="40"
+    )
+    model, data, corpora = started(path)
+    texts = [*data.items["text"]]
+    arrays = model.schema.side("query").to_arrays({"text": texts})
+    tower = model.towers[0].eval()
+    with torch.inference_mode():
+        found = tower({"text": torch.from_numpy(arrays["text"])}).numpy()
+    expected = corpora[1].arrays["text"]
+    own, taught = (each - each.mean(axis=0) for each in (found, expected))  # those of this model are alike
+    cosines = (own * taught).sum(axis=1) / np.linalg.norm(own, axis=1) / np.linalg.norm(taught, axis=1)
+    assert cosines.mean() > 0.35
+
+
 def test_words_beside_the_encoder_are_added_to_its_vector(prepared: Path, tmp_path: Path) -> None:
     path = experiment(prepared, tmp_path / "own", words_beside="true", buckets="4096")
     model, data, corpora = started(path)
