@@ -48,7 +48,7 @@ LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 LONG = timedelta(days=7)  # of one exchange; rank 0 may evaluate for hours between two
 BETWEEN_CARDS = timedelta(minutes=10)  # of one exchange, for which all ranks have met before
 STARTED_SECONDS = 600.0  # for a rank to start and receive the data
-MEET_SECONDS = 300.0  # for ranks that have started to meet
+MEET_SECONDS = 300.0  # for all started ranks to join the process group
 ENDED_SECONDS = 10.0  # for the ranks beside one that has ended to end, too
 LOST = 3  # exit code of a rank that ends because another has
 
@@ -114,7 +114,7 @@ class Ranks:
                 torch.set_num_threads(self.threads)
                 self._group = self._join(store)
                 yield self
-            except torch.OutOfMemoryError:  # of this process
+            except torch.OutOfMemoryError:  # raised in rank 0 itself
                 raise
             except (RuntimeError, ConnectionError, EOFError) as error:
                 ended = self._ended(error.told if isinstance(error, _RankFailed) else "")
@@ -143,7 +143,7 @@ class Ranks:
             share_memory(trainer)
         else:
             replica = Replica(self._cards[0], self._group)
-            place_trainer(trainer, SINGLE_PROCESS)  # the others receive it in shared memory, and copy it
+            place_trainer(trainer, SINGLE_PROCESS)  # the other ranks receive it in shared memory, and copy it
             expect_shared_memory(trainer)
         for connection in self._connections:
             connection.send((trainer, rows_from))
@@ -190,11 +190,11 @@ class Ranks:
                 raise _RankFailed(told)
 
     def _join(self, store: str) -> dist.ProcessGroup | None:
-        """Meet the other ranks, on a thread: this one watches meanwhile whether they live.
+        """Join the process group on a thread, while the calling thread watches whether the other ranks live.
 
         Raises:
             ConnectionError: one has ended.
-            RuntimeError: they cannot meet.
+            RuntimeError: torch cannot make the process group.
         """
         joined: list[dist.ProcessGroup | Exception | None] = []
         finished, finish = processes.get_context("spawn").Pipe(duplex=False)
@@ -209,15 +209,15 @@ class Ranks:
         threading.Thread(target=join, name="ranks meet", daemon=True).start()
         with finished:
             if finished not in wait([finished, *[each.sentinel for each in self._processes]]):
-                joined.append(ConnectionError("a rank has ended before it met the others"))
+                joined.append(ConnectionError("a rank has ended before it joined the process group"))
         group = joined[0]
         if isinstance(group, Exception):
             from torch.distributed.distributed_c10d import _world  # torch has no public name for it
 
-            _world.group_count = 0  # else the next group would have another name here than in its other ranks
+            _world.group_count = 0  # torch names groups by it, and new ranks count from 0
             raise group
         if self._cards:
-            _use(self._cards[0])  # the choice of a card is one of each thread
+            _use(self._cards[0])  # torch keeps the current card for each thread
         return group
 
     def _end(self) -> None:
@@ -274,7 +274,7 @@ def _cause(process: Any, connection: Connection, count: int, told: str) -> str:
 
 
 def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> dist.ProcessGroup | None:
-    """Meet the other ranks; returns the group of the cards, if there are any."""
+    """Join the process group of all ranks; returns the group of the cards, if there are any."""
     from torch.distributed.distributed_c10d import _set_pg_timeout  # torch has no public name for it
 
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
@@ -295,7 +295,7 @@ def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> d
 
 
 def _use(card: torch.device) -> None:
-    """Make a card that of this thread."""
+    """Make a card the current one of this thread."""
     if card.type == "cuda":
         torch.cuda.set_device(card)
         prepare(card)
@@ -325,7 +325,7 @@ def _follow(
                 trainer = task
                 if replica is not None:
                     own_memory(trainer)
-                    trainer.process = TrainingProcess(replica.device)  # an error names its device
+                    trainer.process = TrainingProcess(replica.device)  # an error of memory names this device
                     place_trainer(trainer, trainer.process)
                 (rows_from,) = arguments
                 trainer.process = Rank(rank, count, trainer, rows_from, replica)
