@@ -249,7 +249,12 @@ def memory_advice(error: BaseException, process: TrainingProcess) -> str | None:
     has_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if not has_class and not _OTHER_MEMORY.search(str(error)):
         return None
-    said = " ".join(re.split(r"(?<=\.)\s+", str(error).strip())[:SENTENCES]).rstrip(".")
+    text = (
+        str(error).strip().partition(" Use PYTORCH_")[0]
+    )  # on Metal torch suggests to lift a limit of the system
+    said = " ".join(re.split(r"(?<=\.)\s+", text)[:SENTENCES]).rstrip(".")
+    if isinstance(error, MemoryError):
+        return f"main memory is too small: {said}; use fewer items, or a machine with more memory"
     ways = ["a smaller training.batch_size"]
     if process.precision == "float32":
         ways.append('training.precision = "bfloat16"')

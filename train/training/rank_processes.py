@@ -6,7 +6,8 @@
 The calling process is rank 0; the others begin with a copy of its trainer, whose towers and optimiser are in
 shared memory, or copied to a card of each rank. They call the methods that rank 0 names, and compute with the
 others over gloo, on the loopback interface, cards over NCCL. Where a rank has ended, the others learn it by
-the closed connection, and end, too. Before they are connected, rank 0 watches the processes, and they it.
+the closed connection, and end, too. Until the ranks are connected, rank 0
+watches whether the other processes live. Each of these ends as soon as rank 0 has ended.
 """
 
 import os
@@ -112,11 +113,11 @@ class Ranks:
                     self._start(rank, store)
                 self._wait_for_all()
                 torch.set_num_threads(self.threads)
-                self._group = self._join(store)
+                self._group = self._join_watching(store)
                 yield self
-            except torch.OutOfMemoryError:  # raised in rank 0 itself
-                raise
             except (RuntimeError, ConnectionError, EOFError) as error:
+                if not isinstance(error, _RankFailed) and memory_advice(error, SINGLE_PROCESS):
+                    raise  # the memory of rank 0 itself has run out
                 ended = self._ended(error.told if isinstance(error, _RankFailed) else "")
                 if ended is None:
                     raise
@@ -189,7 +190,7 @@ class Ranks:
             if told is not None:
                 raise _RankFailed(told)
 
-    def _join(self, store: str) -> dist.ProcessGroup | None:
+    def _join_watching(self, store: str) -> dist.ProcessGroup | None:
         """Join the process group on a thread, while the calling thread watches whether the other ranks live.
 
         Raises:
@@ -201,7 +202,7 @@ class Ranks:
 
         def join() -> None:
             try:
-                joined.append(_join(0, self.count, store, self._cards))
+                joined.append(_join_group(0, self.count, store, self._cards))
             except Exception as error:
                 joined.append(error)
             finish.close()
@@ -217,7 +218,7 @@ class Ranks:
             _world.group_count = 0  # torch names groups by it, and new ranks count from 0
             raise group
         if self._cards:
-            _use(self._cards[0])  # torch keeps the current card for each thread
+            _set_current_card(self._cards[0])  # torch keeps the current card for each thread
         return group
 
     def _end(self) -> None:
@@ -273,7 +274,7 @@ def _cause(process: Any, connection: Connection, count: int, told: str) -> str:
     return f"{who} failed" + (f":\n{told.rstrip()}\n" if told else f" with exit code {process.exitcode}")
 
 
-def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> dist.ProcessGroup | None:
+def _join_group(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> dist.ProcessGroup | None:
     """Join the process group of all ranks; returns the group of the cards, if there are any."""
     from torch.distributed.distributed_c10d import _set_pg_timeout  # torch has no public name for it
 
@@ -285,7 +286,7 @@ def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> d
     _set_pg_timeout(LONG)
     if not cards:
         return None
-    _use(cards[rank])
+    _set_current_card(cards[rank])
     made: dist.ProcessGroup
     if cards[rank] == CPU:
         made = dist.new_group(backend="gloo")
@@ -294,7 +295,7 @@ def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> d
     return made
 
 
-def _use(card: torch.device) -> None:
+def _set_current_card(card: torch.device) -> None:
     """Make a card the current one of this thread."""
     if card.type == "cuda":
         torch.cuda.set_device(card)
@@ -316,7 +317,7 @@ def _follow(
     threading.Thread(target=_end_with_rank_0, name="rank 0 lives", daemon=True).start()
     try:
         leader.send(None)
-        group = _join(rank, count, store, cards)
+        group = _join_group(rank, count, store, cards)
         has_joined = True
         replica = None if group is None else Replica(cards[rank], group)
         while True:
@@ -325,7 +326,9 @@ def _follow(
                 trainer = task
                 if replica is not None:
                     own_memory(trainer)
-                    trainer.process = TrainingProcess(replica.device)  # an error of memory names this device
+                    trainer.process = TrainingProcess(
+                        replica.device, trainer.config.precision
+                    )  # an error of memory names this device
                     place_trainer(trainer, trainer.process)
                 (rows_from,) = arguments
                 trainer.process = Rank(rank, count, trainer, rows_from, replica)

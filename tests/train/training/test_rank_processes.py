@@ -97,7 +97,7 @@ def never(ranks, store):
     print("ready", flush=True)
     time.sleep(600)
 
-Ranks._join = never
+Ranks._join_watching = never
 with Ranks(2, 1).started():
     pass
 """
