@@ -276,7 +276,7 @@ def _held_by_another(name: str, found: RegisteredModel) -> str:
     until = _time(found.creation_timestamp + 1000 * LOCK_STALE_S)
     return (
         f"{_shown(name)}: the release lock is taken by {_described(found)} ({_age(found):.0f} s), until "
-        f"{until} at the latest; try again later. The lock of a process that has ended is broken at once by a "
-        f"release on the same host; to do so from another host before {until}, delete the registered model "
+        f"{until} at the latest; try again later. The lock of a process that has ended is broken at once by "
+        f"a release on the same host; to do so from another host before {until}, delete the registered model "
         f"{name}{LOCK_SUFFIX}"
     )
