@@ -40,15 +40,15 @@ class WarmPython:
     """
 
     def __init__(self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Any = ROOT) -> None:
-        output, said = CONTEXT.Pipe(duplex=False), CONTEXT.Pipe(duplex=False)
+        asks, output, said = (CONTEXT.Pipe(duplex=False) for _ in range(3))
         given = dict(os.environ if env is None else env)
         self.process = CONTEXT.Process(
-            target=_main, args=(arguments, given, str(cwd), output[1], said[1]), daemon=True
+            target=_main, args=(arguments, given, str(cwd), asks[0], output[1], said[1]), daemon=True
         )
         self.process.start()
-        for _, writes in (output, said):
-            writes.close()
-        self.stdout, self.stderr = (_text(reads) for reads, _ in (output, said))
+        for theirs in (asks[0], output[1], said[1]):
+            theirs.close()
+        self.stdin, self.stdout, self.stderr = _text(asks[1], "w"), _text(output[0]), _text(said[0])
 
     @property
     def pid(self) -> int:
@@ -97,21 +97,23 @@ class WarmPython:
             raise subprocess.TimeoutExpired("a fork", timeout or 0.0)
         for each in readers:
             each.join()
-        self.stdout.close()
-        self.stderr.close()
+        for stream in (self.stdin, self.stdout, self.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
         return found[0], found[1]
 
 
-def _text(connection: "Connection[Any, Any]") -> io.TextIOWrapper:
-    """What is read from a connection, as text."""
+def _text(connection: "Connection[Any, Any]", mode: str = "r") -> io.TextIOWrapper:
+    """What is read from a connection, or written to it, as text."""
     with connection:
-        return io.TextIOWrapper(os.fdopen(os.dup(connection.fileno()), "rb"))
+        return io.TextIOWrapper(os.fdopen(os.dup(connection.fileno()), f"{mode}b"))
 
 
 def _main(
     arguments: tuple[str, ...],
     env: Mapping[str, str],
     cwd: str,
+    asks: "Connection[Any, Any]",
     output: "Connection[Any, Any]",
     said: "Connection[Any, Any]",
 ) -> None:
@@ -120,15 +122,17 @@ def _main(
         name for name in sys.modules if name.partition(".")[0] in ("protos", "train", "export", "serving")
     ]
     assert not early, f"{early}: imported before the environment was set"
-    for number, connection in ((1, output), (2, said)):
+    for number, connection in enumerate((asks, output, said)):
         os.dup2(connection.fileno(), number)
         connection.close()
+    sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
     sys.path.insert(0, cwd)
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # may have children
     kind, what, *rest = arguments
     assert kind in ("-c", "-m"), arguments
     try:

@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,11 @@ from protos.errors import Unavailable
 from tests.helpers.emulated_device import NO_ROOM
 from tests.helpers.stdlib import write_toml
 from tests.helpers.waiting import wait_until
+from tests.helpers.warm import WarmPython
 from tests.train.losses.test_objective import IN_BATCH
 from tests.train.training.test_ranks import of_texts
-from tests.train.training.test_run import command, only_run
+from tests.train.training.test_run import command, only_run, warm_command
 from tests.train.training.test_trainer import Watcher
-from train.paths import ROOT
 from train.training import rank_processes
 from train.training.checkpoint import RUN_STATE
 from train.training.rank_processes import Ranks, ranks_of
@@ -104,14 +102,13 @@ with Ranks(2, 1).started():
 
 
 def test_the_other_ranks_end_with_rank_0_before_they_have_met_it() -> None:
-    arguments = [sys.executable, "-c", LEADER_THAT_WAITS]
-    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            others = other_ranks(process.pid)
-        finally:
-            process.kill()
+    process = WarmPython("-c", LEADER_THAT_WAITS)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        others = other_ranks(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
     gone, alive = psutil.wait_procs(others, timeout=30)
     assert (len(gone), alive) == (1, [])
 
@@ -131,12 +128,12 @@ def test_another_rank_without_memory_is_an_error_with_advice() -> None:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start() -> Iterator[Callable[..., WarmPython]]:
     """Starts commands, and ends those that a failed test has left."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[WarmPython] = []
 
-    def start(*arguments: Any) -> subprocess.Popen[str]:
-        started.append(command(*arguments))
+    def start(*arguments: Any) -> WarmPython:
+        started.append(warm_command(*arguments))
         return started[-1]
 
     yield start
@@ -145,7 +142,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def when_an_epoch_has_ended(process: subprocess.Popen[str], folder: Path, epochs: int) -> None:
+def when_an_epoch_has_ended(process: WarmPython, folder: Path, epochs: int) -> None:
     """Wait until a run has logged this number of epochs, also before it was resumed, and saved its state."""
 
     def has_ended() -> bool:
@@ -166,7 +163,7 @@ def when_an_epoch_has_ended(process: subprocess.Popen[str], folder: Path, epochs
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1200)  # two trainings, one of them in three parts
 def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_quality(
-    stdlib: Path, empty_store: Path, tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+    stdlib: Path, empty_store: Path, tmp_path: Path, start: Callable[..., WarmPython]
 ) -> None:
     changed: Any = {"training": {"epochs": 12, "batch_size": 16, "patience": 12, "threads": 1}}
     config = write_toml(stdlib, tmp_path / "a.toml", **changed)
@@ -216,7 +213,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_quality(
 @pytest.mark.exhaustive
 @pytest.mark.timeout(400)
 def test_the_other_ranks_end_with_rank_0(
-    stdlib: Path, empty_store: Path, tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+    stdlib: Path, empty_store: Path, tmp_path: Path, start: Callable[..., WarmPython]
 ) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     changed: Any = {"training": {"epochs": 200, "batch_size": 16, "patience": 200, "threads": 1}}
