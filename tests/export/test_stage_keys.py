@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ import export.bundle_builder
 import train.data.dataset
 import train.training.run
 from tests.helpers.stdlib import tracking_at, write_toml
+from tests.helpers.warm import WarmPython
 from train import fingerprint
 from train.config import read_experiment
 from train.fingerprint import PACKAGES
@@ -34,6 +33,7 @@ from rich.console import Console
 
 path, root = Path(sys.argv[1]), Path(sys.argv[2])
 console = Console(stderr=True)
+before = {*sys.modules}  # of `tests.helpers.warm`, none of this project's stages
 
 def data():
     from train.config import read_experiment
@@ -54,7 +54,7 @@ def bundle():
 def loaded():
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file and Path(file).is_relative_to(root) and "site-packages" not in file:
+        if name not in before and file and Path(file).is_relative_to(root) and "site-packages" not in file:
             yield name, Path(file).relative_to(root).as_posix()
 
 found = {}
@@ -121,20 +121,14 @@ def ran(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactor
     uri = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
         "TWINSPIRE_CACHE": str(folder / "cache"),
         "MLFLOW_TRACKING_URI": uri,
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(config), str(ROOT)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return Ran(config, uri, folder / "cache", json.loads(done.stdout.splitlines()[-1]))
+    process = WarmPython("-c", RUN, str(config), str(ROOT), env=environment, cwd=folder)
+    printed, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return Ran(config, uri, folder / "cache", json.loads(printed.splitlines()[-1]))
 
 
 @pytest.fixture
