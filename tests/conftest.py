@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 
 from serving import environment  # noqa: F401  # before any test imports gRPC, which reads its variables then
 from tests.helpers import tables
+from tests.helpers.operators import read_operators_once
 from tests.helpers.shared import shared_folder
 
 if TYPE_CHECKING:
@@ -57,10 +59,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what the imported modules hold, torch above all, out of each later garbage collection.
+    """Do once what takes long: read torch's operators, and collect what the imported modules hold.
 
-    One would take half a second or more, and many tests and what they test collect garbage.
+    Each later collection without torch in it saves half a second, and many tests and what they test collect.
     """
+    if "export.onnx.export" in sys.modules:
+        read_operators_once()
     gc.collect()
     gc.freeze()
 
