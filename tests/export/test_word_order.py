@@ -14,7 +14,19 @@ from serving.retrieval.encoder import Encoder
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.helpers.shared import shared_folder
-from tests.helpers.stdlib import CDSSM, LSTM, Made, Sections, make_of, pack, tracking_at, unpack, write_toml
+from tests.helpers.stdlib import (
+    CDSSM,
+    FEW,
+    LSTM,
+    QUICK,
+    Made,
+    Sections,
+    make_of,
+    pack,
+    tracking_at,
+    unpack,
+    write_toml,
+)
 from train.training.trained_model import load_model
 
 pytestmark = pytest.mark.exhaustive
@@ -28,14 +40,7 @@ TEXTS = [
     "naïve café",
 ]
 KINDS: dict[str, Sections] = {"cdssm": CDSSM, "lstm": LSTM}
-FEW = {"max_items": 150}
-SHORT: Sections = {
-    "export": {"iterations": 10},
-    "training": {"epochs": 1, "batch_size": 64, "threads": 1},
-    "precision": {"query": "fp32", "item": "fp32", "vectors": "fp32"},
-    "hybrid": {"enabled": False},
-    "baselines": {"run": ["bm25"]},
-}
+SHORT: Sections = {**QUICK, "training": {"epochs": 1, "batch_size": 64, "threads": 1}}
 
 
 @pytest.fixture(scope="module", params=["cdssm", pytest.param("lstm", marks=pytest.mark.exhaustive)])

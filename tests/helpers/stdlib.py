@@ -76,6 +76,15 @@ FEATURES: Sections = {
     "item.length": {"kind": "number", "column": "length"},
 }
 
+# What an export does beyond towers, vectors and index, left out where a test looks at none of it.
+QUICK: Sections = {
+    "export": {"iterations": 5},
+    "precision": {"query": "fp32", "item": "fp32", "vectors": "fp32"},
+    "hybrid": {"enabled": False},
+    "baselines": {"run": ["bm25", "popularity"]},
+}
+FEW: Mapping[str, Any] = {"max_items": 150}
+
 
 def write_tables(folder: Path) -> Path:
     """Write `items.parquet` and `pairs.parquet`, with features of every kind, into a folder."""

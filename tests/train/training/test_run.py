@@ -24,7 +24,16 @@ from export.bundle_builder import build_bundle
 from protos.bundle import read_manifest
 from protos.errors import DataError
 from protos.features import TEXT_INPUTS, TextFeature
-from tests.helpers.stdlib import Made, experiment_at, started, tracking_copy, write_sections, write_toml
+from tests.helpers.stdlib import (
+    FEW,
+    QUICK,
+    Made,
+    experiment_at,
+    started,
+    tracking_copy,
+    write_sections,
+    write_toml,
+)
 from tests.helpers.waiting import wait_until
 from tests.helpers.warm import WarmPython
 from tests.protos.test_features import WordIds
@@ -207,7 +216,7 @@ def only_run(folder: Path) -> Run:
     return run
 
 
-def interrupt_in_an_epoch(process: subprocess.Popen[str], folder: Path) -> None:
+def interrupt_in_an_epoch(process: WarmPython, folder: Path) -> None:
     """Ctrl-C once the first epoch has ended, which is when the second is under way."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
@@ -231,7 +240,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     for folder in (straight, broken):
         folder.mkdir()
         shutil.copy(empty_store, folder / "mlflow.db")
-    stopped = command(config, broken)
+    stopped = warm_command(config, broken)
     interrupt_in_an_epoch(stopped, broken)
     _, said = stopped.communicate(timeout=150)
     assert stopped.returncode == 130, said
@@ -242,10 +251,10 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     assert f"stopped; `{by_make if os.environ.get('TWINSPIRE_MAKE') else by_python}` goes on with run" in said
     killed = only_run(broken)
     assert killed.info.status == "KILLED"
-    resumed = command(config, broken, "--resume")
+    resumed = warm_command(config, broken, "--resume")
     output, said = resumed.communicate(timeout=250)
     assert resumed.returncode == 0, said
-    uninterrupted = command(config, straight)
+    uninterrupted = warm_command(config, straight)
     reference, said = uninterrupted.communicate(timeout=250)
     assert uninterrupted.returncode == 0, said
     assert only_run(broken).info.run_id == killed.info.run_id
@@ -320,12 +329,12 @@ def test_the_smallest_toml_gives_a_run_and_a_bundle_with_every_key_set(
 ) -> None:
     data = {name: str(stdlib / f"{name}.parquet") for name in ("items", "pairs")}
     sections: dict[str, Any] = {
-        "data": {"kind": "files", **data},
+        "data": {"kind": "files", **data, **FEW},
         "query.text": {"kind": "text", "column": "query"},
         "item.text": {"kind": "text", "column": "text"},
         "tower": {"kind": "bag"},
-        "training": {"threads": 1},
-        "export": {"iterations": 20},
+        **QUICK,
+        "training": {"threads": 1, "epochs": 2},
     }
     experiment, dataset = experiment_at(write_sections(tmp_path / "a.toml", "smallest", sections, {}))
     said = io.StringIO()
