@@ -16,7 +16,7 @@ from serving.retrieval.answer import Basis
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from tests.helpers.stdlib import Made, make_of, tracking_copy
+from tests.helpers.stdlib import QUICK, Made, make_of, tracking_copy
 from tests.helpers.watched import ASKED, COLD, write_toml
 from train.training.metric_groups import metrics_of
 
@@ -94,7 +94,7 @@ def test_the_registry_gives_the_same_answers(
 
 @pytest.mark.exhaustive
 def test_new_items_are_placed_by_content_and_served(films: Path, empty_store: Path, tmp_path: Path) -> None:
-    made = make_of(write_toml(films, tmp_path / "a.toml", "cold", COLD), empty_store, tmp_path)
+    made = make_of(write_toml(films, tmp_path / "a.toml", "cold", {**COLD, **QUICK}), empty_store, tmp_path)
     manifest = bundle.read(made.folder)
     quality, logged = manifest.quality, metrics_of(made.run)
     assert manifest.dataset["cold_items"] == 12
@@ -118,7 +118,7 @@ def test_new_items_are_placed_by_content_and_served(films: Path, empty_store: Pa
 
 @pytest.mark.exhaustive
 def test_text_and_history_work_together_and_alone(films: Path, empty_store: Path, tmp_path: Path) -> None:
-    made = make_of(write_toml(films, tmp_path / "a.toml", "asked", ASKED), empty_store, tmp_path)
+    made = make_of(write_toml(films, tmp_path / "a.toml", "asked", {**ASKED, **QUICK}), empty_store, tmp_path)
     manifest = bundle.read(made.folder)
     assert manifest.score == bundle.Score("cosine")
     assert {*manifest.schema.query} == {"text", "history", "country"}
