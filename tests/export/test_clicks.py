@@ -31,6 +31,10 @@ SMALL = """
 [export]
 iterations = 5
 
+[precision]
+query = "fp32"
+item = "fp32"
+
 [index]
 threads = 1
 search = "exact"

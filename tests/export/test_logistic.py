@@ -19,7 +19,7 @@ from serving.client import RetrievalClient
 from serving.retrieval.query import example_query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from tests.helpers.stdlib import Made, make_of, tracking_at
+from tests.helpers.stdlib import QUICK, Made, make_of, tracking_at
 from tests.helpers.watched import RATINGS, write_toml
 from train.config import IndexConfig
 from train.data.training_data import training_data_of
@@ -35,7 +35,8 @@ ITEMS, USERS, DIMENSION = 5000, 300, 32
 @pytest.fixture(scope="module")
 def rated(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("rated")
-    return make_of(write_toml(films, folder / "a.toml", "rated", RATINGS), empty_store, folder)
+    quick = {**RATINGS, **QUICK, "baselines": {"run": []}}
+    return make_of(write_toml(films, folder / "a.toml", "rated", quick), empty_store, folder)
 
 
 def test_the_served_score_is_that_of_the_formula(rated: Made) -> None:
