@@ -167,13 +167,27 @@ def test_nodes_with_other_code_are_refused(nodes: Nodes, folder: Path, tmp_path:
     assert not (tmp_path / "vectors.npy").exists()
 
 
-@pytest.mark.parametrize(
-    "address", ["127.0.0.1:1", "nowhere.invalid:6379", "nowhere", "127.0.0.1:a", "ray://a:1"]
-)
-def test_without_a_cluster_the_error_says_how_to_start_one(
-    address: str, folder: Path, tmp_path: Path
-) -> None:
-    with driving(address, folder, tmp_path / "vectors.npy") as running:
-        said = running.go_on()
-    assert said.startswith(f"Unavailable --ray {address}: no Ray cluster answers (")
-    assert said.endswith("`ray start --head` starts one")
+# Asks for a cluster at one address after the other: importing Ray for each takes seconds.
+ADDRESSES = """
+import sys
+from rich.console import Console
+from export.encoding.ray_cluster import windows_of
+from protos.errors import TwinspireError
+
+for address in sys.argv[1:]:
+    try:
+        with windows_of(address, Console(stderr=True)):
+            print("a cluster")
+    except TwinspireError as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_without_a_cluster_the_error_says_how_to_start_one() -> None:
+    addresses = ["127.0.0.1:1", "nowhere.invalid:6379", "nowhere", "127.0.0.1:a", "ray://a:1"]
+    command, environment = [sys.executable, "-c", ADDRESSES, *addresses], os.environ | ENVIRONMENT
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for address, said in zip(addresses, done.stdout.splitlines(), strict=True):
+        assert said.startswith(f"Unavailable --ray {address}: no Ray cluster answers (")
+        assert said.endswith("`ray start --head` starts one")
