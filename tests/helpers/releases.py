@@ -20,6 +20,7 @@ from export.release.history import history
 from protos.release_records import Action
 from tests.helpers.stdlib import write_toml
 from tests.helpers.tiny import tiny_bundle
+from tests.helpers.warm import WarmPython
 from train.config import Experiment, read_experiment
 from train.data.training_data import TrainingData
 from train.paths import ROOT
@@ -199,17 +200,25 @@ def killed_while_it_holds_the_lock(name: str, reaped: bool = True) -> Iterator[i
         "    print('held', flush=True)\n"
         "    time.sleep(600)\n"
     )
+    if reaped:
+        warm = WarmPython("-c", code, name)
+        try:
+            assert warm.stdout.readline() == "held\n"
+            warm.kill()
+            warm.process.join(60)
+            yield warm.pid
+        finally:
+            warm.kill()
+            warm.communicate()
+        return
     process = subprocess.Popen(
         [sys.executable, "-c", code, name], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        process.kill()
-        if reaped:
-            process.wait(60)
-        else:  # it is dead, and its status is left for `wait` below
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        process.kill()  # it is dead, and its status is left for `communicate` below
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         yield process.pid
     finally:
         process.kill()
