@@ -2,10 +2,7 @@
 
 import functools
 import json
-import os
 import shutil
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -27,7 +24,7 @@ from tests.helpers import releases
 from tests.helpers.mlflow_servers import mlflow_server, model_server, postgres, without_postgres
 from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, answered_elsewhere, make_challenger
 from tests.helpers.stdlib import tracking_at
-from train.paths import ROOT
+from tests.helpers.warm import WarmPython
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
@@ -121,26 +118,13 @@ except TwinspireError as error:
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(clean: str, tmp_path: Path) -> None:
     before = len(history(NAME)["records"])
     make_challenger(2)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     processes = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", AT_ONCE, str(tmp_path / name)],
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        processes.append(WarmPython("-c", AT_ONCE, str(tmp_path / name)))
     for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "compared\n", process.communicate()[1]
+        assert process.stdout.readline() == "compared\n", process.communicate(timeout=60)[1]
     for process in processes:
-        assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
     ended = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
