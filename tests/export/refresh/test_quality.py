@@ -25,7 +25,7 @@ from protos.features import TextFeature
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 from tests.helpers import releases
-from tests.helpers.refreshing import ACCEPT
+from tests.helpers.refreshing import ACCEPT, World, without_processes
 from tests.helpers.stdlib import Made, tracking_copy
 from train.data.training_data import Pairs, training_data_of
 
@@ -37,8 +37,16 @@ def released(made_once: Made, tmp_path: Path, console: Console) -> Iterator[Made
     """`made_once`, its bundle the champion of a store of this test's own."""
     with tracking_copy(made_once, tmp_path):
         registry.register(made_once.folder)
-        release.promote(made_once.experiment, releases.no_data, console, compare=ACCEPT)
+        with pytest.MonkeyPatch.context() as patch:
+            without_processes(World(tmp_path), patch)
+            release.promote(made_once.experiment, releases.no_data, console, compare=ACCEPT)
         yield made_once
+
+
+@pytest.fixture
+def in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refresh starts no processes of its own; that of the first test does."""
+    without_processes(World(tmp_path), monkeypatch)
 
 
 def refreshed(
@@ -91,7 +99,7 @@ def test_queries_that_ask_for_a_deleted_item_are_left_out_and_all_gates_hold(
     assert lost not in ids and kept in ids
 
 
-@pytest.mark.exhaustive
+@pytest.mark.usefixtures("in_this_process")
 def test_an_item_that_was_written_is_evaluated_by_its_new_text(
     released: Made, tmp_path: Path, console: Console
 ) -> None:
@@ -112,7 +120,7 @@ def test_an_item_that_was_written_is_evaluated_by_its_new_text(
     assert (own.metrics["recall_at_10"][others] == before.metrics["recall_at_10"][others]).mean() > 0.95
 
 
-@pytest.mark.exhaustive
+@pytest.mark.usefixtures("in_this_process")
 def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alone(
     released: Made, tmp_path: Path, console: Console
 ) -> None:
