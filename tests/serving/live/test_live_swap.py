@@ -22,6 +22,7 @@ from tests.helpers.waiting import wait_until
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive, pytest.mark.timeout(300)]
 
 CHALLENGER = f"models:/{NAME}@challenger"
+CHECKS = 300  # searches between two changes
 
 
 class Traffic:
@@ -127,17 +128,18 @@ class Scene(TwoBundles):
         super().__init__(folder, "--catalogue", f"sqlite:///{folder}/items.db")
         self.traffic = Traffic(self.service.told["address"])
 
-    def goes_on(self, seconds: float, *versions: Path) -> None:
-        """Traffic for some time, with right answers from these bundles."""
+    def goes_on(self, *versions: Path) -> None:
+        """Wait for more traffic, with right answers, from each of these bundles."""
         with self.traffic._lock:
             self.traffic.versions.clear()
             before = self.traffic.checked
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        asked = {each.name for each in versions}
+
+        def is_enough() -> bool:
             assert self.traffic.wrong == [], self.service.log()[-3000:]
-            time.sleep(0.1)
-        wait_until(lambda: self.traffic.checked > before + 50, 60, self.service.log)
-        assert self.traffic.versions >= {each.name for each in versions}
+            return self.traffic.checked > before + CHECKS and self.traffic.versions >= asked
+
+        wait_until(is_enough, 90, lambda: (self.traffic.versions, self.service.log()[-3000:]))
 
 
 @pytest.fixture
@@ -153,19 +155,19 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 def test_models_change_under_live_items(scene: Scene) -> None:
     service, (first, second) = scene.service, scene.bundles
-    scene.goes_on(2, first)
+    scene.goes_on(first)
     scene.versions.point("2", "challenger")
     wait_until(lambda: len(service.state()["bundles"]) == 2, 90, service.log)
-    scene.goes_on(3, first, second)
+    scene.goes_on(first, second)
     wait_until(lambda: not service.state()["shadow"]["last_error"], 60, service.log)
     wait_until(lambda: service.state()["shadow"]["queries"] > 20, 60, lambda: service.state()["shadow"])
     assert service.state()["shadow"]["errors"] == 0
     scene.versions.point("2")
     wait_until(lambda: service.served() == "2", 90, service.log)
-    scene.goes_on(3, second)
+    scene.goes_on(second)
     scene.versions.point("1")  # a rollback
     wait_until(lambda: service.served() == "1", 90, service.log)
-    scene.goes_on(3, first)
+    scene.goes_on(first)
     state = service.state()
     assert state["following"]["failures"] == 0
     assert state["catalogue"]["worker_sequence"] > 100
@@ -174,15 +176,15 @@ def test_models_change_under_live_items(scene: Scene) -> None:
 def test_killed_processes_lose_no_write(scene: Scene) -> None:
     service, (first, second) = scene.service, scene.bundles
     draw = random.Random(0)
-    scene.goes_on(1, first)
+    scene.goes_on(first)
     for turn in range(6):
         children = psutil.Process(service.process.pid).children()
         draw.choice(children).send_signal(signal.SIGKILL)
         if turn == 2:
             scene.versions.point("2")
-        scene.goes_on(2)
+        scene.goes_on()
     wait_until(lambda: service.served() == "2", 90, service.log)
-    scene.goes_on(2, second)
+    scene.goes_on(second)
 
 
 def test_a_restart_finds_ten_thousand_live_items(tmp_path: Path) -> None:

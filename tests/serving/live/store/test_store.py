@@ -3,10 +3,7 @@
 import json
 import os
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,8 +29,7 @@ from serving.live.store.write_rules import (
     WriteResult,
 )
 from tests.helpers.mlflow_servers import without_postgres
-
-ROOT = Path(__file__).parents[4]
+from tests.helpers.warm import WarmPython
 
 
 @pytest.fixture
@@ -481,12 +477,11 @@ def test_a_writer_that_is_killed_loses_nothing_that_it_has_acknowledged(url: str
     acknowledged = {}
     generator = random.Random(0)
     for turn in range(20):
-        command = [sys.executable, "-c", WRITER, url, str(turn)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for n in range(generator.randrange(1, 60)):
-                acknowledged[f"{turn}-{n}"] = int(process.stdout.readline())
-            process.send_signal(signal.SIGKILL)
+        process = WarmPython("-c", WRITER, url, str(turn))
+        for n in range(generator.randrange(1, 60)):
+            acknowledged[f"{turn}-{n}"] = int(process.stdout.readline())
+        process.kill()
+        process.communicate()
     with closing(Store.open(url, check=True)) as store:
         found = {each.item_id: each.sequence for each in store.changes(0, 10**6)}
     assert {item: found.get(item) for item in acknowledged} == acknowledged
