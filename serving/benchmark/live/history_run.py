@@ -1,4 +1,4 @@
-"""Writers and readers, while processes are killed and bundles are swapped, rolled back and refreshed.
+"""Writes and searches, while processes are killed and bundles are swapped, rolled back and refreshed.
 
 The processes that are killed with SIGKILL are, in turns, the one that owns the store and encodes, and a
 worker. All answers are checked afterwards, and the catalogue is compared with the writes.
@@ -47,8 +47,7 @@ class HistoryOptions:
     services: int = 1  # with one catalogue and one registry, each with files of its own
     url: str = ""  # of the store; for several services PostgreSQL's. Else SQLite in a temporary folder
     config: Path | None = None  # TOML of the bundles' experiment, by which their champion is refreshed
-    writers: int = 4  # threads
-    readers: int = 8  # threads
+    threads: int = 12  # each writes and searches
     seed: int = 0  # of all random choices
 
 
@@ -82,8 +81,7 @@ def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say)
         ]
         operations = Operations(options.operations)
         addresses = [each.address for each in services]
-        threads = options.writers, options.readers
-        traffic = Traffic(addresses, maker, base_ids, operations, *threads, seed=options.seed)
+        traffic = Traffic(addresses, maker, base_ids, operations, options.threads, seed=options.seed)
         begun = time.perf_counter()
         with traffic:
             refresh = partial(_refresh, options.config, place, url, traffic) if options.config else None

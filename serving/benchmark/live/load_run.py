@@ -75,8 +75,7 @@ class LiveLoadTest(RoundsTest):
                 self._writers[name] = stack.enter_context(process)
                 deleted = shared_ids([self.plan.bundle], deletes)
                 self._say(f"writing {items:,} live items and {len(deleted):,} deletes")
-                self._writers[name].ask("fill", items)
-                self._writers[name].ask("delete", deleted)
+                self._writers[name].ask("fill", items, deleted)
                 figures.add(**{f"{name}_live_items": float(items), f"{name}_deletes": float(len(deleted))})
             self.measure(MEASUREMENTS)
         for name in live:

@@ -81,8 +81,7 @@ def run(
         writing(service, folders[0], None, options.seed) as process,
     ):
         say(f"writing {options.live:,} live items and {len(deleted):,} deletes")
-        texts = process.ask("fill", options.live)["texts"]
-        process.ask("delete", deleted)
+        texts = process.ask("fill", options.live, deleted)["texts"]
         deleted_seen, first, among = 0, list[float](), list[float]()
         for version in (2, 1):
             say(f"answers of bundle {names[version - 1][:12]} with live items")

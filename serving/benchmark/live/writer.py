@@ -3,8 +3,7 @@
     python -m serving.benchmark.live.writer ADDRESS BUNDLE SEED
 
 The process prints `{}` when it is ready. Then it reads commands from standard input, each a line
-`[name, arguments...]`, and answers each with a line of JSON: what the method of that name returns, with the
-`seconds` that it took and the `items` that were written; `calls` are the seconds of each call.
+`[name, arguments...]`, and answers each with a line of JSON: what the method of that name returns.
 """
 
 import itertools
@@ -14,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from serving.client import Item, RetrievalClient
 
 CALL_SECONDS = 60.0  # timeout of a call
 END: Any = object()  # after the last due time
-BATCH = 100  # items in a call of `fill` and `delete`
+BATCH = 100  # items in a call of `fill`
 
 
 class Writer:
@@ -43,21 +42,14 @@ class Writer:
         self._lock = threading.Lock()
         self._texts: dict[str, str] = {}
 
-    def fill(self, count: int) -> dict[str, Any]:
-        """Write items 0 to `count` - 1; also gives the `texts` of all items by id."""
-        begun = time.perf_counter()
+    def fill(self, count: int, deleted: Sequence[str]) -> dict[str, Any]:
+        """Write items 0 to `count` - 1, and delete others; gives the `texts` of all items by id."""
         with RetrievalClient(self._address, CALL_SECONDS) as client:
             for start in range(0, count, BATCH):
                 client.upsert(self._items(range(start, min(start + BATCH, count))))
-        return {"seconds": time.perf_counter() - begun, "items": count, "texts": dict(self._texts)}
-
-    def delete(self, ids: Sequence[str]) -> dict[str, Any]:
-        """Delete items."""
-        begun = time.perf_counter()
-        with RetrievalClient(self._address, CALL_SECONDS) as client:
-            for start in range(0, len(ids), BATCH):
-                client.delete(ids[start : start + BATCH])
-        return {"seconds": time.perf_counter() - begun, "items": len(ids)}
+            for start in range(0, len(deleted), BATCH):
+                client.delete(deleted[start : start + BATCH])
+        return {"texts": self._texts}
 
     def batches(self, size: int, seconds: float, threads: int, items: int) -> dict[str, Any]:
         """Write batches of `size` one after the other on each thread, for some seconds.
@@ -79,7 +71,11 @@ class Writer:
         )
 
     def _calls(self, size: int, threads: int, dues: Iterator[float | None], items: int) -> dict[str, Any]:
-        """Write batches, each at its time on the clock of `perf_counter`; None is at once."""
+        """Write batches, each at its time on the clock of `perf_counter`; None is at once.
+
+        Returns:
+            `seconds`, the `items` that were written, and in `calls` the seconds of each call.
+        """
         begun = time.perf_counter()
         latencies: list[float] = []
         numbers, has_failed = itertools.count(), threading.Event()
@@ -114,21 +110,18 @@ class Writer:
         return [self._maker.item(*each) for each in texts.items()]
 
 
-@contextmanager
-def writing(service: Service, folder: Path, cores: CoreSet, seed: int) -> Iterator[Service]:
+def writing(service: Service, folder: Path, cores: CoreSet, seed: int) -> AbstractContextManager[Service]:
     """This process, which writes to a service."""
     arguments = (service.address, str(folder.absolute()), str(seed))
-    with started("writer", "serving.benchmark.live.writer", *arguments, cores=cores) as process:
-        yield process
+    return started("writer", "serving.benchmark.live.writer", *arguments, cores=cores)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the process."""
     address, folder, seed = arguments
     writer = Writer(address, Path(folder), int(seed))
-    commands: dict[str, Callable[..., Any]] = {
-        each.__name__: each for each in (writer.fill, writer.delete, writer.batches, writer.rate)
-    }
+    methods: tuple[Callable[..., Any], ...] = (writer.fill, writer.batches, writer.rate)
+    commands = {each.__name__: each for each in methods}
     report_ready()
     for line in sys.stdin:
         name, *values = json.loads(line)
