@@ -11,9 +11,9 @@ from rich.console import Console
 
 from protos.bundle import Manifest
 from serving import environment
-from serving.benchmark import rounds
+from serving.benchmark import report, rounds
 from serving.benchmark.plan import CLIENTS, Measurement, Plan, Target
-from serving.benchmark.report import Report, latencies, number, table, with_range
+from serving.benchmark.report import Report, Table, latencies
 from serving.benchmark.rounds import RoundsTest
 from serving.benchmark.services import Service, pinned, serve_bundle, started
 
@@ -110,12 +110,8 @@ def _processor_seconds(service: Service) -> float:
 
 def show(console: Console, found: Report) -> None:
     """Throughput, latencies and processor time, the ratios, and remarks."""
-    rows = []
-    for clients in CLIENTS:
-        for kind, name in KINDS.items():
-            key = f"{kind}_c{clients}"
-            figures = with_range(found, f"{key}_rps"), latencies(found, key), number(found[f"{key}_cpu_us"])
-            rows.append((str(clients), name, *figures))
-    heads = ("clients", "server", "requests/s", "p50 / p99 ms", "processor us")
     title = "closed loop, all servers on one core" if found["pinned"] else "closed loop"
-    rounds.show(console, found, [table(heads, rows, title)], TARGETS, "ratios")
+    rows = {f"{kind}_c{n}": (str(n), name) for n in CLIENTS for kind, name in KINDS.items()}
+    heads = ("clients", "server", "requests/s", "p50 / p99 ms", "processor us")
+    tables = [Table(title, heads, rows, ("{}_rps", latencies, "{}_cpu_us"))]
+    report.show(console, found, tables, TARGETS, rounds.about(found), title="ratios")

@@ -3,7 +3,7 @@
 import gc
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from types import MappingProxyType
@@ -29,7 +29,7 @@ from serving.benchmark.plan import (
     Measurement,
 )
 from serving.benchmark.reference import search_in_process
-from serving.benchmark.report import Figures, Report, latencies, rounded, table, with_range
+from serving.benchmark.report import Figures, Report, Table, latencies, rounded
 from serving.benchmark.rounds import RoundsTest
 from serving.benchmark.services import Service, pinned, serve_bundle, serve_reference
 from serving.retrieval.retriever import Retriever
@@ -282,27 +282,36 @@ class LoadTest(RoundsTest):
 
 def show(console: Console, found: Report) -> None:
     """Throughput, latency by offered load, the targets, and remarks."""
-    tables = []
-    if "search_c1_rps" in found:
-        heads = ["clients"]
-        for name in SERVERS.values():
-            heads += [f"{name} [dim]requests/s[/]", "[dim]p50 / p99 ms[/]"]
-        rows = []
-        for clients in CLIENTS:
-            row = [str(clients)]
-            for prefix in (f"{server}_c{clients}" for server in SERVERS):
-                row += [with_range(found, f"{prefix}_rps"), f"[dim]{latencies(found, prefix)}[/]"]
-            rows.append(row)
-        tables.append(table(heads, rows, "closed loop"))
-    if f"search_open{OFFERED[0]}_rps" in found:
-        heads = ["load", "offered/s", "answered/s", "in time", "p50 / p99 ms of those answered in time"]
-        tables.append(table(heads, (_offered(found, percent) for percent in OFFERED), "open loop"))
-    rounds.show(console, found, tables, TARGETS, "targets")
+    report.show(console, found, TABLES, TARGETS, rounds.about(found), title="targets")
 
 
-def _offered(found: Report, percent: int) -> tuple[str, ...]:
-    prefix = f"search_open{percent}"
-    offered, answered = report.number(found[f"{prefix}_offered_rps"]), with_range(found, f"{prefix}_rps")
+def _in_time(found: Report, prefix: str) -> str:
     share = found[f"{prefix}_answered_share"]
-    in_time = "-" if share is None else f"{100 * share:.1f} %"
-    return f"{percent} %", offered, answered, in_time, latencies(found, prefix)
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _latencies(server: str) -> Callable[[Report, str], str]:
+    return lambda found, row: f"[dim]{latencies(found, f'{server}_{row}')}[/]"
+
+
+TABLES = (
+    Table(
+        "closed loop",
+        [
+            "clients",
+            *(
+                head
+                for name in SERVERS.values()
+                for head in (f"{name} [dim]requests/s[/]", "[dim]p50 / p99 ms[/]")
+            ),
+        ],
+        {f"c{clients}": [str(clients)] for clients in CLIENTS},
+        [cell for server in SERVERS for cell in (f"{server}_{{}}_rps", _latencies(server))],
+    ),
+    Table(
+        "open loop",
+        ["load", "offered/s", "answered/s", "in time", "p50 / p99 ms of those answered in time"],
+        {f"search_open{percent}": [f"{percent} %"] for percent in OFFERED},
+        ["{}_offered_rps", "{}_rps", _in_time, latencies],
+    ),
+)

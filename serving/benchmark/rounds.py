@@ -12,15 +12,12 @@ from collections.abc import Container, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from protos.bundle import Manifest
 from protos.scores import is_bounded
 from protos.system.timing import p99_remark
 from serving.benchmark.load import LoadResult, Requests, Say, Tick, closed_loop
 from serving.benchmark.plan import Measurement, Plan, Target, missed
-from serving.benchmark.report import Figures, Report, machine_text, write
+from serving.benchmark.report import Figures, Report, machine_text
 from serving.benchmark.services import Cores, Service
 from serving.benchmark.workload import Workload, expected_answers, load_queries
 from serving.retrieval.answer import FusionMode
@@ -133,17 +130,10 @@ def workload_of(plan: Plan, fusion: FusionMode | None = None) -> tuple[Manifest,
     return manifest, Workload(queries, plan.k, expected, fusion)
 
 
-def show(
-    console: Console, found: Report, tables: list[Table], targets: tuple[Target, ...], title: str
-) -> None:
-    """Tables, figures beside their targets, and what should be noticed."""
-    remarks = [*found["notes"], *(f"{count} x {text}" for text, count in found["errors"].items())]
-    if found["content_different"]:
-        first = found["content_first_difference"]
-        remarks.append(f"{found['content_different']} answers differ from the bundle's own: {first}")
-    about = (
+def about(found: Report) -> list[str]:
+    """What was measured, and how."""
+    return [
         f"{found['machine']}; bundle {found['bundle_version'][:12]}; {found['rounds']} rounds of "
         f"{found['seconds']:g} s, medians; {found['distinct_queries']:,} queries; "
         f"{found['content_checked']:,} answers compared"
-    )
-    write(console, found, tables, targets, remarks, [about], title)
+    ]

@@ -7,9 +7,10 @@ import numpy as np
 from rich.console import Console
 
 from protos.system.timing import p99_remark
+from serving.benchmark import report
 from serving.benchmark.load import percentile
 from serving.benchmark.plan import Target
-from serving.benchmark.report import Report, figures_table, number, rounded, write
+from serving.benchmark.report import Report, Table, number, rounded
 from serving.benchmark.swap_load import SwapRun
 
 SLOT = 0.25  # seconds of a point in the plot
@@ -18,6 +19,12 @@ TARGETS = (
     Target("mixed", "answers whose items are not those of their bundle", "<=", 0),
     Target("p99_ratio", "p99 during swaps, against p99 between them", "<=", 3.0),
     Target("memory_ratio", "memory after all swaps, against before", "<=", 1.1),
+)
+TABLE = Table(
+    "",
+    ("requests", "answered", "p50 ms", "p99 ms"),
+    {name: [f"{name} swaps"] for name in ("between", "during")},
+    ("requests_{}", "p50_{}_ms", "p99_{}_ms"),
 )
 
 
@@ -72,23 +79,18 @@ def series(run: SwapRun) -> dict[str, list[float]]:
     return {name: [row[n] for row in rows] for n, name in enumerate(names)}
 
 
-def show(console: Console, report: Report) -> None:
+def show(console: Console, found: Report) -> None:
     """Latencies, targets and remarks."""
-    rows = {name: f"{name} swaps" for name in ("between", "during")}
-    heads = ("requests", "answered", "p50 ms", "p99 ms")
-    tables = figures_table(report, heads, rows, ("requests_{}", "p50_{}_ms", "p99_{}_ms"))
-    remarks = [f"{count} x {text}" for text, count in report["errors"].items()]
-    remarks += [report["mixed_first"]] if report["mixed"] else []
-    remark = p99_remark({text: report[f"requests_{name}"] for name, text in rows.items()})
-    remarks += [remark] if remark else []
-    first, second = (each[:12] for each in report["versions"])
+    first, second = (each[:12] for each in found["versions"])
     about = (
-        f"{report['requests']:,} answers, all compared; {report['swaps']} swaps between {first} and "
-        f"{second} under load, {report['memory_swaps']} in all",
-        f"from the alias to the last answer of the old bundle: {number(report['swap_seconds_median'])} s, "
-        f"at most {number(report['swap_seconds_max'])} s",
-        f"memory: {report['memory_start_mib']:,.0f} MiB before, {report['memory_end_mib']:,.0f} MiB after",
-        f"{report['machine']}; {report['workers']} workers, {report['clients']} clients, "
-        f"{report['requests_per_s']:,.0f} requests/s, {report['seconds']:.0f} s",
+        f"{found['requests']:,} answers, all compared; {found['swaps']} swaps between {first} and "
+        f"{second} under load, {found['memory_swaps']} in all",
+        f"from the alias to the last answer of the old bundle: {number(found['swap_seconds_median'])} s, "
+        f"at most {number(found['swap_seconds_max'])} s",
+        f"memory: {found['memory_start_mib']:,.0f} MiB before, {found['memory_end_mib']:,.0f} MiB after",
+        f"{found['machine']}; {found['workers']} workers, {found['clients']} clients, "
+        f"{found['requests_per_s']:,.0f} requests/s, {found['seconds']:.0f} s",
     )
-    write(console, report, tables, TARGETS, remarks, about)
+    uncertain = p99_remark({text: found[f"requests_{name}"] for name, (text,) in TABLE.rows.items()})
+    remarks = [each for each in (found["mixed_first"], uncertain) if each]
+    report.show(console, found, [TABLE], TARGETS, about, remarks)

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from serving.benchmark.live import history
 from serving.benchmark.plan import Target
-from serving.benchmark.report import Report, figures_table, write
+from serving.benchmark.report import Report, Table
+from serving.benchmark.report import show as show_report
 
 TARGETS = (  # on two cores
     Target(history.LOST, "acknowledged writes that were lost", "<=", 0),
@@ -35,13 +36,18 @@ TARGETS = (  # on two cores
     Target("filter_incomplete", "filtered answers with fewer items than pass", "<=", 0),
     Target("filter_p50_ratio_over_bound", "largest p50 ratio of a filtered search over its bound", "<=", 1.0),
 )
-LOADS = {  # prefix of the figures of a load -> its name
-    "none": "no live items",
-    "few": "few live items",
-    "many": "many live items",
-    "not_writing": "few, both cores",
-    "writing": "few, both cores, during upserts",
-}
+LOADS = Table(
+    "",
+    ("64 clients", "requests/s", "p50 us", "p99 us"),
+    {
+        "none": ["no live items"],
+        "few": ["few live items"],
+        "many": ["many live items"],
+        "not_writing": ["few, both cores"],
+        "writing": ["few, both cores, during upserts"],
+    },
+    ("{}_rps", "{}_p50_us", "{}_p99_us"),
+)
 FAULTS = (  # figures that must be 0; other targets depend on the machine
     *history.VIOLATIONS,
     "swap_failed",
@@ -100,6 +106,4 @@ def show(console: Console, report: Report) -> None:
             f"{report['live_items']:,} live items, {report['swap_deletes']:,} deletes; "
             f"a start takes {report['start_s']:.1f} s without live items"
         )
-    heads = ("64 clients", "requests/s", "p50 us", "p99 us")
-    tables = figures_table(report, heads, LOADS, ("{}_rps", "{}_p50_us", "{}_p99_us"))
-    write(console, report, tables, TARGETS, remarks, about)
+    show_report(console, report, [LOADS], TARGETS, about, remarks)
