@@ -93,21 +93,13 @@ def run(bundle: MeasuredBundle, only: Collection[str], output: Path) -> Document
 
 
 def _by_part(metrics: Mapping[str, float], names: Mapping[str, Collection[str]]) -> dict[str, float]:
-    """Figures by their names in MLflow, such as `towers/torch_over_onnx_b1`.
-
-    Args:
-        names: of all figures of each part.
-    """
+    """Figures by their names in MLflow, such as `towers/torch_over_onnx_b1`."""
     part_of = {figure: part for part, figures in names.items() for figure in figures}
     return {f"{part_of.get(name, comparison.STAGE)}/{name}": value for name, value in metrics.items()}
 
 
 def _log(bundle: MeasuredBundle, metrics: Mapping[str, float], files: Sequence[Path]) -> str:
-    """Log an MLflow run, after all measurements; returns its id.
-
-    Args:
-        metrics: by their names in MLflow.
-    """
+    """Log an MLflow run, after all measurements; returns its id."""
     key = comparison.comparison_key(bundle.manifest.name)
     with tracked_run(bundle.experiment.name, comparison.STAGE, key) as run_id:
         client, now = mlflow.MlflowClient(), time.time_ns() // 1_000_000

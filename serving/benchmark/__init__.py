@@ -9,6 +9,9 @@ and the processes that `make bench` starts.
     filter test      filter_measurement (filters of a given selectivity, recall, times)
     several          report (figures, tables, progress), plots, query_generator
     export           bundle_benchmark (bundles side by side, a retriever beside its parts, loading)
+
+A function raises `Unavailable` where a process does not start, ends too early or does not answer in time, and
+`MissingStage` where a library, a bundle or what it must hold is missing.
 """
 
 from serving import environment  # noqa: F401  # before gRPC and ONNX Runtime are imported

@@ -55,11 +55,7 @@ class GatewayTest(RoundsTest):
     """Measures the gateway."""
 
     def run(self) -> None:
-        """Measure in rounds.
-
-        Raises:
-            Unavailable: a server does not start, or ends too early.
-        """
+        """Measure in rounds."""
         bundle, cores = self.plan.bundle, self.cores.servers
         with ExitStack() as stack:
             self._say("starting")

@@ -68,11 +68,7 @@ class LoadTest(RoundsTest):
     _retriever: Retriever | None = None
 
     def run(self) -> None:
-        """Run all parts of the plan.
-
-        Raises:
-            Unavailable: a server does not start, or ends too early.
-        """
+        """Run all parts of the plan."""
         bundle, cores = self.plan.bundle, self.cores
         first, swept, workers = list[Measurement](), list[Measurement](), list[Measurement]()
         for each in self.plan.measurements:

@@ -32,13 +32,6 @@ DENSE_ALONE = (
 class RoundsTest(ABC):
     """Measures in rounds.
 
-    Args:
-        plan: options of the test.
-        workload: requests and expected answers.
-        cores: of servers and load.
-        say: shows what is being measured.
-        tick: advances the progress bar.
-
     Attributes:
         figures: values of each round.
         errors: number of failed calls by server, code and first message.
@@ -116,9 +109,7 @@ class RoundsTest(ABC):
 def workload_of(plan: Plan, fusion: FusionMode | None = None) -> tuple[Manifest, Workload]:
     """The workload of a plan's bundle, with expected answers where scores have a bound.
 
-    Args:
-        plan: of a test.
-        fusion: which scores rank; None is by the vectors alone for a hybrid bundle.
+    `fusion` None ranks by the vectors alone for a hybrid bundle.
     """
     retriever = Retriever.load(plan.bundle)
     manifest = retriever.manifest

@@ -141,11 +141,7 @@ class SwapClients(Clients):
         self._heard = time.perf_counter()
 
     def poll(self, seconds: float) -> None:
-        """Send requests and handle responses for some seconds.
-
-        Raises:
-            Unavailable: the service has not answered for a long time.
-        """
+        """Send requests and handle responses for some seconds."""
         until = time.perf_counter() + seconds
         while (now := time.perf_counter()) < until:
             while self._due and self._due[0][0] <= now:
@@ -216,16 +212,8 @@ def run(
 ) -> SwapRun:
     """Put the service under load and swap.
 
-    Args:
-        address: of the service.
-        clients: that send requests.
-        alias: process that moves it; the registry's versions 1 and 2 are those of `clients`.
-        schedule: of the swaps.
-        tick: called between polls.
-        swapped: called after each swap.
-
-    Raises:
-        Unavailable: the service is gone, refuses a bundle, or takes too long for it.
+    `alias` is the process that moves it; the registry's versions 1 and 2 are those of `clients`. `tick` is
+    called between polls, and `swapped` after each swap.
     """
     with (
         grpc.insecure_channel(address, NO_PROXY) as channel,

@@ -134,12 +134,7 @@ def expected_answers(
 
 
 def load_queries(manifest: Manifest, file: Path | None, seed: int) -> list[Query]:
-    """The queries of a file, or queries generated from the examples of a bundle.
-
-    Raises:
-        DataError: the file cannot be read, or holds no query.
-        MissingStage: there is no file, and the bundle has no examples.
-    """
+    """The queries of a file, or queries generated from the examples of a bundle."""
     return queries_from_file(file) if file else query_generator.of_bundle(manifest, seed)
 
 

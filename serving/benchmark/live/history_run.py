@@ -60,10 +60,6 @@ def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say)
 
     Returns:
         Figures: each of `history.VIOLATIONS`, 0 where all is well, and what was done.
-
-    Raises:
-        Unavailable: a service did not start, or did not answer for too long.
-        MissingStage: MLflow is not installed, or the bundle's items are no texts.
     """
     manifest = bundle.read(folders[0])
     url = options.url or f"sqlite:///{place}/items.db"
@@ -220,11 +216,7 @@ def _refresh(config: Path, place: Path, url: str, traffic: Traffic) -> str:
 
 
 def _pid(service: Service, kind: str, killed: Collection[int]) -> int:
-    """The id of a service's process that owns the store, or of one of its workers.
-
-    Raises:
-        Unavailable: the process does not come up again.
-    """
+    """The id of a service's process that owns the store, or of one of its workers."""
 
     def pid() -> int | None:
         with contextlib.suppress(Unavailable), RetrievalClient(service.address) as client:

@@ -58,9 +58,6 @@ class LiveLoadTest(RoundsTest):
 
         Returns:
             Figures, with `_min` and `_max` of the rounds.
-
-        Raises:
-            Unavailable: a service did not start, or a write failed.
         """
         self.singles, figures, cores = list[float](), self.figures, self.cores
         self._live, self._writers = live, dict[str, Service]()
@@ -125,11 +122,7 @@ class LiveLoadTest(RoundsTest):
 
 
 def of_plan(plan: Plan, say: Say, tick: Tick) -> LiveLoadTest:
-    """The test of a plan; answers are not compared.
-
-    Raises:
-        MissingStage: the bundle has no example queries.
-    """
+    """The test of a plan; answers are not compared."""
     queries = query_generator.of_bundle(bundle.read_manifest(plan.bundle), plan.seed)
     return LiveLoadTest(plan, Workload(queries, plan.k, None), choose_cores(), say, tick)
 

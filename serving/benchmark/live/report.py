@@ -59,11 +59,7 @@ FAULTS = (  # figures that must be 0; other targets depend on the machine
 
 
 def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One document of the figures of all parts.
-
-    Args:
-        found: figures by part: `history`, `swap`, `load`, `filters`; parts that did not run are missing.
-    """
+    """One document of the figures of the parts that ran: `history`, `swap`, `load`, `filters`."""
     report: dict[str, Any] = dict(found.get("history", {}))
     for name, value in found.get("swap", {}).items():
         alone = name.startswith(("live_", "restart_", "start_"))

@@ -64,10 +64,6 @@ def run(
         another number of items; `deleted_in_answers`;
         `live_found_share`, of the live items those that are first for their own text, the smaller share of
         the two bundles; `restart_added_s`, the seconds by which live items make a start longer.
-
-    Raises:
-        Unavailable: a service did not start, or a swap took too long.
-        MissingStage: MLflow is not installed, or the bundle's items are no texts.
     """
     manifests = [bundle.read(each) for each in folders]
     names = [each.bundle_version for each in manifests]

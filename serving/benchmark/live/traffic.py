@@ -188,11 +188,7 @@ class _Connection:
         self._left = 0
 
     def call(self, function: Callable[[RetrievalClient], Result]) -> Result:
-        """The result of a call.
-
-        Raises:
-            Unavailable: it failed for too long.
-        """
+        """The result of a call, which may fail for `GIVE_UP_SECONDS`."""
         until = time.monotonic() + GIVE_UP_SECONDS
         while True:
             if self._client is None or self._left == 0:

@@ -28,13 +28,7 @@ BATCH = 100  # items in a call of `fill`
 
 
 class Writer:
-    """Writes items of a bundle: item n has the id `live-n` and, until it is written again, text n.
-
-    Args:
-        address: of the service.
-        folder: of the bundle.
-        seed: of the texts.
-    """
+    """Writes items of a bundle: item n has the id `live-n` and, until it is written again, text n."""
 
     def __init__(self, address: str, folder: Path, seed: int) -> None:
         self._address = address
