@@ -65,7 +65,7 @@ def save_swaps(
 ) -> Path:
     """Latency over time, the windows of the swaps, and the share of answers of each bundle, as PNG.
 
-    `series` is that of `swap_report`; `windows` are in seconds since the measurement began.
+    `series` is that of `swap_test`; `windows` are in seconds since the measurement began.
     """
     source = (
         f"{report['machine']}; {report['workers']} workers; {report['clients']} clients in a "

@@ -17,12 +17,11 @@ import numpy as np
 
 from protos import bundle
 from protos.scores import SCORE_TOLERANCE, Hits
-from serving.benchmark import alias, query_generator, swap_load
-from serving.benchmark.live.items import ItemMaker, shared_ids
-from serving.benchmark.live.writer import CALL_SECONDS, writing
+from serving.benchmark import alias, query_generator, swap_test
+from serving.benchmark.live.items import CALL_SECONDS, ItemMaker, shared_ids, writing
 from serving.benchmark.load import Say
 from serving.benchmark.services import serve_bundle
-from serving.benchmark.swap_load import Schedule, SwapClients, Versions
+from serving.benchmark.swap_test import Schedule, SwapClients, Versions
 from serving.benchmark.workload import Workload
 from serving.client import RetrievalClient
 from serving.retrieval.answer import FusionMode
@@ -93,7 +92,7 @@ def run(
         clients = SwapClients(requests, versions, options.clients)
         say(f"{options.clients} clients, {options.swaps} swaps")
         schedule = Schedule(options.seconds, options.swaps)
-        done = swap_load.run(service.address, clients, registry, schedule, tick)
+        done = swap_test.run(service.address, clients, registry, schedule, tick)
     return {
         "failed": done.failed.total(),
         "mixed": versions.mixed,
