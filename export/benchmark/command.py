@@ -6,9 +6,9 @@ It writes JSON, a page and plots, and logs them as an MLflow run. It fails after
 
 import time
 from argparse import Namespace
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlflow
 from mlflow.entities import Metric
@@ -32,15 +32,9 @@ METRICS_A_CALL = 1000  # limit of MLflow
 Document = dict[str, Any]
 
 
-class Part(NamedTuple):
-    """A part of a bench."""
-
-    names: Callable[[MeasuredBundle], set[str]]  # of all its figures, known before it is measured
-    measure: Callable[[MeasuredBundle, Figures], Document]  # adds them, and returns what else is reported
-
-
-MODULES: tuple[Any, ...] = (towers, retriever, index)  # of `BENCH_PARTS`, in their order
-PARTS = {name: Part(module.names, module.measure) for name, module in zip(BENCH_PARTS, MODULES, strict=True)}
+# Each has `names(bundle)`, those of all its figures, which are known before it is measured, and
+# `measure(bundle, figures)`, which adds the figures and returns what else is reported.
+PARTS: dict[str, Any] = dict(zip(BENCH_PARTS, (towers, retriever, index), strict=True))
 
 
 def bench(arguments: Namespace) -> Document:
