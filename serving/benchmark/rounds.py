@@ -15,11 +15,12 @@ from typing import Any
 from protos.bundle import Manifest
 from protos.scores import is_bounded
 from protos.system.timing import p99_remark
+from serving.benchmark import query_generator
 from serving.benchmark.load import LoadResult, Requests, Say, Tick, closed_loop
 from serving.benchmark.plan import Measurement, Plan, Target, missed
 from serving.benchmark.report import Figures, Report, machine_text
 from serving.benchmark.services import Cores, Service
-from serving.benchmark.workload import Workload, expected_answers, load_queries
+from serving.benchmark.workload import Workload, expected_answers, queries_from_file
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.retriever import Retriever
 
@@ -113,7 +114,8 @@ def workload_of(plan: Plan, fusion: FusionMode | None = None) -> tuple[Manifest,
     """
     retriever = Retriever.load(plan.bundle)
     manifest = retriever.manifest
-    queries = load_queries(manifest, plan.queries, plan.seed)
+    file, seed = plan.queries, plan.seed
+    queries = queries_from_file(file) if file else query_generator.of_bundle(manifest, seed)
     fusion = fusion or (FusionMode.DEFAULT if manifest.hybrid is None else FusionMode.DENSE)
     expected = expected_answers(retriever, queries, plan.k, fusion) if is_bounded(manifest) else None
     del retriever  # it shares pages with the servers, whose memory would look smaller
