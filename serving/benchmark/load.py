@@ -11,7 +11,6 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,6 @@ from serving.benchmark.http2 import PREFIX_BYTES, Call, Connection, ConnectionPo
 CHECK_EVERY = 20  # one in this many responses is compared with the expected answer
 CALL_TIMEOUT_MS, STREAM_TIMEOUT_MS = 10_000, 3_600_000
 OK = Status("OK")
-DOUBLES = partial(array, "d")
 UNANSWERED = Status("UNAVAILABLE", "not answered before the end of the test")
 
 Tick = Callable[[], None]  # called between polls
@@ -59,9 +57,9 @@ class LoadResult:
     until: float = math.inf  # end of the measured time, on the clock of `add`
     offered: int = 0  # calls that were due
     given_up: int = 0  # calls that were never sent because their clients left first
-    latencies: "array[float]" = field(default_factory=DOUBLES)  # of calls answered in the measured time
-    left_over: "array[float]" = field(default_factory=DOUBLES)  # of calls answered after it
-    lags: "array[float]" = field(default_factory=DOUBLES)  # from a call's due time until it was taken up
+    latencies: "array[float]" = field(default_factory=lambda: array("d"))  # answered in the measured time
+    left_over: "array[float]" = field(default_factory=lambda: array("d"))  # answered after it
+    lags: "array[float]" = field(default_factory=lambda: array("d"))  # from due times until taken up
     codes: Counter[str] = field(default_factory=Counter)  # number of calls by gRPC code
     messages: dict[str, str] = field(default_factory=dict)  # first message of each code
 
