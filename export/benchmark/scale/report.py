@@ -253,7 +253,7 @@ def _capacity(document: Document) -> list[writer.Part]:
     """What one machine holds by the fits of at least two sizes."""
     if document["capacity"] is None:
         return []
-    about = f"Extrapolated beyond {document['laws']['largest']:,} items."
+    about = f"By these fits; more than {document['laws']['largest']:,} items are extrapolated."
     machines = writer.Table(MACHINES, document["capacity"]["machines"], "capacity, extrapolated")
     return ["## Capacity", about, machines]
 
