@@ -3,10 +3,9 @@
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -29,7 +28,7 @@ from serving.benchmark.plan import (
     Measurement,
 )
 from serving.benchmark.reference import search_in_process
-from serving.benchmark.report import Figures, Report, Table, latencies, rounded
+from serving.benchmark.report import Figures, Report, Table, latencies
 from serving.benchmark.rounds import RoundsTest
 from serving.benchmark.services import Service, pinned, serve_bundle, serve_reference
 from serving.retrieval.retriever import Retriever
@@ -57,14 +56,9 @@ def duration(plan: LoadPlan) -> float:
 
 
 class LoadTest(RoundsTest):
-    """Measures what a plan names.
-
-    Attributes:
-        overload: figures of the overload and of the soak, by their keys in the report.
-    """
+    """Measures what a plan names."""
 
     plan: LoadPlan
-    overload: Mapping[str, float | None] = MappingProxyType({})
     _retriever: Retriever | None = None
 
     def run(self) -> None:
@@ -88,8 +82,7 @@ class LoadTest(RoundsTest):
         gc.collect()
         if "overload" in self.plan.parts:
             with serve_bundle(bundle, cores.servers) as server, pinned(cores.load):
-                found = self._measure_overload(server)
-            self.overload = {name: rounded(value) for name, value in found.items()}
+                self.figures.add(**self._measure_overload(server))
         self.measure(workers)
         for ratio in RATIOS:
             self.figures.divide(*ratio)
@@ -103,7 +96,7 @@ class LoadTest(RoundsTest):
             "overload_seconds": plan.overload_seconds,
             "connections": CONNECTIONS,
         }
-        return self.document(manifest, PACKAGES, TARGETS, {**setting, **self.overload})
+        return self.document(manifest, PACKAGES, TARGETS, setting)
 
     def once(self, each: Measurement, number: int) -> None:
         """As `RoundsTest.once`."""

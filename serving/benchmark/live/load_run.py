@@ -19,7 +19,6 @@ from serving.benchmark import query_generator
 from serving.benchmark.live.items import shared_ids, writing
 from serving.benchmark.load import Say, Tick, percentile
 from serving.benchmark.plan import Measurement, Plan
-from serving.benchmark.report import rounded
 from serving.benchmark.rounds import RoundsTest
 from serving.benchmark.services import CoreSet, Service, choose_cores, pinned, serve_bundle
 from serving.benchmark.workload import Workload
@@ -78,9 +77,9 @@ class LiveLoadTest(RoundsTest):
             figures.divide(f"rps_share_with_{name}", f"{name}_rps", "none_rps")
         figures.divide("rps_share_while_writing", "writing_rps", "not_writing_rps")
         figures.divide("p99_ratio_while_writing", "writing_p99_us", "not_writing_p99_us")
+        for percent in (50, 99):
+            figures.add(**{f"visible_p{percent}_ms": 1000 * percentile(self.singles, percent)})
         return figures.document() | {
-            "visible_p50_ms": rounded(1000 * percentile(self.singles, 50)),
-            "visible_p99_ms": rounded(1000 * percentile(self.singles, 99)),
             "visible_calls": len(self.singles),
             "load_errors": sum(self.errors.values()),
             "pinned": cores.note or "one core for a service, one for the load",
