@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from protos import names
-from protos.features import SIDES, FeatureSpec, HistoryFeature, IdFeature, Schema
+from protos.features import SIDES, FeatureSpec, HistoryFeature, IdFeature, Schema, TextFeature
 from protos.toml_config import FROM_DATA, KindsIn, read
 from train.config.baselines import BaselinesConfig
 from train.config.bench import BenchConfig
@@ -101,6 +101,11 @@ class Experiment:
                 'training.selection: "log_loss" needs towers that predict a probability: '
                 'tower.kind = "clicks" or "shared"'
             )
+        if self.training.refit and self.hybrid.enabled is not False and _has_text(self.query):
+            raise ValueError(
+                "training.refit: the weight of [hybrid] is chosen on validation, which the towers must not"
+                " have learned; set one of them to false"
+            )
         for n, example in enumerate(self.examples):
             unknown = set(example) - set(self.query)
             if unknown or not example:
@@ -118,6 +123,10 @@ class Experiment:
         """
         sections = (getattr(self, each.name) for each in fields(self))
         return tuple(sorted({type(section).__module__ for section in sections if is_dataclass(section)}))
+
+
+def _has_text(features: dict[str, FeatureSpec]) -> bool:
+    return any(isinstance(spec, TextFeature) for spec in features.values())
 
 
 def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec]) -> None:

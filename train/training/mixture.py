@@ -148,6 +148,23 @@ def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
     return Mixed(model.label, weight, metric, ends[math.inf], ends[0.0], ends[weight], model.settings)
 
 
+def mix_as(trainer: Trainer, fitting: Fitting, mixed: Mixed | None) -> None:
+    """Add a linear model to towers with the weight that was chosen before.
+
+    Args:
+        trainer: with other towers of the same experiment.
+        fitting: to the same training pairs as these towers.
+        mixed: what `mix` returned.
+    """
+    if mixed is None:
+        return
+    if not mixed.weight:
+        _remove(trainer)
+        return
+    _place(next(each for each in _models(fitting) if each.label == mixed.label), trainer)
+    _Curves(trainer, mixed.metric).apply(mixed.weight)
+
+
 def choose_weight(curve: Curve) -> float:
     """Of the weights that are within a standard error of the best, the middle one; 0 if no other is close.
 
