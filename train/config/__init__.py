@@ -101,7 +101,7 @@ class Experiment:
                 'training.selection: "log_loss" needs towers that predict a probability: '
                 'tower.kind = "clicks" or "shared"'
             )
-        if self.training.refit and self.hybrid.enabled is not False and _has_text(self.query):
+        if self.training.refit and self.hybrid.enabled is not False and _may_be_hybrid(self.query):
             raise ValueError(
                 "training.refit: the weight of [hybrid] is chosen on validation, which the towers must not"
                 " have learned; set one of them to false"
@@ -125,8 +125,10 @@ class Experiment:
         return tuple(sorted({type(section).__module__ for section in sections if is_dataclass(section)}))
 
 
-def _has_text(features: dict[str, FeatureSpec]) -> bool:
-    return any(isinstance(spec, TextFeature) for spec in features.values())
+def _may_be_hybrid(query: dict[str, FeatureSpec]) -> bool:
+    """Whether the queries have a text and no history, which `[hybrid]` needs."""
+    kinds = [type(spec) for spec in query.values()]
+    return TextFeature in kinds and HistoryFeature not in kinds
 
 
 def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec]) -> None:
