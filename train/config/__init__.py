@@ -101,11 +101,8 @@ class Experiment:
                 'training.selection: "log_loss" needs towers that predict a probability: '
                 'tower.kind = "clicks" or "shared"'
             )
-        if self.training.refit and self.hybrid.enabled is not False and _may_be_hybrid(self.query):
-            raise ValueError(
-                "training.refit: the weight of [hybrid] is chosen on validation, which the towers must not"
-                " have learned; set one of them to false"
-            )
+        if self.training.refit:
+            _check_refit(self)
         for n, example in enumerate(self.examples):
             unknown = set(example) - set(self.query)
             if unknown or not example:
@@ -125,10 +122,27 @@ class Experiment:
         return tuple(sorted({type(section).__module__ for section in sections if is_dataclass(section)}))
 
 
-def _may_be_hybrid(query: dict[str, FeatureSpec]) -> bool:
-    """Whether the queries have a text and no history, which `[hybrid]` needs."""
-    kinds = [type(spec) for spec in query.values()]
-    return TextFeature in kinds and HistoryFeature not in kinds
+def _check_refit(experiment: Experiment) -> None:
+    """Refuse towers that learn from validation where it is needed later, or asks what test asks."""
+    if experiment.split.by == "random":
+        raise ValueError(
+            'training.refit: with split.by = "random" a user\'s queries of validation and of test have one'
+            " history, so the towers would learn to answer those of test by the items of validation; set it"
+            " to false"
+        )
+    if experiment.tower.predicts_probability:
+        raise ValueError(
+            "training.refit: these towers predict a probability that is calibrated on validation, which they"
+            " must not have learned; set it to false"
+        )
+    sides = (experiment.query, experiment.item)
+    texts = all(any(isinstance(spec, TextFeature) for spec in side.values()) for side in sides)
+    histories = any(isinstance(spec, HistoryFeature) for spec in experiment.query.values())
+    if texts and not histories and experiment.hybrid.enabled is not False:
+        raise ValueError(
+            "training.refit: the weight of BM25 beside the vectors is chosen on validation, which the towers"
+            " must not have learned; set hybrid.enabled or training.refit to false"
+        )
 
 
 def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec]) -> None:

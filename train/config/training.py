@@ -42,8 +42,9 @@ class TrainingConfig:
             that was begun on one device can be resumed on another.
         refit: after the best epoch is known, train new towers on training and validation pairs together for
             as many epochs, and keep these. The weight of a linear model and the parameters of baselines stay
-            as validation chose them; baselines are fitted to both parts, too. It takes as long again. Not
-            for labelled pairs, nor with `[hybrid]`, whose weight is chosen on validation later.
+            as validation chose them; baselines are fitted to both parts, too. If the best epoch is the start,
+            its towers are kept. Not for towers that are calibrated on validation, nor with `[hybrid]`, whose
+            weight is chosen there later, nor with a split by "random".
         precision: of the towers in training. `bfloat16` computes their matrix products in bfloat16;
             parameters, vectors, losses and logQ stay float32, as do mining and evaluation.
     """
@@ -68,8 +69,3 @@ class TrainingConfig:
         at_least(1, self, "patience")
         at_least(2, self, "batch_size")
         above_zero(self, "learning_rate")
-        if self.refit and self.selection in OF_LABELS:
-            raise ValueError(
-                f'refit: selection = "{self.selection}" is of labels, and probabilities are calibrated on'
-                " validation, which the towers must not have learned"
-            )

@@ -1,27 +1,21 @@
 """The last step of a run with `[training] refit`: the towers that are kept have learned from validation, too.
 
-Validation chooses the epoch, the weight of a linear model and the parameters of baselines. Its pairs are then
-training pairs like the others: new towers train on both parts for as many epochs as the best towers had, and
-everything else that is fitted, baselines included, is fitted again with the choices that were made. Where
-tastes change, the latest events say most, and the usual splits keep just these for validation.
+Validation chooses the epoch, the weight of a linear model and the parameters of baselines. Then new towers
+train on the pairs of training and validation together, for as many epochs as the best towers had, and the
+linear model and the baselines are fitted to both parts with those choices. Where tastes change, the latest
+events say most, and splits in the order of events keep just these for validation and test.
 
-Nothing is measured on validation afterwards. Test pairs are read by no step.
+What the run says of validation is that of the first towers. No step reads test pairs.
 """
 
-import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import mlflow
-import numpy as np
 from rich.console import Console
 
-from protos.errors import DataError
 from train.config import Experiment
-from train.data.training_data import Pairs, TrainingData
 from train.models.tower_factory import architecture_of
 from train.training.callbacks import RunCallbacks
 from train.training.checkpoint import RUN_STATE, load_run
@@ -31,32 +25,7 @@ from train.training.rank_processes import ranks_of
 from train.training.trained_model import Model, build_model, shares_windows
 from train.training.trainer import Trainer
 
-FOLDER = "refit"  # of the state, in the folder of a run
-
-
-def with_validation(data: TrainingData) -> TrainingData:
-    """The data with the validation pairs among those of training; they stay in their own part, too.
-
-    Raises:
-        DataError: the pairs have labels: towers that predict them are calibrated on validation.
-    """
-    train, validation = data.parts["train"], data.parts["validation"]
-    if train.label is not None or validation.label is not None:
-        raise DataError(
-            "training.refit: the pairs have labels, and probabilities are calibrated on validation, which"
-            " the towers must not have learned; set it to false"
-        )
-    both = Pairs(
-        *[
-            _joined(getattr(train, each.name), getattr(validation, each.name))
-            for each in dataclasses.fields(Pairs)
-        ]
-    )
-    return replace(data, parts={**data.parts, "train": both})
-
-
-def _joined(first: Any, second: Any) -> Any:
-    return None if first is None or second is None else np.concatenate([first, second])
+REFIT = "refit"  # folder of the state, in that of a run
 
 
 def refit(
@@ -83,20 +52,22 @@ def refit(
         The model, and its trainer, whose data have the validation pairs among those of training.
 
     Raises:
-        DataError: as `with_validation`; or the state of an interrupted run is damaged.
+        DataError: the state of an interrupted run is damaged.
         KeyboardInterrupt: SIGINT asked to stop, and the state has been saved; Terminated for SIGTERM.
     """
-    data, epochs = with_validation(trained.data), trained.state.best_epoch
+    data, epochs = trained.data.with_validation(), trained.state.best_epoch
     text = f"training anew on training and validation pairs together, {epochs} epochs"
     console.print(text, highlight=False, soft_wrap=True)
     model, corpora = build_model(experiment, data, process=trained.process)
     drop_useless_coordinates(model.towers, experiment, data)
     windows, settings = shares_windows(experiment), experiment.training
     trainer = Trainer(model.towers, data, corpora, experiment.loss, settings, windows, trained.process)
-    place = folder / FOLDER
+    place = folder / REFIT
     place.mkdir(exist_ok=True)
     if (place / RUN_STATE).is_file():
         load_run(place / RUN_STATE, trainer)
+        done = f"going on with epoch {trainer.state.epoch + 1} of these, step {trainer.state.step}"
+        console.print(done, highlight=False)
     with _RefitCallbacks(place, console, epochs).watching() as callbacks, ExitStack() as stack:
         with callbacks.repeatable():
             stack.enter_context(ranks_of(trainer, ranks, settings.threads, to_resume))
@@ -104,6 +75,8 @@ def refit(
     mlflow.log_metrics(grouped("train", {"refit_s": trainer.state.seconds}))
     trainer.clear_cached_vectors()
     architecture_of(experiment.tower).fit_unknown_items(trainer.towers[1], trainer.items, data.counts())
+    trainer.clear_cached_vectors()
+    trainer.item_vectors()  # which fits the radius of the inner product
     return model, trainer
 
 

@@ -54,8 +54,7 @@ from train.training.metric_groups import grouped
 from train.training.mixture import Mixed, drop_useless_coordinates, mix, mix_as
 from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.rank_processes import ranks_of
-from train.training.refit import FOLDER as REFIT
-from train.training.refit import refit
+from train.training.refit import REFIT, refit
 from train.training.tracking import find_run, flattened, log_warnings, tracked_run
 from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, shares_windows
 from train.training.trainer import Trainer
@@ -258,11 +257,16 @@ def _finish(
     model: Model,
     trainer: Trainer,
     console: Console,
-    refit: Callable[[Path, Experiment, Trainer, Console], tuple[Model, Trainer]],
+    train_again: Callable[[Path, Experiment, Trainer, Console], tuple[Model, Trainer]],
 ) -> None:
     """Evaluate the towers of the best epoch, log metrics and artifacts, and delete the checkpoints.
 
-    With `[training] refit`, other towers take their place before test is read.
+    Args:
+        folder: of the run.
+        model: that was trained.
+        trainer: of its towers.
+        console: for progress.
+        train_again: makes the towers that take their place before test is read, with `[training] refit`.
     """
     data, experiment = trainer.data, model.experiment
     judged = _JudgedQueries(model, trainer)
@@ -276,11 +280,12 @@ def _finish(
     calibrated = labelled.calibrate()
     validated = _choose_on_validation(experiment, trainer, labelled, console)
     mixed, rankers = validated.mixed, validated.rankers
-    if experiment.training.refit:
-        model, trainer = refit(folder, experiment, trainer, console)
+    if experiment.training.refit and state.best_epoch:  # else the start is best, and training changes nothing
+        model, trainer = train_again(folder, experiment, trainer, console)
         changed, data = True, trainer.data
         fitting = validated.fitting.refitted(data)
-        mix_as(trainer, fitting, mixed)
+        with console.status("a linear model beside the new towers"):
+            mix_as(trainer, fitting, mixed)
         rankers = baselines(experiment, data, console, fitting)
         judged = _JudgedQueries(model, trainer)
         _log_description(model)  # there may be more ids

@@ -1,10 +1,11 @@
 """Towers that learn from validation in the end: what they learn from, what stays as chosen, and resuming."""
 
+import copy
 import io
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,10 @@ import torch
 from mlflow.entities import Run
 from rich.console import Console
 
-from protos.errors import ConfigError, DataError
+from protos.errors import ConfigError
 from tests.helpers.people import data_of_people, random_people
-from tests.helpers.stdlib import experiment_at, tracking_at
-from tests.helpers.stdlib import write_toml as stdlib_toml
-from tests.helpers.watched import write_toml
+from tests.helpers.stdlib import PLAIN, Sections, experiment_at, tracking_at, write_sections
+from tests.helpers.watched import ATTENTION, RATINGS, write_toml
 from tests.train.evaluation.test_history_baselines import experiment_with, timed
 from tests.train.training.test_mixture import RECIPE
 from train.config import Experiment, read_experiment
@@ -35,7 +35,7 @@ from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import hashing_of
 from train.training import run as training
 from train.training.checkpoint import RUN_STATE
-from train.training.refit import FOLDER, _RefitCallbacks, with_validation
+from train.training.refit import REFIT, _RefitCallbacks
 from train.training.trained_model import Model, load_model
 from train.training.trainer import Trainer
 
@@ -50,20 +50,13 @@ def data() -> TrainingData:
 
 
 def test_validation_pairs_become_training_pairs_and_test_is_left_alone(data: TrainingData) -> None:
-    both = with_validation(data)
+    both = data.with_validation()
     train, validation = data.parts["train"], data.parts["validation"]
     for name in ("query", "item", "weight", "time"):
         parts = [getattr(each, name) for each in (train, validation)]
         np.testing.assert_array_equal(getattr(both.parts["train"], name), np.concatenate(parts))
     assert both.parts["test"] is data.parts["test"]
     assert both.parts["validation"] is validation
-
-
-def test_labelled_pairs_are_refused(data: TrainingData) -> None:
-    train = data.parts["train"]
-    labelled = replace(train, label=np.ones(len(train), np.float32))
-    with pytest.raises(DataError, match=r"training\.refit: the pairs have labels"):
-        with_validation(replace(data, parts={**data.parts, "train": labelled}))
 
 
 def test_baselines_keep_their_choices_and_learn_from_validation(
@@ -74,7 +67,7 @@ def test_baselines_keep_their_choices_and_learn_from_validation(
     fitting = Fitting(experiment, data)
     before = baselines(experiment, data, console, fitting)
     monkeypatch.setattr(Tuning, "quality", None)  # nothing is chosen again
-    both = with_validation(data)
+    both = data.with_validation()
     after = baselines(experiment, both, console, fitting.refitted(both))
     assert {name: each.settings for name, each in before.items()} == {
         name: each.settings for name, each in after.items()
@@ -128,7 +121,8 @@ def test_the_stored_towers_are_the_refitted_ones_and_those_that_test_measures(ma
         PreparedInputs(made.model.schema, "query", data.queries, hashing),
         PreparedInputs(made.model.schema, "item", data.items, hashing),
     )
-    trainer = Trainer(made.model.towers, data, inputs, made.experiment.loss, made.model.experiment.training)
+    towers = copy.deepcopy(made.model.towers)  # evaluating them fits their radius
+    trainer = Trainer(towers, data, inputs, made.experiment.loss, made.model.experiment.training)
     assert trainer.evaluate("test")["ndcg_at_10"] == pytest.approx(
         made.refitted.data.metrics["test/ndcg_at_10"], abs=1e-6
     )
@@ -138,8 +132,23 @@ def test_the_stored_towers_are_the_refitted_ones_and_those_that_test_measures(ma
     torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
 
 
+def test_items_without_a_linear_model_have_unit_vectors_too(
+    films: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    changed: Any = {"training": {"epochs": 1, "refit": True}, "baselines": {"run": ["popularity"]}}
+    experiment, dataset = experiment_at(write_toml(films, tmp_path / "a.toml", **changed))
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path)}"):
+        run, _ = training.fit(experiment, dataset, Console(file=io.StringIO()))
+        model = load_model(run)
+    items = training_data_of(dataset, experiment.query, experiment.item).items
+    inputs = PreparedInputs(model.schema, "item", items, hashing_of(model.experiment.tower))
+    lengths = encode(model.towers[1], inputs).norm(dim=1)  # by the radius that is stored
+    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
+
+
 def test_a_run_says_that_it_trains_again_and_logs_the_losses(made: Made) -> None:
     best = int(made.refitted.data.metrics["train/best_epoch"])
+    assert best == 2
     assert f"training anew on training and validation pairs together, {best} epochs" in made.shown
     client = mlflow.MlflowClient()
     losses = client.get_metric_history(made.refitted.info.run_id, "train/refit_loss")
@@ -152,26 +161,33 @@ def test_an_interrupted_refit_goes_on_to_the_same_towers(
     made: Made, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "CACHE", tmp_path / "cache")
-    on_epoch_end = _RefitCallbacks.on_epoch_end
-    interrupted: list[int] = []
+    on_epoch_start = _RefitCallbacks.on_epoch_start
+    steps: list[float] = []
 
-    def interrupt(callbacks: _RefitCallbacks, epoch: int, record: dict[str, float]) -> None:
-        on_epoch_end(callbacks, epoch, record)
-        if not interrupted:
-            interrupted.append(epoch)
-            os.kill(os.getpid(), signal.SIGINT)
+    def interrupt(callbacks: _RefitCallbacks, epoch: int, *counts: int) -> Callable[[float], None]:
+        """Ctrl-C in the second epoch, after its third step."""
+        report = on_epoch_start(callbacks, epoch, *counts)
 
-    monkeypatch.setattr(_RefitCallbacks, "on_epoch_end", interrupt)
-    quiet = Console(file=io.StringIO())
+        def count(loss: float) -> None:
+            report(loss)
+            if epoch == 1:
+                steps.append(loss)
+            if len(steps) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return count
+
+    monkeypatch.setattr(_RefitCallbacks, "on_epoch_start", interrupt)
+    quiet = Console(file=io.StringIO(), width=200)
     with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path)}"):
         with pytest.raises(KeyboardInterrupt, match="goes on with run"):
             training.fit(made.experiment, made.dataset, quiet)
-        (state,) = (tmp_path / "cache").glob(f"runs/*/{FOLDER}/{RUN_STATE}")
+        (state,) = (tmp_path / "cache").glob(f"runs/*/{REFIT}/{RUN_STATE}")
         run, reused = training.fit(made.experiment, made.dataset, quiet, resume=True)
         model = load_model(run)
     assert not reused
     assert not state.exists()
-    assert interrupted == [1]
+    assert "going on with epoch 2 of these, step 3" in quiet.file.getvalue()  # type: ignore[attr-defined]
     for one, other in zip(model.towers, made.model.towers, strict=True):
         for name, value in one.state_dict().items():
             torch.testing.assert_close(value, other.state_dict()[name], rtol=0, atol=0, msg=name)
@@ -179,15 +195,19 @@ def test_an_interrupted_refit_goes_on_to_the_same_towers(
 
 
 @pytest.mark.parametrize(
-    ("training_keys", "said"),
+    ("sections", "said"),
     [
-        ({"selection": "auc"}, r"training\.refit: selection = \"auc\" is of labels"),
-        ({"selection": "ndcg_at_10"}, r"training\.refit: the weight of \[hybrid\] is chosen on validation"),
+        (
+            {**PLAIN, "data": {"kind": "pydocs"}},
+            r"training\.refit: the weight of BM25 beside the vectors is chosen on validation",
+        ),
+        ({**ATTENTION, "split": {"by": "random"}}, r"training\.refit: with split\.by = \"random\" a user's"),
+        (RATINGS, r"training\.refit: these towers predict a probability that is calibrated on validation"),
     ],
 )
-def test_what_is_chosen_on_validation_later_is_refused(
-    stdlib: Path, tmp_path: Path, training_keys: Any, said: str
+def test_towers_that_must_not_know_validation_are_refused(
+    tmp_path: Path, sections: Sections, said: str
 ) -> None:
-    path = stdlib_toml(stdlib, tmp_path / "a.toml", training={"refit": True, **training_keys})
+    path = write_sections(tmp_path / "a.toml", "refused", sections, {"training": {"refit": True}})
     with pytest.raises(ConfigError, match=said):
         read_experiment(path)
