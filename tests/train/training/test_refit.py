@@ -27,7 +27,7 @@ from train.config import Experiment, read_experiment
 from train.config.training import TrainingConfig
 from train.data.dataset import Dataset
 from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.baselines import baselines
+from train.evaluation.baselines import baselines, final_baselines
 from train.evaluation.exact_search import encode
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import Fitting, Tuning
@@ -62,17 +62,19 @@ def test_validation_pairs_become_training_pairs_and_test_is_left_alone(data: Tra
 def test_baselines_keep_their_choices_and_learn_from_validation(
     data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = experiment_with(training=TrainingConfig(selection="ndcg_at_10"))
+    experiment = experiment_with(training=TrainingConfig(selection="ndcg_at_10", refit=True))
     console = Console(file=io.StringIO())
     fitting = Fitting(experiment, data)
     before = baselines(experiment, data, console, fitting)
+    again = final_baselines(experiment, data, console)  # as the exporter fits them
     monkeypatch.setattr(Tuning, "quality", None)  # nothing is chosen again
-    both = data.with_validation()
-    after = baselines(experiment, both, console, fitting.refitted(both))
+    after = final_baselines(experiment, data, console, fitting)
     assert {name: each.settings for name, each in before.items()} == {
         name: each.settings for name, each in after.items()
     }
     queries, relevant = data.parts["validation"].by_query()
+    for name, each in after.items():
+        np.testing.assert_array_equal(each(queries), again[name](queries), err_msg=name)
     for name in ("ease", "slist", "itemknn"):  # they have seen the answers by now
         known, unknown = (mean(per_query(each[name](queries), relevant)) for each in (after, before))
         assert known["ndcg_at_10"] > unknown["ndcg_at_10"] + 0.05, name
