@@ -50,6 +50,7 @@ OF_TEXTS: dict[str, Sections] = {
     "dssm": {**stdlib_sections.DSSM, "training": SHORT},
     "cdssm": {**stdlib_sections.CDSSM, "training": SHORT},
     "lstm": {**stdlib_sections.LSTM, "training": SHORT},
+    "multi_view": {**stdlib_sections.MULTI_VIEW, "training": SHORT},
 }
 ROUNDING = {"lstm": 1e-4}  # the CPU has a layer of its own for it
 DROPOUT: Any = {"history_dropout": 0.3, "id_dropout": 0.3, "newcomers": "learned"}
