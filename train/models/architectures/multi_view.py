@@ -108,7 +108,7 @@ class ViewTower(Tower):
         rows = inputs[self.view]
         assert isinstance(rows, Tensor)
         view = self.view_of(rows)
-        of_all = self.bias.expand(len(rows), -1)  # (B, V x H)
+        of_all = self.bias.expand(rows.shape[0], -1)  # (B, V x H)
         own: list[Tensor] = []  # (B, H) each
         for name, encoder in self.encoders.items():
             given = inputs[name]
