@@ -92,7 +92,7 @@ class IndexKind(Protocol):
         """Build an index over other vectors (N, D), with the parameters of a manifest.
 
         Args:
-            threads: 0 takes all cores.
+            threads: 0: see `protos.system.cores.thread_count`.
         """
 
 

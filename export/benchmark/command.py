@@ -67,7 +67,8 @@ def run(bundle: MeasuredBundle, only: Collection[str], output: Path) -> Document
     """
     kind = bundle.manifest.index.kind
     if kind not in (HNSW, EXACT) and {"retriever", "index"} & {*only}:
-        beside = ", beside a graph in this process (local_graph)" * ("local_graph" in bundle.manifest.ann)
+        has_graph = "local_graph" in bundle.manifest.ann
+        beside = ", beside a graph in this process (local_graph)" if has_graph else ""
         raise UsageError(
             f"{bundle.folder}: its index is of kind {kind!r}, and the parts retriever and index are "
             "measured beside hnswlib; leave them out with --only towers (make bench ONLY=towers). The export "

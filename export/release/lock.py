@@ -41,6 +41,7 @@ from train.training.tracking import is_absent, unreachable
 
 COLLECTIONS = "_milvus-collections"  # no model is called so: its name would begin with a letter or a digit
 WAIT_S = 30.0
+COLLECTIONS_WAIT_S = 90.0  # longer than one collection is dropped (`prune.DROP_SECONDS`)
 POLL_S = 0.2
 MAX_SHOWN = 500  # characters of a text from the registry
 MAX_BROKEN_SHOWN = 3  # broken locks that a record describes
@@ -265,8 +266,9 @@ def _time(timestamp: float) -> str:
 
 def _held_by_another(name: str, found: RegisteredModel) -> str:
     until = _time(found.creation_timestamp + 1000 * LOCK_STALE_S)
+    what = f"{name} (the collections in Milvus)" if name == COLLECTIONS else name
     return (
-        f"{name}: the release lock is taken by {_described(found)} ({_age(found):.0f} s), until {until} "
+        f"{what}: the release lock is taken by {_described(found)} ({_age(found):.0f} s), until {until} "
         "at the latest; try again later. The lock of a process that has ended is broken at once by a "
         f"release on the same host; to do so from another host before {until}, delete the registered model "
         f"{name}{LOCK_SUFFIX}"

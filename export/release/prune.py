@@ -36,7 +36,7 @@ from protos.vector_databases.milvus import (
 
 SPARE = 2  # champions before this one whose collections are kept
 DAY_SECONDS = 86_400
-DROP_SECONDS = 60.0  # to drop one, shorter than a lock is held
+DROP_SECONDS = 60.0  # to drop one: well below `LOCK_STALE_S` / 2, after which the lock would not hold
 DRAFT_SECONDS = DAY_SECONDS  # age of a draft that is no longer being written
 
 

@@ -72,7 +72,7 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
     """The bundle as a model version, and whether it was registered before.
 
     It gets the alias `challenger`, unless it is the champion already. What its index keeps outside of the
-    bundle is written if it is not there; `prune` drops none of it meanwhile.
+    bundle is written if it is not there, and again if `prune` drops it meanwhile.
 
     Args:
         run_id: the run that gets the version and its figures; by default the run that trained the towers.
@@ -182,7 +182,7 @@ def collection_kept(name: str, number: str) -> Iterator[None]:
     if by_version(name, number).tags.get(INDEX_KIND) != MILVUS:
         yield
         return
-    with lock.acquire(lock.COLLECTIONS, actor()) as held:
+    with lock.acquire(lock.COLLECTIONS, actor(), lock.COLLECTIONS_WAIT_S) as held:
         expect_collection(name, number)
         held.check()
         yield

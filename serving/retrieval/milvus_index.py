@@ -2,8 +2,9 @@
 
 Queries are encoded here and searched there. The service keeps what it needs of the items: ids, display
 fields, filter columns, and the vectors, which are mapped from the bundle's file and read for exact scores,
-for items as queries, and where few items pass a filter. All but exact scores are read by threads, so the
-event loop answers other calls meanwhile.
+for items as queries, and where few items pass a filter. Threads compare, so the event loop answers other
+calls meanwhile; it reads the vectors of single items itself: those of `Score`, of an item that is the query,
+and of BM25's candidates.
 
 A collection never changes after it was checked, so every answer has to see what was written before the check.
 Searches pass a timestamp that the server gave after the check: they are strongly consistent, without the wait
@@ -114,8 +115,8 @@ class MilvusIndex(ExactIndex):
         wrong = [n for n, (rows, _) in enumerate(best) if len(rows) < k or not compiled.mask[rows].all()]
         if wrong:
             exact = self.exact(vectors[wrong], k, compiled.rows)
-            for n, *own in zip(wrong, exact.rows, exact.scores, strict=True):
-                best[n] = own[0], own[1]
+            for n, own, own_scores in zip(wrong, exact.rows, exact.scores, strict=True):
+                best[n] = own, own_scores
         return [Neighbours(*each) for each in best]
 
     def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 THREADS = 16  # questions under way at once; others wait for one to end
 COMPARING_THREADS = 2  # comparisons at once
 MOST_COMPARED = 1 << 30  # pairs of a query and an item that wait to be compared; more are refused
-MOST_COUNTED = 64  # queries of a question that count so: a longer one is answered in parts
+MOST_COUNTED = 64  # of a question's queries, at most these count in `MOST_COMPARED`: it is answered in parts
 MOST_QUERIES = 4096  # held at once; more are refused
 MOST_ROUNDS = 8  # questions of the searches with one filter, after each other
 SECONDS = 5.0  # of a question, at most
@@ -76,7 +76,7 @@ class RemoteSearch:
         deliver: hands the results to the jobs.
         answers: that have come.
         rounds: questions so far.
-        comparisons: of the questions, those that a thread of this process has answered.
+        comparisons: of the questions, those that a thread of this process was asked.
         failure: the answers that are missing will not come, for this reason.
     """
 

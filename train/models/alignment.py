@@ -29,11 +29,11 @@ EPOCH_STEPS = 64  # steps that an epoch has, nearly, as far as the sizes of a ba
 
 @dataclass(frozen=True)
 class Lesson:
-    """The texts of one side, and the teacher's vectors of them.
+    """Texts for one tower, and the teacher's vectors of them.
 
     Args:
         tower: that learns; its vectors have unit length.
-        inputs: of all records of the side.
+        inputs: of all records that the texts are of.
         rows: int64 (T,), distinct records to learn from.
         targets: float32 (T, D), of unit length, or zero for a text that the teacher cannot read.
     """
@@ -47,10 +47,10 @@ class Lesson:
 def align(
     lessons: Sequence[Lesson], epochs: int, seed: int, report: Callable[[str], None] = lambda line: None
 ) -> list[float]:
-    """Train towers towards their teacher's vectors, in batches of one side each, in random order.
+    """Train towers towards their teacher's vectors, in batches of one lesson each, in random order.
 
     Args:
-        lessons: of one side, or of two sides that may share parameters.
+        lessons: of towers that may share parameters, or be the same.
         epochs: over all texts.
         seed: of the order.
         report: receives a line for each epoch.
@@ -68,7 +68,7 @@ def align(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, [group["lr"] for group in optimiser.param_groups], steps, pct_start=rise
     )
-    was_training = [tower.training for tower in towers]
+    was_training = {module: module.training for tower in towers for module in tower.modules()}
     for tower in towers:
         tower.train()
     means: list[float] = []
@@ -84,8 +84,8 @@ def align(
             losses.append(float(loss.detach()))
         means.append(float(np.mean(losses)))
         report(f"alignment, epoch {epoch + 1} of {epochs}: mean cosine to the teacher {1 - means[-1]:.3f}")
-    for tower, training in zip(towers, was_training, strict=True):
-        tower.train(training)
+    for module, training in was_training.items():
+        module.training = training
     return means
 
 
@@ -118,4 +118,5 @@ def _adam(towers: Sequence[Tower]) -> torch.optim.Adam:
         {"params": list(weights), "lr": LEARNING_RATE * WEIGHTS_FACTOR},
     ]
     # Most of a step is the update of a large table, and the fused one of a CPU takes a seventh of the time.
-    return torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.98), fused=True)
+    fused = all(each.device.type == "cpu" for each in (*others, *weights)) or None
+    return torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.98), fused=fused)

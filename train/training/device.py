@@ -241,11 +241,12 @@ def check_precision(device: torch.device, precision: Precision) -> None:
 
 
 def memory_advice(error: BaseException, process: TrainingProcess) -> str | None:
-    """What to do about an error of torch that tells of too little memory; None for other errors.
+    """What to do about an error of torch or NumPy that tells of too little memory; None for other errors.
 
     Torch has a class for the errors of cards; those of main memory and of Metal are known by their text.
     """
-    if not isinstance(error, torch.OutOfMemoryError) and not _OTHER_MEMORY.search(str(error)):
+    has_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if not has_class and not _OTHER_MEMORY.search(str(error)):
         return None
     said = " ".join(re.split(r"(?<=\.)\s+", str(error).strip())[:SENTENCES]).rstrip(".")
     ways = ["a smaller training.batch_size"]

@@ -28,7 +28,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 from torch.distributed import FileStore  # type: ignore[attr-defined]
-from torch.distributed.distributed_c10d import _set_pg_timeout, _world
 
 from protos.errors import Unavailable
 from protos.system.cores import thread_count
@@ -213,6 +212,8 @@ class Ranks:
                 joined.append(ConnectionError("a rank has ended before it met the others"))
         group = joined[0]
         if isinstance(group, Exception):
+            from torch.distributed.distributed_c10d import _world  # torch has no public name for it
+
             _world.group_count = 0  # else the next group would have another name here than in its other ranks
             raise group
         if self._cards:
@@ -274,6 +275,8 @@ def _cause(process: Any, connection: Connection, count: int, told: str) -> str:
 
 def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> dist.ProcessGroup | None:
     """Meet the other ranks; returns the group of the cards, if there are any."""
+    from torch.distributed.distributed_c10d import _set_pg_timeout  # torch has no public name for it
+
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ[name] = LOOPBACK  # neither asks for a password
     group = FileStore(store, count)
@@ -322,7 +325,8 @@ def _follow(
                 trainer = task
                 if replica is not None:
                     own_memory(trainer)
-                    place_trainer(trainer, TrainingProcess(replica.device))
+                    trainer.process = TrainingProcess(replica.device)  # an error names its device
+                    place_trainer(trainer, trainer.process)
                 (rows_from,) = arguments
                 trainer.process = Rank(rank, count, trainer, rows_from, replica)
                 leader.send(None)

@@ -113,7 +113,7 @@ def fit(
             # Not parameters: a resumed run may have others.
             mlflow.set_tags({"ranks": ranks, **process.describe()})
             _train(run_folder(run_id), process, experiment, dataset, console, resume, ranks, to_resume)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         advice = memory_advice(error, process)
         if advice is None:
             raise

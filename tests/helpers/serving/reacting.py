@@ -59,7 +59,7 @@ class Reacting:
         """What is counted under this key."""
         return self.metrics.snapshot()[key]
 
-    def becomes(self, key: str, value: Any, seconds: float = 5.0) -> bool:
+    def becomes(self, key: str, value: Any, seconds: float = 30.0) -> bool:
         """Whether what is counted comes to this value soon."""
         return soon(lambda: bool(self.snapshot(key) == value), seconds)
 
@@ -102,7 +102,7 @@ def _unread(port: int) -> int:
     return sum(int(row[4].partition(":")[2], 16) for row in rows if int(row[1].partition(":")[2], 16) == port)
 
 
-def soon(is_so: Callable[[], bool], seconds: float = 5.0) -> bool:
+def soon(is_so: Callable[[], bool], seconds: float = 30.0) -> bool:
     """Whether something is so within this time."""
     until = time.monotonic() + seconds
     while not is_so():

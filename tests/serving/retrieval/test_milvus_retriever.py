@@ -104,7 +104,7 @@ def test_exact_comparisons_leave_the_event_loop_to_other_calls(
             waiting = stub.Search.future(request, timeout=60)
             try:
                 assert compares.acquire(timeout=30)
-                assert stub.Info(wire.InfoRequest(), timeout=10).item_count == 300
+                assert stub.Info(wire.InfoRequest(), timeout=30).item_count == 300
                 assert not waiting.done()
             finally:
                 goes_on.set()

@@ -161,8 +161,8 @@ def test_other_methods_and_searches_go_on_while_one_waits(near: Retriever, index
         assert soon(lambda: len(index.questions) >= 2)
         started = time.monotonic()
         for _ in range(20):
-            assert stub.Info(wire.InfoRequest(), timeout=5).item_count == 300
-            assert stub.Encode(wire.EncodeRequest(queries=[{"text": NAMES[0]}]), timeout=5).vectors
+            assert stub.Info(wire.InfoRequest(), timeout=30).item_count == 300
+            assert stub.Encode(wire.EncodeRequest(queries=[{"text": NAMES[0]}]), timeout=30).vectors
         assert time.monotonic() - started < 3.0
         assert not any(each.done() for each in [*waiting, long])
         index.allowed.set()
@@ -539,7 +539,7 @@ def test_other_methods_go_on_while_items_are_compared(near: Retriever, index: Fa
         waiting = stub.Search.future(request(NAMES[0], filter=price_below(30.0)), timeout=30)
         try:
             assert soon(lambda: bool(index.compared))
-            assert stub.Info(wire.InfoRequest(), timeout=5).item_count == 300
+            assert stub.Info(wire.InfoRequest(), timeout=30).item_count == 300
             assert not waiting.done()
         finally:
             index.allowed.set()

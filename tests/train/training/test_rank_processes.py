@@ -23,6 +23,7 @@ from tests.train.training.test_ranks import of_texts
 from tests.train.training.test_run import command, only_run
 from tests.train.training.test_trainer import Watcher
 from train.paths import ROOT
+from train.training import rank_processes
 from train.training.checkpoint import RUN_STATE
 from train.training.rank_processes import Ranks, ranks_of
 
@@ -78,6 +79,7 @@ def test_a_rank_that_is_killed_before_it_has_met_the_others_ends_the_start(
 
     monkeypatch.setattr(Ranks, "_start", start_elsewhere)
     monkeypatch.setattr(Ranks, "_wait_for_all", kill_when_ready)
+    monkeypatch.setattr(rank_processes, "MEET_SECONDS", 5.0)  # the thread that meets nobody ends soon
     said = r"rank 1 of 2 \(process \d+\) was ended by SIGKILL"
     with pytest.raises(Unavailable, match=said), ranks_of(of_texts(IN_BATCH), 2, 1):
         pytest.fail("it has started")

@@ -1,6 +1,5 @@
 """The steps `build` and `search`: the graph over a catalogue's vectors, beside exact search."""
 
-import os
 import time
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from export import ann
 from export.benchmark.scale.measuring import settings
 from protos import bundle
 from protos.system import memory
+from protos.system.cores import thread_count
 from train.progress import PROGRESS
 
 SECONDS = 20.0  # time limit of each kind of search
@@ -31,7 +31,7 @@ def build(folder: Path, items: int, seed: int) -> dict[str, Any]:
         ann.save(graph, folder / bundle.INDEX)
     return {
         "seconds": seconds,
-        "threads": config.threads or os.cpu_count(),
+        "threads": thread_count(config.threads),
         "m": config.m,
         "ef_construction": config.ef_construction,
         "before_bytes": before,
