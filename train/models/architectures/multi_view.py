@@ -134,12 +134,12 @@ class ViewTower(Tower):
 
     def _of_view(self, of_all: Tensor, view: Tensor) -> Tensor:
         """(B, H): of what was computed for all views, (B, V x H), that of each item's view."""
-        by_view = of_all.unflatten(1, (self.count, -1))  # (B, V, H)
+        by_view = of_all.reshape(of_all.shape[0], self.count, -1)  # (B, V, H)
         index = view[:, None, None].expand(-1, 1, by_view.shape[2])
         return by_view.gather(1, index).squeeze(1)
 
 
-def start_each(stacked: nn.Parameter, count: int) -> None:
+def start_each(stacked: Tensor, count: int) -> None:
     """Xavier's uniform initialization of `count` matrices that lie one below the other."""
     with torch.no_grad():
         for matrix in stacked.chunk(count):
