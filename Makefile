@@ -222,7 +222,7 @@ test-together: setup ## the part of test-all that runs in parallel
 test-alone: setup ## the part of test-all that needs a quiet machine, one by one
 	@$(PY) -m pytest -m alone $$(grep -rl "mark\.alone" tests --include="test_*.py") # importing all takes longer
 
-test-serving: ## what asks and what serves, installed by themselves: without torch and MLflow
+test-serving: ## client, service and gateway, each installed alone, without torch and MLflow
 	@bare="$$(mktemp -d)"; trap 'rm -rf "$$bare"' EXIT
 	mkdir "$$bare/source" # what is built there is not beside other runs of tests
 	cp -R pyproject.toml README.md LICENSE protos train export serving "$$bare/source"

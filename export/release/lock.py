@@ -39,7 +39,7 @@ from protos.errors import Unavailable
 from protos.release_records import LOCK_STALE_S, LOCK_SUFFIX
 from train.training.tracking import is_absent, unreachable
 
-COLLECTIONS = "_milvus-collections"  # no model is called so: its name would begin with a letter or a digit
+COLLECTIONS = "_milvus-collections"  # begins with "_", which no name of a model may
 WAIT_S = 30.0
 COLLECTIONS_WAIT_S = 90.0  # longer than one collection is dropped (`prune.DROP_SECONDS`)
 POLL_S = 0.2
@@ -75,11 +75,12 @@ class ReleaseLock:
         found = _touch(self.name)
         if found is None or found.tags.get(TOKEN) != self.token:
             raise Unavailable(
-                f"{self.name}: the release lock was taken over: this process was too slow; try again"
+                f"{_shown(self.name)}: the release lock was taken over: this process was too slow; try again"
             )
         if _age(found) > LOCK_STALE_S / 2:
             raise Unavailable(
-                f"{self.name}: gave up after holding the release lock for {_age(found):.0f} s; try again"
+                f"{_shown(self.name)}: gave up after holding the release lock for {_age(found):.0f} s; "
+                "try again"
             )
 
 
@@ -142,11 +143,13 @@ def _acquire(lock: ReleaseLock, actor: str, deadline: float) -> tuple[str, ...]:
                 raise Unavailable(_held_by_another(lock.name, found))
             else:
                 if not is_told:
-                    log.warning("%s: waits for the release lock of %s", lock.name, _described(found))
+                    log.warning(
+                        "%s: waits for the release lock, held by %s", _shown(lock.name), _described(found)
+                    )
                     is_told = True
                 time.sleep(POLL_S)
         if time.monotonic() > deadline + WAIT_S:  # it cannot be broken, or its holder changes all the time
-            raise Unavailable(f"{lock.name}: the release lock could not be taken{failed}; try again")
+            raise Unavailable(f"{_shown(lock.name)}: the release lock could not be taken{failed}; try again")
     more = len(broke) - MAX_BROKEN_SHOWN
     return (*broke[:MAX_BROKEN_SHOWN], f"and {more} more") if more > 0 else tuple(broke)
 
@@ -252,6 +255,11 @@ def _actor(found: RegisteredModel) -> str:
     return one_line(printable(str(found.tags.get(HOLDER, "an unknown user"))), MAX_SHOWN)
 
 
+def _shown(name: str) -> str:
+    """The name of a lock, in messages."""
+    return f"{name} (the collections in Milvus)" if name == COLLECTIONS else name
+
+
 def _described(found: RegisteredModel) -> str:
     """User, host, process and command of the holder of a lock, and since when it was held."""
     process = LockHolder.of(found.tags)
@@ -266,10 +274,9 @@ def _time(timestamp: float) -> str:
 
 def _held_by_another(name: str, found: RegisteredModel) -> str:
     until = _time(found.creation_timestamp + 1000 * LOCK_STALE_S)
-    what = f"{name} (the collections in Milvus)" if name == COLLECTIONS else name
     return (
-        f"{what}: the release lock is taken by {_described(found)} ({_age(found):.0f} s), until {until} "
-        "at the latest; try again later. The lock of a process that has ended is broken at once by a "
-        f"release on the same host; to do so from another host before {until}, delete the registered model "
+        f"{_shown(name)}: the release lock is taken by {_described(found)} ({_age(found):.0f} s), until "
+        f"{until} at the latest; try again later. The lock of a process that has ended is broken at once by "
+        f"a release on the same host; to do so from another host before {until}, delete the registered model "
         f"{name}{LOCK_SUFFIX}"
     )

@@ -189,7 +189,7 @@ def _conclude(
         action = "refuse"
         error = GateRefused(_refusal(name, challenger, decision.refused, run_id))
     summary = [_summary(each) for each in decision.results]
-    # Its collection may have been dropped since it was looked for.
+    # The collection may have been dropped since the first check.
     with collection_kept(name, challenger) if error is None else nullcontext():
         return error, audit_log.commit(held, run_id, action, now.champion, challenger, summary, reason)
 

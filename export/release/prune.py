@@ -12,6 +12,7 @@ The lock of the collections is held while one is dropped, after the aliases have
 `promote` and `rollback` hold it while they move an alias to a version with a collection.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from functools import cache
@@ -33,6 +34,8 @@ from protos.vector_databases.milvus import (
     draft_seconds,
     server_errors,
 )
+
+log = logging.getLogger(__name__)
 
 SPARE = 2  # champions before this one whose collections are kept
 DAY_SECONDS = 86_400
@@ -73,13 +76,15 @@ def prune(name: str, dry_run: bool = False, unregistered_days: int = 0) -> dict[
 def _is_needed(
     client: Any, collection: str, name: str, unregistered_days: int, needed: Callable[[str], set[str]]
 ) -> bool | None:
-    """Whether a collection is kept, or dropped; None if it is none of the model's, and stays."""
+    """True: an alias needs the collection. False: it is to be dropped. None: it stays, as that of another
+    model, or as a draft that may still be written.
+    """
     version = bundle_of(collection)
     if version is None:
         return False if _is_older(draft_seconds(collection), DRAFT_SECONDS) else None
     registered = mlflow.MlflowClient().search_model_versions(f"tag.`{BUNDLE_VERSION}` = '{version}'")
-    if any(one.name == name for one in registered):
-        return any(str(one.version) in needed(one.name) for one in registered)
+    if any(version.name == name for version in registered):
+        return any(str(version.version) in needed(version.name) for version in registered)
     is_left = (
         unregistered_days
         and not registered
@@ -90,7 +95,7 @@ def _is_needed(
 
 def _drop(client: Any, collection: str, name: str, unregistered_days: int) -> bool | None:
     """Drop a collection unless an alias needs it by now; returns what `_is_needed` does."""
-    with lock.acquire(lock.COLLECTIONS, actor()) as held:
+    with lock.acquire(lock.COLLECTIONS, actor(), lock.COLLECTIONS_WAIT_S) as held:
         with server_errors():
             if not client.has_collection(collection, timeout=CONNECT_SECONDS):
                 return None  # another `prune` has dropped it
@@ -99,6 +104,8 @@ def _drop(client: Any, collection: str, name: str, unregistered_days: int) -> bo
             held.check()
             with server_errors():
                 client.drop_collection(collection, timeout=DROP_SECONDS)
+            log.info("%s: dropped %s", name, collection)
+    time.sleep(2 * lock.POLL_S)  # a process that waits for the lock takes it now
     return is_needed
 
 

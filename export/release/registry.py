@@ -80,7 +80,8 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
     Raises:
         BundleError: the bundle is damaged.
         MissingStage: MLflow does not know the run that trained its towers.
-        Unavailable: the registry does not answer, or a server of the index, or `prune` is at work there.
+        Unavailable: the registry does not answer, or a server of the index, or another process
+            holds the lock of the collections.
     """
     from export.bundle_files import publish  # imports all that builds an index
 
@@ -166,7 +167,7 @@ def expect_collection(name: str, number: str) -> None:
         is_there = client.has_collection(collection, timeout=milvus.CONNECT_SECONDS)
     if not is_there:
         raise MissingStage(
-            f"{name}: version {number} cannot be champion: there is no collection {collection} in Milvus "
+            f"{name}: version {number} cannot get an alias: there is no collection {collection} in Milvus "
             f"({milvus.URI}); `python -m export register --bundle FOLDER`, with its bundle, writes it again"
         )
 

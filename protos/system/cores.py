@@ -16,7 +16,8 @@ def thread_count(asked: int, processes: int = 1) -> int:
     Args:
         asked: the number, from a configuration; 0 takes that of the environment variable OMP_NUM_THREADS, and
             where it is not set, all usable cores.
-        processes: that compute side by side; the cores are divided among them, the variable is of each.
+        processes: that compute side by side; the cores are divided among them, and the variable counts for
+            each process.
     """
     if asked:
         return asked

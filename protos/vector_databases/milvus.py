@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,7 @@ def import_client() -> Any:
     Raises:
         PackageMissing: it is not installed.
     """
-    try:
-        import pymilvus
-    except ModuleNotFoundError as error:
-        raise PackageMissing(f"an index of kind milvus needs {error.name}: pip install .[milvus]") from None
+    pymilvus = _imported("pymilvus")
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its errors show the server's address
     return pymilvus
 
@@ -136,11 +134,14 @@ def import_breaker() -> Any:
     Raises:
         PackageMissing: it is not installed.
     """
+    return _imported("circuitbreaker").CircuitBreaker
+
+
+def _imported(package: str) -> Any:
     try:
-        from circuitbreaker import CircuitBreaker
+        return import_module(package)
     except ModuleNotFoundError as error:
         raise PackageMissing(f"an index of kind milvus needs {error.name}: pip install .[milvus]") from None
-    return CircuitBreaker
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 Queries are encoded here and searched there. The service keeps what it needs of the items: ids, display
 fields, filter columns, and the vectors, which are mapped from the bundle's file and read for exact scores,
-for items as queries, and where few items pass a filter. Threads compare, so the event loop answers other
-calls meanwhile; it reads the vectors of single items itself: those of `Score`, of an item that is the query,
-and of BM25's candidates.
+for items as queries, and where few items pass a filter. Other threads make exact comparisons, and the
+event loop answers other calls meanwhile. The event loop itself reads the vectors of single items: for
+`Score`, for an item as the query, and for BM25's candidates.
 
 A collection never changes after it was checked, so every answer has to see what was written before the check.
 Searches pass a timestamp that the server gave after the check: they are strongly consistent, without the wait
@@ -120,7 +120,7 @@ class MilvusIndex(ExactIndex):
         return [Neighbours(*each) for each in best]
 
     def exact(self, vectors: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
-        """As `ExactIndex.exact`; for the event loop a thread compares."""
+        """As `ExactIndex.exact`; when the event loop asks, another thread compares."""
         rows = None if allowed is None else allowed_rows(allowed, self._count)
 
         def compare(some: Vectors, width: int) -> Neighbours:
@@ -149,7 +149,7 @@ class MilvusIndex(ExactIndex):
 
 
 class _LazySubset(Subset):
-    """Items whose vectors are copied when they are compared, for the event loop by a thread."""
+    """Items whose vectors are copied by their first comparison, not when the subset is made."""
 
     def __init__(self, index: MilvusIndex, rows: Rows) -> None:
         self._index, self._rows, self._items = index, rows, _digest(rows)

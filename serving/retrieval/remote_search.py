@@ -12,8 +12,8 @@ An index on another server is searched in one of three ways:
 A search is a function of its queries, of the live items and of the answers. So a search that is made again
 sees one state of the live items, and no code between here and the event loop has to know of the other server.
 
-Of such an index, what must be compared exactly is compared by threads of this process. The event loop asks
-them as it asks the other server (`compared`).
+Exact comparisons with the items of such an index are made by threads of this process, which the event loop
+asks as it asks the other server (`compared`).
 """
 
 import threading
@@ -31,7 +31,7 @@ Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 Best = tuple[Rows, Vectors]  # rows and scores of one query, best first
 
-PIECE_SECONDS = 0.25  # of one comparison, after which another one has its turn
+PIECE_SECONDS = 0.25  # of a long comparison; then the comparison of another search has its turn
 COMPARED = "compared: "  # begins the "expression" of a comparison; no other expression begins so
 LEAST = 16  # items that a question asks for at least; more than are wanted answer the next, wider question
 
@@ -87,7 +87,8 @@ class Question(NamedTuple):
         remote: that is asked.
         vectors: of the queries, float32 (B, D).
         k: items wanted.
-        expression: that they must pass, empty for all items; of a comparison, what stands for its items.
+        expression: filter that the items must pass, empty for all items; of a comparison, a text that is
+            equal for the same items only.
     """
 
     remote: RemoteIndex | Comparison
@@ -141,7 +142,7 @@ class Answers:
         raise SearchPending(Question(index, np.stack(missing or [*vectors]), width, expression))
 
     def add(self, question: Question, found: list[Best]) -> None:
-        """The answer to a question; of a comparison it may be that of the first queries alone."""
+        """Keep the answer to a question; a comparison may have answered its first queries alone."""
         is_whole = not isinstance(question.remote, Comparison)
         for vector, best in zip(question.vectors, found, strict=is_whole):
             self._known[question.expression, vector.tobytes()] = question.k, best

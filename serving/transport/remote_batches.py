@@ -10,8 +10,8 @@ instead of waiting in vain. The calls that have more time are then asked for aga
 The jobs of a batch are held by filter, because each filter is a question of its own, and those that search
 for nothing are not held. If a question fails, only the jobs that need its answer fail.
 
-What must be compared exactly is compared by other threads of this process, in parts of a quarter of a second,
-so that searches take turns.
+Exact comparisons are made by other threads of this process, in parts of a quarter of a second, so that
+searches take turns.
 """
 
 import logging
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 THREADS = 16  # questions under way at once; others wait for one to end
 COMPARING_THREADS = 2  # comparisons at once
 MOST_COMPARED = 1 << 30  # pairs of a query and an item that wait to be compared; more are refused
-MOST_COUNTED = 64  # of a question's queries, at most these count in `MOST_COMPARED`: it is answered in parts
+MOST_COUNTED = 64  # queries of one question that count in `MOST_COMPARED`: longer ones are answered in parts
 MOST_QUERIES = 4096  # held at once; more are refused
 MOST_ROUNDS = 8  # questions of the searches with one filter, after each other
 SECONDS = 5.0  # of a question, at most
@@ -76,7 +76,7 @@ class RemoteSearch:
         deliver: hands the results to the jobs.
         answers: that have come.
         rounds: questions so far.
-        comparisons: of the questions, those that a thread of this process was asked.
+        comparisons: number of questions that a thread of this process was asked.
         failure: the answers that are missing will not come, for this reason.
     """
 
@@ -196,7 +196,7 @@ class RemoteBatches:
             error = Overloaded(f"{what}; try again, with fewer at once", RETRY_SECONDS)
             self._give_up(search, search.jobs, error)
             return
-        search.comparisons += pairs > 0  # so a search that has begun is not refused any more
+        search.comparisons += pairs > 0  # once a part is compared, the search is not refused
         search.rounds += 1
         if search.rounds - search.comparisons > MOST_ROUNDS:
             why = f"took more than {MOST_ROUNDS} questions"
@@ -252,7 +252,7 @@ class RemoteBatches:
         future.add_done_callback(lambda done: self._call_soon(lambda: came(done)))
 
     def _threads(self, compare: bool) -> ThreadPoolExecutor:
-        """Those that compare, or those that ask the other server."""
+        """The threads that compare, or the threads that ask the other server."""
         if compare:
             if self._comparing is None:
                 self._comparing = ThreadPoolExecutor(COMPARING_THREADS, "compare")
@@ -304,7 +304,7 @@ class RemoteBatches:
 
 
 def _pairs(question: Question) -> int:
-    """Pairs of a query and an item that a question has to be compared for; of another server's none."""
+    """The pairs of a query and an item to compare for a question; 0 if another server answers it."""
     if not isinstance(question.remote, Comparison):
         return 0
     return min(len(question.vectors), MOST_COUNTED) * question.remote.count

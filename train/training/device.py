@@ -36,7 +36,7 @@ Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
 CPU = torch.device("cpu")
 PINNED_BYTES = 64 << 20  # larger tensors, of whole corpora, would stay in locked memory
-SENTENCES = 3  # of an error of torch: what was asked for, and what is free
+SENTENCES = 3  # of torch's error text that are shown: the allocation that failed, and the free memory
 _OTHER_MEMORY = re.compile(r"DefaultCPUAllocator|MPS backend out of memory")
 BFLOAT16_ON_MAC = 14  # first version of macOS whose cards compute in bfloat16
 
@@ -84,7 +84,7 @@ class TrainingProcess:
     def place_towers(self, towers: Iterable[Tower]) -> None:
         """Move towers to the device; a buffer that two of them share stays shared.
 
-        If that fails, such as where the memory of a card is too small, all are where they were.
+        If a move fails, such as for want of memory on a card, all towers stay on their devices.
         """
         towers = [*towers]
         before = [next(chain(each.parameters(), each.buffers())).device for each in towers]
@@ -241,14 +241,20 @@ def check_precision(device: torch.device, precision: Precision) -> None:
 
 
 def memory_advice(error: BaseException, process: TrainingProcess) -> str | None:
-    """What to do about an error of torch or NumPy that tells of too little memory; None for other errors.
+    """An error text with advice, if torch or NumPy has run out of memory; None for all other errors.
 
-    Torch has a class for the errors of cards; those of main memory and of Metal are known by their text.
+    On a CUDA device torch raises `OutOfMemoryError`; in main memory and on Metal it raises a `RuntimeError`,
+    which is recognised by its text.
     """
     has_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if not has_class and not _OTHER_MEMORY.search(str(error)):
         return None
-    said = " ".join(re.split(r"(?<=\.)\s+", str(error).strip())[:SENTENCES]).rstrip(".")
+    text = (
+        str(error).strip().partition(" Use PYTORCH_")[0]
+    )  # on Metal torch suggests to lift a limit of the system
+    said = " ".join(re.split(r"(?<=\.)\s+", text)[:SENTENCES]).rstrip(".")
+    if isinstance(error, MemoryError):
+        return f"main memory is too small: {said}; use fewer items, or a machine with more memory"
     ways = ["a smaller training.batch_size"]
     if process.precision == "float32":
         ways.append('training.precision = "bfloat16"')

@@ -6,7 +6,8 @@
 The calling process is rank 0; the others begin with a copy of its trainer, whose towers and optimiser are in
 shared memory, or copied to a card of each rank. They call the methods that rank 0 names, and compute with the
 others over gloo, on the loopback interface, cards over NCCL. Where a rank has ended, the others learn it by
-the closed connection, and end, too. Before they are connected, rank 0 watches the processes, and they it.
+the closed connection, and end, too. Until the ranks are connected, rank 0
+watches whether the other processes live. Each of these ends as soon as rank 0 has ended.
 """
 
 import os
@@ -48,7 +49,7 @@ LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 LONG = timedelta(days=7)  # of one exchange; rank 0 may evaluate for hours between two
 BETWEEN_CARDS = timedelta(minutes=10)  # of one exchange, for which all ranks have met before
 STARTED_SECONDS = 600.0  # for a rank to start and receive the data
-MEET_SECONDS = 300.0  # for ranks that have started to meet
+MEET_SECONDS = 300.0  # for all started ranks to join the process group
 ENDED_SECONDS = 10.0  # for the ranks beside one that has ended to end, too
 LOST = 3  # exit code of a rank that ends because another has
 
@@ -112,11 +113,11 @@ class Ranks:
                     self._start(rank, store)
                 self._wait_for_all()
                 torch.set_num_threads(self.threads)
-                self._group = self._join(store)
+                self._group = self._join_watching(store)
                 yield self
-            except torch.OutOfMemoryError:  # of this process
-                raise
             except (RuntimeError, ConnectionError, EOFError) as error:
+                if not isinstance(error, _RankFailed) and memory_advice(error, SINGLE_PROCESS):
+                    raise  # the memory of rank 0 itself has run out
                 ended = self._ended(error.told if isinstance(error, _RankFailed) else "")
                 if ended is None:
                     raise
@@ -143,7 +144,7 @@ class Ranks:
             share_memory(trainer)
         else:
             replica = Replica(self._cards[0], self._group)
-            place_trainer(trainer, SINGLE_PROCESS)  # the others receive it in shared memory, and copy it
+            place_trainer(trainer, SINGLE_PROCESS)  # the other ranks receive it in shared memory, and copy it
             expect_shared_memory(trainer)
         for connection in self._connections:
             connection.send((trainer, rows_from))
@@ -189,19 +190,19 @@ class Ranks:
             if told is not None:
                 raise _RankFailed(told)
 
-    def _join(self, store: str) -> dist.ProcessGroup | None:
-        """Meet the other ranks, on a thread: this one watches meanwhile whether they live.
+    def _join_watching(self, store: str) -> dist.ProcessGroup | None:
+        """Join the process group on a thread, while the calling thread watches whether the other ranks live.
 
         Raises:
             ConnectionError: one has ended.
-            RuntimeError: they cannot meet.
+            RuntimeError: torch cannot make the process group.
         """
         joined: list[dist.ProcessGroup | Exception | None] = []
         finished, finish = processes.get_context("spawn").Pipe(duplex=False)
 
         def join() -> None:
             try:
-                joined.append(_join(0, self.count, store, self._cards))
+                joined.append(_join_group(0, self.count, store, self._cards))
             except Exception as error:
                 joined.append(error)
             finish.close()
@@ -209,15 +210,15 @@ class Ranks:
         threading.Thread(target=join, name="ranks meet", daemon=True).start()
         with finished:
             if finished not in wait([finished, *[each.sentinel for each in self._processes]]):
-                joined.append(ConnectionError("a rank has ended before it met the others"))
+                joined.append(ConnectionError("a rank has ended before it joined the process group"))
         group = joined[0]
         if isinstance(group, Exception):
             from torch.distributed.distributed_c10d import _world  # torch has no public name for it
 
-            _world.group_count = 0  # else the next group would have another name here than in its other ranks
+            _world.group_count = 0  # torch names groups by it, and new ranks count from 0
             raise group
         if self._cards:
-            _use(self._cards[0])  # the choice of a card is one of each thread
+            _set_current_card(self._cards[0])  # torch keeps the current card for each thread
         return group
 
     def _end(self) -> None:
@@ -273,8 +274,8 @@ def _cause(process: Any, connection: Connection, count: int, told: str) -> str:
     return f"{who} failed" + (f":\n{told.rstrip()}\n" if told else f" with exit code {process.exitcode}")
 
 
-def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> dist.ProcessGroup | None:
-    """Meet the other ranks; returns the group of the cards, if there are any."""
+def _join_group(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> dist.ProcessGroup | None:
+    """Join the process group of all ranks; returns the group of the cards, if there are any."""
     from torch.distributed.distributed_c10d import _set_pg_timeout  # torch has no public name for it
 
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
@@ -285,7 +286,7 @@ def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> d
     _set_pg_timeout(LONG)
     if not cards:
         return None
-    _use(cards[rank])
+    _set_current_card(cards[rank])
     made: dist.ProcessGroup
     if cards[rank] == CPU:
         made = dist.new_group(backend="gloo")
@@ -294,8 +295,8 @@ def _join(rank: int, count: int, store: str, cards: Sequence[torch.device]) -> d
     return made
 
 
-def _use(card: torch.device) -> None:
-    """Make a card that of this thread."""
+def _set_current_card(card: torch.device) -> None:
+    """Make a card the current one of this thread."""
     if card.type == "cuda":
         torch.cuda.set_device(card)
         prepare(card)
@@ -316,7 +317,7 @@ def _follow(
     threading.Thread(target=_end_with_rank_0, name="rank 0 lives", daemon=True).start()
     try:
         leader.send(None)
-        group = _join(rank, count, store, cards)
+        group = _join_group(rank, count, store, cards)
         has_joined = True
         replica = None if group is None else Replica(cards[rank], group)
         while True:
@@ -325,7 +326,9 @@ def _follow(
                 trainer = task
                 if replica is not None:
                     own_memory(trainer)
-                    trainer.process = TrainingProcess(replica.device)  # an error names its device
+                    trainer.process = TrainingProcess(
+                        replica.device, trainer.config.precision
+                    )  # an error of memory names this device
                     place_trainer(trainer, trainer.process)
                 (rows_from,) = arguments
                 trainer.process = Rank(rank, count, trainer, rows_from, replica)

@@ -195,8 +195,8 @@ def share_memory(trainer: Trainer) -> None:
 def expect_shared_memory(trainer: Trainer) -> None:
     """Check that shared memory has room for all that ranks exchange in it.
 
-    Those are the vectors, and what is sent to the other ranks: towers and the optimiser's state, also to
-    ranks on cards, which copy them. Writing to more than there is would end a process by SIGBUS.
+    Shared memory holds the vectors, the towers and the optimiser's state; ranks on cards copy the latter two
+    from there. A process that writes to more memory than there is is ended by SIGBUS.
 
     Args:
         trainer: with towers in main memory.
@@ -216,7 +216,7 @@ def expect_shared_memory(trainer: Trainer) -> None:
 
 
 def _tensors(trainer: Trainer) -> list[Tensor]:
-    """What towers and optimiser hold, each tensor once."""
+    """The tensors of towers and optimiser, each once."""
     held = [each for tower in trainer.towers for each in (*tower.parameters(), *tower.buffers())]
     states = [each for state in trainer.optimiser.state.values() for each in state.values()]
     return [*{id(each): each for each in (*held, *states)}.values()]

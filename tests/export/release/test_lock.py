@@ -106,7 +106,9 @@ def test_a_second_process_gets_it_when_the_first_releases_it_and_says_for_whom_i
     assert order == ["first", "second"]
     assert names() == []
     waited = [each.getMessage() for each in caplog.records if "waits" in each.getMessage()]
-    assert len(waited) == 1 and waited[0].startswith("a: waits for the release lock of ann@one (process ")
+    assert len(waited) == 1 and waited[0].startswith(
+        "a: waits for the release lock, held by ann@one (process "
+    )
 
 
 def test_one_that_was_left_is_broken(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registe
     promote(1, Decide())
     promote(2, Decide())
     drop()
-    refused = rf"version 1 cannot be champion: there is no collection {store.collection} in Milvus"
+    refused = rf"version 1 cannot get an alias: there is no collection {store.collection} in Milvus"
     with pytest.raises(MissingStage, match=refused):
         rollback(NAME)
     with pytest.raises(MissingStage, match=refused):

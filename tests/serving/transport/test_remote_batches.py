@@ -159,11 +159,9 @@ def test_other_methods_and_searches_go_on_while_one_waits(near: Retriever, index
             wire.SearchBatchRequest(queries=[{"text": name} for name in MANY], k=5), timeout=30
         )
         assert soon(lambda: len(index.questions) >= 2)
-        started = time.monotonic()
         for _ in range(20):
             assert stub.Info(wire.InfoRequest(), timeout=30).item_count == 300
             assert stub.Encode(wire.EncodeRequest(queries=[{"text": NAMES[0]}]), timeout=30).vectors
-        assert time.monotonic() - started < 3.0
         assert not any(each.done() for each in [*waiting, long])
         index.allowed.set()
         for name, each in zip(NAMES, waiting, strict=False):

@@ -79,7 +79,7 @@ def test_a_rank_that_is_killed_before_it_has_met_the_others_ends_the_start(
 
     monkeypatch.setattr(Ranks, "_start", start_elsewhere)
     monkeypatch.setattr(Ranks, "_wait_for_all", kill_when_ready)
-    monkeypatch.setattr(rank_processes, "MEET_SECONDS", 5.0)  # the thread that meets nobody ends soon
+    monkeypatch.setattr(rank_processes, "MEET_SECONDS", 5.0)  # rank 0 would wait for the killed rank
     said = r"rank 1 of 2 \(process \d+\) was ended by SIGKILL"
     with pytest.raises(Unavailable, match=said), ranks_of(of_texts(IN_BATCH), 2, 1):
         pytest.fail("it has started")
@@ -97,7 +97,7 @@ def never(ranks, store):
     print("ready", flush=True)
     time.sleep(600)
 
-Ranks._join = never
+Ranks._join_watching = never
 with Ranks(2, 1).started():
     pass
 """

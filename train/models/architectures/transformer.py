@@ -162,7 +162,7 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         catalogue = self._catalogue(schema, data, corpora)
         for side, tower, inputs in zip(SIDES, towers, corpora, strict=True):
             _weigh_by_rarity(tower, catalogue)
-            if side in self.config.sides:
+            if side in self.config.sides or not self.config.align_epochs:
                 continue
             place = partial(beside_module, module=tower)
             rows = np.unique(data.parts["train"].query) if side == "query" else np.arange(data.item_count)
@@ -178,7 +178,7 @@ class TransformerArchitecture(Architecture[TransformerTower]):
                     if vectors is None:
                         vectors = self._teacher_vectors({name: spec}, data.items, report, place)[name]
                     lessons.append(_lesson_of_items(tower, schema, name, catalogue, vectors))
-        if lessons and self.config.align_epochs:
+        if lessons:
             align(lessons, self.config.align_epochs, seed, report)
 
     def _catalogue(self, schema: Schema, data: TrainingData, corpora: Corpora) -> PreparedInputs:
