@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import torch
 
 from protos import bundle
 from protos.features import SIDES
-from serving.client import RetrievalClient
+from serving.client import Item, RetrievalClient
 from serving.retrieval.encoder import Encoder
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
+from tests.helpers.serving.cataloguing import catalogue_service
 from tests.helpers.shared import shared_folder
 from tests.helpers.stdlib import MULTI_VIEW, Made, Sections, make_of, pack, tracking_at, unpack, write_toml
 from train.models.architectures.multi_view import ViewTower
@@ -80,3 +82,41 @@ def test_a_server_ranks_the_items_of_all_views(made: Made, client: RetrievalClie
         expected = [float(vectors[rows[hit.id]] @ query) for hit in answer.hits]
         assert [hit.score for hit in answer.hits] == pytest.approx(expected, abs=1e-4)
         assert len(answer.hits) == (5 if text else 0)
+
+
+def test_live_items_take_the_tower_of_their_view(made: Made, tmp_path: Path) -> None:
+    manifest = bundle.read(made.folder)
+    known = manifest.schema.vocabularies["item.package"][:3]
+    views = [*known, "never", None]
+    records: dict[str, dict[str, Any]] = {
+        f"new {view}": {"text": TEXTS[1], "length": 9.0, "package": view} for view in views
+    }
+    encoders = {side: Encoder(made.folder, manifest, side=side) for side in SIDES}
+    items = encoders["item"].vectors(encoders["item"].arrays([*records.values()]))
+    query = encoders["query"].vectors(encoders["query"].arrays([{"text": TEXTS[0]}]))[0]
+    expected = dict(zip(records, (items @ query).tolist(), strict=True))
+    assert len({round(score, 5) for score in expected.values()}) == 4
+    of_bundle = str(made.dataset.items["item_id"][0])
+
+    def scores(client: RetrievalClient, sequence: int) -> dict[str, float]:
+        answer = client.search(TEXTS[0], k=made.dataset.items.height + len(records), min_sequence=sequence)
+        return {hit.id: hit.score for hit in answer.hits}
+
+    with (
+        catalogue_service(made.folder, f"sqlite:///{tmp_path / 'items.db'}", tmp_path) as service,
+        service.client() as client,
+    ):
+        written = client.upsert([_item(name, record) for name, record in records.items()])
+        found = scores(client, written.sequence)
+        assert of_bundle in found
+        assert {name: found[name] for name in records} == pytest.approx(expected, abs=1e-4)
+        moved = client.upsert([_item("new None", records[f"new {known[0]}"])])
+        gone = client.delete(["new never", of_bundle])
+        after = scores(client, max(moved.sequence, gone.sequence))
+        assert after["new None"] == pytest.approx(expected[f"new {known[0]}"], abs=1e-4)
+        assert {*found} - {*after} == {"new never", of_bundle}
+        assert service.stop() == 0
+
+
+def _item(name: str, record: dict[str, Any]) -> Item:
+    return Item(name, {feature: value for feature, value in record.items() if value is not None})

@@ -187,10 +187,10 @@ class MultiViewTower(TowerSection):
 
     All are the network of `dssm`, each with parameters of its own, and give vectors of one space. Each item
     belongs to one view, such as the section of a catalogue: the value of a category of the item, which the
-    towers do not read otherwise. A value without a tower of its own (absent, new, or seen in fewer than
-    `min_count` training items) takes one more tower, that of unknown views. Two things differ from the paper:
-    this tower, and that the negatives of a pair are drawn from all views, because one index ranks the items
-    of all of them; `[loss] within` draws them from the view of the pair's own item.
+    towers do not read otherwise. An item whose value has no tower of its own (it is absent, new, seen in
+    fewer than `min_count` training items, or not among the `max_views`) takes the tower of unknown views.
+    The paper has no such tower, and draws the negatives of a pair from the view of its item: `[loss] within`
+    does so. By default they are drawn from all views, because one index ranks the items of all.
 
     Args:
         view: name of the item's feature that is its view, of kind `category`, with one value for each item.
@@ -228,7 +228,7 @@ class MultiViewTower(TowerSection):
         return DssmTower("dssm", self.dimension, self.orders, self.buckets, self.hidden, self.characters)
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
-        """Check that the view is a category that no other feature of the item reads.
+        """Check that the view is a category of the item, and not its only feature.
 
         Raises:
             ValueError: it is not; the text names the key.
@@ -249,16 +249,8 @@ class MultiViewTower(TowerSection):
             raise ValueError(
                 f"tower.view: an item has one view, item.{self.view} has several values (multi = true)"
             )
-        content = {name: spec for name, spec in item.items() if name != self.view}
-        if not content:
+        if len(item) == 1:
             raise ValueError(f"item: expected a feature beside the view {self.view}")
-        for name, spec in content.items():
-            read = {getattr(spec, "column", ""), getattr(spec, "catalogue_column", "")}
-            if view.column in read:
-                raise ValueError(
-                    f'tower.view: item.{name} reads the column of the view, "{view.column}", as content; '
-                    "leave one of them out"
-                )
 
 
 @dataclass(frozen=True)

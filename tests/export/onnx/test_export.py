@@ -13,17 +13,7 @@ from export.onnx.optimize import optimize
 from export.onnx.runtimes import onnx_encoder, torch_encoder
 from protos.errors import GateRefused
 from protos.features import Side
-from tests.helpers.stdlib import (
-    CDSSM,
-    DSSM,
-    FEATURES,
-    LSTM,
-    MULTI_VIEW,
-    PLAIN,
-    Sections,
-    started,
-    write_toml,
-)
+from tests.helpers.stdlib import CDSSM, DSSM, FEATURES, LSTM, PLAIN, Sections, started, write_toml
 from train.paths import ROOT
 
 TEXTS = ("sort a list in place", "日本語 テキスト", "", "the the the the", "x" * 24)
@@ -32,7 +22,7 @@ TEXTS = ("sort a list in place", "日本語 テキスト", "", "the the the the"
 CHARACTERS: Sections = {**PLAIN, "tower": {**PLAIN["tower"], "characters": [1, 2]}}
 
 
-@pytest.fixture(params=["plain", "characters", "dssm", "cdssm", "lstm", "multi_view", "features"])
+@pytest.fixture(params=["plain", "characters", "dssm", "cdssm", "lstm", "features"])
 def sections(request: pytest.FixtureRequest) -> Sections:
     kinds: dict[str, Sections] = {
         "plain": PLAIN,
@@ -40,7 +30,6 @@ def sections(request: pytest.FixtureRequest) -> Sections:
         "dssm": DSSM,
         "cdssm": {**CDSSM, "tower": {**CDSSM["tower"], "characters": [1, 2]}},
         "lstm": {**LSTM, "tower": {**LSTM["tower"], "characters": [1, 2]}},
-        "multi_view": MULTI_VIEW,
         "features": FEATURES,
     }
     return kinds[request.param]

@@ -1,6 +1,5 @@
 """The item towers of several views as one ONNX file."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import pytest
 from export.onnx import parity
 from export.onnx.export import export_tower, frozen
 from export.onnx.runtimes import onnx_encoder, torch_encoder
-from tests.train.models.architectures.test_multi_view import CONFIG, FULL_SCHEMA, SECTIONS, VIEWS, built
+from protos.features import NumberFeature, TextFeature
+from tests.train.models.architectures.test_multi_view import CONFIG, FULL_SCHEMA, VIEWS, built
 
 INPUTS = FULL_SCHEMA.side("item")
 TEXTS = ["read a file", "", "a game of chess", "搜索 引擎", "x" * 90, "the the the"]
@@ -59,12 +59,8 @@ def test_a_vector_depends_on_its_view_and_not_on_its_batch(path: Path) -> None:
     np.testing.assert_array_equal(by_view[4], by_view[5])  # and none
 
 
-def test_more_views_are_no_more_nodes(path: Path, tmp_path: Path) -> None:
-    schema = replace(
-        FULL_SCHEMA,
-        vocabularies={**FULL_SCHEMA.vocabularies, "item.section": SECTIONS[:2]},
-    )
-    two = {name: values[:2] for name, values in columns(["net"]).items()}
-    tower = frozen(built(schema)[1])
-    fewer = export_tower(tower, INPUTS.features, schema.side("item").to_arrays(two), tmp_path / "few.onnx")
-    assert len(onnx.load(path).graph.node) <= fewer + 2
+def test_layers_of_all_views_are_one_product(path: Path) -> None:
+    """Not one for each view."""
+    products = [node for node in onnx.load(path).graph.node if node.op_type in ("Gemm", "MatMul")]
+    others = sum(isinstance(spec, TextFeature | NumberFeature) for spec in FULL_SCHEMA.item.values())
+    assert len(products) == len(CONFIG.hidden) + others

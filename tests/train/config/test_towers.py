@@ -225,19 +225,11 @@ VIEWS: list[tuple[dict[str, FeatureSpec], str]] = [
         r"tower.view: an item has one view, item.section has several values \(multi = true\)",
     ),
     ({"section": SECTION}, "item: expected a feature beside the view section"),
-    (
-        {"section": SECTION, "again": CategoryFeature("category", "section")},
-        'tower.view: item.again reads the column of the view, "section", as content; leave one of them out',
-    ),
-    (
-        {"section": SECTION, "text": TextFeature("text", "text", 12, catalogue_column="section")},
-        'tower.view: item.text reads the column of the view, "section", as content',
-    ),
 ]
 
 
 @pytest.mark.parametrize(("item", "said"), VIEWS, ids=[said for _, said in VIEWS])
-def test_a_view_is_one_category_that_nothing_else_reads(item: dict[str, FeatureSpec], said: str) -> None:
+def test_a_view_is_one_category_of_the_item(item: dict[str, FeatureSpec], said: str) -> None:
     tower = MultiViewTower("multi_view", "section")
     with pytest.raises(ValueError, match=said):
         tower.check_features({"text": TEXT}, item)

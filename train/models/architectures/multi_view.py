@@ -39,8 +39,6 @@ from train.models.tower_factory import (
 )
 from train.models.towers import Inputs, Tower
 
-OF_UNKNOWN = 1  # towers beside those of the views: that of unknown views, which is the first
-
 
 class ViewTexts(HashedTextEncoder):
     """The bag of a text by the table of its view.
@@ -165,7 +163,7 @@ class MultiViewArchitecture(Architecture[MultiViewTower]):
     def _item_tower(self, schema: Schema, ids: nn.Parameter, widths: tuple[int, ...]) -> ViewTower:
         config, hashing = self.config, self.hashing()
         known = len(views_of(schema, config.view))
-        count = OF_UNKNOWN + min(known, config.max_views)
+        count = 1 + min(known, config.max_views)  # the first is that of unknown views
 
         def text() -> nn.Module:
             table = nn.Parameter(torch.empty(count * config.buckets, widths[0]))
@@ -189,7 +187,7 @@ class MultiViewArchitecture(Architecture[MultiViewTower]):
         seed: int,
         report: Report = silent,
     ) -> None:
-        """Check that there are several views, and report how many items have a tower of their own.
+        """Check that there are several views, and report how many items have a tower of their own view.
 
         Raises:
             DataError: there are fewer than two.
@@ -205,7 +203,7 @@ class MultiViewArchitecture(Architecture[MultiViewTower]):
         assert isinstance(item, ViewTower)
         own = item.view_of(torch.from_numpy(corpora[1].arrays[name])) > 0
         report(
-            f"item.{name}: {item.count - OF_UNKNOWN} of {len(views)} views have a tower of their own, with "
+            f"item.{name}: {item.count - 1} of {len(views)} views have a tower of their own, with "
             f"{float(own.float().mean()):.1%} of the items; the others take that of unknown views"
         )
 
