@@ -37,7 +37,7 @@ SECTIONS: Sections = {
 @pytest.fixture(scope="module")
 def made(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     def fill(folder: Path) -> None:
-        config = write_toml(stdlib, folder / "views.toml", "views", SECTIONS, data={"max_items": 300})
+        config = write_toml(stdlib, folder / "views.toml", "views", SECTIONS, data={"max_items": 150})
         pack(make_of(config, empty_store, folder))
 
     return unpack(shared_folder(tmp_path_factory, "views", fill), tmp_path_factory.mktemp("views"))

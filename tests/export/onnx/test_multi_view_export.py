@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from export.onnx import parity
 from export.onnx.export import export_tower, frozen
 from export.onnx.runtimes import onnx_encoder, torch_encoder
+from export.quantization import round_tables
+from export.quantization.tables import with_stored_tables
 from protos.features import NumberFeature, TextFeature
 from tests.train.models.architectures.test_multi_view import CONFIG, FULL_SCHEMA, VIEWS, built
 
@@ -64,3 +67,19 @@ def test_layers_of_all_views_are_one_product(path: Path) -> None:
     products = [node for node in onnx.load(path).graph.node if node.op_type in ("Gemm", "MatMul")]
     others = sum(isinstance(spec, TextFeature | NumberFeature) for spec in FULL_SCHEMA.item.values())
     assert len(products) == len(CONFIG.hidden) + others
+
+
+def test_the_tables_of_all_views_can_be_stored_in_int8(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scale of a row goes into its weight; the row of padding in each view's table keeps the weight 0."""
+    monkeypatch.setattr("export.quantization.tables.MIN_BYTES", 1)
+    tower, arrays = frozen(built(FULL_SCHEMA)[1]), INPUTS.to_arrays(columns(VIEWS))
+    stored = with_stored_tables(onnx.load(path), "int8")
+    onnx.save_model(stored, tmp_path / "int8.onnx")
+    found = onnx_encoder(tmp_path / "int8.onnx")(arrays)
+    rounded, plain = (torch_encoder(round_tables(tower, each))(arrays) for each in ("int8_tables", "fp32"))
+    np.testing.assert_allclose(found, rounded, atol=1e-5)
+    assert np.abs(found - plain).max() > 2e-5
+    (weights,) = (numpy_helper.to_array(each) for each in stored.graph.initializer if ".of." in each.name)
+    np.testing.assert_array_equal(np.flatnonzero(weights == 0), CONFIG.buckets * np.arange(4))

@@ -25,7 +25,7 @@ from protos.bundle import Variant
 from protos.features import Arrays, HistoryFeature, NumberFeature, Side, TextFeature, TowerInputs
 from serving.retrieval.encoder import BlankQuery
 from tests.helpers import watched
-from tests.helpers.stdlib import CDSSM, DSSM, FEATURES, LSTM, MULTI_VIEW, Sections, started
+from tests.helpers.stdlib import CDSSM, DSSM, FEATURES, LSTM, Sections, started
 from tests.helpers.stdlib import write_toml as write_texts
 from train.data.training_data import TrainingData
 from train.models.encoders import CategoryEncoder, HashedTextEncoder
@@ -39,11 +39,10 @@ KINDS: Mapping[str, Sections] = {
     "dssm": DSSM,
     "cdssm": CDSSM,
     "lstm": LSTM,
-    "multi_view": MULTI_VIEW,
     "attention": {**watched.ATTENTION, "tower": {**watched.ATTENTION["tower"], **WIDE}},
     "shared": {**watched.RATINGS, "tower": {**watched.RATINGS["tower"], "hidden": [160]}},
 }
-TEXTS = ("bag", "dssm", "cdssm", "lstm", "multi_view")  # kinds whose queries are texts
+TEXTS = ("bag", "dssm", "cdssm", "lstm")  # kinds whose queries are texts
 TABLES: tuple[Variant, ...] = ("fp16_tables", "int8_tables")
 DENSE: tuple[Variant, ...] = ("int8_dynamic", "int8_static")
 
@@ -166,11 +165,8 @@ def test_weights_take_the_scales_where_the_same_rows_are_summed(made: Made) -> N
     shared = 1 if len(texts) > 1 else 0  # one weighting of two tables has become two
     assert len(stored.node) == len(plain.node) + len(texts) + shared + 3 * others
     scaled = [numpy_helper.to_array(each) for each in stored.initializer if ".of." in each.name]
-    buckets = int(KINDS[made.kind]["tower"].get("buckets", 0))  # each view has a row of padding
     assert len(scaled) == len(texts)
-    for weights in scaled:
-        padding = np.arange(len(weights)) % (buckets or len(weights)) == 0
-        np.testing.assert_array_equal(weights == 0, padding)
+    assert all(weights[0] == 0 and weights[1:].all() for weights in scaled)
 
 
 def test_hashes_and_other_sources_of_indices_stay_exact(made: Made) -> None:
