@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from protos import names
-from protos.features import SIDES, FeatureSpec, HistoryFeature, IdFeature, Schema, TextFeature
+from protos.features import (
+    SIDES,
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    Schema,
+    TextFeature,
+)
 from protos.toml_config import FROM_DATA, KindsIn, read
 from train.config.baselines import BaselinesConfig
 from train.config.bench import BenchConfig
@@ -24,7 +32,7 @@ from train.config.gates import GatesConfig
 from train.config.hybrid import HybridConfig
 from train.config.index import IndexConfig
 from train.config.judged import JudgedConfig
-from train.config.losses import LossConfig
+from train.config.losses import LossConfig, SampledSoftmax
 from train.config.precision import PrecisionConfig
 from train.config.towers import TowerConfig
 from train.config.training import TrainingConfig
@@ -96,6 +104,7 @@ class Experiment:
         _check_features(self.query, self.item)
         self.tower.check_features(self.query, self.item)
         _check_negative_history(self.query, self.split)
+        _check_negatives(self.loss, self.item)
         if self.training.selection == "log_loss" and not self.tower.predicts_probability:
             raise ValueError(
                 'training.selection: "log_loss" needs towers that predict a probability: '
@@ -168,6 +177,17 @@ def _check_negative_history(query: dict[str, FeatureSpec], split: SplitConfig) -
             raise ValueError(
                 f"query.{name}: a negative history needs a split in the order of events, and that by "
                 '"random" has none; by = "time", "last" or "last_session" has one'
+            )
+
+
+def _check_negatives(loss: LossConfig, item: dict[str, FeatureSpec]) -> None:
+    """Refuse negatives of one value where no feature of the items says it."""
+    if isinstance(loss, SampledSoftmax) and loss.within:
+        spec = item.get(loss.within)
+        if not isinstance(spec, CategoryFeature) or spec.multi:
+            raise ValueError(
+                f'loss.within: expected the name of an item feature of kind "category" with one value for '
+                f'each item, got "{loss.within}"'
             )
 
 

@@ -18,7 +18,15 @@ from protos.features import (
     TextFeature,
 )
 from train.config import TowerConfig
-from train.config.towers import BagTower, CdssmTower, DssmTower, LstmTower, SequenceTower, SharedTower
+from train.config.towers import (
+    BagTower,
+    CdssmTower,
+    DssmTower,
+    LstmTower,
+    MultiViewTower,
+    SequenceTower,
+    SharedTower,
+)
 from train.models.heads import ItemDotHead, QueryDotHead, score_of
 from train.models.sequence_encoders import AttentionEncoder, EmptyHistory, PoolingEncoder
 from train.models.tower_factory import build_towers, longest_window
@@ -31,6 +39,8 @@ MORE: dict[str, FeatureSpec] = {
     "tags": CategoryFeature("category", "tags", multi=True),
     "price": NumberFeature("number", "price"),
 }
+VIEW: dict[str, FeatureSpec] = {"view": CategoryFeature("category", "view")}
+VIEWS = {"item.view": ("film", "book")}
 VOCABULARIES = {"items": ("a", "b", "c"), "query.tags": ("new", "old"), "item.tags": ("big",)}
 SCHEMAS = {
     "texts": Schema({"text": TEXT}, {"text": TEXT}),
@@ -48,6 +58,7 @@ KINDS: dict[str, TowerConfig] = {
     "dssm": DssmTower("dssm", hidden=(6,), **SMALL),
     "cdssm": CdssmTower("cdssm", hidden=6, **SMALL),
     "lstm": LstmTower("lstm", word_dimension=6, **SMALL),
+    "multi_view": MultiViewTower("multi_view", "view", hidden=(6,), **SMALL),
     "attention": SequenceTower("sequence", **SMALL),
     "attention and latent": SequenceTower("sequence", latent=3, item_hidden=4, **SMALL),
     "attention and linear": SequenceTower("sequence", linear=3, **SMALL),
@@ -69,14 +80,23 @@ RECORDS: dict[Side, dict[str, list[Any]]] = {
         "text": ["a file", "", "引擎", "files"],
         "tags": [["big"], None, ["never"], []],
         "price": [1.0, None, 3.0, -5.0],
+        "view": ["film", "film", "book", None],
     },
 }
+
+
+def schema_of(kind: str, schema: str) -> Schema:
+    """A schema, whose items have a view where the towers ask for one."""
+    found = SCHEMAS[schema]
+    if kind != "multi_view":
+        return found
+    return Schema(found.query, {**found.item, **VIEW}, {**found.vocabularies, **VIEWS})
 
 
 def built(kind: str, schema: str) -> tuple[Tower, Tower]:
     """Towers in evaluation mode, with random numbers where they start with zeros."""
     torch.manual_seed(0)
-    towers = build_towers(KINDS[kind], SCHEMAS[schema])
+    towers = build_towers(KINDS[kind], schema_of(kind, schema))
     for tower in towers:
         for parameter in tower.parameters():
             if parameter.numel() and parameter.abs().max() == 0:
@@ -85,8 +105,8 @@ def built(kind: str, schema: str) -> tuple[Tower, Tower]:
     return towers
 
 
-def inputs(schema: str, side: Side) -> Mapping[str, Tensor]:
-    arrays = SCHEMAS[schema].side(side).to_arrays(RECORDS[side])
+def inputs(schema: str, side: Side, kind: str = "") -> Mapping[str, Tensor]:
+    arrays = schema_of(kind, schema).side(side).to_arrays(RECORDS[side])
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -96,7 +116,7 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
     if any(each in kind for each in ("latent", "linear")) and schema not in ("ids", "everything"):
         return  # the configuration refuses it: see test_config
     query, item = built(kind, schema)
-    vectors, items = query(inputs(schema, "query")), item(inputs(schema, "item"))
+    vectors, items = query(inputs(schema, "query")), item(inputs(schema, "item", kind))
     if isinstance(item.head, ItemDotHead):
         items = item.head.fit_to_catalogue(items)
         vectors = query(inputs(schema, "query"))  # whose length follows the items'
@@ -108,7 +128,7 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
     if "id" not in SCHEMAS[schema].item and kind in ("attention, cosine", "cdssm", "lstm"):
         unit[1] = 0  # an empty text and no other feature
     torch.testing.assert_close(items.norm(dim=1), unit)
-    cosine = kind in ("bag", "bag by characters", "dssm", "cdssm", "lstm", "attention, cosine")
+    cosine = kind in ("bag", "bag by characters", "dssm", "cdssm", "lstm", "multi_view", "attention, cosine")
     expected = "cosine" if cosine else "sigmoid" if kind == "shared" else "inner_product"
     assert score_of(query).kind == expected
     (vectors @ items.T).sum().backward()
@@ -117,7 +137,8 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["bag", "dssm", "cdssm", "lstm", "attention", "mean", "shared", "attention and latent"]
+    "kind",
+    ["bag", "dssm", "cdssm", "lstm", "multi_view", "attention", "mean", "shared", "attention and latent"],
 )
 def test_histories_and_ids_share_the_item_embeddings(kind: str) -> None:
     query, item = built(kind, "everything")
@@ -222,7 +243,7 @@ def test_texts_share_a_table_except_in_the_papers_networks() -> None:
     for kind in KINDS:
         query, item = built(kind, "texts")
         assert (query.encoders["text"].table is item.encoders["text"].table) == (
-            kind not in ("dssm", "cdssm", "lstm")
+            kind not in ("dssm", "cdssm", "lstm", "multi_view")
         )
 
 
