@@ -31,10 +31,10 @@ HISTORY = ("f041", "f042", "f101", "f102", "f043")
 @pytest.fixture(scope="module")
 def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     folder = tmp_path_factory.mktemp("comirec")
-    changed: Any = {"training": {"epochs": 6}, "baselines": {"run": ["popularity"]}}
+    changed: Any = {"training": {"epochs": 5}, "baselines": {"run": ["popularity"]}}
     changed["gates"] = {"iterations": 200}
     made = make_of(write_toml(films, folder / "a.toml", "comirec", COMIREC, **changed), empty_store, folder)
-    with tracking_at(made.uri), warnings.catch_warnings(record=True):  # lifted by MLflow
+    with tracking_at(made.uri):
         yield made
 
 
@@ -56,7 +56,7 @@ def test_the_bundle_has_the_vectors_of_torch_side_by_side(made: Made) -> None:
 def test_quality_is_that_of_the_answers(made: Made) -> None:
     manifest, logged = bundle.read(made.folder), metrics_of(made.run)
     quality = manifest.quality
-    assert quality["ndcg_at_10"] > quality["popularity_ndcg_at_10"] + 0.1
+    assert quality["ndcg_at_10"] > 2 * quality["popularity_ndcg_at_10"]
     assert quality["exact_ndcg_at_10"] == pytest.approx(logged["ndcg_at_10"], abs=0.02)
     data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
     rows, relevant = data.parts["test"].by_query()
@@ -84,9 +84,10 @@ def test_the_score_is_the_largest_product(made: Made) -> None:
 
 
 def test_the_registry_answers_and_the_gates_hold(made: Made) -> None:
-    version, _ = registry.register(made.folder)
-    model = mlflow.pyfunc.load_model(f"models:/comirec/{version.version}")
-    (hits,) = model.predict([{"history": [*HISTORY]}], params={"k": 5})
+    with warnings.catch_warnings(record=True):  # lifted by MLflow
+        version, _ = registry.register(made.folder)
+        model = mlflow.pyfunc.load_model(f"models:/comirec/{version.version}")
+        (hits,) = model.predict([{"history": [*HISTORY]}], params={"k": 5})
     (answer,) = Retriever.load(made.folder).search([Query(history=HISTORY)], 5)
     assert [hit["id"] for hit in hits] == [hit.id for hit in answer.hits]
     data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
@@ -94,7 +95,6 @@ def test_the_registry_answers_and_the_gates_hold(made: Made) -> None:
     done = promote.promote(made.experiment, lambda: data, console, force=True, reason="times vary here")
     assert done.decision is not None
     results = {each.name: each for each in done.decision.results}
-    assert all(each.figure is not None for name, each in results.items() if "latency" in name)
     for name in ("parity", "index_recall", "quality", "filtered_recall"):
         assert results[name].holds, results[name].text
     assert results["index_recall"].figure == pytest.approx(1, abs=0.05)

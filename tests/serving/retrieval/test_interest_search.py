@@ -1,6 +1,6 @@
 """Queries of several vectors: one list of distinct items, each with the score of its nearest vector."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from protos.errors import BundleDamaged
 from serving.benchmark import bundle_benchmark
 from serving.benchmark.filter_measurement import buckets, measure_quality
 from serving.client import RetrievalClient
-from serving.filters.expression import where
+from serving.filters.expression import Filter, where
 from serving.retrieval import retriever as retriever_module
 from serving.retrieval.answer import Answer, Basis
 from serving.retrieval.interest_search import merged
@@ -96,7 +96,7 @@ def test_filters_and_excluded_items_are_those_of_all_vectors(
     k: int, retriever: Retriever, expected: Sequence[Scores]
 ) -> None:
     values = filter_values(300)
-    conditions = {
+    conditions: dict[str, tuple[Filter, Callable[[dict[str, Any]], bool]]] = {
         "many": (where.price < 40, lambda each: each.get("price", 99) < 40),
         "few": (where.price < 2, lambda each: each.get("price", 99) < 2),
         "none": (where.price < 0, lambda each: False),
@@ -145,7 +145,7 @@ def test_a_service_answers_with_live_items(folder: Path, tmp_path: Path, expecte
         vectors = np.asarray(client.encode(QUERIES))
         assert vectors.shape == (len(QUERIES), K * DIMENSION)
         text = "zuzuzu xexexe vuvu"
-        host.feed.put("new", {"text": text}, {"name": text, "price": "1.0"})
+        host.feed.put("new", {"text": text, "price": 1.0}, {"name": text})
         sequence = host.feed.put("item-050")
         host.deriver.run_once()
         assert client.search(QUERIES[0], min_sequence=sequence).sequence == sequence

@@ -126,7 +126,8 @@ def test_every_kind_takes_every_feature(kind: str, schema: str) -> None:
     cosine = kind in ("bag", "bag by characters", "dssm", "cdssm", "lstm", "attention, cosine")
     expected = "cosine" if cosine else "sigmoid" if kind == "shared" else "inner_product"
     assert score_of(query).kind == expected
-    largest_products(vectors, items).sum().backward()
+    total: Any = largest_products(vectors, items).sum()
+    total.backward()
     for tower in (query, item):
         assert all(p.grad is None or p.grad.isfinite().all() for p in tower.parameters())
 
