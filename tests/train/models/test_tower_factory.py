@@ -235,7 +235,7 @@ def test_both_heads_have_one_radius(kind: str) -> None:
 
 
 def test_texts_share_a_table_except_in_the_papers_networks() -> None:
-    for kind in KINDS:
+    for kind in (each for each in KINDS if "comirec" not in each):  # whose queries have no texts
         query, item = built(kind, "texts")
         assert (query.encoders["text"].table is item.encoders["text"].table) == (
             kind not in ("dssm", "cdssm", "lstm")
