@@ -25,6 +25,8 @@ from train.data.training_data import training_data_of
 from train.training.metric_groups import metrics_of
 from train.training.trained_model import load_model
 
+pytestmark = pytest.mark.exhaustive
+
 HISTORY = ("f041", "f042", "f101", "f102", "f043")
 
 
@@ -33,6 +35,7 @@ def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("comirec")
     changed: Any = {"training": {"epochs": 5}, "baselines": {"run": ["popularity"]}}
     changed["gates"] = {"iterations": 200}
+    changed["precision"] = {"query": "fp32", "item": "fp32", "vectors": "fp32"}
     made = make_of(write_toml(films, folder / "a.toml", "comirec", COMIREC, **changed), empty_store, folder)
     with tracking_at(made.uri):
         yield made
@@ -48,7 +51,7 @@ def test_the_bundle_has_the_vectors_of_torch_side_by_side(made: Made) -> None:
     arrays = manifest.schema.side("query").to_arrays({"history": [[*HISTORY]]})
     with torch.inference_mode():
         expected = towers[0].eval()({name: torch.from_numpy(each) for name, each in arrays.items()})
-    np.testing.assert_allclose(encoded.vectors, expected, atol=1e-2)  # tables may be rounded
+    np.testing.assert_allclose(encoded.vectors, expected, rtol=1e-4, atol=1e-4)
     each = encoded.vectors.reshape(3, 33)
     assert np.abs(each[0] - each[1]).max() > 0.01
 
@@ -86,6 +89,7 @@ def test_the_score_is_the_largest_product(made: Made) -> None:
 def test_the_registry_answers_and_the_gates_hold(made: Made) -> None:
     with warnings.catch_warnings(record=True):  # lifted by MLflow
         version, _ = registry.register(made.folder)
+        assert "3 vectors for each query" in version.description
         model = mlflow.pyfunc.load_model(f"models:/comirec/{version.version}")
         (hits,) = model.predict([{"history": [*HISTORY]}], params={"k": 5})
     (answer,) = Retriever.load(made.folder).search([Query(history=HISTORY)], 5)

@@ -83,6 +83,19 @@ def test_an_answer_has_k_distinct_items_by_their_largest_scores(
         check(retriever.search([query], k)[0], scores, k)
 
 
+def test_a_batch_of_many_lengths_is_answered_in_its_order(
+    retriever: Retriever, expected: Sequence[Scores]
+) -> None:
+    """So many that the tower encodes them in parts; items as queries stand between them."""
+    queries = [*QUERIES, Query(item_id="item-005")] * 60
+    answers = retriever.search(queries, 6)
+    for n, answer in enumerate(answers):
+        if n % 4 < 3:
+            check(answer, expected[n % 4], 6)
+        else:
+            assert answer.hits == answers[3].hits
+
+
 def test_items_of_several_vectors_are_in_the_answers(retriever: Retriever) -> None:
     """So that the tests here mean something."""
     for query, answer in zip(QUERIES, retriever.search(QUERIES, 10), strict=True):
