@@ -244,12 +244,15 @@ class RetrievalServicer:
     ) -> Job:
         prepared = [*map(bundle.retriever.prepare, queries, names)]
         job = Job(bundle.retriever, prepared, options, answer, size)
-        job.cost += _histories(queries, options) + len(queries) * bundle.retriever.expected_cost(options)
+        if options.exclude_history:
+            job.cost += _histories(queries)
+        if options.filter is not None:
+            job.cost += len(queries) * bundle.retriever.expected_cost(options)
         return job
 
     def _admit_search(self, call: Call, queries: Sequence[Query], options: SearchOptions) -> None:
         """Charge the client for a search; before it waits, or waiting would cost a client nothing."""
-        self._admit(call, len(queries), _items(queries, options))
+        self._admit(call, len(queries), 0 if self._rate is None else _items(queries, options))
 
     def _admit(self, call: Call, queries: int, items: int = 0) -> None:
         """Charge the client's rate limit for queries, and for the items that their searches look for."""
@@ -406,12 +409,13 @@ def _taken(
 
 def _items(queries: Sequence[Query], options: SearchOptions) -> int:
     """Items that the searches of a request look for or leave out."""
-    return len(queries) * (options.k + len(options.exclude)) + _histories(queries, options)
+    histories = _histories(queries) if options.exclude_history else 0
+    return len(queries) * (options.k + len(options.exclude)) + histories
 
 
-def _histories(queries: Sequence[Query], options: SearchOptions) -> int:
-    """Items of histories that a search leaves out at most."""
-    return sum(map(_history, queries)) if options.exclude_history else 0
+def _histories(queries: Sequence[Query]) -> int:
+    """Items in the histories of queries at most."""
+    return sum(map(_history, queries))
 
 
 def _history(query: Query) -> int:

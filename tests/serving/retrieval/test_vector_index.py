@@ -6,6 +6,7 @@ What holds for every kind of index is tested with a graph, with milvus-lite and 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import hnswlib
@@ -76,11 +77,14 @@ def opened(
     uri = str(place / "lite.db") if request.param == "lite" else request.getfixturevalue("milvus").uri
     (folder / ITEMS).write_text(json.dumps({"ids": [f"item {n}" for n in range(COUNT)]}))
 
-    def open_milvus(exact: bool = False) -> VectorIndex:
-        options = {"type": "FLAT" if exact else "HNSW"}
-        made = manifest(index=replace(PARAMETERS, kind="milvus", options=options)).sealed({})
+    @cache
+    def published(kind: str) -> Manifest:
+        made = manifest(index=replace(PARAMETERS, kind="milvus", options={"type": kind})).sealed({})
         publish(folder, made)
-        return open_index(folder, made)
+        return made
+
+    def open_milvus(exact: bool = False) -> VectorIndex:
+        return open_index(folder, published("FLAT" if exact else "HNSW"))
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv(URI, uri)
