@@ -246,7 +246,7 @@ class RetrievalServicer:
         job = Job(bundle.retriever, prepared, options, answer, size)
         if options.exclude_history:
             job.cost += _histories(queries)
-        if options.filter is not None:
+        if options.filter is not None or bundle.retriever.interests > 1:
             job.cost += len(queries) * bundle.retriever.expected_cost(options)
         return job
 

@@ -72,6 +72,7 @@ class Retriever:
         index: the vectors of the items.
         catalogue: the items, in the order of the vectors.
         hybrid: the lexical side; None if the bundle has none.
+        interests: vectors of a query, each of which is searched.
     """
 
     def __init__(
@@ -90,8 +91,8 @@ class Retriever:
         self.filters = filters or ItemFilters(FilterColumns.none(manifest.count))
         self._encoder = encoder
         self._form = QueryForm(manifest.schema.query)
-        self._interests, self._width = manifest.interests, manifest.width("query")
-        self._has_short_path = shows_products(manifest.score) and self._interests == 1
+        self.interests, self._width = manifest.interests, manifest.width("query")
+        self._has_short_path = shows_products(manifest.score) and self.interests == 1
         # The index may hold items without the coordinate that pads them to unit length (`HnswIndex`).
         self._searches_items_exactly = manifest.score.has_padding_dim
         self._histories = [n for n, spec in self._form.features.items() if isinstance(spec, HistoryFeature)]
@@ -314,15 +315,15 @@ class Retriever:
         A filter makes them, and several vectors of a query, each of which is searched.
         """
         if options.filter is None:
-            return (self._interests - 1) * options.k
+            return (self.interests - 1) * options.k
         free_width = self._free_width if self._has_graph else None
-        return self._interests * expected_cost(options.k, options.filter, free_width)
+        return self.interests * expected_cost(options.k, options.filter, free_width)
 
     def extra_cost(self, options: SearchOptions) -> int:
         """The part of `expected_cost` that the same search would not cost without its filter."""
         if not self._has_graph:
             return 0
-        return max(0, self.expected_cost(options) - self._interests * max(options.k, self._free_width))
+        return max(0, self.expected_cost(options) - self.interests * max(options.k, self._free_width))
 
     def find(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """For each query, the rows and scores of its best items.
@@ -344,7 +345,7 @@ class Retriever:
         if k and encoded.contexts == ONE_PLAIN and self._has_short_path and options[0].is_only(k):
             return [self._find_one(encoded.vectors, k)]
         require_finite(encoded.vectors)
-        if self._interests > 1:
+        if self.interests > 1:
             return find_interests(self._find_each, self.index, self.manifest, encoded, options)
         if k and encoded.contexts == ONE_PLAIN and self._has_short_path and self._has_graph:
             passing = options[0].only_filter
@@ -400,7 +401,7 @@ class Retriever:
     def _own_vector(self, row: int) -> Vectors:
         """The vector of an item as a query, (D,) or (K * D,)."""
         own: Vectors = self.index.vectors([row])[0]
-        return own if self._interests == 1 else np.tile(own, self._interests)
+        return own if self.interests == 1 else np.tile(own, self.interests)
 
     def _find_each(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """As `find`, of queries that differ in options or context."""

@@ -123,6 +123,18 @@ def test_filters_and_excluded_items_are_those_of_all_vectors(
             check(answer, left, k)
 
 
+def test_each_vector_counts_as_a_search(retriever: Retriever, watched: Path) -> None:
+    plain = Retriever.load(watched)
+    for k in (1, 10):
+        options = retriever.search_options(k)
+        assert k + retriever.expected_cost(options) == K * k
+        assert plain.expected_cost(options) == 0
+        compiled = retriever.filters.compile(where.price < 20)
+        filtered = retriever.search_options(k, compiled=compiled)
+        assert retriever.expected_cost(filtered) > 0
+        assert retriever.expected_cost(filtered) % K == 0
+
+
 def test_an_item_as_a_query_and_a_query_of_nothing_are_answered_once(
     retriever: Retriever, folder: Path
 ) -> None:
