@@ -132,6 +132,7 @@ class _BundleBuilder:
         self.model: Model = load_model(run)
         self.experiment = experiment.with_features(self.model.schema)
         self.data: TrainingData = training_data_of(dataset, experiment.query, experiment.item)
+        self.trained_on = self.data.with_validation() if experiment.training.refit else self.data
         self.score = score_of(self.model.towers[0])
         self.has_padding_dim = self.score.has_padding_dim
         self.reports: dict[str, dict[str, Any]] = {}
@@ -259,7 +260,7 @@ class _BundleBuilder:
 
     def _items(self, is_hybrid: bool) -> ItemColumns:
         """All items, in the order of the vectors."""
-        items, counts = self.dataset.items, self.data.counts()
+        items, counts = self.dataset.items, self.trained_on.counts()
         kinds = filter_kinds(items)
         return ItemColumns(
             items["item_id"].to_list(),
@@ -305,7 +306,7 @@ class _BundleBuilder:
                 towers.vectors.precision,
             ),
             filters=filter_kinds(self.dataset.items),
-            letters=known_letters(self.experiment, self.data),
+            letters=known_letters(self.experiment, self.trained_on),
             hybrid=hybrid,
             pretrained=self.run.data.tags.get(PRETRAINED_MODEL, ""),
             interests=interests_of(self.model.towers[0]),

@@ -6,9 +6,9 @@ It writes JSON, a page and plots, and logs them as an MLflow run. It fails after
 
 import time
 from argparse import Namespace
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlflow
 from mlflow.entities import Metric
@@ -32,15 +32,9 @@ METRICS_A_CALL = 1000  # limit of MLflow
 Document = dict[str, Any]
 
 
-class Part(NamedTuple):
-    """A part of a bench."""
-
-    names: Callable[[MeasuredBundle], set[str]]  # of all its figures, known before it is measured
-    measure: Callable[[MeasuredBundle, Figures], Document]  # adds them, and returns what else is reported
-
-
-MODULES: tuple[Any, ...] = (towers, retriever, index)  # of `BENCH_PARTS`, in their order
-PARTS = {name: Part(module.names, module.measure) for name, module in zip(BENCH_PARTS, MODULES, strict=True)}
+# Each has `names(bundle)`, those of all its figures, which are known before it is measured, and
+# `measure(bundle, figures)`, which adds the figures and returns what else is reported.
+PARTS: dict[str, Any] = dict(zip(BENCH_PARTS, (towers, retriever, index), strict=True))
 
 
 def bench(arguments: Namespace) -> Document:
@@ -93,21 +87,13 @@ def run(bundle: MeasuredBundle, only: Collection[str], output: Path) -> Document
 
 
 def _by_part(metrics: Mapping[str, float], names: Mapping[str, Collection[str]]) -> dict[str, float]:
-    """Figures by their names in MLflow, such as `towers/torch_over_onnx_b1`.
-
-    Args:
-        names: of all figures of each part.
-    """
+    """Figures by their names in MLflow, such as `towers/torch_over_onnx_b1`."""
     part_of = {figure: part for part, figures in names.items() for figure in figures}
     return {f"{part_of.get(name, comparison.STAGE)}/{name}": value for name, value in metrics.items()}
 
 
 def _log(bundle: MeasuredBundle, metrics: Mapping[str, float], files: Sequence[Path]) -> str:
-    """Log an MLflow run, after all measurements; returns its id.
-
-    Args:
-        metrics: by their names in MLflow.
-    """
+    """Log an MLflow run, after all measurements; returns its id."""
     key = comparison.comparison_key(bundle.manifest.name)
     with tracked_run(bundle.experiment.name, comparison.STAGE, key) as run_id:
         client, now = mlflow.MlflowClient(), time.time_ns() // 1_000_000

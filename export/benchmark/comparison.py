@@ -42,11 +42,7 @@ class Budget:
 
 
 def check_names(budgets: Collection[str], known: Collection[str]) -> None:
-    """Refuse budgets of unknown figures.
-
-    Raises:
-        ConfigError: a budget is of no figure of this bench; the text lists similar names.
-    """
+    """Refuse budgets of unknown figures by a ConfigError that lists similar names."""
     able = sorted(name for name in known if unit(name) is not None)
     for name in budgets:
         if name not in able:

@@ -35,13 +35,9 @@ class Failure:
 def ask(
     request: Mapping[str, Any], scratch: Path, threads: int = 1, patience: float = PATIENCE
 ) -> dict[str, Any] | Failure:
-    """The response of `python -m serving.benchmark.bundle_benchmark` to a request.
+    """The response of `python -m serving.benchmark.bundle_benchmark` to a request, within `patience` seconds.
 
-    Args:
-        request: as that module documents.
-        scratch: folder for the request.
-        threads: of the process's libraries; 0 leaves the choice to them.
-        patience: time limit in seconds.
+    `scratch` is a folder for the request; with `threads` 0 the process's libraries choose their number.
     """
     path = scratch / "request.json"
     path.write_text(json.dumps(request))

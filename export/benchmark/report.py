@@ -39,21 +39,20 @@ MAIN = (  # figures, in the order of the reports
     "load_s",
 )
 TOWERS = (
-    "All backends of a row take short turns in one process; the first calls of a turn are not counted. "
-    "Inputs are unchanged records of the data, texts of 20 characters (short), texts of the tower's largest "
-    "length (long), or histories of a given length. `served` is the variant in the bundle, `exported` the "
-    "graph without rewrites. Intervals are 95 % bootstrap intervals over turns. p99 is of single calls, so "
-    "it includes interruptions by the system."
+    "Backends of a row take short turns in one process. Inputs: unchanged records of the data, texts of 20 "
+    "characters (short) or of the tower's largest length (long), histories of a given length. `served` is "
+    "the variant in the bundle, `exported` the graph without rewrites. Intervals are 95 % bootstrap "
+    "intervals over turns; p99 is of single calls, with interruptions by the system."
 )
 RETRIEVER = (
-    "`session_run` and `bare_search` are the bare calls on prepared inputs, `pair` both in one call, and "
-    "`prepare`, `encode` and `nearest` parts of the retriever. `retriever_share` is the retriever over the "
-    "sum of the two bare calls, each timed alone; `retriever_pair_share` is over `pair`; "
-    "`retriever_cpu_share` counts processor time only."
+    "`session_run` and `bare_search` are the bare calls on prepared inputs, `pair` both in one call; "
+    "`prepare`, `encode` and `nearest` are parts of the retriever. `retriever_share` is the retriever over "
+    "the sum of the two bare calls, `retriever_pair_share` over `pair`, `retriever_cpu_share` of processor "
+    "time only."
 )
 CHANGES = (
     "An asterisk marks a change whose intervals do not overlap; times only where no other process used the "
-    "machine. Intervals cover the turns of one bench, and two benches of the same bundle can differ by more."
+    "machine. Two benches of the same bundle can differ by more."
 )
 FIGURES = (
     writer.Column("figure", "name", alignment="c"),

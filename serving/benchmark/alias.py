@@ -34,14 +34,9 @@ def model(name: str) -> str:
 
 @contextmanager
 def registry(folder: Path, bundles: Sequence[Path], name: str = NAME) -> Iterator[Service]:
-    """A registry with these bundles as versions 1, 2..., for as long as the block lasts.
+    """A registry with these bundles as versions 1, 2..., and a process that moves its alias.
 
-    Its files are in `folder`, and its URI is `store(folder)`. It is a process that moves the alias to the
-    version that it is asked for.
-
-    Raises:
-        MissingStage: MLflow is not installed.
-        Unavailable: it cannot be created.
+    Its files are in `folder`, and its URI is `store(folder)`.
     """
     if importlib.util.find_spec("mlflow") is None:
         raise MissingStage("this test needs MLflow for its registry: make setup")
@@ -81,9 +76,6 @@ def wait_served(
     """Wait until a bundle is the champion of each worker of a service, and no other waits to be.
 
     `check` is called between two looks, and may raise.
-
-    Raises:
-        Unavailable: it takes too long.
     """
     pids = set[int]()  # each connection is to some worker
 

@@ -104,9 +104,6 @@ def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     """recall@k of the index as served against exact search, for each of the bundle's examples.
 
     Queries that are answered without the index are left out.
-
-    Raises:
-        MissingStage: none is left.
     """
     encoded = retriever.encode(_examples(retriever.manifest))
     searched = [n for n, each in enumerate(encoded.contexts) if each.basis.is_searched]
@@ -176,12 +173,7 @@ def _examples(manifest: Manifest) -> list[Query]:
 
 
 class RetrieverParts:
-    """A retriever of a bundle and its parts, which use its own session and index, for answers of k items.
-
-    Raises:
-        BundleError: the bundle does not load.
-        MissingStage: none of its example queries is answered by a search.
-    """
+    """A retriever of a bundle and its parts, which use its own session and index, for answers of k items."""
 
     def __init__(self, folder: Path, threads: int, k: int) -> None:
         self.manifest = manifest = bundle.read(folder)

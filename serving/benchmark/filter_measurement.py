@@ -52,12 +52,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class FilterWorkload:
-    """Makes filters on the fields of a bundle; seeded.
-
-    Args:
-        filters: of the bundle.
-        seed: of all random choices.
-    """
+    """Makes filters on the fields of a bundle; seeded."""
 
     def __init__(self, filters: ItemFilters, seed: int = 0) -> None:
         self._filters = filters
@@ -88,12 +83,7 @@ class FilterWorkload:
         return None
 
     def anti_correlated(self, selectivity: float, near: Rows) -> CompiledFilter | None:
-        """A filter that few of a query's nearest items pass.
-
-        Args:
-            selectivity: share of the items that pass.
-            near: rows of the query's nearest items.
-        """
+        """A filter that few of a query's nearest items pass, whose rows are `near`."""
         nearest = BitMap(near.tolist())
         nodes: list[Filter | None] = [self._rarest_in(name, selectivity, nearest) for name in self._strings]
         nodes += [self._rarest_range(name, selectivity, near) for name in self._ordered]
@@ -191,11 +181,7 @@ class Bucket:
 def buckets(
     retriever: Retriever, queries: Sequence[Query], seed: int = 0, most: int = QUERIES
 ) -> Iterator[Bucket]:
-    """The buckets that the bundle's fields allow, each with up to `most` of the queries.
-
-    Raises:
-        MissingStage: no query is answered by a search.
-    """
+    """The buckets that the bundle's fields allow, each with up to `most` of the queries."""
     encoded = [retriever.encode([query]) for query in queries]
     searched = [n for n, each in enumerate(encoded) if each.contexts[0].basis.is_searched][:most]
     if not searched:

@@ -2,9 +2,10 @@
 
 It replaces grpcio's client, which takes 150 us of processor time and more for each request. Load and server
 share a machine, so the processor time of the load limits what can be measured. Here requests are encoded
-once, before the test, and an answer takes 20 to 60 us. The framing is here because the `h2` library alone
-takes 110 to 140 us of processor time for a request and its answer, as much as the server takes, and this
-module 4 us (AMD EPYC, without sockets).
+once, before the test, and an answer takes 20 to 60 us. The framing is here because the `h2` library (4.4)
+takes 122 us of processor time for a request and its answer, and this module 4 us (AMD EPYC, without sockets).
+In a closed loop of 64 clients it was at best 164 us against 55 (the same machine, busy): so h2 sends at most
+6,100 requests a second on one core, and a worker answers 7,700 on another.
 
 Supported: SETTINGS, PING, flow control in both directions, as many streams as the server allows, the status
 from trailers or from a trailers-only response, RST_STREAM and GOAWAY. Not supported: TLS, padding, pushed
@@ -89,13 +90,7 @@ def message(payload: bytes) -> bytes:
 
 @lru_cache(CACHED_HEADS)
 def head(path: str, authority: str, timeout_ms: int) -> bytes:
-    """The header block of a request; each distinct one is encoded once.
-
-    Args:
-        path: such as `/retrieval.v1.Retrieval/Search`.
-        authority: host and port of the server.
-        timeout_ms: deadline of the call, at most 99,999,999 (`grpc-timeout`).
-    """
+    """The header block of a request with a deadline (`grpc-timeout`); each distinct one is encoded once."""
     fields = {
         ":method": "POST",
         ":scheme": "http",
@@ -132,8 +127,7 @@ def status_of_reset(payload: bytes) -> Status:
 class Outgoing:
     """Frames to send, within the server's flow-control windows (RFC 9113, section 5.2).
 
-    Attributes:
-        parts: bytes that may be sent now; the rest of the messages waits for window updates.
+    `parts` may be sent now; the rest of the messages waits for window updates.
     """
 
     def __init__(self) -> None:
@@ -227,9 +221,6 @@ class Connection:
         slot: its number in the pool.
         calls: open calls by stream.
         now: when the current data arrived, in `time.perf_counter()` seconds.
-
-    Raises:
-        Unavailable: nothing listens there, or it does not speak HTTP/2.
     """
 
     def __init__(self, pool: "ConnectionPool", slot: int) -> None:
@@ -449,10 +440,6 @@ class ConnectionPool:
         address: of a server on this machine.
         count: number of connections.
         finished: called with the connection, the call and its status when a call ends.
-
-    Raises:
-        InvalidInput: the server is on another machine.
-        Unavailable: nothing listens there.
     """
 
     connection_type: type[Connection] = Connection
@@ -473,11 +460,7 @@ class ConnectionPool:
             raise
 
     def connection(self, slot: int) -> Connection:
-        """The connection of a slot, reopened where it was lost.
-
-        Raises:
-            Unavailable: the server is gone.
-        """
+        """The connection of a slot, reopened where it was lost."""
         connection = self._connections[slot]
         if not connection.usable:
             if not connection.calls:
@@ -503,11 +486,7 @@ class ConnectionPool:
                     connection.close()
 
     def drain(self) -> int:
-        """Wait for all open calls, so that the next measurement starts on an idle server.
-
-        Returns:
-            the calls that have still not been answered.
-        """
+        """Wait until the server is idle, for the next measurement; returns the calls still open."""
         until = time.monotonic() + DRAIN_SECONDS
         while (left := sum(len(each.calls) for each in self.open_connections())) and time.monotonic() < until:
             self.poll(0.05)

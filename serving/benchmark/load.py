@@ -48,10 +48,6 @@ class Requests:
             self.check(call.number, b"".join(call.parts))
 
 
-def _doubles() -> "array[float]":
-    return array("d")
-
-
 @dataclass
 class LoadResult:
     """The responses to a load; latencies and lags in seconds."""
@@ -61,9 +57,9 @@ class LoadResult:
     until: float = math.inf  # end of the measured time, on the clock of `add`
     offered: int = 0  # calls that were due
     given_up: int = 0  # calls that were never sent because their clients left first
-    latencies: "array[float]" = field(default_factory=_doubles)  # of calls answered in the measured time
-    left_over: "array[float]" = field(default_factory=_doubles)  # of calls answered after it
-    lags: "array[float]" = field(default_factory=_doubles)  # from a call's due time until it was taken up
+    latencies: "array[float]" = field(default_factory=lambda: array("d"))  # answered in the measured time
+    left_over: "array[float]" = field(default_factory=lambda: array("d"))  # answered after it
+    lags: "array[float]" = field(default_factory=lambda: array("d"))  # from due times until taken up
     codes: Counter[str] = field(default_factory=Counter)  # number of calls by gRPC code
     messages: dict[str, str] = field(default_factory=dict)  # first message of each code
 
@@ -128,11 +124,7 @@ class Clients:
         self._orders = [requests.shuffled(seed * 1009 + slot, check_every) for slot in range(count)]
 
     def send_next(self, slot: int) -> None:
-        """Send the next request of a client.
-
-        Raises:
-            Unavailable: the server is gone.
-        """
+        """Send the next request of a client."""
         number, is_kept = next(self._orders[slot])
         connection = self.pool.connection(slot)
         head = self.pool.head(self.requests.path, CALL_TIMEOUT_MS)
@@ -154,9 +146,6 @@ def closed_loop(
 
     Each client has a connection with one open call, and an order of the requests of its own. The seconds come
     after those of the warm-up.
-
-    Raises:
-        Unavailable: the server is gone.
     """
     result, senders = LoadResult(seconds, requests.queries), Clients(requests, clients, seed)
     start = stop = math.inf
@@ -188,9 +177,6 @@ def stream_loop(
     """Run a closed loop over one stream that has `in_flight` unanswered requests.
 
     A stream that ends too early counts as one call with its code.
-
-    Raises:
-        Unavailable: the server is gone.
     """
     result, order = LoadResult(seconds), requests.shuffled(seed)
     unanswered: deque[Call] = deque()
@@ -239,11 +225,7 @@ def stream_loop(
 
 
 class MessageReader:
-    """Splits the bytes of a streamed response into messages.
-
-    Args:
-        take: receives each message with gRPC's prefix.
-    """
+    """Splits the bytes of a streamed response into messages with gRPC's prefix, which `take` receives."""
 
     def __init__(self, take: Callable[[bytes], None]) -> None:
         self._take = take

@@ -3,10 +3,9 @@
 import gc
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -29,7 +28,7 @@ from serving.benchmark.plan import (
     Measurement,
 )
 from serving.benchmark.reference import search_in_process
-from serving.benchmark.report import Figures, Report, latencies, rounded, table, with_range
+from serving.benchmark.report import Figures, Report, Table, latencies
 from serving.benchmark.rounds import RoundsTest
 from serving.benchmark.services import Service, pinned, serve_bundle, serve_reference
 from serving.retrieval.retriever import Retriever
@@ -57,22 +56,13 @@ def duration(plan: LoadPlan) -> float:
 
 
 class LoadTest(RoundsTest):
-    """Measures what a plan names.
-
-    Attributes:
-        overload: figures of the overload and of the soak, by their keys in the report.
-    """
+    """Measures what a plan names."""
 
     plan: LoadPlan
-    overload: Mapping[str, float | None] = MappingProxyType({})
     _retriever: Retriever | None = None
 
     def run(self) -> None:
-        """Run all parts of the plan.
-
-        Raises:
-            Unavailable: a server does not start, or ends too early.
-        """
+        """Run all parts of the plan."""
         bundle, cores = self.plan.bundle, self.cores
         first, swept, workers = list[Measurement](), list[Measurement](), list[Measurement]()
         for each in self.plan.measurements:
@@ -92,8 +82,7 @@ class LoadTest(RoundsTest):
         gc.collect()
         if "overload" in self.plan.parts:
             with serve_bundle(bundle, cores.servers) as server, pinned(cores.load):
-                found = self._measure_overload(server)
-            self.overload = {name: rounded(value) for name, value in found.items()}
+                self.figures.add(**self._measure_overload(server))
         self.measure(workers)
         for ratio in RATIOS:
             self.figures.divide(*ratio)
@@ -107,7 +96,7 @@ class LoadTest(RoundsTest):
             "overload_seconds": plan.overload_seconds,
             "connections": CONNECTIONS,
         }
-        return self.document(manifest, PACKAGES, TARGETS, {**setting, **self.overload})
+        return self.document(manifest, PACKAGES, TARGETS, setting)
 
     def once(self, each: Measurement, number: int) -> None:
         """As `RoundsTest.once`."""
@@ -209,9 +198,8 @@ class LoadTest(RoundsTest):
         segments = (
             Segment(normal, plan.warm_up),
             Segment(normal, AROUND * plan.seconds),
-            Segment(
-                TIMES * capacity, plan.overload_seconds, leaves=True
-            ),  # or it would last for its deadline
+            # Clients leave at its end, or it would last for its deadline.
+            Segment(TIMES * capacity, plan.overload_seconds, leaves=True),
             Segment(normal, RECOVERY_SECONDS),
             Segment(normal, AROUND * plan.seconds),
         )
@@ -227,34 +215,29 @@ class LoadTest(RoundsTest):
         offered = OfferedLoad(segments, plan.deadline, CONNECTIONS, plan.seed)
         results = open_loop.open_loop(server.address, self.workload.searches(), offered, tick)
         _, before, over, recovering, after = results
+        memory.append(server.memory())
+        found: dict[str, float] = {}
         named = {"normal": before, "overload": over, "recovering": recovering, "recovered": after}
         for name, result in named.items():
             self.figures.count_calls(name, result)
-        memory.append(server.memory())
+            found |= {f"{name}_p{percent}_us": result.percentile_us(percent) for percent in (50, 99)}
         self.add_errors("80 %", before)
         self.add_errors("overload", over, ALLOWED)
         self.add_errors("after the overload", after)
-        usual = before.percentile_us(99)
-        return {
+        return found | {
             "overload_offered_rps": over.offered / over.seconds,
             "overload_goodput_rps": over.rps,
-            "normal_p50_us": before.percentile_us(50),
-            "normal_p99_us": usual,
             "normal_errors": sum(before.errors.values()),
             "overload_left_over": len(over.left_over),
             "overload_given_up": over.given_up,
-            "overload_p50_us": over.percentile_us(50),
-            "overload_p99_us": over.percentile_us(99),
-            "overload_p99_ratio": over.percentile_us(99) / usual,
+            "overload_p99_ratio": found["overload_p99_us"] / found["normal_p99_us"],
             **{f"overload_{code.lower()}_share": over.codes[code] / max(1, over.offered) for code in ALLOWED},
             "overload_other_codes": sum(count for code, count in over.codes.items() if code not in ALLOWED),
             "overload_generator_lag_p99_us": load.percentile(over.lags, 99) * 1e6,
             "overload_memory_mib": memory[-1] / MIB,
             "overload_memory_growth": memory[-1] / memory[-2] - 1,
             "overload_memory_added_mib": (memory[-1] - memory[0]) / MIB,
-            "recovering_p99_us": recovering.percentile_us(99),
-            "recovered_p99_us": after.percentile_us(99),
-            "recovered_p99_ratio": after.percentile_us(99) / usual,
+            "recovered_p99_ratio": found["recovered_p99_us"] / found["normal_p99_us"],
             "recovered_errors": sum(after.errors.values()),
         }
 
@@ -282,27 +265,36 @@ class LoadTest(RoundsTest):
 
 def show(console: Console, found: Report) -> None:
     """Throughput, latency by offered load, the targets, and remarks."""
-    tables = []
-    if "search_c1_rps" in found:
-        heads = ["clients"]
-        for name in SERVERS.values():
-            heads += [f"{name} [dim]requests/s[/]", "[dim]p50 / p99 ms[/]"]
-        rows = []
-        for clients in CLIENTS:
-            row = [str(clients)]
-            for prefix in (f"{server}_c{clients}" for server in SERVERS):
-                row += [with_range(found, f"{prefix}_rps"), f"[dim]{latencies(found, prefix)}[/]"]
-            rows.append(row)
-        tables.append(table(heads, rows, "closed loop"))
-    if f"search_open{OFFERED[0]}_rps" in found:
-        heads = ["load", "offered/s", "answered/s", "in time", "p50 / p99 ms of those answered in time"]
-        tables.append(table(heads, (_offered(found, percent) for percent in OFFERED), "open loop"))
-    rounds.show(console, found, tables, TARGETS, "targets")
+    report.show(console, found, TABLES, TARGETS, rounds.about(found), title="targets")
 
 
-def _offered(found: Report, percent: int) -> tuple[str, ...]:
-    prefix = f"search_open{percent}"
-    offered, answered = report.number(found[f"{prefix}_offered_rps"]), with_range(found, f"{prefix}_rps")
+def _in_time(found: Report, prefix: str) -> str:
     share = found[f"{prefix}_answered_share"]
-    in_time = "-" if share is None else f"{100 * share:.1f} %"
-    return f"{percent} %", offered, answered, in_time, latencies(found, prefix)
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _latencies(server: str) -> Callable[[Report, str], str]:
+    return lambda found, row: f"[dim]{latencies(found, f'{server}_{row}')}[/]"
+
+
+TABLES = (
+    Table(
+        "closed loop",
+        [
+            "clients",
+            *(
+                head
+                for name in SERVERS.values()
+                for head in (f"{name} [dim]requests/s[/]", "[dim]p50 / p99 ms[/]")
+            ),
+        ],
+        {f"c{clients}": [str(clients)] for clients in CLIENTS},
+        [cell for server in SERVERS for cell in (f"{server}_{{}}_rps", _latencies(server))],
+    ),
+    Table(
+        "open loop",
+        ["load", "offered/s", "answered/s", "in time", "p50 / p99 ms of those answered in time"],
+        {f"search_open{percent}": [f"{percent} %"] for percent in OFFERED},
+        ["{}_offered_rps", "{}_rps", _in_time, latencies],
+    ),
+)

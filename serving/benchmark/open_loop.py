@@ -66,9 +66,6 @@ def open_loop(
     A request for which no connection has room waits in the generator. The newest is sent first: otherwise in
     an overload every request would be sent just before its deadline. Requests that are still waiting at the
     end of their segment may be answered later, but do not count among its latencies.
-
-    Raises:
-        Unavailable: the server is gone.
     """
     loop = _OpenLoop(requests, offered)
     with ConnectionPool(address, offered.connections, loop.finished) as loop.pool:

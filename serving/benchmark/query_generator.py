@@ -29,9 +29,6 @@ def generate(
         texts: names of the text features. Each query has a value in one of both, unless the model has
             neither: then the queries are the examples.
         seed: of the random choices.
-
-    Raises:
-        MissingStage: there are no examples, or all are empty.
     """
     rng = random.Random(seed)
     required = [*histories, *texts] or [name for each in examples for name in each]

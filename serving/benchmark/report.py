@@ -1,15 +1,15 @@
-"""Figures of rounds, and the tables, lines and progress bar of the load, swap and filter tests."""
+"""Figures of rounds, and the report writer and progress bar of all tests."""
 
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from protos.system.machine import machine
@@ -83,21 +83,46 @@ def machine_text() -> str:
     return f"{found['processor']}, {found['system']}"
 
 
-def write(
+class Table(NamedTuple):
+    """A table of a report: a line for each prefix of figures that were measured."""
+
+    title: str
+    heads: Sequence[str]  # of all columns
+    rows: Mapping[str, Sequence[str]]  # prefix of the figures -> texts of the first columns
+    # Of the other columns: the key of a figure, with `{}` for the prefix, or its text by report and prefix.
+    cells: Sequence[str | Callable[[Report, str], str]]
+
+    def lines(self, report: Report) -> list[list[str]]:
+        """The texts of all cells."""
+        keys = next(each for each in self.cells if isinstance(each, str))
+        return [
+            [*texts, *(self._cell(report, prefix, each) for each in self.cells)]
+            for prefix, texts in self.rows.items()
+            if keys.format(prefix) in report
+        ]
+
+    def _cell(self, report: Report, prefix: str, cell: str | Callable[[Report, str], str]) -> str:
+        return with_range(report, cell.format(prefix)) if isinstance(cell, str) else cell(report, prefix)
+
+
+def show(
     console: Console,
     report: Report,
     tables: Iterable[Table],
     targets: Iterable[Target],
-    remarks: Iterable[str],
     about: Iterable[str],
+    remarks: Iterable[str] = (),
     title: str | None = None,
 ) -> None:
     """Print tables, each measured figure beside its target, remarks, and what was measured, and how.
 
-    `title` is that of the targets.
+    Args:
+        remarks: beside those on errors and wrong answers that every report has.
+        title: of the targets.
     """
     for each in tables:
-        console.print(each, "")
+        if lines := each.lines(report):
+            console.print(table(each.heads, lines, each.title or None), "")
     rows = []
     for target in targets:
         if target.key in report:
@@ -105,40 +130,26 @@ def write(
             verdict = {True: Text("met", "green"), False: Text("missed", "red"), None: ""}[met]
             bound = f"{target.sign} {target.bound:g}" if target.sign else ""
             rows.append((target.text, bound, with_range(report, target.key), verdict))
-    console.print(table(("figure", "target", "measured", ""), rows, title))
+    if rows:
+        console.print(table(("figure", "target", "measured", ""), rows, title))
+    faults = [*report.get("notes", ()), *(f"{n} x {text}" for text, n in report.get("errors", {}).items())]
+    if report.get("content_different"):
+        first = report["content_first_difference"]
+        faults.append(f"{report['content_different']} answers differ from the bundle's own: {first}")
     plot = [f"plot: {report['plot']}"] if "plot" in report else []
-    for style, lines in (("yellow", remarks), ("dim", [*about, *plot])):
-        for line in lines:  # may hold brackets or paths
-            console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+    for style, texts in (("yellow", [*faults, *remarks]), ("dim", [*about, *plot])):
+        for text in texts:  # may hold brackets or paths
+            console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> Table:
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> RichTable:
     """A table without lines; columns after the first are right-aligned, those without a head excepted."""
-    made = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    made = RichTable(box=None, pad_edge=False, title=title, title_justify="left")
     for n, head in enumerate(heads):
         made.add_column(head, justify="right" if n and head else "left")
     for row in rows:
         made.add_row(*row)
     return made
-
-
-def figures_table(
-    report: Report, heads: Sequence[str], rows: Mapping[str, str], keys: Sequence[str], title: str = ""
-) -> list[Table]:
-    """A table of figures without their ranges; none without rows.
-
-    Args:
-        report: the document.
-        heads: of the columns.
-        rows: name in the keys -> text in the first column; a row whose figures were not measured is left out.
-        keys: of the other columns, with `{}` for the name.
-    """
-    cells = [
-        (text, *(number(report[key.format(name)]) for key in keys))
-        for name, text in rows.items()
-        if keys[0].format(name) in report
-    ]
-    return [table(heads, cells, title or None)] if cells else []
 
 
 def with_range(report: Report, key: str) -> str:

@@ -12,17 +12,15 @@ from collections.abc import Container, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from protos.bundle import Manifest
 from protos.scores import is_bounded
 from protos.system.timing import p99_remark
+from serving.benchmark import query_generator
 from serving.benchmark.load import LoadResult, Requests, Say, Tick, closed_loop
 from serving.benchmark.plan import Measurement, Plan, Target, missed
-from serving.benchmark.report import Figures, Report, machine_text, write
+from serving.benchmark.report import Figures, Report, machine_text
 from serving.benchmark.services import Cores, Service
-from serving.benchmark.workload import Workload, expected_answers, load_queries
+from serving.benchmark.workload import Workload, expected_answers, queries_from_file
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.retriever import Retriever
 
@@ -34,13 +32,6 @@ DENSE_ALONE = (
 
 class RoundsTest(ABC):
     """Measures in rounds.
-
-    Args:
-        plan: options of the test.
-        workload: requests and expected answers.
-        cores: of servers and load.
-        say: shows what is being measured.
-        tick: advances the progress bar.
 
     Attributes:
         figures: values of each round.
@@ -119,13 +110,12 @@ class RoundsTest(ABC):
 def workload_of(plan: Plan, fusion: FusionMode | None = None) -> tuple[Manifest, Workload]:
     """The workload of a plan's bundle, with expected answers where scores have a bound.
 
-    Args:
-        plan: of a test.
-        fusion: which scores rank; None is by the vectors alone for a hybrid bundle.
+    `fusion` None ranks by the vectors alone for a hybrid bundle.
     """
     retriever = Retriever.load(plan.bundle)
     manifest = retriever.manifest
-    queries = load_queries(manifest, plan.queries, plan.seed)
+    file, seed = plan.queries, plan.seed
+    queries = queries_from_file(file) if file else query_generator.of_bundle(manifest, seed)
     fusion = fusion or (FusionMode.DEFAULT if manifest.hybrid is None else FusionMode.DENSE)
     expected = expected_answers(retriever, queries, plan.k, fusion) if is_bounded(manifest) else None
     del retriever  # it shares pages with the servers, whose memory would look smaller
@@ -133,17 +123,10 @@ def workload_of(plan: Plan, fusion: FusionMode | None = None) -> tuple[Manifest,
     return manifest, Workload(queries, plan.k, expected, fusion)
 
 
-def show(
-    console: Console, found: Report, tables: list[Table], targets: tuple[Target, ...], title: str
-) -> None:
-    """Tables, figures beside their targets, and what should be noticed."""
-    remarks = [*found["notes"], *(f"{count} x {text}" for text, count in found["errors"].items())]
-    if found["content_different"]:
-        first = found["content_first_difference"]
-        remarks.append(f"{found['content_different']} answers differ from the bundle's own: {first}")
-    about = (
+def about(found: Report) -> list[str]:
+    """What was measured, and how."""
+    return [
         f"{found['machine']}; bundle {found['bundle_version'][:12]}; {found['rounds']} rounds of "
         f"{found['seconds']:g} s, medians; {found['distinct_queries']:,} queries; "
         f"{found['content_checked']:,} answers compared"
-    )
-    write(console, found, tables, targets, remarks, [about], title)
+    ]

@@ -92,11 +92,7 @@ class Service:
         self._input, self._output, self._log = process.stdin, process.stdout, log
 
     def send(self, *values: Any) -> None:
-        """Send a line.
-
-        Raises:
-            Unavailable: the process has ended.
-        """
+        """Send a line."""
         try:
             self._input.write(json.dumps(values).encode() + b"\n")
             self._input.flush()
@@ -108,11 +104,7 @@ class Service:
         return bool(select.select([self._output], [], [], seconds)[0])
 
     def answer(self, seconds: float = START_SECONDS) -> Any:
-        """The next line.
-
-        Raises:
-            Unavailable: the process has ended, or there is no line within `seconds`.
-        """
+        """The next line."""
         if not self.has_answer(seconds):
             raise self._failed(f"no answer within {seconds:g} s")
         line = self._output.readline()
@@ -154,11 +146,7 @@ def report_ready(**values: Any) -> None:
 
 
 def wait_for(find: Callable[[], Found | None], failure: str, seconds: float = START_SECONDS) -> Found:
-    """What a function finds, once that is true.
-
-    Raises:
-        Unavailable: nothing is found within some seconds.
-    """
+    """What a function finds, once that is true."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if found := find():
@@ -179,9 +167,6 @@ def started(
 
     It is ready when it has answered one line, a server's with its `port`. The environment is added to that of
     this process.
-
-    Raises:
-        Unavailable: it does not start.
     """
     with tempfile.TemporaryFile() as log:
         with pinned(cores):

@@ -10,11 +10,9 @@ from pathlib import Path
 from google.protobuf.json_format import MessageToJson
 
 from protos import retrieval_pb2 as wire
-from protos.bundle import Manifest
 from protos.errors import DataError
 from protos.files.regular_files import open_regular
 from protos.scores import Hits, difference
-from serving.benchmark import query_generator
 from serving.benchmark.http1 import HttpPool
 from serving.benchmark.http2 import PREFIX_BYTES, message
 from serving.benchmark.load import Requests
@@ -62,7 +60,7 @@ class Workload:
         """A request for each query; `SearchStream` takes the same messages as `Search`."""
 
         def check(number: int, body: bytes) -> None:
-            self._compare(number, wire.SearchResponse.FromString(body[PREFIX_BYTES:]))
+            self._compare(number, hits_of(wire.SearchResponse.FromString(body[PREFIX_BYTES:])))
 
         searches = self._searches()
         messages = [message(each.SerializeToString()) for each in searches]
@@ -73,7 +71,7 @@ class Workload:
 
         def check(number: int, body: bytes) -> None:
             hits = json.loads(body)["hits"]
-            self._compare_hits(number, [(hit["id"], hit["score"]) for hit in hits])
+            self._compare(number, [(hit["id"], hit["score"]) for hit in hits])
 
         searches = self._searches()
         bodies = [MessageToJson(each, preserving_proto_field_name=True, indent=None) for each in searches]
@@ -90,7 +88,7 @@ class Workload:
             if len(answer.results) != size:
                 self._note(places[number][0], f"{len(answer.results)} answers to {size} queries")
             for place, found in zip(places[number], answer.results, strict=False):
-                self._compare(place, found)
+                self._compare(place, hits_of(found))
 
         batches = [
             wire.SearchBatchRequest(
@@ -104,10 +102,7 @@ class Workload:
     def _searches(self) -> list[wire.SearchRequest]:
         return [wire.SearchRequest(query=query, k=self.k, fusion=self._fusion) for query in self._queries]
 
-    def _compare(self, number: int, answer: wire.SearchResponse | wire.HitList) -> None:
-        self._compare_hits(number, hits_of(answer))
-
-    def _compare_hits(self, number: int, hits: Hits) -> None:
+    def _compare(self, number: int, hits: Hits) -> None:
         self.checked += 1
         if text := difference(self._expected[number], hits):
             self._note(number, text)
@@ -131,16 +126,6 @@ def expected_answers(
         found = retriever.search(queries[start : start + BATCH], k, fusion=fusion)
         answers += [[(hit.id, hit.score) for hit in answer.hits] for answer in found]
     return answers
-
-
-def load_queries(manifest: Manifest, file: Path | None, seed: int) -> list[Query]:
-    """The queries of a file, or queries generated from the examples of a bundle.
-
-    Raises:
-        DataError: the file cannot be read, or holds no query.
-        MissingStage: there is no file, and the bundle has no examples.
-    """
-    return queries_from_file(file) if file else query_generator.of_bundle(manifest, seed)
 
 
 def queries_from_file(path: Path) -> list[Query]:

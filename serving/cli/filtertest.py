@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from rich.table import Table
 
 from protos.cli import Result, print_result
 from protos.errors import DataError, MissingStage
@@ -28,13 +27,14 @@ from serving.benchmark.filter_measurement import (
     measure_quality,
     measure_times,
 )
-from serving.benchmark.report import Report, machine_text, progress
+from serving.benchmark.report import Report, machine_text, progress, show, table
 from serving.cli import tables
 from serving.retrieval.query import example_query
 from serving.retrieval.retriever import Retriever
 
 RECALL = 0.98
 DEVIATIONS = 1.96  # of a mean, at 95 %
+HEADS = "filters", "pass", "recall", "wrong", "query, us", "first use", "without", "ratio", "bound", "plans"
 SPARE = 4  # generated queries for each that is wanted: some may be answered without a search
 
 Key = tuple[float, str]  # selectivity and kind of a bucket
@@ -160,40 +160,20 @@ def _named(selectivity: float, kind: str) -> str:
 
 
 def _show(console: Console, report: Report) -> None:
-    console.print(
-        f"{report['items']:,} items; {report['machine']}, one thread", highlight=False, markup=False
-    )
-    columns = (
-        "filters",
-        "pass",
-        "recall",
-        "wrong",
-        "query, us",
-        "first use",
-        "without",
-        "ratio",
-        "bound",
-        "plans",
-    )
-    table = Table(*columns, box=None)
-    for each in report["buckets"]:
-        times = each["p50_us"]
-        table.add_row(
+    rows = [
+        (
             _named(each["selectivity"], each["kind"]),
             f"{each['passing']:.2%}",
             f"{each['recall']:.4f}",
             str(each["incomplete"] + each["wrong"]),
-            f"{times['filtered']:,.0f}",
-            f"{times['first_use']:,.0f}",
-            f"{times['unfiltered']:,.0f}",
+            *(f"{each['p50_us'][name]:,.0f}" for name in ("filtered", "first_use", "unfiltered")),
             f"{each['p50_ratio']:.2f}",
             f"{each['p50_ratio_bound']:g}",
             ", ".join(f"{plan} {count}" for plan, count in sorted(each["plans"].items())),
         )
-    console.print(table)
-    if report["left_out"]:
-        text = f"no such filters were found: {', '.join(report['left_out'])}"
-        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    for text in report["failed"]:
-        console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"plot: {report['plot']}", highlight=False, markup=False, soft_wrap=True)
+        for each in report["buckets"]
+    ]
+    console.print(table(HEADS, rows))
+    left_out = [f"no such filters were found: {', '.join(report['left_out'])}"] if report["left_out"] else []
+    about = [f"{report['items']:,} items; {report['machine']}, one thread"]
+    show(console, report, (), (), about, [*left_out, *report["failed"]])

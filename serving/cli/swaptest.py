@@ -18,12 +18,12 @@ from protos.cli import Result, UsageError, print_result
 from protos.errors import DataError, InvalidInput, MissingStage, Unavailable
 from protos.scores import Hits, difference, is_bounded
 from serving import bundles
-from serving.benchmark import alias, plots, query_generator, swap_load, swap_report
+from serving.benchmark import alias, plots, query_generator, swap_test
 from serving.benchmark.load import Requests
 from serving.benchmark.plan import missed
 from serving.benchmark.report import machine_text, progress
 from serving.benchmark.services import Service
-from serving.benchmark.swap_load import WARM_UP, Schedule, SwapClients, SwapRun, Versions, expecting
+from serving.benchmark.swap_test import WARM_UP, Schedule, SwapClients, SwapRun, Versions, expecting
 from serving.benchmark.workload import Workload, expected_answers
 from serving.cli import tables
 from serving.client import RetrievalClient
@@ -88,8 +88,8 @@ def run(arguments: Namespace) -> Result:
     report["distinct_queries"], report["telling_queries"] = len(queries), telling
     path = arguments.plot or bundles.BUNDLES.parent / "loadtest" / f"swap-{manifests[0].name}.png"
     windows = [(swap.started - done.start, swap.done - done.start) for swap in done.swaps]
-    report["plot"] = str(plots.save_swaps(report, swap_report.series(done), windows, path))
-    result: Result = report, lambda console: swap_report.show(console, report)
+    report["plot"] = str(plots.save_swaps(report, swap_test.series(done), windows, path))
+    result: Result = report, lambda console: swap_test.show(console, report)
     if report["failed"] or report["mixed"]:
         print_result(result, arguments.json, tables.console)
         raise DataError(
@@ -157,7 +157,7 @@ def _measure(test: _Test) -> tuple[dict[str, Any], SwapRun]:
             test.say(f"{arguments.clients} clients, {arguments.swaps} swaps")
             clients = test.clients(arguments.clients, arguments.pause)
             schedule = Schedule(arguments.seconds, arguments.swaps)
-            done = swap_load.run(server.address, clients, moved, schedule, test.tick)
+            done = swap_test.run(server.address, clients, moved, schedule, test.tick)
             light, after = _swap_under_light_load(test, server, moved)
             end = settled(server)
     failed = done.failed + light.failed
@@ -165,8 +165,8 @@ def _measure(test: _Test) -> tuple[dict[str, Any], SwapRun]:
         "failed": failed.total(),
         "mixed": test.versions.mixed,
         "swaps": len(done.swaps),
-        **swap_report.latency_figures(done),
-        **swap_report.swap_figures(done),
+        **swap_test.latency_figures(done),
+        **swap_test.swap_figures(done),
         "requests": done.requests + light.requests,
         "seconds": round(done.stop - done.start, 2),
         "memory_ratio": round(end / start, 4),
@@ -182,7 +182,7 @@ def _measure(test: _Test) -> tuple[dict[str, Any], SwapRun]:
         "mixed_first": test.versions.first,
         "machine": machine_text(),
     }
-    return {**report, "targets_missed": missed(swap_report.TARGETS, report)}, done
+    return {**report, "targets_missed": missed(swap_test.TARGETS, report)}, done
 
 
 def _warm_up(test: _Test, server: Service, moved: Service) -> int:
@@ -195,7 +195,7 @@ def _warm_up(test: _Test, server: Service, moved: Service) -> int:
                 raise Unavailable(f"the service has not asked the registry after {READY_SECONDS:g} s")
             time.sleep(0.1)
     clients = test.clients(test.arguments.clients)
-    done = swap_load.run(server.address, clients, moved, Schedule(WARM_UP, 0, 0.0))
+    done = swap_test.run(server.address, clients, moved, Schedule(WARM_UP, 0, 0.0))
     if done.failed:
         raise Unavailable(f"the service fails before the first swap: {clients.failures()}")
     return int(state["workers"])
@@ -212,7 +212,7 @@ def _swap_under_light_load(test: _Test, server: Service, moved: Service) -> tupl
     test.say(f"light load, {left} swaps")
     schedule = Schedule(0.01 * left, left, 0.5, test.arguments.swaps % 2)
     clients = test.clients(LIGHT_CLIENTS, LIGHT_PAUSE)
-    done = swap_load.run(server.address, clients, moved, schedule, swapped=swapped)
+    done = swap_test.run(server.address, clients, moved, schedule, swapped=swapped)
     return done, after
 
 

@@ -89,7 +89,7 @@ def test_the_score_is_the_largest_product(made: Made) -> None:
 def test_the_registry_answers_and_the_gates_hold(made: Made) -> None:
     with warnings.catch_warnings(record=True):  # lifted by MLflow
         version, _ = registry.register(made.folder)
-        assert "3 vectors for each query" in version.description
+        assert "3 vectors for each query" in (version.description or "")
         model = mlflow.pyfunc.load_model(f"models:/comirec/{version.version}")
         (hits,) = model.predict([{"history": [*HISTORY]}], params={"k": 5})
     (answer,) = Retriever.load(made.folder).search([Query(history=HISTORY)], 5)

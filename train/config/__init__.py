@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from protos import names
 from protos.bundle import HNSW
-from protos.features import SIDES, FeatureSpec, HistoryFeature, IdFeature, Schema
+from protos.features import SIDES, FeatureSpec, HistoryFeature, IdFeature, Schema, TextFeature
 from protos.toml_config import FROM_DATA, KindsIn, read
 from train.config.baselines import BaselinesConfig
 from train.config.bench import BenchConfig
@@ -104,6 +104,8 @@ class Experiment:
                 'training.selection: "log_loss" needs towers that predict a probability: '
                 'tower.kind = "clicks" or "shared"'
             )
+        if self.training.refit:
+            _check_refit(self)
         for n, example in enumerate(self.examples):
             unknown = set(example) - set(self.query)
             if unknown or not example:
@@ -121,6 +123,29 @@ class Experiment:
         """
         sections = (getattr(self, each.name) for each in fields(self))
         return tuple(sorted({type(section).__module__ for section in sections if is_dataclass(section)}))
+
+
+def _check_refit(experiment: Experiment) -> None:
+    """Refuse towers that learn from validation where it is needed later, or asks what test asks."""
+    if experiment.split.by == "random":
+        raise ValueError(
+            'training.refit: with split.by = "random" a user\'s queries of validation and of test have one'
+            " history, so the towers would learn to answer those of test by the items of validation; set it"
+            " to false"
+        )
+    if experiment.tower.predicts_probability:
+        raise ValueError(
+            "training.refit: these towers predict a probability that is calibrated on validation, which they"
+            " must not have learned; set it to false"
+        )
+    sides = (experiment.query, experiment.item)
+    texts = all(any(isinstance(spec, TextFeature) for spec in side.values()) for side in sides)
+    histories = any(isinstance(spec, HistoryFeature) for spec in experiment.query.values())
+    if texts and not histories and experiment.hybrid.enabled is not False:
+        raise ValueError(
+            "training.refit: the weight of BM25 beside the vectors is chosen on validation, which the towers"
+            " must not have learned; set hybrid.enabled or training.refit to false"
+        )
 
 
 def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec]) -> None:

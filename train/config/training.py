@@ -40,6 +40,11 @@ class TrainingConfig:
         device: where towers, mining and evaluation compute. `auto` takes `cuda` where there are as many cards
             as processes, else `mps` for a single process, else `cpu`. It is not part of a run's key: a run
             that was begun on one device can be resumed on another.
+        refit: after the best epoch is known, train new towers on training and validation pairs together for
+            as many epochs, and keep these. The weight of a linear model and the parameters of baselines stay
+            as validation chose them; baselines are fitted to both parts, too. If the best epoch is the start,
+            its towers are kept. Not for towers that are calibrated on validation, nor with `[hybrid]`, whose
+            weight is chosen there later, nor with a split by "random".
         precision: of the towers in training. `bfloat16` computes their matrix products in bfloat16;
             parameters, vectors, losses and logQ stay float32, as do mining and evaluation.
     """
@@ -56,6 +61,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     device: Device = "cpu"
     precision: Precision = "float32"
+    refit: bool = False
 
     def __post_init__(self) -> None:
         at_least(0, self, "epochs", "seed", "threads")

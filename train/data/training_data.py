@@ -1,7 +1,7 @@
 """A data set in memory: raw values of distinct queries and of items, and pairs of their rows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -204,6 +204,15 @@ class TrainingData:
             return self
         return replace(self, items=self.judged.items, chosen_with=self.items)
 
+    def with_validation(self) -> "TrainingData":
+        """The data with the validation pairs among those of training; they stay in their own part, too."""
+        train, validation = self.parts["train"], self.parts["validation"]
+        both = {
+            each.name: _joined(getattr(train, each.name), getattr(validation, each.name))
+            for each in fields(Pairs)
+        }
+        return replace(self, parts={**self.parts, "train": Pairs(**both)})
+
     def counts(self, negative: bool = False) -> Rows:
         """int64 (N,): positive training pairs of each item.
 
@@ -300,6 +309,10 @@ def training_data_of(
         catalogue_lengths=_catalogue_lengths(dataset, item),
         moments=_moments(parts, distinct.height),
     )
+
+
+def _joined(first: Any, second: Any) -> Any:
+    return None if first is None or second is None else np.concatenate([first, second])
 
 
 def _moments(parts: Mapping[str, Pairs], queries: int) -> Times | None:

@@ -152,6 +152,7 @@ class Fitting:
     ) -> None:
         self.experiment, self.data, self.say = experiment, data, say
         self._made: dict[str, Any] = {}
+        self._chooser = self
 
     def _tell(self, text: str) -> None:
         self.say(text)  # read anew at each call: the command replaces it
@@ -162,6 +163,25 @@ class Fitting:
             self._made[name] = make()
         made: T = self._made[name]
         return made
+
+    def choose(self, name: str, make: "Callable[[Fitting], T]") -> T:
+        """What `make` chooses on validation, at the first call with this name.
+
+        Args:
+            name: of the choice.
+            make: is given the fitting whose training pairs hold none of validation, see `refitted`.
+        """
+        return self._chooser.once(name, lambda: make(self._chooser))
+
+    def refitted(self, data: TrainingData) -> "Fitting":
+        """A fitting to other training pairs, with the choices of this one.
+
+        Args:
+            data: the same data set; training pairs may hold those of validation.
+        """
+        other = Fitting(self.experiment, data, self._tell)
+        other._chooser = self._chooser
+        return other
 
     def tuning(self, items: int = TUNED_ITEMS, queries: int = TUNED_QUERIES) -> Tuning:
         """Chooses parameters over the most popular items, on some of the validation queries."""

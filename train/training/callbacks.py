@@ -85,16 +85,21 @@ class RunCallbacks:
 
     def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
         """Show a bar for the epoch; the loss of every step goes to MLflow."""
-        task = self._progress.add_task(f"epoch {epoch + 1}", total=steps, completed=done, note="")
+        show = self.show_epoch(epoch, steps, done)
         step = epoch * steps + done
 
         def report_loss(loss: float) -> None:
             nonlocal step
             step += 1
             self._losses.append(Metric("train/step_loss", loss, time.time_ns() // 1_000_000, step))
-            self._progress.update(task, advance=1, note=f"loss {loss:.3f}")
+            show(loss)
 
         return report_loss
+
+    def show_epoch(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
+        """Show a bar for an epoch; arguments and result as of `on_epoch_start`."""
+        task = self._progress.add_task(f"epoch {epoch + 1}", total=steps, completed=done, note="")
+        return lambda loss: self._progress.update(task, advance=1, note=f"loss {loss:.3f}")
 
     def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
         """Print one line for the epoch, and log its metrics; epoch 0 is the start."""
@@ -108,12 +113,14 @@ class RunCallbacks:
         )
         speed = f"  {record['pairs_per_s']:,.0f} pairs/s" if "pairs_per_s" in record else ""
         name = f"epoch {epoch}" if epoch else "start  "
-        self._progress.console.print(
+        self.print_line(
             f"{name}  {loss}validation recall@10 {record['validation_recall_at_10']:.4f}  "
-            f"nDCG@10 {record['validation_ndcg_at_10']:.4f}{labels}{speed}",
-            highlight=False,
-            soft_wrap=True,
+            f"nDCG@10 {record['validation_ndcg_at_10']:.4f}{labels}{speed}"
         )
+
+    def print_line(self, line: str) -> None:
+        """Print a line above the bars."""
+        self._progress.console.print(line, highlight=False, soft_wrap=True)
 
     def _log_losses(self) -> None:
         active = mlflow.active_run()

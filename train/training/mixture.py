@@ -47,6 +47,7 @@ LEAST_USERS = 10  # of validation; by fewer the weight is 1
 MOST_QUERIES = 5_000  # of validation that are read, drawn with a seed
 _BLOCK = 512  # queries at a time
 _BASELINES = (ease_recency.BASELINE, slist.BASELINE)
+EASE, SLIST = "EASE", "SLIST"  # their labels as linear models
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Mixed:
         label: of the linear model.
         weight: of its scores against those of the towers, once both have the same standard deviation; 0 if
             the towers are better alone, which then have no coordinates for it.
+        unit: the standard deviation of the towers' scores by that of the linear ones.
         metric: that chose.
         linear: the metric of the linear model alone on validation.
         learned: that of the towers alone.
@@ -83,6 +85,7 @@ class Mixed:
 
     label: str
     weight: float
+    unit: float
     metric: str
     linear: float
     learned: float
@@ -141,11 +144,33 @@ def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
     _place(model, trainer)
     weight = curves.chosen
     if weight:
-        curves.apply(weight)
+        curves.apply(weight, curves.unit)
     else:
         _remove(trainer)
     ends = {at: float(curves.values[at].mean()) for at in (0.0, math.inf, weight)}
-    return Mixed(model.label, weight, metric, ends[math.inf], ends[0.0], ends[weight], model.settings)
+    values = ends[math.inf], ends[0.0], ends[weight]
+    return Mixed(model.label, weight, curves.unit, metric, *values, model.settings)
+
+
+def mix_as(trainer: Trainer, fitting: Fitting, mixed: Mixed | None) -> None:
+    """Add a linear model to towers with the weight that was chosen before.
+
+    The unit of the weight stays, too: the new towers know the validation queries, and score them otherwise
+    than those of a client.
+
+    Args:
+        trainer: with other towers of the same experiment.
+        fitting: to the same training pairs as these towers.
+        mixed: what `mix` returned.
+    """
+    if mixed is None:
+        return
+    if not mixed.weight:
+        _remove(trainer)
+        return
+    (model,) = _models(fitting, mixed.label)
+    _place(model, trainer)
+    _Weighting(trainer).apply(mixed.weight, mixed.unit)
 
 
 def choose_weight(curve: Curve) -> float:
@@ -166,18 +191,21 @@ def choose_weight(curve: Curve) -> float:
     return close[(len(close) - 1) // 2] if close else 0.0
 
 
-def _models(fitting: Fitting) -> list[Linear]:
-    """The linear models that apply to the data."""
+def _models(fitting: Fitting, label: str = "") -> list[Linear]:
+    """The linear models that apply to the data; only the one with a label, if it is given."""
     experiment, data = fitting.experiment, fitting.data
     found = []
-    with_ease, with_slist = (each.applies(experiment, data) for each in _BASELINES)
+    with_ease, with_slist = (
+        each.applies(experiment, data) and label in ("", name)
+        for each, name in zip(_BASELINES, (EASE, SLIST), strict=True)
+    )
     if with_ease:
         decay = ease_recency.decay(fitting)
         settings = {"lambda": ease.strength(fitting), "decay": decay}
-        found.append(Linear("EASE", ease.weights(fitting), decay, settings))
+        found.append(Linear(EASE, ease.weights(fitting), decay, settings))
     if with_slist:
         weights, chosen = slist.weights(fitting)
-        found.append(Linear("SLIST", weights, chosen.decay, slist.named(chosen)))
+        found.append(Linear(SLIST, weights, chosen.decay, slist.named(chosen)))
     return found
 
 
@@ -211,68 +239,40 @@ def _mixture(tower: Tower) -> Mixture:
     return tower.mixture
 
 
-class _Curves:
-    """The quality of all weights on validation, for the linear model that the towers hold now.
+class _Weighting:
+    """Sets the weight of the linear model that the towers hold now.
 
     Args:
         trainer: with the towers.
-        metric: of the ranking.
 
     Attributes:
-        values: weight -> the metric of each user, the mean over the user's queries.
+        unit: the standard deviation of the towers' scores by that of the linear model's.
     """
 
-    def __init__(self, trainer: Trainer, metric: str) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         encoder = _mixture(trainer.towers[0]).encoder
         assert isinstance(encoder, PoolingEncoder)
         self._width = encoder.table.shape[1]
         queries, relevant = trainer.data.parts["validation"].by_query()
         drawn = np.sort(np.random.default_rng(0).permutation(len(queries))[:MOST_QUERIES])
+        self._queries, self._relevant = queries[drawn], [relevant[n] for n in drawn]
         self._set((1.0, 1.0), (1.0, 1.0))
-        items, vectors = trainer.item_vectors(), trainer.query_vectors(queries[drawn])
-        self._lengths = [self._parts_of(vectors), self._parts_of(items)]
-        self._unit = self._ratio(vectors, items)
-        seen, wanted = trainer.data.seen(queries[drawn]), [relevant[n] for n in drawn]
-        ranked = self._ranked(vectors, items, seen)
-        users = _users(trainer, queries[drawn])
-        self.values = {
-            weight: np.bincount(users, per_query(rows, wanted)[metric]) / np.bincount(users)
-            for weight, rows in ranked.items()
-        }
+        self._items, self._vectors = trainer.item_vectors(), trainer.query_vectors(self._queries)
+        self._lengths = [self._parts_of(self._vectors), self._parts_of(self._items)]
+        self.unit = self._ratio(self._vectors, self._items)
 
-    def _ranked(self, vectors: Tensor, items: Tensor, seen: list[Rows]) -> dict[float, Rows]:
-        """Weight -> (Q, K) item rows, best first; the scores of both parts are computed once."""
-        k, width = min(max(CUTOFFS), len(items)), self._width
-        found: dict[float, list[Tensor]] = {weight: [] for weight in WEIGHTS}
-        for at in range(0, len(vectors), _BLOCK):
-            some = vectors[at : at + _BLOCK]
-            linear, own = some[:, :width] @ items[:, :width].T, some[:, width:] @ items[:, width:].T
-            for weight, blocks in found.items():
-                factor, own_factor = _weights(weight * self._unit)
-                scores = factor * linear + own_factor * own
-                mask_seen(scores, seen[at : at + _BLOCK])
-                best = torch.topk(scores, k, dim=1)
-                blocks.append(best.indices.masked_fill(best.values.isneginf(), -1))
-        return {weight: torch.cat(blocks).cpu().numpy() for weight, blocks in found.items()}
-
-    @property
-    def chosen(self) -> float:
-        """The weight that is taken."""
-        return choose_weight({weight: each for weight, each in self.values.items() if weight < math.inf})
-
-    @property
-    def quality(self) -> float:
-        """The mean of the metric at that weight."""
-        return float(self.values[self.chosen].mean())
-
-    def apply(self, weight: float) -> None:
+    def apply(self, weight: float, unit: float) -> None:
         """Set the weights of both towers.
 
         The product of both sides is what counts for scores. For the graph of the index, which compares
         items with each other, each part is as large beside the other on the items' side as on the queries'.
+
+        Args:
+            weight: of the linear scores, in units of standard deviation.
+            unit: that unit.
         """
-        linear, own = _weights(weight * self._unit)
+        linear, own = _weights(weight * unit)
         scale = 1.0
         if linear and own:
             (query_linear, query_own), (item_linear, item_own) = self._lengths
@@ -299,6 +299,52 @@ class _Curves:
         linear = some[:, : self._width] @ items[:, : self._width].T
         own = some[:, self._width :] @ items[:, self._width :].T
         return float(own.std(dim=1).mean()) / max(1e-12, float(linear.std(dim=1).mean())) or 1.0
+
+
+class _Curves(_Weighting):
+    """The quality of all weights on validation, for the linear model that the towers hold now.
+
+    Args:
+        trainer: with the towers.
+        metric: of the ranking.
+
+    Attributes:
+        values: weight -> the metric of each user, the mean over the user's queries.
+    """
+
+    def __init__(self, trainer: Trainer, metric: str) -> None:
+        super().__init__(trainer)
+        ranked = self._ranked(self._vectors, self._items, trainer.data.seen(self._queries))
+        users = _users(trainer, self._queries)
+        self.values = {
+            weight: np.bincount(users, per_query(rows, self._relevant)[metric]) / np.bincount(users)
+            for weight, rows in ranked.items()
+        }
+
+    def _ranked(self, vectors: Tensor, items: Tensor, seen: list[Rows]) -> dict[float, Rows]:
+        """Weight -> (Q, K) item rows, best first; the scores of both parts are computed once."""
+        k, width = min(max(CUTOFFS), len(items)), self._width
+        found: dict[float, list[Tensor]] = {weight: [] for weight in WEIGHTS}
+        for at in range(0, len(vectors), _BLOCK):
+            some = vectors[at : at + _BLOCK]
+            linear, own = some[:, :width] @ items[:, :width].T, some[:, width:] @ items[:, width:].T
+            for weight, blocks in found.items():
+                factor, own_factor = _weights(weight * self.unit)
+                scores = factor * linear + own_factor * own
+                mask_seen(scores, seen[at : at + _BLOCK])
+                best = torch.topk(scores, k, dim=1)
+                blocks.append(best.indices.masked_fill(best.values.isneginf(), -1))
+        return {weight: torch.cat(blocks).cpu().numpy() for weight, blocks in found.items()}
+
+    @property
+    def chosen(self) -> float:
+        """The weight that is taken."""
+        return choose_weight({weight: each for weight, each in self.values.items() if weight < math.inf})
+
+    @property
+    def quality(self) -> float:
+        """The mean of the metric at that weight."""
+        return float(self.values[self.chosen].mean())
 
 
 def _users(trainer: Trainer, queries: Rows) -> Rows:

@@ -8,7 +8,7 @@ A run whose inputs have not changed is not trained again: its metrics are read f
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,9 +51,10 @@ from train.training.checkpoint import BEST_TOWERS, RUN_STATE, START_TOWERS, load
 from train.training.device import TrainingProcess, memory_advice, start_process
 from train.training.labelled_pairs import LabelledPairs
 from train.training.metric_groups import grouped
-from train.training.mixture import drop_useless_coordinates, mix
+from train.training.mixture import Mixed, drop_useless_coordinates, mix, mix_as
 from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.rank_processes import ranks_of
+from train.training.refit import REFIT, refit
 from train.training.tracking import find_run, flattened, log_warnings, tracked_run
 from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, shares_windows
 from train.training.trainer import Trainer
@@ -248,11 +249,25 @@ def _train(
             stack.enter_context(ranks_of(trainer, ranks, experiment.training.threads, to_resume))
         trainer.fit(callbacks)
     mlflow.log_metrics(grouped("train", {"training_s": trainer.state.seconds}))
-    _finish(folder, model, trainer, console)
+    _finish(folder, model, trainer, console, partial(refit, ranks=ranks, to_resume=to_resume))
 
 
-def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> None:
-    """Evaluate the towers of the best epoch, log metrics and artifacts, and delete the checkpoints."""
+def _finish(
+    folder: Path,
+    model: Model,
+    trainer: Trainer,
+    console: Console,
+    train_again: Callable[[Path, Experiment, Trainer, Console], tuple[Model, Trainer]],
+) -> None:
+    """Evaluate the towers of the best epoch, log metrics and artifacts, and delete the checkpoints.
+
+    Args:
+        folder: of the run.
+        model: that was trained.
+        trainer: of its towers.
+        console: for progress.
+        train_again: makes the towers that take their place before test is read, with `[training] refit`.
+    """
     data, experiment = trainer.data, model.experiment
     judged = _JudgedQueries(model, trainer)
     metrics, start = _start_metrics(folder, trainer, judged)
@@ -261,48 +276,88 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console) -> N
     with console.status("placing new items by their content"):
         architecture = architecture_of(experiment.tower)
         changed = architecture.fit_unknown_items(trainer.towers[1], trainer.items, data.counts())
-    labelled = LabelledPairs(trainer)
+    labelled, state = LabelledPairs(trainer), trainer.state
     calibrated = labelled.calibrate()
-    fitting = Fitting(experiment, data)
-    with console.status("a linear model beside the towers") as status:
-        fitting.say = lambda text: status.update(f"a linear model beside the towers: {escape(text)}")
-        mixed = mix(trainer, fitting)
-    if mixed is not None:
-        _print(console, mixed.line())
+    validated = _choose_on_validation(experiment, trainer, labelled, console)
+    mixed, rankers = validated.mixed, validated.rankers
+    if experiment.training.refit and state.best_epoch:  # else the start is best, and training changes nothing
+        model, trainer = train_again(folder, experiment, trainer, console)
+        changed, data = True, trainer.data
+        fitting = validated.fitting.refitted(data)
+        with console.status("a linear model beside the new towers"):
+            mix_as(trainer, fitting, mixed)
+        rankers = baselines(experiment, data, console, fitting)
+        judged = _JudgedQueries(model, trainer)
+        _log_description(model)  # there may be more ids
     stored = folder / BEST_TOWERS
     if changed or calibrated or mixed is not None:
         # Beside those of the best epoch, from which a run that is interrupted after this does the same again.
         stored = folder / FINISHED / BEST_TOWERS
         stored.parent.mkdir(exist_ok=True)
         save_towers(stored, trainer.towers)
-    rankers = baselines(experiment, data, console, fitting)
     with console.status("test evaluation, baselines beside it"):
         metrics |= _test_metrics(experiment, trainer, rankers)
         metrics |= labelled.metrics(experiment)
         on_judged = judged.metrics(rankers, start, console)
-        on_labels = labelled.baselines_on_validation(experiment)
-        beside = _baselines_on_validation(experiment, trainer, rankers, on_labels)
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
     mlflow.log_params(flattened({"baselines": settings}) | flattened({"calibration": calibrated}))
     if mixed is not None:
         mlflow.log_params(flattened({"mixture": mixed.parameters()}))
         mlflow.log_metrics(grouped("validation", mixed.metrics()))
-    state = trainer.state
-    best = {"best_epoch": float(state.best_epoch)}
-    mlflow.log_metrics(grouped("test", metrics) | grouped("train", best) | grouped("judged", on_judged))
-    selection = experiment.training.selection
+    best, beside, selection = state.best_epoch, validated.beside, experiment.training.selection
+    mlflow.log_metrics(grouped("test", metrics) | grouped("judged", on_judged))
+    mlflow.log_metrics(grouped("train", {"best_epoch": float(best)}))
     named = {f"{name}_{selection}": value for name, value in beside.items()}
     mlflow.log_metrics(grouped("validation", named))
     losses = {epoch: record["loss"] for epoch, record in enumerate(state.history) if "loss" in record}
-    own = trainer.evaluate("validation").get(selection) if beside and selection not in OF_LABELS else None
-    warnings = run_warnings(experiment, data, metrics, state.best_epoch, losses)
-    log_warnings([*warnings, *worse_than_baselines(own, beside, selection)])
+    warnings = run_warnings(experiment, data, metrics, best, losses)
+    log_warnings([*warnings, *worse_than_baselines(validated.own, beside, selection)])
     history = plots.TrainingHistory(
-        experiment.name, state.history, state.losses, state.pairs, selection, state.best_epoch, beside
+        experiment.name, state.history, state.losses, state.pairs, selection, best, beside
     )
     _log_outputs(folder, stored, history, metrics, labelled.reliability)
-    for name in (RUN_STATE, BEST_TOWERS, START_TOWERS, f"{FINISHED}/{BEST_TOWERS}"):
+    for name in (RUN_STATE, BEST_TOWERS, START_TOWERS, f"{FINISHED}/{BEST_TOWERS}", f"{REFIT}/{RUN_STATE}"):
         (folder / name).unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Validated:
+    """What validation has chosen for the towers of the best epoch, and how they do there.
+
+    Args:
+        fitting: with the choices of the baselines.
+        mixed: the linear model beside the towers, if they have coordinates for one.
+        rankers: the baselines.
+        beside: the metric that selects the epoch, of each baseline.
+        own: that of the towers; None if it is one of labels, or there is no baseline.
+    """
+
+    fitting: Fitting
+    mixed: Mixed | None
+    rankers: Mapping[str, FittedBaseline]
+    beside: dict[str, float]
+    own: float | None
+
+
+def _choose_on_validation(
+    experiment: Experiment, trainer: Trainer, labelled: LabelledPairs, console: Console
+) -> _Validated:
+    """Mix a linear model into the towers, and fit the baselines; validation chooses for both."""
+    fitting = Fitting(experiment, trainer.data)
+    with console.status("a linear model beside the towers") as status:
+        fitting.say = lambda text: status.update(f"a linear model beside the towers: {escape(text)}")
+        mixed = mix(trainer, fitting)
+    if mixed is not None:
+        _print(console, mixed.line())
+    rankers = baselines(experiment, trainer.data, console, fitting)
+    with console.status("towers and baselines on validation"):
+        on_labels = labelled.baselines_on_validation(experiment)
+        beside = _baselines_on_validation(experiment, trainer, rankers, on_labels)
+        selection = experiment.training.selection
+        own = None
+        if beside and selection not in OF_LABELS:
+            own = trainer.evaluate("validation")[selection]
+    return _Validated(fitting, mixed, rankers, beside, own)
 
 
 class _JudgedQueries:
@@ -406,12 +461,16 @@ def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:
     sizes = {"items": report["items"], "pairs": report["pairs"]}
     sizes["parameters"] = sum(p.numel() for p in parameters)
     mlflow.log_metrics(grouped("data", sizes))
-    mlflow.log_text(model.description().decode(), f"{ARTIFACTS}/{DESCRIPTION}")
+    _log_description(model)
     architecture = architecture_of(model.experiment.tower)
     for name in sorted({*model.schema.files(), *architecture.files()}):
         mlflow.log_artifact(str(model.schema.folder / name), str(Path(ARTIFACTS, name).parent))
     if architecture.describe():
         mlflow.set_tag(PRETRAINED_MODEL, architecture.describe())
+
+
+def _log_description(model: Model) -> None:
+    mlflow.log_text(model.description().decode(), f"{ARTIFACTS}/{DESCRIPTION}")
 
 
 def _print(console: Console, line: str) -> None:

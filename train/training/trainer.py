@@ -168,6 +168,31 @@ class Trainer:
             self._checkpoint(callbacks)
             raise
 
+    def refit(self, callbacks: Callbacks, epochs: int) -> None:
+        """Train from the current state to the end of an epoch, and evaluate nothing.
+
+        Args:
+            callbacks: as of `fit`; `on_best` is not called.
+            epochs: that are done at the end.
+
+        Raises:
+            Interrupted: the callbacks asked to stop; the state has been saved.
+        """
+        state = self.state
+        self._begun = time.perf_counter() - state.seconds
+        try:
+            while state.epoch < epochs:
+                self._epoch(callbacks)
+                record = self._training_record()
+                state.epoch += 1
+                state.history.append(record)
+                callbacks.on_epoch_end(state.epoch, record)
+                state.step, state.epoch_seconds = 0, 0.0
+                self._checkpoint(callbacks)
+        except Interrupted:
+            self._checkpoint(callbacks)
+            raise
+
     def _checkpoint(self, callbacks: Callbacks) -> None:
         self.state.seconds = time.perf_counter() - self._begun
         callbacks.on_checkpoint(self)
@@ -253,11 +278,7 @@ class Trainer:
         with callbacks.repeatable():
             record = {f"validation_{k}": v for k, v in self.evaluate("validation").items()}
         if epoch:
-            record["loss"] = float(np.mean(state.losses[-state.step :]))
-            record["epoch_s"] = state.epoch_seconds
-            record["pairs_per_s"] = len(self.pairs) / state.epoch_seconds
-            if state.dropped is not None:
-                record["negatives_dropped"] = state.dropped
+            record |= self._training_record()
         state.epoch = epoch
         state.history.append(record)
         callbacks.on_epoch_end(state.epoch, record)
@@ -271,6 +292,16 @@ class Trainer:
             callbacks.on_best(self)
         state.step, state.epoch_seconds = 0, 0.0
         self._checkpoint(callbacks)
+
+    def _training_record(self) -> dict[str, float]:
+        """Loss and time of the epoch whose last step is done."""
+        state = self.state
+        record = {
+            "loss": float(np.mean(state.losses[-state.step :])),
+            "epoch_s": state.epoch_seconds,
+            "pairs_per_s": len(self.pairs) / state.epoch_seconds,
+        }
+        return record if state.dropped is None else {**record, "negatives_dropped": state.dropped}
 
     def _no_selection(self, record: dict[str, float]) -> str:
         selection = f'training.selection = "{self.config.selection}"'

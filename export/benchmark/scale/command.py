@@ -95,11 +95,7 @@ def _number(text: str, least: int) -> int:
 
 
 def run_step(step: str, folder: Path, items: int, seed: int) -> None:
-    """Run a step in a new process, which shows its own progress.
-
-    Raises:
-        Unavailable: it failed.
-    """
+    """Run a step in a new process, which shows its own progress; Unavailable if it fails."""
     command = [sys.executable, "-m", MODULE, step, str(folder.absolute()), str(items), str(seed)]
     # Exact search starts threads of its own, so the libraries get one each.
     threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"} if step in VECTORS else {}
@@ -142,9 +138,6 @@ def measured(items: int, steps: tuple[str, ...], seed: int, work: Path, launch: 
     """The results of the steps for a number of items; runs those that have none.
 
     They are kept under a key of all that they depend on: settings, code, machine and libraries.
-
-    Raises:
-        Unavailable: a step failed.
     """
     setting = code_fingerprint(f"{MODULE}.__main__"), machine(), versions(LIBRARIES)
     folder = work / f"{items}-{fingerprint(items, steps, seed, *setting)[:12]}"

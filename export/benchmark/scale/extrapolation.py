@@ -129,16 +129,10 @@ def laws_of(sizes: Sequence[Document]) -> Laws | None:
 
 def capacity(laws: Laws) -> dict[str, Any]:
     """What machines of some sizes hold."""
-    return {"machines": [_machine(laws, gib) for gib in MACHINES]}
-
-
-def _machine(laws: Laws, gib: int) -> dict[str, Any]:
-    items = laws.items_in(gib, DIMENSION)
-    return {
-        "gib": gib,
-        "items": items,
-        "items_beside_another": items / 2,
-        "items_wide": laws.items_in(gib, WIDE),
-        "build_s": laws.power_laws["build_s"].at(items),
-        "rebuild_s": laws.rebuild_s(items),
-    }
+    machines = []
+    for gib in MACHINES:
+        items = laws.items_in(gib, DIMENSION)
+        wide, build = laws.items_in(gib, WIDE), laws.power_laws["build_s"].at(items)
+        counts = {"items": items, "items_beside_another": items / 2, "items_wide": wide}
+        machines.append({"gib": gib, **counts, "build_s": build, "rebuild_s": laws.rebuild_s(items)})
+    return {"machines": machines}

@@ -183,8 +183,8 @@ def parts_of(document: Document) -> list[writer.Part]:
         writer.Lines([text for text in [p99_remark(_calls(sizes))] if text]),
         writer.Lines([f"recall is not reached at {items:,} items, so no time is given" for items in missed]),
         writer.Picture("scale.png", "Time and memory by number of items", lambda: figure(document)),
-        f"## Fits\n\nLeast squares of relative errors, over {len(sizes)} sizes; one is too few. Bytes of "
-        "serving and building, seconds (`_s`) and microseconds (`_us`) by the number N of items.",
+        f"## Fits\n\nLeast squares of relative errors, over {len(sizes)} sizes; one is too few. Bytes, "
+        "seconds (`_s`) or microseconds (`_us`) by the number N of items.",
         writer.Table(FITS, _fits(document["laws"] or {})),
         "## Exact search over int8 vectors",
         *_int8(document),
@@ -215,16 +215,14 @@ def _fits(laws: Document) -> list[Document]:
 def _method(size: Document) -> str:
     encode, build, search = size["encode"], size["build"], size["search"]
     return (
-        f"Items are generated texts of about {encode['characters']:.0f} characters, such as "
-        f"“{plain(encode['example'])}”, {ITEMS_A_TOPIC} on average for each topic; queries are others of the "
-        f"same topics. Both use untrained `bag` towers with D = {DIMENSION} and {TOWER.buckets:,} buckets. "
-        f"HNSW has M {build['m']} and ef_construction {build['ef_construction']}; ef_search is chosen for "
-        f"recall@{search['k']} ≥ {search['target']} on half of the queries. Times are medians of "
-        f"{search['graph']['passes']} calls for each of the other {search['queries']:,}, on one thread, "
-        f"without the query tower. Queries per second follow from these medians. Every step of every size "
-        f"runs in a process of its own; encoding and building use all {build['threads']} cores. Peaks, RSS "
-        f"and PSS include the libraries; serving will also read the mapped vectors, {DIMENSION * 4} bytes an "
-        "item."
+        f"Items: texts of about {encode['characters']:.0f} characters, such as “{plain(encode['example'])}”, "
+        f"{ITEMS_A_TOPIC} a topic. Queries: others of the same topics. Towers: `bag`, untrained, "
+        f"D = {DIMENSION}, {TOWER.buckets:,} buckets. HNSW: M {build['m']}, ef_construction "
+        f"{build['ef_construction']}, ef_search for recall@{search['k']} ≥ {search['target']} on half of the "
+        f"queries. Times: medians of {search['graph']['passes']} calls for each of the other "
+        f"{search['queries']:,}, on one thread, without the query tower; encoding and building on all "
+        f"{build['threads']} cores. Memory: of a process for each step, libraries included, without mapped "
+        f"vectors ({DIMENSION * 4} bytes an item)."
     )
 
 
@@ -233,22 +231,20 @@ def _int8(document: Document) -> list[writer.Part]:
     if vectors is None:
         return [writer.Lines([f"int8 vectors: not measured, {document['left_out']}"])]
     found = vectors["exact"]
-    budgets = {"one_thread": 1, "all_threads": found["threads"]}
     rows = [
         {
             "threads": threads,
             "one": found[f"{name}_b1"]["p50_us"],
             "among": found[f"{name}_b32"]["p50_us"] / found[f"{name}_b32"]["batch"],
         }
-        for name, threads in budgets.items()
+        for name, threads in (("one_thread", 1), ("all_threads", found["threads"]))
         if f"{name}_b1" in found
     ]
     about = (
-        f"{vectors['items']:,} clustered vectors, D = {found['dimension']}, as int8 rows with a scale each, "
-        f"mapped from a file of {writer.size(vectors['vectors']['file_bytes'])}. The process holds "
-        f"{writer.size(found['rss_bytes'])}, file included, and {writer.size(found['before_bytes'])} "
-        f"before its first query. recall@{found['k']} against float32 is {found['recall']:.4f} "
-        f"({found['queries']} queries)."
+        f"{vectors['items']:,} clustered vectors, D = {found['dimension']}, mapped from a file of "
+        f"{writer.size(vectors['vectors']['file_bytes'])}; the process holds "
+        f"{writer.size(found['rss_bytes'])} with it, {writer.size(found['before_bytes'])} before. "
+        f"recall@{found['k']} against float32: {found['recall']:.4f} ({found['queries']} queries)."
     )
     return [about, writer.Table(INT8, rows, f"{vectors['items']:,} int8 vectors, exact search")]
 
@@ -257,8 +253,7 @@ def _capacity(document: Document) -> list[writer.Part]:
     """What one machine holds by the fits of at least two sizes."""
     if document["capacity"] is None:
         return []
-    largest = document["laws"]["largest"]
-    about = f"By these fits. More than {largest:,} items were not measured, but extrapolated."
+    about = f"By these fits; more than {document['laws']['largest']:,} items are extrapolated."
     machines = writer.Table(MACHINES, document["capacity"]["machines"], "capacity, extrapolated")
     return ["## Capacity", about, machines]
 

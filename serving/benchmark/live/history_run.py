@@ -1,4 +1,4 @@
-"""Writers and readers, while processes are killed and bundles are swapped, rolled back and refreshed.
+"""Writes and searches, while processes are killed and bundles are swapped, rolled back and refreshed.
 
 The processes that are killed with SIGKILL are, in turns, the one that owns the store and encodes, and a
 worker. All answers are checked afterwards, and the catalogue is compared with the writes.
@@ -47,8 +47,7 @@ class HistoryOptions:
     services: int = 1  # with one catalogue and one registry, each with files of its own
     url: str = ""  # of the store; for several services PostgreSQL's. Else SQLite in a temporary folder
     config: Path | None = None  # TOML of the bundles' experiment, by which their champion is refreshed
-    writers: int = 4  # threads
-    readers: int = 8  # threads
+    threads: int = 12  # each writes and searches
     seed: int = 0  # of all random choices
 
 
@@ -61,10 +60,6 @@ def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say)
 
     Returns:
         Figures: each of `history.VIOLATIONS`, 0 where all is well, and what was done.
-
-    Raises:
-        Unavailable: a service did not start, or did not answer for too long.
-        MissingStage: MLflow is not installed, or the bundle's items are no texts.
     """
     manifest = bundle.read(folders[0])
     url = options.url or f"sqlite:///{place}/items.db"
@@ -82,8 +77,7 @@ def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say)
         ]
         operations = Operations(options.operations)
         addresses = [each.address for each in services]
-        threads = options.writers, options.readers
-        traffic = Traffic(addresses, maker, base_ids, operations, *threads, seed=options.seed)
+        traffic = Traffic(addresses, maker, base_ids, operations, options.threads, seed=options.seed)
         begun = time.perf_counter()
         with traffic:
             refresh = partial(_refresh, options.config, place, url, traffic) if options.config else None
@@ -222,11 +216,7 @@ def _refresh(config: Path, place: Path, url: str, traffic: Traffic) -> str:
 
 
 def _pid(service: Service, kind: str, killed: Collection[int]) -> int:
-    """The id of a service's process that owns the store, or of one of its workers.
-
-    Raises:
-        Unavailable: the process does not come up again.
-    """
+    """The id of a service's process that owns the store, or of one of its workers."""
 
     def pid() -> int | None:
         with contextlib.suppress(Unavailable), RetrievalClient(service.address) as client:

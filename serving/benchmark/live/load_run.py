@@ -16,11 +16,9 @@ import psutil
 
 from protos import bundle
 from serving.benchmark import query_generator
-from serving.benchmark.live.items import shared_ids
-from serving.benchmark.live.writer import writing
+from serving.benchmark.live.items import shared_ids, writing
 from serving.benchmark.load import Say, Tick, percentile
 from serving.benchmark.plan import Measurement, Plan
-from serving.benchmark.report import rounded
 from serving.benchmark.rounds import RoundsTest
 from serving.benchmark.services import CoreSet, Service, choose_cores, pinned, serve_bundle
 from serving.benchmark.workload import Workload
@@ -58,9 +56,6 @@ class LiveLoadTest(RoundsTest):
 
         Returns:
             Figures, with `_min` and `_max` of the rounds.
-
-        Raises:
-            Unavailable: a service did not start, or a write failed.
         """
         self.singles, figures, cores = list[float](), self.figures, self.cores
         self._live, self._writers = live, dict[str, Service]()
@@ -75,17 +70,16 @@ class LiveLoadTest(RoundsTest):
                 self._writers[name] = stack.enter_context(process)
                 deleted = shared_ids([self.plan.bundle], deletes)
                 self._say(f"writing {items:,} live items and {len(deleted):,} deletes")
-                self._writers[name].ask("fill", items)
-                self._writers[name].ask("delete", deleted)
+                self._writers[name].ask("fill", items, deleted)
                 figures.add(**{f"{name}_live_items": float(items), f"{name}_deletes": float(len(deleted))})
             self.measure(MEASUREMENTS)
         for name in live:
             figures.divide(f"rps_share_with_{name}", f"{name}_rps", "none_rps")
         figures.divide("rps_share_while_writing", "writing_rps", "not_writing_rps")
         figures.divide("p99_ratio_while_writing", "writing_p99_us", "not_writing_p99_us")
+        for percent in (50, 99):
+            figures.add(**{f"visible_p{percent}_ms": 1000 * percentile(self.singles, percent)})
         return figures.document() | {
-            "visible_p50_ms": rounded(1000 * percentile(self.singles, 50)),
-            "visible_p99_ms": rounded(1000 * percentile(self.singles, 99)),
             "visible_calls": len(self.singles),
             "load_errors": sum(self.errors.values()),
             "pinned": cores.note or "one core for a service, one for the load",
@@ -126,11 +120,7 @@ class LiveLoadTest(RoundsTest):
 
 
 def of_plan(plan: Plan, say: Say, tick: Tick) -> LiveLoadTest:
-    """The test of a plan; answers are not compared.
-
-    Raises:
-        MissingStage: the bundle has no example queries.
-    """
+    """The test of a plan; answers are not compared."""
     queries = query_generator.of_bundle(bundle.read_manifest(plan.bundle), plan.seed)
     return LiveLoadTest(plan, Workload(queries, plan.k, None), choose_cores(), say, tick)
 

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from serving.benchmark.live import history
 from serving.benchmark.plan import Target
-from serving.benchmark.report import Report, figures_table, write
+from serving.benchmark.report import Report, Table
+from serving.benchmark.report import show as show_report
 
 TARGETS = (  # on two cores
     Target(history.LOST, "acknowledged writes that were lost", "<=", 0),
@@ -35,29 +36,22 @@ TARGETS = (  # on two cores
     Target("filter_incomplete", "filtered answers with fewer items than pass", "<=", 0),
     Target("filter_p50_ratio_over_bound", "largest p50 ratio of a filtered search over its bound", "<=", 1.0),
 )
-LOADS = {  # prefix of the figures of a load -> its name
-    "none": "no live items",
-    "few": "few live items",
-    "many": "many live items",
-    "not_writing": "few, both cores",
-    "writing": "few, both cores, during upserts",
-}
-FAULTS = (  # figures that must be 0; other targets depend on the machine
-    *history.VIOLATIONS,
-    "swap_failed",
-    "swap_mixed",
-    "load_errors",
-    "filter_wrong",
-    "filter_incomplete",
+LOADS = Table(
+    "",
+    ("64 clients", "requests/s", "p50 us", "p99 us"),
+    {
+        "none": ["no live items"],
+        "few": ["few live items"],
+        "many": ["many live items"],
+        "not_writing": ["few, both cores"],
+        "writing": ["few, both cores, during upserts"],
+    },
+    ("{}_rps", "{}_p50_us", "{}_p99_us"),
 )
 
 
 def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One document of the figures of all parts.
-
-    Args:
-        found: figures by part: `history`, `swap`, `load`, `filters`; parts that did not run are missing.
-    """
+    """One document of the figures of the parts that ran: `history`, `swap`, `load`, `filters`."""
     report: dict[str, Any] = dict(found.get("history", {}))
     for name, value in found.get("swap", {}).items():
         alone = name.startswith(("live_", "restart_", "start_"))
@@ -75,9 +69,9 @@ def joined(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def faults(report: Report) -> str:
-    """The faults in a report, in words; empty if there is none."""
-    texts = {target.key: target.text for target in TARGETS}
-    return ", ".join(f"{report[name]} {texts[name]}" for name in FAULTS if report.get(name))
+    """What must be 0 and is not, in words; other targets depend on the machine."""
+    counts = [each for each in TARGETS if (each.sign, each.bound) == ("<=", 0)]
+    return ", ".join(f"{report[each.key]} {each.text}" for each in counts if report.get(each.key))
 
 
 def show(console: Console, report: Report) -> None:
@@ -100,6 +94,4 @@ def show(console: Console, report: Report) -> None:
             f"{report['live_items']:,} live items, {report['swap_deletes']:,} deletes; "
             f"a start takes {report['start_s']:.1f} s without live items"
         )
-    heads = ("64 clients", "requests/s", "p50 us", "p99 us")
-    tables = figures_table(report, heads, LOADS, ("{}_rps", "{}_p50_us", "{}_p99_us"))
-    write(console, report, tables, TARGETS, remarks, about)
+    show_report(console, report, [LOADS], TARGETS, about, remarks)

@@ -18,12 +18,11 @@ import numpy as np
 from protos import bundle
 from protos.interests import products
 from protos.scores import SCORE_TOLERANCE, Hits
-from serving.benchmark import alias, query_generator, swap_load
-from serving.benchmark.live.items import ItemMaker, shared_ids
-from serving.benchmark.live.writer import CALL_SECONDS, writing
+from serving.benchmark import alias, query_generator, swap_test
+from serving.benchmark.live.items import CALL_SECONDS, ItemMaker, shared_ids, writing
 from serving.benchmark.load import Say
 from serving.benchmark.services import serve_bundle
-from serving.benchmark.swap_load import Schedule, SwapClients, Versions
+from serving.benchmark.swap_test import Schedule, SwapClients, Versions
 from serving.benchmark.workload import Workload
 from serving.client import RetrievalClient
 from serving.retrieval.answer import FusionMode
@@ -65,10 +64,6 @@ def run(
         another number of items; `deleted_in_answers`;
         `live_found_share`, of the live items those that are first for their own text, the smaller share of
         the two bundles; `restart_added_s`, the seconds by which live items make a start longer.
-
-    Raises:
-        Unavailable: a service did not start, or a swap took too long.
-        MissingStage: MLflow is not installed, or the bundle's items are no texts.
     """
     manifests = [bundle.read(each) for each in folders]
     names = [each.bundle_version for each in manifests]
@@ -82,8 +77,7 @@ def run(
         writing(service, folders[0], None, options.seed) as process,
     ):
         say(f"writing {options.live:,} live items and {len(deleted):,} deletes")
-        texts = process.ask("fill", options.live)["texts"]
-        process.ask("delete", deleted)
+        texts = process.ask("fill", options.live, deleted)["texts"]
         deleted_seen, first, among = 0, list[float](), list[float]()
         for version in (2, 1):
             say(f"answers of bundle {names[version - 1][:12]} with live items")
@@ -99,7 +93,7 @@ def run(
         clients = SwapClients(requests, versions, options.clients)
         say(f"{options.clients} clients, {options.swaps} swaps")
         schedule = Schedule(options.seconds, options.swaps)
-        done = swap_load.run(service.address, clients, registry, schedule, tick)
+        done = swap_test.run(service.address, clients, registry, schedule, tick)
     return {
         "failed": done.failed.total(),
         "mixed": versions.mixed,

@@ -1,4 +1,4 @@
-"""Writers and readers of a catalogue, each on a thread, that record what they saw.
+"""Threads that write to a catalogue and search it, and record what they saw.
 
 A call that fails is repeated until it succeeds, a write with its request id: so each write is acknowledged in
 the end, and its sequence is known even if the answer to the first try was lost.
@@ -11,14 +11,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from protos.errors import Unavailable
 from serving.benchmark.live.history import Seen, Write
 from serving.benchmark.live.items import ItemMaker
 from serving.client import RetrievalClient
 from serving.client.items import Written
-from serving.retrieval.answer import Answer
 
 CALL_SECONDS = 10.0  # timeout of a try
 GIVE_UP_SECONDS = 120.0  # of tries, after which the service counts as gone
@@ -27,77 +26,54 @@ CALLS = 100  # on one connection; the next may lead to another worker
 K = 10
 BATCH = 5
 WRITE_SHARE = 0.3  # of all operations
-AHEAD = 20  # operations by which writes or searches may be more than their share
 RECENT = 5000  # written items that readers draw from
 
 Result = TypeVar("Result")
-Operation = Literal["write", "search"]
 
 
 class Operations:
-    """Counts the operations of all threads, and keeps writes and searches in proportion.
+    """Counts the operations of all threads.
 
     Args:
         total: after which the threads end, but not before `release`.
-        write_share: of the operations that are writes.
 
     Attributes:
+        done: operations so far.
         failed_tries: calls that failed and were repeated, beside those that gRPC repeats by itself.
         error: with which a thread has ended; the others end, too.
     """
 
-    def __init__(self, total: int, write_share: float = WRITE_SHARE) -> None:
-        self._total, self._shares = total, {"write": write_share, "search": 1 - write_share}
-        self._counts = dict.fromkeys(self._shares, 0)
-        self._changed = threading.Condition()
-        self._is_held = True
-        self.failed_tries = 0
+    def __init__(self, total: int) -> None:
+        self._total, self._is_held, self._lock = total, True, threading.Lock()
+        self.done = self.failed_tries = 0
         self.error: BaseException | None = None
         self.is_stopped = False
 
-    @property
-    def done(self) -> int:
-        """Operations so far."""
-        return sum(self._counts.values())
-
-    def take(self, kind: Operation) -> bool:
-        """Whether a thread shall do one more; waits while the other kind is behind."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_over or not self._is_ahead(kind))
-            if self._is_over:
-                return False
-            self._counts[kind] += 1
-            self._changed.notify_all()
-            return True
+    def take(self) -> bool:
+        """Whether a thread shall do one more."""
+        with self._lock:
+            is_over = self.is_stopped or (self.done >= self._total and not self._is_held)
+            self.done += not is_over
+            return not is_over
 
     def count_failed_try(self) -> None:
         """Count a call that failed and is repeated; from any thread."""
-        with self._changed:
+        with self._lock:
             self.failed_tries += 1
 
     def release(self) -> None:
         """Let the threads end at the total."""
-        with self._changed:
-            self._is_held = False
-            self._changed.notify_all()
+        self._is_held = False
 
     def stop(self, error: BaseException | None = None) -> None:
         """End all threads."""
-        with self._changed:
+        with self._lock:
             self.error = self.error or error
             self.is_stopped = True
-            self._changed.notify_all()
-
-    @property
-    def _is_over(self) -> bool:
-        return self.is_stopped or (self.done >= self._total and not self._is_held)
-
-    def _is_ahead(self, kind: Operation) -> bool:
-        return self._counts[kind] > self._shares[kind] * self.done + AHEAD
 
 
 class Traffic:
-    """Threads that write and threads that search.
+    """Threads that write and search, in the proportion of `WRITE_SHARE`.
 
     Args:
         addresses: of services with one catalogue; each connection is to one of them.
@@ -113,8 +89,7 @@ class Traffic:
         maker: ItemMaker,
         base_ids: Sequence[str],
         operations: Operations,
-        writers: int = 4,
-        readers: int = 8,
+        threads: int = 12,
         items: int = 2000,
         seed: int = 0,
     ) -> None:
@@ -127,11 +102,8 @@ class Traffic:
         self._ids = [*base_ids, *(f"live-{n}" for n in range(items))]
         self._recent: deque[tuple[str, str, int]] = deque(maxlen=RECENT)  # id, text, sequence of upserts
         self._latest = 0  # largest sequence that was acknowledged
-        runs = [self._write] * writers + [self._read] * readers
-        self._threads = [
-            threading.Thread(target=self._run, args=(run, seed * 1000 + n), daemon=True)
-            for n, run in enumerate(runs)
-        ]
+        seeds = (seed * 1000 + n for n in range(threads))
+        self._threads = [threading.Thread(target=self._run, args=(each,), daemon=True) for each in seeds]
 
     def __enter__(self) -> "Traffic":
         for each in self._threads:
@@ -154,33 +126,31 @@ class Traffic:
         """Whether operations are left."""
         return any(each.is_alive() for each in self._threads)
 
-    def _run(self, run: Callable[[random.Random], None], seed: int) -> None:
+    def _run(self, seed: int) -> None:
+        """Write and search until all is done."""
+        draw = random.Random(seed)
+        connection = _Connection(self._addresses, draw, self.operations)
         try:
-            run(random.Random(seed))
+            while self.operations.take():
+                (self._write if draw.random() < WRITE_SHARE else self._search)(connection, draw)
         except BaseException as error:
             self.operations.stop(error)
+        finally:
+            connection.close()
 
-    def _write(self, draw: random.Random) -> None:
-        """Write until all is done: single items, batches, deletes."""
-        connection = _Connection(self._addresses, draw, self.operations)
-        while self.operations.take("write"):
-            request_id = str(uuid.uuid4())
-            kind = draw.random()
-            ids = draw.sample(self._ids, BATCH if kind < 0.1 or kind > 0.95 else 1)
-            if kind < 0.7:
-                with self._lock:
-                    texts = [self._maker.text() for _ in ids]
-                items = [self._maker.item(*each) for each in zip(ids, texts, strict=True)]
-                written = connection.call(
-                    lambda client: client.upsert(items, request_id=request_id)  # noqa: B023  # called at once
-                )
-                self._acknowledge(written, texts)
-            else:
-                written = connection.call(
-                    lambda client: client.delete(ids, request_id=request_id)  # noqa: B023
-                )
-                self._acknowledge(written, [None] * len(ids))
-        connection.close()
+    def _write(self, connection: "_Connection", draw: random.Random) -> None:
+        """An upsert or a delete of one item, or of a batch."""
+        request_id, kind = str(uuid.uuid4()), draw.random()
+        ids = draw.sample(self._ids, BATCH if kind < 0.1 or kind > 0.95 else 1)
+        if kind < 0.7:
+            with self._lock:
+                texts = [self._maker.text() for _ in ids]
+            items = [self._maker.item(*each) for each in zip(ids, texts, strict=True)]
+            written = connection.call(lambda client: client.upsert(items, request_id=request_id))
+            self._acknowledge(written, texts)
+        else:
+            written = connection.call(lambda client: client.delete(ids, request_id=request_id))
+            self._acknowledge(written, [None] * len(ids))
 
     def _acknowledge(self, written: Written, stamps: Sequence[str | None]) -> None:
         with self._lock:
@@ -190,33 +160,23 @@ class Traffic:
                     self._recent.append((result.id, stamp, result.sequence))
             self._latest = max(self._latest, written.sequence)
 
-    def _read(self, draw: random.Random) -> None:
-        """Search until all is done: for an item's own text, after its write or after the latest one."""
-        connection = _Connection(self._addresses, draw, self.operations)
-        while self.operations.take("search"):
-            with self._lock:
-                item_id, text, sequence = draw.choice(self._recent) if self._recent else ("", "", 0)
-                # 40 % must see the item's write, 40 % the latest write, and 20 % none.
-                asked = draw.choices((sequence, self._latest, 0), (0.4, 0.4, 0.2))[0]
-                text = text or self._maker.text()
-            if draw.random() < 0.05:
-                answers = connection.call(
-                    lambda client: client.search_batch([text] * BATCH, K, min_sequence=asked)  # noqa: B023
-                )
-            else:
-                answers = [
-                    connection.call(lambda client: client.search(text, K, min_sequence=asked))  # noqa: B023
-                ]
-            for each in answers:
-                self._record(each, asked, item_id, text)
-        connection.close()
-
-    def _record(self, answer: Answer, asked: int, item_id: str, text: str) -> None:
-        hits = tuple((hit.id, sys.intern(self._maker.stamp(hit.fields))) for hit in answer.hits)
-        seen = Seen(asked, answer.sequence, K, hits, item_id, text)
+    def _search(self, connection: "_Connection", draw: random.Random) -> None:
+        """A search for an item's own text, after its write or after the latest one."""
         with self._lock:
-            self.seen.append(seen)
-            self.versions.add(answer.bundle_version)
+            item_id, text, sequence = draw.choice(self._recent) if self._recent else ("", "", 0)
+            # 40 % must see the item's write, 40 % the latest write, and 20 % none.
+            asked = draw.choices((sequence, self._latest, 0), (0.4, 0.4, 0.2))[0]
+            text = text or self._maker.text()
+        queries = [text] * (BATCH if draw.random() < 0.05 else 1)
+        if len(queries) > 1:
+            found = connection.call(lambda client: client.search_batch(queries, K, min_sequence=asked))
+        else:
+            found = [connection.call(lambda client: client.search(text, K, min_sequence=asked))]
+        for answer in found:
+            hits = tuple((hit.id, sys.intern(self._maker.stamp(hit.fields))) for hit in answer.hits)
+            with self._lock:
+                self.seen.append(Seen(asked, answer.sequence, K, hits, item_id, text))
+                self.versions.add(answer.bundle_version)
 
 
 class _Connection:
@@ -228,11 +188,7 @@ class _Connection:
         self._left = 0
 
     def call(self, function: Callable[[RetrievalClient], Result]) -> Result:
-        """The result of a call.
-
-        Raises:
-            Unavailable: it failed for too long.
-        """
+        """The result of a call, which may fail for `GIVE_UP_SECONDS`."""
         until = time.monotonic() + GIVE_UP_SECONDS
         while True:
             if self._client is None or self._left == 0:

@@ -15,10 +15,10 @@ from protos import retrieval_pb2 as wire
 from protos.bundle import Precisions
 from protos.errors import Unavailable
 from protos.scores import Hits, difference
-from serving.benchmark import http2, swap_report
+from serving.benchmark import http2, swap_test
 from serving.benchmark.http2 import ConnectionPool
 from serving.benchmark.plan import missed
-from serving.benchmark.swap_load import MIXED, Swap, SwapClients, SwapRun, Versions, expecting
+from serving.benchmark.swap_test import MIXED, Swap, SwapClients, SwapRun, Versions, expecting
 from serving.benchmark.workload import Workload, expected_answers
 from serving.cli.swaptest import pair
 from serving.retrieval.query import Query
@@ -144,7 +144,7 @@ def test_a_connection_that_breaks_is_a_failure_and_is_made_anew(
 def test_a_service_that_does_not_come_back_ends_the_test(
     retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.benchmark.swap_load.SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr("serving.benchmark.swap_test.SILENCE_SECONDS", 0.3)
     clients = SwapClients(
         Workload([Query("a")], 10, None).searches(), Versions([FIRST], [expecting([[]])]), 2
     )
@@ -174,24 +174,24 @@ def test_a_request_that_overlaps_a_window_is_during() -> None:
         done.ends.append(end)
         done.latencies.append(latency)
         done.versions.append(version)
-    figures = swap_report.latency_figures(done)
+    figures = swap_test.latency_figures(done)
     assert (figures["requests_during"], figures["requests_between"]) == (4, 3)
     assert figures["p50_between_ms"] == pytest.approx(20)
     assert figures["p50_during_ms"] == pytest.approx(125)
     between, during = np.percentile([10, 20, 30], 99), np.percentile([200, 30, 400, 50], 99)
     assert figures["p99_ratio"] == pytest.approx(during / between, rel=1e-4)
-    seconds = swap_report.swap_figures(done)
+    seconds = swap_test.swap_figures(done)
     assert (seconds["swap_seconds_median"], seconds["swap_seconds_max"]) == (0.4, 0.8)  # 0.8 and 0
     assert (seconds["window_seconds_median"], seconds["window_seconds_max"]) == (0.75, 1.0)
-    series = swap_report.series(done)
+    series = swap_test.series(done)
     assert series["at"] == [0.625, 7.125, 8.125, 8.875, 9.125, 13.125, 18.375, 19.125]
     assert series["second_share"] == [0, 0, 0, 0, 1, 1, 0, 0]
 
 
 def test_without_requests_there_is_no_ratio() -> None:
-    figures = swap_report.latency_figures(SwapRun(stop=1.0))
+    figures = swap_test.latency_figures(SwapRun(stop=1.0))
     assert (figures["p99_ratio"], figures["p99_during_ms"]) == (None, None)
-    assert missed(swap_report.TARGETS, {"failed": 0, "mixed": 1, "p99_ratio": None, "memory_ratio": 1.1}) == [
+    assert missed(swap_test.TARGETS, {"failed": 0, "mixed": 1, "p99_ratio": None, "memory_ratio": 1.1}) == [
         "mixed",
         "p99_ratio",
     ]
@@ -262,5 +262,5 @@ def test_no_request_fails_and_no_answer_is_mixed(
     ratio = report["memory_end_mib"] / report["memory_start_mib"]
     assert report["memory_ratio"] == pytest.approx(ratio, rel=0.01)
     assert report["memory_start_mib"] > 20
-    assert report["targets_missed"] == missed(swap_report.TARGETS, report)
+    assert report["targets_missed"] == missed(swap_test.TARGETS, report)
     assert Path(report["plot"]).read_bytes().startswith(b"\x89PNG")

@@ -6,13 +6,12 @@ from train.evaluation.ranking import DECAYS, Baseline, FittedBaseline, Fitting, 
 
 def decay(fitting: Fitting) -> float:
     """The factor that is best on validation."""
-    tuning = fitting.tuning()
-    weights = ease.tuning_weights(fitting)
+    return fitting.choose("decay of EASE", _decay)
 
-    def choose() -> float:
-        return tuning.climb("decay", DECAYS, 0.9, lambda decay: summed(tuning.data, weights, decay))
 
-    return fitting.once("decay of EASE", choose)
+def _decay(fitting: Fitting) -> float:
+    tuning, weights = fitting.tuning(), ease.tuning_weights(fitting)
+    return tuning.climb("decay", DECAYS, 0.9, lambda decay: summed(tuning.data, weights, decay))
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:

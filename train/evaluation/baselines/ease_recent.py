@@ -76,7 +76,7 @@ def _applies(experiment: Experiment, data: TrainingData) -> bool:
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    settings = _choose(fitting)
+    settings = fitting.choose("EASE x recent popularity", _choose)
     shares = RecentShares(fitting.data)
     ranked = rank_by(fitting.data, scorer(fitting.data, ease.weights(fitting), shares, settings))
     named = {"lambda": ease.strength(fitting), "decay": settings.decay}

@@ -8,13 +8,17 @@ NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    tuning = fitting.tuning()
-    matrix = interaction_matrix(tuning.data)
-    best = tuning.climb(
-        "neighbours", NEIGHBOURS, NEIGHBOURS[3], lambda count: summed(tuning.data, item_knn(matrix, count))
-    )
+    best = fitting.choose("neighbours of item-kNN", _choose)
     weights = item_knn(interaction_matrix(fitting.data), best)
     return FittedBaseline(rank_by_scores(fitting.data, weights), {"neighbours": best})
+
+
+def _choose(fitting: Fitting) -> int:
+    tuning = fitting.tuning()
+    matrix = interaction_matrix(tuning.data)
+    return tuning.climb(
+        "neighbours", NEIGHBOURS, NEIGHBOURS[3], lambda count: summed(tuning.data, item_knn(matrix, count))
+    )
 
 
 BASELINE = Baseline(

@@ -18,9 +18,13 @@ def _scorer(data: TrainingData, days: float) -> Scorer:
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    tuning = fitting.tuning()
-    days = tuning.best("days", WINDOWS, lambda days: _scorer(tuning.data, days))
+    days = fitting.choose("days of recent popularity", _choose)
     return FittedBaseline(rank_by(fitting.data, _scorer(fitting.data, days)), {"days": days or "all"})
+
+
+def _choose(fitting: Fitting) -> float:
+    tuning = fitting.tuning()
+    return tuning.best("days", WINDOWS, lambda days: _scorer(tuning.data, days))
 
 
 BASELINE = Baseline("recent_popularity", "recent popularity", has_times, _fit, "histories with times")

@@ -115,7 +115,7 @@ def scorer(data: TrainingData, neighbours_of: Stored, settings: Settings) -> Sco
 
 
 def _fit(fitting: Fitting) -> FittedBaseline:
-    data, settings = fitting.data, _choose(fitting)
+    data, settings = fitting.data, fitting.choose("VSKNN", _choose)
     named = {
         "neighbours_are": settings.neighbours_are,
         "neighbours": settings.neighbours,

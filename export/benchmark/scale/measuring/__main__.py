@@ -23,7 +23,7 @@ STEPS = {
     "encode": "export.benchmark.scale.measuring.encoding",
     "build": "export.benchmark.scale.measuring.graph",
     "search": "export.benchmark.scale.measuring.graph",
-    "load": "export.benchmark.scale.measuring.loading",
+    "load": "export.benchmark.scale.measuring.graph",
     "vectors": "export.benchmark.scale.measuring.int8_vectors",
     "exact": "export.benchmark.scale.measuring.int8_vectors",
 }

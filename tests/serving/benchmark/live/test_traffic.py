@@ -26,3 +26,13 @@ def test_no_failed_try_is_lost_where_two_threads_count() -> None:
     assert operations.other is not None
     operations.other.join()
     assert operations.failed_tries == 2
+
+
+def test_operations_go_on_past_the_total_until_they_are_released() -> None:
+    operations = Operations(2)
+    assert [operations.take() for _ in range(3)] == [True] * 3
+    operations.release()
+    assert (operations.take(), operations.done) == (False, 3)
+    held = Operations(2)
+    held.stop()
+    assert not held.take()

@@ -1,0 +1,215 @@
+"""Towers that learn from validation in the end: what they learn from, what stays as chosen, and resuming."""
+
+import copy
+import io
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow.entities import Run
+from rich.console import Console
+
+from protos.errors import ConfigError
+from tests.helpers.people import data_of_people, random_people
+from tests.helpers.stdlib import PLAIN, Sections, experiment_at, tracking_at, write_sections
+from tests.helpers.watched import ATTENTION, RATINGS, write_toml
+from tests.train.evaluation.test_history_baselines import experiment_with, timed
+from tests.train.training.test_mixture import RECIPE
+from train.config import Experiment, read_experiment
+from train.config.training import TrainingConfig
+from train.data.dataset import Dataset
+from train.data.training_data import TrainingData, training_data_of
+from train.evaluation.baselines import baselines, final_baselines
+from train.evaluation.exact_search import encode
+from train.evaluation.metrics import mean, per_query
+from train.evaluation.ranking import Fitting, Tuning
+from train.models.prepared_inputs import PreparedInputs
+from train.models.tower_factory import hashing_of
+from train.training import run as training
+from train.training.checkpoint import RUN_STATE
+from train.training.refit import REFIT, _RefitCallbacks
+from train.training.trained_model import Model, load_model
+from train.training.trainer import Trainer
+
+ITEMS = 30
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    people = random_people(80, ITEMS)
+    times = [float(n) for each in people for n in range(len(each))]
+    return timed(data_of_people(people, ITEMS), times)
+
+
+def test_validation_pairs_become_training_pairs_and_test_is_left_alone(data: TrainingData) -> None:
+    both = data.with_validation()
+    train, validation = data.parts["train"], data.parts["validation"]
+    for name in ("query", "item", "weight", "time"):
+        parts = [getattr(each, name) for each in (train, validation)]
+        np.testing.assert_array_equal(getattr(both.parts["train"], name), np.concatenate(parts))
+    assert both.parts["test"] is data.parts["test"]
+    assert both.parts["validation"] is validation
+
+
+def test_baselines_keep_their_choices_and_learn_from_validation(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = experiment_with(training=TrainingConfig(selection="ndcg_at_10", refit=True))
+    console = Console(file=io.StringIO())
+    fitting = Fitting(experiment, data)
+    before = baselines(experiment, data, console, fitting)
+    again = final_baselines(experiment, data, console)  # as the exporter fits them
+    monkeypatch.setattr(Tuning, "quality", None)  # nothing is chosen again
+    after = final_baselines(experiment, data, console, fitting)
+    assert {name: each.settings for name, each in before.items()} == {
+        name: each.settings for name, each in after.items()
+    }
+    queries, relevant = data.parts["validation"].by_query()
+    for name, each in after.items():
+        np.testing.assert_array_equal(each(queries), again[name](queries), err_msg=name)
+    for name in ("ease", "slist", "itemknn"):  # they have seen the answers by now
+        known, unknown = (mean(per_query(each[name](queries), relevant)) for each in (after, before))
+        assert known["ndcg_at_10"] > unknown["ndcg_at_10"] + 0.05, name
+
+
+@dataclass
+class Made:
+    """A run with `refit`, one without, and what both were trained on."""
+
+    experiment: Experiment
+    dataset: Dataset
+    refitted: Run
+    plain: Run
+    shown: str
+    model: Model
+
+
+@pytest.fixture(scope="module")
+def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    folder = tmp_path_factory.mktemp("refit")
+    changed: Any = {"training": {"epochs": 2, "refit": True}, "baselines": {"run": ["slist", "ease_recency"]}}
+    experiment, dataset = experiment_at(write_toml(films, folder / "a.toml", sections=RECIPE, **changed))
+    plain = replace(experiment, training=replace(experiment.training, refit=False))
+    console = Console(file=io.StringIO(), width=200)
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, folder)}"):
+        refitted, _ = training.fit(experiment, dataset, console)
+        without, _ = training.fit(plain, dataset, Console(file=io.StringIO()))
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        yield Made(experiment, dataset, refitted, without, shown, load_model(refitted))
+
+
+def test_what_validation_says_is_that_of_towers_that_have_not_learned_from_it(made: Made) -> None:
+    ours, theirs = made.refitted.data, made.plain.data
+    for name, value in theirs.metrics.items():
+        if name.startswith("validation/"):
+            assert ours.metrics[name] == value, name
+    kept = [name for name in theirs.params if name.startswith(("mixture", "baselines"))]
+    assert kept
+    assert {name: ours.params[name] for name in kept} == {name: theirs.params[name] for name in kept}
+
+
+def test_the_stored_towers_are_the_refitted_ones_and_those_that_test_measures(made: Made) -> None:
+    data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
+    hashing = hashing_of(made.model.experiment.tower)
+    inputs = (
+        PreparedInputs(made.model.schema, "query", data.queries, hashing),
+        PreparedInputs(made.model.schema, "item", data.items, hashing),
+    )
+    towers = copy.deepcopy(made.model.towers)  # evaluating them fits their radius
+    trainer = Trainer(towers, data, inputs, made.experiment.loss, made.model.experiment.training)
+    assert trainer.evaluate("test")["ndcg_at_10"] == pytest.approx(
+        made.refitted.data.metrics["test/ndcg_at_10"], abs=1e-6
+    )
+    own = made.refitted.data.metrics["validation/mixture_ndcg_at_10"]
+    assert trainer.evaluate("validation")["ndcg_at_10"] > own + 0.05  # it has seen the answers
+    lengths = encode(made.model.towers[1], inputs[1]).norm(dim=1)  # by the radius that is stored
+    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
+
+
+def test_items_without_a_linear_model_have_unit_vectors_too(
+    films: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    changed: Any = {"training": {"epochs": 1, "refit": True}, "baselines": {"run": ["popularity"]}}
+    experiment, dataset = experiment_at(write_toml(films, tmp_path / "a.toml", **changed))
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path)}"):
+        run, _ = training.fit(experiment, dataset, Console(file=io.StringIO()))
+        model = load_model(run)
+    items = training_data_of(dataset, experiment.query, experiment.item).items
+    inputs = PreparedInputs(model.schema, "item", items, hashing_of(model.experiment.tower))
+    lengths = encode(model.towers[1], inputs).norm(dim=1)  # by the radius that is stored
+    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
+
+
+def test_a_run_says_that_it_trains_again_and_logs_the_losses(made: Made) -> None:
+    best = int(made.refitted.data.metrics["train/best_epoch"])
+    assert best == 2
+    assert f"training anew on training and validation pairs together, {best} epochs" in made.shown
+    client = mlflow.MlflowClient()
+    losses = client.get_metric_history(made.refitted.info.run_id, "train/refit_loss")
+    assert [point.step for point in losses] == [*range(1, best + 1)]
+    assert made.refitted.data.metrics["train/refit_s"] > 0
+    assert "train/refit_s" not in made.plain.data.metrics
+
+
+def test_an_interrupted_refit_goes_on_to_the_same_towers(
+    made: Made, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CACHE", tmp_path / "cache")
+    on_epoch_start = _RefitCallbacks.on_epoch_start
+    steps: list[float] = []
+
+    def interrupt(callbacks: _RefitCallbacks, epoch: int, *counts: int) -> Callable[[float], None]:
+        """Ctrl-C in the second epoch, after its third step."""
+        report = on_epoch_start(callbacks, epoch, *counts)
+
+        def count(loss: float) -> None:
+            report(loss)
+            if epoch == 1:
+                steps.append(loss)
+            if len(steps) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return count
+
+    monkeypatch.setattr(_RefitCallbacks, "on_epoch_start", interrupt)
+    quiet = Console(file=io.StringIO(), width=200)
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path)}"):
+        with pytest.raises(KeyboardInterrupt, match="goes on with run"):
+            training.fit(made.experiment, made.dataset, quiet)
+        (state,) = (tmp_path / "cache").glob(f"runs/*/{REFIT}/{RUN_STATE}")
+        run, reused = training.fit(made.experiment, made.dataset, quiet, resume=True)
+        model = load_model(run)
+    assert not reused
+    assert not state.exists()
+    assert "going on with epoch 2 of these, step 3" in quiet.file.getvalue()  # type: ignore[attr-defined]
+    for one, other in zip(model.towers, made.model.towers, strict=True):
+        for name, value in one.state_dict().items():
+            torch.testing.assert_close(value, other.state_dict()[name], rtol=0, atol=0, msg=name)
+    assert run.data.metrics["test/ndcg_at_10"] == made.refitted.data.metrics["test/ndcg_at_10"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        (
+            {**PLAIN, "data": {"kind": "pydocs"}},
+            r"training\.refit: the weight of BM25 beside the vectors is chosen on validation",
+        ),
+        ({**ATTENTION, "split": {"by": "random"}}, r"training\.refit: with split\.by = \"random\" a user's"),
+        (RATINGS, r"training\.refit: these towers predict a probability that is calibrated on validation"),
+    ],
+)
+def test_towers_that_must_not_know_validation_are_refused(
+    tmp_path: Path, sections: Sections, said: str
+) -> None:
+    path = write_sections(tmp_path / "a.toml", "refused", sections, {"training": {"refit": True}})
+    with pytest.raises(ConfigError, match=said):
+        read_experiment(path)

@@ -1,0 +1,102 @@
+"""The last step of a run with `[training] refit`: the towers that are kept have learned from validation, too.
+
+Validation chooses the epoch, the weight of a linear model and the parameters of baselines. Then new towers
+train on the pairs of training and validation together, for as many epochs as the best towers had, and the
+linear model and the baselines are fitted to both parts with those choices. Where tastes change, the latest
+events say most, and splits in the order of events keep just these for validation and test.
+
+What the run says of validation is that of the first towers. No step reads test pairs.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import mlflow
+from rich.console import Console
+
+from train.config import Experiment
+from train.models.tower_factory import architecture_of
+from train.training.callbacks import RunCallbacks
+from train.training.checkpoint import RUN_STATE, load_run
+from train.training.metric_groups import grouped
+from train.training.mixture import drop_useless_coordinates
+from train.training.rank_processes import ranks_of
+from train.training.trained_model import Model, build_model, shares_windows
+from train.training.trainer import Trainer
+
+REFIT = "refit"  # folder of the state, in that of a run
+
+
+def refit(
+    folder: Path,
+    experiment: Experiment,
+    trained: Trainer,
+    console: Console,
+    ranks: int = 1,
+    to_resume: str = "",
+) -> tuple[Model, Trainer]:
+    """Train new towers on training and validation pairs, for as many epochs as the best towers had.
+
+    An interrupted run that is resumed goes on in the epoch in which it was interrupted.
+
+    Args:
+        folder: of the run.
+        experiment: with every key set, as the towers were trained.
+        trained: the trainer that has found the best epoch.
+        console: for progress.
+        ranks: number of processes that train together.
+        to_resume: the command that goes on with an interrupted run.
+
+    Returns:
+        The model, and its trainer, whose data have the validation pairs among those of training.
+
+    Raises:
+        DataError: the state of an interrupted run is damaged.
+        KeyboardInterrupt: SIGINT asked to stop, and the state has been saved; Terminated for SIGTERM.
+    """
+    data, epochs = trained.data.with_validation(), trained.state.best_epoch
+    text = f"training anew on training and validation pairs together, {epochs} epochs"
+    console.print(text, highlight=False, soft_wrap=True)
+    model, corpora = build_model(experiment, data, process=trained.process)
+    drop_useless_coordinates(model.towers, experiment, data)
+    windows, settings = shares_windows(experiment), experiment.training
+    trainer = Trainer(model.towers, data, corpora, experiment.loss, settings, windows, trained.process)
+    place = folder / REFIT
+    place.mkdir(exist_ok=True)
+    if (place / RUN_STATE).is_file():
+        load_run(place / RUN_STATE, trainer)
+        done = f"going on with epoch {trainer.state.epoch + 1} of these, step {trainer.state.step}"
+        console.print(done, highlight=False)
+    with _RefitCallbacks(place, console, epochs).watching() as callbacks, ExitStack() as stack:
+        with callbacks.repeatable():
+            stack.enter_context(ranks_of(trainer, ranks, settings.threads, to_resume))
+        trainer.refit(callbacks, epochs)
+    mlflow.log_metrics(grouped("train", {"refit_s": trainer.state.seconds}))
+    trainer.clear_cached_vectors()
+    architecture_of(experiment.tower).fit_unknown_items(trainer.towers[1], trainer.items, data.counts())
+    trainer.clear_cached_vectors()
+    trainer.item_vectors()  # which fits the radius of the inner product
+    return model, trainer
+
+
+class _RefitCallbacks(RunCallbacks):
+    """As those of a run; an epoch has a loss and no metrics.
+
+    Args:
+        folder: of the state.
+        epochs: their number.
+    """
+
+    def __init__(self, folder: Path, console: Console, epochs: int) -> None:
+        super().__init__(folder, console)
+        self._epochs = epochs
+
+    def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
+        """Show a bar for the epoch."""
+        return self.show_epoch(epoch, steps, done)
+
+    def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
+        """Print one line for the epoch, and log its loss."""
+        mlflow.log_metrics(grouped("train", {"refit_loss": record["loss"]}), step=epoch)
+        self.print_line(f"epoch {epoch} of {self._epochs}  loss {record['loss']:.4f}")
