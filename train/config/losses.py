@@ -80,11 +80,15 @@ class SampledSoftmax:
     Args:
         gamma: smoothing factor of the paper: multiplies the scores.
         negatives: number of negatives of each pair, drawn from the items of the batch.
+        within: name of a feature of the items, of kind `category`, with one value for each: the negatives of
+            a pair have the value of its own item, as far as the batch has such items. Multi-view DSSM
+            (Elkahky et al. 2015) draws them from the view of the item. Empty draws from all items.
     """
 
     kind: Literal["sampled_softmax"]
     gamma: float = 10.0
     negatives: int = 4
+    within: str = ""
 
     def __post_init__(self) -> None:
         above_zero(self, "gamma")

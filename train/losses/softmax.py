@@ -204,12 +204,24 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
 class SampledSoftmaxObjective(Objective[SampledSoftmax]):
     """`sampled_softmax` with negatives drawn from the items of the batch."""
 
+    def __init__(self, config: SampledSoftmax, data: TrainingData) -> None:
+        super().__init__(config, data)
+        self._group: Rows | None = None  # (N,), by item row; items of one number have one value
+        if config.within:
+            values = [value or "" for value in data.items[config.within]]
+            self._group = np.unique(values, return_inverse=True)[1]
+
     def candidates(self, batch: Batch, hard: Rows | None, generator: np.random.Generator) -> Candidates:
         """The items of the batch, and the negatives drawn from them for each pair."""
         own = self.pairs.item[batch.pairs]
         items = np.unique(own)
         known = self.known_mask(batch, items)
-        negatives = draw_negatives(known, self.config.negatives, generator)
+        excluded = known
+        if self._group is not None:
+            other = torch.from_numpy(self._group[own][:, None] != self._group[items])
+            alone = (known | other).all(dim=1, keepdim=True)  # then the negatives are of all values
+            excluded = known | other & ~alone
+        negatives = draw_negatives(excluded, self.config.negatives, generator)
         return Candidates(items, columns_of(items, own), known, negatives)
 
     def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 
 from protos.errors import ConfigError
 from protos.features import FeatureSpec, HistoryFeature, IdFeature, TextFeature
-from tests.helpers.stdlib import DSSM, write_toml
+from tests.helpers.stdlib import DSSM, MULTI_VIEW, write_toml
 from train.config import (
     BenchConfig,
     Experiment,
@@ -32,6 +32,7 @@ from train.config.towers import (
     DssmTower,
     HistoryTower,
     LstmTower,
+    MultiViewTower,
     SequenceTower,
     SharedTower,
     TransformerTower,
@@ -65,9 +66,9 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
         assert isinstance(experiment.tower, kinds.get(path.stem, SequenceTower))
         return
     assert len(experiment.examples) >= 5
-    paper = path.stem.endswith("-dssm")
+    paper = path.stem.endswith(("-dssm", "-multiview"))
     usual = TransformerTower if "-minilm" in path.stem else BagTower
-    of_papers = {"dssm": DssmTower, "cdssm": CdssmTower, "lstm": LstmTower}
+    of_papers = {"dssm": DssmTower, "cdssm": CdssmTower, "lstm": LstmTower, "multiview": MultiViewTower}
     assert isinstance(experiment.tower, of_papers.get(path.stem.rpartition("-")[2], usual))
     assert isinstance(experiment.loss, SampledSoftmax if paper else InBatchSoftmax)
 
@@ -153,6 +154,21 @@ def test_the_papers_sections_are_checked_too(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         read_experiment(write_toml(stdlib, tmp_path / "a.toml", sections=DSSM, **changed))
+
+
+@pytest.mark.parametrize("within", ["text", "parts", "section"])
+def test_negatives_within_need_a_category(stdlib: Path, tmp_path: Path, within: str) -> None:
+    sections = {**MULTI_VIEW, "item.parts": {"kind": "category", "column": "parts", "multi": True}}
+    said = (
+        'loss.within: expected the name of an item feature of kind "category" with one value for each item, '
+        f'got "{within}"'
+    )
+    with pytest.raises(ConfigError, match=said):
+        read_experiment(write_toml(stdlib, tmp_path / "a.toml", sections=sections, loss={"within": within}))
+    read = read_experiment(
+        write_toml(stdlib, tmp_path / "a.toml", sections=sections, loss={"within": "package"})
+    )
+    assert read.loss == SampledSoftmax("sampled_softmax", within="package")
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "../up", "models:", "-x"])

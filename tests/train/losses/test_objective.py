@@ -128,6 +128,27 @@ def test_items_without_a_training_pair_are_never_candidates(kind: str) -> None:
         assert {*candidates.items.tolist()} <= trained
 
 
+def test_negatives_within_a_category_have_the_value_of_the_own_item() -> None:
+    """But where the batch has no other item of this value, they are drawn from all of it."""
+    pairs = pairs_of([(n, n) for n in range(9)] + [(0, 2)])
+    sections: list[str | None] = ["a", "b", None] * 3
+    sections[7] = "alone"
+    data = replace(data_of_pairs(pairs), items={"section": [*sections, *["c"] * (ITEMS - 9)]})
+    objective = build_objective(SampledSoftmax("sampled_softmax", negatives=200, within="section"), data)
+    ((batch, candidates),) = batches_and_candidates(objective, data, 10)
+    assert candidates.negatives is not None
+    for n, pair in enumerate(batch.pairs):
+        query, own = int(pairs.query[pair]), int(pairs.item[pair])
+        positives = {0, 2} if query == 0 else {own}
+        alike = {item for item in range(9) if sections[item] == sections[own]} - positives
+        drawn = {*candidates.items[candidates.negatives[n].numpy()].tolist()}
+        assert drawn == (alike or {*range(9)} - positives)
+    unmasked = build_objective(SampledSoftmax("sampled_softmax"), data)
+    ((_, plain),) = batches_and_candidates(unmasked, data, 10)
+    assert plain.known is not None and candidates.known is not None
+    assert torch.equal(plain.known, candidates.known)  # positives, and nothing else
+
+
 def test_the_full_softmax_is_over_all_items_of_training_pairs() -> None:
     data = data_of_people(random_people(25, ITEMS), ITEMS)
     trained = sorted({*data.parts["train"].item.tolist()})

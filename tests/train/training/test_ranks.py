@@ -14,9 +14,9 @@ from protos.features import CategoryFeature, Schema, TextFeature
 from tests.helpers.people import data_of_people, random_people, schema_of_people
 from tests.train.losses.test_objective import IN_BATCH, ITEMS, LOSSES
 from tests.train.training.test_trainer import Watcher
-from train.config import LossConfig, TrainingConfig
-from train.config.losses import Bce, FullSoftmax
-from train.config.towers import BagTower, SequenceTower, SharedTower
+from train.config import LossConfig, TowerConfig, TrainingConfig
+from train.config.losses import Bce, FullSoftmax, SampledSoftmax
+from train.config.towers import BagTower, MultiViewTower, SequenceTower, SharedTower
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import BLOCK
 from train.losses.hard_negatives import mine_hard_negatives
@@ -46,7 +46,12 @@ AS_ROWS = 1  # tables of any size exchange rows
 Made = Callable[[], Trainer]
 
 
-def of_texts(loss: LossConfig, shared: bool = False, batch_size: int = 13, hidden: int = 4) -> Trainer:
+BAG = BagTower("bag", 8, 0, buckets=256, item_hidden=4)
+SHARED = SharedTower("shared", dimension=8, hidden=(6,), buckets=256)
+VIEWS = MultiViewTower("multi_view", "kind", 8, buckets=256, hidden=(6,), view_dropout=1e-9)  # in effect none
+
+
+def of_texts(loss: LossConfig, config: TowerConfig = BAG, batch_size: int = 13) -> Trainer:
     """Pairs of texts and weights; a batch of the last pairs has fewer than the others."""
     words = "red green blue small large round flat old new".split()
     text = [f"{words[n % 9]} {words[n % 7]} thing number {n}" for n in range(ITEMS + 5)]
@@ -56,9 +61,6 @@ def of_texts(loss: LossConfig, shared: bool = False, batch_size: int = 13, hidde
     pairs = Pairs(query, item, np.linspace(0.5, 2, 38, dtype=np.float32), label)
     parts = dict.fromkeys(("train", "validation", "test"), pairs)
     data = TrainingData({"text": text}, items, parts, 20, ITEMS)
-    config: Any = BagTower("bag", 8, 0, buckets=256, item_hidden=hidden)
-    if shared:
-        config = SharedTower("shared", dimension=8, hidden=(6,), buckets=256)
     hashing = hashing_of(config)
     corpora = (
         PreparedInputs(TEXTS, "query", data.queries, hashing),
@@ -146,8 +148,15 @@ def test_loss_and_gradients_of_two_ranks_are_those_of_one_for_every_loss(two: Ra
                 an_epoch_is_the_same(two, lambda loss=loss, made=made: made(loss), rows_from)  # type: ignore[misc]
             except AssertionError as error:
                 raise AssertionError(f"{name}, {made.__name__}: {error}") from error
-    for shared in (False, True):
-        an_epoch_is_the_same(two, lambda shared=shared: of_texts(LABELS, shared), rows_from)  # type: ignore[misc]
+    for config in (BAG, SHARED):
+        an_epoch_is_the_same(two, lambda config=config: of_texts(LABELS, config), rows_from)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])
+def test_two_ranks_train_the_towers_of_several_views_as_one_does(two: Ranks, rows_from: int) -> None:
+    loss = SampledSoftmax("sampled_softmax", within="kind")
+    assert of_texts(loss, VIEWS).towers[1].count == 3  # of odd, even, and unknown
+    an_epoch_is_the_same(two, lambda: of_texts(loss, VIEWS), rows_from)
 
 
 @pytest.mark.parametrize("history", ["sum", "mean", "attention"])
