@@ -36,6 +36,7 @@ from protos.features import HistoryFeature, Schema, TextFeature, normalise
 from protos.files.file_lock import exclusive_lock
 from protos.hybrid.fusion import Fusion
 from protos.hybrid.lexical_index import LexicalIndex
+from protos.interests import each_vector
 from protos.mlflow_keys import PRETRAINED_MODEL
 from protos.vectors import rounded_vectors, write_vectors
 from train.config import Experiment
@@ -44,7 +45,7 @@ from train.data.filters import filter_kinds, filter_values
 from train.data.training_data import TrainingData, texts_of, training_data_of, values_of
 from train.evaluation.plots import save
 from train.fingerprint import code_fingerprint, fingerprint
-from train.models.heads import score_of
+from train.models.heads import interests_of, score_of
 from train.paths import CACHE
 from train.training.metric_groups import metrics_of
 from train.training.trained_model import Model, load_model
@@ -197,10 +198,14 @@ class _BundleBuilder:
     def _index(self, query: ServedTower, catalogue: Any, folder: Path) -> ann.SearchIndex:
         config = self.experiment.index
         kind = ann.index_kind(config.kind)
-        tuned = kind.tune(catalogue, self._queries(query, "validation"), config, self.score, self.console)
+        # Each vector of a query is a search of its own.
+        queries, test = (
+            each_vector(self._queries(query, part), catalogue.shape[1]) for part in ("validation", "test")
+        )
+        tuned = kind.tune(catalogue, queries, config, self.score, self.console)
         self.details.print(f"index: {tuned.report.get('why', '')}", highlight=False, soft_wrap=True)
         tuned.index.save(folder)
-        recall = ann.mean_recall(tuned.index, catalogue, self._queries(query, "test"), config.k)
+        recall = ann.mean_recall(tuned.index, catalogue, test, config.k)
         served_text = {"searched_text": self.dataset.report["served_text"]}
         self.reports["index"] = {f"ann_recall_at_{config.k}": recall, **tuned.report, **served_text}
         save(tuned.figure, folder / bundle.REPORTS / "index.png")
@@ -304,6 +309,7 @@ class _BundleBuilder:
             letters=known_letters(self.experiment, self.trained_on),
             hybrid=hybrid,
             pretrained=self.run.data.tags.get(PRETRAINED_MODEL, ""),
+            interests=interests_of(self.model.towers[0]),
         )
 
     def _log(self, folder: Path) -> None:

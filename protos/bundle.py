@@ -70,6 +70,7 @@ MOST_LINKS = 10_000  # the largest M that hnswlib accepts
 LARGEST_MANIFEST = 64 << 20  # bytes; the ids of a million items take about 20 MB
 LARGEST = 2**31 - 1  # of counts and search widths: rows are int32 in places
 LARGEST_DIMENSION = 65_536
+MOST_INTERESTS = 64  # vectors of a query: each is a search
 
 
 @dataclass(frozen=True)
@@ -286,6 +287,7 @@ class Manifest:
         hybrid: how BM25 takes part in the answers; bundles without a lexical index leave it out.
         pretrained: the encoder that the towers hold or have learned from, its licence and its use, in words;
             bundles without one leave it out.
+        interests: K, the number of vectors of a query (`interests.py`); bundles with one leave it out.
     """
 
     name: str
@@ -313,6 +315,7 @@ class Manifest:
     letters: str = field(default="", metadata=OPTIONAL)
     hybrid: Hybrid | None = field(default=None, metadata=OPTIONAL)
     pretrained: str = field(default="", metadata=OPTIONAL)
+    interests: int = field(default=1, metadata=OPTIONAL)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -323,6 +326,29 @@ class Manifest:
         _expect_within("dimension", self.dimension, 1, LARGEST_DIMENSION)
         _expect_within("count", self.count, 1, LARGEST)
         _expect_within("number of filters", len(self.filters), 0, MOST_FILTER_FIELDS)
+        _expect_within("interests", self.interests, 1, MOST_INTERESTS)
+        if self.interests > 1:
+            self._check_interests()
+
+    def _check_interests(self) -> None:
+        """Refuse what is of one vector for each query.
+
+        Raises:
+            ValueError: the bundle has it.
+        """
+        if self.hybrid is not None:
+            raise ValueError("hybrid: expected none where a query has several vectors (interests)")
+        if self.score.kind == "sigmoid":
+            raise ValueError('score: expected no "sigmoid" where a query has several vectors (interests)')
+        if self.index.kind not in (HNSW, EXACT):
+            raise ValueError(
+                f"index: expected {HNSW} or {EXACT} where a query has several vectors (interests), "
+                f"got {self.index.kind}"
+            )
+
+    def width(self, side: Side) -> int:
+        """The number of coordinates that a tower gives: D, and of the query tower D for each interest."""
+        return self.dimension * self.interests if side == "query" else self.dimension
 
     def to_bytes(self) -> bytes:
         """The canonical form of this manifest: JSON with sorted keys, indented by two."""

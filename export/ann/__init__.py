@@ -2,6 +2,7 @@
 
 index_kind.py   kinds of indexes by name; kinds/ has one module for each
 graph.py        vectors -> HNSW graph; duplicates.py handles vectors that many items share
+merged.py       the same for queries of several vectors
 search.py       exact and approximate search, what the service returns, and recall
 timer.py        the time of a search, and exact search against the graph
 ef_search.py    the search width for a recall target or a time budget
@@ -13,6 +14,7 @@ from export.ann.ef_search import EF_LADDER, MARGIN, EfChoice, reaches_target, tu
 from export.ann.graph import COSINE, SPACE, Rows, Vectors, build, build_graph, parameters, save
 from export.ann.graph_sweep import GRID, cost_at
 from export.ann.index_kind import SearchIndex, TunedIndex, index_kind, mean_recall, rebuild
+from export.ann.merged import search_merged
 from export.ann.report import frontier
 from export.ann.search import approximate, exact, recalls, search_as_served
 
@@ -41,6 +43,7 @@ __all__ = [
     "recalls",
     "save",
     "search_as_served",
+    "search_merged",
     "tune",
     "tune_within_budget",
 ]

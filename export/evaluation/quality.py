@@ -19,6 +19,7 @@ from export.onnx.runtimes import Encode
 from protos.bundle import Score
 from protos.features import TowerInputs
 from protos.hybrid.fusion import BM25_ALONE
+from protos.interests import paired_products
 from train.config import Experiment
 from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData, texts_of
@@ -124,7 +125,7 @@ def evaluate(
     def products(pairs: Pairs) -> Vectors:
         distinct, query = np.unique(pairs.query, return_inverse=True)
         vectors = encode_queries(model.query, model.inputs, data, distinct, console, "queries")
-        return np.asarray((vectors[query] * model.items[pairs.item]).sum(axis=1))
+        return paired_products(vectors[query], model.items[pairs.item])
 
     queries, relevant = data.parts["test"].by_query()
     known = dict(answers or rankings(experiment, data, model, queries, console))
@@ -195,13 +196,14 @@ def _served(data: TrainingData, model: ServedModel, rows: Rows, console: Console
 
 
 def _search(data: TrainingData, model: ServedModel, queries: Vectors, rows: Rows) -> Rows:
-    """What the service returns for the vectors (Q, D) of some queries."""
+    """What the service returns for the vectors (Q, D), or (Q, K * D), of some queries."""
     if model.hybrid is not None:
         texts = query_texts(data, model.inputs, rows)
         return continued(model.hybrid.rank(queries, texts, FIRST), model.hybrid.rank(queries, texts, K))
     # A refreshed catalogue has no vectors of deleted items, which a history may hold.
     seen = [each[each < len(model.items)] for each in data.seen(rows)]
-    return continued(model.index.search(queries, FIRST, seen), model.index.search(queries, K, seen))
+    first, more = (ann.search_merged(model.index, model.items, queries, k, seen) for k in (FIRST, K))
+    return continued(first, more)
 
 
 def continued(first: Rows, more: Rows) -> Rows:

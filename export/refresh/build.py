@@ -27,6 +27,7 @@ from protos.bundle import EXACT, HNSW, Manifest, Refreshed, Snapshot
 from protos.errors import BundleError
 from protos.features import TextFeature
 from protos.hybrid.lexical_index import LexicalIndex
+from protos.interests import each_vector
 from protos.vectors import read_vectors, write_merged
 from train.config import Experiment
 from train.config.index import IndexConfig
@@ -165,7 +166,9 @@ class _Build:
     def _index(self, vectors: Any, folder: Path) -> tuple[bundle.IndexParameters, dict[str, Any]]:
         """Build and tune the index; returns its parameters and its report."""
         config = index_config(self.experiment.index, self.manifest.index)
-        tune, test = self._queries("validation"), self._queries("test")
+        tune, test = (
+            each_vector(self._queries(part), self.manifest.dimension) for part in ("validation", "test")
+        )
         kind = ann.index_kind(config.kind)
         tuned = kind.tune(vectors, tune, config, self.manifest.score, self.console)
         tuned.index.save(folder)

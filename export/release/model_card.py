@@ -110,10 +110,11 @@ def _head(manifest: Manifest) -> str:
     )
     named = {HNSW: "an HNSW index", EXACT: "exact search"}
     index = named.get(manifest.index.kind, f"an index of kind {_plain(manifest.index.kind)}")
+    several = f"{manifest.interests} vectors for each query, " if manifest.interests > 1 else ""
     return (
         f"# {_plain(manifest.name)}\n\n"
         f"Two-tower retrieval: a query tower ({_plain(query)}) and an item tower ({_plain(item)}) in ONNX, "
-        f"D = {manifest.dimension}, {index} over {manifest.count:,} items. "
+        f"D = {manifest.dimension}, {several}{index} over {manifest.count:,} items. "
         f"Scores: {manifest.score.kind.replace('_', ' ')}."
     ) + (f"\n\nPretrained encoder: {plain(manifest.pretrained, ENCODER)}." if manifest.pretrained else "")
 

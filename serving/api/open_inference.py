@@ -80,7 +80,7 @@ class InferenceServicer:
         manifest = self._manifest()
         side = self._side(request.name, request.version, manifest, "")
         output = wire.ModelMetadataResponse.TensorMetadata(
-            name=OUTPUT, datatype=OUTPUT_DATATYPE, shape=[-1, manifest.dimension]
+            name=OUTPUT, datatype=OUTPUT_DATATYPE, shape=[-1, manifest.width(side)]
         )
         return wire.ModelMetadataResponse(
             name=request.name,

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from protos import retrieval_pb2 as wire
 from protos.errors import InvalidInput
+from protos.features import Side
 from serving.filters.columns import Work
 from serving.live.search.sequence_waits import HIGHEST, SequenceWaits
 from serving.retrieval.answer import FusionMode
@@ -142,7 +143,7 @@ class RetrievalServicer:
         count = self._limits.check_batch(len(request.queries))
         queries, names = self._batch(request.queries)
         bundle = self._choose(call, request.queries[0])
-        size = self._sizes.check_vectors(bundle.manifest.dimension, count)
+        size = self._sizes.check_vectors(bundle.manifest.width("query"), count)
 
         def answer(job: Job) -> wire.EncodeResponse:
             return converters.vectors_to_wire(job.vectors, bundle.version, job.timing)
@@ -194,20 +195,20 @@ class RetrievalServicer:
 
     def encode(self, queries: Sequence[Query], call: Call) -> Vectors:
         """The champion's vectors of queries, computed at once; for the Open Inference Protocol."""
-        self._admit_vectors(len(queries), call)
+        self._admit_vectors("query", len(queries), call)
         return self.split.champion.retriever.encode(queries).vectors
 
     def encode_items(self, items: Sequence[Query], call: Call) -> Vectors:
         """The champion's vectors of items, computed at once; for the Open Inference Protocol."""
-        self._admit_vectors(len(items), call)
+        self._admit_vectors("item", len(items), call)
         tower = self.split.champion.item_tower
         assert tower is not None, "offered only if it has been loaded"
         return tower(items)
 
-    def _admit_vectors(self, count: int, call: Call) -> None:
+    def _admit_vectors(self, side: Side, count: int, call: Call) -> None:
         """Check the bounds of a call for vectors, and whether the client still waits."""
         call.bundle = self.split.champion
-        call.reserve(self._sizes.check_vectors(self.split.champion.manifest.dimension, count))
+        call.reserve(self._sizes.check_vectors(self.split.champion.manifest.width(side), count))
         self._admit(call, count)
         call.check("encode")
 
@@ -245,7 +246,7 @@ class RetrievalServicer:
         job = Job(bundle.retriever, prepared, options, answer, size)
         if options.exclude_history:
             job.cost += _histories(queries)
-        if options.filter is not None:
+        if options.filter is not None or bundle.retriever.interests > 1:
             job.cost += len(queries) * bundle.retriever.expected_cost(options)
         return job
 

@@ -38,6 +38,7 @@ from protos.bundle import Manifest
 from protos.entry_points import BENCHMARK_STEP
 from protos.errors import MissingStage
 from protos.features import SIDES
+from protos.interests import each_vector, products
 from protos.search import graph_width
 from protos.system import memory
 from protos.system.timing import PASSES, Call, Effort, Times, in_rounds, median_of_passes, take_turns
@@ -111,9 +112,9 @@ def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     options = SearchOptions(k, fusion=FusionMode.DENSE)  # exact search knows the vectors alone
     found = retriever.find(encoded, [options] * len(encoded.contexts))
     index = open_index(folder, retriever.manifest)
-    _, exact = index.exact(encoded.vectors[searched], k)
+    _, exact = filter_measurement.exact(index, encoded.vectors[searched], k)
     return [
-        filter_measurement.recall(index.vectors(found[n].rows) @ encoded.vectors[n], best)
+        filter_measurement.recall(products(index.vectors(found[n].rows), encoded.vectors[n]), best)
         for n, best in zip(searched, exact, strict=True)
     ]
 
@@ -221,6 +222,8 @@ class RetrieverParts:
         return vectors
 
     def _search(self, vectors: Vectors) -> object:
+        if self.manifest.interests > 1:
+            vectors = each_vector(vectors, self.manifest.dimension)
         if self.width is None or self.graph is None:  # the service compares with every item
             scores = vectors @ self.index.vectors(slice(None)).T
             k = min(self.k, self.index.count)

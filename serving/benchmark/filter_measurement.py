@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
+from protos import interests
 from protos.errors import MissingStage
 from protos.scores import SCORE_TOLERANCE
 from protos.system.timing import Effort, Times, take_turns
@@ -31,7 +32,7 @@ from serving.filters.planner import search_passing
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import EncodedQueries, Query
 from serving.retrieval.retriever import Retriever
-from serving.retrieval.vector_index import VectorIndex, Vectors
+from serving.retrieval.vector_index import Allowed, Neighbours, VectorIndex, Vectors
 
 SELECTIVITIES = (0.5, 0.1, 0.01, 0.001)
 RANDOM, ANTI_CORRELATED = "random", "anti_correlated"
@@ -185,7 +186,7 @@ def buckets(
     searched = [n for n, each in enumerate(encoded) if each.contexts[0].basis.is_searched][:most]
     if not searched:
         raise MissingStage("none of the bundle's example queries is answered by a search")
-    near = {n: retriever.index.exact(encoded[n].vectors, NEAR).rows[0] for n in searched}
+    near = {n: exact(retriever.index, encoded[n].vectors, NEAR).rows[0] for n in searched}
     workload = FilterWorkload(ItemFilters(retriever.filters.columns, KEPT_BYTES), seed)
     for selectivity in SELECTIVITIES:
         for kind in (RANDOM, ANTI_CORRELATED):
@@ -219,8 +220,9 @@ def measure_quality(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, A
         plans[found.plan.value] += 1
         wrong += sum(row not in each.compiled.passing for row in found.rows)
         incomplete += len(set(found.rows)) != min(k, each.compiled.count)
-        best = index.exact(each.encoded.vectors, k, each.compiled.rows).scores[0]
-        recalls.append(recall(index.vectors(found.rows) @ each.encoded.vectors[0], best))
+        best = exact(index, each.encoded.vectors, k, each.compiled.rows).scores[0]
+        products = interests.products(index.vectors(found.rows), each.encoded.vectors[0])
+        recalls.append(recall(products, best))
     shares = [each.compiled.count / each.compiled.item_count for each in bucket.queries]
     return {
         "selectivity": bucket.selectivity,
@@ -231,6 +233,20 @@ def measure_quality(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, A
         "wrong": wrong,
         "plans": dict(plans),
     }
+
+
+def exact(index: VectorIndex, queries: Vectors, k: int, allowed: Allowed | None = None) -> Neighbours:
+    """As `VectorIndex.exact`, of queries of one vector (B, D) or of several (B, K * D)."""
+    dimension = index.vectors([0]).shape[1]
+    if queries.shape[1] == dimension:
+        return index.exact(queries, k, allowed)
+    found = index.exact(interests.each_vector(queries, dimension), k, allowed).rows
+    rows = [np.unique(each) for each in found.reshape(len(queries), -1)]
+    best = [
+        interests.best(own, index.vectors(own), query, found.shape[1])
+        for own, query in zip(rows, queries, strict=True)
+    ]
+    return Neighbours(np.stack([own for own, _ in best]), np.stack([scores for _, scores in best]))
 
 
 def recall(products: Vectors, best: Vectors) -> float:
@@ -255,7 +271,7 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
     for n, each in enumerate(some):
         for _ in range(SUBSET_FROM_USE):
             retriever.find(some[n - 1].encoded, [retriever.search_options(k, compiled=each.compiled)])
-    free_width = retriever.manifest.index.ef_search // 2
+    free_width, dimension = retriever.manifest.index.ef_search // 2, retriever.manifest.dimension
 
     def answered(each: FilteredQuery, compiled: CompiledFilter | None) -> object:
         """What a worker does for one query; it keeps the filters that it is asked for."""
@@ -267,13 +283,15 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
         "filtered": lambda each: answered(each, each.compiled),
         "first_use": lambda each: answered(each, retriever.filters.evaluated(each.compiled.expression)),
     }
+    vectors = {id(each): interests.each_vector(each.encoded.vectors, dimension) for each in some}
     parts: dict[str, Callable[[FilteredQuery], object]] = {
-        "unfiltered": lambda each: index.search(each.encoded.vectors, k),
-        "planner": lambda each: search_passing(index, each.encoded.vectors, k, each.compiled, free_width),
-        "exact": lambda each: index.exact(each.encoded.vectors, k, each.compiled.rows),
-        "graph": lambda each: graph_only(
-            index, each.encoded.vectors, min(k, each.compiled.count), each.compiled, free_width
-        ),
+        "unfiltered": lambda each: index.search(vectors[id(each)], k),
+        "planner": lambda each: search_passing(index, vectors[id(each)], k, each.compiled, free_width),
+        "exact": lambda each: index.exact(vectors[id(each)], k, each.compiled.rows),
+        "graph": lambda each: [
+            graph_only(index, vector[None], min(k, each.compiled.count), each.compiled, free_width)
+            for vector in vectors[id(each)]
+        ],
     }
 
     def timed(calls: Mapping[str, Callable[[FilteredQuery], object]], effort: Effort) -> dict[str, Times]:

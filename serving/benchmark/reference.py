@@ -21,7 +21,7 @@ import grpc
 import numpy as np
 import onnxruntime
 
-from protos import bundle, retrieval_pb2_grpc
+from protos import bundle, interests, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
 from protos.bundle import Manifest
 from protos.features import TextFeature
@@ -32,7 +32,7 @@ from serving.retrieval.catalogue import Catalogue
 from serving.retrieval.encoder import QueryForm
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from serving.retrieval.vector_index import open_index, shown_scores
+from serving.retrieval.vector_index import Neighbours, Vectors, open_index, shown_scores
 from serving.transport.converters import query_from_wire
 
 THREADS = 16
@@ -55,6 +55,7 @@ class Naive(retrieval_pb2_grpc.RetrievalServicer):
         specs = manifest.schema.query
         self._text = next(iter(specs)) if [*map(type, specs.values())] == [TextFeature] else None
         self._score, self._version = manifest.score, manifest.bundle_version
+        self._dimension = manifest.dimension
 
     def Search(self, request: wire.SearchRequest, context: grpc.ServicerContext) -> wire.SearchResponse:
         """The k nearest items of one query."""
@@ -65,7 +66,7 @@ class Naive(retrieval_pb2_grpc.RetrievalServicer):
             values = self._form.values(query_from_wire(request.query, "query"), "query")
             columns = {name: [value] for name, value in values.items()}
         vector = self._session.run(["vector"], self._inputs.to_arrays(columns))[0]
-        rows, products = self._index.search(vector, request.k or DEFAULT_K)
+        rows, products = self._search(vector, request.k or DEFAULT_K)
         scores = shown_scores(products, self._score)
         ids, fields = self._catalogue.ids, self._catalogue.fields
         found = zip(rows[0].tolist(), scores[0].tolist(), strict=True)
@@ -73,6 +74,13 @@ class Naive(retrieval_pb2_grpc.RetrievalServicer):
             hits=[wire.Hit(id=ids[row], score=value, fields=fields(row)) for row, value in found],
             bundle_version=self._version,
         )
+
+    def _search(self, vector: Vectors, k: int) -> Neighbours:
+        if vector.shape[1] == self._dimension:
+            return self._index.search(vector, k)
+        rows = np.unique(self._index.search(interests.each_vector(vector, self._dimension), k).rows)
+        best, products = interests.best(rows, self._index.vectors(rows), vector[0], k)
+        return Neighbours(best[None], products[None])
 
 
 class Noop(retrieval_pb2_grpc.RetrievalServicer):

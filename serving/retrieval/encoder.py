@@ -168,7 +168,7 @@ class Encoder:
         self._session = _open(path, threads)
         # `InferenceSession.run` would check the inputs' names in each call; `_check` has done that once.
         self._run = getattr(self._session, "_sess", self._session).run
-        _check(self._session, path, self.inputs.features, manifest.dimension)
+        _check(self._session, path, self.inputs.features, manifest.width(side))
 
     def arrays(self, rows: Sequence[Mapping[str, Any]]) -> Arrays:
         """Queries as the tower's inputs, (B, ...) each.

@@ -137,7 +137,8 @@ class EncodedQueries(NamedTuple):
     """Queries as vectors.
 
     Args:
-        vectors: float32 (B, D); of unit length for an `item_id`, and where scores are cosines.
+        vectors: float32 (B, D); of unit length for an `item_id`, and where scores are cosines. Of queries of
+            several vectors (B, K * D): the vectors of a query side by side (`protos/interests.py`).
         contexts: of each query.
         encode_us: microseconds that encoding took.
         terms: known terms of each query's text; empty if the bundle has no lexical index.

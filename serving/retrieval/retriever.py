@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from protos import bundle
+from protos import interests as several
 from protos.bundle import EXACT, Manifest
 from protos.errors import BundleDamaged, InvalidInput, Unavailable
 from protos.features import CODE_POINTS, Arrays, HistoryFeature, TextFeature
@@ -37,6 +38,7 @@ from serving.retrieval.encoder import (
     require_finite,
 )
 from serving.retrieval.hybrid_search import HybridSearch, check_fusion
+from serving.retrieval.interest_search import find_interests
 from serving.retrieval.query import (
     PLAIN,
     EncodedQueries,
@@ -70,6 +72,7 @@ class Retriever:
         index: the vectors of the items.
         catalogue: the items, in the order of the vectors.
         hybrid: the lexical side; None if the bundle has none.
+        interests: vectors of a query, each of which is searched.
     """
 
     def __init__(
@@ -88,7 +91,8 @@ class Retriever:
         self.filters = filters or ItemFilters(FilterColumns.none(manifest.count))
         self._encoder = encoder
         self._form = QueryForm(manifest.schema.query)
-        self._shows_products = shows_products(manifest.score)
+        self.interests, self._width = manifest.interests, manifest.width("query")
+        self._has_short_path = shows_products(manifest.score) and self.interests == 1
         # The index may hold items without the coordinate that pads them to unit length (`HnswIndex`).
         self._searches_items_exactly = manifest.score.has_padding_dim
         self._histories = [n for n, spec in self._form.features.items() if isinstance(spec, HistoryFeature)]
@@ -239,14 +243,14 @@ class Retriever:
         if len(raw) == len(prepared):
             vectors, contexts = self._encode_values(raw)
             return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started), terms)
-        vectors = np.empty((len(prepared), self.manifest.dimension), np.float32)
+        vectors = np.empty((len(prepared), self._width), np.float32)
         encoded = iter(zip(*self._encode_values(raw), strict=True) if raw else ())
         contexts = []
         for n, each in enumerate(prepared):
             if each.own_row is None:
                 vectors[n], one = next(encoded)
             else:
-                vectors[n], one = self.index.vectors([each.own_row])[0], QueryContext(each.own_row)
+                vectors[n], one = self._own_vector(each.own_row), QueryContext(each.own_row)
             contexts.append(one)
         return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started), terms)
 
@@ -306,16 +310,20 @@ class Retriever:
         return SearchOptions(k, rows, exclude_history, compiled, fusion)
 
     def expected_cost(self, options: SearchOptions) -> int:
-        """Items more that a filter makes the search of one query look for at first, as far as it is known."""
+        """Items more than `k` that the search of one query looks for at first, as far as it is known.
+
+        A filter makes them, and several vectors of a query, each of which is searched.
+        """
         if options.filter is None:
-            return 0
-        return expected_cost(options.k, options.filter, self._free_width if self._has_graph else None)
+            return (self.interests - 1) * options.k
+        free_width = self._free_width if self._has_graph else None
+        return self.interests * expected_cost(options.k, options.filter, free_width)
 
     def extra_cost(self, options: SearchOptions) -> int:
         """The part of `expected_cost` that the same search would not cost without its filter."""
         if not self._has_graph:
             return 0
-        return max(0, self.expected_cost(options) - max(options.k, self._free_width))
+        return max(0, self.expected_cost(options) - self.interests * max(options.k, self._free_width))
 
     def find(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """For each query, the rows and scores of its best items.
@@ -334,10 +342,12 @@ class Retriever:
     def _find_dense(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """As `find`, by the vectors alone."""
         k = options[0].k if options else 0
-        if k and encoded.contexts == ONE_PLAIN and self._shows_products and options[0].is_only(k):
+        if k and encoded.contexts == ONE_PLAIN and self._has_short_path and options[0].is_only(k):
             return [self._find_one(encoded.vectors, k)]
         require_finite(encoded.vectors)
-        if k and encoded.contexts == ONE_PLAIN and self._shows_products and self._has_graph:
+        if self.interests > 1:
+            return find_interests(self._find_each, self.index, self.manifest, encoded, options)
+        if k and encoded.contexts == ONE_PLAIN and self._has_short_path and self._has_graph:
             passing = options[0].only_filter
             if passing is not None:
                 return [self._find_one_passing(encoded.vectors, k, passing)]
@@ -357,7 +367,7 @@ class Retriever:
         They are those that a search shows; of a hybrid bundle `Hit.dense`.
 
         Args:
-            vector: float32 (D,), of the query tower.
+            vector: float32 (D,), of the query tower; of a query of several vectors (K * D,).
             item_ids: of the catalogue as it is now, live items and deletes included.
             basis: of the query; of one of which the tower knows nothing, `POPULAR` or `NONE`, the scores are
                 those of the blank query.
@@ -370,7 +380,7 @@ class Retriever:
         require_finite(vector)
         rows = [self.catalogue.find(each) for each in item_ids]
         known = [row for row in rows if row is not None]
-        products = self.index.vectors(known) @ vector if known else vector[:0]
+        products = several.products(self.index.vectors(known), vector) if known else vector[:0]
         shown = iter(shown_scores(products, self.manifest.score).tolist())
         return [None if row is None else next(shown) for row in rows]
 
@@ -387,6 +397,11 @@ class Retriever:
         """As `_find_one`, among the items that pass a filter; the vector is finite."""
         rows, products, plan = search_one_passing(self.index, vector, k, passing, self._free_width)
         return SearchResult(rows, products, PLAIN, plan)
+
+    def _own_vector(self, row: int) -> Vectors:
+        """The vector of an item as a query, (D,) or (K * D,)."""
+        own: Vectors = self.index.vectors([row])[0]
+        return own if self.interests == 1 else np.tile(own, self.interests)
 
     def _find_each(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """As `find`, of queries that differ in options or context."""
@@ -501,7 +516,7 @@ class Retriever:
         self, raw: Sequence[PreparedQuery], parts: Sequence[Sequence[int]]
     ) -> tuple[Vectors, list[QueryContext]]:
         """As `_encode_values`, in batches of similar length."""
-        vectors = np.empty((len(raw), self.manifest.dimension), np.float32)
+        vectors = np.empty((len(raw), self._width), np.float32)
         contexts = [PLAIN] * len(raw)
         for places in parts:
             vectors[places], some = self._encode_values([raw[place] for place in places])

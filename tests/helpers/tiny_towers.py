@@ -4,6 +4,8 @@ A text is counted by letters: a code point c adds 1 to coordinate c mod 32. Coor
 padding, NUL and the space count for nothing. A category counts in a coordinate of its own, a number as a
 hundredth of itself. A history is the mean of its items' vectors, plus that of the newest once more.
 The sum of all that is brought to unit length, unless the tower says otherwise; the zero vector stays.
+Of a tower of several interests each further vector is the first, with the letters some places on, and longer:
+so each is the nearest of some items.
 """
 
 from collections.abc import Mapping
@@ -53,6 +55,7 @@ class TinyTower:
         output: name of its output.
         unit: the sum of its parts is brought to unit length.
         bias: a constant is added to the sum, so that an empty query has a vector other than zero.
+        interests: vectors of a record, side by side.
     """
 
     features: Mapping[str, FeatureSpec] = field(default_factory=lambda: PLAIN)
@@ -61,6 +64,7 @@ class TinyTower:
     output: str = "vector"
     unit: bool = True
     bias: bool = False
+    interests: int = 1
 
 
 def write_tower(path: Path, tower: TinyTower, items: npt.NDArray[np.float32] | None = None) -> None:
@@ -91,10 +95,13 @@ def write_tower(path: Path, tower: TinyTower, items: npt.NDArray[np.float32] | N
     if tower.bias:
         sums.append("bias")
         tables.append(numpy_helper.from_array(np.eye(1, tower.dimension, 5, np.float32), "bias"))
-    nodes += (
-        unit_length(sums, tower.output) if tower.unit else [helper.make_node("Sum", sums, [tower.output])]
-    )
-    output = helper.make_tensor_value_info(tower.output, TensorProto.FLOAT, ["batch", tower.dimension])
+    last = tower.output if tower.interests == 1 else "first_vector"
+    nodes += unit_length(sums, last) if tower.unit else [helper.make_node("Sum", sums, [last])]
+    if tower.interests > 1:
+        nodes.append(helper.make_node("MatMul", [last, "interests"], [tower.output]))
+        tables.append(numpy_helper.from_array(interests_of_first(tower), "interests"))
+    width = tower.dimension * tower.interests
+    output = helper.make_tensor_value_info(tower.output, TensorProto.FLOAT, ["batch", width])
     read = {name for node in nodes for name in node.input}
     used = [value for value in constants() if value.name in read]
     graph = helper.make_graph(nodes, "tiny", inputs, [output], [*tables, *used])
@@ -109,6 +116,17 @@ def counted_letters(tower: TinyTower) -> npt.NDArray[Any]:
     for c in range(len(table)):
         table[c, c % 32 % tower.dimension] = c % 32 > 0
     return table
+
+
+def interests_of_first(tower: TinyTower) -> npt.NDArray[np.float32]:
+    """The matrix (D, K * D) that makes all vectors of the first."""
+    letters, eye = np.arange(1, 27), np.eye(tower.dimension, dtype=np.float32)
+    blocks = [eye]
+    for number in range(1, tower.interests):
+        order = np.arange(tower.dimension)
+        order[letters] = np.roll(letters, 8 * number)
+        blocks.append(1.5 * eye[:, order])
+    return np.concatenate(blocks, axis=1)
 
 
 def constants() -> list[onnx.TensorProto]:

@@ -56,6 +56,10 @@ ATTENTION: Sections = {
 PLAIN_TOWER: dict[str, Any] = {"kind": "sequence", "dimension": 32, "buckets": 512}
 MEAN: Sections = {**ATTENTION, "tower": {**PLAIN_TOWER, "history": "mean", "decay": 0.1}}
 LATENT: Sections = {**ATTENTION, "tower": {**PLAIN_TOWER, "history": "latent", "latent": 16}}
+COMIREC: Sections = {
+    **{name: each for name, each in ATTENTION.items() if name != "query.country"},
+    "tower": {"kind": "comirec", "interests": 3, "dimension": 32, "hidden": 64, "buckets": 512},
+}
 RATINGS: Sections = {
     **ATTENTION,
     "precision": {"query": "fp32", "item": "fp32"},  # the formula is that of torch's own tables

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from protos import names
+from protos.bundle import HNSW
 from protos.features import (
     SIDES,
     CategoryFeature,
@@ -34,7 +35,7 @@ from train.config.index import IndexConfig
 from train.config.judged import JudgedConfig
 from train.config.losses import LossConfig, SampledSoftmax
 from train.config.precision import PrecisionConfig
-from train.config.towers import TowerConfig
+from train.config.towers import ComirecTower, TowerConfig
 from train.config.training import TrainingConfig
 
 __all__ = [
@@ -104,6 +105,8 @@ class Experiment:
         _check_features(self.query, self.item)
         self.tower.check_features(self.query, self.item)
         _check_negative_history(self.query, self.split)
+        if isinstance(self.tower, ComirecTower):
+            _check_several_vectors(self.index, self.hybrid)
         _check_negatives(self.loss, self.item)
         if self.training.selection == "log_loss" and not self.tower.predicts_probability:
             raise ValueError(
@@ -178,6 +181,17 @@ def _check_negative_history(query: dict[str, FeatureSpec], split: SplitConfig) -
                 f"query.{name}: a negative history needs a split in the order of events, and that by "
                 '"random" has none; by = "time", "last" or "last_session" has one'
             )
+
+
+def _check_several_vectors(index: IndexConfig, hybrid: HybridConfig) -> None:
+    """Refuse what is of one vector for each query."""
+    if index.kind != HNSW:
+        raise ValueError(
+            f'index.kind: expected "{HNSW}" with [tower] kind "comirec", whose queries are several vectors, '
+            f'got "{index.kind}"'
+        )
+    if hybrid.enabled is True:
+        raise ValueError('hybrid.enabled: expected "auto" or false with [tower] kind "comirec", got true')
 
 
 def _check_negatives(loss: LossConfig, item: dict[str, FeatureSpec]) -> None:

@@ -1,9 +1,10 @@
-"""`[tower]` kinds whose query is a history: `sequence` and `history`."""
+"""`[tower]` kinds whose query is a history: `sequence`, `history` and `comirec`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
+from protos.bundle import MOST_INTERESTS
 from protos.features import (
     FeatureSpec,
     HistoryFeature,
@@ -167,3 +168,83 @@ class HistoryTower(TowerSection):
         for side, features, needed in (("query", query, "history"), ("item", item, "id")):
             if not any(spec.kind == needed for spec in features.values()):
                 raise ValueError(f'{side}: tower.kind = "history" needs a feature of kind "{needed}"')
+
+
+@dataclass(frozen=True)
+class ComirecTower(TowerSection):
+    """Several interests of a user, each a vector of its own: ComiRec-SA (Cen et al. 2020, section 3.2.2).
+
+    K attention heads over the embeddings of the history's items give K vectors. The score of an item is that
+    of the vector which is nearest to it: a search looks for the neighbours of each vector, and merges what it
+    finds. In a step of training the vector with the largest inner product with a pair's item stands for the
+    query, for the item and for all negatives (equations 6 and 7). Two things differ from the paper: an item
+    is weighed by how many items follow it, not by its position from the start, and the interests may read
+    the places of a causal self-attention instead of the items themselves (`layers`).
+
+    Args:
+        interests: K, the number of vectors of a query; 4 in the paper.
+        dimension: size of the item embeddings, and of each vector.
+        hidden: width of the attention's tanh layer; four times the dimension in the paper.
+        layers: layers of causal self-attention between the items and the interests; 0, as in the paper, for
+            none.
+        heads: heads of such a layer; must divide `dimension`.
+        dropout: dropout inside these layers.
+        input_dropout: dropout on the embedded history.
+        newcomers_alpha, newcomers_strength: as of `sequence`, whose `newcomers = "fitted"` this kind has.
+        item_hidden: width of the item tower's residual layer; 0 leaves it out.
+        buckets: rows of the hashed table of texts.
+        orders: lengths of the character n-grams of texts.
+        words: also hash whole words of texts.
+        similarity: `inner_product` lets the lengths of vectors differ, `cosine` does not.
+        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
+    """
+
+    kind: Literal["comirec"]
+    interests: int = 4
+    dimension: int = 64
+    hidden: int = 256
+    layers: int = 0
+    heads: int = 2
+    dropout: float = 0.3
+    input_dropout: float = 0.2
+    newcomers_alpha: float = 1.0
+    newcomers_strength: float = 10.0
+    item_hidden: int = 0
+    buckets: int = 8192
+    orders: tuple[int, ...] = (3,)
+    words: bool = True
+    similarity: Literal["inner_product", "cosine"] = "inner_product"
+    characters: tuple[int, ...] = FROM_DATA
+
+    usual_loss: ClassVar[LossConfig] = FullSoftmax("full_softmax")
+
+    def __post_init__(self) -> None:
+        at_least(2, self, "interests", "buckets")
+        if self.interests > MOST_INTERESTS:
+            raise ValueError(f"interests: expected at most {MOST_INTERESTS}, got {self.interests}")
+        at_least(1, self, "dimension", "hidden", "heads")
+        at_least(0, self, "layers", "item_hidden", "newcomers_alpha")
+        above_zero(self, "newcomers_strength")
+        refuse_unused(self, {"layers above 0": (self.layers > 0, ("heads", "dropout"))})
+        if self.layers and self.dimension % self.heads:
+            raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
+        for name in ("dropout", "input_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
+        check_orders(self)
+
+    def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
+        """The query is a history and nothing else, and the items have ids.
+
+        Raises:
+            ValueError: they have not; the text names the key.
+        """
+        super().check_features(query, item)
+        for name, spec in query.items():
+            if not isinstance(spec, HistoryFeature):
+                raise ValueError(
+                    f'query.{name}: a query of [tower] kind "comirec" is a history alone, got a feature of '
+                    f'kind "{spec.kind}"'
+                )
+        if not any(isinstance(spec, IdFeature) for spec in item.values()):
+            raise ValueError('item: [tower] kind "comirec" needs a feature of kind "id"')

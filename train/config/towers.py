@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from protos.features import CategoryFeature, FeatureSpec
 from protos.toml_config import FROM_DATA
 from train.config.checks import at_least
-from train.config.history_towers import HistoryTower, SequenceTower
+from train.config.history_towers import ComirecTower, HistoryTower, SequenceTower
 from train.config.losses import Bce, LossConfig, SampledSoftmax
 from train.config.pretrained_tower import EncodingPrecision, TransformerTower
 from train.config.tower_section import MAX_NGRAM, TowerSection, check_orders, refuse_tokens
@@ -21,6 +21,7 @@ __all__ = [
     "BagTower",
     "CdssmTower",
     "ClicksTower",
+    "ComirecTower",
     "DssmTower",
     "EncodingPrecision",
     "HistoryTower",
@@ -353,6 +354,7 @@ TowerConfig = (
     | MultiViewTower
     | SequenceTower
     | HistoryTower
+    | ComirecTower
     | SharedTower
     | ClicksTower
     | TransformerTower

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from train.evaluation.metrics import CUTOFFS
+from train.models.interests import largest_products
 from train.models.placement import Place, as_given, beside
 from train.models.prepared_inputs import PreparedInputs
 from train.models.towers import Inputs, Tower
@@ -35,10 +36,10 @@ def encode(
 
 
 def search(queries: Tensor, items: Tensor, k: int = max(CUTOFFS), seen: Sequence[Rows] | None = None) -> Rows:
-    """Exact search by inner product.
+    """Exact search by inner product; of a query of several vectors, by the largest.
 
     Args:
-        queries: (Q, D).
+        queries: (Q, D), or (Q, K * D).
         items: (N, D), on the same device.
         seen: for each query the item rows to leave out.
 
@@ -48,7 +49,7 @@ def search(queries: Tensor, items: Tensor, k: int = max(CUTOFFS), seen: Sequence
     k = min(k, len(items))
     found = []
     for at in range(0, len(queries), BLOCK):
-        scores = queries[at : at + BLOCK] @ items.T
+        scores = largest_products(queries[at : at + BLOCK], items)
         if seen is not None:
             mask_seen(scores, seen[at : at + BLOCK])
         best = torch.topk(scores, k, dim=1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from train.data.training_data import Pairs, Positives
+from train.models.interests import largest_products
 from train.models.placement import beside
 
 Rows = npt.NDArray[np.int64]
@@ -48,7 +49,7 @@ def mine_hard_negatives(
     the next nearest (de Souza P. Moreira et al. 2024, "NV-Retriever", section 4: TopK-PercPos).
 
     Args:
-        queries: (Q, D), vectors of all queries.
+        queries: (Q, D), vectors of all queries; or (Q, K * D), whose largest product counts.
         items: (N, D), vectors of all items, on the same device.
         pairs: the training pairs.
         positives: by query row.
@@ -79,7 +80,7 @@ def mine_hard_negatives(
         random = generator.random((len(rows), depth))  # also of the blocks of other processes
         if at // _BLOCK % processes != rank:
             continue
-        scores = queries[_index(rows, queries)] @ vectors.T
+        scores = largest_products(queries[_index(rows, queries)], vectors)
         column = np.searchsorted(drawable, pairs.item[at : at + _BLOCK])
         own = scores.gather(1, _index(column, scores)[:, None])
         place, item = positives.of_queries(rows)

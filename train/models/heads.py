@@ -21,6 +21,11 @@ RADIUS_MARGIN = 1.01
 class Head(nn.Module):
     """Base of all heads."""
 
+    @property
+    def interests(self) -> int:
+        """K, the number of vectors of a query. Called on the query head."""
+        return 1
+
     def score(self) -> Score:
         """How the service converts an inner product to a score. Called on the query head."""
         raise NotImplementedError
@@ -66,6 +71,34 @@ class QueryDotHead(Head):
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, D + 1)."""
         return F.pad(x * self.radius, (0, 1))
+
+
+class InterestsHead(Head):
+    """The query's side where a query has several vectors: they stand side by side in one row.
+
+    Args:
+        head: the query's side of each vector.
+        interests: K.
+    """
+
+    def __init__(self, head: Head, interests: int) -> None:
+        super().__init__()
+        self.head = head
+        self.count = interests
+
+    @property
+    def interests(self) -> int:
+        """K."""
+        return self.count
+
+    def score(self) -> Score:
+        """That of each vector."""
+        return self.head.score()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, K, H) -> (B, K * D)."""
+        vectors: Tensor = self.head(x)
+        return vectors.flatten(1)
 
 
 class LogisticHead(QueryDotHead):
@@ -141,3 +174,10 @@ def score_of(query_tower: nn.Module) -> Score:
     head = query_tower.head
     assert isinstance(head, Head)
     return head.score()
+
+
+def interests_of(query_tower: nn.Module) -> int:
+    """K, the number of vectors of a query."""
+    head = query_tower.head
+    assert isinstance(head, Head)
+    return head.interests

@@ -198,9 +198,14 @@ class AttentionEncoder(nn.Module):
     def forward(self, history: History) -> Tensor:
         """Rows (B, L) or windows of B records -> (B, H)."""
         if isinstance(history, Windows):
-            return history.pick(self.norm(self._encode(history.rows, history.rows.shape[1])))
+            return history.pick(self.places(history.rows))
         last: Tensor = self.norm(self._encode(history, 1)[:, 0])
         return last
+
+    def places(self, rows: Tensor) -> Tensor:
+        """All places of rows (B, L): (B, L, H)."""
+        found: Tensor = self.norm(self._encode(rows, rows.shape[1]))
+        return found
 
     def _encode(self, rows: Tensor, count: int) -> Tensor:
         """(B, count, H): the last `count` positions after all blocks."""

@@ -30,6 +30,7 @@ from train.evaluation.metrics import goodness, mean, per_query
 from train.evaluation.report import evaluate_labels
 from train.losses.objective import build_objective
 from train.models.heads import logits_of, score_of
+from train.models.interests import paired_products, route
 from train.models.prepared_inputs import PreparedInputs
 from train.models.towers import Tower
 from train.training.device import SINGLE_PROCESS, TrainingProcess, in_shared_memory
@@ -259,8 +260,12 @@ class Trainer:
                 query_tower, own.queries, lambda rows: self.queries.batch(rows, own.spans)
             )  # (B, D)
         items = process.encode(item_tower, given.items, self.items.batch, for_all=True)  # (N, D)
+        candidates = process.place(given.of_pairs(pairs))
+        if queries is not None and queries.shape[1] != items.shape[1]:  # several vectors, of which one counts
+            query = process.place(torch.from_numpy(own.query))
+            queries = route(queries, query, items[candidates.positive])  # (P, D)
         scores = logits_of(query_tower, (items[:0] if queries is None else queries) @ items.T)
-        losses = self.objective.losses(scores, own, process.place(given.of_pairs(pairs)))  # (P,)
+        losses = self.objective.losses(scores, own, candidates)  # (P,)
         weight = process.place(torch.from_numpy(self.pairs.weight[batch.pairs]))  # of all pairs of the step
         own_weight = weight if pairs is None else weight[pairs]
         share = (losses * own_weight).sum() / weight.sum().clamp(min=1e-12)  # all weights may be 0
@@ -345,12 +350,12 @@ class Trainer:
         return lambda queries: search(self.query_vectors(queries), vectors, seen=seen(queries))
 
     def inner_products(self, pairs: Pairs) -> npt.NDArray[np.float32]:
-        """(P,): the inner product of each pair's vectors."""
+        """(P,): the inner product of each pair's vectors; of a query of several, the largest."""
         items = self.item_vectors()
         distinct, query = np.unique(pairs.query, return_inverse=True)
         vectors = self.query_vectors(distinct)
         left, right = (self.process.place(torch.from_numpy(rows)) for rows in (query, pairs.item))
-        return (vectors[left] * items[right]).sum(dim=1).cpu().numpy()
+        return paired_products(vectors[left], items[right]).cpu().numpy()
 
     def item_vectors(self) -> Tensor:
         """Unit vectors (N, D) of all items, by the current item tower.

@@ -22,11 +22,13 @@ from train.config import (
     TrainingConfig,
     read_experiment,
 )
+from train.config.hybrid import HybridConfig
 from train.config.losses import InBatchSoftmax, SampledSoftmax
 from train.config.towers import (
     BagTower,
     CdssmTower,
     ClicksTower,
+    ComirecTower,
     DssmTower,
     HistoryTower,
     LstmTower,
@@ -60,7 +62,7 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
     if any(isinstance(spec, HistoryFeature) for spec in experiment.query.values()):
         assert isinstance(experiment.data, EventsData | MovielensData)
         kinds: Any = {"movielens-ratings": SharedTower, "movielens-clicks": ClicksTower}
-        kinds["history"] = HistoryTower
+        kinds |= {"history": HistoryTower, "movielens-comirec": ComirecTower}
         assert isinstance(experiment.tower, kinds.get(path.stem, SequenceTower))
         return
     assert len(experiment.examples) >= 5
@@ -220,6 +222,31 @@ def test_factors_go_from_a_history_to_an_id(name: str) -> None:
         lacking: dict[str, Any] = {side: {"text": TEXT}}
         with pytest.raises(ValueError, match=rf"tower\.{name}: expected 0 without a history and an id"):
             dataclasses.replace(experiment, tower=tower, **lacking)
+
+
+def test_several_vectors_of_a_query_are_those_of_a_history() -> None:
+    experiment = read_experiment(CONFIGS / "movielens-comirec.toml")
+    country: Any = {"query": {**experiment.query, "text": TEXT}}
+    with pytest.raises(ValueError, match=r"query\.text: a query of .* is a history alone, got a feature"):
+        dataclasses.replace(experiment, **country)
+    with pytest.raises(ValueError, match=r'item: \[tower\] kind "comirec" needs a feature of kind "id"'):
+        dataclasses.replace(experiment, item={"text": TEXT})
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        (
+            {"index": IndexConfig(kind="milvus")},
+            r'index\.kind: expected "hnsw" with \[tower\] kind "comirec"',
+        ),
+        ({"hybrid": HybridConfig(enabled=True)}, r'hybrid\.enabled: expected "auto" or false with \[tower\]'),
+    ],
+)
+def test_what_is_of_one_vector_is_refused_of_several(section: dict[str, Any], expected: str) -> None:
+    experiment = read_experiment(CONFIGS / "movielens-comirec.toml")
+    with pytest.raises(ValueError, match=expected):
+        dataclasses.replace(experiment, **section)
 
 
 @pytest.mark.parametrize("example", [{"txt": "b"}, {}])

@@ -26,6 +26,7 @@ CDSSM: dict[str, Any] = {"kind": "cdssm"}
 LSTM: dict[str, Any] = {"kind": "lstm"}
 MULTI_VIEW: dict[str, Any] = {"kind": "multi_view", "view": "section"}
 PRETRAINED: dict[str, Any] = {"kind": "transformer", "model": "mini"}
+COMIREC: dict[str, Any] = {"kind": "comirec"}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({**SEQUENCE, "dimension": 0}, "tower.dimension: expected at least 1, got 0"),
     ({**SEQUENCE, "layers": 0}, "tower.layers: expected at least 1, got 0"),
@@ -58,6 +59,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**LSTM, "word_dimension": 0}, "tower.word_dimension: expected at least 1, got 0"),
     ({**LSTM, "buckets": 1}, "tower.buckets: expected at least 2, got 1"),
     ({**LSTM, "window": 3}, "tower.window: unknown key"),
+    ({**COMIREC, "interests": 1}, "tower.interests: expected at least 2, got 1"),
+    ({**COMIREC, "interests": 65}, "tower.interests: expected at most 64, got 65"),
+    ({**COMIREC, "layers": 1, "heads": 3}, "tower.heads: expected a divisor of dimension = 64, got 3"),
+    ({**COMIREC, "heads": 4}, "tower.heads: goes with layers above 0"),
+    ({**COMIREC, "input_dropout": 1.0}, "tower.input_dropout: expected 0 to below 1, got 1.0"),
+    ({**COMIREC, "latent": 16}, "tower.latent: unknown key"),  # EASE is of one vector for each query
+    ({**COMIREC, "linear": 16}, "tower.linear: unknown key"),
     ({"kind": "multi_view"}, "tower.view: required, but missing"),
     ({**MULTI_VIEW, "max_views": 1}, "tower.max_views: expected at least 2, got 1"),
     ({**MULTI_VIEW, "view_dropout": 0.0}, "tower.view_dropout: expected above 0 and below 1, got 0.0"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from protos.features import UNKNOWN
+from train.models.interests import InterestsEncoder
 from train.models.sequence_encoders import (
     AttentionEncoder,
     EmptyHistory,
@@ -27,6 +28,10 @@ ENCODERS: dict[str, Callable[[nn.Parameter], nn.Module]] = {
     "one layer": lambda table: AttentionEncoder(table, 1, 4, 0.1, 0.2, LONGEST + 1),
     "sum": lambda table: PoolingEncoder(table, LONGEST + 1, mean=False, scale=2.0, decay=0.3),
     "mean": lambda table: PoolingEncoder(table, LONGEST + 1, mean=True),
+    "interests": lambda table: InterestsEncoder(table, 3, 16, 0.1, LONGEST + 1),
+    "interests by attention": lambda table: InterestsEncoder(
+        table, 3, 16, 0.1, LONGEST + 1, AttentionEncoder(table, 1, 2, 0.1, 0.2, LONGEST + 1)
+    ),
 }
 KINDS = pytest.mark.parametrize("kind", ENCODERS)
 HISTORY = st.lists(st.integers(2, KNOWN + 1), max_size=LONGEST)
@@ -50,7 +55,7 @@ def rows_of(histories: list[list[int]], width: int = 0) -> Tensor:
 def encode_rows(module: nn.Module, histories: list[list[int]], width: int = 0) -> Tensor:
     with torch.no_grad():
         vectors: Tensor = module(rows_of(histories, width))
-    return vectors
+    return vectors.flatten(1)  # of several interests side by side
 
 
 @KINDS
@@ -63,7 +68,7 @@ def test_a_position_in_a_window_encodes_the_history_up_to_it(kind: str, runs: li
     records = [(n, length) for n, run in enumerate(runs) for length in range(len(run) + 1)]
     places = [n * width + width - 1 - len(runs[n]) + length for n, length in records]
     with torch.no_grad():
-        found = module(Windows(rows, torch.tensor(places)))
+        found = module(Windows(rows, torch.tensor(places))).flatten(1)
     expected = torch.cat([encode_rows(module, [runs[n][:length]]) for n, length in records])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 

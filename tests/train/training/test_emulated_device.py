@@ -60,6 +60,7 @@ OF_FILMS: dict[str, Sections] = {
     "sum": {**watched.MEAN, "tower": {**watched.PLAIN_TOWER, "history": "sum"}},
     "mean": watched.MEAN,
     "shared": watched.RATINGS,
+    "comirec": watched.COMIREC,
     "query by words": watched.ASKED,
 }
 

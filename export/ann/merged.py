@@ -1,0 +1,31 @@
+"""Search for queries of several vectors, each a search of its own, as the service merges them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from export.ann.graph import Rows, Vectors
+from export.ann.index_kind import SearchIndex
+from protos.interests import best, each_vector
+
+
+def search_merged(
+    index: SearchIndex, vectors: Vectors, queries: Vectors, k: int, seen: Sequence[Rows]
+) -> Rows:
+    """As `SearchIndex.search`, of queries of one vector (Q, D) or of several (Q, K * D).
+
+    Args:
+        vectors: (N, D), of the items of the index.
+    """
+    dimension = vectors.shape[1]
+    interests = queries.shape[1] // dimension
+    if interests == 1:
+        return index.search(queries, k, seen)
+    alone = [rows for rows in seen for _ in range(interests)]
+    found = index.search(each_vector(queries, dimension), k, alone)
+    merged = np.full((len(queries), found.shape[1]), -1, np.int64)
+    for n, each in enumerate(found.reshape(len(queries), -1)):
+        rows = np.unique(each[each >= 0])
+        kept, _ = best(rows, vectors[rows], queries[n], found.shape[1])
+        merged[n, : len(kept)] = kept
+    return merged

@@ -1,0 +1,68 @@
+"""Search for queries of several vectors: each vector is searched, and what they find becomes one answer."""
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+import numpy as np
+
+from protos.bundle import Manifest
+from protos.interests import best, each_vector
+from serving.retrieval.query import EncodedQueries, SearchOptions, SearchResult, Vectors
+from serving.retrieval.vector_index import VectorIndex
+
+Find = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
+
+
+def find_interests(
+    find: Find,
+    index: VectorIndex,
+    manifest: Manifest,
+    encoded: EncodedQueries,
+    options: Sequence[SearchOptions],
+) -> list[SearchResult]:
+    """For each query the rows of its best items, by the largest score of its vectors.
+
+    An item as a query, and a query that is not searched for, count once.
+
+    Args:
+        find: searches for queries of one vector, among the items that their options allow.
+        index: of the items that it finds.
+        manifest: of the bundle.
+        encoded: queries of K vectors each, (B, K * D).
+        options: of each.
+    """
+    interests = manifest.interests
+    counts = [
+        interests if context.own_row is None and context.basis.is_searched and each.k else 1
+        for context, each in zip(encoded.contexts, options, strict=True)
+    ]
+    queries = [n for n, count in enumerate(counts) for _ in range(count)]
+    places = [n * interests + m for n, count in enumerate(counts) for m in range(count)]
+    alone = EncodedQueries(
+        each_vector(encoded.vectors, manifest.dimension)[places],
+        tuple([encoded.contexts[n] for n in queries]),
+        encoded.encode_us,
+    )
+    found = iter(find(alone, [options[n] for n in queries]))
+    return [
+        merged(index, vector, [*islice(found, count)], each.k)
+        for vector, count, each in zip(encoded.vectors, counts, options, strict=True)
+    ]
+
+
+def merged(index: VectorIndex, query: Vectors, found: Sequence[SearchResult], k: int) -> SearchResult:
+    """What the vectors of one query have found, as one result; its plan is that of the first.
+
+    The scores are computed again, because a graph may have found an item for another vector than the nearest.
+
+    Args:
+        index: of the items.
+        query: (K * D,).
+        found: by each vector, or the only result.
+        k: items wanted.
+    """
+    rows = np.array(sorted({row for each in found for row in each.rows}), np.int64)
+    if len(found) == 1 or not len(rows):
+        return found[0]
+    kept, products = best(rows, index.vectors(rows), query, k)
+    return found[0]._replace(rows=kept.tolist(), scores=products.tolist())

@@ -1,0 +1,104 @@
+"""Several vectors of a history: training, export, a bundle, the registry and the gates."""
+
+import io
+import warnings
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from export import commands
+from export.release import promote, registry
+from protos import bundle
+from protos.interests import paired_products
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from tests.helpers.stdlib import Made, make_of, tracking_at
+from tests.helpers.watched import COMIREC, write_toml
+from train.data.training_data import training_data_of
+from train.training.metric_groups import metrics_of
+from train.training.trained_model import load_model
+
+pytestmark = pytest.mark.exhaustive
+
+HISTORY = ("f041", "f042", "f101", "f102", "f043")
+
+
+@pytest.fixture(scope="module")
+def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    folder = tmp_path_factory.mktemp("comirec")
+    changed: Any = {"training": {"epochs": 5}, "baselines": {"run": ["popularity"]}}
+    changed["gates"] = {"iterations": 200}
+    changed["precision"] = {"query": "fp32", "item": "fp32", "vectors": "fp32"}
+    made = make_of(write_toml(films, folder / "a.toml", "comirec", COMIREC, **changed), empty_store, folder)
+    with tracking_at(made.uri):
+        yield made
+
+
+def test_the_bundle_has_the_vectors_of_torch_side_by_side(made: Made) -> None:
+    manifest = bundle.read(made.folder)
+    assert (manifest.interests, manifest.dimension) == (3, 33)
+    for side in ("query", "item"):
+        assert manifest.parity[side]["max_abs_diff"] <= manifest.parity[side]["tolerance"]
+    retriever, towers = Retriever.load(made.folder), load_model(made.run).towers
+    encoded = retriever.encode([Query(history=HISTORY)])
+    arrays = manifest.schema.side("query").to_arrays({"history": [[*HISTORY]]})
+    with torch.inference_mode():
+        expected = towers[0].eval()({name: torch.from_numpy(each) for name, each in arrays.items()})
+    np.testing.assert_allclose(encoded.vectors, expected, rtol=1e-4, atol=1e-4)
+    each = encoded.vectors.reshape(3, 33)
+    assert np.abs(each[0] - each[1]).max() > 0.01
+
+
+def test_quality_is_that_of_the_answers(made: Made) -> None:
+    manifest, logged = bundle.read(made.folder), metrics_of(made.run)
+    quality = manifest.quality
+    assert quality["ndcg_at_10"] > 2 * quality["popularity_ndcg_at_10"]
+    assert quality["exact_ndcg_at_10"] == pytest.approx(logged["ndcg_at_10"], abs=0.02)
+    data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
+    rows, relevant = data.parts["test"].by_query()
+    (history,) = (name for name in manifest.schema.query)
+    queries = [Query(history=tuple(data.queries[history][row][-20:])) for row in rows]
+    retriever = Retriever.load(made.folder)
+    answers = retriever.search(queries, 10, exclude_history=True)
+    ids = made.dataset.items["item_id"].to_list()
+    found = [
+        bool({hit.id for hit in answer.hits} & {ids[row] for row in own})
+        for answer, own in zip(answers, relevant, strict=True)
+    ]
+    assert np.mean(found) == pytest.approx(quality["hr_at_10"], abs=0.02)
+    again = commands.evaluate(Namespace(config=made.config, bundle=made.folder, runs=None, refresh=False))
+    assert again["ndcg_at_10"] == pytest.approx(quality["ndcg_at_10"], abs=1e-6)
+
+
+def test_the_score_is_the_largest_product(made: Made) -> None:
+    retriever = Retriever.load(made.folder)
+    (answer,) = retriever.search([Query(history=HISTORY)], 20)
+    rows = [retriever.catalogue.row(hit.id, "") for hit in answer.hits]
+    vectors = retriever.encode([Query(history=HISTORY)]).vectors.repeat(len(rows), axis=0)
+    expected = paired_products(vectors, retriever.item_vectors[rows])
+    assert [hit.score for hit in answer.hits] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_the_registry_answers_and_the_gates_hold(made: Made) -> None:
+    with warnings.catch_warnings(record=True):  # lifted by MLflow
+        version, _ = registry.register(made.folder)
+        assert "3 vectors for each query" in (version.description or "")
+        model = mlflow.pyfunc.load_model(f"models:/comirec/{version.version}")
+        (hits,) = model.predict([{"history": [*HISTORY]}], params={"k": 5})
+    (answer,) = Retriever.load(made.folder).search([Query(history=HISTORY)], 5)
+    assert [hit["id"] for hit in hits] == [hit.id for hit in answer.hits]
+    data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
+    console = Console(file=io.StringIO())
+    done = promote.promote(made.experiment, lambda: data, console, force=True, reason="times vary here")
+    assert done.decision is not None
+    results = {each.name: each for each in done.decision.results}
+    for name in ("parity", "index_recall", "quality", "filtered_recall"):
+        assert results[name].holds, results[name].text
+    assert results["index_recall"].figure == pytest.approx(1, abs=0.05)

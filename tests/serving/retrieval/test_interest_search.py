@@ -1,0 +1,224 @@
+"""Queries of several vectors: one list of distinct items, each with the score of its nearest vector."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from protos import open_inference_pb2, open_inference_pb2_grpc
+from protos.bundle import VECTORS
+from protos.errors import BundleDamaged
+from serving.benchmark import bundle_benchmark
+from serving.benchmark.filter_measurement import buckets, measure_quality
+from serving.client import RetrievalClient
+from serving.filters.expression import Filter, where
+from serving.retrieval import retriever as retriever_module
+from serving.retrieval.answer import Answer, Basis
+from serving.retrieval.interest_search import merged
+from serving.retrieval.query import PLAIN, Query, SearchResult
+from serving.retrieval.retriever import Retriever
+from tests.helpers.tiny import FILTERS, INNER_PRODUCT, filter_values, item_ids, tiny_bundle
+from tests.helpers.tiny_towers import DIMENSION, HISTORY, TinyTower
+from tests.serving.live.test_live_server import Host
+
+K = 3
+IDS = item_ids(300)
+QUERIES = [
+    Query(history=("item-001", "item-002", "item-003")),
+    Query(history=("item-201", "item-012")),
+    Query(history=("item-099", "item-045", "item-177", "item-223", "item-008")),
+]
+EXAMPLES: tuple[dict[str, Any], ...] = tuple({"history": [*each.history]} for each in QUERIES)
+Scores = Mapping[str, float]
+
+
+def interests_bundle(parent: Path, interests: int = K, **manifest: Any) -> Path:
+    tower = TinyTower({"history": HISTORY}, unit=False, interests=K)
+    fields = {"score": INNER_PRODUCT, "examples": EXAMPLES, "interests": interests, **manifest}
+    return tiny_bundle(parent, 300, tower, filters=FILTERS, **fields)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return interests_bundle(tmp_path_factory.mktemp("interests"))
+
+
+@pytest.fixture(scope="module")
+def retriever(folder: Path) -> Retriever:
+    return Retriever.load(folder)
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path, retriever: Retriever) -> Sequence[Scores]:
+    """Of each query the score of every item, one product at a time."""
+    items = np.load(folder / VECTORS)
+    vectors = retriever.encode(QUERIES).vectors.reshape(len(QUERIES), K, DIMENSION)
+    return [
+        {name: max(float(item @ each) for each in query) for name, item in zip(IDS, items, strict=True)}
+        for query in vectors
+    ]
+
+
+def check(answer: Answer, scores: Scores, k: int) -> None:
+    """The answer has the `k` best of the items, with their scores."""
+    best = sorted(scores.values(), reverse=True)[:k]
+    assert [hit.score for hit in answer.hits] == pytest.approx(best, abs=1e-5)
+    assert [hit.score for hit in answer.hits] == pytest.approx(
+        [scores[hit.id] for hit in answer.hits], abs=1e-5
+    )
+    assert len({hit.id for hit in answer.hits}) == len(answer.hits) == min(k, len(scores))
+
+
+@pytest.mark.parametrize("k", [1, 7, 40, 300, 400])
+def test_an_answer_has_k_distinct_items_by_their_largest_scores(
+    k: int, retriever: Retriever, expected: Sequence[Scores]
+) -> None:
+    for answer, scores in zip(retriever.search(QUERIES, k), expected, strict=True):
+        check(answer, scores, k)
+        assert answer.basis is Basis.QUERY
+    for query, scores in zip(QUERIES, expected, strict=True):
+        check(retriever.search([query], k)[0], scores, k)
+
+
+def test_a_batch_of_many_lengths_is_answered_in_its_order(
+    retriever: Retriever, expected: Sequence[Scores]
+) -> None:
+    """So many that the tower encodes them in parts; items as queries stand between them."""
+    queries = [*QUERIES, Query(item_id="item-005")] * 60
+    answers = retriever.search(queries, 6)
+    for n, answer in enumerate(answers):
+        if n % 4 < 3:
+            check(answer, expected[n % 4], 6)
+        else:
+            assert answer.hits == answers[3].hits
+
+
+def test_items_of_several_vectors_are_in_the_answers(retriever: Retriever) -> None:
+    """So that the tests here mean something."""
+    for query, answer in zip(QUERIES, retriever.search(QUERIES, 10), strict=True):
+        vectors = retriever.encode([query]).vectors.reshape(K, DIMENSION)
+        items = retriever.index.vectors([IDS.index(hit.id) for hit in answer.hits])
+        assert len({*(items @ vectors.T).argmax(axis=1).tolist()}) > 1
+
+
+@pytest.mark.parametrize("k", [5, 60])
+def test_filters_and_excluded_items_are_those_of_all_vectors(
+    k: int, retriever: Retriever, expected: Sequence[Scores]
+) -> None:
+    values = filter_values(300)
+    conditions: dict[str, tuple[Filter, Callable[[dict[str, Any]], bool]]] = {
+        "many": (where.price < 40, lambda each: each.get("price", 99) < 40),
+        "few": (where.price < 2, lambda each: each.get("price", 99) < 2),
+        "none": (where.price < 0, lambda each: False),
+    }
+    for condition, passes in conditions.values():
+        passing = {name for name, each in zip(IDS, values, strict=True) if passes(each)}
+        gone = {"item-050", "item-117"}
+        answers = retriever.search(QUERIES, k, [*gone], exclude_history=True, filter=condition)
+        for answer, query, scores in zip(answers, QUERIES, expected, strict=True):
+            left = {name: scores[name] for name in passing - gone - {*query.history}}
+            check(answer, left, k)
+
+
+def test_each_vector_counts_as_a_search(retriever: Retriever, watched: Path) -> None:
+    plain = Retriever.load(watched)
+    for k in (1, 10):
+        options = retriever.search_options(k)
+        assert k + retriever.expected_cost(options) == K * k
+        assert plain.expected_cost(options) == 0
+        compiled = retriever.filters.compile(where.price < 20)
+        filtered = retriever.search_options(k, compiled=compiled)
+        assert retriever.expected_cost(filtered) > 0
+        assert retriever.expected_cost(filtered) % K == 0
+
+
+def test_an_item_as_a_query_and_a_query_of_nothing_are_answered_once(
+    retriever: Retriever, folder: Path
+) -> None:
+    items = np.load(folder / VECTORS)
+    alike, nothing, history = retriever.search([Query(item_id="item-005"), Query(), QUERIES[0]], 8)
+    scores = dict(zip(IDS, (items @ items[5]).tolist(), strict=True))
+    del scores["item-005"]
+    check(alike, scores, 8)
+    assert (nothing.basis, len(nothing.hits)) == (Basis.POPULAR, 8)
+    assert history.hits == retriever.search(QUERIES[:1], 8)[0].hits
+
+
+def test_an_item_found_for_a_farther_vector_has_the_score_of_the_nearest(retriever: Retriever) -> None:
+    """As a graph may miss it for the nearest."""
+    query = retriever.encode(QUERIES[:1]).vectors[0]
+    each = retriever.index.vectors([7, 9, 11]) @ query.reshape(K, DIMENSION).T  # (3, K)
+    worst = each.argmin(axis=1)
+    found = [SearchResult([], [], PLAIN) for _ in range(K)]
+    for row, products, place in zip((7, 9, 11), each, worst, strict=True):
+        found[place].rows.append(row)
+        found[place].scores.append(float(products[place]))
+    result = merged(retriever.index, query, found, 2)
+    assert result.scores == pytest.approx(sorted(each.max(axis=1), reverse=True)[:2])
+    assert len({*result.rows}) == 2
+
+
+def test_a_service_answers_with_live_items(folder: Path, tmp_path: Path, expected: Sequence[Scores]) -> None:
+    host = Host(folder, tmp_path)
+    with host.server, RetrievalClient(host.server.address) as client:
+        client.wait_ready()
+        for answer, scores in zip(client.search_batch(QUERIES, k=9), expected, strict=True):
+            check(answer, scores, 9)
+        vectors = np.asarray(client.encode(QUERIES))
+        assert vectors.shape == (len(QUERIES), K * DIMENSION)
+        text = "zuzuzu xexexe vuvu"
+        host.feed.put("new", {"text": text, "price": 1.0}, {"name": text})
+        sequence = host.feed.put("item-050")
+        host.deriver.run_once()
+        assert client.search(QUERIES[0], min_sequence=sequence).sequence == sequence
+        served = host.bundle.retriever
+        own = served.index.vectors([served.catalogue.row("new", "")])[0]
+        for query, vector, scores in zip(QUERIES, vectors, expected, strict=True):
+            now = {**scores, "new": max(float(own @ each) for each in vector.reshape(K, DIMENSION))}
+            del now["item-050"]
+            check(client.search(query, k=9, min_sequence=sequence), now, 9)
+            check(client.search(query, k=300, min_sequence=sequence), now, 300)
+            scored = client.score(query, ["new", "item-050", "item-001"]).items
+            assert scored[1][1] is None
+            assert [scored[0][1], scored[2][1]] == pytest.approx([now["new"], now["item-001"]], abs=1e-5)
+            passing = {name: now[name] for name in ("new", *few_dollars()) if name in now}
+            check(client.search(query, k=9, filter=where.price < 2), passing, 9)
+        with grpc.insecure_channel(host.server.address) as channel:
+            stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            request = open_inference_pb2.ModelMetadataRequest(name="query_tower")
+            (output,) = stub.ModelMetadata(request, timeout=20).outputs
+        assert [*output.shape] == [-1, K * DIMENSION]
+
+
+def few_dollars() -> list[str]:
+    return [name for name, each in zip(IDS, filter_values(300), strict=True) if each.get("price", 99) < 2]
+
+
+def test_the_measurements_of_gates_know_the_largest_score(folder: Path, retriever: Retriever) -> None:
+    assert bundle_benchmark.recall(retriever, folder, 10) == [1.0] * len(EXAMPLES)
+    made = [*buckets(retriever, QUERIES)]
+    found = [measure_quality(retriever, bucket, 10) for bucket in made]
+    assert {min(each["recall"]) for each in found} == {1.0}
+    assert not any(each["incomplete"] or each["wrong"] for each in found)
+    parts = bundle_benchmark.RetrieverParts(folder, 1, 10)
+    for calls in parts.contenders(2).values():
+        calls[0]()
+
+
+def test_a_tower_of_another_number_of_vectors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleDamaged, match="but the manifest's dimension is 64"):
+        Retriever.load(interests_bundle(tmp_path, interests=2))
+
+
+def test_queries_of_one_vector_take_no_other_path(
+    watched: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(retriever_module, "find_interests", refuse)
+    assert len(Retriever.load(watched).search(QUERIES, 5)) == len(QUERIES)
+    assert len(Retriever.load(plain).search([Query("a"), Query("b")], 5)) == 2

@@ -1,0 +1,98 @@
+"""`[tower] kind = "comirec"`: a user's history as several vectors, one for each interest."""
+
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from protos.features import HistoryFeature, IdFeature, Schema, TextFeature
+from train.config.towers import ComirecTower
+from train.models.cold_start import fit_content_fallback
+from train.models.encoders import HashedTextEncoder
+from train.models.heads import CosineHead, Head, InterestsHead, ItemDotHead, QueryDotHead
+from train.models.interests import InterestsEncoder
+from train.models.prepared_inputs import PreparedInputs
+from train.models.sequence_encoders import AttentionEncoder, IdEncoder
+from train.models.tower_factory import (
+    ARCHITECTURES,
+    Architecture,
+    EncoderFactories,
+    Towers,
+    feature_encoder,
+    feature_encoders,
+    longest_window,
+    shared_item_table,
+)
+from train.models.towers import Bias, ContentFallback, Residual, Tower
+
+
+@ARCHITECTURES.register(ComirecTower)
+class ComirecArchitecture(Architecture[ComirecTower]):
+    """The towers share the item embeddings; the item tower is that of `sequence`."""
+
+    def build(self, schema: Schema) -> Towers:
+        """Query tower and item tower."""
+        config, width = self.config, self.config.dimension
+        ids = shared_item_table(schema, width, 0.02)
+        factories: EncoderFactories = {
+            **self._text_factory(),
+            IdFeature: partial(IdEncoder, ids),
+            HistoryFeature: partial(self._interests, schema, ids),
+        }
+        query = feature_encoders(schema, "query", width, factories)
+        item = feature_encoders(schema, "item", width, factories)
+        named = next(name for name, spec in schema.item.items() if isinstance(spec, IdFeature))
+        deep = Residual(width, config.item_hidden) if config.item_hidden else nn.Identity()
+        query_head, item_head = self._heads()
+        return (
+            Tower(query, Bias(width), InterestsHead(query_head, config.interests)),
+            Tower(item, deep, item_head, fallback=(named, self._content_fallback(schema))),
+        )
+
+    def _interests(self, schema: Schema, ids: nn.Parameter) -> InterestsEncoder:
+        config, positions = self.config, longest_window(schema)
+        context = None
+        if config.layers:
+            context = AttentionEncoder(
+                ids, config.layers, config.heads, config.dropout, config.input_dropout, positions
+            )
+        return InterestsEncoder(
+            ids, config.interests, config.hidden, config.input_dropout, positions, context
+        )
+
+    def _text_factory(self) -> EncoderFactories:
+        """Encoders of texts that share one table."""
+        hashing, config = self.hashing(), self.config
+        table = nn.Parameter(torch.randn(config.buckets, config.dimension) * 0.004)
+        return {TextFeature: lambda: HashedTextEncoder(hashing, table, torch.ones(config.buckets))}
+
+    def _content_fallback(self, schema: Schema) -> ContentFallback:
+        """Encoders of an item's content, separate from the learned ones."""
+        width = self.config.dimension
+        encoders = {
+            name: feature_encoder(schema, "item", name, width, self._text_factory())
+            for name, spec in schema.item.items()
+            if not isinstance(spec, IdFeature)
+        }
+        return ContentFallback(encoders, width)
+
+    def _heads(self) -> tuple[Head, Head]:
+        if self.config.similarity == "cosine":
+            return CosineHead(), CosineHead()
+        radius = torch.ones(())
+        return QueryDotHead(radius), ItemDotHead(radius)
+
+    @property
+    def shares_windows(self) -> bool:
+        """All places of a window are encoded at little more cost than the last."""
+        return True
+
+    def fit_unknown_items(
+        self, item_tower: Tower, items: PreparedInputs, counts: npt.NDArray[np.int64]
+    ) -> bool:
+        """Regress the learned vectors on the items' content."""
+        return fit_content_fallback(
+            item_tower, items, counts, self.config.newcomers_alpha, self.config.newcomers_strength
+        )

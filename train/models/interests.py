@@ -1,0 +1,116 @@
+"""Queries of several vectors: the encoder of ComiRec-SA, and how such queries meet items.
+
+A row of query vectors holds the K vectors of a query side by side, (B, K * D); item vectors are (N, D). So K
+follows from the widths, and rows of one vector are computed as ever.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.models.row_gradients import touched
+from train.models.sequence_encoders import AttentionEncoder, History, Windows
+
+
+class InterestsEncoder(nn.Module):
+    """K vectors of a history, each a weighted mean of its places (Cen et al. 2020, equation 3).
+
+    The weight of place j in the mean of interest k is the softmax over all places of
+    w_k tanh(W e_j) + b_kn, with n items after j; the paper adds an embedding of the position to e_j instead,
+    which depends on where the window of a history begins.
+
+    Args:
+        table: (V, H), shared with the item tower; row 0 is the empty history.
+        interests: K.
+        hidden: rows of W.
+        input_dropout: on the embedded items.
+        positions: number of positions of the longest history or window.
+        context: self-attention over the items, whose places are weighed instead of them; it has the dropout.
+    """
+
+    def __init__(
+        self,
+        table: nn.Parameter,
+        interests: int,
+        hidden: int,
+        input_dropout: float,
+        positions: int,
+        context: AttentionEncoder | None = None,
+    ) -> None:
+        super().__init__()
+        self.table = table
+        self.input_dropout = input_dropout
+        self.inner = nn.Linear(table.shape[1], hidden, bias=False)
+        self.outer = nn.Linear(hidden, interests, bias=False)
+        self.distance = nn.Parameter(torch.zeros(positions, interests))
+        self.context = context
+
+    def forward(self, history: History) -> Tensor:
+        """Rows (B, L) or windows of B records -> (B, K, H)."""
+        if isinstance(history, Windows):
+            return history.pick(self._pool(history.rows, history.rows.shape[1]))
+        return self._pool(history, 1)[:, 0]
+
+    def _pool(self, rows: Tensor, count: int) -> Tensor:
+        """(B, count, K, H): the interests at the last `count` places, each of the places up to it."""
+        places = self._places(rows)  # (B, L, H)
+        place = torch.arange(rows.shape[1], device=rows.device)
+        offset = (place[:, None] - place)[-count:]  # (Q, L), above 0 for earlier places
+        # A place weighs itself even where it is padding, else the softmax has no term.
+        masked = (offset < 0) | (rows == 0)[:, None] & (offset > 0)  # (B, Q, L)
+        bias = F.embedding(offset.clamp(min=0), self.distance).permute(2, 0, 1)  # (K, Q, L)
+        logits = self.outer(torch.tanh(self.inner(places))).transpose(1, 2)[:, :, None]  # (B, K, 1, L)
+        weights = (logits + bias).masked_fill(masked[:, None], float("-inf")).softmax(dim=-1)
+        pooled: Tensor = weights.flatten(1, 2) @ places  # (B, K * Q, H)
+        return pooled.view(len(rows), len(bias), count, -1).transpose(1, 2)
+
+    def _places(self, rows: Tensor) -> Tensor:
+        """(B, L, H): the items, or what the self-attention makes of them."""
+        if self.context is not None:
+            return self.context.places(rows)
+        table, rows = touched(self.table, rows)
+        return F.dropout(F.embedding(rows, table), self.input_dropout, self.training)
+
+
+def largest_products(queries: Tensor, items: Tensor) -> Tensor:
+    """(Q, N): the inner product of each query and item; of a query of several vectors, the largest.
+
+    Args:
+        queries: (Q, K * D).
+        items: (N, D).
+    """
+    if queries.shape[1] == items.shape[1]:
+        return queries @ items.T
+    return (_each(queries, items) @ items.T).amax(dim=1)
+
+
+def paired_products(queries: Tensor, items: Tensor) -> Tensor:
+    """(P,): the inner product of each pair; of a query of several vectors, the largest.
+
+    Args:
+        queries: (P, K * D).
+        items: (P, D).
+    """
+    if queries.shape[1] == items.shape[1]:
+        return (queries * items).sum(dim=1)
+    return (_each(queries, items) @ items[:, :, None]).amax(dim=(1, 2))
+
+
+def route(queries: Tensor, query: Tensor, own: Tensor) -> Tensor:
+    """(P, D): for each pair the vector of its query that has the largest inner product with its item.
+
+    Hard routing (Cen et al. 2020, equation 6): no gradient passes through the choice.
+
+    Args:
+        queries: (B, K * D).
+        query: int64 (P,), the place of each pair's query.
+        own: (P, D), the vector of each pair's item.
+    """
+    each = _each(queries, own)[query]  # (P, K, D)
+    best = (each.detach() @ own.detach()[:, :, None]).argmax(dim=1)  # (P, 1)
+    return each.gather(1, best[:, :, None].expand(-1, -1, each.shape[2]))[:, 0]
+
+
+def _each(queries: Tensor, items: Tensor) -> Tensor:
+    """(Q, K, D) of (Q, K * D), for items (N, D)."""
+    return queries.view(len(queries), -1, items.shape[1])
