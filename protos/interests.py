@@ -2,9 +2,11 @@
 
 A row of query vectors holds the K vectors of a query side by side, float32 (B, K * D), so that a query is
 one row everywhere; item vectors are (N, D). A search looks for the neighbours of each of the K vectors, and
-merges what it finds with `best`. That loses nothing: an item of the k best is among the k best of its nearest
-vector.
+merges what it finds. Where each search is exact, that loses nothing: an item of the k best is among the k
+best of its nearest vector.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +45,21 @@ def paired_products(queries: Vectors, items: Vectors) -> Vectors:
     each = queries.reshape(len(queries), -1, items.shape[1])
     found: Vectors = np.einsum("pkd,pd->pk", each, items).max(axis=1)
     return found
+
+
+def merged(
+    found: Rows, vectors_of: Callable[[Rows], Vectors], query: Vectors, k: int
+) -> tuple[Rows, Vectors]:
+    """What the searches for the vectors of one query have found, as one answer; result as of `best`.
+
+    Args:
+        found: int64, rows of any shape; below 0 is none.
+        vectors_of: the item vectors of some rows.
+        query: (K * D,).
+        k: items wanted.
+    """
+    rows = np.unique(found[found >= 0])
+    return best(rows, vectors_of(rows), query, k)
 
 
 def best(rows: Rows, items: Vectors, query: Vectors, k: int) -> tuple[Rows, Vectors]:

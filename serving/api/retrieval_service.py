@@ -92,7 +92,7 @@ class RetrievalServicer:
         queries = (self._query(message, "query"),)
         options = self._options(bundle, request)
         if not admitted:
-            self._admit_search(call, queries, options)
+            self._admit_search(call, bundle, queries, options)
         if request.min_sequence and request.min_sequence > bundle.sequence:
             return self._wait(bundle, request.min_sequence, call, lambda: self.Search(request, call, True))
         options = self._filtered(bundle, request, options, queries, call)
@@ -124,7 +124,7 @@ class RetrievalServicer:
         options = self._options(bundle, request)
         self._sizes.check_estimate(bundle, count, options.k)
         if not admitted:
-            self._admit_search(call, queries, options)
+            self._admit_search(call, bundle, queries, options)
         if request.min_sequence and request.min_sequence > bundle.sequence:
             return self._wait(
                 bundle, request.min_sequence, call, lambda: self.SearchBatch(request, call, True)
@@ -245,14 +245,22 @@ class RetrievalServicer:
         prepared = [*map(bundle.retriever.prepare, queries, names)]
         job = Job(bundle.retriever, prepared, options, answer, size)
         if options.exclude_history:
-            job.cost += _histories(queries)
+            job.cost += _histories(queries) * bundle.retriever.interests
         if options.filter is not None or bundle.retriever.interests > 1:
             job.cost += len(queries) * bundle.retriever.expected_cost(options)
         return job
 
-    def _admit_search(self, call: Call, queries: Sequence[Query], options: SearchOptions) -> None:
-        """Charge the client for a search; before it waits, or waiting would cost a client nothing."""
-        self._admit(call, len(queries), 0 if self._rate is None else _items(queries, options))
+    def _admit_search(
+        self, call: Call, bundle: LoadedBundle, queries: Sequence[Query], options: SearchOptions
+    ) -> None:
+        """Charge the client for a search; before it waits, or waiting would cost a client nothing.
+
+        Each vector of a query counts as a search of its own.
+        """
+        call.queries += len(queries)
+        if self._rate is not None:
+            each = bundle.retriever.interests
+            self._rate.admit(caller(call), tokens(each * len(queries), each * _items(queries, options)))
 
     def _admit(self, call: Call, queries: int, items: int = 0) -> None:
         """Charge the client's rate limit for queries, and for the items that their searches look for."""

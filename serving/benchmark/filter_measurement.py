@@ -241,10 +241,9 @@ def exact(index: VectorIndex, queries: Vectors, k: int, allowed: Allowed | None 
     if queries.shape[1] == dimension:
         return index.exact(queries, k, allowed)
     found = index.exact(interests.each_vector(queries, dimension), k, allowed).rows
-    rows = [np.unique(each) for each in found.reshape(len(queries), -1)]
     best = [
-        interests.best(own, index.vectors(own), query, found.shape[1])
-        for own, query in zip(rows, queries, strict=True)
+        interests.merged(rows, index.vectors, query, found.shape[1])
+        for rows, query in zip(found.reshape(len(queries), -1), queries, strict=True)
     ]
     return Neighbours(np.stack([own for own, _ in best]), np.stack([scores for _, scores in best]))
 

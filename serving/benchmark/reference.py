@@ -78,8 +78,8 @@ class Naive(retrieval_pb2_grpc.RetrievalServicer):
     def _search(self, vector: Vectors, k: int) -> Neighbours:
         if vector.shape[1] == self._dimension:
             return self._index.search(vector, k)
-        rows = np.unique(self._index.search(interests.each_vector(vector, self._dimension), k).rows)
-        best, products = interests.best(rows, self._index.vectors(rows), vector[0], k)
+        rows = self._index.search(interests.each_vector(vector, self._dimension), k).rows
+        best, products = interests.merged(rows, self._index.vectors, vector[0], k)
         return Neighbours(best[None], products[None])
 
 

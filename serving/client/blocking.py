@@ -158,6 +158,8 @@ class RetrievalClient:
     ) -> npt.NDArray[np.float32]:
         """Vectors of queries, float32 (B, D), of unit length where scores are cosines.
 
+        Where the manifest of `info` has `interests`, (B, K * D): the K vectors of a query side by side.
+
         Arguments and errors are those of `search`.
         """
         request = protocol.encode_request(queries)

@@ -168,7 +168,7 @@ class Encoder:
         self._session = _open(path, threads)
         # `InferenceSession.run` would check the inputs' names in each call; `_check` has done that once.
         self._run = getattr(self._session, "_sess", self._session).run
-        _check(self._session, path, self.inputs.features, manifest.width(side))
+        _check(self._session, path, self.inputs.features, manifest, side)
 
     def arrays(self, rows: Sequence[Mapping[str, Any]]) -> Arrays:
         """Queries as the tower's inputs, (B, ...) each.
@@ -413,7 +413,8 @@ def _check(
     session: onnxruntime.InferenceSession,
     path: Path,
     features: Mapping[str, FeatureSpec],
-    dimension: int,
+    manifest: Manifest,
+    side: Side,
 ) -> None:
     arrays = [array for name, spec in features.items() for array in spec.arrays(name).items()]
     expected = {name: ELEMENT_TYPES[dtype] for name, dtype in arrays}
@@ -423,6 +424,8 @@ def _check(
     outputs = {node.name: node.shape for node in session.get_outputs()}
     if OUTPUT not in outputs:
         raise BundleDamaged(f"{path}: gives {sorted(outputs)}, expected an output named {OUTPUT}")
-    shape = outputs[OUTPUT]
-    if len(shape) != 2 or shape[1] != dimension:
-        raise BundleDamaged(f"{path}: gives {shape}, but the manifest's dimension is {dimension}")
+    shape, width = outputs[OUTPUT], manifest.width(side)
+    if len(shape) != 2 or shape[1] != width:
+        several = f", and a query has {width // manifest.dimension} vectors" * (width > manifest.dimension)
+        text = f"gives {shape}, but the manifest's dimension is {manifest.dimension}{several}"
+        raise BundleDamaged(f"{path}: {text}")

@@ -5,8 +5,8 @@ from itertools import islice
 
 import numpy as np
 
+from protos import interests
 from protos.bundle import Manifest
-from protos.interests import best, each_vector
 from serving.retrieval.query import EncodedQueries, SearchOptions, SearchResult, Vectors
 from serving.retrieval.vector_index import VectorIndex
 
@@ -22,7 +22,7 @@ def find_interests(
 ) -> list[SearchResult]:
     """For each query the rows of its best items, by the largest score of its vectors.
 
-    An item as a query, and a query that is not searched for, count once.
+    An item as a query is searched by its one vector; a query that needs no search is passed on once.
 
     Args:
         find: searches for queries of one vector, among the items that their options allow.
@@ -31,15 +31,15 @@ def find_interests(
         encoded: queries of K vectors each, (B, K * D).
         options: of each.
     """
-    interests = manifest.interests
+    most = manifest.interests
     counts = [
-        interests if context.own_row is None and context.basis.is_searched and each.k else 1
+        most if context.own_row is None and context.basis.is_searched and each.k else 1
         for context, each in zip(encoded.contexts, options, strict=True)
     ]
     queries = [n for n, count in enumerate(counts) for _ in range(count)]
-    places = [n * interests + m for n, count in enumerate(counts) for m in range(count)]
+    places = [n * most + m for n, count in enumerate(counts) for m in range(count)]
     alone = EncodedQueries(
-        each_vector(encoded.vectors, manifest.dimension)[places],
+        interests.each_vector(encoded.vectors, manifest.dimension)[places],
         tuple([encoded.contexts[n] for n in queries]),
         encoded.encode_us,
     )
@@ -61,8 +61,8 @@ def merged(index: VectorIndex, query: Vectors, found: Sequence[SearchResult], k:
         found: by each vector, or the only result.
         k: items wanted.
     """
-    rows = np.array(sorted({row for each in found for row in each.rows}), np.int64)
+    rows = np.array([row for each in found for row in each.rows], np.int64)
     if len(found) == 1 or not len(rows):
         return found[0]
-    kept, products = best(rows, index.vectors(rows), query, k)
+    kept, products = interests.merged(rows, index.vectors, query, k)
     return found[0]._replace(rows=kept.tolist(), scores=products.tolist())

@@ -315,7 +315,7 @@ class Retriever:
         A filter makes them, and several vectors of a query, each of which is searched.
         """
         if options.filter is None:
-            return (self.interests - 1) * options.k
+            return (self.interests - 1) * (options.k + len(options.exclude))
         free_width = self._free_width if self._has_graph else None
         return self.interests * expected_cost(options.k, options.filter, free_width)
 

@@ -195,7 +195,7 @@ def _check_several_vectors(index: IndexConfig, hybrid: HybridConfig) -> None:
 
 
 def _check_negatives(loss: LossConfig, item: dict[str, FeatureSpec]) -> None:
-    """Refuse negatives of one value where no feature of the items says it."""
+    """Refuse `loss.within` that names no category of the items, or one of several values."""
     if isinstance(loss, SampledSoftmax) and loss.within:
         spec = item.get(loss.within)
         if not isinstance(spec, CategoryFeature) or spec.multi:

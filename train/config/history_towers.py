@@ -177,9 +177,9 @@ class ComirecTower(TowerSection):
     K attention heads over the embeddings of the history's items give K vectors. The score of an item is that
     of the vector which is nearest to it: a search looks for the neighbours of each vector, and merges what it
     finds. In a step of training the vector with the largest inner product with a pair's item stands for the
-    query, for the item and for all negatives (equations 6 and 7). Two things differ from the paper: an item
-    is weighed by how many items follow it, not by its position from the start, and the interests may read
-    the places of a causal self-attention instead of the items themselves (`layers`).
+    query, for the item and for all negatives (equations 6 and 7). In the interests two things differ from
+    the paper: an item is weighed by how many items follow it, not by its position from the start, and the
+    interests may read the places of a causal self-attention instead of the items themselves (`layers`).
 
     Args:
         interests: K, the number of vectors of a query; 4 in the paper.

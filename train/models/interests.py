@@ -25,7 +25,8 @@ class InterestsEncoder(nn.Module):
         hidden: rows of W.
         input_dropout: on the embedded items.
         positions: number of positions of the longest history or window.
-        context: self-attention over the items, whose places are weighed instead of them; it has the dropout.
+        context: self-attention over the items, whose outputs are averaged in place of the embeddings; it
+            applies its own input dropout. None averages the embeddings.
     """
 
     def __init__(
@@ -81,7 +82,11 @@ def largest_products(queries: Tensor, items: Tensor) -> Tensor:
     """
     if queries.shape[1] == items.shape[1]:
         return queries @ items.T
-    return (_each(queries, items) @ items.T).amax(dim=1)
+    vectors = _each(queries, items).unbind(1)
+    best = vectors[0] @ items.T
+    for each in vectors[1:]:  # one after another: all products at once would take K times the memory
+        best = torch.maximum(best, each @ items.T)
+    return best
 
 
 def paired_products(queries: Tensor, items: Tensor) -> Tensor:

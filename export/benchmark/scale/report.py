@@ -221,8 +221,8 @@ def _method(size: Document) -> str:
         f"{build['ef_construction']}, ef_search for recall@{search['k']} ≥ {search['target']} on half of the "
         f"queries. Times: medians of {search['graph']['passes']} calls for each of the other "
         f"{search['queries']:,}, on one thread, without the query tower; encoding and building on all "
-        f"{build['threads']} cores. Memory: of a process for each step, libraries included, without mapped "
-        f"vectors ({DIMENSION * 4} bytes an item)."
+        f"{build['threads']} cores. Memory: of a process for each step, libraries included; a service "
+        f"reads mapped vectors beside it, {DIMENSION * 4} bytes an item."
     )
 
 

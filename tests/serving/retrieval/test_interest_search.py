@@ -129,6 +129,8 @@ def test_each_vector_counts_as_a_search(retriever: Retriever, watched: Path) -> 
         options = retriever.search_options(k)
         assert k + retriever.expected_cost(options) == K * k
         assert plain.expected_cost(options) == 0
+        without = retriever.search_options(k, ["item-001", "item-002"])
+        assert k + 2 + retriever.expected_cost(without) == K * (k + 2)
         compiled = retriever.filters.compile(where.price < 20)
         filtered = retriever.search_options(k, compiled=compiled)
         assert retriever.expected_cost(filtered) > 0
@@ -209,7 +211,7 @@ def test_the_measurements_of_gates_know_the_largest_score(folder: Path, retrieve
 
 
 def test_a_tower_of_another_number_of_vectors_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleDamaged, match="but the manifest's dimension is 64"):
+    with pytest.raises(BundleDamaged, match="manifest's dimension is 32, and a query has 2 vectors"):
         Retriever.load(interests_bundle(tmp_path, interests=2))
 
 

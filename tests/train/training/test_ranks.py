@@ -15,6 +15,7 @@ from tests.helpers.people import data_of_people, random_people, schema_of_people
 from tests.train.losses.test_objective import IN_BATCH, ITEMS, LOSSES
 from tests.train.training.test_trainer import Watcher
 from train.config import LossConfig, TowerConfig, TrainingConfig
+from train.config.history_towers import ComirecTower
 from train.config.losses import Bce, FullSoftmax, SampledSoftmax
 from train.config.towers import BagTower, MultiViewTower, SequenceTower, SharedTower
 from train.data.training_data import Pairs, TrainingData
@@ -51,6 +52,9 @@ SHARED = SharedTower("shared", dimension=8, hidden=(6,), buckets=256)
 VIEWS = MultiViewTower("multi_view", "kind", 8, buckets=256, hidden=(6,), view_dropout=1e-9)  # in effect none
 
 
+INTERESTS = ComirecTower("comirec", interests=3, dimension=8, hidden=6, input_dropout=0.0, buckets=64)
+
+
 def of_texts(loss: LossConfig, config: TowerConfig = BAG, batch_size: int = 13) -> Trainer:
     """Pairs of texts and weights; a batch of the last pairs has fewer than the others."""
     words = "red green blue small large round flat old new".split()
@@ -71,12 +75,15 @@ def of_texts(loss: LossConfig, config: TowerConfig = BAG, batch_size: int = 13) 
     return Trainer(towers, data, corpora, loss, TrainingConfig(epochs=2, batch_size=batch_size))
 
 
-def of_people(loss: LossConfig, history: str = "attention", batch_size: int = 14) -> Trainer:
+def of_people(
+    loss: LossConfig, history: str = "attention", batch_size: int = 14, config: TowerConfig | None = None
+) -> Trainer:
     """Histories, of which several queries share a window; no dropout."""
     data = data_of_people(random_people(9, ITEMS), ITEMS)
     schema = schema_of_people(ITEMS, max_length=6)
     without: dict[str, Any] = {"dropout": 0.0, "input_dropout": 0.0} if history == "attention" else {}
-    config = SequenceTower("sequence", history=history, dimension=8, buckets=64, **without)  # type: ignore[arg-type]
+    if config is None:
+        config = SequenceTower("sequence", history=history, dimension=8, buckets=64, **without)  # type: ignore[arg-type]
     torch.manual_seed(0)
     towers = build_towers(config, schema)
     hashing = hashing_of(config)
@@ -157,6 +164,18 @@ def test_two_ranks_train_the_towers_of_several_views_as_one_does(two: Ranks, row
     loss = SampledSoftmax("sampled_softmax", within="kind")
     assert of_texts(loss, VIEWS).towers[1].count == 3  # of odd, even, and unknown
     an_epoch_is_the_same(two, lambda: of_texts(loss, VIEWS), rows_from)
+
+
+@pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])
+def test_two_ranks_train_queries_of_several_vectors_as_one_does(two: Ranks, rows_from: int) -> None:
+    an_epoch_is_the_same(two, lambda: of_people(FullSoftmax("full_softmax"), config=INTERESTS), rows_from)
+
+
+def test_shared_memory_has_room_for_all_vectors_of_the_queries() -> None:
+    trainer = of_people(FullSoftmax("full_softmax"), config=INTERESTS)
+    queries, items = trainer.query_vectors(), trainer.item_vectors()
+    assert queries.shape[1] == 3 * items.shape[1]
+    assert rank._vectors_bytes(trainer) == queries.nbytes + 2 * items.nbytes
 
 
 @pytest.mark.parametrize("history", ["sum", "mean", "attention"])

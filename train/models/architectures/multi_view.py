@@ -73,7 +73,7 @@ class ViewTower(Tower):
     """The item towers of all views, of which each item takes the one of its view.
 
     Args:
-        view: name of the feature that says it.
+        view: name of the feature whose value is the view of an item.
         encoders: for each other feature an encoder of width V x H, whose part is that of one view; but
             `ViewTexts` and encoders of ids are of width H, because each row of their tables has one view.
         widths: H, those of the layers between, and D.
@@ -123,7 +123,7 @@ class ViewTower(Tower):
         return hidden
 
     def view_of(self, rows: Tensor) -> Tensor:
-        """Int64 (B,), the tower of each item, from rows of the vocabulary (B, C), of which one is no padding.
+        """Int64 (B,), the tower of each item, from rows of the vocabulary (B, C): one at most is no padding.
 
         0 where the view is absent, unknown, or has no tower.
         """
