@@ -20,6 +20,7 @@ from protos.cli import Result, print_result
 from protos.errors import DataError, MissingStage
 from serving import bundles
 from serving.benchmark import plots, query_generator
+from serving.benchmark import report as reports
 from serving.benchmark.filter_measurement import (
     SELECTIVITIES,
     bound_of,
@@ -27,7 +28,7 @@ from serving.benchmark.filter_measurement import (
     measure_quality,
     measure_times,
 )
-from serving.benchmark.report import Report, machine_text, progress, show, table
+from serving.benchmark.report import Report, machine_text, progress, table
 from serving.cli import tables
 from serving.retrieval.query import example_query
 from serving.retrieval.retriever import Retriever
@@ -51,7 +52,7 @@ def run(arguments: Namespace) -> Result:
     report = measure(folder, arguments.k, arguments.queries, arguments.seed, arguments.recall)
     path = arguments.plot or bundles.BUNDLES.parent / "loadtest" / f"filters-{report['name']}.png"
     report["plot"] = str(plots.save_filters(report, path))
-    result: Result = report, lambda console: _show(console, report)
+    result: Result = report, lambda console: show(console, report)
     if report["failed"]:
         print_result(result, arguments.json, tables.console)
         raise DataError("; ".join(report["failed"]))
@@ -159,7 +160,8 @@ def _named(selectivity: float, kind: str) -> str:
     return f"{selectivity:.1%} {kind}"
 
 
-def _show(console: Console, report: Report) -> None:
+def show(console: Console, report: Report) -> None:
+    """Recall, completeness and times of each bucket, and which of them fail."""
     rows = [
         (
             _named(each["selectivity"], each["kind"]),
@@ -176,4 +178,6 @@ def _show(console: Console, report: Report) -> None:
     console.print(table(HEADS, rows))
     left_out = [f"no such filters were found: {', '.join(report['left_out'])}"] if report["left_out"] else []
     about = [f"{report['items']:,} items; {report['machine']}, one thread"]
-    show(console, report, (), (), about, [*left_out, *report["failed"]])
+    reports.show(console, report, (), (), about, left_out)
+    for each in report["failed"]:
+        console.print(each, style="red", highlight=False, markup=False, soft_wrap=True)

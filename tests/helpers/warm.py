@@ -8,6 +8,7 @@ before the fork, as modules of it read the environment when they are imported.
 import atexit
 import contextlib
 import io
+import math
 import multiprocessing
 import os
 import runpy
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +34,9 @@ CONTEXT.set_forkserver_preload(SLOW)
 
 class WarmPython:
     """What `subprocess.Popen([sys.executable, *arguments])` is, of a process whose slow imports are done.
+
+    Variables that the imported libraries read while they are imported, such as OMP_NUM_THREADS, are those of
+    the first of these processes.
 
     Args:
         arguments: of Python: `-c`, code, and its arguments; or `-m`, a module, and its arguments.
@@ -79,9 +84,13 @@ class WarmPython:
         """The rest of what it prints, stdout and stderr, until it has ended.
 
         Raises:
-            subprocess.TimeoutExpired: it has not ended after `timeout` seconds.
+            subprocess.TimeoutExpired: after `timeout` seconds it, or a process of its own that prints to the
+                same place, has not ended.
         """
+        until = math.inf if timeout is None else time.monotonic() + timeout
         found = ["", ""]
+        with contextlib.suppress(BrokenPipeError):
+            self.stdin.close()
 
         def read(place: int, stream: io.TextIOWrapper) -> None:
             found[place] = "" if stream.closed else stream.read()
@@ -93,13 +102,12 @@ class WarmPython:
         for each in readers:
             each.start()
         self.process.join(timeout)
-        if self.process.exitcode is None:
-            raise subprocess.TimeoutExpired("a fork", timeout or 0.0)
         for each in readers:
-            each.join()
-        for stream in (self.stdin, self.stdout, self.stderr):
-            with contextlib.suppress(BrokenPipeError):
-                stream.close()
+            each.join(None if timeout is None else max(0.0, until - time.monotonic()))
+        if self.process.exitcode is None or any(each.is_alive() for each in readers):
+            raise subprocess.TimeoutExpired("a fork", timeout or 0.0)
+        for stream in (self.stdout, self.stderr):
+            stream.close()
         return found[0], found[1]
 
 

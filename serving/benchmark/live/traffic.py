@@ -73,7 +73,9 @@ class Operations:
 
 
 class Traffic:
-    """Threads that write and search, in the proportion of `WRITE_SHARE`.
+    """Threads that search, two thirds of which also write; of all operations `WRITE_SHARE` are writes.
+
+    The others go on to search while those that write wait for a process that was killed.
 
     Args:
         addresses: of services with one catalogue; each connection is to one of them.
@@ -102,8 +104,11 @@ class Traffic:
         self._ids = [*base_ids, *(f"live-{n}" for n in range(items))]
         self._recent: deque[tuple[str, str, int]] = deque(maxlen=RECENT)  # id, text, sequence of upserts
         self._latest = 0  # largest sequence that was acknowledged
-        seeds = (seed * 1000 + n for n in range(threads))
-        self._threads = [threading.Thread(target=self._run, args=(each,), daemon=True) for each in seeds]
+        shares = (WRITE_SHARE * 3 / 2 * (n % 3 > 0) for n in range(threads))
+        self._threads = [
+            threading.Thread(target=self._run, args=(seed * 1000 + n, share), daemon=True)
+            for n, share in enumerate(shares)
+        ]
 
     def __enter__(self) -> "Traffic":
         for each in self._threads:
@@ -126,13 +131,13 @@ class Traffic:
         """Whether operations are left."""
         return any(each.is_alive() for each in self._threads)
 
-    def _run(self, seed: int) -> None:
-        """Write and search until all is done."""
+    def _run(self, seed: int, share: float) -> None:
+        """Search until all is done, and write with a share of the operations."""
         draw = random.Random(seed)
         connection = _Connection(self._addresses, draw, self.operations)
         try:
             while self.operations.take():
-                (self._write if draw.random() < WRITE_SHARE else self._search)(connection, draw)
+                (self._write if draw.random() < share else self._search)(connection, draw)
         except BaseException as error:
             self.operations.stop(error)
         finally:

@@ -16,11 +16,13 @@ from protos.system.timing import Effort
 from serving.__main__ import main
 from serving.benchmark import filter_measurement
 from serving.benchmark.filter_measurement import SELECTIVITIES, graph_only
+from serving.cli import filtertest
 from serving.cli.filtertest import failures
 from serving.filters import planner
 from serving.filters.expression import Equals
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
+from tests.helpers.serving.shown import shown
 from tests.helpers.tiny import FILTERS, tiny_bundle
 from tests.serving.cli.test_commands import Capture, document, failure, misuse
 
@@ -62,6 +64,10 @@ def test_recall_completeness_and_times_of_each_bucket(
         times = [*each["p50_us"].values(), *each["search_p50_us"].values()]
         assert np.isfinite(times).all() and min(times) > 0
     assert plot.read_bytes().startswith(b"\x89PNG")
+    text = shown(filtertest.show, {**report, "failed": ["a bucket missed its recall"]})
+    assert f"{report['items']:,} items" in text
+    assert text.endswith("a bucket missed its recall\n")
+    assert all(f"{each['p50_ratio']:.2f}" in text for each in report["buckets"])
 
 
 def sparse(folder: Path, parent: Path) -> Path:

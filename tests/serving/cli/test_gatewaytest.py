@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from serving.__main__ import main
-from serving.benchmark.gateway_test import KINDS
+from serving.benchmark.gateway_test import KINDS, show
 from serving.benchmark.plan import CLIENTS
+from tests.helpers.serving.shown import shown
 
 pytestmark = pytest.mark.exhaustive
 
@@ -34,6 +35,8 @@ def test_it_measures_all_servers(plain: Path, capsys: pytest.CaptureFixture[str]
         f"gateway_to_fastapi_c{each}" for each in (16, 64) if found[f"gateway_to_fastapi_c{each}"] < 0.5
     }
     assert set(found["targets_missed"]) == missed
+    text = shown(show, found)
+    assert all(f"{found[f'{kind}_c1_rps']:,.0f}" in text for kind in KINDS)
 
 
 def test_a_bundle_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

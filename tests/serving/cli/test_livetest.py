@@ -23,6 +23,7 @@ from serving.benchmark.plan import Plan
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 from tests.helpers.mlflow_servers import postgres, without_postgres
+from tests.helpers.serving.shown import shown
 from tests.helpers.tiny import tiny_bundle, watched_bundle
 from tests.serving.conftest import ROOT
 
@@ -57,6 +58,7 @@ def check(found: dict[str, Any], operations: int, kills: int) -> None:
     assert (found["swaps"], found["rollbacks"], found["refreshes"]) == (2, 1, 0)
     assert found["versions_seen"] == 2
     assert found["own_first_share"] > 0.99
+    assert f"history: {found['operations']:,} operations" in shown(report.show, found)
 
 
 def test_a_history_on_sqlite(folders: tuple[Path, Path]) -> None:

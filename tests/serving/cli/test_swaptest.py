@@ -25,6 +25,7 @@ from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from serving.transport.converters import RequestLimits
+from tests.helpers.serving.shown import shown
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.serving.cli.test_commands import Capture, failure, misuse
 from tests.serving.conftest import ROOT
@@ -264,3 +265,4 @@ def test_no_request_fails_and_no_answer_is_mixed(
     assert report["memory_start_mib"] > 20
     assert report["targets_missed"] == missed(swap_test.TARGETS, report)
     assert Path(report["plot"]).read_bytes().startswith(b"\x89PNG")
+    assert f"{report['requests']:,} answers, all compared; 3 swaps" in shown(swap_test.show, report)

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive, pyte
 
 CHALLENGER = f"models:/{NAME}@challenger"
 CHECKS = 300  # searches between two changes
+WRITES = 20  # likewise
 
 
 class Traffic:
@@ -31,6 +32,7 @@ class Traffic:
     Attributes:
         wrong: what was found that must not have been.
         checked: searches that were checked.
+        written: writes that were acknowledged.
     """
 
     def __init__(self, address: str) -> None:
@@ -41,7 +43,7 @@ class Traffic:
         self._busy: set[str] = set()  # items that are being written
         self._stopped = threading.Event()
         self.wrong: list[str] = []
-        self.checked = 0
+        self.checked = self.written = 0
         self.versions: set[str] = set()
         self._threads = [threading.Thread(target=self._write, daemon=True)]
         self._threads += [threading.Thread(target=self._read, args=(n,), daemon=True) for n in range(3)]
@@ -81,6 +83,7 @@ class Traffic:
                 else:
                     self._live[item_id] = text, written.sequence
                 self._busy.discard(item_id)
+                self.written += 1
         client.close()
 
     def _read(self, seed: int) -> None:
@@ -132,12 +135,13 @@ class Scene(TwoBundles):
         """Wait for more traffic, with right answers, from each of these bundles."""
         with self.traffic._lock:
             self.traffic.versions.clear()
-            before = self.traffic.checked
+            before, written_before = self.traffic.checked, self.traffic.written
         asked = {each.name for each in versions}
 
         def is_enough() -> bool:
             assert self.traffic.wrong == [], self.service.log()[-3000:]
-            return self.traffic.checked > before + CHECKS and self.traffic.versions >= asked
+            is_written = self.traffic.written > written_before + WRITES
+            return is_written and self.traffic.checked > before + CHECKS and self.traffic.versions >= asked
 
         wait_until(is_enough, 90, lambda: (self.traffic.versions, self.service.log()[-3000:]))
 
