@@ -10,7 +10,7 @@ import pytest
 
 from protos import open_inference_pb2, open_inference_pb2_grpc
 from protos.bundle import VECTORS
-from protos.errors import BundleDamaged
+from protos.errors import BundleDamaged, Overloaded
 from serving.benchmark import bundle_benchmark
 from serving.benchmark.filter_measurement import buckets, measure_quality
 from serving.client import RetrievalClient
@@ -20,6 +20,9 @@ from serving.retrieval.answer import Answer, Basis
 from serving.retrieval.interest_search import merged
 from serving.retrieval.query import PLAIN, Query, SearchResult
 from serving.retrieval.retriever import Retriever
+from serving.security.access import Access
+from serving.security.rate_limit import RateLimit
+from serving.server import RetrievalServer
 from tests.helpers.tiny import FILTERS, INNER_PRODUCT, filter_values, item_ids, tiny_bundle
 from tests.helpers.tiny_towers import DIMENSION, HISTORY, TinyTower
 from tests.serving.live.test_live_server import Host
@@ -161,6 +164,17 @@ def test_an_item_found_for_a_farther_vector_has_the_score_of_the_nearest(retriev
     result = merged(retriever.index, query, found, 2)
     assert result.scores == pytest.approx(sorted(each.max(axis=1), reverse=True)[:2])
     assert len({*result.rows}) == 2
+
+
+def test_the_rate_limit_charges_each_vector_as_a_search(retriever: Retriever) -> None:
+    access = Access(rate=RateLimit.create(per_second=1e-6, burst=2 * K))
+    with (
+        RetrievalServer(retriever, access=access) as server,
+        RetrievalClient(server.address, retries=False) as client,
+    ):
+        client.search_batch(QUERIES[:1] * 2, k=1)
+        with pytest.raises(Overloaded, match="too many requests"):
+            client.search(QUERIES[0], k=1)
 
 
 def test_a_service_answers_with_live_items(folder: Path, tmp_path: Path, expected: Sequence[Scores]) -> None:
