@@ -26,7 +26,14 @@ from tests.train.losses.test_objective import (
     data_of_pairs,
     pairs_of,
 )
-from tests.train.models.test_tower_factory import KINDS, RECORDS, SCHEMAS, built, inputs
+from tests.train.models.test_tower_factory import (
+    KINDS,
+    RECORDS,
+    TAKEN,
+    built,
+    inputs,
+    schema_of,
+)
 from tests.train.training.test_checkpoint import BAG, SCHEMA, trainer_of
 from train.config.losses import Bce
 from train.config.towers import SequenceTower, SharedTower
@@ -34,6 +41,7 @@ from train.config.training import Device, Precision
 from train.data.batches import HistoryBatches
 from train.losses.objective import build_objective
 from train.models.encoders import TextBags
+from train.models.interests import largest_products
 from train.models.prepared_inputs import PreparedHistories, PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
 from train.models.towers import Inputs
@@ -130,17 +138,14 @@ def test_a_loss_computes_on_the_device_of_its_scores(kind: str) -> None:
         assert losses.is_meta
 
 
-@pytest.mark.parametrize("schema", SCHEMAS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "schema"), TAKEN)
 def test_a_tower_computes_on_the_device_of_its_inputs(kind: str, schema: str) -> None:
-    if "latent" in kind and schema not in ("ids", "everything"):
-        return  # the configuration refuses it
     if kind == "cdssm" and schema != "ids":
         pytest.skip("how many words a text has is read from values, which a meta tensor does not have")
     towers = built(kind, schema)
     ELSEWHERE.place_towers(towers)
     for tower, side in zip(towers, SIDES, strict=True):
-        placed = ELSEWHERE.place(inputs(schema, side))
+        placed = ELSEWHERE.place(inputs(schema, side, kind if side == "item" else ""))
         for training in (False, True):
             tower.train(training)
             with OnOneDevice():
@@ -316,18 +321,20 @@ def test_in_bfloat16_towers_multiply_in_it_and_all_else_stays_float32() -> None:
 
 def prepared(kind: str, schema: str, side: Side) -> Inputs:
     """The records as training reads them: texts are hashed before, not by a network in bfloat16."""
-    features = getattr(SCHEMAS[schema], side)
+    whole = schema_of(kind if side == "item" else "", schema)
+    features = getattr(whole, side)
     values: dict[str, Any] = {name: RECORDS[side][name] for name in features if name != "history"}
-    read = replace(SCHEMAS[schema], **{side: {name: features[name] for name in values}})
+    if not values:
+        return inputs(schema, side)
+    read = replace(whole, **{side: {name: features[name] for name in values}})
     given = PreparedInputs(read, side, values, hashing_of(KINDS[kind])).batch(np.arange(4))
     return {**inputs(schema, side), **given} if len(values) < len(features) else given
 
 
-@pytest.mark.parametrize("schema", ["texts", "everything"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "schema"), [each for each in TAKEN if each[1] in ("texts", "everything") or "comirec" in each[0]]
+)
 def test_each_tower_trains_in_bfloat16_close_to_float32(kind: str, schema: str) -> None:
-    if any(each in kind for each in ("latent", "linear")) and schema != "everything":
-        return  # the configuration refuses it
     found = {}
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     for precision in precisions:
@@ -335,7 +342,7 @@ def test_each_tower_trains_in_bfloat16_close_to_float32(kind: str, schema: str) 
         process = TrainingProcess(CPU, precision)
         left = process.encode(query, np.arange(4), lambda _: prepared(kind, schema, "query"))
         right = process.encode(item, np.arange(4), lambda _: prepared(kind, schema, "item"))
-        scores = left @ right.T
+        scores = largest_products(left, right)
         scores.logsumexp(dim=1).sum().backward()  # type: ignore[no-untyped-call]
         assert left.dtype == right.dtype == torch.float32
         given = [each.grad for tower in (query, item) for each in tower.parameters()]

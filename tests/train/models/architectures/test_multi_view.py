@@ -144,11 +144,11 @@ def test_each_view_starts_as_a_network_of_its_size() -> None:
 
 def test_unknown_views_have_one_tower() -> None:
     vectors = built()[1](inputs())
-    assert torch.equal(vectors[3], vectors[4])
-    assert torch.equal(vectors[4], vectors[5])
+    torch.testing.assert_close(vectors[3], vectors[4])
+    torch.testing.assert_close(vectors[4], vectors[5])
     _, item = built(config=dataclasses.replace(CONFIG, max_views=8))
     assert item.count == 1 + len(SECTIONS)
-    assert not torch.equal(item(inputs())[3], item(inputs())[4])  # "doc" has one now
+    assert not torch.allclose(item(inputs())[3], item(inputs())[4], atol=0.01)  # "doc" has one now
 
 
 def test_a_step_trains_the_towers_of_the_views_in_it() -> None:
