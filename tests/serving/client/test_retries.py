@@ -258,7 +258,7 @@ def test_a_write_is_repeated_until_its_deadline_and_fails_with_the_reason(way: s
                     client.upsert([Item("a")], timeout=0.8)
         assert not isinstance(caught.value, errors.DeadlineExceeded)
         assert time.monotonic() - began < 2
-        assert busy.attempts in (3, 4)
+        assert 2 <= busy.attempts <= 4
 
 
 @pytest.mark.parametrize(
