@@ -25,7 +25,6 @@ PAUSE_SECONDS = 0.02  # between two tries
 CALLS = 100  # on one connection; the next may lead to another worker
 K = 10
 BATCH = 5
-WRITE_SHARE = 0.3  # of all operations
 RECENT = 5000  # written items that readers draw from
 
 Result = TypeVar("Result")
@@ -73,9 +72,9 @@ class Operations:
 
 
 class Traffic:
-    """Threads that search, two thirds of which also write; of all operations `WRITE_SHARE` are writes.
+    """Threads that write, one in three, and threads that search.
 
-    The others go on to search while those that write wait for a process that was killed.
+    These go on while those that write wait for a process that was killed.
 
     Args:
         addresses: of services with one catalogue; each connection is to one of them.
@@ -104,10 +103,10 @@ class Traffic:
         self._ids = [*base_ids, *(f"live-{n}" for n in range(items))]
         self._recent: deque[tuple[str, str, int]] = deque(maxlen=RECENT)  # id, text, sequence of upserts
         self._latest = 0  # largest sequence that was acknowledged
-        shares = (WRITE_SHARE * 3 / 2 * (n % 3 > 0) for n in range(threads))
+        runs = (self._search if n % 3 else self._write for n in range(threads))
         self._threads = [
-            threading.Thread(target=self._run, args=(seed * 1000 + n, share), daemon=True)
-            for n, share in enumerate(shares)
+            threading.Thread(target=self._run, args=(run, seed * 1000 + n), daemon=True)
+            for n, run in enumerate(runs)
         ]
 
     def __enter__(self) -> "Traffic":
@@ -131,13 +130,13 @@ class Traffic:
         """Whether operations are left."""
         return any(each.is_alive() for each in self._threads)
 
-    def _run(self, seed: int, share: float) -> None:
-        """Search until all is done, and write with a share of the operations."""
+    def _run(self, operation: Callable[["_Connection", random.Random], None], seed: int) -> None:
+        """Write, or search, until all is done."""
         draw = random.Random(seed)
         connection = _Connection(self._addresses, draw, self.operations)
         try:
             while self.operations.take():
-                (self._write if draw.random() < share else self._search)(connection, draw)
+                operation(connection, draw)
         except BaseException as error:
             self.operations.stop(error)
         finally:
