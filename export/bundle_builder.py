@@ -36,8 +36,8 @@ from protos.features import HistoryFeature, Schema, TextFeature, normalise
 from protos.files.file_lock import exclusive_lock
 from protos.hybrid.fusion import Fusion
 from protos.hybrid.lexical_index import LexicalIndex
-from protos.interests import each_vector
 from protos.mlflow_keys import PRETRAINED_MODEL
+from protos.search import each_vector
 from protos.vectors import rounded_vectors, write_vectors
 from train.config import Experiment
 from train.data.dataset import Dataset

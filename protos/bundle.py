@@ -287,7 +287,7 @@ class Manifest:
         hybrid: how BM25 takes part in the answers; bundles without a lexical index leave it out.
         pretrained: the encoder that the towers hold or have learned from, its licence and its use, in words;
             bundles without one leave it out.
-        interests: K, the number of vectors of a query (`interests.py`); bundles with one leave it out.
+        interests: K, the number of vectors of a query (`search.py`); bundles with one leave it out.
     """
 
     name: str

@@ -1,7 +1,14 @@
-"""How items are searched: the search width in the graph, and exact search.
+"""How items are searched: the search width in the graph, exact search, and queries of several vectors.
 
 Service, evaluation and tuner share this module, so that quality is measured as it is served.
+
+A query of several vectors (multi-interest retrieval) is one row that holds its K vectors side by side,
+float32 (K * D,). An item's score is that of the vector nearest to it. A search looks for the neighbours of
+each vector, and merges what it finds. Where each search is exact, that loses nothing: an item of the k best
+is among the k best of its nearest vector.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -92,3 +99,53 @@ def highest(values: Vectors, k: int) -> Rows:
             rows: Rows = found[chosen >= np.partition(chosen, -k)[-k]]
             return rows
     return np.flatnonzero(values >= np.partition(values, -k)[-k])
+
+
+def each_vector(queries: Vectors, dimension: int) -> Vectors:
+    """The vectors of all queries, one after another: (B * K, D) of (B, K * D)."""
+    return queries.reshape(-1, dimension)
+
+
+def largest_products(items: Vectors, query: Vectors) -> Vectors:
+    """(R,): the inner product of each item and the nearest vector of a query.
+
+    Args:
+        items: (R, D).
+        query: (K * D,).
+    """
+    if items.shape[1] == len(query):
+        return np.asarray(items @ query)
+    found: Vectors = (items @ each_vector(query, items.shape[1]).T).max(axis=1)
+    return found
+
+
+def paired_products(queries: Vectors, items: Vectors) -> Vectors:
+    """(P,): the inner product of each pair; of a query of several vectors, that of the nearest.
+
+    Args:
+        queries: (P, K * D).
+        items: (P, D).
+    """
+    if queries.shape == items.shape:
+        return np.asarray((queries * items).sum(axis=1))
+    each = queries.reshape(len(queries), -1, items.shape[1])
+    found: Vectors = np.einsum("pkd,pd->pk", each, items).max(axis=1)
+    return found
+
+
+def merge(found: Rows, vectors_of: Callable[[Rows], Vectors], query: Vectors, k: int) -> tuple[Rows, Vectors]:
+    """One answer of what was found for each vector of a query; equal products are ordered by row.
+
+    Args:
+        found: int64, rows of any shape; below 0 is none.
+        vectors_of: the item vectors of some rows.
+        query: (K * D,).
+        k: items wanted.
+
+    Returns:
+        rows int64 and products float32, best first: `k` of each, or fewer if fewer items were found.
+    """
+    rows = np.unique(found[found >= 0])
+    products = largest_products(vectors_of(rows), query)
+    order = np.argsort(-products, kind="stable")[:k]
+    return rows[order], products[order]

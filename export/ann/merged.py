@@ -6,7 +6,7 @@ import numpy as np
 
 from export.ann.graph import Rows, Vectors
 from export.ann.index_kind import SearchIndex
-from protos import interests as several
+from protos.search import each_vector, merge
 
 
 def search_merged(
@@ -22,9 +22,9 @@ def search_merged(
     if interests == 1:
         return index.search(queries, k, seen)
     alone = [rows for rows in seen for _ in range(interests)]
-    found = index.search(several.each_vector(queries, dimension), k, alone)
+    found = index.search(each_vector(queries, dimension), k, alone)
     merged = np.full((len(queries), found.shape[1]), -1, np.int64)
     for n, each in enumerate(found.reshape(len(queries), -1)):
-        kept, _ = several.merged(each, vectors.__getitem__, queries[n], found.shape[1])
+        kept, _ = merge(each, vectors.__getitem__, queries[n], found.shape[1])
         merged[n, : len(kept)] = kept
     return merged

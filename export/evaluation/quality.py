@@ -19,7 +19,7 @@ from export.onnx.runtimes import Encode
 from protos.bundle import Score
 from protos.features import TowerInputs
 from protos.hybrid.fusion import BM25_ALONE
-from protos.interests import paired_products
+from protos.search import paired_products
 from train.config import Experiment
 from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData, texts_of

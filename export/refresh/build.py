@@ -27,7 +27,7 @@ from protos.bundle import EXACT, HNSW, Manifest, Refreshed, Snapshot
 from protos.errors import BundleError
 from protos.features import TextFeature
 from protos.hybrid.lexical_index import LexicalIndex
-from protos.interests import each_vector
+from protos.search import each_vector
 from protos.vectors import read_vectors, write_merged
 from train.config import Experiment
 from train.config.index import IndexConfig

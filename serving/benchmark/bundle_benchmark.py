@@ -38,8 +38,7 @@ from protos.bundle import Manifest
 from protos.entry_points import BENCHMARK_STEP
 from protos.errors import MissingStage
 from protos.features import SIDES
-from protos.interests import each_vector, products
-from protos.search import graph_width
+from protos.search import each_vector, graph_width, largest_products
 from protos.system import memory
 from protos.system.timing import PASSES, Call, Effort, Times, in_rounds, median_of_passes, take_turns
 from serving.benchmark import filter_measurement, query_generator
@@ -114,7 +113,7 @@ def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     index = open_index(folder, retriever.manifest)
     _, exact = filter_measurement.exact(index, encoded.vectors[searched], k)
     return [
-        filter_measurement.recall(products(index.vectors(found[n].rows), encoded.vectors[n]), best)
+        filter_measurement.recall(largest_products(index.vectors(found[n].rows), encoded.vectors[n]), best)
         for n, best in zip(searched, exact, strict=True)
     ]
 

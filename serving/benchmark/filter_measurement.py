@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
-from protos import interests
 from protos.errors import MissingStage
 from protos.scores import SCORE_TOLERANCE
+from protos.search import each_vector, largest_products, merge
 from protos.system.timing import Effort, Times, take_turns
 from serving.filters.compiled import SUBSET_FROM_USE, CompiledFilter, ItemFilters
 from serving.filters.expression import Equals, Filter, In, Range, Time
@@ -221,7 +221,7 @@ def measure_quality(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, A
         wrong += sum(row not in each.compiled.passing for row in found.rows)
         incomplete += len(set(found.rows)) != min(k, each.compiled.count)
         best = exact(index, each.encoded.vectors, k, each.compiled.rows).scores[0]
-        products = interests.products(index.vectors(found.rows), each.encoded.vectors[0])
+        products = largest_products(index.vectors(found.rows), each.encoded.vectors[0])
         recalls.append(recall(products, best))
     shares = [each.compiled.count / each.compiled.item_count for each in bucket.queries]
     return {
@@ -240,9 +240,9 @@ def exact(index: VectorIndex, queries: Vectors, k: int, allowed: Allowed | None 
     dimension = index.vectors([0]).shape[1]
     if queries.shape[1] == dimension:
         return index.exact(queries, k, allowed)
-    found = index.exact(interests.each_vector(queries, dimension), k, allowed).rows
+    found = index.exact(each_vector(queries, dimension), k, allowed).rows
     best = [
-        interests.merged(rows, index.vectors, query, found.shape[1])
+        merge(rows, index.vectors, query, found.shape[1])
         for rows, query in zip(found.reshape(len(queries), -1), queries, strict=True)
     ]
     return Neighbours(np.stack([own for own, _ in best]), np.stack([scores for _, scores in best]))
@@ -282,7 +282,7 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
         "filtered": lambda each: answered(each, each.compiled),
         "first_use": lambda each: answered(each, retriever.filters.evaluated(each.compiled.expression)),
     }
-    vectors = {id(each): interests.each_vector(each.encoded.vectors, dimension) for each in some}
+    vectors = {id(each): each_vector(each.encoded.vectors, dimension) for each in some}
     parts: dict[str, Callable[[FilteredQuery], object]] = {
         "unfiltered": lambda each: index.search(vectors[id(each)], k),
         "planner": lambda each: search_passing(index, vectors[id(each)], k, each.compiled, free_width),

@@ -21,11 +21,12 @@ import grpc
 import numpy as np
 import onnxruntime
 
-from protos import bundle, interests, retrieval_pb2_grpc
+from protos import bundle, retrieval_pb2_grpc
 from protos import retrieval_pb2 as wire
 from protos.bundle import Manifest
 from protos.features import TextFeature
 from protos.files.onnx_file import check_self_contained
+from protos.search import each_vector, merge
 from serving.benchmark.services import report_ready
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.catalogue import Catalogue
@@ -78,8 +79,8 @@ class Naive(retrieval_pb2_grpc.RetrievalServicer):
     def _search(self, vector: Vectors, k: int) -> Neighbours:
         if vector.shape[1] == self._dimension:
             return self._index.search(vector, k)
-        rows = self._index.search(interests.each_vector(vector, self._dimension), k).rows
-        best, products = interests.merged(rows, self._index.vectors, vector[0], k)
+        rows = self._index.search(each_vector(vector, self._dimension), k).rows
+        best, products = merge(rows, self._index.vectors, vector[0], k)
         return Neighbours(best[None], products[None])
 
 

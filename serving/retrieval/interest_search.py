@@ -5,8 +5,8 @@ from itertools import islice
 
 import numpy as np
 
-from protos import interests
 from protos.bundle import Manifest
+from protos.search import each_vector, merge
 from serving.retrieval.query import EncodedQueries, SearchOptions, SearchResult, Vectors
 from serving.retrieval.vector_index import VectorIndex
 
@@ -39,7 +39,7 @@ def find_interests(
     queries = [n for n, count in enumerate(counts) for _ in range(count)]
     places = [n * most + m for n, count in enumerate(counts) for m in range(count)]
     alone = EncodedQueries(
-        interests.each_vector(encoded.vectors, manifest.dimension)[places],
+        each_vector(encoded.vectors, manifest.dimension)[places],
         tuple([encoded.contexts[n] for n in queries]),
         encoded.encode_us,
     )
@@ -64,5 +64,5 @@ def merged(index: VectorIndex, query: Vectors, found: Sequence[SearchResult], k:
     rows = np.array([row for each in found for row in each.rows], np.int64)
     if len(found) == 1 or not len(rows):
         return found[0]
-    kept, products = interests.merged(rows, index.vectors, query, k)
+    kept, products = merge(rows, index.vectors, query, k)
     return found[0]._replace(rows=kept.tolist(), scores=products.tolist())

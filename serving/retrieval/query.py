@@ -138,7 +138,7 @@ class EncodedQueries(NamedTuple):
 
     Args:
         vectors: float32 (B, D); of unit length for an `item_id`, and where scores are cosines. Of queries of
-            several vectors (B, K * D): the vectors of a query side by side (`protos/interests.py`).
+            several vectors (B, K * D): the vectors of a query side by side (`protos/search.py`).
         contexts: of each query.
         encode_us: microseconds that encoding took.
         terms: known terms of each query's text; empty if the bundle has no lexical index.

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from protos import bundle
-from protos import interests as several
 from protos.bundle import EXACT, Manifest
 from protos.errors import BundleDamaged, InvalidInput, Unavailable
 from protos.features import CODE_POINTS, Arrays, HistoryFeature, TextFeature
+from protos.search import largest_products
 from serving.filters.columns import FilterColumns
 from serving.filters.compiled import CompiledFilter, ItemFilters
 from serving.filters.expression import Filter
@@ -380,7 +380,7 @@ class Retriever:
         require_finite(vector)
         rows = [self.catalogue.find(each) for each in item_ids]
         known = [row for row in rows if row is not None]
-        products = several.products(self.index.vectors(known), vector) if known else vector[:0]
+        products = largest_products(self.index.vectors(known), vector) if known else vector[:0]
         shown = iter(shown_scores(products, self.manifest.score).tolist())
         return [None if row is None else next(shown) for row in rows]
 

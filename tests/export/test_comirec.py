@@ -16,7 +16,7 @@ from rich.console import Console
 from export import commands
 from export.release import promote, registry
 from protos import bundle
-from protos.interests import paired_products
+from protos.search import paired_products
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from tests.helpers.stdlib import Made, make_of, tracking_at

@@ -13,7 +13,7 @@ def read_operators_once() -> None:
     try:
         registry: Any = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
         read = functools.cache(registry.from_torchlib)
-    except (ImportError, AttributeError):  # another torch; its exports take longer here, and are as they are
+    except (ImportError, AttributeError):  # a version of torch without this class: exports read the source
         return
 
     def from_torchlib(*opset_version: int, **named: int) -> Any:

@@ -42,9 +42,9 @@ class TrainingConfig:
             that was begun on one device can be resumed on another.
         refit: after the best epoch is known, train new towers on training and validation pairs together for
             as many epochs, and keep these. The weight of a linear model and the parameters of baselines stay
-            as validation chose them; baselines are fitted to both parts, too. If the best epoch is the start,
-            its towers are kept. Not for towers that are calibrated on validation, nor with `[hybrid]`, whose
-            weight is chosen there later, nor with a split by "random".
+            as validation chose them; baselines are fitted to both parts, too. Not for towers that are
+            calibrated on validation, nor with `[hybrid]`, whose weight is chosen there later, nor with a
+            split by "random".
         precision: of the towers in training. `bfloat16` computes their matrix products in bfloat16;
             parameters, vectors, losses and logQ stay float32, as do mining and evaluation.
     """

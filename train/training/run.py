@@ -280,7 +280,7 @@ def _finish(
     calibrated = labelled.calibrate()
     validated = _choose_on_validation(experiment, trainer, labelled, console)
     mixed, rankers = validated.mixed, validated.rankers
-    if experiment.training.refit and state.best_epoch:  # else the start is best, and training changes nothing
+    if experiment.training.refit:
         model, trainer = train_again(folder, experiment, trainer, console)
         changed, data = True, trainer.data
         fitting = validated.fitting.refitted(data)

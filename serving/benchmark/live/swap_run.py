@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from protos import bundle
-from protos.interests import products
 from protos.scores import SCORE_TOLERANCE, Hits
+from protos.search import largest_products
 from serving.benchmark import alias, query_generator, swap_test
 from serving.benchmark.live.items import CALL_SECONDS, ItemMaker, shared_ids, writing
 from serving.benchmark.load import Say
@@ -142,7 +142,7 @@ class _Scores:
                 vector = self._index.vectors([row])[0]
             else:
                 return f"{item_id} was deleted, or is unknown"
-            own = float(shown_scores(products(vector[None], self._queries[number]), self._score)[0])
+            own = float(shown_scores(largest_products(vector[None], self._queries[number]), self._score)[0])
             if not abs(score - own) <= SCORE_TOLERANCE * max(1.0, abs(own)):
                 return f"{item_id} with score {score:.7g}, expected {own:.7g}"
         return "" if len({item_id for item_id, _ in hits}) == len(hits) == K else f"{len(hits)} items: {hits}"
