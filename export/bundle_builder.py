@@ -42,7 +42,7 @@ from protos.vectors import rounded_vectors, write_vectors
 from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.filters import filter_kinds, filter_values
-from train.data.training_data import TrainingData, texts_of, training_data_of, values_of
+from train.data.training_data import TrainingData, data_of_kept_towers, texts_of, values_of
 from train.evaluation.plots import save
 from train.fingerprint import code_fingerprint, fingerprint
 from train.models.heads import interests_of, score_of
@@ -131,8 +131,7 @@ class _BundleBuilder:
         self.windows = windows
         self.model: Model = load_model(run)
         self.experiment = experiment.with_features(self.model.schema)
-        self.data: TrainingData = training_data_of(dataset, experiment.query, experiment.item)
-        self.trained_on = self.data.with_validation() if experiment.training.refit else self.data
+        self.data: TrainingData = data_of_kept_towers(dataset, experiment)
         self.score = score_of(self.model.towers[0])
         self.has_padding_dim = self.score.has_padding_dim
         self.reports: dict[str, dict[str, Any]] = {}
@@ -260,7 +259,7 @@ class _BundleBuilder:
 
     def _items(self, is_hybrid: bool) -> ItemColumns:
         """All items, in the order of the vectors."""
-        items, counts = self.dataset.items, self.trained_on.counts()
+        items, counts = self.dataset.items, self.data.counts()
         kinds = filter_kinds(items)
         return ItemColumns(
             items["item_id"].to_list(),
@@ -306,7 +305,7 @@ class _BundleBuilder:
                 towers.vectors.precision,
             ),
             filters=filter_kinds(self.dataset.items),
-            letters=known_letters(self.experiment, self.trained_on),
+            letters=known_letters(self.experiment, self.data),
             hybrid=hybrid,
             pretrained=self.run.data.tags.get(PRETRAINED_MODEL, ""),
             interests=interests_of(self.model.towers[0]),

@@ -29,7 +29,7 @@ from protos.release_records import CHAMPION
 from protos.vectors import rounded_vectors
 from train.config import Experiment, read_experiment
 from train.data.dataset import Dataset, prepare
-from train.data.training_data import TrainingData, texts_of, training_data_of
+from train.data.training_data import TrainingData, data_of_kept_towers, texts_of
 from train.progress import PROGRESS
 from train.training.metric_groups import metrics_of
 from train.training.run import STAGE as FIT
@@ -63,7 +63,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     if dataset.split_hash != manifest.split_hash:
         raise MissingStage(f"{folder}: was made on another split; `make export` makes a new one")
     experiment = experiment.with_features(manifest.schema)
-    data = training_data_of(dataset, experiment.query, experiment.item)
+    data = data_of_kept_towers(dataset, experiment)
     evaluation = _Evaluation(experiment, folder, manifest)
     model = evaluation.model(data.items)
     queries, _ = data.parts["test"].by_query()

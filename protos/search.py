@@ -133,6 +133,26 @@ def paired_products(queries: Vectors, items: Vectors) -> Vectors:
     return found
 
 
+def search_each(
+    search: Callable[[Vectors], Rows],
+    vectors_of: Callable[[Rows], Vectors],
+    queries: Vectors,
+    dimension: int,
+    k: int,
+) -> list[tuple[Rows, Vectors]]:
+    """For each query the rows and products of its best items, as `merge` gives them.
+
+    Args:
+        search: the rows (B * K, n) that are found for vectors (B * K, D).
+        vectors_of: the item vectors of some rows.
+        queries: (B, K * D).
+        dimension: D.
+        k: items wanted.
+    """
+    found = search(each_vector(queries, dimension)).reshape(len(queries), -1)
+    return [merge(rows, vectors_of, query, k) for rows, query in zip(found, queries, strict=True)]
+
+
 def merge(found: Rows, vectors_of: Callable[[Rows], Vectors], query: Vectors, k: int) -> tuple[Rows, Vectors]:
     """One answer of what was found for each vector of a query; equal products are ordered by row.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from export.ann.graph import Rows, Vectors
 from export.ann.index_kind import SearchIndex
-from protos.search import each_vector, merge
+from protos.search import search_each
 
 
 def search_merged(
@@ -22,9 +22,8 @@ def search_merged(
     if interests == 1:
         return index.search(queries, k, seen)
     alone = [rows for rows in seen for _ in range(interests)]
-    found = index.search(each_vector(queries, dimension), k, alone)
-    merged = np.full((len(queries), found.shape[1]), -1, np.int64)
-    for n, each in enumerate(found.reshape(len(queries), -1)):
-        kept, _ = merge(each, vectors.__getitem__, queries[n], found.shape[1])
-        merged[n, : len(kept)] = kept
+    best = search_each(lambda each: index.search(each, k, alone), vectors.__getitem__, queries, dimension, k)
+    merged = np.full((len(queries), min(k, len(vectors))), -1, np.int64)
+    for row, (found, _) in zip(merged, best, strict=True):
+        row[: len(found)] = found
     return merged

@@ -23,7 +23,7 @@ from protos.search import paired_products
 from train.config import Experiment
 from train.config.training import OF_LABELS
 from train.data.training_data import Pairs, TrainingData, texts_of
-from train.evaluation.baselines import LABELS, final_baselines
+from train.evaluation.baselines import LABELS, baselines
 from train.evaluation.label_baselines import LABEL_BASELINES
 from train.evaluation.metrics import CUTOFFS, goodness, mean, per_query
 from train.evaluation.plots import metric_label
@@ -95,7 +95,7 @@ def rankings(
         -> both and `lexical`.
     """
     vectors = encode_queries(model.query, model.inputs, data, rows, console, "queries")
-    others = {name: rank(rows) for name, rank in final_baselines(experiment, data, console).items()}
+    others = {name: rank(rows) for name, rank in baselines(experiment, data, console).items()}
     exact = ann.exact(vectors, model.items, K, data.seen(rows))
     parts = _parts(data, model, tried, vectors, rows)
     return {"": _search(data, model, vectors, rows), EXACT: exact, **parts, **others}

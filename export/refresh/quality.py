@@ -37,7 +37,7 @@ from protos.toml_config import FROM_DATA
 from protos.vectors import rounded_vectors
 from train.config import Experiment
 from train.data.dataset import Dataset
-from train.data.training_data import Histories, Pairs, TrainingData, texts_of, training_data_of, values_of
+from train.data.training_data import Histories, Pairs, TrainingData, data_of_kept_towers, texts_of, values_of
 from train.evaluation.metrics import mean
 from train.evaluation.metrics import per_query as metrics_of
 from train.evaluation.report import evaluate_ranking
@@ -220,7 +220,7 @@ def evaluation(
     if dataset.split_hash != champion.manifest.split_hash:
         return NotMeasured("the split of the data is not that of the champion")
     experiment = experiment.with_features(schema)
-    data = training_data_of(dataset, experiment.query, experiment.item)
+    data = data_of_kept_towers(dataset, experiment)
     return Evaluation(experiment, dataset, data, tower, champion.manifest)
 
 

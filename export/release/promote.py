@@ -36,7 +36,7 @@ from protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireErro
 from protos.release_records import CHAMPION, Action, Record
 from train.config import Experiment
 from train.data.dataset import Dataset
-from train.data.training_data import TrainingData, training_data_of
+from train.data.training_data import TrainingData, data_of_kept_towers
 from train.training.metric_groups import grouped
 
 Compare = Callable[
@@ -133,7 +133,7 @@ def challenger_data(experiment: Experiment, dataset: Dataset) -> TrainingData:
             f"({split_hash[:12] or 'unknown'}, now {dataset.split_hash[:12]}), so it cannot be evaluated; "
             "train, export and register again"
         )
-    return training_data_of(dataset, experiment.query, experiment.item)
+    return data_of_kept_towers(dataset, experiment)
 
 
 def _versions(

@@ -24,7 +24,7 @@ from pyroaring import BitMap
 
 from protos.errors import MissingStage
 from protos.scores import SCORE_TOLERANCE
-from protos.search import each_vector, largest_products, merge
+from protos.search import each_vector, largest_products, search_each
 from protos.system.timing import Effort, Times, take_turns
 from serving.filters.compiled import SUBSET_FROM_USE, CompiledFilter, ItemFilters
 from serving.filters.expression import Equals, Filter, In, Range, Time
@@ -240,11 +240,9 @@ def exact(index: VectorIndex, queries: Vectors, k: int, allowed: Allowed | None 
     dimension = index.vectors([0]).shape[1]
     if queries.shape[1] == dimension:
         return index.exact(queries, k, allowed)
-    found = index.exact(each_vector(queries, dimension), k, allowed).rows
-    best = [
-        merge(rows, index.vectors, query, found.shape[1])
-        for rows, query in zip(found.reshape(len(queries), -1), queries, strict=True)
-    ]
+    best = search_each(
+        lambda vectors: index.exact(vectors, k, allowed).rows, index.vectors, queries, dimension, k
+    )
     return Neighbours(np.stack([own for own, _ in best]), np.stack([scores for _, scores in best]))
 
 

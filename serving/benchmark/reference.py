@@ -26,7 +26,7 @@ from protos import retrieval_pb2 as wire
 from protos.bundle import Manifest
 from protos.features import TextFeature
 from protos.files.onnx_file import check_self_contained
-from protos.search import each_vector, merge
+from protos.search import search_each
 from serving.benchmark.services import report_ready
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.catalogue import Catalogue
@@ -79,8 +79,11 @@ class Naive(retrieval_pb2_grpc.RetrievalServicer):
     def _search(self, vector: Vectors, k: int) -> Neighbours:
         if vector.shape[1] == self._dimension:
             return self._index.search(vector, k)
-        rows = self._index.search(each_vector(vector, self._dimension), k).rows
-        best, products = merge(rows, self._index.vectors, vector[0], k)
+        index = self._index
+        found = search_each(
+            lambda each: index.search(each, k).rows, index.vectors, vector, self._dimension, k
+        )
+        ((best, products),) = found
         return Neighbours(best[None], products[None])
 
 

@@ -310,14 +310,16 @@ class Retriever:
         return SearchOptions(k, rows, exclude_history, compiled, fusion)
 
     def expected_cost(self, options: SearchOptions) -> int:
-        """Items more than `k` that the search of one query looks for at first, as far as it is known.
+        """Items that the search of one query looks for beside `k` and the excluded ones, as far as known.
 
-        A filter makes them, and several vectors of a query, each of which is searched.
+        Those that a filter makes it look for at first, and those of the searches for the other vectors of a
+        query that has several.
         """
         if options.filter is None:
             return (self.interests - 1) * (options.k + len(options.exclude))
         free_width = self._free_width if self._has_graph else None
-        return self.interests * expected_cost(options.k, options.filter, free_width)
+        repeated = (self.interests - 1) * len(options.exclude)
+        return repeated + self.interests * expected_cost(options.k, options.filter, free_width)
 
     def extra_cost(self, options: SearchOptions) -> int:
         """The part of `expected_cost` that the same search would not cost without its filter."""

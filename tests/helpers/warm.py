@@ -33,7 +33,7 @@ CONTEXT.set_forkserver_preload(SLOW)
 
 
 class WarmPython:
-    """What `subprocess.Popen([sys.executable, *arguments])` is, of a process whose slow imports are done.
+    """A Python whose slow imports are done, used like `subprocess.Popen([sys.executable, *arguments])`.
 
     Variables that the imported libraries read while they are imported, such as OMP_NUM_THREADS, are those of
     the first of these processes.

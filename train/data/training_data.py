@@ -12,6 +12,7 @@ import polars as pl
 
 from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, cut_as_read
 from protos.files.tokenizer import TOKENIZER, open_cut
+from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.source import SPANS
 from train.data.splits import known_events
@@ -170,6 +171,7 @@ class TrainingData:
         catalogue_lengths: text feature of the items -> characters of each text that is served, where that is
             another one than in training.
         judged: queries that people have judged, if there are any; their values are among `queries`.
+        before_refit: the data without validation pairs in training, if these have them; else None.
         moments: float64 (Q,), the time at which each query is asked: that of its earliest positive pair, in
             seconds since 1970; None if the data have no times.
         chosen_with: the items' values to choose hyperparameters of baselines with; None if these are `items`.
@@ -187,6 +189,7 @@ class TrainingData:
     chosen_with: Mapping[str, Sequence[Any]] | None = None
     catalogue_lengths: Mapping[str, Rows] = field(default_factory=dict)
     moments: Times | None = None
+    before_refit: "TrainingData | None" = None
 
     @property
     def serves_other_texts(self) -> bool:
@@ -211,7 +214,7 @@ class TrainingData:
             each.name: _joined(getattr(train, each.name), getattr(validation, each.name))
             for each in fields(Pairs)
         }
-        return replace(self, parts={**self.parts, "train": Pairs(**both)})
+        return replace(self, parts={**self.parts, "train": Pairs(**both)}, before_refit=self)
 
     def counts(self, negative: bool = False) -> Rows:
         """int64 (N,): positive training pairs of each item.
@@ -309,6 +312,17 @@ def training_data_of(
         catalogue_lengths=_catalogue_lengths(dataset, item),
         moments=_moments(parts, distinct.height),
     )
+
+
+def data_of_kept_towers(dataset: Dataset, experiment: Experiment) -> TrainingData:
+    """As `training_data_of`, with the training pairs that the towers of a finished run have learned from.
+
+    Args:
+        dataset: of the run.
+        experiment: of the run: with `[training] refit` the pairs of validation are among them.
+    """
+    data = training_data_of(dataset, experiment.query, experiment.item)
+    return data.with_validation() if experiment.training.refit else data
 
 
 def _joined(first: Any, second: Any) -> Any:

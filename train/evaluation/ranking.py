@@ -145,14 +145,19 @@ class Fitting:
         experiment: of the run.
         data: the data set.
         say: is told what is being done.
+        choices: made before on the same data set, by name; others are added.
     """
 
     def __init__(
-        self, experiment: Experiment, data: TrainingData, say: Callable[[str], None] = lambda _: None
+        self,
+        experiment: Experiment,
+        data: TrainingData,
+        say: Callable[[str], None] = lambda _: None,
+        choices: dict[str, Any] | None = None,
     ) -> None:
         self.experiment, self.data, self.say = experiment, data, say
+        self.choices: dict[str, Any] = {} if choices is None else choices
         self._made: dict[str, Any] = {}
-        self._chooser = self
 
     def _tell(self, text: str) -> None:
         self.say(text)  # read anew at each call: the command replaces it
@@ -169,19 +174,14 @@ class Fitting:
 
         Args:
             name: of the choice.
-            make: is given the fitting whose training pairs hold none of validation, see `refitted`.
+            make: gets a fitting to data whose training pairs hold none of validation.
         """
-        return self._chooser.once(name, lambda: make(self._chooser))
-
-    def refitted(self, data: TrainingData) -> "Fitting":
-        """A fitting to other training pairs, with the choices of this one.
-
-        Args:
-            data: the same data set; training pairs may hold those of validation.
-        """
-        other = Fitting(self.experiment, data, self._tell)
-        other._chooser = self._chooser
-        return other
+        if name not in self.choices:
+            before = self.data.before_refit
+            unrefitted = Fitting(self.experiment, before, self._tell, self.choices) if before else self
+            self.choices[name] = make(unrefitted)
+        chosen: T = self.choices[name]
+        return chosen
 
     def tuning(self, items: int = TUNED_ITEMS, queries: int = TUNED_QUERIES) -> Tuning:
         """Chooses parameters over the most popular items, on some of the validation queries."""

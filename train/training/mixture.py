@@ -75,7 +75,7 @@ class Mixed:
         label: of the linear model.
         weight: of its scores against those of the towers, once both have the same standard deviation; 0 if
             the towers are better alone, which then have no coordinates for it.
-        unit: the standard deviation of the towers' scores by that of the linear ones.
+        unit: the standard deviation of the towers' scores, divided by that of the linear ones.
         metric: that chose.
         linear: the metric of the linear model alone on validation.
         learned: that of the towers alone.
@@ -155,8 +155,8 @@ def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
 def mix_as(trainer: Trainer, fitting: Fitting, mixed: Mixed | None) -> None:
     """Add a linear model to towers with the weight that was chosen before.
 
-    The unit of the weight stays, too: the new towers know the validation queries, and score them otherwise
-    than those of a client.
+    The unit of the weight stays, too: the new towers have learned the validation queries, so the spread of
+    their scores says little about other queries.
 
     Args:
         trainer: with other towers of the same experiment.
@@ -244,9 +244,6 @@ class _Weighting:
 
     Args:
         trainer: with the towers.
-
-    Attributes:
-        unit: the standard deviation of the towers' scores by that of the linear model's.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -260,7 +257,6 @@ class _Weighting:
         self._set((1.0, 1.0), (1.0, 1.0))
         self._items, self._vectors = trainer.item_vectors(), trainer.query_vectors(self._queries)
         self._lengths = [self._parts_of(self._vectors), self._parts_of(self._items)]
-        self.unit = self._ratio(self._vectors, self._items)
 
     def apply(self, weight: float, unit: float) -> None:
         """Set the weights of both towers.
@@ -309,11 +305,13 @@ class _Curves(_Weighting):
         metric: of the ranking.
 
     Attributes:
+        unit: the standard deviation of the towers' scores, divided by that of the linear model's.
         values: weight -> the metric of each user, the mean over the user's queries.
     """
 
     def __init__(self, trainer: Trainer, metric: str) -> None:
         super().__init__(trainer)
+        self.unit = self._ratio(self._vectors, self._items)
         ranked = self._ranked(self._vectors, self._items, trainer.data.seen(self._queries))
         users = _users(trainer, self._queries)
         self.values = {

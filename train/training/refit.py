@@ -22,7 +22,7 @@ from train.training.checkpoint import RUN_STATE, load_run
 from train.training.metric_groups import grouped
 from train.training.mixture import drop_useless_coordinates
 from train.training.rank_processes import ranks_of
-from train.training.trained_model import Model, build_model, shares_windows
+from train.training.trained_model import Model, build_model, trainer_of
 from train.training.trainer import Trainer
 
 REFIT = "refit"  # folder of the state, in that of a run
@@ -60,8 +60,7 @@ def refit(
     console.print(text, highlight=False, soft_wrap=True)
     model, corpora = build_model(experiment, data, process=trained.process)
     drop_useless_coordinates(model.towers, experiment, data)
-    windows, settings = shares_windows(experiment), experiment.training
-    trainer = Trainer(model.towers, data, corpora, experiment.loss, settings, windows, trained.process)
+    trainer = trainer_of(model, data, corpora, trained.process)
     place = folder / REFIT
     place.mkdir(exist_ok=True)
     if (place / RUN_STATE).is_file():
@@ -70,7 +69,7 @@ def refit(
         console.print(done, highlight=False)
     with _RefitCallbacks(place, console, epochs).watching() as callbacks, ExitStack() as stack:
         with callbacks.repeatable():
-            stack.enter_context(ranks_of(trainer, ranks, settings.threads, to_resume))
+            stack.enter_context(ranks_of(trainer, ranks, experiment.training.threads, to_resume))
         trainer.refit(callbacks, epochs)
     mlflow.log_metrics(grouped("train", {"refit_s": trainer.state.seconds}))
     trainer.clear_cached_vectors()
@@ -81,11 +80,12 @@ def refit(
 
 
 class _RefitCallbacks(RunCallbacks):
-    """As those of a run; an epoch has a loss and no metrics.
+    """Callbacks of a refit, whose epochs have a loss and no metrics of validation.
 
     Args:
         folder: of the state.
-        epochs: their number.
+        console: for progress.
+        epochs: number of epochs of the refit.
     """
 
     def __init__(self, folder: Path, console: Console, epochs: int) -> None:

@@ -8,9 +8,10 @@ A run whose inputs have not changed is not trained again: its metrics are read f
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow.entities import Run
@@ -56,7 +57,7 @@ from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.rank_processes import ranks_of
 from train.training.refit import REFIT, refit
 from train.training.tracking import find_run, flattened, log_warnings, tracked_run
-from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, shares_windows
+from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, trainer_of
 from train.training.trainer import Trainer
 
 STAGE = "fit"
@@ -233,10 +234,7 @@ def _train(
     no_linear_model = drop_useless_coordinates(model.towers, experiment, data)
     for warning in (*left_out(experiment, data), *([no_linear_model] if no_linear_model else [])):
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
-    shared_windows = shares_windows(experiment)
-    trainer = Trainer(
-        model.towers, data, corpora, experiment.loss, experiment.training, shared_windows, process
-    )
+    trainer = trainer_of(model, data, corpora, process)
     if resume:
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
@@ -249,7 +247,7 @@ def _train(
             stack.enter_context(ranks_of(trainer, ranks, experiment.training.threads, to_resume))
         trainer.fit(callbacks)
     mlflow.log_metrics(grouped("train", {"training_s": trainer.state.seconds}))
-    _finish(folder, model, trainer, console, partial(refit, ranks=ranks, to_resume=to_resume))
+    _finish(folder, model, trainer, console, ranks, to_resume)
 
 
 def _finish(
@@ -257,16 +255,12 @@ def _finish(
     model: Model,
     trainer: Trainer,
     console: Console,
-    train_again: Callable[[Path, Experiment, Trainer, Console], tuple[Model, Trainer]],
+    ranks: int,
+    to_resume: str,
 ) -> None:
     """Evaluate the towers of the best epoch, log metrics and artifacts, and delete the checkpoints.
 
-    Args:
-        folder: of the run.
-        model: that was trained.
-        trainer: of its towers.
-        console: for progress.
-        train_again: makes the towers that take their place before test is read, with `[training] refit`.
+    With `[training] refit`, other towers take their place before test is read.
     """
     data, experiment = trainer.data, model.experiment
     judged = _JudgedQueries(model, trainer)
@@ -281,9 +275,9 @@ def _finish(
     validated = _choose_on_validation(experiment, trainer, labelled, console)
     mixed, rankers = validated.mixed, validated.rankers
     if experiment.training.refit:
-        model, trainer = train_again(folder, experiment, trainer, console)
+        model, trainer = refit(folder, experiment, trainer, console, ranks, to_resume)
         changed, data = True, trainer.data
-        fitting = validated.fitting.refitted(data)
+        fitting = Fitting(experiment, data, choices=validated.choices)
         with console.status("a linear model beside the new towers"):
             mix_as(trainer, fitting, mixed)
         rankers = baselines(experiment, data, console, fitting)
@@ -291,7 +285,7 @@ def _finish(
         _log_description(model)  # there may be more ids
     stored = folder / BEST_TOWERS
     if changed or calibrated or mixed is not None:
-        # Beside those of the best epoch, from which a run that is interrupted after this does the same again.
+        # The towers of the best epoch stay: a run that is interrupted from here on begins with them again.
         stored = folder / FINISHED / BEST_TOWERS
         stored.parent.mkdir(exist_ok=True)
         save_towers(stored, trainer.towers)
@@ -325,14 +319,14 @@ class _Validated:
     """What validation has chosen for the towers of the best epoch, and how they do there.
 
     Args:
-        fitting: with the choices of the baselines.
+        choices: of the linear model and the baselines, by name.
         mixed: the linear model beside the towers, if they have coordinates for one.
         rankers: the baselines.
         beside: the metric that selects the epoch, of each baseline.
         own: that of the towers; None if it is one of labels, or there is no baseline.
     """
 
-    fitting: Fitting
+    choices: dict[str, Any]
     mixed: Mixed | None
     rankers: Mapping[str, FittedBaseline]
     beside: dict[str, float]
@@ -357,7 +351,7 @@ def _choose_on_validation(
         own = None
         if beside and selection not in OF_LABELS:
             own = trainer.evaluate("validation")[selection]
-    return _Validated(fitting, mixed, rankers, beside, own)
+    return _Validated(fitting.choices, mixed, rankers, beside, own)
 
 
 class _JudgedQueries:

@@ -26,7 +26,7 @@ from train.models.text_hashing import HASHING_VERSION
 from train.models.tower_factory import Report, architecture_of, build_towers, silent
 from train.training.checkpoint import BEST_TOWERS, load_towers
 from train.training.device import SINGLE_PROCESS, TrainingProcess
-from train.training.trainer import Towers
+from train.training.trainer import Towers, Trainer
 
 ARTIFACTS = "model"
 DESCRIPTION = "description.json"
@@ -87,6 +87,24 @@ def build_model(
 def shares_windows(experiment: Experiment) -> bool:
     """Whether the query tower encodes all places of a window at little more cost than the last one."""
     return architecture_of(experiment.tower).shares_windows
+
+
+def trainer_of(
+    model: Model,
+    data: TrainingData,
+    corpora: tuple[PreparedInputs, PreparedInputs],
+    process: TrainingProcess = SINGLE_PROCESS,
+) -> Trainer:
+    """A trainer of a model's towers.
+
+    Args:
+        model: with every key of its experiment set.
+        data: that the model was built from.
+        corpora: the encoded queries and items, as `build_model` gives them.
+        process: on whose device the towers are.
+    """
+    experiment, windows = model.experiment, shares_windows(model.experiment)
+    return Trainer(model.towers, data, corpora, experiment.loss, experiment.training, windows, process)
 
 
 def load_model(run: Run) -> Model:

@@ -36,6 +36,7 @@ from serving.rollout.registry import store_file, store_uri
 # judged by their new texts.
 BASE_SHARE, MOST_BASE = 0.1, 300
 WORKERS = 2  # of each service
+WRITES = 20  # acknowledged between two kills or swaps, at least
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class HistoryOptions:
     services: int = 1  # with one catalogue and one registry, each with files of its own
     url: str = ""  # of the store; for several services PostgreSQL's. Else SQLite in a temporary folder
     config: Path | None = None  # TOML of the bundles' experiment, by which their champion is refreshed
-    threads: int = 12  # each writes and searches
+    threads: int = 12  # one in three writes, the others search
     seed: int = 0  # of all random choices
 
 
@@ -143,7 +144,11 @@ def _disturb(
         done["refreshes"] += 1
 
     def go_on(share: float) -> None:
-        while traffic.is_running and traffic.operations.done < share * options.operations:
+        """Wait for this part of all operations, and for some writes since the last step."""
+        writes = len(traffic.writes) + WRITES
+        while traffic.is_running and (
+            traffic.operations.done < share * options.operations or len(traffic.writes) < writes
+        ):
             say(f"{traffic.operations.done:,} of {options.operations:,} operations")
             time.sleep(STEP_SECONDS)
 

@@ -16,7 +16,8 @@ import psutil
 
 from protos import bundle
 from serving.benchmark import query_generator
-from serving.benchmark.live.items import shared_ids, writing
+from serving.benchmark.live.items import shared_ids
+from serving.benchmark.live.writer import writing
 from serving.benchmark.load import Say, Tick, percentile
 from serving.benchmark.plan import Measurement, Plan
 from serving.benchmark.rounds import RoundsTest

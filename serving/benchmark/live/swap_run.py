@@ -19,7 +19,8 @@ from protos import bundle
 from protos.scores import SCORE_TOLERANCE, Hits
 from protos.search import largest_products
 from serving.benchmark import alias, query_generator, swap_test
-from serving.benchmark.live.items import CALL_SECONDS, ItemMaker, shared_ids, writing
+from serving.benchmark.live.items import ItemMaker, shared_ids
+from serving.benchmark.live.writer import CALL_SECONDS, writing
 from serving.benchmark.load import Say
 from serving.benchmark.services import serve_bundle
 from serving.benchmark.swap_test import Schedule, SwapClients, Versions

@@ -74,7 +74,7 @@ class Operations:
 class Traffic:
     """Threads that write, one in three, and threads that search.
 
-    These go on while those that write wait for a process that was killed.
+    While a process is killed, the writing threads repeat their calls, and the searching threads continue.
 
     Args:
         addresses: of services with one catalogue; each connection is to one of them.

@@ -168,7 +168,11 @@ def test_two_ranks_train_the_towers_of_several_views_as_one_does(two: Ranks, row
 
 @pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])
 def test_two_ranks_train_queries_of_several_vectors_as_one_does(two: Ranks, rows_from: int) -> None:
-    an_epoch_is_the_same(two, lambda: of_people(FullSoftmax("full_softmax"), config=INTERESTS), rows_from)
+    for name, loss in CASES.items():
+        try:
+            an_epoch_is_the_same(two, lambda loss=loss: of_people(loss, config=INTERESTS), rows_from)  # type: ignore[misc]
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from error
 
 
 def test_shared_memory_has_room_for_all_vectors_of_the_queries() -> None:

@@ -27,7 +27,7 @@ from train.config import Experiment, read_experiment
 from train.config.training import TrainingConfig
 from train.data.dataset import Dataset
 from train.data.training_data import TrainingData, training_data_of
-from train.evaluation.baselines import baselines, final_baselines
+from train.evaluation.baselines import baselines
 from train.evaluation.exact_search import encode
 from train.evaluation.metrics import mean, per_query
 from train.evaluation.ranking import Fitting, Tuning
@@ -66,9 +66,10 @@ def test_baselines_keep_their_choices_and_learn_from_validation(
     console = Console(file=io.StringIO())
     fitting = Fitting(experiment, data)
     before = baselines(experiment, data, console, fitting)
-    again = final_baselines(experiment, data, console)  # as the exporter fits them
+    both = data.with_validation()
+    again = baselines(experiment, both, console)  # as the exporter fits them
     monkeypatch.setattr(Tuning, "quality", None)  # nothing is chosen again
-    after = final_baselines(experiment, data, console, fitting)
+    after = baselines(experiment, both, console, Fitting(experiment, both, choices=fitting.choices))
     assert {name: each.settings for name, each in before.items()} == {
         name: each.settings for name, each in after.items()
     }

@@ -60,29 +60,6 @@ def left_out(experiment: Experiment, data: TrainingData) -> list[str]:
     return [f"baselines.run: {name} is not measured: it needs {needs[name]}" for name in needs if name in run]
 
 
-def final_baselines(
-    experiment: Experiment,
-    data: TrainingData,
-    console: Console = PROGRESS,
-    fitting: Fitting | None = None,
-) -> dict[str, FittedBaseline]:
-    """The baselines as they stand beside the towers of a finished run.
-
-    With `[training] refit` they are fitted to the pairs of training and validation, like the towers, with
-    parameters that were chosen before.
-
-    Args:
-        data: the data set; training pairs without those of validation.
-        console: for progress.
-        fitting: to these data, with what was chosen before.
-    """
-    fitting = fitting or Fitting(experiment, data)
-    if experiment.training.refit:
-        data = data.with_validation()
-        fitting = fitting.refitted(data)
-    return baselines(experiment, data, console, fitting)
-
-
 def baselines(
     experiment: Experiment,
     data: TrainingData,

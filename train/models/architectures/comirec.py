@@ -4,14 +4,13 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
-from protos.features import HistoryFeature, IdFeature, Schema, TextFeature
+from protos.features import HistoryFeature, IdFeature, Schema
 from train.config.towers import ComirecTower
 from train.models.cold_start import fit_content_fallback
-from train.models.encoders import HashedTextEncoder
-from train.models.heads import CosineHead, Head, InterestsHead, ItemDotHead, QueryDotHead
+from train.models.heads import InterestsHead
+from train.models.history_towers import content_fallback, heads_of, text_factory
 from train.models.interests import InterestsEncoder
 from train.models.prepared_inputs import PreparedInputs
 from train.models.sequence_encoders import AttentionEncoder, IdEncoder
@@ -20,12 +19,11 @@ from train.models.tower_factory import (
     Architecture,
     EncoderFactories,
     Towers,
-    feature_encoder,
     feature_encoders,
     longest_window,
     shared_item_table,
 )
-from train.models.towers import Bias, ContentFallback, Residual, Tower
+from train.models.towers import Bias, Residual, Tower
 
 
 @ARCHITECTURES.register(ComirecTower)
@@ -37,7 +35,7 @@ class ComirecArchitecture(Architecture[ComirecTower]):
         config, width = self.config, self.config.dimension
         ids = shared_item_table(schema, width, 0.02)
         factories: EncoderFactories = {
-            **self._text_factory(),
+            **text_factory(self.hashing(), config.buckets, width),
             IdFeature: partial(IdEncoder, ids),
             HistoryFeature: partial(self._interests, schema, ids),
         }
@@ -45,10 +43,15 @@ class ComirecArchitecture(Architecture[ComirecTower]):
         item = feature_encoders(schema, "item", width, factories)
         named = next(name for name, spec in schema.item.items() if isinstance(spec, IdFeature))
         deep = Residual(width, config.item_hidden) if config.item_hidden else nn.Identity()
-        query_head, item_head = self._heads()
+        query_head, item_head = heads_of(config.similarity)
         return (
             Tower(query, Bias(width), InterestsHead(query_head, config.interests)),
-            Tower(item, deep, item_head, fallback=(named, self._content_fallback(schema))),
+            Tower(
+                item,
+                deep,
+                item_head,
+                fallback=(named, content_fallback(schema, config.dimension, config.buckets, self.hashing())),
+            ),
         )
 
     def _interests(self, schema: Schema, ids: nn.Parameter) -> InterestsEncoder:
@@ -61,28 +64,6 @@ class ComirecArchitecture(Architecture[ComirecTower]):
         return InterestsEncoder(
             ids, config.interests, config.hidden, config.input_dropout, positions, context
         )
-
-    def _text_factory(self) -> EncoderFactories:
-        """Encoders of texts that share one table."""
-        hashing, config = self.hashing(), self.config
-        table = nn.Parameter(torch.randn(config.buckets, config.dimension) * 0.004)
-        return {TextFeature: lambda: HashedTextEncoder(hashing, table, torch.ones(config.buckets))}
-
-    def _content_fallback(self, schema: Schema) -> ContentFallback:
-        """Encoders of an item's content, separate from the learned ones."""
-        width = self.config.dimension
-        encoders = {
-            name: feature_encoder(schema, "item", name, width, self._text_factory())
-            for name, spec in schema.item.items()
-            if not isinstance(spec, IdFeature)
-        }
-        return ContentFallback(encoders, width)
-
-    def _heads(self) -> tuple[Head, Head]:
-        if self.config.similarity == "cosine":
-            return CosineHead(), CosineHead()
-        radius = torch.ones(())
-        return QueryDotHead(radius), ItemDotHead(radius)
 
     @property
     def shares_windows(self) -> bool:

@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
-from protos.features import FIRST_KNOWN, HistoryFeature, IdFeature, Schema, TextFeature
+from protos.features import FIRST_KNOWN, HistoryFeature, IdFeature, Schema
 from train.config.towers import SequenceTower
 from train.data.training_data import TrainingData
 from train.models.cold_start import fit_content_fallback
-from train.models.encoders import HashedTextEncoder
-from train.models.heads import CosineHead, Head, ItemDotHead, QueryDotHead
+from train.models.history_towers import content_fallback, heads_of, text_factory
 from train.models.initialization import initialize_ease, weight_id_dropout
 from train.models.prepared_inputs import PreparedInputs
 from train.models.sequence_encoders import (
@@ -32,13 +30,12 @@ from train.models.tower_factory import (
     EncoderFactories,
     Report,
     Towers,
-    feature_encoder,
     feature_encoders,
     longest_window,
     shared_item_table,
     silent,
 )
-from train.models.towers import Bias, ContentFallback, Mixture, Residual, Tower
+from train.models.towers import Bias, Mixture, Residual, Tower
 
 
 @ARCHITECTURES.register(SequenceTower)
@@ -50,7 +47,7 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         config, width = self.config, self.config.dimension
         ids = shared_item_table(schema, width, 0.02)
         factories: EncoderFactories = {
-            **self._text_factory(),
+            **text_factory(self.hashing(), config.buckets, width),
             IdFeature: partial(IdEncoder, ids),
             HistoryFeature: partial(self._history_encoder, schema, ids),
         }
@@ -61,8 +58,12 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         query_deep = nn.Sequential(nn.Dropout(config.query_dropout), Bias(width))
         item_deep = Residual(width, config.item_hidden) if config.item_hidden else nn.Identity()
         is_fitted = bool(named) and config.newcomers == "fitted"
-        fallback = (named[0], self._content_fallback(schema)) if is_fitted else None
-        query_head, item_head = self._heads()
+        fallback = (
+            (named[0], content_fallback(schema, config.dimension, config.buckets, self.hashing()))
+            if is_fitted
+            else None
+        )
+        query_head, item_head = heads_of(config.similarity)
         query = feature_encoders(schema, "query", width, factories)
         item = feature_encoders(schema, "item", width, factories)
         query_mixture, item_mixture = self._mixtures(schema, histories, named)
@@ -97,12 +98,6 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         )
         return dict.fromkeys(histories, pooled), {name: IdEncoder(right) for name in named}
 
-    def _text_factory(self) -> EncoderFactories:
-        """Encoders of texts that share one table."""
-        hashing, config = self.hashing(), self.config
-        table = nn.Parameter(torch.randn(config.buckets, config.dimension) * 0.004)
-        return {TextFeature: lambda: HashedTextEncoder(hashing, table, torch.ones(config.buckets))}
-
     def _history_encoder(self, schema: Schema, ids: nn.Parameter) -> nn.Module:
         config, positions = self.config, longest_window(schema)
         if config.history == "attention":
@@ -115,22 +110,6 @@ class SequenceArchitecture(Architecture[SequenceTower]):
             own = shared_item_table(schema, config.dimension, 0.0)
             return PoolingEncoder(own, positions, False, decay=config.decay)
         return EmptyHistory(config.dimension)
-
-    def _content_fallback(self, schema: Schema) -> ContentFallback:
-        """Encoders of an item's content, separate from the learned ones."""
-        width = self.config.dimension
-        encoders = {
-            name: feature_encoder(schema, "item", name, width, self._text_factory())
-            for name, spec in schema.item.items()
-            if not isinstance(spec, IdFeature)
-        }
-        return ContentFallback(encoders, width)
-
-    def _heads(self) -> tuple[Head, Head]:
-        if self.config.similarity == "cosine":
-            return CosineHead(), CosineHead()
-        radius = torch.ones(())
-        return QueryDotHead(radius), ItemDotHead(radius)
 
     @property
     def shares_windows(self) -> bool:

@@ -1,0 +1,41 @@
+"""What towers whose queries are histories have in common: a table of texts, content of new items, heads."""
+
+import torch
+from torch import nn
+
+from protos.features import IdFeature, Schema, TextFeature
+from train.models.encoders import HashedTextEncoder
+from train.models.heads import CosineHead, Head, ItemDotHead, QueryDotHead
+from train.models.text_hashing import WordHashing
+from train.models.tower_factory import EncoderFactories, feature_encoder
+from train.models.towers import ContentFallback
+
+
+def text_factory(hashing: WordHashing, buckets: int, width: int) -> EncoderFactories:
+    """Encoders of texts that share one table.
+
+    Args:
+        hashing: of words and n-grams to rows.
+        buckets: rows of the table.
+        width: of the vectors.
+    """
+    table = nn.Parameter(torch.randn(buckets, width) * 0.004)
+    return {TextFeature: lambda: HashedTextEncoder(hashing, table, torch.ones(buckets))}
+
+
+def content_fallback(schema: Schema, width: int, buckets: int, hashing: WordHashing) -> ContentFallback:
+    """Encoders of an item's content, separate from the learned ones; arguments as of `text_factory`."""
+    encoders = {
+        name: feature_encoder(schema, "item", name, width, text_factory(hashing, buckets, width))
+        for name, spec in schema.item.items()
+        if not isinstance(spec, IdFeature)
+    }
+    return ContentFallback(encoders, width)
+
+
+def heads_of(similarity: str) -> tuple[Head, Head]:
+    """The heads of query and item tower: `cosine`, or `inner_product` with one radius for both."""
+    if similarity == "cosine":
+        return CosineHead(), CosineHead()
+    radius = torch.ones(())
+    return QueryDotHead(radius), ItemDotHead(radius)
