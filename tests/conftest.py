@@ -95,6 +95,17 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["TWINSPIRE_CACHE"], ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def no_run_left_active() -> Iterator[None]:
+    """End the run that a failed test left active: each later test of the process would fail on it."""
+    yield
+    if "mlflow" in sys.modules:
+        import mlflow
+
+        while mlflow.active_run():
+            mlflow.end_run("FAILED")
+
+
 @pytest.fixture
 def console() -> "Console":
     """A console whose output is discarded."""
