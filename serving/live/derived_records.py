@@ -3,8 +3,9 @@
 One process writes the file, and holds the lock on the file VERSION.lock beside it. The others read only what
 its header announces, so they never see a part of a record. `record_format.py` describes the file.
 
-All changes of the store up to `sequence` are in the records before `length`. The writer appends, then sets
-`length`, then `sequence`; a reader reads them in the opposite order. A process that is killed leaves bytes
+All changes of the store up to `sequence` are in the records before `length`, and no later ones, except while
+more than a page of changes is derived. The writer appends, and then sets both under a sequence lock (the cell
+`version` is odd meanwhile), so a reader sees both of one moment. A process that is killed leaves bytes
 after `length` behind, which the next writer cuts off. The file holds nothing that cannot be derived again, so
 it is not synced to the disk. If a power failure or a fault of the disk has damaged it, the next writer keeps
 the records before the damage.
@@ -31,6 +32,7 @@ from serving.live.record_format import (
     LOCK_SUFFIX,
     PAGE,
     SEQUENCE,
+    VERSION,
     Record,
     RecordKind,
     RecordOrigin,
@@ -187,8 +189,13 @@ class RecordWriter:
         """Bytes of the file that readers may read."""
         return self._cells[LENGTH]
 
-    def append(self, records: Sequence[Record]) -> None:
-        """Append records in the order of their sequences, and announce them.
+    def append(self, records: Sequence[Record], sequence: int | None = None) -> None:
+        """Append records, and announce them to readers.
+
+        Args:
+            records: in the order of their sequences.
+            sequence: up to which the file holds all changes then, or that of the last record if it is higher;
+                None if more records are needed to know that.
 
         Raises:
             OSError: the disk is full, or fails; no record was appended.
@@ -199,12 +206,14 @@ class RecordWriter:
         for record, part in zip(records, parts, strict=True):
             self._note(record, start, len(part))
             start += len(part)
-        self._cells[LENGTH] = start
-
-    def announce(self, sequence: int) -> None:
-        """Tell readers that the records hold all changes up to a sequence."""
+        if sequence is None:
+            self._cells[LENGTH] = start
+            return
         self.cursor = max(self.cursor, sequence)
-        self._cells[SEQUENCE] = max(sequence, self._cells[SEQUENCE])
+        self._cells[VERSION] += 1
+        self._cells[LENGTH] = start
+        self._cells[SEQUENCE] = max(self.cursor, self._cells[SEQUENCE])
+        self._cells[VERSION] += 1
 
     def searched(self, item_id: str) -> tuple[bytes, bytes]:
         """The vector and the terms of an item's latest record; empty if there is none."""
@@ -304,6 +313,7 @@ class RecordWriter:
         if end != length:
             return False
         os.ftruncate(self._descriptor, length)  # cuts off what was not announced
+        self._cells[VERSION] += self._cells[VERSION] % 2  # of a writer that was killed between the cells
         return True
 
     def _content(self, end: int) -> Iterator[bytes]:
@@ -371,6 +381,8 @@ class RecordReader:
     @property
     def has_more(self) -> bool:
         """Whether there is something that `read` has not returned."""
+        if self._cells[VERSION] % 2:  # the writer changes the cells, or was killed meanwhile
+            return False
         return self._cells[LENGTH] != self._offset or self._cells[SEQUENCE] != self._target[1]
 
     @property
@@ -400,8 +412,11 @@ class RecordReader:
             RecordsDamaged: a record is not whole.
         """
         if self._offset == self._target[0]:
-            sequence = self._cells[SEQUENCE]  # before the length, which the writer sets first
-            self._target = self._cells[LENGTH], sequence
+            version = self._cells[VERSION]
+            target = self._cells[LENGTH], self._cells[SEQUENCE]
+            if version % 2 or self._cells[VERSION] != version:  # the next call sees them
+                return [], None
+            self._target = target
         end, sequence = self._target
         records = []
         if self._offset < end:

@@ -1,7 +1,8 @@
 """The file format of derived records: what a record holds, and how it stands in a file.
 
-header    a page: what the file belongs to, with a CRC-32; then two cells of 8 bytes that the writer
-changes, `length` (bytes of the file that hold whole records) and `sequence`
+header    a page: what the file belongs to, with a CRC-32; then three cells of 8 bytes that the writer
+changes, `length` (bytes of the file that hold whole records), `sequence`, and `version`, which is odd while
+the writer changes the other two together
 records   each: length of its body and CRC-32 of its body (uint32 each), and its body
 """
 
@@ -23,7 +24,7 @@ PAGE = 4096
 # Magic, format, dimension, sequence of the bundle's snapshot, generation, bundle version, store id.
 HEADER = struct.Struct("<8sIIQQ64s64s")
 CHECK = struct.Struct("<I")
-LENGTH, SEQUENCE = 1024 // 8, 1032 // 8  # cells of the header's page
+LENGTH, SEQUENCE, VERSION = 1024 // 8, 1032 // 8, 1040 // 8  # cells of the header's page
 HEAD = struct.Struct("<II")  # of a record: length and CRC-32 of its body
 # Of a body: sequence, kind, and bytes of the id, the packed hit, the values, the vector and the terms, which
 # follow.

@@ -103,12 +103,12 @@ class Deriver:
             # Read after the sequence: so the last page holds all that the sequence covers.
             changes = self._feed.changes(self._writer.cursor, PAGE)
             records = self._derived(changes)
-            self._writer.append(records)
+            is_last = len(changes) < PAGE
+            self._writer.append(records, sequence if is_last else None)
             count += len(records)
-            progress()
-            if len(changes) < PAGE:
-                self._writer.announce(max(sequence, self._writer.cursor))
+            if is_last:
                 self.sequence = self._writer.sequence
+            progress()
         if self._writer.count > 2 * len(self._writer.latest) + OUTDATED:
             self._writer = self._writer.compacted(progress)
         self._graphs.check(self._writer.count, len(self._writer.live), self._writer.generation)

@@ -1,6 +1,7 @@
 """Records survive killed writers and damaged files, and readers see whole records alone."""
 
 import os
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -51,14 +52,12 @@ def test_a_reader_gets_what_was_written(writer: RecordWriter, path: Path) -> Non
         item(5),
     ]
     writer.append(written[:2])
-    writer.append(written[2:])
-    writer.announce(7)
+    writer.append(written[2:], 7)
     assert all_of(path) == (written, 7)
 
 
 def test_a_reader_knows_no_sequence_before_all_of_it_was_read(writer: RecordWriter, path: Path) -> None:
-    writer.append([item(n, size=records.CHUNK // 2) for n in range(1, 6)])
-    writer.announce(5)
+    writer.append([item(n, size=records.CHUNK // 2) for n in range(1, 6)], 5)
     reader = RecordReader(path, ORIGIN)
     states = []
     while reader.has_more:
@@ -67,28 +66,65 @@ def test_a_reader_knows_no_sequence_before_all_of_it_was_read(writer: RecordWrit
     assert states == [(1, None)] * 4 + [(1, 5)]
     writer.append([item(6)])  # not announced: the deriver reads on
     assert reader.read() == ([item(6)], 5)
-    writer.announce(8)
+    writer.append([], 8)
     assert reader.has_more
     assert reader.read() == ([], 8)
     assert not reader.has_more
 
 
+def append_one_by_one(path: Path, last: int) -> None:
+    """Write items with the sequences up to the last, each announced by itself."""
+    writer = RecordWriter.open(path, ORIGIN, last)
+    for n in range(ORIGIN.start + 1, last + 1):
+        writer.append([item(n)], n)
+
+
+def test_a_reader_sees_the_sequence_of_the_records_that_it_reads(writer: RecordWriter, path: Path) -> None:
+    writer.close()
+    reader, last, reads = RecordReader(path, ORIGIN), 10_000, 0
+    process = get_context("spawn").Process(target=append_one_by_one, args=(path, last))
+    process.start()
+    read = reached = ORIGIN.start
+    while process.is_alive() or reader.has_more:
+        some, sequence = reader.read()
+        read = some[-1].sequence if some else read
+        reached = reached if sequence is None else sequence
+        assert reached == read
+        reads += bool(some)
+    process.join()
+    assert reached == last
+    assert reads > 100
+
+
+def test_a_writer_that_is_killed_between_the_two_cells_stops_no_reader(
+    writer: RecordWriter, path: Path
+) -> None:
+    writer.append([item(1)], 1)
+    writer._cells[records.VERSION] += 1
+    writer.append([item(2)])
+    reader = RecordReader(path, ORIGIN)
+    assert not reader.has_more
+    assert reader.read() == ([], None)
+    writer.close()
+    again = RecordWriter.open(path, ORIGIN, 9)
+    assert reader.read() == ([item(1), item(2)], 1)
+    again.append([item(3)], 3)
+    assert reader.read() == ([item(3)], 3)
+
+
 def test_what_was_not_announced_is_cut_off(writer: RecordWriter, path: Path) -> None:
-    writer.append([item(1), item(2)])
-    writer.announce(2)
+    writer.append([item(1), item(2)], 2)
     writer.close()
     with path.open("ab") as file:  # as of a writer that was killed
         file.write(records.packed(item(3))[:-3])
     again = RecordWriter.open(path, ORIGIN, 2)
     assert (again.cursor, again.sequence, again.count) == (2, 2, 2)
-    again.append([item(4)])
-    again.announce(4)
+    again.append([item(4)], 4)
     assert all_of(path) == ([item(1), item(2), item(4)], 4)
 
 
 def test_a_writer_that_is_killed_before_it_announces_derives_again(writer: RecordWriter, path: Path) -> None:
-    writer.append([item(1)])
-    writer.announce(1)
+    writer.append([item(1)], 1)
     writer.append([item(2), item(3)])
     writer.close()
     again = RecordWriter.open(path, ORIGIN, 9)
@@ -103,8 +139,7 @@ def test_damage_anywhere_is_found_and_what_stands_before_it_is_kept(
     path = tmp_path_factory.mktemp("damaged") / "bundle.records"
     written = [item(n) for n in range(1, 20)]
     writer = RecordWriter.open(path, ORIGIN, 0)
-    writer.append(written)
-    writer.announce(19)
+    writer.append(written, 19)
     end, generation = writer.length, writer.generation
     writer.close()
     content = bytearray(path.read_bytes())
@@ -122,8 +157,7 @@ def test_damage_anywhere_is_found_and_what_stands_before_it_is_kept(
     assert again.sequence == 0  # unknown until the rest has been derived again
     kept = (at - records.PAGE) // ((end - records.PAGE) // 19) if again.count else 0
     assert again.count <= kept + 1
-    again.append(written[again.count :])
-    again.announce(19)
+    again.append(written[again.count :], 19)
     assert all_of(path) == (written, 19)
 
 
@@ -133,13 +167,12 @@ def test_a_file_without_a_header_is_replaced(path: Path, length: int) -> None:
     path.write_bytes(b"x" * length)
     with pytest.raises(RecordsDamaged):
         RecordReader(path, ORIGIN)
-    RecordWriter.open(path, ORIGIN, 0).announce(0)
+    RecordWriter.open(path, ORIGIN, 0).append([], 0)
     assert all_of(path) == ([], 0)
 
 
 def test_a_length_beyond_the_file_is_not_believed(writer: RecordWriter, path: Path) -> None:
-    writer.append([item(1), item(2)])
-    writer.announce(2)
+    writer.append([item(1), item(2)], 2)
     writer.close()
     os.truncate(path, path.stat().st_size - 1)  # as after a power failure
     again = RecordWriter.open(path, ORIGIN, 2)
@@ -168,8 +201,7 @@ def test_records_of_another_origin_are_replaced(
 def test_records_of_a_store_that_was_restored_from_a_backup_are_derived_again(
     writer: RecordWriter, path: Path
 ) -> None:
-    writer.append([item(1), item(2)])
-    writer.announce(2)
+    writer.append([item(1), item(2)], 2)
     writer.close()
     assert RecordWriter.open(path, ORIGIN, most=1).count == 0
 
@@ -177,8 +209,7 @@ def test_records_of_a_store_that_was_restored_from_a_backup_are_derived_again(
 def test_records_of_changes_that_the_store_has_not_made_are_derived_again(
     writer: RecordWriter, path: Path
 ) -> None:
-    writer.append([item(1, "a"), item(2, "b")])
-    writer.announce(2)
+    writer.append([item(1, "a"), item(2, "b")], 2)
     writer.close()
     asked: list[tuple[str, int]] = []
 
@@ -271,9 +302,9 @@ def test_what_killed_processes_have_left_is_removed_when_it_is_old(path: Path) -
 def test_a_compacted_file_has_the_latest_record_of_each_item(writer: RecordWriter, path: Path) -> None:
     writer.append([item(n, f"item {n % 3}") for n in range(1, 30)])
     writer.append(
-        [Record(30, "item 1", RecordKind.SAME, b"new", b"{}", VECTOR), Record(31, "gone", RecordKind.DELETED)]
+        [Record(30, "item 1", RecordKind.SAME, b"new", b"{}", VECTOR), Record(31, "gone", RecordKind.DELETED)],
+        40,
     )
-    writer.announce(40)
     reader = RecordReader(path, ORIGIN)
     new = writer.compacted()
     assert reader.is_superseded
@@ -281,8 +312,7 @@ def test_a_compacted_file_has_the_latest_record_of_each_item(writer: RecordWrite
     item_one = Record(30, "item 1", RecordKind.ITEM, b"new", b"{}", VECTOR)
     expected = [item(27, "item 0"), item(29, "item 2"), item_one, Record(31, "gone", RecordKind.DELETED)]
     assert all_of(path) == (expected, 40)
-    new.append([item(41)])
-    new.announce(41)
+    new.append([item(41)], 41)
     assert all_of(path) == ([*expected, item(41)], 41)
     with pytest.raises(Unavailable):
         RecordWriter.open(path, ORIGIN, 99)
@@ -294,8 +324,7 @@ def test_progress_is_noticed_while_a_file_is_written_anew(
     """The thread that commits does it, and its supervisor would take it for dead."""
     for module in (derived_records, records):
         monkeypatch.setattr(module, "CHUNK", 1000)
-    writer.append([item(n, size=500) for n in range(1, 21)])
-    writer.announce(20)
+    writer.append([item(n, size=500) for n in range(1, 21)], 20)
     seen: list[int] = []
     writer = writer.compacted(lambda: seen.append(1))
     assert len(seen) == 10

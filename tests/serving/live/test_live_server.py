@@ -364,12 +364,10 @@ def test_records_that_cannot_be_applied_are_not_skipped(
     host.deriver.run_once()
     client.search(ZOO, k=1, min_sequence=1)
     host.feed.put("other", {"text": ZOO})
-    host.deriver._writer.append([record])
-    host.deriver._writer.announce(2)
+    host.deriver._writer.append([record], 2)
     wait_until(lambda: host.deriver._writer.is_reported)
     host.feed.put("third", {"text": ZOO})
-    host.deriver._writer.append(host.deriver._derived(host.feed.changes(2, 10)))
-    host.deriver._writer.announce(3)
+    host.deriver._writer.append(host.deriver._derived(host.feed.changes(2, 10)), 3)
     for _ in range(5):
         answer = client.search(ZOO, k=300)
         assert answer.sequence == 1
