@@ -301,10 +301,8 @@ def test_what_killed_processes_have_left_is_removed_when_it_is_old(path: Path) -
 
 def test_a_compacted_file_has_the_latest_record_of_each_item(writer: RecordWriter, path: Path) -> None:
     writer.append([item(n, f"item {n % 3}") for n in range(1, 30)])
-    writer.append(
-        [Record(30, "item 1", RecordKind.SAME, b"new", b"{}", VECTOR), Record(31, "gone", RecordKind.DELETED)],
-        40,
-    )
+    same = Record(30, "item 1", RecordKind.SAME, b"new", b"{}", VECTOR)
+    writer.append([same, Record(31, "gone", RecordKind.DELETED)], 40)
     reader = RecordReader(path, ORIGIN)
     new = writer.compacted()
     assert reader.is_superseded
