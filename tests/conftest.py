@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from protos.system.cores import usable_cores
 from serving import environment  # noqa: F401  # before any test imports gRPC, which reads its variables then
 from tests.helpers import tables
 from tests.helpers.operators import read_operators_once
@@ -44,6 +45,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "TWINSPIRE_MAKE"):  # of the make that runs the tests
         os.environ.pop(name, None)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a tracking server alone is enough
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Run three processes on two cores with `-n logical`: many tests wait for a service."""
+    return -(-3 * usable_cores() // 2)
 
 
 @pytest.hookimpl(tryfirst=True)
