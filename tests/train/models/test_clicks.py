@@ -121,3 +121,21 @@ def test_augmented_vectors_stand_beside_the_vectors_in_training_alone() -> None:
     vectors = each(inputs)
     assert vectors.shape == (5, 5)
     assert torch.equal(each.train()(inputs), torch.cat([vectors, layer.vectors(inputs["id"])], dim=1))
+
+
+class Unknown(nn.Module):
+    """Replaces all ids by "unknown"."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(rows)
+
+
+def test_a_dropped_id_still_imitates() -> None:
+    """As `id_dropout` does: the features are those of an unknown item, and the loss reads the id."""
+    inputs = {**{name: torch.randn(3, 4) for name in "abc"}, "id": torch.tensor([[2], [3], [4]])}
+    layer = augmented()
+    nn.init.normal_(layer.map.weight)
+    dropped = tower(ItemCoordinates(), augmented=("id", layer), prepare={"id": Unknown()})
+    found = dropped.train()(inputs)
+    assert torch.allclose(found[:, :5], tower(ItemCoordinates())(inputs))
+    assert torch.equal(found[:, 5:], layer.vectors(inputs["id"]))
