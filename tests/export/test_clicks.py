@@ -41,16 +41,36 @@ search = "exact"
 """
 
 
+AUGMENTED = 'dimension = 8\naugment = 0.5\naugment_query = "user"\n'
+
+
 @pytest.fixture(scope="module")
 def clicks(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("clicks")
+    return made(tmp_path_factory.mktemp("clicks"), CLICKS_TOML + SMALL, empty_store)
+
+
+def made(folder: Path, toml: str, empty_store: Path) -> Made:
     write_clicks(folder, users=60, items=40, events=2000)
-    toml = CLICKS_TOML.replace("epochs = 6", "epochs = 3").replace("batch_size = 256", "batch_size = 64")
-    (folder / "clicks.toml").write_text(toml + SMALL)
+    toml = toml.replace("epochs = 6", "epochs = 3").replace("batch_size = 256", "batch_size = 64")
+    (folder / "clicks.toml").write_text(toml)
     return make_of(folder / "clicks.toml", empty_store, folder)
 
 
 def test_the_served_score_is_that_of_torch(clicks: Made) -> None:
+    served_as_by_torch(clicks)
+
+
+def test_the_served_score_holds_augmented_vectors(empty_store: Path, tmp_path: Path) -> None:
+    toml = CLICKS_TOML.replace("dimension = 8\n", AUGMENTED) + SMALL + '[baselines]\nrun = ["base_rate"]\n'
+    augmented = made(tmp_path, toml, empty_store)
+    with tracking_at(augmented.uri):
+        towers = load_model(augmented.run).towers
+    assert all(tower.augmented.map.weight.abs().max() > 0.01 for tower in towers)  # type: ignore[union-attr, operator]
+    served_as_by_torch(augmented)
+
+
+def served_as_by_torch(clicks: Made) -> None:
+    """The service gives the probabilities that torch computes."""
     data = training_data_of(clicks.dataset, clicks.experiment.query, clicks.experiment.item)
     with tracking_at(clicks.uri):
         model = load_model(clicks.run)

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from protos.features import CategoryFeature, FeatureSpec
+from protos.features import FeatureSpec, IdFeature
 from protos.toml_config import FROM_DATA
-from train.config.checks import at_least
+from train.config.checks import at_least, refuse_unused
 from train.config.history_towers import ComirecTower, HistoryTower, SequenceTower
 from train.config.losses import Bce, LossConfig, SampledSoftmax
 from train.config.pretrained_tower import EncodingPrecision, TransformerTower
-from train.config.tower_section import MAX_NGRAM, TowerSection, check_orders, refuse_tokens
+from train.config.tower_section import MAX_NGRAM, TowerSection, check_category, check_orders, refuse_tokens
 
 __all__ = [
     "MAX_NGRAM",
@@ -235,21 +235,7 @@ class MultiViewTower(TowerSection):
             ValueError: it is not; the text names the key.
         """
         super().check_features(query, item)
-        view = item.get(self.view)
-        if view is None:
-            raise ValueError(
-                f'tower.view: expected the name of an item feature of kind "category", got "{self.view}"; '
-                f"the item has {', '.join(item)}"
-            )
-        if not isinstance(view, CategoryFeature):
-            raise ValueError(
-                f'tower.view: expected a feature of kind "category", but item.{self.view} is of kind '
-                f'"{view.kind}"'
-            )
-        if view.multi:
-            raise ValueError(
-                f"tower.view: an item has one view, item.{self.view} has several values (multi = true)"
-            )
+        check_category("item", item, self.view, "view", "an item has one view")
         if len(item) == 1:
             raise ValueError(f"item: expected a feature beside the view {self.view}")
 
@@ -307,6 +293,13 @@ class ClicksTower(TowerSection):
         dropout: dropout on u.
         id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
             content encoders learn to place an item.
+        augment: weight of the mimic loss of dual augmented vectors (Yu et al. 2021), such as 0.5; 0 has
+            none of them. Each side then also reads a vector of its id, of the item's feature of kind `id` and
+            of `augment_query`, that imitates the vectors of the other side in the id's positive pairs
+            (`train/losses/mimic.py`). That of an unknown id is zero. A side without an id has none, such as a
+            query of histories alone. The paper's category alignment loss is left out.
+        augment_query: name of the query's feature that is its id, such as the user's: of kind `category`, one
+            value for each query.
         orders: lengths of the letter n-grams of texts.
         words: also hash whole words of texts.
         buckets: rows of the hashed table of texts.
@@ -320,6 +313,8 @@ class ClicksTower(TowerSection):
     hidden: int = 0
     dropout: float = 0.2
     id_dropout: float = 0.0
+    augment: float = 0.0
+    augment_query: str = ""
     orders: tuple[int, ...] = (3,)
     words: bool = True
     buckets: int = 8192
@@ -329,17 +324,29 @@ class ClicksTower(TowerSection):
     predicts_probability: ClassVar[bool] = True
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
-        """Any features will do, but token ids.
+        """Any features will do, but token ids; augmented vectors need an id.
 
         Raises:
-            ValueError: a text is to be read as token ids.
+            ValueError: a text is to be read as token ids, or there is no id; the text names the key.
         """
         refuse_tokens(query, item)
+        if not self.augment:
+            return
+        if self.augment_query:
+            check_category("query", query, self.augment_query, "augment_query", "a query has one id")
+        elif not any(isinstance(spec, IdFeature) for spec in item.values()):
+            raise ValueError(
+                'tower.augment: expected an id: a feature of the item of kind "id", or tower.augment_query, '
+                f"the category of the query that is its id; the item has {', '.join(item)}"
+            )
 
     def __post_init__(self) -> None:
         at_least(1, self, "dimension")
         at_least(0, self, "hidden")
         at_least(2, self, "buckets")
+        if not 0 <= self.augment < float("inf"):
+            raise ValueError(f"augment: expected a number of at least 0, got {self.augment}")
+        refuse_unused(self, {"augment above 0": (self.augment > 0, ("augment_query",))})
         for name in ("dropout", "id_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")

@@ -28,6 +28,7 @@ from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import BLOCK, encode, search
 from train.evaluation.metrics import goodness, mean, per_query
 from train.evaluation.report import evaluate_labels
+from train.losses.mimic import part_augmented
 from train.losses.objective import build_objective
 from train.models.heads import logits_of, score_of
 from train.models.interests import paired_products, route
@@ -261,16 +262,27 @@ class Trainer:
             )  # (B, D)
         items = process.encode(item_tower, given.items, self.items.batch, for_all=True)  # (N, D)
         candidates = process.place(given.of_pairs(pairs))
+        queries, items, mimic = part_augmented(self.towers, queries, items)
         if queries is not None and queries.shape[1] != items.shape[1]:  # several vectors, of which one counts
             query = process.place(torch.from_numpy(own.query))
             queries = route(queries, query, items[candidates.positive])  # (P, D)
         scores = logits_of(query_tower, (items[:0] if queries is None else queries) @ items.T)
         losses = self.objective.losses(scores, own, candidates)  # (P,)
+        if mimic is not None:
+            query, positive = (
+                process.place(torch.from_numpy(each)) for each in (own.query, self._positive(own))
+            )
+            losses = losses + mimic.of_pairs(query, candidates.positive, positive)
         weight = process.place(torch.from_numpy(self.pairs.weight[batch.pairs]))  # of all pairs of the step
         own_weight = weight if pairs is None else weight[pairs]
         share = (losses * own_weight).sum() / weight.sum().clamp(min=1e-12)  # all weights may be 0
         self._item_vectors = None
         return process.step(share, self.optimiser)
+
+    def _positive(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        """(P,): which pairs of a batch are positive."""
+        label = self.pairs.label
+        return np.ones(len(batch.pairs), bool) if label is None else label[batch.pairs] > 0
 
     def _end_epoch(self, callbacks: Callbacks, epoch: int) -> None:
         """Evaluate; only then the epoch counts as finished, so that a resumed run evaluates again."""

@@ -27,6 +27,7 @@ LSTM: dict[str, Any] = {"kind": "lstm"}
 MULTI_VIEW: dict[str, Any] = {"kind": "multi_view", "view": "section"}
 PRETRAINED: dict[str, Any] = {"kind": "transformer", "model": "mini"}
 COMIREC: dict[str, Any] = {"kind": "comirec"}
+CLICKS: dict[str, Any] = {"kind": "clicks"}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({**SEQUENCE, "dimension": 0}, "tower.dimension: expected at least 1, got 0"),
     ({**SEQUENCE, "layers": 0}, "tower.layers: expected at least 1, got 0"),
@@ -66,6 +67,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**COMIREC, "input_dropout": 1.0}, "tower.input_dropout: expected 0 to below 1, got 1.0"),
     ({**COMIREC, "latent": 16}, "tower.latent: unknown key"),  # EASE is of one vector for each query
     ({**COMIREC, "linear": 16}, "tower.linear: unknown key"),
+    ({**CLICKS, "augment": -0.5}, "tower.augment: expected a number of at least 0, got -0.5"),
+    ({**CLICKS, "augment": float("inf")}, "tower.augment: expected a number of at least 0, got inf"),
+    ({**CLICKS, "augment_query": "user"}, "tower.augment_query: goes with augment above 0; leave it out"),
     ({"kind": "multi_view"}, "tower.view: required, but missing"),
     ({**MULTI_VIEW, "max_views": 1}, "tower.max_views: expected at least 2, got 1"),
     ({**MULTI_VIEW, "view_dropout": 0.0}, "tower.view_dropout: expected above 0 and below 1, got 0.0"),

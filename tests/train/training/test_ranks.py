@@ -17,7 +17,7 @@ from tests.train.training.test_trainer import Watcher
 from train.config import LossConfig, TowerConfig, TrainingConfig
 from train.config.history_towers import ComirecTower
 from train.config.losses import Bce, FullSoftmax, SampledSoftmax
-from train.config.towers import BagTower, MultiViewTower, SequenceTower, SharedTower
+from train.config.towers import BagTower, ClicksTower, MultiViewTower, SequenceTower, SharedTower
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import BLOCK
 from train.losses.hard_negatives import mine_hard_negatives
@@ -52,6 +52,7 @@ SHARED = SharedTower("shared", dimension=8, hidden=(6,), buckets=256)
 VIEWS = MultiViewTower("multi_view", "kind", 8, buckets=256, hidden=(6,), view_dropout=1e-9)  # in effect none
 
 
+CLICKS = ClicksTower("clicks", dimension=6, dropout=0.0, augment=0.5, characters=())
 INTERESTS = ComirecTower("comirec", interests=3, dimension=8, hidden=6, input_dropout=0.0, buckets=64)
 
 
@@ -92,7 +93,8 @@ def of_people(
         PreparedInputs(schema, "item", data.items, hashing),
     )
     training = TrainingConfig(epochs=2, batch_size=batch_size)
-    return Trainer(towers, data, corpora, loss, training, shared_windows=True)
+    windows = not isinstance(config, ClicksTower)  # which pools rows
+    return Trainer(towers, data, corpora, loss, training, shared_windows=windows)
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +175,13 @@ def test_two_ranks_train_queries_of_several_vectors_as_one_does(two: Ranks, rows
             an_epoch_is_the_same(two, lambda loss=loss: of_people(loss, config=INTERESTS), rows_from)  # type: ignore[misc]
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
+
+
+@pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])
+def test_two_ranks_train_augmented_vectors_as_one_does(two: Ranks, rows_from: int) -> None:
+    """Of items, whose vectors each rank encodes in part, and which imitate the queries of both."""
+    for loss in (FullSoftmax("full_softmax"), Bce("bce", negatives=2)):
+        an_epoch_is_the_same(two, lambda loss=loss: of_people(loss, config=CLICKS), rows_from)  # type: ignore[misc]
 
 
 def test_shared_memory_has_room_for_all_vectors_of_the_queries() -> None:

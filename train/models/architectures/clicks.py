@@ -14,10 +14,17 @@ from protos.features import (
 )
 from train.config.towers import ClicksTower
 from train.data.training_data import TrainingData
-from train.models.clicks import ClickTower, FeedbackEncoder, Gates, ItemCoordinates, QueryCoordinates
+from train.models.clicks import (
+    AugmentedVector,
+    ClickTower,
+    FeedbackEncoder,
+    Gates,
+    ItemCoordinates,
+    QueryCoordinates,
+)
 from train.models.encoders import HashedTextEncoder
 from train.models.heads import Head, ItemDotHead, LogisticHead
-from train.models.sequence_encoders import IdDropout, IdEncoder
+from train.models.sequence_encoders import IdDropout, IdEncoder, item_table
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
@@ -68,7 +75,8 @@ class ClicksArchitecture(Architecture[ClicksTower]):
         tables = {name: _item_table(schema, width) for name in histories}
         feedback = FeedbackEncoder(tables) if tables else None
         known = max(0, len(schema.vocabularies.get("items", ())))
-        count = len(encoders) + (feedback is not None)
+        augmented = self._augmented(schema, side, named)
+        count = len(encoders) + (feedback is not None) + (augmented is not None)
         coordinates = QueryCoordinates(config.dropout) if side == "query" else ItemCoordinates()
         residual = [Residual(width, config.hidden)] if config.hidden else []
         return ClickTower(
@@ -79,7 +87,17 @@ class ClicksArchitecture(Architecture[ClicksTower]):
             Gates(count) if config.gate else None,
             config.crosses,
             {name: IdDropout(config.id_dropout, known) for name in named if config.id_dropout},
+            augmented,
         )
+
+    def _augmented(self, schema: Schema, side: Side, named: list[str]) -> tuple[str, AugmentedVector] | None:
+        """The id of a side and its augmented vectors, if the side has any."""
+        config = self.config
+        name = next(iter(named), "") if side == "item" else config.augment_query
+        if not config.augment or not name:
+            return None
+        known = schema.vocabularies["items" if side == "item" else f"query.{name}"]
+        return name, AugmentedVector(item_table(len(known), config.dimension + 1, SCALE), config.augment)
 
     def initialize(
         self,
