@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.models.dropout import dropout
 from train.models.row_gradients import touched
 from train.models.sequence_encoders import AttentionEncoder, History, Windows
 
@@ -70,7 +71,7 @@ class InterestsEncoder(nn.Module):
         if self.context is not None:
             return self.context.places(rows)
         table, rows = touched(self.table, rows)
-        return F.dropout(F.embedding(rows, table), self.input_dropout, self.training)
+        return dropout(F.embedding(rows, table), self.input_dropout, self.training)
 
 
 def largest_products(queries: Tensor, items: Tensor) -> Tensor:

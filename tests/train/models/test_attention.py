@@ -73,7 +73,7 @@ def test_attention_equals_the_reference(layers: int, heads: int) -> None:
 
 
 def test_training_and_serving_compute_the_same() -> None:
-    """Training uses a fused call, serving the plain formula."""
+    """Training adds its mask to the scores, serving puts it into the bias; gradients are the same, too."""
     encoder = attention(2, 2)
     encoder.input_dropout = 0.0
     for block in encoder.blocks:
@@ -81,6 +81,13 @@ def test_training_and_serving_compute_the_same() -> None:
     rows = torch.tensor([[0, 2, 3, 4, 9], [0, 0, 0, 5, 5], [0, 0, 0, 0, 0]])
     for history in (rows, Windows(rows, torch.arange(15))):
         torch.testing.assert_close(encoder.train()(history), encoder.eval()(history), rtol=0, atol=1e-5)
+        gradients = []
+        for each in (encoder.train(), encoder.eval()):
+            encoder.zero_grad()
+            each(history).square().sum().backward()
+            gradients.append([parameter.grad for parameter in encoder.parameters()])
+        for trained, served in zip(*gradients, strict=True):
+            torch.testing.assert_close(trained, served, rtol=1e-4, atol=1e-4)
 
 
 def test_dropout_is_only_active_in_training() -> None:
