@@ -153,13 +153,19 @@ def _tables(tower: Tower) -> list[Tensor]:
     """The parameters whose rows are looked up, each once."""
     found: dict[int, Tensor] = {}
     for part in tower.modules():
-        table = _table(part)
-        if table is not None and is_table(4 * table.numel(), table.shape[1]):
-            found[id(table)] = table
+        for table in _tables_of(part):
+            if is_table(4 * table.numel(), table.shape[1]):
+                found[id(table)] = table
     return list(found.values())
 
 
-def _table(part: nn.Module) -> Tensor | None:
-    """The table of an encoder: the weights of an `nn.Embedding`, or its attribute `table`."""
-    table = part.weight if isinstance(part, nn.Embedding) else getattr(part, "table", None)
-    return table if isinstance(table, Tensor) else None
+def _tables_of(part: nn.Module) -> list[Tensor]:
+    """The tables of an encoder: the weights of an `nn.Embedding`, or its attributes `table` and `tables`."""
+    if isinstance(part, nn.Embedding):
+        return [part.weight]
+    several = getattr(part, "tables", None)
+    tables = [
+        getattr(part, "table", None),
+        *(several.values() if isinstance(several, nn.ParameterDict) else ()),
+    ]
+    return [table for table in tables if isinstance(table, Tensor)]

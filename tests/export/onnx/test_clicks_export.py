@@ -102,8 +102,7 @@ def test_an_unknown_id_has_no_augmented_vector(both: Exported) -> None:
     np.testing.assert_array_equal(differs, known)
 
 
-@pytest.mark.parametrize("both", ["item"], indirect=True)
-def test_augmented_vectors_can_be_stored_in_int8(
+def test_tables_can_be_stored_in_int8(
     both: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("export.quantization.tables.MIN_BYTES", 1)
