@@ -34,6 +34,8 @@ class SequenceTower(TowerSection):
         heads: number of attention heads; must divide `dimension`.
         dropout: dropout inside the attention layers.
         input_dropout: dropout on the embedded history, before the attention.
+        gates: what an attention or feed-forward layer adds passes a learned gate for each coordinate (LiGR,
+            Borisyuk et al. 2025).
         query_dropout: dropout on the query's learned coordinates.
         history_dropout: largest share of a history's items that is dropped in a training step.
         latent: coordinates that start as EASE; 0 for none.
@@ -67,6 +69,7 @@ class SequenceTower(TowerSection):
     heads: int = 2
     dropout: float = 0.3
     input_dropout: float = 0.5
+    gates: bool = False
     query_dropout: float = 0.0
     history_dropout: float = 0.0
     latent: int = 0
@@ -113,7 +116,7 @@ class SequenceTower(TowerSection):
         conditions = {
             'history = "attention"': (
                 self.history == "attention",
-                ("layers", "heads", "dropout", "input_dropout"),
+                ("layers", "heads", "dropout", "input_dropout", "gates"),
             ),
             "latent above 0": (self.latent > 0, ("regularisation", "latent_scale")),
             "a sum over the history": (self.latent > 0 or self.history in ("mean", "sum"), ("decay",)),

@@ -114,9 +114,13 @@ class TransformerBlock(nn.Module):
 
     Instead of position embeddings there is a bias for each head and distance (Raffel et al. 2020, section
     2.1), so the result does not depend on where in the window a history begins.
+
+    With `gates` a layer f adds f(norm(x)) * sigmoid(W x + b) to x, one gate for each coordinate, as in LiGR
+    (Borisyuk et al. 2025) by equation 1 of eSASRec (Tikhonovich et al. 2025); without, it adds f(norm(x)).
+    The feed-forward layer has GELU in both cases, where eSASRec has SwiGLU.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, positions: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, positions: int, gates: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.scale = (width // heads) ** -0.5
@@ -129,6 +133,9 @@ class TransformerBlock(nn.Module):
         self.forward_norm = nn.LayerNorm(width)
         self.inner = nn.Linear(width, 4 * width)
         self.outer = nn.Linear(4 * width, width)
+        # Last, so that without gates the same seed gives the same parameters.
+        self.attention_gate = nn.Linear(width, width) if gates else None
+        self.forward_gate = nn.Linear(width, width) if gates else None
 
     def forward(self, x: Tensor, masked: Tensor, distance: Tensor, queries: Tensor) -> Tensor:
         """One layer.
@@ -148,9 +155,11 @@ class TransformerBlock(nn.Module):
         keys, values = both.chunk(2, dim=1)
         attended = self._attend(query, keys, values, bias, masked)
         joined = attended.transpose(1, 2).flatten(2)  # (B, Q, H)
-        attended_to = queries + dropout(self.output(joined), self.dropout, self.training)
+        added = dropout(self.output(joined), self.dropout, self.training)
+        attended_to = _residual(queries, added, self.attention_gate)
         inner = dropout(F.gelu(self.inner(self.forward_norm(attended_to))), self.dropout, self.training)
-        return attended_to + dropout(self.outer(inner), self.dropout, self.training)
+        added = dropout(self.outer(inner), self.dropout, self.training)
+        return _residual(attended_to, added, self.forward_gate)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, masked: Tensor) -> Tensor:
         """(B, heads, Q, H / heads), by the formula that is fastest on a GPU, on a CPU, or as a graph."""
@@ -171,6 +180,14 @@ class TransformerBlock(nn.Module):
         return x.view(batch, length, parts, width // parts).transpose(1, 2)
 
 
+def _residual(x: Tensor, added: Tensor, gate: nn.Module | None) -> Tensor:
+    """(B, L, H): x and what a layer adds to it, through its gate if it has one."""
+    if gate is None:
+        return x + added
+    opened: Tensor = gate(x).sigmoid()
+    return x + added * opened
+
+
 class AttentionEncoder(nn.Module):
     """Causal self-attention over a history (SASRec, Kang and McAuley 2018, section III).
 
@@ -184,6 +201,7 @@ class AttentionEncoder(nn.Module):
         dropout: inside the blocks.
         input_dropout: on the embedded items.
         positions: number of positions of the longest history or window.
+        gates: the blocks have gates.
     """
 
     def __init__(
@@ -194,12 +212,15 @@ class AttentionEncoder(nn.Module):
         dropout: float,
         input_dropout: float,
         positions: int,
+        gates: bool = False,
     ) -> None:
         super().__init__()
         self.table = table
         width = table.shape[1]
         self.input_dropout = input_dropout
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout, positions) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, heads, dropout, positions, gates) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(width)
 
     def forward(self, history: History) -> Tensor:

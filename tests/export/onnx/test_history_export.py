@@ -26,6 +26,7 @@ pytestmark = pytest.mark.exhaustive
 
 KINDS: Mapping[str, Sections] = {
     "attention": ATTENTION,
+    "gates": {**ATTENTION, "tower": {**ATTENTION["tower"], "gates": True}},
     "mean": MEAN,
     "latent": LATENT,
     "linear": {**LATENT, "tower": {**LATENT["tower"], "linear": 12}},

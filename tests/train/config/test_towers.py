@@ -113,6 +113,7 @@ WRONG += [
 IDLE: list[tuple[dict[str, Any], str]] = [
     ({"history": "sum", "layers": 1}, 'layers: goes with history = "attention"'),
     ({"history": "mean", "input_dropout": 0.1}, 'input_dropout: goes with history = "attention"'),
+    ({"history": "sum", "gates": True}, 'gates: goes with history = "attention"'),
     ({"regularisation": 10}, "regularisation: goes with latent above 0"),
     ({"decay": 0.1}, "decay: goes with a sum over the history"),
     ({"id_dropout_alpha": 1}, "id_dropout_alpha: goes with id_dropout above 0"),

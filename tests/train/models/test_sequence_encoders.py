@@ -26,6 +26,7 @@ KNOWN, WIDTH, LONGEST = 12, 8, 6
 ENCODERS: dict[str, Callable[[nn.Parameter], nn.Module]] = {
     "attention": lambda table: AttentionEncoder(table, 2, 2, 0.1, 0.2, LONGEST + 1),
     "one layer": lambda table: AttentionEncoder(table, 1, 4, 0.1, 0.2, LONGEST + 1),
+    "gates": lambda table: AttentionEncoder(table, 2, 2, 0.1, 0.2, LONGEST + 1, gates=True),
     "sum": lambda table: PoolingEncoder(table, LONGEST + 1, mean=False, scale=2.0, decay=0.3),
     "mean": lambda table: PoolingEncoder(table, LONGEST + 1, mean=True),
     "interests": lambda table: InterestsEncoder(table, 3, 16, 0.1, LONGEST + 1),

@@ -184,6 +184,17 @@ def test_the_configuration_selects_the_history_encoder() -> None:
         )
 
 
+def test_the_configuration_gives_every_block_gates_or_none() -> None:
+    for gates in (False, True):
+        query, _ = build_towers(SequenceTower("sequence", dimension=8, gates=gates), SCHEMAS["ids"])
+        encoder = query.encoders["history"]
+        assert isinstance(encoder, AttentionEncoder)
+        found = {name.split(".")[2] for name in encoder.state_dict() if name.startswith("blocks.")}
+        assert ({"attention_gate", "forward_gate"} & found) == (
+            {"attention_gate", "forward_gate"} if gates else set()
+        )
+
+
 @pytest.mark.parametrize("kind", ["latent", "attention and latent"])
 def test_factors_are_two_tables_that_are_not_trained(kind: str) -> None:
     query, item = build_towers(KINDS[kind], SCHEMAS["everything"])

@@ -102,7 +102,13 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         config, positions = self.config, longest_window(schema)
         if config.history == "attention":
             return AttentionEncoder(
-                ids, config.layers, config.heads, config.dropout, config.input_dropout, positions
+                ids,
+                config.layers,
+                config.heads,
+                config.dropout,
+                config.input_dropout,
+                positions,
+                config.gates,
             )
         if config.history == "mean":
             return PoolingEncoder(ids, positions, True, decay=config.decay)
