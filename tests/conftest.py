@@ -49,8 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Run three processes on two cores with `-n logical`: many tests wait for a service."""
-    return -(-3 * usable_cores() // 2)
+    """Run three processes for two cores with `-n logical` and `-n auto`: many tests wait for a service."""
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", -(-3 * usable_cores() // 2)))
 
 
 @pytest.hookimpl(tryfirst=True)

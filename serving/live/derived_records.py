@@ -3,10 +3,10 @@
 One process writes the file, and holds the lock on the file VERSION.lock beside it. The others read only what
 its header announces, so they never see a part of a record. `record_format.py` describes the file.
 
-All changes of the store up to `sequence` are in the records before `length`, and no later ones, except while
-more than a page of changes is derived. The writer appends, and then sets both under a sequence lock (the cell
-`version` is odd meanwhile), so a reader sees both of one moment. A process that is killed leaves bytes
-after `length` behind, which the next writer cuts off. The file holds nothing that cannot be derived again, so
+All changes of the store up to `sequence` are in the records before `length`. There may be later ones while
+many changes are derived at once; else the writer sets both under a sequence lock (the cell `version` is odd
+meanwhile), so a reader sees both of one moment. A process that is killed leaves bytes after `length` behind,
+which the next writer cuts off. The file holds nothing that cannot be derived again, so
 it is not synced to the disk. If a power failure or a fault of the disk has damaged it, the next writer keeps
 the records before the damage.
 
@@ -190,12 +190,12 @@ class RecordWriter:
         return self._cells[LENGTH]
 
     def append(self, records: Sequence[Record], sequence: int | None = None) -> None:
-        """Append records, and announce them to readers.
+        """Append records, which readers may read from then on.
 
         Args:
             records: in the order of their sequences.
             sequence: up to which the file holds all changes then, or that of the last record if it is higher;
-                None if more records are needed to know that.
+                None if more records are needed to know that, and the announced sequence stays.
 
         Raises:
             OSError: the disk is full, or fails; no record was appended.
@@ -210,10 +210,11 @@ class RecordWriter:
             self._cells[LENGTH] = start
             return
         self.cursor = max(self.cursor, sequence)
-        self._cells[VERSION] += 1
+        version = self._cells[VERSION] | 1
+        self._cells[VERSION] = version
         self._cells[LENGTH] = start
         self._cells[SEQUENCE] = max(self.cursor, self._cells[SEQUENCE])
-        self._cells[VERSION] += 1
+        self._cells[VERSION] = version + 1
 
     def searched(self, item_id: str) -> tuple[bytes, bytes]:
         """The vector and the terms of an item's latest record; empty if there is none."""
@@ -380,7 +381,9 @@ class RecordReader:
 
     @property
     def has_more(self) -> bool:
-        """Whether there is something that `read` has not returned."""
+        """Whether there is something that `read` would return now."""
+        if self._offset != self._target[0]:
+            return True
         if self._cells[VERSION] % 2:  # the writer changes the cells, or was killed meanwhile
             return False
         return self._cells[LENGTH] != self._offset or self._cells[SEQUENCE] != self._target[1]
@@ -406,17 +409,18 @@ class RecordReader:
 
         Returns:
             The records, and the sequence up to which all changes have been read with them; None where more
-            records are needed to know that.
+            records are needed to know that. No records and None while the writer changes the cells.
 
         Raises:
             RecordsDamaged: a record is not whole.
         """
         if self._offset == self._target[0]:
             version = self._cells[VERSION]
-            target = self._cells[LENGTH], self._cells[SEQUENCE]
+            sequence = self._cells[SEQUENCE]  # first: an older version of the writer sets it last, unlocked
+            length = self._cells[LENGTH]
             if version % 2 or self._cells[VERSION] != version:  # the next call sees them
                 return [], None
-            self._target = target
+            self._target = length, sequence
         end, sequence = self._target
         records = []
         if self._offset < end:

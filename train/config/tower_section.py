@@ -84,6 +84,9 @@ def check_category(side: Side, features: Mapping[str, FeatureSpec], name: str, k
         name: the value of the key.
         key: of the `[tower]` section.
         why: the reason for one value.
+
+    Raises:
+        ValueError: it does not; the text names the key.
     """
     spec = features.get(name)
     article = "an item" if side == "item" else "a query"
@@ -97,4 +100,4 @@ def check_category(side: Side, features: Mapping[str, FeatureSpec], name: str, k
             f'tower.{key}: expected a feature of kind "category", but {side}.{name} is of kind "{spec.kind}"'
         )
     if spec.multi:
-        raise ValueError(f"tower.{key}: {why}, {side}.{name} has several values (multi = true)")
+        raise ValueError(f"tower.{key}: {why}; {side}.{name} has several values (multi = true)")

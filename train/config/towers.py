@@ -293,7 +293,7 @@ class ClicksTower(TowerSection):
         dropout: dropout on u.
         id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
             content encoders learn to place an item.
-        augment: weight of the mimic loss of dual augmented vectors (Yu et al. 2021), such as 0.5; 0 has
+        augment: weight of the mimic loss of dual augmented vectors (Yu et al. 2021), such as 0.02; 0 has
             none of them. Each side then also reads a vector of its id, of the item's feature of kind `id` and
             of `augment_query`, that imitates the vectors of the other side in the id's positive pairs
             (`train/losses/mimic.py`). That of an unknown id is zero. A side without an id has none, such as a

@@ -6,8 +6,9 @@ of the towers, through which no gradient goes, and y = 1 for a positive pair, el
 
     y |a_u - p_v|^2 + y |a_v - p_u|^2
 
-Its category alignment loss is left out. Here p_u is [u, b_u] and p_v is [v, b_v], in the units in which their
-products enter the logit; the constant coordinates of `train/models/clicks.py` say nothing of a record.
+Its category alignment loss is left out. Here p_u is [u, b_u], after dropout, and p_v is [v, b_v], in the
+units in which their products enter the logit; the constant coordinates of `train/models/clicks.py` say
+nothing of a record.
 """
 
 from collections.abc import Mapping
@@ -53,10 +54,10 @@ class MimicLoss:
         return self.weight * torch.stack(distances).sum(dim=0) * positive
 
 
-def part_augmented(
+def split_augmented(
     towers: Towers, queries: Tensor | None, items: Tensor
 ) -> tuple[Tensor | None, Tensor, MimicLoss | None]:
-    """Part the vectors of a training step from the augmented vectors that stand beside them.
+    """Split off the augmented vectors that stand beside the vectors of a training step.
 
     Args:
         towers: query tower and item tower.
@@ -66,10 +67,10 @@ def part_augmented(
     Returns:
         The vectors of queries and items, and the mimic loss; None if there is nothing to imitate.
     """
-    items, of_items = _parted(towers[1], items)
+    items, of_items = _split(towers[1], items)
     if queries is None:
         return None, items, None
-    queries, of_queries = _parted(towers[0], queries)
+    queries, of_queries = _split(towers[0], queries)
     augmented = {side: each for side, each in enumerate((of_queries, of_items)) if each is not None}
     if not augmented:
         return queries, items, None
@@ -83,7 +84,7 @@ def _layer(tower: Tower) -> AugmentedVector | None:
     return tower.augmented if isinstance(tower, ClickTower) else None
 
 
-def _parted(tower: Tower, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+def _split(tower: Tower, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """The vectors and the augmented vectors of one side."""
     layer = _layer(tower)
     return (rows, None) if layer is None else (rows[:, : -layer.width], rows[:, -layer.width :])

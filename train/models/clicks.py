@@ -79,7 +79,7 @@ class AugmentedVector(nn.Module):
 
     def vectors(self, rows: Tensor) -> Tensor:
         """int64 (B, 1) -> (B, W), the augmented vectors."""
-        known = (rows[:, :1] > UNKNOWN).float()  # one column, which the exporter cannot know of a category
+        known = (rows[:, :1] > UNKNOWN).float()  # the exported graph of a category has any number of columns
         found: Tensor = self.ids(rows) * known
         return found
 

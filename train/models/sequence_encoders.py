@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protos.features import FIRST_KNOWN, UNKNOWN
-from train.models.dropout import dropout
+from train.models.dropout import FUSED, dropout
 from train.models.row_gradients import touched
 from train.models.text_hashing import look_up
 
@@ -133,7 +133,7 @@ class TransformerBlock(nn.Module):
         self.forward_norm = nn.LayerNorm(width)
         self.inner = nn.Linear(width, 4 * width)
         self.outer = nn.Linear(4 * width, width)
-        # Last, so that without gates the same seed gives the same parameters.
+        # Last, so that the same seed gives the other layers of the first block the same values with gates.
         self.attention_gate = nn.Linear(width, width) if gates else None
         self.forward_gate = nn.Linear(width, width) if gates else None
 
@@ -163,12 +163,12 @@ class TransformerBlock(nn.Module):
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, masked: Tensor) -> Tensor:
         """(B, heads, Q, H / heads), by the formula that is fastest on a GPU, on a CPU, or as a graph."""
-        if self.training and query.is_cuda:
+        if self.training and query.device.type in FUSED:
             bias = bias.masked_fill(masked, float("-inf"))
             return F.scaled_dot_product_attention(query, keys, values, bias, self.dropout, scale=1.0)
-        if self.training:  # a mask that is added has no gradient to compute
-            hidden = torch.zeros_like(masked, dtype=bias.dtype).masked_fill_(masked, float("-inf"))
-            weights = (query @ keys.transpose(2, 3)).add_(bias).add_(hidden).softmax(dim=-1)
+        if self.training:  # as a constant that is added, the mask takes no time in the backward pass
+            mask = torch.zeros_like(masked, dtype=bias.dtype).masked_fill_(masked, float("-inf"))
+            weights = (query @ keys.transpose(2, 3)).add_(bias).add_(mask).softmax(dim=-1)
             return dropout(weights, self.dropout, True) @ values
         bias = bias.masked_fill(masked, float("-inf"))
         return (query @ keys.transpose(2, 3) + bias).softmax(dim=-1) @ values
@@ -181,7 +181,7 @@ class TransformerBlock(nn.Module):
 
 
 def _residual(x: Tensor, added: Tensor, gate: nn.Module | None) -> Tensor:
-    """(B, L, H): x and what a layer adds to it, through its gate if it has one."""
+    """(B, Q, H): x and what a layer adds to it, multiplied by its gate if it has one."""
     if gate is None:
         return x + added
     opened: Tensor = gate(x).sigmoid()

@@ -28,7 +28,7 @@ from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import BLOCK, encode, search
 from train.evaluation.metrics import goodness, mean, per_query
 from train.evaluation.report import evaluate_labels
-from train.losses.mimic import part_augmented
+from train.losses.mimic import split_augmented
 from train.losses.objective import build_objective
 from train.models.heads import logits_of, score_of
 from train.models.interests import paired_products, route
@@ -262,7 +262,7 @@ class Trainer:
             )  # (B, D)
         items = process.encode(item_tower, given.items, self.items.batch, for_all=True)  # (N, D)
         candidates = process.place(given.of_pairs(pairs))
-        queries, items, mimic = part_augmented(self.towers, queries, items)
+        queries, items, mimic = split_augmented(self.towers, queries, items)
         if queries is not None and queries.shape[1] != items.shape[1]:  # several vectors, of which one counts
             query = process.place(torch.from_numpy(own.query))
             queries = route(queries, query, items[candidates.positive])  # (P, D)

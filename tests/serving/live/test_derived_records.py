@@ -64,7 +64,7 @@ def test_a_reader_knows_no_sequence_before_all_of_it_was_read(writer: RecordWrit
         some, sequence = reader.read()
         states.append((len(some), sequence))
     assert states == [(1, None)] * 4 + [(1, 5)]
-    writer.append([item(6)])  # not announced: the deriver reads on
+    writer.append([item(6)])  # without a sequence: the deriver reads on
     assert reader.read() == ([item(6)], 5)
     writer.append([], 8)
     assert reader.has_more
@@ -88,15 +88,17 @@ def test_a_reader_sees_the_sequence_of_the_records_that_it_reads(writer: RecordW
     while process.is_alive() or reader.has_more:
         some, sequence = reader.read()
         read = some[-1].sequence if some else read
-        reached = reached if sequence is None else sequence
-        assert reached == read
+        if sequence is not None:  # not a part of what was announced
+            reached = sequence
+            assert reached == read
         reads += bool(some)
     process.join()
+    assert process.exitcode == 0
     assert reached == last
-    assert reads > 100
+    assert reads > 5
 
 
-def test_a_writer_that_is_killed_between_the_two_cells_stops_no_reader(
+def test_a_writer_that_is_killed_between_the_two_cells_holds_readers_until_the_next_one(
     writer: RecordWriter, path: Path
 ) -> None:
     writer.append([item(1)], 1)

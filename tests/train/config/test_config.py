@@ -224,7 +224,7 @@ def test_augmented_vectors_need_an_id() -> None:
             dataclasses.replace(experiment, tower=tower)
     several = CategoryFeature("category", "gender", multi=True)
     with pytest.raises(
-        ValueError, match=r"tower\.augment_query: a query has one id, query\.gender has several"
+        ValueError, match=r"tower\.augment_query: a query has one id; query\.gender has several"
     ):
         dataclasses.replace(experiment, tower=of_both, query={**experiment.query, "gender": several})
 

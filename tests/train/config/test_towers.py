@@ -235,7 +235,7 @@ VIEWS: list[tuple[dict[str, FeatureSpec], str]] = [
     ),
     (
         {"text": TEXT, "section": CategoryFeature("category", "section", multi=True)},
-        r"tower.view: an item has one view, item.section has several values \(multi = true\)",
+        r"tower.view: an item has one view; item.section has several values \(multi = true\)",
     ),
     ({"section": SECTION}, "item: expected a feature beside the view section"),
 ]

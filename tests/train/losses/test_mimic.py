@@ -11,7 +11,7 @@ from protos.features import CategoryFeature, IdFeature, Schema
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.stdlib import started
 from train.config.towers import ClicksTower
-from train.losses.mimic import part_augmented
+from train.losses.mimic import split_augmented
 from train.models.clicks import AugmentedVector, ClickTower
 from train.models.tower_factory import build_towers
 from train.models.towers import Tower
@@ -42,7 +42,7 @@ def made(**keys: Any) -> tuple[Tower, Tower]:
 def test_the_loss_is_that_of_the_formula() -> None:
     towers = made(augment=0.5, augment_query="user")
     raw = towers[0]({"user": USERS}), towers[1](ITEMS)
-    queries, items, mimic = part_augmented(towers, *raw)
+    queries, items, mimic = split_augmented(towers, *raw)
     assert queries is not None
     assert mimic is not None
     assert queries.shape[1] == items.shape[1] == raw[0].shape[1] - 4 == 6
@@ -65,7 +65,7 @@ def test_the_loss_is_that_of_the_formula() -> None:
 
 def test_the_loss_changes_augmented_vectors_alone() -> None:
     towers = made(augment=0.5, augment_query="user")
-    *_, mimic = part_augmented(towers, towers[0]({"user": USERS}), towers[1](ITEMS))
+    *_, mimic = split_augmented(towers, towers[0]({"user": USERS}), towers[1](ITEMS))
     assert mimic is not None
     pairs = torch.tensor([0, 1]), torch.tensor([1, 2])
     mimic.of_pairs(*pairs, torch.tensor([True, False])).sum().backward()  # type: ignore[no-untyped-call]
@@ -82,12 +82,12 @@ def test_the_loss_changes_augmented_vectors_alone() -> None:
 def test_a_query_without_an_id_imitates_nothing() -> None:
     towers = made(augment=0.5)
     queries: Tensor = towers[0]({"user": USERS})
-    found, items, mimic = part_augmented(towers, queries, towers[1](ITEMS))
+    found, items, mimic = split_augmented(towers, queries, towers[1](ITEMS))
     assert found is queries
     assert items.shape[1] == queries.shape[1]
     assert mimic is not None
     assert list(mimic.augmented) == [1]
-    assert part_augmented(towers, None, towers[1](ITEMS))[::2] == (None, None)
+    assert split_augmented(towers, None, towers[1](ITEMS))[::2] == (None, None)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def unexplained(trainer: Trainer) -> tuple[float, float]:
     with torch.no_grad():
         queries = towers[0](trainer.queries.batch(pairs.query))
         items = towers[1](trainer.items.batch(pairs.item))
-        *_, mimic = part_augmented(towers, queries, items)
+        *_, mimic = split_augmented(towers, queries, items)
     assert mimic is not None
     distance = [(mimic.augmented[side] - mimic.imitated[1 - side]).square().sum() for side in (0, 1)]
     size = [mimic.imitated[1 - side].square().sum() for side in (0, 1)]
@@ -145,7 +145,7 @@ def test_training_draws_augmented_vectors_to_the_other_side(log: Path) -> None:
 
 def test_the_weight_0_trains_as_without_the_loss(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_it = trained(log, "augment = 0.0", epochs=1)
-    monkeypatch.setattr(training, "part_augmented", lambda towers, queries, items: (queries, items, None))
+    monkeypatch.setattr(training, "split_augmented", lambda towers, queries, items: (queries, items, None))
     without = trained(log, "", epochs=1)
     assert with_it.state.losses == without.state.losses
     for one, other in zip(with_it.towers, without.towers, strict=True):

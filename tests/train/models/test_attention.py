@@ -94,9 +94,9 @@ def test_training_and_serving_compute_the_same(gates: bool) -> None:
     for history in (rows, Windows(rows, torch.arange(15))):
         torch.testing.assert_close(encoder.train()(history), encoder.eval()(history), rtol=0, atol=1e-5)
         gradients = []
-        for each in (encoder.train(), encoder.eval()):
-            encoder.zero_grad()
-            each(history).square().sum().backward()
+        for is_training in (True, False):
+            encoder.train(is_training).zero_grad()
+            encoder(history).square().sum().backward()
             gradients.append([parameter.grad for parameter in encoder.parameters()])
         for trained, served in zip(*gradients, strict=True):
             torch.testing.assert_close(trained, served, rtol=1e-4, atol=1e-4)
