@@ -19,9 +19,8 @@ from torch import Tensor
 
 from train.models.clicks import AugmentedVector, ClickTower
 from train.models.heads import ItemDotHead, QueryDotHead
+from train.models.tower_factory import Towers
 from train.models.towers import Tower
-
-Towers = tuple[Tower, Tower]
 
 
 @dataclass(frozen=True)

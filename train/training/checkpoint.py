@@ -17,7 +17,8 @@ from torch import Tensor
 from protos.bundle import write_file
 from protos.errors import DataError
 from train.models.placement import moved
-from train.training.trainer import State, Towers, Trainer
+from train.models.tower_factory import Towers
+from train.training.trainer import State, Trainer
 
 RUN_STATE = "run.pt"
 BEST_TOWERS = "towers.pt"

@@ -35,8 +35,9 @@ from train.evaluation.ranking import Fitting, Floats, selection_metric
 from train.models.collaborative import interaction_matrix, position_weights, score_factors
 from train.models.placement import beside
 from train.models.sequence_encoders import IdEncoder, PoolingEncoder
+from train.models.tower_factory import Towers
 from train.models.towers import Mixture, Tower
-from train.training.trainer import Towers, Trainer
+from train.training.trainer import Trainer
 
 Rows = npt.NDArray[np.int64]
 Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each query

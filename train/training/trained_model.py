@@ -23,10 +23,10 @@ from train.models.defaults import from_data
 from train.models.initialization import build_schema, fit_number_encoders
 from train.models.prepared_inputs import PreparedInputs
 from train.models.text_hashing import HASHING_VERSION
-from train.models.tower_factory import Report, architecture_of, build_towers, silent
+from train.models.tower_factory import Report, Towers, architecture_of, build_towers, silent
 from train.training.checkpoint import BEST_TOWERS, load_towers
 from train.training.device import SINGLE_PROCESS, TrainingProcess
-from train.training.trainer import Towers, Trainer
+from train.training.trainer import Trainer
 
 ARTIFACTS = "model"
 DESCRIPTION = "description.json"

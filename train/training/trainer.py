@@ -33,11 +33,10 @@ from train.losses.objective import build_objective
 from train.models.heads import logits_of, score_of
 from train.models.interests import paired_products, route
 from train.models.prepared_inputs import PreparedInputs
-from train.models.towers import Tower
+from train.models.tower_factory import Towers
 from train.training.device import SINGLE_PROCESS, TrainingProcess, in_shared_memory
 from train.training.optimiser import adam, set_learning_rate
 
-Towers = tuple[Tower, Tower]
 Rows = npt.NDArray[np.int64]
 
 

@@ -24,8 +24,7 @@ from train.models.collaborative import (
 )
 from train.models.initialization import initialize_ease
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import build_towers, hashing_of
-from train.training.trainer import Towers
+from train.models.tower_factory import Towers, build_towers, hashing_of
 
 ITEMS = 25
 STRENGTH = 3.0

@@ -15,9 +15,9 @@ from train.config.losses import InBatchSoftmax
 from train.config.towers import BagTower, DssmTower
 from train.data.training_data import Pairs, TrainingData
 from train.models.prepared_inputs import PreparedInputs
-from train.models.tower_factory import build_towers, hashing_of
+from train.models.tower_factory import Towers, build_towers, hashing_of
 from train.training.checkpoint import load_run, load_towers, save_run, save_towers
-from train.training.trainer import Towers, Trainer
+from train.training.trainer import Trainer
 
 TEXT = TextFeature("text", "text")
 SCHEMA = Schema({"text": TEXT}, {"text": TEXT})
