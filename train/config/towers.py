@@ -293,11 +293,11 @@ class ClicksTower(TowerSection):
         dropout: dropout on u.
         id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
             content encoders learn to place an item.
-        augment: weight of the mimic loss of dual augmented vectors (Yu et al. 2021), such as 0.02; 0 has
-            none of them. Each side then also reads a vector of its id, of the item's feature of kind `id` and
-            of `augment_query`, that imitates the vectors of the other side in the id's positive pairs
-            (`train/losses/mimic.py`). That of an unknown id is zero. A side without an id has none, such as a
-            query of histories alone. The paper's category alignment loss is left out.
+        augment: weight of the mimic loss of dual augmented vectors (Yu et al. 2021), such as 0.02; with 0 the
+            towers have none. A side then also reads a learned vector of its id (the item's feature of kind
+            `id`, and `augment_query`), which imitates the other side's vectors in the id's positive pairs
+            (`train/losses/mimic.py`). An unknown id has the zero vector. A side without an id has none, such
+            as a query of histories alone. The paper's category alignment loss is left out.
         augment_query: name of the query's feature that is its id, such as the user's: of kind `category`, one
             value for each query.
         orders: lengths of the letter n-grams of texts.

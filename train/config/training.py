@@ -41,10 +41,10 @@ class TrainingConfig:
             as processes, else `mps` for a single process, else `cpu`. It is not part of a run's key: a run
             that was begun on one device can be resumed on another.
         refit: after the best epoch is known, train new towers on training and validation pairs together for
-            as many epochs, and keep these. The weight of a linear model and the parameters of baselines stay
-            as validation chose them; baselines are fitted to both parts, too. Not for towers that are
-            calibrated on validation, nor with `[hybrid]`, whose weight is chosen there later, nor with a
-            split by "random".
+            as many epochs, and keep these; if the best epoch is 0, they stay as they start. The weight of a
+            linear model and the parameters of baselines stay as validation chose them; baselines are fitted
+            to both parts, too. Not for towers that are calibrated on validation, nor with `[hybrid]`, whose
+            weight is chosen there later, nor with a split by "random".
         precision: of the towers in training. `bfloat16` computes their matrix products in bfloat16;
             parameters, vectors, losses and logQ stay float32, as do mining and evaluation.
     """

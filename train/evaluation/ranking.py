@@ -158,6 +158,7 @@ class Fitting:
         self.experiment, self.data, self.say = experiment, data, say
         self.choices: dict[str, Any] = {} if choices is None else choices
         self._made: dict[str, Any] = {}
+        self._chooser: Fitting | None = None  # to the data of before a refit, where choices are made
 
     def _tell(self, text: str) -> None:
         self.say(text)  # read anew at each call: the command replaces it
@@ -178,8 +179,9 @@ class Fitting:
         """
         if name not in self.choices:
             before = self.data.before_refit
-            unrefitted = Fitting(self.experiment, before, self._tell, self.choices) if before else self
-            self.choices[name] = make(unrefitted)
+            if self._chooser is None and before is not None:
+                self._chooser = Fitting(self.experiment, before, self._tell, self.choices)
+            self.choices[name] = make(self._chooser or self)
         chosen: T = self.choices[name]
         return chosen
 

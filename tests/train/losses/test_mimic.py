@@ -155,7 +155,7 @@ def test_the_weight_0_trains_as_without_the_loss(log: Path, monkeypatch: pytest.
         assert not any("augmented" in name for name in here)
 
 
-def test_towers_start_as_without_augmented_vectors() -> None:
+def test_an_item_tower_starts_as_without_augmented_vectors() -> None:
     starts = []
     for weight in (0.0, 0.5):
         torch.manual_seed(0)
