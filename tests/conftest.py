@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from protos.system import timing
 from protos.system.cores import usable_cores
 from serving import environment  # noqa: F401  # before any test imports gRPC, which reads its variables then
 from tests.helpers import tables
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tests.helpers.stdlib import Made
 
 LONG_S = 300.0  # a test that is allowed more than this is one to begin with
+WARM_UP, FIRST = timing.WARM_UP, timing.FIRST
 
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
 
@@ -45,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "TWINSPIRE_MAKE"):  # of the make that runs the tests
         os.environ.pop(name, None)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a tracking server alone is enough
+    gc.disable()  # until all is imported, of which nothing is garbage: a fifth of the time
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -74,6 +77,17 @@ def pytest_collection_finish() -> None:
         read_operators_once()
     gc.collect()
     gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Time calls without warming up, except in tests for which the machine is quiet: nobody reads the times.
+
+    A bundle takes two seconds less.
+    """
+    is_alone = item.get_closest_marker("alone") is not None
+    timing.WARM_UP, timing.FIRST = (WARM_UP, FIRST) if is_alone else (0.0, 2)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
