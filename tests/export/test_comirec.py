@@ -25,7 +25,7 @@ from train.data.training_data import training_data_of
 from train.training.metric_groups import metrics_of
 from train.training.trained_model import load_model
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = [pytest.mark.exhaustive, pytest.mark.usefixtures("warm_fetches")]
 
 HISTORY = ("f041", "f042", "f101", "f102", "f043")
 
