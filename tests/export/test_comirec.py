@@ -5,7 +5,6 @@ import warnings
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -20,7 +19,7 @@ from protos.search import paired_products
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from tests.helpers.shared import shared_folder
-from tests.helpers.stdlib import Made, make_of, pack, tracking_at, unpack
+from tests.helpers.stdlib import QUICK, Made, make_of, pack, tracking_at, unpack
 from tests.helpers.watched import COMIREC, write_toml
 from train.data.training_data import training_data_of
 from train.training.metric_groups import metrics_of
@@ -33,12 +32,11 @@ HISTORY = ("f041", "f042", "f101", "f102", "f043")
 
 @pytest.fixture(scope="module")
 def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    changed: Any = {"training": {"epochs": 5}, "baselines": {"run": ["popularity"]}}
-    changed["gates"] = {"iterations": 200}
-    changed["precision"] = {"query": "fp32", "item": "fp32", "vectors": "fp32"}
+    short = {**COMIREC["training"], "epochs": 5}
+    sections = {**COMIREC, **QUICK, "training": short, "gates": {"iterations": 200}}
 
     def make(folder: Path) -> None:
-        toml = write_toml(films, folder / "a.toml", "comirec", COMIREC, **changed)
+        toml = write_toml(films, folder / "a.toml", "comirec", sections)
         pack(make_of(toml, empty_store, folder))
 
     made = unpack(shared_folder(tmp_path_factory, "comirec", make), tmp_path_factory.mktemp("comirec"))
