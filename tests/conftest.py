@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tests.helpers.stdlib import Made
 
 LONG_S = 300.0  # a test that is allowed more than this is one to begin with
+QUICK = (LONG_S, False)  # `_length` of other modules
 WARM_UP, FIRST = timing.WARM_UP, timing.FIRST
 
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
@@ -56,16 +57,35 @@ def pytest_xdist_auto_num_workers() -> int:
     return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", -(-3 * usable_cores() // 2)))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the modules of the longest tests: at the end one would keep a single process busy."""
-    longest: dict[Path, float] = {}
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Let each process begin with modules of long tests: at the end one would keep a single process busy."""
     for item in items:
-        allowed = item.get_closest_marker("timeout")
-        longest[item.path] = max(longest.get(item.path, LONG_S), allowed.args[0] if allowed else 0.0)
         if item.get_closest_marker("alone") and "mark.alone" not in item.path.read_text():
             raise pytest.UsageError(f"{item.path}: `make test-alone` finds files by the words `mark.alone`")
-    items.sort(key=lambda item: -longest[item.path])
+    yield  # what is not selected leaves
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    lengths = {path: _length(module) for path, module in modules.items()}
+    order = sorted(modules, key=lambda path: lengths[path], reverse=True)
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    parts: list[list[pytest.Item]] = [[] for _ in range(processes)]  # as xdist hands them out: of equal size
+    for n, path in enumerate(path for path in order if lengths[path] > QUICK):
+        parts[n % processes] += modules[path]
+    quick = [item for path in order if lengths[path] == QUICK for item in modules[path]]
+    for n, part in enumerate(parts):
+        others = len(quick) + sum(map(len, parts[n:]))
+        share = max(0, others // (processes - n) - len(part))
+        part += quick[:share]
+        del quick[:share]
+    items[:] = [item for part in parts for item in part] + quick
+
+
+def _length(module: list[pytest.Item]) -> tuple[float, bool]:
+    """The longest time that a test of a module is allowed, and whether some run in `make test-all` only."""
+    allowed = [marker.args[0] for item in module if (marker := item.get_closest_marker("timeout"))]
+    return max([LONG_S, *allowed]), any(item.get_closest_marker("exhaustive") for item in module)
 
 
 def pytest_collection_finish() -> None:
