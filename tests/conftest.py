@@ -48,7 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "TWINSPIRE_MAKE"):  # of the make that runs the tests
         os.environ.pop(name, None)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a tracking server alone is enough
-    gc.disable()  # until all is imported, of which nothing is garbage: a fifth of the time
+    if not getattr(config.option, "numprocesses", None):  # else others collect, not this one
+        gc.disable()  # until all is imported, of which nothing is garbage: a fifth of the time
 
 
 @pytest.hookimpl(optionalhook=True)
