@@ -26,7 +26,8 @@ PAGES = (
     "train/data/README.md",
 )
 DEMO = "train/configs/pydocs-small.toml"
-LESS = "less.toml"  # that experiment, with half the items and few timed calls
+LESS = "less.toml"  # that experiment, with half the items, few timed calls, and no choice of a precision
+PLAIN_TABLES = '[precision]\nquery = "fp32"\nitem = "fp32"\nvectors = "fp32"\n'
 ADDRESS = "127.0.0.1:50051"  # as the READMEs say it; the test's server listens elsewhere
 # Commands that take long are only looked up in the Makefile; `.ci/run` and other tests run them.
 LOOKED_UP = re.compile(
@@ -93,7 +94,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = (folder / DEMO).read_text()
     fewer = whole.replace("max_items = 4000", "max_items = 2000")
     assert fewer != whole
-    (folder / LESS).write_text(f"{fewer}\n[export]\niterations = 50\n")
+    (folder / LESS).write_text(f"{fewer}\n[export]\niterations = 50\n{PLAIN_TABLES}")
     run(folder, "git init -q . && make demo", 0)
     made = counts(folder)
     run(folder, "make demo", 0)
