@@ -48,6 +48,7 @@ from train.fingerprint import code_fingerprint, fingerprint
 from train.models.heads import interests_of, score_of
 from train.paths import CACHE
 from train.training.metric_groups import metrics_of
+from train.training.tracking import log_metrics
 from train.training.trained_model import Model, load_model
 
 LOCKS = CACHE / "locks"
@@ -313,10 +314,9 @@ class _BundleBuilder:
 
     def _log(self, folder: Path) -> None:
         """Log metrics and reports to the run that trained the towers."""
-        client, run_id = mlflow.MlflowClient(), self.run.info.run_id
-        for name, value in export_metrics(self.reports).items():
-            client.log_metric(run_id, name, value)
-        client.log_artifacts(run_id, str(folder / bundle.REPORTS), "export")
+        run_id = self.run.info.run_id
+        log_metrics(run_id, export_metrics(self.reports))
+        mlflow.MlflowClient().log_artifacts(run_id, str(folder / bundle.REPORTS), "export")
 
 
 def _has_catalogue_text(experiment: Experiment) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from protos.system import timing
 from protos.system.cores import usable_cores
 from serving import environment  # noqa: F401  # before any test imports gRPC, which reads its variables then
 from tests.helpers import tables
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from tests.helpers.stdlib import Made
 
 LONG_S = 300.0  # a test that is allowed more than this is one to begin with
+QUICK = (LONG_S, False)  # `_length` of other modules
+WARM_UP, FIRST = timing.WARM_UP, timing.FIRST
 
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
 
@@ -45,6 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "TWINSPIRE_MAKE"):  # of the make that runs the tests
         os.environ.pop(name, None)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a tracking server alone is enough
+    if not getattr(config.option, "numprocesses", None):  # else others collect, not this one
+        gc.disable()  # until all is imported, of which nothing is garbage: a fifth of the time
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -53,16 +58,35 @@ def pytest_xdist_auto_num_workers() -> int:
     return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", -(-3 * usable_cores() // 2)))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the modules of the longest tests: at the end one would keep a single process busy."""
-    longest: dict[Path, float] = {}
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Let each process begin with modules of long tests: at the end one would keep a single process busy."""
     for item in items:
-        allowed = item.get_closest_marker("timeout")
-        longest[item.path] = max(longest.get(item.path, LONG_S), allowed.args[0] if allowed else 0.0)
         if item.get_closest_marker("alone") and "mark.alone" not in item.path.read_text():
             raise pytest.UsageError(f"{item.path}: `make test-alone` finds files by the words `mark.alone`")
-    items.sort(key=lambda item: -longest[item.path])
+    yield  # what is not selected leaves
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    lengths = {path: _length(module) for path, module in modules.items()}
+    order = sorted(modules, key=lambda path: lengths[path], reverse=True)
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    parts: list[list[pytest.Item]] = [[] for _ in range(processes)]  # as xdist hands them out: of equal size
+    for n, path in enumerate(path for path in order if lengths[path] > QUICK):
+        parts[n % processes] += modules[path]
+    quick = [item for path in order if lengths[path] == QUICK for item in modules[path]]
+    for n, part in enumerate(parts):
+        others = len(quick) + sum(map(len, parts[n:]))
+        share = max(0, others // (processes - n) - len(part))
+        part += quick[:share]
+        del quick[:share]
+    items[:] = [item for part in parts for item in part] + quick
+
+
+def _length(module: list[pytest.Item]) -> tuple[float, bool]:
+    """The longest time that a test of a module is allowed, and whether some run in `make test-all` only."""
+    allowed = [marker.args[0] for item in module if (marker := item.get_closest_marker("timeout"))]
+    return max([LONG_S, *allowed]), any(item.get_closest_marker("exhaustive") for item in module)
 
 
 def pytest_collection_finish() -> None:
@@ -74,6 +98,17 @@ def pytest_collection_finish() -> None:
         read_operators_once()
     gc.collect()
     gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Time calls without warming up, except in tests for which the machine is quiet: nobody reads the times.
+
+    A bundle takes two seconds less.
+    """
+    is_alone = item.get_closest_marker("alone") is not None
+    timing.WARM_UP, timing.FIRST = (WARM_UP, FIRST) if is_alone else (0.0, 2)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

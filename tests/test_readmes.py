@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,12 +26,15 @@ PAGES = (
     "train/data/README.md",
 )
 DEMO = "train/configs/pydocs-small.toml"
+LESS = "less.toml"  # that experiment, with half the items, few timed calls, and no choice of a precision
+PLAIN_TABLES = '[precision]\nquery = "fp32"\nitem = "fp32"\nvectors = "fp32"\n'
 ADDRESS = "127.0.0.1:50051"  # as the READMEs say it; the test's server listens elsewhere
 # Commands that take long are only looked up in the Makefile; `.ci/run` and other tests run them.
 LOOKED_UP = re.compile(
     r"make (test|lint|setup|ui|bench|scale|loadtest|gatewaytest|swaptest|filtertest|livetest|serve|data"
     r"|clean)\b"
 )
+DOCUMENTED = ("pandas/io", "polars/io")  # what the demo reads beside the standard library; all takes minutes
 HTTP_ADDRESS = "127.0.0.1:8080"  # of the gateway, in the same way
 SECONDS = 900.0  # of one command
 
@@ -83,15 +87,37 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+    make_environment(folder / ".venv")
     for block in [*blocks("python"), *blocks("toml")]:
         if name := named(block):
             (folder / name).write_text(block.text)
+    whole = (folder / DEMO).read_text()
+    fewer = whole.replace("max_items = 4000", "max_items = 2000")
+    assert fewer != whole
+    (folder / LESS).write_text(f"{fewer}\n[export]\niterations = 50\n{PLAIN_TABLES}")
     run(folder, "git init -q . && make demo", 0)
     made = counts(folder)
     run(folder, "make demo", 0)
     assert counts(folder) == made
     return folder
+
+
+def make_environment(folder: Path) -> None:
+    """The environment of these tests, whose own folder has little for the demo to read.
+
+    What is imported, and what is listed as installed, is that of these tests.
+    """
+    whole = Path(sysconfig.get_path("purelib"))
+    own = folder / whole.relative_to(sys.prefix)
+    for path in (path for part in DOCUMENTED for path in (whole / part).rglob("*.py")):
+        link = own / path.relative_to(whole)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    lines = f"import sys; {str(own)!r} in sys.path and sys.path.remove({str(own)!r})\n{whole}\n"
+    (own / "whole.pth").write_text(lines)
+    shutil.copy(Path(sys.prefix, "pyvenv.cfg"), folder)
+    (folder / "bin").symlink_to(Path(sys.executable).parent)
+    (folder / ".installed").touch()  # `make setup` has no work
 
 
 def counts(checkout: Path) -> tuple[int, ...]:
@@ -224,7 +250,7 @@ def test_the_files_that_a_page_names_exist(page: str) -> None:
 
 def environment(port: int) -> dict[str, str]:
     """Of a command: the small experiment, the test's port, and the copy's own cache and store."""
-    own = {"CONFIG": DEMO, "PORT": str(port), "METRICS_PORT": "0"}
+    own = {"CONFIG": LESS, "PORT": str(port), "METRICS_PORT": "0"}
     outer = {key: value for key, value in os.environ.items() if not key.startswith(("TWINSPIRE_", "MLFLOW_"))}
     return {**outer, **own, "MLFLOW_DISABLE_TELEMETRY": "true"}
 

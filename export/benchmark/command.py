@@ -4,14 +4,12 @@ It writes JSON, a page and plots, and logs them as an MLflow run. It fails after
 `[bench]` is broken.
 """
 
-import time
 from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric
 
 from export.benchmark import BENCH_PARTS, comparison, index, report, retriever, towers
 from export.benchmark.figures import Figures, MeasuredBundle
@@ -25,9 +23,7 @@ from train.data.dataset import prepare
 from train.data.training_data import TrainingData, training_data_of
 from train.paths import CACHE
 from train.progress import PROGRESS
-from train.training.tracking import connect, tracked_run
-
-METRICS_A_CALL = 1000  # limit of MLflow
+from train.training.tracking import connect, log_metrics, tracked_run
 
 Document = dict[str, Any]
 
@@ -96,11 +92,9 @@ def _log(bundle: MeasuredBundle, metrics: Mapping[str, float], files: Sequence[P
     """Log an MLflow run, after all measurements; returns its id."""
     key = comparison.comparison_key(bundle.manifest.name)
     with tracked_run(bundle.experiment.name, comparison.STAGE, key) as run_id:
-        client, now = mlflow.MlflowClient(), time.time_ns() // 1_000_000
+        client = mlflow.MlflowClient()
         client.set_tag(run_id, BUNDLE_VERSION, bundle.manifest.bundle_version)
-        logged = [Metric(name, value, now, 0) for name, value in metrics.items()]
-        for at in range(0, len(logged), METRICS_A_CALL):
-            client.log_batch(run_id, metrics=logged[at : at + METRICS_A_CALL])
+        log_metrics(run_id, metrics)
         for path in files:
             client.log_artifact(run_id, str(path), comparison.ARTIFACTS)
     return run_id

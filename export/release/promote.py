@@ -38,6 +38,7 @@ from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.training_data import TrainingData, data_of_kept_towers
 from train.training.metric_groups import grouped
+from train.training.tracking import log_metrics
 
 Compare = Callable[
     [CandidateVersion, CandidateVersion | None, Experiment, Callable[[], TrainingData], Console], Decision
@@ -155,15 +156,14 @@ def _versions(
 
 def _log_report(decision: Decision, run_id: str) -> None:
     """Log the gates' figures and the report to the run."""
-    client = mlflow.MlflowClient()
     with tempfile.TemporaryDirectory() as folder:
         write_report(decision, Path(folder))
-        client.log_artifacts(run_id, folder, REPORT)
+        mlflow.MlflowClient().log_artifacts(run_id, folder, REPORT)
+    figures: dict[str, float | None] = {}
     for result in decision.results:
-        figures = {result.name: result.figure, f"{result.name}_bound": result.bound}
-        known = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
-        for name, value in grouped("gates", known).items():
-            client.log_metric(run_id, name, value)
+        figures |= {result.name: result.figure, f"{result.name}_bound": result.bound}
+    known = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
+    log_metrics(run_id, grouped("gates", known))
 
 
 def _conclude(

@@ -1,6 +1,7 @@
 """A bundle of histories behind a real server; as above, nothing is imported before a test asks for it."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,3 +21,14 @@ def films_client(films_made: "Made") -> Iterator["RetrievalClient"]:
     server = RetrievalServer(Retriever.load(films_made.folder))
     with server, RetrievalClient(server.address, timeout=30) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def warm_fetches() -> Iterator[None]:
+    """Bundles are fetched by forks with MLflow imported; `test_registry.py` fetches by real processes."""
+    from export.release import registry
+    from tests.helpers import warm
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "subprocess", SimpleNamespace(run=warm.run))
+        yield

@@ -26,7 +26,17 @@ from protos import bundle
 from protos.errors import MissingStage
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from tests.helpers.stdlib import FEATURES, Made, experiment_at, make, tracking_at, tracking_copy, write_toml
+from tests.helpers.stdlib import (
+    FEATURES,
+    QUICK,
+    Made,
+    Sections,
+    experiment_at,
+    make,
+    tracking_at,
+    tracking_copy,
+    write_toml,
+)
 from train.data.training_data import training_data_of
 
 
@@ -140,7 +150,8 @@ def test_letters_are_those_of_whole_normalised_texts(made: Made) -> None:
 
 @pytest.mark.exhaustive
 def test_features_of_every_kind_are_served(stdlib: Path, empty_store: Path, tmp_path: Path) -> None:
-    made = make(stdlib, empty_store, tmp_path, "features", FEATURES)
+    short: Sections = {**FEATURES, "baselines": QUICK["baselines"], "export": QUICK["export"]}
+    made = make(stdlib, empty_store, tmp_path, "features", short)
     manifest = bundle.read(made.folder)
     assert {*manifest.examples[-1]} == {"text", "level", "terms", "words"}
     assert manifest.schema.vocabularies.keys() == {

@@ -15,7 +15,8 @@ from serving.retrieval.query import example_query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
-from tests.helpers.stdlib import Made, make_of, tracking_at
+from tests.helpers.shared import shared_folder
+from tests.helpers.stdlib import Made, make_of, pack, tracking_at, unpack
 from train.data.training_data import training_data_of
 from train.evaluation.exact_search import encode
 from train.evaluation.label_baselines import LABEL_BASELINES
@@ -46,7 +47,10 @@ AUGMENTED = 'dimension = 8\naugment = 0.5\naugment_query = "user"\n'
 
 @pytest.fixture(scope="module")
 def clicks(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return made(tmp_path_factory.mktemp("clicks"), CLICKS_TOML + SMALL, empty_store)
+    def make(folder: Path) -> None:
+        pack(made(folder, CLICKS_TOML + SMALL, empty_store))
+
+    return unpack(shared_folder(tmp_path_factory, "clicks", make), tmp_path_factory.mktemp("clicks"))
 
 
 def made(folder: Path, toml: str, empty_store: Path) -> Made:

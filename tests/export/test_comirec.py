@@ -5,7 +5,6 @@ import warnings
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -19,24 +18,28 @@ from protos import bundle
 from protos.search import paired_products
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
-from tests.helpers.stdlib import Made, make_of, tracking_at
+from tests.helpers.shared import shared_folder
+from tests.helpers.stdlib import QUICK, Made, make_of, pack, tracking_at, unpack
 from tests.helpers.watched import COMIREC, write_toml
 from train.data.training_data import training_data_of
 from train.training.metric_groups import metrics_of
 from train.training.trained_model import load_model
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = [pytest.mark.exhaustive, pytest.mark.usefixtures("warm_fetches")]
 
 HISTORY = ("f041", "f042", "f101", "f102", "f043")
 
 
 @pytest.fixture(scope="module")
 def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    folder = tmp_path_factory.mktemp("comirec")
-    changed: Any = {"training": {"epochs": 5}, "baselines": {"run": ["popularity"]}}
-    changed["gates"] = {"iterations": 200}
-    changed["precision"] = {"query": "fp32", "item": "fp32", "vectors": "fp32"}
-    made = make_of(write_toml(films, folder / "a.toml", "comirec", COMIREC, **changed), empty_store, folder)
+    short = {**COMIREC["training"], "epochs": 5}
+    sections = {**COMIREC, **QUICK, "training": short, "gates": {"iterations": 200}}
+
+    def make(folder: Path) -> None:
+        toml = write_toml(films, folder / "a.toml", "comirec", sections)
+        pack(make_of(toml, empty_store, folder))
+
+    made = unpack(shared_folder(tmp_path_factory, "comirec", make), tmp_path_factory.mktemp("comirec"))
     with tracking_at(made.uri):
         yield made
 

@@ -19,7 +19,8 @@ from serving.client import RetrievalClient
 from serving.retrieval.query import example_query
 from serving.retrieval.retriever import Retriever
 from serving.server import RetrievalServer
-from tests.helpers.stdlib import QUICK, Made, make_of, tracking_at
+from tests.helpers.shared import shared_folder
+from tests.helpers.stdlib import QUICK, Made, make_of, pack, tracking_at, unpack
 from tests.helpers.watched import RATINGS, write_toml
 from train.config import IndexConfig
 from train.data.training_data import training_data_of
@@ -34,9 +35,12 @@ ITEMS, USERS, DIMENSION = 5000, 300, 32
 
 @pytest.fixture(scope="module")
 def rated(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("rated")
     quick = {**RATINGS, **QUICK, "baselines": {"run": []}}
-    return make_of(write_toml(films, folder / "a.toml", "rated", quick), empty_store, folder)
+
+    def make(folder: Path) -> None:
+        pack(make_of(write_toml(films, folder / "a.toml", "rated", quick), empty_store, folder))
+
+    return unpack(shared_folder(tmp_path_factory, "rated", make), tmp_path_factory.mktemp("rated"))
 
 
 def test_the_served_score_is_that_of_the_formula(rated: Made) -> None:

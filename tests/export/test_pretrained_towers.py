@@ -327,7 +327,7 @@ def test_distilled_towers_leave_no_trace_of_the_teacher(
     tmp_path_factory: Factory, stdlib: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sides = {"query": "hashed", "item": "hashed"}
-    made = made_of(tmp_path_factory, stdlib, empty_store, "distilled", buckets=4096, align_epochs=20, **sides)
+    made = made_of(tmp_path_factory, stdlib, empty_store, "distilled", buckets=4096, align_epochs=5, **sides)
     manifest = bundle.read(made.folder)
     assert manifest.schema.files() == ()
     assert TOKENIZER not in manifest.files

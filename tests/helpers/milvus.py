@@ -40,6 +40,7 @@ from train.paths import ROOT
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000
 PORT, HEALTH = 19530, "http://127.0.0.1:9091/healthz"
 START_SECONDS = 90
+SESSION_SECONDS = 20  # after which a killed server's collections are loaded again; a hang must be shorter
 
 
 def needs_lite() -> pytest.MarkDecorator:
@@ -142,6 +143,8 @@ class _Milvus:
         wheel: Any = importlib.import_module("milvus")
         self._folder = folder.resolve()
         wheel.MilvusServerConfig(data_dir=str(self._folder)).resolve()  # writes the configuration
+        path = self._folder / "configs" / "milvus.yaml"
+        path.write_text(path.read_text().replace("    ttl: 30 #", f"    ttl: {SESSION_SECONDS} #"))
         wheel._initialize_data_files(str(self._folder))  # unpacks the program
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -138,7 +138,7 @@ def write_experiment(folder: Path, stdlib: Path, name: str, **tower: Any) -> Pat
     """
     import polars as pl
 
-    from tests.helpers.stdlib import PLAIN, write_sections
+    from tests.helpers.stdlib import PLAIN, QUICK, write_sections
 
     items = pl.read_parquet(stdlib / "items.parquet").head(ITEMS)
     pairs = pl.read_parquet(stdlib / "pairs.parquet")
@@ -159,7 +159,7 @@ def write_experiment(folder: Path, stdlib: Path, name: str, **tower: Any) -> Pat
         "tower": {"kind": "transformer", "model": "mini", "query_hidden": 16, "item_hidden": 16, **tower},
         "loss": {"kind": "in_batch_softmax", "hard_negatives": 1, "uniform_negatives": 8},
         "training": {"epochs": 2, "batch_size": 32, "threads": 1},
-        "export": {"iterations": 5},
+        **{name: QUICK[name] for name in ("export", "hybrid", "baselines")},
     }
     return write_sections(folder / f"{name}.toml", name, sections, {})
 

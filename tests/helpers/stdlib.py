@@ -18,6 +18,7 @@ from typing import Any
 import mlflow
 import polars as pl
 import pytest
+from matplotlib.figure import Figure
 from mlflow.entities import Run
 from rich.console import Console
 
@@ -97,6 +98,7 @@ QUICK: Sections = {
     "baselines": {"run": ["bm25", "popularity"]},
 }
 FEW: Mapping[str, Any] = {"max_items": 150}
+_DRAWN: dict[str, bytes] = {}  # pictures by the names of their files
 
 
 def write_tables(folder: Path) -> Path:
@@ -148,7 +150,7 @@ def write_toml(
 def write_sections(path: Path, name: str, sections: Sections, changed: Sections) -> Path:
     """Write an experiment, section by section, some keys of which are changed or added."""
     lines = [f'name = "{name}"']
-    for section, values in sections.items():
+    for section, values in {**sections, **{each: {} for each in changed if each not in sections}}.items():
         lines.append(f"[{section}]")
         for key, value in {**values, **changed.get(section, {})}.items():
             lines.append(f"{key} = {json.dumps(value)}")  # of these values, JSON is TOML
@@ -219,11 +221,27 @@ def make(
     return make_of(write_toml(stdlib, folder / f"{name}.toml", name, sections), empty_store, folder)
 
 
+@contextmanager
+def drawn_once() -> Iterator[None]:
+    """A figure is drawn by the first in a process that saves one of its name; others save that picture."""
+    draw = Figure.savefig
+
+    def save(figure: Figure, path: Path, **named: Any) -> None:
+        if path.name not in _DRAWN:
+            draw(figure, path, **named)
+            _DRAWN[path.name] = path.read_bytes()
+        path.write_bytes(_DRAWN[path.name])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
+
+
 def make_of(config: Path, empty_store: Path, folder: Path) -> Made:
     """Train an experiment in a store of its own in `folder`, and build its bundle."""
     console = Console(file=io.StringIO())
     experiment, dataset = experiment_at(config)
-    with tracking_at(f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}") as uri:
+    with drawn_once(), tracking_at(f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}") as uri:
         run, _ = fit(experiment, dataset, console)
         bundle, _ = build_bundle(experiment, dataset, run, console)
         run = mlflow.get_run(run.info.run_id)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,15 @@ class WarmPython:
         for stream in (self.stdout, self.stderr):
             stream.close()
         return found[0], found[1]
+
+
+def run(
+    command: Sequence[str], *, cwd: Any, env: Mapping[str, str], **_: object
+) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run`, which captures what a command line of this Python prints."""
+    process = WarmPython(*command[1:], env=env, cwd=cwd)
+    output, said = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, output, said)
 
 
 def _text(connection: "Connection[Any, Any]", mode: str = "r") -> io.TextIOWrapper:

@@ -34,7 +34,7 @@ from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 from tests.helpers.waiting import wait_until
 from train.paths import ROOT
 
-pytestmark = [needs_server(), pytest.mark.exhaustive, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [needs_server(), pytest.mark.exhaustive, pytest.mark.timeout(300)]
 
 ITEMS = 2000
 NAMES = item_names(ITEMS)
@@ -105,6 +105,7 @@ def test_the_answers_are_those_of_exact_search_with_filters_and_live_items(
         np.testing.assert_allclose([hit.score for hit in found.hits], best, atol=1e-5)
 
 
+@pytest.mark.alone
 def test_a_swap_under_load_fails_no_request_and_mixes_no_answer(
     folder: Path, server: MilvusServer, tmp_path: Path
 ) -> None:
@@ -127,7 +128,7 @@ def test_a_swap_under_load_fails_no_request_and_mixes_no_answer(
             return name, answer.bundle_version, hits_of(answer)
 
         load = Load(ask, clients=6)
-        for champion in "21212":
+        for champion in "212":
             swapping.aim(champion)
             swapping.swapped()
             before = len(load.answers)
@@ -179,6 +180,7 @@ def test_items_that_are_written_and_deleted_are_found_and_gone_at_once(folder: P
         assert found[0].id == "new" and len({hit.id for hit in found}) == 5
 
 
+@pytest.mark.alone
 def test_a_server_that_hangs_or_dies_is_told_and_found_again(
     folder: Path, near: Retriever, server: MilvusServer, tmp_path: Path
 ) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.optimize
 import scipy.special
 
 from train.evaluation.labelled_metrics import Floats, Labels, pair_losses
@@ -81,5 +80,7 @@ def _fit(kind: str, labels: Labels, logits: Floats) -> Calibration:
     def loss(parameters: npt.NDArray[np.float64]) -> float:
         return _loss(labels, logits, float(np.exp(parameters[0])), float(parameters[1]) if free == 2 else 0.0)
 
-    found = scipy.optimize.minimize(loss, np.zeros(free), method="L-BFGS-B", bounds=BOUNDS[:free])
+    from scipy.optimize import minimize  # its import takes a third of a second
+
+    found = minimize(loss, np.zeros(free), method="L-BFGS-B", bounds=BOUNDS[:free])
     return Calibration(kind, float(np.exp(found.x[0])), float(found.x[1]) if free == 2 else 0.0)

@@ -22,8 +22,6 @@ import numpy.typing as npt
 import scipy.special
 import torch
 import torch.nn.functional as F
-from sklearn.feature_extraction import FeatureHasher
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from protos.features import FeatureSpec, HistoryFeature, NumberFeature, TextFeature
@@ -173,6 +171,8 @@ def _of_span(histories: Histories, values: Floats, pairs: Pairs) -> Floats:
 
 
 def _hashed_lr(experiment: Experiment, data: TrainingData) -> FittedLabels:
+    from sklearn.linear_model import LogisticRegression  # its import takes a second
+
     features = _HashedFeatures(experiment, data)
     train = data.parts["train"]
     matrix, labels = features(train), positive(train)
@@ -188,6 +188,8 @@ class _HashedFeatures:
     """`name=value` of each feature of query and item, the item's id and the user's, hashed."""
 
     def __init__(self, experiment: Experiment, data: TrainingData) -> None:
+        from sklearn.feature_extraction import FeatureHasher
+
         self._hasher = FeatureHasher(HASHED, input_type="string")
         self._query = _tokens("query", experiment.query, data.queries, data.query_count)
         self._item = _tokens("item", experiment.item, data.items, data.item_count)

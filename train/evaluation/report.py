@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import log_loss, roc_auc_score
 
 from protos.bundle import Score
 from train.data.training_data import Pairs, TrainingData
@@ -152,6 +151,8 @@ def evaluate_labels(
     pairs = data.parts[part]
     if pairs.label is None or not 0 < (pairs.label > 0).mean() < 1:
         return {}
+    from sklearn.metrics import log_loss, roc_auc_score  # their import takes a second
+
     labels = pairs.label > 0
     products = inner_products(pairs)
     found = {"auc": float(roc_auc_score(labels, products)), "labelled_pairs": float(len(pairs))}

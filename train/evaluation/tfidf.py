@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
 from protos.lexical import ANALYZERS
 from train.evaluation.bm25 import best_columns
@@ -29,6 +28,9 @@ class CharacterTfidf:
     """
 
     def __init__(self, documents: Sequence[str]) -> None:
+        # The import takes a second.
+        from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+
         self._ngrams = CountVectorizer(analyzer="char", ngram_range=ORDERS, lowercase=False, dtype=np.float32)
         self._scale = TfidfTransformer(sublinear_tf=True)
         words, counts = _counted(documents)
@@ -57,6 +59,8 @@ def has_words(texts: Sequence[str]) -> bool:
 
 def _counted(texts: Sequence[str]) -> tuple[list[str], Any]:
     """The distinct words of some texts, and how often each text holds each: (T, W), CSR."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
     rows: dict[str, int] = {}
     tokens = [*ANALYZERS["words"].analyze(texts)]
     for each in tokens:

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 import torch
-from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from protos.features import UNKNOWN
@@ -49,6 +48,8 @@ def fit_content_fallback(
     blocks = {name: _design_matrix(name, each, items, rows) for name, each in fallback.encoders.items()}
     weights = counts[rows].astype(np.float64) ** alpha
     if blocks:
+        from sklearn.linear_model import Ridge  # its import takes a second
+
         ridge = Ridge(alpha=strength, solver="sparse_cg", random_state=0)
         ridge.fit(scipy.sparse.hstack(list(blocks.values()), "csr"), targets, weights / weights.mean())
         coefficients, common = np.asarray(ridge.coef_.T, np.float32), ridge.intercept_  # (F, H), (H,)

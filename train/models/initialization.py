@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 import torch
-from sklearn.preprocessing import normalize
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
 from protos.features import (
@@ -118,6 +116,9 @@ def _singular_vectors(
     Args:
         table: on whose device to compute.
     """
+    from sklearn.preprocessing import normalize  # its import takes a second
+    from sklearn.utils.extmath import randomized_svd
+
     blocks = [
         scipy.sparse.csr_matrix(
             (np.sqrt(text.counts) * weights[text.rows], text.rows, text.starts),
@@ -261,6 +262,8 @@ def _singular_values(weights: Floats, width: int) -> tuple[Floats, Floats, Float
     if _is_solved_exactly(len(weights), width):
         left, values, right = np.linalg.svd(weights, full_matrices=False)
         return left[:, :width], values[:width], right[:width]
+    from sklearn.utils.extmath import randomized_svd
+
     found = randomized_svd(weights, width, n_oversamples=width // 2, n_iter=4, random_state=0)
     left, values, right = (np.asarray(each, np.float32) for each in found)
     return left, values, right

@@ -11,14 +11,15 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Run, RunStatus, ViewType
+from mlflow.entities import Metric, Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 
 from protos.errors import MissingStage, Unavailable
@@ -33,6 +34,7 @@ EXPERIMENT_KIND = "mlflow.experimentKind"  # tag of an experiment: which of its 
 WARNINGS = "twinspire.warnings"  # tag of a run: a JSON list of sentences
 MODEL_TRAINING = "custom_model_development"  # its value for training runs; the UI's default is for agents
 SQLITE = "sqlite:///"
+METRICS_A_CALL = 1000  # limit of MLflow
 RUN_ID_SHOWN = 4  # characters of a run's id in its name
 
 
@@ -278,3 +280,11 @@ def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
+
+
+def log_metrics(run_id: str, metrics: Mapping[str, float]) -> None:
+    """Log metrics to a run, which need not be active, in few calls: each is a transaction of the store."""
+    now = time.time_ns() // 1_000_000
+    logged = [Metric(name, value, now, 0) for name, value in metrics.items()]
+    for at in range(0, len(logged), METRICS_A_CALL):
+        mlflow.MlflowClient().log_batch(run_id, metrics=logged[at : at + METRICS_A_CALL])

@@ -13,7 +13,12 @@ from tests.helpers.serving.faulty import NAME, Asker, Service
 from tests.helpers.tiny import item_names
 from tests.helpers.waiting import wait_until
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.exhaustive,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("warm_fetches"),
+]
 
 LIVE = 200
 TEXTS = [f"{name} lamp{n:03}" for n, name in enumerate(item_names(LIVE))]

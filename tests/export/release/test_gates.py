@@ -19,7 +19,7 @@ from export.release.gate import CandidateVersion, Decision
 from export.release.gates import GATES
 from protos import bundle
 from tests.helpers import altered, tables
-from tests.helpers.stdlib import DSSM, Made, experiment_at, tracking_copy, write_toml
+from tests.helpers.stdlib import DSSM, QUICK, Made, experiment_at, tracking_copy, write_toml
 from train.config import GatesConfig
 from train.data.training_data import TrainingData
 from train.training.run import fit
@@ -53,7 +53,9 @@ def tracked(made_once: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def one_step(stdlib: Path, tracked: Path) -> Path:
     """The bundle of a model of the paper's that was trained for one step, on the same split."""
     console = Console(quiet=True)
-    experiment, dataset = experiment_at(write_toml(stdlib, tracked / "a.toml", "step", DSSM, **ONE_STEP))
+    experiment, dataset = experiment_at(
+        write_toml(stdlib, tracked / "a.toml", "step", {**DSSM, "baselines": QUICK["baselines"]}, **ONE_STEP)
+    )
     run, _ = fit(experiment, dataset, console)
     return build_bundle(experiment, dataset, run, console)[0]
 

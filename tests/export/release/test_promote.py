@@ -26,7 +26,7 @@ from train.config import Experiment
 
 ACCEPT = Decide()
 
-pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow")
+pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.usefixtures("warm_fetches")]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def registered(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def fetched(registered: Path) -> dict[str, Any]:
+def fetched(registered: Path, warm_fetches: None) -> dict[str, Any]:
     """What fetching each version gives; it takes a process, so it is done once for all tests."""
     with tracking_at(f"sqlite:///{registered}"):
         found = {number: registry.fetch(NAME, number) for number in ("1", "2")}
@@ -320,6 +320,8 @@ def dies(*arguments):
     os._exit(9)
 
 mlflow.MlflowClient.set_registered_model_alias = dies
+release.fetch = lambda name, number: (Path(), None)
+release.write_report = lambda decision, folder: None
 experiment = releases.small_experiment(Path(sys.argv[2]))
 release.promote(experiment, releases.no_data, Console(stderr=True), compare=releases.Decide())
 """

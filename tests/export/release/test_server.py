@@ -21,7 +21,7 @@ import export.__main__
 import train.__main__
 from protos import bundle
 from serving import bundles
-from tests.helpers.stdlib import tracking_at, write_toml
+from tests.helpers.stdlib import FEW, PLAIN, QUICK, tracking_at, write_toml
 
 pytestmark = pytest.mark.exhaustive
 
@@ -68,8 +68,8 @@ def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
 def test_everything_works_over_http(
     server: str, stdlib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    changed: Any = {"training": {"epochs": 1}, "tower": {"buckets": 2048, "item_hidden": 0}}
-    config = str(write_toml(stdlib, tmp_path / "a.toml", "over-http", **changed))
+    changed: Any = {"training": {"epochs": 1}, "tower": {"buckets": 2048, "item_hidden": 0}, "data": FEW}
+    config = str(write_toml(stdlib, tmp_path / "a.toml", "over-http", {**PLAIN, **QUICK}, **changed))
 
     def document(main: Any, *arguments: str) -> Any:
         monkeypatch.setattr(sys, "argv", ["python -m", *arguments, "--config", config, "--json"])

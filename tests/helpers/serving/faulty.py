@@ -219,7 +219,7 @@ class Asker(threading.Thread):
                 self.errors.append(f"{type(error).__name__}: {error}")
                 client.close()
                 client = RetrievalClient(self._address, timeout=10, retries=False)
-            time.sleep(0.005)
+            time.sleep(0.02)  # other tests need the processor, too
         client.close()
 
     def stop(self) -> None:

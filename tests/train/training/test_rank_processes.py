@@ -14,7 +14,7 @@ import torch
 
 from protos.errors import Unavailable
 from tests.helpers.emulated_device import NO_ROOM
-from tests.helpers.stdlib import write_toml
+from tests.helpers.stdlib import PLAIN, QUICK, write_toml
 from tests.helpers.waiting import wait_until
 from tests.helpers.warm import WarmPython
 from tests.train.losses.test_objective import IN_BATCH
@@ -166,7 +166,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_quality(
     stdlib: Path, empty_store: Path, tmp_path: Path, start: Callable[..., WarmPython]
 ) -> None:
     changed: Any = {"training": {"epochs": 12, "batch_size": 16, "patience": 12, "threads": 1}}
-    config = write_toml(stdlib, tmp_path / "a.toml", **changed)
+    config = write_toml(stdlib, tmp_path / "a.toml", sections={**PLAIN, **QUICK}, **changed)
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     for folder in (straight, broken):
         folder.mkdir()
@@ -217,7 +217,8 @@ def test_the_other_ranks_end_with_rank_0(
 ) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     changed: Any = {"training": {"epochs": 200, "batch_size": 16, "patience": 200, "threads": 1}}
-    process = start(write_toml(stdlib, tmp_path / "a.toml", **changed), tmp_path, "--ranks", "2")
+    config = write_toml(stdlib, tmp_path / "a.toml", sections={**PLAIN, **QUICK}, **changed)
+    process = start(config, tmp_path, "--ranks", "2")
     when_an_epoch_has_ended(process, tmp_path, 1)
     others = other_ranks(process.pid)
     process.kill()

@@ -26,6 +26,7 @@ from protos.errors import DataError
 from protos.features import TEXT_INPUTS, TextFeature
 from tests.helpers.stdlib import (
     FEW,
+    PLAIN,
     QUICK,
     Made,
     experiment_at,
@@ -218,13 +219,14 @@ def only_run(folder: Path) -> Run:
 
 def interrupt_in_an_epoch(process: WarmPython, folder: Path) -> None:
     """Ctrl-C once the first epoch has ended, which is when the second is under way."""
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
+
+    def has_ended() -> bool:
         try:
-            if "train/loss" in only_run(folder).data.metrics:
-                break
+            return "train/loss" in only_run(folder).data.metrics
         except ValueError:  # no experiment, or no run yet
-            time.sleep(0.05)
+            return False
+
+    wait_until(has_ended, 120)
     wait_until(lambda: [*folder.glob(f"cache/runs/*/{RUN_STATE}")])  # to resume from
     process.send_signal(signal.SIGINT)
 
@@ -234,8 +236,8 @@ def interrupt_in_an_epoch(process: WarmPython, folder: Path) -> None:
 def test_an_interrupted_run_goes_on_to_the_same_result(
     stdlib: Path, empty_store: Path, tmp_path: Path
 ) -> None:
-    changed: Any = {"training": {"epochs": 12, "batch_size": 16, "patience": 12, "threads": 2}}
-    config = write_toml(stdlib, tmp_path / "a.toml", **changed)
+    changed: Any = {"training": {"epochs": 8, "batch_size": 16, "patience": 8, "threads": 2}}
+    config = write_toml(stdlib, tmp_path / "a.toml", sections={**PLAIN, **QUICK}, **changed)
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     for folder in (straight, broken):
         folder.mkdir()
@@ -294,7 +296,7 @@ def test_a_run_under_way_is_not_taken_for_an_interrupted_one(
 ) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     changed: Any = {"training": {"epochs": 20_000, "batch_size": 16, "patience": 20_000}}
-    config = write_toml(stdlib, tmp_path / "a.toml", **changed)
+    config = write_toml(stdlib, tmp_path / "a.toml", sections={**PLAIN, **QUICK}, **changed)
     first = warm_command(config, tmp_path)
     try:
         until = time.monotonic() + 120
