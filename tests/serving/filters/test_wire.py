@@ -195,8 +195,8 @@ def test_any_filter_is_taken_or_refused_by_its_field(stub: Any, node: wire.Filte
 @given(
     nodes=st.lists(MESSAGES, min_size=5, max_size=5)
 )  # together: drawing an example takes most of the time
-@settings(max_examples=800, deadline=None)
-def test_four_thousand_filters_are_taken_or_refused_by_their_field(
+@settings(max_examples=2_000, deadline=None)
+def test_ten_thousand_filters_are_taken_or_refused_by_their_field(
     stub: Any, nodes: list[wire.Filter]
 ) -> None:
     taken_or_refused(stub, nodes)
