@@ -28,7 +28,7 @@ class Tower(nn.Module):
         encoders: a feature encoder for each feature, by name, all of width H.
         deep: the deep layers, (B, H) -> (B, D).
         head: the last layer, (B, D) -> the final vector.
-        factors: at most one more encoder, by the name of its feature; its output bypasses the deep layers and
+        factors: more encoders, by the names of their features; their output bypasses the deep layers and
             comes first in the vector.
         prepare: layers that a feature passes before it is encoded, by name.
         fallback: name of the id feature, and the layer that replaces the sum of the encoders for items with

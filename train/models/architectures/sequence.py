@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from protos.features import FIRST_KNOWN, HistoryFeature, IdFeature, Schema
+from protos.features import FIRST_KNOWN, HistoryFeature, IdFeature, Schema, TimeFeature
 from train.config.towers import SequenceTower
 from train.data.training_data import TrainingData
 from train.models.cold_start import fit_content_fallback
 from train.models.history_towers import content_fallback, heads_of, text_factory
 from train.models.initialization import initialize_ease, weight_id_dropout
 from train.models.prepared_inputs import PreparedInputs
+from train.models.recent_popularity import PeriodEncoder, initialize_recent_popularity
 from train.models.sequence_encoders import (
     AttentionEncoder,
     EmptyHistory,
@@ -30,6 +31,7 @@ from train.models.tower_factory import (
     EncoderFactories,
     Report,
     Towers,
+    feature_encoder,
     feature_encoders,
     longest_window,
     shared_item_table,
@@ -64,7 +66,11 @@ class SequenceArchitecture(Architecture[SequenceTower]):
             else None
         )
         query_head, item_head = heads_of(config.similarity)
-        query = feature_encoders(schema, "query", width, factories)
+        query = {
+            name: feature_encoder(schema, "query", name, width, factories)
+            for name, spec in schema.query.items()
+            if not isinstance(spec, TimeFeature)  # which bypasses the learned coordinates
+        }
         item = feature_encoders(schema, "item", width, factories)
         query_mixture, item_mixture = self._mixtures(schema, histories, named)
         return (
@@ -86,17 +92,28 @@ class SequenceArchitecture(Architecture[SequenceTower]):
     def _factors(
         self, schema: Schema, histories: list[str], named: list[str]
     ) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
-        """EASE's left factors of the histories and right factors of the ids; they are not trained."""
-        config = self.config
-        if not config.latent:
+        """EASE's left factors of the histories, then recent popularity; and both of the ids, in one table.
+
+        The tables are not trained.
+        """
+        config, query = self.config, dict[str, nn.Module]()
+        if config.latent:
+            left = shared_item_table(schema, config.latent, 0.0)
+            left.requires_grad_(False)
+            pooled = PoolingEncoder(
+                left, longest_window(schema), False, scale=config.latent_scale, decay=config.decay
+            )
+            query |= dict.fromkeys(histories, pooled)
+        if config.recent_popularity:
+            query |= {
+                name: PeriodEncoder(config.recent_popularity) for name in _of_kind(schema.query, TimeFeature)
+            }
+        width = config.latent + config.recent_popularity
+        if not width:
             return {}, {}
-        left, right = (shared_item_table(schema, config.latent, 0.0) for _ in range(2))
-        for table in (left, right):
-            table.requires_grad_(False)
-        pooled = PoolingEncoder(
-            left, longest_window(schema), False, scale=config.latent_scale, decay=config.decay
-        )
-        return dict.fromkeys(histories, pooled), {name: IdEncoder(right) for name in named}
+        right = shared_item_table(schema, width, 0.0)
+        right.requires_grad_(False)
+        return query, {name: IdEncoder(right) for name in named}
 
     def _history_encoder(self, schema: Schema, ids: nn.Parameter) -> nn.Module:
         config, positions = self.config, longest_window(schema)
@@ -131,11 +148,14 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         seed: int,
         report: Report = silent,
     ) -> None:
-        """Start as EASE, and drop ids by the items' interactions."""
+        """Start as EASE, with what was popular lately, and drop ids by the items' interactions."""
         counts = dict(zip(data.item_ids, data.counts().tolist(), strict=True))
         weight_id_dropout(towers[1], schema, counts, self.config.id_dropout_alpha)
         if self.config.latent:
             initialize_ease(towers, data, schema, self.config.regularisation)
+        if self.config.recent_popularity:
+            days = initialize_recent_popularity(towers, data, schema)
+            report(f"recent popularity: the weight of an event halves in {days:g} days")
 
     def fit_unknown_items(
         self, item_tower: Tower, items: PreparedInputs, counts: npt.NDArray[np.int64]
