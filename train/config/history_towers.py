@@ -43,8 +43,9 @@ class SequenceTower(TowerSection):
         regularisation: lambda of EASE.
         latent_scale: factor on EASE's scores at the start, which turns them into logits.
         decay: start value; the log weight of an item in a sum falls by this with each later item.
-        recent_popularity: coordinates of how much more popular than usual an item was before the query's time
-            (`train/models/recent_popularity.py`); 0 for none. The query needs a feature of kind `time`.
+        recent_popularity: coordinates of how much more popular than usual an item was before the query's
+            time, added after training as those of `linear` (`train/training/recent_popularity.py`); 0 for
+            none. The query needs a feature of kind `time`.
         linear: coordinates of EASE or SLIST that are added after training, with a weight against all other
             coordinates that is chosen on validation (`train/training/mixture.py`); 0 for none.
         id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
@@ -106,8 +107,11 @@ class SequenceTower(TowerSection):
         self._refuse_keys_without_effect()
         if self.history == "latent" and not self.latent:
             raise ValueError('latent: expected at least 1 with history = "latent", got 0')
-        if self.linear and self.similarity != "inner_product":
-            raise ValueError(f'linear: goes with similarity = "inner_product", not with "{self.similarity}"')
+        for name in ("recent_popularity", "linear"):
+            if getattr(self, name) and self.similarity != "inner_product":
+                raise ValueError(
+                    f'{name}: goes with similarity = "inner_product", not with "{self.similarity}"'
+                )
         if self.history == "attention" and self.dimension % self.heads:
             raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
         for name in ("dropout", "input_dropout", "query_dropout", "history_dropout", "id_dropout"):

@@ -228,7 +228,7 @@ def initialize_ease(towers: tuple[Tower, Tower], data: TrainingData, schema: Sch
     known = np.array([row_of[each] for each in schema.vocabularies[ITEM_VOCABULARY]], np.int64)
     gram = to_solve_beside(gram_matrix(interaction_matrix(data)[:, known]), item.table)
     weights = ease_on_device(gram, strength)
-    width = min(query.table.shape[1], len(weights))
+    width = min(item.table.shape[1], len(weights))
     with torch.no_grad():
         for table, factor in zip((query.table, item.table), _factors(weights, width), strict=True):
             table[FIRST_KNOWN:, :width] = factor

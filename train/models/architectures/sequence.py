@@ -15,7 +15,7 @@ from train.models.cold_start import fit_content_fallback
 from train.models.history_towers import content_fallback, heads_of, text_factory
 from train.models.initialization import initialize_ease, weight_id_dropout
 from train.models.prepared_inputs import PreparedInputs
-from train.models.recent_popularity import PeriodEncoder, initialize_recent_popularity
+from train.models.recent_popularity import PeriodEncoder
 from train.models.sequence_encoders import (
     AttentionEncoder,
     EmptyHistory,
@@ -73,9 +73,19 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         }
         item = feature_encoders(schema, "item", width, factories)
         query_mixture, item_mixture = self._mixtures(schema, histories, named)
+        query_recent, item_recent = self._recent_popularity(schema, named)
         return (
-            Tower(query, query_deep, query_head, query_factors, history_dropout, mixture=query_mixture),
-            Tower(item, item_deep, item_head, item_factors, id_dropout, fallback, item_mixture),
+            Tower(
+                query,
+                query_deep,
+                query_head,
+                query_factors,
+                history_dropout,
+                None,
+                query_mixture,
+                query_recent,
+            ),
+            Tower(item, item_deep, item_head, item_factors, id_dropout, fallback, item_mixture, item_recent),
         )
 
     def _mixtures(
@@ -89,31 +99,30 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         pooled = PoolingEncoder(left, longest_window(schema), False)
         return (histories[0], Mixture(pooled)), (named[0], Mixture(IdEncoder(right)))
 
+    def _recent_popularity(
+        self, schema: Schema, named: list[str]
+    ) -> tuple[tuple[str, Mixture] | None, tuple[str, Mixture] | None]:
+        """The factors of recent popularity, which are set after training."""
+        width, times = self.config.recent_popularity, _of_kind(schema.query, TimeFeature)
+        if not (width and times and named):
+            return None, None
+        items = IdEncoder(shared_item_table(schema, width, 0.0))
+        return (times[0], Mixture(PeriodEncoder(width))), (named[0], Mixture(items))
+
     def _factors(
         self, schema: Schema, histories: list[str], named: list[str]
     ) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
-        """EASE's left factors of the histories, then recent popularity; and both of the ids, in one table.
-
-        The tables are not trained.
-        """
-        config, query = self.config, dict[str, nn.Module]()
-        if config.latent:
-            left = shared_item_table(schema, config.latent, 0.0)
-            left.requires_grad_(False)
-            pooled = PoolingEncoder(
-                left, longest_window(schema), False, scale=config.latent_scale, decay=config.decay
-            )
-            query |= dict.fromkeys(histories, pooled)
-        if config.recent_popularity:
-            query |= {
-                name: PeriodEncoder(config.recent_popularity) for name in _of_kind(schema.query, TimeFeature)
-            }
-        width = config.latent + config.recent_popularity
-        if not width:
+        """EASE's left factors of the histories and right factors of the ids; they are not trained."""
+        config = self.config
+        if not config.latent:
             return {}, {}
-        right = shared_item_table(schema, width, 0.0)
-        right.requires_grad_(False)
-        return query, {name: IdEncoder(right) for name in named}
+        left, right = (shared_item_table(schema, config.latent, 0.0) for _ in range(2))
+        for table in (left, right):
+            table.requires_grad_(False)
+        pooled = PoolingEncoder(
+            left, longest_window(schema), False, scale=config.latent_scale, decay=config.decay
+        )
+        return dict.fromkeys(histories, pooled), {name: IdEncoder(right) for name in named}
 
     def _history_encoder(self, schema: Schema, ids: nn.Parameter) -> nn.Module:
         config, positions = self.config, longest_window(schema)
@@ -148,14 +157,11 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         seed: int,
         report: Report = silent,
     ) -> None:
-        """Start as EASE, with what was popular lately, and drop ids by the items' interactions."""
+        """Start as EASE, and drop ids by the items' interactions."""
         counts = dict(zip(data.item_ids, data.counts().tolist(), strict=True))
         weight_id_dropout(towers[1], schema, counts, self.config.id_dropout_alpha)
         if self.config.latent:
             initialize_ease(towers, data, schema, self.config.regularisation)
-        if self.config.recent_popularity:
-            days = initialize_recent_popularity(towers, data, schema)
-            report(f"recent popularity: the weight of an event halves in {days:g} days")
 
     def fit_unknown_items(
         self, item_tower: Tower, items: PreparedInputs, counts: npt.NDArray[np.int64]
