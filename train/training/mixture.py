@@ -62,7 +62,7 @@ class Mixed:
         weight: of its scores against those of the towers, once both have the same standard deviation; 0 if
             the towers are better alone, which then have no coordinates for it.
         unit: the standard deviation of the towers' scores, divided by that of the linear ones.
-        metric: that chose.
+        metric: that is shown.
         linear: the metric of the linear model alone on validation.
         learned: that of the towers alone.
         mixture: that of the mixture.
@@ -133,8 +133,7 @@ def mix(trainer: Trainer, fitting: Fitting) -> Mixed | None:
         curves.apply(weight, curves.unit)
     else:
         remove_part(trainer, PART)
-    ends = {at: float(curves.values[at].mean()) for at in (0.0, math.inf, weight)}
-    values = ends[math.inf], ends[0.0], ends[weight]
+    values = curves.shown[math.inf], curves.shown[0.0], curves.shown[weight]
     return Mixed(model.label, weight, curves.unit, metric, *values, model.settings)
 
 

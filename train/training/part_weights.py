@@ -8,12 +8,15 @@ A part is a `Mixture` of both towers: coordinates that training leaves out, such
 An inner product of the whole vectors is the weighted sum of the part's scores and of all others. Weights from
 0, the other coordinates alone, to 16 are tried, in units of standard deviation.
 
-Of the weights that are within a standard error of the best, the middle one is taken (after Breiman et al.
+What chooses is nDCG over the first 100 places: most relevant items are among them, so it varies less from
+user to user than a metric of the first ten, and peaks at the same weights. Of the weights that are within a
+standard error of the best, the middle one is taken (after Breiman et al.
 1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in the flat part the
 highest point lies is luck. The fewer users validation has, the more weights are close, and the nearer to 1,
 where both scores vary equally, is the middle. The error is that of users, whose queries resemble each other.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 
@@ -23,11 +26,12 @@ import torch
 from torch import Tensor
 
 from train.evaluation.exact_search import mask_seen
-from train.evaluation.metrics import CUTOFFS, per_query
+from train.evaluation.metrics import CUTOFFS, ndcg, per_query
 from train.models.towers import Mixture, Part, Tower
 from train.training.trainer import Trainer
 
 Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each user
 
 # Of a part's scores, once they and the others have the same standard deviation; infinity is not chosen.
@@ -75,8 +79,11 @@ class PartWeighting:
     """Sets the weight of a part of the coordinates that the towers hold now.
 
     Args:
-        trainer: with the towers.
+        trainer: with the towers, whose score is an inner product.
         part: the part.
+
+    Attributes:
+        queries: int64 (Q,), rows of the validation queries that are read.
     """
 
     def __init__(self, trainer: Trainer, part: Part) -> None:
@@ -86,9 +93,9 @@ class PartWeighting:
         self._end = self._begin + part_of(trainer.towers[0], part).width
         queries, relevant = trainer.data.parts["validation"].by_query()
         drawn = np.sort(np.random.default_rng(0).permutation(len(queries))[:MOST_QUERIES])
-        self._queries, self._relevant = queries[drawn], [relevant[n] for n in drawn]
+        self.queries, self._relevant = queries[drawn], [relevant[n] for n in drawn]
         self._set((1.0, 1.0), (1.0, 1.0))
-        items, vectors = trainer.item_vectors(), trainer.query_vectors(self._queries)
+        items, vectors = trainer.item_vectors(), trainer.query_vectors(self.queries)
         self._items, self._vectors = self._divided(items), self._divided(vectors)
 
     def apply(self, weight: float, unit: float) -> None:
@@ -129,24 +136,45 @@ class WeightCurves(PartWeighting):
     Args:
         trainer: with the towers.
         part: the part.
-        metric: of the ranking.
+        metric: of the ranking, that is shown.
         otherwise: the weight where validation has too few users to choose by.
 
     Attributes:
         unit: the standard deviation over the items of the others' scores, divided by that of the part's.
-        values: weight -> the metric of each user, the mean over the user's queries.
+        values: weight -> nDCG@100 of each user, the mean over the user's queries.
+        shown: weight -> the mean of `metric` over users.
     """
 
     def __init__(self, trainer: Trainer, part: Part, metric: str, otherwise: float = 1.0) -> None:
         super().__init__(trainer, part)
-        self._otherwise = otherwise
+        self._metric, self._otherwise = metric, otherwise
+        self._measure()
+
+    def with_coordinates(self, queries: Tensor, items: Tensor) -> "WeightCurves":
+        """The curves of other coordinates of the part beside the same others, which are not encoded again.
+
+        Args:
+            queries: (Q, K), of the attribute `queries`, without their weight.
+            items: (N, K), likewise.
+        """
+        radius = self._trainer.towers[0].head.radius  # by which the others are multiplied and divided
+        assert isinstance(radius, Tensor)
+        found = copy.copy(self)
+        found._vectors, found._items = (queries * radius, self._vectors[1]), (items / radius, self._items[1])
+        found._measure()
+        return found
+
+    def _measure(self) -> None:
+        """Set `unit`, `values` and `shown`."""
         self.unit = self._ratio()
-        ranked = self._ranked(trainer.data.seen(self._queries))
-        users = _users(trainer, self._queries)
-        self.values = {
-            weight: np.bincount(users, per_query(rows, self._relevant)[metric]) / np.bincount(users)
-            for weight, rows in ranked.items()
-        }
+        ranked = self._ranked(self._trainer.data.seen(self.queries))
+        users = _users(self._trainer, self.queries)
+        self.values, self.shown = dict[float, Floats](), dict[float, float]()
+        for weight, rows in ranked.items():
+            shown = per_query(rows, self._relevant)[self._metric]
+            of_users = [np.bincount(users, each) for each in (ndcg(rows, self._relevant), shown)]
+            self.values[weight] = of_users[0] / np.bincount(users)
+            self.shown[weight] = float((of_users[1] / np.bincount(users)).mean())
 
     @property
     def chosen(self) -> float:
@@ -156,7 +184,7 @@ class WeightCurves(PartWeighting):
 
     @property
     def quality(self) -> float:
-        """The mean of the metric at that weight."""
+        """The mean of nDCG@100 at that weight."""
         return float(self.values[self.chosen].mean())
 
     def _ratio(self) -> float:
@@ -171,7 +199,7 @@ class WeightCurves(PartWeighting):
         """Weight -> (Q, K) item rows, best first; the scores of both parts are computed once."""
         k = min(max(CUTOFFS), len(self._items[0]))
         found: dict[float, list[Tensor]] = {weight: [] for weight in WEIGHTS}
-        for at in range(0, len(self._queries), _BLOCK):
+        for at in range(0, len(self.queries), _BLOCK):
             own, others = (
                 vectors[at : at + _BLOCK] @ items.T
                 for vectors, items in zip(self._vectors, self._items, strict=True)

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from protos.features import FIRST_KNOWN
 from train.models.placement import beside
-from train.models.recent_popularity import EventsByPeriod, PeriodEncoder
+from train.models.recent_popularity import EventsByPeriod, PeriodEncoder, Rows
 from train.models.sequence_encoders import IdEncoder
 from train.models.towers import Part
 from train.training.part_weights import PartWeighting, WeightCurves, part_of, remove_part
@@ -36,7 +37,7 @@ class RecentPopularity:
         weight: of its scores against all others, once both have the same standard deviation; 0 if the others
             are better alone, and the towers then have no coordinates for it.
         unit: the standard deviation of the others' scores, divided by that of its own.
-        metric: that chose.
+        metric: that is shown.
         before: the metric on validation without it.
         after: that with it.
     """
@@ -77,22 +78,23 @@ def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | N
 
     Args:
         trainer: with the towers of the best epoch, and with a linear model where they have one.
-        metric: of the ranking, which chooses.
+        metric: of the ranking, that is shown.
 
     Returns:
         What was chosen; None if the towers have no coordinates for it.
     """
     if trainer.towers[0].recent is None:
         return None
-    events = _events(trainer)
+    events, beside_others = _events(trainer), WeightCurves(trainer, PART, metric, WITH_FEW_USERS)
     tried: list[tuple[float, WeightCurves]] = []
     for half_life in HALF_LIVES:
         _place(events, half_life, trainer)
-        tried.append((half_life, WeightCurves(trainer, PART, metric, WITH_FEW_USERS)))
+        tried.append(
+            (half_life, beside_others.with_coordinates(*_coordinates(trainer, beside_others.queries)))
+        )
     half_life, curves = max(tried, key=lambda each: each[1].quality)
-    found = RecentPopularity(
-        half_life, curves.chosen, curves.unit, metric, float(curves.values[0.0].mean()), curves.quality
-    )
+    weight, shown = curves.chosen, curves.shown
+    found = RecentPopularity(half_life, weight, curves.unit, metric, shown[0.0], shown[weight])
     _place(events, half_life, trainer)
     _apply(found, trainer)
     return found
@@ -125,7 +127,7 @@ def _place(events: EventsByPeriod, half_life: float, trainer: Trainer) -> None:
     periods, items = (part_of(tower, PART).encoder for tower in trainer.towers)
     assert isinstance(periods, PeriodEncoder)
     assert isinstance(items, IdEncoder)
-    rows = trainer.items.arrays[trainer.towers[1].recent_name][:, 0].astype(np.int64)  # of the table
+    rows = _rows_of_items(trainer)[:, 0]
     known = np.flatnonzero(rows >= FIRST_KNOWN)
     of_periods, of_items = events.factors(half_life, periods.table.shape[1])
     with torch.no_grad():
@@ -133,6 +135,23 @@ def _place(events: EventsByPeriod, half_life: float, trainer: Trainer) -> None:
         periods.table.copy_(torch.from_numpy(of_periods))
         index = beside(torch.from_numpy(rows[known]), items.table)
         items.table[index] = beside(torch.from_numpy(of_items[known].astype(np.float32)), items.table)
+
+
+def _coordinates(trainer: Trainer, queries: Rows) -> tuple[Tensor, Tensor]:
+    """Those of some queries (Q, K) and of all items (N, K)."""
+    place = trainer.process.place
+    given = (trainer.queries.arrays[trainer.towers[0].recent_name][queries], _rows_of_items(trainer))
+    with torch.inference_mode():
+        asked, offered = (
+            part_of(tower, PART).encoder(place(torch.from_numpy(rows)))
+            for tower, rows in zip(trainer.towers, given, strict=True)
+        )
+    return asked, offered
+
+
+def _rows_of_items(trainer: Trainer) -> Rows:
+    """int64 (N, 1): the items in the table of the item tower."""
+    return trainer.items.arrays[trainer.towers[1].recent_name].astype(np.int64)
 
 
 def _apply(chosen: RecentPopularity, trainer: Trainer) -> None:
