@@ -12,6 +12,7 @@ into the arrays that a tower (torch or ONNX) takes, batch first. Each is named a
 | number   | float, None if absent | float32 (B, 1): the value, NaN where absent                     |
 | id       | str                   | int64 (B, 1): row of the known items, 1 unknown                 |
 | history  | list of str           | int64 (B, L): rows of known items, newest last, padded in front |
+| time     | float, None for now   | int64 (B, 1): seconds since 1970, `LATEST` for now              |
 
 A `negative_history` is a history of items that were shown and not clicked, or rated low.
 
@@ -55,6 +56,8 @@ BESIDE = "__code_points"  # after a feature's name: the name of the second array
 CHARACTERS_OF_TOKEN = 16  # code points of a text that are tokenized, for each token that a tower reads
 BYTE_ORDER_MARK = 4  # bytes before UTF-32 in native byte order, which Python encodes without a codec look-up
 LARGEST = float(np.finfo(np.float32).max)
+LATEST = 1 << 62  # seconds; of a query that is asked now, after all events of training
+LARGEST_TIME = 1e12  # seconds before and after 1970
 USUAL_HISTORY = 100  # items of a history that a tower reads, unless the data or the TOML say otherwise
 LONGEST_TEXT = 65_536  # code points of a text that a tower reads, whatever `max_length` says
 WORKING_DIRECTORY = Path()
@@ -298,7 +301,25 @@ class HistoryFeature(Feature):
         return [min(_length(value), self.longest) for value in values]
 
 
-FeatureSpec = TextFeature | CategoryFeature | NumberFeature | IdFeature | HistoryFeature
+@dataclass(frozen=True)
+class TimeFeature(Feature):
+    """The time at which a query is asked, in seconds since 1970; a query without a value is asked now.
+
+    In training and evaluation that is the time of the query's earliest event. `now` is after all events of
+    training, however late these are: a bundle knows nothing of what came later.
+    """
+
+    kind: Literal["time"]
+    column: ClassVar[str] = "time"
+    dtype: ClassVar[type[np.generic]] = np.int64
+    variable_length: ClassVar[bool] = False
+
+    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
+        """Whole seconds, `LATEST` where absent."""
+        return _seconds
+
+
+FeatureSpec = TextFeature | CategoryFeature | NumberFeature | IdFeature | HistoryFeature | TimeFeature
 
 
 @dataclass(frozen=True)
@@ -568,3 +589,15 @@ def _numbers(values: Sequence[Any], field_name: str) -> npt.NDArray[np.float32]:
             raise InvalidInput(field_name, f"expected a number that fits float32, got {value!r}")
     numbers = np.array([np.nan if value is None else value for value in values], np.float32)
     return numbers[:, None]
+
+
+def _seconds(values: Sequence[Any], field_name: str) -> npt.NDArray[np.int64]:
+    for value in values:
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidInput(field_name, f"expected seconds since 1970, got {value!r}")
+        if not abs(value) <= LARGEST_TIME:
+            raise InvalidInput(field_name, f"expected seconds since 1970, at most 1e12, got {value!r}")
+    seconds = np.array([LATEST if value is None else int(value // 1) for value in values], np.int64)
+    return seconds[:, None]

@@ -7,7 +7,16 @@ import numpy as np
 
 from export.onnx.runtimes import Encode
 from protos.errors import GateRefused
-from protos.features import Arrays, CategoryFeature, HistoryFeature, IdFeature, TextFeature, TowerInputs
+from protos.features import (
+    LARGEST_TIME,
+    Arrays,
+    CategoryFeature,
+    HistoryFeature,
+    IdFeature,
+    TextFeature,
+    TimeFeature,
+    TowerInputs,
+)
 
 BATCHES = (1, 2, 33)
 HOSTILE_TEXTS = (
@@ -129,5 +138,6 @@ def _hostile(inputs: TowerInputs) -> dict[str, Sequence[Any]]:
             ]
             hostile[name] = (histories * count)[:count]
         else:
-            hostile[name] = ([None, 0.0, -1e30, 1e30] * count)[:count]
+            far = LARGEST_TIME if isinstance(spec, TimeFeature) else 1e30
+            hostile[name] = ([None, 0.0, -far, far] * count)[:count]
     return hostile

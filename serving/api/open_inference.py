@@ -7,6 +7,7 @@ first 12 digits of the bundle's. It takes one tensor for each feature, and retur
     category, id       BYTES  (B, 1)  an empty string stands for an absent value
     several, history   BYTES  (B, L)  rows padded with empty strings; a history is oldest first
     number             FP32   (B, 1)  or FP64; NaN stands for an absent value
+    time               FP64   (B, 1)  seconds since 1970; NaN stands for now
 
 A shape of (B,) is read as (B, 1). Every tensor is required, because the protocol knows no optional ones.
 
@@ -26,7 +27,15 @@ import numpy.typing as npt
 from protos import open_inference_pb2 as wire
 from protos.bundle import Manifest
 from protos.errors import InvalidInput, UnknownModel
-from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, NumberFeature, Side, TextFeature
+from protos.features import (
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    NumberFeature,
+    Side,
+    TextFeature,
+    TimeFeature,
+)
 from serving.api.tensors import STRING, Tensor, received, refuse_parameters
 from serving.retrieval.query import Query, Value
 from serving.transport.call import Call
@@ -35,6 +44,8 @@ from serving.transport.converters import RequestLimits
 SERVICE = wire.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 PLATFORM = "onnxruntime_onnx"
 OUTPUT, OUTPUT_DATATYPE = "vector", "FP32"
+# Class of a feature -> what the metadata says; FP32 cannot tell the seconds of a time apart.
+DATATYPES: dict[type[FeatureSpec], str] = {NumberFeature: "FP32", TimeFeature: "FP64"}
 
 # Queries with features only, and the request's call -> vectors, float32 (B, D).
 Encode = Callable[[Sequence[Query], Call], npt.NDArray[np.float32]]
@@ -144,7 +155,7 @@ def add_vectors(response: wire.ModelInferResponse, vectors: npt.NDArray[np.float
 
 def input_metadata(name: str, spec: FeatureSpec) -> wire.ModelMetadataResponse.TensorMetadata:
     """The tensor of a feature."""
-    datatype = "FP32" if isinstance(spec, NumberFeature) else STRING
+    datatype = DATATYPES.get(type(spec), STRING)
     shape = [-1, -1 if _takes_several(spec) else 1]
     return wire.ModelMetadataResponse.TensorMetadata(name=name, datatype=datatype, shape=shape)
 
@@ -210,7 +221,7 @@ def _values(tensor: Tensor, spec: FeatureSpec, limits: RequestLimits) -> list[Va
     """A feature's value in each row, None where it is absent."""
     several = _takes_several(spec)
     rows, columns = tensor.extent(limits.max_batch, *((0, limits.max_values) if several else (1, 1)))
-    if isinstance(spec, NumberFeature):
+    if type(spec) in DATATYPES:
         return [None if math.isnan(number) else number for number in tensor.numbers(rows)]
     strings = tensor.strings(rows * columns)
     if isinstance(spec, TextFeature):

@@ -385,6 +385,8 @@ def bases(features: Mapping[str, FeatureSpec], arrays: Arrays) -> list[Basis]:
 
 def _is_known(spec: FeatureSpec, array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Whether each query has a value of the feature that the tower knows: bool (B,)."""
+    if spec.kind == "time":  # which says nothing about the user
+        return np.zeros(len(array), bool)
     if spec.kind == "number":
         known = ~np.isnan(array)
     else:

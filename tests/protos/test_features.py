@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from protos.errors import InvalidInput
 from protos.features import (
+    LATEST,
     TEXT_INPUTS,
     Array,
     CategoryFeature,
@@ -20,6 +21,7 @@ from protos.features import (
     NumberFeature,
     Schema,
     TextFeature,
+    TimeFeature,
     TowerInputs,
     code_point_rows,
     folded,
@@ -37,6 +39,7 @@ def inputs(max_length: int = 8) -> TowerInputs:
         "country": CategoryFeature("category", column="country"),
         "tags": CategoryFeature("category", column="tags", multi=True),
         "age": NumberFeature("number", column="age"),
+        "asked": TimeFeature("time"),
     }
     vocabularies: dict[str, tuple[str, ...]] = {
         "query.country": ("de", "fr"),
@@ -52,6 +55,7 @@ def arrays(**values: list[Any]) -> dict[str, Any]:
         "country": [None] * count,
         "tags": [None] * count,
         "age": [None] * count,
+        "asked": [None] * count,
     }
     return inputs().to_arrays({**blank, **values})
 
@@ -91,9 +95,8 @@ def test_rows_hold_the_code_points(texts: list[str], max_length: int) -> None:
 
 
 def test_a_text_is_cut_after_folding() -> None:
-    assert inputs(max_length=3).to_arrays({"text": ["ﬃx"], "country": [None], "tags": [None], "age": [None]})[
-        "text"
-    ].tolist() == [[*map(ord, "ffi")]]
+    values = {name: ["ﬃx"] if name == "text" else [None] for name in inputs().features}
+    assert inputs(max_length=3).to_arrays(values)["text"].tolist() == [[*map(ord, "ffi")]]
 
 
 def test_an_empty_text_is_one_column_of_padding() -> None:
@@ -118,6 +121,12 @@ def test_an_absent_number_is_nan() -> None:
     np.testing.assert_array_equal(found[:, 0], np.array([3, 1.5, np.nan, np.nan], np.float32))
 
 
+def test_a_time_is_whole_seconds_and_an_absent_one_is_after_all_others() -> None:
+    found = arrays(asked=[1_700_000_000.9, 0, -0.5, None, 1e12])["asked"]
+    assert (found.dtype, found.shape) == (np.int64, (5, 1))
+    assert found[:, 0].tolist() == [1_700_000_000, 0, -1, LATEST, 10**12]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -133,6 +142,12 @@ def test_an_absent_number_is_nan() -> None:
         ("age", math.inf),
         ("age", -1e39),
         ("age", 10**400),
+        ("asked", "2026-01-01"),
+        ("asked", True),
+        ("asked", math.nan),
+        ("asked", math.inf),
+        ("asked", 1.1e12),
+        ("asked", 10**400),
     ],
 )
 def test_a_value_of_another_kind_is_refused_by_name(name: str, value: Any) -> None:

@@ -10,6 +10,7 @@ features, `[filter]` what searches can filter by, `[judged]` queries that people
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any
 
 from protos import names
@@ -21,7 +22,9 @@ from protos.features import (
     HistoryFeature,
     IdFeature,
     Schema,
+    Side,
     TextFeature,
+    TimeFeature,
 )
 from protos.toml_config import FROM_DATA, KindsIn, read
 from train.config.baselines import BaselinesConfig
@@ -103,6 +106,7 @@ class Experiment:
         for side in SIDES:
             object.__setattr__(self, side, self.tower.with_inputs(side, getattr(self, side)))
         _check_features(self.query, self.item)
+        _check_time(self.query, self.tower)
         self.tower.check_features(self.query, self.item)
         _check_negative_history(self.query, self.split)
         if isinstance(self.tower, ComirecTower):
@@ -162,7 +166,11 @@ def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec])
     for side, features in (("query", query), ("item", item)):
         if not features:
             raise ValueError(f"{side}: expected at least one feature")
-    for side, features, foreign in (("query", query, IdFeature), ("item", item, HistoryFeature)):
+    foreign_kinds: tuple[tuple[Side, dict[str, FeatureSpec], type | UnionType], ...] = (
+        ("query", query, IdFeature),
+        ("item", item, HistoryFeature | TimeFeature),
+    )
+    for side, features, foreign in foreign_kinds:
         for name, spec in features.items():
             if isinstance(spec, foreign):
                 raise ValueError(f'{side}.{name}: a feature of kind "{spec.kind}" belongs to the other side')
@@ -171,6 +179,18 @@ def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec])
             raise ValueError(f"query: expected at most one {what}")
     if sum(isinstance(spec, IdFeature) for spec in item.values()) > 1:
         raise ValueError("item: expected at most one id")
+
+
+def _check_time(query: dict[str, FeatureSpec], tower: TowerConfig) -> None:
+    """Refuse several times, and one that the query tower does not read."""
+    times = [name for name, spec in query.items() if isinstance(spec, TimeFeature)]
+    if len(times) > 1:
+        raise ValueError("query: expected at most one time")
+    if times and not tower.reads_time:
+        raise ValueError(
+            f'query.{times[0]}: a feature of kind "time" needs tower.kind = "history", or "sequence" with '
+            f"tower.recent_popularity above 0"
+        )
 
 
 def _check_negative_history(query: dict[str, FeatureSpec], split: SplitConfig) -> None:

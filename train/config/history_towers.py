@@ -9,6 +9,7 @@ from protos.features import (
     FeatureSpec,
     HistoryFeature,
     IdFeature,
+    TimeFeature,
 )
 from protos.toml_config import FROM_DATA
 from train.config.checks import above_zero, at_least, refuse_unused
@@ -42,6 +43,9 @@ class SequenceTower(TowerSection):
         regularisation: lambda of EASE.
         latent_scale: factor on EASE's scores at the start, which turns them into logits.
         decay: start value; the log weight of an item in a sum falls by this with each later item.
+        recent_popularity: coordinates of how much more popular than usual an item was before the query's
+            time, added after training as those of `linear` (`train/training/recent_popularity.py`); 0 for
+            none. The query needs a feature of kind `time`.
         linear: coordinates of EASE or SLIST that are added after training, with a weight against all other
             coordinates that is chosen on validation (`train/training/mixture.py`); 0 for none.
         id_dropout: share of the items whose id is replaced by "unknown" in a training step, so that the
@@ -76,6 +80,7 @@ class SequenceTower(TowerSection):
     regularisation: float = 300.0
     latent_scale: float = 12.0
     decay: float = 0.0
+    recent_popularity: int = 0
     linear: int = 0
     id_dropout: float = 0.0
     id_dropout_alpha: float = 0.0
@@ -93,7 +98,7 @@ class SequenceTower(TowerSection):
 
     def __post_init__(self) -> None:
         at_least(1, self, "dimension", "layers", "heads")
-        at_least(0, self, "latent", "linear", "item_hidden", "decay", "id_dropout_alpha")
+        at_least(0, self, "latent", "recent_popularity", "linear", "item_hidden", "decay", "id_dropout_alpha")
         at_least(2, self, "buckets")
         above_zero(self, "regularisation", "latent_scale", "newcomers_strength")
         at_least(0, self, "newcomers_alpha")
@@ -102,8 +107,11 @@ class SequenceTower(TowerSection):
         self._refuse_keys_without_effect()
         if self.history == "latent" and not self.latent:
             raise ValueError('latent: expected at least 1 with history = "latent", got 0')
-        if self.linear and self.similarity != "inner_product":
-            raise ValueError(f'linear: goes with similarity = "inner_product", not with "{self.similarity}"')
+        for name in ("recent_popularity", "linear"):
+            if getattr(self, name) and self.similarity != "inner_product":
+                raise ValueError(
+                    f'{name}: goes with similarity = "inner_product", not with "{self.similarity}"'
+                )
         if self.history == "attention" and self.dimension % self.heads:
             raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
         for name in ("dropout", "input_dropout", "query_dropout", "history_dropout", "id_dropout"):
@@ -129,13 +137,27 @@ class SequenceTower(TowerSection):
         refuse_unused(self, conditions)
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
-        """EASE and SLIST score an item's id for the items of a history: without both, a ValueError."""
+        """Check that there are a history, an id and a time where a key needs them; else a ValueError.
+
+        EASE and SLIST score an item's id for the items of a history.
+        """
         super().check_features(query, item)
         has_history = any(isinstance(spec, HistoryFeature) for spec in query.values())
         has_id = any(isinstance(spec, IdFeature) for spec in item.values())
+        has_time = any(isinstance(spec, TimeFeature) for spec in query.values())
         for name in ("latent", "linear"):
             if getattr(self, name) and not (has_history and has_id):
                 raise ValueError(f"tower.{name}: expected 0 without a history and an id")
+        if self.recent_popularity and not (has_time and has_id):
+            raise ValueError(
+                'tower.recent_popularity: expected 0 without a query feature of kind "time" and an item '
+                'feature of kind "id"'
+            )
+
+    @property
+    def reads_time(self) -> bool:
+        """With coordinates of recent popularity."""
+        return self.recent_popularity > 0
 
 
 @dataclass(frozen=True)
@@ -155,6 +177,11 @@ class HistoryTower(TowerSection):
 
     def __post_init__(self) -> None:
         self.sequence()  # which checks the keys
+
+    @property
+    def reads_time(self) -> bool:
+        """Always: a query with a time gets coordinates of recent popularity."""
+        return True
 
     def sequence(self, **keys: Any) -> SequenceTower:
         """The `sequence` tower with these keys."""

@@ -54,6 +54,11 @@ class TowerSection:
         """Where the files of the features are: by default paths begin at the working directory."""
         return Path()
 
+    @property
+    def reads_time(self) -> bool:
+        """Whether the query tower reads the time of a query."""
+        return False
+
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
         """Check that the towers can be built; by default not for negative histories and token ids.
 

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from protos.errors import DataError
-from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature, TimeFeature
 from train.data.layouts import ATOMIC, Layout
 from train.data.table_files import read_table
 
@@ -215,8 +215,8 @@ def _seconds(value: str | None) -> float | None:
 
 
 def column_names(features: Mapping[str, FeatureSpec]) -> list[str]:
-    """The columns that features read, `catalogue_column` included; a history reads no column."""
-    read = [spec for spec in features.values() if not isinstance(spec, HistoryFeature)]
+    """The columns that features read, `catalogue_column` included; a history or a time reads none of them."""
+    read = [spec for spec in features.values() if not isinstance(spec, HistoryFeature | TimeFeature)]
     served = [spec.catalogue_column for spec in read if isinstance(spec, TextFeature)]
     return [*(spec.column for spec in read), *(name for name in served if name)]
 

@@ -31,7 +31,7 @@ from rich.console import Console
 from protos.bundle import sync
 from protos.documents import parse_json
 from protos.errors import DataError
-from protos.features import HistoryFeature, TextFeature
+from protos.features import HistoryFeature, TextFeature, TimeFeature
 from protos.files import atomic_directory
 from train import paths
 from train.config import Experiment, JudgedConfig
@@ -233,6 +233,11 @@ def _check_columns(experiment: Experiment, tables: Tables) -> None:
         for name, spec in getattr(experiment, side).items():
             if isinstance(spec, HistoryFeature) and tables.history is None:
                 raise DataError(f"{kind}: {side}.{name} is a history, but these data have no users")
+            if isinstance(spec, TimeFeature) and "time" not in tables.pairs.columns:
+                raise DataError(
+                    f"{kind}: {side}.{name} is the time of a query, but these data have no times; name the "
+                    "column of times under [data], or leave the feature out"
+                )
             if spec.kind == "negative_history" and not tables.pairs.filter(~POSITIVE).height:
                 raise DataError(
                     f"{kind}: {side}.{name} is a negative history, but these data have no negative events; "

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, cut_as_read
+from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, TimeFeature, cut_as_read
 from protos.files.tokenizer import TOKENIZER, open_cut
 from train.config import Experiment
 from train.data.dataset import Dataset
@@ -265,7 +265,7 @@ def training_data_of(
     spans = ["begin", "end"] if dataset.history is not None else []
     if any(spec.kind == "negative_history" for spec in query.values()):
         spans = [*SPANS]
-    read = [spec.column for spec in query.values() if not isinstance(spec, HistoryFeature)]
+    read = [spec.column for spec in query.values() if not isinstance(spec, HistoryFeature | TimeFeature)]
     columns = list(dict.fromkeys([*read, *spans, *(["part"] if spans else [])]))
     asked = dataset.pairs.select(columns)
     if dataset.judged is not None:
@@ -299,8 +299,9 @@ def training_data_of(
         served = values_of(dataset.items, item, catalogue=True)
         numbered = numbers.tail(dataset.judged.height)
         judged = _judged(dataset.judged, numbered, items if served == items else served)
+    moments = _moments(parts, distinct.height)
     return TrainingData(
-        values_of(distinct, query, histories={"history": histories, "negative_history": negatives}),
+        values_of(distinct, query, {"history": histories, "negative_history": negatives}, moments),
         items,
         parts,
         distinct.height,
@@ -310,7 +311,7 @@ def training_data_of(
         histories is not None and dataset.report["repeats"] == "first",
         judged,
         catalogue_lengths=_catalogue_lengths(dataset, item),
-        moments=_moments(parts, distinct.height),
+        moments=moments,
     )
 
 
@@ -407,14 +408,16 @@ def _newest(
 def values_of(
     table: pl.DataFrame,
     features: Mapping[str, FeatureSpec],
-    catalogue: bool = False,
     histories: Mapping[str, Histories | None] = MappingProxyType({}),
+    moments: Times | None = None,
+    catalogue: bool = False,
 ) -> dict[str, Sequence[Any]]:
     """Feature name -> raw values of every row.
 
     Args:
-        catalogue: read a text feature's `catalogue_column` where it has one.
         histories: kind of a history feature -> its values.
+        moments: the values of a time feature.
+        catalogue: read a text feature's `catalogue_column` where it has one.
     """
     values: dict[str, Sequence[Any]] = {}
     for name, spec in features.items():
@@ -422,6 +425,10 @@ def values_of(
             found = histories[spec.kind]
             assert found is not None  # checked when the data set was built
             values[name] = found
+            continue
+        if isinstance(spec, TimeFeature):
+            assert moments is not None  # as above
+            values[name] = moments.tolist()
             continue
         served = catalogue and isinstance(spec, TextFeature) and spec.catalogue_column
         values[name] = table[served or spec.column].to_list()

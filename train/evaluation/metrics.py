@@ -59,6 +59,15 @@ def per_query(
     return metrics
 
 
+def ndcg(ranked: Ranked, relevant: Sequence[npt.NDArray[np.int64]]) -> Floats:
+    """(Q,): nDCG over all K places, of relevant items with equal gains; arguments as of `per_query`."""
+    hits = np.stack([np.isin(row, items) for row, items in zip(ranked, relevant, strict=True)])
+    sizes = np.array([len(items) for items in relevant])
+    discount = 1 / np.log2(np.arange(ranked.shape[1]) + 2)
+    ideal = np.cumsum(discount)[np.minimum(sizes, ranked.shape[1]) - 1]
+    return np.asarray((hits * discount).sum(axis=1) / ideal)
+
+
 def _gains_of(ranked: Ranked, relevant: Ranked, gains: Ranked) -> Floats:
     """(K,): the gain of each item of one ranking; 0 where it is not relevant."""
     matches = ranked[:, None] == relevant  # (K, R)

@@ -28,6 +28,7 @@ from protos.features import (
     HistoryFeature,
     Side,
     TextFeature,
+    TimeFeature,
 )
 from protos.files.tokenizer import TOKENIZER, open_tokenizer
 from protos.lexical import unspaced_share
@@ -70,6 +71,7 @@ LINEAR = 1024
 # A sum over histories, as in configs/online-retail.toml.
 SUM: Mapping[str, Any] = {"query_dropout": 0.5, "history_dropout": 0.8}
 SUM_LATENT, SUM_DECAY = 128, 0.02
+RECENT_POPULARITY = 32  # coordinates
 MOST_LINEAR_ITEMS = 20_000  # for more there is no linear model: its matrix grows with the square
 # Items up to which a step scores all of them; its time and memory grow with the items that it scores.
 MOST_SOFTMAX_ITEMS = 20_000
@@ -129,7 +131,7 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
         experiment = dataclasses.replace(experiment, loss=loss)
     tower = experiment.tower
     if isinstance(tower, HistoryTower):
-        found = _of_histories(data)
+        found = _of_histories(data, experiment.query)
         reasons |= {f"tower.{name}": {"value": v, "reason": why} for name, (v, why) in found.items()}
         tower = tower.sequence(**{name: value for name, (value, _) in found.items()})
     tower = complete("tower", tower, lambda: _hashing(data, sides))
@@ -232,12 +234,14 @@ def _sizes(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec])
     }
 
 
-def _of_histories(data: TrainingData) -> Candidates:
-    """The keys of a `sequence` tower that suits the histories."""
+def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec]) -> Candidates:
+    """The keys of a `sequence` tower that suits the histories and the features of a query."""
     items = data.item_count
     linear = min(LINEAR, items) if items <= MOST_LINEAR_ITEMS else 0
     size = f"{items:,} items, {'at most' if linear else 'more than'} {MOST_LINEAR_ITEMS:,}"
     chosen: Candidates = {"linear": (linear, size)}
+    if any(isinstance(spec, TimeFeature) for spec in query.values()):
+        chosen["recent_popularity"] = (RECENT_POPULARITY, "queries have times")
     if data.histories is None or data.histories.steps is None:
         return {"history": ("attention", "one event follows another"), **chosen}
     why = "a step is a session, and the items of one have no order"

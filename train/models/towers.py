@@ -1,12 +1,13 @@
 """A tower: features of a batch of queries or items in, vectors out.
 
-    features -> encoders -> sum -> deep layers -> concatenation -> mixture -> head -> vectors
+    features -> encoders -> sum -> deep layers -> concatenation -> mixtures -> head -> vectors
              -> factors ---------------------------^
 
 The query tower and the item tower are two modules; `train/models/architectures/` builds them.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,11 @@ from train.models.heads import Head
 from train.models.ordered_words import WordBags
 from train.models.sequence_encoders import Windows
 
+Part = Literal["recent", "mixture"]  # of a vector's coordinates, which `Mixture` adds
+PARTS: tuple[Part, Part] = (
+    "recent",
+    "mixture",
+)  # in the order in which each goes before those that there are
 Inputs = Mapping[str, Tensor | TextBags | WordBags | Windows]
 
 
@@ -34,6 +40,7 @@ class Tower(nn.Module):
         fallback: name of the id feature, and the layer that replaces the sum of the encoders for items with
             an unknown id.
         mixture: name of the feature that a linear model reads, and the layer that adds its coordinates.
+        recent: name of the feature that recent popularity reads, and the layer that adds its coordinates.
     """
 
     def __init__(
@@ -45,6 +52,7 @@ class Tower(nn.Module):
         prepare: Mapping[str, nn.Module] | None = None,
         fallback: "tuple[str, ContentFallback] | None" = None,
         mixture: "tuple[str, Mixture] | None" = None,
+        recent: "tuple[str, Mixture] | None" = None,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
@@ -57,6 +65,8 @@ class Tower(nn.Module):
         self.newcomers: ContentFallback | None = fallback[1] if fallback else None
         self.linear_name = mixture[0] if mixture else ""
         self.mixture: Mixture | None = mixture[1] if mixture else None
+        self.recent_name = recent[0] if recent else ""
+        self.recent: Mixture | None = recent[1] if recent else None
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Vectors (B, D) from the inputs of B records, by feature name."""
@@ -69,16 +79,25 @@ class Tower(nn.Module):
         parts = [factors(prepared[name]) for name, factors in self.factors.items()]
         parts.append(self.deep(encoded))
         joined = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-        if self.mixture is not None:
-            joined = self.mixture(prepared[self.linear_name], joined)
+        for name, mixture in (
+            (self.recent_name, self.recent),
+            (self.linear_name, self.mixture),
+        ):  # as `PARTS`
+            if mixture is not None:
+                joined = mixture(prepared[name], joined)
         if joined.dtype == torch.bfloat16:  # of a training in this precision
             joined = joined.float()
         vectors: Tensor = self.head(joined)
         return vectors
 
-    def remove_mixture(self) -> None:
-        """Take the coordinates of a linear model away: vectors are (B, D) from now on."""
-        self.linear_name, self.mixture = "", None
+    def remove(self, part: Part) -> None:
+        """Take the coordinates of a part away."""
+        setattr(self, part, None)
+
+    def outside(self, part: Part) -> "list[Mixture]":
+        """The mixtures whose coordinates come before those of a part."""
+        later = [getattr(self, each) for each in PARTS[PARTS.index(part) + 1 :]]
+        return [each for each in later if each is not None]
 
     @property
     def content_fallback(self) -> "ContentFallback | None":
@@ -125,13 +144,14 @@ class ContentFallback(nn.Module):
 
 
 class Mixture(nn.Module):
-    """Adds the coordinates of a linear model to those of a trained tower; each part has a weight.
+    """Adds coordinates of another model to those of a trained tower; both have a weight.
 
-    `train/training/mixture.py` sets it after training: before, the linear part weighs 0. A step of training
-    leaves these coordinates out.
+    The other model is a linear one, or recent popularity. `train/training/mixture.py` and
+    `recent_popularity.py` beside it set it after training: before, it weighs 0. A step of training leaves
+    these coordinates out.
 
     Args:
-        encoder: of the linear model, (B, R).
+        encoder: of the other model, (B, R), with a table of width R.
     """
 
     weights: Tensor
@@ -139,19 +159,25 @@ class Mixture(nn.Module):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        self.register_buffer("weights", torch.tensor([0.0, 1.0]))  # of the linear part, and of the other
+        self.register_buffer("weights", torch.tensor([0.0, 1.0]))  # of the other model, and of the tower
         for parameter in self.parameters():
             parameter.requires_grad_(False)  # not trained by gradient
 
-    def set_weights(self, linear: float, own: float) -> None:
-        """Set the weights of both parts."""
-        self.weights.copy_(torch.tensor([linear, own]))
+    @property
+    def width(self) -> int:
+        """R, the number of coordinates."""
+        table: Tensor = self.encoder.table  # type: ignore[assignment]
+        return table.shape[1]
+
+    def set_weights(self, other: float, own: float) -> None:
+        """Set the weights of the other model and of the tower."""
+        self.weights.copy_(torch.tensor([other, own]))
 
     def forward(self, rows: Tensor, own: Tensor) -> Tensor:
-        """(B, R + D): the coordinates of the linear model, then `own`; in training `own` alone.
+        """(B, R + D): the coordinates of the other model, then `own`; in training `own` alone.
 
         Args:
-            rows: the linear model's input, for B records.
+            rows: the other model's input, for B records.
             own: (B, D), coordinates of the trained tower.
         """
         if self.training:

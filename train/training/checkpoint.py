@@ -18,6 +18,7 @@ from protos.bundle import write_file
 from protos.errors import DataError
 from train.models.placement import moved
 from train.models.tower_factory import Towers
+from train.models.towers import PARTS
 from train.training.trainer import State, Trainer
 
 RUN_STATE = "run.pt"
@@ -89,8 +90,9 @@ def _towers_state(towers: Towers) -> dict[str, Any]:
 def _restore_towers(path: Path, content: dict[str, Any], towers: Towers) -> None:
     try:
         for side, tower in zip(("query", "item"), towers, strict=True):
-            if not any(name.startswith("mixture.") for name in content[side]):
-                tower.remove_mixture()  # as `train/training/mixture.py` did before they were stored
+            for part in PARTS:
+                if not any(name.startswith(f"{part}.") for name in content[side]):
+                    tower.remove(part)  # as the end of a run did before they were stored
             tower.load_state_dict(content[side])
     except (KeyError, TypeError, RuntimeError) as error:
         raise DataError(f"{path}: does not fit the towers of this experiment: {error}") from None

@@ -31,7 +31,7 @@ from train.evaluation import plots
 from train.evaluation.baselines import baselines, left_out
 from train.evaluation.labelled_metrics import Bin
 from train.evaluation.metrics import mean, per_query
-from train.evaluation.ranking import FittedBaseline, Fitting, Ranker
+from train.evaluation.ranking import FittedBaseline, Fitting, Ranker, selection_metric
 from train.evaluation.report import (
     JUDGED,
     evaluate_cold_items,
@@ -55,6 +55,7 @@ from train.training.metric_groups import grouped
 from train.training.mixture import Mixed, drop_useless_coordinates, mix, mix_as
 from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.rank_processes import ranks_of
+from train.training.recent_popularity import RecentPopularity, add_as_chosen, add_recent_popularity
 from train.training.refit import REFIT, refit
 from train.training.tracking import find_run, flattened, log_warnings, tracked_run
 from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, trainer_of
@@ -273,18 +274,19 @@ def _finish(
     labelled, state = LabelledPairs(trainer), trainer.state
     calibrated = labelled.calibrate()
     validated = _choose_on_validation(experiment, trainer, labelled, console)
-    mixed, rankers = validated.mixed, validated.rankers
+    mixed, recent, rankers = validated.mixed, validated.recent, validated.rankers
     if experiment.training.refit:
         model, trainer = refit(folder, experiment, trainer, console, ranks, to_resume)
         changed, data = True, trainer.data
         fitting = Fitting(experiment, data, choices=validated.choices)
-        with console.status("a linear model beside the new towers"):
+        with console.status("a linear model and recent popularity beside the new towers"):
             mix_as(trainer, fitting, mixed)
+            add_as_chosen(trainer, recent)
         rankers = baselines(experiment, data, console, fitting)
         judged = _JudgedQueries(model, trainer)
         _log_description(model)  # there may be more ids
     stored = folder / BEST_TOWERS
-    if changed or calibrated or mixed is not None:
+    if changed or calibrated or mixed is not None or recent is not None:
         # The towers of the best epoch stay: a run that is interrupted from here on begins with them again.
         stored = folder / FINISHED / BEST_TOWERS
         stored.parent.mkdir(exist_ok=True)
@@ -295,9 +297,10 @@ def _finish(
         on_judged = judged.metrics(rankers, start, console)
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
     mlflow.log_params(flattened({"baselines": settings}) | flattened({"calibration": calibrated}))
-    if mixed is not None:
-        mlflow.log_params(flattened({"mixture": mixed.parameters()}))
-        mlflow.log_metrics(grouped("validation", mixed.metrics()))
+    for name, part in (("mixture", mixed), ("recent_popularity", recent)):
+        if part is not None:
+            mlflow.log_params(flattened({name: part.parameters()}))
+            mlflow.log_metrics(grouped("validation", part.metrics()))
     best, beside, selection = state.best_epoch, validated.beside, experiment.training.selection
     mlflow.log_metrics(grouped("test", metrics) | grouped("judged", on_judged))
     mlflow.log_metrics(grouped("train", {"best_epoch": float(best)}))
@@ -321,6 +324,7 @@ class _Validated:
     Args:
         choices: of the linear model and the baselines, by name.
         mixed: the linear model beside the towers, if they have coordinates for one.
+        recent: recent popularity, likewise.
         rankers: the baselines.
         beside: the metric that selects the epoch, of each baseline.
         own: that of the towers; None if it is one of labels, or there is no baseline.
@@ -328,6 +332,7 @@ class _Validated:
 
     choices: dict[str, Any]
     mixed: Mixed | None
+    recent: RecentPopularity | None
     rankers: Mapping[str, FittedBaseline]
     beside: dict[str, float]
     own: float | None
@@ -336,13 +341,20 @@ class _Validated:
 def _choose_on_validation(
     experiment: Experiment, trainer: Trainer, labelled: LabelledPairs, console: Console
 ) -> _Validated:
-    """Mix a linear model into the towers, and fit the baselines; validation chooses for both."""
+    """Add a linear model and recent popularity to the towers, and fit the baselines.
+
+    Validation chooses for all of them.
+    """
     fitting = Fitting(experiment, trainer.data)
     with console.status("a linear model beside the towers") as status:
         fitting.say = lambda text: status.update(f"a linear model beside the towers: {escape(text)}")
         mixed = mix(trainer, fitting)
     if mixed is not None:
         _print(console, mixed.line())
+    with console.status("recent popularity beside the towers"):
+        recent = add_recent_popularity(trainer, selection_metric(experiment))
+    if recent is not None:
+        _print(console, recent.line())
     rankers = baselines(experiment, trainer.data, console, fitting)
     with console.status("towers and baselines on validation"):
         on_labels = labelled.baselines_on_validation(experiment)
@@ -351,7 +363,7 @@ def _choose_on_validation(
         own = None
         if beside and selection not in OF_LABELS:
             own = trainer.evaluate("validation")[selection]
-    return _Validated(fitting.choices, mixed, rankers, beside, own)
+    return _Validated(fitting.choices, mixed, recent, rankers, beside, own)
 
 
 class _JudgedQueries:

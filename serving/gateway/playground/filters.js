@@ -100,6 +100,11 @@ function toCondition({ field, operator, values }, type) {
   return test("range", { [BOUNDS.find((each) => each === operator)]: given[0] });
 }
 
+/** The `Date` of a text in ISO 8601; without a zone it is in UTC. */
+export function toMoment(text) {
+  return new Date(/[zZ]$|[+-]\d\d:\d\d$/.test(text) ? text : `${text}Z`);
+}
+
 /** A typed `FilterValue` of an input's text, null where it has none. */
 function toValue(type, text) {
   const trimmed = text.trim();
@@ -109,7 +114,7 @@ function toValue(type, text) {
     return Number.isFinite(number) ? { number } : null;
   }
   if (type === "time") {
-    const moment = new Date(/[zZ]$|[+-]\d\d:\d\d$/.test(trimmed) ? trimmed : `${trimmed}Z`); // the inputs are in UTC
+    const moment = toMoment(trimmed);
     return Number.isNaN(moment.getTime()) ? null : { time: moment.toISOString() };
   }
   return { text };

@@ -1,6 +1,6 @@
 // The question: what the page can ask, the request made of it, and the link that says it again.
 
-import { toFilter } from "./filters.js";
+import { toFilter, toMoment } from "./filters.js";
 
 export const MODES = ["text", "history", "item"];
 
@@ -70,10 +70,7 @@ function toQuery(question, inputs) {
     const value = question.features[name];
     if (!value?.length) continue;
     if (multi) features[name] = { strings: { values: value } };
-    // What is no number goes as it is: the service says what it expects.
-    else
-      features[name] =
-        kind === "number" && Number.isFinite(Number(value)) ? { number: Number(value) } : { text: value };
+    else features[name] = toValue(kind, value);
   }
   // The fields of `Query` fill the features of these names; others are given by name.
   const query = {};
@@ -87,6 +84,13 @@ function toQuery(question, inputs) {
   }
   if (Object.keys(features).length) query.features = features;
   return query;
+}
+
+/** A single value; what is no number or time goes as it is: the service says what it expects. */
+function toValue(kind, value) {
+  const number = Number(value);
+  const seconds = kind === "time" && !Number.isFinite(number) ? toMoment(value.trim()).getTime() / 1000 : number;
+  return ["number", "time"].includes(kind) && Number.isFinite(seconds) ? { number: seconds } : { text: value };
 }
 
 /** The question as the part of a link after "#", which browsers do not send to servers. */

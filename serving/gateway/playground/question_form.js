@@ -175,6 +175,8 @@ function extraFields(page, inputs) {
   return fields.length ? el("div", { class: "features", data: { name: info.name ?? "" } }, fields) : null;
 }
 
+const placeholders = { number: "a number", time: "now, or 2026-01-02T13:00" };
+
 function featureField({ name, kind, multi }, page) {
   const { question, info, items } = page;
   const vocabulary = info.manifest?.schema?.vocabularies?.[`query.${name}`] ?? [];
@@ -189,8 +191,7 @@ function featureField({ name, kind, multi }, page) {
     eager: vocabulary.length > 0,
     values: [question.features[name] ?? []].flat(),
     suggest: kind === "history" ? (text) => items.suggest(text) : known,
-    placeholder:
-      kind === "number" ? "a number" : vocabulary.length ? `one of ${count(vocabulary.length)}` : "",
+    placeholder: placeholders[kind] ?? (vocabulary.length ? `one of ${count(vocabulary.length)}` : ""),
     onChange: (values, typing) => {
       question.features[name] = multi ? values : (values[0] ?? "");
       if (!typing) page.changed();

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from protos.errors import ConfigError
-from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from protos.features import (
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    TextFeature,
+    TimeFeature,
+)
 from tests.helpers.stdlib import DSSM, MULTI_VIEW, write_toml
 from train.config import (
     BenchConfig,
@@ -178,6 +185,7 @@ def test_a_name_must_fit_files_and_registries(stdlib: Path, tmp_path: Path, name
 
 
 HISTORY, ID, TEXT = HistoryFeature("history"), IdFeature("id"), TextFeature("text", "text")
+TIME = TimeFeature("time")
 REJECTED = HistoryFeature("negative_history")
 FEATURES: list[tuple[str, dict[str, FeatureSpec], str]] = [
     ("query", {}, "query: expected at least one feature"),
@@ -188,6 +196,13 @@ FEATURES: list[tuple[str, dict[str, FeatureSpec], str]] = [
     ("item", {}, "item: expected at least one feature"),
     ("item", {"a": ID, "b": ID}, "item: expected at most one id"),
     ("item", {"past": HISTORY}, 'item.past: a feature of kind "history" belongs to the other side'),
+    ("query", {"a": TIME, "b": TIME}, "query: expected at most one time"),
+    (
+        "query",
+        {"text": TEXT, "asked": TIME},
+        r'query\.asked: .* "time" needs tower.kind = "history", or "sequence"',
+    ),
+    ("item", {"made": TIME}, 'item.made: a feature of kind "time" belongs to the other side'),
 ]
 
 
@@ -250,6 +265,28 @@ def test_factors_go_from_a_history_to_an_id(name: str) -> None:
         lacking: dict[str, Any] = {side: {"text": TEXT}}
         with pytest.raises(ValueError, match=rf"tower\.{name}: expected 0 without a history and an id"):
             dataclasses.replace(experiment, tower=tower, **lacking)
+
+
+def test_recent_popularity_needs_the_time_of_a_query_and_an_id() -> None:
+    tower = SequenceTower("sequence", recent_popularity=4)
+    experiment = dataclasses.replace(
+        read_experiment(SHIPPED[0]),
+        query={"past": HISTORY, "asked": TIME},
+        item={"id": ID},
+        tower=tower,
+        examples=(),
+    )
+    needed = r'tower\.recent_popularity: expected 0 without a query feature of kind "time" and an item'
+    lacking: list[dict[str, Any]] = [{"query": {"past": HISTORY}}, {"item": {"text": TEXT}}]
+    for each in lacking:
+        with pytest.raises(ValueError, match=needed):
+            dataclasses.replace(experiment, **each)
+    with pytest.raises(
+        ValueError, match=r'query\.asked: a feature of kind "time" needs tower\.kind = "history"'
+    ):
+        dataclasses.replace(experiment, tower=SequenceTower("sequence"))
+    with pytest.raises(ValueError, match='recent_popularity: goes with similarity = "inner_product"'):
+        SequenceTower("sequence", recent_popularity=4, similarity="cosine")
 
 
 def test_several_vectors_of_a_query_are_those_of_a_history() -> None:

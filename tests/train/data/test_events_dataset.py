@@ -13,10 +13,17 @@ import pytest
 from rich.console import Console
 
 from protos.errors import DataError
-from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from protos.features import (
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    TextFeature,
+    TimeFeature,
+)
 from train.config import Experiment, SplitConfig
 from train.config.losses import InBatchSoftmax
-from train.config.towers import BagTower, ClicksTower
+from train.config.towers import BagTower, ClicksTower, SequenceTower
 from train.data.cleaning import Derived
 from train.data.dataset import Dataset, prepare
 from train.data.sources.events import EventsData
@@ -141,6 +148,19 @@ def test_no_event_of_another_part_says_when_a_query_was_asked(
         assert pairs.time is not None
         for row in np.unique(pairs.query):
             assert data.moments[row] == pairs.time[pairs.query == row].min()
+
+
+def test_the_time_of_a_query_is_that_of_its_earliest_event(made: Callable[..., Dataset]) -> None:
+    query: dict[str, Any] = {"history": EXPERIMENT.query["history"], "asked": TimeFeature("time")}
+    tower = SequenceTower("sequence", recent_popularity=4)
+    experiment = replace(EXPERIMENT, data=replace(DATA, derive={}), query=query, tower=tower)
+    data = training_data_of(made(experiment), experiment.query, experiment.item)
+    assert data.moments is not None
+    assert data.queries["asked"] == data.moments.tolist()
+    assert data.training_values()["query"]["asked"]
+    without = replace(experiment, data=replace(DATA, time="", derive={}))
+    with pytest.raises(DataError, match=r"query\.asked is the time of a query, but these data have no times"):
+        made(without)
 
 
 def test_without_a_time_column_no_query_has_a_moment(made: Callable[..., Dataset]) -> None:

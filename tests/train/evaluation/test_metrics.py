@@ -5,7 +5,7 @@ from math import log2
 import numpy as np
 import pytest
 
-from train.evaluation.metrics import CUTOFFS, bootstrap_interval, catalogue_metrics, mean, per_query
+from train.evaluation.metrics import CUTOFFS, bootstrap_interval, catalogue_metrics, mean, ndcg, per_query
 
 RANKED = np.array([[7, 3, 5, 1, -1, -1], [2, 4, 6, 8, 0, 9], [1, 2, 3, 4, 5, 6]])
 RELEVANT = [np.array([5]), np.array([2, 0, 3]), np.array([9])]
@@ -28,6 +28,17 @@ def test_by_hand() -> None:
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, err_msg=name)
+
+
+def test_ndcg_reads_all_places_that_it_is_given() -> None:
+    ranked = np.array([[3, 1, 4, 7], [0, 5, -1, -1], [6, 2, 0, 9]])
+    relevant = [np.array([1, 7]), np.array([9]), np.arange(10)]
+    expected = [(1 / log2(3) + 1 / log2(5)) / (1 + 1 / log2(3)), 0, 1]  # the last has ten for four places
+    np.testing.assert_allclose(ndcg(ranked, relevant), expected)
+    random = np.random.default_rng(0)
+    many = np.stack([random.permutation(50)[:10] for _ in range(20)])
+    some = [np.unique(random.integers(0, 50, 5)) for _ in range(20)]
+    np.testing.assert_allclose(ndcg(many, some), per_query(many, some)["ndcg_at_10"])
 
 
 def test_gains_weigh_in_ndcg_alone() -> None:

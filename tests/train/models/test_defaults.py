@@ -23,6 +23,7 @@ from train.models.defaults import (
     LONGEST,
     MOST_LINEAR_ITEMS,
     MOST_SOFTMAX_ITEMS,
+    RECENT_POPULARITY,
     SAMPLED,
     SHORTEST,
     Chosen,
@@ -219,6 +220,7 @@ def test_the_recipe_for_histories_becomes_the_tower_that_suits_them(sessions: bo
     assert isinstance(tower, SequenceTower)
     assert tower.history == ("sum" if sessions else "attention")
     assert tower.linear == 40  # as many as items
+    assert tower.recent_popularity == RECENT_POPULARITY  # queries of the recipe have times
     assert tower.latent == (40 if sessions else 0)
     assert {"tower.history", "tower.linear", "loss", "training.batch_size"} <= {*chosen.reasons}
     for line in chosen.lines():
@@ -254,8 +256,17 @@ def test_the_recipe_reads_as_long_a_history_as_nearly_all_users_have(watched: in
     assert from_data(set_, data).experiment.query["history"] == HistoryFeature("history", 7)
 
 
+def test_where_queries_have_no_times_nothing_is_popular_lately() -> None:
+    recipe = history_experiment()
+    query: Any = {name: spec for name, spec in recipe.query.items() if spec.kind != "time"}
+    tower: Any = from_data(dataclasses.replace(recipe, query=query), films_of(40, 40)).experiment.tower
+    assert tower.recent_popularity == 0
+
+
 def test_another_tower_reads_the_usual_length_of_a_history() -> None:
-    sequence = dataclasses.replace(history_experiment(), tower=SequenceTower("sequence"))
+    timeless: Any = {"query": {"history": HistoryFeature("history")}}
+    tower = SequenceTower("sequence")
+    sequence = dataclasses.replace(history_experiment(), tower=tower, **timeless)
     history: Any = from_data(sequence, films_of(40, 40)).experiment.query["history"]
     assert history.max_length == USUAL_HISTORY == 100
 

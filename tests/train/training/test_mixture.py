@@ -27,15 +27,15 @@ from train.evaluation.ranking import Fitting, rank_by, summed
 from train.models import collaborative
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import build_towers, hashing_of
-from train.training import mixture
+from train.training import mixture, part_weights
 from train.training import run as training
 from train.training.checkpoint import load_towers, save_towers
-from train.training.mixture import LEAST_USERS, WEIGHTS, choose_weight, drop_useless_coordinates, mix
+from train.training.mixture import drop_useless_coordinates, mix
+from train.training.part_weights import WeightCurves
 from train.training.trained_model import load_model
 from train.training.trainer import Trainer
 
 ITEMS = 40
-FINITE = [weight for weight in WEIGHTS if weight < math.inf]
 RECIPE: Sections = {**ATTENTION, "tower": {"kind": "history", "buckets": 512}}
 
 
@@ -68,51 +68,13 @@ def ranked(trainer: Trainer) -> Any:
     return trainer.rank(trainer.data.parts["test"].by_query()[0])
 
 
-def curve_with_best(best: float, loss: float, noise: float, users: int = 400) -> dict[float, Any]:
-    """A metric that is lower by `loss` at all other weights, with noise of each user and weight."""
-    random = np.random.default_rng(0)
-    common = random.random(users)
-    return {weight: common - loss * (weight != best) + noise * random.normal(size=users) for weight in FINITE}
-
-
-@pytest.mark.parametrize("best", [0.0, 0.25, 4.0])
-def test_a_weight_that_is_clearly_best_is_taken(best: float) -> None:
-    assert choose_weight(curve_with_best(best, 0.2, 0.1)) == best
-
-
-def test_where_all_weights_are_as_good_both_scores_weigh_alike() -> None:
-    common = np.random.default_rng(0).random(LEAST_USERS)
-    assert choose_weight({weight: np.roll(common, n) for n, weight in enumerate(FINITE)}) == 1.0
-
-
-@pytest.mark.parametrize("best", [0.0, 0.25, 4.0])
-def test_where_all_differences_may_be_chance_both_scores_weigh_nearly_alike(best: float) -> None:
-    assert 0.25 <= choose_weight(curve_with_best(best, 1e-4, 0.3)) <= 4
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "middle"), [(0.125, 0.5, 0.25), (0.0, 0.25, 0.125), (4.0, 16.0, 8.0)]
-)
-def test_of_a_flat_part_of_the_curve_the_middle_is_taken(low: float, high: float, middle: float) -> None:
-    curve = curve_with_best(WEIGHTS[WEIGHTS.index(low) + 1], 0.0, 0.01)
-    outside = {w: values - 0.1 for w, values in curve.items() if not low <= w <= high}
-    # Inside, the same values in another order: as good, and each with its own luck.
-    flat = {w: np.roll(curve[low], n) for n, w in enumerate(curve) if low <= w <= high}
-    assert choose_weight({**outside, **flat}) == pytest.approx(middle, rel=0.45)
-
-
-def test_few_users_choose_nothing() -> None:
-    assert choose_weight(curve_with_best(16.0, 0.5, 0.1, LEAST_USERS - 1)) == 1.0
-    assert choose_weight(curve_with_best(16.0, 0.5, 0.1, LEAST_USERS)) == 16.0
-
-
 def test_the_queries_of_one_user_count_as_one(data: TrainingData, fitting: Fitting) -> None:
     validation = data.parts["validation"]
     pairs = len(validation)
     shared = replace(validation, user=np.arange(pairs) % 7)
     of_few = replace(data, parts={**data.parts, "validation": shared})
-    found = mixture._Curves(_placed(untrained(of_few), fitting), "ndcg_at_10")
-    of_each = mixture._Curves(_placed(untrained(data), fitting), "ndcg_at_10")
+    found = WeightCurves(_placed(untrained(of_few), fitting), mixture.PART, "ndcg_at_10")
+    of_each = WeightCurves(_placed(untrained(data), fitting), mixture.PART, "ndcg_at_10")
     assert {len(each) for each in found.values.values()} == {7}
     rows = np.unique(validation.query, return_index=True)[1]
     for weight, values in found.values.items():
@@ -146,7 +108,7 @@ def test_untrained_towers_become_the_linear_model(data: TrainingData, fitting: F
 def _with_weight(trainer: Trainer, fitting: Fitting, weight: float) -> Trainer:
     """The same towers with a given weight."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mixture, "choose_weight", lambda _: weight)
+        patch.setattr(part_weights, "choose_weight", lambda *_: weight)
         found = mix(trainer, fitting)
     assert found is not None
     assert found.weight == weight

@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from protos.features import FIRST_KNOWN, HistoryFeature, IdFeature, Schema
+from protos.features import FIRST_KNOWN, HistoryFeature, IdFeature, Schema, TimeFeature
 from train.config.towers import SequenceTower
 from train.data.training_data import TrainingData
 from train.models.cold_start import fit_content_fallback
 from train.models.history_towers import content_fallback, heads_of, text_factory
 from train.models.initialization import initialize_ease, weight_id_dropout
 from train.models.prepared_inputs import PreparedInputs
+from train.models.recent_popularity import PeriodEncoder
 from train.models.sequence_encoders import (
     AttentionEncoder,
     EmptyHistory,
@@ -30,6 +31,7 @@ from train.models.tower_factory import (
     EncoderFactories,
     Report,
     Towers,
+    feature_encoder,
     feature_encoders,
     longest_window,
     shared_item_table,
@@ -64,12 +66,26 @@ class SequenceArchitecture(Architecture[SequenceTower]):
             else None
         )
         query_head, item_head = heads_of(config.similarity)
-        query = feature_encoders(schema, "query", width, factories)
+        query = {
+            name: feature_encoder(schema, "query", name, width, factories)
+            for name, spec in schema.query.items()
+            if not isinstance(spec, TimeFeature)  # which bypasses the learned coordinates
+        }
         item = feature_encoders(schema, "item", width, factories)
         query_mixture, item_mixture = self._mixtures(schema, histories, named)
+        query_recent, item_recent = self._recent_popularity(schema, named)
         return (
-            Tower(query, query_deep, query_head, query_factors, history_dropout, mixture=query_mixture),
-            Tower(item, item_deep, item_head, item_factors, id_dropout, fallback, item_mixture),
+            Tower(
+                query,
+                query_deep,
+                query_head,
+                query_factors,
+                history_dropout,
+                None,
+                query_mixture,
+                query_recent,
+            ),
+            Tower(item, item_deep, item_head, item_factors, id_dropout, fallback, item_mixture, item_recent),
         )
 
     def _mixtures(
@@ -82,6 +98,16 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         left, right = (shared_item_table(schema, width, 0.0) for _ in range(2))
         pooled = PoolingEncoder(left, longest_window(schema), False)
         return (histories[0], Mixture(pooled)), (named[0], Mixture(IdEncoder(right)))
+
+    def _recent_popularity(
+        self, schema: Schema, named: list[str]
+    ) -> tuple[tuple[str, Mixture] | None, tuple[str, Mixture] | None]:
+        """The factors of recent popularity, which are set after training."""
+        width, times = self.config.recent_popularity, _of_kind(schema.query, TimeFeature)
+        if not (width and times and named):
+            return None, None
+        items = IdEncoder(shared_item_table(schema, width, 0.0))
+        return (times[0], Mixture(PeriodEncoder(width))), (named[0], Mixture(items))
 
     def _factors(
         self, schema: Schema, histories: list[str], named: list[str]

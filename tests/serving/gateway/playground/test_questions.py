@@ -1,6 +1,7 @@
 """Questions and answers on the page, in a real browser, in front of a real gateway and real services."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import grpc
 import pytest
@@ -237,6 +238,30 @@ def test_each_operator_makes_the_filter_of_the_python_client(page: Browser, site
     for (field, name, _, wanted), told in zip(cases, made, strict=True):
         found = json_format.ParseDict(told, wire.Filter())
         assert found == filter_message(wanted), (field, name)
+
+
+def test_a_number_and_a_time_are_sent_as_numbers_and_what_is_neither_as_it_is(
+    page: Browser, sites: Sites
+) -> None:
+    kinds = {"age": "number", "asked": "time"}
+    cases: list[tuple[str, str, dict[str, Any]]] = [
+        ("age", "2.5", {"number": 2.5}),
+        ("age", "old", {"text": "old"}),
+        ("asked", "1700000000", {"number": 1_700_000_000}),
+        ("asked", "2026-01-02T13:00", {"number": datetime(2026, 1, 2, 13, tzinfo=UTC).timestamp()}),
+        ("asked", "2026-01-02T13:00+01:00", {"number": datetime(2026, 1, 2, 12, tzinfo=UTC).timestamp()}),
+        ("asked", "soon", {"text": "soon"}),
+    ]
+    page.open(sites.both)
+    blank = {"mode": "text", "text": "a", "exclude": [], "conditions": []}
+    made = page.run(
+        "const { toRequest } = await import('/question.js');"
+        "return arguments[0].map((each) => toRequest(each, { query_features: arguments[1] }))",
+        [{**blank, "features": {name: value}} for name, value, _ in cases],
+        kinds,
+    )
+    for (name, value, wanted), told in zip(cases, made, strict=True):
+        assert told["query"]["features"] == {name: wanted}, value
 
 
 def test_a_filter_that_nothing_passes_offers_to_ask_without(page: Browser, sites: Sites) -> None:

@@ -1,0 +1,75 @@
+"""Recent popularity: the shares before each period, their factors, and the period of a query."""
+
+import numpy as np
+import pytest
+import torch
+
+from protos.features import LATEST
+from train.data.recency import DAY
+from train.models.recent_popularity import PERIODS, PRIOR, EventsByPeriod, PeriodEncoder
+
+ITEMS = 7
+
+
+@pytest.fixture(scope="module")
+def events() -> EventsByPeriod:
+    random = np.random.default_rng(0)
+    times = np.sort(random.uniform(1e9, 1e9 + 100 * DAY, 900))
+    drift = (np.arange(900) // 150 + random.integers(0, 2, 900)) % ITEMS  # what is popular changes
+    return EventsByPeriod(times, drift, ITEMS)
+
+
+def test_each_event_is_in_the_period_that_its_time_is_in() -> None:
+    times = np.array([100.0, 100.5, 355.0])
+    events = EventsByPeriod(times, np.array([0, 1, 2]), 3)
+    assert len(events.begins) == PERIODS
+    assert (events.begins[0], events.begins[-1]) == (100, 356)  # the last one begins after all events
+    assert events.counts[0].sum() == events.counts[-1].sum() == 0
+    assert np.flatnonzero(events.counts[:, 0]).tolist() == [1]
+    for time, item in zip(times, range(3), strict=True):
+        (row,) = np.flatnonzero(events.counts[:, item])
+        assert events.begins[row - 1] <= time < events.begins[row]
+
+
+@pytest.mark.parametrize("half_life", [2.0, 30.0])
+def test_a_period_knows_the_events_before_it_by_their_age(events: EventsByPeriod, half_life: float) -> None:
+    found = events.changes(half_life)
+    usual = events.counts.sum(axis=0) / events.counts.sum()
+    days = (events.begins[-1] - events.begins[0]) / DAY / (PERIODS - 1)
+    for period in (2, 100, PERIODS):
+        ages = days * np.arange(period - 1, -1, -1)  # of the periods before, from the first row on
+        weighted = 0.5 ** (ages / half_life) @ events.counts[:period]
+        expected = np.log((1 - PRIOR) * weighted / weighted.sum() / usual + PRIOR)
+        np.testing.assert_allclose(found[period], expected - expected.mean(), atol=1e-9)
+    assert np.all(found[:2] == 0)  # nothing was before
+
+
+def test_the_factors_give_the_changes(events: EventsByPeriod) -> None:
+    periods, items = events.factors(7.0, ITEMS + 3)
+    assert (periods.shape, items.shape) == ((PERIODS + 1, ITEMS + 3), (ITEMS, ITEMS + 3))
+    np.testing.assert_allclose(periods @ items.T, events.changes(7.0), atol=1e-9)
+    periods, items = events.factors(7.0, 2)
+    lost = np.abs(periods @ items.T - events.changes(7.0)).mean()
+    assert 1e-3 < lost < np.abs(events.changes(7.0)).mean() / 2
+
+
+def test_without_events_nothing_is_popular() -> None:
+    none = EventsByPeriod(np.empty(0), np.empty(0, np.int64), 3)
+    periods, items = none.factors(7.0, 2)
+    assert not periods.any()
+    assert not (periods @ items.T).any()
+
+
+def test_events_of_one_second_are_before_what_is_asked_later() -> None:
+    events = EventsByPeriod(np.full(5, 1e9), np.array([0, 0, 0, 1, 2]), 3)
+    assert not events.changes(7.0)[:2].any()
+    assert events.changes(7.0)[-1].any() is np.False_  # all events are recent: nothing has changed
+
+
+def test_a_query_takes_the_period_of_its_time() -> None:
+    encoder = PeriodEncoder(2)
+    with torch.no_grad():
+        encoder.begins.copy_(torch.arange(PERIODS) * 10 + 1000)
+        encoder.table.copy_(torch.arange(PERIODS + 1)[:, None].expand(-1, 2))
+    asked = torch.tensor([[-5], [999], [1000], [1009], [1010], [1000 + 10 * PERIODS], [LATEST]])
+    assert encoder(asked)[:, 0].tolist() == [0, 0, 1, 1, 2, PERIODS, PERIODS]

@@ -1,0 +1,207 @@
+"""Recent popularity beside trained towers: what is added, what validation chooses, and that runs hold it."""
+
+import io
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from protos.features import Schema, TimeFeature
+from tests.helpers.people import data_of_people, schema_of_people
+from tests.helpers.stdlib import Sections, experiment_at, tracking_at
+from tests.helpers.watched import ATTENTION, write_toml
+from train.config.losses import FullSoftmax
+from train.config.towers import SequenceTower
+from train.config.training import TrainingConfig
+from train.data.recency import DAY
+from train.data.training_data import TrainingData, training_data_of
+from train.models.prepared_inputs import PreparedInputs
+from train.models.recent_popularity import EventsByPeriod
+from train.models.tower_factory import build_towers, hashing_of
+from train.training import run as training
+from train.training.checkpoint import load_towers, save_towers
+from train.training.recent_popularity import HALF_LIVES, add_as_chosen, add_recent_popularity
+from train.training.trained_model import load_model
+from train.training.trainer import Trainer
+
+ITEMS, PEOPLE, EVENTS = 30, 200, 6
+RECIPE: Sections = {
+    **ATTENTION,
+    "query.time": {"kind": "time"},
+    "tower": {"kind": "history", "buckets": 512},
+}
+
+
+def timed(items_of: Any) -> TrainingData:
+    """People with six events each, over 120 days, of what `items_of` draws for a day."""
+    random = np.random.default_rng(0)
+    days = np.sort(random.uniform(0, 120, (PEOPLE, EVENTS)), axis=1)
+    people = [[int(items_of(random, day)) for day in each] for each in days]
+    data = data_of_people(people, ITEMS, exclude_seen=False)
+    moments = 1e9 + DAY * days.reshape(-1)
+    parts = {name: replace(each, time=moments[each.query]) for name, each in data.parts.items()}
+    queries = {**data.queries, "time": moments.tolist()}
+    return replace(data, parts=parts, moments=moments, queries=queries)
+
+
+@pytest.fixture(scope="module")
+def fashions() -> TrainingData:
+    """Data where each day's events are of a few items, which change from week to week."""
+    return timed(lambda random, day: (3 * int(day / 7) + random.integers(0, 3)) % ITEMS)
+
+
+@pytest.fixture(scope="module")
+def steady() -> TrainingData:
+    """Data where items are as popular on all days."""
+    return timed(lambda random, _: random.integers(0, ITEMS))
+
+
+def untrained(data: TrainingData, **keys: Any) -> Trainer:
+    """Towers with random weights, which score all items nearly alike."""
+    torch.manual_seed(0)
+    config = SequenceTower("sequence", dimension=8, recent_popularity=16, **keys)
+    plain = schema_of_people(ITEMS)
+    schema = Schema({**plain.query, "time": TimeFeature("time")}, plain.item, plain.vocabularies)
+    prepared = (
+        PreparedInputs(schema, "query", data.queries, hashing_of(config)),
+        PreparedInputs(schema, "item", data.items, hashing_of(config)),
+    )
+    settings = TrainingConfig(batch_size=100, selection="ndcg_at_10")
+    return Trainer(build_towers(config, schema), data, prepared, FullSoftmax("full_softmax"), settings)
+
+
+def scores(trainer: Trainer) -> torch.Tensor:
+    items = trainer.item_vectors()  # first, because it sets the radius
+    return trainer.query_vectors() @ items.T
+
+
+def test_what_changes_with_time_is_found_on_validation_and_holds_on_test(fashions: TrainingData) -> None:
+    trainer = untrained(fashions)
+    before = trainer.evaluate("test")["ndcg_at_10"]
+    found = add_recent_popularity(trainer, "ndcg_at_10")
+    assert found is not None
+    assert found.weight > 0.5
+    assert found.half_life in HALF_LIVES[:4]  # a fashion lasts a week
+    assert found.after > found.before + 0.2
+    assert trainer.evaluate("validation")["ndcg_at_10"] == pytest.approx(found.after, abs=1e-6)
+    assert trainer.evaluate("test")["ndcg_at_10"] > before + 0.2
+
+
+def test_scores_are_the_sum_of_those_of_the_towers_and_of_the_changes(fashions: TrainingData) -> None:
+    plain, trainer = untrained(fashions), untrained(fashions)
+    found = add_recent_popularity(trainer, "ndcg_at_10")
+    assert found is not None
+    train = fashions.parts["train"]
+    assert train.time is not None
+    assert fashions.moments is not None
+    events = EventsByPeriod(train.time, train.item, ITEMS)
+    periods, items = events.factors(found.half_life, 16)
+    asked = np.searchsorted(events.begins, np.floor(fashions.moments), side="right")
+    added = torch.from_numpy(periods[asked] @ items.T).float()
+    expected = scores(plain) + found.weight * found.unit * added
+    torch.testing.assert_close(scores(trainer), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_query_is_scored_by_no_event_after_its_time(fashions: TrainingData) -> None:
+    """The same data up to day 60: what was popular on day 50 is the same."""
+    train = fashions.parts["train"]
+    assert train.time is not None
+    until = train.time < 1e9 + 60 * DAY
+    whole = EventsByPeriod(train.time, train.item, ITEMS)
+    day = int(np.searchsorted(whole.begins, 1e9 + 50 * DAY))
+    ours = whole.changes(7.0)[day]
+    late = np.where(until, train.item, ITEMS - 1 - train.item)  # other items are popular after day 60
+    theirs = EventsByPeriod(train.time, late, ITEMS).changes(7.0)[day]
+    first = np.argsort(-ours)[:3]
+    assert {*first.tolist()} == {*np.argsort(-theirs)[:3].tolist()}  # their usual shares differ
+
+
+def test_towers_to_which_it_adds_nothing_lose_their_coordinates(steady: TrainingData, tmp_path: Path) -> None:
+    trainer, fresh = untrained(steady), untrained(steady)
+    width = trainer.item_vectors().shape[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.training.part_weights.choose_weight", lambda *_: 0.0)
+        found = add_recent_popularity(trainer, "ndcg_at_10")
+    assert found is not None
+    assert "is left out" in found.line()
+    assert trainer.item_vectors().shape[1] == width - 16
+    save_towers(tmp_path / "towers.pt", trainer.towers)
+    load_towers(tmp_path / "towers.pt", fresh.towers)
+    fresh.clear_cached_vectors()
+    torch.testing.assert_close(scores(fresh), scores(trainer))
+
+
+def test_where_nothing_changes_it_does_little_harm(steady: TrainingData) -> None:
+    trainer = untrained(steady)
+    before = trainer.evaluate("test")["ndcg_at_10"]
+    add_recent_popularity(trainer, "ndcg_at_10")
+    assert trainer.evaluate("test")["ndcg_at_10"] > before - 0.03
+
+
+def test_other_towers_get_what_was_chosen(fashions: TrainingData) -> None:
+    first, second = untrained(fashions), untrained(fashions)
+    found = add_recent_popularity(first, "ndcg_at_10")
+    add_as_chosen(second, found)
+    torch.testing.assert_close(scores(second), scores(first))
+
+
+def test_it_stands_beside_a_linear_model(fashions: TrainingData) -> None:
+    """The linear model's coordinates come first, and keep their weight."""
+    trainer = untrained(fashions, linear=8)
+    for tower in trainer.towers:
+        assert tower.mixture is not None
+        with torch.no_grad():
+            tower.mixture.encoder.table.normal_()  # type: ignore[operator]
+        tower.mixture.set_weights(2.0, 1.0)
+    trainer.clear_cached_vectors()
+    linear = trainer.query_vectors()[:, :8].clone()
+    found = add_recent_popularity(trainer, "ndcg_at_10")
+    assert found is not None
+    assert found.weight > 0
+    vectors = trainer.query_vectors()
+    assert vectors.shape[1] == 8 + 16 + 8 + 1
+    # The radius of the inner product, a common factor, may have changed.
+    ratio = vectors[:, :8].norm() / linear.norm()
+    torch.testing.assert_close(vectors[:, :8], linear * ratio, atol=1e-3, rtol=1e-5)
+
+
+def test_without_coordinates_for_it_towers_stay_as_they_are(fashions: TrainingData) -> None:
+    trainer = untrained(fashions)
+    for tower in trainer.towers:
+        tower.remove("recent")
+    assert add_recent_popularity(trainer, "ndcg_at_10") is None
+    add_as_chosen(trainer, None)
+
+
+@pytest.fixture
+def finished(films: Path, empty_store: Path, tmp_path: Path) -> Iterator[tuple[Any, Any, str]]:
+    changed: Any = {"training": {"epochs": 2, "refit": True}, "baselines": {"run": ["ease_recency"]}}
+    experiment, dataset = experiment_at(write_toml(films, tmp_path / "a.toml", sections=RECIPE, **changed))
+    console = Console(file=io.StringIO(), width=200)
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path)}"):
+        run, _ = training.fit(experiment, dataset, console)
+        yield run, (load_model(run), dataset), console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_run_of_the_recipe_holds_it_after_a_refit(finished: tuple[Any, Any, str]) -> None:
+    run, (model, dataset), shown = finished
+    assert "tower.recent_popularity = 32  (queries have times)" in shown
+    assert "recent popularity weighs" in shown
+    assert float(run.data.params["recent_popularity.weight"]) > 0
+    assert "validation/recent_ndcg_at_10" in run.data.metrics
+    experiment = model.experiment
+    data = training_data_of(dataset, experiment.query, experiment.item)
+    hashing = hashing_of(experiment.tower)
+    inputs = (
+        PreparedInputs(model.schema, "query", data.queries, hashing),
+        PreparedInputs(model.schema, "item", data.items, hashing),
+    )
+    trainer = Trainer(model.towers, data, inputs, experiment.loss, experiment.training)
+    found = trainer.evaluate("test")["ndcg_at_10"]
+    assert found == pytest.approx(run.data.metrics["test/ndcg_at_10"], abs=1e-6)

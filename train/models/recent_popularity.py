@@ -1,0 +1,106 @@
+"""Recent popularity as coordinates: how much more popular than usual an item was before a query's time.
+
+The time of the training events is cut into periods of equal length. At the begin of a period t, the share of
+an item i in the events before it, with weights that halve every few days, is compared with its share in all
+training events:
+
+    x(t, i) = log((1 - PRIOR) share(t, i) / usual(i) + PRIOR)
+
+A factorisation of this matrix (periods, items) gives a vector of each period and one of each item, whose
+inner product is part of the score: a bias of the item that changes with time (Koren 2009, section 4, learns
+such biases for bins of time). The query tower looks up the period of its query's time. A query after the last
+training event, or without a time, takes the shares of the end. So the index and the service need nothing
+else, and a query of the past is answered by what was popular before it.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from train.data.recency import DAY
+from train.data.training_data import Times
+
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+PERIODS = 256
+PRIOR = 0.05  # weight of an item's share in all events
+
+
+class PeriodEncoder(nn.Module):
+    """The coordinates of the period in which a query is asked.
+
+    Args:
+        width: K, number of coordinates.
+    """
+
+    begins: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("begins", torch.zeros(PERIODS, dtype=torch.int64))
+        self.table = nn.Parameter(torch.zeros(PERIODS + 1, width))
+
+    def forward(self, seconds: Tensor) -> Tensor:
+        """Seconds since 1970, int64 (B, 1) -> (B, K)."""
+        period = (seconds >= self.begins).sum(dim=-1)  # 0 before the first training event
+        return nn.functional.embedding(period, self.table)
+
+
+class EventsByPeriod:
+    """The training events of each item in each period.
+
+    Args:
+        times: (E,), of the events, in seconds since 1970.
+        items: int64 (E,), of the events, below `item_count`.
+        item_count: N.
+
+    Attributes:
+        begins: int64 (PERIODS,), the first second of each period; the last one begins after the last event.
+        counts: (PERIODS + 1, N), events; row 0 is the time before the first period.
+    """
+
+    def __init__(self, times: Times, items: Rows, item_count: int) -> None:
+        first, last = (np.floor(times.min()), np.floor(times.max()) + 1) if len(times) else (0.0, 0.0)
+        self.begins = np.linspace(first, last, PERIODS).astype(np.int64)
+        self.counts = np.zeros((PERIODS + 1, item_count))
+        np.add.at(self.counts, (np.searchsorted(self.begins, times, side="right"), items), 1)
+
+    def changes(self, half_life: float) -> Floats:
+        """(PERIODS + 1, N): x(t, i) of the module, less its mean over the items; 0 without earlier events.
+
+        Args:
+            half_life: days in which the weight of an event halves.
+        """
+        usual = _shares(self.counts.sum(axis=0))
+        days = float(self.begins[-1] - self.begins[0]) / (PERIODS - 1) / DAY  # of a period
+        kept = 0.5 ** (days / half_life)
+        found, before = np.zeros_like(self.counts), np.zeros(len(usual))
+        for period, events in enumerate(self.counts):
+            if before.any():
+                ratio = _shares(before) / np.maximum(usual, 1e-12)
+                found[period] = np.log((1 - PRIOR) * ratio + PRIOR)
+                found[period] -= found[period].mean()
+            before = before * kept + events
+        return found
+
+    def factors(self, half_life: float, width: int) -> tuple[Floats, Floats]:
+        """Vectors of the periods (PERIODS + 1, width) and of the items (N, width) with these inner products.
+
+        They are the best ones of this width (Eckart and Young 1936); columns beyond the rank are zero.
+
+        Args:
+            half_life: days in which the weight of an event halves.
+            width: K.
+        """
+        left, values, right = np.linalg.svd(self.changes(half_life), full_matrices=False)
+        kept = min(width, len(values))
+        root = np.sqrt(values[:kept])
+        factors = [np.zeros((rows, width)) for rows in self.counts.shape]
+        factors[0][:, :kept], factors[1][:, :kept] = left[:, :kept] * root, right[:kept].T * root
+        return factors[0], factors[1]
+
+
+def _shares(counts: Floats) -> Floats:
+    return np.asarray(counts / max(1e-12, counts.sum()))

@@ -1,0 +1,228 @@
+"""The weight of a part of the towers' coordinates beside all others, chosen on validation.
+
+    curves = WeightCurves(trainer, "linear", "ndcg_at_10")
+    if curves.chosen:
+        curves.apply(curves.chosen, curves.unit)
+
+A part is a `Mixture` of both towers: coordinates that training leaves out, such as those of a linear model.
+An inner product of the whole vectors is the weighted sum of the part's scores and of all others. Weights from
+0, the other coordinates alone, to 16 are tried, in units of standard deviation.
+
+What chooses is nDCG over the first 100 places: most relevant items are among them, so it varies less from
+user to user than a metric of the first ten, and peaks at the same weights. Of the weights that are within a
+standard error of the best, the middle one is taken (after Breiman et al.
+1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in the flat part the
+highest point lies is luck. The fewer users validation has, the more weights are close, and the nearer to 1,
+where both scores vary equally, is the middle. The error is that of users, whose queries resemble each other.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from train.evaluation.exact_search import mask_seen
+from train.evaluation.metrics import CUTOFFS, ndcg, per_query
+from train.models.towers import Mixture, Part, Tower
+from train.training.trainer import Trainer
+
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each user
+
+# Of a part's scores, once they and the others have the same standard deviation; infinity is not chosen.
+WEIGHTS = (0.0, *(2.0 ** (n / 2) for n in range(-8, 9)), math.inf)
+LEAST_USERS = 10  # of validation; by fewer nothing is chosen
+MOST_QUERIES = 5_000  # of validation that are read, drawn with a seed
+_BLOCK = 512  # queries at a time
+
+
+def choose_weight(curve: Curve, otherwise: float = 1.0) -> float:
+    """Of the weights that are within a standard error of the best, the middle one; 0 if no other is close.
+
+    Args:
+        curve: weight -> a metric of each user.
+        otherwise: the weight where there are too few users to choose by.
+    """
+    best = max(curve.values(), key=np.mean)
+    if len(best) < LEAST_USERS:
+        return otherwise
+
+    def is_close(values: npt.NDArray[np.float64]) -> bool:
+        lost = best - values
+        return bool(lost.mean() <= lost.std() / len(lost) ** 0.5)
+
+    close = [weight for weight in sorted(curve) if weight and is_close(curve[weight])]
+    return close[(len(close) - 1) // 2] if close else 0.0
+
+
+def part_of(tower: Tower, part: Part) -> Mixture:
+    """The layer that adds the coordinates of a part, which the tower has."""
+    found: Mixture | None = getattr(tower, part)
+    assert found is not None
+    return found
+
+
+def remove_part(trainer: Trainer, part: Part) -> None:
+    """Take the coordinates of a part away from both towers."""
+    for tower in trainer.towers:
+        tower.remove(part)
+    trainer.clear_cached_vectors()
+    trainer.item_vectors()  # which fits the radius of the inner product
+
+
+class PartWeighting:
+    """Sets the weight of a part of the coordinates that the towers hold now.
+
+    Args:
+        trainer: with the towers, whose score is an inner product.
+        part: the part.
+
+    Attributes:
+        queries: int64 (Q,), rows of the validation queries that are read.
+    """
+
+    def __init__(self, trainer: Trainer, part: Part) -> None:
+        self._trainer, self._part = trainer, part
+        outer = trainer.towers[0].outside(part)
+        self._begin = sum(each.width for each in outer)
+        self._end = self._begin + part_of(trainer.towers[0], part).width
+        queries, relevant = trainer.data.parts["validation"].by_query()
+        drawn = np.sort(np.random.default_rng(0).permutation(len(queries))[:MOST_QUERIES])
+        self.queries, self._relevant = queries[drawn], [relevant[n] for n in drawn]
+        self._set((1.0, 1.0), (1.0, 1.0))
+        items, vectors = trainer.item_vectors(), trainer.query_vectors(self.queries)
+        self._items, self._vectors = self._divided(items), self._divided(vectors)
+
+    def apply(self, weight: float, unit: float) -> None:
+        """Set the weights of both towers.
+
+        The product of both sides is what counts for scores. For the graph of the index, which compares
+        items with each other, each part is as large beside the other on the items' side as on the queries'.
+
+        Args:
+            weight: of the part's scores, in units of standard deviation.
+            unit: that unit.
+        """
+        own, others = _weights(weight * unit)
+        scale = 1.0
+        if own and others:
+            (query_own, query_others), (item_own, item_others) = (
+                [float(each.norm(dim=1).mean()) for each in divided]
+                for divided in (self._vectors, self._items)
+            )
+            scale = (own * query_own * item_others / max(1e-12, item_own * query_others)) ** 0.5
+        self._set((own / (scale or 1.0), others), (scale if own else 0.0, others))
+        self._trainer.item_vectors()  # which fits the radius of the inner product
+
+    def _set(self, query: tuple[float, float], item: tuple[float, float]) -> None:
+        for tower, weights in zip(self._trainer.towers, (query, item), strict=True):
+            part_of(tower, self._part).set_weights(*weights)
+        self._trainer.clear_cached_vectors()
+
+    def _divided(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """The coordinates of the part and all others, without the last one, which fills up the length."""
+        others = torch.cat([vectors[:, : self._begin], vectors[:, self._end : -1]], dim=1)
+        return vectors[:, self._begin : self._end].contiguous(), others
+
+
+class WeightCurves(PartWeighting):
+    """The quality of all weights on validation, for the part that the towers hold now.
+
+    Args:
+        trainer: with the towers.
+        part: the part.
+        metric: of the ranking, that is shown.
+        otherwise: the weight where validation has too few users to choose by.
+
+    Attributes:
+        unit: the standard deviation over the items of the others' scores, divided by that of the part's.
+        values: weight -> nDCG@100 of each user, the mean over the user's queries.
+        shown: weight -> the mean of `metric` over users.
+    """
+
+    def __init__(self, trainer: Trainer, part: Part, metric: str, otherwise: float = 1.0) -> None:
+        super().__init__(trainer, part)
+        self._metric, self._otherwise = metric, otherwise
+        self._measure()
+
+    def with_coordinates(self, queries: Tensor, items: Tensor) -> "WeightCurves":
+        """The curves of other coordinates of the part beside the same others, which are not encoded again.
+
+        Args:
+            queries: (Q, K), of the attribute `queries`, without their weight.
+            items: (N, K), likewise.
+        """
+        radius = self._trainer.towers[0].head.radius  # by which the others are multiplied and divided
+        assert isinstance(radius, Tensor)
+        found = copy.copy(self)
+        found._vectors, found._items = (queries * radius, self._vectors[1]), (items / radius, self._items[1])
+        found._measure()
+        return found
+
+    def _measure(self) -> None:
+        """Set `unit`, `values` and `shown`."""
+        self.unit = self._ratio()
+        ranked = self._ranked(self._trainer.data.seen(self.queries))
+        users = _users(self._trainer, self.queries)
+        self.values, self.shown = dict[float, Floats](), dict[float, float]()
+        for weight, rows in ranked.items():
+            shown = per_query(rows, self._relevant)[self._metric]
+            of_users = [np.bincount(users, each) for each in (ndcg(rows, self._relevant), shown)]
+            self.values[weight] = of_users[0] / np.bincount(users)
+            self.shown[weight] = float((of_users[1] / np.bincount(users)).mean())
+
+    @property
+    def chosen(self) -> float:
+        """The weight that is taken."""
+        finite = {weight: each for weight, each in self.values.items() if weight < math.inf}
+        return choose_weight(finite, self._otherwise)
+
+    @property
+    def quality(self) -> float:
+        """The mean of nDCG@100 at that weight."""
+        return float(self.values[self.chosen].mean())
+
+    def _ratio(self) -> float:
+        """The unit; 1 if the others' scores do not vary: then any weight ranks as the part does."""
+        own, others = (
+            float((vectors[:1000] @ items.T).std(dim=1).mean())
+            for vectors, items in zip(self._vectors, self._items, strict=True)
+        )
+        return others / max(1e-12, own) or 1.0
+
+    def _ranked(self, seen: list[Rows]) -> dict[float, Rows]:
+        """Weight -> (Q, K) item rows, best first; the scores of both parts are computed once."""
+        k = min(max(CUTOFFS), len(self._items[0]))
+        found: dict[float, list[Tensor]] = {weight: [] for weight in WEIGHTS}
+        for at in range(0, len(self.queries), _BLOCK):
+            own, others = (
+                vectors[at : at + _BLOCK] @ items.T
+                for vectors, items in zip(self._vectors, self._items, strict=True)
+            )
+            for weight, blocks in found.items():
+                factor, other_factor = _weights(weight * self.unit)
+                scores = factor * own + other_factor * others
+                mask_seen(scores, seen[at : at + _BLOCK])
+                best = torch.topk(scores, k, dim=1)
+                blocks.append(best.indices.masked_fill(best.values.isneginf(), -1))
+        return {weight: torch.cat(blocks).cpu().numpy() for weight, blocks in found.items()}
+
+
+def _users(trainer: Trainer, queries: Rows) -> Rows:
+    """The number of the user of each query (Q,) of validation, from 0 on; each its own if none is known."""
+    pairs = trainer.data.parts["validation"].positive()
+    if pairs.user is None:
+        return np.arange(len(queries))
+    _, first = np.unique(pairs.query, return_index=True)
+    at = first[np.searchsorted(np.unique(pairs.query), queries)]
+    return np.unique(pairs.user[at], return_inverse=True)[1]
+
+
+def _weights(weight: float) -> tuple[float, float]:
+    """Weights of the part and of the others."""
+    return (1.0, 0.0) if math.isinf(weight) else (weight, 1.0)

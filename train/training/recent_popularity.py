@@ -1,0 +1,161 @@
+"""The end of a run whose queries have times: what was popular before a query, with a weight from validation.
+
+    recent = add_recent_popularity(trainer, "ndcg_at_10")      towers with `[tower] recent_popularity` above 0
+
+`train/models/recent_popularity.py` says what the coordinates are. The towers learn without them, and
+`part_weights.py` chooses their weight, as that of a linear model. (A weight that training learned was too
+low on `online-retail`: the query tower learns from the same events what sells in which month.)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protos.features import FIRST_KNOWN
+from train.models.placement import beside
+from train.models.recent_popularity import EventsByPeriod, PeriodEncoder, Rows
+from train.models.sequence_encoders import IdEncoder
+from train.models.towers import Part
+from train.training.part_weights import PartWeighting, WeightCurves, part_of, remove_part
+from train.training.trainer import Trainer
+
+PART: Part = "recent"  # of the towers' coordinates
+HALF_LIVES = (1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 60.0)  # days
+WITH_FEW_USERS = 0.25  # the weight where validation has too few users to choose by
+
+
+@dataclass(frozen=True)
+class RecentPopularity:
+    """What was chosen.
+
+    Args:
+        half_life: days in which the weight of an event halves.
+        weight: of its scores against all others, once both have the same standard deviation; 0 if the others
+            are better alone, and the towers then have no coordinates for it.
+        unit: the standard deviation of the others' scores, divided by that of its own.
+        metric: that is shown.
+        before: the metric on validation without it.
+        after: that with it.
+    """
+
+    half_life: float
+    weight: float
+    unit: float
+    metric: str
+    before: float
+    after: float
+
+    def line(self) -> str:
+        """The choice in words."""
+        chosen = (
+            f"weighs {self.weight:.2g} times all else, in units of standard deviation, and an event halves "
+            f"in {self.half_life:g} days"
+            if self.weight
+            else "is left out"
+        )
+        return (
+            f"recent popularity {chosen}; {self.metric} on validation {self.after:.4f}, without it "
+            f"{self.before:.4f}"
+        )
+
+    def parameters(self) -> Mapping[str, Any]:
+        """What a run logs as parameters."""
+        return {"weight": self.weight, "half_life_days": self.half_life}
+
+    def metrics(self) -> dict[str, float]:
+        """What a run logs as metrics of validation."""
+        return {f"recent_{self.metric}": self.after}
+
+
+def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | None:
+    """Add recent popularity to the towers, and choose half-life and weight on validation.
+
+    Towers to which it adds nothing lose their coordinates for it.
+
+    Args:
+        trainer: with the towers of the best epoch, and with a linear model where they have one.
+        metric: of the ranking, that is shown.
+
+    Returns:
+        What was chosen; None if the towers have no coordinates for it.
+    """
+    if trainer.towers[0].recent is None:
+        return None
+    events, beside_others = _events(trainer), WeightCurves(trainer, PART, metric, WITH_FEW_USERS)
+    tried: list[tuple[float, WeightCurves]] = []
+    for half_life in HALF_LIVES:
+        _place(events, half_life, trainer)
+        tried.append(
+            (half_life, beside_others.with_coordinates(*_coordinates(trainer, beside_others.queries)))
+        )
+    half_life, curves = max(tried, key=lambda each: each[1].quality)
+    weight, shown = curves.chosen, curves.shown
+    found = RecentPopularity(half_life, weight, curves.unit, metric, shown[0.0], shown[weight])
+    _place(events, half_life, trainer)
+    _apply(found, trainer)
+    return found
+
+
+def add_as_chosen(trainer: Trainer, chosen: RecentPopularity | None) -> None:
+    """Add recent popularity to other towers, with the half-life and the weight that were chosen before.
+
+    Args:
+        trainer: with other towers of the same experiment.
+        chosen: what `add_recent_popularity` returned.
+    """
+    if chosen is None:
+        return
+    if chosen.weight:
+        _place(_events(trainer), chosen.half_life, trainer)
+    _apply(chosen, trainer)
+
+
+def _events(trainer: Trainer) -> EventsByPeriod:
+    """The events of all items with an id that the towers know, by the rows of the items."""
+    data = trainer.data
+    train = data.parts["train"].positive()
+    assert train.time is not None  # as the time of a query needs
+    return EventsByPeriod(train.time, train.item, data.item_count)
+
+
+def _place(events: EventsByPeriod, half_life: float, trainer: Trainer) -> None:
+    """Set the coordinates of both towers, as yet without their weight."""
+    periods, items = (part_of(tower, PART).encoder for tower in trainer.towers)
+    assert isinstance(periods, PeriodEncoder)
+    assert isinstance(items, IdEncoder)
+    rows = _rows_of_items(trainer)[:, 0]
+    known = np.flatnonzero(rows >= FIRST_KNOWN)
+    of_periods, of_items = events.factors(half_life, periods.table.shape[1])
+    with torch.no_grad():
+        periods.begins.copy_(torch.from_numpy(events.begins))
+        periods.table.copy_(torch.from_numpy(of_periods))
+        index = beside(torch.from_numpy(rows[known]), items.table)
+        items.table[index] = beside(torch.from_numpy(of_items[known].astype(np.float32)), items.table)
+
+
+def _coordinates(trainer: Trainer, queries: Rows) -> tuple[Tensor, Tensor]:
+    """Those of some queries (Q, K) and of all items (N, K)."""
+    place = trainer.process.place
+    given = (trainer.queries.arrays[trainer.towers[0].recent_name][queries], _rows_of_items(trainer))
+    with torch.inference_mode():
+        asked, offered = (
+            part_of(tower, PART).encoder(place(torch.from_numpy(rows)))
+            for tower, rows in zip(trainer.towers, given, strict=True)
+        )
+    return asked, offered
+
+
+def _rows_of_items(trainer: Trainer) -> Rows:
+    """int64 (N, 1): the items in the table of the item tower."""
+    return trainer.items.arrays[trainer.towers[1].recent_name].astype(np.int64)
+
+
+def _apply(chosen: RecentPopularity, trainer: Trainer) -> None:
+    if chosen.weight:
+        PartWeighting(trainer, PART).apply(chosen.weight, chosen.unit)
+    else:
+        remove_part(trainer, PART)
