@@ -18,6 +18,7 @@ import numpy as np
 from protos import bundle
 from protos.bundle import EXACT, Manifest
 from protos.errors import BundleDamaged, InvalidInput, Unavailable
+from protos.event_values import item_ids
 from protos.features import CODE_POINTS, Arrays, HistoryFeature, TextFeature
 from protos.search import largest_products
 from serving.filters.columns import FilterColumns
@@ -507,7 +508,7 @@ class Retriever:
         """The contexts of queries that need no text."""
         contexts = []
         for each, basis in zip(values, bases(self._form.features, arrays), strict=True):
-            histories = [(name, each[name] or ()) for name in self._histories]
+            histories = [(name, item_ids(each[name] or ())) for name in self._histories]
             rows = self.catalogue.rows(item_id for _, history in histories for item_id in history)
             unknown = sum(self._encoder.inputs.unknown(name, history) for name, history in histories)
             basis = self._no_basis if basis is Basis.POPULAR else basis

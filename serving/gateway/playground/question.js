@@ -158,7 +158,8 @@ export function fromExample(example, info) {
   const inputs = towerInputs(info);
   const question = emptyQuestion();
   question.text = inputs.text ? String(example[inputs.text] ?? "") : "";
-  question.history = inputs.history ? [...(example[inputs.history] ?? [])].map(String) : [];
+  const events = inputs.history ? [...(example[inputs.history] ?? [])] : [];
+  question.history = events.map((event) => String(Array.isArray(event) ? event[0] : event)); // without times
   question.mode = question.history.length ? "history" : firstMode(info);
   for (const { name, multi } of inputs.others) {
     const value = example[name];

@@ -13,10 +13,17 @@ import pytest
 from rich.console import Console
 
 from protos.errors import DataError
-from protos.features import CategoryFeature, FeatureSpec, HistoryFeature, IdFeature, TextFeature
+from protos.features import (
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    TextFeature,
+    TimeFeature,
+)
 from train.config import Experiment, SplitConfig
 from train.config.losses import InBatchSoftmax
-from train.config.towers import BagTower, ClicksTower
+from train.config.towers import BagTower, ClicksTower, SequenceTower
 from train.data.cleaning import Derived
 from train.data.dataset import Dataset, prepare
 from train.data.sources.events import EventsData
@@ -125,6 +132,30 @@ def test_each_pair_has_its_time_and_each_query_that_of_its_first(
         for query, time in zip(pairs.query, pairs.time, strict=True):
             earliest[query] = min(earliest[query], time)
     assert data.moments.tolist() == earliest.tolist()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_each_event_of_a_history_has_its_time(made: Callable[..., Dataset], base: Path, split: str) -> None:
+    query: dict[str, FeatureSpec] = {
+        "history": HistoryFeature("history", times=True),
+        "time": TimeFeature("time"),
+    }
+    tower = SequenceTower("sequence", ages=True)
+    experiment = replace(EXPERIMENT, query=query, tower=tower, loss=tower.usual_loss, split=SPLITS[split])
+    dataset = made(experiment)
+    data = training_data_of(dataset, experiment.query, experiment.item)
+    lines = [line for name in ("log.csv", "later.csv") for line in (base / name).read_text().splitlines()]
+    rows = [line.split(",") for line in lines if line.startswith("u") and not line.startswith("user")]
+    when = {(user, float(at)): item for user, item, at, _ in rows}
+    user_of = dict(zip(data.parts["train"].query.tolist(), dataset.part("train")["group"], strict=True))
+    assert len(user_of) > 100
+    for row, user in user_of.items():
+        history = data.queries["history"][row]
+        assert [when[user, at] for _, at in history] == [item for item, _ in history]
+        times = [at for _, at in history]
+        assert times == sorted(times) and all(at <= data.queries["time"][row] for at in times)
+    plain = training_data_of(dataset, {"history": HistoryFeature("history")}, experiment.item)
+    assert plain.histories is not None and plain.histories.times is None
 
 
 @pytest.mark.parametrize("split", SPLITS)
