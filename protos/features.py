@@ -12,6 +12,7 @@ into the arrays that a tower (torch or ONNX) takes, batch first. Each is named a
 | number   | float, None if absent | float32 (B, 1): the value, NaN where absent                     |
 | id       | str                   | int64 (B, 1): row of the known items, 1 unknown                 |
 | history  | list of str           | int64 (B, L): rows of known items, newest last, padded in front |
+|          | ... times = true      | this array, and the times of the events (`event_values.py`)     |
 | time     | float, None for now   | int64 (B, 1): seconds since 1970, `LATEST` for now              |
 
 A `negative_history` is a history of items that were shown and not clicked, or rated low.
@@ -36,6 +37,14 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import InvalidInput
+from protos.event_values import (
+    TIMES,
+    dated_history_rows,
+    history_rows,
+    history_times,
+    is_list_of_strings,
+    query_times,
+)
 from protos.files.tokenizer import SHORTEST, TOKENIZER, open_tokenizer
 from protos.toml_config import FROM_DATA, OPTIONAL
 
@@ -56,8 +65,6 @@ BESIDE = "__code_points"  # after a feature's name: the name of the second array
 CHARACTERS_OF_TOKEN = 16  # code points of a text that are tokenized, for each token that a tower reads
 BYTE_ORDER_MARK = 4  # bytes before UTF-32 in native byte order, which Python encodes without a codec look-up
 LARGEST = float(np.finfo(np.float32).max)
-LATEST = 1 << 62  # seconds; of a query that is asked now, after all events of training
-LARGEST_TIME = 1e12  # seconds before and after 1970
 USUAL_HISTORY = 100  # items of a history that a tower reads, unless the data or the TOML say otherwise
 LONGEST_TEXT = 65_536  # code points of a text that a tower reads, whatever `max_length` says
 WORKING_DIRECTORY = Path()
@@ -273,15 +280,19 @@ class HistoryFeature(Feature):
             `history` always holds the positive one.
         max_length: known items kept; older ones are cut off. Where a query has both kinds, training reads its
             newest events, as many as the larger `max_length` says, and divides them into the two.
+        times: a tower reads when each event was, too; the query needs a feature of kind `time`.
     """
 
     kind: Literal["history", "negative_history"]
     max_length: int = field(default=FROM_DATA, metadata=OPTIONAL)
+    times: bool = field(default=False, metadata=OPTIONAL)
     dtype: ClassVar[type[np.generic]] = np.int64
 
     def __post_init__(self) -> None:
         if self.max_length is not FROM_DATA and not 1 <= self.max_length <= 4096:
             raise ValueError(f"max_length: expected 1 to 4096, got {self.max_length}")
+        if self.times and self.kind != "history":
+            raise ValueError('times: goes with kind = "history", not with "negative_history"')
 
     @property
     def longest(self) -> int:
@@ -294,7 +305,22 @@ class HistoryFeature(Feature):
 
     def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
         """Rows of the known items."""
-        return lambda values, field_name: _histories(values, self.longest, known, field_name)
+        rows = dated_history_rows if self.times else history_rows
+        return lambda values, field_name: rows(values, self.longest, known, field_name)
+
+    def arrays(self, name: str) -> dict[str, type[np.generic]]:
+        """One array, or that of the rows and that of the times."""
+        return {name: self.dtype, **({name + TIMES: np.int64} if self.times else {})}
+
+    def converters(self, name: str, known: Mapping[str, int], folder: Path) -> dict[str, Converter]:
+        """That of the rows, and that of the times."""
+        rows = {name: self.converter(known, folder)}
+        if not self.times:
+            return rows
+        return {
+            **rows,
+            name + TIMES: lambda values, field: history_times(values, self.longest, known, field),
+        }
 
     def lengths(self, values: Sequence[Any]) -> list[int]:
         """Items of each history, unknown ones among them."""
@@ -316,7 +342,7 @@ class TimeFeature(Feature):
 
     def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
         """Whole seconds, `LATEST` where absent."""
-        return _seconds
+        return query_times
 
 
 FeatureSpec = TextFeature | CategoryFeature | NumberFeature | IdFeature | HistoryFeature | TimeFeature
@@ -539,7 +565,7 @@ def _categories(
     lists = values if spec.multi else [[] if value is None else [value] for value in values]
     encoded = []
     for each in lists:
-        if not _is_list_of_strings(each):
+        if not is_list_of_strings(each):
             expected = "a list of strings" if spec.multi else "a string"
             raise InvalidInput(field_name, f"expected {expected}, got {each!r}")
         encoded.append([rows.get(value, UNKNOWN) for value in each or ()])
@@ -557,28 +583,6 @@ def _ids(values: Sequence[Any], rows: Mapping[str, int], field_name: str) -> npt
     return np.array([[rows.get(value, UNKNOWN)] for value in values], np.int64).reshape(-1, 1)
 
 
-def _histories(
-    values: Sequence[Any], max_length: int, rows: Mapping[str, int], field_name: str
-) -> npt.NDArray[np.int64]:
-    encoded = []
-    for each in values:
-        if not _is_list_of_strings(each):
-            raise InvalidInput(field_name, f"expected a list of item ids, got {each!r}")
-        encoded.append([rows[value] for value in each or () if value in rows][-max_length:])
-    width = max(1, max(map(len, encoded), default=1))
-    padded = np.full((len(encoded), width), PADDING, np.int64)
-    for n, row in enumerate(encoded):
-        padded[n, width - len(row) :] = row
-    return padded
-
-
-def _is_list_of_strings(value: Any) -> bool:
-    """None counts as the empty list."""
-    if value is None:
-        return True
-    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
-
-
 def _numbers(values: Sequence[Any], field_name: str) -> npt.NDArray[np.float32]:
     for value in values:
         if value is None:
@@ -589,15 +593,3 @@ def _numbers(values: Sequence[Any], field_name: str) -> npt.NDArray[np.float32]:
             raise InvalidInput(field_name, f"expected a number that fits float32, got {value!r}")
     numbers = np.array([np.nan if value is None else value for value in values], np.float32)
     return numbers[:, None]
-
-
-def _seconds(values: Sequence[Any], field_name: str) -> npt.NDArray[np.int64]:
-    for value in values:
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidInput(field_name, f"expected seconds since 1970, got {value!r}")
-        if not abs(value) <= LARGEST_TIME:
-            raise InvalidInput(field_name, f"expected seconds since 1970, at most 1e12, got {value!r}")
-    seconds = np.array([LATEST if value is None else int(value // 1) for value in values], np.int64)
-    return seconds[:, None]

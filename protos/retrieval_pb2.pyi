@@ -57,7 +57,7 @@ SCORE_INNER_PRODUCT: ScoreKind
 SCORE_PROBABILITY: ScoreKind
 
 class Query(_message.Message):
-    __slots__ = ("text", "history", "features", "item_id")
+    __slots__ = ("text", "history", "features", "item_id", "history_times")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -69,11 +69,13 @@ class Query(_message.Message):
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_TIMES_FIELD_NUMBER: _ClassVar[int]
     text: str
     history: _containers.RepeatedScalarFieldContainer[str]
     features: _containers.MessageMap[str, FeatureValue]
     item_id: str
-    def __init__(self, text: _Optional[str] = ..., history: _Optional[_Iterable[str]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., item_id: _Optional[str] = ...) -> None: ...
+    history_times: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, text: _Optional[str] = ..., history: _Optional[_Iterable[str]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., item_id: _Optional[str] = ..., history_times: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class FeatureValue(_message.Message):
     __slots__ = ("text", "number", "strings")

@@ -59,7 +59,8 @@ class BundleModel(PythonModel):
         Args:
             context: of the model; not used.
             model_input: each a text, or a dictionary of the query tower's features by name, where
-                the text may always be called `text`, and a list of item ids `history`. MLflow turns a
+                the text may always be called `text`, a list of item ids `history`, and the seconds since
+                1970 of its events `history_times`, None for one that is not known. MLflow turns a
                 data frame of one column into such a list; of a wider one, give
                 `frame.to_dict("records")`.
             params: `k`, 10 if not given; `exclude_history`, whether the items of a query's history
@@ -124,9 +125,26 @@ def _query(row: Any, number: int) -> Query:
         raise InvalidInput(f"queries[{number}]", f"expected a text or a dictionary, got {kind}")
     present = {name: value for name, value in row.items() if not _is_nan(value)}
     text, history = present.pop("text", None), present.pop("history", None)
+    times = present.pop("history_times", None)
     if not isinstance(history, Sequence | None) or isinstance(history, str):
         raise InvalidInput(f"queries[{number}].history", f"expected a list of item ids, got {history!r}")
-    return Query(text, tuple(history or ()), example_query(present).features)
+    return Query(
+        text,
+        tuple(history or ()),
+        example_query(present).features,
+        history_times=_times(times, f"queries[{number}].history_times"),
+    )
+
+
+def _times(value: Any, field: str) -> tuple[float, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise InvalidInput(field, f"expected a list of seconds since 1970, got {value!r}")
+    for each in value:
+        if isinstance(each, bool) or not isinstance(each, int | float | None):
+            raise InvalidInput(field, f"expected seconds since 1970, got {each!r}")
+    return tuple(math.nan if each is None else float(each) for each in value)
 
 
 def _is_nan(value: Any) -> bool:

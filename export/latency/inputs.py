@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from protos.event_values import item_ids
 from protos.features import Arrays, HistoryFeature, TextFeature, TowerInputs, normalise
 
 AS_IS = "as_is"  # kinds of input: records unchanged
@@ -58,16 +59,21 @@ def texts_of_length(texts: Sequence[str], length: int) -> list[str]:
 
 
 def histories_of_length(
-    histories: Sequence[Sequence[str] | None], known: Sequence[str], length: int
-) -> list[list[str]]:
+    histories: Sequence[Sequence[Any] | None], known: Sequence[str], length: int
+) -> list[list[Any]]:
     """The newest `length` known items of each history; a shorter one continues with the next history.
 
     Args:
+        histories: raw values; events keep their times.
         known: ids that the tower knows; it skips all others.
     """
     rows = set(known)
-    kept = [[each for each in history or () if each in rows] for history in histories]
-    filled = [history for history in kept if history] or [list(known)]
+    ids = [item_ids(history or ()) for history in histories]
+    kept = [
+        [event for item, event in zip(items, history or (), strict=True) if item in rows]
+        for items, history in zip(ids, histories, strict=True)
+    ]
+    filled: list[list[Any]] = [history for history in kept if history] or [list(known)]
     found = []
     for start, history in enumerate(filled):
         for n in range(1, length):

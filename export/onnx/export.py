@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from export.onnx.optimize import optimize
 from export.onnx.translations import TRANSLATIONS
+from protos.event_values import TIMES
 from protos.features import Arrays, FeatureSpec
 from train.models.towers import Tower
 
@@ -82,7 +83,8 @@ def as_exported(tower: Tower, features: Mapping[str, FeatureSpec], example: Arra
 
 
 def _free_dimensions(name: str, spec: FeatureSpec) -> dict[int, str]:
-    return {0: "batch", 1: f"{name}_length"} if spec.variable_length else {0: "batch"}
+    length = f"{name.removesuffix(TIMES)}_length"  # a history and its times have the same
+    return {0: "batch", 1: length} if spec.variable_length else {0: "batch"}
 
 
 def _lengthened(array: Any, spec: FeatureSpec) -> Any:

@@ -7,8 +7,8 @@ import numpy as np
 
 from export.onnx.runtimes import Encode
 from protos.errors import GateRefused
+from protos.event_values import LARGEST_TIME
 from protos.features import (
-    LARGEST_TIME,
     Arrays,
     CategoryFeature,
     HistoryFeature,
@@ -114,6 +114,14 @@ def difference(found: Any, expected: Any) -> float:
     return float((np.abs(found - expected) / length).max())
 
 
+_TIMES = [None, 0.0, -LARGEST_TIME, LARGEST_TIME, 1e9, 59.0, 60.0]
+
+
+def _dated(history: Sequence[str] | None) -> list[tuple[str, float | None]]:
+    """A history with times in no order, some of them not known."""
+    return [(item, _TIMES[n % len(_TIMES)]) for n, item in enumerate(history or ())]
+
+
 def _hostile(inputs: TowerInputs) -> dict[str, Sequence[Any]]:
     """Hostile texts, with absent and unknown values of the other features."""
     count = len(HOSTILE_TEXTS)
@@ -136,8 +144,11 @@ def _hostile(inputs: TowerInputs) -> dict[str, Sequence[Any]]:
                 known[:1] * 3,
                 known[: 2 * spec.longest],
             ]
+            if spec.times:
+                histories = [*histories, *map(_dated, histories)]
             hostile[name] = (histories * count)[:count]
+        elif isinstance(spec, TimeFeature):
+            hostile[name] = (_TIMES * count)[:count]
         else:
-            far = LARGEST_TIME if isinstance(spec, TimeFeature) else 1e30
-            hostile[name] = ([None, 0.0, -far, far] * count)[:count]
+            hostile[name] = ([None, 0.0, -1e30, 1e30] * count)[:count]
     return hostile

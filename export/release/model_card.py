@@ -10,6 +10,7 @@ from typing import Any
 
 from export.markdown import aligned, code, one_line, plain
 from protos.bundle import EXACT, HNSW, Manifest
+from protos.event_values import is_dated, without_times
 from protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
 from protos.system.timing import p99_remark
 from train.evaluation.plots import metric_label
@@ -238,7 +239,15 @@ def _filters(manifest: Manifest) -> str:
 def as_input(query: Mapping[str, Any]) -> Any:
     """A query in the form of a registered model: the text if there is nothing else, or features by name."""
     (only, *others) = query.values()
-    return only if isinstance(only, str) and not others else dict(query)
+    if isinstance(only, str) and not others:
+        return only
+    shown: dict[str, Any] = {}
+    for name, value in query.items():
+        if is_dated(value):
+            shown["history"], shown["history_times"] = without_times(value)
+        else:
+            shown[name] = value
+    return shown
 
 
 def _lineage(manifest: Manifest) -> str:

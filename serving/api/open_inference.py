@@ -1,13 +1,15 @@
 """The service `inference.GRPCInferenceService`: KServe V2, the Open Inference Protocol, for the towers.
 
 A tower is a model with the name of its file in the bundle, `query_tower` or `item_tower`; its version is the
-first 12 digits of the bundle's. It takes one tensor for each feature, and returns `vector`, FP32 (B, D).
+first 12 digits of the bundle's. It takes one tensor for each feature, two for a history with times, and
+returns `vector`, FP32 (B, D).
 
     text               BYTES  (B, 1)  UTF-8
     category, id       BYTES  (B, 1)  an empty string stands for an absent value
     several, history   BYTES  (B, L)  rows padded with empty strings; a history is oldest first
     number             FP32   (B, 1)  or FP64; NaN stands for an absent value
     time               FP64   (B, 1)  seconds since 1970; NaN stands for now
+    history__times     FP64   (B, L)  seconds of the events of `history`; NaN where not known, and as padding
 
 A shape of (B,) is read as (B, 1). Every tensor is required, because the protocol knows no optional ones.
 
@@ -20,6 +22,7 @@ A shape of (B,) is read as (B, 1). Every tensor is required, because the protoco
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +30,7 @@ import numpy.typing as npt
 from protos import open_inference_pb2 as wire
 from protos.bundle import Manifest
 from protos.errors import InvalidInput, UnknownModel
+from protos.event_values import TIMES
 from protos.features import (
     CategoryFeature,
     FeatureSpec,
@@ -97,7 +101,11 @@ class InferenceServicer:
             name=request.name,
             versions=[version(manifest)],
             platform=PLATFORM,
-            inputs=[input_metadata(*each) for each in getattr(manifest.schema, side).items()],
+            inputs=[
+                each
+                for feature in getattr(manifest.schema, side).items()
+                for each in inputs_metadata(*feature)
+            ],
             outputs=[output],
         )
 
@@ -107,8 +115,9 @@ class InferenceServicer:
         side = self._side(request.model_name, request.model_version, manifest, "model_")
         refuse_parameters(request.parameters, "parameters")
         check_outputs(request.outputs)
-        queries = queries_from_wire(request, getattr(manifest.schema, side), self._limits)
-        with named_by_tensor():
+        features = getattr(manifest.schema, side)
+        queries = queries_from_wire(request, features, self._limits)
+        with named_by_tensor(features):
             vectors = self._towers[side](queries, call)
         response = wire.ModelInferResponse(
             model_name=request.model_name, model_version=version(manifest), id=request.id
@@ -153,11 +162,21 @@ def add_vectors(response: wire.ModelInferResponse, vectors: npt.NDArray[np.float
         output.contents.fp32_contents.extend(vectors.ravel().tolist())
 
 
-def input_metadata(name: str, spec: FeatureSpec) -> wire.ModelMetadataResponse.TensorMetadata:
-    """The tensor of a feature."""
-    datatype = DATATYPES.get(type(spec), STRING)
+def inputs_metadata(name: str, spec: FeatureSpec) -> list[wire.ModelMetadataResponse.TensorMetadata]:
+    """The tensors of a feature."""
     shape = [-1, -1 if _takes_several(spec) else 1]
-    return wire.ModelMetadataResponse.TensorMetadata(name=name, datatype=datatype, shape=shape)
+    datatypes = {name: DATATYPES.get(type(spec), STRING)}
+    if has_times(spec):
+        datatypes[f"{name}{TIMES}"] = "FP64"
+    return [
+        wire.ModelMetadataResponse.TensorMetadata(name=each, datatype=datatype, shape=shape)
+        for each, datatype in datatypes.items()
+    ]
+
+
+def has_times(spec: FeatureSpec) -> bool:
+    """Whether a second tensor holds the times of the feature's events."""
+    return isinstance(spec, HistoryFeature) and spec.times
 
 
 def queries_from_wire(
@@ -175,42 +194,81 @@ def queries_from_wire(
             `inputs.<feature>[<n>]` for one row or element.
     """
     tensors = received(request)
+    expected = [each.name for feature in features.items() for each in inputs_metadata(*feature)]
     for name, tensor in tensors.items():
-        if name not in features:
-            raise InvalidInput(tensor.field, f"unknown; the tower takes {', '.join(features)}")
-    rows: dict[str, list[Value | None]] = {}
-    for name, spec in features.items():
+        if name not in expected:
+            raise InvalidInput(tensor.field, f"unknown; the tower takes {', '.join(expected)}")
+    for name in expected:
         if name not in tensors:
             raise InvalidInput(f"inputs.{name}", "required, but missing")
-        rows[name] = _values(tensors[name], spec, limits)
-    _check_rows(rows)
+    dated = next((name for name, spec in features.items() if has_times(spec)), None)
+    rows = {name: _values(tensors[name], spec, limits) for name, spec in features.items() if name != dated}
+    histories = _dated(dated, tensors, limits) if dated else None
+    counts = {dated: len(histories)} if dated and histories else {}
+    _check_rows({**{name: len(each) for name, each in rows.items()}, **counts})
     queries = [
         Query(features={name: value for name, value in zip(rows, row, strict=True) if value is not None})
         for row in zip(*rows.values(), strict=True)
     ]
-    with named_by_tensor():
+    if histories is not None:
+        queries = [
+            replace(query, history=history, history_times=times)
+            for query, (history, times) in zip(queries, histories, strict=True)
+        ]
+    with named_by_tensor(features):
         for n, query in enumerate(queries):
             limits.check_query(query, f"queries[{n}]")
     return queries
 
 
 @contextmanager
-def named_by_tensor() -> Iterator[None]:
-    """Rename the field of errors: `queries[3].features.age` becomes `inputs.age[3]`."""
+def named_by_tensor(features: Mapping[str, FeatureSpec]) -> Iterator[None]:
+    """Rename the field of errors: `queries[3].features.age` becomes `inputs.age[3]`.
+
+    Of a history with times, `queries[3].history_times[7]` becomes `inputs.<history>__times[3]`.
+    """
+    dated = next((name for name, spec in features.items() if has_times(spec)), "")
     try:
         yield
     except InvalidInput as error:
         row, _, feature = error.field.partition(".features.")
+        if ".history_times" in error.field:
+            row, feature = error.field.partition(".history_times")[0], f"{dated}{TIMES}"
         if not feature:
             raise
         raise InvalidInput(f"inputs.{feature}{row.removeprefix('queries')}", error.reason) from None
 
 
-def _check_rows(values: Mapping[str, Sequence[Value | None]]) -> None:
-    (first, count), *others = ((name, len(rows)) for name, rows in values.items())
+def _check_rows(counts: Mapping[str, int]) -> None:
+    (first, count), *others = counts.items()
     for name, rows in others:
         if rows != count:
             raise InvalidInput(f"inputs.{name}", f"expected as many rows as {first} has, {count}, got {rows}")
+
+
+def _dated(
+    name: str, tensors: Mapping[str, Tensor], limits: RequestLimits
+) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
+    """The history of each row, and the times of its events: none where no time is known."""
+    tensor, of_times = tensors[name], tensors[f"{name}{TIMES}"]
+    rows, columns = shape = tensor.extent(limits.max_batch, 0, limits.max_values)
+    found = of_times.extent(limits.max_batch, 0, limits.max_values)
+    if found != shape:
+        raise InvalidInput(of_times.field, f"expected the shape of {name}, {[*shape]}, got {[*found]}")
+    items, times = tensor.strings(rows * columns), of_times.numbers(rows * columns)
+    histories = []
+    for n in range(rows):
+        span = slice(n * columns, (n + 1) * columns)
+        events = zip(items[span], times[span], strict=True)
+        present = [(item, seconds) for item, seconds in events if item]
+        is_known = not all(math.isnan(seconds) for _, seconds in present)
+        histories.append(
+            (
+                tuple(item for item, _ in present),
+                tuple(seconds for _, seconds in present) if is_known else (),
+            )
+        )
+    return histories
 
 
 def _takes_several(spec: FeatureSpec) -> bool:

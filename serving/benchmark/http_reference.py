@@ -33,6 +33,7 @@ class Asked(BaseModel):
 
     text: str | None = None
     history: list[str] = []
+    history_times: list[float] = []
 
 
 class SearchRequest(BaseModel):
@@ -65,7 +66,9 @@ def application(retriever: Retriever) -> FastAPI:
     @app.post("/v1/search")
     async def search(request: SearchRequest) -> SearchResponse:
         asked = request.query
-        (found,) = retriever.search([Query(text=asked.text, history=tuple(asked.history))], request.k)
+        times = tuple(asked.history_times)
+        query = Query(text=asked.text, history=tuple(asked.history), history_times=times)
+        (found,) = retriever.search([query], request.k)
         hits = [Found(id=hit.id, score=hit.score, fields=dict(hit.fields)) for hit in found.hits]
         return SearchResponse(hits=hits, bundle_version=version)
 

@@ -7,6 +7,7 @@ example with the end of another.
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from protos.bundle import Manifest
@@ -56,9 +57,10 @@ def generate(
 def _query(values: dict[str, Any], histories: Sequence[str], texts: Sequence[str]) -> Query:
     """As clients send it: the only text and the only history need no name."""
     text = values.pop(texts[0]) if len(texts) == 1 else None
-    history = values.pop(histories[0]) if len(histories) == 1 else ()
-    rest = example_query(values).features
-    return Query(text=text or None, history=tuple(history), features=rest)
+    asked = example_query(values)  # which takes the history from the features where it has times
+    features: dict[str, Any] = dict(asked.features)
+    history = features.pop(histories[0], ()) if len(histories) == 1 else ()
+    return replace(asked, text=text or None, features=features, history=asked.history or tuple(history))
 
 
 def of_bundle(manifest: Manifest, seed: int) -> list[Query]:

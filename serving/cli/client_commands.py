@@ -139,6 +139,15 @@ def _add_features(parser: ArgumentParser) -> None:
         help="item ids, oldest first; may be repeated",
     )
     parser.add_argument(
+        "--history-times",
+        nargs="+",
+        action="extend",
+        type=float,
+        default=[],
+        metavar="SECONDS",
+        help="seconds since 1970 of the history's events, one for each item; nan for one that is not known",
+    )
+    parser.add_argument(
         "--feature",
         action="append",
         type=flags.pair,
@@ -161,7 +170,8 @@ def _add_batch(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         choices=("text", "jsonl"),
-        help="format of FILE: texts, or JSON objects with any of text, history, features and item_id "
+        help="format of FILE: texts, or JSON objects with any of text, history, history_times, features and "
+        "item_id "
         "(jsonl where the name ends in .jsonl or .ndjson, otherwise text)",
     )
     _add_hits(parser)
@@ -177,7 +187,8 @@ def search(arguments: Namespace) -> Result:
     """Search for the items nearest to a query."""
     with connect(arguments) as client:
         features = _features(arguments, client)
-        query = Query(arguments.text, tuple(arguments.history), features, arguments.item_id)
+        times = tuple(arguments.history_times)
+        query = Query(arguments.text, tuple(arguments.history), features, arguments.item_id, times)
         answer = client.search(
             query,
             arguments.k,
@@ -193,9 +204,10 @@ def search(arguments: Namespace) -> Result:
 def encode(arguments: Namespace) -> Result:
     """Compute the vectors of texts, or of a query without text; all have the same history and features."""
     texts, history = arguments.texts, tuple(arguments.history)
+    times = tuple(arguments.history_times)
     with connect(arguments) as client:
         features = _features(arguments, client)
-        queries = [Query(text, history, features) for text in texts or [None]]
+        queries = [Query(text, history, features, None, times) for text in texts or [None]]
         vectors = client.encode(queries).tolist()
     document = {"texts": texts, "history": list(history), "features": features, "vectors": vectors}
     labels = texts or [", ".join([*history, *(f"{name}={value}" for name, value in arguments.feature)])]
@@ -205,7 +217,8 @@ def encode(arguments: Namespace) -> Result:
 def score(arguments: Namespace) -> Result:
     """Compute the scores of given items for a query, in the order of the items."""
     with connect(arguments) as client:
-        query = Query(arguments.text, tuple(arguments.history), _features(arguments, client))
+        features, times = _features(arguments, client), tuple(arguments.history_times)
+        query = Query(arguments.text, tuple(arguments.history), features, None, times)
         found = client.score(query, arguments.items)
     document = {
         "scores": [{"id": item_id, "score": value} for item_id, value in found.items],
@@ -327,7 +340,7 @@ def feature_values(pairs: list[tuple[str, str]], served: Info) -> dict[str, Valu
         elif name in values:
             raise InvalidInput(field, "given twice, but it holds one value")
         else:
-            values[name] = _number(text, field) if spec.get("kind") == "number" else text
+            values[name] = _number(text, field) if spec.get("kind") in ("number", "time") else text
     return values
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from protos import bundle, entry_points
 from protos.errors import Unavailable
+from protos.event_values import item_ids
 from protos.features import HistoryFeature, TextFeature
 from protos.mlflow_keys import ui_page, ui_server
 from serving.cli import tables
@@ -101,7 +102,8 @@ def _lines(example: Mapping[str, Any], manifest: bundle.Manifest, catalogue: Cat
             yield f"{name}: {len(value)} items, the newest last" if value else f"{name}: empty"
             if len(value) > RECENT:
                 yield f"  ... {len(value) - RECENT} before"
-            yield from (f"  {_title(item_id, manifest, catalogue)}" for item_id in value[-RECENT:])
+            recent = item_ids(value[-RECENT:])
+            yield from (f"  {_title(item_id, manifest, catalogue)}" for item_id in recent)
         else:
             yield value if isinstance(spec, TextFeature) else f"{name}: {value}"
 

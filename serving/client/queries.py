@@ -13,7 +13,7 @@ from serving.retrieval.query import Query, Value
 Format = Literal["text", "jsonl"]
 SUFFIXES = (".jsonl", ".ndjson")  # of files with JSON on each line
 LONGEST_LINE = 16 << 20  # bytes; by default no server accepts such a large request
-FIELDS = ("text", "history", "features", "item_id")
+FIELDS = ("text", "history", "features", "item_id", "history_times")
 
 
 def format_of(path: Path) -> Format:
@@ -76,6 +76,7 @@ def _query(text: str) -> Query:
         history=_strings(found.get("history") or [], "history"),
         features={name: _value(value, f"features.{name}") for name, value in features.items()},
         item_id=_text(found, "item_id"),
+        history_times=_times(found.get("history_times") or []),
     )
 
 
@@ -92,6 +93,19 @@ def _strings(value: Any, key: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _times(value: Any) -> tuple[float, ...]:
+    """Seconds; null for one that is not known."""
+    if not isinstance(value, list):
+        raise ValueError(f"history_times: expected an array of numbers, got {_kind(value)}")
+    return tuple(math.nan if each is None else _seconds(each) for each in value)
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"history_times: expected seconds since 1970, got {_kind(value)}")
+    return _number(value, "history_times")
+
+
 def _value(value: Any, key: str) -> Value:
     if isinstance(value, str):
         return value
@@ -99,6 +113,10 @@ def _value(value: Any, key: str) -> Value:
         return _strings(value, key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{key}: expected a string, a number or an array of strings, got {_kind(value)}")
+    return _number(value, key)
+
+
+def _number(value: float, key: str) -> float:
     try:
         number = float(value)
     except OverflowError:

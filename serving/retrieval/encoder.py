@@ -8,6 +8,7 @@ from serving import environment  # noqa: F401  # before ONNX Runtime is imported
 
 # isort: split
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import onnxruntime
 
 from protos.bundle import TOWERS, Manifest
 from protos.errors import BundleDamaged, InvalidInput
+from protos.event_values import LARGEST_TIME
 from protos.features import (
     FIRST_KNOWN,
     PADDING,
@@ -27,12 +29,13 @@ from protos.features import (
     HistoryFeature,
     Side,
     TextFeature,
+    TimeFeature,
     TowerInputs,
 )
 from protos.files.onnx_file import check_self_contained
 from protos.system.huge_pages import on_huge_pages
 from serving.retrieval.answer import Basis
-from serving.retrieval.query import Query, Value, Vectors
+from serving.retrieval.query import Query, RawValue, Value, Vectors
 
 MAX_PADDING = 192  # padded places in one call; at D = 128 and 512, 96 to 256 are within an eighth as fast
 MAX_QUERIES = 64  # in one call; above it memory grows and speed does not
@@ -63,6 +66,8 @@ def check_item_query(query: Query, name: str) -> None:
         raise InvalidInput(f"{name}.text", "expected either a text or an item_id, got both")
     if query.history:
         raise InvalidInput(f"{name}.history", "expected either a history or an item_id, got both")
+    if query.history_times:
+        raise InvalidInput(f"{name}.history_times", "expected either a history or an item_id, got both")
     if query.features:
         raise InvalidInput(f"{name}.features", "expected either features or an item_id, got both")
 
@@ -72,14 +77,19 @@ class QueryForm:
 
     Args:
         features: of the query tower.
+        clock: seconds since 1970: when a query without a time is asked, if its history has times.
     """
 
-    def __init__(self, features: Mapping[str, FeatureSpec]) -> None:
+    def __init__(self, features: Mapping[str, FeatureSpec], clock: Callable[[], float] = time.time) -> None:
         self.features = dict(features)
+        self._clock = clock
         self.text = _slot(features, TextFeature, "text")
         positive = {name: spec for name, spec in features.items() if spec.kind != "negative_history"}
         self.history = _slot(positive, HistoryFeature, "history")
-        self.blank: dict[str, Value | None] = {
+        self._time = _slot(features, TimeFeature, "time")
+        spec = self.features[self.history] if self.history else None
+        self._reads_times = isinstance(spec, HistoryFeature) and spec.times
+        self.blank: dict[str, RawValue | None] = {
             name: "" if isinstance(spec, TextFeature) else None for name, spec in features.items()
         }
         texts = [name for name, spec in features.items() if isinstance(spec, TextFeature)]
@@ -87,7 +97,7 @@ class QueryForm:
         self._required = texts if self.needs_text else []
         self._only_text = self.text if self.needs_text and len(features) == 1 else None
 
-    def values(self, query: Query, name: str) -> dict[str, Value | None]:
+    def values(self, query: Query, name: str) -> dict[str, RawValue | None]:
         """Feature name -> raw value, one for each feature of the query tower, as `blank` where absent.
 
         Args:
@@ -97,20 +107,45 @@ class QueryForm:
         Raises:
             InvalidInput: the query does not fit the tower; the field begins with `name`.
         """
-        if self._only_text and query.text is not None and not query.history and not query.features:
+        others = query.history or query.features or query.history_times
+        if self._only_text and query.text is not None and not others:
             return {self._only_text: query.text}  # the usual query
-        given: dict[str, Value] = {}
+        given: dict[str, RawValue] = {}
         if query.text is not None:
             given[self._found(self.text, f"{name}.text")] = query.text
         if query.history:
             given[self._found(self.history, f"{name}.history")] = list(query.history)
         for feature, value in query.features.items():
             given[feature] = self._checked(feature, value, given, name)
+        if query.history_times:
+            self._add_times(query, given, name)
         for feature in self._required:
             if feature not in given:
                 field_name = f"{name}.text" if feature == self.text else f"{name}.features.{feature}"
                 raise InvalidInput(field_name, "required by this bundle's query tower, but missing")
         return {**self.blank, **given}
+
+    def _add_times(self, query: Query, given: dict[str, RawValue], name: str) -> None:
+        """Join a history with the times of its events, and say when the query is asked."""
+        field_name, times = f"{name}.history_times", query.history_times
+        if not self._reads_times or self.history is None:
+            raise InvalidInput(
+                field_name, f"the query tower reads no times of a history; {_known(self.features)}"
+            )
+        if len(times) != len(query.history):
+            raise InvalidInput(
+                field_name,
+                f"expected {len(query.history)}, one for each item of the history, or none, got {len(times)}",
+            )
+        for n, seconds in enumerate(times):
+            if not abs(seconds) <= LARGEST_TIME and not math.isnan(seconds):
+                raise InvalidInput(
+                    f"{field_name}[{n}]", f"expected seconds since 1970, at most 1e12, got {seconds!r}"
+                )
+        known = [None if math.isnan(seconds) else seconds for seconds in times]
+        given[self.history] = [*zip(query.history, known, strict=True)]
+        if self._time is not None and self._time not in given:
+            given[self._time] = self._clock()
 
     def _found(self, slot: str | None, field_name: str) -> str:
         if slot is None:
@@ -118,7 +153,7 @@ class QueryForm:
             raise InvalidInput(field_name, f"no {kind} feature for it; {_known(self.features)}")
         return slot
 
-    def _checked(self, feature: str, value: Value, given: Mapping[str, Value], name: str) -> Value:
+    def _checked(self, feature: str, value: Value, given: Mapping[str, RawValue], name: str) -> Value:
         field_name = f"{name}.features.{feature}"
         if feature not in self.features:
             raise InvalidInput(field_name, f"unknown feature; {_known(self.features)}")

@@ -3,6 +3,7 @@
 Query -> PreparedQuery -> EncodedQueries (vectors and a QueryContext each) + SearchOptions -> SearchResult
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from protos.event_values import is_dated, without_times
 from serving.filters.plan import Plan
 from serving.retrieval.answer import Basis, FusionMode
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:  # clients have no library of bitmaps
     from serving.filters.compiled import CompiledFilter
 
 Value = str | float | Sequence[str]
+RawValue = Value | Sequence[tuple[str, float | None]]  # of a feature; a history may have times
 Vectors = npt.NDArray[np.float32]
 
 
@@ -30,6 +33,9 @@ class Query:
             `history`. Ids that the tower does not know are skipped.
         features: values of the query tower's features, by name; a feature without a value is absent.
         item_id: "more like this": the item's own vector is the query; no other field may be given.
+        history_times: seconds since 1970 of the history's events, one for each item, for a query tower that
+            reads them; NaN for one that is not known. Empty if none is. A query whose features have no time
+            is then asked now, by the clock of the service.
 
     Raises:
         TypeError: the history is one string, whose characters would count as ids.
@@ -39,6 +45,7 @@ class Query:
     history: tuple[str, ...] = ()
     features: Mapping[str, Value] = field(default_factory=dict)
     item_id: str | None = None
+    history_times: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.history.__class__ is not tuple:  # nearly every query has one
@@ -61,7 +68,16 @@ def refuse_lone_string(value: object, name: str, expected: str) -> None:
 
 def example_query(example: Mapping[str, Value | None]) -> Query:
     """One of the manifest's examples, feature name -> raw value, as a query."""
-    return Query(features={name: value for name, value in example.items() if value is not None})
+    features = {name: value for name, value in example.items() if value is not None}
+    dated = next((name for name, value in features.items() if is_dated(value)), None)
+    if dated is None:
+        return Query(features=features)
+    items, times = without_times(features.pop(dated))  # type: ignore[arg-type]
+    return Query(
+        history=tuple(items),
+        features=features,
+        history_times=tuple(math.nan if time is None else time for time in times),
+    )
 
 
 class PreparedQuery(NamedTuple):
@@ -74,7 +90,7 @@ class PreparedQuery(NamedTuple):
     """
 
     name: str
-    values: Mapping[str, Value | None] | None
+    values: Mapping[str, RawValue | None] | None
     own_row: int | None = None
 
 

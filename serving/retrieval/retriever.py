@@ -18,7 +18,8 @@ import numpy as np
 from protos import bundle
 from protos.bundle import EXACT, Manifest
 from protos.errors import BundleDamaged, InvalidInput, Unavailable
-from protos.features import CODE_POINTS, Arrays, HistoryFeature, TextFeature
+from protos.event_values import item_ids
+from protos.features import CODE_POINTS, Arrays, HistoryFeature, TextFeature, TimeFeature
 from protos.search import largest_products
 from serving.filters.columns import FilterColumns
 from serving.filters.compiled import CompiledFilter, ItemFilters
@@ -107,6 +108,8 @@ class Retriever:
             self._blank = BlankQuery(self._blank_vector)
         texts = {n: spec for n, spec in self._form.features.items() if isinstance(spec, TextFeature)}
         self._texts = frozenset(texts)
+        times = {n for n, spec in self._form.features.items() if isinstance(spec, TimeFeature)}
+        self._no_others = self._texts | times  # a time tells nothing of the user
         hashed = [name for name, spec in texts.items() if spec.input == CODE_POINTS]
         is_checked = bool(manifest.letters and hashed) and len(hashed) == len(texts)
         self._letters = KnownLetters(manifest.letters, hashed) if is_checked else None
@@ -480,7 +483,7 @@ class Retriever:
         return vectors, contexts
 
     def _has_only_text(self, values: Mapping[str, Any]) -> bool:
-        others = (value for name, value in values.items() if name not in self._texts)
+        others = (value for name, value in values.items() if name not in self._no_others)
         return all(value is None or value in ("", (), []) for value in others)
 
     def _note_unknown(self, contexts: list[QueryContext], place: int) -> None:
@@ -507,7 +510,7 @@ class Retriever:
         """The contexts of queries that need no text."""
         contexts = []
         for each, basis in zip(values, bases(self._form.features, arrays), strict=True):
-            histories = [(name, each[name] or ()) for name in self._histories]
+            histories = [(name, item_ids(each[name] or ())) for name in self._histories]
             rows = self.catalogue.rows(item_id for _, history in histories for item_id in history)
             unknown = sum(self._encoder.inputs.unknown(name, history) for name, history in histories)
             basis = self._no_basis if basis is Basis.POPULAR else basis

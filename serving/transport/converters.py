@@ -136,6 +136,8 @@ class RequestLimits:
             self._check_text(query.item_id, name, "item_id")
         if query.history:
             _check_count(len(query.history), self.max_values, f"{name}.history", "items")
+        if query.history_times:
+            _check_count(len(query.history_times), self.max_values, f"{name}.history_times", "times")
         for feature, value in query.features.items():
             if isinstance(value, str):
                 self._check_text(value, name, f"features.{feature}")
@@ -168,6 +170,7 @@ def query_from_wire(message: wire.Query, name: str) -> Query:
             for feature, value in message.features.items()
         },
         item_id=message.item_id if message.HasField("item_id") else None,
+        history_times=tuple(message.history_times),
     )
 
 
@@ -183,6 +186,7 @@ def query_to_wire(query: Query, name: str = "query") -> wire.Query:
             history=query.history,
             features={feature: value_to_wire(value) for feature, value in query.features.items()},
             item_id=query.item_id,
+            history_times=query.history_times,
         )
     except UnicodeEncodeError:
         raise InvalidInput(name, "expected Unicode, got a lone surrogate") from None

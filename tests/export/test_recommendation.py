@@ -12,7 +12,7 @@ import pytest
 from export.release import registry
 from protos import bundle
 from protos.errors import InvalidInput
-from serving.api.open_inference import input_metadata
+from serving.api.open_inference import inputs_metadata
 from serving.client import RetrievalClient
 from serving.retrieval.answer import Basis
 from serving.retrieval.query import Query
@@ -145,7 +145,7 @@ def test_a_query_has_a_time_and_without_one_is_asked_now(
             client.search(at(2e12))
         with pytest.raises(InvalidInput, match=r"query\.features\.time: expected seconds since 1970"):
             client.search(Query(history=HISTORY, features={"time": "2026-01-01"}))
-    (tensor,) = (input_metadata(name, spec) for name, spec in manifest.schema.query.items() if name == "time")
+    (tensor,) = inputs_metadata("time", manifest.schema.query["time"])
     assert (tensor.datatype, list(tensor.shape)) == ("FP64", [-1, 1])
 
 

@@ -1,10 +1,11 @@
 """Problems made of lists: what each person dealt with, from the first item to the last."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from protos.features import HistoryFeature, IdFeature, Schema
+from protos.features import FeatureSpec, HistoryFeature, IdFeature, Schema, TimeFeature
 from train.data.training_data import Histories, Pairs, TrainingData
 
 People = Sequence[Sequence[int]]
@@ -39,10 +40,23 @@ def data_of_people(people: People, items: int, exclude_seen: bool = True) -> Tra
     return TrainingData(queries, {"id": ids}, parts, len(at), items, ids, histories, exclude_seen)
 
 
-def schema_of_people(items: int, max_length: int = 100) -> Schema:
-    """A history and an id; every item is known, in order."""
-    history = HistoryFeature("history", max_length=max_length)
-    return Schema({"history": history}, {"id": IdFeature("id")}, {"items": tuple(ids_of(items))})
+def dated(data: TrainingData) -> TrainingData:
+    """The data with times: from one event of a person to the next it takes seconds to months."""
+    histories = data.histories
+    assert histories is not None
+    waits = 2.0 ** np.random.default_rng(0).uniform(0, 23, len(histories.run))
+    moments = np.floor(1e9 + np.cumsum(waits))  # query n is asked when event n comes
+    histories = replace(histories, times=moments)
+    queries = {"history": histories, "time": moments.tolist()}
+    return replace(data, queries=queries, histories=histories, moments=moments)
+
+
+def schema_of_people(items: int, max_length: int = 100, times: bool = False) -> Schema:
+    """A history, of which the times may be read, and an id; every item is known, in order."""
+    query: dict[str, FeatureSpec] = {"history": HistoryFeature("history", max_length=max_length, times=times)}
+    if times:
+        query["time"] = TimeFeature("time")
+    return Schema(query, {"id": IdFeature("id")}, {"items": tuple(ids_of(items))})
 
 
 def random_people(count: int, items: int, seed: int = 0, longest: int = 12) -> list[list[int]]:

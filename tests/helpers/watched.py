@@ -74,6 +74,12 @@ ASKED: Sections = {
     "tower": {"kind": "bag", "dimension": 32, "latent": 8, "buckets": 1024, "item_hidden": 0},
     "loss": {"kind": "in_batch_softmax"},
 }
+AGES: Sections = {
+    **ATTENTION,
+    "query.history": {**ATTENTION["query.history"], "times": True},
+    "query.time": {"kind": "time"},
+    "tower": {**ATTENTION["tower"], "ages": True},
+}
 COLD: Sections = {**ATTENTION, "split": {"by": "last", "cold_items": 0.1}}
 
 

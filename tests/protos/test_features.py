@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.errors import InvalidInput
+from protos.event_values import LATEST
 from protos.features import (
-    LATEST,
     TEXT_INPUTS,
     Array,
     CategoryFeature,

@@ -182,15 +182,30 @@ def _check_features(query: dict[str, FeatureSpec], item: dict[str, FeatureSpec])
 
 
 def _check_time(query: dict[str, FeatureSpec], tower: TowerConfig) -> None:
-    """Refuse several times, and one that the query tower does not read."""
+    """Refuse several times of a query, and times of it or of a history that the query tower cannot read."""
     times = [name for name, spec in query.items() if isinstance(spec, TimeFeature)]
     if len(times) > 1:
         raise ValueError("query: expected at most one time")
+    if times and len(query) == 1:
+        raise ValueError(f"query.{times[0]}: a time alone is no query; expected another feature beside it")
     if times and not tower.reads_time:
         raise ValueError(
             f'query.{times[0]}: a feature of kind "time" needs tower.kind = "history", or "sequence" with '
-            f"tower.recent_popularity above 0"
+            f"tower.recent_popularity above 0 or tower.ages = true"
         )
+    for name, spec in query.items():
+        if not (isinstance(spec, HistoryFeature) and spec.times):
+            continue
+        if not tower.reads_ages:
+            raise ValueError(
+                f'query.{name}.times: expected false without tower.kind = "sequence" with '
+                'tower.history = "attention" and tower.ages = true, got true'
+            )
+        if not times:
+            raise ValueError(
+                f'query.{name}.times: needs a feature of kind "time" beside it, such as [query.time] '
+                'kind = "time"'
+            )
 
 
 def _check_negative_history(query: dict[str, FeatureSpec], split: SplitConfig) -> None:

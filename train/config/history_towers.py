@@ -37,6 +37,11 @@ class SequenceTower(TowerSection):
         input_dropout: dropout on the embedded history, before the attention.
         gates: what an attention or feed-forward layer adds passes a learned gate for each coordinate (LiGR,
             Borisyuk et al. 2025).
+        ages: the attention reads the times of a history's events and of the query
+            (`train/models/sequence_encoders.py`). The history needs `times = true`, the query a feature of
+            kind `time`.
+        age_dropout: share of the histories in a training step whose times are hidden, so that the tower
+            learns to answer clients that send none.
         query_dropout: dropout on the query's learned coordinates.
         history_dropout: largest share of a history's items that is dropped in a training step.
         latent: coordinates that start as EASE; 0 for none.
@@ -74,6 +79,8 @@ class SequenceTower(TowerSection):
     dropout: float = 0.3
     input_dropout: float = 0.5
     gates: bool = False
+    ages: bool = False
+    age_dropout: float = 0.1
     query_dropout: float = 0.0
     history_dropout: float = 0.0
     latent: int = 0
@@ -114,7 +121,8 @@ class SequenceTower(TowerSection):
                 )
         if self.history == "attention" and self.dimension % self.heads:
             raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
-        for name in ("dropout", "input_dropout", "query_dropout", "history_dropout", "id_dropout"):
+        shares = ("dropout", "input_dropout", "age_dropout", "query_dropout", "history_dropout", "id_dropout")
+        for name in shares:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
         check_orders(self)
@@ -124,8 +132,9 @@ class SequenceTower(TowerSection):
         conditions = {
             'history = "attention"': (
                 self.history == "attention",
-                ("layers", "heads", "dropout", "input_dropout", "gates"),
+                ("layers", "heads", "dropout", "input_dropout", "gates", "ages"),
             ),
+            "ages = true": (self.ages, ("age_dropout",)),
             "latent above 0": (self.latent > 0, ("regularisation", "latent_scale")),
             "a sum over the history": (self.latent > 0 or self.history in ("mean", "sum"), ("decay",)),
             "id_dropout above 0": (self.id_dropout > 0, ("id_dropout_alpha",)),
@@ -148,6 +157,8 @@ class SequenceTower(TowerSection):
         for name in ("latent", "linear"):
             if getattr(self, name) and not (has_history and has_id):
                 raise ValueError(f"tower.{name}: expected 0 without a history and an id")
+        if self.ages and not any(isinstance(spec, HistoryFeature) and spec.times for spec in query.values()):
+            raise ValueError("tower.ages: expected false without a history with times = true")
         if self.recent_popularity and not (has_time and has_id):
             raise ValueError(
                 'tower.recent_popularity: expected 0 without a query feature of kind "time" and an item '
@@ -156,8 +167,13 @@ class SequenceTower(TowerSection):
 
     @property
     def reads_time(self) -> bool:
-        """With coordinates of recent popularity."""
-        return self.recent_popularity > 0
+        """With coordinates of recent popularity, or the ages of events."""
+        return self.recent_popularity > 0 or self.ages
+
+    @property
+    def reads_ages(self) -> bool:
+        """Where it is asked for."""
+        return self.ages
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,11 @@ class TowerSection:
         """Whether the query tower reads the time of a query."""
         return False
 
+    @property
+    def reads_ages(self) -> bool:
+        """Whether the query tower reads the times of a history's events."""
+        return False
+
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
         """Check that the towers can be built; by default not for negative histories and token ids.
 

@@ -72,7 +72,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Histories(Sequence[list[str]]):
+class Histories(Sequence[list[Any]]):
     """Each query's history, as a range of one array of item rows.
 
     Args:
@@ -84,6 +84,7 @@ class Histories(Sequence[list[str]]):
             None if every event is a step of its own, as in all splits but those by session.
         first: int64 (Q,), index of the first item that a tower reads, where histories of positive and of
             negative items share one length; None if that is `begin`.
+        times: float64 (E,), seconds since 1970 of the events in `run`; None if no tower reads them.
     """
 
     run: Rows
@@ -92,13 +93,18 @@ class Histories(Sequence[list[str]]):
     ids: Sequence[str]
     steps: Rows | None = None
     first: Rows | None = None
+    times: Times | None = None
 
     def __len__(self) -> int:
         return len(self.begin)
 
     def __getitem__(self, query: Any) -> Any:
-        """Item ids that a tower reads of one query's history, oldest first."""
-        return [self.ids[row] for row in self.run[self.read_from[query] : self.end[query]]]
+        """What a tower reads of one query's history, oldest first: item ids, or pairs of id and time."""
+        span = slice(self.read_from[query], self.end[query])
+        items = [self.ids[row] for row in self.run[span]]
+        if self.times is None:
+            return items
+        return [[*event] for event in zip(items, self.times[span].tolist(), strict=True)]
 
     @property
     def read_from(self) -> Rows:
@@ -289,6 +295,11 @@ def training_data_of(
         )
     ids = dataset.items["item_id"].to_list()
     histories = _histories(dataset, dataset.history, distinct, ids, "")
+    if histories is not None and any(
+        isinstance(each, HistoryFeature) and each.times for each in query.values()
+    ):
+        times = dataset.in_history()["time"].cast(pl.Float64)
+        histories = replace(histories, times=times.to_numpy(writable=True))
     negatives = _histories(dataset, dataset.negatives, distinct, ids, "negative_")
     lengths = [spec.longest for spec in query.values() if isinstance(spec, HistoryFeature)]
     if histories is not None and negatives is not None and len(lengths) == 2:
@@ -428,7 +439,7 @@ def values_of(
             continue
         if isinstance(spec, TimeFeature):
             assert moments is not None  # as above
-            values[name] = moments.tolist()
+            values[name] = [time if np.isfinite(time) else None for time in moments.tolist()]  # judged: now
             continue
         served = catalogue and isinstance(spec, TextFeature) and spec.catalogue_column
         values[name] = table[served or spec.column].to_list()

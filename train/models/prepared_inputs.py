@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from protos.event_values import LATEST, TIMES
 from protos.features import (
     BESIDE,
     BOTH,
@@ -130,33 +131,56 @@ class PreparedHistories:
         rows = np.array([row_of.get(item, 0) for item in histories.ids], np.int64)[histories.run]
         kept = np.concatenate([[0], np.cumsum(rows != 0)])
         self.run = rows[rows != 0]
+        # Whole seconds of the events in `run`, as `TowerInputs` returns them.
+        times = histories.times
+        self.run_times = None if times is None else np.floor(times[rows != 0]).astype(np.int64)
         self.begin = kept[histories.read_from]
         self.end = kept[histories.end]
         self.max_length = max_length
 
     def rows(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
         """int64 (B, L): newest last, 0 in front, as `TowerInputs` returns them."""
-        begin = np.maximum(self.begin[index], self.end[index] - self.max_length)
-        return self._aligned(begin, self.end[index], 1)
+        return self._aligned(self.run, 0, *self._newest(index), 1)
+
+    def times(self, index: npt.NDArray[np.int64], spans: Spans | None = None) -> torch.Tensor:
+        """int64, seconds since 1970 of the events: of the shape of `rows`, or of the rows of `windows`."""
+        assert self.run_times is not None
+        if spans is None:
+            return self._aligned(self.run_times, LATEST, *self._newest(index), 1)
+        return self._aligned(self.run_times, LATEST, spans.begin, spans.end, _width(spans))
 
     def windows(self, spans: Spans) -> Windows:
         """The windows of a batch, and the position of each record in them."""
-        width = int((spans.end - spans.begin).max(initial=0)) + 1
-        rows = self._aligned(spans.begin, spans.end, width)
+        width = _width(spans)
+        rows = self._aligned(self.run, 0, spans.begin, spans.end, width)
         newer = spans.end[spans.window] - spans.last  # items of the window after the record's history
         places = spans.window * width + width - 1 - newer
         return Windows(rows, torch.from_numpy(places))
 
+    def _newest(self, index: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Where in `run` the newest items of each history begin and end."""
+        return np.maximum(self.begin[index], self.end[index] - self.max_length), self.end[index]
+
+    @staticmethod
     def _aligned(
-        self, begin: npt.NDArray[np.int64], end: npt.NDArray[np.int64], min_width: int
+        run: npt.NDArray[np.int64],
+        filling: int,
+        begin: npt.NDArray[np.int64],
+        end: npt.NDArray[np.int64],
+        min_width: int,
     ) -> torch.Tensor:
         """int64 (B, L): ranges of `run`, aligned to the last column; L is at least `min_width`."""
         lengths = end - begin
         width = max(min_width, int(lengths.max(initial=0)))
         columns = np.arange(width) - (width - lengths)[:, None]  # (B, L), below 0 in front
         source = np.where(columns >= 0, begin[:, None] + columns, 0)
-        run = self.run if len(self.run) else np.zeros(1, np.int64)
-        return torch.from_numpy(np.where(columns >= 0, run[source], 0))
+        run = run if len(run) else np.zeros(1, np.int64)
+        return torch.from_numpy(np.where(columns >= 0, run[source], filling))
+
+
+def _width(spans: Spans) -> int:
+    """Columns of the windows: the items of the longest, and the empty history before it."""
+    return int((spans.end - spans.begin).max(initial=0)) + 1
 
 
 class PreparedInputs:
@@ -230,6 +254,8 @@ class PreparedInputs:
         inputs |= {name: corpus.batch(index) for name, corpus in self.tokenized.items()}
         for name, corpus in self.histories.items():
             inputs[name] = corpus.rows(index) if spans is None else corpus.windows(spans)
+            if corpus.run_times is not None:
+                inputs[f"{name}{TIMES}"] = corpus.times(index, spans)
         return inputs | {name: torch.from_numpy(a[index]) for name, a in self.arrays.items()}
 
 

@@ -9,8 +9,9 @@ training events:
 A factorisation of this matrix (periods, items) gives a vector of each period and one of each item, whose
 inner product is part of the score: a bias of the item that changes with time (Koren 2009, section 4, learns
 such biases for bins of time). The query tower looks up the period of its query's time. A query after the last
-training event, or without a time, takes the shares of the end. So the index and the service need nothing
-else, and a query of the past is answered by what was popular before it.
+training event, or without a time, takes the shares of the end, so the index and the service need nothing
+else. A query of the past takes the shares before its period; later events are in `usual`, and in the
+directions that all periods share.
 """
 
 import numpy as np
@@ -78,7 +79,7 @@ class EventsByPeriod:
         kept = 0.5 ** (days / half_life)
         found, before = np.zeros_like(self.counts), np.zeros(len(usual))
         for period, events in enumerate(self.counts):
-            if before.any():
+            if before.sum() > 0:
                 ratio = _shares(before) / np.maximum(usual, 1e-12)
                 found[period] = np.log((1 - PRIOR) * ratio + PRIOR)
                 found[period] -= found[period].mean()
@@ -103,4 +104,5 @@ class EventsByPeriod:
 
 
 def _shares(counts: Floats) -> Floats:
-    return np.asarray(counts / max(1e-12, counts.sum()))
+    total = counts.sum()
+    return np.asarray(counts / total if total > 0 else counts)

@@ -4,6 +4,13 @@ The input of a history encoder is either rows (B, L), newest last and 0 in front
 `Windows`, which several training records of one user share. Both give the same vectors. For rows the encoder
 computes the last position; for windows it computes all positions at once, which is far less work when every
 position is a training record.
+
+Attention may read ages: the time from an event to a moment, in seconds. A position of a history is asked at a
+moment: the last one at the time of the query, each other one when the next event came. An age is counted from
+a position's moment back to an event, and its logarithm is cut into buckets. TiSASRec (Li et al. 2020) has
+embeddings of the time between two events of a history instead; here the moment of the query counts, which a
+service knows as well as the events. Where the moment or the time of the event is not known, the age is not,
+and has a row of its own in the tables of buckets.
 """
 
 import math
@@ -13,10 +20,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from protos.event_values import LATEST
 from protos.features import FIRST_KNOWN, UNKNOWN
 from train.models.dropout import FUSED, dropout
+from train.models.placement import WITHOUT_SOLVERS
 from train.models.row_gradients import touched
 from train.models.text_hashing import look_up
+
+SHORTEST = 60  # seconds; ages below it share a bucket
+BUCKETS = 32
+UNKNOWN_AGE = BUCKETS  # row of the tables, after those of the buckets
+AGE_ROWS = BUCKETS + 1
+# In units of half of SHORTEST, so that the logarithm is 1 at SHORTEST. Half a second keeps whole seconds away
+# from the borders between buckets, where rounding would differ between runtimes.
+_UNIT, _ROUNDING = SHORTEST / 2, 0.5
+_LOG_2 = torch.tensor(math.log(2), dtype=torch.float64)  # numbers are exported in single precision
 
 
 @dataclass(frozen=True)
@@ -113,14 +131,23 @@ class TransformerBlock(nn.Module):
     """Causal self-attention and feed-forward layers, both pre-norm and residual.
 
     Instead of position embeddings there is a bias for each head and distance (Raffel et al. 2020, section
-    2.1), so the result does not depend on where in the window a history begins.
+    2.1), so the result does not depend on where in the window a history begins. With `ages` there is one for
+    each head and age, too.
 
     With `gates` a layer f adds f(norm(x)) * sigmoid(W x + b) to x, one gate for each coordinate, as in LiGR
     (Borisyuk et al. 2025) by equation 1 of eSASRec (Tikhonovich et al. 2025); without, it adds f(norm(x)).
     The feed-forward layer has GELU in both cases, where eSASRec has SwiGLU.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, positions: int, gates: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        positions: int,
+        gates: bool = False,
+        ages: bool = False,
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.scale = (width // heads) ** -0.5
@@ -130,6 +157,7 @@ class TransformerBlock(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
         self.distance = nn.Parameter(torch.zeros(positions, heads))
+        self.ages = nn.Parameter(torch.zeros(AGE_ROWS, heads)) if ages else None
         self.forward_norm = nn.LayerNorm(width)
         self.inner = nn.Linear(width, 4 * width)
         self.outer = nn.Linear(4 * width, width)
@@ -137,7 +165,9 @@ class TransformerBlock(nn.Module):
         self.attention_gate = nn.Linear(width, width) if gates else None
         self.forward_gate = nn.Linear(width, width) if gates else None
 
-    def forward(self, x: Tensor, masked: Tensor, distance: Tensor, queries: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, masked: Tensor, distance: Tensor, queries: Tensor, ages: Tensor | None = None
+    ) -> Tensor:
         """One layer.
 
         Args:
@@ -145,11 +175,16 @@ class TransformerBlock(nn.Module):
             masked: bool (B, 1, Q, L), the positions that each query position must not attend to.
             distance: int64 (Q, L), number of positions from each position to each query position.
             queries: (B, Q, H), the positions to compute: all of x, or the last one.
+            ages: int64 (B, Q, L), as of `age_rows`, if the layer has biases for them.
 
         Returns:
             (B, Q, H)
         """
-        bias = F.embedding(distance, self.distance).permute(2, 0, 1)  # (heads, Q, L)
+        if ages is None or self.ages is None:
+            bias = F.embedding(distance, self.distance).permute(2, 0, 1)  # (heads, Q, L)
+        else:  # one look-up for the sum of both takes half the time of two
+            both = (self.distance[:, None] + self.ages).flatten(0, 1)
+            bias = F.embedding(distance * AGE_ROWS + ages, both).permute(0, 3, 1, 2)  # (B, heads, Q, L)
         query = self._split(self.query(self.attention_norm(queries)) * self.scale, self.heads)
         both = self._split(self.key_value(self.attention_norm(x)), 2 * self.heads)
         keys, values = both.chunk(2, dim=1)
@@ -202,6 +237,11 @@ class AttentionEncoder(nn.Module):
         input_dropout: on the embedded items.
         positions: number of positions of the longest history or window.
         gates: the blocks have gates.
+        beside: names of the inputs with the times of the events and of the query, if the encoder reads them:
+            the blocks have biases by age, and to an embedded item the vector of the time from its event to
+            the moment of its position is added.
+        age_dropout: share of the windows or rows of a training step whose ages are not known, so that the
+            encoder learns to do without them, too, as for a client that sends no times.
     """
 
     def __init__(
@@ -213,41 +253,80 @@ class AttentionEncoder(nn.Module):
         input_dropout: float,
         positions: int,
         gates: bool = False,
+        beside: tuple[str, ...] = (),
+        age_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.table = table
         width = table.shape[1]
         self.input_dropout = input_dropout
+        self.beside = beside
+        self.age_dropout = age_dropout
         self.blocks = nn.ModuleList(
-            TransformerBlock(width, heads, dropout, positions, gates) for _ in range(layers)
+            TransformerBlock(width, heads, dropout, positions, gates, bool(beside)) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
+        self.ages = nn.Parameter(torch.zeros(AGE_ROWS, width)) if beside else None
 
-    def forward(self, history: History) -> Tensor:
-        """Rows (B, L) or windows of B records -> (B, H)."""
+    def forward(self, history: History, times: Tensor | None = None, asked: Tensor | None = None) -> Tensor:
+        """Rows (B, L) or windows of B records -> (B, H).
+
+        Args:
+            history: the rows or windows.
+            times: int64, seconds since 1970 of the events, of the shape of the rows; `LATEST` where not
+                known. None if the encoder does not read them.
+            asked: int64 (B, 1), when each query is asked, likewise.
+        """
         if isinstance(history, Windows):
-            return history.pick(self.places(history.rows))
-        last: Tensor = self.norm(self._encode(history, 1)[:, 0])
+            dated = None
+            if times is not None and asked is not None:
+                dated = times, moments_in_windows(history.places, times, asked)
+            return history.pick(self.places(history.rows, dated))
+        dated = None if times is None or asked is None else (times, moments_of(times, asked))
+        last: Tensor = self.norm(self._encode(history, 1, dated)[:, 0])
         return last
 
-    def places(self, rows: Tensor) -> Tensor:
-        """All places of rows (B, L): (B, L, H)."""
-        found: Tensor = self.norm(self._encode(rows, rows.shape[1]))
+    def places(self, rows: Tensor, dated: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """All places of rows (B, L): (B, L, H); arguments as of `_encode`."""
+        found: Tensor = self.norm(self._encode(rows, rows.shape[1], dated))
         return found
 
-    def _encode(self, rows: Tensor, count: int) -> Tensor:
-        """(B, count, H): the last `count` positions after all blocks."""
+    def _encode(self, rows: Tensor, count: int, dated: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(B, count, H): the last `count` positions after all blocks.
+
+        Args:
+            rows: int64 (B, L).
+            count: of positions.
+            dated: times of the events and moments of the positions, int64 (B, L) each, if the encoder reads
+                them.
+        """
         place = torch.arange(rows.shape[1], device=rows.device)
         offset = place[:, None] - place  # (L, L), above 0 for earlier positions
         # A position attends to itself even where it is padding, else the softmax has no term.
         masked = (offset < 0) | (rows == 0)[:, None, None] & (offset > 0)
         distance = offset.clamp(min=0)
+        is_item = (rows != 0)[..., None]
         table, rows = touched(self.table, rows)
-        x = dropout(F.embedding(rows, table), self.input_dropout, self.training)
+        x = F.embedding(rows, table)
+        ages = last_ages = None
+        if dated is not None and self.ages is not None:
+            times, moments = self._drop(*dated)
+            x = torch.where(is_item, x + F.embedding(age_rows(moments, times), self.ages), x)
+            asking = moments if len(self.blocks) > 1 else moments[:, -count:]
+            ages = age_rows(asking[:, :, None], times[:, None])  # (B, Q, L)
+            last_ages = ages[:, -count:]
+        x = dropout(x, self.input_dropout, self.training)
         for block in self.blocks[:-1]:
-            x = block(x, masked, distance, x)
-        last: Tensor = self.blocks[-1](x, masked[:, :, -count:], distance[-count:], x[:, -count:])
+            x = block(x, masked, distance, x, ages)
+        last: Tensor = self.blocks[-1](x, masked[:, :, -count:], distance[-count:], x[:, -count:], last_ages)
         return last
+
+    def _drop(self, times: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
+        """Times and moments, in training not known in some of the windows."""
+        if not self.training or not self.age_dropout:
+            return times, moments
+        dropped = torch.rand(len(times), 1, device=times.device) < self.age_dropout
+        return times.masked_fill(dropped, LATEST), moments.masked_fill(dropped, LATEST)
 
 
 class EmptyHistory(nn.Module):
@@ -318,3 +397,46 @@ class IdDropout(nn.Module):
             return rows
         dropped = torch.rand(rows.shape, device=rows.device) < look_up(self.rates, rows)
         return rows.masked_fill(dropped, UNKNOWN)
+
+
+def age_rows(moments: Tensor, times: Tensor) -> Tensor:
+    """int64 (...): the row of each age in the tables, `UNKNOWN_AGE` where it is not known.
+
+    The bucket of s seconds is 0 below `SHORTEST`, also where the event is after the moment, else
+    1 + floor(log2(s / SHORTEST)). From 2^31 SHORTEST on, 4,083 years, an age counts as not known.
+
+    Args:
+        moments: int64, seconds since 1970, `LATEST` where not known; of a shape that goes with that of times.
+        times: int64, likewise.
+    """
+    exact = torch.float32 if times.device.type in WITHOUT_SOLVERS else torch.float64
+    later = (moments.to(exact) + _ROUNDING) / _UNIT
+    earlier = torch.where(times < LATEST, times, -LATEST).to(exact) / _UNIT
+    doublings = torch.log((later - earlier).clamp(min=1)) / _LOG_2.to(exact)
+    return doublings.clamp(max=UNKNOWN_AGE).long()
+
+
+def moments_of(times: Tensor, asked: Tensor) -> Tensor:
+    """int64 (B, L): the moment of each position of histories, from the times of their events.
+
+    Args:
+        times: int64 (B, L), of the events.
+        asked: int64 (B, 1), of the queries: the moments of the last positions.
+    """
+    return torch.cat([times[:, 1:], asked], dim=1)
+
+
+def moments_in_windows(places: Tensor, times: Tensor, asked: Tensor) -> Tensor:
+    """As `moments_of`, of windows: int64 (W, C).
+
+    Records whose histories end at the same event, and that differ in time, share the earliest moment.
+
+    Args:
+        places: int64 (B,), of the records, as of `Windows`.
+        times: int64 (W, C), of the events.
+        asked: int64 (B, 1), of the records.
+    """
+    following = moments_of(times, times[:, -1:]).flatten()
+    own = torch.full_like(following, LATEST).scatter_reduce(0, places, asked[:, 0], "amin")
+    is_place = torch.zeros_like(following, dtype=torch.bool).index_fill(0, places, True)
+    return torch.where(is_place, own, following).view_as(times)

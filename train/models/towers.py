@@ -105,8 +105,11 @@ class Tower(nn.Module):
         return self.newcomers
 
     def encode_features(self, inputs: Inputs) -> Tensor:
-        """(B, H): the sum of the encoders."""
-        parts = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
+        """(B, H): the sum of the encoders; one that reads more than its feature names that as `beside`."""
+        parts = [
+            encoder(inputs[name], *(inputs[other] for other in getattr(encoder, "beside", ())))
+            for name, encoder in self.encoders.items()
+        ]
         total: Tensor = sum(parts[1:], start=parts[0])
         return total
 

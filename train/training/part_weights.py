@@ -1,6 +1,6 @@
 """The weight of a part of the towers' coordinates beside all others, chosen on validation.
 
-    curves = WeightCurves(trainer, "linear", "ndcg_at_10")
+    curves = WeightCurves(trainer, "mixture", "ndcg_at_10")
     if curves.chosen:
         curves.apply(curves.chosen, curves.unit)
 
@@ -8,9 +8,7 @@ A part is a `Mixture` of both towers: coordinates that training leaves out, such
 An inner product of the whole vectors is the weighted sum of the part's scores and of all others. Weights from
 0, the other coordinates alone, to 16 are tried, in units of standard deviation.
 
-What chooses is nDCG over the first 100 places: most relevant items are among them, so it varies less from
-user to user than a metric of the first ten, and peaks at the same weights. Of the weights that are within a
-standard error of the best, the middle one is taken (after Breiman et al.
+Of the weights that are within a standard error of the best, the middle one is taken (after Breiman et al.
 1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in the flat part the
 highest point lies is luck. The fewer users validation has, the more weights are close, and the nearer to 1,
 where both scores vary equally, is the middle. The error is that of users, whose queries resemble each other.
@@ -36,8 +34,10 @@ Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each us
 
 # Of a part's scores, once they and the others have the same standard deviation; infinity is not chosen.
 WEIGHTS = (0.0, *(2.0 ** (n / 2) for n in range(-8, 9)), math.inf)
-LEAST_USERS = 10  # of validation; by fewer nothing is chosen
-MOST_QUERIES = 5_000  # of validation that are read, drawn with a seed
+LEAST_USERS = 10  # of validation; by fewer no weight is chosen
+NDCG_AT_100 = "ndcg_at_100"  # varies less from user to user than a metric of the first ten
+# Queries of validation that are read, drawn with a seed, at least and at most, and the scores of all of them.
+LEAST_QUERIES, MOST_QUERIES, MOST_SCORES = 500, 5_000, 100_000_000
 _BLOCK = 512  # queries at a time
 
 
@@ -92,7 +92,8 @@ class PartWeighting:
         self._begin = sum(each.width for each in outer)
         self._end = self._begin + part_of(trainer.towers[0], part).width
         queries, relevant = trainer.data.parts["validation"].by_query()
-        drawn = np.sort(np.random.default_rng(0).permutation(len(queries))[:MOST_QUERIES])
+        most = max(LEAST_QUERIES, min(MOST_QUERIES, MOST_SCORES // trainer.data.item_count))
+        drawn = np.sort(np.random.default_rng(0).permutation(len(queries))[:most])
         self.queries, self._relevant = queries[drawn], [relevant[n] for n in drawn]
         self._set((1.0, 1.0), (1.0, 1.0))
         items, vectors = trainer.item_vectors(), trainer.query_vectors(self.queries)
@@ -137,17 +138,28 @@ class WeightCurves(PartWeighting):
         trainer: with the towers.
         part: the part.
         metric: of the ranking, that is shown.
+        chooses: the metric that chooses; `NDCG_AT_100`, or else `metric`.
+        most: the largest weight that is chosen.
         otherwise: the weight where validation has too few users to choose by.
 
     Attributes:
         unit: the standard deviation over the items of the others' scores, divided by that of the part's.
-        values: weight -> nDCG@100 of each user, the mean over the user's queries.
+        values: weight -> the metric that chooses, of each user: the mean over the user's queries.
         shown: weight -> the mean of `metric` over users.
     """
 
-    def __init__(self, trainer: Trainer, part: Part, metric: str, otherwise: float = 1.0) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        part: Part,
+        metric: str,
+        chooses: str = "",
+        most: float = WEIGHTS[-2],
+        otherwise: float = 1.0,
+    ) -> None:
         super().__init__(trainer, part)
-        self._metric, self._otherwise = metric, otherwise
+        self._metric, self._chooses = metric, chooses or metric
+        self._most, self._otherwise = most, otherwise
         self._measure()
 
     def with_coordinates(self, queries: Tensor, items: Tensor) -> "WeightCurves":
@@ -171,20 +183,21 @@ class WeightCurves(PartWeighting):
         users = _users(self._trainer, self.queries)
         self.values, self.shown = dict[float, Floats](), dict[float, float]()
         for weight, rows in ranked.items():
-            shown = per_query(rows, self._relevant)[self._metric]
-            of_users = [np.bincount(users, each) for each in (ndcg(rows, self._relevant), shown)]
-            self.values[weight] = of_users[0] / np.bincount(users)
-            self.shown[weight] = float((of_users[1] / np.bincount(users)).mean())
+            found = {**per_query(rows, self._relevant), NDCG_AT_100: ndcg(rows, self._relevant)}
+            chooses, shown = (
+                np.bincount(users, found[name]) / np.bincount(users) for name in (self._chooses, self._metric)
+            )
+            self.values[weight], self.shown[weight] = chooses, float(shown.mean())
 
     @property
     def chosen(self) -> float:
         """The weight that is taken."""
-        finite = {weight: each for weight, each in self.values.items() if weight < math.inf}
-        return choose_weight(finite, self._otherwise)
+        allowed = {weight: each for weight, each in self.values.items() if weight <= self._most}
+        return choose_weight(allowed, self._otherwise)
 
     @property
     def quality(self) -> float:
-        """The mean of nDCG@100 at that weight."""
+        """The mean over users of the metric that chooses, at that weight."""
         return float(self.values[self.chosen].mean())
 
     def _ratio(self) -> float:

@@ -4,7 +4,7 @@
 
 `train/models/recent_popularity.py` says what the coordinates are. The towers learn without them, and
 `part_weights.py` chooses their weight, as that of a linear model. (A weight that training learned was too
-low on `online-retail`: the query tower learns from the same events what sells in which month.)
+low on `online-retail`, as the query tower learns from the same events what sells in which month.)
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,14 @@ from train.models.placement import beside
 from train.models.recent_popularity import EventsByPeriod, PeriodEncoder, Rows
 from train.models.sequence_encoders import IdEncoder
 from train.models.towers import Part
-from train.training.part_weights import PartWeighting, WeightCurves, part_of, remove_part
+from train.training.part_weights import NDCG_AT_100, PartWeighting, WeightCurves, part_of, remove_part
 from train.training.trainer import Trainer
 
 PART: Part = "recent"  # of the towers' coordinates
 HALF_LIVES = (1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 60.0)  # days
-WITH_FEW_USERS = 0.25  # the weight where validation has too few users to choose by
+MOST = 1.0  # the largest weight
+# The weight where validation has too few users to choose by: the middle of those up to `MOST`.
+WITH_FEW_USERS = 0.25
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class RecentPopularity:
     def line(self) -> str:
         """The choice in words."""
         chosen = (
-            f"weighs {self.weight:.2g} times all else, in units of standard deviation, and an event halves "
-            f"in {self.half_life:g} days"
+            f"weighs {self.weight:.2g} times all else, in units of standard deviation, and the weight of "
+            f"an event halves in {self.half_life:g} days"
             if self.weight
             else "is left out"
         )
@@ -68,7 +70,7 @@ class RecentPopularity:
 
     def metrics(self) -> dict[str, float]:
         """What a run logs as metrics of validation."""
-        return {f"recent_{self.metric}": self.after}
+        return {f"mixture_recent_{self.metric}": self.after}
 
 
 def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | None:
@@ -85,7 +87,10 @@ def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | N
     """
     if trainer.towers[0].recent is None:
         return None
-    events, beside_others = _events(trainer), WeightCurves(trainer, PART, metric, WITH_FEW_USERS)
+    events, beside_others = (
+        _events(trainer),
+        WeightCurves(trainer, PART, metric, NDCG_AT_100, MOST, WITH_FEW_USERS),
+    )
     tried: list[tuple[float, WeightCurves]] = []
     for half_life in HALF_LIVES:
         _place(events, half_life, trainer)
@@ -115,7 +120,7 @@ def add_as_chosen(trainer: Trainer, chosen: RecentPopularity | None) -> None:
 
 
 def _events(trainer: Trainer) -> EventsByPeriod:
-    """The events of all items with an id that the towers know, by the rows of the items."""
+    """The positive training events, by the rows of the items."""
     data = trainer.data
     train = data.parts["train"].positive()
     assert train.time is not None  # as the time of a query needs

@@ -88,8 +88,8 @@ function toQuery(question, inputs) {
 
 /** A single value; what is no number or time goes as it is: the service says what it expects. */
 function toValue(kind, value) {
-  const number = Number(value);
-  const seconds = kind === "time" && !Number.isFinite(number) ? toMoment(value.trim()).getTime() / 1000 : number;
+  const isDate = kind === "time" && !/^\d{5,}(\.\d+)?$/.test(value.trim()); // a year is a date, too
+  const seconds = isDate ? toMoment(value.trim()).getTime() / 1000 : Number(value);
   return ["number", "time"].includes(kind) && Number.isFinite(seconds) ? { number: seconds } : { text: value };
 }
 
@@ -162,7 +162,8 @@ export function fromExample(example, info) {
   const inputs = towerInputs(info);
   const question = emptyQuestion();
   question.text = inputs.text ? String(example[inputs.text] ?? "") : "";
-  question.history = inputs.history ? [...(example[inputs.history] ?? [])].map(String) : [];
+  const events = inputs.history ? [...(example[inputs.history] ?? [])] : [];
+  question.history = events.map((event) => String(Array.isArray(event) ? event[0] : event)); // without times
   question.mode = question.history.length ? "history" : firstMode(info);
   for (const { name, multi } of inputs.others) {
     const value = example[name];

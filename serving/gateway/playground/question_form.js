@@ -175,7 +175,7 @@ function extraFields(page, inputs) {
   return fields.length ? el("div", { class: "features", data: { name: info.name ?? "" } }, fields) : null;
 }
 
-const placeholders = { number: "a number", time: "now, or 2026-01-02T13:00" };
+const placeholders = { number: "a number", time: "2026-01-02T13:00; empty is now" };
 
 function featureField({ name, kind, multi }, page) {
   const { question, info, items } = page;

@@ -1,6 +1,6 @@
 """Towers of histories as ONNX files give the vectors of torch, for all records and batches."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,9 @@ from export.onnx import parity
 from export.onnx.export import export_tower, frozen
 from export.onnx.optimize import optimize
 from export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
-from protos.features import TowerInputs
+from protos.features import FeatureSpec, TowerInputs
 from tests.helpers.stdlib import Sections, started
-from tests.helpers.watched import ASKED, ATTENTION, LATENT, MEAN, RATINGS, write_toml
+from tests.helpers.watched import AGES, ASKED, ATTENTION, LATENT, MEAN, RATINGS, write_toml
 from train.evaluation import exact_search
 from train.models.encoders import HashedTextEncoder
 from train.models.recent_popularity import PeriodEncoder
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.exhaustive
 
 KINDS: Mapping[str, Sections] = {
     "attention": ATTENTION,
+    "ages": AGES,
     "gates": {**ATTENTION, "tower": {**ATTENTION["tower"], "gates": True}},
     "mean": MEAN,
     "latent": LATENT,
@@ -97,7 +98,7 @@ def both(request: pytest.FixtureRequest, films: Path, tmp_path_factory: pytest.T
     return Both(exported("query", query_tower), exported("item", item_tower), data.items, known)
 
 
-def records(features: Iterable[str], known: Sequence[str]) -> dict[str, list[Any]]:
+def records(features: Mapping[str, FeatureSpec], known: Sequence[str]) -> dict[str, list[Any]]:
     """Records of histories of many lengths, some with unknown items, some empty or absent."""
     random = np.random.default_rng(0)
     histories = [random.choice(known, length).tolist() for length in LENGTHS * 6]
@@ -117,6 +118,11 @@ def records(features: Iterable[str], known: Sequence[str]) -> dict[str, list[Any
         "genre": ("Drama", None, "Musical"),
     }
     drawn = {name: [pool[n % len(pool)] for n in range(count)] for name, pool in pools.items()}
+    if getattr(features.get("history"), "times", False):
+        # Some histories have no times, and some queries are asked now.
+        drawn["time"] = [None if n % 7 == 3 else 2e6 for n in range(count)]
+        for n in range(0, count, 3):
+            histories[n] = [[item, 2e6 - 300.0 * at**3] for at, item in enumerate(histories[n] or ())][::-1]
     return {name: ({"history": histories} | drawn)[name] for name in features}
 
 
@@ -175,7 +181,8 @@ def test_rewrites_keep_vectors_and_remove_nodes(
     both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of, fat = both.query, tmp_path / "fat.onnx"
-    values = of.inputs.to_arrays(records(of.inputs.features, both.known))
+    inputs = of.inputs.features
+    values = of.inputs.to_arrays(records(inputs, both.known))
     monkeypatch.setattr("export.onnx.export.optimize", lambda model: model)
     before = export_tower(of.tower, of.inputs.features, values, fat)
     slim = optimize(onnx.load(fat))
@@ -183,8 +190,11 @@ def test_rewrites_keep_vectors_and_remove_nodes(
     assert len(slim.graph.node) <= before
     if "Softmax" in (node.op_type for node in slim.graph.node):  # attention, where there is most to save
         assert len(slim.graph.node) < 0.96 * before
-        joined = sum(part is not None for part in (of.tower.mixture, of.tower.recent))
-        assert sum(node.op_type == "Concat" for node in slim.graph.node) <= joined
+        parts = sum(part is not None for part in (of.tower.mixture, of.tower.recent))
+        dated = int(
+            "history__times" in [each.name for each in slim.graph.input]
+        )  # the moments of all positions
+        assert sum(node.op_type == "Concat" for node in slim.graph.node) <= parts + dated
     onnx.save_model(slim, tmp_path / "slim.onnx")
     found = onnx_encoder(tmp_path / "slim.onnx")(values)
     size = max(1.0, float(np.abs(found).max()))

@@ -10,13 +10,18 @@ from hypothesis import strategies as st
 
 from protos import open_inference_pb2 as wire
 from protos.errors import InvalidInput
-from protos.features import IdFeature
+from protos.features import HistoryFeature, IdFeature
 from serving.api.open_inference import queries_from_wire
 from serving.api.tensors import decoded, received, unpacked
 from serving.transport.converters import RequestLimits
 from tests.helpers.tiny_towers import FULL, HISTORY
 
-EVERY_KIND = {**FULL, "history": HISTORY, "item": IdFeature("id")}
+EVERY_KIND = {
+    **FULL,
+    "history": HISTORY,
+    "seen": HistoryFeature("history", times=True),
+    "item": IdFeature("id"),
+}
 quick = settings(derandomize=True, database=None, deadline=None)
 unicode = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -87,7 +92,7 @@ contents = st.fixed_dictionaries(
 )
 inputs = st.fixed_dictionaries(
     {
-        "name": st.sampled_from([*EVERY_KIND, "other", ""]),
+        "name": st.sampled_from([*EVERY_KIND, "seen__times", "other", ""]),
         "datatype": st.sampled_from(["BYTES", "FP32", "FP64", "INT64", ""]),
         "shape": st.lists(st.sampled_from([0, 1, 2, -1, 2**62]), max_size=3),
     },

@@ -279,5 +279,11 @@ def test_examples_may_lack_features() -> None:
     assert any(query.text for query in made) and any(query.history for query in made)
     assert all(query.text or query.history for query in made)
     assert {query.features.get("country") for query in made} == {None, "A"}
+    dated: list[dict[str, Any]] = [
+        {"history": [["a", 1.0], ["b", 2.0]], "time": 9.0},
+        {"history": [["c", None], ["d", 4.0]]},
+    ]
+    for query in query_generator.generate(dated, ["history"], [], seed=0):
+        assert "history" not in query.features and len(query.history_times) == len(query.history) > 0
     plain = query_generator.generate([{"country": "A"}, {"age": 3}, {"country": "B"}], [], [], seed=0)
     assert {str(query.features) for query in plain} == {"{'country': 'A'}", "{'age': 3}", "{'country': 'B'}"}

@@ -1,15 +1,17 @@
 """A query fills the query tower's features, or the error names the field at fault."""
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from protos.errors import InvalidInput, UnknownItem
-from protos.features import FeatureSpec, NumberFeature, TextFeature
+from protos.features import FeatureSpec, HistoryFeature, NumberFeature, TextFeature, TimeFeature
 from serving.retrieval.encoder import QueryForm
 from serving.retrieval.query import Query, example_query
 from serving.retrieval.retriever import Retriever
-from serving.transport.converters import RequestLimits
+from serving.transport.converters import RequestLimits, query_from_wire, query_to_wire
 from tests.helpers.tiny_towers import FULL, HISTORY, PLAIN, WATCHED
 
 TITLE = TextFeature("text", column="title")
@@ -54,6 +56,75 @@ def test_an_example_with_a_history_is_a_query() -> None:
     assert QueryForm(WATCHED).values(query, "query") == {"history": [], "country": "de"}
 
 
+DATED: dict[str, FeatureSpec] = {
+    "seen": HistoryFeature("history", times=True),
+    "asked": TimeFeature("time"),
+}
+
+
+def test_times_are_joined_with_the_history() -> None:
+    form = QueryForm(DATED, clock=lambda: 77.0)
+    query = Query(history=("a", "b"), history_times=(1.0, float("nan")), features={"asked": 9.0})
+    assert form.values(query, "query") == {"seen": [("a", 1.0), ("b", None)], "asked": 9.0}
+
+
+def test_a_query_with_times_and_without_its_own_is_asked_now() -> None:
+    form = QueryForm(DATED, clock=lambda: 77.0)
+    assert form.values(Query(history=("a",), history_times=(1.0,)), "query") == {
+        "seen": [("a", 1.0)],
+        "asked": 77.0,
+    }
+    assert form.values(Query(history=("a",)), "query") == {"seen": ["a"], "asked": None}
+
+
+@pytest.mark.parametrize(
+    ("query", "features", "field", "reason"),
+    [
+        (
+            Query(history=("a",), history_times=(1.0,)),
+            WATCHED,
+            "history_times",
+            "the query tower reads no times",
+        ),
+        (Query("a", history_times=(1.0,)), PLAIN, "history_times", "the query tower reads no times"),
+        (
+            Query(history=("a", "b"), history_times=(1.0,)),
+            DATED,
+            "history_times",
+            "expected 2, one for each item of the history, or none, got 1",
+        ),
+        (Query(history_times=(1.0,)), DATED, "history_times", "expected 0, one for each item"),
+        (
+            Query(history_times=(1.0,), features={"seen": ("a",)}),
+            DATED,
+            "history_times",
+            "expected 0, one for each item",
+        ),
+        (
+            Query(history=("a", "b"), history_times=(1.0, math.inf)),
+            DATED,
+            "history_times[1]",
+            "expected seconds since 1970, at most 1e12, got inf",
+        ),
+    ],
+)
+def test_times_that_do_not_fit_are_refused_by_name(
+    query: Query, features: Mapping[str, FeatureSpec], field: str, reason: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        QueryForm(features).values(query, "query")
+    assert (caught.value.field, caught.value.reason[: len(reason)]) == (f"query.{field}", reason)
+
+
+def test_an_example_with_times_is_a_query_with_times() -> None:
+    example: dict[str, Any] = {"seen": [["a", 1.0], ["b", None]], "asked": 9.0}
+    query = example_query(example)
+    assert (query.history, query.features) == (("a", "b"), {"asked": 9.0})
+    assert query.history_times[0] == 1.0 and math.isnan(query.history_times[1])
+    again = query_from_wire(query_to_wire(query), "query")
+    assert repr(again) == repr(query)  # NaN equals nothing
+
+
 def test_an_example_may_leave_values_out() -> None:
     assert example_query({"text": "a", "age": None}) == Query(features={"text": "a"})
 
@@ -92,6 +163,8 @@ def test_a_misfit_is_refused_by_name(query: Query, features: Mapping[str, Featur
         (Query("a", features={"tags": 1.0}), "features.tags"),
         (Query(features={"text": 1.0}), "features.text"),
         (Query("a", item_id="item-000"), "text"),
+        (Query(history_times=(1.0,), item_id="item-000"), "history_times"),
+        (Query("a", history_times=(1.0,)), "history_times"),
         (Query(history=("item-001",), item_id="item-000"), "history"),
         (Query(features={"age": 1.0}, item_id="item-000"), "features"),
     ],
@@ -115,6 +188,7 @@ def test_an_unknown_item_is_named(retriever: Retriever) -> None:
         (Query("a" * 6), "query.text"),
         (Query(item_id="a" * 6), "query.item_id"),
         (Query(history=("a",) * 4), "query.history"),
+        (Query(history_times=(1.0,) * 4), "query.history_times"),
         (Query(features={"tags": ("a",) * 4}), "query.features.tags"),
         (Query(features={"country": "a" * 6}), "query.features.country"),
     ],

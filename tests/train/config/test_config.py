@@ -197,6 +197,7 @@ FEATURES: list[tuple[str, dict[str, FeatureSpec], str]] = [
     ("item", {"a": ID, "b": ID}, "item: expected at most one id"),
     ("item", {"past": HISTORY}, 'item.past: a feature of kind "history" belongs to the other side'),
     ("query", {"a": TIME, "b": TIME}, "query: expected at most one time"),
+    ("query", {"asked": TIME}, r"query\.asked: a time alone is no query"),
     (
         "query",
         {"text": TEXT, "asked": TIME},

@@ -135,6 +135,30 @@ def test_each_pair_has_its_time_and_each_query_that_of_its_first(
 
 
 @pytest.mark.parametrize("split", SPLITS)
+def test_each_event_of_a_history_has_its_time(made: Callable[..., Dataset], base: Path, split: str) -> None:
+    query: dict[str, FeatureSpec] = {
+        "history": HistoryFeature("history", times=True),
+        "time": TimeFeature("time"),
+    }
+    tower = SequenceTower("sequence", ages=True)
+    experiment = replace(EXPERIMENT, query=query, tower=tower, loss=tower.usual_loss, split=SPLITS[split])
+    dataset = made(experiment)
+    data = training_data_of(dataset, experiment.query, experiment.item)
+    lines = [line for name in ("log.csv", "later.csv") for line in (base / name).read_text().splitlines()]
+    rows = [line.split(",") for line in lines if line.startswith("u") and not line.startswith("user")]
+    when = {(user, float(at)): item for user, item, at, _ in rows}
+    user_of = dict(zip(data.parts["train"].query.tolist(), dataset.part("train")["group"], strict=True))
+    assert len(user_of) > 100
+    for row, user in user_of.items():
+        history = data.queries["history"][row]
+        assert [when[user, at] for _, at in history] == [item for item, _ in history]
+        times = [at for _, at in history]
+        assert times == sorted(times) and all(at <= data.queries["time"][row] for at in times)
+    plain = training_data_of(dataset, {"history": HistoryFeature("history")}, experiment.item)
+    assert plain.histories is not None and plain.histories.times is None
+
+
+@pytest.mark.parametrize("split", SPLITS)
 def test_no_event_of_another_part_says_when_a_query_was_asked(
     made: Callable[..., Dataset], split: str
 ) -> None:

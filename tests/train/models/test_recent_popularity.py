@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from protos.features import LATEST
+from protos.event_values import LATEST
 from train.data.recency import DAY
 from train.models.recent_popularity import PERIODS, PRIOR, EventsByPeriod, PeriodEncoder
 
@@ -51,6 +51,15 @@ def test_the_factors_give_the_changes(events: EventsByPeriod) -> None:
     periods, items = events.factors(7.0, 2)
     lost = np.abs(periods @ items.T - events.changes(7.0)).mean()
     assert 1e-3 < lost < np.abs(events.changes(7.0)).mean() / 2
+
+
+def test_after_a_long_gap_what_was_popular_last_is_still_known() -> None:
+    """The weights of the events have nearly vanished, and their proportions have not."""
+    times = np.array([1e9, 1e9 + 1, 1e9 + 2, 1e9 + 500 * DAY])
+    events = EventsByPeriod(times, np.array([0, 0, 1, 2]), 3)
+    found = events.changes(1.0)[PERIODS - 2]
+    assert found[0] == pytest.approx(found[1], abs=1e-6)  # each as often as on the whole
+    assert found[0] > found[2] + 1
 
 
 def test_without_events_nothing_is_popular() -> None:

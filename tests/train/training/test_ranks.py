@@ -11,7 +11,7 @@ import torch
 
 from protos.errors import Unavailable
 from protos.features import CategoryFeature, Schema, TextFeature
-from tests.helpers.people import data_of_people, random_people, schema_of_people
+from tests.helpers.people import data_of_people, dated, random_people, schema_of_people
 from tests.train.losses.test_objective import IN_BATCH, ITEMS, LOSSES
 from tests.train.training.test_trainer import Watcher
 from train.config import LossConfig, TowerConfig, TrainingConfig
@@ -54,6 +54,9 @@ VIEWS = MultiViewTower("multi_view", "kind", 8, buckets=256, hidden=(6,), view_d
 
 CLICKS = ClicksTower("clicks", dimension=6, dropout=0.0, augment=0.5, characters=())
 INTERESTS = ComirecTower("comirec", interests=3, dimension=8, hidden=6, input_dropout=0.0, buckets=64)
+AGES = SequenceTower(
+    "sequence", dimension=8, buckets=64, dropout=0.0, input_dropout=0.0, ages=True, age_dropout=0.0
+)
 
 
 def of_texts(loss: LossConfig, config: TowerConfig = BAG, batch_size: int = 13) -> Trainer:
@@ -81,7 +84,10 @@ def of_people(
 ) -> Trainer:
     """Histories, of which several queries share a window; no dropout."""
     data = data_of_people(random_people(9, ITEMS), ITEMS)
-    schema = schema_of_people(ITEMS, max_length=6)
+    reads_ages = isinstance(config, SequenceTower) and config.ages
+    schema = schema_of_people(ITEMS, max_length=6, times=reads_ages)
+    if reads_ages:
+        data = dated(data)
     without: dict[str, Any] = {"dropout": 0.0, "input_dropout": 0.0} if history == "attention" else {}
     if config is None:
         config = SequenceTower("sequence", history=history, dimension=8, buckets=64, **without)  # type: ignore[arg-type]
@@ -175,6 +181,12 @@ def test_two_ranks_train_queries_of_several_vectors_as_one_does(two: Ranks, rows
             an_epoch_is_the_same(two, lambda loss=loss: of_people(loss, config=INTERESTS), rows_from)  # type: ignore[misc]
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
+
+
+@pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])
+def test_two_ranks_train_with_the_ages_of_events_as_one_does(two: Ranks, rows_from: int) -> None:
+    for loss in (FullSoftmax("full_softmax"), IN_BATCH):
+        an_epoch_is_the_same(two, lambda loss=loss: of_people(loss, config=AGES), rows_from)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("rows_from", [AS_ROWS, rank.ROWS_FROM], ids=["rows", "dense"])

@@ -26,7 +26,14 @@ from train.models.recent_popularity import EventsByPeriod
 from train.models.tower_factory import build_towers, hashing_of
 from train.training import run as training
 from train.training.checkpoint import load_towers, save_towers
-from train.training.recent_popularity import HALF_LIVES, add_as_chosen, add_recent_popularity
+from train.training.part_weights import LEAST_USERS
+from train.training.recent_popularity import (
+    HALF_LIVES,
+    MOST,
+    WITH_FEW_USERS,
+    add_as_chosen,
+    add_recent_popularity,
+)
 from train.training.trained_model import load_model
 from train.training.trainer import Trainer
 
@@ -108,15 +115,15 @@ def test_scores_are_the_sum_of_those_of_the_towers_and_of_the_changes(fashions: 
     torch.testing.assert_close(scores(trainer), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_query_is_scored_by_no_event_after_its_time(fashions: TrainingData) -> None:
-    """The same data up to day 60: what was popular on day 50 is the same."""
+def test_what_is_popular_later_changes_nothing_but_the_usual_share(fashions: TrainingData) -> None:
+    """Other items are popular after day 60: what was popular on day 50 beside its usual share stays first."""
     train = fashions.parts["train"]
     assert train.time is not None
     until = train.time < 1e9 + 60 * DAY
     whole = EventsByPeriod(train.time, train.item, ITEMS)
     day = int(np.searchsorted(whole.begins, 1e9 + 50 * DAY))
     ours = whole.changes(7.0)[day]
-    late = np.where(until, train.item, ITEMS - 1 - train.item)  # other items are popular after day 60
+    late = np.where(until, train.item, ITEMS - 1 - train.item)
     theirs = EventsByPeriod(train.time, late, ITEMS).changes(7.0)[day]
     first = np.argsort(-ours)[:3]
     assert {*first.tolist()} == {*np.argsort(-theirs)[:3].tolist()}  # their usual shares differ
@@ -137,18 +144,24 @@ def test_towers_to_which_it_adds_nothing_lose_their_coordinates(steady: Training
     torch.testing.assert_close(scores(fresh), scores(trainer))
 
 
-def test_where_nothing_changes_it_does_little_harm(steady: TrainingData) -> None:
-    trainer = untrained(steady)
-    before = trainer.evaluate("test")["ndcg_at_10"]
-    add_recent_popularity(trainer, "ndcg_at_10")
-    assert trainer.evaluate("test")["ndcg_at_10"] > before - 0.03
+def test_its_weight_is_at_most_that_of_all_else_and_with_few_users_a_quarter(fashions: TrainingData) -> None:
+    found = add_recent_popularity(untrained(fashions), "ndcg_at_10")
+    assert found is not None
+    assert found.weight <= MOST == 1
+    few = fashions.parts["validation"].where(np.arange(len(fashions.parts["validation"])) < LEAST_USERS - 1)
+    of_few = replace(fashions, parts={**fashions.parts, "validation": few})
+    alone = add_recent_popularity(untrained(of_few), "ndcg_at_10")
+    assert alone is not None
+    assert alone.weight == WITH_FEW_USERS
 
 
 def test_other_towers_get_what_was_chosen(fashions: TrainingData) -> None:
     first, second = untrained(fashions), untrained(fashions)
     found = add_recent_popularity(first, "ndcg_at_10")
-    add_as_chosen(second, found)
-    torch.testing.assert_close(scores(second), scores(first))
+    assert found is not None
+    add_as_chosen(second, replace(found, weight=0.7 * found.weight))
+    plain = scores(untrained(fashions))
+    torch.testing.assert_close(scores(second) - plain, 0.7 * (scores(first) - plain), atol=1e-3, rtol=1e-3)
 
 
 def test_it_stands_beside_a_linear_model(fashions: TrainingData) -> None:
@@ -194,7 +207,9 @@ def test_a_run_of_the_recipe_holds_it_after_a_refit(finished: tuple[Any, Any, st
     assert "tower.recent_popularity = 32  (queries have times)" in shown
     assert "recent popularity weighs" in shown
     assert float(run.data.params["recent_popularity.weight"]) > 0
-    assert "validation/recent_ndcg_at_10" in run.data.metrics
+    assert "validation/mixture_recent_ndcg_at_10" in run.data.metrics
+    query, _ = model.towers
+    assert query.recent is not None and query.recent.weights[0] > 0
     experiment = model.experiment
     data = training_data_of(dataset, experiment.query, experiment.item)
     hashing = hashing_of(experiment.tower)

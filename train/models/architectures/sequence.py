@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from protos.event_values import TIMES
 from protos.features import FIRST_KNOWN, HistoryFeature, IdFeature, Schema, TimeFeature
 from train.config.towers import SequenceTower
 from train.data.training_data import TrainingData
@@ -135,6 +136,8 @@ class SequenceArchitecture(Architecture[SequenceTower]):
                 config.input_dropout,
                 positions,
                 config.gates,
+                _beside(schema) if config.ages else (),
+                config.age_dropout,
             )
         if config.history == "mean":
             return PoolingEncoder(ids, positions, True, decay=config.decay)
@@ -170,6 +173,13 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         return fit_content_fallback(
             item_tower, items, counts, self.config.newcomers_alpha, self.config.newcomers_strength
         )
+
+
+def _beside(schema: Schema) -> tuple[str, str]:
+    """Names of the arrays that tell the ages of a history's events: the times of these, and of the query."""
+    (history,) = (name for name, spec in schema.query.items() if spec.kind == "history")
+    (time,) = _of_kind(schema.query, TimeFeature)
+    return history + TIMES, time
 
 
 def _of_kind(features: Mapping[str, Any], kind: type) -> list[str]:

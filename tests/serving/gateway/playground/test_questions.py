@@ -250,6 +250,7 @@ def test_a_number_and_a_time_are_sent_as_numbers_and_what_is_neither_as_it_is(
         ("asked", "1700000000", {"number": 1_700_000_000}),
         ("asked", "2026-01-02T13:00", {"number": datetime(2026, 1, 2, 13, tzinfo=UTC).timestamp()}),
         ("asked", "2026-01-02T13:00+01:00", {"number": datetime(2026, 1, 2, 12, tzinfo=UTC).timestamp()}),
+        ("asked", "2026", {"number": datetime(2026, 1, 1, tzinfo=UTC).timestamp()}),
         ("asked", "soon", {"text": "soon"}),
     ]
     page.open(sites.both)

@@ -1,0 +1,200 @@
+"""A bundle that reads when events were, behind a real server: over each way by which a query comes in."""
+
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import mlflow
+import numpy as np
+import onnxruntime
+import pytest
+
+from export.release import registry
+from protos import bundle, open_inference_pb2_grpc
+from protos import open_inference_pb2 as wire
+from protos.errors import InvalidInput
+from serving.__main__ import main
+from serving.benchmark import query_generator
+from serving.client import RetrievalClient
+from serving.retrieval.query import Query
+from serving.retrieval.retriever import Retriever
+from serving.server import RetrievalServer
+from tests.helpers.stdlib import QUICK, Made, make_of, tracking_copy
+from tests.helpers.watched import AGES, write_toml
+
+pytestmark = pytest.mark.exhaustive
+
+HISTORY = ("f001", "f002", "f003")
+TIMES = (1_000_000.0, 1_000_060.0, 1_000_120.0)
+DAY = 86_400.0
+
+
+@pytest.fixture(scope="module")
+def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("ages")
+    sections = {**AGES, **QUICK, "training": {**AGES["training"], "epochs": 3}}
+    return make_of(write_toml(films, folder / "a.toml", "ages", sections), empty_store, folder)
+
+
+@pytest.fixture(scope="module")
+def address(made: Made) -> Iterator[str]:
+    with RetrievalServer(Retriever.load(made.folder)) as server:
+        yield server.address
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[RetrievalClient]:
+    with RetrievalClient(address, timeout=30) as client:
+        yield client
+
+
+def asked(time: float | None = TIMES[-1] + 30, times: tuple[float, ...] = TIMES) -> Query:
+    return Query(history=HISTORY, history_times=times, features={} if time is None else {"time": time})
+
+
+def test_the_graph_takes_the_times_and_the_manifest_says_so(made: Made) -> None:
+    manifest = bundle.read(made.folder)
+    session = onnxruntime.InferenceSession(made.folder / "query_tower.onnx")
+    shapes = {each.name: each.shape for each in session.get_inputs()}
+    assert shapes["history"] == shapes["history__times"] == ["batch", "history_length"]
+    assert shapes["time"] == ["batch", 1]
+    written = json.loads((made.folder / "manifest.json").read_text())
+    assert written["schema"]["query"]["history"]["times"] is True
+    dated = [example for example in manifest.examples if example["history"]]
+    assert all(isinstance(at, float) for example in dated for _, at in example["history"])
+    assert max(len(example["history"]) for example in dated) == 20  # no more than is read
+
+
+def test_times_count_and_what_is_not_known_does_not(client: RetrievalClient) -> None:
+    queries = [
+        asked(),
+        asked(TIMES[-1] + 30 * DAY),
+        asked(times=(TIMES[0] - 90 * DAY, *TIMES[1:])),
+        asked(times=(math.nan,) * 3),
+        Query(history=HISTORY, features={"time": TIMES[-1] + 30}),
+        Query(history=HISTORY),
+    ]
+    vectors = client.encode(queries)
+    for one, other in ((0, 1), (0, 2), (0, 5)):
+        assert np.abs(vectors[one] - vectors[other]).max() > 1e-3
+    for other in (4, 5):  # no age is known
+        np.testing.assert_allclose(vectors[3], vectors[other], atol=1e-5)
+    answers = client.search_batch(queries, 5, exclude_history=True)
+    for query, answer in zip(queries, answers, strict=True):
+        assert answer.hits == client.search(query, 5, exclude_history=True).hits
+        assert not {hit.id for hit in answer.hits} & {*HISTORY}
+    unknown = Query(history=("new", *HISTORY), history_times=(5.0, *TIMES), features={"time": TIMES[-1] + 30})
+    answer = client.search(unknown, 5, exclude_history=True)
+    assert (answer.unknown_history, answer.hits) == (1, answers[0].hits)
+
+
+def test_a_query_without_its_own_time_is_asked_now(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: TIMES[-1] + 30 * DAY)
+    retriever = Retriever.load(made.folder)
+    now, then = retriever.encode([asked(None), asked(TIMES[-1] + 30 * DAY)]).vectors
+    np.testing.assert_allclose(now, then, atol=1e-6)
+
+
+def test_what_does_not_fit_is_refused_by_name(client: RetrievalClient, films_client: RetrievalClient) -> None:
+    for query, field, reason in (
+        (asked(times=TIMES[:2]), "query.history_times", "expected 3, one for each item of the history"),
+        (asked(times=(*TIMES[:2], math.inf)), "query.history_times[2]", "expected seconds since 1970"),
+        (Query(history=HISTORY, features={"time": "noon"}), "query.features.time", "expected seconds since"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            client.search(query)
+        assert (caught.value.field, caught.value.reason[: len(reason)]) == (field, reason)
+    expected = r"query\.history_times: the query tower reads no times of a history"
+    with pytest.raises(InvalidInput, match=expected):
+        films_client.search(Query(history=HISTORY, history_times=TIMES))
+
+
+def tensors(*inputs: tuple[str, str, list[Any]]) -> wire.ModelInferRequest:
+    request = wire.ModelInferRequest(model_name="query_tower")
+    for name, datatype, rows in inputs:
+        each = request.inputs.add(name=name, datatype=datatype, shape=np.array(rows, object).shape)
+        for value in np.array(rows, object).ravel():
+            if datatype == "BYTES":
+                each.contents.bytes_contents.append(value.encode())
+            else:
+                each.contents.fp64_contents.append(value)
+    return request
+
+
+def test_other_clients_send_a_tensor_of_times(address: str, client: RetrievalClient) -> None:
+    nan = math.nan
+    history = ("history", "BYTES", [[*HISTORY, ""], ["", *HISTORY], ["f001", "", "", ""]])
+    times = ("history__times", "FP64", [[*TIMES, nan], [nan] * 4, [TIMES[0], nan, nan, nan]])
+    rest = ("country", "BYTES", ["", "", ""]), ("time", "FP64", [TIMES[-1] + 30, nan, TIMES[-1]])
+    with grpc.insecure_channel(address) as channel:
+        stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        described = stub.ModelMetadata(wire.ModelMetadataRequest(name="query_tower"), timeout=5)
+        found = {each.name: (each.datatype, [*each.shape]) for each in described.inputs}
+        assert found["history__times"] == ("FP64", [-1, -1])
+        answer = stub.ModelInfer(tensors(history, times, *rest), timeout=5)
+        vectors = np.array(answer.outputs[0].contents.fp32_contents).reshape(3, -1)
+        single = Query(history=HISTORY[:1], history_times=TIMES[:1], features={"time": TIMES[-1]})
+        expected = client.encode([asked(), Query(history=HISTORY), single])
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
+        short = ("history__times", "FP64", [[1.0], [1.0], [1.0]])
+        large = ("history__times", "FP64", [[*TIMES, nan], [nan] * 4, [1e13, nan, nan, nan]])
+        refused: list[tuple[list[Any], str]] = [
+            ([history, *rest], "inputs.history__times: required, but missing"),
+            ([history, short, *rest], "inputs.history__times: expected the shape of history, [3, 4]"),
+            ([history, large, *rest], "inputs.history__times[2]: expected seconds since 1970"),
+        ]
+        for wrong, said in refused:
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.ModelInfer(tensors(*wrong), timeout=5)
+            assert str(caught.value.details()).startswith(said)
+
+
+def test_the_registered_model_takes_times(made: Made, client: RetrievalClient, tmp_path: Path) -> None:
+    with tracking_copy(made, tmp_path), warnings.catch_warnings(record=True):  # lifted by MLflow
+        version, _ = registry.register(made.folder)
+        model = mlflow.pyfunc.load_model(f"models:/ages/{version.version}")
+        record = {"history": [*HISTORY], "history_times": [*TIMES], "time": TIMES[-1] + 30}
+        found = model.predict([record, {"history": [*HISTORY]}], params={"k": 5})
+        with pytest.raises(mlflow.exceptions.MlflowException, match=r"queries\[0\]\.history_times"):
+            model.predict([{**record, "history_times": "now"}])
+    for hits, query in zip(found, (asked(), Query(history=HISTORY)), strict=True):
+        assert [hit["id"] for hit in hits] == [hit.id for hit in client.search(query, 5).hits]
+
+
+def test_the_command_line_and_a_file_of_queries_take_times(
+    address: str, client: RetrievalClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = [hit.id for hit in client.search(asked(), 5).hits]
+    times = [str(each) for each in TIMES]
+    arguments = [
+        "search",
+        "--history",
+        *HISTORY,
+        "--history-times",
+        *times,
+        "--feature",
+        f"time={TIMES[-1] + 30}",
+    ]
+    assert main([*arguments, "--k", "5", "--json", "--address", address]) == 0
+    assert [hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]] == expected
+    queries, answers = tmp_path / "queries.jsonl", tmp_path / "answers.jsonl"
+    line = {"history": HISTORY, "history_times": [*TIMES[:2], None], "features": {"time": TIMES[-1] + 30}}
+    queries.write_text(json.dumps(line) + "\n")
+    assert main(["batch", str(queries), "--output", str(answers), "--k", "5", "--address", address]) == 0
+    partly = asked(times=(*TIMES[:2], math.nan))
+    found = json.loads(answers.read_text())["hits"]
+    assert [hit["id"] for hit in found] == [hit.id for hit in client.search(partly, 5).hits]
+    queries.write_text(json.dumps({**line, "history_times": ["noon"]}) + "\n")
+    assert main(["batch", str(queries), "--output", str(answers), "--address", address]) == 1
+    assert "line 1: history_times: expected seconds since 1970, got a string" in capsys.readouterr().err
+
+
+def test_a_load_test_asks_with_times(made: Made, client: RetrievalClient) -> None:
+    queries = query_generator.of_bundle(bundle.read(made.folder), seed=0)
+    assert len(queries) > 100
+    assert all(len(query.history_times) == len(query.history) for query in queries)
+    assert all(answer.hits for answer in client.search_batch(queries[:32], 3))

@@ -1,0 +1,219 @@
+"""Attention that reads when events were: buckets, windows and rows, and what is not known."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from export.onnx import parity
+from export.onnx.export import export_tower, frozen
+from export.onnx.runtimes import onnx_encoder, torch_encoder
+from protos.event_values import LATEST
+from protos.features import HistoryFeature, IdFeature, Schema, TimeFeature
+from tests.helpers.people import data_of_people, dated, random_people, schema_of_people
+from train.config.losses import FullSoftmax
+from train.config.towers import SequenceTower
+from train.config.training import TrainingConfig
+from train.models.prepared_inputs import PreparedInputs
+from train.models.sequence_encoders import (
+    AGE_ROWS,
+    UNKNOWN_AGE,
+    AttentionEncoder,
+    age_rows,
+    item_table,
+    moments_in_windows,
+)
+from train.models.tower_factory import Towers, build_towers, hashing_of
+from train.training.trainer import Trainer
+
+ITEMS, LONGEST = 14, 6
+TOWER = SequenceTower(
+    "sequence",
+    dimension=8,
+    buckets=64,
+    dropout=0.0,
+    input_dropout=0.0,
+    ages=True,
+    age_dropout=0.0,
+    characters=(),
+)
+SCHEMA = schema_of_people(ITEMS, LONGEST, times=True)
+DATA = dated(data_of_people(random_people(9, ITEMS), ITEMS))
+YEAR = 31_557_600
+
+
+def towers(ages: bool = True, moved: bool = False, age_dropout: float = 0.0) -> Towers:
+    """Towers of one seed; `moved` away from their start, at which ages count for nothing."""
+    torch.manual_seed(0)
+    config = replace(TOWER, ages=ages, age_dropout=age_dropout if ages else SequenceTower.age_dropout)
+    made = build_towers(config, SCHEMA if ages else schema_of_people(ITEMS, LONGEST))
+    for name, table in tables(made).items() if moved else ():
+        nn.init.normal_(table)
+        with torch.no_grad():
+            table[UNKNOWN_AGE] = 0  # as learning leaves it where all times are known
+        assert name.endswith("ages")
+    return made
+
+
+def tables(made: Towers) -> dict[str, nn.Parameter]:
+    return {name: each for name, each in made[0].named_parameters() if name.endswith("ages")}
+
+
+def prepared() -> PreparedInputs:
+    return PreparedInputs(SCHEMA, "query", DATA.queries, hashing_of(TOWER))
+
+
+def trainer(made: Towers, batch_size: int = 14) -> Trainer:
+    corpora = prepared(), PreparedInputs(SCHEMA, "item", DATA.items, hashing_of(TOWER))
+    training = TrainingConfig(epochs=2, batch_size=batch_size)
+    return Trainer(made, DATA, corpora, FullSoftmax("full_softmax"), training, shared_windows=True)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "row"),
+    [
+        (-100, 0),  # the event is after the moment
+        (0, 0),
+        (59, 0),
+        (60, 1),
+        (119, 1),
+        (120, 2),
+        *((60 * 2**n, n + 1) for n in range(31)),
+        *((60 * 2**n - 1, n) for n in range(31)),
+        (2000 * YEAR, 30),
+        (LATEST, UNKNOWN_AGE),
+    ],
+)
+def test_an_age_counts_in_a_bucket(seconds: int, row: int) -> None:
+    for since in (0, 1_700_000_000, -1_000_000_000):
+        moment = LATEST if seconds == LATEST else since + seconds
+        assert age_rows(torch.tensor([moment]), torch.tensor([since])).tolist() == [row]
+
+
+def test_an_age_without_a_time_is_not_known() -> None:
+    moments, times = torch.tensor([5, LATEST, LATEST]), torch.tensor([LATEST, 5, LATEST])
+    assert age_rows(moments, times).tolist() == [UNKNOWN_AGE] * 3
+    assert age_rows(torch.tensor([[5], [LATEST]]), torch.tensor([[4, LATEST]])).tolist() == [
+        [0, UNKNOWN_AGE],
+        [UNKNOWN_AGE, UNKNOWN_AGE],
+    ]
+
+
+def test_records_at_one_place_share_the_earliest_moment() -> None:
+    times = torch.tensor([[LATEST, 10, 20], [LATEST, LATEST, 30]])
+    asked = torch.tensor([[25], [12], [11], [40]])
+    found = moments_in_windows(torch.tensor([2, 1, 1, 5]), times, asked)
+    assert found.tolist() == [[10, 11, 25], [LATEST, 30, 40]]
+
+
+def test_windows_give_the_vectors_of_rows() -> None:
+    made, queries = towers(moved=True)[0].eval(), prepared()
+    found = 0
+    for batch in trainer((made, towers()[1])).history_batches.draw((0, 0)):  # type: ignore[union-attr]
+        with torch.no_grad():
+            windows = made(queries.batch(batch.queries, batch.spans))
+            rows = made(queries.batch(batch.queries))
+        whole = [n for n, each in enumerate(batch.queries) if is_whole(batch, n, each)]
+        torch.testing.assert_close(windows[whole], rows[whole], rtol=0, atol=1e-5)
+        found += len(whole)
+    assert found > 20
+
+
+def is_whole(batch: Any, place: int, query: int) -> bool:
+    """Whether a record's window holds all that its row does."""
+    assert DATA.histories is not None
+    begin = max(DATA.histories.begin[query], DATA.histories.end[query] - LONGEST)
+    return bool(batch.spans.begin[batch.spans.window[place]] == begin)
+
+
+def test_at_the_start_and_without_times_the_vectors_are_those_of_the_tower_without_ages() -> None:
+    every, queries = np.arange(len(prepared())), prepared()
+    without = towers(ages=False)[0].eval()
+    plain = PreparedInputs(
+        schema_of_people(ITEMS, LONGEST), "query", {"history": DATA.queries["history"]}, hashing_of(TOWER)
+    )
+    with torch.no_grad():
+        expected = without(plain.batch(every))
+        assert torch.equal(towers()[0].eval()(queries.batch(every)), expected)
+        moved = towers(moved=True)[0].eval()
+        inputs = {**queries.batch(every)}
+        assert not torch.allclose(moved(inputs), expected, atol=0.01)
+        unknown = torch.full_like(inputs["history__times"], LATEST)  # type: ignore[arg-type]
+        now = torch.full_like(inputs["time"], LATEST)  # type: ignore[arg-type]
+        blank = {**inputs, "history__times": unknown, "time": now}
+        torch.testing.assert_close(moved(blank), expected, rtol=0, atol=1e-6)
+
+
+def test_each_time_counts() -> None:
+    made = towers(moved=True)[0].eval()
+    inputs: dict[str, Tensor] = {
+        "history": torch.tensor([[0, 3, 4, 5]]),
+        "history__times": torch.tensor([[LATEST, 1000, 2000, 9000]]),
+        "time": torch.tensor([[10_000]]),
+    }
+    with torch.no_grad():
+        before = made(inputs)
+        for place in range(4):
+            times = inputs["history__times"].clone()
+            times[0, place] = -500_000
+            changed = not torch.allclose(made({**inputs, "history__times": times}), before, atol=1e-3)
+            assert changed == (place > 0)  # the first is padding
+        assert not torch.allclose(made({**inputs, "time": torch.tensor([[900_000]])}), before, atol=1e-3)
+
+
+@pytest.mark.parametrize("age_dropout", [0.0, 0.5, 1 - 1e-9])
+def test_training_learns_from_ages_and_to_do_without_them(age_dropout: float) -> None:
+    made = towers(age_dropout=age_dropout)
+    training = trainer(made)
+    assert len(tables(made)) == 3  # of two layers, and of the embedded items
+    before = training.query_vectors().numpy().copy()
+    for batch in training._batches()[1]:
+        training._step(batch)
+    assert np.abs(training.query_vectors().numpy() - before).max() > 1e-3
+    for table in tables(made).values():
+        learned = (table.detach() != 0).any(dim=1)
+        assert learned[UNKNOWN_AGE] == (age_dropout > 0)
+        assert learned[:UNKNOWN_AGE].any() == (age_dropout < 0.9)
+        assert len(table) == AGE_ROWS
+
+
+def test_a_dropped_item_has_no_age() -> None:
+    encoder = AttentionEncoder(item_table(ITEMS, 8, 1.0), 2, 2, 0.0, 0.0, 5, beside=("times", "time")).eval()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter)
+    times, asked = torch.tensor([[1000, 2000, 9000]]), torch.tensor([[9500]])
+    rows = torch.tensor([[3, 0, 5]])  # as `HistoryDropout` leaves them
+    changed = times.clone()
+    changed[0, 1] = 2100  # which the moment of the first position follows, in the same bucket
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(rows, times, asked), encoder(rows, changed, asked))
+
+
+def test_torch_and_onnx_runtime_agree(tmp_path: Path) -> None:
+    known = tuple(f"i{n}" for n in range(ITEMS))
+    history = HistoryFeature("history", max_length=20, times=True)
+    schema = Schema(
+        {"history": history, "time": TimeFeature("time")}, {"id": IdFeature("id")}, {"items": known}
+    )
+    torch.manual_seed(0)
+    tower = build_towers(TOWER, schema)[0]
+    with torch.no_grad():
+        for each in tower.parameters():
+            each.add_(0.3 * torch.randn_like(each))
+    random, inputs, exact = np.random.default_rng(0), schema.side("query"), frozen(tower)
+    histories, asked = list[Any](), list[Any]()
+    for length in (0, 1, 2, 19, 20, 21, 30) * 6:
+        ages = 60 * 2 ** random.integers(0, 22, length)  # on the borders between buckets
+        asked.append(float(random.integers(1_500_000_000, 1_600_000_000)))
+        histories.append([[str(random.choice(known)), asked[-1] - float(age)] for age in sorted(ages)[::-1]])
+    values: dict[str, list[Any]] = {"history": histories, "time": [*asked[:-6], *[None] * 6]}
+    two = inputs.to_arrays({name: each[:2] for name, each in values.items()})
+    export_tower(exact, inputs.features, two, tmp_path / "query.onnx")
+    found = onnx_encoder(tmp_path / "query.onnx")
+    report = parity.check("query", inputs, found, torch_encoder(exact), values, 1e-5)
+    assert report["records"] == len(parity.BATCHES) * (len(histories) + len(parity.HOSTILE_TEXTS))
+    assert len(np.unique(found(inputs.to_arrays(values)).round(4), axis=0)) > 20
