@@ -28,6 +28,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 
 from protos.errors import InvalidInput, TwinspireError
+from protos.event_values import is_dated, without_times
 from serving.filters.command_line import parse_where
 from serving.retrieval.answer import Answer, FusionMode
 from serving.retrieval.query import Query, example_query
@@ -124,15 +125,21 @@ def _query(row: Any, number: int) -> Query:
         kind = type(row).__name__
         raise InvalidInput(f"queries[{number}]", f"expected a text or a dictionary, got {kind}")
     present = {name: value for name, value in row.items() if not _is_nan(value)}
+    if is_dated(present.get("history")):  # as in the examples of a manifest
+        present["history"], dates = without_times(present["history"])
+        present.setdefault("history_times", dates)
     text, history = present.pop("text", None), present.pop("history", None)
     times = present.pop("history_times", None)
     if not isinstance(history, Sequence | None) or isinstance(history, str):
         raise InvalidInput(f"queries[{number}].history", f"expected a list of item ids, got {history!r}")
+    others = example_query(present)
+    if others.history and history:
+        raise InvalidInput(f"queries[{number}].history", "given twice, here and under another name")
     return Query(
         text,
-        tuple(history or ()),
-        example_query(present).features,
-        history_times=_times(times, f"queries[{number}].history_times"),
+        tuple(history or others.history),
+        others.features,
+        history_times=_times(times, f"queries[{number}].history_times") or others.history_times,
     )
 
 

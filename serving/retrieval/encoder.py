@@ -77,12 +77,13 @@ class QueryForm:
 
     Args:
         features: of the query tower.
-        clock: seconds since 1970: when a query without a time is asked, if its history has times.
+        clock: seconds since 1970: when a query without a time is asked, if its history has times; by default
+            the machine's.
     """
 
-    def __init__(self, features: Mapping[str, FeatureSpec], clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, features: Mapping[str, FeatureSpec], clock: Callable[[], float] | None = None) -> None:
         self.features = dict(features)
-        self._clock = clock
+        self._clock = clock or time.time
         self.text = _slot(features, TextFeature, "text")
         positive = {name: spec for name, spec in features.items() if spec.kind != "negative_history"}
         self.history = _slot(positive, HistoryFeature, "history")

@@ -93,10 +93,16 @@ def test_times_count_and_what_is_not_known_does_not(client: RetrievalClient) -> 
 
 
 def test_a_query_without_its_own_time_is_asked_now(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.time", lambda: TIMES[-1] + 30 * DAY)
-    retriever = Retriever.load(made.folder)
-    now, then = retriever.encode([asked(None), asked(TIMES[-1] + 30 * DAY)]).vectors
-    np.testing.assert_allclose(now, then, atol=1e-6)
+    vectors = []
+    for later in (90.0, DAY):  # ages that training has seen
+        at = TIMES[-1] + later
+        with monkeypatch.context() as patch:
+            patch.setattr("serving.retrieval.encoder.time.time", lambda at=at: at)
+            retriever = Retriever.load(made.folder)
+            now, then = retriever.encode([asked(None), asked(at)]).vectors
+        np.testing.assert_allclose(now, then, atol=1e-6)
+        vectors.append(now)
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
 
 
 def test_what_does_not_fit_is_refused_by_name(client: RetrievalClient, films_client: RetrievalClient) -> None:
@@ -158,10 +164,11 @@ def test_the_registered_model_takes_times(made: Made, client: RetrievalClient, t
         version, _ = registry.register(made.folder)
         model = mlflow.pyfunc.load_model(f"models:/ages/{version.version}")
         record = {"history": [*HISTORY], "history_times": [*TIMES], "time": TIMES[-1] + 30}
-        found = model.predict([record, {"history": [*HISTORY]}], params={"k": 5})
+        pairs = {"history": [[*event] for event in zip(HISTORY, TIMES, strict=True)], "time": TIMES[-1] + 30}
+        found = model.predict([record, {"history": [*HISTORY]}, pairs], params={"k": 5})
         with pytest.raises(mlflow.exceptions.MlflowException, match=r"queries\[0\]\.history_times"):
             model.predict([{**record, "history_times": "now"}])
-    for hits, query in zip(found, (asked(), Query(history=HISTORY)), strict=True):
+    for hits, query in zip(found, (asked(), Query(history=HISTORY), asked()), strict=True):
         assert [hit["id"] for hit in hits] == [hit.id for hit in client.search(query, 5).hits]
 
 
