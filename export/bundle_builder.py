@@ -32,10 +32,11 @@ from export.onnx.runtimes import onnx_encoder
 from export.tower_exporter import ExportedTowers, ServedTower, TowerExporter
 from protos import bundle
 from protos.errors import MissingStage
-from protos.features import HistoryFeature, Schema, TextFeature, normalise
+from protos.features import HistoryFeature, Schema, TextFeature
 from protos.files.file_lock import exclusive_lock
 from protos.hybrid.fusion import Fusion
 from protos.hybrid.lexical_index import LexicalIndex
+from protos.inputs.texts import normalise
 from protos.mlflow_keys import PRETRAINED_MODEL
 from protos.search import each_vector
 from protos.vectors import rounded_vectors, write_vectors

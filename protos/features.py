@@ -12,7 +12,7 @@ into the arrays that a tower (torch or ONNX) takes, batch first. Each is named a
 | number   | float, None if absent | float32 (B, 1): the value, NaN where absent                     |
 | id       | str                   | int64 (B, 1): row of the known items, 1 unknown                 |
 | history  | list of str           | int64 (B, L): rows of known items, newest last, padded in front |
-|          | ... times = true      | this array, and the times of the events (`event_values.py`)     |
+|          | ... times = true      | this array, and the times of the events (`inputs/events.py`)    |
 | time     | float, None for now   | int64 (B, 1): seconds since 1970, `LATEST` for now              |
 
 A `negative_history` is a history of items that were shown and not clicked, or rated low.
@@ -26,7 +26,6 @@ class and add it to `TEXT_INPUTS`.
 
 import copy
 import shutil
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import add
@@ -37,7 +36,8 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import InvalidInput
-from protos.event_values import (
+from protos.files.tokenizer import SHORTEST, TOKENIZER, open_tokenizer
+from protos.inputs.events import (
     TIMES,
     dated_history_rows,
     history_rows,
@@ -45,7 +45,7 @@ from protos.event_values import (
     is_list_of_strings,
     query_times,
 )
-from protos.files.tokenizer import SHORTEST, TOKENIZER, open_tokenizer
+from protos.inputs.texts import check_strings, code_point_rows, folded
 from protos.toml_config import FROM_DATA, OPTIONAL
 
 Side = Literal["query", "item"]
@@ -63,7 +63,6 @@ TOKENS = "tokens"  # that of pretrained towers
 BOTH = "both"  # that of pretrained towers with hashed words beside the encoder
 BESIDE = "__code_points"  # after a feature's name: the name of the second array of `BOTH`
 CHARACTERS_OF_TOKEN = 16  # code points of a text that are tokenized, for each token that a tower reads
-BYTE_ORDER_MARK = 4  # bytes before UTF-32 in native byte order, which Python encodes without a codec look-up
 LARGEST = float(np.finfo(np.float32).max)
 USUAL_HISTORY = 100  # items of a history that a tower reads, unless the data or the TOML say otherwise
 LONGEST_TEXT = 65_536  # code points of a text that a tower reads, whatever `max_length` says
@@ -496,54 +495,13 @@ class Tokens:
         tokens, longest = open_tokenizer(folder / TOKENIZER, most), spec.longest
 
         def convert(texts: Sequence[Any], field_name: str) -> Array:
-            _check_strings(texts, field_name)
+            check_strings(texts, field_name)
             return _padded([tokens(text[:longest]) for text in texts])
 
         return convert
 
 
 TEXT_INPUTS: dict[str, TextInput] = {CODE_POINTS: CodePoints(), TOKENS: Tokens(), BOTH: Tokens()}
-
-
-def normalise(text: str) -> str:
-    """NFKC, then casefold, then NFKC again, because casefolding can undo the first."""
-    if text.isascii():
-        return text.lower()
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-
-
-def cut_as_read(text: str, max_length: int) -> str:
-    """The part of a text that a tower reads, as it was written where that is possible.
-
-    A tower counts characters after normalisation.
-    """
-    if text.isascii():
-        return text[:max_length]
-    normalised = normalise(text)
-    return text if len(normalised) <= max_length else normalised[:max_length]
-
-
-def folded(texts: Sequence[str], max_length: int, field_name: str = "text") -> list[str]:
-    """Normalised texts, cut to `max_length` code points.
-
-    Raises:
-        InvalidInput: a value is not a string.
-    """
-    _check_strings(texts, field_name)
-    return [normalise(text)[:max_length] for text in texts]
-
-
-def code_point_rows(texts: Sequence[str]) -> npt.NDArray[np.int32]:
-    """The code points of each text, padded with 0 to the longest: int32 (B, L), L at least 1."""
-    width = max(map(len, texts), default=0) or 1
-    joined = "".join([text.ljust(width, "\0") for text in texts]).encode("utf-32", "surrogatepass")
-    return np.ndarray((len(texts), width), np.int32, bytearray(joined), BYTE_ORDER_MARK)
-
-
-def _check_strings(texts: Sequence[Any], field_name: str) -> None:
-    for text in texts:
-        if not isinstance(text, str):
-            raise InvalidInput(field_name, f"expected a string, got {type(text).__name__}")
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:

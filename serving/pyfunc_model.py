@@ -28,7 +28,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 
 from protos.errors import InvalidInput, TwinspireError
-from protos.event_values import is_dated, without_times
+from protos.inputs.events import is_dated, without_times
 from serving.filters.command_line import parse_where
 from serving.retrieval.answer import Answer, FusionMode
 from serving.retrieval.query import Query, example_query

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from protos.event_values import item_ids
-from protos.features import Arrays, HistoryFeature, TextFeature, TowerInputs, normalise
+from protos.features import Arrays, HistoryFeature, TextFeature, TowerInputs
+from protos.inputs.events import item_ids
+from protos.inputs.texts import normalise
 
 AS_IS = "as_is"  # kinds of input: records unchanged
 SHORT = "short"  # texts of SHORT_LENGTH characters

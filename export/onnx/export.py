@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from export.onnx.optimize import optimize
 from export.onnx.translations import TRANSLATIONS
-from protos.event_values import TIMES
 from protos.features import Arrays, FeatureSpec
+from protos.inputs.events import TIMES
 from train.models.towers import Tower
 
 OUTPUT = "vector"

@@ -7,7 +7,6 @@ import numpy as np
 
 from export.onnx.runtimes import Encode
 from protos.errors import GateRefused
-from protos.event_values import LARGEST_TIME
 from protos.features import (
     Arrays,
     CategoryFeature,
@@ -17,6 +16,7 @@ from protos.features import (
     TimeFeature,
     TowerInputs,
 )
+from protos.inputs.events import LARGEST_TIME
 
 BATCHES = (1, 2, 33)
 HOSTILE_TEXTS = (

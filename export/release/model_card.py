@@ -10,7 +10,7 @@ from typing import Any
 
 from export.markdown import aligned, code, one_line, plain
 from protos.bundle import EXACT, HNSW, Manifest
-from protos.event_values import is_dated, without_times
+from protos.inputs.events import is_dated, without_times
 from protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
 from protos.system.timing import p99_remark
 from train.evaluation.plots import metric_label

@@ -30,7 +30,6 @@ import numpy.typing as npt
 from protos import open_inference_pb2 as wire
 from protos.bundle import Manifest
 from protos.errors import InvalidInput, UnknownModel
-from protos.event_values import TIMES
 from protos.features import (
     CategoryFeature,
     FeatureSpec,
@@ -40,6 +39,7 @@ from protos.features import (
     TextFeature,
     TimeFeature,
 )
+from protos.inputs.events import TIMES
 from serving.api.tensors import STRING, Tensor, received, refuse_parameters
 from serving.retrieval.query import Query, Value
 from serving.transport.call import Call

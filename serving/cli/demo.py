@@ -19,8 +19,8 @@ from rich.console import Console
 
 from protos import bundle, entry_points
 from protos.errors import Unavailable
-from protos.event_values import item_ids
 from protos.features import HistoryFeature, TextFeature
+from protos.inputs.events import item_ids
 from protos.mlflow_keys import ui_page, ui_server
 from serving.cli import tables
 from serving.client import RetrievalClient

@@ -19,7 +19,6 @@ import onnxruntime
 
 from protos.bundle import TOWERS, Manifest
 from protos.errors import BundleDamaged, InvalidInput
-from protos.event_values import LARGEST_TIME
 from protos.features import (
     FIRST_KNOWN,
     PADDING,
@@ -33,6 +32,7 @@ from protos.features import (
     TowerInputs,
 )
 from protos.files.onnx_file import check_self_contained
+from protos.inputs.events import LARGEST_TIME
 from protos.system.huge_pages import on_huge_pages
 from serving.retrieval.answer import Basis
 from serving.retrieval.query import Query, RawValue, Value, Vectors

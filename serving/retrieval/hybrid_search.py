@@ -10,9 +10,10 @@ from typing import Any
 
 from protos.bundle import Manifest
 from protos.errors import InvalidInput
-from protos.features import TextFeature, cut_as_read
+from protos.features import TextFeature
 from protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, Ranked, with_words
 from protos.hybrid.lexical_index import LexicalIndex
+from protos.inputs.texts import cut_as_read
 from serving.retrieval.answer import FusionMode
 from serving.retrieval.query import (
     PLAIN,

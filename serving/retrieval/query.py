@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from protos.event_values import is_dated, without_times
+from protos.inputs.events import is_dated, without_times
 from serving.filters.plan import Plan
 from serving.retrieval.answer import Basis, FusionMode
 

@@ -18,8 +18,8 @@ import numpy as np
 from protos import bundle
 from protos.bundle import EXACT, Manifest
 from protos.errors import BundleDamaged, InvalidInput, Unavailable
-from protos.event_values import item_ids
 from protos.features import CODE_POINTS, Arrays, HistoryFeature, TextFeature, TimeFeature
+from protos.inputs.events import item_ids
 from protos.search import largest_products
 from serving.filters.columns import FilterColumns
 from serving.filters.compiled import CompiledFilter, ItemFilters

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.errors import InvalidInput
-from protos.event_values import LATEST
 from protos.features import (
     TEXT_INPUTS,
     Array,
@@ -23,10 +22,9 @@ from protos.features import (
     TextFeature,
     TimeFeature,
     TowerInputs,
-    code_point_rows,
-    folded,
-    normalise,
 )
+from protos.inputs.events import LATEST
+from protos.inputs.texts import code_point_rows, folded, normalise
 from protos.toml_config import parse, to_table
 
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)

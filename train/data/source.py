@@ -35,7 +35,8 @@ import polars as pl
 from rich.console import Console
 
 from protos.errors import DataError
-from protos.features import FeatureSpec, normalise
+from protos.features import FeatureSpec
+from protos.inputs.texts import normalise
 from train.config import DataConfig, FilterConfig, JudgedConfig
 from train.data.columns import Columns, read_columns
 from train.data.item_table import ItemTable

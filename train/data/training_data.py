@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, TimeFeature, cut_as_read
+from protos.features import FeatureSpec, HistoryFeature, Side, TextFeature, TimeFeature
 from protos.files.tokenizer import TOKENIZER, open_cut
+from protos.inputs.texts import cut_as_read
 from train.config import Experiment
 from train.data.dataset import Dataset
 from train.data.source import SPANS

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from protos.features import normalise
+from protos.inputs.texts import normalise
 from train.config import Experiment
 from train.data.training_data import TrainingData, texts_of
 from train.evaluation.baselines import left_out

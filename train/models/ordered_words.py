@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protos.features import code_point_rows, folded
+from protos.inputs.texts import code_point_rows, folded
 from train.models.recurrent import Lstm
 from train.models.row_gradients import touched
 from train.models.text_hashing import WordHashing

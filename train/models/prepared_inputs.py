@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from protos.event_values import LATEST, TIMES
 from protos.features import (
     BESIDE,
     BOTH,
@@ -28,9 +27,9 @@ from protos.features import (
     Side,
     TextFeature,
     TowerInputs,
-    code_point_rows,
-    folded,
 )
+from protos.inputs.events import LATEST, TIMES
+from protos.inputs.texts import code_point_rows, folded
 from train.data.batches import Spans
 from train.data.training_data import Histories
 from train.models.encoders import TextBags

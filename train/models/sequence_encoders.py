@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protos.event_values import LATEST
 from protos.features import FIRST_KNOWN, UNKNOWN
+from protos.inputs.events import LATEST
 from train.models.dropout import FUSED, dropout
 from train.models.placement import WITHOUT_SOLVERS
 from train.models.row_gradients import touched

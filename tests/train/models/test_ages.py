@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from export.onnx import parity
 from export.onnx.export import export_tower, frozen
 from export.onnx.runtimes import onnx_encoder, torch_encoder
-from protos.event_values import LATEST
 from protos.features import HistoryFeature, IdFeature, Schema, TimeFeature
+from protos.inputs.events import LATEST
 from tests.helpers.people import data_of_people, dated, random_people, schema_of_people
 from train.config.losses import FullSoftmax
 from train.config.towers import SequenceTower

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from protos.features import code_point_rows, folded
+from protos.inputs.texts import code_point_rows, folded
 from train.models.encoders import MAX_OCCURRENCES, CategoryEncoder, HashedTextEncoder, NumberEncoder, TextBags
 from train.models.prepared_inputs import hash_texts
 from train.models.text_hashing import WordHashing

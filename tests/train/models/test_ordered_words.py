@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from protos.features import code_point_rows, folded
+from protos.inputs.texts import code_point_rows, folded
 from train.config.towers import CdssmTower, LstmTower
 from train.models.ordered_words import ConvolutionEncoder, LstmEncoder, WordBags, order_texts
 from train.models.text_hashing import WordHashing

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from protos.event_values import LATEST
+from protos.inputs.events import LATEST
 from train.data.recency import DAY
 from train.models.recent_popularity import PERIODS, PRIOR, EventsByPeriod, PeriodEncoder
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.features import code_point_rows, folded, normalise
+from protos.inputs.texts import code_point_rows, folded, normalise
 from protos.lexical import SPLIT_INTO_CHARACTERS
 from train.config.towers import MAX_NGRAM
 from train.models.text_hashing import HASHING_VERSION, LAST_LETTER, MAX_WORD_LENGTH, WordHashing

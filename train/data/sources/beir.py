@@ -36,7 +36,8 @@ import polars as pl
 
 from protos import names
 from protos.errors import DataError
-from protos.features import TextFeature, normalise
+from protos.features import TextFeature
+from protos.inputs.texts import normalise
 from train.config import JudgedConfig
 from train.data.columns import Columns, column_names, items_of, read_columns
 from train.data.filters import filter_columns

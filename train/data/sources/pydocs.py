@@ -26,7 +26,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import Progress
 
-from protos.features import normalise
+from protos.inputs.texts import normalise
 from train.data.docstrings import Module, public_names, scan
 from train.data.source import (
     SourceConfig,

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from protos.event_values import TIMES
 from protos.features import FIRST_KNOWN, HistoryFeature, IdFeature, Schema, TimeFeature
+from protos.inputs.events import TIMES
 from train.config.towers import SequenceTower
 from train.data.training_data import TrainingData
 from train.models.cold_start import fit_content_fallback

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from protos.errors import InvalidInput
-from protos.event_values import LATEST, is_dated, item_ids, without_times
 from protos.features import Array, HistoryFeature, Schema, TimeFeature, TowerInputs
+from protos.inputs.events import LATEST, is_dated, item_ids, without_times
 
 SCHEMA = Schema(
     {"history": HistoryFeature("history", max_length=3, times=True), "time": TimeFeature("time")},

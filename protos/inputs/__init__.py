@@ -1,0 +1,1 @@
+"""How raw values of features become arrays; `features.py` calls these modules."""
