@@ -15,9 +15,8 @@ from protos.errors import InvalidInput
 Rows = npt.NDArray[np.int64]
 
 TIMES = "__times"  # after a history's name: the name of the array of its events' times
-# Seconds: of a query that is asked now, after all events of training; of an event whose time is not known,
-# and of padding.
-LATEST = 1 << 62
+LATEST = 1 << 62  # seconds; of a query that is asked now, after all events of training
+UNKNOWN_TIME = LATEST  # of an event whose time is not known, and of padding
 LARGEST_TIME = 1e12  # seconds before and after 1970
 
 
@@ -62,7 +61,7 @@ def dated_history_rows(
 def history_times(values: Sequence[Any], max_length: int, rows: Mapping[str, int], field_name: str) -> Rows:
     """Histories that may have times -> int64 (B, L): whole seconds of the events in `dated_history_rows`.
 
-    `LATEST` where a time is not known, and in front.
+    `UNKNOWN_TIME` where a time is not known, and in front.
 
     Raises:
         InvalidInput: a value is no history, or a time is no number or too large.
@@ -71,7 +70,7 @@ def history_times(values: Sequence[Any], max_length: int, rows: Mapping[str, int
     for each in values:
         known = [time for item, time in _events(each, field_name) if item in rows]
         encoded.append([whole_second(time, field_name) for time in known[-max_length:]])
-    return _aligned(encoded, LATEST)
+    return _aligned(encoded, UNKNOWN_TIME)
 
 
 def query_times(values: Sequence[Any], field_name: str) -> Rows:

@@ -140,7 +140,7 @@ def test_a_query_has_a_time_and_without_one_is_asked_now(
         )
         assert now == later
         assert len({tuple(hit.score for hit in hits) for hits in (now, early, before)}) == 3
-        assert client.search(Query(features={"time": 1_300_000.0})).basis is Basis.POPULAR  # of nobody
+        assert client.search(Query(features={"time": 1_300_000.0})).basis is Basis.POPULAR
         with pytest.raises(InvalidInput, match=r"query\.features\.time: expected seconds since 1970"):
             client.search(at(2e12))
         with pytest.raises(InvalidInput, match=r"query\.features\.time: expected seconds since 1970"):

@@ -40,8 +40,8 @@ class SequenceTower(TowerSection):
         ages: the attention reads the times of a history's events and of the query
             (`train/models/sequence_encoders.py`). The history needs `times = true`, the query a feature of
             kind `time`.
-        age_dropout: share of the histories in a training step whose times are hidden, so that the tower
-            learns to answer clients that send none.
+        age_dropout: share of the windows of histories in a training step whose times are hidden, so that the
+            tower learns to answer clients that send none.
         query_dropout: dropout on the query's learned coordinates.
         history_dropout: largest share of a history's items that is dropped in a training step.
         latent: coordinates that start as EASE; 0 for none.
@@ -172,7 +172,7 @@ class SequenceTower(TowerSection):
 
     @property
     def reads_ages(self) -> bool:
-        """Where it is asked for."""
+        """With `ages = true`."""
         return self.ages
 
 

@@ -28,7 +28,7 @@ from protos.features import (
     TextFeature,
     TowerInputs,
 )
-from protos.inputs.events import LATEST, TIMES
+from protos.inputs.events import TIMES, UNKNOWN_TIME
 from protos.inputs.texts import code_point_rows, folded
 from train.data.batches import Spans
 from train.data.training_data import Histories
@@ -145,8 +145,8 @@ class PreparedHistories:
         """int64, seconds since 1970 of the events: of the shape of `rows`, or of the rows of `windows`."""
         assert self.run_times is not None
         if spans is None:
-            return self._aligned(self.run_times, LATEST, *self._newest(index), 1)
-        return self._aligned(self.run_times, LATEST, spans.begin, spans.end, _width(spans))
+            return self._aligned(self.run_times, UNKNOWN_TIME, *self._newest(index), 1)
+        return self._aligned(self.run_times, UNKNOWN_TIME, spans.begin, spans.end, _width(spans))
 
     def windows(self, spans: Spans) -> Windows:
         """The windows of a batch, and the position of each record in them."""

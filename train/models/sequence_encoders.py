@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protos.features import FIRST_KNOWN, UNKNOWN
-from protos.inputs.events import LATEST
+from protos.inputs.events import UNKNOWN_TIME
 from train.models.dropout import FUSED, dropout
 from train.models.placement import WITHOUT_SOLVERS
 from train.models.row_gradients import touched
@@ -273,7 +273,7 @@ class AttentionEncoder(nn.Module):
 
         Args:
             history: the rows or windows.
-            times: int64, seconds since 1970 of the events, of the shape of the rows; `LATEST` where not
+            times: int64, seconds since 1970 of the events, of the shape of the rows; `UNKNOWN_TIME` where not
                 known. None if the encoder does not read them.
             asked: int64 (B, 1), when each query is asked, likewise.
         """
@@ -326,7 +326,7 @@ class AttentionEncoder(nn.Module):
         if not self.training or not self.age_dropout:
             return times, moments
         dropped = torch.rand(len(times), 1, device=times.device) < self.age_dropout
-        return times.masked_fill(dropped, LATEST), moments.masked_fill(dropped, LATEST)
+        return times.masked_fill(dropped, UNKNOWN_TIME), moments.masked_fill(dropped, UNKNOWN_TIME)
 
 
 class EmptyHistory(nn.Module):
@@ -406,12 +406,13 @@ def age_rows(moments: Tensor, times: Tensor) -> Tensor:
     1 + floor(log2(s / SHORTEST)). From 2^31 SHORTEST on, 4,083 years, an age counts as not known.
 
     Args:
-        moments: int64, seconds since 1970, `LATEST` where not known; of a shape that goes with that of times.
+        moments: int64, seconds since 1970, `UNKNOWN_TIME` where not known; of a shape that is broadcast with
+            that of times.
         times: int64, likewise.
     """
     exact = torch.float32 if times.device.type in WITHOUT_SOLVERS else torch.float64
     later = (moments.to(exact) + _ROUNDING) / _UNIT
-    earlier = torch.where(times < LATEST, times, -LATEST).to(exact) / _UNIT
+    earlier = torch.where(times < UNKNOWN_TIME, times, -UNKNOWN_TIME).to(exact) / _UNIT
     doublings = torch.log((later - earlier).clamp(min=1)) / _LOG_2.to(exact)
     return doublings.clamp(max=UNKNOWN_AGE).long()
 
@@ -437,6 +438,6 @@ def moments_in_windows(places: Tensor, times: Tensor, asked: Tensor) -> Tensor:
         asked: int64 (B, 1), of the records.
     """
     following = moments_of(times, times[:, -1:]).flatten()
-    own = torch.full_like(following, LATEST).scatter_reduce(0, places, asked[:, 0], "amin")
+    own = torch.full_like(following, UNKNOWN_TIME).scatter_reduce(0, places, asked[:, 0], "amin")
     is_place = torch.zeros_like(following, dtype=torch.bool).index_fill(0, places, True)
     return torch.where(is_place, own, following).view_as(times)

@@ -20,10 +20,8 @@ from train.models.ordered_words import WordBags
 from train.models.sequence_encoders import Windows
 
 Part = Literal["recent", "mixture"]  # of a vector's coordinates, which `Mixture` adds
-PARTS: tuple[Part, Part] = (
-    "recent",
-    "mixture",
-)  # in the order in which each goes before those that there are
+# Each part stands before the tower's own coordinates and before the parts that are named before it here.
+PARTS: tuple[Part, Part] = ("recent", "mixture")
 Inputs = Mapping[str, Tensor | TextBags | WordBags | Windows]
 
 
@@ -79,10 +77,9 @@ class Tower(nn.Module):
         parts = [factors(prepared[name]) for name, factors in self.factors.items()]
         parts.append(self.deep(encoded))
         joined = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-        for name, mixture in (
-            (self.recent_name, self.recent),
-            (self.linear_name, self.mixture),
-        ):  # as `PARTS`
+        names: dict[Part, str] = {"recent": self.recent_name, "mixture": self.linear_name}
+        for part in PARTS:
+            mixture, name = getattr(self, part), names[part]
             if mixture is not None:
                 joined = mixture(prepared[name], joined)
         if joined.dtype == torch.bfloat16:  # of a training in this precision
@@ -94,8 +91,8 @@ class Tower(nn.Module):
         """Take the coordinates of a part away."""
         setattr(self, part, None)
 
-    def outside(self, part: Part) -> "list[Mixture]":
-        """The mixtures whose coordinates come before those of a part."""
+    def parts_before(self, part: Part) -> "list[Mixture]":
+        """The parts that the tower has and whose coordinates stand before those of `part`."""
         later = [getattr(self, each) for each in PARTS[PARTS.index(part) + 1 :]]
         return [each for each in later if each is not None]
 

@@ -88,8 +88,7 @@ class PartWeighting:
 
     def __init__(self, trainer: Trainer, part: Part) -> None:
         self._trainer, self._part = trainer, part
-        outer = trainer.towers[0].outside(part)
-        self._begin = sum(each.width for each in outer)
+        self._begin = sum(each.width for each in trainer.towers[0].parts_before(part))
         self._end = self._begin + part_of(trainer.towers[0], part).width
         queries, relevant = trainer.data.parts["validation"].by_query()
         most = max(LEAST_QUERIES, min(MOST_QUERIES, MOST_SCORES // trainer.data.item_count))

@@ -87,17 +87,14 @@ def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | N
     """
     if trainer.towers[0].recent is None:
         return None
-    events, beside_others = (
-        _events(trainer),
-        WeightCurves(trainer, PART, metric, NDCG_AT_100, MOST, WITH_FEW_USERS),
-    )
-    tried: list[tuple[float, WeightCurves]] = []
-    for half_life in HALF_LIVES:
+    events, tried = _events(trainer), dict[float, WeightCurves]()
+    first, *others = HALF_LIVES
+    _place(events, first, trainer)
+    tried[first] = WeightCurves(trainer, PART, metric, NDCG_AT_100, MOST, WITH_FEW_USERS)
+    for half_life in others:
         _place(events, half_life, trainer)
-        tried.append(
-            (half_life, beside_others.with_coordinates(*_coordinates(trainer, beside_others.queries)))
-        )
-    half_life, curves = max(tried, key=lambda each: each[1].quality)
+        tried[half_life] = tried[first].with_coordinates(*_coordinates(trainer, tried[first].queries))
+    half_life, curves = max(tried.items(), key=lambda each: each[1].quality)
     weight, shown = curves.chosen, curves.shown
     found = RecentPopularity(half_life, weight, curves.unit, metric, shown[0.0], shown[weight])
     _place(events, half_life, trainer)
