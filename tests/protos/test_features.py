@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from protos.errors import InvalidInput
 from protos.features import (
@@ -24,10 +22,7 @@ from protos.features import (
     TowerInputs,
 )
 from protos.inputs.events import LATEST
-from protos.inputs.texts import code_point_rows, folded, normalise
 from protos.toml_config import parse, to_table
-
-UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 
 
 def inputs(max_length: int = 8) -> TowerInputs:
@@ -58,40 +53,6 @@ def arrays(**values: list[Any]) -> dict[str, Any]:
     return inputs().to_arrays({**blank, **values})
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("ABC", "abc"),
-        ("Straße", "strasse"),
-        ("ﬁ", "fi"),  # the ligature
-        ("\uff21\uff11", "a1"),  # full width
-        ("e\u0301", "é"),
-        ("İ", "i̇"),
-        ("日本語", "日本語"),
-        ("", ""),
-        ("a\0b", "a\0b"),
-    ],
-)
-def test_text_is_folded(text: str, expected: str) -> None:
-    assert normalise(text) == expected
-
-
-@given(UNICODE)
-def test_folding_twice_changes_nothing(text: str) -> None:
-    assert normalise(normalise(text)) == normalise(text)
-
-
-@given(st.lists(UNICODE, min_size=1, max_size=8), st.integers(1, 20))
-def test_rows_hold_the_code_points(texts: list[str], max_length: int) -> None:
-    rows = code_point_rows(folded(texts, max_length))
-    assert rows.dtype == np.int32
-    expected = [normalise(text)[:max_length] for text in texts]
-    assert rows.shape == (len(texts), max(1, *map(len, expected)))
-    for row, text in zip(rows.tolist(), expected, strict=True):
-        assert row == [*map(ord, text)] + [0] * (len(row) - len(text))
-    assert rows.flags.writeable  # torch warns of one that is not
-
-
 def test_a_text_is_cut_after_folding() -> None:
     values = {name: ["ﬃx"] if name == "text" else [None] for name in inputs().features}
     assert inputs(max_length=3).to_arrays(values)["text"].tolist() == [[*map(ord, "ffi")]]
@@ -99,7 +60,6 @@ def test_a_text_is_cut_after_folding() -> None:
 
 def test_an_empty_text_is_one_column_of_padding() -> None:
     assert arrays(text=["", ""])["text"].tolist() == [[0], [0]]
-    assert code_point_rows([]).shape == (0, 1)
 
 
 def test_categories_are_rows_of_the_vocabulary() -> None:
