@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from tests.helpers.stdlib import Made
 
 LONG_S = 300.0  # a test that is allowed more than this is one to begin with
-QUICK = (LONG_S, False)  # `_length` of other modules
-WARM_UP, FIRST = timing.WARM_UP, timing.FIRST
+SHORT = (LONG_S, False)  # `_length` of a module without long and without exhaustive tests
+WARM_UP, FIRST = timing.WARM_UP, timing.FIRST  # as outside of tests; see `pytest_runtest_setup`
 
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
 
@@ -48,8 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "TWINSPIRE_MAKE"):  # of the make that runs the tests
         os.environ.pop(name, None)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a tracking server alone is enough
-    if not getattr(config.option, "numprocesses", None):  # else others collect, not this one
-        gc.disable()  # until all is imported, of which nothing is garbage: a fifth of the time
+    if not getattr(config.option, "numprocesses", None):  # with several processes, this one imports no tests
+        gc.disable()  # until all tests are imported: looking for garbage takes a fifth of that time
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -60,24 +60,29 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Let each process begin with modules of long tests: at the end one would keep a single process busy."""
+    """Let each process begin with modules of long tests.
+
+    A long module that begins last would keep one process busy while the others have no tests left.
+    """
     for item in items:
         if item.get_closest_marker("alone") and "mark.alone" not in item.path.read_text():
             raise pytest.UsageError(f"{item.path}: `make test-alone` finds files by the words `mark.alone`")
-    yield  # what is not selected leaves
+    yield  # other hooks deselect tests here, by -m and -k
     modules: dict[Path, list[pytest.Item]] = {}
     for item in items:
         modules.setdefault(item.path, []).append(item)
     lengths = {path: _length(module) for path, module in modules.items()}
     order = sorted(modules, key=lambda path: lengths[path], reverse=True)
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    parts: list[list[pytest.Item]] = [[] for _ in range(processes)]  # as xdist hands them out: of equal size
-    for n, path in enumerate(path for path in order if lengths[path] > QUICK):
+    parts: list[list[pytest.Item]] = [
+        [] for _ in range(processes)
+    ]  # `--dist worksteal` gives each a slice of this size
+    for n, path in enumerate(path for path in order if lengths[path] > SHORT):
         parts[n % processes] += modules[path]
-    quick = [item for path in order if lengths[path] == QUICK for item in modules[path]]
+    quick = [item for path in order if lengths[path] == SHORT for item in modules[path]]
     for n, part in enumerate(parts):
-        others = len(quick) + sum(map(len, parts[n:]))
-        share = max(0, others // (processes - n) - len(part))
+        left = len(quick) + sum(map(len, parts[n:]))
+        share = max(0, left // (processes - n) - len(part))
         part += quick[:share]
         del quick[:share]
     items[:] = [item for part in parts for item in part] + quick
@@ -105,7 +110,8 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Make timed calls without a warm-up, except in tests that run alone: the others check no times.
 
-    This saves two seconds for each bundle.
+    This saves two seconds for each bundle. A bundle that several tests share is timed as the first of them
+    asks, so no test may compare the times in its manifest.
     """
     is_alone = item.get_closest_marker("alone") is not None
     timing.WARM_UP, timing.FIRST = (WARM_UP, FIRST) if is_alone else (0.0, 2)

@@ -1,4 +1,8 @@
-"""The commands and the Python of the READMEs run: on one small bundle, in a copy of the checkout."""
+"""The commands and the Python of the READMEs run: on one small bundle, in a copy of the checkout.
+
+Where a page runs `make demo`, it runs here with half of the demo's items, few timed calls and a fixed precision
+(`LESS`). `.ci/run` runs `make demo` with another experiment, which chooses the precision.
+"""
 
 import os
 import re
@@ -103,9 +107,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_environment(folder: Path) -> None:
-    """The environment of these tests, whose own folder has little for the demo to read.
+    """A virtual environment for the copy.
 
-    What is imported, and what is listed as installed, is that of these tests.
+    Python imports from the packages of these tests (`whole.pth`), but the folder of its own packages, whose
+    docstrings the demo reads, holds only `DOCUMENTED`.
     """
     whole = Path(sysconfig.get_path("purelib"))
     own = folder / whole.relative_to(sys.prefix)
@@ -117,7 +122,7 @@ def make_environment(folder: Path) -> None:
     (own / "whole.pth").write_text(lines)
     shutil.copy(Path(sys.prefix, "pyvenv.cfg"), folder)
     (folder / "bin").symlink_to(Path(sys.executable).parent)
-    (folder / ".installed").touch()  # `make setup` has no work
+    (folder / ".installed").touch()  # the stamp of `make setup`
 
 
 def counts(checkout: Path) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""A bundle of histories behind a real server; as above, nothing is imported before a test asks for it."""
+"""A bundle of histories behind a real server; nothing is imported before a test asks for it."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -25,7 +25,10 @@ def films_client(films_made: "Made") -> Iterator["RetrievalClient"]:
 
 @pytest.fixture(scope="module")
 def warm_fetches() -> Iterator[None]:
-    """Bundles are fetched by forks with MLflow imported; `test_registry.py` fetches by real processes."""
+    """`registry.fetch` of a module's tests runs its command in a fork that has MLflow imported.
+
+    `test_registry.py` tests the genuine command.
+    """
     from export.release import registry
     from tests.helpers import warm
 

@@ -151,7 +151,6 @@ def test_evaluate_gives_the_metrics_of_the_manifest(document: Any, own: Made) ->
         assert found[name] == expected[name]
 
 
-@pytest.mark.usefixtures("warm_fetches")
 def test_from_bundle_to_champion_and_back(run: Any, document: Any, own: Made) -> None:
     config = ("--config", own.config)
     first = document("register", *config)

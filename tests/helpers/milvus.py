@@ -40,7 +40,9 @@ from train.paths import ROOT
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000
 PORT, HEALTH = 19530, "http://127.0.0.1:9091/healthz"
 START_SECONDS = 90
-SESSION_SECONDS = 20  # after which a killed server's collections are loaded again; a hang must be shorter
+# `session.ttl` of Milvus, 30 by default: how long after a kill it loads the collections again.
+# A test that stops the server for a while must continue it sooner.
+SESSION_SECONDS = 20
 
 
 def needs_lite() -> pytest.MarkDecorator:
@@ -144,7 +146,10 @@ class _Milvus:
         self._folder = folder.resolve()
         wheel.MilvusServerConfig(data_dir=str(self._folder)).resolve()  # writes the configuration
         path = self._folder / "configs" / "milvus.yaml"
-        path.write_text(path.read_text().replace("    ttl: 30 #", f"    ttl: {SESSION_SECONDS} #"))
+        written = path.read_text()
+        changed = written.replace("    ttl: 30 #", f"    ttl: {SESSION_SECONDS} #")
+        assert changed != written, "milvus.yaml has no session.ttl of 30"
+        path.write_text(changed)
         wheel._initialize_data_files(str(self._folder))  # unpacks the program
         self._process: subprocess.Popen[bytes] | None = None
 

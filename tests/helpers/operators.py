@@ -1,6 +1,6 @@
-"""Tests let torch's exporter read the source of its some 500 functions and its operators once for a process.
+"""Two caches for torch's exporter in tests: the source of its about 500 functions, and its operators.
 
-By itself it does so in each export. The files are the same, byte for byte (torch 2.13).
+By itself it reads both in each export. The files are the same, byte for byte (torch 2.13).
 """
 
 import functools
@@ -25,5 +25,6 @@ def read_operators_once() -> None:
 
     registry.from_torchlib = staticmethod(from_torchlib)
     operators: Any = importlib.import_module("torch._export.utils")
-    if hasattr(operators, "_materialize_cpp_cia_ops"):  # called again only for operators that came in between
+    # torch does not cache this list, as operators may be registered later; no test registers any.
+    if hasattr(operators, "_materialize_cpp_cia_ops"):
         operators._materialize_cpp_cia_ops = functools.cache(operators._materialize_cpp_cia_ops)

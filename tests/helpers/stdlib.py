@@ -223,13 +223,19 @@ def make(
 
 @contextmanager
 def drawn_once() -> Iterator[None]:
-    """A figure is drawn by the first in a process that saves one of its name; others save that picture."""
+    """Patches `Figure.savefig`: of all figures with one file name, only the first becomes a picture.
+
+    The others are laid out, so that a figure that fails or warns still fails its test; their files hold the
+    first picture. No test may look at what such a file shows.
+    """
     draw = Figure.savefig
 
     def save(figure: Figure, path: Path, **named: Any) -> None:
         if path.name not in _DRAWN:
             draw(figure, path, **named)
             _DRAWN[path.name] = path.read_bytes()
+        else:
+            figure.draw_without_rendering()
         path.write_bytes(_DRAWN[path.name])
 
     with pytest.MonkeyPatch.context() as patch:
@@ -238,7 +244,7 @@ def drawn_once() -> Iterator[None]:
 
 
 def make_of(config: Path, empty_store: Path, folder: Path) -> Made:
-    """Train an experiment in a store of its own in `folder`, and build its bundle."""
+    """Train an experiment in a store of its own in `folder`, and build its bundle, under `drawn_once`."""
     console = Console(file=io.StringIO())
     experiment, dataset = experiment_at(config)
     with drawn_once(), tracking_at(f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}") as uri:

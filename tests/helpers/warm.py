@@ -112,9 +112,16 @@ class WarmPython:
 
 
 def run(
-    command: Sequence[str], *, cwd: Any, env: Mapping[str, str], **_: object
+    command: Sequence[str],
+    *,
+    cwd: Any,
+    env: Mapping[str, str],
+    capture_output: bool,
+    text: bool,
+    check: bool,
 ) -> subprocess.CompletedProcess[str]:
-    """As `subprocess.run`, which captures what a command line of this Python prints."""
+    """As `subprocess.run` of a command line of this Python, whose output is captured as text."""
+    assert capture_output and text and not check
     process = WarmPython(*command[1:], env=env, cwd=cwd)
     output, said = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode, output, said)

@@ -439,8 +439,9 @@ def values_of(
             values[name] = found
             continue
         if isinstance(spec, TimeFeature):
-            assert moments is not None  # as above
-            values[name] = [time if np.isfinite(time) else None for time in moments.tolist()]  # judged: now
+            assert moments is not None  # checked when the data set was built
+            # A judged query has no time, so it is asked now.
+            values[name] = [time if np.isfinite(time) else None for time in moments.tolist()]
             continue
         served = catalogue and isinstance(spec, TextFeature) and spec.catalogue_column
         values[name] = table[served or spec.column].to_list()

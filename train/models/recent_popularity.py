@@ -25,7 +25,7 @@ from train.data.training_data import Times
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-PERIODS = 256
+PERIODS = 256  # that begin at or after the first training event; the last one is after all of them
 PRIOR = 0.05  # weight of an item's share in all events
 
 

@@ -20,8 +20,8 @@ from train.models.ordered_words import WordBags
 from train.models.sequence_encoders import Windows
 
 Part = Literal["recent", "mixture"]  # of a vector's coordinates, which `Mixture` adds
-# Each part stands before the tower's own coordinates and before the parts that are named before it here.
-PARTS: tuple[Part, Part] = ("recent", "mixture")
+# The parts as they stand in a vector, before the tower's own coordinates.
+PARTS: tuple[Part, Part] = ("mixture", "recent")
 Inputs = Mapping[str, Tensor | TextBags | WordBags | Windows]
 
 
@@ -78,7 +78,7 @@ class Tower(nn.Module):
         parts.append(self.deep(encoded))
         joined = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
         names: dict[Part, str] = {"recent": self.recent_name, "mixture": self.linear_name}
-        for part in PARTS:
+        for part in reversed(PARTS):
             mixture, name = getattr(self, part), names[part]
             if mixture is not None:
                 joined = mixture(prepared[name], joined)
@@ -93,8 +93,8 @@ class Tower(nn.Module):
 
     def parts_before(self, part: Part) -> "list[Mixture]":
         """The parts that the tower has and whose coordinates stand before those of `part`."""
-        later = [getattr(self, each) for each in PARTS[PARTS.index(part) + 1 :]]
-        return [each for each in later if each is not None]
+        before = [getattr(self, each) for each in PARTS[: PARTS.index(part)]]
+        return [each for each in before if each is not None]
 
     @property
     def content_fallback(self) -> "ContentFallback | None":

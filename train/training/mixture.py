@@ -62,7 +62,7 @@ class Mixed:
         weight: of its scores against those of the towers, once both have the same standard deviation; 0 if
             the towers are better alone, which then have no coordinates for it.
         unit: the standard deviation of the towers' scores, divided by that of the linear ones.
-        metric: that is shown.
+        metric: that chose, and is shown.
         linear: the metric of the linear model alone on validation.
         learned: that of the towers alone.
         mixture: that of the mixture.

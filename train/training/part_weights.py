@@ -6,12 +6,14 @@
 
 A part is a `Mixture` of both towers: coordinates that training leaves out, such as those of a linear model.
 An inner product of the whole vectors is the weighted sum of the part's scores and of all others. Weights from
-0, the other coordinates alone, to 16 are tried, in units of standard deviation.
+0, the other coordinates alone, to 16 are measured, in units of standard deviation; those up to `most` may be
+chosen.
 
 Of the weights that are within a standard error of the best, the middle one is taken (after Breiman et al.
 1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in the flat part the
-highest point lies is luck. The fewer users validation has, the more weights are close, and the nearer to 1,
-where both scores vary equally, is the middle. The error is that of users, whose queries resemble each other.
+highest point lies is luck. The fewer users validation has, the more weights are close, and the nearer is the
+choice to the middle of all that may be chosen: 1, where both scores vary equally, of those up to 16, and 1/4
+of those up to 1. The error is that of users, whose queries resemble each other.
 """
 
 import copy
@@ -32,11 +34,12 @@ Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each user
 
-# Of a part's scores, once they and the others have the same standard deviation; infinity is not chosen.
+# Of a part's scores, once they and the others have the same standard deviation. Infinity, the part alone, is
+# measured only to be shown.
 WEIGHTS = (0.0, *(2.0 ** (n / 2) for n in range(-8, 9)), math.inf)
 LEAST_USERS = 10  # of validation; by fewer no weight is chosen
 NDCG_AT_100 = "ndcg_at_100"  # varies less from user to user than a metric of the first ten
-# Queries of validation that are read, drawn with a seed, at least and at most, and the scores of all of them.
+# Validation queries that are read, drawn with a seed: as many as give MOST_SCORES scores, within bounds.
 LEAST_QUERIES, MOST_QUERIES, MOST_SCORES = 500, 5_000, 100_000_000
 _BLOCK = 512  # queries at a time
 
@@ -137,7 +140,7 @@ class WeightCurves(PartWeighting):
         trainer: with the towers.
         part: the part.
         metric: of the ranking, that is shown.
-        chooses: the metric that chooses; `NDCG_AT_100`, or else `metric`.
+        chosen_by: the metric that chooses; `NDCG_AT_100`, or else `metric`.
         most: the largest weight that is chosen.
         otherwise: the weight where validation has too few users to choose by.
 
@@ -152,17 +155,19 @@ class WeightCurves(PartWeighting):
         trainer: Trainer,
         part: Part,
         metric: str,
-        chooses: str = "",
+        chosen_by: str = "",
         most: float = WEIGHTS[-2],
         otherwise: float = 1.0,
     ) -> None:
         super().__init__(trainer, part)
-        self._metric, self._chooses = metric, chooses or metric
+        self._metric, self._chosen_by = metric, chosen_by or metric
         self._most, self._otherwise = most, otherwise
         self._measure()
 
     def with_coordinates(self, queries: Tensor, items: Tensor) -> "WeightCurves":
-        """The curves of other coordinates of the part beside the same others, which are not encoded again.
+        """The curves of other coordinates of the part beside the same others.
+
+        The towers do not encode queries and items again, which takes longest where attention reads histories.
 
         Args:
             queries: (Q, K), of the attribute `queries`, without their weight.
@@ -184,7 +189,8 @@ class WeightCurves(PartWeighting):
         for weight, rows in ranked.items():
             found = {**per_query(rows, self._relevant), NDCG_AT_100: ndcg(rows, self._relevant)}
             chooses, shown = (
-                np.bincount(users, found[name]) / np.bincount(users) for name in (self._chooses, self._metric)
+                np.bincount(users, found[name]) / np.bincount(users)
+                for name in (self._chosen_by, self._metric)
             )
             self.values[weight], self.shown[weight] = chooses, float(shown.mean())
 

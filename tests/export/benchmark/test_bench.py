@@ -106,7 +106,7 @@ def test_a_bundles_own_report_is_of_the_same_figures_as_ever(tmp_path: Path) -> 
 
 
 def test_contenders_take_the_same_places_in_alternating_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "WARM_UP", WARM_UP)  # which tests are spared otherwise
+    monkeypatch.setattr(timing, "WARM_UP", WARM_UP)  # tests/conftest.py takes it away
     monkeypatch.setattr(timing, "FIRST", FIRST)
     called: list[tuple[str, int]] = []
 

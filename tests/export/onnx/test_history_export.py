@@ -191,9 +191,8 @@ def test_rewrites_keep_vectors_and_remove_nodes(
     if "Softmax" in (node.op_type for node in slim.graph.node):  # attention, where there is most to save
         assert len(slim.graph.node) < 0.96 * before
         parts = sum(part is not None for part in (of.tower.mixture, of.tower.recent))
-        dated = int(
-            "history__times" in [each.name for each in slim.graph.input]
-        )  # the moments of all positions
+        # One joins the times of the events and that of the query.
+        dated = int("history__times" in [each.name for each in slim.graph.input])
         assert sum(node.op_type == "Concat" for node in slim.graph.node) <= parts + dated
     onnx.save_model(slim, tmp_path / "slim.onnx")
     found = onnx_encoder(tmp_path / "slim.onnx")(values)

@@ -320,6 +320,8 @@ def dies(*arguments):
     os._exit(9)
 
 mlflow.MlflowClient.set_registered_model_alias = dies
+# `Decide` reads neither bundles nor reports.
+assert callable(release.fetch) and callable(release.write_report)
 release.fetch = lambda name, number: (Path(), None)
 release.write_report = lambda decision, folder: None
 experiment = releases.small_experiment(Path(sys.argv[2]))

@@ -70,7 +70,7 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         query = {
             name: feature_encoder(schema, "query", name, width, factories)
             for name, spec in schema.query.items()
-            if not isinstance(spec, TimeFeature)  # which bypasses the learned coordinates
+            if not isinstance(spec, TimeFeature)  # the attention and recent popularity read it
         }
         item = feature_encoders(schema, "item", width, factories)
         query_mixture, item_mixture = self._mixtures(schema, histories, named)
