@@ -1,7 +1,7 @@
 """The commands and the Python of the READMEs run: on one small bundle, in a copy of the checkout.
 
-Where a page runs `make demo`, it runs here with half of the demo's items, few timed calls and a fixed precision
-(`LESS`). `.ci/run` runs `make demo` with another experiment, which chooses the precision.
+Where a page runs `make demo`, it runs here with half of the demo's items, few timed calls and a fixed
+precision (`LESS`). `.ci/run` runs `make demo` with another experiment, which chooses the precision.
 """
 
 import os
