@@ -250,11 +250,15 @@ class Admission:
         self._calls_of.clear()
 
     def refuse_waiting(self) -> None:
-        """No job waits: use the time for the calls that wait for their refusal."""
-        if self.overload.is_on:
+        """No job waits: use the time for the calls that wait for their refusal.
+
+        While an accepted call waits for its message, its job is about to come, so the overload is not over.
+        """
+        self._pass_over_late()
+        if self.overload.is_on or self._awaiting:
             self.refusals.reject(IDLE_SHARE)
         else:
-            self.refusals.drain(self._room - len(self._awaiting))
+            self.refusals.drain(self._room)
 
     def await_message(self, call: UnaryCall) -> None:
         """The call waits for its message, and takes room in the queue until it arrives."""

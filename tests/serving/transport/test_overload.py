@@ -32,7 +32,8 @@ from serving.transport.admission import (
 )
 from serving.transport.batching import Batcher, Job
 from serving.transport.limits import WorkerLimits
-from tests.helpers.serving.reacting import GOOD, Reacting, reacting, soon
+from tests.helpers.serving.raw import Raw
+from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, Reacting, reacting, soon
 from tests.serving.conftest import ROOT
 
 
@@ -310,6 +311,25 @@ def test_who_still_waits_for_a_refusal_when_the_overload_is_over_is_answered_if_
         codes = [each.code() for each in calls]
         assert codes == [StatusCode.OK] * 6 + [StatusCode.RESOURCE_EXHAUSTED] * 18 + [StatusCode.OK] * 6
         assert soon(lambda: served.snapshot("in_flight") == 0)
+
+
+def test_an_overload_lasts_while_calls_that_have_room_await_their_messages(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "FRESH", 30.0)
+    monkeypatch.setattr(admission, "MESSAGE_SECONDS", 30.0)
+    with reacting(retriever, queue=8) as served, Raw(served.address) as raw:
+        served.loop.admission.refusals._saved = -60.0
+        accepted = [raw.begin(SEARCH) for _ in range(8)]
+        assert served.becomes("in_flight", 8)
+        refused = [raw.begin(SEARCH) for _ in range(4)]
+        assert soon(lambda: len(served.loop.admission.refusals) == 4)
+        time.sleep(0.2)  # many empty polls, of which none may refuse them: they have not come too late
+        assert len(served.loop.admission.refusals) == 4
+        for stream in accepted + refused:
+            raw.message(stream, ONE, last=True)
+        assert [raw.status(stream).code for stream in accepted + refused] == ["OK"] * 12
+    assert served.snapshot("in_flight") == 0
 
 
 @pytest.mark.parametrize("given", [None, "", "tcp_rcv_lowat"])
