@@ -12,8 +12,11 @@ from train.evaluation.metrics import bootstrap_interval, catalogue_metrics, mean
 from train.evaluation.ranking import Ranker, rank_by_scores
 
 Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 WITH_INTERVAL = ("recall_at_10", "recall_at_20", "hr_at_10", "ndcg_at_10", "mrr_at_10")
+COMPARED = ("recall_at_10", "recall_at_20", "ndcg_at_10")
+LEAD = "lead_"  # prefix of a difference between the model and a baseline
 JUDGED_METRICS = ("ndcg_at_10", "recall_at_10", "mrr_at_10", "recall_at_100")
 JUDGED = "judged_"  # prefix of the metrics of judged queries
 COLD_METRICS = ("hr_at_10", "hr_at_50", "ndcg_at_10")
@@ -33,14 +36,22 @@ def evaluate_ranking(
         `<metric>`, and `<metric>_low` and `<metric>_high` of the main ones; coverage and popularity where
         queries have histories. `cold_users_<metric>` covers the queries without a history,
         `cold_items_<metric>` the answers without a training interaction, where there are any.
+        `<baseline>_lead_<metric>` is by how much the model is better than a baseline; its interval is that
+        of the mean over queries of the differences.
     """
     queries, relevant = data.parts[part].by_query()
     found: dict[str, float] = {"queries": float(len(queries))}
+    own: Mapping[str, Floats] = {}
     for name, ranker in {"": rank, **(others or {})}.items():
         ranked = ranker(queries)
-        prefix = f"{name}_" if name else ""
-        measured = _ranking_metrics(data, ranked, relevant)
+        by_query = per_query(ranked, relevant)
+        measured = _ranking_metrics(data, ranked, by_query)
         measured |= _cold_metrics(data, queries, ranked, relevant)
+        if name:
+            measured |= _leads(own, by_query)
+        else:
+            own = by_query
+        prefix = f"{name}_" if name else ""
         found |= {prefix + metric: value for metric, value in measured.items()}
     return found
 
@@ -71,13 +82,23 @@ def evaluate_judged(
     return found
 
 
-def _ranking_metrics(data: TrainingData, ranked: Rows, relevant: Sequence[Rows]) -> dict[str, float]:
-    by_query = per_query(ranked, relevant)
+def _ranking_metrics(data: TrainingData, ranked: Rows, by_query: Mapping[str, Floats]) -> dict[str, float]:
     found = mean(by_query)
     for name in WITH_INTERVAL:
         found[f"{name}_low"], found[f"{name}_high"] = bootstrap_interval(by_query[name])
     if data.histories is not None:
         found |= catalogue_metrics(ranked, data.counts())
+    return found
+
+
+def _leads(own: Mapping[str, Floats], other: Mapping[str, Floats]) -> dict[str, float]:
+    """By how much the model is better than a baseline, with intervals of a paired bootstrap over queries."""
+    found: dict[str, float] = {}
+    for metric in COMPARED:
+        difference = own[metric] - other[metric]
+        name = LEAD + metric
+        found[name] = float(difference.mean())
+        found[f"{name}_low"], found[f"{name}_high"] = bootstrap_interval(difference)
     return found
 
 

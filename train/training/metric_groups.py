@@ -69,10 +69,13 @@ def _in_subgroups(name: str) -> str:
 
 @cache
 def _subgroups() -> tuple[str, ...]:
-    """Judged queries, other rankings, and some of the queries; of cold ones longer prefixes come first."""
+    """Judged queries, other rankings, leads over them, and some of the queries.
+
+    Of rankings and of cold queries longer prefixes come first.
+    """
     from train.evaluation.baselines import LABELS  # imports torch, which readers of metrics do not need
 
     # `bm25_full` before `bm25`
     rankings = sorted(LABELS, key=len, reverse=True)
-    others = ("exact", "dense", "lexical", "hybrid", "cold_users", "cold_items", "cold")
+    others = ("lead", "exact", "dense", "lexical", "hybrid", "cold_users", "cold_items", "cold")
     return ("judged", *rankings, *others)

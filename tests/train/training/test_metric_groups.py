@@ -13,6 +13,8 @@ NAMES = {
     "bm25_ndcg_at_10": "test/bm25/ndcg_at_10",
     "bm25_full_ndcg_at_10": "test/bm25_full/ndcg_at_10",
     "bm25_ndcg_at_10_high": "test/bm25/interval/ndcg_at_10_high",
+    "ease_recent_lead_ndcg_at_10": "test/ease_recent/lead/ndcg_at_10",
+    "bm25_lead_ndcg_at_10_low": "test/bm25/lead/interval/ndcg_at_10_low",
     "itemmean_log_loss": "test/itemmean/log_loss",
     "cold_users_hr_at_10": "test/cold_users/hr_at_10",
     "cold_hr_at_50_low": "test/cold/interval/hr_at_50_low",
