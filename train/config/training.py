@@ -33,6 +33,9 @@ class TrainingConfig:
             embeddings, all rows of a table in each step, with the biases of features that are a column of
             them in the tower `clicks`. Those with one or none do not, such as the biases of layers.
             Embeddings need it where items have few events.
+        average_epochs: the towers that are evaluated and kept have a moving average of the weights, over this
+            number of epochs (`train/training/weight_average.py`); 0 for the weights of the last step. It
+            makes the best epoch less a matter of chance where validation is small.
         selection: the validation metric that chooses the best epoch; `auc` and `log_loss` need labelled data,
             and `log_loss` a sigmoid: the towers `clicks` and `shared`. An epoch
             whose recall or hit rate is within one query of the highest so far replaces the kept one if that
@@ -59,13 +62,14 @@ class TrainingConfig:
         "recall_at_10"
     )
     weight_decay: float = 0.0
+    average_epochs: float = 0.0
     device: Device = "cpu"
     precision: Precision = "float32"
     refit: bool = False
 
     def __post_init__(self) -> None:
         at_least(0, self, "epochs", "seed", "threads")
-        at_least(0, self, "weight_decay")
+        at_least(0, self, "weight_decay", "average_epochs")
         at_least(1, self, "patience")
         at_least(2, self, "batch_size")
         above_zero(self, "learning_rate")

@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -36,6 +36,7 @@ from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import Towers
 from train.training.device import SINGLE_PROCESS, TrainingProcess, in_shared_memory
 from train.training.optimiser import adam, set_learning_rate
+from train.training.weight_average import exchange_average, update_average
 
 Rows = npt.NDArray[np.int64]
 
@@ -171,6 +172,8 @@ class Trainer:
     def refit(self, callbacks: Callbacks, epochs: int) -> None:
         """Train from the current state to the end of an epoch, and evaluate nothing.
 
+        Afterwards the towers have averaged weights, where the configuration asks for an average.
+
         Args:
             callbacks: as of `fit`; `on_best` is not called.
             epochs: that are done at the end.
@@ -192,6 +195,7 @@ class Trainer:
         except Interrupted:
             self._checkpoint(callbacks)
             raise
+        self._exchange_average_everywhere()
 
     def _checkpoint(self, callbacks: Callbacks) -> None:
         self.state.seconds = time.perf_counter() - self._begun
@@ -232,6 +236,29 @@ class Trainer:
         state.losses.append(self._step(batch))
         state.pairs.append(len(batch.pairs))
         state.step += 1
+        if self.config.average_epochs and self.process.owns_weights:
+            steps_done = state.epoch * self._steps + state.step
+            update_average(self.optimiser, self.config.average_epochs * self._steps, steps_done)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """In this block the towers have averaged weights, where the configuration asks for an average."""
+        self._exchange_average_everywhere()
+        try:
+            yield
+        finally:
+            self._exchange_average_everywhere()
+
+    def _exchange_average_everywhere(self) -> None:
+        if self.config.average_epochs:
+            self.process.lead("exchange_average")
+            self.exchange_average()
+
+    def exchange_average(self) -> None:
+        """Exchange the weights of the towers and their average; each process does so with its own."""
+        if self.process.owns_weights:
+            exchange_average(self.optimiser)
+        self.clear_cached_vectors()
 
     def _draw_batches(self) -> None:
         self._steps, drawn = self._batches()
@@ -285,6 +312,12 @@ class Trainer:
 
     def _end_epoch(self, callbacks: Callbacks, epoch: int) -> None:
         """Evaluate; only then the epoch counts as finished, so that a resumed run evaluates again."""
+        with self._averaged():
+            self._evaluate_epoch(callbacks, epoch)
+        self.state.step, self.state.epoch_seconds = 0, 0.0
+        self._checkpoint(callbacks)
+
+    def _evaluate_epoch(self, callbacks: Callbacks, epoch: int) -> None:
         state = self.state
         with callbacks.repeatable():
             record = {f"validation_{k}": v for k, v in self.evaluate("validation").items()}
@@ -301,8 +334,6 @@ class Trainer:
             state.best, state.best_ndcg = metric, record["validation_ndcg_at_10"]
             state.best_epoch = state.epoch
             callbacks.on_best(self)
-        state.step, state.epoch_seconds = 0, 0.0
-        self._checkpoint(callbacks)
 
     def _training_record(self) -> dict[str, float]:
         """Loss and time of the epoch whose last step is done."""

@@ -10,7 +10,15 @@ import torch
 
 from protos.errors import Unavailable
 from tests.train.losses.test_objective import IN_BATCH
-from tests.train.training.test_ranks import CASES, LABELS, in_doubles, of_people, of_texts, parameters
+from tests.train.training.test_ranks import (
+    CASES,
+    LABELS,
+    averaged_weights_are_those_of_one_process,
+    in_doubles,
+    of_people,
+    of_texts,
+    parameters,
+)
 from tests.train.training.test_trainer import Watcher
 from train.config import LossConfig
 from train.evaluation.exact_search import BLOCK
@@ -60,6 +68,10 @@ def an_epoch_ends_alike(ranks: Ranks, one: Trainer, both: Trainer) -> None:
     for ours, theirs in zip(parameters(both), parameters(one), strict=True):
         torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-5, atol=1e-6)
     both._step(next(iter(both._batches()[1])))  # and then it is one process again
+
+
+def test_ranks_with_copies_of_the_towers_average_the_weights_as_one_process_does(copies: Ranks) -> None:
+    averaged_weights_are_those_of_one_process(copies, lambda: of_people(CASES["full"]))
 
 
 def test_a_copy_of_the_towers_is_not_shared_with_the_other_rank(copies: Ranks) -> None:

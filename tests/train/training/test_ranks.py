@@ -228,6 +228,38 @@ def test_a_training_ends_with_the_towers_of_one_process(two: Ranks) -> None:
         both._step(next(iter(both._batches()[1])))  # and then it is one process again
 
 
+class VectorsOfTheBest(Watcher):
+    """Keeps vectors of queries by the best towers; of two ranks, each encodes about half of them."""
+
+    def on_best(self, trainer: Trainer) -> None:
+        super().on_best(trainer)
+        many = np.resize(np.arange(len(trainer.queries)), 3 * BLOCK + 5)
+        self.vectors = trainer._vectors(0, many)
+
+
+def averaged_weights_are_those_of_one_process(ranks: Ranks, made: Made) -> None:
+    """In double precision, from start to end; all ranks evaluate the averages, and train on without them."""
+    one, both = (in_doubles(made()) for _ in range(2))
+    watchers = VectorsOfTheBest(), VectorsOfTheBest()
+    for each in (one, both):
+        each.config = replace(each.config, epochs=10, patience=10, average_epochs=1.0)
+    one.fit(watchers[0])
+    with ranks.training(both):
+        both.fit(watchers[1])
+    np.testing.assert_allclose(both.state.losses, one.state.losses, 1e-6, 1e-6)
+    assert both.state.best_epoch == one.state.best_epoch > 0
+    torch.testing.assert_close(watchers[1].vectors, watchers[0].vectors, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(parameters(both), parameters(one), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        average = one.optimiser.state[theirs]["average"]
+        torch.testing.assert_close(both.optimiser.state[ours]["average"], average, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(average, theirs)
+
+
+def test_two_ranks_average_the_weights_as_one_process_does(two: Ranks) -> None:
+    averaged_weights_are_those_of_one_process(two, lambda: of_people(CASES["full"]))
+
+
 def test_vectors_encoded_in_shares_are_bit_for_bit_those_of_one_process(two: Ranks) -> None:
     trainer = of_people(IN_BATCH)
     many = np.resize(np.arange(len(trainer.queries)), 3 * BLOCK + 5)  # two blocks for each rank
