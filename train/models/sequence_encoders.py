@@ -291,6 +291,20 @@ class AttentionEncoder(nn.Module):
         found: Tensor = self.norm(self._encode(rows, rows.shape[1], dated))
         return found
 
+    @torch.no_grad()
+    def extend_ages(self) -> None:
+        """Give ages that no training event had the vector and the biases of the highest age that one had.
+
+        The rows of the tables are zero before training, and stay so without an event.
+        """
+        for module in (self, *self.blocks):
+            table = module.ages
+            if isinstance(table, nn.Parameter):
+                seen = table[:UNKNOWN_AGE].any(dim=1).nonzero()
+                if len(seen):
+                    highest = int(seen.max())
+                    table[highest:UNKNOWN_AGE] = table[highest].clone()
+
     def _encode(self, rows: Tensor, count: int, dated: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, count, H): the last `count` positions after all blocks.
 

@@ -4,7 +4,7 @@
     towers = architecture.build(schema)                                   before any data
     queries = architecture.prepare(schema, "query", data.queries)      once, before training
     architecture.initialize(towers, schema, data, (queries, items), seed)
-    architecture.fit_unknown_items(towers[1], items, data.counts())    after training
+    architecture.fit_unseen(towers, items, data.counts())    after training
 
 Each `[tower] kind` is an `Architecture` in a module of `train/models/architectures/`: it says how a text, an
 id or a history is encoded, what the two towers share, and how the two vectors are compared.
@@ -131,18 +131,18 @@ class Architecture(ABC, Generic[Config]):
             report: receives lines about the progress where that takes long.
         """
 
-    def fit_unknown_items(
-        self, item_tower: Tower, items: PreparedInputs, counts: npt.NDArray[np.int64]
-    ) -> bool:
-        """After training, fit what replaces the id of items outside the training data; by default nothing.
+    def fit_unseen(self, towers: Towers, items: PreparedInputs, counts: npt.NDArray[np.int64]) -> bool:
+        """After training, fit what stands for values that it has not seen; by default nothing.
+
+        These are ids of items outside the training data, and ages of events above all in it.
 
         Args:
-            item_tower: the trained tower.
+            towers: the trained towers.
             items: all items.
             counts: (N,), training interactions of each item.
 
         Returns:
-            Whether the tower was changed.
+            Whether a tower was changed.
         """
         return False
 

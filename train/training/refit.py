@@ -73,7 +73,7 @@ def refit(
         trainer.refit(callbacks, epochs)
     mlflow.log_metrics(grouped("train", {"refit_s": trainer.state.seconds}))
     trainer.clear_cached_vectors()
-    architecture_of(experiment.tower).fit_unknown_items(trainer.towers[1], trainer.items, data.counts())
+    architecture_of(experiment.tower).fit_unseen(trainer.towers, trainer.items, data.counts())
     trainer.clear_cached_vectors()
     trainer.item_vectors()  # which fits the radius of the inner product
     return model, trainer

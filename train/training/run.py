@@ -270,7 +270,7 @@ def _finish(
     trainer.clear_cached_vectors()
     with console.status("placing new items by their content"):
         architecture = architecture_of(experiment.tower)
-        changed = architecture.fit_unknown_items(trainer.towers[1], trainer.items, data.counts())
+        changed = architecture.fit_unseen(trainer.towers, trainer.items, data.counts())
     labelled, state = LabelledPairs(trainer), trainer.state
     calibrated = labelled.calibrate()
     validated = _choose_on_validation(experiment, trainer, labelled, console)

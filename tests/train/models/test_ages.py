@@ -15,6 +15,7 @@ from export.onnx.runtimes import onnx_encoder, torch_encoder
 from protos.features import HistoryFeature, IdFeature, Schema, TimeFeature
 from protos.inputs.events import LATEST
 from tests.helpers.people import data_of_people, dated, random_people, schema_of_people
+from tests.train.training.test_trainer import Watcher
 from train.config.losses import FullSoftmax
 from train.config.towers import SequenceTower
 from train.config.training import TrainingConfig
@@ -27,7 +28,7 @@ from train.models.sequence_encoders import (
     item_table,
     moments_in_windows,
 )
-from train.models.tower_factory import Towers, build_towers, hashing_of
+from train.models.tower_factory import Towers, architecture_of, build_towers, hashing_of
 from train.training.trainer import Trainer
 
 ITEMS, LONGEST = 14, 6
@@ -217,3 +218,26 @@ def test_torch_and_onnx_runtime_agree(tmp_path: Path) -> None:
     report = parity.check("query", inputs, found, torch_encoder(exact), values, 1e-5)
     assert report["records"] == len(parity.BATCHES) * (len(histories) + len(parity.HOSTILE_TEXTS))
     assert len(np.unique(found(inputs.to_arrays(values)).round(4), axis=0)) > 20
+
+
+def test_ages_above_all_in_training_count_as_the_highest_of_these() -> None:
+    made = towers()
+    trained = trainer(made)
+    trained.fit(Watcher())
+    before = {name: table.detach().clone() for name, table in tables(made).items()}
+    asked = prepared().batch(np.arange(len(DATA.queries["time"])), None)
+    architecture = architecture_of(TOWER)
+    with torch.inference_mode():
+        vectors = made[0](asked)
+    assert architecture.fit_unseen(made, trained.items, DATA.counts())
+    (highest,) = {int(table[:UNKNOWN_AGE].any(dim=1).nonzero().max()) for table in before.values()}
+    assert highest < UNKNOWN_AGE - 1
+    for name, table in tables(made).items():
+        assert torch.equal(table[: highest + 1], before[name][: highest + 1])
+        assert all(torch.equal(table[row], before[name][highest]) for row in range(highest, UNKNOWN_AGE))
+        assert torch.equal(table[UNKNOWN_AGE], before[name][UNKNOWN_AGE])
+    with torch.inference_mode():
+        assert torch.equal(made[0](asked), vectors)  # whose ages training had
+    again = {name: table.detach().clone() for name, table in tables(made).items()}
+    architecture.fit_unseen(made, trained.items, DATA.counts())  # as a run that goes on may do
+    assert all(torch.equal(table, again[name]) for name, table in tables(made).items())

@@ -70,10 +70,8 @@ class ComirecArchitecture(Architecture[ComirecTower]):
         """All places of a window are encoded at little more cost than the last."""
         return True
 
-    def fit_unknown_items(
-        self, item_tower: Tower, items: PreparedInputs, counts: npt.NDArray[np.int64]
-    ) -> bool:
+    def fit_unseen(self, towers: Towers, items: PreparedInputs, counts: npt.NDArray[np.int64]) -> bool:
         """Regress the learned vectors on the items' content."""
         return fit_content_fallback(
-            item_tower, items, counts, self.config.newcomers_alpha, self.config.newcomers_strength
+            towers[1], items, counts, self.config.newcomers_alpha, self.config.newcomers_strength
         )

@@ -166,13 +166,18 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         if self.config.latent:
             initialize_ease(towers, data, schema, self.config.regularisation)
 
-    def fit_unknown_items(
-        self, item_tower: Tower, items: PreparedInputs, counts: npt.NDArray[np.int64]
-    ) -> bool:
-        """Regress the learned vectors on the items' content, if the configuration asks for it."""
-        return fit_content_fallback(
-            item_tower, items, counts, self.config.newcomers_alpha, self.config.newcomers_strength
+    def fit_unseen(self, towers: Towers, items: PreparedInputs, counts: npt.NDArray[np.int64]) -> bool:
+        """Regress the learned vectors on the items' content, if the configuration asks for it.
+
+        Higher ages than those of training count as the highest of these.
+        """
+        for module in towers[0].modules():
+            if isinstance(module, AttentionEncoder):
+                module.extend_ages()
+        has_fallback = fit_content_fallback(
+            towers[1], items, counts, self.config.newcomers_alpha, self.config.newcomers_strength
         )
+        return has_fallback or self.config.ages
 
 
 def _beside(schema: Schema) -> tuple[str, str]:
