@@ -198,7 +198,7 @@ def _check_time(query: dict[str, FeatureSpec], tower: TowerConfig) -> None:
             continue
         if not tower.reads_ages:
             raise ValueError(
-                f'query.{name}.times: expected false without tower.kind = "sequence" with '
+                f'query.{name}.times: expected false without tower.kind = "history", or "sequence" with '
                 'tower.history = "attention" and tower.ages = true, got true'
             )
         if not times:

@@ -199,6 +199,11 @@ class HistoryTower(TowerSection):
         """Always: a query with a time gets coordinates of recent popularity."""
         return True
 
+    @property
+    def reads_ages(self) -> bool:
+        """Always: attention reads the times of a history, and a sum is given none."""
+        return True
+
     def sequence(self, **keys: Any) -> SequenceTower:
         """The `sequence` tower with these keys."""
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "kind"}

@@ -134,6 +134,10 @@ def from_data(experiment: Experiment, data: TrainingData) -> Chosen:
         found = _of_histories(data, experiment.query)
         reasons |= {f"tower.{name}": {"value": v, "reason": why} for name, (v, why) in found.items()}
         tower = tower.sequence(**{name: value for name, (value, _) in found.items()})
+        for name, spec in sides["query"].items():
+            if isinstance(spec, HistoryFeature) and spec.times and not tower.ages:
+                sides["query"][name] = dataclasses.replace(spec, times=False)
+                reasons[f"query.{name}.times"] = {"value": False, "reason": "a sum reads no times"}
     tower = complete("tower", tower, lambda: _hashing(data, sides))
     if isinstance(tower, BagTower):
         hashed = tower
@@ -243,6 +247,8 @@ def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec]) -> Candi
     if any(isinstance(spec, TimeFeature) for spec in query.values()):
         chosen["recent_popularity"] = (RECENT_POPULARITY, "queries have times")
     if data.histories is None or data.histories.steps is None:
+        if any(isinstance(spec, HistoryFeature) and spec.times for spec in query.values()):
+            chosen["ages"] = (True, "histories have times")
         return {"history": ("attention", "one event follows another"), **chosen}
     why = "a step is a session, and the items of one have no order"
     chosen["history"] = ("sum", why)

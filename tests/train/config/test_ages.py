@@ -13,8 +13,8 @@ DATED: FeatureSpec = HistoryFeature("history", times=True)
 TIME: FeatureSpec = TimeFeature("time")
 READS = SequenceTower("sequence", ages=True)
 NEEDS = (
-    r'query\.history\.times: expected false without tower\.kind = "sequence" with tower\.history = '
-    r'"attention" and tower\.ages = true, got true'
+    r'query\.history\.times: expected false without tower\.kind = "history", or "sequence" with '
+    r'tower\.history = "attention" and tower\.ages = true, got true'
 )
 
 
@@ -26,6 +26,7 @@ def made(tower: TowerConfig, **query: FeatureSpec) -> Experiment:
 def test_a_tower_that_reads_ages_has_what_it_needs() -> None:
     assert made(READS, history=DATED, time=TIME).tower.reads_ages
     assert made(READS, seen=DATED, asked=TIME).tower.reads_time  # whatever their names
+    assert made(HistoryTower("history"), history=DATED, time=TIME).tower.reads_ages
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,11 @@ def test_a_tower_that_reads_ages_has_what_it_needs() -> None:
     [
         (SequenceTower("sequence", recent_popularity=8), {"history": DATED, "time": TIME}, NEEDS),
         (SequenceTower("sequence"), {"history": DATED}, NEEDS),
-        (HistoryTower("history"), {"history": DATED, "time": TIME}, NEEDS),
+        (
+            HistoryTower("history"),
+            {"history": DATED},
+            r'query\.history\.times: needs a feature of kind "time"',
+        ),
         (ComirecTower("comirec"), {"history": DATED}, NEEDS),
         (ClicksTower("clicks"), {"history": DATED}, NEEDS),
         (BagTower("bag"), {"history": DATED}, NEEDS),

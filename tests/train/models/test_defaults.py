@@ -222,6 +222,9 @@ def test_the_recipe_for_histories_becomes_the_tower_that_suits_them(sessions: bo
     assert tower.linear == 40  # as many as items
     assert tower.recent_popularity == RECENT_POPULARITY  # queries of the recipe have times
     assert tower.latent == (40 if sessions else 0)
+    history: Any = chosen.experiment.query["history"]
+    assert tower.ages == history.times == (not sessions)  # the recipe offers times, and a sum reads none
+    assert ("query.history.times" in chosen.reasons) == sessions
     assert {"tower.history", "tower.linear", "loss", "training.batch_size"} <= {*chosen.reasons}
     for line in chosen.lines():
         assert re.fullmatch(r"[\w.]+ = .+  \(.{5,}\)", line)
@@ -256,11 +259,12 @@ def test_the_recipe_reads_as_long_a_history_as_nearly_all_users_have(watched: in
     assert from_data(set_, data).experiment.query["history"] == HistoryFeature("history", 7)
 
 
-def test_where_queries_have_no_times_nothing_is_popular_lately() -> None:
-    recipe = history_experiment()
-    query: Any = {name: spec for name, spec in recipe.query.items() if spec.kind != "time"}
-    tower: Any = from_data(dataclasses.replace(recipe, query=query), films_of(40, 40)).experiment.tower
+def test_where_queries_have_no_times_nothing_is_popular_lately_or_old() -> None:
+    query: Any = {"history": HistoryFeature("history")}
+    recipe = dataclasses.replace(history_experiment(), query=query)
+    tower: Any = from_data(recipe, films_of(40, 40)).experiment.tower
     assert tower.recent_popularity == 0
+    assert not tower.ages
 
 
 def test_another_tower_reads_the_usual_length_of_a_history() -> None:
