@@ -19,6 +19,7 @@ from train.config.towers import BagTower, DssmTower, HistoryTower, SequenceTower
 from train.config.training import TrainingConfig
 from train.data.training_data import Pairs, TrainingData, training_data_of
 from train.models.defaults import (
+    FEW_ITEMS,
     LINEAR,
     LONGEST,
     MOST_LINEAR_ITEMS,
@@ -234,7 +235,13 @@ def test_the_recipe_for_histories_becomes_the_tower_that_suits_them(sessions: bo
 
 @pytest.mark.parametrize("sessions", [False, True], ids=["events", "sessions"])
 @pytest.mark.parametrize(
-    ("items", "linear"), [(LINEAR + 5, LINEAR), (MOST_LINEAR_ITEMS, LINEAR), (MOST_LINEAR_ITEMS + 1, 0)]
+    ("items", "linear"),
+    [
+        (FEW_ITEMS, FEW_ITEMS),
+        (FEW_ITEMS + 1, LINEAR),
+        (MOST_LINEAR_ITEMS, LINEAR),
+        (MOST_LINEAR_ITEMS + 1, 0),
+    ],
 )
 def test_the_recipe_has_a_linear_model_where_its_matrix_fits(items: int, linear: int, sessions: bool) -> None:
     data = films_of(40, items)
