@@ -165,16 +165,22 @@ class RefusalQueue:
             _, refuse, _ = self._waiting.popleft()
             refuse()
 
-    def drain(self, room: int) -> None:
-        """Empty the queue: have up to `room` fresh calls answered, and refuse the others."""
+    def drain(self, room: int, keep_fresh: bool = False) -> None:
+        """Have up to `room` fresh calls answered, and refuse the others.
+
+        Args:
+            room: calls that may be answered.
+            keep_fresh: fresh calls beyond the room are not refused yet, because there may soon be more room.
+        """
         self._refill()
-        while self._waiting:
-            since, refuse, answer = self._waiting.pop()
-            if room > 0 and self._since - since <= FRESH:
-                room -= 1
-                answer()
-            else:
-                refuse()
+        waiting, fresh_since = self._waiting, self._since - FRESH
+        while waiting and room > 0 and waiting[-1][0] >= fresh_since:
+            room -= 1
+            _, _, answer = waiting.pop()
+            answer()
+        while waiting and not (keep_fresh and waiting[0][0] >= fresh_since):
+            _, refuse, _ = waiting.popleft()
+            refuse()
 
     def _refill(self, share: float = SHARE) -> None:
         now = self._clock()
@@ -252,13 +258,14 @@ class Admission:
     def refuse_waiting(self) -> None:
         """No job waits: use the time for the calls that wait for their refusal.
 
-        While an accepted call waits for its message, its job is about to come, so the overload is not over.
+        An accepted call that waits for its message has room, which is free again when it is answered.
         """
-        self._pass_over_late()
-        if self.overload.is_on or self._awaiting:
+        if self.overload.is_on:
             self.refusals.reject(IDLE_SHARE)
         else:
-            self.refusals.drain(self._room)
+            self._pass_over_late()
+            awaiting = len(self._awaiting)
+            self.refusals.drain(self._room - awaiting, keep_fresh=awaiting > 0)
 
     def await_message(self, call: UnaryCall) -> None:
         """The call waits for its message, and takes room in the queue until it arrives."""
