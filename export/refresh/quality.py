@@ -225,11 +225,15 @@ def evaluation(
 
 
 def _fits(configured: Mapping[str, FeatureSpec], served: Mapping[str, FeatureSpec]) -> bool:
-    """Whether the features are the same; a key that the experiment leaves open may have any value."""
+    """Whether the features are the same; a key that the experiment leaves open may have any value.
+
+    Times of a history may be configured and not served: a tower that is a sum reads none.
+    """
     if configured.keys() != served.keys():
         return False
     return all(type(spec) is type(served[name]) for name, spec in configured.items()) and all(
         getattr(spec, each.name) in (FROM_DATA, getattr(served[name], each.name))
+        or (each.name == "times" and not getattr(served[name], each.name))
         for name, spec in configured.items()
         for each in dataclasses.fields(spec)
     )
