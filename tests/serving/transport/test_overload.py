@@ -97,6 +97,7 @@ def test_when_the_overload_is_over_the_fresh_are_answered_and_others_hear_that_t
     calls.come("later")
     calls.refusals.drain(0)
     assert calls.refused[-1] == "later"
+    calls.refusals._saved = 0.0
     calls.come("kept", "answered")
     calls.refusals.drain(1, keep_fresh=True)
     assert (calls.answered[-1], calls.refused[-1], len(calls.refusals)) == ("answered", "later", 1)
