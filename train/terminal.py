@@ -9,7 +9,7 @@ from rich.table import Table
 
 from train.evaluation.baselines import LABELS
 from train.evaluation.plots import metric_label
-from train.evaluation.report import JUDGED, JUDGED_METRICS, LEAD
+from train.evaluation.report import DIFFERENCE, JUDGED, JUDGED_METRICS
 
 METRICS = ("recall_at_1", "recall_at_10", "recall_at_100", "hr_at_10", "mrr_at_10", "ndcg_at_10")
 
@@ -29,10 +29,9 @@ def show_fit(result: dict[str, Any], console: Console) -> None:
     console.print(metric_table("test, exact search", metrics, names))
     if intervals := ", ".join(filter(None, (_interval(metrics, name) for name in rows))):
         console.print(f"two-tower, 95 % intervals: {intervals}", highlight=False, soft_wrap=True)
-    if leads := ", ".join(filter(None, (_lead(metrics, name) for name in rows))):
-        console.print(
-            f"better than the best baseline, 95 % intervals: {leads}", highlight=False, soft_wrap=True
-        )
+    if differences := ", ".join(filter(None, (_difference(metrics, name) for name in rows))):
+        text = f"difference to the best baseline, 95 % intervals: {differences}"
+        console.print(text, highlight=False, soft_wrap=True)
     for name, label in LABELS.items():
         prefix = f"{name}."
         chosen = [
@@ -101,15 +100,15 @@ def _interval(metrics: Mapping[str, Any], name: str) -> str:
     return "" if low is None or high is None else f"{metric_label(name)} {low:.4f} to {high:.4f}"
 
 
-def _lead(metrics: Mapping[str, Any], name: str) -> str:
-    """By how much the towers are better than the baseline that has the highest value of a metric."""
+def _difference(metrics: Mapping[str, Any], name: str) -> str:
+    """A metric of the towers less that of the baseline with the highest value."""
     others = baseline_columns(metrics)
     best = max(others, key=lambda prefix: metrics[prefix + name], default="")
-    lead = f"{best}{LEAD}{name}"
-    if lead not in metrics:
+    difference = f"{best}{DIFFERENCE}{name}"
+    if difference not in metrics:
         return ""
-    low, high = (f"{metrics[f'{lead}_{end}']:+.4f}" for end in ("low", "high"))
-    return f"{metric_label(name)} {metrics[lead]:+.4f} ({low} to {high}, {others[best]})"
+    low, high = (f"{metrics[f'{difference}_{end}']:+.4f}" for end in ("low", "high"))
+    return f"{metric_label(name)} {metrics[difference]:+.4f} ({low} to {high}, {others[best]})"
 
 
 def baseline_columns(metrics: Mapping[str, Any]) -> dict[str, str]:

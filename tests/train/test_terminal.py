@@ -68,19 +68,19 @@ def test_recall_at_20_is_told_of_histories() -> None:
     assert "recall@20" not in "\n".join(shown(FILMS | at_20))
 
 
-def test_the_lead_over_the_best_baseline_is_told_by_each_metric() -> None:
-    leads = {
-        "ease_lead_ndcg_at_10": 0.05,
-        "ease_lead_ndcg_at_10_low": -0.01,
-        "ease_lead_ndcg_at_10_high": 0.125,
-        "itemknn_lead_ndcg_at_10": 0.1,
+def test_the_difference_to_the_best_baseline_is_told_by_each_metric() -> None:
+    differences = {
+        "ease_difference_ndcg_at_10": 0.05,
+        "ease_difference_ndcg_at_10_low": -0.01,
+        "ease_difference_ndcg_at_10_high": 0.125,
+        "itemknn_difference_ndcg_at_10": 0.1,
         "itemknn_recall_at_10": 0.3,  # the best by this one
-        "itemknn_lead_recall_at_10": -0.05,
-        "itemknn_lead_recall_at_10_low": -0.075,
-        "itemknn_lead_recall_at_10_high": -0.025,
+        "itemknn_difference_recall_at_10": -0.05,
+        "itemknn_difference_recall_at_10_low": -0.075,
+        "itemknn_difference_recall_at_10_high": -0.025,
     }
-    assert shown(FILMS | leads)[-1] == (
-        "better than the best baseline, 95 % intervals: recall@10 -0.0500 (-0.0750 to -0.0250, item-kNN), "
+    assert shown(FILMS | differences)[-1] == (
+        "difference to the best baseline, 95 % intervals: recall@10 -0.0500 (-0.0750 to -0.0250, item-kNN), "
         "nDCG@10 +0.0500 (-0.0100 to +0.1250, EASE)"
     )
 

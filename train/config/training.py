@@ -1,5 +1,6 @@
 """`[training]`: the training loop."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,9 +34,11 @@ class TrainingConfig:
             embeddings, all rows of a table in each step, with the biases of features that are a column of
             them in the tower `clicks`. Those with one or none do not, such as the biases of layers.
             Embeddings need it where items have few events.
-        average_epochs: the towers that are evaluated and kept have a moving average of the weights, over this
-            number of epochs (`train/training/weight_average.py`); 0 for the weights of the last step. It
-            makes the best epoch less a matter of chance where validation is small.
+        average_epochs: the towers that are evaluated and kept have an exponential moving average of the
+            weights (`train/training/weight_average.py`); its window, in epochs. The window is never more
+            than a tenth of the steps done, so more than a tenth of `epochs` has no effect. 0 keeps the
+            weights of the last step. With an average the best epoch is less a matter of chance where
+            validation is small.
         selection: the validation metric that chooses the best epoch; `auc` and `log_loss` need labelled data,
             and `log_loss` a sigmoid: the towers `clicks` and `shared`. An epoch
             whose recall or hit rate is within one query of the highest so far replaces the kept one if that
@@ -70,6 +73,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         at_least(0, self, "epochs", "seed", "threads")
         at_least(0, self, "weight_decay", "average_epochs")
+        if not math.isfinite(self.average_epochs):
+            raise ValueError(f"average_epochs: expected a number of epochs, got {self.average_epochs}")
         at_least(1, self, "patience")
         at_least(2, self, "batch_size")
         above_zero(self, "learning_rate")

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 WITH_INTERVAL = ("recall_at_10", "recall_at_20", "hr_at_10", "ndcg_at_10", "mrr_at_10")
 COMPARED = ("recall_at_10", "recall_at_20", "ndcg_at_10")
-LEAD = "lead_"  # prefix of a difference between the model and a baseline
+DIFFERENCE = "difference_"  # prefix of a metric of the model less that of a baseline
 JUDGED_METRICS = ("ndcg_at_10", "recall_at_10", "mrr_at_10", "recall_at_100")
 JUDGED = "judged_"  # prefix of the metrics of judged queries
 COLD_METRICS = ("hr_at_10", "hr_at_50", "ndcg_at_10")
@@ -36,8 +36,8 @@ def evaluate_ranking(
         `<metric>`, and `<metric>_low` and `<metric>_high` of the main ones; coverage and popularity where
         queries have histories. `cold_users_<metric>` covers the queries without a history,
         `cold_items_<metric>` the answers without a training interaction, where there are any.
-        `<baseline>_lead_<metric>` is by how much the model is better than a baseline; its interval is that
-        of the mean over queries of the differences.
+        `<baseline>_difference_<metric>` is the metric of the model less that of a baseline, with the interval
+        of the mean over queries.
     """
     queries, relevant = data.parts[part].by_query()
     found: dict[str, float] = {"queries": float(len(queries))}
@@ -48,7 +48,7 @@ def evaluate_ranking(
         measured = _ranking_metrics(data, ranked, by_query)
         measured |= _cold_metrics(data, queries, ranked, relevant)
         if name:
-            measured |= _leads(own, by_query)
+            measured |= _differences(own, by_query)
         else:
             own = by_query
         prefix = f"{name}_" if name else ""
@@ -91,12 +91,12 @@ def _ranking_metrics(data: TrainingData, ranked: Rows, by_query: Mapping[str, Fl
     return found
 
 
-def _leads(own: Mapping[str, Floats], other: Mapping[str, Floats]) -> dict[str, float]:
-    """By how much the model is better than a baseline, with intervals of a paired bootstrap over queries."""
+def _differences(own: Mapping[str, Floats], other: Mapping[str, Floats]) -> dict[str, float]:
+    """Metrics of the model less those of a baseline, with intervals of a paired bootstrap over queries."""
     found: dict[str, float] = {}
     for metric in COMPARED:
         difference = own[metric] - other[metric]
-        name = LEAD + metric
+        name = DIFFERENCE + metric
         found[name] = float(difference.mean())
         found[f"{name}_low"], found[f"{name}_high"] = bootstrap_interval(difference)
     return found

@@ -293,9 +293,9 @@ class AttentionEncoder(nn.Module):
 
     @torch.no_grad()
     def extend_ages(self) -> None:
-        """Give ages that no training event had the vector and the biases of the highest age that one had.
+        """Give ages above the highest one in training the row of that one, in each table.
 
-        The rows of the tables are zero before training, and stay so without an event.
+        Rows are zero before training, and stay so without an event of this age, also between other ages.
         """
         for module in (self, *self.blocks):
             table = module.ages

@@ -69,7 +69,7 @@ def _in_subgroups(name: str) -> str:
 
 @cache
 def _subgroups() -> tuple[str, ...]:
-    """Judged queries, other rankings, leads over them, and some of the queries.
+    """Judged queries, other rankings, some of the queries, and differences to other rankings.
 
     Of rankings and of cold queries longer prefixes come first.
     """
@@ -77,5 +77,5 @@ def _subgroups() -> tuple[str, ...]:
 
     # `bm25_full` before `bm25`
     rankings = sorted(LABELS, key=len, reverse=True)
-    others = ("lead", "exact", "dense", "lexical", "hybrid", "cold_users", "cold_items", "cold")
+    others = ("exact", "dense", "lexical", "hybrid", "cold_users", "cold_items", "cold", "difference")
     return ("judged", *rankings, *others)

@@ -42,6 +42,7 @@ from train.models.towers import Inputs, Tower
 from train.training.device import CPU, Rows, TrainingProcess, in_shared_memory
 from train.training.exchange import ReplicatedOptimiser, SharedOptimiser, all_gather_rows
 from train.training.trainer import Trainer
+from train.training.weight_average import AVERAGE
 
 ROWS_FROM = 1 << 20  # numbers in a table from which on its gradients are exchanged as rows
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; containers often limit it
@@ -188,6 +189,8 @@ def share_memory(trainer: Trainer) -> None:
                 state["step"] = torch.tensor(0.0)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
+            if trainer.config.average_epochs and AVERAGE not in state:
+                state[AVERAGE] = parameter.detach().clone()
     expect_shared_memory(trainer)
     for each in _tensors(trainer):
         in_shared_memory(each)

@@ -268,7 +268,7 @@ def _finish(
     metrics, start = _start_metrics(folder, trainer, judged)
     load_towers(folder / BEST_TOWERS, trainer.towers)
     trainer.clear_cached_vectors()
-    with console.status("placing new items by their content"):
+    with console.status("placing what training has not seen, such as new items"):
         architecture = architecture_of(experiment.tower)
         changed = architecture.fit_unseen(trainer.towers, trainer.items, data.counts())
     labelled, state = LabelledPairs(trainer), trainer.state

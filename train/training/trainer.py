@@ -237,8 +237,8 @@ class Trainer:
         state.pairs.append(len(batch.pairs))
         state.step += 1
         if self.config.average_epochs and self.process.owns_weights:
-            steps_done = state.epoch * self._steps + state.step
-            update_average(self.optimiser, self.config.average_epochs * self._steps, steps_done)
+            window = self.config.average_epochs * self._steps
+            update_average(self.optimiser, window, len(state.losses))
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -256,9 +256,8 @@ class Trainer:
 
     def exchange_average(self) -> None:
         """Exchange the weights of the towers and their average; each process does so with its own."""
-        if self.process.owns_weights:
-            exchange_average(self.optimiser)
-        self.clear_cached_vectors()
+        if not self.process.owns_weights or exchange_average(self.optimiser):
+            self.clear_cached_vectors()
 
     def _draw_batches(self) -> None:
         self._steps, drawn = self._batches()

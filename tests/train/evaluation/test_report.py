@@ -59,18 +59,18 @@ def test_the_model_and_each_baseline_are_measured_alike() -> None:
     assert found["back_mrr_at_10"] == pytest.approx(np.mean([1 / 5, 1 / 6, 1 / 2]))
 
 
-def test_how_far_the_model_is_ahead_of_a_baseline_is_measured_query_by_query() -> None:
+def test_the_difference_to_a_baseline_is_measured_query_by_query() -> None:
     found = evaluate_ranking(data(), "test", rank, {"back": backwards, "again": rank})
     queries, relevant = data().parts["test"].by_query()
     ndcg = per_query(rank(queries), relevant)["ndcg_at_10"]
     differences = ndcg - per_query(backwards(queries), relevant)["ndcg_at_10"]
-    assert found["back_lead_ndcg_at_10"] == pytest.approx(differences.mean())
+    assert found["back_difference_ndcg_at_10"] == pytest.approx(differences.mean())
     # Each draw of three queries is a mean of these differences, and the extremes are among 2,000 draws.
-    assert found["back_lead_ndcg_at_10_low"] == pytest.approx(differences.min())
-    assert found["back_lead_ndcg_at_10_high"] == pytest.approx(differences.max())
+    assert found["back_difference_ndcg_at_10_low"] == pytest.approx(differences.min())
+    assert found["back_difference_ndcg_at_10_high"] == pytest.approx(differences.max())
     for metric in COMPARED:
-        assert [found[f"again_lead_{metric}{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
-        assert f"lead_{metric}" not in found
+        assert [found[f"again_difference_{metric}{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
+        assert f"difference_{metric}" not in found
 
 
 def test_coverage_and_popularity_are_of_histories() -> None:

@@ -91,11 +91,11 @@ def test_what_is_evaluated_and_kept_is_the_average_and_training_goes_on_without_
     assert history(trainer)[1] != history(plain)[1]
 
 
-@pytest.mark.parametrize("stops", [[11], [8], [3, 6]], ids=["in an epoch", "between epochs", "twice"])
+@pytest.mark.parametrize("stops", [[40], [31], [20, 25]], ids=["in an epoch", "between epochs", "twice"])
 def test_an_interrupted_run_has_the_averages_of_an_uninterrupted_one(
     toml: Callable[..., Path], tmp_path: Path, stops: list[int]
 ) -> None:
-    path = toml(epochs=3, patience=3, average_epochs=1.0)
+    path = toml(epochs=3, patience=3, batch_size=16, average_epochs=1.0)  # 31 steps an epoch
     straight = trainer_at(path)
     straight.fit(Watcher())
     state = tmp_path / "run.pt"
@@ -105,6 +105,7 @@ def test_an_interrupted_run_has_the_averages_of_an_uninterrupted_one(
             trainer.fit(Watcher(state, stop))
         trainer = trainer_at(path)
         load_run(state, trainer)
+        assert not any(map(torch.equal, averages(trainer), parameters(trainer)))
     trainer.fit(Watcher())
     assert all(map(torch.equal, weights(trainer), weights(straight)))
     assert all(map(torch.equal, averages(trainer), averages(straight)))
@@ -114,7 +115,7 @@ def test_an_interrupted_run_has_the_averages_of_an_uninterrupted_one(
 def test_a_stop_in_an_evaluation_stores_the_weights_and_not_their_average(
     toml: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path = toml(epochs=1, patience=1, average_epochs=1.0)
+    path = toml(epochs=1, patience=1, batch_size=16, average_epochs=1.0)  # 31 steps
     straight = trainer_at(path)
     straight.fit(Watcher())
     trainer = trainer_at(path)
@@ -122,7 +123,8 @@ def test_a_stop_in_an_evaluation_stores_the_weights_and_not_their_average(
         trainer.fit(Impatient(tmp_path / "run.pt", 3))  # after the start and the mining
     resumed = trainer_at(path)
     load_run(tmp_path / "run.pt", resumed)
-    assert resumed.state.step == 8
+    assert resumed.state.step == 31
+    assert not any(map(torch.equal, averages(resumed), parameters(resumed)))
     assert all(map(torch.equal, parameters(resumed), parameters(straight)))
     assert all(map(torch.equal, averages(resumed), averages(straight)))
     resumed.fit(Watcher())
