@@ -133,7 +133,7 @@ class _BundleBuilder:
         self.windows = windows
         self.model: Model = load_model(run)
         self.experiment = experiment.with_features(self.model.schema)
-        self.data: TrainingData = data_of_kept_towers(dataset, experiment)
+        self.data: TrainingData = data_of_kept_towers(dataset, self.experiment)
         self.score = score_of(self.model.towers[0])
         self.has_padding_dim = self.score.has_padding_dim
         self.reports: dict[str, dict[str, Any]] = {}

@@ -39,6 +39,7 @@ from protos.errors import InvalidInput
 from protos.files.tokenizer import SHORTEST, TOKENIZER, open_tokenizer
 from protos.inputs.events import (
     TIMES,
+    dated_history_rows,
     history_rows,
     history_times,
     is_list_of_strings,
@@ -303,7 +304,8 @@ class HistoryFeature(Feature):
 
     def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
         """Rows of the known items."""
-        return lambda values, field_name: history_rows(values, self.longest, known, field_name)
+        rows = dated_history_rows if self.times else history_rows
+        return lambda values, field_name: rows(values, self.longest, known, field_name)
 
     def arrays(self, name: str) -> dict[str, type[np.generic]]:
         """One array, or that of the rows and that of the times."""

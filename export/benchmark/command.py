@@ -38,11 +38,13 @@ def bench(arguments: Namespace) -> Document:
     connect()
     experiment = read_experiment(arguments.config)
 
+    folder, manifest = find_bundle(experiment, arguments.bundle)
+
     def data() -> TrainingData:
         dataset = prepare(experiment, arguments.config.parent, console=PROGRESS)
-        return training_data_of(dataset, experiment.query, experiment.item)
+        data = training_data_of(dataset, experiment.query, experiment.item)
+        return data.as_read_by(manifest.schema.query)
 
-    folder, manifest = find_bundle(experiment, arguments.bundle)
     output = arguments.output or CACHE / "bench" / manifest.bundle_version[:12]
     return run(MeasuredBundle(folder, manifest, experiment, data), arguments.only, output)
 

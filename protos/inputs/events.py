@@ -36,22 +36,30 @@ def without_times(history: Sequence[Any]) -> tuple[list[str], list[float | None]
 
 
 def history_rows(values: Sequence[Any], max_length: int, rows: Mapping[str, int], field_name: str) -> Rows:
-    """Histories -> int64 (B, L): rows of known items, newest last, 0 in front.
-
-    Times are not read here, so a tower that reads none can be measured on histories that have some.
+    """Lists of item ids -> int64 (B, L): rows of known items, newest last, 0 in front.
 
     Raises:
-        InvalidInput: a value is no history.
+        InvalidInput: a value is no list of item ids.
     """
     encoded = []
     for each in values:
-        items = each or () if is_list_of_strings(each) else [item for item, _ in _events(each, field_name)]
-        encoded.append([rows[item] for item in items if item in rows][-max_length:])
+        if not is_list_of_strings(each):
+            raise InvalidInput(field_name, f"expected a list of item ids, got {each!r}")
+        encoded.append([rows[value] for value in each or () if value in rows][-max_length:])
+    return _aligned(encoded, 0)
+
+
+def dated_history_rows(
+    values: Sequence[Any], max_length: int, rows: Mapping[str, int], field_name: str
+) -> Rows:
+    """As `history_rows`, of histories that may have times."""
+    events = [_events(each, field_name) for each in values]
+    encoded = [[rows[item] for item, _ in each if item in rows][-max_length:] for each in events]
     return _aligned(encoded, 0)
 
 
 def history_times(values: Sequence[Any], max_length: int, rows: Mapping[str, int], field_name: str) -> Rows:
-    """Histories that may have times -> int64 (B, L): whole seconds of the events in `history_rows`.
+    """Histories that may have times -> int64 (B, L): whole seconds of the events in `dated_history_rows`.
 
     `UNKNOWN_TIME` where a time is not known, and in front.
 

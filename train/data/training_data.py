@@ -214,6 +214,16 @@ class TrainingData:
             return self
         return replace(self, items=self.judged.items, chosen_with=self.items)
 
+    def as_read_by(self, query: Mapping[str, FeatureSpec]) -> "TrainingData":
+        """The same data for towers with these query features; if these read no times, histories have none."""
+        histories = self.histories
+        reads_times = any(isinstance(each, HistoryFeature) and each.times for each in query.values())
+        if histories is None or reads_times:
+            return self
+        bare = replace(histories, times=None)
+        queries = {name: bare if values is histories else values for name, values in self.queries.items()}
+        return replace(self, histories=bare, queries=queries)
+
     def with_validation(self) -> "TrainingData":
         """The data with the validation pairs among those of training; they stay in their own part, too."""
         train, validation = self.parts["train"], self.parts["validation"]

@@ -242,6 +242,7 @@ def _differences(own: PerQuery, other: PerQuery, metric: str, seed: int) -> dict
 def _evaluate(version: CandidateVersion, data: TrainingData, threads: int, console: Console) -> PerQuery:
     manifest = version.manifest
     _check_features(version, data)
+    data = data.as_read_by(manifest.schema.query)
     query, item = manifest.schema.side("query"), manifest.schema.side("item")
     encoded = encode_all(
         onnx_encoder(version.folder / bundle.ITEM_TOWER, threads=0),
