@@ -36,6 +36,7 @@ from protos.hybrid.lexical_index import LexicalIndex
 from protos.toml_config import FROM_DATA
 from protos.vectors import rounded_vectors
 from train.config import Experiment
+from train.config.history_towers import HistoryTower
 from train.data.dataset import Dataset
 from train.data.training_data import Histories, Pairs, TrainingData, data_of_kept_towers, texts_of, values_of
 from train.evaluation.metrics import mean
@@ -211,7 +212,8 @@ def evaluation(
         read: reads the data set.
     """
     schema = champion.manifest.schema
-    if not (_fits(experiment.query, schema.query) and _fits(experiment.item, schema.item)):
+    is_recipe = isinstance(experiment.tower, HistoryTower)
+    if not (_fits(experiment.query, schema.query, is_recipe) and _fits(experiment.item, schema.item)):
         return NotMeasured("the features of the experiment are not those of the champion")
     try:
         dataset = read()
@@ -224,16 +226,21 @@ def evaluation(
     return Evaluation(experiment, dataset, data, tower, champion.manifest)
 
 
-def _fits(configured: Mapping[str, FeatureSpec], served: Mapping[str, FeatureSpec]) -> bool:
+def _fits(
+    configured: Mapping[str, FeatureSpec], served: Mapping[str, FeatureSpec], is_recipe: bool = False
+) -> bool:
     """Whether the features are the same; a key that the experiment leaves open may have any value.
 
-    Times of a history may be configured and not served: a tower that is a sum reads none.
+    Args:
+        configured: of the experiment.
+        served: of the bundle.
+        is_recipe: the tower is of kind "history", which serves no times of a history where it becomes a sum.
     """
     if configured.keys() != served.keys():
         return False
     return all(type(spec) is type(served[name]) for name, spec in configured.items()) and all(
         getattr(spec, each.name) in (FROM_DATA, getattr(served[name], each.name))
-        or (each.name == "times" and not getattr(served[name], each.name))
+        or (is_recipe and each.name == "times" and not getattr(served[name], each.name))
         for name, spec in configured.items()
         for each in dataclasses.fields(spec)
     )

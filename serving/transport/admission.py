@@ -10,7 +10,8 @@ Reading a call and refusing it costs about a quarter of a search. Under many tim
 can bear, refusing each call at once would leave no time for answers, and the refused clients would soon be
 back. So refusals get a share of the time. Other refused calls wait for their refusal, which holds their
 clients back: a connection has a limited number of open calls (HTTP/2, RFC 9113, section 5.1.2). When the
-overload is over, the calls that have not waited for long are answered, and the others are refused at once.
+overload is over, the calls that have not waited for long are answered as far as there is room, and the others
+are refused.
 """
 
 import math
@@ -258,7 +259,8 @@ class Admission:
     def refuse_waiting(self) -> None:
         """No job waits: use the time for the calls that wait for their refusal.
 
-        An accepted call that waits for its message has room, which is free again when it is answered.
+        An accepted call whose message has not arrived takes room. When it has been answered, a call that is
+        still fresh can have that room.
         """
         if self.overload.is_on:
             self.refusals.reject(IDLE_SHARE)

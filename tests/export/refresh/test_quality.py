@@ -21,7 +21,7 @@ from export.release.gate import Comparison
 from export.release.gates import GATES
 from export.release.gates.quality import refreshed_without_metrics
 from protos import bundle
-from protos.features import TextFeature
+from protos.features import HistoryFeature, TextFeature
 from serving.live.store.store import Store
 from serving.live.store.write_rules import ItemWrite, WriteRequest
 from tests.helpers import releases
@@ -192,3 +192,11 @@ def test_a_key_that_the_experiment_leaves_open_fits_any_served_value() -> None:
     assert not _fits({"text": TextFeature("text", "title", 256)}, served)
     assert not _fits({"text": TextFeature("text", "summary")}, served)
     assert not _fits({"body": TextFeature("text", "title")}, served)
+
+
+def test_only_the_recipe_may_configure_times_that_are_not_served() -> None:
+    dated, bare = (HistoryFeature("history", 20, times=times) for times in (True, False))
+    assert _fits({"history": dated}, {"history": dated})
+    assert _fits({"history": dated}, {"history": bare}, is_recipe=True)
+    assert not _fits({"history": dated}, {"history": bare})
+    assert not _fits({"history": bare}, {"history": dated}, is_recipe=True)

@@ -241,3 +241,16 @@ def test_ages_above_all_in_training_count_as_the_highest_of_these() -> None:
     again = {name: table.detach().clone() for name, table in tables(made).items()}
     architecture.fit_unseen(made, trained.items, DATA.counts())  # as a run that goes on may do
     assert all(torch.equal(table, again[name]) for name, table in tables(made).items())
+
+
+def test_a_tower_that_reads_no_times_is_given_none() -> None:
+    bare = schema_of_people(ITEMS, LONGEST)
+    undated = DATA.as_read_by(bare.query)
+    assert undated.histories is not None
+    assert undated.histories.times is None
+    assert undated.queries["history"][3] == [item for item, _ in DATA.queries["history"][3]] != []
+    assert undated.queries["time"] == DATA.queries["time"]
+    assert DATA.as_read_by(SCHEMA.query) is DATA
+    batch = PreparedInputs(bare, "query", DATA.queries, hashing_of(TOWER)).batch(np.arange(5))
+    assert [*batch] == ["history"]  # also of data that have times
+    assert {"history", "history__times"} <= {*prepared().batch(np.arange(5))}
