@@ -23,6 +23,7 @@ from datetime import timedelta
 from multiprocessing import parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -114,7 +115,8 @@ class Ranks:
                 self._wait_for_all()
                 torch.set_num_threads(self.threads)
                 self._group = self._join_watching(store)
-                yield self
+                with _without_tracebacks_of_sharing():
+                    yield self
             except (RuntimeError, ConnectionError, EOFError) as error:
                 if not isinstance(error, _RankFailed) and memory_advice(error, SINGLE_PROCESS):
                     raise  # the memory of rank 0 itself has run out
@@ -248,6 +250,26 @@ class Ranks:
                     return _cause(process, connection, self.count, told)
             time.sleep(0.05)
         return f"a rank of {self.count} has lost its connection to the others"
+
+
+@contextmanager
+def _without_tracebacks_of_sharing() -> Iterator[None]:
+    """Print no traceback of the thread that hands tensors in shared memory to other ranks.
+
+    It loses its connection to a rank that ends while it receives one; why the rank has ended is told anyway.
+    """
+    show = sys.excepthook  # which `multiprocessing.resource_sharer` calls
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main or not isinstance(error, ConnectionError | EOFError):
+            show(kind, error, trace)
+
+    sys.excepthook = hook
+    try:
+        yield
+    finally:
+        sys.excepthook = show
 
 
 class _RankFailed(RuntimeError):
