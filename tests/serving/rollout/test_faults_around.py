@@ -208,8 +208,8 @@ def test_a_start_without_the_registry(world: World, tmp_path: Path) -> None:
     served = world.service.served()
 
     def is_noted() -> bool:  # which comes after the workers have changed
-        (note,) = world.service.cache.parent.rglob(".served/*.json")
-        return bool(json.loads(note.read_text())["model_version"] == served)
+        notes = [json.loads(each.read_text()) for each in world.service.cache.parent.rglob(".served/*.json")]
+        return [note["model_version"] for note in notes] == [served]
 
     wait_until(is_noted, 30, world.service.log)
     world.registry.stop()
