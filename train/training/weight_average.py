@@ -5,13 +5,15 @@ decides which epoch is the best. Their average is closer to the minimum than the
 (Polyak and Juditsky 1992). It is exponential here, as in Tarvainen and Valpola 2017: each step adds
 (w - average) / window. The window is a number of epochs, but never more than a tenth of the steps done.
 
-The average of a parameter is part of its state in the optimiser, so checkpoints and shared memory hold it.
+The average of a parameter is part of its state in the optimiser, so checkpoints and shared memory hold it,
+and a device has it beside the parameter. torch's `AveragedModel` would be a module apart from all that.
 """
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 AVERAGE = "average"  # key in the state of a parameter
 LARGEST_WINDOW = 0.1  # as a share of the steps done
@@ -36,7 +38,8 @@ def update_average(optimiser: torch.optim.Optimizer, window: float, steps: int) 
         else:
             state[AVERAGE] = parameter.detach().clone()
     if averages:
-        torch._foreach_lerp_(averages, weights, step_weight)
+        update = get_ema_multi_avg_fn(1 - step_weight)  # type: ignore[no-untyped-call]
+        update(averages, weights, steps)
 
 
 @torch.no_grad()

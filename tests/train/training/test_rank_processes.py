@@ -1,9 +1,12 @@
 """Processes that train together end together, with an error that names the one that failed."""
 
 import json
+import os
 import shutil
 import signal
+import socket
 from collections.abc import Callable, Iterator
+from multiprocessing.resource_sharer import DupFd
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,28 @@ def test_a_killed_rank_ends_the_training_with_an_error_that_names_it() -> None:
         trainer.fit(Killing())
     assert not other_ranks()
     assert trainer.process.count == 1
+
+
+def lose_a_receiver() -> None:
+    """Have the thread that hands out files in shared memory lose the connection to a process that asks."""
+    file = os.open(os.devnull, os.O_RDONLY)
+    shared = DupFd(file)
+    address, _ = shared._id  # type: ignore[attr-defined]
+    with socket.socket(socket.AF_UNIX) as receiver:
+        receiver.connect(address)
+        receiver.recv(1, socket.MSG_PEEK)  # closed with data that it has not read, the connection is reset
+    os.close(shared.detach())  # served after that, for the thread serves one at a time
+    os.close(file)
+
+
+def test_a_rank_that_ends_while_it_receives_a_tensor_leaves_no_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Ranks(2, 1).started():
+        lose_a_receiver()
+        assert capsys.readouterr().err == ""
+    lose_a_receiver()
+    assert "ConnectionResetError" in capsys.readouterr().err  # as of any other process
 
 
 def test_an_error_in_another_rank_is_shown() -> None:

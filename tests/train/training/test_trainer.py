@@ -203,6 +203,17 @@ def test_threads_do_not_make_a_run_a_matter_of_luck(toml: Callable[..., Path], s
         assert all(map(torch.equal, runs[0], run))
 
 
+def interrupted(path: Path, state: Path, stops: list[int]) -> Trainer:
+    """A trainer that goes on where others have stopped, each after this number of its own steps."""
+    trainer = trainer_at(path)
+    for stop in stops:
+        with pytest.raises(Interrupted):
+            trainer.fit(Watcher(state, stop))
+        trainer = trainer_at(path)
+        load_run(state, trainer)
+    return trainer
+
+
 @KINDS
 @pytest.mark.parametrize("stops", [[11], [8], [3, 6]], ids=["in an epoch", "between epochs", "twice"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
@@ -211,13 +222,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     path = toml(sections, epochs=3, patience=3)  # of 8 steps an epoch
     straight = trainer_at(path)
     straight.fit(Watcher())
-    state = tmp_path / "run.pt"
-    trainer = trainer_at(path)
-    for stop in stops:
-        with pytest.raises(Interrupted):
-            trainer.fit(Watcher(state, stop))
-        trainer = trainer_at(path)
-        load_run(state, trainer)
+    trainer = interrupted(path, tmp_path / "run.pt", stops)
     assert trainer.state.step + 8 * trainer.state.epoch == sum(stops)
     trainer.fit(Watcher())
     assert all(map(torch.equal, weights(trainer), weights(straight)))

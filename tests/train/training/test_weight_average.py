@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from tests.train.training.test_trainer import Impatient, Watcher, history, toml, trainer_at, weights
+from tests.train.training.test_trainer import (
+    Impatient,
+    Watcher,
+    history,
+    interrupted,
+    toml,
+    trainer_at,
+    weights,
+)
 from train.training.checkpoint import load_run
 from train.training.trainer import Interrupted, Trainer
 from train.training.weight_average import AVERAGE, exchange_average, update_average
@@ -98,14 +106,8 @@ def test_an_interrupted_run_has_the_averages_of_an_uninterrupted_one(
     path = toml(epochs=3, patience=3, batch_size=16, average_epochs=1.0)  # 31 steps an epoch
     straight = trainer_at(path)
     straight.fit(Watcher())
-    state = tmp_path / "run.pt"
-    trainer = trainer_at(path)
-    for stop in stops:
-        with pytest.raises(Interrupted):
-            trainer.fit(Watcher(state, stop))
-        trainer = trainer_at(path)
-        load_run(state, trainer)
-        assert not any(map(torch.equal, averages(trainer), parameters(trainer)))
+    trainer = interrupted(path, tmp_path / "run.pt", stops)
+    assert not any(map(torch.equal, averages(trainer), parameters(trainer)))
     trainer.fit(Watcher())
     assert all(map(torch.equal, weights(trainer), weights(straight)))
     assert all(map(torch.equal, averages(trainer), averages(straight)))
