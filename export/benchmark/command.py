@@ -42,8 +42,8 @@ def bench(arguments: Namespace) -> Document:
 
     def data() -> TrainingData:
         dataset = prepare(experiment, arguments.config.parent, console=PROGRESS)
-        data = training_data_of(dataset, experiment.query, experiment.item)
-        return data.as_read_by(manifest.schema.query)
+        read = training_data_of(dataset, experiment.query, experiment.item)
+        return read.as_read_by(manifest.schema.query)
 
     output = arguments.output or CACHE / "bench" / manifest.bundle_version[:12]
     return run(MeasuredBundle(folder, manifest, experiment, data), arguments.only, output)

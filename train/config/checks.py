@@ -1,5 +1,6 @@
 """Checks that several sections of an experiment share."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -21,6 +22,14 @@ def above_zero(section: Any, *names: str) -> None:
         value = getattr(section, name)
         if not 0 < value < float("inf"):
             raise ValueError(f"{name}: expected a number above 0, got {value}")
+
+
+def finite(section: Any, *names: str) -> None:
+    """Refuse keys of a section whose value is infinite or no number."""
+    for name in names:
+        value = getattr(section, name)
+        if not math.isfinite(value):
+            raise ValueError(f"{name}: expected a finite number, got {value}")
 
 
 def refuse_unused(section: Any, conditions: Mapping[str, tuple[bool, tuple[str, ...]]]) -> None:

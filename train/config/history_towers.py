@@ -201,7 +201,7 @@ class HistoryTower(TowerSection):
 
     @property
     def reads_ages(self) -> bool:
-        """Always: attention reads the times of a history, and a sum is given none."""
+        """Always; where the tower becomes a sum, `train/models/defaults.py` sets `times` to false."""
         return True
 
     def sequence(self, **keys: Any) -> SequenceTower:

@@ -1,11 +1,10 @@
 """`[training]`: the training loop."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from protos.toml_config import FROM_DATA
-from train.config.checks import above_zero, at_least
+from train.config.checks import above_zero, at_least, finite
 
 OF_LABELS = ("auc", "log_loss")
 """Selection metrics of labelled pairs; they are not means over queries."""
@@ -73,8 +72,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         at_least(0, self, "epochs", "seed", "threads")
         at_least(0, self, "weight_decay", "average_epochs")
-        if not math.isfinite(self.average_epochs):
-            raise ValueError(f"average_epochs: expected a number of epochs, got {self.average_epochs}")
+        finite(self, "weight_decay", "average_epochs")
         at_least(1, self, "patience")
         at_least(2, self, "batch_size")
         above_zero(self, "learning_rate")

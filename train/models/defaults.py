@@ -244,10 +244,13 @@ def _sizes(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec])
 def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec]) -> Candidates:
     """The keys of a `sequence` tower that suits the histories and the features of a query."""
     items = data.item_count
-    linear = 0 if items > MOST_LINEAR_ITEMS else LINEAR if items > FEW_ITEMS else items
-    size = f"{items:,} items, {'at most' if linear else 'more than'} {MOST_LINEAR_ITEMS:,}"
-    whole = f"as many as items, which are at most {FEW_ITEMS:,}"
-    chosen: Candidates = {"linear": (linear, whole if linear == items else size)}
+    if items <= FEW_ITEMS:
+        linear, size = items, f"at most {FEW_ITEMS:,}"
+    elif items <= MOST_LINEAR_ITEMS:
+        linear, size = LINEAR, f"more than {FEW_ITEMS:,} and at most {MOST_LINEAR_ITEMS:,}"
+    else:
+        linear, size = 0, f"more than {MOST_LINEAR_ITEMS:,}"
+    chosen: Candidates = {"linear": (linear, f"{items:,} items, {size}")}
     if any(isinstance(spec, TimeFeature) for spec in query.values()):
         chosen["recent_popularity"] = (RECENT_POPULARITY, "queries have times")
     if data.histories is None or data.histories.steps is None:
@@ -258,6 +261,7 @@ def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec]) -> Candi
     chosen["history"] = ("sum", why)
     chosen |= {name: (value, why) for name, value in SUM.items()}
     if linear:
+        size = f"{items:,} items, at most {MOST_LINEAR_ITEMS:,}"
         chosen |= {"latent": (min(SUM_LATENT, items), size), "decay": (SUM_DECAY, why)}
     return chosen
 

@@ -1,7 +1,6 @@
 """The tower inputs of all queries or all items in memory. Texts are hashed or tokenized before training."""
 
 import copy
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,8 +226,6 @@ class PreparedInputs:
         for name, spec in histories.items():
             raw = values[name]
             assert isinstance(raw, Histories)
-            if not spec.times:
-                raw = dataclasses.replace(raw, times=None)
             self.histories[name] = PreparedHistories(raw, schema.vocabularies[ITEM_VOCABULARY], spec.longest)
         given = TowerInputs(side, rest, schema.vocabularies, schema.folder).to_arrays(values)
         self.arrays: Arrays = {**given, **encoded}

@@ -295,7 +295,8 @@ class AttentionEncoder(nn.Module):
     def extend_ages(self) -> None:
         """Give ages above the highest one in training the row of that one, in each table.
 
-        Rows are zero before training, and stay so without an event of this age, also between other ages.
+        A row is zero before training, and stays so if training has no event of its age. Such rows below the
+        highest age are left as they are.
         """
         for module in (self, *self.blocks):
             table = module.ages

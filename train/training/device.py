@@ -51,7 +51,7 @@ class TrainingProcess:
 
     rank = 0
     count = 1  # of the processes
-    owns_weights = True  # False for a rank whose weights rank 0 averages, in memory that both share
+    updates_average = True  # False for a rank that shares memory with rank 0, which updates the average
 
     def __init__(self, device: torch.device = CPU, precision: Precision = "float32") -> None:
         self.device = device

@@ -18,7 +18,7 @@ from mlflow.entities import Run
 GROUPS = {
     "train": "",  # the steps and epochs of the training, by step or by epoch
     "validation": "validation_",  # the towers after each epoch, exact search
-    "test": "",  # the towers of the best epoch on the test part, exact search, and the baselines
+    "test": "",  # the towers that are kept on the test part, exact search, and the baselines
     "judged": "judged_",  # the same on the judged queries
     "data": "",  # sizes of the data set and of the model
     "served": "served_",  # the bundle on the test part, and the baselines

@@ -11,9 +11,9 @@ chosen.
 
 Of the weights that are within a standard error of the best, the middle one is taken (after Breiman et al.
 1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in the flat part the
-highest point lies is luck. The fewer users validation has, the more weights are close, and the nearer is the
-choice to the middle of all that may be chosen: 1, where both scores vary equally, of those up to 16, and 1/4
-of those up to 1. The error is that of users, whose queries resemble each other.
+highest point lies is luck. The fewer users validation has, the more weights are close, and the nearer the
+choice is to the middle of the allowed weights: 1, where both scores vary equally, if they end at 16, and 1/4
+if they end at 1. The error is that of users, whose queries resemble each other.
 """
 
 import copy

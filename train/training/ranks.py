@@ -78,7 +78,7 @@ class Rank(TrainingProcess):
         super().__init__(replica.device if replica else CPU, trainer.config.precision)
         self.rank = rank
         self.count = count
-        self.owns_weights = rank == 0 or replica is not None
+        self.updates_average = rank == 0 or replica is not None
         self._replica = replica
         self._group = replica.group if replica else None
         self._tables: list[Tensor] = []

