@@ -19,7 +19,7 @@ from train.evaluation.baselines import baselines
 from train.evaluation.baselines.bm25 import analyzer_of
 from train.evaluation.metrics import CUTOFFS, mean, per_query
 from train.evaluation.ranking import FittedBaseline
-from train.evaluation.report import WITH_INTERVAL, evaluate_ranking
+from train.evaluation.report import COMPARED, WITH_INTERVAL, evaluate_ranking
 from train.paths import ROOT
 
 # A command's description and a query for it; no two lines share a run between spaces.
@@ -101,7 +101,9 @@ def test_bm25_is_measured_as_the_model_is(stdlib: Path, tmp_path: Path) -> None:
     found = evaluate_ranking(data, "test", rank["bm25"], rank)
     names = {f"recall_at_{k}" for k in CUTOFFS} | {"hr_at_10", "hr_at_50", "mrr_at_10", "ndcg_at_10"}
     names |= {f"{name}_{end}" for name in WITH_INTERVAL for end in ("low", "high")}
-    assert set(found) == names | {f"{each}_{name}" for each in rank for name in names} | {"queries"}
+    compared = {f"difference_{name}{end}" for name in COMPARED for end in ("", "_low", "_high")}
+    of_baselines = {f"{each}_{name}" for each in rank for name in names | compared}
+    assert set(found) == names | of_baselines | {"queries"}
     assert all(found[name] == found[f"bm25_{name}"] for name in names)
     for each in rank:
         assert 0.4 < found[f"{each}_recall_at_10"] < found[f"{each}_recall_at_100"] < 1

@@ -273,7 +273,10 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"training": {"epoch": 3}}, r"training.epoch: unknown key; known here: batch_size, device, epochs"),
+        (
+            {"training": {"epoch": 3}},
+            r"training.epoch: unknown key; known here: average_epochs, batch_size, device",
+        ),
         ({"loss": {"kind": "hinges"}}, r"loss.kind: expected one of 'full_softmax', 'in_batch_softmax'"),
         ({"tower": {"dimension": "wide"}}, r"tower.dimension: expected an integer, got 'wide'"),
     ],
