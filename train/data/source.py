@@ -239,6 +239,20 @@ def sort_and_filter(
     return kept, {reason: count for reason, count in dropped.items() if count}
 
 
+def share_of_repeats(events: pl.DataFrame) -> float:
+    """Share of the events whose user had an earlier event with the same item; 0 without events.
+
+    Args:
+        events: as `sort_and_filter` takes them. Events of a test file do not count, and of events with the
+            same user, item and time only one does.
+    """
+    if "in_test_file" in events.columns:
+        events = events.filter(~pl.col("in_test_file"))
+    if "time" in events.columns:
+        events = events.unique(["group", "item_row", "time"])
+    return 1 - events.select("group", "item_row").n_unique() / events.height if events.height else 0.0
+
+
 def add_positions(events: pl.DataFrame, in_history: pl.Expr = POSITIVE) -> tuple[pl.DataFrame, pl.Series]:
     """Events with `position` and `user_start`, and the history of all users: UInt32 item rows.
 

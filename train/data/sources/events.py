@@ -38,11 +38,14 @@ from train.data.source import (
     add_positions,
     check_layouts,
     keep_items,
+    share_of_repeats,
     sort_and_filter,
 )
 from train.data.table_files import find_data_file
 
 Rule = Literal["first", "last", "most_common", "mean", "median", "min", "max"]
+
+FEW_REPEATS = 0.05  # share of the events up to which `repeats = "auto"` takes repeated items for no answers
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ class EventsData(SourceConfig):
         item_id: the items table's column of unique ids.
         item_columns: without an items table: column of events -> rule that gives an item's one value.
         display: columns of the items that an answer shows beside an id.
-        repeats: `keep` keeps repeated events of a user with an item; `first` only the first of them.
+        repeats: of a user's events with the same item, `keep` keeps all, and `first` the first one. With
+            `first`, items of the history are no answers in training and evaluation. `auto` is `first`
+            if at most `FEW_REPEATS` of the events repeat an item, else `keep`, and prints the share.
         min_user_events: users with fewer events than this are dropped.
         casts: column of events -> type that it is read as.
         derive: name of a new column -> how it is computed.
@@ -91,7 +96,7 @@ class EventsData(SourceConfig):
     item_id: str = "item_id"
     item_columns: dict[str, Rule] = field(default_factory=dict)
     display: tuple[str, ...] = ()
-    repeats: Literal["keep", "first"] = "keep"
+    repeats: Literal["auto", "keep", "first"] = "auto"
     min_user_events: int = 2
     casts: dict[str, Cast] = field(default_factory=dict)
     derive: dict[str, Derived] = field(default_factory=dict)
@@ -178,7 +183,8 @@ class EventsSource:
             logs, count = _of_known_items(logs, data.item, items["item_id"])
             dropped.update({"event of an unknown item": count} if count else {})
         events = pl.concat([self._events(log, n > 0, items, table) for n, log in enumerate(logs)])
-        events, counts = sort_and_filter(events, data.repeats, data.min_user_events)
+        repeats = self._repeats(events)
+        events, counts = sort_and_filter(events, repeats, data.min_user_events)
         dropped.update(counts)
         if events.filter(POSITIVE).is_empty():
             raise DataError(f"{logs[0].path}: no positive event is left; dropped: {dict(dropped)}")
@@ -199,8 +205,28 @@ class EventsSource:
             origin=origin,
             history=history,
             order=order,
-            repeats=data.repeats,
+            repeats=repeats,
         )
+
+    def _repeats(self, events: pl.DataFrame) -> str:
+        """`data.repeats`, or what takes the place of `auto`."""
+        data = self.data
+        if data.repeats != "auto":
+            return data.repeats
+        share = share_of_repeats(events)
+        if share <= FEW_REPEATS:
+            repeats, bound = "first", "at most"
+            meaning = "only the first of them counts, and items of a history are no answers"
+        else:
+            repeats, bound = "keep", "more than"
+            meaning = "all of them count, and items of a history may be answers"
+        self.context.console.print(
+            f'{data.events}: data.repeats = "{repeats}": {share:.1%} of the events repeat an item of their '
+            f"user, {bound} {FEW_REPEATS:.0%}; {meaning}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return repeats
 
     def _check_names(self) -> None:
         for name in column_names(self.context.query):

@@ -108,7 +108,7 @@ def test_only_positives_enter_the_history(tmp_path: Path) -> None:
 
 def test_dropped_events_are_counted(tmp_path: Path) -> None:
     log = "user_id,item_id,at\na,x,1\na,x,1\na,x,2\na,y,3\nb,x,1\nc,x,1\nc,x,2\n"
-    kept = read(tmp_path, log, time="at")
+    kept = read(tmp_path, log, time="at", repeats="keep")
     twice, short = (
         "event of the same user, item and time as another",
         "event of a user with fewer than 2 events",
@@ -121,6 +121,34 @@ def test_dropped_events_are_counted(tmp_path: Path) -> None:
     assert rows(first) == [("a", "x"), ("a", "y")]
     everyone = read(tmp_path, log, time="at", min_user_events=1)
     assert ("b", "x") in rows(everyone)
+
+
+@pytest.mark.parametrize(
+    ("events", "repeats", "said"),
+    [
+        (20, "first", "4.8% of the events repeat an item of their user, at most 5%"),
+        (18, "keep", "5.3% of the events repeat an item of their user, more than 5%"),
+    ],
+)
+def test_repeats_follow_the_share_of_repeated_events(
+    tmp_path: Path, events: int, repeats: str, said: str
+) -> None:
+    pairs = [f"{user},{item},{item}\n" for user in range(events // 2) for item in (1, 2)]
+    log = "user_id,item_id,at\n" + "".join(pairs) + "0,1,7\n"
+    later = "user_id,item_id,at\n" + "0,1,8\n0,1,9\n"  # is not counted
+    twice = pairs[0]  # an event that the file has twice is not a repeat either
+    data = source(tmp_path, log + twice, later=later, time="at")
+    console = Console(file=io.StringIO(), width=50)
+    tables = replace(data, context=replace(data.context, console=console)).read()
+    assert tables.repeats == repeats
+    assert f'log.csv: data.repeats = "{repeats}": {said}' in console.file.getvalue()  # type: ignore[attr-defined]
+    again = "event with an item that the user had dealt with before"
+    assert tables.dropped.get(again, 0) == (3 if repeats == "first" else 0)
+
+
+def test_without_times_an_item_that_comes_again_is_a_repeat(tmp_path: Path) -> None:
+    assert read(tmp_path, "user_id,item_id\na,x\na,y\na,x\n").repeats == "keep"
+    assert read(tmp_path, "user_id,item_id\na,x\na,y\nb,x\nb,y\n").repeats == "first"
 
 
 def test_items_may_come_from_a_table(tmp_path: Path) -> None:
