@@ -74,7 +74,10 @@ def run(bundle: MeasuredBundle, only: Collection[str], output: Path) -> Document
     left_out = set().union(*(names[name] for name in PARTS if name not in only))
     judged = comparison.judge(bundle.experiment.bench.budgets, figures.metrics, left_out)
     document = report.document_of(bundle, figures, parts, judged, before)
-    grouped = _by_part(figures.metrics, names)
+    part_of = {figure: part for part, known in names.items() for figure in known}
+    grouped = {  # such as `towers/torch_over_onnx_b1`
+        f"{part_of.get(name, comparison.STAGE)}/{name}": value for name, value in figures.metrics.items()
+    }
     run_id = _log(bundle, grouped, report.write(document, output))
     document |= {"report": str(output / report.PAGE), "run_id": run_id}
     broken = [each.text for each in judged if not each.holds]
@@ -82,12 +85,6 @@ def run(bundle: MeasuredBundle, only: Collection[str], output: Path) -> Document
         report.show(document, PROGRESS)
         raise GateRefused(f"{'; '.join(broken)}; see {output / report.PAGE}")
     return document
-
-
-def _by_part(metrics: Mapping[str, float], names: Mapping[str, Collection[str]]) -> dict[str, float]:
-    """Figures by their names in MLflow, such as `towers/torch_over_onnx_b1`."""
-    part_of = {figure: part for part, figures in names.items() for figure in figures}
-    return {f"{part_of.get(name, comparison.STAGE)}/{name}": value for name, value in metrics.items()}
 
 
 def _log(bundle: MeasuredBundle, metrics: Mapping[str, float], files: Sequence[Path]) -> str:

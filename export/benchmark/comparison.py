@@ -8,9 +8,8 @@ The previous bench is the newest one in MLflow of the same bundle name on the sa
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -29,8 +28,7 @@ DOCUMENT = "latency.json"
 SPEED_UPS = ("torch_over_", "exported_over_")
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(NamedTuple):
     """One figure and its bound."""
 
     name: str
@@ -55,22 +53,19 @@ def judge(
     budgets: Mapping[str, float], metrics: Mapping[str, float], left_out: Collection[str]
 ) -> list[Budget]:
     """Compare budgets with figures; those of figures of parts that were left out are skipped."""
-    return [
-        _judged(name, bound, metrics.get(name))
-        for name, bound in budgets.items()
-        if name in metrics or name not in left_out
-    ]
-
-
-def _judged(name: str, bound: float, figure: float | None) -> Budget:
-    at_least = any(each in name for each in SPEED_UPS)
-    if figure is None:
-        text = f"{name} was not measured (budget {shown(name, bound)})"
-        return Budget(name, figure, bound, False, at_least, text)
-    relation = "at least" if at_least else "at most"
-    text = f"{name} is {shown(name, figure)}, its budget {relation} {shown(name, bound)}"
-    holds = figure >= bound if at_least else figure <= bound
-    return Budget(name, figure, bound, holds, at_least, text)
+    judged = []
+    for name, bound in budgets.items():
+        figure, at_least = metrics.get(name), any(each in name for each in SPEED_UPS)
+        if figure is None:
+            if name in left_out:
+                continue
+            holds, text = False, f"{name} was not measured (budget {shown(name, bound)})"
+        else:
+            holds = figure >= bound if at_least else figure <= bound
+            relation = "at least" if at_least else "at most"
+            text = f"{name} is {shown(name, figure)}, its budget {relation} {shown(name, bound)}"
+        judged.append(Budget(name, figure, bound, holds, at_least, text))
+    return judged
 
 
 def comparison_key(bundle_name: str) -> str:
@@ -94,18 +89,12 @@ def find(experiment: str, bundle_name: str) -> dict[str, Any] | None:
 def changes(
     figures: Figures, before: Mapping[str, Any], names: Iterable[str], busy: bool
 ) -> dict[str, dict[str, Any]]:
-    """Changes of the figures that both benches have.
-
-    Args:
-        figures: of this bench.
-        before: document of the previous bench.
-        names: of the figures.
-        busy: whether other processes used the machine during either bench.
+    """Changes of the figures of these names that both benches have.
 
     Returns:
-        name -> `before`, the previous value; `percent`, the change of it; and `apart`, whether the intervals
-        do not overlap. That is false where a figure has none, and for times where other processes used the
-        machine, which intervals do not cover.
+        name -> `before`, the value in the document of the previous bench; `percent`, the change of it; and
+        `apart`, whether the intervals do not overlap. That is false where a figure has none, and for times of
+        a busy machine, where other processes were at work during either bench.
     """
     metrics, intervals = before.get("metrics", {}), before.get("intervals", {})
     found = {}

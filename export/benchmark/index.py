@@ -27,7 +27,10 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
     """Build the index and plain hnswlib in turn; returns the part of the report, and adds the figures."""
     config, manifest = bundle.experiment.bench, bundle.manifest
     threads = thread_count(bundle.experiment.index.threads)
-    vectors = _sample(bundle)
+    stored = manifest.precision.vectors, manifest.count, manifest.dimension
+    mapped = read_vectors(bundle.folder, *stored, manifest.score.has_padding_dim)
+    drawn = np.random.default_rng(config.seed).permutation(len(mapped))[: config.build_items]
+    vectors = np.ascontiguousarray(mapped[np.sort(drawn)], np.float32)  # in memory
     builds: dict[str, Callable[[], object]] = {
         "build_s": lambda: ann.build_graph(manifest.index, vectors, manifest.score, threads),
         "build_bare_s": lambda: _bare(vectors, manifest.index, threads),
@@ -47,15 +50,6 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
         "rounds": config.build_rounds,
         "tuned": manifest.ann if "curve" in manifest.ann else None,
     }
-
-
-def _sample(bundle: MeasuredBundle) -> ann.Vectors:
-    """`build_items` random vectors of the bundle, in memory."""
-    manifest, config = bundle.manifest, bundle.experiment.bench
-    stored = manifest.precision.vectors, manifest.count, manifest.dimension
-    vectors = read_vectors(bundle.folder, *stored, manifest.score.has_padding_dim)
-    drawn = np.random.default_rng(config.seed).permutation(len(vectors))[: config.build_items]
-    return np.ascontiguousarray(vectors[np.sort(drawn)], np.float32)
 
 
 def _bare(vectors: ann.Vectors, chosen: IndexParameters, threads: int) -> object:

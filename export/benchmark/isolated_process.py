@@ -10,9 +10,8 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from protos import entry_points
 from protos.documents import parse_json
@@ -24,8 +23,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 MAX_LENGTH = 300  # characters of an error
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """The process failed."""
 
     bundle: str  # at fault, by its name in the request; empty where that is unknown
@@ -57,7 +55,10 @@ def ask(
         return _failure(_last_step(stderr), f"the process did not end within {patience:g} seconds")
     at = _last_step(done.stderr)
     if done.returncode < 0:
-        return _failure(at, f"the process was killed by {_signal(-done.returncode)}")
+        number = -done.returncode
+        known = number in {*signal.Signals}
+        killer = signal.Signals(number).name if known else f"signal {number}"
+        return _failure(at, f"the process was killed by {killer}")
     try:
         document: dict[str, Any] = parse_json(done.stdout)
     except ValueError:
@@ -91,10 +92,3 @@ def _failure(at: Mapping[str, str], happened: str) -> Failure:
     words = re.sub(r"(?<!\S)/\S*/", "", " ".join(happened.split()))  # without folders of this machine
     cut = words if len(words) <= MAX_LENGTH else f"{words[: MAX_LENGTH - 1]}…"
     return Failure(at["bundle"], f"{at['step']}: {cut}")
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

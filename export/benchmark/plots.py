@@ -86,7 +86,20 @@ def _draw(axes: Axes, title: str, measured: ByBatch) -> None:
         axes.plot(numbers, middle, "o-", markersize=4, color=colour, linewidth=width, label=label)
         axes.fill_between(numbers, middle, high, color=colour, alpha=0.13, linewidth=0)
     if TORCH in measured[batches[0]]:
-        _label_ratios(axes, numbers, [measured[batch] for batch in batches])
+        for batch in batches:  # between both, how many times as long torch takes as what is served
+            served, torch = (measured[batch][backend]["p50_us"] for backend in (SERVED, TORCH))
+            ends = sorted((served, torch))
+            axes.vlines(int(batch), *ends, color=RATIO_COLOUR, linewidth=0.8, linestyle=":")
+            axes.annotate(
+                f"{torch / served:.1f} ×",
+                (int(batch), float(np.sqrt(served * torch))),
+                ha="center",
+                va="center",
+                fontsize=8,
+                fontweight="bold",
+                color=RATIO_COLOUR,
+                bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+            )
     axes.set(
         xscale="log", yscale="log", xlabel="batch size", ylabel="µs a call: p50, band to p95", title=title
     )
@@ -94,20 +107,3 @@ def _draw(axes: Axes, title: str, measured: ByBatch) -> None:
     axes.minorticks_off()
     axes.margins(x=0.12)
     style_axes(axes)
-
-
-def _label_ratios(axes: Axes, numbers: list[int], measured: list[Mapping[str, Any]]) -> None:
-    """Between torch and what is served, how many times as long torch takes, by p50."""
-    for number, found in zip(numbers, measured, strict=True):
-        served, torch = (found[backend]["p50_us"] for backend in (SERVED, TORCH))
-        axes.vlines(number, *sorted((served, torch)), color=RATIO_COLOUR, linewidth=0.8, linestyle=":")
-        axes.annotate(
-            f"{torch / served:.1f} ×",
-            (number, float(np.sqrt(served * torch))),
-            ha="center",
-            va="center",
-            fontsize=8,
-            fontweight="bold",
-            color=RATIO_COLOUR,
-            bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
-        )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +85,13 @@ def document_of(
     budgets: Sequence[Budget],
     before: Document | None,
 ) -> Document:
-    """The whole bench, ready for JSON.
-
-    Args:
-        parts: `towers`, `retriever` and `index`, those that were measured.
-        before: document of the previous bench.
-    """
-    manifest, main = bundle.manifest, [name for name in MAIN if name in figures.metrics]
+    """The whole bench, ready for JSON; `before` is the document of the previous one."""
+    manifest, previous = bundle.manifest, None
+    if before is not None:
+        busy = min(on_processor(parts), on_processor(before)) < writer.BUSY
+        about = ("run_id", "at", "bundle_version", "versions", "chosen")
+        previous = {name: before.get(name) for name in about}
+        previous["changes"] = changes(figures, before, MAIN, busy)
     return {
         "name": manifest.name,
         "bundle": str(bundle.folder),
@@ -103,16 +102,10 @@ def document_of(
         **parts,
         "metrics": figures.metrics,
         "intervals": {name: [each.low, each.high] for name, each in figures.estimates.items()},
-        "main": main,
-        "budgets": [asdict(each) for each in budgets],
-        "previous": None if before is None else _previous(figures, before, parts),
+        "main": [name for name in MAIN if name in figures.metrics],
+        "budgets": [each._asdict() for each in budgets],
+        "previous": previous,
     }
-
-
-def _previous(figures: Figures, before: Document, parts: Document) -> Document:
-    is_busy = min(on_processor(parts), on_processor(before)) < writer.BUSY
-    about = {name: before.get(name) for name in ("run_id", "at", "bundle_version", "versions", "chosen")}
-    return {**about, "changes": changes(figures, before, MAIN, is_busy)}
 
 
 def on_processor(document: Mapping[str, Any]) -> float:
@@ -149,16 +142,15 @@ def parts_of(document: Document) -> list[writer.Part]:
         writer.Lines([f"over budget: {each['text']}" for each in judged if not each["holds"]], "red"),
         writer.Lines([f"within budget: {each['text']}" for each in judged if each["holds"]]),
         _figures_table(document, document["main"]),
-        writer.Lines([text for text in [p99_remark(_calls(document))] if text]),
-        *_changes(document["previous"]),
+        writer.Lines([p99_remark(_calls(document))]),
     ]
-    if "towers" in document:
-        parts += _towers(document["towers"])
-    if "retriever" in document:
-        parts += _retriever(document)
-    if "index" in document:
-        parts += _index(document)
-    return parts
+    if previous := document["previous"]:
+        about = f"{previous['at']}, {previous['bundle_version'][:12]}, run {previous['run_id']}"
+        parts += [writer.Lines([f"* intervals do not overlap; before: {about}"]), CHANGES]
+    else:
+        parts.append("No earlier bench of this name on this machine can be read.")
+    shows = {"towers": _towers, "retriever": _retriever, "index": _index}
+    return parts + [part for name, show in shows.items() if name in document for part in show(document)]
 
 
 def _figures_table(document: Document, names: Sequence[str]) -> writer.Table:
@@ -186,16 +178,9 @@ def _calls(document: Document) -> dict[str, int]:
     return found
 
 
-def _changes(previous: Document | None) -> list[writer.Part]:
-    if not previous:
-        return ["No earlier bench of this name on this machine can be read."]
-    about = f"{previous['at']}, {previous['bundle_version'][:12]}, run {previous['run_id']}"
-    return [writer.Lines([f"* intervals do not overlap; before: {about}"]), CHANGES]
-
-
-def _towers(towers: Document) -> list[writer.Part]:
+def _towers(document: Document) -> list[writer.Part]:
     """p50 of every backend in every case, what was not measured, and how long compiling took."""
-    cells, compiled = towers["cells"], towers["compile_s"].items()
+    towers, cells = document["towers"], document["towers"]["cells"]
     backends = dict.fromkeys(name for cell in cells for name in cell["backends"])
     columns = [*CASES, *(writer.Column(name, f"backends.{name}.p50_us", writer.whole) for name in backends)]
     columns.append(writer.Column("calls", f"backends.{SERVED}.iterations"))
@@ -209,7 +194,9 @@ def _towers(towers: Document) -> list[writer.Part]:
         writer.Picture("latency.png", "Latency by batch size", lambda: plots.latency_by_batch(panels)),
         writer.Table(columns, cells, "p50, microseconds"),
         writer.Lines([f"{name}: not measured, {reason}" for name, reason in towers["skipped"].items()]),
-        writer.Lines([f"torch.compile, {name}: {seconds:.1f} s to compile" for name, seconds in compiled]),
+        writer.Lines(
+            [f"torch.compile, {name}: {took:.1f} s to compile" for name, took in towers["compile_s"].items()]
+        ),
     ]
 
 

@@ -44,7 +44,7 @@ class Table(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """Untrusted lines of text: a list on a page. `style` is that of the terminal."""
+    """Untrusted lines of text, without the empty ones: a list on a page. `style` is that of the terminal."""
 
     texts: Sequence[str]
     style: str | None = None
@@ -73,7 +73,7 @@ def _markdown(part: Part) -> str:
     if isinstance(part, Picture):
         return f"![{part.text}]({part.name})"
     if isinstance(part, Lines):
-        return "\n".join(f"- {plain(text)}" for text in part.texts)
+        return "\n".join(f"- {plain(text)}" for text in part.texts if text)
     alignment = "".join(column.alignment for column in part.columns)
     rows = [
         [code(cell) if kind == "c" else cell for cell, kind in zip(row, alignment, strict=True)]
@@ -93,7 +93,7 @@ def show_parts(parts: Iterable[Part], console: Console) -> None:
                 made.add_row(*row)
             console.print(made)
         elif isinstance(part, Lines):
-            for text in part.texts:
+            for text in filter(None, part.texts):
                 console.print(text, style=part.style, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -142,7 +142,7 @@ def where(document: Document, more: str) -> str:
 def busy(share: float) -> Lines:
     """A warning where one thread had a processor for less than `BUSY` of its time, else nothing."""
     text = f"the machine was busy: one thread had a processor for {share:.0%} of its time"
-    return Lines([f"{text}, so long calls look slower than they are"] if share < BUSY else [], "yellow")
+    return Lines([f"{text}, so long calls look slower than they are" if share < BUSY else ""], "yellow")
 
 
 def size(bytes_: float | None) -> str:

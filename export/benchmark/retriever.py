@@ -8,7 +8,6 @@ from export.benchmark.figures import Figures, MeasuredBundle
 from export.benchmark.isolated_process import ask_of_bundle
 from export.latency.estimate import percentile, ratio
 from export.latency.tower_latency import latency_summary
-from protos.system.timing import Times
 from train.progress import PROGRESS
 
 BATCHES = (1, 32)
@@ -56,25 +55,20 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
             {name: np.array(turns) for name, turns in found[clock][str(batch)].items()}
             for clock in ("wall_us", "cpu_us")
         )
-        batches[str(batch)] = _batch(batch, wall, cpu, config.seed, figures)
+        parts = {}
+        for name, start in PARTS.items():
+            summary = latency_summary(wall[name], batch, config.seed)
+            summary["queries_per_s"] = summary.pop("records_per_s")
+            parts[name] = {**summary, "cpu_p50_us": float(np.median(cpu[name]))}
+            figures.add_summary(f"{start}_b{batch}", summary, STATISTICS)
+        for share, (is_cpu, under) in SHARES.items():
+            times = cpu if is_cpu else wall
+            shared = ratio([times[WHOLE]], [times[name] for name in under], config.seed)
+            figures.add(f"{share}_b{batch}", shared)
+        on_processor = min(1.0, float(cpu[WHOLE].sum() / wall[WHOLE].sum()))
+        batches[str(batch)] = {"parts": parts, "on_processor": on_processor}
     for name in LOADING:
         seconds = np.array([[each[name]] for each in loads])
         figures.add(name, percentile(seconds, 50, config.seed))
     setting = {name: found[name] for name in ("threads", "k", "search", "queries")}
     return {**setting, "batches": batches, "loads": loads}
-
-
-def _batch(
-    batch: int, wall: dict[str, Times], cpu: dict[str, Times], seed: int, figures: Figures
-) -> dict[str, Any]:
-    """The report of one batch size; adds its figures."""
-    parts = {}
-    for name, start in PARTS.items():
-        summary = latency_summary(wall[name], batch, seed)
-        summary["queries_per_s"] = summary.pop("records_per_s")
-        parts[name] = {**summary, "cpu_p50_us": float(np.median(cpu[name]))}
-        figures.add_summary(f"{start}_b{batch}", summary, STATISTICS)
-    for share, (on_processor, under) in SHARES.items():
-        times = cpu if on_processor else wall
-        figures.add(f"{share}_b{batch}", ratio([times[WHOLE]], [times[name] for name in under], seed))
-    return {"parts": parts, "on_processor": min(1.0, float(cpu[WHOLE].sum() / wall[WHOLE].sum()))}

@@ -11,13 +11,12 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import onnx
 import torch
 from matplotlib.figure import Figure
@@ -63,8 +62,7 @@ MANIFEST_SEED = 0
 NOT_IN_MANIFEST = ("_served_", "_as_is_", "_mean_us", "_per_s")  # parts of names
 
 
-@dataclass(frozen=True)
-class TowerForms:
+class TowerForms(NamedTuple):
     """One tower in torch and as ONNX files."""
 
     inputs: TowerInputs
@@ -90,7 +88,7 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
     config, schema = bundle.experiment.bench, bundle.manifest.schema
     kind, planned = main_kind(schema.query), cases(config, schema)
     part: dict[str, Any] = {"cells": [], "main_kind": kind, "skipped": {}, "compile_s": {}}
-    single = np.zeros(2)  # processor and elapsed seconds of the cases of one thread
+    cpu = elapsed = 0.0  # seconds of the cases of one thread
     with tempfile.TemporaryDirectory(prefix="twinspire-bench-") as scratch:
         with PROGRESS.status("exporting both towers in every precision, and without rewrites"):
             forms = tower_forms(bundle, Path(scratch))
@@ -104,14 +102,14 @@ def measure(bundle: MeasuredBundle, figures: Figures) -> dict[str, Any]:
                     encoders = _encoders(own, side, threads, config, part)
                     for case in group:
                         progress.update(task, note=f"{side} tower, {case.kind}, batch {case.batch}")
-                        begun = _clocks()
+                        begun_cpu, begun = time.thread_time(), time.perf_counter()
                         taken = time_tower(case, encoders, own.inputs, own.values, effort(case, config))
                         if threads == 1:
-                            single += _clocks() - begun
+                            cpu += time.thread_time() - begun_cpu
+                            elapsed += time.perf_counter() - begun
                         summaries = figures.add_case(case, taken, kind, config.seed)
                         part["cells"].append({**asdict(case), "backends": summaries})
                         progress.update(task, advance=1)
-    cpu, elapsed = single.tolist()
     return part | {"on_processor": min(1.0, cpu / elapsed) if elapsed else None}
 
 
@@ -173,9 +171,8 @@ def main_kind(features: Mapping[str, FeatureSpec]) -> str:
 def effort(case: LatencyCase, config: BenchConfig) -> Effort:
     """The calls of a case. Small batches on one thread have no time limit.
 
-    Several threads wait for each other, which can take a thousand times as long as the work where other
-    processes use the machine. So with several threads even small batches have a limit; the report shows the
-    number of calls.
+    On a busy machine several threads can wait for each other a thousand times as long as they work. So with
+    several threads even small batches have a limit; the report shows the number of calls.
     """
     small, single = case.batch <= SMALL, case.threads == 1
     fewest = config.iterations if small and single else config.fewest
@@ -248,9 +245,8 @@ def _encoders(
 def compiled(tower: Tower, examples: Sequence[Arrays]) -> tuple[Encode, float] | str:
     """A tower compiled for any batch size and length and the seconds that took, or why it cannot be.
 
-    `torch.compile` needs a C++ compiler, and does not support every tower. That is no fault of the bundle, so
-    the reason is returned instead of an error. It takes less time where torch finds the result in its cache
-    on disk.
+    `torch.compile` needs a C++ compiler, and does not support every tower, which is no fault of the bundle.
+    It takes less time where torch finds the result in its cache on disk.
 
     Args:
         tower: in evaluation mode; it is compiled for torch's present number of threads.
@@ -269,8 +265,3 @@ def compiled(tower: Tower, examples: Sequence[Arrays]) -> tuple[Encode, float] |
         text = str(error).strip().partition("\n")[0]
         return f"{type(error).__name__}: {text}"[:REASON_LENGTH]
     return encode, time.perf_counter() - begun
-
-
-def _clocks() -> Any:
-    """Processor seconds of this thread and elapsed seconds, (2,)."""
-    return np.array([time.thread_time(), time.perf_counter()])

@@ -2,7 +2,7 @@
 and the processes that `make bench` starts.
 
     load generator   http2, http1 (connections), load (closed loops), open_loop, workload (requests, answers)
-    subjects         services (processes and cores), reference, http_reference (plain servers, and none)
+    subjects         services (processes and cores), reference, http_reference (plain servers)
     rounds           plan (the lists of measurements, ratios and targets), rounds (how they are measured),
                      load_test, gateway_test, live/load_run
     swap test        alias (a registry and services that follow it), swap_test (clients, swaps)

@@ -10,10 +10,11 @@ the model's runs stay, and its versions are removed.
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from protos import bundle
@@ -32,17 +33,12 @@ def model(name: str) -> str:
     return f"models:/{name}@{ALIAS}"
 
 
-@contextmanager
-def registry(folder: Path, bundles: Sequence[Path], name: str = NAME) -> Iterator[Service]:
-    """A registry with these bundles as versions 1, 2..., and a process that moves its alias.
-
-    Its files are in `folder`, and its URI is `store(folder)`.
-    """
+def registry(folder: Path, bundles: Sequence[Path], name: str = NAME) -> AbstractContextManager[Service]:
+    """A registry with these bundles as versions 1, 2... in `folder`, and a process that moves its alias."""
     if importlib.util.find_spec("mlflow") is None:
         raise MissingStage("this test needs MLflow for its registry: make setup")
     arguments = [name, *(str(each.absolute()) for each in (folder, *bundles))]
-    with started("the registry of the test", "serving.benchmark.alias", *arguments) as process:
-        yield process
+    return started("the registry of the test", "serving.benchmark.alias", *arguments)
 
 
 def store(folder: Path) -> str:
@@ -73,10 +69,7 @@ def follow(
 def wait_served(
     service: Service, workers: int, version: str, check: Callable[[], None] = lambda: None
 ) -> None:
-    """Wait until a bundle is the champion of each worker of a service, and no other waits to be.
-
-    `check` is called between two looks, and may raise.
-    """
+    """Wait until all workers of a service serve a bundle and no other waits; `check` is called in between."""
     pids = set[int]()  # each connection is to some worker
 
     def are_done() -> bool:
@@ -109,10 +102,7 @@ def main(arguments: Sequence[str]) -> None:
             client.log_artifacts(run.run_id, str(each), f"bundle/{each.name}")
             tags = {BUNDLE_VERSION: bundle.read_manifest(each).bundle_version}
             client.create_model_version(name, f"{run.artifact_uri}/bundle", run.run_id, tags=tags)
-        client.set_registered_model_alias(name, ALIAS, "1")
-    report_ready(alias=model(name))
-    for line in sys.stdin:
-        (version,) = json.loads(line)
+    for (version,) in itertools.chain([[1]], map(json.loads, sys.stdin)):
         with contextlib.redirect_stdout(sys.stderr):
             client.set_registered_model_alias(name, ALIAS, str(version))
         report_ready(alias=model(name))

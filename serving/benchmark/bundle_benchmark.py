@@ -40,7 +40,7 @@ from protos.errors import MissingStage
 from protos.features import SIDES
 from protos.search import each_vector, graph_width, largest_products
 from protos.system import memory
-from protos.system.timing import PASSES, Call, Effort, Times, in_rounds, median_of_passes, take_turns
+from protos.system.timing import PASSES, Call, Effort, in_rounds, median_of_passes, take_turns
 from serving.benchmark import filter_measurement, query_generator
 from serving.benchmark.filter_measurement import buckets, measure_quality
 from serving.retrieval.answer import FusionMode
@@ -82,21 +82,18 @@ def measure(request: Mapping[str, Any], step: Step) -> Document:
 
     seconds = in_rounds({name: partial(load, name) for name in folders}, request["loads"])
     retrievers = dict(sorted(retrievers.items()))  # not in the order of the last round
-    recalls = {}
+    recalls, filtered = {}, {}
     for name, retriever in retrievers.items():
         step(name, "searching its index")
         recalls[name] = recall(retriever, folders[name], request["k"])
-    filtered = {}
     for name in request.get("filtered", ()):
-        if retrievers[name].manifest.filters:
+        retriever = retrievers[name]
+        if retriever.manifest.filters:
             step(name, "searching with filters")
-            filtered[name] = filtered_quality(retrievers[name], request["k"])
-    return {
-        "load_s": seconds,
-        "recall": recalls,
-        "filtered": filtered,
-        "latency": _latency(request, folders, retrievers, step),
-    }
+            made = buckets(retriever, _examples(retriever.manifest), SEED)
+            filtered[name] = [measure_quality(retriever, bucket, request["k"]) for bucket in made]
+    latency = _latency(request, folders, retrievers, step)
+    return {"load_s": seconds, "recall": recalls, "filtered": filtered, "latency": latency}
 
 
 def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
@@ -118,51 +115,42 @@ def recall(retriever: Retriever, folder: Path, k: int) -> list[float]:
     ]
 
 
-def filtered_quality(retriever: Retriever, k: int) -> list[Document]:
-    """Recall and completeness of searches with filters, by bucket (`filter_measurement.measure_quality`)."""
-    made = buckets(retriever, _examples(retriever.manifest), SEED)
-    return [measure_quality(retriever, bucket, k) for bucket in made]
-
-
 def _latency(
     request: Mapping[str, Any], folders: Mapping[str, Path], retrievers: Mapping[str, Retriever], step: Step
 ) -> Document:
     """Latency of query towers and of retrievers, one query at a time.
 
-    All get the same queries where their towers take the same features.
+    All get the same queries where their towers take the same features. There are `p50_us` and `p99_us` of
+    each round, and the rounds' median `quantiles_us`.
     """
     examples = {name: _examples(retriever.manifest) for name, retriever in retrievers.items()}
     specs = (each.manifest.schema.query.items() for each in retrievers.values())
     kinds = [{name: spec.kind for name, spec in each} for each in specs]
     if all(each == kinds[0] for each in kinds):
         examples = dict.fromkeys(examples, next(iter(examples.values())))
-    towers: dict[str, Sequence[Call]] = {}
-    wholes: dict[str, Sequence[Call]] = {}
+    calls: dict[str, dict[str, Sequence[Call]]] = {"query_tower": {}, "retriever": {}}
     for name, retriever in retrievers.items():
         step(name, "answering one query at a time")
         encoder = Encoder(folders[name], retriever.manifest, request["threads"])
         rows = [[retriever.prepare(query).values or {}] for query in examples[name]]
-        towers[name] = [partial(encoder.vectors, encoder.arrays(row)) for row in rows]
-        wholes[name] = [partial(retriever.search, [query], request["k"]) for query in examples[name]]
-    found = {}
+        calls["query_tower"][name] = [partial(encoder.vectors, encoder.arrays(row)) for row in rows]
+        searches = [partial(retriever.search, [query], request["k"]) for query in examples[name]]
+        calls["retriever"][name] = searches
+    found: Document = {}
     gc.collect()
     gc.freeze()
-    for what, calls in (("query_tower", towers), ("retriever", wholes)):
+    queries = -(-request["iterations"] // (request["rounds"] * PASSES))
+    for what, own in calls.items():
         step("", f"timing each {what.replace('_', ' ')}")
-        queries = -(-request["iterations"] // (request["rounds"] * PASSES))
-        taken = median_of_passes(calls, request["rounds"], queries)
-        found[what] = {name: _summary(each) for name, each in taken.items()}
+        found[what] = {}
+        for name, taken in median_of_passes(own, request["rounds"], queries).items():  # (rounds, queries)
+            quantiles = np.quantile(taken, np.linspace(0, 1, QUANTILES), axis=1)  # (QUANTILES, rounds)
+            found[what][name] = {
+                "p50_us": np.percentile(taken, 50, axis=1).tolist(),
+                "p99_us": np.percentile(taken, 99, axis=1).tolist(),
+                "quantiles_us": np.median(quantiles, axis=1).tolist(),  # of the rounds
+            }
     return found
-
-
-def _summary(microseconds: Times) -> Document:
-    """`p50_us` and `p99_us` of each round (rounds, queries), and the rounds' median `quantiles_us`."""
-    quantiles = np.quantile(microseconds, np.linspace(0, 1, QUANTILES), axis=1)  # (QUANTILES, rounds)
-    return {
-        "p50_us": np.percentile(microseconds, 50, axis=1).tolist(),
-        "p99_us": np.percentile(microseconds, 99, axis=1).tolist(),
-        "quantiles_us": np.median(quantiles, axis=1).tolist(),
-    }
 
 
 def _examples(manifest: Manifest) -> list[Query]:
@@ -220,6 +208,9 @@ class RetrieverParts:
         vectors: Vectors = self.encoder._session.run([OUTPUT], arrays)[0]
         return vectors
 
+    def _pair(self, arrays: Mapping[str, Any]) -> object:
+        return self._search(self._run(arrays))
+
     def _search(self, vectors: Vectors) -> object:
         if self.manifest.interests > 1:
             vectors = each_vector(vectors, self.manifest.dimension)
@@ -230,16 +221,9 @@ class RetrieverParts:
         found: object = self.graph.knn_query(vectors, k=self.width, num_threads=1)
         return found
 
-    def _pair(self, arrays: Mapping[str, Any]) -> object:
-        return self._search(self._run(arrays))
-
 
 def measure_retriever(request: Mapping[str, Any], step: Step) -> Document:
-    """Time a retriever and its parts, turn by turn.
-
-    Returns:
-        The setting, and `wall_us` and `cpu_us`: batch -> part -> microseconds (turns, calls).
-    """
+    """The setting, and `wall_us` and `cpu_us`: batch -> part -> microseconds (turns, calls)."""
     step("retriever", "loading")
     parts = RetrieverParts(Path(request["bundle"]), request["threads"], request["k"])
     gc.collect()
@@ -250,8 +234,9 @@ def measure_retriever(request: Mapping[str, Any], step: Step) -> Document:
     for batch in request["batches"]:
         step("retriever", f"timing batches of {batch}")
         taken = take_turns(parts.contenders(batch), single if batch == 1 else effort)
-        clocks["wall_us"][str(batch)] = {name: times.wall.tolist() for name, times in taken.items()}
-        clocks["cpu_us"][str(batch)] = {name: times.cpu.tolist() for name, times in taken.items()}
+        for clock in ("wall", "cpu"):
+            times = {name: getattr(each, clock).tolist() for name, each in taken.items()}
+            clocks[f"{clock}_us"][str(batch)] = times
     return {
         "bundle_version": parts.manifest.bundle_version,
         "threads": request["threads"],
@@ -263,12 +248,7 @@ def measure_retriever(request: Mapping[str, Any], step: Step) -> Document:
 
 
 def load(request: Mapping[str, Any], step: Step) -> Document:
-    """Load a bundle.
-
-    Returns:
-        `load_s`, seconds of loading; `start_s`, seconds since the process started; `before_bytes`, memory
-        before loading; `rss_bytes`, `pss_bytes` and `peak_bytes` after it.
-    """
+    """Seconds of loading and since the process started, and memory before and after loading."""
     step("", "loading")
     before, begun = memory.resident(), time.perf_counter()
     retriever = Retriever.load(Path(request["bundle"]), request["threads"])
@@ -285,10 +265,7 @@ def load(request: Mapping[str, Any], step: Step) -> Document:
 
 
 def encode(request: Mapping[str, Any], step: Step) -> Document:
-    """Encode arrays with both towers of a bundle.
-
-    `<side>.npz` holds `<batch>.<feature>`; `<side>-vectors.npz` will hold `<batch>`.
-    """
+    """Encode the arrays `<batch>.<feature>` of `<side>.npz`, as `<batch>` of `<side>-vectors.npz`."""
     folder, arrays = Path(request["bundle"]), Path(request["arrays"])
     step("query", "verifying the bundle")
     manifest = bundle.read(folder)

@@ -14,9 +14,8 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,7 @@ from pyroaring import BitMap
 from protos.errors import MissingStage
 from protos.scores import SCORE_TOLERANCE
 from protos.search import each_vector, largest_products, search_each
-from protos.system.timing import Effort, Times, take_turns
+from protos.system.timing import Effort, take_turns
 from serving.filters.compiled import SUBSET_FROM_USE, CompiledFilter, ItemFilters
 from serving.filters.expression import Equals, Filter, In, Range, Time
 from serving.filters.planner import search_passing
@@ -47,7 +46,6 @@ KEPT_BYTES = 8 << 30  # all filters of a bucket are kept; a service keeps those 
 WHOLE = Effort(iterations=400, fewest=200, seconds=10.0)  # calls of whole queries, and of searches alone
 PARTS = Effort(iterations=200, fewest=40, seconds=10.0)
 
-
 Rows = npt.NDArray[np.int64]
 
 
@@ -58,8 +56,11 @@ class FilterWorkload:
         self._filters = filters
         self._columns = columns = filters.columns
         self._random = random.Random(seed)
-        self._strings = {name: self._sample(columns.strings(name)) for name in columns.schema}
-        self._strings = {name: values for name, values in self._strings.items() if values}
+        self._strings: dict[str, list[tuple[str, int]]] = {}  # field -> its values, with the items of each
+        for name in columns.schema:
+            if strings := columns.strings(name):
+                drawn = self._random.sample(strings, MOST_STRINGS) if len(strings) > MOST_STRINGS else strings
+                self._strings[name] = drawn
         self._rows = {
             (name, text): columns.evaluate(Equals(name, text))
             for name, values in self._strings.items()
@@ -68,45 +69,55 @@ class FilterWorkload:
         ordered = {name: columns.ordered(name) for name in columns.schema}
         self._ordered = {name: values for name, values in ordered.items() if len(values)}
 
-    def _sample(self, strings: list[tuple[str, int]]) -> list[tuple[str, int]]:
-        return strings if len(strings) <= MOST_STRINGS else self._random.sample(strings, MOST_STRINGS)
+    def filter(self, selectivity: float, near: Rows | None) -> CompiledFilter | None:
+        """A filter of about a selectivity; None if the fields allow none.
 
-    def random(self, selectivity: float) -> CompiledFilter | None:
-        """A filter that knows no query; None if the fields allow none of this selectivity."""
+        Args:
+            near: rows of a query's nearest items, few of which pass the filter; None for a filter that knows
+                no query.
+        """
+        if near is not None:
+            nodes = [self._in(name, selectivity, near) for name in self._strings]
+            nodes += [self._range(name, selectivity, near) for name in self._ordered]
+            found = [each for node in nodes if (each := self._fitting(node, selectivity))]
+            nearest = BitMap(near.tolist())
+            return min(found, key=lambda each: len(each.passing & nearest), default=None)
         makers: list[Callable[[float], Filter | None]] = [self._random_in] * len(self._strings)
         makers += [self._random_range] * len(self._ordered)
         makers += [self._random_pair] if len(self._strings) + len(self._ordered) > 1 else []
         for _ in range(ATTEMPTS):
             node = self._random.choice(makers)(selectivity) if makers else None
-            if node is not None and (compiled := self._fitting(node, selectivity)):
+            if compiled := self._fitting(node, selectivity):
                 return compiled
         return None
 
-    def anti_correlated(self, selectivity: float, near: Rows) -> CompiledFilter | None:
-        """A filter that few of a query's nearest items pass, whose rows are `near`."""
-        nearest = BitMap(near.tolist())
-        nodes: list[Filter | None] = [self._rarest_in(name, selectivity, nearest) for name in self._strings]
-        nodes += [self._rarest_range(name, selectivity, near) for name in self._ordered]
-        found = [self._fitting(node, selectivity) for node in nodes if node is not None]
-        return min(
-            (each for each in found if each is not None),
-            key=lambda each: len(each.passing & nearest),
-            default=None,
-        )
-
-    def _fitting(self, node: Filter, selectivity: float) -> CompiledFilter | None:
-        """The filter, if its selectivity is near enough."""
+    def _fitting(self, node: Filter | None, selectivity: float) -> CompiledFilter | None:
+        """The filter, if there is one and its selectivity is near enough."""
+        if node is None:
+            return None
         compiled = self._filters.compile(node)
         share = compiled.count / compiled.item_count / selectivity
         return compiled if 1 / TOLERANCE <= share <= TOLERANCE else None
 
     def _random_in(self, selectivity: float) -> Filter | None:
-        name = self._random.choice([*self._strings])
-        strings = self._random.sample(self._strings[name], len(self._strings[name]))
-        return self._fill(name, strings, selectivity)
+        return self._in(self._random.choice([*self._strings]), selectivity)
 
-    def _fill(self, name: str, strings: Sequence[tuple[str, int]], selectivity: float) -> Filter | None:
-        """The first strings that together have the selectivity; those that are too frequent are left out."""
+    def _random_range(self, selectivity: float) -> Filter | None:
+        return self._range(self._random.choice([*self._ordered]), selectivity)
+
+    def _random_pair(self, selectivity: float) -> Filter | None:
+        """Two conditions, each of the root of the selectivity."""
+        each = math.sqrt(selectivity)
+        one = self._random_in(each) if self._strings else self._random_range(each)
+        other = self._random_range(each) if self._ordered else self._random_in(each)
+        return None if one is None or other is None else one & other
+
+    def _in(self, name: str, selectivity: float, near: Rows | None = None) -> Filter | None:
+        """Strings of about the selectivity: at random, or those that the fewest of the items `near` have."""
+        strings = self._random.sample(self._strings[name], len(self._strings[name]))
+        if near is not None:
+            nearest = BitMap(near.tolist())
+            strings.sort(key=lambda each: len(self._rows[name, each[0]] & nearest) / each[1])
         target = selectivity * self._columns.count
         taken, total = [], 0
         for text, count in strings:
@@ -117,51 +128,26 @@ class FilterWorkload:
                 break
         return In(name, tuple(taken)) if taken else None
 
-    def _random_range(self, selectivity: float) -> Filter | None:
-        name = self._random.choice([*self._ordered])
-        length = math.ceil(selectivity * self._columns.count)
-        last = len(self._ordered[name]) - length
-        return None if last < 0 else self._range(name, self._random.randint(0, last), length)
-
-    def _range(self, name: str, first: int, length: int) -> Filter:
-        values = self._ordered[name]
-        return Range(
-            name,
-            at_least=self._value(name, values[first]),
-            at_most=self._value(name, values[first + length - 1]),
-        )
-
-    def _value(self, name: str, value: Any) -> float | Time:
-        return Time(int(value) * 1000) if self._columns.schema[name] == "time" else float(value)
-
-    def _random_pair(self, selectivity: float) -> Filter | None:
-        """Two conditions, each of the root of the selectivity."""
-        each = math.sqrt(selectivity)
-        one = self._random_in(each) if self._strings else self._random_range(each)
-        other = self._random_range(each) if self._ordered else self._random_in(each)
-        return None if one is None or other is None else one & other
-
-    def _rarest_in(self, name: str, selectivity: float, nearest: BitMap) -> Filter | None:
-        shuffled = self._random.sample(self._strings[name], len(self._strings[name]))
-        shuffled.sort(key=lambda each: len(self._rows[name, each[0]] & nearest) / each[1])
-        return self._fill(name, shuffled, selectivity)
-
-    def _rarest_range(self, name: str, selectivity: float, near: Rows) -> Filter | None:
-        """The range of the field that the fewest of the nearest items are in."""
-        length = math.ceil(selectivity * self._columns.count)
-        ranks = self._columns.ranks(name)
-        starts = len(self._ordered[name]) - length + 1
+    def _range(self, name: str, selectivity: float, near: Rows | None = None) -> Filter | None:
+        """A range of a field: at random, or the one that the fewest of the items `near` are in."""
+        values, length = self._ordered[name], math.ceil(selectivity * self._columns.count)
+        starts = len(values) - length + 1
         if starts < 1:
             return None
-        held = np.bincount(ranks[near][ranks[near] >= 0], minlength=len(self._ordered[name]))
-        before = np.concatenate([[0], np.cumsum(held)])
-        inside = before[length:] - before[:-length]  # nearest items in the range from each start (starts,)
-        fewest = np.flatnonzero(inside[:starts] == inside[:starts].min())
-        return self._range(name, int(self._random.choice(fewest)), length)
+        if near is None:
+            first = self._random.randrange(starts)
+        else:
+            ranks = self._columns.ranks(name)[near]
+            before = np.cumsum([0, *np.bincount(ranks[ranks >= 0], minlength=len(values))])
+            inside = before[length:] - before[:-length]  # items `near` in the range from each start (starts,)
+            first = int(self._random.choice(np.flatnonzero(inside == inside.min())))
+        is_time = self._columns.schema[name] == "time"
+        ends = values[first], values[first + length - 1]
+        low, high = (Time(int(each) * 1000) if is_time else float(each) for each in ends)
+        return Range(name, at_least=low, at_most=high)
 
 
-@dataclass(frozen=True)
-class FilteredQuery:
+class FilteredQuery(NamedTuple):
     """A query with a filter."""
 
     query: Query
@@ -169,8 +155,7 @@ class FilteredQuery:
     compiled: CompiledFilter
 
 
-@dataclass(frozen=True)
-class Bucket:
+class Bucket(NamedTuple):
     """Queries whose filters have about the same selectivity; `kind` is RANDOM or ANTI_CORRELATED."""
 
     selectivity: float
@@ -190,15 +175,11 @@ def buckets(
     workload = FilterWorkload(ItemFilters(retriever.filters.columns, KEPT_BYTES), seed)
     for selectivity in SELECTIVITIES:
         for kind in (RANDOM, ANTI_CORRELATED):
-            made = {
-                n: workload.random(selectivity)
-                if kind == RANDOM
-                else workload.anti_correlated(selectivity, near[n])
-                for n in searched
-            }
-            found = [
-                FilteredQuery(queries[n], encoded[n], each) for n, each in made.items() if each is not None
-            ]
+            found = []
+            for n in searched:
+                own = near[n] if kind == ANTI_CORRELATED else None
+                if made := workload.filter(selectivity, own):
+                    found.append(FilteredQuery(queries[n], encoded[n], made))
             if found:
                 yield Bucket(selectivity, kind, found)
 
@@ -252,6 +233,9 @@ def recall(products: Vectors, best: Vectors) -> float:
     return float((products >= least).sum() / len(best))
 
 
+Calls = Mapping[str, Callable[[FilteredQuery], object]]
+
+
 def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any]:
     """Times of a bucket's queries in process, on one thread, in turns.
 
@@ -275,13 +259,13 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
         encoded = retriever.encode_prepared([retriever.prepare(each.query)])
         return retriever.find(encoded, [retriever.search_options(k, compiled=compiled)])
 
-    whole: dict[str, Callable[[FilteredQuery], object]] = {
+    whole: Calls = {
         "unfiltered": lambda each: answered(each, None),
         "filtered": lambda each: answered(each, each.compiled),
         "first_use": lambda each: answered(each, retriever.filters.evaluated(each.compiled.expression)),
     }
     vectors = {id(each): each_vector(each.encoded.vectors, dimension) for each in some}
-    parts: dict[str, Callable[[FilteredQuery], object]] = {
+    parts: Calls = {
         "unfiltered": lambda each: index.search(vectors[id(each)], k),
         "planner": lambda each: search_passing(index, vectors[id(each)], k, each.compiled, free_width),
         "exact": lambda each: index.exact(vectors[id(each)], k, each.compiled.rows),
@@ -291,19 +275,19 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
         ],
     }
 
-    def timed(calls: Mapping[str, Callable[[FilteredQuery], object]], effort: Effort) -> dict[str, Times]:
+    def timed(calls: Calls, effort: Effort) -> tuple[dict[str, float], int]:
+        """The median of each name, and the number of calls that it is of."""
         of_queries = {name: [partial(call, each) for each in some] for name, call in calls.items()}
-        return {name: times.cpu for name, times in take_turns(of_queries, effort).items()}
+        taken = {name: each.cpu for name, each in take_turns(of_queries, effort).items()}
+        return {name: float(np.median(each)) for name, each in taken.items()}, taken["unfiltered"].size
 
     gc.collect()
-    effort = dataclasses.replace(WHOLE, iterations=max(WHOLE.iterations, len(some)))
-    taken = timed(whole, effort)
-    p50 = {name: float(np.median(times)) for name, times in taken.items()}
+    p50, count = timed(whole, dataclasses.replace(WHOLE, iterations=max(WHOLE.iterations, len(some))))
     return {
         "p50_us": p50,
-        "search_p50_us": {name: float(np.median(times)) for name, times in timed(parts, PARTS).items()},
+        "search_p50_us": timed(parts, PARTS)[0],
         "p50_ratio": p50["filtered"] / p50["unfiltered"],
-        "timed_queries": min(len(some), taken["filtered"].size),
+        "timed_queries": min(len(some), count),
     }
 
 

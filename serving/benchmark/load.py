@@ -83,10 +83,7 @@ class LoadResult:
 
     @property
     def answered_share(self) -> float:
-        """Calls answered in the measured time over those that were due; NaN where none was.
-
-        The percentiles are of these calls alone.
-        """
+        """Share of the due calls that were answered in the measured time; NaN where none was due."""
         return len(self.latencies) / self.offered if self.offered else math.nan
 
     @property
@@ -105,19 +102,12 @@ def percentile(values: "Sequence[float] | npt.NDArray[np.float64]", percent: flo
 
 
 class Clients:
-    """Clients that send one request after the other, each on a connection of its own.
+    """Clients that send one request after the other, each on a connection and in a random order of its own.
 
-    Args:
-        requests: sent by each client over and over, in a random order of its own.
-        count: number of clients.
-        seed: of the orders.
-        check_every: keep the body of one in this many responses.
-
-    Attributes:
-        pool: of their connections; set it before the first request.
+    The body of one in `check_every` responses is kept.
     """
 
-    pool: ConnectionPool
+    pool: ConnectionPool  # of their connections; it is set before the first request
 
     def __init__(self, requests: Requests, count: int, seed: int, check_every: int = CHECK_EVERY) -> None:
         self.requests = requests
@@ -142,11 +132,7 @@ def closed_loop(
     seed: int = 0,
     tick: Tick = lambda: None,
 ) -> LoadResult:
-    """Run a closed loop and report the calls that ended within the measured seconds.
-
-    Each client has a connection with one open call, and an order of the requests of its own. The seconds come
-    after those of the warm-up.
-    """
+    """Run a closed loop and report the calls that ended within the seconds after the warm-up."""
     result, senders = LoadResult(seconds, requests.queries), Clients(requests, clients, seed)
     start = stop = math.inf
 

@@ -1,8 +1,10 @@
 """Runs a load test: the rounds of measurements, the overload, the recovery from it, and the soak."""
 
 import gc
+import itertools
 import math
 import time
+from array import array
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -27,7 +29,6 @@ from serving.benchmark.plan import (
     LoadPlan,
     Measurement,
 )
-from serving.benchmark.reference import search_in_process
 from serving.benchmark.report import Figures, Report, Table, latencies
 from serving.benchmark.rounds import RoundsTest
 from serving.benchmark.services import Service, pinned, serve_bundle, serve_reference
@@ -38,6 +39,7 @@ NORMAL = 0.8  # normal load, as a share of the capacity
 ALLOWED = ("DEADLINE_EXCEEDED", "OK", "RESOURCE_EXHAUSTED")  # codes in the overload
 AROUND = 2.5  # normal load before and after, in seconds per `Plan.seconds`: percentiles need many calls
 RECOVERY_SECONDS = 1.0
+WARM_UP_BATCHES = 8  # of the searches in process
 FIRST = 0.1  # share of the time that memory may grow in
 SERVER_START = 4.0  # seconds, usually; for the progress bar
 MIB = 2**20
@@ -100,8 +102,10 @@ class LoadTest(RoundsTest):
 
     def once(self, each: Measurement, number: int) -> None:
         """As `RoundsTest.once`."""
+        if each.kind == "closed loop":
+            self.add_calls(each, self._searches(self.servers[each.server], each.size, number))
+            return
         measures = {
-            "closed loop": self._closed_loop,
             "batches": self._many_queries,
             "stream": self._many_queries,
             "in process": self._in_process,
@@ -109,9 +113,6 @@ class LoadTest(RoundsTest):
             "workers": self._workers,
         }
         measures[each.kind](each, number)
-
-    def _closed_loop(self, each: Measurement, number: int) -> None:
-        self.add_calls(each, self._searches(self.servers[each.server], each.size, number))
 
     def _many_queries(self, each: Measurement, number: int) -> None:
         """Batches, or a stream of single queries."""
@@ -126,18 +127,41 @@ class LoadTest(RoundsTest):
         self.add_errors(each.key, result)
 
     def _in_process(self, each: Measurement, number: int) -> None:
-        """The same searches without a server, on the servers' core."""
-        pause = 0.0
-        if each.key == "inprocess_paced":  # as between two requests of a single client
-            pause = self.figures.median("noop_c1_p50_us") / 1e6
+        """The same searches without a server, on the servers' core.
+
+        The paced ones sleep before each search, as a server does until the next request of a single client.
+        """
+        paced = each.key == "inprocess_paced"
+        pause = self.figures.median("noop_c1_p50_us") / 1e6 if paced else 0.0
         if math.isnan(pause) or self._retriever is None:
             return
-        workload, seconds = self.workload, self.plan.seconds
+        retriever, workload, size, seconds = self._retriever, self.workload, each.size, self.plan.seconds
+        queries = itertools.cycle(workload.queries)
+        batches = [[*itertools.islice(queries, size)] for _ in range(-(-len(workload.queries) // size))]
+        following = itertools.cycle(batches)
+
+        def search() -> None:
+            for answer in retriever.search(next(following), workload.k, fusion=workload.fusion):
+                for hit in answer.hits:
+                    len(hit.fields)  # display fields are looked up when they are read, as the service does
+
+        taken = array("d")
         with pinned(self.cores.servers):
-            qps, p50_us = search_in_process(
-                self._retriever, workload.queries, workload.k, each.size, seconds, pause, workload.fusion
-            )
-        self.figures.add(**({f"{each.key}_us": p50_us} if each.size == 1 else {f"{each.key}_qps": qps}))
+            for _ in batches[:WARM_UP_BATCHES]:
+                search()
+            started = now = time.perf_counter()
+            while now - started < seconds:
+                if pause:
+                    time.sleep(pause)
+                    now = time.perf_counter()
+                before = now
+                search()
+                now = time.perf_counter()
+                taken.append(now - before)
+        if size == 1:
+            self.figures.add(**{f"{each.key}_us": load.percentile(taken, 50) * 1e6})
+        else:
+            self.figures.add(**{f"{each.key}_qps": len(taken) * size / (now - started)})
 
     def _open_loop(self, each: Measurement, number: int) -> None:
         """Latency against offered load, in percent of the server's capacity."""

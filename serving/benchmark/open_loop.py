@@ -7,7 +7,7 @@ hide all requests that were due meanwhile (coordinated omission; Tene, "How NOT 
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ SPIN_SECONDS = 0.002  # before an arrival: polls without sleeping, as waits are 
 LATE = Status("DEADLINE_EXCEEDED", "no answer within the deadline")
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """A constant rate."""
 
     rate: float  # requests per second
@@ -32,8 +31,7 @@ class Segment:
     leaves: bool = False
 
 
-@dataclass(frozen=True)
-class OfferedLoad:
+class OfferedLoad(NamedTuple):
     """The load of an open loop."""
 
     segments: Sequence[Segment]  # one after another without a pause
@@ -43,10 +41,7 @@ class OfferedLoad:
 
 
 def arrivals(offered: OfferedLoad, start: float) -> Iterator[tuple[float, int]]:
-    """When each request is due, on the clock of `start`, and the number of its segment.
-
-    Requests arrive as a Poisson process: the gaps between them are exponentially distributed.
-    """
+    """When each request of a Poisson process is due, on the clock of `start`, and its segment's number."""
     draw = np.random.default_rng(offered.seed)
     begin = start
     for number, segment in enumerate(offered.segments):

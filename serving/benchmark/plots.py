@@ -7,6 +7,8 @@ from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, StrMethodFormatter
 
@@ -127,14 +129,18 @@ def _drawn(path: Path, source: str, *shape: int, **size: Any) -> Iterator[Any]:
         plt.close(figure)
 
 
+def _over_rounds(report: Report, keys: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Median, lowest and highest round of some figures, (3, keys); NaN where there is none."""
+    rows = [[report.get(f"{key}{end}", report[key]) for key in keys] for end in ("", "_min", "_max")]
+    return np.array(rows, float)
+
+
 def _throughput(axes: Axes, report: Report) -> None:
     for server, (colour, marker) in STYLES.items():
         keys = [f"{server}_c{clients}_rps" for clients in CLIENTS]
-        middle = [report[key] for key in keys]
-        low = [report[key] - report.get(f"{key}_min", report[key]) for key in keys]
-        high = [report.get(f"{key}_max", report[key]) - report[key] for key in keys]
+        middle, low, high = _over_rounds(report, keys)
         style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "capsize": 3}
-        axes.errorbar(CLIENTS, middle, (low, high), label=SERVERS[server], **style)
+        axes.errorbar(CLIENTS, middle, (middle - low, high - middle), label=SERVERS[server], **style)
     axes.set(
         xscale="log",
         xlabel="clients, each with one request in flight",
@@ -154,10 +160,7 @@ def _latency(axes: Axes, report: Report) -> None:
         offered = [report[f"{server}_open{percent}_offered_rps"] for percent in OFFERED]
         for percentile, line, filled in (("p50", "-", colour), ("p99", "--", "white")):
             keys = [f"{server}_open{percent}_{percentile}_us" for percent in OFFERED]
-            middle, low, high = (
-                [_milliseconds(report.get(f"{key}{end}", report[key])) for key in keys]
-                for end in ("", "_min", "_max")
-            )
+            middle, low, high = _over_rounds(report, keys) / 1000  # milliseconds
             label = f"{SERVERS[server]}, {percentile}"
             style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5}
             axes.plot(offered, middle, line, label=label, markerfacecolor=filled, **style)
@@ -181,7 +184,3 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _milliseconds(microseconds: float | None) -> float:
-    return float("nan") if microseconds is None else microseconds / 1000

@@ -26,10 +26,8 @@ def generate(
 
     Args:
         examples: feature name -> raw value; each may lack some features.
-        histories: names of the history features.
-        texts: names of the text features. Each query has a value in one of both, unless the model has
-            neither: then the queries are the examples.
-        seed: of the random choices.
+        histories, texts: names of the features of these kinds. Each query has a value in one of both, unless
+            the model has neither: then the queries are the examples.
     """
     rng = random.Random(seed)
     required = [*histories, *texts] or [name for each in examples for name in each]

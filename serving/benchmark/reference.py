@@ -1,4 +1,4 @@
-"""What the service is compared with: two plain servers, each in a process of its own, and no server at all.
+"""What the service is compared with: two plain servers, each in a process of its own.
 
     python -m serving.benchmark.reference naive BUNDLE
     python -m serving.benchmark.reference noop BUNDLE
@@ -9,16 +9,13 @@ write a line of JSON with their port, and end when their standard input does, so
 that started it.
 """
 
-import itertools
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import onnxruntime
 
 from protos import bundle, retrieval_pb2_grpc
@@ -28,17 +25,13 @@ from protos.features import TextFeature
 from protos.files.onnx_file import check_self_contained
 from protos.search import search_each
 from serving.benchmark.services import report_ready
-from serving.retrieval.answer import FusionMode
 from serving.retrieval.catalogue import Catalogue
 from serving.retrieval.encoder import QueryForm
-from serving.retrieval.query import Query
-from serving.retrieval.retriever import Retriever
 from serving.retrieval.vector_index import Neighbours, Vectors, open_index, shown_scores
 from serving.transport.converters import query_from_wire
 
 THREADS = 16
 DEFAULT_K = 10
-WARM_UP = 8  # batches
 
 
 class Naive(retrieval_pb2_grpc.RetrievalServicer):
@@ -55,8 +48,7 @@ class Naive(retrieval_pb2_grpc.RetrievalServicer):
         self._form = QueryForm(manifest.schema.query)
         specs = manifest.schema.query
         self._text = next(iter(specs)) if [*map(type, specs.values())] == [TextFeature] else None
-        self._score, self._version = manifest.score, manifest.bundle_version
-        self._dimension = manifest.dimension
+        self._manifest = manifest
 
     def Search(self, request: wire.SearchRequest, context: grpc.ServicerContext) -> wire.SearchResponse:
         """The k nearest items of one query."""
@@ -68,21 +60,19 @@ class Naive(retrieval_pb2_grpc.RetrievalServicer):
             columns = {name: [value] for name, value in values.items()}
         vector = self._session.run(["vector"], self._inputs.to_arrays(columns))[0]
         rows, products = self._search(vector, request.k or DEFAULT_K)
-        scores = shown_scores(products, self._score)
+        scores = shown_scores(products, self._manifest.score)
         ids, fields = self._catalogue.ids, self._catalogue.fields
         found = zip(rows[0].tolist(), scores[0].tolist(), strict=True)
         return wire.SearchResponse(
             hits=[wire.Hit(id=ids[row], score=value, fields=fields(row)) for row, value in found],
-            bundle_version=self._version,
+            bundle_version=self._manifest.bundle_version,
         )
 
     def _search(self, vector: Vectors, k: int) -> Neighbours:
-        if vector.shape[1] == self._dimension:
-            return self._index.search(vector, k)
-        index = self._index
-        found = search_each(
-            lambda each: index.search(each, k).rows, index.vectors, vector, self._dimension, k
-        )
+        index, dimension = self._index, self._manifest.dimension
+        if vector.shape[1] == dimension:
+            return index.search(vector, k)
+        found = search_each(lambda each: index.search(each, k).rows, index.vectors, vector, dimension, k)
         ((best, products),) = found
         return Neighbours(best[None], products[None])
 
@@ -112,47 +102,6 @@ def start(kind: str, folder: Path) -> tuple[grpc.Server, int]:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, port
-
-
-def search_in_process(
-    retriever: Retriever,
-    queries: Sequence[Query],
-    k: int,
-    size: int,
-    seconds: float,
-    pause: float,
-    fusion: FusionMode = FusionMode.DEFAULT,
-) -> tuple[float, float]:
-    """Search in batches of `size` queries for some seconds.
-
-    It sleeps for `pause` seconds before each batch, as a server does until the next request arrives.
-
-    Returns:
-        Queries per second, and the median of microseconds per batch without the pause.
-    """
-    batches = [
-        [queries[(first + n) % len(queries)] for n in range(size)] for first in range(0, len(queries), size)
-    ]
-    following = itertools.cycle(batches)
-
-    def search() -> None:
-        for answer in retriever.search(next(following), k, fusion=fusion):
-            for hit in answer.hits:
-                len(hit.fields)  # display fields are looked up when they are read, as the service does
-
-    for _ in batches[:WARM_UP]:
-        search()
-    taken: list[float] = []
-    started = now = time.perf_counter()
-    while now - started < seconds:
-        if pause:
-            time.sleep(pause)
-            now = time.perf_counter()
-        before = now
-        search()
-        now = time.perf_counter()
-        taken.append(now - before)
-    return len(taken) * size / (now - started), float(np.median(taken)) * 1e6
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -20,15 +20,11 @@ Report = Mapping[str, Any]
 
 
 class Figures:
-    """Named values, one for each round.
-
-    Attributes:
-        calls: prefix of a p99 -> the fewest calls of any round that it is of.
-    """
+    """Named values, one for each round."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[float]] = {}
-        self.calls: dict[str, int] = {}
+        self.calls: dict[str, int] = {}  # prefix of a p99 -> the fewest calls of any round that it is of
 
     def add(self, **values: float) -> None:
         """Add a round's values."""
@@ -94,15 +90,16 @@ class Table(NamedTuple):
 
     def lines(self, report: Report) -> list[list[str]]:
         """The texts of all cells."""
-        keys = next(each for each in self.cells if isinstance(each, str))
-        return [
-            [*texts, *(self._cell(report, prefix, each) for each in self.cells)]
-            for prefix, texts in self.rows.items()
-            if keys.format(prefix) in report
-        ]
-
-    def _cell(self, report: Report, prefix: str, cell: str | Callable[[Report, str], str]) -> str:
-        return with_range(report, cell.format(prefix)) if isinstance(cell, str) else cell(report, prefix)
+        key = next(each for each in self.cells if isinstance(each, str))
+        lines = []
+        for prefix, texts in self.rows.items():
+            if key.format(prefix) in report:
+                cells = (
+                    with_range(report, each.format(prefix)) if isinstance(each, str) else each(report, prefix)
+                    for each in self.cells
+                )
+                lines.append([*texts, *cells])
+        return lines
 
 
 def show(
@@ -114,11 +111,9 @@ def show(
     remarks: Iterable[str] = (),
     title: str | None = None,
 ) -> None:
-    """Print tables, each measured figure beside its target, remarks, and what was measured, and how.
+    """Print tables, the figures beside their targets with a title, remarks, and what was measured, and how.
 
-    Args:
-        remarks: beside those on errors and wrong answers that every report has.
-        title: of the targets.
+    Errors and wrong answers that the report holds come before the `remarks`.
     """
     for each in tables:
         if lines := each.lines(report):

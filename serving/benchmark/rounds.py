@@ -8,6 +8,7 @@ import gc
 import os
 import platform
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Container, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -31,18 +32,13 @@ DENSE_ALONE = (
 
 
 class RoundsTest(ABC):
-    """Measures in rounds.
-
-    Attributes:
-        figures: values of each round.
-        errors: number of failed calls by server, code and first message.
-        servers: by the names in the measurements.
-    """
+    """Measures in rounds."""
 
     def __init__(self, plan: Plan, workload: Workload, cores: Cores, say: Say, tick: Tick) -> None:
         self.plan, self.workload, self.cores = plan, workload, cores
-        self.figures, self.errors = Figures(), dict[str, int]()
-        self.servers: dict[str, Service] = {}
+        self.figures = Figures()
+        self.errors = Counter[str]()  # failed calls by server, code and first message
+        self.servers: dict[str, Service] = {}  # by the names in the measurements
         self._say, self._tick = say, tick
 
     @abstractmethod
@@ -70,8 +66,7 @@ class RoundsTest(ABC):
         """Count the calls with other codes than those that are allowed."""
         for code, count in result.codes.items():
             if code not in allowed:
-                key = f"{name}: {code}: {result.messages.get(code, '')}"
-                self.errors[key] = self.errors.get(key, 0) + count
+                self.errors[f"{name}: {code}: {result.messages.get(code, '')}"] += count
 
     def document(
         self, manifest: Manifest, packages: Sequence[str], targets: Sequence[Target], more: dict[str, Any]

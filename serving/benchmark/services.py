@@ -11,11 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import psutil
 
@@ -57,35 +57,12 @@ def choose_cores() -> Cores:
     return Cores(frozenset({first}), frozenset({second}), frozenset({first, second}))
 
 
-@contextmanager
-def pinned(cores: CoreSet) -> Iterator[None]:
-    """Run the block, and the processes that it starts, on these cores."""
-    if cores is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 class Service:
-    """A started process, in conversation by lines of JSON.
+    """A started process, in conversation by lines of JSON; `log` is its standard error."""
 
-    Args:
-        name: of the process, and prefix of its figures in the report.
-        process: the process; it may have children.
-        log: its standard error.
+    address = ""  # that it listens on, if it is a server
 
-    Attributes:
-        address: that it listens on, if it is a server.
-    """
-
-    address = ""
-
-    def __init__(self, name: str, process: "subprocess.Popen[bytes]", log: Any) -> None:
+    def __init__(self, name: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self.name, self.process = name, process
@@ -126,11 +103,9 @@ class Service:
         """Bytes of all its processes, shared memory counted once (PSS; USS where that is unknown)."""
         total = 0
         for process in self.processes():
-            try:
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
                 info = process.memory_full_info()
-            except psutil.NoSuchProcess:  # it has ended meanwhile
-                continue
-            total += int(getattr(info, "pss", info.uss))
+                total += int(getattr(info, "pss", info.uss))
         return total
 
     def _failed(self, what: str) -> Unavailable:
@@ -139,20 +114,47 @@ class Service:
         return Unavailable(f"{self.name}: {what}: {last or 'its log is empty'}")
 
 
+@contextmanager
+def pinned(cores: CoreSet, *services: Service) -> Iterator[None]:
+    """Run the block, the processes that it starts, and those of some services on these cores."""
+    if cores is None:
+        yield
+        return
+    pids = [0, *(each.pid for service in services for each in service.processes())]
+    before = {pid: os.sched_getaffinity(pid) for pid in pids}
+    for pid in before:
+        _pin(pid, cores)
+    try:
+        yield
+    finally:
+        for pid, old in before.items():
+            _pin(pid, old)
+
+
+def _pin(pid: int, cores: Iterable[int]) -> None:
+    """Set the cores of this thread, whose process is 0, or of all threads of a process that has not ended."""
+    if not pid:
+        os.sched_setaffinity(0, cores)
+        return
+    with suppress(OSError, psutil.Error):
+        for thread in psutil.Process(pid).threads():
+            os.sched_setaffinity(thread.id, cores)
+
+
 def report_ready(**values: Any) -> None:
     """Write the line by which a process of a measurement says that it has started."""
     sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
 
 
-def wait_for(find: Callable[[], Found | None], failure: str, seconds: float = START_SECONDS) -> Found:
+def wait_for(find: Callable[[], Found | None], failure: str) -> Found:
     """What a function finds, once that is true."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
         if found := find():
             return found
         time.sleep(STEP_SECONDS)
-    raise Unavailable(f"{failure} within {seconds:g} s")
+    raise Unavailable(f"{failure} within {START_SECONDS:g} s")
 
 
 @contextmanager
@@ -168,15 +170,11 @@ def started(
     It is ready when it has answered one line, a server's with its `port`. The environment is added to that of
     this process.
     """
+    command, variables = entry_points.command(module, *arguments), {**os.environ, **(environment or {})}
     with tempfile.TemporaryFile() as log:
         with pinned(cores):
             process = subprocess.Popen(
-                entry_points.command(module, *arguments),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=ROOT,
-                env={**os.environ, **(environment or {})},
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env=variables
             )
         with ended(process):
             service = Service(name, process, log)

@@ -13,7 +13,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
@@ -65,24 +65,20 @@ class Versions:
     Args:
         names: versions of the bundles that may answer.
         differences: for each bundle, how hits for a query differ from its own; empty if they do not.
-
-    Attributes:
-        mixed: answers whose items are not those of their version, or whose version is unknown.
-        first: description of the first of those.
     """
 
     def __init__(self, names: Sequence[str], differences: Sequence[Callable[[int, Hits], str]]) -> None:
-        self.mixed = 0
-        self.first = ""
+        self.mixed = 0  # answers whose items are not those of their version, or whose version is unknown
+        self.first = ""  # description of the first of those
         self.names, self._differences = names, differences
         self._fields = [VERSION_TAG + bytes([len(each)]) + each.encode() for each in names]
         self._right: set[tuple[int, int, bytes]] = set()  # query, place of the version, bytes up to it
 
     def of(self, number: int, body: bytes) -> int:
-        """The place of the version that an answer is from, or `MIXED`.
+        """The place of the version that an answer to query `number`, with gRPC's prefix, is from, or `MIXED`.
 
         The service writes the times after the version, so an answer that begins like an earlier right one
-        needs no comparison. The answer to query `number` has gRPC's prefix.
+        needs no comparison.
         """
         for place, version in enumerate(self._fields):
             begin, found, rest = body[PREFIX_BYTES:].partition(version)
@@ -137,23 +133,12 @@ class SwapRun:
 
 
 class SwapClients(Clients):
-    """The clients of a swap test.
-
-    Args:
-        requests: a search for each query.
-        versions: finds the bundle of an answer.
-        count: number of clients.
-        pause: seconds between an answer and the client's next request.
-
-    Attributes:
-        run: all answers that have arrived.
-        latest: place of the version that last answered each client.
-    """
+    """The clients of a swap test, each with a pause in seconds between an answer and its next request."""
 
     def __init__(self, requests: Requests, versions: Versions, count: int, pause: float = 0.0) -> None:
         super().__init__(requests, count, seed=0, check_every=1)
         self.run = SwapRun()
-        self.latest = [MIXED] * count
+        self.latest = [MIXED] * count  # place of the version that last answered each client
         self.versions, self._pause = versions, pause
         self._due: deque[tuple[float, int]] = deque((0.0, slot) for slot in range(count))
         self._stopped = False
@@ -211,8 +196,7 @@ class SwapClients(Clients):
             self._due.append((time.perf_counter() + max(RECONNECT_SECONDS, self._pause), slot))
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(NamedTuple):
     """When the alias moves."""
 
     seconds: float  # of load; longer where the swaps take longer
@@ -278,19 +262,17 @@ def _until_served(clients: SwapClients, swap: Swap, stub: Any) -> Iterator[None]
         elif call is not None and call.done():
             if error := call.exception():
                 clients.run.failed[f"Info: {error.code().name}: {error.details()}"] += 1
-            elif _is_served(clients.versions.names[swap.to], call.result().state) and all_new:
-                return
+            else:
+                state, version = call.result().state, clients.versions.names[swap.to]
+                if state.following.candidate_stage == "refused":
+                    text = f"the service refuses the other bundle: {state.following.last_error}"
+                    raise Unavailable(text)
+                served = [each.bundle_version for each in state.bundles[:1]]
+                if all_new and served == [version] and not state.following.candidate:
+                    return
             call = None
         yield
     raise Unavailable(f"a swap takes longer than {SWAP_SECONDS:g} s")
-
-
-def _is_served(version: str, state: wire.ServiceState) -> bool:
-    """Whether a version is served, and none waits to be."""
-    following = state.following
-    if following.candidate_stage == "refused":
-        raise Unavailable(f"the service refuses the other bundle: {following.last_error}")
-    return [each.bundle_version for each in state.bundles[:1]] == [version] and not following.candidate
 
 
 def latency_figures(run: SwapRun) -> dict[str, Any]:
@@ -333,15 +315,15 @@ def series(run: SwapRun) -> dict[str, list[float]]:
         `second_share`, the share of the answers that each version gave.
     """
     latencies, versions = np.asarray(run.latencies) * 1000, np.asarray(run.versions)
-    slots = np.floor((np.asarray(run.ends) - run.start) / SLOT).astype(int)
-    rows = []
-    for slot in np.unique(slots):
-        chosen = slots == slot
-        second = float(np.mean(versions[chosen] == 1))
-        middle, high = (percentile(latencies[chosen], percent) for percent in (50, 99))
-        rows.append((float(slot + 0.5) * SLOT, middle, high, 1 - second, second))
-    names = ("at", "p50_ms", "p99_ms", "first_share", "second_share")
-    return {name: [row[n] for row in rows] for n, name in enumerate(names)}
+    slots, row_of = np.unique(np.floor((np.asarray(run.ends) - run.start) / SLOT), return_inverse=True)
+    rows = [row_of == n for n in range(len(slots))]
+    second = [float(np.mean(versions[row] == 1)) for row in rows]
+    return {
+        "at": ((slots + 0.5) * SLOT).tolist(),
+        **{f"p{percent}_ms": [percentile(latencies[row], percent) for row in rows] for percent in (50, 99)},
+        "first_share": [1 - share for share in second],
+        "second_share": second,
+    }
 
 
 def show(console: Console, found: Report) -> None:

@@ -5,6 +5,7 @@ A load generator that does not compare answers would count an error or an empty 
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from google.protobuf.json_format import MessageToJson
@@ -34,12 +35,6 @@ class Workload:
         k: items in an answer.
         expected: the answer to each query, compared as `protos/scores.py` says; None compares nothing.
         fusion: which scores rank; DENSE where a server beside it knows vectors alone.
-
-    Attributes:
-        is_compared: whether answers are compared with expected ones.
-        checked: answers compared.
-        different: answers that were not as expected.
-        first: description of the first difference.
     """
 
     def __init__(
@@ -49,12 +44,14 @@ class Workload:
         expected: Sequence[Hits] | None,
         fusion: FusionMode = FusionMode.DEFAULT,
     ) -> None:
-        self.checked = self.different = 0
-        self.first = ""
+        self.checked = 0  # answers compared
+        self.different = 0  # of these, how many were not as expected
+        self.first = ""  # description of the first difference
         self.queries, self.k, self.is_compared = queries, k, expected is not None
         self._expected = expected or ()
         self.fusion, self._fusion = fusion, fusion_to_wire(fusion)
         self._queries = [query_to_wire(query) for query in queries]
+        self._searches = [wire.SearchRequest(query=each, k=k, fusion=self._fusion) for each in self._queries]
 
     def searches(self, method: str = "Search", checked: bool = True) -> Requests:
         """A request for each query; `SearchStream` takes the same messages as `Search`."""
@@ -62,8 +59,7 @@ class Workload:
         def check(number: int, body: bytes) -> None:
             self._compare(number, hits_of(wire.SearchResponse.FromString(body[PREFIX_BYTES:])))
 
-        searches = self._searches()
-        messages = [message(each.SerializeToString()) for each in searches]
+        messages = [message(each.SerializeToString()) for each in self._searches]
         return Requests(SERVICE + method, messages, 1, check if checked and self.is_compared else None)
 
     def http_searches(self) -> Requests:
@@ -73,10 +69,9 @@ class Workload:
             hits = json.loads(body)["hits"]
             self._compare(number, [(hit["id"], hit["score"]) for hit in hits])
 
-        searches = self._searches()
-        bodies = [MessageToJson(each, preserving_proto_field_name=True, indent=None) for each in searches]
-        encoded = [each.encode() for each in bodies]
-        return Requests("/v1/search", encoded, 1, check if self.is_compared else None, HttpPool)
+        as_json = partial(MessageToJson, preserving_proto_field_name=True, indent=None)
+        bodies = [as_json(each).encode() for each in self._searches]
+        return Requests("/v1/search", bodies, 1, check if self.is_compared else None, HttpPool)
 
     def batches(self, size: int) -> Requests:
         """Batches of `size` queries; queries repeat where there are fewer."""
@@ -90,17 +85,12 @@ class Workload:
             for place, found in zip(places[number], answer.results, strict=False):
                 self._compare(place, hits_of(found))
 
-        batches = [
-            wire.SearchBatchRequest(
-                queries=[self._queries[place] for place in batch], k=self.k, fusion=self._fusion
-            )
-            for batch in places
-        ]
-        messages = [message(each.SerializeToString()) for each in batches]
+        messages = []
+        for batch in places:
+            queries = [self._queries[place] for place in batch]
+            request = wire.SearchBatchRequest(queries=queries, k=self.k, fusion=self._fusion)
+            messages.append(message(request.SerializeToString()))
         return Requests(SERVICE + "SearchBatch", messages, size, check if self.is_compared else None)
-
-    def _searches(self) -> list[wire.SearchRequest]:
-        return [wire.SearchRequest(query=query, k=self.k, fusion=self._fusion) for query in self._queries]
 
     def _compare(self, number: int, hits: Hits) -> None:
         self.checked += 1
@@ -121,11 +111,9 @@ def expected_answers(
     retriever: Retriever, queries: Sequence[Query], k: int, fusion: FusionMode = FusionMode.DEFAULT
 ) -> list[Hits]:
     """The hits that a retriever finds for each query."""
-    answers: list[Hits] = []
-    for start in range(0, len(queries), BATCH):
-        found = retriever.search(queries[start : start + BATCH], k, fusion=fusion)
-        answers += [[(hit.id, hit.score) for hit in answer.hits] for answer in found]
-    return answers
+    batches = (queries[start : start + BATCH] for start in range(0, len(queries), BATCH))
+    answers = (each for batch in batches for each in retriever.search(batch, k, fusion=fusion))
+    return [[(hit.id, hit.score) for hit in answer.hits] for answer in answers]
 
 
 def queries_from_file(path: Path) -> list[Query]:

@@ -8,7 +8,6 @@ Each step of each size runs in a process of its own, and its results are kept:
 An interrupted run continues with the step that was interrupted.
 """
 
-import itertools
 import json
 import os
 import shutil
@@ -79,7 +78,7 @@ def add_scale(commands: Any) -> ArgumentParser:
 
 def _sizes(text: str) -> tuple[int, ...]:
     sizes = tuple(_number(each, FEWEST) for each in text.split(","))
-    if any(before >= after for before, after in itertools.pairwise(sizes)):
+    if sizes != tuple(sorted({*sizes})):
         raise ArgumentTypeError(f"expected increasing numbers, got {text!r}")
     return sizes
 
@@ -142,22 +141,19 @@ def measured(items: int, steps: tuple[str, ...], seed: int, work: Path, launch: 
     setting = code_fingerprint(f"{MODULE}.__main__"), machine(), versions(LIBRARIES)
     folder = work / f"{items}-{fingerprint(items, steps, seed, *setting)[:12]}"
     kept = folder.with_name(f"{folder.name}.json")
+    document: Document
     if kept.exists():
         PROGRESS.print(f"{items:,} items: measured before", highlight=False)
-        return _read(kept)
+        document = json.loads(kept.read_bytes())
+        return document
     folder.mkdir(exist_ok=True)
-    document: Document = {"items": items, "seed": seed}
+    document = {"items": items, "seed": seed}
     for step in steps:
         path = folder / f"{step}.json"
         if not path.exists():
             PROGRESS.print(f"{items:,} items: {step}", highlight=False)
             launch(step, folder, items, seed)
-        document[step] = _read(path)
+        document[step] = json.loads(path.read_bytes())
     write_file(kept, f"{json.dumps(document, allow_nan=False)}\n".encode())
     shutil.rmtree(folder)
     return document
-
-
-def _read(path: Path) -> Document:
-    found: Document = json.loads(path.read_bytes())
-    return found

@@ -1,8 +1,8 @@
 """Fits to the measured sizes, and by these how many items a machine holds and how long a rebuild takes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ ENCODED = "encode.items_per_s"
 Document = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class PowerLaw:
+class PowerLaw(NamedTuple):
     """`factor * N ** exponent`."""
 
     exponent: float
@@ -37,8 +36,7 @@ class PowerLaw:
         return float(self.factor * items**self.exponent)
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """`base + each * N`."""
 
     each: float
@@ -97,10 +95,9 @@ class Laws:
     def document(self) -> dict[str, Any]:
         """The fits for JSON, with what else `rebuild_s` takes."""
         fits: dict[str, PowerLaw | Line] = {**self.power_laws, **self.lines}
-        largest = {"largest": self.sizes[-1]["items"], "items_per_s": value(self.sizes[-1], ENCODED)}
-        return largest | {
-            name: asdict(fits[name]) if name in fits else None for name in (*POWER_LAWS, *LINES)
-        }
+        found = {name: fits[name]._asdict() if name in fits else None for name in (*POWER_LAWS, *LINES)}
+        largest = self.sizes[-1]
+        return {"largest": largest["items"], "items_per_s": value(largest, ENCODED), **found}
 
     def rebuild_s(self, items: float) -> float:
         """Seconds to encode, at the speed of the largest size, to build and to load."""
@@ -121,10 +118,9 @@ def laws_of(sizes: Sequence[Document]) -> Laws | None:
     """The fits of measured sizes; None with fewer than two."""
     if len(sizes) < 2:
         return None
-    fits = {name: power_law(*points(sizes, path)) for name, path in POWER_LAWS.items()}
-    lines = {name: line(*points(sizes, path)) for name, path in LINES.items()}
-    known = {name: fit for name, fit in fits.items() if fit}
-    return Laws(sizes, known, {name: fit for name, fit in lines.items() if fit})
+    powers = {name: law for name, path in POWER_LAWS.items() if (law := power_law(*points(sizes, path)))}
+    lines = {name: fit for name, path in LINES.items() if (fit := line(*points(sizes, path)))}
+    return Laws(sizes, powers, lines)
 
 
 def capacity(laws: Laws) -> dict[str, Any]:

@@ -136,9 +136,7 @@ def document_of(
 ) -> dict[str, Any]:
     """The whole report, ready for JSON.
 
-    Args:
-        sizes: measurements of each, the smallest first.
-        vectors: measurements of the int8 vectors; None if there are none, and `left_out` says why.
+    The smallest of the sizes comes first. Where there are no vectors, `left_out` says why.
     """
     laws, found = laws_of(sizes), writer.environment()
     return {
@@ -170,17 +168,20 @@ def parts_of(document: Document) -> list[writer.Part]:
     searches = [each["search"] for each in sizes]
     shares = [float(each[way]["on_processor"]) for each in searches for way in SINGLE_THREAD]
     missed = [each["items"] for each in sizes if not at_target(each)]
-    return [
+    calls = {  # timed queries, each the median of its passes
+        f"{each['items']:,} items, {way}": each["search"][way]["calls"]
+        for each in sizes
+        for way in ("graph", "exact")
+    }
+    parts: list[writer.Part] = [
         "# What one machine holds",
         writer.where(document, f"Seed {document['seed']}. Written by `make scale`."),
         writer.busy(min(shares)),
         _method(sizes[0]),
         writer.Table(BUILDING, sizes),
-        writer.Lines(
-            [PEAKS] if any(not each[step]["peak_is_own"] for each in sizes for step in PEAKED) else []
-        ),
+        writer.Lines(["" if all(each[step]["peak_is_own"] for each in sizes for step in PEAKED) else PEAKS]),
         writer.Table(QUERIES, without_missed(sizes)),
-        writer.Lines([text for text in [p99_remark(_calls(sizes))] if text]),
+        writer.Lines([p99_remark(calls)]),
         writer.Lines([f"recall is not reached at {items:,} items, so no time is given" for items in missed]),
         writer.Picture("scale.png", "Time and memory by number of items", lambda: figure(document)),
         f"## Fits\n\nLeast squares of relative errors, over {len(sizes)} sizes; one is too few. Bytes, "
@@ -188,17 +189,12 @@ def parts_of(document: Document) -> list[writer.Part]:
         writer.Table(FITS, _fits(document["laws"] or {})),
         "## Exact search over int8 vectors",
         *_int8(document),
-        *_capacity(document),
     ]
-
-
-def _calls(sizes: Sequence[Document]) -> dict[str, int]:
-    """Number of timed queries, each the median of its passes, by size and way of searching."""
-    return {
-        f"{each['items']:,} items, {way}": each["search"][way]["calls"]
-        for each in sizes
-        for way in ("graph", "exact")
-    }
+    if document["capacity"] is not None:  # by the fits of at least two sizes
+        extrapolated = f"By these fits; more than {document['laws']['largest']:,} items are extrapolated."
+        machines = writer.Table(MACHINES, document["capacity"]["machines"], "capacity, extrapolated")
+        parts += ["## Capacity", extrapolated, machines]
+    return parts
 
 
 def _fits(laws: Document) -> list[Document]:
@@ -247,15 +243,6 @@ def _int8(document: Document) -> list[writer.Part]:
         f"recall@{found['k']} against float32: {found['recall']:.4f} ({found['queries']} queries)."
     )
     return [about, writer.Table(INT8, rows, f"{vectors['items']:,} int8 vectors, exact search")]
-
-
-def _capacity(document: Document) -> list[writer.Part]:
-    """What one machine holds by the fits of at least two sizes."""
-    if document["capacity"] is None:
-        return []
-    about = f"By these fits; more than {document['laws']['largest']:,} items are extrapolated."
-    machines = writer.Table(MACHINES, document["capacity"]["machines"], "capacity, extrapolated")
-    return ["## Capacity", about, machines]
 
 
 def figure(document: Document) -> Figure:

@@ -1,7 +1,6 @@
 """Measures live items: `python -m serving livetest`.
 
-items           makes items, each with a text of its own
-writer          writes them in a process, for load_run and swap_run
+items           makes items, each with a text of its own, and writes them in a process
 history         what threads wrote and saw, and the check of it
 traffic         these threads
 history_run     traffic while processes are killed and bundles swapped

@@ -16,17 +16,15 @@ from typing import NamedTuple
 EXAMPLES = 5  # of each violation, for the report
 
 # Violations, by the name of their figure in the report.
-DELETED, STALE, DUPLICATE, EARLY, AHEAD, SHORT, MISSED, LOST, REPEATED = (
-    "deleted_seen",  # an item that a delete up to the answer's sequence has withdrawn
-    "stale_seen",  # an item as an earlier write left it
-    "duplicates_seen",  # an item twice
-    "early_answers",  # an answer from a state without the write that it was to see
-    "ahead_seen",  # an item as a write after the answer's sequence left it
-    "short_answers",  # fewer items than were asked for, though the catalogue has them
-    "missed_own",  # an answer that lacks the item whose text was the query
-    "acknowledged_lost",  # an item that is not, at the end, as the last acknowledged write left it
-    "sequences_repeated",  # two writes with one sequence
-)
+DELETED = "deleted_seen"  # an item that a delete up to the answer's sequence has withdrawn
+STALE = "stale_seen"  # an item as an earlier write left it
+DUPLICATE = "duplicates_seen"  # an item twice
+EARLY = "early_answers"  # an answer from a state without the write that it was to see
+AHEAD = "ahead_seen"  # an item as a write after the answer's sequence left it
+SHORT = "short_answers"  # fewer items than were asked for, though the catalogue has them
+MISSED = "missed_own"  # an answer that lacks the item whose text was the query
+LOST = "acknowledged_lost"  # an item that is not, at the end, as the last acknowledged write left it
+REPEATED = "sequences_repeated"  # two writes with one sequence
 VIOLATIONS = (DELETED, STALE, DUPLICATE, EARLY, AHEAD, SHORT, LOST, REPEATED)
 
 
@@ -70,36 +68,24 @@ class Order:
     """The writes of each item in the order of their sequences."""
 
     def __init__(self, writes: Iterable[Write]) -> None:
-        self._sequences: dict[str, list[int]] = defaultdict(list)
-        self._stamps: dict[str, list[str | None]] = defaultdict(list)
-        self.last: dict[str, Write] = {}
+        self.writes: dict[str, list[Write]] = defaultdict(list)
         for write in sorted(writes):
-            self._sequences[write.item_id].append(write.sequence)
-            self._stamps[write.item_id].append(write.stamp)
-            self.last[write.item_id] = write
+            self.writes[write.item_id].append(write)
 
-    def at(self, item_id: str, sequence: int) -> tuple[bool, str | None]:
-        """Whether an item was written up to a sequence, and its stamp then; None where it was deleted."""
-        place = bisect_right(self._sequences.get(item_id, ()), sequence)
-        return place > 0, self._stamps[item_id][place - 1] if place else None
-
-    def is_later(self, item_id: str, sequence: int, stamp: str) -> bool:
-        """Whether a write after a sequence had this stamp."""
-        place = bisect_right(self._sequences.get(item_id, ()), sequence)
-        return stamp in self._stamps.get(item_id, [])[place:]
+    def split(self, item_id: str, sequence: int) -> tuple[Write | None, list[Write]]:
+        """The last write of an item up to a sequence, None if there is none, and those after it."""
+        own = self.writes.get(item_id, [])
+        place = bisect_right(own, sequence, key=lambda write: write.sequence)
+        return own[place - 1] if place else None, own[place:]
 
 
 def check(writes: Sequence[Write], seen: Iterable[Seen], fewest: int) -> Verdict:
-    """Check all answers against the writes.
+    """Check all answers against the acknowledged writes, both in any order.
 
-    Args:
-        writes: all that were acknowledged, in any order; two with one sequence are a violation.
-        seen: the answers, in any order.
-        fewest: items that any state of the catalogue holds; an answer to k <= `fewest` has k items.
+    An answer to k <= `fewest` has k items, because any state of the catalogue holds `fewest`.
     """
     verdict, order = Verdict(), Order(writes)
-    repeated = Counter(write.sequence for write in writes)
-    for sequence, count in repeated.items():
+    for sequence, count in Counter(write.sequence for write in writes).items():
         if count > 1:
             verdict.note(REPEATED, f"sequence {sequence}: {count} writes")
     for each in seen:
@@ -114,7 +100,8 @@ def check(writes: Sequence[Write], seen: Iterable[Seen], fewest: int) -> Verdict
                 verdict.note(DUPLICATE, f"{where}: {item_id} {count} times")
         for item_id, stamp in each.hits:
             _check_hit(verdict, order, each.sequence, item_id, stamp, where)
-        if each.own and order.at(each.own, each.sequence)[1] == each.text:
+        last, _ = order.split(each.own, each.sequence)
+        if each.own and last is not None and last.stamp == each.text:
             verdict.own += 1
             verdict.own_first += bool(each.hits) and each.hits[0][0] == each.own
             verdict.found[MISSED] += all(item_id != each.own for item_id, _ in each.hits)
@@ -122,38 +109,32 @@ def check(writes: Sequence[Write], seen: Iterable[Seen], fewest: int) -> Verdict
 
 
 def _check_hit(verdict: Verdict, order: Order, sequence: int, item_id: str, stamp: str, where: str) -> None:
-    """Check one item of an answer."""
-    is_written, expected = order.at(item_id, sequence)
-    if stamp == expected:
-        return
+    """Check one item of an answer; one that was not written yet is as the bundle has it."""
+    last, later = order.split(item_id, sequence)
     text = f"{where}: {item_id} shows {stamp!r}"
-    if order.is_later(item_id, sequence, stamp):
-        verdict.note(AHEAD, f"{text}, which was written later")
-    elif not is_written:  # as the bundle has it
+    if last is not None and stamp == last.stamp:
         return
-    elif expected is None:
+    if any(stamp == write.stamp for write in later):
+        verdict.note(AHEAD, f"{text}, which was written later")
+    elif last is not None and last.stamp is None:
         verdict.note(DELETED, f"{text}, but was deleted")
-    else:
-        verdict.note(STALE, f"{text}, expected {expected!r}")
+    elif last is not None:
+        verdict.note(STALE, f"{text}, expected {last.stamp!r}")
 
 
 def check_last(
     verdict: Verdict, writes: Iterable[Write], stored: Mapping[str, tuple[int, str | None]]
 ) -> None:
-    """Compare the catalogue at the end with the last acknowledged write of each item.
+    """Compare the catalogue at the end with the last acknowledged write of each item, and note differences.
 
-    Args:
-        verdict: receives the differences.
-        writes: all that were acknowledged.
-        stored: item id -> sequence of its last change, and its stamp; None where it was deleted. An item
-            that is stored and was never acknowledged is a difference, too.
+    `stored` is item id -> sequence of its last change, and its stamp; None where it was deleted. An item that
+    is stored and was never acknowledged is a difference, too.
     """
-    last = Order(writes).last
+    last = {item_id: own[-1] for item_id, own in Order(writes).writes.items()}
     for item_id, write in last.items():
-        if stored.get(item_id) != (write.sequence, write.stamp):
-            verdict.note(
-                LOST,
-                f"{item_id}: expected {write.stamp!r} at {write.sequence}, found {stored.get(item_id)}",
-            )
+        found = stored.get(item_id)
+        if found != (write.sequence, write.stamp):
+            text = f"{item_id}: expected {write.stamp!r} at {write.sequence}, found {found}"
+            verdict.note(LOST, text)
     for item_id in stored.keys() - last.keys():
         verdict.note(LOST, f"{item_id}: {stored[item_id]} was never acknowledged")

@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -53,11 +53,7 @@ class HistoryOptions:
 
 
 def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say) -> dict[str, Any]:
-    """Run the test.
-
-    Args:
-        folders: of two bundles.
-        place: an empty folder, for the registry and the services' files.
+    """Run the test with two bundles; `place` is an empty folder, for the registry and the services' files.
 
     Returns:
         Figures: each of `history.VIOLATIONS`, 0 where all is well, and what was done.
@@ -70,12 +66,12 @@ def run(folders: Sequence[Path], options: HistoryOptions, place: Path, say: Say)
     if options.config is not None:
         _copy_runs(place / "registry")
     with alias.registry(place / "registry", folders, name) as registry, contextlib.ExitStack() as stack:
-        services = [
-            stack.enter_context(
-                alias.follow(place / "registry", place / f"cache-{n}", WORKERS, "--catalogue", url, name=name)
-            )
+        flags = "--catalogue", url
+        started = (
+            alias.follow(place / "registry", place / f"cache-{n}", WORKERS, *flags, name=name)
             for n in range(options.services)
-        ]
+        )
+        services = [stack.enter_context(each) for each in started]
         operations = Operations(options.operations)
         addresses = [each.address for each in services]
         traffic = Traffic(addresses, maker, base_ids, operations, options.threads, seed=options.seed)
@@ -123,25 +119,30 @@ def _disturb(
     done = {"kills_catalogue": 0, "kills_worker": 0, "swaps": 0, "rollbacks": 0, "refreshes": 0}
 
     def kill(number: int) -> None:
-        service = services[number % len(services)]
+        address = services[number % len(services)].address
         kind = "catalogue" if number // len(services) % 2 == 0 else "worker"
-        killed.append(_pid(service, kind, killed))
+
+        def pid() -> int | None:
+            with contextlib.suppress(Unavailable), RetrievalClient(address) as client:
+                state = client.info().state
+                found = int(state["worker_pid"] if kind == "worker" else state["catalogue"]["pid"])
+                return None if found in killed else found  # until it was replaced, the state names it
+            return None
+
+        killed.append(wait_for(pid, f"{address}: no {kind} process"))
         os.kill(killed[-1], signal.SIGKILL)
         done[f"kills_{kind}"] += 1
 
-    def wait_served(version: str) -> None:
+    def moved(version: int) -> str:
+        registry.ask(version)
+        return names[version - 1]
+
+    def change(kind: str, move: Callable[[], str]) -> None:
+        """Make another version the champion, and wait until all services serve it."""
+        version = move()
         for each in services:
             alias.wait_served(each, WORKERS, version, traffic.check)
-
-    def swap(version: int, kind: str) -> None:
-        registry.ask(version)
-        wait_served(names[version - 1])
         done[kind] += 1
-
-    def refreshed() -> None:
-        assert refresh is not None
-        wait_served(refresh())
-        done["refreshes"] += 1
 
     def go_on(share: float) -> None:
         """Wait for this part of all operations, and for some writes since the last step."""
@@ -154,15 +155,13 @@ def _disturb(
 
     # To the other bundle, rolled back, and to the other bundle again: each place is a part of all operations.
     steps: list[tuple[float, str, Callable[[], None]]] = [
-        (0.2, "a swap", partial(swap, 2, "swaps")),
-        (0.45, "a rollback", partial(swap, 1, "rollbacks")),
-        (0.7, "a swap", partial(swap, 2, "swaps")),
-        *([(0.8, "a refresh", refreshed)] if refresh else []),
-        *(
-            ((n + 0.5) / options.kills, f"kill {n + 1} of {options.kills}", partial(kill, n))
-            for n in range(options.kills)
-        ),
+        (0.2, "a swap", partial(change, "swaps", partial(moved, 2))),
+        (0.45, "a rollback", partial(change, "rollbacks", partial(moved, 1))),
+        (0.7, "a swap", partial(change, "swaps", partial(moved, 2))),
     ]
+    steps += [(0.8, "a refresh", partial(change, "refreshes", refresh))] if refresh else []
+    for n in range(options.kills):
+        steps.append(((n + 0.5) / options.kills, f"kill {n + 1} of {options.kills}", partial(kill, n)))
     for share, what, step in sorted(steps, key=lambda each: each[0]):
         go_on(share)
         traffic.check()
@@ -199,7 +198,7 @@ def _refresh(config: Path, place: Path, url: str, traffic: Traffic) -> str:
     if BUNDLES.parent.joinpath("data").exists():  # what was read of the data set stays where it is
         (cache / "data").symlink_to(BUNDLES.parent.absolute() / "data")
     arguments = ("refresh", "--json", "--config", str(config.absolute()), "--catalogue", url)
-    with (place / "refresh.log").open("w+") as log, (place / "refresh.json").open("w+") as output:
+    with (place / "refresh.log").open("w") as log, (place / "refresh.json").open("w") as output:
         command = entry_points.command(entry_points.EXPORT, *arguments)
         variables = {**os.environ, **alias.variables(place / "registry", cache)}
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=log)
@@ -210,27 +209,12 @@ def _refresh(config: Path, place: Path, url: str, traffic: Traffic) -> str:
         finally:
             process.kill()
             process.wait()
-        if process.returncode:
-            log.seek(0)
-            raise DataError(f"the refresh failed: {log.read()[-2000:]}")
-        output.seek(0)
-        found = json.loads(output.read())
+    if process.returncode:
+        raise DataError(f"the refresh failed: {(place / 'refresh.log').read_text()[-2000:]}")
+    found = json.loads((place / "refresh.json").read_text())
     if not found["refreshed"]:
         raise DataError("the refresh found nothing to do")
     return str(found["bundle_version"])
-
-
-def _pid(service: Service, kind: str, killed: Collection[int]) -> int:
-    """The id of a service's process that owns the store, or of one of its workers."""
-
-    def pid() -> int | None:
-        with contextlib.suppress(Unavailable), RetrievalClient(service.address) as client:
-            state = client.info().state
-            found = int(state["worker_pid"] if kind == "worker" else state["catalogue"]["pid"])
-            return None if found in killed else found  # until it was replaced, the state names it
-        return None
-
-    return wait_for(pid, f"{service.address}: no {kind} process")
 
 
 def _stored(address: str, maker: ItemMaker) -> dict[str, tuple[int, str | None]]:

@@ -5,23 +5,18 @@ catalogue, with few live items, and with many. For the writes the service, its w
 cores, as on a machine with two.
 """
 
-import contextlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from protos import bundle
 from serving.benchmark import query_generator
-from serving.benchmark.live.items import shared_ids
-from serving.benchmark.live.writer import writing
+from serving.benchmark.live.items import shared_ids, writing
 from serving.benchmark.load import Say, Tick, percentile
 from serving.benchmark.plan import Measurement, Plan
 from serving.benchmark.rounds import RoundsTest
-from serving.benchmark.services import CoreSet, Service, choose_cores, pinned, serve_bundle
+from serving.benchmark.services import Service, choose_cores, pinned, serve_bundle
 from serving.benchmark.workload import Workload
 
 CLIENTS = 64
@@ -42,23 +37,17 @@ MEASUREMENTS = (
 
 
 class LiveLoadTest(RoundsTest):
-    """Measures services with live items.
-
-    Attributes:
-        singles: seconds of the writes of single items.
-    """
+    """Measures services with live items."""
 
     def run(self, place: Path, live: Mapping[str, tuple[int, int]] = LIVE) -> dict[str, Any]:
-        """Run the test.
+        """Run the test; returns figures, with `_min` and `_max` of the rounds.
 
         Args:
             place: an empty folder, for the services' files.
             live: live items of the services by name, and deletes: those of at most half of the bundle's.
-
-        Returns:
-            Figures, with `_min` and `_max` of the rounds.
         """
-        self.singles, figures, cores = list[float](), self.figures, self.cores
+        self.singles = list[float]()  # seconds of the writes of single items
+        figures, cores = self.figures, self.cores
         self._live, self._writers = live, dict[str, Service]()
         with ExitStack() as stack:
             for name in ("none", *live):
@@ -68,10 +57,10 @@ class LiveLoadTest(RoundsTest):
                 self.servers[name] = stack.enter_context(service)
             for name, (items, deletes) in live.items():
                 process = writing(self.servers[name], self.plan.bundle, cores.load, self.plan.seed)
-                self._writers[name] = stack.enter_context(process)
+                writer = self._writers[name] = stack.enter_context(process)
                 deleted = shared_ids([self.plan.bundle], deletes)
                 self._say(f"writing {items:,} live items and {len(deleted):,} deletes")
-                self._writers[name].ask("fill", items, deleted)
+                writer.ask("fill", items, deleted)
                 figures.add(**{f"{name}_live_items": float(items), f"{name}_deletes": float(len(deleted))})
             self.measure(MEASUREMENTS)
         for name in live:
@@ -94,11 +83,7 @@ class LiveLoadTest(RoundsTest):
             return
         service, process = self.servers[each.server], self._writers[each.server]
         items, seconds = self._live[each.server][0], self.plan.seconds
-        with (
-            _moved(service, self.cores.both),
-            _moved(process, self.cores.both),
-            pinned(self.cores.both),
-        ):
+        with pinned(self.cores.both, service, process):
             if each.key == "not_writing":
                 self._searches(each, number)
             elif each.key == "writing":  # the writes begin before the load does, and end after it
@@ -124,26 +109,3 @@ def of_plan(plan: Plan, say: Say, tick: Tick) -> LiveLoadTest:
     """The test of a plan; answers are not compared."""
     queries = query_generator.of_bundle(bundle.read_manifest(plan.bundle), plan.seed)
     return LiveLoadTest(plan, Workload(queries, plan.k, None), choose_cores(), say, tick)
-
-
-@contextlib.contextmanager
-def _moved(service: Service, cores: CoreSet) -> Iterator[None]:
-    """Let a process and its children run on other cores."""
-    if cores is None:
-        yield
-        return
-    before = {each.pid: os.sched_getaffinity(each.pid) for each in service.processes()}
-    for pid in before:
-        _set(pid, cores)
-    try:
-        yield
-    finally:
-        for pid, old in before.items():
-            _set(pid, old)
-
-
-def _set(pid: int, cores: "CoreSet | set[int]") -> None:
-    """Set the cores of all threads of a process that has not ended."""
-    with contextlib.suppress(OSError, psutil.Error):
-        for thread in psutil.Process(pid).threads():
-            os.sched_setaffinity(thread.id, cores or ())

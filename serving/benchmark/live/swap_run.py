@@ -19,8 +19,7 @@ from protos import bundle
 from protos.scores import SCORE_TOLERANCE, Hits
 from protos.search import largest_products
 from serving.benchmark import alias, query_generator, swap_test
-from serving.benchmark.live.items import ItemMaker, shared_ids
-from serving.benchmark.live.writer import CALL_SECONDS, writing
+from serving.benchmark.live.items import CALL_SECONDS, ItemMaker, shared_ids, writing
 from serving.benchmark.load import Say
 from serving.benchmark.services import serve_bundle
 from serving.benchmark.swap_test import Schedule, SwapClients, Versions
@@ -54,17 +53,13 @@ class SwapOptions:
 def run(
     folders: Sequence[Path], options: SwapOptions, place: Path, say: Say, tick: Callable[[], None]
 ) -> dict[str, Any]:
-    """Run the test.
-
-    Args:
-        folders: of two bundles.
-        place: an empty folder, for the registry and the services' files.
+    """Run the test with two bundles; `place` is an empty folder, for the registry and the services' files.
 
     Returns:
         Figures: `failed` requests; `mixed` answers, whose scores are not those of their bundle, or that hold
-        another number of items; `deleted_in_answers`;
-        `live_found_share`, of the live items those that are first for their own text, the smaller share of
-        the two bundles; `restart_added_s`, the seconds by which live items make a start longer.
+        another number of items; `deleted_in_answers`; `live_found_share`, of the live items those that are
+        first for their own text, the smaller share of the two bundles; `restart_added_s`, the seconds by
+        which live items make a start longer.
     """
     manifests = [bundle.read(each) for each in folders]
     names = [each.bundle_version for each in manifests]
@@ -80,10 +75,10 @@ def run(
         say(f"writing {options.live:,} live items and {len(deleted):,} deletes")
         texts = process.ask("fill", options.live, deleted)["texts"]
         deleted_seen, first, among = 0, list[float](), list[float]()
-        for version in (2, 1):
-            say(f"answers of bundle {names[version - 1][:12]} with live items")
+        for version, name in ((2, names[1]), (1, names[0])):
+            say(f"answers of bundle {name[:12]} with live items")
             registry.ask(version)
-            alias.wait_served(service, WORKERS, names[version - 1])
+            alias.wait_served(service, WORKERS, name)
             found = _searched(service.address, [*texts.values()])
             answers = [*_searched(service.address, queries, FusionMode.DENSE), *found]
             deleted_seen += sum(item_id in gone for ids in answers for item_id in ids)
@@ -112,7 +107,7 @@ def run(
 
 
 class _Scores:
-    """The scores of items for queries, by a bundle's own towers; live items included.
+    """The scores of items for queries, by a bundle's own towers.
 
     `texts` are those of live items, by id; `deleted` items have no score.
     """
@@ -128,10 +123,8 @@ class _Scores:
         maker, tower = ItemMaker(retriever.manifest), Encoder(folder, retriever.manifest, 1, "item")
         items = [maker.item(*each).features for each in texts.items()]
         self._live = {item_id: row for row, item_id in enumerate(texts)}
-        vectors = [
-            tower.vectors(tower.arrays(items[start : start + BATCH])) for start in range(0, len(items), BATCH)
-        ]
-        self._vectors = np.concatenate(vectors)
+        batches = (items[start : start + BATCH] for start in range(0, len(items), BATCH))
+        self._vectors = np.concatenate([tower.vectors(tower.arrays(each)) for each in batches])
 
     def difference(self, number: int, hits: Hits) -> str:
         """What is wrong with an answer: a score, or the number of items; empty if nothing is."""

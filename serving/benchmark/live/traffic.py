@@ -11,13 +11,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TypeVar
 
 from protos.errors import Unavailable
 from serving.benchmark.live.history import Seen, Write
 from serving.benchmark.live.items import ItemMaker
 from serving.client import RetrievalClient
-from serving.client.items import Written
 
 CALL_SECONDS = 10.0  # timeout of a try
 GIVE_UP_SECONDS = 120.0  # of tries, after which the service counts as gone
@@ -31,21 +31,13 @@ Result = TypeVar("Result")
 
 
 class Operations:
-    """Counts the operations of all threads.
-
-    Args:
-        total: after which the threads end, but not before `release`.
-
-    Attributes:
-        done: operations so far.
-        failed_tries: calls that failed and were repeated, beside those that gRPC repeats by itself.
-        error: with which a thread has ended; the others end, too.
-    """
+    """Counts the operations of all threads, which end at `total`, but not before `release`."""
 
     def __init__(self, total: int) -> None:
         self._total, self._is_held, self._lock = total, True, threading.Lock()
-        self.done = self.failed_tries = 0
-        self.error: BaseException | None = None
+        self.done = 0
+        self.failed_tries = 0  # calls that were repeated, beside those that gRPC repeats by itself
+        self.error: BaseException | None = None  # with which a thread has ended; the others end, too
         self.is_stopped = False
 
     def take(self) -> bool:
@@ -74,13 +66,9 @@ class Operations:
 class Traffic:
     """Threads that write, one in three, and threads that search.
 
-    While a process is killed, the writing threads repeat their calls, and the searching threads continue.
-
     Args:
         addresses: of services with one catalogue; each connection is to one of them.
-        maker: of the items.
         base_ids: items that came with the bundle, some of which are replaced and deleted.
-        operations: that are to be done.
         items: different ids that are written, beside `base_ids`.
     """
 
@@ -133,30 +121,25 @@ class Traffic:
     def _run(self, operation: Callable[["_Connection", random.Random], None], seed: int) -> None:
         """Write, or search, until all is done."""
         draw = random.Random(seed)
-        connection = _Connection(self._addresses, draw, self.operations)
         try:
-            while self.operations.take():
-                operation(connection, draw)
+            with closing(_Connection(self._addresses, draw, self.operations)) as connection:
+                while self.operations.take():
+                    operation(connection, draw)
         except BaseException as error:
             self.operations.stop(error)
-        finally:
-            connection.close()
 
     def _write(self, connection: "_Connection", draw: random.Random) -> None:
         """An upsert or a delete of one item, or of a batch."""
         request_id, kind = str(uuid.uuid4()), draw.random()
         ids = draw.sample(self._ids, BATCH if kind < 0.1 or kind > 0.95 else 1)
+        stamps: Sequence[str | None] = [None] * len(ids)
         if kind < 0.7:
             with self._lock:
-                texts = [self._maker.text() for _ in ids]
+                stamps = texts = [self._maker.text() for _ in ids]
             items = [self._maker.item(*each) for each in zip(ids, texts, strict=True)]
             written = connection.call(lambda client: client.upsert(items, request_id=request_id))
-            self._acknowledge(written, texts)
         else:
             written = connection.call(lambda client: client.delete(ids, request_id=request_id))
-            self._acknowledge(written, [None] * len(ids))
-
-    def _acknowledge(self, written: Written, stamps: Sequence[str | None]) -> None:
         with self._lock:
             for result, stamp in zip(written.results, stamps, strict=True):
                 self.writes.append(Write(result.sequence, result.id, stamp))
@@ -171,9 +154,9 @@ class Traffic:
             # 40 % must see the item's write, 40 % the latest write, and 20 % none.
             asked = draw.choices((sequence, self._latest, 0), (0.4, 0.4, 0.2))[0]
             text = text or self._maker.text()
-        queries = [text] * (BATCH if draw.random() < 0.05 else 1)
-        if len(queries) > 1:
-            found = connection.call(lambda client: client.search_batch(queries, K, min_sequence=asked))
+        if draw.random() < 0.05:
+            batch = [text] * BATCH
+            found = connection.call(lambda client: client.search_batch(batch, K, min_sequence=asked))
         else:
             found = [connection.call(lambda client: client.search(text, K, min_sequence=asked))]
         for answer in found:

@@ -25,12 +25,7 @@ ITEMS, QUERIES = 1, 2  # streams of random numbers, so that queries are not item
 
 
 class Documents:
-    """The documents of a catalogue.
-
-    Args:
-        seed: of all random numbers.
-        items: N; it decides the number of topics.
-    """
+    """The documents of a catalogue; the number of its items decides that of the topics."""
 
     def __init__(self, seed: int, items: int) -> None:
         rng = np.random.default_rng([seed, 0])

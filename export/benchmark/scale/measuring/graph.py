@@ -7,6 +7,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,18 +76,15 @@ def search(folder: Path, items: int, seed: int) -> dict[str, Any]:
         "queries": len(measuring),
         "curve": list(tuned.curve),
     }
-    through_graph = partial(ann.approximate, graph, k=settings.K, ef=ef)
-    compared = partial(ann.exact, vectors=vectors, k=settings.K)
-    searches = {
-        "graph": (through_graph, 1),
-        "graph_batch": (through_graph, settings.BATCH),
-        "exact": (compared, 1),
-        "exact_batch": (compared, settings.BATCH),
+    searches: dict[str, Callable[[Any], object]] = {
+        "graph": partial(ann.approximate, graph, k=settings.K, ef=ef),
+        "exact": partial(ann.exact, vectors=vectors, k=settings.K),
     }
     torch.set_num_threads(1)
-    for name, (call, batch) in searches.items():
-        with PROGRESS.status(f"timing: {name.replace('_', ' ')}"):
-            found[name] = settings.timed(call, measuring, batch, SECONDS)
+    for way, call in searches.items():
+        for name, batch in ((way, 1), (f"{way}_batch", settings.BATCH)):
+            with PROGRESS.status(f"timing: {name.replace('_', ' ')}"):
+                found[name] = settings.timed(call, measuring, batch, SECONDS)
     return found
 
 
@@ -104,9 +102,12 @@ def load(folder: Path, items: int, seed: int) -> dict[str, Any]:
         with PROGRESS.status(f"loading it, {n + 1} of {LOADS}"):
             found = ask_of_bundle(made, {"task": "load"})
             loads.append({"seconds": found.pop("load_s"), **found})
-    figures = ("seconds", "rss_bytes", "pss_bytes", "peak_bytes", "before_bytes")
+    medians: dict[str, float | None] = {}
+    for name in ("seconds", "rss_bytes", "pss_bytes", "peak_bytes", "before_bytes"):
+        known = [each[name] for each in loads if each[name] is not None]  # a system may not know a value
+        medians[name] = statistics.median(known) if known else None
     return {
-        **{name: _median([each[name] for each in loads]) for name in figures},
+        **medians,
         "bundle_bytes": sum(record.size for record in bundle.read_manifest(made).files.values()),
         "loads": loads,
     }
@@ -143,9 +144,3 @@ def write(folder: Path, items: int, seed: int) -> Path:
         latency={},
     )
     return bundle.write(folder / "bundles", manifest, fill)
-
-
-def _median(values: list[float | None]) -> float | None:
-    """The median; None if a system does not know a value."""
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None

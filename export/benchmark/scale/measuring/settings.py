@@ -35,13 +35,10 @@ def index_config(seed: int) -> IndexConfig:
 
 
 def timed(search: Callable[[Any], object], queries: Any, batch: int, seconds: float) -> dict[str, Any]:
-    """Time searches, each the median of several passes.
+    """Time searches with `batch` of the query vectors (N, D) at a time, each the median of several passes.
 
-    Args:
-        search: takes query vectors (batch, D).
-        queries: all query vectors (N, D); an incomplete batch at the end is left out.
-        batch: queries in a call.
-        seconds: approximate limit; fewer calls are timed where they take longer.
+    An incomplete batch at the end is left out. Fewer calls are timed where they take longer than about
+    `seconds`.
 
     Returns:
         `p50_us` and `p99_us` of a call, `queries_per_s`, and `on_processor`: processor time of the process
