@@ -39,7 +39,7 @@ from typing import Any, BinaryIO, Literal
 from protos import names
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
-from protos.features import Schema, Side
+from protos.features import HistoryFeature, Schema, Side
 from protos.files import atomic_directory
 from protos.lexical import Analyzer
 from protos.toml_config import OPTIONAL, parse, to_table
@@ -345,6 +345,15 @@ class Manifest:
                 f"index: expected {HNSW} or {EXACT} where a query has several vectors (interests), "
                 f"got {self.index.kind}"
             )
+
+    @property
+    def excludes_history(self) -> bool:
+        """Whether the bundle was evaluated with answers that leave out the items of the query's history.
+
+        So it is where no history of the data set holds an item twice.
+        """
+        histories = any(isinstance(spec, HistoryFeature) for spec in self.schema.query.values())
+        return histories and self.dataset.get("repeats") == "first"
 
     def width(self, side: Side) -> int:
         """The number of coordinates that a tower gives: D, and of the query tower D for each interest."""

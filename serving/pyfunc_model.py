@@ -10,7 +10,7 @@ r"""A bundle as an MLflow model, by code that MLflow runs on loading, without a 
 
 The parameters of `predict` are those that the example declares, such as
 
-    PARAMETERS = {"k": 10, "exclude_history": False, "filter": "", "fusion": ""}
+    PARAMETERS = {"k": 10, "exclude_history": True, "filter": "", "fusion": ""}
 
 It answers with the same `Retriever` as the service. Only MLflow runs this file.
 """
@@ -65,8 +65,9 @@ class BundleModel(PythonModel):
                 data frame of one column into such a list; of a wider one, give
                 `frame.to_dict("records")`.
             params: `k`, 10 if not given; `exclude_history`, whether the items of a query's history
-                are left out of its answer, false if not given; `filter`, conditions that all hits pass,
-                each on a line of its own and as `serving.filters.command_line` describes, none if not given;
+                are left out of its answer, as the bundle was evaluated if not given; `filter`, conditions
+                that all hits pass, each on a line of its own and as `serving.filters.command_line`
+                describes, none if not given;
                 `fusion`, the scores that rank the items of a text: `dense`, `lexical` or `hybrid`, those of
                 the bundle if not given.
 
@@ -90,7 +91,7 @@ class BundleModel(PythonModel):
         k = limits.k(int(params.get("k", limits.default_k)))
         if not params.get("k", k):  # in a request over gRPC it would stand for the default
             raise InvalidInput("k", "expected at least 1, got 0")
-        exclude_history = bool(params.get("exclude_history", False))
+        exclude_history = params.get("exclude_history")
         conditions = [line for line in str(params.get("filter", "")).split("\n") if line.strip()]
         passing = parse_where(conditions, self._retriever.manifest.filters)
         fusion = FusionMode(str(params.get("fusion", "")) or FusionMode.DEFAULT)

@@ -246,6 +246,7 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
     if not manifest.examples:
         raise BundleDamaged(f"{folder}: has no example queries; the model declares its input by the first")
     example = [as_input(manifest.examples[0])]
+    parameters = {"k": 10, "exclude_history": manifest.excludes_history, "filter": "", "fusion": ""}
     client = mlflow.MlflowClient()
     with warnings.catch_warnings(record=True) as caught:
         logged = Model.log(
@@ -257,7 +258,7 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
             python_model=str(ROOT / "serving" / "pyfunc_model.py"),
             artifacts={"bundle": str(folder)},
             code_paths=[str(ROOT / "serving"), str(ROOT / "protos")],
-            input_example=(example, {"k": 10, "exclude_history": False, "filter": "", "fusion": ""}),
+            input_example=(example, parameters),
             pip_requirements=[f"{package}=={version(package)}" for package in _packages(manifest)],
         )
     for each in caught:  # MLflow has no type hint for "a text or a table of features", and warns about it

@@ -301,7 +301,8 @@ class RetrievalServicer:
         if exclude:
             self._limits.check_exclude(exclude)
         fusion = converters.fusion_from_wire(request.fusion) if request.fusion else FusionMode.DEFAULT
-        return bundle.retriever.search_options(k, exclude, request.exclude_history, None, fusion)
+        exclude_history = converters.exclude_history_from_wire(request)
+        return bundle.retriever.search_options(k, exclude, exclude_history, None, fusion)
 
     def _batch(self, messages: Sequence[wire.Query]) -> tuple[list[Query], list[str]]:
         names = [f"queries[{n}]" for n in range(len(messages))]

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from argparse import ArgumentParser, Namespace, _ArgumentGroup
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace, _ArgumentGroup
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,7 +110,9 @@ def _add_hits(parser: ArgumentParser) -> None:
         help="items to leave out of the answer",
     )
     parser.add_argument(
-        "--exclude-history", action="store_true", help="leave the items of the history out of the answer too"
+        "--exclude-history",
+        action=BooleanOptionalAction,
+        help="leave the items of the history out of the answer (default: as the bundle was evaluated)",
     )
     parser.add_argument(
         "--where",

@@ -83,7 +83,7 @@ def run(folder: Path, console: Console) -> dict[str, Any]:
         shown, hits = (HISTORIES, HISTORY_HITS) if histories else (TEXTS, TEXT_HITS)
         answered = []
         for example in manifest.examples[:shown]:
-            answer = client.search(example_query(example), hits, exclude_history=True)
+            answer = client.search(example_query(example), hits)
             for line in _lines(example, manifest, catalogue):
                 console.print(line, style="bold", markup=False, highlight=False)
             tables.show_answer(console, answer)

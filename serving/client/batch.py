@@ -40,7 +40,7 @@ def search_file(
     output: Path,
     k: int = 0,
     exclude: Collection[str] = (),
-    exclude_history: bool = False,
+    exclude_history: bool | None = None,
     form: Format | None = None,
     timeout: float | None = None,
     tick: Callable[[int], None] | None = None,
@@ -56,7 +56,6 @@ def search_file(
             query.
         k: as in `RetrievalClient.search`, and so are `exclude` and `exclude_history`.
         exclude: item ids that must not be in any answer.
-        exclude_history: leave the items of a query's own history out too.
         form: format of the source; by default it follows from the name.
         timeout: seconds for the whole file; none by default.
         tick: called with the number of each answered line.

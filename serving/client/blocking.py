@@ -60,7 +60,7 @@ class RetrievalClient:
         k: int = 0,
         exclude: Collection[str] = (),
         timeout: float | None = None,
-        exclude_history: bool = False,
+        exclude_history: bool | None = None,
         metadata: Metadata = (),
         min_sequence: int = 0,
         filter: Filter | None = None,
@@ -73,7 +73,9 @@ class RetrievalClient:
             k: 0 for the server's default.
             exclude: item ids that must not be in the answer.
             timeout: in seconds.
-            exclude_history: leave the items of the query's history out too, and of its negative history.
+            exclude_history: whether to leave the items of the query's history out, and of its negative
+                history; None as the bundle was evaluated, so true where no history of its training data
+                holds an item twice.
             metadata: sent with the request, such as `[("x-request-id", "7")]`; names are lower case.
             min_sequence: the search waits until the worker has applied all writes up to this sequence; pass
                 `Written.sequence` to find your own write.
@@ -102,7 +104,7 @@ class RetrievalClient:
         k: int = 0,
         exclude: Collection[str] = (),
         timeout: float | None = None,
-        exclude_history: bool = False,
+        exclude_history: bool | None = None,
         metadata: Metadata = (),
         min_sequence: int = 0,
         filter: Filter | None = None,
@@ -120,7 +122,7 @@ class RetrievalClient:
         k: int = 0,
         exclude: Collection[str] = (),
         timeout: float | None = None,
-        exclude_history: bool = False,
+        exclude_history: bool | None = None,
         metadata: Metadata = (),
         min_sequence: int = 0,
         filter: Filter | None = None,

@@ -92,6 +92,7 @@ class Retriever:
         self.filters = filters or ItemFilters(FilterColumns.none(manifest.count))
         self._encoder = encoder
         self._form = QueryForm(manifest.schema.query)
+        self._excludes_history = manifest.excludes_history
         self.interests, self._width = manifest.interests, manifest.width("query")
         self._has_short_path = shows_products(manifest.score) and self.interests == 1
         # The index may hold items without the coordinate that pads them to unit length (`HnswIndex`).
@@ -166,7 +167,7 @@ class Retriever:
         queries: Sequence[Query],
         k: int,
         exclude: Collection[str] = (),
-        exclude_history: bool = False,
+        exclude_history: bool | None = None,
         filter: Filter | None = None,
         fusion: FusionMode = FusionMode.DEFAULT,
     ) -> list[Answer]:
@@ -177,7 +178,7 @@ class Retriever:
             k: at least 1.
             exclude: item ids that must not be in any answer; unknown ones exclude nothing.
             exclude_history: exclude the items of a query's own history from its answer, too, and those of its
-                negative history.
+                negative history; None as the bundle was evaluated, `Manifest.excludes_history`.
             filter: only items that pass are in the answers, as `serving.filters.expression.where` builds it.
             fusion: which scores rank the items of queries with a text.
 
@@ -262,7 +263,7 @@ class Retriever:
         encoded: EncodedQueries,
         k: int,
         exclude: Collection[str] = (),
-        exclude_history: bool = False,
+        exclude_history: bool | None = None,
         filter: Filter | None = None,
         fusion: FusionMode = FusionMode.DEFAULT,
     ) -> list[Answer]:
@@ -292,7 +293,7 @@ class Retriever:
         self,
         k: int,
         exclude: Collection[str] = (),
-        exclude_history: bool = False,
+        exclude_history: bool | None = None,
         compiled: CompiledFilter | None = None,
         fusion: FusionMode = FusionMode.DEFAULT,
     ) -> SearchOptions:
@@ -305,6 +306,8 @@ class Retriever:
         if k < 1:
             raise InvalidInput("k", f"expected at least 1, got {k}")
         refuse_lone_string(exclude, "exclude", "item ids")
+        if exclude_history is None:
+            exclude_history = self._excludes_history
         if fusion is FusionMode.DEFAULT and compiled is None and not (exclude or exclude_history):
             return _plain_options(k)
         fusion = FusionMode(fusion)

@@ -181,7 +181,8 @@ class Shadow:
         if request.HasField("filter"):
             compiled = compile_filter(request.filter, retriever.filters, self._limits)
         fusion = converters.fusion_from_wire(request.fusion)
-        options = retriever.search_options(k, request.exclude, request.exclude_history, compiled, fusion)
+        exclude_history = converters.exclude_history_from_wire(request)
+        options = retriever.search_options(k, request.exclude, exclude_history, compiled, fusion)
         started = time.thread_time_ns()
         encoded = retriever.encode_prepared([prepared])
         (found,) = retriever.find(encoded, [options])

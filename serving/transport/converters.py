@@ -283,6 +283,11 @@ def _hit_from_wire(hit: wire.Hit) -> Hit:
     return Hit(hit.id, hit.score, dict(hit.fields))
 
 
+def exclude_history_from_wire(request: wire.SearchRequest | wire.SearchBatchRequest) -> bool | None:
+    """Whether a request leaves out the items of histories; None where the bundle decides."""
+    return request.exclude_history if request.HasField("exclude_history") else None
+
+
 def fusion_from_wire(number: int) -> FusionMode:
     """The fusion that a request asks for.
 

@@ -80,11 +80,12 @@ def test_the_registry_gives_the_same_answers(
             for exclude in (True, False)
         )
         (ten,) = model.predict([record])
+        assert not {hit["id"] for hit in ten} & {*HISTORY}  # as the bundle was evaluated
         (context,) = model.predict([{"country": "de", "history": None}], params={"k": 5})
     query = Query(history=HISTORY)
     for found, expected in (
         (without, films_client.search(query, 5, exclude_history=True)),
-        (full, films_client.search(query, 5)),
+        (full, films_client.search(query, 5, exclude_history=False)),
         (ten, films_client.search(query, 10)),
         (context, films_client.search(Query(features={"country": "de"}), 5)),
     ):
@@ -108,7 +109,7 @@ def test_new_items_are_placed_by_content_and_served(films: Path, empty_store: Pa
     assert not cold & {*manifest.schema.vocabularies["items"]}
     assert np.linalg.norm(np.load(made.folder / bundle.VECTORS), axis=1) == pytest.approx(1, abs=1e-5)
     retriever = Retriever.load(made.folder)
-    (everything,) = retriever.search([Query(history=HISTORY)], 120)
+    (everything,) = retriever.search([Query(history=HISTORY)], 120, exclude_history=False)
     assert {hit.id for hit in everything.hits} == {*made.dataset.items["item_id"]}
     first = sorted(cold)[0]
     (alike,) = retriever.search([Query(item_id=first)], 10)

@@ -14,7 +14,7 @@ export function emptyQuestion() {
     item: "",
     k: 0, // the service's default
     exclude: [],
-    excludeHistory: true,
+    excludeHistory: null, // as the bundle was evaluated, or true or false
     match: "all",
     conditions: [], // {field, operator, values}
     compare: false,
@@ -47,13 +47,20 @@ export function towerInputs(info) {
   return { text, history, others };
 }
 
+/** Whether the bundle was evaluated with answers that leave out the history; `Manifest.excludes_history`. */
+export function excludesHistory(info) {
+  return info.manifest?.dataset?.repeats === "first";
+}
+
 /** The `SearchRequest` of a question, in the protobuf JSON mapping. */
 export function toRequest(question, info) {
   const inputs = towerInputs(info);
   const request = { query: toQuery(question, inputs) };
   if (question.k) request.k = question.k;
   if (question.exclude.length) request.exclude = question.exclude;
-  if (question.mode === "history" && question.excludeHistory) request.exclude_history = true;
+  if (question.mode === "history" && question.excludeHistory !== null) {
+    request.exclude_history = question.excludeHistory;
+  }
   const filter = toFilter(question.conditions, info.filter_fields ?? {}, question.match);
   if (filter) request.filter = filter;
   return request;
@@ -100,7 +107,7 @@ export function toLink(question) {
   if (question.mode !== "item" && question.text) parts.set("text", question.text);
   if (question.mode === "history") {
     for (const id of question.history.length ? question.history : [""]) parts.append("history", id);
-    if (!question.excludeHistory) parts.set("repeat", "1");
+    if (question.excludeHistory !== null) parts.set("repeat", question.excludeHistory ? "0" : "1");
   }
   for (const [name, value] of Object.entries(question.features)) {
     for (const each of [value].flat()) if (each) parts.append(`feature.${name}`, each);
@@ -126,7 +133,7 @@ export function fromLink(link, info) {
   question.item = parts.get("item") ?? "";
   question.text = parts.get("text") ?? "";
   question.history = parts.getAll("history").filter(Boolean);
-  question.excludeHistory = !parts.has("repeat");
+  question.excludeHistory = parts.has("repeat") ? parts.get("repeat") === "0" : null;
   for (const { name, multi } of others) {
     const given = parts.getAll(`feature.${name}`);
     if (given.length) question.features[name] = multi ? given : given[0];

@@ -3,7 +3,7 @@
 import { choiceField } from "./choice_field.js";
 import { el, icon, present } from "./dom.js";
 import { addCondition, filterPanel } from "./filter_form.js";
-import { towerInputs } from "./question.js";
+import { excludesHistory, towerInputs } from "./question.js";
 import { count } from "./words.js";
 
 const MODE_NAMES = { text: "Text", history: "History", item: "Item" };
@@ -238,10 +238,16 @@ function excludeField(page) {
 
 function historySwitch(page) {
   if (page.question.mode !== "history") return null;
-  return toggle("Leave out the history", page.question.excludeHistory, (on) => {
-    page.question.excludeHistory = on;
-    page.changed();
-  });
+  const excludes = page.question.excludeHistory ?? excludesHistory(page.info);
+  return toggle(
+    "Leave out the history",
+    excludes,
+    (on) => {
+      page.question.excludeHistory = on;
+      page.changed();
+    },
+    "exclude-history",
+  );
 }
 
 function compareSwitch(page) {
@@ -257,7 +263,7 @@ function compareSwitch(page) {
   );
 }
 
-function toggle(label, checked, onChange, id = null) {
+function toggle(label, checked, onChange, id) {
   return el(
     "label",
     { class: "toggle" },

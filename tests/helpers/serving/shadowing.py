@@ -30,9 +30,8 @@ class Champion:
         compiled = None
         if request.HasField("filter"):
             compiled = compile_filter(request.filter, self.retriever.filters, RequestLimits())
-        wanted = self.retriever.search_options(
-            RequestLimits().k(request.k), request.exclude, request.exclude_history, compiled
-        )
+        k, exclude_history = RequestLimits().k(request.k), converters.exclude_history_from_wire(request)
+        wanted = self.retriever.search_options(k, request.exclude, exclude_history, compiled)
         (found,) = self.retriever.find(encoded, [wanted])
         return self._packed.response(found, self.version, Timing(3, encoded.encode_us, 20))
 

@@ -142,6 +142,22 @@ def test_the_popular_items_of_an_unknown_history_are_left_out_too(client: Retrie
     assert ids(answer) == most_popular(300, "item-120")
 
 
+@pytest.mark.parametrize(("repeats", "leaves_out"), [("first", True), ("keep", False)])
+def test_without_a_wish_histories_are_left_out_as_the_bundle_was_evaluated(
+    tmp_path: Path, repeats: str, leaves_out: bool
+) -> None:
+    folder = watched_bundle(tmp_path, dataset={"kind": "tiny", "items": 300, "repeats": repeats})
+    query = QUERIES[0]
+    with RetrievalServer(Retriever.load(folder)) as server, RetrievalClient(server.address) as client:
+        usual = client.search(query, k=300)
+        assert ids(usual) == ids(client.search(query, k=300, exclude_history=leaves_out))
+        assert ids(client.search_batch([query], k=300)[0]) == ids(usual)
+        assert [ids(each) for each in client.search_stream([query], k=300)] == [ids(usual)]
+        left, full = (client.search(query, 300, exclude_history=each) for each in (True, False))
+    assert sorted({*ids(full)} - {*ids(left)}) == [*query.history]
+    assert len(full.hits) == 300
+
+
 def test_more_like_this_is_as_it_was(client: RetrievalClient, vectors: npt.NDArray[np.float32]) -> None:
     answer = client.search(Query(item_id="item-010"), k=3, exclude_history=True)
     assert (answer.basis, answer.unknown_history) == (Basis.QUERY, 0)

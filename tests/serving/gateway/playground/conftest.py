@@ -87,7 +87,8 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
             return stack.enter_context(RetrievalServer(Retriever.load(folder), **others))
 
         one, other, stoppable_server = serve(champion), serve(challenger), serve(challenger)
-        guarded = serve(watched_bundle(folder), access=Access(tokens=TokenFile(tokens.path)))
+        dataset = {"kind": "tiny", "items": 300, "repeats": "first"}
+        guarded = serve(watched_bundle(folder, dataset=dataset), access=Access(tokens=TokenFile(tokens.path)))
         words = serve(tiny_bundle(folder, 100, is_hybrid=True))
         told = releases()
         promoted = serve(challenger, releases=lambda: told)

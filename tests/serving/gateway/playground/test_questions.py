@@ -340,8 +340,15 @@ def test_a_history_is_completed_and_asked_with_its_context(page: Browser, sites:
     page.one(".ask").click()
     page.wait_for(".hit")
     assert "1 item of the history is unknown" in page.text()  # every tenth is
-    assert chips[0] not in page.ids()
+    assert chips[0] not in page.ids()  # the bundle was evaluated so
     assert f"history={chips[0]}&history=item-200" in page.driver.current_url
+    assert "repeat" not in page.driver.current_url
+    page.one("label.toggle:has(#exclude-history)").click()
+    wait_until(lambda: chips[0] in page.ids())
+    assert "repeat=1" in page.driver.current_url
+    page.one("label.toggle:has(#exclude-history)").click()
+    wait_until(lambda: page.ids() and chips[0] not in page.ids())
+    assert "repeat=0" in page.driver.current_url
     assert "feature.country=de" in page.driver.current_url
     first, title = page.ids()[0], page.texts(".hit-title")[0]
     page.one(".hit .follow").click()
