@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +16,8 @@ from train.progress import PROGRESS
 
 if TYPE_CHECKING:
     from train.data.dataset import Dataset
+
+EARLY = 1990  # events of before are rare; a time that is read in a wrong unit is usually of before
 
 
 def data(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -71,12 +75,31 @@ def show_data(report: dict[str, Any], console: Console) -> None:
         text = f"judged: {judged['queries']:,} queries; relevant documents by score {grades}"
         text += f"; {known:,} queries also stand in training" if known else ""
         console.print(text, highlight=False, soft_wrap=True)
+    for line in _histories(report):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     table = Table("dropped or changed", "rows", box=None)
     table.columns[1].justify = "right"
     for reason, count in {**report["dropped"], **report.get("changed", {})}.items():
         table.add_row(reason, f"{count:,}")
     if table.row_count:
         console.print(table)
+
+
+def _histories(report: Mapping[str, Any]) -> Iterator[str]:
+    """What to know of the histories of a data set; nothing of one without histories."""
+    if "repeats" in report:
+        share = report.get("share_of_repeats")
+        how_many = "" if share is None else f"; {share:.1%} of the events repeat an item of their user"
+        yield f"repeats: {report['repeats']}{how_many}"
+    if "times" in report:
+        first, last = (datetime.fromtimestamp(each, UTC) for each in report["times"])
+        doubt = "; are these seconds since 1970, or dates?" if last.year < EARLY else ""
+        yield f"times: {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC{doubt}"
+    for part, count in report.get("without_history", {}).items():
+        if part != "train" and 2 * count > report["parts"][part]:
+            is_cut = report["split"]["by"] == "time" and report["split"]["history"] == "cut"
+            remedy = '; with [split] history = "event" each has the events before it' if is_cut else ""
+            yield f"{part}: {count:,} of {report['parts'][part]:,} pairs have no history{remedy}"
 
 
 def _show_fit(result: dict[str, Any], console: Console) -> None:

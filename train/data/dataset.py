@@ -39,7 +39,15 @@ from train.data import splits
 from train.data.columns import column_names
 from train.data.filters import filter_kinds, with_filter_columns
 from train.data.judged import JUDGEMENT, JudgedTable, judged_files, read_judged
-from train.data.source import POSITIVE, Source, SourceConfig, SourceContext, Tables, sample_groups
+from train.data.source import (
+    BY_TIME,
+    POSITIVE,
+    Source,
+    SourceConfig,
+    SourceContext,
+    Tables,
+    sample_groups,
+)
 from train.data.table_files import identity_of
 from train.fingerprint import code_fingerprint
 
@@ -275,7 +283,18 @@ def _report(experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerp
         report["filters"] = filter_kinds(tables.items)
     if tables.history is None:
         return report
-    return report | {"repeats": tables.repeats} | _report_of_users(tables, pairs)
+    return report | _report_of_histories(tables) | _report_of_users(tables, pairs)
+
+
+def _report_of_histories(tables: Tables) -> dict[str, Any]:
+    """What holds for the histories of all parts of events."""
+    report: dict[str, Any] = {"repeats": tables.repeats}
+    if tables.share_of_repeats is not None:
+        report["share_of_repeats"] = tables.share_of_repeats
+    if tables.order == BY_TIME:
+        times = tables.pairs["time"]
+        report["times"] = [float(times.min()), float(times.max())]  # type: ignore[arg-type]
+    return report
 
 
 def _report_of_users(tables: Tables, pairs: pl.DataFrame) -> dict[str, Any]:
@@ -289,6 +308,10 @@ def _report_of_users(tables: Tables, pairs: pl.DataFrame) -> dict[str, Any]:
         "order": tables.order,
         "cold_items": cold["item_row"].n_unique(),
         "cold_records": cold.height,
+        "without_history": {
+            part: pairs.filter((pl.col("part") == part) & (pl.col("begin") == pl.col("end"))).height
+            for part in splits.PARTS
+        },
     }
 
 

@@ -73,6 +73,8 @@ class Tables:
         history: of events, UInt32 rows of items: the items of each user in order, one user after another.
         order: of events, what defines their order.
         repeats: of events, `keep` if a user's history may hold an item several times, `first` if not.
+        share_of_repeats: of events, as `share_of_repeats` counts them before any is left out; None if it is
+            not known.
     """
 
     items: pl.DataFrame
@@ -84,6 +86,7 @@ class Tables:
     history: pl.Series | None = None
     order: str = ""
     repeats: str = "first"
+    share_of_repeats: float | None = None
 
     @property
     def reserved(self) -> tuple[str, ...]:
@@ -216,7 +219,8 @@ def sort_and_filter(
 
     Args:
         events: in the order of the file; those of a test file come last.
-        repeats: `first` keeps only a user's first event with an item; `keep` keeps all.
+        repeats: `first` keeps only a user's first event with an item, or the first positive one if there is
+            any; `keep` keeps all.
         min_user_events: users with fewer events, not counting a test file, are dropped; users that occur only
             in the test file are kept.
     """
@@ -226,17 +230,27 @@ def sort_and_filter(
     ordered = events.sort("group", *tested, *timed, maintain_order=True)
     once = ordered
     if timed:
-        once = once.unique(["group", "item_row", "time"], keep="first", maintain_order=True)
+        once = _first_of_each(once, ["group", "item_row", "time"])
         dropped["event of the same user, item and time as another"] = ordered.height - once.height
     first = once
     if repeats == "first":
-        first = once.unique(["group", "item_row"], keep="first", maintain_order=True)
+        first = _first_of_each(once, ["group", "item_row"])
         dropped["event with an item that the user had dealt with before"] = once.height - first.height
     count = (pl.len() if not tested else (~pl.col("in_test_file")).sum()).over("group")
     kept = first.filter((count >= min_user_events) | (count == 0))
     reason = f"event of a user with fewer than {min_user_events} events"
     dropped[reason] = first.height - kept.height
     return kept, {reason: count for reason, count in dropped.items() if count}
+
+
+def _first_of_each(events: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """The first event with each key; where a key has positive events, the first of them.
+
+    So a click stays, and not the impression before it.
+    """
+    ends = [*key, *(["in_test_file"] if "in_test_file" in events.columns else [])]
+    candidates = events.filter(POSITIVE | ~POSITIVE.any().over(ends)) if "label" in events.columns else events
+    return candidates.unique(key, keep="first", maintain_order=True)
 
 
 def share_of_repeats(events: pl.DataFrame) -> float:

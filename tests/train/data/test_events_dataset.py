@@ -21,12 +21,13 @@ from protos.features import (
     TextFeature,
     TimeFeature,
 )
+from train.__main__ import show_data
 from train.config import Experiment, SplitConfig
 from train.config.losses import InBatchSoftmax
 from train.config.towers import BagTower, ClicksTower, SequenceTower
 from train.data.cleaning import Derived
 from train.data.dataset import Dataset, prepare
-from train.data.sources.events import EventsData
+from train.data.sources.events import FEW_REPEATS, EventsData
 from train.data.sources.files import FilesData
 from train.data.training_data import training_data_of
 
@@ -304,3 +305,39 @@ def test_a_test_file_of_pairs_is_tested_on(made: Callable[..., Dataset], base: P
     groups = [set(data.part(part)["group"]) for part in ("train", "validation")]
     assert not groups[0] & groups[1]
     assert data.pairs.columns == ["query", "item_row", "weight", "group", "part"]
+
+
+def shown(report: dict[str, Any]) -> list[str]:
+    console = Console(file=io.StringIO(), width=50)
+    show_data(report, console)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_what_is_known_of_the_histories_is_shown_also_of_a_data_set_from_the_cache(
+    made: Callable[..., Dataset],
+) -> None:
+    for _ in range(2):
+        report = made(replace(EXPERIMENT, split=TIME)).report
+        share = report["share_of_repeats"]
+        assert share > FEW_REPEATS
+        lines = shown(report)
+        assert f"repeats: keep; {share:.1%} of the events repeat an item of their user" in lines
+        doubt = "are these seconds since 1970, or dates?"
+        assert f"times: 1970-01-01 00:00 to 1971-07-04 00:00 UTC; {doubt}" in lines
+        assert not any("have no history" in each for each in lines)
+
+
+@pytest.mark.parametrize("history", ["cut", "event"])
+def test_a_split_by_time_of_new_users_says_that_they_have_no_history(
+    made: Callable[..., Dataset], base: Path, history: Any
+) -> None:
+    events = [f"u{n // 5},i{n % 5},{1_000_000_000 + n},s\n" for n in range(500)]
+    (base / "log.csv").write_text("user_id,item_id,at,visit\n" + "".join(events))
+    report = made(replace(EXPERIMENT, split=SplitConfig(by="time", history=history))).report
+    lines = [each for each in shown(report) if "have no history" in each]
+    if history == "cut":
+        advice = '; with [split] history = "event" each has the events before it'
+        assert f"test: 50 of 50 pairs have no history{advice}" in lines
+    else:
+        assert lines == []
+    assert "times: 2001-09-09 01:46 to 2001-09-09 01:54 UTC" in shown(report)

@@ -183,7 +183,8 @@ class EventsSource:
             logs, count = _of_known_items(logs, data.item, items["item_id"])
             dropped.update({"event of an unknown item": count} if count else {})
         events = pl.concat([self._events(log, n > 0, items, table) for n, log in enumerate(logs)])
-        repeats = self._repeats(events)
+        share = share_of_repeats(events)
+        repeats = self._repeats(share)
         events, counts = sort_and_filter(events, repeats, data.min_user_events)
         dropped.update(counts)
         if events.filter(POSITIVE).is_empty():
@@ -206,14 +207,14 @@ class EventsSource:
             history=history,
             order=order,
             repeats=repeats,
+            share_of_repeats=share,
         )
 
-    def _repeats(self, events: pl.DataFrame) -> str:
+    def _repeats(self, share: float) -> str:
         """`data.repeats`, or what takes the place of `auto`."""
         data = self.data
         if data.repeats != "auto":
             return data.repeats
-        share = share_of_repeats(events)
         if share <= FEW_REPEATS:
             repeats, bound = "first", "at most"
             meaning = "only the first of them counts, and items of a history are no answers"
@@ -224,6 +225,7 @@ class EventsSource:
             f'{data.events}: data.repeats = "{repeats}": {share:.1%} of the events repeat an item of their '
             f"user, {bound} {FEW_REPEATS:.0%}; {meaning}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
         return repeats

@@ -146,6 +146,24 @@ def test_repeats_follow_the_share_of_repeated_events(
     assert tables.dropped.get(again, 0) == (3 if repeats == "first" else 0)
 
 
+def test_a_click_stays_where_its_impression_is_left_out(tmp_path: Path) -> None:
+    log = "user_id,item_id,at,click\na,x,1,0\na,y,2,0\na,x,3,1\na,x,4,0\na,z,5,1\na,z,5,0\na,y,6,0\n"
+    labels: dict[str, Any] = {"time": "at", "label": "click", "positive_from": 1}
+    first = read(tmp_path, log, repeats="first", **labels)
+    assert rows(first, "label") == [("a", "y", 0), ("a", "x", 1), ("a", "z", 1)]
+    kept = read(tmp_path, log, repeats="keep", **labels)
+    assert [each[1:] for each in rows(kept, "label")] == [
+        ("x", 0),
+        ("y", 0),
+        ("x", 1),
+        ("x", 0),
+        ("z", 1),
+        ("y", 0),
+    ]
+    later = "user_id,item_id,at,click\na,y,9,1\n"  # does not change what is known before it
+    assert rows(read(tmp_path, log, later=later, repeats="first", **labels), "label") == rows(first, "label")
+
+
 def test_without_times_an_item_that_comes_again_is_a_repeat(tmp_path: Path) -> None:
     assert read(tmp_path, "user_id,item_id\na,x\na,y\na,x\n").repeats == "keep"
     assert read(tmp_path, "user_id,item_id\na,x\na,y\nb,x\nb,y\n").repeats == "first"
