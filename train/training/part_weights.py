@@ -9,11 +9,11 @@ An inner product of the whole vectors is the weighted sum of the part's scores a
 0, the other coordinates alone, to 16 are measured, in units of standard deviation; those up to `most` may be
 chosen.
 
-Of the weights that are within a standard error of the best, the middle one is taken (after Breiman et al.
-1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in the flat part the
-highest point lies is luck. The fewer users validation has, the more weights are close, and the nearer the
-choice is to the middle of the allowed weights: 1, where both scores vary equally, if they end at 16, and 1/4
-if they end at 1. The error is that of users, whose queries resemble each other.
+Of the weights that are within a standard error of the best, the one nearest to a usual weight is taken (after
+Breiman et al. 1984, section 3.4.3, who prune trees so): the curve is flat around its top, and where in the
+flat part the highest point lies is luck. The fewer users validation has, the more weights are close, and the
+nearer the choice is to the usual weight. The error is that of users, whose queries resemble each other. The
+metric is nDCG over 100 places, which varies less from user to user than one over ten.
 """
 
 import copy
@@ -38,29 +38,31 @@ Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each us
 # measured only to be shown.
 WEIGHTS = (0.0, *(2.0 ** (n / 2) for n in range(-8, 9)), math.inf)
 LEAST_USERS = 10  # of validation; by fewer no weight is chosen
-NDCG_AT_100 = "ndcg_at_100"  # varies less from user to user than a metric of the first ten
 # Validation queries that are read, drawn with a seed: as many as give MOST_SCORES scores, within bounds.
 LEAST_QUERIES, MOST_QUERIES, MOST_SCORES = 500, 5_000, 100_000_000
 _BLOCK = 512  # queries at a time
 
 
-def choose_weight(curve: Curve, otherwise: float = 1.0) -> float:
-    """Of the weights that are within a standard error of the best, the middle one; 0 if no other is close.
+def choose_weight(curve: Curve, usual: float = 1.0) -> float:
+    """Of the weights that are within a standard error of the best, the one nearest to `usual`.
 
     Args:
         curve: weight -> a metric of each user.
-        otherwise: the weight where there are too few users to choose by.
+        usual: above 0; it is taken as it is where there are too few users to choose by.
+
+    Returns:
+        The weight; 0 if none above 0 is within a standard error.
     """
     best = max(curve.values(), key=np.mean)
     if len(best) < LEAST_USERS:
-        return otherwise
+        return usual
 
     def is_close(values: npt.NDArray[np.float64]) -> bool:
         lost = best - values
         return bool(lost.mean() <= lost.std() / len(lost) ** 0.5)
 
-    close = [weight for weight in sorted(curve) if weight and is_close(curve[weight])]
-    return close[(len(close) - 1) // 2] if close else 0.0
+    close = [weight for weight, values in curve.items() if weight and is_close(values)]
+    return min(close, key=lambda weight: abs(math.log(weight / usual)), default=0.0)
 
 
 def part_of(tower: Tower, part: Part) -> Mixture:
@@ -140,13 +142,12 @@ class WeightCurves(PartWeighting):
         trainer: with the towers.
         part: the part.
         metric: of the ranking, that is shown.
-        chosen_by: the metric that chooses; `NDCG_AT_100`, or else `metric`.
         most: the largest weight that is chosen.
-        otherwise: the weight where validation has too few users to choose by.
+        usual: as of `choose_weight`.
 
     Attributes:
         unit: the standard deviation over the items of the others' scores, divided by that of the part's.
-        values: weight -> the metric that chooses, of each user: the mean over the user's queries.
+        values: weight -> nDCG@100 of each user: the mean over the user's queries.
         shown: weight -> the mean of `metric` over users.
     """
 
@@ -155,13 +156,11 @@ class WeightCurves(PartWeighting):
         trainer: Trainer,
         part: Part,
         metric: str,
-        chosen_by: str = "",
         most: float = WEIGHTS[-2],
-        otherwise: float = 1.0,
+        usual: float = 1.0,
     ) -> None:
         super().__init__(trainer, part)
-        self._metric, self._chosen_by = metric, chosen_by or metric
-        self._most, self._otherwise = most, otherwise
+        self._metric, self._most, self._usual = metric, most, usual
         self._measure()
 
     def with_coordinates(self, queries: Tensor, items: Tensor) -> "WeightCurves":
@@ -187,22 +186,19 @@ class WeightCurves(PartWeighting):
         users = _users(self._trainer, self.queries)
         self.values, self.shown = dict[float, Floats](), dict[float, float]()
         for weight, rows in ranked.items():
-            found = {**per_query(rows, self._relevant), NDCG_AT_100: ndcg(rows, self._relevant)}
-            chooses, shown = (
-                np.bincount(users, found[name]) / np.bincount(users)
-                for name in (self._chosen_by, self._metric)
-            )
+            figures = ndcg(rows, self._relevant), per_query(rows, self._relevant)[self._metric]
+            chooses, shown = (np.bincount(users, each) / np.bincount(users) for each in figures)
             self.values[weight], self.shown[weight] = chooses, float(shown.mean())
 
     @property
     def chosen(self) -> float:
         """The weight that is taken."""
         allowed = {weight: each for weight, each in self.values.items() if weight <= self._most}
-        return choose_weight(allowed, self._otherwise)
+        return choose_weight(allowed, self._usual)
 
     @property
     def quality(self) -> float:
-        """The mean over users of the metric that chooses, at that weight."""
+        """The mean over users of nDCG@100 at that weight."""
         return float(self.values[self.chosen].mean())
 
     def _ratio(self) -> float:

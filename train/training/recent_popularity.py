@@ -20,14 +20,13 @@ from train.models.placement import beside
 from train.models.recent_popularity import EventsByPeriod, PeriodEncoder, Rows
 from train.models.sequence_encoders import IdEncoder
 from train.models.towers import Part
-from train.training.part_weights import NDCG_AT_100, PartWeighting, WeightCurves, part_of, remove_part
+from train.training.part_weights import PartWeighting, WeightCurves, part_of, remove_part
 from train.training.trainer import Trainer
 
 PART: Part = "recent"  # of the towers' coordinates
 HALF_LIVES = (1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 60.0)  # days
 MOST = 1.0  # the largest weight
-# The weight where validation has too few users to choose by: the middle of those up to `MOST`.
-WITH_FEW_USERS = 0.25
+USUAL = 0.25  # the weight where validation has too few users to choose by
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,7 @@ def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | N
     events, tried = _events(trainer), dict[float, WeightCurves]()
     first, *others = HALF_LIVES
     _place(events, first, trainer)
-    tried[first] = WeightCurves(
-        trainer, PART, metric, chosen_by=NDCG_AT_100, most=MOST, otherwise=WITH_FEW_USERS
-    )
+    tried[first] = WeightCurves(trainer, PART, metric, MOST, USUAL)
     for half_life in others:
         _place(events, half_life, trainer)
         tried[half_life] = tried[first].with_coordinates(*_coordinates(trainer, tried[first].queries))

@@ -30,7 +30,7 @@ from train.training.part_weights import LEAST_USERS
 from train.training.recent_popularity import (
     HALF_LIVES,
     MOST,
-    WITH_FEW_USERS,
+    USUAL,
     add_as_chosen,
     add_recent_popularity,
 )
@@ -152,7 +152,7 @@ def test_its_weight_is_at_most_that_of_all_else_and_with_few_users_a_quarter(fas
     of_few = replace(fashions, parts={**fashions.parts, "validation": few})
     alone = add_recent_popularity(untrained(of_few), "ndcg_at_10")
     assert alone is not None
-    assert alone.weight == WITH_FEW_USERS
+    assert alone.weight == USUAL
 
 
 def test_other_towers_get_what_was_chosen(fashions: TrainingData) -> None:
