@@ -412,6 +412,8 @@ def bases(features: Mapping[str, FeatureSpec], arrays: Arrays) -> list[Basis]:
     if text_is_required(features):  # so each query has one, even if empty
         return [Basis.QUERY] * len(anything)
     histories = [known[name] for name, spec in features.items() if isinstance(spec, HistoryFeature)]
+    if histories and any(isinstance(spec, TimeFeature) for spec in features.values()):
+        anything = np.ones_like(anything)  # without a history the tower knows what was popular at the time
     enough = np.logical_or.reduce(histories) if histories else anything  # (B,)
     return [
         Basis.QUERY if whole else Basis.CONTEXT if some else Basis.POPULAR
@@ -421,7 +423,7 @@ def bases(features: Mapping[str, FeatureSpec], arrays: Arrays) -> list[Basis]:
 
 def _is_known(spec: FeatureSpec, array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Whether each query has a value of the feature that the tower knows: bool (B,)."""
-    if spec.kind == "time":  # which says nothing about the user
+    if spec.kind == "time":
         return np.zeros(len(array), bool)
     if spec.kind == "number":
         known = ~np.isnan(array)

@@ -141,7 +141,16 @@ def test_a_query_has_a_time_and_without_one_is_asked_now(
         )
         assert now == later
         assert len({tuple(hit.score for hit in hits) for hits in (now, early, before)}) == 3
-        assert client.search(Query(features={"time": 1_300_000.0})).basis is Basis.POPULAR
+        known = {"time": 1_300_000.0}
+        new, lost = (
+            client.search(Query(history=each, features=known), 20) for each in ((), ("no such film",))
+        )
+        for answer in (new, lost, client.search(Query())):  # not the popular items of all time
+            assert answer.basis is Basis.CONTEXT
+        assert new.hits == lost.hits
+        scores = client.score(Query(features=known), [hit.id for hit in new.hits])
+        assert [hit.score for hit in new.hits] == pytest.approx([score for _, score in scores.items])
+        assert new.hits != client.search(Query(), 20).hits  # which is asked now
         with pytest.raises(InvalidInput, match=r"query\.features\.time: expected seconds since 1970"):
             client.search(at(2e12))
         with pytest.raises(InvalidInput, match=r"query\.features\.time: expected seconds since 1970"):
