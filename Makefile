@@ -149,7 +149,7 @@ search: setup ## ask the server on PORT: make search Q="..." or HISTORY="id id i
 	@[ -n "$${Q:-}$${HISTORY:-}" ] || {
 	  echo 'ask something: make search Q="read a CSV file", or HISTORY="id id id"' >&2; exit 2; }
 	read -r -d '' -a ids <<< "$$HISTORY" || true
-	history=(--exclude-history)
+	history=()
 	for id in $${ids[@]+"$${ids[@]}"}; do history+=("--history=$$id"); done
 	$(call run,serving search,--address 127.0.0.1:$(PORT) --k $(K) "$${history[@]}" -- $${Q:+"$$Q"})
 

@@ -39,7 +39,7 @@ from typing import Any, BinaryIO, Literal
 from protos import names
 from protos.documents import parse_json
 from protos.errors import BundleDamaged, BundleTooNew, BundleTooOld
-from protos.features import HistoryFeature, Schema, Side
+from protos.features import Schema, Side
 from protos.files import atomic_directory
 from protos.lexical import Analyzer
 from protos.toml_config import OPTIONAL, parse, to_table
@@ -348,12 +348,12 @@ class Manifest:
 
     @property
     def excludes_history(self) -> bool:
-        """Whether the bundle was evaluated with answers that leave out the items of the query's history.
+        """Whether answers leave out the items of the query's history where a request does not say.
 
-        So it is where no history of the data set holds an item twice.
+        They do where the bundle was evaluated so, because no history of its data set holds an item twice.
         """
-        histories = any(isinstance(spec, HistoryFeature) for spec in self.schema.query.values())
-        return histories and self.dataset.get("repeats") == "first"
+        has_history = any(spec.kind == "history" for spec in self.schema.query.values())
+        return has_history and self.dataset.get("repeats") == "first"
 
     def width(self, side: Side) -> int:
         """The number of coordinates that a tower gives: D, and of the query tower D for each interest."""

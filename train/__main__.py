@@ -89,7 +89,9 @@ def _histories(report: Mapping[str, Any]) -> Iterator[str]:
     """What to know of the histories of a data set; nothing of one without histories."""
     if "repeats" in report:
         share = report.get("share_of_repeats")
-        how_many = "" if share is None else f"; {share:.1%} of the events repeat an item of their user"
+        how_many = (
+            "" if share is None else f"; {share:.1%} of the positive events repeat an item of their user"
+        )
         yield f"repeats: {report['repeats']}{how_many}"
     if "times" in report:
         first, last = (datetime.fromtimestamp(each, UTC) for each in report["times"])

@@ -68,7 +68,7 @@ def application(retriever: Retriever) -> FastAPI:
         asked = request.query
         times = tuple(asked.history_times)
         query = Query(text=asked.text, history=tuple(asked.history), history_times=times)
-        (found,) = retriever.search([query], request.k)
+        (found,) = retriever.search([query], request.k, exclude_history=False)
         hits = [Found(id=hit.id, score=hit.score, fields=dict(hit.fields)) for hit in found.hits]
         return SearchResponse(hits=hits, bundle_version=version)
 

@@ -141,7 +141,7 @@ class LoadTest(RoundsTest):
         following = itertools.cycle(batches)
 
         def search() -> None:
-            for answer in retriever.search(next(following), workload.k, fusion=workload.fusion):
+            for answer in retriever.search(next(following), workload.k, (), False, fusion=workload.fusion):
                 for hit in answer.hits:
                     len(hit.fields)  # display fields are looked up when they are read, as the service does
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.json_format import MessageToJson
 
@@ -49,9 +50,10 @@ class Workload:
         self.first = ""  # description of the first difference
         self.queries, self.k, self.is_compared = queries, k, expected is not None
         self._expected = expected or ()
-        self.fusion, self._fusion = fusion, fusion_to_wire(fusion)
+        self.fusion = fusion
         self._queries = [query_to_wire(query) for query in queries]
-        self._searches = [wire.SearchRequest(query=each, k=k, fusion=self._fusion) for each in self._queries]
+        self._options: dict[str, Any] = {"k": k, "exclude_history": False, "fusion": fusion_to_wire(fusion)}
+        self._searches = [wire.SearchRequest(query=each, **self._options) for each in self._queries]
 
     def searches(self, method: str = "Search", checked: bool = True) -> Requests:
         """A request for each query; `SearchStream` takes the same messages as `Search`."""
@@ -88,7 +90,7 @@ class Workload:
         messages = []
         for batch in places:
             queries = [self._queries[place] for place in batch]
-            request = wire.SearchBatchRequest(queries=queries, k=self.k, fusion=self._fusion)
+            request = wire.SearchBatchRequest(queries=queries, **self._options)
             messages.append(message(request.SerializeToString()))
         return Requests(SERVICE + "SearchBatch", messages, size, check if self.is_compared else None)
 
@@ -110,9 +112,9 @@ def hits_of(answer: wire.SearchResponse | wire.HitList) -> Hits:
 def expected_answers(
     retriever: Retriever, queries: Sequence[Query], k: int, fusion: FusionMode = FusionMode.DEFAULT
 ) -> list[Hits]:
-    """The hits that a retriever finds for each query."""
+    """The hits that a retriever finds for each query; items of its history may be among them."""
     batches = (queries[start : start + BATCH] for start in range(0, len(queries), BATCH))
-    answers = (each for batch in batches for each in retriever.search(batch, k, fusion=fusion))
+    answers = (each for batch in batches for each in retriever.search(batch, k, (), False, fusion=fusion))
     return [[(hit.id, hit.score) for hit in answer.hits] for answer in answers]
 
 

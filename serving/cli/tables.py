@@ -18,7 +18,7 @@ IN_BYTES = ("max_message_bytes", "max_answer_bytes")  # of `RequestLimits`
 DIGITS = 12  # shown of a bundle's version
 HEADINGS = ("name", "title")  # display fields that come first
 REMARKS = {
-    Basis.CONTEXT: "no known item in the history: the answer is based on the other features alone",
+    Basis.CONTEXT: "no known item in the history: the answer is based on other features or the time",
     Basis.POPULAR: "nothing known in the query: these are the most popular items, "
     "with their share of all interactions",
     Basis.NONE: "nothing known in the query, and no item is more popular than others: no hits",

@@ -11,10 +11,11 @@ from serving.filters.plan import Plan
 class Basis(StrEnum):
     """What an answer rests on.
 
-    QUERY: the whole query. CONTEXT: the query's features without its history, because the query tower knows
-    no item of that history. POPULAR: the most popular items, because the query tower knows nothing of what
-    the query holds. NONE: nothing, so there are no hits; like POPULAR, in a bundle where no item is more
-    popular than another. UNKNOWN: one that a newer server names, and this client does not know.
+    QUERY: the whole query. CONTEXT: the query's features without its history, its time among them, because
+    the query tower knows no item of that history. POPULAR: the most popular items, because the query tower
+    knows nothing of what the query holds. NONE: nothing, so there are no hits; like POPULAR, in a bundle
+    where no item is more popular than another. UNKNOWN: one that a newer server names, and this client does
+    not know.
     """
 
     QUERY = "query"

@@ -561,7 +561,7 @@ class Retriever:
         examples = [example_query(example) for example in self.manifest.examples[:8]]
         try:
             answers = self.search_encoded(EncodedQueries(self._encode_blank(), (PLAIN,), 0), k=10)
-            answers += self.search(examples, k=10) if examples else []
+            answers += self.search(examples, k=10, exclude_history=False) if examples else []
         except Unavailable:  # the server of the index, and not the bundle, is at fault
             raise
         except Exception as error:  # ONNX Runtime's errors share no other base

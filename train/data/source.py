@@ -219,8 +219,7 @@ def sort_and_filter(
 
     Args:
         events: in the order of the file; those of a test file come last.
-        repeats: `first` keeps only a user's first event with an item, or the first positive one if there is
-            any; `keep` keeps all.
+        repeats: `first` keeps no event with an item after the user's first positive one; `keep` keeps all.
         min_user_events: users with fewer events, not counting a test file, are dropped; users that occur only
             in the test file are kept.
     """
@@ -230,11 +229,14 @@ def sort_and_filter(
     ordered = events.sort("group", *tested, *timed, maintain_order=True)
     once = ordered
     if timed:
-        once = _first_of_each(once, ["group", "item_row", "time"])
+        key = ["group", "item_row", "time"]
+        has_positive = POSITIVE.any().over(*key, *tested)
+        once = ordered.filter(POSITIVE | ~has_positive).unique(key, keep="first", maintain_order=True)
         dropped["event of the same user, item and time as another"] = ordered.height - once.height
     first = once
     if repeats == "first":
-        first = _first_of_each(once, ["group", "item_row"])
+        known = (POSITIVE.cast(pl.Int64).cum_sum() - POSITIVE).over("group", "item_row")
+        first = once.filter(known == 0)
         dropped["event with an item that the user had dealt with before"] = once.height - first.height
     count = (pl.len() if not tested else (~pl.col("in_test_file")).sum()).over("group")
     kept = first.filter((count >= min_user_events) | (count == 0))
@@ -243,28 +245,20 @@ def sort_and_filter(
     return kept, {reason: count for reason, count in dropped.items() if count}
 
 
-def _first_of_each(events: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """The first event with each key; where a key has positive events, the first of them.
-
-    So a click stays, and not the impression before it.
-    """
-    ends = [*key, *(["in_test_file"] if "in_test_file" in events.columns else [])]
-    candidates = events.filter(POSITIVE | ~POSITIVE.any().over(ends)) if "label" in events.columns else events
-    return candidates.unique(key, keep="first", maintain_order=True)
-
-
 def share_of_repeats(events: pl.DataFrame) -> float:
-    """Share of the events whose user had an earlier event with the same item; 0 without events.
+    """Share of the positive events whose user had an earlier one with the same item; 0 without any.
 
     Args:
         events: as `sort_and_filter` takes them. Events of a test file do not count, and of events with the
             same user, item and time only one does.
     """
+    positives = events.filter(POSITIVE)
     if "in_test_file" in events.columns:
-        events = events.filter(~pl.col("in_test_file"))
+        positives = positives.filter(~pl.col("in_test_file"))
     if "time" in events.columns:
-        events = events.unique(["group", "item_row", "time"])
-    return 1 - events.select("group", "item_row").n_unique() / events.height if events.height else 0.0
+        positives = positives.unique(["group", "item_row", "time"])
+    repeated = positives.height - positives.select("group", "item_row").n_unique()
+    return repeated / max(1, positives.height)
 
 
 def add_positions(events: pl.DataFrame, in_history: pl.Expr = POSITIVE) -> tuple[pl.DataFrame, pl.Series]:

@@ -37,7 +37,7 @@ Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each us
 # Of a part's scores, once they and the others have the same standard deviation. Infinity, the part alone, is
 # measured only to be shown.
 WEIGHTS = (0.0, *(2.0 ** (n / 2) for n in range(-8, 9)), math.inf)
-LEAST_USERS = 10  # of validation; by fewer no weight is chosen
+LEAST_USERS = 10  # of validation; with fewer the usual weight is taken
 # Validation queries that are read, drawn with a seed: as many as give MOST_SCORES scores, within bounds.
 LEAST_QUERIES, MOST_QUERIES, MOST_SCORES = 500, 5_000, 100_000_000
 _BLOCK = 512  # queries at a time

@@ -26,7 +26,7 @@ from train.training.trainer import Trainer
 PART: Part = "recent"  # of the towers' coordinates
 HALF_LIVES = (1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 60.0)  # days
 MOST = 1.0  # the largest weight
-USUAL = 0.25  # the weight where validation has too few users to choose by
+USUAL = 0.25  # of the weights that are as good, the one nearest to this is taken; by few users, this one
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def test_search_says_what_an_answer_rests_on(capsys: Capture, watched_address: s
     head, _, *remarks, _ = lines("--history", "x", "--feature", "country=de")
     assert head.split()[1] == "score"
     assert remarks == [
-        "no known item in the history: the answer is based on the other features alone",
+        "no known item in the history: the answer is based on other features or the time",
         "1 item of the history skipped: unknown to the query tower",
     ]
     assert len(lines()) == 4
@@ -150,7 +150,7 @@ def test_score_says_what_the_scores_rest_on(capsys: Capture, watched_address: st
         "2 items of the history skipped: unknown to the query tower",
     ]
     assert remarks("--history", "x", "--feature", "country=de") == [
-        "no known item in the history: the scores are based on the other features alone",
+        "no known item in the history: the scores are based on other features or the time",
         "1 item of the history skipped: unknown to the query tower",
     ]
 

@@ -1,5 +1,6 @@
 """Histories over a real socket: what they rest on, what they leave out, and what is refused."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from protos import retrieval_pb2_grpc
 from protos.bundle import VECTORS, Score
 from protos.errors import InvalidInput
 from protos.features import FeatureSpec
-from serving.client import RetrievalClient
+from serving.client import AsyncRetrievalClient, RetrievalClient
 from serving.retrieval.answer import Answer, Basis
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
@@ -154,6 +155,12 @@ def test_without_a_wish_histories_are_left_out_as_the_bundle_was_evaluated(
         assert ids(client.search_batch([query], k=300)[0]) == ids(usual)
         assert [ids(each) for each in client.search_stream([query], k=300)] == [ids(usual)]
         left, full = (client.search(query, 300, exclude_history=each) for each in (True, False))
+
+        async def by_asyncio() -> list[Answer]:
+            async with AsyncRetrievalClient(server.address) as other:
+                return [await other.search(query, 300), *await other.search_batch([query], 300)]
+
+        assert [ids(each) for each in asyncio.run(by_asyncio())] == [ids(usual)] * 2
     assert sorted({*ids(full)} - {*ids(left)}) == [*query.history]
     assert len(full.hits) == 300
 

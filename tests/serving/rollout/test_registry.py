@@ -22,7 +22,7 @@ from serving.retrieval.answer import Answer, FusionMode
 from serving.retrieval.query import Query
 from serving.retrieval.retriever import Retriever
 from serving.rollout.registry import MlflowRegistry, Registered, _answer
-from tests.helpers.tiny import FILTERS, tiny_bundle
+from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
 from tests.serving.conftest import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -205,6 +205,21 @@ def test_the_model_takes_histories(registry: str, watched: Path) -> None:
         MlflowException, match=r"queries\[0\]\.features\.history: expected a list of item ids"
     ):
         model.predict([{"history": [1, 2]}])
+
+
+@pytest.mark.parametrize("repeats", ["first", "keep"])
+def test_without_a_wish_the_model_leaves_out_histories_as_the_service_does(
+    tmp_path: Path, repeats: str
+) -> None:
+    folder = watched_bundle(tmp_path, dataset={"kind": "tiny", "items": 300, "repeats": repeats})
+    model = BundleModel()
+    model.load_context(SimpleNamespace(artifacts={"bundle": str(folder)}))
+    retriever = Retriever.load(folder)
+    history = [hit.id for hit in retriever.search([Query(history=("item-001",))], k=3)[0].hits]
+    (found,) = model.predict(None, [{"history": history}], {"k": 300})
+    (expected,) = retriever.search([Query(history=tuple(history))], 300, exclude_history=repeats == "first")
+    assert found == documents(expected)
+    assert len(found) == 300 - 3 * (repeats == "first")
 
 
 def test_the_model_ranks_by_the_scores_that_are_asked_for(registry: str, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from serving.retrieval.retriever import Retriever
 from serving.shadow.process import NO_CHALLENGER
 from serving.shadow.report import shadow_state
 from serving.supervisor import ProcessSpec
+from serving.transport import converters
 from tests.helpers.serving.operated import supervised
 from tests.helpers.serving.shadowing import Champion, Scene, asked
-from tests.helpers.tiny import item_names, tiny_bundle
+from tests.helpers.tiny import item_names, tiny_bundle, watched_bundle
 from tests.helpers.tiny_towers import TinyTower
 from tests.helpers.waiting import wait_until
 
@@ -67,6 +68,29 @@ def test_an_equal_bundle_finds_the_same(scene: Scene, champion: Champion, equal:
     told = wire.Shadow(**shadow_state(note, scene.channel.dropped))
     assert (told.model, told.model_version) == ("models:/tiny@challenger", "2")
     assert (told.bundle_version, told.queries, told.last_error) == (version_of(equal), 50, "")
+
+
+def test_histories_are_left_out_as_the_champion_leaves_them_out(tmp_path: Path) -> None:
+    dataset = {"kind": "tiny", "items": 300, "repeats": "first"}
+    one, other = (watched_bundle(tmp_path, dataset=dataset, report=f'{{"as": "{each}"}}\n') for each in "ab")
+    history = Query(history=("item-001", "item-002", "item-003"))
+    near = [hit.id for hit in Retriever.load(one).search([history], k=3)[0].hits]
+    query = converters.query_to_wire(Query(history=tuple(near)))
+    scene, champion = Scene(), Champion(one)
+    try:
+        scene.serve(champion.version)
+        scene.challenge(other, version_of(other))
+        scene.shadow.step(0)
+        requests = [
+            wire.SearchRequest(query=query, k=10, exclude_history=each) for each in (None, False, True)
+        ]
+        scene.offer(champion, *requests)
+        note = scene.note()
+    finally:
+        scene.channel.close()
+    assert (note["queries"], note["errors"], note["overlap_at_10"]) == (3, 0, 1.0)
+    usual, kept, left = (wire.SearchResponse.FromString(champion.answer(each)).hits for each in requests)
+    assert [each.id for each in usual] == [each.id for each in left] != [each.id for each in kept]
 
 
 def test_another_bundle_is_measured_as_its_answers_differ(

@@ -321,7 +321,7 @@ def test_what_is_known_of_the_histories_is_shown_also_of_a_data_set_from_the_cac
         share = report["share_of_repeats"]
         assert share > FEW_REPEATS
         lines = shown(report)
-        assert f"repeats: keep; {share:.1%} of the events repeat an item of their user" in lines
+        assert f"repeats: keep; {share:.1%} of the positive events repeat an item of their user" in lines
         doubt = "are these seconds since 1970, or dates?"
         assert f"times: 1970-01-01 00:00 to 1971-07-04 00:00 UTC; {doubt}" in lines
         assert not any("have no history" in each for each in lines)

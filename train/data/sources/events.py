@@ -45,7 +45,9 @@ from train.data.table_files import find_data_file
 
 Rule = Literal["first", "last", "most_common", "mean", "median", "min", "max"]
 
-FEW_REPEATS = 0.05  # share of the events up to which `repeats = "auto"` takes repeated items for no answers
+FEW_REPEATS = (
+    0.05  # share of the positive events up to which `repeats = "auto"` takes repeated items for no answers
+)
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,10 @@ class EventsData(SourceConfig):
         item_id: the items table's column of unique ids.
         item_columns: without an items table: column of events -> rule that gives an item's one value.
         display: columns of the items that an answer shows beside an id.
-        repeats: of a user's events with the same item, `keep` keeps all, and `first` the first one. With
-            `first`, items of the history are no answers in training and evaluation. `auto` is `first`
-            if at most `FEW_REPEATS` of the events repeat an item, else `keep`, and prints the share.
+        repeats: of a user's events with the same item, `keep` keeps all, and `first` those up to the first
+            positive one. With `first`, items of the history are no answers in training and evaluation.
+            `auto` is `first` if at most `FEW_REPEATS` of the positive events repeat an item, else `keep`,
+            and prints the share.
         min_user_events: users with fewer events than this are dropped.
         casts: column of events -> type that it is read as.
         derive: name of a new column -> how it is computed.
@@ -217,13 +220,13 @@ class EventsSource:
             return data.repeats
         if share <= FEW_REPEATS:
             repeats, bound = "first", "at most"
-            meaning = "only the first of them counts, and items of a history are no answers"
+            meaning = "none counts after the first, and items of a history are no answers"
         else:
             repeats, bound = "keep", "more than"
             meaning = "all of them count, and items of a history may be answers"
         self.context.console.print(
-            f'{data.events}: data.repeats = "{repeats}": {share:.1%} of the events repeat an item of their '
-            f"user, {bound} {FEW_REPEATS:.0%}; {meaning}",
+            f'{data.events}: data.repeats = "{repeats}": {share:.1%} of the positive events repeat an item '
+            f"of their user, {bound} {FEW_REPEATS:.0%}; {meaning}",
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -20,7 +20,7 @@ from protos.features import (
 )
 from protos.toml_config import parse
 from tests.helpers.sources import source_context
-from train.data.source import Tables, sample_groups
+from train.data.source import Tables, sample_groups, share_of_repeats
 from train.data.sources.events import EventsData, EventsSource
 
 HISTORY: dict[str, FeatureSpec] = {"history": HistoryFeature("history")}
@@ -126,14 +126,14 @@ def test_dropped_events_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("events", "repeats", "said"),
     [
-        (20, "first", "4.8% of the events repeat an item of their user, at most 5%"),
-        (18, "keep", "5.3% of the events repeat an item of their user, more than 5%"),
+        (19, "first", "5.0% of the positive events repeat an item of their user, at most 5%"),
+        (18, "keep", "5.3% of the positive events repeat an item of their user, more than 5%"),
     ],
 )
 def test_repeats_follow_the_share_of_repeated_events(
     tmp_path: Path, events: int, repeats: str, said: str
 ) -> None:
-    pairs = [f"{user},{item},{item}\n" for user in range(events // 2) for item in (1, 2)]
+    pairs = [f"{n // 2},{n % 2},1\n" for n in range(events)]
     log = "user_id,item_id,at\n" + "".join(pairs) + "0,1,7\n"
     later = "user_id,item_id,at\n" + "0,1,8\n0,1,9\n"  # is not counted
     twice = pairs[0]  # an event that the file has twice is not a repeat either
@@ -146,22 +146,30 @@ def test_repeats_follow_the_share_of_repeated_events(
     assert tables.dropped.get(again, 0) == (3 if repeats == "first" else 0)
 
 
-def test_a_click_stays_where_its_impression_is_left_out(tmp_path: Path) -> None:
-    log = "user_id,item_id,at,click\na,x,1,0\na,y,2,0\na,x,3,1\na,x,4,0\na,z,5,1\na,z,5,0\na,y,6,0\n"
-    labels: dict[str, Any] = {"time": "at", "label": "click", "positive_from": 1}
-    first = read(tmp_path, log, repeats="first", **labels)
-    assert rows(first, "label") == [("a", "y", 0), ("a", "x", 1), ("a", "z", 1)]
-    kept = read(tmp_path, log, repeats="keep", **labels)
-    assert [each[1:] for each in rows(kept, "label")] == [
-        ("x", 0),
-        ("y", 0),
-        ("x", 1),
-        ("x", 0),
-        ("z", 1),
-        ("y", 0),
+def test_up_to_the_first_click_all_impressions_of_an_item_are_kept(tmp_path: Path) -> None:
+    shown = [
+        ("x", 1, 0),
+        ("y", 2, 0),
+        ("x", 3, 1),
+        ("x", 4, 0),
+        ("z", 5, 0),
+        ("z", 5, 1),
+        ("y", 6, 0),
+        ("x", 7, 1),
     ]
-    later = "user_id,item_id,at,click\na,y,9,1\n"  # does not change what is known before it
-    assert rows(read(tmp_path, log, later=later, repeats="first", **labels), "label") == rows(first, "label")
+    log = "user_id,item_id,at,click\n" + "".join(f"a,{item},{at},{click}\n" for item, at, click in shown)
+    labels: dict[str, Any] = {"time": "at", "label": "click", "positive_from": 1}
+
+    def kept(repeats: str, later: str = "") -> list[tuple[Any, ...]]:
+        tables = read(tmp_path, log, later=later, repeats=repeats, **labels)
+        return [each[1:] for each in rows(tables, "time", "label")]
+
+    once = [each for each in shown if each != ("z", 5, 0)]  # at the same time as the click
+    assert kept("keep") == once
+    assert kept("first") == [each for each in once if each not in (("x", 4, 0), ("x", 7, 1))]
+    later = "user_id,item_id,at,click\na,y,9,1\na,x,9,1\n"
+    assert kept("first", later) == [*kept("first"), ("y", 9, 1)]
+    assert share_of_repeats(read(tmp_path, log, repeats="keep", **labels).pairs) == 1 / 3
 
 
 def test_without_times_an_item_that_comes_again_is_a_repeat(tmp_path: Path) -> None:
