@@ -57,7 +57,7 @@ from train.training.mlflow_dataset import as_mlflow_dataset
 from train.training.rank_processes import ranks_of
 from train.training.recent_popularity import RecentPopularity, add_as_chosen, add_recent_popularity
 from train.training.refit import REFIT, refit
-from train.training.tracking import find_run, flattened, log_warnings, tracked_run
+from train.training.tracking import find_run, flattened, log_warnings, tracked_run, unfinished_runs
 from train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, trainer_of
 from train.training.trainer import Trainer
 
@@ -92,10 +92,10 @@ def fit(
         ConfigError: this machine lacks the device, or has fewer cards than there are ranks.
         Unavailable: one of several processes has ended, or there is too little memory.
     """
-    finished = finished_run(experiment, dataset)
+    key = _fingerprint(experiment, dataset)
+    finished = find_run(experiment.name, STAGE, key)
     if finished is not None:
         return finished, True
-    key = _fingerprint(experiment, dataset)
     interrupted = _interrupted(experiment, key)
     if resume and interrupted is None:
         raise MissingStage(f"{experiment.name}: no interrupted run to resume; train without --resume")
@@ -185,11 +185,9 @@ def _fingerprint(experiment: Experiment, dataset: Dataset) -> str:
 
 def _interrupted(experiment: Experiment, key: str) -> str | None:
     """The id of the newest run that did not finish and left its state behind."""
-    for status in ("KILLED", "FAILED", "RUNNING"):
-        run = find_run(experiment.name, STAGE, key, status)
-        if run is None or not (run_folder(run.info.run_id) / RUN_STATE).is_file():
-            continue
-        if not _is_locked(run_folder(run.info.run_id)):
+    for run in unfinished_runs(experiment.name, STAGE, key):
+        folder = run_folder(run.info.run_id)
+        if (folder / RUN_STATE).is_file() and not _is_locked(folder):
             return str(run.info.run_id)
     return None
 
