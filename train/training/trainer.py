@@ -85,8 +85,15 @@ class State:
 class Callbacks(Protocol):
     """What the trainer calls as it proceeds: progress, tracking and checkpoints."""
 
-    def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
-        """An epoch starts, of which `done` steps are done; the result is called with each step's loss."""
+    def on_epoch_start(self, epoch: int, steps: int, done: int, before: int) -> Callable[[float], None]:
+        """An epoch starts; the result is called with the loss of each step.
+
+        Args:
+            epoch: from 0.
+            steps: of this epoch; where queries have histories, their number differs between epochs.
+            done: steps of this epoch that are done.
+            before: steps of all earlier epochs.
+        """
 
     def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
         """An epoch ended with these metrics; epoch 0 is the start, before any step."""
@@ -213,7 +220,9 @@ class Trainer:
                 state.dropped = self.objective.dropped
         self.process.lead("begin_epoch", state.epoch, state.step, _as_tensor(state.hard_negatives))
         self._draw_batches()
-        report_loss = callbacks.on_epoch_start(state.epoch, self._steps, state.step)
+        report_loss = callbacks.on_epoch_start(
+            state.epoch, self._steps, state.step, len(state.losses) - state.step
+        )
         while state.step < self._steps:
             self.process.lead("next_step")
             self.next_step()

@@ -33,7 +33,7 @@ class Watcher:
         self.bests: list[int] = []
         self.kept: list[torch.Tensor] = []
 
-    def on_epoch_start(self, epoch: int, steps: int, done: int) -> Callable[[float], None]:
+    def on_epoch_start(self, epoch: int, steps: int, done: int, before: int) -> Callable[[float], None]:
         return self.losses.append
 
     def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
