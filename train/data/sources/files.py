@@ -20,10 +20,10 @@ import polars as pl
 from protos.errors import DataError
 from train.data.cleaning import Cast, cast_columns
 from train.data.columns import (
-    Columns,
     column_names,
     features_of,
     items_of,
+    labels_of,
     rows_of,
     weights_of,
 )
@@ -153,21 +153,14 @@ class FilesSource:
         read["group"] = columns.ids(data.group or id_column, "a group" if data.group else "an item id")
         if data.time:
             read["time"] = columns.times(data.time)
-        if data.label:
-            read["label"] = _labels(columns, data)
+        if data.label:  # without it, repeated pairs are merged
+            read["label"] = labels_of(columns, data.label, data.positive_from)
+            if not (read["label"] > 0).any():
+                count = columns.frame.height
+                raise DataError(f"{columns.path}: expected a pair with a positive label, got none in {count}")
             return pl.DataFrame(read), {"pair of an unknown item": unknown} if unknown else {}
         pairs, dropped = _distinct(pl.DataFrame(read))
         return pairs, dropped | ({"pair of an unknown item": unknown} if unknown else {})
-
-
-def _labels(columns: Columns, data: FilesData) -> pl.Series:
-    """Float32: 1 for a positive pair, 0 for a negative one."""
-    labels = columns.numbers(data.label, "a number")
-    columns.refuse(data.label, labels.is_null(), "a number")
-    positive = labels > 0 if data.positive_from is None else labels >= data.positive_from
-    if not positive.any():
-        raise DataError(f"{columns.path}: expected a pair with a positive label, got none in {len(labels)}")
-    return positive.cast(pl.Float32)
 
 
 def _distinct(pairs: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
