@@ -29,7 +29,7 @@ from train.training.trained_model import load_model
 ITEMS = 200  # synthetic items
 
 Batches = Mapping[features.Side, Sequence[parity.Batch]]
-WorkerLimits = Mapping[features.Side, float]
+Tolerances = Mapping[features.Side, float]
 
 
 def judge(comparison: Comparison) -> Judgement | None:
@@ -46,17 +46,17 @@ def judge(comparison: Comparison) -> Judgement | None:
 
 def _judge(comparison: Comparison) -> Judgement:
     challenger = comparison.challenger
-    bounds = {side: _tolerance(challenger, side, comparison.experiment) for side in features.SIDES}
+    tolerances = {side: _tolerance(challenger, side, comparison.experiment) for side in features.SIDES}
     batches = {side: list(parity.batches(*_records(challenger, side))) for side in features.SIDES}
     found = _onnx_vectors(challenger.folder, batches, comparison.scratch)
     if isinstance(found, Failure):
         comparison.towers_fail = True
         text = f"{found.bundle} tower, {found.text}" if found.bundle else found.text
-        return GateResult("parity", None, min(bounds.values()), False, text), {"error": text}
+        return GateResult("parity", None, min(tolerances.values()), False, text), {"error": text}
     try:
         towers = load_model(get_run(challenger.manifest.run_id)).towers
     except (MissingStage, DataError) as error:
-        result, measured = _from_manifest(challenger, bounds, str(error))
+        result, measured = _from_manifest(challenger, tolerances, str(error))
         comparison.towers_fail = result.figure is None
         return result, measured
     precision = challenger.manifest.precision
@@ -65,11 +65,14 @@ def _judge(comparison: Comparison) -> Judgement:
         side: torch_encoder(round_tables(graph.frozen(tower), variants[side]))
         for side, tower in zip(features.SIDES, towers, strict=True)
     }
-    return _differences(batches, found, torch, bounds)
+    return _differences(batches, found, torch, tolerances)
 
 
 def _differences(
-    batches: Batches, found: Mapping[str, Any], torch: Mapping[features.Side, Encode], bounds: WorkerLimits
+    batches: Batches,
+    found: Mapping[str, Any],
+    torch: Mapping[features.Side, Encode],
+    tolerances: Tolerances,
 ) -> Judgement:
     """The result is of the batch with the largest difference relative to the tolerance of its tower."""
     measured: dict[str, Any] = {}
@@ -78,8 +81,8 @@ def _differences(
         most, records = 0.0, 0
         for batch, vectors in zip(batches[side], found[side], strict=True):
             difference = _difference(vectors, torch[side](batch.arrays))
-            if difference / bounds[side] > worst / bound:
-                worst, bound, where = difference, bounds[side], f"{side} tower, {batch.records}"
+            if difference / tolerances[side] > worst / bound:
+                worst, bound, where = difference, tolerances[side], f"{side} tower, {batch.records}"
             most, records = max(most, difference), records + batch.size
         measured[side] = {"max_abs_diff": most if math.isfinite(most) else None, "records": records}
     holds = worst <= bound
@@ -97,11 +100,15 @@ def _difference(found: Any, expected: Any) -> float:
     return difference if math.isfinite(difference) else math.inf
 
 
-def _from_manifest(challenger: CandidateVersion, bounds: WorkerLimits, why: str) -> Judgement:
+def _from_manifest(challenger: CandidateVersion, tolerances: Tolerances, why: str) -> Judgement:
     """The result by the manifest's figures, as the run's towers cannot be restored."""
     claimed = {side: _manifest_figure(challenger, side, "max_abs_diff") for side in features.SIDES}
-    known = [(each / bounds[side], each, bounds[side]) for side, each in claimed.items() if each is not None]
-    _, figure, bound = max(known) if known else (0.0, None, min(bounds.values()))
+    known = [
+        (each / tolerances[side], each, tolerances[side])
+        for side, each in claimed.items()
+        if each is not None
+    ]
+    _, figure, bound = max(known) if known else (0.0, None, min(tolerances.values()))
     claims = f"the manifest claims {figure:.1e}" if figure is not None else "the manifest claims nothing"
     text = f"not measured again ({why}); {claims}"
     holds = figure is not None and figure <= bound
