@@ -42,7 +42,6 @@ from train.training.metric_groups import grouped
 from train.training.tracking import find_run, tracked_run
 
 STAGE = "refresh"  # of its runs
-SPARE = 2  # champions before this one whose derived records stay, for a rollback
 
 
 @dataclass(frozen=True)
@@ -261,8 +260,8 @@ class _Refresh:
         if snapshot is None:
             return {}
         aliases = AliasState.of(self.name)
-        promoted = audit_log.promoted_versions(audit_log.read(self.name), aliases.champion)
-        versions = {aliases.champion, aliases.challenger or "", *promoted[-1 - SPARE :]} - {""}
+        targets = audit_log.rollback_targets(audit_log.read(self.name), aliases.champion)
+        versions = {aliases.champion, aliases.challenger or "", *targets} - {""}
         keep = []
         for version in versions:
             try:
