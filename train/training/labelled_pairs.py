@@ -6,6 +6,7 @@ import numpy as np
 import scipy.special
 
 from train.config import Experiment
+from train.config.training import OF_LABELS
 from train.evaluation.calibration import calibrate
 from train.evaluation.label_baselines import FittedLabels, label_baselines, positive
 from train.evaluation.labelled_metrics import (
@@ -70,7 +71,7 @@ class LabelledPairs:
     def baselines_on_validation(self, experiment: Experiment) -> dict[str, float]:
         """Name -> the metric that selects the epoch on validation, of each baseline; empty for others."""
         selection = experiment.training.selection
-        if selection not in ("auc", "log_loss") or not self._has_both("validation"):
+        if selection not in OF_LABELS or not self._has_both("validation"):
             return {}
         pairs = self._trainer.data.parts["validation"]
         labels = positive(pairs)
