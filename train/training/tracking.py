@@ -297,6 +297,10 @@ def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def log_metrics(run_id: str, metrics: Mapping[str, float]) -> None:
     """Log metrics to a run, which need not be active, in few calls: each is a transaction of the store."""
     now = time.time_ns() // 1_000_000
-    logged = [Metric(name, value, now, 0) for name, value in metrics.items()]
-    for at in range(0, len(logged), METRICS_A_CALL):
-        mlflow.MlflowClient().log_batch(run_id, metrics=logged[at : at + METRICS_A_CALL])
+    log_in_batches(run_id, [Metric(name, value, now, 0) for name, value in metrics.items()])
+
+
+def log_in_batches(run_id: str, metrics: Sequence[Metric]) -> None:
+    """Log metrics with their times and steps to a run, in as few calls as MLflow allows."""
+    for at in range(0, len(metrics), METRICS_A_CALL):
+        mlflow.MlflowClient().log_batch(run_id, metrics=metrics[at : at + METRICS_A_CALL])
