@@ -10,7 +10,7 @@ from protos.bundle import Score
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.label_baselines import item_means
 from train.evaluation.labelled_metrics import Auc, pair_losses
-from train.evaluation.metrics import bootstrap_interval, catalogue_metrics, mean, per_query
+from train.evaluation.metrics import bootstrap_interval, catalogue_metrics, mean, paired_difference, per_query
 from train.evaluation.ranking import Ranker, rank_by_scores
 
 Rows = npt.NDArray[np.int64]
@@ -97,10 +97,10 @@ def _differences(own: Mapping[str, Floats], other: Mapping[str, Floats]) -> dict
     """Metrics of the model less those of a baseline, with intervals of a paired bootstrap over queries."""
     found: dict[str, float] = {}
     for metric in COMPARED:
-        difference = own[metric] - other[metric]
+        difference = paired_difference(own[metric], other[metric])
         name = DIFFERENCE + metric
-        found[name] = float(difference.mean())
-        found[f"{name}_low"], found[f"{name}_high"] = bootstrap_interval(difference)
+        found[name] = difference["mean"]
+        found |= {f"{name}_{end}": difference[end] for end in ("low", "high")}
     return found
 
 
@@ -172,9 +172,9 @@ def evaluate_labels(
         positives in training, smoothed towards the overall share. Empty if the labels are all alike.
     """
     pairs = data.parts[part]
-    if pairs.label is None or not 0 < (pairs.label > 0).mean() < 1:
+    if not pairs.has_both_labels:
         return {}
-    labels, ones = pairs.label > 0, np.ones(len(pairs))
+    labels, ones = pairs.is_positive, np.ones(len(pairs))
     products = inner_products(pairs).astype(np.float64)
     found = {"auc": Auc(labels, products)(ones), "labelled_pairs": float(len(pairs))}
     if beside:

@@ -28,7 +28,7 @@ from protos.errors import DataError, TwinspireError
 from train.config import Experiment
 from train.data.training_data import TrainingData
 from train.evaluation.baselines import LABELS
-from train.evaluation.metrics import bootstrap_interval
+from train.evaluation.metrics import bootstrap_interval, paired_difference
 from train.evaluation.plots import MODEL_COLOUR, QUIET_COLOUR, metric_label, style_axes
 from train.evaluation.ranking import selection_metric
 from train.evaluation.report import WITH_INTERVAL
@@ -226,9 +226,8 @@ def _differences(own: PerQuery, other: PerQuery, metric: str, seed: int) -> dict
     found = {}
     for name in dict.fromkeys((metric, *WITH_INTERVAL)):
         if name in _means(own) and name in _means(other):
-            each = own.metrics[name].astype(np.float64) - other.metrics[name]
-            low, high = bootstrap_interval(each, seed=seed)
-            found[name] = {"mean": float(each.mean()), "low": low, "high": high}
+            one, two = (each.metrics[name].astype(np.float64) for each in (own, other))
+            found[name] = paired_difference(one, two, seed)
     return found
 
 
