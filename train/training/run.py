@@ -43,7 +43,6 @@ from train.evaluation.warnings import run_warnings, worse_than_baselines
 from train.fingerprint import code_fingerprint, fingerprint
 from train.interrupts import before_leaving
 from train.models.defaults import Chosen, from_data
-from train.models.heads import score_of
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import architecture_of
 from train.paths import CACHE
@@ -430,7 +429,7 @@ def _test_metrics(
     data = trainer.data
     found = evaluate_ranking(data, "test", trainer.rank, rankers)
     found |= evaluate_cold_items(data, trainer.rank)
-    score = score_of(trainer.towers[0])
+    score = trainer.towers[0].head.score()
     beside = experiment.baselines.measures("itemmean")
     return found | evaluate_labels(data, "test", trainer.inner_products, score, beside)
 

@@ -85,11 +85,6 @@ def build_model(
     return Model(experiment, schema, towers), (queries, items)
 
 
-def shares_windows(experiment: Experiment) -> bool:
-    """Whether the query tower encodes all places of a window at little more cost than the last one."""
-    return architecture_of(experiment.tower).shares_windows
-
-
 def trainer_of(
     model: Model,
     data: TrainingData,
@@ -104,7 +99,7 @@ def trainer_of(
         corpora: the encoded queries and items, as `build_model` gives them.
         process: on whose device the towers are.
     """
-    experiment, windows = model.experiment, shares_windows(model.experiment)
+    experiment, windows = model.experiment, architecture_of(model.experiment.tower).shares_windows
     return Trainer(model.towers, data, corpora, experiment.loss, experiment.training, windows, process)
 
 

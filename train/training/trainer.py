@@ -30,7 +30,6 @@ from train.evaluation.metrics import goodness, mean, per_query
 from train.evaluation.report import evaluate_labels
 from train.losses.mimic import split_augmented
 from train.losses.objective import build_objective
-from train.models.heads import logits_of, score_of
 from train.models.interests import paired_products, route
 from train.models.prepared_inputs import PreparedInputs
 from train.models.tower_factory import Towers
@@ -301,23 +300,17 @@ class Trainer:
         if queries is not None and queries.shape[1] != items.shape[1]:  # several vectors, of which one counts
             query = process.place(torch.from_numpy(own.query))
             queries = route(queries, query, items[candidates.positive])  # (P, D)
-        scores = logits_of(query_tower, (items[:0] if queries is None else queries) @ items.T)
+        scores = query_tower.head.logits((items[:0] if queries is None else queries) @ items.T)
         losses = self.objective.losses(scores, own, candidates)  # (P,)
         if mimic is not None:
-            query, positive = (
-                process.place(torch.from_numpy(each)) for each in (own.query, self._positive(own))
-            )
+            is_positive = self.pairs.is_positive[own.pairs]
+            query, positive = (process.place(torch.from_numpy(each)) for each in (own.query, is_positive))
             losses = losses + mimic.of_pairs(query, candidates.positive, positive)
         weight = process.place(torch.from_numpy(self.pairs.weight[batch.pairs]))  # of all pairs of the step
         own_weight = weight if pairs is None else weight[pairs]
         share = (losses * own_weight).sum() / weight.sum().clamp(min=1e-12)  # all weights may be 0
         self._item_vectors = None
         return process.step(share, self.optimiser)
-
-    def _positive(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        """(P,): which pairs of a batch are positive."""
-        label = self.pairs.label
-        return np.ones(len(batch.pairs), bool) if label is None else label[batch.pairs] > 0
 
     def _end_epoch(self, callbacks: Callbacks, epoch: int) -> None:
         """Evaluate; only then the epoch counts as finished, so that a resumed run evaluates again."""
@@ -380,7 +373,7 @@ class Trainer:
         """Metrics of the current towers on one part of the split, by exact search over all items."""
         queries, relevant = self.data.parts[part].by_query()
         found = mean(per_query(self.rank(queries), relevant))
-        score = score_of(self.towers[0])
+        score = self.towers[0].head.score()
         return found | evaluate_labels(self.data, part, self.inner_products, score, beside=False)
 
     def rank(self, queries: Rows) -> Rows:

@@ -109,10 +109,10 @@ class ClicksArchitecture(Architecture[ClicksTower]):
         report: Report = silent,
     ) -> None:
         """Start with the share of positives in training."""
-        label = data.parts["train"].label
+        pairs = data.parts["train"]
         head = towers[0].head
-        if label is not None and isinstance(head, LogisticHead):
-            share = torch.tensor(float((label > 0).mean()))
+        if pairs.label is not None and isinstance(head, LogisticHead):
+            share = torch.tensor(float(pairs.is_positive.mean()))
             with torch.no_grad():
                 head.bias.copy_(torch.logit(share.clamp(0.001, 0.999)))
 
