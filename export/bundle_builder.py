@@ -321,10 +321,7 @@ class _BundleBuilder:
 
 def _has_catalogue_text(experiment: Experiment) -> bool:
     """Whether the served catalogue is encoded from other text than the evaluated one."""
-    return any(
-        isinstance(spec, TextFeature) and spec.catalogue_column not in ("", spec.column)
-        for spec in experiment.item.values()
-    )
+    return any(isinstance(spec, TextFeature) and spec.serves_other_text for spec in experiment.item.values())
 
 
 def known_letters(experiment: Experiment, data: TrainingData) -> str:

@@ -376,7 +376,7 @@ def _catalogue_lengths(dataset: Dataset, item: Mapping[str, FeatureSpec]) -> dic
     served = {
         name: spec.catalogue_column
         for name, spec in item.items()
-        if isinstance(spec, TextFeature) and spec.catalogue_column not in ("", spec.column)
+        if isinstance(spec, TextFeature) and spec.serves_other_text
     }
     lengths = {name: dataset.items[column].str.len_chars() for name, column in served.items()}
     return {name: each.fill_null(0).cast(pl.Int64).to_numpy() for name, each in lengths.items()}
@@ -460,8 +460,8 @@ def values_of(
             # A judged query has no time, so it is asked now.
             values[name] = [time if np.isfinite(time) else None for time in moments.tolist()]
             continue
-        served = catalogue and isinstance(spec, TextFeature) and spec.catalogue_column
-        values[name] = table[served or spec.column].to_list()
+        read = spec.as_served() if catalogue and isinstance(spec, TextFeature) else spec
+        values[name] = table[read.column].to_list()
     return values
 
 
