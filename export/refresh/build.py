@@ -18,6 +18,7 @@ from export.bundle_files import write_bundle, write_reports
 from export.encoding import ColumnRecords, EncodedFile, ItemTower, encode_all, encode_into
 from export.evaluation import per_query
 from export.evaluation.quality import encode_queries
+from export.example_queries import example_queries
 from export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
 from export.onnx.runtimes import Encode, onnx_encoder
 from export.refresh.merge import FRESH, Champion, Merged
@@ -25,7 +26,6 @@ from export.refresh.quality import Evaluation, NotMeasured
 from protos import bundle
 from protos.bundle import EXACT, HNSW, Manifest, Refreshed, Snapshot
 from protos.errors import BundleError
-from protos.features import TextFeature
 from protos.hybrid.lexical_index import LexicalIndex
 from protos.search import each_vector
 from protos.vectors import read_vectors, write_merged
@@ -187,10 +187,7 @@ class _Build:
             rows, _ = data.parts[part].by_query()
             if len(rows):
                 return encode_queries(self.query, inputs, data, rows, self.console, f"{part} queries")
-        features = inputs.features.items()
-        blank = {name: "" if isinstance(spec, TextFeature) else None for name, spec in features}
-        examples = [{**blank, **each} for each in self.manifest.examples or ({},)]
-        values = {name: [each[name] for each in examples] for name in blank}
+        values = example_queries(self.manifest)
         return encode_all(self.query, inputs, values, self.console, "example queries")
 
     def _quality(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from export.benchmark.isolated_process import Failure, ask
+from export.example_queries import example_queries
 from export.onnx import export as graph
 from export.onnx import parity
 from export.onnx.runtimes import Encode, torch_encoder
@@ -131,20 +132,17 @@ def _manifest_figure(challenger: CandidateVersion, side: features.Side, name: st
 def _records(challenger: CandidateVersion, side: features.Side) -> tuple[TowerInputs, dict[str, list[Any]]]:
     """The inputs of a tower, and records for them: feature name -> raw values."""
     inputs = challenger.manifest.schema.side(side)
-    examples = challenger.manifest.examples
     if side == "query":
-        blank = {
-            name: "" if isinstance(spec, TextFeature) else None for name, spec in inputs.features.items()
-        }
-        rows = [{**blank, **{k: v for k, v in each.items() if k in blank}} for each in examples or ({},)]
-        return inputs, {name: [row[name] for row in rows] for name in inputs.features}
+        return inputs, example_queries(challenger.manifest)
     path = challenger.folder / bundle.ITEMS
     try:
         table = parse_json(path.read_bytes())
         shown = [str(value) for values in table["fields"].values() for value in values if value]
     except (ValueError, TypeError, KeyError, AttributeError):
         raise BundleDamaged(f"{path}: expected JSON with ids, popularity and fields") from None
-    queries = [value for each in examples for value in each.values() if isinstance(value, str)]
+    queries = [
+        value for each in challenger.manifest.examples for value in each.values() if isinstance(value, str)
+    ]
     words = _spread([*shown, *queries] or [""], ITEMS)
     return inputs, {name: _synthetic(inputs, name, spec, words) for name, spec in inputs.features.items()}
 
