@@ -21,9 +21,8 @@ import polars as pl
 
 from protos.errors import DataError
 from train.config.checks import at_least
-from train.data.cleaning import Cast, Derived, Filter, cast_columns, clean
-from train.data.columns import Columns, column_names, features_of, items_of, labels_of, rows_of, weights_of
-from train.data.filters import filter_columns
+from train.data.cleaning import Cast, Derived, Filter, clean
+from train.data.columns import Columns, column_names, features_of, labels_of, rows_of, weights_of
 from train.data.item_table import ItemTable
 from train.data.layouts import Layout
 from train.data.source import (
@@ -41,7 +40,6 @@ from train.data.source import (
     share_of_repeats,
     sort_and_filter,
 )
-from train.data.table_files import find_data_file
 
 Rule = Literal["first", "last", "most_common", "mean", "median", "min", "max"]
 
@@ -260,24 +258,12 @@ class EventsSource:
     def _items(self, logs: list[Columns]) -> tuple[pl.DataFrame, str]:
         """The items, and the name of their table for error texts."""
         data = self.data
-        features = column_names(self.context.item)
         if data.items:
-            path = find_data_file(self.context.base, data.items)
-            others = [name for name in (*features, *data.display) if name != "item_id"]
-            names = [data.item_id, *others, *self.context.filter.fields, *data.item_casts]
-            read = self.context.columns_of(data.items, names, data.layouts, "item_casts")
-            columns = cast_columns(read, data.item_casts)
-            return self._table(columns, data.item_id), f"{path} ({data.item_id!r})"
+            return self.context.read_items(data.item_table(), data.display)
         # Values from the events take precedence; the test file only adds items.
         built = [build_items(log, data.item, data.item_columns, data.time) for log in logs]
-        tables = [self._table(each, "item_id") for each in built]
+        tables = [self.context.items_of(each, "item_id", data.display) for each in built]
         return pl.concat(tables).unique("item_id", keep="first", maintain_order=True), data.events
-
-    def _table(self, columns: Columns, item_id: str) -> pl.DataFrame:
-        """The items of a table, with the columns of features, display fields and filter fields."""
-        item = self.context.item
-        items = items_of(columns, item_id, item, self.data.display)
-        return items.with_columns(**filter_columns(columns, self.context.filter, item))
 
     def _events(self, log: Columns, tested: bool, items: pl.DataFrame, table: str) -> pl.DataFrame:
         """The columns of one log that `train.data.source` describes, and those of query features."""

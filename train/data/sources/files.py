@@ -22,16 +22,13 @@ from train.data.cleaning import Cast, cast_columns
 from train.data.columns import (
     column_names,
     features_of,
-    items_of,
     labels_of,
     rows_of,
     weights_of,
 )
-from train.data.filters import filter_columns
 from train.data.item_table import ItemTable
 from train.data.layouts import Layout
 from train.data.source import RESERVED, Source, SourceConfig, SourceContext, Tables, check_layouts
-from train.data.table_files import find_data_file
 
 
 @dataclass(frozen=True)
@@ -113,17 +110,9 @@ class FilesSource:
         Raises:
             DataError: a value is invalid; the text names file, row and column.
         """
-        data, item, test_file = self.data, self.context.item, self.context.test_file
-        path = find_data_file(self.context.base, data.items)
-        filter = self.context.filter
-        others = [name for name in (*column_names(item), *data.display) if name != "item_id"]
+        data, test_file = self.data, self.context.test_file
         check_layouts(data.layouts, (data.items, data.pairs, test_file))
-        names = [data.item_id, *others, *filter.fields, *data.item_casts]
-        read = self.context.columns_of(data.items, names, data.layouts, "item_casts")
-        columns = cast_columns(read, data.item_casts)
-        items = items_of(columns, data.item_id, item, data.display)
-        items = items.with_columns(**filter_columns(columns, filter, item))
-        table = f"{path} ({data.item_id!r})"
+        items, table = self.context.read_items(data.item_table(), data.display)
         pairs, dropped = self._pairs(data.pairs, items["item_id"], table)
         if test_file:
             tested, counts = self._pairs(test_file, items["item_id"], table)
