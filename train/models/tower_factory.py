@@ -134,7 +134,7 @@ class Architecture(ABC, Generic[Config]):
     def fit_unseen(self, towers: Towers, items: PreparedInputs, counts: npt.NDArray[np.int64]) -> bool:
         """After training, fit what stands for values that it has not seen; by default nothing.
 
-        These are ids of items outside the training data, and ages of events above all in it.
+        This covers item ids that are not in the training data, and event ages larger than any in it.
 
         Args:
             towers: the trained towers.

@@ -57,8 +57,7 @@ class State:
         highest: the highest validation metric so far; that of the best epoch may be lower by one query.
         hard_negatives: of the current epoch.
         dropped: share of the nearest items that were dropped as hard negatives of the current epoch, of the
-            pairs for which this process mines; None if
-            none could be.
+            pairs for which this process mines; None if none could be.
         losses: of all steps.
         pairs: number of pairs of each step.
         history: one record for each finished epoch; record 0 is the start, before any step.

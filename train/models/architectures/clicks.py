@@ -5,7 +5,6 @@ from torch import nn
 
 from protos.features import (
     FIRST_KNOWN,
-    UNKNOWN,
     HistoryFeature,
     IdFeature,
     Schema,
@@ -74,7 +73,7 @@ class ClicksArchitecture(Architecture[ClicksTower]):
         }
         tables = {name: _item_table(schema, width) for name in histories}
         feedback = FeedbackEncoder(tables) if tables else None
-        known = max(0, len(schema.vocabularies.get("items", ())))
+        known = len(schema.vocabularies.get("items", ()))
         augmented = self._augmented(schema, side, named)
         count = len(encoders) + (feedback is not None) + (augmented is not None)
         coordinates = QueryCoordinates(config.dropout) if side == "query" else ItemCoordinates()
@@ -121,5 +120,5 @@ def _item_table(schema: Schema, width: int) -> nn.Parameter:
     """Random embeddings of the known items; an unknown item has none, so its content decides."""
     table = shared_item_table(schema, width, SCALE)
     with torch.no_grad():
-        table[: max(FIRST_KNOWN, UNKNOWN + 1)] = 0
+        table[:FIRST_KNOWN] = 0
     return table
