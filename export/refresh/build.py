@@ -39,7 +39,7 @@ OF_TOWERS = ("parity", "precision", "latency", "hybrid")
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RefreshInputs:
     """What a bundle is made of.
 
     Args:
@@ -77,7 +77,7 @@ def item_tower(champion: Champion) -> ItemTower:
     return ItemTower(path, manifest.schema.side("item"), manifest.dimension, onnx_encoder(path, threads=0))
 
 
-def build(experiment: Experiment, inputs: Inputs, console: Console) -> Path:
+def build(experiment: Experiment, inputs: RefreshInputs, console: Console) -> Path:
     """Write the refreshed bundle into the cache; returns its folder.
 
     Raises:
@@ -102,7 +102,7 @@ def find_built(key: str, folder: Path) -> Path | None:
 class _Build:
     """Makes one bundle."""
 
-    def __init__(self, experiment: Experiment, inputs: Inputs, console: Console) -> None:
+    def __init__(self, experiment: Experiment, inputs: RefreshInputs, console: Console) -> None:
         self.experiment, self.inputs, self.console = experiment, inputs, console
         self.champion, self.manifest = inputs.champion, inputs.champion.manifest
         path = self.champion.folder / bundle.QUERY_TOWER
