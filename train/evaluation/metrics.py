@@ -16,8 +16,8 @@ CUTOFFS = (1, 10, 20, 50, 100)
 LOWER_IS_BETTER = ("log_loss", "ece")  # of all other metrics the higher value is the better one
 
 
-def goodness(metric: str, value: float) -> float:
-    """The value of a metric with a sign that makes the higher one the better one, whichever metric it is.
+def as_higher_is_better(metric: str, value: float) -> float:
+    """The value of a metric, negated if lower is better, so that the higher one is always the better one.
 
     Args:
         metric: its name, without the name of a baseline before it.

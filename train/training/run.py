@@ -226,14 +226,14 @@ def _train(
         chosen = from_data(experiment, data)
         experiment = chosen.experiment
         data = data.as_read_by(experiment.query)
-        model, corpora = build_model(experiment, data, partial(_print, console), process)
+        model, prepared = build_model(experiment, data, partial(_print, console), process)
     about = architecture_of(experiment.tower).describe()
     for line in (*((about,) if about else ()), *chosen.lines()):
         console.print(line, highlight=False, soft_wrap=True)
     no_linear_model = drop_useless_coordinates(model.towers, experiment, data)
     for warning in (*left_out(experiment, data), *([no_linear_model] if no_linear_model else [])):
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
-    trainer = trainer_of(model, data, corpora, process)
+    trainer = trainer_of(model, data, prepared, process)
     if resume:
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")

@@ -26,7 +26,7 @@ from train.config.training import OF_LABELS
 from train.data.batches import Batch, HistoryBatches, batch_count, batches
 from train.data.training_data import Pairs, TrainingData
 from train.evaluation.exact_search import BLOCK, encode, search
-from train.evaluation.metrics import goodness, mean, per_query
+from train.evaluation.metrics import as_higher_is_better, mean, per_query
 from train.evaluation.report import evaluate_labels
 from train.losses.mimic import split_augmented
 from train.losses.objective import build_objective
@@ -115,7 +115,7 @@ class Trainer:
     Args:
         towers: query tower and item tower.
         data: the training data.
-        corpora: the encoded queries and the encoded items.
+        prepared: the inputs of all queries and of all items, as the towers read them.
         shared_windows: queries of one user share windows of their history; for query towers that encode
             every place of a window at little extra cost.
         process: the device and the processes.
@@ -125,7 +125,7 @@ class Trainer:
         self,
         towers: Towers,
         data: TrainingData,
-        corpora: tuple[PreparedInputs, PreparedInputs],
+        prepared: tuple[PreparedInputs, PreparedInputs],
         loss: LossConfig,
         config: TrainingConfig,
         shared_windows: bool = False,
@@ -133,7 +133,7 @@ class Trainer:
     ) -> None:
         self.towers = towers
         self.data = data
-        self.queries, self.items = corpora
+        self.queries, self.items = prepared
         self.config = config
         self.process = process
         self.objective = build_objective(loss, data)
@@ -330,7 +330,7 @@ class Trainer:
         metric = record.get(f"validation_{self.config.selection}")
         if metric is None:  # only those of labels can be missing
             raise DataError(self._no_selection(record))
-        metric = goodness(self.config.selection, metric)
+        metric = as_higher_is_better(self.config.selection, metric)
         if self._is_best(metric, record["validation_ndcg_at_10"]):
             state.best, state.best_ndcg = metric, record["validation_ndcg_at_10"]
             state.best_epoch = state.epoch

@@ -109,7 +109,7 @@ def first(pairs: Pairs) -> Pairs:
 def made_from(path: Path, whole: bool = False) -> Callable[[TrainingProcess], Trainer]:
     def made(process: TrainingProcess) -> Trainer:
         torch.set_num_threads(1)
-        model, data, corpora = started(path, process)
+        model, data, prepared = started(path, process)
         if not whole:
             parts = {name: first(pairs) for name, pairs in data.parts.items()}
             data = dataclasses.replace(data, parts=parts)
@@ -117,7 +117,7 @@ def made_from(path: Path, whole: bool = False) -> Callable[[TrainingProcess], Tr
         return Trainer(
             model.towers,
             data,
-            corpora,
+            prepared,
             experiment.loss,
             experiment.training,
             windows,

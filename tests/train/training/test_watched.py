@@ -44,10 +44,10 @@ def begun(path: Path) -> tuple[Experiment, TrainingData, Trainer]:
     experiment, dataset = experiment_at(path)
     torch.set_num_threads(1)
     training_data = training_data_of(dataset, experiment.query, experiment.item)
-    model, corpora = build_model(experiment, training_data)
+    model, prepared = build_model(experiment, training_data)
     experiment = model.experiment
     shared = architecture_of(experiment.tower).shares_windows
-    trainer = Trainer(model.towers, training_data, corpora, experiment.loss, experiment.training, shared)
+    trainer = Trainer(model.towers, training_data, prepared, experiment.loss, experiment.training, shared)
     return experiment, training_data, trainer
 
 

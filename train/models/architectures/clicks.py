@@ -27,8 +27,8 @@ from train.models.sequence_encoders import IdDropout, IdEncoder, item_table
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    Corpora,
     EncoderFactories,
+    Prepared,
     Report,
     Towers,
     feature_encoder,
@@ -103,7 +103,7 @@ class ClicksArchitecture(Architecture[ClicksTower]):
         towers: Towers,
         schema: Schema,
         data: TrainingData,
-        corpora: Corpora,
+        prepared: Prepared,
         seed: int,
         report: Report = silent,
     ) -> None:

@@ -28,8 +28,8 @@ from train.models.sequence_encoders import (
 from train.models.tower_factory import (
     ARCHITECTURES,
     Architecture,
-    Corpora,
     EncoderFactories,
+    Prepared,
     Report,
     Towers,
     feature_encoder,
@@ -164,7 +164,7 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         towers: Towers,
         schema: Schema,
         data: TrainingData,
-        corpora: Corpora,
+        prepared: Prepared,
         seed: int,
         report: Report = silent,
     ) -> None:
